@@ -1,0 +1,227 @@
+"""The nouns: Params, Batch, Job, Claim, Image, Worker, Snapshot, and the table of state transitions.
+
+Plain frozen values without behaviour of their own; ``store`` reads and writes them, everyone else passes them on.
+Times are UTC, ISO 8601 with milliseconds and ``Z``; ids are ULIDs (sortable, safe in file names and URLs).
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Self
+
+from ulid import ULID
+
+
+class State(StrEnum):
+    QUEUED = "queued"  # waits in line
+    RUNNING = "running"  # a worker holds a claim on it
+    DONE = "done"  # its picture is in the gallery
+    FAILED = "failed"  # it ended with an error; `again` makes a new job of it
+    CANCELLED = "cancelled"  # a person stopped it
+
+
+#: verb: (from, to, who). The whole state machine; ``store.jobs`` moves a job by nothing else (``recover`` chooses
+#: among ``requeue``, ``fail`` and ``stop`` for a worker that died).
+TRANSITIONS: dict[str, tuple[State, State, str]] = {
+    "claim": (State.QUEUED, State.RUNNING, "worker"),
+    "finish": (State.RUNNING, State.DONE, "worker"),
+    "fail": (State.RUNNING, State.FAILED, "worker"),
+    "stop": (State.RUNNING, State.CANCELLED, "worker"),
+    "requeue": (State.RUNNING, State.QUEUED, "worker"),
+    "cancel": (State.QUEUED, State.CANCELLED, "studio"),
+}
+FINAL = frozenset(State) - {start for start, _, _ in TRANSITIONS.values()}
+
+
+class Lane(StrEnum):
+    INTERACTIVE = "interactive"  # somebody is waiting: always before the batch lane
+    BATCH = "batch"  # prompt lists
+
+
+class Kind(StrEnum):
+    TXT2IMG = "txt2img"
+
+
+def new_id() -> str:
+    return str(ULID())
+
+
+def utc_now() -> str:
+    return utc_text(datetime.now(UTC))
+
+
+def utc_text(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """What to make. Sizes in pixels; ``guidance`` is the classifier-free guidance scale; ``seed`` in [0, 2**32)."""
+
+    prompt: str
+    negative: str
+    model: str
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    sampler: str
+    seed: int
+    kind: Kind = Kind.TXT2IMG
+
+    @property
+    def cost(self) -> float:
+        """Work in step-megapixels: what estimates of time are made from."""
+        return self.steps * self.width * self.height / 1e6
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what ``to_json`` wrote."""
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Self:
+        """Params from their fields; those of a newer program are left out."""
+        known = {f.name for f in fields(cls)}
+        values = {name: value for name, value in found.items() if name in known}
+        return cls(**values | {"kind": Kind(values.get("kind", Kind.TXT2IMG))})
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Jobs that were submitted together."""
+
+    id: str
+    name: str
+    owner: str
+    lane: Lane
+    count: int
+    created_at: str
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a job failed: a named kind, a sentence for the person, and the traceback or other detail."""
+
+    kind: str
+    message: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The proof that a worker may write about a job. ``attempt`` only grows, so an old claim never fits again."""
+
+    job_id: str
+    worker: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One Params to be made into one Image."""
+
+    id: str
+    batch_id: str
+    index: int
+    params: Params
+    state: State
+    created_at: str
+    owner: str = ""
+    lane: Lane = Lane.INTERACTIVE
+    priority: int = 0
+    position: int = 0
+    held: bool = False
+    not_before: str | None = None
+    worker: str | None = None
+    attempt: int = 0
+    crashes: int = 0
+    tries: int = 0
+    step: int = 0
+    phase: str = ""
+    cancel_requested: bool = False
+    started_at: str | None = None
+    finished_at: str | None = None
+    from_job: str | None = None
+    failure: Failure | None = None
+
+    @property
+    def final(self) -> bool:
+        return self.state in FINAL
+
+    @property
+    def claim(self) -> Claim:
+        """The claim under which a running job runs."""
+        return Claim(self.id, self.worker or "", self.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a job's history, written by a trigger."""
+
+    job_id: str
+    state: str
+    at: str
+    attempt: int
+    worker: str | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A saved picture. ``key`` is its path below the gallery, without suffix; sizes in pixels and bytes."""
+
+    id: str
+    job_id: str
+    key: str
+    params: Params
+    width: int
+    height: int
+    bytes: int
+    created_at: str
+    seconds: float = 0.0
+    starred: bool = False
+    trashed_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A slot (``gpu0``, ``cpu0``) and the process that holds it."""
+
+    slot: str
+    pid: int
+    device: str
+    status: str  # starting, idle, loading, busy, stopped
+    model: str
+    started_at: str
+    seen_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The answer to a submit."""
+
+    batch_id: str
+    job_ids: list[str]
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything the queue view shows, read in one transaction. ``eta`` maps job ids to seconds from now."""
+
+    revision: int
+    counts: dict[State, int]
+    running: list[Job]
+    waiting: list[Job]
+    ended: list[Job]
+    workers: list[Worker]
+    paused: bool  # by a person
+    reason: str  # why the queue holds itself back (no disk space); empty if it does not
+    eta: dict[str, float]
+    total_eta: float | None

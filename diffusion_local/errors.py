@@ -1,0 +1,128 @@
+"""Every error the project raises on purpose.
+
+DiffusionLocalError
+|-- UserError             the person asked for something that cannot be; shown as it is, no traceback
+|   |-- InvalidParams     a field is out of its limits; nothing was enqueued
+|   |-- NotFound          no such job, batch, image or model
+|   |-- Conflict          the thing exists, but not in a state that allows this
+|   |-- QueueFull         the queue's own limit is reached
+|   |-- HomeInUse         another process holds this home or this slot
+|   `-- DatabaseProblem   the database is locked, read-only, damaged or newer than the program
+|-- EngineError           a picture could not be made; its ``kind`` is stored with the job
+|   |-- ModelUnavailable  files missing, damaged or not supported
+|   |-- OutOfMemory       the device has not enough memory, even on the last rung
+|   |-- BadImage          the model gave no usable picture
+|   |-- DiskFull          no room to save the picture
+|   `-- TimedOut          no step was reported within the job's limit
+|-- Stopped               raised through the engine to stop it at a step
+`-- LostClaim             somebody else decides about this job now; write nothing
+"""
+
+
+class DiffusionLocalError(Exception):
+    """Something went wrong."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or self.__doc__)
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+
+class UserError(DiffusionLocalError):
+    """This cannot be done as asked."""
+
+    code = "user_error"
+
+
+class InvalidParams(UserError):
+    """A field is out of its limits."""
+
+    code = "invalid_params"
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class NotFound(UserError):
+    """There is no such thing."""
+
+    code = "not_found"
+
+
+class Conflict(UserError):
+    """Its state does not allow this."""
+
+    code = "conflict"
+
+
+class QueueFull(UserError):
+    """The queue is full."""
+
+    code = "queue_full"
+
+
+class HomeInUse(UserError):
+    """Another process holds this home."""
+
+    code = "home_in_use"
+
+
+class DatabaseProblem(UserError):
+    """The database cannot be used."""
+
+    code = "database_problem"
+
+
+class EngineError(DiffusionLocalError):
+    """The picture could not be made."""
+
+    kind = "engine_error"
+    #: A fault that may well be gone in a minute; the job is tried again after a pause.
+    transient = False
+
+
+class ModelUnavailable(EngineError):
+    """The model cannot be loaded."""
+
+    kind = "model_unavailable"
+
+
+class OutOfMemory(EngineError):
+    """The device ran out of memory. Try a smaller size, or close other programs that use it."""
+
+    kind = "out_of_memory"
+
+
+class BadImage(EngineError):
+    """The model gave no usable picture."""
+
+    kind = "bad_image"
+
+
+class DiskFull(EngineError):
+    """There is no room on the disk to save the picture. Free some space; the queue goes on by itself."""
+
+    kind = "disk_full"
+    transient = True
+
+
+class TimedOut(EngineError):
+    """The worker made no progress within the job's time limit and was stopped."""
+
+    kind = "timed_out"
+
+
+class Stopped(DiffusionLocalError):
+    """Stop at this step. ``reason`` is ``"cancel"`` (for good), ``"pause"`` or ``"shutdown"`` (give the job back)."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"stopped: {reason}")
+        self.reason = reason
+
+
+class LostClaim(DiffusionLocalError):
+    """The claim on this job is no longer valid."""

@@ -1,0 +1,130 @@
+"""A person's hand on the queue: hold it, order it, clear it away. No verb here changes a job's state."""
+
+import json
+
+import sqlite_utils
+
+from diffusion_local.domain import State
+from diffusion_local.errors import Conflict, NotFound
+from diffusion_local.store.database import Database
+from diffusion_local.store.jobs import FINISH, GIVE_BACK, OPEN, Selection, scalar
+
+
+class QueueControl:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def pause(self, batch_id: str | None = None, give_back: bool = False) -> None:
+        """Hand out no further jobs, of the queue or of one batch, until ``resume``; kept over restarts.
+
+        Running pictures are finished, or given back at their next step.
+        """
+        self._set_paused(GIVE_BACK if give_back else FINISH, batch_id)
+
+    def resume(self, batch_id: str | None = None) -> None:
+        self._set_paused(OPEN, batch_id)
+
+    def _set_paused(self, paused: int, batch_id: str | None) -> None:
+        with self._database.write() as db:
+            if batch_id is None:
+                db.execute("UPDATE queue SET paused = ? WHERE id = 1", [paused])
+                return
+            if not db.execute("UPDATE batches SET paused = ? WHERE id = ?", [paused, batch_id]).rowcount:
+                raise NotFound(f"There is no batch {batch_id!r}.")
+            # The batch's pause is copied to its jobs, so that `claim_next` stays one look into one index.
+            db.execute(
+                "UPDATE jobs SET held = ? WHERE batch_id = ? AND state IN ('queued', 'running')",
+                [int(paused != OPEN), batch_id],
+            )
+
+    def block(self, reason: str) -> None:
+        """Hand out no further jobs for a reason of the machine's own; an empty reason opens the queue again."""
+        with self._database.write() as db:
+            db.execute("UPDATE queue SET blocked = ? WHERE id = 1 AND blocked != ?", [reason, reason])
+
+    def blocked(self) -> str:
+        with self._database.read() as db:
+            return scalar(db, "SELECT blocked FROM queue")
+
+    def closed(self) -> bool:
+        """Whether a person paused the queue."""
+        with self._database.read() as db:
+            return bool(scalar(db, "SELECT paused FROM queue"))
+
+    def set_priority(self, selection: Selection, priority: int) -> list[str]:
+        """Give waiting jobs another priority; ids of those it reached."""
+        where, values = selection.where()
+        with self._database.write() as db:
+            found = db.query(
+                f"UPDATE jobs SET priority = :priority WHERE state = 'queued' AND {where} RETURNING id",
+                values | {"priority": priority},
+            )
+            return [row["id"] for row in found]
+
+    def move_to_top(self, selection: Selection) -> list[str]:
+        """Put waiting jobs before all others of their lane, keeping their own order; their ids."""
+        where, values = selection.where()
+        with self._database.write() as db:
+            waiting = f"SELECT id, lane FROM jobs WHERE state = 'queued' AND {where}"
+            chosen = list(db.query(f"{waiting} ORDER BY lane, priority DESC, position", values))
+            first = (scalar(db, "SELECT min(position) FROM jobs") or 0) - len(chosen)
+            highest = {
+                lane: scalar(db, "SELECT max(priority) FROM jobs WHERE state = 'queued' AND lane = :lane", lane=lane)
+                for lane in {row["lane"] for row in chosen}
+            }
+            db.conn.executemany(
+                "UPDATE jobs SET position = ?, priority = ? WHERE id = ?",
+                [(first + place, highest[row["lane"]], row["id"]) for place, row in enumerate(chosen)],
+            )
+            return [row["id"] for row in chosen]
+
+    def move(self, job_id: str, up: bool) -> None:
+        """Swap a waiting job with its neighbour in line; nothing happens at the end of its lane."""
+        with self._database.write() as db:
+            own = place_of(db, job_id)
+            neighbour = neighbour_of(db, own, up)
+            if neighbour is not None:
+                swap = "UPDATE jobs SET priority = ?, position = ? WHERE id = ?"
+                db.execute(swap, [neighbour[1], neighbour[2], job_id])
+                db.execute(swap, [own["priority"], own["position"], neighbour[0]])
+
+    def delete_ended(self, selection: Selection) -> list[str]:
+        """Forget jobs that have ended, with their history; their pictures stay in the gallery."""
+        where, values = selection.where()
+        with self._database.write() as db:
+            found = db.query(f"DELETE FROM jobs WHERE finished_at IS NOT NULL AND {where} RETURNING id", values)
+            gone = [row["id"] for row in found]
+            db.execute("DELETE FROM job_events WHERE job_id IN (SELECT value FROM json_each(?))", [json.dumps(gone)])
+            db.execute("DELETE FROM batches WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE batch_id = batches.id)")
+            return gone
+
+    def ids(self, selection: Selection, state: State) -> list[str]:
+        """Ids of the selected jobs in one state, oldest first."""
+        where, values = selection.where()
+        with self._database.read() as db:
+            found = db.query(f"SELECT id FROM jobs WHERE state = '{state}' AND {where} ORDER BY id", values)
+            return [row["id"] for row in found]
+
+
+def neighbour_of(db: sqlite_utils.Database, own: dict[str, int], up: bool) -> tuple[str, int, int] | None:
+    """(id, priority, position) of the job next in line: of the same priority, else of the next; two index look-ups."""
+    nearer, order = ("<", "DESC") if up else (">", "ASC")
+    further, priorities, positions = (">", "ASC", "DESC") if up else ("<", "DESC", "ASC")
+    waiting = "SELECT id, priority, position FROM jobs WHERE state = 'queued' AND lane = :lane"
+    for rest in (
+        f"priority = :priority AND position {nearer} :position ORDER BY position {order}",
+        f"priority {further} :priority ORDER BY priority {priorities}, position {positions}",
+    ):
+        found = db.execute(f"{waiting} AND {rest} LIMIT 1", own).fetchone()
+        if found is not None:
+            return found
+    return None
+
+
+def place_of(db: sqlite_utils.Database, job_id: str) -> dict[str, int]:
+    row = db.execute("SELECT state, lane, priority, position FROM jobs WHERE id = ?", [job_id]).fetchone()
+    if row is None:
+        raise NotFound(f"There is no job {job_id!r}.")
+    if row[0] != State.QUEUED:
+        raise Conflict(f"Job {job_id} does not wait any more: it is {row[0]}.")
+    return {"lane": row[1], "priority": row[2], "position": row[3]}

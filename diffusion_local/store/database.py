@@ -1,0 +1,137 @@
+"""Opens ``app.db``: pragmas, one connection a thread, migrations under a lock, and the two kinds of transaction."""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import sqlite_utils
+from filelock import FileLock, Timeout
+
+from diffusion_local.errors import DatabaseProblem
+from diffusion_local.store.migrations import MIGRATIONS
+
+BUSY_SECONDS = 15
+
+
+class Database:
+    """``app.db``. Reads see one consistent moment; writes take the write lock at once (BEGIN IMMEDIATE), because a
+    transaction that reads first and writes later dies with "database is locked" under concurrency.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._local = threading.local()
+
+    @classmethod
+    def open(cls, path: Path) -> "Database":
+        """Create or migrate the file. Raises DatabaseProblem with what to do."""
+        database = cls(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with explained(path):
+            database._migrate()
+        return database
+
+    def _migrate(self) -> None:
+        with FileLock(self.path.with_suffix(".migrate.lock"), timeout=BUSY_SECONDS):
+            db = self._connection()
+            known = {migration.name for migration in MIGRATIONS.pending(db)} | {m.name for m in MIGRATIONS.applied(db)}
+            newer = sorted({m.name for m in MIGRATIONS.applied(db)} - {m.name for m in MIGRATIONS._migrations})
+            if newer:
+                raise DatabaseProblem(
+                    f"{self.path.name} was written by a newer diffusion-local ({newer[-1]}). Update the program; "
+                    "the older one will not touch it."
+                )
+            pending = MIGRATIONS.pending(db)
+            if pending and len(pending) < len(known):
+                self.backup(self.path.with_name(f"{self.path.stem}.before-{pending[0].name}.db"))
+            MIGRATIONS.apply(db)
+
+    def backup(self, target: Path) -> None:
+        """Copy the database while it is in use, by SQLite's online backup."""
+        with contextlib.closing(sqlite3.connect(target)) as copy:
+            self._connection().conn.backup(copy)
+
+    def upkeep(self) -> None:
+        """SQLite's own care: fresh statistics, and the write-ahead log folded back into the file."""
+        with explained(self.path):
+            self._connection().conn.execute("PRAGMA optimize")
+            self._connection().conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        db = self._local.__dict__.pop("db", None)
+        if db is not None:
+            db.conn.close()
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sqlite_utils.Database]:
+        """Several reads of one moment."""
+        with self._transaction("BEGIN") as db:
+            yield db
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sqlite_utils.Database]:
+        """Reads and writes that belong together; all or nothing. Do not nest."""
+        with self._transaction("BEGIN IMMEDIATE") as db:
+            yield db
+
+    @contextlib.contextmanager
+    def _transaction(self, begin: str) -> Iterator[sqlite_utils.Database]:
+        db = self._connection()
+        with explained(self.path):
+            db.conn.execute(begin)
+            try:
+                yield db
+                db.conn.execute("COMMIT")
+            except BaseException:
+                if db.conn.in_transaction:
+                    db.conn.execute("ROLLBACK")
+                raise
+
+    def _connection(self) -> sqlite_utils.Database:
+        db = getattr(self._local, "db", None)
+        if db is None:
+            # Autocommit: transactions begin and end where this module says so, and nowhere else.
+            conn = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+            conn.execute("PRAGMA journal_mode = WAL")
+            conn.execute("PRAGMA synchronous = FULL")  # an acknowledged submit survives a power cut
+            conn.execute("PRAGMA foreign_keys = ON")
+            db = self._local.db = sqlite_utils.Database(conn)
+        return db
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn SQLite's faults into sentences that say what to do."""
+    try:
+        yield
+    except Timeout:
+        raise DatabaseProblem(f"{path.name} is being upgraded by another process. Try again in a moment.") from None
+    except PermissionError as error:  # of the upgrade's lock, which lies beside the database
+        raise DatabaseProblem(f"{path} cannot be written ({error}). Check its owner and permissions.") from error
+    except sqlite3.DatabaseError as error:
+        text = str(error)
+        if "locked" in text or "busy" in text:
+            raise DatabaseProblem(
+                f"{path.name} was locked by another program for {BUSY_SECONDS} s. Close what has it open (a database "
+                "browser, a backup tool), then try again."
+            ) from error
+        if "readonly" in text or "unable to open" in text:
+            raise DatabaseProblem(f"{path} cannot be written ({text}). Check its owner and permissions.") from error
+        if "malformed" in text or "not a database" in text or "disk image" in text:
+            raise DatabaseProblem(
+                f"{path} is damaged ({text}). Run `diffusion-local doctor`; the pictures carry their own recipes, so "
+                "the gallery can be rebuilt from them."
+            ) from error
+        if "disk is full" in text or "disk I/O" in text:
+            raise DatabaseProblem(f"{path} could not be written ({text}). Free some disk space.") from error
+        raise
+
+
+def check_integrity(database: Database) -> list[str]:
+    """SQLite's own findings; an empty list is a sound database."""
+    with database.read() as db:
+        found = [row["integrity_check"] for row in db.query("PRAGMA integrity_check")]
+    return [] if found == ["ok"] else found

@@ -1,0 +1,145 @@
+"""The seam for picture bytes, and its local folder. A key is ``YYYY/MM/DD/<id>``, without suffix."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Protocol
+
+from PIL import Image as PIL
+from PIL.PngImagePlugin import PngInfo
+
+from diffusion_local.errors import DiskFull
+from diffusion_local.settings import Settings
+
+PNG_LEVEL = 4  # as small as 6 and a third faster (measured at 512 and 1024 pixels)
+THUMBNAIL = (320, 320)
+NO_SPACE = {28, 122, 27}  # ENOSPC, EDQUOT, EFBIG
+
+
+def key_for(job_id: str, created_at: str) -> str:
+    """The one place of a job's picture, whichever attempt makes it: a second try overwrites, it never doubles."""
+    return f"{created_at[0:4]}/{created_at[5:7]}/{created_at[8:10]}/{job_id}"
+
+
+class ImageFiles(Protocol):
+    """Where pictures are kept."""
+
+    def save(self, key: str, picture: PIL.Image, texts: dict[str, str]) -> int:
+        """Store a picture with its recipe and a thumbnail; its size in bytes. Whole or not at all. Raises DiskFull."""
+        ...
+
+    def path(self, key: str) -> Path: ...
+
+    def thumbnail(self, key: str) -> Path:
+        """The thumbnail's file, made again if it is gone."""
+        ...
+
+    def discard(self, key: str) -> None: ...
+
+
+class LocalFiles:
+    """A folder of PNG pictures, each with its WebP thumbnail beside it, and a folder of live previews."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.root = settings.gallery
+        self._previews = settings.previews
+
+    def save(self, key: str, picture: PIL.Image, texts: dict[str, str]) -> int:
+        info = PngInfo()
+        for keyword, text in texts.items():
+            info.add_itxt(keyword, text)
+        target = self.path(key)
+        write_whole(self._thumbnail_path(key), lambda file: draw_thumbnail(picture).save(file, "WEBP", quality=82))
+        try:
+            write_whole(
+                target, lambda file: picture.save(file, "PNG", pnginfo=info, compress_level=PNG_LEVEL), durable=True
+            )
+        except BaseException:
+            if not target.exists():  # an earlier try's picture keeps its thumbnail
+                self._thumbnail_path(key).unlink(missing_ok=True)
+            raise
+        return target.stat().st_size
+
+    def path(self, key: str) -> Path:
+        return self.root / f"{key}.png"
+
+    def thumbnail(self, key: str) -> Path:
+        path = self._thumbnail_path(key)
+        if not path.exists():
+            with PIL.open(self.path(key)) as picture:
+                small = draw_thumbnail(picture)
+            write_whole(path, lambda file: small.save(file, "WEBP", quality=82))
+        return path
+
+    def discard(self, key: str) -> None:
+        self.path(key).unlink(missing_ok=True)
+        self._thumbnail_path(key).unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.root).free
+
+    def save_preview(self, job_id: str, picture: PIL.Image) -> None:
+        """Keep a running job's preview; losing one does no harm."""
+        with contextlib.suppress(DiskFull):
+            write_whole(self.preview(job_id), lambda file: picture.save(file, "WEBP", quality=60))
+
+    def preview(self, job_id: str) -> Path:
+        return self._previews / f"{job_id}.webp"
+
+    def drop_preview(self, job_id: str) -> None:
+        self.preview(job_id).unlink(missing_ok=True)
+
+    def _thumbnail_path(self, key: str) -> Path:
+        return self.root / f"{key}.webp"
+
+
+def draw_thumbnail(picture: PIL.Image) -> PIL.Image:
+    small = picture.convert("RGB")
+    small.thumbnail(THUMBNAIL, PIL.Resampling.LANCZOS)
+    return small
+
+
+def write_whole(target: Path, write: Callable[[IO[bytes]], object], durable: bool = False) -> None:
+    """Write beside the target, then rename: readers see the whole file or none. ``durable`` also survives a power cut.
+
+    Raises DiskFull; nothing is left behind then.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
+    except OSError as error:
+        raise full_or(error) from error
+    part = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        part.replace(target)
+        if durable:
+            sync_folder(target.parent)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise full_or(error) from error
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def full_or(error: OSError) -> Exception:
+    return DiskFull() if error.errno in NO_SPACE else error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename durable; Windows has no such call and needs none."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

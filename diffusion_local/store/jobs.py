@@ -1,0 +1,317 @@
+"""The jobs table's verbs. With ``recover`` beside it, ``_move`` is the only writer of a job's state."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlite_utils
+
+from diffusion_local.domain import TRANSITIONS, Batch, Claim, Failure, Image, Job, Params, State, new_id, utc_now
+from diffusion_local.errors import Conflict, LostClaim, NotFound, QueueFull
+from diffusion_local.store import rows
+from diffusion_local.store.database import Database
+
+#: A job that took down this many workers is failed, so that the rest of the queue runs.
+CRASH_LIMIT = 2
+
+#: Values of `paused`, of the queue and of a batch: open; running pictures are finished; they are given back at once.
+OPEN, FINISH, GIVE_BACK = 0, 1, 2
+
+OPEN_QUEUE = f"SELECT paused = {OPEN} AND blocked = '' FROM queue"
+WANTED = (
+    f"cancel_requested, (SELECT paused FROM queue) = {GIVE_BACK} "
+    f"OR (SELECT paused FROM batches WHERE batches.id = batch_id) = {GIVE_BACK} AS give_back"
+)
+CLAIMED = "AND worker = :worker AND attempt = :attempt"
+ENDED = ", worker = NULL, phase = '', not_before = NULL, finished_at = :now"
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What a person wants of a running job: to end it for good, or to give it back because of a pause."""
+
+    cancel: bool
+    give_back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which jobs a person means: by id, by batch, or every job in the given states."""
+
+    ids: tuple[str, ...] = ()
+    batch_id: str | None = None
+    everything: bool = False
+
+    def where(self) -> tuple[str, dict[str, Any]]:
+        """A literal WHERE and its values."""
+        if self.ids:
+            return "id IN (SELECT value FROM json_each(:ids))", {"ids": json.dumps(self.ids)}
+        if self.batch_id:
+            return "batch_id = :batch_id", {"batch_id": self.batch_id}
+        return ("1", {}) if self.everything else ("0", {})
+
+
+class JobStore:
+    """Every change of a job's row."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # -- a person's verbs ------------------------------------------------------------------------------------------
+
+    def insert_batch(
+        self, batch: Batch, jobs: Sequence[Job], idempotency_key: str | None, max_queued: int
+    ) -> tuple[str, list[str]]:
+        """Store a batch with its jobs in one transaction; (batch id, job ids).
+
+        With an idempotency key that was seen before nothing is stored, and the first submit's ids come back.
+        Raises QueueFull, and Conflict if the key came with other Params then.
+        """
+        with self._database.write() as db:
+            if idempotency_key and (seen := self._seen(db, idempotency_key, jobs)):
+                return seen
+            waiting = scalar(db, "SELECT count(*) FROM jobs WHERE state = 'queued'")
+            if waiting + len(jobs) > max_queued:
+                raise QueueFull(
+                    f"The queue has room for {max_queued:,} waiting jobs; {waiting:,} wait and {len(jobs):,} were "
+                    "asked for. Cancel some, wait, or raise max_queued."
+                )
+            db.table("batches").insert(
+                {
+                    "id": batch.id,
+                    "name": batch.name,
+                    "owner": batch.owner,
+                    "lane": str(batch.lane),
+                    "count": batch.count,
+                    "idempotency_key": idempotency_key,
+                    "created_at": batch.created_at,
+                }
+            )
+            last = scalar(db, "SELECT coalesce(max(position), 0) FROM jobs")
+            db.table("jobs").insert_all(
+                rows.job_row(job) | {"position": last + 1 + place} for place, job in enumerate(jobs)
+            )
+        return batch.id, [job.id for job in jobs]
+
+    @staticmethod
+    def _seen(db: sqlite_utils.Database, key: str, jobs: Sequence[Job]) -> tuple[str, list[str]] | None:
+        stored = list(
+            db.query(
+                "SELECT jobs.id, batch_id, params FROM jobs JOIN batches ON batches.id = batch_id "
+                "WHERE idempotency_key = ? ORDER BY idx",
+                [key],
+            )
+        )
+        if not stored:
+            return None
+        same = [same_request(Params.from_json(row["params"])) for row in stored]
+        if same != [same_request(job.params) for job in jobs]:
+            raise Conflict(f"The idempotency key {key!r} was used before for another request.")
+        return stored[0]["batch_id"], [row["id"] for row in stored]
+
+    def cancel(self, selection: Selection) -> list[str]:
+        """End what waits and flag what runs; ids of the jobs this touched. A job that has ended is left as it is."""
+        where, values = selection.where()
+        now = utc_now()
+        with self._database.write() as db:
+            ended = self._move(db, "cancel", f"AND {where}", ENDED, now=now, **values)
+            flagged = db.query(
+                f"UPDATE jobs SET cancel_requested = 1 WHERE state = 'running' AND {where} RETURNING id", values
+            )
+            return [job.id for job in ended] + [row["id"] for row in flagged]
+
+    def get(self, job_id: str) -> Job:
+        with self._database.read() as db:
+            for row in db.query("SELECT * FROM jobs WHERE id = ?", [job_id]):
+                return rows.job(row)
+        raise NotFound(f"There is no job {job_id!r}.")
+
+    # -- a worker's verbs ------------------------------------------------------------------------------------------
+
+    def claim_next(self, worker: str) -> Job | None:
+        """Take the job that is due next, or None.
+
+        Order: interactive lane, priority, position. Left out: a paused or blocked queue, held jobs, and those whose
+        `not_before` is still to come.
+        """
+        now = utc_now()
+        due = (  # by name: the planner would take jobs_by_state and sort every waiting job
+            "SELECT id FROM jobs INDEXED BY jobs_waiting WHERE state = 'queued' AND held = 0 "
+            "AND (not_before IS NULL OR not_before <= :now) ORDER BY lane, priority DESC, position LIMIT 1"
+        )
+        with self._database.read() as db:  # an idle look must not take the write lock
+            if not scalar(db, OPEN_QUEUE) or scalar(db, due, now=now) is None:
+                return None
+        with self._database.write() as db:
+            claimed = self._move(
+                db,
+                "claim",
+                f"AND id = ({due}) AND ({OPEN_QUEUE})",
+                ", worker = :worker, attempt = attempt + 1, step = 0, phase = '', note = '', not_before = NULL, "
+                "started_at = :now, reported_at = :now",
+                now=now,
+                worker=worker,
+            )
+        return claimed[0] if claimed else None
+
+    def flags(self, claim: Claim) -> Flags:
+        """What a person wants of a running job. Raises LostClaim."""
+        with self._database.read() as db:
+            wanted = db.query(
+                f"SELECT {WANTED} FROM jobs WHERE id = :id AND state = 'running' {CLAIMED}", values_of(claim)
+            )
+            return told(wanted)
+
+    def report(self, claim: Claim, step: int, phase: str = "") -> Flags:
+        """Say how far the job is, and hear what a person wants of it. Raises LostClaim."""
+        with self._database.write() as db:
+            wanted = db.query(
+                "UPDATE jobs SET step = :step, phase = :phase, reported_at = :now "
+                f"WHERE id = :id AND state = 'running' {CLAIMED} RETURNING {WANTED}",
+                values_of(claim) | {"step": step, "phase": phase, "now": utc_now()},
+            )
+            return told(wanted)
+
+    def finish(self, claim: Claim, image: Image) -> None:
+        """The picture's row and `done`, in one transaction. Its file must be there already. Raises LostClaim."""
+        with self._database.write() as db:
+            self._settle(db, "finish", claim, ENDED + ", step = :step, cancel_requested = 0", step=image.params.steps)
+            db.table("images").insert(rows.image_row(image))
+
+    def fail(self, claim: Claim, failure: Failure) -> None:
+        """End the job with an error. Raises LostClaim."""
+        with self._database.write() as db:
+            self._settle(
+                db,
+                "fail",
+                claim,
+                ENDED + ", cancel_requested = 0, error_kind = :kind, error_message = :message, error_detail = :detail",
+                kind=failure.kind,
+                message=failure.message,
+                detail=failure.detail,
+            )
+
+    def stop(self, claim: Claim) -> None:
+        """End the job as cancelled. Raises LostClaim."""
+        with self._database.write() as db:
+            self._settle(db, "stop", claim, ENDED)
+
+    def requeue(self, claim: Claim, note: str, not_before: str | None = None, tries: int = 0) -> State:
+        """Give the job back to the queue, in its old place. A job that was to be cancelled is cancelled instead.
+
+        ``tries`` is added to the count of tries, ``not_before`` holds it back until then. Raises LostClaim.
+        """
+        with self._database.write() as db:
+            values = values_of(claim)
+            if scalar(
+                db, f"SELECT cancel_requested FROM jobs WHERE id = :id AND state = 'running' {CLAIMED}", **values
+            ):
+                return self._settle(db, "stop", claim, ENDED).state
+            return self._settle(
+                db,
+                "requeue",
+                claim,
+                ", worker = NULL, step = 0, phase = '', note = :note, not_before = :until, tries = tries + :tries",
+                note=note,
+                until=not_before,
+                tries=tries,
+            ).state
+
+    def recover(self, worker: str, failure: Failure) -> list[Job]:
+        """Settle what a dead worker left running; the jobs as they are now.
+
+        The caller holds the worker's slot lock, so nobody runs them. A job goes back to its place; it ends as
+        cancelled if that was asked for, and as failed, with ``failure``, once it took down CRASH_LIMIT workers.
+        """
+        settled = []
+        with self._database.write() as db:
+            orphans = [
+                rows.job(r) for r in db.query("SELECT * FROM jobs WHERE state = 'running' AND worker = ?", [worker])
+            ]
+            for job in orphans:
+                counted = ", crashes = crashes + 1, note = :note"
+                if job.cancel_requested:
+                    settled.append(
+                        self._settle(db, "stop", job.claim, ENDED + counted, note=failure.kind.replace("_", " "))
+                    )
+                elif job.crashes + 1 < CRASH_LIMIT:
+                    sets = ", worker = NULL, step = 0, phase = ''" + counted
+                    settled.append(self._settle(db, "requeue", job.claim, sets, note=failure.kind.replace("_", " ")))
+                else:
+                    sets = ", error_kind = :kind, error_message = :message, error_detail = :detail"
+                    settled.append(
+                        self._settle(
+                            db,
+                            "fail",
+                            job.claim,
+                            ENDED + counted + sets,
+                            note=failure.kind.replace("_", " "),
+                            kind=failure.kind,
+                            message=failure.message,
+                            detail=failure.detail,
+                        )
+                    )
+        return settled
+
+    # -- the one writer of state -----------------------------------------------------------------------------------
+
+    def _settle(self, db: sqlite_utils.Database, verb: str, claim: Claim, sets: str, **values: Any) -> Job:
+        moved = self._move(db, verb, f"AND id = :id {CLAIMED}", sets, now=utc_now(), **values_of(claim), **values)
+        if not moved:
+            raise LostClaim
+        return moved[0]
+
+    @staticmethod
+    def _move(db: sqlite_utils.Database, verb: str, also: str, sets: str, **values: Any) -> list[Job]:
+        """Jobs moved by ``verb``. ``also`` and ``sets`` are literals of this file, never input.
+
+        The rows are read to their end here: sqlite-utils leaves a RETURNING statement open otherwise, and an open
+        statement is not committed.
+        """
+        start, end, _ = TRANSITIONS[verb]
+        moved = db.query(
+            f"UPDATE jobs SET state = '{end}'{sets} WHERE state = '{start}' {also} RETURNING *",
+            values,
+        )
+        return [rows.job(row) for row in moved]
+
+
+def values_of(claim: Claim) -> dict[str, Any]:
+    return {"id": claim.job_id, "worker": claim.worker, "attempt": claim.attempt}
+
+
+def told(wanted: Iterable[dict[str, Any]]) -> Flags:
+    for row in list(wanted):  # to the end: an unread RETURNING is not committed
+        return Flags(bool(row["cancel_requested"]), bool(row["give_back"]))
+    raise LostClaim
+
+
+def scalar(db: sqlite_utils.Database, sql: str, **values: Any) -> Any:
+    """The first column of the first row, or None."""
+    row = db.execute(sql, values).fetchone()
+    return None if row is None else row[0]
+
+
+def same_request(params: Params) -> dict[str, Any]:
+    """What makes two requests equal; the seed is left out, as it may have been drawn by lot."""
+    return json.loads(params.to_json()) | {"seed": None}
+
+
+def new_jobs(batch: Batch, params: Sequence[Params], priority: int = 0, from_jobs: Sequence[str] = ()) -> list[Job]:
+    """Queued jobs of a batch, one for each Params."""
+    return [
+        Job(
+            id=new_id(),
+            batch_id=batch.id,
+            index=index,
+            params=each,
+            state=State.QUEUED,
+            created_at=batch.created_at,
+            owner=batch.owner,
+            lane=batch.lane,
+            priority=priority,
+            from_job=from_jobs[index] if from_jobs else None,
+        )
+        for index, each in enumerate(params)
+    ]

@@ -1,0 +1,165 @@
+"""The tables, as append-only steps. A released step is never edited; ``sqlite_utils`` records which have run.
+
+Invariants are CHECKs; ``job_events`` and ``queue.revision`` are written by triggers, so that no code can forget them.
+"""
+
+from sqlite_utils import Database, Migrations
+
+MIGRATIONS = Migrations("diffusion_local")
+
+
+@MIGRATIONS()
+def m001_queue(db: Database) -> None:
+    run(
+        db,
+        """
+        CREATE TABLE batches (
+            id TEXT PRIMARY KEY,
+            name TEXT NOT NULL DEFAULT '',
+            owner TEXT NOT NULL DEFAULT '',
+            lane TEXT NOT NULL DEFAULT 'interactive' CHECK (lane IN ('interactive', 'batch')),
+            count INTEGER NOT NULL,
+            paused INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1, 2)),  -- see store.jobs.PAUSED
+            idempotency_key TEXT UNIQUE,
+            created_at TEXT NOT NULL
+        )
+        """,
+        """
+        CREATE TABLE jobs (
+            id TEXT PRIMARY KEY,
+            batch_id TEXT NOT NULL REFERENCES batches (id),
+            idx INTEGER NOT NULL,
+            owner TEXT NOT NULL DEFAULT '',
+            state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'failed', 'cancelled')),
+            params TEXT NOT NULL,
+            model TEXT NOT NULL,
+            cost REAL NOT NULL,
+            -- what claim_next orders and filters by; lane as a rank so that one index answers it
+            lane INTEGER NOT NULL DEFAULT 0,
+            priority INTEGER NOT NULL DEFAULT 0,
+            position INTEGER NOT NULL,
+            held INTEGER NOT NULL DEFAULT 0,
+            not_before TEXT,
+            -- the claim
+            worker TEXT,
+            attempt INTEGER NOT NULL DEFAULT 0,
+            crashes INTEGER NOT NULL DEFAULT 0,
+            tries INTEGER NOT NULL DEFAULT 0,
+            step INTEGER NOT NULL DEFAULT 0,
+            phase TEXT NOT NULL DEFAULT '',
+            cancel_requested INTEGER NOT NULL DEFAULT 0,
+            reported_at TEXT,
+            created_at TEXT NOT NULL,
+            started_at TEXT,
+            finished_at TEXT,
+            error_kind TEXT,
+            error_message TEXT,
+            error_detail TEXT,
+            note TEXT NOT NULL DEFAULT '',
+            from_job TEXT,
+            CHECK ((state = 'running') = (worker IS NOT NULL)),
+            CHECK (cancel_requested = 0 OR state IN ('running', 'cancelled')),
+            CHECK ((state IN ('done', 'failed', 'cancelled')) = (finished_at IS NOT NULL))
+        )
+        """,
+        "CREATE INDEX jobs_waiting ON jobs (lane, priority DESC, position) WHERE state = 'queued' AND held = 0",
+        "CREATE INDEX jobs_queued ON jobs (lane, priority DESC, position, cost) WHERE state = 'queued'",
+        "CREATE INDEX jobs_running ON jobs (worker) WHERE state = 'running'",
+        "CREATE INDEX jobs_ended ON jobs (finished_at DESC) WHERE finished_at IS NOT NULL",
+        "CREATE INDEX jobs_by_model ON jobs (model, finished_at DESC) WHERE state = 'done'",
+        "CREATE INDEX jobs_by_batch ON jobs (batch_id, idx)",
+        "CREATE INDEX jobs_by_state ON jobs (state, id)",
+        "CREATE INDEX jobs_position ON jobs (position)",
+        """
+        CREATE TABLE job_events (
+            id INTEGER PRIMARY KEY,
+            job_id TEXT NOT NULL,
+            state TEXT NOT NULL,
+            at TEXT NOT NULL,
+            attempt INTEGER NOT NULL,
+            worker TEXT,
+            note TEXT NOT NULL DEFAULT ''
+        )
+        """,
+        "CREATE INDEX job_events_by_job ON job_events (job_id, id)",
+        """
+        CREATE TABLE workers (
+            slot TEXT PRIMARY KEY,
+            pid INTEGER NOT NULL,
+            device TEXT NOT NULL DEFAULT '',
+            status TEXT NOT NULL,
+            model TEXT NOT NULL DEFAULT '',
+            started_at TEXT NOT NULL,
+            seen_at TEXT NOT NULL
+        )
+        """,
+        # One row: what holds for the whole queue. `revision` grows with every visible change (see the triggers), so
+        # that a page can ask "is anything new?" with one look-up.
+        """
+        CREATE TABLE queue (
+            id INTEGER PRIMARY KEY CHECK (id = 1),
+            revision INTEGER NOT NULL DEFAULT 0,
+            paused INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1, 2)),  -- by a person
+            blocked TEXT NOT NULL DEFAULT ''  -- by the machine itself, and why
+        )
+        """,
+        "INSERT INTO queue (id) VALUES (1)",
+        *(event_trigger(verb) for verb in ("INSERT", "UPDATE OF state")),
+        *(revision_trigger(table, verb) for table in ("jobs", "batches") for verb in ("INSERT", "UPDATE", "DELETE")),
+        revision_trigger("workers", "INSERT"),
+        revision_trigger("workers", "UPDATE OF status, model, pid"),
+        revision_trigger("queue", "UPDATE OF paused, blocked"),
+    )
+
+
+@MIGRATIONS()
+def m002_images(db: Database) -> None:
+    run(
+        db,
+        """
+        CREATE TABLE images (
+            id TEXT PRIMARY KEY,
+            job_id TEXT NOT NULL UNIQUE,  -- one job, one picture: the last line of defence
+            key TEXT NOT NULL UNIQUE,
+            params TEXT NOT NULL,
+            prompt TEXT NOT NULL,
+            model TEXT NOT NULL,
+            seed INTEGER NOT NULL,
+            width INTEGER NOT NULL,
+            height INTEGER NOT NULL,
+            bytes INTEGER NOT NULL,
+            seconds REAL NOT NULL DEFAULT 0,
+            starred INTEGER NOT NULL DEFAULT 0,
+            trashed_at TEXT,
+            created_at TEXT NOT NULL
+        )
+        """,
+        "CREATE INDEX images_shown ON images (created_at DESC, id DESC) WHERE trashed_at IS NULL",
+        "CREATE INDEX images_trashed ON images (trashed_at) WHERE trashed_at IS NOT NULL",
+        *(revision_trigger("images", verb) for verb in ("INSERT", "UPDATE", "DELETE")),
+    )
+
+
+def event_trigger(verb: str) -> str:
+    name = verb.split()[0].lower()
+    changed = "WHEN old.state IS NOT new.state" if verb != "INSERT" else ""
+    return f"""
+        CREATE TRIGGER job_events_{name} AFTER {verb} ON jobs {changed} BEGIN
+            INSERT INTO job_events (job_id, state, at, attempt, worker, note)
+            VALUES (new.id, new.state, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), new.attempt, new.worker, new.note);
+        END
+    """
+
+
+def revision_trigger(table: str, verb: str) -> str:
+    name = verb.split()[0].lower()
+    return f"""
+        CREATE TRIGGER {table}_revision_{name} AFTER {verb} ON {table} BEGIN
+            UPDATE queue SET revision = revision + 1 WHERE id = 1;
+        END
+    """
+
+
+def run(db: Database, *statements: str) -> None:
+    for statement in statements:
+        db.execute(statement)

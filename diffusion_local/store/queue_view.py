@@ -1,0 +1,137 @@
+"""What is asked about the queue without changing it: snapshot, lists, positions, history, paces."""
+
+import sqlite_utils
+
+from diffusion_local import estimates
+from diffusion_local.domain import Event, Job, Snapshot, State
+from diffusion_local.store import rows
+from diffusion_local.store.database import Database
+from diffusion_local.store.jobs import scalar
+
+ORDER = "ORDER BY lane, priority DESC, position"
+STALL_STEPS = 20
+PACE_JOBS = 20  # recent jobs a model's pace is the median of
+
+
+class QueueView:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def revision(self) -> int:
+        """A number that grows with every visible change."""
+        with self._database.read() as db:
+            return scalar(db, "SELECT revision FROM queue")
+
+    def snapshot(self, waiting: int = 50, ended: int = 20) -> Snapshot:
+        """The whole queue at one moment: the running, the first ``waiting`` and the last ``ended`` jobs."""
+        with self._database.read() as db:
+            revision, paused, blocked = db.execute("SELECT revision, paused, blocked FROM queue").fetchone()
+            counts = dict(db.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
+            running = jobs(db, "WHERE state = 'running' ORDER BY started_at, id")
+            first = jobs(db, f"INDEXED BY jobs_queued WHERE state = 'queued' {ORDER} LIMIT ?", waiting)
+            workers = [rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")]
+            queued_cost = dict(
+                db.execute("SELECT model, sum(cost) FROM jobs WHERE state = 'queued' GROUP BY model").fetchall()
+            )
+            paces = self._paces(db, {*queued_cost, *(job.params.model for job in running)})
+            hands = sum(worker.status != "stopped" for worker in workers)
+            return Snapshot(
+                revision=revision,
+                counts={state: counts.get(str(state), 0) for state in State},
+                running=running,
+                waiting=first,
+                ended=jobs(db, "WHERE finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT ?", ended),
+                workers=workers,
+                paused=bool(paused),
+                reason=blocked,
+                eta=estimates.finish_times(running, first, paces, hands),
+                total_eta=estimates.total(running, queued_cost, paces, hands),
+            )
+
+    def place(self, job: Job) -> tuple[int | None, float | None]:
+        """(position in line from 1, or None if it does not wait; seconds until it is done, or None if unknown)."""
+        if job.final:
+            return None, None
+        with self._database.read() as db:
+            running = jobs(db, "WHERE state = 'running'")
+            hands = scalar(db, "SELECT count(*) FROM workers WHERE status != 'stopped'")
+            ahead: dict[str, float] = {}
+            position = None
+            if job.state is State.QUEUED:
+                counted = db.execute(
+                    "SELECT model, count(*), sum(cost) FROM jobs WHERE state = 'queued' AND "
+                    "(lane, -priority, position) < ((SELECT lane FROM jobs WHERE id = ?), ?, ?) GROUP BY model",
+                    [job.id, -job.priority, job.position],
+                ).fetchall()
+                position = 1 + sum(count for _, count, _ in counted)
+                ahead = {model: cost for model, _, cost in counted}
+            paces = self._paces(db, {*ahead, job.params.model, *(each.params.model for each in running)})
+        own = estimates.seconds_left(job, paces)
+        if job.state is State.RUNNING:
+            return None, own
+        before = estimates.total(running, ahead, paces, hands)
+        return position, None if own is None or before is None else before + own
+
+    def jobs(
+        self, state: State | None = None, batch_id: str | None = None, limit: int = 50, before: str | None = None
+    ) -> list[Job]:
+        """Jobs, newest first; ``before`` is the last id of the page before. A batch's jobs come in its own order."""
+        where, values = ["1"], []
+        for clause, value in (("state = ?", state), ("batch_id = ?", batch_id), ("id < ?", before)):
+            if value is not None:
+                where.append(clause)
+                values.append(str(value))
+        order = "idx" if batch_id else "id DESC"
+        with self._database.read() as db:
+            return jobs(db, f"WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?", *values, limit)
+
+    def newest_batches(self, ids: list[str]) -> list[Job]:
+        """All jobs of these batches, newest batch first."""
+        with self._database.read() as db:
+            marks = ", ".join("?" * len(ids))
+            return jobs(db, f"WHERE batch_id IN ({marks}) ORDER BY batch_id DESC, idx", *ids)
+
+    def events(self, job_id: str) -> list[Event]:
+        """What happened to a job, oldest first."""
+        with self._database.read() as db:
+            found = db.query("SELECT * FROM job_events WHERE job_id = ? ORDER BY id", [job_id])
+            return [rows.event(row) for row in found]
+
+    def stalled(self, slot: str, floor: float) -> Job | None:
+        """A job that this slot runs and has not reported about for longer than its limit, or None.
+
+        The limit is ``floor`` seconds, or STALL_STEPS times what a step of it usually takes, if that is more.
+        """
+        with self._database.read() as db:
+            running = jobs(db, "WHERE state = 'running' AND worker = ?", slot)
+            silent = dict(
+                db.execute(
+                    "SELECT id, (julianday('now') - julianday(reported_at)) * 86400 FROM jobs "
+                    "WHERE state = 'running' AND worker = ?",
+                    [slot],
+                ).fetchall()
+            )
+            paces = self._paces(db, {job.params.model for job in running})
+        for job in running:
+            step = paces.get(job.params.model, 0.0) * job.params.cost / job.params.steps
+            if silent[job.id] > max(floor, STALL_STEPS * step):
+                return job
+        return None
+
+    @staticmethod
+    def _paces(db: sqlite_utils.Database, models: set[str]) -> dict[str, float]:
+        paces = {}
+        for model in models:
+            history = db.execute(
+                "SELECT (julianday(finished_at) - julianday(started_at)) * 86400, cost FROM jobs "
+                f"WHERE state = 'done' AND model = ? ORDER BY finished_at DESC LIMIT {PACE_JOBS}",
+                [model],
+            ).fetchall()
+            known = estimates.pace(history)
+            if known is not None:
+                paces[model] = known
+        return paces
+
+
+def jobs(db: sqlite_utils.Database, rest: str, *values: str | int) -> list[Job]:
+    return [rows.job(row) for row in db.query(f"SELECT * FROM jobs {rest}", list(values))]

@@ -1,0 +1,71 @@
+"""What is let go after its time: ended jobs, the trash, previews; and the database's own upkeep."""
+
+import contextlib
+import time
+from datetime import UTC, datetime, timedelta
+
+from diffusion_local.domain import utc_text
+from diffusion_local.settings import Settings
+from diffusion_local.store.database import Database
+from diffusion_local.store.files import LocalFiles
+
+OLD_PREVIEW_SECONDS = 3600.0
+BATCH = 500  # rows a transaction, so that a worker's report never waits long
+
+
+def days_ago(days: int) -> str:
+    return utc_text(datetime.now(UTC) - timedelta(days=days))
+
+
+def forget_old_jobs(settings: Settings, database: Database) -> int:
+    """Delete jobs that ended more than ``keep_jobs_days`` ago, with their history; their pictures stay."""
+    if not settings.keep_jobs_days:
+        return 0
+    gone = 0
+    while True:
+        with database.write() as db:
+            old = [
+                row[0]
+                for row in db.execute(
+                    "SELECT id FROM jobs WHERE finished_at < ? LIMIT ?", [days_ago(settings.keep_jobs_days), BATCH]
+                ).fetchall()
+            ]
+            for job_id in old:
+                db.execute("DELETE FROM job_events WHERE job_id = ?", [job_id])
+                db.execute("DELETE FROM jobs WHERE id = ?", [job_id])
+            db.execute("DELETE FROM batches WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE batch_id = batches.id)")
+        gone += len(old)
+        if len(old) < BATCH:
+            return gone
+
+
+def empty_trash(settings: Settings, database: Database, files: LocalFiles) -> int:
+    """Delete pictures that are in the trash for over ``keep_trash_days``; the row first, so that none lacks a file."""
+    if not settings.keep_trash_days:
+        return 0
+    with database.read() as db:
+        old = db.execute(
+            "SELECT id, key FROM images WHERE trashed_at < ?", [days_ago(settings.keep_trash_days)]
+        ).fetchall()
+    for image_id, key in old:
+        with database.write() as db:
+            deleted = db.execute("DELETE FROM images WHERE id = ? AND trashed_at IS NOT NULL", [image_id]).rowcount
+        if deleted:
+            files.discard(key)
+    return len(old)
+
+
+def drop_old_previews(settings: Settings) -> int:
+    """Delete previews that a worker which died left behind."""
+    dropped = 0
+    for preview in settings.previews.glob("*"):
+        with contextlib.suppress(OSError):
+            if time.time() - preview.stat().st_mtime > OLD_PREVIEW_SECONDS:
+                preview.unlink()
+                dropped += 1
+    return dropped
+
+
+def optimize(database: Database) -> None:
+    """Let SQLite refresh its statistics and fold the write-ahead log back."""
+    database.upkeep()

@@ -1,0 +1,119 @@
+"""Rows to nouns."""
+
+from typing import Any
+
+from diffusion_local.domain import Batch, Event, Failure, Image, Job, Lane, Params, State, Worker
+
+Row = dict[str, Any]
+
+#: The lane as stored: its rank in ``claim_next``'s order.
+LANE_RANKS = {Lane.INTERACTIVE: 0, Lane.BATCH: 1}
+LANES = {rank: lane for lane, rank in LANE_RANKS.items()}
+
+
+def job(row: Row) -> Job:
+    failure = None
+    if row["error_kind"]:
+        failure = Failure(row["error_kind"], row["error_message"] or "", row["error_detail"] or "")
+    return Job(
+        id=row["id"],
+        batch_id=row["batch_id"],
+        index=row["idx"],
+        params=Params.from_json(row["params"]),
+        state=State(row["state"]),
+        created_at=row["created_at"],
+        owner=row["owner"],
+        lane=LANES[row["lane"]],
+        priority=row["priority"],
+        position=row["position"],
+        held=bool(row["held"]),
+        not_before=row["not_before"],
+        worker=row["worker"],
+        attempt=row["attempt"],
+        crashes=row["crashes"],
+        tries=row["tries"],
+        step=row["step"],
+        phase=row["phase"],
+        cancel_requested=bool(row["cancel_requested"]),
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        from_job=row["from_job"],
+        failure=failure,
+    )
+
+
+def job_row(job: Job) -> Row:
+    """A new job's row; everything not named here has the table's default."""
+    return {
+        "id": job.id,
+        "batch_id": job.batch_id,
+        "idx": job.index,
+        "owner": job.owner,
+        "state": str(job.state),
+        "params": job.params.to_json(),
+        "model": job.params.model,
+        "cost": job.params.cost,
+        "lane": LANE_RANKS[job.lane],
+        "priority": job.priority,
+        "position": job.position,
+        "not_before": job.not_before,
+        "created_at": job.created_at,
+        "from_job": job.from_job,
+    }
+
+
+def batch(row: Row) -> Batch:
+    return Batch(
+        id=row["id"],
+        name=row["name"],
+        owner=row["owner"],
+        lane=Lane(row["lane"]),
+        count=row["count"],
+        created_at=row["created_at"],
+        paused=bool(row["paused"]),
+    )
+
+
+def image(row: Row) -> Image:
+    return Image(
+        id=row["id"],
+        job_id=row["job_id"],
+        key=row["key"],
+        params=Params.from_json(row["params"]),
+        width=row["width"],
+        height=row["height"],
+        bytes=row["bytes"],
+        created_at=row["created_at"],
+        seconds=row["seconds"],
+        starred=bool(row["starred"]),
+        trashed_at=row["trashed_at"],
+    )
+
+
+def image_row(image: Image) -> Row:
+    return {
+        "id": image.id,
+        "job_id": image.job_id,
+        "key": image.key,
+        "params": image.params.to_json(),
+        "prompt": image.params.prompt,
+        "model": image.params.model,
+        "seed": image.params.seed,
+        "width": image.width,
+        "height": image.height,
+        "bytes": image.bytes,
+        "seconds": image.seconds,
+        "starred": int(image.starred),
+        "trashed_at": image.trashed_at,
+        "created_at": image.created_at,
+    }
+
+
+def event(row: Row) -> Event:
+    return Event(row["job_id"], row["state"], row["at"], row["attempt"], row["worker"], row["note"])
+
+
+def worker(row: Row) -> Worker:
+    return Worker(
+        row["slot"], row["pid"], row["device"], row["status"], row["model"], row["started_at"], row["seen_at"]
+    )

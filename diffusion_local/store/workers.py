@@ -1,0 +1,41 @@
+"""The workers table: who holds which slot. It only informs; whether a worker lives is told by its slot's lock."""
+
+from diffusion_local.domain import Worker, utc_now
+from diffusion_local.store import rows
+from diffusion_local.store.database import Database
+
+
+class WorkerStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def register(self, slot: str, pid: int, device: str) -> None:
+        now = utc_now()
+        with self._database.write() as db:
+            db.table("workers").upsert(
+                {
+                    "slot": slot,
+                    "pid": pid,
+                    "device": device,
+                    "status": "starting",
+                    "model": "",
+                    "started_at": now,
+                    "seen_at": now,
+                },
+                pk="slot",
+            )
+
+    def tell(self, slot: str, status: str, model: str = "") -> None:
+        """Say what the worker does now."""
+        with self._database.write() as db:
+            db.execute(
+                "UPDATE workers SET status = ?, model = ?, seen_at = ? WHERE slot = ?", [status, model, utc_now(), slot]
+            )
+
+    def seen(self, slot: str) -> None:
+        with self._database.write() as db:
+            db.execute("UPDATE workers SET seen_at = ? WHERE slot = ?", [utc_now(), slot])
+
+    def all(self) -> list[Worker]:
+        with self._database.read() as db:
+            return [rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")]
