@@ -1,0 +1,38 @@
+"""Housekeeping, as Huey periodic tasks in the supervisor's process. Each is safe at any time and to run twice."""
+
+import logging
+from collections.abc import Callable
+
+from diffusion_local.compose import House
+from diffusion_local.store import retention
+from diffusion_local.store.sweep import sweep
+
+log = logging.getLogger(__name__)
+
+
+def sweep_gallery(house: House) -> None:
+    """Move pictures without a row aside, and trash rows without a file."""
+    swept = sweep(house.settings, house.database)
+    if swept.strays or swept.missing:
+        log.warning("swept: %d strays, %d missing", len(swept.strays), len(swept.missing))
+
+
+def let_go(house: House) -> None:
+    """Retention of ended jobs, of the trash and of left-over previews."""
+    jobs = retention.forget_old_jobs(house.settings, house.database)
+    images = retention.empty_trash(house.settings, house.database, house.files)
+    previews = retention.drop_old_previews(house.settings)
+    log.info("let go: %d jobs, %d pictures of the trash, %d previews", jobs, images, previews)
+
+
+def optimize(house: House) -> None:
+    retention.optimize(house.database)
+
+
+#: (name, chore, hours between). All of them also run once when the supervisor starts. Names are kept for ever: Huey
+#: drops a message whose task it does not know.
+CHORES: tuple[tuple[str, Callable[[House], None], int], ...] = (
+    ("sweep_gallery", sweep_gallery, 6),
+    ("let_go", let_go, 1),
+    ("optimize", optimize, 6),
+)

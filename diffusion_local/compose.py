@@ -1,0 +1,48 @@
+"""Builds the objects of one process from its settings: the one place that names the chosen backends."""
+
+from dataclasses import dataclass
+
+from diffusion_local.catalog import Catalog
+from diffusion_local.queue import HueyQueue
+from diffusion_local.settings import Settings
+from diffusion_local.store.control import QueueControl
+from diffusion_local.store.database import Database
+from diffusion_local.store.files import LocalFiles
+from diffusion_local.store.images import ImageStore
+from diffusion_local.store.jobs import JobStore
+from diffusion_local.store.queue_view import QueueView
+from diffusion_local.store.workers import WorkerStore
+from diffusion_local.studio import Studio
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What is kept in one home, opened."""
+
+    settings: Settings
+    database: Database
+    jobs: JobStore
+    control: QueueControl
+    view: QueueView
+    images: ImageStore
+    workers: WorkerStore
+    files: LocalFiles
+    queue: HueyQueue
+    catalog: Catalog
+    studio: Studio
+
+
+def open_house(settings: Settings) -> House:
+    """Make the folders, migrate the database, open everything. Raises DatabaseProblem."""
+    settings.make_folders()
+    database = Database.open(settings.database)
+    jobs, control, view = JobStore(database), QueueControl(database), QueueView(database)
+    images, workers = ImageStore(database), WorkerStore(database)
+    files, queue = LocalFiles(settings), HueyQueue(settings.queue_database)
+    catalog = Catalog(settings.starter, settings.models)
+    studio = Studio(settings, jobs, control, view, images, workers, files, queue, catalog)
+    return House(settings, database, jobs, control, view, images, workers, files, queue, catalog, studio)
+
+
+def open_studio(settings: Settings) -> Studio:
+    return open_house(settings).studio

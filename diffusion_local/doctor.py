@@ -1,0 +1,111 @@
+"""What is here, what is wrong with it, and how to mend it. Looks only; changes nothing."""
+
+import platform
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from diffusion_local import __version__
+from diffusion_local.catalog import Catalog
+from diffusion_local.engine import inventory
+from diffusion_local.errors import Conflict, NotFound, UserError
+from diffusion_local.settings import Settings
+from diffusion_local.store.database import Database, check_integrity
+from diffusion_local.store.sweep import rebuild
+from diffusion_local.store.workers import WorkerStore
+
+PACKAGES = ("gradio", "huey", "diffusers", "transformers", "torch", "sqlite-utils", "pillow")
+LOW_DISK = 2 * 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at; ``mend`` says what to do where it is not ``ok``."""
+
+    name: str
+    ok: bool
+    text: str
+    mend: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything; a check that breaks is a finding, not a crash."""
+    checks: list[Callable[[Settings], Iterator[Finding]]] = [versions, home, database, devices, models, workers]
+    findings: list[Finding] = []
+    for check in checks:
+        try:
+            findings += check(settings)
+        except (UserError, OSError, sqlite3.Error) as error:
+            findings.append(Finding(check.__name__, False, str(error), "See the message."))
+    return findings
+
+
+def back_up(settings: Settings, target: Path) -> None:
+    """Copy the database by SQLite's online backup. Raises Conflict if the target exists."""
+    if target.exists():
+        raise Conflict(f"{target} exists already; name a new file.")
+    if not settings.database.exists():
+        raise NotFound(f"There is no database in {settings.home}.")
+    Database(settings.database).backup(target)
+
+
+def rebuild_gallery(settings: Settings) -> int:
+    """Write the gallery's missing rows from the recipes in the pictures; the number of rows written."""
+    settings.make_folders()
+    return rebuild(settings, Database.open(settings.database))
+
+
+def versions(settings: Settings) -> Iterator[Finding]:
+    yield Finding("diffusion-local", True, f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for package in PACKAGES:
+        try:
+            yield Finding(package, True, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            yield Finding(package, False, "not installed", "Install diffusion-local again with its dependencies.")
+
+
+def home(settings: Settings) -> Iterator[Finding]:
+    yield Finding(
+        "home", settings.home.is_dir(), str(settings.home), "It is made by the first `diffusion-local serve`."
+    )
+    if settings.home.is_dir():
+        free = shutil.disk_usage(settings.home).free
+        text = f"{free / 1024**3:.1f} GiB free"
+        yield Finding("disk", free > LOW_DISK, text, "Free some space: pictures and models need it.")
+
+
+def database(settings: Settings) -> Iterator[Finding]:
+    if not settings.database.exists():
+        yield Finding("database", True, "not made yet")
+        return
+    found = check_integrity(Database.open(settings.database))
+    mend = (
+        f"Stop diffusion-local, set {settings.database.name} and its -wal and -shm aside, then run `diffusion-local "
+        "doctor --rebuild`: the gallery comes back from the recipes inside the pictures."
+    )
+    yield Finding("database", not found, "sound" if not found else "; ".join(found[:3]), mend)
+
+
+def devices(settings: Settings) -> Iterator[Finding]:
+    for device in inventory.devices(settings):
+        yield Finding(f"device {device['slot']}", True, device["words"])
+
+
+def models(settings: Settings) -> Iterator[Finding]:
+    for model in Catalog(settings.starter, settings.models).all():
+        text = f"{model.family}, {model.size_bytes / 1e6:.0f} MB" if model.ready else model.problem
+        yield Finding(f"model {model.id}", model.ready, text, "Copy the model's folder into models/ again.")
+
+
+def workers(settings: Settings) -> Iterator[Finding]:
+    if not settings.database.exists():
+        return
+    for worker in WorkerStore(Database.open(settings.database)).all():
+        yield Finding(f"worker {worker.slot}", True, f"{worker.status}, process {worker.pid}, seen {worker.seen_at}")

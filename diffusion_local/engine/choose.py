@@ -1,0 +1,20 @@
+"""Which engine a worker uses. Imports it only once it is chosen, so that the fake one needs no torch."""
+
+from diffusion_local.engine import Engine
+from diffusion_local.settings import Settings
+
+
+def open_engine(settings: Settings, slot: str) -> Engine:
+    """The engine of the settings on the device of this slot (``gpu0``, ``mps0``, ``cpu0``), with no model loaded.
+
+    Raises DeviceUnavailable if this machine has no such device.
+    """
+    if settings.engine == "fake":
+        from diffusion_local.engine.fake import FakeEngine
+
+        return FakeEngine(settings.fake_step_seconds)
+
+    from diffusion_local.engine.devices import at_slot
+    from diffusion_local.engine.diffusers_engine import DiffusersEngine
+
+    return DiffusersEngine(at_slot(slot), settings.threads)

@@ -1,0 +1,123 @@
+"""The devices of this machine.
+
+``python -m diffusion_local.engine.devices [auto|cuda|mps|cpu]`` prints them as JSON, for programs that must not import
+torch: ``{"torch": "2.13.0+cpu", "devices": [{"slot": "cpu0", ...}]}``, or ``{"torch": ..., "problem": "..."}`` and
+exit code 1.
+"""
+
+import json
+import os
+import re
+import sys
+from dataclasses import asdict, dataclass
+
+import torch
+
+from diffusion_local.errors import UserError
+
+_KINDS = {"gpu": "cuda", "mps": "mps", "cpu": "cpu"}
+
+
+class DeviceUnavailable(UserError):
+    """This machine has no such device."""
+
+    code = "device_unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device that runs one worker.
+
+    ``torch`` and ``dtype`` are torch's names (``cuda:0``, ``float16``); ``memory`` is its total in bytes.
+    """
+
+    slot: str
+    torch: str
+    dtype: str
+    words: str
+    memory: int | None = None
+
+    @property
+    def type(self) -> str:
+        return self.torch.partition(":")[0]
+
+
+def find(wanted: str = "auto") -> list[Device]:
+    """Every device of the wanted type; ``auto`` takes all CUDA GPUs, else Apple's GPU, else the CPU.
+
+    Raises DeviceUnavailable if a type is asked for that torch cannot use here.
+    """
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    match wanted:
+        case "cuda":
+            return _cuda()
+        case "mps":
+            return _mps()
+        case "cpu":
+            # fp16 is emulated on CPUs: minutes a picture where fp32 takes seconds.
+            return [Device("cpu0", "cpu", "float32", "CPU", _physical_memory())]
+    raise DeviceUnavailable(f"There is no device type {wanted!r}. Known: auto, cuda, mps, cpu.")
+
+
+def at_slot(slot: str) -> Device:
+    """The device of a slot such as ``gpu1``. Raises DeviceUnavailable."""
+    kind = re.sub(r"\d+$", "", slot)
+    devices = find(_KINDS[kind]) if kind in _KINDS else []
+    for device in devices:
+        if device.slot == slot:
+            return device
+    known = ", ".join(device.slot for device in devices or find())
+    raise DeviceUnavailable(f"There is no device at slot {slot!r} on this machine. Known: {known}.")
+
+
+def _cuda() -> list[Device]:
+    if not torch.cuda.is_available():
+        raise DeviceUnavailable(_why_no_cuda())
+    devices = []
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        devices.append(Device(f"gpu{index}", f"cuda:{index}", "float16", card.name, card.total_memory))
+    return devices
+
+
+def _why_no_cuda() -> str:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return (
+            f"This PyTorch ({torch.__version__}) is a build without GPU support. Install one that has it: choose your "
+            "system at https://pytorch.org/get-started/locally/ and run the command shown there."
+        )
+    return (
+        f"PyTorch {torch.__version__} finds no GPU. See whether `nvidia-smi` lists it; if not, install or update the "
+        "graphics driver, then start again."
+    )
+
+
+def _mps() -> list[Device]:
+    if not torch.backends.mps.is_available():
+        raise DeviceUnavailable(
+            f"PyTorch {torch.__version__} cannot use an Apple GPU here: it needs macOS on Apple silicon."
+        )
+    # fp16 gives black pictures with some models on this device.
+    return [Device("mps0", "mps", "float32", "Apple GPU", _physical_memory())]
+
+
+def _physical_memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not on Windows
+        return None
+
+
+def main(wanted: str = "auto") -> int:
+    try:
+        found = {"devices": [asdict(device) for device in find(wanted)]}
+    except DeviceUnavailable as error:
+        print(json.dumps({"torch": torch.__version__, "problem": error.message}))
+        return 1
+    print(json.dumps({"torch": torch.__version__, **found}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:2]))

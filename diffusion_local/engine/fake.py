@@ -1,0 +1,125 @@
+"""A stand-in engine that draws test cards: no model, no torch, milliseconds a picture."""
+
+import hashlib
+import os
+import re
+import textwrap
+import time
+from collections.abc import Callable
+
+from PIL import Image as PIL
+from PIL import ImageDraw, ImageFont
+
+from diffusion_local.catalog import Model
+from diffusion_local.domain import Params
+from diffusion_local.engine import OnStep, Picture
+from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
+
+PREVIEW_SIZE = 256
+_DIRECTIVE = re.compile(r"\[(fail|oom|crash|hang|flaky|slow:\d+(?:\.\d+)?)\]")
+
+
+class Hiccup(EngineError):
+    """A fault that is gone at the next try."""
+
+    transient = True
+
+
+class FakeEngine:
+    """Draws prompt, seed and size on a gradient, step by step.
+
+    Words in the prompt make it misbehave, at the end of step 2 (step 1 of 1) and before that step is reported:
+
+        [fail]      EngineError
+        [oom]       OutOfMemory
+        [flaky]     a transient EngineError, only the first time this engine meets this seed
+        [crash]     the process dies at once with exit code 13
+        [hang]      never returns
+        [slow:0.5]  each step takes 0.5 seconds
+    """
+
+    device = "Test cards (no model)"
+
+    def __init__(self, step_seconds: float = 0.02) -> None:
+        self._step_seconds = step_seconds
+        self._model: Model | None = None
+        self._met: set[int] = set()
+
+    @property
+    def loaded(self) -> str:
+        return self._model.id if self._model else ""
+
+    def load(self, model: Model) -> None:
+        if not model.ready:
+            raise ModelUnavailable(f"Model {model.id!r} cannot be loaded. {model.problem}")
+        self._model = model
+
+    def generate(self, params: Params, on_step: OnStep) -> Picture:
+        if self.loaded != params.model:
+            raise ModelUnavailable(f"Model {params.model!r} is not loaded.")
+        started = time.monotonic()
+        directives = _DIRECTIVE.findall(params.prompt)
+        step_seconds = next((float(d[5:]) for d in directives if d.startswith("slow:")), self._step_seconds)
+        card = draw_card(params)
+        for step in range(1, params.steps + 1):
+            time.sleep(step_seconds)
+            if step == min(2, params.steps):
+                self._misbehave(directives, params.seed)
+            on_step(step, _preview(card, step / params.steps))
+        return Picture(
+            card, {"engine": "fake", "device": self.device, "denoise_seconds": round(time.monotonic() - started, 3)}
+        )
+
+    def unload(self) -> None:
+        self._model = None
+
+    def _misbehave(self, directives: list[str], seed: int) -> None:
+        for directive in directives:
+            match directive:
+                case "fail":
+                    raise EngineError("The prompt asked the fake engine to fail.")
+                case "oom":
+                    raise OutOfMemory
+                case "crash":
+                    os._exit(13)
+                case "hang":
+                    while True:
+                        time.sleep(3600)
+                case "flaky" if seed not in self._met:
+                    self._met.add(seed)
+                    raise Hiccup
+
+
+def draw_card(params: Params) -> PIL.Image:
+    """The finished test card (RGB): equal params give equal pixels."""
+    size = (params.width, params.height)
+    digest = hashlib.sha256(f"{params.prompt}\0{params.negative}\0{params.seed}".encode()).digest()
+    hues = (f"hsl({byte * 360 // 256}, 60%, {light}%)" for byte, light in zip(digest, (32, 62, 75), strict=False))
+    top, bottom, glow = (PIL.new("RGB", size, hue) for hue in hues)
+    card = PIL.composite(bottom, top, PIL.linear_gradient("L").resize(size))
+    card = PIL.composite(card, glow, PIL.radial_gradient("L").resize(size).point(lambda v: min(255, v + 60)))
+
+    pen = ImageDraw.Draw(card)
+    text = max(8, min(size) // 12)
+    margin = text
+    font = ImageFont.load_default(text)
+    columns = max(4, int((params.width - 2 * margin) / (text * 0.56)))
+    rows = max(1, int((params.height - 4 * margin) / (text * 1.25)))
+    words = textwrap.wrap(params.prompt, columns, max_lines=rows, placeholder=" ...") or [""]
+    pen.multiline_text((margin, margin), "\n".join(words), "white", font, stroke_width=1, stroke_fill="black")
+    label = f"seed {params.seed}  {params.width}x{params.height}  {params.steps} steps"
+    small = ImageFont.load_default(max(7, min(text, int((params.width - 2 * margin) / (len(label) * 0.56)))))
+    pen.text((margin, params.height - margin), label, "white", small, anchor="ls")
+    return card
+
+
+def _preview(card: PIL.Image, done: float) -> Callable[[], PIL.Image]:
+    """The card in blocks that get finer as the steps go by, at most 256 px on the long side."""
+
+    def draw() -> PIL.Image:
+        small = card.copy()
+        small.thumbnail((PREVIEW_SIZE, PREVIEW_SIZE))
+        blocks = (max(2, int(small.width * done**2)), max(2, int(small.height * done**2)))
+        return small.resize(blocks, PIL.Resampling.BOX).resize(small.size, PIL.Resampling.NEAREST)
+
+    return draw

@@ -1,0 +1,31 @@
+"""The devices of this machine, asked of a child process, as torch is for workers only."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from diffusion_local.errors import UserError
+from diffusion_local.settings import Settings
+
+FAKE = {"slot": "cpu0", "words": "none: the fake engine draws test cards"}
+
+
+def devices(settings: Settings) -> list[dict[str, Any]]:
+    """One entry (``slot``, ``words``, ...) a device that a worker should run on. Raises UserError saying what to do."""
+    if settings.engine == "fake":
+        return [FAKE]
+    asked = subprocess.run(
+        [sys.executable, "-m", "diffusion_local.engine.devices", settings.device],
+        env=settings.child_environ(),
+        capture_output=True,
+        text=True,
+    )
+    try:
+        answer = json.loads(asked.stdout)
+    except ValueError:
+        last = (asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"])[-1]
+        raise UserError(f"PyTorch does not start: {last}. Install diffusion-local again.") from None
+    if "problem" in answer:
+        raise UserError(answer["problem"])
+    return answer["devices"]

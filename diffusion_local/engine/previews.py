@@ -1,0 +1,61 @@
+"""Small pictures of unfinished latents by one matrix: a pixel of the preview is a linear mix of a latent's channels.
+
+The matrix is the least squares fit between synthetic pictures, eight times smaller, and their latents.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image as PIL
+
+from diffusion_local.engine import autoencoder
+
+LONG_SIDE = 256
+_PICTURES = 12
+_SIZE = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """rgb = weights . (channels, 1), in [-1, 1]. ``weights``: 3 x (C + 1), fp32 on the CPU."""
+
+    weights: torch.Tensor
+
+
+def fit(vae: Any) -> Factors | None:
+    """The factors of a model's VAE, or None where it has no usable encoder. Deterministic; touches no global seed."""
+    dtype = vae.dtype
+    pixels = _synthetic_pictures()
+    try:
+        vae.to(dtype=torch.float32)  # half precision overflows in the encoder of some models
+        with torch.no_grad():
+            latents = autoencoder.encode(vae, pixels).cpu()
+    finally:
+        vae.to(dtype=dtype)
+    small = torch.nn.functional.interpolate(pixels, latents.shape[-2:], mode="area")
+    samples = latents.movedim(1, -1).flatten(0, -2)
+    samples = torch.cat([samples, torch.ones(len(samples), 1)], dim=1)
+    solution = torch.linalg.lstsq(samples, small.movedim(1, -1).flatten(0, -2)).solution
+    return Factors(solution.T.contiguous()) if torch.isfinite(solution).all() else None
+
+
+def draw(latents: torch.Tensor, factors: Factors) -> PIL.Image:
+    """The first of the latents as a picture, at most 256 px on the long side."""
+    channels = latents[0].detach().to("cpu", torch.float32)
+    weights, bias = factors.weights[:, :-1], factors.weights[:, -1]
+    rgb = torch.einsum("rc,chw->hwr", weights, channels) + bias
+    pixels = (rgb.clamp(-1, 1) * 127.5 + 127.5).to(torch.uint8)
+    height, width = pixels.shape[:2]
+    scale = min(8, LONG_SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return PIL.fromarray(pixels.numpy()).resize(size, PIL.Resampling.BICUBIC)
+
+
+def _synthetic_pictures() -> torch.Tensor:
+    """Soft colour fields, and flat ones with hard edges, over the whole range of colours."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(_PICTURES, 3, 4, 4, generator=generator) * 2.4 - 1.2
+    soft = torch.nn.functional.interpolate(coarse[::2], (_SIZE, _SIZE), mode="bicubic")
+    hard = torch.nn.functional.interpolate(coarse[1::2], (_SIZE, _SIZE), mode="nearest")
+    return torch.cat([soft, hard]).clamp(-1, 1)

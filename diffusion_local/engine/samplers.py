@@ -1,0 +1,66 @@
+"""Sampler names people know from other tools, and the diffusers schedulers they stand for.
+
+After the table in diffusers' documentation (api/schedulers/overview). Each row says all that makes the sampler what
+its name says, so that a model's own scheduler config does not leak into another sampler.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+import diffusers
+import torch
+
+_PLAIN = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
+#: Latents are not bounded to [-1, 1] as pixels are.
+_LATENT = {"clip_sample": False, "thresholding": False}
+
+#: name: (scheduler class, what to set over the model's scheduler config)
+TABLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "DPM++ 2M": ("DPMSolverMultistepScheduler", {**_PLAIN, "algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "DPM++ 2M Karras": (
+        "DPMSolverMultistepScheduler",
+        {**_PLAIN, "algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
+    ),
+    # The multistep form: DPMSolverSDEScheduler needs torchsde.
+    "DPM++ SDE": ("DPMSolverMultistepScheduler", {**_PLAIN, "algorithm_type": "sde-dpmsolver++", "solver_order": 2}),
+    "Euler": ("EulerDiscreteScheduler", _PLAIN),
+    "Euler a": ("EulerAncestralDiscreteScheduler", {}),
+    "UniPC": ("UniPCMultistepScheduler", {**_PLAIN, "solver_type": "bh2"}),
+    "Heun": ("HeunDiscreteScheduler", {**_PLAIN, "clip_sample": False}),
+    # A DDIM step goes back by 1000 // steps; only `trailing` (and `leading`) space the timesteps just so. With
+    # `linspace` each step removes too little noise, which stays as speckle.
+    "DDIM": ("DDIMScheduler", {**_LATENT, "timestep_spacing": "trailing"}),
+    "DDPM": ("DDPMScheduler", {**_LATENT, "variance_type": "fixed_small"}),
+    # 50, the default, refuses more than 50 steps.
+    "LCM": ("LCMScheduler", {**_LATENT, "original_inference_steps": 200}),
+}
+
+
+def scheduler(name: str, base_config: Mapping[str, Any]) -> Any:
+    """A fresh diffusers scheduler for a sampler of ``catalog.SAMPLERS``, on the noise schedule of the model's config."""
+    class_name, overrides = TABLE[name]
+    return getattr(diffusers, class_name).from_config(dict(base_config), **overrides)
+
+
+def watch(scheduler: Any) -> Callable[[], torch.Tensor | None]:
+    """Keep each step's estimate of the noise-free latents (x0), which pipelines throw away.
+
+    Returns a function that gives the latest one, or None before the first step or where the scheduler has none.
+    """
+    step = scheduler.step
+    latest: torch.Tensor | None = None
+
+    @wraps(step)  # pipelines read the signature to learn which arguments a scheduler takes
+    def watched(*args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
+        nonlocal latest
+        output = step(*args, return_dict=True, **kwargs)
+        latest = getattr(output, "pred_original_sample", None)  # Euler, Heun, DDIM, DDPM
+        if latest is None:
+            latest = getattr(output, "denoised", None)  # LCM
+        if latest is None and getattr(scheduler, "model_outputs", None):
+            latest = scheduler.model_outputs[-1]  # the ++ solvers and UniPC: model outputs already turned into x0
+        return output if return_dict else (output.prev_sample,)
+
+    scheduler.step = watched
+    return lambda: latest

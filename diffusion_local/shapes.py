@@ -1,0 +1,132 @@
+"""The JSON shapes that the API answers and the command line prints with ``--json``. Programs lean on these names."""
+
+from dataclasses import asdict
+from typing import Any
+
+from diffusion_local.catalog import Model
+from diffusion_local.domain import Event, Image, Job, Receipt, Snapshot, State, Worker
+from diffusion_local.studio import Studio
+
+Json = dict[str, Any]
+
+
+def receipt(receipt: Receipt) -> Json:
+    return asdict(receipt)
+
+
+def job(job: Job, image: Image | None = None, position: int | None = None, eta: float | None = None) -> Json:
+    """A job. ``position`` in line from 1, ``eta`` in seconds from now; both null where there is none."""
+    return {
+        "id": job.id,
+        "batch_id": job.batch_id,
+        "index": job.index,
+        "state": str(job.state),
+        "step": job.step,
+        "steps": job.params.steps,
+        "phase": job.phase,
+        "position": position,
+        "eta": None if eta is None else round(eta, 1),
+        "attempt": job.attempt,
+        "tries": job.tries,
+        "not_before": job.not_before,
+        "cancel_requested": job.cancel_requested,
+        "worker": job.worker,
+        "owner": job.owner,
+        "priority": job.priority,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "from_job": job.from_job,
+        "error": {"kind": job.failure.kind, "message": job.failure.message} if job.failure else None,
+        "image": image and image_link(image),
+        "params": params(job),
+    }
+
+
+def params(owner: Job | Image) -> Json:
+    return asdict(owner.params) | {"kind": str(owner.params.kind)}
+
+
+def image_link(image: Image) -> Json:
+    """What a client needs to fetch the picture; the URL is relative to the server's root."""
+    return {
+        "id": image.id,
+        "url": picture_url(image.id),
+        "thumbnail_url": thumbnail_url(image.id),
+        "width": image.width,
+        "height": image.height,
+    }
+
+
+def image(image: Image) -> Json:
+    return image_link(image) | {
+        "job_id": image.job_id,
+        "bytes": image.bytes,
+        "seconds": round(image.seconds, 3),
+        "starred": image.starred,
+        "created_at": image.created_at,
+        "trashed_at": image.trashed_at,
+        "params": params(image),
+    }
+
+
+def picture_url(image_id: str) -> str:
+    return f"/images/{image_id}.png"
+
+
+def thumbnail_url(image_id: str) -> str:
+    return f"/thumbnails/{image_id}.webp"
+
+
+def preview_url(job_id: str, step: int) -> str:
+    """The step is in the address so that a browser fetches each preview once."""
+    return f"/previews/{job_id}.webp?step={step}"
+
+
+def event(event: Event) -> Json:
+    return asdict(event)
+
+
+def worker(worker: Worker) -> Json:
+    return asdict(worker)
+
+
+def model(model: Model) -> Json:
+    """A model without its path on disk."""
+    values = asdict(model)
+    del values["folder"]
+    return values | {"ready": model.ready}
+
+
+def queue(snapshot: Snapshot) -> Json:
+    """The queue at one moment; jobs without their pictures, as `job` and `jobs` give those."""
+    places = {each.id: place for place, each in enumerate(snapshot.waiting, start=1)}
+    return {
+        "revision": snapshot.revision,
+        "paused": snapshot.paused,
+        "reason": snapshot.reason,
+        "counts": {str(state): count for state, count in snapshot.counts.items()},
+        "eta": None if snapshot.total_eta is None else round(snapshot.total_eta, 1),
+        "running": [job(each, eta=snapshot.eta.get(each.id)) for each in snapshot.running],
+        "waiting": [job(each, position=places[each.id], eta=snapshot.eta.get(each.id)) for each in snapshot.waiting],
+        "ended": [job(each) for each in snapshot.ended],
+        "workers": [worker(each) for each in snapshot.workers],
+    }
+
+
+def one_job(studio: Studio, job_id: str) -> Json:
+    """A job with everything: place in line, estimate, picture."""
+    found = studio.job(job_id)
+    return with_places(studio, [found])[0]
+
+
+def with_places(studio: Studio, jobs: list[Job]) -> list[Json]:
+    """Jobs with their pictures, places in line and estimates."""
+    images = studio.images_of(jobs)
+    shaped = []
+    for each in jobs:
+        position, eta = (
+            (None, None) if each.state in (State.DONE, State.FAILED, State.CANCELLED) else studio.place(each)
+        )
+        shaped.append(job(each, images.get(each.id), position, eta))
+    return shaped

@@ -1,0 +1,283 @@
+"""What a person can ask for. The page, the API and the command line translate to these sentences and back."""
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from diffusion_local import catalog
+from diffusion_local.catalog import Catalog, Model
+from diffusion_local.domain import (
+    Batch,
+    Event,
+    Image,
+    Job,
+    Lane,
+    Receipt,
+    Snapshot,
+    State,
+    Worker,
+    new_id,
+    utc_now,
+)
+from diffusion_local.errors import Conflict, InvalidParams, NotFound
+from diffusion_local.queue import JobQueue
+from diffusion_local.settings import Settings
+from diffusion_local.store.control import QueueControl
+from diffusion_local.store.files import LocalFiles
+from diffusion_local.store.images import ImageStore
+from diffusion_local.store.jobs import JobStore, Selection, new_jobs
+from diffusion_local.store.queue_view import QueueView
+from diffusion_local.store.workers import WorkerStore
+
+MAX_WAIT = 3600.0
+PRIORITIES = (-100, 100)
+LOOK_SECONDS = 0.1  # between two looks of `wait`
+
+
+class Studio:
+    """Built by ``compose.open_studio``. Each method is one use-case; bad input raises a UserError."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        jobs: JobStore,
+        control: QueueControl,
+        view: QueueView,
+        images: ImageStore,
+        workers: WorkerStore,
+        files: LocalFiles,
+        queue: JobQueue,
+        catalog: Catalog,
+    ) -> None:
+        self._settings = settings
+        self._jobs = jobs
+        self._control = control
+        self._view = view
+        self._images = images
+        self._workers = workers
+        self._files = files
+        self._queue = queue
+        self._catalog = catalog
+
+    # -- submit and wait -------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        prompt: str,
+        *,
+        count: int = 1,
+        seed: int | None = None,
+        name: str = "",
+        owner: str = "",
+        lane: Lane = Lane.INTERACTIVE,
+        priority: int = 0,
+        idempotency_key: str | None = None,
+        **settings: Any,
+    ) -> Receipt:
+        """Enqueue ``count`` pictures of a prompt, with consecutive seeds; acknowledged means durable.
+
+        ``settings`` are fields of Params; what is absent or None is the model's default, no seed (or -1) a random one.
+        Raises InvalidParams, QueueFull and Conflict, and then nothing is enqueued.
+        """
+        count = catalog.whole_number("count", count, 1, self._settings.max_count)
+        first = draw_seed() if seed is None or seed == -1 else seed
+        params = self._catalog.complete(prompt, settings | {"seed": first})
+        if params.seed + count - 1 > catalog.MAX_SEED:
+            raise InvalidParams("seed", f"must be at most {catalog.MAX_SEED - count + 1} for {count} pictures.")
+        model = self._catalog.get(params.model)
+        if not model.ready:
+            raise InvalidParams("model", f"{model.id} is not ready: {model.problem}")
+        batch = Batch(new_id(), name or shortened(params.prompt), owner, lane, count, utc_now())
+        each = [type(params)(**asdict(params) | {"seed": params.seed + place}) for place in range(count)]
+        jobs = new_jobs(batch, each, catalog.whole_number("priority", priority, *PRIORITIES))
+        batch_id, job_ids = self._jobs.insert_batch(batch, jobs, idempotency_key or None, self._settings.max_queued)
+        self._queue.ring(count)
+        return Receipt(batch_id, job_ids, catalog.prompt_warnings(model, params))
+
+    def again(self, job_ids: Sequence[str] = (), batch_id: str | None = None, state: str = State.FAILED) -> Receipt:
+        """Make new jobs from the recipes of old ones; the old ones stay as they are.
+
+        Without ``job_ids`` it means every job of ``batch_id``, or of the whole list, that is in ``state``.
+        """
+        chosen = list(job_ids) or self._control.ids(Selection((), batch_id, batch_id is None), known_state(state))
+        if not chosen:
+            raise Conflict("There is no such job to make again.")
+        if len(chosen) > self._settings.max_queued:
+            raise InvalidParams("job_ids", f"must name at most {self._settings.max_queued} jobs.")
+        old = [self._jobs.get(job_id) for job_id in chosen]
+        batch = Batch(new_id(), shortened(old[0].params.prompt), old[0].owner, old[0].lane, len(old), utc_now())
+        jobs = new_jobs(batch, [job.params for job in old], old[0].priority, [job.id for job in old])
+        new_batch, ids = self._jobs.insert_batch(batch, jobs, None, self._settings.max_queued)
+        self._queue.ring(len(ids))
+        return Receipt(new_batch, ids)
+
+    def wait(self, job_ids: Sequence[str], timeout: float) -> list[Job]:
+        """The jobs, once all have ended or ``timeout`` seconds have passed; work goes on either way."""
+        deadline = time.monotonic() + catalog.number("timeout", timeout, 0, MAX_WAIT)
+        while True:
+            jobs = [self._jobs.get(job_id) for job_id in job_ids]
+            if all(job.final for job in jobs) or time.monotonic() >= deadline:
+                return jobs
+            time.sleep(min(LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
+
+    # -- the queue -------------------------------------------------------------------------------------------------
+
+    def job(self, job_id: str) -> Job:
+        return self._jobs.get(job_id)
+
+    def place(self, job: Job) -> tuple[int | None, float | None]:
+        """(position in line, from 1; seconds until it is done), None where there is none or it is not known."""
+        return self._view.place(job)
+
+    def jobs(
+        self, state: str | None = None, batch_id: str | None = None, limit: int = 50, before: str | None = None
+    ) -> list[Job]:
+        """Jobs, newest first; ``before`` is the last id of the page before."""
+        known = known_state(state) if state else None
+        return self._view.jobs(known, batch_id or None, catalog.whole_number("limit", limit, 1, 1000), before or None)
+
+    def batches(self, batch_ids: Sequence[str]) -> list[Job]:
+        """All jobs of these batches, newest batch first; unknown ids are left out."""
+        return self._view.newest_batches(list(batch_ids))
+
+    def events(self, job_id: str) -> list[Event]:
+        """What happened to a job, oldest first."""
+        self._jobs.get(job_id)
+        return self._view.events(job_id)
+
+    def cancel(self, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
+        """Cancel jobs that wait, and stop those that run at their next step; ids of the jobs this touched.
+
+        A single job that has ended already raises Conflict; in a selection it is left out.
+        """
+        touched = self._jobs.cancel(self._select(job_ids, batch_id))
+        if not touched and len(job_ids) == 1:
+            raise Conflict(f"Job {job_ids[0]} has ended already: it is {self._jobs.get(job_ids[0]).state}.")
+        return touched
+
+    def cancel_waiting(self) -> list[str]:
+        """Cancel every job that waits; what runs goes on. Their ids."""
+        return self._jobs.cancel(Selection(tuple(self._control.ids(Selection(everything=True), State.QUEUED))))
+
+    def pause(self, batch_id: str | None = None, give_back: bool = False) -> None:
+        """Start no further picture, of the queue or of one batch, until ``resume``; kept over restarts.
+
+        What runs is finished, or with ``give_back`` put back into its place at its next step.
+        """
+        self._control.pause(batch_id or None, give_back)
+
+    def resume(self, batch_id: str | None = None) -> None:
+        self._control.resume(batch_id or None)
+        self._queue.ring()
+
+    def set_priority(self, priority: int, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
+        """Give waiting jobs another priority (-100 to 100, higher runs first); ids of those it reached."""
+        checked = catalog.whole_number("priority", priority, *PRIORITIES)
+        return self._control.set_priority(self._select(job_ids, batch_id), checked)
+
+    def move(self, to: str, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
+        """Move waiting jobs ``to`` the top of their lane, or one job ``up`` or ``down`` by a place; their ids."""
+        if to == "top":
+            return self._control.move_to_top(self._select(job_ids, batch_id))
+        if to not in ("up", "down"):
+            raise InvalidParams("to", f"must be top, up or down (got {to!r}).")
+        if len(job_ids) != 1:
+            raise InvalidParams("job_ids", f"must name one job to move it {to}.")
+        self._control.move(job_ids[0], up=to == "up")
+        return list(job_ids)
+
+    def forget(self, job_ids: Sequence[str] = (), batch_id: str | None = None, everything: bool = False) -> list[str]:
+        """Delete ended jobs from the list, with their history; their pictures stay. Their ids."""
+        selection = Selection(everything=True) if everything else self._select(job_ids, batch_id)
+        return self._control.delete_ended(selection)
+
+    def _select(self, job_ids: Sequence[str], batch_id: str | None) -> Selection:
+        """Raises NotFound for an unknown job, InvalidParams if nothing is named."""
+        if not job_ids and not batch_id:
+            raise InvalidParams("job_ids", "must name at least one job, or a batch.")
+        for job_id in job_ids:
+            self._jobs.get(job_id)
+        return Selection(tuple(job_ids), batch_id)
+
+    def snapshot(self, waiting: int = 50, ended: int = 20) -> Snapshot:
+        """The queue at one moment."""
+        return self._view.snapshot(waiting, ended)
+
+    def revision(self) -> int:
+        """Grows with every visible change; equal numbers mean there is nothing new to draw."""
+        return self._view.revision()
+
+    def workers(self) -> list[Worker]:
+        return self._workers.all()
+
+    # -- pictures and models ---------------------------------------------------------------------------------------
+
+    def image(self, image_id: str) -> Image:
+        return self._images.get(image_id)
+
+    def images_of(self, jobs: Sequence[Job]) -> dict[str, Image]:
+        """The jobs' pictures by job id."""
+        return self._images.of_jobs([job.id for job in jobs])
+
+    def gallery(
+        self, limit: int = 48, before: str | None = None, search: str = "", starred: bool = False, trashed: bool = False
+    ) -> list[Image]:
+        """Pictures, newest first; ``before`` is the last id of the page before."""
+        limit = catalog.whole_number("limit", limit, 1, 500)
+        return self._images.page(limit, before or None, search.strip(), starred, trashed)
+
+    def gallery_count(self) -> int:
+        return self._images.count()
+
+    def star(self, image_id: str, starred: bool = True) -> Image:
+        return self._images.star(image_id, starred)
+
+    def trash(self, image_id: str) -> Image:
+        """Take a picture out of the gallery; ``restore`` brings it back."""
+        return self._images.trash(image_id)
+
+    def restore(self, image_id: str) -> Image:
+        return self._images.restore(image_id)
+
+    def models(self) -> list[Model]:
+        return self._catalog.all()
+
+    # -- files, for the web routes -----------------------------------------------------------------------------------
+
+    def picture_file(self, image_id: str) -> Any:
+        """Path of a picture's PNG."""
+        return existing(self._files.path(self._images.get(image_id).key), image_id)
+
+    def thumbnail_file(self, image_id: str) -> Any:
+        """Path of a picture's WebP thumbnail."""
+        key = self._images.get(image_id).key
+        existing(self._files.path(key), image_id)
+        return self._files.thumbnail(key)
+
+    def preview_file(self, job_id: str) -> Any:
+        """Path of a running job's newest preview."""
+        return existing(self._files.preview(self._jobs.get(job_id).id), job_id)
+
+
+def existing(path: Any, what: str) -> Any:
+    if not path.exists():
+        raise NotFound(f"The file of {what!r} is not there.")
+    return path
+
+
+def draw_seed() -> int:
+    return random.SystemRandom().randint(0, 2**31 - 1)
+
+
+def shortened(prompt: str, length: int = 60) -> str:
+    line = " ".join(prompt.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def known_state(name: str) -> State:
+    try:
+        return State(name)
+    except ValueError:
+        raise InvalidParams("state", f"must be one of {', '.join(State)} (got {name!r}).") from None

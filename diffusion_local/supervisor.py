@@ -1,0 +1,238 @@
+"""``serve``: starts the web process and one worker per device, restarts what dies, and stops all of it together."""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from diffusion_local.chores import CHORES
+from diffusion_local.compose import House, open_house
+from diffusion_local.engine import inventory
+from diffusion_local.errors import DatabaseProblem, HomeInUse, InvalidParams
+from diffusion_local.queue import ChoreQueue
+from diffusion_local.settings import Settings
+from diffusion_local.worker import slots
+from diffusion_local.worker.stopping import Stop, listen_to_signals
+
+log = logging.getLogger("diffusion_local.supervisor")
+
+LOOK_SECONDS = 0.2
+HUNG_LOOK_SECONDS = 5.0
+FIRST_RESTART_DELAY = 0.5  # doubled at each death in a row, up to the last
+LAST_RESTART_DELAY = 30.0
+STEADY_SECONDS = 60.0  # a child that ran this long starts anew with the first delay
+STOP_SECONDS = 6.0
+
+
+@dataclass
+class Child:
+    """A process of ours, started anew when it dies."""
+
+    name: str
+    module: str
+    arguments: tuple[str, ...] = ()
+    slot: str = ""
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    delay: float = FIRST_RESTART_DELAY
+    due: float = field(default_factory=time.monotonic)
+    hung: bool = False
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def start(self, settings: Settings) -> None:
+        # The pipe on standard input closes when this process dies, by whatever cause: no child outlives us.
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", self.module, *self.arguments, "--supervised"],
+            stdin=subprocess.PIPE,
+            env=settings.child_environ(),
+            start_new_session=True,  # Ctrl-C in the terminal reaches us only; we stop the children in order
+        )
+        self.started = time.monotonic()
+        self.hung = False
+
+    def plan_restart(self) -> float:
+        """Seconds until the next start."""
+        steady = time.monotonic() - self.started > STEADY_SECONDS
+        wait = FIRST_RESTART_DELAY if steady else self.delay
+        self.delay = min(wait * 2, LAST_RESTART_DELAY)
+        self.due = time.monotonic() + wait
+        return wait
+
+
+class Supervisor:
+    """One per home. ``run`` returns when it was told to stop."""
+
+    def __init__(self, settings: Settings, with_workers: bool, say: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._with_workers = with_workers
+        self._say = say
+        self._stop = Stop(finish_first=settings.on_stop == "finish")
+        self._children: list[Child] = []
+        self._hung_look = 0.0
+
+    def run(self) -> None:
+        """Raises HomeInUse if another ``serve`` has this home, InvalidParams if the port is taken."""
+        self._settings.make_folders()
+        with hold_home(self._settings):
+            self._settings = replace(self._settings, port=free_port(self._settings.host, self._settings.port))
+            house = open_house(self._settings)
+            write_address(self._settings)
+            chores = start_chores(house)
+            listen_to_signals(self._stop)
+            try:
+                self._serve(house)
+            finally:
+                self._stop_children()
+                for child in self._children:
+                    if child.slot:
+                        slots.recover_if_free(house, child.slot)
+                chores.stop()
+                address_file(self._settings).unlink(missing_ok=True)
+
+    def _serve(self, house: House) -> None:
+        web = Child("web", "diffusion_local.web")
+        self._children.append(web)
+        web.start(self._settings)
+        if self._with_workers:
+            self._children += self._workers()
+        announced = False
+        while not self._stop.wanted.is_set():
+            for child in self._children:
+                self._look_after(child, house)
+            if not announced and answers(self._settings):
+                announced = True
+                self._say(f"diffusion-local is at {url(self._settings)}  (Ctrl-C stops it; nothing is lost)")
+            self._kill_hung(house)
+            self._stop.wanted.wait(LOOK_SECONDS)
+
+    def _workers(self) -> list[Child]:
+        return [
+            Child(f"worker {slot}", "diffusion_local.worker", ("--slot", slot), slot)
+            for slot in (device["slot"] for device in inventory.devices(self._settings))
+        ]
+
+    def _look_after(self, child: Child, house: House) -> None:
+        if child.alive:
+            return
+        if child.process is not None:
+            code = child.process.returncode
+            child.process = None
+            wait = child.plan_restart()
+            log.warning("%s ended with code %s; again in %.1f s", child.name, code, wait)
+            if child.slot:
+                try:
+                    slots.recover_if_free(house, child.slot, slots.HUNG if child.hung else slots.LOST)
+                except DatabaseProblem as problem:  # its successor recovers instead
+                    log.error("%s", problem)
+        if time.monotonic() >= child.due:
+            child.start(self._settings)
+
+    def _kill_hung(self, house: House) -> None:
+        """A worker that reports no step for ``step_timeout`` seconds is killed; its job is recovered at once."""
+        if time.monotonic() - self._hung_look < HUNG_LOOK_SECONDS:
+            return
+        self._hung_look = time.monotonic()
+        for child in self._children:
+            if not child.slot or not child.alive or child.process is None:
+                continue
+            if job := house.view.stalled(child.slot, self._settings.step_timeout):
+                log.error("%s made no progress for too long; killed", child.name, extra={"job": job.id})
+                child.hung = True
+                child.process.kill()
+
+    def _stop_children(self) -> None:
+        """Ask all to stop; workers set to finish their picture get the time, until a second Ctrl-C."""
+        self._terminate()
+        while any(child.alive for child in self._children) and not self._stop.now.wait(LOOK_SECONDS):
+            continue
+        self._terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for child in self._children:
+            if child.process is None:
+                continue
+            try:
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.warning("%s did not stop in time; killed", child.name)
+                child.process.kill()
+                child.process.wait()
+
+    def _terminate(self) -> None:
+        for child in self._children:
+            if child.alive and child.process:
+                child.process.terminate()
+
+
+def start_chores(house: House) -> ChoreQueue:
+    chores = ChoreQueue(house.settings.queue_database)
+    for name, chore, hours in CHORES:
+        chores.add(name, partial(chore, house), hours)
+    chores.start()
+    return chores
+
+
+def hold_home(settings: Settings) -> FileLock:
+    """The home's lock, as a context manager. Raises HomeInUse saying who has it and how to reach it."""
+    lock = FileLock(settings.locks / "serve.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        try:
+            holder = json.loads(address_file(settings).read_text(encoding="utf-8"))
+            who = f"process {holder['pid']} serves it at {holder['url']}"
+        except (OSError, ValueError, KeyError):
+            who = "it is just starting"
+        raise HomeInUse(
+            f"diffusion-local is already running on {settings.home}: {who}. Open that address, or give this one "
+            "another --home."
+        ) from None
+    return lock
+
+
+def address_file(settings: Settings) -> Path:
+    return settings.locks / "serve.json"
+
+
+def write_address(settings: Settings) -> None:
+    address_file(settings).write_text(json.dumps({"pid": os.getpid(), "url": url(settings)}), encoding="utf-8")
+
+
+def url(settings: Settings) -> str:
+    host = "127.0.0.1" if settings.host in ("", "0.0.0.0", "::") else settings.host
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def free_port(host: str, port: int) -> int:
+    """The port, or a free one for 0. Raises InvalidParams if it is taken or not allowed."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        if os.name != "nt":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise InvalidParams(
+                "port", f"{host}:{port} cannot be used ({error}). Close what uses it, or try --port {port + 1}."
+            ) from None
+        return probe.getsockname()[1]
+
+
+def answers(settings: Settings) -> bool:
+    host = "127.0.0.1" if settings.host in ("", "0.0.0.0") else settings.host
+    try:
+        with socket.create_connection((host, settings.port), timeout=0.2):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""The process that makes pictures: one per device, apart from the web."""

@@ -1,0 +1,65 @@
+"""Slots: a worker owns ``gpu0`` or ``cpu0`` by an OS file lock, which the OS releases when the process dies.
+
+So a job that runs under a slot nobody holds is orphaned: no clock, no heartbeat, no guessing.
+"""
+
+import logging
+
+from filelock import FileLock, Timeout
+
+from diffusion_local.compose import House
+from diffusion_local.domain import Failure, Job, State
+from diffusion_local.errors import HomeInUse
+
+log = logging.getLogger(__name__)
+
+LOST = Failure(
+    "worker_lost",
+    "The worker process died while it made this picture, more than once. It may be too large for this machine's "
+    "memory, or its model is damaged: try a smaller size or another model.",
+)
+
+
+HUNG = Failure(
+    "timed_out",
+    "The worker made no progress with this picture for too long, more than once, and was stopped. Try a smaller size, "
+    "or raise step_timeout.",
+)
+
+
+def slot_lock(house: House, slot: str) -> FileLock:
+    return FileLock(house.settings.locks / f"{slot}.lock")
+
+
+def take(house: House, slot: str, patience: float) -> FileLock:
+    """Hold the slot until this process ends. Raises HomeInUse if another holds it longer than ``patience`` seconds."""
+    lock = slot_lock(house, slot)
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        holder = next((w for w in house.workers.all() if w.slot == slot), None)
+        who = f"process {holder.pid}" if holder else "another process"
+        raise HomeInUse(f"Slot {slot} of {house.settings.home} is held by {who}. Stop that worker first.") from None
+    return lock
+
+
+def recover(house: House, slot: str, failure: Failure = LOST) -> list[Job]:
+    """Settle the jobs a dead worker left. The caller holds the slot's lock."""
+    settled = house.jobs.recover(slot, failure)
+    for job in settled:
+        house.files.drop_preview(job.id)
+        log.warning("recovered: %s after its worker was lost", job.state, extra={"job": job.id})
+    waiting = sum(job.state is State.QUEUED for job in settled)
+    if waiting:
+        house.queue.ring(waiting)
+    return settled
+
+
+def recover_if_free(house: House, slot: str, failure: Failure = LOST) -> list[Job]:
+    """Recover for a worker that is known to have died, unless its successor holds the slot already."""
+    try:
+        with slot_lock(house, slot).acquire(timeout=0):
+            house.workers.tell(slot, "stopped")
+            return recover(house, slot, failure)
+    except Timeout:
+        return []

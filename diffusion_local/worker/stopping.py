@@ -1,0 +1,68 @@
+"""How a worker is told to stop, and how it leaves in time whatever it is doing."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+
+from diffusion_local.compose import House
+from diffusion_local.domain import State
+from diffusion_local.errors import LostClaim
+
+log = logging.getLogger(__name__)
+
+
+class Stop:
+    """``wanted``: claim nothing more. ``now``: give back what runs, too.
+
+    The first request means both, unless the worker is set to finish its picture first; a second one always does.
+    """
+
+    def __init__(self, finish_first: bool = False) -> None:
+        self._finish_first = finish_first
+        self.wanted = threading.Event()
+        self.now = threading.Event()
+
+    def request(self) -> None:
+        if self.wanted.is_set() or not self._finish_first:
+            self.now.set()
+        self.wanted.set()
+
+
+def listen_to_signals(stop: Stop) -> None:
+    def on_signal(signum: int, frame: FrameType | None) -> None:
+        stop.request()
+
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), on_signal)
+
+
+def stop_at_end_of_input(stop: Stop) -> None:
+    """The supervisor holds the other end of standard input: when it dies, by whatever cause, the pipe closes."""
+    while os.read(sys.stdin.fileno(), 1024):
+        continue
+    stop.request()
+
+
+def leave_in_time(house: House, slot: str, stop: Stop, grace: float) -> None:
+    """Give the running jobs back and end the process if it has not stopped by itself within ``grace`` seconds.
+
+    The table's claims make this safe: whatever the abandoned step would still write does not fit any more.
+    """
+    stop.now.wait()
+    time.sleep(grace)
+    try:
+        for job in house.studio.jobs(state=State.RUNNING, limit=1000):
+            if job.worker == slot:
+                with contextlib.suppress(LostClaim):
+                    house.jobs.requeue(job.claim, "given back: shutdown")
+        house.workers.tell(slot, "stopped")
+        log.info("stopped in the middle of a step")
+    finally:
+        logging.shutdown()
+        os._exit(0)

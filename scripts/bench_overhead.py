@@ -1,0 +1,196 @@
+"""What the queue costs: pictures through the queue against a bare pipeline loop, in one run; latencies; memory.
+
+    python scripts/bench_overhead.py [--pictures 20] [--submits 100] [--steps 8] [--record scripts/results/overhead.json]
+
+Measures, on this machine and with the starter model:
+- seconds a picture through submit, queue, worker process, saved PNG and row, as a ratio to ``pipe(...)`` in a loop with
+  the same settings, alternating the two in rounds so that both see the same neighbours;
+- latency of `Studio.submit` in process (p50, p95) and of the named endpoint `/submit` by `gradio_client`;
+- latency from submit to the claim on an idle worker (p50, p95);
+- resident memory of the web and of the worker process.
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from diffusion_local.compose import House, open_house
+from diffusion_local.settings import Settings, assets
+
+PROMPT = "a red apple"
+ROUNDS = 4
+
+
+def main() -> None:
+    options = parse()
+    with tempfile.TemporaryDirectory() as home:
+        settings = Settings.load(home=home, port=0)
+        serving = start(settings)
+        try:
+            url = serving_url(settings)
+            house = open_house(settings)
+            wait_for_worker(house)
+            record: dict[str, Any] = about(options)
+            record |= throughput(house, options)
+            record |= submit_latency(house, url, options.submits)
+            record |= idle_latency(house, options.submits // 2)
+            record |= memory(serving.pid)
+        finally:
+            serving.send_signal(signal.SIGTERM)
+            serving.wait(20)
+    print(json.dumps(record, indent=2))
+    if options.record:
+        options.record.parent.mkdir(parents=True, exist_ok=True)
+        options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=20)
+    parser.add_argument("--submits", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--record", type=Path)
+    return parser.parse_args()
+
+
+def about(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "date": date.today().isoformat(),
+        "command": f"scripts/bench_overhead.py --pictures {options.pictures} --submits {options.submits} "
+        f"--steps {options.steps}",
+        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
+        "versions": {name: metadata.version(name) for name in ("torch", "diffusers", "gradio", "huey")},
+    }
+
+
+def start(settings: Settings) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", "from diffusion_local.cli import main; main()", "serve"]
+    return subprocess.Popen(command, env=settings.child_environ(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def serving_url(settings: Settings) -> str:
+    path = settings.locks / "serve.json"
+    eventually(path.exists)
+    return json.loads(path.read_text(encoding="utf-8"))["url"]
+
+
+def wait_for_worker(house: House) -> None:
+    eventually(lambda: any(worker.status == "idle" for worker in house.workers.all()))
+    house.studio.wait(house.studio.submit(PROMPT, steps=2).job_ids, 120)  # the model is loaded now
+
+
+def eventually(condition: Any, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the studio did not start")
+        time.sleep(0.05)
+
+
+def throughput(house: House, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds a picture, queue against loop; both with two CPU threads at most, never at the same time."""
+    loop = bare_loop(options.steps)
+    each = max(1, options.pictures // ROUNDS)
+    queued, bare = [], []
+    for round_ in range(ROUNDS):
+        began = time.monotonic()
+        receipt = house.studio.submit(PROMPT, count=each, seed=round_ * each, steps=options.steps)
+        house.studio.wait(receipt.job_ids, 3600)
+        queued.append((time.monotonic() - began) / each)
+        began = time.monotonic()
+        for seed in range(round_ * each, (round_ + 1) * each):
+            loop(seed)
+        bare.append((time.monotonic() - began) / each)
+    return {
+        "queue_seconds_a_picture": round(statistics.median(queued), 3),
+        "loop_seconds_a_picture": round(statistics.median(bare), 3),
+        "ratio": round(statistics.median(queued) / statistics.median(bare), 3),
+        "ratios_by_round": [round(q / b, 3) for q, b in zip(queued, bare, strict=True)],
+    }
+
+
+def bare_loop(steps: int) -> Any:
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(assets() / "starter", dtype=torch.float32, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+
+    def draw(seed: int) -> None:
+        generator = torch.Generator("cpu").manual_seed(seed)
+        pipe(PROMPT, width=256, height=256, num_inference_steps=steps, guidance_scale=5.0, generator=generator)
+
+    draw(0)
+    return draw
+
+
+def submit_latency(house: House, url: str, submits: int) -> dict[str, Any]:
+    """Milliseconds until a submit is acknowledged, the queue being paused so that the worker stays out of the way."""
+    from gradio_client import Client
+
+    house.studio.pause()
+    client = Client(url, verbose=False)
+    direct = [timed(lambda: house.studio.submit(PROMPT)) for _ in range(submits)]
+    remote = [timed(lambda: client.predict(PROMPT, api_name="/submit")) for _ in range(submits)]
+    house.studio.cancel_waiting()
+    house.studio.resume()
+    return {"submit_ms": percentiles(direct), "submit_by_gradio_client_ms": percentiles(remote)}
+
+
+def idle_latency(house: House, submits: int) -> dict[str, Any]:
+    """Milliseconds from a submit to its claim by an idle worker."""
+    waits = []
+    for _ in range(submits):
+        receipt = house.studio.submit(PROMPT, steps=1, width=128, height=128)
+        (job,) = house.studio.wait(receipt.job_ids, 60)
+        events = {event.state: event.at for event in house.studio.events(job.id)}
+        waits.append(seconds_between(events["queued"], events["running"]))
+        time.sleep(0.4)  # idle again
+    return {"idle_start_ms": percentiles(waits)}
+
+
+def seconds_between(first: str, second: str) -> float:
+    from datetime import datetime
+
+    return (datetime.fromisoformat(second) - datetime.fromisoformat(first)).total_seconds()
+
+
+def timed(work: Any) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(seconds, n=20)
+    return {"p50": round(cuts[9] * 1000, 1), "p95": round(cuts[18] * 1000, 1), "n": len(seconds)}
+
+
+def memory(supervisor: int) -> dict[str, Any]:
+    """Resident megabytes by process, and whether the web process has torch mapped."""
+    found: dict[str, Any] = {}
+    for child in psutil.Process(supervisor).children():
+        command = " ".join(child.cmdline())
+        name = "web" if "diffusion_local.web" in command else "worker"
+        found[f"{name}_resident_mb"] = round(child.memory_info().rss / 1e6)
+        if name == "web":
+            found["web_has_torch"] = any("libtorch" in mapped.path for mapped in child.memory_maps())
+    found["supervisor_resident_mb"] = round(psutil.Process(supervisor).memory_info().rss / 1e6)
+    return found
+
+
+if __name__ == "__main__":
+    main()

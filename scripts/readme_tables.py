@@ -1,0 +1,53 @@
+"""Writes README's tables that come from the code: settings and modules. ``--check`` only says whether they are fresh."""
+
+import ast
+import re
+import sys
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from diffusion_local.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PACKAGE = ROOT / "diffusion_local"
+
+
+def main() -> int:
+    text = README.read_text(encoding="utf-8")
+    fresh = replaced(replaced(text, "settings", settings_table()), "modules", modules_table())
+    if "--check" in sys.argv:
+        return int(fresh != text)
+    README.write_text(fresh, encoding="utf-8")
+    return 0
+
+
+def replaced(text: str, name: str, table: str) -> str:
+    marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+    return re.sub(marks, lambda found: found[1] + table + found[2], text, flags=re.DOTALL)
+
+
+def settings_table() -> str:
+    lines = ["| setting | default | meaning |", "|---|---|---|"]
+    for each in fields(Settings):
+        default = "platform's user data folder" if each.default is MISSING else f"`{each.default}`"
+        meaning = each.metadata["doc"]
+        if choices := each.metadata.get("choices"):
+            meaning += f" ({', '.join(choices)})"
+        lines.append(f"| `{each.name}` | {'' if default == '``' else default} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def modules_table() -> str:
+    lines = ["| module | is |", "|---|---|"]
+    for path in sorted(PACKAGE.rglob("*.py"), key=lambda path: (len(path.parts), path)):
+        document = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        name = path.relative_to(PACKAGE).as_posix().removesuffix("/__init__.py") if path.parent != PACKAGE else path.name
+        if document and name != "__init__.py":
+            first = re.split(r"(?<=[.:])\s", " ".join(document.split("\n\n")[0].split()), maxsplit=1)[0].rstrip(":")
+            lines.append(f"| `{name}` | {first.replace('``', '`').replace('|', '/')} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
