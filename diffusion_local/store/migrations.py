@@ -63,7 +63,8 @@ def m001_queue(db: Database) -> None:
         )
         """,
         "CREATE INDEX jobs_waiting ON jobs (lane, priority DESC, position) WHERE state = 'queued' AND held = 0",
-        "CREATE INDEX jobs_queued ON jobs (lane, priority DESC, position, cost) WHERE state = 'queued'",
+        "CREATE INDEX jobs_queued ON jobs (lane, priority DESC, position, model, cost) WHERE state = 'queued'",
+        "CREATE INDEX jobs_work ON jobs (model, cost) WHERE state = 'queued'",
         "CREATE INDEX jobs_running ON jobs (worker) WHERE state = 'running'",
         "CREATE INDEX jobs_ended ON jobs (finished_at DESC) WHERE finished_at IS NOT NULL",
         "CREATE INDEX jobs_by_model ON jobs (model, finished_at DESC) WHERE state = 'done'",

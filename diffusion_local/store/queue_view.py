@@ -31,7 +31,9 @@ class QueueView:
             first = jobs(db, f"INDEXED BY jobs_queued WHERE state = 'queued' {ORDER} LIMIT ?", waiting)
             workers = [rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")]
             queued_cost = dict(
-                db.execute("SELECT model, sum(cost) FROM jobs WHERE state = 'queued' GROUP BY model").fetchall()
+                db.execute(
+                    "SELECT model, sum(cost) FROM jobs INDEXED BY jobs_work WHERE state = 'queued' GROUP BY model"
+                ).fetchall()
             )
             paces = self._paces(db, {*queued_cost, *(job.params.model for job in running)})
             hands = sum(worker.status != "stopped" for worker in workers)
