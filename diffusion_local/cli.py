@@ -1,25 +1,23 @@
 """The command line. It works with or without a running server, since the jobs table is the truth."""
 
-import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from diffusion_local import __version__, shapes
 from diffusion_local.compose import open_studio
 from diffusion_local.doctor import back_up, examine, rebuild_gallery
-from diffusion_local.domain import Job, Receipt, State
+from diffusion_local.domain import State
 from diffusion_local.engine import inventory
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.logs import read as read_logs
 from diffusion_local.logs import start as start_log
 from diffusion_local.settings import Settings
-from diffusion_local.studio import Studio
+from diffusion_local.terminal import job_line, parse_size, tell, tell_receipt
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -27,9 +25,7 @@ JobIds = Annotated[list[str] | None, typer.Argument(help="Job ids.")]
 OfBatch = Annotated[str | None, typer.Option(help="Every job of this batch.")]
 Home = Annotated[Path | None, typer.Option(help="Folder that holds everything.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
-FAILED = 1  # exit status of `submit --wait` when a picture was not made
 REFUSED = 2  # exit status of a UserError
-LOOK_SECONDS = 0.2
 
 
 def main() -> None:
@@ -321,62 +317,3 @@ def doctor(
 def version() -> None:
     """Print the version."""
     print(__version__)
-
-
-def tell(shaped: Any, as_json: bool, lines: list[str]) -> None:
-    print(json.dumps(shaped, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
-
-
-def tell_receipt(studio: Studio, receipt: Receipt, wait: bool, timeout: float, as_json: bool) -> None:
-    shaped: dict[str, Any] = shapes.receipt(receipt)
-    lines = [f"queued {job_id}" for job_id in receipt.job_ids]
-    if wait:
-        ended = watch(studio, receipt.job_ids, timeout, quiet=as_json)
-        images = studio.images_of(ended)
-        shaped["jobs"] = shapes.with_places(studio, ended)
-        for each in shaped["jobs"]:
-            if each["image"]:
-                each["file"] = str(studio.picture_file(each["image"]["id"]))
-        lines = [str(studio.picture_file(images[job.id].id)) if job.id in images else job_line(job) for job in ended]
-        tell(shaped, as_json, lines)
-        if any(job.state is not State.DONE for job in ended):
-            raise typer.Exit(FAILED)
-        return
-    if not any(worker.status != "stopped" for worker in studio.workers()):
-        print("note: no worker is running; start one with `diffusion-local serve`.", file=sys.stderr)
-    tell(shaped, as_json, lines)
-
-
-def watch(studio: Studio, job_ids: list[str], timeout: float, quiet: bool) -> list[Job]:
-    """The jobs once they have ended, with a progress line on a terminal."""
-    show = not quiet and sys.stderr.isatty()
-    deadline = time.monotonic() + timeout
-    while True:
-        found = studio.wait(job_ids, min(LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
-        if show:
-            done = sum(job.final for job in found)
-            running = next((job for job in found if job.state is State.RUNNING), None)
-            step = f", step {running.step} of {running.params.steps}" if running else ""
-            print(f"\r{done} of {len(found)}{step}\033[K", end="", file=sys.stderr, flush=True)
-        if all(job.final for job in found) or time.monotonic() >= deadline:
-            if show:
-                print("\r\033[K", end="", file=sys.stderr)
-            return found
-
-
-def job_line(job: Job) -> str:
-    told = f"{job.id}  {job.state:<9}"
-    if job.state is State.RUNNING:
-        told += f" step {job.step}/{job.params.steps} "
-    if job.failure:
-        told += f" {job.failure.kind}: {job.failure.message}"
-    return f"{told} {job.params.prompt}"
-
-
-def parse_size(size: str | None) -> tuple[int | None, int | None]:
-    if size is None:
-        return None, None
-    width, cross, height = size.lower().partition("x")
-    if not cross or not width.isdecimal() or not height.isdecimal():
-        raise InvalidParams("size", f"must be WIDTHxHEIGHT in pixels, such as 256x256 (got {size!r}).")
-    return int(width), int(height)

@@ -34,6 +34,10 @@ TRANSITIONS: dict[str, tuple[State, State, str]] = {
 FINAL = frozenset(State) - {start for start, _, _ in TRANSITIONS.values()}
 
 
+#: How often a job with transient faults is tried.
+MAX_TRIES = 3
+
+
 class Lane(StrEnum):
     INTERACTIVE = "interactive"  # somebody is waiting: always before the batch lane
     BATCH = "batch"  # prompt lists

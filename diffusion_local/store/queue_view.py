@@ -61,9 +61,10 @@ class QueueView:
             position = None
             if job.state is State.QUEUED:
                 counted = db.execute(
-                    "SELECT model, count(*), sum(cost) FROM jobs WHERE state = 'queued' AND "
-                    "(lane, -priority, position) < ((SELECT lane FROM jobs WHERE id = ?), ?, ?) GROUP BY model",
-                    [job.id, -job.priority, job.position],
+                    "SELECT model, count(*), sum(cost) FROM jobs INDEXED BY jobs_queued WHERE state = 'queued' AND "
+                    "(lane < :lane OR lane = :lane AND (priority > :priority OR priority = :priority AND "
+                    "position < :position)) GROUP BY model",
+                    {"lane": rows.LANE_RANKS[job.lane], "priority": job.priority, "position": job.position},
                 ).fetchall()
                 position = 1 + sum(count for _, count, _ in counted)
                 ahead = {model: cost for model, _, cost in counted}

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from PIL import Image as PIL
 
 from diffusion_local.compose import House
-from diffusion_local.domain import Failure, Image, Job, utc_now, utc_text
+from diffusion_local.domain import MAX_TRIES, Failure, Image, Job, utc_now, utc_text
 from diffusion_local.engine import Engine, Picture
 from diffusion_local.errors import DatabaseProblem, EngineError, LostClaim, ModelUnavailable, NotFound, Stopped
 from diffusion_local.store import recipe
@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.2  # at most five writes a second about a running job; flags are read at every step
 PREVIEW_SECONDS = 0.5
-MAX_TRIES = 3  # of a job with transient faults
 FIRST_BACKOFF = timedelta(seconds=10)  # doubled at each further try
 DATABASE_PAUSE = 2.0
 PAUSED_UNLOAD = 60.0  # seconds; a long pause frees the device's memory
@@ -96,15 +95,21 @@ class Runner:
         started = time.monotonic()
         if self._settle(job, lambda: made.append(self._make(job))):
             # 3. Save on the other thread; one picture at a time, so that memory stays flat.
-            self.wait_for_saver()
+            try:
+                self.wait_for_saver()
+            except DatabaseProblem:
+                self._unsettled.append(job)
+                raise
             self._saving = self._saver.submit(self._finish, job, made[0], time.monotonic() - started)
+            if job.crashes:  # a suspect is settled alone, so that the crash of another is not counted as its own
+                self.wait_for_saver()
         else:
             self._forget(job)
 
     def wait_for_saver(self) -> None:
-        if self._saving is not None:
-            self._saving.result()
-            self._saving = None
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def _give_back_unsettled(self) -> None:
         """Jobs whose end could not be written, as the database was not there, are made again."""
