@@ -13,6 +13,7 @@ DiffusionLocalError
 |   |-- OutOfMemory       the device has not enough memory, even on the last rung
 |   |-- BadImage          the model gave no usable picture
 |   |-- DiskFull          no room to save the picture
+|   |-- DeviceLost        the GPU's driver failed; only a new process can use it again
 |   `-- TimedOut          no step was reported within the job's limit
 |-- Stopped               raised through the engine to stop it at a step
 `-- LostClaim             somebody else decides about this job now; write nothing
@@ -107,6 +108,13 @@ class DiskFull(EngineError):
     """There is no room on the disk to save the picture. Free some space; the queue goes on by itself."""
 
     kind = "disk_full"
+    transient = True
+
+
+class DeviceLost(EngineError):
+    """The GPU or its driver stopped answering; the worker starts anew and tries again."""
+
+    kind = "device_lost"
     transient = True
 
 

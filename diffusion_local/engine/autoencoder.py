@@ -1,4 +1,7 @@
-"""Between pictures and latents. Pixels are float in [-1, 1], N x 3 x H x W; latents N x C x h x w as the denoiser sees them."""
+"""Between pictures and latents.
+
+Pixels are float in [-1, 1], N x 3 x H x W; latents are N x C x h x w, scaled as the denoiser sees them.
+"""
 
 from typing import Any
 

@@ -14,7 +14,6 @@ import diffusers
 import torch
 import transformers
 from diffusers.utils import logging as diffusers_logging
-from PIL import Image as PIL
 from transformers.utils import logging as transformers_logging
 
 from diffusion_local.catalog import Model
@@ -22,7 +21,8 @@ from diffusion_local.domain import Params
 from diffusion_local.engine import OnStep, Picture, autoencoder, model_files, previews, samplers
 from diffusion_local.engine.devices import Device
 from diffusion_local.engine.families import FAMILIES, Conditioning, Family
-from diffusion_local.errors import BadImage, EngineError, ModelUnavailable, OutOfMemory
+from diffusion_local.engine.steps import Steps
+from diffusion_local.errors import BadImage, DeviceLost, EngineError, ModelUnavailable, OutOfMemory
 
 #: Prompts whose embeddings are kept: about 0.3 MB each for SD, 0.6 MB for SDXL, with their negatives.
 PROMPTS_KEPT = 32
@@ -119,7 +119,7 @@ class DiffusersEngine:
             load_seconds=time.monotonic() - started,
         )
 
-    def _generate(self, loaded: Loaded, params: Params, steps: "Steps") -> Picture:
+    def _generate(self, loaded: Loaded, params: Params, steps: Steps) -> Picture:
         pipe = loaded.pipe
         # 1. Text to embeddings.
         conditioning = self._embed(loaded, params)
@@ -190,7 +190,7 @@ class DiffusersEngine:
         traceback.clear_frames(error.__traceback__)
         if isinstance(error, EngineError):
             return error
-        problem = OutOfMemory() if is_out_of_memory(error) else otherwise(error)
+        problem = OutOfMemory() if is_out_of_memory(error) else DeviceLost() if is_lost(error) else otherwise(error)
         problem.__cause__ = error
         return problem
 
@@ -206,43 +206,16 @@ class DiffusersEngine:
             torch.mps.empty_cache()
 
 
-class Steps:
-    """diffusers' ``callback_on_step_end``: hands whole steps to ``on_step`` and remembers what that raises."""
-
-    def __init__(self, on_step: OnStep, factors: previews.Factors | None) -> None:
-        self.raised: BaseException | None = None
-        self._on_step = on_step
-        self._factors = factors
-        self._order = 1
-        self._estimate: Callable[[], torch.Tensor | None] = lambda: None
-
-    def follow(self, scheduler: Any) -> None:
-        self._order = scheduler.order
-        self._estimate = samplers.watch(scheduler)
-
-    def __call__(self, pipe: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-        """A second order sampler (Heun) calls twice a step, but for the last, which has one call."""
-        calls = index + 1
-        if calls % self._order == 0 or calls == pipe.num_timesteps:
-            try:
-                self._on_step(-(-calls // self._order), self._preview(tensors["latents"]))
-            except BaseException as error:
-                self.raised = error
-                raise
-        return {}
-
-    def _preview(self, latents: torch.Tensor) -> Callable[[], PIL.Image] | None:
-        if self._factors is None:
-            return None
-        estimate = self._estimate()
-        return partial(previews.draw, latents if estimate is None else estimate, self._factors)
-
-
 def is_out_of_memory(error: Exception) -> bool:
     words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     )
+
+
+def is_lost(error: Exception) -> bool:
+    """After an error of the driver every further call in this process fails, too."""
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("CUDA error", "HIP error"))
 
 
 def unloadable(model: Model, error: Exception) -> ModelUnavailable:

@@ -17,7 +17,7 @@ Conditioning = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """``load(folder, dtype)`` gives a diffusers pipeline on the CPU; ``embed(pipe, prompt, negative)`` its conditioning.
+    """``load(folder, dtype)`` gives a pipeline on the CPU, ``embed(pipe, prompt, negative)`` what it is to draw.
 
     ``negative`` is None where classifier-free guidance is off.
     """

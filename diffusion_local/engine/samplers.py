@@ -23,14 +23,14 @@ TABLE: dict[str, tuple[str, dict[str, Any]]] = {
         {**_PLAIN, "algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
     ),
     # The multistep form: DPMSolverSDEScheduler needs torchsde.
-    "DPM++ SDE": ("DPMSolverMultistepScheduler", {**_PLAIN, "algorithm_type": "sde-dpmsolver++", "solver_order": 2}),
+    "DPM++ 2M SDE": ("DPMSolverMultistepScheduler", {**_PLAIN, "algorithm_type": "sde-dpmsolver++", "solver_order": 2}),
     "Euler": ("EulerDiscreteScheduler", _PLAIN),
     "Euler a": ("EulerAncestralDiscreteScheduler", {}),
     "UniPC": ("UniPCMultistepScheduler", {**_PLAIN, "solver_type": "bh2"}),
-    "Heun": ("HeunDiscreteScheduler", {**_PLAIN, "clip_sample": False}),
-    # A DDIM step goes back by 1000 // steps; only `trailing` (and `leading`) space the timesteps just so. With
-    # `linspace` each step removes too little noise, which stays as speckle.
-    "DDIM": ("DDIMScheduler", {**_LATENT, "timestep_spacing": "trailing"}),
+    # A DDIM step goes back by 1000 // steps, so `linspace` steps remove too little noise; Heun divides by the next
+    # sigma, which `linspace` brings near zero. Either stays in the picture as speckle.
+    "Heun": ("HeunDiscreteScheduler", {**_PLAIN, "clip_sample": False, "timestep_spacing": "trailing"}),
+    "DDIM": ("DDIMScheduler", {**_LATENT, "timestep_spacing": "trailing", "set_alpha_to_one": True}),
     "DDPM": ("DDPMScheduler", {**_LATENT, "variance_type": "fixed_small"}),
     # 50, the default, refuses more than 50 steps.
     "LCM": ("LCMScheduler", {**_LATENT, "original_inference_steps": 200}),
@@ -38,7 +38,7 @@ TABLE: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def scheduler(name: str, base_config: Mapping[str, Any]) -> Any:
-    """A fresh diffusers scheduler for a sampler of ``catalog.SAMPLERS``, on the noise schedule of the model's config."""
+    """A fresh diffusers scheduler for a sampler of ``catalog.SAMPLERS``, with the model's noise schedule."""
     class_name, overrides = TABLE[name]
     return getattr(diffusers, class_name).from_config(dict(base_config), **overrides)
 

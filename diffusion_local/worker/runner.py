@@ -13,7 +13,15 @@ from PIL import Image as PIL
 from diffusion_local.compose import House
 from diffusion_local.domain import MAX_TRIES, Failure, Image, Job, utc_now, utc_text
 from diffusion_local.engine import Engine, Picture
-from diffusion_local.errors import DatabaseProblem, EngineError, LostClaim, ModelUnavailable, NotFound, Stopped
+from diffusion_local.errors import (
+    DatabaseProblem,
+    DeviceLost,
+    EngineError,
+    LostClaim,
+    ModelUnavailable,
+    NotFound,
+    Stopped,
+)
 from diffusion_local.store import recipe
 from diffusion_local.store.files import key_for
 from diffusion_local.store.jobs import Flags
@@ -205,6 +213,8 @@ class Runner:
                     self._jobs.requeue(job.claim, f"given back: {stopped.reason}")
                 log.info("%s", stopped, extra={"job": job.id})
             except EngineError as error:
+                if isinstance(error, DeviceLost):
+                    self._stop.request()  # the supervisor starts a new process, which has a sound device
                 if error.transient and job.tries + 1 < MAX_TRIES:
                     self._try_later(job, error)
                 else:

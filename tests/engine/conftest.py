@@ -1,0 +1,99 @@
+"""Engines to test; the starter is loaded once for the whole session. torch is imported only by tests that use it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from diffusion_local.catalog import Catalog, Model, read_folder
+from diffusion_local.domain import Params
+from diffusion_local.engine import Engine, Picture
+from diffusion_local.engine.fake import FakeEngine
+from diffusion_local.settings import assets
+from tests.support import PARAMS
+
+if TYPE_CHECKING:
+    from diffusion_local.engine.diffusers_engine import DiffusersEngine
+
+
+@dataclass
+class Draw:
+    """Draws with an engine and remembers the steps it was told of."""
+
+    engine: Engine
+
+    def __post_init__(self) -> None:
+        self.steps: list[int] = []
+        self.previews: list[Any] = []
+
+    def __call__(self, **changes: Any) -> Picture:
+        self.steps.clear()
+        self.previews.clear()
+        return self.engine.generate(replace(PARAMS, **changes), self.on_step)
+
+    def on_step(self, step: int, preview: Callable[[], Any] | None) -> None:
+        self.steps.append(step)
+        self.previews.append(preview)
+
+
+@pytest.fixture(scope="session")
+def starter() -> Model:
+    return Catalog(assets() / "starter", Path("no-such-folder")).default
+
+
+@pytest.fixture(scope="session")
+def _diffusers() -> "Iterator[DiffusersEngine]":
+    import torch
+
+    from diffusion_local.engine.devices import at_slot
+    from diffusion_local.engine.diffusers_engine import DiffusersEngine
+
+    before = torch.get_num_threads()
+    yield DiffusersEngine(at_slot("cpu0"), threads=1)
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def diffusers_engine(_diffusers: "DiffusersEngine", starter: Model) -> "DiffusersEngine":
+    """With the starter loaded, whatever the test before did."""
+    _diffusers.load(starter)
+    return _diffusers
+
+
+@pytest.fixture(params=["fake", "diffusers"])
+def engine(request: pytest.FixtureRequest, starter: Model) -> Engine:
+    if request.param == "diffusers":
+        return request.getfixturevalue("diffusers_engine")
+    fake = FakeEngine(step_seconds=0)
+    fake.load(starter)
+    return fake
+
+
+@pytest.fixture
+def draw(engine: Engine) -> Draw:
+    return Draw(engine)
+
+
+@pytest.fixture
+def params(starter: Model) -> Params:
+    return PARAMS
+
+
+@pytest.fixture
+def starter_copy(starter: Model, tmp_path: Path) -> "Callable[[], Model]":
+    """Makes a copy of the starter that a test may damage; files are links until they are replaced."""
+
+    def copy() -> Model:
+        folder = tmp_path / "copy"
+        for name in ("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae"):
+            source = starter.folder / name
+            for path in source.rglob("*") if source.is_dir() else [source]:
+                if path.is_file():
+                    target = folder / path.relative_to(starter.folder)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.symlink_to(path.resolve())
+        return read_folder(folder, "copy", "Copy")
+
+    return copy

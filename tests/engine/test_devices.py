@@ -1,0 +1,90 @@
+import json
+import sys
+
+import pytest
+import torch
+
+from diffusion_local.engine import devices
+from diffusion_local.engine.choose import open_engine
+from diffusion_local.settings import Settings
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+class Card:
+    name = "NVIDIA Test 24GB"
+    total_memory = 24 * 2**30
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Card)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_gpu_there_is_the_cpu_in_fp32() -> None:
+    [cpu] = devices.find()
+    assert (cpu.slot, cpu.torch, cpu.dtype, cpu.type) == ("cpu0", "cpu", "float32", "cpu")
+    assert cpu.memory is None or cpu.memory > 2**28
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_every_gpu_is_found_in_fp16() -> None:
+    found = devices.find()
+    assert [(d.slot, d.torch, d.dtype, d.type) for d in found] == [
+        ("gpu0", "cuda:0", "float16", "cuda"),
+        ("gpu1", "cuda:1", "float16", "cuda"),
+    ]
+    assert found[0].memory == Card.total_memory
+    assert devices.at_slot("gpu1") == found[1]
+    assert devices.at_slot("cpu0").torch == "cpu"
+    with pytest.raises(devices.DeviceUnavailable, match=r"'gpu2'.*Known: gpu0, gpu1"):
+        devices.at_slot("gpu2")
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(
+    ("built_for", "advice"), [(None, "without GPU support. Install one"), ("13.0", "finds no GPU. See whether")]
+)
+def test_asking_for_cuda_in_vain_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, built_for: str | None, advice: str
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.setattr(torch.version, "hip", None)
+    with pytest.raises(devices.DeviceUnavailable, match=advice):
+        devices.find("cuda")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_other_wishes_that_cannot_be() -> None:
+    with pytest.raises(devices.DeviceUnavailable, match="Apple silicon"):
+        devices.find("mps")
+    with pytest.raises(devices.DeviceUnavailable, match="no device type 'tpu'"):
+        devices.find("tpu")
+    with pytest.raises(devices.DeviceUnavailable, match=r"slot 'disk0'.*Known: cpu0"):
+        devices.at_slot("disk0")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert devices.main() == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["torch"] == torch.__version__
+    assert answer["devices"][0]["slot"] == "cpu0"
+    assert devices.main("cuda") == 1
+    assert "PyTorch" in json.loads(capsys.readouterr().out)["problem"]
+
+
+def test_the_engine_of_the_settings_is_opened() -> None:
+    threads = torch.get_num_threads()
+    engine = open_engine(Settings.load(threads=1), "cpu0")
+    torch.set_num_threads(threads)
+    assert type(engine).__name__ == "DiffusersEngine"
+    assert engine.loaded == ""
+    assert "diffusers" in sys.modules

@@ -1,0 +1,45 @@
+import time
+
+import torch
+from PIL import Image
+
+from diffusion_local.engine import autoencoder, previews
+from diffusion_local.engine.diffusers_engine import DiffusersEngine
+
+
+def test_latents_of_plain_colours_are_previewed_in_those_colours(diffusers_engine: DiffusersEngine) -> None:
+    loaded = diffusers_engine._loaded
+    assert loaded is not None
+    assert loaded.factors is not None
+    for colour in [(255, 0, 0), (0, 160, 0), (0, 0, 255), (255, 255, 255), (128, 128, 128), (0, 0, 0)]:
+        pixels = torch.tensor(colour).view(1, 3, 1, 1).expand(1, 3, 64, 64) / 127.5 - 1
+        with torch.no_grad():
+            latents = autoencoder.encode(loaded.pipe.vae, pixels)
+        seen = previews.draw(latents, loaded.factors).resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+        assert isinstance(seen, tuple)
+        assert all(abs(a - b) < 48 for a, b in zip(seen, colour, strict=True)), (seen, colour)
+
+
+def test_factors_are_the_same_each_time_and_fitting_leaves_the_model_as_it_was(
+    diffusers_engine: DiffusersEngine,
+) -> None:
+    loaded = diffusers_engine._loaded
+    assert loaded is not None
+    assert loaded.factors is not None
+    state = torch.random.get_rng_state()
+    again = previews.fit(loaded.pipe.vae)
+    assert again is not None
+    assert torch.allclose(again.weights, loaded.factors.weights, atol=1e-4)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert loaded.pipe.vae.dtype == torch.float32
+
+
+def test_a_preview_costs_little() -> None:
+    factors = previews.Factors(torch.rand(3, 5))
+    latents = torch.randn(1, 4, 128, 128)
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        assert previews.draw(latents, factors).size == (256, 256)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.02

@@ -1,0 +1,42 @@
+import pytest
+from PIL import Image, ImageChops, ImageStat
+
+from diffusion_local.catalog import SAMPLERS
+from diffusion_local.engine import samplers
+from diffusion_local.engine.diffusers_engine import DiffusersEngine
+from tests.engine.conftest import Draw
+
+
+def test_the_table_holds_the_names_of_the_catalogue_in_their_order() -> None:
+    assert tuple(samplers.TABLE) == SAMPLERS
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_each_sampler_draws(diffusers_engine: DiffusersEngine, name: str) -> None:
+    draw = Draw(diffusers_engine)
+    picture = draw(sampler=name, steps=3)
+    assert draw.steps == [1, 2, 3]
+    assert picture.facts["scheduler"] == samplers.TABLE[name][0]
+    assert max(ImageStat.Stat(picture.image).stddev) > 20  # not a flat picture
+    # The previews show the estimate of the finished picture: the last one is it, but for its size.
+    assert difference(draw.previews[-1](), picture.image) < 20
+
+
+def test_lcm_takes_more_than_fifty_steps(diffusers_engine: DiffusersEngine) -> None:
+    config = diffusers_engine._loaded.scheduler_config  # type: ignore[union-attr]
+    scheduler = samplers.scheduler("LCM", config)
+    scheduler.set_timesteps(150)
+    assert len(scheduler.timesteps) == 150
+
+
+def test_a_models_own_scheduler_settings_do_not_leak_into_another_sampler() -> None:
+    config = {"prediction_type": "v_prediction", "use_karras_sigmas": True, "algorithm_type": "sde-dpmsolver++"}
+    plain = samplers.scheduler("DPM++ 2M", config).config
+    assert plain.prediction_type == "v_prediction"
+    assert (plain.use_karras_sigmas, plain.algorithm_type) == (False, "dpmsolver++")
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    """Mean absolute difference of two pictures (0 to 255) at 32x32."""
+    small = (image.resize((32, 32), Image.Resampling.BOX) for image in (one, other))
+    return sum(ImageStat.Stat(ImageChops.difference(*small)).mean) / 3

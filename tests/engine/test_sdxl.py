@@ -1,0 +1,106 @@
+"""The SDXL family, on a model of its architecture with few and random weights."""
+
+import json
+import shutil
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+import transformers
+
+from diffusion_local.catalog import Model, read_folder
+from diffusion_local.engine import families
+from diffusion_local.engine.diffusers_engine import DiffusersEngine
+from tests.engine.conftest import Draw
+
+
+@pytest.fixture(scope="module")
+def tiny(starter: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = tmp_path_factory.mktemp("models") / "tiny-sdxl"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vocabulary = json.loads((starter.folder / "text_encoder/config.json").read_text())["vocab_size"]
+        text = transformers.CLIPTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            projection_dim=16,
+            eos_token_id=vocabulary - 1,
+        )
+        unet = diffusers.UNet2DConditionModel(
+            sample_size=16,
+            block_out_channels=(16, 32),
+            norm_num_groups=8,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=1,
+            attention_head_dim=8,
+            cross_attention_dim=32,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=16 + 6 * 8,
+            use_linear_projection=True,
+        )
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(starter.folder / "tokenizer")
+        diffusers.StableDiffusionXLPipeline(
+            vae=diffusers.AutoencoderKL.from_pretrained(starter.folder / "vae"),
+            text_encoder=transformers.CLIPTextModel(text),
+            text_encoder_2=transformers.CLIPTextModelWithProjection(text),
+            tokenizer=tokenizer,
+            tokenizer_2=tokenizer,
+            unet=unet,
+            scheduler=diffusers.EulerDiscreteScheduler(timestep_spacing="leading"),
+            add_watermarker=False,
+        ).save_pretrained(folder)
+    return read_folder(folder, "tiny", "Tiny")
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_it_draws(diffusers_engine: DiffusersEngine, tiny: Model, guidance: float) -> None:
+    diffusers_engine.load(tiny)
+    draw = Draw(diffusers_engine)
+    pictures = [draw(model="tiny", steps=2, width=128, height=192, guidance=guidance) for _ in range(2)]
+    assert pictures[0].image.size == (128, 192)
+    assert pictures[0].image.tobytes() == pictures[1].image.tobytes()
+    assert draw.steps == [1, 2]
+
+
+def test_pixels_are_those_of_a_bare_pipeline(diffusers_engine: DiffusersEngine, tiny: Model) -> None:
+    diffusers_engine.load(tiny)
+    ours = Draw(diffusers_engine)(model="tiny", prompt="a cat", seed=3, steps=2, sampler="Euler").image
+    pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(tiny.folder, add_watermarker=False)
+    theirs = pipe(
+        "a cat",
+        width=128,
+        height=128,
+        num_inference_steps=2,
+        guidance_scale=5.0,
+        generator=torch.Generator().manual_seed(3),
+    ).images[0]
+    assert ours.tobytes() == theirs.tobytes()
+
+
+def test_half_precision_files_are_taken_where_they_fit_or_are_all_there_is(tmp_path: Path) -> None:
+    unet = tmp_path / "unet"
+    unet.mkdir()
+    (unet / "diffusion_pytorch_model.fp16.safetensors").touch()
+    assert families.variant(tmp_path, torch.float32) == "fp16"
+    (unet / "diffusion_pytorch_model.safetensors").touch()
+    assert families.variant(tmp_path, torch.float32) is None
+    assert families.variant(tmp_path, torch.float16) == "fp16"
+    (unet / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    assert families.variant(tmp_path, torch.float16) is None
+
+
+def test_a_folder_of_half_precision_files_only_is_loaded(
+    diffusers_engine: DiffusersEngine, tiny: Model, tmp_path: Path
+) -> None:
+    folder = tmp_path / "half"
+    shutil.copytree(tiny.folder, folder)
+    for path in folder.rglob("*.safetensors"):
+        path.rename(path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")))
+    diffusers_engine.load(read_folder(folder, "half", "Half"))
+    Draw(diffusers_engine)(model="half", steps=1)

@@ -1,0 +1,123 @@
+"""What several test modules need: polling with a deadline, nouns to start from, and children that do not outlive us."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from diffusion_local.domain import Batch, Failure, Image, Job, Lane, Params, State, new_id, utc_now
+from diffusion_local.store.files import key_for
+from diffusion_local.store.jobs import JobStore, new_jobs
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGE = REPOSITORY / "diffusion_local"
+
+T = TypeVar("T")
+
+FAILURE = Failure("engine_error", "it broke", "traceback")
+PARAMS = Params("a red apple", "", "starter", 128, 128, 4, 5.0, "DPM++ 2M", 7)
+
+
+def eventually(condition: Callable[[], T], timeout: float = 15.0, every: float = 0.02) -> T:
+    """The condition's first true value; fails once ``timeout`` seconds have passed without one."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout} s; last value: {value!r}"
+        time.sleep(every)
+    return value
+
+
+def params(**changes: Any) -> Params:
+    return replace(PARAMS, **changes)
+
+
+def enqueue(
+    store: JobStore,
+    count: int = 1,
+    lane: Lane = Lane.INTERACTIVE,
+    priority: int = 0,
+    key: str | None = None,
+    max_queued: int = 1_000_000,
+    **changes: Any,
+) -> list[str]:
+    """Ids of ``count`` new queued jobs of one batch."""
+    batch = Batch(new_id(), "test", "", lane, count, utc_now())
+    each = [params(**{"seed": 7 + place} | changes) for place in range(count)]
+    return store.insert_batch(batch, new_jobs(batch, each, priority), key, max_queued)[1]
+
+
+def claimed(store: JobStore, worker: str = "cpu0") -> Job:
+    job = store.claim_next(worker)
+    assert job is not None
+    return job
+
+
+def image_of(job: Job, **changes: Any) -> Image:
+    image = Image(job.id, job.id, key_for(job.id, job.created_at), job.params, 128, 128, 1000, utc_now(), 0.5)
+    return replace(image, **changes)
+
+
+def in_state(store: JobStore, state: State) -> Job:
+    """A job that has come to this state by the store's own verbs."""
+    enqueue(store)
+    if state is State.QUEUED:
+        return store.get(claimed_and_given_back(store))
+    job = claimed(store)
+    match state:
+        case State.DONE:
+            store.finish(job.claim, image_of(job))
+        case State.FAILED:
+            store.fail(job.claim, FAILURE)
+        case State.CANCELLED:
+            store.stop(job.claim)
+    return store.get(job.id)
+
+
+def claimed_and_given_back(store: JobStore) -> str:
+    job = claimed(store)
+    store.requeue(job.claim, "test")
+    return job.id
+
+
+@contextmanager
+def sql(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection of one's own to a database file, as another program would have it."""
+    connection = sqlite3.connect(path, timeout=15, isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA foreign_keys = ON")
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def row_of(path: Path, job_id: str) -> dict[str, Any]:
+    with sql(path) as db:
+        return dict(db.execute("SELECT * FROM jobs WHERE id = ?", [job_id]).fetchone())
+
+
+def start_python(code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """A Python child that runs ``code``; its output is piped as text."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=REPOSITORY,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        **options,
+    )
+
+
+def run_python(code: str, *arguments: str, timeout: float = 60) -> str:
+    """What a Python child prints; fails with its errors if it does not end well."""
+    child = start_python(code, *arguments)
+    output, errors = child.communicate(timeout=timeout)
+    assert child.returncode == 0, errors
+    return output
