@@ -6,7 +6,7 @@ Pure data and rules; nothing here loads a weight. A model is the bundled starter
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from diffusion_local.errors import InvalidParams, NotFound
 STARTER = "starter"
 MAX_SEED = 2**32 - 1
 MAX_PROMPT_CHARS = 10_000
+#: Fields of Params that a submit may set beside the prompt.
+SETTINGS = tuple(field.name for field in fields(Params) if field.name not in ("prompt", "kind"))
 
 #: Names people know from other tools; ``engine.samplers`` maps each onto a diffusers scheduler.
 SAMPLERS = (
     "DPM++ 2M",
     "DPM++ 2M Karras",
-    "DPM++ SDE",
+    "DPM++ 2M SDE",
     "Euler",
     "Euler a",
     "UniPC",
@@ -118,6 +120,9 @@ class Catalog:
         set by the caller. Raises InvalidParams naming the first field that is out of its limits.
         """
         given = {name: value for name, value in settings.items() if value is not None}
+        for name in given:
+            if name not in SETTINGS:
+                raise InvalidParams(name, f"is not a setting of a picture. Known: {', '.join(SETTINGS)}.")
         model = self._named(given.get("model", ""))
         defaults = model.defaults
         check_prompt("prompt", prompt, required=True)
@@ -187,6 +192,8 @@ def read_folder(
 def check_prompt(field: str, text: Any, required: bool = False) -> None:
     if not isinstance(text, str):
         raise InvalidParams(field, "must be text.")
+    if any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise InvalidParams(field, "must be text; it holds half a character that cannot be stored.")
     if required and not text.strip():
         raise InvalidParams(field, "must not be empty. Say what the picture should show.")
     if len(text) > MAX_PROMPT_CHARS:

@@ -12,7 +12,7 @@ from typing import Any
 from diffusion_local import __version__
 from diffusion_local.catalog import Catalog
 from diffusion_local.engine import inventory
-from diffusion_local.errors import Conflict, NotFound, UserError
+from diffusion_local.errors import Conflict, DatabaseProblem, NotFound, UserError
 from diffusion_local.settings import Settings
 from diffusion_local.store.database import Database, check_integrity
 from diffusion_local.store.sweep import rebuild
@@ -53,6 +53,8 @@ def back_up(settings: Settings, target: Path) -> None:
         raise Conflict(f"{target} exists already; name a new file.")
     if not settings.database.exists():
         raise NotFound(f"There is no database in {settings.home}.")
+    if not target.absolute().parent.is_dir():
+        raise NotFound(f"There is no folder {target.parent}.")
     Database(settings.database).backup(target)
 
 
@@ -85,7 +87,10 @@ def database(settings: Settings) -> Iterator[Finding]:
     if not settings.database.exists():
         yield Finding("database", True, "not made yet")
         return
-    found = check_integrity(Database.open(settings.database))
+    try:
+        found = check_integrity(Database.open(settings.database))
+    except DatabaseProblem as problem:  # where even the check cannot be run
+        found = [problem.message]
     mend = (
         f"Stop diffusion-local, set {settings.database.name} and its -wal and -shm aside, then run `diffusion-local "
         "doctor --rebuild`: the gallery comes back from the recipes inside the pictures."

@@ -40,7 +40,7 @@ def read(settings: Settings, job: str = "") -> list[dict[str, Any]]:
                 line = json.loads(text)
             except ValueError:
                 continue
-            if not job or line.get("job") == job:
+            if isinstance(line, dict) and "at" in line and (not job or line.get("job") == job):
                 found.append(line)
     return sorted(found, key=lambda line: line["at"])
 

@@ -3,6 +3,7 @@
 Precedence: command line, then ``DIFFUSION_LOCAL_*``, then ``config.toml`` in the home, then the default.
 """
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -58,13 +59,13 @@ class Settings:
         values: dict[str, Any] = {}
         sources = [
             (read_toml(home / "config.toml"), "config.toml: {}"),
-            ({n: environ[PREFIX + n.upper()] for n in names() if PREFIX + n.upper() in environ}, PREFIX + "{}"),
+            ({n: environ[PREFIX + n.upper()] for n in names() if PREFIX + n.upper() in environ}, PREFIX + "{upper}"),
             ({name: value for name, value in overrides.items() if value is not None}, "--{}"),
         ]
         for source, where in sources:
             for name, value in source.items():
                 if name in values or name in names():
-                    values[name] = parse(name, value, where.format(name))
+                    values[name] = parse(name, value, where.format(name, upper=name.upper()))
         return cls(**values | {"home": home})
 
     def to_env(self) -> dict[str, str]:
@@ -132,8 +133,8 @@ def parse(name: str, value: Any, where: str) -> Any:
     choices = spec.metadata["choices"]
     if choices and parsed not in choices:
         raise InvalidParams(where, f"must be one of {', '.join(choices)} (got {value!r}).")
-    if isinstance(parsed, int | float) and parsed < 0:
-        raise InvalidParams(where, f"must not be negative (got {value!r}).")
+    if isinstance(parsed, int | float) and not 0 <= parsed < math.inf:
+        raise InvalidParams(where, f"must not be negative or infinite (got {value!r}).")
     return parsed
 
 

@@ -27,8 +27,9 @@ from diffusion_local.settings import Settings
 from diffusion_local.store.control import QueueControl
 from diffusion_local.store.files import LocalFiles
 from diffusion_local.store.images import ImageStore
-from diffusion_local.store.jobs import JobStore, Selection, new_jobs
+from diffusion_local.store.jobs import JobStore, new_jobs
 from diffusion_local.store.queue_view import QueueView
+from diffusion_local.store.selection import Selection
 from diffusion_local.store.workers import WorkerStore
 
 MAX_WAIT = 3600.0
@@ -82,6 +83,8 @@ class Studio:
         Raises InvalidParams, QueueFull and Conflict, and then nothing is enqueued.
         """
         count = catalog.whole_number("count", count, 1, self._settings.max_count)
+        for field, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
+            catalog.check_prompt(field, text)
         first = draw_seed() if seed is None or seed == -1 else seed
         params = self._catalog.complete(prompt, settings | {"seed": first})
         if params.seed + count - 1 > catalog.MAX_SEED:
@@ -199,6 +202,8 @@ class Studio:
             raise InvalidParams("job_ids", "must name at least one job, or a batch.")
         for job_id in job_ids:
             self._jobs.get(job_id)
+        if batch_id and not self._view.jobs(batch_id=batch_id, limit=1):
+            raise NotFound(f"There is no batch {batch_id!r}.")
         return Selection(tuple(job_ids), batch_id)
 
     def snapshot(self, waiting: int = 50, ended: int = 20) -> Snapshot:

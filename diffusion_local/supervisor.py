@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from diffusion_local.chores import CHORES
 from diffusion_local.compose import House, open_house
+from diffusion_local.domain import State
 from diffusion_local.engine import inventory
 from diffusion_local.errors import DatabaseProblem, HomeInUse, InvalidParams
 from diffusion_local.queue import ChoreQueue
@@ -26,7 +27,7 @@ from diffusion_local.worker.stopping import Stop, listen_to_signals
 log = logging.getLogger("diffusion_local.supervisor")
 
 LOOK_SECONDS = 0.2
-HUNG_LOOK_SECONDS = 5.0
+JOBS_LOOK_SECONDS = 5.0
 FIRST_RESTART_DELAY = 0.5  # doubled at each death in a row, up to the last
 LAST_RESTART_DELAY = 30.0
 STEADY_SECONDS = 60.0  # a child that ran this long starts anew with the first delay
@@ -46,6 +47,7 @@ class Child:
     delay: float = FIRST_RESTART_DELAY
     due: float = field(default_factory=time.monotonic)
     hung: bool = False
+    heard: dict[tuple[str, str], float] = field(default_factory=dict)  # (job, time of its report): when we saw it first
 
     @property
     def alive(self) -> bool:
@@ -80,7 +82,7 @@ class Supervisor:
         self._say = say
         self._stop = Stop(finish_first=settings.on_stop == "finish")
         self._children: list[Child] = []
-        self._hung_look = 0.0
+        self._looked_at_jobs = 0.0
 
     def run(self) -> None:
         """Raises HomeInUse if another ``serve`` has this home, InvalidParams if the port is taken."""
@@ -114,7 +116,7 @@ class Supervisor:
             if not announced and answers(self._settings):
                 announced = True
                 self._say(f"diffusion-local is at {url(self._settings)}  (Ctrl-C stops it; nothing is lost)")
-            self._kill_hung(house)
+            self._look_at_jobs(house)
             self._stop.wanted.wait(LOOK_SECONDS)
 
     def _workers(self) -> list[Child]:
@@ -139,18 +141,37 @@ class Supervisor:
         if time.monotonic() >= child.due:
             child.start(self._settings)
 
-    def _kill_hung(self, house: House) -> None:
-        """A worker that reports no step for ``step_timeout`` seconds is killed; its job is recovered at once."""
-        if time.monotonic() - self._hung_look < HUNG_LOOK_SECONDS:
+    def _look_at_jobs(self, house: House) -> None:
+        """Now and then: kill our workers that hang, and recover the jobs of workers that nobody else looks after."""
+        if time.monotonic() - self._looked_at_jobs < JOBS_LOOK_SECONDS:
             return
-        self._hung_look = time.monotonic()
+        self._looked_at_jobs = time.monotonic()
+        try:
+            self._kill_hung(house)
+            ours = {child.slot for child in self._children}
+            running = {job.worker for job in house.studio.jobs(State.RUNNING, limit=1000) if job.worker}
+            for slot in sorted(running - ours):
+                slots.recover_if_free(house, slot)
+        except DatabaseProblem as problem:
+            log.error("%s", problem)
+
+    def _kill_hung(self, house: House) -> None:
+        """A worker that reports no step for its job's limit is killed; the job is recovered at once.
+
+        Silence is timed here, by a clock that neither a change of the time of day nor a machine put to sleep moves.
+        """
+        now = time.monotonic()
         for child in self._children:
             if not child.slot or not child.alive or child.process is None:
                 continue
-            if job := house.view.stalled(child.slot, self._settings.step_timeout):
-                log.error("%s made no progress for too long; killed", child.name, extra={"job": job.id})
-                child.hung = True
-                child.process.kill()
+            running = house.view.reports(child.slot, self._settings.step_timeout)
+            reports = [((job.id, at), limit) for job, at, limit in running]
+            child.heard = {report: child.heard.get(report, now) for report, _ in reports}
+            for report, limit in reports:
+                if now - child.heard[report] > limit:
+                    log.error("%s made no progress for too long; killed", child.name, extra={"job": report[0]})
+                    child.hung = True
+                    child.process.kill()
 
     def _stop_children(self) -> None:
         """Ask all to stop; workers set to finish their picture get the time, until a second Ctrl-C."""

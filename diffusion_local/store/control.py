@@ -6,8 +6,9 @@ import sqlite_utils
 
 from diffusion_local.domain import State
 from diffusion_local.errors import Conflict, NotFound
-from diffusion_local.store.database import Database
-from diffusion_local.store.jobs import FINISH, GIVE_BACK, OPEN, Selection, scalar
+from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.jobs import FINISH, GIVE_BACK, OPEN
+from diffusion_local.store.selection import Selection
 
 
 class QueueControl:

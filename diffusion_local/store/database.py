@@ -5,11 +5,12 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import sqlite_utils
 from filelock import FileLock, Timeout
 
-from diffusion_local.errors import DatabaseProblem
+from diffusion_local.errors import DatabaseProblem, InvalidParams
 from diffusion_local.store.migrations import MIGRATIONS
 
 BUSY_SECONDS = 15
@@ -50,8 +51,12 @@ class Database:
 
     def backup(self, target: Path) -> None:
         """Copy the database while it is in use, by SQLite's online backup."""
-        with contextlib.closing(sqlite3.connect(target)) as copy:
-            self._connection().conn.backup(copy)
+        try:
+            with explained(self.path), contextlib.closing(sqlite3.connect(target)) as copy:
+                self._connection().conn.backup(copy)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
 
     def upkeep(self) -> None:
         """SQLite's own care: fresh statistics, and the write-ahead log folded back into the file."""
@@ -109,6 +114,8 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except Timeout:
         raise DatabaseProblem(f"{path.name} is being upgraded by another process. Try again in a moment.") from None
+    except UnicodeEncodeError:
+        raise InvalidParams("text", "holds half a character that cannot be stored or searched for.") from None
     except PermissionError as error:  # of the upgrade's lock, which lies beside the database
         raise DatabaseProblem(f"{path} cannot be written ({error}). Check its owner and permissions.") from error
     except sqlite3.DatabaseError as error:
@@ -135,3 +142,9 @@ def check_integrity(database: Database) -> list[str]:
     with database.read() as db:
         found = [row["integrity_check"] for row in db.query("PRAGMA integrity_check")]
     return [] if found == ["ok"] else found
+
+
+def scalar(db: sqlite_utils.Database, sql: str, **values: Any) -> Any:
+    """The first column of the first row, or None."""
+    row = db.execute(sql, values).fetchone()
+    return None if row is None else row[0]

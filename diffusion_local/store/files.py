@@ -108,7 +108,7 @@ def write_whole(target: Path, write: Callable[[IO[bytes]], object], durable: boo
     Raises DiskFull; nothing is left behind then.
     """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
     except OSError as error:
         raise full_or(error) from error
@@ -128,6 +128,14 @@ def write_whole(target: Path, write: Callable[[IO[bytes]], object], durable: boo
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def make_folder(folder: Path) -> None:
+    """A folder with those above it, each entry made durable: a synced file in a lost folder is lost."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def full_or(error: OSError) -> Exception:

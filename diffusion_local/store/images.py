@@ -3,8 +3,7 @@
 from diffusion_local.domain import Image, utc_now
 from diffusion_local.errors import NotFound
 from diffusion_local.store import rows
-from diffusion_local.store.database import Database
-from diffusion_local.store.jobs import scalar
+from diffusion_local.store.database import Database, scalar
 
 
 class ImageStore:

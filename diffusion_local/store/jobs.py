@@ -10,7 +10,8 @@ import sqlite_utils
 from diffusion_local.domain import TRANSITIONS, Batch, Claim, Failure, Image, Job, Params, State, new_id, utc_now
 from diffusion_local.errors import Conflict, LostClaim, NotFound, QueueFull
 from diffusion_local.store import rows
-from diffusion_local.store.database import Database
+from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.selection import Selection
 
 #: A job that took down this many workers is failed, so that the rest of the queue runs.
 CRASH_LIMIT = 2
@@ -33,23 +34,6 @@ class Flags:
 
     cancel: bool
     give_back: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which jobs a person means: by id, by batch, or every job in the given states."""
-
-    ids: tuple[str, ...] = ()
-    batch_id: str | None = None
-    everything: bool = False
-
-    def where(self) -> tuple[str, dict[str, Any]]:
-        """A literal WHERE and its values."""
-        if self.ids:
-            return "id IN (SELECT value FROM json_each(:ids))", {"ids": json.dumps(self.ids)}
-        if self.batch_id:
-            return "batch_id = :batch_id", {"batch_id": self.batch_id}
-        return ("1", {}) if self.everything else ("0", {})
 
 
 class JobStore:
@@ -115,7 +99,7 @@ class JobStore:
         where, values = selection.where()
         now = utc_now()
         with self._database.write() as db:
-            ended = self._move(db, "cancel", f"AND {where}", ENDED, now=now, **values)
+            ended = self._move(db, "cancel", f"AND {where}", ENDED + ", note = ''", now=now, **values)
             flagged = db.query(
                 f"UPDATE jobs SET cancel_requested = 1 WHERE state = 'running' AND {where} RETURNING id", values
             )
@@ -285,12 +269,6 @@ def told(wanted: Iterable[dict[str, Any]]) -> Flags:
     for row in list(wanted):  # to the end: an unread RETURNING is not committed
         return Flags(bool(row["cancel_requested"]), bool(row["give_back"]))
     raise LostClaim
-
-
-def scalar(db: sqlite_utils.Database, sql: str, **values: Any) -> Any:
-    """The first column of the first row, or None."""
-    row = db.execute(sql, values).fetchone()
-    return None if row is None else row[0]
 
 
 def same_request(params: Params) -> dict[str, Any]:

@@ -5,8 +5,7 @@ import sqlite_utils
 from diffusion_local import estimates
 from diffusion_local.domain import Event, Job, Snapshot, State
 from diffusion_local.store import rows
-from diffusion_local.store.database import Database
-from diffusion_local.store.jobs import scalar
+from diffusion_local.store.database import Database, scalar
 
 ORDER = "ORDER BY lane, priority DESC, position"
 STALL_STEPS = 20
@@ -100,26 +99,17 @@ class QueueView:
             found = db.query("SELECT * FROM job_events WHERE job_id = ? ORDER BY id", [job_id])
             return [rows.event(row) for row in found]
 
-    def stalled(self, slot: str, floor: float) -> Job | None:
-        """A job that this slot runs and has not reported about for longer than its limit, or None.
+    def reports(self, slot: str, floor: float) -> list[tuple[Job, str, float]]:
+        """The jobs that this slot runs: each with the time of its last report, and the seconds of silence it may take.
 
-        The limit is ``floor`` seconds, or STALL_STEPS times what a step of it usually takes, if that is more.
+        These are ``floor``, or STALL_STEPS times what a step of the job usually takes, if that is more.
         """
         with self._database.read() as db:
-            running = jobs(db, "WHERE state = 'running' AND worker = ?", slot)
-            silent = dict(
-                db.execute(
-                    "SELECT id, (julianday('now') - julianday(reported_at)) * 86400 FROM jobs "
-                    "WHERE state = 'running' AND worker = ?",
-                    [slot],
-                ).fetchall()
-            )
-            paces = self._paces(db, {job.params.model for job in running})
-        for job in running:
-            step = paces.get(job.params.model, 0.0) * job.params.cost / job.params.steps
-            if silent[job.id] > max(floor, STALL_STEPS * step):
-                return job
-        return None
+            found = list(db.query("SELECT * FROM jobs WHERE state = 'running' AND worker = ?", [slot]))
+            running = [(rows.job(row), str(row["reported_at"])) for row in found]
+            paces = self._paces(db, {job.params.model for job, _ in running})
+        steps = [paces.get(job.params.model, 0.0) * job.params.cost / job.params.steps for job, _ in running]
+        return [(job, at, max(floor, STALL_STEPS * step)) for (job, at), step in zip(running, steps, strict=True)]
 
     @staticmethod
     def _paces(db: sqlite_utils.Database, models: set[str]) -> dict[str, float]:

@@ -42,6 +42,7 @@ def sweep(settings: Settings, database: Database) -> Swept:
             strays.append(key)
             log.warning("a picture without a row was moved aside: %s", key)
     drop_parts(settings.gallery)
+    drop_lone_thumbnails(settings.gallery, database)
     return Swept(strays, trash_missing(settings, database))
 
 
@@ -80,8 +81,16 @@ def drop_parts(gallery: Path) -> None:
                 part.unlink()
 
 
+def drop_lone_thumbnails(gallery: Path, database: Database) -> None:
+    """A worker that died between a thumbnail and its picture leaves one; a job that goes on will need it."""
+    for thumbnail in gallery.glob("*/*/*/*.webp"):
+        if not thumbnail.with_suffix(".png").exists() and not known(database, thumbnail.stem):
+            thumbnail.unlink(missing_ok=True)
+
+
 def rebuild(settings: Settings, database: Database) -> int:
     """Write rows for pictures that have none, from the recipes they carry; the number of rows written."""
+    bring_back(settings, database)
     written = 0
     for key, path in pictures(settings.gallery):
         image = from_picture(key, path)
@@ -92,6 +101,17 @@ def rebuild(settings: Settings, database: Database) -> int:
             names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
             written += db.execute(f"INSERT OR IGNORE INTO images ({names}) VALUES ({marks})", values).rowcount
     return written
+
+
+def bring_back(settings: Settings, database: Database) -> None:
+    """Strays of a job that the table does not know were swept after the database was lost, or set back to a backup."""
+    for key, path in pictures(settings.strays):
+        with database.read() as db:
+            own = db.execute("SELECT 1 FROM jobs WHERE id = ?", [path.stem]).fetchone() is not None
+        target = settings.gallery / f"{key}.png"
+        if not own and not target.exists() and from_picture(key, path) is not None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
 
 
 def from_picture(key: str, path: Path) -> Image | None:

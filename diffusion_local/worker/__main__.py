@@ -19,6 +19,7 @@ log = logging.getLogger("diffusion_local.worker")
 IDLE_LOOK_SECONDS = 2.0  # an idle worker finds a job that nobody rang for
 SEEN_SECONDS = 5.0
 TAKEOVER_SECONDS = 10.0  # a supervisor's restart waits for the worker before it to end
+RECOVERY_SECONDS = 1.0  # any other waits only for a supervisor that holds the slot while it recovers its jobs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,7 +46,7 @@ def run(settings: Settings, slot: str, supervised: bool) -> None:
     stop = Stop(finish_first=settings.on_stop == "finish")
     listen_to_signals(stop)
     house = open_house(settings)
-    lock = slots.take(house, slot, TAKEOVER_SECONDS if supervised else 0)
+    lock = slots.take(house, slot, TAKEOVER_SECONDS if supervised else RECOVERY_SECONDS)
     if supervised:
         threading.Thread(target=stop_at_end_of_input, args=(stop,), daemon=True).start()
     slots.recover(house, slot)

@@ -1,73 +1,28 @@
-"""The command line. It works with or without a running server, since the jobs table is the truth."""
+"""Commands about jobs: submit them, look at them, steer the queue."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from diffusion_local import __version__, shapes
+from diffusion_local import shapes
+from diffusion_local.cli.terminal import (
+    AsJson,
+    Home,
+    JobIds,
+    OfBatch,
+    file_of,
+    job_line,
+    parse_size,
+    tell,
+    tell_receipt,
+)
 from diffusion_local.compose import open_studio
-from diffusion_local.doctor import back_up, examine, rebuild_gallery
 from diffusion_local.domain import State
-from diffusion_local.engine import inventory
-from diffusion_local.errors import InvalidParams, UserError
-from diffusion_local.logs import read as read_logs
-from diffusion_local.logs import start as start_log
+from diffusion_local.errors import InvalidParams
 from diffusion_local.settings import Settings
-from diffusion_local.terminal import job_line, parse_size, tell, tell_receipt
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-
-JobIds = Annotated[list[str] | None, typer.Argument(help="Job ids.")]
-OfBatch = Annotated[str | None, typer.Option(help="Every job of this batch.")]
-Home = Annotated[Path | None, typer.Option(help="Folder that holds everything.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
-REFUSED = 2  # exit status of a UserError
-
-
-def main() -> None:
-    try:
-        app()
-    except UserError as error:
-        print(f"diffusion-local: {error}", file=sys.stderr)
-        sys.exit(REFUSED)
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@app.command()
-def serve(
-    home: Home = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.", show_default="7860")] = None,
-    engine: Annotated[str | None, typer.Option(help="diffusers, or fake for test cards.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu.")] = None,
-    no_worker: Annotated[bool, typer.Option("--no-worker", help="Only the page; start workers yourself.")] = False,
-) -> None:
-    """Start the page and one worker per device; Ctrl-C stops them, and nothing is lost."""
-    from diffusion_local.supervisor import Supervisor
-
-    settings = Settings.load(home=home, host=host, port=port, engine=engine, device=device)
-    start_log(settings, "supervisor")
-    Supervisor(settings, not no_worker, say=lambda text: print(text, flush=True)).run()
-
-
-@app.command()
-def worker(
-    slot: Annotated[str, typer.Option(help="gpu0, gpu1, mps0 or cpu0.")] = "",
-    home: Home = None,
-    engine: Annotated[str | None, typer.Option(help="diffusers, or fake for test cards.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu.")] = None,
-) -> None:
-    """Run one worker, without the page."""
-    settings = Settings.load(home=home, engine=engine, device=device)
-    command = [sys.executable, "-m", "diffusion_local.worker", "--slot", slot or inventory.devices(settings)[0]["slot"]]
-    if os.name == "nt":
-        sys.exit(subprocess.run(command, env=settings.child_environ()).returncode)
-    os.execve(sys.executable, command, settings.child_environ())
+app = typer.Typer()
 
 
 @app.command()
@@ -204,36 +159,11 @@ def job(job_id: str, home: Home = None, as_json: AsJson = False) -> None:
     studio = open_studio(Settings.load(home=home))
     shaped = shapes.one_job(studio, job_id) | {"events": [shapes.event(event) for event in studio.events(job_id)]}
     if shaped["image"]:
-        shaped["file"] = str(studio.picture_file(shaped["image"]["id"]))
+        shaped["file"] = file_of(studio, shaped["image"]["id"])
     lines = [f"{name:>17}  {value}" for name, value in shaped.items() if name not in ("events", "params", "image")]
     lines += [f"{name:>17}  {value}" for name, value in shaped["params"].items()]
     lines += [f"{event['at']:>26}  {event['state']}  {event['note']}".rstrip() for event in shaped["events"]]
     tell(shaped, as_json, lines)
-
-
-@app.command()
-def gallery(
-    limit: int = 20,
-    search: Annotated[str, typer.Option(help="Words of the prompt.")] = "",
-    starred: bool = False,
-    home: Home = None,
-    as_json: AsJson = False,
-) -> None:
-    """List pictures, newest first."""
-    studio = open_studio(Settings.load(home=home))
-    images = studio.gallery(limit, search=search, starred=starred)
-    files = [str(studio.picture_file(image.id)) for image in images]
-    shaped = [shapes.image(image) | {"file": file} for image, file in zip(images, files, strict=True)]
-    lines = [f"{file}  {image.params.prompt}" for image, file in zip(images, files, strict=True)]
-    tell(shaped, as_json, lines or ["no pictures yet"])
-
-
-@app.command()
-def models(home: Home = None, as_json: AsJson = False) -> None:
-    """List models and whether they can be used."""
-    found = open_studio(Settings.load(home=home)).models()
-    lines = [f"{model.id:<24} {'ready' if model.ready else 'not ready: ' + model.problem}" for model in found]
-    tell([shapes.model(model) for model in found], as_json, lines)
 
 
 @app.command()
@@ -270,50 +200,3 @@ def resume(
     """Go on after `pause`."""
     open_studio(Settings.load(home=home)).resume(batch)
     tell({"paused": False, "batch_id": batch}, as_json, ["resumed"])
-
-
-@app.command()
-def logs(
-    job: Annotated[str, typer.Option(help="Only lines about this job.")] = "",
-    lines: Annotated[int, typer.Option(help="Last lines to show.")] = 50,
-    home: Home = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show what the processes logged, oldest first."""
-    found = read_logs(Settings.load(home=home), job)[-lines:]
-    told = [f"{line['at']}  {line['process']:<12} {line['level']:<8} {line['event']}" for line in found]
-    tell(found, as_json, told or ["nothing logged"])
-
-
-@app.command()
-def doctor(
-    backup: Annotated[Path | None, typer.Option(help="Copy the database to this file, while it is in use.")] = None,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Write gallery rows from the pictures' recipes.")] = False,
-    home: Home = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say what is here, what is wrong and how to mend it; exit status 1 if something is wrong."""
-    settings = Settings.load(home=home)
-    if backup:
-        back_up(settings, backup)
-        tell({"backup": str(backup)}, as_json, [f"copied the database to {backup}"])
-        return
-    if rebuild:
-        written = rebuild_gallery(settings)
-        tell({"rebuilt": written}, as_json, [f"wrote {written} rows"])
-        return
-    findings = examine(settings)
-    lines = []
-    for finding in findings:
-        lines.append(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:<18} {finding.text}")
-        if not finding.ok:
-            lines.append(f"     {'':<18} -> {finding.mend}")
-    tell([finding.to_dict() for finding in findings], as_json, lines)
-    if not all(finding.ok for finding in findings):
-        raise typer.Exit(1)
-
-
-@app.command()
-def version() -> None:
-    """Print the version."""
-    print(__version__)

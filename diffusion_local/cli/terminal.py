@@ -1,17 +1,22 @@
-"""How the command line prints: lines for people, JSON for programs, a progress line while it waits."""
+"""What the commands share: common options; lines for people, JSON for programs, progress while they wait."""
 
 import json
 import sys
 import time
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from diffusion_local import shapes
 from diffusion_local.domain import Job, Receipt, State
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.studio import Studio
 
+JobIds = Annotated[list[str] | None, typer.Argument(help="Job ids.")]
+OfBatch = Annotated[str | None, typer.Option(help="Every job of this batch.")]
+Home = Annotated[Path | None, typer.Option(help="Folder that holds everything.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
 FAILED = 1  # exit status of `submit --wait` when a picture was not made
 LOOK_SECONDS = 0.2
 
@@ -29,8 +34,8 @@ def tell_receipt(studio: Studio, receipt: Receipt, wait: bool, timeout: float, a
         shaped["jobs"] = shapes.with_places(studio, ended)
         for each in shaped["jobs"]:
             if each["image"]:
-                each["file"] = str(studio.picture_file(each["image"]["id"]))
-        lines = [str(studio.picture_file(images[job.id].id)) if job.id in images else job_line(job) for job in ended]
+                each["file"] = file_of(studio, each["image"]["id"])
+        lines = [(job.id in images and file_of(studio, images[job.id].id)) or job_line(job) for job in ended]
         tell(shaped, as_json, lines)
         if any(job.state is not State.DONE for job in ended):
             raise typer.Exit(FAILED)
@@ -55,6 +60,14 @@ def watch(studio: Studio, job_ids: list[str], timeout: float, quiet: bool) -> li
             if show:
                 print("\r\033[K", end="", file=sys.stderr)
             return found
+
+
+def file_of(studio: Studio, image_id: str) -> str | None:
+    """Path of a picture, or None if its file is gone."""
+    try:
+        return str(studio.picture_file(image_id))
+    except NotFound:
+        return None
 
 
 def job_line(job: Job) -> str:

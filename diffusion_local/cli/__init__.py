@@ -1,0 +1,25 @@
+"""The command line. It works with or without a running server, since the jobs table is the truth."""
+
+import os
+import sys
+
+import typer
+
+from diffusion_local.cli import jobs, pictures, serving
+from diffusion_local.errors import UserError
+
+REFUSED = 2  # exit status of a UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+for part in (jobs, pictures, serving):
+    app.add_typer(part.app)
+
+
+def main() -> None:
+    try:
+        app()
+    except UserError as error:
+        print(f"diffusion-local: {error}", file=sys.stderr)
+        sys.exit(REFUSED)
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,98 @@
+"""Commands about the installation: serve, worker, logs, doctor."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diffusion_local import __version__
+from diffusion_local.cli.terminal import AsJson, Home, tell
+from diffusion_local.doctor import back_up, examine, rebuild_gallery
+from diffusion_local.engine import inventory
+from diffusion_local.logs import read as read_logs
+from diffusion_local.logs import start as start_log
+from diffusion_local.settings import Settings
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    home: Home = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.", show_default="7860")] = None,
+    engine: Annotated[str | None, typer.Option(help="diffusers, or fake for test cards.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu.")] = None,
+    no_worker: Annotated[bool, typer.Option("--no-worker", help="Only the page; start workers yourself.")] = False,
+) -> None:
+    """Start the page and one worker per device; Ctrl-C stops them, and nothing is lost."""
+    from diffusion_local.supervisor import Supervisor
+
+    settings = Settings.load(home=home, host=host, port=port, engine=engine, device=device)
+    start_log(settings, "supervisor")
+    Supervisor(settings, not no_worker, say=lambda text: print(text, flush=True)).run()
+
+
+@app.command()
+def worker(
+    slot: Annotated[str, typer.Option(help="gpu0, gpu1, mps0 or cpu0.")] = "",
+    home: Home = None,
+    engine: Annotated[str | None, typer.Option(help="diffusers, or fake for test cards.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu.")] = None,
+) -> None:
+    """Run one worker, without the page."""
+    settings = Settings.load(home=home, engine=engine, device=device)
+    command = [sys.executable, "-m", "diffusion_local.worker", "--slot", slot or inventory.devices(settings)[0]["slot"]]
+    if os.name == "nt":
+        sys.exit(subprocess.run(command, env=settings.child_environ()).returncode)
+    os.execve(sys.executable, command, settings.child_environ())
+
+
+@app.command()
+def logs(
+    job: Annotated[str, typer.Option(help="Only lines about this job.")] = "",
+    lines: Annotated[int, typer.Option(help="Last lines to show.")] = 50,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the processes logged, oldest first."""
+    found = read_logs(Settings.load(home=home), job)[-lines:]
+    told = [f"{line['at']}  {line['process']:<12} {line['level']:<8} {line['event']}" for line in found]
+    tell(found, as_json, told or ["nothing logged"])
+
+
+@app.command()
+def doctor(
+    backup: Annotated[Path | None, typer.Option(help="Copy the database to this file, while it is in use.")] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Write gallery rows from the pictures' recipes.")] = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is here, what is wrong and how to mend it; exit status 1 if something is wrong."""
+    settings = Settings.load(home=home)
+    if backup:
+        back_up(settings, backup)
+        tell({"backup": str(backup)}, as_json, [f"copied the database to {backup}"])
+        return
+    if rebuild:
+        written = rebuild_gallery(settings)
+        tell({"rebuilt": written}, as_json, [f"wrote {written} rows"])
+        return
+    findings = examine(settings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:<18} {finding.text}")
+        if not finding.ok:
+            lines.append(f"     {'':<18} -> {finding.mend}")
+    tell([finding.to_dict() for finding in findings], as_json, lines)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)

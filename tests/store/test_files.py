@@ -1,0 +1,164 @@
+"""Picture files: whole or not at all, with their recipe inside, and room for nothing half-written."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import IO
+
+import pytest
+from PIL import Image as PIL
+
+from diffusion_local.domain import Job
+from diffusion_local.errors import DiskFull
+from diffusion_local.settings import Settings
+from diffusion_local.store import recipe
+from diffusion_local.store.files import LocalFiles, key_for, write_whole
+from diffusion_local.store.jobs import JobStore
+from tests.support import enqueue, image_of, run_python
+
+KEY = "2026/11/22/01J0000000000000000000000"
+
+
+@pytest.fixture
+def files(settings: Settings) -> LocalFiles:
+    settings.make_folders()
+    return LocalFiles(settings)
+
+
+def noise(size: int = 256) -> PIL.Image:
+    """A picture that does not compress."""
+    return PIL.frombytes("RGB", (size, size), os.urandom(size * size * 3))
+
+
+def kept(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_picture_lies_under_its_key_with_a_thumbnail_beside_it(files: LocalFiles) -> None:
+    picture = noise()
+    size = files.save(KEY, picture, {"parameters": "a red apple"})
+    assert kept(files.root) == [f"{KEY}.png", f"{KEY}.webp"]
+    assert size == files.path(KEY).stat().st_size
+    with PIL.open(files.path(KEY)) as stored:
+        assert stored.tobytes() == picture.tobytes()
+
+
+def test_a_key_is_relative_and_made_of_day_and_job(store: JobStore) -> None:
+    [job_id] = enqueue(store)
+    job: Job = store.get(job_id)
+    key = key_for(job.id, job.created_at)
+    assert key == f"{job.created_at[:10].replace('-', '/')}/{job_id}"
+    assert not Path(key).is_absolute()
+
+
+def test_the_recipe_is_inside_for_other_tools_and_for_ours(files: LocalFiles, store: JobStore) -> None:
+    [job_id] = enqueue(store, prompt="ein roter Apfel, äöü 🍎", negative="blurry")
+    image = image_of(store.get(job_id))
+    files.save(KEY, noise(), recipe.texts(image, {"engine": "fake"}))
+    with PIL.open(files.path(KEY)) as stored:
+        stored.load()
+        texts = stored.info
+    assert texts["parameters"].splitlines()[:2] == ["ein roter Apfel, äöü 🍎", "Negative prompt: blurry"]
+    assert json.loads(texts["diffusion-local"])["params"]["prompt"] == "ein roter Apfel, äöü 🍎"
+
+
+def test_a_lost_thumbnail_is_made_again(files: LocalFiles) -> None:
+    files.save(KEY, noise(640), {})
+    thumbnail = files.thumbnail(KEY)
+    thumbnail.unlink()
+    with PIL.open(files.thumbnail(KEY)) as small:
+        assert (small.format, max(small.size)) == ("WEBP", 320)
+    assert kept(files.root) == [f"{KEY}.png", f"{KEY}.webp"]
+
+
+def test_a_second_try_overwrites_and_never_doubles(files: LocalFiles) -> None:
+    files.save(KEY, noise(), {})
+    second = noise()
+    files.save(KEY, second, {})
+    assert kept(files.root) == [f"{KEY}.png", f"{KEY}.webp"]
+    with PIL.open(files.path(KEY)) as stored:
+        assert stored.tobytes() == second.tobytes()
+
+
+def test_what_fails_half_way_leaves_nothing_and_keeps_what_was_there(tmp_path: Path) -> None:
+    target = tmp_path / "picture.png"
+    target.write_bytes(b"before")
+
+    def half(file: IO[bytes]) -> None:
+        file.write(b"half")
+        raise RuntimeError("the power of two")
+
+    with pytest.raises(RuntimeError):
+        write_whole(target, half, durable=True)
+    assert kept(tmp_path) == ["picture.png"]
+    assert target.read_bytes() == b"before"
+
+
+def test_readers_see_the_whole_file_or_none(tmp_path: Path) -> None:
+    target = tmp_path / "picture.png"
+
+    def write(file: IO[bytes]) -> None:
+        file.write(b"first half, ")
+        file.flush()
+        assert not target.exists()
+        file.write(b"second half")
+
+    write_whole(target, write)
+    assert target.read_bytes() == b"first half, second half"
+
+
+def test_discard_takes_both_files_and_does_not_mind_their_absence(files: LocalFiles) -> None:
+    files.save(KEY, noise(), {})
+    files.discard(KEY)
+    files.discard(KEY)
+    assert kept(files.root) == []
+
+
+WITH_A_LIMIT = """
+import os, resource, sys
+from diffusion_local.errors import DiskFull
+from diffusion_local.settings import Settings
+from diffusion_local.store.files import LocalFiles
+from PIL import Image
+settings = Settings.load()
+settings.make_folders()
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+try:
+    LocalFiles(settings).save("2026/11/22/job", Image.frombytes("RGB", (512, 512), os.urandom(512 * 512 * 3)), {})
+except DiskFull as full:
+    print(full.kind)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX limits")
+@pytest.mark.parametrize("limit", [1000, 400_000])  # too small for the thumbnail; for the picture only
+def test_a_file_that_does_not_fit_is_disk_full_and_leaves_nothing(settings: Settings, limit: int) -> None:
+    assert run_python(WITH_A_LIMIT, str(limit)).split() == ["disk_full"]
+    assert kept(settings.gallery) == []
+
+
+@pytest.mark.skipif(not shutil.which("mount"), reason="no mount command")
+def test_a_full_disk_is_disk_full_and_leaves_nothing(settings: Settings) -> None:
+    settings.make_folders()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", settings.gallery]).returncode:
+        pytest.skip("cannot mount a small disk")
+    try:
+        files = LocalFiles(settings)
+        with pytest.raises(DiskFull, match="Free some space"):
+            files.save(KEY, noise(512), {})
+        assert kept(files.root) == []
+        files.save(KEY, noise(64), {})  # what fits is still saved
+        assert kept(files.root) == [f"{KEY}.png", f"{KEY}.webp"]
+    finally:
+        subprocess.run(["umount", "-l", settings.gallery], check=False)
+
+
+def test_a_preview_comes_and_goes(files: LocalFiles) -> None:
+    files.save_preview("job", noise())
+    with PIL.open(files.preview("job")) as preview:
+        assert preview.format == "WEBP"
+    files.drop_preview("job")
+    files.drop_preview("job")
+    assert not files.preview("job").exists()

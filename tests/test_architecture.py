@@ -1,0 +1,213 @@
+"""The house: imports go one way, and each thing that must be in one place only is there only."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import PACKAGE, run_python
+
+#: From the bottom up. A module imports from lower rows and from its own unit; units of one row do not know each other.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("__init__", "errors"),
+    ("domain", "settings"),
+    ("catalog", "estimates", "logs"),
+    ("engine", "store", "queue"),
+    ("studio",),
+    ("compose", "shapes"),
+    ("worker", "web", "chores", "doctor"),
+    ("supervisor",),
+    ("cli",),
+)
+RANKS = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
+
+#: Library -> the only places that may import it, as path prefixes below the package.
+HOMES = {
+    "huey": ("queue.py",),
+    "gradio": ("web/",),
+    "fastapi": ("web/",),
+    "starlette": ("web/",),
+    "uvicorn": ("web/",),
+    "torch": ("engine/",),
+    "diffusers": ("engine/",),
+    "transformers": ("engine/",),
+    "accelerate": ("engine/",),
+    "safetensors": ("engine/",),
+    "numpy": ("engine/",),
+    "sqlite_utils": ("store/",),
+    "sqlite3": ("store/", "queue.py", "doctor.py"),  # the last two only to name its errors
+    "platformdirs": ("settings.py",),
+    "tomllib": ("settings.py",),
+    "typer": ("cli/",),
+    "ulid": ("domain.py",),
+}
+MAX_LINES = 300
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SQL = re.compile(
+    r"\b(SELECT\s.+\sFROM|INSERT\s+(OR\s+\w+\s+)?INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM|CREATE\s+(TABLE|INDEX|TRIGGER)"
+    r"|DROP\s+TABLE|PRAGMA\s+\w+|BEGIN\s+IMMEDIATE)\b",
+    re.DOTALL,
+)
+
+
+def place(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def unit(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Full names of everything that a module imports, wherever in it."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{place(path)} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def ours(path: Path) -> set[str]:
+    """Units of our own that a module imports."""
+    units = set()
+    for name in imported(path):
+        first, _, rest = name.partition(".")
+        if first == "diffusion_local":
+            top = rest.split(".")[0]
+            units.add("__init__" if top.startswith("__") or not top else top)
+    return units
+
+
+@pytest.mark.parametrize("path", MODULES, ids=place)
+def test_imports_go_one_way(path: Path) -> None:
+    own = unit(path)
+    assert own in RANKS, f"put {own} into LAYERS"
+    wrong = {other for other in ours(path) if other != own and RANKS[other] >= RANKS[own]}
+    assert not wrong, f"{place(path)} must not import {wrong}"
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """Within a unit too: the graph of modules at import time has no cycle."""
+    names = {".".join(["diffusion_local", *path.relative_to(PACKAGE).with_suffix("").parts]): path for path in MODULES}
+    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    graph = {
+        name: {target for found in top_level(path) if (target := owner(found, names)) and target != name}
+        for name, path in names.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " -> ".join([*above, name])
+        if name not in done:
+            for target in graph[name]:
+                visit(target, (*above, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def top_level(path: Path) -> Iterator[str]:
+    for node in tree(path).body:
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def owner(name: str, names: dict[str, Path]) -> str | None:
+    """The module that an imported name is, or is in."""
+    return name if name in names else name.rpartition(".")[0] if name.rpartition(".")[0] in names else None
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_library_is_used_in_its_home_only(library: str) -> None:
+    used = {place(path) for path in MODULES if any(name.split(".")[0] == library for name in imported(path))}
+    assert {each for each in used if not each.startswith(HOMES[library])} == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=place)
+def test_sql_is_only_in_the_store(path: Path) -> None:
+    if unit(path) == "store":
+        return
+    module = tree(path)
+    docs = {
+        id(node.body[0].value)
+        for node in ast.walk(module)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    words = [
+        node.value
+        for node in ast.walk(module)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs
+    ]
+    assert [text for text in words if SQL.search(text)] == []
+
+
+def test_the_test_for_sql_sees_it() -> None:
+    assert SQL.search("SELECT id\n FROM jobs")
+    assert SQL.search("UPDATE jobs SET state = 'done'")
+    assert not SQL.search("Select a model from the list, then update it.")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=place)
+def test_the_environment_is_read_in_settings_only(path: Path) -> None:
+    if place(path) == "settings.py":
+        return
+    names = ("environ", "environb", "getenv", "putenv", "unsetenv")
+    touched = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute) and node.attr in names]
+    assert not touched
+    assert not {name for name in imported(path) if name.startswith("os.") and name.split(".")[1] in names}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=place)
+def test_a_module_can_be_read_in_one_sitting_and_says_what_it_is(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_LINES
+    if text.strip():
+        assert ast.get_docstring(ast.parse(text))
+
+
+@pytest.mark.parametrize("word", ["pickle", "eval", "exec", "shelve", "marshal"])
+def test_nothing_runs_what_it_reads(word: str) -> None:
+    for path in MODULES:
+        calls = {
+            node.func.id
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert word not in calls, place(path)
+        assert not any(name.split(".")[0] == word for name in imported(path)), place(path)
+
+
+HEAVY = ("torch", "diffusers", "transformers", "accelerate")
+
+
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        ("diffusion_local.web.app, diffusion_local.web.__main__", HEAVY),
+        ("diffusion_local.cli, diffusion_local.supervisor", (*HEAVY, "gradio")),
+        ("diffusion_local.worker.__main__, diffusion_local.worker.runner", (*HEAVY, "gradio", "fastapi")),
+        ("diffusion_local.engine.fake, diffusion_local.engine.choose", HEAVY),
+    ],
+)
+def test_what_is_heavy_is_not_imported_where_it_is_not_needed(modules: str, absent: tuple[str, ...]) -> None:
+    loaded = run_python(f"import sys, {modules}; print(*sorted(sys.modules))").split()
+    assert not set(absent) & set(loaded)
+
+
+def test_the_layers_name_what_there_is() -> None:
+    there = {unit(path) for path in MODULES if not place(path).startswith("__")} | {"__init__"}
+    assert set(RANKS) == there
+    assert sys.version_info >= (3, 11)

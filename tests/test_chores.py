@@ -1,0 +1,144 @@
+"""Housekeeping: what is let go is let go in time, what is kept is kept, and nothing is deleted that a person made."""
+
+import os
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from diffusion_local.chores import CHORES, let_go, optimize, sweep_gallery
+from diffusion_local.compose import House
+from diffusion_local.domain import utc_text
+from diffusion_local.store.files import key_for
+from tests.support import FAILURE, claimed, image_of, sql
+
+
+def made(house: House, with_file: bool = True) -> str:
+    house.studio.submit("x", width=128, height=128)
+    job = claimed(house.jobs)
+    if with_file:
+        put_file(house, job.id, job.created_at)
+    house.jobs.finish(job.claim, image_of(job))
+    return job.id
+
+
+def put_file(house: House, job_id: str, created_at: str) -> Path:
+    from PIL import Image as PIL
+
+    key = key_for(job_id, created_at)
+    house.files.save(key, PIL.new("RGB", (8, 8)), {})
+    return house.files.path(key)
+
+
+def aged(house: House, table: str, column: str, days: float) -> None:
+    then = utc_text(datetime.now(UTC) - timedelta(days=days))
+    with sql(house.settings.database) as db:
+        db.execute(f"UPDATE {table} SET {column} = ? WHERE {column} IS NOT NULL", [then])
+
+
+def strays(house: House) -> list[str]:
+    return sorted(path.stem for path in house.settings.strays.rglob("*.png"))
+
+
+def test_a_picture_without_a_row_is_moved_aside_and_not_deleted(house: House) -> None:
+    kept = made(house)
+    path = put_file(house, "stray", "2026-11-22T10:00:00.000Z")
+    sweep_gallery(house)
+    assert strays(house) == ["stray"]
+    assert not path.exists()
+    assert not path.with_suffix(".webp").exists()
+    assert [image.id for image in house.studio.gallery()] == [kept]
+    assert house.studio.picture_file(kept).exists()
+
+
+def test_a_picture_whose_row_is_about_to_be_written_is_left_alone(house: House) -> None:
+    house.studio.submit("x")
+    job = claimed(house.jobs)
+    put_file(house, job.id, job.created_at)  # bytes before rows
+    sweep_gallery(house)
+    house.jobs.requeue(job.claim, "stopped")
+    sweep_gallery(house)
+    assert strays(house) == []
+    house.jobs.fail(claimed(house.jobs).claim, FAILURE)
+    sweep_gallery(house)
+    assert strays(house) == [job.id]
+
+
+def test_a_row_whose_file_is_gone_goes_to_the_trash(house: House) -> None:
+    kept, gone = made(house), made(house, with_file=False)
+    sweep_gallery(house)
+    assert [image.id for image in house.studio.gallery()] == [kept]
+    assert [image.id for image in house.studio.gallery(trashed=True)] == [gone]
+
+
+def test_half_written_files_of_the_dead_are_cleared_and_of_the_living_left(house: House) -> None:
+    folder = house.studio.picture_file(made(house)).parent
+    old, young = folder / ".old.part", folder / ".young.part"
+    for part in (old, young):
+        part.write_bytes(b"half")
+    os.utime(old, (time.time() - 86400, time.time() - 86400))
+    sweep_gallery(house)
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_old_ended_jobs_are_forgotten_and_their_pictures_kept(house: House) -> None:
+    old = made(house)
+    aged(house, "jobs", "finished_at", 91)
+    young = made(house)
+    [waiting] = house.studio.submit("x").job_ids
+    let_go(house)
+    assert {job.id for job in house.studio.jobs()} == {young, waiting}
+    assert {image.id for image in house.studio.gallery()} == {old, young}
+    with sql(house.settings.database) as db:
+        assert {row["job_id"] for row in db.execute("SELECT job_id FROM job_events")} == {young, waiting}
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+def test_the_trash_is_emptied_after_its_time(house: House) -> None:
+    old = made(house)
+    path = house.studio.picture_file(old)
+    house.studio.trash(old)
+    let_go(house)
+    assert path.exists()
+    aged(house, "images", "trashed_at", 31)
+    let_go(house)
+    assert not path.exists()
+    assert house.studio.gallery(trashed=True) == []
+
+
+@pytest.mark.parametrize("days", [1000.0, 100_000.0 / 24])
+def test_zero_days_keep_for_ever(house: House, days: float) -> None:
+    keeping = replace(house, settings=replace(house.settings, keep_jobs_days=0, keep_trash_days=0))
+    old = made(house)
+    house.studio.trash(old)
+    aged(house, "jobs", "finished_at", days)
+    aged(house, "images", "trashed_at", days)
+    let_go(keeping)
+    assert [job.id for job in house.studio.jobs()] == [old]
+    assert [image.id for image in house.studio.gallery(trashed=True)] == [old]
+
+
+def test_previews_of_the_dead_are_cleared(house: House) -> None:
+    house.settings.previews.mkdir(exist_ok=True)
+    old, young = house.files.preview("old"), house.files.preview("young")
+    for preview in (old, young):
+        preview.write_bytes(b"x")
+    os.utime(old, (time.time() - 86400, time.time() - 86400))
+    let_go(house)
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_every_chore_may_run_at_any_time_and_twice(house: House) -> None:
+    kept = made(house)
+    for _, chore, hours in CHORES * 2:
+        chore(house)
+        assert hours in (1, 2, 3, 4, 6, 8, 12, 24)
+    optimize(house)
+    assert house.studio.picture_file(kept).exists()
+
+
+def test_names_of_chores_are_kept_for_ever() -> None:
+    """Huey drops a message whose task it does not know: add names, never rename them."""
+    assert {"sweep_gallery", "let_go", "optimize"} <= {name for name, _, _ in CHORES}

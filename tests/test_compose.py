@@ -1,0 +1,36 @@
+"""The one place where things are put together."""
+
+from pathlib import Path
+
+import pytest
+
+from diffusion_local.compose import open_house, open_studio
+from diffusion_local.errors import DatabaseProblem
+from diffusion_local.settings import Settings
+
+
+def test_a_house_is_opened_in_an_empty_place_and_again(settings: Settings) -> None:
+    first = open_house(settings)
+    job_ids = first.studio.submit("x").job_ids
+    assert [job.id for job in open_studio(settings).jobs()] == job_ids
+    assert sorted(path.name for path in settings.home.iterdir() if path.is_dir()) >= [
+        "gallery",
+        "locks",
+        "logs",
+        "models",
+    ]
+
+
+def test_a_damaged_database_is_told_and_not_touched(settings: Settings) -> None:
+    settings.make_folders()
+    settings.database.write_bytes(b"no database " * 1000)
+    with pytest.raises(DatabaseProblem, match="damaged"):
+        open_house(settings)
+    assert settings.database.read_bytes() == b"no database " * 1000
+
+
+def test_homes_do_not_know_each_other(settings: Settings, tmp_path: Path) -> None:
+    other = Settings.load({}, home=tmp_path / "other", engine="fake")
+    [job_id] = open_studio(settings).submit("x").job_ids
+    assert open_studio(other).jobs() == []
+    assert open_studio(settings).job(job_id).id == job_id

@@ -1,0 +1,100 @@
+"""The doctor: looks at everything, breaks over nothing, and what it offers brings things back."""
+
+from pathlib import Path
+
+import pytest
+
+from diffusion_local.compose import House, open_house
+from diffusion_local.doctor import Finding, back_up, examine, rebuild_gallery
+from diffusion_local.engine.fake import FakeEngine
+from diffusion_local.errors import UserError
+from diffusion_local.settings import Settings
+from diffusion_local.worker.runner import Runner
+from diffusion_local.worker.stopping import Stop
+
+
+def found(settings: Settings) -> dict[str, Finding]:
+    return {finding.name: finding for finding in examine(settings)}
+
+
+def made(house: House, count: int = 3) -> list[str]:
+    ids = house.studio.submit("a red apple", count=count, width=128, height=128, steps=2).job_ids
+    runner = Runner(house, "cpu0", FakeEngine(0), Stop())
+    runner.work_off()
+    runner.close()
+    return ids
+
+
+def test_a_sound_home_is_found_sound(house: House) -> None:
+    house.workers.register("cpu0", 10, "CPU")
+    findings = found(house.settings)
+    assert {name: finding.text for name, finding in findings.items() if not finding.ok} == {}
+    assert findings.keys() >= {"diffusion-local", "torch", "home", "disk", "database", "device cpu0", "model starter"}
+    assert "process 10" in findings["worker cpu0"].text
+
+
+def test_a_home_that_is_not_there_is_not_made(settings: Settings) -> None:
+    findings = found(settings)
+    assert not findings["home"].ok
+    assert findings["database"].text == "not made yet"
+    assert not settings.home.exists()
+
+
+def test_what_is_wrong_comes_with_what_to_do(house: House) -> None:
+    (house.settings.models / "broken").mkdir()
+    house.database.close()
+    house.settings.database.write_bytes(b"no database " * 1000)
+    findings = found(house.settings)
+    for name in ("database", "model broken"):
+        assert not findings[name].ok
+        assert findings[name].mend
+    assert "damaged" in findings["database"].text
+    assert "doctor --rebuild" in findings["database"].mend
+
+
+def test_a_backup_is_a_whole_database_and_overwrites_nothing(house: House, tmp_path: Path) -> None:
+    ids = made(house)
+    target = tmp_path / "copy" / "app.db"
+    target.parent.mkdir()
+    back_up(house.settings, target)
+    other = Settings.load({}, home=target.parent, engine="fake")
+    assert sorted(job.id for job in open_house(other).studio.jobs()) == ids
+    with pytest.raises(UserError, match="exists already"):
+        back_up(house.settings, target)
+
+
+def test_a_backup_that_cannot_be_made_says_why(house: House, tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        back_up(house.settings, tmp_path / "no" / "such" / "folder.db")
+    with pytest.raises(UserError, match="no database"):
+        back_up(Settings.load({}, home=tmp_path / "nowhere"), tmp_path / "copy.db")
+    house.database.close()
+    house.settings.database.write_bytes(b"no database " * 1000)
+    with pytest.raises(UserError, match="damaged"):
+        back_up(house.settings, tmp_path / "copy.db")
+    assert not (tmp_path / "copy.db").exists()
+
+
+def test_the_gallery_comes_back_from_the_pictures_alone(house: House) -> None:
+    ids = made(house)
+    before = house.studio.gallery()
+    house.database.close()
+    for file in house.settings.home.glob("app.db*"):
+        file.unlink()
+    assert rebuild_gallery(house.settings) == 3
+    assert rebuild_gallery(house.settings) == 0
+    after = open_house(house.settings).studio.gallery()
+    assert sorted(image.id for image in after) == ids
+    assert after == before
+
+
+def test_a_rebuild_takes_foreign_and_damaged_pictures_for_what_they_are(house: House) -> None:
+    [kept] = made(house, 1)
+    folder = next(house.settings.gallery.rglob("*.png")).parent
+    (folder / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 50)
+    (folder / "empty.png").write_bytes(b"")
+    from PIL import Image as PIL
+
+    PIL.new("RGB", (8, 8)).save(folder / "foreign.png")
+    assert rebuild_gallery(house.settings) == 0
+    assert [image.id for image in house.studio.gallery()] == [kept]

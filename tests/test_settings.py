@@ -1,0 +1,103 @@
+"""Settings: one precedence, one place that reads the environment, and words for whatever is wrong."""
+
+import os
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffusion_local.errors import InvalidParams
+from diffusion_local.settings import PREFIX, Settings, go_offline, names
+
+
+def load(home: Path, environ: dict[str, str] | None = None, toml: str = "", **overrides: Any) -> Settings:
+    home.mkdir(exist_ok=True)
+    if toml:
+        (home / "config.toml").write_text(toml)
+    return Settings.load({PREFIX + "HOME": str(home)} | (environ or {}), **overrides)
+
+
+def test_the_command_line_beats_the_environment_beats_the_file_beats_the_default(tmp_path: Path) -> None:
+    environ = {PREFIX + "PORT": "2", PREFIX + "MAX_COUNT": "22"}
+    toml = "port = 3\nmax_count = 33\nmax_queued = 333"
+    settings = load(tmp_path, environ, toml, port=1)
+    assert (settings.port, settings.max_count, settings.max_queued, settings.host) == (1, 22, 333, "127.0.0.1")
+
+
+def test_what_is_not_given_on_the_command_line_does_not_count(tmp_path: Path) -> None:
+    assert load(tmp_path, {PREFIX + "PORT": "2"}, port=None).port == 2
+
+
+def test_the_home_comes_from_the_command_line_first(tmp_path: Path) -> None:
+    assert Settings.load({PREFIX + "HOME": "/elsewhere"}, home=tmp_path).home == tmp_path
+    assert Settings.load({PREFIX + "HOME": "~/pictures"}).home == Path.home() / "pictures"
+    assert Settings.load({}, home=Path("here")).home == Path.cwd() / "here"
+    assert Settings.load({}).home.name == "diffusion-local"
+
+
+@pytest.mark.parametrize(
+    ("environ", "toml", "overrides", "words"),
+    [
+        ({"PORT": "http"}, "", {}, "DIFFUSION_LOCAL_PORT: must be of type int"),
+        ({"PORT": ""}, "", {}, "DIFFUSION_LOCAL_PORT: must be of type int"),
+        ({"STOP_GRACE": "nan"}, "", {}, "DIFFUSION_LOCAL_STOP_GRACE: must"),
+        ({"STOP_GRACE": "inf"}, "", {}, "DIFFUSION_LOCAL_STOP_GRACE: must"),
+        ({"MAX_COUNT": "-1"}, "", {}, "must not be negative"),
+        ({}, "engine = 'gpu'", {}, "config.toml: engine: must be one of diffusers, fake"),
+        ({}, "", {"device": "tpu"}, "--device: must be one of auto, cuda, mps, cpu"),
+        ({}, "prot = 7861", {}, "config.toml: prot: is not a setting"),
+        ({}, "home = '/elsewhere'", {}, "config.toml: home: is not a setting"),
+        ({}, "port = = 3", {}, "config.toml: cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_place(
+    tmp_path: Path, environ: dict[str, str], toml: str, overrides: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidParams) as told:
+        load(tmp_path, {PREFIX + name: value for name, value in environ.items()}, toml, **overrides)
+    assert words in told.value.message
+
+
+def test_a_child_loads_equal_settings(tmp_path: Path) -> None:
+    settings = load(tmp_path, port=1, engine="fake", stop_grace=0.25, allowed_hosts="a, b")
+    assert Settings.load(settings.to_env()) == settings
+    assert settings.child_environ().items() >= settings.to_env().items()
+    assert settings.child_environ().items() >= {"PATH": os.environ["PATH"]}.items()
+
+
+def test_every_setting_says_what_it_is() -> None:
+    for field in fields(Settings):
+        assert field.metadata["doc"], field.name
+        if field.metadata.get("choices"):
+            assert field.default in field.metadata["choices"]
+    assert [field.name for field in fields(Settings) if field.default is MISSING] == ["home"]
+
+
+def test_everything_lies_in_the_home(tmp_path: Path) -> None:
+    settings = load(tmp_path / "home")
+    settings.make_folders()
+    settings.make_folders()
+    places = [
+        value
+        for name in dir(Settings)
+        if isinstance(getattr(Settings, name), property) and isinstance(value := getattr(settings, name), Path)
+    ]
+    assert len(places) >= 7
+    outside = [place for place in places if not place.is_relative_to(settings.home)]
+    assert outside == [settings.starter]
+    assert (settings.starter / "model_index.json").is_file()
+
+
+def test_going_offline_says_exactly_what_gradio_compares_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    changed: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", changed)
+    go_offline(tmp_path)
+    assert changed["GRADIO_ANALYTICS_ENABLED"] == "False"
+    assert changed["HF_HUB_OFFLINE"] == "1"
+    assert changed["GRADIO_TEMP_DIR"].startswith(str(tmp_path))  # not the system's, which others may read
+
+
+def test_names_are_the_fields() -> None:
+    assert names()[0] == "home"
+    assert set(names()) == {field.name for field in fields(Settings)}

@@ -1,0 +1,108 @@
+"""A worker dies at each named point between claim and done: the job still ends once, with one picture.
+
+The child dies by itself in the middle of the real code, by a function that is replaced in that child only.
+"""
+
+import pytest
+
+from diffusion_local.compose import House
+from diffusion_local.domain import State
+from diffusion_local.engine.fake import FakeEngine
+from diffusion_local.store.sweep import sweep
+from diffusion_local.worker import slots
+from diffusion_local.worker.runner import Runner
+from diffusion_local.worker.stopping import Stop
+from tests.support import sql, start_python
+
+DIE_AT = """
+import os, sys
+from diffusion_local.compose import open_house
+from diffusion_local.engine.fake import FakeEngine
+from diffusion_local.settings import Settings
+from diffusion_local.store import files, jobs, rows
+from diffusion_local.worker.runner import Runner
+from diffusion_local.worker.stopping import Stop
+
+def die(*args, **kwargs):
+    os._exit(9)
+
+def after(function):
+    def both(*args, **kwargs):
+        function(*args, **kwargs)
+        die()
+    return both
+
+def half(file):
+    file.write(b"half of a picture")
+    file.flush()
+    die()
+
+write_whole = files.write_whole
+match sys.argv[1]:
+    case "after the claim":
+        Runner.run = die
+    case "while denoising":
+        FakeEngine.generate = lambda self, params, on_step: (on_step(1, None), die())
+    case "before the bytes":
+        files.LocalFiles.save = die
+    case "in the middle of the bytes":
+        files.write_whole = lambda target, write, durable=False: write_whole(target, half if durable else write)
+    case "after the bytes":
+        os.fsync = die
+    case "after the rename":
+        files.sync_folder = die
+    case "before the rows":
+        jobs.JobStore.finish = die
+    case "between the rows":
+        rows.image_row = die
+    case "after the commit":
+        jobs.JobStore.finish = after(jobs.JobStore.finish)
+house = open_house(Settings.load())
+Runner(house, "cpu0", FakeEngine(0), Stop()).work_off()
+house.database.close()
+os._exit(0)
+"""
+
+#: point -> the job's state as the dead worker leaves it
+POINTS = {
+    "after the claim": State.RUNNING,
+    "while denoising": State.RUNNING,
+    "before the bytes": State.RUNNING,
+    "in the middle of the bytes": State.RUNNING,
+    "after the bytes": State.RUNNING,
+    "after the rename": State.RUNNING,
+    "before the rows": State.RUNNING,
+    "between the rows": State.RUNNING,
+    "after the commit": State.DONE,
+}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_worker_may_die_anywhere(house: House, point: str) -> None:
+    [job_id] = house.studio.submit("a red apple", width=128, height=128, steps=2).job_ids
+    child = start_python(DIE_AT, point)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 9, errors
+    left = house.jobs.get(job_id)
+    assert left.state is POINTS[point]
+    assert rows_without_a_file(house) == []
+
+    slots.recover(house, "cpu0")
+    assert sweep(house.settings, house.database).strays == []  # its file, if there is one, is about to be made again
+    runner = Runner(house, "cpu0", FakeEngine(0), Stop())
+    runner.work_off()
+    runner.close()
+    job = house.jobs.get(job_id)
+    again = left.state is State.RUNNING
+    assert (job.state, job.attempt, job.crashes) == (State.DONE, 2 if again else 1, int(again))
+    assert rows_without_a_file(house) == []
+    assert [path.stem for path in house.settings.gallery.rglob("*.png")] == [job_id]
+    assert [image.id for image in house.studio.gallery()] == [job_id]
+    swept = sweep(house.settings, house.database)
+    assert (swept.strays, swept.missing) == ([], [])
+
+
+def rows_without_a_file(house: House) -> list[str]:
+    with sql(house.settings.database) as db:
+        keys = [row["key"] for row in db.execute("SELECT key FROM images")]
+    return [key for key in keys if not house.files.path(key).exists()]

@@ -1,0 +1,337 @@
+"""One job's road through a worker, in this process, with the engine that needs no model: every outcome."""
+
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from PIL import Image as PIL
+
+from diffusion_local.compose import House
+from diffusion_local.domain import Job, Params, State, utc_text
+from diffusion_local.engine import OnStep, Picture
+from diffusion_local.engine.fake import FakeEngine, Hiccup, draw_card
+from diffusion_local.errors import BadImage
+from diffusion_local.store import database, recipe
+from diffusion_local.worker.runner import MAX_TRIES, Runner
+from diffusion_local.worker.stopping import Stop
+from tests.support import FAILURE, eventually, sql
+
+
+@pytest.fixture
+def stop() -> Stop:
+    return Stop()
+
+
+@pytest.fixture
+def runner(house: House, stop: Stop) -> Iterator[Runner]:
+    opened = Runner(house, "cpu0", FakeEngine(0), stop)
+    yield opened
+    opened.close()
+
+
+class Scripted(FakeEngine):
+    """Does something of the test's own before the picture is made."""
+
+    def __init__(self, script: Callable[[Params], object]) -> None:
+        super().__init__(0)
+        self.script = script
+
+    def generate(self, params: Params, on_step: OnStep) -> Picture:
+        self.script(params)
+        return super().generate(params, on_step)
+
+
+def submit(house: House, prompt: str = "a red apple", count: int = 1, **settings: object) -> list[str]:
+    sizes = {"width": 128, "height": 128, "steps": 4, "seed": 7}
+    return house.studio.submit(prompt, count=count, **sizes | settings).job_ids  # type: ignore[arg-type]
+
+
+def work_off(runner: Runner, house: House, job_id: str) -> Job:
+    runner.work_off()
+    return house.jobs.get(job_id)
+
+
+def pictures(house: House) -> list[str]:
+    return sorted(path.stem for path in house.settings.gallery.rglob("*.png"))
+
+
+def test_a_job_becomes_a_picture_with_its_recipe(house: House, runner: Runner) -> None:
+    [job_id] = submit(house, "a red apple", negative="blurry")
+    job = work_off(runner, house, job_id)
+    assert (job.state, job.step, job.attempt, job.failure) == (State.DONE, 4, 1, None)
+    image = house.images.of_jobs([job_id])[job_id]
+    assert pictures(house) == [job_id]
+    assert image.bytes == house.files.path(image.key).stat().st_size
+    with PIL.open(house.files.path(image.key)) as stored:
+        assert stored.tobytes() == draw_card(job.params).tobytes()
+        assert stored.info["parameters"].startswith("a red apple\nNegative prompt: blurry\nSteps: 4")
+        found = recipe.read(stored)
+    assert found is not None
+    assert found["facts"]["engine"] == "fake"
+    assert house.files.thumbnail(image.key).exists()
+    assert not Path(image.key).is_absolute()
+
+
+def test_a_whole_queue_is_worked_off_in_order(house: House, runner: Runner) -> None:
+    ids = submit(house, count=5)
+    runner.work_off()
+    jobs = [house.jobs.get(job_id) for job_id in ids]
+    assert {job.state for job in jobs} == {State.DONE}
+    assert [job.started_at for job in jobs] == sorted(job.started_at or "" for job in jobs)
+    assert pictures(house) == sorted(ids)
+
+
+@pytest.mark.parametrize(("prompt", "kind"), [("[fail]", "engine_error"), ("[oom]", "out_of_memory")])
+def test_an_engine_error_fails_its_job_and_the_next_one_runs(
+    house: House, runner: Runner, prompt: str, kind: str
+) -> None:
+    [bad], [good] = submit(house, prompt), submit(house)
+    job = work_off(runner, house, bad)
+    assert job.failure is not None
+    assert (job.state, job.failure.kind) == (State.FAILED, kind)
+    assert job.failure.message
+    assert "Traceback" in job.failure.detail
+    assert house.jobs.get(good).state is State.DONE
+    assert pictures(house) == [good]
+
+
+def test_a_model_that_went_away_fails_its_job_with_what_to_do(house: House, runner: Runner) -> None:
+    folder = house.settings.models / "mine"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (folder / "unet" / "weights.safetensors").write_bytes(b"weights")
+    [gone], [good] = submit(house, model="mine"), submit(house)
+    shutil.rmtree(folder)
+    job = work_off(runner, house, gone)
+    assert job.failure is not None
+    assert job.failure.kind == "model_unavailable"
+    assert "models/" in job.failure.message
+    assert house.jobs.get(good).state is State.DONE
+
+
+def test_a_model_without_weights_fails_its_job_with_what_to_do(house: House, runner: Runner) -> None:
+    folder = house.settings.models / "mine"
+    folder.mkdir(parents=True)
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    [job_id] = submit(house, model="mine")
+    (folder / "weights.safetensors").unlink()
+    job = work_off(runner, house, job_id)
+    assert job.failure is not None
+    assert (job.failure.kind, "safetensors" in job.failure.message) == ("model_unavailable", True)
+
+
+def test_a_fault_of_the_program_fails_the_job_and_says_so(house: House, stop: Stop) -> None:
+    def bug(params: Params) -> None:
+        raise KeyError("left")
+
+    runner = Runner(house, "cpu0", Scripted(bug), stop)
+    [job_id] = submit(house)
+    job = work_off(runner, house, job_id)
+    assert job.failure is not None
+    assert (job.failure.kind, "fault of the program" in job.failure.message) == ("internal_error", True)
+    assert "KeyError" in job.failure.detail
+    runner.close()
+
+
+# -- later tries -----------------------------------------------------------------------------------------------------
+
+
+def test_a_transient_fault_is_tried_later_and_then_works(house: House, runner: Runner) -> None:
+    [flaky], [good] = submit(house, "[flaky]"), submit(house)
+    before = datetime.now(UTC)
+    job = work_off(runner, house, flaky)
+    assert (job.state, job.tries, job.crashes) == (State.QUEUED, 1, 0)
+    assert utc_text(before + timedelta(seconds=5)) < (job.not_before or "") < utc_text(before + timedelta(seconds=30))
+    assert house.jobs.get(good).state is State.DONE  # nobody waits for it
+    now_due(house)
+    assert work_off(runner, house, flaky).state is State.DONE
+    assert house.jobs.get(flaky).attempt == 2
+
+
+def test_tries_come_to_an_end(house: House, stop: Stop) -> None:
+    def hiccup(params: Params) -> None:
+        raise Hiccup("not now")
+
+    runner = Runner(house, "cpu0", Scripted(hiccup), stop)
+    [job_id] = submit(house)
+    waits = []
+    for tries in range(1, MAX_TRIES):
+        job = work_off(runner, house, job_id)
+        assert (job.state, job.tries) == (State.QUEUED, tries)
+        waits.append(datetime.fromisoformat(job.not_before or "") - datetime.now(UTC))
+        now_due(house)
+    assert waits == sorted(waits)
+    assert waits[-1] > 1.5 * waits[0]  # each pause is longer
+    job = work_off(runner, house, job_id)
+    assert job.failure is not None
+    assert (job.state, job.failure.message) == (State.FAILED, "not now")
+    runner.close()
+
+
+def now_due(house: House) -> None:
+    with sql(house.settings.database) as db:
+        db.execute("UPDATE jobs SET not_before = '2000-01-01T00:00:00.000Z' WHERE not_before IS NOT NULL")
+
+
+# -- stopping --------------------------------------------------------------------------------------------------------
+
+
+def test_a_cancel_is_heard_at_the_next_step(house: House, stop: Stop) -> None:
+    runner = Runner(house, "cpu0", Scripted(lambda params: house.studio.cancel([job_id])), stop)
+    [job_id] = submit(house)
+    job = work_off(runner, house, job_id)
+    assert (job.state, job.step) == (State.CANCELLED, 0)
+    runner.close()
+    assert pictures(house) == []
+
+
+def test_a_stop_gives_the_job_back_and_claims_no_other(house: House, stop: Stop) -> None:
+    runner = Runner(house, "cpu0", Scripted(lambda params: stop.request()), stop)
+    ids = submit(house, count=2)
+    runner.work_off()
+    jobs = [house.jobs.get(job_id) for job_id in ids]
+    assert [(job.state, job.attempt, job.crashes, job.tries) for job in jobs] == [
+        (State.QUEUED, 1, 0, 0),
+        (State.QUEUED, 0, 0, 0),
+    ]
+    assert house.studio.events(ids[0])[-1].note == "given back: shutdown"
+    runner.close()
+
+
+def test_a_stop_may_let_the_picture_finish(house: House) -> None:
+    stop = Stop(finish_first=True)
+    runner = Runner(house, "cpu0", Scripted(lambda params: stop.request()), stop)
+    ids = submit(house, count=2)
+    runner.work_off()
+    assert [house.jobs.get(job_id).state for job_id in ids] == [State.DONE, State.QUEUED]
+    runner.close()
+
+
+def test_a_pause_may_take_the_running_picture_back(house: House, stop: Stop) -> None:
+    runner = Runner(house, "cpu0", Scripted(lambda params: house.control.pause(give_back=True)), stop)
+    [job_id] = submit(house)
+    assert work_off(runner, house, job_id).state is State.QUEUED
+    house.control.resume()
+    runner.close()
+    runner = Runner(house, "cpu0", FakeEngine(0), stop)
+    assert work_off(runner, house, job_id).state is State.DONE
+    runner.close()
+
+
+# -- claims ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_claim_writes_nothing(house: House, stop: Stop) -> None:
+    """Another worker was told to recover this one's job while it still denoised."""
+
+    def lose(params: Params) -> None:
+        house.jobs.recover("cpu0", FAILURE)
+        house.control.pause()
+
+    runner = Runner(house, "cpu0", Scripted(lose), stop)
+    [job_id] = submit(house)
+    job = work_off(runner, house, job_id)
+    runner.close()
+    assert (job.state, job.crashes) == (State.QUEUED, 1)
+    assert pictures(house) == []
+
+
+def test_a_claim_lost_after_the_last_step_saves_nothing(house: House, stop: Stop) -> None:
+    class LosesAtTheEnd(FakeEngine):
+        def generate(self, params: Params, on_step: OnStep) -> Picture:
+            picture = super().generate(params, on_step)
+            house.jobs.recover("cpu0", FAILURE)
+            house.control.pause()
+            return picture
+
+    runner = Runner(house, "cpu0", LosesAtTheEnd(0), stop)
+    [job_id] = submit(house)
+    job = work_off(runner, house, job_id)
+    runner.close()
+    assert (job.state, job.crashes) == (State.QUEUED, 1)
+    assert pictures(house) == []
+
+
+def test_no_usable_picture_fails_the_job_and_leaves_no_file(house: House, stop: Stop) -> None:
+    def bad(params: Params) -> None:
+        raise BadImage
+
+    runner = Runner(house, "cpu0", Scripted(bad), stop)
+    [job_id] = submit(house)
+    job = work_off(runner, house, job_id)
+    runner.close()
+    assert job.failure is not None
+    assert job.failure.kind == "bad_image"
+    assert pictures(house) == []
+
+
+# -- the disk and the database ---------------------------------------------------------------------------------------
+
+
+def test_with_too_little_room_the_queue_holds_itself_back_and_goes_on_by_itself(house: House, stop: Stop) -> None:
+    small = replace(house, settings=replace(house.settings, disk_reserve_mb=10**9))
+    [job_id] = submit(house)
+    runner = Runner(small, "cpu0", FakeEngine(0), stop)
+    assert work_off(runner, house, job_id).state is State.QUEUED
+    runner.close()
+    assert "nearly full" in house.control.blocked()
+    assert "Free some space" in house.studio.snapshot().reason
+    runner = Runner(house, "cpu0", FakeEngine(0), stop)  # there is room again
+    assert work_off(runner, house, job_id).state is State.DONE
+    runner.close()
+    assert house.control.blocked() == ""
+
+
+def test_a_database_that_is_locked_for_a_while_loses_nothing(
+    settings: object, house: House, stop: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one picture is saved the next is made; both must end, whichever of them meets the lock."""
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)  # for the connections that are made from now on
+    house.database.close()
+    first, second = submit(house, count=2, steps=2)
+    locked = threading.Event()
+
+    def lock(params: Params) -> None:
+        if params.seed == 8 and not locked.is_set():  # the first one is being saved now
+            locked.set()
+            holder = sqlite3.connect(house.settings.database, isolation_level=None, check_same_thread=False)
+            holder.execute("BEGIN IMMEDIATE")
+            threading.Timer(1.0, lambda: (holder.execute("COMMIT"), holder.close())).start()
+            eventually(lambda: runner._saving is not None and runner._saving.done())
+            eventually(lambda: not holding(house))
+
+    runner = Runner(house, "cpu0", Scripted(lock), stop)
+    for _ in range(20):
+        runner.work_off()
+        if all(house.jobs.get(job_id).final for job_id in (first, second)):
+            break
+    runner.close()
+    assert [house.jobs.get(job_id).state for job_id in (first, second)] == [State.DONE, State.DONE]
+    assert pictures(house) == sorted([first, second])
+
+
+def holding(house: House) -> bool:
+    with sql(house.settings.database) as db:
+        db.execute("PRAGMA busy_timeout = 0")
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        return False
+
+
+def test_an_idle_worker_lets_go_of_the_model(house: House, stop: Stop) -> None:
+    engine = FakeEngine(0)
+    runner = Runner(replace(house, settings=replace(house.settings, idle_unload=0)), "cpu0", engine, stop)
+    [job_id] = submit(house)
+    work_off(runner, house, job_id)
+    assert engine.loaded == "starter"
+    runner.work_off()
+    assert engine.loaded == ""
+    runner.close()
