@@ -88,7 +88,7 @@ def database(settings: Settings) -> Iterator[Finding]:
         yield Finding("database", True, "not made yet")
         return
     try:
-        found = check_integrity(Database.open(settings.database))
+        found = check_integrity(Database(settings.database))
     except DatabaseProblem as problem:  # where even the check cannot be run
         found = [problem.message]
     mend = (
@@ -112,5 +112,5 @@ def models(settings: Settings) -> Iterator[Finding]:
 def workers(settings: Settings) -> Iterator[Finding]:
     if not settings.database.exists():
         return
-    for worker in WorkerStore(Database.open(settings.database)).all():
+    for worker in WorkerStore(Database(settings.database)).all():
         yield Finding(f"worker {worker.slot}", True, f"{worker.status}, process {worker.pid}, seen {worker.seen_at}")

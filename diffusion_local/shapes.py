@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from diffusion_local.catalog import Model
-from diffusion_local.domain import Event, Image, Job, Receipt, Snapshot, State, Worker
+from diffusion_local.domain import Event, Image, Job, Receipt, Snapshot, Worker
 from diffusion_local.studio import Studio
 
 Json = dict[str, Any]
@@ -122,11 +122,5 @@ def one_job(studio: Studio, job_id: str) -> Json:
 
 def with_places(studio: Studio, jobs: list[Job]) -> list[Json]:
     """Jobs with their pictures, places in line and estimates."""
-    images = studio.images_of(jobs)
-    shaped = []
-    for each in jobs:
-        position, eta = (
-            (None, None) if each.state in (State.DONE, State.FAILED, State.CANCELLED) else studio.place(each)
-        )
-        shaped.append(job(each, images.get(each.id), position, eta))
-    return shaped
+    images, places = studio.images_of(jobs), studio.places(jobs)
+    return [job(each, images.get(each.id), *places[each.id]) for each in jobs]

@@ -134,6 +134,10 @@ class Studio:
         """(position in line, from 1; seconds until it is done), None where there is none or it is not known."""
         return self._view.place(job)
 
+    def places(self, jobs: Sequence[Job]) -> dict[str, tuple[int | None, float | None]]:
+        """What ``place`` says, of many jobs by id."""
+        return self._view.places(jobs)
+
     def jobs(
         self, state: str | None = None, batch_id: str | None = None, limit: int = 50, before: str | None = None
     ) -> list[Job]:
@@ -200,6 +204,8 @@ class Studio:
         """Raises NotFound for an unknown job, InvalidParams if nothing is named."""
         if not job_ids and not batch_id:
             raise InvalidParams("job_ids", "must name at least one job, or a batch.")
+        if job_ids and batch_id:
+            raise InvalidParams("batch_id", "must be left out where jobs are named.")
         for job_id in job_ids:
             self._jobs.get(job_id)
         if batch_id and not self._view.jobs(batch_id=batch_id, limit=1):

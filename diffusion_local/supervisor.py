@@ -178,8 +178,10 @@ class Supervisor:
         self._terminate()
         while any(child.alive for child in self._children) and not self._stop.now.wait(LOOK_SECONDS):
             continue
-        self._terminate()
         deadline = time.monotonic() + STOP_SECONDS
+        while any(child.alive for child in self._children) and time.monotonic() < deadline:
+            self._terminate()  # more than once: two signals that come at the same moment merge into one
+            time.sleep(LOOK_SECONDS)
         for child in self._children:
             if child.process is None:
                 continue

@@ -84,8 +84,8 @@ class Database:
 
     @contextlib.contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite_utils.Database]:
-        db = self._connection()
         with explained(self.path):
+            db = self._connection()
             db.conn.execute(begin)
             try:
                 yield db

@@ -16,6 +16,7 @@ from diffusion_local.store.database import Database
 
 log = logging.getLogger(__name__)
 
+FEW_GONE = 10  # as many may well have been deleted by hand
 OLD_PART_SECONDS = 3600.0  # a half-written file of a process that died; a living one is done in seconds
 
 
@@ -57,9 +58,13 @@ def known(database: Database, image_id: str) -> bool:
 
 
 def trash_missing(settings: Settings, database: Database) -> list[str]:
+    """Ids of rows without a file, now in the trash. Where most files are gone it is rather the drive that is."""
     with database.read() as db:
         shown = db.execute("SELECT id, key FROM images WHERE trashed_at IS NULL").fetchall()
     gone = [image_id for image_id, key in shown if not (settings.gallery / f"{key}.png").exists()]
+    if len(gone) > FEW_GONE and len(gone) * 2 > len(shown):
+        log.error("most pictures' files are gone: is the gallery's drive there? Nothing was changed.")
+        return []
     with database.write() as db:
         for image_id in gone:
             db.execute("UPDATE images SET trashed_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') WHERE id = ?", [image_id])

@@ -127,7 +127,11 @@ class Runner:
             self._unsettled.pop()
 
     def close(self) -> None:
-        self.wait_for_saver()
+        try:
+            self.wait_for_saver()
+            self._give_back_unsettled()
+        except DatabaseProblem as problem:  # the next holder of the slot recovers them
+            log.error("%s", problem)
         self._saver.shutdown()
         self._previewer.shutdown()
 

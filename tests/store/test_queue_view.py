@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from diffusion_local.compose import House
 from diffusion_local.domain import Lane, State
 from diffusion_local.store.control import QueueControl
 from diffusion_local.store.database import Database
@@ -159,3 +160,13 @@ def test_a_snapshot_of_a_long_queue_does_not_sort_it(database: Database, store: 
         plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
         if "'running'" not in statement:  # a handful, sorted in no time
             assert not any("TEMP B-TREE" in line for line in plan), (statement, plan)
+
+
+def test_places_of_many_jobs_agree_with_those_of_each(house: House) -> None:
+    studio = house.studio
+    ids = studio.submit("a red apple", count=8).job_ids
+    claimed = house.jobs.claim_next("cpu0")
+    assert claimed is not None
+    studio.set_priority(5, [ids[6]])
+    found = [studio.job(job_id) for job_id in ids]
+    assert studio.places(found) == {job.id: studio.place(job) for job in found}
