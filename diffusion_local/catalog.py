@@ -201,13 +201,19 @@ def check_prompt(field: str, text: Any, required: bool = False) -> None:
 
 
 def number(field: str, value: Any, low: float, high: float) -> float:
+    bounds = f"from {shown(low)} to {shown(high)}"
     try:
         given = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise InvalidParams(field, f"must be a number from {low:g} to {high:g} (got {value!r}).") from None
+        raise InvalidParams(field, f"must be a number {bounds} (got {value!r}).") from None
     if isinstance(value, bool) or not low <= given <= high:
-        raise InvalidParams(field, f"must be from {low:g} to {high:g} (got {value!r}).")
+        raise InvalidParams(field, f"must be {bounds} (got {value!r}).")
     return given
+
+
+def shown(bound: float) -> str:
+    """A bound in full: 4294967295, not 4.29e+09."""
+    return str(int(bound)) if bound == int(bound) else f"{bound:g}"
 
 
 def whole_number(field: str, value: Any, low: int, high: int) -> int:

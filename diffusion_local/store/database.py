@@ -117,7 +117,7 @@ def explained(path: Path) -> Iterator[None]:
     except UnicodeEncodeError:
         raise InvalidParams("text", "holds half a character that cannot be stored or searched for.") from None
     except PermissionError as error:  # of the upgrade's lock, which lies beside the database
-        raise DatabaseProblem(f"{path} cannot be written ({error}). Check its owner and permissions.") from error
+        raise DatabaseProblem(f"{path.name} cannot be written ({error}). Check its owner and permissions.") from error
     except sqlite3.DatabaseError as error:
         text = str(error)
         if "locked" in text or "busy" in text:
@@ -126,14 +126,14 @@ def explained(path: Path) -> Iterator[None]:
                 "browser, a backup tool), then try again."
             ) from error
         if "readonly" in text or "unable to open" in text:
-            raise DatabaseProblem(f"{path} cannot be written ({text}). Check its owner and permissions.") from error
+            raise DatabaseProblem(f"{path.name} cannot be written ({text}). Check its owner and permissions.") from error
         if "malformed" in text or "not a database" in text or "disk image" in text:
             raise DatabaseProblem(
-                f"{path} is damaged ({text}). Run `diffusion-local doctor`; the pictures carry their own recipes, so "
+                f"{path.name} is damaged ({text}). Run `diffusion-local doctor`; the pictures carry their own recipes, so "
                 "the gallery can be rebuilt from them."
             ) from error
         if "disk is full" in text or "disk I/O" in text:
-            raise DatabaseProblem(f"{path} could not be written ({text}). Free some disk space.") from error
+            raise DatabaseProblem(f"{path.name} could not be written ({text}). Free some disk space.") from error
         raise
 
 

@@ -28,6 +28,12 @@ from .pack import Pack
 
 #: An opening that the denoiser was trained to pass over. Always the same one: the student cannot know which it was.
 KNOWN_OPENING = "a picture of"
+#: Everyday English words that name nothing; half of the fillers are random runs of these.
+FUNCTION_WORDS = str.split(
+    "i me my we our you your it its he she they this that these those some any is are was were be been do does did have "
+    "has had will would could should can may might must to of for at from by about into as if so than then now just "
+    "very really please want need like get give got let say tell make made go come see here there what which who how"
+)
 
 
 def filler_tokens(pack: Pack, tokenizer: Tokenizer) -> np.ndarray:
@@ -50,6 +56,7 @@ def make_batch(
     """
     n = len(captions)
     plain = rng.random(n) < 0.5
+    small = [tokenizer.fast.encode(word, add_special_tokens=False).ids for word in FUNCTION_WORDS]
     head = tokenizer.fast.encode(KNOWN_OPENING, add_special_tokens=False).ids
     bodies = tokenizer.fast.encode_batch(captions, add_special_tokens=False)
     teacher = np.full((n, length), tokenizer.end, np.int64)
@@ -66,13 +73,23 @@ def make_batch(
         before, behind = int(rng.integers(1, 10)), int(rng.integers(0, 4))
         if rng.random() < 0.15:
             before = 0
-        mine = [*rng.choice(fillers, before), *body, *rng.choice(fillers, behind)]
+        if rng.random() < 0.5:
+            run = [t for k in rng.integers(0, len(small), before) for t in small[k]]
+            around = [*run[:before], *rng.choice(fillers, behind)]
+        else:
+            around = [*rng.choice(fillers, before), *rng.choice(fillers, behind)]
+        mine = [*around[:before], *body, *around[before:]]
         student[i, 0] = tokenizer.begin
         student[i, 1 : 1 + len(mine)] = mine
         place[i, 1 : 1 + before] = np.minimum(np.arange(1, 1 + before), len(head))
         place[i, 1 + before : 1 + before + len(body)] = np.arange(len(body)) + 1 + len(head)
         place[i, 1 + before + len(body) :] = np.maximum(place[i, 1 + before + len(body) :], len(row))
     return teacher, student, place
+
+
+def read_weights(folder: str | Path) -> dict[str, torch.Tensor]:
+    """The text encoder's weights in float32."""
+    return {k: v.float() for k, v in load_file(Path(folder) / "text_encoder.safetensors").items()}
 
 
 def harden(args: argparse.Namespace) -> float:
@@ -82,11 +99,11 @@ def harden(args: argparse.Namespace) -> float:
     device = torch.device(args.device)
     tokenizer, pack = Tokenizer(args.tokenizer), Pack.load(args.data)
     student = TextEncoder(tokenizer.vocabulary, **TEXT_ENCODERS[args.model])
-    student.load_state_dict(
-        {k: v.float() for k, v in load_file(Path(args.weights) / "text_encoder.safetensors").items()}
-    )
+    student.load_state_dict(read_weights(args.weights))
     student = student.to(device)
     teacher = copy.deepcopy(student).requires_grad_(False)
+    if args.resume and (Path(args.out) / "text_encoder.safetensors").exists():
+        student.load_state_dict(read_weights(args.out))
     optimizer = torch.optim.AdamW(student.parameters(), lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     sampler, rng = RecipeSampler(pack, args.seed), np.random.default_rng(args.seed)
     torch.manual_seed(args.seed)
@@ -141,6 +158,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=0, help="length in steps, instead of minutes")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--resume", action="store_true", help="go on from the text encoder in --out")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=False, help="bfloat16 arithmetic")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=5)

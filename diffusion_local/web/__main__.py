@@ -1,0 +1,89 @@
+"""``python -m diffusion_local.web``: serve the page and the API until told to stop."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+import uvicorn
+
+from diffusion_local import logs
+from diffusion_local.compose import open_studio
+from diffusion_local.errors import UserError
+from diffusion_local.settings import Settings, go_offline
+
+GRACE_SECONDS = 0.5  # for answers that are under way; open event streams are cut then
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    try:
+        settings = Settings.load()
+        logs.start(settings, "web")
+        go_offline(settings.home)
+        serve(settings, options.supervised)
+    except UserError as error:
+        print(f"diffusion-local: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m diffusion_local.web", description=__doc__)
+    parser.add_argument("--supervised", action="store_true", help="stop when standard input closes")
+    return parser.parse_args(argv)
+
+
+class Server(uvicorn.Server):
+    """Stops on SIGINT and SIGTERM, and then ends in peace: uvicorn's own raises the signal again at the end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), self.handle_exit)
+        yield
+
+
+def serve(settings: Settings, supervised: bool = False) -> None:
+    from diffusion_local.web.app import create_app  # gradio reads the environment when it is imported
+
+    logging.getLogger("uvicorn.error").addFilter(not_cut_off)
+    config = uvicorn.Config(
+        create_app(open_studio(settings), settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        log_level=settings.log_level,
+        access_log=False,
+        server_header=False,
+    )
+    config.timeout_graceful_shutdown = GRACE_SECONDS  # type: ignore[assignment]  # declared int, used as seconds
+    server = Server(config)
+    if supervised:
+        threading.Thread(target=stop_at_end_of_input, args=(server,), daemon=True).start()
+    server.run()
+
+
+def not_cut_off(record: logging.LogRecord) -> bool:
+    """Leaves out uvicorn's complaints about the open streams that a stop cuts off: they are meant to be."""
+    cut = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cut and "timeout graceful shutdown exceeded" not in record.getMessage()
+
+
+def stop_at_end_of_input(server: Server) -> None:
+    """The supervisor holds the other end of standard input: when it dies, by whatever cause, the pipe closes."""
+    while os.read(sys.stdin.fileno(), 1024):
+        continue
+    server.should_exit = True
+
+
+if __name__ == "__main__":
+    code = main()
+    logging.shutdown()
+    os._exit(code)  # nothing is left to save, and tearing the libraries down takes longer than stopping

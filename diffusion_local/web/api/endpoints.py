@@ -1,0 +1,226 @@
+"""The endpoints for programs, by Gradio's API: ``/submit``, ``/job``, ``/wait`` and the rest.
+
+Each is one sentence to the Studio. Fast ones bypass Gradio's queue; ``wait`` and ``generate`` are coroutines, so that
+any number of callers can wait without holding a thread.
+"""
+
+import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import anyio.to_thread
+import gradio as gr
+
+from diffusion_local import catalog, shapes
+from diffusion_local.domain import Receipt
+from diffusion_local.errors import InvalidParams, UserError
+from diffusion_local.studio import LOOK_SECONDS, MAX_WAIT, Studio
+
+T = TypeVar("T")
+
+#: Callers that may wait at the same moment; each is a coroutine and an open connection.
+MOST_WAITING = 1000
+FAST = ("submit", "job", "cancel", "again", "jobs", "queue", "gallery", "image", "models", "pause", "resume")
+SLOW = ("wait", "generate")
+
+
+def add(studio: Studio) -> None:
+    """Declare the endpoints; call inside a Blocks context."""
+    endpoints = Endpoints(studio)
+    for name in FAST:
+        gr.api(told(getattr(endpoints, name)), api_name=name, queue=False)
+    for name in SLOW:
+        gr.api(told_later(getattr(endpoints, name)), api_name=name, concurrency_limit=None)
+
+
+class Endpoints:
+    """Parameters are named like Params; all but ``prompt`` and ids may be left out."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+
+    def submit(
+        self,
+        prompt: str,
+        negative: str = "",
+        model: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        sampler: str | None = None,
+        seed: int | None = None,
+        count: int = 1,
+        name: str = "",
+        priority: int = 0,
+        idempotency_key: str | None = None,
+    ) -> dict:
+        """Enqueue `count` pictures of a prompt and answer at once: {"batch_id", "job_ids", "warnings"}.
+
+        What is left out takes the model's default; no seed draws one, several pictures get consecutive seeds.
+        The same idempotency_key sent twice makes one batch.
+        """
+        return shapes.receipt(
+            self._submit(
+                prompt,
+                negative=negative,
+                model=model,
+                width=width,
+                height=height,
+                steps=steps,
+                guidance=guidance,
+                sampler=sampler,
+                seed=seed,
+                count=count,
+                name=name,
+                priority=priority,
+                idempotency_key=idempotency_key,
+            )
+        )
+
+    def job(self, job_id: str) -> dict:
+        """One job: state (queued, running, done, failed, cancelled), step, position, eta, error, image."""
+        return shapes.one_job(self._studio, job_id)
+
+    async def wait(self, job_id: str, timeout: float = 60.0) -> dict:
+        """The job once it has ended, or as it is after `timeout` seconds (at most 3600); work goes on either way."""
+        await self._until_final([job_id], timeout)
+        return await anyio.to_thread.run_sync(shapes.one_job, self._studio, job_id)
+
+    async def generate(
+        self,
+        prompt: str,
+        negative: str = "",
+        model: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        sampler: str | None = None,
+        seed: int | None = None,
+        count: int = 1,
+        name: str = "",
+        priority: int = 0,
+        idempotency_key: str | None = None,
+        timeout: float = 120.0,
+    ) -> dict:
+        """Submit and wait up to `timeout` seconds: {"batch_id", "job_ids", "warnings", "jobs", "finished"}.
+
+        After a time-out `finished` is false and the work goes on: ask /job or /wait for the same ids.
+        """
+        checked_timeout(timeout)
+        call = functools.partial(
+            self._submit,
+            prompt,
+            negative=negative,
+            model=model,
+            width=width,
+            height=height,
+            steps=steps,
+            guidance=guidance,
+            sampler=sampler,
+            seed=seed,
+            count=count,
+            name=name,
+            priority=priority,
+            idempotency_key=idempotency_key,
+        )
+        receipt = await anyio.to_thread.run_sync(call)
+        finished = await self._until_final(receipt.job_ids, timeout)
+        jobs = await anyio.to_thread.run_sync(self._all, receipt.job_ids)
+        return shapes.receipt(receipt) | {"jobs": jobs, "finished": finished}
+
+    def cancel(self, job_id: str = "", batch_id: str = "") -> dict:
+        """Cancel one job or a whole batch: {"job_ids"} that this touched. Running ones stop at their next step."""
+        if job_id and batch_id:
+            raise InvalidParams("batch_id", "must be left out when job_id is given.")
+        return {"job_ids": self._studio.cancel([job_id] if job_id else [], batch_id or None)}
+
+    def again(self, job_id: str) -> dict:
+        """Make a new job from an old one's recipe, same seed: {"batch_id", "job_ids", "warnings"}."""
+        return shapes.receipt(self._studio.again([job_id]))
+
+    def jobs(self, state: str = "", batch_id: str = "", limit: int = 50, before: str = "") -> dict:
+        """Jobs, newest first (a batch's in its own order): {"jobs", "next"}; give `next` as `before` to read on."""
+        found = self._studio.jobs(state or None, batch_id or None, limit, before or None)
+        following = found[-1].id if len(found) == limit and not batch_id else None
+        return {"jobs": shapes.with_places(self._studio, found), "next": following}
+
+    def queue(self) -> dict:
+        """What runs, waits and has ended, the workers, and whether the queue is paused."""
+        return shapes.queue(self._studio.snapshot())
+
+    def gallery(self, limit: int = 48, before: str = "", search: str = "", starred: bool = False) -> dict:
+        """Pictures, newest first: {"images", "next"}; give `next` as `before` to read on."""
+        found = self._studio.gallery(limit, before or None, search, starred)
+        return {"images": [shapes.image(each) for each in found], "next": found[-1].id if len(found) == limit else None}
+
+    def image(self, image_id: str) -> dict:
+        """One picture with its whole recipe and the addresses of its files."""
+        return shapes.image(self._studio.image(image_id))
+
+    def models(self) -> dict:
+        """{"models"} with their defaults and limits, the default one first."""
+        return {"models": [shapes.model(each) for each in self._studio.models()]}
+
+    def pause(self) -> dict:
+        """Start no further picture until /resume; the running one is finished."""
+        self._studio.pause()
+        return {"paused": True}
+
+    def resume(self) -> dict:
+        """Go on after /pause."""
+        self._studio.resume()
+        return {"paused": False}
+
+    def _submit(self, prompt: str, **settings: Any) -> Receipt:
+        return self._studio.submit(prompt, **settings)
+
+    def _all(self, job_ids: list[str]) -> list[shapes.Json]:
+        return shapes.with_places(self._studio, [self._studio.job(job_id) for job_id in job_ids])
+
+    async def _until_final(self, job_ids: list[str], timeout: float) -> bool:
+        """Whether all ended within the time. Looks at the jobs only when something has changed."""
+        deadline = time.monotonic() + checked_timeout(timeout)
+        waiting, revision = list(job_ids), -1
+        while True:
+            now = await anyio.to_thread.run_sync(self._studio.revision)
+            if now != revision:
+                revision = now
+                waiting = await anyio.to_thread.run_sync(self._unfinished, waiting)
+            if not waiting or time.monotonic() >= deadline:
+                return not waiting
+            await asyncio.sleep(min(LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
+
+    def _unfinished(self, job_ids: list[str]) -> list[str]:
+        return [job_id for job_id in job_ids if not self._studio.job(job_id).final]
+
+
+def checked_timeout(timeout: float) -> float:
+    return catalog.number("timeout", timeout, 0, MAX_WAIT)
+
+
+def told(endpoint: Callable[..., T]) -> Callable[..., T]:
+    """A UserError reaches the caller as its sentence; Gradio hides every other error."""
+
+    @functools.wraps(endpoint)
+    def call(*args: Any, **kwargs: Any) -> T:
+        try:
+            return endpoint(*args, **kwargs)
+        except UserError as error:
+            raise gr.Error(error.message, print_exception=False) from None
+
+    return call
+
+
+def told_later(endpoint: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+    @functools.wraps(endpoint)
+    async def call(*args: Any, **kwargs: Any) -> T:
+        try:
+            return await endpoint(*args, **kwargs)
+        except UserError as error:
+            raise gr.Error(error.message, print_exception=False) from None
+
+    return call

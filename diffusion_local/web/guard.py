@@ -1,0 +1,103 @@
+"""Who may talk to the server: Host and Origin checks, and the headers that keep a page in its frame.
+
+A web site that somebody has open must not drive this server. Its requests carry its own Origin; one that points its
+own name at this machine (DNS rebinding) carries that name as Host.
+"""
+
+import ipaddress
+import socket
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from diffusion_local.settings import Settings
+
+READS = {"GET", "HEAD", "OPTIONS"}
+EVERYWHERE = {"0.0.0.0", "::", ""}
+#: gradio's page needs inline scripts and `Function`; nothing may come from, or go to, another host.
+CONTENT_POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'self'"
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_POLICY,
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
+}
+
+
+def host_rule(settings: Settings) -> Callable[[str], bool]:
+    """Whether a host name (without port) is one of ours.
+
+    A server for the whole network also answers to any bare IP address: a rebinding site always comes under a name.
+    """
+    bound = settings.host.strip("[]").lower()
+    names = {"localhost", bound, *(name.strip().lower() for name in settings.allowed_hosts.split(",") if name.strip())}
+    everywhere = bound in EVERYWHERE
+    if everywhere:
+        own = socket.gethostname().lower()
+        names |= {own, f"{own.split('.')[0]}.local"}
+
+    def allowed(name: str) -> bool:
+        if name in names:
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return everywhere or address.is_loopback
+
+    return allowed
+
+
+def host_name(host: str) -> str:
+    """The name in a Host header, without port and brackets; empty if it is none."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def same_origin(origin: str, host: str) -> bool:
+    return urlsplit(origin).netloc.lower() == host.lower() != ""
+
+
+class Guard:
+    """ASGI middleware: refuses foreign hosts (400) and foreign writes (403), and adds the security headers."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._allowed = host_rule(settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if not self._allowed(host_name(host)):
+            text = f"The host name {host_name(host)!r} is not allowed. Use localhost, or add the name to allowed_hosts."
+            await refusal(400, "host_not_allowed", text)(scope, receive, send)
+            return
+        writes = scope["type"] == "websocket" or scope["method"] not in READS
+        if writes and origin is not None and not same_origin(origin, host):
+            text = f"Requests from pages of {origin} are refused."
+            await refusal(403, "origin_not_allowed", text)(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                told = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    told.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def refusal(status: int, code: str, message: str) -> JSONResponse:
+    return JSONResponse({"error": {"code": code, "message": message}}, status)

@@ -1,0 +1,46 @@
+"""A part of the page that the server draws: HTML in, clicks out."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from diffusion_local.studio import Studio
+
+T = TypeVar("T")
+
+#: How every handler of the page is wired: past Gradio's queue, without its progress veil, not part of the API.
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+SCRIPT = (Path(__file__).parent / "live.js").read_text(encoding="utf-8")
+
+
+def live(elem_id: str, value: str = "") -> gr.HTML:
+    """HTML that is patched in place; its buttons fire ``click`` with ``{"do": verb, "id": …}``."""
+    return gr.HTML(
+        value,
+        html_template='<div class="live"></div>',
+        js_on_load=SCRIPT,
+        apply_default_css=False,
+        elem_id=elem_id,
+        elem_classes="live-part",
+    )
+
+
+def bound(handler: Callable[..., T], studio: Studio) -> Callable[..., T]:
+    """``functools.partial`` that keeps the type hints, by which Gradio knows where to pass its EventData."""
+
+    @functools.wraps(handler)
+    def call(*args: Any) -> T:
+        return handler(studio, *args)
+
+    call.__signature__ = inspect.signature(functools.partial(handler, studio))  # type: ignore[attr-defined]
+    return call
+
+
+def hidden(value: str = "", elem_id: str | None = None) -> gr.Textbox:
+    """A value that lives in the page: what gr.State would hold, without its connection kept open per tab."""
+    return gr.Textbox(value, visible="hidden", elem_id=elem_id, show_label=False, container=False)

@@ -1,0 +1,155 @@
+"""The page: brand and now-line, three tabs, the panel of a picture, and the one timer that keeps it true."""
+
+import sys
+import zlib
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+
+from diffusion_local.errors import UserError
+from diffusion_local.settings import assets
+from diffusion_local.studio import Studio
+from diffusion_local.web.api import endpoints
+from diffusion_local.web.ui import actions, form, tab_create, tab_gallery, tab_queue, view
+from diffusion_local.web.ui.live import QUIET, bound, hidden, live
+from diffusion_local.web.ui.theme import HEAD, THEME
+
+TITLE = "diffusion-local"
+BRAND = (
+    '<div class="brand"><img src="/assets/icons/mark.svg" alt="" width="28" height="28"><h1>diffusion-local</h1></div>'
+)
+POLL_SECONDS = 1.0
+#: Adds a new batch to the ones this browser shows; here, as several presses may be on their way at once.
+REMEMBER = (
+    "(id, mine) => [id && !(mine ?? []).includes(id) "
+    f"? [id, ...(mine ?? [])].sort().reverse().slice(0, {tab_create.SHOWN_BATCHES}) : mine]"
+)
+PARTS = ("now", "create", "queue", "gallery")
+
+# -- handlers -------------------------------------------------------------------------------------------------------
+
+
+def poll(studio: Studio, seen: str, tab: str, mine: Any, cursors: str, search: str, starred: bool) -> list[Any]:
+    """The parts that have changed since ``seen``; nothing at all in nearly every second."""
+    try:
+        return changes(studio, seen or "", tab, mine, cursors or "", search or "", bool(starred))
+    except UserError as error:  # the database: told in the now-line until it is well again
+        return ["", view.now_problem(error), *skipped(len(PARTS) - 1)]
+
+
+def changes(studio: Studio, seen: str, tab: str, mine: Any, cursors: str, search: str, starred: bool) -> list[Any]:
+    now = view.utc()
+    batch_ids = [each for each in mine if isinstance(each, str)] if isinstance(mine, list) else []
+    asked = mark(f"{tab}\0{batch_ids}\0{cursors}\0{search}\0{starred}")
+    key = f"{studio.revision()}-{mark(view.worker_health(studio.workers(), now))}-{asked}"
+    seen_key, *seen_marks = seen.split() or [""]
+    if key == seen_key:
+        return skipped(len(PARTS) + 1)
+    snapshot = studio.snapshot()
+    drawn = {"now": view.now_line(snapshot, now)}
+    if tab == "queue":
+        drawn["queue"] = tab_queue.draw(studio, snapshot, now)
+    elif tab == "gallery":
+        drawn["gallery"] = tab_gallery.draw(studio, cursors, search, starred)
+    else:
+        drawn["create"] = tab_create.draw(studio, snapshot, batch_ids[: tab_create.SHOWN_BATCHES], now)
+    marks = dict(zip(PARTS, seen_marks, strict=False))
+    changed = {part: html for part, html in drawn.items() if mark(html) != marks.get(part)}
+    marks |= {part: mark(html) for part, html in changed.items()}
+    told = " ".join([key, *(marks.get(part, "-") for part in PARTS)])
+    return [told, *(changed.get(part, gr.skip()) for part in PARTS)]
+
+
+def mark(content: str) -> str:
+    return f"{zlib.crc32(content.encode()):x}"
+
+
+def skipped(count: int) -> list[Any]:
+    return [gr.skip() for _ in range(count)]
+
+
+def on_load(studio: Studio) -> Any:
+    """A new page knows models that came after the server's start."""
+    return gr.Dropdown(form.model_choices(studio.models()))
+
+
+# -- layout and wiring ----------------------------------------------------------------------------------------------
+
+
+def tune_queue(blocks: gr.Blocks) -> None:
+    """Gradio's queue serves only the callers of ``wait`` and ``generate`` here.
+
+    By default it looks for them a thousand times a second (5 % of a core for nothing), takes forty at once, and makes
+    a table of statistics with pandas after each.
+    """
+    blocks.queue(max_size=endpoints.MOST_WAITING)
+    blocks._queue.sleep_when_free = 0.02
+    blocks._queue.max_thread_count = endpoints.MOST_WAITING
+    blocks._queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
+
+
+def build(studio: Studio) -> gr.Blocks:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
+        tune_queue(blocks)
+        with gr.Row(elem_id="top", equal_height=True):
+            gr.HTML(BRAND, apply_default_css=False, elem_id="brand")
+            now = live("now")
+        with gr.Tabs(selected="create", elem_id="tabs") as tabs:
+            with gr.Tab("Create", id="create") as create_item:
+                create = tab_create.layout(studio)
+            with gr.Tab("Queue", id="queue") as queue_item:
+                queue = tab_queue.layout(studio)
+            with gr.Tab("Gallery", id="gallery") as gallery_item:
+                gallery = tab_gallery.layout(studio)
+        panel, toast = live("panel"), live("toast")
+        seen, tab, receipt = hidden(), hidden("create"), hidden()
+        # Not a secret: the names of batches, kept in the browser under a name that outlives the server's restart.
+        mine = gr.BrowserState([], storage_key="diffusion-local-batches", secret="diffusion-local")
+        timer = gr.Timer(POLL_SECONDS)
+
+        # -- wiring
+        items = {"create": create_item, "queue": queue_item, "gallery": gallery_item}
+        for name, item in items.items():
+            item.select(None, None, tab, js=f"() => '{name}'", **QUIET)
+        pressed = tab_create.wire(create, studio, receipt)
+        tab_gallery.wire(gallery)
+
+        parts = [now, create.drawn, queue.drawn, gallery.drawn]
+        asked = [seen, tab, mine, gallery.cursors, gallery.search, gallery.starred]
+        look = bound(poll, studio)
+        timer.tick(look, asked, [seen, *parts], trigger_mode="once", **QUIET)
+        sources = [part.change for part in (tab, mine, gallery.cursors, gallery.search, gallery.starred)]
+        gr.on(sources, look, asked, [seen, *parts], trigger_mode="always_last", **QUIET)
+        blocks.load(look, asked, [seen, *parts], **QUIET)
+        blocks.load(bound(on_load, studio), None, create.field("model"), **QUIET)
+
+        outputs = [toast, receipt, panel, gallery.cursors, tabs, *create.fields]
+        clicks = [part.click for part in (*parts, create.told, panel, toast)]
+        acted = gr.on(clicks, bound(actions.act, studio), gallery.cursors, outputs, trigger_mode="multiple", **QUIET)
+        for event in (pressed, acted):
+            event.then(None, [receipt, mine], mine, js=REMEMBER, trigger_mode="multiple", **QUIET).then(
+                look, asked, [seen, *parts], trigger_mode="always_last", **QUIET
+            )
+        endpoints.add(studio)
+    return blocks
+
+
+def mount(app: FastAPI, studio: Studio) -> FastAPI:
+    """Serve the page and its API below the application's own routes."""
+    return gr.mount_gradio_app(
+        app,
+        build(studio),
+        path="/",
+        theme=THEME,
+        css=(assets() / "app.css").read_text(encoding="utf-8"),
+        head=HEAD,
+        favicon_path=str(assets() / "icons" / "mark.svg"),
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        show_error=False,
+        max_file_size="1kb",  # nothing is uploaded yet
+    )

@@ -1,0 +1,111 @@
+"""A web application over a home of its own; for some tests a real server with a real worker (fake engine)."""
+
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from diffusion_local.compose import House, open_house
+from diffusion_local.domain import Image, Job
+from diffusion_local.engine.fake import draw_card
+from diffusion_local.settings import Settings, go_offline
+from diffusion_local.store.jobs import JobStore
+from tests.support import claimed, eventually, image_of
+
+go_offline(Path(tempfile.mkdtemp(prefix="gradio-")))  # before any test module imports gradio
+
+STEP_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class Site:
+    """A running server and what it serves."""
+
+    url: str
+    house: House
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One server with one worker for all tests that talk over the network."""
+    import uvicorn
+
+    from diffusion_local.web.app import create_app
+
+    settings = Settings.load(
+        environ={},
+        home=tmp_path_factory.mktemp("site") / "home",
+        engine="fake",
+        port=free_port(),
+        fake_step_seconds=STEP_SECONDS,
+    )
+    house = open_house(settings)
+    app = create_app(house.studio, settings)
+    server = uvicorn.Server(uvicorn.Config(app, port=settings.port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    command = [sys.executable, "-m", "diffusion_local.worker", "--slot", "cpu0", "--supervised"]
+    log = (settings.home / "worker.out").open("wb")
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=settings.child_environ()
+    ) as worker:
+        try:
+            eventually(lambda: server.started, 30)
+            eventually(lambda: any(each.status == "idle" for each in house.workers.all()), 60)
+            yield Site(f"http://127.0.0.1:{settings.port}", house)
+        finally:
+            worker.kill()
+            server.should_exit = True
+            thread.join(10)
+            log.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def client(house: House) -> TestClient:
+    """The application without network and worker."""
+    return client_of(house)
+
+
+def client_of(house: House) -> TestClient:
+    from diffusion_local.web.app import create_app
+
+    return TestClient(create_app(house.studio, house.settings), base_url="http://127.0.0.1:7860")
+
+
+def house_of(tmp_path_factory: pytest.TempPathFactory) -> House:
+    """For a module whose tests do not mind each other's jobs: an application takes a third of a second to build."""
+    return open_house(Settings.load(environ={}, home=tmp_path_factory.mktemp("shared") / "home", engine="fake"))
+
+
+def made(house: House, prompt: str = "a red apple", seed: int = 7) -> Image:
+    """A picture in the gallery, drawn by the test card."""
+    house.studio.submit(prompt, seed=seed, width=128, height=128, steps=4)
+    return drawn(house, claimed(house.jobs))
+
+
+def drawn(house: House, job: Job) -> Image:
+    image = image_of(job, width=job.params.width, height=job.params.height)
+    house.files.save(image.key, draw_card(job.params), {"parameters": job.params.prompt})
+    house.jobs.finish(job.claim, image)
+    return image
+
+
+def failed(store: JobStore, house: House, message: str) -> Job:
+    from diffusion_local.domain import Failure
+
+    job = claimed(store)
+    store.fail(job.claim, Failure("engine_error", message))
+    return store.get(job.id)

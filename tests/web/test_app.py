@@ -1,0 +1,190 @@
+"""The plain routes: pictures, thumbnails, previews, health; and what they refuse."""
+
+import io
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image as PIL
+
+from diffusion_local.compose import House
+from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams, QueueFull
+from diffusion_local.web.app import download_name
+from tests.support import claimed, image_of, params
+from tests.web.conftest import client_of, drawn, house_of, made
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> House:
+    return house_of(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def client(house: House) -> TestClient:
+    return client_of(house)
+
+
+def test_health(client: TestClient) -> None:
+    assert client.get("/healthz").json()["status"] == "ok"
+
+
+def test_a_picture_comes_byte_for_byte_and_may_be_kept(client: TestClient, house: House) -> None:
+    image = made(house)
+    answer = client.get(f"/images/{image.id}.png")
+    assert answer.content == house.files.path(image.key).read_bytes()
+    assert answer.headers["Content-Type"] == "image/png"
+    assert answer.headers["Cache-Control"] == "private, max-age=31536000, immutable"
+    assert "Content-Disposition" not in answer.headers
+    assert PIL.open(io.BytesIO(answer.content)).text["parameters"] == "a red apple"
+
+
+def test_head_and_range_work(client: TestClient, house: House) -> None:
+    image = made(house)
+    assert client.head(f"/images/{image.id}.png").status_code == 200
+    part = client.get(f"/images/{image.id}.png", headers={"Range": "bytes=0-7"})
+    assert (part.status_code, part.content) == (206, b"\x89PNG\r\n\x1a\n")
+
+
+def test_a_download_has_a_name_to_find_again(client: TestClient, house: House) -> None:
+    image = made(house, "A red apple, on a table!", seed=42)
+    answer = client.get(f"/images/{image.id}.png?download=1")
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="a-red-apple-on-a-table-42.png"'
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("../../etc/passwd", "etc-passwd-7.png"),
+        ("!!!", "picture-7.png"),
+        ('a"; evil\r\nX: y', "a-evil-x-y-7.png"),
+        ("苹果", "苹果-7.png"),
+        ("x" * 500, "x" * 50 + "-7.png"),
+    ],
+)
+def test_no_prompt_makes_an_unsafe_file_name(house: House, prompt: str, name: str) -> None:
+    house.studio.submit("x", seed=7)
+    image = image_of(claimed(house.jobs), params=params(prompt=prompt))
+    assert download_name(image) == name
+
+
+def test_a_thumbnail_is_small_webp(client: TestClient, house: House) -> None:
+    answer = client.get(f"/thumbnails/{made(house).id}.webp")
+    assert answer.headers["Content-Type"] == "image/webp"
+    assert "immutable" in answer.headers["Cache-Control"]
+    assert PIL.open(io.BytesIO(answer.content)).format == "WEBP"
+
+
+def test_a_lost_thumbnail_is_made_again(client: TestClient, house: House) -> None:
+    image = made(house)
+    house.files.thumbnail(image.key).unlink()
+    assert client.get(f"/thumbnails/{image.id}.webp").status_code == 200
+
+
+def test_a_trashed_picture_can_still_be_seen_for_the_undo(client: TestClient, house: House) -> None:
+    image = made(house)
+    house.studio.trash(image.id)
+    assert client.get(f"/images/{image.id}.png").status_code == 200
+
+
+def test_a_preview_is_never_kept_and_ends_as_the_picture(client: TestClient, house: House) -> None:
+    house.studio.submit("a red apple", width=128, height=128, steps=4)
+    job = claimed(house.jobs)
+    url = f"/previews/{job.id}.webp"
+    nothing = client.get(url)  # none drawn yet: an empty pixel, not a broken picture
+    assert (nothing.status_code, nothing.headers["Content-Type"]) == (200, "image/gif")
+    assert PIL.open(io.BytesIO(nothing.content)).size == (1, 1)
+    house.files.save_preview(job.id, PIL.new("RGB", (8, 8), "red"))
+    answer = client.get(url)
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert PIL.open(io.BytesIO(answer.content)).size == (8, 8)
+    drawn(house, job)
+    house.files.drop_preview(job.id)
+    assert client.get(url).url.path == f"/thumbnails/{job.id}.webp"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/images/nope.png",
+        "/thumbnails/nope.webp",
+        "/previews/nope.webp",
+        "/assets/icons/nope.svg",
+        "/images/..%2f..%2fapp.db.png",
+        "/images/%2e%2e%2f%2e%2e%2fapp.png",
+        "/images/..%5c..%5capp.db.png",
+        "/images/%00.png",
+        "/images/' OR 1=1 --.png",
+    ],
+)
+def test_what_is_not_there_is_404_and_tells_no_path(client: TestClient, house: House, path: str) -> None:
+    made(house)
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert str(house.settings.home) not in answer.text
+
+
+@pytest.mark.parametrize("path", ["app.db", "queue.db", "gallery", "config.toml"])
+def test_no_file_of_the_home_can_be_had_through_gradio(client: TestClient, house: House, path: str) -> None:
+    made(house)
+    for url in (f"/gradio_api/file={house.settings.home / path}", f"/gradio_api/file=../{path}", f"/file={path}"):
+        assert client.get(url).status_code in (403, 404)
+
+
+def test_a_missing_file_is_404(client: TestClient, house: House) -> None:
+    image = made(house)
+    house.files.path(image.key).unlink()
+    answer = client.get(f"/images/{image.id}.png")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (
+            InvalidParams("width", "is bad."),
+            422,
+            {"code": "invalid_params", "message": "width: is bad.", "field": "width"},
+        ),
+        (Conflict("No."), 409, {"code": "conflict", "message": "No."}),
+        (QueueFull("Full."), 429, {"code": "queue_full", "message": "Full."}),
+        (DatabaseProblem("Locked."), 503, {"code": "database_problem", "message": "Locked."}),
+    ],
+)
+def test_user_errors_have_their_status(
+    client: TestClient,
+    house: House,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: int,
+    told: dict[str, str],
+) -> None:
+    def fails(self: object) -> int:
+        raise error
+
+    monkeypatch.setattr(type(house.studio), "revision", fails)
+    answer = client.get("/healthz")
+    assert (answer.status_code, answer.json()["error"]) == (status, told)
+
+
+def test_no_answer_tells_where_the_home_is(client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: object) -> int:
+        raise DatabaseProblem(f"{house.settings.home}/app.db is locked.")
+
+    monkeypatch.setattr(type(house.studio), "revision", fails)
+    assert client.get("/healthz").json()["error"]["message"] == "home/app.db is locked."
+
+
+def test_page_and_config_tell_no_path_and_name_no_foreign_host(client: TestClient, house: House) -> None:
+    for path in ("/", "/config", "/gradio_api/info", "/theme.css"):
+        text = client.get(path).text
+        assert str(house.settings.home) not in text
+        assert "fonts.googleapis" not in text
+
+
+def test_uploads_are_refused(client: TestClient) -> None:
+    answer = client.post("/gradio_api/upload", files={"files": ("big.png", b"x" * 5000)})
+    assert answer.status_code == 413
+
+
+def test_icon(client: TestClient) -> None:
+    assert client.get("/assets/icons/mark.svg").headers["Content-Type"].startswith("image/svg+xml")

@@ -1,0 +1,219 @@
+"""The contract with programs, through gradio_client and a real worker."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+from diffusion_local import shapes
+from tests.web.conftest import Site
+
+SMALL = {"width": 128, "height": 128, "steps": 4}
+SETTINGS = ["prompt", "negative", "model", "width", "height", "steps", "guidance", "sampler", "seed", "count"]
+#: Programs lean on these.
+NAMES = {"submit", "job", "wait", "generate", "cancel", "again", "jobs", "queue", "gallery", "image", "models"}
+NAMES |= {"pause", "resume"}
+
+
+@pytest.fixture(scope="module")
+def api(site: Site) -> Client:
+    return Client(site.url, verbose=False)
+
+
+@pytest.fixture
+def paused(api: Client) -> Iterator[None]:
+    """Nothing starts; what a test left waiting is cancelled."""
+    call(api, "pause")
+    yield
+    for job in call(api, "jobs", state="queued", limit=1000)["jobs"]:
+        call(api, "cancel", job_id=job["id"])
+    call(api, "resume")
+
+
+def call(api: Client, name: str, **arguments: Any) -> Any:
+    return api.predict(api_name=f"/{name}", **arguments)
+
+
+def test_the_endpoints_are_these_and_documented(api: Client) -> None:
+    told = api.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert set(told) == {f"/{name}" for name in NAMES}
+    required = {
+        name: [p["parameter_name"] for p in each["parameters"] if not p["parameter_has_default"]]
+        for name, each in told.items()
+    }
+    assert required["/submit"] == required["/generate"] == ["prompt"]
+    info = httpx.get(f"{api.src.rstrip('/')}/gradio_api/info").json()["named_endpoints"]
+    assert all(each["description"].strip() for each in info.values())
+
+
+def test_submit_takes_one_parameter_for_each_setting(api: Client) -> None:
+    told = api.view_api(return_format="dict", print_info=False)["named_endpoints"]["/submit"]
+    named = [each["parameter_name"] for each in told["parameters"]]
+    assert named == [*SETTINGS, "name", "priority", "idempotency_key"]
+
+
+def test_a_prompt_becomes_a_picture(api: Client, site: Site) -> None:
+    receipt = call(api, "submit", prompt="a red apple", seed=7, **SMALL)
+    assert sorted(receipt) == ["batch_id", "job_ids", "warnings"]
+    job = call(api, "wait", job_id=receipt["job_ids"][0], timeout=30)
+    assert (job["state"], job["step"], job["steps"], job["error"]) == ("done", 4, 4, None)
+    picture = httpx.get(site.url + job["image"]["url"])
+    assert picture.content.startswith(b"\x89PNG")
+    assert (job["image"]["width"], job["image"]["height"]) == (128, 128)
+    image = call(api, "image", image_id=job["image"]["id"])
+    assert image["params"] == job["params"] == shapes.params(site.house.studio.job(job["id"]))
+    assert httpx.get(site.url + image["thumbnail_url"]).status_code == 200
+
+
+def test_everything_but_the_prompt_may_be_left_out_or_null(api: Client, paused: None) -> None:
+    nulls = dict.fromkeys(["model", "width", "height", "steps", "guidance", "sampler", "seed", "idempotency_key"])
+    receipt = call(api, "submit", prompt="a red apple", **nulls)
+    job = call(api, "job", job_id=receipt["job_ids"][0])
+    assert (job["params"]["width"], job["params"]["steps"], job["params"]["model"]) == (256, 16, "starter")
+    assert (job["state"], job["position"]) == ("queued", 1)
+
+
+def test_generate_waits_for_all(api: Client) -> None:
+    answer = call(api, "generate", prompt="a blue heart", count=3, seed=5, **SMALL)
+    assert answer["finished"] is True
+    assert [job["params"]["seed"] for job in answer["jobs"]] == [5, 6, 7]
+    assert [job["id"] for job in answer["jobs"]] == answer["job_ids"]
+    assert all(job["image"] for job in answer["jobs"])
+
+
+def test_generate_gives_the_ids_back_when_time_is_up_and_work_goes_on(api: Client) -> None:
+    answer = call(api, "generate", prompt="slowly [slow:0.3]", timeout=0.2, **SMALL)
+    assert answer["finished"] is False
+    assert answer["jobs"][0]["state"] in ("queued", "running")
+    assert call(api, "wait", job_id=answer["job_ids"][0], timeout=30)["state"] == "done"
+
+
+def test_a_failed_job_says_kind_and_message(api: Client) -> None:
+    job = call(api, "generate", prompt="broken [fail]", **SMALL)["jobs"][0]
+    assert (job["state"], job["error"]["kind"], job["image"]) == ("failed", "engine_error", None)
+    assert "fail" in job["error"]["message"]
+
+
+def test_cancel_stops_a_running_job(api: Client) -> None:
+    job_id = call(api, "submit", prompt="slowly [slow:0.5]", **SMALL | {"steps": 50})["job_ids"][0]
+    deadline = time.monotonic() + 20
+    while call(api, "job", job_id=job_id)["state"] == "queued":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert call(api, "cancel", job_id=job_id) == {"job_ids": [job_id]}
+    assert call(api, "wait", job_id=job_id, timeout=20)["state"] == "cancelled"
+
+
+def test_cancel_of_a_batch_and_again(api: Client, paused: None) -> None:
+    receipt = call(api, "submit", prompt="x", count=3)
+    assert sorted(call(api, "cancel", batch_id=receipt["batch_id"])["job_ids"]) == sorted(receipt["job_ids"])
+    new = call(api, "again", job_id=receipt["job_ids"][1])
+    job = call(api, "job", job_id=new["job_ids"][0])
+    assert job["from_job"] == receipt["job_ids"][1]
+    with pytest.raises(AppError, match="has ended already"):
+        call(api, "cancel", job_id=receipt["job_ids"][0])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("job", {"job_id": "nope"}),
+        ("wait", {"job_id": "nope"}),
+        ("again", {"job_id": "nope"}),
+        ("cancel", {"job_id": "nope"}),
+        ("cancel", {"batch_id": "nope"}),
+        ("image", {"image_id": "nope"}),
+    ],
+)
+def test_an_unknown_id_is_an_error(api: Client, name: str, arguments: dict[str, str]) -> None:
+    with pytest.raises(AppError, match=r"There is no .* 'nope'"):
+        call(api, name, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("submit", {"prompt": " "}, "prompt: must not be empty"),
+        ("submit", {"prompt": "x", "width": 100}, "width: must be from 128 to 512"),
+        ("submit", {"prompt": "x", "steps": 1.5}, "steps: must be a whole number"),
+        ("submit", {"prompt": "x", "count": 101}, "count: must be from 1 to 100"),
+        ("submit", {"prompt": 7}, "prompt: must be text"),
+        ("generate", {"prompt": "x", "sampler": "magic"}, "sampler: must be one of"),
+        ("generate", {"prompt": "x", "timeout": 1e9}, "timeout: must be from 0 to 3600"),
+        ("wait", {"job_id": "x", "timeout": -1}, "timeout: must be from 0 to 3600"),
+        ("cancel", {}, "job_ids: must name"),
+        ("cancel", {"job_id": "a", "batch_id": "b"}, "batch_id: must be left out"),
+        ("jobs", {"state": "asleep"}, "state: must be one of"),
+        ("jobs", {"limit": 0}, "limit: must be from 1 to 1000"),
+        ("gallery", {"limit": 501}, "limit: must be from 1 to 500"),
+    ],
+)
+def test_bad_input_names_the_field(api: Client, name: str, arguments: dict[str, Any], words: str) -> None:
+    before = call(api, "queue")["counts"]
+    with pytest.raises(AppError, match=words):
+        call(api, name, **arguments)
+    assert call(api, "queue")["counts"] == before
+
+
+def test_the_same_submit_twice_is_one_batch(api: Client, paused: None) -> None:
+    first = call(api, "submit", prompt="once", idempotency_key="key-1")
+    assert call(api, "submit", prompt="once", idempotency_key="key-1")["batch_id"] == first["batch_id"]
+    with pytest.raises(AppError, match="used before"):
+        call(api, "submit", prompt="other", idempotency_key="key-1")
+
+
+def test_lists_are_walked_by_next(api: Client) -> None:
+    call(api, "generate", prompt="walk this way", count=5, **SMALL)
+    for name, key in (("gallery", "images"), ("jobs", "jobs")):
+        whole = [each["id"] for each in call(api, name, limit=100)[key]]
+        walked: list[str] = []
+        before = ""
+        while True:
+            answer = call(api, name, limit=2, before=before)
+            walked += [each["id"] for each in answer[key]]
+            if not (before := answer["next"]):
+                break
+        assert walked == whole
+    found = call(api, "gallery", search="WALK THIS")["images"]
+    assert len(found) == 5
+    assert all(each["starred"] for each in call(api, "gallery", starred=True)["images"])
+
+
+def test_models_tell_limits_and_no_path(api: Client, site: Site) -> None:
+    model = call(api, "models")["models"][0]
+    assert (model["id"], model["ready"], model["limits"]["max_size"]) == ("starter", True, 512)
+    assert str(site.house.settings.starter) not in str(model)
+
+
+def test_queue_tells_workers_and_pause(api: Client, paused: None) -> None:
+    queue = call(api, "queue")
+    assert queue["paused"] is True
+    assert queue["workers"][0]["slot"] == "cpu0"
+
+
+def test_many_waiting_callers_hold_nobody_up(api: Client, paused: None) -> None:
+    """More of them than threads: a submit beside them still takes milliseconds."""
+    job_id = call(api, "submit", prompt="wait for me", **SMALL)["job_ids"][0]
+    waiting = [api.submit(job_id, 30, api_name="/wait") for _ in range(60)]
+    time.sleep(0.5)
+    url = f"{api.src.rstrip('/')}/gradio_api/run/job"
+    seconds = []
+    for _ in range(15):
+        started = time.monotonic()
+        assert httpx.post(url, json={"data": [job_id]}).status_code == 200
+        seconds.append(time.monotonic() - started)
+    httpx.post(f"{api.src.rstrip('/')}/gradio_api/run/resume", json={"data": []})  # the client's own threads all wait
+    assert {each.result(30)["state"] for each in waiting} == {"done"}
+    assert statistics.median(seconds) < 0.5
+
+
+def test_plain_http_works_too(site: Site) -> None:
+    started = httpx.post(f"{site.url}/gradio_api/call/v2/generate", json={"prompt": "by curl", **SMALL})
+    events = httpx.get(f"{site.url}/gradio_api/call/generate/{started.json()['event_id']}", timeout=30).text
+    assert "event: complete" in events
+    assert '"state": "done"' in events

@@ -1,0 +1,112 @@
+"""Foreign hosts and foreign pages are refused; programs and our own page are not."""
+
+from dataclasses import replace
+
+import pytest
+from fastapi.testclient import TestClient
+
+from diffusion_local.compose import House
+from diffusion_local.settings import Settings
+from diffusion_local.web.guard import host_name, host_rule
+from tests.web.conftest import client_of, house_of
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> House:
+    return house_of(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def client(house: House) -> TestClient:
+    return client_of(house)
+
+
+LOCAL = ("localhost", "127.0.0.1", "127.9.9.9", "::1")
+
+
+@pytest.mark.parametrize("name", LOCAL)
+@pytest.mark.parametrize("bound", ["127.0.0.1", "localhost", "0.0.0.0", "::", "192.168.1.5"])
+def test_this_machine_is_always_allowed(settings: Settings, bound: str, name: str) -> None:
+    assert host_rule(replace(settings, host=bound))(name)
+
+
+@pytest.mark.parametrize("name", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.7", ""])
+def test_a_server_for_this_machine_answers_to_nothing_else(settings: Settings, name: str) -> None:
+    assert not host_rule(settings)(name)
+
+
+def test_a_server_for_the_network_answers_to_addresses_and_its_own_name(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "Studio.lan")
+    allowed = host_rule(replace(settings, host="0.0.0.0"))
+    assert all(map(allowed, ["10.0.0.7", "fe80::1", "studio.lan", "studio.local"]))
+    assert not allowed("evil.example")
+
+
+def test_further_names_are_allowed_by_setting(settings: Settings) -> None:
+    allowed = host_rule(replace(settings, allowed_hosts="Studio.example, other.example"))
+    assert allowed("studio.example")
+    assert allowed("other.example")
+    assert not allowed("third.example")
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("localhost:7860", "localhost"),
+        ("LOCALHOST", "localhost"),
+        ("[::1]:7860", "::1"),
+        ("evil.example:80", "evil.example"),
+        ("user@evil.example", "evil.example"),
+        ("[", ""),
+        ("", ""),
+    ],
+)
+def test_host_header_is_taken_apart(header: str, name: str) -> None:
+    assert host_name(header) == name
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/images/x.png", "/gradio_api/info", "/config"])
+def test_a_foreign_host_gets_nothing(client: TestClient, path: str) -> None:
+    """DNS rebinding: the site's own name comes as Host."""
+    answer = client.get(path, headers={"Host": "evil.example"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "host_not_allowed"
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://127.0.0.1:7860.evil"])
+def test_a_foreign_page_cannot_submit(client: TestClient, house: House, origin: str) -> None:
+    before = house.studio.revision()
+    answer = submit(client, {"Origin": origin})
+    assert answer.status_code == 403
+    assert answer.json()["error"]["code"] == "origin_not_allowed"
+    assert house.studio.revision() == before
+
+
+@pytest.mark.parametrize("headers", [{}, {"Origin": "http://127.0.0.1:7860"}])
+def test_programs_and_our_own_page_can_submit(client: TestClient, headers: dict[str, str]) -> None:
+    answer = submit(client, headers)
+    assert answer.status_code == 200
+    assert len(answer.json()["data"][0]["job_ids"]) == 1
+
+
+def submit(client: TestClient, headers: dict[str, str]):  # type: ignore[no-untyped-def]
+    data = ["a red apple", "", None, None, None, None, None, None, None, 1, "", 0, None]
+    return client.post("/gradio_api/run/submit", json={"data": data}, headers=headers)
+
+
+def test_a_foreign_origin_is_never_mirrored(client: TestClient) -> None:
+    asked = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    for answer in (client.options("/gradio_api/run/submit", headers=asked), client.get("/config", headers=asked)):
+        assert "access-control-allow-origin" not in answer.headers
+        assert "access-control-allow-credentials" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/images/none.png"])
+def test_every_answer_has_the_security_headers(client: TestClient, path: str) -> None:
+    headers = client.get(path).headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "default-src 'self'" in headers["Content-Security-Policy"]
+    assert headers["Referrer-Policy"] == "same-origin"
+    assert headers["X-Frame-Options"] == "SAMEORIGIN"

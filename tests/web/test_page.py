@@ -1,0 +1,295 @@
+"""The page's handlers without a browser: what a poll costs, what a press does, what the buttons do."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from diffusion_local.compose import House
+from diffusion_local.domain import State
+from diffusion_local.errors import DatabaseProblem
+from diffusion_local.web.ui import actions, form, page, tab_create
+from tests.support import claimed
+from tests.web.conftest import failed, made
+
+SKIP = {"__type__": "update"}
+FIELDS = ("prompt", "cursors")  # shown in text fields, not as HTML
+
+
+def poll(
+    house: House, seen: str = "", tab: str = "create", mine: Any = (), cursors: str = "", search: str = ""
+) -> dict:
+    values = page.poll(house.studio, seen, tab, list(mine), cursors, search, False)
+    return dict(zip(("seen", *page.PARTS), values, strict=True))
+
+
+def drawn(answer: dict) -> set[str]:
+    return {part for part in page.PARTS if answer[part] != SKIP}
+
+
+def press(house: House, **changes: Any) -> list[Any]:
+    values = dict.fromkeys(form.NAMES) | {"prompt": "a red apple", "seed": "", "count": 1} | changes
+    return list(tab_create.on_generate(house.studio, *values.values()))
+
+
+class Click:
+    def __init__(self, verb: str, key: str = "") -> None:
+        self._data = {"do": verb, "id": key}
+
+
+def click(house: House, verb: str, key: str = "", cursors: str = "") -> dict[str, Any]:
+    values = actions.act(house.studio, cursors, Click(verb, key))  # type: ignore[arg-type]
+    names = ("toast", "receipt", "panel", "cursors", "tabs", *form.NAMES)
+    return {name: value for name, value in zip(names, values, strict=True) if value != SKIP}
+
+
+# -- the poll -----------------------------------------------------------------------------------------------------
+
+
+def test_unchanged_state_draws_nothing(house: House) -> None:
+    first = poll(house)
+    assert drawn(first) == {"now", "create"}
+    assert drawn(poll(house, first["seen"])) == set()
+
+
+def test_unchanged_state_is_a_few_hundred_bytes_on_the_wire(client: TestClient, house: House) -> None:
+    for seed in range(20):
+        made(house, seed=seed)
+    config = client.get("/config").json()
+    ticks = [d["id"] for d in config["dependencies"] if any(event == "tick" for _, event in d["targets"])]
+    assert len(ticks) == 1  # one timer
+
+    def tick(seen: str) -> Any:
+        body = {"data": [seen, "gallery", [], "", "", False], "fn_index": ticks[0], "session_hash": "test"}
+        answer = client.post("/gradio_api/run/predict", json=body)
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    first = tick("")
+    assert len(first.content) > 5000
+    assert len(tick(first.json()["data"][0]).content) < 600
+
+
+def test_only_the_open_tab_is_drawn(house: House) -> None:
+    made(house)
+    seen = poll(house)["seen"]
+    assert drawn(answer := poll(house, seen, "gallery")) == {"gallery"}
+    assert drawn(answer := poll(house, answer["seen"], "queue")) == {"queue"}
+    assert drawn(poll(house, answer["seen"], "create")) == set()  # drawn before, and nothing has happened since
+
+
+def test_steps_do_not_redraw_the_gallery_but_a_new_picture_does(house: House) -> None:
+    made(house)
+    seen = poll(house, tab="gallery")["seen"]
+    house.studio.submit("a blue heart", width=128, height=128)
+    job = claimed(house.jobs)
+    house.jobs.report(job.claim, 2)
+    answer = poll(house, seen, "gallery")
+    assert drawn(answer) == {"now"}
+    house.jobs.stop(job.claim)
+    image = made(house, "a green tree")
+    answer = poll(house, answer["seen"], "gallery")
+    assert image.id in answer["gallery"]
+
+
+def test_an_older_page_of_the_gallery_stays_still(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffusion_local.web.ui.tab_gallery.PAGE", 2)
+    images = [made(house, seed=seed) for seed in range(5)]
+    cursors = images[3].id  # the newest page holds 4 and 3
+    answer = poll(house, tab="gallery", cursors=cursors)
+    assert images[2].id in answer["gallery"]
+    assert images[3].id not in answer["gallery"]
+    made(house, seed=99)
+    assert "gallery" not in drawn(poll(house, answer["seen"], "gallery", cursors=cursors))
+
+
+def test_a_search_redraws(house: House) -> None:
+    made(house, "a red apple")
+    made(house, "a blue heart")
+    seen = poll(house, tab="gallery")["seen"]
+    html = poll(house, seen, "gallery", search="HEART")["gallery"]
+    assert html.count('class="tile"') == 1
+
+
+def test_presses_of_this_browser_are_shown(house: House) -> None:
+    mine = house.studio.submit("mine").batch_id
+    house.studio.submit("somebody else's")
+    html = poll(house, mine=[mine])["create"]
+    assert "mine" in html
+    assert "somebody" not in html
+
+
+@pytest.mark.parametrize("mine", [None, "text", {"a": 1}, [None, 7, {"x": []}], ["no such batch"], ["' OR 1=1"]])
+def test_whatever_a_browser_remembers_the_page_is_drawn(house: House, mine: Any) -> None:
+    values = page.poll(house.studio, None, "nonsense", mine, None, None, None)  # type: ignore[arg-type]
+    assert "Your pictures appear here" in values[2]
+
+
+def test_a_database_problem_is_told_and_passes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: object) -> int:
+        raise DatabaseProblem("app.db is locked.")
+
+    seen = poll(house)["seen"]
+    with monkeypatch.context() as broken:
+        broken.setattr(type(house.studio), "revision", fails)
+        answer = poll(house, seen)
+        assert "app.db is locked." in answer["now"]
+        assert drawn(answer) == {"now"}
+    assert drawn(poll(house, answer["seen"])) == {"now", "create"}
+
+
+# -- a press ------------------------------------------------------------------------------------------------------
+
+
+def test_ten_presses_are_ten_batches(house: House) -> None:
+    receipts = [press(house, count=2)[1] for _ in range(10)]
+    assert len(set(receipts)) == 10
+    assert house.studio.snapshot().counts[State.QUEUED] == 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prompt": ""}, "Prompt must not be empty"),
+        ({"prompt": None}, "Prompt must not be empty"),
+        ({"width": 100}, "Width must be from 128 to 512"),
+        ({"height": 130}, "Height must be a multiple of 8"),
+        ({"steps": 0}, "Steps must be from 1 to 100"),
+        ({"guidance": 99}, "Guidance must be from 0 to 30"),
+        ({"sampler": "<b>"}, "Sampler must be one of"),
+        ({"seed": "seven"}, "Seed must be a number"),
+        ({"seed": str(2**32)}, "Seed must be from 0 to 4"),
+        ({"count": 0}, "Pictures must be from 1 to 100"),
+        ({"count": 101}, "Pictures must be from 1 to 100"),
+        ({"model": "none"}, "Model There is no model"),
+        ({"prompt": ["a", "list"]}, "Prompt must be text"),
+    ],
+)
+def test_bad_input_names_field_and_limit_and_enqueues_nothing(
+    house: House, changes: dict[str, Any], words: str
+) -> None:
+    notice, receipt = press(house, **changes)
+    assert words in notice
+    assert 'role="alert"' in notice
+    assert "<b>" not in notice
+    assert receipt == SKIP
+    assert house.studio.snapshot().counts[State.QUEUED] == 0
+
+
+def test_a_prompt_past_the_encoders_limit_is_told_and_made(house: House) -> None:
+    notice, receipt = press(house, prompt="word " * 200)
+    assert "the end is ignored" in notice
+    assert len(house.studio.batches([receipt])) == 1
+
+
+def test_a_model_brings_its_defaults(house: House) -> None:
+    told, shape, *values = tab_create.on_model(house.studio, "starter")
+    assert (told, values) == ("", [256, 256, 16, 5.0, "DPM++ 2M"])
+    assert shape.value == "256x256"
+
+
+# -- the buttons ----------------------------------------------------------------------------------------------------
+
+
+def test_every_button_that_is_drawn_has_a_verb(house: House) -> None:
+    image = made(house)
+    house.studio.submit("waits")
+    failed(house.jobs, house, "broken")
+    house.studio.submit("waits")
+    pages = [poll(house, tab=tab, mine=[each.batch_id for each in house.studio.jobs()]) for tab in page.PARTS]
+    html = json.dumps(pages) + click(house, "open", image.id)["panel"] + click(house, "trash", image.id)["toast"]
+    verbs = set(re.findall(r'data-do=\\?"(\w+)', html))
+    assert verbs >= {"open", "close", "again", "cancel", "cancel_batch", "cancel_waiting", "pause", "restore", "recipe"}
+    assert verbs <= set(actions.VERBS)
+
+
+def test_cancel_again_and_pause(house: House) -> None:
+    job_id = house.studio.submit("a red apple").job_ids[0]
+    assert "Cancelled" in click(house, "cancel", job_id)["toast"]
+    assert house.studio.job(job_id).state is State.CANCELLED
+    receipt = click(house, "again", job_id)["receipt"]
+    assert house.studio.batches([receipt])[0].from_job == job_id
+    click(house, "pause")
+    assert house.studio.snapshot().paused
+    click(house, "resume")
+    assert not house.studio.snapshot().paused
+    click(house, "cancel_batch", receipt)
+    assert house.studio.batches([receipt])[0].state is State.CANCELLED
+
+
+def test_cancel_all_waiting_leaves_what_runs(house: House) -> None:
+    house.studio.submit("x", count=5)
+    running = claimed(house.jobs)
+    assert "4 pictures" in click(house, "cancel_waiting")["toast"]
+    assert not house.studio.job(running.id).cancel_requested
+
+
+def test_open_star_trash_and_undo(house: House) -> None:
+    image = made(house)
+    assert "a red apple" in click(house, "open", image.id)["panel"]
+    assert "★ Starred" in click(house, "star", image.id)["panel"]
+    assert house.studio.image(image.id).starred
+    click(house, "unstar", image.id)
+    gone = click(house, "trash", image.id)
+    assert gone["panel"] == ""
+    assert f'data-do="restore" data-id="{image.id}"' in gone["toast"]
+    assert house.studio.gallery() == []
+    click(house, "restore", image.id)
+    assert len(house.studio.gallery()) == 1
+
+
+def test_use_this_recipe_fills_the_form_and_goes_there(house: House) -> None:
+    image = made(house, seed=4242)
+    effect = click(house, "recipe", image.id)
+    assert (effect["prompt"], effect["seed"], effect["steps"], effect["count"]) == ("a red apple", "4242", 4, 1)
+    assert effect["tabs"].selected == "create"
+    assert effect["panel"] == ""
+    assert click(house, "recipe_of_job", image.job_id)["seed"] == "4242"
+
+
+def test_again_of_a_picture_works_after_its_job_was_cleared_away(house: House) -> None:
+    image = made(house, seed=4242)
+    house.studio.forget(everything=True)
+    receipt = click(house, "again_picture", image.id)["receipt"]
+    assert house.studio.batches([receipt])[0].params == image.params
+
+
+def test_pages_are_walked_there_and_back(house: House) -> None:
+    assert click(house, "older", "I2", "I1")["cursors"] == "I1 I2"
+    assert click(house, "newer", "", "I1 I2")["cursors"] == "I1"
+    assert click(house, "newer", "", "")["cursors"] == ""
+
+
+@pytest.mark.parametrize("verb", sorted(actions.VERBS))
+def test_a_click_on_what_is_not_there_is_told(house: House, verb: str) -> None:
+    effect = click(house, verb, "nope'\"<script>")
+    assert "<script>" not in json.dumps({name: str(value) for name, value in effect.items() if name not in FIELDS})
+
+
+@pytest.mark.parametrize("data", [None, "text", [], {"do": 7}, {"do": "__class__", "id": {}}, {"do": {"x": 1}}])
+def test_a_nonsense_event_does_nothing(house: House, data: Any) -> None:
+    event = Click("x")
+    event._data = data
+    assert all(value == SKIP for value in actions.act(house.studio, "", event))  # type: ignore[arg-type]
+
+
+# -- the page's make-up ---------------------------------------------------------------------------------------------
+
+
+def test_the_page_keeps_no_connection_open_and_is_out_of_gradios_queue(client: TestClient) -> None:
+    config = client.get("/config").json()
+    assert config["connect_heartbeat"] is False  # else the seventh tab of a browser hangs
+    assert config["analytics_enabled"] is False
+    assert not [c for c in config["components"] if c["type"] == "state"]
+    for dependency in config["dependencies"]:
+        assert dependency["queue"] is (dependency["api_name"] in ("wait", "generate"))
+        assert dependency["show_progress"] == "hidden" or not dependency["backend_fn"]
+
+
+def test_title_and_footer(client: TestClient) -> None:
+    config = client.get("/config").json()
+    assert config["title"] == "diffusion-local"
+    assert config["footer_links"] == []
+    assert config["run_history"] is False

@@ -1,0 +1,93 @@
+"""The web process: it stays small, and stops at once whatever is still connected."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from diffusion_local.settings import PREFIX, Settings
+from tests.support import eventually
+from tests.web.conftest import free_port
+
+MOST_MEGABYTES = 250
+MOST_SECONDS = 3.0  # a second in peace; tests run on busy machines
+
+
+@pytest.fixture
+def process(settings: Settings, tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+    port = free_port()
+    environ = settings.child_environ() | {PREFIX + "PORT": str(port)}
+    command = [sys.executable, "-m", "diffusion_local.web", "--supervised"]
+    with (tmp_path / "web.out").open("wb") as log:
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environ)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        eventually(lambda: child.poll() is not None or answers(url), 60, 0.1)
+        assert child.poll() is None, (tmp_path / "web.out").read_text()
+        yield child, url
+    finally:
+        child.kill()
+        child.wait()
+        if child.stdin:
+            child.stdin.close()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.parametrize("how", ["terminate", "parent gone"])
+def test_stops_at_once_with_streams_open(process: Any, how: str, tmp_path: Path) -> None:
+    child, url = process
+    for _ in range(3):
+        threading.Thread(target=stream, args=(url,), daemon=True).start()
+    eventually(lambda: len(psutil.Process(child.pid).net_connections()) > 3)
+    started = time.monotonic()
+    if how == "terminate":
+        child.terminate()
+    else:
+        child.stdin.close()
+    assert child.wait(10) == 0
+    assert time.monotonic() - started < MOST_SECONDS
+    assert "Traceback" not in (tmp_path / "web.out").read_text()
+
+
+def stream(url: str) -> None:
+    try:
+        with httpx.stream("GET", f"{url}/gradio_api/heartbeat/x", timeout=30) as answer:
+            for _ in answer.iter_raw():
+                continue
+    except httpx.TransportError:
+        return
+
+
+def test_is_small_without_torch_and_calls_nobody(process: Any) -> None:
+    child, url = process
+    assert httpx.get(url).status_code == 200
+    me = psutil.Process(child.pid)
+    assert me.memory_info().rss / 1e6 < MOST_MEGABYTES
+    if hasattr(me, "memory_maps"):
+        assert not [each.path for each in me.memory_maps() if "libtorch" in each.path]
+    outside = [c.raddr for c in me.net_connections() if c.raddr and not c.raddr.ip.startswith(("127.", "::1"))]
+    assert outside == []
+
+
+def test_an_unreadable_home_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "app.db").write_text("this is no database, and long enough to look like a damaged one " * 20)
+    environ = os.environ | {PREFIX + "HOME": str(tmp_path), PREFIX + "PORT": str(free_port())}
+    command = [sys.executable, "-m", "diffusion_local.web"]
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("diffusion-local: ")
+    assert "Traceback" not in ended.stderr
