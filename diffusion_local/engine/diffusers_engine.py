@@ -220,7 +220,7 @@ def is_lost(error: Exception) -> bool:
 
 def unloadable(model: Model, error: Exception) -> ModelUnavailable:
     return ModelUnavailable(
-        f"Model {model.id!r} cannot be loaded from {model.folder}: {_first_line(error)} "
+        f"Model {model.id!r} cannot be loaded: {_first_line(error).replace(str(model.folder), model.folder.name)} "
         "If the folder is complete, copy or download the model again."
     )
 

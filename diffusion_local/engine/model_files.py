@@ -19,7 +19,7 @@ def check(folder: Path) -> None:
             continue
         part = folder / name
         if not part.is_dir():
-            raise ModelUnavailable(f"The folder {name}/ is missing in {folder}. {_AGAIN}")
+            raise ModelUnavailable(f"The folder {folder.name}/{name} is missing. {_AGAIN}")
         for path in sorted(part.glob("*.json")):
             _read_json(folder, path)
         if name.startswith("tokenizer"):
@@ -41,7 +41,7 @@ def _check_weights(folder: Path, part: Path) -> None:
     found = sorted(part.glob("*.safetensors"))
     if not found and any(part.glob("*.bin")):
         raise ModelUnavailable(
-            f"{part.name}/ has its weights only as a pickle file (.bin) in {folder}. Pickle files are not loaded, as "
+            f"{folder.name}/{part.name} has its weights only as a pickle file (.bin). Pickle files are not loaded, as "
             "they can run code: get the model in .safetensors form."
         )
     shards = [
@@ -50,7 +50,7 @@ def _check_weights(folder: Path, part: Path) -> None:
         for shard in set(_read_json(folder, index)["weight_map"].values())
     ]
     if not found and not shards:
-        raise ModelUnavailable(f"{part.name}/ has no weights (.safetensors) in {folder}. {_AGAIN}")
+        raise ModelUnavailable(f"{folder.name}/{part.name} has no weights (.safetensors). {_AGAIN}")
     for path in sorted({*found, *(part / shard for shard in shards)}):
         _must_exist(folder, path)
         _check_safetensors(folder, path)
@@ -96,4 +96,4 @@ def _must_exist(folder: Path, path: Path) -> None:
 
 
 def _name(folder: Path, path: Path) -> str:
-    return f"{path.relative_to(folder)} in {folder}"
+    return f"{folder.name}/{path.relative_to(folder).as_posix()}"

@@ -34,8 +34,17 @@ class Stop:
 
 
 def listen_to_signals(stop: Stop) -> None:
+    """The handler only writes into a pipe: it may interrupt the main thread while that holds an event's own lock."""
+    reader, writer = os.pipe()
+
     def on_signal(signum: int, frame: FrameType | None) -> None:
-        stop.request()
+        os.write(writer, b"!")
+
+    def pass_on() -> None:
+        while os.read(reader, 1):
+            stop.request()
+
+    threading.Thread(target=pass_on, daemon=True).start()
 
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK"):
         if hasattr(signal, name):

@@ -30,9 +30,10 @@ from .pack import Pack
 KNOWN_OPENING = "a picture of"
 #: Everyday English words that name nothing; half of the fillers are random runs of these.
 FUNCTION_WORDS = str.split(
-    "i me my we our you your it its he she they this that these those some any is are was were be been do does did have "
-    "has had will would could should can may might must to of for at from by about into as if so than then now just "
-    "very really please want need like get give got let say tell make made go come see here there what which who how"
+    "i me my we our you your it its he she they this that these those some any is are was were be been do does "
+    "did have has had will would could should can may might must to of for at from by about into as if so than "
+    "then now just very really please want need like get give got let say tell make made go come see here "
+    "there what which who how"
 )
 
 

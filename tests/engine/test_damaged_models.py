@@ -85,19 +85,19 @@ def pickle_only(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (truncate, f"{VAE} in .* is cut short"),
-        (truncate_header, f"{VAE} in .* is cut short"),
-        (empty, f"{VAE} in .* is (cut short|damaged)"),
-        (web_page, f"{VAE} in .* is (cut short|damaged)"),
-        (nonsense, f"{VAE} in .* is damaged"),
-        (no_unet, "folder unet/ is missing"),
-        (no_unet_weights, r"(unet/ has no weights|unet/.*\.safetensors in .* is missing)"),
-        (missing_shard, "unet/diffusion_pytorch_model-00001-of-00002.safetensors in .* is missing"),
-        (no_tokenizer, "folder tokenizer/ is missing"),
-        (no_vocabulary, "tokenizer/vocab.json in .* is missing"),
-        (bad_json, "unet/config.json in .* is damaged: it is not valid JSON"),
-        (json_list, "unet/config.json in .* is damaged"),
-        (no_config, "text_encoder/config.json in .* is missing"),
+        (truncate, f"{VAE} is cut short"),
+        (truncate_header, f"{VAE} is cut short"),
+        (empty, f"{VAE} is (cut short|damaged)"),
+        (web_page, f"{VAE} is (cut short|damaged)"),
+        (nonsense, f"{VAE} is damaged"),
+        (no_unet, "folder copy/unet is missing"),
+        (no_unet_weights, r"(copy/unet has no weights|unet/.*\.safetensors is missing)"),
+        (missing_shard, "unet/diffusion_pytorch_model-00001-of-00002.safetensors is missing"),
+        (no_tokenizer, "folder copy/tokenizer is missing"),
+        (no_vocabulary, "tokenizer/vocab.json is missing"),
+        (bad_json, "unet/config.json is damaged: it is not valid JSON"),
+        (json_list, "unet/config.json is damaged"),
+        (no_config, "text_encoder/config.json is missing"),
         (pickle_only, "only as a pickle file"),
     ],
 )
@@ -112,6 +112,7 @@ def test_damage_is_named(
     with pytest.raises(ModelUnavailable, match=sentence) as raised:
         diffusers_engine.load(model)
     assert "again" in raised.value.message or "safetensors form" in raised.value.message
+    assert str(model.folder) not in raised.value.message  # it is told to everybody who sees the job
     assert diffusers_engine.loaded == "starter"  # found before anything was unloaded
 
 
@@ -121,7 +122,7 @@ def test_files_that_are_whole_but_do_not_fit_are_an_error_of_the_model(
     model = starter_copy()
     config = json.loads((model.folder / "vae/config.json").read_text())
     replace(model.folder / "vae/config.json", json.dumps(config | {"latent_channels": 8}).encode())
-    with pytest.raises(ModelUnavailable, match=r"'copy' cannot be loaded from .*download the model again"):
+    with pytest.raises(ModelUnavailable, match=r"'copy' cannot be loaded: .*download the model again"):
         diffusers_engine.load(model)
     assert diffusers_engine.loaded == ""
     diffusers_engine.load(starter)
