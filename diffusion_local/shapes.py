@@ -29,6 +29,7 @@ def job(job: Job, image: Image | None = None, position: int | None = None, eta: 
         "attempt": job.attempt,
         "tries": job.tries,
         "not_before": job.not_before,
+        "held": job.held,
         "cancel_requested": job.cancel_requested,
         "worker": job.worker,
         "owner": job.owner,

@@ -1,6 +1,6 @@
 """The endpoints for programs, by Gradio's API: ``/submit``, ``/job``, ``/wait`` and the rest.
 
-Each is one sentence to the Studio. Fast ones bypass Gradio's queue; ``wait`` and ``generate`` are coroutines, so that
+Each is one sentence to the Studio; those that steer the queue are in ``control``. Fast ones bypass Gradio's queue; ``wait`` and ``generate`` are coroutines, so that
 any number of callers can wait without holding a thread.
 """
 
@@ -15,22 +15,24 @@ import gradio as gr
 
 from diffusion_local import catalog, shapes
 from diffusion_local.domain import Receipt
-from diffusion_local.errors import InvalidParams, UserError
+from diffusion_local.errors import UserError
 from diffusion_local.studio import LOOK_SECONDS, MAX_WAIT, Studio
+from diffusion_local.web.api import control
 
 T = TypeVar("T")
 
 #: Callers that may wait at the same moment; each is a coroutine and an open connection.
 MOST_WAITING = 1000
-FAST = ("submit", "job", "cancel", "again", "jobs", "queue", "gallery", "image", "models", "pause", "resume")
+FAST = ("submit", "job", "jobs", "queue", "gallery", "image", "models", *control.NAMES)
 SLOW = ("wait", "generate")
 
 
 def add(studio: Studio) -> None:
     """Declare the endpoints; call inside a Blocks context."""
-    endpoints = Endpoints(studio)
+    endpoints, steering = Endpoints(studio), control.Control(studio)
     for name in FAST:
-        gr.api(told(getattr(endpoints, name)), api_name=name, queue=False)
+        endpoint = getattr(steering if name in control.NAMES else endpoints, name)
+        gr.api(told(endpoint), api_name=name, queue=False)
     for name in SLOW:
         gr.api(told_later(getattr(endpoints, name)), api_name=name, concurrency_limit=None)
 
@@ -132,16 +134,6 @@ class Endpoints:
         jobs = await anyio.to_thread.run_sync(self._all, receipt.job_ids)
         return shapes.receipt(receipt) | {"jobs": jobs, "finished": finished}
 
-    def cancel(self, job_id: str = "", batch_id: str = "") -> dict:
-        """Cancel one job or a whole batch: {"job_ids"} that this touched. Running ones stop at their next step."""
-        if job_id and batch_id:
-            raise InvalidParams("batch_id", "must be left out when job_id is given.")
-        return {"job_ids": self._studio.cancel([job_id] if job_id else [], batch_id or None)}
-
-    def again(self, job_id: str) -> dict:
-        """Make a new job from an old one's recipe, same seed: {"batch_id", "job_ids", "warnings"}."""
-        return shapes.receipt(self._studio.again([job_id]))
-
     def jobs(self, state: str = "", batch_id: str = "", limit: int = 50, before: str = "") -> dict:
         """Jobs, newest first (a batch's in its own order): {"jobs", "next"}; give `next` as `before` to read on."""
         found = self._studio.jobs(state or None, batch_id or None, limit, before or None)
@@ -164,16 +156,6 @@ class Endpoints:
     def models(self) -> dict:
         """{"models"} with their defaults and limits, the default one first."""
         return {"models": [shapes.model(each) for each in self._studio.models()]}
-
-    def pause(self) -> dict:
-        """Start no further picture until /resume; the running one is finished."""
-        self._studio.pause()
-        return {"paused": True}
-
-    def resume(self) -> dict:
-        """Go on after /pause."""
-        self._studio.resume()
-        return {"paused": False}
 
     def _submit(self, prompt: str, **settings: Any) -> Receipt:
         return self._studio.submit(prompt, **settings)
