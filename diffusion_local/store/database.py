@@ -126,7 +126,9 @@ def explained(path: Path) -> Iterator[None]:
                 "browser, a backup tool), then try again."
             ) from error
         if "readonly" in text or "unable to open" in text:
-            raise DatabaseProblem(f"{path.name} cannot be written ({text}). Check its owner and permissions.") from error
+            raise DatabaseProblem(
+                f"{path.name} cannot be written ({text}). Check its owner and permissions."
+            ) from error
         if "malformed" in text or "not a database" in text or "disk image" in text:
             raise DatabaseProblem(
                 f"{path.name} is damaged ({text}). Run `diffusion-local doctor`; the pictures carry their own recipes, so "

@@ -1,8 +1,8 @@
 """The jobs table's verbs. With ``recover`` beside it, ``_move`` is the only writer of a job's state."""
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import sqlite_utils
@@ -52,8 +52,9 @@ class JobStore:
         With an idempotency key that was seen before nothing is stored, and the first submit's ids come back.
         Raises QueueFull, and Conflict if the key came with other Params then.
         """
+        request = digest(jobs) if idempotency_key else ""
         with self._database.write() as db:
-            if idempotency_key and (seen := self._seen(db, idempotency_key, jobs)):
+            if idempotency_key and (seen := self._seen(db, idempotency_key, request)):
                 return seen
             waiting = scalar(db, "SELECT count(*) FROM jobs WHERE state = 'queued'")
             if waiting + len(jobs) > max_queued:
@@ -69,6 +70,7 @@ class JobStore:
                     "lane": str(batch.lane),
                     "count": batch.count,
                     "idempotency_key": idempotency_key,
+                    "request": request,
                     "created_at": batch.created_at,
                 }
             )
@@ -79,20 +81,13 @@ class JobStore:
         return batch.id, [job.id for job in jobs]
 
     @staticmethod
-    def _seen(db: sqlite_utils.Database, key: str, jobs: Sequence[Job]) -> tuple[str, list[str]] | None:
-        stored = list(
-            db.query(
-                "SELECT jobs.id, batch_id, params FROM jobs JOIN batches ON batches.id = batch_id "
-                "WHERE idempotency_key = ? ORDER BY idx",
-                [key],
-            )
-        )
-        if not stored:
-            return None
-        same = [same_request(Params.from_json(row["params"])) for row in stored]
-        if same != [same_request(job.params) for job in jobs]:
-            raise Conflict(f"The idempotency key {key!r} was used before for another request.")
-        return stored[0]["batch_id"], [row["id"] for row in stored]
+    def _seen(db: sqlite_utils.Database, key: str, request: str) -> tuple[str, list[str]] | None:
+        for batch in db.query("SELECT id, request FROM batches WHERE idempotency_key = ?", [key]):
+            if batch["request"] != request:
+                raise Conflict(f"The idempotency key {key!r} was used before for another request.")
+            found = db.query("SELECT id FROM jobs WHERE batch_id = ? ORDER BY idx", [batch["id"]])
+            return batch["id"], [row["id"] for row in found]
+        return None
 
     def cancel(self, selection: Selection) -> list[str]:
         """End what waits and flag what runs; ids of the jobs this touched. A job that has ended is left as it is."""
@@ -271,9 +266,12 @@ def told(wanted: Iterable[dict[str, Any]]) -> Flags:
     raise LostClaim
 
 
-def same_request(params: Params) -> dict[str, Any]:
-    """What makes two requests equal; the seed is left out, as it may have been drawn by lot."""
-    return json.loads(params.to_json()) | {"seed": None}
+def digest(jobs: Sequence[Job]) -> str:
+    """What tells one request from another (SHA-256); seeds are left out, as they may have been drawn by lot."""
+    asked = sha256()
+    for job in jobs:
+        asked.update(replace(job.params, seed=0).to_json().encode())
+    return asked.hexdigest()
 
 
 def new_jobs(batch: Batch, params: Sequence[Params], priority: int = 0, from_jobs: Sequence[str] = ()) -> list[Job]:

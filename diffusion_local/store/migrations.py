@@ -21,6 +21,7 @@ def m001_queue(db: Database) -> None:
             count INTEGER NOT NULL,
             paused INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1, 2)),  -- see store.jobs.PAUSED
             idempotency_key TEXT UNIQUE,
+            request TEXT NOT NULL DEFAULT '',  -- digest of what came with the key
             created_at TEXT NOT NULL
         )
         """,

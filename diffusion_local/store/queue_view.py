@@ -24,6 +24,15 @@ class QueueView:
         with self._database.read() as db:
             return scalar(db, "SELECT revision FROM queue")
 
+    @property
+    def database(self) -> Database:
+        return self._database
+
+    def moment(self) -> tuple[int, int]:
+        """(revision, number of the newest event)."""
+        with self._database.read() as db:
+            return db.execute("SELECT revision, (SELECT coalesce(max(id), 0) FROM job_events) FROM queue").fetchone()
+
     def snapshot(self, waiting: int = 50, ended: int = 20) -> Snapshot:
         """The whole queue at one moment: the running, the first ``waiting`` and the last ``ended`` jobs."""
         with self._database.read() as db:
@@ -124,6 +133,46 @@ class QueueView:
         with self._database.read() as db:
             found = db.query("SELECT * FROM job_events WHERE job_id = ? ORDER BY id", [job_id])
             return [rows.event(row) for row in found]
+
+    def events_after(
+        self, number: int, job_id: str | None = None, batch_id: str | None = None, limit: int = 500
+    ) -> list[tuple[int, Event]]:
+        """Events with their numbers, oldest first: of a job, of a batch's jobs, or of all."""
+        which = ""
+        if job_id is not None:
+            which = "job_id = :job_id AND "
+        elif batch_id is not None:
+            which = "job_id IN (SELECT id FROM jobs WHERE batch_id = :batch_id) AND "
+        values: dict[str, Any] = {"number": number, "job_id": job_id, "batch_id": batch_id, "limit": limit}
+        with self._database.read() as db:
+            found = db.query(f"SELECT * FROM job_events WHERE {which}id > :number ORDER BY id LIMIT :limit", values)
+            return [(row["id"], rows.event(row)) for row in found]
+
+    def batch(self, batch_id: str) -> tuple[Batch, dict[State, int]]:
+        """A batch, and how many of its jobs are in each state. Raises NotFound."""
+        with self._database.read() as db:
+            for row in db.query("SELECT * FROM batches WHERE id = ?", [batch_id]):
+                counted = dict(
+                    db.execute(
+                        "SELECT state, count(*) FROM jobs WHERE batch_id = ? GROUP BY state", [batch_id]
+                    ).fetchall()
+                )
+                return rows.batch(row), {state: counted.get(str(state), 0) for state in State}
+        raise NotFound(f"There is no batch {batch_id!r}.")
+
+    def batch_of_key(self, idempotency_key: str) -> str | None:
+        with self._database.read() as db:
+            return scalar(db, "SELECT id FROM batches WHERE idempotency_key = :key", key=idempotency_key)
+
+    def unfinished(self, job_ids: list[str]) -> list[str]:
+        """Those of the jobs that have not ended."""
+        ended = ", ".join(f"'{state}'" for state in sorted(FINAL))
+        with self._database.read() as db:
+            found = db.execute(
+                f"SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND state NOT IN ({ended})",
+                [json.dumps(job_ids)],
+            )
+            return [row[0] for row in found.fetchall()]
 
     def reports(self, slot: str, floor: float) -> list[tuple[Job, str, float]]:
         """The jobs that this slot runs: each with the time of its last report, and the seconds of silence it may take.

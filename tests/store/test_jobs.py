@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from diffusion_local.compose import House
 from diffusion_local.domain import FINAL, TRANSITIONS, Claim, Lane, State, utc_text
 from diffusion_local.errors import Conflict, LostClaim, NotFound, QueueFull
 from diffusion_local.store.control import QueueControl
@@ -452,3 +453,12 @@ def test_positions_go_on_over_batches(store: JobStore) -> None:
 def test_an_unknown_job_is_not_found(store: JobStore) -> None:
     with pytest.raises(NotFound, match="nobody"):
         store.get("nobody")
+
+
+def test_a_key_sent_again_after_a_job_of_its_batch_was_forgotten_names_what_is_left(house: House) -> None:
+    first = house.studio.submit("a red apple", count=2, idempotency_key="k")
+    house.studio.cancel(first.job_ids)
+    house.studio.forget(first.job_ids[:1])
+    again = house.studio.submit("a red apple", count=2, idempotency_key="k")
+    assert (again.batch_id, again.job_ids) == (first.batch_id, first.job_ids[1:])
+    assert house.studio.jobs("queued") == []

@@ -1,0 +1,65 @@
+"""The numbers that monitoring asks for, cheap at any length of the table: each is answered by an index."""
+
+from dataclasses import dataclass
+
+from diffusion_local.domain import Worker
+from diffusion_local.store import rows
+from diffusion_local.store.database import scalar
+from diffusion_local.store.queue_view import QueueView
+
+RECENT = 1000  # ended jobs whose times are told
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """``waiting`` and ``running`` by lane, ``ended`` by state; times in seconds, of the last RECENT ended jobs."""
+
+    revision: int
+    paused: bool
+    blocked: bool
+    waiting: dict[str, int]
+    running: dict[str, int]
+    ended: dict[str, int]
+    failures: dict[str, int]
+    pictures: int
+    workers: list[Worker]
+    wait_seconds: list[float]
+    run_seconds: list[float]
+
+
+def read_tally(view: QueueView) -> Tally:
+    with view.database.read() as db:
+
+        def counted(sql: str) -> dict[str, int]:
+            return dict(db.execute(sql).fetchall())
+
+        def by_lane(state: str, index: str) -> dict[str, int]:
+            found = counted(f"SELECT lane, count(*) FROM jobs INDEXED BY {index} WHERE state = '{state}' GROUP BY lane")
+            return {str(lane): found.get(rank, 0) for rank, lane in rows.LANES.items()}  # type: ignore[call-overload]
+
+        revision, paused, blocked = db.execute("SELECT revision, paused, blocked FROM queue").fetchone()
+        # Out of `jobs_ended`, whose order lets it stop after RECENT rows. Times before a requeue count as waiting.
+        times = db.execute(
+            "SELECT (julianday(started_at) - julianday(created_at)) * 86400, "
+            "(julianday(finished_at) - julianday(started_at)) * 86400 FROM jobs INDEXED BY jobs_ended "
+            f"WHERE finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT {RECENT}"
+        ).fetchall()
+        ran = [(max(0.0, wait), max(0.0, run)) for wait, run in times if wait is not None]
+        return Tally(
+            revision=revision,
+            paused=bool(paused),
+            blocked=bool(blocked),
+            waiting=by_lane("queued", "jobs_queued"),
+            running=by_lane("running", "jobs_running"),
+            ended=counted(
+                "SELECT state, count(*) FROM jobs INDEXED BY jobs_by_state "
+                "WHERE state IN ('done', 'failed', 'cancelled') GROUP BY state"
+            ),
+            failures=counted(
+                "SELECT error_kind, count(*) FROM jobs INDEXED BY jobs_by_state WHERE state = 'failed' GROUP BY error_kind"
+            ),
+            pictures=scalar(db, "SELECT count(*) FROM images WHERE trashed_at IS NULL"),
+            workers=[rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")],
+            wait_seconds=[wait for wait, _ in ran],
+            run_seconds=[run for _, run in ran],
+        )

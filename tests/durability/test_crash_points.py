@@ -1,0 +1,116 @@
+"""A worker that dies at each point between claim and finish: its job is made once, whatever was there by then.
+
+The child wraps the product's own methods from outside; the product has no hooks for this.
+"""
+
+import signal
+
+import pytest
+
+from diffusion_local.compose import House
+from diffusion_local.domain import State
+from diffusion_local.store.sweep import sweep
+from diffusion_local.worker import slots
+from tests.durability.conftest import WORKER, Start, assert_sound, ended, states, submit
+from tests.support import eventually
+
+DIE = """
+import os, signal
+from pathlib import Path
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+def wrap(owner, name, before=lambda *a: False, after=lambda *a: False):
+    inner = getattr(owner, name)
+    def wrapped(*args, **kwargs):
+        if before(*args):
+            die()
+        result = inner(*args, **kwargs)
+        if after(*args):
+            die()
+        return result
+    setattr(owner, name, wrapped)
+always = lambda *args: True
+is_png = lambda part, target: str(target).endswith(".png")
+is_webp = lambda part, target: str(target).endswith(".webp") and "gallery" in str(target)
+from diffusion_local.engine import fake
+from diffusion_local.store import files, jobs, rows
+"""
+#: point: (how the child dies there, state that its job is left in, PNG files there by then)
+POINTS = {
+    "before the claim is committed": ("wrap(jobs.rows, 'job', before=always)", State.QUEUED, 0),
+    "after the claim": ("wrap(jobs.JobStore, 'claim_next', after=always)", State.RUNNING, 0),
+    "mid-denoise": ("wrap(jobs.JobStore, 'flags', before=always)", State.RUNNING, 0),
+    "after the thumbnail": ("wrap(Path, 'replace', after=is_webp)", State.RUNNING, 0),
+    "after the bytes, before the rename": ("wrap(Path, 'replace', before=is_png)", State.RUNNING, 0),
+    "after the rename, before the row": ("wrap(files.LocalFiles, 'save', after=always)", State.RUNNING, 1),
+    "before the commit": ("wrap(rows, 'image_row', after=always)", State.RUNNING, 1),
+    "after the commit": ("wrap(jobs.JobStore, 'finish', after=always)", State.DONE, 1),
+}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_worker_that_dies_leaves_its_job_to_the_next(house: House, start: Start, point: str) -> None:
+    code, left, files = POINTS[point]
+    [job_id] = submit(house)
+    assert start(DIE, code, WORKER).wait(60) == -signal.SIGKILL
+    assert house.jobs.get(job_id).state is left
+    assert len(list(house.settings.gallery.rglob("*.png"))) == files
+    assert len(house.studio.gallery()) == (left is State.DONE)
+
+    start(WORKER)
+    [job] = ended(house, job_id)
+    again = left is State.RUNNING
+    assert (job.state, job.attempt, job.crashes) == (State.DONE, 1 + again, int(again))
+    assert states(house, job_id) == ["queued", *["running", "queued"] * again, "running", "done"]
+    eventually(lambda: not any(worker.status == "busy" for worker in house.workers.all()))
+    assert assert_sound(house)["images"] == 1
+
+
+def test_half_written_files_stay_an_hour_and_are_swept_then(house: House, start: Start) -> None:
+    submit(house)
+    start(DIE, POINTS["after the bytes, before the rename"][0], WORKER).wait(60)
+    [part] = house.settings.gallery.rglob(".*.part")
+    sweep(house.settings, house.database)
+    assert part.exists()  # it might be another worker's, at work on it
+    [job] = house.studio.jobs()
+    start(WORKER)
+    ended(house, job.id)
+    assert assert_sound(house)["parts_dropped"] == 1
+    assert not part.exists()
+
+
+def test_a_job_cancelled_after_its_worker_died_leaves_its_picture_aside_and_nothing_in_the_gallery(
+    house: House, start: Start
+) -> None:
+    [job_id] = submit(house)
+    start(DIE, POINTS["after the rename, before the row"][0], WORKER).wait(60)
+    house.studio.cancel([job_id])
+    start(WORKER)
+    [job] = ended(house, job_id)
+    assert job.state is State.CANCELLED
+    assert [event.note for event in house.view.events(job_id)] == ["", "", "worker lost"]
+    assert assert_sound(house)["strays_moved_aside"] == 1
+    assert [path.stem for path in house.settings.strays.rglob("*.png")] == [job_id]
+    assert house.studio.gallery() == []
+
+
+def test_a_second_death_at_the_same_job_fails_it_with_a_name_and_the_rest_runs(house: House, start: Start) -> None:
+    first, second = submit(house, count=2)
+    for _ in range(2):
+        start(DIE, POINTS["mid-denoise"][0], WORKER).wait(60)
+    start(WORKER)
+    poisoned, fine = ended(house, first, second)
+    assert (poisoned.state, poisoned.crashes, poisoned.attempt) == (State.FAILED, 2, 2)
+    assert poisoned.failure is not None
+    assert poisoned.failure.kind == "worker_lost"
+    assert fine.state is State.DONE
+    assert_sound(house)
+
+
+def test_a_job_cancelled_long_after_its_worker_was_lost_does_not_say_so_again(house: House, start: Start) -> None:
+    [job_id] = submit(house)
+    start(DIE, POINTS["mid-denoise"][0], WORKER).wait(60)
+    slots.recover_if_free(house, "cpu0")
+    house.studio.cancel([job_id])
+    history = [(event.state, event.note) for event in house.view.events(job_id)]
+    assert history == [("queued", ""), ("running", ""), ("queued", "worker lost"), ("cancelled", "")]

@@ -1,0 +1,162 @@
+"""No room, and a database that cannot be written: jobs wait or are tried again, and the queue goes on by itself."""
+
+import shutil
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from diffusion_local.compose import House, open_house
+from diffusion_local.domain import State
+from tests.durability.conftest import WORKER, Start, assert_sound, ended, pid_of, running, states, submit
+from tests.support import eventually
+
+SOON = (
+    "from datetime import timedelta; from diffusion_local.worker import runner; "
+    "runner.FIRST_BACKOFF = timedelta(seconds=0.5)"
+)
+IMPATIENT = (
+    "from diffusion_local.store import database; from diffusion_local.worker import runner; "
+    "database.BUSY_SECONDS = 0.3; runner.DATABASE_PAUSE = 0.2"
+)
+
+
+@pytest.fixture
+def small_gallery(house: House) -> Iterator[Path]:
+    """The gallery on a disk of its own, of 2 MB."""
+    folder = house.settings.gallery
+    if not mounted(folder, "2m"):
+        pytest.skip("mounting a small disk is not permitted here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=False)
+
+
+def mounted(folder: Path, size: str) -> bool:
+    mount = shutil.which("mount")
+    command = [mount or "", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    return bool(mount) and subprocess.run(command, capture_output=True).returncode == 0
+
+
+def fill(folder: Path, leave: int) -> Path:
+    """Fill a disk but for ``leave`` bytes; the file to delete."""
+    filler = folder / "filler"
+    with filler.open("wb") as file:
+        while (free := shutil.disk_usage(folder).free - leave) > 0:
+            file.write(b"x" * min(free, 65536))
+            file.flush()
+    return filler
+
+
+def test_below_the_reserve_nothing_is_claimed_and_with_room_again_it_goes_on_by_itself(
+    house: House, small_gallery: Path, start: Start
+) -> None:
+    filler = fill(small_gallery, 500_000)
+    start(WORKER, disk_reserve_mb=1)
+    [job_id] = submit(house)
+    reason = eventually(lambda: house.studio.snapshot().reason, 30)
+    assert "less than 1 MB" in reason
+    assert states(house, job_id) == ["queued"]
+    filler.unlink()
+    [job] = ended(house, job_id)
+    assert (job.state, job.attempt) == (State.DONE, 1)
+    assert house.studio.snapshot().reason == ""
+    assert_sound(house)
+
+
+def test_a_reserve_that_is_lowered_lets_the_queue_go_on(house: House, start: Start) -> None:
+    careful = start(WORKER, disk_reserve_mb=10**9)
+    [job_id] = submit(house)
+    assert "Free some space" in eventually(lambda: house.studio.snapshot().reason, 30)
+    assert states(house, job_id) == ["queued"]
+    careful.terminate()
+    assert careful.wait(20) == 0
+    start(WORKER, disk_reserve_mb=1)
+    [job] = ended(house, job_id)
+    assert job.state is State.DONE
+    assert house.studio.snapshot().reason == ""
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_write_loses_nothing(
+    house: House, small_gallery: Path, start: Start
+) -> None:
+    filler = fill(small_gallery, 12_000)
+    child = start(SOON, WORKER, disk_reserve_mb=0)
+    [job_id] = submit(house, "a red apple", width=512, height=512)
+    waiting = eventually(lambda: job if (job := house.jobs.get(job_id)).tries else None, 30)
+    assert waiting.not_before is not None or waiting.tries > 1
+    assert "no room on the disk" in house.view.events(job_id)[2].note
+    assert [path for path in small_gallery.rglob("*") if path.is_file()] == [filler]  # nothing half-written
+    filler.unlink()
+    [job] = ended(house, job_id)
+    assert (job.state, job.crashes) == (State.DONE, 0)
+    assert child.poll() is None
+    assert_sound(house)
+
+
+def test_a_disk_that_stays_full_fails_the_job_by_name_and_the_queue_goes_on(
+    house: House, small_gallery: Path, start: Start
+) -> None:
+    filler = fill(small_gallery, 0)
+    child = start(SOON, WORKER, disk_reserve_mb=0)
+    [job_id] = submit(house)
+    [job] = ended(house, job_id)
+    assert (job.state, job.tries, job.attempt) == (State.FAILED, 2, 3)
+    assert job.failure is not None
+    assert job.failure.kind == "disk_full"
+    assert "Free some space" in job.failure.message
+    filler.unlink()
+    [after] = ended(house, *submit(house))
+    assert after.state is State.DONE
+    assert child.poll() is None
+    assert_sound(house)
+
+
+def test_a_home_on_a_full_disk_stops_nobody_and_loses_nothing(house: House, start: Start) -> None:
+    """Databases, doorbell, logs and gallery: not a byte can be written anywhere."""
+    home = house.settings.home
+    house.database.close()
+    shutil.rmtree(home)
+    home.mkdir()
+    if not mounted(home, "8m"):
+        pytest.skip("mounting a small disk is not permitted here")
+    try:
+        house.settings.make_folders()
+        fresh = open_house(house.settings)
+        child = start(IMPATIENT, SOON, WORKER, disk_reserve_mb=0)
+        ids = submit(fresh, "[slow:0.1]", count=3, steps=5)
+        running(fresh, ids[0], step=1)
+        fill(home, 0)
+        eventually(lambda: "cannot be used" in child.log_path.read_text(), 30)  # type: ignore[attr-defined]
+        (home / "filler").unlink()
+        jobs = ended(fresh, *ids)
+        assert {job.state for job in jobs} == {State.DONE}
+        assert child.poll() is None
+        assert_sound(fresh)
+        fresh.database.close()
+    finally:
+        subprocess.run(["umount", "-l", home], check=False)
+
+
+@pytest.mark.parametrize("moment", [pytest.param("denoise", marks=pytest.mark.slow), "save"])
+def test_a_database_locked_for_longer_than_anyone_waits_loses_nothing(house: House, start: Start, moment: str) -> None:
+    child = start(IMPATIENT, WORKER)
+    ids = submit(house, "[slow:0.05]", count=5)
+    if moment == "denoise":
+        running(house, ids[0], step=1)
+    else:
+        eventually(lambda: list(house.settings.gallery.rglob("*.png")), 30)
+    with closing(sqlite3.connect(house.settings.database, timeout=15, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        eventually(lambda: "cannot be used" in child.log_path.read_text())  # type: ignore[attr-defined]
+        threading.Event().wait(1.0)  # it tries again, in vain, more than once
+        holder.execute("ROLLBACK")
+    jobs = ended(house, *ids)
+    assert {job.state for job in jobs} == {State.DONE}
+    assert {job.crashes for job in jobs} == {0}
+    assert child.poll() is None
+    assert pid_of(house) == child.pid
+    assert assert_sound(house)["images"] == 5
