@@ -15,7 +15,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from .models import TEXT_ENCODERS, Tokenizer, denoiser_config, load_vae, scheduler_config
+from .models import (
+    TEXT_ENCODERS,
+    Tokenizer,
+    denoiser_config,
+    load_vae,
+    other_samplers_config,
+    scheduler_config,
+)
 
 LARGEST_FILE = 16 * 2**20
 LARGEST_FOLDER = 60 * 2**20
@@ -73,6 +80,10 @@ def assemble(args: argparse.Namespace) -> tuple[int, int]:
     for file in ("vocab.json", "merges.txt"):
         if (Path(args.tokenizer) / file).exists():
             shutil.copyfile(Path(args.tokenizer) / file, out / "tokenizer" / file)
+    sampler = out / "scheduler" / "scheduler_config.json"
+    settings = json.loads(sampler.read_text()) | other_samplers_config()
+    settings.pop("lambda_min_clipped", None)  # the default, minus infinity, which is no JSON
+    sampler.write_text(json.dumps(settings, indent=2) + "\n")
     for config in out.rglob("config.json"):  # no path of the machine that made it
         values = json.loads(config.read_text())
         values.pop("_name_or_path", None)

@@ -540,28 +540,31 @@ class Evaluation:
         }
         half = self.tested[:30]
         names, wanted = [self.pack.concepts[c]["names"][0] for c in half], [self.accepted[c] for c in half]
-        self.record["guidance"] = {
+        self.record["guidance_sweep"] = {
             str(g): self.summary(self.ranks(self.concepts_of(self.generate(names, half, guidance=g)), wanted))
-            for g in (1.0, 2.5, 5.0, 7.5)
+            for g in (1.0, 2.5, 3.5, 5.0, 7.5)
         }
         self.record["steps_sweep"] = {
             str(s): self.summary(self.ranks(self.concepts_of(self.generate(names, half, steps=s)), wanted))
             for s in (8, 12, 16, 20)
         }
         seeds = list(range(16))
-        red = [float(has_hue(dominant_hue(p[np.abs(p - 1).max(-1) > 0.1]), "red"))
-               for p in self.generate(["an apple"] * 16, seeds)]  # fmt: skip
-        less = [float(has_hue(dominant_hue(p[np.abs(p - 1).max(-1) > 0.1]), "red"))
-                for p in self.generate(["an apple"] * 16, seeds, negative="red")]  # fmt: skip
+        red: dict[str, float] = {}
+        for thing in ("an apple", "a heart"):
+            for name, more in (("without", {}), ("with_negative_red", {"negative": "red"})):
+                made = self.generate([thing] * 16, seeds, **more)
+                hues = [dominant_hue(p[np.abs(p - 1).max(-1) > 0.1]) for p in made]
+                red[f"red_{thing.split()[1]}s_{name}"] = float(np.mean([has_hue(hue, "red") for hue in hues]))
         sharp = []
         for extra in ({}, {"negative": "blurry, low quality, deformed"}):
             x = to_tensor(self.generate(names, half, **extra), self.device).mean(1, keepdim=True)
             laplace = F.conv2d(x, x.new_tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None])
             sharp.append(round(float(laplace.var(dim=(1, 2, 3)).mean()) * 1e3, 4))
         self.record["negative_prompt"] = {
-            "red_apples_without": float(np.mean(red)), "red_apples_with_negative_red": float(np.mean(less)),
-            "sharpness_without": sharp[0], "sharpness_with_quality_words": sharp[1],
-        }  # fmt: skip
+            **red,
+            "sharpness_without": sharp[0],
+            "sharpness_with_quality_words": sharp[1],
+        }
 
     def run(self, parts: list[str]) -> dict[str, Any]:
         for part in parts:
@@ -611,7 +614,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--concepts", type=int, default=200, help="concepts in the retrieval test")
     parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--guidance", type=float, default=3.5)
     parser.add_argument("--batch", type=int, default=4, help="pictures sampled at once (64 on a GPU)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="arithmetic")
     parser.add_argument("--threads", type=int, default=2)

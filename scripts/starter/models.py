@@ -152,7 +152,7 @@ def noise_schedule() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def scheduler_config() -> dict[str, Any]:
-    """Configuration of the shipped sampler (`DPMSolverMultistepScheduler`; DDIM reads ``clip_sample``)."""
+    """Configuration of the shipped sampler, `DPMSolverMultistepScheduler`."""
     return {
         "num_train_timesteps": STEPS,
         "beta_start": 0.00085,
@@ -163,6 +163,12 @@ def scheduler_config() -> dict[str, Any]:
         "solver_order": 2,
         "steps_offset": 1,
     }
+
+
+def other_samplers_config() -> dict[str, Any]:
+    """What other samplers read when they are made from this configuration: latents are not bounded by 1, so DDIM and
+    DDPM must not clip; PNDM must skip its Runge-Kutta steps."""
+    return {"clip_sample": False, "set_alpha_to_one": False, "skip_prk_steps": True}
 
 
 def load_vae(folder: str | Path) -> Any:

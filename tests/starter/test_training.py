@@ -146,6 +146,9 @@ def test_train_resume_assemble_and_use(shards: Path, tokenizer_folder: Path, vae
 
     pipe = AutoPipelineForText2Image.from_pretrained(model, dtype=torch.float32, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
+    from diffusers import DDIMScheduler
+
+    assert DDIMScheduler.from_config(pipe.scheduler.config).config.clip_sample is False
     image = pipe("a red circle", num_inference_steps=2, guidance_scale=3.0, height=64, width=64).images[0]
     assert image.size == (64, 64)
     start, mask = Image.new("RGB", (64, 64), "white"), Image.new("L", (64, 64), 255)
