@@ -5,6 +5,7 @@ Pure data and rules; nothing here loads a weight. A model is the bundled starter
 """
 
 import json
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -187,6 +188,10 @@ def read_folder(
         size_bytes=sum(f.stat().st_size for f in weights),
         problem=problem,
     )
+
+
+def draw_seed() -> int:
+    return random.SystemRandom().randint(0, 2**31 - 1)
 
 
 def check_prompt(field: str, text: Any, required: bool = False) -> None:

@@ -5,7 +5,7 @@ Times are UTC, ISO 8601 with milliseconds and ``Z``; ids are ULIDs (sortable, sa
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self
@@ -34,6 +34,9 @@ TRANSITIONS: dict[str, tuple[State, State, str]] = {
 FINAL = frozenset(State) - {start for start, _, _ in TRANSITIONS.values()}
 
 
+#: Lowest and highest priority of a job; higher runs first.
+PRIORITIES = (-100, 100)
+
 #: How often a job with transient faults is tried.
 MAX_TRIES = 3
 
@@ -49,6 +52,11 @@ class Kind(StrEnum):
 
 def new_id() -> str:
     return str(ULID())
+
+
+def shortened(prompt: str, length: int = 60) -> str:
+    line = " ".join(prompt.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def utc_now() -> str:
@@ -80,7 +88,8 @@ class Params:
         return self.steps * self.width * self.height / 1e6
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        # not asdict: it copies deeply, which is most of the time that a long list takes
+        return json.dumps({each.name: getattr(self, each.name) for each in fields(self)}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -162,6 +171,22 @@ class Job:
     def claim(self) -> Claim:
         """The claim under which a running job runs."""
         return Claim(self.id, self.worker or "", self.attempt)
+
+
+def new_job(batch: Batch, index: int, params: Params, priority: int = 0, from_job: str | None = None) -> Job:
+    """A queued job of a batch."""
+    return Job(
+        id=new_id(),
+        batch_id=batch.id,
+        index=index,
+        params=params,
+        state=State.QUEUED,
+        created_at=batch.created_at,
+        owner=batch.owner,
+        lane=batch.lane,
+        priority=priority,
+        from_job=from_job,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class Settings:
     threads: int = setting(0, "CPU threads of a worker; 0 leaves it to torch")
     max_count: int = setting(100, "most pictures in one submit")
     max_queued: int = setting(100_000, "most jobs waiting at once")
+    max_list_mb: int = setting(20, "megabytes that a prompt list may have")
     step_timeout: int = setting(900, "seconds without progress after which a worker counts as hung")
     on_stop: str = setting("give_back", "what a stopping worker does with its running picture", ON_STOP)
     disk_reserve_mb: int = setting(500, "megabytes kept free on the disk; with less the queue waits")
@@ -97,6 +98,10 @@ class Settings:
         return self.home / "models"
 
     @property
+    def wildcards(self) -> Path:
+        return self.home / "wildcards"
+
+    @property
     def logs(self) -> Path:
         return self.home / "logs"
 
@@ -113,7 +118,7 @@ class Settings:
         return assets() / "starter"
 
     def make_folders(self) -> None:
-        for folder in (self.home, self.gallery, self.previews, self.models, self.logs, self.locks):
+        for folder in (self.home, self.gallery, self.previews, self.models, self.wildcards, self.logs, self.locks):
             folder.mkdir(parents=True, exist_ok=True)
 
 

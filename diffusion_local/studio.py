@@ -1,6 +1,5 @@
 """What a person can ask for. The page, the API and the command line translate to these sentences and back."""
 
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,6 +7,7 @@ from typing import Any
 
 from diffusion_local import catalog
 from diffusion_local.catalog import Catalog, Model
+from diffusion_local.domain import PRIORITIES as PRIORITIES
 from diffusion_local.domain import (
     Batch,
     Event,
@@ -21,7 +21,10 @@ from diffusion_local.domain import (
     new_id,
     utc_now,
 )
+from diffusion_local.domain import shortened as shortened
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
+from diffusion_local.lists.prompt_lists import PromptLists
+from diffusion_local.questions import Questions
 from diffusion_local.queue import JobQueue
 from diffusion_local.settings import Settings
 from diffusion_local.store.control import QueueControl
@@ -33,11 +36,10 @@ from diffusion_local.store.selection import Selection
 from diffusion_local.store.workers import WorkerStore
 
 MAX_WAIT = 3600.0
-PRIORITIES = (-100, 100)
 LOOK_SECONDS = 0.1  # between two looks of `wait`
 
 
-class Studio:
+class Studio(Questions):
     """Built by ``compose.open_studio``. Each method is one use-case; bad input raises a UserError."""
 
     def __init__(
@@ -61,6 +63,7 @@ class Studio:
         self._files = files
         self._queue = queue
         self._catalog = catalog
+        self.lists = PromptLists(settings, jobs, view, images, files, queue, catalog)
 
     # -- submit and wait -------------------------------------------------------------------------------------------
 
@@ -85,7 +88,7 @@ class Studio:
         count = catalog.whole_number("count", count, 1, self._settings.max_count)
         for field, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             catalog.check_prompt(field, text)
-        first = draw_seed() if seed is None or seed == -1 else seed
+        first = catalog.draw_seed() if seed is None or seed == -1 else seed
         params = self._catalog.complete(prompt, settings | {"seed": first})
         if params.seed + count - 1 > catalog.MAX_SEED:
             raise InvalidParams("seed", f"must be at most {catalog.MAX_SEED - count + 1} for {count} pictures.")
@@ -102,11 +105,14 @@ class Studio:
     def again(self, job_ids: Sequence[str] = (), batch_id: str | None = None, state: str = State.FAILED) -> Receipt:
         """Make new jobs from the recipes of old ones; the old ones stay as they are.
 
-        Without ``job_ids`` it means every job of ``batch_id``, or of the whole list, that is in ``state``.
+        Without ``job_ids`` it means every job of ``batch_id``, or of the whole list, that is in ``state`` and was not
+        made again before: asking twice makes nothing twice.
         """
-        chosen = list(job_ids) or self._control.ids(Selection((), batch_id, batch_id is None), known_state(state))
+        chosen = list(job_ids) or self._control.not_made_again(
+            Selection((), batch_id, batch_id is None), known_state(state)
+        )
         if not chosen:
-            raise Conflict("There is no such job to make again.")
+            raise Conflict("There is no such job, or each was made again before.")
         if len(chosen) > self._settings.max_queued:
             raise InvalidParams("job_ids", f"must name at most {self._settings.max_queued} jobs.")
         old = [self._jobs.get(job_id) for job_id in chosen]
@@ -276,15 +282,6 @@ def existing(path: Any, what: str) -> Any:
     if not path.exists():
         raise NotFound(f"The file of {what!r} is not there.")
     return path
-
-
-def draw_seed() -> int:
-    return random.SystemRandom().randint(0, 2**31 - 1)
-
-
-def shortened(prompt: str, length: int = 60) -> str:
-    line = " ".join(prompt.split())
-    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def known_state(name: str) -> State:

@@ -16,6 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("domain", "settings"),
     ("catalog", "estimates", "logs"),
     ("engine", "store", "queue"),
+    ("questions", "lists"),
     ("studio",),
     ("compose", "shapes"),
     ("worker", "web", "chores", "doctor"),
@@ -31,6 +32,8 @@ HOMES = {
     "fastapi": ("web/",),
     "starlette": ("web/",),
     "uvicorn": ("web/",),
+    "pydantic": ("web/api/",),
+    "prometheus_client": ("web/",),
     "torch": ("engine/",),
     "diffusers": ("engine/",),
     "transformers": ("engine/",),
@@ -41,6 +44,7 @@ HOMES = {
     "sqlite3": ("store/", "queue.py", "doctor.py"),  # the last two only to name its errors
     "platformdirs": ("settings.py",),
     "tomllib": ("settings.py",),
+    "charset_normalizer": ("lists/",),
     "typer": ("cli/",),
     "ulid": ("domain.py",),
 }

@@ -141,9 +141,9 @@ def test_again_may_mean_every_failed_job_or_a_batchs(house: House) -> None:
     for _ in range(4):
         house.jobs.fail(claimed(house.jobs).claim, FAILURE)
     assert len(house.studio.again(batch_id=batches[0].batch_id).job_ids) == 2
-    assert len(house.studio.again().job_ids) == 4
+    assert len(house.studio.again().job_ids) == 2  # the other batch's: the first's were made again just now
     house.studio.cancel_waiting()
-    assert len(house.studio.again(state="cancelled").job_ids) == 6
+    assert len(house.studio.again(state="cancelled").job_ids) == 4
 
 
 def test_again_of_nothing_is_refused(house: House) -> None:

@@ -10,7 +10,8 @@ import typer
 
 from diffusion_local import shapes
 from diffusion_local.domain import Job, Receipt, State
-from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.errors import NotFound
+from diffusion_local.lists import fields
 from diffusion_local.studio import Studio
 
 JobIds = Annotated[list[str] | None, typer.Argument(help="Job ids.")]
@@ -82,7 +83,4 @@ def job_line(job: Job) -> str:
 def parse_size(size: str | None) -> tuple[int | None, int | None]:
     if size is None:
         return None, None
-    width, cross, height = size.lower().partition("x")
-    if not cross or not width.isdecimal() or not height.isdecimal():
-        raise InvalidParams("size", f"must be WIDTHxHEIGHT in pixels, such as 256x256 (got {size!r}).")
-    return int(width), int(height)
+    return fields.parse_size(size)

@@ -106,6 +106,17 @@ class QueueControl:
             found = db.query(f"SELECT id FROM jobs WHERE state = '{state}' AND {where} ORDER BY id", values)
             return [row["id"] for row in found]
 
+    def not_made_again(self, selection: Selection, state: State) -> list[str]:
+        """Ids of the selected jobs in one state that no later job was made from, oldest first."""
+        where, values = selection.where()
+        with self._database.read() as db:
+            found = db.query(
+                f"SELECT id FROM jobs WHERE state = '{state}' AND {where} "
+                "AND id NOT IN (SELECT from_job FROM jobs WHERE from_job IS NOT NULL) ORDER BY id",
+                values,
+            )
+            return [row["id"] for row in found]
+
 
 def neighbour_of(db: sqlite_utils.Database, own: dict[str, int], up: bool) -> tuple[str, int, int] | None:
     """(id, priority, position) of the job next in line: of the same priority, else of the next; two index look-ups."""

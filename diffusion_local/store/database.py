@@ -131,8 +131,8 @@ def explained(path: Path) -> Iterator[None]:
             ) from error
         if "malformed" in text or "not a database" in text or "disk image" in text:
             raise DatabaseProblem(
-                f"{path.name} is damaged ({text}). Run `diffusion-local doctor`; the pictures carry their own recipes, so "
-                "the gallery can be rebuilt from them."
+                f"{path.name} is damaged ({text}). Run `diffusion-local doctor`; the pictures carry their own recipes, "
+                "so the gallery can be rebuilt from them."
             ) from error
         if "disk is full" in text or "disk I/O" in text:
             raise DatabaseProblem(f"{path.name} could not be written ({text}). Free some disk space.") from error

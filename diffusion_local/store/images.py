@@ -5,6 +5,8 @@ from diffusion_local.errors import NotFound
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
 
+RECENT = 100
+
 
 class ImageStore:
     def __init__(self, database: Database) -> None:
@@ -45,6 +47,15 @@ class ImageStore:
         """Pictures in the gallery, without the trash."""
         with self._database.read() as db:
             return scalar(db, "SELECT count(*) FROM images WHERE trashed_at IS NULL")
+
+    def bytes_per_pixel(self) -> float | None:
+        """Of the newest RECENT pictures; None if there is none."""
+        recent = (
+            "SELECT bytes, width * height AS pixels FROM images WHERE trashed_at IS NULL "
+            f"ORDER BY created_at DESC, id DESC LIMIT {RECENT}"
+        )
+        with self._database.read() as db:
+            return scalar(db, f"SELECT 1.0 * sum(bytes) / sum(pixels) FROM ({recent})")
 
     def star(self, image_id: str, starred: bool) -> Image:
         return self._change(image_id, "starred = :value", int(starred))

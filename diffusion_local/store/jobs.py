@@ -1,13 +1,13 @@
 """The jobs table's verbs. With ``recover`` beside it, ``_move`` is the only writer of a job's state."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
 import sqlite_utils
 
-from diffusion_local.domain import TRANSITIONS, Batch, Claim, Failure, Image, Job, Params, State, new_id, utc_now
+from diffusion_local.domain import TRANSITIONS, Batch, Claim, Failure, Image, Job, Params, State, new_job, utc_now
 from diffusion_local.errors import Conflict, LostClaim, NotFound, QueueFull
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
@@ -45,21 +45,23 @@ class JobStore:
     # -- a person's verbs ------------------------------------------------------------------------------------------
 
     def insert_batch(
-        self, batch: Batch, jobs: Sequence[Job], idempotency_key: str | None, max_queued: int
+        self, batch: Batch, jobs: Iterable[Job], idempotency_key: str | None, max_queued: int, request: str = ""
     ) -> tuple[str, list[str]]:
         """Store a batch with its jobs in one transaction; (batch id, job ids).
 
         With an idempotency key that was seen before nothing is stored, and the first submit's ids come back.
-        Raises QueueFull, and Conflict if the key came with other Params then.
+        With ``request``, a digest of what was asked for, the jobs may be an iterator: they are taken one by one.
+        Raises QueueFull, and Conflict if the key came with another request then.
         """
-        request = digest(jobs) if idempotency_key else ""
+        request = request or (digest(jobs) if idempotency_key else "")
+        ids: list[str] = []
         with self._database.write() as db:
             if idempotency_key and (seen := self._seen(db, idempotency_key, request)):
                 return seen
             waiting = scalar(db, "SELECT count(*) FROM jobs WHERE state = 'queued'")
-            if waiting + len(jobs) > max_queued:
+            if waiting + batch.count > max_queued:
                 raise QueueFull(
-                    f"The queue has room for {max_queued:,} waiting jobs; {waiting:,} wait and {len(jobs):,} were "
+                    f"The queue has room for {max_queued:,} waiting jobs; {waiting:,} wait and {batch.count:,} were "
                     "asked for. Cancel some, wait, or raise max_queued."
                 )
             db.table("batches").insert(
@@ -75,10 +77,14 @@ class JobStore:
                 }
             )
             last = scalar(db, "SELECT coalesce(max(position), 0) FROM jobs")
-            db.table("jobs").insert_all(
-                rows.job_row(job) | {"position": last + 1 + place} for place, job in enumerate(jobs)
-            )
-        return batch.id, [job.id for job in jobs]
+
+            def lined_up() -> Iterator[rows.Row]:
+                for place, job in enumerate(jobs):
+                    ids.append(job.id)
+                    yield rows.job_row(job) | {"position": last + 1 + place}
+
+            db.table("jobs").insert_all(lined_up())
+        return batch.id, ids
 
     @staticmethod
     def _seen(db: sqlite_utils.Database, key: str, request: str) -> tuple[str, list[str]] | None:
@@ -266,7 +272,7 @@ def told(wanted: Iterable[dict[str, Any]]) -> Flags:
     raise LostClaim
 
 
-def digest(jobs: Sequence[Job]) -> str:
+def digest(jobs: Iterable[Job]) -> str:
     """What tells one request from another (SHA-256); seeds are left out, as they may have been drawn by lot."""
     asked = sha256()
     for job in jobs:
@@ -277,17 +283,6 @@ def digest(jobs: Sequence[Job]) -> str:
 def new_jobs(batch: Batch, params: Sequence[Params], priority: int = 0, from_jobs: Sequence[str] = ()) -> list[Job]:
     """Queued jobs of a batch, one for each Params."""
     return [
-        Job(
-            id=new_id(),
-            batch_id=batch.id,
-            index=index,
-            params=each,
-            state=State.QUEUED,
-            created_at=batch.created_at,
-            owner=batch.owner,
-            lane=batch.lane,
-            priority=priority,
-            from_job=from_jobs[index] if from_jobs else None,
-        )
+        new_job(batch, index, each, priority, from_jobs[index] if from_jobs else None)
         for index, each in enumerate(params)
     ]

@@ -71,6 +71,7 @@ def m001_queue(db: Database) -> None:
         "CREATE INDEX jobs_by_model ON jobs (model, finished_at DESC) WHERE state = 'done'",
         "CREATE INDEX jobs_by_batch ON jobs (batch_id, idx)",
         "CREATE INDEX jobs_by_state ON jobs (state, id)",
+        "CREATE INDEX jobs_from ON jobs (from_job) WHERE from_job IS NOT NULL",
         "CREATE INDEX jobs_position ON jobs (position)",
         """
         CREATE TABLE job_events (

@@ -1,11 +1,13 @@
 """What is asked about the queue without changing it: snapshot, lists, positions, history, paces."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 
 import sqlite_utils
 
 from diffusion_local import estimates
-from diffusion_local.domain import Event, Job, Snapshot, State
+from diffusion_local.domain import FINAL, Batch, Event, Job, Snapshot, State
+from diffusion_local.errors import NotFound
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
 
@@ -142,8 +144,13 @@ class QueueView:
         if job_id is not None:
             which = "job_id = :job_id AND "
         elif batch_id is not None:
-            which = "job_id IN (SELECT id FROM jobs WHERE batch_id = :batch_id) AND "
-        values: dict[str, Any] = {"number": number, "job_id": job_id, "batch_id": batch_id, "limit": limit}
+            # From the batch's first event on, along the events: a long history before it costs nothing.
+            which = (
+                "EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_id AND batch_id = :batch_id) AND id >= coalesce("
+                "(SELECT min(first.id) FROM job_events AS first JOIN jobs ON jobs.id = first.job_id "
+                "WHERE jobs.batch_id = :batch_id AND jobs.idx = 0), 0) AND "
+            )
+        values: dict[str, str | int | None] = {"number": number, "job_id": job_id, "batch_id": batch_id, "limit": limit}
         with self._database.read() as db:
             found = db.query(f"SELECT * FROM job_events WHERE {which}id > :number ORDER BY id LIMIT :limit", values)
             return [(row["id"], rows.event(row)) for row in found]
@@ -185,6 +192,12 @@ class QueueView:
             paces = self._paces(db, {job.params.model for job, _ in running})
         steps = [paces.get(job.params.model, 0.0) * job.params.cost / job.params.steps for job, _ in running]
         return [(job, at, max(floor, STALL_STEPS * step)) for (job, at), step in zip(running, steps, strict=True)]
+
+    def seconds(self, cost: Mapping[str, float]) -> float | None:
+        """Seconds that so much work of each model takes the workers there are; None while a pace is not known."""
+        with self._database.read() as db:
+            hands = scalar(db, "SELECT count(*) FROM workers WHERE status != 'stopped'")
+            return estimates.total((), cost, self._paces(db, set(cost)), hands)
 
     @staticmethod
     def _paces(db: sqlite_utils.Database, models: set[str]) -> dict[str, float]:

@@ -56,7 +56,8 @@ def read_tally(view: QueueView) -> Tally:
                 "WHERE state IN ('done', 'failed', 'cancelled') GROUP BY state"
             ),
             failures=counted(
-                "SELECT error_kind, count(*) FROM jobs INDEXED BY jobs_by_state WHERE state = 'failed' GROUP BY error_kind"
+                "SELECT error_kind, count(*) FROM jobs INDEXED BY jobs_by_state "
+                "WHERE state = 'failed' GROUP BY error_kind"
             ),
             pictures=scalar(db, "SELECT count(*) FROM images WHERE trashed_at IS NULL"),
             workers=[rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")],

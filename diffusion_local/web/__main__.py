@@ -54,8 +54,9 @@ def serve(settings: Settings, supervised: bool = False) -> None:
     from diffusion_local.web.app import create_app  # gradio reads the environment when it is imported
 
     logging.getLogger("uvicorn.error").addFilter(not_cut_off)
+    app = create_app(open_studio(settings), settings)
     config = uvicorn.Config(
-        create_app(open_studio(settings), settings),
+        app,
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -65,6 +66,7 @@ def serve(settings: Settings, supervised: bool = False) -> None:
     )
     config.timeout_graceful_shutdown = GRACE_SECONDS  # type: ignore[assignment]  # declared int, used as seconds
     server = Server(config)
+    app.state.watch.stopping = lambda: server.should_exit  # event streams end by themselves then
     if supervised:
         threading.Thread(target=stop_at_end_of_input, args=(server,), daemon=True).start()
     server.run()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from diffusion_local.compose import House
 from diffusion_local.domain import Lane, State
 from diffusion_local.errors import Conflict, NotFound
 from diffusion_local.store.control import QueueControl
@@ -177,3 +178,15 @@ def test_no_verb_of_a_hand_changes_a_state(store: JobStore, control: QueueContro
     assert FAILURE.kind in {(store.get(job_id).failure or FAILURE).kind for job_id in ids}
     assert control.ids(Selection(everything=True), State.QUEUED) == ids[-2:]
     assert image_of(store.get(ids[0])).job_id == ids[0]
+
+
+def test_all_failed_asked_for_twice_are_made_again_once(house: House) -> None:
+    first = house.studio.submit("a red apple").job_ids[0]
+    job = house.jobs.claim_next("cpu0")
+    assert job is not None
+    house.jobs.fail(job.claim, FAILURE)
+    again = house.studio.again()
+    assert house.studio.job(again.job_ids[0]).from_job == first
+    with pytest.raises(Conflict, match="made again before"):
+        house.studio.again()
+    assert len(house.studio.again([first]).job_ids) == 1  # named, it is what the person wants

@@ -17,7 +17,7 @@ SMALL = {"width": 128, "height": 128, "steps": 4}
 SETTINGS = ["prompt", "negative", "model", "width", "height", "steps", "guidance", "sampler", "seed", "count"]
 #: Programs lean on these.
 NAMES = {"submit", "job", "wait", "generate", "cancel", "again", "jobs", "queue", "gallery", "image", "models"}
-NAMES |= {"pause", "resume"}
+NAMES |= {"pause", "resume", "move", "priority", "forget", "events", "check_list", "submit_list"}
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +128,15 @@ def test_cancel_of_a_batch_and_again(api: Client, paused: None) -> None:
         ("cancel", {"job_id": "nope"}),
         ("cancel", {"batch_id": "nope"}),
         ("image", {"image_id": "nope"}),
+        ("events", {"job_id": "nope"}),
+        ("cancel", {"job_ids": ["nope"]}),
+        ("again", {"job_ids": ["nope"]}),
+        ("move", {"to": "top", "job_ids": ["nope"]}),
+        ("move", {"to": "up", "job_id": "nope"}),
+        ("priority", {"value": 1, "batch_id": "nope"}),
+        ("forget", {"job_ids": ["nope"]}),
+        ("pause", {"batch_id": "nope"}),
+        ("resume", {"batch_id": "nope"}),
     ],
 )
 def test_an_unknown_id_is_an_error(api: Client, name: str, arguments: dict[str, str]) -> None:
@@ -148,6 +157,19 @@ def test_an_unknown_id_is_an_error(api: Client, name: str, arguments: dict[str, 
         ("wait", {"job_id": "x", "timeout": -1}, "timeout: must be from 0 to 3600"),
         ("cancel", {}, "job_ids: must name"),
         ("cancel", {"job_id": "a", "batch_id": "b"}, "batch_id: must be left out"),
+        ("cancel", {"job_id": "a", "job_ids": ["b"]}, "job_ids: must be left out"),
+        ("cancel", {"waiting": True, "job_ids": ["b"]}, "waiting: means all"),
+        ("cancel", {"job_ids": "abc"}, "job_ids: must be a list"),
+        ("cancel", {"job_ids": [7, {}]}, "job_ids: must be job ids"),
+        ("cancel", {"job_ids": ["x"] * 1001}, "job_ids: must name at most 1000"),
+        ("again", {}, "job_ids: must name"),
+        ("again", {"failed": True, "job_id": "a"}, "failed: means all"),
+        ("forget", {}, "job_ids: must name"),
+        ("forget", {"ended": True, "batch_id": "b"}, "ended: means all"),
+        ("move", {"to": "left", "job_id": "a"}, "to: must be top, up or down"),
+        ("move", {"to": "up"}, "job_ids: must name one job"),
+        ("priority", {"value": 101, "job_id": "a"}, "priority: must be from -100 to 100"),
+        ("priority", {"value": "high", "job_id": "a"}, "priority: must be a"),
         ("jobs", {"state": "asleep"}, "state: must be one of"),
         ("jobs", {"limit": 0}, "limit: must be from 1 to 1000"),
         ("gallery", {"limit": 501}, "limit: must be from 1 to 500"),
@@ -188,6 +210,82 @@ def test_models_tell_limits_and_no_path(api: Client, site: Site) -> None:
     model = call(api, "models")["models"][0]
     assert (model["id"], model["ready"], model["limits"]["max_size"]) == ("starter", True, 512)
     assert str(site.house.settings.starter) not in str(model)
+
+
+def waiting(api: Client) -> list[str]:
+    return [job["id"] for job in call(api, "queue")["waiting"]]
+
+
+def test_the_line_is_put_in_order(api: Client, paused: None) -> None:
+    batch = call(api, "submit", prompt="order me", count=4)
+    a, b, c, d = batch["job_ids"]
+    assert call(api, "move", to="top", job_ids=[c, d]) == {"job_ids": [c, d]}
+    assert waiting(api) == [c, d, a, b]
+    assert call(api, "move", to="up", job_id=b) == {"job_ids": [b]}
+    call(api, "move", to="down", job_id=c)
+    assert waiting(api) == [d, c, b, a]
+    assert call(api, "priority", value=5, job_id=a) == {"job_ids": [a]}
+    assert waiting(api) == [a, d, c, b]
+    assert call(api, "job", job_id=a)["priority"] == 5
+    assert sorted(call(api, "priority", value=-1, batch_id=batch["batch_id"])["job_ids"]) == sorted([a, b, c, d])
+    assert sorted(call(api, "cancel", job_ids=[a, b])["job_ids"]) == sorted([a, b])
+    assert sorted(call(api, "cancel", waiting=True)["job_ids"]) == sorted([c, d])
+
+
+def test_a_batch_is_paused_and_resumed_while_others_go_on(api: Client) -> None:
+    call(api, "pause")
+    held = call(api, "submit", prompt="held", **SMALL)
+    assert call(api, "pause", batch_id=held["batch_id"]) == {"paused": True, "batch_id": held["batch_id"]}
+    call(api, "resume")
+    assert call(api, "generate", prompt="goes on", **SMALL)["finished"] is True
+    job = call(api, "job", job_id=held["job_ids"][0])
+    assert (job["state"], job["held"]) == ("queued", True)
+    call(api, "resume", batch_id=held["batch_id"])
+    assert call(api, "wait", job_id=job["id"], timeout=20)["state"] == "done"
+
+
+def test_pause_gives_the_running_picture_back_and_its_history_tells(api: Client) -> None:
+    job_id = call(api, "submit", prompt="given back [slow:0.4]", **SMALL | {"steps": 6})["job_ids"][0]
+    deadline = time.monotonic() + 20
+    while call(api, "job", job_id=job_id)["state"] != "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert call(api, "pause", give_back=True) == {"paused": True}
+    while call(api, "job", job_id=job_id)["state"] != "queued":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert call(api, "resume") == {"paused": False}
+    assert call(api, "wait", job_id=job_id, timeout=20)["state"] == "done"
+    events = call(api, "events", job_id=job_id)["events"]
+    assert [each["state"] for each in events] == ["queued", "running", "queued", "running", "done"]
+    assert [each["attempt"] for each in events] == [0, 1, 1, 2, 2]
+    assert "given back" in events[2]["note"]
+
+
+def test_failed_ones_are_made_again_and_ended_ones_forgotten(api: Client, site: Site) -> None:
+    broken = call(api, "generate", prompt="broken [fail]", count=2, **SMALL)
+    again = call(api, "again", batch_id=broken["batch_id"])
+    assert [call(api, "wait", job_id=each, timeout=20)["from_job"] for each in again["job_ids"]] == broken["job_ids"]
+    assert len(call(api, "again", job_ids=broken["job_ids"][:1])["job_ids"]) == 1
+    everyone = call(api, "again", failed=True)
+    assert len(everyone["job_ids"]) >= 4
+    for job_id in everyone["job_ids"]:
+        call(api, "wait", job_id=job_id, timeout=20)
+    assert call(api, "forget", job_ids=broken["job_ids"][:1]) == {"job_ids": broken["job_ids"][:1]}
+    assert call(api, "forget", batch_id=broken["batch_id"]) == {"job_ids": broken["job_ids"][1:]}
+    pictures = len(call(api, "gallery", limit=500)["images"])
+    call(api, "forget", ended=True)
+    assert call(api, "queue")["ended"] == []
+    assert len(call(api, "gallery", limit=500)["images"]) == pictures
+
+
+def test_plain_http_may_leave_out_what_has_a_default(api: Client, paused: None) -> None:
+    """An endpoint that learned a new parameter still serves those who wrote their list before."""
+    job_id = call(api, "submit", prompt="x")["job_ids"][0]
+    for name, data in (("pause", []), ("cancel", [job_id]), ("again", [job_id])):
+        answer = httpx.post(f"{api.src.rstrip('/')}/gradio_api/run/{name}", json={"data": data})
+        assert answer.status_code == 200, name
+    assert httpx.post(f"{api.src.rstrip('/')}/gradio_api/run/job", json={"data": []}).status_code != 200
 
 
 def test_queue_tells_workers_and_pause(api: Client, paused: None) -> None:

@@ -226,6 +226,78 @@ def test_cancel_all_waiting_leaves_what_runs(house: House) -> None:
     assert not house.studio.job(running.id).cancel_requested
 
 
+def test_a_selection_is_moved_raised_and_cancelled(house: House) -> None:
+    ids = house.studio.submit("x", count=4).job_ids
+    chosen = f"{ids[2]} {ids[3]} {ids[2]}"
+    assert "2 pictures" in click(house, "move_top", chosen)["toast"]
+    assert [job.id for job in house.studio.snapshot().waiting] == [ids[2], ids[3], ids[0], ids[1]]
+    assert "now +1" in click(house, "priority_up", chosen)["toast"]
+    click(house, "priority_down", ids[2])
+    assert [house.studio.job(job_id).priority for job_id in ids] == [0, 0, 0, 1]
+    click(house, "move_down", ids[3])
+    assert [job.id for job in house.studio.snapshot().waiting][:2] == [ids[2], ids[3]]
+    click(house, "move_up", ids[3])
+    toast = click(house, "cancel_these", chosen)["toast"]
+    assert "Cancelled 2 pictures" in toast
+    receipt = click(house, "again_these", " ".join(re.findall(r"[0-9A-Z]{26}", toast.split("again_these")[1])))[
+        "receipt"
+    ]
+    assert {job.from_job for job in house.studio.batches([receipt])} == {ids[2], ids[3]}
+
+
+@pytest.mark.parametrize("verb", ["cancel_these", "again_these", "move_top", "priority_up", "priority_down"])
+@pytest.mark.parametrize(("key", "words"), [("", "Nothing is selected"), ("nope", "nope"), ("x " * 500, "no job")])
+def test_a_selection_from_a_browser_is_not_trusted(house: House, verb: str, key: str, words: str) -> None:
+    known = house.studio.submit("x").job_ids[0]
+    assert words in click(house, verb, key)["toast"]
+    assert "nope" in click(house, verb, f"{known} nope")["toast"]  # then nothing is done to the others either
+    assert "at most 200" in click(house, verb, " ".join(map(str, range(201))))["toast"]
+    job = house.studio.job(known)
+    assert (job.state, job.priority) == (State.QUEUED, 0)
+    assert house.studio.snapshot().counts[State.QUEUED] == 1
+
+
+def test_priority_stays_within_its_limits(house: House) -> None:
+    job_id = house.studio.submit("x", priority=100).job_ids[0]
+    click(house, "priority_up", job_id)
+    assert house.studio.job(job_id).priority == 100
+
+
+def test_a_batch_is_held_and_goes_on(house: House) -> None:
+    receipt = house.studio.submit("x", count=2)
+    toast = click(house, "pause_batch", receipt.batch_id)["toast"]
+    assert f'data-do="resume_batch" data-id="{receipt.batch_id}"' in toast
+    assert all(job.held for job in house.studio.batches([receipt.batch_id]))
+    assert not house.studio.snapshot().paused
+    click(house, "resume_batch", receipt.batch_id)
+    assert not any(job.held for job in house.studio.batches([receipt.batch_id]))
+    for verb in ("pause_batch", "pause_batch_now", "resume_batch"):
+        assert "not there any more" in click(house, verb, "")["toast"]  # and not: the whole queue
+    assert not house.studio.snapshot().paused
+
+
+def test_all_failed_again_and_the_list_cleared(house: House) -> None:
+    for _ in range(2):
+        house.studio.submit("broken")
+        failed(house.jobs, house, "it broke")
+    receipt = click(house, "again_failed")["receipt"]
+    assert len(house.studio.batches([receipt])) == 2
+    one = house.studio.jobs(state="failed")[0].id
+    click(house, "forget", one)
+    assert one not in [job.id for job in house.studio.jobs()]
+    assert "not ended" in click(house, "forget", house.studio.batches([receipt])[0].id)["toast"]
+    assert "1 picture" in click(house, "forget_ended")["toast"]
+    assert {job.state for job in house.studio.jobs()} == {State.QUEUED}
+    assert "no such job" in click(house, "again_failed")["toast"]
+
+
+def test_what_happened_opens_a_panel(house: House) -> None:
+    image = made(house)
+    panel = click(house, "what_happened", image.job_id)["panel"]
+    assert "attempt 1" in panel
+    assert f"/thumbnails/{image.id}.webp" in panel
+
+
 def test_open_star_trash_and_undo(house: House) -> None:
     image = made(house)
     assert "a red apple" in click(house, "open", image.id)["panel"]

@@ -50,8 +50,8 @@ def answers(url: str) -> bool:
 @pytest.mark.parametrize("how", ["terminate", "parent gone"])
 def test_stops_at_once_with_streams_open(process: Any, how: str, tmp_path: Path) -> None:
     child, url = process
-    for _ in range(3):
-        threading.Thread(target=stream, args=(url,), daemon=True).start()
+    for path in ("gradio_api/heartbeat/x", "api/v1/queue/stream", "api/v1/queue/stream"):
+        threading.Thread(target=stream, args=(f"{url}/{path}",), daemon=True).start()
     eventually(lambda: len(psutil.Process(child.pid).net_connections()) > 3)
     started = time.monotonic()
     if how == "terminate":
@@ -65,7 +65,7 @@ def test_stops_at_once_with_streams_open(process: Any, how: str, tmp_path: Path)
 
 def stream(url: str) -> None:
     try:
-        with httpx.stream("GET", f"{url}/gradio_api/heartbeat/x", timeout=30) as answer:
+        with httpx.stream("GET", url, timeout=30) as answer:
             for _ in answer.iter_raw():
                 continue
     except httpx.TransportError:

@@ -1,12 +1,10 @@
 """The endpoints for programs, by Gradio's API: ``/submit``, ``/job``, ``/wait`` and the rest.
 
-Each is one sentence to the Studio; those that steer the queue are in ``control``. Fast ones bypass Gradio's queue; ``wait`` and ``generate`` are coroutines, so that
-any number of callers can wait without holding a thread.
+Each is one sentence to the Studio; those that steer the queue are in ``control``. Fast ones bypass Gradio's queue;
+``wait`` and ``generate`` are coroutines, so that any number of callers can wait without holding a thread.
 """
 
-import asyncio
 import functools
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -16,23 +14,24 @@ import gradio as gr
 from diffusion_local import catalog, shapes
 from diffusion_local.domain import Receipt
 from diffusion_local.errors import UserError
-from diffusion_local.studio import LOOK_SECONDS, MAX_WAIT, Studio
-from diffusion_local.web.api import control
+from diffusion_local.studio import MAX_WAIT, Studio
+from diffusion_local.web.api import control, list_endpoints
+from diffusion_local.web.api.watch import Watch, until_final
 
 T = TypeVar("T")
 
 #: Callers that may wait at the same moment; each is a coroutine and an open connection.
 MOST_WAITING = 1000
-FAST = ("submit", "job", "jobs", "queue", "gallery", "image", "models", *control.NAMES)
+FAST = ("submit", "job", "jobs", "queue", "gallery", "image", "models", *control.NAMES, *list_endpoints.NAMES)
 SLOW = ("wait", "generate")
 
 
 def add(studio: Studio) -> None:
     """Declare the endpoints; call inside a Blocks context."""
-    endpoints, steering = Endpoints(studio), control.Control(studio)
+    endpoints, steering, lists = Endpoints(studio), control.Control(studio), list_endpoints.Lists(studio)
     for name in FAST:
-        endpoint = getattr(steering if name in control.NAMES else endpoints, name)
-        gr.api(told(endpoint), api_name=name, queue=False)
+        home = steering if name in control.NAMES else lists if name in list_endpoints.NAMES else endpoints
+        gr.api(told(getattr(home, name)), api_name=name, queue=False)
     for name in SLOW:
         gr.api(told_later(getattr(endpoints, name)), api_name=name, concurrency_limit=None)
 
@@ -42,6 +41,7 @@ class Endpoints:
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
+        self._watch = Watch(studio)
 
     def submit(
         self,
@@ -164,20 +164,7 @@ class Endpoints:
         return shapes.with_places(self._studio, [self._studio.job(job_id) for job_id in job_ids])
 
     async def _until_final(self, job_ids: list[str], timeout: float) -> bool:
-        """Whether all ended within the time. Looks at the jobs only when something has changed."""
-        deadline = time.monotonic() + checked_timeout(timeout)
-        waiting, revision = list(job_ids), -1
-        while True:
-            now = await anyio.to_thread.run_sync(self._studio.revision)
-            if now != revision:
-                revision = now
-                waiting = await anyio.to_thread.run_sync(self._unfinished, waiting)
-            if not waiting or time.monotonic() >= deadline:
-                return not waiting
-            await asyncio.sleep(min(LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
-
-    def _unfinished(self, job_ids: list[str]) -> list[str]:
-        return [job_id for job_id in job_ids if not self._studio.job(job_id).final]
+        return await until_final(self._studio, self._watch, job_ids, checked_timeout(timeout))
 
 
 def checked_timeout(timeout: float) -> float:

@@ -1,37 +1,15 @@
-"""What the buttons inside the drawn parts do: one function a verb, all returning the same few outputs."""
+"""What the buttons inside the drawn parts do: one function a verb. Those on jobs are in ``actions_jobs``."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 
-from diffusion_local.catalog import SETTINGS
-from diffusion_local.domain import new_id
-from diffusion_local.errors import NotFound, UserError
-from diffusion_local.studio import Studio, shortened
-from diffusion_local.web.ui import form, view, view_gallery
+from diffusion_local.errors import UserError
+from diffusion_local.studio import Studio
+from diffusion_local.web.ui import actions_jobs, form, view, view_gallery
+from diffusion_local.web.ui.effects import Effect, Verb, said
 
 MOST_CURSORS = 200  # pages one can walk back in the gallery
-
-
-def skipped_form() -> list[Any]:
-    return [gr.skip() for _ in form.NAMES]
-
-
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """What changes on the page; the rest stays as it is."""
-
-    toast: Any = field(default_factory=gr.skip)
-    receipt: Any = field(default_factory=gr.skip)
-    panel: Any = field(default_factory=gr.skip)
-    cursors: Any = field(default_factory=gr.skip)
-    tabs: Any = field(default_factory=gr.skip)
-    form: list[Any] = field(default_factory=skipped_form)
-
-    def outputs(self) -> list[Any]:
-        return [self.toast, self.receipt, self.panel, self.cursors, self.tabs, *self.form]
 
 
 def act(studio: Studio, cursors: str, event: gr.EventData) -> list[Any]:
@@ -44,56 +22,8 @@ def act(studio: Studio, cursors: str, event: gr.EventData) -> list[Any]:
         return Effect(toast=said(view.problem(error), kind="warn")).outputs()
 
 
-def said(words: str, more: str = "", kind: str = "") -> str:
-    return view.toast(words, new_id(), more, kind)
-
-
 def unknown(studio: Studio, key: str, cursors: str) -> Effect:
     return Effect()
-
-
-# -- jobs -----------------------------------------------------------------------------------------------------------
-
-
-def cancel(studio: Studio, key: str, cursors: str) -> Effect:
-    studio.cancel([key])
-    return Effect(toast=said("Cancelled"))
-
-
-def cancel_batch(studio: Studio, key: str, cursors: str) -> Effect:
-    touched = studio.cancel(batch_id=key)
-    return Effect(toast=said(f"Cancelled {view.counted(len(touched), 'picture')}"))
-
-
-def cancel_waiting(studio: Studio, key: str, cursors: str) -> Effect:
-    touched = studio.cancel_waiting()
-    return Effect(toast=said(f"Cancelled {view.counted(len(touched), 'picture')}"))
-
-
-def again(studio: Studio, key: str, cursors: str) -> Effect:
-    receipt = studio.again([key])
-    prompt = shortened(studio.job(key).params.prompt, 40)
-    return Effect(toast=said(f"In the queue again: {prompt}"), receipt=receipt.batch_id)
-
-
-def again_picture(studio: Studio, key: str, cursors: str) -> Effect:
-    """The same picture once more, also where its job was cleared from the list long ago."""
-    image = studio.image(key)
-    try:
-        return again(studio, image.job_id, cursors)
-    except NotFound:
-        receipt = studio.submit(image.params.prompt, **{name: getattr(image.params, name) for name in SETTINGS})
-    return Effect(toast=said("In the queue again"), receipt=receipt.batch_id)
-
-
-def pause(studio: Studio, key: str, cursors: str) -> Effect:
-    studio.pause()
-    return Effect(toast=said("Paused. The running picture is finished."))
-
-
-def resume(studio: Studio, key: str, cursors: str) -> Effect:
-    studio.resume()
-    return Effect(toast=said("Going on"))
 
 
 # -- pictures -------------------------------------------------------------------------------------------------------
@@ -153,14 +83,7 @@ def newer(studio: Studio, key: str, cursors: str) -> Effect:
     return Effect(cursors=" ".join(cursors.split()[:-1]))
 
 
-VERBS: dict[str, Callable[[Studio, str, str], Effect]] = {
-    "cancel": cancel,
-    "cancel_batch": cancel_batch,
-    "cancel_waiting": cancel_waiting,
-    "again": again,
-    "again_picture": again_picture,
-    "pause": pause,
-    "resume": resume,
+VERBS: dict[str, Verb] = actions_jobs.VERBS | {
     "open": show,
     "close": close,
     "star": star,

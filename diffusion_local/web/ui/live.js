@@ -25,27 +25,47 @@ function children(old, fresh) {
   for (const node of [...old.childNodes]) if (!kept.has(node)) node.remove();
 }
 
+const OURS = new Set(["open", "data-above"]); // of a <details>: set here, not by the server
 function patch(old, fresh) {
   if (old.nodeType !== Node.ELEMENT_NODE) {
     if (old.textContent !== fresh.textContent) old.textContent = fresh.textContent;
     return;
   }
-  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+  if (old.dataset.picked !== undefined) return; // the bar of a selection is written here
+  for (const { name } of [...old.attributes]) {
+    if (OURS.has(name) && old.nodeName === "DETAILS") continue;
+    if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+  }
   for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
   children(old, fresh);
 }
 
 // The server does not know the reader's time zone.
 const CLOCK = { hour: "numeric", minute: "2-digit" };
+const EXACT = { ...CLOCK, second: "2-digit" };
 function localTimes(tree) {
   for (const time of tree.querySelectorAll("time[datetime]")) {
     const moment = new Date(time.dateTime);
     if (Number.isNaN(moment.valueOf())) continue;
+    const exact = time.dataset.exact !== undefined;
     const today = moment.toDateString() === new Date().toDateString();
     time.textContent = today
-      ? moment.toLocaleTimeString([], CLOCK)
-      : moment.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+      ? moment.toLocaleTimeString([], exact ? EXACT : CLOCK)
+      : moment.toLocaleString([], { dateStyle: "medium", timeStyle: exact ? "medium" : "short" });
   }
+}
+
+// Ticked rows. They live here, and survive a redraw; those whose row is gone are forgotten.
+const picked = new Set();
+function showPicked() {
+  const boxes = [...root.querySelectorAll("[data-pick]")];
+  const there = new Set(boxes.map((box) => box.dataset.pick));
+  for (const id of picked) if (!there.has(id)) picked.delete(id);
+  for (const box of boxes) box.checked = picked.has(box.dataset.pick);
+  const bar = root.querySelector("[data-picked]");
+  if (!bar) return;
+  bar.hidden = picked.size === 0;
+  bar.querySelector(".count").textContent = picked.size ? `${picked.size} selected` : "";
 }
 
 let before = null; // what had the focus when a dialog opened
@@ -56,6 +76,9 @@ function draw() {
   const hadDialog = root.querySelector("[role=dialog]");
   const active = document.activeElement;
   children(root, fresh);
+  showPicked();
+  // A row that moved has lost the focus.
+  if (active && active !== document.activeElement && root.contains(active)) active.focus({ preventScroll: true });
   const dialog = root.querySelector("[role=dialog]");
   if (dialog && !hadDialog) {
     before = active;
@@ -66,12 +89,59 @@ function draw() {
 }
 
 function act(target) {
-  const { do: verb, id = "", sure } = target.dataset;
+  const { do: verb, id = "", sure, many, stay } = target.dataset;
   if (sure && !window.confirm(sure)) return;
-  trigger("click", { do: verb, id });
+  trigger("click", { do: verb, id: many === undefined ? id : [...picked].join(" ") });
+  const menu = target.closest("details.menu");
+  if (menu && stay === undefined) shut(menu);
 }
 
+// Menus: one at a time; closed by a choice, by Escape and by a click elsewhere; arrow keys walk.
+const openMenus = () => root.querySelectorAll("details.menu[open]");
+function shut(menu) {
+  const inside = menu.contains(document.activeElement);
+  menu.open = false;
+  if (inside) menu.querySelector("summary").focus({ preventScroll: true });
+}
+root.addEventListener("toggle", ({ target }) => {
+  if (!target.open || !target.matches("details.menu")) return;
+  for (const menu of openMenus()) if (menu !== target) menu.open = false;
+  delete target.dataset.above;
+  if (target.querySelector(".items").getBoundingClientRect().bottom > window.innerHeight) target.dataset.above = "";
+}, true);
+document.addEventListener("click", (event) => {
+  for (const menu of openMenus()) if (!menu.contains(event.target)) menu.open = false;
+});
+function menuKey(event) {
+  const [menu] = openMenus();
+  if (!menu) return false;
+  if (event.key === "Escape") {
+    shut(menu);
+    return true;
+  }
+  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (!step || !menu.contains(document.activeElement)) return false;
+  const items = [...menu.querySelectorAll(".items button")];
+  const at = items.indexOf(document.activeElement);
+  items[at < 0 ? (step > 0 ? 0 : items.length - 1) : (at + step + items.length) % items.length].focus();
+  event.preventDefault();
+  return true;
+}
+
+element.addEventListener("change", ({ target }) => {
+  const id = target.dataset?.pick;
+  if (!id) return;
+  if (target.checked) picked.add(id);
+  else picked.delete(id);
+  showPicked();
+});
+
 element.addEventListener("click", (event) => {
+  if (event.target.closest("[data-unpick]")) {
+    picked.clear();
+    showPicked();
+    return;
+  }
   const target = event.target.closest("[data-do]");
   if (!target || !root.contains(target)) return;
   if (event.ctrlKey || event.metaKey || event.shiftKey) return; // a picture's link opens in a new tab
@@ -81,11 +151,12 @@ element.addEventListener("click", (event) => {
 });
 
 document.addEventListener("keydown", (event) => {
+  if (menuKey(event)) return;
   const dialog = root.querySelector("[role=dialog]");
   if (!dialog) return;
   if (event.key === "Escape") act(dialog.querySelector("[data-first]"));
   if (event.key === "Tab") {
-    const stops = [...dialog.querySelectorAll("a[href], button")];
+    const stops = [...dialog.querySelectorAll("a[href], button, summary")];
     const edge = event.shiftKey ? stops[0] : stops.at(-1);
     if (document.activeElement === edge) {
       event.preventDefault();

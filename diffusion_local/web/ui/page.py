@@ -1,5 +1,6 @@
 """The page: brand and now-line, three tabs, the panel of a picture, and the one timer that keeps it true."""
 
+import inspect
 import sys
 import zlib
 from typing import Any
@@ -89,9 +90,27 @@ def tune_queue(blocks: gr.Blocks) -> None:
     blocks._queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
 
 
+def fill_in_defaults(blocks: gr.Blocks) -> None:
+    """Callers over plain HTTP may leave out, at the end of their list, what an endpoint has a default for.
+
+    Gradio's own client fills in; without this an endpoint could take no new parameter without breaking the others.
+    """
+    check = blocks.validate_inputs
+
+    def filled(block_fn: Any, inputs: list[Any]) -> None:
+        if block_fn.api_name in (*endpoints.FAST, *endpoints.SLOW):
+            rest = list(inspect.signature(block_fn.fn).parameters.values())[len(inputs) :]
+            if all(each.default is not each.empty for each in rest):
+                inputs.extend(each.default for each in rest)
+        check(block_fn, inputs)
+
+    blocks.validate_inputs = filled
+
+
 def build(studio: Studio) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
         tune_queue(blocks)
+        fill_in_defaults(blocks)
         with gr.Row(elem_id="top", equal_height=True):
             gr.HTML(BRAND, apply_default_css=False, elem_id="brand")
             now = live("now")

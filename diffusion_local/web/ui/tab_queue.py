@@ -6,14 +6,14 @@ from typing import Any
 
 from diffusion_local.domain import Snapshot
 from diffusion_local.studio import Studio
-from diffusion_local.web.ui import view_jobs
+from diffusion_local.web.ui import view_queue
 from diffusion_local.web.ui.live import live
 
 # -- handlers -------------------------------------------------------------------------------------------------------
 
 
 def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
-    return view_jobs.queue(snapshot, studio.images_of(snapshot.ended), now)
+    return view_queue.queue(snapshot, studio.images_of(snapshot.ended), now)
 
 
 # -- layout ---------------------------------------------------------------------------------------------------------

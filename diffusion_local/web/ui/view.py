@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from html import escape
 
 from diffusion_local import shapes
-from diffusion_local.domain import Image, Job, Params, Snapshot, State, Worker, utc_text
+from diffusion_local.domain import MAX_TRIES, Image, Job, Params, Snapshot, State, Worker, utc_text
 from diffusion_local.errors import InvalidParams, UserError
 
 #: A worker tells that it is alive every few seconds; after this silence the page says that it does not answer.
@@ -58,10 +58,11 @@ def size(number: int) -> str:
     return f"{number / 1000:.0f} kB" if number < 1_000_000 else f"{number / 1e6:.1f} MB"
 
 
-def moment(at: datetime | str) -> str:
-    """A time; the browser writes it in its own zone and language."""
+def moment(at: datetime | str, exact: bool = False) -> str:
+    """A time, with ``exact`` to the second; the browser writes it in its own zone and language."""
     iso = at if isinstance(at, str) else utc_text(at)
-    return f'<time datetime="{text(iso)}">{text(iso[11:16])} UTC</time>'
+    seconds, until = (" data-exact", 19) if exact else ("", 16)
+    return f'<time datetime="{text(iso)}"{seconds}>{text(iso[11:until])} UTC</time>'
 
 
 def facts(params: Params) -> str:
@@ -73,9 +74,7 @@ def state_words(job: Job, position: int | None = None) -> str:
     """Where a job stands, in words."""
     match job.state:
         case State.QUEUED if job.held:
-            return "Held back"
-        case State.QUEUED if job.not_before and job.tries:
-            return "Trying again soon"
+            return "Held"
         case State.QUEUED:
             return "Waiting" if position is None else "Next" if position == 1 else f"{ordinal(position)} in line"
         case State.RUNNING if job.cancel_requested:
@@ -91,14 +90,25 @@ def state_words(job: Job, position: int | None = None) -> str:
     return "Cancelled"
 
 
+def standing(job: Job, position: int | None = None) -> str:
+    """Where a job stands, as HTML: `state_words`, and for one that is tried again the time of that."""
+    if job.state is State.QUEUED and job.not_before and not job.held:
+        tries = f", try {job.tries + 1} of {MAX_TRIES}" if job.tries else ""
+        return f"Again at {moment(job.not_before)}{tries}"
+    return text(state_words(job, position))
+
+
 def ordinal(number: int) -> str:
     last = 0 if number % 100 in (11, 12, 13) else number % 10
     return f"{number:,}" + {1: "st", 2: "nd", 3: "rd"}.get(last, "th")
 
 
 def why(job: Job) -> str:
-    """Why a job failed, as one sentence."""
-    return job.failure.message if job.failure else ""
+    """Why a job failed: its kind and the message, as HTML."""
+    if not job.failure:
+        return ""
+    kind = job.failure.kind.replace("_", " ").capitalize()
+    return f'<b class="kind">{text(kind)}</b> {text(job.failure.message)}'
 
 
 def problem(error: UserError) -> str:
@@ -108,11 +118,27 @@ def problem(error: UserError) -> str:
     return error.message
 
 
-def button(label: str, verb: str, key: str = "", kind: str = "", sure: str = "", title: str = "") -> str:
+def button(
+    label: str, verb: str, key: str = "", kind: str = "", sure: str = "", title: str = "", extra: str = ""
+) -> str:
     """A button that ``live.js`` turns into an event."""
-    extra = f' data-sure="{text(sure)}"' if sure else ""
-    extra += f' title="{text(title)}" aria-label="{text(title)}"' if title else ""
+    extra += f' data-sure="{text(sure)}"' if sure else ""
+    extra += f' title="{text(title)}"' if title else ""
     return f'<button type="button" class="act {kind}" data-do="{verb}" data-id="{text(key)}"{extra}>{label}</button>'
+
+
+def menu(key: str, label: str, items: Sequence[str], summary: str = "⋯") -> str:
+    """Buttons behind a small one. ``live.js`` keeps it open while the page is drawn anew."""
+    name = text(label)
+    return (
+        f'<details class="menu" data-key="{text(key)}"><summary class="act small" aria-label="{name}" title="{name}">'
+        f'{summary}</summary><div class="items">{"".join(items)}</div></details>'
+    )
+
+
+def item(label: str, verb: str, key: str = "", sure: str = "", stay: bool = False) -> str:
+    """A line of a `menu`; with ``stay`` the menu stays open, for what is pressed several times."""
+    return button(label, verb, key, sure=sure, extra=" data-stay" if stay else "")
 
 
 def bar(job: Job) -> str:
@@ -163,10 +189,9 @@ def worker_health(workers: Iterable[Worker], now: datetime) -> str:
 
 def worker_notice(snapshot: Snapshot, now: datetime) -> str:
     """What keeps the queue from moving, or an empty string."""
-    if snapshot.paused:
-        return notice("warn", "Paused. Nothing new starts until you resume.", button("Resume", "resume"))
-    if snapshot.reason:
-        return notice("warn", f"The queue waits: {text(snapshot.reason)}")
+    held = hold_notice(snapshot)
+    if held:
+        return held
     alive = [w for w in snapshot.workers if w.status != "stopped" and not silent(w, now)]
     if any(w.status in ("idle", "busy") for w in alive):
         return ""
@@ -187,6 +212,21 @@ def worker_notice(snapshot: Snapshot, now: datetime) -> str:
     )
 
 
+def hold_notice(snapshot: Snapshot) -> str:
+    """The queue is closed: by a person, by the machine itself, or by both."""
+    told = ""
+    if snapshot.reason:
+        words = f"<b>The queue waits.</b> {text(snapshot.reason)}"
+        told = notice("warn", words)
+    if snapshot.paused:
+        words, acts = "<b>Paused.</b> Nothing new starts until you resume.", ""
+        if snapshot.running:
+            words += " The running picture is finished first."
+            acts = button("Give it back now", "pause_now", title="Stop it at its next step and make it later")
+        told += notice("warn", words, f'<span class="acts">{acts}{button("Resume", "resume")}</span>')
+    return told
+
+
 def now_line(snapshot: Snapshot, now: datetime) -> str:
     """One line: what runs, how many wait, when all will be done."""
     waiting = snapshot.counts[State.QUEUED]
@@ -198,7 +238,8 @@ def now_line(snapshot: Snapshot, now: datetime) -> str:
             + bar(job)
         )
     elif waiting:
-        first = f'<span class="step">{"Paused" if snapshot.paused else "Waiting to start"}</span>'
+        words = "Paused" if snapshot.paused else "Held back" if snapshot.reason else "Waiting to start"
+        first = f'<span class="step">{words}</span>'
     elif snapshot.paused:
         first = '<span class="step">Paused</span>'
     else:

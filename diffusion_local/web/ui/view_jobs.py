@@ -1,4 +1,4 @@
-"""Jobs as HTML: the cards of Create and the rows of Queue. Pure, like ``view``."""
+"""Jobs as HTML: the cards of Create. Pure, like ``view``."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -11,10 +11,8 @@ from diffusion_local.web.ui.view import (
     button,
     counted,
     duration,
-    facts,
-    moment,
     picture_link,
-    state_words,
+    standing,
     text,
     why,
     worker_notice,
@@ -38,7 +36,8 @@ def created(jobs: Sequence[Job], images: Images, snapshot: Snapshot, now: dateti
         return told + invitation()
     order = places(snapshot)
     batches = [list(group) for _, group in groupby(jobs, key=lambda job: job.batch_id)]
-    return told + "".join(batch(each, images, snapshot.eta, order) for each in batches)
+    eta = {} if snapshot.paused or snapshot.reason else snapshot.eta  # nobody knows how long it is held
+    return told + "".join(batch(each, images, eta, order) for each in batches)
 
 
 def invitation() -> str:
@@ -80,7 +79,7 @@ def batch(jobs: Sequence[Job], images: Images, eta: Mapping[str, float], order: 
 
 def card(job: Job, image: Image | None, eta: float | None, position: int | None) -> str:
     """One job as a picture that is on its way."""
-    lines = [f'<span class="state">{text(state_words(job, position))}</span>']
+    lines = [f'<span class="state">{standing(job, position)}</span>']
     if job.state not in FINAL and eta is not None:
         lines.append(f'<span class="quiet">{duration(eta)}</span>')
     body, foot = "", ""
@@ -93,7 +92,7 @@ def card(job: Job, image: Image | None, eta: float | None, position: int | None)
             body = f'<img src="{shapes.preview_url(job.id, job.step)}" alt="">' if job.step else ""
             foot = bar(job)
         case State.FAILED:
-            body = f'<p class="empty">{text(why(job))}</p>'
+            body = f'<p class="empty">{why(job)}</p>'
             foot = button("Again", "again", job.id, "small")
         case State.CANCELLED:
             foot = button("Again", "again", job.id, "small")
@@ -101,73 +100,4 @@ def card(job: Job, image: Image | None, eta: float | None, position: int | None)
     return (
         f'<article class="card {job.state}" data-key="{job.id}" style="--w:{job.params.width};--h:{job.params.height}">'
         f'<div class="frame">{body}</div>{caption}</article>'
-    )
-
-
-def queue(snapshot: Snapshot, images: Images, now: datetime) -> str:
-    """The Queue tab."""
-    waiting = snapshot.counts[State.QUEUED]
-    acts = "" if snapshot.paused else button("Pause", "pause")  # the notice above offers to resume
-    if waiting:
-        sure = f"Cancel {counted(waiting, 'waiting picture')}?"
-        acts += button("Cancel all waiting", "cancel_waiting", sure=sure)
-    order = places(snapshot)
-    running = "".join(row(job, None, snapshot.eta.get(job.id)) for job in snapshot.running)
-    first = "".join(row(job, None, snapshot.eta.get(job.id), order[job.id]) for job in snapshot.waiting)
-    ended = "".join(row(job, images.get(job.id)) for job in snapshot.ended)
-    if waiting > len(snapshot.waiting):
-        first += (
-            f'<li class="quiet more" data-key="more">and {waiting - len(snapshot.waiting):,} more behind these</li>'
-        )
-    empty = ""
-    if not (snapshot.running or waiting or snapshot.ended):
-        words = "What you submit, here or by the API, waits its turn here."
-        empty = f'<div class="invite"><h2>Nothing here yet</h2><p>{words}</p></div>'
-    told = worker_notice(snapshot, now)
-    return (
-        f'{told}<div class="toolbar"><span class="quiet">{summary(snapshot)}</span><div>{acts}</div></div>{empty}'
-        + section("Running", running)
-        + section("Waiting", first)
-        + section("Recently ended", ended)
-    )
-
-
-def summary(snapshot: Snapshot) -> str:
-    running, waiting = len(snapshot.running), snapshot.counts[State.QUEUED]
-    if not (running or waiting):
-        return "Nothing runs and nothing waits"
-    words = [f"{running:,} running", f"{waiting:,} waiting"]
-    if snapshot.total_eta is not None:
-        words.append(f"{duration(snapshot.total_eta)} of work")
-    return " · ".join(words)
-
-
-def section(title: str, items: str) -> str:
-    if not items:
-        return ""
-    return f'<section class="rows" data-key="{title}"><h3>{title}</h3><ul>{items}</ul></section>'
-
-
-def row(job: Job, image: Image | None, eta: float | None = None, position: int | None = None) -> str:
-    """One job as a line of the queue."""
-    if image:
-        thumb = picture_link(image, job.params.prompt)
-    elif job.state is State.RUNNING and job.step:
-        thumb = f'<img src="{shapes.preview_url(job.id, job.step)}" alt="">'
-    else:
-        thumb = ""
-    detail = f'<span class="meta">{facts(job.params)} · {text(job.params.model)}</span>'
-    if job.state is State.FAILED:
-        detail = f'<span class="meta bad">{text(why(job))}</span>'
-    elif job.state is State.RUNNING:
-        detail += bar(job)
-    when = moment(job.finished_at) if job.finished_at else "" if eta is None else duration(eta)
-    act = button("Again", "again", job.id, "small")
-    if job.state not in FINAL:
-        act = "" if job.cancel_requested else button("Cancel", "cancel", job.id, "small")
-    return (
-        f'<li class="line {job.state}" data-key="{job.id}"><div class="thumb">{thumb}</div>'
-        f'<div class="about"><span class="title">{text(job.params.prompt)}</span>{detail}</div>'
-        f'<div class="state"><span>{text(state_words(job, position))}</span><span class="quiet">{when}</span></div>'
-        f'<div class="acts">{act}</div></li>'
     )

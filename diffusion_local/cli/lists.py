@@ -1,0 +1,167 @@
+"""Commands about prompt lists."""
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+
+from diffusion_local.catalog import number
+from diffusion_local.cli.terminal import FAILED, AsJson, Home, parse_size, tell
+from diffusion_local.compose import open_studio
+from diffusion_local.domain import FINAL, State
+from diffusion_local.errors import InvalidParams
+from diffusion_local.lists.export import EXPORTS
+from diffusion_local.lists.fields import BadLine
+from diffusion_local.lists.formats import FORMATS
+from diffusion_local.lists.plan import ListCheck
+from diffusion_local.settings import Settings
+from diffusion_local.studio import MAX_WAIT, Studio
+
+app = typer.Typer()
+LOOK_SECONDS = 1.0
+SHOWN_BAD = 20
+
+
+@app.command("list")
+def submit_list(
+    file: Annotated[str, typer.Argument(help="Text, .csv or .jsonl; - is standard input.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the list would make.")] = False,
+    skip_bad_lines: Annotated[bool, typer.Option("--skip-bad-lines", help="Enqueue the good ones.")] = False,
+    form: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}; else the file's name tells.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the batch.")] = "",
+    priority: Annotated[int, typer.Option(help="Higher runs first, from -100 to 100.")] = 0,
+    idempotency_key: Annotated[str | None, typer.Option(help="A second list with this key makes nothing new.")] = None,
+    combinatorial: Annotated[
+        bool, typer.Option("--combinatorial", help="Make all combinations, instead of one drawn by lot.")
+    ] = False,
+    literal: Annotated[bool, typer.Option("--literal", help="Take {a|b} and __name__ as they are written.")] = False,
+    expansion_seed: Annotated[int | None, typer.Option(help="Draws the same wildcards and seeds again.")] = None,
+    count: Annotated[int | None, typer.Option(help="Pictures of a line that says nothing; so all below.")] = None,
+    seed: Annotated[int | None, typer.Option(help="First seed of a line.")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, as 256x256.")] = None,
+    steps: int | None = None,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale.")] = None,
+    sampler: str | None = None,
+    negative: Annotated[str | None, typer.Option(help="What the pictures should not show.")] = None,
+    model: str | None = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until the pictures are made.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds that --wait stays.")] = 3600,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a list of prompts into the queue, as one batch behind everything that somebody waits for."""
+    if combinatorial and literal:
+        raise InvalidParams("literal", "must be left out with --combinatorial.")
+    number("timeout", timeout, 0, MAX_WAIT)
+    width, height = parse_size(size)
+    studio = open_studio(Settings.load(home=home))
+    source: Path | BinaryIO = sys.stdin.buffer if file == "-" else Path(file)
+    wishes = {
+        "expand": "all" if combinatorial else "no" if literal else "random",
+        "expansion_seed": expansion_seed,
+        "count": count,
+        "seed": seed,
+        "width": width,
+        "height": height,
+        "steps": steps,
+        "guidance": guidance,
+        "sampler": sampler,
+        "negative": negative,
+        "model": model,
+    }
+    if dry_run:
+        check = studio.lists.check(source, form, **wishes)  # type: ignore[arg-type]
+        tell(asdict(check), as_json, check_lines(check))
+        if check.bad_count or not check.pictures:
+            raise typer.Exit(FAILED)
+        return
+    receipt = studio.lists.submit(
+        source,
+        form,
+        skip_bad_lines=skip_bad_lines,
+        name=name,
+        priority=priority,
+        idempotency_key=idempotency_key,
+        **wishes,  # type: ignore[arg-type]
+    )
+    for warning in [*bad_lines(receipt.bad_lines, receipt.bad_count), *receipt.warnings]:
+        print(f"note: {warning}", file=sys.stderr)
+    shaped = asdict(receipt)
+    lines = [f"queued {receipt.count:,} pictures as batch {receipt.batch_id}"]
+    if wait:
+        counts = watch(studio, receipt.batch_id, timeout, quiet=as_json)
+        shaped["counts"] = {str(state): count for state, count in counts.items()}
+        lines += [f"{count:>6} {state}" for state, count in counts.items() if count]
+    tell(shaped, as_json, lines)
+    if wait and counts[State.DONE] < receipt.count:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def export(
+    batch: Annotated[str | None, typer.Argument(help="Id of a batch.")] = None,
+    waiting: Annotated[bool, typer.Option("--waiting", help="Every job that waits, instead of a batch.")] = False,
+    form: Annotated[str, typer.Option("--format", help=", ".join(EXPORTS))] = "csv",
+    output: Annotated[Path | None, typer.Option(help="File to write, instead of standard output.")] = None,
+    home: Home = None,
+) -> None:
+    """Write a batch with its results, or all that waits, as a list that `list` reads again."""
+    if bool(batch) == waiting:
+        raise InvalidParams("batch", "name a batch, or --waiting.")
+    studio = open_studio(Settings.load(home=home))
+    lines = studio.lists.export(batch, form)
+    if output is None:
+        for line in lines:
+            print(line.rstrip("\r\n"))
+        return
+    try:
+        with output.open("w", encoding="utf-8", newline="") as file:
+            file.writelines(lines)
+    except OSError as error:
+        raise InvalidParams("output", f"cannot be written: {error}") from None
+
+
+def watch(studio: Studio, batch_id: str, timeout: float, quiet: bool) -> dict[State, int]:
+    """How many of a batch's jobs are in each state, once all have ended or the time is over."""
+    show = not quiet and sys.stderr.isatty()
+    deadline = time.monotonic() + timeout
+    while True:
+        batch, counts = studio.batch(batch_id)
+        ended = sum(counts[state] for state in FINAL)
+        if show:
+            print(f"\r{ended:,} of {batch.count:,}\033[K", end="", file=sys.stderr, flush=True)
+        if ended == sum(counts.values()) or time.monotonic() >= deadline:
+            if show:
+                print("\r\033[K", end="", file=sys.stderr)
+            return counts
+        time.sleep(min(LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
+
+
+def check_lines(check: ListCheck) -> list[str]:
+    seconds = "not known yet" if check.seconds is None else f"about {duration(check.seconds)}"
+    size = "not known yet" if check.bytes is None else f"about {check.bytes / 1e6:,.1f} MB"
+    return [
+        f"pictures  {check.pictures:,} from {check.lines:,} lines",
+        *(f"model     {model}: {count:,}" for model, count in check.models.items()),
+        f"time      {seconds}",
+        f"disk      {size}",
+        *(f"first     {prompt}" for prompt in check.first),
+        *(f"last      {prompt}" for prompt in check.last),
+        *(f"note      {warning}" for warning in check.warnings),
+        *(f"bad       {told}" for told in bad_lines(check.bad_lines, check.bad_count)),
+        f"draw the same again with --expansion-seed {check.expansion_seed}",
+    ]
+
+
+def bad_lines(kept: list[BadLine], count: int) -> list[str]:
+    told = [f"line {each.line}: {each.reason}" for each in kept[:SHOWN_BAD]]
+    return [*told, f"and {count - len(told):,} more bad lines"] if count > len(told) else told
+
+
+def duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,0 +1,133 @@
+"""A list's bytes as lines of text. UTF-8 and UTF-16 with or without their mark, and GBK; no other by guessing."""
+
+import codecs
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from charset_normalizer import from_bytes
+
+from diffusion_local.errors import InvalidParams
+
+MAX_LINE_CHARS = 10_000
+SAMPLE = 64 * 1024  # bytes that are looked at to tell text from anything else
+TEXT_CONTROLS = b"\t\n\r\f\v\x1b"
+#: Share of control characters above which bytes are no text.
+BINARY_SHARE = 0.02
+#: Share of two-byte characters that lie in GB 2312 (ordinary Chinese) above which text is believed to be GBK. Western
+#: text in a one-byte encoding often decodes as GBK too, but into rare characters outside it.
+GBK_SHARE = 0.8
+BOMS = (
+    (codecs.BOM_UTF32_LE, ""),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, ""),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def read_bounded(source: BinaryIO | Path, max_mb: int) -> bytes:
+    """All bytes of a file or stream. Raises InvalidParams if there are more than ``max_mb`` megabytes."""
+    limit = max_mb * 1_000_000
+    try:
+        if isinstance(source, Path):
+            with source.open("rb") as file:
+                data = file.read(limit + 1)
+        else:
+            data = source.read(limit + 1)
+    except OSError as error:
+        raise InvalidParams("list", f"cannot be read: {error}") from None
+    if len(data) > limit:
+        raise InvalidParams("list", f"must be at most {max_mb} MB.")
+    return data
+
+
+def lines(data: bytes, max_chars: int = MAX_LINE_CHARS) -> Iterator[tuple[int, str, str]]:
+    """(number from 1, text with its end, what is wrong with it or "") of each line; decoded as it is read.
+
+    A line that is too long comes cut, with the reason; the next line is read all the same. Raises InvalidParams for
+    what is not text.
+    """
+    encoding = encoding_of(data)
+    reader = io.TextIOWrapper(io.BytesIO(data), encoding, newline="")
+    number, after_cut = 0, False
+    try:
+        while line := reader.readline(max_chars + 2):
+            if after_cut and line == "\n":  # the cut went through a CR LF
+                after_cut = False
+                continue
+            number += 1
+            text = line.rstrip("\r\n")
+            after_cut = len(text) > max_chars
+            if not after_cut:
+                yield number, line, ""
+                continue
+            length = len(text)
+            while not line.endswith(("\n", "\r")) and (line := reader.readline(SAMPLE)):
+                length += len(line.rstrip("\r\n"))
+            after_cut = line.endswith("\r")
+            yield number, text[:max_chars], f"has {length:,} characters; at most {max_chars:,} can be read."
+    except UnicodeDecodeError as error:  # of UTF-16 only; the others were decoded once before
+        raise InvalidParams("list", f"is not whole {encoding.upper()} text: {error.reason}.") from None
+
+
+def encoding_of(data: bytes) -> str:
+    """Name of the codec that reads the bytes. Raises InvalidParams for binary files and for other encodings."""
+    for mark, codec in BOMS:
+        if data.startswith(mark):
+            return codec or refuse("it is in UTF-32")
+    sample = data[:SAMPLE]
+    if codec := utf16_without_mark(sample):
+        return codec
+    if b"\0" in sample or controls(sample) > BINARY_SHARE * len(sample):
+        raise InvalidParams("list", "is a binary file, not text. A list is text, CSV or JSONL.")
+    if decodes(data, "utf-8"):
+        return "utf-8"
+    if looks_chinese(data) and decodes(data, "gbk"):
+        return "gbk"
+    found = from_bytes(sample).best()
+    return refuse(f"it looks like {found.encoding.upper()}" if found else "its encoding is not known")
+
+
+def refuse(what: str) -> str:
+    raise InvalidParams("list", f"must be UTF-8, UTF-16 or GBK text; {what}. Save it as UTF-8 and try again.")
+
+
+def utf16_without_mark(sample: bytes) -> str:
+    """The codec, if every other byte is mostly zero and the rest is text, as in UTF-16 of mostly Latin text."""
+    even, odd = sample[0::2], sample[1::2]
+    for low, high, codec in ((even, odd, "utf-16-le"), (odd, even, "utf-16-be")):
+        mostly = high.count(0) > 0.4 * len(high) and low.count(0) < 0.05 * len(low)
+        if high and low and mostly and controls(low) <= BINARY_SHARE * len(low):
+            return codec
+    return ""
+
+
+def controls(data: bytes) -> int:
+    return sum(byte < 0x20 and byte not in TEXT_CONTROLS for byte in data)
+
+
+def looks_chinese(data: bytes) -> bool:
+    pairs = ordinary = 0
+    place = 0
+    sample = data[:SAMPLE]
+    while place < len(sample) - 1:
+        if sample[place] < 0x80:
+            place += 1
+            continue
+        pairs += 1
+        ordinary += 0xA1 <= sample[place] <= 0xF7 and sample[place + 1] >= 0xA1
+        place += 2
+    return pairs > 0 and ordinary >= GBK_SHARE * pairs
+
+
+def decodes(data: bytes, codec: str) -> bool:
+    """Whether all of it does; piece by piece, so that the whole text is never in memory."""
+    decoder = codecs.getincrementaldecoder(codec)()
+    try:
+        for start in range(0, len(data), SAMPLE):
+            decoder.decode(data[start : start + SAMPLE], final=start + SAMPLE >= len(data))
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,200 @@
+"""Lines of a list to entries: text with flags, CSV and JSONL. Each line is an Entry, a BadLine, or says nothing."""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from pathlib import PurePath
+from typing import Any
+
+from diffusion_local.errors import InvalidParams
+from diffusion_local.lists.encoding import MAX_LINE_CHARS, lines
+from diffusion_local.lists.fields import FIELDS, BadLine, Entry, entry, field_name, known
+
+Parsed = Iterator[Entry | BadLine]
+
+#: Prompt and negative prompt at their longest, quoted, are more than a line of plain text may have.
+MAX_ROW_CHARS = 5 * MAX_LINE_CHARS
+SHOWN_CHARS, REASON_CHARS = 80, 500
+SUFFIXES = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+DELIMITERS = ",;\t"
+FLAG = re.compile(r"(?:^|(?<=\s))--([A-Za-z][\w-]*)(?:\s*=\s*|\s+|$)")
+QUOTED = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')(?=\s|$)""", re.DOTALL)
+
+
+def format_of(name: str) -> str:
+    """The format that a file's name tells."""
+    return SUFFIXES.get(PurePath(name).suffix.lower(), "text")
+
+
+def parse(data: bytes, form: str) -> Parsed:
+    """The list's lines, as they are read. Raises InvalidParams where the whole cannot be read."""
+    if form not in FORMATS:
+        raise InvalidParams("format", f"must be one of {', '.join(FORMATS)} (got {form!r}).")
+    return FORMATS[form](data)
+
+
+def parse_text(data: bytes) -> Parsed:
+    """One prompt a line, with ``--flags`` behind it; blank lines and those that begin with ``#`` say nothing."""
+    for number, line, problem in lines(data):
+        text = line.strip()
+        if problem:
+            yield bad(number, problem, text)
+        elif text and not text.startswith("#"):
+            yield checked(number, text, text_values)
+
+
+def parse_jsonl(data: bytes) -> Parsed:
+    """A JSON object a line, with the fields of Params; or a JSON string, which is a prompt."""
+    for number, line, problem in lines(data, MAX_ROW_CHARS):
+        text = line.strip()
+        if problem:
+            yield bad(number, problem, text)
+        elif text and not text.startswith(("#", "//")):
+            yield checked(number, text, json_values)
+
+
+def parse_csv(data: bytes) -> Parsed:
+    """A header with the fields of Params, then a row a prompt; comma, semicolon or tab. An empty cell says nothing."""
+    table = Table(data)
+    names: list[str] = []
+    for row in table.rows():
+        if isinstance(row, BadLine):
+            yield row
+        elif not names:
+            names = [field_name(name) for name in row]
+            yield from header_problems(table.first, row, names)
+        elif any(row[len(names) :]):
+            yield bad(table.first, f"has {len(row)} cells; the header has {len(names)}.", ",".join(row))
+        else:
+            yield checked(table.first, ",".join(row), dict(zip(names, row, strict=False)))
+
+
+def header_problems(number: int, header: list[str], names: list[str]) -> Iterator[BadLine]:
+    """The columns that are not known. Raises InvalidParams if no row could be read by such a header."""
+    if "prompt" not in names:
+        raise InvalidParams("list", f"must have a column named prompt (its columns are {', '.join(header)[:200]}).")
+    if twice := sorted({name for name in names if known(name) and names.count(name) > 1}):
+        raise InvalidParams("list", f"must have each column once; {', '.join(twice)} is there twice.")
+    if strange := [shown for name, shown in zip(names, header, strict=True) if not known(name)]:
+        yield bad(number, f"unknown columns: {', '.join(strange)[:200]}. Known: {', '.join(FIELDS)}.", ",".join(header))
+
+
+class Table:
+    """The rows of a CSV file. A cell may hold line ends, so ``first`` is the line on which the newest row began."""
+
+    def __init__(self, data: bytes) -> None:
+        self.first = self._last = 0
+        self._torn = False
+        self._lines = lines(data, MAX_ROW_CHARS)
+        self._bad: list[BadLine] = []
+
+    def rows(self) -> Iterator[list[str] | BadLine]:
+        texts = self._texts()
+        head = next((line for line in texts if line.strip()), "")
+        self.first = self._last
+        # strict: else a quotation mark that is not closed swallows the rest of the list without a word
+        reader = csv.reader(chain([head], texts), delimiter=max(DELIMITERS, key=head.count), strict=True)
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                yield from self._bad
+                return
+            except csv.Error as error:
+                yield bad(self.first, f"is not CSV up to line {self._last}: {error}.", "")
+                self.first, self._torn = 0, False
+                continue
+            yield from self._bad
+            self._bad.clear()
+            if any(cell.strip() for cell in row) and not self._torn:
+                yield row
+            self.first, self._torn = 0, False
+
+    def _texts(self) -> Iterator[str]:
+        for number, line, problem in self._lines:
+            self._last = number
+            if problem:
+                self._bad.append(bad(number, problem, line))
+                self._torn = self.first > 0  # it is within a cell, so its row is not whole
+            else:
+                self.first = self.first or number
+                yield line
+
+
+def text_values(text: str) -> dict[str, Any]:
+    """The fields of a line of text. Raises InvalidParams."""
+    values: dict[str, Any] = {}
+    whole = QUOTED.match(text)
+    if whole and (not text[whole.end() :].strip() or FLAG.match(text[whole.end() :].lstrip())):
+        values["prompt"], text = unquoted(whole[0]), text[whole.end() :].lstrip()  # a quoted prompt may hold --flags
+        found = FLAG.match(text)
+    else:
+        found = FLAG.search(text)
+        prompt = text[: found.start()].strip() if found else text
+        if prompt:
+            values["prompt"] = prompt
+    while found:
+        shown, name = found[1], field_name(found[1])
+        if name not in FIELDS:
+            raise InvalidParams(f"--{shown}", f"is not a flag. Known: {', '.join('--' + each for each in FIELDS)}.")
+        if name in values:
+            raise InvalidParams(f"--{shown}", "is given twice.")
+        following = FLAG.search(text, found.end())
+        if text[found.end() : found.end() + 1] in ("'", '"'):
+            value = QUOTED.match(text, found.end())
+            if not value:
+                raise InvalidParams(f"--{shown}", "has a quotation mark that is not closed, or text right behind it.")
+            values[name] = unquoted(value[0])
+            following = FLAG.search(text, value.end())
+            if text[value.end() : following.start() if following else None].strip():
+                raise InvalidParams(f"--{shown}", "is followed by text that belongs to no flag.")
+        else:
+            values[name] = text[found.end() : following.start() if following else None].strip()
+        if not values[name] and name != "negative":
+            raise InvalidParams(f"--{shown}", "needs a value.")
+        found = following
+    return values
+
+
+def unquoted(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text[1:-1])
+
+
+def json_values(text: str) -> dict[str, Any]:
+    """The fields of a line of JSONL. Raises InvalidParams."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidParams("line", f"is not JSON: {str(error)[:100]}.") from None
+    if isinstance(found, str):
+        return {"prompt": found}
+    if not isinstance(found, dict):
+        raise InvalidParams("line", 'must be a JSON object, such as {"prompt": "a castle", "seed": 7}.')
+    values = {field_name(name): value for name, value in found.items()}
+    if strange := [name for name in found if not known(field_name(name))]:
+        raise InvalidParams("line", f"has unknown fields: {', '.join(strange)[:200]}. Known: {', '.join(FIELDS)}.")
+    if len(values) < len(found):
+        raise InvalidParams("line", "has a field twice, by two of its names.")
+    return values
+
+
+def checked(number: int, text: str, read: Callable[[str], Mapping[str, Any]] | Mapping[str, Any]) -> Entry | BadLine:
+    try:
+        return entry(number, read(text) if callable(read) else read)
+    except InvalidParams as error:
+        return bad(number, error.message, text)
+
+
+def bad(number: int, reason: str, text: str) -> BadLine:
+    return BadLine(number, cut(reason, REASON_CHARS), cut(text.strip(), SHOWN_CHARS))
+
+
+def cut(text: str, length: int) -> str:
+    """The text's beginning, with no half character (JSON may hold one) that could not be printed."""
+    text = text if len(text) <= length else text[: length - 1] + "…"
+    return text.encode(errors="replace").decode()
+
+
+FORMATS: dict[str, Callable[[bytes], Parsed]] = {"text": parse_text, "csv": parse_csv, "jsonl": parse_jsonl}

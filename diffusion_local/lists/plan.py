@@ -1,0 +1,170 @@
+"""What a list will make: each line checked against the catalogue and expanded, with the sums as they grow."""
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from diffusion_local import catalog
+from diffusion_local.catalog import MAX_SEED, Catalog, Model, whole_number
+from diffusion_local.domain import Params
+from diffusion_local.errors import InvalidParams, QueueFull
+from diffusion_local.lists.expansion import MANY, Expander, Text
+from diffusion_local.lists.fields import EXPANSIONS, BadLine, Entry
+from diffusion_local.lists.formats import bad
+
+SHOWN_PROMPTS = 5  # of the first, and of the last
+MOST_BAD = 100  # bad lines that are kept; the others are counted
+LONGEST = 50  # prompts whose tokens are counted: all of them would take minutes
+
+
+@dataclass(frozen=True, slots=True)
+class ListCheck:
+    """What a list would make. ``seconds`` and ``bytes`` are None until this machine has made such pictures."""
+
+    lines: int
+    pictures: int
+    models: dict[str, int]
+    seconds: float | None
+    bytes: int | None
+    first: list[str]
+    last: list[str]
+    bad_lines: list[BadLine]
+    bad_count: int
+    warnings: list[str]
+    expansion_seed: int
+
+
+class CatalogOfNow(Catalog):
+    """The catalogue at one moment: its folders are read once, not for each line."""
+
+    def __init__(self, models: list[Model]) -> None:
+        self._found = models
+
+    def all(self) -> list[Model]:
+        return self._found
+
+
+class Plan:
+    """``pictures_of`` walks the list once; the sums are right when it has ended.
+
+    What is drawn by lot comes from ``seed`` and the line's number, so the same list with the same seed is the same.
+    """
+
+    def __init__(
+        self, catalog: Catalog, expander: Expander, defaults: Mapping[str, Any], expand: str, seed: int, most: int
+    ) -> None:
+        self._catalog = CatalogOfNow(catalog.all())
+        self._expander = expander
+        self._defaults = defaults
+        self._expand = expand
+        self._most = most
+        self.seed = seed
+        self.lines = 0
+        self.pictures = 0
+        self.models: Counter[str] = Counter()
+        self.cost: dict[str, float] = {}
+        self.pixels = 0
+        self.first: list[str] = []
+        self.last: deque[str] = deque(maxlen=SHOWN_PROMPTS)
+        self.bad: list[BadLine] = []
+        self.bad_count = 0
+        self._longest: list[tuple[int, int, str, str]] = []
+
+    def pictures_of(self, parsed: Iterable[Entry | BadLine]) -> Iterator[Params]:
+        """The Params of all good lines. Raises QueueFull if there are more than the queue can ever hold."""
+        for each in parsed:
+            if isinstance(each, Entry):
+                try:
+                    yield from self._entry(each)
+                    self.lines += 1
+                    continue
+                except InvalidParams as error:
+                    each = bad(each.line, error.message, str(each.values.get("prompt", "")))
+            self.bad_count += 1
+            if len(self.bad) < MOST_BAD:
+                self.bad.append(each)
+
+    def _entry(self, entry: Entry) -> Iterator[Params]:
+        """A line's pictures: all of them, or InvalidParams before the first."""
+        values = {**self._defaults, **entry.values}
+        expand = values.pop("expand", self._expand)
+        count = whole_number("count", values.pop("count", 1), 1, self._most)
+        lot = Random(f"{self.seed} {entry.line}")
+        if str(values.get("seed", -1)) == "-1":
+            values["seed"] = lot.randint(0, 2**31 - 1)
+        params = self._catalog.complete(values.pop("prompt", ""), values)
+        if params.seed + count - 1 > MAX_SEED:
+            raise InvalidParams("seed", f"must be at most {MAX_SEED - count + 1} for {count} pictures.")
+        model = self._catalog.get(params.model)
+        if not model.ready:
+            raise InvalidParams("model", f"{model.id} is not ready: {model.problem}")
+        node = Text(params.prompt) if expand == "no" else self._expander.parse(params.prompt)
+        if isinstance(node, Text):
+            return self._counted(params, [node.text.strip()], count)
+        if expand == "all":
+            if node.count * count > self._most:
+                raise InvalidParams("prompt", too_many(node.count, count, self._most))
+            for prompt in node.all():
+                catalog.check_prompt("prompt", prompt, required=True)
+            return self._counted(params, (prompt.strip() for prompt in node.all()), count, node.count)
+        state = lot.getstate()  # drawn twice alike: once to check, once to take
+        for _ in range(count):
+            catalog.check_prompt("prompt", node.drawn(lot), required=True)
+        lot.setstate(state)
+        drawn = (replace(params, seed=params.seed + place) for place in range(count))
+        return (each for one in drawn for each in self._counted(one, [node.drawn(lot).strip()], 1))
+
+    def _counted(self, params: Params, prompts: Iterable[str], count: int, different: int = 1) -> Iterator[Params]:
+        """For each prompt ``count`` pictures with consecutive seeds, beginning alike: prompts are to be compared."""
+        if self.pictures + different * count > self._most:
+            raise QueueFull(
+                f"The list makes more than {self._most:,} pictures, and the queue holds no more. Split it, or raise "
+                "max_queued."
+            )
+        for prompt in prompts:
+            self._longest_with(params.model, prompt, params.negative)
+            for place in range(count):
+                self.pictures += 1
+                self.models[params.model] += 1
+                if len(self.first) < SHOWN_PROMPTS:
+                    self.first.append(prompt)
+                self.last.append(prompt)
+                yield replace(params, prompt=prompt, seed=params.seed + place)
+            self.cost[params.model] = self.cost.get(params.model, 0.0) + params.cost * count
+            self.pixels += params.width * params.height * count
+
+    def _longest_with(self, model: str, prompt: str, negative: str) -> None:
+        each = (max(len(prompt), len(negative)), self.pictures, model, max(prompt, negative, key=len))
+        if len(self._longest) < LONGEST:
+            heapq.heappush(self._longest, each)
+        elif each[0] > self._longest[0][0]:
+            heapq.heapreplace(self._longest, each)
+
+    def warnings(self) -> list[str]:
+        """How many prompts are longer than their model reads, by model; counted among the longest only."""
+        over: Counter[tuple[str, int]] = Counter()
+        for _, _, model, text in self._longest:
+            limit, tokens = catalog.count_tokens(self._catalog.get(model).folder / "tokenizer", text)
+            if limit and tokens > limit:
+                over[model, limit] += 1
+        some = "at least " if over.total() == LONGEST else ""
+        return [
+            f"prompt: {model} reads {limit} tokens of text; {some}{count} of the prompts have more, and their end is "
+            "ignored."
+            for (model, limit), count in over.items()
+        ]
+
+
+def too_many(combinations: int, count: int, most: int) -> str:
+    shown = f"more than {MANY:,}" if combinations >= MANY else f"{combinations:,}"
+    times = f", {count} pictures of each" if count > 1 else ""
+    return f"has {shown} combinations{times}; at most {most:,} pictures can be made (max_queued)."
+
+
+def checked_expansion(expand: str) -> str:
+    if expand not in EXPANSIONS:
+        raise InvalidParams("expand", f"must be one of {', '.join(EXPANSIONS)} (got {expand!r}).")
+    return expand

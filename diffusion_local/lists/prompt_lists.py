@@ -1,0 +1,215 @@
+"""What a person can do with a prompt list: look what it would make, put it into the queue, write it out again."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path, PurePath
+from typing import IO, Any, BinaryIO
+
+from diffusion_local.catalog import Catalog, check_prompt, draw_seed, whole_number
+from diffusion_local.domain import PRIORITIES, Batch, Job, Lane, Params, new_id, new_job, shortened, utc_now
+from diffusion_local.errors import InvalidParams
+from diffusion_local.lists.encoding import read_bounded
+from diffusion_local.lists.expansion import Expander
+from diffusion_local.lists.export import written
+from diffusion_local.lists.fields import FIELDS, BadLine, entry, field_name
+from diffusion_local.lists.formats import format_of, parse
+from diffusion_local.lists.plan import ListCheck, Plan, checked_expansion
+from diffusion_local.queue import JobQueue
+from diffusion_local.settings import Settings
+from diffusion_local.store.batches import Results
+from diffusion_local.store.files import LocalFiles
+from diffusion_local.store.images import ImageStore
+from diffusion_local.store.jobs import JobStore
+from diffusion_local.store.queue_view import QueueView
+
+Source = str | bytes | Path | BinaryIO
+
+IN_MEMORY = 4_000_000  # bytes of checked jobs that are not yet put on the disk
+FIRST_IDS = 10
+NAMED_BAD = 5  # bad lines in the sentence of a refusal
+
+
+@dataclass(frozen=True, slots=True)
+class ListReceipt:
+    """The answer to a list: how many jobs, the ids of the first, and the bad lines that were left out."""
+
+    batch_id: str
+    count: int
+    job_ids: list[str]
+    bad_lines: list[BadLine] = field(default_factory=list)
+    bad_count: int = 0
+    warnings: list[str] = field(default_factory=list)
+    expansion_seed: int = 0
+
+
+class PromptLists:
+    """Part of the Studio, as ``studio.lists``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        jobs: JobStore,
+        view: QueueView,
+        images: ImageStore,
+        files: LocalFiles,
+        queue: JobQueue,
+        catalog: Catalog,
+    ) -> None:
+        self._settings = settings
+        self._jobs = jobs
+        self._view = view
+        self._images = images
+        self._files = files
+        self._queue = queue
+        self._catalog = catalog
+
+    def check(
+        self,
+        source: Source,
+        format: str = "",
+        *,
+        expand: str = "random",
+        expansion_seed: int | None = None,
+        **defaults: Any,
+    ) -> ListCheck:
+        """What the list would make; nothing is enqueued.
+
+        ``source`` is the text, its bytes, a file or a stream; ``format`` is text, csv or jsonl (a file's name tells,
+        else it is text). ``defaults`` hold for lines that say nothing. ``expand``: wildcards and choices are drawn at
+        ``random`` for each picture, ``all`` combinations are made, or ``no`` brace has a meaning; the same
+        ``expansion_seed`` draws the same. Raises InvalidParams if it is no list at all, QueueFull if it is too long.
+        """
+        plan = self._plan(defaults, expand, expansion_seed)
+        for _ in plan.pictures_of(parse(self._read(source), format or format_named(source))):
+            pass
+        size = self._images.bytes_per_pixel()
+        return ListCheck(
+            lines=plan.lines,
+            pictures=plan.pictures,
+            models=dict(plan.models),
+            seconds=self._view.seconds(plan.cost),
+            bytes=None if size is None else round(size * plan.pixels),
+            first=plan.first,
+            last=list(plan.last),
+            bad_lines=plan.bad,
+            bad_count=plan.bad_count,
+            warnings=plan.warnings(),
+            expansion_seed=plan.seed,
+        )
+
+    def submit(
+        self,
+        source: Source,
+        format: str = "",
+        *,
+        skip_bad_lines: bool = False,
+        name: str = "",
+        owner: str = "",
+        priority: int = 0,
+        idempotency_key: str | None = None,
+        expand: str = "random",
+        expansion_seed: int | None = None,
+        **defaults: Any,
+    ) -> ListReceipt:
+        """Enqueue every picture of the list as one batch, in the batch lane and in one transaction.
+
+        The list is as in ``check``. A bad line refuses it all, unless ``skip_bad_lines``. Raises InvalidParams,
+        QueueFull and Conflict, and then nothing is enqueued.
+        """
+        for what, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
+            check_prompt(what, text)
+        checked_priority = whole_number("priority", priority, *PRIORITIES)
+        data, form = self._read(source), format or format_named(source)
+        plan = self._plan(defaults, expand, expansion_seed)
+        # Checked jobs wait on the disk, not in memory; and the write lock is taken when all of them are known.
+        with tempfile.SpooledTemporaryFile(IN_MEMORY, "w+", encoding="utf-8", newline="\n") as spool:
+            for params in plan.pictures_of(parse(data, form)):
+                spool.write(params.to_json() + "\n")
+            if plan.bad_count and not skip_bad_lines:
+                raise InvalidParams("list", refusal(plan))
+            if not plan.pictures:
+                raise InvalidParams("list", "has no prompt.")
+            spool.seek(0)
+            batch = Batch(
+                new_id(), name or named(source) or shortened(plan.first[0]), owner, Lane.BATCH, plan.pictures, utc_now()
+            )
+            batch_id, ids = self._jobs.insert_batch(
+                batch,
+                jobs_of(batch, spool, checked_priority),
+                idempotency_key or None,
+                self._settings.max_queued,
+                request(data, form, expand, expansion_seed, skip_bad_lines, defaults),
+            )
+        self._queue.ring(len(ids))
+        return ListReceipt(
+            batch_id, len(ids), ids[:FIRST_IDS], plan.bad, plan.bad_count, plan.warnings(), expansion_seed=plan.seed
+        )
+
+    def export(self, batch_id: str | None, format: str = "csv") -> Iterator[str]:
+        """A batch, or without one all that waits, as a list with what became of each job; line by line.
+
+        It can be read again, here or on another machine: what became of the jobs then says nothing. Files are named
+        relative to the gallery. Raises NotFound and InvalidParams.
+        """
+        results = Results(self._view.database)
+        found = results.of_batch(batch_id) if batch_id else results.waiting()
+        return written(((job, self._file(key)) for job, key in found), format)
+
+    def _file(self, key: str | None) -> PurePath | None:
+        return self._files.path(key).relative_to(self._files.root) if key else None
+
+    def _read(self, source: Source) -> bytes:
+        if isinstance(source, str):
+            check_text(source)
+            source = source.encode()
+        if isinstance(source, bytes):
+            if len(source) > self._settings.max_list_mb * 1_000_000:
+                raise InvalidParams("list", f"must be at most {self._settings.max_list_mb} MB.")
+            return source
+        return read_bounded(source, self._settings.max_list_mb)
+
+    def _plan(self, defaults: Mapping[str, Any], expand: str, expansion_seed: int | None) -> Plan:
+        given = {field_name(name): value for name, value in defaults.items() if value is not None}
+        for what in given:
+            if what not in FIELDS or what == "prompt":
+                raise InvalidParams(what, f"is not a field of a list. Known: {', '.join(FIELDS[1:])}.")
+        seed = draw_seed() if expansion_seed is None else whole_number("expansion_seed", expansion_seed, 0, 2**32 - 1)
+        return Plan(
+            self._catalog,
+            Expander(self._settings.wildcards),
+            entry(0, given).values,
+            checked_expansion(expand),
+            seed,
+            self._settings.max_queued,
+        )
+
+
+def jobs_of(batch: Batch, spool: IO[str], priority: int) -> Iterator[Job]:
+    for index, line in enumerate(spool):
+        yield new_job(batch, index, Params.from_json(line), priority)
+
+
+def refusal(plan: Plan) -> str:
+    lines = f"{plan.bad_count:,} bad line{'s' if plan.bad_count > 1 else ''}"
+    named = " ".join(f"Line {each.line}: {each.reason}" for each in plan.bad[:NAMED_BAD])
+    return f"has {lines}, so nothing was enqueued; correct them or skip bad lines. {named}"
+
+
+def request(data: bytes, *wishes: object) -> str:
+    """What tells one list from another, whatever was drawn by lot for it."""
+    return sha256(repr(wishes).encode() + b"\0" + data).hexdigest()
+
+
+def format_named(source: Source) -> str:
+    return format_of(source.name) if isinstance(source, Path) else "text"
+
+
+def named(source: Source) -> str:
+    return source.stem if isinstance(source, Path) else ""
+
+
+def check_text(text: str) -> None:
+    if any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise InvalidParams("list", "must be text; it holds half a character that cannot be stored.")

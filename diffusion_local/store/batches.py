@@ -1,0 +1,44 @@
+"""Jobs with what became of them, for a list that is written out."""
+
+import json
+from collections.abc import Iterator
+
+from diffusion_local.domain import Job
+from diffusion_local.errors import NotFound
+from diffusion_local.store import rows
+from diffusion_local.store.database import Database, scalar
+
+PAGE = 500  # jobs that are in memory at once
+
+
+class Results:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def of_batch(self, batch_id: str) -> Iterator[tuple[Job, str | None]]:
+        """The batch's jobs in their order, each with its picture's key. Raises NotFound."""
+        with self._database.read() as db:
+            if not scalar(db, "SELECT 1 FROM batches WHERE id = :id", id=batch_id):
+                raise NotFound(f"There is no batch {batch_id!r}.")
+            found = db.execute("SELECT id FROM jobs WHERE batch_id = ? ORDER BY idx", [batch_id]).fetchall()
+        return self._pages([row[0] for row in found])
+
+    def waiting(self) -> Iterator[tuple[Job, str | None]]:
+        """Every job that waits, in the order in which they will run."""
+        line = "SELECT id FROM jobs WHERE state = 'queued' ORDER BY lane, priority DESC, position"
+        with self._database.read() as db:
+            return self._pages([row[0] for row in db.execute(line).fetchall()])
+
+    def _pages(self, ids: list[str]) -> Iterator[tuple[Job, str | None]]:
+        """By ids, so that a job that ends meanwhile is told once; one that is forgotten meanwhile is left out."""
+        for start in range(0, len(ids), PAGE):
+            asked = ids[start : start + PAGE]
+            with self._database.read() as db:
+                found = db.query(
+                    "SELECT jobs.*, images.key AS image_key FROM jobs LEFT JOIN images "
+                    "ON images.job_id = jobs.id AND images.trashed_at IS NULL "
+                    "WHERE jobs.id IN (SELECT value FROM json_each(?))",
+                    [json.dumps(asked)],
+                )
+                jobs = {row["id"]: (rows.job(row), row["image_key"]) for row in found}
+            yield from (jobs[job_id] for job_id in asked if job_id in jobs)

@@ -1,0 +1,29 @@
+"""How the HTTP API answers beyond its JSON: entity tags, links to the next page."""
+
+import hashlib
+import json
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+REVALIDATE = {"Cache-Control": "private, no-cache"}
+
+
+def tagged(request: Request, content: dict[str, Any]) -> Response:
+    """JSON with an ``ETag``; 304 without a body if the caller has it already (RFC 9110, section 13.1.2)."""
+    tag = f'"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]}"'
+    known = [each.strip().removeprefix("W/") for each in request.headers.get("If-None-Match", "").split(",")]
+    headers = REVALIDATE | {"ETag": tag}
+    if tag in known or "*" in known:
+        return Response(status_code=304, headers=headers)
+    return JSONResponse(content, headers=headers)
+
+
+def paged(request: Request, name: str, items: list[Any], following: str | None) -> JSONResponse:
+    """A page of a list: ``next`` is the cursor to give as ``before``, and the same as a link (RFC 8288)."""
+    headers = dict(REVALIDATE)
+    if following:
+        url = request.url.include_query_params(before=following)
+        headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+    return JSONResponse({name: items, "next": following}, headers=headers)

@@ -1,0 +1,100 @@
+"""What the dialects share: who calls, refusals in a dialect's own shape, and pictures as text."""
+
+import base64
+import hashlib
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
+
+from diffusion_local.domain import Image, Job, State
+from diffusion_local.errors import InvalidParams, UserError
+from diffusion_local.shapes import picture_url
+from diffusion_local.studio import MAX_WAIT, Studio
+from diffusion_local.web.refusals import of_validation
+
+LONGEST = MAX_WAIT  # seconds that a call which knows no time-out may stay
+MOST_CALLERS = 1000
+
+T = TypeVar("T")
+
+
+def refusing(say: Callable[[Request, UserError], JSONResponse]) -> type[APIRoute]:
+    """Routes that say every refusal in a dialect's own shape."""
+
+    class Refusing(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def call(request: Request) -> Response:
+                try:
+                    return await handle(request)
+                except RequestValidationError as error:
+                    return say(request, of_validation(error))
+                except UserError as error:
+                    return say(request, error)
+
+            return call
+
+    return Refusing
+
+
+def caller(request: Request) -> str:
+    """Who calls, as far as can be told without accounts: address, credentials and program."""
+    told = [request.client.host if request.client else ""]
+    told += [request.headers.get(name, "") for name in ("Authorization", "User-Agent")]
+    return hashlib.sha256("\0".join(told).encode()).hexdigest()
+
+
+class Remembered(Generic[T]):
+    """One thing for each of the last MOST_CALLERS keys. Lost at a restart: nothing that matters may be in here."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, T] = {}
+
+    def __getitem__(self, key: str) -> T | None:
+        return self._found.get(key)
+
+    def __setitem__(self, key: str, value: T) -> None:
+        self._found.pop(key, None)
+        self._found[key] = value
+        while len(self._found) > MOST_CALLERS:
+            del self._found[next(iter(self._found))]
+
+    def pop(self, key: str) -> T | None:
+        return self._found.pop(key, None)
+
+
+def neutral(given: dict[str, Any], neutrals: dict[str, tuple[Any, ...]]) -> None:
+    """Refuse what would change the picture and cannot be done; each name's ``neutrals`` ask for nothing."""
+    for name, values in neutrals.items():
+        value = given.get(name)
+        if value is not None and value not in values:
+            raise InvalidParams(name, f"is not supported here (got {str(value)[:100]!r}). Leave it out.")
+
+
+def outcome(studio: Studio, job_ids: list[str]) -> tuple[list[tuple[Job, Image]], list[Job]]:
+    """(jobs with their pictures, the other jobs)."""
+    jobs = [studio.job(job_id) for job_id in job_ids]
+    images = studio.images_of(jobs)
+    return [(job, images[job.id]) for job in jobs if job.id in images], [job for job in jobs if job.id not in images]
+
+
+def why_not(job: Job) -> str:
+    """Why an ended job has no picture."""
+    if job.failure:
+        return job.failure.message
+    return "The picture was deleted." if job.state is State.DONE else "The job was cancelled."
+
+
+def encoded(studio: Studio, image: Image) -> str:
+    """A picture's PNG as Base64 text."""
+    return base64.b64encode(studio.picture_file(image.id).read_bytes()).decode("ascii")
+
+
+def address(request: Request, image: Image) -> str:
+    """A picture's whole address, under the name by which the caller knows this server."""
+    return str(request.base_url).rstrip("/") + picture_url(image.id)

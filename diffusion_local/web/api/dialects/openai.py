@@ -1,0 +1,188 @@
+"""OpenAI's images API: ``POST /v1/images/generations`` and ``GET /v1/models``, as the ``openai`` package calls them.
+
+Beside OpenAI's own fields it takes ``negative``, ``steps``, ``guidance``, ``sampler`` and ``seed``.
+
+The package sends a request that timed out again, without a key. A caller that hung up before its answer and asks for
+the same within UNANSWERED_SECONDS is therefore given the first request's pictures; a request that was answered is
+forgotten, so that the same wish expressed twice makes new pictures.
+"""
+
+import hashlib
+import json
+import re
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import anyio.to_thread
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict
+
+from diffusion_local.domain import Receipt
+from diffusion_local.errors import Conflict, InvalidParams, NotFound, UserError
+from diffusion_local.shapes import Json
+from diffusion_local.studio import Studio
+from diffusion_local.web.api.dialects.calls import (
+    LONGEST,
+    Remembered,
+    address,
+    caller,
+    encoded,
+    neutral,
+    outcome,
+    refusing,
+    why_not,
+)
+from diffusion_local.web.api.watch import Watch, until_final
+from diffusion_local.web.refusals import NEVER, headers_of, printable, sentence, status_of
+
+UNANSWERED_SECONDS = 900
+MOST_PICTURES = 10  # as OpenAI's own limit
+SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
+PARAMS = {"width": "size", "height": "size", "count": "n"}  # our fields, as callers of this dialect know them
+#: What asks for nothing that we could not do.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "background": ("auto", "opaque"),
+    "output_compression": (100,),
+    "output_format": ("png",),
+    "partial_images": (0,),
+    "quality": ("auto", "standard"),
+    "stream": (False,),
+    "style": ("natural", "vivid"),
+}
+ABOUT_THE_CALLER = {"moderation", "user"}
+FINAL_WORD = {"x-should-retry": "false"}  # the package would make the same failing job twice more
+
+
+class Generation(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    prompt: str
+    model: str | None = None
+    n: int | None = None
+    size: str | None = None
+    response_format: Literal["b64_json", "url"] | None = None
+    negative: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    sampler: str | None = None
+    seed: int | None = None
+
+
+@dataclass(slots=True)
+class Pending:
+    """A request that was not answered yet, and since when its caller is gone."""
+
+    receipt: Receipt
+    left_at: float | None = None
+
+    def belongs_to(self, retry: bool) -> bool:
+        """Whether a caller that asks for the same now is the one that asked then."""
+        return retry or (self.left_at is not None and time.monotonic() - self.left_at < UNANSWERED_SECONDS)
+
+
+def router(studio: Studio, watch: Watch) -> APIRouter:
+    api = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=refusing(refusal))
+    unanswered: Remembered[Pending] = Remembered()
+
+    @api.post("/images/generations")
+    async def generate(
+        body: Generation,
+        request: Request,
+        idempotency_key: Annotated[str | None, Header()] = None,
+        retries: Annotated[str, Header(alias="x-stainless-retry-count", include_in_schema=False)] = "0",
+    ) -> Response:
+        """Make pictures and answer once they are there, as `b64_json` (default) or `url`."""
+        wishes = read(body)
+        if idempotency_key:
+            wishes["idempotency_key"] = f"openai:{idempotency_key}"
+        key = hashlib.sha256(f"{caller(request)}{json.dumps(body.model_dump())}".encode()).hexdigest()
+        pending = unanswered[key]
+        if pending is None or not pending.belongs_to(retry=retries.strip("0") != ""):
+            receipt = await anyio.to_thread.run_sync(lambda: studio.submit(**wishes))
+            pending = unanswered[key] = Pending(receipt)
+        pending.left_at = None
+        if not await until_final(studio, watch, pending.receipt.job_ids, LONGEST, request):
+            pending.left_at = time.monotonic()
+            return problem(
+                503, "server_error", "It is not done yet, and goes on. Ask again.", headers={"Retry-After": "1"}
+            )
+        if unanswered[key] is pending:
+            unanswered.pop(key)
+        return await anyio.to_thread.run_sync(answer, studio, request, body, pending.receipt)
+
+    @api.post("/images/edits", status_code=501)
+    @api.post("/images/variations", status_code=501, include_in_schema=False)
+    def edits() -> Response:
+        """Not yet: says so."""
+        text = "Pictures from pictures are not supported yet."
+        return problem(501, "invalid_request_error", text, code="not_supported", headers=FINAL_WORD)
+
+    @api.get("/models")
+    def models() -> Json:
+        return {"object": "list", "data": [model(each.id) for each in studio.models()]}
+
+    @api.get("/models/{model_id}")
+    def one_model(model_id: str) -> Json:
+        for each in studio.models():
+            if each.id == model_id:
+                return model(each.id)
+        raise NotFound(f"There is no model {model_id!r}.")
+
+    return api
+
+
+def read(body: Generation) -> dict[str, Any]:
+    """Arguments of ``Studio.submit``. Raises InvalidParams."""
+    given = body.model_extra or {}
+    neutral(given, NEUTRAL)
+    for name in given:
+        if name not in NEUTRAL and name not in ABOUT_THE_CALLER:
+            raise InvalidParams(name, "is not known here.")
+    count = 1 if body.n is None else body.n
+    if not 1 <= count <= MOST_PICTURES:
+        raise InvalidParams("n", f"must be from 1 to {MOST_PICTURES} (got {count}).")
+    wishes: dict[str, Any] = {"prompt": body.prompt, "count": count}
+    if body.size and body.size != "auto":
+        size = SIZE.fullmatch(body.size)
+        if size is None:
+            raise InvalidParams("size", f"must be like 512x512, or auto (got {body.size[:20]!r}).")
+        wishes |= {"width": int(size[1]), "height": int(size[2])}
+    for name in ("model", "negative", "steps", "guidance", "sampler", "seed"):
+        wishes[name] = getattr(body, name)
+    return wishes
+
+
+def answer(studio: Studio, request: Request, body: Generation, receipt: Receipt) -> Response:
+    made, missed = outcome(studio, receipt.job_ids)
+    warnings = receipt.warnings + [f"A picture is missing: {why_not(job)}" for job in missed]
+    if not made:
+        failed = missed[0].failure
+        status, code = (500, failed.kind) if failed else (409, "cancelled")
+        return problem(status, "server_error", why_not(missed[0]), code=code, headers=FINAL_WORD)
+    by_url = body.response_format == "url"
+    data = [{"url": address(request, image)} if by_url else {"b64_json": encoded(studio, image)} for _, image in made]
+    told: Json = {"created": int(time.time()), "data": data, "output_format": "png"}
+    return JSONResponse(told | ({"warnings": warnings} if warnings else {}), headers=NEVER)
+
+
+def model(model_id: str) -> Json:
+    return {"id": model_id, "object": "model", "created": 0, "owned_by": "diffusion-local"}
+
+
+def refusal(request: Request, error: UserError) -> JSONResponse:
+    status = 400 if isinstance(error, InvalidParams) else status_of(error)
+    kind = "invalid_request_error" if status < 429 else "rate_limit_error" if status == 429 else "server_error"
+    field = PARAMS.get(error.field, error.field) if isinstance(error, InvalidParams) else None
+    final = FINAL_WORD if isinstance(error, Conflict) else {}
+    return problem(
+        status, kind, sentence(request, error), printable(field or "") or None, error.code, headers_of(error) | final
+    )
+
+
+def problem(
+    status: int, kind: str, message: str, param: str | None = None, code: str | None = None, headers: Any = None
+) -> JSONResponse:
+    told = {"message": message, "type": kind, "param": param, "code": code}
+    return JSONResponse({"error": told}, status, headers=headers)

@@ -1,0 +1,90 @@
+"""Jobs: submit, list, one job, cancel, again, history."""
+
+from typing import Annotated, Any
+
+import anyio.to_thread
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import JSONResponse, Response
+
+from diffusion_local import shapes
+from diffusion_local.domain import Lane, Receipt
+from diffusion_local.studio import Studio
+from diffusion_local.web.api.answers import paged, tagged
+from diffusion_local.web.api.fields import NewJobs
+from diffusion_local.web.api.prefer import read_prefer
+from diffusion_local.web.api.watch import Watch, until_final
+
+NO_LONGER = 60  # seconds: the longest pause that Retry-After asks for
+
+
+def router(studio: Studio, watch: Watch) -> APIRouter:
+    jobs = APIRouter(tags=["jobs"])
+
+    @jobs.post("/jobs", status_code=202)
+    async def submit(
+        body: NewJobs,
+        request: Request,
+        idempotency_key: Annotated[str | None, Header(description="sent twice it makes one batch")] = None,
+        prefer: Annotated[str | None, Header(description="`wait=N` or `respond-async` (RFC 7240)")] = None,
+    ) -> JSONResponse:
+        """Put pictures into the queue: 202 with their ids, or 200 with the ended jobs if `Prefer: wait=N` sufficed."""
+        preference = read_prefer(prefer)
+        wishes = body.wishes()
+        lane = Lane(wishes.pop("lane"))
+        receipt = await anyio.to_thread.run_sync(
+            lambda: studio.submit(**wishes, lane=lane, idempotency_key=idempotency_key)
+        )
+        finished = bool(preference.seconds) and await until_final(
+            studio, watch, receipt.job_ids, preference.seconds or 0.0, request
+        )
+        content, pause = await anyio.to_thread.run_sync(answer, studio, receipt, finished)
+        headers = preference.headers | {"Location": content["status_url"]}
+        if not finished:
+            headers["Retry-After"] = str(pause)
+        return JSONResponse(content, 200 if finished else 202, headers=headers)
+
+    @jobs.get("/jobs")
+    def list_jobs(
+        request: Request, state: str = "", batch_id: str = "", limit: int = 50, before: str = ""
+    ) -> JSONResponse:
+        """Jobs, newest first: give `next` as `before` to read on. A batch's jobs come in its own order, in one page."""
+        found = studio.jobs(state or None, batch_id or None, limit, before or None)
+        following = found[-1].id if len(found) == limit and not batch_id else None
+        return paged(request, "jobs", shapes.with_places(studio, found), following)
+
+    @jobs.get("/jobs/{job_id}")
+    def one_job(job_id: str, request: Request) -> Response:
+        """One job: state, step, position in line, seconds until done, error, picture."""
+        return tagged(request, shapes.one_job(studio, job_id))
+
+    @jobs.post("/jobs/{job_id}/cancel")
+    def cancel(job_id: str) -> dict[str, Any]:
+        """Cancel a job that waits, or stop it at its next step."""
+        studio.cancel([job_id])
+        return shapes.one_job(studio, job_id)
+
+    @jobs.post("/jobs/{job_id}/again", status_code=202)
+    def again(job_id: str) -> JSONResponse:
+        """A new job from an old one's recipe."""
+        content, pause = answer(studio, studio.again([job_id]), False)
+        return JSONResponse(content, 202, headers={"Location": content["status_url"], "Retry-After": str(pause)})
+
+    @jobs.get("/jobs/{job_id}/events")
+    def events(job_id: str) -> dict[str, Any]:
+        """What happened to a job, oldest first."""
+        return {"events": [shapes.event(each) for each in studio.events(job_id)]}
+
+    return jobs
+
+
+def answer(studio: Studio, receipt: Receipt, finished: bool) -> tuple[shapes.Json, int]:
+    """The answer to a submit, and after how many seconds it is worth asking again."""
+    first = studio.job(receipt.job_ids[0])
+    one = len(receipt.job_ids) == 1
+    url = f"/api/v1/jobs/{first.id}" if one else f"/api/v1/batches/{receipt.batch_id}"
+    content = shapes.receipt(receipt) | {"status_url": url, "finished": finished}
+    if finished:
+        content["jobs"] = shapes.with_places(studio, [studio.job(job_id) for job_id in receipt.job_ids])
+        return content, 0
+    seconds = studio.place(first)[1]
+    return content, max(1, min(NO_LONGER, round(seconds or 1)))

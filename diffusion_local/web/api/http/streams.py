@@ -1,0 +1,174 @@
+"""Server-sent events: a job, a batch or the queue, followed as it changes.
+
+By the HTML standard (section 9.2): each change of a state has its number in ``job_events`` as ``id``, so that a
+client that reconnects with ``Last-Event-ID`` misses nothing; a client that has seen the end gets 204 and stays away.
+Progress has no ``id``, since only the newest matters. A comment every HEARTBEAT seconds keeps proxies awake.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Protocol
+
+import anyio.to_thread
+from fastapi import APIRouter, Header
+from fastapi.responses import Response, StreamingResponse
+
+from diffusion_local import shapes
+from diffusion_local.errors import NotFound, UserError
+from diffusion_local.studio import Studio
+from diffusion_local.web.api.http.batches import batch_shape
+from diffusion_local.web.api.watch import Watch
+
+HEARTBEAT = 15.0
+PAGE = 500  # events in one look
+LARGEST = 2**63 - 1
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+LastId = Annotated[str | None, Header(alias="Last-Event-ID", description="the last `id` that was seen")]
+
+
+class Source(Protocol):
+    """What a stream is about; ``look`` gives what is new as text, and whether that was the end."""
+
+    seconds: float  # between two looks
+    number: int
+    more: bool  # events were left for the next look
+
+    def look(self) -> tuple[str, bool]: ...
+
+
+def router(studio: Studio, watch: Watch) -> APIRouter:
+    streams = APIRouter(tags=["streams"])
+
+    @streams.get("/jobs/{job_id}/stream", response_class=StreamingResponse)
+    async def job_stream(job_id: str, last_event_id: LastId = None) -> Response:
+        """`state` and `progress` events of a job as they come, and `end` with the whole job."""
+        return await followed(watch, Followed(studio, last_event_id, job_id=job_id), last_event_id)
+
+    @streams.get("/batches/{batch_id}/stream", response_class=StreamingResponse)
+    async def batch_stream(batch_id: str, last_event_id: LastId = None) -> Response:
+        """`state` and `progress` events of a batch's jobs as they come, and `end` with the batch."""
+        return await followed(watch, Followed(studio, last_event_id, batch_id=batch_id), last_event_id)
+
+    @streams.get("/queue/stream", response_class=StreamingResponse)
+    async def queue_stream(last_event_id: LastId = None) -> Response:
+        """`state` events of all jobs from now on (or after `Last-Event-ID`), and `queue` with the counts; endless."""
+        return await followed(watch, Everything(studio, last_event_id), last_event_id)
+
+    return streams
+
+
+class Followed:
+    """A job, or the jobs of a batch, until all have ended."""
+
+    seconds = 0.2
+
+    def __init__(self, studio: Studio, last_id: str | None, job_id: str = "", batch_id: str = "") -> None:
+        self._studio = studio
+        self._job_id = job_id
+        self._batch_id = batch_id
+        self._steps: dict[str, tuple[int, str]] = {}
+        self.more = False
+        self.number = number_of(last_id)
+
+    def look(self) -> tuple[str, bool]:
+        whole = self._whole()  # before the events: they then tell at least as much
+        found = self._studio.events_after(self.number, self._job_id or None, self._batch_id or None, PAGE)
+        text = ""
+        for self.number, event in found:
+            text += message("state", shapes.event(event), self.number)
+        self.more = len(found) == PAGE
+        if self._job_id:
+            ended = whole["finished_at"] is not None
+            running = [] if ended or whole["state"] != "running" else [whole]
+        else:
+            ended = whole["finished"]
+            running = [shapes.job(each) for each in self._studio.jobs("running", self._batch_id)]
+        text += "".join(self._progress(each) for each in running)
+        if ended and not self.more:
+            return text + message("end", whole), True
+        return text, False
+
+    def _whole(self) -> shapes.Json:
+        if self._job_id:
+            return shapes.one_job(self._studio, self._job_id)
+        return batch_shape(self._studio, self._batch_id)
+
+    def _progress(self, job: shapes.Json) -> str:
+        now = (job["step"], job["phase"])
+        if self._steps.get(job["id"]) == now:
+            return ""
+        self._steps[job["id"]] = now
+        told = {"job_id": job["id"], "step": job["step"], "steps": job["steps"], "phase": job["phase"]}
+        return message("progress", told)
+
+
+class Everything:
+    """All events of all jobs, and the counts whenever they change."""
+
+    seconds = 0.5
+
+    def __init__(self, studio: Studio, last_id: str | None) -> None:
+        self._studio = studio
+        self._counts = ""
+        self.more = False
+        self.number = -1 if last_id is None else number_of(last_id)
+
+    def look(self) -> tuple[str, bool]:
+        if self.number < 0:
+            self.number = self._studio.moment()[1]
+        text = ""
+        found = self._studio.events_after(self.number, limit=PAGE)
+        for self.number, event in found:
+            text += message("state", shapes.event(event), self.number)
+        self.more = len(found) == PAGE
+        queue = shapes.queue(self._studio.snapshot(0, 0))
+        counts = message("queue", {name: queue[name] for name in ("paused", "reason", "counts")})
+        if counts != self._counts:
+            self._counts = counts
+            text += counts
+        return text, False
+
+
+async def followed(watch: Watch, source: Source, last_id: str | None) -> Response:
+    """The stream of a source. What is unknown or already over is said before it begins."""
+    before = source.number
+    text, ended = await anyio.to_thread.run_sync(source.look)
+    if ended and last_id is not None and source.number == before:
+        return Response(status_code=204)
+    return StreamingResponse(events(watch, source, text, ended), media_type="text/event-stream", headers=HEADERS)
+
+
+async def events(watch: Watch, source: Source, text: str, ended: bool) -> AsyncIterator[str]:
+    yield "retry: 2000\n\n" + text
+    revision = -1
+    while not ended:
+        moment = await watch.until(lambda now, seen=revision: now[0] != seen, HEARTBEAT)  # type: ignore[misc]
+        if watch.stopping():
+            return
+        if moment is None:
+            yield ": nothing new\n\n"
+            continue
+        source.number = min(source.number, moment[1])  # jobs were deleted with their history: numbers come again
+        try:
+            text, ended = await anyio.to_thread.run_sync(source.look)
+        except NotFound:
+            return
+        except UserError:  # the database, for a moment: the client's next connection will tell
+            return
+        revision = -1 if source.more else moment[0]
+        if text:
+            yield text
+        await asyncio.sleep(source.seconds)
+
+
+def message(name: str, data: dict[str, Any], number: int | None = None) -> str:
+    """One event; its JSON has no line breaks."""
+    head = f"id: {number}\n" if number is not None else ""
+    return f"{head}event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+def number_of(last_id: str | None) -> int:
+    """A ``Last-Event-ID`` as a number; what is none of ours starts from the beginning."""
+    text = (last_id or "").strip()
+    return min(int(text), LARGEST) if text.isascii() and text.isdigit() and len(text) < 20 else 0

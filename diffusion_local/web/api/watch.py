@@ -1,0 +1,90 @@
+"""One look at the database for all who wait for news: callers of ``wait``, and event streams.
+
+Waiting is a coroutine, so any number of callers can wait without holding a thread.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import anyio.to_thread
+from fastapi import Request
+
+from diffusion_local.studio import LOOK_SECONDS, Studio
+
+GONE_SECONDS = 1.0  # between two looks whether a waiting caller is still connected
+
+Moment = tuple[int, int]  # revision, number of the newest event
+
+
+class Line:
+    """Who waits in one event loop, each with the condition it waits for."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[asyncio.Future[Moment | None], Callable[[Moment], bool]] = {}
+        self.looking: asyncio.Task[None] | None = None
+
+
+class Watch:
+    """Looks once each LOOK_SECONDS while somebody waits, and not at all otherwise."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        self._lines: dict[asyncio.AbstractEventLoop, Line] = {}
+        #: Whether the server is about to stop; nobody waits any longer then.
+        self.stopping: Callable[[], bool] = lambda: False
+
+    async def until(self, wanted: Callable[[Moment], bool], timeout: float) -> Moment | None:
+        """The first moment that is ``wanted``; None if the time is over or the server stops."""
+        loop = asyncio.get_running_loop()
+        line = self._lines.get(loop)
+        if line is None:
+            line = self._lines[loop] = Line()
+        future: asyncio.Future[Moment | None] = loop.create_future()
+        line.waiting[future] = wanted
+        if line.looking is None:
+            line.looking = loop.create_task(self._look(loop, line))
+        try:
+            await asyncio.wait([future], timeout=timeout)
+            return future.result() if future.done() else None
+        finally:
+            del line.waiting[future]
+
+    async def _look(self, loop: asyncio.AbstractEventLoop, line: Line) -> None:
+        while line.waiting:
+            moment, problem = None, None
+            try:
+                moment = None if self.stopping() else await anyio.to_thread.run_sync(self._studio.moment)
+            except Exception as error:  # the database's: told to each who waits
+                problem = error
+            for future, wanted in line.waiting.items():
+                if future.done():
+                    continue
+                if problem is not None:
+                    future.set_exception(problem)
+                elif moment is None or wanted(moment):
+                    future.set_result(moment)
+            await asyncio.sleep(LOOK_SECONDS)
+        del self._lines[loop]
+
+
+async def until_final(
+    studio: Studio, watch: Watch, job_ids: Sequence[str], timeout: float, request: Request | None = None
+) -> bool:
+    """Whether all the jobs ended within ``timeout`` seconds. Their work goes on either way.
+
+    Looks at the jobs only when one has changed its state; gives up early if the server stops, or if the caller of
+    ``request`` has hung up.
+    """
+    deadline = time.monotonic() + timeout
+    left = await anyio.to_thread.run_sync(studio.unfinished, job_ids)
+    seen = -1
+    while left:
+        seconds = deadline - time.monotonic()
+        if seconds <= 0 or watch.stopping() or (request is not None and await request.is_disconnected()):
+            return False
+        moment = await watch.until(lambda now, seen=seen: now[1] != seen, min(seconds, GONE_SECONDS))  # type: ignore[misc]
+        if moment is not None:
+            seen = moment[1]
+            left = await anyio.to_thread.run_sync(studio.unfinished, left)
+    return True

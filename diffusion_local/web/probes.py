@@ -1,0 +1,117 @@
+"""What machines ask about the server's health: ``/healthz``, ``/readyz``, and ``/metrics`` for Prometheus."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from diffusion_local import __version__
+from diffusion_local.domain import Worker
+from diffusion_local.settings import Settings
+from diffusion_local.store.tally import RECENT
+from diffusion_local.studio import Studio
+from diffusion_local.web.refusals import NEVER
+from diffusion_local.web.ui import view
+
+PREFIX = "diffusion_local_"
+WAIT_BUCKETS = (1, 5, 15, 60, 300, 1800, 7200, 28800)
+RUN_BUCKETS = (0.5, 1, 2, 5, 10, 30, 60, 300)
+
+
+def add(app: FastAPI, studio: Studio, settings: Settings) -> None:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Numbers(studio, settings))
+
+    @app.get("/healthz", tags=["health"])
+    def healthz() -> dict[str, Any]:
+        """Whether the server answers and can read its database."""
+        return {"status": "ok", "version": __version__, "revision": studio.revision()}
+
+    @app.get("/readyz", tags=["health"])
+    def readyz() -> JSONResponse:
+        """Whether a job submitted now would be worked on: 503 says why not. A pause by a person is no fault."""
+        reason = why_not_ready(studio)
+        content = {"ready": not reason} | ({"reason": reason} if reason else {})
+        return JSONResponse(content, 503 if reason else 200, headers=NEVER)
+
+    @app.get("/metrics", tags=["health"], response_class=Response)
+    def metrics() -> Response:
+        """The numbers for Prometheus, all of one moment."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4, headers=NEVER)
+
+
+def why_not_ready(studio: Studio) -> str:
+    snapshot = studio.snapshot(0, 0)
+    if snapshot.reason:
+        return f"The queue holds itself back: {snapshot.reason}"
+    if any(up(worker) and worker.status != "starting" for worker in snapshot.workers):
+        return ""
+    told = ", ".join(f"{w.slot} {w.status if up(w) or w.status == 'stopped' else 'silent'}" for w in snapshot.workers)
+    return f"No worker is ready ({told or 'none was ever started'})."
+
+
+def up(worker: Worker) -> bool:
+    return worker.status != "stopped" and not view.silent(worker, view.utc())
+
+
+class Numbers(Collector):
+    """Reads everything afresh at each scrape: nothing is counted in this process, so a restart changes nothing.
+
+    All are gauges, as jobs are forgotten after their time. The histograms are of the last RECENT ended jobs: their
+    buckets are gauges, so take ``histogram_quantile`` of them without ``rate``.
+    """
+
+    def __init__(self, studio: Studio, settings: Settings) -> None:
+        self._studio = studio
+        self._settings = settings
+
+    def collect(self) -> Iterator[Metric]:
+        tally = self._studio.tally()
+        depth = gauge("queue_jobs", "Jobs that wait or run", ["lane", "state"])
+        for state, lanes in (("queued", tally.waiting), ("running", tally.running)):
+            for lane, count in lanes.items():
+                depth.add_metric([lane, state], count)
+        yield depth
+        yield counted("ended_jobs", "Ended jobs that are still listed", "state", tally.ended)
+        yield counted("failed_jobs", "Failed jobs that are still listed, by kind of error", "kind", tally.failures)
+        yield single("pictures", "Pictures in the gallery", tally.pictures)
+        yield counted("worker_up", "Whether a worker is alive", "slot", {w.slot: int(up(w)) for w in tally.workers})
+        yield single("queue_paused", "Whether a person paused the queue", int(tally.paused))
+        yield single("queue_blocked", "Whether the queue holds itself back, as for a full disk", int(tally.blocked))
+        yield from histogram("wait_seconds", "Submit to start", WAIT_BUCKETS, tally.wait_seconds)
+        yield from histogram("run_seconds", "Start to end", RUN_BUCKETS, tally.run_seconds)
+        yield single("disk_free_bytes", "Free space for pictures", shutil.disk_usage(self._settings.home).free)
+
+
+def gauge(name: str, meaning: str, labels: Sequence[str] = ()) -> GaugeMetricFamily:
+    return GaugeMetricFamily(PREFIX + name, f"{meaning}.", labels=labels)
+
+
+def single(name: str, meaning: str, value: float) -> Metric:
+    family = gauge(name, meaning)
+    family.add_metric([], value)
+    return family
+
+
+def counted(name: str, meaning: str, label: str, counts: dict[str, int]) -> Metric:
+    family = gauge(name, meaning, [label])
+    for value, count in sorted(counts.items()):
+        family.add_metric([value], count)
+    return family
+
+
+def histogram(name: str, meaning: str, bounds: Sequence[float], values: list[float]) -> Iterator[Metric]:
+    """A histogram of what is there now, as OpenMetrics' gauge histogram, written in the older text format."""
+    buckets = gauge(f"{name}_bucket", f"{meaning}, of the last {RECENT} ended jobs", ["le"])
+    for bound in bounds:
+        buckets.add_metric([f"{float(bound):g}"], sum(value <= bound for value in values))
+    buckets.add_metric(["+Inf"], len(values))
+    yield buckets
+    yield single(f"{name}_gcount", f"{meaning}: jobs in the buckets", len(values))
+    yield single(f"{name}_gsum", f"{meaning}: seconds of all in the buckets", sum(values))

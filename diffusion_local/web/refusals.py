@@ -1,0 +1,77 @@
+"""How a refusal looks to a program: its status, and one shape for all of them.
+
+``{"error": {"code": "invalid_params", "message": "width: must be ...", "field": "width"}}``
+"""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams, NotFound, QueueFull, UserError
+from diffusion_local.settings import Settings
+
+STATUS: dict[type[UserError], int] = {
+    NotFound: 404,
+    Conflict: 409,
+    InvalidParams: 422,
+    QueueFull: 429,
+    DatabaseProblem: 503,
+}
+#: Seconds after which another try makes sense.
+RETRY_AFTER: dict[type[UserError], int] = {QueueFull: 30, DatabaseProblem: 5}
+NEVER = {"Cache-Control": "no-store"}
+
+
+def add(app: FastAPI, settings: Settings) -> None:
+    app.state.home = str(settings.home)
+
+    @app.exception_handler(UserError)
+    async def user_error(request: Request, error: UserError) -> JSONResponse:
+        return JSONResponse(shape(request, error), status_of(error), headers=headers_of(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return await user_error(request, of_validation(error))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+        told = {"error": {"code": code, "message": str(error.detail)}}
+        return JSONResponse(told, error.status_code, headers=NEVER | dict(error.headers or {}))
+
+
+def status_of(error: UserError) -> int:
+    return STATUS.get(type(error), 400)
+
+
+def headers_of(error: UserError) -> dict[str, str]:
+    seconds = RETRY_AFTER.get(type(error))
+    return NEVER | ({"Retry-After": str(seconds)} if seconds else {})
+
+
+def shape(request: Request, error: UserError) -> dict[str, Any]:
+    told = {"code": error.code, "message": sentence(request, error)}
+    if isinstance(error, InvalidParams):
+        told["field"] = printable(error.field)
+    return {"error": told}
+
+
+def sentence(request: Request, error: UserError) -> str:
+    """The message, without the path of the home and without half characters, which no answer can carry."""
+    return printable(error.message.replace(request.app.state.home, "home"))
+
+
+def printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def of_validation(error: RequestValidationError) -> InvalidParams:
+    """The first thing that pydantic found, as the Studio would have said it."""
+    first = error.errors()[0]
+    names = [str(part) for part in first["loc"][1:] if isinstance(part, str)]
+    broken = first["type"] == "json_invalid"
+    return InvalidParams("body" if broken or not names else names[-1], f"{first['msg'].rstrip('.')}.")

@@ -1,0 +1,201 @@
+"""What the buttons on jobs do: cancel, again, pause, order, forget, and what happened."""
+
+from diffusion_local.catalog import SETTINGS
+from diffusion_local.domain import State
+from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.studio import PRIORITIES, Studio, shortened
+from diffusion_local.web.ui import view, view_history
+from diffusion_local.web.ui.effects import Effect, Verb, said
+
+MOST_SELECTED = 200  # more rows than the page shows
+MOST_UNDO = 50  # ids that a toast's button carries
+
+
+def selected(key: str) -> list[str]:
+    """The ids of a selection, each once. Whether they are known is for the Studio to say."""
+    ids = list(dict.fromkeys(key.split()))
+    if not ids:
+        raise NotFound("Nothing is selected.")
+    if len(ids) > MOST_SELECTED:
+        raise InvalidParams("job_ids", f"may be at most {MOST_SELECTED} pictures at once (got {len(ids)}).")
+    return ids
+
+
+def pictures(ids: list[str]) -> str:
+    return view.counted(len(ids), "picture")
+
+
+# -- cancel and again -----------------------------------------------------------------------------------------------
+
+
+def cancel(studio: Studio, key: str, cursors: str) -> Effect:
+    studio.cancel([key])
+    return Effect(toast=said("Cancelled"))
+
+
+def cancel_these(studio: Studio, key: str, cursors: str) -> Effect:
+    ids = selected(key)
+    touched = studio.cancel(ids)
+    undo = view.button("Again", "again_these", " ".join(touched)) if 0 < len(touched) <= MOST_UNDO else ""
+    return Effect(toast=said(f"Cancelled {pictures(touched)}", undo))
+
+
+def cancel_batch(studio: Studio, key: str, cursors: str) -> Effect:
+    return Effect(toast=said(f"Cancelled {pictures(studio.cancel(batch_id=key))}"))
+
+
+def cancel_waiting(studio: Studio, key: str, cursors: str) -> Effect:
+    return Effect(toast=said(f"Cancelled {pictures(studio.cancel_waiting())}"))
+
+
+def again(studio: Studio, key: str, cursors: str) -> Effect:
+    receipt = studio.again([key])
+    prompt = shortened(studio.job(key).params.prompt, 40)
+    return Effect(toast=said(f"In the queue again: {prompt}"), receipt=receipt.batch_id, panel="")
+
+
+def again_these(studio: Studio, key: str, cursors: str) -> Effect:
+    receipt = studio.again(selected(key))
+    return Effect(toast=said(f"In the queue again: {pictures(receipt.job_ids)}"), receipt=receipt.batch_id)
+
+
+def again_failed(studio: Studio, key: str, cursors: str) -> Effect:
+    receipt = studio.again(state=State.FAILED)
+    return Effect(toast=said(f"In the queue again: {pictures(receipt.job_ids)}"), receipt=receipt.batch_id)
+
+
+def again_picture(studio: Studio, key: str, cursors: str) -> Effect:
+    """The same picture once more, also where its job was cleared from the list long ago."""
+    image = studio.image(key)
+    try:
+        prompt, receipt = studio.job(image.job_id).params.prompt, studio.again([image.job_id])
+    except NotFound:
+        prompt = image.params.prompt
+        receipt = studio.submit(prompt, **{name: getattr(image.params, name) for name in SETTINGS})
+    return Effect(toast=said(f"In the queue again: {shortened(prompt, 40)}"), receipt=receipt.batch_id)
+
+
+# -- pause and resume -----------------------------------------------------------------------------------------------
+
+
+def pause(studio: Studio, key: str, cursors: str) -> Effect:
+    studio.pause()
+    return Effect(toast=said("Paused. The running picture is finished."))
+
+
+def pause_now(studio: Studio, key: str, cursors: str) -> Effect:
+    studio.pause(give_back=True)
+    return Effect(toast=said("Paused. The running picture goes back into its place."))
+
+
+def resume(studio: Studio, key: str, cursors: str) -> Effect:
+    studio.resume()
+    return Effect(toast=said("Going on"))
+
+
+def pause_batch(studio: Studio, key: str, cursors: str) -> Effect:
+    return held(studio, key, give_back=False)
+
+
+def pause_batch_now(studio: Studio, key: str, cursors: str) -> Effect:
+    return held(studio, key, give_back=True)
+
+
+def held(studio: Studio, batch_id: str, give_back: bool) -> Effect:
+    known_batch(studio, batch_id)
+    studio.pause(batch_id, give_back)
+    return Effect(toast=said("Held until you resume it", view.button("Resume", "resume_batch", batch_id)))
+
+
+def resume_batch(studio: Studio, key: str, cursors: str) -> Effect:
+    known_batch(studio, key)
+    studio.resume(key)
+    return Effect(toast=said("Going on with it"))
+
+
+def known_batch(studio: Studio, batch_id: str) -> None:
+    """An empty id would mean the whole queue."""
+    if not batch_id or not studio.jobs(batch_id=batch_id, limit=1):
+        raise NotFound("This batch is not there any more.")
+
+
+# -- order ----------------------------------------------------------------------------------------------------------
+
+
+def move_top(studio: Studio, key: str, cursors: str) -> Effect:
+    moved = studio.move("top", selected(key))
+    return Effect(toast=said(f"Moved to the top: {pictures(moved)}" if moved else "None of them waits any more"))
+
+
+def move_up(studio: Studio, key: str, cursors: str) -> Effect:
+    studio.move("up", [key])
+    return Effect()
+
+
+def move_down(studio: Studio, key: str, cursors: str) -> Effect:
+    studio.move("down", [key])
+    return Effect()
+
+
+def priority_up(studio: Studio, key: str, cursors: str) -> Effect:
+    return shift_priority(studio, key, 1)
+
+
+def priority_down(studio: Studio, key: str, cursors: str) -> Effect:
+    return shift_priority(studio, key, -1)
+
+
+def shift_priority(studio: Studio, key: str, by: int) -> Effect:
+    """Each by one from where it is, within the limits."""
+    groups: dict[int, list[str]] = {}
+    for job in [studio.job(job_id) for job_id in selected(key)]:
+        groups.setdefault(max(PRIORITIES[0], min(PRIORITIES[1], job.priority + by)), []).append(job.id)
+    reached = [job_id for priority, ids in groups.items() for job_id in studio.set_priority(priority, ids)]
+    if not reached:
+        return Effect(toast=said("None of them waits any more"))
+    now = f": now {next(iter(groups)):+d}" if len(groups) == 1 else ""
+    return Effect(toast=said(f"Priority {'raised' if by > 0 else 'lowered'}{now}"))
+
+
+# -- the past ---------------------------------------------------------------------------------------------------------
+
+
+def forget(studio: Studio, key: str, cursors: str) -> Effect:
+    gone = studio.forget([key])
+    return Effect(toast=said("Removed from the list" if gone else "It has not ended yet"))
+
+
+def forget_ended(studio: Studio, key: str, cursors: str) -> Effect:
+    gone = studio.forget(everything=True)
+    return Effect(toast=said(f"Cleared {pictures(gone)} from the list"))
+
+
+def what_happened(studio: Studio, key: str, cursors: str) -> Effect:
+    job = studio.job(key)
+    return Effect(panel=view_history.panel(job, studio.events(key), studio.images_of([job]).get(key)))
+
+
+VERBS: dict[str, Verb] = {
+    "cancel": cancel,
+    "cancel_these": cancel_these,
+    "cancel_batch": cancel_batch,
+    "cancel_waiting": cancel_waiting,
+    "again": again,
+    "again_these": again_these,
+    "again_failed": again_failed,
+    "again_picture": again_picture,
+    "pause": pause,
+    "pause_now": pause_now,
+    "resume": resume,
+    "pause_batch": pause_batch,
+    "pause_batch_now": pause_batch_now,
+    "resume_batch": resume_batch,
+    "move_top": move_top,
+    "move_up": move_up,
+    "move_down": move_down,
+    "priority_up": priority_up,
+    "priority_down": priority_down,
+    "forget": forget,
+    "forget_ended": forget_ended,
+    "what_happened": what_happened,
+}

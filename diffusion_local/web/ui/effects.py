@@ -1,0 +1,38 @@
+"""What an action changes on the page."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from diffusion_local.domain import new_id
+from diffusion_local.studio import Studio
+from diffusion_local.web.ui import form, view
+
+
+def skipped_form() -> list[Any]:
+    return [gr.skip() for _ in form.NAMES]
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What changes on the page; the rest stays as it is."""
+
+    toast: Any = field(default_factory=gr.skip)
+    receipt: Any = field(default_factory=gr.skip)
+    panel: Any = field(default_factory=gr.skip)
+    cursors: Any = field(default_factory=gr.skip)
+    tabs: Any = field(default_factory=gr.skip)
+    form: list[Any] = field(default_factory=skipped_form)
+
+    def outputs(self) -> list[Any]:
+        return [self.toast, self.receipt, self.panel, self.cursors, self.tabs, *self.form]
+
+
+#: Studio, the id (or ids) that the button names, the gallery's cursors.
+Verb = Callable[[Studio, str, str], Effect]
+
+
+def said(words: str, more: str = "", kind: str = "") -> str:
+    return view.toast(words, new_id(), more, kind)

@@ -1,0 +1,209 @@
+"""The Queue tab as HTML: its toolbar, rows with their menus, and the bar of a selection. Pure, like ``view``."""
+
+from collections import Counter
+from collections.abc import Collection
+from datetime import datetime
+
+from diffusion_local import shapes
+from diffusion_local.domain import FINAL, Image, Job, Snapshot, State
+from diffusion_local.web.ui.view import (
+    bar,
+    button,
+    counted,
+    duration,
+    facts,
+    item,
+    menu,
+    moment,
+    picture_link,
+    standing,
+    text,
+    why,
+    worker_notice,
+)
+from diffusion_local.web.ui.view_jobs import Images, places
+
+
+def queue(snapshot: Snapshot, images: Images, now: datetime) -> str:
+    """The whole tab."""
+    order, together = places(snapshot), batches_of_several(snapshot)
+    eta = {} if snapshot.paused or snapshot.reason else snapshot.eta  # nobody knows how long it is held
+    running = "".join(row(job, None, snapshot.eta.get(job.id), None, together) for job in snapshot.running)
+    first = "".join(row(job, None, eta.get(job.id), order[job.id], together) for job in snapshot.waiting)
+    ended = "".join(row(job, images.get(job.id), None, None, together) for job in snapshot.ended)
+    waiting = snapshot.counts[State.QUEUED]
+    behind = waiting - len(snapshot.waiting)
+    if behind > 0:
+        first += f'<li class="quiet more" data-key="more">and {behind:,} more behind these</li>'
+    empty = ""
+    if not (snapshot.running or waiting or snapshot.ended):
+        words = "What you submit, here or by the API, waits its turn here."
+        empty = f'<div class="invite"><h2>Nothing here yet</h2><p>{words}</p></div>'
+    return (
+        worker_notice(snapshot, now)
+        + f'<div class="toolbar"><span class="quiet">{summary(snapshot)}</span><div>{toolbar(snapshot)}</div></div>'
+        + empty
+        + section("Running", running)
+        + section("Waiting", first, after=selection_bar() if first else "")
+        + section("Recently ended", ended, ended_acts(snapshot))
+    )
+
+
+def batches_of_several(snapshot: Snapshot) -> set[str]:
+    """Batches of which more than one job can be seen, or must be there."""
+    jobs = [*snapshot.running, *snapshot.waiting, *snapshot.ended]
+    seen = Counter(job.batch_id for job in jobs)
+    return {job.batch_id for job in jobs if job.index > 0 or seen[job.batch_id] > 1}
+
+
+def summary(snapshot: Snapshot) -> str:
+    running, waiting = len(snapshot.running), snapshot.counts[State.QUEUED]
+    if not (running or waiting):
+        return "Nothing runs and nothing waits"
+    words = [f"{running:,} running", f"{waiting:,} waiting"]
+    if snapshot.total_eta is not None:
+        words.append(f"{duration(snapshot.total_eta)} of work")
+    return " · ".join(words)
+
+
+def toolbar(snapshot: Snapshot) -> str:
+    acts, waiting = "", snapshot.counts[State.QUEUED]
+    if not snapshot.paused:  # the notice above offers to resume
+        ways = [item("After this picture", "pause"), item("Now, give it back", "pause_now")]
+        acts = f'<span class="split">{button("Pause", "pause")}{menu("pause", "Ways to pause", ways, "▾")}</span>'
+    if waiting:
+        sure = f"Cancel {counted(waiting, 'waiting picture')}?"
+        acts += button("Cancel all waiting", "cancel_waiting", sure=sure)
+    return acts
+
+
+def section(title: str, items: str, acts: str = "", after: str = "") -> str:
+    if not items:
+        return ""
+    return (
+        f'<section class="rows" data-key="{title}"><header><h3>{title}</h3><div class="acts">{acts}</div></header>'
+        f"<ul>{items}</ul>{after}</section>"
+    )
+
+
+def ended_acts(snapshot: Snapshot) -> str:
+    failed = snapshot.counts[State.FAILED]
+    ended = sum(count for state, count in snapshot.counts.items() if state in FINAL)
+    acts = ""
+    if failed:
+        sure = f"Make {counted(failed, 'failed picture')} again?"
+        acts = button(f"Again for all failed ({failed:,})", "again_failed", kind="small", sure=sure)
+    if ended:
+        sure = f"Clear {counted(ended, 'ended picture')} from this list? What was made stays in the gallery."
+        acts += button("Clear ended", "forget_ended", kind="small", sure=sure)
+    return acts
+
+
+def selection_bar() -> str:
+    """Shown by ``live.js`` while rows are ticked; its buttons send all their ids."""
+    many = " data-many"
+    return (
+        '<div class="picked" data-picked data-key="picked" role="toolbar" aria-label="Selected pictures" hidden>'
+        '<span class="count" role="status"></span>'
+        + button("Move to top", "move_top", kind="small", extra=many)
+        + '<span class="priority">'
+        + button("−", "priority_down", kind="small", title="Lower priority", extra=many + ' aria-label="Priority down"')
+        + "<span>Priority</span>"
+        + button("+", "priority_up", kind="small", title="Higher priority", extra=many + ' aria-label="Priority up"')
+        + "</span>"
+        + button("Cancel", "cancel_these", kind="small", extra=many)
+        + '<button type="button" class="act small" data-unpick>Clear selection</button></div>'
+    )
+
+
+# -- rows -----------------------------------------------------------------------------------------------------------
+
+
+def row(
+    job: Job,
+    image: Image | None,
+    eta: float | None = None,
+    position: int | None = None,
+    together: Collection[str] = (),
+) -> str:
+    """One job as a line of the queue. ``together`` are the batches of more than one."""
+    detail = f'<span class="meta">{priority(job)}{facts(job.params)} · {text(job.params.model)}</span>'
+    if job.state is State.FAILED:
+        detail = f'<span class="meta bad">{why(job)}</span>'
+    elif job.state is State.RUNNING:
+        detail += bar(job)
+    when = (
+        moment(job.finished_at)
+        if job.finished_at
+        else ""
+        if eta is None or job.held or job.not_before
+        else duration(eta)
+    )
+    return (
+        f'<li class="line {job.state}" data-key="{job.id}">{thumb(job, image)}'
+        f'<div class="about"><span class="title">{text(job.params.prompt)}</span>{detail}</div>'
+        f'<div class="state"><span>{standing(job, position)}</span><span class="quiet">{when}</span></div>'
+        f'<div class="acts">{main_act(job)}{row_menu(job, job.batch_id in together)}</div></li>'
+    )
+
+
+def priority(job: Job) -> str:
+    return f"priority {job.priority:+d} · " if job.priority and job.state is State.QUEUED else ""
+
+
+def thumb(job: Job, image: Image | None) -> str:
+    """The picture, its preview, or the box that selects a waiting row."""
+    if job.state is State.QUEUED:
+        name = f"Select {text(job.params.prompt)}"
+        return (
+            f'<label class="thumb pick" data-key="pick-{job.id}"><input type="checkbox" data-pick="{job.id}" '
+            f'aria-label="{name}"></label>'
+        )
+    inside = ""
+    if image:
+        inside = picture_link(image, job.params.prompt)
+    elif job.state is State.RUNNING and job.step:
+        inside = f'<img src="{shapes.preview_url(job.id, job.step)}" alt="">'
+    return f'<div class="thumb" data-key="thumb-{job.id}">{inside}</div>'
+
+
+def main_act(job: Job) -> str:
+    if job.final:
+        return button("Again", "again", job.id, "small")
+    if job.held and job.state is State.QUEUED:
+        return button("Resume", "resume_batch", job.batch_id, "small")
+    return "" if job.cancel_requested else button("Cancel", "cancel", job.id, "small")
+
+
+def row_menu(job: Job, several: bool) -> str:
+    items = [item("What happened?", "what_happened", job.id)]
+    if job.final:
+        items += [item("Use this recipe", "recipe_of_job", job.id), item("Remove from this list", "forget", job.id)]
+    if job.state is State.QUEUED:
+        items = [
+            item("Move to top", "move_top", job.id),
+            item("Move up", "move_up", job.id, stay=True),
+            item("Move down", "move_down", job.id, stay=True),
+            *items,
+        ]
+    if not job.final:
+        items += batch_items(job, several)
+    if job.state is State.QUEUED and job.held:
+        items.append(item("Cancel", "cancel", job.id))
+    return menu(f"menu-{job.id}", f"More about {job.params.prompt}", items)
+
+
+def batch_items(job: Job, several: bool) -> list[str]:
+    """Pause and cancel what was submitted together."""
+    it = "this batch" if several else "this picture"
+    if job.held:
+        items = [item(f"Resume {it}", "resume_batch", job.batch_id)]
+    else:
+        items = [item(f"Pause {it}", "pause_batch", job.batch_id)]
+        if job.state is State.RUNNING:
+            items = [item(f"Pause {it} now, give it back", "pause_batch_now", job.batch_id)]
+            items = [item(f"Pause {it} after this one", "pause_batch", job.batch_id), *items] if several else items
+    if several:
+        sure = "Cancel every picture of this batch that has not ended?"
+        items.append(item("Cancel batch", "cancel_batch", job.batch_id, sure=sure))
+    return items

@@ -1,0 +1,180 @@
+"""Takes README's screenshots: plays the app with the starter model, in a home of its own and a headless Chromium.
+
+    python scripts/screenshots.py            writes assets/screenshots/{create,queue,gallery,phone}.png
+
+Needs the ``test`` extra (playwright) and a Chromium on the PATH. Takes a few minutes on a CPU.
+"""
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+from diffusion_local.compose import open_studio
+from diffusion_local.settings import Settings
+from diffusion_local.studio import Studio
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "assets" / "screenshots"
+MOST_BYTES = 300_000
+DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+FIRST, SECOND, THIRD = "a red apple", "a purple butterfly", "a blue heart"
+GALLERY = (
+    "a red heart",
+    "a strawberry",
+    "a green tree",
+    "a sunflower",
+    "a purple butterfly",
+    "a penguin",
+    "an orange pumpkin",
+    "a blue heart",
+    "a green leaf",
+    "a slice of watermelon",
+    "a red mushroom",
+    "a tropical fish",
+)
+RUNNING = "a strawberry"
+WAITING = (("an orange pumpkin", 2), ("a blue whale", 1))  # the last one is held
+
+
+def main() -> int:
+    chromium = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if chromium is None:
+        sys.exit(f"no Chromium found; looked for {', '.join(BROWSERS)}")
+    TARGET.mkdir(parents=True, exist_ok=True)
+    with served() as (url, studio), sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        play(browser, url, studio)
+        browser.close()
+    return 0
+
+
+@contextmanager
+def served() -> Iterator[tuple[str, Studio]]:
+    """The app on a free port and a new home, once its worker is there; everything is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="screenshots-") as home, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        command = [sys.executable, "-c", "from diffusion_local.cli import main; main()", "serve", "--port", str(port)]
+        environ = os.environ | {"DIFFUSION_LOCAL_HOME": home, "DIFFUSION_LOCAL_HOST": "127.0.0.1"}
+        app = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            studio = open_studio(Settings.load(home=Path(home)))
+            until(lambda: any(worker.status == "idle" for worker in studio.workers()), 120)
+            yield f"http://127.0.0.1:{port}", studio
+        finally:
+            app.terminate()
+            app.wait(30)
+
+
+def play(browser: Any, url: str, studio: Studio) -> None:
+    made = [studio.submit(prompt, seed=seed) for seed in (7, 11) for prompt in GALLERY]
+    studio.wait([job_id for receipt in made for job_id in receipt.job_ids], 1800)
+    for receipt in (made[-2], made[-5], made[-9]):
+        studio.star(next(iter(studio.images_of(studio.batches([receipt.batch_id])).values())).id)
+
+    desktop = page_of(browser, url, viewport=DESKTOP)
+    go(desktop, "gallery")
+    desktop.wait_for_function("[...document.querySelectorAll('.tile img')].every((img) => img.complete)")
+    shoot(desktop, "gallery")
+
+    go(desktop, "create")
+    press(desktop, FIRST, 4, seed=3)
+    until(lambda: all(job.final for job in studio.jobs(limit=4)), 300)
+    press(desktop, SECOND, 4, seed=5)
+    running_at(studio, SECOND, index=3)
+    desktop.mouse.move(640, 20)
+    time.sleep(1)
+    shoot(desktop, "create")
+
+    go(desktop, "queue")
+    studio.submit(RUNNING, seed=21)
+    for prompt, count in WAITING:
+        last = studio.submit(prompt, count=count, seed=7)
+    studio.pause(last.batch_id)
+    running_at(studio, RUNNING, index=0)
+    time.sleep(1)
+    shoot(desktop, "queue")
+
+    studio.cancel_waiting()
+    phone = page_of(browser, url, viewport=PHONE, is_mobile=True, has_touch=True, device_scale_factor=2)
+    press(phone, THIRD, 4, seed=7)
+    running_at(studio, THIRD, index=2)
+    time.sleep(1)
+    shoot(phone, "phone")
+
+
+def page_of(browser: Any, url: str, **options: Any) -> Any:
+    page = browser.new_context(color_scheme="light", **options).new_page()
+    page.goto(url)
+    page.wait_for_selector("#generate")
+    page.wait_for_function("document.querySelector('#now .now')")
+    return page
+
+
+def go(page: Any, tab: str) -> None:
+    page.click(f"[role=tab][data-tab-id={tab}]")
+    page.wait_for_selector(f"[role=tab][data-tab-id={tab}][aria-selected=true]")
+    time.sleep(2)
+
+
+def press(page: Any, prompt: str, count: int, seed: int) -> None:
+    """A press of Generate. The settings are opened for the seed, and closed again."""
+    page.fill("#prompt textarea", prompt)
+    page.fill("#count input", str(count))
+    page.click("#more button")
+    page.fill("#seed input", str(seed))
+    page.click("#more button")
+    page.click("#generate")
+    page.locator(".batch h3", has_text=prompt).first.wait_for()
+
+
+def running_at(studio: Studio, prompt: str, index: int) -> None:
+    """Until that picture of a press is well under way."""
+
+    def there() -> bool:
+        return any(
+            job.params.prompt == prompt and job.index >= index and job.step >= job.params.steps // 2
+            for job in studio.snapshot().running
+        )
+
+    until(there, 300, every=0.05)
+
+
+def until(condition: Callable[[], bool], seconds: float, every: float = 0.2) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            sys.exit("it took too long")
+        time.sleep(every)
+
+
+def shoot(page: Any, name: str) -> None:
+    """A PNG below MOST_BYTES; its colours get coarser only if they must."""
+    shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    path = TARGET / f"{name}.png"
+    for dropped in range(5):
+        levels = 255 >> dropped
+        coarser = [round(round(value * levels / 255) * 255 / levels) for value in range(256)]
+        shot.point(coarser * 3).save(path, optimize=True)
+        if path.stat().st_size <= MOST_BYTES:
+            break
+    print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

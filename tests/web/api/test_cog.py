@@ -1,0 +1,101 @@
+"""Predictions, as cog's and Replicate's clients ask for them."""
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from diffusion_local.compose import House
+from tests.support import claimed
+from tests.web.api.conftest import Hands, draw_next, fail_next
+
+INPUT = {"prompt": "a red apple", "width": 128, "height": 128, "num_inference_steps": 4}
+LATER = {"Prefer": "respond-async"}
+
+
+def test_a_prediction_waits_for_its_end(client: TestClient, drawing: Hands) -> None:
+    answer = client.post("/predictions", json={"input": INPUT | {"num_outputs": 2, "negative_prompt": "blur"}})
+    told = answer.json()
+    assert (answer.status_code, told["status"], told["error"]) == (200, "succeeded", None)
+    assert (told["input"]["steps"], told["input"]["negative"], told["input"]["count"]) == (4, "blur", 2)
+    assert told["completed_at"] >= told["started_at"] >= told["created_at"]
+    assert [client.get(url).content[:4] for url in told["output"]] == [b"\x89PNG"] * 2
+    assert client.get(told["urls"]["get"]).json() == told
+
+
+def test_an_asynchronous_one_goes_through_its_states(client: TestClient, house: House) -> None:
+    answer = client.post("/predictions", json={"input": INPUT}, headers=LATER)
+    told = answer.json()
+    assert (answer.status_code, told["status"], told["output"]) == (202, "starting", None)
+    assert answer.headers["Preference-Applied"] == "respond-async"
+    url = answer.headers["Location"]
+    job = claimed(house.jobs)
+    assert client.get(url).json()["status"] == "processing"
+    house.jobs.requeue(job.claim, "test")
+    draw_next(house)
+    assert client.get(url).json()["status"] == "succeeded"
+
+
+def test_a_bounded_wait_gives_it_back_unfinished(client: TestClient) -> None:
+    answer = client.post("/predictions", json={"input": INPUT}, headers={"Prefer": "wait=1"})
+    assert (answer.status_code, answer.json()["status"]) == (202, "starting")
+
+
+def test_an_id_of_the_clients_own_is_one_prediction(client: TestClient, house: House) -> None:
+    before = len(house.studio.jobs(limit=1000))
+    for send in (client.put, client.put):
+        answer = send("/predictions/my%20own-ü", json={"input": INPUT}, headers=LATER)
+        assert (answer.status_code, answer.json()["id"]) == (202, "my own-ü")
+    assert client.post("/predictions", json={"input": INPUT, "id": "my own-ü"}, headers=LATER).status_code == 202
+    assert len(house.studio.jobs(limit=1000)) == before + 1
+    assert client.get(answer.headers["Location"]).json()["status"] == "starting"
+    other = client.put("/predictions/my%20own-ü", json={"input": INPUT | {"prompt": "y"}}, headers=LATER)
+    assert other.status_code == 409
+
+
+def test_cancel(client: TestClient) -> None:
+    told = client.post("/predictions", json={"input": INPUT}, headers=LATER).json()
+    assert client.post(told["urls"]["cancel"]).json()["status"] == "canceled"
+    assert client.post(told["urls"]["cancel"]).json()["status"] == "canceled"
+
+
+def test_a_failed_one_says_why(client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = client.post("/predictions", json={"input": INPUT}, headers=LATER).json()
+    fail_next(house)
+    told = client.get(told["urls"]["get"]).json()
+    assert (told["status"], told["error"], told["output"]) == ("failed", "it broke", None)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"input": {"prompt": " "}}, "prompt: "),
+        ({"input": {}}, "prompt: "),
+        ({}, "input: "),
+        ({"input": INPUT | {"colour": "red"}}, "colour: "),
+        ({"input": INPUT | {"width": 100}}, "width: "),
+        ({"input": INPUT, "webhook": "http://169.254.169.254/"}, "webhook: is not supported"),
+        ({"input": INPUT, "id": " "}, "id: must not be empty"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(client: TestClient, house: House, body: dict[str, Any], words: str) -> None:
+    answer = client.post("/predictions", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith(words)
+    assert house.studio.jobs("queued") == []
+
+
+def test_an_unknown_one_is_404(client: TestClient) -> None:
+    for send, path in ((client.get, "nope"), (client.post, "nope/cancel"), (client.get, "%00")):
+        assert send(f"/predictions/{path}").status_code == 404
+    assert client.put("/predictions/a", json={"input": INPUT, "id": "b"}).status_code == 422
+
+
+def test_health_check(client: TestClient, house: House) -> None:
+    assert client.get("/health-check").json() == {"status": "STARTING"}
+    house.workers.register("cpu0", 1, "CPU")
+    house.workers.tell("cpu0", "idle")
+    assert client.get("/health-check").json() == {"status": "READY"}
+    house.studio.submit("x")
+    claimed(house.jobs)
+    assert client.get("/health-check").json() == {"status": "BUSY"}

@@ -1,0 +1,137 @@
+"""OpenAI's images API, by the real ``openai`` package over the network; and what it sends again after a time-out."""
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image as PIL
+
+from diffusion_local.compose import House
+from tests.support import eventually
+from tests.web.api.conftest import Hands
+from tests.web.conftest import Site
+
+SMALL = {"size": "128x128", "extra_body": {"steps": 4}}
+URL = "/v1/images/generations"
+BODY = {"prompt": "a red apple", "size": "128x128", "steps": 4}
+
+
+@pytest.fixture
+def sdk(site: Site) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{site.url}/v1", api_key="none", timeout=30) as client:
+        yield client
+
+
+def jobs_of(site: Site, prompt: str) -> list[str]:
+    return [job.id for job in site.house.studio.jobs(limit=100) if job.params.prompt == prompt]
+
+
+def test_pictures_come_as_base64(sdk: openai.OpenAI) -> None:
+    answer = sdk.images.generate(prompt="a red apple", n=2, response_format="b64_json", **SMALL)
+    assert answer.created > 0
+    assert len(answer.data or []) == 2
+    for each in answer.data or []:
+        picture = PIL.open(io.BytesIO(base64.b64decode(each.b64_json or "")))
+        assert (picture.size, each.url) == ((128, 128), None)
+
+
+def test_a_url_can_be_fetched(sdk: openai.OpenAI, site: Site) -> None:
+    [data] = sdk.images.generate(prompt="a red apple", model="starter", response_format="url", **SMALL).data or []
+    assert str(data.url).startswith(f"{site.url}/images/")
+    assert httpx.get(str(data.url)).content.startswith(b"\x89PNG")
+
+
+def test_models(sdk: openai.OpenAI) -> None:
+    assert sdk.models.list().data[0].id == "starter"
+    assert sdk.models.retrieve("starter").object == "model"
+    with pytest.raises(openai.NotFoundError):
+        sdk.models.retrieve("nope")
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"prompt": " "}, "prompt"),
+        ({"model": "dall-e-3"}, "model"),
+        ({"size": "huge"}, "size"),
+        ({"size": "4096x4096"}, "size"),
+        ({"n": 11}, "n"),
+        ({"n": 0}, "n"),
+        ({"quality": "hd"}, "quality"),
+        ({"stream": True}, "stream"),
+        ({"background": "transparent"}, "background"),
+        ({"output_format": "webp"}, "output_format"),
+        ({"extra_body": {"colour": "red"}}, "colour"),
+        ({"extra_body": {"steps": 1000}}, "steps"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(sdk: openai.OpenAI, changes: dict[str, Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        sdk.images.generate(**{"prompt": "x"} | changes)
+    assert (refused.value.param, refused.value.type) == (param, "invalid_request_error")
+
+
+def test_edits_say_that_they_are_not_there(sdk: openai.OpenAI) -> None:
+    with pytest.raises(openai.APIStatusError, match="not supported yet"):
+        sdk.images.edit(prompt="x", image=b"x")
+
+
+def test_a_failing_job_is_made_once_only(sdk: openai.OpenAI, site: Site) -> None:
+    with pytest.raises(openai.InternalServerError) as failed:
+        sdk.images.generate(prompt="broken once [fail]", **SMALL)
+    assert failed.value.code == "engine_error"
+    assert len(jobs_of(site, "broken once [fail]")) == 1
+
+
+def test_a_timed_out_call_that_is_sent_again_makes_no_second_picture(sdk: openai.OpenAI, site: Site) -> None:
+    prompt = "patience [slow:0.4]"
+    impatient = sdk.with_options(timeout=0.7, max_retries=5)
+    answer = impatient.images.generate(prompt=prompt, **SMALL)
+    assert len(answer.data or []) == 1
+    assert len(jobs_of(site, prompt)) == 1
+    sdk.images.generate(prompt=prompt, **SMALL)  # another wish, though in the same words
+    assert len(jobs_of(site, prompt)) == 2
+
+
+def test_a_caller_without_the_package_gets_its_first_pictures_too(site: Site) -> None:
+    prompt = "hang up [slow:0.6]"
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(site.url + URL, json=BODY | {"prompt": prompt}, timeout=0.5)
+    [job_id] = eventually(lambda: jobs_of(site, prompt))
+    eventually(lambda: site.house.studio.job(job_id).final)  # hanging up cancelled nothing
+    eventually(lambda: httpx.post(site.url + URL, json=BODY | {"prompt": prompt}, timeout=20).status_code == 200)
+    assert jobs_of(site, prompt) == [job_id]
+
+
+def test_a_key_of_the_callers_own_holds_for_ever(client: TestClient, drawing: Hands) -> None:
+    key = {"Idempotency-Key": "mine"}
+    first, second = (client.post(URL, json=BODY, headers=key).json()["data"] for _ in range(2))
+    assert first == second
+    assert drawing.submitted == 1
+    other = client.post(URL, json=BODY | {"prompt": "another"}, headers=key)
+    assert (other.status_code, other.headers["x-should-retry"]) == (409, "false")
+
+
+def test_what_failed_is_told_beside_what_was_made(
+    client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.web.api.conftest import draw_next, fail_next, hands
+
+    ends = iter([draw_next, fail_next])
+    hands(house, monkeypatch, lambda house: next(ends)(house))
+    answer = client.post(URL, json=BODY | {"n": 2}).json()
+    assert len(answer["data"]) == 1
+    assert answer["warnings"] == ["A picture is missing: it broke"]
+
+
+@pytest.mark.parametrize("user", ["someone", "\ud800", 7, None, ["x"]])
+def test_who_it_is_for_does_not_matter(client: TestClient, drawing: Hands, user: Any) -> None:
+    body = json.dumps(BODY | {"user": user})
+    answer = client.post(URL, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200

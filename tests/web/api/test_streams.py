@@ -1,0 +1,177 @@
+"""Server-sent events: followed over the network with a real worker, resumed, and ended."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from diffusion_local.compose import House
+from diffusion_local.errors import NotFound
+from diffusion_local.web.api.http import streams
+from tests.support import claimed
+from tests.web.api.conftest import JOBS, SMALL, draw_next, fail_next
+from tests.web.conftest import Site
+
+Told = dict[str, Any]
+
+
+def parsed(lines: Iterator[str]) -> Iterator[Told]:
+    """Events as a browser would read them; comments as ``{"comment": ...}``."""
+    event: Told = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        if not line:
+            if "data" in event:
+                yield event
+            event = {}
+        elif not name:
+            yield {"comment": value.strip()}
+        else:
+            event[name] = json.loads(value) if name == "data" else value.strip()
+
+
+@contextlib.contextmanager
+def follow(url: str, last_id: str | None = None) -> Iterator[Iterator[Told]]:
+    headers = {"Last-Event-ID": last_id} if last_id else {}
+    with httpx.stream("GET", url, headers=headers, timeout=30) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        yield parsed(answer.iter_lines())
+
+
+def submit(site: Site, **changes: Any) -> Told:
+    return httpx.post(site.url + JOBS, json={"prompt": "a red apple"} | SMALL | changes).json()
+
+
+def states(events: list[Told]) -> list[str]:
+    return [event["data"]["state"] for event in events if event.get("event") == "state"]
+
+
+def test_a_job_is_followed_to_its_end(site: Site) -> None:
+    told = submit(site, prompt="slowly [slow:0.3]")
+    with follow(f"{site.url}{told['status_url']}/stream") as events:
+        found = list(events)
+    assert states(found) == ["queued", "running", "done"]
+    steps = [event["data"]["step"] for event in found if event["event"] == "progress"]
+    assert steps
+    assert steps == sorted(steps)
+    assert found[-1]["event"] == "end"
+    assert found[-1]["data"]["image"]["id"] == told["job_ids"][0]
+    assert all(("id" in event) == (event["event"] == "state") for event in found)
+
+
+def test_a_dropped_stream_is_resumed_without_a_gap_and_not_begun_again_after_the_end(site: Site) -> None:
+    told = submit(site, prompt="slowly [slow:0.2]")
+    url = f"{site.url}{told['status_url']}/stream"
+    with follow(url) as events:
+        first = next(events)
+    with follow(url, first["id"]) as events:
+        rest = list(events)
+    assert [first["data"]["state"], *states(rest)] == ["queued", "running", "done"]
+    last = [event["id"] for event in rest if "id" in event][-1]
+    assert httpx.get(url, headers={"Last-Event-ID": last}).status_code == 204
+
+
+def test_a_batch_is_followed_until_all_have_ended(site: Site) -> None:
+    told = submit(site, count=3)
+    with follow(f"{site.url}/api/v1/batches/{told['batch_id']}/stream") as events:
+        found = list(events)
+    assert sorted(states(found)) == sorted(["queued", "running", "done"] * 3)
+    assert found[-1]["data"]["counts"]["done"] == 3
+
+
+def test_the_queue_is_followed_from_now_on(site: Site) -> None:
+    with follow(f"{site.url}/api/v1/queue/stream") as events:
+        assert next(events)["event"] == "queue"
+        told = submit(site)
+        ended = next(event for event in events if event["data"].get("state") == "done")
+    assert ended["data"]["job_id"] == told["job_ids"][0]
+
+
+def test_many_followers_hold_no_thread_each(site: Site) -> None:
+    told = submit(site, prompt="slowly [slow:0.4]")
+    url = f"{site.url}{told['status_url']}/stream"
+    with contextlib.ExitStack() as stack:
+        followers = [stack.enter_context(follow(url)) for _ in range(60)]  # more than there are threads
+        started = time.monotonic()
+        assert httpx.get(f"{site.url}/healthz").status_code == 200
+        assert time.monotonic() - started < 3
+        assert all(list(events)[-1]["event"] == "end" for events in followers)
+
+
+# -- without network ------------------------------------------------------------------------------------------------
+
+
+def text_of(client: TestClient, path: str, last_id: str | None = None) -> list[Told]:
+    answer = client.get(f"/api/v1{path}/stream", headers={"Last-Event-ID": last_id} if last_id else {})
+    return list(parsed(iter(answer.text.split("\n"))))
+
+
+@pytest.mark.parametrize("last_id", ["nonsense", "-5", "0", ""])
+def test_an_id_that_is_none_of_ours_starts_from_the_beginning(client: TestClient, house: House, last_id: str) -> None:
+    job = house.studio.submit("x", **SMALL).job_ids[0]
+    fail_next(house)
+    found = text_of(client, f"/jobs/{job}", last_id)
+    assert states(found) == ["queued", "running", "failed"]
+    assert found[-1]["data"]["error"]["message"] == "it broke"
+
+
+@pytest.mark.parametrize("last_id", ["9" * 18, "9" * 40])
+def test_an_id_beyond_the_newest_is_no_fault(client: TestClient, house: House, last_id: str) -> None:
+    job = house.studio.submit("x", **SMALL).job_ids[0]
+    draw_next(house)
+    assert client.get(f"/api/v1/jobs/{job}/stream", headers={"Last-Event-ID": last_id}).status_code in (200, 204)
+
+
+def test_a_long_history_comes_in_pages(client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "PAGE", 2)
+    receipt = house.studio.submit("x", count=3, **SMALL)
+    for _ in receipt.job_ids:
+        draw_next(house)
+    found = text_of(client, f"/batches/{receipt.batch_id}")
+    assert states(found) == ["queued"] * 3 + ["running", "done"] * 3
+    assert [each["event"] for each in found].count("end") == 1
+
+
+def test_silence_is_filled_with_comments(client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "HEARTBEAT", 0.05)
+    watch = client.app.state.watch  # type: ignore[attr-defined]
+    looks: list[int] = []
+
+    def stops_after_a_while() -> bool:
+        looks.append(1)
+        return len(looks) > 30
+
+    monkeypatch.setattr(watch, "stopping", stops_after_a_while)
+    job = house.studio.submit("x", **SMALL).job_ids[0]
+    found = text_of(client, f"/jobs/{job}")
+    assert {"comment": "nothing new"} in found
+    assert states(found) == ["queued"]
+
+
+def test_a_job_that_is_forgotten_meanwhile_ends_its_stream(house: House) -> None:
+    job = house.studio.submit("x", **SMALL).job_ids[0]
+    source = streams.Followed(house.studio, None, job_id=job)
+    assert source.look()[1] is False
+    house.studio.cancel([job])
+    house.studio.forget([job])
+    with pytest.raises(NotFound):
+        source.look()
+
+
+def test_a_batch_sees_its_own_events_only(house: House) -> None:
+    studio = house.studio
+    first, second = studio.submit("x", count=2, **SMALL), studio.submit("y", **SMALL)
+    assert claimed(house.jobs).id == first.job_ids[0]
+    found = studio.events_after(0, batch_id=first.batch_id)
+    assert [(event.job_id, event.state) for _, event in found] == [
+        (first.job_ids[0], "queued"),
+        (first.job_ids[1], "queued"),
+        (first.job_ids[0], "running"),
+    ]
+    assert [event.job_id for _, event in studio.events_after(0, job_id=second.job_ids[0])] == second.job_ids

@@ -1,0 +1,131 @@
+"""Health, readiness and the numbers for Prometheus; and the page that lists the routes."""
+
+import re
+import sqlite3
+import time
+
+import pytest
+from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from diffusion_local.compose import House
+from diffusion_local.domain import Lane
+from diffusion_local.errors import DatabaseProblem
+from diffusion_local.store.tally import RECENT, read_tally
+from tests.support import claimed
+from tests.web.conftest import drawn, failed
+
+
+def numbers(client: TestClient) -> dict[tuple[str, ...], float]:
+    """(name, label values...) -> value."""
+    answer = client.get("/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    return {
+        (sample.name.removeprefix("diffusion_local_"), *(sample.labels[name] for name in sorted(sample.labels))): (
+            sample.value
+        )
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def test_ready_once_a_worker_is_there(client: TestClient, house: House) -> None:
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["ready"]) == (503, False)
+    assert "none was ever started" in answer.json()["reason"]
+    house.workers.register("cpu0", 1, "CPU")
+    assert "cpu0 starting" in client.get("/readyz").json()["reason"]
+    house.workers.tell("cpu0", "idle")
+    assert client.get("/readyz").json() == {"ready": True}
+    house.studio.pause()
+    assert client.get("/readyz").status_code == 200
+    house.control.block("The disk is nearly full.")
+    assert "disk is nearly full" in client.get("/readyz").json()["reason"]
+    house.control.block("")
+    house.workers.tell("cpu0", "stopped")
+    assert "cpu0 stopped" in client.get("/readyz").json()["reason"]
+
+
+def test_a_silent_worker_is_not_ready(client: TestClient, house: House) -> None:
+    house.workers.register("cpu0", 1, "CPU")
+    house.workers.tell("cpu0", "idle")
+    with sqlite3.connect(house.settings.database) as db:
+        db.execute("UPDATE workers SET seen_at = '2020-01-01T00:00:00.000Z'")
+    assert "cpu0 silent" in client.get("/readyz").json()["reason"]
+    assert numbers(client)["worker_up", "cpu0"] == 0
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/metrics"])
+def test_a_database_that_cannot_be_used_is_503(client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    def fails(*_: object) -> None:
+        raise DatabaseProblem("Locked.")
+
+    for name in ("snapshot", "tally"):
+        monkeypatch.setattr(f"diffusion_local.studio.Studio.{name}", fails)
+    answer = client.get(path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_problem")
+
+
+def test_the_numbers_are_the_tables(client: TestClient, house: House) -> None:
+    house.workers.register("gpu0", 1, "GPU")
+    small = {"width": 128, "height": 128, "steps": 4}
+    house.studio.submit("x", count=5, **small)
+    house.studio.submit("x", count=2, lane=Lane.BATCH, **small)
+    drawn(house, claimed(house.jobs))
+    failed(house.jobs, house, "it broke")
+    house.jobs.stop(claimed(house.jobs).claim)
+    claimed(house.jobs)
+    found = numbers(client)
+    assert found["queue_jobs", "interactive", "queued"] == 1
+    assert found["queue_jobs", "interactive", "running"] == 1
+    assert found["queue_jobs", "batch", "queued"] == 2
+    assert [found["ended_jobs", state] for state in ("done", "failed", "cancelled")] == [1, 1, 1]
+    assert found["failed_jobs", "engine_error"] == 1
+    assert (found[("pictures",)], found["worker_up", "gpu0"], found[("queue_paused",)]) == (1, 1, 0)
+    assert found["run_seconds_bucket", "+Inf"] == found[("run_seconds_gcount",)] == 3
+    assert found["wait_seconds_bucket", "1"] <= found["wait_seconds_bucket", "+Inf"]
+    assert found[("disk_free_bytes",)] > 0
+
+
+def test_a_job_that_never_ran_has_no_times(client: TestClient, house: House) -> None:
+    house.studio.cancel(house.studio.submit("x").job_ids)
+    assert numbers(client)[("wait_seconds_gcount",)] == 0
+
+
+def test_metrics_stay_cheap_in_a_long_table(house: House) -> None:
+    receipt = house.studio.submit("x", width=128, height=128, steps=4)
+    with sqlite3.connect(house.settings.database) as db:
+        for trigger in ("job_events_insert", "jobs_revision_insert"):
+            db.execute(f"DROP TRIGGER {trigger}")
+        db.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000) "
+            "INSERT INTO jobs (id, batch_id, idx, state, params, model, cost, position, created_at, started_at, "
+            "finished_at, error_kind) SELECT 'x' || i, batch_id, i, "
+            "CASE WHEN i % 50 = 0 THEN 'failed' WHEN i % 3 = 0 THEN 'queued' ELSE 'done' END, "
+            "params, model, cost, i, created_at, created_at, "
+            "CASE WHEN i % 50 AND i % 3 = 0 THEN NULL ELSE created_at END, 'engine_error' FROM jobs, n"
+        )
+    read_tally(house.view)
+    started = time.monotonic()
+    tally = read_tally(house.view)
+    assert time.monotonic() - started < 0.5  # some 20 ms; tests run on busy machines
+    assert sum(tally.ended.values()) + sum(tally.waiting.values()) == 30_001
+    assert len(tally.run_seconds) == RECENT
+    assert receipt.job_ids
+
+
+def test_the_docs_list_every_route_and_load_nothing(client: TestClient) -> None:
+    page = client.get("/docs").text
+    document = client.get("/openapi.json").json()
+    for path in document["paths"]:
+        assert path in page
+    assert "idempotency-key" in page
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//|@import|<script", page)
+
+
+def test_every_operation_says_what_it_does_and_has_a_name_of_its_own(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    operations = [each for path in document["paths"].values() for each in path.values()]
+    names = [each["operationId"] for each in operations]
+    assert len(set(names)) == len(names)
+    assert all(each.get("tags") for each in operations)
