@@ -74,7 +74,7 @@ def test_everything_but_the_prompt_may_be_left_out_or_null(api: Client, paused: 
     nulls = dict.fromkeys(["model", "width", "height", "steps", "guidance", "sampler", "seed", "idempotency_key"])
     receipt = call(api, "submit", prompt="a red apple", **nulls)
     job = call(api, "job", job_id=receipt["job_ids"][0])
-    assert (job["params"]["width"], job["params"]["steps"], job["params"]["model"]) == (256, 16, "starter")
+    assert (job["params"]["width"], job["params"]["steps"], job["params"]["model"]) == (256, 12, "starter")
     assert (job["state"], job["position"]) == ("queued", 1)
 
 
