@@ -40,7 +40,10 @@ LOOK_SECONDS = 0.1  # between two looks of `wait`
 
 
 class Studio(Questions):
-    """Built by ``compose.open_studio``. Each method is one use-case; bad input raises a UserError."""
+    """Built by ``compose.open_studio``. Each method is one use-case; bad input raises a UserError.
+
+    ``lists`` has those about prompt lists.
+    """
 
     def __init__(
         self,

@@ -61,7 +61,7 @@ def test_a_dry_run_says_what_would_be_made(house: House, run: Run, file: Path) -
     assert "model     starter: 5" in output
     assert "time      not known yet" in output
     assert "first     a red castle" in output
-    assert "last      a car" in output
+    assert "first     a car" in output
     with file.open("a", encoding="utf-8") as more:
         more.write("x --mood 3\n" * 30)
     status, output, _ = run("list", file, "--dry-run")

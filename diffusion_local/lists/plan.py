@@ -68,7 +68,7 @@ class Plan:
         self.cost: dict[str, float] = {}
         self.pixels = 0
         self.first: list[str] = []
-        self.last: deque[str] = deque(maxlen=SHOWN_PROMPTS)
+        self._newest: deque[str] = deque(maxlen=SHOWN_PROMPTS)
         self.bad: list[BadLine] = []
         self.bad_count = 0
         self._longest: list[tuple[int, int, str, str]] = []
@@ -131,7 +131,8 @@ class Plan:
                 self.models[params.model] += 1
                 if len(self.first) < SHOWN_PROMPTS:
                     self.first.append(prompt)
-                self.last.append(prompt)
+                else:
+                    self._newest.append(prompt)
                 yield replace(params, prompt=prompt, seed=params.seed + place)
             self.cost[params.model] = self.cost.get(params.model, 0.0) + params.cost * count
             self.pixels += params.width * params.height * count
@@ -142,6 +143,10 @@ class Plan:
             heapq.heappush(self._longest, each)
         elif each[0] > self._longest[0][0]:
             heapq.heapreplace(self._longest, each)
+
+    def last(self) -> list[str]:
+        """The last prompts, without those that are among the first."""
+        return list(self._newest)
 
     def warnings(self) -> list[str]:
         """How many prompts are longer than their model reads, by model; counted among the longest only."""

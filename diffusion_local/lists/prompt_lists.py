@@ -92,7 +92,7 @@ class PromptLists:
             seconds=self._view.seconds(plan.cost),
             bytes=None if size is None else round(size * plan.pixels),
             first=plan.first,
-            last=list(plan.last),
+            last=plan.last(),
             bad_lines=plan.bad,
             bad_count=plan.bad_count,
             warnings=plan.warnings(),
