@@ -116,7 +116,8 @@ class QueueView:
     ) -> list[Job]:
         """Jobs, newest first; ``before`` is the last id of the page before. A batch's jobs come in its own order."""
         where, values = ["1"], []
-        for clause, value in (("state = ?", state), ("batch_id = ?", batch_id), ("id < ?", before)):
+        further = "idx > (SELECT idx FROM jobs WHERE id = ?)" if batch_id else "id < ?"
+        for clause, value in (("state = ?", state), ("batch_id = ?", batch_id), (further, before)):
             if value is not None:
                 where.append(clause)
                 values.append(str(value))

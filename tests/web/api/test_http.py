@@ -112,6 +112,17 @@ def test_jobs_are_read_page_by_page(client: TestClient) -> None:
     assert found == sorted(ids, reverse=True)
 
 
+def test_a_batch_is_read_page_by_page_in_its_own_order(client: TestClient) -> None:
+    told = submitted(client, count=5)
+    found: list[str] = []
+    before: str | None = ""
+    while before is not None:
+        answer = client.get(f"{JOBS}?batch_id={told['batch_id']}&limit=2&before={before}").json()
+        found += [job["id"] for job in answer["jobs"]]
+        before = answer["next"]
+    assert found == told["job_ids"]
+
+
 def test_an_answer_that_has_not_changed_is_not_sent_again(client: TestClient, house: House) -> None:
     url = submitted(client)["status_url"]
     tag = client.get(url).headers["ETag"]

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
 from diffusion_local.compose import House
+from diffusion_local.web.api.dialects import openai as dialect
 from tests.support import eventually
 from tests.web.api.conftest import Hands
 from tests.web.conftest import Site
@@ -135,3 +137,22 @@ def test_who_it_is_for_does_not_matter(client: TestClient, drawing: Hands, user:
     body = json.dumps(BODY | {"user": user})
     answer = client.post(URL, content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("left", "answered", "retry", "same"),
+    [
+        (None, None, False, False),  # still being served: two that wish the same
+        (None, None, True, True),
+        (1, None, False, True),
+        (1000, None, False, False),
+        (None, 1, False, False),  # served: the next one is a new wish
+        (None, 1, True, True),
+        (None, 60, True, False),
+        (1, 1, False, False),
+    ],
+)
+def test_who_asks_again(left: float | None, answered: float | None, retry: bool, same: bool) -> None:
+    now = time.monotonic()
+    ago = [None if seconds is None else now - seconds for seconds in (left, answered)]
+    assert dialect.Pending(None, *ago).belongs_to(retry) is same  # type: ignore[arg-type]

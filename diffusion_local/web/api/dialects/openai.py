@@ -3,10 +3,11 @@
 Beside OpenAI's own fields it takes ``negative``, ``steps``, ``guidance``, ``sampler`` and ``seed``.
 
 The package sends a request that timed out again, without a key. A caller that hung up before its answer and asks for
-the same within UNANSWERED_SECONDS is therefore given the first request's pictures; a request that was answered is
-forgotten, so that the same wish expressed twice makes new pictures.
+the same within UNANSWERED_SECONDS is therefore given the first request's pictures. The same wish after an answer makes
+new pictures, unless the package marks it as a retry.
 """
 
+import asyncio
 import hashlib
 import json
 import re
@@ -38,6 +39,7 @@ from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.web.refusals import NEVER, headers_of, printable, sentence, status_of
 
 UNANSWERED_SECONDS = 900
+UNHEARD_SECONDS = 30
 MOST_PICTURES = 10  # as OpenAI's own limit
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
 PARAMS = {"width": "size", "height": "size", "count": "n"}  # our fields, as callers of this dialect know them
@@ -72,14 +74,21 @@ class Generation(BaseModel):
 
 @dataclass(slots=True)
 class Pending:
-    """A request that was not answered yet, and since when its caller is gone."""
+    """A request, and since when it is answered, or its caller gone."""
 
-    receipt: Receipt
+    submitted: asyncio.Task[Receipt]
     left_at: float | None = None
+    answered_at: float | None = None
 
     def belongs_to(self, retry: bool) -> bool:
-        """Whether a caller that asks for the same now is the one that asked then."""
-        return retry or (self.left_at is not None and time.monotonic() - self.left_at < UNANSWERED_SECONDS)
+        """Whether a caller that asks for the same now is the one that asked then.
+
+        The package says which calls are retries; its time may have run out while the answer was on its way.
+        """
+        now = time.monotonic()
+        if self.answered_at is not None:
+            return retry and now - self.answered_at < UNHEARD_SECONDS
+        return retry or (self.left_at is not None and now - self.left_at < UNANSWERED_SECONDS)
 
 
 def router(studio: Studio, watch: Watch) -> APIRouter:
@@ -100,17 +109,21 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         key = hashlib.sha256(f"{caller(request)}{json.dumps(body.model_dump())}".encode()).hexdigest()
         pending = unanswered[key]
         if pending is None or not pending.belongs_to(retry=retries.strip("0") != ""):
-            receipt = await anyio.to_thread.run_sync(lambda: studio.submit(**wishes))
-            pending = unanswered[key] = Pending(receipt)
+            submit = anyio.to_thread.run_sync(lambda: studio.submit(**wishes))
+            pending = unanswered[key] = Pending(asyncio.create_task(submit))
         pending.left_at = None
-        if not await until_final(studio, watch, pending.receipt.job_ids, LONGEST, request):
-            pending.left_at = time.monotonic()
-            return problem(
-                503, "server_error", "It is not done yet, and goes on. Ask again.", headers={"Retry-After": "1"}
-            )
-        if unanswered[key] is pending:
+        try:
+            receipt = await pending.submitted
+        except Exception:
             unanswered.pop(key)
-        return await anyio.to_thread.run_sync(answer, studio, request, body, pending.receipt)
+            raise
+        finished = await until_final(studio, watch, receipt.job_ids, LONGEST, request)
+        if not finished or await request.is_disconnected():
+            pending.left_at = time.monotonic()
+            text = "It is not done yet, and goes on. Ask again."
+            return problem(503, "server_error", text, headers={"Retry-After": "1"})
+        pending.answered_at = time.monotonic()
+        return await anyio.to_thread.run_sync(answer, studio, request, body, receipt)
 
     @api.post("/images/edits", status_code=501)
     @api.post("/images/variations", status_code=501, include_in_schema=False)

@@ -47,9 +47,9 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     def list_jobs(
         request: Request, state: str = "", batch_id: str = "", limit: int = 50, before: str = ""
     ) -> JSONResponse:
-        """Jobs, newest first: give `next` as `before` to read on. A batch's jobs come in its own order, in one page."""
+        """Jobs, newest first (a batch's in its own order): give `next` as `before` to read on."""
         found = studio.jobs(state or None, batch_id or None, limit, before or None)
-        following = found[-1].id if len(found) == limit and not batch_id else None
+        following = found[-1].id if len(found) == limit else None
         return paged(request, "jobs", shapes.with_places(studio, found), following)
 
     @jobs.get("/jobs/{job_id}")
