@@ -7,8 +7,8 @@ from typing import Any
 
 from diffusion_local import catalog
 from diffusion_local.catalog import Catalog, Model
-from diffusion_local.domain import PRIORITIES as PRIORITIES
 from diffusion_local.domain import (
+    PRIORITIES,
     Batch,
     Event,
     Image,
@@ -19,9 +19,9 @@ from diffusion_local.domain import (
     State,
     Worker,
     new_id,
+    shortened,
     utc_now,
 )
-from diffusion_local.domain import shortened as shortened
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
 from diffusion_local.lists.prompt_lists import PromptLists
 from diffusion_local.questions import Questions

@@ -1,9 +1,9 @@
 """What the buttons on jobs do: cancel, again, pause, order, forget, and what happened."""
 
 from diffusion_local.catalog import SETTINGS
-from diffusion_local.domain import State
+from diffusion_local.domain import PRIORITIES, State, shortened
 from diffusion_local.errors import InvalidParams, NotFound
-from diffusion_local.studio import PRIORITIES, Studio, shortened
+from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_history
 from diffusion_local.web.ui.effects import Effect, Verb, said
 
