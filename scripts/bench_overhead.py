@@ -1,6 +1,6 @@
 """What the queue costs: pictures through the queue against a bare pipeline loop, in one run; latencies; memory.
 
-    python scripts/bench_overhead.py [--pictures 20] [--submits 100] [--steps 8] [--record scripts/results/overhead.json]
+    python scripts/bench_overhead.py [--pictures 20] [--submits 100] [--steps 8] [--record FILE.json]
 
 Measures, on this machine and with the starter model:
 - seconds a picture through submit, queue, worker process, saved PNG and row, as a ratio to ``pipe(...)`` in a loop with

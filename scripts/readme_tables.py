@@ -1,4 +1,4 @@
-"""Writes README's tables that come from the code: settings and modules. ``--check`` only says whether they are fresh."""
+"""Writes README's tables that come from the code: settings and modules. ``--check`` says whether they are fresh."""
 
 import ast
 import re
@@ -42,7 +42,9 @@ def modules_table() -> str:
     lines = ["| module | is |", "|---|---|"]
     for path in sorted(PACKAGE.rglob("*.py"), key=lambda path: (len(path.parts), path)):
         document = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-        name = path.relative_to(PACKAGE).as_posix().removesuffix("/__init__.py") if path.parent != PACKAGE else path.name
+        name = (
+            path.relative_to(PACKAGE).as_posix().removesuffix("/__init__.py") if path.parent != PACKAGE else path.name
+        )
         if document and name != "__init__.py":
             first = re.split(r"(?<=[.:])\s", " ".join(document.split("\n\n")[0].split()), maxsplit=1)[0].rstrip(":")
             lines.append(f"| `{name}` | {first.replace('``', '`').replace('|', '/')} |")
