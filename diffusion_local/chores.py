@@ -22,7 +22,8 @@ def let_go(house: House) -> None:
     jobs = retention.forget_old_jobs(house.settings, house.database)
     images = retention.empty_trash(house.settings, house.database, house.files)
     previews = retention.drop_old_previews(house.settings)
-    log.info("let go: %d jobs, %d pictures of the trash, %d previews", jobs, images, previews)
+    if jobs or images or previews:
+        log.info("let go: %d jobs, %d pictures of the trash, %d previews", jobs, images, previews)
 
 
 def optimize(house: House) -> None:

@@ -11,7 +11,18 @@ from diffusion_local.settings import Settings
 
 MAX_BYTES = 5_000_000
 KEPT_FILES = 5
-NOISY = ("huey", "httpx", "httpcore", "filelock", "PIL", "uvicorn.access", "asyncio", "urllib3", "matplotlib")
+NOISY = (
+    "huey",
+    "httpx",
+    "httpcore",
+    "filelock",
+    "PIL",
+    "uvicorn.access",
+    "uvicorn.error",
+    "asyncio",
+    "urllib3",
+    "matplotlib",
+)
 
 
 def start(settings: Settings, process: str, terminal: bool = True) -> None:

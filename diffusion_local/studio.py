@@ -115,7 +115,7 @@ class Studio(Questions):
             Selection((), batch_id, batch_id is None), known_state(state)
         )
         if not chosen:
-            raise Conflict("There is no such job, or each was made again before.")
+            raise Conflict(f"No {state} job is left that was not made again before.")
         if len(chosen) > self._settings.max_queued:
             raise InvalidParams("job_ids", f"must name at most {self._settings.max_queued} jobs.")
         old = [self._jobs.get(job_id) for job_id in chosen]

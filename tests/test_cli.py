@@ -113,14 +113,14 @@ def test_submit_warns_of_a_long_prompt_on_standard_error(house: House, run: Run)
         (["submit", "\udcff"], "prompt: must be text"),
         (["job", "nobody"], "no job 'nobody'"),
         (["cancel", "nobody"], "no job 'nobody'"),
-        (["cancel"], "job_ids: must name at least one job"),
+        (["cancel"], "job_ids: name jobs"),
         (["cancel", "--batch", "nobody"], "no batch 'nobody'"),
         (["again", "nobody"], "no job 'nobody'"),
         (["again"], "job_ids: name jobs"),
-        (["again", "--failed"], "no such job"),
+        (["again", "--failed"], "No failed job is left"),
         (["move", "left", "x"], "to: must be top, up or down"),
         (["priority", "500", "x"], "priority: must be from -100"),
-        (["forget"], "job_ids: must name"),
+        (["forget"], "job_ids: name jobs"),
         (["pause", "--batch", "nobody"], "no batch 'nobody'"),
         (["jobs", "--state", "sleeping"], "state: must be one of"),
         (["jobs", "--limit", "0"], "limit: must be from 1"),
@@ -310,3 +310,16 @@ def test_a_real_process_takes_home_engine_and_slot(house: House, tmp_path: Path)
         child.terminate()
         child.communicate(timeout=10)
     assert child.returncode == 0
+
+
+def test_a_picture_is_starred_goes_to_the_trash_and_comes_back(run: Any, house: House) -> None:
+    (job_id,) = house.studio.submit("x").job_ids
+    runner = Runner(house, "cpu0", FakeEngine(0), Stop())
+    runner.work_off()
+    runner.close()
+    assert answer(run, "star", job_id)["starred"]
+    assert not answer(run, "star", job_id, "--off")["starred"]
+    assert answer(run, "trash", job_id)["trashed_at"]
+    assert answer(run, "gallery") == []
+    assert [each["id"] for each in answer(run, "gallery", "--trashed")] == [job_id]
+    assert answer(run, "restore", job_id)["trashed_at"] is None

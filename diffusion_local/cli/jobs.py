@@ -29,13 +29,15 @@ app = typer.Typer()
 def submit(
     prompt: str,
     count: Annotated[int, typer.Option(help="Pictures to make.")] = 1,
-    seed: Annotated[int | None, typer.Option(help="First seed; each further picture takes the next.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="First seed, -1 for a random one; each further picture takes the next.")
+    ] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, as 256x256.")] = None,
-    steps: int | None = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the model's default if not given.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale.")] = None,
-    sampler: str | None = None,
+    sampler: Annotated[str | None, typer.Option(help="As `Euler a` or `DPM++ 2M`.")] = None,
     negative: Annotated[str | None, typer.Option(help="What the picture should not show.")] = None,
-    model: str | None = None,
+    model: Annotated[str | None, typer.Option(help="Id of a model, as `models` lists them.")] = None,
     name: Annotated[str, typer.Option(help="Name of the batch.")] = "",
     priority: Annotated[int, typer.Option(help="Higher runs first, from -100 to 100.")] = 0,
     idempotency_key: Annotated[
@@ -93,6 +95,8 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """Cancel jobs that wait, and stop those that run at their next step."""
+    if not (job_ids or batch or waiting):
+        raise InvalidParams("job_ids", "name jobs, a --batch, or --waiting.")
     studio = open_studio(Settings.load(home=home))
     touched = studio.cancel_waiting() if waiting else studio.cancel(job_ids or [], batch)
     tell({"cancelled": touched}, as_json, [f"cancelled {job_id}" for job_id in touched] or ["nothing left to cancel"])
@@ -133,6 +137,8 @@ def forget(
     as_json: AsJson = False,
 ) -> None:
     """Delete ended jobs from the list; their pictures stay in the gallery."""
+    if not (job_ids or batch or ended):
+        raise InvalidParams("job_ids", "name jobs, a --batch, or --ended.")
     gone = open_studio(Settings.load(home=home)).forget(job_ids or [], batch, ended)
     tell({"forgotten": gone}, as_json, [f"forgot {len(gone)} jobs"])
 
@@ -140,8 +146,8 @@ def forget(
 @app.command()
 def jobs(
     state: Annotated[str | None, typer.Option(help=", ".join(State))] = None,
-    batch: str | None = None,
-    limit: int = 20,
+    batch: OfBatch = None,
+    limit: Annotated[int, typer.Option(help="Jobs to list.")] = 20,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -160,7 +166,8 @@ def job(job_id: str, home: Home = None, as_json: AsJson = False) -> None:
     shaped = shapes.one_job(studio, job_id) | {"events": [shapes.event(event) for event in studio.events(job_id)]}
     if shaped["image"]:
         shaped["file"] = file_of(studio, shaped["image"]["id"])
-    lines = [f"{name:>17}  {value}" for name, value in shaped.items() if name not in ("events", "params", "image")]
+    told = {name: value for name, value in shaped.items() if name not in ("events", "params", "image")}
+    lines = [f"{name:>17}  {value}" for name, value in told.items() if value not in (None, "", False)]
     lines += [f"{name:>17}  {value}" for name, value in shaped["params"].items()]
     lines += [f"{event['at']:>26}  {event['state']}  {event['note']}".rstrip() for event in shaped["events"]]
     tell(shaped, as_json, lines)

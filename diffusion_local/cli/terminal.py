@@ -38,6 +38,8 @@ def tell_receipt(studio: Studio, receipt: Receipt, wait: bool, timeout: float, a
                 each["file"] = file_of(studio, each["image"]["id"])
         lines = [(job.id in images and file_of(studio, images[job.id].id)) or job_line(job) for job in ended]
         tell(shaped, as_json, lines)
+        if not all(job.final for job in ended):
+            print(f"note: {timeout:g} s are over; the work goes on. `diffusion-local job ID` tells.", file=sys.stderr)
         if any(job.state is not State.DONE for job in ended):
             raise typer.Exit(FAILED)
         return

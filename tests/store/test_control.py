@@ -187,6 +187,6 @@ def test_all_failed_asked_for_twice_are_made_again_once(house: House) -> None:
     house.jobs.fail(job.claim, FAILURE)
     again = house.studio.again()
     assert house.studio.job(again.job_ids[0]).from_job == first
-    with pytest.raises(Conflict, match="made again before"):
+    with pytest.raises(Conflict, match="No failed job is left"):
         house.studio.again()
     assert len(house.studio.again([first]).job_ids) == 1  # named, it is what the person wants

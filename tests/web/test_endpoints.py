@@ -16,7 +16,11 @@ from tests.web.conftest import Site
 SMALL = {"width": 128, "height": 128, "steps": 4}
 SETTINGS = ["prompt", "negative", "model", "width", "height", "steps", "guidance", "sampler", "seed", "count"]
 #: Programs lean on these.
-NAMES = {"submit", "job", "wait", "generate", "cancel", "again", "jobs", "queue", "gallery", "image", "models"}
+NAMES = {"submit", "job", "wait", "generate", "cancel", "again", "jobs", "queue", "gallery", "image", "models"} | {
+    "star",
+    "trash",
+    "restore",
+}
 NAMES |= {"pause", "resume", "move", "priority", "forget", "events", "check_list", "submit_list"}
 
 
@@ -315,3 +319,14 @@ def test_plain_http_works_too(site: Site) -> None:
     events = httpx.get(f"{site.url}/gradio_api/call/generate/{started.json()['event_id']}", timeout=30).text
     assert "event: complete" in events
     assert '"state": "done"' in events
+
+
+def test_a_picture_is_starred_goes_to_the_trash_and_comes_back(api: Client) -> None:
+    receipt = call(api, "generate", prompt="trash me", timeout=30, **SMALL)
+    image_id = receipt["jobs"][0]["image"]["id"]
+    assert call(api, "star", image_id=image_id)["starred"]
+    assert not call(api, "star", image_id=image_id, starred=False)["starred"]
+    assert call(api, "trash", image_id=image_id)["trashed_at"]
+    assert image_id in [each["id"] for each in call(api, "gallery", trashed=True)["images"]]
+    assert image_id not in [each["id"] for each in call(api, "gallery")["images"]]
+    assert call(api, "restore", image_id=image_id)["trashed_at"] is None

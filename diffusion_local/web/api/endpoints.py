@@ -22,7 +22,20 @@ T = TypeVar("T")
 
 #: Callers that may wait at the same moment; each is a coroutine and an open connection.
 MOST_WAITING = 1000
-FAST = ("submit", "job", "jobs", "queue", "gallery", "image", "models", *control.NAMES, *list_endpoints.NAMES)
+FAST = (
+    "submit",
+    "job",
+    "jobs",
+    "queue",
+    "gallery",
+    "image",
+    "star",
+    "trash",
+    "restore",
+    "models",
+    *control.NAMES,
+    *list_endpoints.NAMES,
+)
 SLOW = ("wait", "generate")
 
 
@@ -144,14 +157,28 @@ class Endpoints:
         """What runs, waits and has ended, the workers, and whether the queue is paused."""
         return shapes.queue(self._studio.snapshot())
 
-    def gallery(self, limit: int = 48, before: str = "", search: str = "", starred: bool = False) -> dict:
-        """Pictures, newest first: {"images", "next"}; give `next` as `before` to read on."""
-        found = self._studio.gallery(limit, before or None, search, starred)
+    def gallery(
+        self, limit: int = 48, before: str = "", search: str = "", starred: bool = False, trashed: bool = False
+    ) -> dict:
+        """Pictures, newest first: {"images", "next"}; give `next` as `before` to read on. `trashed`: of the trash."""
+        found = self._studio.gallery(limit, before or None, search, starred, trashed)
         return {"images": [shapes.image(each) for each in found], "next": found[-1].id if len(found) == limit else None}
 
     def image(self, image_id: str) -> dict:
         """One picture with its whole recipe and the addresses of its files."""
         return shapes.image(self._studio.image(image_id))
+
+    def star(self, image_id: str, starred: bool = True) -> dict:
+        """Give a picture a star, or take it away; the picture."""
+        return shapes.image(self._studio.star(image_id, starred))
+
+    def trash(self, image_id: str) -> dict:
+        """Take a picture out of the gallery; /restore brings it back while it is in the trash. The picture."""
+        return shapes.image(self._studio.trash(image_id))
+
+    def restore(self, image_id: str) -> dict:
+        """Bring a picture back from the trash; the picture."""
+        return shapes.image(self._studio.restore(image_id))
 
     def models(self) -> dict:
         """{"models"} with their defaults and limits, the default one first."""
