@@ -127,7 +127,7 @@ def test_from_prompt_to_picture_to_gallery_and_back(page: Any) -> None:
     assert page.title() == "diffusion-local"
     press(page, prompt)
     mine = batch(page, prompt)
-    mine.locator(".card.running .state", has_text=re.compile(r"Step \d+ of 16")).wait_for()
+    mine.locator(".card.running .state", has_text=re.compile(r"Step \d+ of 12")).wait_for()
     mine.locator(".card.running img[src*='/previews/']").wait_for()
     assert fits(page)
     mine.locator(".card.done img[src^='/thumbnails/']").wait_for()
@@ -168,11 +168,11 @@ def test_a_press_is_shown_at_once_and_ten_are_ten(people: Any, site: Site) -> No
     for _ in range(10):
         page.click("#generate")
     eventually(lambda: site.house.studio.snapshot().counts[State.QUEUED] == before + 10)
-    page.wait_for_function("document.querySelectorAll('.batch').length === 6")  # the newest six are shown
+    page.wait_for_function("document.querySelectorAll('.batch').length === 10")  # all that is not finished is shown
     assert page.locator(".notice", has_text="Paused").count() == 1
 
     go(page, "queue")
-    page.locator("text=1st in line").or_(page.locator("text=Next")).first.wait_for()
+    page.locator("#queue >> text=Next").wait_for()
     page.on("dialog", lambda dialog: dialog.accept())
     page.locator("#queue >> text=Cancel all waiting").click()
     eventually(lambda: site.house.studio.snapshot().counts[State.QUEUED] == 0)
@@ -275,6 +275,62 @@ def test_a_reload_a_second_tab_and_another_device_show_the_truth(people: Any, si
     other.locator("#queue li.line.done", has_text=prompt).wait_for()
 
 
+def test_a_reload_brings_the_whole_form_back(people: Any) -> None:
+    page = people().open()
+    page.click("#more button")
+    page.locator("#size label", has_text="Portrait").click()
+    page.fill("#seed input", "4242")
+    page.fill("#count input", "3")
+    page.get_by_label("number input for Steps").fill("9")
+    page.get_by_label("Negative prompt").fill("blur")
+    page.fill("#prompt textarea", "a draft")
+    page.wait_for_function("/draft.*blur.*4242/.test(sessionStorage.getItem('diffusion-local-draft'))")
+    for _ in range(2):
+        page.reload()
+        page.wait_for_function("document.querySelector('#prompt textarea')?.value === 'a draft'")
+        assert page.input_value("#count input") == "3"
+        page.locator("#size label.selected", has_text="Portrait").wait_for()
+        page.click("#more button")
+        assert page.input_value("#seed input") == "4242"
+        assert page.get_by_label("number input for Steps").input_value() == "9"
+        assert page.get_by_label("Width").input_value() == "224"
+        playwright_api.expect(page.get_by_label("Negative prompt")).to_have_value("blur")
+
+
+def test_a_press_that_was_lost_is_told_once(people: Any, site: Site) -> None:
+    person = people()
+    page = person.open()
+    lost = page.locator("#told .notice", has_text="did not reach the studio")
+    page.fill("#prompt textarea", "lost")
+    page.route("**/run/predict*", lambda route: route.abort())
+    page.click("#generate")
+    page.wait_for_timeout(300)
+    page.unroute("**/run/predict*")
+    page.reload()
+    lost.wait_for()
+    assert page.input_value("#prompt textarea") == "lost"
+    prompt = a_prompt()
+    press(page, prompt)
+    batch(page, prompt).wait_for()
+    lost.wait_for(state="detached")
+    page.reload()
+    batch(page, prompt).wait_for()
+    assert lost.count() == 0
+    person.complaints.clear()  # of the requests that this test broke
+
+
+def test_presses_of_two_tabs_are_all_remembered(people: Any) -> None:
+    person = people()
+    tabs = [person.open(), person.open()]
+    prompts = [a_prompt(), a_prompt()]
+    for tab, prompt in zip(tabs, prompts, strict=True):
+        press(tab, prompt)
+        batch(tab, prompt).wait_for()
+    tabs[0].reload()
+    for prompt in prompts:
+        batch(tabs[0], prompt).wait_for()
+
+
 def test_a_seventh_tab_loads(people: Any) -> None:
     """gr.State would hold a connection open for each tab, and a browser has six."""
     person = people()
@@ -359,6 +415,9 @@ def test_the_line_is_ordered_selected_and_cancelled(page: Any, site: Site) -> No
     bar = page.locator("#queue .picked")
     assert bar.locator(".count").inner_text() == "2 selected"
     bar.locator("[data-do=priority_up]").click()
+    page.locator(".toast").wait_for()
+    over, under = page.locator(".toast").bounding_box(), bar.bounding_box()
+    assert over["y"] + over["height"] <= under["y"]  # the toast leaves the bar's buttons free
     line(page, prompts[0]).locator("text=priority +1").wait_for()
     assert order()[:2] == [ids[0], ids[1]]
     assert line(page, prompts[0]).locator("input:checked").count() == 1  # over the redraw

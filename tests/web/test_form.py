@@ -26,6 +26,14 @@ def test_every_field_has_a_label_and_a_component(house: House) -> None:
             assert form.component(name, house.studio.models()).label == view.LABELS[name]
 
 
+@pytest.mark.parametrize("name", ["width", "height", "count"])
+def test_half_a_number_is_not_rounded_before_it_is_checked(house: House, name: str) -> None:
+    import gradio as gr
+
+    with gr.Blocks(analytics_enabled=False):
+        assert form.component(name, house.studio.models()).preprocess(1.5) == 1.5
+
+
 def test_what_is_filled_in_is_read_back() -> None:
     recipe = params(seed=2**32 - 1, guidance=7.25)
     given = form.read(form.fill(recipe))

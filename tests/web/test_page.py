@@ -21,7 +21,7 @@ FIELDS = ("prompt", "cursors")  # shown in text fields, not as HTML
 def poll(
     house: House, seen: str = "", tab: str = "create", mine: Any = (), cursors: str = "", search: str = ""
 ) -> dict:
-    values = page.poll(house.studio, seen, tab, list(mine), cursors, search, False)
+    values = page.poll(house.studio, seen, tab, " ".join(mine), cursors, search, False)
     return dict(zip(("seen", *page.PARTS), values, strict=True))
 
 
@@ -62,7 +62,7 @@ def test_unchanged_state_is_a_few_hundred_bytes_on_the_wire(client: TestClient, 
     assert len(ticks) == 1  # one timer
 
     def tick(seen: str) -> Any:
-        body = {"data": [seen, "gallery", [], "", "", False], "fn_index": ticks[0], "session_hash": "test"}
+        body = {"data": [seen, "gallery", "", "", "", False], "fn_index": ticks[0], "session_hash": "test"}
         answer = client.post("/gradio_api/run/predict", json=body)
         assert answer.status_code == 200, answer.text
         return answer
@@ -121,7 +121,20 @@ def test_presses_of_this_browser_are_shown(house: House) -> None:
     assert "somebody" not in html
 
 
-@pytest.mark.parametrize("mine", [None, "text", {"a": 1}, [None, 7, {"x": []}], ["no such batch"], ["' OR 1=1"]])
+def test_what_is_not_finished_is_shown_before_what_is(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = [house.jobs.get(made(house, seed=seed).job_id).batch_id for seed in range(8)]
+    house.studio.submit("first")
+    running = claimed(house.jobs).batch_id
+    waiting = [house.studio.submit("more").batch_id for _ in range(3)]
+    mine = sorted([*ended, running, *waiting], reverse=True)
+    assert tab_create.choose(mine, house.studio.snapshot()) == ([running, *waiting[::-1], ended[7], ended[6]], 0)
+    monkeypatch.setattr(tab_create, "MOST_BATCHES", 2)
+    monkeypatch.setattr(tab_create, "SHOWN_BATCHES", 2)
+    assert tab_create.choose(mine, house.studio.snapshot()) == ([running, waiting[2]], 2)
+    assert "and 2 more in the queue" in poll(house, mine=mine)["create"]
+
+
+@pytest.mark.parametrize("mine", [None, "text", {"a": 1}, [None, 7], "no such batch", "' OR 1=1", "x " * 5000])
 def test_whatever_a_browser_remembers_the_page_is_drawn(house: House, mine: Any) -> None:
     values = page.poll(house.studio, None, "nonsense", mine, None, None, None)  # type: ignore[arg-type]
     assert "Your pictures appear here" in values[2]
@@ -163,6 +176,7 @@ def test_ten_presses_are_ten_batches(house: House) -> None:
         ({"seed": str(2**32)}, "Seed must be from 0 to 4"),
         ({"count": 0}, "Pictures must be from 1 to 100"),
         ({"count": 101}, "Pictures must be from 1 to 100"),
+        ({"count": 1.5}, "Pictures must be a whole number from 1 to 100"),
         ({"model": "none"}, "Model There is no model"),
         ({"prompt": ["a", "list"]}, "Prompt must be text"),
     ],
@@ -186,7 +200,7 @@ def test_a_prompt_past_the_encoders_limit_is_told_and_made(house: House) -> None
 
 def test_a_model_brings_its_defaults(house: House) -> None:
     told, shape, *values = tab_create.on_model(house.studio, "starter")
-    assert (told, values) == ("", [256, 256, 16, 5.0, "DPM++ 2M"])
+    assert (told, values) == ("", [256, 256, 12, 3.5, "DPM++ 2M"])
     assert shape.value == "256x256"
 
 
@@ -288,7 +302,7 @@ def test_all_failed_again_and_the_list_cleared(house: House) -> None:
     assert "not ended" in click(house, "forget", house.studio.batches([receipt])[0].id)["toast"]
     assert "1 picture" in click(house, "forget_ended")["toast"]
     assert {job.state for job in house.studio.jobs()} == {State.QUEUED}
-    assert "no such job" in click(house, "again_failed")["toast"]
+    assert "No failed job is left" in click(house, "again_failed")["toast"]
 
 
 def test_what_happened_opens_a_panel(house: House) -> None:

@@ -52,9 +52,7 @@ def model_choice(label: str, model: Model, models: Sequence[Model]) -> gr.compon
 
 def pixels(side: str) -> Make:
     def make(label: str, model: Model, models: Sequence[Model]) -> gr.components.Component:
-        return gr.Number(
-            getattr(model.defaults, side), label=label, precision=0, step=model.limits.multiple, min_width=100
-        )
+        return gr.Number(getattr(model.defaults, side), label=label, step=model.limits.multiple, min_width=100)
 
     return make
 
@@ -87,7 +85,7 @@ def seed(label: str, model: Model, models: Sequence[Model]) -> gr.components.Com
 
 
 def count(label: str, model: Model, models: Sequence[Model]) -> gr.components.Component:
-    return gr.Number(1, label=label, precision=0, step=1, min_width=100, elem_id="count")
+    return gr.Number(1, label=label, step=1, min_width=100, elem_id="count")
 
 
 FIELDS = (

@@ -4,16 +4,54 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   document.getElementById("generate")?.click();
 });
-// Gradio loads the page anew when a lost server is back: keep what was typed.
-const DRAFT = "diffusion-local-draft";
-const promptBox = () => document.querySelector("#prompt textarea");
-window.addEventListener("pagehide", () => sessionStorage.setItem(DRAFT, promptBox()?.value ?? ""));
-const draft = sessionStorage.getItem(DRAFT);
-const restore = draft && setInterval(() => {
-  const box = promptBox();
-  if (!box) return;
-  clearInterval(restore);
-  if (box.value) return;
-  box.value = draft;
-  box.dispatchEvent(new Event("input", { bubbles: true }));
-}, 100);
+
+// Called by the page's wiring (page.py, tab_create.py).
+window.diffusionLocal = (() => {
+  const DRAFT = "diffusion-local-draft"; // of this tab: the form
+  const PRESSED = "diffusion-local-pressed"; // of this tab: how many presses have no answer yet
+  const LOST = "diffusion-local-lost"; // of this tab: a press that failed on its way
+  const BATCHES = "diffusion-local-batches"; // of this browser: ids, newest first
+  const parsed = (written) => {
+    try {
+      return JSON.parse(written);
+    } catch {
+      return null;
+    }
+  };
+  const ids = (written) => (written ?? "").split(" ").filter(Boolean);
+  const unanswered = () => Number(sessionStorage.getItem(PRESSED)) || 0;
+  let restored = false;
+
+  return {
+    // Gradio loads the page anew when a lost server is back: the form, as it was, and the batches of this browser.
+    restore(notice, told, mine, ...form) {
+      const draft = parsed(sessionStorage.getItem(DRAFT));
+      const lost = unanswered() > 0 || sessionStorage.getItem(LOST);
+      sessionStorage.removeItem(PRESSED);
+      sessionStorage.removeItem(LOST);
+      restored = true;
+      const fits = Array.isArray(draft) && draft.length === form.length;
+      return [lost ? notice : told, localStorage.getItem(BATCHES) ?? mine, ...(fits ? draft : form)];
+    },
+    keep(...form) {
+      if (restored) sessionStorage.setItem(DRAFT, JSON.stringify(form));
+    },
+    press(...form) {
+      sessionStorage.setItem(PRESSED, unanswered() + 1);
+      return form;
+    },
+    answered(arrived) {
+      sessionStorage.setItem(PRESSED, Math.max(0, unanswered() - 1));
+      if (arrived) sessionStorage.removeItem(LOST);
+      else sessionStorage.setItem(LOST, "1");
+    },
+    // Adds a new batch; here, as several presses may be on their way at once, and in several tabs.
+    remember(most, id, mine) {
+      if (!id) return mine;
+      const all = new Set([id, ...ids(mine), ...ids(localStorage.getItem(BATCHES))]);
+      const kept = [...all].sort().reverse().slice(0, most).join(" ");
+      localStorage.setItem(BATCHES, kept);
+      return kept;
+    },
+  };
+})();

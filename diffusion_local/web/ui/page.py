@@ -1,6 +1,7 @@
 """The page: brand and now-line, three tabs, the panel of a picture, and the one timer that keeps it true."""
 
 import inspect
+import json
 import sys
 import zlib
 from typing import Any
@@ -21,11 +22,9 @@ BRAND = (
     '<div class="brand"><img src="/assets/icons/mark.svg" alt="" width="28" height="28"><h1>diffusion-local</h1></div>'
 )
 POLL_SECONDS = 1.0
-#: Adds a new batch to the ones this browser shows; here, as several presses may be on their way at once.
-REMEMBER = (
-    "(id, mine) => [id && !(mine ?? []).includes(id) "
-    f"? [id, ...(mine ?? [])].sort().reverse().slice(0, {tab_create.SHOWN_BATCHES}) : mine]"
-)
+LOST_PRESS = view.notice("bad", "This press did not reach the studio: press Generate again.")
+RESTORE = f"(...values) => diffusionLocal.restore({json.dumps(LOST_PRESS)}, ...values)"
+REMEMBER = f"(id, mine) => [diffusionLocal.remember({tab_create.REMEMBERED_BATCHES}, id, mine)]"
 PARTS = ("now", "create", "queue", "gallery")
 
 # -- handlers -------------------------------------------------------------------------------------------------------
@@ -41,7 +40,7 @@ def poll(studio: Studio, seen: str, tab: str, mine: Any, cursors: str, search: s
 
 def changes(studio: Studio, seen: str, tab: str, mine: Any, cursors: str, search: str, starred: bool) -> list[Any]:
     now = view.utc()
-    batch_ids = [each for each in mine if isinstance(each, str)] if isinstance(mine, list) else []
+    batch_ids = mine.split() if isinstance(mine, str) else []
     asked = mark(f"{tab}\0{batch_ids}\0{cursors}\0{search}\0{starred}")
     key = f"{studio.revision()}-{mark(view.worker_health(studio.workers(), now))}-{asked}"
     seen_key, *seen_marks = seen.split() or [""]
@@ -54,7 +53,7 @@ def changes(studio: Studio, seen: str, tab: str, mine: Any, cursors: str, search
     elif tab == "gallery":
         drawn["gallery"] = tab_gallery.draw(studio, cursors, search, starred)
     else:
-        drawn["create"] = tab_create.draw(studio, snapshot, batch_ids[: tab_create.SHOWN_BATCHES], now)
+        drawn["create"] = tab_create.draw(studio, snapshot, batch_ids, now)
     marks = dict(zip(PARTS, seen_marks, strict=False))
     changed = {part: html for part, html in drawn.items() if mark(html) != marks.get(part)}
     marks |= {part: mark(html) for part, html in changed.items()}
@@ -70,9 +69,10 @@ def skipped(count: int) -> list[Any]:
     return [gr.skip() for _ in range(count)]
 
 
-def on_load(studio: Studio) -> Any:
-    """A new page knows models that came after the server's start."""
-    return gr.Dropdown(form.model_choices(studio.models()))
+def on_load(studio: Studio, model_id: str, width: Any, height: Any) -> tuple[Any, Any]:
+    """A new page knows models that came after the server's start, and the shapes of the one it came back with."""
+    shape = tab_create.on_size_typed(studio, model_id, width, height)
+    return gr.Dropdown(form.model_choices(studio.models())), shape
 
 
 # -- layout and wiring ----------------------------------------------------------------------------------------------
@@ -123,8 +123,7 @@ def build(studio: Studio) -> gr.Blocks:
                 gallery = tab_gallery.layout(studio)
         panel, toast = live("panel"), live("toast")
         seen, tab, receipt = hidden(), hidden("create"), hidden()
-        # Not a secret: the names of batches, kept in the browser under a name that outlives the server's restart.
-        mine = gr.BrowserState([], storage_key="diffusion-local-batches", secret="diffusion-local")
+        mine = hidden()  # the ids of this browser's batches; page.js keeps them
         timer = gr.Timer(POLL_SECONDS)
 
         # -- wiring
@@ -140,8 +139,13 @@ def build(studio: Studio) -> gr.Blocks:
         timer.tick(look, asked, [seen, *parts], trigger_mode="once", **QUIET)
         sources = [part.change for part in (tab, mine, gallery.cursors, gallery.search, gallery.starred)]
         gr.on(sources, look, asked, [seen, *parts], trigger_mode="always_last", **QUIET)
-        blocks.load(look, asked, [seen, *parts], **QUIET)
-        blocks.load(bound(on_load, studio), None, create.field("model"), **QUIET)
+        outlives = [create.told, mine, *create.fields]
+        shown = [create.field(name) for name in ("model", "width", "height")]
+        back = blocks.load(None, outlives, outlives, js=RESTORE, **QUIET)
+        back.then(look, asked, [seen, *parts], **QUIET)
+        back.then(bound(on_load, studio), shown, [create.field("model"), create.size], **QUIET)
+        changes_of_form = [part.change for part in create.fields]
+        gr.on(changes_of_form, None, create.fields, None, js="diffusionLocal.keep", trigger_mode="multiple", **QUIET)
 
         outputs = [toast, receipt, panel, gallery.cursors, tabs, *create.fields]
         clicks = [part.click for part in (*parts, create.told, panel, toast)]

@@ -13,7 +13,9 @@ from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form, view, view_jobs
 from diffusion_local.web.ui.live import QUIET, bound, live
 
-SHOWN_BATCHES = 6
+SHOWN_BATCHES = 6  # at least, finished ones among them
+MOST_BATCHES = 30  # at most, all of them unfinished
+REMEMBERED_BATCHES = 100
 
 DICE = "() => String(Math.floor(Math.random() * 2 ** 32))"
 SPLIT_SIZE = "(size) => size ? size.split('x').map(Number) : [null, null]"
@@ -44,9 +46,20 @@ def on_size_typed(studio: Studio, model_id: str, width: Any, height: Any) -> Any
     return gr.Radio(form.sizes(model), value=form.size_of(model, width, height))
 
 
+def choose(batch_ids: Sequence[str], snapshot: Snapshot) -> tuple[list[str], int]:
+    """Of these, newest first: what to show, and how many unfinished ones are left out."""
+    running = {job.batch_id for job in snapshot.running}
+    unfinished = running | {job.batch_id for job in snapshot.waiting}
+    going = sorted((each for each in batch_ids if each in unfinished), key=lambda each: each not in running)
+    shown = going[:MOST_BATCHES]
+    finished = [each for each in batch_ids if each not in unfinished]
+    return shown + finished[: max(0, SHOWN_BATCHES - len(shown))], len(going) - len(shown)
+
+
 def draw(studio: Studio, snapshot: Snapshot, batch_ids: Sequence[str], now: datetime) -> str:
-    jobs = studio.batches(batch_ids)
-    return view_jobs.created(jobs, studio.images_of(jobs), snapshot, now)
+    shown, left_out = choose(batch_ids[:REMEMBERED_BATCHES], snapshot)
+    jobs = studio.batches(shown)
+    return view_jobs.created(jobs, studio.images_of(jobs), snapshot, now, left_out)
 
 
 # -- layout ---------------------------------------------------------------------------------------------------------
@@ -122,6 +135,14 @@ def wire(tab: CreateTab, studio: Studio, receipt: Any) -> Any:
     tab.dice.click(None, None, seed, js=DICE, **QUIET)
     tab.any_seed.click(None, None, seed, js="() => ''", **QUIET)
     # "multiple": ten presses in a row are ten batches, also while the first is still on its way.
-    return tab.generate.click(
-        bound(on_generate, studio), tab.fields, [tab.told, receipt], trigger_mode="multiple", **QUIET
+    pressed = tab.generate.click(
+        bound(on_generate, studio),
+        tab.fields,
+        [tab.told, receipt],
+        js="diffusionLocal.press",
+        trigger_mode="multiple",
+        **QUIET,
     )
+    pressed.success(None, None, None, js="() => diffusionLocal.answered(true)", trigger_mode="multiple", **QUIET)
+    pressed.failure(None, None, None, js="() => diffusionLocal.answered(false)", trigger_mode="multiple", **QUIET)
+    return pressed

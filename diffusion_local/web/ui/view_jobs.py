@@ -29,7 +29,7 @@ def places(snapshot: Snapshot) -> dict[str, int]:
     return {job.id: place for place, job in enumerate(snapshot.waiting, start=1)}
 
 
-def created(jobs: Sequence[Job], images: Images, snapshot: Snapshot, now: datetime) -> str:
+def created(jobs: Sequence[Job], images: Images, snapshot: Snapshot, now: datetime, left_out: int = 0) -> str:
     """Create's lower half: this browser's latest presses, or an invitation."""
     told = worker_notice(snapshot, now)
     if not jobs:
@@ -37,7 +37,8 @@ def created(jobs: Sequence[Job], images: Images, snapshot: Snapshot, now: dateti
     order = places(snapshot)
     batches = [list(group) for _, group in groupby(jobs, key=lambda job: job.batch_id)]
     eta = {} if snapshot.paused or snapshot.reason else snapshot.eta  # nobody knows how long it is held
-    return told + "".join(batch(each, images, eta, order) for each in batches)
+    rest = f'<p class="quiet">and {left_out} more in the queue</p>' if left_out else ""
+    return told + "".join(batch(each, images, eta, order) for each in batches) + rest
 
 
 def invitation() -> str:
