@@ -14,7 +14,7 @@ from tests.support import PACKAGE, run_python
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors"),
     ("domain", "settings"),
-    ("catalog", "estimates", "logs"),
+    ("catalog", "contact_sheet", "estimates", "logs"),
     ("engine", "store", "queue"),
     ("questions", "lists"),
     ("studio",),
