@@ -9,7 +9,8 @@ where shapes are decided (Esser et al. 2024, arXiv:2403.03206). Plain single thi
 (`EARLY`, `LATE`). The learning rate follows a cosine of wall-clock time, so that a run fits the time there is.
 
 The run can be stopped and resumed: a checkpoint is written every few minutes and at the end (`--resume`). The averaged
-weights for `assemble.py` are written beside it. New shards are read while training runs.
+weights for `assemble.py` are written beside it. New shards are read while training runs. `--start-from` begins with the
+weights of an earlier run instead of random ones; with `--from-progress` it joins the schedules part of the way.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ EARLY = (0.66, 0.14, 0.07, 0.04, 0.03, 0.015, 0.02, 0.015, 0.01)
 LATE = (0.37, 0.14, 0.09, 0.13, 0.18, 0.04, 0.03, 0.01, 0.01)
 CAPTION_DROPOUT = 0.1
 WARM_UP = 600
+#: Arguments that say where things are on this machine; they stay out of the record.
+PATHS = ("latents", "tokenizer", "out", "start_from", "device")
 
 
 def kind_shares(progress: float) -> torch.Tensor:
@@ -133,6 +136,11 @@ class Denoiser(nn.Module):
 
         self.text_encoder = TextEncoder(vocabulary, **TEXT_ENCODERS[name])
         self.unet = UNet2DConditionModel(**denoiser_config(name))
+
+    def load_parts(self, folder: Path) -> None:
+        """Take the weights that an earlier run, or `harden_text_encoder`, left in ``folder``."""
+        for name, part in self.named_children():
+            part.load_state_dict(load_file(folder / f"{name}.safetensors"))  # copies into float32
 
     def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         return self.unet(noisy, timesteps, self.text_encoder(tokens), return_dict=False)[0]
@@ -225,13 +233,16 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
     tokenizer = Tokenizer(args.tokenizer)
     torch.manual_seed(args.seed)
-    model = Denoiser(args.model, tokenizer.vocabulary).to(device, memory_format=torch.channels_last)
+    model = Denoiser(args.model, tokenizer.vocabulary)
+    if args.start_from:
+        model.load_parts(Path(args.start_from))
+    model = model.to(device, memory_format=torch.channels_last)
     sizes = {n: sum(p.numel() for p in m.parameters()) / 1e6 for n, m in model.named_children()}
     log("parameters: " + ", ".join(f"{n} {v:.2f} M" for n, v in sizes.items()))
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     weights = FlatWeights(dict(model.named_children()), args.learning_rate, dtype=dtype)
     record: dict[str, Any] = {
-        "arguments": {k: v for k, v in vars(args).items() if k not in ("latents", "tokenizer", "out", "device")},
+        "arguments": {k: v for k, v in vars(args).items() if k not in PATHS},
         "devices": world, "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "parameters_m": sizes, "step": 0, "samples": 0, "seconds": 0.0, "history": [],
     }  # fmt: skip
@@ -346,6 +357,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=7e-4, help="peak learning rate")
     parser.add_argument("--filler", type=float, default=0.25, help="share of captions with random tokens around them")
     parser.add_argument("--from-progress", type=float, help="place on the schedules to resume at, 0..1")
+    parser.add_argument("--start-from", default="", help="folder with weights of an earlier run to begin with")
     parser.add_argument("--ema", type=float, default=0.9995, help="decay of the moving average of the weights")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False, help="torch.compile")
     parser.add_argument("--graph", action=argparse.BooleanOptionalAction, default=False, help="capture a CUDA graph")

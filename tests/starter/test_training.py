@@ -159,6 +159,18 @@ def test_train_resume_assemble_and_use(shards: Path, tokenizer_folder: Path, vae
     assert done.images[0].size == (64, 64)
 
 
+def test_a_run_can_start_from_the_weights_of_another(shards: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    train_denoiser.train(train_denoiser.parse(_arguments(shards, tokenizer_folder, first, "--steps", "4")))
+    begin = ["--steps", "2", "--start-from", str(first), "--learning-rate", "0"]
+    record = train_denoiser.train(train_denoiser.parse(_arguments(shards, tokenizer_folder, second, *begin)))
+    assert record["step"] == 2
+    for name in ("unet", "text_encoder"):
+        before, after = (load_file(folder / f"{name}.safetensors") for folder in (first, second))
+        assert all(torch.equal(before[key], after[key]) for key in before)
+    assert str(tmp_path) not in json.dumps(record)
+
+
 def test_harden_keeps_plain_captions(pack_folder: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
