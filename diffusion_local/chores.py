@@ -21,6 +21,7 @@ def let_go(house: House) -> None:
     """Retention of ended jobs, of the trash and of left-over previews."""
     jobs = retention.forget_old_jobs(house.settings, house.database)
     images = retention.empty_trash(house.settings, house.database, house.files)
+    retention.forget_deleted(house.database)
     previews = retention.drop_old_previews(house.settings)
     if jobs or images or previews:
         log.info("let go: %d jobs, %d pictures of the trash, %d previews", jobs, images, previews)

@@ -4,8 +4,10 @@ DiffusionLocalError
 |-- UserError             the person asked for something that cannot be; shown as it is, no traceback
 |   |-- InvalidParams     a field is out of its limits; nothing was enqueued
 |   |-- NotFound          no such job, batch, image or model
+|   |   `-- Gone          it was there, and was deleted
 |   |-- Conflict          the thing exists, but not in a state that allows this
 |   |-- QueueFull         the queue's own limit is reached
+|   |-- QueueBlocked      the queue holds itself back, as for a full disk
 |   |-- HomeInUse         another process holds this home or this slot
 |   `-- DatabaseProblem   the database is locked, read-only, damaged or newer than the program
 |-- EngineError           a picture could not be made; its ``kind`` is stored with the job
@@ -54,6 +56,12 @@ class NotFound(UserError):
     code = "not_found"
 
 
+class Gone(NotFound):
+    """It was deleted."""
+
+    code = "gone"
+
+
 class Conflict(UserError):
     """Its state does not allow this."""
 
@@ -64,6 +72,12 @@ class QueueFull(UserError):
     """The queue is full."""
 
     code = "queue_full"
+
+
+class QueueBlocked(UserError):
+    """The queue takes nothing on for the moment."""
+
+    code = "queue_blocked"
 
 
 class HomeInUse(UserError):

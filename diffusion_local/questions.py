@@ -6,13 +6,15 @@ Part of the Studio; nothing here changes anything.
 from collections.abc import Sequence
 
 from diffusion_local.domain import Batch, Event, State
-from diffusion_local.errors import NotFound
+from diffusion_local.errors import NotFound, QueueBlocked
+from diffusion_local.store.control import QueueControl
 from diffusion_local.store.queue_view import QueueView
 from diffusion_local.store.tally import Tally, read_tally
 
 
 class Questions:
     _view: QueueView
+    _control: QueueControl
 
     def moment(self) -> tuple[int, int]:
         """(revision, number of the newest event). The second one stays the same while pictures only advance."""
@@ -34,6 +36,12 @@ class Questions:
         if batch_id is None:
             raise NotFound("Nothing was submitted under this key.")
         return batch_id
+
+    def check_open(self) -> None:
+        """Raises QueueBlocked while the queue holds itself back. What was submitted before waits meanwhile."""
+        reason = self._control.blocked()
+        if reason:
+            raise QueueBlocked(f"The queue takes nothing on for the moment: {reason}")
 
     def unfinished(self, job_ids: Sequence[str]) -> list[str]:
         """Those of the jobs that have not ended; a job that is not there any more counts as ended."""

@@ -3,11 +3,19 @@
 from dataclasses import asdict
 from typing import Any
 
+from typing_extensions import TypedDict  # pydantic reads no other on Python 3.11
+
 from diffusion_local.catalog import Model
 from diffusion_local.domain import Event, Image, Job, Receipt, Snapshot, Worker
 from diffusion_local.studio import Studio
 
 Json = dict[str, Any]
+
+
+class Touched(TypedDict):
+    """Ids of the jobs that an order reached."""
+
+    job_ids: list[str]
 
 
 def receipt(receipt: Receipt) -> Json:

@@ -217,8 +217,8 @@ class Studio(Questions):
             raise InvalidParams("batch_id", "must be left out where jobs are named.")
         for job_id in job_ids:
             self._jobs.get(job_id)
-        if batch_id and not self._view.jobs(batch_id=batch_id, limit=1):
-            raise NotFound(f"There is no batch {batch_id!r}.")
+        if batch_id:
+            self._view.check_batch(batch_id)
         return Selection(tuple(job_ids), batch_id)
 
     def snapshot(self, waiting: int = 50, ended: int = 20) -> Snapshot:

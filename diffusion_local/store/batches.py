@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator
 
 from diffusion_local.domain import Job
-from diffusion_local.errors import NotFound
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.tombstones import missing
 
 PAGE = 500  # jobs that are in memory at once
 
@@ -19,7 +19,7 @@ class Results:
         """The batch's jobs in their order, each with its picture's key. Raises NotFound."""
         with self._database.read() as db:
             if not scalar(db, "SELECT 1 FROM batches WHERE id = :id", id=batch_id):
-                raise NotFound(f"There is no batch {batch_id!r}.")
+                raise missing(db, "batch", batch_id)
             found = db.execute("SELECT id FROM jobs WHERE batch_id = ? ORDER BY idx", [batch_id]).fetchall()
         return self._pages([row[0] for row in found])
 

@@ -5,10 +5,11 @@ import json
 import sqlite_utils
 
 from diffusion_local.domain import State
-from diffusion_local.errors import Conflict, NotFound
+from diffusion_local.errors import Conflict
 from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.jobs import FINISH, GIVE_BACK, OPEN
 from diffusion_local.store.selection import Selection
+from diffusion_local.store.tombstones import missing
 
 
 class QueueControl:
@@ -31,7 +32,7 @@ class QueueControl:
                 db.execute("UPDATE queue SET paused = ? WHERE id = 1", [paused])
                 return
             if not db.execute("UPDATE batches SET paused = ? WHERE id = ?", [paused, batch_id]).rowcount:
-                raise NotFound(f"There is no batch {batch_id!r}.")
+                raise missing(db, "batch", batch_id)
             # The batch's pause is copied to its jobs, so that `claim_next` stays one look into one index.
             db.execute(
                 "UPDATE jobs SET held = ? WHERE batch_id = ? AND state IN ('queued', 'running')",
@@ -136,7 +137,7 @@ def neighbour_of(db: sqlite_utils.Database, own: dict[str, int], up: bool) -> tu
 def place_of(db: sqlite_utils.Database, job_id: str) -> dict[str, int]:
     row = db.execute("SELECT state, lane, priority, position FROM jobs WHERE id = ?", [job_id]).fetchone()
     if row is None:
-        raise NotFound(f"There is no job {job_id!r}.")
+        raise missing(db, "job", job_id)
     if row[0] != State.QUEUED:
         raise Conflict(f"Job {job_id} does not wait any more: it is {row[0]}.")
     return {"lane": row[1], "priority": row[2], "position": row[3]}

@@ -1,9 +1,9 @@
 """The images table: the gallery. Rows are written by ``JobStore.finish`` together with the job's end."""
 
 from diffusion_local.domain import Image, utc_now
-from diffusion_local.errors import NotFound
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.tombstones import missing
 
 RECENT = 100
 
@@ -16,7 +16,7 @@ class ImageStore:
         with self._database.read() as db:
             for row in db.query("SELECT * FROM images WHERE id = ?", [image_id]):
                 return rows.image(row)
-        raise NotFound(f"There is no picture {image_id!r}.")
+            raise missing(db, "picture", image_id)
 
     def of_jobs(self, job_ids: list[str]) -> dict[str, Image]:
         """Pictures by job id; jobs without one are left out."""
@@ -72,4 +72,4 @@ class ImageStore:
                 f"UPDATE images SET {sets} WHERE id = :id RETURNING *", {"id": image_id, "value": value}
             ):
                 return rows.image(row)
-        raise NotFound(f"There is no picture {image_id!r}.")
+            raise missing(db, "picture", image_id)

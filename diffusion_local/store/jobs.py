@@ -8,10 +8,11 @@ from typing import Any
 import sqlite_utils
 
 from diffusion_local.domain import TRANSITIONS, Batch, Claim, Failure, Image, Job, Params, State, new_job, utc_now
-from diffusion_local.errors import Conflict, LostClaim, NotFound, QueueFull
+from diffusion_local.errors import Conflict, LostClaim, QueueFull
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.selection import Selection
+from diffusion_local.store.tombstones import missing
 
 #: A job that took down this many workers is failed, so that the rest of the queue runs.
 CRASH_LIMIT = 2
@@ -110,7 +111,7 @@ class JobStore:
         with self._database.read() as db:
             for row in db.query("SELECT * FROM jobs WHERE id = ?", [job_id]):
                 return rows.job(row)
-        raise NotFound(f"There is no job {job_id!r}.")
+            raise missing(db, "job", job_id)
 
     # -- a worker's verbs ------------------------------------------------------------------------------------------
 

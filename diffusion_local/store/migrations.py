@@ -7,6 +7,9 @@ from sqlite_utils import Database, Migrations
 
 MIGRATIONS = Migrations("diffusion_local")
 
+#: Tables whose deleted rows are remembered, and what people call a row of them.
+NOUNS = {"jobs": "job", "batches": "batch", "images": "picture"}
+
 
 @MIGRATIONS()
 def m001_queue(db: Database) -> None:
@@ -143,6 +146,24 @@ def m002_images(db: Database) -> None:
     )
 
 
+@MIGRATIONS()
+def m009_tombstones(db: Database) -> None:
+    """Ids of what was deleted, so that whoever asks for it hears that, and not that it never was."""
+    run(
+        db,
+        """
+        CREATE TABLE deleted (
+            what TEXT NOT NULL,  -- job, batch or picture
+            id TEXT NOT NULL,
+            at TEXT NOT NULL,
+            PRIMARY KEY (what, id)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX deleted_at ON deleted (at)",
+        *(tombstone_trigger(table, what) for table, what in NOUNS.items()),
+    )
+
+
 def event_trigger(verb: str) -> str:
     name = verb.split()[0].lower()
     changed = "WHEN old.state IS NOT new.state" if verb != "INSERT" else ""
@@ -150,6 +171,15 @@ def event_trigger(verb: str) -> str:
         CREATE TRIGGER job_events_{name} AFTER {verb} ON jobs {changed} BEGIN
             INSERT INTO job_events (job_id, state, at, attempt, worker, note)
             VALUES (new.id, new.state, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), new.attempt, new.worker, new.note);
+        END
+    """
+
+
+def tombstone_trigger(table: str, what: str) -> str:
+    return f"""
+        CREATE TRIGGER {table}_tombstone AFTER DELETE ON {table} BEGIN
+            INSERT OR REPLACE INTO deleted (what, id, at)
+            VALUES ('{what}', old.id, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'));
         END
     """
 

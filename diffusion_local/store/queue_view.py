@@ -7,9 +7,9 @@ import sqlite_utils
 
 from diffusion_local import estimates
 from diffusion_local.domain import FINAL, Batch, Event, Job, Snapshot, State
-from diffusion_local.errors import NotFound
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.tombstones import missing
 
 ORDER = "ORDER BY lane, priority DESC, position"
 STALL_STEPS = 20
@@ -166,7 +166,13 @@ class QueueView:
                     ).fetchall()
                 )
                 return rows.batch(row), {state: counted.get(str(state), 0) for state in State}
-        raise NotFound(f"There is no batch {batch_id!r}.")
+            raise missing(db, "batch", batch_id)
+
+    def check_batch(self, batch_id: str) -> None:
+        """Raises NotFound if there is no such batch."""
+        with self._database.read() as db:
+            if not scalar(db, "SELECT 1 FROM batches WHERE id = :id", id=batch_id):
+                raise missing(db, "batch", batch_id)
 
     def batch_of_key(self, idempotency_key: str) -> str | None:
         with self._database.read() as db:

@@ -10,6 +10,7 @@ from diffusion_local.store.database import Database
 from diffusion_local.store.files import LocalFiles
 
 OLD_PREVIEW_SECONDS = 3600.0
+REMEMBERED_DAYS = 365  # that something was deleted
 BATCH = 500  # rows a transaction, so that a worker's report never waits long
 
 
@@ -37,6 +38,12 @@ def forget_old_jobs(settings: Settings, database: Database) -> int:
         gone += len(old)
         if len(old) < BATCH:
             return gone
+
+
+def forget_deleted(database: Database) -> int:
+    """Forget the ids of what was deleted over REMEMBERED_DAYS ago."""
+    with database.write() as db:
+        return db.execute("DELETE FROM deleted WHERE at < ?", [days_ago(REMEMBERED_DAYS)]).rowcount
 
 
 def empty_trash(settings: Settings, database: Database, files: LocalFiles) -> int:

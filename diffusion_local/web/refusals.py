@@ -11,18 +11,29 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams, NotFound, QueueFull, UserError
+from diffusion_local.errors import (
+    Conflict,
+    DatabaseProblem,
+    Gone,
+    InvalidParams,
+    NotFound,
+    QueueBlocked,
+    QueueFull,
+    UserError,
+)
 from diffusion_local.settings import Settings
 
 STATUS: dict[type[UserError], int] = {
     NotFound: 404,
     Conflict: 409,
+    Gone: 410,
     InvalidParams: 422,
     QueueFull: 429,
     DatabaseProblem: 503,
+    QueueBlocked: 503,
 }
 #: Seconds after which another try makes sense.
-RETRY_AFTER: dict[type[UserError], int] = {QueueFull: 30, DatabaseProblem: 5}
+RETRY_AFTER: dict[type[UserError], int] = {QueueFull: 30, DatabaseProblem: 5, QueueBlocked: 60}
 NEVER = {"Cache-Control": "no-store"}
 
 

@@ -83,7 +83,7 @@ def test_a_new_database_needs_no_backup_and_a_second_start_changes_nothing(tmp_p
 
 def test_names_tell_their_order() -> None:
     assert sorted(NAMES) == NAMES
-    assert [name[:4] for name in NAMES] == [f"m{number:03}" for number in range(1, len(NAMES) + 1)]
+    assert len({name[:4] for name in NAMES}) == len(NAMES)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from PIL import Image as PIL
 
 from diffusion_local.compose import House
 from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams, QueueFull
-from diffusion_local.web.app import download_name
+from diffusion_local.web.files import download_name
 from tests.support import claimed, image_of, params
 from tests.web.conftest import client_of, drawn, house_of, made
 
@@ -42,6 +42,25 @@ def test_head_and_range_work(client: TestClient, house: House) -> None:
     assert client.head(f"/images/{image.id}.png").status_code == 200
     part = client.get(f"/images/{image.id}.png", headers={"Range": "bytes=0-7"})
     assert (part.status_code, part.content) == (206, b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.mark.parametrize("path", ["/images/{}.png", "/thumbnails/{}.webp"])
+def test_who_has_a_file_is_not_sent_it_again(client: TestClient, house: House, path: str) -> None:
+    url = path.format(made(house).id)
+    tag = client.get(url).headers["ETag"]
+    for method in ("GET", "HEAD"):
+        again = client.request(method, url, headers={"If-None-Match": f'"other", W/{tag}'})
+        assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag)
+    assert client.get(url, headers={"If-None-Match": '"other"'}).status_code == 200
+
+
+def test_what_is_not_in_a_file_cannot_be_asked_for(client: TestClient, house: House) -> None:
+    url = f"/images/{made(house).id}.png"
+    assert client.get(url, headers={"Range": "bytes=99999999-"}).status_code == 416
+    tag = client.get(url).headers["ETag"]
+    part = {"Range": "bytes=0-3"}
+    assert client.get(url, headers=part | {"If-Range": tag}).content == b"\x89PNG"
+    assert client.get(url, headers=part | {"If-Range": '"older"'}).status_code == 200
 
 
 def test_a_download_has_a_name_to_find_again(client: TestClient, house: House) -> None:

@@ -13,11 +13,16 @@ REVALIDATE = {"Cache-Control": "private, no-cache"}
 def tagged(request: Request, content: dict[str, Any]) -> Response:
     """JSON with an ``ETag``; 304 without a body if the caller has it already (RFC 9110, section 13.1.2)."""
     tag = f'"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]}"'
-    known = [each.strip().removeprefix("W/") for each in request.headers.get("If-None-Match", "").split(",")]
     headers = REVALIDATE | {"ETag": tag}
-    if tag in known or "*" in known:
+    if known_already(request, tag):
         return Response(status_code=304, headers=headers)
     return JSONResponse(content, headers=headers)
+
+
+def known_already(request: Request, tag: str) -> bool:
+    """Whether ``If-None-Match`` names the tag."""
+    known = [each.strip().removeprefix("W/") for each in request.headers.get("If-None-Match", "").split(",")]
+    return tag in known or "*" in known
 
 
 def paged(request: Request, name: str, items: list[Any], following: str | None) -> JSONResponse:

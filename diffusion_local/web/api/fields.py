@@ -31,6 +31,58 @@ class NewJobs(Body):
         return self.model_dump()
 
 
+class Chosen(Body):
+    """Jobs that are named in one way: by ids, or by their batch."""
+
+    job_ids: list[str] | None = Field(None, description="each job by its id")
+    batch_id: str = Field("", description="every job of this batch")
+
+
+class Cancel(Chosen):
+    waiting: bool = Field(False, description="every job that waits; what runs goes on")
+
+
+class Again(Chosen):
+    failed: bool = Field(False, description="every failed job; of a batch it is the failed ones anyway")
+
+
+class Move(Chosen):
+    to: Literal["top", "up", "down"] = Field(description="top of the lane; or up or down by a place, for one job")
+
+
+class Prioritize(Chosen):
+    value: int = Field(description="-100 to 100, higher runs first")
+
+
+class Forget(Chosen):
+    ended: bool = Field(False, description="every job that has ended")
+
+
+class ListWishes(BaseModel):
+    """How a list is read, and what holds for lines that say nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: str = Field("", description="text, csv or jsonl; else the media type or the file's name tells")
+    expand: str = Field("random", description="what becomes of {a|b} and __name__: random, all or no")
+    expansion_seed: int | None = Field(None, description="draws the same wildcards and seeds again")
+    count: int | None = Field(None, description="pictures of a line")
+    negative: str | None = None
+    model: str | None = None
+    width: int | None = Field(None, description="pixels")
+    height: int | None = Field(None, description="pixels")
+    steps: int | None = None
+    guidance: float | None = None
+    sampler: str | None = None
+    seed: int | None = Field(None, description="first seed of a line")
+
+
+class ListOptions(ListWishes):
+    skip_bad_lines: bool = Field(False, description="enqueue the good ones; else one bad line refuses them all")
+    name: str = Field("", description="of the batch; else the file's name")
+    priority: int = Field(0, description="-100 to 100, higher runs first")
+
+
 class Star(Body):
     starred: bool
 

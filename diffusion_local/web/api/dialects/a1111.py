@@ -27,6 +27,7 @@ from diffusion_local.web.api.dialects.calls import (
     neutral,
     outcome,
     refusing,
+    submitted,
     why_not,
 )
 from diffusion_local.web.api.watch import Watch, until_final
@@ -85,7 +86,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         """Make pictures and answer once they are there: `images` (Base64), `parameters`, `info` (a JSON text)."""
         who = caller(request)
         wishes = read(body) | {"model": named_model(studio, body.override_settings or {}, chosen[who])}
-        receipt = await anyio.to_thread.run_sync(lambda: studio.submit(**wishes))
+        receipt = await anyio.to_thread.run_sync(lambda: submitted(studio, wishes))
         newest[who] = receipt
         if not await until_final(studio, watch, receipt.job_ids, LONGEST, request):
             return problem(503, "not_done", f"Batch {receipt.batch_id} is not done yet, and goes on.")

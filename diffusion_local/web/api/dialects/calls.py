@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 
-from diffusion_local.domain import Image, Job, State
+from diffusion_local.domain import Image, Job, Receipt, State
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.shapes import picture_url
 from diffusion_local.studio import MAX_WAIT, Studio
@@ -66,6 +66,11 @@ class Remembered(Generic[T]):
 
     def pop(self, key: str) -> T | None:
         return self._found.pop(key, None)
+
+
+def submitted(studio: Studio, wishes: dict[str, Any]) -> Receipt:
+    studio.check_open()
+    return studio.submit(**wishes)
 
 
 def neutral(given: dict[str, Any], neutrals: dict[str, tuple[Any, ...]]) -> None:

@@ -18,7 +18,7 @@ from diffusion_local.domain import Job, State
 from diffusion_local.errors import InvalidParams, NotFound, UserError
 from diffusion_local.shapes import Json
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.dialects.calls import address, neutral, refusing, why_not
+from diffusion_local.web.api.dialects.calls import address, neutral, refusing, submitted, why_not
 from diffusion_local.web.api.prefer import MOST_SECONDS, read_prefer
 from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.web.refusals import headers_of, sentence, status_of
@@ -98,7 +98,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
             raise InvalidParams("id", "must not be empty.")
         preference = read_prefer(prefer)
         wishes = body.input.model_dump() | {"idempotency_key": KEY + chosen if chosen else None}
-        receipt = await anyio.to_thread.run_sync(lambda: studio.submit(**wishes))
+        receipt = await anyio.to_thread.run_sync(lambda: submitted(studio, wishes))
         seconds = MOST_SECONDS if preference.seconds is None else preference.seconds
         finished = await until_final(studio, watch, receipt.job_ids, seconds, request)
         name = chosen or receipt.batch_id

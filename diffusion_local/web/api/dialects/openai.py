@@ -33,6 +33,7 @@ from diffusion_local.web.api.dialects.calls import (
     neutral,
     outcome,
     refusing,
+    submitted,
     why_not,
 )
 from diffusion_local.web.api.watch import Watch, until_final
@@ -109,7 +110,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         key = hashlib.sha256(f"{caller(request)}{json.dumps(body.model_dump())}".encode()).hexdigest()
         pending = unanswered[key]
         if pending is None or not pending.belongs_to(retry=retries.strip("0") != ""):
-            submit = anyio.to_thread.run_sync(lambda: studio.submit(**wishes))
+            submit = anyio.to_thread.run_sync(lambda: submitted(studio, wishes))
             pending = unanswered[key] = Pending(asyncio.create_task(submit))
         pending.left_at = None
         try:

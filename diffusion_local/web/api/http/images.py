@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from diffusion_local import shapes
+from diffusion_local.store.recipe import a1111_text
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.answers import paged, tagged
 from diffusion_local.web.api.fields import Star
@@ -32,6 +33,12 @@ def router(studio: Studio) -> APIRouter:
     def one_image(image_id: str, request: Request) -> Response:
         """A picture with its recipe and the addresses of its files."""
         return tagged(request, shapes.image(studio.image(image_id)))
+
+    @images.get("/{image_id}/recipe")
+    def recipe(image_id: str, request: Request) -> Response:
+        """How a picture was made: `params` (to be submitted again as they are), and `text` as A1111 writes it."""
+        image = studio.image(image_id)
+        return tagged(request, {"params": shapes.params(image), "text": a1111_text(image.params)})
 
     @images.patch("/{image_id}")
     def star(image_id: str, body: Star) -> dict[str, Any]:

@@ -31,6 +31,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         preference = read_prefer(prefer)
         wishes = body.wishes()
         lane = Lane(wishes.pop("lane"))
+        await anyio.to_thread.run_sync(studio.check_open)
         receipt = await anyio.to_thread.run_sync(
             lambda: studio.submit(**wishes, lane=lane, idempotency_key=idempotency_key)
         )
@@ -66,8 +67,8 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     @jobs.post("/jobs/{job_id}/again", status_code=202)
     def again(job_id: str) -> JSONResponse:
         """A new job from an old one's recipe."""
-        content, pause = answer(studio, studio.again([job_id]), False)
-        return JSONResponse(content, 202, headers={"Location": content["status_url"], "Retry-After": str(pause)})
+        studio.check_open()
+        return accepted(studio, studio.again([job_id]))
 
     @jobs.get("/jobs/{job_id}/events")
     def events(job_id: str) -> dict[str, Any]:
@@ -75,6 +76,12 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         return {"events": [shapes.event(each) for each in studio.events(job_id)]}
 
     return jobs
+
+
+def accepted(studio: Studio, receipt: Receipt) -> JSONResponse:
+    """202, with where to look and when."""
+    content, pause = answer(studio, receipt, False)
+    return JSONResponse(content, 202, headers={"Location": content["status_url"], "Retry-After": str(pause)})
 
 
 def answer(studio: Studio, receipt: Receipt, finished: bool) -> tuple[shapes.Json, int]:

@@ -1,0 +1,13 @@
+"""What was deleted: the table is written by triggers, and read when something asked for is not there."""
+
+import sqlite_utils
+
+from diffusion_local.errors import Gone, NotFound
+from diffusion_local.store.database import scalar
+
+
+def missing(db: sqlite_utils.Database, what: str, row_id: str) -> NotFound:
+    """The error for a job, batch or picture that is not there: Gone if it was deleted."""
+    if scalar(db, "SELECT 1 FROM deleted WHERE what = :what AND id = :id", what=what, id=row_id):
+        return Gone(f"The {what} {row_id!r} was deleted.")
+    return NotFound(f"There is no {what} {row_id!r}.")

@@ -1,0 +1,84 @@
+"""Pictures and icons as files, by id: with entity tags, and in ranges (RFC 9110, sections 13 and 14)."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, RedirectResponse, Response
+
+from diffusion_local import shapes
+from diffusion_local.domain import Image, State
+from diffusion_local.errors import NotFound
+from diffusion_local.settings import assets
+from diffusion_local.studio import Studio
+from diffusion_local.web.api.answers import known_already
+from diffusion_local.web.refusals import NEVER
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+#: A picture's bytes never change; only whoever asked may keep them.
+FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
+#: A transparent pixel, for a running job that has no preview yet: a page would show a broken picture otherwise.
+NOTHING = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
+ICONS = {"mark.svg": "image/svg+xml"}
+
+
+def add(app: FastAPI, studio: Studio) -> None:
+    @readable(app, "/images/{image_id}.png")
+    def picture(request: Request, image_id: str, download: bool = False) -> Response:
+        """A picture's PNG, byte for byte as it was saved, recipe included."""
+        path = studio.picture_file(image_id)
+        name = download_name(studio.image(image_id)) if download else None
+        return kept(request, path, "image/png", name)
+
+    @readable(app, "/thumbnails/{image_id}.webp")
+    def thumbnail(request: Request, image_id: str) -> Response:
+        return kept(request, studio.thumbnail_file(image_id), "image/webp")
+
+    @readable(app, "/previews/{job_id}.webp")
+    def preview(job_id: str) -> Response:
+        """The newest preview of a running job. One asked for just after the end gets the picture's thumbnail."""
+        job = studio.job(job_id)
+        try:
+            # Read at once, not streamed: the worker may replace the file at any moment.
+            return Response(studio.preview_file(job_id).read_bytes(), media_type="image/webp", headers=NEVER)
+        except (NotFound, FileNotFoundError):
+            image = studio.images_of([job]).get(job_id) if job.state is State.DONE else None
+            if image:
+                return RedirectResponse(shapes.thumbnail_url(image.id), headers=NEVER)
+            return Response(NOTHING, media_type="image/gif", headers=NEVER)
+
+    @readable(app, "/assets/icons/{name}")
+    def icon(name: str) -> FileResponse:
+        if name not in ICONS:
+            raise NotFound(f"There is no icon {name!r}.")
+        return FileResponse(
+            assets() / "icons" / name, media_type=ICONS[name], headers={"Cache-Control": "max-age=86400"}
+        )
+
+
+def readable(app: FastAPI, path: str) -> Callable[[T], T]:
+    """A file's route: GET, and HEAD, which needs no line of its own in the documentation."""
+
+    def add(endpoint: T) -> T:
+        app.get(path, tags=["files"], response_class=FileResponse)(endpoint)
+        app.head(path, include_in_schema=False)(endpoint)
+        return endpoint
+
+    return add
+
+
+def kept(request: Request, path: Path, media_type: str, name: str | None = None) -> Response:
+    """A file that never changes: 304 for whoever has it, a part of it (206) for whoever asks for that."""
+    answer = FileResponse(path, media_type=media_type, headers=FOREVER, filename=name, stat_result=path.stat())
+    if known_already(request, answer.headers["ETag"]):
+        return Response(status_code=304, headers=FOREVER | {"ETag": answer.headers["ETag"]})
+    return answer
+
+
+def download_name(image: Image) -> str:
+    """A file name people can find again: the prompt's first words and the seed."""
+    words = re.sub(r"[^\w]+", "-", image.params.prompt.lower())[:50].strip("-_")
+    return f"{words or 'picture'}-{image.params.seed}.png"
