@@ -5,58 +5,30 @@ Pure data and rules; nothing here loads a weight. A model is the bundled starter
 """
 
 import json
-import random
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from diffusion_local.domain import Kind, Params
+from diffusion_local import completion
+from diffusion_local.checks import MAX_PROMPT_CHARS as MAX_PROMPT_CHARS
+from diffusion_local.checks import MAX_SEED as MAX_SEED
+from diffusion_local.checks import SAMPLERS as SAMPLERS
+from diffusion_local.checks import Defaults as Defaults
+from diffusion_local.checks import Limits as Limits
+from diffusion_local.checks import check_prompt as check_prompt
+from diffusion_local.checks import check_sampler as check_sampler
+from diffusion_local.checks import check_size as check_size
+from diffusion_local.checks import draw_seed as draw_seed
+from diffusion_local.checks import number as number
+from diffusion_local.checks import whole_number as whole_number
+from diffusion_local.completion import SETTINGS as SETTINGS
+from diffusion_local.completion import SizeOf
+from diffusion_local.domain import Params
 from diffusion_local.errors import InvalidParams, NotFound
 
 STARTER = "starter"
-MAX_SEED = 2**32 - 1
-MAX_PROMPT_CHARS = 10_000
-#: Fields of Params that a submit may set beside the prompt.
-SETTINGS = tuple(field.name for field in fields(Params) if field.name not in ("prompt", "kind"))
-
-#: Names people know from other tools; ``engine.samplers`` maps each onto a diffusers scheduler.
-SAMPLERS = (
-    "DPM++ 2M",
-    "DPM++ 2M Karras",
-    "DPM++ 2M SDE",
-    "Euler",
-    "Euler a",
-    "UniPC",
-    "Heun",
-    "DDIM",
-    "DDPM",
-    "LCM",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """What a model is run with where the person says nothing."""
-
-    width: int = 512
-    height: int = 512
-    steps: int = 25
-    guidance: float = 7.5
-    sampler: str = "DPM++ 2M"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of a model, in pixels, steps and classifier-free guidance scale."""
-
-    min_size: int = 64
-    max_size: int = 2048
-    max_pixels: int = 2048 * 2048
-    multiple: int = 8
-    max_steps: int = 150
-    max_guidance: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +62,11 @@ STARTER_LIMITS = Limits(min_size=128, max_size=512, max_pixels=512 * 512, max_st
 class Catalog:
     """The models of one installation: the starter, and the folders below ``models/``."""
 
-    def __init__(self, starter: Path, models: Path) -> None:
+    def __init__(self, starter: Path, models: Path, size_of: SizeOf | None = None) -> None:
+        """``size_of`` tells the sizes of source pictures; without it there are none."""
         self._starter = starter
         self._models = models
+        self.size_of = size_of or no_source
 
     def all(self) -> list[Model]:
         """Every entry, the default model first. Reads the folders afresh, so a new model needs no restart."""
@@ -120,38 +94,19 @@ class Catalog:
         ``settings`` holds fields of Params; one that is absent or None takes the model's default. ``seed`` must be
         set by the caller. Raises InvalidParams naming the first field that is out of its limits.
         """
-        given = {name: value for name, value in settings.items() if value is not None}
-        for name in given:
-            if name not in SETTINGS:
-                raise InvalidParams(name, f"is not a setting of a picture. Known: {', '.join(SETTINGS)}.")
+        given = completion.known(settings)
         model = self._named(given.get("model", ""))
-        defaults = model.defaults
-        check_prompt("prompt", prompt, required=True)
-        negative = given.get("negative", "")
-        check_prompt("negative", negative)
-        limits = model.limits
-        steps = whole_number("steps", given.get("steps", defaults.steps), 1, limits.max_steps)
-        width, height = check_size(
-            given.get("width", defaults.width), given.get("height", defaults.height), limits, model.id
-        )
-        return Params(
-            prompt=prompt.strip(),
-            negative=negative.strip(),
-            model=model.id,
-            width=width,
-            height=height,
-            steps=steps,
-            guidance=number("guidance", given.get("guidance", defaults.guidance), 0.0, limits.max_guidance),
-            sampler=check_sampler(given.get("sampler", defaults.sampler)),
-            seed=whole_number("seed", given["seed"], 0, MAX_SEED),
-            kind=Kind.TXT2IMG,
-        )
+        return completion.complete(model.id, model.defaults, model.limits, prompt, given, self.size_of)
 
     def _named(self, model_id: str) -> Model:
         try:
             return self.get(model_id) if model_id else self.default
         except NotFound as error:
             raise InvalidParams("model", error.message) from None
+
+
+def no_source(source_id: str) -> tuple[int, int]:
+    raise NotFound(f"There is no source picture {source_id!r}.")
 
 
 def read_folder(
@@ -188,69 +143,6 @@ def read_folder(
         size_bytes=sum(f.stat().st_size for f in weights),
         problem=problem,
     )
-
-
-def draw_seed() -> int:
-    return random.SystemRandom().randint(0, 2**31 - 1)
-
-
-def check_prompt(field: str, text: Any, required: bool = False) -> None:
-    if not isinstance(text, str):
-        raise InvalidParams(field, "must be text.")
-    if any("\ud800" <= sign <= "\udfff" for sign in text):
-        raise InvalidParams(field, "must be text; it holds half a character that cannot be stored.")
-    if required and not text.strip():
-        raise InvalidParams(field, "must not be empty. Say what the picture should show.")
-    if len(text) > MAX_PROMPT_CHARS:
-        raise InvalidParams(field, f"must have at most {MAX_PROMPT_CHARS:,} characters (got {len(text):,}).")
-
-
-def number(field: str, value: Any, low: float, high: float) -> float:
-    bounds = f"from {shown(low)} to {shown(high)}"
-    try:
-        given = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise InvalidParams(field, f"must be a number {bounds} (got {value!r}).") from None
-    if isinstance(value, bool) or not low <= given <= high:
-        raise InvalidParams(field, f"must be {bounds} (got {value!r}).")
-    return given
-
-
-def shown(bound: float) -> str:
-    """A bound in full: 4294967295, not 4.29e+09."""
-    return str(int(bound)) if bound == int(bound) else f"{bound:g}"
-
-
-def whole_number(field: str, value: Any, low: int, high: int) -> int:
-    given = number(field, value, low, high)
-    if given != int(given):
-        raise InvalidParams(field, f"must be a whole number from {low} to {high} (got {value!r}).")
-    return int(given)
-
-
-def check_size(width: Any, height: Any, limits: Limits, model_id: str) -> tuple[int, int]:
-    size = []
-    for field, value in (("width", width), ("height", height)):
-        pixels = whole_number(field, value, limits.min_size, limits.max_size)
-        if pixels % limits.multiple:
-            low = pixels - pixels % limits.multiple
-            raise InvalidParams(
-                field, f"must be a multiple of {limits.multiple} (got {pixels}; try {low} or {low + limits.multiple})."
-            )
-        size.append(pixels)
-    if size[0] * size[1] > limits.max_pixels:
-        raise InvalidParams(
-            "width",
-            f"times height must be at most {limits.max_pixels:,} pixels for {model_id} (got {size[0]}x{size[1]}).",
-        )
-    return size[0], size[1]
-
-
-def check_sampler(name: Any) -> str:
-    for known in SAMPLERS:
-        if isinstance(name, str) and name.casefold() == known.casefold():
-            return known
-    raise InvalidParams("sampler", f"must be one of {', '.join(SAMPLERS)} (got {name!r}).")
 
 
 def prompt_warnings(model: Model, params: Params) -> list[str]:

@@ -11,6 +11,7 @@ from diffusion_local.store.files import LocalFiles
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.queue_view import QueueView
+from diffusion_local.store.sources import Sources
 from diffusion_local.store.workers import WorkerStore
 from diffusion_local.studio import Studio
 
@@ -28,6 +29,7 @@ class House:
     workers: WorkerStore
     files: LocalFiles
     queue: HueyQueue
+    sources: Sources
     catalog: Catalog
     studio: Studio
 
@@ -39,9 +41,10 @@ def open_house(settings: Settings) -> House:
     jobs, control, view = JobStore(database), QueueControl(database), QueueView(database)
     images, workers = ImageStore(database), WorkerStore(database)
     files, queue = LocalFiles(settings), HueyQueue(settings.queue_database)
-    catalog = Catalog(settings.starter, settings.models)
-    studio = Studio(settings, jobs, control, view, images, workers, files, queue, catalog)
-    return House(settings, database, jobs, control, view, images, workers, files, queue, catalog, studio)
+    sources = Sources(settings, images, files)
+    catalog = Catalog(settings.starter, settings.models, sources.size)
+    studio = Studio(settings, jobs, control, view, images, workers, files, queue, sources, catalog)
+    return House(settings, database, jobs, control, view, images, workers, files, queue, sources, catalog, studio)
 
 
 def open_studio(settings: Settings) -> Studio:

@@ -4,13 +4,15 @@ Plain frozen values without behaviour of their own; ``store`` reads and writes t
 Times are UTC, ISO 8601 with milliseconds and ``Z``; ids are ULIDs (sortable, safe in file names and URLs).
 """
 
-import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Self
 
 from ulid import ULID
+
+from diffusion_local.params import Kind as Kind
+from diffusion_local.params import Lora as Lora
+from diffusion_local.params import Params as Params
 
 
 class State(StrEnum):
@@ -46,10 +48,6 @@ class Lane(StrEnum):
     BATCH = "batch"  # prompt lists
 
 
-class Kind(StrEnum):
-    TXT2IMG = "txt2img"
-
-
 def new_id() -> str:
     return str(ULID())
 
@@ -65,43 +63,6 @@ def utc_now() -> str:
 
 def utc_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-@dataclass(frozen=True, slots=True)
-class Params:
-    """What to make. Sizes in pixels; ``guidance`` is the classifier-free guidance scale; ``seed`` in [0, 2**32)."""
-
-    prompt: str
-    negative: str
-    model: str
-    width: int
-    height: int
-    steps: int
-    guidance: float
-    sampler: str
-    seed: int
-    kind: Kind = Kind.TXT2IMG
-
-    @property
-    def cost(self) -> float:
-        """Work in step-megapixels: what estimates of time are made from."""
-        return self.steps * self.width * self.height / 1e6
-
-    def to_json(self) -> str:
-        # not asdict: it copies deeply, which is most of the time that a long list takes
-        return json.dumps({each.name: getattr(self, each.name) for each in fields(self)}, ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what ``to_json`` wrote."""
-        return cls.from_dict(json.loads(text))
-
-    @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> Self:
-        """Params from their fields; those of a newer program are left out."""
-        known = {f.name for f in fields(cls)}
-        values = {name: value for name, value in found.items() if name in known}
-        return cls(**values | {"kind": Kind(values.get("kind", Kind.TXT2IMG))})
 
 
 @dataclass(frozen=True, slots=True)

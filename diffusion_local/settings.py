@@ -38,6 +38,8 @@ class Settings:
     max_count: int = setting(100, "most pictures in one submit")
     max_queued: int = setting(100_000, "most jobs waiting at once")
     max_list_mb: int = setting(20, "megabytes that a prompt list may have")
+    max_source_mb: int = setting(50, "megabytes that a source picture may have")
+    max_source_megapixels: int = setting(64, "megapixels that a source picture may have")
     step_timeout: int = setting(900, "seconds without progress after which a worker counts as hung")
     on_stop: str = setting("give_back", "what a stopping worker does with its running picture", ON_STOP)
     disk_reserve_mb: int = setting(500, "megabytes kept free on the disk; with less the queue waits")
@@ -98,6 +100,26 @@ class Settings:
         return self.home / "models"
 
     @property
+    def loras(self) -> Path:
+        return self.home / "loras"
+
+    @property
+    def vae(self) -> Path:
+        return self.home / "vae"
+
+    @property
+    def upscalers(self) -> Path:
+        return self.home / "upscalers"
+
+    @property
+    def embeddings(self) -> Path:
+        return self.home / "embeddings"
+
+    @property
+    def sources(self) -> Path:
+        return self.home / "sources"
+
+    @property
     def wildcards(self) -> Path:
         return self.home / "wildcards"
 
@@ -118,7 +140,8 @@ class Settings:
         return assets() / "starter"
 
     def make_folders(self) -> None:
-        for folder in (self.home, self.gallery, self.previews, self.models, self.wildcards, self.logs, self.locks):
+        data = (self.gallery, self.previews, self.sources, self.wildcards, self.logs, self.locks)
+        for folder in (self.home, *data, self.models, self.loras, self.vae, self.upscalers, self.embeddings):
             folder.mkdir(parents=True, exist_ok=True)
 
 

@@ -53,7 +53,8 @@ def job(job: Job, image: Image | None = None, position: int | None = None, eta: 
 
 
 def params(owner: Job | Image) -> Json:
-    return asdict(owner.params) | {"kind": str(owner.params.kind)}
+    values = asdict(owner.params)
+    return values | {"kind": str(owner.params.kind), "loras": list(values["loras"])}
 
 
 def image_link(image: Image) -> Json:

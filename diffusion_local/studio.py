@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from diffusion_local import catalog
 from diffusion_local.catalog import Catalog, Model
+from diffusion_local.completion import series
 from diffusion_local.domain import (
     PRIORITIES,
     Batch,
@@ -33,6 +33,7 @@ from diffusion_local.store.images import ImageStore
 from diffusion_local.store.jobs import JobStore, new_jobs
 from diffusion_local.store.queue_view import QueueView
 from diffusion_local.store.selection import Selection
+from diffusion_local.store.sources import Sources
 from diffusion_local.store.workers import WorkerStore
 
 MAX_WAIT = 3600.0
@@ -42,7 +43,7 @@ LOOK_SECONDS = 0.1  # between two looks of `wait`
 class Studio(Questions):
     """Built by ``compose.open_studio``. Each method is one use-case; bad input raises a UserError.
 
-    ``lists`` has those about prompt lists.
+    ``lists`` has those about prompt lists, ``sources`` those about source pictures.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Studio(Questions):
         workers: WorkerStore,
         files: LocalFiles,
         queue: JobQueue,
+        sources: Sources,
         catalog: Catalog,
     ) -> None:
         self._settings = settings
@@ -66,6 +68,7 @@ class Studio(Questions):
         self._files = files
         self._queue = queue
         self._catalog = catalog
+        self.sources = sources
         self.lists = PromptLists(settings, jobs, view, images, files, queue, catalog)
 
     # -- submit and wait -------------------------------------------------------------------------------------------
@@ -83,8 +86,9 @@ class Studio(Questions):
         idempotency_key: str | None = None,
         **settings: Any,
     ) -> Receipt:
-        """Enqueue ``count`` pictures of a prompt, with consecutive seeds; acknowledged means durable.
+        """Enqueue ``count`` pictures of a prompt; acknowledged means durable.
 
+        Seeds are consecutive; where the noise of a variation seed is mixed in it is that one that counts up.
         ``settings`` are fields of Params; what is absent or None is the model's default, no seed (or -1) a random one.
         Raises InvalidParams, QueueFull and Conflict, and then nothing is enqueued.
         """
@@ -93,13 +97,11 @@ class Studio(Questions):
             catalog.check_prompt(field, text)
         first = catalog.draw_seed() if seed is None or seed == -1 else seed
         params = self._catalog.complete(prompt, settings | {"seed": first})
-        if params.seed + count - 1 > catalog.MAX_SEED:
-            raise InvalidParams("seed", f"must be at most {catalog.MAX_SEED - count + 1} for {count} pictures.")
+        each = series(params, count)
         model = self._catalog.get(params.model)
         if not model.ready:
             raise InvalidParams("model", f"{model.id} is not ready: {model.problem}")
         batch = Batch(new_id(), name or shortened(params.prompt), owner, lane, count, utc_now())
-        each = [type(params)(**asdict(params) | {"seed": params.seed + place}) for place in range(count)]
         jobs = new_jobs(batch, each, catalog.whole_number("priority", priority, *PRIORITIES))
         batch_id, job_ids = self._jobs.insert_batch(batch, jobs, idempotency_key or None, self._settings.max_queued)
         self._queue.ring(count)

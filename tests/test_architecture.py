@@ -13,7 +13,9 @@ from tests.support import PACKAGE, run_python
 #: From the bottom up. A module imports from lower rows and from its own unit; units of one row do not know each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors"),
-    ("domain", "settings"),
+    ("params", "settings"),
+    ("domain", "checks"),
+    ("completion",),
     ("catalog", "contact_sheet", "estimates", "logs"),
     ("engine", "store", "queue"),
     ("questions", "lists"),

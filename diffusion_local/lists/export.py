@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import PurePath
 from typing import Any
 
@@ -47,8 +47,10 @@ def jsonl_lines(results: Iterable[tuple[Job, PurePath | None]]) -> Iterator[str]
 
 
 def row(job: Job, file: PurePath | None) -> dict[str, Any]:
-    return asdict(job.params) | {
+    """What says nothing is left out."""
+    return job.params.to_dict() | {
         "kind": str(job.params.kind),
+        "loras": ", ".join(map(str, job.params.loras)),
         "expand": "no",
         "batch_id": job.batch_id,
         "job_id": job.id,

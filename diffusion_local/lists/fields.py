@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusion_local.catalog import SETTINGS
+from diffusion_local.checks import one_of
 from diffusion_local.domain import Kind
 from diffusion_local.errors import InvalidParams
 
@@ -12,7 +13,7 @@ from diffusion_local.errors import InvalidParams
 EXPANSIONS = ("random", "all", "no")
 #: Beside the fields of Params.
 EXTRA = ("size", "count", "expand")
-FIELDS = ("prompt", *SETTINGS, "kind", *EXTRA)
+FIELDS = ("prompt", *SETTINGS, *EXTRA)
 #: Columns that an export adds; a list that is read again says nothing by them.
 RESULTS = ("batch_id", "job_id", "state", "error", "file")
 #: Names from other tools (A1111's "prompts from file", InvokeAI, Midjourney).
@@ -66,8 +67,8 @@ def entry(line: int, given: Mapping[str, Any]) -> Entry:
         if "width" in values or "height" in values:
             raise InvalidParams("size", "must be left out where width or height is given.")
         values["width"], values["height"] = parse_size(values.pop("size"))
-    if values.pop("kind", Kind.TXT2IMG) not in tuple(Kind):
-        raise InvalidParams("kind", f"must be one of {', '.join(Kind)} (got {given['kind']!r}).")
+    if "kind" in values:
+        values["kind"] = one_of("kind", values["kind"], tuple(Kind))
     if values.get("expand", EXPANSIONS[0]) not in EXPANSIONS:
         raise InvalidParams("expand", f"must be one of {', '.join(EXPANSIONS)} (got {values['expand']!r}).")
     return Entry(line, values)

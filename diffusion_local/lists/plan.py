@@ -8,8 +8,9 @@ from random import Random
 from typing import Any
 
 from diffusion_local import catalog
-from diffusion_local.catalog import MAX_SEED, Catalog, Model, whole_number
-from diffusion_local.domain import Params
+from diffusion_local.catalog import Catalog, Model, whole_number
+from diffusion_local.completion import series
+from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, QueueFull
 from diffusion_local.lists.expansion import MANY, Expander, Text
 from diffusion_local.lists.fields import EXPANSIONS, BadLine, Entry
@@ -40,8 +41,9 @@ class ListCheck:
 class CatalogOfNow(Catalog):
     """The catalogue at one moment: its folders are read once, not for each line."""
 
-    def __init__(self, models: list[Model]) -> None:
-        self._found = models
+    def __init__(self, catalog: Catalog) -> None:
+        self._found = catalog.all()
+        self.size_of = catalog.size_of
 
     def all(self) -> list[Model]:
         return self._found
@@ -56,7 +58,7 @@ class Plan:
     def __init__(
         self, catalog: Catalog, expander: Expander, defaults: Mapping[str, Any], expand: str, seed: int, most: int
     ) -> None:
-        self._catalog = CatalogOfNow(catalog.all())
+        self._catalog = CatalogOfNow(catalog)
         self._expander = expander
         self._defaults = defaults
         self._expand = expand
@@ -96,8 +98,7 @@ class Plan:
         if str(values.get("seed", -1)) == "-1":
             values["seed"] = lot.randint(0, 2**31 - 1)
         params = self._catalog.complete(values.pop("prompt", ""), values)
-        if params.seed + count - 1 > MAX_SEED:
-            raise InvalidParams("seed", f"must be at most {MAX_SEED - count + 1} for {count} pictures.")
+        series(params, count)
         model = self._catalog.get(params.model)
         if not model.ready:
             raise InvalidParams("model", f"{model.id} is not ready: {model.problem}")
@@ -108,13 +109,13 @@ class Plan:
             if node.count * count > self._most:
                 raise InvalidParams("prompt", too_many(node.count, count, self._most))
             for prompt in node.all():
-                catalog.check_prompt("prompt", prompt, required=True)
+                catalog.check_prompt("prompt", prompt, required=params.kind is not Kind.UPSCALE)
             return self._counted(params, (prompt.strip() for prompt in node.all()), count, node.count)
         state = lot.getstate()  # drawn twice alike: once to check, once to take
         for _ in range(count):
-            catalog.check_prompt("prompt", node.drawn(lot), required=True)
+            catalog.check_prompt("prompt", node.drawn(lot), required=params.kind is not Kind.UPSCALE)
         lot.setstate(state)
-        drawn = (replace(params, seed=params.seed + place) for place in range(count))
+        drawn = series(params, count)
         return (each for one in drawn for each in self._counted(one, [node.drawn(lot).strip()], 1))
 
     def _counted(self, params: Params, prompts: Iterable[str], count: int, different: int = 1) -> Iterator[Params]:
@@ -126,14 +127,14 @@ class Plan:
             )
         for prompt in prompts:
             self._longest_with(params.model, prompt, params.negative)
-            for place in range(count):
+            for one in series(params, count):
                 self.pictures += 1
                 self.models[params.model] += 1
                 if len(self.first) < SHOWN_PROMPTS:
                     self.first.append(prompt)
                 else:
                     self._newest.append(prompt)
-                yield replace(params, prompt=prompt, seed=params.seed + place)
+                yield replace(one, prompt=prompt)
             self.cost[params.model] = self.cost.get(params.model, 0.0) + params.cost * count
             self.pixels += params.width * params.height * count
 

@@ -40,6 +40,7 @@ def test_a_line_takes_every_flag() -> None:
     assert values(line) == {
         "prompt": "a castle", "seed": "7", "width": 768, "height": 512, "steps": "30", "model": "sdxl",
         "negative": "blurry", "count": "2", "guidance": "5", "sampler": "Euler a", "expand": "no",
+        "kind": "txt2img",
     }  # fmt: skip
 
 

@@ -21,6 +21,23 @@ class NewJobs(Body):
     guidance: float | None = Field(None, description="classifier-free guidance scale")
     sampler: str | None = None
     seed: int | None = Field(None, description="of the first picture, the others count up; none or -1 draws one")
+    kind: Literal["txt2img", "img2img", "inpaint", "upscale"] | None = Field(
+        None, description="left out, the pictures given speak of it"
+    )
+    source: str | None = Field(None, description="id of a source picture, to begin from")
+    mask: str | None = Field(None, description="id of a source picture: white is painted anew")
+    strength: float | None = Field(None, description="0 to 1: how far from the source")
+    loras: list[str | dict[str, Any]] | None = Field(
+        None, description='`{"name": ..., "weight": ...}` or "name:weight", at most 8'
+    )
+    vae: str | None = Field(None, description="name of a file in vae/")
+    clip_skip: int | None = Field(None, description="as A1111 counts; 0 is the model's own")
+    schedule: str | None = Field(None, description="spacing of the noise levels, such as Karras")
+    variation_seed: int | None = Field(None, description="none or -1 draws one")
+    variation_strength: float | None = Field(None, description="0 to 1: how much of the variation seed's noise")
+    upscaler: str | None = Field(None, description="name of a file in upscalers/; Lanczos needs none")
+    scale: float | None = Field(None, description="of upscaling, 1 to 8")
+    rung: str | None = Field(None, description="forces a memory policy")
     count: int = 1
     name: str = Field("", description="of the batch, for people")
     priority: int = Field(0, description="-100 to 100, higher runs first")

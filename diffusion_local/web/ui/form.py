@@ -1,6 +1,6 @@
 """The form: one table from the fields of Params (and the count) to their components, in one order.
 
-To add a setting, add the field to ``Params`` and a line here; a test holds the names equal.
+To add a setting, add the field to ``Params`` and a line here; a test holds the order equal.
 """
 
 import math

@@ -1,0 +1,132 @@
+"""Source pictures: what img2img, inpainting and upscaling begin from, kept by the hash of their content."""
+
+import io
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+
+from PIL import Image as PIL
+from PIL import ImageCms, ImageOps, UnidentifiedImageError, features
+
+from diffusion_local.checks import SOURCE_ID
+from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.settings import Settings
+from diffusion_local.store.files import PNG_LEVEL, LocalFiles, write_whole
+from diffusion_local.store.images import ImageStore
+
+#: Formats that are opened; Pillow knows dozens more, whose decoders are little tried.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", *(["AVIF"] if features.check("avif") else []))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A source picture. ``id`` is the SHA-256, in hex, of the PNG that is kept; sizes in pixels."""
+
+    id: str
+    width: int
+    height: int
+
+
+class Sources:
+    """``sources/<first two digits>/<id>.png`` below the home. The same pixels are kept once."""
+
+    def __init__(self, settings: Settings, images: ImageStore, files: LocalFiles) -> None:
+        self._folder = settings.sources
+        self._max_bytes = settings.max_source_mb * 1_000_000
+        self._max_pixels = settings.max_source_megapixels * 1_000_000
+        self._images = images
+        self._files = files
+
+    def add(self, data: bytes, field: str = "source") -> Source:
+        """Keep a picture: its first frame upright in sRGB, without metadata. Durable once this returns.
+
+        Raises InvalidParams naming ``field`` for what is no picture or too large, and DiskFull.
+        """
+        if len(data) > self._max_bytes:
+            raise InvalidParams(
+                field, f"must be at most {self._max_bytes // 10**6} MB (max_source_mb; got {len(data) / 1e6:.1f} MB)."
+            )
+        picture = self._read(data, field)
+        encoded = io.BytesIO()
+        picture.save(encoded, "PNG", compress_level=PNG_LEVEL)
+        source = Source(sha256(encoded.getbuffer()).hexdigest(), *picture.size)
+        if not self._path(source.id).exists():
+            write_whole(self._path(source.id), lambda file: file.write(encoded.getbuffer()), durable=True)
+        return source
+
+    def from_image(self, image_id: str) -> Source:
+        """A picture of the gallery as a source. Raises NotFound."""
+        try:
+            return self.add(self._files.path(self._images.get(image_id).key).read_bytes())
+        except FileNotFoundError:
+            raise NotFound(f"The file of picture {image_id!r} is not there.") from None
+
+    def path(self, source_id: str) -> Path:
+        """The file of a source. Raises NotFound."""
+        if not SOURCE_ID.fullmatch(source_id) or not self._path(source_id).exists():
+            raise NotFound(f"There is no source picture {source_id!r:.80}.")
+        return self._path(source_id)
+
+    def size(self, source_id: str) -> tuple[int, int]:
+        """Width and height. Raises NotFound."""
+        return size_of(self.path(source_id))
+
+    def _path(self, source_id: str) -> Path:
+        return self._folder / source_id[:2] / f"{source_id}.png"
+
+    def _read(self, data: bytes, field: str) -> PIL.Image:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", PIL.DecompressionBombWarning)  # our own limit is asked below
+                with PIL.open(io.BytesIO(data), formats=FORMATS) as picture:
+                    self._check_pixels(*picture.size, field)
+                    return plain(picture)
+        except UnidentifiedImageError:
+            raise InvalidParams(field, f"must be a picture ({', '.join(FORMATS)}).") from None
+        except PIL.DecompressionBombError:
+            raise InvalidParams(field, self._too_many_pixels()) from None
+        except InvalidParams:
+            raise
+        except Exception as error:  # decoders raise what they like: OSError, SyntaxError, ValueError, struct.error, ...
+            raise InvalidParams(field, f"must be a whole picture; this one is damaged ({error}).") from None
+
+    def _check_pixels(self, width: int, height: int, field: str) -> None:
+        """Asked before a pixel is decoded."""
+        if width * height > self._max_pixels:
+            raise InvalidParams(field, f"{self._too_many_pixels()[:-1]} (got {width}x{height}).")
+
+    def _too_many_pixels(self) -> str:
+        return f"must have at most {self._max_pixels // 10**6} megapixels (max_source_megapixels)."
+
+
+def plain(picture: PIL.Image) -> PIL.Image:
+    """Upright, in sRGB as L, RGB or RGBA, and nothing but pixels."""
+    upright = in_srgb(ImageOps.exif_transpose(picture))
+    clear = upright.has_transparency_data
+    grey = upright.mode in ("1", "L") and not clear
+    found = upright.convert("RGBA" if clear else "L" if grey else "RGB")
+    found.info = {}
+    return found
+
+
+def in_srgb(picture: PIL.Image) -> PIL.Image:
+    """Colours of a wide-gamut photograph as they look; a profile that cannot be read says nothing."""
+    profile = picture.info.get("icc_profile")
+    if not profile or picture.mode not in ("RGB", "RGBA", "CMYK"):
+        return picture
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = "RGBA" if picture.mode == "RGBA" else "RGB"
+        converted = ImageCms.profileToProfile(picture, own, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return picture
+    return converted or picture
+
+
+@lru_cache(maxsize=1024)
+def size_of(path: Path) -> tuple[int, int]:
+    """Read once for a file: a source never changes."""
+    with PIL.open(path, formats=("PNG",)) as picture:
+        return picture.size

@@ -1,0 +1,122 @@
+"""Params of every kind of work: completed from what is given, or refused with field and limit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffusion_local.catalog import Catalog
+from diffusion_local.checks import MAX_SEED, RUNGS, Limits, fitted_size
+from diffusion_local.completion import series
+from diffusion_local.domain import Kind, Lora, Params
+from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.settings import assets
+
+SOURCE, MASK, NONE = "a" * 64, "b" * 64, "c" * 64
+
+
+def size_of(source_id: str) -> tuple[int, int]:
+    if source_id == NONE:
+        raise NotFound("none")
+    return (640, 480)
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    return Catalog(assets() / "starter", Path("no-such-folder"), size_of)
+
+
+def complete(catalog: Catalog, prompt: str = "a boat", **settings: Any) -> Params:
+    return catalog.complete(prompt, {"seed": 1} | settings)
+
+
+def test_the_pictures_given_speak_of_the_kind(catalog: Catalog) -> None:
+    assert complete(catalog).kind is Kind.TXT2IMG
+    assert complete(catalog, source=SOURCE).kind is Kind.IMG2IMG
+    assert complete(catalog, source=SOURCE, mask=MASK).kind is Kind.INPAINT
+    assert complete(catalog, source=SOURCE, kind="Upscale").kind is Kind.UPSCALE
+
+
+def test_strength_and_size_come_from_kind_and_source(catalog: Catalog) -> None:
+    made = complete(catalog, source=SOURCE)
+    assert (made.strength, made.width, made.height) == (0.6, 512, 384)
+    assert complete(catalog, source=SOURCE, mask=MASK).strength == 1.0
+    assert complete(catalog, source=SOURCE, width=256, height=256).width == 256
+
+
+@pytest.mark.parametrize(
+    ("size", "fitted"),
+    [((256, 256), (256, 256)), ((1000, 500), (512, 256)), ((30, 60), (128, 256)), ((5000, 10), (512, 128))],
+)
+def test_a_source_is_fitted_to_the_model(size: tuple[int, int], fitted: tuple[int, int]) -> None:
+    limits = Limits(min_size=128, max_size=512, max_pixels=512 * 512)
+    assert fitted_size(*size, limits) == fitted
+
+
+def test_a_fitted_size_never_has_too_many_pixels() -> None:
+    limits = Limits(min_size=64, max_size=2048, max_pixels=600 * 600, multiple=16)
+    for width in range(64, 3000, 97):
+        for height in range(64, 3000, 131):
+            got = fitted_size(width, height, limits)
+            assert got[0] * got[1] <= limits.max_pixels
+            assert all(64 <= side <= 2048 and side % 16 == 0 for side in got)
+
+
+def test_upscaling_needs_no_prompt_and_gives_the_larger_size(catalog: Catalog) -> None:
+    made = complete(catalog, "", kind="upscale", source=SOURCE, upscaler="lanczos", steps=30, sampler="Euler")
+    assert (made.width, made.height, made.scale, made.upscaler, made.steps) == (1280, 960, 2.0, "Lanczos", 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "words"),
+    [
+        ({"kind": "video"}, "kind", "txt2img, img2img, inpaint, upscale"),
+        ({"kind": "img2img"}, "source", "is needed for img2img"),
+        ({"kind": "inpaint", "source": SOURCE}, "mask", "is needed for inpaint"),
+        ({"kind": "txt2img", "source": SOURCE}, "source", "left out where kind is txt2img"),
+        ({"strength": 0.5}, "strength", "left out"),
+        ({"source": SOURCE, "strength": 1.5}, "strength", "from 0 to 1"),
+        ({"source": "../../etc/passwd"}, "source", "64 hexadecimal digits"),
+        ({"source": NONE}, "source", "no picture that is kept here"),
+        ({"source": SOURCE, "mask": NONE}, "mask", "no picture that is kept here"),
+        ({"kind": "upscale", "source": SOURCE, "scale": 9}, "scale", "from 1 to 8"),
+        ({"loras": 3}, "loras", "must be a list"),
+        ({"loras": [{"weight": 1}]}, "loras", "a name and a weight"),
+        ({"loras": ["../up"]}, "loras", "name of a file"),
+        ({"loras": ["a:5"]}, "loras", "from -4 to 4"),
+        ({"loras": ["a:1", "a:2"]}, "loras", "each LoRA once"),
+        ({"loras": [f"l{place}" for place in range(9)]}, "loras", "at most 8"),
+        ({"vae": "/etc/passwd"}, "vae", "name of a file"),
+        ({"clip_skip": 13}, "clip_skip", "from 0 to 12"),
+        ({"schedule": "Weekly"}, "schedule", "Karras"),
+        ({"variation_strength": 2}, "variation_strength", "from 0 to 1"),
+        ({"variation_strength": 0.5, "variation_seed": -2}, "variation_seed", "from 0 to"),
+        ({"rung": "ladder"}, "rung", ", ".join(RUNGS)),
+    ],
+)
+def test_what_is_out_of_its_limits_is_named(catalog: Catalog, settings: dict, field: str, words: str) -> None:
+    with pytest.raises(InvalidParams) as refused:
+        complete(catalog, **settings)
+    assert refused.value.field == field
+    assert words in refused.value.problem
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["ink:0.8, style/wash:-1", ["ink:0.8", {"name": "style/wash", "weight": -1}], (Lora("ink", 0.8), "style/wash:-1")],
+)
+def test_loras_are_written_in_several_ways(catalog: Catalog, given: object) -> None:
+    assert complete(catalog, loras=given).loras == (Lora("ink", 0.8), Lora("style/wash", -1.0))
+
+
+def test_a_variation_without_a_seed_draws_one(catalog: Catalog) -> None:
+    assert complete(catalog, variation_strength=0.2).variation_seed is not None
+    assert complete(catalog, variation_seed=5).variation_seed is None
+
+
+def test_seeds_count_up_and_of_a_variation_only_its_own(catalog: Catalog) -> None:
+    assert [each.seed for each in series(complete(catalog), 3)] == [1, 2, 3]
+    varied = series(complete(catalog, variation_strength=0.2, variation_seed=7), 2)
+    assert [(each.seed, each.variation_seed) for each in varied] == [(1, 7), (1, 8)]
+    with pytest.raises(InvalidParams, match="seed: must be at most"):
+        series(complete(catalog, seed=MAX_SEED), 2)

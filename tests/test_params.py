@@ -1,0 +1,38 @@
+"""Params as JSON: what says nothing is left out, old rows are read, and nothing is lost on the way."""
+
+import json
+
+from diffusion_local.domain import Kind, Lora, Params
+from tests.support import PARAMS, params
+
+FULL = params(
+    kind=Kind.INPAINT,
+    source="a" * 64,
+    mask="b" * 64,
+    strength=0.5,
+    loras=(Lora("ink", 0.8), Lora("wash")),
+    vae="mine",
+    clip_skip=2,
+    schedule="Karras",
+    variation_seed=3,
+    variation_strength=0.1,
+    rung="resident",
+)
+
+
+def test_nothing_is_lost() -> None:
+    for each in (PARAMS, FULL):
+        assert Params.from_json(each.to_json()) == each
+
+
+def test_what_is_at_its_default_is_left_out() -> None:
+    assert set(json.loads(PARAMS.to_json())) == {
+        "prompt", "negative", "model", "width", "height", "steps", "guidance", "sampler", "seed"
+    }  # fmt: skip
+    assert json.loads(FULL.to_json())["loras"] == [{"name": "ink", "weight": 0.8}, {"name": "wash", "weight": 1.0}]
+
+
+def test_rows_of_an_older_and_of_a_newer_program_are_read() -> None:
+    old = json.loads(PARAMS.to_json()) | {"kind": "txt2img"}
+    assert Params.from_dict(old) == PARAMS
+    assert Params.from_dict(old | {"holograms": True}) == PARAMS
