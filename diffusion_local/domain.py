@@ -123,6 +123,7 @@ class Job:
     finished_at: str | None = None
     from_job: str | None = None
     failure: Failure | None = None
+    hidden: bool = False  # somebody else's: only its place and progress are told
 
     @property
     def final(self) -> bool:
@@ -177,6 +178,7 @@ class Image:
     seconds: float = 0.0
     starred: bool = False
     trashed_at: str | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)

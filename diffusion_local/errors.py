@@ -8,6 +8,9 @@ DiffusionLocalError
 |   |-- Conflict          the thing exists, but not in a state that allows this
 |   |-- QueueFull         the queue's own limit is reached
 |   |-- QueueBlocked      the queue holds itself back, as for a full disk
+|   |-- LimitReached      the account's own limit is reached
+|   |-- Forbidden         whoever asks may not do this
+|   |-- Unauthorized      it is not known who asks
 |   |-- HomeInUse         another process holds this home or this slot
 |   `-- DatabaseProblem   the database is locked, read-only, damaged or newer than the program
 |-- EngineError           a picture could not be made; its ``kind`` is stored with the job
@@ -78,6 +81,28 @@ class QueueBlocked(UserError):
     """The queue takes nothing on for the moment."""
 
     code = "queue_blocked"
+
+
+class LimitReached(UserError):
+    """This account's limit is reached. ``retry_after`` is in seconds."""
+
+    code = "limit_reached"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Forbidden(UserError):
+    """This is not allowed."""
+
+    code = "forbidden"
+
+
+class Unauthorized(UserError):
+    """Sign in first, or send a token."""
+
+    code = "unauthorized"
 
 
 class HomeInUse(UserError):

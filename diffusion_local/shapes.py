@@ -41,6 +41,7 @@ def job(job: Job, image: Image | None = None, position: int | None = None, eta: 
         "cancel_requested": job.cancel_requested,
         "worker": job.worker,
         "owner": job.owner,
+        "hidden": job.hidden,
         "priority": job.priority,
         "created_at": job.created_at,
         "started_at": job.started_at,

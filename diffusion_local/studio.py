@@ -4,7 +4,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from diffusion_local import catalog
+from diffusion_local import actor, catalog
+from diffusion_local.actor import Scope
 from diffusion_local.catalog import Catalog, Model
 from diffusion_local.completion import series
 from diffusion_local.domain import (
@@ -22,8 +23,9 @@ from diffusion_local.domain import (
     shortened,
     utc_now,
 )
-from diffusion_local.errors import Conflict, InvalidParams, NotFound
+from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound
 from diffusion_local.lists.prompt_lists import PromptLists
+from diffusion_local.orders import Orders, known_state
 from diffusion_local.questions import Questions
 from diffusion_local.queue import JobQueue
 from diffusion_local.settings import Settings
@@ -40,7 +42,7 @@ MAX_WAIT = 3600.0
 LOOK_SECONDS = 0.1  # between two looks of `wait`
 
 
-class Studio(Questions):
+class Studio(Orders, Questions):
     """Built by ``compose.open_studio``. Each method is one use-case; bad input raises a UserError.
 
     ``lists`` has those about prompt lists, ``sources`` those about source pictures.
@@ -92,6 +94,7 @@ class Studio(Questions):
         ``settings`` are fields of Params; what is absent or None is the model's default, no seed (or -1) a random one.
         Raises InvalidParams, QueueFull and Conflict, and then nothing is enqueued.
         """
+        actor.require(Scope.SUBMIT)
         count = catalog.whole_number("count", count, 1, self._settings.max_count)
         for field, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             catalog.check_prompt(field, text)
@@ -101,7 +104,7 @@ class Studio(Questions):
         model = self._catalog.get(params.model)
         if not model.ready:
             raise InvalidParams("model", f"{model.id} is not ready: {model.problem}")
-        batch = Batch(new_id(), name or shortened(params.prompt), owner, lane, count, utc_now())
+        batch = Batch(new_id(), name or shortened(params.prompt), actor.current().owner(owner), lane, count, utc_now())
         jobs = new_jobs(batch, each, catalog.whole_number("priority", priority, *PRIORITIES))
         batch_id, job_ids = self._jobs.insert_batch(batch, jobs, idempotency_key or None, self._settings.max_queued)
         self._queue.ring(count)
@@ -113,6 +116,7 @@ class Studio(Questions):
         Without ``job_ids`` it means every job of ``batch_id``, or of the whole list, that is in ``state`` and was not
         made again before: asking twice makes nothing twice.
         """
+        actor.require(Scope.SUBMIT)
         chosen = list(job_ids) or self._control.not_made_again(
             Selection((), batch_id, batch_id is None), known_state(state)
         )
@@ -121,7 +125,11 @@ class Studio(Questions):
         if len(chosen) > self._settings.max_queued:
             raise InvalidParams("job_ids", f"must name at most {self._settings.max_queued} jobs.")
         old = [self._jobs.get(job_id) for job_id in chosen]
-        batch = Batch(new_id(), shortened(old[0].params.prompt), old[0].owner, old[0].lane, len(old), utc_now())
+        for job in old:
+            if not actor.current().owns(job.owner):
+                raise Forbidden(f"Job {job.id} is another's. Take its recipe instead.")
+        owner = actor.current().owner(old[0].owner)
+        batch = Batch(new_id(), shortened(old[0].params.prompt), owner, old[0].lane, len(old), utc_now())
         jobs = new_jobs(batch, [job.params for job in old], old[0].priority, [job.id for job in old])
         new_batch, ids = self._jobs.insert_batch(batch, jobs, None, self._settings.max_queued)
         self._queue.ring(len(ids))
@@ -165,64 +173,6 @@ class Studio(Questions):
         self._jobs.get(job_id)
         return self._view.events(job_id)
 
-    def cancel(self, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
-        """Cancel jobs that wait, and stop those that run at their next step; ids of the jobs this touched.
-
-        A single job that has ended already raises Conflict; in a selection it is left out.
-        """
-        touched = self._jobs.cancel(self._select(job_ids, batch_id))
-        if not touched and len(job_ids) == 1:
-            raise Conflict(f"Job {job_ids[0]} has ended already: it is {self._jobs.get(job_ids[0]).state}.")
-        return touched
-
-    def cancel_waiting(self) -> list[str]:
-        """Cancel every job that waits; what runs goes on. Their ids."""
-        return self._jobs.cancel(Selection(tuple(self._control.ids(Selection(everything=True), State.QUEUED))))
-
-    def pause(self, batch_id: str | None = None, give_back: bool = False) -> None:
-        """Start no further picture, of the queue or of one batch, until ``resume``; kept over restarts.
-
-        What runs is finished, or with ``give_back`` put back into its place at its next step.
-        """
-        self._control.pause(batch_id or None, give_back)
-
-    def resume(self, batch_id: str | None = None) -> None:
-        self._control.resume(batch_id or None)
-        self._queue.ring()
-
-    def set_priority(self, priority: int, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
-        """Give waiting jobs another priority (-100 to 100, higher runs first); ids of those it reached."""
-        checked = catalog.whole_number("priority", priority, *PRIORITIES)
-        return self._control.set_priority(self._select(job_ids, batch_id), checked)
-
-    def move(self, to: str, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
-        """Move waiting jobs ``to`` the top of their lane, or one job ``up`` or ``down`` by a place; their ids."""
-        if to == "top":
-            return self._control.move_to_top(self._select(job_ids, batch_id))
-        if to not in ("up", "down"):
-            raise InvalidParams("to", f"must be top, up or down (got {to!r}).")
-        if len(job_ids) != 1:
-            raise InvalidParams("job_ids", f"must name one job to move it {to}.")
-        self._control.move(job_ids[0], up=to == "up")
-        return list(job_ids)
-
-    def forget(self, job_ids: Sequence[str] = (), batch_id: str | None = None, everything: bool = False) -> list[str]:
-        """Delete ended jobs from the list, with their history; their pictures stay. Their ids."""
-        selection = Selection(everything=True) if everything else self._select(job_ids, batch_id)
-        return self._control.delete_ended(selection)
-
-    def _select(self, job_ids: Sequence[str], batch_id: str | None) -> Selection:
-        """Raises NotFound for an unknown job, InvalidParams if nothing is named."""
-        if not job_ids and not batch_id:
-            raise InvalidParams("job_ids", "must name at least one job, or a batch.")
-        if job_ids and batch_id:
-            raise InvalidParams("batch_id", "must be left out where jobs are named.")
-        for job_id in job_ids:
-            self._jobs.get(job_id)
-        if batch_id:
-            self._view.check_batch(batch_id)
-        return Selection(tuple(job_ids), batch_id)
-
     def snapshot(self, waiting: int = 50, ended: int = 20) -> Snapshot:
         """The queue at one moment."""
         return self._view.snapshot(waiting, ended)
@@ -254,14 +204,20 @@ class Studio(Questions):
         return self._images.count()
 
     def star(self, image_id: str, starred: bool = True) -> Image:
+        self._require_own(image_id)
         return self._images.star(image_id, starred)
 
     def trash(self, image_id: str) -> Image:
         """Take a picture out of the gallery; ``restore`` brings it back."""
+        self._require_own(image_id)
         return self._images.trash(image_id)
 
     def restore(self, image_id: str) -> Image:
+        self._require_own(image_id)
         return self._images.restore(image_id)
+
+    def _require_own(self, image_id: str) -> None:
+        actor.current().require_own(self._images.get(image_id).owner, f"Picture {image_id}")
 
     def models(self) -> list[Model]:
         return self._catalog.all()
@@ -287,10 +243,3 @@ def existing(path: Any, what: str) -> Any:
     if not path.exists():
         raise NotFound(f"The file of {what!r} is not there.")
     return path
-
-
-def known_state(name: str) -> State:
-    try:
-        return State(name)
-    except ValueError:
-        raise InvalidParams("state", f"must be one of {', '.join(State)} (got {name!r}).") from None

@@ -13,12 +13,12 @@ from tests.support import PACKAGE, run_python
 #: From the bottom up. A module imports from lower rows and from its own unit; units of one row do not know each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors"),
-    ("params", "settings"),
+    ("params", "settings", "actor"),
     ("domain", "checks"),
     ("completion",),
     ("catalog", "contact_sheet", "estimates", "logs"),
     ("engine", "store", "queue"),
-    ("questions", "lists"),
+    ("questions", "orders", "lists"),
     ("studio",),
     ("compose", "shapes"),
     ("worker", "web", "chores", "doctor"),

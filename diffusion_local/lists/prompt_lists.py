@@ -7,6 +7,8 @@ from hashlib import sha256
 from pathlib import Path, PurePath
 from typing import IO, Any, BinaryIO
 
+from diffusion_local import actor
+from diffusion_local.actor import Scope
 from diffusion_local.catalog import Catalog, check_prompt, draw_seed, whole_number
 from diffusion_local.domain import PRIORITIES, Batch, Job, Lane, Params, new_id, new_job, shortened, utc_now
 from diffusion_local.errors import InvalidParams
@@ -81,6 +83,7 @@ class PromptLists:
         ``random`` for each picture, ``all`` combinations are made, or ``no`` brace has a meaning; the same
         ``expansion_seed`` draws the same. Raises InvalidParams if it is no list at all, QueueFull if it is too long.
         """
+        actor.require(Scope.SUBMIT)
         plan = self._plan(defaults, expand, expansion_seed)
         for _ in plan.pictures_of(parse(self._read(source), format or format_named(source))):
             pass
@@ -118,6 +121,7 @@ class PromptLists:
         The list is as in ``check``. A bad line refuses it all, unless ``skip_bad_lines``. Raises InvalidParams,
         QueueFull and Conflict, and then nothing is enqueued.
         """
+        actor.require(Scope.SUBMIT)
         for what, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             check_prompt(what, text)
         checked_priority = whole_number("priority", priority, *PRIORITIES)
@@ -132,8 +136,9 @@ class PromptLists:
             if not plan.pictures:
                 raise InvalidParams("list", "has no prompt.")
             spool.seek(0)
+            who = actor.current().owner(owner)
             batch = Batch(
-                new_id(), name or named(source) or shortened(plan.first[0]), owner, Lane.BATCH, plan.pictures, utc_now()
+                new_id(), name or named(source) or shortened(plan.first[0]), who, Lane.BATCH, plan.pictures, utc_now()
             )
             batch_id, ids = self._jobs.insert_batch(
                 batch,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from diffusion_local.domain import Job
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.ownership import seen
 from diffusion_local.store.tombstones import missing
 
 PAGE = 500  # jobs that are in memory at once
@@ -18,14 +19,14 @@ class Results:
     def of_batch(self, batch_id: str) -> Iterator[tuple[Job, str | None]]:
         """The batch's jobs in their order, each with its picture's key. Raises NotFound."""
         with self._database.read() as db:
-            if not scalar(db, "SELECT 1 FROM batches WHERE id = :id", id=batch_id):
+            if not scalar(db, f"SELECT 1 FROM batches WHERE id = :id AND {seen()}", id=batch_id):
                 raise missing(db, "batch", batch_id)
             found = db.execute("SELECT id FROM jobs WHERE batch_id = ? ORDER BY idx", [batch_id]).fetchall()
         return self._pages([row[0] for row in found])
 
     def waiting(self) -> Iterator[tuple[Job, str | None]]:
         """Every job that waits, in the order in which they will run."""
-        line = "SELECT id FROM jobs WHERE state = 'queued' ORDER BY lane, priority DESC, position"
+        line = f"SELECT id FROM jobs WHERE state = 'queued' AND {seen()} ORDER BY lane, priority DESC, position"
         with self._database.read() as db:
             return self._pages([row[0] for row in db.execute(line).fetchall()])
 

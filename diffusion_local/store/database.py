@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from diffusion_local.errors import DatabaseProblem, InvalidParams
 from diffusion_local.store.migrations import MIGRATIONS
+from diffusion_local.store.ownership import add_functions
 
 BUSY_SECONDS = 15
 
@@ -103,6 +104,7 @@ class Database:
             conn.execute("PRAGMA journal_mode = WAL")
             conn.execute("PRAGMA synchronous = FULL")  # an acknowledged submit survives a power cut
             conn.execute("PRAGMA foreign_keys = ON")
+            add_functions(conn)
             db = self._local.db = sqlite_utils.Database(conn)
         return db
 

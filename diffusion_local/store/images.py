@@ -3,6 +3,7 @@
 from diffusion_local.domain import Image, utc_now
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.ownership import ruled, seen
 from diffusion_local.store.tombstones import missing
 
 RECENT = 100
@@ -14,7 +15,7 @@ class ImageStore:
 
     def get(self, image_id: str) -> Image:
         with self._database.read() as db:
-            for row in db.query("SELECT * FROM images WHERE id = ?", [image_id]):
+            for row in db.query(f"SELECT * FROM images WHERE id = ? AND {seen()}", [image_id]):
                 return rows.image(row)
             raise missing(db, "picture", image_id)
 
@@ -22,14 +23,16 @@ class ImageStore:
         """Pictures by job id; jobs without one are left out."""
         with self._database.read() as db:
             marks = ", ".join("?" * len(job_ids))
-            found = db.query(f"SELECT * FROM images WHERE job_id IN ({marks}) AND trashed_at IS NULL", job_ids)
+            found = db.query(
+                f"SELECT * FROM images WHERE job_id IN ({marks}) AND trashed_at IS NULL AND {seen()}", job_ids
+            )
             return {image.job_id: image for image in map(rows.image, found)}
 
     def page(
         self, limit: int = 48, before: str | None = None, search: str = "", starred: bool = False, trashed: bool = False
     ) -> list[Image]:
         """Pictures, newest first. ``before`` is the last id of the page before: any depth costs the same."""
-        where = ["trashed_at IS NOT NULL" if trashed else "trashed_at IS NULL"]
+        where = ["trashed_at IS NOT NULL" if trashed else "trashed_at IS NULL", seen()]
         values: dict[str, str | int] = {"limit": limit}
         if before:
             where.append("(created_at, id) < (SELECT created_at, id FROM images WHERE id = :before)")
@@ -46,7 +49,7 @@ class ImageStore:
     def count(self) -> int:
         """Pictures in the gallery, without the trash."""
         with self._database.read() as db:
-            return scalar(db, "SELECT count(*) FROM images WHERE trashed_at IS NULL")
+            return scalar(db, f"SELECT count(*) FROM images WHERE trashed_at IS NULL AND {seen()}")
 
     def bytes_per_pixel(self) -> float | None:
         """Of the newest RECENT pictures; None if there is none."""
@@ -69,7 +72,7 @@ class ImageStore:
     def _change(self, image_id: str, sets: str, value: str | int | None) -> Image:
         with self._database.write() as db:
             for row in db.query(
-                f"UPDATE images SET {sets} WHERE id = :id RETURNING *", {"id": image_id, "value": value}
+                f"UPDATE images SET {sets} WHERE id = :id AND {ruled()} RETURNING *", {"id": image_id, "value": value}
             ):
                 return rows.image(row)
             raise missing(db, "picture", image_id)

@@ -9,8 +9,9 @@ import sqlite_utils
 
 from diffusion_local.domain import TRANSITIONS, Batch, Claim, Failure, Image, Job, Params, State, new_job, utc_now
 from diffusion_local.errors import Conflict, LostClaim, QueueFull
-from diffusion_local.store import rows
+from diffusion_local.store import allowance, rows
 from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.ownership import SEPARATOR, scoped, seen
 from diffusion_local.store.selection import Selection
 from diffusion_local.store.tombstones import missing
 
@@ -55,10 +56,12 @@ class JobStore:
         Raises QueueFull, and Conflict if the key came with another request then.
         """
         request = request or (digest(jobs) if idempotency_key else "")
+        key = scoped(idempotency_key) if idempotency_key else None
         ids: list[str] = []
         with self._database.write() as db:
-            if idempotency_key and (seen := self._seen(db, idempotency_key, request)):
-                return seen
+            if key and (found := self._seen(db, key, request)):
+                return found
+            allowance.check(db, batch.count)
             waiting = scalar(db, "SELECT count(*) FROM jobs WHERE state = 'queued'")
             if waiting + batch.count > max_queued:
                 raise QueueFull(
@@ -72,7 +75,7 @@ class JobStore:
                     "owner": batch.owner,
                     "lane": str(batch.lane),
                     "count": batch.count,
-                    "idempotency_key": idempotency_key,
+                    "idempotency_key": key,
                     "request": request,
                     "created_at": batch.created_at,
                 }
@@ -80,7 +83,7 @@ class JobStore:
             last = scalar(db, "SELECT coalesce(max(position), 0) FROM jobs")
 
             def lined_up() -> Iterator[rows.Row]:
-                for place, job in enumerate(jobs):
+                for place, job in enumerate(allowance.small_enough(jobs)):
                     ids.append(job.id)
                     yield rows.job_row(job) | {"position": last + 1 + place}
 
@@ -91,7 +94,8 @@ class JobStore:
     def _seen(db: sqlite_utils.Database, key: str, request: str) -> tuple[str, list[str]] | None:
         for batch in db.query("SELECT id, request FROM batches WHERE idempotency_key = ?", [key]):
             if batch["request"] != request:
-                raise Conflict(f"The idempotency key {key!r} was used before for another request.")
+                given = key.rpartition(SEPARATOR)[2]
+                raise Conflict(f"The idempotency key {given!r} was used before for another request.")
             found = db.query("SELECT id FROM jobs WHERE batch_id = ? ORDER BY idx", [batch["id"]])
             return batch["id"], [row["id"] for row in found]
         return None
@@ -109,7 +113,7 @@ class JobStore:
 
     def get(self, job_id: str) -> Job:
         with self._database.read() as db:
-            for row in db.query("SELECT * FROM jobs WHERE id = ?", [job_id]):
+            for row in db.query(f"SELECT * FROM jobs WHERE id = ? AND {seen()}", [job_id]):
                 return rows.job(row)
             raise missing(db, "job", job_id)
 
@@ -162,8 +166,9 @@ class JobStore:
     def finish(self, claim: Claim, image: Image) -> None:
         """The picture's row and `done`, in one transaction. Its file must be there already. Raises LostClaim."""
         with self._database.write() as db:
-            self._settle(db, "finish", claim, ENDED + ", step = :step, cancel_requested = 0", step=image.params.steps)
-            db.table("images").insert(rows.image_row(image))
+            ended = ENDED + ", step = :step, cancel_requested = 0"
+            owner = self._settle(db, "finish", claim, ended, step=image.params.steps).owner
+            db.table("images").insert(rows.image_row(image) | {"owner": owner})
 
     def fail(self, claim: Claim, failure: Failure) -> None:
         """End the job with an error. Raises LostClaim."""

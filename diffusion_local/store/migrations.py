@@ -5,6 +5,8 @@ Invariants are CHECKs; ``job_events`` and ``queue.revision`` are written by trig
 
 from sqlite_utils import Database, Migrations
 
+from diffusion_local.store.accounts_schema import ACCOUNTS
+
 MIGRATIONS = Migrations("diffusion_local")
 
 #: Tables whose deleted rows are remembered, and what people call a row of them.
@@ -144,6 +146,11 @@ def m002_images(db: Database) -> None:
         "CREATE INDEX images_trashed ON images (trashed_at) WHERE trashed_at IS NOT NULL",
         *(revision_trigger("images", verb) for verb in ("INSERT", "UPDATE", "DELETE")),
     )
+
+
+@MIGRATIONS()
+def m006_accounts(db: Database) -> None:
+    run(db, *ACCOUNTS)
 
 
 @MIGRATIONS()

@@ -9,12 +9,14 @@ from diffusion_local import estimates
 from diffusion_local.domain import FINAL, Batch, Event, Job, Snapshot, State
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.ownership import scoped, seen, veiled
 from diffusion_local.store.tombstones import missing
 
 ORDER = "ORDER BY lane, priority DESC, position"
 STALL_STEPS = 20
 FEW = 3  # jobs whose places are cheaper to look up one by one
 PACE_JOBS = 20  # recent jobs a model's pace is the median of
+VISIBLE = f"(actor_sees_all() OR EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_id AND {seen('jobs')}))"
 
 
 class QueueView:
@@ -53,9 +55,9 @@ class QueueView:
             return Snapshot(
                 revision=revision,
                 counts={state: counts.get(str(state), 0) for state in State},
-                running=running,
-                waiting=first,
-                ended=jobs(db, "WHERE finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT ?", ended),
+                running=[veiled(job) for job in running],
+                waiting=[veiled(job) for job in first],
+                ended=jobs(db, f"WHERE {seen()} AND finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT ?", ended),
                 workers=workers,
                 paused=bool(paused),
                 reason=blocked,
@@ -115,7 +117,7 @@ class QueueView:
         self, state: State | None = None, batch_id: str | None = None, limit: int = 50, before: str | None = None
     ) -> list[Job]:
         """Jobs, newest first; ``before`` is the last id of the page before. A batch's jobs come in its own order."""
-        where, values = ["1"], []
+        where, values = [seen()], []
         further = "idx > (SELECT idx FROM jobs WHERE id = ?)" if batch_id else "id < ?"
         for clause, value in (("state = ?", state), ("batch_id = ?", batch_id), (further, before)):
             if value is not None:
@@ -129,12 +131,12 @@ class QueueView:
         """All jobs of these batches, newest batch first."""
         with self._database.read() as db:
             marks = ", ".join("?" * len(ids))
-            return jobs(db, f"WHERE batch_id IN ({marks}) ORDER BY batch_id DESC, idx", *ids)
+            return jobs(db, f"WHERE batch_id IN ({marks}) AND {seen()} ORDER BY batch_id DESC, idx", *ids)
 
     def events(self, job_id: str) -> list[Event]:
         """What happened to a job, oldest first."""
         with self._database.read() as db:
-            found = db.query("SELECT * FROM job_events WHERE job_id = ? ORDER BY id", [job_id])
+            found = db.query(f"SELECT * FROM job_events WHERE job_id = ? AND {VISIBLE} ORDER BY id", [job_id])
             return [rows.event(row) for row in found]
 
     def events_after(
@@ -153,13 +155,15 @@ class QueueView:
             )
         values: dict[str, str | int | None] = {"number": number, "job_id": job_id, "batch_id": batch_id, "limit": limit}
         with self._database.read() as db:
-            found = db.query(f"SELECT * FROM job_events WHERE {which}id > :number ORDER BY id LIMIT :limit", values)
+            found = db.query(
+                f"SELECT * FROM job_events WHERE {which}id > :number AND {VISIBLE} ORDER BY id LIMIT :limit", values
+            )
             return [(row["id"], rows.event(row)) for row in found]
 
     def batch(self, batch_id: str) -> tuple[Batch, dict[State, int]]:
         """A batch, and how many of its jobs are in each state. Raises NotFound."""
         with self._database.read() as db:
-            for row in db.query("SELECT * FROM batches WHERE id = ?", [batch_id]):
+            for row in db.query(f"SELECT * FROM batches WHERE id = ? AND {seen()}", [batch_id]):
                 counted = dict(
                     db.execute(
                         "SELECT state, count(*) FROM jobs WHERE batch_id = ? GROUP BY state", [batch_id]
@@ -171,19 +175,20 @@ class QueueView:
     def check_batch(self, batch_id: str) -> None:
         """Raises NotFound if there is no such batch."""
         with self._database.read() as db:
-            if not scalar(db, "SELECT 1 FROM batches WHERE id = :id", id=batch_id):
+            if not scalar(db, f"SELECT 1 FROM batches WHERE id = :id AND {seen()}", id=batch_id):
                 raise missing(db, "batch", batch_id)
 
     def batch_of_key(self, idempotency_key: str) -> str | None:
         with self._database.read() as db:
-            return scalar(db, "SELECT id FROM batches WHERE idempotency_key = :key", key=idempotency_key)
+            return scalar(db, "SELECT id FROM batches WHERE idempotency_key = :key", key=scoped(idempotency_key))
 
     def unfinished(self, job_ids: list[str]) -> list[str]:
         """Those of the jobs that have not ended."""
         ended = ", ".join(f"'{state}'" for state in sorted(FINAL))
         with self._database.read() as db:
             found = db.execute(
-                f"SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND state NOT IN ({ended})",
+                f"SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND state NOT IN ({ended}) "
+                f"AND {seen()}",
                 [json.dumps(job_ids)],
             )
             return [row[0] for row in found.fetchall()]

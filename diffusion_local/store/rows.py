@@ -87,6 +87,7 @@ def image(row: Row) -> Image:
         seconds=row["seconds"],
         starred=bool(row["starred"]),
         trashed_at=row["trashed_at"],
+        owner=row["owner"],
     )
 
 

@@ -1,8 +1,10 @@
-"""Which jobs a person means."""
+"""Which jobs a person means, of those that it may change."""
 
 import json
 from dataclasses import dataclass
 from typing import Any
+
+from diffusion_local.store.ownership import ruled
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +16,11 @@ class Selection:
     everything: bool = False
 
     def where(self) -> tuple[str, dict[str, Any]]:
-        """A literal WHERE and its values."""
+        """A literal WHERE and its values; what whoever acts may not change is left out."""
+        which, values = self._named()
+        return f"{which} AND {ruled()}", values
+
+    def _named(self) -> tuple[str, dict[str, Any]]:
         if self.ids:
             return "id IN (SELECT value FROM json_each(:ids))", {"ids": json.dumps(self.ids)}
         if self.batch_id:

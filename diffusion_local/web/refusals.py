@@ -14,21 +14,27 @@ from starlette.exceptions import HTTPException
 from diffusion_local.errors import (
     Conflict,
     DatabaseProblem,
+    Forbidden,
     Gone,
     InvalidParams,
+    LimitReached,
     NotFound,
     QueueBlocked,
     QueueFull,
+    Unauthorized,
     UserError,
 )
 from diffusion_local.settings import Settings
 
 STATUS: dict[type[UserError], int] = {
+    Unauthorized: 401,
+    Forbidden: 403,
     NotFound: 404,
     Conflict: 409,
     Gone: 410,
     InvalidParams: 422,
     QueueFull: 429,
+    LimitReached: 429,
     DatabaseProblem: 503,
     QueueBlocked: 503,
 }
@@ -60,7 +66,7 @@ def status_of(error: UserError) -> int:
 
 
 def headers_of(error: UserError) -> dict[str, str]:
-    seconds = RETRY_AFTER.get(type(error))
+    seconds = error.retry_after if isinstance(error, LimitReached) else RETRY_AFTER.get(type(error))
     return NEVER | ({"Retry-After": str(seconds)} if seconds else {})
 
 

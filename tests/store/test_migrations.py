@@ -116,8 +116,8 @@ def test_the_tables_refuse_what_must_not_be(database: Database, store: JobStore,
     [
         "INSERT INTO queue (id) VALUES (2)",
         "UPDATE batches SET lane = 'fast'",
-        "INSERT INTO images SELECT 'other', job_id, 'other', params, prompt, model, seed, width, height, bytes, "
-        "seconds, starred, trashed_at, created_at FROM images",
+        "INSERT INTO images (id, job_id, key, params, prompt, model, seed, width, height, bytes, created_at) "
+        "SELECT 'other', job_id, 'other', params, prompt, model, seed, width, height, bytes, created_at FROM images",
     ],
 )
 def test_one_queue_known_lanes_and_one_picture_a_job(database: Database, store: JobStore, statement: str) -> None:

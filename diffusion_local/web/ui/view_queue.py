@@ -127,6 +127,8 @@ def row(
     together: Collection[str] = (),
 ) -> str:
     """One job as a line of the queue. ``together`` are the batches of more than one."""
+    if job.hidden:
+        return row_of_another(job, eta, position)
     detail = f'<span class="meta">{priority(job)}{facts(job.params)} · {text(job.params.model)}</span>'
     if job.state is State.FAILED:
         detail = f'<span class="meta bad">{why(job)}</span>'
@@ -144,6 +146,17 @@ def row(
         f'<div class="about"><span class="title">{text(job.params.prompt)}</span>{detail}</div>'
         f'<div class="state"><span>{standing(job, position)}</span><span class="quiet">{when}</span></div>'
         f'<div class="acts">{main_act(job)}{row_menu(job, job.batch_id in together)}</div></li>'
+    )
+
+
+def row_of_another(job: Job, eta: float | None, position: int | None) -> str:
+    """Somebody's job: that it is there and how far it is, nothing to press."""
+    detail = bar(job) if job.state is State.RUNNING else ""
+    when = "" if eta is None or job.held or job.not_before else duration(eta)
+    return (
+        f'<li class="line {job.state}" data-key="{job.id}"><div class="thumb" data-key="thumb-{job.id}"></div>'
+        f'<div class="about"><span class="title quiet">Someone’s picture</span>{detail}</div>'
+        f'<div class="state"><span>{standing(job, position)}</span><span class="quiet">{when}</span></div></li>'
     )
 
 

@@ -1,0 +1,104 @@
+"""What a person orders about jobs in the queue: stop, hold, arrange and clear them away. Part of the Studio.
+
+Jobs belong to whoever submitted them: only the owner or an admin may do any of this; the queue as a whole is an
+admin's. A job that is named and is somebody else's raises Forbidden (NotFound where it may not even be seen); in "all
+of them" it is left out.
+"""
+
+from collections.abc import Sequence
+
+from diffusion_local import actor, catalog
+from diffusion_local.actor import Scope
+from diffusion_local.domain import PRIORITIES, State
+from diffusion_local.errors import Conflict, InvalidParams
+from diffusion_local.queue import JobQueue
+from diffusion_local.store.control import QueueControl
+from diffusion_local.store.jobs import JobStore
+from diffusion_local.store.queue_view import QueueView
+from diffusion_local.store.selection import Selection
+
+
+class Orders:
+    _jobs: JobStore
+    _control: QueueControl
+    _view: QueueView
+    _queue: JobQueue
+
+    def cancel(self, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
+        """Cancel jobs that wait, and stop those that run at their next step; ids of the jobs this touched.
+
+        A single job that has ended already raises Conflict; in a selection it is left out.
+        """
+        touched = self._jobs.cancel(self._select(job_ids, batch_id))
+        if not touched and len(job_ids) == 1:
+            raise Conflict(f"Job {job_ids[0]} has ended already: it is {self._jobs.get(job_ids[0]).state}.")
+        return touched
+
+    def cancel_waiting(self) -> list[str]:
+        """Cancel every job that waits, of those one may cancel; what runs goes on. Their ids."""
+        actor.require(Scope.CONTROL)
+        return self._jobs.cancel(Selection(tuple(self._control.ids(Selection(everything=True), State.QUEUED))))
+
+    def pause(self, batch_id: str | None = None, give_back: bool = False) -> None:
+        """Start no further picture, of the queue or of one batch, until ``resume``; kept over restarts.
+
+        What runs is finished, or with ``give_back`` put back into its place at its next step.
+        """
+        self._require_hold(batch_id)
+        self._control.pause(batch_id or None, give_back)
+
+    def resume(self, batch_id: str | None = None) -> None:
+        self._require_hold(batch_id)
+        self._control.resume(batch_id or None)
+        self._queue.ring()
+
+    def set_priority(self, priority: int, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
+        """Give waiting jobs another priority (-100 to 100, higher runs first); ids of those it reached."""
+        checked = catalog.whole_number("priority", priority, *PRIORITIES)
+        return self._control.set_priority(self._select(job_ids, batch_id), checked)
+
+    def move(self, to: str, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
+        """Move waiting jobs ``to`` the top of their lane, or one job ``up`` or ``down`` by a place; their ids."""
+        if to == "top":
+            return self._control.move_to_top(self._select(job_ids, batch_id))
+        if to not in ("up", "down"):
+            raise InvalidParams("to", f"must be top, up or down (got {to!r}).")
+        if len(job_ids) != 1:
+            raise InvalidParams("job_ids", f"must name one job to move it {to}.")
+        self._select(job_ids, batch_id)
+        self._control.move(job_ids[0], up=to == "up")
+        return list(job_ids)
+
+    def forget(self, job_ids: Sequence[str] = (), batch_id: str | None = None, everything: bool = False) -> list[str]:
+        """Delete ended jobs from the list, with their history; their pictures stay. Their ids."""
+        actor.require(Scope.CONTROL)
+        selection = Selection(everything=True) if everything else self._select(job_ids, batch_id)
+        return self._control.delete_ended(selection)
+
+    def _require_hold(self, batch_id: str | None) -> None:
+        """Who may pause: the owner of a batch, an admin the queue. Raises Forbidden and NotFound."""
+        if batch_id:
+            actor.current().require_own(self._view.batch(batch_id)[0].owner, f"Batch {batch_id}")
+        else:
+            actor.require(Scope.ADMIN)
+
+    def _select(self, job_ids: Sequence[str], batch_id: str | None) -> Selection:
+        """Raises NotFound for an unknown job, Forbidden for another's, InvalidParams if nothing is named."""
+        who = actor.current()
+        who.require(Scope.CONTROL)
+        if not job_ids and not batch_id:
+            raise InvalidParams("job_ids", "must name at least one job, or a batch.")
+        if job_ids and batch_id:
+            raise InvalidParams("batch_id", "must be left out where jobs are named.")
+        for job_id in job_ids:
+            who.require_own(self._jobs.get(job_id).owner, f"Job {job_id}")
+        if batch_id:
+            who.require_own(self._view.batch(batch_id)[0].owner, f"Batch {batch_id}")
+        return Selection(tuple(job_ids), batch_id)
+
+
+def known_state(name: str) -> State:
+    try:
+        return State(name)
+    except ValueError:
+        raise InvalidParams("state", f"must be one of {', '.join(State)} (got {name!r}).") from None

@@ -1,0 +1,57 @@
+"""What an account may still ask for, checked in the transaction that stores its jobs: two submits cannot both fit."""
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import sqlite_utils
+
+from diffusion_local import actor
+from diffusion_local.domain import Job
+from diffusion_local.errors import InvalidParams, LimitReached
+from diffusion_local.store.database import scalar
+
+SOON = 30  # seconds after which some of the queue may be done
+
+
+def check(db: sqlite_utils.Database, count: int) -> None:
+    """Raises LimitReached if ``count`` more pictures are too many, for the queue or for today (UTC)."""
+    who = actor.current()
+    if who.allowance.queued:
+        waiting = scalar(db, "SELECT count(*) FROM jobs WHERE state = 'queued' AND owner = :owner", owner=who.name)
+        if waiting + count > who.allowance.queued:
+            raise LimitReached(
+                f"{who.name} may have {who.allowance.queued:,} jobs waiting; {waiting:,} wait and {count:,} were asked "
+                "for. Cancel some, or wait.",
+                SOON,
+            )
+    if who.allowance.per_day:
+        used = used_today(db, who.name)
+        if used + count > who.allowance.per_day:
+            raise LimitReached(
+                f"{who.name} may submit {who.allowance.per_day:,} pictures a day; today there were {used:,} and "
+                f"{count:,} more were asked for. The day ends at 00:00 UTC.",
+                seconds_to_midnight(),
+            )
+
+
+def used_today(db: sqlite_utils.Database, owner: str) -> int:
+    day = datetime.now(UTC).date().isoformat()
+    return scalar(db, "SELECT pictures FROM usage WHERE owner = :owner AND day = :day", owner=owner, day=day) or 0
+
+
+def seconds_to_midnight() -> int:
+    now = datetime.now(UTC)
+    midnight = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    return max(1, round((midnight - now).total_seconds()))
+
+
+def small_enough(jobs: Iterable[Job]) -> Iterator[Job]:
+    """The jobs as they come. Raises InvalidParams at one that is larger than the account's pictures may be."""
+    most = actor.current().allowance.pixels
+    for job in jobs:
+        if most and job.params.width * job.params.height > most:
+            size = f"{job.params.width}x{job.params.height}"
+            raise InvalidParams(
+                "width", f"times height must be at most {most:,} pixels for {actor.current().name} (got {size})."
+            )
+        yield job

@@ -1,0 +1,52 @@
+"""Rows that whoever acts may see, or change: a literal WHERE, answered by functions that the connection knows.
+
+Every read on a person's behalf carries ``seen``, every write ``ruled``; so no door and no use-case can forget it. The
+functions have no arguments, so SQLite asks them once in a statement.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+
+from diffusion_local import actor
+from diffusion_local.domain import Job
+
+SEPARATOR = "\x1f"  # between an account and its idempotency key
+
+
+def seen(table: str = "") -> str:
+    """Rows that may be looked at."""
+    return f"(actor_sees_all() OR {column(table)} = actor_name())"
+
+
+def ruled(table: str = "") -> str:
+    """Rows that may be changed."""
+    return f"(actor_rules_all() OR {column(table)} = actor_name())"
+
+
+def column(table: str) -> str:
+    return f"{table}.owner" if table else "owner"
+
+
+def add_functions(connection: sqlite3.Connection) -> None:
+    functions: dict[str, Callable[[], str | int]] = {
+        "actor_name": lambda: actor.current().name,
+        "actor_sees_all": lambda: actor.current().sees_all,
+        "actor_rules_all": lambda: actor.current().rules_all,
+    }
+    for name, function in functions.items():
+        connection.create_function(name, 0, function, deterministic=True)
+
+
+def scoped(idempotency_key: str) -> str:
+    """The key as it is stored: each account has keys of its own."""
+    name = actor.current().name
+    return name + SEPARATOR + idempotency_key if name else idempotency_key
+
+
+def veiled(job: Job) -> Job:
+    """The job, or where it may not be looked at only its place and progress: somebody's job."""
+    if actor.current().may_see(job.owner):
+        return job
+    blank = replace(job.params, prompt="", negative="", seed=0)
+    return replace(job, hidden=True, params=blank, owner="", batch_id="", from_job=None, failure=None)

@@ -1,0 +1,278 @@
+"""Who may do what: by role, by a token's scopes, by ownership, and in which thread."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from diffusion_local import actor
+from diffusion_local.actor import LOCAL, NOBODY, SCOPES, Actor, Role, Scope, acting
+from diffusion_local.compose import House
+from diffusion_local.domain import State
+from diffusion_local.errors import Conflict, Forbidden, InvalidParams, LimitReached, NotFound
+from diffusion_local.studio import Studio
+from tests.support import claimed
+from tests.web.conftest import drawn
+
+SMALL = {"width": 128, "height": 128, "steps": 4}
+Ask = Callable[[Studio], Any]
+
+
+def person(name: str, role: Role = Role.USER, own: bool = False, **more: Any) -> Actor:
+    return Actor(name, role, SCOPES[role], sees_all=not own or role is Role.ADMIN, **more)
+
+
+ANN, BOB, EVE = person("ann"), person("bob"), person("eve", Role.VIEWER)
+ADMIN, SHY = person("root", Role.ADMIN), person("bob", own=True)
+
+
+@pytest.fixture
+def anns(house: House) -> dict[str, str]:
+    """A job of ann's in each state that matters, and her picture."""
+    with acting(ANN):
+        done = house.studio.submit("a secret garden", **SMALL, idempotency_key="k", name="gardens")
+        image = drawn(house, claimed(house.jobs))
+        running = house.studio.submit("a secret river", **SMALL)
+        claimed(house.jobs)
+        waiting = house.studio.submit("a secret hill", **SMALL)
+    return {
+        "job": done.job_ids[0],
+        "batch": done.batch_id,
+        "image": image.id,
+        "running": running.job_ids[0],
+        "waiting": waiting.job_ids[0],
+        "waiting_batch": waiting.batch_id,
+    }
+
+
+def test_without_anybody_it_is_the_machines_own_person_who_may_do_everything() -> None:
+    assert actor.current() is LOCAL
+    assert LOCAL.scopes == frozenset(Scope)
+    assert LOCAL.owner("somebody") == "somebody"
+    assert ANN.owner("somebody") == "ann"
+
+
+def test_it_is_known_in_the_tasks_and_threads_that_are_started_and_no_longer() -> None:
+    async def ask() -> str:
+        return await anyio.to_thread.run_sync(lambda: actor.current().name)
+
+    with acting(ANN):
+        assert anyio.run(ask) == "ann"
+    assert actor.current() is LOCAL
+    seen: list[str] = []
+    with acting(ANN):
+        thread = threading.Thread(target=lambda: seen.append(actor.current().name))
+        thread.start()
+        thread.join()
+    assert seen == [""]  # a plain thread has no caller: whoever starts one says who acts
+
+
+CHANGES: dict[str, Callable[[dict[str, str]], Ask]] = {
+    "cancel": lambda ids: lambda studio: studio.cancel([ids["waiting"]]),
+    "cancel the running": lambda ids: lambda studio: studio.cancel([ids["running"]]),
+    "cancel a batch": lambda ids: lambda studio: studio.cancel(batch_id=ids["waiting_batch"]),
+    "again": lambda ids: lambda studio: studio.again([ids["job"]]),
+    "pause a batch": lambda ids: lambda studio: studio.pause(ids["waiting_batch"]),
+    "resume a batch": lambda ids: lambda studio: studio.resume(ids["waiting_batch"]),
+    "priority": lambda ids: lambda studio: studio.set_priority(5, [ids["waiting"]]),
+    "to the top": lambda ids: lambda studio: studio.move("top", [ids["waiting"]]),
+    "up": lambda ids: lambda studio: studio.move("up", [ids["waiting"]]),
+    "forget": lambda ids: lambda studio: studio.forget([ids["job"]]),
+    "star": lambda ids: lambda studio: studio.star(ids["image"]),
+    "trash": lambda ids: lambda studio: studio.trash(ids["image"]),
+    "restore": lambda ids: lambda studio: studio.restore(ids["image"]),
+}
+READS: dict[str, Callable[[dict[str, str]], Ask]] = {
+    "job": lambda ids: lambda studio: studio.job(ids["job"]),
+    "events": lambda ids: lambda studio: studio.events(ids["job"]),
+    "wait": lambda ids: lambda studio: studio.wait([ids["waiting"]], 0),
+    "batch": lambda ids: lambda studio: studio.batch(ids["batch"]),
+    "image": lambda ids: lambda studio: studio.image(ids["image"]),
+    "picture": lambda ids: lambda studio: studio.picture_file(ids["image"]),
+    "thumbnail": lambda ids: lambda studio: studio.thumbnail_file(ids["image"]),
+    "preview": lambda ids: lambda studio: studio.preview_file(ids["running"]),
+    "export": lambda ids: lambda studio: list(studio.lists.export(ids["batch"])),
+    "key": lambda ids: lambda studio: studio.submitted_under("k"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_only_the_owner_and_an_admin_change_a_job_or_a_picture(
+    studio: Studio, anns: dict[str, str], change: str
+) -> None:
+    ask = CHANGES[change](anns)
+    revision = studio.revision()
+    for other in (BOB, EVE):
+        with acting(other), pytest.raises(Forbidden):
+            ask(studio)
+    with acting(SHY), pytest.raises(NotFound):
+        ask(studio)
+    assert studio.revision() == revision
+    with acting(ANN):
+        ask(studio)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_admin_changes_what_is_others(studio: Studio, anns: dict[str, str], change: str) -> None:
+    with acting(ADMIN):
+        CHANGES[change](anns)(studio)
+
+
+@pytest.mark.parametrize("read", READS)
+def test_what_is_not_shared_is_not_there_for_others(studio: Studio, anns: dict[str, str], read: str) -> None:
+    ask = READS[read](anns)
+    for other in (SHY, NOBODY):
+        with acting(other), pytest.raises(NotFound):
+            ask(studio)
+    if read not in ("key", "preview"):  # a key is each one's own; the fake worker left no preview
+        for other in (ANN, BOB, EVE, ADMIN):
+            with acting(other):
+                ask(studio)
+
+
+def test_lists_leave_out_what_is_others(studio: Studio, anns: dict[str, str]) -> None:
+    with acting(SHY):
+        assert studio.jobs() == []
+        assert studio.batches([anns["batch"]]) == []
+        assert studio.gallery() == []
+        assert studio.gallery_count() == 0
+        assert studio.events_after(0) == []
+        assert studio.unfinished([anns["waiting"]]) == []
+        assert studio.images_of(studio.jobs()) == {}
+        assert "secret" not in "".join(studio.lists.export(None))
+    with acting(BOB):
+        assert len(studio.jobs()) == 3
+        assert len(studio.gallery()) == 1
+
+
+def test_the_queue_shows_somebodys_jobs_without_their_prompts(studio: Studio, anns: dict[str, str]) -> None:
+    with acting(SHY):
+        mine = studio.submit("my own tree", **SMALL)
+        snapshot = studio.snapshot()
+    assert [job.id for job in snapshot.waiting] == [anns["waiting"], *mine.job_ids]
+    assert [job.hidden for job in snapshot.waiting] == [True, False]
+    assert snapshot.running[0].hidden
+    assert snapshot.ended == []
+    assert "secret" not in repr(snapshot)
+    assert "ann" not in repr(snapshot)
+    assert snapshot.counts[State.QUEUED] == 2  # how long the line is concerns everybody
+
+
+def test_all_of_them_are_all_of_ones_own(studio: Studio, anns: dict[str, str]) -> None:
+    with acting(BOB):
+        mine = studio.submit("my own tree", **SMALL)
+        assert studio.cancel_waiting() == mine.job_ids
+        assert studio.forget(everything=True) == mine.job_ids
+        with pytest.raises(Conflict):
+            studio.again(state=State.DONE)
+    assert studio.job(anns["waiting"]).state is State.QUEUED
+    with acting(ADMIN):
+        assert studio.cancel_waiting() == [anns["waiting"]]
+
+
+@pytest.mark.parametrize("who", [BOB, EVE, SHY, NOBODY])
+def test_the_whole_queue_is_an_admins(studio: Studio, who: Actor) -> None:
+    with acting(who):
+        for ask in (studio.pause, studio.resume):
+            with pytest.raises(Forbidden):
+                ask()
+    with acting(ADMIN):
+        studio.pause()
+    assert studio.snapshot().paused
+
+
+def test_a_viewer_only_looks(studio: Studio, anns: dict[str, str]) -> None:
+    with acting(EVE):
+        assert studio.job(anns["job"]).params.prompt == "a secret garden"
+        for ask in (
+            lambda: studio.submit("a tree"),
+            lambda: studio.lists.submit("a tree"),
+            lambda: studio.lists.check("a tree"),
+            lambda: studio.again([anns["job"]]),
+            lambda: studio.cancel_waiting(),
+            lambda: studio.forget(everything=True),
+        ):
+            with pytest.raises(Forbidden):
+                ask()
+
+
+def test_a_tokens_scopes_bound_what_its_account_may(studio: Studio, anns: dict[str, str]) -> None:
+    submits = Actor("ann", Role.USER, frozenset({Scope.READ, Scope.SUBMIT}), source="token")
+    with acting(submits):
+        studio.submit("a tree", **SMALL)
+        with pytest.raises(Forbidden, match="This token may not"):
+            studio.cancel([anns["waiting"]])
+    quiet_admin = Actor("root", Role.ADMIN, frozenset({Scope.READ, Scope.CONTROL}), source="token")
+    with acting(quiet_admin), pytest.raises(Forbidden):
+        studio.cancel([anns["waiting"]])
+
+
+def test_a_new_job_is_its_submitters(studio: Studio, house: House, anns: dict[str, str]) -> None:
+    assert studio.job(anns["job"]).owner == "ann"
+    assert studio.image(anns["image"]).owner == "ann"
+    with acting(BOB):
+        batch_id = studio.lists.submit("a tree\na hill", owner="ann").batch_id
+        assert studio.batch(batch_id)[0].owner == "bob"
+
+
+def test_each_account_has_idempotency_keys_of_its_own(studio: Studio, anns: dict[str, str]) -> None:
+    with acting(BOB):
+        mine = studio.submit("something else", **SMALL, idempotency_key="k")
+        assert mine.batch_id != anns["batch"]
+        assert studio.submit("something else", **SMALL, idempotency_key="k").batch_id == mine.batch_id
+        with pytest.raises(Conflict, match="'k' was used before"):
+            studio.submit("a third thing", **SMALL, idempotency_key="k")
+    with acting(ANN):
+        assert studio.submitted_under("k") == anns["batch"]
+
+
+def test_waiting_jobs_of_an_account_are_limited(studio: Studio) -> None:
+    with acting(person("ann", allowance=actor.Allowance(queued=3))):
+        studio.submit("a tree", count=2, **SMALL)
+        with pytest.raises(LimitReached, match="may have 3 jobs waiting; 2 wait and 2 were asked") as error:
+            studio.submit("a hill", count=2, **SMALL)
+        assert error.value.retry_after > 0
+        studio.submit("a hill", **SMALL)
+    with acting(BOB):
+        studio.submit("a hill", count=5, **SMALL)
+
+
+def test_pictures_a_day_of_an_account_are_limited(studio: Studio, house: House) -> None:
+    with acting(person("ann", allowance=actor.Allowance(per_day=3))):
+        first = studio.submit("a tree", count=2, **SMALL)
+        studio.cancel([first.job_ids[1]])  # never ran: given back
+        drawn(house, claimed(house.jobs))
+        studio.forget(everything=True)  # what is deleted was made all the same
+        studio.submit("a hill", count=2, **SMALL)
+        with pytest.raises(LimitReached, match="3 pictures a day") as error:
+            studio.submit("a hill", **SMALL)
+        assert 0 < error.value.retry_after <= 86400
+
+
+def test_the_size_of_an_accounts_pictures_is_limited(studio: Studio) -> None:
+    with acting(person("ann", allowance=actor.Allowance(pixels=128 * 128))):
+        studio.submit("a tree", **SMALL)
+        for ask in (
+            lambda: studio.submit("a tree", width=256, height=128),
+            lambda: studio.lists.submit("a tree", width=256),
+        ):
+            with pytest.raises(InvalidParams, match="at most 16,384 pixels for ann"):
+                ask()
+        assert len(studio.jobs()) == 1  # nothing half-stored
+
+
+def test_two_submits_at_once_do_not_both_fit_into_one_allowance(studio: Studio) -> None:
+    def submit(_: int) -> bool:
+        with acting(person("ann", allowance=actor.Allowance(queued=5))):
+            try:
+                studio.submit("a tree", **SMALL)
+            except LimitReached:
+                return False
+            return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(submit, range(16))) == 5
