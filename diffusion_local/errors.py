@@ -11,6 +11,7 @@ DiffusionLocalError
 |   |-- LimitReached      the account's own limit is reached
 |   |-- Forbidden         whoever asks may not do this
 |   |-- Unauthorized      it is not known who asks
+|   |-- ServerProblem     a studio on another machine cannot be used
 |   |-- HomeInUse         another process holds this home or this slot
 |   `-- DatabaseProblem   the database is locked, read-only, damaged or newer than the program
 |-- EngineError           a picture could not be made; its ``kind`` is stored with the job
@@ -103,6 +104,12 @@ class Unauthorized(UserError):
     """Sign in first, or send a token."""
 
     code = "unauthorized"
+
+
+class ServerProblem(UserError):
+    """The studio on the other machine cannot be used."""
+
+    code = "server_problem"
 
 
 class HomeInUse(UserError):

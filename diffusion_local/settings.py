@@ -32,6 +32,8 @@ class Settings:
     host: str = setting("127.0.0.1", "address to listen on; 127.0.0.1 is this machine only")
     port: int = setting(7860, "port of the page and the API; 0 takes a free one")
     allowed_hosts: str = setting("", "further host names under which the page may be opened, comma separated")
+    server: str = setting("", "address of a studio that the commands are for, instead of this machine's")
+    token: str = setting("", "a person's own token for that studio")
     engine: str = setting("diffusers", "what makes the pictures; fake draws test cards without a model", ENGINES)
     device: str = setting("auto", "device of the worker", DEVICES)
     threads: int = setting(0, "CPU threads of a worker; 0 leaves it to torch")

@@ -1,15 +1,25 @@
 """The JSON shapes that the API answers and the command line prints with ``--json``. Programs lean on these names."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 from typing_extensions import TypedDict  # pydantic reads no other on Python 3.11
 
 from diffusion_local.catalog import Model
 from diffusion_local.domain import Event, Image, Job, Receipt, Snapshot, Worker
-from diffusion_local.studio import Studio
 
 Json = dict[str, Any]
+
+
+class Tells(Protocol):
+    """What a job's shape is asked of: a Studio, here or on another machine."""
+
+    def job(self, job_id: str) -> Job: ...
+
+    def images_of(self, jobs: Sequence[Job]) -> dict[str, Image]: ...
+
+    def places(self, jobs: Sequence[Job]) -> dict[str, tuple[int | None, float | None]]: ...
 
 
 class Touched(TypedDict):
@@ -42,6 +52,7 @@ def job(job: Job, image: Image | None = None, position: int | None = None, eta: 
         "worker": job.worker,
         "owner": job.owner,
         "hidden": job.hidden,
+        "lane": str(job.lane),
         "priority": job.priority,
         "created_at": job.created_at,
         "started_at": job.started_at,
@@ -125,13 +136,13 @@ def queue(snapshot: Snapshot) -> Json:
     }
 
 
-def one_job(studio: Studio, job_id: str) -> Json:
+def one_job(studio: Tells, job_id: str) -> Json:
     """A job with everything: place in line, estimate, picture."""
     found = studio.job(job_id)
     return with_places(studio, [found])[0]
 
 
-def with_places(studio: Studio, jobs: list[Job]) -> list[Json]:
+def with_places(studio: Tells, jobs: list[Job]) -> list[Json]:
     """Jobs with their pictures, places in line and estimates."""
     images, places = studio.images_of(jobs), studio.places(jobs)
     return [job(each, images.get(each.id), *places[each.id]) for each in jobs]

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from diffusion_local import shapes
+from diffusion_local.cli.reach import AnyStudio, on_studio
 from diffusion_local.cli.terminal import (
     AsJson,
-    Home,
     JobIds,
     OfBatch,
     file_of,
@@ -17,16 +17,16 @@ from diffusion_local.cli.terminal import (
     tell,
     tell_receipt,
 )
-from diffusion_local.compose import open_studio
 from diffusion_local.domain import State
 from diffusion_local.errors import InvalidParams
-from diffusion_local.settings import Settings
 
 app = typer.Typer()
 
 
 @app.command()
+@on_studio
 def submit(
+    studio: AnyStudio,
     prompt: str,
     count: Annotated[int, typer.Option(help="Pictures to make.")] = 1,
     seed: Annotated[
@@ -45,12 +45,10 @@ def submit(
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the pictures are made.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds that --wait stays.")] = 3600,
-    home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Put pictures of a prompt into the queue."""
     width, height = parse_size(size)
-    studio = open_studio(Settings.load(home=home))
     receipt = studio.submit(
         prompt,
         count=count,
@@ -72,87 +70,90 @@ def submit(
 
 
 @app.command()
+@on_studio
 def again(
+    studio: AnyStudio,
     job_ids: JobIds = None,
     batch: Annotated[str | None, typer.Option(help="The failed jobs of this batch.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Every failed job.")] = False,
-    home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Make new jobs from the recipes of old ones."""
     if not job_ids and not batch and not failed:
         raise InvalidParams("job_ids", "name jobs, a --batch, or --failed.")
-    studio = open_studio(Settings.load(home=home))
     tell_receipt(studio, studio.again(job_ids or [], batch), wait=False, timeout=0, as_json=as_json)
 
 
 @app.command()
+@on_studio
 def cancel(
+    studio: AnyStudio,
     job_ids: JobIds = None,
     batch: OfBatch = None,
     waiting: Annotated[bool, typer.Option("--waiting", help="Every job that waits.")] = False,
-    home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Cancel jobs that wait, and stop those that run at their next step."""
     if not (job_ids or batch or waiting):
         raise InvalidParams("job_ids", "name jobs, a --batch, or --waiting.")
-    studio = open_studio(Settings.load(home=home))
     touched = studio.cancel_waiting() if waiting else studio.cancel(job_ids or [], batch)
     tell({"cancelled": touched}, as_json, [f"cancelled {job_id}" for job_id in touched] or ["nothing left to cancel"])
 
 
 @app.command()
+@on_studio
 def move(
+    studio: AnyStudio,
     to: Annotated[str, typer.Argument(help="top, up or down")],
     job_ids: JobIds = None,
     batch: OfBatch = None,
-    home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Move waiting jobs to the top of their lane, or one job up or down by a place."""
-    moved = open_studio(Settings.load(home=home)).move(to, job_ids or [], batch)
+    moved = studio.move(to, job_ids or [], batch)
     tell({"moved": moved}, as_json, [f"moved {job_id}" for job_id in moved] or ["none of them waits"])
 
 
 @app.command()
+@on_studio
 def priority(
+    studio: AnyStudio,
     value: Annotated[int, typer.Argument(help="From -100 to 100; higher runs first.")],
     job_ids: JobIds = None,
     batch: OfBatch = None,
-    home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Give waiting jobs another priority."""
-    reached = open_studio(Settings.load(home=home)).set_priority(value, job_ids or [], batch)
+    reached = studio.set_priority(value, job_ids or [], batch)
     tell({"changed": reached}, as_json, [f"changed {job_id}" for job_id in reached] or ["none of them waits"])
 
 
 @app.command()
+@on_studio
 def forget(
+    studio: AnyStudio,
     job_ids: JobIds = None,
     batch: OfBatch = None,
     ended: Annotated[bool, typer.Option("--ended", help="Every job that has ended.")] = False,
-    home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete ended jobs from the list; their pictures stay in the gallery."""
     if not (job_ids or batch or ended):
         raise InvalidParams("job_ids", "name jobs, a --batch, or --ended.")
-    gone = open_studio(Settings.load(home=home)).forget(job_ids or [], batch, ended)
+    gone = studio.forget(job_ids or [], batch, ended)
     tell({"forgotten": gone}, as_json, [f"forgot {len(gone)} jobs"])
 
 
 @app.command()
+@on_studio
 def jobs(
+    studio: AnyStudio,
     state: Annotated[str | None, typer.Option(help=", ".join(State))] = None,
     batch: OfBatch = None,
     limit: Annotated[int, typer.Option(help="Jobs to list.")] = 20,
-    home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    studio = open_studio(Settings.load(home=home))
     found = studio.jobs(state, batch, limit)
     tell(
         shapes.with_places(studio, found) if as_json else None, as_json, [job_line(job) for job in found] or ["no jobs"]
@@ -160,9 +161,9 @@ def jobs(
 
 
 @app.command()
-def job(job_id: str, home: Home = None, as_json: AsJson = False) -> None:
+@on_studio
+def job(studio: AnyStudio, job_id: str, as_json: AsJson = False) -> None:
     """Show one job: its state, its settings and what happened to it."""
-    studio = open_studio(Settings.load(home=home))
     shaped = shapes.one_job(studio, job_id) | {"events": [shapes.event(event) for event in studio.events(job_id)]}
     if shaped["image"]:
         shaped["file"] = file_of(studio, shaped["image"]["id"])
@@ -174,9 +175,10 @@ def job(job_id: str, home: Home = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def queue(home: Home = None, as_json: AsJson = False) -> None:
+@on_studio
+def queue(studio: AnyStudio, as_json: AsJson = False) -> None:
     """Show the queue: what runs, how many wait, which workers are there."""
-    snapshot = open_studio(Settings.load(home=home)).snapshot()
+    snapshot = studio.snapshot()
     lines = ["paused" + (f": {snapshot.reason}" if snapshot.reason else "") if snapshot.paused else "open"]
     lines += [f"{count:>6} {state}" for state, count in snapshot.counts.items()]
     lines += [f"worker {worker.slot}: {worker.status} ({worker.device})" for worker in snapshot.workers]
@@ -184,26 +186,28 @@ def queue(home: Home = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
+@on_studio
 def pause(
+    studio: AnyStudio,
     batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,
     give_back: Annotated[
         bool, typer.Option("--give-back", help="Put the running picture back into the queue.")
     ] = False,
-    home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Start no further picture until `resume`; kept over restarts."""
-    open_studio(Settings.load(home=home)).pause(batch, give_back)
+    studio.pause(batch, give_back)
     running = "given back" if give_back else "finished"
     tell({"paused": True, "batch_id": batch}, as_json, [f"paused; what runs is {running}"])
 
 
 @app.command()
+@on_studio
 def resume(
+    studio: AnyStudio,
     batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,
-    home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on after `pause`."""
-    open_studio(Settings.load(home=home)).resume(batch)
+    studio.resume(batch)
     tell({"paused": False, "batch_id": batch}, as_json, ["resumed"])

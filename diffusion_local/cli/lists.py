@@ -9,16 +9,15 @@ from typing import Annotated, BinaryIO
 import typer
 
 from diffusion_local.catalog import number
-from diffusion_local.cli.terminal import FAILED, AsJson, Home, parse_size, tell
-from diffusion_local.compose import open_studio
+from diffusion_local.cli.reach import AnyStudio, on_studio
+from diffusion_local.cli.terminal import FAILED, AsJson, parse_size, tell
 from diffusion_local.domain import FINAL, State
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.export import EXPORTS
 from diffusion_local.lists.fields import BadLine
 from diffusion_local.lists.formats import FORMATS
 from diffusion_local.lists.plan import ListCheck
-from diffusion_local.settings import Settings
-from diffusion_local.studio import MAX_WAIT, Studio
+from diffusion_local.studio import MAX_WAIT
 
 app = typer.Typer()
 LOOK_SECONDS = 1.0
@@ -26,7 +25,9 @@ SHOWN_BAD = 20
 
 
 @app.command("list")
+@on_studio
 def submit_list(
+    studio: AnyStudio,
     file: Annotated[str, typer.Argument(help="Text, .csv or .jsonl; - is standard input.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the list would make.")] = False,
     skip_bad_lines: Annotated[bool, typer.Option("--skip-bad-lines", help="Enqueue the good ones.")] = False,
@@ -49,7 +50,6 @@ def submit_list(
     model: str | None = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the pictures are made.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds that --wait stays.")] = 3600,
-    home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Put a list of prompts into the queue, as one batch behind everything that somebody waits for."""
@@ -57,7 +57,6 @@ def submit_list(
         raise InvalidParams("literal", "must be left out with --combinatorial.")
     number("timeout", timeout, 0, MAX_WAIT)
     width, height = parse_size(size)
-    studio = open_studio(Settings.load(home=home))
     source: Path | BinaryIO = sys.stdin.buffer if file == "-" else Path(file)
     wishes = {
         "expand": "all" if combinatorial else "no" if literal else "random",
@@ -101,17 +100,17 @@ def submit_list(
 
 
 @app.command()
+@on_studio
 def export(
+    studio: AnyStudio,
     batch: Annotated[str | None, typer.Argument(help="Id of a batch.")] = None,
     waiting: Annotated[bool, typer.Option("--waiting", help="Every job that waits, instead of a batch.")] = False,
     form: Annotated[str, typer.Option("--format", help=", ".join(EXPORTS))] = "csv",
     output: Annotated[Path | None, typer.Option(help="File to write, instead of standard output.")] = None,
-    home: Home = None,
 ) -> None:
     """Write a batch with its results, or all that waits, as a list that `list` reads again."""
     if bool(batch) == waiting:
         raise InvalidParams("batch", "name a batch, or --waiting.")
-    studio = open_studio(Settings.load(home=home))
     lines = studio.lists.export(batch, form)
     if output is None:
         for line in lines:
@@ -124,7 +123,7 @@ def export(
         raise InvalidParams("output", f"cannot be written: {error}") from None
 
 
-def watch(studio: Studio, batch_id: str, timeout: float, quiet: bool) -> dict[State, int]:
+def watch(studio: AnyStudio, batch_id: str, timeout: float, quiet: bool) -> dict[State, int]:
     """How many of a batch's jobs are in each state, once all have ended or the time is over."""
     show = not quiet and sys.stderr.isatty()
     deadline = time.monotonic() + timeout

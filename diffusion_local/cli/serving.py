@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from diffusion_local import __version__
-from diffusion_local.cli.terminal import AsJson, Home, tell
+from diffusion_local.cli.reach import Home
+from diffusion_local.cli.terminal import AsJson, tell
 from diffusion_local.doctor import back_up, examine, rebuild_gallery
 from diffusion_local.engine import inventory
 from diffusion_local.logs import read as read_logs

@@ -3,20 +3,18 @@
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from diffusion_local import shapes
+from diffusion_local.cli.reach import AnyStudio
 from diffusion_local.domain import Job, Receipt, State
 from diffusion_local.errors import NotFound
 from diffusion_local.lists import fields
-from diffusion_local.studio import Studio
 
 JobIds = Annotated[list[str] | None, typer.Argument(help="Job ids.")]
 OfBatch = Annotated[str | None, typer.Option(help="Every job of this batch.")]
-Home = Annotated[Path | None, typer.Option(help="Folder that holds everything.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
 FAILED = 1  # exit status of `submit --wait` when a picture was not made
 LOOK_SECONDS = 0.2
@@ -26,7 +24,7 @@ def tell(shaped: Any, as_json: bool, lines: list[str]) -> None:
     print(json.dumps(shaped, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
 
 
-def tell_receipt(studio: Studio, receipt: Receipt, wait: bool, timeout: float, as_json: bool) -> None:
+def tell_receipt(studio: AnyStudio, receipt: Receipt, wait: bool, timeout: float, as_json: bool) -> None:
     shaped: dict[str, Any] = shapes.receipt(receipt)
     lines = [f"queued {job_id}" for job_id in receipt.job_ids]
     if wait:
@@ -48,7 +46,7 @@ def tell_receipt(studio: Studio, receipt: Receipt, wait: bool, timeout: float, a
     tell(shaped, as_json, lines)
 
 
-def watch(studio: Studio, job_ids: list[str], timeout: float, quiet: bool) -> list[Job]:
+def watch(studio: AnyStudio, job_ids: list[str], timeout: float, quiet: bool) -> list[Job]:
     """The jobs once they have ended, with a progress line on a terminal."""
     show = not quiet and sys.stderr.isatty()
     deadline = time.monotonic() + timeout
@@ -65,7 +63,7 @@ def watch(studio: Studio, job_ids: list[str], timeout: float, quiet: bool) -> li
             return found
 
 
-def file_of(studio: Studio, image_id: str) -> str | None:
+def file_of(studio: AnyStudio, image_id: str) -> str | None:
     """Path of a picture, or None if its file is gone."""
     try:
         return str(studio.picture_file(image_id))

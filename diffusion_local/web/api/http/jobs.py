@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import anyio.to_thread
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from diffusion_local import shapes
@@ -14,6 +14,7 @@ from diffusion_local.web.api.fields import NewJobs
 from diffusion_local.web.api.prefer import read_prefer
 from diffusion_local.web.api.watch import Watch, until_final
 
+MOST_NAMED = 100  # jobs asked for by id at once
 NO_LONGER = 60  # seconds: the longest pause that Retry-After asks for
 
 
@@ -46,9 +47,17 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
 
     @jobs.get("/jobs")
     def list_jobs(
-        request: Request, state: str = "", batch_id: str = "", limit: int = 50, before: str = ""
+        request: Request,
+        state: str = "",
+        batch_id: str = "",
+        limit: int = 50,
+        before: str = "",
+        id: Annotated[list[str] | None, Query(max_length=MOST_NAMED, description="these jobs only")] = None,
     ) -> JSONResponse:
         """Jobs, newest first (a batch's in its own order): give `next` as `before` to read on."""
+        if id:
+            named = [studio.job(each) for each in id]
+            return paged(request, "jobs", shapes.with_places(studio, named), None)
         found = studio.jobs(state or None, batch_id or None, limit, before or None)
         following = found[-1].id if len(found) == limit else None
         return paged(request, "jobs", shapes.with_places(studio, found), following)

@@ -1,0 +1,81 @@
+"""The API's JSON shapes read back into the nouns they were made from.
+
+Names that a newer server adds are passed over; what an older one does not say keeps its default, or is empty.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from diffusion_local.domain import Failure, Image, Job, Params
+
+T = TypeVar("T")
+EMPTY = {str: "", int: 0, float: 0.0, bool: False, Path: Path()}
+
+
+def read(noun: type[T], told: Mapping[str, Any], **known: Any) -> T:
+    """A dataclass from JSON; ``known`` fields are given as they are."""
+    values = dict(known)
+    for name, kind, empty in spec(noun):  # type: ignore[arg-type]
+        if name in values:
+            continue
+        if name in told:
+            values[name] = converted(kind, told[name])
+        elif empty is not MISSING:
+            values[name] = empty
+    return noun(**values)
+
+
+@cache
+def spec(noun: type[Any]) -> list[tuple[str, Any, Any]]:
+    """(name, type, what it is if nothing is said of it) of each field; MISSING leaves it to the dataclass."""
+    hints = get_type_hints(noun)
+    return [
+        (each.name, hints[each.name], MISSING if has_default(each) else EMPTY.get(hints[each.name], MISSING))
+        for each in fields(noun)
+        if each.init
+    ]
+
+
+def has_default(field: Any) -> bool:
+    return field.default is not MISSING or field.default_factory is not MISSING
+
+
+def converted(kind: Any, value: Any) -> Any:
+    if value is None or kind is Any:
+        return value
+    options = [each for each in get_args(kind) if each is not NoneType] if get_origin(kind) is not dict else []
+    if get_origin(kind) is tuple:
+        return tuple(converted(options[0], each) for each in value)
+    if get_origin(kind) is list:
+        return [converted(options[0], each) for each in value]
+    if get_origin(kind) is dict:
+        key, inner = get_args(kind)
+        return {converted(key, name): converted(inner, each) for name, each in value.items()}
+    if options:  # X | None
+        return converted(options[0], value)
+    if is_dataclass(kind) and isinstance(value, dict):
+        return read(kind, value)  # type: ignore[arg-type]
+    if isinstance(kind, type) and issubclass(kind, Enum | Path):
+        return kind(value)
+    return value
+
+
+def job(told: Mapping[str, Any]) -> Job:
+    error = told.get("error")
+    return read(
+        Job,
+        {name: value for name, value in told.items() if name != "position"},  # there it is the place in line
+        position=0,
+        params=Params.from_dict(told["params"]),
+        failure=read(Failure, error) if error else None,
+    )
+
+
+def image(told: Mapping[str, Any], params: Params | None = None) -> Image:
+    """A picture; of one that a job names only id and size are known."""
+    return read(Image, told, params=params or Params.from_dict(told["params"]))

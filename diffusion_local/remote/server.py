@@ -1,0 +1,109 @@
+"""Requests to a studio's HTTP API; whatever goes wrong becomes the error that the Studio itself would raise."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from diffusion_local import __version__, errors
+from diffusion_local.errors import InvalidParams, ServerProblem, UserError
+
+ROOT = "/api/v1"
+CONNECT_SECONDS, READ_SECONDS = 5.0, 120.0
+CODES = {each.code: each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, UserError)}
+NO_ADDRESS = "There is no such address"
+
+
+class Server:
+    """``url`` is what is typed into a browser, with http:// or without; ``token`` one of the person's own."""
+
+    def __init__(self, url: str, token: str = "") -> None:
+        self.url = address(url)
+        headers = {"User-Agent": f"diffusion-local/{__version__}"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        self._client = httpx.Client(
+            base_url=self.url, headers=headers, timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+        )
+
+    def get(self, path: str, **query: Any) -> Any:
+        return self.ask("GET", path, params=said(query))
+
+    def post(self, path: str, body: Any = None, **more: Any) -> Any:
+        return self.ask("POST", path, json=body, **more)
+
+    def ask(self, method: str, path: str, **request: Any) -> Any:
+        """The JSON of an answer. Raises the UserError that it tells of, or ServerProblem."""
+        with self._reached():
+            answer = self._client.request(method, ROOT + path, **request)
+        if answer.is_success:
+            return content(answer, self.url)
+        raise self._refused(answer)
+
+    def lines(self, path: str, **query: Any) -> Iterator[str]:
+        """A text's lines as they come."""
+        with self._reached(), self._client.stream("GET", ROOT + path, params=said(query)) as answer:
+            if not answer.is_success:
+                answer.read()
+                raise self._refused(answer)
+            rest = ""
+            for chunk in answer.iter_text():  # not iter_lines: it also ends lines where Unicode would
+                *whole, rest = (rest + chunk).split("\n")
+                yield from (f"{line}\n" for line in whole)
+            if rest:
+                yield rest
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TimeoutException:
+            raise ServerProblem(f"{self.url} did not answer in time. Try again, or look at it in a browser.") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ServerProblem(f"No studio can be reached at {self.url} ({error}). Is it running there?") from None
+
+    def _refused(self, answer: httpx.Response) -> UserError:
+        told = content(answer, self.url).get("error")
+        if not isinstance(told, dict):
+            return ServerProblem(f"{self.url} answered with status {answer.status_code}. Is it a diffusion-local?")
+        message, code = str(told.get("message", "")), str(told.get("code", ""))
+        if answer.status_code == 401:
+            return ServerProblem(f"{self.url} wants to know who you are: give a --token of yours. {message}")
+        if answer.status_code == 405 or message.startswith(NO_ADDRESS):
+            version = self._version()
+            return ServerProblem(f"{self.url} does not know this: it runs version {version}, here is {__version__}.")
+        if code == InvalidParams.code:
+            field, _, problem = message.partition(": ")
+            return InvalidParams(field, problem)
+        return CODES.get(code, UserError)(message)
+
+    def _version(self) -> str:
+        with self._reached():
+            return str(content(self._client.get("/healthz"), self.url).get("version", "another version"))
+
+
+def address(url: str) -> str:
+    """Raises InvalidParams."""
+    whole = url if re.match(r"https?://", url) else f"http://{url}"
+    try:
+        parsed = httpx.URL(whole)
+    except httpx.InvalidURL:
+        parsed = httpx.URL("")
+    if not parsed.host or parsed.query or parsed.userinfo:
+        raise InvalidParams("server", f"must be like http://studio:7860 (got {url!r}).")
+    return whole.rstrip("/")
+
+
+def said(query: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in query.items() if value is not None and value != ""}
+
+
+def content(answer: httpx.Response, url: str) -> Any:
+    """Raises ServerProblem if it is no JSON: another program's page, or a proxy's."""
+    try:
+        return answer.json()
+    except ValueError:
+        told = f"status {answer.status_code}"
+        raise ServerProblem(f"{url} answered ({told}), but not as a diffusion-local does.") from None

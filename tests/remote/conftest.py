@@ -1,0 +1,73 @@
+"""A home on this machine and a server over it: what one is told the other must know."""
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from diffusion_local.cli import main
+from diffusion_local.compose import House
+from tests.support import eventually
+from tests.web.conftest import free_port
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def server(house: House) -> Iterator[str]:
+    """Address of a server over the house, without a worker."""
+    from diffusion_local.web.app import create_app
+
+    port = free_port()
+    running = uvicorn.Server(uvicorn.Config(create_app(house.studio, house.settings), port=port, log_level="warning"))
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    eventually(lambda: running.started, 30)
+    yield f"http://127.0.0.1:{port}"
+    running.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """(exit status, standard output, standard error) of a command in this process."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["diffusion-local", *map(str, arguments)])
+        try:
+            main()
+            status = 0
+        except SystemExit as left:
+            status = int(left.code or 0)
+        output, errors = capsys.readouterr()
+        return status, output, errors
+
+    return run
+
+
+@pytest.fixture
+def there(run: Run, server: str) -> Callable[..., Any]:
+    """What a command prints as JSON when it is said to the server."""
+
+    def ask(*arguments: object) -> Any:
+        status, output, errors = run(*arguments, "--server", server, "--json")
+        assert status == 0, errors
+        return json.loads(output)
+
+    return ask
+
+
+@pytest.fixture
+def here(run: Run, house: House) -> Callable[..., Any]:
+    """What the same command prints when it is said to the home."""
+
+    def ask(*arguments: object) -> Any:
+        status, output, errors = run(*arguments, "--home", house.settings.home, "--json")
+        assert status == 0, errors
+        return json.loads(output)
+
+    return ask

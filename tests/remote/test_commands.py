@@ -1,0 +1,191 @@
+"""The command line says the same to a server as to a home, and hears the same."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from diffusion_local.cli import app
+from diffusion_local.compose import House
+from diffusion_local.domain import State
+from tests.remote.conftest import Run
+from tests.support import FAILURE, claimed
+from tests.web.conftest import drawn, made
+
+Ask = Callable[..., Any]
+COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+OF_THIS_MACHINE = {"doctor", "logs", "serve", "version", "worker"}
+SMALL = ("--size", "128x128", "--steps", 4)
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - OF_THIS_MACHINE))
+def test_a_command_takes_a_server(name: str) -> None:
+    options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+    assert {"--home", "--server", "--token"} <= options
+
+
+@pytest.fixture
+def busy(house: House) -> dict[str, str]:
+    """One job in each state, by state."""
+    done = made(house).job_id
+    house.studio.submit("broken", width=128, height=128)
+    failed = claimed(house.jobs)
+    house.jobs.fail(failed.claim, FAILURE)
+    [cancelled] = house.studio.submit("unwanted").job_ids
+    house.studio.cancel([cancelled])
+    house.studio.submit("a cat", seed=1, name="animals", width=128, height=128)
+    running = claimed(house.jobs)
+    house.jobs.report(running.claim, 3, "denoising")
+    [queued] = house.studio.submit("a dog", seed=2, priority=4).job_ids
+    house.workers.register("cpu0", 1, "CPU")
+    return {"done": done, "failed": failed.id, "cancelled": cancelled, "running": running.id, "queued": queued}
+
+
+def without_moments(told: Any) -> Any:
+    """Estimates and files differ: time passes between two questions, and a picture there is an address."""
+    if isinstance(told, dict):
+        return {name: without_moments(each) for name, each in told.items() if name not in ("eta", "file")}
+    return [without_moments(each) for each in told] if isinstance(told, list) else told
+
+
+@pytest.mark.parametrize("command", ["jobs", "queue", "gallery", "models"])
+def test_both_tell_the_same(busy: dict[str, str], here: Ask, there: Ask, command: str) -> None:
+    assert without_moments(there(command)) == without_moments(here(command)) != []
+
+
+@pytest.mark.parametrize("state", State)
+def test_both_tell_the_same_of_a_job(busy: dict[str, str], here: Ask, there: Ask, state: State) -> None:
+    told = there("job", busy[state])
+    assert without_moments(told) == without_moments(here("job", busy[state]))
+    assert told["state"] == state
+
+
+def test_both_print_the_same_for_people(busy: dict[str, str], run: Run, server: str) -> None:
+    for command in (["jobs"], ["queue"], ["models"]):
+        assert run(*command, "--server", server) == run(*command)
+
+
+def test_a_picture_is_told_by_its_address(house: House, there: Ask, run: Run, server: str) -> None:
+    image = made(house)
+    [told] = there("gallery", "--search", "apple")
+    assert told["file"] == f"{server}/images/{image.id}.png"
+    assert told["file"] in run("gallery", "--server", server)[1]
+
+
+def test_submit_with_every_setting(house: House, there: Ask, here: Ask) -> None:
+    arguments = [
+        "a red apple", "--count", 2, "--seed", 7, *SMALL, "--negative", "blur", "--guidance", 3.5,
+        "--sampler", "euler a", "--model", "starter", "--name", "n", "--priority", 5, "--idempotency-key", "k",
+    ]  # fmt: skip
+    told = there("submit", *arguments)
+    assert here("submit", *arguments) == told
+    first, second = (house.studio.job(job_id) for job_id in told["job_ids"])
+    assert (first.params.seed, second.params.seed, first.params.width, first.priority) == (7, 8, 128, 5)
+    assert there("submit", "apple " * 500)["warnings"]
+
+
+def test_submit_and_wait(house: House, run: Run, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusion_local.remote.studio import RemoteStudio
+
+    submit = RemoteStudio.submit
+
+    def at_once(studio: RemoteStudio, *arguments: Any, **settings: Any) -> Any:
+        receipt = submit(studio, *arguments, **settings)
+        drawn(house, claimed(house.jobs))
+        return receipt
+
+    monkeypatch.setattr(RemoteStudio, "submit", at_once)
+    status, output, errors = run("submit", "x", *SMALL, "--wait", "--server", server)
+    assert (status, errors) == (0, "")
+    assert output.startswith(f"{server}/images/")
+    assert house.studio.jobs("done")
+
+
+def test_a_wait_that_is_over_says_so(run: Run, server: str) -> None:
+    status, output, errors = run("submit", "x", "--wait", "--timeout", 0.2, "--server", server, "--json")
+    assert status == 1
+    assert json.loads(output)["jobs"][0]["state"] == "queued"
+    assert "the work goes on" in errors
+
+
+def test_orders_reach_the_server(busy: dict[str, str], house: House, there: Ask, run: Run, server: str) -> None:
+    first, second, third = house.studio.submit("x", count=3).job_ids
+    assert there("move", "top", third)["moved"] == [third]
+    assert there("priority", 3, second)["changed"] == [second]
+    assert there("cancel", first)["cancelled"] == [first]
+    assert run("cancel", first, "--server", server)[0] == 2
+    assert there("again", "--failed")["job_ids"]
+    assert run("again", "--failed", "--server", server)[0] == 2
+    assert {second, third} <= set(there("cancel", "--waiting")["cancelled"])
+    assert len(there("again", first, second)["job_ids"]) == 2
+    assert first in there("forget", "--ended")["forgotten"]
+    batch_id = house.studio.submit("y").batch_id
+    assert there("pause", "--batch", batch_id)["batch_id"] == batch_id
+    assert there("pause")["paused"] is True
+    assert there("queue")["paused"] is True
+    there("resume")
+    there("resume", "--batch", batch_id)
+    assert len(there("cancel", "--batch", batch_id)["cancelled"]) == 1
+    image = made(house)
+    assert there("star", image.id)["starred"] is True
+    assert there("trash", image.id)["trashed_at"]
+    assert [each["id"] for each in there("gallery", "--trashed")] == [image.id]
+    assert there("restore", image.id)["trashed_at"] is None
+
+
+def test_lists_go_there_and_come_back(
+    house: House, here: Ask, there: Ask, tmp_path: Path, run: Run, server: str
+) -> None:
+    file = tmp_path / "night.csv"
+    file.write_text("prompt,seed\na {red|blue} car,1\nx,2\n", encoding="utf-8")
+    check = ["list", file, "--dry-run", "--expansion-seed", 1, "--combinatorial", *SMALL]
+    assert there(*check) == here(*check)
+    told = there("list", file, "--priority", 3, *SMALL)
+    batch, counts = house.studio.batch(told["batch_id"])
+    assert (batch.name, counts[State.QUEUED], told["count"]) == ("night", 2, 2)
+    for form in ("csv", "jsonl"):
+        wanted = run("export", told["batch_id"], "--format", form)
+        assert run("export", told["batch_id"], "--format", form, "--server", server) == wanted
+    output = tmp_path / "waiting.csv"
+    assert run("export", "--waiting", "--output", output, "--server", server)[0] == 0
+    assert there("list", output, "--dry-run")["pictures"] == 2
+    status, _, errors = run("list", tmp_path / "none.txt", "--server", server)
+    assert (status, "list: cannot be read" in errors) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["submit", ""], "prompt: must not be empty"),
+        (["submit", "x", "--size", "260x256"], "width: must be a multiple of 8"),
+        (["submit", "x", "--model", "nobody"], "model: There is no model 'nobody'"),
+        (["job", "nobody"], "no job 'nobody'"),
+        (["cancel", "nobody"], "no job 'nobody'"),
+        (["cancel", "--batch", "nobody"], "no batch 'nobody'"),
+        (["pause", "--batch", "nobody"], "no batch 'nobody'"),
+        (["again", "--failed"], "No failed job is left"),
+        (["jobs", "--state", "sleeping"], "state: must be one of"),
+        (["jobs", "--limit", "0"], "limit: must be from 1"),
+        (["star", "nobody"], "no picture 'nobody'"),
+        (["export", "nobody"], "no batch 'nobody'"),
+    ],
+)
+def test_a_refusal_sounds_the_same(run: Run, server: str, arguments: list[str], words: str) -> None:
+    told = run(*arguments, "--server", server)
+    assert told == run(*arguments)
+    assert (told[0], told[1], words in told[2]) == (2, "", True)
+
+
+def test_where_a_command_goes(
+    house: House, run: Run, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    [job_id] = house.studio.submit("x").job_ids
+    elsewhere = tmp_path / "elsewhere"
+    assert run("jobs", "--home", elsewhere)[1] == "no jobs\n"
+    monkeypatch.setenv("DIFFUSION_LOCAL_SERVER", server.removeprefix("http://"))
+    assert job_id in run("jobs")[1]  # by the environment
+    assert run("jobs", "--home", elsewhere)[1] == "no jobs\n"  # a home that is named goes first
+    assert job_id in run("jobs", "--home", elsewhere, "--server", server)[1]  # and a server that is named before that
