@@ -91,7 +91,7 @@ def address(url: str) -> str:
         parsed = httpx.URL(whole)
     except httpx.InvalidURL:
         parsed = httpx.URL("")
-    if not parsed.host or parsed.query or parsed.userinfo:
+    if not re.fullmatch(r"[\w.:-]+", parsed.host) or parsed.query or parsed.userinfo:
         raise InvalidParams("server", f"must be like http://studio:7860 (got {url!r}).")
     return whole.rstrip("/")
 
