@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from diffusion_local import __version__, errors
-from diffusion_local.errors import InvalidParams, ServerProblem, UserError
+from diffusion_local.errors import InvalidParams, LimitReached, ServerProblem, Unauthorized, UserError
 
 ROOT = "/api/v1"
 CONNECT_SECONDS, READ_SECONDS = 5.0, 120.0
@@ -70,13 +70,15 @@ class Server:
             return ServerProblem(f"{self.url} answered with status {answer.status_code}. Is it a diffusion-local?")
         message, code = str(told.get("message", "")), str(told.get("code", ""))
         if answer.status_code == 401:
-            return ServerProblem(f"{self.url} wants to know who you are: give a --token of yours. {message}")
+            return Unauthorized(f"{self.url} wants to know who you are: give a --token of yours. {message}")
         if answer.status_code == 405 or message.startswith(NO_ADDRESS):
             version = self._version()
             return ServerProblem(f"{self.url} does not know this: it runs version {version}, here is {__version__}.")
         if code == InvalidParams.code:
             field, _, problem = message.partition(": ")
             return InvalidParams(field, problem)
+        if code == LimitReached.code:
+            return LimitReached(message, int(answer.headers.get("Retry-After", 0)))
         return CODES.get(code, UserError)(message)
 
     def _version(self) -> str:

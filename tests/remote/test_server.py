@@ -7,7 +7,15 @@ import httpx
 import pytest
 
 from diffusion_local import __version__
-from diffusion_local.errors import Gone, InvalidParams, QueueBlocked, ServerProblem, UserError
+from diffusion_local.errors import (
+    Gone,
+    InvalidParams,
+    LimitReached,
+    QueueBlocked,
+    ServerProblem,
+    Unauthorized,
+    UserError,
+)
 from diffusion_local.remote.server import Server, address
 from tests.remote.conftest import Run
 from tests.web.conftest import free_port
@@ -58,7 +66,8 @@ def test_what_is_no_address_is_refused(typed: str) -> None:
     [
         (refused(404, "not_found", "There is no such address. /docs lists those."), ServerProblem, "version 0.0.1"),
         (refused(405, "method_not_allowed", "Use GET here."), ServerProblem, f"here is {__version__}"),
-        (refused(401, "unauthorized", "No account."), ServerProblem, "give a --token"),
+        (refused(401, "unauthorized", "No account."), Unauthorized, "give a --token"),
+        (refused(429, "limit_reached", "50 a day."), LimitReached, "50 a day"),
         (refused(410, "gone", "The job 'x' was deleted."), Gone, "was deleted"),
         (refused(503, "queue_blocked", "Disk."), QueueBlocked, "Disk."),
         (refused(422, "invalid_params", "width: must be less.", field="width"), InvalidParams, "width: must be less."),
