@@ -1,13 +1,13 @@
 """What can be run: models with their defaults and limits, samplers, and the check of Params against them.
 
-Pure data and rules; nothing here loads a weight. A model is the bundled starter or a diffusers folder below
-``models/`` of the home.
+Pure data and rules; nothing here loads a weight. A model is the bundled starter, a diffusers folder or a checkpoint
+in one file; ``models`` finds them and tells what they are.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,25 @@ from diffusion_local.completion import SETTINGS as SETTINGS
 from diffusion_local.completion import SizeOf
 from diffusion_local.domain import Params
 from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.models import folders
+from diffusion_local.models.adapters import EMBEDDING, LORA, UPSCALER, VAE, Adapter
+from diffusion_local.models.found import EVERY_KIND, READY, UNSUPPORTED
+from diffusion_local.models.known import closest
+from diffusion_local.models.places import Places
+from diffusion_local.models.shelf import Entry, Shelf
+from diffusion_local.settings import assets
 
 STARTER = "starter"
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A catalogue entry. ``problem`` says what is missing where ``ready`` is false."""
+    """A catalogue entry. ``problem`` says what is missing where ``ready`` is false.
+
+    ``folder`` has configuration and tokenizer; the weights too, unless ``file`` is a checkpoint in one file.
+    ``architecture`` says which LoRAs fit; ``kinds`` what it can do; ``memory_bytes`` is that of all its weights in
+    fp16; ``source`` is bundled, folder, file or hub. ``scheduler`` has what differs from the folder's.
+    """
 
     id: str
     name: str
@@ -44,49 +56,73 @@ class Model:
     licence: str = "unknown"
     size_bytes: int = 0
     problem: str = ""
+    state: str = READY
+    architecture: str = "unknown"
+    kinds: tuple[str, ...] = EVERY_KIND
+    memory_bytes: int = 0
+    source: str = "folder"
+    hub_id: str = ""
+    sha256: str = ""
+    file: Path | None = None
+    scheduler: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:
         return not self.problem
 
+    @property
+    def path(self) -> Path:
+        """What a person put there: the checkpoint, or the folder."""
+        return self.file or self.folder
 
-#: diffusers pipeline class -> (family, defaults). Sizes are the ones the family was trained at.
-FAMILIES: dict[str, tuple[str, Defaults]] = {
-    "StableDiffusionPipeline": ("sd", Defaults()),
-    "StableDiffusionXLPipeline": ("sdxl", Defaults(1024, 1024, 30, 6.0)),
-}
+
+#: Families that the engine runs, with what their sizes must be a multiple of.
+FAMILIES: dict[str, Limits] = {"sd": Limits(), "sdxl": Limits()}
 STARTER_DEFAULTS = Defaults(256, 256, 12, 3.5)  # as measured: see assets/starter/README.md
 STARTER_LIMITS = Limits(min_size=128, max_size=512, max_pixels=512 * 512, max_steps=100)
 
 
 class Catalog:
-    """The models of one installation: the starter, and the folders below ``models/``."""
+    """The models of one installation: the starter, what lies in ``models/``, and what a person named elsewhere."""
 
-    def __init__(self, starter: Path, models: Path, size_of: SizeOf | None = None) -> None:
-        """``size_of`` tells the sizes of source pictures; without it there are none."""
-        self._starter = starter
-        self._models = models
+    def __init__(self, starter: Path, places: Places | Path, size_of: SizeOf | None = None) -> None:
+        """``places`` may be the folder of models alone. ``size_of`` tells the sizes of source pictures; without it
+        there are none."""
+        self._starter_folder = starter
+        self.shelf = Shelf(places if isinstance(places, Places) else Places(places))
         self.size_of = size_of or no_source
 
     def all(self) -> list[Model]:
-        """Every entry, the default model first. Reads the folders afresh, so a new model needs no restart."""
-        starter = read_folder(self._starter, STARTER, "Starter", STARTER_DEFAULTS, STARTER_LIMITS, "MIT")
-        found = [
-            read_folder(path, path.name, path.name)
-            for path in sorted(self._models.glob("*"))
-            if path.is_dir() and path.name != STARTER and not path.name.startswith(".")
-        ]
-        return [starter, *found]
+        """Every entry, the default model first. Looks at the folders anew, so a new model needs no restart."""
+        return [self._starter, *(described(entry) for entry in self.shelf.entries() if entry.id != STARTER)]
+
+    @cached_property
+    def _starter(self) -> Model:
+        return read_folder(self._starter_folder, STARTER, "Starter", STARTER_DEFAULTS, STARTER_LIMITS, "MIT", "bundled")
 
     @property
     def default(self) -> Model:
-        return self.all()[0]
+        return self._starter
 
     def get(self, model_id: str) -> Model:
-        for model in self.all():
-            if model.id == model_id:
-                return model
+        if model_id == STARTER:
+            return self._starter
+        entry = self.shelf.entry(model_id)
+        if entry:
+            return described(entry)
         raise NotFound(f"There is no model {model_id!r}. Known: {', '.join(m.id for m in self.all())}.")
+
+    def loras(self) -> list[Adapter]:
+        return self.shelf.adapters(LORA)
+
+    def vaes(self) -> list[Adapter]:
+        return self.shelf.adapters(VAE)
+
+    def upscalers(self) -> list[Adapter]:
+        return self.shelf.adapters(UPSCALER)
+
+    def embeddings(self) -> list[Adapter]:
+        return self.shelf.adapters(EMBEDDING)
 
     def complete(self, prompt: str, settings: Mapping[str, Any]) -> Params:
         """Fill in the model's defaults and check every field.
@@ -115,33 +151,51 @@ def read_folder(
     name: str,
     defaults: Defaults | None = None,
     limits: Limits | None = None,
-    licence: str = "unknown",
+    licence: str = "",
+    source: str = "folder",
 ) -> Model:
     """Describe a diffusers folder from its own files; whatever is wrong becomes the entry's ``problem``."""
-    problem, family, family_defaults = "", "unknown", Defaults()
-    index = folder / "model_index.json"
-    try:
-        pipeline = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
-        family, family_defaults = FAMILIES[pipeline]
-    except FileNotFoundError:
-        problem = "model_index.json is missing: this is not a diffusers model folder."
-    except (OSError, ValueError, TypeError):
-        problem = "model_index.json is damaged: copy or download the model again."
-    except KeyError as key:
-        problem = f"Its pipeline class {key} is not supported."
-    weights = list(folder.rglob("*.safetensors"))
-    if not problem and not weights:
-        problem = "It has no .safetensors weights. Pickle files (.bin, .ckpt) are not loaded: they can run code."
-    return Model(
-        id=model_id,
+    model = described(Entry(model_id, folder, folders.read_folder(folder)))
+    return replace(
+        model,
         name=name,
-        folder=folder,
-        family=family,
-        defaults=defaults or family_defaults,
-        limits=limits or Limits(),
-        licence=licence,
-        size_bytes=sum(f.stat().st_size for f in weights),
+        defaults=defaults or model.defaults,
+        limits=limits or model.limits,
+        licence=licence or model.licence,
+        source=source,
+    )
+
+
+def described(entry: Entry) -> Model:
+    """A model with the defaults of its kind, as the curated list has them."""
+    found = entry.found
+    known = closest(found.architecture, found.hub_id, entry.id, found.title)
+    state, problem = found.state, found.problem
+    if not problem and found.family not in FAMILIES:
+        title = known.title if known else found.family
+        state, problem = UNSUPPORTED, f"{title} is of a family that this version cannot run."
+    spacing = {"timestep_spacing": known.spacing} if known and known.spacing and entry.is_file else {}
+    return Model(
+        id=entry.id,
+        name=(known.title if known and known.id == found.hub_id and found.hub_id else found.title) or entry.id,
+        folder=found.config or entry.path,
+        family=found.family,
+        defaults=Defaults(known.width, known.height, known.steps, known.guidance, known.sampler)
+        if known
+        else Defaults(),
+        limits=FAMILIES.get(found.family, Limits()),
+        licence=found.licence or (known.licence if known and found.hub_id else "") or "unknown",
+        size_bytes=found.size_bytes,
         problem=problem,
+        state=state,
+        architecture=found.architecture,
+        kinds=found.kinds,
+        memory_bytes=found.memory_bytes,
+        source="file" if entry.is_file else "hub" if found.hub_id else "folder",
+        hub_id=found.hub_id,
+        sha256=entry.sha256,
+        file=entry.path if entry.is_file else None,
+        scheduler=spacing | found.scheduler,
     )
 
 
@@ -149,10 +203,17 @@ def prompt_warnings(model: Model, params: Params) -> list[str]:
     """Say which text the model's encoder will not read, as it would otherwise be cut silently."""
     warnings = []
     for field, text in (("prompt", params.prompt), ("negative", params.negative)):
-        limit, count = count_tokens(model.folder / "tokenizer", text)
+        limit, count = count_tokens(tokenizer_of(model), text)
         if limit and count > limit:
             warnings.append(f"{field}: the model reads {limit} tokens of text; this has {count}, the end is ignored.")
     return warnings
+
+
+def tokenizer_of(model: Model) -> Path:
+    """The folder of a model's tokenizer; checkpoints in one file have CLIP's, which comes with us."""
+    folder = model.folder / "tokenizer"
+    has_words = any((folder / name).exists() for name in ("tokenizer.json", "vocab.json"))
+    return folder if has_words or model.file is None else assets() / "configs/clip_tokenizer"
 
 
 def count_tokens(folder: Path, text: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from diffusion_local.catalog import Catalog
+from diffusion_local.models.places import Places
 from diffusion_local.queue import HueyQueue
 from diffusion_local.settings import Settings
 from diffusion_local.store.control import QueueControl
@@ -42,7 +43,7 @@ def open_house(settings: Settings) -> House:
     images, workers = ImageStore(database), WorkerStore(database)
     files, queue = LocalFiles(settings), HueyQueue(settings.queue_database)
     sources = Sources(settings, images, files)
-    catalog = Catalog(settings.starter, settings.models, sources.size)
+    catalog = Catalog(settings.starter, Places.of(settings), sources.size)
     studio = Studio(settings, jobs, control, view, images, workers, files, queue, sources, catalog)
     return House(settings, database, jobs, control, view, images, workers, files, queue, sources, catalog, studio)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from diffusion_local import __version__
 from diffusion_local.catalog import Catalog
+from diffusion_local.models.places import Places
 from diffusion_local.engine import inventory
 from diffusion_local.errors import Conflict, DatabaseProblem, NotFound, UserError
 from diffusion_local.settings import Settings
@@ -104,7 +105,7 @@ def devices(settings: Settings) -> Iterator[Finding]:
 
 
 def models(settings: Settings) -> Iterator[Finding]:
-    for model in Catalog(settings.starter, settings.models).all():
+    for model in Catalog(settings.starter, Places.of(settings)).all():
         text = f"{model.family}, {model.size_bytes / 1e6:.0f} MB" if model.ready else model.problem
         yield Finding(f"model {model.id}", model.ready, text, "Copy the model's folder into models/ again.")
 

@@ -42,6 +42,7 @@ class Settings:
     max_list_mb: int = setting(20, "megabytes that a prompt list may have")
     max_source_mb: int = setting(50, "megabytes that a source picture may have")
     max_source_megapixels: int = setting(64, "megapixels that a source picture may have")
+    configs: str = setting("", "folder with configurations for checkpoints in one file; `configs` in the home if empty")
     step_timeout: int = setting(900, "seconds without progress after which a worker counts as hung")
     on_stop: str = setting("give_back", "what a stopping worker does with its running picture", ON_STOP)
     disk_reserve_mb: int = setting(500, "megabytes kept free on the disk; with less the queue waits")
@@ -116,6 +117,16 @@ class Settings:
     @property
     def embeddings(self) -> Path:
         return self.home / "embeddings"
+
+    @property
+    def configs_folder(self) -> Path:
+        return Path(self.configs).expanduser().absolute() if self.configs else self.home / "configs"
+
+    @property
+    def hub_cache(self) -> Path:
+        """Where Hugging Face's programs keep what they downloaded; only read."""
+        home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface")
+        return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
 
     @property
     def sources(self) -> Path:

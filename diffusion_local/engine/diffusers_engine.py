@@ -18,11 +18,12 @@ from transformers.utils import logging as transformers_logging
 
 from diffusion_local.catalog import Model
 from diffusion_local.domain import Params
-from diffusion_local.engine import OnStep, Picture, autoencoder, model_files, previews, samplers
+from diffusion_local.engine import OnStep, Picture, autoencoder, previews, samplers, single_file
 from diffusion_local.engine.devices import Device
 from diffusion_local.engine.families import FAMILIES, Conditioning, Family
 from diffusion_local.engine.steps import Steps
 from diffusion_local.errors import BadImage, DeviceLost, EngineError, ModelUnavailable, OutOfMemory
+from diffusion_local.models import whole
 
 #: Prompts whose embeddings are kept: about 0.3 MB each for SD, 0.6 MB for SDXL, with their negatives.
 PROMPTS_KEPT = 32
@@ -69,13 +70,13 @@ class DiffusersEngine:
         return self._loaded.model.id if self._loaded else ""
 
     def load(self, model: Model) -> None:
-        if self._loaded and (self._loaded.model.id, self._loaded.model.folder) == (model.id, model.folder):
+        if self._loaded and (self._loaded.model.id, self._loaded.model.path) == (model.id, model.path):
             return
         if not model.ready:
             raise ModelUnavailable(f"Model {model.id!r} cannot be loaded. {model.problem}")
         if model.family not in FAMILIES:
             raise ModelUnavailable(f"Model {model.id!r} is of a family that is not supported: {model.family}.")
-        model_files.check(model.folder)
+        whole.check(model.path)
         self.unload()
         problem: EngineError
         try:
@@ -107,7 +108,7 @@ class DiffusersEngine:
     def _load(self, model: Model) -> Loaded:
         started = time.monotonic()
         family = FAMILIES[model.family]
-        pipe = family.load(model.folder, self._dtype)
+        pipe = single_file.load(model, self._dtype) if model.file else family.load(model.folder, self._dtype)
         pipe.to(self._device.torch)
         pipe.set_progress_bar_config(disable=True)
         return Loaded(
@@ -220,7 +221,7 @@ def is_lost(error: Exception) -> bool:
 
 def unloadable(model: Model, error: Exception) -> ModelUnavailable:
     return ModelUnavailable(
-        f"Model {model.id!r} cannot be loaded: {_first_line(error).replace(str(model.folder), model.folder.name)} "
+        f"Model {model.id!r} cannot be loaded: {_first_line(error).replace(str(model.path), model.path.name)} "
         "If the folder is complete, copy or download the model again."
     )
 

@@ -1,25 +1,35 @@
-"""Whether the files of a diffusers folder are whole, told without loading them: one sentence that names the file."""
+"""Whether the files of a model are whole, told without loading them: one sentence that names the file."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
+from diffusion_local.models.headers import AGAIN, NO_PICKLE, read_header
 
 #: Parts that are not loaded, so they may be missing.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
-_AGAIN = "Copy or download the model again."
 
 
-def check(folder: Path) -> None:
-    """Raises ModelUnavailable for the first file that is missing, truncated or not what its name says."""
+def check(path: Path) -> None:
+    """Of a folder, or of a checkpoint in one file.
+
+    Raises ModelUnavailable for the first file that is missing, truncated or not what its name says.
+    """
+    if path.is_file():
+        read_header(path)
+    else:
+        check_folder(path)
+
+
+def check_folder(folder: Path) -> None:
     for name, spec in _read_json(folder, folder / "model_index.json").items():
         is_part = isinstance(spec, list) and len(spec) == 2 and spec[1] is not None
         if not is_part or name in UNUSED:
             continue
         part = folder / name
         if not part.is_dir():
-            raise ModelUnavailable(f"The folder {folder.name}/{name} is missing. {_AGAIN}")
+            raise ModelUnavailable(f"The folder {folder.name}/{name} is missing. {AGAIN}")
         for path in sorted(part.glob("*.json")):
             _read_json(folder, path)
         if name.startswith("tokenizer"):
@@ -50,31 +60,9 @@ def _check_weights(folder: Path, part: Path) -> None:
         for shard in set(_read_json(folder, index)["weight_map"].values())
     ]
     if not found and not shards:
-        raise ModelUnavailable(f"{folder.name}/{part.name} has no weights (.safetensors). {_AGAIN}")
+        raise ModelUnavailable(f"{folder.name}/{part.name} has no weights (.safetensors). {AGAIN}")
     for path in sorted({*found, *(part / shard for shard in shards)}):
-        _must_exist(folder, path)
-        _check_safetensors(folder, path)
-
-
-def _check_safetensors(folder: Path, path: Path) -> None:
-    """Layout: header length (8 bytes, little endian), header (JSON), then tensors at the offsets the header gives."""
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > size - 8:
-                raise EOFError
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        needed = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-    except EOFError:
-        needed = size + 1
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise ModelUnavailable(f"{_name(folder, path)} is damaged: it is not a safetensors file. {_AGAIN}") from None
-    except OSError as error:
-        raise ModelUnavailable(f"{_name(folder, path)} cannot be read: {error.strerror}.") from None
-    if size < needed:
-        raise ModelUnavailable(f"{_name(folder, path)} is cut short: it ends before its last tensor. {_AGAIN}")
+        read_header(path, _name(folder, path))
 
 
 def _read_json(folder: Path, path: Path) -> dict[str, Any]:
@@ -86,13 +74,13 @@ def _read_json(folder: Path, path: Path) -> dict[str, Any]:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise ModelUnavailable(f"{_name(folder, path)} is damaged: it is not valid JSON. {_AGAIN}")
+        raise ModelUnavailable(f"{_name(folder, path)} is damaged: it is not valid JSON. {AGAIN}")
     return content
 
 
 def _must_exist(folder: Path, path: Path) -> None:
     if not path.exists():
-        raise ModelUnavailable(f"{_name(folder, path)} is missing. {_AGAIN}")
+        raise ModelUnavailable(f"{_name(folder, path)} is missing. {AGAIN}")
 
 
 def _name(folder: Path, path: Path) -> str:

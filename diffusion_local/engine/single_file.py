@@ -1,0 +1,66 @@
+"""A pipeline out of one checkpoint file, without a network: sizes and tokenizer come from a folder of configurations.
+
+diffusers asks the hub for them where it is not given a folder, even with ``local_files_only``; so it always is.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from diffusion_local.catalog import Model
+from diffusion_local.models.folders import INPAINT_CHANNELS
+from diffusion_local.models.found import INPAINT
+from diffusion_local.settings import assets
+
+#: Family -> diffusers pipeline, and what of it is not wanted.
+PIPELINES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "sd": (diffusers.StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}),
+    "sdxl": (diffusers.StableDiffusionXLPipeline, {"add_watermarker": False}),
+}
+
+
+def load(model: Model, dtype: torch.dtype) -> Any:
+    """A pipeline on the CPU. Raises what diffusers raises."""
+    pipeline, options = PIPELINES[model.family]
+    with tempfile.TemporaryDirectory(prefix="diffusion-local-") as folder:
+        config = merge(model.folder, Path(folder), model.scheduler, only_inpaints=model.kinds == (INPAINT,))
+        pipe = pipeline.from_single_file(
+            str(model.file), config=str(config), dtype=dtype, local_files_only=True, use_safetensors=True, **options
+        )
+    if model.family == "sdxl" and pipe.vae.config.force_upcast:  # its VAE overflows in fp16
+        pipe.vae.to(dtype=torch.float32)
+    return pipe
+
+
+def merge(config: Path, folder: Path, scheduler: Mapping[str, Any], only_inpaints: bool) -> Path:
+    """A folder of configurations as diffusers wants it: small files only, changed as the checkpoint asks."""
+    target = folder / "config"
+    shutil.copytree(config, target, ignore=heavy, dirs_exist_ok=True)
+    for tokenizer in target.glob("tokenizer*"):
+        if not any((tokenizer / name).exists() for name in ("vocab.json", "tokenizer.json", "spiece.model")):
+            shutil.copytree(assets() / "configs/clip_tokenizer", tokenizer, dirs_exist_ok=True)
+    change(target / "scheduler/scheduler_config.json", dict(scheduler))
+    if only_inpaints:
+        change(target / "unet/config.json", {"in_channels": INPAINT_CHANNELS})
+    return target
+
+
+def heavy(folder: str, names: list[str]) -> list[str]:
+    """Everything that is no configuration or vocabulary, for `copytree`."""
+    light = (".json", ".txt", ".model")
+    return [
+        name
+        for name in names
+        if not (Path(folder) / name).is_dir() and (not name.endswith(light) or name.endswith(".index.json"))
+    ]
+
+
+def change(path: Path, entries: dict[str, Any]) -> None:
+    if entries:
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | entries), encoding="utf-8")

@@ -1,0 +1,154 @@
+"""LoRAs, VAEs, upscalers and textual inversions: what each is, and which models it fits, told from its header."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusion_local.errors import ModelUnavailable
+from diffusion_local.models.found import INCOMPLETE, READY, UNSUPPORTED
+from diffusion_local.models.headers import NO_PICKLE, Header, read_header
+
+LORA, VAE, UPSCALER, EMBEDDING = "lora", "vae", "upscaler", "embedding"
+PLACES = {LORA: "loras", VAE: "vae", UPSCALER: "upscalers", EMBEDDING: "embeddings"}
+TITLES = {LORA: "a LoRA", VAE: "a VAE", UPSCALER: "an upscaler", EMBEDDING: "a textual inversion"}
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+MOST_WORDS = 24
+MOST_TEXT = 2000
+
+#: Width of the text that cross attention reads -> architecture.
+WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl"}
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A file that changes what a model makes. ``architecture`` is what it fits, empty where it fits every model or
+    nothing tells; ``words`` are those that call a LoRA up, as its training noted them, the most frequent first."""
+
+    name: str
+    kind: str
+    path: Path
+    architecture: str = ""
+    title: str = ""
+    about: str = ""
+    words: tuple[str, ...] = ()
+    size_bytes: int = 0
+    state: str = READY
+    problem: str = ""
+    sha256: str = ""
+
+    @property
+    def ready(self) -> bool:
+        return self.state == READY
+
+
+def read_adapter(path: Path, kind: str) -> Adapter:
+    """An entry for a file in the folder of this kind; whatever is wrong becomes its ``problem``."""
+    name = path.stem
+    try:
+        size = path.stat().st_size
+        if path.suffix.lower() != ".safetensors":
+            return Adapter(name, kind, path, size_bytes=size, state=UNSUPPORTED, problem=f"{path.name}: {NO_PICKLE}")
+        header = read_header(path)
+    except (ModelUnavailable, OSError) as problem:
+        return Adapter(name, kind, path, state=INCOMPLETE, problem=str(problem))
+    is_of = kind_of(header)
+    if is_of != kind:
+        return Adapter(name, kind, path, size_bytes=size, state=UNSUPPORTED, problem=misplaced(is_of, kind))
+    told = header.metadata
+    return Adapter(
+        name=name,
+        kind=kind,
+        path=path,
+        architecture=lora_architecture(header) if kind == LORA else embedding_architecture(header) if kind == EMBEDDING else "",
+        title=(told.get("modelspec.title") or told.get("ss_output_name") or "")[:100],
+        about=told.get("modelspec.description", "")[:MOST_TEXT],
+        words=trigger_words(told) if kind == LORA else (),
+        size_bytes=size,
+    )
+
+
+def what_else(header: Header) -> str:
+    """For a file among the models: a sentence if it is an adapter, else empty."""
+    kind = kind_of(header)
+    if not kind:
+        if any(key.startswith(("control_model.", "controlnet_")) for key in header.tensors):
+            return "It is a ControlNet, which is not supported."
+        if "down_blocks.0.resnets.0.conv1.weight" in header.tensors:
+            return "It is a UNet in diffusers form without the rest of its model. Copy the whole diffusers folder."
+        return ""
+    return f"It is {TITLES[kind]}, not a model: move it into `{PLACES[kind]}`."
+
+
+def misplaced(kind: str, expected: str) -> str:
+    if kind:
+        return f"It is {TITLES[kind]}, not {TITLES[expected]}: move it into `{PLACES[kind]}`."
+    return f"It is not {TITLES[expected]} of a known kind."
+
+
+def kind_of(header: Header) -> str:
+    keys = header.tensors
+    if any(".lora_" in key or ".lokr_" in key or ".hada_" in key or key.endswith(".lora.up.weight") for key in keys):
+        return LORA
+    if "model.diffusion_model.input_blocks.0.0.weight" in keys:
+        return ""
+    bare = {key.removeprefix("first_stage_model.").removeprefix("vae.") for key in list(keys)[:2000]}
+    if {"decoder.conv_in.weight", "encoder.conv_in.weight"} <= bare:
+        return VAE
+    if len(keys) <= 4 and any(len(tensor.shape) in (1, 2) for tensor in keys.values()):
+        widths = {tensor.shape[-1] for tensor in keys.values() if tensor.shape}
+        if "emb_params" in keys or {"clip_l", "clip_g"} & set(keys) or widths & {768, 1024, 1280}:
+            return EMBEDDING
+    convolutions = sum(len(tensor.shape) == 4 for tensor in keys.values())
+    three = any(len(t.shape) == 4 and (t.shape[1] in (3, 12, 48) or t.shape[0] % 3 == 0) for t in keys.values())
+    if convolutions and three and not any(".attn2." in key or "time_embed" in key for key in keys):
+        return UPSCALER
+    return ""
+
+
+def lora_architecture(header: Header) -> str:
+    """By the width of the text its cross attention reads, by names that only one architecture has, or as it says."""
+    keys = header.tensors
+    if any("double_blocks" in key or "single_transformer_blocks" in key for key in keys):
+        return "flux"
+    if any("joint_blocks" in key for key in keys):
+        return "sd3"
+    for key, tensor in keys.items():
+        down = key.endswith((".lora_down.weight", ".lora_A.weight", ".lora.down.weight"))
+        if down and ("attn2_to_k" in key or "attn2.to_k" in key or "attn2.processor.to_k" in key):
+            width = tensor.shape[1] if len(tensor.shape) > 1 else 0
+            if width in WIDTHS:
+                return WIDTHS[width]
+    if any(key.startswith(("lora_te2_", "text_encoder_2.")) for key in keys):
+        return "sdxl"
+    said = f"{header.metadata.get('modelspec.architecture', '')} {header.metadata.get('ss_base_model_version', '')}".lower()
+    for words, architecture in (
+        (("xl",), "sdxl"),
+        (("flux",), "flux"),
+        (("sd3", "v3", "stable-diffusion-3"), "sd3"),
+        (("v2", "sd_v2"), "sd2"),
+        (("v1", "sd_v1"), "sd1"),
+    ):
+        if any(word in said for word in words):
+            return architecture
+    return ""
+
+
+def embedding_architecture(header: Header) -> str:
+    if {"clip_l", "clip_g"} <= set(header.tensors):
+        return "sdxl"
+    return next((WIDTHS[t.shape[-1]] for t in header.tensors.values() if t.shape and t.shape[-1] in WIDTHS), "")
+
+
+def trigger_words(metadata: dict[str, str]) -> tuple[str, ...]:
+    """The tags of the training pictures, most frequent first."""
+    said = metadata.get("modelspec.trigger_phrase") or metadata.get("trigger_words") or ""
+    words = [word.strip()[:60] for word in said.split(",") if word.strip()]
+    counts: dict[str, int] = {}
+    try:
+        for tags in json.loads(metadata.get("ss_tag_frequency", "{}")).values():
+            for tag, count in tags.items():
+                counts[str(tag).strip()] = counts.get(str(tag).strip(), 0) + int(count)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        counts = {}
+    frequent = sorted(counts, key=lambda tag: (-counts[tag], tag))
+    return tuple(dict.fromkeys([*words, *(tag[:60] for tag in frequent if tag)]))[:MOST_WORDS]

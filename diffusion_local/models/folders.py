@@ -1,0 +1,149 @@
+"""A diffusers folder: which family it is of, what it can do and whether it is whole, told from its own files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diffusion_local.errors import ModelUnavailable
+from diffusion_local.models import whole
+from diffusion_local.models.found import EVERY_KIND, INPAINT, TXT2IMG, Found, incomplete, not_supported
+from diffusion_local.models.headers import NO_PICKLE, read_header
+
+#: What our own downloads leave in the folder: where it came from.
+ORIGIN = "diffusion-local.json"
+
+#: diffusers pipeline class (https://huggingface.co/docs/diffusers/api/pipelines/overview) -> (family, kinds).
+PIPELINES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "StableDiffusionPipeline": ("sd", EVERY_KIND),
+    "StableDiffusionImg2ImgPipeline": ("sd", EVERY_KIND),
+    "StableDiffusionInpaintPipeline": ("sd", EVERY_KIND),
+    "LatentConsistencyModelPipeline": ("sd", EVERY_KIND),
+    "StableDiffusionXLPipeline": ("sdxl", EVERY_KIND),
+    "StableDiffusionXLImg2ImgPipeline": ("sdxl", EVERY_KIND),
+    "StableDiffusionXLInpaintPipeline": ("sdxl", EVERY_KIND),
+    "StableDiffusion3Pipeline": ("sd3", EVERY_KIND),
+    "FluxPipeline": ("flux", EVERY_KIND),
+    "Flux2Pipeline": ("flux2", (TXT2IMG,)),
+    "Flux2KleinPipeline": ("flux2", (TXT2IMG,)),
+    "ZImagePipeline": ("z_image", EVERY_KIND),
+    "SanaPipeline": ("sana", (TXT2IMG,)),
+    "SanaSprintPipeline": ("sana", (TXT2IMG,)),
+    "PixArtSigmaPipeline": ("pixart", (TXT2IMG,)),
+    "PixArtAlphaPipeline": ("pixart", (TXT2IMG,)),
+    "ChromaPipeline": ("chroma", EVERY_KIND),
+    "QwenImagePipeline": ("qwen_image", EVERY_KIND),
+}
+#: Input channels of a denoiser whose further ones carry the mask and the picture under it.
+INPAINT_CHANNELS = 9
+
+
+def read_folder(folder: Path) -> Found:
+    try:
+        index = read_object(folder / "model_index.json")
+    except FileNotFoundError:
+        return incomplete(no_index(folder))
+    except (OSError, ValueError):
+        return incomplete("model_index.json is damaged: copy or download the model again.")
+    name = index.get("_class_name")
+    weights = list(folder.rglob("*.safetensors"))
+    size = sum(path.stat().st_size for path in weights)
+    family, kinds = PIPELINES.get(name if isinstance(name, str) else "", ("unknown", ()))
+    known: dict[str, Any] = {"family": family, "size_bytes": size, **origin(folder)}
+    if family == "unknown":
+        return not_supported(f"Its pipeline class {name!r} is not supported.", **known)
+    if not weights:
+        return incomplete(f"It has no .safetensors weights. {NO_PICKLE}", **known)
+    try:
+        whole.check(folder)
+        known |= {"memory_bytes": memory_bytes(folder, index)}
+        return describe(folder, family, kinds, known)
+    except ModelUnavailable as problem:
+        return incomplete(problem.message, **known)
+
+
+def describe(folder: Path, family: str, kinds: tuple[str, ...], known: dict[str, Any]) -> Found:
+    """The architecture, and what the denoiser's input allows."""
+    if family not in ("sd", "sdxl"):
+        return Found(architecture=architecture_of_transformer(folder, family), kinds=kinds, **known)
+    unet = config_of(folder / "unet")
+    channels, width = unet.get("in_channels", 4), unet.get("cross_attention_dim")
+    if family == "sdxl":
+        architecture = "sdxl"
+        if width == 1280:
+            return not_supported(REFINER, architecture="sdxl_refiner", **known)
+    else:
+        architecture = {768: "sd1", 1024: "sd2"}.get(width if isinstance(width, int) else 0, "sd")
+    if channels == INPAINT_CHANNELS:
+        return Found(architecture=architecture, kinds=(INPAINT,), **known)
+    if channels != config_of(folder / "vae").get("latent_channels", 4):
+        return not_supported(f"Its UNet takes {channels} channels, which no supported kind of work has.", **known)
+    return Found(architecture=architecture, kinds=kinds, **known)
+
+
+REFINER = "It is the SDXL refiner, which only finishes pictures that another model began. Use the SDXL base model."
+
+
+def architecture_of_transformer(folder: Path, family: str) -> str:
+    """Variants of one family that take different LoRAs."""
+    config = config_of(folder / "transformer")
+    if family == "flux":
+        return "flux_dev" if config.get("guidance_embeds") else "flux_schnell"
+    if family == "sd3":
+        layers = config.get("num_layers")
+        if layers == 38:
+            return "sd35_large"
+        return "sd35_medium" if config.get("dual_attention_layers") else "sd3"
+    return family
+
+
+def memory_bytes(folder: Path, index: dict[str, Any]) -> int:
+    """Of all loaded parts, in fp16; of weights that are there in several forms only one counts."""
+    total = 0
+    for name, spec in index.items():
+        if isinstance(spec, list) and name not in whole.UNUSED and (folder / name).is_dir():
+            total += sum(read_header(path).memory_bytes() for path in loaded_weights(folder / name))
+    return total
+
+
+def loaded_weights(part: Path) -> list[Path]:
+    """The weight files of a part that are loaded: the fp16 variant's where there is one."""
+    found = sorted(part.glob("*.safetensors"))
+    half = [path for path in found if ".fp16" in path.name]
+    rest = half or [path for path in found if path.name.count(".") == 1 or "-of-" in path.name]
+    return rest or found
+
+
+def no_index(folder: Path) -> str:
+    """What a folder is that has no model_index.json, as far as that helps."""
+    if any(folder.glob("*.ckpt")) or any(folder.glob("*.pt")):
+        return f"It holds pickle files. {NO_PICKLE}"
+    if (folder / "config.json").exists():
+        return (
+            "It is one part of a model (it has config.json, but no model_index.json). Copy the whole model, with its "
+            "other folders."
+        )
+    return "model_index.json is missing: this is not a diffusers model folder."
+
+
+def origin(folder: Path) -> dict[str, str]:
+    """hub_id, as our download noted it down."""
+    try:
+        hub_id = read_object(folder / ORIGIN).get("repo")
+    except (OSError, ValueError):
+        return {}
+    return {"hub_id": hub_id} if isinstance(hub_id, str) else {}
+
+
+def config_of(part: Path) -> dict[str, Any]:
+    try:
+        return read_object(part / "config.json")
+    except (OSError, ValueError):
+        return {}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Raises OSError, and ValueError if it is not a JSON object."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("not an object")
+    return content

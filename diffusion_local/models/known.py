@@ -1,0 +1,63 @@
+"""The curated list: well-known models with licence, sizes and good defaults, each with its source (assets/models.json).
+
+An entry without an id cannot be downloaded as a diffusers folder; its defaults hold for checkpoints of its kind.
+Sizes are about right: what a download weighs is asked of the hub before it starts.
+"""
+
+import json
+import re
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+from diffusion_local.settings import assets
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """``words`` must be in the name of a checkpoint that this is the distilled kind of; sizes in GB (1e9 bytes),
+    ``memory_gb`` with everything on the device in half precision; ``spacing`` is the scheduler's timestep spacing."""
+
+    id: str
+    title: str
+    family: str
+    architecture: str
+    words: tuple[str, ...]
+    licence: str
+    gated: bool
+    disk_gb: float
+    memory_gb: float
+    variant: str
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    sampler: str
+    about: str
+    source: str
+    spacing: str = ""
+
+
+@lru_cache(maxsize=1)
+def known_models() -> tuple[Known, ...]:
+    entries = json.loads((assets() / "models.json").read_text(encoding="utf-8"))
+    names = {each.name for each in fields(Known)}
+    return tuple(Known(**{name: value for name, value in entry.items() if name in names} | {"words": tuple(entry["words"])}) for entry in entries)
+
+
+def by_id(hub_id: str) -> Known | None:
+    return next((each for each in known_models() if each.id and each.id.lower() == hub_id.lower()), None)
+
+
+def closest(architecture: str, hub_id: str, *names: str) -> Known | None:
+    """The entry whose defaults hold: by hub id, else by architecture, and by words in the names (``turbo``).
+
+    Distilled models have the files of those they were distilled from, so only a name can tell; a wrong guess costs
+    the person a change of two sliders, and never a model that does not run.
+    """
+    known = by_id(hub_id) if hub_id else None
+    if known and known.architecture == architecture:
+        return known
+    told = set(re.split(r"[^a-z0-9]+", " ".join(names).lower()))
+    fitting = [each for each in known_models() if each.architecture == architecture]
+    distilled = next((each for each in fitting if each.words and told & set(each.words)), None)
+    return distilled or next((each for each in fitting if not each.words), None)
