@@ -202,10 +202,10 @@ def described(entry: Entry) -> Model:
 def prompt_warnings(model: Model, params: Params) -> list[str]:
     """Say which text the model's encoder will not read, as it would otherwise be cut silently."""
     warnings = []
-    for field, text in (("prompt", params.prompt), ("negative", params.negative)):
+    for name, text in (("prompt", params.prompt), ("negative", params.negative)):
         limit, count = count_tokens(tokenizer_of(model), text)
         if limit and count > limit:
-            warnings.append(f"{field}: the model reads {limit} tokens of text; this has {count}, the end is ignored.")
+            warnings.append(f"{name}: the model reads {limit} tokens of text; this has {count}, the end is ignored.")
     return warnings
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from diffusion_local import __version__
 from diffusion_local.catalog import Catalog
-from diffusion_local.models.places import Places
 from diffusion_local.engine import inventory
 from diffusion_local.errors import Conflict, DatabaseProblem, NotFound, UserError
+from diffusion_local.models.places import Places
 from diffusion_local.settings import Settings
 from diffusion_local.store.database import Database, check_integrity
 from diffusion_local.store.sweep import rebuild

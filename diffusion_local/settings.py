@@ -123,12 +123,6 @@ class Settings:
         return Path(self.configs).expanduser().absolute() if self.configs else self.home / "configs"
 
     @property
-    def hub_cache(self) -> Path:
-        """Where Hugging Face's programs keep what they downloaded; only read."""
-        home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface")
-        return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-
-    @property
     def sources(self) -> Path:
         return self.home / "sources"
 
@@ -198,6 +192,12 @@ def assets() -> Path:
     package = Path(__file__).parent
     inside = package / "assets"
     return inside if inside.is_dir() else package.parent / "assets"
+
+
+def hub_cache() -> Path:
+    """Where Hugging Face's programs keep what they downloaded; only read."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
 
 
 def go_offline(home: Path) -> None:

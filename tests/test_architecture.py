@@ -16,6 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("params", "settings", "actor"),
     ("domain", "checks"),
     ("completion",),
+    ("models",),
     ("catalog", "contact_sheet", "estimates", "logs"),
     ("engine", "store", "queue"),
     ("questions", "orders", "lists"),

@@ -59,7 +59,11 @@ def read_adapter(path: Path, kind: str) -> Adapter:
         name=name,
         kind=kind,
         path=path,
-        architecture=lora_architecture(header) if kind == LORA else embedding_architecture(header) if kind == EMBEDDING else "",
+        architecture=lora_architecture(header)
+        if kind == LORA
+        else embedding_architecture(header)
+        if kind == EMBEDDING
+        else "",
         title=(told.get("modelspec.title") or told.get("ss_output_name") or "")[:100],
         about=told.get("modelspec.description", "")[:MOST_TEXT],
         words=trigger_words(told) if kind == LORA else (),
@@ -120,7 +124,7 @@ def lora_architecture(header: Header) -> str:
                 return WIDTHS[width]
     if any(key.startswith(("lora_te2_", "text_encoder_2.")) for key in keys):
         return "sdxl"
-    said = f"{header.metadata.get('modelspec.architecture', '')} {header.metadata.get('ss_base_model_version', '')}".lower()
+    said = " ".join(header.metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version")).lower()
     for words, architecture in (
         (("xl",), "sdxl"),
         (("flux",), "flux"),
@@ -137,6 +141,9 @@ def embedding_architecture(header: Header) -> str:
     if {"clip_l", "clip_g"} <= set(header.tensors):
         return "sdxl"
     return next((WIDTHS[t.shape[-1]] for t in header.tensors.values() if t.shape and t.shape[-1] in WIDTHS), "")
+
+
+ARCHITECTURES = {LORA: lora_architecture, EMBEDDING: embedding_architecture}
 
 
 def trigger_words(metadata: dict[str, str]) -> tuple[str, ...]:

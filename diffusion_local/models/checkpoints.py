@@ -10,8 +10,8 @@ from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.adapters import what_else
-from diffusion_local.models.found import EVERY_KIND, INPAINT, Found, incomplete, not_supported
 from diffusion_local.models.folders import INPAINT_CHANNELS, REFINER, config_of
+from diffusion_local.models.found import EVERY_KIND, INPAINT, Found, incomplete, not_supported
 from diffusion_local.models.headers import NO_PICKLE, Header, read_header
 
 SUFFIX = ".safetensors"
@@ -120,9 +120,8 @@ def fits(folder: Path, entrance: tuple[int, ...], width: int) -> bool:
     """Whether a configuration's UNet has these sizes; the channels of a mask may come on top."""
     unet = config_of(folder / "unet")
     channels = unet.get("block_out_channels")
-    return bool(
-        isinstance(channels, list) and channels and channels[0] == entrance[0] and unet.get("cross_attention_dim") == width
-    )
+    same = isinstance(channels, list) and channels[:1] == [entrance[0]]
+    return same and unet.get("cross_attention_dim") == width
 
 
 def scheduler_of(header: Header, architecture: str) -> dict[str, Any]:

@@ -40,14 +40,16 @@ INPAINT_CHANNELS = 9
 def read_folder(folder: Path) -> Found:
     try:
         index = read_object(folder / "model_index.json")
+        if not isinstance(index.get("_class_name", ""), str):
+            raise ValueError("no class")
     except FileNotFoundError:
         return incomplete(no_index(folder))
     except (OSError, ValueError):
         return incomplete("model_index.json is damaged: copy or download the model again.")
-    name = index.get("_class_name")
+    name = index.get("_class_name", "")
     weights = list(folder.rglob("*.safetensors"))
     size = sum(path.stat().st_size for path in weights)
-    family, kinds = PIPELINES.get(name if isinstance(name, str) else "", ("unknown", ()))
+    family, kinds = PIPELINES.get(name, ("unknown", ()))
     known: dict[str, Any] = {"family": family, "size_bytes": size, **origin(folder)}
     if family == "unknown":
         return not_supported(f"Its pipeline class {name!r} is not supported.", **known)

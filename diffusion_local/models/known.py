@@ -6,7 +6,7 @@ Sizes are about right: what a download weighs is asked of the hub before it star
 
 import json
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 
 from diffusion_local.settings import assets
@@ -40,8 +40,7 @@ class Known:
 @lru_cache(maxsize=1)
 def known_models() -> tuple[Known, ...]:
     entries = json.loads((assets() / "models.json").read_text(encoding="utf-8"))
-    names = {each.name for each in fields(Known)}
-    return tuple(Known(**{name: value for name, value in entry.items() if name in names} | {"words": tuple(entry["words"])}) for entry in entries)
+    return tuple(Known(**entry | {"words": tuple(entry["words"])}) for entry in entries)
 
 
 def by_id(hub_id: str) -> Known | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from diffusion_local.settings import Settings, assets
+from diffusion_local.settings import Settings, assets, hub_cache
 
 BUNDLED_CONFIGS = ("sd1", "sd2", "sdxl")
 MOST_SNAPSHOTS = 200
@@ -35,7 +35,7 @@ class Places:
             upscalers=settings.upscalers,
             embeddings=settings.embeddings,
             configs=settings.configs_folder,
-            hub_cache=settings.hub_cache,
+            hub_cache=hub_cache(),
             added=settings.home / "models.json",
             hashes=settings.home / "hashes.json",
         )

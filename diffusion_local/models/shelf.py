@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,9 @@ from diffusion_local.models.found import Found
 from diffusion_local.models.places import Places
 
 MOST_DEPTH = 3  # folders below models/ that are looked into
+#: Names of weights that are one part of a diffusers folder.
+PART = re.compile(r"(diffusion_pytorch_|pytorch_)?model[.-]")
+PART_FOLDER = re.compile(r"(unet|vae|transformer|text_encoder|tokenizer|scheduler|safety_checker)(_\d)?")
 #: (relative path, time of change in ns, size) of each file that counts: equal means unchanged.
 Signature = tuple[tuple[str, int, int], ...]
 
@@ -134,7 +138,7 @@ def ids_for(path: Path, number: int) -> Iterator[str]:
 def models_at(path: Path, depth: int = 0) -> Iterator[Path]:
     """The models that a path is or holds: itself, or in a folder of models those below it."""
     if path.is_file():
-        if path.suffix.lower() in (SUFFIX, *PICKLES):
+        if path.suffix.lower() in (SUFFIX, *PICKLES) and not PART.match(path.name):
             yield path
         return
     if depth >= MOST_DEPTH or (path / "model_index.json").exists() or (path / "config.json").exists():
@@ -150,13 +154,17 @@ def models_below(folder: Path, depth: int = 0) -> Iterator[Path]:
     except OSError:
         return
     for child in children:
+        if depth and PART_FOLDER.fullmatch(child.name):
+            continue
         if child.is_file() or (child.is_dir() and (depth == 0 or any(models_inside(child)))):
             yield from models_at(child, depth)
 
 
 def models_inside(folder: Path) -> Iterator[Path]:
-    """Whether a folder below a folder of models is worth a line."""
-    yield from (path for path in folder.glob("*") if path.name == "model_index.json" or path.suffix.lower() == SUFFIX)
+    """What makes a folder below a folder of models worth a line."""
+    for path in folder.glob("*"):
+        if path.name == "model_index.json" or (path.suffix.lower() == SUFFIX and not PART.match(path.name)):
+            yield path
 
 
 def signature_of(path: Path) -> Signature:

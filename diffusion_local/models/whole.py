@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
-from diffusion_local.models.headers import AGAIN, NO_PICKLE, read_header
+from diffusion_local.models.headers import AGAIN, read_header
 
 #: Parts that are not loaded, so they may be missing.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")

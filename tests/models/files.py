@@ -71,6 +71,9 @@ OUTER = {
 }  # fmt: skip
 
 
+ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+
+
 def original_unet(state: dict[str, Any]) -> dict[str, Any]:
     """Of a UNet with four levels and two resnets each, as Stable Diffusion 1 and 2 have."""
     return {"model.diffusion_model." + unet_name(name): tensor for name, tensor in state.items()}
@@ -109,7 +112,13 @@ def original_vae(state: dict[str, Any], levels: int = 4) -> dict[str, Any]:
         name = name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
         if "mid_block.attentions.0." in name:
             name = name.replace("mid_block.attentions.0.", "mid.attn_1.")
-            for ours, theirs in (("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out")):
+            for ours, theirs in (
+                ("group_norm", "norm"),
+                ("to_q", "q"),
+                ("to_k", "k"),
+                ("to_v", "v"),
+                ("to_out.0", "proj_out"),
+            ):
                 name = name.replace(ours, theirs)
             if tensor.ndim == 2:
                 tensor = tensor[:, :, None, None]

@@ -1,0 +1,148 @@
+"""A checkpoint in one file, in the layout of the original training code, draws what its diffusers folder draws."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import diffusers
+import pytest
+import safetensors.torch
+import torch
+import transformers
+
+from diffusion_local.catalog import Catalog, Model
+from diffusion_local.engine.diffusers_engine import DiffusersEngine
+from diffusion_local.errors import ModelUnavailable
+from diffusion_local.models.places import Places
+from diffusion_local.settings import assets
+from tests.engine.conftest import Draw
+from tests.models.files import original_encoder, original_unet, original_vae
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline with the blocks of Stable Diffusion 1, few and random weights, and CLIP's own tokenizer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = diffusers.UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(32, 32, 64, 64),
+            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+            layers_per_block=2,
+            attention_head_dim=8,
+            cross_attention_dim=32,
+        )
+        vae = diffusers.AutoencoderKL(
+            block_out_channels=(32, 32, 32, 32),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+            latent_channels=4,
+        )
+        text = transformers.CLIPTextModel(
+            transformers.CLIPTextConfig(
+                hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, projection_dim=32
+            )
+        )
+    words = assets() / "configs/clip_tokenizer"
+    target = tmp_path_factory.mktemp("single") / "tiny"
+    diffusers.StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=transformers.CLIPTokenizer.from_pretrained(words),
+        unet=unet,
+        scheduler=diffusers.PNDMScheduler(beta_schedule="scaled_linear", steps_offset=1, skip_prk_steps=True),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(target)
+    return target
+
+
+@pytest.fixture
+def checkpoint(folder: Path, tmp_path: Path) -> Callable[[], Model]:
+    """Writes ``models/tiny.safetensors`` and its configuration, and gives the catalogue's entry."""
+
+    def write() -> Model:
+        pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+        state = original_unet(pipe.unet.state_dict())
+        state |= original_vae(pipe.vae.state_dict()) | original_encoder(pipe.text_encoder.state_dict())
+        places = Places(tmp_path / "models", configs=tmp_path / "configs")
+        places.models.mkdir()
+        weights = {name: tensor.contiguous() for name, tensor in state.items()}
+        safetensors.torch.save_file(weights, places.models / "tiny.safetensors")
+        shutil.copytree(folder, tmp_path / "configs/tiny", ignore=shutil.ignore_patterns("*.safetensors"))
+        return Catalog(assets() / "starter", places).get("tiny")
+
+    return write
+
+
+def test_it_draws_what_its_folder_draws(
+    diffusers_engine: DiffusersEngine, folder: Path, checkpoint: Callable[[], Model], tmp_path: Path
+) -> None:
+    model = checkpoint()
+    assert model.ready, model.problem
+    (tmp_path / "whole").mkdir()
+    shutil.copytree(folder, tmp_path / "whole/tiny")
+    whole = Catalog(assets() / "starter", tmp_path / "whole").get("tiny")
+    pictures = []
+    for each in (model, whole):
+        diffusers_engine.load(each)
+        pictures.append(Draw(diffusers_engine)(model="tiny", steps=2, width=64, height=64).image.tobytes())
+    assert pictures[0] == pictures[1]
+
+
+def test_what_the_checkpoint_says_of_its_training_reaches_the_scheduler(
+    diffusers_engine: DiffusersEngine, checkpoint: Callable[[], Model]
+) -> None:
+    from dataclasses import replace
+
+    from diffusion_local.engine import single_file
+
+    model = replace(checkpoint(), scheduler={"prediction_type": "v_prediction", "timestep_spacing": "trailing"})
+    config = single_file.load(model, torch.float32).scheduler.config
+    assert (config.prediction_type, config.timestep_spacing) == ("v_prediction", "trailing")
+
+
+def test_a_file_that_is_cut_short_is_named(diffusers_engine: DiffusersEngine, checkpoint: Callable[[], Model]) -> None:
+    model = checkpoint()
+    with model.path.open("r+b") as file:
+        file.truncate(model.path.stat().st_size - 10)
+    with pytest.raises(ModelUnavailable, match=r"tiny\.safetensors is cut short"):
+        diffusers_engine.load(model)
+    assert diffusers_engine.loaded == "starter"
+
+
+def test_weights_that_do_not_fit_the_configuration_are_an_error_of_the_model(
+    diffusers_engine: DiffusersEngine, checkpoint: Callable[[], Model], starter: Model
+) -> None:
+    model = checkpoint()
+    weights = safetensors.torch.load_file(model.path)
+    weights["model.diffusion_model.input_blocks.1.0.in_layers.2.weight"] = torch.zeros(7, 7, 3, 3)
+    safetensors.torch.save_file(weights, model.path)
+    with pytest.raises(ModelUnavailable, match="'tiny' cannot be loaded") as raised:
+        diffusers_engine.load(model)
+    assert str(model.path.parent) not in raised.value.message
+    diffusers_engine.load(starter)
+
+
+@pytest.mark.parametrize(
+    ("name", "unet", "text"),
+    [("sd1", 859_520_964, 123_060_480), ("sd2", 865_910_724, 340_387_840), ("sdxl", 2_567_463_684, 123_060_480)],
+)
+def test_our_configurations_have_the_sizes_of_the_published_models(name: str, unet: int, text: int) -> None:
+    folder = assets() / "configs" / name
+    with torch.device("meta"):
+        denoiser = diffusers.UNet2DConditionModel.from_config(
+            diffusers.UNet2DConditionModel.load_config(folder / "unet")
+        )
+        encoder = transformers.CLIPTextModel(transformers.CLIPTextConfig.from_pretrained(folder / "text_encoder"))
+        vae = diffusers.AutoencoderKL.from_config(diffusers.AutoencoderKL.load_config(folder / "vae"))
+    counts = [sum(each.numel() for each in part.parameters()) for part in (denoiser, encoder, vae)]
+    assert counts == [unet, text, 83_653_863]
+
+
+def test_our_tokenizer_is_clips(tmp_path: Path) -> None:
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(assets() / "configs/clip_tokenizer")
+    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]

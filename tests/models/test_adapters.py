@@ -1,0 +1,103 @@
+"""LoRAs, VAEs, upscalers and textual inversions are listed with what they fit, told from their headers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diffusion_local.catalog import Catalog
+from diffusion_local.compose import House
+from diffusion_local.models.adapters import MOST_WORDS
+from diffusion_local.settings import Settings
+from tests.models import files
+from tests.models.files import write_header
+
+
+@pytest.fixture
+def catalog(house: House) -> Catalog:
+    return house.catalog
+
+
+@pytest.mark.parametrize(
+    ("shapes", "metadata", "architecture"),
+    [
+        (files.LORA, {}, "sd1"),
+        (files.LORA_XL, {}, "sdxl"),
+        ({"lora_te2_text_model_x.lora_down.weight": (4, 1280)}, {}, "sdxl"),
+        ({"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (4, 3072)}, {}, "flux"),
+        ({"lora_unet_x.lora_down.weight": (4, 8)}, {"ss_base_model_version": "sd_v2-1"}, "sd2"),
+        (
+            {"lora_unet_x.lora_down.weight": (4, 8)},
+            {"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"},
+            "sdxl",
+        ),
+        ({"lora_unet_x.lora_down.weight": (4, 8)}, {}, ""),
+        ({"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight": (4, 1024)}, {}, "sd2"),
+    ],
+)
+def test_a_lora_says_which_models_it_fits(
+    catalog: Catalog, settings: Settings, shapes: dict, metadata: dict, architecture: str
+) -> None:
+    write_header(settings.loras / "style.safetensors", shapes, metadata)
+    [lora] = catalog.loras()
+    assert (lora.name, lora.ready, lora.architecture) == ("style", True, architecture)
+
+
+def test_its_words_come_most_frequent_first_and_are_bounded(catalog: Catalog, settings: Settings) -> None:
+    tags = {"1_a": {"zebra": 5, "rare": 1}, "2_b": {"zebra": 4, "horse": 8} | {f"tag{n}": 1 for n in range(500)}}
+    told = {"ss_tag_frequency": json.dumps(tags), "modelspec.trigger_phrase": "in my style, x"}
+    write_header(settings.loras / "style.safetensors", files.LORA, told)
+    [lora] = catalog.loras()
+    assert lora.words[:4] == ("in my style", "x", "zebra", "horse")
+    assert len(lora.words) <= MOST_WORDS
+    assert all(len(word) <= 60 for word in lora.words)
+
+
+@pytest.mark.parametrize("tags", ["not json", "[1]", '{"a": 3}', '{"a": {"b": "x"}}', "[" * 100_000])
+def test_strange_tags_are_no_tags(catalog: Catalog, settings: Settings, tags: str) -> None:
+    write_header(settings.loras / "style.safetensors", files.LORA, {"ss_tag_frequency": tags})
+    [lora] = catalog.loras()
+    assert (lora.ready, lora.words) == (True, ())
+
+
+def test_folders_below_are_part_of_the_name(catalog: Catalog, settings: Settings) -> None:
+    write_header(settings.loras / "people/portrait.safetensors", files.LORA)
+    assert [lora.name for lora in catalog.loras()] == ["people/portrait"]
+
+
+def test_each_kind_has_its_folder_and_says_where_a_file_belongs(catalog: Catalog, settings: Settings) -> None:
+    for folder, shapes in (("vae", files.VAE), ("upscalers", files.UPSCALER), ("embeddings", files.EMBEDDING)):
+        write_header(settings.home / folder / "right.safetensors", shapes)
+        write_header(settings.home / folder / "wrong.safetensors", files.LORA)
+    for found in (catalog.vaes(), catalog.upscalers(), catalog.embeddings()):
+        right, wrong = found
+        assert right.ready, right.problem
+        assert "It is a LoRA" in wrong.problem
+        assert "move it into `loras`" in wrong.problem
+    assert catalog.embeddings()[0].architecture == "sd1"
+
+
+def test_pickles_and_damaged_files_are_listed_with_the_reason(catalog: Catalog, settings: Settings) -> None:
+    (settings.upscalers / "4x.pth").write_bytes(b"PK\x03\x04")
+    write_header(settings.upscalers / "cut.safetensors", files.UPSCALER)
+    with (settings.upscalers / "cut.safetensors").open("r+b") as file:
+        file.truncate(300)
+    pickle, cut = catalog.upscalers()
+    assert "can run code" in pickle.problem
+    assert "cut short" in cut.problem
+
+
+def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(
+    catalog: Catalog, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import diffusion_local.models.adapters as adapters
+
+    reads: list[Path] = []
+    read = adapters.read_header
+    monkeypatch.setattr(adapters, "read_header", lambda path: reads.append(path) or read(path))
+    path = write_header(settings.loras / "style.safetensors", files.LORA)
+    assert catalog.loras()[0].architecture == catalog.loras()[0].architecture == "sd1"
+    assert len(reads) == 1
+    write_header(path, files.LORA_XL)
+    assert catalog.loras()[0].architecture == "sdxl"
+    assert len(reads) == 2
