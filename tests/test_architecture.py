@@ -47,7 +47,7 @@ HOMES = {
     "sqlite_utils": ("store/",),
     "sqlite3": ("store/", "queue.py", "doctor.py"),  # the last two only to name its errors
     "platformdirs": ("settings.py",),
-    "tomllib": ("settings.py",),
+    "tomllib": ("settings.py", "web/ui/words.py"),
     "charset_normalizer": ("lists/",),
     "typer": ("cli/",),
     "ulid": ("domain.py",),

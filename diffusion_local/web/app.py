@@ -11,6 +11,7 @@ from diffusion_local.web.api import http
 from diffusion_local.web.api.dialects import DIALECTS
 from diffusion_local.web.api.limits import BodyLimit
 from diffusion_local.web.api.watch import Watch
+from diffusion_local.web.frame import Frame
 from diffusion_local.web.guard import Guard
 from diffusion_local.web.ui import page
 
@@ -19,6 +20,7 @@ def create_app(studio: Studio, settings: Settings) -> FastAPI:
     app = FastAPI(title="diffusion-local", version=__version__, docs_url=None, redoc_url=None)
     # Allows no other origin; that it is there turns off gradio's own, which mirrors any origin back.
     app.add_middleware(CORSMiddleware, allow_origins=[])
+    app.add_middleware(Frame)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(Guard, settings=settings)
     refusals.add(app, settings)

@@ -9,7 +9,7 @@ from diffusion_local import catalog
 from diffusion_local.catalog import Defaults, Limits, Model
 from diffusion_local.compose import House
 from diffusion_local.domain import Params
-from diffusion_local.web.ui import form, view
+from diffusion_local.web.ui import form
 from tests.support import params
 
 
@@ -22,7 +22,7 @@ def test_every_field_has_a_label_and_a_component(house: House) -> None:
 
     with gr.Blocks(analytics_enabled=False):
         for name in form.NAMES:
-            assert form.component(name, house.studio.models()).label == view.LABELS[name]
+            assert form.component(name, house.studio.models()).label.key == f"common.{name}"
 
 
 @pytest.mark.parametrize("name", ["width", "height", "count"])

@@ -8,6 +8,7 @@ from diffusion_local.errors import UserError
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import actions_jobs, form, view, view_gallery
 from diffusion_local.web.ui.effects import Effect, Verb, said
+from diffusion_local.web.ui.words import say
 
 MOST_CURSORS = 200  # pages one can walk back in the gallery
 
@@ -47,12 +48,12 @@ def unstar(studio: Studio, key: str, cursors: str) -> Effect:
 
 def trash(studio: Studio, key: str, cursors: str) -> Effect:
     studio.trash(key)
-    return Effect(toast=said("Moved to the trash", view.button("Undo", "restore", key)), panel="")
+    return Effect(toast=said(say("page.trashed"), view.button(say("common.undo"), "restore", key)), panel="")
 
 
 def restore(studio: Studio, key: str, cursors: str) -> Effect:
     studio.restore(key)
-    return Effect(toast=said("Back in the gallery"))
+    return Effect(toast=said(say("page.restored")))
 
 
 # -- the form and the pages of the gallery ----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_history
 from diffusion_local.web.ui.effects import Effect, Verb, said
+from diffusion_local.web.ui.words import say
 
 MOST_SELECTED = 200  # more rows than the page shows
 MOST_UNDO = 50  # ids that a toast's button carries
@@ -22,7 +23,7 @@ def selected(key: str) -> list[str]:
 
 
 def pictures(ids: list[str]) -> str:
-    return view.counted(len(ids), "picture")
+    return view.pictures(len(ids))
 
 
 # -- cancel and again -----------------------------------------------------------------------------------------------
@@ -30,38 +31,38 @@ def pictures(ids: list[str]) -> str:
 
 def cancel(studio: Studio, key: str, cursors: str) -> Effect:
     studio.cancel([key])
-    return Effect(toast=said("Cancelled"))
+    return Effect(toast=said(say("page.cancelled")))
 
 
 def cancel_these(studio: Studio, key: str, cursors: str) -> Effect:
     ids = selected(key)
     touched = studio.cancel(ids)
-    undo = view.button("Again", "again_these", " ".join(touched)) if 0 < len(touched) <= MOST_UNDO else ""
-    return Effect(toast=said(f"Cancelled {pictures(touched)}", undo))
+    undo = view.button(say("common.again"), "again_these", " ".join(touched)) if 0 < len(touched) <= MOST_UNDO else ""
+    return Effect(toast=said(say("page.cancelled_pictures", pictures=pictures(touched)), undo))
 
 
 def cancel_batch(studio: Studio, key: str, cursors: str) -> Effect:
-    return Effect(toast=said(f"Cancelled {pictures(studio.cancel(batch_id=key))}"))
+    return Effect(toast=said(say("page.cancelled_pictures", pictures=pictures(studio.cancel(batch_id=key)))))
 
 
 def cancel_waiting(studio: Studio, key: str, cursors: str) -> Effect:
-    return Effect(toast=said(f"Cancelled {pictures(studio.cancel_waiting())}"))
+    return Effect(toast=said(say("page.cancelled_pictures", pictures=pictures(studio.cancel_waiting()))))
 
 
 def again(studio: Studio, key: str, cursors: str) -> Effect:
     receipt = studio.again([key])
     prompt = shortened(studio.job(key).params.prompt, 40)
-    return Effect(toast=said(f"In the queue again: {prompt}"), receipt=receipt.batch_id, panel="")
+    return Effect(toast=said(say("page.queued_again", what=prompt)), receipt=receipt.batch_id, panel="")
 
 
 def again_these(studio: Studio, key: str, cursors: str) -> Effect:
     receipt = studio.again(selected(key))
-    return Effect(toast=said(f"In the queue again: {pictures(receipt.job_ids)}"), receipt=receipt.batch_id)
+    return Effect(toast=said(say("page.queued_again", what=pictures(receipt.job_ids))), receipt=receipt.batch_id)
 
 
 def again_failed(studio: Studio, key: str, cursors: str) -> Effect:
     receipt = studio.again(state=State.FAILED)
-    return Effect(toast=said(f"In the queue again: {pictures(receipt.job_ids)}"), receipt=receipt.batch_id)
+    return Effect(toast=said(say("page.queued_again", what=pictures(receipt.job_ids))), receipt=receipt.batch_id)
 
 
 def again_picture(studio: Studio, key: str, cursors: str) -> Effect:
@@ -72,7 +73,7 @@ def again_picture(studio: Studio, key: str, cursors: str) -> Effect:
     except NotFound:
         prompt = image.params.prompt
         receipt = studio.submit(prompt, **{name: getattr(image.params, name) for name in SETTINGS})
-    return Effect(toast=said(f"In the queue again: {shortened(prompt, 40)}"), receipt=receipt.batch_id)
+    return Effect(toast=said(say("page.queued_again", what=shortened(prompt, 40))), receipt=receipt.batch_id)
 
 
 # -- pause and resume -----------------------------------------------------------------------------------------------
@@ -80,17 +81,17 @@ def again_picture(studio: Studio, key: str, cursors: str) -> Effect:
 
 def pause(studio: Studio, key: str, cursors: str) -> Effect:
     studio.pause()
-    return Effect(toast=said("Paused. The running picture is finished."))
+    return Effect(toast=said(say("page.paused")))
 
 
 def pause_now(studio: Studio, key: str, cursors: str) -> Effect:
     studio.pause(give_back=True)
-    return Effect(toast=said("Paused. The running picture goes back into its place."))
+    return Effect(toast=said(say("page.paused_now")))
 
 
 def resume(studio: Studio, key: str, cursors: str) -> Effect:
     studio.resume()
-    return Effect(toast=said("Going on"))
+    return Effect(toast=said(say("page.going_on")))
 
 
 def pause_batch(studio: Studio, key: str, cursors: str) -> Effect:
@@ -104,13 +105,13 @@ def pause_batch_now(studio: Studio, key: str, cursors: str) -> Effect:
 def held(studio: Studio, batch_id: str, give_back: bool) -> Effect:
     known_batch(studio, batch_id)
     studio.pause(batch_id, give_back)
-    return Effect(toast=said("Held until you resume it", view.button("Resume", "resume_batch", batch_id)))
+    return Effect(toast=said(say("page.held"), view.button(say("common.resume"), "resume_batch", batch_id)))
 
 
 def resume_batch(studio: Studio, key: str, cursors: str) -> Effect:
     known_batch(studio, key)
     studio.resume(key)
-    return Effect(toast=said("Going on with it"))
+    return Effect(toast=said(say("page.going_on_with")))
 
 
 def known_batch(studio: Studio, batch_id: str) -> None:
@@ -124,7 +125,7 @@ def known_batch(studio: Studio, batch_id: str) -> None:
 
 def move_top(studio: Studio, key: str, cursors: str) -> Effect:
     moved = studio.move("top", selected(key))
-    return Effect(toast=said(f"Moved to the top: {pictures(moved)}" if moved else "None of them waits any more"))
+    return Effect(toast=said(say("page.moved_top", pictures=pictures(moved)) if moved else say("page.none_waits")))
 
 
 def move_up(studio: Studio, key: str, cursors: str) -> Effect:
@@ -152,9 +153,11 @@ def shift_priority(studio: Studio, key: str, by: int) -> Effect:
         groups.setdefault(max(PRIORITIES[0], min(PRIORITIES[1], job.priority + by)), []).append(job.id)
     reached = [job_id for priority, ids in groups.items() for job_id in studio.set_priority(priority, ids)]
     if not reached:
-        return Effect(toast=said("None of them waits any more"))
-    now = f": now {next(iter(groups)):+d}" if len(groups) == 1 else ""
-    return Effect(toast=said(f"Priority {'raised' if by > 0 else 'lowered'}{now}"))
+        return Effect(toast=said(say("page.none_waits")))
+    if len(groups) > 1:
+        return Effect(toast=said(say("page.raised" if by > 0 else "page.lowered")))
+    now = f"{next(iter(groups)):+d}"
+    return Effect(toast=said(say("page.raised_to" if by > 0 else "page.lowered_to", priority=now)))
 
 
 # -- the past ---------------------------------------------------------------------------------------------------------
@@ -162,12 +165,12 @@ def shift_priority(studio: Studio, key: str, by: int) -> Effect:
 
 def forget(studio: Studio, key: str, cursors: str) -> Effect:
     gone = studio.forget([key])
-    return Effect(toast=said("Removed from the list" if gone else "It has not ended yet"))
+    return Effect(toast=said(say("page.removed" if gone else "page.not_ended")))
 
 
 def forget_ended(studio: Studio, key: str, cursors: str) -> Effect:
     gone = studio.forget(everything=True)
-    return Effect(toast=said(f"Cleared {pictures(gone)} from the list"))
+    return Effect(toast=said(say("page.cleared", pictures=pictures(gone))))
 
 
 def what_happened(studio: Studio, key: str, cursors: str) -> Effect:

@@ -13,10 +13,11 @@ import gradio as gr
 
 from diffusion_local.catalog import SAMPLERS, Limits, Model
 from diffusion_local.domain import Params
-from diffusion_local.web.ui.view import LABELS
+from diffusion_local.web.ui import words
+from diffusion_local.web.ui.words import say
 
 #: Shapes as (name, width : height); the first is every model's own size.
-SHAPES = (("Square", 1, 1), ("Portrait", 3, 4), ("Landscape", 4, 3), ("Tall", 9, 16), ("Wide", 16, 9))
+SHAPES = (("square", 1, 1), ("portrait", 3, 4), ("landscape", 4, 3), ("tall", 9, 16), ("wide", 16, 9))
 
 Make = Callable[[str, Model, Sequence[Model]], gr.components.Component]
 
@@ -32,7 +33,7 @@ class Field:
 def prompt(label: str, model: Model, models: Sequence[Model]) -> gr.components.Component:
     return gr.Textbox(
         label=label,
-        placeholder="What should the picture show?",
+        placeholder=words.label("create.prompt_hint"),
         lines=3,
         max_lines=10,
         autofocus=True,
@@ -43,7 +44,7 @@ def prompt(label: str, model: Model, models: Sequence[Model]) -> gr.components.C
 
 
 def negative(label: str, model: Model, models: Sequence[Model]) -> gr.components.Component:
-    return gr.Textbox(label=label, placeholder="What the picture should not show", lines=1, max_lines=6)
+    return gr.Textbox(label=label, placeholder=words.label("create.negative_hint"), lines=1, max_lines=6)
 
 
 def model_choice(label: str, model: Model, models: Sequence[Model]) -> gr.components.Component:
@@ -63,7 +64,7 @@ def steps(label: str, model: Model, models: Sequence[Model]) -> gr.components.Co
 
 def guidance(label: str, model: Model, models: Sequence[Model]) -> gr.components.Component:
     most = max(each.limits.max_guidance for each in models)
-    return gr.Slider(0, most, model.defaults.guidance, step=0.5, label=label, info="How closely to follow the prompt")
+    return gr.Slider(0, most, model.defaults.guidance, step=0.5, label=label, info=words.label("create.guidance_info"))
 
 
 def sampler(label: str, model: Model, models: Sequence[Model]) -> gr.components.Component:
@@ -75,7 +76,7 @@ def seed(label: str, model: Model, models: Sequence[Model]) -> gr.components.Com
     return gr.Textbox(
         "",
         label=label,
-        placeholder="a new one each time",
+        placeholder=words.label("create.seed_hint"),
         min_width=120,
         scale=3,
         elem_id="seed",
@@ -108,7 +109,7 @@ FOLLOW_MODEL = ("width", "height", "steps", "guidance", "sampler")
 def component(name: str, models: Sequence[Model]) -> Any:
     """The component of one field, made where the layout wants it."""
     field = next(each for each in FIELDS if each.name == name)
-    return field.make(LABELS[name], models[0], models)
+    return field.make(words.label(f"common.{name}"), models[0], models)
 
 
 def read(values: Sequence[Any]) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def defaults(model: Model) -> list[Any]:
 
 
 def model_choices(models: Sequence[Model]) -> list[tuple[str, str]]:
-    return [(each.name if each.ready else f"{each.name} (not ready)", each.id) for each in models]
+    return [(each.name if each.ready else say("create.model_not_ready", model=each.name), each.id) for each in models]
 
 
 def sizes(model: Model) -> list[tuple[str, str]]:
@@ -148,7 +149,7 @@ def sizes(model: Model) -> list[tuple[str, str]]:
         width = fitting(math.sqrt(area * across / down), model.limits)
         height = fitting(math.sqrt(area * down / across), model.limits)
         if width * height <= model.limits.max_pixels:
-            found.append((name, f"{width}x{height}"))
+            found.append((say(f"create.{name}"), f"{width}x{height}"))
     return found
 
 

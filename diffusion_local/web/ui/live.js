@@ -44,14 +44,15 @@ function patch(old, fresh) {
 const CLOCK = { hour: "numeric", minute: "2-digit" };
 const EXACT = { ...CLOCK, second: "2-digit" };
 function localTimes(tree) {
+  const language = document.documentElement.lang || [];
   for (const time of tree.querySelectorAll("time[datetime]")) {
     const moment = new Date(time.dateTime);
     if (Number.isNaN(moment.valueOf())) continue;
     const exact = time.dataset.exact !== undefined;
     const today = moment.toDateString() === new Date().toDateString();
     time.textContent = today
-      ? moment.toLocaleTimeString([], exact ? EXACT : CLOCK)
-      : moment.toLocaleString([], { dateStyle: "medium", timeStyle: exact ? "medium" : "short" });
+      ? moment.toLocaleTimeString(language, exact ? EXACT : CLOCK)
+      : moment.toLocaleString(language, { dateStyle: "medium", timeStyle: exact ? "medium" : "short" });
   }
 }
 
@@ -65,7 +66,8 @@ function showPicked() {
   const bar = root.querySelector("[data-picked]");
   if (!bar) return;
   bar.hidden = picked.size === 0;
-  bar.querySelector(".count").textContent = picked.size ? `${picked.size} selected` : "";
+  const count = bar.querySelector(".count");
+  count.textContent = picked.size ? count.dataset.words.replace("{}", picked.size) : "";
 }
 
 let before = null; // what had the focus when a dialog opened

@@ -5,12 +5,20 @@ document.addEventListener("keydown", (event) => {
   document.getElementById("generate")?.click();
 });
 
+// Another language: kept in a cookie, so that the server speaks it too.
+document.addEventListener("change", ({ target }) => {
+  if (!target.matches?.("[data-language]")) return;
+  document.cookie = `language=${target.value}; path=/; max-age=31536000; SameSite=Lax`;
+  location.reload();
+});
+
 // Called by the page's wiring (page.py, tab_create.py).
 window.diffusionLocal = (() => {
   const DRAFT = "diffusion-local-draft"; // of this tab: the form
   const PRESSED = "diffusion-local-pressed"; // of this tab: how many presses have no answer yet
   const LOST = "diffusion-local-lost"; // of this tab: a press that failed on its way
   const BATCHES = "diffusion-local-batches"; // of this browser: ids, newest first
+  const words = window.diffusionLocalWords; // in the page's language, from the server
   const parsed = (written) => {
     try {
       return JSON.parse(written);
@@ -24,13 +32,14 @@ window.diffusionLocal = (() => {
 
   return {
     // Gradio loads the page anew when a lost server is back: the form, as it was, and the batches of this browser.
-    restore(notice, told, mine, ...form) {
+    restore(told, mine, ...form) {
       const draft = parsed(sessionStorage.getItem(DRAFT));
       const lost = unanswered() > 0 || sessionStorage.getItem(LOST);
       sessionStorage.removeItem(PRESSED);
       sessionStorage.removeItem(LOST);
       restored = true;
       const fits = Array.isArray(draft) && draft.length === form.length;
+      const notice = `<div class="notice bad" role="alert"><span>${words.lost_press}</span></div>`;
       return [lost ? notice : told, localStorage.getItem(BATCHES) ?? mine, ...(fits ? draft : form)];
     },
     keep(...form) {

@@ -1,7 +1,6 @@
 """The page: brand and now-line, three tabs, the panel of a picture, and the one timer that keeps it true."""
 
 import inspect
-import json
 import sys
 import zlib
 from typing import Any
@@ -16,14 +15,14 @@ from diffusion_local.web.api import endpoints
 from diffusion_local.web.ui import actions, form, tab_create, tab_gallery, tab_queue, view
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
 from diffusion_local.web.ui.theme import HEAD, THEME
+from diffusion_local.web.ui.words import label, language, translations
 
 TITLE = "diffusion-local"
 BRAND = (
     '<div class="brand"><img src="/assets/icons/mark.svg" alt="" width="28" height="28"><h1>diffusion-local</h1></div>'
 )
 POLL_SECONDS = 1.0
-LOST_PRESS = view.notice("bad", "This press did not reach the studio: press Generate again.")
-RESTORE = f"(...values) => diffusionLocal.restore({json.dumps(LOST_PRESS)}, ...values)"
+RESTORE = "(...values) => diffusionLocal.restore(...values)"
 REMEMBER = f"(id, mine) => [diffusionLocal.remember({tab_create.REMEMBERED_BATCHES}, id, mine)]"
 PARTS = ("now", "create", "queue", "gallery")
 
@@ -41,7 +40,7 @@ def poll(studio: Studio, seen: str, tab: str, mine: Any, cursors: str, search: s
 def changes(studio: Studio, seen: str, tab: str, mine: Any, cursors: str, search: str, starred: bool) -> list[Any]:
     now = view.utc()
     batch_ids = mine.split() if isinstance(mine, str) else []
-    asked = mark(f"{tab}\0{batch_ids}\0{cursors}\0{search}\0{starred}")
+    asked = mark(f"{tab}\0{batch_ids}\0{cursors}\0{search}\0{starred}\0{language()}")
     key = f"{studio.revision()}-{mark(view.worker_health(studio.workers(), now))}-{asked}"
     seen_key, *seen_marks = seen.split() or [""]
     if key == seen_key:
@@ -69,10 +68,10 @@ def skipped(count: int) -> list[Any]:
     return [gr.skip() for _ in range(count)]
 
 
-def on_load(studio: Studio, model_id: str, width: Any, height: Any) -> tuple[Any, Any]:
+def on_load(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
     """A new page knows models that came after the server's start, and the shapes of the one it came back with."""
     shape = tab_create.on_size_typed(studio, model_id, width, height)
-    return gr.Dropdown(form.model_choices(studio.models())), shape
+    return [gr.Dropdown(form.model_choices(studio.models())), shape, view.tools()]
 
 
 # -- layout and wiring ----------------------------------------------------------------------------------------------
@@ -113,13 +112,13 @@ def build(studio: Studio) -> gr.Blocks:
         fill_in_defaults(blocks)
         with gr.Row(elem_id="top", equal_height=True):
             gr.HTML(BRAND, apply_default_css=False, elem_id="brand")
-            now = live("now")
+            now, tools = live("now"), live("tools")
         with gr.Tabs(selected="create", elem_id="tabs") as tabs:
-            with gr.Tab("Create", id="create") as create_item:
+            with gr.Tab(label("page.create"), id="create") as create_item:
                 create = tab_create.layout(studio)
-            with gr.Tab("Queue", id="queue") as queue_item:
+            with gr.Tab(label("page.queue"), id="queue") as queue_item:
                 queue = tab_queue.layout(studio)
-            with gr.Tab("Gallery", id="gallery") as gallery_item:
+            with gr.Tab(label("page.gallery"), id="gallery") as gallery_item:
                 gallery = tab_gallery.layout(studio)
         panel, toast = live("panel"), live("toast")
         seen, tab, receipt = hidden(), hidden("create"), hidden()
@@ -143,7 +142,7 @@ def build(studio: Studio) -> gr.Blocks:
         shown = [create.field(name) for name in ("model", "width", "height")]
         back = blocks.load(None, outlives, outlives, js=RESTORE, **QUIET)
         back.then(look, asked, [seen, *parts], **QUIET)
-        back.then(bound(on_load, studio), shown, [create.field("model"), create.size], **QUIET)
+        back.then(bound(on_load, studio), shown, [create.field("model"), create.size, tools], **QUIET)
         changes_of_form = [part.change for part in create.fields]
         gr.on(changes_of_form, None, create.fields, None, js="diffusionLocal.keep", trigger_mode="multiple", **QUIET)
 
@@ -165,6 +164,7 @@ def mount(app: FastAPI, studio: Studio) -> FastAPI:
         build(studio),
         path="/",
         theme=THEME,
+        i18n=translations(),
         css=(assets() / "app.css").read_text(encoding="utf-8"),
         head=HEAD,
         favicon_path=str(assets() / "icons" / "mark.svg"),

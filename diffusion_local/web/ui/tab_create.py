@@ -12,6 +12,7 @@ from diffusion_local.errors import UserError
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form, view, view_jobs
 from diffusion_local.web.ui.live import QUIET, bound, live
+from diffusion_local.web.ui.words import label, retell, say
 
 SHOWN_BATCHES = 6  # at least, finished ones among them
 MOST_BATCHES = 30  # at most, all of them unfinished
@@ -35,7 +36,11 @@ def on_generate(studio: Studio, *values: Any) -> tuple[str, Any]:
 def on_model(studio: Studio, model_id: str) -> list[Any]:
     """A model brings its own defaults and shapes."""
     model = next((each for each in studio.models() if each.id == model_id), studio.models()[0])
-    told = "" if model.ready else view.notice("bad", view.text(f"{model.name} is not ready: {model.problem}"))
+    told = (
+        ""
+        if model.ready
+        else view.notice("bad", view.text(say("create.model_problem", model=model.name, problem=retell(model.problem))))
+    )
     shape = gr.Radio(form.sizes(model), value=form.size_of(model, model.defaults.width, model.defaults.height))
     return [told, shape, *form.defaults(model)]
 
@@ -92,16 +97,18 @@ def layout(studio: Studio) -> CreateTab:
             size = gr.Radio(
                 form.sizes(models[0]),
                 value=form.size_of(models[0], models[0].defaults.width, models[0].defaults.height),
-                label="Shape",
+                label=label("create.shape"),
                 elem_id="size",
                 container=False,
                 min_width=280,
                 scale=4,
             )
             place("count")
-            generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=1, min_width=140)
+            generate = gr.Button(
+                label("create.generate"), variant="primary", elem_id="generate", scale=1, min_width=140
+            )
     told = live("told")
-    with gr.Accordion("More settings", open=False, elem_id="more"):
+    with gr.Accordion(label("create.more"), open=False, elem_id="more"):
         place("negative")
         with gr.Row():
             place("model")
@@ -114,8 +121,8 @@ def layout(studio: Studio) -> CreateTab:
             place("height")
             with gr.Row(elem_id="seed-row", equal_height=True):
                 place("seed")
-                dice = gr.Button("Draw", elem_id="dice", min_width=60, scale=0)
-                any_seed = gr.Button("Clear", elem_id="any-seed", min_width=60, scale=0)
+                dice = gr.Button(label("create.draw_seed"), elem_id="dice", min_width=60, scale=0)
+                any_seed = gr.Button(label("create.clear_seed"), elem_id="any-seed", min_width=60, scale=0)
     drawn = live("created")
     return CreateTab([made[name] for name in form.NAMES], size, generate, dice, any_seed, told, drawn)
 

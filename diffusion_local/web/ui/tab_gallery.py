@@ -9,6 +9,7 @@ from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view_gallery
 from diffusion_local.web.ui.live import QUIET, hidden, live
 from diffusion_local.web.ui.view_gallery import PAGE
+from diffusion_local.web.ui.words import label
 
 # -- handlers -------------------------------------------------------------------------------------------------------
 
@@ -36,9 +37,16 @@ class GalleryTab:
 def layout(studio: Studio) -> GalleryTab:
     with gr.Row(elem_id="gallery-bar", equal_height=True):
         search = gr.Textbox(
-            placeholder="Search prompts", show_label=False, label="Search", container=False, scale=4, elem_id="search"
+            placeholder=label("gallery.search_hint"),
+            show_label=False,
+            label=label("gallery.search"),
+            container=False,
+            scale=4,
+            elem_id="search",
         )
-        starred = gr.Checkbox(label="Starred only", container=False, scale=0, min_width=140, elem_id="starred")
+        starred = gr.Checkbox(
+            label=label("gallery.starred_only"), container=False, scale=0, min_width=140, elem_id="starred"
+        )
     return GalleryTab(search, starred, hidden(elem_id="cursors"), live("gallery"))
 
 

@@ -7,23 +7,10 @@ from html import escape
 from diffusion_local import shapes
 from diffusion_local.domain import MAX_TRIES, Image, Job, Params, Snapshot, State, Worker, utc_text
 from diffusion_local.errors import InvalidParams, UserError
+from diffusion_local.web.ui.words import FIRST, LANGUAGES, TAGS, known, language, retell, say
 
 #: A worker tells that it is alive every few seconds; after this silence the page says that it does not answer.
 SILENT_SECONDS = 20
-
-#: What a person reads for a field of Params.
-LABELS = {
-    "prompt": "Prompt",
-    "negative": "Negative prompt",
-    "model": "Model",
-    "width": "Width",
-    "height": "Height",
-    "steps": "Steps",
-    "guidance": "Guidance",
-    "sampler": "Sampler",
-    "seed": "Seed",
-    "count": "Pictures",
-}
 
 
 def text(value: object) -> str:
@@ -34,24 +21,31 @@ def text(value: object) -> str:
 def duration(seconds: float) -> str:
     """An estimate in words: it is never exact, so it says so."""
     if seconds < 5:
-        return "a few seconds"
+        return say("common.few_seconds")
     if seconds < 55:
-        return f"about {round(seconds / 5) * 5} s"
+        return say("common.about_seconds", n=round(seconds / 5) * 5)
     if seconds < 3570:
-        return f"about {max(1, round(seconds / 60))} min"
+        return say("common.about_minutes", n=max(1, round(seconds / 60)))
     hours, minutes = divmod(round(seconds / 300) * 5, 60)
     if hours < 24:
-        return f"about {hours} h" + (f" {minutes} min" if minutes else "")
+        return say("common.about_hours_minutes" if minutes else "common.about_hours", n=hours, minutes=minutes)
     days, hours = divmod(hours, 24)
-    return f"about {counted(days, 'day')}" + (f" {hours} h" if hours else "")
+    return say("common.about_days_hours" if hours else "common.about_days", n=days, hours=hours)
 
 
-def counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+def name_of(field: str) -> str:
+    """What a person reads for a field of Params."""
+    return say(f"common.{field}") if known(f"common.{field}") else field
+
+
+def pictures(number: int) -> str:
+    return say("common.pictures", n=number)
 
 
 def elapsed(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60} s"
+    if seconds < 60:
+        return say("common.seconds", n=seconds)
+    return say("common.minutes_seconds", minutes=int(seconds) // 60, n=int(seconds) % 60)
 
 
 def size(number: int) -> str:
@@ -67,38 +61,40 @@ def moment(at: datetime | str, exact: bool = False) -> str:
 
 def facts(params: Params) -> str:
     """The recipe in one line."""
-    return text(f"{params.width} × {params.height} · {params.steps} steps · seed {params.seed}")
+    return text(say("common.facts", width=params.width, height=params.height, steps=params.steps, seed=params.seed))
 
 
 def state_words(job: Job, position: int | None = None) -> str:
     """Where a job stands, in words."""
     match job.state:
         case State.QUEUED if job.held:
-            return "Held"
+            return say("common.held")
+        case State.QUEUED if position is None:
+            return say("common.waiting")
         case State.QUEUED:
-            return "Waiting" if position is None else "Next" if position == 1 else f"{ordinal(position)} in line"
+            return say("common.next") if position == 1 else say("common.in_line", place=ordinal(position or 0))
         case State.RUNNING if job.cancel_requested:
-            return "Stopping …"
+            return say("common.stopping")
         case State.RUNNING if job.step:
-            return f"Step {job.step} of {job.params.steps}"
+            return say("common.step", step=job.step, steps=job.params.steps)
         case State.RUNNING:
-            return job.phase.capitalize() + " …" if job.phase else "Starting …"
-        case State.DONE:
-            return "Done"
-        case State.FAILED:
-            return "Failed"
-    return "Cancelled"
+            return retell(job.phase).capitalize() + " …" if job.phase else say("common.starting")
+    return say(f"common.{job.state}")
 
 
 def standing(job: Job, position: int | None = None) -> str:
     """Where a job stands, as HTML: `state_words`, and for one that is tried again the time of that."""
     if job.state is State.QUEUED and job.not_before and not job.held:
-        tries = f", try {job.tries + 1} of {MAX_TRIES}" if job.tries else ""
-        return f"Again at {moment(job.not_before)}{tries}"
+        time = moment(job.not_before)
+        if job.tries:
+            return say("common.again_at_try", time=time, tried=job.tries + 1, most=MAX_TRIES)
+        return say("common.again_at", time=time)
     return text(state_words(job, position))
 
 
 def ordinal(number: int) -> str:
+    if language() != FIRST:
+        return f"{number:,}"
     last = 0 if number % 100 in (11, 12, 13) else number % 10
     return f"{number:,}" + {1: "st", 2: "nd", 3: "rd"}.get(last, "th")
 
@@ -107,15 +103,16 @@ def why(job: Job) -> str:
     """Why a job failed: its kind and the message, as HTML."""
     if not job.failure:
         return ""
-    kind = job.failure.kind.replace("_", " ").capitalize()
-    return f'<b class="kind">{text(kind)}</b> {text(job.failure.message)}'
+    key = f"errors.kind_{job.failure.kind}"
+    kind = say(key) if known(key) else job.failure.kind.replace("_", " ").capitalize()
+    return f'<b class="kind">{text(kind)}</b> {text(retell(job.failure.message))}'
 
 
 def problem(error: UserError) -> str:
     """A UserError for the page: the field by its label there."""
     if isinstance(error, InvalidParams):
-        return f"{LABELS.get(error.field, error.field)} {error.problem}"
-    return error.message
+        return f"{name_of(error.field)} {retell(error.problem)}"
+    return retell(error.message)
 
 
 def button(
@@ -125,6 +122,12 @@ def button(
     extra += f' data-sure="{text(sure)}"' if sure else ""
     extra += f' title="{text(title)}"' if title else ""
     return f'<button type="button" class="act {kind}" data-do="{verb}" data-id="{text(key)}"{extra}>{label}</button>'
+
+
+def close_button() -> str:
+    """Of a dialog: the first to have the focus, and what Escape presses."""
+    name = say("common.close")
+    return f'<button type="button" class="act close" data-do="close" data-first aria-label="{name}">✕</button>'
 
 
 def menu(key: str, label: str, items: Sequence[str], summary: str = "⋯") -> str:
@@ -145,8 +148,8 @@ def bar(job: Job) -> str:
     """A job's progress. It belongs to the job, so that the next one begins at nought and not where this one ended."""
     percent = round(100 * min(1.0, job.step / job.params.steps), 1)
     return (
-        f'<div class="bar" data-key="bar-{job.id}" role="progressbar" aria-label="Progress" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-valuenow="{percent:g}"><i style="width:{percent:g}%"></i></div>'
+        f'<div class="bar" data-key="bar-{job.id}" role="progressbar" aria-label="{say("common.progress")}" '
+        f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent:g}"><i style="width:{percent:g}%"></i></div>'
     )
 
 
@@ -156,7 +159,7 @@ def notice(kind: str, words: str, more: str = "") -> str:
 
 
 def warnings_notice(warnings: Sequence[str]) -> str:
-    return notice("warn", "<br>".join(text(each) for each in warnings)) if warnings else ""
+    return notice("warn", "<br>".join(text(retell(each)) for each in warnings)) if warnings else ""
 
 
 def toast(words: str, key: str, more: str = "", kind: str = "") -> str:
@@ -197,33 +200,26 @@ def worker_notice(snapshot: Snapshot, now: datetime) -> str:
         return ""
     for worker in alive:
         if worker.status == "loading":
-            model = f" {text(worker.model)}" if worker.model else ""
-            return notice("info", f"Loading model{model}. The first picture takes a little longer.")
+            return notice("info", say("page.loading_model", model=text(worker.model)))
     if alive:
-        return notice("info", "The worker is starting. Pictures begin in a moment.")
+        return notice("info", say("page.worker_starting"))
     quiet = [w.slot for w in snapshot.workers if silent(w, now)]
     if quiet:
-        return notice(
-            "bad", f"The worker ({text(', '.join(quiet))}) does not answer. What you submit is kept and waits."
-        )
-    return notice(
-        "bad",
-        "No worker is running. What you submit is kept and waits; <code>diffusion-local worker</code> starts one.",
-    )
+        return notice("bad", say("page.worker_silent", slots=text(", ".join(quiet))))
+    return notice("bad", say("page.no_worker"))
 
 
 def hold_notice(snapshot: Snapshot) -> str:
     """The queue is closed: by a person, by the machine itself, or by both."""
     told = ""
     if snapshot.reason:
-        words = f"<b>The queue waits.</b> {text(snapshot.reason)}"
-        told = notice("warn", words)
+        told = notice("warn", say("page.queue_waits", reason=text(retell(snapshot.reason))))
     if snapshot.paused:
-        words, acts = "<b>Paused.</b> Nothing new starts until you resume.", ""
+        words, acts = say("page.queue_paused"), ""
         if snapshot.running:
-            words += " The running picture is finished first."
-            acts = button("Give it back now", "pause_now", title="Stop it at its next step and make it later")
-        told += notice("warn", words, f'<span class="acts">{acts}{button("Resume", "resume")}</span>')
+            words += " " + say("page.running_finishes")
+            acts = button(say("page.give_back"), "pause_now", title=say("page.give_back_title"))
+        told += notice("warn", words, f'<span class="acts">{acts}{button(say("common.resume"), "resume")}</span>')
     return told
 
 
@@ -238,25 +234,35 @@ def now_line(snapshot: Snapshot, now: datetime) -> str:
             + bar(job)
         )
     elif waiting:
-        words = "Paused" if snapshot.paused else "Held back" if snapshot.reason else "Waiting to start"
-        first = f'<span class="step">{words}</span>'
+        why_not = "page.now_paused" if snapshot.paused else "page.now_held" if snapshot.reason else "page.now_waiting"
+        first = f'<span class="step">{say(why_not)}</span>'
     elif snapshot.paused:
-        first = '<span class="step">Paused</span>'
+        first = f'<span class="step">{say("page.now_paused")}</span>'
     else:
-        first = '<span class="step quiet">Nothing to do</span>'
+        first = f'<span class="step quiet">{say("page.now_idle")}</span>'
     parts = [first]
     if waiting:
-        parts.append(f'<span class="wait">{waiting:,} waiting</span>')
+        parts.append(f'<span class="wait">{say("page.now_behind", n=waiting)}</span>')
     if snapshot.total_eta is not None and (snapshot.running or waiting) and not (snapshot.paused or snapshot.reason):
-        parts.append(f'<span class="eta">done about {moment(now + timedelta(seconds=snapshot.total_eta))}</span>')
+        at = moment(now + timedelta(seconds=snapshot.total_eta))
+        parts.append(f'<span class="eta">{say("page.now_done_at", time=at)}</span>')
     dot = "paused" if snapshot.paused or snapshot.reason else "busy" if snapshot.running else "idle"
     return f'<div class="now" role="status"><i class="dot {dot}"></i>{"".join(parts)}</div>'
 
 
-def now_problem(error: UserError) -> str:
-    return (
-        f'<div class="now" role="alert"><i class="dot bad"></i><span class="problem">{text(error.message)}</span></div>'
+def tools() -> str:
+    """What is at the end of the top line."""
+    chosen = language()
+    options = "".join(
+        f'<option value="{code}" lang="{TAGS[code]}"{" selected" if code == chosen else ""}>{name}</option>'
+        for code, name in LANGUAGES.items()
     )
+    return f'<div class="tools"><select data-language aria-label="{say("page.language")}">{options}</select></div>'
+
+
+def now_problem(error: UserError) -> str:
+    words = text(retell(error.message))
+    return f'<div class="now" role="alert"><i class="dot bad"></i><span class="problem">{words}</span></div>'
 
 
 def utc() -> datetime:

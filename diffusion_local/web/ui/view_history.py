@@ -4,15 +4,9 @@ import re
 from collections.abc import Sequence
 
 from diffusion_local.domain import FINAL, Event, Image, Job, State
-from diffusion_local.web.ui.view import LABELS, button, moment, picture_link, standing, text, why
+from diffusion_local.web.ui.view import button, close_button, moment, name_of, picture_link, standing, text, why
+from diffusion_local.web.ui.words import known, say
 
-WORDS = {
-    State.QUEUED: "In the queue",
-    State.RUNNING: "Started",
-    State.DONE: "Done",
-    State.FAILED: "Failed",
-    State.CANCELLED: "Cancelled",
-}
 LONG_PATH = re.compile(r"(?:[A-Za-z]:)?(?:[/\\][^\s\"'/\\]+){3,}")
 
 
@@ -20,13 +14,13 @@ def panel(job: Job, events: Sequence[Event], image: Image | None) -> str:
     picture = f'<div class="small-picture">{picture_link(image, job.params.prompt)}</div>' if image else ""
     acts = ""
     if job.final:
-        acts = button("Again", "again", job.id, "primary") + button("Use this recipe", "recipe_of_job", job.id)
+        acts = button(say("common.again"), "again", job.id, "primary")
+        acts += button(say("common.use_recipe"), "recipe_of_job", job.id)
     return (
         '<div class="overlay" data-do="close" data-self data-key="overlay">'
-        f'<div class="panel history" role="dialog" aria-modal="true" aria-label="What happened" data-key="{job.id}">'
-        '<div class="side">'
-        '<button type="button" class="act close" data-do="close" data-first aria-label="Close">✕</button>'
-        f'<h2>What happened?</h2><p class="prompt">{text(job.params.prompt)}</p>{picture}{error(job)}'
+        f'<div class="panel history" role="dialog" aria-modal="true" data-key="{job.id}" '
+        f'aria-label="{say("queue.history")}"><div class="side">{close_button()}<h2>{say("queue.what_happened")}</h2>'
+        f'<p class="prompt">{text(job.params.prompt)}</p>{picture}{error(job)}'
         f'{timeline(job, events)}{settings(job)}<div class="acts">{acts}</div></div></div></div>'
     )
 
@@ -35,7 +29,11 @@ def error(job: Job) -> str:
     if not job.failure:
         return ""
     detail = job.failure.detail.strip()
-    folded = f"<details><summary>Detail</summary><pre>{text(shortened_paths(detail))}</pre></details>" if detail else ""
+    folded = (
+        f"<details><summary>{say('common.detail')}</summary><pre>{text(shortened_paths(detail))}</pre></details>"
+        if detail
+        else ""
+    )
     return f'<div class="error"><p>{why(job)}</p>{folded}</div>'
 
 
@@ -46,22 +44,22 @@ def shortened_paths(detail: str) -> str:
 
 def timeline(job: Job, events: Sequence[Event]) -> str:
     if not events:
-        return '<p class="quiet">Its history was cleared away.</p>'
+        return f'<p class="quiet">{say("queue.history_gone")}</p>'
     lines = "".join(event_line(each, first=place == 0) for place, each in enumerate(events))
     if job.state not in FINAL:
-        lines += f'<li class="now-at"><b>Now: {standing(job)}</b></li>'
+        lines += f'<li class="now-at"><b>{say("queue.now_at", state=standing(job))}</b></li>'
     return f'<ol class="timeline">{lines}</ol>'
 
 
 def event_line(event: Event, first: bool) -> str:
-    words = WORDS.get(State(event.state), event.state) if event.state in list(State) else event.state
-    if event.state == State.QUEUED and not first:
-        words = "Back in the queue"
+    back = event.state == State.QUEUED and not first
+    key = "queue.happened_back" if back else f"queue.happened_{event.state}"
+    words = say(key) if known(key) else event.state
     more = []
     if event.state == State.RUNNING:
-        more.append(f"attempt {event.attempt}")
+        more.append(say("queue.attempt", n=event.attempt))
     if event.worker:
-        more.append(f"worker {text(event.worker)}")
+        more.append(say("queue.worker", worker=text(event.worker)))
     if event.note:
         more.append(text(event.note))
     told = f'<span class="quiet">{" · ".join(more)}</span>' if more else ""
@@ -74,15 +72,15 @@ def event_line(event: Event, first: bool) -> str:
 def settings(job: Job) -> str:
     params = job.params
     rows = {
-        LABELS["negative"]: params.negative,
-        "Size": f"{params.width} × {params.height}",
-        LABELS["model"]: params.model,
-        LABELS["steps"]: params.steps,
-        LABELS["guidance"]: f"{params.guidance:g}",
-        LABELS["sampler"]: params.sampler,
-        LABELS["seed"]: params.seed,
-        "Priority": f"{job.priority:+d}" if job.priority else "",
-        "Job": job.id,
+        name_of("negative"): params.negative,
+        name_of("size"): f"{params.width} × {params.height}",
+        name_of("model"): params.model,
+        name_of("steps"): params.steps,
+        name_of("guidance"): f"{params.guidance:g}",
+        name_of("sampler"): params.sampler,
+        name_of("seed"): params.seed,
+        say("queue.priority"): f"{job.priority:+d}" if job.priority else "",
+        say("queue.job"): job.id,
     }
     listed = "".join(f"<dt>{name}</dt><dd>{text(value)}</dd>" for name, value in rows.items() if value != "")
     return f"<dl>{listed}</dl>"

@@ -9,7 +9,6 @@ from diffusion_local.domain import FINAL, Image, Job, Snapshot, State
 from diffusion_local.web.ui.view import (
     bar,
     button,
-    counted,
     duration,
     picture_link,
     standing,
@@ -17,6 +16,7 @@ from diffusion_local.web.ui.view import (
     why,
     worker_notice,
 )
+from diffusion_local.web.ui.words import say
 
 #: Cards of one press; the rest of a long one is told as a number.
 MOST_CARDS = 24
@@ -37,15 +37,14 @@ def created(jobs: Sequence[Job], images: Images, snapshot: Snapshot, now: dateti
     order = places(snapshot)
     batches = [list(group) for _, group in groupby(jobs, key=lambda job: job.batch_id)]
     eta = {} if snapshot.paused or snapshot.reason else snapshot.eta  # nobody knows how long it is held
-    rest = f'<p class="quiet">and {left_out} more in the queue</p>' if left_out else ""
+    rest = f'<p class="quiet">{say("create.more_in_queue", n=left_out)}</p>' if left_out else ""
     return told + "".join(batch(each, images, eta, order) for each in batches) + rest
 
 
 def invitation() -> str:
     chips = "".join(button(text(each), "example", each, "chip") for each in EXAMPLES)
     return (
-        '<div class="invite"><h2>Your pictures appear here</h2>'
-        "<p>Describe one above and press Generate, or start with one of these:</p>"
+        f'<div class="invite"><h2>{say("create.invite")}</h2><p>{say("create.invite_how")}</p>'
         f'<div class="chips">{chips}</div></div>'
     )
 
@@ -55,22 +54,18 @@ def batch(jobs: Sequence[Job], images: Images, eta: Mapping[str, float], order: 
     first = jobs[0].params
     unfinished = [job for job in jobs if job.state not in FINAL]
     done = sum(job.state is State.DONE for job in jobs)
-    words = [f"{done} of {len(jobs)}"] if len(jobs) > 1 and unfinished else []
+    words = [say("create.done_of", done=done, total=len(jobs))] if len(jobs) > 1 and unfinished else []
     ends = [eta[job.id] for job in unfinished if job.id in eta]
     if unfinished and len(ends) == len(unfinished):
-        words.append(duration(max(ends)) + " left")
+        words.append(say("common.left", time=duration(max(ends))))
     act = ""
     if unfinished:
-        act = button("Cancel", "cancel_batch", jobs[0].batch_id, "small")
+        act = button(say("common.cancel"), "cancel_batch", jobs[0].batch_id, "small")
     elif any(job.state is State.DONE for job in jobs):
-        act = button("Use this recipe", "recipe_of_job", jobs[0].id, "small")
+        act = button(say("common.use_recipe"), "recipe_of_job", jobs[0].id, "small")
     cards = "".join(card(job, images.get(job.id), eta.get(job.id), order.get(job.id)) for job in jobs[:MOST_CARDS])
     more = len(jobs) - MOST_CARDS
-    rest = (
-        f'<p class="quiet">and {counted(more, "more picture")} of this press, see Queue and Gallery</p>'
-        if more > 0
-        else ""
-    )
+    rest = f'<p class="quiet">{say("create.more_of_press", n=more)}</p>' if more > 0 else ""
     return (
         f'<section class="batch" data-key="{jobs[0].batch_id}"><header><h3 title="{text(first.prompt)}">'
         f'{text(first.prompt)}</h3><span class="quiet">{" · ".join(words)}</span>{act}</header>'
@@ -86,7 +81,7 @@ def card(job: Job, image: Image | None, eta: float | None, position: int | None)
     body, foot = "", ""
     match job.state:
         case State.DONE:
-            body = picture_link(image, job.params.prompt) if image else '<p class="empty">In the trash</p>'
+            body = picture_link(image, job.params.prompt) if image else f'<p class="empty">{say("create.in_trash")}</p>'
             lines = []
         case State.RUNNING:
             # No width and height here: the frame has the shape, and a missing preview shows nothing.
@@ -94,9 +89,9 @@ def card(job: Job, image: Image | None, eta: float | None, position: int | None)
             foot = bar(job)
         case State.FAILED:
             body = f'<p class="empty">{why(job)}</p>'
-            foot = button("Again", "again", job.id, "small")
+            foot = button(say("common.again"), "again", job.id, "small")
         case State.CANCELLED:
-            foot = button("Again", "again", job.id, "small")
+            foot = button(say("common.again"), "again", job.id, "small")
     caption = f'<div class="caption">{"".join(lines)}{foot}</div>' if lines or foot else ""
     return (
         f'<article class="card {job.state}" data-key="{job.id}" style="--w:{job.params.width};--h:{job.params.height}">'

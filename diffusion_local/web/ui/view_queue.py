@@ -9,7 +9,6 @@ from diffusion_local.domain import FINAL, Image, Job, Snapshot, State
 from diffusion_local.web.ui.view import (
     bar,
     button,
-    counted,
     duration,
     facts,
     item,
@@ -22,6 +21,7 @@ from diffusion_local.web.ui.view import (
     worker_notice,
 )
 from diffusion_local.web.ui.view_jobs import Images, places
+from diffusion_local.web.ui.words import say
 
 
 def queue(snapshot: Snapshot, images: Images, now: datetime) -> str:
@@ -34,18 +34,17 @@ def queue(snapshot: Snapshot, images: Images, now: datetime) -> str:
     waiting = snapshot.counts[State.QUEUED]
     behind = waiting - len(snapshot.waiting)
     if behind > 0:
-        first += f'<li class="quiet more" data-key="more">and {behind:,} more behind these</li>'
+        first += f'<li class="quiet more" data-key="more">{say("queue.behind", n=behind)}</li>'
     empty = ""
     if not (snapshot.running or waiting or snapshot.ended):
-        words = "What you submit, here or by the API, waits its turn here."
-        empty = f'<div class="invite"><h2>Nothing here yet</h2><p>{words}</p></div>'
+        empty = f'<div class="invite"><h2>{say("queue.empty")}</h2><p>{say("queue.empty_how")}</p></div>'
     return (
         worker_notice(snapshot, now)
         + f'<div class="toolbar"><span class="quiet">{summary(snapshot)}</span><div>{toolbar(snapshot)}</div></div>'
         + empty
-        + section("Running", running)
-        + section("Waiting", first, after=selection_bar() if first else "")
-        + section("Recently ended", ended, ended_acts(snapshot))
+        + section("running", running)
+        + section("waiting", first, after=selection_bar() if first else "")
+        + section("ended", ended, ended_acts(snapshot))
     )
 
 
@@ -59,29 +58,31 @@ def batches_of_several(snapshot: Snapshot) -> set[str]:
 def summary(snapshot: Snapshot) -> str:
     running, waiting = len(snapshot.running), snapshot.counts[State.QUEUED]
     if not (running or waiting):
-        return "Nothing runs and nothing waits"
-    words = [f"{running:,} running", f"{waiting:,} waiting"]
+        return say("queue.nothing")
+    words = [say("queue.n_running", n=running), say("queue.n_waiting", n=waiting)]
     if snapshot.total_eta is not None:
-        words.append(f"{duration(snapshot.total_eta)} of work")
+        words.append(say("queue.of_work", time=duration(snapshot.total_eta)))
     return " · ".join(words)
 
 
 def toolbar(snapshot: Snapshot) -> str:
     acts, waiting = "", snapshot.counts[State.QUEUED]
     if not snapshot.paused:  # the notice above offers to resume
-        ways = [item("After this picture", "pause"), item("Now, give it back", "pause_now")]
-        acts = f'<span class="split">{button("Pause", "pause")}{menu("pause", "Ways to pause", ways, "▾")}</span>'
+        ways = [item(say("queue.pause_after"), "pause"), item(say("queue.pause_now"), "pause_now")]
+        more = menu("pause", say("queue.ways_to_pause"), ways, "▾")
+        acts = f'<span class="split">{button(say("common.pause"), "pause")}{more}</span>'
     if waiting:
-        sure = f"Cancel {counted(waiting, 'waiting picture')}?"
-        acts += button("Cancel all waiting", "cancel_waiting", sure=sure)
+        sure = say("queue.cancel_all_sure", pictures=say("common.waiting_pictures", n=waiting))
+        acts += button(say("queue.cancel_all"), "cancel_waiting", sure=sure)
     return acts
 
 
-def section(title: str, items: str, acts: str = "", after: str = "") -> str:
+def section(name: str, items: str, acts: str = "", after: str = "") -> str:
     if not items:
         return ""
     return (
-        f'<section class="rows" data-key="{title}"><header><h3>{title}</h3><div class="acts">{acts}</div></header>'
+        f'<section class="rows" data-key="{name}"><header><h3>{say(f"queue.{name}")}</h3>'
+        f'<div class="acts">{acts}</div></header>'
         f"<ul>{items}</ul>{after}</section>"
     )
 
@@ -91,11 +92,11 @@ def ended_acts(snapshot: Snapshot) -> str:
     ended = sum(count for state, count in snapshot.counts.items() if state in FINAL)
     acts = ""
     if failed:
-        sure = f"Make {counted(failed, 'failed picture')} again?"
-        acts = button(f"Again for all failed ({failed:,})", "again_failed", kind="small", sure=sure)
+        sure = say("queue.again_all_sure", pictures=say("common.failed_pictures", n=failed))
+        acts = button(say("queue.again_all", n=failed), "again_failed", kind="small", sure=sure)
     if ended:
-        sure = f"Clear {counted(ended, 'ended picture')} from this list? What was made stays in the gallery."
-        acts += button("Clear ended", "forget_ended", kind="small", sure=sure)
+        sure = say("queue.clear_ended_sure", pictures=say("common.ended_pictures", n=ended))
+        acts += button(say("queue.clear_ended"), "forget_ended", kind="small", sure=sure)
     return acts
 
 
@@ -103,17 +104,21 @@ def selection_bar() -> str:
     """Shown by ``live.js`` while rows are ticked; its buttons send all their ids."""
     many = " data-many"
     return (
-        '<div class="picked" data-picked data-key="picked" role="toolbar" aria-label="Selected pictures" hidden>'
-        '<span class="count" role="status"></span>'
-        + button("Move to top", "move_top", kind="small", extra=many)
+        f'<div class="picked" data-picked data-key="picked" role="toolbar" aria-label="{say("queue.selected")}" hidden>'
+        f'<span class="count" role="status" data-words="{say("queue.n_selected")}"></span>'
+        + button(say("queue.move_top"), "move_top", kind="small", extra=many)
         + '<span class="priority">'
-        + button("−", "priority_down", kind="small", title="Lower priority", extra=many + ' aria-label="Priority down"')
-        + "<span>Priority</span>"
-        + button("+", "priority_up", kind="small", title="Higher priority", extra=many + ' aria-label="Priority up"')
+        + priority_button("−", "priority_down", say("queue.lower"))
+        + f"<span>{say('queue.priority')}</span>"
+        + priority_button("+", "priority_up", say("queue.raise"))
         + "</span>"
-        + button("Cancel", "cancel_these", kind="small", extra=many)
-        + '<button type="button" class="act small" data-unpick>Clear selection</button></div>'
+        + button(say("common.cancel"), "cancel_these", kind="small", extra=many)
+        + f'<button type="button" class="act small" data-unpick>{say("queue.clear_selection")}</button></div>'
     )
+
+
+def priority_button(sign: str, verb: str, label: str) -> str:
+    return button(sign, verb, kind="small", title=label, extra=f' data-many aria-label="{label}"')
 
 
 # -- rows -----------------------------------------------------------------------------------------------------------
@@ -155,19 +160,23 @@ def row_of_another(job: Job, eta: float | None, position: int | None) -> str:
     when = "" if eta is None or job.held or job.not_before else duration(eta)
     return (
         f'<li class="line {job.state}" data-key="{job.id}"><div class="thumb" data-key="thumb-{job.id}"></div>'
-        f'<div class="about"><span class="title quiet">Someone’s picture</span>{detail}</div>'
+        f'<div class="about"><span class="title quiet">{say("queue.someones")}</span>{detail}</div>'
         f'<div class="state"><span>{standing(job, position)}</span><span class="quiet">{when}</span></div></li>'
     )
 
 
 def priority(job: Job) -> str:
-    return f"priority {job.priority:+d} · " if job.priority and job.state is State.QUEUED else ""
+    return (
+        say("queue.priority_at", priority=f"{job.priority:+d}") + " · "
+        if job.priority and job.state is State.QUEUED
+        else ""
+    )
 
 
 def thumb(job: Job, image: Image | None) -> str:
     """The picture, its preview, or the box that selects a waiting row."""
     if job.state is State.QUEUED:
-        name = f"Select {text(job.params.prompt)}"
+        name = say("queue.select", prompt=text(job.params.prompt))
         return (
             f'<label class="thumb pick" data-key="pick-{job.id}"><input type="checkbox" data-pick="{job.id}" '
             f'aria-label="{name}"></label>'
@@ -182,41 +191,42 @@ def thumb(job: Job, image: Image | None) -> str:
 
 def main_act(job: Job) -> str:
     if job.final:
-        return button("Again", "again", job.id, "small")
+        return button(say("common.again"), "again", job.id, "small")
     if job.held and job.state is State.QUEUED:
-        return button("Resume", "resume_batch", job.batch_id, "small")
-    return "" if job.cancel_requested else button("Cancel", "cancel", job.id, "small")
+        return button(say("common.resume"), "resume_batch", job.batch_id, "small")
+    return "" if job.cancel_requested else button(say("common.cancel"), "cancel", job.id, "small")
 
 
 def row_menu(job: Job, several: bool) -> str:
-    items = [item("What happened?", "what_happened", job.id)]
+    items = [item(say("queue.what_happened"), "what_happened", job.id)]
     if job.final:
-        items += [item("Use this recipe", "recipe_of_job", job.id), item("Remove from this list", "forget", job.id)]
+        items += [item(say("common.use_recipe"), "recipe_of_job", job.id), item(say("queue.remove"), "forget", job.id)]
     if job.state is State.QUEUED:
         items = [
-            item("Move to top", "move_top", job.id),
-            item("Move up", "move_up", job.id, stay=True),
-            item("Move down", "move_down", job.id, stay=True),
+            item(say("queue.move_top"), "move_top", job.id),
+            item(say("queue.move_up"), "move_up", job.id, stay=True),
+            item(say("queue.move_down"), "move_down", job.id, stay=True),
             *items,
         ]
     if not job.final:
         items += batch_items(job, several)
     if job.state is State.QUEUED and job.held:
-        items.append(item("Cancel", "cancel", job.id))
-    return menu(f"menu-{job.id}", f"More about {job.params.prompt}", items)
+        items.append(item(say("common.cancel"), "cancel", job.id))
+    return menu(f"menu-{job.id}", say("queue.more_about", prompt=job.params.prompt), items)
 
 
 def batch_items(job: Job, several: bool) -> list[str]:
     """Pause and cancel what was submitted together."""
-    it = "this batch" if several else "this picture"
+    it = "batch" if several else "picture"
     if job.held:
-        items = [item(f"Resume {it}", "resume_batch", job.batch_id)]
+        items = [item(say(f"queue.resume_{it}"), "resume_batch", job.batch_id)]
     else:
-        items = [item(f"Pause {it}", "pause_batch", job.batch_id)]
+        items = [item(say(f"queue.pause_{it}"), "pause_batch", job.batch_id)]
         if job.state is State.RUNNING:
-            items = [item(f"Pause {it} now, give it back", "pause_batch_now", job.batch_id)]
-            items = [item(f"Pause {it} after this one", "pause_batch", job.batch_id), *items] if several else items
+            items = [item(say(f"queue.pause_{it}_back"), "pause_batch_now", job.batch_id)]
+            if several:
+                items = [item(say("queue.pause_batch_after"), "pause_batch", job.batch_id), *items]
     if several:
-        sure = "Cancel every picture of this batch that has not ended?"
-        items.append(item("Cancel batch", "cancel_batch", job.batch_id, sure=sure))
+        sure = say("queue.cancel_batch_sure")
+        items.append(item(say("queue.cancel_batch"), "cancel_batch", job.batch_id, sure=sure))
     return items

@@ -1,0 +1,84 @@
+"""The HTML around gradio's page, and the language of every request."""
+
+import json
+import re
+from http.cookies import CookieError, SimpleCookie
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from diffusion_local.web.ui import words
+
+#: Gradio's components ask the browser for its language; this answers with the one that the person has chosen.
+HEAD = """<head>
+<script>
+  for (const [name, value] of [["language", "{tag}"], ["languages", ["{tag}"]]])
+    Object.defineProperty(navigator, name, {{ get: () => value, configurable: true }});
+  window.diffusionLocalWords = {words};
+</script>"""
+FOREIGN = re.compile(rb'\s*<meta\s[^>]*(?:property="og:|name="twitter:)[^>]*>')  # gradio's own advertisement
+
+
+class Frame:
+    """ASGI middleware: sets the language, and writes it into the page's HTML."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        code = words.preferred(cookie(headers.get("cookie", "")), headers.get("accept-language", ""))
+        with words.speaking(code):
+            if scope["path"] == "/" and scope["method"] == "GET":
+                await self._page(scope, receive, send, words.TAGS[code])
+            else:
+                await self._app(scope, receive, send)
+
+    async def _page(self, scope: Scope, receive: Receive, send: Send, tag: str) -> None:
+        plain = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+        start: Message = {}
+        body = b""
+
+        async def framed(message: Message) -> None:
+            nonlocal start, body
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            if message["type"] != "http.response.body":
+                await send(message)
+                return
+            body += message.get("body", b"")
+            if message.get("more_body"):
+                return
+            told = MutableHeaders(scope=start)
+            if told.get("content-type", "").startswith("text/html"):
+                body = page(body, tag)
+                told["content-length"] = str(len(body))
+                told["content-language"] = tag
+                told.add_vary_header("Cookie, Accept-Language")
+            await send(start)
+            await send({"type": "http.response.body", "body": body})
+
+        await self._app({**scope, "headers": plain}, receive, framed)
+
+
+def cookie(header: str) -> str:
+    try:
+        found = SimpleCookie(header).get(words.COOKIE)
+    except CookieError:
+        return ""
+    return found.value if found else ""
+
+
+def script(value: object) -> str:
+    """JSON that can stand within a script element."""
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+
+
+def page(html: bytes, tag: str) -> bytes:
+    html = FOREIGN.sub(b"", html)
+    html = html.replace(b'lang="en"', f'lang="{tag}"'.encode(), 1)
+    return html.replace(b"<head>", HEAD.format(tag=tag, words=script(words.of_script())).encode(), 1)

@@ -1,0 +1,131 @@
+"""Every word of the page, in each language it speaks: ``say`` for what the server draws, ``label`` for components.
+
+The phrases are in ``phrases/*.toml``, both languages side by side; a phrase's key is ``file.name``. The language is the
+request's (`frame.Frame` sets it), so that no function has to pass it on.
+
+A phrase that depends on a number has two forms, ``"one picture|{n:,} pictures"``: the first where ``n`` is 1. Chinese
+needs one. A person's text that goes into a phrase must be escaped by the caller, like everywhere in ``view``.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+#: What the page calls each language, in that language, by the code that ``phrases`` uses.
+LANGUAGES = {"en": "English", "zh": "简体中文"}
+#: The code that a browser knows (``<html lang>``), for each of ours.
+TAGS = {"en": "en", "zh": "zh-CN"}
+FIRST = "en"
+COOKIE = "language"  # set by page.js, when a person has chosen
+
+PHRASES = Path(__file__).parent / "phrases"
+SLOT = re.compile(r"\\{(\w+)[^{}]*\\}")
+
+_language: ContextVar[str] = ContextVar("language", default=FIRST)
+
+
+def language() -> str:
+    """The code of the language that is spoken now."""
+    return _language.get()
+
+
+@contextmanager
+def speaking(code: str) -> Iterator[None]:
+    """Within it, ``say`` speaks this language; an unknown one is the first."""
+    token = _language.set(code if code in LANGUAGES else FIRST)
+    try:
+        yield
+    finally:
+        _language.reset(token)
+
+
+def preferred(chosen: str, accepted: str) -> str:
+    """The language for a browser: what was chosen, else the first of its ``Accept-Language`` that we speak."""
+    if chosen in LANGUAGES:
+        return chosen
+    wanted = []
+    for place, part in enumerate(accepted.split(",")):
+        tag, _, weight = part.partition(";")
+        found = re.search(r"q=([\d.]{1,5})", weight)
+        wanted.append((-float(found[1]) if found and found[1].count(".") < 2 and found[1] != "." else -1.0, place, tag))
+    codes = (tag.strip().lower().split("-")[0] for _, _, tag in sorted(wanted))
+    return next((code for code in codes if code in LANGUAGES), FIRST)
+
+
+@cache
+def phrases() -> dict[str, dict[str, str]]:
+    """Key -> language -> phrase."""
+    return {
+        f"{path.stem}.{name}": said
+        for path in sorted(PHRASES.glob("*.toml"))
+        for name, said in tomllib.loads(path.read_text(encoding="utf-8")).items()
+    }
+
+
+def say(key: str, **values: Any) -> str:
+    """The phrase in the language of this request, with the values filled in. An unknown key is a KeyError."""
+    return fill(phrases()[key][language()], values)
+
+
+def fill(phrase: str, values: dict[str, Any]) -> str:
+    one, several, rest = phrase.partition("|")
+    if several and "n" in values:
+        phrase = one if values["n"] == 1 else rest
+    return phrase.format(**values) if values else phrase
+
+
+def known(key: str) -> bool:
+    return key in phrases()
+
+
+def label(key: str) -> Any:
+    """For a component of gradio, which is built once for all browsers: gradio's page puts the phrase in."""
+    phrases()[key]
+    return gr.I18n()(key)
+
+
+def translations() -> gr.I18n:
+    """What gradio's page chooses from for each ``label``."""
+    spoken: dict[str, Any] = {
+        TAGS[code]: {key: said[code] for key, said in phrases().items() if "{" not in said[code]} for code in LANGUAGES
+    }
+    return gr.I18n(**spoken)
+
+
+def of_script() -> dict[str, str]:
+    """The phrases that the page's own scripts use, without ``script.``."""
+    return {
+        key.removeprefix("script."): said[language()] for key, said in phrases().items() if key.startswith("script.")
+    }
+
+
+# -- what the rest of the program says ------------------------------------------------------------------------------
+
+
+@cache
+def patterns() -> list[tuple[re.Pattern[str], str]]:
+    """Sentences of errors as (pattern of the English one, key)."""
+    found = []
+    for key, said in phrases().items():
+        if key.startswith("errors."):
+            # re.escape leaves letters and underscores alone, so a slot is still to be seen
+            pattern = SLOT.sub(r"(?P<\1>.+?)", re.escape(said[FIRST]))
+            found.append((re.compile(pattern, re.DOTALL), key))
+    return found
+
+
+def retell(sentence: str) -> str:
+    """A sentence of the program (an error, a warning), in the language of this request if ``errors.toml`` knows it."""
+    if language() == FIRST:
+        return sentence
+    for pattern, key in patterns():
+        if found := pattern.fullmatch(sentence):
+            return phrases()[key][language()].format(**found.groupdict())
+    return sentence

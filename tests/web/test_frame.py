@@ -1,0 +1,56 @@
+"""The HTML around the page, in the language of whoever asks."""
+
+import pytest
+from fastapi.testclient import TestClient
+
+from diffusion_local.web import frame
+from diffusion_local.web.ui import words
+
+
+@pytest.mark.parametrize(
+    ("headers", "tag"),
+    [
+        ({}, "en"),
+        ({"accept-language": "zh-CN"}, "zh-CN"),
+        ({"accept-language": "zh-CN", "cookie": "language=en"}, "en"),
+        ({"cookie": "a=b; language=zh"}, "zh-CN"),
+        ({"cookie": "language=<script>"}, "en"),
+        ({"cookie": '";;=\x7f; language'}, "en"),
+    ],
+)
+def test_the_page_comes_in_the_language_of_the_browser_or_the_chosen_one(
+    client: TestClient, headers: dict[str, str], tag: str
+) -> None:
+    answer = client.get("/", headers=headers | {"accept-encoding": "br, gzip"})
+    assert answer.headers["content-language"] == tag
+    assert f'lang="{tag}"' in answer.text
+    assert f'["language", "{tag}"]' in answer.text
+    assert "Cookie" in answer.headers["vary"]
+    assert answer.text.count("window.diffusionLocalWords = ") == 1
+
+
+def test_the_page_names_nobody_elses_addresses_in_its_head(client: TestClient) -> None:
+    head = client.get("/").text.split("<script>window.gradio_config")[0].split("</style>")[0]
+    assert "githubusercontent" not in head
+    assert "@Gradio" not in head
+
+
+def test_what_is_drawn_speaks_the_language_of_the_request(client: TestClient) -> None:
+    config = client.get("/config").json()
+    tick = next(d["id"] for d in config["dependencies"] if any(event == "tick" for _, event in d["targets"]))
+    count = len(config["dependencies"][tick]["inputs"])
+    body = {"data": ["", "create", *[""] * (count - 2)], "fn_index": tick, "session_hash": "test"}
+    for language, phrase in (("zh", "创作"), ("en", "Your pictures")):
+        answer = client.post("/gradio_api/run/predict", json=body, headers={"accept-language": language})
+        with words.speaking(language):
+            assert words.say("create.invite") in str(answer.json()["data"]), phrase
+
+
+def test_labels_of_components_are_there_in_both(client: TestClient) -> None:
+    config = client.get("/config").json()
+    assert config["i18n_translations"]["zh-CN"]["page.create"] == "创作"
+    assert config["i18n_translations"]["en"]["page.create"] == "Create"
+
+
+def test_words_for_the_scripts_cannot_end_their_element() -> None:
+    assert "<" not in frame.script({"a": "</script><b>"})

@@ -1,0 +1,118 @@
+"""The page's words: complete in each language, and nowhere else than in ``phrases``."""
+
+import ast
+import re
+import string
+from pathlib import Path
+
+import pytest
+
+from diffusion_local.web.ui import words
+from tests.support import PACKAGE
+
+UI = PACKAGE / "web" / "ui"
+MODULES = sorted(path for path in UI.glob("*.py") if path.name != "words.py")
+#: Words between tags or in an attribute that is read out, and sentences.
+SHOWN = re.compile(
+    r">[^<>{}]*[A-Za-z]{3,}[^<>{}]*<|(?:aria-label|title|placeholder|alt)=\"[A-Za-z]|^[A-Z][a-z]+ [a-z]+[ a-z.]*$"
+)
+READ_OUT = {"label", "placeholder", "info", "title"}
+
+
+def slots(phrase: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(phrase) if name}
+
+
+def test_every_phrase_is_there_in_every_language() -> None:
+    assert len(words.phrases()) > 150
+    for key, said in words.phrases().items():
+        assert set(said) == set(words.LANGUAGES), key
+        assert all(said.values()), key
+        assert slots(said["en"]) == slots(said["zh"]), key
+
+
+@pytest.mark.parametrize("path", sorted(words.PHRASES.glob("*.toml")), ids=lambda path: path.name)
+def test_a_file_of_phrases_is_one_line_a_phrase(path: Path) -> None:
+    """So that what is said can be searched, and two people's changes meet seldom."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    assert all(re.fullmatch(r'\w+ = \{ en = ".+", zh = ".+" \}', line) for line in lines)
+
+
+def test_every_key_that_is_said_exists_and_every_phrase_is_said() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in UI.glob("*.[pj][ys]"))
+    assert set(re.findall(r"""(?:say|label)\(\s*["'](\w+\.\w+)["']""", code)) <= set(words.phrases())
+    for key in words.phrases():
+        section, _, name = key.partition(".")
+        if section in ("errors", "common"):  # by the sentence; by the field or the state
+            continue
+        starts = [key, *(f"{key[:cut]}{{" for cut in range(len(section) + 1, len(key)))]
+        used = any(quote + start in code for start in starts for quote in "'\"")
+        assert used or (section == "script" and f".{name}" in code), f"{key} is not used"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
+def test_no_module_of_the_page_has_words_of_its_own(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    found = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in docs
+        and SHOWN.search(node.value.replace("diffusion-local", ""))
+    ]
+    found += [
+        keyword.value.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg in READ_OUT and isinstance(keyword.value, ast.Constant) and keyword.value.value
+        if keyword.value.value != "diffusion-local"
+    ]
+    retold = {said["en"] for key, said in words.phrases().items() if key.startswith("errors.")}
+    assert set(found) - retold == set()
+
+
+def test_a_phrase_with_a_number_has_two_forms() -> None:
+    assert [words.say("common.pictures", n=n) for n in (0, 1, 1000)] == ["0 pictures", "1 picture", "1,000 pictures"]
+    with words.speaking("zh"):
+        assert words.say("common.pictures", n=1) == "1 张图片"
+    assert words.language() == "en"
+
+
+def test_an_unknown_key_or_value_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        words.say("common.nonsense")
+    with pytest.raises(KeyError):
+        words.label("common.nonsense")
+    with pytest.raises(KeyError):
+        words.say("common.pictures", m=1)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "accepted", "code"),
+    [
+        ("", "", "en"),
+        ("", "zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+        ("", "zh-TW", "zh"),
+        ("", "en;q=0.5, zh;q=0.8", "zh"),
+        ("", "de-DE,de;q=0.9,en;q=0.7", "en"),
+        ("", "fr, zh;q=0.1", "zh"),
+        ("en", "zh-CN", "en"),
+        ("zh", "en", "zh"),
+        ("xx", "zh", "zh"),
+        ("", ";;q=,,q=.;=\0" * 99, "en"),
+    ],
+)
+def test_the_language_is_the_chosen_one_or_the_browsers(chosen: str, accepted: str, code: str) -> None:
+    assert words.preferred(chosen, accepted) == code
+
+
+def test_the_programs_own_sentences_are_said_in_the_language() -> None:
+    sentence = "must be from 1 to 100 (got 0)."
+    assert words.retell(sentence) == sentence
+    with words.speaking("zh"):
+        assert words.retell(sentence) == "必须在 1 到 100 之间（输入为 0）。"
+        assert words.retell("There is no job 'x{y}'.") == "没有任务 'x{y}'。"
+        assert words.retell("something new.") == "something new."
