@@ -11,6 +11,7 @@ from diffusion_local.store.database import Database
 from diffusion_local.store.files import LocalFiles
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.jobs import JobStore
+from diffusion_local.store.line import Rules
 from diffusion_local.store.queue_view import QueueView
 from diffusion_local.store.sources import Sources
 from diffusion_local.store.workers import WorkerStore
@@ -39,7 +40,8 @@ def open_house(settings: Settings) -> House:
     """Make the folders, migrate the database, open everything. Raises DatabaseProblem."""
     settings.make_folders()
     database = Database.open(settings.database)
-    jobs, control, view = JobStore(database), QueueControl(database), QueueView(database)
+    rules = Rules(settings.zone, settings.model_streak)
+    jobs, control, view = JobStore(database, rules), QueueControl(database), QueueView(database, rules)
     images, workers = ImageStore(database), WorkerStore(database)
     files, queue = LocalFiles(settings), HueyQueue(settings.queue_database)
     sources = Sources(settings, images, files)

@@ -76,6 +76,11 @@ class Batch:
     count: int
     created_at: str
     paused: bool = False
+    window: str = ""  # in which its pictures may begin, as ``23:00-07:00`` in local time; empty is always
+    start_at: str | None = None
+    finish_by: str | None = None  # for a warning only: nothing is dropped that comes late
+    webhook: str = ""
+    grid: str = ""  # its axes as JSON, where it is a grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,7 @@ class Job:
     priority: int = 0
     position: int = 0
     held: bool = False
+    gate: int = 0  # of the times at which it may begin; 0 is always
     not_before: str | None = None
     worker: str | None = None
     attempt: int = 0
@@ -205,7 +211,10 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything the queue view shows, read in one transaction. ``eta`` maps job ids to seconds from now."""
+    """Everything the queue view shows, read in one transaction. ``eta`` maps job ids to seconds from now.
+
+    ``opens`` says of each gate that is closed when it opens (UTC; None: never), ``window`` is the batch lane's own.
+    """
 
     revision: int
     counts: dict[State, int]
@@ -217,3 +226,6 @@ class Snapshot:
     reason: str  # why the queue holds itself back (no disk space); empty if it does not
     eta: dict[str, float]
     total_eta: float | None
+    window: str = ""
+    opens: dict[int, str | None] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)

@@ -7,7 +7,7 @@ of them" it is left out.
 
 from collections.abc import Sequence
 
-from diffusion_local import actor, catalog
+from diffusion_local import actor, catalog, when
 from diffusion_local.actor import Scope
 from diffusion_local.domain import PRIORITIES, State
 from diffusion_local.errors import Conflict, InvalidParams
@@ -51,6 +51,14 @@ class Orders:
         self._require_hold(batch_id)
         self._control.resume(batch_id or None)
         self._queue.ring()
+
+    def set_window(self, window: str) -> str:
+        """Start pictures of the batch lane in this window only (``23:00-07:00``; empty: always), as it comes back."""
+        actor.require(Scope.ADMIN)
+        kept = when.parse_window(window).text if window.strip() else ""
+        self._control.set_window(kept)
+        self._queue.ring()
+        return kept
 
     def set_priority(self, priority: int, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
         """Give waiting jobs another priority (-100 to 100, higher runs first); ids of those it reached."""

@@ -8,8 +8,11 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from datetime import UTC, datetime, tzinfo
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
+from zoneinfo import ZoneInfo
 
 import platformdirs
 
@@ -39,6 +42,8 @@ class Settings:
     threads: int = setting(0, "CPU threads of a worker; 0 leaves it to torch")
     max_count: int = setting(100, "most pictures in one submit")
     max_queued: int = setting(100_000, "most jobs waiting at once")
+    model_streak: int = setting(16, "pictures for which a loaded model may go before others whose turn it is")
+    timezone: str = setting("", "time zone of windows and times, as Europe/Berlin; empty is this machine's own")
     max_list_mb: int = setting(20, "megabytes that a prompt list may have")
     max_source_mb: int = setting(50, "megabytes that a source picture may have")
     max_source_megapixels: int = setting(64, "megapixels that a source picture may have")
@@ -72,6 +77,7 @@ class Settings:
             for name, value in source.items():
                 if name in values or name in names():
                     values[name] = parse(name, value, where.format(name, upper=name.upper()))
+        local_zone(values.get("timezone", ""))  # a zone there is not is told now
         return cls(**values | {"home": home})
 
     def to_env(self) -> dict[str, str]:
@@ -81,6 +87,11 @@ class Settings:
     def child_environ(self) -> dict[str, str]:
         """This process's environment with these settings, for a child."""
         return {**os.environ, **self.to_env()}
+
+    @property
+    def zone(self) -> tzinfo:
+        """The zone in which people's times are read. Raises InvalidParams."""
+        return local_zone(self.timezone)
 
     @property
     def database(self) -> Path:
@@ -185,6 +196,21 @@ def read_toml(path: Path) -> dict[str, Any]:
         if name not in names() or name == "home":
             raise InvalidParams(f"config.toml: {name}", f"is not a setting. Known: {', '.join(names()[1:])}.")
     return values
+
+
+@lru_cache(maxsize=8)
+def local_zone(name: str) -> tzinfo:
+    """A zone by name, or this machine's with all its rules for daylight saving. Raises InvalidParams."""
+    chosen = name or os.environ.get("TZ", "").removeprefix(":")
+    try:
+        if chosen:
+            return ZoneInfo(chosen)
+        with Path("/etc/localtime").open("rb") as file:
+            return ZoneInfo.from_file(file)
+    except (OSError, ValueError, KeyError):  # ZoneInfoNotFoundError is a KeyError
+        if name:
+            raise InvalidParams("timezone", f"must be a zone such as Europe/Berlin (got {name!r}).") from None
+    return datetime.now().astimezone().tzinfo or UTC  # Windows: its offset of today
 
 
 def assets() -> Path:

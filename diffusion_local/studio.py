@@ -36,6 +36,7 @@ from diffusion_local.store.jobs import JobStore, new_jobs
 from diffusion_local.store.queue_view import QueueView
 from diffusion_local.store.selection import Selection
 from diffusion_local.store.sources import Sources
+from diffusion_local.store.timetable import WISHES, Timetable
 from diffusion_local.store.workers import WorkerStore
 
 MAX_WAIT = 3600.0
@@ -71,7 +72,8 @@ class Studio(Orders, Questions):
         self._queue = queue
         self._catalog = catalog
         self.sources = sources
-        self.lists = PromptLists(settings, jobs, view, images, files, queue, catalog)
+        self._timetable = Timetable(view.database, view.rules)
+        self.lists = PromptLists(settings, jobs, view, images, files, queue, catalog, self._timetable)
 
     # -- submit and wait -------------------------------------------------------------------------------------------
 
@@ -92,19 +94,22 @@ class Studio(Orders, Questions):
 
         Seeds are consecutive; where the noise of a variation seed is mixed in it is that one that counts up.
         ``settings`` are fields of Params; what is absent or None is the model's default, no seed (or -1) a random one.
+        ``start_at``, ``window``, ``finish_by`` and ``webhook`` among them are the batch's own (see ``when``).
         Raises InvalidParams, QueueFull and Conflict, and then nothing is enqueued.
         """
         actor.require(Scope.SUBMIT)
         count = catalog.whole_number("count", count, 1, self._settings.max_count)
         for field, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             catalog.check_prompt(field, text)
+        times = self._timetable.timing(lane, {each: settings.pop(each, None) for each in WISHES})
         first = catalog.draw_seed() if seed is None or seed == -1 else seed
         params = self._catalog.complete(prompt, settings | {"seed": first})
         each = series(params, count)
         model = self._catalog.get(params.model)
         if not model.ready:
             raise InvalidParams("model", f"{model.id} is not ready: {model.problem}")
-        batch = Batch(new_id(), name or shortened(params.prompt), actor.current().owner(owner), lane, count, utc_now())
+        who = actor.current().owner(owner)
+        batch = Batch(new_id(), name or shortened(params.prompt), who, lane, count, utc_now(), **times.fields())
         jobs = new_jobs(batch, each, catalog.whole_number("priority", priority, *PRIORITIES))
         batch_id, job_ids = self._jobs.insert_batch(batch, jobs, idempotency_key or None, self._settings.max_queued)
         self._queue.ring(count)

@@ -13,11 +13,11 @@ from tests.support import PACKAGE, run_python
 #: From the bottom up. A module imports from lower rows and from its own unit; units of one row do not know each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors"),
-    ("params", "settings", "actor"),
+    ("params", "settings", "actor", "turns", "when"),
     ("domain", "checks"),
     ("completion",),
     ("models",),
-    ("catalog", "contact_sheet", "estimates", "logs"),
+    ("catalog", "timing", "contact_sheet", "estimates", "logs"),
     ("engine", "store", "queue"),
     ("questions", "orders", "lists"),
     ("studio",),

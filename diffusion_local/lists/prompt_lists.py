@@ -25,6 +25,7 @@ from diffusion_local.store.files import LocalFiles
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.queue_view import QueueView
+from diffusion_local.store.timetable import WISHES, Timetable
 
 Source = str | bytes | Path | BinaryIO
 
@@ -58,6 +59,7 @@ class PromptLists:
         files: LocalFiles,
         queue: JobQueue,
         catalog: Catalog,
+        timetable: Timetable,
     ) -> None:
         self._settings = settings
         self._jobs = jobs
@@ -66,6 +68,7 @@ class PromptLists:
         self._files = files
         self._queue = queue
         self._catalog = catalog
+        self._timetable = timetable
 
     def check(
         self,
@@ -118,13 +121,15 @@ class PromptLists:
     ) -> ListReceipt:
         """Enqueue every picture of the list as one batch, in the batch lane and in one transaction.
 
-        The list is as in ``check``. A bad line refuses it all, unless ``skip_bad_lines``. Raises InvalidParams,
-        QueueFull and Conflict, and then nothing is enqueued.
+        The list is as in ``check``; ``start_at``, ``window``, ``finish_by`` and ``webhook`` may stand beside it.
+        A bad line refuses it all, unless ``skip_bad_lines``. Raises InvalidParams, QueueFull and Conflict, and then
+        nothing is enqueued.
         """
         actor.require(Scope.SUBMIT)
         for what, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             check_prompt(what, text)
         checked_priority = whole_number("priority", priority, *PRIORITIES)
+        times = self._timetable.timing(Lane.BATCH, {each: defaults.pop(each, None) for each in WISHES})
         data, form = self._read(source), format or format_named(source)
         plan = self._plan(defaults, expand, expansion_seed)
         # Checked jobs wait on the disk, not in memory; and the write lock is taken when all of them are known.
@@ -137,9 +142,8 @@ class PromptLists:
                 raise InvalidParams("list", "has no prompt.")
             spool.seek(0)
             who = actor.current().owner(owner)
-            batch = Batch(
-                new_id(), name or named(source) or shortened(plan.first[0]), who, Lane.BATCH, plan.pictures, utc_now()
-            )
+            title = name or named(source) or shortened(plan.first[0])
+            batch = Batch(new_id(), title, who, Lane.BATCH, plan.pictures, utc_now(), **times.fields())
             batch_id, ids = self._jobs.insert_batch(
                 batch,
                 jobs_of(batch, spool, checked_priority),

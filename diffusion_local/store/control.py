@@ -39,6 +39,15 @@ class QueueControl:
                 [int(paused != OPEN), batch_id],
             )
 
+    def set_window(self, window: str) -> None:
+        """Hand out jobs of the batch lane inside this window only; empty is always."""
+        with self._database.write() as db:
+            db.execute("UPDATE queue SET window = ? WHERE id = 1", [window])
+
+    def window(self) -> str:
+        with self._database.read() as db:
+            return scalar(db, "SELECT window FROM queue")
+
     def block(self, reason: str) -> None:
         """Hand out no further jobs for a reason of the machine's own; an empty reason opens the queue again."""
         with self._database.write() as db:
@@ -81,7 +90,10 @@ class QueueControl:
             return [row["id"] for row in chosen]
 
     def move(self, job_id: str, up: bool) -> None:
-        """Swap a waiting job with its neighbour in line; nothing happens at the end of its lane."""
+        """Swap a waiting job with its owner's next one in line; nothing happens at the end of its lane.
+
+        Only positions of one owner say what runs before what; between owners it is a matter of turns.
+        """
         with self._database.write() as db:
             own = place_of(db, job_id)
             neighbour = neighbour_of(db, own, up)
@@ -119,11 +131,11 @@ class QueueControl:
             return [row["id"] for row in found]
 
 
-def neighbour_of(db: sqlite_utils.Database, own: dict[str, int], up: bool) -> tuple[str, int, int] | None:
-    """(id, priority, position) of the job next in line: of the same priority, else of the next; two index look-ups."""
+def neighbour_of(db: sqlite_utils.Database, own: dict[str, int | str], up: bool) -> tuple[str, int, int] | None:
+    """(id, priority, position) of the job next in line: of the same priority, else of the next."""
     nearer, order = ("<", "DESC") if up else (">", "ASC")
     further, priorities, positions = (">", "ASC", "DESC") if up else ("<", "DESC", "ASC")
-    waiting = "SELECT id, priority, position FROM jobs WHERE state = 'queued' AND lane = :lane"
+    waiting = "SELECT id, priority, position FROM jobs WHERE state = 'queued' AND lane = :lane AND owner = :owner"
     for rest in (
         f"priority = :priority AND position {nearer} :position ORDER BY position {order}",
         f"priority {further} :priority ORDER BY priority {priorities}, position {positions}",
@@ -134,10 +146,10 @@ def neighbour_of(db: sqlite_utils.Database, own: dict[str, int], up: bool) -> tu
     return None
 
 
-def place_of(db: sqlite_utils.Database, job_id: str) -> dict[str, int]:
-    row = db.execute("SELECT state, lane, priority, position FROM jobs WHERE id = ?", [job_id]).fetchone()
+def place_of(db: sqlite_utils.Database, job_id: str) -> dict[str, int | str]:
+    row = db.execute("SELECT state, lane, priority, position, owner FROM jobs WHERE id = ?", [job_id]).fetchone()
     if row is None:
         raise missing(db, "job", job_id)
     if row[0] != State.QUEUED:
         raise Conflict(f"Job {job_id} does not wait any more: it is {row[0]}.")
-    return {"lane": row[1], "priority": row[2], "position": row[3]}
+    return {"lane": row[1], "priority": row[2], "position": row[3], "owner": row[4]}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
@@ -11,6 +12,7 @@ from diffusion_local.domain import TRANSITIONS, Batch, Claim, Failure, Image, Jo
 from diffusion_local.errors import Conflict, LostClaim, QueueFull
 from diffusion_local.store import allowance, rows
 from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.line import RIPE, RIPEN, Line, Rules, gate_of
 from diffusion_local.store.ownership import SEPARATOR, scoped, seen
 from diffusion_local.store.selection import Selection
 from diffusion_local.store.tombstones import missing
@@ -41,8 +43,9 @@ class Flags:
 class JobStore:
     """Every change of a job's row."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, rules: Rules | None = None) -> None:
         self._database = database
+        self._rules = rules or Rules()
 
     # -- a person's verbs ------------------------------------------------------------------------------------------
 
@@ -68,24 +71,14 @@ class JobStore:
                     f"The queue has room for {max_queued:,} waiting jobs; {waiting:,} wait and {batch.count:,} were "
                     "asked for. Cancel some, wait, or raise max_queued."
                 )
-            db.table("batches").insert(
-                {
-                    "id": batch.id,
-                    "name": batch.name,
-                    "owner": batch.owner,
-                    "lane": str(batch.lane),
-                    "count": batch.count,
-                    "idempotency_key": key,
-                    "request": request,
-                    "created_at": batch.created_at,
-                }
-            )
+            db.table("batches").insert(rows.batch_row(batch) | {"idempotency_key": key, "request": request})
+            gate = gate_of(db, batch.window, batch.start_at)
             last = scalar(db, "SELECT coalesce(max(position), 0) FROM jobs")
 
             def lined_up() -> Iterator[rows.Row]:
                 for place, job in enumerate(allowance.small_enough(jobs)):
                     ids.append(job.id)
-                    yield rows.job_row(job) | {"position": last + 1 + place}
+                    yield rows.job_row(job) | {"position": last + 1 + place, "gate": gate}
 
             db.table("jobs").insert_all(lined_up())
         return batch.id, ids
@@ -119,29 +112,34 @@ class JobStore:
 
     # -- a worker's verbs ------------------------------------------------------------------------------------------
 
-    def claim_next(self, worker: str) -> Job | None:
-        """Take the job that is due next, or None.
+    def claim_next(self, worker: str, loaded: str = "") -> Job | None:
+        """Take the job that is due next, or None; ``loaded`` is the model that the worker has in memory.
 
-        Order: interactive lane, priority, position. Left out: a paused or blocked queue, held jobs, and those whose
-        `not_before` is still to come.
+        The order is the line's (see ``store.line``). Left out: a paused or blocked queue, held jobs, those whose
+        `not_before` is still to come, and those outside their window.
         """
         now = utc_now()
-        due = (  # by name: the planner would take jobs_by_state and sort every waiting job
-            "SELECT id FROM jobs INDEXED BY jobs_waiting WHERE state = 'queued' AND held = 0 "
-            "AND (not_before IS NULL OR not_before <= :now) ORDER BY lane, priority DESC, position LIMIT 1"
-        )
+        moment = datetime.fromisoformat(now)
         with self._database.read() as db:  # an idle look must not take the write lock
-            if not scalar(db, OPEN_QUEUE) or scalar(db, due, now=now) is None:
+            if not scalar(db, OPEN_QUEUE):
+                return None
+            if not Line(db, moment, self._rules).any_due() and scalar(db, RIPE, now=now) is None:
                 return None
         with self._database.write() as db:
+            if not scalar(db, OPEN_QUEUE):
+                return None
+            if scalar(db, RIPE, now=now):
+                db.execute(RIPEN, {"now": now})
+            job_id = Line(db, moment, self._rules).next(loaded)
             claimed = self._move(
                 db,
                 "claim",
-                f"AND id = ({due}) AND ({OPEN_QUEUE})",
+                "AND id = :id",
                 ", worker = :worker, attempt = attempt + 1, step = 0, phase = '', note = '', not_before = NULL, "
                 "started_at = :now, reported_at = :now",
                 now=now,
                 worker=worker,
+                id=job_id,
             )
         return claimed[0] if claimed else None
 

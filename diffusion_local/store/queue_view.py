@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 import sqlite_utils
 
 from diffusion_local import estimates
-from diffusion_local.domain import FINAL, Batch, Event, Job, Snapshot, State
+from diffusion_local.domain import FINAL, Batch, Event, Job, Snapshot, State, utc_now
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.line import Line, Rules
 from diffusion_local.store.ownership import scoped, seen, veiled
 from diffusion_local.store.tombstones import missing
 
@@ -20,8 +22,9 @@ VISIBLE = f"(actor_sees_all() OR EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_
 
 
 class QueueView:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, rules: Rules | None = None) -> None:
         self._database = database
+        self.rules = rules or Rules()
 
     def revision(self) -> int:
         """A number that grows with every visible change."""
@@ -39,12 +42,16 @@ class QueueView:
 
     def snapshot(self, waiting: int = 50, ended: int = 20) -> Snapshot:
         """The whole queue at one moment: the running, the first ``waiting`` and the last ``ended`` jobs."""
+        now = datetime.fromisoformat(utc_now())
         with self._database.read() as db:
-            revision, paused, blocked = db.execute("SELECT revision, paused, blocked FROM queue").fetchone()
+            revision, paused, blocked, window = db.execute(
+                "SELECT revision, paused, blocked, window FROM queue"
+            ).fetchone()
             counts = dict(db.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
             running = jobs(db, "WHERE state = 'running' ORDER BY started_at, id")
-            first = jobs(db, f"INDEXED BY jobs_queued WHERE state = 'queued' {ORDER} LIMIT ?", waiting)
             workers = [rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")]
+            line = Line(db, now, self.rules)
+            first = waiting_jobs(db, line, next((each.model for each in workers if each.model), ""), waiting)
             queued_cost = dict(
                 db.execute(
                     "SELECT model, sum(cost) FROM jobs INDEXED BY jobs_work WHERE state = 'queued' GROUP BY model"
@@ -63,6 +70,8 @@ class QueueView:
                 reason=blocked,
                 eta=estimates.finish_times(running, first, paces, hands),
                 total_eta=estimates.total(running, queued_cost, paces, hands),
+                window=window,
+                opens=line.closed(),
             )
 
     def place(self, job: Job) -> tuple[int | None, float | None]:
@@ -224,6 +233,17 @@ class QueueView:
             if known is not None:
                 paces[model] = known
         return paces
+
+
+def waiting_jobs(db: sqlite_utils.Database, line: Line, loaded: str, count: int) -> list[Job]:
+    """The first jobs of the line as they will run, then what is held back, in plain order."""
+    due = line.upcoming(loaded, count)
+    found = {job.id: job for job in jobs(db, "WHERE id IN (SELECT value FROM json_each(?))", json.dumps(due))}
+    shown = [found[job_id] for job_id in due]
+    if len(shown) < count:
+        rest = jobs(db, f"INDEXED BY jobs_queued WHERE state = 'queued' {ORDER} LIMIT ?", count + len(shown))
+        shown += [job for job in rest if job.id not in found]
+    return shown[:count]
 
 
 def jobs(db: sqlite_utils.Database, rest: str, *values: str | int) -> list[Job]:

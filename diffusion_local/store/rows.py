@@ -1,5 +1,6 @@
 """Rows to nouns."""
 
+from dataclasses import asdict
 from typing import Any
 
 from diffusion_local.domain import Batch, Event, Failure, Image, Job, Lane, Params, State, Worker
@@ -27,6 +28,7 @@ def job(row: Row) -> Job:
         priority=row["priority"],
         position=row["position"],
         held=bool(row["held"]),
+        gate=row["gate"],
         not_before=row["not_before"],
         worker=row["worker"],
         attempt=row["attempt"],
@@ -59,6 +61,7 @@ def job_row(job: Job) -> Row:
         "not_before": job.not_before,
         "created_at": job.created_at,
         "from_job": job.from_job,
+        "kind": str(job.params.kind),
     }
 
 
@@ -71,7 +74,17 @@ def batch(row: Row) -> Batch:
         count=row["count"],
         created_at=row["created_at"],
         paused=bool(row["paused"]),
+        window=row["window"],
+        start_at=row["start_at"],
+        finish_by=row["finish_by"],
+        webhook=row["webhook"],
+        grid=row["grid"],
     )
+
+
+def batch_row(batch: Batch) -> Row:
+    """A new batch's row, without the key it may have come with."""
+    return asdict(batch) | {"lane": str(batch.lane), "paused": int(batch.paused)}
 
 
 def image(row: Row) -> Image:

@@ -61,7 +61,11 @@ class Runner:
         busy = False
         try:
             self._give_back_unsettled()
-            while not self._stop.wanted.is_set() and self._has_room() and (job := self._jobs.claim_next(self._slot)):
+            while (
+                not self._stop.wanted.is_set()
+                and self._has_room()
+                and (job := self._jobs.claim_next(self._slot, self._engine.loaded))
+            ):
                 if not busy:
                     busy = True
                     self._workers.tell(self._slot, "busy", self._engine.loaded)

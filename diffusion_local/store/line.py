@@ -1,0 +1,206 @@
+"""The line of waiting jobs: which of them a worker takes next, and which come after.
+
+Order: interactive lane, higher priority, the owner whose turn it is, the loaded model for a bounded streak, position
+(see ``turns``). The index ``jobs_due`` begins with the gate, so what waits for its window costs nothing; the heads of
+its (owner, model) runs are found by one look-up each, however many jobs stand behind them.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+
+import sqlite_utils
+
+from diffusion_local import when
+from diffusion_local.domain import Lane, utc_text
+from diffusion_local.errors import InvalidParams
+from diffusion_local.store import rows
+from diffusion_local.store.database import scalar
+from diffusion_local.turns import Head, Share, Turns, choose
+
+BATCH_RANK = rows.LANE_RANKS[Lane.BATCH]
+#: Jobs that only a gate holds back. By name: the planner would take jobs_by_state and sort every waiting job.
+DUE = "jobs INDEXED BY jobs_due WHERE state = 'queued' AND held = 0 AND not_before IS NULL AND gate = :gate"
+RUN = f"{DUE} AND lane = :lane AND priority = :priority"
+HEADS = f"""
+    WITH RECURSIVE head (number) AS (
+        SELECT (SELECT rowid FROM {RUN} ORDER BY owner, model, position LIMIT 1)
+        UNION ALL
+        SELECT coalesce(
+            (SELECT rowid FROM {RUN} AND owner = last.owner AND model > last.model ORDER BY model, position LIMIT 1),
+            (SELECT rowid FROM {RUN} AND owner > last.owner ORDER BY owner, model, position LIMIT 1))
+        FROM head CROSS JOIN jobs AS last ON last.rowid = head.number
+    )
+    SELECT id, owner, model, position FROM head CROSS JOIN jobs ON jobs.rowid = head.number
+"""
+#: As many as are wanted of one owner and model, of one gate.
+RUN_OF = (
+    f"SELECT id, owner, model, position FROM {RUN} AND owner = :owner AND model = :model ORDER BY position LIMIT :n"
+)
+RIPE = "SELECT 1 FROM jobs INDEXED BY jobs_later WHERE state = 'queued' AND not_before <= :now LIMIT 1"
+RIPEN = "UPDATE jobs INDEXED BY jobs_later SET not_before = NULL WHERE state = 'queued' AND not_before <= :now"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Times at which some batches may run: ``start_at`` (UTC, or empty) and a window (or empty)."""
+
+    id: int
+    window: str
+    start_at: str
+
+    def opens(self, now: datetime, zone: tzinfo, also: str = "") -> datetime | None:
+        """The first moment from now on at which it and the window ``also`` are open; None where none is."""
+        windows = tuple(when.parse_window(text) for text in (self.window, also) if text)
+        try:
+            return when.allowed_from(
+                now, datetime.fromisoformat(self.start_at) if self.start_at else None, windows, zone
+            )
+        except InvalidParams:  # the queue's window was changed since
+            return None
+
+    def is_open(self, now: datetime, zone: tzinfo, also: str = "") -> bool:
+        windows = (when.parse_window(text) for text in (self.window, also) if text)
+        reached = not self.start_at or datetime.fromisoformat(self.start_at) <= now
+        return reached and all(window.is_open(now, zone) for window in windows)
+
+
+ALWAYS = Gate(0, "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What holds for every look: whose local time windows are in, and how often a loaded model may go first."""
+
+    zone: tzinfo = UTC
+    streak: int = 16
+
+
+class Line:
+    """The line at one moment, within a transaction."""
+
+    def __init__(self, db: sqlite_utils.Database, now: datetime, rules: Rules) -> None:
+        self._db = db
+        self._streak = rules.streak
+        self._now, self._zone = now, rules.zone
+        self._window, every = scalar(db, "SELECT window FROM queue"), gates(db)
+        #: By lane: the gates that are open. The queue's own window is for the batch lane only.
+        self._open = {
+            lane: [
+                gate.id for gate in every if gate.is_open(now, rules.zone, self._window if lane == BATCH_RANK else "")
+            ]
+            for lane in rows.LANES
+        }
+
+    def any_due(self) -> bool:
+        return next(self._groups(), None) is not None
+
+    def closed(self) -> dict[int, str | None]:
+        """When each gate opens that is closed to the batch lane, in UTC; None for one that never does."""
+        shut = [gate for gate in gates(self._db) if gate.id not in self._open[BATCH_RANK]]
+        opening = {gate.id: gate.opens(self._now, self._zone, self._window) for gate in shut}
+        return {number: utc_text(at) if at else None for number, at in opening.items()}
+
+    def _groups(self) -> Iterator[tuple[int, int]]:
+        """(lane, priority) of all that is due, in the order in which they run."""
+        for lane, open_gates in sorted(self._open.items()):
+            below: int | None = 10**9
+            while below is not None:
+                found = [
+                    scalar(
+                        self._db,
+                        f"SELECT priority FROM {DUE} AND lane = :lane AND priority < :below "
+                        "ORDER BY priority DESC LIMIT 1",
+                        gate=gate,
+                        lane=lane,
+                        below=below,
+                    )
+                    for gate in open_gates
+                ]
+                below = max((priority for priority in found if priority is not None), default=None)
+                if below is not None:
+                    yield lane, below
+
+    def next(self, loaded: str) -> str | None:
+        """The id of the job that is taken next; that it is taken is written down here."""
+        for lane, priority in self._groups():
+            turns = turns_of(self._db, lane)
+            head, passed_over = choose(self._heads(lane, priority), turns, loaded, self._streak)
+            write_turns(self._db, lane, turns.after(head, passed_over, loaded), head.owner)
+            return head.job_id
+        return None
+
+    def upcoming(self, loaded: str, count: int) -> list[str]:
+        """Ids of the jobs that one worker would take next, if nothing else came or went."""
+        taken: list[str] = []
+        for lane, priority in self._groups():
+            turns, runs = turns_of(self._db, lane), self._runs(lane, priority, count - len(taken))
+            while runs and len(taken) < count:
+                head, passed_over = choose((run[0] for run in runs.values()), turns, loaded, self._streak)
+                turns, loaded = turns.after(head, passed_over, loaded), head.model
+                taken.append(head.job_id)
+                runs[head.owner, head.model].popleft()
+                if not runs[head.owner, head.model]:
+                    del runs[head.owner, head.model]
+            if len(taken) == count:
+                break
+        return taken
+
+    def _runs(self, lane: int, priority: int, count: int) -> dict[tuple[str, str], deque[Head]]:
+        """The first ``count`` jobs of each owner and model, over all gates that are open."""
+        found = {}
+        for head in self._heads(lane, priority):
+            values = {"lane": lane, "priority": priority, "owner": head.owner, "model": head.model, "n": count}
+            run = [
+                Head(*row)
+                for gate in self._open[lane]
+                for row in self._db.execute(RUN_OF, values | {"gate": gate}).fetchall()
+            ]
+            found[head.owner, head.model] = deque(sorted(run, key=lambda each: each.position)[:count])
+        return found
+
+    def _heads(self, lane: int, priority: int) -> list[Head]:
+        """The first job of each owner and model, over all gates that are open."""
+        first: dict[tuple[str, str], Head] = {}
+        for gate in self._open[lane]:
+            for row in self._db.execute(HEADS, {"gate": gate, "lane": lane, "priority": priority}).fetchall():
+                head = Head(*row)
+                known = first.get((head.owner, head.model))
+                if known is None or head.position < known.position:
+                    first[head.owner, head.model] = head
+        return list(first.values())
+
+
+def gates(db: sqlite_utils.Database) -> list[Gate]:
+    return [ALWAYS, *(Gate(*row) for row in db.execute("SELECT id, window, start_at FROM gates").fetchall())]
+
+
+def turns_of(db: sqlite_utils.Database, lane: int) -> Turns:
+    virtual, turn, passed_over = db.execute(
+        "SELECT virtual, turn, passed_over FROM turns WHERE lane = ?", [lane]
+    ).fetchone()
+    found = db.execute("SELECT owner, finish, turn FROM shares WHERE lane = ?", [lane]).fetchall()
+    return Turns(virtual, turn, passed_over, {owner: Share(finish, number) for owner, finish, number in found})
+
+
+def write_turns(db: sqlite_utils.Database, lane: int, turns: Turns, owner: str) -> None:
+    db.execute(
+        "UPDATE turns SET virtual = ?, turn = ?, passed_over = ? WHERE lane = ?",
+        [turns.virtual, turns.turn, turns.passed_over, lane],
+    )
+    share = turns.shares[owner]
+    db.execute(
+        "INSERT INTO shares (lane, owner, finish, turn) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (lane, owner) DO UPDATE SET finish = excluded.finish, turn = excluded.turn",
+        [lane, owner, share.finish, share.turn],
+    )
+
+
+def gate_of(db: sqlite_utils.Database, window: str, start_at: str | None) -> int:
+    """The gate with these times; made if there is none."""
+    if not window and not start_at:
+        return ALWAYS.id
+    times = {"window": window, "start_at": start_at or ""}
+    db.execute("INSERT OR IGNORE INTO gates (window, start_at) VALUES (:window, :start_at)", times)
+    return scalar(db, "SELECT id FROM gates WHERE window = :window AND start_at = :start_at", **times)

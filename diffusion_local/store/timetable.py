@@ -1,0 +1,31 @@
+"""Batches on the clock: what a person asks of time, checked against the queue's own window."""
+
+from datetime import datetime, tzinfo
+
+from diffusion_local.domain import Lane, utc_now
+from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.line import Rules
+from diffusion_local.timing import Timing, timing
+
+#: What a submit may say about time; all are texts.
+WISHES = ("start_at", "window", "finish_by", "webhook")
+
+
+class Timetable:
+    def __init__(self, database: Database, rules: Rules) -> None:
+        self._database = database
+        self._rules = rules
+
+    @property
+    def zone(self) -> tzinfo:
+        return self._rules.zone
+
+    def timing(self, lane: Lane, wishes: dict[str, str | None]) -> Timing:
+        """Raises InvalidParams."""
+        if not any(wishes.values()):
+            return Timing()
+        return timing(datetime.fromisoformat(utc_now()), self.zone, self._queue_window(lane), **wishes)
+
+    def _queue_window(self, lane: Lane) -> str:
+        with self._database.read() as db:
+            return scalar(db, "SELECT window FROM queue") if lane is Lane.BATCH else ""

@@ -1,0 +1,20 @@
+"""The queue's own window takes part in what a batch may ask for."""
+
+import pytest
+
+from diffusion_local.domain import Lane
+from diffusion_local.errors import InvalidParams
+from diffusion_local.store.control import QueueControl
+from diffusion_local.store.database import Database
+from diffusion_local.store.line import Rules
+from diffusion_local.store.timetable import Timetable
+from diffusion_local.timing import Timing
+
+
+def test_the_queues_window_counts_for_its_lane_only(database: Database) -> None:
+    QueueControl(database).set_window("mon 10:00-11:00")
+    timetable = Timetable(database, Rules())
+    with pytest.raises(InvalidParams, match="never opens"):
+        timetable.timing(Lane.BATCH, {"window": "tue 10:00-11:00"})
+    assert timetable.timing(Lane.INTERACTIVE, {"window": "tue 10:00-11:00"}) == Timing("tue 10:00-11:00")
+    assert timetable.timing(Lane.BATCH, {"window": None}) == Timing()
