@@ -134,8 +134,9 @@ class Line:
     def upcoming(self, loaded: str, count: int) -> list[str]:
         """Ids of the jobs that one worker would take next, if nothing else came or went."""
         taken: list[str] = []
+        lanes = {lane: turns_of(self._db, lane) for lane in rows.LANES}
         for lane, priority in self._groups():
-            turns, runs = turns_of(self._db, lane), self._runs(lane, priority, count - len(taken))
+            turns, runs = lanes[lane], self._runs(lane, priority, count - len(taken))
             while runs and len(taken) < count:
                 head, passed_over = choose((run[0] for run in runs.values()), turns, loaded, self._streak)
                 turns, loaded = turns.after(head, passed_over, loaded), head.model
@@ -143,6 +144,7 @@ class Line:
                 runs[head.owner, head.model].popleft()
                 if not runs[head.owner, head.model]:
                     del runs[head.owner, head.model]
+            lanes[lane] = turns
             if len(taken) == count:
                 break
         return taken
