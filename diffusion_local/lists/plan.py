@@ -12,6 +12,7 @@ from diffusion_local.catalog import Catalog, Model, whole_number
 from diffusion_local.completion import series
 from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, QueueFull
+from diffusion_local.estimates import Work
 from diffusion_local.lists.expansion import MANY, Expander, Text
 from diffusion_local.lists.fields import EXPANSIONS, BadLine, Entry
 from diffusion_local.lists.formats import bad
@@ -67,7 +68,7 @@ class Plan:
         self.lines = 0
         self.pictures = 0
         self.models: Counter[str] = Counter()
-        self.cost: dict[str, float] = {}
+        self.work: Counter[Work] = Counter()
         self.pixels = 0
         self.first: list[str] = []
         self._newest: deque[str] = deque(maxlen=SHOWN_PROMPTS)
@@ -135,7 +136,7 @@ class Plan:
                 else:
                     self._newest.append(prompt)
                 yield replace(one, prompt=prompt)
-            self.cost[params.model] = self.cost.get(params.model, 0.0) + params.cost * count
+            self.work[Work.of(params)] += count
             self.pixels += params.width * params.height * count
 
     def _longest_with(self, model: str, prompt: str, negative: str) -> None:

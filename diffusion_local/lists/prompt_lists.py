@@ -95,7 +95,7 @@ class PromptLists:
             lines=plan.lines,
             pictures=plan.pictures,
             models=dict(plan.models),
-            seconds=self._view.seconds(plan.cost),
+            seconds=self._view.seconds(plan.work),
             bytes=None if size is None else round(size * plan.pixels),
             first=plan.first,
             last=plan.last(),

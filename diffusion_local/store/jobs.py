@@ -14,6 +14,7 @@ from diffusion_local.store import allowance, rows
 from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.line import RIPE, RIPEN, Line, Rules, gate_of
 from diffusion_local.store.ownership import SEPARATOR, scoped, seen
+from diffusion_local.store.paces import Measured
 from diffusion_local.store.selection import Selection
 from diffusion_local.store.tombstones import missing
 
@@ -161,11 +162,12 @@ class JobStore:
             )
             return told(wanted)
 
-    def finish(self, claim: Claim, image: Image) -> None:
+    def finish(self, claim: Claim, image: Image, measured: Measured | None = None) -> None:
         """The picture's row and `done`, in one transaction. Its file must be there already. Raises LostClaim."""
+        taken = measured.columns() if measured else {}
+        ended = ENDED + ", step = :step, cancel_requested = 0" + "".join(f", {name} = :{name}" for name in taken)
         with self._database.write() as db:
-            ended = ENDED + ", step = :step, cancel_requested = 0"
-            owner = self._settle(db, "finish", claim, ended, step=image.params.steps).owner
+            owner = self._settle(db, "finish", claim, ended, step=image.params.steps, **taken).owner
             db.table("images").insert(rows.image_row(image) | {"owner": owner})
 
     def fail(self, claim: Claim, failure: Failure) -> None:

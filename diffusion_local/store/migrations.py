@@ -169,7 +169,12 @@ def m004_overnight(db: Database) -> None:
         )
         """,
         "ALTER TABLE jobs ADD COLUMN gate INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX jobs_of_batch ON jobs (batch_id, state)",
         "ALTER TABLE jobs ADD COLUMN kind TEXT NOT NULL DEFAULT 'txt2img'",
+        "ALTER TABLE jobs ADD COLUMN pixels INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE jobs ADD COLUMN steps INTEGER NOT NULL DEFAULT 1",
+        "UPDATE jobs SET steps = json_extract(params, '$.steps'), "
+        "pixels = json_extract(params, '$.width') * json_extract(params, '$.height')",
         # What estimates learn from: measured by the worker (seconds), and what was estimated at the claim.
         "ALTER TABLE jobs ADD COLUMN run_seconds REAL",
         "ALTER TABLE jobs ADD COLUMN load_seconds REAL",
@@ -181,6 +186,11 @@ def m004_overnight(db: Database) -> None:
         "CREATE INDEX jobs_due ON jobs (gate, lane, priority DESC, owner, model, position) "
         "WHERE state = 'queued' AND held = 0 AND not_before IS NULL",
         "CREATE INDEX jobs_later ON jobs (not_before) WHERE state = 'queued' AND not_before IS NOT NULL",
+        "DROP INDEX jobs_work",
+        "DROP INDEX jobs_queued",
+        "CREATE INDEX jobs_work ON jobs (model, kind, pixels, steps) WHERE state = 'queued'",
+        "CREATE INDEX jobs_queued ON jobs (lane, priority DESC, position, model, kind, pixels, steps) "
+        "WHERE state = 'queued'",
         "CREATE TABLE turns (lane INTEGER PRIMARY KEY, virtual INTEGER NOT NULL, turn INTEGER NOT NULL, "
         "passed_over INTEGER NOT NULL)",
         "CREATE TABLE shares (lane INTEGER NOT NULL, owner TEXT NOT NULL, finish INTEGER NOT NULL, "

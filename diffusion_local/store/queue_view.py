@@ -1,23 +1,27 @@
 """What is asked about the queue without changing it: snapshot, lists, positions, history, paces."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import sqlite_utils
 
 from diffusion_local import estimates
-from diffusion_local.domain import FINAL, Batch, Event, Job, Snapshot, State, utc_now
+from diffusion_local.domain import FINAL, Batch, Event, Job, Params, Snapshot, State, Worker, utc_now
+from diffusion_local.estimates import Work
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.line import Line, Rules
 from diffusion_local.store.ownership import scoped, seen, veiled
+from diffusion_local.store.paces import pace_of, waiting_work
 from diffusion_local.store.tombstones import missing
 
 ORDER = "ORDER BY lane, priority DESC, position"
 STALL_STEPS = 20
 FEW = 3  # jobs whose places are cheaper to look up one by one
-PACE_JOBS = 20  # recent jobs a model's pace is the median of
+#: What stands before a job in line, as positions go; between owners and models it is turns that decide (store.line).
+BEFORE = "(lane < :lane OR lane = :lane AND (priority > :priority OR priority = :priority AND position < :position))"
 VISIBLE = f"(actor_sees_all() OR EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_id AND {seen('jobs')}))"
 
 
@@ -52,13 +56,10 @@ class QueueView:
             workers = [rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")]
             line = Line(db, now, self.rules)
             first = waiting_jobs(db, line, next((each.model for each in workers if each.model), ""), waiting)
-            queued_cost = dict(
-                db.execute(
-                    "SELECT model, sum(cost) FROM jobs INDEXED BY jobs_work WHERE state = 'queued' GROUP BY model"
-                ).fetchall()
-            )
-            paces = self._paces(db, {*queued_cost, *(job.params.model for job in running)})
-            hands = sum(worker.status != "stopped" for worker in workers)
+            work = waiting_work(db)
+            pace = pace_of(db, {*(each.model for each in work), *(job.params.model for job in running)})
+            hands = hands_of(workers)
+            opens = line.closed()
             return Snapshot(
                 revision=revision,
                 counts={state: counts.get(str(state), 0) for state in State},
@@ -68,10 +69,10 @@ class QueueView:
                 workers=workers,
                 paused=bool(paused),
                 reason=blocked,
-                eta=estimates.finish_times(running, first, paces, hands),
-                total_eta=estimates.total(running, queued_cost, paces, hands),
+                eta=estimates.finish_times(running, first, pace, len(hands), hands, seconds_until(now, opens)),
+                total_eta=estimates.total(running, work, pace, len(hands), hands),
                 window=window,
-                opens=line.closed(),
+                opens=opens,
             )
 
     def place(self, job: Job) -> tuple[int | None, float | None]:
@@ -80,24 +81,24 @@ class QueueView:
             return None, None
         with self._database.read() as db:
             running = jobs(db, "WHERE state = 'running'")
-            hands = scalar(db, "SELECT count(*) FROM workers WHERE status != 'stopped'")
-            ahead: dict[str, float] = {}
+            hands = hands_of([rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")])
+            ahead: dict[Work, int] = {}
             position = None
             if job.state is State.QUEUED:
-                counted = db.execute(
-                    "SELECT model, count(*), sum(cost) FROM jobs INDEXED BY jobs_queued WHERE state = 'queued' AND "
-                    "(lane < :lane OR lane = :lane AND (priority > :priority OR priority = :priority AND "
-                    "position < :position)) GROUP BY model",
-                    {"lane": rows.LANE_RANKS[job.lane], "priority": job.priority, "position": job.position},
-                ).fetchall()
-                position = 1 + sum(count for _, count, _ in counted)
-                ahead = {model: cost for model, _, cost in counted}
-            paces = self._paces(db, {*ahead, job.params.model, *(each.params.model for each in running)})
-        own = estimates.seconds_left(job, paces)
+                ahead = waiting_work(
+                    db,
+                    BEFORE,
+                    lane=rows.LANE_RANKS[job.lane],
+                    priority=job.priority,
+                    position=job.position,
+                )
+                position = 1 + sum(ahead.values())
+            models = {*(each.model for each in ahead), job.params.model, *(each.params.model for each in running)}
+            pace = pace_of(db, models)
         if job.state is State.RUNNING:
-            return None, own
-        before = estimates.total(running, ahead, paces, hands)
-        return position, None if own is None or before is None else before + own
+            return None, estimates.seconds_left(job, pace, job.params.model)
+        ahead[Work.of(job.params)] = ahead.get(Work.of(job.params), 0) + 1
+        return position, estimates.total(running, ahead, pace, len(hands), hands)
 
     def places(self, asked: Sequence[Job]) -> dict[str, tuple[int | None, float | None]]:
         """What ``place`` says, of many jobs by id. One walk along the queue, however long the list."""
@@ -109,17 +110,19 @@ class QueueView:
         }
         with self._database.read() as db:
             running = jobs(db, "WHERE state = 'running'")
-            hands = scalar(db, "SELECT count(*) FROM workers WHERE status != 'stopped'")
+            hands = hands_of([rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")])
             models = [row[0] for row in db.execute("SELECT DISTINCT model FROM jobs WHERE state = 'queued'").fetchall()]
-            paces = self._paces(db, {*models, *(job.params.model for job in running)})
-            line = db.execute(f"SELECT id, model, cost FROM jobs INDEXED BY jobs_queued WHERE state = 'queued' {ORDER}")
-            ahead: dict[str, float] = {}
-            for position, (job_id, model, cost) in enumerate(line, start=1):
+            pace = pace_of(db, {*models, *(job.params.model for job in running)})
+            line = db.execute(
+                f"SELECT id, model, kind, pixels, steps FROM jobs INDEXED BY jobs_queued WHERE state = 'queued' {ORDER}"
+            )
+            ahead: Counter[Work] = Counter()
+            for position, (job_id, *work) in enumerate(line, start=1):
                 if not left:
                     break
-                ahead[model] = ahead.get(model, 0.0) + cost
+                ahead[Work(*work)] += 1
                 if left.pop(job_id, None):
-                    places[job_id] = (position, estimates.total(running, ahead, paces, hands))
+                    places[job_id] = (position, estimates.total(running, ahead, pace, len(hands), hands))
         return places | dict.fromkeys(left, (None, None))  # started or ended since they were read
 
     def jobs(
@@ -210,29 +213,31 @@ class QueueView:
         with self._database.read() as db:
             found = list(db.query("SELECT * FROM jobs WHERE state = 'running' AND worker = ?", [slot]))
             running = [(rows.job(row), str(row["reported_at"])) for row in found]
-            paces = self._paces(db, {job.params.model for job, _ in running})
-        steps = [paces.get(job.params.model, 0.0) * job.params.cost / job.params.steps for job, _ in running]
+            pace = pace_of(db, {job.params.model for job, _ in running})
+        steps = [(pace.seconds(Work.of(job.params)) or 0.0) / job.params.steps for job, _ in running]
         return [(job, at, max(floor, STALL_STEPS * step)) for (job, at), step in zip(running, steps, strict=True)]
 
-    def seconds(self, cost: Mapping[str, float]) -> float | None:
-        """Seconds that so much work of each model takes the workers there are; None while a pace is not known."""
+    def seconds(self, work: Mapping[Work, int]) -> float | None:
+        """Seconds that so many pictures take the workers there are; None while something is not known."""
         with self._database.read() as db:
-            hands = scalar(db, "SELECT count(*) FROM workers WHERE status != 'stopped'")
-            return estimates.total((), cost, self._paces(db, set(cost)), hands)
+            hands = hands_of([rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")])
+            return estimates.total((), work, pace_of(db, {each.model for each in work}), len(hands), hands)
 
-    @staticmethod
-    def _paces(db: sqlite_utils.Database, models: set[str]) -> dict[str, float]:
-        paces = {}
-        for model in models:
-            history = db.execute(
-                "SELECT (julianday(finished_at) - julianday(started_at)) * 86400, cost FROM jobs "
-                f"WHERE state = 'done' AND model = ? ORDER BY finished_at DESC LIMIT {PACE_JOBS}",
-                [model],
-            ).fetchall()
-            known = estimates.pace(history)
-            if known is not None:
-                paces[model] = known
-        return paces
+    def expected(self, params: Params, loaded: str) -> float | None:
+        """Seconds that a picture takes a worker that has ``loaded`` in memory, its model's load included."""
+        with self._database.read() as db:
+            pace = pace_of(db, [params.model])
+        each = pace.seconds(Work.of(params))
+        return None if each is None else each + pace.load(params.model, loaded)
+
+
+def hands_of(workers: Sequence[Worker]) -> list[str]:
+    """The models that the workers have loaded, one for each that works; of nobody, for estimates, one with none."""
+    return [worker.model for worker in workers if worker.status != "stopped"] or [""]
+
+
+def seconds_until(now: datetime, opens: Mapping[int, str | None]) -> dict[int, float]:
+    return {gate: (datetime.fromisoformat(at) - now).total_seconds() for gate, at in opens.items() if at}
 
 
 def waiting_jobs(db: sqlite_utils.Database, line: Line, loaded: str, count: int) -> list[Job]:

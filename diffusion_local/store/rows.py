@@ -62,6 +62,8 @@ def job_row(job: Job) -> Row:
         "created_at": job.created_at,
         "from_job": job.from_job,
         "kind": str(job.params.kind),
+        "pixels": job.params.width * job.params.height,
+        "steps": job.params.steps,
     }
 
 

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from PIL import Image as PIL
@@ -25,6 +26,7 @@ from diffusion_local.errors import (
 from diffusion_local.store import recipe
 from diffusion_local.store.files import key_for
 from diffusion_local.store.jobs import Flags
+from diffusion_local.store.paces import Measured
 from diffusion_local.worker.stopping import Stop
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class Runner:
         self._settings = house.settings
         self._jobs = house.jobs
         self._control = house.control
+        self._view = house.view
         self._workers = house.workers
         self._files = house.files
         self._catalog = house.catalog
@@ -55,6 +58,7 @@ class Runner:
         self._drawing: Future[None] | None = None
         self._unsettled: list[Job] = []
         self._worked_at = time.monotonic()
+        self._load_seconds = 0.0
 
     def work_off(self) -> None:
         """Run what is due until nothing is, or until told to stop."""
@@ -104,6 +108,8 @@ class Runner:
     def run(self, job: Job) -> None:
         """Make one job's picture. Whatever happens, the job is settled or left to ``recover``."""
         made: list[Picture] = []
+        self._load_seconds = 0.0
+        expected = self._view.expected(job.params, self._engine.loaded)
         started = time.monotonic()
         if self._settle(job, lambda: made.append(self._make(job))):
             # 3. Save on the other thread; one picture at a time, so that memory stays flat.
@@ -112,7 +118,9 @@ class Runner:
             except DatabaseProblem:
                 self._unsettled.append(job)
                 raise
-            self._saving = self._saver.submit(self._finish, job, made[0], time.monotonic() - started)
+            run = time.monotonic() - started - self._load_seconds
+            measured = Measured(run, self._load_seconds, expected, str(made[0].facts.get("rung", "")))
+            self._saving = self._saver.submit(self._finish, job, made[0], measured)
             if job.crashes:  # a suspect is settled alone, so that the crash of another is not counted as its own
                 self.wait_for_saver()
         else:
@@ -144,10 +152,12 @@ class Runner:
         if self._engine.loaded != job.params.model:
             self._stop_if_asked(self._jobs.report(job.claim, 0, f"loading {job.params.model}"))
             self._workers.tell(self._slot, "loading", job.params.model)
+            began = time.monotonic()
             try:
                 self._engine.load(self._catalog.get(job.params.model))
             except NotFound as error:
                 raise ModelUnavailable(f"{error.message} Put its folder back into models/, then try again.") from None
+            self._load_seconds = time.monotonic() - began
             self._workers.tell(self._slot, "busy", self._engine.loaded)
         # 2. Denoise, with a report after each step.
         return self._engine.generate(job.params, self._reporter(job))
@@ -184,22 +194,22 @@ class Runner:
         if self._drawing is None or self._drawing.done():
             self._drawing = self._previewer.submit(lambda: self._files.save_preview(job.id, preview()))
 
-    def _finish(self, job: Job, picture: Picture, seconds: float) -> None:
+    def _finish(self, job: Job, picture: Picture, measured: Measured) -> None:
         try:
-            self._settle(job, lambda: self._save(job, picture, seconds))
+            self._settle(job, lambda: self._save(job, picture, measured))
         finally:
             self._forget(job)
 
-    def _save(self, job: Job, picture: Picture, seconds: float) -> None:
+    def _save(self, job: Job, picture: Picture, measured: Measured) -> None:
         """Bytes before rows: the picture's row and `done` are written once its file is safe."""
+        seconds = measured.run + measured.load
         key = key_for(job.id, job.created_at)
         width, height = picture.image.size
         image = Image(job.id, job.id, key, job.params, width, height, 0, utc_now(), seconds)
         self._jobs.flags(job.claim)  # a claim lost meanwhile must not touch the file
         size = self._files.save(key, picture.image, recipe.texts(image, picture.facts))
-        self._jobs.finish(
-            job.claim, Image(job.id, job.id, key, job.params, width, height, size, image.created_at, seconds)
-        )
+        saved = replace(image, bytes=size)
+        self._jobs.finish(job.claim, saved, measured)
         log.info("done in %.2f s", seconds, extra={"job": job.id})
 
     def _forget(self, job: Job) -> None:

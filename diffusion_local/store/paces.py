@@ -1,0 +1,81 @@
+"""What estimates learn from: how long pictures took on this machine, and how good earlier estimates were."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+import sqlite_utils
+
+from diffusion_local.estimates import Made, Pace, Work
+from diffusion_local.store.database import Database
+
+PACE_JOBS = 200  # newest pictures of a model that it is learned from
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """How a picture came to be, in seconds; ``expected`` was estimated before, ``load`` and ``run`` took place.
+
+    ``run`` is the picture's share of a forward pass of ``together`` pictures, on ``rung`` of the memory policy.
+    """
+
+    run: float
+    load: float = 0.0
+    expected: float | None = None
+    rung: str = ""
+    together: int = 1
+
+    def columns(self) -> dict[str, float | str | int | None]:
+        return {
+            "run_seconds": self.run,
+            "load_seconds": self.load or None,
+            "expected_seconds": self.expected,
+            "rung": self.rung,
+            "together": self.together,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateError:
+    """Of ``count`` pictures whose time was estimated when they were begun: the median of |estimated - took| / took."""
+
+    count: int
+    median: float | None
+
+
+def pace_of(db: sqlite_utils.Database, models: Iterable[str]) -> Pace:
+    history = []
+    for model in models:
+        found = db.execute(
+            "SELECT kind, pixels, steps, coalesce(run_seconds, (julianday(finished_at) - julianday(started_at)) "
+            "* 86400), load_seconds, rung, together FROM jobs "
+            f"WHERE state = 'done' AND model = ? ORDER BY finished_at DESC LIMIT {PACE_JOBS}",
+            [model],
+        ).fetchall()
+        history += [Made(Work(model, *each[:3]), *each[3:]) for each in found]
+    return Pace.of(history)
+
+
+def waiting_work(db: sqlite_utils.Database, where: str = "", **values: int | str) -> dict[Work, int]:
+    """How many jobs of each kind of work wait; ``where`` is a literal of the store about the line's order."""
+    index, and_where = ("jobs_queued", f"AND {where}") if where else ("jobs_work", "")
+    found = db.execute(
+        f"SELECT model, kind, pixels, steps, count(*) FROM jobs INDEXED BY {index} WHERE state = 'queued' {and_where} "
+        "GROUP BY model, kind, pixels, steps",
+        values,
+    ).fetchall()
+    return {Work(*work): count for *work, count in found}
+
+
+def estimate_error(database: Database, batch_id: str | None = None, since: str = "") -> EstimateError:
+    """How far estimates were off, of a batch or of all that was finished ``since`` then (UTC)."""
+    of_batch = "batch_id = :batch_id" if batch_id else "finished_at >= :since"
+    with database.read() as db:
+        found = db.execute(
+            "SELECT abs(expected_seconds - run_seconds - coalesce(load_seconds, 0)) "
+            "/ (run_seconds + coalesce(load_seconds, 0)) FROM jobs "
+            f"WHERE {of_batch} AND state = 'done' AND expected_seconds IS NOT NULL AND run_seconds > 0",
+            {"batch_id": batch_id, "since": since},
+        ).fetchall()
+    errors = [row[0] for row in found]
+    return EstimateError(len(errors), median(errors) if errors else None)
