@@ -30,8 +30,6 @@ SAMPLERS = (
 )
 #: Spacings of the noise levels, as A1111 names them.
 SCHEDULES = ("Automatic", "Uniform", "SGM Uniform", "Karras", "Exponential", "Beta")
-#: Memory policies from the fastest to the one that needs least; ``engine.memory`` says what each does.
-RUNGS = ("resident", "vae_tiling", "model_offload", "group_offload", "attention_slicing", "sequential")
 
 
 @dataclass(frozen=True, slots=True)

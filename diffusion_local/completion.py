@@ -7,7 +7,7 @@ from typing import Any
 from diffusion_local import checks
 from diffusion_local.checks import Defaults, Limits
 from diffusion_local.errors import InvalidParams, NotFound
-from diffusion_local.params import NAMES, Kind, Params
+from diffusion_local.params import NAMES, RUNGS, Kind, Params
 
 #: Fields of Params that a submit may set beside the prompt.
 SETTINGS = tuple(name for name in NAMES if name != "prompt")
@@ -130,7 +130,7 @@ def variation(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rung(given: Mapping[str, Any]) -> str:
-    return checks.one_of("rung", given["rung"], checks.RUNGS) if given.get("rung") else ""
+    return checks.one_of("rung", given["rung"], tuple(RUNGS)) if given.get("rung") else ""
 
 
 def upscaled(

@@ -9,6 +9,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.store.control import QueueControl
 from diffusion_local.store.database import Database
 from diffusion_local.store.files import LocalFiles
+from diffusion_local.store.fits import FitStore
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.line import Rules
@@ -29,6 +30,7 @@ class House:
     view: QueueView
     images: ImageStore
     workers: WorkerStore
+    fits: FitStore
     files: LocalFiles
     queue: HueyQueue
     sources: Sources
@@ -42,12 +44,12 @@ def open_house(settings: Settings) -> House:
     database = Database.open(settings.database)
     rules = Rules(settings.zone, settings.model_streak)
     jobs, control, view = JobStore(database, rules), QueueControl(database), QueueView(database, rules)
-    images, workers = ImageStore(database), WorkerStore(database)
+    images, workers, fits = ImageStore(database), WorkerStore(database), FitStore(database)
     files, queue = LocalFiles(settings), HueyQueue(settings.queue_database)
     sources = Sources(settings, images, files)
     catalog = Catalog(settings.starter, Places.of(settings), sources.size)
     studio = Studio(settings, jobs, control, view, images, workers, files, queue, sources, catalog)
-    return House(settings, database, jobs, control, view, images, workers, files, queue, sources, catalog, studio)
+    return House(settings, database, jobs, control, view, images, workers, fits, files, queue, sources, catalog, studio)
 
 
 def open_studio(settings: Settings) -> Studio:

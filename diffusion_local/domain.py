@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from ulid import ULID
 
+from diffusion_local.params import RUNGS as RUNGS
 from diffusion_local.params import Kind as Kind
 from diffusion_local.params import Lora as Lora
 from diffusion_local.params import Params as Params
@@ -185,6 +186,26 @@ class Image:
     starred: bool = False
     trashed_at: str | None = None
     owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What was learned about the memory of one model, kind of work and size (pixels) on one device.
+
+    ``worked`` and ``failed`` are rungs or empty: the one used last with success, with the ``peak_bytes`` it took, and
+    the one nearest to the end of the ladder that ran out of memory while ``free_bytes`` were free.
+    """
+
+    model: str
+    kind: Kind
+    width: int
+    height: int
+    device: str
+    worked: str = ""
+    peak_bytes: int = 0
+    failed: str = ""
+    free_bytes: int = 0
+    at: str = ""
 
 
 @dataclass(frozen=True, slots=True)

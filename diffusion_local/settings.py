@@ -17,11 +17,13 @@ from zoneinfo import ZoneInfo
 import platformdirs
 
 from diffusion_local.errors import InvalidParams
+from diffusion_local.params import RUNGS
 
 PREFIX = "DIFFUSION_LOCAL_"
 ENGINES = ("diffusers", "fake")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 ON_STOP = ("give_back", "finish")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -40,6 +42,9 @@ class Settings:
     engine: str = setting("diffusers", "what makes the pictures; fake draws test cards without a model", ENGINES)
     device: str = setting("auto", "device of the worker", DEVICES)
     threads: int = setting(0, "CPU threads of a worker; 0 leaves it to torch")
+    memory: str = setting("auto", "how models are held in memory: auto, or the rung to begin with", ("auto", *RUNGS))
+    memory_limit_gb: float = setting(0.0, "most GPU memory that a worker may take, in GiB; 0 is all there is")
+    precision: str = setting("auto", "numbers that models run in; auto chooses by device and model", PRECISIONS)
     max_count: int = setting(100, "most pictures in one submit")
     max_queued: int = setting(100_000, "most jobs waiting at once")
     model_streak: int = setting(16, "pictures for which a loaded model may go before others whose turn it is")

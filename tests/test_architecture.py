@@ -13,7 +13,8 @@ from tests.support import PACKAGE, run_python
 #: From the bottom up. A module imports from lower rows and from its own unit; units of one row do not know each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors"),
-    ("params", "settings", "actor", "turns", "when"),
+    ("params",),
+    ("settings", "actor", "turns", "when"),
     ("domain", "checks"),
     ("completion",),
     ("models",),
@@ -44,6 +45,7 @@ HOMES = {
     "accelerate": ("engine/",),
     "safetensors": ("engine/",),
     "numpy": ("engine/",),
+    "psutil": ("engine/",),
     "sqlite_utils": ("store/",),
     "sqlite3": ("store/", "queue.py", "doctor.py"),  # the last two only to name its errors
     "platformdirs": ("settings.py",),

@@ -1,13 +1,14 @@
 """The seam between the worker and whatever draws the picture. This file imports neither torch nor diffusers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from PIL import Image as PIL
 
 from diffusion_local.catalog import Model
-from diffusion_local.domain import Params
+from diffusion_local.domain import Fit, Params
+from diffusion_local.engine.memory import Choice
 
 #: Called after each denoising step with the number of steps done (1 = first) and a function that draws a small
 #: preview when called, or None. Whatever it raises (Stopped, LostClaim) leaves ``generate`` unchanged.
@@ -22,6 +23,11 @@ class Picture:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+#: Called while a model is loaded with the share of its bytes that is there (0 to 1); not called where it was there
+#: already. Whatever it raises leaves ``load`` unchanged.
+OnProgress = Callable[[float], None]
+
+
 class Engine(Protocol):
     """Turns Params into a picture on one device. Knows no job, no database, no file of ours."""
 
@@ -31,19 +37,39 @@ class Engine(Protocol):
         ...
 
     @property
-    def loaded(self) -> str:
-        """Id of the model in memory, or an empty string."""
+    def ladder(self) -> tuple[str, ...]:
+        """The rungs (``params.RUNGS``) of this device, best first."""
         ...
 
-    def load(self, model: Model) -> None:
-        """Have this model in memory. Raises ModelUnavailable or OutOfMemory; what was loaded before may be gone."""
+    @property
+    def loaded(self) -> str:
+        """Id of the model loaded last and still in memory, or an empty string."""
+        ...
+
+    def plan(self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "") -> Choice:
+        """How to hold a model for this picture, from what is free now and what was learned; ``wanted``: a rung."""
+        ...
+
+    def free(self) -> int:
+        """Bytes of the device's memory that are free for models, those counted that can be put away."""
+        ...
+
+    def load(self, model: Model, choice: Choice | None = None, on_progress: OnProgress | None = None) -> None:
+        """Have this model in memory as chosen; others stay while there is room.
+
+        Raises ModelUnavailable or OutOfMemory, after which no model is loaded, and whatever ``on_progress`` raises.
+        """
         ...
 
     def generate(self, params: Params, on_step: OnStep) -> Picture:
-        """Make one picture with the loaded model. Equal params give equal pixels on the same device.
+        """Make one picture with the loaded model. Equal params give equal pixels on the same device and rung.
 
         Raises EngineError (OutOfMemory, BadImage) and whatever ``on_step`` raises; usable again after each of them.
         """
+        ...
+
+    def spare(self) -> bool:
+        """Put away every model but the loaded one. Whether there were any."""
         ...
 
     def unload(self) -> None:

@@ -7,7 +7,7 @@ from diffusion_local.settings import Settings
 def open_engine(settings: Settings, slot: str) -> Engine:
     """The engine of the settings on the device of this slot (``gpu0``, ``mps0``, ``cpu0``), with no model loaded.
 
-    Raises DeviceUnavailable if this machine has no such device.
+    Raises DeviceUnavailable if this machine has no such device, UserError if it lacks the precision of the settings.
     """
     if settings.engine == "fake":
         from diffusion_local.engine.fake import FakeEngine
@@ -17,4 +17,5 @@ def open_engine(settings: Settings, slot: str) -> Engine:
     from diffusion_local.engine.devices import at_slot
     from diffusion_local.engine.diffusers_engine import DiffusersEngine
 
-    return DiffusersEngine(at_slot(slot), settings.threads)
+    limit = int(settings.memory_limit_gb * 1024**3)
+    return DiffusersEngine(at_slot(slot), settings.threads, settings.precision, limit)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from diffusion_local.engine import precision
 from diffusion_local.errors import UserError
 
 _KINDS = {"gpu": "cuda", "mps": "mps", "cpu": "cpu"}
@@ -28,14 +29,15 @@ class DeviceUnavailable(UserError):
 class Device:
     """A device that runs one worker.
 
-    ``torch`` and ``dtype`` are torch's names (``cuda:0``, ``float16``); ``memory`` is its total in bytes.
+    ``torch`` is torch's name of it (``cuda:0``); ``memory`` is its total in bytes; ``bf16`` tells whether it computes
+    in bfloat16 itself.
     """
 
     slot: str
     torch: str
-    dtype: str
     words: str
     memory: int | None = None
+    bf16: bool = False
 
     @property
     def type(self) -> str:
@@ -55,8 +57,7 @@ def find(wanted: str = "auto") -> list[Device]:
         case "mps":
             return _mps()
         case "cpu":
-            # fp16 is emulated on CPUs: minutes a picture where fp32 takes seconds.
-            return [Device("cpu0", "cpu", "float32", "CPU", _physical_memory())]
+            return [Device("cpu0", "cpu", "CPU", _physical_memory(), precision.cpu_has_bf16())]
     raise DeviceUnavailable(f"There is no device type {wanted!r}. Known: auto, cuda, mps, cpu.")
 
 
@@ -77,7 +78,8 @@ def _cuda() -> list[Device]:
     devices = []
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
-        devices.append(Device(f"gpu{index}", f"cuda:{index}", "float16", card.name, card.total_memory))
+        bf16 = card.major >= 8 or torch.version.hip is not None  # Ampere and newer
+        devices.append(Device(f"gpu{index}", f"cuda:{index}", card.name, card.total_memory, bf16))
     return devices
 
 
@@ -98,8 +100,7 @@ def _mps() -> list[Device]:
         raise DeviceUnavailable(
             f"PyTorch {torch.__version__} cannot use an Apple GPU here: it needs macOS on Apple silicon."
         )
-    # fp16 gives black pictures with some models on this device.
-    return [Device("mps0", "mps", "float32", "Apple GPU", _physical_memory())]
+    return [Device("mps0", "mps", "Apple GPU", _physical_memory())]
 
 
 def _physical_memory() -> int | None:

@@ -5,18 +5,19 @@ import os
 import re
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from PIL import Image as PIL
 from PIL import ImageDraw, ImageFont
 
 from diffusion_local.catalog import Model
-from diffusion_local.domain import Params
-from diffusion_local.engine import OnStep, Picture
+from diffusion_local.domain import Fit, Params
+from diffusion_local.engine import OnProgress, OnStep, Picture
+from diffusion_local.engine.memory import GIB, LADDERS, Choice, Weights, choose, estimate
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
 
 PREVIEW_SIZE = 256
-_DIRECTIVE = re.compile(r"\[(fail|oom|crash|hang|flaky|slow:\d+(?:\.\d+)?)\]")
+_DIRECTIVE = re.compile(r"\[(fail|oom(?::[a-z_]+)?|crash|hang|flaky|slow:\d+(?:\.\d+)?)\]")
 
 
 class Hiccup(EngineError):
@@ -31,7 +32,8 @@ class FakeEngine:
     Words in the prompt make it misbehave, at the end of step 2 (step 1 of 1) and before that step is reported:
 
         [fail]      EngineError
-        [oom]       OutOfMemory
+        [oom]       OutOfMemory, whatever the rung of memory
+        [oom:RUNG]  OutOfMemory on every rung above this one
         [flaky]     a transient EngineError, only the first time this engine meets this seed
         [crash]     the process dies at once with exit code 13
         [hang]      never returns
@@ -39,20 +41,31 @@ class FakeEngine:
     """
 
     device = "Test cards (no model)"
+    ladder = LADDERS["cuda"]
 
     def __init__(self, step_seconds: float = 0.02) -> None:
         self._step_seconds = step_seconds
         self._model: Model | None = None
+        self._rung = self.ladder[0]
         self._met: set[int] = set()
 
     @property
     def loaded(self) -> str:
         return self._model.id if self._model else ""
 
-    def load(self, model: Model) -> None:
+    def plan(self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "") -> Choice:
+        return choose(self.ladder, model.id, estimate(Weights(), 2, 1, 1), self.free(), params, learned, wanted)
+
+    def free(self) -> int:
+        return 8 * GIB
+
+    def load(self, model: Model, choice: Choice | None = None, on_progress: OnProgress | None = None) -> None:
         if not model.ready:
             raise ModelUnavailable(f"Model {model.id!r} cannot be loaded. {model.problem}")
-        self._model = model
+        if on_progress is not None and self.loaded != model.id:
+            on_progress(0.0)
+            on_progress(1.0)
+        self._model, self._rung = model, choice.rung if choice else self.ladder[0]
 
     def generate(self, params: Params, on_step: OnStep) -> Picture:
         if self.loaded != params.model:
@@ -70,6 +83,9 @@ class FakeEngine:
             card, {"engine": "fake", "device": self.device, "denoise_seconds": round(time.monotonic() - started, 3)}
         )
 
+    def spare(self) -> bool:
+        return False
+
     def unload(self) -> None:
         self._model = None
 
@@ -80,6 +96,9 @@ class FakeEngine:
                     raise EngineError("The prompt asked the fake engine to fail.")
                 case "oom":
                     raise OutOfMemory
+                case _ if directive.startswith("oom:"):
+                    if self._rung in self.ladder[: self.ladder.index(directive[4:])]:
+                        raise OutOfMemory
                 case "crash":
                     os._exit(13)
                 case "hang":

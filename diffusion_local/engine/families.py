@@ -11,26 +11,28 @@ from typing import Any
 import diffusers
 import torch
 
+#: Parts of a pipeline by name.
+Parts = dict[str, Any]
 #: Arguments of a pipeline call that carry the prompt.
 Conditioning = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """``load(folder, dtype)`` gives a pipeline on the CPU, ``embed(pipe, prompt, negative)`` what it is to draw.
+    """``load(folder, dtype, parts)`` gives a pipeline on the CPU, ``embed(pipe, prompt, negative)`` what it is to draw.
 
-    ``negative`` is None where classifier-free guidance is off.
+    ``parts`` are those with weights, already loaded. ``negative`` is None where classifier-free guidance is off.
     """
 
-    load: Callable[[Path, torch.dtype], Any]
+    load: Callable[[Path, torch.dtype, Parts], Any]
     embed: Callable[[Any, str, str | None], Conditioning]
 
 
-def load_sd(folder: Path, dtype: torch.dtype) -> Any:
+def load_sd(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
     return diffusers.StableDiffusionPipeline.from_pretrained(
         folder,
+        **parts,
         dtype=dtype,
-        variant=variant(folder, dtype),
         local_files_only=True,
         use_safetensors=True,
         safety_checker=None,
@@ -41,15 +43,15 @@ def load_sd(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def embed_sd(pipe: Any, prompt: str, negative: str | None) -> Conditioning:
-    positive, against = pipe.encode_prompt(prompt, pipe.device, 1, negative is not None, negative or None)
+    positive, against = pipe.encode_prompt(prompt, pipe._execution_device, 1, negative is not None, negative or None)
     return {"prompt_embeds": positive, "negative_prompt_embeds": against}
 
 
-def load_sdxl(folder: Path, dtype: torch.dtype) -> Any:
+def load_sdxl(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
     pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(
         folder,
+        **parts,
         dtype=dtype,
-        variant=variant(folder, dtype),
         local_files_only=True,
         use_safetensors=True,
         add_watermarker=False,
@@ -64,7 +66,7 @@ def load_sdxl(folder: Path, dtype: torch.dtype) -> Any:
 def embed_sdxl(pipe: Any, prompt: str, negative: str | None) -> Conditioning:
     # An empty negative must be None: SDXL was trained with zeros, not with the embedding of an empty text.
     positive, against, pooled, pooled_against = pipe.encode_prompt(
-        prompt, None, pipe.device, 1, negative is not None, negative or None
+        prompt, None, pipe._execution_device, 1, negative is not None, negative or None
     )
     return {
         "prompt_embeds": positive,
@@ -78,10 +80,3 @@ FAMILIES = {
     "sd": Family(load_sd, embed_sd),
     "sdxl": Family(load_sdxl, embed_sdxl),
 }
-
-
-def variant(folder: Path, dtype: torch.dtype) -> str | None:
-    """``fp16`` where the folder has such files and they are what is wanted, or all there is."""
-    half = set((folder / "unet").glob("*.fp16*.safetensors"))
-    full = set((folder / "unet").glob("*.safetensors")) - half
-    return "fp16" if half and (dtype == torch.float16 or not full) else None

@@ -11,9 +11,10 @@ from datetime import UTC, datetime, timedelta
 
 from PIL import Image as PIL
 
+from diffusion_local.catalog import Model
 from diffusion_local.compose import House
 from diffusion_local.domain import MAX_TRIES, Failure, Image, Job, utc_now, utc_text
-from diffusion_local.engine import Engine, Picture
+from diffusion_local.engine import Engine, OnStep, Picture
 from diffusion_local.errors import (
     DatabaseProblem,
     DeviceLost,
@@ -27,6 +28,7 @@ from diffusion_local.store import recipe
 from diffusion_local.store.files import key_for
 from diffusion_local.store.jobs import Flags
 from diffusion_local.store.paces import Measured
+from diffusion_local.worker.ladder import Ladder
 from diffusion_local.worker.stopping import Stop
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,8 @@ class Runner:
         self._saving: Future[None] | None = None
         self._drawing: Future[None] | None = None
         self._unsettled: list[Job] = []
+        self._ladder = Ladder(engine, house.fits, house.settings.memory)
+        self._model: Model | None = None
         self._worked_at = time.monotonic()
         self._load_seconds = 0.0
 
@@ -148,19 +152,29 @@ class Runner:
         self._previewer.shutdown()
 
     def _make(self, job: Job) -> Picture:
-        # 1. Have the model in memory.
-        if self._engine.loaded != job.params.model:
-            self._stop_if_asked(self._jobs.report(job.claim, 0, f"loading {job.params.model}"))
-            self._workers.tell(self._slot, "loading", job.params.model)
-            began = time.monotonic()
+        params, began = job.params, 0.0
+
+        def on_progress(share: float) -> None:
+            nonlocal began
+            began = began or time.monotonic()
+            self._stop_if_asked(self._jobs.report(job.claim, 0, f"loading {params.model}, {share:.0%}"))
+            self._workers.tell(self._slot, "loading" if share < 1 else "busy", params.model)
+
+        def on_steps() -> OnStep:
+            self._load_seconds = time.monotonic() - began if began else self._load_seconds
+            return self._reporter(job)
+
+        def say(words: str) -> None:
+            self._stop_if_asked(self._jobs.report(job.claim, 0, words))
+
+        # 1. Know the model; one that is in memory needs no look at its files.
+        if self._model is None or self._model.id != params.model or self._engine.loaded != params.model:
             try:
-                self._engine.load(self._catalog.get(job.params.model))
+                self._model = self._catalog.get(params.model)
             except NotFound as error:
                 raise ModelUnavailable(f"{error.message} Put its folder back into models/, then try again.") from None
-            self._load_seconds = time.monotonic() - began
-            self._workers.tell(self._slot, "busy", self._engine.loaded)
-        # 2. Denoise, with a report after each step.
-        return self._engine.generate(job.params, self._reporter(job))
+        # 2. Have it in memory and denoise, with a report after each step; a smaller way of holding it if need be.
+        return self._ladder.make(self._model, params, on_progress, on_steps, say)
 
     def _reporter(self, job: Job) -> Callable[[int, Callable[[], PIL.Image] | None], None]:
         self._stop_if_asked(self._jobs.report(job.claim, 0))

@@ -17,6 +17,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class Card:
     name = "NVIDIA Test 24GB"
+    major = 8
     total_memory = 24 * 2**30
 
 
@@ -28,18 +29,18 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_without_a_gpu_there_is_the_cpu_in_fp32() -> None:
+def test_without_a_gpu_there_is_the_cpu() -> None:
     [cpu] = devices.find()
-    assert (cpu.slot, cpu.torch, cpu.dtype, cpu.type) == ("cpu0", "cpu", "float32", "cpu")
+    assert (cpu.slot, cpu.torch, cpu.type) == ("cpu0", "cpu", "cpu")
     assert cpu.memory is None or cpu.memory > 2**28
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_every_gpu_is_found_in_fp16() -> None:
+def test_every_gpu_is_found() -> None:
     found = devices.find()
-    assert [(d.slot, d.torch, d.dtype, d.type) for d in found] == [
-        ("gpu0", "cuda:0", "float16", "cuda"),
-        ("gpu1", "cuda:1", "float16", "cuda"),
+    assert [(d.slot, d.torch, d.bf16, d.type) for d in found] == [
+        ("gpu0", "cuda:0", True, "cuda"),
+        ("gpu1", "cuda:1", True, "cuda"),
     ]
     assert found[0].memory == Card.total_memory
     assert devices.at_slot("gpu1") == found[1]

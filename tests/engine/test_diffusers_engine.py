@@ -10,7 +10,8 @@ from PIL import Image
 
 from diffusion_local.catalog import Model
 from diffusion_local.engine import autoencoder, samplers
-from diffusion_local.engine.diffusers_engine import PROMPTS_KEPT, DiffusersEngine, Loaded
+from diffusion_local.engine.diffusers_engine import PROMPTS_KEPT, DiffusersEngine
+from diffusion_local.engine.rack import Loaded
 from diffusion_local.errors import BadImage, EngineError, OutOfMemory
 from tests.engine.conftest import Draw
 from tests.support import PARAMS

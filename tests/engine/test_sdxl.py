@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from diffusion_local.catalog import Model, read_folder
-from diffusion_local.engine import families
+from diffusion_local.engine import loading
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from tests.engine.conftest import Draw
 
@@ -87,12 +87,12 @@ def test_half_precision_files_are_taken_where_they_fit_or_are_all_there_is(tmp_p
     unet = tmp_path / "unet"
     unet.mkdir()
     (unet / "diffusion_pytorch_model.fp16.safetensors").touch()
-    assert families.variant(tmp_path, torch.float32) == "fp16"
+    assert loading.variant(unet, torch.float32) == "fp16"
     (unet / "diffusion_pytorch_model.safetensors").touch()
-    assert families.variant(tmp_path, torch.float32) is None
-    assert families.variant(tmp_path, torch.float16) == "fp16"
+    assert loading.variant(unet, torch.float32) is None
+    assert loading.variant(unet, torch.float16) == "fp16"
     (unet / "diffusion_pytorch_model.fp16.safetensors").unlink()
-    assert families.variant(tmp_path, torch.float16) is None
+    assert loading.variant(unet, torch.float16) is None
 
 
 def test_a_folder_of_half_precision_files_only_is_loaded(

@@ -1,0 +1,47 @@
+"""The engine's own errors for those of the libraries."""
+
+import traceback
+from collections.abc import Callable
+
+import torch
+
+from diffusion_local.catalog import Model
+from diffusion_local.errors import DeviceLost, EngineError, ModelUnavailable, OutOfMemory
+
+
+def named(error: Exception, otherwise: Callable[[Exception], EngineError]) -> EngineError:
+    """The engine's own error for one of the libraries'; frames are cleared, as they hold tensors."""
+    traceback.clear_frames(error.__traceback__)
+    if isinstance(error, EngineError):
+        return error
+    problem = OutOfMemory() if is_out_of_memory(error) else DeviceLost() if is_lost(error) else otherwise(error)
+    problem.__cause__ = error
+    return problem
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+def is_lost(error: Exception) -> bool:
+    """After an error of the driver every further call in this process fails, too."""
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("CUDA error", "HIP error"))
+
+
+def unloadable(model: Model, error: Exception) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"Model {model.id!r} cannot be loaded: {_first_line(error).replace(str(model.path), model.path.name)} "
+        "If the folder is complete, copy or download the model again."
+    )
+
+
+def unmakeable(error: Exception) -> EngineError:
+    return EngineError(f"The picture could not be made: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300].rstrip(".") + "."

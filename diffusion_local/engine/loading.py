@@ -1,0 +1,39 @@
+"""Loads the parts of a diffusers folder one by one, so that a person sees how far it is and can still cancel."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffusion_local.engine import OnProgress, weights
+
+_LIBRARIES = ("diffusers", "transformers")
+
+
+def load_parts(folder: Path, dtype: torch.dtype, on_progress: OnProgress) -> dict[str, Any]:
+    """Every part that has weights, on the CPU. ``on_progress`` is told the share of the bytes that is there."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    sizes = weights.read(folder).parts
+    parts: dict[str, Any] = {}
+    for name in sizes:
+        library, class_name = index[name] if isinstance(index.get(name), list) else (None, None)
+        if library in _LIBRARIES and class_name:
+            on_progress(sum(sizes[part] for part in parts) / sum(sizes.values()))
+            parts[name] = getattr(importlib.import_module(library), class_name).from_pretrained(
+                folder / name,
+                dtype=dtype,
+                variant=variant(folder / name, dtype),
+                local_files_only=True,
+                use_safetensors=True,
+            )
+    on_progress(1.0)
+    return parts
+
+
+def variant(part: Path, dtype: torch.dtype) -> str | None:
+    """``fp16`` where the part has such files and they are what is wanted, or all there is."""
+    half = set(part.glob("*.fp16*.safetensors"))
+    full = set(part.glob("*.safetensors")) - half
+    return "fp16" if half and (dtype == torch.float16 or not full) else None

@@ -1,0 +1,150 @@
+"""Which rung a model is held on: what it needs is estimated from its files, and corrected by what was learned.
+
+Torch-free. Bytes throughout. The activation figures were fitted to peaks measured with SD 1.5 at 512x512 and SDXL at
+1024x1024 in fp16 (``scripts/results/gpu-engine.json``): memory beyond the weights grows with the pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from diffusion_local.domain import RUNGS, Fit, Params
+
+#: Rungs by type of device, best first. A CPU or an Apple GPU has one memory: there is nothing to move out to.
+LADDERS: dict[str, tuple[str, ...]] = {
+    "cuda": ("resident", "vae_tiling", "model_offload", "group_offload", "sequential"),
+    "mps": ("resident", "vae_tiling", "attention_slicing"),
+    "cpu": ("resident", "vae_tiling", "attention_slicing"),
+}
+
+GIB = 1024**3
+#: Numbers held at the peak of a step or of the decoding, for each pixel of the picture.
+STEP_NUMBERS = 720
+DECODE_NUMBERS = 1330  # of a VAE with 128 channels at full size, as SD, SDXL, SD3 and FLUX have
+#: Side of the tiles in which a picture is decoded below ``resident``, and on the last rung.
+TILE, SMALL_TILE = 512, 256
+#: What the allocator loses to fragments, and the libraries' workspaces.
+MARGIN, WORKSPACE = 1.05, 256 * 1024**2
+#: With this much more memory free than at a failure, the rung that failed is tried again.
+RETRY_WITH = 1.15
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a model takes at one size.
+
+    ``parts``: weights of each part at the dtype it runs in; ``step`` and ``decode``: activations of one denoising step
+    and of decoding the picture; ``tiled`` and ``small_tiled``: of decoding it in tiles.
+    """
+
+    parts: Mapping[str, int]
+    step: int
+    decode: int
+    tiled: int
+    small_tiled: int
+
+    @property
+    def weights(self) -> int:
+        return sum(self.parts.values())
+
+    def at(self, rung: str) -> int:
+        """Bytes on the device at the peak, with what the allocator adds."""
+        vae = self.parts.get("vae", 0)
+        largest = max((size for part, size in self.parts.items() if part != "vae"), default=0)
+        bare = {
+            "resident": self.weights + max(self.step, self.decode),
+            "vae_tiling": self.weights + max(self.step, self.tiled),
+            "model_offload": max(largest + self.step, vae + self.tiled),
+            # the layer at work and the next ones, on their way; the VAE stays
+            "group_offload": vae + max(largest // 8 + self.step, self.tiled),
+            "attention_slicing": self.weights + max(self.step // 2, self.tiled),
+            "sequential": max(self.step // 2, self.small_tiled),
+        }[rung]
+        return int(bare * MARGIN) + WORKSPACE
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The rung to hold a model on, why in words, and how many bytes of the device that takes at its peak."""
+
+    rung: str
+    why: str = ""
+    takes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Numbers (parameters) in each part of a model; ``vae_channels`` are those of its VAE at full size."""
+
+    parts: Mapping[str, int] = field(default_factory=dict)
+    vae_channels: int = 128
+    upcasts_vae: bool = False
+
+
+def estimate(weights: Weights, number_bytes: int, width: int, height: int) -> Need:
+    """What a picture of this size needs with numbers of so many bytes (2 = half precision)."""
+    vae_bytes = 4 if weights.upcasts_vae else number_bytes
+    parts = {part: count * (vae_bytes if part == "vae" else number_bytes) for part, count in weights.parts.items()}
+
+    def decoding(pixels: int) -> int:
+        return pixels * DECODE_NUMBERS * weights.vae_channels // 128 * vae_bytes
+
+    pixels = width * height
+    return Need(
+        parts=parts,
+        step=pixels * STEP_NUMBERS * number_bytes,
+        decode=decoding(pixels),
+        tiled=decoding(min(pixels, TILE**2)),
+        small_tiled=decoding(min(pixels, SMALL_TILE**2)),
+    )
+
+
+def choose(
+    ladder: Sequence[str], name: str, need: Need, free: int, params: Params, learned: Sequence[Fit], wanted: str = ""
+) -> Choice:
+    """The first rung that should fit into ``free``; the last one where none does.
+
+    ``wanted`` is a rung that the person asked for. One that this device does not have counts as the next below it.
+    """
+    if wanted:
+        rung = wanted if wanted in ladder else ladder[-1]
+        return Choice(rung, "asked for", need.at(rung))
+    size = f"{params.width}x{params.height}"
+    here = _at_this_size(learned, params)
+    start, failed = 0, ""
+    for fit in learned:
+        if fit.failed in ladder and _tells_about(fit, params) and free < fit.free_bytes * RETRY_WITH:
+            below = min(ladder.index(fit.failed) + 1, len(ladder) - 1)
+            if below > start:
+                start, failed = below, fit.failed
+    for rung in ladder[start:]:
+        measured = here is not None and rung == here.worked and here.peak_bytes
+        takes = int(here.peak_bytes * MARGIN) if here and measured else need.at(rung)
+        if takes <= free:
+            break
+    if failed:
+        why = f"{failed} ran out of memory at {size} before: {RUNGS[rung]}"
+    elif rung == "resident":
+        why = f"{gib(free)} free, {name} at {size} {'took' if measured else 'needs about'} {gib(takes)}"
+    else:
+        why = f"{gib(free)} free, {name} at {size} needs about {gib(need.at('resident'))}: {RUNGS[rung]}"
+    return Choice(rung, why, takes)
+
+
+def below(ladder: Sequence[str], rung: str) -> str:
+    """The next rung, or an empty string after the last."""
+    place = ladder.index(rung) + 1
+    return ladder[place] if place < len(ladder) else ""
+
+
+def gib(count: int) -> str:
+    return f"{count / GIB:.1f} GiB"
+
+
+def _at_this_size(learned: Sequence[Fit], params: Params) -> Fit | None:
+    wanted = (params.kind, params.width, params.height)
+    return next((fit for fit in learned if (fit.kind, fit.width, fit.height) == wanted), None)
+
+
+def _tells_about(fit: Fit, params: Params) -> bool:
+    """A rung that failed at some size fails at a larger one, too."""
+    return fit.kind == params.kind and fit.width * fit.height <= params.width * params.height

@@ -1,0 +1,136 @@
+"""Puts a pipeline's parts where its rung says: on the device, or in main memory until they are needed.
+
+The offloading is diffusers' own. Attention slicing replaces torch's fused attention by a slower one that holds less, so
+it is used on the last rungs only.
+"""
+
+import gc
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import psutil
+import torch
+
+from diffusion_local.engine.memory import SMALL_TILE, TILE
+
+#: Rungs that a placed pipeline can leave for any other; from the rest only a fresh load leads back.
+MOVABLE = frozenset({"resident", "vae_tiling", "model_offload"})
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def place(pipe: Any, rung: str, device: str) -> None:
+    """Bring a pipeline to a rung, from the CPU or from a rung of MOVABLE."""
+    pipe.remove_all_hooks()
+    if rung != "resident":
+        _tile(pipe.vae, SMALL_TILE if rung == "sequential" else TILE)
+    elif hasattr(pipe.vae, "disable_tiling"):
+        pipe.vae.disable_tiling()
+    if rung in ("attention_slicing", "sequential"):
+        with suppress(NotImplementedError, ValueError):  # transformers slice nothing
+            pipe.enable_attention_slicing()
+    match rung:
+        case "model_offload":
+            pipe.enable_model_cpu_offload(device=device)
+        case "group_offload":
+            pipe.to("cpu")
+            pipe.enable_group_offload(
+                onload_device=torch.device(device),
+                offload_device=torch.device("cpu"),
+                offload_type="leaf_level",
+                use_stream=device.startswith("cuda"),
+                exclude_modules=["vae"],  # small, and its halves are called one by one, which prefetching cannot follow
+            )
+        case "sequential":
+            pipe.enable_sequential_cpu_offload(device=device)
+        case _:
+            pipe.to(device)
+
+
+def rest(pipe: Any) -> None:
+    """Between two pictures: parts that were called by themselves go back to where they wait."""
+    pipe.maybe_free_model_hooks()
+
+
+def bytes_on(pipe: Any, device_type: str) -> int:
+    """Of the weights that lie on the device now."""
+    modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    return sum(tensor.nbytes for tensor in tensors if tensor.device.type == device_type)
+
+
+def vae_in_fp32(pipe: Any, rung: str, device: str) -> None:
+    """Run the VAE in fp32 from now on."""
+    if rung == "sequential":  # its weights are held by the hooks
+        accelerate.hooks.remove_hook_from_module(pipe.vae, recurse=True)
+        pipe.vae.to(dtype=torch.float32)
+        accelerate.cpu_offload(pipe.vae, torch.device(device))
+    else:
+        pipe.vae.to(dtype=torch.float32)
+
+
+def _tile(vae: Any, side: int) -> None:
+    """Decode in tiles of this many pixels; diffusers' own default is the size that the VAE was trained at."""
+    if not hasattr(vae, "enable_tiling"):
+        return
+    vae.enable_tiling()
+    scale = 2 ** (len(vae.config.block_out_channels) - 1) if hasattr(vae.config, "block_out_channels") else 8
+    if hasattr(vae, "tile_sample_min_size"):
+        vae.tile_sample_min_size, vae.tile_latent_min_size = side, side // scale
+
+
+class Gauge:
+    """The memory of one device: what is free, and the peak of what we took."""
+
+    def __init__(self, device: str, limit: int = 0) -> None:
+        """``limit``: most bytes of a CUDA GPU that this process may take; 0 is all."""
+        self._device = device
+        self._type = device.partition(":")[0]
+        self.limit = 0
+        if limit and self._type == "cuda":
+            total = torch.cuda.get_device_properties(device).total_memory
+            self.limit = min(limit, total)
+            torch.cuda.set_per_process_memory_fraction(self.limit / total, device)
+
+    def free(self) -> int:
+        """Bytes that a model may still take."""
+        if self._type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self._device)
+            held = torch.cuda.memory_reserved(self._device)
+            used = torch.cuda.memory_allocated(self._device)
+            free += held - used
+            return min(free, self.limit - used) if self.limit else free
+        if self._type == "mps":
+            return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+        return free_main_memory()
+
+    def used(self) -> int:
+        """Bytes of tensors that are on the device; 0 where that is not known."""
+        return torch.cuda.memory_allocated(self._device) if self._type == "cuda" else 0
+
+    def collect(self) -> None:
+        """Give what is no longer used back to the device."""
+        gc.collect()
+        if self._type == "cuda":
+            torch.cuda.empty_cache()
+        elif self._type == "mps":
+            torch.mps.empty_cache()
+
+    def start(self) -> None:
+        """Measure the peak from here on."""
+        if self._type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+
+    def peak(self) -> int:
+        """Most bytes of tensors on the device since ``start``; 0 where that is not known."""
+        return torch.cuda.max_memory_allocated(self._device) if self._type == "cuda" else 0
+
+
+def free_main_memory() -> int:
+    """Bytes of main memory that are free for this process: the machine's, or less in a container with a limit."""
+    free = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):  # not on Linux, or no limit
+        limit, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, limit - used)
+    return max(free, 0)

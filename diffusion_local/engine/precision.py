@@ -1,0 +1,45 @@
+"""Which numbers a model runs in, by device and family.
+
+A rule that depends on the machine and the model only, so that equal seeds give equal pictures on it.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+from diffusion_local.errors import UserError
+
+#: Trained in fp16's range; the rest (transformers) overflow it and are run in bf16, which has fp32's.
+HALF_FAMILIES = frozenset({"sd", "sdxl"})
+#: Parameters from which a model is worth bf16 on a CPU that computes in it: 1.6 times as fast as fp32 with SD 1.5.
+LARGE = 400_000_000
+_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def dtype_of(setting: str, device: str, family: str, parameters: int, bf16: bool) -> str:
+    """torch's name of the dtype. ``device``: cuda, mps, cpu; ``bf16``: whether the device computes in it natively."""
+    if setting != "auto":
+        return _NAMES[setting]
+    if device == "cuda":
+        return "float16" if family in HALF_FAMILIES or not bf16 else "bfloat16"
+    if device == "cpu":
+        return "bfloat16" if bf16 and parameters >= LARGE else "float32"
+    return "float32"  # fp16 gives black pictures with some models on Apple GPUs
+
+
+def check(setting: str, device: str) -> None:
+    """Raises UserError for a precision that this device only emulates."""
+    if setting == "fp16" and device == "cpu":
+        raise UserError(
+            "precision: fp16 takes minutes a picture on a CPU, as it is emulated there. Choose auto, bf16 or fp32."
+        )
+
+
+@lru_cache(maxsize=1)
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 matrices itself (AVX512-BF16, AMX, or Arm's BF16), by its flags."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    lines = (line.partition(":")[2].split() for line in text.splitlines() if line.startswith(("flags", "Features")))
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(next(lines, [])))

@@ -1,0 +1,159 @@
+"""The models in memory: the one used longest ago is put away first, and only when its room is needed."""
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from diffusion_local.catalog import Model
+from diffusion_local.engine import OnProgress, faults, placement, precision, previews, single_file, weights
+from diffusion_local.engine.devices import Device
+from diffusion_local.engine.families import FAMILIES, Conditioning, Family
+from diffusion_local.engine.loading import load_parts
+from diffusion_local.engine.memory import Choice
+from diffusion_local.engine.placement import Gauge
+from diffusion_local.errors import EngineError, ModelUnavailable
+from diffusion_local.models import whole
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A model in memory and what was learned about it. ``bytes`` are those of its weights that stay on the device."""
+
+    model: Model
+    family: Family
+    pipe: Any
+    dtype: torch.dtype
+    scheduler_config: dict[str, Any]
+    factors: previews.Factors | None
+    rung: str
+    bytes: int = 0
+    load_seconds: float | None = None
+    prompts: OrderedDict[tuple[str, str | None], Conditioning] = field(default_factory=OrderedDict)
+
+
+class Rack:
+    """Models by id, the one used last at the end; ``current`` is the one that draws."""
+
+    def __init__(self, device: Device, precision: str, gauge: Gauge) -> None:
+        self._device = device
+        self._precision = precision
+        self._gauge = gauge
+        self._held: OrderedDict[str, Loaded] = OrderedDict()
+        self.current: Loaded | None = None
+
+    def free(self) -> int:
+        """Bytes of the device that are free, with those that the models held here would give back."""
+        return self._gauge.free() + sum(held.bytes for held in self._held.values())
+
+    def bytes_of_others(self) -> int:
+        return sum(held.bytes for held in self._held.values() if held is not self.current)
+
+    def dtype_of(self, model: Model) -> torch.dtype:
+        parameters = sum(weights.read(model.path).parts.values())
+        name = precision.dtype_of(self._precision, self._device.type, model.family, parameters, self._device.bf16)
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+
+    def load(self, model: Model, choice: Choice, on_progress: OnProgress) -> None:
+        """See ``Engine.load``."""
+        held = self._held.get(model.id)
+        if held and held.model.path == model.path and held.rung == choice.rung:
+            self._use(held)
+            self._make_room(model.id, choice.takes - held.bytes)
+            return
+        if not model.ready:
+            raise ModelUnavailable(f"Model {model.id!r} cannot be loaded. {model.problem}")
+        if model.family not in FAMILIES:
+            raise ModelUnavailable(f"Model {model.id!r} is of a family that is not supported: {model.family}.")
+        if held and (held.model.path != model.path or held.rung not in placement.MOVABLE):
+            held = None
+        if held is None:
+            whole.check(model.path)
+            self._held.pop(model.id, None)
+        self.current = None
+        raised: list[BaseException] = []
+
+        def tell(share: float) -> None:
+            try:
+                on_progress(share)
+            except BaseException as error:
+                raised.append(error)
+                raise
+
+        problem: EngineError
+        try:
+            self._hold(held, model, choice, tell)
+            return
+        except Exception as error:
+            self._held.pop(model.id, None)
+            held = None
+            if error in raised:
+                raise
+            problem = faults.named(error, partial(faults.unloadable, model))
+        self._gauge.collect()
+        raise problem
+
+    def spare(self) -> bool:
+        """Put away all but the current one. Whether there were any."""
+        others = [name for name, held in self._held.items() if held is not self.current]
+        for name in others:
+            del self._held[name]
+        self._gauge.collect()
+        return bool(others)
+
+    def clear(self) -> None:
+        self.current = None
+        self._held.clear()
+        self._gauge.collect()
+
+    def _hold(self, held: Loaded | None, model: Model, choice: Choice, on_progress: OnProgress) -> None:
+        """Bring a model to a rung, from another one where it is held, else from its files."""
+        if held is None:
+            self._gauge.collect()
+            weight = sum(weights.read(model.path).parts.values()) * self.dtype_of(model).itemsize
+            self._make_room(model.id, choice.takes, weight)
+            held = self._load(model, on_progress)
+        else:
+            self._make_room(model.id, choice.takes - held.bytes)
+        placement.place(held.pipe, choice.rung, self._device.torch)
+        held.rung = choice.rung
+        held.bytes = placement.bytes_on(held.pipe, self._device.type)
+        self._use(held)
+        self._gauge.collect()
+
+    def _load(self, model: Model, on_progress: OnProgress) -> Loaded:
+        started = time.monotonic()
+        family, dtype = FAMILIES[model.family], self.dtype_of(model)
+        if model.file:
+            on_progress(0.0)
+            pipe = single_file.load(model, dtype)
+            on_progress(1.0)
+        else:
+            pipe = family.load(model.folder, dtype, load_parts(model.folder, dtype, on_progress))
+        pipe.set_progress_bar_config(disable=True)
+        return Loaded(
+            model=model,
+            family=family,
+            pipe=pipe,
+            dtype=dtype,
+            scheduler_config=dict(pipe.scheduler.config),
+            factors=previews.fit(pipe.vae),
+            rung="",
+            load_seconds=time.monotonic() - started,
+        )
+
+    def _use(self, held: Loaded) -> None:
+        self._held[held.model.id] = self.current = held
+        self._held.move_to_end(held.model.id)
+
+    def _make_room(self, keep: str, device_bytes: int, main_bytes: int = 0) -> None:
+        """Put away the models used longest ago, but for ``keep``, until so many bytes are free."""
+        for name in [name for name in self._held if name != keep]:
+            if self._gauge.free() >= device_bytes and placement.free_main_memory() >= main_bytes:
+                return
+            del self._held[name]
+            self._gauge.collect()

@@ -1,0 +1,28 @@
+"""The fits table: which rung of memory worked, and which did not, by model, kind of work, size and device."""
+
+from dataclasses import asdict
+
+from diffusion_local.domain import Fit, Kind, utc_now
+from diffusion_local.store.database import Database
+
+
+class FitStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def of(self, model: str, device: str) -> list[Fit]:
+        """All that was learned about a model on a device."""
+        with self._database.read() as db:
+            found = db.query("SELECT * FROM fits WHERE model = ? AND device = ?", [model, device])
+            return [Fit(**row | {"kind": Kind(row["kind"])}) for row in found]
+
+    def learn(self, fit: Fit) -> None:
+        """Write it over what was known of this model, kind, size and device."""
+        row = asdict(fit) | {"kind": str(fit.kind), "at": utc_now()}
+        with self._database.write() as db:
+            db.table("fits").upsert(row, pk=("model", "kind", "width", "height", "device"))
+
+    def forget(self, model: str) -> None:
+        """A model that was replaced or removed is to be measured anew."""
+        with self._database.write() as db:
+            db.execute("DELETE FROM fits WHERE model = ?", [model])

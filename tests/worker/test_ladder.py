@@ -1,0 +1,171 @@
+"""Out of memory is a step down, not a failure: the same job again, and the rung remembered."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from PIL import Image as PIL
+
+from diffusion_local.catalog import Model
+from diffusion_local.compose import House
+from diffusion_local.domain import RUNGS, Claim, Job, Kind, State
+from diffusion_local.engine import OnProgress
+from diffusion_local.engine.fake import FakeEngine
+from diffusion_local.engine.memory import Choice
+from diffusion_local.errors import OutOfMemory
+from diffusion_local.store import recipe
+from diffusion_local.store.jobs import Flags, JobStore
+from diffusion_local.worker.runner import Runner
+from diffusion_local.worker.stopping import Stop
+
+
+class Recording(FakeEngine):
+    """Remembers on which rungs it was asked to load; ``others`` models are said to be in memory beside."""
+
+    def __init__(self, others: int = 0) -> None:
+        super().__init__(0)
+        self.rungs: list[str] = []
+        self.others = others
+        self.fails_to_load: set[str] = set()
+
+    def load(self, model: Model, choice: Choice | None = None, on_progress: OnProgress | None = None) -> None:
+        assert choice is not None
+        self.rungs.append(choice.rung)
+        if choice.rung in self.fails_to_load:
+            self.unload()
+            raise OutOfMemory
+        super().load(model, choice, on_progress)
+
+    def spare(self) -> bool:
+        spared, self.others = self.others > 0, 0
+        return spared
+
+
+@pytest.fixture
+def engine() -> Recording:
+    return Recording()
+
+
+@pytest.fixture
+def runner(house: House, engine: Recording) -> Iterator[Runner]:
+    opened = Runner(house, "cpu0", engine, Stop())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def phases(house: House, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What jobs are said to be doing."""
+    told: list[str] = []
+    report = house.jobs.report
+
+    def listen(self: JobStore, claim: Claim, step: int, phase: str = "") -> Flags:
+        told.append(phase)
+        return report(claim, step, phase)
+
+    monkeypatch.setattr(JobStore, "report", listen)
+    return told
+
+
+def run(house: House, runner: Runner, prompt: str, **settings: Any) -> Job:
+    sizes = {"width": 256, "height": 256, "steps": 4, "seed": 7}
+    [job_id] = house.studio.submit(prompt, **sizes | settings).job_ids
+    runner.work_off()
+    return house.jobs.get(job_id)
+
+
+def facts(house: House, job: Job) -> dict[str, Any]:
+    assert job.state is State.DONE, job.failure
+    image = house.images.of_jobs([job.id])[job.id]
+    with PIL.open(house.files.path(image.key)) as stored:
+        found = recipe.read(stored)
+    assert found is not None
+    return dict(found["facts"])
+
+
+def test_a_job_that_fits_says_on_which_rung_and_why(house: House, runner: Runner, engine: Recording) -> None:
+    found = facts(house, run(house, runner, "a red apple"))
+    assert found["rung"] == "resident"
+    assert "GiB free" in found["rung_why"]
+    assert "steps_down" not in found
+    assert engine.rungs == ["resident"]
+
+
+def test_out_of_memory_steps_down_and_runs_the_same_job_again(
+    house: House, runner: Runner, engine: Recording, phases: list[str]
+) -> None:
+    job = run(house, runner, "[oom:model_offload]")
+    found = facts(house, job)
+    assert (job.attempt, job.tries, job.crashes) == (1, 0, 0)
+    assert engine.rungs == ["resident", "vae_tiling", "model_offload"]
+    assert found["rung"] == "model_offload"
+    assert found["steps_down"] == ["resident", "vae_tiling"]
+    assert found["rung_why"].startswith("vae_tiling ran out of memory")
+    assert f"stepping down: {RUNGS['model_offload']}" in phases
+
+
+def test_the_rung_is_remembered_for_model_and_size(house: House, runner: Runner, engine: Recording) -> None:
+    run(house, runner, "[oom:model_offload]")
+    engine.rungs.clear()
+    found = facts(house, run(house, runner, "[oom:model_offload]", seed=8))
+    assert engine.rungs == ["model_offload"]
+    assert "before" in found["rung_why"]
+    engine.rungs.clear()
+    run(house, runner, "a red apple", width=128)  # smaller: nothing is known of it
+    assert engine.rungs == ["resident"]
+    [fit] = [fit for fit in house.fits.of("starter", engine.device) if fit.failed]
+    assert (fit.kind, fit.width, fit.worked, fit.failed) == (Kind.TXT2IMG, 256, "model_offload", "vae_tiling")
+
+
+def test_only_the_last_rung_fails_the_job_and_says_what_to_try(house: House, runner: Runner, engine: Recording) -> None:
+    job = run(house, runner, "[oom]")
+    assert job.failure is not None
+    assert (job.state, job.failure.kind) == (State.FAILED, "out_of_memory")
+    assert engine.rungs == list(engine.ladder)
+    assert "256x256" in job.failure.message
+    assert "Try a smaller size" in job.failure.message
+    assert run(house, runner, "a red apple", width=128).state is State.DONE
+
+
+def test_out_of_memory_while_loading_steps_down_too(house: House, runner: Runner, engine: Recording) -> None:
+    engine.fails_to_load = {"resident", "vae_tiling"}
+    found = facts(house, run(house, runner, "a red apple"))
+    assert found["steps_down"] == ["resident", "vae_tiling"]
+
+
+def test_other_models_are_put_away_before_a_step_down(house: House) -> None:
+    engine = Recording(others=1)
+    engine.fails_to_load = {"resident"}
+    opened = Runner(house, "cpu0", engine, Stop())
+    found = facts(house, run(house, opened, "a red apple"))
+    opened.close()
+    assert engine.rungs == ["resident", "resident", "vae_tiling"]
+    assert found["steps_down"] == ["resident"]
+
+
+def test_a_rung_of_the_settings_is_where_it_begins(house: House, engine: Recording) -> None:
+    forced = replace(house, settings=replace(house.settings, memory="group_offload"))
+    opened = Runner(forced, "cpu0", engine, Stop())
+    found = facts(house, run(house, opened, "a red apple"))
+    assert (found["rung"], found["rung_why"]) == ("group_offload", "asked for")
+    found = facts(house, run(house, opened, "[oom:sequential]", seed=8))
+    opened.close()
+    assert (found["rung"], found["steps_down"]) == ("sequential", ["group_offload"])
+
+
+def test_what_is_known_is_written_once(house: House, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(house, runner, "a red apple")
+    monkeypatch.setattr(type(house.fits), "learn", lambda self, fit: pytest.fail("nothing new was learned"))
+    assert run(house, runner, "a red apple", seed=9).state is State.DONE
+
+
+def test_loading_shows_how_far_it_is(house: House, runner: Runner, phases: list[str]) -> None:
+    run(house, runner, "a red apple")
+    assert [phase for phase in phases if phase.startswith("loading")] == [
+        "loading starter, 0%",
+        "loading starter, 100%",
+    ]
+    phases.clear()
+    run(house, runner, "a red apple", seed=8)
+    assert not any(phases)
