@@ -13,7 +13,8 @@ from diffusion_local.errors import BadImage
 
 def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     """The mode of the posterior, scaled."""
-    latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
+    encoded = vae.encode(pixels.to(vae.dtype))
+    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
     mean, std = _statistics(vae, latents)
     return (latents - mean) / std * vae.config.scaling_factor
 
@@ -43,8 +44,8 @@ def decode(vae: Any, latents: torch.Tensor) -> PIL.Image:
 
 
 def _statistics(vae: Any, latents: torch.Tensor) -> tuple[Any, Any]:
-    """Mean and standard deviation of the latents by channel, where the config has them (some SDXL kin)."""
+    """Mean and standard deviation of the latents by channel (some SDXL kin), or the shift of all (SD3, FLUX)."""
     mean, std = getattr(vae.config, "latents_mean", None), getattr(vae.config, "latents_std", None)
     if mean is None or std is None:
-        return 0.0, 1.0
+        return getattr(vae.config, "shift_factor", None) or 0.0, 1.0
     return latents.new_tensor(mean).view(1, -1, 1, 1), latents.new_tensor(std).view(1, -1, 1, 1)

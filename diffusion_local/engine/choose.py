@@ -16,6 +16,7 @@ def open_engine(settings: Settings, slot: str) -> Engine:
 
     from diffusion_local.engine.devices import at_slot
     from diffusion_local.engine.diffusers_engine import DiffusersEngine
+    from diffusion_local.engine.materials import Materials
 
     limit = int(settings.memory_limit_gb * 1024**3)
-    return DiffusersEngine(at_slot(slot), settings.threads, settings.precision, limit)
+    return DiffusersEngine(at_slot(slot), settings.threads, settings.precision, limit, Materials(settings))

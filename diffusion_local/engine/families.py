@@ -1,6 +1,6 @@
 """What differs from one family of models to the next: how it is loaded and how it reads a prompt.
 
-Plain functions, one pair a family; a new family copies a pair before anything is shared.
+Plain functions, a few a family; a new family copies them before anything is shared.
 """
 
 from collections.abc import Callable
@@ -11,21 +11,42 @@ from typing import Any
 import diffusers
 import torch
 
+from diffusion_local.domain import Params
+from diffusion_local.engine import autoencoder, prompts
+
 #: Parts of a pipeline by name.
 Parts = dict[str, Any]
 #: Arguments of a pipeline call that carry the prompt.
 Conditioning = dict[str, Any]
 
 
+def sized_and_guided(params: Params) -> dict[str, Any]:
+    return {"width": params.width, "height": params.height, "guidance_scale": params.guidance}
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
-    """``load(folder, dtype, parts)`` gives a pipeline on the CPU, ``embed(pipe, prompt, negative)`` what it is to draw.
+    """``load(folder, dtype, parts)`` gives a pipeline on the CPU, of parts that have their weights already.
 
-    ``parts`` are those with weights, already loaded. ``negative`` is None where classifier-free guidance is off.
+    ``embed(pipe, prompt, negative, clip_skip)`` gives what it is to draw, where ``negative`` is None without classifier-free guidance; ``guided(pipe, guidance)`` says whether there is.
+
+    ``shape(pipe, width, height)`` is that of the latents, 1 x C x h x w; a pipeline may want them in another order,
+    which ``pack(pipe, latents)`` gives and ``unpack(pipe, latents, width, height)`` takes back. ``scales_start``: it
+    multiplies the latents it is given by the scheduler's ``init_noise_sigma``. ``encode(pipe, pixels)`` gives latents;
+    ``call(params)`` further arguments; ``inpainting(pipe)`` the pipeline for a UNet that reads a mask.
     """
 
     load: Callable[[Path, torch.dtype, Parts], Any]
-    embed: Callable[[Any, str, str | None], Conditioning]
+    embed: Callable[[Any, str, str | None, int], Conditioning]
+    guided: Callable[[Any, float], bool]
+    shape: Callable[[Any, int, int], tuple[int, ...]]
+    pack: Callable[[Any, torch.Tensor], torch.Tensor] = lambda pipe, latents: latents
+    unpack: Callable[[Any, torch.Tensor, int, int], torch.Tensor] = lambda pipe, latents, width, height: latents
+    call: Callable[[Params], dict[str, Any]] = sized_and_guided
+    encode: Callable[[Any, torch.Tensor], torch.Tensor] = lambda pipe, pixels: autoencoder.encode(pipe.vae, pixels)
+    latents_dtype: torch.dtype | None = None
+    scales_start: bool = False
+    inpainting: Callable[[Any], Any] | None = None
 
 
 def load_sd(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
@@ -42,9 +63,36 @@ def load_sd(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
     )
 
 
-def embed_sd(pipe: Any, prompt: str, negative: str | None) -> Conditioning:
-    positive, against = pipe.encode_prompt(prompt, pipe._execution_device, 1, negative is not None, negative or None)
-    return {"prompt_embeds": positive, "negative_prompt_embeds": against}
+def embed_sd(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
+    device = pipe._execution_device
+    text, against = plain_and_short(pipe, prompt, negative)
+    if text is not None:
+        skip = clip_skip - 1 if clip_skip > 1 else None  # diffusers counts the layers left out
+        positive, unwanted = pipe.encode_prompt(text, device, 1, against is not None, against or None, clip_skip=skip)
+        return {"prompt_embeds": positive, "negative_prompt_embeds": unwanted}
+    read = prompts.Encoder(pipe, "", max(0, clip_skip - 1), True, device)
+    if negative is None:
+        return {"prompt_embeds": read(prompt), "negative_prompt_embeds": None}
+    positive, unwanted = prompts.same_length(read(prompt), read(negative), read(""))
+    return {"prompt_embeds": positive, "negative_prompt_embeds": unwanted}
+
+
+def plain_and_short(pipe: Any, prompt: str, negative: str | None) -> tuple[str | None, str | None]:
+    """Both texts without marks if neither has weights and both fit into the encoder, else None for the prompt."""
+    texts = [prompts.plain(each) for each in (prompt, negative) if each is not None]
+    if any(text is None or not prompts.fits(pipe.tokenizer, text) for text in texts):
+        return None, None
+    return texts[0], texts[1] if negative is not None else None
+
+
+def guided_unet(pipe: Any, guidance: float) -> bool:
+    """Distilled models (LCM) have guidance as an input instead."""
+    return guidance > 1 and pipe.unet.config.time_cond_proj_dim is None
+
+
+def shape_unet(pipe: Any, width: int, height: int) -> tuple[int, ...]:
+    scale = pipe.vae_scale_factor
+    return (1, pipe.vae.config.latent_channels, height // scale, width // scale)
 
 
 def load_sdxl(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
@@ -63,20 +111,52 @@ def load_sdxl(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
     return pipe
 
 
-def embed_sdxl(pipe: Any, prompt: str, negative: str | None) -> Conditioning:
-    # An empty negative must be None: SDXL was trained with zeros, not with the embedding of an empty text.
-    positive, against, pooled, pooled_against = pipe.encode_prompt(
-        prompt, None, pipe._execution_device, 1, negative is not None, negative or None
-    )
+def embed_sdxl(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
+    device, skip = pipe._execution_device, max(0, clip_skip - 2)  # trained with the last layer but one
+    text, against = plain_and_short(pipe, prompt, negative)
+    if text is not None:
+        # An empty negative must be None: SDXL was trained with zeros, not with the embedding of an empty text.
+        positive, unwanted, pooled, unwanted_pooled = pipe.encode_prompt(
+            text, None, device, 1, against is not None, against or None, clip_skip=skip or None
+        )
+    else:
+        first, second = (prompts.Encoder(pipe, number, 1 + skip, False, device) for number in ("", "_2"))
+
+        def read(words: str) -> torch.Tensor:
+            return torch.cat([first(words), second(words)], dim=-1)
+
+        positive, pooled, unwanted, unwanted_pooled = read(prompt), second.pooled(prompt), None, None
+        if negative is not None:
+            if negative:
+                positive, unwanted = prompts.same_length(positive, read(negative), read(""))
+                unwanted_pooled = second.pooled(negative)
+            else:
+                unwanted, unwanted_pooled = torch.zeros_like(positive), torch.zeros_like(pooled)
     return {
         "prompt_embeds": positive,
-        "negative_prompt_embeds": against,
+        "negative_prompt_embeds": unwanted,
         "pooled_prompt_embeds": pooled,
-        "negative_pooled_prompt_embeds": pooled_against,
+        "negative_pooled_prompt_embeds": unwanted_pooled,
     }
 
 
 FAMILIES = {
-    "sd": Family(load_sd, embed_sd),
-    "sdxl": Family(load_sdxl, embed_sdxl),
+    "sd": Family(
+        load_sd,
+        embed_sd,
+        guided_unet,
+        shape_unet,
+        scales_start=True,
+        inpainting=lambda pipe: diffusers.StableDiffusionInpaintPipeline(
+            **pipe.components, requires_safety_checker=False
+        ),
+    ),
+    "sdxl": Family(
+        load_sdxl,
+        embed_sdxl,
+        guided_unet,
+        shape_unet,
+        scales_start=True,
+        inpainting=lambda pipe: diffusers.StableDiffusionXLInpaintPipeline(**pipe.components, add_watermarker=False),
+    ),
 }

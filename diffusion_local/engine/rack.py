@@ -2,37 +2,20 @@
 
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 
 from diffusion_local.catalog import Model
 from diffusion_local.engine import OnProgress, faults, placement, precision, previews, single_file, weights
 from diffusion_local.engine.devices import Device
-from diffusion_local.engine.families import FAMILIES, Conditioning, Family
+from diffusion_local.engine.families import FAMILIES
+from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.loading import load_parts
 from diffusion_local.engine.memory import Choice
 from diffusion_local.engine.placement import Gauge
 from diffusion_local.errors import EngineError, ModelUnavailable
 from diffusion_local.models import whole
-
-
-@dataclass(slots=True)
-class Loaded:
-    """A model in memory and what was learned about it. ``bytes`` are those of its weights that stay on the device."""
-
-    model: Model
-    family: Family
-    pipe: Any
-    dtype: torch.dtype
-    scheduler_config: dict[str, Any]
-    factors: previews.Factors | None
-    rung: str
-    bytes: int = 0
-    load_seconds: float | None = None
-    prompts: OrderedDict[tuple[str, str | None], Conditioning] = field(default_factory=OrderedDict)
 
 
 class Rack:

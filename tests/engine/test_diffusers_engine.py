@@ -10,8 +10,9 @@ from PIL import Image
 
 from diffusion_local.catalog import Model
 from diffusion_local.engine import autoencoder, samplers
-from diffusion_local.engine.diffusers_engine import PROMPTS_KEPT, DiffusersEngine
-from diffusion_local.engine.rack import Loaded
+from diffusion_local.engine.diffusers_engine import DiffusersEngine
+from diffusion_local.engine.loaded import Loaded
+from diffusion_local.engine.painting import PROMPTS_KEPT
 from diffusion_local.errors import BadImage, EngineError, OutOfMemory
 from tests.engine.conftest import Draw
 from tests.support import PARAMS
@@ -65,9 +66,9 @@ def test_a_prompt_is_embedded_once(draw: Draw, loaded: Loaded, monkeypatch: pyte
     loaded.prompts.clear()
     read: list[tuple[str, str | None]] = []
 
-    def embed(pipe: Any, prompt: str, negative: str | None) -> Any:
+    def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Any:
         read.append((prompt, negative))
-        return family.embed(pipe, prompt, negative)
+        return family.embed(pipe, prompt, negative, clip_skip)
 
     family = loaded.family
     monkeypatch.setattr(loaded, "family", replace(family, embed=embed))
@@ -78,7 +79,7 @@ def test_a_prompt_is_embedded_once(draw: Draw, loaded: Loaded, monkeypatch: pyte
     for number in range(PROMPTS_KEPT + 3):
         loaded.prompts[str(number), None] = {}
     draw(steps=1, prompt="one more")
-    assert ("one more", "") in loaded.prompts
+    assert ("one more", "", 0, (), frozenset()) in loaded.prompts
 
 
 def test_facts_tell_how_it_was_made(diffusers_engine: DiffusersEngine, draw: Draw, starter: Model) -> None:

@@ -1,0 +1,36 @@
+"""A model in memory."""
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from diffusion_local.catalog import Model
+from diffusion_local.domain import Lora
+from diffusion_local.engine import previews
+from diffusion_local.engine.families import Conditioning, Family
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A model in memory and what was learned about it. ``bytes`` are those of its weights that stay on the device.
+
+    ``prompts`` are embeddings by what they were made from; ``loras``, ``words`` and ``vae`` what was put into it.
+    """
+
+    model: Model
+    family: Family
+    pipe: Any
+    dtype: torch.dtype
+    scheduler_config: dict[str, Any]
+    factors: previews.Factors | None
+    rung: str
+    bytes: int = 0
+    load_seconds: float | None = None
+    prompts: OrderedDict[Hashable, Conditioning] = field(default_factory=OrderedDict)
+    loras: tuple[Lora, ...] = ()
+    words: frozenset[str] = frozenset()
+    vae: str = ""
+    own_vae: Any = None

@@ -1,0 +1,74 @@
+"""What a picture is made from beside its model: source pictures, and files of the home's folders. No torch here."""
+
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+
+from PIL import Image as PIL
+
+from diffusion_local.errors import ModelUnavailable
+from diffusion_local.settings import Settings
+
+#: What carries weights and can also carry code that runs when it is opened.
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+
+
+class Materials:
+    """Finds what Params name, below one home."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def source(self, source_id: str) -> PIL.Image:
+        """A source picture as it is kept (L, RGB or RGBA). Raises ModelUnavailable if it is gone or damaged."""
+        path = self._settings.sources / source_id[:2] / f"{source_id}.png"
+        try:
+            with PIL.open(path, formats=("PNG",)) as picture:
+                picture.load()
+                return picture
+        except FileNotFoundError:
+            raise ModelUnavailable(f"The source picture {source_id} is not there any more. Add it again.") from None
+        except (OSError, SyntaxError, ValueError):
+            raise ModelUnavailable(f"The source picture {source_id} is damaged. Add it again.") from None
+
+    def lora(self, name: str) -> Path:
+        return found(self._settings.loras, name, "LoRA")
+
+    def vae(self, name: str) -> Path:
+        return found(self._settings.vae, name, "VAE")
+
+    def upscaler(self, name: str) -> Path:
+        return found(self._settings.upscalers, name, "upscaler")
+
+    def embeddings(self) -> dict[str, Path]:
+        """Textual inversions by the word that calls them up."""
+        return {path.stem: path for path in sorted(self._settings.embeddings.rglob("*.safetensors"))}
+
+
+def found(folder: Path, name: str, what: str) -> Path:
+    """The file of a name. Raises ModelUnavailable, with why a pickle of that name is not taken."""
+    path = folder / f"{name}.safetensors"
+    if path.is_file():
+        return path
+    for suffix in PICKLES:
+        if (folder / f"{name}{suffix}").exists():
+            raise ModelUnavailable(
+                f"The {what} {name!r} is a pickle file ({suffix}). Pickle files are not loaded, as they can run code: "
+                "get it in .safetensors form."
+            )
+    raise ModelUnavailable(f"There is no {what} {name!r}: {folder.name}/{name}.safetensors is missing.")
+
+
+def short_hash(path: Path) -> str:
+    """The first ten digits of a file's SHA-256, as A1111 writes hashes; computed once while the file stays."""
+    status = path.stat()
+    return _digest(path, status.st_mtime_ns, status.st_size)[:10]
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, changed: int, size: int) -> str:
+    digest = sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,150 @@
+"""One picture by diffusion, in readable steps. What differs by family is in ``families``, by kind in ``kinds``."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image as PIL
+
+from diffusion_local.domain import Kind, Params
+from diffusion_local.engine import Picture, autoencoder, kinds, noise, previews, samplers
+from diffusion_local.engine.families import Conditioning
+from diffusion_local.engine.kinds import Beginning, Canvas
+from diffusion_local.engine.loaded import Loaded
+from diffusion_local.engine.materials import Materials
+from diffusion_local.engine.steps import Steps
+from diffusion_local.errors import BadImage, ModelUnavailable
+
+#: Prompts whose embeddings are kept: about 0.3 MB each for SD, 0.6 MB for SDXL, with their negatives.
+PROMPTS_KEPT = 32
+#: Channels of a UNet that reads the mask and the masked picture beside the latents.
+INPAINT_CHANNELS = 9
+
+
+def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | None) -> Picture:
+    """Make the picture with the model in memory. Raises EngineError and whatever ``steps`` is told to raise."""
+    pipe, family = loaded.pipe, loaded.family
+    device = pipe._execution_device
+    # 1. What it begins from.
+    canvas = opened(params, materials)
+
+    # 2. Text to embeddings.
+    conditioning = embed(loaded, params)
+
+    # 3. A scheduler of this picture's own: it keeps state between steps, and an interrupted one keeps it for good.
+    scheduler = pipe.scheduler = samplers.scheduler(params.sampler, loaded.scheduler_config)
+
+    # 4. Noise from the seed; the latents of what it begins from.
+    drawn, generator = noise.draw(params, family.shape(pipe, params.width, params.height))
+    drawn = drawn.to(device, family.latents_dtype or loaded.dtype)
+    start = family.pack(pipe, drawn)
+    skipped = 0 if canvas is None else kinds.skipped(params.steps, params.strength)
+    run: Callable[..., Any] = pipe
+    change = None
+    if reads_mask(pipe):
+        run = masked(loaded, canvas, params)
+    elif canvas is not None:
+        begun = begin(loaded, canvas, drawn)
+        change = partial(put_back, loaded, begun, params, skipped * scheduler.order)
+        if skipped or params.kind is not Kind.INPAINT:  # a whole repaint begins from noise alone
+            start = start.clone()
+            kinds.begin_late(scheduler, skipped, partial(fill, loaded, begun, start))
+    steps.follow(scheduler, partial(preview, loaded, params) if loaded.factors else None, skipped, change)
+
+    # 5. Noise to latents, step by step.
+    started = time.monotonic()
+    latents = run(
+        **conditioning,
+        **family.call(params),
+        num_inference_steps=params.steps,
+        latents=start,
+        generator=generator,
+        output_type="latent",
+        callback_on_step_end=steps,
+    ).images
+    synchronize(device)
+    denoise_seconds = time.monotonic() - started
+
+    # 6. Latents to a picture.
+    image = autoencoder.decode(pipe.vae, family.unpack(pipe, latents, params.width, params.height))
+    if image.size != (params.width, params.height):
+        raise BadImage(f"The picture came out {image.width}x{image.height} instead of the size asked for.")
+    if canvas is not None:
+        image = canvas.paste(image)
+    return Picture(image, {"scheduler": type(scheduler).__name__, "denoise_seconds": round(denoise_seconds, 3)})
+
+
+def opened(params: Params, materials: Materials | None) -> Canvas | None:
+    """The pictures that the params name, at the job's size; None for text to image."""
+    if not params.source:
+        return None
+    if materials is None:
+        raise ModelUnavailable("This engine was opened without a home, so it has no source pictures.")
+    mask = materials.source(params.mask) if params.mask else None
+    return kinds.canvas(materials.source(params.source), mask, (params.width, params.height))
+
+
+def embed(loaded: Loaded, params: Params) -> Conditioning:
+    """The prompt's embeddings, from the cache if they were used lately; without guidance no negative is read."""
+    guided = loaded.family.guided(loaded.pipe, params.guidance)
+    key = (params.prompt, params.negative if guided else None, params.clip_skip)
+    cached = (*key, loaded.loras, loaded.words)
+    if cached not in loaded.prompts:
+        loaded.prompts[cached] = loaded.family.embed(loaded.pipe, *key)
+    loaded.prompts.move_to_end(cached)
+    if len(loaded.prompts) > PROMPTS_KEPT:
+        loaded.prompts.popitem(last=False)
+    return loaded.prompts[cached]
+
+
+def begin(loaded: Loaded, canvas: Canvas, drawn: torch.Tensor) -> Beginning:
+    pipe, family = loaded.pipe, loaded.family
+    latents = family.encode(pipe, canvas.pixels().to(drawn.device)).to(drawn)
+    mask = canvas.latent_mask((latents.shape[-2], latents.shape[-1]))
+    return Beginning(latents, drawn, None if mask is None else mask.to(drawn))
+
+
+def fill(loaded: Loaded, begun: Beginning, start: torch.Tensor) -> None:
+    """Write the noised source into the tensor that the pipeline was handed."""
+    pipe, family = loaded.pipe, loaded.family
+    latents = kinds.noised(pipe.scheduler, begun.latents, begun.noise, pipe.scheduler.timesteps[:1])
+    if family.scales_start:
+        latents = latents / pipe.scheduler.init_noise_sigma
+    start.copy_(family.pack(pipe, latents))
+
+
+def put_back(
+    loaded: Loaded, begun: Beginning, params: Params, first: int, index: int, latents: torch.Tensor
+) -> torch.Tensor:
+    pipe, family = loaded.pipe, loaded.family
+    spread = family.unpack(pipe, latents, params.width, params.height)
+    return family.pack(pipe, begun.put_back(pipe.scheduler, first + index, spread).to(latents.dtype))
+
+
+def preview(loaded: Loaded, params: Params, latents: torch.Tensor) -> PIL.Image:
+    assert loaded.factors is not None
+    return previews.draw(loaded.family.unpack(loaded.pipe, latents, params.width, params.height), loaded.factors)
+
+
+def reads_mask(pipe: Any) -> bool:
+    """Whether its UNet was made for inpainting."""
+    unet = getattr(pipe, "unet", None)
+    return unet is not None and unet.config.in_channels == INPAINT_CHANNELS
+
+
+def masked(loaded: Loaded, canvas: Canvas | None, params: Params) -> Callable[..., Any]:
+    """diffusers' own pipeline for such a UNet, with the same parts. Raises ModelUnavailable without a mask."""
+    pipeline = loaded.family.inpainting
+    if canvas is None or canvas.mask is None or pipeline is None:
+        raise ModelUnavailable(f"Model {loaded.model.id!r} is made for inpainting only. Give it a picture and a mask.")
+    pipe = pipeline(loaded.pipe)
+    pipe.set_progress_bar_config(disable=True)
+    strength = max(params.strength, 1 / params.steps)
+    return partial(pipe, image=canvas.source, mask_image=canvas.mask, strength=strength)
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
