@@ -29,7 +29,7 @@ class Family:
     """``load(folder, dtype, parts)`` gives a pipeline on the CPU, of parts that have their weights already.
 
     ``embed(pipe, prompt, negative, clip_skip)`` gives what it is to draw; ``negative`` is None without classifier-free
-    guidance, and ``guided(pipe, guidance)`` says whether there is. ``shape(pipe, width, height)`` is that of the latents,
+    guidance: ``guided(pipe, guidance)`` says whether there is. ``shape(pipe, width, height)`` is that of the latents,
     1 x C x h x w; a pipeline may want them in another order, which ``pack(pipe, latents)`` gives and
     ``unpack(pipe, latents, width, height)`` takes back. ``scales_start``: it multiplies the latents it is given by the
     scheduler's ``init_noise_sigma``. ``encode(pipe, pixels)`` gives latents; ``call(params)`` further arguments;
