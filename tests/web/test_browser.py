@@ -150,7 +150,7 @@ def test_from_prompt_to_picture_to_gallery_and_back(page: Any) -> None:
     panel.wait_for(state="detached")
 
     tile.click()
-    panel.locator("text=Use this recipe").click()
+    panel.locator("[data-do=recipe]").click()
     panel.wait_for(state="detached")
     page.wait_for_selector("[role=tab][data-tab-id=create][aria-selected=true]")
     assert page.input_value("#prompt textarea") == prompt
@@ -176,7 +176,7 @@ def test_a_press_is_shown_at_once_and_ten_are_ten(people: Any, site: Site) -> No
     page.on("dialog", lambda dialog: dialog.accept())
     page.locator("#queue >> text=Cancel all waiting").click()
     eventually(lambda: site.house.studio.snapshot().counts[State.QUEUED] == 0)
-    page.locator("#queue .notice button", has_text="Resume").click()
+    page.locator("#notices .notice button", has_text="Resume").click()
     eventually(lambda: not site.house.studio.snapshot().paused)
 
 
@@ -360,8 +360,8 @@ def test_search_star_trash_and_undo(people: Any, site: Site) -> None:
     page.fill("#search :is(input, textarea)", "special boat")
     page.wait_for_function("document.querySelectorAll('.tile').length === 1")
     page.click(".tile a.open")
-    page.locator("[role=dialog] >> text=☆ Star").click()
-    page.locator("[role=dialog] >> text=★ Starred").wait_for()
+    page.locator("[role=dialog] [data-do=star]").click()
+    page.locator("[role=dialog] [data-do=unstar]").wait_for()
     assert site.house.studio.image(image).starred
     page.locator("[role=dialog] >> text=Move to trash").click()
     page.locator(".invite", has_text="No picture fits").wait_for()
@@ -442,7 +442,7 @@ def test_pause_now_gives_the_running_picture_back_and_resume_goes_on(people: Any
     page.locator("#queue .split summary").click()
     page.locator("#queue .split .items >> text=Now, give it back").click()
     eventually(lambda: site.house.studio.job(job_id).state is State.QUEUED, 5)
-    page.locator("#queue .notice button", has_text="Resume").click()
+    page.locator("#notices .notice button", has_text="Resume").click()
     eventually(lambda: site.house.studio.job(job_id).attempt == 2)
     assert site.house.studio.wait([job_id], 30)[0].state is State.DONE
 

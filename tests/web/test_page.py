@@ -41,7 +41,7 @@ class Click:
 
 def click(house: House, verb: str, key: str = "", cursors: str = "") -> dict[str, Any]:
     values = actions.act(house.studio, cursors, Click(verb, key))  # type: ignore[arg-type]
-    names = ("toast", "receipt", "panel", "cursors", "tabs", *form.NAMES)
+    names = ("toast", "receipt", "panel", "cursors", "tabs", "told", *form.NAMES)
     return {name: value for name, value in zip(names, values, strict=True) if value != SKIP}
 
 
@@ -50,7 +50,7 @@ def click(house: House, verb: str, key: str = "", cursors: str = "") -> dict[str
 
 def test_unchanged_state_draws_nothing(house: House) -> None:
     first = poll(house)
-    assert drawn(first) == {"now", "create"}
+    assert drawn(first) == {"now", "notices", "create"}
     assert drawn(poll(house, first["seen"])) == set()
 
 
@@ -137,7 +137,7 @@ def test_what_is_not_finished_is_shown_before_what_is(house: House, monkeypatch:
 @pytest.mark.parametrize("mine", [None, "text", {"a": 1}, [None, 7], "no such batch", "' OR 1=1", "x " * 5000])
 def test_whatever_a_browser_remembers_the_page_is_drawn(house: House, mine: Any) -> None:
     values = page.poll(house.studio, None, "nonsense", mine, None, None, None)  # type: ignore[arg-type]
-    assert "Your pictures appear here" in values[2]
+    assert "Your pictures appear here" in values[3]
 
 
 def test_a_database_problem_is_told_and_passes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_a_database_problem_is_told_and_passes(house: House, monkeypatch: pytest
         answer = poll(house, seen)
         assert "app.db is locked." in answer["now"]
         assert drawn(answer) == {"now"}
-    assert drawn(poll(house, answer["seen"])) == {"now", "create"}
+    assert drawn(poll(house, answer["seen"])) == {"now", "notices", "create"}
 
 
 # -- a press ------------------------------------------------------------------------------------------------------

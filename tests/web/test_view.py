@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_local.domain import Event, Failure, Image, Job, Snapshot, State, Worker, utc_text
 from diffusion_local.errors import InvalidParams, NotFound
-from diffusion_local.web.ui import view, view_gallery, view_history, view_jobs, view_queue
+from diffusion_local.web.ui import view, view_gallery, view_history, view_jobs, view_now, view_picture, view_queue
 from tests.support import params
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -83,12 +83,12 @@ def test_a_persons_text_is_never_html() -> None:
     pages = [
         view_jobs.created(jobs, {"J1": picture}, shown, NOW),
         view_queue.queue(shown, {"J1": picture}, NOW),
-        view.now_line(shown, NOW),
-        view_gallery.panel(picture),
+        view_now.now_line(shown, NOW),
+        view_picture.panel(picture),
         view_gallery.gallery([picture], 1, True, False, False),
         view.toast(EVIL, EVIL),
-        view.worker_notice(snapshot(reason=EVIL), NOW),
-        view.now_problem(NotFound(EVIL)),
+        view_now.worker_notice(snapshot(reason=EVIL), NOW),
+        view_now.now_problem(NotFound(EVIL)),
     ]
     for page in pages:
         assert "<img src=x" not in page
@@ -112,19 +112,19 @@ def test_a_persons_text_is_never_html() -> None:
     ],
 )
 def test_what_holds_the_queue_up_is_said(shown: Snapshot, words: str) -> None:
-    notice = view.worker_notice(shown, NOW)
+    notice = view_now.worker_notice(shown, NOW)
     assert words in notice
     assert bool(words) == bool(notice)
 
 
 def test_health_changes_when_a_worker_falls_silent_but_not_with_each_sign_of_life() -> None:
-    assert view.worker_health([worker(seen=1)], NOW) == view.worker_health([worker(seen=9)], NOW)
-    assert view.worker_health([worker(seen=1)], NOW) != view.worker_health([worker(seen=60)], NOW)
+    assert view_now.worker_health([worker(seen=1)], NOW) == view_now.worker_health([worker(seen=9)], NOW)
+    assert view_now.worker_health([worker(seen=1)], NOW) != view_now.worker_health([worker(seen=60)], NOW)
 
 
 def test_now_line_tells_what_runs_how_many_wait_and_when_all_is_done() -> None:
     counts = dict.fromkeys(State, 0) | {State.QUEUED: 12, State.RUNNING: 1}
-    line = view.now_line(snapshot(running=[job(State.RUNNING, step=4)], counts=counts, total_eta=120.0), NOW)
+    line = view_now.now_line(snapshot(running=[job(State.RUNNING, step=4)], counts=counts, total_eta=120.0), NOW)
     assert "a red apple" in line
     assert "Step 4 of 16" in line
     assert "12 waiting" in line
@@ -134,7 +134,7 @@ def test_now_line_tells_what_runs_how_many_wait_and_when_all_is_done() -> None:
 
 def test_now_line_promises_no_time_while_paused() -> None:
     counts = dict.fromkeys(State, 0) | {State.QUEUED: 3}
-    assert "done about" not in view.now_line(snapshot(paused=True, counts=counts, total_eta=9.0), NOW)
+    assert "done about" not in view_now.now_line(snapshot(paused=True, counts=counts, total_eta=9.0), NOW)
 
 
 def test_a_failed_job_says_why_and_offers_again() -> None:
@@ -241,7 +241,7 @@ def test_what_happened_tells_all_and_folds_the_detail() -> None:
 
 
 def test_a_pause_and_a_reason_are_both_told() -> None:
-    notice = view.worker_notice(snapshot(paused=True, reason="No room.", running=[job(State.RUNNING)]), NOW)
+    notice = view_now.worker_notice(snapshot(paused=True, reason="No room.", running=[job(State.RUNNING)]), NOW)
     assert "No room." in notice
     assert 'data-do="resume"' in notice
     assert 'data-do="pause_now"' in notice
@@ -268,7 +268,7 @@ def test_gallery_says_why_it_is_empty() -> None:
 
 
 def test_panel_shows_the_whole_recipe() -> None:
-    html = view_gallery.panel(image(params=params(negative="blurry", seed=99, guidance=7.5)))
+    html = view_picture.panel(image(params=params(negative="blurry", seed=99, guidance=7.5)))
     for shown in ("a red apple", "blurry", "99", "7.5", "DPM++ 2M", "starter", "128 × 128", "4 kB", "2.5 s"):
         assert shown in html
     assert "/images/I1.png?download=1" in html

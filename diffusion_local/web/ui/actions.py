@@ -6,9 +6,8 @@ import gradio as gr
 
 from diffusion_local.errors import UserError
 from diffusion_local.studio import Studio
-from diffusion_local.web.ui import actions_jobs, form, view, view_gallery
+from diffusion_local.web.ui import actions_jobs, actions_pictures, form, view, view_help, view_picture
 from diffusion_local.web.ui.effects import Effect, Verb, said
-from diffusion_local.web.ui.words import say
 
 MOST_CURSORS = 200  # pages one can walk back in the gallery
 
@@ -27,33 +26,22 @@ def unknown(studio: Studio, key: str, cursors: str) -> Effect:
     return Effect()
 
 
-# -- pictures -------------------------------------------------------------------------------------------------------
-
-
-def show(studio: Studio, key: str, cursors: str) -> Effect:
-    return Effect(panel=view_gallery.panel(studio.image(key)))
-
-
 def close(studio: Studio, key: str, cursors: str) -> Effect:
     return Effect(panel="")
 
 
-def star(studio: Studio, key: str, cursors: str) -> Effect:
-    return Effect(panel=view_gallery.panel(studio.star(key)))
+def keys(studio: Studio, key: str, cursors: str) -> Effect:
+    return Effect(panel=view_help.keys())
 
 
-def unstar(studio: Studio, key: str, cursors: str) -> Effect:
-    return Effect(panel=view_gallery.panel(studio.star(key, False)))
-
-
-def trash(studio: Studio, key: str, cursors: str) -> Effect:
-    studio.trash(key)
-    return Effect(toast=said(say("page.trashed"), view.button(say("common.undo"), "restore", key)), panel="")
-
-
-def restore(studio: Studio, key: str, cursors: str) -> Effect:
-    studio.restore(key)
-    return Effect(toast=said(say("page.restored")))
+def linked(studio: Studio, picture: str) -> Any:
+    """The panel of the picture that the page's address names."""
+    if not picture:
+        return gr.skip()
+    try:
+        return view_picture.panel(studio.image(picture))
+    except UserError:  # gone for good, or mistyped: the page itself is still right
+        return gr.skip()
 
 
 # -- the form and the pages of the gallery ----------------------------------------------------------------------------
@@ -84,16 +72,16 @@ def newer(studio: Studio, key: str, cursors: str) -> Effect:
     return Effect(cursors=" ".join(cursors.split()[:-1]))
 
 
-VERBS: dict[str, Verb] = actions_jobs.VERBS | {
-    "open": show,
-    "close": close,
-    "star": star,
-    "unstar": unstar,
-    "trash": trash,
-    "restore": restore,
-    "recipe": recipe,
-    "recipe_of_job": recipe_of_job,
-    "example": example,
-    "older": older,
-    "newer": newer,
-}
+VERBS: dict[str, Verb] = (
+    actions_jobs.VERBS
+    | actions_pictures.VERBS
+    | {
+        "close": close,
+        "keys": keys,
+        "recipe": recipe,
+        "recipe_of_job": recipe_of_job,
+        "example": example,
+        "older": older,
+        "newer": newer,
+    }
+)

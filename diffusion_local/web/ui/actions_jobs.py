@@ -1,10 +1,10 @@
 """What the buttons on jobs do: cancel, again, pause, order, forget, and what happened."""
 
-from diffusion_local.catalog import SETTINGS
 from diffusion_local.domain import PRIORITIES, State, shortened
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_history
+from diffusion_local.web.ui.actions_pictures import settings_of
 from diffusion_local.web.ui.effects import Effect, Verb, said
 from diffusion_local.web.ui.words import say
 
@@ -49,6 +49,20 @@ def cancel_waiting(studio: Studio, key: str, cursors: str) -> Effect:
     return Effect(toast=said(say("page.cancelled_pictures", pictures=pictures(studio.cancel_waiting()))))
 
 
+def cancel_mine(studio: Studio, key: str, cursors: str) -> Effect:
+    """``key`` names the batches of this browser that have not ended."""
+    touched = [job_id for batch_id in selected(key) for job_id in studio.cancel(batch_id=batch_id)]
+    undo = view.button(say("common.again"), "again_these", " ".join(touched)) if len(touched) <= MOST_UNDO else ""
+    return Effect(toast=said(say("page.cancelled_pictures", pictures=pictures(touched)), undo if touched else ""))
+
+
+def again_tiled(studio: Studio, key: str, cursors: str) -> Effect:
+    """The mend for a picture that was too large: decoded in tiles."""
+    params = studio.job(key).params
+    receipt = studio.submit(params.prompt, **settings_of(params) | {"rung": "vae_tiling"})
+    return Effect(toast=said(say("page.queued_again", what=shortened(params.prompt, 40))), receipt=receipt.batch_id)
+
+
 def again(studio: Studio, key: str, cursors: str) -> Effect:
     receipt = studio.again([key])
     prompt = shortened(studio.job(key).params.prompt, 40)
@@ -63,17 +77,6 @@ def again_these(studio: Studio, key: str, cursors: str) -> Effect:
 def again_failed(studio: Studio, key: str, cursors: str) -> Effect:
     receipt = studio.again(state=State.FAILED)
     return Effect(toast=said(say("page.queued_again", what=pictures(receipt.job_ids))), receipt=receipt.batch_id)
-
-
-def again_picture(studio: Studio, key: str, cursors: str) -> Effect:
-    """The same picture once more, also where its job was cleared from the list long ago."""
-    image = studio.image(key)
-    try:
-        prompt, receipt = studio.job(image.job_id).params.prompt, studio.again([image.job_id])
-    except NotFound:
-        prompt = image.params.prompt
-        receipt = studio.submit(prompt, **{name: getattr(image.params, name) for name in SETTINGS})
-    return Effect(toast=said(say("page.queued_again", what=shortened(prompt, 40))), receipt=receipt.batch_id)
 
 
 # -- pause and resume -----------------------------------------------------------------------------------------------
@@ -183,10 +186,11 @@ VERBS: dict[str, Verb] = {
     "cancel_these": cancel_these,
     "cancel_batch": cancel_batch,
     "cancel_waiting": cancel_waiting,
+    "cancel_mine": cancel_mine,
     "again": again,
+    "again_tiled": again_tiled,
     "again_these": again_these,
     "again_failed": again_failed,
-    "again_picture": again_picture,
     "pause": pause,
     "pause_now": pause_now,
     "resume": resume,

@@ -24,10 +24,11 @@ class Effect:
     panel: Any = field(default_factory=gr.skip)
     cursors: Any = field(default_factory=gr.skip)
     tabs: Any = field(default_factory=gr.skip)
+    told: Any = field(default_factory=gr.skip)
     form: list[Any] = field(default_factory=skipped_form)
 
     def outputs(self) -> list[Any]:
-        return [self.toast, self.receipt, self.panel, self.cursors, self.tabs, *self.form]
+        return [self.toast, self.receipt, self.panel, self.cursors, self.tabs, self.told, *self.form]
 
 
 #: Studio, the id (or ids) that the button names, the gallery's cursors.

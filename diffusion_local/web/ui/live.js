@@ -158,7 +158,7 @@ document.addEventListener("keydown", (event) => {
   if (!dialog) return;
   if (event.key === "Escape") act(dialog.querySelector("[data-first]"));
   if (event.key === "Tab") {
-    const stops = [...dialog.querySelectorAll("a[href], button, summary")];
+    const stops = [...dialog.querySelectorAll("a[href], button:not([disabled]), summary")];
     const edge = event.shiftKey ? stops[0] : stops.at(-1);
     if (document.activeElement === edge) {
       event.preventDefault();

@@ -5,6 +5,79 @@ document.addEventListener("keydown", (event) => {
   document.getElementById("generate")?.click();
 });
 
+// Keys of the page; those of a dialog are its own (live.js, viewer.js). All of them are listed under "?" (view_help.py).
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.closest?.("input:not([type=radio], [type=checkbox], [type=range]), textarea, select");
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("[role=dialog], .menu[open]")) return;
+  if (event.key === "Escape" && !event.defaultPrevented) {
+    document.querySelector("[data-escape]")?.click();
+    return;
+  }
+  if (typing) return;
+  if (event.key === "?") document.querySelector("[data-do=keys]")?.click();
+  else if (event.key === "/") document.querySelector("#prompt textarea")?.focus();
+  else if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
+    if (document.activeElement.closest("[role=tablist], [role=radiogroup], [type=range]")) return;
+    const links = [...document.querySelectorAll("a.open[data-id]")].filter((link) => link.offsetParent);
+    const at = links.indexOf(document.activeElement);
+    links[at < 0 ? 0 : Math.max(0, Math.min(links.length - 1, at + (event.key === "ArrowRight" ? 1 : -1)))]?.focus();
+  } else return;
+  event.preventDefault();
+});
+
+// A prompt into the clipboard; over plain HTTP to another machine there is no navigator.clipboard.
+document.addEventListener("click", async ({ target }) => {
+  const button = target.closest?.("[data-copy]");
+  if (!button) return;
+  const said = button.textContent;
+  try {
+    if (navigator.clipboard) await navigator.clipboard.writeText(button.dataset.copy);
+    else {
+      const area = document.createElement("textarea");
+      area.value = button.dataset.copy;
+      button.after(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+    }
+    button.textContent = window.diffusionLocalWords.copied;
+    setTimeout(() => { if (button.isConnected) button.textContent = said; }, 1500);
+  } catch {
+    button.textContent = window.diffusionLocalWords.not_copied;
+  }
+});
+
+// The tab's title tells how far it is; and if asked to, the browser tells when all is done.
+(() => {
+  const TITLE = "diffusion-local";
+  const BELL = "diffusion-local-bell";
+  let work = 0;
+  const rings = () => localStorage.getItem(BELL) && window.Notification?.permission === "granted";
+  function look() {
+    const now = document.querySelector("#now [data-title]");
+    if (now) {
+      const title = now.dataset.title ? `${now.dataset.title} · ${TITLE}` : TITLE;
+      if (document.title !== title) document.title = title;
+      const left = Number(now.dataset.work);
+      if (work > 0 && left === 0 && document.hidden && rings())
+        new Notification(TITLE, { body: window.diffusionLocalWords.all_done, icon: "/assets/icons/mark.svg", tag: TITLE });
+      work = left;
+    }
+    const bell = document.querySelector("[data-bell]");
+    if (bell && bell.hidden === !!window.Notification) bell.hidden = !window.Notification;
+    if (bell && bell.getAttribute("aria-pressed") !== String(!!rings())) bell.setAttribute("aria-pressed", !!rings());
+  }
+  document.addEventListener("click", async ({ target }) => {
+    if (!target.closest?.("[data-bell]")) return;
+    if (rings()) localStorage.removeItem(BELL);
+    else if ((await Notification.requestPermission()) === "granted") localStorage.setItem(BELL, "1");
+    look();
+  });
+  new MutationObserver(look).observe(document.documentElement, {
+    subtree: true, childList: true, attributes: true, attributeFilter: ["data-title", "data-work"],
+  });
+})();
+
 // Another language: kept in a cookie, so that the server speaks it too.
 document.addEventListener("change", ({ target }) => {
   if (!target.matches?.("[data-language]")) return;
@@ -32,15 +105,16 @@ window.diffusionLocal = (() => {
 
   return {
     // Gradio loads the page anew when a lost server is back: the form, as it was, and the batches of this browser.
-    restore(told, mine, ...form) {
+    restore(told, mine, linked, ...form) {
       const draft = parsed(sessionStorage.getItem(DRAFT));
       const lost = unanswered() > 0 || sessionStorage.getItem(LOST);
       sessionStorage.removeItem(PRESSED);
       sessionStorage.removeItem(LOST);
       restored = true;
+      const asked = new URL(location).searchParams.get("picture") ?? linked; // a link to a picture
       const fits = Array.isArray(draft) && draft.length === form.length;
       const notice = `<div class="notice bad" role="alert"><span>${words.lost_press}</span></div>`;
-      return [lost ? notice : told, localStorage.getItem(BATCHES) ?? mine, ...(fits ? draft : form)];
+      return [lost ? notice : told, localStorage.getItem(BATCHES) ?? mine, asked, ...(fits ? draft : form)];
     },
     keep(...form) {
       if (restored) sessionStorage.setItem(DRAFT, JSON.stringify(form));

@@ -3,6 +3,7 @@
 import inspect
 import sys
 import zlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -12,7 +13,7 @@ from diffusion_local.errors import UserError
 from diffusion_local.settings import assets
 from diffusion_local.studio import Studio
 from diffusion_local.web.api import endpoints
-from diffusion_local.web.ui import actions, form, tab_create, tab_gallery, tab_queue, view
+from diffusion_local.web.ui import actions, form, tab_create, tab_gallery, tab_queue, view, view_now
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
 from diffusion_local.web.ui.theme import HEAD, THEME
 from diffusion_local.web.ui.words import label, language, translations
@@ -24,35 +25,43 @@ BRAND = (
 POLL_SECONDS = 1.0
 RESTORE = "(...values) => diffusionLocal.restore(...values)"
 REMEMBER = f"(id, mine) => [diffusionLocal.remember({tab_create.REMEMBERED_BATCHES}, id, mine)]"
-PARTS = ("now", "create", "queue", "gallery")
+
+#: Each tab: how it is drawn, and how many values of the page that takes (its ``asked``).
+TABS: dict[str, tuple[Callable[..., str], int]] = {
+    "create": (tab_create.draw, 1),
+    "queue": (tab_queue.draw, 0),
+    "gallery": (tab_gallery.draw, 3),
+}
+PARTS = ("now", "notices", *TABS)
 
 # -- handlers -------------------------------------------------------------------------------------------------------
 
 
-def poll(studio: Studio, seen: str, tab: str, mine: Any, cursors: str, search: str, starred: bool) -> list[Any]:
+def poll(studio: Studio, seen: str, tab: str, *asked: Any) -> list[Any]:
     """The parts that have changed since ``seen``; nothing at all in nearly every second."""
     try:
-        return changes(studio, seen or "", tab, mine, cursors or "", search or "", bool(starred))
+        return changes(studio, seen or "", tab if tab in TABS else "create", asked)
     except UserError as error:  # the database: told in the now-line until it is well again
-        return ["", view.now_problem(error), *skipped(len(PARTS) - 1)]
+        return ["", view_now.now_problem(error), *skipped(len(PARTS) - 1)]
 
 
-def changes(studio: Studio, seen: str, tab: str, mine: Any, cursors: str, search: str, starred: bool) -> list[Any]:
+def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any]) -> list[Any]:
+    """``asked`` has the values of every tab, in the order of ``TABS``; only those of the open one matter."""
     now = view.utc()
-    batch_ids = mine.split() if isinstance(mine, str) else []
-    asked = mark(f"{tab}\0{batch_ids}\0{cursors}\0{search}\0{starred}\0{language()}")
-    key = f"{studio.revision()}-{mark(view.worker_health(studio.workers(), now))}-{asked}"
+    draw, count = TABS[tab]
+    first = sum(each for _, each in list(TABS.values())[: list(TABS).index(tab)])
+    values = asked[first : first + count]
+    key = f"{studio.revision()}-{mark(view_now.worker_health(studio.workers(), now))}"
+    key += f"-{mark(repr((tab, values, language())))}"
     seen_key, *seen_marks = seen.split() or [""]
     if key == seen_key:
         return skipped(len(PARTS) + 1)
     snapshot = studio.snapshot()
-    drawn = {"now": view.now_line(snapshot, now)}
-    if tab == "queue":
-        drawn["queue"] = tab_queue.draw(studio, snapshot, now)
-    elif tab == "gallery":
-        drawn["gallery"] = tab_gallery.draw(studio, cursors, search, starred)
-    else:
-        drawn["create"] = tab_create.draw(studio, snapshot, batch_ids, now)
+    drawn = {
+        "now": view_now.now_line(snapshot, now),
+        "notices": view_now.worker_notice(snapshot, now),
+        tab: draw(studio, snapshot, now, *values),
+    }
     marks = dict(zip(PARTS, seen_marks, strict=False))
     changed = {part: html for part, html in drawn.items() if mark(html) != marks.get(part)}
     marks |= {part: mark(html) for part, html in changed.items()}
@@ -61,7 +70,7 @@ def changes(studio: Studio, seen: str, tab: str, mine: Any, cursors: str, search
 
 
 def mark(content: str) -> str:
-    return f"{zlib.crc32(content.encode()):x}"
+    return f"{zlib.crc32(content.encode('utf-8', 'replace')):x}"
 
 
 def skipped(count: int) -> list[Any]:
@@ -71,7 +80,7 @@ def skipped(count: int) -> list[Any]:
 def on_load(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
     """A new page knows models that came after the server's start, and the shapes of the one it came back with."""
     shape = tab_create.on_size_typed(studio, model_id, width, height)
-    return [gr.Dropdown(form.model_choices(studio.models())), shape, view.tools()]
+    return [gr.Dropdown(form.model_choices(studio.models())), shape, view_now.tools()]
 
 
 # -- layout and wiring ----------------------------------------------------------------------------------------------
@@ -106,6 +115,13 @@ def fill_in_defaults(blocks: gr.Blocks) -> None:
     blocks.validate_inputs = filled
 
 
+LAYOUTS: dict[str, Callable[[Studio], Any]] = {
+    "create": tab_create.layout,
+    "queue": tab_queue.layout,
+    "gallery": tab_gallery.layout,
+}
+
+
 def build(studio: Studio) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
         tune_queue(blocks)
@@ -113,45 +129,44 @@ def build(studio: Studio) -> gr.Blocks:
         with gr.Row(elem_id="top", equal_height=True):
             gr.HTML(BRAND, apply_default_css=False, elem_id="brand")
             now, tools = live("now"), live("tools")
+        notices = live("notices")
+        items, laid_out = {}, {}
         with gr.Tabs(selected="create", elem_id="tabs") as tabs:
-            with gr.Tab(label("page.create"), id="create") as create_item:
-                create = tab_create.layout(studio)
-            with gr.Tab(label("page.queue"), id="queue") as queue_item:
-                queue = tab_queue.layout(studio)
-            with gr.Tab(label("page.gallery"), id="gallery") as gallery_item:
-                gallery = tab_gallery.layout(studio)
+            for name, layout in LAYOUTS.items():
+                with gr.Tab(label(f"page.{name}"), id=name) as items[name]:
+                    laid_out[name] = layout(studio)
+        create, gallery = laid_out["create"], laid_out["gallery"]
         panel, toast = live("panel"), live("toast")
         seen, tab, receipt = hidden(), hidden("create"), hidden()
-        mine = hidden()  # the ids of this browser's batches; page.js keeps them
+        linked = hidden()  # the picture that the page's address names
         timer = gr.Timer(POLL_SECONDS)
 
         # -- wiring
-        items = {"create": create_item, "queue": queue_item, "gallery": gallery_item}
         for name, item in items.items():
             item.select(None, None, tab, js=f"() => '{name}'", **QUIET)
         pressed = tab_create.wire(create, studio, receipt)
         tab_gallery.wire(gallery)
 
-        parts = [now, create.drawn, queue.drawn, gallery.drawn]
-        asked = [seen, tab, mine, gallery.cursors, gallery.search, gallery.starred]
+        parts = [now, notices, *(each.drawn for each in laid_out.values())]
+        asked = [part for each in laid_out.values() for part in each.asked]
         look = bound(poll, studio)
-        timer.tick(look, asked, [seen, *parts], trigger_mode="once", **QUIET)
-        sources = [part.change for part in (tab, mine, gallery.cursors, gallery.search, gallery.starred)]
-        gr.on(sources, look, asked, [seen, *parts], trigger_mode="always_last", **QUIET)
-        outlives = [create.told, mine, *create.fields]
+        all_asked, all_drawn = [seen, tab, *asked], [seen, *parts]
+        timer.tick(look, all_asked, all_drawn, trigger_mode="once", **QUIET)
+        gr.on([part.change for part in (tab, *asked)], look, all_asked, all_drawn, trigger_mode="always_last", **QUIET)
+        outlives = [create.told, create.mine, linked, *create.fields]
         shown = [create.field(name) for name in ("model", "width", "height")]
         back = blocks.load(None, outlives, outlives, js=RESTORE, **QUIET)
-        back.then(look, asked, [seen, *parts], **QUIET)
+        back.then(look, all_asked, all_drawn, **QUIET).then(bound(actions.linked, studio), linked, panel, **QUIET)
         back.then(bound(on_load, studio), shown, [create.field("model"), create.size, tools], **QUIET)
         changes_of_form = [part.change for part in create.fields]
         gr.on(changes_of_form, None, create.fields, None, js="diffusionLocal.keep", trigger_mode="multiple", **QUIET)
 
-        outputs = [toast, receipt, panel, gallery.cursors, tabs, *create.fields]
-        clicks = [part.click for part in (*parts, create.told, panel, toast)]
+        outputs = [toast, receipt, panel, gallery.cursors, tabs, create.told, *create.fields]
+        clicks = [part.click for part in (*parts, tools, create.told, panel, toast)]
         acted = gr.on(clicks, bound(actions.act, studio), gallery.cursors, outputs, trigger_mode="multiple", **QUIET)
         for event in (pressed, acted):
-            event.then(None, [receipt, mine], mine, js=REMEMBER, trigger_mode="multiple", **QUIET).then(
-                look, asked, [seen, *parts], trigger_mode="always_last", **QUIET
+            event.then(None, [receipt, create.mine], create.mine, js=REMEMBER, trigger_mode="multiple", **QUIET).then(
+                look, all_asked, all_drawn, trigger_mode="always_last", **QUIET
             )
         endpoints.add(studio)
     return blocks

@@ -11,7 +11,7 @@ from diffusion_local.domain import Snapshot
 from diffusion_local.errors import UserError
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form, view, view_jobs
-from diffusion_local.web.ui.live import QUIET, bound, live
+from diffusion_local.web.ui.live import QUIET, bound, hidden, live
 from diffusion_local.web.ui.words import label, retell, say
 
 SHOWN_BATCHES = 6  # at least, finished ones among them
@@ -61,7 +61,9 @@ def choose(batch_ids: Sequence[str], snapshot: Snapshot) -> tuple[list[str], int
     return shown + finished[: max(0, SHOWN_BATCHES - len(shown))], len(going) - len(shown)
 
 
-def draw(studio: Studio, snapshot: Snapshot, batch_ids: Sequence[str], now: datetime) -> str:
+def draw(studio: Studio, snapshot: Snapshot, now: datetime, mine: Any) -> str:
+    """``mine`` has the ids of this browser's batches, newest first."""
+    batch_ids = mine.split() if isinstance(mine, str) else []
     shown, left_out = choose(batch_ids[:REMEMBERED_BATCHES], snapshot)
     jobs = studio.batches(shown)
     return view_jobs.created(jobs, studio.images_of(jobs), snapshot, now, left_out)
@@ -79,6 +81,11 @@ class CreateTab:
     any_seed: Any
     told: Any
     drawn: Any
+    mine: Any  # the ids of this browser's batches; page.js keeps them
+
+    @property
+    def asked(self) -> list[Any]:
+        return [self.mine]
 
     def field(self, name: str) -> Any:
         return self.fields[form.NAMES.index(name)]
@@ -124,7 +131,7 @@ def layout(studio: Studio) -> CreateTab:
                 dice = gr.Button(label("create.draw_seed"), elem_id="dice", min_width=60, scale=0)
                 any_seed = gr.Button(label("create.clear_seed"), elem_id="any-seed", min_width=60, scale=0)
     drawn = live("created")
-    return CreateTab([made[name] for name in form.NAMES], size, generate, dice, any_seed, told, drawn)
+    return CreateTab([made[name] for name in form.NAMES], size, generate, dice, any_seed, told, drawn, hidden())
 
 
 # -- wiring ---------------------------------------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """Gallery: pages of thumbnails, a search, and the panel of one picture."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import gradio as gr
 
+from diffusion_local.domain import Snapshot
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view_gallery
 from diffusion_local.web.ui.live import QUIET, hidden, live
@@ -14,11 +16,12 @@ from diffusion_local.web.ui.words import label
 # -- handlers -------------------------------------------------------------------------------------------------------
 
 
-def draw(studio: Studio, cursors: str, search: str, starred: bool) -> str:
+def draw(studio: Studio, snapshot: Snapshot, now: datetime, cursors: Any, search: Any, starred: Any) -> str:
     """The page after the last of the ``cursors``."""
+    cursors, search = (each if isinstance(each, str) else "" for each in (cursors, search))
     before = cursors.split()[-1] if cursors.split() else None
-    found = studio.gallery(PAGE + 1, before, search or "", bool(starred))
-    filtered = bool((search or "").strip() or starred)
+    found = studio.gallery(PAGE + 1, before, search, bool(starred))
+    filtered = bool(search.strip() or starred)
     total = 0 if filtered else studio.gallery_count()
     return view_gallery.gallery(found[:PAGE], total, before is None, len(found) > PAGE, filtered)
 
@@ -32,6 +35,10 @@ class GalleryTab:
     starred: Any
     cursors: Any
     drawn: Any
+
+    @property
+    def asked(self) -> list[Any]:
+        return [self.cursors, self.search, self.starred]
 
 
 def layout(studio: Studio) -> GalleryTab:

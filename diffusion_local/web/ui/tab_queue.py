@@ -22,6 +22,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
 @dataclass(frozen=True, slots=True)
 class QueueTab:
     drawn: Any
+    asked: tuple[Any, ...] = ()
 
 
 def layout(studio: Studio) -> QueueTab:

@@ -1,13 +1,13 @@
 """Words and small pieces of HTML. Pure: nouns in, text out; every text of a person goes through ``text``."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from html import escape
 
 from diffusion_local import shapes
-from diffusion_local.domain import MAX_TRIES, Image, Job, Params, Snapshot, State, Worker, utc_text
+from diffusion_local.domain import MAX_TRIES, Image, Job, Params, State, Worker, utc_text
 from diffusion_local.errors import InvalidParams, UserError
-from diffusion_local.web.ui.words import FIRST, LANGUAGES, TAGS, known, language, retell, say
+from diffusion_local.web.ui.words import FIRST, known, language, retell, say
 
 #: A worker tells that it is alive every few seconds; after this silence the page says that it does not answer.
 SILENT_SECONDS = 20
@@ -144,9 +144,14 @@ def item(label: str, verb: str, key: str = "", sure: str = "", stay: bool = Fals
     return button(label, verb, key, sure=sure, extra=" data-stay" if stay else "")
 
 
+def progress(job: Job) -> float:
+    """Per cent."""
+    return 100 * min(1.0, job.step / job.params.steps)
+
+
 def bar(job: Job) -> str:
     """A job's progress. It belongs to the job, so that the next one begins at nought and not where this one ended."""
-    percent = round(100 * min(1.0, job.step / job.params.steps), 1)
+    percent = round(progress(job), 1)
     return (
         f'<div class="bar" data-key="bar-{job.id}" role="progressbar" aria-label="{say("common.progress")}" '
         f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent:g}"><i style="width:{percent:g}%"></i></div>'
@@ -183,86 +188,6 @@ def silent(worker: Worker, now: datetime) -> bool:
     """Whether a worker that should be there has not been heard of for a while."""
     seen = datetime.fromisoformat(worker.seen_at)
     return worker.status != "stopped" and now - seen > timedelta(seconds=SILENT_SECONDS)
-
-
-def worker_health(workers: Iterable[Worker], now: datetime) -> str:
-    """Changes when what `worker_notice` says changes; time alone does not."""
-    return ",".join(f"{w.slot}:{'silent' if silent(w, now) else w.status}" for w in workers)
-
-
-def worker_notice(snapshot: Snapshot, now: datetime) -> str:
-    """What keeps the queue from moving, or an empty string."""
-    held = hold_notice(snapshot)
-    if held:
-        return held
-    alive = [w for w in snapshot.workers if w.status != "stopped" and not silent(w, now)]
-    if any(w.status in ("idle", "busy") for w in alive):
-        return ""
-    for worker in alive:
-        if worker.status == "loading":
-            return notice("info", say("page.loading_model", model=text(worker.model)))
-    if alive:
-        return notice("info", say("page.worker_starting"))
-    quiet = [w.slot for w in snapshot.workers if silent(w, now)]
-    if quiet:
-        return notice("bad", say("page.worker_silent", slots=text(", ".join(quiet))))
-    return notice("bad", say("page.no_worker"))
-
-
-def hold_notice(snapshot: Snapshot) -> str:
-    """The queue is closed: by a person, by the machine itself, or by both."""
-    told = ""
-    if snapshot.reason:
-        told = notice("warn", say("page.queue_waits", reason=text(retell(snapshot.reason))))
-    if snapshot.paused:
-        words, acts = say("page.queue_paused"), ""
-        if snapshot.running:
-            words += " " + say("page.running_finishes")
-            acts = button(say("page.give_back"), "pause_now", title=say("page.give_back_title"))
-        told += notice("warn", words, f'<span class="acts">{acts}{button(say("common.resume"), "resume")}</span>')
-    return told
-
-
-def now_line(snapshot: Snapshot, now: datetime) -> str:
-    """One line: what runs, how many wait, when all will be done."""
-    waiting = snapshot.counts[State.QUEUED]
-    if snapshot.running:
-        job = snapshot.running[0]
-        more = f" + {len(snapshot.running) - 1}" if len(snapshot.running) > 1 else ""
-        first = (
-            f'<span class="what">{text(job.params.prompt)}</span><span class="step">{state_words(job)}{more}</span>'
-            + bar(job)
-        )
-    elif waiting:
-        why_not = "page.now_paused" if snapshot.paused else "page.now_held" if snapshot.reason else "page.now_waiting"
-        first = f'<span class="step">{say(why_not)}</span>'
-    elif snapshot.paused:
-        first = f'<span class="step">{say("page.now_paused")}</span>'
-    else:
-        first = f'<span class="step quiet">{say("page.now_idle")}</span>'
-    parts = [first]
-    if waiting:
-        parts.append(f'<span class="wait">{say("page.now_behind", n=waiting)}</span>')
-    if snapshot.total_eta is not None and (snapshot.running or waiting) and not (snapshot.paused or snapshot.reason):
-        at = moment(now + timedelta(seconds=snapshot.total_eta))
-        parts.append(f'<span class="eta">{say("page.now_done_at", time=at)}</span>')
-    dot = "paused" if snapshot.paused or snapshot.reason else "busy" if snapshot.running else "idle"
-    return f'<div class="now" role="status"><i class="dot {dot}"></i>{"".join(parts)}</div>'
-
-
-def tools() -> str:
-    """What is at the end of the top line."""
-    chosen = language()
-    options = "".join(
-        f'<option value="{code}" lang="{TAGS[code]}"{" selected" if code == chosen else ""}>{name}</option>'
-        for code, name in LANGUAGES.items()
-    )
-    return f'<div class="tools"><select data-language aria-label="{say("page.language")}">{options}</select></div>'
-
-
-def now_problem(error: UserError) -> str:
-    words = text(retell(error.message))
-    return f'<div class="now" role="alert"><i class="dot bad"></i><span class="problem">{words}</span></div>'
 
 
 def utc() -> datetime:

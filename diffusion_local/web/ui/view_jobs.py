@@ -14,7 +14,6 @@ from diffusion_local.web.ui.view import (
     standing,
     text,
     why,
-    worker_notice,
 )
 from diffusion_local.web.ui.words import say
 
@@ -31,14 +30,15 @@ def places(snapshot: Snapshot) -> dict[str, int]:
 
 def created(jobs: Sequence[Job], images: Images, snapshot: Snapshot, now: datetime, left_out: int = 0) -> str:
     """Create's lower half: this browser's latest presses, or an invitation."""
-    told = worker_notice(snapshot, now)
     if not jobs:
-        return told + invitation()
+        return invitation()
     order = places(snapshot)
     batches = [list(group) for _, group in groupby(jobs, key=lambda job: job.batch_id)]
     eta = {} if snapshot.paused or snapshot.reason else snapshot.eta  # nobody knows how long it is held
     rest = f'<p class="quiet">{say("create.more_in_queue", n=left_out)}</p>' if left_out else ""
-    return told + "".join(batch(each, images, eta, order) for each in batches) + rest
+    going = " ".join(each[0].batch_id for each in batches if any(job.state not in FINAL for job in each))
+    escape = button("", "cancel_mine", going, extra=" data-escape hidden") if going else ""
+    return escape + "".join(batch(each, images, eta, order) for each in batches) + rest
 
 
 def invitation() -> str:
@@ -90,6 +90,8 @@ def card(job: Job, image: Image | None, eta: float | None, position: int | None)
         case State.FAILED:
             body = f'<p class="empty">{why(job)}</p>'
             foot = button(say("common.again"), "again", job.id, "small")
+            if job.failure and job.failure.kind == "out_of_memory" and not job.params.rung:
+                foot = button(say("create.again_tiled"), "again_tiled", job.id, "small") + foot
         case State.CANCELLED:
             foot = button(say("common.again"), "again", job.id, "small")
     caption = f'<div class="caption">{"".join(lines)}{foot}</div>' if lines or foot else ""

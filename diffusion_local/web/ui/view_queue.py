@@ -18,7 +18,6 @@ from diffusion_local.web.ui.view import (
     standing,
     text,
     why,
-    worker_notice,
 )
 from diffusion_local.web.ui.view_jobs import Images, places
 from diffusion_local.web.ui.words import say
@@ -39,8 +38,7 @@ def queue(snapshot: Snapshot, images: Images, now: datetime) -> str:
     if not (snapshot.running or waiting or snapshot.ended):
         empty = f'<div class="invite"><h2>{say("queue.empty")}</h2><p>{say("queue.empty_how")}</p></div>'
     return (
-        worker_notice(snapshot, now)
-        + f'<div class="toolbar"><span class="quiet">{summary(snapshot)}</span><div>{toolbar(snapshot)}</div></div>'
+        f'<div class="toolbar"><span class="quiet">{summary(snapshot)}</span><div>{toolbar(snapshot)}</div></div>'
         + empty
         + section("running", running)
         + section("waiting", first, after=selection_bar() if first else "")

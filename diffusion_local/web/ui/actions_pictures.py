@@ -1,0 +1,107 @@
+"""What the buttons on a picture do: again, variations, upscale, star, trash."""
+
+from typing import Any
+
+from diffusion_local.completion import SETTINGS
+from diffusion_local.domain import Kind, Params, shortened
+from diffusion_local.errors import NotFound
+from diffusion_local.params import DEFAULTS
+from diffusion_local.studio import Studio
+from diffusion_local.web.ui import view, view_picture
+from diffusion_local.web.ui.effects import Effect, Verb, said
+from diffusion_local.web.ui.words import say
+
+VARIATIONS = 4
+VARIATION_STRENGTH = 0.25  # near enough to be the same picture, far enough to see
+UPSCALE = 2.0
+#: Of an upscaled picture the studio works these out itself.
+WORKED_OUT = ("width", "height", "steps", "guidance", "sampler")
+
+
+def settings_of(params: Params) -> dict[str, Any]:
+    """A recipe as arguments of ``Studio.submit``, without what is at its default."""
+    given = {name: getattr(params, name) for name in SETTINGS if getattr(params, name) != DEFAULTS.get(name)}
+    return {name: value for name, value in given.items() if params.kind is not Kind.UPSCALE or name not in WORKED_OUT}
+
+
+def show(studio: Studio, key: str, cursors: str) -> Effect:
+    return Effect(panel=view_picture.panel(studio.image(key)))
+
+
+def star(studio: Studio, key: str, cursors: str) -> Effect:
+    return Effect(panel=view_picture.panel(studio.star(key)))
+
+
+def unstar(studio: Studio, key: str, cursors: str) -> Effect:
+    return Effect(panel=view_picture.panel(studio.star(key, False)))
+
+
+def trash(studio: Studio, key: str, cursors: str) -> Effect:
+    studio.trash(key)
+    return Effect(toast=said(say("page.trashed"), view.button(say("common.undo"), "restore", key)), panel="")
+
+
+def restore(studio: Studio, key: str, cursors: str) -> Effect:
+    studio.restore(key)
+    return Effect(toast=said(say("page.restored")))
+
+
+# -- more of it -------------------------------------------------------------------------------------------------------
+
+
+def submitted(studio: Studio, params: Params, what: str, count: int = 1, **changes: Any) -> Effect:
+    receipt = studio.submit(params.prompt, count=count, **settings_of(params) | changes)
+    return Effect(toast=said(say("viewer.queued", what=what)), receipt=receipt.batch_id)
+
+
+def again_new(studio: Studio, key: str, cursors: str) -> Effect:
+    """The recipe with another seed; of a variation, another variation."""
+    params = studio.image(key).params
+    fresh: dict[str, Any] = {"variation_seed" if params.variation_strength else "seed": None}
+    return submitted(studio, params, shortened(params.prompt, 40), **fresh)
+
+
+def again_picture(studio: Studio, key: str, cursors: str) -> Effect:
+    """The same picture once more, also where its job was cleared from the list long ago."""
+    image = studio.image(key)
+    try:
+        receipt = studio.again([image.job_id])
+    except NotFound:
+        return submitted(studio, image.params, shortened(image.params.prompt, 40))
+    what = shortened(image.params.prompt, 40)
+    return Effect(toast=said(say("viewer.queued", what=what)), receipt=receipt.batch_id)
+
+
+def variations(studio: Studio, key: str, cursors: str) -> Effect:
+    """Pictures near to this one: its own noise with a little of another's."""
+    params = studio.image(key).params
+    what = say("viewer.n_variations", n=VARIATIONS, prompt=shortened(params.prompt, 40))
+    changes: dict[str, Any] = {"variation_seed": None, "variation_strength": VARIATION_STRENGTH}
+    return submitted(studio, params, what, VARIATIONS, **changes)
+
+
+def upscale(studio: Studio, key: str, cursors: str) -> Effect:
+    image = studio.image(key)
+    what = say("viewer.upscaled", prompt=shortened(image.params.prompt, 40))
+    receipt = studio.submit(
+        image.params.prompt,
+        kind=Kind.UPSCALE,
+        source=studio.sources.from_image(image.id).id,
+        scale=UPSCALE,
+        model=image.params.model,
+        seed=image.params.seed,
+    )
+    return Effect(toast=said(say("viewer.queued", what=what)), receipt=receipt.batch_id)
+
+
+VERBS: dict[str, Verb] = {
+    "open": show,
+    "star": star,
+    "unstar": unstar,
+    "trash": trash,
+    "restore": restore,
+    "again_new": again_new,
+    "again_picture": again_picture,
+    "variations": variations,
+    "upscale": upscale,
+}

@@ -1,0 +1,139 @@
+"""What is shown above every tab: what runs and waits, what holds the queue up, and the page's own tools. Pure."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from diffusion_local import shapes
+from diffusion_local.domain import Job, Lane, Snapshot, State, Worker
+from diffusion_local.errors import UserError
+from diffusion_local.web.ui.view import bar, button, moment, notice, progress, silent, state_words, text
+from diffusion_local.web.ui.words import LANGUAGES, TAGS, language, retell, say
+
+BELL = (
+    '<svg viewBox="0 0 16 16" width="14" height="14" aria-hidden="true" fill="none" stroke="currentColor" '
+    'stroke-width="1.5" stroke-linejoin="round"><path d="M3 12h10l-1.5-2V7a3.5 3.5 0 0 0-7 0v3z"/>'
+    '<path d="M6.7 14h2.6"/></svg>'
+)
+
+
+def worker_health(workers: Iterable[Worker], now: datetime) -> str:
+    """Changes when what `worker_notice` says changes; time alone does not."""
+    return ",".join(f"{w.slot}:{'silent' if silent(w, now) else w.status}" for w in workers)
+
+
+def worker_notice(snapshot: Snapshot, now: datetime) -> str:
+    """What keeps the queue from moving, or an empty string."""
+    held = hold_notice(snapshot) or window_notice(snapshot)
+    if held:
+        return held
+    alive = [w for w in snapshot.workers if w.status != "stopped" and not silent(w, now)]
+    if any(w.status in ("idle", "busy") for w in alive):
+        return ""
+    for worker in alive:
+        if worker.status == "loading":
+            return notice("info", say("page.loading_model", model=text(worker.model)))
+    if alive:
+        return notice("info", say("page.worker_starting"))
+    quiet = [w.slot for w in snapshot.workers if silent(w, now)]
+    if quiet:
+        return notice("bad", say("page.worker_silent", slots=text(", ".join(quiet))))
+    return notice("bad", say("page.no_worker"))
+
+
+def hold_notice(snapshot: Snapshot) -> str:
+    """The queue is closed: by a person, by the machine itself, or by both."""
+    told = ""
+    if snapshot.reason:
+        told = notice("warn", say("page.queue_waits", reason=text(retell(snapshot.reason))))
+    if snapshot.paused:
+        words, acts = say("page.queue_paused"), ""
+        if snapshot.running:
+            words += " " + say("page.running_finishes")
+            acts = button(say("page.give_back"), "pause_now", title=say("page.give_back_title"))
+        told += notice("warn", words, f'<span class="acts">{acts}{button(say("common.resume"), "resume")}</span>')
+    return told
+
+
+def window_notice(snapshot: Snapshot) -> str:
+    """All that waits has to wait for its time."""
+    if snapshot.running or not snapshot.waiting or not all(shut(job, snapshot) for job in snapshot.waiting):
+        return ""
+    opening = [at for job in snapshot.waiting if (at := snapshot.opens[job.gate])]
+    if not opening:
+        return ""
+    return notice("info", say("page.window_closed", time=moment(min(opening))))
+
+
+def shut(job: Job, snapshot: Snapshot) -> bool:
+    return job.lane is Lane.BATCH and job.gate in snapshot.opens
+
+
+def now_line(snapshot: Snapshot, now: datetime) -> str:
+    """One line: what runs, how many wait, when all will be done. ``page.js`` puts ``data-title`` into the tab's title,
+    and tells, if asked to, when ``data-work`` goes back to nothing."""
+    waiting = snapshot.counts[State.QUEUED]
+    held = snapshot.paused or snapshot.reason
+    title = []
+    if snapshot.running:
+        job = snapshot.running[0]
+        more = f" + {len(snapshot.running) - 1}" if len(snapshot.running) > 1 else ""
+        title.append(f"{progress(job):.0f} %")
+        first = thumbnail(job) + (
+            f'<span class="what">{text(job.params.prompt)}</span><span class="step">{state_words(job)}{more}</span>'
+            + bar(job)
+        )
+    elif waiting:
+        why_not = "page.now_paused" if snapshot.paused else "page.now_held" if snapshot.reason else "page.now_waiting"
+        first = f'<span class="step">{say(why_not)}</span>'
+    else:
+        first = f'<span class="step quiet">{say("page.now_paused" if snapshot.paused else "page.now_idle")}</span>'
+    parts = [first]
+    if waiting:
+        title.append(say("page.now_behind", n=waiting))
+        parts.append(f'<span class="wait">{title[-1]}</span>')
+    if snapshot.total_eta is not None and (snapshot.running or waiting) and not held:
+        at = moment(now + timedelta(seconds=snapshot.total_eta))
+        parts.append(f'<span class="eta">{say("page.now_done_at", time=at)}</span>')
+    if (snapshot.running or waiting) and not snapshot.paused:
+        parts.append(button("❚❚", "pause", kind="small icon", title=say("common.pause"), extra=named("common.pause")))
+    dot = "paused" if held else "busy" if snapshot.running else "idle"
+    work = len(snapshot.running) + waiting
+    return (
+        f'<div class="now" role="group" aria-label="{say("page.now")}" data-title="{text(" · ".join(title))}" '
+        f'data-work="{work}"><i class="dot {dot}"></i>{"".join(parts)}</div>'
+    )
+
+
+def named(key: str) -> str:
+    return f' aria-label="{say(key)}"'
+
+
+def thumbnail(job: Job) -> str:
+    """The newest preview of what runs."""
+    if job.hidden or not job.step:
+        return ""
+    return f'<img class="mini" src="{shapes.preview_url(job.id, job.step)}" alt="">'
+
+
+def tools(on_network: bool = False) -> str:
+    """What is at the end of the top line."""
+    chosen = language()
+    options = "".join(
+        f'<option value="{code}" lang="{TAGS[code]}"{" selected" if code == chosen else ""}>{name}</option>'
+        for code, name in LANGUAGES.items()
+    )
+    phone = tool("▦", "phone", "page.phone") if on_network else ""
+    return (
+        f'<div class="tools">{phone}<button type="button" class="act small icon" data-bell hidden aria-pressed="false" '
+        f'title="{say("page.bell")}"{named("page.bell")}>{BELL}</button>{tool("?", "keys", "page.keys")}'
+        f"<select data-language{named('page.language')}>{options}</select></div>"
+    )
+
+
+def tool(sign: str, verb: str, key: str) -> str:
+    return button(sign, verb, kind="small icon", title=say(key), extra=named(key))
+
+
+def now_problem(error: UserError) -> str:
+    words = text(retell(error.message))
+    return f'<div class="now" role="alert"><i class="dot bad"></i><span class="problem">{words}</span></div>'

@@ -1,0 +1,94 @@
+"""One picture, as large as the screen, with its recipe and what can be done with it. ``viewer.js`` zooms and walks."""
+
+from collections.abc import Iterator
+
+from diffusion_local import shapes
+from diffusion_local.domain import Image, Kind, Params
+from diffusion_local.web.ui.view import button, close_button, elapsed, moment, name_of, size, text
+from diffusion_local.web.ui.words import say
+
+
+def panel(image: Image) -> str:
+    url, prompt = shapes.picture_url(image.id), text(image.params.prompt)
+    return (
+        '<div class="overlay viewer" data-key="overlay">'
+        f'<div class="panel" role="dialog" aria-modal="true" data-key="viewer" data-picture="{image.id}" '
+        f'aria-label="{say("gallery.picture")}"><div class="stage" data-key="stage">'
+        f'<img data-key="{image.id}" src="{url}" alt="{prompt}" width="{image.width}" height="{image.height}" '
+        f'draggable="false"></div>{controls()}<div class="side" data-key="side">{close_button()}'
+        f'<p class="prompt">{prompt}</p><div class="acts">{acts(image)}</div><dl>{facts(image)}</dl></div></div></div>'
+    )
+
+
+def controls() -> str:
+    """Buttons over the picture; ``viewer.js`` is what they do."""
+    walks = "".join(
+        f'<button type="button" class="act round {side}" data-walk="{step}" aria-label="{say(f"viewer.{side}")}">'
+        f"{sign}</button>"
+        for side, step, sign in (("earlier", -1, "‹"), ("later", 1, "›"))
+    )
+    zooms = "".join(
+        f'<button type="button" class="act round" data-zoom="{zoom}" aria-label="{say(f"viewer.{name}")}">'
+        f"{sign}</button>"
+        for name, zoom, sign in (("smaller", "-", "−"), ("whole", "0", "⤢"), ("larger", "+", "+"))
+    )
+    recipe = (
+        f'<button type="button" class="act round" data-recipe aria-label="{say("viewer.recipe")}" '
+        f'title="{say("viewer.recipe")}">i</button>'
+    )
+    return f'<div class="controls" data-key="controls">{walks}<div class="zooms">{zooms}{recipe}</div></div>'
+
+
+def acts(image: Image) -> str:
+    kind = image.params.kind
+    star, unstar = say("gallery.star_it"), say("gallery.unstar_it")
+    found = [button(say("viewer.again"), "again_new", image.id, "primary")]
+    if kind is not Kind.UPSCALE:
+        found.append(button(say("viewer.variations"), "variations", image.id))
+    found += [
+        button(say("viewer.same_seed"), "again_picture", image.id, title=say("viewer.same_seed_why")),
+        button(say("viewer.upscale"), "upscale", image.id),
+        button(say("common.use_recipe"), "recipe", image.id),
+        f'<button type="button" class="act" data-copy="{text(image.params.prompt)}">{say("viewer.copy")}</button>',
+        f'<a class="act" href="{shapes.picture_url(image.id)}?download=1" download>{say("common.download")}</a>',
+        button(unstar if image.starred else star, "unstar" if image.starred else "star", image.id, extra=" data-star"),
+        button(say("gallery.to_trash"), "trash", image.id, extra=" data-trash"),
+    ]
+    return "".join(found)
+
+
+def facts(image: Image) -> str:
+    rows = [*recipe(image.params)]
+    if image.seconds:
+        rows.append((say("gallery.took"), elapsed(image.seconds)))
+    rows.append((say("gallery.file"), size(image.bytes)))
+    listed = "".join(f"<dt>{name}</dt><dd>{text(value)}</dd>" for name, value in rows)
+    return f"{listed}<dt>{say('gallery.made')}</dt><dd>{moment(image.created_at)}</dd>"
+
+
+def recipe(params: Params) -> Iterator[tuple[str, object]]:
+    """(name, value) of what the picture was made with; what was left alone is left out."""
+    if params.kind is not Kind.TXT2IMG:
+        yield name_of("kind"), say(f"create.kind_{params.kind}")
+    if params.negative:
+        yield name_of("negative"), params.negative
+    yield name_of("size"), f"{params.width} × {params.height}"
+    if params.kind is Kind.UPSCALE:
+        yield name_of("upscaler"), params.upscaler
+        yield name_of("scale"), f"{params.scale:g} ×"
+        return
+    yield name_of("model"), params.model
+    yield name_of("steps"), params.steps
+    yield name_of("guidance"), f"{params.guidance:g}"
+    yield name_of("sampler"), params.sampler
+    yield name_of("seed"), params.seed
+    if params.strength:
+        yield name_of("strength"), f"{params.strength:g}"
+    if params.loras:
+        yield name_of("loras"), ", ".join(map(str, params.loras))
+    if params.variation_strength:
+        yield name_of("variation_seed"), params.variation_seed
+        yield name_of("variation_strength"), f"{params.variation_strength:g}"
+    for field in ("schedule", "vae", "clip_skip", "rung"):
+        if value := getattr(params, field):
+            yield name_of(field), value
