@@ -5,18 +5,23 @@ from dataclasses import dataclass
 from diffusion_local.catalog import Catalog
 from diffusion_local.models.places import Places
 from diffusion_local.queue import HueyQueue
+from diffusion_local.reports.reports import Reports
 from diffusion_local.settings import Settings
 from diffusion_local.store.control import QueueControl
 from diffusion_local.store.database import Database
+from diffusion_local.store.deliveries import DeliveryStore
 from diffusion_local.store.files import LocalFiles
 from diffusion_local.store.fits import FitStore
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.line import Rules
+from diffusion_local.store.notices import NoticeStore
 from diffusion_local.store.queue_view import QueueView
 from diffusion_local.store.sources import Sources
 from diffusion_local.store.workers import WorkerStore
 from diffusion_local.studio import Studio
+from diffusion_local.telling.teller import Teller
+from diffusion_local.telling.webhooks import Webhooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,9 @@ class House:
     queue: HueyQueue
     sources: Sources
     catalog: Catalog
+    notices: NoticeStore
+    deliveries: DeliveryStore
+    teller: Teller
     studio: Studio
 
 
@@ -48,8 +56,29 @@ def open_house(settings: Settings) -> House:
     files, queue = LocalFiles(settings), HueyQueue(settings.queue_database)
     sources = Sources(settings, images, files)
     catalog = Catalog(settings.starter, Places.of(settings), sources.size)
-    studio = Studio(settings, jobs, control, view, images, workers, files, queue, sources, catalog)
-    return House(settings, database, jobs, control, view, images, workers, fits, files, queue, sources, catalog, studio)
+    notices, deliveries = NoticeStore(database), DeliveryStore(database)
+    reports = Reports(settings, database, view, control, files)
+    teller = Teller(settings, notices, deliveries, jobs, view, reports)
+    webhooks = Webhooks(settings, notices, deliveries)
+    studio = Studio(settings, jobs, control, view, images, workers, files, queue, sources, catalog, reports, webhooks)
+    return House(
+        settings,
+        database,
+        jobs,
+        control,
+        view,
+        images,
+        workers,
+        fits,
+        files,
+        queue,
+        sources,
+        catalog,
+        notices,
+        deliveries,
+        teller,
+        studio,
+    )
 
 
 def open_studio(settings: Settings) -> Studio:

@@ -7,7 +7,7 @@ import math
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from pathlib import Path
@@ -27,8 +27,14 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
-def setting(default: Any, doc: str, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"doc": doc, "choices": choices})
+def setting(default: Any, doc: str, choices: tuple[str, ...] = (), file_only: bool = False) -> Any:
+    """``file_only``: what runs commands or is secret is taken from config.toml, and from nowhere else."""
+    return field(default=default, metadata={"doc": doc, "choices": choices, "file_only": file_only})
+
+
+def hook(when: str) -> Any:
+    """A command as a list of its words; see ``telling.hooks``."""
+    return setting((), f"command to run {when}", file_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,21 @@ class Settings:
     idle_unload: int = setting(600, "idle seconds after which a worker takes the model out of memory")
     keep_jobs_days: int = setting(90, "days that ended jobs stay in the list; 0 keeps them for ever")
     keep_trash_days: int = setting(30, "days that a picture stays in the trash; 0 keeps it for ever")
+    webhooks: str = setting("", "addresses that are told of every event, separated by spaces or commas")
+    webhook_events: str = setting(
+        "batch.done, job.failed, queue.idle, queue.paused", "the events that they are told of"
+    )
+    webhook_allow_private: str = setting(
+        "", "hosts and networks inside, such as 192.168.1.0/24, that webhooks may reach"
+    )
+    webhook_secret: str = setting(
+        "", "what webhooks are signed with; without one the home keeps its own", file_only=True
+    )
+    on_batch_done: tuple[str, ...] = hook("when the last picture of a batch has ended")
+    on_job_failed: tuple[str, ...] = hook("when a picture fails")
+    on_queue_idle: tuple[str, ...] = hook("when nothing waits or runs any more")
+    on_queue_paused: tuple[str, ...] = hook("when the queue is paused, or holds itself back")
+    hook_timeout: int = setting(60, "seconds that such a command may take")
     stop_grace: float = setting(0.8, "seconds a stopping worker may take to reach the next step")
     fake_step_seconds: float = setting(0.02, "seconds a step of the fake engine takes")
     log_level: str = setting("info", "how much the logs tell", LOG_LEVELS)
@@ -80,14 +101,18 @@ class Settings:
         ]
         for source, where in sources:
             for name, value in source.items():
-                if name in values or name in names():
-                    values[name] = parse(name, value, where.format(name, upper=name.upper()))
+                if name in names():
+                    told = where.format(name, upper=name.upper())
+                    if spec_of(name).metadata.get("file_only") and source is not sources[0][0]:
+                        raise InvalidParams(told, "must be set in config.toml only.")
+                    values[name] = parse(name, value, told)
         local_zone(values.get("timezone", ""))  # a zone there is not is told now
         return cls(**values | {"home": home})
 
     def to_env(self) -> dict[str, str]:
-        """The environment from which a child process loads equal settings."""
-        return {PREFIX + name.upper(): str(getattr(self, name)) for name in names()}
+        """The environment from which a child process loads equal settings; it reads the same config.toml."""
+        passed = [each.name for each in fields(self) if not each.metadata.get("file_only")]
+        return {PREFIX + name.upper(): str(getattr(self, name)) for name in passed}
 
     def child_environ(self) -> dict[str, str]:
         """This process's environment with these settings, for a child."""
@@ -147,6 +172,10 @@ class Settings:
         return self.home / "wildcards"
 
     @property
+    def reports(self) -> Path:
+        return self.home / "reports"
+
+    @property
     def logs(self) -> Path:
         return self.home / "logs"
 
@@ -172,12 +201,22 @@ def names() -> tuple[str, ...]:
     return tuple(f.name for f in fields(Settings))
 
 
+def spec_of(name: str) -> Field[Any]:
+    return next(each for each in fields(Settings) if each.name == name)
+
+
 def parse(name: str, value: Any, where: str) -> Any:
     """One setting's value in its own type. Raises InvalidParams naming where it was read."""
-    spec = next(f for f in fields(Settings) if f.name == name)
+    spec = spec_of(name)
     if spec.default is MISSING:
         return Path(value)
+    if isinstance(spec.default, tuple):
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise InvalidParams(where, f'must be a list of texts, as ["program", "an argument"] (got {value!r}).')
+        return tuple(value)
     try:
+        if isinstance(value, list | dict):
+            raise TypeError
         parsed = type(spec.default)(value)
     except (TypeError, ValueError):
         raise InvalidParams(where, f"must be of type {type(spec.default).__name__} (got {value!r}).") from None
@@ -244,3 +283,8 @@ def go_offline(home: Path) -> None:
         DO_NOT_TRACK="1",
         TOKENIZERS_PARALLELISM="false",
     )
+
+
+def inherited() -> dict[str, str]:
+    """This process's environment without our own settings, for a program that is none of ours."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

@@ -28,6 +28,7 @@ from diffusion_local.lists.prompt_lists import PromptLists
 from diffusion_local.orders import Orders, known_state
 from diffusion_local.questions import Questions
 from diffusion_local.queue import JobQueue
+from diffusion_local.reports.reports import Reports
 from diffusion_local.settings import Settings
 from diffusion_local.store.control import QueueControl
 from diffusion_local.store.files import LocalFiles
@@ -38,6 +39,7 @@ from diffusion_local.store.selection import Selection
 from diffusion_local.store.sources import Sources
 from diffusion_local.store.timetable import WISHES, Timetable
 from diffusion_local.store.workers import WorkerStore
+from diffusion_local.telling.webhooks import Webhooks
 
 MAX_WAIT = 3600.0
 LOOK_SECONDS = 0.1  # between two looks of `wait`
@@ -46,7 +48,8 @@ LOOK_SECONDS = 0.1  # between two looks of `wait`
 class Studio(Orders, Questions):
     """Built by ``compose.open_studio``. Each method is one use-case; bad input raises a UserError.
 
-    ``lists`` has those about prompt lists, ``sources`` those about source pictures.
+    ``lists`` has those about prompt lists, ``sources`` those about source pictures, ``reports`` what came of it all,
+    ``webhooks`` who is told.
     """
 
     def __init__(
@@ -61,6 +64,8 @@ class Studio(Orders, Questions):
         queue: JobQueue,
         sources: Sources,
         catalog: Catalog,
+        reports: Reports,
+        webhooks: Webhooks,
     ) -> None:
         self._settings = settings
         self._jobs = jobs
@@ -72,8 +77,10 @@ class Studio(Orders, Questions):
         self._queue = queue
         self._catalog = catalog
         self.sources = sources
-        self._timetable = Timetable(view.database, view.rules)
+        self._timetable = Timetable(view.database, view.rules, webhooks.check)
         self.lists = PromptLists(settings, jobs, view, images, files, queue, catalog, self._timetable)
+        self.reports = reports
+        self.webhooks = webhooks
 
     # -- submit and wait -------------------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ def settings_table() -> str:
         meaning = each.metadata["doc"]
         if choices := each.metadata.get("choices"):
             meaning += f" ({', '.join(choices)})"
-        lines.append(f"| `{each.name}` | {'' if default == '``' else default} | {meaning} |")
+        lines.append(f"| `{each.name}` | {'' if default in ('``', '`()`') else default} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 

@@ -44,6 +44,8 @@ class CatalogOfNow(Catalog):
 
     def __init__(self, catalog: Catalog) -> None:
         self._found = catalog.all()
+        self.shelf = catalog.shelf
+        self._starter = catalog.default
         self.size_of = catalog.size_of
 
     def all(self) -> list[Model]:

@@ -84,11 +84,14 @@ class Line:
         self._db = db
         self._streak = rules.streak
         self._now, self._zone = now, rules.zone
-        self._window, every = scalar(db, "SELECT window FROM queue"), gates(db)
-        #: By lane: the gates that are open. The queue's own window is for the batch lane only.
+        (self._window, resting), every = db.execute("SELECT window, resting FROM queue").fetchone(), gates(db)
+        #: By lane: the gates that are open. The queue's window and the machine's rests are for the batch lane only.
         self._open = {
             lane: [
-                gate.id for gate in every if gate.is_open(now, rules.zone, self._window if lane == BATCH_RANK else "")
+                gate.id
+                for gate in every
+                if gate.is_open(now, rules.zone, self._window if lane == BATCH_RANK else "")
+                and not (lane == BATCH_RANK and resting)
             ]
             for lane in rows.LANES
         }

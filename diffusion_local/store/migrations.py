@@ -6,6 +6,7 @@ Invariants are CHECKs; ``job_events`` and ``queue.revision`` are written by trig
 from sqlite_utils import Database, Migrations
 
 from diffusion_local.store.accounts_schema import ACCOUNTS
+from diffusion_local.store.telling_schema import TELLING
 
 MIGRATIONS = Migrations("diffusion_local")
 
@@ -221,6 +222,11 @@ def m004_overnight(db: Database) -> None:
         "DROP TRIGGER queue_revision_update",
         revision_trigger("queue", "UPDATE OF paused, blocked, window"),
     )
+
+
+@MIGRATIONS()
+def m005_telling(db: Database) -> None:
+    run(db, *TELLING)
 
 
 @MIGRATIONS()

@@ -1,5 +1,6 @@
 """Batches on the clock: what a person asks of time, checked against the queue's own window."""
 
+from collections.abc import Callable
 from datetime import datetime, tzinfo
 
 from diffusion_local.domain import Lane, utc_now
@@ -12,8 +13,9 @@ WISHES = ("start_at", "window", "finish_by", "webhook")
 
 
 class Timetable:
-    def __init__(self, database: Database, rules: Rules) -> None:
+    def __init__(self, database: Database, rules: Rules, check_webhook: Callable[[str], None]) -> None:
         self._database = database
+        self._check_webhook = check_webhook
         self._rules = rules
 
     @property
@@ -24,7 +26,10 @@ class Timetable:
         """Raises InvalidParams."""
         if not any(wishes.values()):
             return Timing()
-        return timing(datetime.fromisoformat(utc_now()), self.zone, self._queue_window(lane), **wishes)
+        found = timing(datetime.fromisoformat(utc_now()), self.zone, self._queue_window(lane), **wishes)
+        if found.webhook:
+            self._check_webhook(found.webhook)
+        return found
 
     def _queue_window(self, lane: Lane) -> str:
         with self._database.read() as db:

@@ -1,0 +1,122 @@
+"""A report as one HTML file: the contact sheet inside it, nothing fetched from anywhere, every text escaped."""
+
+import base64
+import io
+from collections.abc import Callable
+from html import escape
+
+from diffusion_local.contact_sheet import opened
+from diffusion_local.domain import Image, shortened
+from diffusion_local.errors import DiffusionLocalError
+from diffusion_local.reports.report import Reason, Report
+from diffusion_local.reports.words import duration, facts
+from diffusion_local.store.files import LocalFiles
+
+SIDE = 192  # pixels of a picture in the page
+STYLE = """
+:root{color-scheme:light dark;--ground:#fff;--card:#f6f6f7;--text:#18181b;--faint:#63636b;--line:#e2e2e6;--bad:#b42318;
+--accent:#5046c8}
+@media(prefers-color-scheme:dark){:root{--ground:#131316;--card:#1d1d21;--text:#ececf0;--faint:#a1a1aa;--line:#313138;
+--bad:#f97066;--accent:#a8a2ff}}
+*{box-sizing:border-box}body{margin:0;background:var(--ground);color:var(--text);font:16px/1.5 system-ui,sans-serif}
+main{max-width:70rem;margin:0 auto;padding:2rem 1rem 4rem}h1{font-size:1.6rem;line-height:1.25;margin:0 0 1.25rem;
+overflow-wrap:anywhere}h2{font-size:1.15rem;margin:2.25rem 0 .75rem}a{color:var(--accent)}
+dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(10.5rem,1fr));gap:.6rem;margin:0}
+dl div{background:var(--card);border:1px solid var(--line);border-radius:.6rem;padding:.6rem .8rem}
+dl .wide{grid-column:1/-1}dt{color:var(--faint);font-size:.8rem}dd{margin:0;font-weight:600;overflow-wrap:anywhere}
+dd.bad{color:var(--bad)}.wide dd{font-weight:400}
+.reason{border:1px solid var(--line);border-left:4px solid var(--bad);border-radius:.6rem;padding:.7rem .9rem;
+margin:0 0 .6rem;background:var(--card)}.reason p{margin:.2rem 0;overflow-wrap:anywhere}
+.reason small{color:var(--faint)}
+table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.4rem .6rem;border-bottom:1px solid var(--line);
+overflow-wrap:anywhere}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));gap:.75rem}
+figure{margin:0;min-width:0}img{width:100%;height:auto;display:block;border-radius:.4rem;background:var(--card)}
+figcaption{font-size:.78rem;color:var(--faint);line-height:1.35;margin-top:.25rem;overflow-wrap:anywhere}
+@media print{main{max-width:none;padding:0}.sheet{grid-template-columns:repeat(6,1fr)}
+figure,.reason,dl div{break-inside:avoid}a[href]{color:inherit;text-decoration:none}}
+"""
+WIDE = {"Estimate", "Made with less memory"}
+
+
+def written(report: Report, files: LocalFiles, links: bool = False) -> str:
+    """``links`` lead into the app, where the page is served by it: to the pictures, and to trying again."""
+    parts = [f"<h1>{escape(report.title)}</h1><dl>", *(fact(*each) for each in facts(report)), "</dl>"]
+    if report.reasons:
+        parts += ["<h2>Failed</h2>", *(reason(each, report, links) for each in report.reasons)]
+    if report.pictures:
+        shown, done = len(report.pictures), report.counts["done"]
+        parts.append(f"<h2>Pictures{f' ({shown} of {done:,})' if shown < done else ''}</h2>")
+        parts += ['<div class="sheet">', *(figure(each, files, links) for each in report.pictures), "</div>"]
+    if len(report.batches) > 1:
+        parts += ["<h2>Batches</h2>", batches(report, links)]
+    if report.models:
+        rows = [[each.model, f"{each.done:,}", duration(each.seconds)] for each in report.models]
+        parts += ["<h2>Models</h2>", table(["Model", "Pictures", "Time"], rows)]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{escape(report.title)}</title><style>{STYLE}</style></head><body><main>{''.join(parts)}</main></body>"
+        "</html>\n"
+    )
+
+
+def fact(what: str, much: str) -> str:
+    kind = ' class="wide"' if what in WIDE else ""
+    bad = ' class="bad"' if what == "Failed" and much != "0" else ""
+    return f"<div{kind}><dt>{escape(what)}</dt><dd{bad}>{escape(much)}</dd></div>"
+
+
+def reason(each: Reason, report: Report, links: bool) -> str:
+    """A group of failed jobs. Its link opens the app, which asks before it does anything."""
+    of = f"batch={report.batch_id}" if report.batch_id else f"since={report.since}&amp;until={report.until}"
+    again = f'<p><a href="/?again={each.id}&amp;{of}">Again for these</a></p>' if links else ""
+    ids = ", ".join(each.job_ids[:5]) + (" …" if each.count > 5 else "")
+    return (
+        f'<div class="reason"><p><b>{each.count:,} × {escape(each.kind)}</b></p><p>{escape(each.message)}</p>'
+        f"<p><small>{escape(ids)}</small></p>{again}</div>"
+    )
+
+
+def figure(image: Image, files: LocalFiles, links: bool) -> str:
+    label = escape(shortened(image.params.prompt, 80))
+    seen = f'<img alt="{label}" src="{inline(lambda: files.thumbnail(image.key))}">'
+    if links:
+        seen = f'<a href="/images/{image.id}.png">{seen}</a>'
+    return f"<figure>{seen}<figcaption>{label}<br>seed {image.params.seed}</figcaption></figure>"
+
+
+def inline(path: Callable[[], object]) -> str:
+    """A picture's file, small, as a data address; an empty picture where there is none to read."""
+    try:
+        small = opened(path(), (SIDE, SIDE))  # type: ignore[arg-type]
+    except (OSError, DiffusionLocalError):
+        small = None
+    if small is None:
+        return "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+    held = io.BytesIO()
+    small.save(held, "WEBP", quality=72)
+    return f"data:image/webp;base64,{base64.b64encode(held.getvalue()).decode()}"
+
+
+def batches(report: Report, links: bool) -> str:
+    rows = []
+    for each in report.batches:
+        name = escape(shortened(each.name or each.id))
+        rows.append(
+            [
+                f'<a href="/reports/batch/{each.id}.html">{name}</a>' if links else name,
+                *(f"{each.counts.get(state, 0):,}" for state in ("done", "failed", "cancelled")),
+            ]
+        )
+    return table(["Batch", "Done", "Failed", "Cancelled"], rows, raw=True)
+
+
+def table(heads: list[str], rows: list[list[str]], raw: bool = False) -> str:
+    """The first column is text, which is escaped unless it is ``raw``; the others are numbers."""
+    head = "".join(f"<th{' class=n' if place else ''}>{escape(each)}" for place, each in enumerate(heads))
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{' class=n' if place else ''}>{each if raw else escape(each)}" for place, each in enumerate(row))
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</thead><tbody>{body}</tbody></table>"

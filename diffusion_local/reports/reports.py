@@ -1,0 +1,123 @@
+"""What a person can ask of reports: of a batch, of a night, as text or as a file, and to try again what failed."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from diffusion_local.domain import Receipt, State, utc_text
+from diffusion_local.errors import Conflict, InvalidParams, NotFound
+from diffusion_local.reports import markdown, page
+from diffusion_local.reports.report import Report, added, reason_of, spread
+from diffusion_local.settings import Settings
+from diffusion_local.store.control import QueueControl
+from diffusion_local.store.database import Database
+from diffusion_local.store.files import LocalFiles, write_whole
+from diffusion_local.store.queue_view import QueueView
+from diffusion_local.store.reports import ReportStore
+from diffusion_local.store.selection import Selection
+
+FORMATS = ("md", "html", "json")
+NIGHT = timedelta(hours=12)
+Again = Callable[[Sequence[str]], Receipt]
+
+
+class Reports:
+    """Part of the Studio, as ``studio.reports``."""
+
+    def __init__(
+        self, settings: Settings, database: Database, view: QueueView, control: QueueControl, files: LocalFiles
+    ) -> None:
+        self._settings = settings
+        self._store = ReportStore(database)
+        self._view = view
+        self._control = control
+        self._files = files
+
+    def batch(self, batch_id: str) -> Report:
+        """What a batch came to, or has come to so far. Raises NotFound."""
+        batch, _ = self._view.batch(batch_id)
+        with self._store.of_batch(batch_id) as rows:
+            found = added(rows)
+        report = found.report(batch.name or batch.id, batch_id)
+        return self._dressed(report, found.done)
+
+    def night(self, since: str | None = None, until: str | None = None) -> Report:
+        """What ended between two times (ISO 8601; without a zone they are local), by default in the last 12 hours.
+
+        Raises InvalidParams.
+        """
+        end = moment("until", until) if until else datetime.now(UTC)
+        start = moment("since", since) if since else end - NIGHT
+        if start >= end:
+            raise InvalidParams("since", "must be before until, and in the past.")
+        with self._store.of_time(utc_text(start), utc_text(end)) as rows:
+            found = added(rows)
+        title = f"From {local(start)} to {local(end)}"
+        return self._dressed(found.report(title, None, utc_text(start), utc_text(end)), found.done)
+
+    def again(
+        self, make: Again, reason: str, batch_id: str | None = None, since: str | None = None, until: str | None = None
+    ) -> Receipt:
+        """New jobs for those that failed for one reason (its id in the report), of a batch or of a time.
+
+        Those that were made again before are left out, so asking twice makes nothing twice. Raises NotFound, Conflict.
+        """
+        if batch_id:
+            self._view.batch(batch_id)
+            source: AbstractContextManager = self._store.of_batch(batch_id)
+        else:
+            asked = self.night(since, until)
+            source = self._store.of_time(asked.since or "", asked.until or "")
+        with source as rows:
+            failed = [
+                row["id"]
+                for row in rows
+                if row["state"] == State.FAILED
+                and reason_of(row["error_kind"] or "", row["error_message"] or "").id == reason
+            ]
+        if not failed:
+            raise NotFound(f"The report has no failed jobs of the reason {reason!r}.")
+        left = self._control.not_made_again(Selection(tuple(failed)), State.FAILED)
+        if not left:
+            raise Conflict("Those jobs were all made again before.")
+        return make(left)
+
+    def text(self, report: Report, form: str) -> str:
+        """A report as ``md`` or ``html``. Raises InvalidParams."""
+        if form == "md":
+            return markdown.written(report)
+        if form == "html":
+            return page.written(report, self._files)
+        raise InvalidParams("format", f"must be one of {', '.join(FORMATS)} (got {form!r}).")
+
+    def keep(self, report: Report) -> Path:
+        """Write it into the home's ``reports`` folder, as Markdown and as HTML; the path of the HTML file."""
+        day = (report.until or utc_text(datetime.now(UTC)))[:10]
+        stem = f"{day}-{report.batch_id}" if report.batch_id else f"{day}-night"
+        for form in ("md", "html"):
+            data = self.text(report, form).encode()
+            write_whole(self._settings.reports / f"{stem}.{form}", lambda file, data=data: file.write(data))  # type: ignore[misc]
+        return self._settings.reports / f"{stem}.html"
+
+    def _dressed(self, report: Report, done: Sequence[str]) -> Report:
+        """With names of batches, and pictures for the contact sheet."""
+        names = self._store.names([each.id for each in report.batches])
+        for line in report.batches:
+            line.name, line.lane = names.get(line.id, ("", ""))
+        chosen = spread(done)
+        images = self._store.images(chosen)
+        return replace(report, pictures=[images[job_id] for job_id in chosen if job_id in images])
+
+
+def moment(field: str, text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidParams(field, f"must be a time such as 2026-11-22T23:00 (got {text!r}).") from None
+    return found.astimezone(UTC)
+
+
+def local(when: datetime) -> str:
+    return when.astimezone().strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,148 @@
+"""From notices to deliveries, and each delivery on its way: what the chores' process does about telling."""
+
+import json
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from diffusion_local.domain import Job, shortened, utc_text
+from diffusion_local.errors import NotFound, UserError
+from diffusion_local.reports.report import Report
+from diffusion_local.reports.reports import Reports
+from diffusion_local.settings import Settings
+from diffusion_local.store.deliveries import HOOK, DeliveryStore
+from diffusion_local.store.jobs import JobStore
+from diffusion_local.store.notices import Notice, NoticeStore
+from diffusion_local.store.queue_view import QueueView
+from diffusion_local.telling import hooks, webhook
+from diffusion_local.telling.receivers import receivers
+from diffusion_local.telling.secret import secret_of
+
+log = logging.getLogger(__name__)
+
+IDLE = timedelta(seconds=20)  # that nothing waits or runs, before anybody is told: a person may just be thinking
+STALE = timedelta(hours=1)  # after which nobody wants to hear that the queue was idle, or paused, then
+
+
+class Teller:
+    def __init__(
+        self,
+        settings: Settings,
+        notices: NoticeStore,
+        deliveries: DeliveryStore,
+        jobs: JobStore,
+        view: QueueView,
+        reports: Reports,
+    ) -> None:
+        self._settings = settings
+        self._notices = notices
+        self._deliveries = deliveries
+        self._jobs = jobs
+        self._view = view
+        self._reports = reports
+
+    def tell(self, ring: Callable[[str], None]) -> None:
+        """Make deliveries of what happened, and ring for each, and for those whose ring was lost."""
+        for notice in self._notices.untold():
+            wait = self._wait(notice)
+            if wait is None:
+                self._notices.drop(notice)
+            elif not wait:
+                for delivery_id in self._deliveries.add(notice, *self._message(notice)):
+                    ring(delivery_id)
+        for delivery_id in self._deliveries.due():
+            ring(delivery_id)
+
+    def deliver(self, delivery_id: str, seconds_to_next: float | None) -> bool:
+        """One try, if it is due; False asks for another after ``seconds_to_next``."""
+        delivery = self._deliveries.take(delivery_id)
+        if delivery is None:
+            return True
+        if delivery.receiver.startswith(HOOK):
+            outcome = hooks.run(self._settings, delivery.receiver, delivery.payload)
+        else:
+            try:
+                secret = secret_of(self._settings)
+                allowed = self._settings.webhook_allow_private
+                outcome = webhook.post(delivery.receiver, delivery.id, delivery.payload, secret, allowed)
+            except (UserError, OSError) as problem:  # of our own settings or disk
+                outcome = webhook.Outcome(False, error=str(problem))
+        again_at = None
+        if not outcome.delivered and not outcome.final and delivery.tries_left > 0 and seconds_to_next is not None:
+            again_at = utc_text(datetime.now(UTC) + timedelta(seconds=seconds_to_next))
+        self._deliveries.settle(delivery.id, outcome.delivered, outcome.status, outcome.answer, outcome.error, again_at)
+        told = f"{delivery.event} to {delivery.receiver}"
+        if outcome.delivered:
+            log.info("told %s", told)
+        else:
+            log.warning("not told %s: %s%s", told, outcome.error, f"; again at {again_at}" if again_at else "")
+        return again_at is None
+
+    def _wait(self, notice: Notice) -> bool | None:
+        """Whether it is too early to tell; None if nobody needs to hear of it any more."""
+        age = datetime.now(UTC) - datetime.fromisoformat(notice.at)
+        if notice.event in ("queue.idle", "queue.paused") and age > STALE:
+            return None
+        if notice.event != "queue.idle":
+            return False
+        if self._notices.busy() or self._notices.superseded(notice):
+            return None
+        return age < IDLE
+
+    def _message(self, notice: Notice) -> tuple[str, dict[str, int]]:
+        """(payload, tries by receiver). A batch that was forgotten meanwhile is told without its report."""
+        found = receivers(self._settings, notice.event, self._webhook(notice.batch_id))
+        return message(notice.event, notice.at, self._data(notice) if found else {}), found
+
+    def _webhook(self, batch_id: str) -> str:
+        """The batch's own; empty where there is none."""
+        try:
+            return self._view.batch(batch_id)[0].webhook if batch_id else ""
+        except NotFound:
+            return ""
+
+    def _data(self, notice: Notice) -> dict[str, Any]:
+        try:
+            match notice.event:
+                case "batch.done":
+                    return of_report(self._reports.batch(notice.batch_id))
+                case "job.failed":
+                    return of_job(self._jobs.get(notice.job_id))
+                case "queue.idle":
+                    return of_report(
+                        self._reports.night(self._notices.told_before(notice), utc_text(datetime.now(UTC)))
+                    )
+        except NotFound:
+            return {"batch_id": notice.batch_id, "job_id": notice.job_id}
+        return {"reason": notice.note or "paused by a person"}
+
+
+def message(event: str, at: str, data: dict[str, Any]) -> str:
+    """The body by Standard Webhooks."""
+    return json.dumps({"type": event, "timestamp": at, "data": data}, ensure_ascii=False)
+
+
+def of_report(report: Report) -> dict[str, Any]:
+    told = report.to_dict()
+    facts = {
+        "batch_id": report.batch_id,
+        "name": shortened(report.title, 200),
+        **{state: report.counts[state] for state in ("done", "failed", "cancelled")},
+        "count": sum(report.counts.values()),
+        "seconds": round(report.seconds, 1),
+        "report": f"/reports/batch/{report.batch_id}.html" if report.batch_id else "/reports/night.html",
+    }
+    return {name: value for name, value in facts.items() if value is not None} | {"summary": told}
+
+
+def of_job(job: Job) -> dict[str, Any]:
+    assert job.failure is not None
+    return {
+        "batch_id": job.batch_id,
+        "job_id": job.id,
+        "name": shortened(job.params.prompt),
+        "reason": f"{job.failure.kind}: {job.failure.message}",
+        "error": {"kind": job.failure.kind, "message": job.failure.message},
+        "params": json.loads(job.params.to_json()),
+    }

@@ -1,0 +1,56 @@
+"""What a person can ask about telling: the delivery log, sending again, a trial, the secret, and whether an address is
+allowed."""
+
+from collections.abc import Sequence
+
+from diffusion_local.domain import utc_now
+from diffusion_local.errors import InvalidParams
+from diffusion_local.settings import Settings
+from diffusion_local.store.deliveries import HOOK, Delivery, DeliveryStore
+from diffusion_local.store.notices import NoticeStore
+from diffusion_local.telling.addresses import Allowed, check
+from diffusion_local.telling.receivers import MOST_TRIES
+from diffusion_local.telling.secret import secret_of
+from diffusion_local.telling.teller import message
+
+STATES = ("waiting", "sending", "delivered", "failed")
+
+
+class Webhooks:
+    """Part of the Studio, as ``studio.webhooks``."""
+
+    def __init__(self, settings: Settings, notices: NoticeStore, deliveries: DeliveryStore) -> None:
+        self._settings = settings
+        self._notices = notices
+        self._deliveries = deliveries
+
+    def check(self, url: str) -> None:
+        """Raises InvalidParams naming ``webhook`` if a message must not, or cannot, be sent there."""
+        check(url, Allowed.of(self._settings.webhook_allow_private))
+
+    def deliveries(self, limit: int = 50, before: str | None = None, state: str | None = None) -> Sequence[Delivery]:
+        """The delivery log, newest first; ``before`` is the last id of the page before."""
+        if not isinstance(limit, int) or not 1 <= limit <= 500:
+            raise InvalidParams("limit", f"must be from 1 to 500 (got {limit}).")
+        if state and state not in STATES:
+            raise InvalidParams("state", f"must be one of {', '.join(STATES)} (got {state!r}).")
+        return self._deliveries.page(limit, before or None, state or None)
+
+    def delivery(self, delivery_id: str) -> Delivery:
+        return self._deliveries.get(delivery_id)
+
+    def resend(self, delivery_id: str) -> Delivery:
+        """Send one again, with the same id, so that a receiver can see that it has it already."""
+        found = self._deliveries.get(delivery_id)
+        return self._deliveries.resend(delivery_id, 1 if found.receiver.startswith(HOOK) else MOST_TRIES)
+
+    def test(self, url: str) -> Delivery:
+        """Put a trial message into the log, to be sent soon. Raises InvalidParams."""
+        self.check(url)
+        body = message("test", utc_now(), {"text": "A trial message of diffusion-local."})
+        [delivery_id] = self._deliveries.add(self._notices.note("test"), body, {url: 1})
+        return self._deliveries.get(delivery_id)
+
+    def secret(self) -> str:
+        """What receivers verify the signature with."""
+        return secret_of(self._settings)
