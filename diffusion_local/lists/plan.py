@@ -51,6 +51,10 @@ class CatalogOfNow(Catalog):
     def all(self) -> list[Model]:
         return self._found
 
+    def get(self, model_id: str) -> Model:
+        found = next((model for model in self._found if model.id == model_id), None)
+        return found or super().get(str(model_id))
+
 
 class Plan:
     """``pictures_of`` walks the list once; the sums are right when it has ended.
