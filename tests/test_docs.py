@@ -78,7 +78,7 @@ def test_every_setting_is_told_with_its_default_and_meaning() -> None:
         default, meaning = rows[field.name]
         assert meaning.startswith(field.metadata["doc"])
         if field.default is not MISSING:
-            assert "".join(code(default)) == str(field.default)
+            assert "".join(code(default)) == str(field.default or ("" if field.default == () else field.default))
         for choice in field.metadata.get("choices", ()):
             assert choice in meaning
 
