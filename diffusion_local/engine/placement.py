@@ -87,11 +87,10 @@ class Gauge:
         """``limit``: most bytes of a CUDA GPU that this process may take; 0 is all."""
         self._device = device
         self._type = device.partition(":")[0]
-        self.limit = 0
-        if limit and self._type == "cuda":
+        self.limit = limit
+        if self._type == "cuda":
             total = torch.cuda.get_device_properties(device).total_memory
-            self.limit = min(limit, total)
-            torch.cuda.set_per_process_memory_fraction(self.limit / total, device)
+            torch.cuda.set_per_process_memory_fraction(min(limit or total, total) / total, device)
 
     def free(self) -> int:
         """Bytes that a model may still take."""

@@ -61,7 +61,8 @@ def read_header(path: Path, name: str = "") -> Header:
         with path.open("rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
-            if start[:2] == b"PK" or start[:1] == b"\x80":
+            # A true length may begin with these bytes, too; as one, a pickle's are longer than any file.
+            if length > size - 8 and (start[:2] == b"PK" or start[:1] == b"\x80"):
                 raise ModelUnavailable(f"{name} is a pickle file under another name. {NO_PICKLE}")
             if len(start) == 8 and length > MAX_HEADER:
                 raise ValueError("no such header")

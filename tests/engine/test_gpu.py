@@ -10,7 +10,8 @@ import pytest
 from diffusion_local.catalog import Model
 from diffusion_local.compose import open_house
 from diffusion_local.domain import State
-from diffusion_local.errors import Stopped
+from diffusion_local.engine.memory import LADDERS, Choice
+from diffusion_local.errors import OutOfMemory, Stopped
 from diffusion_local.settings import Settings
 from tests.engine.conftest import Draw
 
@@ -64,6 +65,65 @@ def test_a_cancelled_picture_leaves_the_gpu_usable_and_unload_frees_it(draw: Dra
     assert draw(steps=2).image.size == (128, 128)
     gpu.unload()
     assert torch.cuda.memory_allocated() < 64 * 2**20
+
+
+@pytest.mark.parametrize("rung", LADDERS["cuda"])
+def test_every_rung_draws_the_same_picture(gpu: "DiffusersEngine", starter: Model, rung: str) -> None:
+    import numpy as np
+
+    draw = Draw(gpu)
+    wanted = {"prompt": "a red apple", "steps": 6, "width": 256, "height": 256, "seed": 3}
+    gpu.load(starter, Choice("resident"))
+    full = draw(**wanted).image
+    gpu.load(starter, Choice(rung))
+    first, again = draw(**wanted), draw(**wanted)
+    assert first.image.tobytes() == again.image.tobytes()
+    difference = np.abs(np.asarray(first.image, np.int16) - np.asarray(full, np.int16))
+    assert difference.mean() < 4
+    assert first.facts["peak_bytes"] > 0
+
+
+@pytest.mark.parametrize("rung", ["resident", "model_offload", "group_offload", "sequential"])
+def test_a_vae_that_gave_no_numbers_is_run_in_fp32_on_every_rung(
+    gpu: "DiffusersEngine", starter: Model, rung: str
+) -> None:
+    import torch
+
+    from diffusion_local.engine import placement
+
+    gpu.unload()
+    gpu.load(starter, Choice(rung))
+    assert gpu._loaded is not None
+    placement.vae_in_fp32(gpu._loaded.pipe, rung, "cuda:0")
+    assert Draw(gpu)(steps=2).facts["vae_dtype"] == "float32"
+    assert gpu._loaded.pipe.vae.dtype == torch.float32
+    gpu.unload()
+
+
+def test_less_is_on_the_gpu_on_a_lower_rung(gpu: "DiffusersEngine", starter: Model) -> None:
+    held = []
+    for rung in ("resident", "model_offload", "sequential"):
+        gpu.load(starter, Choice(rung))
+        Draw(gpu)(steps=1)
+        assert gpu._loaded is not None
+        held.append(gpu._loaded.bytes)
+    assert held[0] > 0
+    assert held[1:] == [0, 0]
+    gpu.unload()
+
+
+def test_a_limit_is_kept_and_what_does_not_fit_is_out_of_memory(starter: Model) -> None:
+    from diffusion_local.engine.devices import at_slot
+    from diffusion_local.engine.diffusers_engine import DiffusersEngine
+
+    small = DiffusersEngine(at_slot("gpu0"), memory_limit=40 * 2**20)
+    with pytest.raises(OutOfMemory):
+        small.load(starter, Choice("resident"))
+    assert small.loaded == ""
+    roomy = DiffusersEngine(at_slot("gpu0"))
+    roomy.load(starter)
+    assert Draw(roomy)(steps=1).image.size == (128, 128)
+    roomy.unload()
 
 
 def test_a_worker_on_a_gpu_makes_pictures(settings: Settings) -> None:
