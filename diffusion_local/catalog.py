@@ -135,6 +135,8 @@ class Catalog:
         return completion.complete(model.id, model.defaults, model.limits, prompt, given, self.size_of)
 
     def _named(self, model_id: str) -> Model:
+        if not isinstance(model_id, str):
+            raise InvalidParams("model", f"must be a model's id (got {model_id!r:.80}).")
         try:
             return self.get(model_id) if model_id else self.default
         except NotFound as error:

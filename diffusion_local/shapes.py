@@ -22,6 +22,15 @@ class Tells(Protocol):
     def places(self, jobs: Sequence[Job]) -> dict[str, tuple[int | None, float | None]]: ...
 
 
+class SourcePicture(TypedDict):
+    """A picture to begin from; sizes in pixels."""
+
+    id: str
+    width: int
+    height: int
+    url: str
+
+
 class Touched(TypedDict):
     """Ids of the jobs that an order reached."""
 
@@ -98,6 +107,10 @@ def picture_url(image_id: str) -> str:
 
 def thumbnail_url(image_id: str) -> str:
     return f"/thumbnails/{image_id}.webp"
+
+
+def source_url(source_id: str) -> str:
+    return f"/sources/{source_id}.png"
 
 
 def preview_url(job_id: str, step: int) -> str:

@@ -1,12 +1,14 @@
-"""Writes README's tables that come from the code: settings and modules. ``--check`` says whether they are fresh."""
+"""Writes README's tables that come from the code: settings, wishes, modules. ``--check``: whether they are fresh."""
 
 import ast
 import re
 import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import get_origin
 
 from diffusion_local.settings import Settings
+from diffusion_local.wishes import WISHES
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -15,7 +17,9 @@ PACKAGE = ROOT / "diffusion_local"
 
 def main() -> int:
     text = README.read_text(encoding="utf-8")
-    fresh = replaced(replaced(text, "settings", settings_table()), "modules", modules_table())
+    fresh = text
+    for name, table in (("settings", settings_table), ("wishes", wishes_table), ("modules", modules_table)):
+        fresh = replaced(fresh, name, table())
     if "--check" in sys.argv:
         return int(fresh != text)
     README.write_text(fresh, encoding="utf-8")
@@ -35,6 +39,14 @@ def settings_table() -> str:
         if choices := each.metadata.get("choices"):
             meaning += f" ({', '.join(choices)})"
         lines.append(f"| `{each.name}` | {'' if default in ('``', '`()`') else default} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def wishes_table() -> str:
+    lines = ["| setting of a picture | type | meaning |", "|---|---|---|"]
+    for name, wish in WISHES.items():
+        kind = "list" if get_origin(wish.type) is list else wish.type.__name__
+        lines.append(f"| `{name}` | {kind} | {wish.meaning} |")
     return "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,7 @@ from tests.support import PACKAGE, run_python
 #: From the bottom up. A module imports from lower rows and from its own unit; units of one row do not know each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors"),
-    ("params",),
+    ("params", "wishes"),
     ("settings", "actor", "turns", "when"),
     ("domain", "checks"),
     ("completion",),

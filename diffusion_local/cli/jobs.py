@@ -1,7 +1,7 @@
 """Commands about jobs: submit them, look at them, steer the queue."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +13,8 @@ from diffusion_local.cli.terminal import (
     OfBatch,
     file_of,
     job_line,
-    parse_size,
+    read_wishes,
+    taking_options,
     tell,
     tell_receipt,
 )
@@ -25,19 +26,12 @@ app = typer.Typer()
 
 @app.command()
 @on_studio
+@taking_options
 def submit(
     studio: AnyStudio,
     prompt: str,
     count: Annotated[int, typer.Option(help="Pictures to make.")] = 1,
-    seed: Annotated[
-        int | None, typer.Option(help="First seed, -1 for a random one; each further picture takes the next.")
-    ] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, as 256x256.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps; the model's default if not given.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="As `Euler a` or `DPM++ 2M`.")] = None,
-    negative: Annotated[str | None, typer.Option(help="What the picture should not show.")] = None,
-    model: Annotated[str | None, typer.Option(help="Id of a model, as `models` lists them.")] = None,
     name: Annotated[str, typer.Option(help="Name of the batch.")] = "",
     priority: Annotated[int, typer.Option(help="Higher runs first, from -100 to 100.")] = 0,
     idempotency_key: Annotated[
@@ -46,23 +40,16 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the pictures are made.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds that --wait stays.")] = 3600,
     as_json: AsJson = False,
+    **wishes: Any,
 ) -> None:
     """Put pictures of a prompt into the queue."""
-    width, height = parse_size(size)
     receipt = studio.submit(
         prompt,
         count=count,
-        seed=seed,
         name=name,
         priority=priority,
         idempotency_key=idempotency_key,
-        negative=negative,
-        model=model,
-        width=width,
-        height=height,
-        steps=steps,
-        guidance=guidance,
-        sampler=sampler,
+        **read_wishes(studio, size, wishes),
     )
     for warning in receipt.warnings:
         print(f"note: {warning}", file=sys.stderr)

@@ -4,13 +4,13 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import typer
 
 from diffusion_local.catalog import number
 from diffusion_local.cli.reach import AnyStudio, on_studio
-from diffusion_local.cli.terminal import FAILED, AsJson, parse_size, tell
+from diffusion_local.cli.terminal import FAILED, AsJson, read_wishes, taking_options, tell
 from diffusion_local.domain import FINAL, State
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.export import EXPORTS
@@ -26,6 +26,7 @@ SHOWN_BAD = 20
 
 @app.command("list")
 @on_studio
+@taking_options
 def submit_list(
     studio: AnyStudio,
     file: Annotated[str, typer.Argument(help="Text, .csv or .jsonl; - is standard input.")],
@@ -40,39 +41,25 @@ def submit_list(
     ] = False,
     literal: Annotated[bool, typer.Option("--literal", help="Take {a|b} and __name__ as they are written.")] = False,
     expansion_seed: Annotated[int | None, typer.Option(help="Draws the same wildcards and seeds again.")] = None,
-    count: Annotated[int | None, typer.Option(help="Pictures of a line that says nothing; so all below.")] = None,
-    seed: Annotated[int | None, typer.Option(help="First seed of a line.")] = None,
+    count: Annotated[int | None, typer.Option(help="Pictures of a line that says nothing; so the settings.")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, as 256x256.")] = None,
-    steps: int | None = None,
-    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale.")] = None,
-    sampler: str | None = None,
-    negative: Annotated[str | None, typer.Option(help="What the pictures should not show.")] = None,
-    model: str | None = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the pictures are made.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds that --wait stays.")] = 3600,
     as_json: AsJson = False,
+    **settings: Any,
 ) -> None:
     """Put a list of prompts into the queue, as one batch behind everything that somebody waits for."""
     if combinatorial and literal:
         raise InvalidParams("literal", "must be left out with --combinatorial.")
     number("timeout", timeout, 0, MAX_WAIT)
-    width, height = parse_size(size)
     source: Path | BinaryIO = sys.stdin.buffer if file == "-" else Path(file)
-    wishes = {
+    wishes = read_wishes(studio, size, settings) | {
         "expand": "all" if combinatorial else "no" if literal else "random",
         "expansion_seed": expansion_seed,
         "count": count,
-        "seed": seed,
-        "width": width,
-        "height": height,
-        "steps": steps,
-        "guidance": guidance,
-        "sampler": sampler,
-        "negative": negative,
-        "model": model,
     }
     if dry_run:
-        check = studio.lists.check(source, form, **wishes)  # type: ignore[arg-type]
+        check = studio.lists.check(source, form, **wishes)
         tell(asdict(check), as_json, check_lines(check))
         if check.bad_count or not check.pictures:
             raise typer.Exit(FAILED)
@@ -84,7 +71,7 @@ def submit_list(
         name=name,
         priority=priority,
         idempotency_key=idempotency_key,
-        **wishes,  # type: ignore[arg-type]
+        **wishes,
     )
     for warning in [*bad_lines(receipt.bad_lines, receipt.bad_count), *receipt.warnings]:
         print(f"note: {warning}", file=sys.stderr)

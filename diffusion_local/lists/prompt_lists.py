@@ -73,6 +73,7 @@ class PromptLists:
     def check(
         self,
         source: Source,
+        /,
         format: str = "",
         *,
         expand: str = "random",
@@ -108,6 +109,7 @@ class PromptLists:
     def submit(
         self,
         source: Source,
+        /,
         format: str = "",
         *,
         skip_bad_lines: bool = False,

@@ -19,6 +19,7 @@ from diffusion_local.lists.prompt_lists import ListReceipt
 from diffusion_local.remote import reading
 from diffusion_local.remote.reading import read
 from diffusion_local.remote.server import Server
+from diffusion_local.store.sources import Source
 
 LOOK_SECONDS = 0.5
 NAMED = 100  # jobs asked for by id in one request
@@ -32,6 +33,7 @@ class RemoteStudio:
         self._images: dict[str, Image] = {}
         self._places: dict[str, Place] = {}
         self.lists = RemoteLists(self._server)
+        self.sources = RemoteSources(self._server)
 
     # -- submit and wait -------------------------------------------------------------------------------------------
 
@@ -169,12 +171,13 @@ class RemoteLists:
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    def check(self, source: str | bytes | Path | BinaryIO, format: str = "", **wishes: Any) -> ListCheck:
+    def check(self, source: str | bytes | Path | BinaryIO, /, format: str = "", **wishes: Any) -> ListCheck:
         return read(ListCheck, self._sent("/lists/check", source, format, wishes))
 
     def submit(
         self,
         source: str | bytes | Path | BinaryIO,
+        /,
         format: str = "",
         *,
         idempotency_key: str | None = None,
@@ -192,6 +195,16 @@ class RemoteLists:
             wishes = wishes | ({"name": wishes["name"] or source.stem} if "name" in wishes else {})
         query = {name: value for name, value in (wishes | {"format": form}).items() if value not in (None, "")}
         return self._server.ask("POST", path, params=query, content=data_of(source), **request)
+
+
+class RemoteSources:
+    """``studio.sources`` of a studio on another machine."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def add(self, data: bytes, field: str = "source") -> Source:
+        return read(Source, self._server.ask("POST", "/sources", content=data, params={"field": field}))
 
 
 def data_of(source: str | bytes | Path | BinaryIO) -> bytes:

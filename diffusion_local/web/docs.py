@@ -48,14 +48,14 @@ def section(method: str, path: str, operation: dict[str, Any], document: dict[st
 
 def fields(operation: dict[str, Any], document: dict[str, Any]) -> list[tuple[str, str]]:
     """Names and meanings of the fields of a request's body."""
-    found: list[tuple[str, str]] = []
+    found: dict[str, str] = {}
     for content in operation.get("requestBody", {}).get("content", {}).values():
         schema = content["schema"]
         for option in [schema, *schema.get("anyOf", [])]:
             if "$ref" in option:
-                named = document["components"]["schemas"][option["$ref"].rpartition("/")[2]]
-                found += [(name, each.get("description", "")) for name, each in named.get("properties", {}).items()]
-    return found
+                option = document["components"]["schemas"][option["$ref"].rpartition("/")[2]]
+            found |= {name: each.get("description", "") for name, each in option.get("properties", {}).items()}
+    return list(found.items())
 
 
 def text(value: Any) -> str:

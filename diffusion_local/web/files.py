@@ -37,6 +37,11 @@ def add(app: FastAPI, studio: Studio) -> None:
     def thumbnail(request: Request, image_id: str) -> Response:
         return kept(request, studio.thumbnail_file(image_id), "image/webp")
 
+    @readable(app, "/sources/{source_id}.png")
+    def source(request: Request, source_id: str) -> Response:
+        """A source picture, as it is kept."""
+        return kept(request, studio.sources.path(source_id), "image/png")
+
     @readable(app, "/previews/{job_id}.webp")
     def preview(job_id: str) -> Response:
         """The newest preview of a running job. One asked for just after the end gets the picture's thumbnail."""

@@ -150,13 +150,13 @@ def test_no_value_of_json_breaks_a_list(lists: PromptLists, said: dict[str, Any]
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"source": ""}, "list: has no prompt"),
-        ({"source": "# only\n\n"}, "list: has no prompt"),
-        ({"source": "--seed 1", "skip_bad_lines": True}, "list: has no prompt"),
-        ({"source": "\ud800"}, "list: must be text"),
-        ({"source": b"\x89PNG\0\0"}, "list: is a binary file"),
-        ({"source": "x" * 2_000_000}, "list: must be at most 1 MB"),
-        ({"source": Path("nobody.txt")}, "list: cannot be read"),
+        ({"list": ""}, "list: has no prompt"),
+        ({"list": "# only\n\n"}, "list: has no prompt"),
+        ({"list": "--seed 1", "skip_bad_lines": True}, "list: has no prompt"),
+        ({"list": "\ud800"}, "list: must be text"),
+        ({"list": b"\x89PNG\0\0"}, "list: is a binary file"),
+        ({"list": "x" * 2_000_000}, "list: must be at most 1 MB"),
+        ({"list": Path("nobody.txt")}, "list: cannot be read"),
         ({"format": "xml"}, "format: must be one of text, csv, jsonl"),
         ({"expand": "maybe"}, "expand: must be one of random, all, no"),
         ({"expansion_seed": -1}, "expansion_seed: must be from 0"),
@@ -165,13 +165,13 @@ def test_no_value_of_json_breaks_a_list(lists: PromptLists, said: dict[str, Any]
         ({"mood": 3}, "mood: is not a field of a list"),
         ({"prompt": "x"}, "prompt: is not a field of a list"),
         ({"size": "huge"}, "size: must be WIDTHxHEIGHT"),
-        ({"source": "nothing\n", "format": "csv"}, "list: must have a column named prompt"),
+        ({"list": "nothing\n", "format": "csv"}, "list: must have a column named prompt"),
     ],
 )
 def test_bad_input_is_one_sentence_and_enqueues_nothing(house: House, given: dict[str, Any], words: str) -> None:
     small = open_house(replace(house.settings, max_list_mb=1))
     with pytest.raises(InvalidParams) as refused:
-        small.studio.lists.submit(**{"source": "x"} | given)
+        small.studio.lists.submit(given.pop("list", "x"), **given)
     assert words in refused.value.message
     assert nothing_is_there(house)
 

@@ -11,10 +11,10 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from diffusion_local import shapes
+from diffusion_local.wishes import WISHES
 from tests.web.conftest import Site
 
 SMALL = {"width": 128, "height": 128, "steps": 4}
-SETTINGS = ["prompt", "negative", "model", "width", "height", "steps", "guidance", "sampler", "seed", "count"]
 #: Programs lean on these.
 NAMES = {"submit", "job", "wait", "generate", "cancel", "again", "jobs", "queue", "gallery", "image", "models"} | {
     "star",
@@ -58,7 +58,7 @@ def test_the_endpoints_are_these_and_documented(api: Client) -> None:
 def test_submit_takes_one_parameter_for_each_setting(api: Client) -> None:
     told = api.view_api(return_format="dict", print_info=False)["named_endpoints"]["/submit"]
     named = [each["parameter_name"] for each in told["parameters"]]
-    assert named == [*SETTINGS, "name", "priority", "idempotency_key"]
+    assert named == ["prompt", *WISHES, "count", "name", "priority", "idempotency_key"]
 
 
 def test_a_prompt_becomes_a_picture(api: Client, site: Site) -> None:

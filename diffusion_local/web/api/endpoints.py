@@ -5,6 +5,7 @@ Each is one sentence to the Studio; those that steer the queue are in ``control`
 """
 
 import functools
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -12,11 +13,11 @@ import anyio.to_thread
 import gradio as gr
 
 from diffusion_local import catalog, shapes
-from diffusion_local.domain import Receipt
 from diffusion_local.errors import UserError
 from diffusion_local.studio import MAX_WAIT, Studio
 from diffusion_local.web.api import control, list_endpoints
 from diffusion_local.web.api.watch import Watch, until_final
+from diffusion_local.wishes import taking_wishes
 
 T = TypeVar("T")
 
@@ -56,21 +57,15 @@ class Endpoints:
         self._studio = studio
         self._watch = Watch(studio)
 
+    @taking_wishes()
     def submit(
         self,
         prompt: str,
-        negative: str = "",
-        model: str | None = None,
-        width: int | None = None,
-        height: int | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        sampler: str | None = None,
-        seed: int | None = None,
         count: int = 1,
         name: str = "",
         priority: int = 0,
         idempotency_key: str | None = None,
+        **wishes: Any,
     ) -> dict:
         """Enqueue `count` pictures of a prompt and answer at once: {"batch_id", "job_ids", "warnings"}.
 
@@ -78,20 +73,8 @@ class Endpoints:
         The same idempotency_key sent twice makes one batch.
         """
         return shapes.receipt(
-            self._submit(
-                prompt,
-                negative=negative,
-                model=model,
-                width=width,
-                height=height,
-                steps=steps,
-                guidance=guidance,
-                sampler=sampler,
-                seed=seed,
-                count=count,
-                name=name,
-                priority=priority,
-                idempotency_key=idempotency_key,
+            self._studio.submit(
+                prompt, count=count, name=name, priority=priority, idempotency_key=idempotency_key, **wishes
             )
         )
 
@@ -104,45 +87,24 @@ class Endpoints:
         await self._until_final([job_id], timeout)
         return await anyio.to_thread.run_sync(shapes.one_job, self._studio, job_id)
 
+    @taking_wishes()
     async def generate(
         self,
         prompt: str,
-        negative: str = "",
-        model: str | None = None,
-        width: int | None = None,
-        height: int | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        sampler: str | None = None,
-        seed: int | None = None,
         count: int = 1,
         name: str = "",
         priority: int = 0,
         idempotency_key: str | None = None,
         timeout: float = 120.0,
+        **wishes: Any,
     ) -> dict:
         """Submit and wait up to `timeout` seconds: {"batch_id", "job_ids", "warnings", "jobs", "finished"}.
 
         After a time-out `finished` is false and the work goes on: ask /job or /wait for the same ids.
         """
         checked_timeout(timeout)
-        call = functools.partial(
-            self._submit,
-            prompt,
-            negative=negative,
-            model=model,
-            width=width,
-            height=height,
-            steps=steps,
-            guidance=guidance,
-            sampler=sampler,
-            seed=seed,
-            count=count,
-            name=name,
-            priority=priority,
-            idempotency_key=idempotency_key,
-        )
-        receipt = await anyio.to_thread.run_sync(call)
+        order: dict[str, Any] = {"count": count, "name": name, "priority": priority, "idempotency_key": idempotency_key}
+        receipt = await anyio.to_thread.run_sync(lambda: self._studio.submit(prompt, **order, **wishes))
         finished = await self._until_final(receipt.job_ids, timeout)
         jobs = await anyio.to_thread.run_sync(self._all, receipt.job_ids)
         return shapes.receipt(receipt) | {"jobs": jobs, "finished": finished}
@@ -150,7 +112,7 @@ class Endpoints:
     def jobs(self, state: str = "", batch_id: str = "", limit: int = 50, before: str = "") -> dict:
         """Jobs, newest first (a batch's in its own order): {"jobs", "next"}; give `next` as `before` to read on."""
         found = self._studio.jobs(state or None, batch_id or None, limit, before or None)
-        following = found[-1].id if len(found) == limit and not batch_id else None
+        following = found[-1].id if len(found) == limit else None
         return {"jobs": shapes.with_places(self._studio, found), "next": following}
 
     def queue(self) -> dict:
@@ -184,9 +146,6 @@ class Endpoints:
         """{"models"} with their defaults and limits, the default one first."""
         return {"models": [shapes.model(each) for each in self._studio.models()]}
 
-    def _submit(self, prompt: str, **settings: Any) -> Receipt:
-        return self._studio.submit(prompt, **settings)
-
     def _all(self, job_ids: list[str]) -> list[shapes.Json]:
         return shapes.with_places(self._studio, [self._studio.job(job_id) for job_id in job_ids])
 
@@ -208,7 +167,7 @@ def told(endpoint: Callable[..., T]) -> Callable[..., T]:
         except UserError as error:
             raise gr.Error(error.message, print_exception=False) from None
 
-    return call
+    return signed_as(endpoint, call)
 
 
 def told_later(endpoint: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
@@ -219,4 +178,10 @@ def told_later(endpoint: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable
         except UserError as error:
             raise gr.Error(error.message, print_exception=False) from None
 
+    return signed_as(endpoint, call)
+
+
+def signed_as(endpoint: Callable[..., Any], call: T) -> T:
+    """A bound method's signature, without ``self``: gradio reads it off the wrapper."""
+    call.__signature__ = inspect.signature(endpoint)  # type: ignore[attr-defined]
     return call

@@ -1,51 +1,36 @@
 """What requests of the HTTP API carry. Only types are checked here; limits are the Studio's business."""
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from diffusion_local.wishes import WISHES
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class NewJobs(Body):
-    """A prompt to be made into ``count`` pictures. What is left out, or null, takes the model's default."""
+def wished(body: type[M]) -> type[M]:
+    """The same body with a field for each wish."""
+    wishes: dict[str, Any] = {
+        name: (wish.type | None, Field(None, description=wish.meaning, examples=wish.example and [wish.example]))
+        for name, wish in WISHES.items()
+    }
+    return create_model(body.__name__, __base__=body, __doc__=body.__doc__, **wishes)
 
-    prompt: str = Field(description="what the picture shows")
-    negative: str = Field("", description="what it must not show")
-    model: str | None = None
-    width: int | None = Field(None, description="pixels")
-    height: int | None = Field(None, description="pixels")
-    steps: int | None = None
-    guidance: float | None = Field(None, description="classifier-free guidance scale")
-    sampler: str | None = None
-    seed: int | None = Field(None, description="of the first picture, the others count up; none or -1 draws one")
-    kind: Literal["txt2img", "img2img", "inpaint", "upscale"] | None = Field(
-        None, description="left out, the pictures given speak of it"
-    )
-    source: str | None = Field(None, description="id of a source picture, to begin from")
-    mask: str | None = Field(None, description="id of a source picture: white is painted anew")
-    strength: float | None = Field(None, description="0 to 1: how far from the source")
-    loras: list[str | dict[str, Any]] | None = Field(
-        None, description='`{"name": ..., "weight": ...}` or "name:weight", at most 8'
-    )
-    vae: str | None = Field(None, description="name of a file in vae/")
-    clip_skip: int | None = Field(None, description="as A1111 counts; 0 is the model's own")
-    schedule: str | None = Field(None, description="spacing of the noise levels, such as Karras")
-    variation_seed: int | None = Field(None, description="none or -1 draws one")
-    variation_strength: float | None = Field(None, description="0 to 1: how much of the variation seed's noise")
-    upscaler: str | None = Field(None, description="name of a file in upscalers/; Lanczos needs none")
-    scale: float | None = Field(None, description="of upscaling, 1 to 8")
-    rung: str | None = Field(None, description="forces a memory policy")
-    count: int = 1
+
+@wished
+class NewJobs(Body):
+    """A prompt to be made into `count` pictures. What is left out, or null, takes the model's default."""
+
+    prompt: str = Field(description="what the picture shows; an upscale needs none", examples=["a red apple"])
+    count: int = Field(1, description="pictures to make")
     name: str = Field("", description="of the batch, for people")
     priority: int = Field(0, description="-100 to 100, higher runs first")
     lane: Literal["interactive", "batch"] = Field("interactive", description="the batch lane runs after the other")
-
-    def wishes(self) -> dict[str, Any]:
-        """Arguments of ``Studio.submit``."""
-        return self.model_dump()
 
 
 class Chosen(Body):
@@ -75,6 +60,7 @@ class Forget(Chosen):
     ended: bool = Field(False, description="every job that has ended")
 
 
+@wished
 class ListWishes(BaseModel):
     """How a list is read, and what holds for lines that say nothing."""
 
@@ -84,17 +70,11 @@ class ListWishes(BaseModel):
     expand: str = Field("random", description="what becomes of {a|b} and __name__: random, all or no")
     expansion_seed: int | None = Field(None, description="draws the same wildcards and seeds again")
     count: int | None = Field(None, description="pictures of a line")
-    negative: str | None = None
-    model: str | None = None
-    width: int | None = Field(None, description="pixels")
-    height: int | None = Field(None, description="pixels")
-    steps: int | None = None
-    guidance: float | None = None
-    sampler: str | None = None
-    seed: int | None = Field(None, description="first seed of a line")
 
 
 class ListOptions(ListWishes):
+    """How a list is read and enqueued, and what holds for lines that say nothing."""
+
     skip_bad_lines: bool = Field(False, description="enqueue the good ones; else one bad line refuses them all")
     name: str = Field("", description="of the batch; else the file's name")
     priority: int = Field(0, description="-100 to 100, higher runs first")

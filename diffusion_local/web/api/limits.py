@@ -15,7 +15,19 @@ class BodyLimit:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._lists = settings.max_list_mb * 1_000_000 + MOST_BYTES  # a form has some bytes around its file
+        pictures = settings.max_source_mb * 1_000_000 + MOST_BYTES  # a form has some bytes around its file
+        in_base64 = 2 * (settings.max_source_mb * 1_333_334) + MOST_BYTES  # a picture and its mask, as text
+        self._larger = {
+            "/api/v1/lists": settings.max_list_mb * 1_000_000 + MOST_BYTES,
+            "/api/v1/lists/check": settings.max_list_mb * 1_000_000 + MOST_BYTES,
+            "/api/v1/sources": pictures,
+            "/api/v1/jobs": in_base64,
+            "/v1/images/edits": 2 * pictures,
+            "/sdapi/v1/img2img": in_base64,
+            "/sdapi/v1/extra-single-image": in_base64,
+            "/sdapi/v1/png-info": in_base64,
+            "/predictions": in_base64,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(DOORS):
@@ -26,15 +38,12 @@ class BodyLimit:
                     scope, receive, send
                 )
                 return
-            most = self._most(scope["path"])
+            most = self._larger.get(scope["path"], MOST_BYTES)
             if length is not None and (not length.isdigit() or int(length) > most):
                 text = f"The body must have at most {most:,} bytes."
                 await refusal(413, "content_too_large", text)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
-
-    def _most(self, path: str) -> int:
-        return self._lists if path.startswith("/api/v1/lists") else MOST_BYTES
 
 
 def refusal(status: int, code: str, message: str) -> JSONResponse:

@@ -1,8 +1,10 @@
 """Endpoints about prompt lists: look what a list would make, and put it into the queue."""
 
 from dataclasses import asdict
+from typing import Any
 
 from diffusion_local.studio import Studio
+from diffusion_local.wishes import taking_wishes
 
 NAMES = ("check_list", "submit_list")
 
@@ -15,43 +17,26 @@ class Lists:
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
 
+    @taking_wishes()
     def check_list(
         self,
         text: str,
         format: str = "text",
         expand: str = "random",
         expansion_seed: int | None = None,
-        negative: str | None = None,
-        model: str | None = None,
-        width: int | None = None,
-        height: int | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        sampler: str | None = None,
-        seed: int | None = None,
         count: int | None = None,
+        **wishes: Any,
     ) -> dict:
         """What a list would make: pictures, models, seconds, bytes, first and last prompts, bad lines with reasons.
 
         Nothing is enqueued. `expand` is random, all or no: what becomes of `{red|blue}` and `__animal__`.
         """
         check = self._studio.lists.check(
-            text,
-            format,
-            expand=expand,
-            expansion_seed=expansion_seed,
-            negative=negative,
-            model=model,
-            width=width,
-            height=height,
-            steps=steps,
-            guidance=guidance,
-            sampler=sampler,
-            seed=seed,
-            count=count,
+            text, format, expand=expand, expansion_seed=expansion_seed, count=count, **wishes
         )
         return asdict(check)
 
+    @taking_wishes()
     def submit_list(
         self,
         text: str,
@@ -62,15 +47,8 @@ class Lists:
         idempotency_key: str | None = None,
         expand: str = "random",
         expansion_seed: int | None = None,
-        negative: str | None = None,
-        model: str | None = None,
-        width: int | None = None,
-        height: int | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        sampler: str | None = None,
-        seed: int | None = None,
         count: int | None = None,
+        **wishes: Any,
     ) -> dict:
         """Enqueue every picture of a list as one batch: {"batch_id", "count", "job_ids" (the first), "bad_lines", ...}.
 
@@ -85,14 +63,7 @@ class Lists:
             idempotency_key=idempotency_key,
             expand=expand,
             expansion_seed=expansion_seed,
-            negative=negative,
-            model=model,
-            width=width,
-            height=height,
-            steps=steps,
-            guidance=guidance,
-            sampler=sampler,
-            seed=seed,
             count=count,
+            **wishes,
         )
         return asdict(receipt)

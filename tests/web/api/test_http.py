@@ -277,12 +277,21 @@ def test_what_may_work_later_says_when(
     assert (answer.status_code, answer.headers["Retry-After"]) == (status, pause)
 
 
-@pytest.mark.parametrize("path", [JOBS, "/v1/images/generations", "/sdapi/v1/txt2img", "/predictions"])
+@pytest.mark.parametrize(
+    "path", [JOBS, f"{JOBS}/cancel", "/v1/images/generations", "/v1/images/edits", "/sdapi/v1/img2img", "/predictions"]
+)
 def test_a_body_must_not_be_huge_or_endless(client: TestClient, path: str) -> None:
-    answer = client.post(path, json={"prompt": "x" * 1_100_000})
+    answer = client.post(path, content=b"x", headers={"Content-Length": "200000000"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "content_too_large")
     answer = client.post(path, content=iter([b"x"]))
     assert (answer.status_code, answer.json()["error"]["code"]) == (411, "length_required")
+
+
+@pytest.mark.parametrize(
+    "path", [f"{JOBS}/cancel", "/v1/images/generations", "/sdapi/v1/txt2img", "/api/v1/queue/pause"]
+)
+def test_where_no_picture_is_sent_a_megabyte_is_enough(client: TestClient, path: str) -> None:
+    assert client.post(path, json={"prompt": "x" * 1_100_000}).status_code == 413
 
 
 def test_pages_of_other_sites_cannot_submit(client: TestClient, house: House) -> None:

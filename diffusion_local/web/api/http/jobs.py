@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import anyio.to_thread
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from diffusion_local import shapes
@@ -12,29 +12,43 @@ from diffusion_local.studio import Studio
 from diffusion_local.web.api.answers import paged, tagged
 from diffusion_local.web.api.fields import NewJobs
 from diffusion_local.web.api.prefer import read_prefer
+from diffusion_local.web.api.uploads import job_of, kept_pictures
 from diffusion_local.web.api.watch import Watch, until_final
 
 MOST_NAMED = 100  # jobs asked for by id at once
 NO_LONGER = 60  # seconds: the longest pause that Retry-After asks for
 
 
+NEW_JOBS = NewJobs.model_json_schema()
+PICTURE = {"type": "string", "format": "binary"}
+FORM = {"type": "object", "required": ["job"], "properties": {"job": NEW_JOBS, "source": PICTURE, "mask": PICTURE}}
+BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "JSON, where `source` and `mask` are ids or pictures in Base64; or a form with that JSON as "
+        "`job` and the pictures as files.",
+        "content": {"application/json": {"schema": NEW_JOBS}, "multipart/form-data": {"schema": FORM}},
+    }
+}
+
+
 def router(studio: Studio, watch: Watch) -> APIRouter:
     jobs = APIRouter(tags=["jobs"])
 
-    @jobs.post("/jobs", status_code=202)
+    @jobs.post("/jobs", status_code=202, openapi_extra=BODY)
     async def submit(
-        body: NewJobs,
+        body: Annotated[NewJobs, Depends(job_of)],
         request: Request,
         idempotency_key: Annotated[str | None, Header(description="sent twice it makes one batch")] = None,
         prefer: Annotated[str | None, Header(description="`wait=N` or `respond-async` (RFC 7240)")] = None,
     ) -> JSONResponse:
         """Put pictures into the queue: 202 with their ids, or 200 with the ended jobs if `Prefer: wait=N` sufficed."""
         preference = read_prefer(prefer)
-        wishes = body.wishes()
+        wishes = body.model_dump()
         lane = Lane(wishes.pop("lane"))
         await anyio.to_thread.run_sync(studio.check_open)
         receipt = await anyio.to_thread.run_sync(
-            lambda: studio.submit(**wishes, lane=lane, idempotency_key=idempotency_key)
+            lambda: studio.submit(**kept_pictures(studio, wishes), lane=lane, idempotency_key=idempotency_key)
         )
         finished = bool(preference.seconds) and await until_final(
             studio, watch, receipt.job_ids, preference.seconds or 0.0, request

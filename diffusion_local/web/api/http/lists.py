@@ -15,6 +15,7 @@ from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.formats import format_of
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.fields import ListOptions, ListWishes
+from diffusion_local.web.api.uploads import media_type
 
 FORMATS = {
     "text/csv": "csv",
@@ -83,7 +84,7 @@ def given(options: ListWishes) -> dict[str, Any]:
 
 async def sent(request: Request, form: str) -> tuple[bytes, str, str]:
     """(a list's bytes, its format, the name of its file). Raises InvalidParams."""
-    media = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    media = media_type(request)
     if media != "multipart/form-data":
         return await request.body(), form or FORMATS.get(media, "text"), ""
     async with request.form(max_files=1, max_fields=1) as fields:

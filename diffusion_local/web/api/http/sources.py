@@ -1,0 +1,56 @@
+"""Source pictures: what img2img, inpainting and upscaling begin from. Sent once, then named by their id."""
+
+from dataclasses import asdict
+from typing import Annotated, Literal
+
+import anyio.to_thread
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+
+from diffusion_local import actor, shapes
+from diffusion_local.actor import Scope
+from diffusion_local.store.sources import Source
+from diffusion_local.studio import Studio
+from diffusion_local.web.api.uploads import picture_of
+
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+FORM = {"schema": {"type": "object", "required": ["file"], "properties": {"file": BINARY["schema"]}}}
+MEDIA = ("image/png", "image/jpeg", "image/webp", "application/octet-stream")
+BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "The picture's bytes, or a form with it as `file`.",
+        "content": dict.fromkeys(MEDIA, BINARY) | {"multipart/form-data": FORM},
+    }
+}
+
+
+def router(studio: Studio) -> APIRouter:
+    sources = APIRouter(tags=["sources"])
+
+    @sources.post("/sources", status_code=201, openapi_extra=BODY, responses={201: {"model": shapes.SourcePicture}})
+    async def add_source(
+        request: Request,
+        field: Annotated[Literal["source", "mask"], Query(description="what a refusal calls it")] = "source",
+    ) -> JSONResponse:
+        """Keep a picture (PNG, JPEG, WebP, GIF, BMP): its first frame, upright and without metadata.
+
+        The same picture sent again has the same id. Give the id as `source` or `mask` of a submit.
+        """
+        actor.require(Scope.SUBMIT)
+        data = await picture_of(request)
+        source = await anyio.to_thread.run_sync(studio.sources.add, data, field)
+        return created(source)
+
+    @sources.post("/images/{image_id}/source", status_code=201, responses={201: {"model": shapes.SourcePicture}})
+    def from_image(image_id: str) -> JSONResponse:
+        """A picture of the gallery as a source picture."""
+        actor.require(Scope.SUBMIT)
+        return created(studio.sources.from_image(image_id))
+
+    return sources
+
+
+def created(source: Source) -> JSONResponse:
+    url = shapes.source_url(source.id)
+    return JSONResponse(asdict(source) | {"url": url}, 201, headers={"Location": url})

@@ -1,0 +1,81 @@
+"""Files in requests: as the body itself, or as one of a form."""
+
+import base64
+import binascii
+import re
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+
+from diffusion_local import actor
+from diffusion_local.actor import Scope
+from diffusion_local.checks import SOURCE_ID
+from diffusion_local.errors import InvalidParams
+from diffusion_local.studio import Studio
+from diffusion_local.web.api.fields import NewJobs
+
+PICTURES = ("source", "mask")  # fields of a submit that name a picture, or carry it
+FORM_FIELD_BYTES = 1024 * 1024
+
+DATA_URL = re.compile(r"data:[\w.+*-]+/[\w.+*-]+;base64,", re.ASCII)
+
+
+async def picture_of(request: Request) -> bytes:
+    """A picture that is the body, or the file of a form. Raises InvalidParams."""
+    if media_type(request) != "multipart/form-data":
+        return await request.body()
+    async with request.form(max_files=1, max_fields=1) as fields:
+        file = fields.get("file")
+        if not isinstance(file, UploadFile):
+            raise InvalidParams("file", "must be the picture, as a file of the form.")
+        return await file.read()
+
+
+async def job_of(request: Request) -> NewJobs:
+    """The body of a submit: JSON; or a form with that as ``job``, and pictures as ``source`` and ``mask``."""
+    if media_type(request) != "multipart/form-data":
+        return validated(await request.body())
+    async with request.form(max_files=2, max_fields=1, max_part_size=FORM_FIELD_BYTES) as fields:
+        job = fields.get("job", "")
+        body = validated(job if isinstance(job, str) else await job.read())
+        for name in PICTURES:
+            file = fields.get(name)
+            if isinstance(file, UploadFile):
+                data = await file.read()
+                setattr(body, name, f"data:image/*;base64,{base64.b64encode(data).decode()}")
+        return body
+
+
+def validated(data: str | bytes) -> NewJobs:
+    try:
+        return NewJobs.model_validate_json(data)
+    except ValidationError as error:
+        raise RequestValidationError([each | {"loc": ("body", *each["loc"])} for each in error.errors()]) from None
+
+
+def kept_pictures(studio: Studio, wishes: dict[str, Any]) -> dict[str, Any]:
+    """The wishes with ids in the place of pictures that came along."""
+    sent = {name: wishes[name] for name in PICTURES if wishes.get(name) and not SOURCE_ID.fullmatch(wishes[name])}
+    actor.require(Scope.SUBMIT)
+    return wishes | {name: studio.sources.add(decoded(name, text), name).id for name, text in sent.items()}
+
+
+def media_type(request: Request) -> str:
+    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def decoded(field: str, text: str) -> bytes:
+    """The bytes of a picture in Base64, with or without ``data:image/png;base64,``. Raises InvalidParams.
+
+    An address is refused: the server fetches nothing on a caller's behalf, as that reaches into its network.
+    """
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", text):
+        raise InvalidParams(field, "must be the picture itself, in Base64: addresses are not fetched.")
+    prefix = DATA_URL.match(text)
+    try:
+        return base64.b64decode(text[prefix.end() if prefix else 0 :], validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidParams(field, "must be a picture in Base64, with or without data:image/png;base64,.") from None

@@ -1,0 +1,103 @@
+"""Source pictures over HTTP: sent beforehand, or along with a submit."""
+
+import base64
+import io
+import json
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image as PIL
+
+from diffusion_local.compose import House
+from tests.web.api.conftest import JOBS, SMALL
+from tests.web.conftest import made
+
+SOURCES = "/api/v1/sources"
+
+
+def png(colour: str = "red", size: tuple[int, int] = (128, 128), form: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    PIL.new("RGB", size, colour).save(file, form)
+    return file.getvalue()
+
+
+def in_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def test_a_picture_is_kept_once_and_can_be_fetched(client: TestClient) -> None:
+    answer = client.post(SOURCES, content=png(form="JPEG"), headers={"Content-Type": "image/jpeg"})
+    told = answer.json()
+    assert (answer.status_code, told["width"], told["height"]) == (201, 128, 128)
+    assert answer.headers["Location"] == told["url"] == f"/sources/{told['id']}.png"
+    assert client.post(SOURCES, files={"file": ("x.jpg", png(form="JPEG"))}).json() == told
+    file = client.get(told["url"])
+    assert (file.headers["Content-Type"], PIL.open(io.BytesIO(file.content)).size) == ("image/png", (128, 128))
+    assert client.get(told["url"], headers={"If-None-Match": file.headers["ETag"]}).status_code == 304
+
+
+def test_a_picture_of_the_gallery_becomes_a_source(client: TestClient, house: House) -> None:
+    image = made(house)
+    told = client.post(f"/api/v1/images/{image.id}/source").json()
+    job = client.post(JOBS, json={"prompt": "x", "source": told["id"]} | SMALL).json()
+    params = house.studio.job(job["job_ids"][0]).params
+    assert (params.kind, params.source, params.strength) == ("img2img", told["id"], 0.6)
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
+def test_pictures_may_come_within_the_json(client: TestClient, house: House, prefix: str) -> None:
+    source, mask = prefix + in_base64(png()), prefix + in_base64(png("white"))
+    told = client.post(JOBS, json={"prompt": "x", "source": source, "mask": mask} | SMALL).json()
+    params = house.studio.job(told["job_ids"][0]).params
+    assert params.kind == "inpaint"
+    assert [house.studio.sources.size(each) for each in (params.source, params.mask)] == [(128, 128)] * 2
+
+
+def test_pictures_may_come_as_a_form(client: TestClient, house: House) -> None:
+    job = json.dumps({"prompt": "x", "strength": 0.3} | SMALL)
+    told = client.post(JOBS, data={"job": job}, files={"source": ("a.png", png("blue"))}).json()
+    params = house.studio.job(told["job_ids"][0]).params
+    assert (params.kind, params.strength) == ("img2img", 0.3)
+
+
+def test_an_upscale_needs_no_prompt(client: TestClient, house: House) -> None:
+    body = {"prompt": "", "kind": "upscale", "source": in_base64(png()), "scale": 2.0}
+    told = client.post(JOBS, json=body).json()
+    assert (house.studio.job(told["job_ids"][0]).params.width, told["warnings"]) == (256, [])
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"source": "http://169.254.169.254/latest"}, "source"),
+        ({"source": "file:///etc/passwd"}, "source"),
+        ({"source": "../../etc/passwd"}, "source"),
+        ({"source": "f" * 64}, "source"),
+        ({"source": in_base64(b"no picture")}, "source"),
+        ({"source": in_base64(png()), "mask": "AAAA"}, "mask"),
+        ({"mask": "ä"}, "mask"),
+        ({"source": 7}, "source"),
+        ({"kind": "img2img"}, "source"),
+    ],
+)
+def test_what_is_no_picture_is_refused_by_its_field(
+    client: TestClient, house: House, body: dict[str, Any], field: str
+) -> None:
+    answer = client.post(JOBS, json={"prompt": "x"} | body)
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, field)
+    assert house.studio.jobs("queued") == []
+
+
+def test_uploads_that_are_no_picture_are_refused(client: TestClient) -> None:
+    for body in ({"content": b""}, {"content": b"GIF89a"}, {"files": {"other": ("x.png", png())}}):
+        answer = client.post(SOURCES, **body)  # type: ignore[arg-type]
+        assert answer.status_code in (400, 422), answer.text
+    bad = client.post(f"{SOURCES}?field=mask", content=b"x")
+    assert bad.json()["error"]["field"] == "mask"
+    assert client.post(JOBS, data={"other": "x"}, files={"source": ("a.png", png())}).status_code in (400, 422)
+
+
+@pytest.mark.parametrize("name", ["nope", "..%2f..%2fapp.db", "%00", "F" * 64, "../sources"])
+def test_no_other_file_is_served(client: TestClient, name: str) -> None:
+    assert client.get(f"/sources/{name}.png").status_code == 404
