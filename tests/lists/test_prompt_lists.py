@@ -183,9 +183,9 @@ def test_a_key_sent_twice_is_one_batch_whatever_was_drawn_by_lot(house: House, l
     wildcard(house, "animal", "other")
     assert lists.submit(text, idempotency_key="k").batch_id == first.batch_id
     assert lists.submit(text, idempotency_key="k").job_ids == first.job_ids
-    for changed in ({"source": text + "x"}, {"steps": 3}, {"expand": "no"}):
+    for changed in ({"list": text + "x"}, {"steps": 3}, {"expand": "no"}):
         with pytest.raises(Conflict, match="was used before for another request"):
-            lists.submit(**{"source": text, "idempotency_key": "k"} | changed)
+            lists.submit(changed.pop("list", text), **{"idempotency_key": "k"} | changed)
     assert len(jobs_of(house, first.batch_id)) == 20
     assert lists.submit(text).batch_id != first.batch_id
 
