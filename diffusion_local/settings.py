@@ -180,6 +180,11 @@ class Settings:
         return self.home / "logs"
 
     @property
+    def sheets(self) -> Path:
+        """Contact sheets, each made again when it is asked for."""
+        return self.home / "sheets"
+
+    @property
     def locks(self) -> Path:
         return self.home / "locks"
 

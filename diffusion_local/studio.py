@@ -2,10 +2,13 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from diffusion_local import actor, catalog
 from diffusion_local.actor import Scope
+from diffusion_local.batches.batches import Batches
+from diffusion_local.batches.grids import Grids
 from diffusion_local.catalog import Catalog, Model
 from diffusion_local.completion import series
 from diffusion_local.domain import (
@@ -25,6 +28,7 @@ from diffusion_local.domain import (
 )
 from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound
 from diffusion_local.lists.prompt_lists import PromptLists
+from diffusion_local.lists.queue_file import QueueFile
 from diffusion_local.orders import Orders, known_state
 from diffusion_local.questions import Questions
 from diffusion_local.queue import JobQueue
@@ -81,6 +85,9 @@ class Studio(Orders, Questions):
         self.lists = PromptLists(settings, jobs, view, images, files, queue, catalog, self._timetable)
         self.reports = reports
         self.webhooks = webhooks
+        self.batches = Batches(settings, jobs, view, files, queue, catalog, self._timetable)
+        self.grids = Grids(settings, jobs, view, queue, catalog, self._timetable)
+        self.queue_file = QueueFile(settings, jobs, view, queue, catalog)
 
     # -- submit and wait -------------------------------------------------------------------------------------------
 
@@ -120,7 +127,8 @@ class Studio(Orders, Questions):
         jobs = new_jobs(batch, each, catalog.whole_number("priority", priority, *PRIORITIES))
         batch_id, job_ids = self._jobs.insert_batch(batch, jobs, idempotency_key or None, self._settings.max_queued)
         self._queue.ring(count)
-        return Receipt(batch_id, job_ids, catalog.prompt_warnings(model, params))
+        late = self.batches.warning(batch_id) if times.finish_by else []
+        return Receipt(batch_id, job_ids, catalog.prompt_warnings(model, params) + late)
 
     def again(self, job_ids: Sequence[str] = (), batch_id: str | None = None, state: str = State.FAILED) -> Receipt:
         """Make new jobs from the recipes of old ones; the old ones stay as they are.
@@ -176,7 +184,7 @@ class Studio(Orders, Questions):
         known = known_state(state) if state else None
         return self._view.jobs(known, batch_id or None, catalog.whole_number("limit", limit, 1, 1000), before or None)
 
-    def batches(self, batch_ids: Sequence[str]) -> list[Job]:
+    def jobs_of_batches(self, batch_ids: Sequence[str]) -> list[Job]:
         """All jobs of these batches, newest batch first; unknown ids are left out."""
         return self._view.newest_batches(list(batch_ids))
 
@@ -187,7 +195,7 @@ class Studio(Orders, Questions):
 
     def snapshot(self, waiting: int = 50, ended: int = 20) -> Snapshot:
         """The queue at one moment."""
-        return self._view.snapshot(waiting, ended)
+        return replace(self._view.snapshot(waiting, ended), warnings=self.batches.late())
 
     def revision(self) -> int:
         """Grows with every visible change; equal numbers mean there is nothing new to draw."""

@@ -85,7 +85,7 @@ def play(browser: Any, url: str, studio: Studio) -> None:
     made = [studio.submit(prompt, seed=seed) for seed in (7, 11) for prompt in GALLERY]
     studio.wait([job_id for receipt in made for job_id in receipt.job_ids], 1800)
     for receipt in (made[-2], made[-5], made[-9]):
-        studio.star(next(iter(studio.images_of(studio.batches([receipt.batch_id])).values())).id)
+        studio.star(next(iter(studio.images_of(studio.jobs_of_batches([receipt.batch_id])).values())).id)
 
     desktop = page_of(browser, url, viewport=DESKTOP)
     go(desktop, "gallery")

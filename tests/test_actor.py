@@ -137,7 +137,7 @@ def test_what_is_not_shared_is_not_there_for_others(studio: Studio, anns: dict[s
 def test_lists_leave_out_what_is_others(studio: Studio, anns: dict[str, str]) -> None:
     with acting(SHY):
         assert studio.jobs() == []
-        assert studio.batches([anns["batch"]]) == []
+        assert studio.jobs_of_batches([anns["batch"]]) == []
         assert studio.gallery() == []
         assert studio.gallery_count() == 0
         assert studio.events_after(0) == []

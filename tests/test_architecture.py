@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("catalog", "timing", "contact_sheet", "estimates", "logs"),
     ("engine", "store", "queue"),
     ("questions", "orders", "lists", "reports"),
-    ("telling",),
+    ("telling", "batches"),
     ("studio",),
     ("compose", "shapes", "remote"),
     ("worker", "web", "chores", "post", "doctor"),
@@ -56,6 +56,7 @@ HOMES = {
     "platformdirs": ("settings.py",),
     "tomllib": ("settings.py", "web/ui/words.py"),
     "charset_normalizer": ("lists/",),
+    "stream_zip": ("batches/",),
     "typer": ("cli/",),
     "ulid": ("domain.py",),
 }

@@ -116,7 +116,8 @@ def test_an_export_can_be_given_to_list_again(house: House, run: Run, file: Path
     assert run("export", "--waiting", "--format", "jsonl", "--output", copy)[0] == 0
     again = answer(run, "list", copy)
     first, second = (
-        [job.params for job in house.studio.batches([batch_id])] for batch_id in (told["batch_id"], again["batch_id"])
+        [job.params for job in house.studio.jobs_of_batches([batch_id])]
+        for batch_id in (told["batch_id"], again["batch_id"])
     )
     assert first == second
 

@@ -20,6 +20,7 @@ from diffusion_local.lists.formats import format_of, parse
 from diffusion_local.lists.plan import ListCheck, Plan, checked_expansion
 from diffusion_local.queue import JobQueue
 from diffusion_local.settings import Settings
+from diffusion_local.store.batch_rows import BatchRows
 from diffusion_local.store.batches import Results
 from diffusion_local.store.files import LocalFiles
 from diffusion_local.store.images import ImageStore
@@ -154,8 +155,10 @@ class PromptLists:
                 request(data, form, expand, expansion_seed, skip_bad_lines, defaults),
             )
         self._queue.ring(len(ids))
+        late = BatchRows(self._view.database, self._view.rules).get(batch_id).warning if times.finish_by else ""
+        warnings = plan.warnings() + ([late] if late else [])
         return ListReceipt(
-            batch_id, len(ids), ids[:FIRST_IDS], plan.bad, plan.bad_count, plan.warnings(), expansion_seed=plan.seed
+            batch_id, len(ids), ids[:FIRST_IDS], plan.bad, plan.bad_count, warnings, expansion_seed=plan.seed
         )
 
     def export(self, batch_id: str | None, format: str = "csv") -> Iterator[str]:

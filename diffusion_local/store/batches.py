@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 
-from diffusion_local.domain import Job
+from diffusion_local.domain import Batch, Job
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.ownership import seen
@@ -29,6 +29,21 @@ class Results:
         line = f"SELECT id FROM jobs WHERE state = 'queued' AND {seen()} ORDER BY lane, priority DESC, position"
         with self._database.read() as db:
             return self._pages([row[0] for row in db.execute(line).fetchall()])
+
+    def waiting_by_batch(self) -> Iterator[tuple[Batch, Job]]:
+        """Every job that waits with its batch: the oldest batch first, each in its own order."""
+        with self._database.read() as db:
+            found = db.execute(
+                f"SELECT id FROM jobs WHERE state = 'queued' AND {seen()} ORDER BY batch_id, priority DESC, position"
+            )
+            ids = [row[0] for row in found.fetchall()]
+            batches = {
+                row["id"]: rows.batch(row)
+                for row in db.query(
+                    "SELECT * FROM batches WHERE id IN (SELECT batch_id FROM jobs WHERE state = 'queued')"
+                )
+            }
+        return ((batches[job.batch_id], job) for job, _ in self._pages(ids))
 
     def _pages(self, ids: list[str]) -> Iterator[tuple[Job, str | None]]:
         """By ids, so that a job that ends meanwhile is told once; one that is forgotten meanwhile is left out."""

@@ -1,21 +1,21 @@
 """The jobs table's verbs. With ``recover`` beside it, ``_move`` is the only writer of a job's state."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from hashlib import sha256
 from typing import Any
 
 import sqlite_utils
 
 from diffusion_local.domain import TRANSITIONS, Batch, Claim, Failure, Image, Job, Params, State, new_job, utc_now
-from diffusion_local.errors import Conflict, LostClaim, QueueFull
-from diffusion_local.store import allowance, rows
+from diffusion_local.errors import LostClaim
+from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
-from diffusion_local.store.line import RIPE, RIPEN, Line, Rules, gate_of
-from diffusion_local.store.ownership import SEPARATOR, scoped, seen
+from diffusion_local.store.line import RIPE, RIPEN, Line, Rules
+from diffusion_local.store.ownership import seen
 from diffusion_local.store.paces import Measured
 from diffusion_local.store.selection import Selection
+from diffusion_local.store.submission import Lot, digest, insert
 from diffusion_local.store.tombstones import missing
 
 #: A job that took down this many workers is failed, so that the rest of the queue runs.
@@ -59,40 +59,14 @@ class JobStore:
         With ``request``, a digest of what was asked for, the jobs may be an iterator: they are taken one by one.
         Raises QueueFull, and Conflict if the key came with another request then.
         """
-        request = request or (digest(jobs) if idempotency_key else "")
-        key = scoped(idempotency_key) if idempotency_key else None
-        ids: list[str] = []
+        [stored] = self.insert_batches([(batch, jobs, idempotency_key, request)], max_queued)
+        return stored
+
+    def insert_batches(self, lots: Sequence[Lot], max_queued: int) -> list[tuple[str, list[str]]]:
+        """The same for several batches with their keys and requests: all of them or none."""
+        asked = [(batch, jobs, key, request or (digest(jobs) if key else "")) for batch, jobs, key, request in lots]
         with self._database.write() as db:
-            if key and (found := self._seen(db, key, request)):
-                return found
-            allowance.check(db, batch.count)
-            waiting = scalar(db, "SELECT count(*) FROM jobs WHERE state = 'queued'")
-            if waiting + batch.count > max_queued:
-                raise QueueFull(
-                    f"The queue has room for {max_queued:,} waiting jobs; {waiting:,} wait and {batch.count:,} were "
-                    "asked for. Cancel some, wait, or raise max_queued."
-                )
-            db.table("batches").insert(rows.batch_row(batch) | {"idempotency_key": key, "request": request})
-            gate = gate_of(db, batch.window, batch.start_at)
-            last = scalar(db, "SELECT coalesce(max(position), 0) FROM jobs")
-
-            def lined_up() -> Iterator[rows.Row]:
-                for place, job in enumerate(allowance.small_enough(jobs)):
-                    ids.append(job.id)
-                    yield rows.job_row(job) | {"position": last + 1 + place, "gate": gate}
-
-            db.table("jobs").insert_all(lined_up())
-        return batch.id, ids
-
-    @staticmethod
-    def _seen(db: sqlite_utils.Database, key: str, request: str) -> tuple[str, list[str]] | None:
-        for batch in db.query("SELECT id, request FROM batches WHERE idempotency_key = ?", [key]):
-            if batch["request"] != request:
-                given = key.rpartition(SEPARATOR)[2]
-                raise Conflict(f"The idempotency key {given!r} was used before for another request.")
-            found = db.query("SELECT id FROM jobs WHERE batch_id = ? ORDER BY idx", [batch["id"]])
-            return batch["id"], [row["id"] for row in found]
-        return None
+            return [insert(db, *lot, max_queued) for lot in asked]
 
     def cancel(self, selection: Selection) -> list[str]:
         """End what waits and flag what runs; ids of the jobs this touched. A job that has ended is left as it is."""
@@ -276,14 +250,6 @@ def told(wanted: Iterable[dict[str, Any]]) -> Flags:
     for row in list(wanted):  # to the end: an unread RETURNING is not committed
         return Flags(bool(row["cancel_requested"]), bool(row["give_back"]))
     raise LostClaim
-
-
-def digest(jobs: Iterable[Job]) -> str:
-    """What tells one request from another (SHA-256); seeds are left out, as they may have been drawn by lot."""
-    asked = sha256()
-    for job in jobs:
-        asked.update(replace(job.params, seed=0).to_json().encode())
-    return asked.hexdigest()
 
 
 def new_jobs(batch: Batch, params: Sequence[Params], priority: int = 0, from_jobs: Sequence[str] = ()) -> list[Job]:

@@ -192,7 +192,7 @@ def m004_overnight(db: Database) -> None:
         )
         """,
         "ALTER TABLE jobs ADD COLUMN gate INTEGER NOT NULL DEFAULT 0",
-        "CREATE INDEX jobs_of_batch ON jobs (batch_id, state)",
+        "CREATE INDEX jobs_of_batch ON jobs (batch_id, state, priority, position)",
         "ALTER TABLE jobs ADD COLUMN kind TEXT NOT NULL DEFAULT 'txt2img'",
         "ALTER TABLE jobs ADD COLUMN pixels INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE jobs ADD COLUMN steps INTEGER NOT NULL DEFAULT 1",

@@ -1,9 +1,10 @@
 """Rows to nouns."""
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
-from diffusion_local.domain import Batch, Event, Failure, Image, Job, Lane, Params, State, Worker
+from diffusion_local.domain import Batch, Event, Failure, Image, Job, Lane, Params, State, Worker, utc_text
 
 Row = dict[str, Any]
 
@@ -52,19 +53,30 @@ def job_row(job: Job) -> Row:
         "idx": job.index,
         "owner": job.owner,
         "state": str(job.state),
-        "params": job.params.to_json(),
-        "model": job.params.model,
-        "cost": job.params.cost,
+        **params_row(job.params),
         "lane": LANE_RANKS[job.lane],
         "priority": job.priority,
         "position": job.position,
         "not_before": job.not_before,
         "created_at": job.created_at,
         "from_job": job.from_job,
-        "kind": str(job.params.kind),
-        "pixels": job.params.width * job.params.height,
-        "steps": job.params.steps,
     }
+
+
+def params_row(params: Params) -> Row:
+    """The columns of a job that tell what is to be made."""
+    return {
+        "params": params.to_json(),
+        "model": params.model,
+        "cost": params.cost,
+        "kind": str(params.kind),
+        "pixels": params.width * params.height,
+        "steps": params.steps,
+    }
+
+
+def utc(moment: datetime | None) -> str | None:
+    return utc_text(moment) if moment else None
 
 
 def batch(row: Row) -> Batch:

@@ -1,9 +1,9 @@
 """Batches on the clock: what a person asks of time, checked against the queue's own window."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, tzinfo
 
-from diffusion_local.domain import Lane, utc_now
+from diffusion_local.domain import Batch, Lane, utc_now
 from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.line import Rules
 from diffusion_local.timing import Timing, timing
@@ -22,7 +22,7 @@ class Timetable:
     def zone(self) -> tzinfo:
         return self._rules.zone
 
-    def timing(self, lane: Lane, wishes: dict[str, str | None]) -> Timing:
+    def timing(self, lane: Lane, wishes: Mapping[str, str | None]) -> Timing:
         """Raises InvalidParams."""
         if not any(wishes.values()):
             return Timing()
@@ -30,6 +30,14 @@ class Timetable:
         if found.webhook:
             self._check_webhook(found.webhook)
         return found
+
+    def changed(self, batch: Batch, wishes: Mapping[str, str]) -> dict[str, str | None]:
+        """The batch's times with some of them changed (an empty one is taken away). Raises InvalidParams.
+
+        Times that stay are not checked again: they may be in the past by now.
+        """
+        new = self.timing(batch.lane, {"window": batch.window, **wishes})
+        return {name: value for name, value in new.fields().items() if name in wishes}
 
     def _queue_window(self, lane: Lane) -> str:
         with self._database.read() as db:

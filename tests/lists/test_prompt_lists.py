@@ -39,7 +39,7 @@ def nothing_is_there(house: House) -> bool:
 
 
 def jobs_of(house: House, batch_id: str) -> list[Job]:
-    return house.studio.batches([batch_id])
+    return house.studio.jobs_of_batches([batch_id])
 
 
 def wildcard(house: House, name: str, *options: str) -> None:

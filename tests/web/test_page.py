@@ -195,7 +195,7 @@ def test_bad_input_names_field_and_limit_and_enqueues_nothing(
 def test_a_prompt_past_the_encoders_limit_is_told_and_made(house: House) -> None:
     notice, receipt = press(house, prompt="word " * 200)
     assert "the end is ignored" in notice
-    assert len(house.studio.batches([receipt])) == 1
+    assert len(house.studio.jobs_of_batches([receipt])) == 1
 
 
 def test_a_model_brings_its_defaults(house: House) -> None:
@@ -224,13 +224,13 @@ def test_cancel_again_and_pause(house: House) -> None:
     assert "Cancelled" in click(house, "cancel", job_id)["toast"]
     assert house.studio.job(job_id).state is State.CANCELLED
     receipt = click(house, "again", job_id)["receipt"]
-    assert house.studio.batches([receipt])[0].from_job == job_id
+    assert house.studio.jobs_of_batches([receipt])[0].from_job == job_id
     click(house, "pause")
     assert house.studio.snapshot().paused
     click(house, "resume")
     assert not house.studio.snapshot().paused
     click(house, "cancel_batch", receipt)
-    assert house.studio.batches([receipt])[0].state is State.CANCELLED
+    assert house.studio.jobs_of_batches([receipt])[0].state is State.CANCELLED
 
 
 def test_cancel_all_waiting_leaves_what_runs(house: House) -> None:
@@ -256,7 +256,7 @@ def test_a_selection_is_moved_raised_and_cancelled(house: House) -> None:
     receipt = click(house, "again_these", " ".join(re.findall(r"[0-9A-Z]{26}", toast.split("again_these")[1])))[
         "receipt"
     ]
-    assert {job.from_job for job in house.studio.batches([receipt])} == {ids[2], ids[3]}
+    assert {job.from_job for job in house.studio.jobs_of_batches([receipt])} == {ids[2], ids[3]}
 
 
 @pytest.mark.parametrize("verb", ["cancel_these", "again_these", "move_top", "priority_up", "priority_down"])
@@ -281,10 +281,10 @@ def test_a_batch_is_held_and_goes_on(house: House) -> None:
     receipt = house.studio.submit("x", count=2)
     toast = click(house, "pause_batch", receipt.batch_id)["toast"]
     assert f'data-do="resume_batch" data-id="{receipt.batch_id}"' in toast
-    assert all(job.held for job in house.studio.batches([receipt.batch_id]))
+    assert all(job.held for job in house.studio.jobs_of_batches([receipt.batch_id]))
     assert not house.studio.snapshot().paused
     click(house, "resume_batch", receipt.batch_id)
-    assert not any(job.held for job in house.studio.batches([receipt.batch_id]))
+    assert not any(job.held for job in house.studio.jobs_of_batches([receipt.batch_id]))
     for verb in ("pause_batch", "pause_batch_now", "resume_batch"):
         assert "not there any more" in click(house, verb, "")["toast"]  # and not: the whole queue
     assert not house.studio.snapshot().paused
@@ -295,11 +295,11 @@ def test_all_failed_again_and_the_list_cleared(house: House) -> None:
         house.studio.submit("broken")
         failed(house.jobs, house, "it broke")
     receipt = click(house, "again_failed")["receipt"]
-    assert len(house.studio.batches([receipt])) == 2
+    assert len(house.studio.jobs_of_batches([receipt])) == 2
     one = house.studio.jobs(state="failed")[0].id
     click(house, "forget", one)
     assert one not in [job.id for job in house.studio.jobs()]
-    assert "not ended" in click(house, "forget", house.studio.batches([receipt])[0].id)["toast"]
+    assert "not ended" in click(house, "forget", house.studio.jobs_of_batches([receipt])[0].id)["toast"]
     assert "1 picture" in click(house, "forget_ended")["toast"]
     assert {job.state for job in house.studio.jobs()} == {State.QUEUED}
     assert "No failed job is left" in click(house, "again_failed")["toast"]
@@ -339,7 +339,7 @@ def test_again_of_a_picture_works_after_its_job_was_cleared_away(house: House) -
     image = made(house, seed=4242)
     house.studio.forget(everything=True)
     receipt = click(house, "again_picture", image.id)["receipt"]
-    assert house.studio.batches([receipt])[0].params == image.params
+    assert house.studio.jobs_of_batches([receipt])[0].params == image.params
 
 
 def test_pages_are_walked_there_and_back(house: House) -> None:

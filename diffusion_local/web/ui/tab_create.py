@@ -65,7 +65,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, mine: Any) -> str:
     """``mine`` has the ids of this browser's batches, newest first."""
     batch_ids = mine.split() if isinstance(mine, str) else []
     shown, left_out = choose(batch_ids[:REMEMBERED_BATCHES], snapshot)
-    jobs = studio.batches(shown)
+    jobs = studio.jobs_of_batches(shown)
     return view_jobs.created(jobs, studio.images_of(jobs), snapshot, now, left_out)
 
 

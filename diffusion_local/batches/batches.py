@@ -1,0 +1,181 @@
+"""What a person can do with a batch as a whole: look at it, rename, change, copy and take it away as files."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from diffusion_local import actor
+from diffusion_local.actor import Scope
+from diffusion_local.batches import bundle, sheet
+from diffusion_local.catalog import Catalog, prompt_warnings
+from diffusion_local.checks import check_prompt, whole_number
+from diffusion_local.completion import SETTINGS
+from diffusion_local.domain import FINAL, Batch, Image, Params, Receipt, new_id, utc_now
+from diffusion_local.errors import Conflict, InvalidParams
+from diffusion_local.lists.fields import field_name, parse_size
+from diffusion_local.lists.plan import CatalogOfNow
+from diffusion_local.queue import JobQueue
+from diffusion_local.settings import Settings
+from diffusion_local.store.batch_rows import BatchRows, Progress
+from diffusion_local.store.batches import Results
+from diffusion_local.store.files import LocalFiles
+from diffusion_local.store.jobs import JobStore, new_jobs
+from diffusion_local.store.queue_view import QueueView
+from diffusion_local.store.timetable import WISHES, Timetable
+
+MOST_WARNINGS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """How many waiting jobs were changed; ``warnings`` about prompts too long for a model, and about time."""
+
+    count: int
+    warnings: list[str] = field(default_factory=list)
+
+
+class Batches:
+    """Part of the Studio, as ``studio.batches``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        jobs: JobStore,
+        view: QueueView,
+        files: LocalFiles,
+        queue: JobQueue,
+        catalog: Catalog,
+        timetable: Timetable,
+    ) -> None:
+        self._settings = settings
+        self._jobs = jobs
+        self._rows = BatchRows(view.database, view.rules)
+        self._results = Results(view.database)
+        self._files = files
+        self._queue = queue
+        self._catalog = catalog
+        self._timetable = timetable
+
+    def page(self, limit: int = 20, before: str | None = None) -> list[Progress]:
+        """Batches with their progress, newest first; ``before`` is the last id of the page before."""
+        return self._rows.page(whole_number("limit", limit, 1, 200), before or None)
+
+    def get(self, batch_id: str) -> Progress:
+        """Raises NotFound."""
+        return self._rows.get(batch_id)
+
+    def late(self) -> list[str]:
+        """A sentence for each batch that is not estimated to be done by the time that it should be."""
+        return [f"{each.batch.name}: {each.warning}" for each in self._rows.with_finish_by() if each.warning]
+
+    def warning(self, batch_id: str) -> list[str]:
+        """The same of one batch."""
+        found = self._rows.get(batch_id)
+        return [found.warning] if found.warning else []
+
+    # -- changes ---------------------------------------------------------------------------------------------------
+
+    def rename(self, batch_id: str, name: str) -> Progress:
+        """Raises NotFound, Forbidden and InvalidParams."""
+        self._own(batch_id)
+        check_prompt("name", name, required=True)
+        self._rows.rename(batch_id, name.strip())
+        return self._rows.get(batch_id)
+
+    def edit(self, batch_id: str, **changes: Any) -> Edited:
+        """Change what still waits: fields of Params, and ``start_at``, ``window``, ``finish_by``, ``webhook``.
+
+        What is absent or None stays; an empty time is taken away. Each job is checked anew against its model, and one
+        that fails refuses all. What runs or has ended is left as it is. Raises InvalidParams naming the picture,
+        Conflict if nothing waits.
+        """
+        progress = self._own(batch_id)
+        given = {field_name(name): value for name, value in changes.items() if value is not None}
+        if "size" in given:
+            given["width"], given["height"] = parse_size(given.pop("size"))
+        times = {name: given.pop(name) for name in WISHES if name in given}
+        if strange := [name for name in given if name not in (*SETTINGS, "prompt")]:
+            raise InvalidParams(strange[0], f"cannot be edited. Known: prompt, {', '.join((*SETTINGS, *WISHES))}.")
+        if not given and not times:
+            raise InvalidParams("changes", "must name at least one field.")
+        waiting = self._rows.waiting(batch_id)
+        if not waiting:
+            raise Conflict(f"Nothing of batch {batch_id} waits any more.")
+        changed = [] if not given else self._changed(waiting, given)
+        kept = self._timetable.changed(progress.batch, times) if times else {}
+        count = self._rows.change(batch_id, changed, kept)
+        self._queue.ring()
+        return Edited(count if given else len(waiting), self._warnings(changed) + self.warning(batch_id))
+
+    def _changed(self, waiting: Sequence[tuple[str, int, Params]], given: dict[str, Any]) -> list[tuple[str, Params]]:
+        catalog = CatalogOfNow(self._catalog)
+        changed = []
+        for job_id, index, params in waiting:
+            values = params.to_dict() | given
+            try:
+                new = catalog.complete(values.pop("prompt"), values)
+                model = catalog.get(new.model)
+                if not model.ready:
+                    raise InvalidParams("model", f"{model.id} is not ready: {model.problem}")
+            except InvalidParams as error:
+                raise InvalidParams(error.field, f"{error.problem} (picture {index + 1} of the batch)") from None
+            changed.append((job_id, new))
+        return changed
+
+    def _warnings(self, changed: Sequence[tuple[str, Params]]) -> list[str]:
+        longest = sorted((params for _, params in changed), key=lambda each: -len(each.prompt))[:MOST_WARNINGS]
+        found = [text for params in longest for text in prompt_warnings(self._catalog.get(params.model), params)]
+        return list(dict.fromkeys(found))
+
+    def duplicate(self, batch_id: str, name: str = "", **wishes: str | None) -> Receipt:
+        """Enqueue all its pictures again, with the same seeds, as a batch of its own; times are given anew.
+
+        Raises NotFound, InvalidParams and QueueFull.
+        """
+        actor.require(Scope.SUBMIT)
+        old = self._rows.get(batch_id).batch
+        check_prompt("name", name)
+        times = self._timetable.timing(old.lane, wishes)
+        recipes = self._rows.recipes(batch_id)
+        if not recipes:
+            raise Conflict(f"Nothing is left of batch {batch_id}.")
+        for model_id in {params.model for params in recipes}:
+            self._catalog.complete("model", {"model": model_id, "seed": 0})  # it is still there
+        title = name.strip() or f"{old.name} (copy)"
+        owner = actor.current().owner(old.owner)
+        batch = Batch(new_id(), title, owner, old.lane, len(recipes), utc_now(), grid=old.grid, **times.fields())
+        new, ids = self._jobs.insert_batch(batch, new_jobs(batch, recipes), None, self._settings.max_queued)
+        self._queue.ring(len(ids))
+        return Receipt(new, ids, self.warning(new))
+
+    def _own(self, batch_id: str) -> Progress:
+        """Raises NotFound, and Forbidden for another's."""
+        actor.require(Scope.CONTROL)
+        progress = self._rows.get(batch_id)
+        actor.current().require_own(progress.batch.owner, f"Batch {batch_id}")
+        return progress
+
+    # -- pictures and files ----------------------------------------------------------------------------------------
+
+    def images(self, batch_id: str, limit: int = 48, after: str | None = None) -> list[Image]:
+        """The batch's pictures in its own order; ``after`` is the last id of the page before."""
+        self._rows.get(batch_id)
+        return self._rows.images(batch_id, whole_number("limit", limit, 1, 500), after or None)
+
+    def zip(self, batch_id: str) -> Iterator[bytes]:
+        """Its pictures and the list with results as one ZIP file, in pieces; one picture is in memory at a time."""
+        self._rows.get(batch_id)
+        return bundle.zipped(self._results.of_batch(batch_id), self._files)
+
+    def contact_sheet(self, batch_id: str) -> Path:
+        """Its pictures on one WebP, labelled; a grid with its axes. Kept until more of them are done."""
+        progress = self._rows.get(batch_id)
+        ended = {str(state): progress.counts[state] for state in sorted(FINAL)}
+        told = sha256(json.dumps([progress.batch.name, ended]).encode()).hexdigest()[:12]
+        target = self._settings.sheets / f"{batch_id}-{told}.webp"
+        if not target.exists():
+            sheet.draw(progress.batch, self._results.of_batch(batch_id), self._files, target)
+        return target

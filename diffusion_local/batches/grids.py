@@ -1,0 +1,136 @@
+"""What a person can do with a grid: look what it would make, and put it into the queue as a batch."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from diffusion_local import actor
+from diffusion_local.actor import Scope
+from diffusion_local.catalog import Catalog, prompt_warnings
+from diffusion_local.checks import check_prompt, draw_seed, whole_number
+from diffusion_local.domain import PRIORITIES, Batch, Lane, Params, Receipt, new_id, shortened, utc_now
+from diffusion_local.errors import InvalidParams
+from diffusion_local.estimates import Work
+from diffusion_local.lists.grid import Grid, parse_grid
+from diffusion_local.lists.plan import CatalogOfNow
+from diffusion_local.queue import JobQueue
+from diffusion_local.settings import Settings
+from diffusion_local.store.batch_rows import BatchRows
+from diffusion_local.store.jobs import JobStore, new_jobs
+from diffusion_local.store.queue_view import QueueView
+from diffusion_local.store.timetable import WISHES, Timetable
+
+MOST = 2000  # pictures of a grid: what one contact sheet holds
+
+
+@dataclass(frozen=True, slots=True)
+class GridCheck:
+    """What a grid would make; ``seconds`` is None where this machine has made no such picture yet."""
+
+    pictures: int
+    columns: list[str]
+    rows: list[str]
+    models: dict[str, int]
+    seconds: float | None
+    warnings: list[str]
+
+
+class Grids:
+    """Part of the Studio, as ``studio.grids``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        jobs: JobStore,
+        view: QueueView,
+        queue: JobQueue,
+        catalog: Catalog,
+        timetable: Timetable,
+    ) -> None:
+        self._settings = settings
+        self._jobs = jobs
+        self._view = view
+        self._rows = BatchRows(view.database, view.rules)
+        self._queue = queue
+        self._catalog = catalog
+        self._timetable = timetable
+
+    def check(self, prompt: str, *, x: str, y: str = "", z: str = "", **settings: Any) -> GridCheck:
+        """What the grid would make; nothing is enqueued. Raises InvalidParams naming the axis or the field."""
+        grid, each = self._planned(prompt, x, y, z, settings)
+        work = Counter(Work.of(params) for params in each)
+        return GridCheck(
+            grid.count,
+            grid.column_heads,
+            grid.row_heads,
+            dict(Counter(params.model for params in each)),
+            self._view.seconds(work),
+            self._warnings(each),
+        )
+
+    def submit(
+        self,
+        prompt: str,
+        *,
+        x: str,
+        y: str = "",
+        z: str = "",
+        name: str = "",
+        owner: str = "",
+        lane: Lane = Lane.BATCH,
+        priority: int = 0,
+        idempotency_key: str | None = None,
+        **settings: Any,
+    ) -> Receipt:
+        """Enqueue a picture for each cell, all of one seed unless an axis says otherwise.
+
+        ``settings`` are as in ``Studio.submit``. Raises InvalidParams, QueueFull and Conflict, and then
+        nothing is enqueued.
+        """
+        actor.require(Scope.SUBMIT)
+        for what, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
+            check_prompt(what, text)
+        times = self._timetable.timing(lane, {each: settings.pop(each, None) for each in WISHES})
+        grid, each = self._planned(prompt, x, y, z, settings)
+        batch = Batch(
+            new_id(),
+            name or shortened(prompt),
+            actor.current().owner(owner),
+            lane,
+            grid.count,
+            utc_now(),
+            grid=grid.to_json(),
+            **times.fields(),
+        )
+        jobs = new_jobs(batch, each, whole_number("priority", priority, *PRIORITIES))
+        batch_id, ids = self._jobs.insert_batch(batch, jobs, idempotency_key or None, self._settings.max_queued)
+        self._queue.ring(len(ids))
+        late = self._rows.get(batch_id).warning
+        return Receipt(batch_id, ids, self._warnings(each) + ([late] if late else []))
+
+    def _planned(self, prompt: str, x: str, y: str, z: str, settings: dict[str, Any]) -> tuple[Grid, list[Params]]:
+        check_prompt("prompt", prompt)
+        for axis, text in (("x", x), ("y", y), ("z", z)):
+            check_prompt(axis, text)
+        grid = parse_grid(x, y, z, min(MOST, self._settings.max_queued))
+        given = {name: value for name, value in settings.items() if value is not None}
+        if given.get("seed", -1) == -1:
+            given["seed"] = draw_seed()
+        catalog = CatalogOfNow(self._catalog)
+        each = []
+        for place, (words, wishes) in enumerate(grid.cells(prompt, given)):
+            try:
+                params = catalog.complete(words, wishes)
+                model = catalog.get(params.model)
+                if not model.ready:
+                    raise InvalidParams("model", f"{model.id} is not ready: {model.problem}")
+            except InvalidParams as error:
+                raise InvalidParams(error.field, f"{error.problem} (cell {place + 1} of the grid)") from None
+            each.append(params)
+        return grid, each
+
+    def _warnings(self, each: list[Params]) -> list[str]:
+        prompts = {(params.model, params.prompt, params.negative): params for params in each}
+        longest = sorted(prompts.values(), key=lambda params: -len(params.prompt))[:10]
+        found = [text for params in longest for text in prompt_warnings(self._catalog.get(params.model), params)]
+        return list(dict.fromkeys(found))

@@ -1,0 +1,40 @@
+"""A batch's contact sheet: its pictures with prompt and seed, or as the grid that it is."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from diffusion_local.contact_sheet import MOST_CELLS, Cell, contact_sheet
+from diffusion_local.domain import Batch, Job, shortened
+from diffusion_local.lists.grid import Grid
+from diffusion_local.store.files import LocalFiles, write_whole
+
+LABEL_CHARS = 80
+QUALITY = 85
+
+
+def draw(batch: Batch, results: Iterator[tuple[Job, str | None]], files: LocalFiles, target: Path) -> None:
+    """Write the sheet; of a batch too long for one its first pictures. Raises InvalidParams if it has none."""
+    few = islice(results, MOST_CELLS)
+    title = batch.name if batch.count <= MOST_CELLS else f"{batch.name} (the first {MOST_CELLS:,} of {batch.count:,})"
+    if batch.grid:
+        grid = Grid.from_json(batch.grid)
+        cells = [Cell(None, note="deleted") for _ in range(min(grid.count, MOST_CELLS))]
+        for job, key in (each for each in few if each[0].index < len(cells)):
+            cells[job.index] = cell(job, key, files, label="")
+        picture = contact_sheet(cells, column_heads=grid.column_heads, row_heads=grid.row_heads, title=title)
+    else:
+        label = "{0.prompt} · {0.seed}"
+        cells = [cell(job, key, files, label.format(job.params)) for job, key in few]
+        picture = contact_sheet(cells, title=title)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(target, lambda file: picture.save(file, "WEBP", quality=QUALITY))
+    for older in target.parent.glob(f"{batch.id}-*.webp"):
+        if older != target:
+            older.unlink(missing_ok=True)
+
+
+def cell(job: Job, key: str | None, files: LocalFiles, label: str) -> Cell:
+    if key and files.path(key).exists():
+        return Cell(files.thumbnail(key), shortened(label, LABEL_CHARS))
+    return Cell(None, shortened(label, LABEL_CHARS), job.failure.message if job.failure else str(job.state))

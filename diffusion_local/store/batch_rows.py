@@ -1,0 +1,217 @@
+"""Batches as a whole: how far each is, when it will be done, and what of it can still be changed."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlite_utils
+
+from diffusion_local import estimates
+from diffusion_local.domain import Batch, Image, Params, State, utc_now
+from diffusion_local.estimates import Pace, Work
+from diffusion_local.store import rows
+from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.line import Rules, gate_of
+from diffusion_local.store.ownership import ruled, seen
+from diffusion_local.store.paces import pace_of
+from diffusion_local.store.queue_view import hands_of, jobs
+from diffusion_local.store.tombstones import missing
+from diffusion_local.timing import late_warning, of_batch
+
+LINE = (
+    "SELECT lane, -priority, position, model, kind, pixels, steps FROM jobs INDEXED BY jobs_queued "
+    "WHERE state = 'queued' ORDER BY lane, priority DESC, position"
+)
+LAST = (
+    "SELECT -min(priority), max(position) FROM jobs INDEXED BY jobs_of_batch WHERE batch_id = :id AND state = 'queued'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A batch, how many of its jobs are in each state, and when it will be done (UTC; None: nobody knows).
+
+    ``done_at`` counts what stands before it in line and rests while its window is shut; fair shares between owners are
+    not foreseen. ``warning`` says that it comes later than it should.
+    """
+
+    batch: Batch
+    counts: dict[State, int]
+    done_at: str | None = None
+    warning: str = ""
+
+
+class BatchRows:
+    def __init__(self, database: Database, rules: Rules) -> None:
+        self._database = database
+        self._zone = rules.zone
+
+    def page(self, limit: int, before: str | None) -> list[Progress]:
+        """Batches, newest first; ``before`` is the last id of the page before."""
+        further = "AND id < :before" if before else ""
+        with self._database.read() as db:
+            found = db.query(
+                f"SELECT * FROM batches WHERE {seen()} {further} ORDER BY id DESC LIMIT :limit",
+                {"before": before, "limit": limit},
+            )
+            return self._progress(db, [rows.batch(row) for row in found])
+
+    def get(self, batch_id: str) -> Progress:
+        """Raises NotFound."""
+        with self._database.read() as db:
+            return self._progress(db, [batch_row(db, batch_id)])[0]
+
+    def with_finish_by(self) -> list[Progress]:
+        """The batches that have jobs waiting and should be done by some time."""
+        with self._database.read() as db:
+            found = db.query(
+                f"SELECT * FROM batches WHERE {seen()} AND finish_by IS NOT NULL AND EXISTS "
+                "(SELECT 1 FROM jobs WHERE batch_id = batches.id AND state = 'queued')"
+            )
+            return self._progress(db, [rows.batch(row) for row in found])
+
+    def _progress(self, db: sqlite_utils.Database, batches: Sequence[Batch]) -> list[Progress]:
+        counts: dict[str, dict[State, int]] = {batch.id: dict.fromkeys(State, 0) for batch in batches}
+        for batch_id, state, count in db.execute(
+            "SELECT batch_id, state, count(*) FROM jobs INDEXED BY jobs_of_batch "
+            "WHERE batch_id IN (SELECT value FROM json_each(?)) GROUP BY batch_id, state",
+            [json.dumps(list(counts))],
+        ).fetchall():
+            counts[batch_id][State(state)] = count
+        unfinished = [batch for batch in batches if counts[batch.id][State.QUEUED] + counts[batch.id][State.RUNNING]]
+        seconds = self._seconds_until(db, unfinished)
+        window = scalar(db, "SELECT window FROM queue")
+        now = datetime.fromisoformat(utc_now())
+        told = []
+        for batch in batches:
+            left = seconds.get(batch.id)
+            done = None
+            if left is not None:
+                queue_window = window if rows.LANE_RANKS[batch.lane] else ""
+                done = of_batch(batch).done_at(now, left, self._zone, queue_window)
+            late = late_warning(batch.finish_by, done, self._zone)
+            told.append(Progress(batch, counts[batch.id], rows.utc(done), late))
+        return told
+
+    def _seconds_until(self, db: sqlite_utils.Database, batches: Sequence[Batch]) -> dict[str, float]:
+        """Seconds of work until the last job of each batch is done. One walk along the line, however many batches."""
+        if not batches:
+            return {}
+        running = jobs(db, "WHERE state = 'running'")
+        workers = hands_of([rows.worker(row) for row in db.query("SELECT * FROM workers")])
+        models = {row[0] for row in db.execute("SELECT DISTINCT model FROM jobs WHERE state = 'queued'").fetchall()}
+        pace = pace_of(db, models | {job.params.model for job in running})
+        spent = estimates.total(running, {}, pace, 1, workers)
+        if spent is None:
+            return {}
+        cuts = []
+        for batch in batches:
+            priority, position = db.execute(LAST, {"id": batch.id}).fetchone()
+            last = (-1, 0, 0) if position is None else (rows.LANE_RANKS[batch.lane], priority, position)
+            cuts.append((last, batch.id))
+        cuts.sort()
+        return dict(walked(db, cuts, spent, pace, workers, {job.params.model for job in running}))
+
+    # -- changes ---------------------------------------------------------------------------------------------------
+
+    def rename(self, batch_id: str, name: str) -> None:
+        """Raises NotFound."""
+        with self._database.write() as db:
+            if not db.execute(f"UPDATE batches SET name = ? WHERE id = ? AND {ruled()}", [name, batch_id]).rowcount:
+                raise missing(db, "batch", batch_id)
+
+    def waiting(self, batch_id: str) -> list[tuple[str, int, Params]]:
+        """(id, place in the batch, Params) of what waits."""
+        with self._database.read() as db:
+            found = db.execute(
+                "SELECT id, idx, params FROM jobs WHERE batch_id = ? AND state = 'queued' ORDER BY idx", [batch_id]
+            ).fetchall()
+        return [(job_id, index, Params.from_json(params)) for job_id, index, params in found]
+
+    def recipes(self, batch_id: str) -> list[Params]:
+        """Of all its jobs, in their order."""
+        with self._database.read() as db:
+            found = db.execute("SELECT params FROM jobs WHERE batch_id = ? ORDER BY idx", [batch_id]).fetchall()
+        return [Params.from_json(row[0]) for row in found]
+
+    def change(self, batch_id: str, params: Iterable[tuple[str, Params]], times: dict[str, Any]) -> int:
+        """Give waiting jobs other Params, and the batch other times, in one transaction; how many jobs it reached.
+
+        A job that has begun meanwhile is left as it is.
+        """
+        with self._database.write() as db:
+            reached = 0
+            for job_id, each in params:
+                values = rows.params_row(each)
+                sets = ", ".join(f"{name} = :{name}" for name in values)
+                reached += db.execute(
+                    f"UPDATE jobs SET {sets} WHERE id = :id AND state = 'queued'", values | {"id": job_id}
+                ).rowcount
+            if times:
+                sets = ", ".join(f"{name} = :{name}" for name in times)
+                db.execute(f"UPDATE batches SET {sets} WHERE id = :id", times | {"id": batch_id})
+                batch = batch_row(db, batch_id)
+                db.execute(
+                    "UPDATE jobs SET gate = ? WHERE batch_id = ? AND state IN ('queued', 'running')",
+                    [gate_of(db, batch.window, batch.start_at), batch_id],
+                )
+        return reached
+
+    # -- pictures --------------------------------------------------------------------------------------------------
+
+    def images(self, batch_id: str, limit: int, after: str | None = None) -> list[Image]:
+        """The batch's pictures in its own order; ``after`` is the last id of the page before."""
+        further = "AND jobs.idx > (SELECT idx FROM jobs WHERE id = :after)" if after else ""
+        with self._database.read() as db:
+            found = db.query(
+                "SELECT images.* FROM jobs JOIN images ON images.job_id = jobs.id "
+                f"WHERE jobs.batch_id = :id AND images.trashed_at IS NULL AND {seen('images')} {further} "
+                "ORDER BY jobs.idx LIMIT :limit",
+                {"id": batch_id, "after": after, "limit": limit},
+            )
+            return [rows.image(row) for row in found]
+
+
+def batch_row(db: sqlite_utils.Database, batch_id: str) -> Batch:
+    """Raises NotFound."""
+    for row in db.query(f"SELECT * FROM batches WHERE id = ? AND {seen()}", [batch_id]):
+        return rows.batch(row)
+    raise missing(db, "batch", batch_id)
+
+
+def walked(
+    db: sqlite_utils.Database,
+    cuts: list[tuple[tuple[int, int, int], str]],
+    spent: float,
+    pace: Pace,
+    workers: Sequence[str],
+    loaded: set[str],
+) -> Iterator[tuple[str, float]]:
+    """(batch id, seconds until it is done), for each cut in the line up to where a pace is not known."""
+    known: dict[tuple[Any, ...], float | None] = {}
+    loaded |= set(workers)
+    ahead = iter(cuts)
+    cut, batch_id = next(ahead)
+    for lane, priority, position, *work in db.execute(LINE):
+        place = (lane, priority, position)
+        while place > cut:
+            yield batch_id, spent / len(workers)
+            following = next(ahead, None)
+            if following is None:
+                return
+            cut, batch_id = following
+        key = tuple(work)
+        if key not in known:
+            known[key] = pace.seconds(Work(*work))
+        seconds = known[key]
+        if seconds is None:
+            return
+        if work[0] not in loaded:
+            loaded.add(work[0])
+            spent += pace.load(work[0], "")
+        spent += seconds
+    yield batch_id, spent / len(workers)
+    for _, each in ahead:
+        yield each, spent / len(workers)

@@ -1,0 +1,68 @@
+"""New batches into the table, with what was promised of them: a key makes one batch, a limit holds."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from hashlib import sha256
+
+import sqlite_utils
+
+from diffusion_local.domain import Batch, Job
+from diffusion_local.errors import Conflict, QueueFull
+from diffusion_local.store import allowance, rows
+from diffusion_local.store.database import scalar
+from diffusion_local.store.line import gate_of
+from diffusion_local.store.ownership import SEPARATOR, scoped
+
+#: A batch, its jobs, the idempotency key it came with, and a digest of what was asked for.
+Lot = tuple[Batch, Iterable[Job], str | None, str]
+
+
+def insert(
+    db: sqlite_utils.Database,
+    batch: Batch,
+    jobs: Iterable[Job],
+    idempotency_key: str | None,
+    request: str,
+    max_queued: int,
+) -> tuple[str, list[str]]:
+    """Within a transaction; see ``JobStore.insert_batch``."""
+    key = scoped(idempotency_key) if idempotency_key else None
+    if key and (found := seen_before(db, key, request)):
+        return found
+    allowance.check(db, batch.count)
+    waiting = scalar(db, "SELECT count(*) FROM jobs WHERE state = 'queued'")
+    if waiting + batch.count > max_queued:
+        raise QueueFull(
+            f"The queue has room for {max_queued:,} waiting jobs; {waiting:,} wait and {batch.count:,} were "
+            "asked for. Cancel some, wait, or raise max_queued."
+        )
+    db.table("batches").insert(rows.batch_row(batch) | {"idempotency_key": key, "request": request})
+    gate = gate_of(db, batch.window, batch.start_at)
+    last = scalar(db, "SELECT coalesce(max(position), 0) FROM jobs")
+    ids: list[str] = []
+
+    def lined_up() -> Iterator[rows.Row]:
+        for place, job in enumerate(allowance.small_enough(jobs)):
+            ids.append(job.id)
+            yield rows.job_row(job) | {"position": last + 1 + place, "gate": gate}
+
+    db.table("jobs").insert_all(lined_up())
+    return batch.id, ids
+
+
+def seen_before(db: sqlite_utils.Database, key: str, request: str) -> tuple[str, list[str]] | None:
+    for batch in db.query("SELECT id, request FROM batches WHERE idempotency_key = ?", [key]):
+        if batch["request"] != request:
+            given = key.rpartition(SEPARATOR)[2]
+            raise Conflict(f"The idempotency key {given!r} was used before for another request.")
+        found = db.query("SELECT id FROM jobs WHERE batch_id = ? ORDER BY idx", [batch["id"]])
+        return batch["id"], [row["id"] for row in found]
+    return None
+
+
+def digest(jobs: Iterable[Job]) -> str:
+    """What tells one request from another (SHA-256); seeds are left out, as they may have been drawn by lot."""
+    asked = sha256()
+    for job in jobs:
+        asked.update(replace(job.params, seed=0).to_json().encode())
+    return asked.hexdigest()

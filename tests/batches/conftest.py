@@ -1,0 +1,24 @@
+"""A worker in this process, with the engine that needs no model."""
+
+from collections.abc import Callable
+
+import pytest
+
+from diffusion_local.compose import House
+from diffusion_local.engine.fake import FakeEngine
+from diffusion_local.worker.runner import Runner
+from diffusion_local.worker.stopping import Stop
+
+Work = Callable[[], None]
+
+
+@pytest.fixture
+def work(house: House) -> Work:
+    """Makes every picture that is due."""
+
+    def off() -> None:
+        runner = Runner(house, "cpu0", FakeEngine(0), Stop())
+        runner.work_off()
+        runner.close()
+
+    return off
