@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from diffusion_local.catalog import Catalog
+from diffusion_local.library import Library
 from diffusion_local.models.places import Places
 from diffusion_local.queue import HueyQueue
 from diffusion_local.reports.reports import Reports
@@ -10,6 +11,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.store.control import QueueControl
 from diffusion_local.store.database import Database
 from diffusion_local.store.deliveries import DeliveryStore
+from diffusion_local.store.downloads import DownloadStore
 from diffusion_local.store.files import LocalFiles
 from diffusion_local.store.fits import FitStore
 from diffusion_local.store.images import ImageStore
@@ -43,6 +45,7 @@ class House:
     notices: NoticeStore
     deliveries: DeliveryStore
     teller: Teller
+    downloads: DownloadStore
     studio: Studio
 
 
@@ -60,7 +63,11 @@ def open_house(settings: Settings) -> House:
     reports = Reports(settings, database, view, control, files)
     teller = Teller(settings, notices, deliveries, jobs, view, reports)
     webhooks = Webhooks(settings, notices, deliveries)
-    studio = Studio(settings, jobs, control, view, images, workers, files, queue, sources, catalog, reports, webhooks)
+    downloads = DownloadStore(database)
+    library = Library(settings, catalog, downloads)
+    studio = Studio(
+        settings, jobs, control, view, images, workers, files, queue, sources, catalog, library, reports, webhooks
+    )
     return House(
         settings,
         database,
@@ -77,6 +84,7 @@ def open_house(settings: Settings) -> House:
         notices,
         deliveries,
         teller,
+        downloads,
         studio,
     )
 

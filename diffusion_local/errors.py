@@ -12,6 +12,7 @@ DiffusionLocalError
 |   |-- Forbidden         whoever asks may not do this
 |   |-- Unauthorized      it is not known who asks
 |   |-- ServerProblem     a studio on another machine cannot be used
+|   |-- HubProblem        the hub has no such model, or it cannot be had; its ``kind`` says why
 |   |-- HomeInUse         another process holds this home or this slot
 |   `-- DatabaseProblem   the database is locked, read-only, damaged or newer than the program
 |-- EngineError           a picture could not be made; its ``kind`` is stored with the job
@@ -116,6 +117,18 @@ class HomeInUse(UserError):
     """Another process holds this home."""
 
     code = "home_in_use"
+
+
+class HubProblem(UserError):
+    """The model cannot be had from the hub."""
+
+    code = "hub_problem"
+
+    def __init__(self, message: str = "", kind: str = "hub_error") -> None:
+        """``kind``: gated, unknown_repo, unknown_file, not_a_model, pickle, no_network, no_space, checksum, exists,
+        hub_error."""
+        super().__init__(message)
+        self.kind = kind
 
 
 class DatabaseProblem(UserError):

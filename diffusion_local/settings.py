@@ -17,6 +17,8 @@ from zoneinfo import ZoneInfo
 import platformdirs
 
 from diffusion_local.errors import InvalidParams
+from diffusion_local.home import Folders
+from diffusion_local.home import assets as assets
 from diffusion_local.params import RUNGS
 
 PREFIX = "DIFFUSION_LOCAL_"
@@ -38,7 +40,7 @@ def hook(when: str) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Folders):
     home: Path = field(metadata={"doc": "folder that holds everything: databases, gallery, models, logs"})
     host: str = setting("127.0.0.1", "address to listen on; 127.0.0.1 is this machine only")
     port: int = setting(7860, "port of the page and the API; 0 takes a free one")
@@ -59,6 +61,8 @@ class Settings:
     max_source_mb: int = setting(50, "megabytes that a source picture may have")
     max_source_megapixels: int = setting(64, "megapixels that a source picture may have")
     configs: str = setting("", "folder with configurations for checkpoints in one file; `configs` in the home if empty")
+    hub_endpoint: str = setting("", "where models are downloaded from; HF_ENDPOINT or huggingface.co if empty")
+    hub_token: str = setting("", "access token for gated models; HF_TOKEN or the one of `hf auth login` if empty")
     step_timeout: int = setting(900, "seconds without progress after which a worker counts as hung")
     on_stop: str = setting("give_back", "what a stopping worker does with its running picture", ON_STOP)
     disk_reserve_mb: int = setting(500, "megabytes kept free on the disk; with less the queue waits")
@@ -124,82 +128,8 @@ class Settings:
         return local_zone(self.timezone)
 
     @property
-    def database(self) -> Path:
-        return self.home / "app.db"
-
-    @property
-    def queue_database(self) -> Path:
-        return self.home / "queue.db"
-
-    @property
-    def gallery(self) -> Path:
-        return self.home / "gallery"
-
-    @property
-    def previews(self) -> Path:
-        return self.home / "previews"
-
-    @property
-    def models(self) -> Path:
-        return self.home / "models"
-
-    @property
-    def loras(self) -> Path:
-        return self.home / "loras"
-
-    @property
-    def vae(self) -> Path:
-        return self.home / "vae"
-
-    @property
-    def upscalers(self) -> Path:
-        return self.home / "upscalers"
-
-    @property
-    def embeddings(self) -> Path:
-        return self.home / "embeddings"
-
-    @property
     def configs_folder(self) -> Path:
         return Path(self.configs).expanduser().absolute() if self.configs else self.home / "configs"
-
-    @property
-    def sources(self) -> Path:
-        return self.home / "sources"
-
-    @property
-    def wildcards(self) -> Path:
-        return self.home / "wildcards"
-
-    @property
-    def reports(self) -> Path:
-        return self.home / "reports"
-
-    @property
-    def logs(self) -> Path:
-        return self.home / "logs"
-
-    @property
-    def sheets(self) -> Path:
-        """Contact sheets, each made again when it is asked for."""
-        return self.home / "sheets"
-
-    @property
-    def locks(self) -> Path:
-        return self.home / "locks"
-
-    @property
-    def strays(self) -> Path:
-        return self.home / "strays"
-
-    @property
-    def starter(self) -> Path:
-        return assets() / "starter"
-
-    def make_folders(self) -> None:
-        data = (self.gallery, self.previews, self.sources, self.wildcards, self.logs, self.locks)
-        for folder in (self.home, *data, self.models, self.loras, self.vae, self.upscalers, self.embeddings):
-            folder.mkdir(parents=True, exist_ok=True)
 
 
 def names() -> tuple[str, ...]:
@@ -262,17 +192,26 @@ def local_zone(name: str) -> tzinfo:
     return datetime.now().astimezone().tzinfo or UTC  # Windows: its offset of today
 
 
-def assets() -> Path:
-    """Starter model, icons and css: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).parent
-    inside = package / "assets"
-    return inside if inside.is_dir() else package.parent / "assets"
-
-
 def hub_cache() -> Path:
     """Where Hugging Face's programs keep what they downloaded; only read."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface")
     return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+
+
+def hub_endpoint(settings: Settings) -> str:
+    return settings.hub_endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+
+
+def hub_token(settings: Settings) -> str:
+    """The setting, else what Hugging Face's own programs use; empty if there is none. Never log or show it."""
+    given = settings.hub_token or os.environ.get("HF_TOKEN", "")
+    if given:
+        return given.strip()
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface")
+    try:
+        return Path(os.environ.get("HF_TOKEN_PATH") or home / "token").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def go_offline(home: Path) -> None:

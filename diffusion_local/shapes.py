@@ -8,6 +8,8 @@ from typing_extensions import TypedDict  # pydantic reads no other on Python 3.1
 
 from diffusion_local.catalog import Model
 from diffusion_local.domain import Event, Image, Job, Receipt, Snapshot, Worker
+from diffusion_local.models.adapters import Adapter
+from diffusion_local.store.downloads import Download
 
 Json = dict[str, Any]
 
@@ -129,8 +131,22 @@ def worker(worker: Worker) -> Json:
 def model(model: Model) -> Json:
     """A model without its path on disk."""
     values = asdict(model)
-    del values["folder"]
+    for name in ("folder", "file", "scheduler"):
+        del values[name]
     return values | {"ready": model.ready}
+
+
+def adapter(adapter: Adapter) -> Json:
+    """A LoRA, VAE, upscaler or textual inversion, without its path on disk."""
+    values = asdict(adapter)
+    del values["path"]
+    return values | {"ready": adapter.ready}
+
+
+def download(download: Download) -> Json:
+    values = asdict(download) | {"state": str(download.state)}
+    error = {"kind": values.pop("error_kind"), "message": values.pop("error_message")}
+    return values | {"error": error if error["kind"] else None}
 
 
 def queue(snapshot: Snapshot) -> Json:

@@ -27,6 +27,7 @@ from diffusion_local.domain import (
     utc_now,
 )
 from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound
+from diffusion_local.library import Library
 from diffusion_local.lists.prompt_lists import PromptLists
 from diffusion_local.lists.queue_file import QueueFile
 from diffusion_local.orders import Orders, known_state
@@ -53,7 +54,7 @@ class Studio(Orders, Questions):
     """Built by ``compose.open_studio``. Each method is one use-case; bad input raises a UserError.
 
     ``lists`` has those about prompt lists, ``sources`` those about source pictures, ``reports`` what came of it all,
-    ``webhooks`` who is told.
+    ``webhooks`` who is told, ``library`` those about models.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Studio(Orders, Questions):
         queue: JobQueue,
         sources: Sources,
         catalog: Catalog,
+        library: Library,
         reports: Reports,
         webhooks: Webhooks,
     ) -> None:
@@ -82,6 +84,7 @@ class Studio(Orders, Questions):
         self._catalog = catalog
         self.sources = sources
         self._timetable = Timetable(view.database, view.rules, webhooks.check)
+        self.library = library
         self.lists = PromptLists(settings, jobs, view, images, files, queue, catalog, self._timetable)
         self.reports = reports
         self.webhooks = webhooks

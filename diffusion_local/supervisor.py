@@ -19,6 +19,7 @@ from diffusion_local.compose import House, open_house
 from diffusion_local.domain import State
 from diffusion_local.engine import inventory
 from diffusion_local.errors import DatabaseProblem, HomeInUse, InvalidParams
+from diffusion_local.loading import Loading
 from diffusion_local.post import Post
 from diffusion_local.queue import ChoreQueue
 from diffusion_local.settings import Settings
@@ -92,22 +93,24 @@ class Supervisor:
             self._settings = replace(self._settings, port=free_port(self._settings.host, self._settings.port))
             house = open_house(self._settings)
             write_address(self._settings)
-            post = Post(house)
+            post, loading = Post(house), Loading(house)
             chores = start_chores(house)
             post.start()
+            loading.start()
             listen_to_signals(self._stop)
             try:
-                self._serve(house, post)
+                self._serve(house, post, loading)
             finally:
                 self._stop_children()
                 for child in self._children:
                     if child.slot:
                         slots.recover_if_free(house, child.slot)
+                loading.stop()
                 post.stop()
                 chores.stop()
                 address_file(self._settings).unlink(missing_ok=True)
 
-    def _serve(self, house: House, post: Post) -> None:
+    def _serve(self, house: House, post: Post, loading: Loading) -> None:
         web = Child("web", "diffusion_local.web")
         self._children.append(web)
         web.start(self._settings)
@@ -122,6 +125,7 @@ class Supervisor:
                 self._say(f"diffusion-local is at {url(self._settings)}  (Ctrl-C stops it; nothing is lost)")
             self._look_at_jobs(house)
             post.look()
+            loading.look()
             self._stop.wanted.wait(LOOK_SECONDS)
 
     def _workers(self) -> list[Child]:

@@ -12,7 +12,7 @@ from tests.support import PACKAGE, run_python
 
 #: From the bottom up. A module imports from lower rows and from its own unit; units of one row do not know each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "errors"),
+    ("__init__", "errors", "home"),
     ("params", "wishes"),
     ("settings", "actor", "turns", "when"),
     ("domain", "checks"),
@@ -20,11 +20,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("catalog", "timing", "contact_sheet", "estimates", "logs"),
     ("engine", "store", "queue"),
-    ("questions", "orders", "lists", "reports"),
+    ("questions", "orders", "lists", "reports", "hub", "library"),
     ("telling", "batches"),
     ("studio",),
     ("compose", "shapes", "remote"),
-    ("worker", "web", "chores", "post", "doctor"),
+    ("worker", "web", "chores", "post", "loading", "doctor"),
     ("supervisor",),
     ("cli",),
 )
@@ -37,7 +37,7 @@ HOMES = {
     "fastapi": ("web/",),
     "starlette": ("web/",),
     "uvicorn": ("web/",),
-    "httpx": ("remote/", "telling/"),
+    "httpx": ("remote/", "telling/", "hub/"),
     "pydantic": ("web/api/",),
     "prometheus_client": ("web/",),
     "torch": ("engine/",),

@@ -1,4 +1,4 @@
-"""Commands about pictures and models."""
+"""Commands about pictures."""
 
 from typing import Annotated
 
@@ -59,12 +59,3 @@ def restore(studio: AnyStudio, image_id: str, as_json: AsJson = False) -> None:
     """Bring a picture back from the trash."""
     image = studio.restore(image_id)
     tell(shapes.image(image), as_json, [f"back in the gallery {image.id}"])
-
-
-@app.command()
-@on_studio
-def models(studio: AnyStudio, as_json: AsJson = False) -> None:
-    """List models and whether they can be used."""
-    found = studio.models()
-    lines = [f"{model.id:<24} {'ready' if model.ready else 'not ready: ' + model.problem}" for model in found]
-    tell([shapes.model(model) for model in found], as_json, lines)

@@ -51,7 +51,7 @@ class Shelf:
         found: dict[str, Entry] = {}
         configs = tuple(self.places.config_folders())
         for path, added in self._candidates():
-            entry = self._entry(path, added, configs)
+            entry = self.look(path, configs, added)
             entry_id = next(each for each in ids_for(path, len(found)) if each not in found)
             found[entry_id] = replace(entry, id=entry_id)
         self._index = found
@@ -61,7 +61,7 @@ class Shelf:
         """One model by its id; looks at its own files only, if it was seen before."""
         known = self._index.get(model_id)
         if known and known.path.exists():
-            fresh = self._entry(known.path, known.added, None)
+            fresh = self.look(known.path, None, known.added)
             return replace(fresh, id=model_id)
         return next((entry for entry in self.entries() if entry.id == model_id), None)
 
@@ -92,10 +92,11 @@ class Shelf:
 
     def sha256(self, path: Path, signature: Signature) -> str:
         """The digest of a file, or of a folder's weights, if it was computed since the last change; else empty."""
-        digest = self._known_hashes().get(str(path))
+        digest = self.known_hashes().get(str(path))
         return digest[1] if digest and digest[0] == stamp(signature) else ""
 
-    def _known_hashes(self) -> dict[str, list[str]]:
+    def known_hashes(self) -> dict[str, list[str]]:
+        """Path -> [what its files were like, their digest]."""
         path = self.places.hashes
         try:
             changed = path and path.stat().st_mtime_ns
@@ -105,8 +106,8 @@ class Shelf:
             return {}
         return self._hashes[1]
 
-    def _entry(self, path: Path, added: bool, configs: tuple[Path, ...] | None) -> Entry:
-        """``configs`` None: those of the last look at this path."""
+    def look(self, path: Path, configs: tuple[Path, ...] | None, added: bool = False) -> Entry:
+        """The entry, still without an id, of a path. ``configs`` None: those of the last look at it."""
         signature = signature_of(path)
         known, found = self._read.get(path, (None, None))
         if configs is None:

@@ -6,6 +6,7 @@ Invariants are CHECKs; ``job_events`` and ``queue.revision`` are written by trig
 from sqlite_utils import Database, Migrations
 
 from diffusion_local.store.accounts_schema import ACCOUNTS
+from diffusion_local.store.downloads_schema import DOWNLOADS
 from diffusion_local.store.telling_schema import TELLING
 
 MIGRATIONS = Migrations("diffusion_local")
@@ -250,6 +251,12 @@ def m009_tombstones(db: Database) -> None:
         "CREATE INDEX deleted_at ON deleted (at)",
         *(tombstone_trigger(table, what) for table, what in NOUNS.items()),
     )
+
+
+@MIGRATIONS()
+def m008_downloads(db: Database) -> None:
+    verbs = ("INSERT", "UPDATE OF state, cancel_requested", "DELETE")  # the progress is asked for by who shows it
+    run(db, *DOWNLOADS, *(revision_trigger("downloads", verb) for verb in verbs))
 
 
 def event_trigger(verb: str) -> str:

@@ -86,3 +86,16 @@ class Star(Body):
 
 class Hold(Body):
     give_back: bool = Field(False, description="put a running picture back at its next step, else it is finished")
+
+
+class NewModel(Body):
+    path: str = Field(description="a diffusers folder, a .safetensors checkpoint, or a folder of such, on the server")
+
+
+class NewDownload(Body):
+    """A model of the Hugging Face hub."""
+
+    repo: str = Field(description="as stabilityai/sdxl-turbo")
+    file: str = Field("", description="only this .safetensors file of the repository")
+    into: Literal["models", "loras", "vae", "upscalers", "embeddings"] = "models"
+    revision: str = Field("main", description="branch, tag or commit")

@@ -1,4 +1,4 @@
-"""The queue as a whole, and the models that it can run."""
+"""The queue as a whole."""
 
 from typing import Any
 
@@ -29,10 +29,5 @@ def router(studio: Studio) -> APIRouter:
     def resume() -> dict[str, Any]:
         studio.resume()
         return {"paused": False}
-
-    @queue.get("/models")
-    def models(request: Request) -> Response:
-        """The models with their defaults and limits, the default one first."""
-        return tagged(request, {"models": [shapes.model(each) for each in studio.models()]})
 
     return queue

@@ -1,0 +1,133 @@
+"""Commands about models. Those that change something work on this machine's home."""
+
+from typing import Annotated
+
+import typer
+
+from diffusion_local import shapes
+from diffusion_local.catalog import Model
+from diffusion_local.cli.reach import Home, Server, Token, studio_at
+from diffusion_local.cli.terminal import AsJson, tell
+from diffusion_local.compose import open_studio
+from diffusion_local.library import size_words
+from diffusion_local.models.adapters import Adapter
+from diffusion_local.settings import Settings
+from diffusion_local.store.downloads import Download
+
+app = typer.Typer()
+commands = typer.Typer(invoke_without_command=True, help="List models and whether they can be used; add and load more.")
+app.add_typer(commands, name="models")
+
+
+@commands.callback()
+def models(
+    context: typer.Context, home: Home = None, server: Server = None, token: Token = None, as_json: AsJson = False
+) -> None:
+    """List models and whether they can be used; load more from the hub, or use some where they lie."""
+    if context.invoked_subcommand is None:
+        found = studio_at(home, server, token).models()
+        tell([shapes.model(model) for model in found], as_json, [line(model) for model in found])
+
+
+@commands.command()
+def scan(home: Home = None, as_json: AsJson = False) -> None:
+    """Look at all folders: models, LoRAs, VAEs, upscalers, textual inversions, each with what is wrong with it."""
+    library = open_studio(Settings.load(home=home)).library
+    found, adapters = library.models(), library.adapters()
+    shaped = {"models": [shapes.model(model) for model in found]}
+    lines = [line(model) for model in found]
+    for folder, each in adapters.items():
+        shaped[folder] = [shapes.adapter(adapter) for adapter in each]
+        lines += [f"{folder}/{adapter_line(adapter)}" for adapter in each]
+    tell(shaped, as_json, lines)
+
+
+@commands.command()
+def info(model_id: str, home: Home = None, as_json: AsJson = False) -> None:
+    """Show one model: what it is, where, how large, its licence and defaults."""
+    model = open_studio(Settings.load(home=home)).library.model(model_id)
+    defaults = model.defaults
+    size = f"{defaults.width}x{defaults.height}"
+    lines = [
+        line(model),
+        f"  {model.family} ({model.architecture}), {', '.join(model.kinds)}",
+        f"  {model.path}",
+        f"  {size_words(model.size_bytes)} on the disk, {size_words(model.memory_bytes)} in memory in half precision",
+        f"  licence: {model.licence}",
+        f"  {size}, {defaults.steps} steps, guidance {defaults.guidance:g}, {defaults.sampler}",
+        f"  sha256: {model.sha256 or 'not computed yet'}",
+    ]
+    tell(shapes.model(model) | {"path": str(model.path)}, as_json, lines)
+
+
+@commands.command()
+def add(path: str, home: Home = None, as_json: AsJson = False) -> None:
+    """Use a diffusers folder, a checkpoint, or a folder of such where it lies; nothing is copied."""
+    found = open_studio(Settings.load(home=home)).library.add(path)
+    tell([shapes.model(model) for model in found], as_json, [line(model) for model in found])
+
+
+@commands.command()
+def remove(model_id: str, home: Home = None, as_json: AsJson = False) -> None:
+    """Take a model out of the catalogue. Nothing is deleted; it says where the files are."""
+    removed = open_studio(Settings.load(home=home)).library.remove(model_id)
+    tell({"id": removed.id, "moved_to": removed.moved_to, "message": removed.words}, as_json, [removed.words])
+
+
+@commands.command()
+def known(home: Home = None, as_json: AsJson = False) -> None:
+    """List well-known models of the hub, with licence and sizes."""
+    found = open_studio(Settings.load(home=home)).library.known()
+    lines = [
+        f"{each.id:<60} {each.disk_gb:>5.1f} GB  {each.licence}{' (gated: needs a token)' if each.gated else ''}"
+        for each in found
+    ]
+    tell([{"id": each.id, "title": each.title, "licence": each.licence} for each in found], as_json, lines)
+
+
+@commands.command()
+def download(
+    repo: str,
+    file: Annotated[str, typer.Option(help="Only this .safetensors file of the repository.")] = "",
+    into: Annotated[str, typer.Option(help="models, loras, vae, upscalers or embeddings.")] = "models",
+    revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a download from the hub into line; `serve` loads it in the background."""
+    found = open_studio(Settings.load(home=home)).library.download(repo, file, into, revision)
+    tell(
+        shapes.download(found),
+        as_json,
+        [download_line(found), "`diffusion-local models downloads` shows how far it is."],
+    )
+
+
+@commands.command()
+def downloads(home: Home = None, as_json: AsJson = False) -> None:
+    """List downloads with their progress."""
+    found = open_studio(Settings.load(home=home)).library.downloads()
+    tell([shapes.download(each) for each in found], as_json, [download_line(each) for each in found] or ["none yet"])
+
+
+@commands.command()
+def cancel(download_id: str, home: Home = None, as_json: AsJson = False) -> None:
+    """Stop a download; what it has loaded is thrown away."""
+    found = open_studio(Settings.load(home=home)).library.cancel_download(download_id)
+    tell(shapes.download(found), as_json, [download_line(found)])
+
+
+def line(model: Model) -> str:
+    return f"{model.id:<24} {'ready' if model.ready else 'not ready: ' + model.problem}"
+
+
+def adapter_line(adapter: Adapter) -> str:
+    fits = adapter.architecture or "any model, as far as it tells"
+    return f"{adapter.name:<24} {'for ' + fits if adapter.ready else 'not ready: ' + adapter.problem}"
+
+
+def download_line(download: Download) -> str:
+    share = f" {download.bytes_done / download.bytes_total:.0%}" if download.bytes_total else ""
+    of = f" of {size_words(download.bytes_total)}" if download.bytes_total else ""
+    what = f"{download.repo}{'/' + download.file if download.file else ''}"
+    return f"{download.id}  {download.state:<9}{share}{of}  {what}  {download.error_message}".rstrip()

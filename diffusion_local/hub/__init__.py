@@ -1,0 +1,1 @@
+"""Models from the Hugging Face hub: only when a person asks, in the supervisor's process, without pickle files."""

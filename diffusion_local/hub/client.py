@@ -1,0 +1,218 @@
+"""The hub over HTTP: what a repository holds, and its files, resumed where they broke off and checked by digest.
+
+https://huggingface.co/docs/hub/api
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from diffusion_local import __version__
+from diffusion_local.errors import HubProblem
+
+TIMEOUT = httpx.Timeout(30.0)
+CHUNK = 1 << 20
+MOST_TRIES = 6
+FIRST_PAUSE = 0.5  # seconds before the second try, doubled each time
+MAX_LISTING = 20_000  # files
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """``digest`` is sha256 of what is stored as a large file, else git's own sha1 of the content."""
+
+    path: str
+    size: int
+    digest: str
+    large: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    repo: str
+    commit: str
+    files: tuple[RemoteFile, ...]
+    licence: str = ""
+
+    def file(self, path: str) -> RemoteFile | None:
+        return next((each for each in self.files if each.path == path), None)
+
+
+class Hub:
+    """``pause`` is the wait between tries in seconds, times two each time; ``stop`` cuts it short."""
+
+    def __init__(
+        self, endpoint: str, token: str = "", pause: float = FIRST_PAUSE, stop: threading.Event | None = None
+    ) -> None:
+        headers = {"User-Agent": f"diffusion-local/{__version__}"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"  # httpx drops it where a redirect leaves this host
+        self._has_token = bool(token)
+        self._client = httpx.Client(base_url=endpoint, headers=headers, timeout=TIMEOUT, follow_redirects=True)
+        self._pause = pause
+        self._stop = stop or threading.Event()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def listing(self, repo: str, revision: str = "main") -> Listing:
+        """Raises HubProblem."""
+        told = self._read(repo, f"/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true")
+        try:
+            found = json.loads(told)
+            card = found.get("cardData") or {}
+            files = tuple(remote_file(each) for each in found["siblings"][:MAX_LISTING])
+            return Listing(repo, str(found["sha"]), files, str(card.get("license") or ""))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise HubProblem(
+                kind="hub_error", message=f"The hub's answer about {repo} cannot be read. Try again later."
+            ) from None
+
+    def small(self, listing: Listing, path: str) -> Any:
+        """A JSON file's content."""
+        try:
+            return json.loads(self._read(listing.repo, self._address(listing, path)))
+        except ValueError:
+            raise HubProblem(kind="hub_error", message=f"{path} of {listing.repo} is not valid JSON.") from None
+
+    def fetch(self, listing: Listing, file: RemoteFile, target: Path, on_bytes: Callable[[int], None]) -> None:
+        """Write a file, going on with what an earlier try left in ``target`` with ``.part`` behind.
+
+        ``on_bytes`` hears after each piece how much of the file is there; what it raises goes through. Raises
+        HubProblem if the content is not what the hub's listing says.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + ".part")
+        for attempt in range(MOST_TRIES):
+            digest = digest_of(file)
+            have = feed(part, file.size, digest.update)
+            on_bytes(have)
+            try:
+                if have < file.size or not file.size:
+                    self._append(listing, file, part, have, digest.update, on_bytes)
+                break
+            except httpx.TransportError as error:
+                if attempt + 1 == MOST_TRIES or self._stop.wait(self._pause * 2**attempt):
+                    raise HubProblem(
+                        kind="no_network", message=f"The hub cannot be reached ({reason(error)}). {ONLINE}"
+                    ) from None
+        if part.stat().st_size != file.size or digest.hexdigest() != file.digest:
+            part.unlink()
+            raise HubProblem(
+                kind="checksum",
+                message=f"{file.path} arrived with other content than the hub announced; it was thrown away. Again?",
+            )
+        part.replace(target)
+
+    def _append(
+        self,
+        listing: Listing,
+        file: RemoteFile,
+        part: Path,
+        have: int,
+        feed_digest: Callable[[bytes], None],
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        headers = {"Range": f"bytes={have}-"} if have else {}
+        with self._client.stream("GET", self._address(listing, file.path), headers=headers) as answer:
+            if answer.status_code == httpx.codes.OK and have:  # this server knows no ranges
+                part.unlink()
+                raise httpx.RemoteProtocolError("no ranges")
+            self._check(answer, listing.repo)
+            with part.open("ab") as out:
+                for piece in answer.iter_bytes():  # as they come: what is here when the line drops is kept
+                    out.write(piece)
+                    feed_digest(piece)
+                    have += len(piece)
+                    on_bytes(have)
+
+    def _read(self, repo: str, address: str) -> bytes:
+        for attempt in range(MOST_TRIES):
+            try:
+                answer = self._client.get(address)
+                if answer.status_code < 500 and answer.status_code != httpx.codes.TOO_MANY_REQUESTS:
+                    break
+                problem = f"it answered {answer.status_code}"
+            except httpx.TransportError as error:
+                problem = reason(error)
+            if attempt + 1 == MOST_TRIES or self._stop.wait(self._pause * 2**attempt):
+                raise HubProblem(kind="no_network", message=f"The hub cannot be reached ({problem}). {ONLINE}")
+        self._check(answer, repo)
+        return answer.content
+
+    def _address(self, listing: Listing, path: str) -> str:
+        return f"/{listing.repo}/resolve/{listing.commit}/{quote(path)}"
+
+    def _check(self, answer: httpx.Response, repo: str) -> None:
+        """The hub answers 401 for a repository that is not there, too, unless it says that it is gated."""
+        if answer.is_success:
+            return
+        code = answer.headers.get("X-Error-Code", "")
+        if code == "GatedRepo" or answer.status_code == httpx.codes.FORBIDDEN:
+            raise HubProblem(
+                kind="gated", message=f"{repo} is gated. {WITH_TOKEN if self._has_token else WITHOUT_TOKEN}"
+            )
+        if answer.status_code == httpx.codes.UNAUTHORIZED and self._has_token and code != "RepoNotFound":
+            raise HubProblem(
+                kind="gated", message=f"The hub does not accept the access token for {repo}. Check `hub_token`."
+            )
+        if code == "RevisionNotFound":
+            raise HubProblem(kind="unknown_repo", message=f"{repo} has no such revision.")
+        if answer.status_code in (httpx.codes.NOT_FOUND, httpx.codes.UNAUTHORIZED):
+            raise HubProblem(
+                kind="unknown_repo", message=f"The hub has no repository {repo!r}, or only for people with access."
+            )
+        if answer.status_code >= 500 or answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
+            raise httpx.RemoteProtocolError(f"it answered {answer.status_code}")
+        raise HubProblem(kind="hub_error", message=f"The hub answered {answer.status_code} for {repo}.")
+
+
+ONLINE = "Check the network and the setting `hub_endpoint`; asked again, the download goes on where it broke off."
+WITHOUT_TOKEN = (
+    "Accept its licence on the hub's page of the model, make an access token in your account there, and set it as "
+    "`hub_token` (or HF_TOKEN); then ask again."
+)
+WITH_TOKEN = "Accept its licence on the hub's page of the model with the account of your access token, then ask again."
+
+
+def remote_file(told: dict[str, Any]) -> RemoteFile:
+    """Raises ValueError for a name that would leave the folder."""
+    path = str(told["rfilename"])
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path or "\0" in path:
+        raise ValueError(path)
+    large = told.get("lfs")
+    digest = str(large["sha256"] if large else told["blobId"])
+    return RemoteFile(path, int(large["size"] if large else told["size"]), digest, bool(large))
+
+
+def digest_of(file: RemoteFile) -> Any:
+    if file.large:
+        return hashlib.sha256()
+    return hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+
+
+def feed(part: Path, size: int, update: Callable[[bytes], None]) -> int:
+    """Bytes that are there already; more than there should be are thrown away."""
+    try:
+        have = part.stat().st_size
+    except FileNotFoundError:
+        return 0
+    if have > size:
+        part.unlink()
+        return 0
+    with part.open("rb") as file:
+        while piece := file.read(CHUNK):
+            update(piece)
+    return have
+
+
+def reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

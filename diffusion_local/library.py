@@ -1,0 +1,192 @@
+"""What a person can do with models: look, add what lies elsewhere, load from the hub, take out again."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock
+
+from diffusion_local import actor
+from diffusion_local.actor import Scope
+from diffusion_local.catalog import STARTER, Catalog, Model, described
+from diffusion_local.checks import check_prompt
+from diffusion_local.errors import Conflict, InvalidParams, NotFound
+from diffusion_local.models.adapters import PLACES, Adapter
+from diffusion_local.models.headers import NO_PICKLE
+from diffusion_local.models.known import Known, known_models
+from diffusion_local.models.names import REPO
+from diffusion_local.models.shelf import models_at
+from diffusion_local.settings import Settings
+from diffusion_local.store.downloads import Download, DownloadStore
+
+FOLDERS = ("models", *PLACES.values())
+MAX_NAME = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What became of a model that was taken out: ``moved_to`` is where its files lie now, empty if they stayed."""
+
+    id: str
+    moved_to: str
+    words: str
+
+
+class Library:
+    """Part of the Studio, as ``studio.library``."""
+
+    def __init__(self, settings: Settings, catalog: Catalog, downloads: DownloadStore) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._downloads = downloads
+
+    # -- look ------------------------------------------------------------------------------------------------------
+
+    def models(self) -> list[Model]:
+        """Every entry, the default model first; the folders are looked at anew."""
+        return self._catalog.all()
+
+    def model(self, model_id: str) -> Model:
+        return self._catalog.get(model_id)
+
+    def adapters(self) -> dict[str, list[Adapter]]:
+        """By the names of their folders: loras, vae, upscalers, embeddings."""
+        return {folder: self._catalog.shelf.adapters(kind) for kind, folder in PLACES.items()}
+
+    def known(self) -> list[Known]:
+        """The curated models that can be downloaded."""
+        return [each for each in known_models() if each.id]
+
+    # -- add and take out ------------------------------------------------------------------------------------------
+
+    def add(self, path: str) -> list[Model]:
+        """Use models where they lie: a diffusers folder, a checkpoint, or a folder of such. Nothing is copied.
+
+        The entries that came of it. Raises InvalidParams if there is none that can be used.
+        """
+        actor.require(Scope.ADMIN)
+        check_prompt("path", path, required=True)
+        there = Path(path.strip()).expanduser().absolute()
+        if not there.exists():
+            raise InvalidParams("path", f"must be a file or folder of this machine (there is no {path.strip()}).")
+        if there.is_relative_to(self._settings.models.absolute()):
+            raise InvalidParams("path", "lies in `models` already; what is there is found by itself.")
+        found = self._described(there)
+        usable = [model for model in found if model.ready]
+        if not usable:
+            why = found[0].problem if found else "there is no .safetensors checkpoint and no diffusers folder."
+            raise InvalidParams("path", f"holds no model that can be used: {why}")
+        self._change(lambda paths: [*paths, str(there)] if str(there) not in paths else paths)
+        real = {model.path.resolve() for model in usable}
+        return [model for model in self._catalog.all() if model.path.resolve() in real]
+
+    def remove(self, model_id: str) -> Removed:
+        """Take a model out of the catalogue. What lies elsewhere is left as it is; what lies in ``models/`` is moved
+        into ``removed/``, out of which it can be moved back."""
+        actor.require(Scope.ADMIN)
+        if model_id == STARTER:
+            raise Conflict("The starter comes with the program and stays.")
+        entry = next((each for each in self._catalog.shelf.entries() if each.id == model_id), None)
+        if entry is None:
+            raise NotFound(f"There is no model {model_id!r}.")
+        if entry.added:
+            named = next(path for path in self._catalog.shelf.added() if entry.path.is_relative_to(path))
+            self._change(lambda paths: [path for path in paths if Path(path) != named])
+            return Removed(model_id, "", f"{named.name} is no longer looked into; its files are where they were.")
+        target = free_name(self._settings.removed / entry.path.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(entry.path, target)
+        return Removed(
+            model_id,
+            str(target),
+            f"{entry.path.name} lies in `removed` in the home now. Delete it there to free "
+            f"{size_words(entry.found.size_bytes)}.",
+        )
+
+    # -- load from the hub -----------------------------------------------------------------------------------------
+
+    def download(self, repo: str, file: str = "", into: str = "models", revision: str = "main") -> Download:
+        """Put a download into line: a diffusers model, or with ``file`` one .safetensors file of a repository.
+
+        ``into`` is models, loras, vae, upscalers or embeddings. Asking twice is one download.
+        """
+        actor.require(Scope.ADMIN)
+        for field, text in (("repo", repo), ("file", file), ("into", into), ("revision", revision)):
+            check_prompt(field, text, required=field == "repo")
+        repo, file = repo.strip().removeprefix("https://huggingface.co/").strip("/"), file.strip().strip("/")
+        if not REPO.fullmatch(repo) or ".." in repo:
+            raise InvalidParams(
+                "repo", f"must be an id of the hub such as stabilityai/sdxl-turbo (got {repo[:100]!r})."
+            )
+        if into not in FOLDERS:
+            raise InvalidParams("into", f"must be one of {', '.join(FOLDERS)} (got {into!r}).")
+        if into != "models" and not file:
+            raise InvalidParams("file", f"must name a .safetensors file of the repository to load it into {into}.")
+        if file:
+            check_file(file)
+        revision = revision.strip() or "main"
+        name = self._name(repo, file, into)
+        download, _ = self._downloads.add(repo, revision, file, into, name, actor.current().name)
+        return download
+
+    def downloads(self) -> list[Download]:
+        """Those on their way, then the ended ones, the newest first."""
+        return self._downloads.all()
+
+    def cancel_download(self, download_id: str) -> Download:
+        """Stop a download; what it has loaded is thrown away."""
+        actor.require(Scope.ADMIN)
+        return self._downloads.cancel(download_id)
+
+    def _name(self, repo: str, file: str, into: str) -> str:
+        """How it will be called in its folder. Raises Conflict if that is there."""
+        owner, _, short = repo.partition("/")
+        folder = self._settings.home / into
+        names = [PurePosixPath(file).name] if file else [short, f"{owner}--{short}"]
+        for model in self._catalog.all() if not file else []:
+            if model.hub_id.lower() == repo.lower():
+                raise Conflict(f"{repo} is there already, as {model.id}.")
+        for name in names:
+            if not (folder / name).exists():
+                return name
+        raise Conflict(f"{into}/{names[0]} is there already. Remove it first.")
+
+    def _described(self, there: Path) -> list[Model]:
+        """The models at a path, as they would be listed."""
+        shelf = self._catalog.shelf
+        configs = tuple(shelf.places.config_folders())
+        return [described(shelf.look(path, configs)) for path in models_at(there)]
+
+    def _change(self, change: Callable[[list[str]], list[str]]) -> None:
+        path = self._settings.home / "models.json"
+        with FileLock(self._settings.locks / "models.lock"):
+            paths = change([str(each) for each in self._catalog.shelf.added()])
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps({"paths": paths}, indent=2) + "\n", encoding="utf-8")
+            part.replace(path)
+
+
+def check_file(file: str) -> None:
+    path = PurePosixPath(file)
+    if path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file or path.name.startswith("."):
+        raise InvalidParams("file", "must be a path inside the repository.")
+    if path.suffix.lower() != ".safetensors":
+        raise InvalidParams("file", f"must be a .safetensors file (got {path.name!r}). {NO_PICKLE}")
+    if len(path.name) > MAX_NAME:
+        raise InvalidParams("file", f"must have a name of at most {MAX_NAME} characters.")
+
+
+def free_name(path: Path) -> Path:
+    number = 1
+    found = path
+    while found.exists():
+        number += 1
+        found = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return found
+
+
+def size_words(size: int) -> str:
+    """1.4 GB, 320 MB: what people compare."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"

@@ -1,0 +1,75 @@
+"""Digests (sha256) of models and what goes with them, computed once in the background and noted in a small file.
+
+The digest of a file is what other tools call its hash; that of a folder is over its weights' names and digests.
+"""
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from diffusion_local.models.adapters import PLACES
+from diffusion_local.models.shelf import Shelf, signature_of, stamp
+
+log = logging.getLogger(__name__)
+
+CHUNK = 4 << 20
+
+
+class Stopped(Exception):
+    """Something else comes first."""
+
+
+class Digests:
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def run(self, rather: Callable[[], bool] = lambda: False) -> None:
+        """Compute what is not known yet, until ``rather`` says that something else comes first."""
+        entries = [entry for entry in self._shelf.entries() if not entry.found.problem]
+        paths = [entry.path for entry in entries if not entry.sha256]
+        for kind in PLACES:
+            paths += [each.path for each in self._shelf.adapters(kind) if each.ready and not each.sha256]
+        for path in paths:
+            try:
+                signature = signature_of(path)
+                digest = self._digest(path, rather)
+            except Stopped:
+                return
+            except OSError as error:
+                log.warning("%s has no digest: %s", path.name, error.strerror)
+                continue
+            if signature_of(path) == signature:
+                self._note(path, stamp(signature), digest)
+
+    def _digest(self, path: Path, rather: Callable[[], bool]) -> str:
+        if path.is_file():
+            return self._of_file(path, rather)
+        whole = hashlib.sha256()
+        for weights in sorted(path.glob("*/*.safetensors")):
+            whole.update(f"{weights.relative_to(path).as_posix()} {self._of_file(weights, rather)}\n".encode())
+        return whole.hexdigest()
+
+    def _of_file(self, path: Path, rather: Callable[[], bool]) -> str:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while piece := file.read(CHUNK):
+                digest.update(piece)
+                if self._stop.is_set() or rather():
+                    raise Stopped
+        return digest.hexdigest()
+
+    def _note(self, path: Path, signature: str, digest: str) -> None:
+        file = self._shelf.places.hashes
+        if file is None:
+            return
+        known = {name: value for name, value in self._shelf.known_hashes().items() if Path(name).exists()}
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(known | {str(path): [signature, digest]}, indent=1) + "\n", encoding="utf-8")
+        part.replace(file)

@@ -1,0 +1,181 @@
+"""Downloads of models: the table is the truth, the chore that loads only asks what it should do."""
+
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+from diffusion_local.domain import new_id, utc_now
+from diffusion_local.errors import Conflict, NotFound
+from diffusion_local.store.database import Database
+
+
+class DownloadState(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+#: verb: (from, to). ``recover`` is of a loader that died.
+TRANSITIONS: dict[str, tuple[DownloadState, DownloadState]] = {
+    "claim": (DownloadState.WAITING, DownloadState.RUNNING),
+    "finish": (DownloadState.RUNNING, DownloadState.DONE),
+    "fail": (DownloadState.RUNNING, DownloadState.FAILED),
+    "stop": (DownloadState.RUNNING, DownloadState.CANCELLED),
+    "recover": (DownloadState.RUNNING, DownloadState.WAITING),
+    "cancel": (DownloadState.WAITING, DownloadState.CANCELLED),
+}
+FINAL = frozenset(DownloadState) - {start for start, _ in TRANSITIONS.values()}
+KEPT = 50  # ended ones
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """Sizes in bytes; ``bytes_total`` is 0 until the hub has said it."""
+
+    id: str
+    repo: str
+    revision: str
+    file: str
+    folder: str
+    name: str
+    owner: str
+    state: DownloadState
+    created_at: str
+    cancel_requested: bool = False
+    bytes_done: int = 0
+    bytes_total: int = 0
+    error_kind: str = ""
+    error_message: str = ""
+    started_at: str | None = None
+    finished_at: str | None = None
+
+    @property
+    def final(self) -> bool:
+        return self.state in FINAL
+
+
+class DownloadStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, repo: str, revision: str, file: str, folder: str, name: str, owner: str) -> tuple[Download, bool]:
+        """A waiting download, and whether it is new: one that is on its way already is given back."""
+        with self._database.write() as db:
+            there = db.execute(
+                "SELECT id FROM downloads WHERE repo = ? AND revision = ? AND file = ? AND folder = ? "
+                "AND state IN ('waiting', 'running') AND cancel_requested = 0",
+                [repo, revision, file, folder],
+            ).fetchone()
+            if there:
+                return self._get(db, there[0]), False
+            if db.execute(
+                "SELECT 1 FROM downloads WHERE folder = ? AND name = ? AND state IN ('waiting', 'running')",
+                [folder, name],
+            ).fetchone():
+                raise Conflict(f"Another download is writing {folder}/{name}. Try again when it has ended.")
+            download_id = new_id()
+            db["downloads"].insert(
+                {
+                    "id": download_id, "repo": repo, "revision": revision, "file": file, "folder": folder,
+                    "name": name, "owner": owner, "state": DownloadState.WAITING, "created_at": utc_now(),
+                }
+            )  # fmt: skip
+            db.execute(
+                "DELETE FROM downloads WHERE finished_at IS NOT NULL AND id NOT IN "
+                "(SELECT id FROM downloads WHERE finished_at IS NOT NULL ORDER BY id DESC LIMIT ?)",
+                [KEPT],
+            )
+            return self._get(db, download_id), True
+
+    def get(self, download_id: str) -> Download:
+        with self._database.read() as db:
+            return self._get(db, download_id)
+
+    def all(self) -> list[Download]:
+        """Those on their way in their order, then the ended ones, the newest first."""
+        with self._database.read() as db:
+            rows = list(db.query("SELECT * FROM downloads ORDER BY id"))
+        found = [read(row) for row in rows]
+        return [each for each in found if not each.final] + [each for each in reversed(found) if each.final]
+
+    def any_waiting(self) -> bool:
+        with self._database.read() as db:
+            return db.execute("SELECT 1 FROM downloads WHERE state = 'waiting'").fetchone() is not None
+
+    def claim(self) -> Download | None:
+        """The oldest that waits, now running."""
+        with self._database.write() as db:
+            row = db.execute("SELECT id FROM downloads WHERE state = 'waiting' ORDER BY id").fetchone()
+            return self._move(db, "claim", row[0], started_at=utc_now()) if row else None
+
+    def report(self, download_id: str, done: int, total: int) -> bool:
+        """Note the progress; whether to stop, as it was cancelled."""
+        with self._database.write() as db:
+            db.execute(
+                "UPDATE downloads SET bytes_done = ?, bytes_total = ? WHERE id = ? AND state = 'running'",
+                [done, total, download_id],
+            )
+            row = db.execute("SELECT state, cancel_requested FROM downloads WHERE id = ?", [download_id]).fetchone()
+            return row is None or row[0] != DownloadState.RUNNING or bool(row[1])
+
+    def finish(self, download_id: str, size: int) -> Download:
+        return self._end("finish", download_id, bytes_done=size, bytes_total=size)
+
+    def fail(self, download_id: str, kind: str, message: str) -> Download:
+        return self._end("fail", download_id, error_kind=kind, error_message=message)
+
+    def stop(self, download_id: str) -> Download:
+        return self._end("stop", download_id)
+
+    def cancel(self, download_id: str) -> Download:
+        """One that waits is cancelled at once, one that runs at its next piece. Raises NotFound, Conflict."""
+        with self._database.write() as db:
+            found = self._get(db, download_id)
+            if found.final:
+                raise Conflict(f"This download is {found.state} already.")
+            if found.state is DownloadState.WAITING:
+                return self._move(db, "cancel", download_id, finished_at=utc_now())
+            db.execute("UPDATE downloads SET cancel_requested = 1 WHERE id = ?", [download_id])
+            return self._get(db, download_id)
+
+    def recover(self) -> int:
+        """Put back what was running when its loader died; how many. Only its successor may call this."""
+        with self._database.write() as db:
+            rows = db.execute("SELECT id, cancel_requested FROM downloads WHERE state = 'running'").fetchall()
+            for download_id, cancelled in rows:
+                if cancelled:
+                    self._move(db, "stop", download_id, finished_at=utc_now())
+                else:
+                    self._move(db, "recover", download_id)
+            return len(rows)
+
+    def _end(self, verb: str, download_id: str, **values: Any) -> Download:
+        with self._database.write() as db:
+            return self._move(db, verb, download_id, finished_at=utc_now(), **values)
+
+    def _move(self, db: Any, verb: str, download_id: str, **values: Any) -> Download:
+        """The one place in which a download's state changes. Raises Conflict if it is not in the verb's first state."""
+        start, end = TRANSITIONS[verb]
+        columns = {"state": end} | values
+        changed = db.execute(
+            f"UPDATE downloads SET {', '.join(f'{name} = ?' for name in columns)} WHERE id = ? AND state = ?",
+            [*columns.values(), download_id, start],
+        ).rowcount
+        if not changed:
+            raise Conflict(f"Download {download_id} is not {start}.")
+        return self._get(db, download_id)
+
+    @staticmethod
+    def _get(db: Any, download_id: str) -> Download:
+        row = next(iter(db.query("SELECT * FROM downloads WHERE id = ?", [download_id])), None)
+        if row is None:
+            raise NotFound(f"There is no download {download_id!r}.")
+        return read(row)
+
+
+def read(row: dict[str, Any]) -> Download:
+    values = {each.name: row[each.name] for each in fields(Download)}
+    values |= {"state": DownloadState(row["state"]), "cancel_requested": bool(row["cancel_requested"])}
+    return Download(**values)

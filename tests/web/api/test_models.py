@@ -1,0 +1,56 @@
+"""Models, adapters and downloads over plain HTTP."""
+
+from fastapi.testclient import TestClient
+
+from diffusion_local.compose import House
+from tests.models import files
+from tests.models.files import write_header
+
+ROOT = "/api/v1"
+
+
+def test_models_are_listed_and_one_is_shown(client: TestClient, house: House) -> None:
+    write_header(house.settings.models / "mine.safetensors", files.SDXL)
+    found = {each["id"]: each for each in client.get(f"{ROOT}/models").json()["models"]}
+    assert found["starter"]["ready"]
+    one = client.get(f"{ROOT}/models/mine").json()
+    assert one == found["mine"]
+    assert (one["state"], one["family"], one["source"], one["kinds"]) == (
+        "ready", "sdxl", "file", ["txt2img", "img2img", "inpaint"],
+    )  # fmt: skip
+    assert str(house.settings.home) not in client.get(f"{ROOT}/models").text
+    assert client.get(f"{ROOT}/models/none").status_code == 404
+
+
+def test_a_model_elsewhere_is_added_and_taken_out(client: TestClient, house: House, tmp_path) -> None:
+    path = write_header(tmp_path / "elsewhere.safetensors", files.SD1)
+    added = client.post(f"{ROOT}/models", json={"path": str(path)})
+    assert [each["id"] for each in added.json()["models"]] == ["elsewhere"]
+    removed = client.delete(f"{ROOT}/models/elsewhere").json()
+    assert "its files are where they were" in removed["message"]
+    refused = client.post(f"{ROOT}/models", json={"path": "/nowhere/at/all"})
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, "path")
+
+
+def test_a_scan_tells_of_adapters(client: TestClient, house: House) -> None:
+    write_header(house.settings.loras / "style.safetensors", files.LORA)
+    [lora] = client.post(f"{ROOT}/models/scan").json()["loras"]
+    assert (lora["name"], lora["architecture"], lora["ready"]) == ("style", "sd1", True)
+    assert client.get(f"{ROOT}/adapters").json()["loras"] == [lora]
+
+
+def test_a_download_is_put_into_line_and_cancelled(client: TestClient) -> None:
+    asked = client.post(f"{ROOT}/downloads", json={"repo": "someone/model"})
+    assert (asked.status_code, asked.json()["state"]) == (202, "waiting")
+    download_id = asked.json()["id"]
+    assert client.post(f"{ROOT}/downloads", json={"repo": "someone/model"}).json()["id"] == download_id
+    assert client.post(f"{ROOT}/downloads/{download_id}/cancel").json()["state"] == "cancelled"
+    assert client.post(f"{ROOT}/downloads/{download_id}/cancel").status_code == 409
+    assert client.get(f"{ROOT}/downloads").json()["downloads"][0]["id"] == download_id
+    refused = client.post(f"{ROOT}/downloads", json={"repo": "nonsense"})
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, "repo")
+
+
+def test_known_models_are_listed_with_their_source(client: TestClient) -> None:
+    found = client.get(f"{ROOT}/known-models").json()["models"]
+    assert all(each["source"] and each["licence"] for each in found)
