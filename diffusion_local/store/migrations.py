@@ -236,6 +236,12 @@ def m006_accounts(db: Database) -> None:
 
 
 @MIGRATIONS()
+def m008_downloads(db: Database) -> None:
+    verbs = ("INSERT", "UPDATE OF state, cancel_requested", "DELETE")  # the progress is asked for by who shows it
+    run(db, *DOWNLOADS, *(revision_trigger("downloads", verb) for verb in verbs))
+
+
+@MIGRATIONS()
 def m009_tombstones(db: Database) -> None:
     """Ids of what was deleted, so that whoever asks for it hears that, and not that it never was."""
     run(
@@ -251,12 +257,6 @@ def m009_tombstones(db: Database) -> None:
         "CREATE INDEX deleted_at ON deleted (at)",
         *(tombstone_trigger(table, what) for table, what in NOUNS.items()),
     )
-
-
-@MIGRATIONS()
-def m008_downloads(db: Database) -> None:
-    verbs = ("INSERT", "UPDATE OF state, cancel_requested", "DELETE")  # the progress is asked for by who shows it
-    run(db, *DOWNLOADS, *(revision_trigger("downloads", verb) for verb in verbs))
 
 
 def event_trigger(verb: str) -> str:
