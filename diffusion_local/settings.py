@@ -26,6 +26,8 @@ ENGINES = ("diffusers", "fake")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 ON_STOP = ("give_back", "finish")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+AUTH = ("accounts", "none")
+SHARE = ("shared", "own")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -47,6 +49,15 @@ class Settings(Folders):
     allowed_hosts: str = setting("", "further host names under which the page may be opened, comma separated")
     server: str = setting("", "address of a studio that the commands are for, instead of this machine's")
     token: str = setting("", "a person's own token for that studio")
+    auth: str = setting(
+        "accounts", "who comes in: accounts, once there is one; none is everybody, for everything", AUTH
+    )
+    share: str = setting("shared", "whether accounts see the jobs and pictures of all, or their own", SHARE)
+    user_max_queued: int = setting(0, "jobs that an account may have waiting; 0 is without a limit, so below")
+    user_max_per_day: int = setting(0, "pictures that an account may submit a day (UTC)")
+    user_max_pixels: int = setting(0, "largest picture of an account, width times height")
+    session_days: int = setting(30, "days without a visit after which a browser must sign in again")
+    password_memory_kb: int = setting(65_536, "memory that checking a password takes (argon2id), in KiB")
     engine: str = setting("diffusers", "what makes the pictures; fake draws test cards without a model", ENGINES)
     device: str = setting("auto", "device of the worker", DEVICES)
     threads: int = setting(0, "CPU threads of a worker; 0 leaves it to torch")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from diffusion_local import actor, catalog
+from diffusion_local.accounts import Accounts
 from diffusion_local.actor import Scope
 from diffusion_local.batches.batches import Batches
 from diffusion_local.batches.grids import Grids
@@ -35,6 +36,7 @@ from diffusion_local.questions import Questions
 from diffusion_local.queue import JobQueue
 from diffusion_local.reports.reports import Reports
 from diffusion_local.settings import Settings
+from diffusion_local.store.accounts import AccountStore
 from diffusion_local.store.control import QueueControl
 from diffusion_local.store.files import LocalFiles
 from diffusion_local.store.images import ImageStore
@@ -54,7 +56,8 @@ class Studio(Orders, Questions):
     """Built by ``compose.open_studio``. Each method is one use-case; bad input raises a UserError.
 
     ``lists`` has those about prompt lists, ``sources`` those about source pictures, ``reports`` what came of it all,
-    ``webhooks`` who is told, ``library`` those about models.
+    ``webhooks`` who is told, ``library`` those about models,
+    ``accounts`` who may come in.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class Studio(Orders, Questions):
         self.batches = Batches(settings, jobs, view, files, queue, catalog, self._timetable)
         self.grids = Grids(settings, jobs, view, queue, catalog, self._timetable)
         self.queue_file = QueueFile(settings, jobs, view, queue, catalog)
+        self.accounts = Accounts(settings, AccountStore(view.database))
 
     # -- submit and wait -------------------------------------------------------------------------------------------
 

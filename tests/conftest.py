@@ -31,7 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def settings(home: Path) -> Settings:
-    return Settings.load(engine="fake", port=0, fake_step_seconds=0.01)
+    return Settings.load(engine="fake", port=0, fake_step_seconds=0.01, password_memory_kb=8)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("catalog", "timing", "contact_sheet", "estimates", "logs"),
     ("engine", "store", "queue"),
-    ("questions", "orders", "lists", "reports", "hub", "library"),
+    ("questions", "orders", "lists", "reports", "hub", "library", "accounts"),
     ("telling", "batches"),
     ("studio",),
     ("compose", "shapes", "remote"),
@@ -53,6 +53,7 @@ HOMES = {
     "sqlite_utils": ("store/",),
     "sqlite3": ("store/", "queue.py", "doctor.py"),  # the last two only to name its errors
     "standardwebhooks": ("telling/",),
+    "argon2": ("accounts.py",),
     "platformdirs": ("settings.py",),
     "tomllib": ("settings.py", "web/ui/words.py"),
     "charset_normalizer": ("lists/",),

@@ -55,8 +55,13 @@ def test_every_command_is_named_and_no_other() -> None:
     assert sorted(named) == sorted(COMMANDS)
 
 
+def every_command() -> list[Any]:
+    groups = [command for command in COMMANDS.values() if hasattr(command, "commands")]
+    return [*COMMANDS.values(), *(command for group in groups for command in group.commands.values())]
+
+
 def test_every_option_that_is_named_exists() -> None:
-    there = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
+    there = {option for command in every_command() for parameter in command.params for option in parameter.opts}
     of_commands = "\n".join(line for line in README.splitlines() if "pip " not in line and "pytest" not in line)
     assert set(LONG_OPTION.findall(of_commands)) <= there | {"--help"}
 
@@ -68,7 +73,11 @@ def test_every_example_of_the_command_line_parses() -> None:
     assert examples
     for example in examples:
         name, *arguments = shlex.split(example, comments=True)
-        COMMANDS[name].make_context(name, arguments, resilient_parsing=False)
+        command = COMMANDS[name]
+        if hasattr(command, "commands"):
+            name, *arguments = arguments
+            command = command.commands[name]
+        command.make_context(name, arguments, resilient_parsing=False)
 
 
 def test_every_setting_is_told_with_its_default_and_meaning() -> None:

@@ -7,6 +7,8 @@ from diffusion_local import __version__
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web import docs, files, probes, refusals
+from diffusion_local.web.access import Access
+from diffusion_local.web.account import routes as account
 from diffusion_local.web.api import http
 from diffusion_local.web.api.dialects import DIALECTS
 from diffusion_local.web.api.limits import BodyLimit
@@ -18,13 +20,15 @@ from diffusion_local.web.ui import page
 
 def create_app(studio: Studio, settings: Settings) -> FastAPI:
     app = FastAPI(title="diffusion-local", version=__version__, docs_url=None, redoc_url=None)
-    # Allows no other origin; that it is there turns off gradio's own, which mirrors any origin back.
-    app.add_middleware(CORSMiddleware, allow_origins=[])
     app.add_middleware(Frame)
     app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(Access, accounts=studio.accounts, settings=settings)
+    # That it is there turns off gradio's own, which mirrors any origin back.
+    app.add_middleware(CORSMiddleware, allow_origins=[])
     app.add_middleware(Guard, settings=settings)
     refusals.add(app, settings)
     app.state.watch = watch = Watch(studio)
+    account.add(app, studio.accounts, settings)
     files.add(app, studio)
     probes.add(app, studio, settings)
     docs.add(app)

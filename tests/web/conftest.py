@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -85,9 +86,10 @@ def client_of(house: House) -> TestClient:
     return TestClient(create_app(house.studio, house.settings), base_url="http://127.0.0.1:7860")
 
 
-def house_of(tmp_path_factory: pytest.TempPathFactory) -> House:
+def house_of(tmp_path_factory: pytest.TempPathFactory, **changes: Any) -> House:
     """For a module whose tests do not mind each other's jobs: an application takes a third of a second to build."""
-    return open_house(Settings.load(environ={}, home=tmp_path_factory.mktemp("shared") / "home", engine="fake"))
+    home = tmp_path_factory.mktemp("shared") / "home"
+    return open_house(Settings.load(environ={}, home=home, engine="fake", password_memory_kb=8, **changes))
 
 
 def made(house: House, prompt: str = "a red apple", seed: int = 7) -> Image:

@@ -39,7 +39,7 @@ def test_a_file_of_phrases_is_one_line_a_phrase(path: Path) -> None:
 
 
 def test_every_key_that_is_said_exists_and_every_phrase_is_said() -> None:
-    code = "\n".join(path.read_text(encoding="utf-8") for path in UI.glob("*.[pj][ys]"))
+    code = "\n".join(path.read_text(encoding="utf-8") for path in UI.parent.rglob("*.[pj][ys]"))
     assert set(re.findall(r"""(?:say|label)\(\s*["'](\w+\.\w+)["']""", code)) <= set(words.phrases())
     for key in words.phrases():
         section, _, name = key.partition(".")

@@ -14,6 +14,7 @@ from diffusion_local.settings import assets
 from diffusion_local.studio import Studio
 from diffusion_local.web.api import endpoints
 from diffusion_local.web.ui import actions, form, tab_create, tab_gallery, tab_queue, view, view_now
+from diffusion_local.web.ui.callers import act_for_callers
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
 from diffusion_local.web.ui.theme import HEAD, THEME
 from diffusion_local.web.ui.words import label, language, translations
@@ -126,6 +127,7 @@ def build(studio: Studio) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
         tune_queue(blocks)
         fill_in_defaults(blocks)
+        act_for_callers(blocks)
         with gr.Row(elem_id="top", equal_height=True):
             gr.HTML(BRAND, apply_default_css=False, elem_id="brand")
             now, tools = live("now"), live("tools")

@@ -1,0 +1,184 @@
+"""Commands about accounts and tokens. Passwords are asked for or come by standard input, never on the command line."""
+
+import getpass
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from diffusion_local.accounts import Accounts
+from diffusion_local.actor import Role, Scope
+from diffusion_local.cli.reach import Home
+from diffusion_local.cli.terminal import AsJson, tell
+from diffusion_local.compose import open_studio
+from diffusion_local.errors import InvalidParams
+from diffusion_local.settings import Settings
+from diffusion_local.store.accounts import Account, Token
+
+app = typer.Typer()
+user = typer.Typer(no_args_is_help=True, help="Accounts: who may sign in, as what, and how much they may ask for.")
+token = typer.Typer(no_args_is_help=True, help="Personal API tokens for programs.")
+app.add_typer(user, name="user")
+app.add_typer(token, name="token")
+
+FromInput = Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input.")]
+Limit = Annotated[str | None, typer.Option(help="A number; 0 is without a limit, - takes the settings' one.")]
+
+
+def opened(home: Any) -> Accounts:
+    return open_studio(Settings.load(home=home)).accounts
+
+
+@user.command()
+def add(
+    name: str,
+    role: Annotated[str | None, typer.Option(help=f"{', '.join(Role)}; user, and of the first account admin.")] = None,
+    password_stdin: FromInput = False,
+    home: Home = None,
+) -> None:
+    """Add an account. With the first one the server asks everybody to sign in."""
+    accounts = opened(home)
+    first = not accounts.any()
+    made = accounts.add(name, asked_password(password_stdin), role)
+    print(f"added {made.name} ({made.role})")
+    if first:
+        print("From now on the page and the APIs ask everybody to sign in, also on this machine.")
+
+
+@user.command("list")
+def list_users(home: Home = None, as_json: AsJson = False) -> None:
+    """List the accounts."""
+    accounts = opened(home)
+    found = accounts.all()
+    tell([account_shape(accounts, each) for each in found], as_json, [account_line(accounts, each) for each in found])
+
+
+@user.command()
+def passwd(name: str, password_stdin: FromInput = False, home: Home = None) -> None:
+    """Give an account a new password; signs it out everywhere."""
+    accounts = opened(home)
+    accounts.get(name)
+    accounts.set_password(name, asked_password(password_stdin))
+    print(f"changed the password of {name}")
+
+
+@user.command()
+def role(name: str, role: Annotated[str, typer.Argument(help=", ".join(Role))], home: Home = None) -> None:
+    """Change what an account may do, at once."""
+    opened(home).set_role(name, role)
+    print(f"{name} is {role} now")
+
+
+@user.command()
+def limits(
+    name: str,
+    queued: Limit = None,
+    per_day: Limit = None,
+    pixels: Limit = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show or set what an account may ask for: jobs waiting, pictures a day, pixels of a picture."""
+    accounts = opened(home)
+    given = {"queued": queued, "per_day": per_day, "pixels": pixels}
+    wanted = {what: limit(what, value) for what, value in given.items() if value is not None}
+    if wanted:
+        accounts.set_limits(name, **wanted)
+    told = asdict(accounts.allowance(name)) | {"used_today": accounts.used_today(name)}
+    tell(
+        told, as_json, [f"{what:>12}  {value or ('no limit' if what in given else 0)}" for what, value in told.items()]
+    )
+
+
+@user.command("sign-out")
+def sign_out(name: str, home: Home = None) -> None:
+    """End every session of an account; its tokens stay."""
+    accounts = opened(home)
+    accounts.get(name)
+    accounts.sign_out(name)
+    print(f"signed {name} out everywhere")
+
+
+@user.command()
+def sessions(name: str, home: Home = None, as_json: AsJson = False) -> None:
+    """List where an account is signed in."""
+    found = opened(home).sessions(name)
+    lines = [f"{each.id}  {each.used_at}  {each.address}  {each.agent}" for each in found]
+    tell([asdict(each) for each in found], as_json, lines or ["signed in nowhere"])
+
+
+@user.command()
+def remove(name: str, home: Home = None) -> None:
+    """Remove an account with its sessions and tokens; its jobs and pictures stay."""
+    opened(home).remove(name)
+    print(f"removed {name}")
+
+
+@token.command("add")
+def add_token(
+    account: str,
+    name: Annotated[str, typer.Option(help="What it is for.")] = "command line",
+    scopes: Annotated[str, typer.Option(help=f"Of {', '.join(Scope)}, comma separated.")] = "read,submit,control",
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a token for an account; it is shown this once."""
+    chosen = [each.strip() for each in scopes.split(",") if each.strip()]
+    made, secret = opened(home).add_token(account, name, chosen)
+    tell(token_shape(made) | {"token": secret}, as_json, [secret])
+
+
+@token.command("list")
+def list_tokens(account: str, home: Home = None, as_json: AsJson = False) -> None:
+    """List an account's tokens."""
+    accounts = opened(home)
+    accounts.get(account)
+    found = accounts.tokens(account)
+    lines = [
+        f"{each.id}  {','.join(sorted(each.scopes)):<28}  {each.used_at or 'never used':<24}  {each.name}"
+        for each in found
+    ]
+    tell([token_shape(each) for each in found], as_json, lines or ["no tokens"])
+
+
+@token.command("remove")
+def remove_token(account: str, token_id: str, home: Home = None) -> None:
+    """Remove a token: it is refused from now on."""
+    opened(home).remove_token(account, token_id)
+    print(f"removed {token_id}")
+
+
+def asked_password(from_input: bool) -> str:
+    """From standard input to the end of its first line, or asked for twice."""
+    if from_input or not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    password = getpass.getpass("Password: ")
+    if password != getpass.getpass("Once more: "):
+        raise InvalidParams("password", "was not the same twice.")
+    return password
+
+
+def limit(field: str, value: str) -> int | None:
+    if value == "-":
+        return None
+    if not (value.isascii() and value.isdigit()):
+        raise InvalidParams(field, f"must be a number, or - (got {value!r}).")
+    return int(value)
+
+
+def account_shape(accounts: Accounts, account: Account) -> dict[str, Any]:
+    return {"name": account.name, "role": str(account.role), "created_at": account.created_at} | {
+        "limits": asdict(accounts.allowance(account.name)),
+        "sessions": len(accounts.sessions(account.name)),
+        "tokens": len(accounts.tokens(account.name)),
+    }
+
+
+def account_line(accounts: Accounts, account: Account) -> str:
+    told = account_shape(accounts, account)
+    return f"{account.name:<20} {account.role:<7} {told['sessions']} sessions, {told['tokens']} tokens"
+
+
+def token_shape(made: Token) -> dict[str, Any]:
+    return asdict(made) | {"scopes": sorted(made.scopes)}

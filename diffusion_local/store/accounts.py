@@ -1,0 +1,259 @@
+"""Accounts with their tokens and sessions, and the count of failed sign-ins. Knows digests, never a secret."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from diffusion_local.actor import SCOPES, Actor, Allowance, Role, Scope
+from diffusion_local.domain import new_id, utc_now
+from diffusion_local.errors import Conflict, NotFound
+from diffusion_local.store.allowance import used_today
+from diffusion_local.store.database import Database, scalar
+
+#: Columns of an account's limits, by the names of ``Allowance``.
+LIMITS = {"queued": "max_queued", "per_day": "max_per_day", "pixels": "max_pixels"}
+MOST_SESSIONS = 50  # of an account; the one unused for longest goes first
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """``limits`` are its own, by the names of ``Allowance``; what is absent is as the settings say."""
+
+    name: str
+    role: Role
+    created_at: str
+    limits: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A personal API token, without its secret."""
+
+    id: str
+    account: str
+    name: str
+    scopes: frozenset[Scope]
+    created_at: str
+    used_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A browser that is signed in."""
+
+    id: str
+    account: str
+    address: str
+    agent: str
+    created_at: str
+    used_at: str
+    expires_at: str
+
+
+class AccountStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # -- accounts --------------------------------------------------------------------------------------------------
+
+    def any(self) -> bool:
+        with self._database.read() as db:
+            return scalar(db, "SELECT 1 FROM accounts LIMIT 1") is not None
+
+    def all(self) -> list[Account]:
+        with self._database.read() as db:
+            return [account(row) for row in db.query("SELECT * FROM accounts ORDER BY name")]
+
+    def get(self, name: str) -> Account:
+        with self._database.read() as db:
+            for row in db.query("SELECT * FROM accounts WHERE name = ?", [name]):
+                return account(row)
+        raise NotFound(f"There is no account {name!r}.")
+
+    def password(self, name: str) -> str | None:
+        """The hash of an account's password; None if there is no such account."""
+        with self._database.read() as db:
+            return scalar(db, "SELECT password FROM accounts WHERE name = :name", name=name)
+
+    def add(self, name: str, role: Role, password: str) -> None:
+        """Raises Conflict if the name is taken, or if the first account is not an admin's."""
+        with self._database.write() as db:
+            if scalar(db, "SELECT 1 FROM accounts WHERE name = :name", name=name):
+                raise Conflict(f"There is an account {name!r} already.")
+            if role is not Role.ADMIN and not scalar(db, "SELECT 1 FROM accounts WHERE role = 'admin'"):
+                raise Conflict("The first account must be an admin.")
+            db.table("accounts").insert(
+                {"name": name, "role": str(role), "password": password, "created_at": utc_now()}
+            )
+
+    def change(self, name: str, **values: Any) -> None:
+        """Write columns of an account: names of this file, never input. Raises NotFound, and Conflict if no admin
+        would be left.
+        """
+        sets = ", ".join(f"{column} = :{column}" for column in values)
+        with self._database.write() as db:
+            if not db.execute(f"UPDATE accounts SET {sets} WHERE name = :name", values | {"name": name}).rowcount:
+                raise NotFound(f"There is no account {name!r}.")
+            self._check_admins(db)
+
+    def remove(self, name: str) -> None:
+        """Delete an account with its tokens and sessions; its jobs and pictures stay."""
+        with self._database.write() as db:
+            if not db.execute("DELETE FROM accounts WHERE name = ?", [name]).rowcount:
+                raise NotFound(f"There is no account {name!r}.")
+            self._check_admins(db)
+
+    @staticmethod
+    def _check_admins(db: Any) -> None:
+        left = scalar(db, "SELECT count(*) FROM accounts")
+        if left and not scalar(db, "SELECT 1 FROM accounts WHERE role = 'admin'"):
+            raise Conflict("It is the last admin's account, and others would be left without one.")
+
+    def used_today(self, name: str) -> int:
+        """Pictures that the account submitted today (UTC)."""
+        with self._database.read() as db:
+            return used_today(db, name)
+
+    # -- tokens ----------------------------------------------------------------------------------------------------
+
+    def add_token(self, name: str, token_name: str, scopes: frozenset[Scope], digest: str) -> Token:
+        made = Token(new_id(), name, token_name, scopes, utc_now(), None)
+        told = " ".join(sorted(scopes))
+        with self._database.write() as db:
+            db.table("tokens").insert(
+                {
+                    "id": made.id,
+                    "account": name,
+                    "name": token_name,
+                    "digest": digest,
+                    "scopes": told,
+                    "created_at": made.created_at,
+                }
+            )
+        return made
+
+    def tokens(self, name: str) -> list[Token]:
+        with self._database.read() as db:
+            return [token(row) for row in db.query("SELECT * FROM tokens WHERE account = ? ORDER BY id", [name])]
+
+    def remove_token(self, name: str, token_id: str) -> None:
+        with self._database.write() as db:
+            if not db.execute("DELETE FROM tokens WHERE id = ? AND account = ?", [token_id, name]).rowcount:
+                raise NotFound(f"{name} has no token {token_id!r}.")
+
+    def of_token(self, digest: str) -> tuple[Account, Token] | None:
+        with self._database.read() as db:
+            for row in db.query("SELECT * FROM tokens WHERE digest = ?", [digest]):
+                found = token(row)
+                [owner] = db.query("SELECT * FROM accounts WHERE name = ?", [found.account])
+                return account(owner), found
+        return None
+
+    def token_used(self, token_id: str) -> None:
+        with self._database.write() as db:
+            db.execute("UPDATE tokens SET used_at = ? WHERE id = ?", [utc_now(), token_id])
+
+    # -- sessions --------------------------------------------------------------------------------------------------
+
+    def add_session(self, name: str, digest: str, address: str, agent: str, expires_at: str) -> None:
+        now = utc_now()
+        with self._database.write() as db:
+            db.execute("DELETE FROM sessions WHERE expires_at < ?", [now])
+            db.table("sessions").insert(
+                {
+                    "id": new_id(),
+                    "account": name,
+                    "digest": digest,
+                    "address": address,
+                    "agent": agent,
+                    "created_at": now,
+                    "used_at": now,
+                    "expires_at": expires_at,
+                }
+            )
+            db.execute(
+                "DELETE FROM sessions WHERE account = :name AND id NOT IN "
+                f"(SELECT id FROM sessions WHERE account = :name ORDER BY used_at DESC, id DESC LIMIT {MOST_SESSIONS})",
+                {"name": name},
+            )
+
+    def sessions(self, name: str) -> list[Session]:
+        with self._database.read() as db:
+            found = db.query(
+                "SELECT * FROM sessions WHERE account = ? AND expires_at > ? ORDER BY used_at DESC", [name, utc_now()]
+            )
+            return [session(row) for row in found]
+
+    def of_session(self, digest: str) -> tuple[Account, Session] | None:
+        with self._database.read() as db:
+            for row in db.query("SELECT * FROM sessions WHERE digest = ? AND expires_at > ?", [digest, utc_now()]):
+                found = session(row)
+                [owner] = db.query("SELECT * FROM accounts WHERE name = ?", [found.account])
+                return account(owner), found
+        return None
+
+    def session_used(self, session_id: str, expires_at: str) -> None:
+        with self._database.write() as db:
+            db.execute(
+                "UPDATE sessions SET used_at = ?, expires_at = ? WHERE id = ?", [utc_now(), expires_at, session_id]
+            )
+
+    def end_session(self, name: str, session_id: str) -> None:
+        with self._database.write() as db:
+            if not db.execute("DELETE FROM sessions WHERE id = ? AND account = ?", [session_id, name]).rowcount:
+                raise NotFound(f"{name} has no session {session_id!r}.")
+
+    def end_sessions(self, name: str, but: str = "") -> int:
+        """Sign an account out everywhere, or everywhere else; how many sessions that were."""
+        with self._database.write() as db:
+            return db.execute("DELETE FROM sessions WHERE account = ? AND id != ?", [name, but]).rowcount
+
+    # -- failed sign-ins -------------------------------------------------------------------------------------------
+
+    def count_failure(self, limits: dict[str, int], now: float, window: float) -> float:
+        """Count one more sign-in for each key, before its password is looked at; 0, or the seconds to wait if one of
+        them has had as many as ``limits`` says within ``window`` seconds, and then nothing is counted.
+        """
+        with self._database.write() as db:
+            db.execute("DELETE FROM failed_logins WHERE first_at < ? OR first_at > ?", [now - window, now])
+            marks = ", ".join("?" * len(limits))
+            found = db.execute(f"SELECT who, failures, first_at FROM failed_logins WHERE who IN ({marks})", [*limits])
+            waits = [first_at + window - now for who, failures, first_at in found.fetchall() if failures >= limits[who]]
+            if waits:
+                return max(1.0, *waits)
+            for who in limits:
+                db.execute(
+                    "INSERT INTO failed_logins (who, failures, first_at) VALUES (?, 1, ?) "
+                    "ON CONFLICT (who) DO UPDATE SET failures = failures + 1",
+                    [who, now],
+                )
+        return 0.0
+
+    def forgive(self, who: tuple[str, ...]) -> None:
+        """Forget failed sign-ins."""
+        with self._database.write() as db:
+            db.execute(f"DELETE FROM failed_logins WHERE who IN ({', '.join('?' * len(who))})", list(who))
+
+
+def account(row: dict[str, Any]) -> Account:
+    limits = {name: row[column] for name, column in LIMITS.items() if row[column] is not None}
+    return Account(row["name"], Role(row["role"]), row["created_at"], limits)
+
+
+def token(row: dict[str, Any]) -> Token:
+    scopes = frozenset(Scope(each) for each in row["scopes"].split())
+    return Token(row["id"], row["account"], row["name"], scopes, row["created_at"], row["used_at"])
+
+
+def session(row: dict[str, Any]) -> Session:
+    return Session(
+        row["id"], row["account"], row["address"], row["agent"], row["created_at"], row["used_at"], row["expires_at"]
+    )
+
+
+def actor_of(found: Account, scopes: frozenset[Scope], source: str, shared: bool, defaults: Allowance) -> Actor:
+    """Who acts for an account. An admin's limits are its own only."""
+    admin = found.role is Role.ADMIN
+    base = Allowance() if admin else defaults
+    limits = {name: found.limits.get(name, getattr(base, name)) for name in LIMITS}
+    allowed = (scopes & SCOPES[found.role]) | {Scope.READ}
+    return Actor(found.name, found.role, allowed, admin or shared, Allowance(**limits), source)

@@ -1,0 +1,164 @@
+"""Who is it: tells from a cookie or a token on whose behalf each request acts, and turns away whoever must sign in.
+
+A token comes as ``Authorization: Bearer``, ``Authorization: Token`` (cog), ``Authorization: Basic name:token`` (A1111)
+or ``X-API-Key``; a browser's session as a cookie. While there is no account everybody acts as the machine's own
+person, if only this machine reaches the server or that was said aloud; otherwise nobody comes in.
+"""
+
+import base64
+import binascii
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from typing import TypeVar
+from urllib.parse import quote
+
+import anyio
+import anyio.to_thread
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from diffusion_local.accounts import Accounts, is_open
+from diffusion_local.actor import LOCAL, NOBODY, Actor, acting
+from diffusion_local.errors import DatabaseProblem
+from diffusion_local.settings import Settings
+from diffusion_local.web.refusals import NEVER
+
+T = TypeVar("T")
+
+#: Where one comes in, what its page needs, and what only says whether the server lives.
+OPEN_PATHS = ("/login", "/logout", "/healthz", "/readyz", "/favicon.ico", "/assets/icons/")
+SHORTEST_LOOK = 1.0  # seconds for which "there are accounts" is not asked again
+THREADS = 8
+#: Where in the scope the actor is for handlers that run outside of the request's context (gradio's queue).
+KEY = "diffusion_local.actor"
+SESSION = "diffusion_local.session"
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a request brought to say who it is."""
+
+    token: str = ""
+    account: str = ""
+    session: str = ""
+
+
+def cookie_name(settings: Settings) -> str:
+    """By port, as cookies do not know ports and two studios may run on one machine."""
+    return f"diffusion_local_{settings.port}"
+
+
+def given(headers: Headers, cookie: str) -> Given:
+    key = headers.get("x-api-key", "")
+    if key:
+        return Given(token=key.strip())
+    kind, _, value = headers.get("authorization", "").partition(" ")
+    if kind.lower() in ("bearer", "token") and value.strip():
+        return Given(token=value.strip())
+    if kind.lower() == "basic":
+        try:
+            account, _, token = base64.b64decode(value.strip(), validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            return Given(token="?")
+        if account or token:  # Open WebUI sends an empty one where none was set
+            return Given(token=token or account, account=account if token else "")
+    try:
+        morsel = SimpleCookie(headers.get("cookie", "")).get(cookie)
+    except CookieError:
+        morsel = None
+    return Given(session=morsel.value) if morsel else Given()
+
+
+class Access:
+    """ASGI middleware."""
+
+    def __init__(self, app: ASGIApp, accounts: Accounts, settings: Settings) -> None:
+        self._app = app
+        self._accounts = accounts
+        self._settings = settings
+        self._cookie = cookie_name(settings)
+        self._any = False
+        self._looked = -SHORTEST_LOOK
+        self._threads: anyio.CapacityLimiter | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            who = await self._who(scope)
+        except DatabaseProblem as problem:
+            content = {"error": {"code": problem.code, "message": "The database cannot be used."}}
+            await JSONResponse(content, 503, headers=NEVER | {"Retry-After": "5"})(scope, receive, send)
+            return
+        if isinstance(who, Response):
+            await who(scope, receive, send)
+            return
+        scope[KEY] = who
+        with acting(who):
+            await self._app(scope, receive, send)
+
+    async def _who(self, scope: Scope) -> Actor | Response:
+        """The actor, or what is answered in its place."""
+        if self._settings.auth == "none":
+            return LOCAL
+        if not await self._has_accounts():
+            if is_open(self._settings):
+                return LOCAL
+            return refusal(503, "no_accounts", "This server has no accounts yet: diffusion-local user add NAME.")
+        headers = Headers(scope=scope)
+        brought = given(headers, self._cookie)
+        who: Actor | None = None
+        if brought.token:
+            who = await self._in_thread(self._accounts.by_token, brought.token, brought.account)
+            if who is None:
+                return refusal(401, "unauthorized", "This token is not known here. It may have been removed.")
+        elif brought.session:
+            found = await self._in_thread(self._accounts.by_session, brought.session)
+            if found:
+                who, scope[SESSION] = found
+        if who is None:
+            open_path = scope["type"] == "http" and is_open_path(inner_path(scope))
+            return NOBODY if open_path else turned_away(scope, headers)
+        return who
+
+    async def _has_accounts(self) -> bool:
+        now = time.monotonic()
+        if now - self._looked >= SHORTEST_LOOK:
+            self._any = await self._in_thread(self._accounts.any)
+            self._looked = now
+        return self._any
+
+    async def _in_thread(self, ask: Callable[..., T], *args: str) -> T:
+        if self._threads is None:
+            self._threads = anyio.CapacityLimiter(THREADS)
+        return await anyio.to_thread.run_sync(ask, *args, limiter=self._threads)
+
+
+def inner_path(scope: Scope) -> str:
+    """The path below the root path that a proxy adds."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if root and path.startswith(root + "/") else path
+
+
+def is_open_path(path: str) -> bool:
+    return any(path == each or (each.endswith("/") and path.startswith(each)) for each in OPEN_PATHS)
+
+
+def turned_away(scope: Scope, headers: Headers) -> Response:
+    """A browser that opens a page goes to the sign-in; everything else hears 401."""
+    if scope["type"] == "http" and scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
+        back = inner_path(scope)
+        if scope["query_string"]:
+            back += "?" + scope["query_string"].decode("latin-1")
+        root = str(scope.get("root_path", ""))
+        return RedirectResponse(f"{root}/login?next={quote(back, safe='')}", 303, headers=NEVER)
+    return refusal(401, "unauthorized", "Sign in first, or send a token (Authorization: Bearer ...).")
+
+
+def refusal(status: int, code: str, message: str) -> JSONResponse:
+    headers = NEVER | ({"WWW-Authenticate": "Bearer"} if status == 401 else {})
+    return JSONResponse({"error": {"code": code, "message": message}}, status, headers=headers)

@@ -1,0 +1,185 @@
+"""Routes of sign-in, sign-out and the account page.
+
+Programs may sign in too (``gradio_client``'s ``auth=``): whoever does not ask for HTML gets JSON. That a foreign page
+cannot send these forms is the guard's business.
+"""
+
+from typing import Any
+from urllib.parse import parse_qs
+
+import anyio
+import anyio.to_thread
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from diffusion_local.accounts import Accounts
+from diffusion_local.actor import Actor, current
+from diffusion_local.errors import Forbidden, InvalidParams, LimitReached, Unauthorized, UserError
+from diffusion_local.settings import Settings
+from diffusion_local.web.access import SESSION, cookie_name
+from diffusion_local.web.account import pages
+from diffusion_local.web.refusals import NEVER, headers_of, status_of
+from diffusion_local.web.ui.words import say
+
+MOST_BYTES = 8192
+DAY = 86400
+AT_ONCE = 2  # passwords that are checked at a time, as each takes much memory
+
+
+def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
+    cookie = cookie_name(settings)
+    hashing = anyio.CapacityLimiter(AT_ONCE)
+
+    @app.get("/login", include_in_schema=False)
+    async def login_page(request: Request, next: str = "", out: bool = False) -> Response:
+        if current().source != "nobody":  # signed in, or there is nothing to sign in to
+            return to(request, next)
+        note = say("account.signed_out") if out else ""
+        return html(pages.sign_in(root_of(request), next, note=note))
+
+    @app.post("/login", include_in_schema=False)
+    async def login(request: Request) -> Response:
+        fields = await form_of(request)
+        name, password, following = (one(fields, each) for each in ("username", "password", "next"))
+        address = request.client.host if request.client else ""
+        agent = request.headers.get("user-agent", "")
+        try:
+            secret = await anyio.to_thread.run_sync(accounts.sign_in, name, password, address, agent, limiter=hashing)
+        except (Unauthorized, LimitReached) as error:
+            return refused(request, error, name, following)
+        answer: Response = to(request, following) if wants_html(request) else JSONResponse({"success": True})
+        answer.set_cookie(
+            cookie,
+            secret,
+            max_age=settings.session_days * DAY,
+            path="/",
+            httponly=True,
+            samesite="lax",
+            secure=request.url.scheme == "https",
+        )
+        return answer
+
+    @app.post("/logout", include_in_schema=False)
+    async def logout(request: Request) -> Response:
+        session = request.scope.get(SESSION)
+        if session:
+            await anyio.to_thread.run_sync(accounts.sign_out, session.account, session.id)
+        answer = RedirectResponse(f"{root_of(request)}/login?out=true", 303, headers=NEVER)
+        answer.delete_cookie(cookie, path="/")
+        return answer
+
+    def shown(request: Request, status: int = 200, **more: Any) -> Response:
+        who = signed_in()
+        session = request.scope[SESSION]
+        content = pages.account(
+            root_of(request),
+            who,
+            accounts.allowance(who.name),
+            accounts.used_today(who.name),
+            accounts.tokens(who.name),
+            accounts.sessions(who.name),
+            session.id,
+            **more,
+        )
+        return html(content, status)
+
+    async def changed(request: Request, change: Any) -> Response:
+        """The page after a change, or with what was wrong with it."""
+        signed_in()
+        fields = await form_of(request)
+        try:
+            more = await anyio.to_thread.run_sync(change, fields, limiter=hashing)
+        except UserError as error:
+            problem, status = error.message, status_of(error)
+            return await anyio.to_thread.run_sync(lambda: shown(request, status, problem=problem))
+        if more is None:
+            return RedirectResponse(f"{root_of(request)}/account", 303, headers=NEVER)
+        return await anyio.to_thread.run_sync(lambda: shown(request, **more))
+
+    @app.get("/account", include_in_schema=False)
+    def account_page(request: Request) -> Response:
+        if current().source == "local":
+            return to(request, "/")
+        return shown(request)
+
+    @app.post("/account/tokens", include_in_schema=False)
+    async def new_token(request: Request) -> Response:
+        def change(fields: dict[str, list[str]]) -> dict[str, str]:
+            return {"secret": accounts.add_token(signed_in().name, one(fields, "name"), fields.get("scope", []))[1]}
+
+        return await changed(request, change)
+
+    @app.post("/account/tokens/remove", include_in_schema=False)
+    async def remove_token(request: Request) -> Response:
+        return await changed(request, lambda fields: accounts.remove_token(signed_in().name, one(fields, "id")))
+
+    @app.post("/account/sessions/end", include_in_schema=False)
+    async def end_session(request: Request) -> Response:
+        def change(fields: dict[str, list[str]]) -> None:
+            accounts.sign_out(signed_in().name, one(fields, "id"), request.scope[SESSION].id)
+
+        return await changed(request, change)
+
+    @app.post("/account/password", include_in_schema=False)
+    async def change_password(request: Request) -> Response:
+        def change(fields: dict[str, list[str]]) -> dict[str, str]:
+            name, address = signed_in().name, request.client.host if request.client else ""
+            accounts.check_password(name, one(fields, "old"), address)
+            accounts.set_password(name, one(fields, "new"), request.scope[SESSION].id)
+            return {"note": say("account.changed")}
+
+        return await changed(request, change)
+
+
+def signed_in() -> Actor:
+    """Who has this account page. Raises Forbidden: a token makes no tokens."""
+    if current().source != "session":
+        raise Forbidden("The account page is for browsers that are signed in.")
+    return current()
+
+
+def refused(request: Request, error: UserError, name: str, following: str) -> Response:
+    status = status_of(error)
+    headers = headers_of(error)
+    if not wants_html(request):
+        return JSONResponse({"error": {"code": error.code, "message": error.message}}, status, headers=headers)
+        problem = say("account.wrong")
+    if isinstance(error, LimitReached):
+        problem = say("account.too_many", minutes=round(error.retry_after / 60) or 1)
+    content = pages.sign_in(root_of(request), following, name[:32], problem)
+    return HTMLResponse(content, status, headers=headers)
+
+
+async def form_of(request: Request) -> dict[str, list[str]]:
+    """The fields of a form. Raises InvalidParams for one that no browser of ours would send."""
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > MOST_BYTES:
+            raise InvalidParams("body", f"must have at most {MOST_BYTES:,} bytes.")
+    try:
+        return parse_qs(data.decode(), keep_blank_values=True, max_num_fields=20)
+    except (UnicodeDecodeError, ValueError):
+        raise InvalidParams("body", "must be a form.") from None
+
+
+def one(fields: dict[str, list[str]], name: str) -> str:
+    return fields.get(name, [""])[0]
+
+
+def wants_html(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")
+
+
+def html(content: str, status: int = 200) -> HTMLResponse:
+    return HTMLResponse(content, status, headers=NEVER)
+
+
+def to(request: Request, following: str) -> RedirectResponse:
+    """To a page of ours, wherever the address said to go."""
+    ours = following.startswith("/") and not following.startswith(("//", "/\\")) and following.isprintable()
+    return RedirectResponse(root_of(request) + (following if ours else "/"), 303, headers=NEVER)
+
+
+def root_of(request: Request) -> str:
+    return str(request.scope.get("root_path", "")).rstrip("/")

@@ -1,0 +1,286 @@
+"""Who is it: cookies and tokens through every door, and what somebody unknown gets."""
+
+import base64
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from diffusion_local.actor import LOCAL, acting, current
+from diffusion_local.compose import House
+from diffusion_local.web.access import cookie_name
+from tests.support import eventually
+from tests.web.conftest import client_of, house_of, made
+
+PASSWORD = "correct horse"
+SUBMIT = {"prompt": "a red apple", "width": 128, "height": 128, "steps": 4}
+HTML = {"Accept": "text/html"}
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> House:
+    found = house_of(tmp_path_factory, share="own")
+    found.studio.accounts.add("root", PASSWORD)
+    for name, role in (("ann", "user"), ("bob", "user"), ("eve", "viewer")):
+        found.studio.accounts.add(name, PASSWORD, role)
+    return found
+
+
+@pytest.fixture(scope="module")
+def application(house: House) -> TestClient:
+    return client_of(house)
+
+
+@pytest.fixture
+def client(application: TestClient) -> Iterator[TestClient]:
+    application.cookies.clear()
+    yield application
+    application.cookies.clear()
+
+
+@pytest.fixture(scope="module")
+def tokens(house: House) -> dict[str, str]:
+    scopes = {
+        "root": ["submit", "control", "admin"],
+        "ann": ["submit", "control"],
+        "bob": ["submit", "control"],
+        "eve": [],
+    }
+    return {name: house.studio.accounts.add_token(name, "test", of)[1] for name, of in scopes.items()}
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def signed_in(client: TestClient, name: str = "ann") -> TestClient:
+    answer = client.post("/login", data={"username": name, "password": PASSWORD}, headers=HTML, follow_redirects=False)
+    assert answer.status_code == 303
+    return client
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/config",
+        "/gradio_api/info",
+        "/api/v1/jobs",
+        "/v1/models",
+        "/sdapi/v1/options",
+        "/metrics",
+        "/docs",
+        "/openapi.json",
+        "/images/x.png",
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/heartbeat/x",
+        "/theme.css",
+        "/account",
+        "/loginx",
+    ],
+)
+def test_somebody_unknown_gets_nothing(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert answer.json()["error"]["code"] == "unauthorized"
+
+
+@pytest.mark.parametrize(
+    "path", ["/gradio_api/run/submit", "/gradio_api/queue/join", "/api/v1/jobs", "/gradio_api/upload"]
+)
+def test_somebody_unknown_does_nothing(client: TestClient, house: House, path: str) -> None:
+    before = house.studio.revision()
+    assert client.post(path, json={"data": ["a red apple"], "fn_index": 0}).status_code == 401
+    assert house.studio.revision() == before
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/login", "/assets/icons/mark.svg"])
+def test_what_is_open_is_open(client: TestClient, path: str) -> None:
+    assert client.get(path).status_code in (200, 503)
+
+
+def test_a_browser_is_sent_to_the_sign_in_and_back(client: TestClient) -> None:
+    sent = client.get("/?tab=queue", headers=HTML, follow_redirects=False)
+    assert (sent.status_code, sent.headers["Location"]) == (303, "/login?next=%2F%3Ftab%3Dqueue")
+    page = client.get(sent.headers["Location"], headers=HTML)
+    assert 'name="next" value="/?tab=queue"' in page.text
+    fields = {"username": "ann", "password": PASSWORD, "next": "/?tab=queue"}
+    back = client.post("/login", data=fields, headers=HTML, follow_redirects=False)
+    assert back.headers["Location"] == "/?tab=queue"
+    assert client.get("/", headers=HTML).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "evil", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "/\r\nX: y"]
+)
+def test_the_way_back_leads_nowhere_else(client: TestClient, evil: str) -> None:
+    fields = {"username": "ann", "password": PASSWORD, "next": evil}
+    answer = client.post("/login", data=fields, headers=HTML, follow_redirects=False)
+    assert answer.headers["Location"] == "/"
+
+
+def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(client: TestClient, house: House) -> None:
+    answer = client.post("/login", data={"username": "ann", "password": PASSWORD})
+    cookie = answer.headers["Set-Cookie"]
+    assert cookie.startswith(cookie_name(house.settings))
+    for part in ("HttpOnly", "SameSite=lax", "Path=/", "Max-Age=2592000"):
+        assert part in cookie
+    assert "Secure" not in cookie
+    secure = TestClient(client.app, base_url="https://127.0.0.1:7860")
+    assert "Secure" in secure.post("/login", data={"username": "ann", "password": PASSWORD}).headers["Set-Cookie"]
+
+
+def test_a_session_works_after_a_restart(client: TestClient, house: House) -> None:
+    signed_in(client)
+    restarted = TestClient(client_of(house).app, base_url="http://127.0.0.1:7860", cookies=dict(client.cookies))
+    assert restarted.get("/api/v1/jobs").status_code == 200
+
+
+def test_signing_out_ends_the_session_itself(client: TestClient) -> None:
+    signed_in(client)
+    kept = dict(client.cookies)
+    assert client.post("/logout", follow_redirects=False).headers["Location"] == "/login?out=true"
+    thief = TestClient(client.app, base_url="http://127.0.0.1:7860", cookies=kept)
+    assert thief.get("/api/v1/jobs").status_code == 401
+
+
+@pytest.mark.parametrize("language", ["en", "zh-CN,zh;q=0.9"])
+def test_a_wrong_password_is_told_in_the_form_and_name_is_only_text(client: TestClient, language: str) -> None:
+    fields = {"username": '"><script>alert(1)</script>', "password": "wrong password"}
+    answer = client.post("/login", data=fields, headers=HTML | {"Accept-Language": language})
+    assert answer.status_code == 401
+    assert "<script" not in answer.text
+    assert ("用户名或密码不正确" in answer.text) == language.startswith("zh")
+    assert "Set-Cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        lambda token: bearer(token),
+        lambda token: {"Authorization": f"Token {token}"},
+        lambda token: {"X-API-Key": token},
+        lambda token: {"Authorization": "Basic " + base64.b64encode(f"ann:{token}".encode()).decode()},
+        lambda token: {"Authorization": "Basic " + base64.b64encode(f"{token}:".encode()).decode()},
+    ],
+    ids=["bearer", "token", "x-api-key", "basic", "basic without a name"],
+)
+def test_a_token_comes_in_five_ways(client: TestClient, tokens: dict[str, str], headers: Any) -> None:
+    answer = client.post("/api/v1/jobs", json=SUBMIT, headers=headers(tokens["ann"]))
+    assert answer.status_code == 202
+    job = client.get(f"/api/v1/jobs/{answer.json()['job_ids'][0]}", headers=headers(tokens["ann"])).json()
+    assert job["owner"] == "ann"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer dl_wrong"},
+        {"Authorization": "Basic !!!"},
+        {"Authorization": "Basic " + base64.b64encode(b"ann:" + PASSWORD.encode()).decode()},
+        {"X-API-Key": "\xff"},
+    ],
+    ids=["unknown", "no base64", "a password is no token", "not text"],
+)
+def test_a_wrong_token_is_refused_even_beside_a_good_cookie(client: TestClient, headers: dict[str, str]) -> None:
+    signed_in(client)
+    sent = {name: value.encode("latin-1") for name, value in headers.items()}
+    assert client.get("/api/v1/jobs", headers=sent).status_code == 401  # type: ignore[arg-type]
+
+
+def test_an_empty_basic_header_is_as_none(client: TestClient) -> None:
+    signed_in(client)
+    assert client.get("/api/v1/jobs", headers={"Authorization": "Basic Og=="}).status_code == 200
+
+
+def test_anothers_token_under_ones_own_name_is_refused(client: TestClient, tokens: dict[str, str]) -> None:
+    headers = {"Authorization": "Basic " + base64.b64encode(f"bob:{tokens['ann']}".encode()).decode()}
+    assert client.get("/sdapi/v1/options", headers=headers).status_code == 401
+
+
+def test_scopes_hold_in_every_door(client: TestClient, house: House, tokens: dict[str, str]) -> None:
+    looks = bearer(tokens["eve"])
+    assert client.post("/api/v1/jobs", json=SUBMIT, headers=looks).status_code == 403
+    assert client.post("/v1/images/generations", json={"prompt": "a tree"}, headers=looks).status_code == 403
+    assert client.post("/sdapi/v1/txt2img", json={"prompt": "a tree"}, headers=looks).status_code == 403
+    assert client.post("/predictions", json={"input": {"prompt": "a tree"}}, headers=looks).status_code == 403
+    assert client.post("/api/v1/queue/pause", headers=bearer(tokens["ann"])).status_code == 403
+    told = client.post("/gradio_api/run/submit", json={"data": ["a tree"]}, headers=looks)
+    assert told.status_code == 500
+    assert "may not submit" in told.text
+    assert client.post("/api/v1/queue/pause", headers=bearer(tokens["root"])).status_code == 200
+    client.post("/api/v1/queue/resume", headers=bearer(tokens["root"]))
+
+
+def test_what_is_anothers_is_not_there_in_any_door(client: TestClient, house: House, tokens: dict[str, str]) -> None:
+    house.studio.cancel_waiting()
+    with acting(replace(LOCAL, name="ann")):
+        image = made(house, "a secret garden")
+        job = house.studio.submit("a secret hill", width=128, height=128, steps=4)
+    bobs = bearer(tokens["bob"])
+    for path in (
+        f"/images/{image.id}.png",
+        f"/thumbnails/{image.id}.webp",
+        f"/previews/{job.job_ids[0]}.webp",
+        f"/api/v1/images/{image.id}",
+        f"/api/v1/images/{image.id}/recipe",
+        f"/api/v1/jobs/{job.job_ids[0]}",
+        f"/api/v1/jobs/{job.job_ids[0]}/events",
+        f"/api/v1/jobs/{job.job_ids[0]}/stream",
+        f"/api/v1/batches/{job.batch_id}",
+        f"/api/v1/batches/{job.batch_id}/stream",
+        f"/api/v1/batches/{job.batch_id}/export",
+    ):
+        assert client.get(path, headers=bobs).status_code == 404, path
+        if not path.endswith("/stream"):  # an open stream would not end
+            assert client.get(path, headers=bearer(tokens["root"])).status_code == 200, path
+    for path in (f"jobs/{job.job_ids[0]}/cancel", f"jobs/{job.job_ids[0]}/again", f"batches/{job.batch_id}/cancel"):
+        assert client.post(f"/api/v1/{path}", headers=bobs).status_code == 404, path
+    for path in ("/api/v1/jobs", "/api/v1/images", "/api/v1/queue", "/api/v1/queue/export"):
+        assert "secret" not in client.get(path, headers=bobs).text, path
+        assert "secret" in client.get(path, headers=bearer(tokens["ann"])).text, path
+    for name in ("jobs", "gallery", "queue"):
+        told = client.post(f"/gradio_api/run/{name}", json={"data": []}, headers=bobs)
+        assert told.status_code == 200
+        assert "secret" not in told.text
+
+
+def test_a_limit_is_429_with_the_time_to_wait(client: TestClient, house: House, tokens: dict[str, str]) -> None:
+    house.studio.accounts.set_limits("bob", per_day=1)
+    try:
+        assert client.post("/api/v1/jobs", json=SUBMIT, headers=bearer(tokens["bob"])).status_code == 202
+        for path, body in (
+            ("/api/v1/jobs", SUBMIT),
+            ("/v1/images/generations", {"prompt": "a tree"}),
+            ("/sdapi/v1/txt2img", {"prompt": "a tree"}),
+            ("/predictions", {"input": {"prompt": "a tree"}}),
+        ):
+            answer = client.post(path, json=body, headers=bearer(tokens["bob"]))
+            assert answer.status_code == 429, path
+            assert 0 < int(answer.headers["Retry-After"]) <= 86400
+            assert "1 pictures a day" in answer.text
+    finally:
+        house.studio.accounts.set_limits("bob", per_day=None)
+
+
+def test_accounts_that_come_while_the_server_runs_count_at_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    house = house_of(tmp_path_factory)
+    client = client_of(house)
+    assert client.get("/api/v1/jobs").status_code == 200
+    house.studio.accounts.add("root", PASSWORD)
+    eventually(lambda: client.get("/api/v1/jobs").status_code == 401, 5, every=0.1)
+
+
+def test_a_server_for_others_without_accounts_lets_nobody_in(tmp_path_factory: pytest.TempPathFactory) -> None:
+    client = client_of(house_of(tmp_path_factory, host="0.0.0.0"))
+    answer = client.get("/api/v1/jobs")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_accounts")
+    said = client_of(house_of(tmp_path_factory, host="0.0.0.0", auth="none"))
+    assert said.get("/api/v1/jobs").status_code == 200
+
+
+def test_nobody_is_left_acting_after_a_request(client: TestClient, tokens: dict[str, str]) -> None:
+    client.get("/api/v1/jobs", headers=bearer(tokens["ann"]))
+    assert current() is LOCAL
