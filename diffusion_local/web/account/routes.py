@@ -143,7 +143,7 @@ def refused(request: Request, error: UserError, name: str, following: str) -> Re
     headers = headers_of(error)
     if not wants_html(request):
         return JSONResponse({"error": {"code": error.code, "message": error.message}}, status, headers=headers)
-        problem = say("account.wrong")
+    problem = say("account.wrong")
     if isinstance(error, LimitReached):
         problem = say("account.too_many", minutes=round(error.retry_after / 60) or 1)
     content = pages.sign_in(root_of(request), following, name[:32], problem)
