@@ -47,6 +47,13 @@ class Settings(Folders):
     host: str = setting("127.0.0.1", "address to listen on; 127.0.0.1 is this machine only")
     port: int = setting(7860, "port of the page and the API; 0 takes a free one")
     allowed_hosts: str = setting("", "further host names under which the page may be opened, comma separated")
+    root_path: str = setting("", "path under which a reverse proxy serves it, as /studio")
+    trusted_proxies: str = setting("", "addresses or networks whose forwarded headers are taken for true")
+    tls_cert: str = setting("", "certificate file (PEM); with it and its key the server speaks HTTPS")
+    tls_key: str = setting("", "key file of the certificate (PEM)")
+    cors_origins: str = setting("", "origins of other pages that may call the API with a token, comma separated")
+    writes_per_second: float = setting(20.0, "requests a second that one address may send to change things; 0: any")
+    mdns: str = setting("off", "whether the server can be found in the network by mDNS", ("off", "on"))
     server: str = setting("", "address of a studio that the commands are for, instead of this machine's")
     token: str = setting("", "a person's own token for that studio")
     auth: str = setting(
