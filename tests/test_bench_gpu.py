@@ -1,6 +1,7 @@
 """The benchmark runs from end to end with small models, so that a lease of a GPU is not spent on a slip."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ def test_a_tiny_run_fills_each_section(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     script = REPOSITORY / "scripts" / "bench_gpu.py"
     command = [sys.executable, script, "--tiny", "--folder", tmp_path, "--out", out]
-    subprocess.run(command, check=True, cwd=REPOSITORY, timeout=170)
+    subprocess.run(command, check=True, cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, timeout=170)
     found = json.loads(out.read_text())
     assert [name for name, section in found.items() if "failed" in section["found"]] == []
     assert found["seeds"]["found"]["sdxl"] == {"twice_equal": True, "after_loading_again_equal": True}
