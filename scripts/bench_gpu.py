@@ -33,7 +33,7 @@ from diffusion_local.engine import Picture
 from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.memory import GIB, Choice
-from diffusion_local.errors import EngineError, Stopped
+from diffusion_local.errors import Stopped
 from diffusion_local.settings import Settings, go_offline
 from diffusion_local.worker.ladder import Ladder
 
@@ -72,6 +72,7 @@ class Bench:
         return DiffusersEngine(self.device, memory_limit=int(limit_gib * GIB))
 
     def params(self, name: str, seed: int = 1, steps: int = 0) -> Params:
+        self.model(name)
         side, usual, guidance = WORK[name]
         if self.tiny:
             side, usual = 64, 2
@@ -332,7 +333,7 @@ def main() -> int:
             began = time.monotonic()
             try:
                 found = SECTIONS[name](bench)
-            except (EngineError, RuntimeError, ValueError, OSError) as error:
+            except Exception as error:  # the next section may still be measured
                 traceback.print_exc()
                 found, failed = {"failed": f"{type(error).__name__}: {error}"}, True
             results[name] = about(bench) | {"section_seconds": round(time.monotonic() - began, 1), "found": found}
