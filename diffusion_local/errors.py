@@ -11,6 +11,7 @@ DiffusionLocalError
 |   |-- LimitReached      the account's own limit is reached
 |   |-- Forbidden         whoever asks may not do this
 |   |-- Unauthorized      it is not known who asks
+|   |-- NotDone           the time that somebody would wait is over; the work goes on
 |   |-- ServerProblem     a studio on another machine cannot be used
 |   |-- HubProblem        the hub has no such model, or it cannot be had; its ``kind`` says why
 |   |-- HomeInUse         another process holds this home or this slot
@@ -105,6 +106,12 @@ class Unauthorized(UserError):
     """Sign in first, or send a token."""
 
     code = "unauthorized"
+
+
+class NotDone(UserError):
+    """It is not done yet, and goes on."""
+
+    code = "not_done"
 
 
 class ServerProblem(UserError):

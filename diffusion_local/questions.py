@@ -5,14 +5,17 @@ Part of the Studio; nothing here changes anything.
 
 from collections.abc import Sequence
 
+from diffusion_local.catalog import Catalog
 from diffusion_local.domain import Batch, Event, State
 from diffusion_local.errors import NotFound, QueueBlocked
+from diffusion_local.models.adapters import Adapter
 from diffusion_local.store.control import QueueControl
 from diffusion_local.store.queue_view import QueueView
 from diffusion_local.store.tally import Tally, read_tally
 
 
 class Questions:
+    _catalog: Catalog
     _view: QueueView
     _control: QueueControl
 
@@ -36,6 +39,10 @@ class Questions:
         if batch_id is None:
             raise NotFound("Nothing was submitted under this key.")
         return batch_id
+
+    def adapters(self, kind: str) -> list[Adapter]:
+        """The files there are of a kind: lora, vae, upscaler or embedding."""
+        return [each for each in self._catalog.shelf.adapters(kind) if each.ready]
 
     def check_open(self) -> None:
         """Raises QueueBlocked while the queue holds itself back. What was submitted before waits meanwhile."""

@@ -18,6 +18,7 @@ from diffusion_local.errors import (
     Gone,
     InvalidParams,
     LimitReached,
+    NotDone,
     NotFound,
     QueueBlocked,
     QueueFull,
@@ -37,9 +38,10 @@ STATUS: dict[type[UserError], int] = {
     LimitReached: 429,
     DatabaseProblem: 503,
     QueueBlocked: 503,
+    NotDone: 503,
 }
 #: Seconds after which another try makes sense.
-RETRY_AFTER: dict[type[UserError], int] = {QueueFull: 30, DatabaseProblem: 5, QueueBlocked: 60}
+RETRY_AFTER: dict[type[UserError], int] = {QueueFull: 30, DatabaseProblem: 5, QueueBlocked: 60, NotDone: 1}
 NEVER = {"Cache-Control": "no-store"}
 
 

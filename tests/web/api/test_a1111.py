@@ -1,18 +1,21 @@
 """The A1111 dialect: the calls that Open WebUI and SillyTavern really make, in their order."""
 
 import base64
+import io
 import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image as PIL
 
 from diffusion_local.compose import House
 from tests.support import claimed, eventually
 from tests.web.api.conftest import Hands
-from tests.web.conftest import Site
+from tests.web.conftest import Site, made
 
 API = "/sdapi/v1"
 SMALL = {"width": 128, "height": 128, "steps": 4}
@@ -54,8 +57,9 @@ def test_sillytavern(site: Site) -> None:
     with httpx.Client(base_url=site.url, timeout=30) as tavern:
         assert tavern.get(f"{API}/options").json()["sd_model_checkpoint"]
         samplers = [each["name"] for each in tavern.get(f"{API}/samplers").json()]
-        assert [each["name"] for each in tavern.get(f"{API}/schedulers").json()] == ["automatic", "karras"]
-        for empty in ("upscalers", "latent-upscale-modes", "sd-vae", "loras"):
+        assert {"automatic", "karras", "sgm_uniform"} <= {x["name"] for x in tavern.get(f"{API}/schedulers").json()}
+        assert [each["name"] for each in tavern.get(f"{API}/upscalers").json()] == ["Lanczos"]
+        for empty in ("latent-upscale-modes", "sd-vae", "loras"):
             assert tavern.get(f"{API}/{empty}").json() == []
         tavern.post(f"{API}/options", json={"sd_model_checkpoint": "starter"})
         progress = tavern.get(f"{API}/progress").json()
@@ -102,14 +106,17 @@ def test_progress_and_interrupt_are_the_callers_own(site: Site) -> None:
         ({"enable_hr": True}, "enable_hr"),
         ({"restore_faces": True}, "restore_faces"),
         ({"tiling": True}, "tiling"),
-        ({"clip_skip": 2}, "clip_skip"),
+        ({"clip_skip": 99}, "clip_skip"),
         ({"styles": ["x"]}, "styles"),
         ({"alwayson_scripts": {"ControlNet": {}}}, "alwayson_scripts"),
-        ({"override_settings": {"CLIP_stop_at_last_layers": 2}}, "CLIP_stop_at_last_layers"),
+        ({"override_settings": {"CLIP_stop_at_last_layers": 99}}, "CLIP_stop_at_last_layers"),
+        ({"prompt": "x <hypernet:y:1>"}, "prompt"),
+        ({"prompt": "x <lora:y:much>"}, "prompt"),
+        ({"prompt": "x <lora:y:99>"}, "loras"),
+        ({"init_images": ["x"]}, "init_images"),
         ({"override_settings": {"sd_model_checkpoint": "nope"}}, "sd_model_checkpoint"),
         ({"override_settings": {"sd_vae": "other.pt"}}, "sd_vae"),
-        ({"scheduler": "exponential"}, "scheduler"),
-        ({"sampler_name": "DDIM", "scheduler": "karras"}, "scheduler"),
+        ({"scheduler": "turbo"}, "scheduler"),
         ({"sampler_name": "magic"}, "sampler"),
         ({"width": 100}, "width"),
         ({"batch_size": 0}, "batch_size"),
@@ -164,8 +171,98 @@ def test_a_forgotten_job_is_no_progress(client: TestClient, house: House, drawin
     assert client.post(f"{API}/interrupt").json() == {}
 
 
-def test_img2img_says_that_it_is_not_there(client: TestClient) -> None:
-    assert client.post(f"{API}/img2img", json={}).status_code == 501
+def png(colour: str = "red", size: tuple[int, int] = (128, 128)) -> str:
+    file = io.BytesIO()
+    PIL.new("RGB", size, colour).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_img2img(client: TestClient, house: House, drawing: Hands) -> None:
+    body = {"prompt": "x", "init_images": [f"data:image/png;base64,{png()}"], "denoising_strength": 0.4, "steps": 4}
+    answer = client.post(f"{API}/img2img", json=body).json()
+    info = json.loads(answer["info"])
+    params = house.studio.job(info["job_ids"][0]).params
+    assert (params.kind, params.strength, params.width, len(answer["images"])) == ("img2img", 0.4, 128, 1)
+    assert "init_images" not in answer["parameters"]
+
+
+@pytest.mark.parametrize(("invert", "corner"), [(0, 255), (1, 0)])
+def test_inpainting_with_a_mask_either_way_round(
+    client: TestClient, house: House, drawing: Hands, invert: int, corner: int
+) -> None:
+    body = {"prompt": "x", "init_images": [png()], "mask": png("white"), "inpainting_mask_invert": invert}
+    more = {"inpainting_fill": 1, "mask_blur": 4, "inpaint_full_res": False, "steps": 4}
+    info = json.loads(client.post(f"{API}/img2img", json=body | more).json()["info"])
+    params = house.studio.job(info["job_ids"][0]).params
+    assert params.kind == "inpaint"
+    with PIL.open(house.studio.sources.path(params.mask)) as mask:
+        assert mask.convert("L").getpixel((0, 0)) == corner
+    assert set(info["not_used"]) == {"mask_blur", "inpaint_full_res"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"init_images": []}, "init_images"),
+        ({"init_images": ["http://10.0.0.1/x.png"]}, "init_images"),
+        ({"init_images": ["AAAA"]}, "init_images"),
+        ({"mask": "AAAA"}, "mask"),
+        ({"inpainting_fill": 3, "mask": "x"}, "inpainting_fill"),
+        ({"resize_mode": 2}, "resize_mode"),
+        ({"denoising_strength": 7}, "strength"),
+    ],
+)
+def test_what_img2img_cannot_do_is_refused(
+    client: TestClient, house: House, changes: dict[str, Any], field: str
+) -> None:
+    answer = client.post(f"{API}/img2img", json={"prompt": "x", "init_images": [png()]} | changes)
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith(f"{field}: ")
+    assert house.studio.jobs("queued") == []
+
+
+def test_settings_that_go_by_other_names(client: TestClient, house: House, drawing: Hands) -> None:
+    body = {"prompt": "a cat <lora:ink:0.5> in <lora:paper> rain", "clip_skip": 2, "scheduler": "sgm_uniform"} | SMALL
+    body |= {"sampler_name": "DDIM", "subseed": 9, "subseed_strength": 0.25}
+    Path(house.settings.loras / "ink.safetensors").write_bytes(lora_file())
+    Path(house.settings.loras / "paper.safetensors").write_bytes(lora_file())
+    info = json.loads(client.post(f"{API}/txt2img", json=body).json()["info"])
+    params = house.studio.job(info["job_ids"][0]).params
+    assert (params.prompt, [str(each) for each in params.loras]) == ("a cat in rain", ["ink:0.5", "paper:1"])
+    assert (params.clip_skip, params.schedule, params.sampler) == (2, "SGM Uniform", "DDIM")
+    assert (params.variation_seed, info["subseed"], info["subseed_strength"]) == (9, 9, 0.25)
+    assert [each["name"] for each in client.get(f"{API}/loras").json()] == ["ink", "paper"]
+
+
+def lora_file() -> bytes:
+    """A safetensors file with one tensor of a LoRA."""
+    told = {"lora_unet_x.lora_down.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    head = json.dumps(told).encode()
+    return len(head).to_bytes(8, "little") + head + bytes(4)
+
+
+def test_a_picture_is_made_larger(client: TestClient, drawing: Hands) -> None:
+    body = {"image": png(), "upscaling_resize": 2, "upscaler_1": "Lanczos", "gfpgan_visibility": 0}
+    answer = client.post(f"{API}/extra-single-image", json=body)
+    assert PIL.open(io.BytesIO(base64.b64decode(answer.json()["image"]))).size == (256, 256)
+    refused = client.post(f"{API}/extra-single-image", json=body | {"gfpgan_visibility": 1})
+    assert (refused.status_code, refused.json()["detail"][:21]) == (422, "gfpgan_visibility: is")
+
+
+def test_png_info_reads_the_recipe(client: TestClient, house: House) -> None:
+    data = house.studio.picture_file(made(house).id).read_bytes()
+    told = client.post(f"{API}/png-info", json={"image": base64.b64encode(data).decode()}).json()
+    assert told["info"] == told["items"]["parameters"] == "a red apple"
+    assert client.post(f"{API}/png-info", json={"image": "AAAA"}).status_code == 422
+
+
+def test_options_are_each_callers_own(client: TestClient) -> None:
+    mine, other = {"User-Agent": "mine"}, {"User-Agent": "other"}
+    assert client.post(f"{API}/options", json={"CLIP_stop_at_last_layers": 2}, headers=mine).status_code == 200
+    assert client.get(f"{API}/options", headers=mine).json()["CLIP_stop_at_last_layers"] == 2
+    assert client.get(f"{API}/options", headers=other).json()["CLIP_stop_at_last_layers"] == 1
+    assert client.get(f"{API}/embeddings").json() == {"loaded": {}, "skipped": {}}
+    assert client.post(f"{API}/refresh-loras").status_code == 200
 
 
 def test_no_model_path_is_told(client: TestClient, house: House) -> None:

@@ -1,9 +1,12 @@
 """Predictions, as cog's and Replicate's clients ask for them."""
 
+import base64
+import io
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image as PIL
 
 from diffusion_local.compose import House
 from tests.support import claimed
@@ -74,7 +77,12 @@ def test_a_failed_one_says_why(client: TestClient, house: House, monkeypatch: py
         ({}, "input: "),
         ({"input": INPUT | {"colour": "red"}}, "colour: "),
         ({"input": INPUT | {"width": 100}}, "width: "),
-        ({"input": INPUT, "webhook": "http://169.254.169.254/"}, "webhook: is not supported"),
+        ({"input": INPUT, "webhook": "http://169.254.169.254/"}, "webhook: "),
+        (
+            {"input": INPUT, "webhook": "https://example.com/", "webhook_events_filter": ["logs"]},
+            "webhook_events_filter",
+        ),
+        ({"input": INPUT | {"image": "https://example.com/a.png"}}, "source: must be the picture itself"),
         ({"input": INPUT, "id": " "}, "id: must not be empty"),
     ],
 )
@@ -83,6 +91,30 @@ def test_what_cannot_be_done_is_refused(client: TestClient, house: House, body: 
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith(words)
     assert house.studio.jobs("queued") == []
+
+
+def test_a_picture_comes_as_a_data_url(client: TestClient, house: House) -> None:
+    file = io.BytesIO()
+    PIL.new("RGB", (128, 128), "red").save(file, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    body = {"input": INPUT | {"image": url, "mask": url, "prompt_strength": 0.7}}
+    told = client.post("/predictions", json=body, headers=LATER).json()
+    assert (told["input"]["kind"], told["input"]["strength"]) == ("inpaint", 0.7)
+    assert client.get(f"/sources/{told['input']['source']}.png").status_code == 200
+
+
+def test_a_webhook_is_the_batchs(client: TestClient, house: House) -> None:
+    hook = "https://1.1.1.1/told"
+    body = {"input": INPUT, "webhook": hook, "webhook_events_filter": ["completed"]}
+    told = client.post("/predictions", json=body, headers=LATER).json()
+    assert house.studio.batch(told["id"])[0].webhook == hook
+
+
+def test_they_are_listed_newest_first_page_by_page(client: TestClient) -> None:
+    made = [client.post("/predictions", json={"input": INPUT}, headers=LATER).json()["id"] for _ in range(22)]
+    first = client.get("/predictions").json()
+    assert [each["id"] for each in first["results"]] == made[:1:-1]
+    assert [each["id"] for each in client.get(first["next"]).json()["results"]][:2] == made[1::-1]
 
 
 def test_an_unknown_one_is_404(client: TestClient) -> None:

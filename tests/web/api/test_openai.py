@@ -68,7 +68,8 @@ def test_models(sdk: openai.OpenAI) -> None:
         ({"quality": "hd"}, "quality"),
         ({"stream": True}, "stream"),
         ({"background": "transparent"}, "background"),
-        ({"output_format": "webp"}, "output_format"),
+        ({"output_format": "webp", "response_format": "url"}, "output_format"),
+        ({"output_format": "gif"}, "output_format"),
         ({"extra_body": {"colour": "red"}}, "colour"),
         ({"extra_body": {"steps": 1000}}, "steps"),
     ],
@@ -79,9 +80,74 @@ def test_what_cannot_be_done_is_refused_by_name(sdk: openai.OpenAI, changes: dic
     assert (refused.value.param, refused.value.type) == (param, "invalid_request_error")
 
 
-def test_edits_say_that_they_are_not_there(sdk: openai.OpenAI) -> None:
-    with pytest.raises(openai.APIStatusError, match="not supported yet"):
-        sdk.images.edit(prompt="x", image=b"x")
+def png(colour: str | tuple[int, ...] = "red", mode: str = "RGB", clear: bool = False) -> bytes:
+    """A picture; with ``clear`` its left half is transparent."""
+    picture = PIL.new(mode, (128, 128), colour)
+    if clear:
+        picture.paste((0, 0, 0, 0), (0, 0, 64, 128))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+CLEAR = png("white", "RGBA", clear=True)
+
+
+def test_a_picture_is_edited(sdk: openai.OpenAI, site: Site) -> None:
+    prompt = "a green apple"
+    more = {"steps": 4, "strength": 0.5}
+    [data] = (
+        sdk.images.edit(image=("a.png", png()), prompt=prompt, response_format="b64_json", extra_body=more).data or []
+    )
+    assert PIL.open(io.BytesIO(base64.b64decode(data.b64_json or ""))).size == (128, 128)
+    params = site.house.studio.job(jobs_of(site, prompt)[0]).params
+    assert (params.kind, params.strength, params.steps) == ("img2img", 0.5, 4)
+
+
+@pytest.mark.parametrize("files", [{"image": png(), "mask": CLEAR}, {"image": CLEAR}])
+def test_what_is_clear_is_painted_anew(sdk: openai.OpenAI, site: Site, files: dict[str, bytes]) -> None:
+    prompt = f"a hat {len(files)}"
+    sdk.images.edit(prompt=prompt, extra_body={"steps": 4}, **files)  # type: ignore[arg-type]
+    params = site.house.studio.job(jobs_of(site, prompt)[0]).params
+    assert params.kind == "inpaint"
+    with PIL.open(site.house.studio.sources.path(params.mask)) as mask:
+        assert [mask.convert("L").getpixel((x, 5)) for x in (5, 100)] == [255, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"image": [png(), png()]}, "image"),
+        ({"image": b"no picture"}, "image"),
+        ({"mask": png()}, "mask"),
+        ({"n": 0}, "n"),
+        ({"extra_body": {"steps": "many"}}, "steps"),
+        ({"extra_body": {"strength": 3}}, "strength"),
+    ],
+)
+def test_an_edit_that_cannot_be_is_refused_by_name(sdk: openai.OpenAI, changes: dict[str, Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        sdk.images.edit(**{"prompt": "x", "image": png()} | changes)
+    assert refused.value.param == param
+
+
+def test_an_edit_that_timed_out_and_is_sent_again_is_one(sdk: openai.OpenAI, site: Site) -> None:
+    prompt = "edit with patience [slow:0.4]"
+    impatient = sdk.with_options(timeout=1.0, max_retries=5)
+    impatient.images.edit(image=png(), prompt=prompt, extra_body={"steps": 4, "strength": 1.0})
+    assert len(jobs_of(site, prompt)) == 1
+
+
+@pytest.mark.parametrize(("form", "head"), [("jpeg", b"\xff\xd8\xff"), ("webp", b"RIFF"), ("png", b"\x89PNG")])
+def test_pictures_come_in_the_wanted_format(client: TestClient, drawing: Hands, form: str, head: bytes) -> None:
+    told = client.post(URL, json=BODY | {"output_format": form, "output_compression": 50}).json()
+    assert base64.b64decode(told["data"][0]["b64_json"]).startswith(head)
+    assert told["output_format"] == form
+
+
+def test_variations_say_that_they_are_not_there(sdk: openai.OpenAI) -> None:
+    with pytest.raises(openai.APIStatusError, match="not supported"):
+        sdk.post("/images/variations", cast_to=object)
 
 
 def test_a_failing_job_is_made_once_only(sdk: openai.OpenAI, site: Site) -> None:

@@ -14,6 +14,7 @@ from diffusion_local.domain import Image, Job, Receipt, State
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.shapes import picture_url
 from diffusion_local.studio import MAX_WAIT, Studio
+from diffusion_local.web.api.dialects.pictures import converted
 from diffusion_local.web.refusals import of_validation
 
 LONGEST = MAX_WAIT  # seconds that a call which knows no time-out may stay
@@ -95,9 +96,9 @@ def why_not(job: Job) -> str:
     return "The picture was deleted." if job.state is State.DONE else "The job was cancelled."
 
 
-def encoded(studio: Studio, image: Image) -> str:
-    """A picture's PNG as Base64 text."""
-    return base64.b64encode(studio.picture_file(image.id).read_bytes()).decode("ascii")
+def encoded(studio: Studio, image: Image, form: str = "png", quality: int = 90) -> str:
+    """A picture as Base64 text."""
+    return base64.b64encode(converted(studio.picture_file(image.id), form, quality)).decode("ascii")
 
 
 def address(request: Request, image: Image) -> str:

@@ -2,7 +2,8 @@
 
 As in cog a call waits for its end unless it says ``Prefer: respond-async``; ``wait=N`` bounds the wait, and after it
 the prediction comes back unfinished, with 202. An id that the client chose makes a repeated call the same prediction.
-Webhooks are refused, as they are not sent yet.
+A webhook is told of the end, in the shape that all webhooks of this studio have. Pictures come as data URLs: an address
+is not fetched.
 """
 
 from typing import Annotated, Any
@@ -20,12 +21,14 @@ from diffusion_local.shapes import Json
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.calls import address, neutral, refusing, submitted, why_not
 from diffusion_local.web.api.prefer import MOST_SECONDS, read_prefer
+from diffusion_local.web.api.uploads import kept_pictures
 from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.web.refusals import headers_of, sentence, status_of
 
 KEY = "prediction:"
 MOST_JOBS = 1000
-NEUTRAL: dict[str, tuple[Any, ...]] = {"webhook": ("",), "webhook_events_filter": ([],), "output_file_prefix": ("",)}
+PAGE = 20
+NEUTRAL: dict[str, tuple[Any, ...]] = {"output_file_prefix": ("",), "stream": (False,), "context": ({},)}
 Prefer = Annotated[str | None, Header(description="`respond-async` or `wait=N` (RFC 7240)")]
 
 
@@ -48,6 +51,9 @@ class Input(BaseModel):
     guidance: float | None = also("guidance", "guidance_scale")
     sampler: str | None = also("sampler", "scheduler")
     seed: int | None = None
+    source: str | None = also("source", "image", "input_image")
+    mask: str | None = None
+    strength: float | None = also("strength", "prompt_strength")
     count: int = also("count", "num_outputs", default=1)
 
 
@@ -56,6 +62,8 @@ class Prediction(BaseModel):
 
     input: Input
     id: str | None = None
+    webhook: str | None = Field(None, description="told once, at the end")
+    webhook_events_filter: list[str] | None = Field(None, description='"completed" is the only event that is told')
 
 
 def router(studio: Studio, watch: Watch) -> APIRouter:
@@ -72,6 +80,14 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         if body.id not in (None, prediction_id):
             raise InvalidParams("id", "must be the one in the address.")
         return await made(body, prediction_id, request, prefer)
+
+    @api.get("/predictions")
+    def listed(request: Request, cursor: str = "") -> Json:
+        """Predictions, newest first, as every submit of whatever door is one: `next` reads on."""
+        found = studio.batches.page(PAGE, cursor or None)
+        following = f"{str(request.base_url).rstrip('/')}/predictions?cursor={found[-1].batch.id}" if found else None
+        results = [shape(studio, request, each.batch.id, each.batch.id) for each in found]
+        return {"previous": None, "next": following if len(found) == PAGE else None, "results": results}
 
     @api.get("/predictions/{prediction_id}")
     def one(prediction_id: str, request: Request) -> Json:
@@ -96,9 +112,12 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         neutral(body.model_extra or {}, NEUTRAL)
         if chosen is not None and not chosen.strip():
             raise InvalidParams("id", "must not be empty.")
+        if body.webhook and set(body.webhook_events_filter or ["completed"]) != {"completed"}:
+            raise InvalidParams("webhook_events_filter", 'must be ["completed"]: no other event is told.')
         preference = read_prefer(prefer)
         wishes = body.input.model_dump() | {"idempotency_key": KEY + chosen if chosen else None}
-        receipt = await anyio.to_thread.run_sync(lambda: submitted(studio, wishes))
+        wishes["webhook"] = body.webhook or None
+        receipt = await anyio.to_thread.run_sync(lambda: submitted(studio, kept_pictures(studio, wishes)))
         seconds = MOST_SECONDS if preference.seconds is None else preference.seconds
         finished = await until_final(studio, watch, receipt.job_ids, seconds, request)
         name = chosen or receipt.batch_id

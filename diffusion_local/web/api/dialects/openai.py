@@ -1,4 +1,4 @@
-"""OpenAI's images API: ``POST /v1/images/generations`` and ``GET /v1/models``, as the ``openai`` package calls them.
+"""OpenAI's images API: generations, edits and models, as the ``openai`` package calls them.
 
 Beside OpenAI's own fields it takes ``negative``, ``steps``, ``guidance``, ``sampler`` and ``seed``.
 
@@ -17,9 +17,12 @@ from typing import Annotated, Any, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter, Header, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import UploadFile
 
+from diffusion_local import actor
 from diffusion_local.domain import Receipt
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, UserError
 from diffusion_local.shapes import Json
@@ -36,6 +39,8 @@ from diffusion_local.web.api.dialects.calls import (
     submitted,
     why_not,
 )
+from diffusion_local.web.api.dialects.pictures import opened, painted_where_clear
+from diffusion_local.web.api.uploads import media_type
 from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.web.refusals import NEVER, headers_of, printable, sentence, status_of
 
@@ -47,12 +52,11 @@ PARAMS = {"width": "size", "height": "size", "count": "n"}  # our fields, as cal
 #: What asks for nothing that we could not do.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "background": ("auto", "opaque"),
-    "output_compression": (100,),
-    "output_format": ("png",),
     "partial_images": (0,),
     "quality": ("auto", "standard"),
     "stream": (False,),
     "style": ("natural", "vivid"),
+    "input_fidelity": ("low", "high"),
 }
 ABOUT_THE_CALLER = {"moderation", "user"}
 FINAL_WORD = {"x-should-retry": "false"}  # the package would make the same failing job twice more
@@ -66,11 +70,19 @@ class Generation(BaseModel):
     n: int | None = None
     size: str | None = None
     response_format: Literal["b64_json", "url"] | None = None
+    output_format: Literal["png", "jpeg", "webp"] | None = None
+    output_compression: int | None = Field(None, ge=0, le=100, description="quality of jpeg and webp")
     negative: str | None = None
     steps: int | None = None
     guidance: float | None = None
     sampler: str | None = None
     seed: int | None = None
+
+
+class Edit(Generation):
+    """The fields of the form, beside `image` and `mask`."""
+
+    strength: float | None = None
 
 
 @dataclass(slots=True)
@@ -92,6 +104,13 @@ class Pending:
         return retry or (self.left_at is not None and now - self.left_at < UNANSWERED_SECONDS)
 
 
+FILE = {"type": "string", "format": "binary"}
+FORM = Edit.model_json_schema()
+FORM["properties"] |= {"image": FILE, "mask": FILE}
+FORM["required"] = ["image", "prompt"]
+EDIT = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}}
+
+
 def router(studio: Studio, watch: Watch) -> APIRouter:
     api = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=refusing(refusal))
     unanswered: Remembered[Pending] = Remembered()
@@ -104,10 +123,30 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         retries: Annotated[str, Header(alias="x-stainless-retry-count", include_in_schema=False)] = "0",
     ) -> Response:
         """Make pictures and answer once they are there, as `b64_json` (default) or `url`."""
-        wishes = read(body)
+        return await served(body, request, read(body), idempotency_key, retries)
+
+    @api.post("/images/edits", openapi_extra=EDIT)
+    async def edit(
+        request: Request,
+        idempotency_key: Annotated[str | None, Header()] = None,
+        retries: Annotated[str, Header(alias="x-stainless-retry-count", include_in_schema=False)] = "0",
+    ) -> Response:
+        """Change a picture: a form with `image`, `prompt` and perhaps a `mask`, clear where it is painted anew."""
+        actor.require(actor.Scope.SUBMIT)
+        fields, image, mask = await edit_form(request)
+        body = validated(fields)
+        wishes = await anyio.to_thread.run_sync(lambda: read(body) | pictures_of(studio, body, image, mask))
+        return await served(body, request, wishes, idempotency_key, retries)
+
+    async def served(
+        body: Generation, request: Request, wishes: dict[str, Any], idempotency_key: str | None, retries: str
+    ) -> Response:
+        """The pictures of these wishes: of a call that was made before, where this one is the same sent again."""
         if idempotency_key:
             wishes["idempotency_key"] = f"openai:{idempotency_key}"
-        key = hashlib.sha256(f"{caller(request)}{json.dumps(body.model_dump())}".encode()).hexdigest()
+        pictures = [wishes.get(name) for name in ("source", "mask")]
+        told = json.dumps([body.model_dump(), pictures])
+        key = hashlib.sha256(f"{caller(request)}{told}".encode()).hexdigest()
         pending = unanswered[key]
         if pending is None or not pending.belongs_to(retry=retries.strip("0") != ""):
             submit = anyio.to_thread.run_sync(lambda: submitted(studio, wishes))
@@ -126,11 +165,10 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         pending.answered_at = time.monotonic()
         return await anyio.to_thread.run_sync(answer, studio, request, body, receipt)
 
-    @api.post("/images/edits", status_code=501)
     @api.post("/images/variations", status_code=501, include_in_schema=False)
-    def edits() -> Response:
-        """Not yet: says so."""
-        text = "Pictures from pictures are not supported yet."
+    def variations() -> Response:
+        """Says that it is not there."""
+        text = "Variations are not supported: edit the picture, with a prompt."
         return problem(501, "invalid_request_error", text, code="not_supported", headers=FINAL_WORD)
 
     @api.get("/models")
@@ -147,6 +185,40 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     return api
 
 
+async def edit_form(request: Request) -> tuple[dict[str, str], bytes, bytes | None]:
+    """(fields, picture, mask) of a form. Raises InvalidParams."""
+    if media_type(request) != "multipart/form-data":
+        raise InvalidParams("image", "must be a file of a form (multipart/form-data).")
+    async with request.form(max_files=MOST_PICTURES, max_fields=50) as form:
+        files = {name: [each for each in form.getlist(name) if isinstance(each, UploadFile)] for name in form}
+        images = files.get("image", []) + files.get("image[]", [])
+        if len(images) != 1:
+            raise InvalidParams("image", f"must be one picture (got {len(images)}).")
+        masks = files.get("mask", [])
+        fields = {name: value for name, value in form.items() if isinstance(value, str)}
+        return fields, await images[0].read(), await masks[0].read() if masks else None
+
+
+def validated(fields: dict[str, str]) -> Edit:
+    try:
+        return Edit.model_validate(fields)
+    except ValidationError as error:
+        raise RequestValidationError([each | {"loc": ("body", *each["loc"])} for each in error.errors()]) from None
+
+
+def pictures_of(studio: Studio, body: Edit, image: bytes, mask: bytes | None) -> dict[str, Any]:
+    """What is clear in the mask, or without one in the picture, is painted anew. Raises InvalidParams."""
+    source = studio.sources.add(image, "image").id
+    found: dict[str, Any] = {"source": source, "strength": body.strength}
+    with opened(studio.sources, mask or image, "mask" if mask else "image") as picture:
+        painted = painted_where_clear(picture)
+    if mask and not painted:
+        raise InvalidParams("mask", "must be clear (alpha 0) where the picture is to be painted anew.")
+    if not painted:
+        return found | {"kind": "img2img"}
+    return found | {"kind": "inpaint", "mask": studio.sources.add(painted, "mask").id}
+
+
 def read(body: Generation) -> dict[str, Any]:
     """Arguments of ``Studio.submit``. Raises InvalidParams."""
     given = body.model_extra or {}
@@ -157,6 +229,8 @@ def read(body: Generation) -> dict[str, Any]:
     count = 1 if body.n is None else body.n
     if not 1 <= count <= MOST_PICTURES:
         raise InvalidParams("n", f"must be from 1 to {MOST_PICTURES} (got {count}).")
+    if body.response_format == "url" and body.output_format not in (None, "png"):
+        raise InvalidParams("output_format", "must be png where response_format is url: that is how pictures are kept.")
     wishes: dict[str, Any] = {"prompt": body.prompt, "count": count}
     if body.size and body.size != "auto":
         size = SIZE.fullmatch(body.size)
@@ -175,9 +249,12 @@ def answer(studio: Studio, request: Request, body: Generation, receipt: Receipt)
         failed = missed[0].failure
         status, code = (500, failed.kind) if failed else (409, "cancelled")
         return problem(status, "server_error", why_not(missed[0]), code=code, headers=FINAL_WORD)
-    by_url = body.response_format == "url"
-    data = [{"url": address(request, image)} if by_url else {"b64_json": encoded(studio, image)} for _, image in made]
-    told: Json = {"created": int(time.time()), "data": data, "output_format": "png"}
+    form, quality = body.output_format or "png", 90 if body.output_compression is None else body.output_compression
+    if body.response_format == "url":
+        data = [{"url": address(request, image)} for _, image in made]
+    else:
+        data = [{"b64_json": encoded(studio, image, form, quality)} for _, image in made]
+    told: Json = {"created": int(time.time()), "data": data, "output_format": form}
     return JSONResponse(told | ({"warnings": warnings} if warnings else {}), headers=NEVER)
 
 

@@ -1,0 +1,45 @@
+"""Pictures as the dialects want them: masks the other way round, answers in other formats."""
+
+import io
+from pathlib import Path
+
+from PIL import Image as PIL
+from PIL import ImageOps
+
+from diffusion_local.store.sources import Sources
+
+ENCODERS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
+
+
+def opened(sources: Sources, data: bytes, field: str) -> PIL.Image:
+    """A picture within our limits. Raises InvalidParams."""
+    return PIL.open(sources.path(sources.add(data, field).id), formats=("PNG",))
+
+
+def inverted(mask: PIL.Image) -> bytes:
+    """A mask with black for white."""
+    return as_png(ImageOps.invert(mask.convert("L")))
+
+
+def painted_where_clear(picture: PIL.Image) -> bytes | None:
+    """OpenAI's masks are clear where a picture is painted anew, ours are white there. None if nothing is clear."""
+    if not picture.has_transparency_data:
+        return None
+    alpha = picture.convert("RGBA").getchannel("A")
+    return as_png(ImageOps.invert(alpha))
+
+
+def as_png(picture: PIL.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def converted(path: Path, form: str, quality: int) -> bytes:
+    """A picture's file as PNG (byte for byte), or again encoded, without its recipe."""
+    if form == "png":
+        return path.read_bytes()
+    file = io.BytesIO()
+    with PIL.open(path) as picture:
+        picture.convert("RGB").save(file, ENCODERS[form], quality=quality)
+    return file.getvalue()
