@@ -101,6 +101,7 @@ class Settings(Folders):
     on_job_failed: tuple[str, ...] = hook("when a picture fails")
     on_queue_idle: tuple[str, ...] = hook("when nothing waits or runs any more")
     on_queue_paused: tuple[str, ...] = hook("when the queue is paused, or holds itself back")
+    report_at: str = setting("07:00", "local time at which the night's report is written; empty writes none")
     hook_timeout: int = setting(60, "seconds that such a command may take")
     stop_grace: float = setting(0.8, "seconds a stopping worker may take to reach the next step")
     fake_step_seconds: float = setting(0.02, "seconds a step of the fake engine takes")

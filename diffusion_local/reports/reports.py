@@ -92,10 +92,15 @@ class Reports:
             return page.written(report, self._files)
         raise InvalidParams("format", f"must be one of {', '.join(FORMATS)} (got {form!r}).")
 
-    def keep(self, report: Report) -> Path:
-        """Write it into the home's ``reports`` folder, as Markdown and as HTML; the path of the HTML file."""
-        day = (report.until or utc_text(datetime.now(UTC)))[:10]
-        stem = f"{day}-{report.batch_id}" if report.batch_id else f"{day}-night"
+    def page(self, report: Report) -> str:
+        """As HTML for a browser that has the app: with links into it."""
+        return page.written(report, self._files, links=True)
+
+    def keep(self, report: Report, stem: str) -> Path:
+        """Write it into the home's ``reports`` folder, as Markdown and as HTML; the path of the HTML file.
+
+        Raises DiskFull and OSError.
+        """
         for form in ("md", "html"):
             data = self.text(report, form).encode()
             write_whole(self._settings.reports / f"{stem}.{form}", lambda file, data=data: file.write(data))  # type: ignore[misc]

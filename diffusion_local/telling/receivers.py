@@ -1,6 +1,7 @@
 """Who is told of what: the addresses of the settings and of batches, and the command hooks."""
 
 import re
+from datetime import time
 
 from diffusion_local.errors import InvalidParams
 from diffusion_local.settings import Settings
@@ -29,6 +30,18 @@ def check_settings(settings: Settings) -> None:
     if unknown:
         raise InvalidParams("webhook_events", f"must be of {', '.join(EVENTS)} (got {', '.join(sorted(unknown))}).")
     Allowed.of(settings.webhook_allow_private)
+    morning(settings)
+
+
+def morning(settings: Settings) -> time | None:
+    """The local time of the night's report; None for none. Raises InvalidParams."""
+    text = settings.report_at.strip()
+    if not text:
+        return None
+    if not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", text):
+        raise InvalidParams("report_at", f"must be a time of day such as 07:00 (got {text!r}).")
+    hours, minutes = text.split(":")
+    return time(int(hours), int(minutes))
 
 
 def receivers(settings: Settings, event: str, webhook: str) -> dict[str, int]:

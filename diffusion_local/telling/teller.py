@@ -3,11 +3,11 @@
 import json
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from diffusion_local.domain import Job, shortened, utc_text
-from diffusion_local.errors import NotFound, UserError
+from diffusion_local.domain import Job, Lane, shortened, utc_text
+from diffusion_local.errors import DiskFull, NotFound, UserError
 from diffusion_local.reports.report import Report
 from diffusion_local.reports.reports import Reports
 from diffusion_local.settings import Settings
@@ -16,7 +16,7 @@ from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.notices import Notice, NoticeStore
 from diffusion_local.store.queue_view import QueueView
 from diffusion_local.telling import hooks, webhook
-from diffusion_local.telling.receivers import receivers
+from diffusion_local.telling.receivers import morning, receivers
 from diffusion_local.telling.secret import secret_of
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Teller:
         self._jobs = jobs
         self._view = view
         self._reports = reports
+        self._reported: date | None = None
 
     def tell(self, ring: Callable[[str], None]) -> None:
         """Make deliveries of what happened, and ring for each, and for those whose ring was lost."""
@@ -49,6 +50,8 @@ class Teller:
             if wait is None:
                 self._notices.drop(notice)
             elif not wait:
+                if notice.event == "batch.done":
+                    self._keep_report(notice.batch_id)
                 for delivery_id in self._deliveries.add(notice, *self._message(notice)):
                     ring(delivery_id)
         for delivery_id in self._deliveries.due():
@@ -78,6 +81,32 @@ class Teller:
         else:
             log.warning("not told %s: %s%s", told, outcome.error, f"; again at {again_at}" if again_at else "")
         return again_at is None
+
+    def morning(self, now: datetime) -> None:
+        """Write the last 24 hours' report once a day at ``report_at``, if a list was worked on. ``now`` is local."""
+        at = morning(self._settings)
+        if at is None or now.time() < at or self._reported == now.date():
+            return
+        self._reported = now.date()
+        stem = f"{now:%Y-%m-%d}-morning"
+        if (self._settings.reports / f"{stem}.html").exists():
+            return
+        until = datetime.combine(now.date(), at, now.tzinfo)
+        report = self._reports.night((until - timedelta(days=1)).isoformat(), until.isoformat())
+        if any(each.lane == Lane.BATCH for each in report.batches):
+            log.info("the morning report is %s", self._reports.keep(report, stem))
+
+    def _keep_report(self, batch_id: str) -> None:
+        """A prompt list's report, as files; whoever is to be told is told whether or not the disk took them."""
+        try:
+            report = self._reports.batch(batch_id)
+            if any(each.lane == Lane.BATCH for each in report.batches):
+                day = datetime.fromisoformat(report.until).astimezone() if report.until else datetime.now()
+                self._reports.keep(report, f"{day:%Y-%m-%d}-{batch_id}")
+        except NotFound:
+            return
+        except (DiskFull, OSError) as problem:
+            log.warning("the report of batch %s could not be written: %s", batch_id, problem)
 
     def _wait(self, notice: Notice) -> bool | None:
         """Whether it is too early to tell; None if nobody needs to hear of it any more."""

@@ -3,6 +3,8 @@ allowed."""
 
 from collections.abc import Sequence
 
+from diffusion_local import actor
+from diffusion_local.actor import Scope
 from diffusion_local.domain import utc_now
 from diffusion_local.errors import InvalidParams
 from diffusion_local.settings import Settings
@@ -17,7 +19,7 @@ STATES = ("waiting", "sending", "delivered", "failed")
 
 
 class Webhooks:
-    """Part of the Studio, as ``studio.webhooks``."""
+    """Part of the Studio, as ``studio.webhooks``. All but ``check`` is an admin's business."""
 
     def __init__(self, settings: Settings, notices: NoticeStore, deliveries: DeliveryStore) -> None:
         self._settings = settings
@@ -30,6 +32,7 @@ class Webhooks:
 
     def deliveries(self, limit: int = 50, before: str | None = None, state: str | None = None) -> Sequence[Delivery]:
         """The delivery log, newest first; ``before`` is the last id of the page before."""
+        actor.require(Scope.ADMIN)
         if not isinstance(limit, int) or not 1 <= limit <= 500:
             raise InvalidParams("limit", f"must be from 1 to 500 (got {limit}).")
         if state and state not in STATES:
@@ -37,15 +40,17 @@ class Webhooks:
         return self._deliveries.page(limit, before or None, state or None)
 
     def delivery(self, delivery_id: str) -> Delivery:
+        actor.require(Scope.ADMIN)
         return self._deliveries.get(delivery_id)
 
     def resend(self, delivery_id: str) -> Delivery:
         """Send one again, with the same id, so that a receiver can see that it has it already."""
-        found = self._deliveries.get(delivery_id)
+        found = self.delivery(delivery_id)
         return self._deliveries.resend(delivery_id, 1 if found.receiver.startswith(HOOK) else MOST_TRIES)
 
     def test(self, url: str) -> Delivery:
         """Put a trial message into the log, to be sent soon. Raises InvalidParams."""
+        actor.require(Scope.ADMIN)
         self.check(url)
         body = message("test", utc_now(), {"text": "A trial message of diffusion-local."})
         [delivery_id] = self._deliveries.add(self._notices.note("test"), body, {url: 1})
@@ -53,4 +58,5 @@ class Webhooks:
 
     def secret(self) -> str:
         """What receivers verify the signature with."""
+        actor.require(Scope.ADMIN)
         return secret_of(self._settings)

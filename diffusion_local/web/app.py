@@ -33,6 +33,7 @@ def create_app(studio: Studio, settings: Settings) -> FastAPI:
     probes.add(app, studio, settings)
     docs.add(app)
     app.include_router(http.router(studio, watch))
+    app.include_router(http.reports.page_router(studio))
     for dialect in DIALECTS:
         app.include_router(dialect.router(studio, watch))
     return page.mount(app, studio)

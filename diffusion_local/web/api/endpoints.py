@@ -15,7 +15,7 @@ import gradio as gr
 from diffusion_local import catalog, shapes
 from diffusion_local.errors import UserError
 from diffusion_local.studio import MAX_WAIT, Studio
-from diffusion_local.web.api import control, list_endpoints
+from diffusion_local.web.api import control, list_endpoints, report_endpoints
 from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.wishes import taking_wishes
 
@@ -36,16 +36,21 @@ FAST = (
     "models",
     *control.NAMES,
     *list_endpoints.NAMES,
+    *report_endpoints.NAMES,
 )
 SLOW = ("wait", "generate")
 
 
 def add(studio: Studio) -> None:
     """Declare the endpoints; call inside a Blocks context."""
-    endpoints, steering, lists = Endpoints(studio), control.Control(studio), list_endpoints.Lists(studio)
+    endpoints = Endpoints(studio)
+    homes: dict[str, object] = {
+        **dict.fromkeys(control.NAMES, control.Control(studio)),
+        **dict.fromkeys(list_endpoints.NAMES, list_endpoints.Lists(studio)),
+        **dict.fromkeys(report_endpoints.NAMES, report_endpoints.Reports(studio)),
+    }
     for name in FAST:
-        home = steering if name in control.NAMES else lists if name in list_endpoints.NAMES else endpoints
-        gr.api(told(getattr(home, name)), api_name=name, queue=False)
+        gr.api(told(getattr(homes.get(name, endpoints), name)), api_name=name, queue=False)
     for name in SLOW:
         gr.api(told_later(getattr(endpoints, name)), api_name=name, concurrency_limit=None)
 

@@ -99,3 +99,14 @@ class NewDownload(Body):
     file: str = Field("", description="only this .safetensors file of the repository")
     into: Literal["models", "loras", "vae", "upscalers", "embeddings"] = "models"
     revision: str = Field("main", description="branch, tag or commit")
+
+
+class ReportAgain(Body):
+    reason: str = Field(description="id of a group of failed jobs in the report")
+    batch_id: str = Field("", description="the report's batch; else its times")
+    since: str = ""
+    until: str = ""
+
+
+class Trial(Body):
+    url: str = Field(description="where the trial message goes")

@@ -6,7 +6,18 @@ from starlette.exceptions import HTTPException
 
 from diffusion_local.errors import NotFound
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.http import batches, images, jobs, lists, models, queue, sources, steering, streams
+from diffusion_local.web.api.http import (
+    batches,
+    images,
+    jobs,
+    lists,
+    models,
+    queue,
+    reports,
+    sources,
+    steering,
+    streams,
+)
 from diffusion_local.web.api.watch import Watch
 
 ROOT = "/api/v1"
@@ -24,6 +35,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         images.router(studio),
         queue.router(studio),
         models.router(studio),
+        reports.router(studio),
         streams.router(studio, watch),
     ]
     for part in parts:
