@@ -1,5 +1,6 @@
 """From a prompt and some settings to Params that are complete and within a model's limits."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,8 @@ MAX_SCALE = 8.0
 MAX_UPSCALED_SIDE = 16384
 MAX_UPSCALED_PIXELS = 8192 * 8192
 MAX_CLIP_SKIP = 12
+#: Side of the squares of the source, in pixels, that an upscaler works through one by one.
+TILE = 512
 
 #: What the kinds have of their own; a setting that means nothing to a kind is refused there.
 OWN = {
@@ -136,7 +139,7 @@ def rung(given: Mapping[str, Any]) -> str:
 def upscaled(
     model_id: str, prompt: str, negative: str, seed: int, size: tuple[int, int], given: Mapping[str, Any], source: str
 ) -> Params:
-    """Width and height are the larger picture's; there are no steps of denoising, so one stands for all."""
+    """Width and height are the larger picture's; a step is a tile of the source."""
     scale = checks.number("scale", given.get("scale") or SCALE, 1.0, MAX_SCALE)
     width, height = (round(side * scale) for side in size)
     if max(width, height) > MAX_UPSCALED_SIDE or width * height > MAX_UPSCALED_PIXELS:
@@ -146,19 +149,20 @@ def upscaled(
             f"(got {width}x{height}).",
         )
     upscaler = checks.file_name("upscaler", given.get("upscaler") or LANCZOS)
+    upscaler = LANCZOS if upscaler.casefold() == LANCZOS.casefold() else upscaler
     return Params(
         prompt=prompt.strip(),
         negative=negative.strip(),
         model=model_id,
         width=width,
         height=height,
-        steps=1,
+        steps=1 if upscaler == LANCZOS else math.ceil(size[0] / TILE) * math.ceil(size[1] / TILE),
         guidance=0.0,
         sampler="",
         seed=seed,
         kind=Kind.UPSCALE,
         source=source,
-        upscaler=LANCZOS if upscaler.casefold() == LANCZOS.casefold() else upscaler,
+        upscaler=upscaler,
         scale=scale,
         rung=rung(given),
     )

@@ -72,7 +72,15 @@ class Params:
     @property
     def cost(self) -> float:
         """Work in step-megapixels: what estimates of time are made from."""
-        return self.steps * self.width * self.height / 1e6
+        pixels = self.width * self.height / 1e6
+        if self.kind is Kind.UPSCALE:
+            return pixels
+        return self.steps * (self.strength or 1.0) * pixels
+
+    @property
+    def runs_on(self) -> str:
+        """What is in memory for it, and so what its pace depends on: a model, or an upscaler."""
+        return f"upscaler {self.upscaler}" if self.kind is Kind.UPSCALE else self.model
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by field, without those at their default."""

@@ -48,6 +48,7 @@ HOMES = {
     "compel": ("engine/",),
     "peft": ("engine/",),
     "spandrel": ("engine/",),
+    "torchvision": ("engine/",),
     "numpy": ("engine/",),
     "psutil": ("engine/",),
     "sqlite_utils": ("store/",),

@@ -11,15 +11,17 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from diffusion_local.catalog import Model
-from diffusion_local.domain import Fit, Params
+from diffusion_local.domain import Fit, Kind, Params
 from diffusion_local.engine import OnProgress, OnStep, Picture, faults, painting, placement, precision, weights
 from diffusion_local.engine.devices import Device
+from diffusion_local.engine.extras import put_in
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.materials import Materials
 from diffusion_local.engine.memory import LADDERS, Choice, choose, estimate
 from diffusion_local.engine.placement import Gauge
 from diffusion_local.engine.rack import Rack
 from diffusion_local.engine.steps import Steps
+from diffusion_local.engine.upscale import Upscaler
 from diffusion_local.errors import ModelUnavailable
 
 for _library in (diffusers_logging, transformers_logging):
@@ -49,6 +51,7 @@ class DiffusersEngine:
         self._materials = materials
         self._gauge = Gauge(device.torch, memory_limit)
         self._rack = Rack(device, numbers, self._gauge)
+        self._upscaler = Upscaler(device.torch)
         if threads:
             torch.set_num_threads(threads)
 
@@ -78,13 +81,13 @@ class DiffusersEngine:
         self._rack.load(model, choice or Choice(self.ladder[0]), on_progress or (lambda share: None))
 
     def generate(self, params: Params, on_step: OnStep) -> Picture:
-        if self._loaded is None or self._loaded.model.id != params.model:
+        if params.kind is not Kind.UPSCALE and self.loaded != params.model:
             raise ModelUnavailable(f"Model {params.model!r} is not loaded.")
         steps = Steps(on_step)
         self._gauge.start()
         try:
             with torch.no_grad():
-                picture = self._generate(self._loaded, params, steps)
+                picture = self._upscale(params, steps) if params.kind is Kind.UPSCALE else self._paint(params, steps)
                 if peak := self._gauge.peak():
                     picture.facts["peak_bytes"] = peak - self._rack.bytes_of_others()
                 return picture
@@ -102,26 +105,37 @@ class DiffusersEngine:
         return self._rack.spare()
 
     def unload(self) -> None:
+        self._upscaler.unload()
         self._rack.clear()
 
     @property
     def _loaded(self) -> Loaded | None:
         return self._rack.current
 
-    def _generate(self, loaded: Loaded, params: Params, steps: Steps) -> Picture:
+    def _upscale(self, params: Params, steps: Steps) -> Picture:
+        if self._materials is None:
+            raise ModelUnavailable("This engine was opened without a home, so it has no source pictures.")
+        picture = self._upscaler.upscale(params, steps, self._materials)
+        picture.facts.update(self._facts(None))
+        return picture
+
+    def _paint(self, params: Params, steps: Steps) -> Picture:
+        loaded = self._loaded
+        assert loaded is not None
+        extras = put_in(loaded, params, self._materials, self._device.torch)
         picture = painting.paint(loaded, params, steps, self._materials)
-        picture.facts.update(self._facts(loaded))
+        picture.facts.update(self._facts(loaded) | extras)
         if loaded.load_seconds is not None:
             picture.facts["load_seconds"] = round(loaded.load_seconds, 3)
             loaded.load_seconds = None
         return picture
 
-    def _facts(self, loaded: Loaded) -> dict[str, Any]:
+    def _facts(self, loaded: Loaded | None) -> dict[str, Any]:
+        numbers = {"dtype": loaded.dtype, "vae_dtype": loaded.pipe.vae.dtype} if loaded else {}
         return {
             "engine": "diffusers",
             "device": self.device,
-            "dtype": str(loaded.dtype).removeprefix("torch."),
-            "vae_dtype": str(loaded.pipe.vae.dtype).removeprefix("torch."),
+            **{name: str(dtype).removeprefix("torch.") for name, dtype in numbers.items()},
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,

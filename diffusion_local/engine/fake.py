@@ -11,7 +11,7 @@ from PIL import Image as PIL
 from PIL import ImageDraw, ImageFont
 
 from diffusion_local.catalog import Model
-from diffusion_local.domain import Fit, Params
+from diffusion_local.domain import Fit, Kind, Params
 from diffusion_local.engine import OnProgress, OnStep, Picture
 from diffusion_local.engine.memory import GIB, LADDERS, Choice, Weights, choose, estimate
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
@@ -68,7 +68,7 @@ class FakeEngine:
         self._model, self._rung = model, choice.rung if choice else self.ladder[0]
 
     def generate(self, params: Params, on_step: OnStep) -> Picture:
-        if self.loaded != params.model:
+        if self.loaded != params.model and params.kind is not Kind.UPSCALE:
             raise ModelUnavailable(f"Model {params.model!r} is not loaded.")
         started = time.monotonic()
         directives = _DIRECTIVE.findall(params.prompt)

@@ -33,15 +33,15 @@ def is_lost(error: Exception) -> bool:
 
 def unloadable(model: Model, error: Exception) -> ModelUnavailable:
     return ModelUnavailable(
-        f"Model {model.id!r} cannot be loaded: {_first_line(error).replace(str(model.path), model.path.name)} "
+        f"Model {model.id!r} cannot be loaded: {first_line(error).replace(str(model.path), model.path.name)} "
         "If the folder is complete, copy or download the model again."
     )
 
 
 def unmakeable(error: Exception) -> EngineError:
-    return EngineError(f"The picture could not be made: {_first_line(error)}")
+    return EngineError(f"The picture could not be made: {first_line(error)}")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:300].rstrip(".") + "."

@@ -57,7 +57,7 @@ class QueueView:
             line = Line(db, now, self.rules)
             first = waiting_jobs(db, line, next((each.model for each in workers if each.model), ""), waiting)
             work = waiting_work(db)
-            pace = pace_of(db, {*(each.model for each in work), *(job.params.model for job in running)})
+            pace = pace_of(db, {*(each.model for each in work), *(job.params.runs_on for job in running)})
             hands = hands_of(workers)
             opens = line.closed()
             return Snapshot(
@@ -93,10 +93,10 @@ class QueueView:
                     position=job.position,
                 )
                 position = 1 + sum(ahead.values())
-            models = {*(each.model for each in ahead), job.params.model, *(each.params.model for each in running)}
+            models = {*(each.model for each in ahead), job.params.runs_on, *(each.params.runs_on for each in running)}
             pace = pace_of(db, models)
         if job.state is State.RUNNING:
-            return None, estimates.seconds_left(job, pace, job.params.model)
+            return None, estimates.seconds_left(job, pace, job.params.runs_on)
         ahead[Work.of(job.params)] = ahead.get(Work.of(job.params), 0) + 1
         return position, estimates.total(running, ahead, pace, len(hands), hands)
 
@@ -112,7 +112,7 @@ class QueueView:
             running = jobs(db, "WHERE state = 'running'")
             hands = hands_of([rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")])
             models = [row[0] for row in db.execute("SELECT DISTINCT model FROM jobs WHERE state = 'queued'").fetchall()]
-            pace = pace_of(db, {*models, *(job.params.model for job in running)})
+            pace = pace_of(db, {*models, *(job.params.runs_on for job in running)})
             line = db.execute(
                 f"SELECT id, model, kind, pixels, steps FROM jobs INDEXED BY jobs_queued WHERE state = 'queued' {ORDER}"
             )
@@ -213,7 +213,7 @@ class QueueView:
         with self._database.read() as db:
             found = list(db.query("SELECT * FROM jobs WHERE state = 'running' AND worker = ?", [slot]))
             running = [(rows.job(row), str(row["reported_at"])) for row in found]
-            pace = pace_of(db, {job.params.model for job, _ in running})
+            pace = pace_of(db, {job.params.runs_on for job, _ in running})
         steps = [(pace.seconds(Work.of(job.params)) or 0.0) / job.params.steps for job, _ in running]
         return [(job, at, max(floor, STALL_STEPS * step)) for (job, at), step in zip(running, steps, strict=True)]
 
@@ -226,9 +226,9 @@ class QueueView:
     def expected(self, params: Params, loaded: str) -> float | None:
         """Seconds that a picture takes a worker that has ``loaded`` in memory, its model's load included."""
         with self._database.read() as db:
-            pace = pace_of(db, [params.model])
+            pace = pace_of(db, [params.runs_on])
         each = pace.seconds(Work.of(params))
-        return None if each is None else each + pace.load(params.model, loaded)
+        return None if each is None else each + pace.load(params.runs_on, loaded)
 
 
 def hands_of(workers: Sequence[Worker]) -> list[str]:

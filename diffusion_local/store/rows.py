@@ -67,7 +67,7 @@ def params_row(params: Params) -> Row:
     """The columns of a job that tell what is to be made."""
     return {
         "params": params.to_json(),
-        "model": params.model,
+        "model": params.runs_on,
         "cost": params.cost,
         "kind": str(params.kind),
         "pixels": params.width * params.height,

@@ -13,7 +13,7 @@ from PIL import Image as PIL
 
 from diffusion_local.catalog import Model
 from diffusion_local.compose import House
-from diffusion_local.domain import MAX_TRIES, Failure, Image, Job, utc_now, utc_text
+from diffusion_local.domain import MAX_TRIES, Failure, Image, Job, Kind, utc_now, utc_text
 from diffusion_local.engine import Engine, OnStep, Picture
 from diffusion_local.errors import (
     DatabaseProblem,
@@ -167,6 +167,8 @@ class Runner:
         def say(words: str) -> None:
             self._stop_if_asked(self._jobs.report(job.claim, 0, words))
 
+        if params.kind is Kind.UPSCALE:  # it needs no model
+            return self._engine.generate(params, self._reporter(job))
         # 1. Know the model; one that is in memory needs no look at its files.
         if self._model is None or self._model.id != params.model or self._engine.loaded != params.model:
             try:

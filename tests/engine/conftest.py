@@ -11,11 +11,12 @@ from diffusion_local.catalog import Catalog, Model, read_folder
 from diffusion_local.domain import Params
 from diffusion_local.engine import Engine, Picture
 from diffusion_local.engine.fake import FakeEngine
-from diffusion_local.settings import assets
+from diffusion_local.settings import Settings, assets
 from tests.support import PARAMS
 
 if TYPE_CHECKING:
     from diffusion_local.engine.diffusers_engine import DiffusersEngine
+    from tests.engine.home import Home
 
 
 @dataclass
@@ -97,3 +98,22 @@ def starter_copy(starter: Model, tmp_path: Path) -> "Callable[[], Model]":
         return read_folder(folder, "copy", "Copy")
 
     return copy
+
+
+@pytest.fixture
+def at_home(settings: Settings) -> "Home":
+    from tests.engine.home import Home
+
+    return Home(settings)
+
+
+@pytest.fixture
+def draw_at_home(
+    diffusers_engine: "DiffusersEngine", at_home: "Home", monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Draw]:
+    """Draws with the starter and what lies in the home."""
+    from diffusion_local.engine.materials import Materials
+
+    monkeypatch.setattr(diffusers_engine, "_materials", Materials(at_home.settings))
+    yield Draw(diffusers_engine)
+    diffusers_engine.unload()

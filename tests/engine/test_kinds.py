@@ -1,6 +1,5 @@
 """Image to image and inpainting: pixels as of diffusers' own pipelines, what is kept is kept, and it can be stopped."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -9,45 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PIL
-from PIL import ImageDraw
 
-from diffusion_local.compose import open_house
 from diffusion_local.domain import Kind
 from diffusion_local.engine import autoencoder, kinds, samplers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
-from diffusion_local.engine.materials import Materials
 from diffusion_local.errors import ModelUnavailable, Stopped
-from diffusion_local.settings import Settings
 from tests.engine.conftest import Draw
-
-
-class Home:
-    """A home with a source, a picture of a circle, and a mask whose left half is white."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.house = open_house(settings)
-        self.circle = PIL.new("RGB", (128, 128), "#3060a0")
-        ImageDraw.Draw(self.circle).ellipse((30, 30, 98, 98), fill="#e8c040")
-        self.left = PIL.new("L", (128, 128), 0)
-        self.left.paste(255, (0, 0, 64, 128))
-        self.source, self.mask = self.add(self.circle), self.add(self.left)
-
-    def add(self, picture: PIL.Image) -> str:
-        data = io.BytesIO()
-        picture.save(data, "PNG")
-        return self.house.sources.add(data.getvalue()).id
-
-
-@pytest.fixture
-def at_home(settings: Settings) -> Home:
-    return Home(settings)
-
-
-@pytest.fixture
-def draw(diffusers_engine: DiffusersEngine, at_home: Home, monkeypatch: pytest.MonkeyPatch) -> Draw:
-    monkeypatch.setattr(diffusers_engine, "_materials", Materials(at_home.settings))
-    return Draw(diffusers_engine)
+from tests.engine.home import Home
 
 
 def difference(one: PIL.Image, other: PIL.Image) -> int:
@@ -63,12 +30,12 @@ def latents_of(pipe: Any, picture: PIL.Image) -> torch.Tensor:
 @pytest.mark.parametrize("strength", [0.3, 0.75, 1.0])
 @pytest.mark.parametrize("sampler", ["DPM++ 2M", "Euler", "Euler a", "Heun", "UniPC", "DDIM", "LCM", "DPM++ 2M SDE"])
 def test_image_to_image_has_the_pixels_of_diffusers_own_pipeline(
-    draw: Draw, diffusers_engine: DiffusersEngine, at_home: Home, sampler: str, strength: float
+    draw_at_home: Draw, diffusers_engine: DiffusersEngine, at_home: Home, sampler: str, strength: float
 ) -> None:
     steps = 4
-    ours = draw(kind=Kind.IMG2IMG, source=at_home.source, strength=strength, sampler=sampler, steps=steps).image
+    ours = draw_at_home(kind=Kind.IMG2IMG, source=at_home.source, strength=strength, sampler=sampler, steps=steps).image
     done = max(1, int(steps * strength))
-    assert draw.steps == list(range(steps - done + 1, steps + 1))
+    assert draw_at_home.steps == list(range(steps - done + 1, steps + 1))
     loaded = diffusers_engine._loaded
     assert loaded is not None
     pipe = diffusers.StableDiffusionImg2ImgPipeline(**loaded.pipe.components, requires_safety_checker=False)
@@ -88,9 +55,9 @@ def test_image_to_image_has_the_pixels_of_diffusers_own_pipeline(
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 @pytest.mark.parametrize("sampler", ["DPM++ 2M", "Euler", "Euler a"])
 def test_the_latents_of_inpainting_are_those_of_diffusers_own_pipeline(
-    draw: Draw, diffusers_engine: DiffusersEngine, at_home: Home, sampler: str, strength: float
+    draw_at_home: Draw, diffusers_engine: DiffusersEngine, at_home: Home, sampler: str, strength: float
 ) -> None:
-    ours = draw(
+    ours = draw_at_home(
         kind=Kind.INPAINT, source=at_home.source, mask=at_home.mask, strength=strength, sampler=sampler, steps=4
     ).image
     loaded = diffusers_engine._loaded
@@ -114,51 +81,51 @@ def test_the_latents_of_inpainting_are_those_of_diffusers_own_pipeline(
     assert difference(ours.crop(painted), theirs.crop(painted)) <= 1
 
 
-def test_what_the_mask_keeps_is_kept_to_the_pixel(draw: Draw, at_home: Home) -> None:
-    made = draw(kind=Kind.INPAINT, source=at_home.source, mask=at_home.mask, strength=1.0, steps=3).image
+def test_what_the_mask_keeps_is_kept_to_the_pixel(draw_at_home: Draw, at_home: Home) -> None:
+    made = draw_at_home(kind=Kind.INPAINT, source=at_home.source, mask=at_home.mask, strength=1.0, steps=3).image
     kept = (64, 0, 128, 128)
     assert made.crop(kept).tobytes() == at_home.circle.crop(kept).tobytes()
     assert difference(made.crop((0, 0, 50, 128)), at_home.circle.crop((0, 0, 50, 128))) > 40
 
 
-def test_equal_seeds_give_equal_pixels_and_a_stop_leaves_no_trace(draw: Draw, at_home: Home) -> None:
+def test_equal_seeds_give_equal_pixels_and_a_stop_leaves_no_trace(draw_at_home: Draw, at_home: Home) -> None:
     job = {"kind": Kind.INPAINT, "source": at_home.source, "mask": at_home.mask, "strength": 0.8, "steps": 4}
-    first = draw(**job).image
-    txt2img = draw(steps=2).image
+    first = draw_at_home(**job).image
+    txt2img = draw_at_home(steps=2).image
 
     def stop(step: int, preview: object) -> None:
         raise Stopped("cancel")
 
-    keep, draw.on_step = draw.on_step, stop  # type: ignore[method-assign]
+    keep, draw_at_home.on_step = draw_at_home.on_step, stop  # type: ignore[method-assign]
     with pytest.raises(Stopped):
-        draw(**job)
-    draw.on_step = keep  # type: ignore[method-assign]
-    assert draw(**job).image.tobytes() == first.tobytes()
-    assert draw(steps=2).image.tobytes() == txt2img.tobytes()
+        draw_at_home(**job)
+    draw_at_home.on_step = keep  # type: ignore[method-assign]
+    assert draw_at_home(**job).image.tobytes() == first.tobytes()
+    assert draw_at_home(steps=2).image.tobytes() == txt2img.tobytes()
 
 
-def test_little_strength_stays_near_the_source_and_much_goes_far(draw: Draw, at_home: Home) -> None:
+def test_little_strength_stays_near_the_source_and_much_goes_far(draw_at_home: Draw, at_home: Home) -> None:
     def mean_difference(strength: float) -> float:
-        made = draw(kind=Kind.IMG2IMG, source=at_home.source, strength=strength, steps=10).image
+        made = draw_at_home(kind=Kind.IMG2IMG, source=at_home.source, strength=strength, steps=10).image
         return float(np.abs(np.asarray(made).astype(int) - np.asarray(at_home.circle).astype(int)).mean())
 
     near, far = mean_difference(0.1), mean_difference(0.9)
     assert near < 20 < far
 
 
-def test_previews_of_a_source_are_drawn(draw: Draw, at_home: Home) -> None:
-    draw(kind=Kind.IMG2IMG, source=at_home.source, strength=0.5, steps=4)
-    assert all(preview().size == (128, 128) for preview in draw.previews)
+def test_previews_of_a_source_are_drawn(draw_at_home: Draw, at_home: Home) -> None:
+    draw_at_home(kind=Kind.IMG2IMG, source=at_home.source, strength=0.5, steps=4)
+    assert all(preview().size == (128, 128) for preview in draw_at_home.previews)
 
 
-def test_a_source_that_is_gone_or_damaged_is_named(draw: Draw, at_home: Home) -> None:
+def test_a_source_that_is_gone_or_damaged_is_named(draw_at_home: Draw, at_home: Home) -> None:
     path = at_home.house.sources.path(at_home.source)
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(ModelUnavailable, match="is damaged"):
-        draw(kind=Kind.IMG2IMG, source=at_home.source, strength=0.5)
+        draw_at_home(kind=Kind.IMG2IMG, source=at_home.source, strength=0.5)
     path.unlink()
     with pytest.raises(ModelUnavailable, match="is not there any more"):
-        draw(kind=Kind.IMG2IMG, source=at_home.source, strength=0.5)
+        draw_at_home(kind=Kind.IMG2IMG, source=at_home.source, strength=0.5)
 
 
 def test_a_source_of_another_size_is_filled_in_and_transparency_is_white() -> None:
@@ -191,13 +158,13 @@ class TestNineChannels:
         return read_folder(tmp_path / "inpainter", "inpainter", "Inpainter")
 
     def test_it_paints_and_keeps_and_refuses_other_work(
-        self, draw: Draw, diffusers_engine: DiffusersEngine, at_home: Home, inpainter: Any
+        self, draw_at_home: Draw, diffusers_engine: DiffusersEngine, at_home: Home, inpainter: Any
     ) -> None:
         diffusers_engine.load(inpainter)
         job = {"model": "inpainter", "source": at_home.source, "mask": at_home.mask, "kind": Kind.INPAINT, "steps": 4}
-        made = draw(**job, strength=0.5).image
-        assert draw.steps == [3, 4]
+        made = draw_at_home(**job, strength=0.5).image
+        assert draw_at_home.steps == [3, 4]
         assert made.crop((64, 0, 128, 128)).tobytes() == at_home.circle.crop((64, 0, 128, 128)).tobytes()
-        assert draw(**job, strength=0.5).image.tobytes() == made.tobytes()
+        assert draw_at_home(**job, strength=0.5).image.tobytes() == made.tobytes()
         with pytest.raises(ModelUnavailable, match="made for inpainting only"):
-            draw(model="inpainter", steps=1)
+            draw_at_home(model="inpainter", steps=1)

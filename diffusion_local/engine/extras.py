@@ -1,0 +1,157 @@
+"""What a person puts into a loaded model: LoRAs, another VAE, textual inversions. It stays in while it is asked for."""
+
+import re
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from safetensors.torch import load_file
+
+from diffusion_local.domain import Lora, Params
+from diffusion_local.engine import faults, placement, previews
+from diffusion_local.engine.loaded import Loaded
+from diffusion_local.engine.materials import Materials, short_hash
+from diffusion_local.errors import EngineError, ModelUnavailable
+
+
+def put_in(loaded: Loaded, params: Params, materials: Materials | None, device: str) -> dict[str, Any]:
+    """Make the model as the params want it; facts for the recipe. Raises ModelUnavailable naming the file."""
+    if materials is None:
+        if params.loras or params.vae:
+            raise ModelUnavailable("This engine was opened without a home, so it has no LoRAs and VAEs.")
+        return {}
+    facts: dict[str, Any] = {}
+    put_vae(loaded, params.vae, materials, device)
+    put_loras(loaded, params.loras, materials)
+    words = put_words(loaded, params, materials)
+    if params.vae:
+        facts["vae_hash"] = short_hash(materials.vae(params.vae))
+    if params.loras:
+        facts["lora_hashes"] = {lora.name: short_hash(materials.lora(lora.name)) for lora in params.loras}
+    if words:
+        facts["embedding_hashes"] = {word: short_hash(path) for word, path in words.items()}
+    return facts
+
+
+def put_loras(loaded: Loaded, wanted: tuple[Lora, ...], materials: Materials) -> None:
+    """Those that are in already stay in, whatever their weights are now; without any the model is as it was."""
+    if wanted == loaded.loras:
+        return
+    pipe, before = loaded.pipe, loaded.loras
+    loaded.loras = ()  # whatever goes wrong from here on, they are put in anew
+    if not wanted:
+        pipe.unload_lora_weights()
+        return
+    files = {lora.name: materials.lora(lora.name) for lora in wanted}
+    held = {lora.name for lora in before}
+    if gone := held - set(files):
+        pipe.delete_adapters([adapter_name(name) for name in gone])
+    try:
+        for name in files:
+            if name not in held:
+                load_lora(loaded, name, files[name])
+        pipe.set_adapters([adapter_name(lora.name) for lora in wanted], [lora.weight for lora in wanted])
+    except EngineError:
+        pipe.unload_lora_weights()
+        raise
+    loaded.loras = wanted
+
+
+def load_lora(loaded: Loaded, name: str, path: Path) -> None:
+    pipe, adapter = loaded.pipe, adapter_name(name)
+    opened(f"The LoRA {name!r}", lambda: pipe.load_lora_weights(load_file(path), adapter_name=adapter), loaded.model.id)
+    if not any(adapter in adapters for adapters in pipe.get_list_adapters().values()):
+        raise ModelUnavailable(f"The LoRA {name!r} does not fit {loaded.model.id}: it is made for another model.")
+
+
+def adapter_name(name: str) -> str:
+    """peft makes it a module's name, which must hold no dot."""
+    return f"lora_{sha256(name.encode()).hexdigest()[:16]}"
+
+
+def put_vae(loaded: Loaded, name: str, materials: Materials, device: str) -> None:
+    if name == loaded.vae:
+        return
+    pipe = loaded.pipe
+    if not name:
+        vae = loaded.own_vae
+    else:
+        own = loaded.own_vae or pipe.vae
+        path = materials.vae(name)
+        vae = opened(f"The VAE {name!r}", lambda: read_vae(path, own), loaded.model.id)
+        loaded.own_vae = own
+    vae.to(dtype=loaded.own_vae.dtype)
+    if loaded.rung not in placement.MOVABLE:
+        raise ModelUnavailable("Another VAE can be used where the model is held in memory, not on the last rungs.")
+    pipe.register_modules(vae=vae)
+    placement.place(pipe, loaded.rung, device)
+    loaded.factors = previews.fit(vae)
+    loaded.vae = name
+
+
+def read_vae(path: Path, like: Any) -> Any:
+    """A VAE of the same shape as the model's own, from diffusers' or the original layout."""
+    weights = load_file(path)
+    vae = type(like).from_config(like.config)
+    if "encoder.down_blocks.0.resnets.0.conv1.weight" not in weights:
+        start = "first_stage_model."
+        named = {start + key.removeprefix(start): tensor for key, tensor in weights.items()}
+        weights = convert_ldm_vae_checkpoint(named, vae.config)
+    vae.load_state_dict(weights)
+    return vae.eval()
+
+
+def put_words(loaded: Loaded, params: Params, materials: Materials) -> dict[str, Path]:
+    """Load the textual inversions whose words the prompts hold; words and their files."""
+    if not isinstance(loaded.pipe, diffusers.loaders.TextualInversionLoaderMixin):
+        return {}
+    text = f"{params.prompt}\n{params.negative}"
+    called = {word: path for word, path in materials.embeddings().items() if holds(text, word)}
+    for word in sorted(set(called) - loaded.words):
+        opened(f"The embedding {word!r}", lambda: load_word(loaded.pipe, word, called[word]), loaded.model.id)  # noqa: B023
+        loaded.words |= {word}
+    return called
+
+
+def holds(text: str, word: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def load_word(pipe: Any, word: str, path: Path) -> None:
+    weights = load_file(path)
+    if "clip_g" in weights:  # SDXL: one for each text encoder
+        for key, number in (("clip_l", ""), ("clip_g", "_2")):
+            put_word(pipe, word, weights[key], number)
+    else:
+        put_word(pipe, word, next(iter(weights.values())), "")
+
+
+def put_word(pipe: Any, word: str, vectors: torch.Tensor, number: str) -> None:
+    encoder, tokenizer = getattr(pipe, f"text_encoder{number}"), getattr(pipe, f"tokenizer{number}")
+    width = encoder.get_input_embeddings().weight.shape[1]
+    if vectors.shape[-1] != width:
+        raise ModelUnavailable(
+            f"The embedding {word!r} is made for another model: it is {vectors.shape[-1]} wide, not {width}."
+        )
+    pipe.load_textual_inversion({word: vectors}, token=word, text_encoder=encoder, tokenizer=tokenizer)
+
+
+def opened(what: str, load: Callable[[], Any], model_id: str) -> Any:
+    """What ``load`` gives; its errors as one that names the file and the model."""
+    problem: EngineError
+    try:
+        return load()
+    except Exception as error:
+        problem = faults.named(error, lambda error: ModelUnavailable(unfit(what, model_id, error)))
+    raise problem
+
+
+def unfit(what: str, model_id: str, error: Exception) -> str:
+    shapes = any(words in str(error) for words in ("size mismatch", "shape", "Target modules"))
+    if isinstance(error, RuntimeError | ValueError) and shapes:
+        return f"{what} does not fit {model_id}: it is made for another kind of model."
+    return f"{what} cannot be loaded: {faults.first_line(error)} If it fits {model_id}, copy or download it again."

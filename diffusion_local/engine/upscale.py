@@ -1,0 +1,166 @@
+"""Larger pictures: by a network from ``upscalers/``, tile by tile, or by Pillow's Lanczos filter.
+
+spandrel tells the network's architecture from its weights. Of torchvision, which it asks for, only two functions are
+used, by architectures that restore faces and fill holes; where torchvision is missing, or does not fit the PyTorch
+there is, it is left out.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image as PIL
+
+from diffusion_local.completion import LANCZOS, TILE
+from diffusion_local.domain import Params
+from diffusion_local.engine import Picture, faults, kinds
+from diffusion_local.engine.materials import Materials
+from diffusion_local.engine.steps import Steps
+from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
+
+#: Pixels around a tile that the network sees and that are thrown away: else the tiles' edges show.
+OVERLAP = 32
+SMALLEST_TILE = 64
+
+
+@dataclass(slots=True)
+class Network:
+    """An upscaler in memory: pixels in [0, 1], 1 x 3 x h x w to 1 x 3 x ``scale`` h x ``scale`` w."""
+
+    path: Path
+    run: Any
+    scale: int
+    dtype: torch.dtype
+
+
+class Upscaler:
+    """Upscales on one device and keeps the network it used last."""
+
+    def __init__(self, device: str) -> None:
+        self._device = torch.device(device)
+        self._network: Network | None = None
+
+    def upscale(self, params: Params, steps: Steps, materials: Materials) -> Picture:
+        """Raises ModelUnavailable, OutOfMemory, and what ``steps`` is told to raise."""
+        source = kinds.on(materials.source(params.source), "white").convert("RGB")
+        size = (params.width, params.height)
+        if params.upscaler == LANCZOS:
+            steps.tell(1)
+            return Picture(source.resize(size, PIL.Resampling.LANCZOS), {"upscaler": LANCZOS})
+        network = self._loaded(materials.upscaler(params.upscaler))
+        large = self._by_tiles(network, source, steps)
+        fitted = large if large.size == size else large.resize(size, PIL.Resampling.LANCZOS)
+        return Picture(fitted, {"upscaler_scale": network.scale, "dtype": str(network.dtype).removeprefix("torch.")})
+
+    def unload(self) -> None:
+        self._network = None
+
+    def _loaded(self, path: Path) -> Network:
+        if self._network is None or self._network.path != path:
+            self._network = None
+            self._network = load(path, self._device)
+        return self._network
+
+    def _by_tiles(self, network: Network, source: PIL.Image, steps: Steps) -> PIL.Image:
+        large = PIL.new("RGB", (source.width * network.scale, source.height * network.scale))
+        for done, box in enumerate(tiles(source.size, TILE), start=1):
+            self._tile(network, source, box, large, TILE)
+            steps.tell(done)
+        return large
+
+    def _tile(
+        self, network: Network, source: PIL.Image, box: tuple[int, int, int, int], large: PIL.Image, side: int
+    ) -> None:
+        """Paste the upscaled box; where memory does not suffice, in quarters."""
+        try:
+            self._paste(network, source, box, large)
+            return
+        except Exception as error:
+            if not faults.is_out_of_memory(error):
+                raise
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        if side <= SMALLEST_TILE:
+            raise OutOfMemory
+        left, top, right, bottom = box
+        for x, y, end_x, end_y in tiles((right - left, bottom - top), side // 2):
+            self._tile(network, source, (left + x, top + y, left + end_x, top + end_y), large, side // 2)
+
+    def _paste(self, network: Network, source: PIL.Image, box: tuple[int, int, int, int], large: PIL.Image) -> None:
+        left, top = max(0, box[0] - OVERLAP), max(0, box[1] - OVERLAP)
+        right, bottom = min(source.width, box[2] + OVERLAP), min(source.height, box[3] + OVERLAP)
+        array = torch.from_numpy(np.array(source.crop((left, top, right, bottom)))).movedim(-1, 0)[None]
+        with torch.no_grad():
+            made = network.run((array.float() / 255).to(self._device, network.dtype))
+        pixels = (made[0].float().clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1).cpu().numpy()
+        inner = [(edge - low) * network.scale for edge, low in zip(box, (left, top, left, top), strict=True)]
+        large.paste(
+            PIL.fromarray(pixels).crop((inner[0], inner[1], inner[2], inner[3])),
+            (box[0] * network.scale, box[1] * network.scale),
+        )
+
+
+def tiles(size: tuple[int, int], side: int) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes (left, top, right, bottom) that cover a picture, row by row."""
+    for top in range(0, size[1], side):
+        for left in range(0, size[0], side):
+            yield left, top, min(left + side, size[0]), min(top + side, size[1])
+
+
+def load(path: Path, device: torch.device) -> Network:
+    """Raises ModelUnavailable for what is damaged or no upscaler of colour pictures."""
+    with without_torchvision():
+        try:
+            import spandrel
+        except ImportError:
+            raise ModelUnavailable(
+                "Upscaler files need the package spandrel: pip install --no-deps spandrel einops. "
+                "The upscaler Lanczos needs none."
+            ) from None
+    try:
+        found = spandrel.ModelLoader("cpu").load_from_file(path)
+    except spandrel.UnsupportedModelError:
+        raise ModelUnavailable(f"upscalers/{path.name} is not an upscaler of a known kind.") from None
+    except Exception as error:
+        raise ModelUnavailable(f"upscalers/{path.name} cannot be loaded: {faults.first_line(error)}") from None
+    if not isinstance(found, spandrel.ImageModelDescriptor) or found.input_channels != 3 or found.output_channels != 3:
+        raise ModelUnavailable(f"upscalers/{path.name} does not make one colour picture of another.")
+    dtype = torch.float16 if device.type == "cuda" and found.supports_half else torch.float32
+    problem: EngineError
+    try:
+        return Network(path, found.eval().to(device, dtype), found.scale, dtype)
+    except Exception as error:
+        problem = faults.named(error, faults.unmakeable)
+    raise problem
+
+
+@contextmanager
+def without_torchvision() -> Iterator[None]:
+    """Let spandrel be imported where torchvision cannot be."""
+    try:
+        import torchvision  # noqa: F401
+
+        yield
+        return
+    except (ImportError, RuntimeError):  # the latter from one built for another PyTorch
+        pass
+    names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
+    before = {name: sys.modules.get(name) for name in names}
+    for name in names:
+        sys.modules[name] = ModuleType(name)
+    for missing in ("InterpolationMode", "rotate", "normalize"):
+        setattr(sys.modules[names[-1]], missing, None)
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module

@@ -1,0 +1,130 @@
+"""Upscaling: by Lanczos, and by a network in tiles whose edges do not show; each tile is told and can be the last."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PIL
+from safetensors.torch import save_file
+
+from diffusion_local import completion
+from diffusion_local.domain import Kind
+from diffusion_local.engine import upscale
+from diffusion_local.engine.fake import FakeEngine
+from diffusion_local.errors import ModelUnavailable, OutOfMemory, Stopped
+from tests.engine.conftest import Draw
+from tests.engine.home import Home
+from tests.support import params
+
+UPSCALE = {"kind": Kind.UPSCALE, "width": 256, "height": 256, "scale": 2.0, "steps": 1, "sampler": ""}
+
+
+@pytest.fixture
+def network(at_home: Home) -> Path:
+    """A small ESRGAN with random weights that doubles the size."""
+    with upscale.without_torchvision():
+        pytest.importorskip("spandrel")
+        from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights = RRDBNet(in_nc=3, out_nc=3, num_filters=8, num_blocks=1, scale=2).state_dict()
+    path = at_home.settings.upscalers / "tiny.safetensors"
+    save_file(weights, path)
+    return path
+
+
+def test_lanczos_needs_no_file_and_no_model(draw_at_home: Draw, at_home: Home) -> None:
+    draw_at_home.engine.unload()
+    made = draw_at_home(**UPSCALE, source=at_home.source, upscaler="Lanczos")
+    assert made.image.tobytes() == at_home.circle.resize((256, 256), PIL.Resampling.LANCZOS).tobytes()
+    assert draw_at_home.steps == [1]
+
+
+def test_tiles_give_the_picture_that_one_pass_gives(
+    draw_at_home: Draw, at_home: Home, network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = draw_at_home(**UPSCALE, source=at_home.source, upscaler="tiny")
+    assert (whole.image.size, draw_at_home.steps) == ((256, 256), [1])
+    monkeypatch.setattr(upscale, "TILE", 64)
+    tiled = draw_at_home(**UPSCALE, source=at_home.source, upscaler="tiny")
+    assert draw_at_home.steps == [1, 2, 3, 4]
+    assert np.abs(np.asarray(tiled.image).astype(int) - np.asarray(whole.image).astype(int)).max() <= 1
+    assert tiled.facts["upscaler_scale"] == 2
+
+
+def test_a_scale_that_is_not_the_networks_is_reached(draw_at_home: Draw, at_home: Home, network: Path) -> None:
+    made = draw_at_home(**UPSCALE | {"width": 384, "height": 384, "scale": 3.0}, source=at_home.source, upscaler="tiny")
+    assert made.image.size == (384, 384)
+
+
+def test_it_stops_after_a_tile(
+    draw_at_home: Draw, at_home: Home, network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upscale, "TILE", 64)
+    told = []
+
+    def stop(step: int, preview: object) -> None:
+        told.append(step)
+        if step == 2:
+            raise Stopped("cancel")
+
+    draw_at_home.on_step = stop  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        draw_at_home(**UPSCALE, source=at_home.source, upscaler="tiny")
+    assert told == [1, 2]
+
+
+def test_out_of_memory_makes_the_tiles_smaller(
+    draw_at_home: Draw, at_home: Home, network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = draw_at_home(**UPSCALE, source=at_home.source, upscaler="tiny").image
+    paste, most = upscale.Upscaler._paste, [96]
+
+    def small_memory(self: object, net: object, source: object, box: tuple[int, int, int, int], large: object) -> None:
+        if box[2] - box[0] > most[0]:
+            raise torch.OutOfMemoryError
+        paste(self, net, source, box, large)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(upscale.Upscaler, "_paste", small_memory)
+    small = draw_at_home(**UPSCALE, source=at_home.source, upscaler="tiny").image
+    assert np.abs(np.asarray(small).astype(int) - np.asarray(whole).astype(int)).max() <= 1
+    most[0] = 0
+    with pytest.raises(OutOfMemory):
+        draw_at_home(**UPSCALE, source=at_home.source, upscaler="tiny")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"no safetensors", "cannot be loaded"), (None, "not an upscaler of a known kind")]
+)
+def test_what_is_no_upscaler_is_named(
+    draw_at_home: Draw, at_home: Home, network: Path, content: bytes | None, words: str
+) -> None:
+    if content is None:
+        save_file({"something.else": torch.zeros(3)}, network)
+    else:
+        network.write_bytes(content)
+    with pytest.raises(ModelUnavailable, match=words):
+        draw_at_home(**UPSCALE, source=at_home.source, upscaler="tiny")
+
+
+def test_a_missing_and_a_pickled_upscaler_say_what_to_do(draw_at_home: Draw, at_home: Home) -> None:
+    with pytest.raises(ModelUnavailable, match=r"upscalers/none\.safetensors is missing"):
+        draw_at_home(**UPSCALE, source=at_home.source, upscaler="none")
+    (at_home.settings.upscalers / "old.pth").write_bytes(b"\x80\x04.")
+    with pytest.raises(ModelUnavailable, match="they can run code"):
+        draw_at_home(**UPSCALE, source=at_home.source, upscaler="old")
+
+
+def test_the_steps_told_at_submit_are_the_tiles(at_home: Home) -> None:
+    big = at_home.add(PIL.new("RGB", (1030, 512)))
+    receipt = at_home.house.studio.submit("", kind="upscale", source=big, upscaler="Lanczos", scale=4)
+    job = at_home.house.studio.job(receipt.job_ids[0])
+    assert (job.params.steps, job.params.width) == (1, 4120)
+    assert len(list(upscale.tiles((1030, 512), completion.TILE))) == 3
+
+
+def test_the_fake_engine_upscales_too() -> None:
+    made = FakeEngine(step_seconds=0).generate(params(**UPSCALE, source="a" * 64, upscaler="Lanczos"), lambda *_: None)
+    assert made.image.size == (256, 256)
