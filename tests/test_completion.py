@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from diffusion_local.catalog import Catalog
-from diffusion_local.checks import MAX_SEED, RUNGS, Limits, fitted_size
+from diffusion_local.checks import MAX_SEED, Limits, fitted_size
 from diffusion_local.completion import series
-from diffusion_local.domain import Kind, Lora, Params
+from diffusion_local.domain import RUNGS, Kind, Lora, Params
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.settings import assets
 
