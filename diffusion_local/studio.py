@@ -46,6 +46,7 @@ from diffusion_local.store.selection import Selection
 from diffusion_local.store.sources import Sources
 from diffusion_local.store.timetable import WISHES, Timetable
 from diffusion_local.store.workers import WorkerStore
+from diffusion_local.styles import Styles
 from diffusion_local.telling.webhooks import Webhooks
 
 MAX_WAIT = 3600.0
@@ -55,9 +56,8 @@ LOOK_SECONDS = 0.1  # between two looks of `wait`
 class Studio(Orders, Questions):
     """Built by ``compose.open_studio``. Each method is one use-case; bad input raises a UserError.
 
-    ``lists`` has those about prompt lists, ``sources`` those about source pictures, ``reports`` what came of it all,
-    ``webhooks`` who is told, ``library`` those about models,
-    ``accounts`` who may come in.
+    ``lists`` has those about prompt lists, ``sources`` those about source pictures, ``styles`` presets, ``reports``
+    what came of it all, ``webhooks`` who is told, ``library`` those about models, ``accounts`` who may come in.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Studio(Orders, Questions):
         self._queue = queue
         self._catalog = catalog
         self.sources = sources
+        self.styles = Styles(settings.home)
         self._timetable = Timetable(view.database, view.rules, webhooks.check)
         self.library = library
         self.lists = PromptLists(settings, jobs, view, images, files, queue, catalog, self._timetable)

@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("domain", "checks"),
     ("completion",),
     ("models",),
-    ("catalog", "timing", "contact_sheet", "estimates", "logs"),
+    ("catalog", "timing", "contact_sheet", "estimates", "logs", "styles"),
     ("engine", "store", "queue"),
     ("questions", "orders", "lists", "reports", "hub", "library", "accounts"),
     ("telling", "batches"),

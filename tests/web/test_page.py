@@ -30,7 +30,7 @@ def drawn(answer: dict) -> set[str]:
 
 
 def press(house: House, **changes: Any) -> list[Any]:
-    values = dict.fromkeys(form.NAMES) | {"prompt": "a red apple", "seed": "", "count": 1} | changes
+    values = dict.fromkeys(form.NAMES) | {"prompt": "a red apple", "seed": "", "count": 1, "styles": []} | changes
     return list(tab_create.on_generate(house.studio, *values.values()))
 
 
@@ -40,7 +40,7 @@ class Click:
 
 
 def click(house: House, verb: str, key: str = "", cursors: str = "") -> dict[str, Any]:
-    values = actions.act(house.studio, cursors, Click(verb, key))  # type: ignore[arg-type]
+    values = actions.act(house.studio, Click(verb, key), cursors)  # type: ignore[arg-type]
     names = ("toast", "receipt", "panel", "cursors", "tabs", "told", *form.NAMES)
     return {name: value for name, value in zip(names, values, strict=True) if value != SKIP}
 
@@ -198,10 +198,63 @@ def test_a_prompt_past_the_encoders_limit_is_told_and_made(house: House) -> None
     assert len(house.studio.jobs_of_batches([receipt])) == 1
 
 
-def test_a_model_brings_its_defaults(house: House) -> None:
-    told, shape, *values = tab_create.on_model(house.studio, "starter")
-    assert (told, values) == ("", [256, 256, 12, 3.5, "DPM++ 2M"])
-    assert shape.value == "256x256"
+def test_a_model_brings_its_defaults_where_they_were_not_changed(house: House) -> None:
+    starter = house.studio.models()[0]
+    sdxl = house.settings.models / "big"
+    sdxl.mkdir(parents=True)
+    (sdxl / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    told, shape, before, *values = tab_create.on_model(house.studio, "big", starter.id, 256, 256, 12, 3.5, "DPM++ 2M")
+    assert "not ready" in told
+    assert (before, values) == ("big", [512, 512, 25, 7.5, "DPM++ 2M"])
+    assert shape.value == "512x512"
+    told, shape, before, *values = tab_create.on_model(house.studio, "starter", "big", 384, 680, 99, 7.5, "Heun")
+    assert (told, before, values[2:]) == ("", "starter", [99, 3.5, "Heun"])
+    assert shape.value == f"{values[0]}x{values[1]}"
+    assert values[0] < values[1] <= 512
+
+
+def test_what_means_nothing_to_the_kind_is_not_sent(house: House) -> None:
+    source = house.studio.sources.from_image(made(house).id).id
+    _, receipt = press(house, kind="img2img", source=source, strength=0.4, width=512, height=128, upscaler="Lanczos")
+    [job] = house.studio.jobs_of_batches([receipt])
+    assert (job.params.kind, job.params.strength, job.params.width, job.params.height) == ("img2img", 0.4, 128, 128)
+    _, receipt = press(house, kind="upscale", source=source, scale=2, strength=0.4, prompt="", loras="ink:1")
+    [job] = house.studio.jobs_of_batches([receipt])
+    assert (job.params.kind, job.params.scale, job.params.width) == ("upscale", 2.0, 256)
+    notice, _ = press(house, kind="inpaint", source=source)
+    assert "Mask is needed" in notice
+    notice, _ = press(house, kind="nonsense")
+    assert "Kind must be one of" in notice
+
+
+def test_styles_go_around_the_prompt(house: House) -> None:
+    _, receipt = press(house, styles=["Ink drawing"], negative="green")
+    [job] = house.studio.jobs_of_batches([receipt])
+    assert job.params.prompt.startswith("ink drawing of a red apple,")
+    assert job.params.negative.startswith("green, ")
+    assert "Styles must be among" in press(house, styles=["none"])[0]
+
+
+def test_the_seed_of_the_last_press_can_be_kept(house: House) -> None:
+    receipts = [house.studio.submit("x", seed=seed).batch_id for seed in (7, 8)]
+    assert tab_create.on_keep(house.studio, " ".join(reversed(receipts))) == "8"
+    assert tab_create.on_keep(house.studio, "") == SKIP
+
+
+def test_a_dropped_pictures_recipe_fills_the_form_and_says_what_changed(house: House) -> None:
+    image = made(house, seed=4242)
+    recipe = json.dumps({"params": image.params.to_dict()})
+    now = form.fill(image.params)
+    now[form.NAMES.index("steps")] = 50
+    told, *values = tab_create.on_dropped(house.studio, recipe, *now)
+    assert values == form.fill(image.params)
+    assert "changed: Steps</span>" in told
+    elsewhere = json.dumps({"params": image.params.to_dict() | {"model": "<b>other"}})
+    told, *values = tab_create.on_dropped(house.studio, elsewhere, *now)
+    assert "&lt;b&gt;other" in told
+    assert values[form.NAMES.index("model")] == SKIP
+    for nonsense in ("", "{}", "[]", '{"params": 7}', "null"):
+        assert all(value == SKIP for value in tab_create.on_dropped(house.studio, nonsense, *now))
 
 
 # -- the buttons ----------------------------------------------------------------------------------------------------
@@ -335,6 +388,50 @@ def test_use_this_recipe_fills_the_form_and_goes_there(house: House) -> None:
     assert click(house, "recipe_of_job", image.job_id)["seed"] == "4242"
 
 
+def test_a_recipe_says_which_settings_it_changed(house: House) -> None:
+    image = made(house, seed=4242)
+    before = form.fill(image.params)
+    for name, value in (("steps", 50), ("negative", "blur"), ("prompt", "other"), ("count", 9)):
+        before[form.NAMES.index(name)] = value
+    values = actions.act(house.studio, Click("recipe", image.id), "", *before)  # type: ignore[arg-type]
+    assert "changed: Negative prompt, Steps</span>" in values[5]
+
+
+def test_more_of_a_picture(house: House) -> None:
+    image = made(house, seed=4242)
+
+    def jobs(verb: str) -> list[Any]:
+        return house.studio.jobs_of_batches([click(house, verb, image.id)["receipt"]])
+
+    [fresh] = jobs("again_new")
+    assert fresh.params.seed != 4242
+    [same] = jobs("again_picture")
+    assert same.params == image.params
+    near = jobs("variations")
+    assert {job.params.seed for job in near} == {4242}
+    assert len({job.params.variation_seed for job in near}) == len(near) == 4
+    [larger] = jobs("upscale")
+    assert (larger.params.kind, larger.params.width, larger.params.height) == ("upscale", 256, 256)
+    form_now = click(house, "to_inpaint", image.id)
+    assert (form_now["kind"], form_now["prompt"], form_now["mask"]) == ("inpaint", "a red apple", "")
+    assert house.studio.sources.path(form_now["source"]).exists()
+    assert click(house, "to_img2img", image.id)["strength"] == 0.6
+
+
+def test_a_link_opens_its_picture(house: House) -> None:
+    image = made(house)
+    assert f'data-picture="{image.id}"' in actions.linked(house.studio, image.id)
+    assert actions.linked(house.studio, "gone") == SKIP
+    assert actions.linked(house.studio, "") == SKIP
+
+
+def test_everything_of_mine_is_cancelled(house: House) -> None:
+    mine = [house.studio.submit("x", count=2).batch_id for _ in range(2)]
+    house.studio.submit("not mine")
+    assert "4 pictures" in click(house, "cancel_mine", " ".join(mine))["toast"]
+    assert house.studio.snapshot().counts[State.QUEUED] == 1
+
+
 def test_again_of_a_picture_works_after_its_job_was_cleared_away(house: House) -> None:
     image = made(house, seed=4242)
     house.studio.forget(everything=True)
@@ -358,7 +455,7 @@ def test_a_click_on_what_is_not_there_is_told(house: House, verb: str) -> None:
 def test_a_nonsense_event_does_nothing(house: House, data: Any) -> None:
     event = Click("x")
     event._data = data
-    assert all(value == SKIP for value in actions.act(house.studio, "", event))  # type: ignore[arg-type]
+    assert all(value == SKIP for value in actions.act(house.studio, event, ""))  # type: ignore[arg-type]
 
 
 # -- the page's make-up ---------------------------------------------------------------------------------------------

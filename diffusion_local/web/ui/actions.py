@@ -1,25 +1,36 @@
 """What the buttons inside the drawn parts do: one function a verb. Those on jobs are in ``actions_jobs``."""
 
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
+from diffusion_local.completion import STRENGTHS
+from diffusion_local.domain import Kind
 from diffusion_local.errors import UserError
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import actions_jobs, actions_pictures, form, view, view_help, view_picture
 from diffusion_local.web.ui.effects import Effect, Verb, said
 
+#: Verbs that fill the form from a recipe: what they have changed is told, as most of it is folded away.
+RECIPES = ("recipe", "recipe_of_job")
 MOST_CURSORS = 200  # pages one can walk back in the gallery
 
 
-def act(studio: Studio, cursors: str, event: gr.EventData) -> list[Any]:
-    """A click on a drawn button. What a browser sends is not trusted: unknown verbs and ids are told as such."""
+def act(studio: Studio, event: gr.EventData, cursors: str, *values: Any) -> list[Any]:
+    """A click on a drawn button, with the form's values as they are.
+
+    What a browser sends is not trusted: unknown verbs and ids are told as such.
+    """
     data = event._data if isinstance(event._data, dict) else {}
     verb, key = str(data.get("do", "")), str(data.get("id", ""))
     try:
-        return VERBS.get(verb, unknown)(studio, key, cursors).outputs()
+        effect = VERBS.get(verb, unknown)(studio, key, cursors)
     except UserError as error:
-        return Effect(toast=said(view.problem(error), kind="warn")).outputs()
+        effect = Effect(toast=said(view.problem(error), kind="warn"))
+    if verb in RECIPES and len(values) == len(effect.form):
+        effect = replace(effect, told=view.changed(form.differences(values, effect.form)))
+    return effect.outputs()
 
 
 def unknown(studio: Studio, key: str, cursors: str) -> Effect:
@@ -55,12 +66,27 @@ def recipe_of_job(studio: Studio, key: str, cursors: str) -> Effect:
     return to_form(form.fill(studio.job(key).params))
 
 
+def to_img2img(studio: Studio, key: str, cursors: str) -> Effect:
+    return begin_from(studio, key, Kind.IMG2IMG)
+
+
+def to_inpaint(studio: Studio, key: str, cursors: str) -> Effect:
+    return begin_from(studio, key, Kind.INPAINT)
+
+
+def begin_from(studio: Studio, image_id: str, kind: Kind) -> Effect:
+    """The picture as a source, with the words that it was made by."""
+    params, source = studio.image(image_id).params, studio.sources.from_image(image_id)
+    words = {name: getattr(params, name) for name in ("prompt", "negative", "model")}
+    return to_form(form.only(**words, kind=str(kind), source=source.id, mask="", strength=STRENGTHS[kind]))
+
+
 def to_form(values: list[Any]) -> Effect:
     return Effect(panel="", tabs=gr.Tabs(selected="create"), form=values)
 
 
 def example(studio: Studio, key: str, cursors: str) -> Effect:
-    return Effect(form=form.with_prompt(key))
+    return Effect(form=form.only(prompt=key))
 
 
 def older(studio: Studio, key: str, cursors: str) -> Effect:
@@ -78,6 +104,8 @@ VERBS: dict[str, Verb] = (
     | {
         "close": close,
         "keys": keys,
+        "to_img2img": to_img2img,
+        "to_inpaint": to_inpaint,
         "recipe": recipe,
         "recipe_of_job": recipe_of_job,
         "example": example,

@@ -111,6 +111,8 @@ window.diffusionLocal = (() => {
       sessionStorage.removeItem(PRESSED);
       sessionStorage.removeItem(LOST);
       restored = true;
+      window.diffusionLocalSource.show();
+      window.diffusionLocalLoras.show();
       const asked = new URL(location).searchParams.get("picture") ?? linked; // a link to a picture
       const fits = Array.isArray(draft) && draft.length === form.length;
       const notice = `<div class="notice bad" role="alert"><span>${words.lost_press}</span></div>`;
@@ -118,6 +120,8 @@ window.diffusionLocal = (() => {
     },
     keep(...form) {
       if (restored) sessionStorage.setItem(DRAFT, JSON.stringify(form));
+      window.diffusionLocalSource.show();
+      window.diffusionLocalLoras.show();
     },
     press(...form) {
       sessionStorage.setItem(PRESSED, unanswered() + 1);

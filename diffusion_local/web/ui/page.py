@@ -13,7 +13,7 @@ from diffusion_local.errors import UserError
 from diffusion_local.settings import assets
 from diffusion_local.studio import Studio
 from diffusion_local.web.api import endpoints
-from diffusion_local.web.ui import actions, form, tab_create, tab_gallery, tab_queue, view, view_now
+from diffusion_local.web.ui import actions, tab_create, tab_gallery, tab_queue, view, view_now
 from diffusion_local.web.ui.callers import act_for_callers
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
 from diffusion_local.web.ui.theme import HEAD, THEME
@@ -79,9 +79,8 @@ def skipped(count: int) -> list[Any]:
 
 
 def on_load(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
-    """A new page knows models that came after the server's start, and the shapes of the one it came back with."""
-    shape = tab_create.on_size_typed(studio, model_id, width, height)
-    return [gr.Dropdown(form.model_choices(studio.models())), shape, view_now.tools()]
+    """What is drawn once for each page."""
+    return [view_now.tools(), *tab_create.once(studio, model_id, width, height)]
 
 
 # -- layout and wiring ----------------------------------------------------------------------------------------------
@@ -159,13 +158,20 @@ def build(studio: Studio) -> gr.Blocks:
         shown = [create.field(name) for name in ("model", "width", "height")]
         back = blocks.load(None, outlives, outlives, js=RESTORE, **QUIET)
         back.then(look, all_asked, all_drawn, **QUIET).then(bound(actions.linked, studio), linked, panel, **QUIET)
-        back.then(bound(on_load, studio), shown, [create.field("model"), create.size, tools], **QUIET)
+        back.then(bound(on_load, studio), shown, [tools, *create.drawn_once], **QUIET)
         changes_of_form = [part.change for part in create.fields]
         gr.on(changes_of_form, None, create.fields, None, js="diffusionLocal.keep", trigger_mode="multiple", **QUIET)
 
         outputs = [toast, receipt, panel, gallery.cursors, tabs, create.told, *create.fields]
         clicks = [part.click for part in (*parts, tools, create.told, panel, toast)]
-        acted = gr.on(clicks, bound(actions.act, studio), gallery.cursors, outputs, trigger_mode="multiple", **QUIET)
+        acted = gr.on(
+            clicks,
+            bound(actions.act, studio),
+            [gallery.cursors, *create.fields],
+            outputs,
+            trigger_mode="multiple",
+            **QUIET,
+        )
         for event in (pressed, acted):
             event.then(None, [receipt, create.mine], create.mine, js=REMEMBER, trigger_mode="multiple", **QUIET).then(
                 look, all_asked, all_drawn, trigger_mode="always_last", **QUIET

@@ -1,5 +1,6 @@
 """Create: the prompt, the settings, and the pictures of this browser's latest presses."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,12 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from diffusion_local.domain import Snapshot
+from diffusion_local.catalog import Model
+from diffusion_local.completion import LANCZOS
+from diffusion_local.domain import Params, Snapshot
 from diffusion_local.errors import UserError
 from diffusion_local.studio import Studio
-from diffusion_local.web.ui import form, view, view_jobs
+from diffusion_local.web.ui import form, sizes, view, view_jobs, view_source
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
-from diffusion_local.web.ui.words import label, retell, say
+from diffusion_local.web.ui.words import known, label, retell, say
 
 SHOWN_BATCHES = 6  # at least, finished ones among them
 MOST_BATCHES = 30  # at most, all of them unfinished
@@ -20,6 +23,7 @@ REMEMBERED_BATCHES = 100
 
 DICE = "() => String(Math.floor(Math.random() * 2 ** 32))"
 SPLIT_SIZE = "(size) => size ? size.split('x').map(Number) : [null, null]"
+SWAP = "(width, height) => [height, width]"
 
 # -- handlers -------------------------------------------------------------------------------------------------------
 
@@ -27,28 +31,65 @@ SPLIT_SIZE = "(size) => size ? size.split('x').map(Number) : [null, null]"
 def on_generate(studio: Studio, *values: Any) -> tuple[str, Any]:
     """Submit; (what to tell, the new batch's id)."""
     try:
-        receipt = studio.submit(**form.read(values))
+        given = form.read(values)
+        chosen = given.pop("styles") or []
+        given["prompt"], negative = studio.styles.apply(chosen, given["prompt"], given["negative"] or "")
+        receipt = studio.submit(**given | {"negative": negative})
     except UserError as error:
         return view.notice("bad", view.text(view.problem(error))), gr.skip()
     return view.warnings_notice(receipt.warnings), receipt.batch_id
 
 
-def on_model(studio: Studio, model_id: str) -> list[Any]:
-    """A model brings its own defaults and shapes."""
-    model = next((each for each in studio.models() if each.id == model_id), studio.models()[0])
-    told = (
-        ""
-        if model.ready
-        else view.notice("bad", view.text(say("create.model_problem", model=model.name, problem=retell(model.problem))))
-    )
-    shape = gr.Radio(form.sizes(model), value=form.size_of(model, model.defaults.width, model.defaults.height))
-    return [told, shape, *form.defaults(model)]
+def model_of(studio: Studio, model_id: Any) -> Model:
+    models = studio.models()
+    return next((each for each in models if each.id == model_id), models[0])
+
+
+def on_model(studio: Studio, model_id: str, before_id: str, width: Any, height: Any, *values: Any) -> list[Any]:
+    """A model brings its own shapes, and its defaults where the person has not changed the last model's."""
+    model, before = model_of(studio, model_id), model_of(studio, before_id)
+    told = ""
+    if not model.ready:
+        problem = say("create.model_problem", model=model.name, problem=retell(model.problem))
+        told = view.notice("bad", view.text(problem))
+    width, height = sizes.moved(before, model, width, height)
+    names = form.FOLLOW_MODEL[2:]
+    following = [
+        getattr(model.defaults, name) if value in (None, getattr(before.defaults, name)) else value
+        for name, value in zip(names, values, strict=True)
+    ]
+    return [told, shapes(model, width, height), model.id, width, height, *following]
 
 
 def on_size_typed(studio: Studio, model_id: str, width: Any, height: Any) -> Any:
     """Shows the shape that was typed, if it is one of the buttons."""
-    model = next((each for each in studio.models() if each.id == model_id), studio.models()[0])
-    return gr.Radio(form.sizes(model), value=form.size_of(model, width, height))
+    return shapes(model_of(studio, model_id), width, height)
+
+
+def shapes(model: Model, width: Any, height: Any) -> Any:
+    lying = sizes.landscape(width, height)
+    return gr.Radio(sizes.sizes(model, lying), value=sizes.size_of(model, width, height))
+
+
+def on_keep(studio: Studio, mine: Any) -> Any:
+    """The seed of this browser's latest press."""
+    newest = mine.split()[:1] if isinstance(mine, str) else []
+    jobs = studio.jobs_of_batches(newest)
+    return str(jobs[0].params.seed) if jobs else gr.skip()
+
+
+def on_dropped(studio: Studio, recipe: str, *values: Any) -> list[Any]:
+    """The recipe of a picture that was dropped on the page: (what to tell, the form)."""
+    try:
+        params = Params.from_dict(json.loads(recipe)["params"])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return [gr.skip(), *form.only()]
+    filled = form.fill(params)
+    told = view.changed(form.differences(values, filled))
+    if params.model not in {model.id for model in studio.models()}:
+        told = view.notice("warn", say("create.no_such_model", model=view.text(params.model)))
+        filled[form.NAMES.index("model")] = gr.skip()
+    return [told, *filled]
 
 
 def choose(batch_ids: Sequence[str], snapshot: Snapshot) -> tuple[list[str], int]:
@@ -76,12 +117,18 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, mine: Any) -> str:
 class CreateTab:
     fields: list[Any]
     size: Any
+    swap: Any
     generate: Any
     dice: Any
+    keep: Any
     any_seed: Any
     told: Any
+    source: Any  # the panel of the picture to begin from; source.js
+    loras: Any  # the list of LoRAs; loras.js
     drawn: Any
     mine: Any  # the ids of this browser's batches; page.js keeps them
+    before: Any  # the model whose defaults the form has
+    dropped: Any  # the recipe of a picture that was dropped on the page
 
     @property
     def asked(self) -> list[Any]:
@@ -90,48 +137,85 @@ class CreateTab:
     def field(self, name: str) -> Any:
         return self.fields[form.NAMES.index(name)]
 
+    @property
+    def drawn_once(self) -> list[Any]:
+        """What `once` draws for each page."""
+        return [
+            self.size,
+            self.source,
+            self.loras,
+            *(self.field(name) for name in ("model", "styles", "upscaler", "vae")),
+        ]
+
+
+def once(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
+    """A new page knows models and files that came after the server's start, and speaks its own language."""
+    names = {style.name: f"styles.{style.name.lower().replace(' ', '_')}" for style in studio.styles.all()}
+    own = (say("create.models_own"), "")
+    return [
+        on_size_typed(studio, model_id, width, height),
+        view_source.panel(),
+        view_source.loras(studio.library.adapters()["loras"]),
+        gr.Dropdown(form.model_choices(studio.models())),
+        gr.Dropdown([(say(key) if known(key) else name, name) for name, key in names.items()]),
+        gr.Dropdown([LANCZOS, *form.usable(studio, "upscalers")]),
+        gr.Dropdown([own, *((name, name) for name in form.usable(studio, "vae"))]),
+    ]
+
 
 def layout(studio: Studio) -> CreateTab:
-    models = studio.models()
+    model = form.default(studio)
     made: dict[str, Any] = {}
 
-    def place(name: str) -> None:
-        made[name] = form.component(name, models)
+    def place(*names: str) -> None:
+        for name in names:
+            made[name] = form.component(name, studio)
 
     with gr.Column(elem_id="composer"):
         place("prompt")
+        source = live("source")
+        place("kind", "source", "mask", "loras")
+        with gr.Row(elem_id="source-settings"):
+            place("strength", "upscaler", "scale")
         with gr.Row(elem_id="composer-bar", equal_height=True):
             size = gr.Radio(
-                form.sizes(models[0]),
-                value=form.size_of(models[0], models[0].defaults.width, models[0].defaults.height),
+                sizes.sizes(model),
+                value=sizes.size_of(model, model.defaults.width, model.defaults.height),
                 label=label("create.shape"),
                 elem_id="size",
                 container=False,
                 min_width=280,
                 scale=4,
             )
+            swap = gr.Button(label("create.swap"), elem_id="swap", min_width=44, scale=0)
             place("count")
             generate = gr.Button(
                 label("create.generate"), variant="primary", elem_id="generate", scale=1, min_width=140
             )
     told = live("told")
     with gr.Accordion(label("create.more"), open=False, elem_id="more"):
+        with gr.Row():
+            place("model", "styles")
         place("negative")
-        with gr.Row():
-            place("model")
-            place("sampler")
-        with gr.Row():
-            place("steps")
-            place("guidance")
+        with gr.Row(elem_id="seed-row", equal_height=True):
+            place("seed")
+            dice = gr.Button(label("create.draw_seed"), elem_id="dice", min_width=60, scale=0)
+            keep = gr.Button(label("create.keep_seed"), elem_id="keep-seed", min_width=60, scale=0)
+            any_seed = gr.Button(label("create.clear_seed"), elem_id="any-seed", min_width=60, scale=0)
         with gr.Row(elem_id="numbers"):
-            place("width")
-            place("height")
-            with gr.Row(elem_id="seed-row", equal_height=True):
-                place("seed")
-                dice = gr.Button(label("create.draw_seed"), elem_id="dice", min_width=60, scale=0)
-                any_seed = gr.Button(label("create.clear_seed"), elem_id="any-seed", min_width=60, scale=0)
+            place("steps", "guidance", "sampler")
+        loras = live("loras")
+        with gr.Accordion(label("create.expert"), open=False, elem_id="expert"):
+            with gr.Row():
+                place("width", "height", "schedule")
+            with gr.Row():
+                place("vae", "clip_skip", "rung")
+            with gr.Row():
+                place("variation_seed", "variation_strength")
     drawn = live("created")
-    return CreateTab([made[name] for name in form.NAMES], size, generate, dice, any_seed, told, drawn, hidden())
+    fields = [made[name] for name in form.NAMES]
+    rest = [hidden(), hidden(model.id), hidden("", "dropped")]
+    return CreateTab(fields, size, swap, generate, dice, keep, any_seed, told, source, loras, drawn, *rest)
 
 
 # -- wiring ---------------------------------------------------------------------------------------------------------
@@ -142,12 +226,18 @@ def wire(tab: CreateTab, studio: Studio, receipt: Any) -> Any:
     sides = [tab.field("width"), tab.field("height")]
     model, seed = tab.field("model"), tab.field("seed")
     follow = [tab.field(name) for name in form.FOLLOW_MODEL]
-    model.input(bound(on_model, studio), model, [tab.told, tab.size, *follow], **QUIET)
+    model.input(
+        bound(on_model, studio), [model, tab.before, *follow], [tab.told, tab.size, tab.before, *follow], **QUIET
+    )
     tab.size.input(None, tab.size, sides, js=SPLIT_SIZE, **QUIET)
+    look = bound(on_size_typed, studio)
+    tab.swap.click(None, sides, sides, js=SWAP, **QUIET).then(look, [model, *sides], tab.size, **QUIET)
     for side in sides:
-        side.input(bound(on_size_typed, studio), [model, *sides], tab.size, trigger_mode="always_last", **QUIET)
+        side.input(look, [model, *sides], tab.size, trigger_mode="always_last", **QUIET)
     tab.dice.click(None, None, seed, js=DICE, **QUIET)
+    tab.keep.click(bound(on_keep, studio), tab.mine, seed, **QUIET)
     tab.any_seed.click(None, None, seed, js="() => ''", **QUIET)
+    tab.dropped.input(bound(on_dropped, studio), [tab.dropped, *tab.fields], [tab.told, *tab.fields], **QUIET)
     # "multiple": ten presses in a row are ten batches, also while the first is still on its way.
     pressed = tab.generate.click(
         bound(on_generate, studio),

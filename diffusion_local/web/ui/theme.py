@@ -4,7 +4,10 @@ from pathlib import Path
 
 import gradio as gr
 
-SCRIPT = "\n".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("page.js", "viewer.js"))
+SCRIPT = "\n".join(
+    (Path(__file__).parent / name).read_text(encoding="utf-8")
+    for name in ("page.js", "viewer.js", "source.js", "loras.js")
+)
 HEAD = f"""
 <link rel="icon" type="image/svg+xml" href="/assets/icons/mark.svg">
 <meta name="color-scheme" content="light dark">

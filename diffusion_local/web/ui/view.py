@@ -167,6 +167,13 @@ def warnings_notice(warnings: Sequence[str]) -> str:
     return notice("warn", "<br>".join(text(retell(each)) for each in warnings)) if warnings else ""
 
 
+def changed(names: Sequence[str]) -> str:
+    """Which settings a recipe has changed."""
+    if not names:
+        return ""
+    return notice("info", say("create.changed", what=", ".join(name_of(name) for name in names)))
+
+
 def toast(words: str, key: str, more: str = "", kind: str = "") -> str:
     """A message that goes by itself. A new ``key`` shows it anew."""
     return f'<div class="toast {kind}" role="status" data-key="{text(key)}"><span>{text(words)}</span>{more}</div>'

@@ -48,6 +48,8 @@ def acts(image: Image) -> str:
     found += [
         button(say("viewer.same_seed"), "again_picture", image.id, title=say("viewer.same_seed_why")),
         button(say("viewer.upscale"), "upscale", image.id),
+        button(say("viewer.img2img"), "to_img2img", image.id),
+        button(say("viewer.inpaint"), "to_inpaint", image.id),
         button(say("common.use_recipe"), "recipe", image.id),
         f'<button type="button" class="act" data-copy="{text(image.params.prompt)}">{say("viewer.copy")}</button>',
         f'<a class="act" href="{shapes.picture_url(image.id)}?download=1" download>{say("common.download")}</a>',

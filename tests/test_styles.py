@@ -1,0 +1,52 @@
+"""Style presets from the bundled file and a person's own."""
+
+from pathlib import Path
+
+import pytest
+
+from diffusion_local.errors import InvalidParams
+from diffusion_local.settings import assets
+from diffusion_local.styles import SLOT, Styles, around, read
+
+
+def test_the_bundled_ones_have_a_place_for_the_prompt() -> None:
+    bundled = read(assets() / "styles.csv")
+    assert len(bundled) >= 10
+    assert all(SLOT in style.prompt and style.negative for style in bundled)
+
+
+def test_a_persons_file_adds_and_replaces_and_is_read_afresh(tmp_path: Path) -> None:
+    styles = Styles(tmp_path)
+    before = [style.name for style in styles.all()]
+    (tmp_path / "styles.csv").write_text(
+        '\ufeffname,prompt,negative_prompt\nMine,"{prompt}, mine, with comma",bad\nPhoto,my {prompt},\n'
+        ",no name,\nEmpty,,\nShort\n",
+        encoding="utf-8",
+    )
+    after = styles.all()
+    assert [style.name for style in after] == ["Mine", "Photo", *(name for name in before if name != "Photo")]
+    assert styles.apply(["Mine"], "a cat", "") == ("a cat, mine, with comma", "bad")
+    assert styles.apply(["Photo", "Mine"], "a cat", "x") == ("my a cat, mine, with comma", "x, bad")
+
+
+def test_a_damaged_file_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "styles.csv").write_bytes(b"name,prompt\n\xff\xfe\x00")
+    assert len(Styles(tmp_path).all()) >= 10
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "whole"),
+    [
+        ("ink of {prompt}.", "a cat", "ink of a cat."),
+        ("ink", "a cat", "a cat, ink"),
+        ("ink", "", "ink"),
+        ("", "x", "x"),
+    ],
+)
+def test_a_template_goes_around_the_prompt(template: str, text: str, whole: str) -> None:
+    assert around(template, text) == whole
+
+
+def test_an_unknown_style_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidParams, match=r"styles: must be among Photo.*nope"):
+        Styles(tmp_path).apply(["nope"], "a cat", "")

@@ -1,0 +1,63 @@
+"""What holds for the whole page in a browser: devices, tabs, colours."""
+
+from typing import Any
+
+import pytest
+
+from tests.web.browser.conftest import PHONE
+from tests.web.browser.ways import a_prompt, batch, go, press
+from tests.web.conftest import Site
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_reload_a_second_tab_and_another_device_show_the_truth(people: Any, site: Site) -> None:
+    person = people()
+    page = person.open()
+    prompt = a_prompt()
+    press(page, prompt)
+    batch(page, prompt).locator(".card.done").wait_for()
+    page.reload()
+    batch(page, prompt).locator(".card.done").wait_for()
+    batch(person.open(), prompt).locator(".card.done").wait_for()
+
+    other = people(viewport=PHONE).open()
+    assert other.locator(".batch").count() == 0  # not its own press
+    go(other, "gallery")
+    other.locator(f".tile img[alt='{prompt}']").wait_for()
+    go(other, "queue")
+    other.locator("#queue li.line.done", has_text=prompt).wait_for()
+
+
+def test_a_seventh_tab_loads(people: Any) -> None:
+    """gr.State would hold a connection open for each tab, and a browser has six."""
+    person = people()
+    tabs = [person.open() for _ in range(7)]
+    prompt = a_prompt()
+    press(tabs[-1], prompt)
+    batch(tabs[-1], prompt).locator(".card.done").wait_for()
+
+
+def test_light_and_dark_have_readable_words(people: Any) -> None:
+    for scheme in ("light", "dark"):
+        page = people(color_scheme=scheme).open()
+        page.locator(".invite").wait_for()
+        assert page.evaluate(CONTRAST) >= 4.5, scheme
+
+
+#: Contrast (WCAG) of the quiet text of the invitation against what is behind it.
+CONTRAST = """() => {
+  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+  const linear = (v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = (colour) => {
+    const [r, g, b] = rgb(colour).slice(0, 3).map((v) => linear(v / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const words = document.querySelector(".invite p");
+  let behind = words;
+  while (behind && (rgb(getComputedStyle(behind).backgroundColor)[3] ?? 1) === 0) behind = behind.parentElement;
+  const both = [getComputedStyle(words).color, getComputedStyle(behind ?? document.body).backgroundColor].map(light);
+  return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+}"""
