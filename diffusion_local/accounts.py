@@ -19,6 +19,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from diffusion_local.actor import SCOPES, Actor, Allowance, Role, Scope
 from diffusion_local.domain import utc_text
 from diffusion_local.errors import Conflict, InvalidParams, LimitReached, Unauthorized, UserError
+from diffusion_local.network import is_loopback
 from diffusion_local.settings import Settings
 from diffusion_local.store.accounts import LIMITS, Account, AccountStore, Session, Token, actor_of
 
@@ -243,15 +244,6 @@ def known_role(role: str) -> Role:
         return Role(role)
     except ValueError:
         raise InvalidParams("role", f"must be one of {', '.join(Role)} (got {role!r}).") from None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens on ``host``."""
-    name = host.strip("[]").lower()
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost"
 
 
 def is_open(settings: Settings) -> bool:

@@ -1,6 +1,8 @@
 """The JSON shapes that the API answers and the command line prints with ``--json``. Programs lean on these names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -12,6 +14,18 @@ from diffusion_local.models.adapters import Adapter
 from diffusion_local.store.downloads import Download
 
 Json = dict[str, Any]
+
+_root: ContextVar[str] = ContextVar("root", default="")
+
+
+@contextmanager
+def below(root: str) -> Iterator[None]:
+    """Inside, the addresses of files begin with the path under which a proxy serves us."""
+    token = _root.set(root)
+    try:
+        yield
+    finally:
+        _root.reset(token)
 
 
 class Tells(Protocol):
@@ -104,20 +118,20 @@ def image(image: Image) -> Json:
 
 
 def picture_url(image_id: str) -> str:
-    return f"/images/{image_id}.png"
+    return f"{_root.get()}/images/{image_id}.png"
 
 
 def thumbnail_url(image_id: str) -> str:
-    return f"/thumbnails/{image_id}.webp"
+    return f"{_root.get()}/thumbnails/{image_id}.webp"
 
 
 def source_url(source_id: str) -> str:
-    return f"/sources/{source_id}.png"
+    return f"{_root.get()}/sources/{source_id}.png"
 
 
 def preview_url(job_id: str, step: int) -> str:
     """The step is in the address so that a browser fetches each preview once."""
-    return f"/previews/{job_id}.webp?step={step}"
+    return f"{_root.get()}/previews/{job_id}.webp?step={step}"
 
 
 def event(event: Event) -> Json:

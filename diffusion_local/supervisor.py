@@ -14,12 +14,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from diffusion_local.accounts import check_exposure
 from diffusion_local.chores import CHORES
 from diffusion_local.compose import House, open_house
 from diffusion_local.domain import State
 from diffusion_local.engine import inventory
 from diffusion_local.errors import DatabaseProblem, HomeInUse, InvalidParams
 from diffusion_local.loading import Loading
+from diffusion_local.network import announced, check_tls, others, url
 from diffusion_local.post import Post
 from diffusion_local.queue import ChoreQueue
 from diffusion_local.settings import Settings
@@ -92,6 +94,8 @@ class Supervisor:
         with hold_home(self._settings):
             self._settings = replace(self._settings, port=free_port(self._settings.host, self._settings.port))
             house = open_house(self._settings)
+            check_exposure(self._settings, house.studio.accounts)
+            check_tls(self._settings)
             write_address(self._settings)
             post, loading = Post(house), Loading(house)
             chores = start_chores(house)
@@ -99,7 +103,8 @@ class Supervisor:
             loading.start()
             listen_to_signals(self._stop)
             try:
-                self._serve(house, post, loading)
+                with announced(self._settings.port, self._settings.root_path, self._settings.mdns == "on"):
+                    self._serve(house, post, loading)
             finally:
                 self._stop_children()
                 for child in self._children:
@@ -123,6 +128,8 @@ class Supervisor:
             if not announced and answers(self._settings):
                 announced = True
                 self._say(f"diffusion-local is at {url(self._settings)}  (Ctrl-C stops it; nothing is lost)")
+                for other in others(self._settings):
+                    self._say(f"  others reach it at {other}")
             self._look_at_jobs(house)
             post.look()
             loading.look()
@@ -239,11 +246,6 @@ def address_file(settings: Settings) -> Path:
 
 def write_address(settings: Settings) -> None:
     address_file(settings).write_text(json.dumps({"pid": os.getpid(), "url": url(settings)}), encoding="utf-8")
-
-
-def url(settings: Settings) -> str:
-    host = "127.0.0.1" if settings.host in ("", "0.0.0.0", "::") else settings.host
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def free_port(host: str, port: int) -> int:

@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from diffusion_local import accounts as module
-from diffusion_local.accounts import Accounts, check_exposure, is_loopback, network
+from diffusion_local.accounts import Accounts, check_exposure, network
 from diffusion_local.actor import Role, Scope
 from diffusion_local.compose import House
 from diffusion_local.domain import utc_text
 from diffusion_local.errors import Conflict, InvalidParams, LimitReached, NotFound, Unauthorized, UserError
+from diffusion_local.network import is_loopback
 from diffusion_local.store.accounts import AccountStore
 from tests.support import sql
 

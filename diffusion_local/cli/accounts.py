@@ -1,4 +1,7 @@
-"""Commands about accounts and tokens. Passwords are asked for or come by standard input, never on the command line."""
+"""Commands about accounts, tokens and certificates.
+
+Passwords are asked for or come by standard input, never on the command line.
+"""
 
 import getpass
 import sys
@@ -15,12 +18,15 @@ from diffusion_local.compose import open_studio
 from diffusion_local.errors import InvalidParams
 from diffusion_local.settings import Settings
 from diffusion_local.store.accounts import Account, Token
+from diffusion_local.tls import self_signed
 
 app = typer.Typer()
 user = typer.Typer(no_args_is_help=True, help="Accounts: who may sign in, as what, and how much they may ask for.")
 token = typer.Typer(no_args_is_help=True, help="Personal API tokens for programs.")
 app.add_typer(user, name="user")
 app.add_typer(token, name="token")
+tls = typer.Typer(no_args_is_help=True, help="Certificates for HTTPS.")
+app.add_typer(tls, name="tls")
 
 FromInput = Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input.")]
 Limit = Annotated[str | None, typer.Option(help="A number; 0 is without a limit, - takes the settings' one.")]
@@ -147,6 +153,31 @@ def remove_token(account: str, token_id: str, home: Home = None) -> None:
     """Remove a token: it is refused from now on."""
     opened(home).remove_token(account, token_id)
     print(f"removed {token_id}")
+
+
+@tls.callback()
+def of_tls() -> None:
+    """Certificates for HTTPS."""
+
+
+@tls.command("self-signed")
+def self_signed_certificate(
+    name: Annotated[list[str] | None, typer.Option(help="A further host name or address; may be repeated.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Write over one that is there.")] = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a certificate of one's own for this machine's names and addresses into the home."""
+    folder = Settings.load(home=home).home / "tls"
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    names, fingerprint = self_signed(certificate, key, name or [], replace)
+    told = {"tls_cert": str(certificate), "tls_key": str(key), "names": names, "sha256": fingerprint}
+    lines = [
+        f"wrote {certificate} and {key}, for {', '.join(names)}",
+        f"SHA-256 {fingerprint}: compare it where a browser warns of it",
+        f"diffusion-local serve --lan --tls-cert {certificate} --tls-key {key}",
+    ]
+    tell(told, as_json, lines)
 
 
 def asked_password(from_input: bool) -> str:

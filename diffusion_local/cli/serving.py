@@ -13,6 +13,7 @@ from diffusion_local.cli.reach import Home
 from diffusion_local.cli.terminal import AsJson, tell
 from diffusion_local.doctor import back_up, examine, rebuild_gallery
 from diffusion_local.engine import inventory
+from diffusion_local.errors import InvalidParams
 from diffusion_local.logs import read as read_logs
 from diffusion_local.logs import start as start_log
 from diffusion_local.settings import Settings
@@ -27,12 +28,29 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port, 7860 if not given; 0 takes a free one.")] = None,
     engine: Annotated[str | None, typer.Option(help="diffusers, or fake for test cards.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu.")] = None,
+    lan: Annotated[bool, typer.Option("--lan", help="For other machines too (0.0.0.0); they must sign in.")] = False,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Nobody signs in; everybody may do everything.")] = False,
+    tls_cert: Annotated[str | None, typer.Option(help="Certificate (PEM), for HTTPS.")] = None,
+    tls_key: Annotated[str | None, typer.Option(help="Its key (PEM).")] = None,
+    root_path: Annotated[str | None, typer.Option(help="Path under which a reverse proxy serves it.")] = None,
     no_worker: Annotated[bool, typer.Option("--no-worker", help="Only the page; start workers yourself.")] = False,
 ) -> None:
     """Start the page and one worker per device; Ctrl-C stops them, and nothing is lost."""
     from diffusion_local.supervisor import Supervisor
 
-    settings = Settings.load(home=home, host=host, port=port, engine=engine, device=device)
+    if lan and host:
+        raise InvalidParams("host", "must be left out with --lan.")
+    settings = Settings.load(
+        home=home,
+        host="0.0.0.0" if lan else host,
+        port=port,
+        engine=engine,
+        device=device,
+        auth="none" if no_auth else None,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        root_path=root_path,
+    )
     start_log(settings, "supervisor")
     Supervisor(settings, not no_worker, say=lambda text: print(text, flush=True)).run()
 

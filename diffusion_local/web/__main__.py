@@ -63,6 +63,9 @@ def serve(settings: Settings, supervised: bool = False) -> None:
         log_level=settings.log_level,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # web.proxies does this, for trusted ones
+        ssl_certfile=settings.tls_cert or None,
+        ssl_keyfile=settings.tls_key or None,
     )
     config.timeout_graceful_shutdown = GRACE_SECONDS  # type: ignore[assignment]  # declared int, used as seconds
     server = Server(config)

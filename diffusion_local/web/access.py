@@ -121,7 +121,7 @@ class Access:
             if found:
                 who, scope[SESSION] = found
         if who is None:
-            open_path = scope["type"] == "http" and is_open_path(inner_path(scope))
+            open_path = scope["type"] == "http" and is_open_path(scope["path"])
             return NOBODY if open_path else turned_away(scope, headers)
         return who
 
@@ -138,12 +138,6 @@ class Access:
         return await anyio.to_thread.run_sync(ask, *args, limiter=self._threads)
 
 
-def inner_path(scope: Scope) -> str:
-    """The path below the root path that a proxy adds."""
-    path, root = str(scope["path"]), str(scope.get("root_path", ""))
-    return path[len(root) :] if root and path.startswith(root + "/") else path
-
-
 def is_open_path(path: str) -> bool:
     return any(path == each or (each.endswith("/") and path.startswith(each)) for each in OPEN_PATHS)
 
@@ -151,7 +145,7 @@ def is_open_path(path: str) -> bool:
 def turned_away(scope: Scope, headers: Headers) -> Response:
     """A browser that opens a page goes to the sign-in; everything else hears 401."""
     if scope["type"] == "http" and scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
-        back = inner_path(scope)
+        back = str(scope["path"])
         if scope["query_string"]:
             back += "?" + scope["query_string"].decode("latin-1")
         root = str(scope.get("root_path", ""))

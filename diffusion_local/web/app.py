@@ -13,8 +13,10 @@ from diffusion_local.web.api import http
 from diffusion_local.web.api.dialects import DIALECTS
 from diffusion_local.web.api.limits import BodyLimit
 from diffusion_local.web.api.watch import Watch
+from diffusion_local.web.floods import Floods
 from diffusion_local.web.frame import Frame
-from diffusion_local.web.guard import Guard
+from diffusion_local.web.guard import Guard, allowed_origins
+from diffusion_local.web.proxies import Proxies, checked_root
 from diffusion_local.web.ui import page
 
 
@@ -24,8 +26,16 @@ def create_app(studio: Studio, settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(Access, accounts=studio.accounts, settings=settings)
     # That it is there turns off gradio's own, which mirrors any origin back.
-    app.add_middleware(CORSMiddleware, allow_origins=[])
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=sorted(allowed_origins(settings)),
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", "X-API-Key"],
+        expose_headers=["Content-Disposition", "ETag", "Link", "Location", "Preference-Applied", "Retry-After"],
+    )
+    app.add_middleware(Floods, settings=settings)
     app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Proxies, settings=settings)
     refusals.add(app, settings)
     app.state.watch = watch = Watch(studio)
     account.add(app, studio.accounts, settings)
@@ -36,4 +46,4 @@ def create_app(studio: Studio, settings: Settings) -> FastAPI:
     app.include_router(http.reports.page_router(studio))
     for dialect in DIALECTS:
         app.include_router(dialect.router(studio, watch))
-    return page.mount(app, studio)
+    return page.mount(app, studio, checked_root(settings.root_path))

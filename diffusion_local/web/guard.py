@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from diffusion_local.errors import InvalidParams
 from diffusion_local.settings import Settings
 
 READS = {"GET", "HEAD", "OPTIONS"}
@@ -63,7 +64,34 @@ def host_name(host: str) -> str:
 
 
 def same_origin(origin: str, host: str) -> bool:
-    return urlsplit(origin).netloc.lower() == host.lower() != ""
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower() != ""
+    except ValueError:
+        return False
+
+
+def foreign_page(headers: Headers, host: str) -> str:
+    """The page that sent a request, if it is not ours; empty if it is, or if no browser sent it.
+
+    Browsers say ``Origin`` with every write, all but old ones ``Sec-Fetch-Site``; ``Referer`` is the last resort. With
+    none of them it is a program, or a browser that keeps our cookie (SameSite) from other sites all the same.
+    """
+    origin, fetched, referer = (headers.get(name) for name in ("origin", "sec-fetch-site", "referer"))
+    if origin is not None:
+        return "" if same_origin(origin, host) else origin or "another site"
+    if fetched is not None:
+        return "" if fetched in ("same-origin", "none") else "another site"
+    return "" if referer is None or same_origin(referer, host) else referer
+
+
+def allowed_origins(settings: Settings) -> set[str]:
+    """Raises InvalidParams; ``*`` is not to be had."""
+    found = {each.strip().rstrip("/").lower() for each in settings.cors_origins.split(",") if each.strip()}
+    for origin in found:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.netloc or f"{parts.scheme}://{parts.netloc}" != origin:
+            raise InvalidParams("cors_origins", f"must be origins as https://example.org (got {origin!r}).")
+    return found
 
 
 class Guard:
@@ -72,6 +100,7 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._allowed = host_rule(settings)
+        self._origins = allowed_origins(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -84,8 +113,11 @@ class Guard:
             await refusal(400, "host_not_allowed", text)(scope, receive, send)
             return
         writes = scope["type"] == "websocket" or scope["method"] not in READS
-        if writes and origin is not None and not same_origin(origin, host):
-            text = f"Requests from pages of {origin} are refused."
+        if origin in self._origins:
+            # Another page that may call us, with a token of its own: never with the session of who looks at it.
+            scope = dict(scope) | {"headers": [each for each in scope["headers"] if each[0] != b"cookie"]}
+        elif writes and (foreign := foreign_page(headers, host)):
+            text = f"Requests from pages of {foreign} are refused."
             await refusal(403, "origin_not_allowed", text)(scope, receive, send)
             return
 

@@ -17,7 +17,7 @@ from tests.web.conftest import drawn, made
 
 Ask = Callable[..., Any]
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-OF_THIS_MACHINE = {"doctor", "logs", "serve", "token", "user", "version", "worker"}
+OF_THIS_MACHINE = {"doctor", "logs", "serve", "tls", "token", "user", "version", "worker"}
 SMALL = ("--size", "128x128", "--steps", 4)
 
 

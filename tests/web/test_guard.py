@@ -6,8 +6,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from diffusion_local.compose import House
+from diffusion_local.errors import InvalidParams
 from diffusion_local.settings import Settings
-from diffusion_local.web.guard import host_name, host_rule
+from diffusion_local.web.guard import allowed_origins, host_name, host_rule
 from tests.web.conftest import client_of, house_of
 
 
@@ -92,7 +93,7 @@ def test_programs_and_our_own_page_can_submit(client: TestClient, headers: dict[
 
 
 def submit(client: TestClient, headers: dict[str, str]):  # type: ignore[no-untyped-def]
-    data = ["a red apple", "", None, None, None, None, None, None, None, 1, "", 0, None]
+    data = ["a red apple"]
     return client.post("/gradio_api/run/submit", json={"data": data}, headers=headers)
 
 
@@ -110,3 +111,52 @@ def test_every_answer_has_the_security_headers(client: TestClient, path: str) ->
     assert "default-src 'self'" in headers["Content-Security-Policy"]
     assert headers["Referrer-Policy"] == "same-origin"
     assert headers["X-Frame-Options"] == "SAMEORIGIN"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Referer": "http://evil.example/page"},
+        {"Referer": "http://[broken"},
+        {"Origin": ""},
+    ],
+)
+def test_a_foreign_page_is_known_without_origin_too(client: TestClient, headers: dict[str, str]) -> None:
+    assert submit(client, headers).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}, {"Referer": "http://127.0.0.1:7860/"}],
+)
+def test_our_own_page_is_known_without_origin_too(client: TestClient, headers: dict[str, str]) -> None:
+    assert submit(client, headers).status_code == 200
+
+
+def test_a_page_that_may_call_us_does_so_without_anybodys_cookie(tmp_path_factory: pytest.TempPathFactory) -> None:
+    house = house_of(tmp_path_factory, cors_origins="https://front.example")
+    house.studio.accounts.add("root", "correct horse")
+    token = house.studio.accounts.add_token("root", "front", ["submit"])[1]
+    client = client_of(house)
+    client.post("/login", data={"username": "root", "password": "correct horse"})
+    front = {"Origin": "https://front.example"}
+    asked = front | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    preflight = client.options("/api/v1/jobs", headers=asked)
+    assert preflight.status_code == 200
+    assert preflight.headers["Access-Control-Allow-Origin"] == "https://front.example"
+    assert "Access-Control-Allow-Credentials" not in preflight.headers
+    assert client.get("/api/v1/jobs").status_code == 200
+    assert client.get("/api/v1/jobs", headers=front).status_code == 401
+    wish = {"prompt": "a tree", "width": 128, "height": 128, "steps": 4}
+    answer = client.post("/api/v1/jobs", json=wish, headers=front | {"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 202
+    assert answer.headers["Access-Control-Allow-Origin"] == "https://front.example"
+    assert client.post("/api/v1/jobs", json=wish, headers={"Origin": "https://other.example"}).status_code == 403
+
+
+@pytest.mark.parametrize("origins", ["*", "front.example", "https://front.example/page", "null", "file:///x"])
+def test_other_pages_are_named_exactly(settings: Settings, origins: str) -> None:
+    with pytest.raises(InvalidParams, match="cors_origins"):
+        allowed_origins(replace(settings, cors_origins=origins))

@@ -60,7 +60,7 @@ document.addEventListener("click", async ({ target }) => {
       if (document.title !== title) document.title = title;
       const left = Number(now.dataset.work);
       if (work > 0 && left === 0 && document.hidden && rings())
-        new Notification(TITLE, { body: window.diffusionLocalWords.all_done, icon: "/assets/icons/mark.svg", tag: TITLE });
+        new Notification(TITLE, { body: window.diffusionLocalWords.all_done, icon: "assets/icons/mark.svg", tag: TITLE });
       work = left;
     }
     const bell = document.querySelector("[data-bell]");

@@ -21,7 +21,7 @@ from diffusion_local.web.ui.words import label, language, translations
 
 TITLE = "diffusion-local"
 BRAND = (
-    '<div class="brand"><img src="/assets/icons/mark.svg" alt="" width="28" height="28"><h1>diffusion-local</h1></div>'
+    '<div class="brand"><img src="assets/icons/mark.svg" alt="" width="28" height="28"><h1>diffusion-local</h1></div>'
 )
 POLL_SECONDS = 1.0
 RESTORE = "(...values) => diffusionLocal.restore(...values)"
@@ -180,12 +180,13 @@ def build(studio: Studio) -> gr.Blocks:
     return blocks
 
 
-def mount(app: FastAPI, studio: Studio) -> FastAPI:
+def mount(app: FastAPI, studio: Studio, root_path: str = "") -> FastAPI:
     """Serve the page and its API below the application's own routes."""
     return gr.mount_gradio_app(
         app,
         build(studio),
         path="/",
+        root_path=root_path or None,
         theme=THEME,
         i18n=translations(),
         css=(assets() / "app.css").read_text(encoding="utf-8"),

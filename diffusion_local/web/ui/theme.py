@@ -9,7 +9,7 @@ SCRIPT = "\n".join(
     for name in ("page.js", "viewer.js", "source.js", "loras.js")
 )
 HEAD = f"""
-<link rel="icon" type="image/svg+xml" href="/assets/icons/mark.svg">
+<link rel="icon" type="image/svg+xml" href="assets/icons/mark.svg">
 <meta name="color-scheme" content="light dark">
 <script>{SCRIPT}</script>
 """

@@ -1,0 +1,96 @@
+"""Behind a reverse proxy: forwarded headers of a trusted one are taken for true, those of anybody else are removed.
+
+Gradio builds its addresses from ``X-Forwarded-Host`` whoever sent it, and an address that a stranger may choose would
+unlock the count of failed sign-ins; so nothing behind this may see such a header unchecked.
+"""
+
+import ipaddress
+from collections.abc import Iterable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from diffusion_local import shapes
+from diffusion_local.errors import InvalidParams
+from diffusion_local.settings import Settings
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+FORWARDED = {b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
+#: Other ways to say the same, which we do not take from anybody.
+NEVER_TAKEN = {b"forwarded", b"x-real-ip", b"x-forwarded-port", b"x-forwarded-prefix", b"x-original-url"} | {
+    b"x-rewrite-url",
+    b"x-gradio-server",
+    b"x-direct-url",
+}
+
+
+def trusted_networks(text: str) -> list[Network]:
+    """Networks out of a setting, comma separated. Raises InvalidParams."""
+    try:
+        return [ipaddress.ip_network(each.strip(), strict=False) for each in text.split(",") if each.strip()]
+    except ValueError as error:
+        raise InvalidParams("trusted_proxies", f"must be addresses or networks ({error}).") from None
+
+
+def checked_root(path: str) -> str:
+    """The path under which a proxy serves us, as ``/studio``. Raises InvalidParams."""
+    root = path.rstrip("/")
+    if root and (not root.startswith("/") or "//" in root or not root.isprintable() or set(root) & set(" ?#\\\"'<>%")):
+        raise InvalidParams("root_path", f"must be a path as /studio (got {path!r}).")
+    return root
+
+
+class Proxies:
+    """ASGI middleware, the outermost."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._trusted = trusted_networks(settings.trusted_proxies)
+        self._root = checked_root(settings.root_path)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            scope = self._read(scope)
+            with shapes.below(self._root):
+                await self._app(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _read(self, scope: Scope) -> Scope:
+        client = scope.get("client")
+        told = {name: value for name, value in scope["headers"] if name in FORWARDED}
+        headers = [(name, value) for name, value in scope["headers"] if name not in FORWARDED | NEVER_TAKEN]
+        changed = dict(scope)
+        if self._root:
+            # A proxy may pass the prefix on or take it off; inside of here paths are without it.
+            changed["root_path"] = self._root
+            if scope["path"].startswith(self._root + "/"):
+                changed["path"] = scope["path"][len(self._root) :]
+        if told and client and self._is_trusted(client[0]):
+            hops = [each.strip() for each in told.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
+            nearest = self._nearest([each for each in hops if each])
+            if nearest:
+                changed["client"] = (nearest, 0)
+            if told.get(b"x-forwarded-proto", b"").lower() in (b"https", b"wss"):
+                changed["scheme"] = "https" if scope["type"] == "http" else "wss"
+            host = told.get(b"x-forwarded-host")
+            if host:
+                headers = [(b"host", host), *((name, value) for name, value in headers if name != b"host")]
+        if changed["scheme"] in ("https", "wss"):
+            headers.append((b"x-forwarded-proto", b"https"))  # by which gradio knows
+        changed["headers"] = headers
+        return changed
+
+    def _nearest(self, hops: Iterable[str]) -> str:
+        """The last address that is not a proxy's of ours: what stands before it anybody can write."""
+        for hop in reversed(list(hops)):
+            if not self._is_trusted(hop):
+                return hop
+        return ""
+
+    def _is_trusted(self, address: str) -> bool:
+        try:
+            known = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        mapped = getattr(known, "ipv4_mapped", None)
+        return any((mapped or known) in network for network in self._trusted)

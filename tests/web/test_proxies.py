@@ -1,0 +1,83 @@
+"""Forwarded headers of a trusted proxy are true, of anybody else they are not even seen."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from diffusion_local import shapes
+from diffusion_local.errors import InvalidParams
+from diffusion_local.settings import Settings
+from diffusion_local.web.proxies import NEVER_TAKEN, Proxies, checked_root, trusted_networks
+
+PROXY, STRANGER = "10.0.0.1", "10.0.0.9"
+TOLD = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "studio.example"}
+
+
+def asked(settings: Settings, address: str, path: str = "/jobs", headers: Any = None, **changes: str) -> Any:
+    """What the application behind sees."""
+
+    async def tell(scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope)
+        content = {
+            "client": request.client.host if request.client else "",
+            "scheme": request.url.scheme,
+            "host": request.headers.get("host"),
+            "headers": sorted(request.headers),
+            "path": scope["path"],
+            "base": str(request.base_url),
+            "picture": shapes.picture_url("x"),
+        }
+        await JSONResponse(content)(scope, receive, send)
+
+    trusting = replace(settings, **{"trusted_proxies": "10.0.0.1, 10.1.0.0/16"} | changes)
+    client = TestClient(Proxies(tell, trusting), base_url="http://inside:7860", client=(address, 1))
+    return client.get(path, headers=headers or TOLD).json()
+
+
+def test_a_trusted_proxy_says_who_asked_and_how(settings: Settings) -> None:
+    told = asked(settings, PROXY)
+    assert (told["client"], told["scheme"], told["host"]) == ("192.0.2.7", "https", "studio.example")
+    assert "x-forwarded-for" not in told["headers"]
+    assert "x-forwarded-host" not in told["headers"]
+
+
+def test_a_stranger_says_nothing(settings: Settings) -> None:
+    told = asked(settings, STRANGER)
+    assert (told["client"], told["scheme"], told["host"]) == (STRANGER, "http", "inside:7860")
+    assert not [name for name in told["headers"] if "forwarded" in name]
+
+
+def test_what_a_caller_wrote_before_the_proxy_is_not_believed(settings: Settings) -> None:
+    told = asked(settings, PROXY, headers={"X-Forwarded-For": "1.2.3.4, 192.0.2.7, 10.1.2.3"})
+    assert told["client"] == "192.0.2.7"
+
+
+@pytest.mark.parametrize("address", [PROXY, STRANGER])
+def test_other_ways_to_say_it_are_removed_from_everybody(settings: Settings, address: str) -> None:
+    told = asked(settings, address, headers={name.decode(): "evil.example" for name in NEVER_TAKEN})
+    assert not set(told["headers"]) & {name.decode() for name in NEVER_TAKEN}
+
+
+@pytest.mark.parametrize("path", ["/studio/jobs", "/jobs"])
+def test_below_a_path_with_the_prefix_or_without(settings: Settings, path: str) -> None:
+    told = asked(settings, PROXY, path, root_path="/studio/")
+    assert told["path"] == "/jobs"
+    assert told["base"] == "https://studio.example/studio/"
+    assert told["picture"] == "/studio/images/x.png"
+    assert shapes.picture_url("x") == "/images/x.png"
+
+
+@pytest.mark.parametrize("root", ["studio", "/a//b", "/a b", "/<b>", "/a?b", "https://evil.example"])
+def test_a_root_path_is_a_path(root: str) -> None:
+    with pytest.raises(InvalidParams, match="root_path"):
+        checked_root(root)
+
+
+@pytest.mark.parametrize("text", ["proxy", "10.0.0.0/99", "*"])
+def test_proxies_are_addresses(text: str) -> None:
+    with pytest.raises(InvalidParams, match="trusted_proxies"):
+        trusted_networks(text)
