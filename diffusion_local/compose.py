@@ -8,6 +8,7 @@ from diffusion_local.models.places import Places
 from diffusion_local.queue import HueyQueue
 from diffusion_local.reports.reports import Reports
 from diffusion_local.settings import Settings
+from diffusion_local.store.boards import BoardStore
 from diffusion_local.store.control import QueueControl
 from diffusion_local.store.database import Database
 from diffusion_local.store.deliveries import DeliveryStore
@@ -66,7 +67,20 @@ def open_house(settings: Settings) -> House:
     downloads = DownloadStore(database)
     library = Library(settings, catalog, downloads)
     studio = Studio(
-        settings, jobs, control, view, images, workers, files, queue, sources, catalog, library, reports, webhooks
+        settings,
+        jobs,
+        control,
+        view,
+        images,
+        workers,
+        files,
+        queue,
+        sources,
+        catalog,
+        library,
+        reports,
+        webhooks,
+        BoardStore(database),
     )
     return House(
         settings,

@@ -32,11 +32,13 @@ from diffusion_local.library import Library
 from diffusion_local.lists.prompt_lists import PromptLists
 from diffusion_local.lists.queue_file import QueueFile
 from diffusion_local.orders import Orders, known_state
+from diffusion_local.pictures import Pictures
 from diffusion_local.questions import Questions
 from diffusion_local.queue import JobQueue
 from diffusion_local.reports.reports import Reports
 from diffusion_local.settings import Settings
 from diffusion_local.store.accounts import AccountStore
+from diffusion_local.store.boards import BoardStore
 from diffusion_local.store.control import QueueControl
 from diffusion_local.store.files import LocalFiles
 from diffusion_local.store.images import ImageStore
@@ -57,7 +59,8 @@ class Studio(Orders, Questions):
     """Built by ``compose.open_studio``. Each method is one use-case; bad input raises a UserError.
 
     ``lists`` has those about prompt lists, ``sources`` those about source pictures, ``styles`` presets, ``reports``
-    what came of it all, ``webhooks`` who is told, ``library`` those about models, ``accounts`` who may come in.
+    what came of it all, ``webhooks`` who is told, ``library`` those about models, ``accounts`` who may come in,
+    ``pictures`` and ``boards`` those about the gallery.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Studio(Orders, Questions):
         library: Library,
         reports: Reports,
         webhooks: Webhooks,
+        boards: BoardStore,
     ) -> None:
         self._settings = settings
         self._jobs = jobs
@@ -96,6 +100,8 @@ class Studio(Orders, Questions):
         self.grids = Grids(settings, jobs, view, queue, catalog, self._timetable)
         self.queue_file = QueueFile(settings, jobs, view, queue, catalog)
         self.accounts = Accounts(settings, AccountStore(view.database))
+        self.pictures = Pictures(images, files)
+        self.boards = boards
 
     # -- submit and wait -------------------------------------------------------------------------------------------
 
@@ -225,27 +231,20 @@ class Studio(Orders, Questions):
         self, limit: int = 48, before: str | None = None, search: str = "", starred: bool = False, trashed: bool = False
     ) -> list[Image]:
         """Pictures, newest first; ``before`` is the last id of the page before."""
-        limit = catalog.whole_number("limit", limit, 1, 500)
-        return self._images.page(limit, before or None, search.strip(), starred, trashed)
+        return self.pictures.page(limit, before, search=search.strip(), starred=starred, trashed=trashed)
 
     def gallery_count(self) -> int:
         return self._images.count()
 
     def star(self, image_id: str, starred: bool = True) -> Image:
-        self._require_own(image_id)
-        return self._images.star(image_id, starred)
+        return self.pictures.star([image_id], starred)[0]
 
     def trash(self, image_id: str) -> Image:
         """Take a picture out of the gallery; ``restore`` brings it back."""
-        self._require_own(image_id)
-        return self._images.trash(image_id)
+        return self.pictures.trash([image_id])[0]
 
     def restore(self, image_id: str) -> Image:
-        self._require_own(image_id)
-        return self._images.restore(image_id)
-
-    def _require_own(self, image_id: str) -> None:
-        actor.current().require_own(self._images.get(image_id).owner, f"Picture {image_id}")
+        return self.pictures.restore([image_id])[0]
 
     def models(self) -> list[Model]:
         return self._catalog.all()

@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("catalog", "timing", "contact_sheet", "estimates", "logs", "styles", "network"),
     ("tls", "engine", "store", "queue"),
-    ("questions", "orders", "lists", "reports", "hub", "library", "accounts"),
+    ("questions", "orders", "lists", "pictures", "reports", "hub", "library", "accounts"),
     ("telling", "batches"),
     ("studio",),
     ("compose", "shapes", "remote"),
@@ -61,7 +61,7 @@ HOMES = {
     "platformdirs": ("settings.py",),
     "tomllib": ("settings.py", "web/ui/words.py"),
     "charset_normalizer": ("lists/",),
-    "stream_zip": ("batches/",),
+    "stream_zip": ("pictures.py", "batches/"),
     "typer": ("cli/",),
     "ulid": ("domain.py",),
 }

@@ -1,12 +1,17 @@
 """The images table: the gallery. Rows are written by ``JobStore.finish`` together with the job's end."""
 
+import json
+from collections.abc import Sequence
+
 from diffusion_local.domain import Image, utc_now
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.gallery_filter import GalleryFilter
 from diffusion_local.store.ownership import ruled, seen
 from diffusion_local.store.tombstones import missing
 
 RECENT = 100
+EVERYTHING = GalleryFilter()
 
 
 class ImageStore:
@@ -28,23 +33,56 @@ class ImageStore:
             )
             return {image.job_id: image for image in map(rows.image, found)}
 
-    def page(
-        self, limit: int = 48, before: str | None = None, search: str = "", starred: bool = False, trashed: bool = False
-    ) -> list[Image]:
+    def page(self, limit: int = 48, before: str | None = None, asked: GalleryFilter = EVERYTHING) -> list[Image]:
         """Pictures, newest first. ``before`` is the last id of the page before: any depth costs the same."""
-        where = ["trashed_at IS NOT NULL" if trashed else "trashed_at IS NULL", seen()]
-        values: dict[str, str | int] = {"limit": limit}
+        conditions, values = asked.where()
+        conditions.append(seen())
+        values["limit"] = limit
+        source, order, after = "images", "created_at DESC, id DESC", "(created_at, id) < (SELECT created_at, id"
+        if words := asked.words():
+            # In the order in which they came in, which the full-text index can walk backwards: no word is so common
+            # that its pictures must be sorted first.
+            source = "images_text CROSS JOIN images ON images.number = images_text.rowid"
+            order, after = "images_text.rowid DESC", "images_text.rowid < (SELECT number"
+            conditions.append("images_text MATCH :words")
+            values["words"] = words
+        elif asked.search:
+            conditions.append("instr(lower(images.prompt), lower(:search)) > 0")
+            values["search"] = asked.search
         if before:
-            where.append("(created_at, id) < (SELECT created_at, id FROM images WHERE id = :before)")
+            conditions.append(f"{after} FROM images AS last WHERE last.id = :before)")
             values["before"] = before
-        if search:
-            where.append("instr(lower(prompt), lower(:search)) > 0")
-            values["search"] = search
-        if starred:
-            where.append("starred = 1")
-        sql = f"SELECT * FROM images WHERE {' AND '.join(where)} ORDER BY created_at DESC, id DESC LIMIT :limit"
+        sql = f"SELECT images.* FROM {source} WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT :limit"
         with self._database.read() as db:
             return [rows.image(row) for row in db.query(sql, values)]
+
+    def forget(self, image_ids: Sequence[str]) -> list[tuple[str, str]]:
+        """Delete rows of the trash: (id, key) of each that was there."""
+        with self._database.write() as db:
+            asked = "id IN (SELECT value FROM json_each(:ids)) AND trashed_at IS NOT NULL"
+            gone = db.query(
+                f"DELETE FROM images WHERE {asked} AND {ruled()} RETURNING id, key",
+                {"ids": json.dumps(list(image_ids))},
+            )
+            return [(row["id"], row["key"]) for row in gone]
+
+    def alike(self, image: Image) -> int:
+        """How many other pictures have this one's recipe, seed included; without the trash."""
+        same = f"SELECT count(*) FROM images WHERE mark = :mark AND id != :id AND trashed_at IS NULL AND {seen()}"
+        with self._database.read() as db:
+            return scalar(db, same, mark=rows.recipe_mark(image.params), id=image.id)
+
+    def models(self) -> list[str]:
+        """Models that the gallery has pictures of."""
+        with self._database.read() as db:  # a walk from one to the next: their index is not read through
+            walk = """
+                WITH RECURSIVE each (model) AS (
+                    SELECT min(model) FROM images WHERE trashed_at IS NULL
+                    UNION ALL SELECT (SELECT min(model) FROM images WHERE trashed_at IS NULL AND model > each.model)
+                    FROM each WHERE each.model IS NOT NULL
+                ) SELECT model FROM each WHERE model IS NOT NULL
+            """
+            return [row["model"] for row in db.query(walk)]
 
     def count(self) -> int:
         """Pictures in the gallery, without the trash."""
@@ -60,19 +98,27 @@ class ImageStore:
         with self._database.read() as db:
             return scalar(db, f"SELECT 1.0 * sum(bytes) / sum(pixels) FROM ({recent})")
 
-    def star(self, image_id: str, starred: bool) -> Image:
-        return self._change(image_id, "starred = :value", int(starred))
+    def star(self, image_ids: Sequence[str], starred: bool) -> list[Image]:
+        return self._change(image_ids, "starred = :value", int(starred))
 
-    def trash(self, image_id: str) -> Image:
-        return self._change(image_id, "trashed_at = :value", utc_now())
+    def trash(self, image_ids: Sequence[str]) -> list[Image]:
+        return self._change(image_ids, "trashed_at = :value", utc_now())
 
-    def restore(self, image_id: str) -> Image:
-        return self._change(image_id, "trashed_at = :value", None)
+    def restore(self, image_ids: Sequence[str]) -> list[Image]:
+        return self._change(image_ids, "trashed_at = :value", None)
 
-    def _change(self, image_id: str, sets: str, value: str | int | None) -> Image:
+    def _change(self, image_ids: Sequence[str], sets: str, value: str | int | None) -> list[Image]:
+        """All of them or, where one is not there, none."""
+        changed = []
         with self._database.write() as db:
-            for row in db.query(
-                f"UPDATE images SET {sets} WHERE id = :id AND {ruled()} RETURNING *", {"id": image_id, "value": value}
-            ):
-                return rows.image(row)
-            raise missing(db, "picture", image_id)
+            for image_id in image_ids:
+                found = list(
+                    db.query(
+                        f"UPDATE images SET {sets} WHERE id = :id AND {ruled()} RETURNING *",
+                        {"id": image_id, "value": value},
+                    )
+                )
+                if not found:
+                    raise missing(db, "picture", image_id)
+                changed.append(rows.image(found[0]))
+        return changed

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
 from diffusion_local.domain import Batch, Event, Failure, Image, Job, Lane, Params, State, Worker, utc_text
@@ -118,12 +119,18 @@ def image(row: Row) -> Image:
     )
 
 
+def recipe_mark(params: Params) -> str:
+    """Equal for equal recipes, seed included: the first 64 bits of SHA-256 in hex."""
+    return sha256(params.to_json().encode()).hexdigest()[:16]
+
+
 def image_row(image: Image) -> Row:
     return {
         "id": image.id,
         "job_id": image.job_id,
         "key": image.key,
         "params": image.params.to_json(),
+        "mark": recipe_mark(image.params),
         "prompt": image.params.prompt,
         "model": image.params.model,
         "seed": image.params.seed,

@@ -27,7 +27,7 @@ def test_a_batch_comes_whole_and_in_its_order_with_keys(database: Database, stor
     found = list(Results(database).of_batch(done.batch_id))
     assert [job.id for job, _ in found] == ids
     assert [key is not None for _, key in found] == [True, False, False, False, False]
-    ImageStore(database).trash(done.id)
+    ImageStore(database).trash([done.id])
     assert [key for _, key in Results(database).of_batch(done.batch_id)] == [None] * 5
 
 
@@ -62,5 +62,5 @@ def test_bytes_of_a_pixel_are_those_of_pictures_that_are_there(database: Databas
         job = claimed(store)
         store.finish(job.claim, image_of(job, bytes=size))
     assert images.bytes_per_pixel() == 2.0
-    images.trash(job.id)
+    images.trash([job.id])
     assert images.bytes_per_pixel() == 1.0

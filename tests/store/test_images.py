@@ -3,8 +3,9 @@
 import pytest
 
 from diffusion_local.domain import Image
-from diffusion_local.errors import NotFound
+from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.store.database import Database
+from diffusion_local.store.gallery_filter import GalleryFilter
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.jobs import JobStore
 from tests.support import claimed, enqueue, image_of
@@ -44,31 +45,98 @@ def test_a_picture_comes_back_as_it_was_stored(store: JobStore, images: ImageSto
 def test_search_takes_words_as_they_are_and_not_as_patterns(store: JobStore, images: ImageStore) -> None:
     [apple] = made(store, prompt="a Red apple 100%")
     [heart] = made(store, prompt="a blue_heart")
-    assert images.page(search="red APPLE") == [apple]
-    assert images.page(search="100%") == [apple]
-    assert images.page(search="blue_") == [heart]
-    assert images.page(search="%") == [apple]
-    assert images.page(search="'; DROP TABLE images; --") == []
+    assert images.page(asked=GalleryFilter(search="red APPLE")) == [apple]
+    assert images.page(asked=GalleryFilter(search="100%")) == [apple]
+    assert images.page(asked=GalleryFilter(search="blue_")) == [heart]
+    assert images.page(asked=GalleryFilter(search="%")) == [apple]
+    assert images.page(asked=GalleryFilter(search="'; DROP TABLE images; --")) == []
 
 
 def test_stars(store: JobStore, images: ImageStore) -> None:
     first, second = made(store, 2)
-    assert images.star(first.id, True).starred
-    assert [image.id for image in images.page(starred=True)] == [first.id]
-    assert not images.star(first.id, False).starred
+    assert images.star([first.id], True)[0].starred
+    assert [image.id for image in images.page(asked=GalleryFilter(starred=True))] == [first.id]
+    assert not images.star([first.id], False)[0].starred
     assert {image.id for image in images.page()} == {first.id, second.id}
 
 
 def test_the_trash_hides_and_restore_shows_again(store: JobStore, images: ImageStore) -> None:
     [image] = made(store)
-    assert images.trash(image.id).trashed_at
+    assert images.trash([image.id])[0].trashed_at
     assert (images.page(), images.count(), images.of_jobs([image.job_id])) == ([], 0, {})
-    assert [each.id for each in images.page(trashed=True)] == [image.id]
-    assert images.restore(image.id) == image
+    assert [each.id for each in images.page(asked=GalleryFilter(trashed=True))] == [image.id]
+    assert images.restore([image.id]) == [image]
     assert images.page() == [image]
 
 
 def test_an_unknown_picture_is_not_found(images: ImageStore) -> None:
-    for ask in (images.get, images.trash, images.restore, lambda image_id: images.star(image_id, True)):
+    with pytest.raises(NotFound, match="nobody"):
+        images.get("nobody")
+    for ask in (images.trash, images.restore, lambda image_ids: images.star(image_ids, True)):
         with pytest.raises(NotFound, match="nobody"):
-            ask("nobody")
+            ask(["nobody"])
+
+
+def test_search_finds_words_and_their_beginnings(store: JobStore, images: ImageStore) -> None:
+    [castle] = made(store, prompt="an old castle by the sea")
+    [cat] = made(store, prompt="a cat on a castle wall")
+    [chinese] = made(store, prompt="雪山上的小屋")
+
+    def found(search: str) -> list[Image]:
+        return images.page(asked=GalleryFilter(search=search))
+
+    assert found("cast") == [cat, castle]
+    assert found("castle cat") == [cat]
+    assert found('"castle wall"') == [cat]
+    assert found('"wall castle"') == []
+    assert found("castle -cat") == [castle]
+    assert found("-cat") == []
+    assert found("小屋") == [chinese]
+    assert found('"castle AND') == []
+    assert found('castle" OR (') == []
+
+
+def test_pages_of_a_search_lose_and_double_nothing(store: JobStore, images: ImageStore) -> None:
+    pictures = made(store, 11, prompt="a castle")
+    seen: list[Image] = []
+    while page := images.page(4, before=seen[-1].id if seen else None, asked=GalleryFilter(search="castle")):
+        seen += page
+    assert seen == pictures[::-1]
+
+
+def test_filters_narrow_together(store: JobStore, images: ImageStore, database: Database) -> None:
+    [square] = made(store, prompt="a castle")
+    enqueue(store, prompt="a castle")
+    job = claimed(store)
+    wide = image_of(job, width=256, created_at="2026-11-22T10:00:00.000Z")
+    store.finish(job.claim, wide)
+    [other] = made(store, prompt="a castle", model="sdxl")
+
+    def found(**asked: object) -> list[str]:
+        return [image.id for image in images.page(asked=GalleryFilter.of(asked))]
+
+    assert found(shape="landscape") == [wide.id]
+    assert found(model="sdxl") == [other.id]
+    assert found(model="sdxl", shape="landscape") == []
+    assert found(since="2026-11-22", until="2026-11-22") == [other.id, wide.id, square.id]
+    assert found(until="2026-11-21") == []
+    assert found(batch=store.get(wide.job_id).batch_id) == [wide.id]
+    assert images.models() == sorted({square.params.model, "sdxl"})
+    for asked in ({"shape": "round"}, {"since": "yesterday"}, {"colour": "red"}):
+        with pytest.raises(InvalidParams):
+            GalleryFilter.of(asked)
+
+
+def test_pictures_of_one_recipe_are_recognised(store: JobStore, images: ImageStore) -> None:
+    first, second = made(store, prompt="a castle", seed=7) + made(store, prompt="a castle", seed=7)
+    [other] = made(store, prompt="a castle", seed=8)
+    assert images.alike(first) == 1
+    assert images.alike(other) == 0
+    assert images.page(asked=GalleryFilter(like=first.id)) == [second, first]
+
+
+def test_a_forgotten_picture_is_found_no_more(store: JobStore, images: ImageStore) -> None:
+    first, second = made(store, 2, prompt="a castle")
+    images.trash([first.id])
+    assert images.forget([first.id, second.id]) == [(first.id, first.key)]
+    assert images.page(asked=GalleryFilter(search="castle")) == [second]

@@ -110,8 +110,8 @@ def changes(database: Database, store: JobStore) -> dict[str, Callable[[], objec
         "report": lambda: store.report(running(), 2),  # type: ignore[arg-type]
         "cancel a running job": lambda: store.cancel(Selection((job_id,))),
         "finish": lambda: store.finish(running(), image_of(store.get(job_id))),  # type: ignore[arg-type]
-        "star": lambda: images.star(job_id, True),
-        "trash": lambda: images.trash(job_id),
+        "star": lambda: images.star([job_id], True),
+        "trash": lambda: images.trash([job_id]),
         "pause": lambda: control.pause(),
         "resume": lambda: control.resume(),
         "block": lambda: control.block("the disk is full"),

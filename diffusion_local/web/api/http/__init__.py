@@ -8,6 +8,7 @@ from diffusion_local.errors import NotFound
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.http import (
     batches,
+    boards,
     images,
     jobs,
     lists,
@@ -33,6 +34,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         sources.router(studio),
         batches.router(studio),
         images.router(studio),
+        boards.router(studio),
         queue.router(studio),
         models.router(studio),
         reports.router(studio),

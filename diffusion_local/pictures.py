@@ -1,0 +1,111 @@
+"""The gallery as a person uses it: find, star, throw away and bring back, many at once, and take home as a ZIP file."""
+
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from stream_zip import ZIP_64, Method, stream_zip
+
+from diffusion_local import actor, catalog
+from diffusion_local.domain import Image
+from diffusion_local.errors import Conflict, InvalidParams
+from diffusion_local.store.files import LocalFiles
+from diffusion_local.store.gallery_filter import GalleryFilter
+from diffusion_local.store.images import ImageStore
+
+MOST_AT_ONCE = 1000
+PAGE = 500
+CHUNK = 256 * 1024
+MODE = 0o644
+SLUG_CHARS = 50
+
+
+class Pictures:
+    """Built by ``compose``; hangs on the Studio as ``pictures``."""
+
+    def __init__(self, images: ImageStore, files: LocalFiles) -> None:
+        self._images = images
+        self._files = files
+
+    def page(self, limit: int = 48, before: str | None = None, **asked: Any) -> list[Image]:
+        """Pictures, newest first; ``before`` is the last id of the page before, ``asked`` fields of GalleryFilter."""
+        return self._images.page(catalog.whole_number("limit", limit, 1, PAGE), before or None, GalleryFilter.of(asked))
+
+    def models(self) -> list[str]:
+        """Models that the gallery has pictures of."""
+        return self._images.models()
+
+    def alike(self, image: Image) -> int:
+        """How many other pictures have the same recipe, seed included."""
+        return self._images.alike(image)
+
+    def star(self, image_ids: Sequence[str], starred: bool = True) -> list[Image]:
+        return self._images.star(self._own(image_ids), starred)
+
+    def trash(self, image_ids: Sequence[str]) -> list[Image]:
+        """Take pictures out of the gallery; ``restore`` brings them back."""
+        return self._images.trash(self._own(image_ids))
+
+    def restore(self, image_ids: Sequence[str]) -> list[Image]:
+        return self._images.restore(self._own(image_ids))
+
+    def delete(self, image_ids: Sequence[str]) -> list[str]:
+        """Delete pictures of the trash for good, files and all; their ids. One that is not there is a Conflict."""
+        for image_id in self._own(image_ids):
+            if not self._images.get(image_id).trashed_at:
+                raise Conflict(f"Picture {image_id} is not in the trash.")
+        for _, key in self._images.forget(list(image_ids)):
+            self._files.discard(key)  # after its row: there is no row without a file
+        return list(image_ids)
+
+    def _own(self, image_ids: Sequence[str]) -> list[str]:
+        if not 0 < len(image_ids) <= MOST_AT_ONCE:
+            raise InvalidParams("image_ids", f"must name 1 to {MOST_AT_ONCE} pictures (got {len(image_ids)}).")
+        for image_id in image_ids:
+            actor.current().require_own(self._images.get(image_id).owner, f"Picture {image_id}")
+        return list(image_ids)
+
+    # -- to take home ------------------------------------------------------------------------------------------------
+
+    def zip(self, image_ids: Sequence[str] = (), **asked: Any) -> Iterator[bytes]:
+        """A ZIP file in pieces, made while it is sent: these pictures, or all that a filter finds."""
+        if len(image_ids) > MOST_AT_ONCE:
+            raise InvalidParams("image_ids", f"must name at most {MOST_AT_ONCE} pictures (got {len(image_ids)}).")
+        wanted = GalleryFilter.of(asked)  # errors now, not within the stream
+        chosen = [self._images.get(image_id) for image_id in image_ids]
+        return zipped(
+            (name_of(each), self._files.path(each.key), each.created_at) for each in chosen or self._all(wanted)
+        )
+
+    def _all(self, wanted: GalleryFilter) -> Iterator[Image]:
+        before = None
+        while page := self._images.page(PAGE, before, wanted):
+            yield from page
+            before = page[-1].id
+
+
+def zipped(members: Iterable[tuple[str, Path, str]]) -> Iterator[bytes]:
+    """(name, file, time) as a ZIP file. Pictures do not shrink any more: they are only stored."""
+
+    def pieces(path: Path) -> Iterator[bytes]:
+        with path.open("rb") as file:
+            while piece := file.read(CHUNK):
+                yield piece
+
+    def entries() -> Iterator[tuple[str, datetime, int, Method, Iterable[bytes]]]:
+        for name, path, at in members:
+            if path.exists():
+                yield name, datetime.fromisoformat(at), MODE, ZIP_64, pieces(path)
+
+    return iter(
+        stream_zip(entries(), chunk_size=CHUNK, get_compressobj=lambda: zlib.compressobj(0, wbits=-zlib.MAX_WBITS))
+    )
+
+
+def name_of(image: Image) -> str:
+    """A file name people can find again; the id's end keeps it single."""
+    slug = re.sub(r"[^\w]+", "-", image.params.prompt.lower())[:SLUG_CHARS].strip("-_") or "picture"
+    return f"{slug}-{image.params.seed}-{image.id[-6:].lower()}{Path(image.key).suffix or '.png'}"

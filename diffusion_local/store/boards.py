@@ -1,0 +1,152 @@
+"""Boards: albums of pictures. A picture may be on several; deleting a board deletes no picture."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlite_utils
+
+from diffusion_local import actor
+from diffusion_local.domain import new_id, utc_now
+from diffusion_local.errors import Conflict, InvalidParams, NotFound
+from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.ownership import ruled, seen
+
+MOST_BOARDS = 1000
+NAME_CHARS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """An album. ``count`` leaves out the trash; ``cover`` is the id of its newest picture, or empty."""
+
+    id: str
+    name: str
+    owner: str
+    created_at: str
+    count: int = 0
+    cover: str = ""
+
+
+class BoardStore:
+    """Built by ``compose``; hangs on the Studio as ``boards``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all(self) -> list[Board]:
+        """Every board that may be seen, by name."""
+        with self._database.read() as db:
+            return [board(row) for row in db.query(f"{BOARDS} WHERE {seen('boards')} ORDER BY name COLLATE NOCASE")]
+
+    def get(self, board_id: str) -> Board:
+        with self._database.read() as db:
+            for row in db.query(f"{BOARDS} WHERE boards.id = ? AND {seen('boards')}", [board_id]):
+                return board(row)
+        raise no_board(board_id)
+
+    def create(self, name: str, image_ids: Sequence[str] = ()) -> Board:
+        """A new board, with these pictures on it. Raises Conflict if the name is taken."""
+        made = Board(new_id(), checked(name), actor.current().name, utc_now())
+        with self._database.write() as db:
+            if (scalar(db, "SELECT count(*) FROM boards") or 0) >= MOST_BOARDS:
+                raise InvalidParams("name", f"cannot be added: there are {MOST_BOARDS} boards already.")
+            refuse_taken(db, made.owner, made.name)
+            db.table("boards").insert(
+                {"id": made.id, "name": made.name, "owner": made.owner, "created_at": made.created_at}
+            )
+            put(db, made.id, image_ids)
+        return self.get(made.id)
+
+    def rename(self, board_id: str, name: str) -> Board:
+        with self._database.write() as db:
+            found = self._own(db, board_id)
+            if checked(name) != found["name"]:
+                refuse_taken(db, found["owner"], checked(name))
+            db.execute("UPDATE boards SET name = ? WHERE id = ?", [checked(name), board_id])
+        return self.get(board_id)
+
+    def delete(self, board_id: str) -> Board:
+        """Delete the board; its pictures stay in the gallery."""
+        gone = self.get(board_id)
+        with self._database.write() as db:
+            self._own(db, board_id)
+            db.execute("DELETE FROM boards WHERE id = ?", [board_id])
+        return gone
+
+    def add(self, board_id: str, image_ids: Sequence[str]) -> Board:
+        """Put pictures on a board; those that are there already stay there. Raises NotFound for an unknown picture."""
+        with self._database.write() as db:
+            self._own(db, board_id)
+            put(db, board_id, image_ids)
+        return self.get(board_id)
+
+    def take(self, board_id: str, image_ids: Sequence[str]) -> Board:
+        """Take pictures off a board."""
+        with self._database.write() as db:
+            self._own(db, board_id)
+            db.execute(
+                "DELETE FROM board_images WHERE board_id = ? AND image_id IN (SELECT value FROM json_each(?))",
+                [board_id, json.dumps(list(image_ids))],
+            )
+        return self.get(board_id)
+
+    def of_image(self, image_id: str) -> list[Board]:
+        """The boards that a picture is on."""
+        on = f"{BOARDS} WHERE boards.id IN (SELECT board_id FROM board_images WHERE image_id = ?) AND {seen('boards')}"
+        with self._database.read() as db:
+            return [board(row) for row in db.query(f"{on} ORDER BY name COLLATE NOCASE", [image_id])]
+
+    @staticmethod
+    def _own(db: sqlite_utils.Database, board_id: str) -> dict[str, str]:
+        for row in list(db.query(f"SELECT * FROM boards WHERE id = ? AND {ruled()}", [board_id])):
+            return row
+        raise no_board(board_id)
+
+
+BOARDS = """
+    SELECT boards.*,
+        (SELECT count(*) FROM board_images JOIN images ON images.id = image_id
+         WHERE board_id = boards.id AND trashed_at IS NULL) AS count,
+        coalesce((SELECT images.id FROM board_images JOIN images ON images.id = image_id
+         WHERE board_id = boards.id AND trashed_at IS NULL ORDER BY at DESC, image_id DESC LIMIT 1), '') AS cover
+    FROM boards
+"""
+
+
+def put(db: sqlite_utils.Database, board_id: str, image_ids: Sequence[str]) -> None:
+    asked = json.dumps(list(image_ids))
+    known = f"SELECT value FROM json_each(:ids) WHERE value IN (SELECT id FROM images WHERE {seen('images')})"
+    if scalar(db, f"SELECT count(*) FROM ({known})", ids=asked) != len(image_ids):
+        raise NotFound("One of the pictures is not there.")
+    db.execute(
+        f"INSERT OR IGNORE INTO board_images (board_id, image_id, at) SELECT :board, value, :now FROM ({known})",
+        {"board": board_id, "now": utc_now(), "ids": asked},
+    )
+
+
+def refuse_taken(db: sqlite_utils.Database, owner: str, name: str) -> None:
+    if scalar(db, "SELECT 1 FROM boards WHERE owner = :owner AND name = :name", owner=owner, name=name):
+        raise Conflict(f"There is a board {name!r} already.")
+
+
+def checked(name: str) -> str:
+    line = " ".join(name.split()) if isinstance(name, str) else ""
+    if not 0 < len(line) <= NAME_CHARS:
+        raise InvalidParams("name", f"of a board must have 1 to {NAME_CHARS} characters.")
+    return line
+
+
+def no_board(board_id: str) -> NotFound:
+    return NotFound(f"There is no board {board_id!r}.")
+
+
+def board(row: dict[str, str | int]) -> Board:
+    return Board(
+        str(row["id"]),
+        str(row["name"]),
+        str(row["owner"]),
+        str(row["created_at"]),
+        int(row["count"]),
+        str(row["cover"]),
+    )

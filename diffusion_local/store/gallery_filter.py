@@ -1,0 +1,101 @@
+"""What of the gallery is asked for, and the WHERE that finds it by an index.
+
+Full-text search (SQLite FTS5): every word must be in the prompt, as a whole word or the beginning of one; "in quotes"
+means these words in this order, -word means without it. Scripts that write without spaces are searched by plain
+comparison, as are texts without a letter.
+"""
+
+import re
+from dataclasses import dataclass, fields
+from datetime import date
+from typing import Any, Self
+
+from diffusion_local.errors import InvalidParams
+
+SHAPES = {"square": "width = height", "portrait": "width < height", "landscape": "width > height"}
+WORD = re.compile(r'(-?)"([^"]*)"|(-?)(\S+)')
+#: Han, kana, Hangul, Thai, Lao, Khmer, Burmese: FTS5 would take a whole sentence for one word.
+UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryFilter:
+    """Every field narrows; empty ones do not. ``since`` and ``until`` are days (UTC, YYYY-MM-DD), both included."""
+
+    search: str = ""
+    starred: bool = False
+    trashed: bool = False
+    model: str = ""
+    board: str = ""
+    batch: str = ""
+    owner: str = ""
+    shape: str = ""
+    since: str = ""
+    until: str = ""
+    like: str = ""  # id of a picture: those of the same recipe
+
+    def __bool__(self) -> bool:
+        return self != type(self)()
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """A filter from its fields; what is None is not asked for. Raises InvalidParams."""
+        known = {field.name for field in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise InvalidParams(name, f"is not a filter of the gallery. Known: {', '.join(sorted(known))}.")
+        asked = cls(**{name: value for name, value in values.items() if value is not None})
+        if asked.shape and asked.shape not in SHAPES:
+            raise InvalidParams("shape", f"must be one of {', '.join(SHAPES)} (got {asked.shape!r}).")
+        for field in ("since", "until"):
+            check_day(field, getattr(asked, field))
+        return asked
+
+    def where(self) -> tuple[list[str], dict[str, Any]]:
+        """Conditions on ``images`` and their values."""
+        conditions = ["trashed_at IS NOT NULL" if self.trashed else "trashed_at IS NULL"]
+        values: dict[str, Any] = {}
+        if self.starred:
+            conditions.append("starred = 1")
+        for field, column in (("model", "model"), ("batch", "batch_id"), ("owner", "owner")):
+            if value := getattr(self, field):
+                conditions.append(f"{column} = :{field}")
+                values[field] = value
+        if self.board:
+            conditions.append("id IN (SELECT image_id FROM board_images WHERE board_id = :board)")
+            values["board"] = self.board
+        if self.like:
+            conditions.append("mark = (SELECT mark FROM images AS liked WHERE liked.id = :like)")
+            values["like"] = self.like
+        if self.shape:
+            conditions.append(SHAPES[self.shape])
+        if self.since:
+            conditions.append("created_at >= :since")
+            values["since"] = self.since
+        if self.until:
+            conditions.append("created_at < :until")
+            values["until"] = self.until + "U"  # after every time of that day, which goes on with a T
+        return conditions, values
+
+    def words(self) -> str:
+        """The search as an FTS5 query; empty if it must be done by plain comparison."""
+        if UNSPACED.search(self.search):
+            return ""
+        with_: list[str] = []
+        without: list[str] = []
+        for minus, phrase, bare_minus, word in WORD.findall(self.search):
+            tokens = re.findall(r"\w+", (phrase or word).replace("_", " "))
+            if tokens:
+                text = '"' + " ".join(tokens) + '"' + ("" if phrase else " *")
+                (without if minus or bare_minus else with_).append(text)
+        if not with_:
+            return ""
+        return " AND ".join(with_) + "".join(f" NOT {each}" for each in without)
+
+
+def check_day(field: str, text: str) -> None:
+    try:
+        if text:
+            date.fromisoformat(text)
+    except (ValueError, TypeError):
+        raise InvalidParams(field, f"must be a day like 2026-01-31 (got {text!r}).") from None

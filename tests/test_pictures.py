@@ -1,0 +1,66 @@
+"""The gallery's use-cases: many at once, for good, and to take home."""
+
+import io
+import zipfile
+
+import pytest
+
+from diffusion_local.compose import House
+from diffusion_local.engine.fake import FakeEngine
+from diffusion_local.errors import Conflict, InvalidParams, NotFound
+from diffusion_local.worker.runner import Runner
+from diffusion_local.worker.stopping import Stop
+
+
+@pytest.fixture
+def made(house: House) -> list[str]:
+    ids = house.studio.submit("a red apple", count=3, width=128, height=128, steps=2).job_ids
+    runner = Runner(house, "cpu0", FakeEngine(0), Stop())
+    runner.work_off()
+    runner.close()
+    return ids
+
+
+def test_many_are_starred_and_thrown_away_at_once(house: House, made: list[str]) -> None:
+    pictures = house.studio.pictures
+    pictures.star(made[:2])
+    assert {image.id for image in pictures.page(starred=True)} == set(made[:2])
+    pictures.trash(made)
+    assert pictures.page() == []
+    pictures.restore(made[:1])
+    assert [image.id for image in pictures.page()] == made[:1]
+
+
+def test_one_unknown_picture_stops_all(house: House, made: list[str]) -> None:
+    with pytest.raises(NotFound):
+        house.studio.pictures.trash([made[0], "nobody"])
+    assert len(house.studio.pictures.page()) == 3
+    with pytest.raises(InvalidParams, match="1 to 1000"):
+        house.studio.pictures.star([])
+
+
+def test_only_the_trash_is_deleted_for_good(house: House, made: list[str]) -> None:
+    pictures, [first, second, _] = house.studio.pictures, made
+    with pytest.raises(Conflict, match="not in the trash"):
+        pictures.delete([first])
+    path = house.files.path(house.studio.image(first).key)
+    pictures.trash([first, second])
+    pictures.delete([first])
+    assert not path.exists()
+    assert [image.id for image in pictures.page(trashed=True)] == [second]
+
+
+def test_pictures_go_home_in_one_file(house: House, made: list[str]) -> None:
+    def names(**asked: object) -> list[str]:
+        packed = b"".join(house.studio.pictures.zip(**asked))  # type: ignore[arg-type]
+        with zipfile.ZipFile(io.BytesIO(packed)) as file:
+            assert file.testzip() is None
+            return file.namelist()
+
+    [name] = names(image_ids=made[:1])
+    assert name.startswith("a-red-apple-")
+    assert name.endswith(".png")
+    assert len(set(names())) == 3
+    assert names(search="nothing like it") == []
+    with pytest.raises(NotFound):
+        house.studio.pictures.zip(["nobody"])
