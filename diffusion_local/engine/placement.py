@@ -87,10 +87,14 @@ class Gauge:
         """``limit``: most bytes of a CUDA GPU that this process may take; 0 is all."""
         self._device = device
         self._type = device.partition(":")[0]
+        self.cap(limit)
+
+    def cap(self, limit: int) -> None:
+        """Take no more than so many bytes from now on."""
         self.limit = limit
         if self._type == "cuda":
-            total = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(limit or total, total) / total, device)
+            total = torch.cuda.get_device_properties(self._device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(limit or total, total) / total, self._device)
 
     def free(self) -> int:
         """Bytes that a model may still take."""

@@ -118,6 +118,7 @@ class Rack:
         else:
             pipe = family.load(model.folder, dtype, load_parts(model.folder, dtype, on_progress))
         pipe.set_progress_bar_config(disable=True)
+        pipe.vae.to(self._device.torch)  # where the previews' factors are fitted faster
         return Loaded(
             model=model,
             family=family,
