@@ -30,7 +30,7 @@ def fit(vae: Any) -> Factors | None:
     try:
         vae.to(dtype=torch.float32)  # half precision overflows in the encoder of some models
         with torch.no_grad():
-            latents = autoencoder.encode(vae, pixels).cpu()
+            latents = autoencoder.encode(vae, pixels.to(vae.device)).cpu()
     finally:
         vae.to(dtype=dtype)
     small = torch.nn.functional.interpolate(pixels, latents.shape[-2:], mode="area")
