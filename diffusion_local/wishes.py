@@ -43,6 +43,14 @@ WISHES: dict[str, Wish] = {
     "rung": Wish(str, "forces a memory policy, such as vae_tiling"),
 }
 
+#: What a submit may say of the batch that its pictures make.
+OF_BATCH: dict[str, Wish] = {
+    "start_at": Wish(str, "not before this moment: ISO 8601, or 23:00 in local time"),
+    "window": Wish(str, "only at these times, such as 23:00-07:00 or mon-fri 22:00-06:00"),
+    "finish_by": Wish(str, "a moment that is warned of if it cannot be kept"),
+    "webhook": Wish(str, "address that is told of the end"),
+}
+
 Spell = Callable[[str, Wish], inspect.Parameter]
 
 
@@ -50,10 +58,11 @@ def plain(name: str, wish: Wish) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=wish.type | None)
 
 
-def taking_wishes(spell: Spell = plain, without: Iterable[str] = ()) -> Callable[[F], F]:
+def taking_wishes(spell: Spell = plain, without: Iterable[str] = (), of_batch: bool = False) -> Callable[[F], F]:
     """Spell out the ``**wishes`` of a function behind what it requires, for tools that read signatures."""
     left_out = set(without)
-    spelled = [spell(name, wish) for name, wish in WISHES.items() if name not in left_out]
+    table = WISHES | (OF_BATCH if of_batch else {})
+    spelled = [spell(name, wish) for name, wish in table.items() if name not in left_out]
 
     def decorate(function: F) -> F:
         before = inspect.signature(function, eval_str=True)

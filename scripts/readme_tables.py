@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_origin
 
 from diffusion_local.settings import Settings
-from diffusion_local.wishes import WISHES
+from diffusion_local.wishes import OF_BATCH, WISHES
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -44,7 +44,7 @@ def settings_table() -> str:
 
 def wishes_table() -> str:
     lines = ["| setting of a picture | type | meaning |", "|---|---|---|"]
-    for name, wish in WISHES.items():
+    for name, wish in (WISHES | OF_BATCH).items():
         kind = "list" if get_origin(wish.type) is list else wish.type.__name__
         lines.append(f"| `{name}` | {kind} | {wish.meaning} |")
     return "\n".join(lines) + "\n"

@@ -105,7 +105,7 @@ def test_every_module_is_told() -> None:
 def test_every_endpoint_is_told_and_no_other() -> None:
     endpoints = pytest.importorskip("diffusion_local.web.api.endpoints")
     named = {name.removeprefix("/") for row in table("endpoint", "takes", "gives") for name in code(row[0])}
-    assert named == {*endpoints.FAST, *endpoints.SLOW}
+    assert named == {*endpoints.FAST, *endpoints.SLOW, *endpoints.STREAMED}
 
 
 def test_the_states_and_a_jobs_fields_are_named_as_programs_get_them() -> None:

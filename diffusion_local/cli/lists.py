@@ -18,6 +18,7 @@ from diffusion_local.lists.fields import BadLine
 from diffusion_local.lists.formats import FORMATS
 from diffusion_local.lists.plan import ListCheck
 from diffusion_local.studio import MAX_WAIT
+from diffusion_local.wishes import OF_BATCH
 
 app = typer.Typer()
 LOOK_SECONDS = 1.0
@@ -59,7 +60,8 @@ def submit_list(
         "count": count,
     }
     if dry_run:
-        check = studio.lists.check(source, form, **wishes)
+        of_pictures = {name: value for name, value in wishes.items() if name not in OF_BATCH}
+        check = studio.lists.check(source, form, **of_pictures)
         tell(asdict(check), as_json, check_lines(check))
         if check.bad_count or not check.pictures:
             raise typer.Exit(FAILED)

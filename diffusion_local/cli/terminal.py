@@ -95,7 +95,7 @@ def option(name: str, wish: Wish) -> inspect.Parameter:
 
 
 #: For the ``**wishes`` of a command; the size is an option of its own.
-taking_options = taking_wishes(option, without=("width", "height"))
+taking_options = taking_wishes(option, without=("width", "height"), of_batch=True)
 
 
 def read_wishes(studio: AnyStudio, size: str | None, wishes: dict[str, Any]) -> dict[str, Any]:

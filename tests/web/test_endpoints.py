@@ -11,7 +11,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from diffusion_local import shapes
-from diffusion_local.wishes import WISHES
+from diffusion_local.wishes import OF_BATCH, WISHES
 from tests.web.conftest import Site
 
 SMALL = {"width": 128, "height": 128, "steps": 4}
@@ -21,7 +21,7 @@ NAMES = {"submit", "job", "wait", "generate", "cancel", "again", "jobs", "queue"
     "trash",
     "restore",
 }
-NAMES |= {"pause", "resume", "move", "priority", "forget", "events", "check_list", "submit_list"}
+NAMES |= {"watch", "add_source", "pause", "resume", "move", "priority", "forget", "events", "check_list", "submit_list"}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_the_endpoints_are_these_and_documented(api: Client) -> None:
 def test_submit_takes_one_parameter_for_each_setting(api: Client) -> None:
     told = api.view_api(return_format="dict", print_info=False)["named_endpoints"]["/submit"]
     named = [each["parameter_name"] for each in told["parameters"]]
-    assert named == ["prompt", *WISHES, "count", "name", "priority", "idempotency_key"]
+    assert named == ["prompt", *WISHES, *OF_BATCH, "count", "name", "priority", "idempotency_key"]
 
 
 def test_a_prompt_becomes_a_picture(api: Client, site: Site) -> None:
@@ -330,3 +330,48 @@ def test_a_picture_is_starred_goes_to_the_trash_and_comes_back(api: Client) -> N
     assert image_id in [each["id"] for each in call(api, "gallery", trashed=True)["images"]]
     assert image_id not in [each["id"] for each in call(api, "gallery")["images"]]
     assert call(api, "restore", image_id=image_id)["trashed_at"] is None
+
+
+def test_watch_tells_what_happens_until_the_end(api: Client, site: Site) -> None:
+    receipt = call(api, "submit", prompt="watched [slow:0.1]", **SMALL)
+    [job_id] = receipt["job_ids"]
+    told = list(api.submit(job_id=job_id, api_name="/watch"))
+    names = [each["event"] for each in told]
+    assert (names[0], names[-1], set(names)) == ("state", "end", {"state", "progress", "end"})
+    assert [each["data"]["state"] for each in told if each["event"] == "state"] == ["queued", "running", "done"]
+    assert told[-1]["data"]["image"]["id"] == job_id
+    whole = list(api.submit(batch_id=receipt["batch_id"], api_name="/watch"))[-1]
+    assert whole["data"]["counts"]["done"] == 1
+
+
+def test_many_may_watch_and_the_queue_is_not_held_up(api: Client, paused: None) -> None:
+    [job_id] = call(api, "submit", prompt="x")["job_ids"]
+    watching = [api.submit(job_id=job_id, timeout=60, api_name="/watch") for _ in range(20)]
+    began = time.monotonic()
+    assert call(api, "wait", job_id=job_id, timeout=0.1)["state"] == "queued"
+    assert time.monotonic() - began < 10
+    call(api, "cancel", job_id=job_id)
+    assert [list(each)[-1]["event"] for each in watching] == ["end"] * 20
+
+
+def test_a_watch_that_cannot_be_or_takes_too_long(api: Client, paused: None) -> None:
+    for arguments in ({}, {"job_id": "nope"}, {"job_id": "x", "batch_id": "y"}, {"job_id": "x", "timeout": 99999}):
+        with pytest.raises(AppError):
+            api.submit(api_name="/watch", **arguments).result(timeout=20)
+    [job_id] = call(api, "submit", prompt="x")["job_ids"]
+    assert list(api.submit(job_id=job_id, timeout=0.3, api_name="/watch"))[-1]["event"] == "timeout"
+
+
+def test_a_file_becomes_a_source(api: Client, site: Site, tmp_path: Any) -> None:
+    from gradio_client import handle_file
+    from PIL import Image as PIL
+
+    PIL.new("RGB", (128, 128), "red").save(tmp_path / "apple.png")
+    told = call(api, "add_source", picture=handle_file(tmp_path / "apple.png"))
+    assert (told["width"], told["height"]) == (128, 128)
+    answer = call(api, "generate", prompt="a green apple", source=told["id"], strength=0.5, steps=4)
+    assert answer["jobs"][0]["params"]["kind"] == "img2img"
+    assert answer["jobs"][0]["state"] == "done"
+    (tmp_path / "no.txt").write_text("no picture")
+    with pytest.raises(AppError, match="must be a picture"):
+        call(api, "add_source", picture=handle_file(tmp_path / "no.txt"))

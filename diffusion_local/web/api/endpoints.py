@@ -6,16 +6,22 @@ Each is one sentence to the Studio; those that steer the queue are in ``control`
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio.to_thread
 import gradio as gr
+from gradio import FileData
+from gradio.utils import get_upload_folder
 
-from diffusion_local import catalog, shapes
-from diffusion_local.errors import UserError
+from diffusion_local import actor, catalog, shapes
+from diffusion_local.actor import Scope
+from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.studio import MAX_WAIT, Studio
 from diffusion_local.web.api import control, list_endpoints, report_endpoints
+from diffusion_local.web.api.http import streams
 from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.wishes import taking_wishes
 
@@ -25,6 +31,7 @@ T = TypeVar("T")
 MOST_WAITING = 1000
 FAST = (
     "submit",
+    "add_source",
     "job",
     "jobs",
     "queue",
@@ -39,6 +46,7 @@ FAST = (
     *report_endpoints.NAMES,
 )
 SLOW = ("wait", "generate")
+STREAMED = ("watch",)
 
 
 def add(studio: Studio) -> None:
@@ -53,6 +61,8 @@ def add(studio: Studio) -> None:
         gr.api(told(getattr(homes.get(name, endpoints), name)), api_name=name, queue=False)
     for name in SLOW:
         gr.api(told_later(getattr(endpoints, name)), api_name=name, concurrency_limit=None)
+    for name in STREAMED:
+        gr.api(told_as_it_comes(getattr(endpoints, name)), api_name=name, concurrency_limit=None)
 
 
 class Endpoints:
@@ -62,7 +72,7 @@ class Endpoints:
         self._studio = studio
         self._watch = Watch(studio)
 
-    @taking_wishes()
+    @taking_wishes(of_batch=True)
     def submit(
         self,
         prompt: str,
@@ -83,6 +93,15 @@ class Endpoints:
             )
         )
 
+    def add_source(self, picture: FileData) -> dict:
+        """Keep a picture to begin from (`handle_file` uploads it): {"id", "width", "height", "url"}.
+
+        Give its id as `source` or `mask` of a submit.
+        """
+        actor.require(Scope.SUBMIT)
+        source = self._studio.sources.add(uploaded(picture))
+        return asdict(source) | {"url": shapes.source_url(source.id)}
+
     def job(self, job_id: str) -> dict:
         """One job: state (queued, running, done, failed, cancelled), step, position, eta, error, image."""
         return shapes.one_job(self._studio, job_id)
@@ -92,7 +111,7 @@ class Endpoints:
         await self._until_final([job_id], timeout)
         return await anyio.to_thread.run_sync(shapes.one_job, self._studio, job_id)
 
-    @taking_wishes()
+    @taking_wishes(of_batch=True)
     async def generate(
         self,
         prompt: str,
@@ -113,6 +132,19 @@ class Endpoints:
         finished = await self._until_final(receipt.job_ids, timeout)
         jobs = await anyio.to_thread.run_sync(self._all, receipt.job_ids)
         return shapes.receipt(receipt) | {"jobs": jobs, "finished": finished}
+
+    async def watch(self, job_id: str = "", batch_id: str = "", timeout: float = 600.0) -> AsyncIterator[dict]:
+        """What happens to a job, or to a batch's jobs, as it happens; the last one is {"event": "end", ...}.
+
+        Each is {"event", "data"}: `state` and `progress` as they come, `end` with the whole job or batch, or
+        `timeout` after so many seconds (at most 3600). Leaving off stops nothing.
+        """
+        if bool(job_id) == bool(batch_id):
+            raise InvalidParams("job_id", "must name a job, or batch_id a batch.")
+        checked_timeout(timeout)
+        source = streams.Followed(self._studio, None, job_id=job_id, batch_id=batch_id)
+        async for each in streams.told_until_end(self._watch, source, timeout):
+            yield each
 
     def jobs(self, state: str = "", batch_id: str = "", limit: int = 50, before: str = "") -> dict:
         """Jobs, newest first (a batch's in its own order): {"jobs", "next"}; give `next` as `before` to read on."""
@@ -158,6 +190,14 @@ class Endpoints:
         return await until_final(self._studio, self._watch, job_ids, checked_timeout(timeout))
 
 
+def uploaded(picture: Any) -> bytes:
+    """The bytes of a file that was sent to gradio before: one below its own folder, and no other."""
+    path = Path(str(picture["path"] if isinstance(picture, dict) else getattr(picture, "path", ""))).resolve()
+    if not path.is_relative_to(Path(get_upload_folder()).resolve()) or not path.is_file():
+        raise InvalidParams("picture", "must be a file that was uploaded (handle_file).")
+    return path.read_bytes()
+
+
 def checked_timeout(timeout: float) -> float:
     return catalog.number("timeout", timeout, 0, MAX_WAIT)
 
@@ -184,6 +224,20 @@ def told_later(endpoint: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable
             raise gr.Error(error.message, print_exception=False) from None
 
     return signed_as(endpoint, call)
+
+
+def told_as_it_comes(endpoint: Callable[..., AsyncIterator[T]]) -> Callable[..., AsyncIterator[T]]:
+    @functools.wraps(endpoint)
+    async def call(*args: Any, **kwargs: Any) -> AsyncIterator[T]:
+        try:
+            async for each in endpoint(*args, **kwargs):
+                yield each
+        except UserError as error:
+            raise gr.Error(error.message, print_exception=False) from None
+
+    signed_as(endpoint, call)
+    call.__signature__ = inspect.signature(call).replace(return_annotation=dict)  # type: ignore[attr-defined]
+    return call
 
 
 def signed_as(endpoint: Callable[..., Any], call: T) -> T:

@@ -4,7 +4,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from diffusion_local.wishes import WISHES
+from diffusion_local.wishes import OF_BATCH, WISHES, Wish
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -13,15 +13,20 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-def wished(body: type[M]) -> type[M]:
+def wished(body: type[M], table: dict[str, Wish] = WISHES) -> type[M]:
     """The same body with a field for each wish."""
     wishes: dict[str, Any] = {
         name: (wish.type | None, Field(None, description=wish.meaning, examples=wish.example and [wish.example]))
-        for name, wish in WISHES.items()
+        for name, wish in table.items()
     }
     return create_model(body.__name__, __base__=body, __doc__=body.__doc__, **wishes)
 
 
+def of_batch(body: type[M]) -> type[M]:
+    return wished(body, OF_BATCH)
+
+
+@of_batch
 @wished
 class NewJobs(Body):
     """A prompt to be made into `count` pictures. What is left out, or null, takes the model's default."""
@@ -72,6 +77,7 @@ class ListWishes(BaseModel):
     count: int | None = Field(None, description="pictures of a line")
 
 
+@of_batch
 class ListOptions(ListWishes):
     """How a list is read and enqueued, and what holds for lines that say nothing."""
 

@@ -36,7 +36,7 @@ class Lists:
         )
         return asdict(check)
 
-    @taking_wishes()
+    @taking_wishes(of_batch=True)
     def submit_list(
         self,
         text: str,

@@ -10,6 +10,7 @@ from diffusion_local.compose import House
 from diffusion_local.errors import DatabaseProblem, QueueFull
 from diffusion_local.web.api.fields import NewJobs
 from diffusion_local.web.api.prefer import MOST_SECONDS, read_prefer
+from diffusion_local.wishes import OF_BATCH
 from tests.support import claimed
 from tests.web.api.conftest import JOBS, SMALL, Hands, draw_next, fail_next
 from tests.web.conftest import made
@@ -22,7 +23,7 @@ def submitted(client: TestClient, **changes: Any) -> dict[str, Any]:
 
 
 def test_a_body_has_one_field_for_each_setting() -> None:
-    assert {*catalog.SETTINGS, "prompt", "count", "name", "priority", "lane"} == set(NewJobs.model_fields)
+    assert {*catalog.SETTINGS, *OF_BATCH, "prompt", "count", "name", "priority", "lane"} == set(NewJobs.model_fields)
 
 
 def test_a_submit_is_accepted_at_once_and_says_where_to_look(client: TestClient) -> None:
@@ -46,6 +47,17 @@ def test_several_pictures_are_a_batch(client: TestClient, house: House) -> None:
     assert (batch["counts"]["done"], batch["counts"]["queued"]) == (1, 2)
     jobs = client.get(batch["jobs_url"]).json()["jobs"]
     assert [job["id"] for job in jobs] == told["job_ids"]
+
+
+def test_a_batch_has_times_and_a_webhook(client: TestClient, house: House) -> None:
+    told = submitted(
+        client, window="23:00-07:00", start_at="2030-01-01T00:00:00Z", webhook="https://1.1.1.1/", lane="batch"
+    )
+    batch = house.studio.batch(told["batch_id"])[0]
+    assert (batch.window, batch.start_at[:4], batch.webhook) == ("23:00-07:00", "2030", "https://1.1.1.1/")
+    for name, value in (("window", "never"), ("start_at", "soon"), ("webhook", "http://127.0.0.1/")):
+        answer = client.post(JOBS, json={"prompt": "x", "lane": "batch", name: value})
+        assert (answer.status_code, answer.json()["error"]["field"]) == (422, name)
 
 
 def test_who_prefers_to_wait_gets_the_ended_jobs(client: TestClient, drawing: Hands) -> None:

@@ -7,8 +7,11 @@ Progress has no ``id``, since only the newest matters. A comment every HEARTBEAT
 
 import asyncio
 import json
+import math
+import time
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Protocol
+from dataclasses import dataclass
+from typing import Annotated, Protocol
 
 import anyio.to_thread
 from fastapi import APIRouter, Header
@@ -28,13 +31,27 @@ LastId = Annotated[str | None, Header(alias="Last-Event-ID", description="the la
 
 
 class Source(Protocol):
-    """What a stream is about; ``look`` gives what is new as text, and whether that was the end."""
+    """What a stream is about; ``look`` gives what is new, and whether that was the end."""
 
     seconds: float  # between two looks
     number: int
     more: bool  # events were left for the next look
 
-    def look(self) -> tuple[str, bool]: ...
+    def look(self) -> "tuple[list[News], bool]": ...
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """One event; those that a client can resume behind have a number."""
+
+    event: str
+    data: shapes.Json
+    number: int | None = None
+
+    def __str__(self) -> str:
+        """As server-sent event; JSON has no line breaks."""
+        head = f"id: {self.number}\n" if self.number is not None else ""
+        return f"{head}event: {self.event}\ndata: {json.dumps(self.data)}\n\n"
 
 
 def router(studio: Studio, watch: Watch) -> APIRouter:
@@ -71,12 +88,12 @@ class Followed:
         self.more = False
         self.number = number_of(last_id)
 
-    def look(self) -> tuple[str, bool]:
+    def look(self) -> tuple[list[News], bool]:
         whole = self._whole()  # before the events: they then tell at least as much
         found = self._studio.events_after(self.number, self._job_id or None, self._batch_id or None, PAGE)
-        text = ""
+        news = []
         for self.number, event in found:
-            text += message("state", shapes.event(event), self.number)
+            news.append(News("state", shapes.event(event), self.number))
         self.more = len(found) == PAGE
         if self._job_id:
             ended = whole["finished_at"] is not None
@@ -84,23 +101,24 @@ class Followed:
         else:
             ended = whole["finished"]
             running = [shapes.job(each) for each in self._studio.jobs("running", self._batch_id)]
-        text += "".join(self._progress(each) for each in running)
+        for each in running:
+            news += self._progress(each)
         if ended and not self.more:
-            return text + message("end", whole), True
-        return text, False
+            return [*news, News("end", whole)], True
+        return news, False
 
     def _whole(self) -> shapes.Json:
         if self._job_id:
             return shapes.one_job(self._studio, self._job_id)
         return batch_shape(self._studio, self._batch_id)
 
-    def _progress(self, job: shapes.Json) -> str:
+    def _progress(self, job: shapes.Json) -> list[News]:
         now = (job["step"], job["phase"])
         if self._steps.get(job["id"]) == now:
-            return ""
+            return []
         self._steps[job["id"]] = now
         told = {"job_id": job["id"], "step": job["step"], "steps": job["steps"], "phase": job["phase"]}
-        return message("progress", told)
+        return [News("progress", told)]
 
 
 class Everything:
@@ -110,62 +128,84 @@ class Everything:
 
     def __init__(self, studio: Studio, last_id: str | None) -> None:
         self._studio = studio
-        self._counts = ""
+        self._counts: shapes.Json = {}
         self.more = False
         self.number = -1 if last_id is None else number_of(last_id)
 
-    def look(self) -> tuple[str, bool]:
+    def look(self) -> tuple[list[News], bool]:
         if self.number < 0:
             self.number = self._studio.moment()[1]
-        text = ""
+        news = []
         found = self._studio.events_after(self.number, limit=PAGE)
         for self.number, event in found:
-            text += message("state", shapes.event(event), self.number)
+            news.append(News("state", shapes.event(event), self.number))
         self.more = len(found) == PAGE
         queue = shapes.queue(self._studio.snapshot(0, 0))
-        counts = message("queue", {name: queue[name] for name in ("paused", "reason", "counts")})
+        counts = {name: queue[name] for name in ("paused", "reason", "counts")}
         if counts != self._counts:
             self._counts = counts
-            text += counts
-        return text, False
+            news.append(News("queue", counts))
+        return news, False
 
 
 async def followed(watch: Watch, source: Source, last_id: str | None) -> Response:
     """The stream of a source. What is unknown or already over is said before it begins."""
     before = source.number
-    text, ended = await anyio.to_thread.run_sync(source.look)
+    news, ended = await anyio.to_thread.run_sync(source.look)
     if ended and last_id is not None and source.number == before:
         return Response(status_code=204)
-    return StreamingResponse(events(watch, source, text, ended), media_type="text/event-stream", headers=HEADERS)
+    return StreamingResponse(events(watch, source, news, ended), media_type="text/event-stream", headers=HEADERS)
 
 
-async def events(watch: Watch, source: Source, text: str, ended: bool) -> AsyncIterator[str]:
-    yield "retry: 2000\n\n" + text
-    revision = -1
+async def events(watch: Watch, source: Source, news: list[News], ended: bool) -> AsyncIterator[str]:
+    yield "retry: 2000\n\n" + "".join(map(str, news))
+    if ended:
+        return
+    async for later in news_of(watch, source):
+        yield "".join(map(str, later)) or ": nothing new\n\n"
+
+
+async def news_of(watch: Watch, source: Source, deadline: float = math.inf) -> AsyncIterator[list[News]]:
+    """What is new, until the end; nothing, each HEARTBEAT seconds, while that is so. Ends when the server stops, and
+    at the ``deadline`` (by the monotonic clock)."""
+    revision, ended = -1, False
     while not ended:
-        moment = await watch.until(lambda now, seen=revision: now[0] != seen, HEARTBEAT)  # type: ignore[misc]
+        pause = min(HEARTBEAT, deadline - time.monotonic())
+        if pause <= 0:
+            return
+        moment = await watch.until(lambda now, seen=revision: now[0] != seen, pause)  # type: ignore[misc]
         if watch.stopping():
             return
         if moment is None:
-            yield ": nothing new\n\n"
+            yield []
             continue
         source.number = min(source.number, moment[1])  # jobs were deleted with their history: numbers come again
         try:
-            text, ended = await anyio.to_thread.run_sync(source.look)
+            news, ended = await anyio.to_thread.run_sync(source.look)
         except NotFound:
             return
         except UserError:  # the database, for a moment: the client's next connection will tell
             return
         revision = -1 if source.more else moment[0]
-        if text:
-            yield text
+        if news:
+            yield news
         await asyncio.sleep(source.seconds)
 
 
-def message(name: str, data: dict[str, Any], number: int | None = None) -> str:
-    """One event; its JSON has no line breaks."""
-    head = f"id: {number}\n" if number is not None else ""
-    return f"{head}event: {name}\ndata: {json.dumps(data)}\n\n"
+async def told_until_end(watch: Watch, source: Source, timeout: float) -> AsyncIterator[shapes.Json]:
+    """Each event of a source as ``{"event", "data"}``, and ``timeout`` if the time is over before the end."""
+    deadline = time.monotonic() + timeout
+    news, ended = await anyio.to_thread.run_sync(source.look)
+    for each in news:
+        yield {"event": each.event, "data": each.data}
+    if ended:
+        return
+    async for later in news_of(watch, source, deadline):
+        for each in later:
+            yield {"event": each.event, "data": each.data}
+            if each.event == "end":
+                return
+    yield {"event": "timeout", "data": {}}
 
 
 def number_of(last_id: str | None) -> int:

@@ -1,0 +1,201 @@
+"""Many clients at once: each submits over HTTP, polls until its picture is there, and begins again.
+
+    python scripts/bench_load.py [--clients 200] [--seconds 60] [--max-queued 150] [--record FILE.json]
+
+A real server with one worker (test cards without steps' pauses), in a home of its own. Told are: answers by status, the
+latency of submits and polls, and at the end, from the table itself, whether every acknowledged job is there once and
+every one of them has ended. A client that hears 429 waits as ``Retry-After`` says, but no longer than a second or two,
+so that the limit is met again and again.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from diffusion_local.compose import House, open_house
+from diffusion_local.domain import State
+from diffusion_local.settings import Settings
+
+JOB = {"prompt": "a red apple", "width": 128, "height": 128, "steps": 1}
+POLL_SECONDS = 1.0
+INTENDED = {202, 200, 429}
+
+
+@dataclass
+class Seen:
+    """What all clients saw together."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    submits: list[float] = field(default_factory=list)
+    polls: list[float] = field(default_factory=list)
+    acknowledged: list[str] = field(default_factory=list)
+    finished: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def main() -> int:
+    options = parse()
+    with tempfile.TemporaryDirectory() as home:
+        settings = Settings.load(home=home, port=0, engine="fake", fake_step_seconds=0, max_queued=options.max_queued)
+        serving = start(settings)
+        try:
+            url = serving_url(settings)
+            load_before = os.getloadavg()[0]
+            seen = asyncio.run(crowd(url, options.clients, options.seconds))
+            house = open_house(settings)
+            record = about(options, load_before) | told(seen, options.seconds) | audit(house, seen)
+        finally:
+            serving.send_signal(signal.SIGTERM)
+            serving.wait(20)
+    print(json.dumps(record, indent=2))
+    if options.record:
+        options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return int(bool(record["faults"] or record["lost"] or record["doubled"] or record["not_ended"]))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--max-queued", type=int, default=150)
+    parser.add_argument("--record", type=Path)
+    return parser.parse_args()
+
+
+async def crowd(url: str, clients: int, seconds: float) -> Seen:
+    """Every client with a connection of its own, as so many programs would have."""
+    seen = Seen()
+    until = time.monotonic() + seconds
+    await asyncio.gather(*(one_client(url, number, until, seen) for number in range(clients)))
+    return seen
+
+
+async def one_client(url: str, number: int, until: float, seen: Seen) -> None:
+    dice = random.Random(number)
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        await asyncio.sleep(dice.random() * 2)  # programs are not started in the same millisecond
+        while time.monotonic() < until:
+            answer = await asked(client, seen.submits, seen, "POST", "/api/v1/jobs", json=JOB | {"seed": number})
+            if answer is None or answer.status_code != 202:
+                await asyncio.sleep(1 + dice.random())
+                continue
+            seen.acknowledged += answer.json()["job_ids"]
+            await follow(client, answer.json()["status_url"], until, dice, seen)
+
+
+async def follow(client: httpx.AsyncClient, path: str, until: float, dice: random.Random, seen: Seen) -> None:
+    while time.monotonic() < until:
+        await asyncio.sleep(POLL_SECONDS * (0.5 + dice.random()))
+        answer = await asked(client, seen.polls, seen, "GET", path)
+        if answer is not None and answer.json()["finished_at"]:
+            seen.finished += 1
+            return
+
+
+async def asked(
+    client: httpx.AsyncClient, times: list[float], seen: Seen, method: str, path: str, **more: Any
+) -> httpx.Response | None:
+    began = time.perf_counter()
+    try:
+        answer = await client.request(method, path, **more)
+    except httpx.HTTPError as error:
+        seen.statuses["no answer"] += 1
+        seen.faults.append(f"{method}: {error!r}")
+        return None
+    times.append(time.perf_counter() - began)
+    seen.statuses[str(answer.status_code)] += 1
+    if answer.status_code not in INTENDED or (answer.status_code == 429 and not answer.headers.get("Retry-After")):
+        seen.faults.append(f"{method} {answer.status_code}: {answer.text[:200]}")
+    return answer
+
+
+def audit(house: House, seen: Seen) -> dict[str, Any]:
+    """Every acknowledged job is in the table, once; and all of them end, with a picture each."""
+    deadline = time.monotonic() + 300
+    while house.studio.unfinished(seen.acknowledged) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    jobs: list[Any] = []
+    while page := house.studio.jobs(limit=1000, before=jobs[-1].id if jobs else None):
+        jobs += page
+    known = Counter(job.id for job in jobs)
+    return {
+        "acknowledged": len(seen.acknowledged),
+        "in_the_table": len(jobs),
+        "lost": sum(job_id not in known for job_id in seen.acknowledged),
+        "doubled": len(seen.acknowledged) - len(set(seen.acknowledged)) + len(jobs) - len(known),
+        "unasked": len(set(known) - set(seen.acknowledged)),
+        "not_ended": sum(not job.final for job in jobs),
+        "ended": dict(Counter(str(job.state) for job in jobs)),
+        "pictures": house.studio.gallery_count(),
+        "done_without_picture": sum(job.state is State.DONE for job in jobs) - house.studio.gallery_count(),
+    }
+
+
+def told(seen: Seen, seconds: float) -> dict[str, Any]:
+    return {
+        "answers": dict(sorted(seen.statuses.items())),
+        "answers_a_second": round(sum(seen.statuses.values()) / seconds, 1),
+        "submit_ms": percentiles(seen.submits),
+        "poll_ms": percentiles(seen.polls),
+        "finished_while_watched": seen.finished,
+        "faults": seen.faults[:20],
+    }
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(seconds, n=100)
+    rounded = {f"p{rank}": round(cuts[rank - 1] * 1000, 1) for rank in (50, 95, 99)}
+    return rounded | {"max": round(max(seconds) * 1000, 1), "n": len(seconds)}
+
+
+def about(options: argparse.Namespace, load_before: float) -> dict[str, Any]:
+    return {
+        "date": date.today().isoformat(),
+        "command": f"scripts/bench_load.py --clients {options.clients} --seconds {options.seconds:g} "
+        f"--max-queued {options.max_queued}",
+        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}; clients, server and worker on the same cores",
+        "other_load": f"load average {load_before:.1f} when it began",
+        "versions": {name: metadata.version(name) for name in ("fastapi", "uvicorn", "gradio", "huey", "httpx")}
+        | {"python": platform.python_version()},
+    }
+
+
+def start(settings: Settings) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", "from diffusion_local.cli import main; main()", "serve"]
+    return subprocess.Popen(command, env=settings.child_environ(), stdout=subprocess.DEVNULL)
+
+
+def serving_url(settings: Settings) -> str:
+    """The server's address, once its worker is ready too."""
+    deadline = time.monotonic() + 120
+    path = settings.home / "locks" / "serve.json"
+    while time.monotonic() < deadline:
+        try:
+            url = str(json.loads(path.read_text(encoding="utf-8"))["url"])
+            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
+                return url
+        except (OSError, ValueError, KeyError, httpx.HTTPError):
+            pass
+        time.sleep(0.2)
+    raise SystemExit("The server did not start.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
