@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from diffusion_local import __version__
+from diffusion_local import __version__, gpus
 from diffusion_local.catalog import Catalog
 from diffusion_local.engine import inventory
 from diffusion_local.errors import Conflict, DatabaseProblem, NotFound, UserError
@@ -38,7 +38,15 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Look at everything; a check that breaks is a finding, not a crash."""
-    checks: list[Callable[[Settings], Iterator[Finding]]] = [versions, home, database, devices, models, workers]
+    checks: list[Callable[[Settings], Iterator[Finding]]] = [
+        versions,
+        home,
+        database,
+        devices,
+        graphics,
+        models,
+        workers,
+    ]
     findings: list[Finding] = []
     for check in checks:
         try:
@@ -102,6 +110,12 @@ def database(settings: Settings) -> Iterator[Finding]:
 def devices(settings: Settings) -> Iterator[Finding]:
     for device in inventory.devices(settings):
         yield Finding(f"device {device['slot']}", True, device["words"])
+
+
+def graphics(settings: Settings) -> Iterator[Finding]:
+    for gpu in gpus.read():
+        hot = gpu.temperature is not None and 0 < settings.gpu_max_temp < gpu.temperature
+        yield Finding(gpu.slot, not hot, gpu.words(), "Prompt lists rest until it is cooler; see to its fans.")
 
 
 def models(settings: Settings) -> Iterator[Finding]:

@@ -248,5 +248,7 @@ class Snapshot:
     eta: dict[str, float]
     total_eta: float | None
     window: str = ""
+    resting: str = ""  # why the batch lane rests (heat, another program); empty if it does not
+    sleep_at: str = ""  # when the machine goes to sleep or off, in UTC; empty if it does not
     opens: dict[int, str | None] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)

@@ -60,6 +60,11 @@ class Orders:
         self._queue.ring()
         return kept
 
+    def stay_awake(self) -> None:
+        """Let the machine not go to sleep, or off, until further lists are done."""
+        actor.require(Scope.CONTROL)
+        self._control.announce_sleep("")
+
     def set_priority(self, priority: int, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
         """Give waiting jobs another priority (-100 to 100, higher runs first); ids of those it reached."""
         checked = catalog.whole_number("priority", priority, *PRIORITIES)

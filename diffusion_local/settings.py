@@ -101,6 +101,13 @@ class Settings(Folders):
     on_job_failed: tuple[str, ...] = hook("when a picture fails")
     on_queue_idle: tuple[str, ...] = hook("when nothing waits or runs any more")
     on_queue_paused: tuple[str, ...] = hook("when the queue is paused, or holds itself back")
+    gpu_max_temp: int = setting(0, "degrees Celsius of a GPU above which prompt lists rest; 0 is without a limit")
+    gpu_share: str = setting("ignore", "what prompt lists do while another program uses a GPU", ("ignore", "wait"))
+    gpu_share_mb: int = setting(1000, "megabytes of a GPU that another program may have before it counts as using it")
+    when_done: str = setting(
+        "nothing", "what the machine does once its lists are done", ("nothing", "sleep", "shutdown")
+    )
+    when_done_minutes: int = setting(10, "minutes that nothing waits or runs before it does so")
     report_at: str = setting("07:00", "local time at which the night's report is written; empty writes none")
     hook_timeout: int = setting(60, "seconds that such a command may take")
     stop_grace: float = setting(0.8, "seconds a stopping worker may take to reach the next step")

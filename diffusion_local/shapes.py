@@ -170,6 +170,8 @@ def queue(snapshot: Snapshot) -> Json:
         "revision": snapshot.revision,
         "paused": snapshot.paused,
         "reason": snapshot.reason,
+        "resting": snapshot.resting,
+        "sleep_at": snapshot.sleep_at,
         "counts": {str(state): count for state, count in snapshot.counts.items()},
         "eta": None if snapshot.total_eta is None else round(snapshot.total_eta, 1),
         "running": [job(each, eta=snapshot.eta.get(each.id)) for each in snapshot.running],

@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from diffusion_local.accounts import check_exposure
+from diffusion_local.care import Care
 from diffusion_local.chores import CHORES
 from diffusion_local.compose import House, open_house
 from diffusion_local.domain import State
@@ -97,25 +98,27 @@ class Supervisor:
             check_exposure(self._settings, house.studio.accounts)
             check_tls(self._settings)
             write_address(self._settings)
-            post, loading = Post(house), Loading(house)
+            post, loading, care = Post(house), Loading(house), Care(house)
             chores = start_chores(house)
             post.start()
+            care.start()
             loading.start()
             listen_to_signals(self._stop)
             try:
                 with announced(self._settings.port, self._settings.root_path, self._settings.mdns == "on"):
-                    self._serve(house, post, loading)
+                    self._serve(house, post, loading, care)
             finally:
                 self._stop_children()
                 for child in self._children:
                     if child.slot:
                         slots.recover_if_free(house, child.slot)
                 loading.stop()
+                care.stop()
                 post.stop()
                 chores.stop()
                 address_file(self._settings).unlink(missing_ok=True)
 
-    def _serve(self, house: House, post: Post, loading: Loading) -> None:
+    def _serve(self, house: House, post: Post, loading: Loading, care: Care) -> None:
         web = Child("web", "diffusion_local.web")
         self._children.append(web)
         web.start(self._settings)
@@ -132,6 +135,7 @@ class Supervisor:
                     self._say(f"  others reach it at {other}")
             self._look_at_jobs(house)
             post.look()
+            care.look()
             loading.look()
             self._stop.wanted.wait(LOOK_SECONDS)
 

@@ -18,13 +18,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("domain", "checks"),
     ("completion",),
     ("models",),
-    ("catalog", "timing", "contact_sheet", "estimates", "logs", "styles", "network"),
+    ("catalog", "timing", "contact_sheet", "gpus", "estimates", "logs", "styles", "network"),
     ("tls", "engine", "store", "queue"),
     ("questions", "orders", "lists", "pictures", "reports", "hub", "library", "accounts"),
     ("telling", "batches"),
     ("studio",),
     ("compose", "shapes", "remote"),
-    ("worker", "web", "chores", "post", "loading", "doctor"),
+    ("worker", "web", "chores", "post", "care", "loading", "doctor"),
     ("supervisor",),
     ("cli",),
 )
@@ -53,6 +53,7 @@ HOMES = {
     "psutil": ("engine/",),
     "sqlite_utils": ("store/",),
     "sqlite3": ("store/", "queue.py", "doctor.py"),  # the last two only to name its errors
+    "pynvml": ("gpus.py",),
     "standardwebhooks": ("telling/",),
     "argon2": ("accounts.py",),
     "cryptography": ("tls.py",),

@@ -48,6 +48,13 @@ def report(
         raise InvalidParams("output", f"cannot be written: {error}") from None
 
 
+@app.command("stay-awake")
+def stay_awake(home: Home = None) -> None:
+    """Let the machine not go to sleep, or off, when its lists are done."""
+    open_studio(Settings.load(home=home)).stay_awake()
+    print("the machine stays awake")
+
+
 @webhook.command()
 def secret(home: Home = None) -> None:
     """Print what receivers verify the signature with."""

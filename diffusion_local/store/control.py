@@ -29,7 +29,8 @@ class QueueControl:
     def _set_paused(self, paused: int, batch_id: str | None) -> None:
         with self._database.write() as db:
             if batch_id is None:
-                db.execute("UPDATE queue SET paused = ? WHERE id = 1", [paused])
+                # To resume is also to say that the batch lane need not rest any more.
+                db.execute("UPDATE queue SET paused = ?1, resting = iif(?1, resting, '') WHERE id = 1", [paused])
                 return
             if not db.execute("UPDATE batches SET paused = ? WHERE id = ?", [paused, batch_id]).rowcount:
                 raise missing(db, "batch", batch_id)
@@ -52,6 +53,30 @@ class QueueControl:
         """Hand out no further jobs for a reason of the machine's own; an empty reason opens the queue again."""
         with self._database.write() as db:
             db.execute("UPDATE queue SET blocked = ? WHERE id = 1 AND blocked != ?", [reason, reason])
+
+    def rest(self, reason: str) -> None:
+        """Hand out no further jobs of the batch lane, to spare the machine; an empty reason ends the rest."""
+        with self._database.write() as db:
+            db.execute("UPDATE queue SET resting = ? WHERE id = 1 AND resting != ?", [reason, reason])
+
+    def announce_sleep(self, at: str) -> None:
+        """Say when the machine goes to sleep, or off (UTC); empty: it does not."""
+        with self._database.write() as db:
+            db.execute("UPDATE queue SET sleep_at = ? WHERE id = 1 AND sleep_at != ?", [at, at])
+
+    def sleep_at(self) -> str:
+        with self._database.read() as db:
+            return scalar(db, "SELECT sleep_at FROM queue")
+
+    def lists_done_at(self, since: str) -> str | None:
+        """When the last job ended, if nothing waits or runs and a job of the batch lane ended after ``since``."""
+        with self._database.read() as db:
+            if scalar(db, "SELECT 1 FROM jobs WHERE state IN ('queued', 'running') LIMIT 1"):
+                return None
+            batch = "SELECT 1 FROM jobs WHERE finished_at > :since AND lane = 1 LIMIT 1"
+            if not scalar(db, batch, since=since):
+                return None
+            return scalar(db, "SELECT max(finished_at) FROM jobs")
 
     def blocked(self) -> str:
         with self._database.read() as db:

@@ -84,20 +84,21 @@ class Line:
         self._db = db
         self._streak = rules.streak
         self._now, self._zone = now, rules.zone
-        (self._window, resting), every = db.execute("SELECT window, resting FROM queue").fetchone(), gates(db)
-        #: By lane: the gates that are open. The queue's window and the machine's rests are for the batch lane only.
+        (self._window, self._resting), every = db.execute("SELECT window, resting FROM queue").fetchone(), gates(db)
+        #: By lane: the gates that are open. The queue's own window is for the batch lane only.
         self._open = {
             lane: [
-                gate.id
-                for gate in every
-                if gate.is_open(now, rules.zone, self._window if lane == BATCH_RANK else "")
-                and not (lane == BATCH_RANK and resting)
+                gate.id for gate in every if gate.is_open(now, rules.zone, self._window if lane == BATCH_RANK else "")
             ]
             for lane in rows.LANES
         }
 
     def any_due(self) -> bool:
-        return next(self._groups(), None) is not None
+        return next(self._awake(), None) is not None
+
+    def _awake(self) -> Iterator[tuple[int, int]]:
+        """What of ``_groups`` may be taken now: none of the batch lane while the machine rests from it."""
+        return ((lane, priority) for lane, priority in self._groups() if lane != BATCH_RANK or not self._resting)
 
     def closed(self) -> dict[int, str | None]:
         """When each gate opens that is closed to the batch lane, in UTC; None for one that never does."""
@@ -127,7 +128,7 @@ class Line:
 
     def next(self, loaded: str) -> str | None:
         """The id of the job that is taken next; that it is taken is written down here."""
-        for lane, priority in self._groups():
+        for lane, priority in self._awake():
             turns = turns_of(self._db, lane)
             head, passed_over = choose(self._heads(lane, priority), turns, loaded, self._streak)
             write_turns(self._db, lane, turns.after(head, passed_over, loaded), head.owner)

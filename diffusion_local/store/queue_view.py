@@ -48,8 +48,8 @@ class QueueView:
         """The whole queue at one moment: the running, the first ``waiting`` and the last ``ended`` jobs."""
         now = datetime.fromisoformat(utc_now())
         with self._database.read() as db:
-            revision, paused, blocked, window = db.execute(
-                "SELECT revision, paused, blocked, window FROM queue"
+            revision, paused, blocked, window, resting, sleep_at = db.execute(
+                "SELECT revision, paused, blocked, window, resting, sleep_at FROM queue"
             ).fetchone()
             counts = dict(db.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
             running = jobs(db, "WHERE state = 'running' ORDER BY started_at, id")
@@ -72,6 +72,8 @@ class QueueView:
                 eta=estimates.finish_times(running, first, pace, len(hands), hands, seconds_until(now, opens)),
                 total_eta=estimates.total(running, work, pace, len(hands), hands),
                 window=window,
+                resting=resting,
+                sleep_at=sleep_at,
                 opens=opens,
             )
 

@@ -1,7 +1,7 @@
 """What machines ask about the server's health: ``/healthz``, ``/readyz``, and ``/metrics`` for Prometheus."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from diffusion_local import __version__
+from diffusion_local import __version__, gpus
 from diffusion_local.domain import Worker
 from diffusion_local.settings import Settings
 from diffusion_local.store.tally import RECENT
@@ -86,7 +86,29 @@ class Numbers(Collector):
         yield single("queue_blocked", "Whether the queue holds itself back, as for a full disk", int(tally.blocked))
         yield from histogram("wait_seconds", "Submit to start", WAIT_BUCKETS, tally.wait_seconds)
         yield from histogram("run_seconds", "Start to end", RUN_BUCKETS, tally.run_seconds)
+        yield from graphics()
         yield single("disk_free_bytes", "Free space for pictures", shutil.disk_usage(self._settings.home).free)
+
+
+def graphics() -> Iterator[Metric]:
+    """Of each GPU, by the slot of its worker; nothing where there is none."""
+    found = gpus.read()
+    if not found:
+        return
+    memory = gauge("gpu_memory_bytes", "Memory of a GPU", ["slot", "kind"])
+    power = gauge("gpu_power_watts", "Power that a GPU takes, and may take", ["slot", "kind"])
+    for gpu in found:
+        memory.add_metric([gpu.slot, "used"], gpu.used)
+        memory.add_metric([gpu.slot, "total"], gpu.total)
+        for kind, watts in (("draw", gpu.power), ("limit", gpu.power_limit)):
+            if watts is not None:
+                power.add_metric([gpu.slot, kind], watts)
+    yield memory
+    yield power
+    heat = {gpu.slot: gpu.temperature for gpu in found if gpu.temperature is not None}
+    yield counted("gpu_temperature_celsius", "Temperature of a GPU", "slot", heat)
+    busy = {gpu.slot: gpu.busy for gpu in found if gpu.busy is not None}
+    yield counted("gpu_busy_ratio", "Part of the time that a GPU was busy", "slot", busy)
 
 
 def gauge(name: str, meaning: str, labels: Sequence[str] = ()) -> GaugeMetricFamily:
@@ -99,7 +121,7 @@ def single(name: str, meaning: str, value: float) -> Metric:
     return family
 
 
-def counted(name: str, meaning: str, label: str, counts: dict[str, int]) -> Metric:
+def counted(name: str, meaning: str, label: str, counts: Mapping[str, float]) -> Metric:
     family = gauge(name, meaning, [label])
     for value, count in sorted(counts.items()):
         family.add_metric([value], count)

@@ -97,6 +97,11 @@ def resume(studio: Studio, key: str, cursors: str) -> Effect:
     return Effect(toast=said(say("page.going_on")))
 
 
+def stay_awake(studio: Studio, key: str, cursors: str) -> Effect:
+    studio.stay_awake()
+    return Effect(toast=said(say("page.stays_awake")))
+
+
 def pause_batch(studio: Studio, key: str, cursors: str) -> Effect:
     return held(studio, key, give_back=False)
 
@@ -194,6 +199,7 @@ VERBS: dict[str, Verb] = {
     "pause": pause,
     "pause_now": pause_now,
     "resume": resume,
+    "stay_awake": stay_awake,
     "pause_batch": pause_batch,
     "pause_batch_now": pause_batch_now,
     "resume_batch": resume_batch,

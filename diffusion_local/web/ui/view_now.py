@@ -45,6 +45,12 @@ def hold_notice(snapshot: Snapshot) -> str:
     told = ""
     if snapshot.reason:
         told = notice("warn", say("page.queue_waits", reason=text(retell(snapshot.reason))))
+    if snapshot.resting:
+        resume = f'<span class="acts">{button(say("common.resume"), "resume")}</span>'
+        told += notice("warn", say("page.lists_rest", reason=text(retell(snapshot.resting))), resume)
+    if snapshot.sleep_at:
+        awake = f'<span class="acts">{button(say("page.stay_awake"), "stay_awake")}</span>'
+        told += notice("warn", say("page.goes_to_sleep", at=moment(snapshot.sleep_at)), awake)
     if snapshot.paused:
         words, acts = say("page.queue_paused"), ""
         if snapshot.running:

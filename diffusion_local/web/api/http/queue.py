@@ -30,4 +30,10 @@ def router(studio: Studio) -> APIRouter:
         studio.resume()
         return {"paused": False}
 
+    @queue.post("/queue/stay-awake")
+    def stay_awake() -> dict[str, Any]:
+        """Let the machine not go to sleep, or off, as `sleep_at` of the queue announces."""
+        studio.stay_awake()
+        return {"sleep_at": ""}
+
     return queue

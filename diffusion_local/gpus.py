@@ -1,0 +1,102 @@
+"""What NVIDIA's management library says of the GPUs. Nothing of torch; on a machine without a GPU there are none."""
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """Memory in bytes, temperature in °C, power in watts, ``busy`` from 0 to 1; None where the driver does not say.
+
+    ``processes`` maps process ids, as the driver sees them, to their bytes. ``index`` is the driver's own order.
+    """
+
+    index: int
+    name: str
+    used: int
+    total: int
+    temperature: int | None = None
+    busy: float | None = None
+    power: float | None = None
+    power_limit: float | None = None
+    usual_limit: float | None = None
+    processes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def slot(self) -> str:
+        return f"gpu{self.index}"
+
+    def words(self) -> str:
+        """For people."""
+        told = [f"{self.name}: {self.used / 1e9:.1f} of {self.total / 1e9:.1f} GB used"]
+        if self.temperature is not None:
+            told.append(f"{self.temperature} °C")
+        if self.power_limit is not None:
+            told.append(f"at most {self.power_limit:.0f} W")
+            if self.usual_limit is not None and self.power_limit < self.usual_limit - 1:
+                told[-1] += f" (held below its usual {self.usual_limit:.0f} W, so it is slower)"
+        return ", ".join(told)
+
+
+def read() -> list[Gpu]:
+    """Every GPU as it is now; none where the library or the driver is not there."""
+    nvml = library()
+    if nvml is None:
+        return []
+    try:
+        return [one(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+    except nvml.NVMLError as error:
+        log.debug("the GPUs cannot be read: %s", error)
+        return []
+
+
+@lru_cache(1)
+def library() -> Any:
+    """The library, started; None where there is no GPU driver."""
+    try:
+        import pynvml  # type: ignore[import-untyped]
+
+        pynvml.nvmlInit()
+    except Exception as error:  # not installed, or no driver, of which each system has its own error
+        log.debug("no NVIDIA GPU can be read: %s", error)
+        return None
+    return pynvml
+
+
+def one(nvml: Any, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+
+    def asked(question: Callable[..., Any], *more: Any) -> Any:
+        """None for what this GPU, or this container, does not answer."""
+        with contextlib.suppress(nvml.NVMLError):
+            return question(handle, *more)
+        return None
+
+    def watts(milliwatts: int | None) -> float | None:
+        return None if milliwatts is None else milliwatts / 1000
+
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    name = nvml.nvmlDeviceGetName(handle)
+    rates = asked(nvml.nvmlDeviceGetUtilizationRates)
+    processes: dict[int, int] = {}
+    for question in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
+        for each in asked(question) or ():
+            processes[each.pid] = max(processes.get(each.pid, 0), each.usedGpuMemory or 0)
+    return Gpu(
+        index,
+        name.decode() if isinstance(name, bytes) else name,
+        memory.used,
+        memory.total,
+        asked(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
+        rates and rates.gpu / 100,
+        watts(asked(nvml.nvmlDeviceGetPowerUsage)),
+        watts(asked(nvml.nvmlDeviceGetPowerManagementLimit)),
+        watts(asked(nvml.nvmlDeviceGetPowerManagementDefaultLimit)),
+        tuple(sorted(processes.items())),
+    )
