@@ -10,6 +10,8 @@ from pathlib import Path
 from PIL import Image as PIL
 from PIL import ImageCms, ImageOps, UnidentifiedImageError, features
 
+from diffusion_local import actor
+from diffusion_local.actor import Scope
 from diffusion_local.checks import SOURCE_ID
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.settings import Settings
@@ -44,6 +46,7 @@ class Sources:
 
         Raises InvalidParams naming ``field`` for what is no picture or too large, and DiskFull.
         """
+        actor.require(Scope.SUBMIT)
         if len(data) > self._max_bytes:
             raise InvalidParams(
                 field, f"must be at most {self._max_bytes // 10**6} MB (max_source_mb; got {len(data) / 1e6:.1f} MB)."
