@@ -1,5 +1,6 @@
 """The JSON shapes that the API answers and the command line prints with ``--json``. Programs lean on these names."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,8 +10,9 @@ from typing import Any, Protocol
 from typing_extensions import TypedDict  # pydantic reads no other on Python 3.11
 
 from diffusion_local.catalog import Model
-from diffusion_local.domain import Event, Image, Job, Receipt, Snapshot, Worker
+from diffusion_local.domain import FINAL, Event, Image, Job, Receipt, Snapshot, Worker
 from diffusion_local.models.adapters import Adapter
+from diffusion_local.store.batch_rows import Progress
 from diffusion_local.store.downloads import Download
 
 Json = dict[str, Any]
@@ -73,6 +75,7 @@ def job(job: Job, image: Image | None = None, position: int | None = None, eta: 
         "tries": job.tries,
         "not_before": job.not_before,
         "held": job.held,
+        "gate": job.gate,
         "cancel_requested": job.cancel_requested,
         "worker": job.worker,
         "owner": job.owner,
@@ -134,6 +137,25 @@ def preview_url(job_id: str, step: int) -> str:
     return f"{_root.get()}/previews/{job_id}.webp?step={step}"
 
 
+def progress(progress: Progress) -> Json:
+    """A batch: its times, counts by state, when it is estimated to be done, and where its files are."""
+    batch = progress.batch
+    root = f"{_root.get()}/api/v1"
+    url = f"{root}/batches/{batch.id}"
+    values = asdict(batch) | {"lane": str(batch.lane), "grid": json.loads(batch.grid) if batch.grid else None}
+    return values | {
+        "counts": {str(state): count for state, count in progress.counts.items()},
+        "finished": all(count == 0 for state, count in progress.counts.items() if state not in FINAL),
+        "done_at": progress.done_at,
+        "warning": progress.warning,
+        "jobs_url": f"{root}/jobs?batch_id={batch.id}",
+        "stream_url": f"{url}/stream",
+        "images_url": f"{url}/images",
+        "zip_url": f"{url}/zip",
+        "sheet_url": f"{url}/sheet.webp",
+    }
+
+
 def event(event: Event) -> Json:
     return asdict(event)
 
@@ -172,6 +194,9 @@ def queue(snapshot: Snapshot) -> Json:
         "reason": snapshot.reason,
         "resting": snapshot.resting,
         "sleep_at": snapshot.sleep_at,
+        "window": snapshot.window,
+        "opens": {str(gate): at for gate, at in snapshot.opens.items()},
+        "warnings": snapshot.warnings,
         "counts": {str(state): count for state, count in snapshot.counts.items()},
         "eta": None if snapshot.total_eta is None else round(snapshot.total_eta, 1),
         "running": [job(each, eta=snapshot.eta.get(each.id)) for each in snapshot.running],

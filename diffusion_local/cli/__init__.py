@@ -5,13 +5,13 @@ import sys
 
 import typer
 
-from diffusion_local.cli import accounts, jobs, lists, models, pictures, reports, serving
+from diffusion_local.cli import accounts, batches, jobs, lists, models, pictures, reports, serving
 from diffusion_local.errors import UserError
 
 REFUSED = 2  # exit status of a UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for part in (accounts, jobs, lists, models, pictures, reports, serving):
+for part in (accounts, jobs, lists, batches, models, pictures, reports, serving):
     app.add_typer(part.app)
 
 

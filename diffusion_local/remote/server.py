@@ -55,6 +55,14 @@ class Server:
             if rest:
                 yield rest
 
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """A file as it comes."""
+        with self._reached(), self._client.stream("GET", ROOT + path) as answer:
+            if not answer.is_success:
+                answer.read()
+                raise self._refused(answer)
+            yield from answer.iter_bytes()
+
     @contextmanager
     def _reached(self) -> Iterator[None]:
         try:

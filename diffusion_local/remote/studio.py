@@ -17,6 +17,7 @@ from diffusion_local.lists.formats import format_of
 from diffusion_local.lists.plan import ListCheck
 from diffusion_local.lists.prompt_lists import ListReceipt
 from diffusion_local.remote import reading
+from diffusion_local.remote.batches import RemoteBatches, RemoteGrids, RemoteQueueFile, progress
 from diffusion_local.remote.reading import read
 from diffusion_local.remote.server import Server
 from diffusion_local.store.sources import Source
@@ -33,6 +34,9 @@ class RemoteStudio:
         self._images: dict[str, Image] = {}
         self._places: dict[str, Place] = {}
         self.lists = RemoteLists(self._server)
+        self.batches = RemoteBatches(self._server)
+        self.grids = RemoteGrids(self._server)
+        self.queue_file = RemoteQueueFile(self._server)
         self.sources = RemoteSources(self._server)
 
     # -- submit and wait -------------------------------------------------------------------------------------------
@@ -84,7 +88,7 @@ class RemoteStudio:
 
     def batch(self, batch_id: str) -> tuple[Batch, dict[State, int]]:
         told = self._server.get(f"/batches/{part(batch_id)}")
-        return read(Batch, told), {State(state): count for state, count in told["counts"].items()}
+        return progress(told).batch, {State(state): count for state, count in told["counts"].items()}
 
     def cancel(self, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
         if len(job_ids) == 1 and not batch_id:  # one that has ended is refused
@@ -100,6 +104,9 @@ class RemoteStudio:
 
     def resume(self, batch_id: str | None = None) -> None:
         self._server.post(f"{queue_of(batch_id)}/resume")
+
+    def set_window(self, window: str) -> str:
+        return str(self._server.ask("PUT", "/queue/window", json={"window": window})["window"])
 
     def set_priority(self, priority: int, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
         return self._order("priority", job_ids, batch_id, value=priority)["job_ids"]

@@ -16,8 +16,11 @@ from tests.support import FAILURE, claimed
 from tests.web.conftest import drawn, made
 
 Ask = Callable[..., Any]
-COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 OF_THIS_MACHINE = {"doctor", "logs", "serve", "tls", "token", "user", "version", "worker"}
+
+
+COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS |= {f"batch {name}": command for name, command in COMMANDS.pop("batch").commands.items()}
 SMALL = ("--size", "128x128", "--steps", 4)
 
 

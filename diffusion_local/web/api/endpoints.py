@@ -20,7 +20,7 @@ from diffusion_local import actor, catalog, shapes
 from diffusion_local.actor import Scope
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.studio import MAX_WAIT, Studio
-from diffusion_local.web.api import control, list_endpoints, report_endpoints
+from diffusion_local.web.api import batch_endpoints, control, list_endpoints, report_endpoints
 from diffusion_local.web.api.http import streams
 from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.wishes import taking_wishes
@@ -44,6 +44,7 @@ FAST = (
     *control.NAMES,
     *list_endpoints.NAMES,
     *report_endpoints.NAMES,
+    *batch_endpoints.NAMES,
 )
 SLOW = ("wait", "generate")
 STREAMED = ("watch",)
@@ -56,6 +57,7 @@ def add(studio: Studio) -> None:
         **dict.fromkeys(control.NAMES, control.Control(studio)),
         **dict.fromkeys(list_endpoints.NAMES, list_endpoints.Lists(studio)),
         **dict.fromkeys(report_endpoints.NAMES, report_endpoints.Reports(studio)),
+        **dict.fromkeys(batch_endpoints.NAMES, batch_endpoints.Batches(studio)),
     }
     for name in FAST:
         gr.api(told(getattr(homes.get(name, endpoints), name)), api_name=name, queue=False)

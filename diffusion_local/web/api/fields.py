@@ -86,6 +86,47 @@ class ListOptions(ListWishes):
     priority: int = Field(0, description="-100 to 100, higher runs first")
 
 
+@wished
+class CheckGrid(Body):
+    """A picture for each combination of the axes; what is left out, or null, takes the model's default."""
+
+    prompt: str = Field(description="what the pictures show", examples=["a red apple"])
+    x: str = Field(
+        description='columns: a field with its values; "prompt" replaces its first one', examples=["steps: 6,12"]
+    )
+    y: str = Field("", description="rows", examples=["prompt: apple,pear"])
+    z: str = Field("", description="grids below each other", examples=["seed: 1-3"])
+
+
+@of_batch
+class NewGrid(CheckGrid):
+    """A grid to be made; what is left out, or null, takes the model's default."""
+
+    name: str = Field("", description="of the batch, for people")
+    priority: int = Field(0, description="-100 to 100, higher runs first")
+    lane: Literal["interactive", "batch"] = Field("batch", description="the batch lane runs after the other")
+
+
+@of_batch
+@wished
+class EditBatch(Body):
+    """What of a batch is to be otherwise; what is left out, or null, stays."""
+
+    name: str | None = Field(None, description="of the batch, for people")
+    prompt: str | None = Field(None, description="of every picture that waits")
+
+
+@of_batch
+class Copy(Body):
+    """Of a batch that is made again."""
+
+    name: str = Field("", description="of the copy; else the old one's with (copy)")
+
+
+class Window(Body):
+    window: str = Field(description="of the batch lane; empty is always", examples=["23:00-07:00"])
+
+
 class Star(Body):
     starred: bool
 

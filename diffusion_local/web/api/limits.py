@@ -19,6 +19,7 @@ class BodyLimit:
         in_base64 = 2 * (settings.max_source_mb * 1_333_334) + MOST_BYTES  # a picture and its mask, as text
         self._larger = {
             "/api/v1/lists": settings.max_list_mb * 1_000_000 + MOST_BYTES,
+            "/api/v1/queue/import": settings.max_list_mb * 1_000_000 + MOST_BYTES,
             "/api/v1/lists/check": settings.max_list_mb * 1_000_000 + MOST_BYTES,
             "/api/v1/sources": pictures,
             "/api/v1/jobs": in_base64,

@@ -9,6 +9,7 @@ from diffusion_local.studio import Studio
 from diffusion_local.web.api.http import (
     batches,
     boards,
+    grids,
     images,
     jobs,
     lists,
@@ -33,6 +34,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         lists.router(studio),
         sources.router(studio),
         batches.router(studio),
+        grids.router(studio),
         images.router(studio),
         boards.router(studio),
         queue.router(studio),

@@ -1,0 +1,207 @@
+"""Commands about batches as a whole, about grids, and the queue as a file."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diffusion_local import shapes
+from diffusion_local.cli.reach import AnyStudio, on_studio
+from diffusion_local.cli.terminal import AsJson, read_wishes, taking_options, tell, tell_receipt
+from diffusion_local.domain import State
+from diffusion_local.errors import InvalidParams
+from diffusion_local.lists.fields import BadLine
+from diffusion_local.store.batch_rows import Progress
+from diffusion_local.wishes import OF_BATCH
+
+app = typer.Typer()
+batch = typer.Typer(no_args_is_help=True, help="Look at batches, and change, copy or take them away as a whole.")
+app.add_typer(batch, name="batch")
+
+BatchId = Annotated[str, typer.Argument(help="Id of a batch, as `batch list` tells.")]
+Output = Annotated[Path | None, typer.Option(help="File to write; else it is named after the batch.")]
+
+
+@batch.command("list")
+@on_studio
+def list_batches(
+    studio: AnyStudio,
+    limit: Annotated[int, typer.Option(help="Batches to list.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List batches, newest first: how far they are, and when they will be done."""
+    found = studio.batches.page(limit)
+    tell([shapes.progress(each) for each in found], as_json, [line_of(each) for each in found] or ["no batches"])
+
+
+@batch.command()
+@on_studio
+def show(studio: AnyStudio, batch_id: BatchId, as_json: AsJson = False) -> None:
+    """Show one batch."""
+    shaped = shapes.progress(studio.batches.get(batch_id))
+    told = {name: value for name, value in shaped.items() if name != "counts" and not name.endswith("_url")}
+    lines = [f"{name:>12}  {value}" for name, value in told.items() if value not in (None, "", False)]
+    lines += [f"{state:>12}  {count:,}" for state, count in shaped["counts"].items() if count]
+    tell(shaped, as_json, lines)
+
+
+@batch.command()
+@on_studio
+def rename(studio: AnyStudio, batch_id: BatchId, name: str, as_json: AsJson = False) -> None:
+    """Give a batch another name."""
+    progress = studio.batches.rename(batch_id, name)
+    tell(shapes.progress(progress), as_json, [line_of(progress)])
+
+
+@batch.command()
+@on_studio
+@taking_options
+def edit(
+    studio: AnyStudio,
+    batch_id: BatchId,
+    prompt: Annotated[str | None, typer.Option(help="Of every picture that waits.")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, as 256x256.")] = None,
+    as_json: AsJson = False,
+    **settings: Any,
+) -> None:
+    """Change what still waits of a batch: settings of its pictures, and times. All or nothing."""
+    edited = studio.batches.edit(batch_id, prompt=prompt, **read_wishes(studio, size, settings))
+    for warning in edited.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    tell({"changed": edited.count, "warnings": edited.warnings}, as_json, [f"changed {edited.count:,} jobs"])
+
+
+@batch.command()
+@on_studio
+def duplicate(
+    studio: AnyStudio,
+    batch_id: BatchId,
+    name: Annotated[str, typer.Option(help="Of the copy.")] = "",
+    start_at: Annotated[str | None, typer.Option(help='As "23:00" or "tomorrow 07:00".')] = None,
+    window: Annotated[str | None, typer.Option(help="Hours in which it may run, as 23:00-07:00.")] = None,
+    finish_by: Annotated[str | None, typer.Option(help="Warns if the estimate is later.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put all its pictures into the queue again, with the same seeds, as a batch of its own."""
+    receipt = studio.batches.duplicate(batch_id, name, start_at=start_at, window=window, finish_by=finish_by)
+    count = len(receipt.job_ids)
+    tell(shapes.receipt(receipt), as_json, [f"queued {count:,} pictures as batch {receipt.batch_id}"])
+
+
+@batch.command("zip")
+@on_studio
+def zip_batch(studio: AnyStudio, batch_id: BatchId, output: Output = None, as_json: AsJson = False) -> None:
+    """Write its pictures, and the list with what became of them, as one ZIP file."""
+    target = output or Path(f"{batch_id}.zip")
+    save(target, studio.batches.zip(batch_id))
+    tell({"file": str(target)}, as_json, [str(target)])
+
+
+@batch.command()
+@on_studio
+def sheet(studio: AnyStudio, batch_id: BatchId, output: Output = None, as_json: AsJson = False) -> None:
+    """Write its contact sheet: a WebP with all its pictures, small and labelled; of a grid with its axes."""
+    target = output or Path(f"{batch_id}.webp")
+    save(target, iter([studio.batches.contact_sheet(batch_id).read_bytes()]))
+    tell({"file": str(target)}, as_json, [str(target)])
+
+
+@app.command()
+@on_studio
+@taking_options
+def grid(
+    studio: AnyStudio,
+    prompt: str,
+    x: Annotated[str, typer.Option("--x", help='Columns, as "steps: 10,20,30" or "prompt: cat,dog" (replaces).')],
+    y: Annotated[str, typer.Option("--y", help="Rows.")] = "",
+    z: Annotated[str, typer.Option("--z", help="Grids below each other.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would make.")] = False,
+    name: Annotated[str, typer.Option(help="Name of the batch.")] = "",
+    priority: Annotated[int, typer.Option(help="Higher runs first, from -100 to 100.")] = 0,
+    idempotency_key: Annotated[str | None, typer.Option(help="A second grid with this key makes nothing new.")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, as 256x256.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until the pictures are made.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds that --wait stays.")] = 3600,
+    as_json: AsJson = False,
+    **settings: Any,
+) -> None:
+    """Put an X/Y/Z grid into the queue: a picture for each combination; `batch sheet` draws it with its axes."""
+    wishes = read_wishes(studio, size, settings)
+    if dry_run:
+        for time in OF_BATCH:
+            wishes.pop(time, None)
+        check = studio.grids.check(prompt, x=x, y=y, z=z, **wishes)
+        shaped = {"pictures": check.pictures, "columns": check.columns, "rows": check.rows, "seconds": check.seconds}
+        tell(shaped, as_json, [f"{name:>9}  {value}" for name, value in shaped.items() if value])
+        return
+    receipt = studio.grids.submit(
+        prompt, x=x, y=y, z=z, name=name, priority=priority, idempotency_key=idempotency_key, **wishes
+    )
+    for warning in receipt.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    tell_receipt(studio, receipt, wait, timeout, as_json)
+
+
+@app.command("export-queue")
+@on_studio
+def export_queue(
+    studio: AnyStudio,
+    output: Annotated[Path | None, typer.Option(help="File to write, instead of standard output.")] = None,
+) -> None:
+    """Write all that waits as a file that `import` reads on another machine."""
+    lines = studio.queue_file.export()
+    if output is None:
+        for line in lines:
+            print(line.rstrip("\n"))
+        return
+    save(output, (line.encode() for line in lines))
+
+
+@app.command("import")
+@on_studio
+def import_queue(
+    studio: AnyStudio,
+    file: Annotated[str, typer.Argument(help="What `export-queue` wrote; - is standard input.")],
+    skip_bad_lines: Annotated[bool, typer.Option("--skip-bad-lines", help="Enqueue the good ones.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a queue of another machine into this one; read twice it makes nothing twice."""
+    receipt = studio.queue_file.take(sys.stdin.buffer if file == "-" else Path(file), skip_bad_lines)
+    for each in receipt.bad_lines:
+        print(f"note: {bad_line(each)}", file=sys.stderr)
+    shaped = {"batches": receipt.batches, "count": receipt.count, "bad_count": receipt.bad_count}
+    tell(shaped, as_json, [f"queued {receipt.count:,} pictures in {len(receipt.batches):,} batches"])
+
+
+@app.command()
+@on_studio
+def window(
+    studio: AnyStudio,
+    hours: Annotated[str, typer.Argument(help="As 23:00-07:00 or mon-fri 22:00-06:00; empty is always.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Start overnight work in this window only, all batches together; interactive work runs at any time."""
+    kept = studio.set_window(hours)
+    tell({"window": kept}, as_json, [f"overnight work runs {kept}" if kept else "overnight work runs at any time"])
+
+
+def save(target: Path, pieces: Iterator[bytes]) -> None:
+    """Raises InvalidParams."""
+    try:
+        with target.open("wb") as file:
+            file.writelines(pieces)
+    except OSError as error:
+        raise InvalidParams("output", f"cannot be written: {error}") from None
+
+
+def line_of(progress: Progress) -> str:
+    ended = progress.counts[State.DONE]
+    done = f"  done at {progress.done_at}" if progress.done_at else ""
+    late = f"  {progress.warning}" if progress.warning else ""
+    return f"{progress.batch.id}  {ended:,} of {progress.batch.count:,}  {progress.batch.name}{done}{late}"
+
+
+def bad_line(each: BadLine) -> str:
+    return f"line {each.line}: {each.reason}"

@@ -1,0 +1,125 @@
+"""What a claim costs in a long queue of mixed owners, models, priorities and windows; and a page of batches there.
+
+    python scripts/bench_claims.py [--jobs 100000] [--claims 500] [--record scripts/results/claims.json]
+
+Each claim is followed by the picture's end, as a worker would have it; that is not timed. `alone` is the same with one
+owner, model and priority and no window. Counts of the claims show the shares of the owners and the changes of model.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from diffusion_local.compose import House, open_house
+from diffusion_local.domain import Batch, Failure, Lane, Params, new_id, utc_now
+from diffusion_local.settings import Settings
+from diffusion_local.store.jobs import new_jobs
+
+OWNERS, MODELS, BATCHES = 8, 5, 40
+LOOKS = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=100_000)
+    parser.add_argument("--claims", type=int, default=500)
+    parser.add_argument("--record", type=Path)
+    options = parser.parse_args()
+    record = {
+        "date": date.today().isoformat(),
+        "command": f"scripts/bench_claims.py --jobs {options.jobs} --claims {options.claims}",
+        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
+        "load_1_min": round(os.getloadavg()[0], 2),
+        "sqlite": sqlite3.sqlite_version,
+        "alone": measured(options.jobs, options.claims, mixed=False),
+        "mixed": measured(options.jobs, options.claims, mixed=True),
+    }
+    print(json.dumps(record, indent=2))
+    if options.record:
+        options.record.parent.mkdir(parents=True, exist_ok=True)
+        options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def measured(jobs: int, claims: int, mixed: bool) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as home:
+        house = open_house(Settings.load({}, home=Path(home), engine="fake", max_queued=2 * jobs))
+        fill(house, jobs, mixed)
+        told: dict[str, Any] = {"jobs": jobs}
+        if mixed:
+            told |= {"owners": OWNERS, "models": MODELS, "batches": BATCHES, "priorities": 3, "windows": 6}
+        seconds, taken = claim(house, claims)
+        told["claim_ms"] = percentiles(seconds)
+        told["idle_look_ms"] = percentiles(idle_looks(house))
+        told["snapshot_ms"] = percentiles([timed(house.studio.snapshot) for _ in range(LOOKS)])
+        told["page_of_20_batches_ms"] = percentiles([timed(house.studio.batches.page) for _ in range(LOOKS)])
+        told["pictures_of_owners"] = dict(sorted(Counter(owner for owner, _ in taken).items()))
+        models = [model for _, model in taken]
+        told["changes_of_model"] = sum(a != b for a, b in pairwise(models))
+        house.database.close()
+        return told
+
+
+def fill(house: House, jobs: int, mixed: bool) -> None:
+    """Batches of equal length. Of the mixed ones a sixth may begin at any time, the others wait for their window."""
+    closed = datetime.now(UTC).astimezone(house.settings.zone) + timedelta(hours=2)
+    for number in range(BATCHES):
+        window = ""
+        if mixed and number % 6:
+            opens = closed + timedelta(hours=number % 6)
+            window = f"{opens:%H:%M}-{opens + timedelta(hours=1):%H:%M}"
+        owner = f"owner {number % OWNERS}" if mixed else ""
+        batch = Batch(new_id(), f"batch {number}", owner, Lane.BATCH, jobs // BATCHES, utc_now(), window=window)
+        each = [
+            Params("a red apple", "", f"model {place % MODELS if mixed else 0}", 256, 256, 12, 3.5, "Euler a", place)
+            for place in range(jobs // BATCHES)
+        ]
+        priority = -(number % 3) if mixed and number % 6 else 0
+        house.jobs.insert_batch(batch, new_jobs(batch, each, priority), None, 2 * jobs)
+
+
+def claim(house: House, claims: int) -> tuple[list[float], list[tuple[str, str]]]:
+    seconds, taken, loaded = [], [], ""
+    for _ in range(claims):
+        began = time.perf_counter()
+        job = house.jobs.claim_next("cpu0", loaded)
+        seconds.append(time.perf_counter() - began)
+        if job is None:
+            raise RuntimeError("nothing was due")
+        house.jobs.fail(job.claim, Failure("bench", "not made"))
+        taken.append((job.owner, job.params.model))
+        loaded = job.params.model
+    return seconds, taken
+
+
+def idle_looks(house: House) -> list[float]:
+    """A look while nothing may begin, as an idle worker has it every two seconds."""
+    house.studio.set_window("00:00-00:01" if datetime.now(house.settings.zone).hour else "12:00-12:01")
+    looks = [timed(lambda: house.jobs.claim_next("cpu0")) for _ in range(LOOKS)]
+    house.studio.set_window("")
+    return looks
+
+
+def timed(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(seconds, n=20)
+    return {"p50": round(cuts[9] * 1000, 2), "p95": round(cuts[18] * 1000, 2), "n": len(seconds)}
+
+
+if __name__ == "__main__":
+    main()
