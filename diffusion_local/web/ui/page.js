@@ -142,3 +142,13 @@ window.diffusionLocal = (() => {
     },
   };
 })();
+
+// Signed out meanwhile, or the session is over: every answer is 401 from now on, so go and sign in.
+{
+  const { fetch } = window;
+  window.fetch = async (...request) => {
+    const answer = await fetch(...request);
+    if (answer.status === 401 && new URL(answer.url).origin === location.origin) location.reload();
+    return answer;
+  };
+}

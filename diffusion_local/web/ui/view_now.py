@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from diffusion_local import shapes
+from diffusion_local.actor import current
 from diffusion_local.domain import Job, Lane, Snapshot, State, Worker
 from diffusion_local.errors import UserError
 from diffusion_local.web.ui.view import bar, button, moment, notice, progress, silent, state_words, text
@@ -130,10 +131,19 @@ def tools(on_network: bool = False) -> str:
     )
     phone = tool("▦", "phone", "page.phone") if on_network else ""
     return (
-        f'<div class="tools">{phone}<button type="button" class="act small icon" data-bell hidden aria-pressed="false" '
+        f'<div class="tools">{who()}{phone}'
+        f'<button type="button" class="act small icon" data-bell hidden aria-pressed="false" '
         f'title="{say("page.bell")}"{named("page.bell")}>{BELL}</button>{tool("?", "keys", "page.keys")}'
         f"<select data-language{named('page.language')}>{options}</select></div>"
     )
+
+
+def who() -> str:
+    """The way to one's account, where one is signed in."""
+    person = current()
+    if person.source != "session":
+        return ""
+    return f'<a class="who" href="account" title="{say("account.account")}">{text(person.name)}</a>'
 
 
 def tool(sign: str, verb: str, key: str) -> str:

@@ -284,3 +284,41 @@ def test_a_server_for_others_without_accounts_lets_nobody_in(tmp_path_factory: p
 def test_nobody_is_left_acting_after_a_request(client: TestClient, tokens: dict[str, str]) -> None:
     client.get("/api/v1/jobs", headers=bearer(tokens["ann"]))
     assert current() is LOCAL
+
+
+def test_the_page_shows_the_way_to_ones_account(client: TestClient) -> None:
+    from diffusion_local.web.ui import view_now
+
+    assert 'class="who"' not in view_now.tools()
+    signed_in(client)
+    page = client.get("/account")
+    assert "ann" in page.text
+    assert 'action="/logout"' in page.text
+    with acting(replace(LOCAL, name="ann", source="session")):
+        assert '<a class="who" href="account" title="Account">ann</a>' in view_now.tools()
+
+
+def test_the_account_page_makes_and_removes_tokens(client: TestClient, house: House) -> None:
+    signed_in(client, "bob")
+    made_page = client.post("/account/tokens", data={"name": "<b>night</b>", "scope": ["submit"]})
+    [secret] = [word for word in made_page.text.replace("<", " ").replace(">", " ").split() if word.startswith("dl_")]
+    assert "<b>night" not in made_page.text
+    who = house.studio.accounts.by_token(secret)
+    assert who
+    [token] = [each for each in house.studio.accounts.tokens("bob") if each.name == "<b>night</b>"]
+    assert secret not in client.get("/account").text
+    client.post("/account/tokens/remove", data={"id": token.id})
+    assert house.studio.accounts.by_token(secret) is None
+
+
+def test_the_account_page_changes_the_password_and_signs_out_elsewhere(client: TestClient, house: House) -> None:
+    house.studio.accounts.add("zoe", PASSWORD, "user")
+    elsewhere = house.studio.accounts.sign_in("zoe", PASSWORD, "10.0.0.7", "another browser")
+    signed_in(client, "zoe")
+    assert "another browser" in client.get("/account").text
+    refused = client.post("/account/password", data={"old": "not this one", "new": "another horse"})
+    assert refused.status_code == 401
+    done = client.post("/account/password", data={"old": PASSWORD, "new": "another horse"})
+    assert "every other browser is signed out" in done.text
+    assert house.studio.accounts.by_session(elsewhere) is None
+    assert client.get("/account").status_code == 200
