@@ -5,9 +5,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import (
+    Any,
+    NotRequired,  # pydantic reads no other on Python 3.11
+    Protocol,
+)
 
-from typing_extensions import TypedDict  # pydantic reads no other on Python 3.11
+from typing_extensions import TypedDict
 
 from diffusion_local.catalog import Model
 from diffusion_local.domain import FINAL, Event, Image, Job, Receipt, Snapshot, Worker
@@ -47,6 +51,20 @@ class SourcePicture(TypedDict):
     width: int
     height: int
     url: str
+
+
+class Fault(TypedDict):
+    """Why something was refused; ``field`` where one is to blame."""
+
+    code: str
+    message: str
+    field: NotRequired[str]
+
+
+class Problem(TypedDict):
+    """The answer of every refusal."""
+
+    error: Fault
 
 
 class Touched(TypedDict):

@@ -1,9 +1,12 @@
 """The HTTP API below ``/api/v1``: routes by noun, each one sentence to the Studio. Documented at ``/docs``."""
 
+from typing import Any
+
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
+from diffusion_local import shapes
 from diffusion_local.errors import NotFound
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.http import (
@@ -23,11 +26,28 @@ from diffusion_local.web.api.http import (
 from diffusion_local.web.api.watch import Watch
 
 ROOT = "/api/v1"
+#: What any route may answer instead, all in one shape.
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": shapes.Problem, "description": meaning}
+    for status, meaning in {
+        400: "this cannot be read, or comes from where it must not",
+        401: "it is not known who asks",
+        403: "whoever asks may not do this",
+        404: "there is no such thing",
+        409: "its state does not allow this",
+        410: "it was deleted",
+        411: "the length is not said",
+        413: "the body is too long",
+        422: "a field is out of its limits; `field` names it",
+        429: "a limit is reached; `Retry-After` says for how long",
+        503: "nothing is taken on for the moment; `Retry-After` says for how long",
+    }.items()
+}
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 
 def router(studio: Studio, watch: Watch) -> APIRouter:
-    api = APIRouter(prefix=ROOT)
+    api = APIRouter(prefix=ROOT, responses=REFUSALS)
     parts = [
         steering.router(studio),
         jobs.router(studio, watch),
