@@ -15,13 +15,11 @@ from tests.support import claimed
 from tests.web.conftest import failed, made
 
 SKIP = {"__type__": "update"}
-FIELDS = ("prompt", "cursors")  # shown in text fields, not as HTML
+FIELDS = ("prompt", "place")  # shown in text fields, not as HTML
 
 
-def poll(
-    house: House, seen: str = "", tab: str = "create", mine: Any = (), cursors: str = "", search: str = ""
-) -> dict:
-    values = page.poll(house.studio, seen, tab, " ".join(mine), cursors, search, False)
+def poll(house: House, seen: str = "", tab: str = "create", mine: Any = (), place: str = "", search: str = "") -> dict:
+    values = page.poll(house.studio, seen, tab, " ".join(mine), place, search)
     return dict(zip(("seen", *page.PARTS), values, strict=True))
 
 
@@ -39,9 +37,9 @@ class Click:
         self._data = {"do": verb, "id": key}
 
 
-def click(house: House, verb: str, key: str = "", cursors: str = "") -> dict[str, Any]:
-    values = actions.act(house.studio, Click(verb, key), cursors)  # type: ignore[arg-type]
-    names = ("toast", "receipt", "panel", "cursors", "tabs", "told", *form.NAMES)
+def click(house: House, verb: str, key: str = "", place: str = "") -> dict[str, Any]:
+    values = actions.act(house.studio, Click(verb, key), place)  # type: ignore[arg-type]
+    names = ("toast", "receipt", "panel", "place", "tabs", "told", *form.NAMES)
     return {name: value for name, value in zip(names, values, strict=True) if value != SKIP}
 
 
@@ -97,12 +95,12 @@ def test_steps_do_not_redraw_the_gallery_but_a_new_picture_does(house: House) ->
 def test_an_older_page_of_the_gallery_stays_still(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffusion_local.web.ui.tab_gallery.PAGE", 2)
     images = [made(house, seed=seed) for seed in range(5)]
-    cursors = images[3].id  # the newest page holds 4 and 3
-    answer = poll(house, tab="gallery", cursors=cursors)
+    place = f"at={images[3].id}"  # the newest page holds 4 and 3
+    answer = poll(house, tab="gallery", place=place)
     assert images[2].id in answer["gallery"]
     assert images[3].id not in answer["gallery"]
     made(house, seed=99)
-    assert "gallery" not in drawn(poll(house, answer["seen"], "gallery", cursors=cursors))
+    assert "gallery" not in drawn(poll(house, answer["seen"], "gallery", place=place))
 
 
 def test_a_search_redraws(house: House) -> None:
@@ -440,9 +438,9 @@ def test_again_of_a_picture_works_after_its_job_was_cleared_away(house: House) -
 
 
 def test_pages_are_walked_there_and_back(house: House) -> None:
-    assert click(house, "older", "I2", "I1")["cursors"] == "I1 I2"
-    assert click(house, "newer", "", "I1 I2")["cursors"] == "I1"
-    assert click(house, "newer", "", "")["cursors"] == ""
+    assert click(house, "older", "I2", "model=starter&at=I1")["place"] == "model=starter&at=I1+I2"
+    assert click(house, "newer", "", "model=starter&at=I1+I2")["place"] == "model=starter&at=I1"
+    assert click(house, "newer", "", "at=I1")["place"] == ""
 
 
 @pytest.mark.parametrize("verb", sorted(actions.VERBS))

@@ -9,12 +9,11 @@ from diffusion_local.completion import STRENGTHS
 from diffusion_local.domain import Kind
 from diffusion_local.errors import UserError
 from diffusion_local.studio import Studio
-from diffusion_local.web.ui import actions_jobs, actions_pictures, form, view, view_help, view_picture
+from diffusion_local.web.ui import actions_gallery, actions_jobs, actions_pictures, form, view, view_help, view_picture
 from diffusion_local.web.ui.effects import Effect, Verb, said
 
 #: Verbs that fill the form from a recipe: what they have changed is told, as most of it is folded away.
 RECIPES = ("recipe", "recipe_of_job")
-MOST_CURSORS = 200  # pages one can walk back in the gallery
 
 
 def act(studio: Studio, event: gr.EventData, cursors: str, *values: Any) -> list[Any]:
@@ -55,7 +54,7 @@ def linked(studio: Studio, picture: str) -> Any:
         return gr.skip()
 
 
-# -- the form and the pages of the gallery ----------------------------------------------------------------------------
+# -- the form ----------------------------------------------------------------------------
 
 
 def recipe(studio: Studio, key: str, cursors: str) -> Effect:
@@ -89,18 +88,10 @@ def example(studio: Studio, key: str, cursors: str) -> Effect:
     return Effect(form=form.only(prompt=key))
 
 
-def older(studio: Studio, key: str, cursors: str) -> Effect:
-    """``cursors`` are the last ids of the pages before this one; ``key`` is this page's."""
-    return Effect(cursors=" ".join([*cursors.split(), key][-MOST_CURSORS:]))
-
-
-def newer(studio: Studio, key: str, cursors: str) -> Effect:
-    return Effect(cursors=" ".join(cursors.split()[:-1]))
-
-
 VERBS: dict[str, Verb] = (
     actions_jobs.VERBS
     | actions_pictures.VERBS
+    | actions_gallery.VERBS
     | {
         "close": close,
         "keys": keys,
@@ -109,7 +100,5 @@ VERBS: dict[str, Verb] = (
         "recipe": recipe,
         "recipe_of_job": recipe_of_job,
         "example": example,
-        "older": older,
-        "newer": newer,
     }
 )

@@ -22,16 +22,16 @@ class Effect:
     toast: Any = field(default_factory=gr.skip)
     receipt: Any = field(default_factory=gr.skip)
     panel: Any = field(default_factory=gr.skip)
-    cursors: Any = field(default_factory=gr.skip)
+    place: Any = field(default_factory=gr.skip)
     tabs: Any = field(default_factory=gr.skip)
     told: Any = field(default_factory=gr.skip)
     form: list[Any] = field(default_factory=skipped_form)
 
     def outputs(self) -> list[Any]:
-        return [self.toast, self.receipt, self.panel, self.cursors, self.tabs, self.told, *self.form]
+        return [self.toast, self.receipt, self.panel, self.place, self.tabs, self.told, *self.form]
 
 
-#: Studio, the id (or ids) that the button names, the gallery's cursors.
+#: Studio, the id (or ids) that the button names, where in the gallery the page is (see ``place``).
 Verb = Callable[[Studio, str, str], Effect]
 
 

@@ -91,9 +91,12 @@ function draw() {
 }
 
 function act(target) {
-  const { do: verb, id = "", sure, many, stay } = target.dataset;
+  const { do: verb, id = "", sure, many, stay, ask, answer } = target.dataset;
   if (sure && !window.confirm(sure)) return;
-  trigger("click", { do: verb, id: many === undefined ? id : [...picked].join(" ") });
+  const line = ask && window.prompt(ask, answer); // what is typed goes behind the id
+  if (ask && !line?.trim()) return;
+  const named = many === undefined ? id : [id, ...picked].filter(Boolean).join(" ");
+  trigger("click", { do: verb, id: ask ? `${named}\n${line.trim()}` : named });
   const menu = target.closest("details.menu");
   if (menu && stay === undefined) shut(menu);
 }
@@ -144,6 +147,8 @@ element.addEventListener("click", (event) => {
     showPicked();
     return;
   }
+  const elsewhere = event.target.closest("[data-href]"); // an address for the ticked ones
+  if (elsewhere) window.location.href = elsewhere.dataset.href + [...picked].join(",");
   const target = event.target.closest("[data-do]");
   if (!target || !root.contains(target)) return;
   if (event.ctrlKey || event.metaKey || event.shiftKey) return; // a picture's link opens in a new tab

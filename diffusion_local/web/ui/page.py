@@ -31,7 +31,7 @@ REMEMBER = f"(id, mine) => [diffusionLocal.remember({tab_create.REMEMBERED_BATCH
 TABS: dict[str, tuple[Callable[..., str], int]] = {
     "create": (tab_create.draw, 1),
     "queue": (tab_queue.draw, 0),
-    "gallery": (tab_gallery.draw, 3),
+    "gallery": (tab_gallery.draw, 2),
 }
 PARTS = ("now", "notices", *TABS)
 
@@ -162,12 +162,12 @@ def build(studio: Studio) -> gr.Blocks:
         changes_of_form = [part.change for part in create.fields]
         gr.on(changes_of_form, None, create.fields, None, js="diffusionLocal.keep", trigger_mode="multiple", **QUIET)
 
-        outputs = [toast, receipt, panel, gallery.cursors, tabs, create.told, *create.fields]
+        outputs = [toast, receipt, panel, gallery.place, tabs, create.told, *create.fields]
         clicks = [part.click for part in (*parts, tools, create.told, panel, toast)]
         acted = gr.on(
             clicks,
             bound(actions.act, studio),
-            [gallery.cursors, *create.fields],
+            [gallery.place, *create.fields],
             outputs,
             trigger_mode="multiple",
             **QUIET,

@@ -1,4 +1,4 @@
-"""Gallery: pages of thumbnails, a search, and the panel of one picture."""
+"""Gallery: filters and boards, pages of thumbnails, and what is done with the ticked ones."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,23 +7,31 @@ from typing import Any
 import gradio as gr
 
 from diffusion_local.domain import Snapshot
+from diffusion_local.errors import UserError
 from diffusion_local.studio import Studio
-from diffusion_local.web.ui import view_gallery
+from diffusion_local.web.ui import view_gallery, view_gallery_bar
 from diffusion_local.web.ui.live import QUIET, hidden, live
+from diffusion_local.web.ui.place import Place
 from diffusion_local.web.ui.view_gallery import PAGE
 from diffusion_local.web.ui.words import label
+
+FIRST_PAGE = "(place) => { const at = new URLSearchParams(place); at.delete('at'); return at.toString(); }"
 
 # -- handlers -------------------------------------------------------------------------------------------------------
 
 
-def draw(studio: Studio, snapshot: Snapshot, now: datetime, cursors: Any, search: Any, starred: Any) -> str:
-    """The page after the last of the ``cursors``."""
-    cursors, search = (each if isinstance(each, str) else "" for each in (cursors, search))
-    before = cursors.split()[-1] if cursors.split() else None
-    found = studio.gallery(PAGE + 1, before, search, bool(starred))
-    filtered = bool(search.strip() or starred)
-    total = 0 if filtered else studio.gallery_count()
-    return view_gallery.gallery(found[:PAGE], total, before is None, len(found) > PAGE, filtered)
+def draw(studio: Studio, snapshot: Snapshot, now: datetime, written: Any, search: Any) -> str:
+    """The page of the gallery at this place."""
+    place = Place.read(written)
+    search = search.strip() if isinstance(search, str) else ""
+    try:
+        found = studio.pictures.page(PAGE + 1, place.before, search=search, **place.asked())
+    except UserError:  # a place that is not there: everything
+        place, found = Place(), studio.pictures.page(PAGE + 1, search=search)
+    boards = studio.boards.all()
+    bar = view_gallery_bar.bar(place, search, boards, studio.pictures.models(), now)
+    total = studio.gallery_count() if not (search or place.filters) else 0
+    return bar + view_gallery.gallery(found[:PAGE], total, place, len(found) > PAGE, bool(search or place.filters))
 
 
 # -- layout ---------------------------------------------------------------------------------------------------------
@@ -32,13 +40,12 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, cursors: Any, search
 @dataclass(frozen=True, slots=True)
 class GalleryTab:
     search: Any
-    starred: Any
-    cursors: Any
+    place: Any
     drawn: Any
 
     @property
     def asked(self) -> list[Any]:
-        return [self.cursors, self.search, self.starred]
+        return [self.place, self.search]
 
 
 def layout(studio: Studio) -> GalleryTab:
@@ -48,13 +55,9 @@ def layout(studio: Studio) -> GalleryTab:
             show_label=False,
             label=label("gallery.search"),
             container=False,
-            scale=4,
             elem_id="search",
         )
-        starred = gr.Checkbox(
-            label=label("gallery.starred_only"), container=False, scale=0, min_width=140, elem_id="starred"
-        )
-    return GalleryTab(search, starred, hidden(elem_id="cursors"), live("gallery"))
+    return GalleryTab(search, hidden(elem_id="place"), live("gallery"))
 
 
 # -- wiring ---------------------------------------------------------------------------------------------------------
@@ -62,5 +65,4 @@ def layout(studio: Studio) -> GalleryTab:
 
 def wire(tab: GalleryTab) -> None:
     """Another search begins at its first page."""
-    for source in (tab.search, tab.starred):
-        source.input(None, None, tab.cursors, js="() => ''", **QUIET)
+    tab.search.input(None, tab.place, tab.place, js=FIRST_PAGE, **QUIET)

@@ -1,9 +1,10 @@
-"""The gallery in a browser: new pictures, search, stars, trash."""
+"""The gallery in a browser: new pictures, search, stars, boards, many at once, trash."""
 
 from typing import Any
 
 import pytest
 
+from diffusion_local.errors import Gone
 from tests.web.browser.ways import a_prompt, go, worked
 from tests.web.conftest import Site
 
@@ -40,5 +41,60 @@ def test_search_star_trash_and_undo(people: Any, site: Site) -> None:
     page.locator(".toast >> text=Undo").click()
     page.locator(f".tile[data-key='{image}']").wait_for()
     page.fill("#search :is(input, textarea)", "")
-    page.check("#starred input")
+    page.click("[data-do=narrow][data-id='starred=1']")
     page.wait_for_function("document.querySelectorAll('.tile').length === 1")
+
+
+def test_ticked_pictures_go_on_a_board_are_compared_and_thrown_away(people: Any, site: Site) -> None:
+    first, second, third = (worked(site, a_prompt()) for _ in range(3))
+    page = people().open()
+    go(page, "gallery")
+    for image in (first, second):
+        page.locator(f".tile[data-key='{image}'] .tick input").check(force=True)
+    bar = page.locator(".picked:visible")
+    assert "2 selected" in bar.inner_text()
+
+    bar.locator("[data-do=compare]").click()
+    table = page.locator(".compare .differences")
+    table.wait_for()
+    assert "Prompt" in table.inner_text()
+    page.keyboard.press("Escape")
+
+    page.once("dialog", lambda dialog: dialog.accept(f"Autumn <b>{first}"))
+    bar.locator("summary").click()
+    bar.locator("[data-do=board_new]").click()
+    page.locator(".toast", has_text="Autumn <b>").wait_for()
+    [board] = [each for each in site.house.studio.boards.all() if first in each.name]
+    assert board.count == 2
+
+    page.locator(f".tile[data-key='{third}'] .tick").click()  # while some are ticked, all of a tile is its box
+    assert "3 selected" in bar.inner_text()
+    bar.locator("[data-do=trash_these]").click()
+    page.locator(f".tile[data-key='{third}']").wait_for(state="detached")
+    page.locator(".toast >> text=Undo").click()
+    page.locator(f".tile[data-key='{third}']").wait_for()
+
+
+def test_the_gallery_is_narrowed_to_a_board_and_to_the_trash(people: Any, site: Site) -> None:
+    kept, other = worked(site, a_prompt()), worked(site, a_prompt())
+    board = site.house.studio.boards.create(f"Winter {kept}", [kept])
+    page = people().open()
+    go(page, "gallery")
+    page.locator(f".tile[data-key='{other}']").wait_for()
+    page.locator(".filters [data-key=filter-board] summary").click()
+    page.locator(f"[data-id='board={board.id}']").click()
+    page.wait_for_function("document.querySelectorAll('.tile').length === 1")
+    assert page.locator(".gallery-head h2").inner_text().startswith(board.name)
+    with page.expect_download() as download:
+        page.locator(".gallery-head a[download]").click()
+    assert download.value.suggested_filename.endswith(".zip")
+
+    page.locator("[data-do=everything]").click()
+    site.house.studio.trash(other)
+    page.locator("[data-id='trashed=1']").click()
+    page.locator(f".tile[data-key='{other}'] .tick input").check(force=True)
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.locator(".picked:visible [data-do=delete_these]").click()
+    page.locator(f".tile[data-key='{other}']").wait_for(state="detached")
+    with pytest.raises(Gone):
+        site.house.studio.image(other)
