@@ -92,6 +92,7 @@ def test_the_gallery_is_narrowed_to_a_board_and_to_the_trash(people: Any, site: 
     page.locator("[data-do=everything]").click()
     site.house.studio.trash(other)
     page.locator("[data-id='trashed=1']").click()
+    page.locator(".gallery-head", has_text="Trash").wait_for()
     page.locator(f".tile[data-key='{other}'] .tick input").check(force=True)
     page.once("dialog", lambda dialog: dialog.accept())
     page.locator(".picked:visible [data-do=delete_these]").click()
