@@ -124,7 +124,10 @@ def selection_bar(place: Place, boards: Sequence[Board]) -> str:
         acts += button(say("gallery.compare"), "compare", kind=small, extra=many)
         acts += f'<button type="button" class="act small" data-href="{ZIP}?ids=">{say("gallery.zip")}</button>'
         acts += button(say("gallery.to_trash"), "trash_these", kind=small, extra=many)
-    name, key = say("queue.selected"), crc32(acts.encode())  # live.js leaves a bar as it is: one with other buttons must be another
+    name, key = (
+        say("queue.selected"),
+        crc32(acts.encode()),
+    )  # live.js leaves a bar as it is: one with other buttons must be another
     return (
         f'<div class="picked" data-picked data-key="picked-{key:x}" role="toolbar" aria-label="{name}" hidden>'
         f'<span class="count" role="status" data-words="{say("queue.n_selected")}"></span>{acts}'
