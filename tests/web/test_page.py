@@ -465,7 +465,7 @@ def test_the_page_keeps_no_connection_open_and_is_out_of_gradios_queue(client: T
     assert config["analytics_enabled"] is False
     assert not [c for c in config["components"] if c["type"] == "state"]
     for dependency in config["dependencies"]:
-        assert dependency["queue"] is (dependency["api_name"] in ("wait", "generate"))
+        assert dependency["queue"] is (dependency["api_name"] in ("wait", "generate", "watch"))
         assert dependency["show_progress"] == "hidden" or not dependency["backend_fn"]
 
 
