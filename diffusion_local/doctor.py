@@ -108,8 +108,11 @@ def database(settings: Settings) -> Iterator[Finding]:
 
 
 def devices(settings: Settings) -> Iterator[Finding]:
-    for device in inventory.devices(settings):
+    found, warning = inventory.look(settings)
+    for device in found:
         yield Finding(f"device {device['slot']}", True, device["words"])
+    if warning:
+        yield Finding("GPU", False, warning, "See the message.")
 
 
 def graphics(settings: Settings) -> Iterator[Finding]:

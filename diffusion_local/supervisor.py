@@ -140,10 +140,11 @@ class Supervisor:
             self._stop.wanted.wait(LOOK_SECONDS)
 
     def _workers(self) -> list[Child]:
-        return [
-            Child(f"worker {slot}", "diffusion_local.worker", ("--slot", slot), slot)
-            for slot in (device["slot"] for device in inventory.devices(self._settings))
-        ]
+        devices, warning = inventory.look(self._settings)
+        if warning:
+            self._say(warning)
+        slots = [device["slot"] for device in devices]
+        return [Child(f"worker {slot}", "diffusion_local.worker", ("--slot", slot), slot) for slot in slots]
 
     def _look_after(self, child: Child, house: House) -> None:
         if child.alive:

@@ -5,6 +5,10 @@ Measurements come in the order of their worth, and each is written down as soon 
 ``--budget`` is spent. ``--tiny`` runs it all without a GPU in a minute.
 
     python scripts/bench_gpu.py --budget 150
+
+It needs torch, diffusers, transformers, accelerate, psutil and what the store and the settings import (sqlite-utils,
+filelock, platformdirs, python-ulid), but neither the page nor the queue: a GPU machine without a network can be given
+those few packages beside a copy of this repository.
 """
 
 import argparse
@@ -26,7 +30,7 @@ import diffusers
 import torch
 import transformers
 
-from diffusion_local.compose import open_house
+from diffusion_local.catalog import Catalog
 from diffusion_local.domain import Params, utc_now
 from diffusion_local.engine import Picture, placement
 from diffusion_local.engine.devices import at_slot
@@ -34,7 +38,10 @@ from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.memory import GIB, Choice, estimate
 from diffusion_local.engine.weights import read
 from diffusion_local.errors import Stopped
+from diffusion_local.models.places import Places
 from diffusion_local.settings import Settings, go_offline
+from diffusion_local.store.database import Database
+from diffusion_local.store.fits import FitStore
 from diffusion_local.worker.ladder import Ladder
 
 RESULT = Path(__file__).parent / "results" / "gpu-engine.json"
@@ -55,7 +62,10 @@ class Bench:
         self.out: Path = options.out
         self.ends_at = time.monotonic() + options.budget
         self.device = at_slot("cpu0" if self.tiny else "gpu0")
-        self.house = open_house(Settings.load({}, home=str(folder / "home")))
+        settings = Settings.load({}, home=str(folder / "home"))
+        self.models = settings.models
+        self.catalog = Catalog(settings.starter, Places.of(settings))
+        self.fits = FitStore(Database.open(settings.database))
         self.engine = DiffusersEngine(self.device)
         self.results: dict[str, Any] = about(self)
 
@@ -76,7 +86,7 @@ class Bench:
 
     def make(self, name: str) -> dict[str, Any]:
         """A model's folder, and its weights by the estimate's count."""
-        folder = self.house.settings.models / name
+        folder = self.models / name
         bench_models.make(name, folder, self.device.torch, self.tiny)
         self.engine._gauge.collect()
         return {"parameters": read(folder).parts}
@@ -84,18 +94,18 @@ class Bench:
     def params(self, name: str, seed: int = 1, steps: int = STEPS) -> Params:
         side = 64 if self.tiny else SIDES[name]
         wanted = {"model": name, "seed": seed, "sampler": "Euler", "width": side, "height": side, "steps": steps}
-        return self.house.catalog.complete("a red apple", wanted | {"guidance": 7.5})
+        return self.catalog.complete("a red apple", wanted | {"guidance": 7.5})
 
     def load(self, name: str, rung: str = "resident") -> float:
         choice = Choice(rung if rung in self.engine.ladder else self.engine.ladder[-1])
-        return timed(self.engine.load, self.house.catalog.get(name), choice)[0]
+        return timed(self.engine.load, self.catalog.get(name), choice)[0]
 
     def draw(
         self, name: str, seed: int = 1, wanted: str = "auto", say: Callable[[str], None] | None = None
     ) -> tuple[float, Picture]:
         """Seconds and picture, as a worker makes it: with its ladder, and loaded first if need be."""
-        ladder = Ladder(self.engine, self.house.fits, wanted)
-        model = self.house.catalog.get(name)
+        ladder = Ladder(self.engine, self.fits, wanted)
+        model = self.catalog.get(name)
         return timed(ladder.make, model, self.params(name, seed), quiet, lambda: quiet, say or quiet)
 
     def cap(self, limit_gib: float) -> None:
@@ -129,7 +139,7 @@ def resident(bench: Bench, name: str) -> dict[str, Any]:
     _, again = timed(bench.engine.generate, bench.params(name), quiet)
     facts = again.facts
     params = bench.params(name)
-    need = estimate(read(bench.house.catalog.get(name).path), 2, params.width, params.height)
+    need = estimate(read(bench.catalog.get(name).path), 2, params.width, params.height)
     return {
         "size": params.width,
         "steps": params.steps,
@@ -208,7 +218,7 @@ def on_a_rung(bench: Bench, name: str, rung: str) -> dict[str, Any]:
     """With all of the GPU's memory: seconds a step, and the peak."""
     move = bench.load(name, rung)
     params = bench.params(name, steps=FEW_STEPS)
-    need = estimate(read(bench.house.catalog.get(name).path), 2, params.width, params.height)
+    need = estimate(read(bench.catalog.get(name).path), 2, params.width, params.height)
     timed(bench.engine.generate, replace(params, steps=1), quiet)
     seconds, picture = timed(bench.engine.generate, replace(params, seed=2), quiet)
     return {
@@ -228,7 +238,7 @@ def switches(bench: Bench, limit_gib: float) -> dict[str, Any]:
     for limit in (0.0, limit_gib):
         bench.cap(limit)
         for name in ("sdxl", "sd15") * 2:
-            before, model = bench.engine.loaded, bench.house.catalog.get(name)
+            before, model = bench.engine.loaded, bench.catalog.get(name)
             choice = bench.engine.plan(model, bench.params(name), [])
             seconds, _ = timed(bench.engine.load, model, choice)
             rows.append({"limit_gib": limit, "from": before, "to": name, "seconds": seconds, "rung": choice.rung})

@@ -3,6 +3,7 @@
 Pixels are float in [-1, 1], N x 3 x H x W; latents are N x C x h x w, scaled as the denoiser sees them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,28 +20,43 @@ def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     return (latents - mean) / std * vae.config.scaling_factor
 
 
-def decode(vae: Any, latents: torch.Tensor) -> PIL.Image:
-    """The first picture of the latents. A half precision VAE that overflows is run again, and from then on, in fp32.
+def decode(vae: Any, latents: torch.Tensor, in_fp32: Callable[[], None]) -> tuple[PIL.Image, str]:
+    """The first picture of the latents, and a sentence where it took a second try, else an empty string.
 
-    Raises BadImage if the latents are not numbers or the picture is black.
+    A half precision VAE that overflows, to NaN or to a black picture, is run again after ``in_fp32``, which makes it
+    compute in fp32 from then on. Raises BadImage if the latents are not numbers or the picture stays unusable.
     """
     if not torch.isfinite(latents).all():
         raise BadImage(
-            "The model gave numbers out of range instead of a picture. Try another sampler or lower guidance."
+            "The model gave numbers out of range instead of a picture (NaN). Try another sampler, lower guidance, or "
+            "the setting precision = fp32."
         )
     mean, std = _statistics(vae, latents)
     latents = latents / vae.config.scaling_factor * std + mean
-    pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
-    if not torch.isfinite(pixels).all() and vae.dtype != torch.float32:
-        vae.to(dtype=torch.float32)
-        pixels = vae.decode(latents.float(), return_dict=False)[0]
-    if not torch.isfinite(pixels).all():
+    pixels, said = _decode(vae, latents), ""
+    problem = _unusable(pixels)
+    if problem and vae.dtype != torch.float32:
+        said = f"the VAE gave {problem} in {str(vae.dtype).removeprefix('torch.')} and was run again in float32"
+        in_fp32()
+        pixels = _decode(vae, latents)
+        problem = _unusable(pixels)
+    if problem == "no numbers":
         raise BadImage("The picture came out as noise without end (NaN). The model's VAE may be damaged.")
-    pixels = (pixels[0].float() / 2 + 0.5).clamp(0, 1)
-    array = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    if not array.any():
+    if problem or pixels is None:
         raise BadImage("The picture came out entirely black. Try another seed or sampler.")
-    return PIL.fromarray(array)
+    return PIL.fromarray(pixels.permute(1, 2, 0).cpu().numpy()), said
+
+
+def _decode(vae: Any, latents: torch.Tensor) -> torch.Tensor | None:
+    """3 x H x W, 8 bits a channel; None where the VAE gave no numbers."""
+    pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0][0]
+    if not torch.isfinite(pixels).all():
+        return None
+    return ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _unusable(pixels: torch.Tensor | None) -> str:
+    return "no numbers" if pixels is None else "" if pixels.any() else "a black picture"
 
 
 def _statistics(vae: Any, latents: torch.Tensor) -> tuple[Any, Any]:

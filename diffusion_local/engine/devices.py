@@ -1,21 +1,24 @@
 """The devices of this machine.
 
 ``python -m diffusion_local.engine.devices [auto|cuda|mps|cpu]`` prints them as JSON, for programs that must not import
-torch: ``{"torch": "2.13.0+cpu", "devices": [{"slot": "cpu0", ...}]}``, or ``{"torch": ..., "problem": "..."}`` and
-exit code 1.
+torch: ``{"torch": "2.13.0+cpu", "devices": [{"slot": "cpu0", ...}], "warning": ""}``, or
+``{"torch": ..., "problem": "..."}`` and exit code 1.
 """
 
 import json
 import os
 import re
+import shutil
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
 from diffusion_local.engine import precision
 from diffusion_local.errors import UserError
 
+NVIDIA_MODULE = Path("/proc/driver/nvidia/version")
 _KINDS = {"gpu": "cuda", "mps": "mps", "cpu": "cpu"}
 
 
@@ -89,10 +92,33 @@ def _why_no_cuda() -> str:
             f"This PyTorch ({torch.__version__}) is a build without GPU support. Install one that has it: choose your "
             "system at https://pytorch.org/get-started/locally/ and run the command shown there."
         )
+    try:
+        torch.cuda.init()
+        reason = ""
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error)
+    if "too old" in reason:
+        return (
+            f"The graphics driver is too old for this PyTorch ({torch.__version__}, built for CUDA "
+            f"{torch.version.cuda}). Update the driver, or install a PyTorch built for an older CUDA from "
+            "https://pytorch.org/get-started/locally/."
+        )
     return (
         f"PyTorch {torch.__version__} finds no GPU. See whether `nvidia-smi` lists it; if not, install or update the "
         "graphics driver, then start again."
     )
+
+
+def unused_gpu(wanted: str = "auto") -> str:
+    """What is wrong where the CPU is taken although this machine has an NVIDIA GPU; else an empty string."""
+    if wanted != "auto" or torch.cuda.is_available() or not has_nvidia():
+        return ""
+    return f"This machine has an NVIDIA GPU, but pictures are made on the CPU. {_why_no_cuda()}"
+
+
+def has_nvidia() -> bool:
+    """By the driver's own traces, as torch cannot tell: the kernel module's (Linux), or its tool."""
+    return NVIDIA_MODULE.exists() or shutil.which("nvidia-smi") is not None
 
 
 def _mps() -> list[Device]:
@@ -112,7 +138,7 @@ def _physical_memory() -> int | None:
 
 def main(wanted: str = "auto") -> int:
     try:
-        found = {"devices": [asdict(device) for device in find(wanted)]}
+        found = {"devices": [asdict(device) for device in find(wanted)], "warning": unused_gpu(wanted)}
     except DeviceUnavailable as error:
         print(json.dumps({"torch": torch.__version__, "problem": error.message}))
         return 1

@@ -13,8 +13,13 @@ FAKE = {"slot": "cpu0", "words": "none: the fake engine draws test cards"}
 
 def devices(settings: Settings) -> list[dict[str, Any]]:
     """One entry (``slot``, ``words``, ...) a device that a worker should run on. Raises UserError saying what to do."""
+    return look(settings)[0]
+
+
+def look(settings: Settings) -> tuple[list[dict[str, Any]], str]:
+    """The devices, and a warning where there is a better one that cannot be used, else an empty string."""
     if settings.engine == "fake":
-        return [FAKE]
+        return [FAKE], ""
     asked = subprocess.run(
         [sys.executable, "-m", "diffusion_local.engine.devices", settings.device],
         env=settings.child_environ(),
@@ -28,4 +33,4 @@ def devices(settings: Settings) -> list[dict[str, Any]]:
         raise UserError(f"PyTorch does not start: {last}. Install diffusion-local again.") from None
     if "problem" in answer:
         raise UserError(answer["problem"])
-    return answer["devices"]
+    return answer["devices"], answer["warning"]

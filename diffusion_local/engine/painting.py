@@ -9,7 +9,7 @@ import torch
 from PIL import Image as PIL
 
 from diffusion_local.domain import Kind, Params
-from diffusion_local.engine import Picture, autoencoder, kinds, noise, previews, samplers
+from diffusion_local.engine import Picture, autoencoder, kinds, noise, placement, previews, samplers
 from diffusion_local.engine.families import Conditioning
 from diffusion_local.engine.kinds import Beginning, Canvas
 from diffusion_local.engine.loaded import Loaded
@@ -68,12 +68,14 @@ def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | N
     denoise_seconds = time.monotonic() - started
 
     # 6. Latents to a picture.
-    image = autoencoder.decode(pipe.vae, family.unpack(pipe, latents, params.width, params.height))
+    spread = family.unpack(pipe, latents, params.width, params.height)
+    image, said = autoencoder.decode(pipe.vae, spread, partial(placement.vae_in_fp32, pipe, loaded.rung, str(device)))
     if image.size != (params.width, params.height):
         raise BadImage(f"The picture came out {image.width}x{image.height} instead of the size asked for.")
     if canvas is not None:
         image = canvas.paste(image)
-    return Picture(image, {"scheduler": type(scheduler).__name__, "denoise_seconds": round(denoise_seconds, 3)})
+    facts = {"scheduler": type(scheduler).__name__, "denoise_seconds": round(denoise_seconds, 3)}
+    return Picture(image, facts | ({"vae_retry": said} if said else {}))
 
 
 def opened(params: Params, materials: Materials | None) -> Canvas | None:

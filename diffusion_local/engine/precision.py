@@ -36,10 +36,14 @@ def check(setting: str, device: str) -> None:
 
 @lru_cache(maxsize=1)
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 matrices itself (AVX512-BF16, AMX, or Arm's BF16), by its flags."""
+    """Whether this CPU multiplies bf16 matrices itself. False where its flags cannot be read."""
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        return multiplies_bf16(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return False
-    lines = (line.partition(":")[2].split() for line in text.splitlines() if line.startswith(("flags", "Features")))
+
+
+def multiplies_bf16(cpuinfo: str) -> bool:
+    """By the flags that Linux lists: AVX512-BF16, AMX, or Arm's BF16."""
+    lines = (line.partition(":")[2].split() for line in cpuinfo.splitlines() if line.startswith(("flags", "Features")))
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(next(lines, [])))

@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,6 +61,34 @@ def test_asking_for_cuda_in_vain_says_what_to_do(
     monkeypatch.setattr(torch.version, "hip", None)
     with pytest.raises(devices.DeviceUnavailable, match=advice):
         devices.find("cuda")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_driver_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Please update")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", fail)
+    with pytest.raises(devices.DeviceUnavailable, match=r"driver is too old .* CUDA 13\.0\)\. Update the driver"):
+        devices.find("cuda")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_gpu_that_lies_idle_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(devices.shutil, "which", lambda name: None)
+    monkeypatch.setattr(devices, "NVIDIA_MODULE", tmp_path / "version")
+    assert devices.unused_gpu() == ""
+    (tmp_path / "version").touch()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert devices.main() == 0
+    warning = json.loads(capsys.readouterr().out)["warning"]
+    assert warning.startswith("This machine has an NVIDIA GPU, but pictures are made on the CPU.")
+    assert "without GPU support. Install one" in warning
+    assert devices.unused_gpu("cpu") == ""  # it was asked for
 
 
 @pytest.mark.usefixtures("no_gpu")

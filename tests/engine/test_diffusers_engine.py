@@ -138,36 +138,59 @@ def test_an_unusable_picture_is_a_bad_image(
 
 def test_latents_that_are_not_numbers_are_a_bad_image(loaded: Loaded) -> None:
     with pytest.raises(BadImage, match="out of range"):
-        autoencoder.decode(loaded.pipe.vae, torch.full((1, 4, 8, 8), float("nan")))
+        autoencoder.decode(loaded.pipe.vae, torch.full((1, 4, 8, 8), float("nan")), pytest.fail)
 
 
 class OverflowingVae:
-    """Gives NaN in half precision, as SDXL's does."""
+    """Gives something unusable in half precision, as SDXL's does."""
 
     class config:
         scaling_factor = 1.0
 
-    dtype = torch.float16
+    def __init__(self, in_half: float) -> None:
+        self.dtype = torch.float16
+        self.in_half = in_half
 
-    def to(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def in_fp32(self) -> None:
+        self.dtype = torch.float32
 
     def decode(self, latents: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
         assert latents.dtype == self.dtype
-        return (torch.full((1, 3, 64, 64), 0.5 if self.dtype == torch.float32 else float("nan")),)
+        return (torch.full((1, 3, 64, 64), 0.5 if self.dtype == torch.float32 else self.in_half),)
 
 
-def test_a_vae_that_overflows_in_half_precision_goes_on_in_fp32() -> None:
-    vae = OverflowingVae()
-    image = autoencoder.decode(vae, torch.zeros(1, 4, 8, 8, dtype=torch.float16))
+@pytest.mark.parametrize(("in_half", "problem"), [(float("nan"), "no numbers"), (-5.0, "a black picture")])
+def test_a_vae_that_overflows_in_half_precision_goes_on_in_fp32_and_says_so(in_half: float, problem: str) -> None:
+    vae = OverflowingVae(in_half)
+    latents = torch.zeros(1, 4, 8, 8, dtype=torch.float16)
+    image, said = autoencoder.decode(vae, latents, vae.in_fp32)
     assert image.getpixel((0, 0)) == (191, 191, 191)
+    assert said == f"the VAE gave {problem} in float16 and was run again in float32"
     assert vae.dtype == torch.float32
+    assert autoencoder.decode(vae, latents, pytest.fail)[1] == ""
+
+
+def test_a_second_try_of_the_vae_is_in_the_facts(draw: Draw, loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    vae, decode = loaded.pipe.vae, loaded.pipe.vae.decode
+
+    def overflow(latents: torch.Tensor, return_dict: bool) -> Any:
+        right = decode(latents, return_dict=return_dict)
+        return right if vae.dtype == torch.float32 else (torch.full_like(right[0], float("nan")),)
+
+    usual = draw(steps=1)
+    vae.to(dtype=torch.bfloat16)
+    monkeypatch.setattr(vae, "decode", overflow)
+    picture = draw(steps=1)
+    assert "run again in float32" in picture.facts["vae_retry"]
+    assert picture.facts["vae_dtype"] == "float32"
+    assert "vae_retry" not in usual.facts
+    assert "vae_retry" not in draw(steps=1).facts  # from now on it is in fp32
 
 
 def test_decoding_undoes_encoding(loaded: Loaded) -> None:
     pixels = torch.linspace(-1, 1, 64).view(1, 1, 1, 64).expand(1, 3, 64, 64)
     with torch.no_grad():
-        image = autoencoder.decode(loaded.pipe.vae, autoencoder.encode(loaded.pipe.vae, pixels))
+        image, _ = autoencoder.decode(loaded.pipe.vae, autoencoder.encode(loaded.pipe.vae, pixels), pytest.fail)
     left, right = image.getpixel((4, 32)), image.getpixel((59, 32))
     assert isinstance(left, tuple)
     assert isinstance(right, tuple)
