@@ -107,3 +107,16 @@ def test_what_cannot_be_is_refused(cli: Any, house: House, arguments: tuple[str,
     status, _, errors = cli(*arguments, typed=PASSWORD)
     assert status == 2
     assert problem in errors
+
+
+@pytest.mark.parametrize("arguments", [("--lan",), ("--host", "0.0.0.0")])
+def test_a_server_for_others_does_not_start_without_accounts(cli: Any, arguments: tuple[str, ...]) -> None:
+    status, _, errors = cli("serve", "--port", "0", "--engine", "fake", "--no-worker", *arguments)
+    assert status == 2
+    assert "user add NAME" in errors
+
+
+def test_a_server_starts_with_no_half_of_a_certificate(cli: Any) -> None:
+    status, _, errors = cli("serve", "--port", "0", "--no-worker", "--tls-cert", "nothing.pem")
+    assert status == 2
+    assert "tls_key must be given together" in errors

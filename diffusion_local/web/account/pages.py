@@ -13,7 +13,7 @@ STYLE = """
 --on:#fff;--bad:#b91c1c;--good:#0f766e}
 @media(prefers-color-scheme:dark){:root{--back:#141312;--card:#1c1b1a;--ink:#ece9e6;--soft:#a8a29e;--line:#34312e;
 --act:#2dd4bf;--on:#042f2e;--bad:#fca5a5;--good:#5eead4}}
-*{box-sizing:border-box}body{margin:0;background:var(--back);color:var(--ink);
+*{box-sizing:border-box}[hidden]{display:none!important}body{margin:0;background:var(--back);color:var(--ink);
 font:16px/1.5 ui-sans-serif,system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans SC",sans-serif}
 main{max-width:26rem;margin:0 auto;padding:3rem 1rem}main.wide{max-width:44rem;padding-top:1.5rem}
 header{display:flex;gap:.75rem;align-items:center;margin:0 0 1.5rem}header h1{font-size:1.25rem;margin:0;flex:1}
