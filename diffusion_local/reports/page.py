@@ -33,7 +33,9 @@ overflow-wrap:anywhere}td.n,th.n{text-align:right;font-variant-numeric:tabular-n
 .sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));gap:.75rem}
 figure{margin:0;min-width:0}img{width:100%;height:auto;display:block;border-radius:.4rem;background:var(--card)}
 figcaption{font-size:.78rem;color:var(--faint);line-height:1.35;margin-top:.25rem;overflow-wrap:anywhere}
-@media print{main{max-width:none;padding:0}.sheet{grid-template-columns:repeat(6,1fr)}
+button{font:inherit;font-size:.9rem;padding:.35rem .8rem;border-radius:.4rem;border:1px solid var(--line);
+background:var(--ground);color:var(--accent);cursor:pointer;margin-top:.3rem}
+@media print{form{display:none}main{max-width:none;padding:0}.sheet{grid-template-columns:repeat(6,1fr)}
 figure,.reason,dl div{break-inside:avoid}a[href]{color:inherit;text-decoration:none}}
 """
 WIDE = {"Estimate", "Made with less memory"}
@@ -67,9 +69,14 @@ def fact(what: str, much: str) -> str:
 
 
 def reason(each: Reason, report: Report, links: bool) -> str:
-    """A group of failed jobs. Its link opens the app, which asks before it does anything."""
-    of = f"batch={report.batch_id}" if report.batch_id else f"since={report.since}&amp;until={report.until}"
-    again = f'<p><a href="/?again={each.id}&amp;{of}">Again for these</a></p>' if links else ""
+    """A group of failed jobs; in the app with a button to make them again, which a file cannot have."""
+    of = {"batch_id": report.batch_id} if report.batch_id else {"since": report.since, "until": report.until}
+    hidden = "".join(
+        f'<input type="hidden" name="{name}" value="{escape(value or "")}">'
+        for name, value in ({"reason": each.id} | of).items()
+    )
+    button = f'<form method="post" action="/reports/again">{hidden}<button>Again for these</button></form>'
+    again = button if links else ""
     ids = ", ".join(each.job_ids[:5]) + (" …" if each.count > 5 else "")
     return (
         f'<div class="reason"><p><b>{each.count:,} × {escape(each.kind)}</b></p><p>{escape(each.message)}</p>'
