@@ -78,12 +78,12 @@ def page_router(studio: Studio) -> APIRouter:
 
     @pages.get("/batch/{batch_id}.html")
     def batch_page(batch_id: str) -> HTMLResponse:
-        return HTMLResponse(studio.reports.page(studio.reports.batch(batch_id)), headers=NEVER)
+        return HTMLResponse(studio.reports.page(studio.reports.batch(batch_id), shapes.root()), headers=NEVER)
 
     @pages.get("/night.html")
     def night_page(since: str = "", until: str = "") -> HTMLResponse:
         report = studio.reports.night(since or None, until or None)
-        return HTMLResponse(studio.reports.page(report), headers=NEVER)
+        return HTMLResponse(studio.reports.page(report, shapes.root()), headers=NEVER)
 
     @pages.post("/again")
     async def again(request: Request) -> RedirectResponse:
@@ -96,7 +96,7 @@ def page_router(studio: Studio) -> APIRouter:
             return studio.reports.again(studio.again, said["reason"], **of)
 
         receipt = await anyio.to_thread.run_sync(make)
-        return RedirectResponse(f"/reports/batch/{receipt.batch_id}.html", 303, headers=NEVER)
+        return RedirectResponse(shapes.report_url(receipt.batch_id), 303, headers=NEVER)
 
     return pages
 
