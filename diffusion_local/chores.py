@@ -7,6 +7,8 @@ from diffusion_local.compose import House
 from diffusion_local.store import retention
 from diffusion_local.store.sweep import sweep
 
+KEEP_TOLD_DAYS = 30  # that the delivery log goes back
+
 log = logging.getLogger(__name__)
 
 
@@ -22,6 +24,7 @@ def let_go(house: House) -> None:
     jobs = retention.forget_old_jobs(house.settings, house.database)
     images = retention.empty_trash(house.settings, house.database, house.files)
     retention.forget_deleted(house.database)
+    house.notices.forget(retention.days_ago(KEEP_TOLD_DAYS))
     previews = retention.drop_old_previews(house.settings)
     if jobs or images or previews:
         log.info("let go: %d jobs, %d pictures of the trash, %d previews", jobs, images, previews)

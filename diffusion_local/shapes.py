@@ -146,6 +146,16 @@ def thumbnail_url(image_id: str) -> str:
     return f"{_root.get()}/thumbnails/{image_id}.webp"
 
 
+def root() -> str:
+    """The path under which a proxy serves us, or an empty text."""
+    return _root.get()
+
+
+def report_url(batch_id: str = "") -> str:
+    """The page of a batch's report, or without one of the last night's."""
+    return f"{root()}/reports/{f'batch/{batch_id}' if batch_id else 'night'}.html"
+
+
 def source_url(source_id: str) -> str:
     return f"{_root.get()}/sources/{source_id}.png"
 

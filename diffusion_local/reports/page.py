@@ -21,7 +21,7 @@ STYLE = """
 *{box-sizing:border-box}body{margin:0;background:var(--ground);color:var(--text);font:16px/1.5 system-ui,sans-serif}
 main{max-width:70rem;margin:0 auto;padding:2rem 1rem 4rem}h1{font-size:1.6rem;line-height:1.25;margin:0 0 1.25rem;
 overflow-wrap:anywhere}h2{font-size:1.15rem;margin:2.25rem 0 .75rem}a{color:var(--accent)}
-dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(10.5rem,1fr));gap:.6rem;margin:0}
+dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.6rem;margin:0}
 dl div{background:var(--card);border:1px solid var(--line);border-radius:.6rem;padding:.6rem .8rem}
 dl .wide{grid-column:1/-1}dt{color:var(--faint);font-size:.8rem}dd{margin:0;font-weight:600;overflow-wrap:anywhere}
 dd.bad{color:var(--bad)}.wide dd{font-weight:400}
@@ -33,23 +33,26 @@ overflow-wrap:anywhere}td.n,th.n{text-align:right;font-variant-numeric:tabular-n
 .sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));gap:.75rem}
 figure{margin:0;min-width:0}img{width:100%;height:auto;display:block;border-radius:.4rem;background:var(--card)}
 figcaption{font-size:.78rem;color:var(--faint);line-height:1.35;margin-top:.25rem;overflow-wrap:anywhere}
-@media print{main{max-width:none;padding:0}.sheet{grid-template-columns:repeat(6,1fr)}
+button{font:inherit;font-size:.9rem;padding:.35rem .8rem;border-radius:.4rem;border:1px solid var(--line);
+background:var(--ground);color:var(--accent);cursor:pointer;margin-top:.3rem}
+@media print{form{display:none}main{max-width:none;padding:0}.sheet{grid-template-columns:repeat(6,1fr)}
 figure,.reason,dl div{break-inside:avoid}a[href]{color:inherit;text-decoration:none}}
 """
 WIDE = {"Estimate", "Made with less memory"}
 
 
-def written(report: Report, files: LocalFiles, links: bool = False) -> str:
-    """``links`` lead into the app, where the page is served by it: to the pictures, and to trying again."""
+def written(report: Report, files: LocalFiles, root: str | None = None) -> str:
+    """``root`` is the app's address, empty at the top of a server, where the page is served by it: its links then lead
+    to the pictures, and its buttons make again what failed. A file has neither."""
     parts = [f"<h1>{escape(report.title)}</h1><dl>", *(fact(*each) for each in facts(report)), "</dl>"]
     if report.reasons:
-        parts += ["<h2>Failed</h2>", *(reason(each, report, links) for each in report.reasons)]
+        parts += ["<h2>Failed</h2>", *(reason(each, report, root) for each in report.reasons)]
     if report.pictures:
         shown, done = len(report.pictures), report.counts["done"]
         parts.append(f"<h2>Pictures{f' ({shown} of {done:,})' if shown < done else ''}</h2>")
-        parts += ['<div class="sheet">', *(figure(each, files, links) for each in report.pictures), "</div>"]
+        parts += ['<div class="sheet">', *(figure(each, files, root) for each in report.pictures), "</div>"]
     if len(report.batches) > 1:
-        parts += ["<h2>Batches</h2>", batches(report, links)]
+        parts += ["<h2>Batches</h2>", batches(report, root)]
     if report.models:
         rows = [[each.model, f"{each.done:,}", duration(each.seconds)] for each in report.models]
         parts += ["<h2>Models</h2>", table(["Model", "Pictures", "Time"], rows)]
@@ -66,10 +69,15 @@ def fact(what: str, much: str) -> str:
     return f"<div{kind}><dt>{escape(what)}</dt><dd{bad}>{escape(much)}</dd></div>"
 
 
-def reason(each: Reason, report: Report, links: bool) -> str:
-    """A group of failed jobs. Its link opens the app, which asks before it does anything."""
-    of = f"batch={report.batch_id}" if report.batch_id else f"since={report.since}&amp;until={report.until}"
-    again = f'<p><a href="/?again={each.id}&amp;{of}">Again for these</a></p>' if links else ""
+def reason(each: Reason, report: Report, root: str | None) -> str:
+    """A group of failed jobs; in the app with a button to make them again, which a file cannot have."""
+    of = {"batch_id": report.batch_id} if report.batch_id else {"since": report.since, "until": report.until}
+    hidden = "".join(
+        f'<input type="hidden" name="{name}" value="{escape(value or "")}">'
+        for name, value in ({"reason": each.id} | of).items()
+    )
+    button = f'<form method="post" action="{root}/reports/again">{hidden}<button>Again for these</button></form>'
+    again = button if root is not None else ""
     ids = ", ".join(each.job_ids[:5]) + (" …" if each.count > 5 else "")
     return (
         f'<div class="reason"><p><b>{each.count:,} × {escape(each.kind)}</b></p><p>{escape(each.message)}</p>'
@@ -77,11 +85,11 @@ def reason(each: Reason, report: Report, links: bool) -> str:
     )
 
 
-def figure(image: Image, files: LocalFiles, links: bool) -> str:
+def figure(image: Image, files: LocalFiles, root: str | None) -> str:
     label = escape(shortened(image.params.prompt, 80))
     seen = f'<img alt="{label}" src="{inline(lambda: files.thumbnail(image.key))}">'
-    if links:
-        seen = f'<a href="/images/{image.id}.png">{seen}</a>'
+    if root is not None:
+        seen = f'<a href="{root}/images/{image.id}.png">{seen}</a>'
     return f"<figure>{seen}<figcaption>{label}<br>seed {image.params.seed}</figcaption></figure>"
 
 
@@ -98,13 +106,13 @@ def inline(path: Callable[[], object]) -> str:
     return f"data:image/webp;base64,{base64.b64encode(held.getvalue()).decode()}"
 
 
-def batches(report: Report, links: bool) -> str:
+def batches(report: Report, root: str | None) -> str:
     rows = []
     for each in report.batches:
         name = escape(shortened(each.name or each.id))
         rows.append(
             [
-                f'<a href="/reports/batch/{each.id}.html">{name}</a>' if links else name,
+                f'<a href="{root}/reports/batch/{each.id}.html">{name}</a>' if root is not None else name,
                 *(f"{each.counts.get(state, 0):,}" for state in ("done", "failed", "cancelled")),
             ]
         )

@@ -92,9 +92,9 @@ class Reports:
             return page.written(report, self._files)
         raise InvalidParams("format", f"must be one of {', '.join(FORMATS)} (got {form!r}).")
 
-    def page(self, report: Report) -> str:
-        """As HTML for a browser that has the app: with links into it."""
-        return page.written(report, self._files, links=True)
+    def page(self, report: Report, root: str = "") -> str:
+        """As HTML for a browser that has the app, at the path ``root``: with links into it."""
+        return page.written(report, self._files, root)
 
     def keep(self, report: Report, stem: str) -> Path:
         """Write it into the home's ``reports`` folder, as Markdown and as HTML; the path of the HTML file.

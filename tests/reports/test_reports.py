@@ -156,8 +156,13 @@ def test_the_page_in_the_app_leads_into_it(house: House) -> None:
     job = done(house)
     failed(house)
     report = house.studio.reports.batch(batch_id)
-    links = [attrs["href"] for tag, attrs in Page(house.studio.reports.page(report)).tags if tag == "a"]
-    assert links == [f"/?again={report.reasons[0].id}&batch={batch_id}", f"/images/{job.id}.png"]
+    tags = Page(house.studio.reports.page(report)).tags
+    assert [attrs["href"] for tag, attrs in tags if tag == "a"] == [f"/images/{job.id}.png"]
+    assert {attrs["name"]: attrs["value"] for tag, attrs in tags if tag == "input"} == {
+        "reason": report.reasons[0].id,
+        "batch_id": batch_id,
+    }
+    assert "form" not in {tag for tag, _ in Page(house.studio.reports.text(report, "html")).tags}
 
 
 def test_a_picture_whose_file_is_gone_leaves_a_gap(house: House) -> None:

@@ -17,7 +17,7 @@ from diffusion_local.post import Post
 from diffusion_local.store.telling_schema import FAILURES_TOLD
 from diffusion_local.telling import teller as module
 from diffusion_local.telling import webhook
-from tests.support import FAILURE, claimed, enqueue, eventually, image_of, sql
+from tests.support import FAILURE, claimed, enqueue, eventually, image_of, sql, start_python
 from tests.telling.conftest import OpenHouse, Receiver
 
 
@@ -396,6 +396,44 @@ def test_what_a_killed_process_was_sending_is_sent_by_the_next(
     assert by_receiver[receiver.url].state == "delivered"
     assert by_receiver["hook:on_batch_done"].error == "stopped while it ran"
     assert len(receiver.got) == 1
+
+
+POST = """
+import sys, time
+from dataclasses import replace
+from diffusion_local.compose import open_house
+from diffusion_local.post import Post
+from diffusion_local.settings import Settings
+url = sys.argv[1]
+settings = replace(Settings.load(engine="fake"), webhooks=url, webhook_events="batch.done",
+                   webhook_allow_private="127.0.0.1")
+post = Post(open_house(settings))
+post.start()
+while True:
+    post.look()
+    time.sleep(0.1)
+"""
+
+
+def test_a_process_killed_while_it_sends_has_its_message_delivered_by_the_next(
+    telling: OpenHouse, receiver: Receiver, posted: Any
+) -> None:
+    house = telling(webhook_events="batch.done")
+    enqueue(house.jobs)
+    run_all(house)
+    receiver.hold.clear()
+    child = start_python(POST, receiver.url)
+    try:
+        eventually(lambda: receiver.got, 60)  # it has sent, and waits for the answer
+    finally:
+        child.kill()
+        child.communicate()
+    [delivery] = house.studio.webhooks.deliveries()
+    assert delivery.state == "sending"
+    receiver.hold.set()
+    posted(house)
+    eventually(lambda: house.deliveries.get(delivery.id).state == "delivered", 30)
+    assert [headers["webhook-id"] for headers, _ in receiver.got] == [delivery.id, delivery.id]
 
 
 def test_a_lost_message_is_found_by_the_next_look(telling: OpenHouse, receiver: Receiver, posted: Any) -> None:

@@ -139,6 +139,10 @@ def menu(key: str, label: str, items: Sequence[str], summary: str = "⋯") -> st
     )
 
 
+def report_link(url: str, label: str) -> str:
+    return f'<a class="quiet" href="{url}" target="_blank" rel="noopener">{label}</a>'
+
+
 def item(label: str, verb: str, key: str = "", sure: str = "", stay: bool = False) -> str:
     """A line of a `menu`; with ``stay`` the menu stays open, for what is pressed several times."""
     return button(label, verb, key, sure=sure, extra=" data-stay" if stay else "")

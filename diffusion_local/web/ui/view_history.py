@@ -3,8 +3,19 @@
 import re
 from collections.abc import Sequence
 
+from diffusion_local import shapes
 from diffusion_local.domain import FINAL, Event, Image, Job, State
-from diffusion_local.web.ui.view import button, close_button, moment, name_of, picture_link, standing, text, why
+from diffusion_local.web.ui.view import (
+    button,
+    close_button,
+    moment,
+    name_of,
+    picture_link,
+    report_link,
+    standing,
+    text,
+    why,
+)
 from diffusion_local.web.ui.words import known, say
 
 LONG_PATH = re.compile(r"(?:[A-Za-z]:)?(?:[/\\][^\s\"'/\\]+){3,}")
@@ -16,6 +27,8 @@ def panel(job: Job, events: Sequence[Event], image: Image | None) -> str:
     if job.final:
         acts = button(say("common.again"), "again", job.id, "primary")
         acts += button(say("common.use_recipe"), "recipe_of_job", job.id)
+    if job.batch_id:
+        acts += report_link(shapes.report_url(job.batch_id), say("queue.batch_report"))
     return (
         '<div class="overlay" data-do="close" data-self data-key="overlay">'
         f'<div class="panel history" role="dialog" aria-modal="true" data-key="{job.id}" '

@@ -15,6 +15,7 @@ from diffusion_local.web.ui.view import (
     menu,
     moment,
     picture_link,
+    report_link,
     standing,
     text,
     why,
@@ -95,6 +96,7 @@ def ended_acts(snapshot: Snapshot) -> str:
     if ended:
         sure = say("queue.clear_ended_sure", pictures=say("common.ended_pictures", n=ended))
         acts += button(say("queue.clear_ended"), "forget_ended", kind="small", sure=sure)
+        acts = report_link(shapes.report_url(), say("queue.night_report")) + acts
     return acts
 
 

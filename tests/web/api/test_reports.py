@@ -67,6 +67,19 @@ def test_the_pages_lead_into_the_app(client: TestClient, batch_id: str) -> None:
     assert client.get("/reports/batch/nothing.html").status_code == 404
 
 
+def test_the_button_of_a_page_makes_what_failed_again(client: TestClient, house: House, batch_id: str) -> None:
+    [reason] = house.studio.reports.batch(batch_id).reasons
+    form = {"reason": reason.id, "batch_id": batch_id}
+    foreign = client.post("/reports/again", data=form, headers={"Origin": "https://evil.example"})
+    assert foreign.status_code == 403
+    made = client.post("/reports/again", data=form, follow_redirects=False)
+    new = house.studio.jobs(limit=1)[0]
+    assert (made.status_code, made.headers["location"]) == (303, f"/reports/batch/{new.batch_id}.html")
+    assert new.from_job == reason.job_ids[0]
+    assert client.post("/reports/again", data=form).status_code == 409
+    assert client.post("/reports/again").status_code == 404
+
+
 def test_the_delivery_log(client: TestClient, house: House) -> None:
     forbidden = client.post(f"{API}/webhooks/test", json={"url": "http://169.254.169.254/latest"})
     assert (forbidden.status_code, forbidden.json()["error"]["field"]) == (422, "webhook")

@@ -2,11 +2,14 @@
 
 from dataclasses import asdict
 from typing import Any
+from urllib.parse import parse_qs
 
+import anyio.to_thread
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 from diffusion_local import shapes
+from diffusion_local.domain import Receipt
 from diffusion_local.reports.report import Report
 from diffusion_local.store.deliveries import Delivery
 from diffusion_local.studio import Studio
@@ -75,12 +78,25 @@ def page_router(studio: Studio) -> APIRouter:
 
     @pages.get("/batch/{batch_id}.html")
     def batch_page(batch_id: str) -> HTMLResponse:
-        return HTMLResponse(studio.reports.page(studio.reports.batch(batch_id)), headers=NEVER)
+        return HTMLResponse(studio.reports.page(studio.reports.batch(batch_id), shapes.root()), headers=NEVER)
 
     @pages.get("/night.html")
     def night_page(since: str = "", until: str = "") -> HTMLResponse:
         report = studio.reports.night(since or None, until or None)
-        return HTMLResponse(studio.reports.page(report), headers=NEVER)
+        return HTMLResponse(studio.reports.page(report, shapes.root()), headers=NEVER)
+
+    @pages.post("/again")
+    async def again(request: Request) -> RedirectResponse:
+        """The button of a page: makes the jobs, and shows their report. Foreign pages are refused by the guard."""
+        body = parse_qs((await request.body()).decode("utf-8", "replace"))
+        said = {name: body.get(name, [""])[0] for name in ("reason", "batch_id", "since", "until")}
+
+        def make() -> Receipt:
+            of = {name: said[name] or None for name in ("batch_id", "since", "until")}
+            return studio.reports.again(studio.again, said["reason"], **of)
+
+        receipt = await anyio.to_thread.run_sync(make)
+        return RedirectResponse(shapes.report_url(receipt.batch_id), 303, headers=NEVER)
 
     return pages
 
