@@ -150,6 +150,9 @@ class Library:
         """Those on their way, then the ended ones, the newest first."""
         return self._downloads.all()
 
+    def one_download(self, download_id: str) -> Download:
+        return self._downloads.get(download_id)
+
     def cancel_download(self, download_id: str) -> Download:
         """Stop a download; what it has loaded is thrown away."""
         actor.require(Scope.ADMIN)

@@ -4,7 +4,6 @@ from typing import Any
 
 import gradio as gr
 
-from diffusion_local.errors import NotFound
 from diffusion_local.library import size_words
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form
@@ -14,11 +13,10 @@ from diffusion_local.web.ui.words import say
 
 def use_model(studio: Studio, key: str, cursors: str) -> Effect:
     """Into the form, with its own defaults; what was typed stays."""
-    models = studio.models()
     model = studio.library.model(key)
-    values: dict[str, Any] = dict(zip(form.FOLLOW_MODEL, form.defaults(model), strict=True))
-    values["model"] = gr.Dropdown(form.model_choices(models), value=model.id)
-    return Effect(tabs=gr.Tabs(selected="create"), form=[values.get(name, gr.skip()) for name in form.NAMES])
+    values: dict[str, Any] = {name: getattr(model.defaults, name) for name in form.FOLLOW_MODEL}
+    values["model"] = gr.Dropdown(form.model_choices(studio.models()), value=model.id)  # it may be newer than the page
+    return Effect(tabs=gr.Tabs(selected="create"), form=form.only(**values))
 
 
 def remove_model(studio: Studio, key: str, cursors: str) -> Effect:
@@ -37,9 +35,7 @@ def download_model(studio: Studio, key: str, cursors: str) -> Effect:
 
 
 def retry_download(studio: Studio, key: str, cursors: str) -> Effect:
-    old = next((each for each in studio.library.downloads() if each.id == key), None)
-    if old is None:
-        raise NotFound(f"There is no download {key!r}.")
+    old = studio.library.one_download(key)
     again = studio.library.download(old.repo, old.file, old.folder, old.revision)
     return Effect(toast=said(say("models.queued", name=again.repo)))
 
