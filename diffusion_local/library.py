@@ -10,8 +10,9 @@ from filelock import FileLock
 
 from diffusion_local import actor
 from diffusion_local.actor import Scope
-from diffusion_local.catalog import STARTER, Catalog, Model, described
+from diffusion_local.catalog import FAMILIES, STARTER, Catalog, Model, described
 from diffusion_local.checks import check_prompt
+from diffusion_local.domain import Fit, Image
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
 from diffusion_local.models.adapters import PLACES, Adapter
 from diffusion_local.models.headers import NO_PICKLE
@@ -20,6 +21,8 @@ from diffusion_local.models.names import REPO
 from diffusion_local.models.shelf import models_at
 from diffusion_local.settings import Settings
 from diffusion_local.store.downloads import Download, DownloadStore
+from diffusion_local.store.fits import FitStore
+from diffusion_local.store.images import ImageStore
 
 FOLDERS = ("models", *PLACES.values())
 MAX_NAME = 100
@@ -37,10 +40,14 @@ class Removed:
 class Library:
     """Part of the Studio, as ``studio.library``."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, downloads: DownloadStore) -> None:
+    def __init__(
+        self, settings: Settings, catalog: Catalog, downloads: DownloadStore, images: ImageStore, fits: FitStore
+    ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._downloads = downloads
+        self._images = images
+        self._fits = fits
 
     # -- look ------------------------------------------------------------------------------------------------------
 
@@ -55,9 +62,17 @@ class Library:
         """By the names of their folders: loras, vae, upscalers, embeddings."""
         return {folder: self._catalog.shelf.adapters(kind) for kind, folder in PLACES.items()}
 
+    def samples(self) -> dict[str, Image]:
+        """By model, the newest picture made with it that is among the newest of the gallery."""
+        return self._images.newest_of_models()
+
+    def fits(self) -> dict[str, list[Fit]]:
+        """By model, how it was held in memory where that worked, the newest first."""
+        return self._fits.worked()
+
     def known(self) -> list[Known]:
-        """The curated models that can be downloaded."""
-        return [each for each in known_models() if each.id]
+        """The curated models that can be downloaded and that this version can run."""
+        return [each for each in known_models() if each.id and each.family in FAMILIES]
 
     # -- add and take out ------------------------------------------------------------------------------------------
 
@@ -134,6 +149,9 @@ class Library:
     def downloads(self) -> list[Download]:
         """Those on their way, then the ended ones, the newest first."""
         return self._downloads.all()
+
+    def one_download(self, download_id: str) -> Download:
+        return self._downloads.get(download_id)
 
     def cancel_download(self, download_id: str) -> Download:
         """Stop a download; what it has loaded is thrown away."""

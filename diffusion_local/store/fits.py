@@ -16,6 +16,14 @@ class FitStore:
             found = db.query("SELECT * FROM fits WHERE model = ? AND device = ?", [model, device])
             return [Fit(**row | {"kind": Kind(row["kind"])}) for row in found]
 
+    def worked(self) -> dict[str, list[Fit]]:
+        """What worked, by model, on whatever device; the newest first."""
+        found: dict[str, list[Fit]] = {}
+        with self._database.read() as db:
+            for row in db.query("SELECT * FROM fits WHERE worked != '' ORDER BY at DESC"):
+                found.setdefault(row["model"], []).append(Fit(**row | {"kind": Kind(row["kind"])}))
+        return found
+
     def learn(self, fit: Fit) -> None:
         """Write it over what was known of this model, kind, size and device."""
         row = asdict(fit) | {"kind": str(fit.kind), "at": utc_now()}

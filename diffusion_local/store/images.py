@@ -12,6 +12,7 @@ from diffusion_local.store.tombstones import missing
 
 RECENT = 100
 EVERYTHING = GalleryFilter()
+SAMPLED = 2000
 
 
 class ImageStore:
@@ -83,6 +84,19 @@ class ImageStore:
                 ) SELECT model FROM each WHERE model IS NOT NULL
             """
             return [row["model"] for row in db.query(walk)]
+
+    def newest_of_models(self) -> dict[str, Image]:
+        """The newest picture of each model that is among the newest SAMPLED."""
+        newest = (
+            f"SELECT id, model, created_at FROM images WHERE trashed_at IS NULL AND {seen()} "
+            f"ORDER BY created_at DESC, id DESC LIMIT {SAMPLED}"
+        )
+        with self._database.read() as db:
+            found = db.query(
+                f"SELECT * FROM images WHERE id IN (SELECT id FROM (SELECT id, max(created_at || id) FROM ({newest}) "
+                "GROUP BY model))"
+            )
+            return {image.params.model: image for image in map(rows.image, found)}
 
     def count(self) -> int:
         """Pictures in the gallery, without the trash."""

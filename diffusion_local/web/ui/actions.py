@@ -9,7 +9,16 @@ from diffusion_local.completion import STRENGTHS
 from diffusion_local.domain import Kind
 from diffusion_local.errors import UserError
 from diffusion_local.studio import Studio
-from diffusion_local.web.ui import actions_gallery, actions_jobs, actions_pictures, form, view, view_help, view_picture
+from diffusion_local.web.ui import (
+    actions_gallery,
+    actions_jobs,
+    actions_models,
+    actions_pictures,
+    form,
+    view,
+    view_help,
+    view_picture,
+)
 from diffusion_local.web.ui.effects import Effect, Verb, said
 
 #: Verbs that fill the form from a recipe: what they have changed is told, as most of it is folded away.
@@ -92,6 +101,7 @@ VERBS: dict[str, Verb] = (
     actions_jobs.VERBS
     | actions_pictures.VERBS
     | actions_gallery.VERBS
+    | actions_models.VERBS
     | {
         "close": close,
         "keys": keys,

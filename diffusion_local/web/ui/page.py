@@ -1,4 +1,4 @@
-"""The page: brand and now-line, three tabs, the panel of a picture, and the one timer that keeps it true."""
+"""The page: brand and now-line, the tabs, the panel of a picture, and the one timer that keeps it true."""
 
 import inspect
 import sys
@@ -13,7 +13,7 @@ from diffusion_local.errors import UserError
 from diffusion_local.settings import assets
 from diffusion_local.studio import Studio
 from diffusion_local.web.api import endpoints
-from diffusion_local.web.ui import actions, tab_create, tab_gallery, tab_queue, view, view_now
+from diffusion_local.web.ui import actions, tab_create, tab_gallery, tab_models, tab_queue, view, view_now
 from diffusion_local.web.ui.callers import act_for_callers
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
 from diffusion_local.web.ui.theme import HEAD, THEME
@@ -32,7 +32,10 @@ TABS: dict[str, tuple[Callable[..., str], int]] = {
     "create": (tab_create.draw, 1),
     "queue": (tab_queue.draw, 0),
     "gallery": (tab_gallery.draw, 2),
+    "models": (tab_models.draw, 0),
 }
+#: What a tab shows beside the database: a text that changes with it.
+PULSES: dict[str, Callable[[Studio], str]] = {"models": tab_models.pulse}
 PARTS = ("now", "notices", *TABS)
 
 # -- handlers -------------------------------------------------------------------------------------------------------
@@ -53,7 +56,7 @@ def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any]) -> list[A
     first = sum(each for _, each in list(TABS.values())[: list(TABS).index(tab)])
     values = asked[first : first + count]
     key = f"{studio.revision()}-{mark(view_now.worker_health(studio.workers(), now))}"
-    key += f"-{mark(repr((tab, values, language())))}"
+    key += f"-{mark(repr((tab, values, language(), PULSES[tab](studio) if tab in PULSES else '')))}"
     seen_key, *seen_marks = seen.split() or [""]
     if key == seen_key:
         return skipped(len(PARTS) + 1)
@@ -119,6 +122,7 @@ LAYOUTS: dict[str, Callable[[Studio], Any]] = {
     "create": tab_create.layout,
     "queue": tab_queue.layout,
     "gallery": tab_gallery.layout,
+    "models": tab_models.layout,
 }
 
 
@@ -147,6 +151,7 @@ def build(studio: Studio) -> gr.Blocks:
             item.select(None, None, tab, js=f"() => '{name}'", **QUIET)
         pressed = tab_create.wire(create, studio, receipt)
         tab_gallery.wire(gallery)
+        added = tab_models.wire(laid_out["models"], studio, toast)
 
         parts = [now, notices, *(each.drawn for each in laid_out.values())]
         asked = [part for each in laid_out.values() for part in each.asked]
@@ -159,6 +164,7 @@ def build(studio: Studio) -> gr.Blocks:
         back = blocks.load(None, outlives, outlives, js=RESTORE, **QUIET)
         back.then(look, all_asked, all_drawn, **QUIET).then(bound(actions.linked, studio), linked, panel, **QUIET)
         back.then(bound(on_load, studio), shown, [tools, *create.drawn_once], **QUIET)
+        added.then(look, all_asked, all_drawn, trigger_mode="always_last", **QUIET)
         changes_of_form = [part.change for part in create.fields]
         gr.on(changes_of_form, None, create.fields, None, js="diffusionLocal.keep", trigger_mode="multiple", **QUIET)
 

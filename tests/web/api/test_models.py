@@ -43,6 +43,7 @@ def test_a_download_is_put_into_line_and_cancelled(client: TestClient) -> None:
     asked = client.post(f"{ROOT}/downloads", json={"repo": "someone/model"})
     assert (asked.status_code, asked.json()["state"]) == (202, "waiting")
     download_id = asked.json()["id"]
+    assert client.get(asked.headers["Location"]).json()["repo"] == "someone/model"
     assert client.post(f"{ROOT}/downloads", json={"repo": "someone/model"}).json()["id"] == download_id
     assert client.post(f"{ROOT}/downloads/{download_id}/cancel").json()["state"] == "cancelled"
     assert client.post(f"{ROOT}/downloads/{download_id}/cancel").status_code == 409

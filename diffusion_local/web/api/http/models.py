@@ -57,11 +57,16 @@ def router(studio: Studio) -> APIRouter:
         """Downloads on their way, then the ended ones, the newest first."""
         return tagged(request, {"downloads": [shapes.download(each) for each in library.downloads()]})
 
+    @models.get("/downloads/{download_id}")
+    def one_download(download_id: str, request: Request) -> Response:
+        """A download: its state, bytes and error."""
+        return tagged(request, shapes.download(library.one_download(download_id)))
+
     @models.post("/downloads", status_code=202)
     def download(body: NewDownload) -> JSONResponse:
         """Load a model from the hub, in the background. Asking twice for what is on its way is one download."""
         found = library.download(body.repo, body.file, body.into, body.revision)
-        return JSONResponse(shapes.download(found), 202, headers={"Location": "/api/v1/downloads"})
+        return JSONResponse(shapes.download(found), 202, headers={"Location": f"/api/v1/downloads/{found.id}"})
 
     @models.post("/downloads/{download_id}/cancel")
     def cancel_download(download_id: str) -> dict[str, Any]:

@@ -1,0 +1,110 @@
+"""Models: what is here, what is being loaded, what the hub has, and a line to add more."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from diffusion_local.domain import Snapshot
+from diffusion_local.errors import UserError
+from diffusion_local.library import FOLDERS
+from diffusion_local.models.names import REPO
+from diffusion_local.studio import Studio
+from diffusion_local.web.ui import view, view_models
+from diffusion_local.web.ui.effects import said
+from diffusion_local.web.ui.live import QUIET, bound, live
+from diffusion_local.web.ui.words import label, say
+
+# -- handlers -------------------------------------------------------------------------------------------------------
+
+
+def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
+    library = studio.library
+    return view_models.library(
+        library.models(), library.samples(), library.fits(), library.downloads(), library.known(), library.adapters()
+    )
+
+
+def pulse(studio: Studio) -> str:
+    """Changes with what the database's revision does not tell: bytes of downloads, and files in the folders."""
+    library = studio.library
+    loading = [(each.id, each.bytes_done) for each in library.downloads() if not each.final]
+    there = [(model.id, model.problem) for model in library.models()]
+    adapters = [(each.name, each.problem) for found in library.adapters().values() for each in found]
+    return repr((loading, there, adapters))
+
+
+def on_add(studio: Studio, what: Any, into: Any) -> list[Any]:
+    """A hub id (with the path of a file in it, for one file) or a path of this machine: (toast, the emptied line)."""
+    wish = what.strip() if isinstance(what, str) else ""
+    try:
+        return [said(added(studio, wish, into if into in FOLDERS else "models")), ""]
+    except UserError as error:
+        return [said(view.problem(error), kind="warn"), gr.skip()]
+
+
+def added(studio: Studio, wish: str, into: str) -> str:
+    """What to tell. A path begins with / or ~ or a drive, or is there; all else is an id of the hub."""
+    bare = wish.removeprefix("https://huggingface.co/").strip("/")
+    owner, _, rest = bare.partition("/")
+    name, _, file = rest.partition("/")
+    looks_local = wish.startswith(("/", "~", ".")) or "\\" in wish or wish[1:2] == ":"
+    if looks_local or (not REPO.fullmatch(f"{owner}/{name}") and Path(wish).exists()):
+        return say("models.added", names=", ".join(model.name for model in studio.library.add(wish)))
+    file = file.removeprefix("blob/main/").removeprefix("resolve/main/")
+    download = studio.library.download(f"{owner}/{name}" if name else wish, file, into)
+    return say("models.queued", name=download.repo)
+
+
+# -- layout ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsTab:
+    what: Any
+    into: Any
+    add: Any
+    drawn: Any
+
+    @property
+    def asked(self) -> list[Any]:
+        return []
+
+
+def layout(studio: Studio) -> ModelsTab:
+    with gr.Row(elem_id="models-bar", equal_height=True):
+        what = gr.Textbox(
+            label=label("models.add_label"),
+            placeholder=label("models.add_hint"),
+            show_label=False,
+            container=False,
+            max_lines=1,
+            scale=5,
+            elem_id="model-source",
+            html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
+        )
+        into = gr.Dropdown(
+            [(label(f"models.into_{folder}"), folder) for folder in FOLDERS],
+            value="models",
+            label=label("models.into"),
+            show_label=False,
+            container=False,
+            filterable=False,
+            scale=0,
+            min_width=170,
+            elem_id="model-kind",
+        )
+        add = gr.Button(label("models.add"), variant="primary", scale=0, min_width=100, elem_id="model-add")
+    return ModelsTab(what, into, add, live("models"))
+
+
+# -- wiring ---------------------------------------------------------------------------------------------------------
+
+
+def wire(tab: ModelsTab, studio: Studio, toast: Any) -> Any:
+    """The event of an addition is returned, to go on from."""
+    return gr.on(
+        [tab.add.click, tab.what.submit], bound(on_add, studio), [tab.what, tab.into], [toast, tab.what], **QUIET
+    )

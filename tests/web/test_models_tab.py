@@ -1,0 +1,172 @@
+"""The Models tab: what it shows, what its buttons and its line do."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffusion_local.catalog import FAMILIES
+from diffusion_local.compose import House
+from diffusion_local.domain import Fit, Kind
+from diffusion_local.store.downloads import DownloadState
+from diffusion_local.studio import Studio
+from diffusion_local.web.ui import actions, form, page, tab_models, view
+from diffusion_local.web.ui.words import speaking
+from tests.models import files
+from tests.models.files import write_header
+from tests.web.conftest import made
+
+
+class Click:
+    def __init__(self, verb: str, key: str = "") -> None:
+        self._data = {"do": verb, "id": key}
+
+
+def drawn(studio: Studio) -> str:
+    return tab_models.draw(studio, studio.snapshot(), view.utc())
+
+
+def act(studio: Studio, verb: str, key: str = "") -> list[Any]:
+    return actions.act(studio, Click(verb, key), "")  # type: ignore[arg-type]
+
+
+def card(html: str, model: str) -> str:
+    found = re.search(rf'<article class="model" data-key="{re.escape(model)}">.*?</article>', html, re.DOTALL)
+    assert found, f"no card of {model}"
+    return found[0]
+
+
+def test_an_empty_home_shows_the_starter_and_where_more_comes_from(studio: Studio) -> None:
+    html = drawn(studio)
+    assert "without any download" in html
+    assert html.count('<article class="model"') == 1
+    assert 'data-do="remove_model"' not in html
+    offered = re.findall(r'data-do="download_model" data-id="([^"]+)"', html)
+    assert "stabilityai/stable-diffusion-xl-base-1.0" in offered
+    for folder in ("loras", "vae", "upscalers", "embeddings"):
+        assert f"“{folder}”" in html
+    assert "Downloads</h2>" not in html
+
+
+def test_only_models_that_can_run_are_offered(studio: Studio) -> None:
+    assert {each.family for each in studio.library.known()} <= set(FAMILIES)
+
+
+def test_a_card_says_what_it_is_or_why_it_cannot_be_used(house: House) -> None:
+    write_header(house.settings.models / "fine.safetensors", files.SDXL, {"modelspec.title": "<Fine>"})
+    write_header(house.settings.models / "flux.safetensors", files.FLUX)
+    html = drawn(house.studio)
+    fine, flux = card(html, "fine"), card(html, "flux")
+    assert "&lt;Fine&gt;" in fine
+    assert "SDXL" in fine
+    assert 'data-do="use_model"' in fine
+    assert "decided at the first picture" in fine
+    assert "Not supported" in flux
+    assert "FLUX.1 as a diffusers folder" in flux
+    assert 'data-do="use_model"' not in flux
+
+
+def test_a_card_shows_the_newest_picture_and_how_memory_was_managed(house: House) -> None:
+    made(house)
+    newest = made(house, seed=8)
+    house.fits.learn(Fit("starter", Kind.TXT2IMG, 256, 256, "GPU", "model_offload", 2_000_000_000))
+    starter = card(drawn(house.studio), "starter")
+    assert f'data-id="{newest.id}"' in starter
+    assert "part by part on the GPU at 256×256, 2.0 GB at the most" in starter
+
+
+def test_downloads_show_their_progress_and_what_went_wrong(house: House) -> None:
+    library = house.studio.library
+    loading = library.download("a/loading")
+    house.downloads.claim()
+    house.downloads.report(loading.id, 1_500_000_000, 6_000_000_000)
+    library.download("a/waits")
+    html = drawn(house.studio)
+    assert 'aria-valuenow="25"' in html
+    assert "1.5 GB of 6.0 GB" in html
+    assert html.count('data-do="cancel_download"') == 2
+    house.downloads.fail(loading.id, "gated", "It is gated.")
+    html = drawn(house.studio)
+    assert "It is gated." in html
+    assert f'data-do="retry_download" data-id="{loading.id}"' in html
+
+
+def test_the_tab_is_drawn_anew_for_bytes_and_for_files(house: House) -> None:
+    told, *_ = page.poll(house.studio, "", "models", "", "", "", False)
+    again = page.poll(house.studio, told, "models", "", "", "", False)
+    assert not isinstance(again[0], str)
+    write_header(house.settings.models / "new.safetensors", files.SD1)
+    fresh = page.poll(house.studio, told, "models", "", "", "", False)
+    assert any("new" in part for part in fresh[1:] if isinstance(part, str))
+    download = house.studio.library.download("a/b")
+    house.downloads.claim()
+    told = page.poll(house.studio, fresh[0], "models", "", "", "", False)[0]
+    house.downloads.report(download.id, 10, 100)
+    assert isinstance(page.poll(house.studio, told, "models", "", "", "", False)[0], str)
+
+
+def test_use_this_fills_the_form_with_the_models_defaults(house: House) -> None:
+    write_header(house.settings.models / "some_turbo.safetensors", files.SDXL)
+    outputs = act(house.studio, "use_model", "some_turbo")
+    values = dict(zip(form.NAMES, outputs[-len(form.NAMES) :], strict=True))
+    assert (values["width"], values["steps"], values["sampler"]) == (512, 4, "Euler a")
+    assert values["model"].value == "some_turbo"
+    assert not isinstance(values["prompt"], str)
+
+
+def test_remove_says_where_the_files_are(house: House) -> None:
+    write_header(house.settings.models / "mine.safetensors", files.SD1)
+    assert "removed" in act(house.studio, "remove_model", "mine")[0]
+    assert not (house.settings.models / "mine.safetensors").exists()
+    assert "warn" in act(house.studio, "remove_model", "mine")[0]
+
+
+def test_download_cancel_and_try_again(house: House) -> None:
+    library = house.studio.library
+    assert "in line" in act(house.studio, "download_model", "stabilityai/sdxl-turbo")[0]
+    [download] = library.downloads()
+    act(house.studio, "cancel_download", download.id)
+    assert library.downloads()[0].state is DownloadState.CANCELLED
+    act(house.studio, "retry_download", download.id)
+    assert library.downloads()[0].state is DownloadState.WAITING
+    assert "no download" in act(house.studio, "retry_download", "x")[0]
+
+
+@pytest.mark.parametrize(
+    ("wish", "repo", "file"),
+    [
+        ("stabilityai/sdxl-turbo", "stabilityai/sdxl-turbo", ""),
+        (" https://huggingface.co/stabilityai/sdxl-turbo ", "stabilityai/sdxl-turbo", ""),
+        ("a/b/sub/x.safetensors", "a/b", "sub/x.safetensors"),
+        ("https://huggingface.co/a/b/blob/main/x.safetensors", "a/b", "x.safetensors"),
+    ],
+)
+def test_the_line_takes_an_id_or_an_address_of_the_hub(studio: Studio, wish: str, repo: str, file: str) -> None:
+    toast, emptied = tab_models.on_add(studio, wish, "models")
+    assert "in line to be downloaded" in toast
+    assert emptied == ""
+    [download] = studio.library.downloads()
+    assert (download.repo, download.file) == (repo, file)
+
+
+def test_the_line_takes_a_path_of_this_machine(studio: Studio, tmp_path: Path) -> None:
+    path = write_header(tmp_path / "mine.safetensors", files.SD1)
+    toast, emptied = tab_models.on_add(studio, str(path), "models")
+    assert "Added: mine" in toast
+    assert emptied == ""
+
+
+@pytest.mark.parametrize("wish", ["", "nonsense", "/no/such/file", None, 7])
+def test_a_bad_wish_is_told_and_stays_in_the_line(studio: Studio, wish: Any) -> None:
+    toast, emptied = tab_models.on_add(studio, wish, "models")
+    assert "warn" in toast
+    assert emptied != ""
+
+
+def test_it_speaks_chinese_also_about_what_is_wrong(house: House) -> None:
+    (house.settings.models / "old.ckpt").write_bytes(b"PK")
+    with speaking("zh"):
+        html = drawn(house.studio)
+    assert "pickle 文件可以运行代码" in html
+    assert "来自 Hub" in html
