@@ -136,11 +136,11 @@ def press(page: Any, prompt: str, count: int, seed: int) -> None:
     """A press of Generate. The settings are opened for the seed, and closed again."""
     page.fill("#prompt textarea", prompt)
     page.fill("#count input", str(count))
-    page.click("#more button")
+    page.click("#more > button")
     page.fill("#seed input", str(seed))
-    page.click("#more button")
+    page.click("#more > button")
     page.click("#generate")
-    page.locator(".batch h3", has_text=prompt).first.wait_for()
+    page.locator(".batch h2", has_text=prompt).first.wait_for()
 
 
 def running_at(studio: Studio, prompt: str, index: int) -> None:

@@ -40,6 +40,7 @@ HOMES = {
     "httpx": ("remote/", "telling/", "hub/"),
     "pydantic": ("web/api/",),
     "prometheus_client": ("web/",),
+    "segno": ("web/lan.py",),
     "torch": ("engine/",),
     "diffusers": ("engine/",),
     "transformers": ("engine/",),

@@ -46,4 +46,4 @@ def create_app(studio: Studio, settings: Settings) -> FastAPI:
     app.include_router(http.reports.page_router(studio))
     for dialect in DIALECTS:
         app.include_router(dialect.router(studio, watch))
-    return page.mount(app, studio, checked_root(settings.root_path))
+    return page.mount(app, studio, settings, checked_root(settings.root_path))

@@ -22,7 +22,12 @@ T = TypeVar("T", bound=Callable[..., Any])
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 #: A transparent pixel, for a running job that has no preview yet: a page would show a broken picture otherwise.
 NOTHING = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
-ICONS = {"mark.svg": "image/svg+xml"}
+ICONS = {
+    "mark.svg": "image/svg+xml",
+    "mark-192.png": "image/png",
+    "mark-512.png": "image/png",
+    "app.webmanifest": "application/manifest+json",
+}
 
 
 def add(app: FastAPI, studio: Studio) -> None:

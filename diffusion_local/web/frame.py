@@ -15,7 +15,11 @@ HEAD = """<head>
   for (const [name, value] of [["language", "{tag}"], ["languages", ["{tag}"]]])
     Object.defineProperty(navigator, name, {{ get: () => value, configurable: true }});
   window.diffusionLocalWords = {words};
-</script>"""
+</script>
+<link rel="manifest" href="/assets/icons/app.webmanifest">
+<link rel="apple-touch-icon" href="/assets/icons/mark-192.png">
+<meta name="theme-color" content="#fafaf9" media="(prefers-color-scheme: light)">
+<meta name="theme-color" content="#141312" media="(prefers-color-scheme: dark)">"""
 FOREIGN = re.compile(rb'\s*<meta\s[^>]*(?:property="og:|name="twitter:)[^>]*>')  # gradio's own advertisement
 
 

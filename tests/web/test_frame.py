@@ -54,3 +54,13 @@ def test_labels_of_components_are_there_in_both(client: TestClient) -> None:
 
 def test_words_for_the_scripts_cannot_end_their_element() -> None:
     assert "<" not in frame.script({"a": "</script><b>"})
+
+
+def test_the_page_can_be_installed(client: TestClient) -> None:
+    assert 'rel="manifest" href="/assets/icons/app.webmanifest"' in client.get("/").text
+    answer = client.get("/assets/icons/app.webmanifest")
+    assert answer.headers["content-type"].startswith("application/manifest+json")
+    assert answer.json()["display"] == "standalone"
+    for icon in answer.json()["icons"]:
+        found = client.get(f"/assets/icons/{icon['src']}")
+        assert found.headers["content-type"] == icon["type"]

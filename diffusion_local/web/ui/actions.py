@@ -9,6 +9,7 @@ from diffusion_local.completion import STRENGTHS
 from diffusion_local.domain import Kind
 from diffusion_local.errors import UserError
 from diffusion_local.studio import Studio
+from diffusion_local.web import lan
 from diffusion_local.web.ui import (
     actions_gallery,
     actions_jobs,
@@ -23,6 +24,7 @@ from diffusion_local.web.ui.effects import Effect, Verb, said
 
 #: Verbs that fill the form from a recipe: what they have changed is told, as most of it is folded away.
 RECIPES = ("recipe", "recipe_of_job")
+MOST_ADDRESS = 200
 
 
 def act(studio: Studio, event: gr.EventData, cursors: str, *values: Any) -> list[Any]:
@@ -51,6 +53,13 @@ def close(studio: Studio, key: str, cursors: str) -> Effect:
 
 def keys(studio: Studio, key: str, cursors: str) -> Effect:
     return Effect(panel=view_help.keys())
+
+
+def phone(studio: Studio, key: str, cursors: str) -> Effect:
+    """``key`` is the address that `view_now.tools` wrote."""
+    if not key.startswith(("http://", "https://")) or len(key) > MOST_ADDRESS:
+        return Effect()
+    return Effect(panel=view_help.phone(key, lan.qr(key)))
 
 
 def linked(studio: Studio, picture: str) -> Any:
@@ -105,6 +114,7 @@ VERBS: dict[str, Verb] = (
     | {
         "close": close,
         "keys": keys,
+        "phone": phone,
         "to_img2img": to_img2img,
         "to_inpaint": to_inpaint,
         "recipe": recipe,

@@ -98,7 +98,6 @@ def number_or_nothing(name: str, key: str) -> Make:
             label=label,
             placeholder=words.label(key),
             min_width=120,
-            scale=3,
             elem_id=name,
             max_lines=1,
             html_attributes=gr.InputHTMLAttributes(autocomplete="off"),

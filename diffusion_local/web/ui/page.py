@@ -10,8 +10,9 @@ import gradio as gr
 from fastapi import FastAPI
 
 from diffusion_local.errors import UserError
-from diffusion_local.settings import assets
+from diffusion_local.settings import Settings, assets
 from diffusion_local.studio import Studio
+from diffusion_local.web import lan
 from diffusion_local.web.api import endpoints
 from diffusion_local.web.ui import actions, tab_create, tab_gallery, tab_models, tab_queue, view, view_now
 from diffusion_local.web.ui.callers import act_for_callers
@@ -81,9 +82,9 @@ def skipped(count: int) -> list[Any]:
     return [gr.skip() for _ in range(count)]
 
 
-def on_load(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
+def on_load(studio: Studio, url: str, model_id: str, width: Any, height: Any) -> list[Any]:
     """What is drawn once for each page."""
-    return [view_now.tools(), *tab_create.once(studio, model_id, width, height)]
+    return [view_now.tools(url), *tab_create.once(studio, model_id, width, height)]
 
 
 # -- layout and wiring ----------------------------------------------------------------------------------------------
@@ -126,7 +127,8 @@ LAYOUTS: dict[str, Callable[[Studio], Any]] = {
 }
 
 
-def build(studio: Studio) -> gr.Blocks:
+def build(studio: Studio, url: str = "") -> gr.Blocks:
+    """``url`` is where other devices of the network find the page; empty if they do not."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
         tune_queue(blocks)
         fill_in_defaults(blocks)
@@ -163,7 +165,8 @@ def build(studio: Studio) -> gr.Blocks:
         shown = [create.field(name) for name in ("model", "width", "height")]
         back = blocks.load(None, outlives, outlives, js=RESTORE, **QUIET)
         back.then(look, all_asked, all_drawn, **QUIET).then(bound(actions.linked, studio), linked, panel, **QUIET)
-        back.then(bound(on_load, studio), shown, [tools, *create.drawn_once], **QUIET)
+        address = hidden(url)
+        back.then(bound(on_load, studio), [address, *shown], [tools, *create.drawn_once], **QUIET)
         added.then(look, all_asked, all_drawn, trigger_mode="always_last", **QUIET)
         changes_of_form = [part.change for part in create.fields]
         gr.on(changes_of_form, None, create.fields, None, js="diffusionLocal.keep", trigger_mode="multiple", **QUIET)
@@ -186,11 +189,11 @@ def build(studio: Studio) -> gr.Blocks:
     return blocks
 
 
-def mount(app: FastAPI, studio: Studio, root_path: str = "") -> FastAPI:
+def mount(app: FastAPI, studio: Studio, settings: Settings, root_path: str = "") -> FastAPI:
     """Serve the page and its API below the application's own routes."""
     return gr.mount_gradio_app(
         app,
-        build(studio),
+        build(studio, lan.address(settings)),
         path="/",
         root_path=root_path or None,
         theme=THEME,

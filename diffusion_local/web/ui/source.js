@@ -94,7 +94,9 @@
       if (!choice) return;
       dialog.close();
       if (choice === "source") take(source);
-      if (choice === "recipe") set("dropped", recipe, document.querySelector("#dropped :is(textarea, input)"));
+      const dropped = document.querySelector("#dropped :is(textarea, input)");
+      // A space at the end makes the same recipe a new value: it may be dropped twice.
+      if (choice === "recipe") set("dropped", dropped.value === recipe ? `${recipe} ` : recipe, dropped);
     };
     dialog.showModal();
   }

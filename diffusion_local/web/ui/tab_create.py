@@ -237,7 +237,7 @@ def wire(tab: CreateTab, studio: Studio, receipt: Any) -> Any:
     tab.dice.click(None, None, seed, js=DICE, **QUIET)
     tab.keep.click(bound(on_keep, studio), tab.mine, seed, **QUIET)
     tab.any_seed.click(None, None, seed, js="() => ''", **QUIET)
-    tab.dropped.input(bound(on_dropped, studio), [tab.dropped, *tab.fields], [tab.told, *tab.fields], **QUIET)
+    tab.dropped.change(bound(on_dropped, studio), [tab.dropped, *tab.fields], [tab.told, *tab.fields], **QUIET)
     # "multiple": ten presses in a row are ten batches, also while the first is still on its way.
     pressed = tab.generate.click(
         bound(on_generate, studio),

@@ -45,7 +45,7 @@ def invitation() -> str:
     chips = "".join(button(text(each), "example", each, "chip") for each in EXAMPLES)
     return (
         f'<div class="invite"><h2>{say("create.invite")}</h2><p>{say("create.invite_how")}</p>'
-        f'<div class="chips">{chips}</div></div>'
+        f'<div class="chips">{chips}</div><p class="where">{say("create.where")}</p></div>'
     )
 
 
@@ -67,8 +67,8 @@ def batch(jobs: Sequence[Job], images: Images, eta: Mapping[str, float], order: 
     more = len(jobs) - MOST_CARDS
     rest = f'<p class="quiet">{say("create.more_of_press", n=more)}</p>' if more > 0 else ""
     return (
-        f'<section class="batch" data-key="{jobs[0].batch_id}"><header><h3 title="{text(first.prompt)}">'
-        f'{text(first.prompt)}</h3><span class="quiet">{" · ".join(words)}</span>{act}</header>'
+        f'<section class="batch" data-key="{jobs[0].batch_id}"><header><h2 title="{text(first.prompt)}">'
+        f'{text(first.prompt)}</h2><span class="quiet">{" · ".join(words)}</span>{act}</header>'
         f'<div class="cards">{cards}</div>{rest}</section>'
     )
 

@@ -122,14 +122,14 @@ def thumbnail(job: Job) -> str:
     return f'<img class="mini" src="{shapes.preview_url(job.id, job.step)}" alt="">'
 
 
-def tools(on_network: bool = False) -> str:
-    """What is at the end of the top line."""
+def tools(url: str = "") -> str:
+    """What is at the end of the top line. ``url`` is where a phone finds this server, if it can."""
     chosen = language()
     options = "".join(
         f'<option value="{code}" lang="{TAGS[code]}"{" selected" if code == chosen else ""}>{name}</option>'
         for code, name in LANGUAGES.items()
     )
-    phone = tool("▦", "phone", "page.phone") if on_network else ""
+    phone = tool("▦", "phone", "page.phone", url) if url else ""
     return (
         f'<div class="tools">{who()}{phone}'
         f'<button type="button" class="act small icon" data-bell hidden aria-pressed="false" '
@@ -146,8 +146,8 @@ def who() -> str:
     return f'<a class="who" href="account" title="{say("account.account")}">{text(person.name)}</a>'
 
 
-def tool(sign: str, verb: str, key: str) -> str:
-    return button(sign, verb, kind="small icon", title=say(key), extra=named(key))
+def tool(sign: str, verb: str, name: str, key: str = "") -> str:
+    return button(sign, verb, key, kind="small icon", title=say(name), extra=named(name))
 
 
 def now_problem(error: UserError) -> str:

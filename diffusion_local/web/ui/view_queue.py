@@ -80,7 +80,7 @@ def section(name: str, items: str, acts: str = "", after: str = "") -> str:
     if not items:
         return ""
     return (
-        f'<section class="rows" data-key="{name}"><header><h3>{say(f"queue.{name}")}</h3>'
+        f'<section class="rows" data-key="{name}"><header><h2>{say(f"queue.{name}")}</h2>'
         f'<div class="acts">{acts}</div></header>'
         f"<ul>{items}</ul>{after}</section>"
     )

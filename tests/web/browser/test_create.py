@@ -147,7 +147,7 @@ def test_examples_invite_and_keys_submit(people: Any) -> None:
     page.wait_for_function("document.querySelector('#prompt textarea').value === 'a blue heart'")
     page.focus("#prompt textarea")
     page.keyboard.press("Control+Enter")
-    page.locator(".batch h3", has_text="a blue heart").wait_for()
+    page.locator(".batch h2", has_text="a blue heart").wait_for()
 
 
 def test_a_reload_brings_the_whole_form_back(people: Any) -> None:

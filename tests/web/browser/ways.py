@@ -36,4 +36,4 @@ def fits(page: Any) -> bool:
 
 
 def batch(page: Any, prompt: str) -> Any:
-    return page.locator(".batch", has=page.locator("h3", has_text=re.compile(f"^{re.escape(prompt)}$")))
+    return page.locator(".batch", has=page.locator("h2", has_text=re.compile(f"^{re.escape(prompt)}$")))

@@ -1,0 +1,38 @@
+"""The address at which other devices of the network reach this server, and the same as a QR code."""
+
+import io
+import socket
+
+import segno
+
+from diffusion_local.settings import Settings
+from diffusion_local.web.guard import EVERYWHERE
+
+#: Never sent to: choosing a route to it tells which of our addresses the network sees (RFC 5737).
+ELSEWHERE = ("192.0.2.1", 9)
+
+
+def address(settings: Settings) -> str:
+    """For phones on the same network; empty for a server that serves this machine only."""
+    bound = settings.host.strip("[]")
+    host = own_address() if bound in EVERYWHERE else bound
+    if not host or host == "localhost" or host.startswith("127.") or host == "::1":
+        return ""
+    scheme = "https" if settings.tls_cert else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+def own_address() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(ELSEWHERE)
+            return str(probe.getsockname()[0])
+        except OSError:  # no network
+            return ""
+
+
+def qr(url: str) -> str:
+    """SVG for HTML, as wide as its frame."""
+    out = io.BytesIO()
+    segno.make(url, error="m").save(out, kind="svg", xmldecl=False, svgns=True, omitsize=True, border=0, dark="#1c1917")
+    return out.getvalue().decode()
