@@ -25,7 +25,7 @@ from diffusion_local.checks import number as number
 from diffusion_local.checks import whole_number as whole_number
 from diffusion_local.completion import SETTINGS as SETTINGS
 from diffusion_local.completion import SizeOf
-from diffusion_local.domain import Params
+from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.models import folders
 from diffusion_local.models.adapters import EMBEDDING, LORA, UPSCALER, VAE, Adapter
@@ -132,7 +132,24 @@ class Catalog:
         """
         given = completion.known(settings)
         model = self._named(given.get("model", ""))
-        return completion.complete(model.id, model.defaults, model.limits, prompt, given, self.size_of)
+        params = completion.complete(model.id, model.defaults, model.limits, prompt, given, self.size_of, model.family)
+        if "{" not in prompt:  # what a list draws by lot is known later
+            params = completion.with_tags(params)
+        self._check_files(params, model)
+        return params
+
+    def _check_files(self, params: Params, model: Model) -> None:
+        """What the params name is there and fits the model: told before the job waits in line."""
+        if params.kind is Kind.UPSCALE:
+            if params.upscaler != completion.LANCZOS:
+                check_adapter("upscaler", params.upscaler, self.upscalers())
+            return
+        if params.kind not in model.kinds:
+            raise InvalidParams("kind", f"must be {' or '.join(model.kinds)} for {model.id} (got {params.kind}).")
+        for lora in params.loras:
+            check_adapter("loras", lora.name, self.loras(), model)
+        if params.vae:
+            check_adapter("vae", params.vae, self.vaes())
 
     def _named(self, model_id: str) -> Model:
         if not isinstance(model_id, str):
@@ -141,6 +158,21 @@ class Catalog:
             return self.get(model_id) if model_id else self.default
         except NotFound as error:
             raise InvalidParams("model", error.message) from None
+
+
+def check_adapter(field: str, name: str, found: list[Adapter], model: Model | None = None) -> None:
+    """Raises InvalidParams for a file that is not there, cannot be used, or is made for other models."""
+    adapter = next((each for each in found if each.name == name), None)
+    if adapter is None:
+        raise InvalidParams(
+            field, f"names no file there is: {name!r}. Known: {', '.join(e.name for e in found) or '-'}."
+        )
+    if not adapter.ready:
+        raise InvalidParams(field, f"cannot be {name!r}. {adapter.problem}")
+    if model and adapter.architecture and adapter.architecture != model.architecture:
+        raise InvalidParams(
+            field, f"cannot be {name!r}: it is made for {adapter.architecture}, not {model.architecture}."
+        )
 
 
 def no_source(source_id: str) -> tuple[int, int]:

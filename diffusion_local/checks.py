@@ -29,7 +29,13 @@ SAMPLERS = (
     "LCM",
 )
 #: Spacings of the noise levels, as A1111 names them.
-SCHEDULES = ("Automatic", "Uniform", "SGM Uniform", "Karras", "Exponential", "Beta")
+SCHEDULES = ("Automatic", "Uniform", "SGM Uniform", "Karras", "Exponential")
+#: Samplers that take sigmas in any spacing; the others step through the training's own timesteps.
+SPACED = ("DPM++ 2M", "DPM++ 2M SDE", "Euler", "UniPC", "Heun")
+SIGMA_SCHEDULES = ("Karras", "Exponential")
+#: Families trained by flow matching, and the samplers for them.
+FLOW_FAMILIES = frozenset({"sd3", "flux", "flux2", "z-image", "sana"})
+FLOW_SAMPLERS = ("Euler", "DPM++ 2M", "UniPC")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +137,25 @@ def one_of(field: str, name: Any, known: tuple[str, ...]) -> str:
     raise InvalidParams(field, f"must be one of {', '.join(known)} (got {name!r}).")
 
 
-def check_sampler(name: Any) -> str:
-    return one_of("sampler", name, SAMPLERS)
+def samplers_of(family: str) -> tuple[str, ...]:
+    return FLOW_SAMPLERS if family in FLOW_FAMILIES else SAMPLERS
+
+
+def check_sampler(name: Any, family: str = "") -> str:
+    return one_of("sampler", name, samplers_of(family))
+
+
+def check_schedule(name: Any, sampler: str, family: str = "") -> str:
+    """A schedule that the sampler can take; empty is its own."""
+    if not name:
+        return ""
+    found = one_of("schedule", name, SCHEDULES)
+    flow = family in FLOW_FAMILIES
+    if (found in SIGMA_SCHEDULES and sampler not in SPACED) or (flow and "Uniform" in found):
+        able = [each for each in SCHEDULES if (each not in SIGMA_SCHEDULES or sampler in SPACED)]
+        known = [each for each in able if not flow or "Uniform" not in each]
+        raise InvalidParams("schedule", f"must be one of {', '.join(known)} with {sampler} (got {found}).")
+    return found
 
 
 def source_id(field: str, value: Any, needed: str) -> str:

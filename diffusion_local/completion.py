@@ -1,6 +1,7 @@
 """From a prompt and some settings to Params that are complete and within a model's limits."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,8 @@ MAX_CLIP_SKIP = 12
 #: Side of the squares of the source, in pixels, that an upscaler works through one by one.
 TILE = 512
 
+LORA_TAG = re.compile(r" ?<lora:([^:<>]+)(?::([^:<>]*))?(?::[^<>]*)?>")
+
 #: What the kinds have of their own; a setting that means nothing to a kind is refused there.
 OWN = {
     Kind.TXT2IMG: (),
@@ -45,7 +48,13 @@ def known(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def complete(
-    model_id: str, defaults: Defaults, limits: Limits, prompt: str, given: Mapping[str, Any], size_of: SizeOf
+    model_id: str,
+    defaults: Defaults,
+    limits: Limits,
+    prompt: str,
+    given: Mapping[str, Any],
+    size_of: SizeOf,
+    family: str = "",
 ) -> Params:
     """The first field that is out of its limits raises InvalidParams."""
     kind = kind_of(given)
@@ -70,6 +79,7 @@ def complete(
         own["mask"] = checks.source_id("mask", given.get("mask"), kind)
         sized("mask", own["mask"], size_of)
     width, height = checks.check_size(given.get("width", size[0]), given.get("height", size[1]), limits, model_id)
+    sampler = checks.check_sampler(given.get("sampler", defaults.sampler), family)
     return Params(
         prompt=prompt.strip(),
         negative=negative.strip(),
@@ -78,13 +88,13 @@ def complete(
         height=height,
         steps=checks.whole_number("steps", given.get("steps", defaults.steps), 1, limits.max_steps),
         guidance=checks.number("guidance", given.get("guidance", defaults.guidance), 0.0, limits.max_guidance),
-        sampler=checks.check_sampler(given.get("sampler", defaults.sampler)),
+        sampler=sampler,
         seed=seed,
         kind=kind,
         loras=checks.loras(given.get("loras", ())),
         vae=checks.file_name("vae", given["vae"]) if given.get("vae") else "",
         clip_skip=checks.whole_number("clip_skip", given.get("clip_skip") or 0, 0, MAX_CLIP_SKIP),
-        schedule=checks.one_of("schedule", given["schedule"], checks.SCHEDULES) if given.get("schedule") else "",
+        schedule=checks.check_schedule(given.get("schedule"), sampler, family),
         rung=rung(given),
         **own,
         **variation(given),
@@ -111,6 +121,16 @@ def sized(field: str, source_id: str, size_of: SizeOf) -> tuple[int, int]:
         return size_of(source_id)
     except NotFound:
         raise InvalidParams(field, f"names no picture that is kept here ({source_id}). Add it first.") from None
+
+
+def with_tags(params: Params) -> Params:
+    """``<lora:name:weight>`` in the prompt, as A1111 has it, counts as a LoRA and is taken out of the text."""
+    if "<lora:" not in params.prompt:
+        return params
+    named = [f"{name}:{weight or 1}" for name, weight in LORA_TAG.findall(params.prompt)]
+    prompt = LORA_TAG.sub("", params.prompt).strip()
+    checks.check_prompt("prompt", prompt, required=params.kind is not Kind.UPSCALE)
+    return replace(params, prompt=prompt, loras=checks.loras([*params.loras, *named]))
 
 
 def kind_of(given: Mapping[str, Any]) -> Kind:

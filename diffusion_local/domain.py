@@ -7,6 +7,7 @@ Times are UTC, ISO 8601 with milliseconds and ``Z``; ids are ULIDs (sortable, sa
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 from ulid import ULID
 
@@ -172,7 +173,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A saved picture. ``key`` is its path below the gallery, without suffix; sizes in pixels and bytes."""
+    """A saved picture. ``key`` is its path below the gallery, without suffix; sizes in pixels and bytes.
+
+    ``facts`` tell how it was made beside its params: versions, device, rung, hashes of files.
+    """
 
     id: str
     job_id: str
@@ -186,6 +190,7 @@ class Image:
     starred: bool = False
     trashed_at: str | None = None
     owner: str = ""
+    facts: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

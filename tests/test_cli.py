@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image as PIL
+from PIL.PngImagePlugin import PngInfo
 from typer.main import get_command
 
 from diffusion_local import __version__
@@ -21,7 +23,7 @@ from tests.conftest import StartWorker
 from tests.support import FAILURE, claimed, sql, start_python
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-WITHOUT_HOME = {"version"}
+WITHOUT_HOME = {"version", "recipe"}
 WITHOUT_JSON = {"version", "serve", "worker", "export"}  # the last one writes a list
 
 Run = Callable[..., tuple[int, str, str]]
@@ -326,3 +328,17 @@ def test_a_picture_is_starred_goes_to_the_trash_and_comes_back(run: Any, house: 
     assert answer(run, "gallery") == []
     assert [each["id"] for each in answer(run, "gallery", "--trashed")] == [job_id]
     assert answer(run, "restore", job_id)["trashed_at"] is None
+
+
+def test_recipe_reads_a_picture_and_refuses_one_that_has_none(run: Run, tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_text("parameters", "a cat\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 512x512")
+    PIL.new("RGB", (8, 8)).save(tmp_path / "cat.png", pnginfo=info)
+    told = answer(run, "recipe", tmp_path / "cat.png")
+    assert (told["settings"]["prompt"], told["settings"]["seed"]) == ("a cat", 5)
+    assert "Euler a" in run("recipe", tmp_path / "cat.png")[1]
+    PIL.new("RGB", (8, 8)).save(tmp_path / "bare.png")
+    for name, words in (("bare.png", "carries no recipe"), ("none.png", "cannot be read")):
+        status, _, errors = run("recipe", tmp_path / name)
+        assert status != 0
+        assert words in errors

@@ -1,13 +1,20 @@
 """Params of every kind of work: completed from what is given, or refused with field and limit."""
 
+import io
+import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image as PIL
 
+from diffusion_local import completion
 from diffusion_local.catalog import Catalog
 from diffusion_local.checks import MAX_SEED, Limits, fitted_size
 from diffusion_local.completion import series
+from diffusion_local.compose import House
 from diffusion_local.domain import RUNGS, Kind, Lora, Params
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.settings import assets
@@ -27,7 +34,9 @@ def catalog() -> Catalog:
 
 
 def complete(catalog: Catalog, prompt: str = "a boat", **settings: Any) -> Params:
-    return catalog.complete(prompt, {"seed": 1} | settings)
+    model = catalog.default
+    given = completion.known({"seed": 1} | settings)
+    return completion.complete(model.id, model.defaults, model.limits, prompt, given, size_of)
 
 
 def test_the_pictures_given_speak_of_the_kind(catalog: Catalog) -> None:
@@ -120,3 +129,65 @@ def test_seeds_count_up_and_of_a_variation_only_its_own(catalog: Catalog) -> Non
     assert [(each.seed, each.variation_seed) for each in varied] == [(1, 7), (1, 8)]
     with pytest.raises(InvalidParams, match="seed: must be at most"):
         series(complete(catalog, seed=MAX_SEED), 2)
+
+
+def test_a_tag_in_the_prompt_is_a_lora(catalog: Catalog) -> None:
+    made = completion.with_tags(complete(catalog, "a boat <lora:style/ink:0.7>, night<lora:wash>", loras="dry:2"))
+    assert (made.prompt, made.loras) == ("a boat, night", (Lora("dry", 2.0), Lora("style/ink", 0.7), Lora("wash")))
+    with pytest.raises(InvalidParams, match="prompt: must not be empty"):
+        completion.with_tags(complete(catalog, "<lora:ink:1>"))
+
+
+@pytest.mark.parametrize(
+    ("family", "sampler", "schedule", "words"),
+    [
+        ("sd", "DDIM", "Karras", "with DDIM (got Karras)"),
+        ("flux", "Euler a", "", "Euler, DPM++ 2M, UniPC"),
+        ("sd3", "Euler", "SGM Uniform", "Automatic, Karras, Exponential with Euler"),
+    ],
+)
+def test_samplers_and_schedules_are_those_of_the_family(
+    catalog: Catalog, family: str, sampler: str, schedule: str, words: str
+) -> None:
+    model = catalog.default
+    given = {"seed": 1, "sampler": sampler, "schedule": schedule}
+    with pytest.raises(InvalidParams, match=re.escape(words)):
+        completion.complete(model.id, model.defaults, model.limits, "a boat", given, size_of, family)
+    given = {"seed": 1, "sampler": "euler", "schedule": "karras"}
+    made = completion.complete(model.id, model.defaults, model.limits, "a boat", given, size_of, family)
+    assert (made.sampler, made.schedule) == ("Euler", "Karras")
+
+
+def test_files_are_checked_before_the_job_waits_in_line(house: House) -> None:
+    ink = {"lora_unet_down_blocks_0_attentions_0_attn2_to_k.lora_down.weight": ("F32", [2, 2048])}
+    write_header(house.settings.loras / "xl.safetensors", ink)
+    (house.settings.loras / "old.pt").write_bytes(b"")
+    submit = house.studio.submit
+    with pytest.raises(InvalidParams, match=r"loras: names no file there is: 'none'\. Known: old, xl"):
+        submit("a boat", loras=["none"])
+    with pytest.raises(InvalidParams, match=r"loras: cannot be 'old'\. .*Pickle"):
+        submit("a boat", loras=["old"])
+    with pytest.raises(InvalidParams, match="'xl': it is made for sdxl, not "):
+        submit("a boat <lora:xl:0.5>")
+    with pytest.raises(InvalidParams, match="vae: names no file"):
+        submit("a boat", vae="none")
+    source = house.sources.add(png()).id
+    with pytest.raises(InvalidParams, match="upscaler: names no file"):
+        submit("", kind="upscale", source=source, upscaler="none")
+
+
+def write_header(path: Path, tensors: dict[str, tuple[str, list[int]]]) -> None:
+    """A safetensors file of zeros."""
+    header, end = {}, 0
+    for name, (dtype, shape) in tensors.items():
+        size = 4 * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(end))
+
+
+def png() -> bytes:
+    data = io.BytesIO()
+    PIL.new("RGB", (64, 64)).save(data, "PNG")
+    return data.getvalue()

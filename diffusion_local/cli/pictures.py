@@ -1,5 +1,6 @@
 """Commands about pictures."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,6 +8,8 @@ import typer
 from diffusion_local import shapes
 from diffusion_local.cli.reach import AnyStudio, on_studio
 from diffusion_local.cli.terminal import AsJson, file_of, tell
+from diffusion_local.errors import InvalidParams
+from diffusion_local.store.reading import read_picture
 
 app = typer.Typer()
 
@@ -59,3 +62,18 @@ def restore(studio: AnyStudio, image_id: str, as_json: AsJson = False) -> None:
     """Bring a picture back from the trash."""
     image = studio.restore(image_id)
     tell(shapes.image(image), as_json, [f"back in the gallery {image.id}"])
+
+
+@app.command()
+def recipe(
+    file: Annotated[Path, typer.Argument(help="A picture: ours, or one of a tool that writes as A1111 does.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show how a picture was made, from what its file carries."""
+    try:
+        found = read_picture(file.read_bytes())
+    except OSError as error:
+        raise InvalidParams("file", f"cannot be read: {error.strerror} ({file}).") from None
+    told = {**found.settings, **found.others, **found.facts}
+    lines = [f"{name:>24}  {value}" for name, value in told.items()]
+    tell({"settings": found.settings, "facts": found.facts, "others": found.others}, as_json, lines)

@@ -125,6 +125,8 @@ class DiffusersEngine:
         extras = put_in(loaded, params, self._materials, self._device.torch)
         picture = painting.paint(loaded, params, steps, self._materials)
         picture.facts.update(self._facts(loaded) | extras)
+        if loaded.model.sha256:
+            picture.facts["model_hash"] = loaded.model.sha256[:10]
         if loaded.load_seconds is not None:
             picture.facts["load_seconds"] = round(loaded.load_seconds, 3)
             loaded.load_seconds = None

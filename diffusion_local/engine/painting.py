@@ -34,7 +34,7 @@ def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | N
     conditioning = embed(loaded, params)
 
     # 3. A scheduler of this picture's own: it keeps state between steps, and an interrupted one keeps it for good.
-    scheduler = pipe.scheduler = samplers.scheduler(params.sampler, loaded.scheduler_config)
+    scheduler = pipe.scheduler = samplers.scheduler(params.sampler, loaded.scheduler_config, params.schedule)
 
     # 4. Noise from the seed; the latents of what it begins from.
     drawn, generator = noise.draw(params, family.shape(pipe, params.width, params.height))

@@ -37,10 +37,35 @@ TABLE: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def scheduler(name: str, base_config: Mapping[str, Any]) -> Any:
-    """A fresh diffusers scheduler for a sampler of ``catalog.SAMPLERS``, with the model's noise schedule."""
-    class_name, overrides = TABLE[name]
-    return getattr(diffusers, class_name).from_config(dict(base_config), **overrides)
+#: Of ``checks.SCHEDULES``: what spaces the noise levels so.
+SPACINGS: dict[str, dict[str, Any]] = {
+    "Automatic": {},
+    "Uniform": {"timestep_spacing": "leading"},
+    "SGM Uniform": {"timestep_spacing": "trailing"},
+    "Karras": {"use_karras_sigmas": True},
+    "Exponential": {"use_exponential_sigmas": True},
+}
+#: Models that were trained by flow matching have samplers of their own.
+FLOW: dict[str, tuple[str, dict[str, Any]]] = {
+    "Euler": ("FlowMatchEulerDiscreteScheduler", _PLAIN),
+    "DPM++ 2M": (
+        "DPMSolverMultistepScheduler",
+        {**_PLAIN, "algorithm_type": "dpmsolver++", "solver_order": 2, "use_flow_sigmas": True},
+    ),
+    "UniPC": ("UniPCMultistepScheduler", {**_PLAIN, "solver_type": "bh2", "use_flow_sigmas": True}),
+}
+
+
+def scheduler(name: str, base_config: Mapping[str, Any], schedule: str = "") -> Any:
+    """A fresh diffusers scheduler for a sampler of ``checks.SAMPLERS``, with the model's noise schedule."""
+    flows = base_config.get("_class_name") == "FlowMatchEulerDiscreteScheduler" or base_config.get("use_flow_sigmas")
+    class_name, overrides = (FLOW if flows else TABLE)[name]
+    config = dict(base_config)
+    if flows and class_name != base_config.get("_class_name"):
+        # what one kind of scheduler calls the shift the other calls the flow's
+        shift = base_config.get("shift", base_config.get("flow_shift", 1.0))
+        config |= {"flow_shift": shift, "shift": shift, "prediction_type": "flow_prediction"}
+    return getattr(diffusers, class_name).from_config(config, **overrides | SPACINGS.get(schedule, {}))
 
 
 def watch(scheduler: Any) -> Callable[[], torch.Tensor | None]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from diffusion_local import catalog
 from diffusion_local.catalog import Catalog, Model, whole_number
-from diffusion_local.completion import series
+from diffusion_local.completion import series, with_tags
 from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, QueueFull
 from diffusion_local.estimates import Work
@@ -141,7 +141,7 @@ class Plan:
                     self.first.append(prompt)
                 else:
                     self._newest.append(prompt)
-                yield replace(one, prompt=prompt)
+                yield with_tags(replace(one, prompt=prompt))
             self.work[Work.of(params)] += count
             self.pixels += params.width * params.height * count
 

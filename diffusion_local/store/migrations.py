@@ -155,6 +155,11 @@ def m002_images(db: Database) -> None:
 
 
 @MIGRATIONS()
+def m003_kinds(db: Database) -> None:
+    run(db, "ALTER TABLE images ADD COLUMN facts TEXT NOT NULL DEFAULT '{}'")
+
+
+@MIGRATIONS()
 def m003_fits(db: Database) -> None:
     run(
         db,

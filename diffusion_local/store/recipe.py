@@ -5,12 +5,13 @@ line ``Negative prompt: ...`` if there is one, then one line of ``Name: value`` 
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image as PIL
 
 from diffusion_local import __version__
-from diffusion_local.domain import Image, Params
+from diffusion_local.domain import Image, Kind, Params
 
 A1111_KEY = "parameters"
 JSON_KEY = "diffusion-local"
@@ -19,7 +20,7 @@ JSON_KEY = "diffusion-local"
 def texts(image: Image, facts: dict[str, Any]) -> dict[str, str]:
     """PNG text chunks by keyword."""
     return {
-        A1111_KEY: a1111_text(image.params),
+        A1111_KEY: a1111_text(image.params, facts),
         JSON_KEY: json.dumps(
             {
                 "version": __version__,
@@ -35,20 +36,37 @@ def texts(image: Image, facts: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def a1111_text(params: Params) -> str:
+def a1111_text(params: Params, facts: Mapping[str, Any] | None = None) -> str:
+    """In A1111's names and order, as far as it has them; ours at the end."""
+    facts = facts or {}
+    hashes = facts.get("lora_hashes", {})
+    denoised = params.kind is not Kind.UPSCALE
     pairs = {
-        "Steps": params.steps,
+        "Steps": params.steps if denoised else None,
         "Sampler": params.sampler,
-        "CFG scale": f"{params.guidance:g}",
+        "Schedule type": params.schedule,
+        "CFG scale": f"{params.guidance:g}" if denoised else None,
         "Seed": params.seed,
         "Size": f"{params.width}x{params.height}",
-        "Model": quoted(params.model),
+        "Model hash": facts.get("model_hash"),
+        "Model": params.model if denoised else None,
+        "VAE hash": facts.get("vae_hash"),
+        "VAE": params.vae,
+        "Denoising strength": f"{params.strength:g}" if params.strength else None,
+        "Clip skip": params.clip_skip or None,
+        "Variation seed": params.variation_seed,
+        "Variation seed strength": f"{params.variation_strength:g}" if params.variation_strength else None,
+        "Postprocess upscale by": f"{params.scale:g}" if params.scale else None,
+        "Postprocess upscaler": params.upscaler,
+        "Lora hashes": ", ".join(f"{name}: {digest}" for name, digest in hashes.items()),
+        "TI hashes": ", ".join(f"{name}: {digest}" for name, digest in facts.get("embedding_hashes", {}).items()),
         "Version": f"diffusion-local {__version__}",
     }
-    lines = [params.prompt]
+    tags = "".join(f" <lora:{lora.name}:{lora.weight:g}>" for lora in params.loras)
+    lines = [params.prompt + tags]
     if params.negative:
         lines.append(f"Negative prompt: {params.negative}")
-    lines.append(", ".join(f"{name}: {value}" for name, value in pairs.items()))
+    lines.append(", ".join(f"{name}: {quoted(str(value))}" for name, value in pairs.items() if value not in (None, "")))
     return "\n".join(lines)
 
 
@@ -62,6 +80,6 @@ def read(picture: PIL.Image) -> dict[str, Any] | None:
     try:
         recipe = json.loads(picture.info[JSON_KEY])
         Params.from_dict(recipe["params"])
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return None
     return recipe

@@ -1,5 +1,6 @@
 """Rows to nouns."""
 
+import json
 from dataclasses import asdict
 from datetime import datetime
 from hashlib import sha256
@@ -116,6 +117,7 @@ def image(row: Row) -> Image:
         starred=bool(row["starred"]),
         trashed_at=row["trashed_at"],
         owner=row["owner"],
+        facts=json.loads(row["facts"]),
     )
 
 
@@ -131,6 +133,7 @@ def image_row(image: Image) -> Row:
         "key": image.key,
         "params": image.params.to_json(),
         "mark": recipe_mark(image.params),
+        "facts": json.dumps(image.facts, ensure_ascii=False),
         "prompt": image.params.prompt,
         "model": image.params.model,
         "seed": image.params.seed,

@@ -140,4 +140,5 @@ def from_picture(key: str, path: Path) -> Image | None:
         bytes=path.stat().st_size,
         created_at=found["created_at"],
         seconds=found.get("seconds", 0.0),
+        facts=found["facts"] if isinstance(found.get("facts"), dict) else {},
     )

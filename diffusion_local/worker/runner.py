@@ -224,7 +224,7 @@ class Runner:
         image = Image(job.id, job.id, key, job.params, width, height, 0, utc_now(), seconds)
         self._jobs.flags(job.claim)  # a claim lost meanwhile must not touch the file
         size = self._files.save(key, picture.image, recipe.texts(image, picture.facts))
-        saved = replace(image, bytes=size)
+        saved = replace(image, bytes=size, facts=picture.facts)
         self._jobs.finish(job.claim, saved, measured)
         log.info("done in %.2f s", seconds, extra={"job": job.id})
 
