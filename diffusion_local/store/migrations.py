@@ -155,11 +155,6 @@ def m002_images(db: Database) -> None:
 
 
 @MIGRATIONS()
-def m003_kinds(db: Database) -> None:
-    run(db, "ALTER TABLE images ADD COLUMN facts TEXT NOT NULL DEFAULT '{}'")
-
-
-@MIGRATIONS()
 def m003_fits(db: Database) -> None:
     run(
         db,
@@ -234,6 +229,11 @@ def m009_tombstones(db: Database) -> None:
         "CREATE INDEX deleted_at ON deleted (at)",
         *(tombstone_trigger(table, what) for table, what in NOUNS.items()),
     )
+
+
+@MIGRATIONS()
+def m010_kinds(db: Database) -> None:
+    run(db, "ALTER TABLE images ADD COLUMN facts TEXT NOT NULL DEFAULT '{}'")
 
 
 def event_trigger(verb: str) -> str:
