@@ -77,7 +77,14 @@ class Model:
 
 
 #: Families that the engine runs, with what their sizes must be a multiple of.
-FAMILIES: dict[str, Limits] = {"sd": Limits(), "sdxl": Limits()}
+FAMILIES: dict[str, Limits] = {
+    "sd": Limits(),
+    "sdxl": Limits(),
+    "sd3": Limits(multiple=16),
+    "flux": Limits(multiple=16),
+    "z_image": Limits(multiple=16),
+    "sana": Limits(multiple=32),
+}
 STARTER_DEFAULTS = Defaults(256, 256, 12, 3.5)  # as measured: see assets/starter/README.md
 STARTER_LIMITS = Limits(min_size=128, max_size=512, max_pixels=512 * 512, max_steps=100)
 

@@ -10,7 +10,7 @@ import torch
 from diffusion_local.catalog import Model
 from diffusion_local.domain import Lora
 from diffusion_local.engine import previews
-from diffusion_local.engine.families import Conditioning, Family
+from diffusion_local.engine.family import Conditioning, Family
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from PIL import Image as PIL
 
 from diffusion_local.domain import Kind, Params
 from diffusion_local.engine import Picture, autoencoder, kinds, noise, placement, previews, samplers
-from diffusion_local.engine.families import Conditioning
+from diffusion_local.engine.family import Conditioning
 from diffusion_local.engine.kinds import Beginning, Canvas
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.materials import Materials
