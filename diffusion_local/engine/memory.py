@@ -1,7 +1,7 @@
 """Which rung a model is held on: what it needs is estimated from its files, and corrected by what was learned.
 
-Torch-free. Bytes throughout. The activation figures were fitted to peaks measured with SD 1.5 at 512x512 and SDXL at
-1024x1024 in fp16 (``scripts/results/gpu-engine.json``): memory beyond the weights grows with the pixels.
+Torch-free. Bytes throughout. The activation figures were fitted to peaks of an earlier measurement on one H100, with
+SD 1.5 at 512x512 and SDXL at 1024x1024 in fp16: memory beyond the weights grows with the pixels.
 """
 
 from collections.abc import Mapping, Sequence

@@ -308,10 +308,15 @@ def test_time_and_disk_come_from_this_machines_pictures(house: House, lists: Pro
     runner = Runner(house, "cpu0", FakeEngine(0.01), Stop())
     runner.work_off()
     runner.close()
-    one, four = lists.check("x", **SMALL), lists.check("x", **SMALL | {"count": 4})
+    one, two, four = (lists.check("x", **SMALL | {"count": count}) for count in (1, 2, 4))
     assert one.seconds is not None
+    assert two.seconds is not None
     assert one.bytes is not None
-    assert four.seconds == pytest.approx(4 * one.seconds)
+    picture, load = two.seconds - one.seconds, 2 * one.seconds - two.seconds
+    assert picture > 0
+    assert four.seconds == pytest.approx(load + 4 * picture)  # the model is loaded once
+    with house.database.read() as db:
+        assert load == pytest.approx(db.execute("SELECT max(load_seconds) FROM jobs").fetchone()[0] or 0)
     assert four.bytes == pytest.approx(4 * one.bytes, abs=4)
     sizes = [image.bytes for image in house.studio.gallery()]
     assert one.bytes == pytest.approx(sum(sizes) / len(sizes), abs=1)
