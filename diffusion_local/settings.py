@@ -241,7 +241,7 @@ def hub_token(settings: Settings) -> str:
 
 
 def go_offline(home: Path) -> None:
-    """Keep gradio and the hub libraries from calling out; call before they are imported.
+    """Keep gradio and the hub libraries from calling out and from chatting; call before they are imported.
 
     gradio reads these when it is imported and compares with the exact text ``False``.
     """
@@ -252,6 +252,7 @@ def go_offline(home: Path) -> None:
         HF_HUB_DISABLE_TELEMETRY="1",
         DO_NOT_TRACK="1",
         TOKENIZERS_PARALLELISM="false",
+        TRANSFORMERS_VERBOSITY="error",
     )
 
 
