@@ -70,12 +70,22 @@ def test_unchanged_state_is_a_few_hundred_bytes_on_the_wire(client: TestClient, 
     assert len(tick(first.json()["data"][0]).content) < 600
 
 
+def test_a_look_that_was_overtaken_leaves_no_old_word_about_the_work(house: House) -> None:
+    seen = poll(house)["seen"]
+    house.studio.submit("a red apple", width=128, height=128)
+    job = claimed(house.jobs)
+    poll(house, seen)  # says that it runs; applied by the page, and then overtaken by one with the same beginning:
+    house.jobs.stop(job.claim)
+    assert {"now", "notices"} <= drawn(poll(house, seen))
+
+
 def test_only_the_open_tab_is_drawn(house: House) -> None:
     made(house)
     seen = poll(house)["seen"]
-    assert drawn(answer := poll(house, seen, "gallery")) == {"gallery"}
-    assert drawn(answer := poll(house, answer["seen"], "queue")) == {"queue"}
-    assert drawn(poll(house, answer["seen"], "create")) == set()  # drawn before, and nothing has happened since
+    assert drawn(answer := poll(house, seen, "gallery")) == {"now", "notices", "gallery"}
+    assert drawn(answer := poll(house, answer["seen"], "queue")) == {"now", "notices", "queue"}
+    # drawn before, and nothing has happened since
+    assert drawn(poll(house, answer["seen"], "create")) == {"now", "notices"}
 
 
 def test_steps_do_not_redraw_the_gallery_but_a_new_picture_does(house: House) -> None:
@@ -85,7 +95,7 @@ def test_steps_do_not_redraw_the_gallery_but_a_new_picture_does(house: House) ->
     job = claimed(house.jobs)
     house.jobs.report(job.claim, 2)
     answer = poll(house, seen, "gallery")
-    assert drawn(answer) == {"now"}
+    assert drawn(answer) == {"now", "notices"}
     house.jobs.stop(job.claim)
     image = made(house, "a green tree")
     answer = poll(house, answer["seen"], "gallery")
@@ -147,7 +157,7 @@ def test_a_database_problem_is_told_and_passes(house: House, monkeypatch: pytest
         broken.setattr(type(house.studio), "revision", fails)
         answer = poll(house, seen)
         assert "app.db is locked." in answer["now"]
-        assert drawn(answer) == {"now"}
+        assert drawn(answer) == {"now", "notices"}
     assert drawn(poll(house, answer["seen"])) == {"now", "notices", "create"}
 
 

@@ -38,6 +38,9 @@ TABS: dict[str, tuple[Callable[..., str], int]] = {
 #: What a tab shows beside the database: a text that changes with it.
 PULSES: dict[str, Callable[[Studio], str]] = {"models": tab_models.pulse}
 PARTS = ("now", "notices", *TABS)
+#: Two looks may be on their way at once, and one that began before a change may be applied between the other's parts:
+#: what is said of the work is so small that it is never left out of an answer.
+ALWAYS = ("now", "notices")
 
 # -- handlers -------------------------------------------------------------------------------------------------------
 
@@ -68,7 +71,7 @@ def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any]) -> list[A
         tab: draw(studio, snapshot, now, *values),
     }
     marks = dict(zip(PARTS, seen_marks, strict=False))
-    changed = {part: html for part, html in drawn.items() if mark(html) != marks.get(part)}
+    changed = {part: html for part, html in drawn.items() if part in ALWAYS or mark(html) != marks.get(part)}
     marks |= {part: mark(html) for part, html in changed.items()}
     told = " ".join([key, *(marks.get(part, "-") for part in PARTS)])
     return [told, *(changed.get(part, gr.skip()) for part in PARTS)]
