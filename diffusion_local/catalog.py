@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from diffusion_local import completion
+from diffusion_local import checks, completion
 from diffusion_local.checks import MAX_PROMPT_CHARS as MAX_PROMPT_CHARS
 from diffusion_local.checks import MAX_SEED as MAX_SEED
 from diffusion_local.checks import SAMPLERS as SAMPLERS
@@ -25,7 +25,7 @@ from diffusion_local.checks import number as number
 from diffusion_local.checks import whole_number as whole_number
 from diffusion_local.completion import SETTINGS as SETTINGS
 from diffusion_local.completion import SizeOf
-from diffusion_local.domain import Kind, Params
+from diffusion_local.domain import Kind, Params, shortened
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.models import folders
 from diffusion_local.models.adapters import EMBEDDING, LORA, UPSCALER, VAE, Adapter
@@ -36,6 +36,7 @@ from diffusion_local.models.shelf import Entry, Shelf
 from diffusion_local.settings import assets
 
 STARTER = "starter"
+LATIN = "LATIN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Model:
     """A catalogue entry. ``problem`` says what is missing where ``ready`` is false.
 
     ``folder`` has configuration and tokenizer; the weights too, unless ``file`` is a checkpoint in one file.
+    ``scripts`` are those whose words its text encoder has learned, as Unicode names them; empty is unknown.
     ``architecture`` says which LoRAs fit; ``kinds`` what it can do; ``memory_bytes`` is that of all its weights in
     fp16; ``source`` is bundled, folder, file or hub. ``scheduler`` has what differs from the folder's.
     """
@@ -65,6 +67,7 @@ class Model:
     sha256: str = ""
     file: Path | None = None
     scheduler: dict[str, Any] = field(default_factory=dict)
+    scripts: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -105,7 +108,8 @@ class Catalog:
 
     @cached_property
     def _starter(self) -> Model:
-        return read_folder(self._starter_folder, STARTER, "Starter", STARTER_DEFAULTS, STARTER_LIMITS, "MIT", "bundled")
+        starter = (STARTER, "Starter", STARTER_DEFAULTS, STARTER_LIMITS, "MIT", "bundled")
+        return replace(read_folder(self._starter_folder, *starter), scripts=(LATIN,))
 
     @property
     def default(self) -> Model:
@@ -241,12 +245,15 @@ def described(entry: Entry) -> Model:
 
 
 def prompt_warnings(model: Model, params: Params) -> list[str]:
-    """Say which text the model's encoder will not read, as it would otherwise be cut silently."""
+    """Say which text the model's encoder will not read or understand, as it would otherwise be silently so."""
     warnings = []
     for name, text in (("prompt", params.prompt), ("negative", params.negative)):
         limit, count = count_tokens(tokenizer_of(model), text)
         if limit and count > limit:
             warnings.append(f"{name}: the model reads {limit} tokens of text; this has {count}, the end is ignored.")
+        if model.scripts and (foreign := checks.foreign_words(text, model.scripts)):
+            words = shortened(", ".join(foreign), 60)
+            warnings.append(f"{name}: {model.name} has learned English words only; it does not know {words}")
     return warnings
 
 

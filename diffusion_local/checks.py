@@ -2,13 +2,19 @@
 
 import random
 import re
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from diffusion_local.errors import InvalidParams
 from diffusion_local.params import Lora
 
 MAX_SEED = 2**32 - 1
+#: What only ever stands within an emoji: zero-width joiner, variation selector.
+JOINERS = "\u200d\ufe0f"
+FIRST_EMOJI = "\u2300"  # signs such as the degree's come before
 MAX_PROMPT_CHARS = 10_000
 MAX_LORAS = 8
 MAX_LORA_WEIGHT = 4.0
@@ -212,3 +218,18 @@ def lora(value: Any) -> Lora:
     else:
         raise InvalidParams("loras", f"must each have a name and a weight (got {value!r:.80}).")
     return Lora(file_name("loras", name), number("loras", weight, -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT))
+
+
+def foreign_words(text: str, scripts: Sequence[str]) -> list[str]:
+    """Runs of letters of other scripts than these, and of emoji; each once. Punctuation and digits are everybody's."""
+    runs = ("".join(run) for foreign, run in groupby(text, lambda mark: is_foreign(mark, scripts)) if foreign)
+    return list(dict.fromkeys(run for run in runs if run.strip(JOINERS)))
+
+
+def is_foreign(mark: str, scripts: Sequence[str]) -> bool:
+    if mark in JOINERS:
+        return True
+    kind = unicodedata.category(mark)
+    if kind in ("So", "Sk"):
+        return mark >= FIRST_EMOJI
+    return kind.startswith("L") and not any(script in unicodedata.name(mark, "") for script in scripts)

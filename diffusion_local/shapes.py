@@ -45,12 +45,13 @@ class Tells(Protocol):
 
 
 class SourcePicture(TypedDict):
-    """A picture to begin from; sizes in pixels."""
+    """A picture to begin from; sizes in pixels. ``recipe`` is what a file that was sent says of how it was made."""
 
     id: str
     width: int
     height: int
     url: str
+    recipe: NotRequired[dict[str, Any] | None]
 
 
 class Fault(TypedDict):

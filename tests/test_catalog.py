@@ -104,7 +104,7 @@ def test_what_is_not_said_is_the_models_default(catalog: Catalog) -> None:
         ("sampler", "Magic", "must be one of DPM++ 2M"),
         ("sampler", 3, "must be one of"),
         ("model", "sdxl", "no model 'sdxl'"),
-        ("model", 5, "no model 5"),
+        ("model", 5, "must be a model's id"),
         ("seed", -2, f"from 0 to {MAX_SEED}"),
         ("seed", MAX_SEED + 1, "from 0 to"),
         ("seed", 1e300, "from 0 to"),
@@ -156,4 +156,26 @@ def test_a_prompt_past_the_encoders_limit_is_reported_with_both_numbers(catalog:
 def test_a_model_without_a_tokenizer_warns_of_nothing(catalog: Catalog, settings: Settings) -> None:
     model_folder(settings, "mine", {"_class_name": "StableDiffusionPipeline"})
     params = catalog.complete("apple " * 500, {"seed": 1, "model": "mine"})
+    assert prompt_warnings(catalog.get("mine"), params) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "unknown"),
+    [
+        ("a café at 25°, naïve & “quoted” — №1", ""),
+        ("红苹果 on a 桌子, 红苹果", "红苹果, 桌子"),
+        ("красное яблоко", "красное, яблоко"),
+        ("a happy 👩‍🚀!", "👩‍🚀"),
+        ("سماء", "سماء"),
+    ],
+)
+def test_words_of_a_script_that_the_starter_never_saw_are_told(catalog: Catalog, prompt: str, unknown: str) -> None:
+    params = catalog.complete(prompt, {"seed": 1})
+    told = [f"prompt: Starter has learned English words only; it does not know {unknown}"] if unknown else []
+    assert prompt_warnings(catalog.default, params) == told
+
+
+def test_of_other_models_it_is_not_known_what_they_read(catalog: Catalog, settings: Settings) -> None:
+    model_folder(settings, "mine", {"_class_name": "StableDiffusionPipeline"})
+    params = catalog.complete("红苹果", {"seed": 1, "model": "mine"})
     assert prompt_warnings(catalog.get("mine"), params) == []

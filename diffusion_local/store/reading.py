@@ -25,6 +25,9 @@ from diffusion_local.store.sources import FORMATS
 MAX_TEXT = 200_000
 MAX_PAIRS = 200
 USER_COMMENT = 0x9286
+#: A1111 name -> field of Params; it stays among the others where we have no such thing.
+SAMPLING = {"Sampler": "sampler", "Schedule type": "schedule"}
+MODEL_HASH = "Model hash"  # the first ten digits of the file's SHA-256
 _NEGATIVE = "Negative prompt:"
 _PAIR = re.compile(r'\s*(\w[\w \-/]{0,60}):\s*("(?:\\.|[^\\"]){0,20000}"|[^,]{0,2000})(?:,|$)')
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
@@ -48,7 +51,8 @@ _WHOLE = {"steps", "seed", "clip_skip", "variation_seed"}
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """``settings`` are fields of Params as far as they could be read, not checked against a model; ``facts`` those of
-    our own pictures, ``others`` what another tool noted beside. ``text`` is the text as it was found."""
+    our own pictures, ``others`` what another tool noted beside (also a sampler that we have not). ``text`` is the text
+    as it was found."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -108,7 +112,8 @@ def read_text(text: str) -> Recipe:
     settings |= read_pairs(pairs)
     if loras := read_loras(prompt):
         settings["loras"] = loras
-    used = {*_NUMBERS, "Sampler", "Schedule type", "Size", "Model", "VAE", "Postprocess upscaler"}
+    used = {*_NUMBERS, "Size", "Model", "VAE", "Postprocess upscaler"}
+    used |= {name for name, own in SAMPLING.items() if own in settings}
     return Recipe(settings, {}, {name: value for name, value in pairs.items() if name not in used}, text)
 
 

@@ -103,6 +103,13 @@ def test_a_foreign_text_becomes_settings() -> None:
     assert found.others["Hires upscale"] == "2"
 
 
+def test_a_sampler_without_a_like_here_is_kept_by_its_name() -> None:
+    found = reading.read_text("a cat\nSteps: 20, Sampler: DPM adaptive, Schedule type: Turbo, Seed: 7")
+    assert (found.others["Sampler"], found.others["Schedule type"]) == ("DPM adaptive", "Turbo")
+    assert "sampler" not in found.settings
+    assert "Sampler" not in reading.read_text(FOREIGN).others
+
+
 def test_plain_text_is_a_prompt() -> None:
     assert reading.read_text("a cat: black, with a hat").settings == {"prompt": "a cat: black, with a hat"}
     assert reading.read_text("").settings == {"prompt": ""}

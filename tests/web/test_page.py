@@ -249,22 +249,6 @@ def test_the_seed_of_the_last_press_can_be_kept(house: House) -> None:
     assert tab_create.on_keep(house.studio, "") == SKIP
 
 
-def test_a_dropped_pictures_recipe_fills_the_form_and_says_what_changed(house: House) -> None:
-    image = made(house, seed=4242)
-    recipe = json.dumps({"params": image.params.to_dict()})
-    now = form.fill(image.params)
-    now[form.NAMES.index("steps")] = 50
-    told, *values = tab_create.on_dropped(house.studio, recipe, *now)
-    assert values == form.fill(image.params)
-    assert "changed: Steps</span>" in told
-    elsewhere = json.dumps({"params": image.params.to_dict() | {"model": "<b>other"}})
-    told, *values = tab_create.on_dropped(house.studio, elsewhere, *now)
-    assert "&lt;b&gt;other" in told
-    assert values[form.NAMES.index("model")] == SKIP
-    for nonsense in ("", "{}", "[]", '{"params": 7}', "null"):
-        assert all(value == SKIP for value in tab_create.on_dropped(house.studio, nonsense, *now))
-
-
 # -- the buttons ----------------------------------------------------------------------------------------------------
 
 

@@ -48,8 +48,8 @@
   async function begin(file) {
     tell(words.uploading);
     try {
-      const [source, recipe] = await Promise.all([upload(file, "source"), recipeOf(file)]);
-      if (recipe) ask(source, recipe);
+      const source = await upload(file, "source");
+      if (source.recipe) ask(source, JSON.stringify(source.recipe));
       else take(source);
     } catch (error) {
       panel().querySelector(".begin").hidden = false;
@@ -61,31 +61,6 @@
     set("mask", "");
     set("source", source.id);
     soon();
-  }
-  // The recipe that a PNG carries: the text chunks of the studio's own pictures, and of A1111's.
-  const RECIPES = ["diffusion-local", "parameters"];
-  async function recipeOf(file) {
-    const bytes = new Uint8Array(await file.arrayBuffer());
-    const data = new DataView(bytes.buffer);
-    const ascii = (from, to) => String.fromCharCode(...bytes.subarray(from, to));
-    if (bytes.length < 20 || ascii(1, 4) !== "PNG") return null;
-    const found = {};
-    for (let at = 8; at + 12 <= bytes.length; ) {
-      const [length, type, start] = [data.getUint32(at), ascii(at + 4, at + 8), at + 8];
-      if (type === "IEND" || start + length > bytes.length) break;
-      if (type === "tEXt" || type === "iTXt") {
-        const chunk = bytes.subarray(start, start + length);
-        const end = chunk.indexOf(0);
-        const name = ascii(start, start + Math.max(0, Math.min(end, 79)));
-        let text = end + 1;
-        if (type === "iTXt") text = chunk.indexOf(0, chunk.indexOf(0, end + 3) + 1) + 1;
-        const packed = type === "iTXt" && chunk[end + 1] !== 0;
-        const said = new TextDecoder(type === "iTXt" ? "utf-8" : "latin1");
-        if (RECIPES.includes(name) && !packed) found[name] = said.decode(chunk.subarray(text));
-      }
-      at = start + length + 4;
-    }
-    return RECIPES.map((name) => found[name]).find(Boolean) ?? null;
   }
   function ask(source, recipe) {
     const dialog = document.querySelector("#source dialog.ask");

@@ -1,6 +1,5 @@
 """Create: the prompt, the settings, and the pictures of this browser's latest presses."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,10 +9,10 @@ import gradio as gr
 
 from diffusion_local.catalog import Model
 from diffusion_local.completion import LANCZOS
-from diffusion_local.domain import Params, Snapshot
+from diffusion_local.domain import Snapshot
 from diffusion_local.errors import UserError
 from diffusion_local.studio import Studio
-from diffusion_local.web.ui import form, sizes, view, view_jobs, view_source
+from diffusion_local.web.ui import dropped, form, sizes, view, view_jobs, view_source
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
 from diffusion_local.web.ui.words import known, label, retell, say
 
@@ -76,20 +75,6 @@ def on_keep(studio: Studio, mine: Any) -> Any:
     newest = mine.split()[:1] if isinstance(mine, str) else []
     jobs = studio.jobs_of_batches(newest)
     return str(jobs[0].params.seed) if jobs else gr.skip()
-
-
-def on_dropped(studio: Studio, recipe: str, *values: Any) -> list[Any]:
-    """The recipe of a picture that was dropped on the page: (what to tell, the form)."""
-    try:
-        params = Params.from_dict(json.loads(recipe)["params"])
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return [gr.skip(), *form.only()]
-    filled = form.fill(params)
-    told = view.changed(form.differences(values, filled))
-    if params.model not in {model.id for model in studio.models()}:
-        told = view.notice("warn", say("create.no_such_model", model=view.text(params.model)))
-        filled[form.NAMES.index("model")] = gr.skip()
-    return [told, *filled]
 
 
 def choose(batch_ids: Sequence[str], snapshot: Snapshot) -> tuple[list[str], int]:
@@ -237,7 +222,7 @@ def wire(tab: CreateTab, studio: Studio, receipt: Any) -> Any:
     tab.dice.click(None, None, seed, js=DICE, **QUIET)
     tab.keep.click(bound(on_keep, studio), tab.mine, seed, **QUIET)
     tab.any_seed.click(None, None, seed, js="() => ''", **QUIET)
-    tab.dropped.change(bound(on_dropped, studio), [tab.dropped, *tab.fields], [tab.told, *tab.fields], **QUIET)
+    tab.dropped.change(bound(dropped.fill, studio), [tab.dropped, *tab.fields], [tab.told, *tab.fields], **QUIET)
     # "multiple": ten presses in a row are ten batches, also while the first is still on its way.
     pressed = tab.generate.click(
         bound(on_generate, studio),

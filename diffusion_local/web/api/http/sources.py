@@ -1,7 +1,7 @@
 """Source pictures: what img2img, inpainting and upscaling begin from. Sent once, then named by their id."""
 
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request
@@ -9,6 +9,8 @@ from fastapi.responses import JSONResponse
 
 from diffusion_local import actor, shapes
 from diffusion_local.actor import Scope
+from diffusion_local.errors import InvalidParams
+from diffusion_local.store.reading import read_picture
 from diffusion_local.store.sources import Source
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.uploads import picture_of
@@ -35,12 +37,13 @@ def router(studio: Studio) -> APIRouter:
     ) -> JSONResponse:
         """Keep a picture (PNG, JPEG, WebP, GIF, BMP): its first frame, upright and without metadata.
 
-        The same picture sent again has the same id. Give the id as `source` or `mask` of a submit.
+        The same picture sent again has the same id. Give the id as `source` or `mask` of a submit. `recipe` is what
+        the file says of how it was made, ours or A1111's: {"settings", "facts", "others"}, or null.
         """
         actor.require(Scope.SUBMIT)
         data = await picture_of(request)
         source = await anyio.to_thread.run_sync(studio.sources.add, data, field)
-        return created(source)
+        return created(source, recipe=await anyio.to_thread.run_sync(recipe_in, data))
 
     @sources.post("/images/{image_id}/source", status_code=201, responses={201: {"model": shapes.SourcePicture}})
     def from_image(image_id: str) -> JSONResponse:
@@ -51,6 +54,14 @@ def router(studio: Studio) -> APIRouter:
     return sources
 
 
-def created(source: Source) -> JSONResponse:
+def recipe_in(data: bytes) -> shapes.Json | None:
+    try:
+        found = read_picture(data)
+    except InvalidParams:  # most pictures carry none
+        return None
+    return {"settings": found.settings, "facts": found.facts, "others": found.others}
+
+
+def created(source: Source, **more: Any) -> JSONResponse:
     url = shapes.source_url(source.id)
-    return JSONResponse(asdict(source) | {"url": url}, 201, headers={"Location": url})
+    return JSONResponse(asdict(source) | {"url": url} | more, 201, headers={"Location": url})

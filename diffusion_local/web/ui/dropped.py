@@ -1,0 +1,91 @@
+"""A picture that is dropped on the page fills the form with its recipe, of this studio or of another tool."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import gradio as gr
+
+from diffusion_local.catalog import Model
+from diffusion_local.completion import LANCZOS
+from diffusion_local.domain import Kind, Params
+from diffusion_local.errors import NotFound
+from diffusion_local.store.reading import MODEL_HASH, SAMPLING
+from diffusion_local.studio import Studio
+from diffusion_local.web.ui import form, view
+from diffusion_local.web.ui.words import say
+
+FEWEST_DIGITS = 8  # of a hash that names a model; A1111 writes ten
+
+
+def fill(studio: Studio, recipe: str, *values: Any) -> list[Any]:
+    """(what to tell, the form) for what ``POST /api/v1/sources`` read in the file."""
+    try:
+        found = json.loads(recipe)
+        settings, others = dict(found["settings"]), dict(found["others"])
+        model = same_model(studio.models(), settings, others)
+        chosen = model or current(studio.models(), values)
+        blank = {"prompt": "", "negative": "", "seed": 0} | asdict(chosen.defaults)
+        params = Params.from_dict(blank | settings | {"model": chosen.id})
+        params, lost = without_lost(studio, params)
+        filled = form.fill(params)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return [gr.skip(), *form.only()]
+    if model is None:
+        filled[form.NAMES.index("model")] = gr.skip()
+    if "seed" not in settings:
+        filled[form.NAMES.index("seed")] = ""
+    left_out = [*lost, *unread(settings, others, model)]
+    told = view.notice("warn", say("create.not_here", what=view.text("; ".join(left_out)))) if left_out else ""
+    return [told + view.changed(form.differences(values, filled)), *filled]
+
+
+def same_model(models: list[Model], settings: dict[str, Any], others: dict[str, Any]) -> Model | None:
+    """The model that a recipe names: by id, by the name or file other tools call it, by its hash."""
+    named, digest = str(settings.get("model", "")), str(others.get(MODEL_HASH, "")).lower()
+    for each in models:
+        if named and named.casefold() in (each.id.casefold(), each.name.casefold(), each.path.stem.casefold()):
+            return each
+    if len(digest) < FEWEST_DIGITS:
+        return None
+    return next((each for each in models if each.sha256.startswith(digest)), None)
+
+
+def current(models: list[Model], values: tuple[Any, ...]) -> Model:
+    chosen = dict(zip(form.NAMES, values, strict=False)).get("model")
+    return next((each for each in models if each.id == chosen), models[0])
+
+
+def without_lost(studio: Studio, params: Params) -> tuple[Params, list[str]]:
+    """The params without files that are not here, and what those were."""
+    lost = []
+    if params.vae and params.vae not in form.usable(studio, "vae"):
+        lost.append(f"{view.name_of('vae')} {params.vae}")
+        params = replace(params, vae="")
+    if params.upscaler not in ("", LANCZOS, *form.usable(studio, "upscalers")):
+        lost.append(f"{view.name_of('upscaler')} {params.upscaler}")
+        params = replace(params, upscaler="")
+    known = form.usable(studio, "loras")
+    lost += [f"LoRA {lora.name}" for lora in params.loras if lora.name not in known]
+    params = replace(params, loras=tuple(lora for lora in params.loras if lora.name in known))
+    sources = [each for each in (params.source, params.mask) if each]
+    if params.strength or params.kind is not Kind.TXT2IMG:
+        try:
+            if not params.source:
+                raise NotFound
+            for each in sources:
+                studio.sources.path(each)
+        except NotFound:
+            lost.append(say("create.no_source_in_it"))
+            params = replace(params, kind=Kind.TXT2IMG, source="", mask="", strength=0.0)
+    return params, lost
+
+
+def unread(settings: dict[str, Any], others: dict[str, Any], model: Model | None) -> Iterator[str]:
+    """What another tool noted of the model and how it was sampled, and has no like here."""
+    if model is None and settings.get("model"):
+        yield f"{view.name_of('model')} {settings['model']}"
+    for name, field in SAMPLING.items():
+        if others.get(name) and str(others[name]).casefold() != "automatic":
+            yield f"{view.name_of(field)} {others[name]}"
