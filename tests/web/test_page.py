@@ -157,7 +157,7 @@ def test_a_database_problem_is_told_and_passes(house: House, monkeypatch: pytest
         broken.setattr(type(house.studio), "revision", fails)
         answer = poll(house, seen)
         assert "app.db is locked." in answer["now"]
-        assert drawn(answer) == {"now", "notices"}
+        assert drawn(answer) == {"now"}
     assert drawn(poll(house, answer["seen"])) == {"now", "notices", "create"}
 
 
