@@ -7,6 +7,7 @@ Times are UTC, ISO 8601 with milliseconds and ``Z``; ids are ULIDs (sortable, sa
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import PurePath
 from typing import Any
 
 from ulid import ULID
@@ -173,7 +174,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A saved picture. ``key`` is its path below the gallery, without suffix; sizes in pixels and bytes.
+    """A saved picture. ``key`` is its path below the gallery, without the suffix of a PNG; sizes in pixels and bytes.
 
     ``facts`` tell how it was made beside its params: versions, device, rung, hashes of files.
     """
@@ -191,6 +192,11 @@ class Image:
     trashed_at: str | None = None
     owner: str = ""
     facts: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def suffix(self) -> str:
+        """Of its format: .png, .jpg or .webp."""
+        return PurePath(self.key).suffix or ".png"
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,4 +108,4 @@ def zipped(members: Iterable[tuple[str, Path, str]]) -> Iterator[bytes]:
 def name_of(image: Image) -> str:
     """A file name people can find again; the id's end keeps it single."""
     slug = re.sub(r"[^\w]+", "-", image.params.prompt.lower())[:SLUG_CHARS].strip("-_") or "picture"
-    return f"{slug}-{image.params.seed}-{image.id[-6:].lower()}{Path(image.key).suffix or '.png'}"
+    return f"{slug}-{image.params.seed}-{image.id[-6:].lower()}{image.suffix}"

@@ -120,7 +120,7 @@ def image_link(image: Image) -> Json:
     """What a client needs to fetch the picture; the URL is relative to the server's root."""
     return {
         "id": image.id,
-        "url": picture_url(image.id),
+        "url": file_url(image),
         "thumbnail_url": thumbnail_url(image.id),
         "width": image.width,
         "height": image.height,
@@ -139,8 +139,12 @@ def image(image: Image) -> Json:
     }
 
 
-def picture_url(image_id: str) -> str:
-    return f"{_root.get()}/images/{image_id}.png"
+def file_url(image: Image) -> str:
+    return picture_url(image.id, image.suffix)
+
+
+def picture_url(image_id: str, suffix: str = ".png") -> str:
+    return f"{_root.get()}/images/{image_id}{suffix}"
 
 
 def thumbnail_url(image_id: str) -> str:

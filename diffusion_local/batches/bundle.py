@@ -18,7 +18,7 @@ SLUG_CHARS = 40
 
 
 def zipped(results: Iterator[tuple[Job, str | None]], files: LocalFiles) -> Iterator[bytes]:
-    """The ZIP file in pieces. PNG does not shrink any more, so it is only stored; the list comes last, as results.csv.
+    """The ZIP file in pieces. Pictures do not shrink any more: they are stored; the list comes last, as results.csv.
 
     A picture whose file is gone is left out, and has no file in the list.
     """
@@ -28,7 +28,7 @@ def zipped(results: Iterator[tuple[Job, str | None]], files: LocalFiles) -> Iter
         for job, key in results:
             name = None
             if key and files.path(key).exists():
-                name = name_of(job)
+                name = name_of(job, key)
                 finished = datetime.fromisoformat(job.finished_at) if job.finished_at else datetime.now(UTC)
                 yield name, finished, MODE, ZIP_64, pieces(files, key)
             told.append((job, PurePath(name) if name else None))
@@ -48,7 +48,7 @@ def pieces(files: LocalFiles, key: str) -> Iterator[bytes]:
             yield piece
 
 
-def name_of(job: Job) -> str:
+def name_of(job: Job, key: str) -> str:
     """Sorts as the batch does, and tells what it shows."""
     slug = re.sub(r"[^\w-]+", "-", job.params.prompt)[:SLUG_CHARS].strip("-") or "picture"
-    return f"{job.index + 1:05}-{slug}-{job.params.seed}.png"
+    return f"{job.index + 1:05}-{slug}-{job.params.seed}{PurePath(key).suffix or '.png'}"

@@ -89,7 +89,7 @@ def figure(image: Image, files: LocalFiles, root: str | None) -> str:
     label = escape(shortened(image.params.prompt, 80))
     seen = f'<img alt="{label}" src="{inline(lambda: files.thumbnail(image.key))}">'
     if root is not None:
-        seen = f'<a href="{root}/images/{image.id}.png">{seen}</a>'
+        seen = f'<a href="{root}/images/{image.id}{image.suffix}">{seen}</a>'
     return f"<figure>{seen}<figcaption>{label}<br>seed {image.params.seed}</figcaption></figure>"
 
 

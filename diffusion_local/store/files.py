@@ -1,4 +1,8 @@
-"""The seam for picture bytes, and its local folder. A key is ``YYYY/MM/DD/<id>``, without suffix."""
+"""The seam for picture bytes, and its local folder.
+
+A key is ``YYYY/MM/DD/<id>``, to which pictures other than PNG have their suffix: ``.jpg``, ``.full.webp`` (the bare
+``<id>.webp`` is the thumbnail).
+"""
 
 import contextlib
 import os
@@ -6,15 +10,14 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, NamedTuple, Protocol
 
 from PIL import Image as PIL
-from PIL.PngImagePlugin import PngInfo
 
 from diffusion_local.errors import DiskFull
 from diffusion_local.settings import Settings
+from diffusion_local.store import encoding
 
-PNG_LEVEL = 4  # as small as 6 and a third faster (measured at 512 and 1024 pixels)
 THUMBNAIL = (320, 320)
 NO_SPACE = {28, 122, 27}  # ENOSPC, EDQUOT, EFBIG
 
@@ -24,11 +27,26 @@ def key_for(job_id: str, created_at: str) -> str:
     return f"{created_at[0:4]}/{created_at[5:7]}/{created_at[8:10]}/{job_id}"
 
 
+def suffix_of(key: str) -> str:
+    """What the file of a key ends in."""
+    return "." + key.split(".", 1)[1] if "." in key else ".png"
+
+
+class Saved(NamedTuple):
+    """Where a picture lies now, and its size in bytes."""
+
+    key: str
+    bytes: int
+
+
 class ImageFiles(Protocol):
     """Where pictures are kept."""
 
-    def save(self, key: str, picture: PIL.Image, texts: dict[str, str]) -> int:
-        """Store a picture with its recipe and a thumbnail; its size in bytes. Whole or not at all. Raises DiskFull."""
+    def save(self, key: str, picture: PIL.Image, texts: dict[str, str]) -> Saved:
+        """Store a picture with its recipe and a thumbnail, whole or not at all. Raises DiskFull.
+
+        The key of what was saved has the suffix of its format.
+        """
         ...
 
     def path(self, key: str) -> Path: ...
@@ -41,30 +59,35 @@ class ImageFiles(Protocol):
 
 
 class LocalFiles:
-    """A folder of PNG pictures, each with its WebP thumbnail beside it, and a folder of live previews."""
+    """A folder of pictures, each with its WebP thumbnail (and sidecar) beside it, and a folder of live previews."""
 
     def __init__(self, settings: Settings) -> None:
         self.root = settings.gallery
         self._previews = settings.previews
+        self._form = settings.image_format
+        self._sidecar = settings.sidecar == "on"
 
-    def save(self, key: str, picture: PIL.Image, texts: dict[str, str]) -> int:
-        info = PngInfo()
-        for keyword, text in texts.items():
-            info.add_itxt(keyword, text)
-        target = self.path(key)
-        write_whole(self._thumbnail_path(key), lambda file: draw_thumbnail(picture).save(file, "WEBP", quality=82))
+    def save(self, key: str, picture: PIL.Image, texts: dict[str, str]) -> Saved:
+        form = self._form if encoding.holds(self._form, picture, texts) else "png"
+        suffix = encoding.SUFFIXES[form]
+        forms = {each: self.root / f"{key}{each}" for each in encoding.SUFFIXES.values()}
+        target = forms.pop(suffix)
         try:
-            write_whole(
-                target, lambda file: picture.save(file, "PNG", pnginfo=info, compress_level=PNG_LEVEL), durable=True
-            )
+            write_whole(self._thumbnail_path(key), lambda file: draw_thumbnail(picture).save(file, "WEBP", quality=82))
+            if self._sidecar:
+                write_whole(self._sidecar_path(key), lambda file: file.write(encoding.sidecar(texts)))
+            write_whole(target, lambda file: encoding.write(file, form, picture, texts), durable=True)
         except BaseException:
-            if not target.exists():  # an earlier try's picture keeps its thumbnail
+            if not any(path.exists() for path in (target, *forms.values())):  # an earlier try's keeps what is its own
                 self._thumbnail_path(key).unlink(missing_ok=True)
+                self._sidecar_path(key).unlink(missing_ok=True)
             raise
-        return target.stat().st_size
+        for other in forms.values():  # of an earlier try, before the setting was changed
+            other.unlink(missing_ok=True)
+        return Saved(key if form == "png" else key + suffix, target.stat().st_size)
 
     def path(self, key: str) -> Path:
-        return self.root / f"{key}.png"
+        return picture_path(self.root, key)
 
     def thumbnail(self, key: str) -> Path:
         path = self._thumbnail_path(key)
@@ -77,6 +100,7 @@ class LocalFiles:
     def discard(self, key: str) -> None:
         self.path(key).unlink(missing_ok=True)
         self._thumbnail_path(key).unlink(missing_ok=True)
+        self._sidecar_path(key).unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.root).free
@@ -93,7 +117,18 @@ class LocalFiles:
         self.preview(job_id).unlink(missing_ok=True)
 
     def _thumbnail_path(self, key: str) -> Path:
-        return self.root / f"{key}.webp"
+        return self.root / f"{bare(key)}.webp"
+
+    def _sidecar_path(self, key: str) -> Path:
+        return self.root / f"{bare(key)}.json"
+
+
+def bare(key: str) -> str:
+    return key.split(".", 1)[0]
+
+
+def picture_path(folder: Path, key: str) -> Path:
+    return folder / f"{bare(key)}{suffix_of(key)}"
 
 
 def draw_thumbnail(picture: PIL.Image) -> PIL.Image:

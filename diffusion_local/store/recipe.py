@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from PIL import ExifTags
 from PIL import Image as PIL
 
 from diffusion_local import __version__
@@ -18,7 +19,7 @@ JSON_KEY = "diffusion-local"
 
 
 def texts(image: Image, facts: dict[str, Any]) -> dict[str, str]:
-    """PNG text chunks by keyword."""
+    """Texts by keyword, for `encoding`."""
     return {
         A1111_KEY: a1111_text(image.params, facts),
         JSON_KEY: json.dumps(
@@ -78,7 +79,7 @@ def quoted(text: str) -> str:
 def read(picture: PIL.Image) -> dict[str, Any] | None:
     """Our JSON from an opened picture, or None if it carries none that can be read."""
     try:
-        recipe = json.loads(picture.info[JSON_KEY])
+        recipe = json.loads(picture.info.get(JSON_KEY) or picture.getexif()[ExifTags.Base.ImageDescription])
         Params.from_dict(recipe["params"])
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return None

@@ -15,7 +15,8 @@ from diffusion_local.actor import Scope
 from diffusion_local.checks import SOURCE_ID
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.settings import Settings
-from diffusion_local.store.files import PNG_LEVEL, LocalFiles, write_whole
+from diffusion_local.store.encoding import PNG_LEVEL
+from diffusion_local.store.files import LocalFiles, write_whole
 from diffusion_local.store.images import ImageStore
 
 #: Formats that are opened; Pillow knows dozens more, whose decoders are little tried.

@@ -13,6 +13,8 @@ from diffusion_local.domain import Image, Params, State
 from diffusion_local.settings import Settings
 from diffusion_local.store import recipe, rows
 from diffusion_local.store.database import Database
+from diffusion_local.store.encoding import SUFFIXES
+from diffusion_local.store.files import picture_path
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +37,16 @@ def sweep(settings: Settings, database: Database) -> Swept:
     """
     strays = []
     for key, path in pictures(settings.gallery):
-        if not known(database, path.stem):
-            target = settings.strays / f"{key}.png"
+        if not known(database, id_of(path)):
+            target = picture_path(settings.strays, key)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
-            path.with_suffix(".webp").unlink(missing_ok=True)
+            for beside in (".webp", ".json"):
+                path.with_name(id_of(path) + beside).unlink(missing_ok=True)
             strays.append(key)
             log.warning("a picture without a row was moved aside: %s", key)
     drop_parts(settings.gallery)
-    drop_lone_thumbnails(settings.gallery, database)
+    drop_lone_companions(settings.gallery, database)
     return Swept(strays, trash_missing(settings, database))
 
 
@@ -61,7 +64,7 @@ def trash_missing(settings: Settings, database: Database) -> list[str]:
     """Ids of rows without a file, now in the trash. Where most files are gone it is rather the drive that is."""
     with database.read() as db:
         shown = db.execute("SELECT id, key FROM images WHERE trashed_at IS NULL").fetchall()
-    gone = [image_id for image_id, key in shown if not (settings.gallery / f"{key}.png").exists()]
+    gone = [image_id for image_id, key in shown if not picture_path(settings.gallery, key).exists()]
     if len(gone) > FEW_GONE and len(gone) * 2 > len(shown):
         log.error("most pictures' files are gone: is the gallery's drive there? Nothing was changed.")
         return []
@@ -73,10 +76,14 @@ def trash_missing(settings: Settings, database: Database) -> list[str]:
 
 
 def pictures(gallery: Path) -> Iterator[tuple[str, Path]]:
-    """(key, path) of every PNG below the gallery, hidden files left out."""
-    for path in sorted(gallery.glob("*/*/*/*.png")):
+    """(key, path) of every picture below the gallery, hidden files left out."""
+    for path in sorted(path for suffix in SUFFIXES.values() for path in gallery.glob(f"*/*/*/*{suffix}")):
         if not path.name.startswith("."):
-            yield path.relative_to(gallery).with_suffix("").as_posix(), path
+            yield path.relative_to(gallery).as_posix().removesuffix(".png"), path
+
+
+def id_of(path: Path) -> str:
+    return path.name.split(".", 1)[0]
 
 
 def drop_parts(gallery: Path) -> None:
@@ -86,11 +93,14 @@ def drop_parts(gallery: Path) -> None:
                 part.unlink()
 
 
-def drop_lone_thumbnails(gallery: Path, database: Database) -> None:
-    """A worker that died between a thumbnail and its picture leaves one; a job that goes on will need it."""
-    for thumbnail in gallery.glob("*/*/*/*.webp"):
-        if not thumbnail.with_suffix(".png").exists() and not known(database, thumbnail.stem):
-            thumbnail.unlink(missing_ok=True)
+def drop_lone_companions(gallery: Path, database: Database) -> None:
+    """A worker that died between a thumbnail or sidecar and its picture leaves one; a job that goes on will need it."""
+    for beside in (*gallery.glob("*/*/*/*.webp"), *gallery.glob("*/*/*/*.json")):
+        alone = beside.suffixes in ([".webp"], [".json"]) and not any(
+            beside.with_suffix(suffix).exists() for suffix in SUFFIXES.values()
+        )
+        if alone and not known(database, beside.stem):
+            beside.unlink(missing_ok=True)
 
 
 def rebuild(settings: Settings, database: Database) -> int:
@@ -112,8 +122,8 @@ def bring_back(settings: Settings, database: Database) -> None:
     """Strays of a job that the table does not know were swept after the database was lost, or set back to a backup."""
     for key, path in pictures(settings.strays):
         with database.read() as db:
-            own = db.execute("SELECT 1 FROM jobs WHERE id = ?", [path.stem]).fetchone() is not None
-        target = settings.gallery / f"{key}.png"
+            own = db.execute("SELECT 1 FROM jobs WHERE id = ?", [id_of(path)]).fetchone() is not None
+        target = picture_path(settings.gallery, key)
         if not own and not target.exists() and from_picture(key, path) is not None:
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
@@ -125,7 +135,7 @@ def from_picture(key: str, path: Path) -> Image | None:
         with PIL.open(path) as picture:
             found = recipe.read(picture)
             size = picture.size
-    except (OSError, ValueError, SyntaxError):  # what Pillow raises for damaged PNG files
+    except (OSError, ValueError, SyntaxError):  # what Pillow raises for damaged files
         found = None
     if found is None:
         log.warning("%s carries no recipe that can be read", key)

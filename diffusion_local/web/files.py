@@ -22,6 +22,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 #: A transparent pixel, for a running job that has no preview yet: a page would show a broken picture otherwise.
 NOTHING = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
+TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 ICONS = {
     "mark.svg": "image/svg+xml",
     "mark-192.png": "image/png",
@@ -31,12 +32,18 @@ ICONS = {
 
 
 def add(app: FastAPI, studio: Studio) -> None:
-    @readable(app, "/images/{image_id}.png")
-    def picture(request: Request, image_id: str, download: bool = False) -> Response:
-        """A picture's PNG, byte for byte as it was saved, recipe included."""
+    @readable(app, "/images/{image_id}.{suffix}")
+    def picture(request: Request, image_id: str, suffix: str, download: bool = False) -> Response:
+        """A picture's file, byte for byte as it was saved, recipe included. Its suffix is that of its `url`; png
+        leads there for all."""
+        image = studio.image(image_id)
         path = studio.picture_file(image_id)
-        name = download_name(studio.image(image_id)) if download else None
-        return kept(request, path, "image/png", name)
+        if f".{suffix}" != image.suffix:
+            if suffix != "png":
+                raise NotFound(f"Picture {image_id!r} is kept as {image.suffix}.")
+            query = "?download=1" if download else ""
+            return RedirectResponse(shapes.file_url(image) + query, headers=NEVER)
+        return kept(request, path, TYPES[image.suffix], download_name(image) if download else None)
 
     @readable(app, "/thumbnails/{image_id}.webp")
     def thumbnail(request: Request, image_id: str) -> Response:
@@ -91,4 +98,4 @@ def kept(request: Request, path: Path, media_type: str, name: str | None = None)
 def download_name(image: Image) -> str:
     """A file name people can find again: the prompt's first words and the seed."""
     words = re.sub(r"[^\w]+", "-", image.params.prompt.lower())[:50].strip("-_")
-    return f"{words or 'picture'}-{image.params.seed}.png"
+    return f"{words or 'picture'}-{image.params.seed}{image.suffix}"

@@ -223,9 +223,9 @@ class Runner:
         width, height = picture.image.size
         image = Image(job.id, job.id, key, job.params, width, height, 0, utc_now(), seconds)
         self._jobs.flags(job.claim)  # a claim lost meanwhile must not touch the file
-        size = self._files.save(key, picture.image, recipe.texts(image, picture.facts))
-        saved = replace(image, bytes=size, facts=picture.facts)
-        self._jobs.finish(job.claim, saved, measured)
+        saved = self._files.save(key, picture.image, recipe.texts(image, picture.facts))
+        kept = replace(image, key=saved.key, bytes=saved.bytes, facts=picture.facts)
+        self._jobs.finish(job.claim, kept, measured)
         log.info("done in %.2f s", seconds, extra={"job": job.id})
 
     def _forget(self, job: Job) -> None:

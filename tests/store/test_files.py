@@ -38,9 +38,9 @@ def kept(folder: Path) -> list[str]:
 
 def test_a_picture_lies_under_its_key_with_a_thumbnail_beside_it(files: LocalFiles) -> None:
     picture = noise()
-    size = files.save(KEY, picture, {"parameters": "a red apple"})
+    saved = files.save(KEY, picture, {"parameters": "a red apple"})
     assert kept(files.root) == [f"{KEY}.png", f"{KEY}.webp"]
-    assert size == files.path(KEY).stat().st_size
+    assert saved == (KEY, files.path(KEY).stat().st_size)
     with PIL.open(files.path(KEY)) as stored:
         assert stored.tobytes() == picture.tobytes()
 

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,8 @@ def made(house: House, prompt: str = "a red apple", seed: int = 7) -> Image:
 
 def drawn(house: House, job: Job) -> Image:
     image = image_of(job, width=job.params.width, height=job.params.height)
-    house.files.save(image.key, draw_card(job.params), {"parameters": job.params.prompt})
+    saved = house.files.save(image.key, draw_card(job.params), {"parameters": job.params.prompt})
+    image = replace(image, key=saved.key)
     house.jobs.finish(job.claim, image)
     return image
 

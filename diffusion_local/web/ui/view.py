@@ -186,7 +186,7 @@ def toast(words: str, key: str, more: str = "", kind: str = "") -> str:
 def picture_link(image: Image, alt: str) -> str:
     """A thumbnail that opens the picture."""
     return (
-        f'<a class="open" href="{shapes.picture_url(image.id)}" data-do="open" data-id="{image.id}">'
+        f'<a class="open" href="{shapes.file_url(image)}" data-do="open" data-id="{image.id}">'
         f'<img src="{shapes.thumbnail_url(image.id)}" alt="{text(alt)}" loading="lazy" '
         f'width="{image.width}" height="{image.height}"></a>'
     )

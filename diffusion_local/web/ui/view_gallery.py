@@ -55,8 +55,8 @@ def pager(first_page: bool, more: bool, last: str = "") -> str:
 def compared(first: Image, second: Image) -> str:
     """Two pictures side by side, with the recipe's lines in which they differ."""
     sides = "".join(
-        f'<figure data-key="{each.id}"><a href="{shapes.picture_url(each.id)}" data-do="open" data-id="{each.id}">'
-        f'<img src="{shapes.picture_url(each.id)}" alt="{text(each.params.prompt)}" width="{each.width}" '
+        f'<figure data-key="{each.id}"><a href="{shapes.file_url(each)}" data-do="open" data-id="{each.id}">'
+        f'<img src="{shapes.file_url(each)}" alt="{text(each.params.prompt)}" width="{each.width}" '
         f'height="{each.height}"></a></figure>'
         for each in (first, second)
     )

@@ -52,7 +52,7 @@ def card(model: Model, sample: Image | None, fits: Sequence[Fit]) -> str:
     if sample:
         alt = text(say("models.sample", name=model.name))
         picture = (
-            f'<a class="open" href="{shapes.picture_url(sample.id)}" data-do="open" data-id="{sample.id}">'
+            f'<a class="open" href="{shapes.file_url(sample)}" data-do="open" data-id="{sample.id}">'
             f'<img src="{shapes.thumbnail_url(sample.id)}" alt="{alt}" loading="lazy" width="96" height="96"></a>'
         )
     else:

@@ -9,7 +9,7 @@ from diffusion_local.web.ui.words import say
 
 
 def panel(image: Image) -> str:
-    url, prompt = shapes.picture_url(image.id), text(image.params.prompt)
+    url, prompt = shapes.file_url(image), text(image.params.prompt)
     return (
         '<div class="overlay viewer" data-key="overlay">'
         f'<div class="panel" role="dialog" aria-modal="true" data-key="viewer" data-picture="{image.id}" '
@@ -52,7 +52,7 @@ def acts(image: Image) -> str:
         button(say("viewer.inpaint"), "to_inpaint", image.id),
         button(say("common.use_recipe"), "recipe", image.id),
         f'<button type="button" class="act" data-copy="{text(image.params.prompt)}">{say("viewer.copy")}</button>',
-        f'<a class="act" href="{shapes.picture_url(image.id)}?download=1" download>{say("common.download")}</a>',
+        f'<a class="act" href="{shapes.file_url(image)}?download=1" download>{say("common.download")}</a>',
         button(unstar if image.starred else star, "unstar" if image.starred else "star", image.id, extra=" data-star"),
         button(say("gallery.to_trash"), "trash", image.id, extra=" data-trash"),
     ]

@@ -36,8 +36,8 @@ def as_png(picture: PIL.Image) -> bytes:
 
 
 def converted(path: Path, form: str, quality: int) -> bytes:
-    """A picture's file as PNG (byte for byte), or again encoded, without its recipe."""
-    if form == "png":
+    """A picture's file, byte for byte where it is a PNG and one is wanted; else again encoded, without its recipe."""
+    if form == "png" and path.suffix == ".png":
         return path.read_bytes()
     file = io.BytesIO()
     with PIL.open(path) as picture:

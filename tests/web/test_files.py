@@ -1,0 +1,50 @@
+"""Pictures that are kept as WebP or JPEG, by the web."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image as PIL
+
+from diffusion_local.compose import House, open_house
+from diffusion_local.domain import Image
+from diffusion_local.settings import Settings
+from diffusion_local.web.api.dialects.pictures import converted
+from tests.web.conftest import client_of, made
+
+
+@pytest.fixture(params=["webp", "jpeg"])
+def form(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def other(settings: Settings, form: str) -> House:
+    """A house that keeps no PNG."""
+    return open_house(replace(settings, image_format=form))
+
+
+def image_in(house: House) -> tuple[Image, Path]:
+    image = made(house)
+    return image, house.files.path(image.key)
+
+
+def test_its_address_has_its_suffix_and_its_media_type(other: House, form: str) -> None:
+    image, path = image_in(other)
+    client = client_of(other)
+    told = client.get(f"/api/v1/images/{image.id}").json()
+    assert told["url"] == f"/images/{image.id}{image.suffix}"
+    answer = client.get(told["url"])
+    assert (answer.content, answer.headers["Content-Type"]) == (path.read_bytes(), f"image/{form}")
+    old = client.get(f"/images/{image.id}.png", follow_redirects=False)
+    assert (old.status_code, old.headers["Location"]) == (307, told["url"])
+    assert client.get(f"/images/{image.id}.gif").status_code == 404
+    named = client.get(f"{told['url']}?download=1").headers["Content-Disposition"]
+    assert image.suffix in named
+
+
+def test_who_asks_for_png_gets_png(other: House) -> None:
+    _, path = image_in(other)
+    with PIL.open(io.BytesIO(converted(path, "png", 90))) as picture:
+        assert picture.format == "PNG"
