@@ -1,18 +1,18 @@
 """Commands about reports and about telling others."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from diffusion_local.cli.reach import Home
+from diffusion_local.cli.reach import AnyStudio, Home, on_studio
 from diffusion_local.cli.terminal import AsJson, tell
 from diffusion_local.compose import open_studio
 from diffusion_local.errors import InvalidParams
 from diffusion_local.reports.reports import FORMATS
 from diffusion_local.settings import Settings
+from diffusion_local.store.deliveries import Delivery
 
 app = typer.Typer()
 webhook = typer.Typer(no_args_is_help=True, help="Webhooks: their secret, the delivery log, a trial.")
@@ -20,25 +20,21 @@ app.add_typer(webhook, name="webhook")
 
 
 @app.command()
+@on_studio
 def report(
+    studio: AnyStudio,
     batch: Annotated[str | None, typer.Argument(help="Id of a batch; without one the last 12 hours.")] = None,
     since: Annotated[str | None, typer.Option(help="Beginning, as 2026-11-22T23:00 in local time.")] = None,
     until: Annotated[str | None, typer.Option(help="End, as --since.")] = None,
     form: Annotated[str, typer.Option("--format", help=", ".join(FORMATS))] = "md",
     output: Annotated[Path | None, typer.Option(help="File to write, instead of standard output.")] = None,
-    home: Home = None,
 ) -> None:
     """Say what a batch, or a night, came to: done, failed by reason, time, pictures."""
     if form not in FORMATS:
         raise InvalidParams("format", f"must be one of {', '.join(FORMATS)} (got {form!r}).")
     if batch and (since or until):
         raise InvalidParams("batch", "must be left out with --since and --until.")
-    reports = open_studio(Settings.load(home=home)).reports
-    found = reports.batch(batch) if batch else reports.night(since, until)
-    if form == "json":
-        text = json.dumps(found.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    else:
-        text = reports.text(found, form)
+    text = studio.reports.written(form, batch, since, until)
     if output is None:
         print(text, end="")
         return
@@ -49,9 +45,10 @@ def report(
 
 
 @app.command("stay-awake")
-def stay_awake(home: Home = None) -> None:
+@on_studio
+def stay_awake(studio: AnyStudio) -> None:
     """Let the machine not go to sleep, or off, when its lists are done."""
-    open_studio(Settings.load(home=home)).stay_awake()
+    studio.stay_awake()
     print("the machine stays awake")
 
 
@@ -62,31 +59,39 @@ def secret(home: Home = None) -> None:
 
 
 @webhook.command("list")
+@on_studio
 def list_deliveries(
+    studio: AnyStudio,
     limit: Annotated[int, typer.Option(help="Deliveries to list.")] = 20,
     state: Annotated[str, typer.Option(help="Only waiting, sending, delivered or failed ones.")] = "",
-    home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """List who was told of what, newest first."""
-    found = open_studio(Settings.load(home=home)).webhooks.deliveries(limit, None, state or None)
+    found = studio.webhooks.deliveries(limit, None, state or None)
     lines = [
         f"{each.id}  {each.state:<9} {each.event:<12} {each.receiver}"
         + (f"  ({each.error}{f'; again at {each.next_try_at}' if each.next_try_at else ''})" if each.error else "")
         for each in found
     ]
-    tell([asdict(each) for each in found], as_json, lines or ["nothing was to be told yet"])
+    tell([shape(each) for each in found], as_json, lines or ["nothing was to be told yet"])
 
 
 @webhook.command()
-def resend(delivery_id: str, home: Home = None, as_json: AsJson = False) -> None:
+@on_studio
+def resend(studio: AnyStudio, delivery_id: str, as_json: AsJson = False) -> None:
     """Send one again; `serve` does it."""
-    found = open_studio(Settings.load(home=home)).webhooks.resend(delivery_id)
-    tell(asdict(found), as_json, [f"to be sent again: {found.id}"])
+    found = studio.webhooks.resend(delivery_id)
+    tell(shape(found), as_json, [f"to be sent again: {found.id}"])
 
 
 @webhook.command("test")
-def trial(url: str, home: Home = None, as_json: AsJson = False) -> None:
+@on_studio
+def trial(studio: AnyStudio, url: str, as_json: AsJson = False) -> None:
     """Send a trial message to an address; `serve` does it, and `webhook list` tells what came of it."""
-    found = open_studio(Settings.load(home=home)).webhooks.test(url)
-    tell(asdict(found), as_json, [f"to be sent: {found.id}"])
+    found = studio.webhooks.test(url)
+    tell(shape(found), as_json, [f"to be sent: {found.id}"])
+
+
+def shape(delivery: Delivery) -> dict[str, Any]:
+    """Without its message."""
+    return {name: value for name, value in asdict(delivery).items() if name != "payload"}

@@ -19,6 +19,7 @@ from diffusion_local.lists.prompt_lists import ListReceipt
 from diffusion_local.remote import reading
 from diffusion_local.remote.batches import RemoteBatches, RemoteGrids, RemoteQueueFile, progress
 from diffusion_local.remote.reading import read
+from diffusion_local.remote.reports import RemoteReports, RemoteWebhooks
 from diffusion_local.remote.server import Server
 from diffusion_local.store.sources import Source
 
@@ -38,6 +39,8 @@ class RemoteStudio:
         self.grids = RemoteGrids(self._server)
         self.queue_file = RemoteQueueFile(self._server)
         self.sources = RemoteSources(self._server)
+        self.reports = RemoteReports(self._server)
+        self.webhooks = RemoteWebhooks(self._server)
 
     # -- submit and wait -------------------------------------------------------------------------------------------
 
@@ -104,6 +107,9 @@ class RemoteStudio:
 
     def resume(self, batch_id: str | None = None) -> None:
         self._server.post(f"{queue_of(batch_id)}/resume")
+
+    def stay_awake(self) -> None:
+        self._server.post("/queue/stay-awake")
 
     def set_window(self, window: str) -> str:
         return str(self._server.ask("PUT", "/queue/window", json={"window": window})["window"])

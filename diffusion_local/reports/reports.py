@@ -1,10 +1,12 @@
 """What a person can ask of reports: of a batch, of a night, as text or as a file, and to try again what failed."""
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from diffusion_local.domain import Receipt, State, utc_text
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
@@ -84,12 +86,20 @@ class Reports:
             raise Conflict("Those jobs were all made again before.")
         return make(left)
 
+    def written(
+        self, form: str, batch_id: str | None = None, since: str | None = None, until: str | None = None
+    ) -> str:
+        """The report of a batch, or of a time, as text. Raises as ``batch``, ``night`` and ``text`` do."""
+        return self.text(self.batch(batch_id) if batch_id else self.night(since, until), form)
+
     def text(self, report: Report, form: str) -> str:
-        """A report as ``md`` or ``html``. Raises InvalidParams."""
+        """A report as ``md``, ``html`` or ``json``. Raises InvalidParams."""
         if form == "md":
             return markdown.written(report)
         if form == "html":
             return page.written(report, self._files)
+        if form == "json":
+            return as_json(report.to_dict())
         raise InvalidParams("format", f"must be one of {', '.join(FORMATS)} (got {form!r}).")
 
     def page(self, report: Report, root: str = "") -> str:
@@ -114,6 +124,10 @@ class Reports:
         chosen = spread(done)
         images = self._store.images(chosen)
         return replace(report, pictures=[images[job_id] for job_id in chosen if job_id in images])
+
+
+def as_json(told: dict[str, Any]) -> str:
+    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
 
 
 def moment(field: str, text: str) -> datetime:

@@ -16,11 +16,12 @@ from tests.support import FAILURE, claimed
 from tests.web.conftest import drawn, made
 
 Ask = Callable[..., Any]
-OF_THIS_MACHINE = {"doctor", "logs", "serve", "tls", "token", "user", "version", "worker"}
+OF_THIS_MACHINE = {"doctor", "logs", "serve", "tls", "token", "user", "version", "webhook secret", "worker"}
 
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-COMMANDS |= {f"batch {name}": command for name, command in COMMANDS.pop("batch").commands.items()}
+for group in ("batch", "webhook"):
+    COMMANDS |= {f"{group} {name}": command for name, command in COMMANDS.pop(group).commands.items()}
 SMALL = ("--size", "128x128", "--steps", 4)
 
 
@@ -137,6 +138,28 @@ def test_orders_reach_the_server(busy: dict[str, str], house: House, there: Ask,
     assert there("trash", image.id)["trashed_at"]
     assert [each["id"] for each in there("gallery", "--trashed")] == [image.id]
     assert there("restore", image.id)["trashed_at"] is None
+
+
+def test_reports_and_deliveries_are_read_from_there(
+    busy: dict[str, str], house: House, here: Ask, there: Ask, run: Run, server: str
+) -> None:
+    batch_id = house.studio.job(busy["failed"]).batch_id
+    since = ("--since", "2020-01-01", "--until", "2100-01-01")
+    for form in ("md", "html", "json"):
+        for arguments in ((batch_id,), since):
+            told = run("report", *arguments, "--format", form, "--server", server)
+            assert told == run("report", *arguments, "--format", form)
+            assert told[0] == 0
+    assert run("report", "nobody", "--server", server) == run("report", "nobody")
+    [delivery_id] = house.deliveries.add(house.notices.note("test"), "{}", {"https://example.com/": 1})
+    [told] = there("webhook", "list")
+    assert told["id"] == delivery_id
+    assert here("webhook", "list") == [told]
+    house.deliveries.take(delivery_id)
+    house.deliveries.settle(delivery_id, False, 500, "", "it answered 500", None)
+    assert there("webhook", "resend", delivery_id)["state"] == "waiting"
+    assert run("webhook", "test", "http://10.0.0.1/", "--server", server)[0] == 2
+    assert run("stay-awake", "--server", server) == (0, "the machine stays awake\n", "")
 
 
 def test_lists_go_there_and_come_back(
