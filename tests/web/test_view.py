@@ -7,6 +7,7 @@ import pytest
 
 from diffusion_local.domain import Event, Failure, Image, Job, Snapshot, State, Worker, utc_text
 from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.store.boards import Board
 from diffusion_local.web.ui import view, view_gallery, view_history, view_jobs, view_now, view_picture, view_queue
 from tests.support import params
 
@@ -84,7 +85,7 @@ def test_a_persons_text_is_never_html() -> None:
         view_jobs.created(jobs, {"J1": picture}, shown, NOW),
         view_queue.queue(shown, {"J1": picture}, NOW),
         view_now.now_line(shown, NOW),
-        view_picture.panel(picture),
+        view_picture.panel(picture, view_picture.Kin()),
         view_gallery.gallery([picture], 1, True, False, False),
         view.toast(EVIL, EVIL),
         view_now.worker_notice(snapshot(reason=EVIL), NOW),
@@ -268,10 +269,23 @@ def test_gallery_says_why_it_is_empty() -> None:
 
 
 def test_panel_shows_the_whole_recipe() -> None:
-    html = view_picture.panel(image(params=params(negative="blurry", seed=99, guidance=7.5)))
+    html = view_picture.panel(image(params=params(negative="blurry", seed=99, guidance=7.5)), view_picture.Kin())
     for shown in ("a red apple", "blurry", "99", "7.5", "DPM++ 2M", "starter", "128 × 128", "4 kB", "2.5 s"):
         assert shown in html
     assert "/images/I1.png?download=1" in html
+
+
+def test_panel_leads_to_what_is_akin() -> None:
+    tea, sea = (Board(f"B{name}", f"<{name}>", "", "2026-01-02T03:04:05.000Z") for name in ("tea", "sea"))
+    html = view_picture.panel(image(), view_picture.Kin(2, "BATCH", [tea], [sea, tea]))
+    assert "2 others with this recipe" in html
+    for verb, key in (("alike", "I1"), ("batch_pictures", "BATCH"), ("board_pictures", "Btea"), ("pin", "Bsea I1")):
+        assert f'data-do="{verb}" data-id="{key}"' in html
+    assert "Btea I1" not in html
+    assert "&lt;tea&gt;" in html
+    trashed = view_picture.panel(replace(image(), trashed_at="2026-01-02T03:04:05.000Z"), view_picture.Kin())
+    assert 'data-do="pin' not in trashed
+    assert 'data-do="alike' not in trashed
 
 
 def test_problems_name_the_field_as_the_page_does() -> None:

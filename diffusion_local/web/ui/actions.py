@@ -18,7 +18,6 @@ from diffusion_local.web.ui import (
     form,
     view,
     view_help,
-    view_picture,
 )
 from diffusion_local.web.ui.effects import Effect, Verb, said
 
@@ -27,7 +26,7 @@ RECIPES = ("recipe", "recipe_of_job")
 MOST_ADDRESS = 200
 
 
-def act(studio: Studio, event: gr.EventData, cursors: str, *values: Any) -> list[Any]:
+def act(studio: Studio, event: gr.EventData, place: str, *values: Any) -> list[Any]:
     """A click on a drawn button, with the form's values as they are.
 
     What a browser sends is not trusted: unknown verbs and ids are told as such.
@@ -35,7 +34,7 @@ def act(studio: Studio, event: gr.EventData, cursors: str, *values: Any) -> list
     data = event._data if isinstance(event._data, dict) else {}
     verb, key = str(data.get("do", "")), str(data.get("id", ""))
     try:
-        effect = VERBS.get(verb, unknown)(studio, key, cursors)
+        effect = VERBS.get(verb, unknown)(studio, key, place)
     except UserError as error:
         effect = Effect(toast=said(view.problem(error), kind="warn"))
     if verb in RECIPES and len(values) == len(effect.form):
@@ -43,19 +42,19 @@ def act(studio: Studio, event: gr.EventData, cursors: str, *values: Any) -> list
     return effect.outputs()
 
 
-def unknown(studio: Studio, key: str, cursors: str) -> Effect:
+def unknown(studio: Studio, key: str, place: str) -> Effect:
     return Effect()
 
 
-def close(studio: Studio, key: str, cursors: str) -> Effect:
+def close(studio: Studio, key: str, place: str) -> Effect:
     return Effect(panel="")
 
 
-def keys(studio: Studio, key: str, cursors: str) -> Effect:
+def keys(studio: Studio, key: str, place: str) -> Effect:
     return Effect(panel=view_help.keys())
 
 
-def phone(studio: Studio, key: str, cursors: str) -> Effect:
+def phone(studio: Studio, key: str, place: str) -> Effect:
     """``key`` is the address that `view_now.tools` wrote."""
     if not key.startswith(("http://", "https://")) or len(key) > MOST_ADDRESS:
         return Effect()
@@ -67,7 +66,7 @@ def linked(studio: Studio, picture: str) -> Any:
     if not picture:
         return gr.skip()
     try:
-        return view_picture.panel(studio.image(picture))
+        return actions_pictures.panel(studio, picture)
     except UserError:  # gone for good, or mistyped: the page itself is still right
         return gr.skip()
 
@@ -75,19 +74,19 @@ def linked(studio: Studio, picture: str) -> Any:
 # -- the form ----------------------------------------------------------------------------
 
 
-def recipe(studio: Studio, key: str, cursors: str) -> Effect:
+def recipe(studio: Studio, key: str, place: str) -> Effect:
     return to_form(form.fill(studio.image(key).params))
 
 
-def recipe_of_job(studio: Studio, key: str, cursors: str) -> Effect:
+def recipe_of_job(studio: Studio, key: str, place: str) -> Effect:
     return to_form(form.fill(studio.job(key).params))
 
 
-def to_img2img(studio: Studio, key: str, cursors: str) -> Effect:
+def to_img2img(studio: Studio, key: str, place: str) -> Effect:
     return begin_from(studio, key, Kind.IMG2IMG)
 
 
-def to_inpaint(studio: Studio, key: str, cursors: str) -> Effect:
+def to_inpaint(studio: Studio, key: str, place: str) -> Effect:
     return begin_from(studio, key, Kind.INPAINT)
 
 
@@ -102,7 +101,7 @@ def to_form(values: list[Any]) -> Effect:
     return Effect(panel="", tabs=gr.Tabs(selected="create"), form=values)
 
 
-def example(studio: Studio, key: str, cursors: str) -> Effect:
+def example(studio: Studio, key: str, place: str) -> Effect:
     return Effect(form=form.only(prompt=key))
 
 

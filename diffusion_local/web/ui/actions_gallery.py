@@ -1,10 +1,12 @@
 """What the buttons of the gallery do: go elsewhere in it, and something with many pictures at once."""
 
+from dataclasses import replace
+
 import gradio as gr
 
 from diffusion_local.errors import InvalidParams
 from diffusion_local.studio import Studio
-from diffusion_local.web.ui import view, view_gallery
+from diffusion_local.web.ui import actions_pictures, view, view_gallery
 from diffusion_local.web.ui.effects import Effect, Verb, said
 from diffusion_local.web.ui.place import Place
 from diffusion_local.web.ui.words import say
@@ -38,6 +40,10 @@ def alike(studio: Studio, key: str, place: str) -> Effect:
 
 def batch_pictures(studio: Studio, key: str, place: str) -> Effect:
     return Effect(place=Place().only(batch=key).written(), panel="", tabs=gr.Tabs(selected="gallery"))
+
+
+def board_pictures(studio: Studio, key: str, place: str) -> Effect:
+    return Effect(place=Place().only(board=key).written(), panel="", tabs=gr.Tabs(selected="gallery"))
 
 
 # -- many at once; ``key`` has their ids ------------------------------------------------------------------------------
@@ -89,6 +95,15 @@ def board_add(studio: Studio, key: str, place: str) -> Effect:
     return Effect(toast=said(say("gallery.board_added", name=board.name, n=len(ids))))
 
 
+def pin(studio: Studio, key: str, place: str) -> Effect:
+    """The viewer's picture onto a board; it stays open, and shows that."""
+    return replace(board_add(studio, key, place), panel=actions_pictures.panel(studio, key.split()[-1]))
+
+
+def pin_new(studio: Studio, key: str, place: str) -> Effect:
+    return replace(board_new(studio, key, place), panel=actions_pictures.panel(studio, key.partition("\n")[0].strip()))
+
+
 def board_take(studio: Studio, key: str, place: str) -> Effect:
     board_id, *ids = key.split()
     studio.boards.take(board_id, ids)
@@ -115,6 +130,7 @@ VERBS: dict[str, Verb] = {
     "everything": everything,
     "alike": alike,
     "batch_pictures": batch_pictures,
+    "board_pictures": board_pictures,
     "star_these": star_these,
     "trash_these": trash_these,
     "restore_these": restore_these,
@@ -123,6 +139,8 @@ VERBS: dict[str, Verb] = {
     "board_new": board_new,
     "board_add": board_add,
     "board_take": board_take,
+    "pin": pin,
+    "pin_new": pin_new,
     "board_rename": board_rename,
     "board_delete": board_delete,
 }

@@ -29,52 +29,52 @@ def pictures(ids: list[str]) -> str:
 # -- cancel and again -----------------------------------------------------------------------------------------------
 
 
-def cancel(studio: Studio, key: str, cursors: str) -> Effect:
+def cancel(studio: Studio, key: str, place: str) -> Effect:
     studio.cancel([key])
     return Effect(toast=said(say("page.cancelled")))
 
 
-def cancel_these(studio: Studio, key: str, cursors: str) -> Effect:
+def cancel_these(studio: Studio, key: str, place: str) -> Effect:
     ids = selected(key)
     touched = studio.cancel(ids)
     undo = view.button(say("common.again"), "again_these", " ".join(touched)) if 0 < len(touched) <= MOST_UNDO else ""
     return Effect(toast=said(say("page.cancelled_pictures", pictures=pictures(touched)), undo))
 
 
-def cancel_batch(studio: Studio, key: str, cursors: str) -> Effect:
+def cancel_batch(studio: Studio, key: str, place: str) -> Effect:
     return Effect(toast=said(say("page.cancelled_pictures", pictures=pictures(studio.cancel(batch_id=key)))))
 
 
-def cancel_waiting(studio: Studio, key: str, cursors: str) -> Effect:
+def cancel_waiting(studio: Studio, key: str, place: str) -> Effect:
     return Effect(toast=said(say("page.cancelled_pictures", pictures=pictures(studio.cancel_waiting()))))
 
 
-def cancel_mine(studio: Studio, key: str, cursors: str) -> Effect:
+def cancel_mine(studio: Studio, key: str, place: str) -> Effect:
     """``key`` names the batches of this browser that have not ended."""
     touched = [job_id for batch_id in selected(key) for job_id in studio.cancel(batch_id=batch_id)]
     undo = view.button(say("common.again"), "again_these", " ".join(touched)) if len(touched) <= MOST_UNDO else ""
     return Effect(toast=said(say("page.cancelled_pictures", pictures=pictures(touched)), undo if touched else ""))
 
 
-def again_tiled(studio: Studio, key: str, cursors: str) -> Effect:
+def again_tiled(studio: Studio, key: str, place: str) -> Effect:
     """The mend for a picture that was too large: decoded in tiles."""
     params = studio.job(key).params
     receipt = studio.submit(params.prompt, **settings_of(params) | {"rung": "vae_tiling"})
     return Effect(toast=said(say("page.queued_again", what=shortened(params.prompt, 40))), receipt=receipt.batch_id)
 
 
-def again(studio: Studio, key: str, cursors: str) -> Effect:
+def again(studio: Studio, key: str, place: str) -> Effect:
     receipt = studio.again([key])
     prompt = shortened(studio.job(key).params.prompt, 40)
     return Effect(toast=said(say("page.queued_again", what=prompt)), receipt=receipt.batch_id, panel="")
 
 
-def again_these(studio: Studio, key: str, cursors: str) -> Effect:
+def again_these(studio: Studio, key: str, place: str) -> Effect:
     receipt = studio.again(selected(key))
     return Effect(toast=said(say("page.queued_again", what=pictures(receipt.job_ids))), receipt=receipt.batch_id)
 
 
-def again_failed(studio: Studio, key: str, cursors: str) -> Effect:
+def again_failed(studio: Studio, key: str, place: str) -> Effect:
     receipt = studio.again(state=State.FAILED)
     return Effect(toast=said(say("page.queued_again", what=pictures(receipt.job_ids))), receipt=receipt.batch_id)
 
@@ -82,31 +82,31 @@ def again_failed(studio: Studio, key: str, cursors: str) -> Effect:
 # -- pause and resume -----------------------------------------------------------------------------------------------
 
 
-def pause(studio: Studio, key: str, cursors: str) -> Effect:
+def pause(studio: Studio, key: str, place: str) -> Effect:
     studio.pause()
     return Effect(toast=said(say("page.paused")))
 
 
-def pause_now(studio: Studio, key: str, cursors: str) -> Effect:
+def pause_now(studio: Studio, key: str, place: str) -> Effect:
     studio.pause(give_back=True)
     return Effect(toast=said(say("page.paused_now")))
 
 
-def resume(studio: Studio, key: str, cursors: str) -> Effect:
+def resume(studio: Studio, key: str, place: str) -> Effect:
     studio.resume()
     return Effect(toast=said(say("page.going_on")))
 
 
-def stay_awake(studio: Studio, key: str, cursors: str) -> Effect:
+def stay_awake(studio: Studio, key: str, place: str) -> Effect:
     studio.stay_awake()
     return Effect(toast=said(say("page.stays_awake")))
 
 
-def pause_batch(studio: Studio, key: str, cursors: str) -> Effect:
+def pause_batch(studio: Studio, key: str, place: str) -> Effect:
     return held(studio, key, give_back=False)
 
 
-def pause_batch_now(studio: Studio, key: str, cursors: str) -> Effect:
+def pause_batch_now(studio: Studio, key: str, place: str) -> Effect:
     return held(studio, key, give_back=True)
 
 
@@ -116,7 +116,7 @@ def held(studio: Studio, batch_id: str, give_back: bool) -> Effect:
     return Effect(toast=said(say("page.held"), view.button(say("common.resume"), "resume_batch", batch_id)))
 
 
-def resume_batch(studio: Studio, key: str, cursors: str) -> Effect:
+def resume_batch(studio: Studio, key: str, place: str) -> Effect:
     known_batch(studio, key)
     studio.resume(key)
     return Effect(toast=said(say("page.going_on_with")))
@@ -131,26 +131,26 @@ def known_batch(studio: Studio, batch_id: str) -> None:
 # -- order ----------------------------------------------------------------------------------------------------------
 
 
-def move_top(studio: Studio, key: str, cursors: str) -> Effect:
+def move_top(studio: Studio, key: str, place: str) -> Effect:
     moved = studio.move("top", selected(key))
     return Effect(toast=said(say("page.moved_top", pictures=pictures(moved)) if moved else say("page.none_waits")))
 
 
-def move_up(studio: Studio, key: str, cursors: str) -> Effect:
+def move_up(studio: Studio, key: str, place: str) -> Effect:
     studio.move("up", [key])
     return Effect()
 
 
-def move_down(studio: Studio, key: str, cursors: str) -> Effect:
+def move_down(studio: Studio, key: str, place: str) -> Effect:
     studio.move("down", [key])
     return Effect()
 
 
-def priority_up(studio: Studio, key: str, cursors: str) -> Effect:
+def priority_up(studio: Studio, key: str, place: str) -> Effect:
     return shift_priority(studio, key, 1)
 
 
-def priority_down(studio: Studio, key: str, cursors: str) -> Effect:
+def priority_down(studio: Studio, key: str, place: str) -> Effect:
     return shift_priority(studio, key, -1)
 
 
@@ -171,17 +171,17 @@ def shift_priority(studio: Studio, key: str, by: int) -> Effect:
 # -- the past ---------------------------------------------------------------------------------------------------------
 
 
-def forget(studio: Studio, key: str, cursors: str) -> Effect:
+def forget(studio: Studio, key: str, place: str) -> Effect:
     gone = studio.forget([key])
     return Effect(toast=said(say("page.removed" if gone else "page.not_ended")))
 
 
-def forget_ended(studio: Studio, key: str, cursors: str) -> Effect:
+def forget_ended(studio: Studio, key: str, place: str) -> Effect:
     gone = studio.forget(everything=True)
     return Effect(toast=said(say("page.cleared", pictures=pictures(gone))))
 
 
-def what_happened(studio: Studio, key: str, cursors: str) -> Effect:
+def what_happened(studio: Studio, key: str, place: str) -> Effect:
     job = studio.job(key)
     return Effect(panel=view_history.panel(job, studio.events(key), studio.images_of([job]).get(key)))
 

@@ -24,24 +24,36 @@ def settings_of(params: Params) -> dict[str, Any]:
     return {name: value for name, value in given.items() if params.kind is not Kind.UPSCALE or name not in WORKED_OUT}
 
 
-def show(studio: Studio, key: str, cursors: str) -> Effect:
-    return Effect(panel=view_picture.panel(studio.image(key)))
+def panel(studio: Studio, image_id: str) -> str:
+    image = studio.image(image_id)
+    try:
+        batch_id = studio.job(image.job_id).batch_id
+    except NotFound:  # the list was cleared since
+        batch_id = ""
+    kin = view_picture.Kin(
+        studio.pictures.alike(image), batch_id, studio.boards.of_image(image.id), studio.boards.all()
+    )
+    return view_picture.panel(image, kin)
 
 
-def star(studio: Studio, key: str, cursors: str) -> Effect:
-    return Effect(panel=view_picture.panel(studio.star(key)))
+def show(studio: Studio, key: str, place: str) -> Effect:
+    return Effect(panel=panel(studio, key))
 
 
-def unstar(studio: Studio, key: str, cursors: str) -> Effect:
-    return Effect(panel=view_picture.panel(studio.star(key, False)))
+def star(studio: Studio, key: str, place: str) -> Effect:
+    return Effect(panel=panel(studio, studio.star(key).id))
 
 
-def trash(studio: Studio, key: str, cursors: str) -> Effect:
+def unstar(studio: Studio, key: str, place: str) -> Effect:
+    return Effect(panel=panel(studio, studio.star(key, False).id))
+
+
+def trash(studio: Studio, key: str, place: str) -> Effect:
     studio.trash(key)
     return Effect(toast=said(say("page.trashed"), view.button(say("common.undo"), "restore", key)), panel="")
 
 
-def restore(studio: Studio, key: str, cursors: str) -> Effect:
+def restore(studio: Studio, key: str, place: str) -> Effect:
     studio.restore(key)
     return Effect(toast=said(say("page.restored")))
 
@@ -54,14 +66,14 @@ def submitted(studio: Studio, params: Params, what: str, count: int = 1, **chang
     return Effect(toast=said(say("viewer.queued", what=what)), receipt=receipt.batch_id)
 
 
-def again_new(studio: Studio, key: str, cursors: str) -> Effect:
+def again_new(studio: Studio, key: str, place: str) -> Effect:
     """The recipe with another seed; of a variation, another variation."""
     params = studio.image(key).params
     fresh: dict[str, Any] = {"variation_seed" if params.variation_strength else "seed": None}
     return submitted(studio, params, shortened(params.prompt, 40), **fresh)
 
 
-def again_picture(studio: Studio, key: str, cursors: str) -> Effect:
+def again_picture(studio: Studio, key: str, place: str) -> Effect:
     """The same picture once more, also where its job was cleared from the list long ago."""
     image = studio.image(key)
     try:
@@ -72,7 +84,7 @@ def again_picture(studio: Studio, key: str, cursors: str) -> Effect:
     return Effect(toast=said(say("viewer.queued", what=what)), receipt=receipt.batch_id)
 
 
-def variations(studio: Studio, key: str, cursors: str) -> Effect:
+def variations(studio: Studio, key: str, place: str) -> Effect:
     """Pictures near to this one: its own noise with a little of another's."""
     params = studio.image(key).params
     what = say("viewer.n_variations", n=VARIATIONS, prompt=shortened(params.prompt, 40))
@@ -80,7 +92,7 @@ def variations(studio: Studio, key: str, cursors: str) -> Effect:
     return submitted(studio, params, what, VARIATIONS, **changes)
 
 
-def upscale(studio: Studio, key: str, cursors: str) -> Effect:
+def upscale(studio: Studio, key: str, place: str) -> Effect:
     image = studio.image(key)
     what = say("viewer.upscaled", prompt=shortened(image.params.prompt, 40))
     receipt = studio.submit(

@@ -124,6 +124,11 @@ def button(
     return f'<button type="button" class="act {kind}" data-do="{verb}" data-id="{text(key)}"{extra}>{label}</button>'
 
 
+def ask(question: str, answer: str = "") -> str:
+    """``live.js`` asks for a line of text, which goes behind the button's id."""
+    return f' data-ask="{text(question)}" data-answer="{text(answer)}"'
+
+
 def close_button() -> str:
     """Of a dialog: the first to have the focus, and what Escape presses."""
     name = say("common.close")
@@ -148,6 +153,15 @@ def item(label: str, verb: str, key: str = "", sure: str = "", stay: bool = Fals
     return button(label, verb, key, sure=sure, extra=" data-stay" if stay else "")
 
 
+def short(seconds: float) -> str:
+    """An estimate for where there is little room."""
+    if seconds < 55:
+        return say("common.short_seconds", n=round(seconds / 5) * 5 or max(1, round(seconds)))
+    if seconds < 3570:
+        return say("common.short_minutes", n=max(1, round(seconds / 60)))
+    return say("common.short_hours", n=round(seconds / 3600))
+
+
 def progress(job: Job) -> float:
     """Per cent."""
     return 100 * min(1.0, job.step / job.params.steps)
@@ -159,6 +173,18 @@ def bar(job: Job) -> str:
     return (
         f'<div class="bar" data-key="bar-{job.id}" role="progressbar" aria-label="{say("common.progress")}" '
         f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent:g}"><i style="width:{percent:g}%"></i></div>'
+    )
+
+
+def ring(job: Job, eta: float | None) -> str:
+    """A running job's progress, round what is left of its time in seconds, or its step where nobody knows."""
+    words = f"{job.step}/{job.params.steps}" if eta is None else short(eta)
+    exact = "" if eta is None else f' title="{duration(eta)}"'
+    percent = round(progress(job), 1)
+    return (
+        f'<div class="ring" data-key="ring-{job.id}" role="progressbar" aria-label="{say("common.progress")}" '
+        f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent:g}" style="--done:{percent:g}"{exact}>'
+        f"<span>{words}</span></div>"
     )
 
 

@@ -7,7 +7,7 @@ from zlib import crc32
 from diffusion_local.store.boards import Board
 from diffusion_local.store.gallery_filter import SHAPES
 from diffusion_local.web.ui.place import Place
-from diffusion_local.web.ui.view import button, item, menu, pictures, text
+from diffusion_local.web.ui.view import ask, button, item, menu, pictures, text
 from diffusion_local.web.ui.words import say
 
 #: Days back, of the menu of times.
@@ -73,11 +73,6 @@ def board_menu(place: Place, boards: Sequence[Board]) -> str:
     face = f'<span class="face">{text(shown)}</span> <span aria-hidden="true">▾</span>'
     on = " on" if place.get("board") else ""
     return f'<span class="choice{on}">{menu("filter-board", say("gallery.boards"), items, face)}</span>'
-
-
-def ask(question: str, answer: str = "") -> str:
-    """``live.js`` asks for a line of text, which goes behind the button's id."""
-    return f' data-ask="{text(question)}" data-answer="{text(answer)}"'
 
 
 def heading(place: Place, boards: Sequence[Board]) -> str:

@@ -7,10 +7,10 @@ from itertools import groupby
 from diffusion_local import shapes
 from diffusion_local.domain import FINAL, Image, Job, Snapshot, State
 from diffusion_local.web.ui.view import (
-    bar,
     button,
     duration,
     picture_link,
+    ring,
     standing,
     text,
     why,
@@ -76,7 +76,7 @@ def batch(jobs: Sequence[Job], images: Images, eta: Mapping[str, float], order: 
 def card(job: Job, image: Image | None, eta: float | None, position: int | None) -> str:
     """One job as a picture that is on its way."""
     lines = [f'<span class="state">{standing(job, position)}</span>']
-    if job.state not in FINAL and eta is not None:
+    if job.state is State.QUEUED and eta is not None:
         lines.append(f'<span class="quiet">{duration(eta)}</span>')
     body, foot = "", ""
     match job.state:
@@ -86,7 +86,7 @@ def card(job: Job, image: Image | None, eta: float | None, position: int | None)
         case State.RUNNING:
             # No width and height here: the frame has the shape, and a missing preview shows nothing.
             body = f'<img src="{shapes.preview_url(job.id, job.step)}" alt="">' if job.step else ""
-            foot = bar(job)
+            body += ring(job, eta)
         case State.FAILED:
             body = f'<p class="empty">{why(job)}</p>'
             foot = button(say("common.again"), "again", job.id, "small")

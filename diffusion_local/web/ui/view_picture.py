@@ -1,14 +1,27 @@
 """One picture, as large as the screen, with its recipe and what can be done with it. ``viewer.js`` zooms and walks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from diffusion_local import shapes
 from diffusion_local.domain import Image, Kind, Params
-from diffusion_local.web.ui.view import button, close_button, elapsed, moment, name_of, size, text
+from diffusion_local.store.boards import Board
+from diffusion_local.web.ui.view import ask, button, close_button, elapsed, menu, moment, name_of, size, text
 from diffusion_local.web.ui.words import say
 
 
-def panel(image: Image) -> str:
+@dataclass(frozen=True, slots=True)
+class Kin:
+    """What stands beside a picture: ``alike`` others of its recipe, its batch, the boards it is ``on``, and all of
+    them."""
+
+    alike: int = 0
+    batch_id: str = ""
+    on: Sequence[Board] = ()
+    boards: Sequence[Board] = ()
+
+
+def panel(image: Image, kin: Kin) -> str:
     url, prompt = shapes.file_url(image), text(image.params.prompt)
     return (
         '<div class="overlay viewer" data-key="overlay">'
@@ -16,7 +29,8 @@ def panel(image: Image) -> str:
         f'aria-label="{say("gallery.picture")}"><div class="stage" data-key="stage">'
         f'<img data-key="{image.id}" src="{url}" alt="{prompt}" width="{image.width}" height="{image.height}" '
         f'draggable="false"></div>{controls()}<div class="side" data-key="side">{close_button()}'
-        f'<p class="prompt">{prompt}</p><div class="acts">{acts(image)}</div><dl>{facts(image)}</dl></div></div></div>'
+        f'<p class="prompt">{prompt}</p><div class="acts">{acts(image)}</div><dl>{facts(image)}</dl>'
+        f"{beside(image, kin)}</div></div></div>"
     )
 
 
@@ -57,6 +71,23 @@ def acts(image: Image) -> str:
         button(say("gallery.to_trash"), "trash", image.id, extra=" data-trash"),
     ]
     return "".join(found)
+
+
+def beside(image: Image, kin: Kin) -> str:
+    """Ways from this picture to others."""
+    links = [button(text(each.name), "board_pictures", each.id, "chip small") for each in kin.on]
+    if not image.trashed_at:
+        there = {each.id for each in kin.on}
+        free = [each for each in kin.boards if each.id not in there]
+        to = [button(text(each.name), "pin", f"{each.id} {image.id}") for each in free]
+        to.append(button(say("gallery.new_board"), "pin_new", image.id, extra=ask(say("gallery.name_of_board"))))
+        name = say("gallery.add_to_board")
+        links.append(menu("pin", name, to, f'+ <span class="face">{name}</span>'))
+    if kin.batch_id:
+        links.append(button(say("gallery.batch_pictures"), "batch_pictures", kin.batch_id, "small"))
+    if kin.alike:
+        links.append(button(say("gallery.alike", n=kin.alike), "alike", image.id, "small"))
+    return f'<div class="acts beside" data-key="beside">{"".join(links)}</div>'
 
 
 def facts(image: Image) -> str:

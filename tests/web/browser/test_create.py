@@ -24,7 +24,7 @@ def test_from_prompt_to_picture_to_gallery_and_back(page: Any) -> None:
     mine.locator(".card.running img[src*='/previews/']").wait_for()
     assert fits(page)
     mine.locator(".card.done img[src^='/thumbnails/']").wait_for()
-    mine.locator(".bar").wait_for(state="detached")
+    mine.locator(".ring").wait_for(state="detached")
 
     go(page, "gallery")
     tile = page.locator(f".tile a.open:has(img[alt='{prompt}'])")
