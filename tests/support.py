@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+
 from diffusion_local.domain import Batch, Failure, Image, Job, Lane, Params, State, new_id, utc_now
 from diffusion_local.store.files import key_for
 from diffusion_local.store.jobs import JobStore, new_jobs
@@ -31,6 +33,11 @@ def eventually(condition: Callable[[], T], timeout: float = 15.0, every: float =
         assert time.monotonic() < deadline, f"not within {timeout} s; last value: {value!r}"
         time.sleep(every)
     return value
+
+
+def soon(seconds: float) -> float:
+    """A bound for what takes less than ``seconds``: as it is, and in proportion more where the machine is busy."""
+    return seconds * max(1.0, 2 * psutil.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def params(**changes: Any) -> Params:

@@ -16,7 +16,7 @@ from diffusion_local.errors import Conflict, InvalidParams, NotFound
 from diffusion_local.store.paces import Measured
 from diffusion_local.studio import Studio
 from tests.batches.conftest import Work
-from tests.support import FAILURE, claimed, image_of, sql
+from tests.support import FAILURE, claimed, image_of, soon, sql
 
 SMALL = {"width": 128, "height": 128, "steps": 4}
 
@@ -52,13 +52,16 @@ def test_an_estimate_is_clock_time_and_counts_what_stands_before(house: House) -
     first, second = make_list(studio), make_list(studio)
     assert studio.batches.get(first).done_at is None  # nothing was made yet: no guess
     make_one(house)
-    now = datetime.now(UTC)
-    for batch_id, seconds in ((first, 20), (second, 50)):
-        done = datetime.fromisoformat(studio.batches.get(batch_id).done_at or "")
-        assert abs((done - now).total_seconds() - seconds) < 2
+    assert_done_in(studio, first, 20)
+    assert_done_in(studio, second, 50)
     person = studio.submit("a fox", **SMALL).batch_id
-    done = datetime.fromisoformat(studio.batches.get(person).done_at or "")
-    assert abs((done - now).total_seconds() - 10) < 2  # interactive work goes first
+    assert_done_in(studio, person, 10)  # interactive work goes first
+
+
+def assert_done_in(studio: Studio, batch_id: str, seconds: float) -> None:
+    asked, slack = datetime.now(UTC), timedelta(seconds=0.1)
+    begins = datetime.fromisoformat(studio.batches.get(batch_id).done_at or "") - timedelta(seconds=seconds)
+    assert asked - slack <= begins <= datetime.now(UTC) + slack
 
 
 def test_a_batch_that_will_be_late_says_so_at_submit_and_when_it_slips(house: House) -> None:
@@ -243,4 +246,4 @@ def test_a_page_of_batches_is_quick_with_a_long_queue(house: House) -> None:
     took = (datetime.now(UTC) - began).total_seconds()
     assert progress.counts[State.QUEUED] == 100_002
     assert progress.done_at is not None
-    assert took < 3  # about 0.15 s on an idle machine
+    assert took < soon(3)  # about 0.15 s on an idle machine

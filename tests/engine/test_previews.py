@@ -5,6 +5,7 @@ from PIL import Image
 
 from diffusion_local.engine import autoencoder, previews
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
+from tests.support import soon
 
 
 def test_latents_of_plain_colours_are_previewed_in_those_colours(diffusers_engine: DiffusersEngine) -> None:
@@ -42,4 +43,4 @@ def test_a_preview_costs_little() -> None:
         started = time.perf_counter()
         assert previews.draw(latents, factors).size == (256, 256)
         seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.02
+    assert min(seconds) < soon(0.02)

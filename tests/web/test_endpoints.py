@@ -13,6 +13,7 @@ from gradio_client.exceptions import AppError
 from diffusion_local import shapes
 from diffusion_local.web.api import batch_endpoints
 from diffusion_local.wishes import OF_BATCH, WISHES
+from tests.support import soon
 from tests.web.conftest import Site
 
 SMALL = {"width": 128, "height": 128, "steps": 4}
@@ -313,7 +314,7 @@ def test_many_waiting_callers_hold_nobody_up(api: Client, paused: None) -> None:
         seconds.append(time.monotonic() - started)
     httpx.post(f"{api.src.rstrip('/')}/gradio_api/run/resume", json={"data": []})  # the client's own threads all wait
     assert {each.result(30)["state"] for each in waiting} == {"done"}
-    assert statistics.median(seconds) < 0.5
+    assert statistics.median(seconds) < soon(0.5)
 
 
 def test_plain_http_works_too(site: Site) -> None:

@@ -12,7 +12,7 @@ from diffusion_local.compose import House
 from diffusion_local.domain import Lane
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.store.tally import RECENT, read_tally
-from tests.support import claimed
+from tests.support import claimed, soon
 from tests.web.conftest import drawn, failed
 
 
@@ -108,7 +108,7 @@ def test_metrics_stay_cheap_in_a_long_table(house: House) -> None:
     read_tally(house.view)
     started = time.monotonic()
     tally = read_tally(house.view)
-    assert time.monotonic() - started < 0.5  # some 20 ms; tests run on busy machines
+    assert time.monotonic() - started < soon(0.5)  # some 20 ms; tests run on busy machines
     assert sum(tally.ended.values()) + sum(tally.waiting.values()) == 30_001
     assert len(tally.run_seconds) == RECENT
     assert receipt.job_ids

@@ -15,6 +15,7 @@ from PIL import PngImagePlugin
 from diffusion_local import accounts
 from diffusion_local.actor import LOCAL, acting
 from diffusion_local.errors import InvalidParams, UserError
+from tests.support import soon
 from tests.web.attacks.conftest import PASSWORD, SMALL, Victim
 from tests.web.attacks.table import ATTACKS, INSIDE, LONGER, Attack
 from tests.web.conftest import client_of, house_of, made
@@ -142,7 +143,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(client: TestClient, victim: Vic
     headers = victim.headers("ann") | {"Content-Type": "image/png"}
     answer = client.post("/api/v1/sources", content=BOMBS[name], headers=headers)
     assert answer.status_code in (413, 422), answer.text
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < soon(5)
     assert sum(1 for _ in victim.house.settings.sources.rglob("*")) == kept
 
 
@@ -163,7 +164,7 @@ def test_metadata_cannot_run_away(client: TestClient, victim: Victim) -> None:
         headers = victim.headers("ann")
         client.post("/api/v1/sources", content=data, headers=headers | {"Content-Type": "image/png"})
         told = client.post("/sdapi/v1/png-info", json={"image": base64.b64encode(data).decode()}, headers=headers)
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < soon(10)
         assert told.status_code < 500
         assert len(told.content) < 5_000_000
 
@@ -194,7 +195,7 @@ def test_the_page_answers_during_a_flood(tmp_path_factory: pytest.TempPathFactor
             assert person.get("/api/v1/queue").status_code == 200
             slowest = max(slowest, time.monotonic() - started)
     assert statuses.count(429) > 500
-    assert slowest < 2
+    assert slowest < soon(2)
     assert person.post("/api/v1/jobs", json={"prompt": "a tree"} | SMALL).status_code == 202
 
 
