@@ -106,10 +106,9 @@ class BoardStore:
 
 BOARDS = """
     SELECT boards.*,
-        (SELECT count(*) FROM board_images JOIN images ON images.id = image_id
-         WHERE board_id = boards.id AND trashed_at IS NULL) AS count,
-        coalesce((SELECT images.id FROM board_images JOIN images ON images.id = image_id
-         WHERE board_id = boards.id AND trashed_at IS NULL ORDER BY at DESC, image_id DESC LIMIT 1), '') AS cover
+        (SELECT count(*) FROM board_images WHERE board_id = boards.id AND shown = 1) AS count,
+        coalesce((SELECT image_id FROM board_images WHERE board_id = boards.id AND shown = 1
+         ORDER BY at DESC, image_id DESC LIMIT 1), '') AS cover
     FROM boards
 """
 
@@ -120,7 +119,8 @@ def put(db: sqlite_utils.Database, board_id: str, image_ids: Sequence[str]) -> N
     if scalar(db, f"SELECT count(*) FROM ({known})", ids=asked) != len(image_ids):
         raise NotFound("One of the pictures is not there.")
     db.execute(
-        f"INSERT OR IGNORE INTO board_images (board_id, image_id, at) SELECT :board, value, :now FROM ({known})",
+        f"INSERT OR IGNORE INTO board_images (board_id, image_id, at, shown) SELECT :board, value, :now, "
+        f"(SELECT trashed_at IS NULL FROM images WHERE images.id = value) FROM ({known})",
         {"board": board_id, "now": utc_now(), "ids": asked},
     )
 

@@ -11,8 +11,9 @@ from datetime import date
 from typing import Any, Self
 
 from diffusion_local.errors import InvalidParams
+from diffusion_local.store.gallery_schema import SHAPE
 
-SHAPES = {"square": "width = height", "portrait": "width < height", "landscape": "width > height"}
+SHAPES = {"square": 0, "portrait": -1, "landscape": 1}
 WORD = re.compile(r'(-?)"([^"]*)"|(-?)(\S+)')
 #: Han, kana, Hangul, Thai, Lao, Khmer, Burmese: FTS5 would take a whole sentence for one word.
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
@@ -68,7 +69,7 @@ class GalleryFilter:
             conditions.append("mark = (SELECT mark FROM images AS liked WHERE liked.id = :like)")
             values["like"] = self.like
         if self.shape:
-            conditions.append(SHAPES[self.shape])
+            conditions.append(f"{SHAPE} = {SHAPES[self.shape]}")
         if self.since:
             conditions.append("created_at >= :since")
             values["since"] = self.since

@@ -1,5 +1,8 @@
 """Tables of the gallery: full-text search over prompts, boards, and what filters go by."""
 
+#: 1 for landscape, 0 for square, -1 for portrait.
+SHAPE = "(width > height) - (width < height)"
+
 #: Statements of migration m007; ``recipe_mark`` is a function that the migration gives the connection.
 GALLERY = (
     # The full-text index needs a number that stays; an implicit rowid does not survive VACUUM.
@@ -13,6 +16,9 @@ GALLERY = (
     "CREATE INDEX images_by_model ON images (model, created_at DESC, id DESC) WHERE trashed_at IS NULL",
     "CREATE INDEX images_by_batch ON images (batch_id, created_at DESC, id DESC)",
     "CREATE INDEX images_by_owner ON images (owner, created_at DESC, id DESC) WHERE trashed_at IS NULL",
+    f"CREATE INDEX images_by_shape ON images ({SHAPE}, created_at DESC, id DESC) WHERE trashed_at IS NULL",
+    "CREATE INDEX images_numbered ON images (created_at, number)",
+    "CREATE INDEX images_in_trash ON images (created_at DESC, id DESC) WHERE trashed_at IS NOT NULL",
     "CREATE INDEX images_by_mark ON images (mark) WHERE trashed_at IS NULL",
     """
     CREATE VIRTUAL TABLE images_text USING fts5(
@@ -48,8 +54,15 @@ GALLERY = (
         board_id TEXT NOT NULL REFERENCES boards (id) ON DELETE CASCADE,
         image_id TEXT NOT NULL,
         at TEXT NOT NULL,
+        shown INTEGER NOT NULL DEFAULT 1,  -- 0 while it is in the trash
         PRIMARY KEY (board_id, image_id)
     ) WITHOUT ROWID
+    """,
+    "CREATE INDEX board_images_shown ON board_images (board_id, at DESC, image_id DESC) WHERE shown = 1",
+    """
+    CREATE TRIGGER images_hidden AFTER UPDATE OF trashed_at ON images BEGIN
+        UPDATE board_images SET shown = new.trashed_at IS NULL WHERE image_id = new.id;
+    END
     """,
     "CREATE INDEX board_images_of ON board_images (image_id)",
 )

@@ -2,7 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
+import sqlite_utils
+
+from diffusion_local import actor
 from diffusion_local.domain import Image, utc_now
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
@@ -13,6 +18,7 @@ from diffusion_local.store.tombstones import missing
 RECENT = 100
 EVERYTHING = GalleryFilter()
 SAMPLED = 2000
+FEW = 2000  # pictures of a filter that a search is led to, instead of passing by all that have the word
 
 
 class ImageStore:
@@ -37,24 +43,28 @@ class ImageStore:
     def page(self, limit: int = 48, before: str | None = None, asked: GalleryFilter = EVERYTHING) -> list[Image]:
         """Pictures, newest first. ``before`` is the last id of the page before: any depth costs the same."""
         conditions, values = asked.where()
-        conditions.append(seen())
+        own = not actor.current().sees_all
+        # Said outright where it holds, so that an index finds one's own among those of others.
+        conditions.append("images.owner = actor_name()" if own else seen())
         values["limit"] = limit
         source, order, after = "images", "created_at DESC, id DESC", "(created_at, id) < (SELECT created_at, id"
-        if words := asked.words():
-            # In the order in which they came in, which the full-text index can walk backwards: no word is so common
-            # that its pictures must be sorted first.
-            source = "images_text CROSS JOIN images ON images.number = images_text.rowid"
-            order, after = "images_text.rowid DESC", "images_text.rowid < (SELECT number"
-            conditions.append("images_text MATCH :words")
-            values["words"] = words
-        elif asked.search:
-            conditions.append("instr(lower(images.prompt), lower(:search)) > 0")
-            values["search"] = asked.search
-        if before:
-            conditions.append(f"{after} FROM images AS last WHERE last.id = :before)")
-            values["before"] = before
-        sql = f"SELECT images.* FROM {source} WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT :limit"
         with self._database.read() as db:
+            if words := asked.words():
+                # In the order in which they came in, which the full-text index can walk backwards: no word is so
+                # common that its pictures must be sorted first.
+                source = "images_text CROSS JOIN images ON images.number = images_text.rowid"
+                order, after = "images_text.rowid DESC", "images_text.rowid < (SELECT number"
+                if own or replace(asked, search=""):
+                    conditions += bounds(db, conditions, values)
+                conditions.append("images_text MATCH :words")
+                values["words"] = words
+            elif asked.search:
+                conditions.append("instr(lower(images.prompt), lower(:search)) > 0")
+                values["search"] = asked.search
+            if before:
+                conditions.append(f"{after} FROM images AS last WHERE last.id = :before)")
+                values["before"] = before
+            sql = f"SELECT images.* FROM {source} WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT :limit"
             return [rows.image(row) for row in db.query(sql, values)]
 
     def forget(self, image_ids: Sequence[str]) -> list[tuple[str, str]]:
@@ -101,7 +111,7 @@ class ImageStore:
     def count(self) -> int:
         """Pictures in the gallery, without the trash."""
         with self._database.read() as db:
-            return scalar(db, f"SELECT count(*) FROM images WHERE trashed_at IS NULL AND {seen()}")
+            return scalar(db, f"SELECT coalesce(sum(images), 0) FROM image_counts WHERE {seen()}")
 
     def bytes_per_pixel(self) -> float | None:
         """Of the newest RECENT pictures; None if there is none."""
@@ -136,3 +146,20 @@ class ImageStore:
                     raise missing(db, "picture", image_id)
                 changed.append(rows.image(found[0]))
         return changed
+
+
+def bounds(db: sqlite_utils.Database, conditions: Sequence[str], values: dict[str, Any]) -> list[str]:
+    """Where in the full-text index the pictures of a filter are, as conditions; their values are added."""
+    asked = " AND ".join(conditions)
+    found = db.execute(f"SELECT number FROM images WHERE {asked} LIMIT {FEW + 1}", values).fetchall()
+    if len(found) <= FEW:
+        numbers = [number for (number,) in found]
+        values |= {"few": json.dumps(numbers), "low": min(numbers, default=0), "high": max(numbers, default=0)}
+        # The plus: looked up in the list while it walks, not one search for each of the list.
+        return [
+            "images_text.rowid BETWEEN :low AND :high",
+            "+images_text.rowid IN (SELECT value FROM json_each(:few))",
+        ]
+    if "until" in values:
+        return ["images_text.rowid <= (SELECT max(+number) FROM images WHERE created_at < :until)"]
+    return []

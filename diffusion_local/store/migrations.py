@@ -7,6 +7,7 @@ from sqlite_utils import Database, Migrations
 
 from diffusion_local.domain import Params
 from diffusion_local.store.accounts_schema import ACCOUNTS
+from diffusion_local.store.counts_schema import COUNTS
 from diffusion_local.store.downloads_schema import DOWNLOADS
 from diffusion_local.store.gallery_schema import GALLERY
 from diffusion_local.store.overnight_schema import OVERNIGHT
@@ -234,6 +235,11 @@ def m009_tombstones(db: Database) -> None:
 @MIGRATIONS()
 def m010_kinds(db: Database) -> None:
     run(db, "ALTER TABLE images ADD COLUMN facts TEXT NOT NULL DEFAULT '{}'")
+
+
+@MIGRATIONS()
+def m011_counts(db: Database) -> None:
+    run(db, *COUNTS)
 
 
 def event_trigger(verb: str) -> str:

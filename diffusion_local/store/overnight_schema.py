@@ -38,7 +38,6 @@ OVERNIGHT = (
     "CREATE INDEX jobs_later ON jobs (not_before) WHERE state = 'queued' AND not_before IS NOT NULL",
     "DROP INDEX jobs_work",
     "DROP INDEX jobs_queued",
-    "CREATE INDEX jobs_work ON jobs (model, kind, pixels, steps) WHERE state = 'queued'",
     "CREATE INDEX jobs_queued ON jobs (lane, priority DESC, position, model, kind, pixels, steps) "
     "WHERE state = 'queued'",
     "CREATE TABLE turns (lane INTEGER PRIMARY KEY, virtual INTEGER NOT NULL, turn INTEGER NOT NULL, "

@@ -58,12 +58,13 @@ def pace_of(db: sqlite_utils.Database, models: Iterable[str]) -> Pace:
 
 def waiting_work(db: sqlite_utils.Database, where: str = "", **values: int | str) -> dict[Work, int]:
     """How many jobs of each kind of work wait; ``where`` is a literal of the store about the line's order."""
-    index, and_where = ("jobs_queued", f"AND {where}") if where else ("jobs_work", "")
-    found = db.execute(
-        f"SELECT model, kind, pixels, steps, count(*) FROM jobs INDEXED BY {index} WHERE state = 'queued' {and_where} "
-        "GROUP BY model, kind, pixels, steps",
-        values,
-    ).fetchall()
+    counted = "SELECT model, kind, pixels, steps, jobs FROM job_counts WHERE state = 'queued' AND jobs > 0"
+    if where:
+        counted = (
+            "SELECT model, kind, pixels, steps, count(*) FROM jobs INDEXED BY jobs_queued "
+            f"WHERE state = 'queued' AND {where} GROUP BY model, kind, pixels, steps"
+        )
+    found = db.execute(counted, values).fetchall()
     return {Work(*work): count for *work, count in found}
 
 

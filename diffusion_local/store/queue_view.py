@@ -51,7 +51,7 @@ class QueueView:
             revision, paused, blocked, window, resting, sleep_at = db.execute(
                 "SELECT revision, paused, blocked, window, resting, sleep_at FROM queue"
             ).fetchone()
-            counts = dict(db.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
+            counts = dict(db.execute("SELECT state, sum(jobs) FROM job_counts GROUP BY state").fetchall())
             running = jobs(db, "WHERE state = 'running' ORDER BY started_at, id")
             workers = [rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")]
             line = Line(db, now, self.rules)

@@ -30,7 +30,7 @@ def insert(
     if key and (found := seen_before(db, key, request)):
         return found
     allowance.check(db, batch.count)
-    waiting = scalar(db, "SELECT count(*) FROM jobs WHERE state = 'queued'")
+    waiting = scalar(db, "SELECT coalesce(sum(jobs), 0) FROM job_counts WHERE state = 'queued'")
     if waiting + batch.count > max_queued:
         raise QueueFull(
             f"The queue has room for {max_queued:,} waiting jobs; {waiting:,} wait and {batch.count:,} were "

@@ -52,14 +52,14 @@ def read_tally(view: QueueView) -> Tally:
             waiting=by_lane("queued", "jobs_queued"),
             running=by_lane("running", "jobs_running"),
             ended=counted(
-                "SELECT state, count(*) FROM jobs INDEXED BY jobs_by_state "
-                "WHERE state IN ('done', 'failed', 'cancelled') GROUP BY state"
+                "SELECT state, sum(jobs) FROM job_counts WHERE state IN ('done', 'failed', 'cancelled') "
+                "GROUP BY state HAVING sum(jobs) > 0"
             ),
             failures=counted(
                 "SELECT error_kind, count(*) FROM jobs INDEXED BY jobs_by_state "
                 "WHERE state = 'failed' GROUP BY error_kind"
             ),
-            pictures=scalar(db, "SELECT count(*) FROM images WHERE trashed_at IS NULL"),
+            pictures=scalar(db, "SELECT coalesce(sum(images), 0) FROM image_counts"),
             workers=[rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")],
             wait_seconds=[wait for wait, _ in ran],
             run_seconds=[run for _, run in ran],

@@ -2,6 +2,7 @@
 
 import pytest
 
+from diffusion_local.actor import SCOPES, Actor, Role, acting
 from diffusion_local.domain import Image
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.store.database import Database
@@ -140,3 +141,39 @@ def test_a_forgotten_picture_is_found_no_more(store: JobStore, images: ImageStor
     images.trash([first.id])
     assert images.forget([first.id, second.id]) == [(first.id, first.key)]
     assert images.page(asked=GalleryFilter(search="castle")) == [second]
+
+
+# -- a search within a filter walks only where the filter's pictures are -------------------------------------------
+
+
+def test_a_search_within_few_and_within_many_finds_the_same(
+    store: JobStore, images: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [apple], [pear] = made(store, prompt="a red apple"), made(store, prompt="a pear")
+    made(store, prompt="red bricks")
+    images.star([apple.id, pear.id], True)
+    asked = GalleryFilter(search="red", starred=True, until="2999-01-01")
+    few = images.page(asked=asked)
+    monkeypatch.setattr("diffusion_local.store.images.FEW", 0)
+    assert [image.id for image in few] == [apple.id] == [image.id for image in images.page(asked=asked)]
+    assert images.page(asked=GalleryFilter(search="red", until="2000-01-01")) == []
+
+
+def test_whoever_sees_only_their_own_finds_only_their_own(store: JobStore, images: ImageStore) -> None:
+    [apple] = made(store, prompt="a red apple")
+    red = GalleryFilter(search="red")
+    with acting(Actor("ann", Role.USER, SCOPES[Role.USER], sees_all=False)):
+        assert images.page() == images.page(asked=red) == []
+        assert images.count() == 0
+    assert images.page(asked=red) == [apple]
+    assert images.count() == 1
+
+
+def test_the_count_is_kept_through_trash_and_deletion(store: JobStore, images: ImageStore) -> None:
+    first, second, _ = made(store, 3)
+    images.trash([first.id, second.id])
+    images.trash([first.id])  # again
+    assert images.count() == 1
+    images.restore([second.id])
+    images.forget([first.id])
+    assert images.count() == 2

@@ -10,6 +10,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from diffusion_local.domain import FINAL, Claim, Job, State
 from diffusion_local.errors import LostClaim
+from diffusion_local.store.counts_schema import BY
 from diffusion_local.store.database import Database
 from diffusion_local.store.jobs import CRASH_LIMIT, JobStore
 from diffusion_local.store.selection import Selection
@@ -136,6 +137,13 @@ class Walk(RuleBasedStateMachine):
             model.crashes += 1
             failed = model.crashes >= CRASH_LIMIT
             model.end(State.CANCELLED if model.cancel else State.FAILED if failed else State.QUEUED)
+
+    @invariant()
+    def the_kept_counts_are_those_of_the_rows(self) -> None:
+        if hasattr(self, "database"):
+            with self.database.read() as db:
+                kept = db.execute(f"SELECT {BY}, jobs FROM job_counts WHERE jobs != 0").fetchall()
+                assert kept == db.execute(f"SELECT {BY}, count(*) FROM jobs GROUP BY {BY} ORDER BY {BY}").fetchall()
 
     @invariant()
     def the_store_agrees(self) -> None:
