@@ -20,14 +20,16 @@ def sweep_gallery(house: House) -> None:
 
 
 def let_go(house: House) -> None:
-    """Retention of ended jobs, of the trash and of left-over previews."""
+    """Retention of ended jobs, of the trash, of source pictures and of left-over previews."""
     jobs = retention.forget_old_jobs(house.settings, house.database)
     images = retention.empty_trash(house.settings, house.database, house.files)
     retention.forget_deleted(house.database)
     house.notices.forget(retention.days_ago(KEEP_TOLD_DAYS))
     previews = retention.drop_old_previews(house.settings)
-    if jobs or images or previews:
-        log.info("let go: %d jobs, %d pictures of the trash, %d previews", jobs, images, previews)
+    sources = retention.drop_old_sources(house.settings, house.database)
+    if jobs or images or previews or sources:
+        words = "let go: %d jobs, %d pictures of the trash, %d previews, %d source pictures"
+        log.info(words, jobs, images, previews, sources)
 
 
 def optimize(house: House) -> None:

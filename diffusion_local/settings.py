@@ -83,6 +83,7 @@ class Settings(Folders):
     hub_endpoint: str = setting("", "where models are downloaded from; HF_ENDPOINT or huggingface.co if empty")
     hub_token: str = setting("", "access token for gated models; HF_TOKEN or the one of `hf auth login` if empty")
     image_format: str = setting("png", "format that new pictures are kept in; PNG loses nothing", FORMATS)
+    preview_every: int = setting(1, "steps between two previews of a running picture; 0 draws none")
     sidecar: str = setting("off", "whether a picture's recipe also lies beside it, as .json", ("off", "on"))
     step_timeout: int = setting(900, "seconds without progress after which a worker counts as hung")
     on_stop: str = setting("give_back", "what a stopping worker does with its running picture", ON_STOP)
@@ -90,6 +91,9 @@ class Settings(Folders):
     idle_unload: int = setting(600, "idle seconds after which a worker takes the model out of memory")
     keep_jobs_days: int = setting(90, "days that ended jobs stay in the list; 0 keeps them for ever")
     keep_trash_days: int = setting(30, "days that a picture stays in the trash; 0 keeps it for ever")
+    keep_sources_days: int = setting(
+        30, "days that a source picture is kept which no job and no picture refers to; 0 keeps it for ever"
+    )
     webhooks: str = setting("", "addresses that are told of every event, separated by spaces or commas")
     webhook_events: str = setting(
         "batch.done, job.failed, queue.idle, queue.paused", "the events that they are told of"

@@ -1,5 +1,6 @@
 """Housekeeping: what is let go is let go in time, what is kept is kept, and nothing is deleted that a person made."""
 
+import io
 import os
 import time
 from dataclasses import replace
@@ -7,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from PIL import Image as PIL
 
 from diffusion_local.chores import CHORES, let_go, optimize, sweep_gallery
 from diffusion_local.compose import House
@@ -25,8 +27,6 @@ def made(house: House, with_file: bool = True) -> str:
 
 
 def put_file(house: House, job_id: str, created_at: str) -> Path:
-    from PIL import Image as PIL
-
     key = key_for(job_id, created_at)
     house.files.save(key, PIL.new("RGB", (8, 8)), {})
     return house.files.path(key)
@@ -142,3 +142,33 @@ def test_every_chore_may_run_at_any_time_and_twice(house: House) -> None:
 def test_names_of_chores_are_kept_for_ever() -> None:
     """Huey drops a message whose task it does not know: add names, never rename them."""
     assert {"sweep_gallery", "let_go", "optimize"} <= {name for name, _, _ in CHORES}
+
+
+def test_a_source_that_nothing_refers_to_is_let_go_after_its_time(house: House) -> None:
+    def added(color: str, days: float) -> Path:
+        data = io.BytesIO()
+        PIL.new("RGB", (128, 128), color).save(data, "PNG")
+        path = house.studio.sources.path(house.studio.sources.add(data.getvalue()).id)
+        os.utime(path, (time.time() - days * 86400,) * 2)
+        return path
+
+    unused, fresh, seen, base, mask, again = (
+        added(color, days)
+        for color, days in (("red", 31), ("blue", 29), ("green", 31), ("white", 31), ("black", 31), ("gold", 31))
+    )
+    house.studio.submit("x", kind="inpaint", source=base.stem, mask=mask.stem)
+    house.studio.submit("x", source=seen.stem)
+    drawn = claimed(house.jobs)
+    house.jobs.finish(drawn.claim, image_of(drawn))
+    house.studio.sources.size(again.stem)  # as a submit that is under way does
+    for path in (seen, base, mask):
+        os.utime(path, (time.time() - 31 * 86400,) * 2)
+    let_go(replace(house, settings=replace(house.settings, keep_sources_days=0)))
+    assert unused.exists()
+    let_go(house)
+    assert [path.exists() for path in (unused, fresh, seen, base, mask, again)] == [False, True, True, True, True, True]
+    with sql(house.settings.database) as db:
+        db.execute("UPDATE jobs SET params = json_remove(params, '$.source', '$.mask')")
+    let_go(house)
+    kept = {drawn.params.source, drawn.params.mask}
+    assert {path.stem for path in (seen, base, mask) if path.exists()} == kept - {""}

@@ -20,6 +20,18 @@ def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     return (latents - mean) / std * vae.config.scaling_factor
 
 
+def encode_safely(vae: Any, run: Callable[[], torch.Tensor], in_fp32: Callable[[], None]) -> tuple[torch.Tensor, str]:
+    """What ``run`` encodes, with the same second try that ``decode`` has. Raises BadImage."""
+    latents, said = run(), ""
+    if not torch.isfinite(latents).all() and vae.dtype != torch.float32:
+        said = f"the VAE gave no numbers in {str(vae.dtype).removeprefix('torch.')} and was run again in float32"
+        in_fp32()
+        latents = run()
+    if not torch.isfinite(latents).all():
+        raise BadImage("The source picture came out as noise without end (NaN). The model's VAE may be damaged.")
+    return latents, said
+
+
 def decode(vae: Any, latents: torch.Tensor, in_fp32: Callable[[], None]) -> tuple[PIL.Image, str]:
     """The first picture of the latents, and a sentence where it took a second try, else an empty string.
 

@@ -42,11 +42,12 @@ def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | N
     start = family.pack(pipe, drawn)
     skipped = 0 if canvas is None else kinds.skipped(params.steps, params.strength)
     run: Callable[..., Any] = pipe
-    change = None
+    change, said = None, ""
+    vae_in_fp32 = partial(placement.vae_in_fp32, pipe, loaded.rung, str(device))
     if reads_mask(pipe):
         run = masked(loaded, canvas, params)
     elif canvas is not None:
-        begun = begin(loaded, canvas, drawn)
+        begun, said = begin(loaded, canvas, drawn, vae_in_fp32)
         change = partial(put_back, loaded, begun, params, skipped * scheduler.order)
         if skipped or params.kind is not Kind.INPAINT:  # a whole repaint begins from noise alone
             start = start.clone()
@@ -69,7 +70,8 @@ def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | N
 
     # 6. Latents to a picture.
     spread = family.unpack(pipe, latents, params.width, params.height)
-    image, said = autoencoder.decode(pipe.vae, spread, partial(placement.vae_in_fp32, pipe, loaded.rung, str(device)))
+    image, said_later = autoencoder.decode(pipe.vae, spread, vae_in_fp32)
+    said = said or said_later
     if image.size != (params.width, params.height):
         raise BadImage(f"The picture came out {image.width}x{image.height} instead of the size asked for.")
     if canvas is not None:
@@ -101,11 +103,13 @@ def embed(loaded: Loaded, params: Params) -> Conditioning:
     return loaded.prompts[cached]
 
 
-def begin(loaded: Loaded, canvas: Canvas, drawn: torch.Tensor) -> Beginning:
-    pipe, family = loaded.pipe, loaded.family
-    latents = family.encode(pipe, canvas.pixels().to(drawn.device)).to(drawn)
+def begin(loaded: Loaded, canvas: Canvas, drawn: torch.Tensor, in_fp32: Callable[[], None]) -> tuple[Beginning, str]:
+    """The source's latents; and a sentence where they took a second try, else an empty string."""
+    pipe, pixels = loaded.pipe, canvas.pixels().to(drawn.device)
+    encoded, said = autoencoder.encode_safely(pipe.vae, lambda: loaded.family.encode(pipe, pixels), in_fp32)
+    latents = encoded.to(drawn)
     mask = canvas.latent_mask((latents.shape[-2], latents.shape[-1]))
-    return Beginning(latents, drawn, None if mask is None else mask.to(drawn))
+    return Beginning(latents, drawn, None if mask is None else mask.to(drawn)), said
 
 
 def fill(loaded: Loaded, begun: Beginning, start: torch.Tensor) -> None:

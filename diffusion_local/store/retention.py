@@ -1,8 +1,9 @@
-"""What is let go after its time: ended jobs, the trash, previews; and the database's own upkeep."""
+"""What is let go after its time: ended jobs, the trash, previews, source pictures; and the database's own upkeep."""
 
 import contextlib
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from diffusion_local.domain import utc_text
 from diffusion_local.settings import Settings
@@ -10,6 +11,7 @@ from diffusion_local.store.database import Database
 from diffusion_local.store.files import LocalFiles
 
 OLD_PREVIEW_SECONDS = 3600.0
+DAY = 86400.0
 REMEMBERED_DAYS = 365  # that something was deleted
 BATCH = 500  # rows a transaction, so that a worker's report never waits long
 
@@ -60,6 +62,37 @@ def empty_trash(settings: Settings, database: Database, files: LocalFiles) -> in
         if deleted:
             files.discard(key)
     return len(old)
+
+
+def drop_old_sources(settings: Settings, database: Database) -> int:
+    """Delete source pictures that nothing refers to and nobody used for ``keep_sources_days``."""
+    if not settings.keep_sources_days:
+        return 0
+    before = time.time() - settings.keep_sources_days * DAY
+    old = [path for path in settings.sources.glob("??/*.png") if modified(path) < before]
+    if not old:
+        return 0
+    with database.read() as db:
+        kept = {
+            row[0]
+            for table in ("jobs", "images")
+            for field in ("source", "mask")
+            for row in db.execute(f"SELECT DISTINCT json_extract(params, '$.{field}') FROM {table}").fetchall()
+        }
+    dropped = 0
+    for path in old:
+        if path.stem not in kept and modified(path) < before:  # again: a submit under way touches what it names
+            path.unlink(missing_ok=True)
+            dropped += 1
+    return dropped
+
+
+def modified(path: Path) -> float:
+    """Seconds since the epoch; of a file that is gone, now."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return time.time()
 
 
 def drop_old_previews(settings: Settings) -> int:

@@ -1,5 +1,6 @@
 """Source pictures: what img2img, inpainting and upscaling begin from, kept by the hash of their content."""
 
+import contextlib
 import io
 import warnings
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ class Sources:
         source = Source(sha256(encoded.getbuffer()).hexdigest(), *picture.size)
         if not self._path(source.id).exists():
             write_whole(self._path(source.id), lambda file: file.write(encoded.getbuffer()), durable=True)
+        else:
+            used(self._path(source.id))
         return source
 
     def from_image(self, image_id: str) -> Source:
@@ -74,8 +77,10 @@ class Sources:
         return self._path(source_id)
 
     def size(self, source_id: str) -> tuple[int, int]:
-        """Width and height. Raises NotFound."""
-        return size_of(self.path(source_id))
+        """Width and height; asked before a submit, so it counts as a use. Raises NotFound."""
+        path = self.path(source_id)
+        used(path)
+        return size_of(path)
 
     def _path(self, source_id: str) -> Path:
         return self._folder / source_id[:2] / f"{source_id}.png"
@@ -103,6 +108,12 @@ class Sources:
 
     def _too_many_pixels(self) -> str:
         return f"must have at most {self._max_pixels // 10**6} megapixels (max_source_megapixels)."
+
+
+def used(path: Path) -> None:
+    """Note the time, by which retention tells what nobody needs."""
+    with contextlib.suppress(OSError):
+        path.touch()
 
 
 def plain(picture: PIL.Image) -> PIL.Image:

@@ -185,7 +185,8 @@ class Runner:
         def on_step(step: int, preview: Callable[[], PIL.Image] | None) -> None:
             nonlocal reported, previewed
             now = time.monotonic()
-            if preview is not None and now - previewed >= PREVIEW_SECONDS:
+            every = self._settings.preview_every
+            if preview is not None and every and step % every == 0 and now - previewed >= PREVIEW_SECONDS:
                 previewed = now
                 self._draw_preview(job, preview)
             if now - reported >= REPORT_SECONDS or step == job.params.steps:

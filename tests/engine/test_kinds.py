@@ -142,6 +142,27 @@ def test_strength_says_how_many_steps_are_left_out(steps: int, strength: float, 
     assert kinds.skipped(steps, strength) == left_out
 
 
+def test_a_vae_that_overflows_on_the_source_is_run_again_in_fp32(
+    draw_at_home: Draw, at_home: Home, diffusers_engine: DiffusersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = diffusers_engine._loaded
+    assert loaded is not None
+    vae, encode = loaded.pipe.vae, loaded.pipe.vae.encode
+    job = {"kind": Kind.IMG2IMG, "source": at_home.source, "strength": 0.5, "steps": 2}
+    right = draw_at_home(**job).image
+
+    def overflow(pixels: torch.Tensor) -> Any:
+        if vae.dtype == torch.float32:
+            return encode(pixels)
+        return encode(torch.full_like(pixels, float("nan")))
+
+    vae.to(dtype=torch.bfloat16)
+    monkeypatch.setattr(vae, "encode", overflow)
+    made = draw_at_home(**job)
+    assert made.facts["vae_retry"] == "the VAE gave no numbers in bfloat16 and was run again in float32"
+    assert difference(made.image, right) <= 8  # its weights were in bfloat16 for a while
+
+
 class TestNineChannels:
     """A UNet made for inpainting reads mask and masked picture beside the latents."""
 

@@ -335,3 +335,17 @@ def test_an_idle_worker_lets_go_of_the_model(house: House, stop: Stop) -> None:
     runner.work_off()
     assert engine.loaded == ""
     runner.close()
+
+
+@pytest.mark.parametrize(("every", "drawn"), [(1, 4), (3, 1), (0, 0)])
+def test_previews_are_drawn_every_so_many_steps(
+    house: House, stop: Stop, monkeypatch: pytest.MonkeyPatch, every: int, drawn: int
+) -> None:
+    monkeypatch.setattr("diffusion_local.worker.runner.PREVIEW_SECONDS", 0.0)
+    runner = Runner(replace(house, settings=replace(house.settings, preview_every=every)), "cpu0", FakeEngine(0), stop)
+    asked: list[Callable[[], PIL.Image]] = []
+    monkeypatch.setattr(runner, "_draw_preview", lambda job, preview: asked.append(preview))
+    submit(house)
+    runner.work_off()
+    runner.close()
+    assert len(asked) == drawn
