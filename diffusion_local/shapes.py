@@ -156,6 +156,10 @@ def root() -> str:
     return _root.get()
 
 
+def api_url(path: str) -> str:
+    return f"{root()}/api/v1/{path}"
+
+
 def report_url(batch_id: str = "") -> str:
     """The page of a batch's report, or without one of the last night's."""
     return f"{root()}/reports/{f'batch/{batch_id}' if batch_id else 'night'}.html"

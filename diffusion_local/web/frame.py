@@ -7,6 +7,7 @@ from http.cookies import CookieError, SimpleCookie
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from diffusion_local import shapes
 from diffusion_local.web.ui import words
 
 #: Gradio's components ask the browser for its language; this answers with the one that the person has chosen.
@@ -15,9 +16,10 @@ HEAD = """<head>
   for (const [name, value] of [["language", "{tag}"], ["languages", ["{tag}"]]])
     Object.defineProperty(navigator, name, {{ get: () => value, configurable: true }});
   window.diffusionLocalWords = {words};
+  window.diffusionLocalRoot = {root}; // the path under which a proxy serves us
 </script>
-<link rel="manifest" href="/assets/icons/app.webmanifest">
-<link rel="apple-touch-icon" href="/assets/icons/mark-192.png">
+<link rel="manifest" href="{path}/assets/icons/app.webmanifest">
+<link rel="apple-touch-icon" href="{path}/assets/icons/mark-192.png">
 <meta name="theme-color" content="#fafaf9" media="(prefers-color-scheme: light)">
 <meta name="theme-color" content="#141312" media="(prefers-color-scheme: dark)">"""
 FOREIGN = re.compile(rb'\s*<meta\s[^>]*(?:property="og:|name="twitter:)[^>]*>')  # gradio's own advertisement
@@ -85,4 +87,6 @@ def script(value: object) -> str:
 def page(html: bytes, tag: str) -> bytes:
     html = FOREIGN.sub(b"", html)
     html = html.replace(b'lang="en"', f'lang="{tag}"'.encode(), 1)
-    return html.replace(b"<head>", HEAD.format(tag=tag, words=script(words.of_script())).encode(), 1)
+    root = shapes.root()  # without signs that HTML has a use for: see proxies.checked_root
+    head = HEAD.format(tag=tag, words=script(words.of_script()), root=script(root), path=root)
+    return html.replace(b"<head>", head.encode(), 1)

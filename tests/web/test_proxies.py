@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from fastapi.testclient import TestClient
@@ -9,9 +10,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from diffusion_local import shapes
+from diffusion_local.compose import House
 from diffusion_local.errors import InvalidParams
 from diffusion_local.settings import Settings
+from diffusion_local.web.api.dialects import calls
+from diffusion_local.web.app import create_app
 from diffusion_local.web.proxies import NEVER_TAKEN, Proxies, checked_root, trusted_networks
+from diffusion_local.web.ui import view, view_gallery_bar
+from diffusion_local.web.ui.place import Place
+from tests.web.conftest import made
 
 PROXY, STRANGER = "10.0.0.1", "10.0.0.9"
 TOLD = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "studio.example"}
@@ -81,3 +88,50 @@ def test_a_root_path_is_a_path(root: str) -> None:
 def test_proxies_are_addresses(text: str) -> None:
     with pytest.raises(InvalidParams, match="trusted_proxies"):
         trusted_networks(text)
+
+
+@pytest.fixture
+def below(house: House) -> TestClient:
+    """The application as a proxy serves it that takes the path off, to somebody at https://studio.example/studio."""
+    settings = replace(house.settings, root_path="/studio")
+    return TestClient(create_app(house.studio, settings), base_url="http://127.0.0.1:7860")
+
+
+def test_every_address_of_the_page_is_below_the_path(below: TestClient, house: House) -> None:
+    html = below.get("/").text
+    assert 'href="/studio/assets/icons/app.webmanifest"' in html
+    assert 'window.diffusionLocalRoot = "/studio"' in html
+    with shapes.below("/studio"):
+        drawn = view_gallery_bar.bar(Place(), "", [], [], view.utc())
+    assert "/studio/api/v1/images/zip?ids=" in drawn
+    assert '"/api/v1' not in drawn
+    manifest = below.get("/assets/icons/app.webmanifest").json()
+    start = urljoin("https://studio.example/studio/assets/icons/app.webmanifest", manifest["start_url"])
+    assert start == "https://studio.example/studio/"
+
+
+def test_addresses_in_answers_are_below_the_path(below: TestClient) -> None:
+    wish = {"prompt": "x", "width": 128, "height": 128, "steps": 2}
+    one = below.post("/api/v1/jobs", json=wish)
+    assert one.headers["Location"] == one.json()["status_url"] == f"/studio/api/v1/jobs/{one.json()['job_ids'][0]}"
+    many = below.post("/api/v1/jobs", json=wish | {"count": 2}).json()
+    assert many["status_url"] == f"/studio/api/v1/batches/{many['batch_id']}"
+    copied = below.post(f"/api/v1/batches/{many['batch_id']}/duplicate")
+    assert copied.headers["Location"].startswith("/studio/api/v1/batches/")
+    listed = below.post("/api/v1/lists", content="a cat", headers={"Content-Type": "text/plain"})
+    assert listed.headers["Location"].startswith("/studio/api/v1/batches/")
+    assert below.get("/api/v1/jobs?limit=1").headers["Link"].startswith("</studio/api/v1/jobs?limit=1&before=")
+    assert below.get("/studio/api/v1/jobs?limit=1").headers["Link"].startswith("</studio/api/v1/jobs?limit=1&before=")
+
+
+def test_a_whole_address_has_the_path_once(below: TestClient, house: House) -> None:
+    image = made(house)
+    seen: list[str] = []
+
+    @below.app.get("/told")  # type: ignore[attr-defined]
+    def told(request: Request) -> None:
+        seen.append(calls.address(request, image))
+
+    below.app.router.routes.insert(0, below.app.router.routes.pop())  # type: ignore[attr-defined]
+    below.get("/told")
+    assert seen == [f"http://127.0.0.1:7860/studio/images/{image.id}.png"]

@@ -7,6 +7,8 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
+from diffusion_local import shapes
+
 REVALIDATE = {"Cache-Control": "private, no-cache"}
 
 
@@ -30,5 +32,6 @@ def paged(request: Request, name: str, items: list[Any], following: str | None) 
     headers = dict(REVALIDATE)
     if following:
         url = request.url.include_query_params(before=following)
-        headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+        path = shapes.root() + request.scope["path"]  # where a proxy serves us the two differ
+        headers["Link"] = f'<{path}?{url.query}>; rel="next"'
     return JSONResponse({name: items, "next": following}, headers=headers)

@@ -10,7 +10,8 @@
   }
   const panel = () => document.querySelector("#source .source");
   const tell = (text) => { const told = panel()?.querySelector("[data-told]"); if (told) told.textContent = text; };
-  const address = (id) => `/sources/${id}.png`;
+  const root = window.diffusionLocalRoot;
+  const address = (id) => `${root}/sources/${id}.png`;
 
   // -- what the fields say
   function show() {
@@ -38,7 +39,7 @@
 
   // -- a file becomes a source
   async function upload(data, name) {
-    const answer = await fetch(`/api/v1/sources?field=${name}`, {
+    const answer = await fetch(`${root}/api/v1/sources?field=${name}`, {
       method: "POST", body: data, headers: { "Content-Type": data.type || "application/octet-stream" },
     });
     const said = await answer.json();

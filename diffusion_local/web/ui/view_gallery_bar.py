@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from zlib import crc32
 
+from diffusion_local import shapes
 from diffusion_local.store.boards import Board
 from diffusion_local.store.gallery_filter import SHAPES
 from diffusion_local.web.ui.place import Place
@@ -12,7 +13,7 @@ from diffusion_local.web.ui.words import say
 
 #: Days back, of the menu of times.
 SPANS = (0, 6, 29)
-ZIP = "/api/v1/images/zip"
+ZIP = "images/zip"
 
 
 def bar(place: Place, search: str, boards: Sequence[Board], models: Sequence[str], now: datetime) -> str:
@@ -99,7 +100,7 @@ def headed(words: str, acts: str = "") -> str:
 
 
 def zip_link(query: str) -> str:
-    return f'<a class="act small" href="{ZIP}?{text(query)}" download>{say("gallery.zip")}</a>'
+    return f'<a class="act small" href="{shapes.api_url(ZIP)}?{text(query)}" download>{say("gallery.zip")}</a>'
 
 
 def selection_bar(place: Place, boards: Sequence[Board]) -> str:
@@ -117,7 +118,8 @@ def selection_bar(place: Place, boards: Sequence[Board]) -> str:
         if place.get("board"):
             acts += button(say("gallery.take_off"), "board_take", place.get("board"), kind=small, extra=many)
         acts += button(say("gallery.compare"), "compare", kind=small, extra=many)
-        acts += f'<button type="button" class="act small" data-href="{ZIP}?ids=">{say("gallery.zip")}</button>'
+        href = f"{shapes.api_url(ZIP)}?ids="
+        acts += f'<button type="button" class="act small" data-href="{href}">{say("gallery.zip")}</button>'
         acts += button(say("gallery.to_trash"), "trash_these", kind=small, extra=many)
     name, key = (
         say("queue.selected"),

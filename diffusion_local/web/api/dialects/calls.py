@@ -10,9 +10,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 
+from diffusion_local import shapes
 from diffusion_local.domain import Image, Job, Receipt, State
 from diffusion_local.errors import InvalidParams, UserError
-from diffusion_local.shapes import file_url
 from diffusion_local.studio import MAX_WAIT, Studio
 from diffusion_local.web.api.dialects.pictures import converted
 from diffusion_local.web.refusals import of_validation
@@ -103,4 +103,4 @@ def encoded(studio: Studio, image: Image, form: str = "png", quality: int = 90) 
 
 def address(request: Request, image: Image) -> str:
     """A picture's whole address, under the name by which the caller knows this server."""
-    return str(request.base_url).rstrip("/") + file_url(image)
+    return str(request.base_url).rstrip("/").removesuffix(shapes.root()) + shapes.file_url(image)

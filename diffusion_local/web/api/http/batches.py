@@ -48,7 +48,7 @@ def router(studio: Studio) -> APIRouter:
         """All its pictures again, with the same seeds, as a batch of its own; times are given anew."""
         studio.check_open()
         receipt = studio.batches.duplicate(batch_id, **(body.model_dump() if body else {}))
-        url = f"/api/v1/batches/{receipt.batch_id}"
+        url = shapes.api_url(f"batches/{receipt.batch_id}")
         return JSONResponse(asdict(receipt) | {"status_url": url}, 202, headers={"Location": url})
 
     @batches.post("/cancel")

@@ -24,7 +24,7 @@ def router(studio: Studio) -> APIRouter:
         studio.check_open()
         wishes = body.model_dump()
         receipt = studio.grids.submit(**wishes | {"lane": Lane(body.lane)}, idempotency_key=idempotency_key)
-        url = f"/api/v1/batches/{receipt.batch_id}"
+        url = shapes.api_url(f"batches/{receipt.batch_id}")
         told = asdict(receipt) | {"status_url": url, "sheet_url": f"{url}/sheet.webp"}
         return JSONResponse(told, 202, headers={"Location": url})
 

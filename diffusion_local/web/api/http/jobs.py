@@ -111,7 +111,7 @@ def answer(studio: Studio, receipt: Receipt, finished: bool) -> tuple[shapes.Jso
     """The answer to a submit, and after how many seconds it is worth asking again."""
     first = studio.job(receipt.job_ids[0])
     one = len(receipt.job_ids) == 1
-    url = f"/api/v1/jobs/{first.id}" if one else f"/api/v1/batches/{receipt.batch_id}"
+    url = shapes.api_url(f"jobs/{first.id}" if one else f"batches/{receipt.batch_id}")
     content = shapes.receipt(receipt) | {"status_url": url, "finished": finished}
     if finished:
         content["jobs"] = shapes.with_places(studio, [studio.job(job_id) for job_id in receipt.job_ids])

@@ -55,7 +55,7 @@ def router(studio: Studio) -> APIRouter:
         receipt = await anyio.to_thread.run_sync(
             lambda: studio.lists.submit(source, **given(options), idempotency_key=idempotency_key)
         )
-        url = f"/api/v1/batches/{receipt.batch_id}"
+        url = shapes.api_url(f"batches/{receipt.batch_id}")
         return JSONResponse(asdict(receipt) | {"status_url": url}, 202, headers={"Location": url})
 
     @lists.post("/lists/check", openapi_extra=BODY)

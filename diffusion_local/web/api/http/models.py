@@ -66,7 +66,7 @@ def router(studio: Studio) -> APIRouter:
     def download(body: NewDownload) -> JSONResponse:
         """Load a model from the hub, in the background. Asking twice for what is on its way is one download."""
         found = library.download(body.repo, body.file, body.into, body.revision)
-        return JSONResponse(shapes.download(found), 202, headers={"Location": f"/api/v1/downloads/{found.id}"})
+        return JSONResponse(shapes.download(found), 202, headers={"Location": shapes.api_url(f"downloads/{found.id}")})
 
     @models.post("/downloads/{download_id}/cancel")
     def cancel_download(download_id: str) -> dict[str, Any]:
