@@ -11,7 +11,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from diffusion_local import shapes
-from diffusion_local.web.api import batch_endpoints
+from diffusion_local.web.api import batch_endpoints, report_endpoints
 from diffusion_local.wishes import OF_BATCH, WISHES
 from tests.support import soon
 from tests.web.conftest import Site
@@ -23,7 +23,7 @@ NAMES = {"submit", "job", "wait", "generate", "cancel", "again", "jobs", "queue"
     "trash",
     "restore",
 }
-NAMES |= set(batch_endpoints.NAMES)
+NAMES |= {*batch_endpoints.NAMES, *report_endpoints.NAMES}
 NAMES |= {"watch", "add_source", "pause", "resume", "move", "priority", "forget", "events", "check_list", "submit_list"}
 
 

@@ -9,6 +9,7 @@ from diffusion_local.domain import Event, Failure, Image, Job, Snapshot, State, 
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.store.boards import Board
 from diffusion_local.web.ui import view, view_gallery, view_history, view_jobs, view_now, view_picture, view_queue
+from diffusion_local.web.ui.place import Place
 from tests.support import params
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -86,7 +87,7 @@ def test_a_persons_text_is_never_html() -> None:
         view_queue.queue(shown, {"J1": picture}, NOW),
         view_now.now_line(shown, NOW),
         view_picture.panel(picture, view_picture.Kin()),
-        view_gallery.gallery([picture], 1, True, False, False),
+        view_gallery.gallery([picture], 1, Place(), False, False),
         view.toast(EVIL, EVIL),
         view_now.worker_notice(snapshot(reason=EVIL), NOW),
         view_now.now_problem(NotFound(EVIL)),
@@ -254,18 +255,18 @@ def test_a_job_that_is_stopping_cannot_be_cancelled_twice() -> None:
 
 
 def test_gallery_pages_go_both_ways() -> None:
-    first = view_gallery.gallery([image()], 100, True, True, False)
+    first = view_gallery.gallery([image()], 100, Place(), True, False)
     assert 'data-do="older"' in first
     assert 'data-do="newer"' not in first
     assert "100 pictures" in first
-    last = view_gallery.gallery([image()], 100, False, False, False)
+    last = view_gallery.gallery([image()], 100, Place(cursors=("I9",)), False, False)
     assert 'data-do="older"' not in last
     assert 'data-do="newer"' in last
 
 
 def test_gallery_says_why_it_is_empty() -> None:
-    assert "No pictures yet" in view_gallery.gallery([], 0, True, False, False)
-    assert "No picture fits" in view_gallery.gallery([], 0, True, False, True)
+    assert "No pictures yet" in view_gallery.gallery([], 0, Place(), False, False)
+    assert "No picture fits" in view_gallery.gallery([], 0, Place({"model": "sdxl"}), False, True)
 
 
 def test_panel_shows_the_whole_recipe() -> None:
