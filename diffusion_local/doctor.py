@@ -25,12 +25,13 @@ LOW_DISK = 2 * 1024**3
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at; ``mend`` says what to do where it is not ``ok``."""
+    """One thing looked at; ``mend`` says what to do where it is not ``ok``, ``grave`` whether pictures come at all."""
 
     name: str
     ok: bool
     text: str
     mend: str = ""
+    grave: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -89,7 +90,8 @@ def home(settings: Settings) -> Iterator[Finding]:
     if settings.home.is_dir():
         free = shutil.disk_usage(settings.home).free
         text = f"{free / 1024**3:.1f} GiB free"
-        yield Finding("disk", free > LOW_DISK, text, "Free some space: pictures and models need it.")
+        low = free < settings.disk_reserve_mb * 10**6
+        yield Finding("disk", free > LOW_DISK, text, "Free some space: pictures and models need it.", low)
 
 
 def database(settings: Settings) -> Iterator[Finding]:
@@ -118,13 +120,13 @@ def devices(settings: Settings) -> Iterator[Finding]:
 def graphics(settings: Settings) -> Iterator[Finding]:
     for gpu in gpus.read():
         hot = gpu.temperature is not None and 0 < settings.gpu_max_temp < gpu.temperature
-        yield Finding(gpu.slot, not hot, gpu.words(), "Prompt lists rest until it is cooler; see to its fans.")
+        yield Finding(gpu.slot, not hot, gpu.words(), "Prompt lists rest until it is cooler; see to its fans.", False)
 
 
 def models(settings: Settings) -> Iterator[Finding]:
     for model in Catalog(settings.starter, Places.of(settings)).all():
         text = f"{model.family}, {model.size_bytes / 1e6:.0f} MB" if model.ready else model.problem
-        yield Finding(f"model {model.id}", model.ready, text, "Copy the model's folder into models/ again.")
+        yield Finding(f"model {model.id}", model.ready, text, "Copy the model's folder into models/ again.", False)
 
 
 def workers(settings: Settings) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ from diffusion_local.home import assets as assets
 from diffusion_local.params import RUNGS
 
 PREFIX = "DIFFUSION_LOCAL_"
+ORIGINS = PREFIX + "ORIGINS"  # from a parent process to its child
 ENGINES = ("diffusers", "fake")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 ON_STOP = ("give_back", "finish")
@@ -120,6 +121,8 @@ class Settings(Folders):
     stop_grace: float = setting(0.8, "seconds a stopping worker may take to reach the next step")
     fake_step_seconds: float = setting(0.02, "seconds a step of the fake engine takes")
     log_level: str = setting("info", "how much the logs tell", LOG_LEVELS)
+    #: Which of these were given, and where: ``file``, ``environment`` or ``command``. Not a setting itself.
+    origins: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
@@ -131,25 +134,34 @@ class Settings(Folders):
         default_home = platformdirs.user_data_path("diffusion-local", appauthor=False)
         home = Path(overrides.get("home") or environ.get(PREFIX + "HOME") or default_home).expanduser().absolute()
         values: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+        # A parent passes all of its settings in the environment: it tells where it had them from.
+        given = dict(each.split("=", 1) for each in environ.get(ORIGINS, "").split() if "=" in each)
         sources = [
-            (read_toml(home / "config.toml"), "config.toml: {}"),
-            ({n: environ[PREFIX + n.upper()] for n in names() if PREFIX + n.upper() in environ}, PREFIX + "{upper}"),
-            ({name: value for name, value in overrides.items() if value is not None}, "--{}"),
+            (read_toml(home / "config.toml"), "config.toml: {}", "file"),
+            (
+                {n: environ[PREFIX + n.upper()] for n in names() if PREFIX + n.upper() in environ},
+                PREFIX + "{upper}",
+                "environment",
+            ),
+            ({name: value for name, value in overrides.items() if value is not None}, "--{}", "command"),
         ]
-        for source, where in sources:
+        for source, where, origin in sources:
             for name, value in source.items():
                 if name in names():
                     told = where.format(name, upper=name.upper())
                     if spec_of(name).metadata.get("file_only") and source is not sources[0][0]:
                         raise InvalidParams(told, "must be set in config.toml only.")
                     values[name] = parse(name, value, told)
+                    origins[name] = given.get(name, "") if origin == "environment" and given else origin
         local_zone(values.get("timezone", ""))  # a zone there is not is told now
-        return cls(**values | {"home": home})
+        return cls(**values | {"home": home, "origins": {name: told for name, told in origins.items() if told}})
 
     def to_env(self) -> dict[str, str]:
         """The environment from which a child process loads equal settings; it reads the same config.toml."""
-        passed = [each.name for each in fields(self) if not each.metadata.get("file_only")]
-        return {PREFIX + name.upper(): str(getattr(self, name)) for name in passed}
+        passed = [each.name for each in specs() if not each.metadata.get("file_only")]
+        told = " ".join(f"{name}={origin}" for name, origin in {"home": "environment", **self.origins}.items())
+        return {ORIGINS: told} | {PREFIX + name.upper(): str(getattr(self, name)) for name in passed}
 
     def child_environ(self) -> dict[str, str]:
         """This process's environment with these settings, for a child."""
@@ -165,12 +177,17 @@ class Settings(Folders):
         return Path(self.configs).expanduser().absolute() if self.configs else self.home / "configs"
 
 
+def specs() -> list[Field[Any]]:
+    """What can be set, in order."""
+    return [each for each in fields(Settings) if each.name != "origins"]
+
+
 def names() -> tuple[str, ...]:
-    return tuple(f.name for f in fields(Settings))
+    return tuple(each.name for each in specs())
 
 
 def spec_of(name: str) -> Field[Any]:
-    return next(each for each in fields(Settings) if each.name == name)
+    return next(each for each in specs() if each.name == name)
 
 
 def parse(name: str, value: Any, where: str) -> Any:

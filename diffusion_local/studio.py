@@ -28,11 +28,13 @@ from diffusion_local.domain import (
     utc_now,
 )
 from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound
+from diffusion_local.health import Health
 from diffusion_local.library import Library
 from diffusion_local.lists.prompt_lists import PromptLists
 from diffusion_local.lists.queue_file import QueueFile
 from diffusion_local.orders import Orders, known_state
 from diffusion_local.pictures import Pictures
+from diffusion_local.preferences import Preferences
 from diffusion_local.questions import Questions
 from diffusion_local.queue import JobQueue
 from diffusion_local.reports.reports import Reports
@@ -60,7 +62,7 @@ class Studio(Orders, Questions):
 
     ``lists`` has those about prompt lists, ``sources`` those about source pictures, ``styles`` presets, ``reports``
     what came of it all, ``webhooks`` who is told, ``library`` those about models, ``accounts`` who may come in,
-    ``pictures`` and ``boards`` those about the gallery.
+    ``pictures`` and ``boards`` those about the gallery, ``preferences`` settings, ``health`` how the machine does.
     """
 
     def __init__(
@@ -102,6 +104,8 @@ class Studio(Orders, Questions):
         self.accounts = Accounts(settings, AccountStore(view.database))
         self.pictures = Pictures(images, files)
         self.boards = boards
+        self.preferences = Preferences(settings)
+        self.health = Health(settings, images)
 
     # -- submit and wait -------------------------------------------------------------------------------------------
 

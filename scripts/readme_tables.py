@@ -3,11 +3,11 @@
 import ast
 import re
 import sys
-from dataclasses import MISSING, fields
+from dataclasses import MISSING
 from pathlib import Path
 from typing import get_origin
 
-from diffusion_local.settings import Settings
+from diffusion_local.settings import specs
 from diffusion_local.wishes import OF_BATCH, WISHES
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +33,7 @@ def replaced(text: str, name: str, table: str) -> str:
 
 def settings_table() -> str:
     lines = ["| setting | default | meaning |", "|---|---|---|"]
-    for each in fields(Settings):
+    for each in specs():
         default = "platform's user data folder" if each.default is MISSING else f"`{each.default}`"
         meaning = each.metadata["doc"]
         if choices := each.metadata.get("choices"):

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from dataclasses import MISSING, fields
+from dataclasses import MISSING
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from typer.main import get_command
 from diffusion_local import shapes
 from diffusion_local.cli import app
 from diffusion_local.domain import TRANSITIONS, State
-from diffusion_local.settings import Settings
+from diffusion_local.settings import specs
 from tests.support import PACKAGE, REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -82,8 +82,8 @@ def test_every_example_of_the_command_line_parses() -> None:
 
 def test_every_setting_is_told_with_its_default_and_meaning() -> None:
     rows = {code(row[0])[0]: row[1:] for row in table("setting", "default", "meaning")}
-    assert list(rows) == [field.name for field in fields(Settings)]
-    for field in fields(Settings):
+    assert list(rows) == [field.name for field in specs()]
+    for field in specs():
         default, meaning = rows[field.name]
         assert meaning.startswith(field.metadata["doc"])
         if field.default is not MISSING:

@@ -1,14 +1,14 @@
 """Settings: one precedence, one place that reads the environment, and words for whatever is wrong."""
 
 import os
-from dataclasses import MISSING, fields
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from diffusion_local.errors import InvalidParams
-from diffusion_local.settings import PREFIX, Settings, go_offline, names
+from diffusion_local.settings import PREFIX, Settings, go_offline, names, specs
 
 
 def load(home: Path, environ: dict[str, str] | None = None, toml: str = "", **overrides: Any) -> Settings:
@@ -67,11 +67,11 @@ def test_a_child_loads_equal_settings(tmp_path: Path) -> None:
 
 
 def test_every_setting_says_what_it_is() -> None:
-    for field in fields(Settings):
+    for field in specs():
         assert field.metadata["doc"], field.name
         if field.metadata.get("choices"):
             assert field.default in field.metadata["choices"]
-    assert [field.name for field in fields(Settings) if field.default is MISSING] == ["home"]
+    assert [field.name for field in specs() if field.default is MISSING] == ["home"]
 
 
 def test_everything_lies_in_the_home(tmp_path: Path) -> None:
@@ -100,4 +100,4 @@ def test_going_offline_says_exactly_what_gradio_compares_with(monkeypatch: pytes
 
 def test_names_are_the_fields() -> None:
     assert names()[0] == "home"
-    assert set(names()) == {field.name for field in fields(Settings)}
+    assert set(names()) == {field.name for field in specs()}

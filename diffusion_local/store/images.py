@@ -122,6 +122,13 @@ class ImageStore:
         with self._database.read() as db:
             return scalar(db, f"SELECT 1.0 * sum(bytes) / sum(pixels) FROM ({recent})")
 
+    def about_bytes(self) -> int:
+        """What all pictures take on the disk, by the size of the newest RECENT ones."""
+        recent = f"SELECT bytes FROM images ORDER BY created_at DESC, id DESC LIMIT {RECENT}"
+        with self._database.read() as db:
+            each = scalar(db, f"SELECT avg(bytes) FROM ({recent})") or 0
+            return int(each * scalar(db, "SELECT count(*) FROM images"))
+
     def star(self, image_ids: Sequence[str], starred: bool) -> list[Image]:
         return self._change(image_ids, "starred = :value", int(starred))
 

@@ -17,6 +17,16 @@ HEAD = """<head>
     Object.defineProperty(navigator, name, {{ get: () => value, configurable: true }});
   window.diffusionLocalWords = {words};
   window.diffusionLocalRoot = {root}; // the path under which a proxy serves us
+  try {{ // the same for light and dark
+    const theme = localStorage.getItem("diffusion-local-theme");
+    const asked = window.matchMedia.bind(window);
+    if (theme) document.documentElement.style.colorScheme = theme;
+    if (theme) window.matchMedia = (query) => query.includes("prefers-color-scheme")
+      ? Object.assign(new EventTarget(), {{
+        matches: query.includes(theme), media: query, addListener() {{}}, removeListener() {{}}
+      }})
+      : asked(query);
+  }} catch {{}} // a browser that keeps nothing
 </script>
 <link rel="manifest" href="{path}/assets/icons/app.webmanifest">
 <link rel="apple-touch-icon" href="{path}/assets/icons/mark-192.png">

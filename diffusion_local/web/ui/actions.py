@@ -15,6 +15,7 @@ from diffusion_local.web.ui import (
     actions_jobs,
     actions_models,
     actions_pictures,
+    actions_settings,
     form,
     view,
     view_help,
@@ -110,6 +111,7 @@ VERBS: dict[str, Verb] = (
     | actions_pictures.VERBS
     | actions_gallery.VERBS
     | actions_models.VERBS
+    | actions_settings.VERBS
     | {
         "close": close,
         "keys": keys,

@@ -63,6 +63,11 @@ def again_tiled(studio: Studio, key: str, place: str) -> Effect:
     return Effect(toast=said(say("page.queued_again", what=shortened(params.prompt, 40))), receipt=receipt.batch_id)
 
 
+def first_picture(studio: Studio, key: str, place: str) -> Effect:
+    """The welcome's button: a picture in one press, with the first model's own defaults."""
+    return Effect(receipt=studio.submit(key).batch_id)
+
+
 def again(studio: Studio, key: str, place: str) -> Effect:
     receipt = studio.again([key])
     prompt = shortened(studio.job(key).params.prompt, 40)
@@ -192,6 +197,7 @@ VERBS: dict[str, Verb] = {
     "cancel_batch": cancel_batch,
     "cancel_waiting": cancel_waiting,
     "cancel_mine": cancel_mine,
+    "first_picture": first_picture,
     "again": again,
     "again_tiled": again_tiled,
     "again_these": again_these,

@@ -134,6 +134,8 @@ function menuKey(event) {
 }
 
 element.addEventListener("change", ({ target }) => {
+  if (target.dataset?.set && target.reportValidity()) // a control of its own: its value goes behind the id
+    trigger("click", { do: target.dataset.set, id: `${target.dataset.id}\n${target.value}` });
   const id = target.dataset?.pick;
   if (!id) return;
   if (target.checked) picked.add(id);

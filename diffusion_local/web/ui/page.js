@@ -85,6 +85,21 @@ document.addEventListener("change", ({ target }) => {
   location.reload();
 });
 
+// Light or dark, kept in this browser; frame.py heeds it before the page is drawn.
+document.addEventListener("change", ({ target }) => {
+  if (!target.matches?.("[data-theme]")) return;
+  if (target.value) localStorage.setItem("diffusion-local-theme", target.value);
+  else localStorage.removeItem("diffusion-local-theme");
+  location.reload();
+});
+(() => {
+  const show = () => {
+    const kept = localStorage.getItem("diffusion-local-theme") ?? "";
+    for (const select of document.querySelectorAll("[data-theme]")) if (select.value !== kept) select.value = kept;
+  };
+  new MutationObserver(show).observe(document.documentElement, { subtree: true, childList: true });
+})();
+
 // Called by the page's wiring (page.py, tab_create.py).
 window.diffusionLocal = (() => {
   const DRAFT = "diffusion-local-draft"; // of this tab: the form

@@ -14,7 +14,7 @@ from diffusion_local.settings import Settings, assets
 from diffusion_local.studio import Studio
 from diffusion_local.web import lan
 from diffusion_local.web.api import endpoints
-from diffusion_local.web.ui import actions, tab_create, tab_gallery, tab_models, tab_queue, view, view_now
+from diffusion_local.web.ui import actions, tab_create, tab_gallery, tab_models, tab_queue, tab_settings, view, view_now
 from diffusion_local.web.ui.callers import act_for_callers
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
 from diffusion_local.web.ui.theme import HEAD, THEME
@@ -34,9 +34,10 @@ TABS: dict[str, tuple[Callable[..., str], int]] = {
     "queue": (tab_queue.draw, 0),
     "gallery": (tab_gallery.draw, 2),
     "models": (tab_models.draw, 0),
+    "settings": (tab_settings.draw, 0),
 }
 #: What a tab shows beside the database: a text that changes with it.
-PULSES: dict[str, Callable[[Studio], str]] = {"models": tab_models.pulse}
+PULSES: dict[str, Callable[[Studio], str]] = {"models": tab_models.pulse, "settings": tab_settings.pulse}
 PARTS = ("now", "notices", *TABS)
 #: Two looks may be on their way at once, and one that began before a change may be applied between the other's parts:
 #: what is said of the work is so small that it is never left out of an answer.
@@ -127,6 +128,7 @@ LAYOUTS: dict[str, Callable[[Studio], Any]] = {
     "queue": tab_queue.layout,
     "gallery": tab_gallery.layout,
     "models": tab_models.layout,
+    "settings": tab_settings.layout,
 }
 
 

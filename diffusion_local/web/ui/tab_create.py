@@ -92,7 +92,8 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, mine: Any) -> str:
     batch_ids = mine.split() if isinstance(mine, str) else []
     shown, left_out = choose(batch_ids[:REMEMBERED_BATCHES], snapshot)
     jobs = studio.jobs_of_batches(shown)
-    return view_jobs.created(jobs, studio.images_of(jobs), snapshot, now, left_out)
+    first = not jobs and not studio.gallery_count()
+    return view_jobs.created(jobs, studio.images_of(jobs), snapshot, now, left_out, first)
 
 
 # -- layout ---------------------------------------------------------------------------------------------------------

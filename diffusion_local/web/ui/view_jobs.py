@@ -19,6 +19,7 @@ from diffusion_local.web.ui.words import say
 
 #: Cards of one press; the rest of a long one is told as a number.
 MOST_CARDS = 24
+TOLD_TABS = ("queue", "gallery", "models", "settings")
 EXAMPLES = ("a red apple", "a blue heart", "a yellow star", "a green tree")
 
 Images = Mapping[str, Image]
@@ -28,10 +29,17 @@ def places(snapshot: Snapshot) -> dict[str, int]:
     return {job.id: place for place, job in enumerate(snapshot.waiting, start=1)}
 
 
-def created(jobs: Sequence[Job], images: Images, snapshot: Snapshot, now: datetime, left_out: int = 0) -> str:
+def created(
+    jobs: Sequence[Job],
+    images: Images,
+    snapshot: Snapshot,
+    now: datetime,
+    left_out: int = 0,
+    first: bool = False,
+) -> str:
     """Create's lower half: this browser's latest presses, or an invitation."""
     if not jobs:
-        return invitation()
+        return invitation(first)
     order = places(snapshot)
     batches = [list(group) for _, group in groupby(jobs, key=lambda job: job.batch_id)]
     eta = {} if snapshot.paused or snapshot.reason else snapshot.eta  # nobody knows how long it is held
@@ -41,12 +49,20 @@ def created(jobs: Sequence[Job], images: Images, snapshot: Snapshot, now: dateti
     return escape + "".join(batch(each, images, eta, order) for each in batches) + rest
 
 
-def invitation() -> str:
+def invitation(first: bool = False) -> str:
+    """``first``: no picture was ever made here, so that one is a press away, and the tabs are told."""
     chips = "".join(button(text(each), "example", each, "chip") for each in EXAMPLES)
+    more = welcome() if first else f'<p class="where">{say("create.where")}</p>'
     return (
         f'<div class="invite"><h2>{say("create.invite")}</h2><p>{say("create.invite_how")}</p>'
-        f'<div class="chips">{chips}</div><p class="where">{say("create.where")}</p></div>'
+        f'<div class="chips">{chips}</div>{more}</div>'
     )
+
+
+def welcome() -> str:
+    tabs = "".join(f"<li><b>{say(f'page.{tab}')}</b> {say(f'create.welcome_{tab}')}</li>" for tab in TOLD_TABS)
+    make = button(say("create.first"), "first_picture", EXAMPLES[0], "primary")
+    return f'<div class="welcome">{make}<p>{say("create.first_how")}</p><ul>{tabs}</ul></div>'
 
 
 def batch(jobs: Sequence[Job], images: Images, eta: Mapping[str, float], order: Mapping[str, int]) -> str:

@@ -1,0 +1,87 @@
+"""How this machine does: the doctor's findings, looked for beside the work, GPUs, disk and versions."""
+
+import logging
+import shutil
+import threading
+import time
+from dataclasses import dataclass
+
+from diffusion_local import actor, gpus
+from diffusion_local.actor import Scope
+from diffusion_local.doctor import Finding, examine, versions
+from diffusion_local.gpus import Gpu
+from diffusion_local.network import is_loopback
+from diffusion_local.settings import Settings
+from diffusion_local.store.images import ImageStore
+
+log = logging.getLogger(__name__)
+
+FRESH_SECONDS = 5.0  # for which GPUs and disk are not asked again, however many pages look
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What changes all the time. Bytes; ``free`` and ``gallery`` are of the home's disk."""
+
+    gpus: tuple[Gpu, ...]
+    free: int
+    total: int
+    gallery: int
+
+
+class Health:
+    """One per process."""
+
+    def __init__(self, settings: Settings, images: ImageStore) -> None:
+        self._settings = settings
+        self._images = images
+        self._lock = threading.Lock()
+        self._looking = False
+        self._findings: list[Finding] | None = None
+        self._vitals: tuple[float, Vitals] | None = None
+
+    @property
+    def looking(self) -> bool:
+        return self._looking
+
+    def findings(self) -> list[Finding]:
+        """What the doctor found last; the first question sends it to look, and it takes some seconds."""
+        if self._findings is None:
+            self.look()
+        return self._findings or []
+
+    def look(self) -> None:
+        """Send the doctor to look, unless it does already; ``findings`` has what comes of it."""
+        with self._lock:
+            if self._looking:
+                return
+            self._looking = True
+        threading.Thread(target=self._examine, name="health", daemon=True).start()
+
+    def _examine(self) -> None:
+        try:
+            self._findings = examine(self._settings)
+        except Exception:
+            log.exception("the health could not be looked at")
+            self._findings = []
+        finally:
+            self._looking = False
+
+    def vitals(self) -> Vitals:
+        now = time.monotonic()
+        if self._vitals is None or now - self._vitals[0] > FRESH_SECONDS:
+            self._vitals = (now, self._look_at_vitals())
+        return self._vitals[1]
+
+    def _look_at_vitals(self) -> Vitals:
+        disk = shutil.disk_usage(self._settings.home)
+        return Vitals(tuple(gpus.read()), disk.free, disk.total, self._images.about_bytes())
+
+    def versions(self) -> list[Finding]:
+        return list(versions(self._settings))
+
+    def shows_paths(self) -> bool:
+        """Paths are for an admin who signed in, and for whoever sits at this machine."""
+        who = actor.current()
+        at_home = is_loopback(self._settings.host) and not self._settings.trusted_proxies
+        return Scope.ADMIN in who.scopes and (who.source == "session" or at_home)

@@ -1,0 +1,192 @@
+"""The settings as a person meets them: value, default, meaning, where it was set; and changed, in config.toml.
+
+What runs goes on with what it has read at its start: a change counts from the next start, and the page says so.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+
+from diffusion_local import actor
+from diffusion_local.actor import Scope
+from diffusion_local.errors import Conflict, InvalidParams
+from diffusion_local.settings import Settings, local_zone, parse, read_toml, spec_of, specs
+from diffusion_local.telling.receivers import morning
+
+#: Never shown: what lets somebody in, and addresses and commands that often hold such words.
+SECRET = frozenset({"token", "hub_token", "webhook_secret", "webhooks", "tls_key"})
+#: Shown only to whom paths of this machine are shown.
+PATHS = frozenset({"home", "tls_cert", "configs"})
+FAR = 1_000_000_000
+DAYS = 36_500
+#: What can be changed on the page, and the least and the most of numbers.
+EDITABLE: dict[str, tuple[float, float] | None] = {
+    "keep_jobs_days": (0, DAYS),
+    "keep_trash_days": (0, DAYS),
+    "disk_reserve_mb": (0, FAR),
+    "idle_unload": (0, FAR),
+    "model_streak": (1, FAR),
+    "image_format": None,
+    "sidecar": None,
+    "max_count": (1, FAR),
+    "max_queued": (1, FAR),
+    "report_at": None,
+    "timezone": None,
+    "when_done": None,
+    "when_done_minutes": (0, 1440),
+    "gpu_max_temp": (0, 150),
+    "gpu_share": None,
+    "gpu_share_mb": (0, FAR),
+    "memory": None,
+    "memory_limit_gb": (0, FAR),
+    "precision": None,
+    "on_stop": None,
+    "step_timeout": (1, FAR),
+    "share": None,
+    "user_max_queued": (0, FAR),
+    "user_max_per_day": (0, FAR),
+    "user_max_pixels": (0, FAR),
+    "session_days": (1, DAYS),
+    "log_level": None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """One setting. ``origin`` is default, file, environment or command; ``later`` counts after a restart, else None."""
+
+    name: str
+    value: Any
+    default: Any
+    doc: str
+    choices: tuple[str, ...]
+    origin: str
+    editable: bool
+    later: Any = None
+    in_file: bool = False
+    secret: bool = False
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        return EDITABLE.get(self.name)
+
+
+class Preferences:
+    """One per process. Reading and changing take an admin."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._path = settings.home / "config.toml"
+        self._writing = threading.Lock()
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
+    def all(self) -> list[Preference]:
+        """Every setting, those that can be changed first. Raises InvalidParams where config.toml is damaged."""
+        actor.require(Scope.ADMIN)
+        written = read_toml(self._path)
+        found = [self._one(spec.name, written) for spec in specs() if spec.name != "home"]
+        return sorted(found, key=lambda each: list(EDITABLE).index(each.name) if each.name in EDITABLE else FAR)
+
+    def mark(self) -> str:
+        """Changes with config.toml."""
+        try:
+            state = self._path.stat()
+        except OSError:
+            return ""
+        return f"{state.st_mtime_ns}-{state.st_size}"
+
+    def change(self, name: str, value: str) -> Preference:
+        """Write one setting. Raises Forbidden, InvalidParams and Conflict, and then the file is as it was."""
+        actor.require(Scope.ADMIN)
+        checked = check(self._settings, name, value)
+
+        def put(document: tomlkit.TOMLDocument) -> None:
+            document[name] = checked
+
+        return self._write(name, put)
+
+    def reset(self, name: str) -> Preference:
+        """Take a setting out of the file: its default holds again. Raises like ``change``."""
+        actor.require(Scope.ADMIN)
+        return self._write(name, lambda document: document.pop(name, None))
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _one(self, name: str, written: dict[str, Any]) -> Preference:
+        spec = spec_of(name)
+        value, origin = getattr(self._settings, name), self._settings.origins.get(name, "default")
+        fixed = origin in ("environment", "command")
+        secret = name in SECRET or isinstance(spec.default, tuple)
+        later = None
+        if not fixed and not secret:
+            coming = parse(name, written[name], f"config.toml: {name}") if name in written else spec.default
+            later = coming if coming != value else None
+        if secret:
+            value = bool(value)
+        return Preference(
+            name,
+            value,
+            None if secret else spec.default,
+            spec.metadata["doc"],
+            spec.metadata["choices"],
+            origin,
+            name in EDITABLE and not fixed,
+            later,
+            name in written,
+            secret,
+        )
+
+    def _write(self, name: str, edit: Callable[[tomlkit.TOMLDocument], Any]) -> Preference:
+        """Comments and order stay; the file is replaced at once, and only by one that can be read."""
+        if name not in EDITABLE:
+            raise InvalidParams(name, "cannot be changed on the page: write it into config.toml.")
+        if self._settings.origins.get(name) in ("environment", "command"):
+            raise Conflict(f"{name} is set by the environment or the command line, which go before config.toml.")
+        with self._writing:
+            read_toml(self._path)  # a damaged file is told, not overwritten
+            before = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
+            document = tomlkit.parse(before)
+            edit(document)
+            replace_text(self._path, tomlkit.dumps(document))
+        return self._one(name, read_toml(self._path))
+
+
+def check(settings: Settings, name: str, value: str) -> Any:
+    """A value that was typed, in its own type and within its limits. Raises InvalidParams."""
+    if name not in EDITABLE:
+        raise InvalidParams(name, "cannot be changed on the page: write it into config.toml.")
+    typed = value.strip()
+    if not typed.isprintable() or len(typed) > 200:
+        raise InvalidParams(name, "must be a line of at most 200 characters.")
+    parsed = parse(name, typed, name)
+    bounds = EDITABLE[name]
+    if bounds and not bounds[0] <= parsed <= bounds[1]:
+        raise InvalidParams(name, f"must be from {bounds[0]} to {bounds[1]} (got {typed}).")
+    if name == "timezone":
+        local_zone(typed)
+    if name == "report_at":
+        morning(replace(settings, report_at=typed))
+    return parsed
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Put a whole file in another's place; who may read it stays, a new one is for its owner only."""
+    fresh = path.with_name(path.name + ".new")
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+    try:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise Conflict(f"config.toml cannot be written: {error.strerror}.") from None

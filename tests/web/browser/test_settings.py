@@ -1,0 +1,49 @@
+"""The settings in a browser: changed, reloaded, refused; light and dark."""
+
+from typing import Any
+
+import pytest
+
+from tests.web.browser.ways import fits, go
+from tests.web.conftest import Site
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_setting_is_changed_and_one_from_the_command_line_is_not(page: Any, site: Site) -> None:
+    go(page, "settings")
+    row = page.locator("#settings .row[data-key=keep_trash_days]")
+    row.locator("input").fill("12")
+    row.locator("input").press("Tab")
+    row.locator(".later").wait_for()
+    assert fits(page)
+    page.reload()
+    page.wait_for_selector("#now .now")
+    go(page, "settings")
+    row.locator(".later").wait_for()
+    assert row.locator("input").input_value() == "12"
+    assert "keep_trash_days = 12" in (site.house.settings.home / "config.toml").read_text()
+    row.locator("[data-do=reset_setting]").click()
+    row.locator(".later").wait_for(state="detached")
+    page.click("#settings details[data-key=rest] summary")
+    fixed = page.locator("#settings .row[data-key=engine]")
+    assert "command line" in fixed.text_content()
+    assert fixed.locator("input, select").count() == 0
+
+
+def test_the_theme_is_chosen_and_stays(people: Any) -> None:
+    page = people(color_scheme="light").open()
+    go(page, "settings")
+    dark = "document.body.classList.contains('dark')"
+    assert not page.evaluate(dark)
+    with page.expect_navigation():
+        page.select_option("[data-theme]", "dark")
+    page.wait_for_function(dark)
+    go(page, "settings")
+    page.wait_for_function("document.querySelector('[data-theme]')?.value === 'dark'")
+    with page.expect_navigation():
+        page.select_option("[data-theme]", "")
+    page.wait_for_selector("#now .now")
+    assert not page.evaluate(dark)
