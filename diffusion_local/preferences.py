@@ -28,6 +28,8 @@ DAYS = 36_500
 EDITABLE: dict[str, tuple[float, float] | None] = {
     "keep_jobs_days": (0, DAYS),
     "keep_trash_days": (0, DAYS),
+    "keep_sources_days": (0, DAYS),
+    "preview_every": (0, FAR),
     "disk_reserve_mb": (0, FAR),
     "idle_unload": (0, FAR),
     "model_streak": (1, FAR),
