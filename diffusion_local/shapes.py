@@ -17,6 +17,7 @@ from diffusion_local.catalog import Model
 from diffusion_local.domain import FINAL, Event, Image, Job, Receipt, Snapshot, Worker
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.store.batch_rows import Progress
+from diffusion_local.store.deliveries import Delivery
 from diffusion_local.store.downloads import Download
 
 Json = dict[str, Any]
@@ -220,6 +221,13 @@ def download(download: Download) -> Json:
     values = asdict(download) | {"state": str(download.state)}
     error = {"kind": values.pop("error_kind"), "message": values.pop("error_message")}
     return values | {"error": error if error["kind"] else None}
+
+
+def delivery(delivery: Delivery) -> Json:
+    """A delivery without its message."""
+    values = asdict(delivery)
+    del values["payload"]
+    return values
 
 
 def queue(snapshot: Snapshot) -> Json:

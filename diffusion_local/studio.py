@@ -259,6 +259,10 @@ class Studio(Orders, Questions):
         """Path of a picture's PNG."""
         return existing(self._files.path(self._images.get(image_id).key), image_id)
 
+    def picture_data(self, image_id: str) -> bytes:
+        """A picture's PNG with the recipe that it carries."""
+        return bytes(self.picture_file(image_id).read_bytes())
+
     def thumbnail_file(self, image_id: str) -> Any:
         """Path of a picture's WebP thumbnail."""
         key = self._images.get(image_id).key

@@ -23,7 +23,7 @@ from tests.conftest import StartWorker
 from tests.support import FAILURE, claimed, sql, start_python
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-WITHOUT_HOME = {"version", "recipe"}
+WITHOUT_HOME = {"version"}
 WITHOUT_JSON = {"version", "serve", "worker", "export"}  # the last one writes a list
 
 Run = Callable[..., tuple[int, str, str]]

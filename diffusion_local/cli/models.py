@@ -1,4 +1,4 @@
-"""Commands about models. Those that change something work on this machine's home."""
+"""Commands about models."""
 
 from typing import Annotated
 
@@ -6,12 +6,11 @@ import typer
 
 from diffusion_local import shapes
 from diffusion_local.catalog import Model
-from diffusion_local.cli.reach import Home, Server, Token, studio_at
+from diffusion_local.cli.reach import AnyStudio, Home, Server, Token, on_studio, studio_at
 from diffusion_local.cli.terminal import AsJson, tell
-from diffusion_local.compose import open_studio
+from diffusion_local.errors import InvalidParams
 from diffusion_local.library import size_words
 from diffusion_local.models.adapters import Adapter
-from diffusion_local.settings import Settings
 from diffusion_local.store.downloads import Download
 
 app = typer.Typer()
@@ -27,12 +26,15 @@ def models(
     if context.invoked_subcommand is None:
         found = studio_at(home, server, token).models()
         tell([shapes.model(model) for model in found], as_json, [line(model) for model in found])
+    elif home or server or token:
+        raise InvalidParams("home", "as --server and --token must stand behind the subcommand.")
 
 
 @commands.command()
-def scan(home: Home = None, as_json: AsJson = False) -> None:
+@on_studio
+def scan(studio: AnyStudio, as_json: AsJson = False) -> None:
     """Look at all folders: models, LoRAs, VAEs, upscalers, textual inversions, each with what is wrong with it."""
-    library = open_studio(Settings.load(home=home)).library
+    library = studio.library
     found, adapters = library.models(), library.adapters()
     shaped = {"models": [shapes.model(model) for model in found]}
     lines = [line(model) for model in found]
@@ -43,41 +45,46 @@ def scan(home: Home = None, as_json: AsJson = False) -> None:
 
 
 @commands.command()
-def info(model_id: str, home: Home = None, as_json: AsJson = False) -> None:
+@on_studio
+def info(studio: AnyStudio, model_id: str, as_json: AsJson = False) -> None:
     """Show one model: what it is, where, how large, its licence and defaults."""
-    model = open_studio(Settings.load(home=home)).library.model(model_id)
+    model = studio.library.model(model_id)
     defaults = model.defaults
+    path = str(model.path) if model.folder.name else ""  # a server does not tell where it keeps things
     size = f"{defaults.width}x{defaults.height}"
     lines = [
         line(model),
         f"  {model.family} ({model.architecture}), {', '.join(model.kinds)}",
-        f"  {model.path}",
+        *([f"  {path}"] if path else []),
         f"  {size_words(model.size_bytes)} on the disk, {size_words(model.memory_bytes)} in memory in half precision",
         f"  licence: {model.licence}",
         f"  {size}, {defaults.steps} steps, guidance {defaults.guidance:g}, {defaults.sampler}",
         f"  sha256: {model.sha256 or 'not computed yet'}",
     ]
-    tell(shapes.model(model) | {"path": str(model.path)}, as_json, lines)
+    tell(shapes.model(model) | ({"path": path} if path else {}), as_json, lines)
 
 
 @commands.command()
-def add(path: str, home: Home = None, as_json: AsJson = False) -> None:
-    """Use a diffusers folder, a checkpoint, or a folder of such where it lies; nothing is copied."""
-    found = open_studio(Settings.load(home=home)).library.add(path)
+@on_studio
+def add(studio: AnyStudio, path: str, as_json: AsJson = False) -> None:
+    """Use a diffusers folder, a checkpoint, or a folder of such where it lies (on the server); nothing is copied."""
+    found = studio.library.add(path)
     tell([shapes.model(model) for model in found], as_json, [line(model) for model in found])
 
 
 @commands.command()
-def remove(model_id: str, home: Home = None, as_json: AsJson = False) -> None:
+@on_studio
+def remove(studio: AnyStudio, model_id: str, as_json: AsJson = False) -> None:
     """Take a model out of the catalogue. Nothing is deleted; it says where the files are."""
-    removed = open_studio(Settings.load(home=home)).library.remove(model_id)
+    removed = studio.library.remove(model_id)
     tell({"id": removed.id, "moved_to": removed.moved_to, "message": removed.words}, as_json, [removed.words])
 
 
 @commands.command()
-def known(home: Home = None, as_json: AsJson = False) -> None:
+@on_studio
+def known(studio: AnyStudio, as_json: AsJson = False) -> None:
     """List well-known models of the hub, with licence and sizes."""
-    found = open_studio(Settings.load(home=home)).library.known()
+    found = studio.library.known()
     lines = [
         f"{each.id:<60} {each.disk_gb:>5.1f} GB  {each.licence}{' (gated: needs a token)' if each.gated else ''}"
         for each in found
@@ -86,16 +93,17 @@ def known(home: Home = None, as_json: AsJson = False) -> None:
 
 
 @commands.command()
+@on_studio
 def download(
+    studio: AnyStudio,
     repo: str,
     file: Annotated[str, typer.Option(help="Only this .safetensors file of the repository.")] = "",
     into: Annotated[str, typer.Option(help="models, loras, vae, upscalers or embeddings.")] = "models",
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
-    home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Put a download from the hub into line; `serve` loads it in the background."""
-    found = open_studio(Settings.load(home=home)).library.download(repo, file, into, revision)
+    found = studio.library.download(repo, file, into, revision)
     tell(
         shapes.download(found),
         as_json,
@@ -104,16 +112,18 @@ def download(
 
 
 @commands.command()
-def downloads(home: Home = None, as_json: AsJson = False) -> None:
+@on_studio
+def downloads(studio: AnyStudio, as_json: AsJson = False) -> None:
     """List downloads with their progress."""
-    found = open_studio(Settings.load(home=home)).library.downloads()
+    found = studio.library.downloads()
     tell([shapes.download(each) for each in found], as_json, [download_line(each) for each in found] or ["none yet"])
 
 
 @commands.command()
-def cancel(download_id: str, home: Home = None, as_json: AsJson = False) -> None:
+@on_studio
+def cancel(studio: AnyStudio, download_id: str, as_json: AsJson = False) -> None:
     """Stop a download; what it has loaded is thrown away."""
-    found = open_studio(Settings.load(home=home)).library.cancel_download(download_id)
+    found = studio.library.cancel_download(download_id)
     tell(shapes.download(found), as_json, [download_line(found)])
 
 

@@ -1,17 +1,19 @@
 """Commands about pictures."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from diffusion_local import shapes
-from diffusion_local.cli.reach import AnyStudio, on_studio
+from diffusion_local.cli.reach import AnyStudio, Home, Server, Token, on_studio, studio_at
 from diffusion_local.cli.terminal import AsJson, file_of, tell
 from diffusion_local.errors import InvalidParams
 from diffusion_local.store.reading import read_picture
 
 app = typer.Typer()
+IMAGE_ID = "[0-9A-HJKMNP-TV-Z]{26}"
 
 
 @app.command()
@@ -66,14 +68,21 @@ def restore(studio: AnyStudio, image_id: str, as_json: AsJson = False) -> None:
 
 @app.command()
 def recipe(
-    file: Annotated[Path, typer.Argument(help="A picture: ours, or one of a tool that writes as A1111 does.")],
+    picture: Annotated[str, typer.Argument(help="A file (ours, or of a tool that writes as A1111 does), or an id.")],
+    home: Home = None,
+    server: Server = None,
+    token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Show how a picture was made, from what its file carries."""
     try:
-        found = read_picture(file.read_bytes())
+        if re.fullmatch(IMAGE_ID, picture) and not Path(picture).exists():
+            data = studio_at(home, server, token).picture_data(picture)
+        else:
+            data = Path(picture).read_bytes()
     except OSError as error:
-        raise InvalidParams("file", f"cannot be read: {error.strerror} ({file}).") from None
+        raise InvalidParams("file", f"cannot be read: {error.strerror} ({picture}).") from None
+    found = read_picture(data)
     told = {**found.settings, **found.others, **found.facts}
     lines = [f"{name:>24}  {value}" for name, value in told.items()]
     tell({"settings": found.settings, "facts": found.facts, "others": found.others}, as_json, lines)

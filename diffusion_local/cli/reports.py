@@ -1,18 +1,17 @@
 """Commands about reports and about telling others."""
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from diffusion_local import shapes
 from diffusion_local.cli.reach import AnyStudio, Home, on_studio
 from diffusion_local.cli.terminal import AsJson, tell
 from diffusion_local.compose import open_studio
 from diffusion_local.errors import InvalidParams
 from diffusion_local.reports.reports import FORMATS
 from diffusion_local.settings import Settings
-from diffusion_local.store.deliveries import Delivery
 
 app = typer.Typer()
 webhook = typer.Typer(no_args_is_help=True, help="Webhooks: their secret, the delivery log, a trial.")
@@ -54,7 +53,7 @@ def stay_awake(studio: AnyStudio) -> None:
 
 @webhook.command()
 def secret(home: Home = None) -> None:
-    """Print what receivers verify the signature with."""
+    """Print what receivers verify the signature with. A server never tells it: ask on its machine."""
     print(open_studio(Settings.load(home=home)).webhooks.secret())
 
 
@@ -73,7 +72,7 @@ def list_deliveries(
         + (f"  ({each.error}{f'; again at {each.next_try_at}' if each.next_try_at else ''})" if each.error else "")
         for each in found
     ]
-    tell([shape(each) for each in found], as_json, lines or ["nothing was to be told yet"])
+    tell([shapes.delivery(each) for each in found], as_json, lines or ["nothing was to be told yet"])
 
 
 @webhook.command()
@@ -81,7 +80,7 @@ def list_deliveries(
 def resend(studio: AnyStudio, delivery_id: str, as_json: AsJson = False) -> None:
     """Send one again; `serve` does it."""
     found = studio.webhooks.resend(delivery_id)
-    tell(shape(found), as_json, [f"to be sent again: {found.id}"])
+    tell(shapes.delivery(found), as_json, [f"to be sent again: {found.id}"])
 
 
 @webhook.command("test")
@@ -89,9 +88,4 @@ def resend(studio: AnyStudio, delivery_id: str, as_json: AsJson = False) -> None
 def trial(studio: AnyStudio, url: str, as_json: AsJson = False) -> None:
     """Send a trial message to an address; `serve` does it, and `webhook list` tells what came of it."""
     found = studio.webhooks.test(url)
-    tell(shape(found), as_json, [f"to be sent: {found.id}"])
-
-
-def shape(delivery: Delivery) -> dict[str, Any]:
-    """Without its message."""
-    return {name: value for name, value in asdict(delivery).items() if name != "payload"}
+    tell(shapes.delivery(found), as_json, [f"to be sent: {found.id}"])

@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import quote
 
 from diffusion_local.batches.batches import Edited
 from diffusion_local.batches.grids import GridCheck
@@ -12,7 +11,7 @@ from diffusion_local.domain import Batch, Receipt, State
 from diffusion_local.lists.encoding import read_bounded
 from diffusion_local.lists.queue_file import QueueReceipt
 from diffusion_local.remote.reading import read
-from diffusion_local.remote.server import Server
+from diffusion_local.remote.server import Server, part
 from diffusion_local.store.batch_rows import Progress
 
 MOST_MB = 1000  # of a queue file; the server has a limit of its own
@@ -78,7 +77,7 @@ class RemoteQueueFile:
 
 
 def of(batch_id: str, rest: str = "") -> str:
-    return f"/batches/{quote(batch_id, safe='')}{rest}"
+    return f"/batches/{part(batch_id)}{rest}"
 
 
 def said(prompt: str, wishes: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -63,6 +64,14 @@ class Server:
                 raise self._refused(answer)
             yield from answer.iter_bytes()
 
+    def file(self, path: str) -> bytes:
+        """What is beside the API: a picture."""
+        with self._reached():
+            answer = self._client.get(path)
+        if answer.is_success:
+            return answer.content
+        raise self._refused(answer)
+
     @contextmanager
     def _reached(self) -> Iterator[None]:
         try:
@@ -92,6 +101,11 @@ class Server:
     def _version(self) -> str:
         with self._reached():
             return str(content(self._client.get("/healthz"), self.url).get("version", "another version"))
+
+
+def part(name: str) -> str:
+    """An id as one part of a path, whatever is in it."""
+    return quote(name, safe="", errors="replace")
 
 
 def address(url: str) -> str:

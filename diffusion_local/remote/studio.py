@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import quote
 
 from diffusion_local.catalog import Model
 from diffusion_local.domain import Batch, Event, Image, Job, Lane, Receipt, Snapshot, State, Worker
@@ -18,9 +17,10 @@ from diffusion_local.lists.plan import ListCheck
 from diffusion_local.lists.prompt_lists import ListReceipt
 from diffusion_local.remote import reading
 from diffusion_local.remote.batches import RemoteBatches, RemoteGrids, RemoteQueueFile, progress
+from diffusion_local.remote.library import RemoteLibrary
 from diffusion_local.remote.reading import read
 from diffusion_local.remote.reports import RemoteReports, RemoteWebhooks
-from diffusion_local.remote.server import Server
+from diffusion_local.remote.server import Server, part
 from diffusion_local.store.sources import Source
 
 LOOK_SECONDS = 0.5
@@ -39,6 +39,7 @@ class RemoteStudio:
         self.grids = RemoteGrids(self._server)
         self.queue_file = RemoteQueueFile(self._server)
         self.sources = RemoteSources(self._server)
+        self.library = RemoteLibrary(self._server)
         self.reports = RemoteReports(self._server)
         self.webhooks = RemoteWebhooks(self._server)
 
@@ -160,8 +161,12 @@ class RemoteStudio:
         """Where the picture can be fetched."""
         return f"{self._server.url}/images/{part(image_id)}.png"
 
+    def picture_data(self, image_id: str) -> bytes:
+        image = self._server.get(f"/images/{part(image_id)}")
+        return self._server.file(f"/images/{part(image['id'])}.png")
+
     def models(self) -> list[Model]:
-        return [read(Model, each) for each in self._server.get("/models")["models"]]
+        return self.library.models()
 
     def _order(self, verb: str, job_ids: Sequence[str] = (), batch_id: str | None = None, **more: Any) -> Any:
         body = ({"job_ids": list(job_ids)} if job_ids else {}) | ({"batch_id": batch_id} if batch_id else {})
@@ -224,11 +229,6 @@ def data_of(source: str | bytes | Path | BinaryIO) -> bytes:
     if isinstance(source, str):
         return source.encode()
     return source if isinstance(source, bytes) else read_bounded(source, MOST_MB)
-
-
-def part(name: str) -> str:
-    """An id as one part of a path, whatever is in it."""
-    return quote(name, safe="", errors="replace")
 
 
 def queue_of(batch_id: str | None) -> str:

@@ -223,6 +223,7 @@ def m009_tombstones(db: Database) -> None:
         CREATE TABLE deleted (
             what TEXT NOT NULL,  -- job, batch or picture
             id TEXT NOT NULL,
+            owner TEXT NOT NULL,
             at TEXT NOT NULL,
             PRIMARY KEY (what, id)
         ) WITHOUT ROWID
@@ -256,8 +257,8 @@ def event_trigger(verb: str) -> str:
 def tombstone_trigger(table: str, what: str) -> str:
     return f"""
         CREATE TRIGGER {table}_tombstone AFTER DELETE ON {table} BEGIN
-            INSERT OR REPLACE INTO deleted (what, id, at)
-            VALUES ('{what}', old.id, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'));
+            INSERT OR REPLACE INTO deleted (what, id, owner, at)
+            VALUES ('{what}', old.id, old.owner, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'));
         END
     """
 

@@ -4,10 +4,12 @@ import sqlite_utils
 
 from diffusion_local.errors import Gone, NotFound
 from diffusion_local.store.database import scalar
+from diffusion_local.store.ownership import seen
 
 
 def missing(db: sqlite_utils.Database, what: str, row_id: str) -> NotFound:
-    """The error for a job, batch or picture that is not there: Gone if it was deleted."""
-    if scalar(db, "SELECT 1 FROM deleted WHERE what = :what AND id = :id", what=what, id=row_id):
+    """The error for a job, batch or picture that is not there: Gone if it was deleted, and whoever asks might have
+    looked at it."""
+    if scalar(db, f"SELECT 1 FROM deleted WHERE what = :what AND id = :id AND {seen()}", what=what, id=row_id):
         return Gone(f"The {what} {row_id!r} was deleted.")
     return NotFound(f"There is no {what} {row_id!r}.")

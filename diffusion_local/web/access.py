@@ -35,6 +35,8 @@ THREADS = 8
 #: Where in the scope the actor is for handlers that run outside of the request's context (gradio's queue).
 KEY = "diffusion_local.actor"
 SESSION = "diffusion_local.session"
+#: A question for what goes on after the request was let in, as a stream: whether it would be let in again, as the same.
+STILL = "diffusion_local.still"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +99,15 @@ class Access:
         if isinstance(who, Response):
             await who(scope, receive, send)
             return
-        scope[KEY] = who
+        scope[KEY], scope[STILL] = who, lambda: self._still(dict(scope), who)
         with acting(who):
             await self._app(scope, receive, send)
+
+    async def _still(self, scope: Scope, who: Actor) -> bool:
+        try:
+            return await self._who(scope) == who
+        except DatabaseProblem:
+            return True
 
     async def _who(self, scope: Scope) -> Actor | Response:
         """The actor, or what is answered in its place."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -16,12 +17,15 @@ from tests.support import FAILURE, claimed
 from tests.web.conftest import drawn, made
 
 Ask = Callable[..., Any]
-OF_THIS_MACHINE = {"doctor", "logs", "recipe", "serve", "tls", "token", "user", "version", "webhook secret", "worker"}
+OF_THIS_MACHINE = {"doctor", "logs", "serve", "tls", "token", "user", "version", "webhook secret", "worker"}
 
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-for group in ("batch", "webhook"):
-    COMMANDS |= {f"{group} {name}": command for name, command in COMMANDS.pop(group).commands.items()}
+for group in ("batch", "models", "webhook"):
+    COMMANDS |= {f"{group} {name}": command for name, command in COMMANDS[group].commands.items()}
+for group in ("batch", "webhook"):  # `models` alone is a command too
+    del COMMANDS[group]
+LOCAL = ("eta", "done_at", "file", "path", "moved_to")
 SMALL = ("--size", "128x128", "--steps", 4)
 
 
@@ -49,15 +53,18 @@ def busy(house: House) -> dict[str, str]:
 
 
 def without_moments(told: Any) -> Any:
-    """Estimates and files differ: time passes between two questions, and a picture there is an address."""
+    """Estimates differ, as time passes between two questions; and files: a picture there is an address."""
     if isinstance(told, dict):
-        return {name: without_moments(each) for name, each in told.items() if name not in ("eta", "file")}
+        return {name: without_moments(each) for name, each in told.items() if name not in LOCAL}
     return [without_moments(each) for each in told] if isinstance(told, list) else told
 
 
-@pytest.mark.parametrize("command", ["jobs", "queue", "gallery", "models"])
+@pytest.mark.parametrize(
+    "command",
+    ["jobs", "queue", "gallery", "models", "models scan", "models known", "models info starter", "batch list"],
+)
 def test_both_tell_the_same(busy: dict[str, str], here: Ask, there: Ask, command: str) -> None:
-    assert without_moments(there(command)) == without_moments(here(command)) != []
+    assert without_moments(there(*command.split())) == without_moments(here(*command.split())) != []
 
 
 @pytest.mark.parametrize("state", State)
@@ -159,6 +166,34 @@ def test_reports_and_deliveries_are_read_from_there(
     house.deliveries.settle(delivery_id, False, 500, "", "it answered 500", None)
     assert there("webhook", "resend", delivery_id)["state"] == "waiting"
     assert run("webhook", "test", "http://10.0.0.1/", "--server", server)[0] == 2
+
+
+def test_a_recipe_is_read_by_id(house: House, here: Ask, there: Ask) -> None:
+    image = made(house)
+    told = there("recipe", image.id)
+    assert told == here("recipe", image.id)
+    assert told["settings"]["prompt"] == image.params.prompt
+
+
+def test_webhooks(house: House, here: Ask, there: Ask, run: Run, server: str) -> None:
+    sent = there("webhook", "test", "https://1.1.1.1/told")
+    assert there("webhook", "list") == here("webhook", "list") == [sent]
+    assert there("webhook", "list", "--state", "failed") == []
+    assert there("webhook", "resend", sent["id"])["id"] == sent["id"]
+
+
+def test_models_are_added_loaded_and_removed_there(house: House, here: Ask, there: Ask, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "own"
+    copytree(house.studio.library.model("starter").folder, elsewhere)
+    [added] = there("models", "add", elsewhere)
+    assert without_moments(here("models", "info", added["id"])) == there("models", "info", added["id"])
+    assert "no longer looked into" in there("models", "remove", added["id"])["message"]
+    loading = there("models", "download", "somebody/some-model")
+    assert there("models", "downloads") == here("models", "downloads") == [loading]
+    assert there("models", "cancel", loading["id"])["cancel_requested"] or here("models", "downloads")
+
+
+def test_the_machine_there_stays_awake(house: House, run: Run, server: str) -> None:
     assert run("stay-awake", "--server", server) == (0, "the machine stays awake\n", "")
 
 
@@ -197,6 +232,15 @@ def test_lists_go_there_and_come_back(
         (["jobs", "--limit", "0"], "limit: must be from 1"),
         (["star", "nobody"], "no picture 'nobody'"),
         (["export", "nobody"], "no batch 'nobody'"),
+        (["report", "nobody"], "no batch 'nobody'"),
+        (["report", "--since", "soon"], "since: must be a time"),
+        (["recipe", "0" * 26], "no picture"),
+        (["models", "info", "nobody"], "model 'nobody'"),
+        (["models", "remove", "starter"], "comes with the program"),
+        (["models", "add", "/nowhere/at/all"], "path: must be a file or folder"),
+        (["models", "cancel", "nobody"], "no download 'nobody'"),
+        (["webhook", "test", "http://127.0.0.1/"], "webhook: "),
+        (["webhook", "resend", "nobody"], "no delivery 'nobody'"),
     ],
 )
 def test_a_refusal_sounds_the_same(run: Run, server: str, arguments: list[str], words: str) -> None:

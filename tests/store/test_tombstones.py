@@ -2,6 +2,7 @@
 
 import pytest
 
+from diffusion_local.actor import SCOPES, Actor, Role, acting
 from diffusion_local.compose import House
 from diffusion_local.errors import Gone, NotFound
 from diffusion_local.store.retention import REMEMBERED_DAYS, days_ago, empty_trash, forget_deleted, forget_old_jobs
@@ -71,3 +72,21 @@ def test_after_a_year_it_is_forgotten_for_good(house: House) -> None:
     with pytest.raises(NotFound) as refused:
         house.studio.job(job_id)
     assert type(refused.value) is NotFound
+
+
+def test_only_who_might_have_seen_it_hears_that_it_was_deleted(house: House) -> None:
+    def user(name: str, sees_all: bool = False) -> Actor:
+        return Actor(name, Role.USER, SCOPES[Role.USER], sees_all, source="session")
+
+    with acting(user("ann")):
+        job_id, batch_id = done(house)
+        house.studio.forget([job_id])
+    asks = ((house.studio.job, job_id), (house.studio.batch, batch_id))
+    for ask, known in asks:
+        with acting(user("ann")), pytest.raises(Gone):
+            ask(known)
+        with acting(user("bob", sees_all=True)), pytest.raises(Gone):
+            ask(known)
+        with acting(user("bob")), pytest.raises(NotFound) as refused:
+            ask(known)
+        assert type(refused.value) is NotFound

@@ -2,7 +2,6 @@
 
 from diffusion_local import shapes
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.http.reports import shape
 
 NAMES = ("report", "report_again", "deliveries", "resend")
 
@@ -25,8 +24,11 @@ class Reports:
     def deliveries(self, limit: int = 50, before: str = "", state: str = "") -> dict:
         """Who was told of what, newest first: {"deliveries", "next"}; `state`: waiting, sending, delivered, failed."""
         found = self._studio.webhooks.deliveries(limit, before or None, state or None)
-        return {"deliveries": [shape(each) for each in found], "next": found[-1].id if len(found) == limit else None}
+        return {
+            "deliveries": [shapes.delivery(each) for each in found],
+            "next": found[-1].id if len(found) == limit else None,
+        }
 
     def resend(self, delivery_id: str) -> dict:
         """Send a webhook's message again, with the id it had; the delivery."""
-        return shape(self._studio.webhooks.resend(delivery_id))
+        return shapes.delivery(self._studio.webhooks.resend(delivery_id))

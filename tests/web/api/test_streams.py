@@ -2,20 +2,24 @@
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
 from diffusion_local.compose import House
 from diffusion_local.errors import NotFound
+from diffusion_local.web.access import cookie_name
 from diffusion_local.web.api.http import streams
-from tests.support import claimed, soon
+from diffusion_local.web.app import create_app
+from tests.support import claimed, eventually, soon
 from tests.web.api.conftest import JOBS, SMALL, draw_next, fail_next
-from tests.web.conftest import Site
+from tests.web.conftest import Site, free_port, house_of
 
 Told = dict[str, Any]
 
@@ -175,3 +179,86 @@ def test_a_batch_sees_its_own_events_only(house: House) -> None:
         (first.job_ids[0], "running"),
     ]
     assert [event.job_id for _, event in studio.events_after(0, job_id=second.job_ids[0])] == second.job_ids
+
+
+# -- histories by the same addresses ----------------------------------------------------------------------------------
+
+STREAM = {"Accept": "text/event-stream"}
+
+
+def test_histories_are_json_unless_a_stream_is_asked_for(client: TestClient, house: House) -> None:
+    receipt = house.studio.submit("x", count=2, **SMALL)
+    for _ in receipt.job_ids:
+        draw_next(house)
+    job, batch = f"/api/v1/jobs/{receipt.job_ids[0]}", f"/api/v1/batches/{receipt.batch_id}"
+    for path in (job, batch):
+        told = client.get(f"{path}/events", headers={"Accept": "application/json, */*"})
+        streamed = client.get(f"{path}/events", headers=STREAM)
+        assert "Accept" in told.headers["Vary"]
+        assert streamed.headers["Content-Type"].startswith("text/event-stream")
+        assert streamed.text == client.get(f"{path}/stream").text
+        assert [each["state"] for each in told.json()["events"]] == states(
+            list(parsed(iter(streamed.text.split("\n"))))
+        )
+
+
+def test_histories_are_read_on_by_their_numbers(client: TestClient, house: House) -> None:
+    receipt = house.studio.submit("x", count=2, **SMALL)
+    for _ in receipt.job_ids:
+        draw_next(house)
+    path = f"/api/v1/batches/{receipt.batch_id}/events"
+    first = client.get(path, params={"limit": 4}).json()
+    rest = client.get(path, params={"after": first["next"]}).json()
+    assert [each["state"] for each in first["events"] + rest["events"]] == ["queued"] * 2 + ["running", "done"] * 2
+    assert rest["next"] is None
+    everything = client.get("/api/v1/queue/events", params={"after": first["events"][0]["number"] - 1}).json()
+    assert everything["events"] == first["events"] + rest["events"]
+    assert client.get("/api/v1/batches/nobody/events").status_code == 404
+    assert client.get("/api/v1/queue/events", params={"limit": 0}).status_code == 422
+
+
+@contextlib.contextmanager
+def served(house: House) -> Iterator[str]:
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(create_app(house.studio, house.settings), port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    eventually(lambda: server.started, 30)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.mark.parametrize("end", ["token", "session", "account", "role"])
+def test_a_stream_ends_with_what_let_it_in(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(streams, "HEARTBEAT", 0.2)
+    house = house_of(tmp_path_factory)
+    accounts = house.studio.accounts
+    accounts.add("root", "correct horse")
+    accounts.add("ann", "correct horse")
+    token, secret = accounts.add_token("ann", "test", [])
+    headers = {"Authorization": f"Bearer {secret}"}
+    if end == "session":
+        cookie = accounts.sign_in("ann", "correct horse", "127.0.0.1", "test")
+        headers = {"Cookie": f"{cookie_name(house.settings)}={cookie}"}
+    ends = {
+        "token": lambda: accounts.remove_token("ann", token.id),
+        "session": lambda: accounts.sign_out("ann"),
+        "account": lambda: accounts.remove("ann"),
+        "role": lambda: accounts.set_role("ann", "viewer"),
+    }
+    with (
+        served(house) as url,
+        httpx.stream("GET", f"{url}/api/v1/queue/events", headers=headers | STREAM, timeout=30) as answer,
+    ):
+        lines = parsed(answer.iter_lines())
+        assert next(lines)["event"] == "queue"
+        assert next(lines) == {"comment": "nothing new"}  # it was asked for once, and goes on
+        ends[end]()
+        assert all("comment" in each or each["event"] == "queue" for each in lines)  # until the end
+        again = httpx.get(f"{url}/api/v1/queue/events", headers=headers)
+        assert again.status_code == (200 if end == "role" else 401)

@@ -1,4 +1,4 @@
-"""Jobs: submit, list, one job, cancel, again, history."""
+"""Jobs: submit, list, one job, cancel, again."""
 
 from typing import Annotated, Any
 
@@ -92,11 +92,6 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         """A new job from an old one's recipe."""
         studio.check_open()
         return accepted(studio, studio.again([job_id]))
-
-    @jobs.get("/jobs/{job_id}/events")
-    def events(job_id: str) -> dict[str, Any]:
-        """What happened to a job, oldest first."""
-        return {"events": [shapes.event(each) for each in studio.events(job_id)]}
 
     return jobs
 

@@ -1,6 +1,5 @@
 """Reports as JSON, Markdown or HTML, and who was told: the delivery log of webhooks and hooks."""
 
-from dataclasses import asdict
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -11,7 +10,6 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse,
 from diffusion_local import shapes
 from diffusion_local.domain import Receipt
 from diffusion_local.reports.report import Report
-from diffusion_local.store.deliveries import Delivery
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.answers import tagged
 from diffusion_local.web.api.fields import ReportAgain, Trial
@@ -51,23 +49,23 @@ def router(studio: Studio) -> APIRouter:
         """The delivery log, newest first: give `next` as `before` to read on."""
         found = studio.webhooks.deliveries(limit, before or None, state or None)
         following = found[-1].id if len(found) == limit else None
-        return tagged(request, {"deliveries": [shape(each) for each in found], "next": following})
+        return tagged(request, {"deliveries": [shapes.delivery(each) for each in found], "next": following})
 
     @api.get("/webhooks/deliveries/{delivery_id}", tags=["webhooks"])
     def one_delivery(delivery_id: str, request: Request) -> Response:
         """One delivery with the message that was, or is to be, sent."""
         found = studio.webhooks.delivery(delivery_id)
-        return tagged(request, shape(found) | {"payload": found.payload})
+        return tagged(request, shapes.delivery(found) | {"payload": found.payload})
 
     @api.post("/webhooks/deliveries/{delivery_id}/resend", tags=["webhooks"], status_code=202)
     def resend(delivery_id: str) -> dict[str, Any]:
         """Send one again, with the id it had."""
-        return shape(studio.webhooks.resend(delivery_id))
+        return shapes.delivery(studio.webhooks.resend(delivery_id))
 
     @api.post("/webhooks/test", tags=["webhooks"], status_code=202)
     def trial(body: Trial) -> dict[str, Any]:
         """Send a trial message to an address; the delivery that tells what came of it."""
-        return shape(studio.webhooks.test(body.url))
+        return shapes.delivery(studio.webhooks.test(body.url))
 
     return api
 
@@ -118,10 +116,3 @@ def answer(studio: Studio, request: Request, report: Report, form: str) -> Respo
     kind = {"md": PlainTextResponse, "html": HTMLResponse}[form]
     media = {"md": "text/markdown; charset=utf-8", "html": "text/html; charset=utf-8"}[form]
     return kind(studio.reports.text(report, form), media_type=media, headers=NEVER | {"Vary": "Accept"})
-
-
-def shape(delivery: Delivery) -> dict[str, Any]:
-    """A delivery without its message."""
-    values = asdict(delivery)
-    del values["payload"]
-    return values

@@ -2,24 +2,28 @@
 
 By the HTML standard (section 9.2): each change of a state has its number in ``job_events`` as ``id``, so that a
 client that reconnects with ``Last-Event-ID`` misses nothing; a client that has seen the end gets 204 and stays away.
-Progress has no ``id``, since only the newest matters. A comment every HEARTBEAT seconds keeps proxies awake.
+Progress has no ``id``, since only the newest matters. A comment every HEARTBEAT seconds keeps proxies awake; by then
+at the latest a stream ends whose session or token is no more, or may do something else now.
 """
 
 import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import anyio.to_thread
-from fastapi import APIRouter, Header
-from fastapi.responses import Response, StreamingResponse
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from diffusion_local import shapes
+from diffusion_local.domain import Event
 from diffusion_local.errors import NotFound, UserError
 from diffusion_local.studio import Studio
+from diffusion_local.web.access import STILL
+from diffusion_local.web.api.answers import REVALIDATE
 from diffusion_local.web.api.http.batches import batch_shape
 from diffusion_local.web.api.watch import Watch
 
@@ -27,6 +31,9 @@ HEARTBEAT = 15.0
 PAGE = 500  # events in one look
 LARGEST = 2**63 - 1
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+VARIES = REVALIDATE | {"Vary": "Accept"}
+After = Annotated[int, Query(ge=0, le=LARGEST, description="the last `number` that was seen")]
+Limit = Annotated[int, Query(ge=1, le=PAGE)]
 LastId = Annotated[str | None, Header(alias="Last-Event-ID", description="the last `id` that was seen")]
 
 
@@ -54,25 +61,71 @@ class News:
         return f"{head}event: {self.event}\ndata: {json.dumps(self.data)}\n\n"
 
 
+HISTORY: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "the history, or with `Accept: text/event-stream` what `/stream` beside it sends",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+
 def router(studio: Studio, watch: Watch) -> APIRouter:
     streams = APIRouter(tags=["streams"])
 
     @streams.get("/jobs/{job_id}/stream", response_class=StreamingResponse)
-    async def job_stream(job_id: str, last_event_id: LastId = None) -> Response:
+    async def job_stream(job_id: str, request: Request, last_event_id: LastId = None) -> Response:
         """`state` and `progress` events of a job as they come, and `end` with the whole job."""
-        return await followed(watch, Followed(studio, last_event_id, job_id=job_id), last_event_id)
+        return await followed(request, watch, Followed(studio, last_event_id, job_id=job_id), last_event_id)
 
     @streams.get("/batches/{batch_id}/stream", response_class=StreamingResponse)
-    async def batch_stream(batch_id: str, last_event_id: LastId = None) -> Response:
+    async def batch_stream(batch_id: str, request: Request, last_event_id: LastId = None) -> Response:
         """`state` and `progress` events of a batch's jobs as they come, and `end` with the batch."""
-        return await followed(watch, Followed(studio, last_event_id, batch_id=batch_id), last_event_id)
+        return await followed(request, watch, Followed(studio, last_event_id, batch_id=batch_id), last_event_id)
 
     @streams.get("/queue/stream", response_class=StreamingResponse)
-    async def queue_stream(last_event_id: LastId = None) -> Response:
+    async def queue_stream(request: Request, last_event_id: LastId = None) -> Response:
         """`state` events of all jobs from now on (or after `Last-Event-ID`), and `queue` with the counts; endless."""
-        return await followed(watch, Everything(studio, last_event_id), last_event_id)
+        return await followed(request, watch, Everything(studio, last_event_id), last_event_id)
+
+    @streams.get("/jobs/{job_id}/events", responses=HISTORY)
+    async def job_events(job_id: str, request: Request, last_event_id: LastId = None) -> Response:
+        """What happened to a job, oldest first."""
+        if wants_stream(request):
+            return await job_stream(job_id, request, last_event_id)
+        found = await anyio.to_thread.run_sync(studio.events, job_id)
+        return JSONResponse({"events": [shapes.event(each) for each in found]}, headers=VARIES)
+
+    @streams.get("/batches/{batch_id}/events", responses=HISTORY)
+    async def batch_events(
+        batch_id: str, request: Request, after: After = 0, limit: Limit = PAGE, last_event_id: LastId = None
+    ) -> Response:
+        """What happened to a batch's jobs, oldest first: give `next` as `after` to read on."""
+        if wants_stream(request):
+            return await batch_stream(batch_id, request, last_event_id)
+        await anyio.to_thread.run_sync(studio.batch, batch_id)
+        return history(await anyio.to_thread.run_sync(studio.events_after, after, None, batch_id, limit), limit)
+
+    @streams.get("/queue/events", responses=HISTORY)
+    async def queue_events(
+        request: Request, after: After = 0, limit: Limit = PAGE, last_event_id: LastId = None
+    ) -> Response:
+        """What happened to all jobs that are listed, oldest first: give `next` as `after` to read on."""
+        if wants_stream(request):
+            return await queue_stream(request, last_event_id)
+        return history(await anyio.to_thread.run_sync(studio.events_after, after, None, None, limit), limit)
 
     return streams
+
+
+def wants_stream(request: Request) -> bool:
+    kinds = (each.partition(";")[0].strip().lower() for each in request.headers.get("Accept", "").split(","))
+    return "text/event-stream" in kinds
+
+
+def history(found: list[tuple[int, Event]], limit: int) -> JSONResponse:
+    told = [{"number": number} | shapes.event(event) for number, event in found]
+    following = found[-1][0] if len(found) == limit else None
+    return JSONResponse({"events": told, "next": following}, headers=VARIES)
 
 
 class Followed:
@@ -148,20 +201,28 @@ class Everything:
         return news, False
 
 
-async def followed(watch: Watch, source: Source, last_id: str | None) -> Response:
+async def followed(request: Request, watch: Watch, source: Source, last_id: str | None) -> Response:
     """The stream of a source. What is unknown or already over is said before it begins."""
     before = source.number
     news, ended = await anyio.to_thread.run_sync(source.look)
     if ended and last_id is not None and source.number == before:
         return Response(status_code=204)
-    return StreamingResponse(events(watch, source, news, ended), media_type="text/event-stream", headers=HEADERS)
+    pieces = events(watch, source, news, ended, request.scope[STILL])
+    return StreamingResponse(pieces, media_type="text/event-stream", headers=HEADERS)
 
 
-async def events(watch: Watch, source: Source, news: list[News], ended: bool) -> AsyncIterator[str]:
+async def events(
+    watch: Watch, source: Source, news: list[News], ended: bool, still: Callable[[], Awaitable[bool]]
+) -> AsyncIterator[str]:
     yield "retry: 2000\n\n" + "".join(map(str, news))
     if ended:
         return
+    asked = time.monotonic()
     async for later in news_of(watch, source):
+        if time.monotonic() - asked >= HEARTBEAT:
+            if not await still():
+                return
+            asked = time.monotonic()
         yield "".join(map(str, later)) or ": nothing new\n\n"
 
 
