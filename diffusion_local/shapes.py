@@ -207,7 +207,7 @@ def model(model: Model) -> Json:
     values = asdict(model)
     for name in ("folder", "file", "scheduler"):
         del values[name]
-    return values | {"kinds": list(model.kinds), "ready": model.ready}
+    return values | {"kinds": list(model.kinds), "scripts": list(model.scripts), "ready": model.ready}
 
 
 def adapter(adapter: Adapter) -> Json:

@@ -30,9 +30,8 @@ def load_sd(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
 def embed_sd(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
     device = pipe._execution_device
     text, against = plain_and_short(pipe, prompt, negative)
-    if text is not None:
-        skip = clip_skip - 1 if clip_skip > 1 else None  # diffusers counts the layers left out
-        positive, unwanted = pipe.encode_prompt(text, device, 1, against is not None, against or None, clip_skip=skip)
+    if text is not None and clip_skip < 2:  # its own way of skipping needs transformers 4
+        positive, unwanted = pipe.encode_prompt(text, device, 1, against is not None, against or None)
         return {"prompt_embeds": positive, "negative_prompt_embeds": unwanted}
     read = prompts.Encoder(pipe, "", max(0, clip_skip - 1), True, device)
     if negative is None:

@@ -106,6 +106,7 @@ def embed_sana(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> 
     return {
         "prompt_embeds": positive,
         "prompt_attention_mask": mask,
+        "negative_prompt": None,  # its default, an empty text, does not go with embeddings
         "negative_prompt_embeds": against,
         "negative_prompt_attention_mask": mask_against,
     }

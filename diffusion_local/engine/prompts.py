@@ -118,7 +118,8 @@ class Encoder(EmbeddingsProvider):
         if self._layer == 0 and self._normalized:
             return output.last_hidden_state
         hidden = output.hidden_states[-(self._layer + 1)]
-        return self.text_encoder.text_model.final_layer_norm(hidden) if self._normalized else hidden
+        model: Any = getattr(self.text_encoder, "text_model", self.text_encoder)  # transformers 5 has no layer between
+        return model.final_layer_norm(hidden) if self._normalized else hidden
 
 
 class Inversions:

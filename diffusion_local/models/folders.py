@@ -27,7 +27,7 @@ PIPELINES: dict[str, tuple[str, tuple[str, ...]]] = {
     "Flux2KleinPipeline": ("flux2", (TXT2IMG,)),
     "ZImagePipeline": ("z_image", EVERY_KIND),
     "SanaPipeline": ("sana", (TXT2IMG,)),
-    "SanaSprintPipeline": ("sana", (TXT2IMG,)),
+    "SanaSprintPipeline": ("sana_sprint", (TXT2IMG,)),
     "PixArtSigmaPipeline": ("pixart", (TXT2IMG,)),
     "PixArtAlphaPipeline": ("pixart", (TXT2IMG,)),
     "ChromaPipeline": ("chroma", EVERY_KIND),

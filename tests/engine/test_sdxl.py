@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -66,6 +67,22 @@ def test_it_draws(diffusers_engine: DiffusersEngine, tiny: Model, guidance: floa
     assert pictures[0].image.size == (128, 192)
     assert pictures[0].image.tobytes() == pictures[1].image.tobytes()
     assert draw.steps == [1, 2]
+
+
+def test_weights_long_prompts_and_clip_skip_reach_both_encoders(diffusers_engine: DiffusersEngine, tiny: Model) -> None:
+    diffusers_engine.load(tiny)
+    draw = Draw(diffusers_engine)
+
+    def drawn(prompt: str, **more: Any) -> bytes:
+        return draw(model="tiny", prompt=prompt, seed=3, steps=2, **more).image.tobytes()
+
+    usual = drawn("a red cat")
+    assert drawn("a (red:1.0) cat") == usual
+    assert drawn("a (red:5) cat") != usual
+    assert drawn("a red cat", clip_skip=2) == usual  # trained with the last layer but one
+    assert drawn("a red cat", clip_skip=3) != usual
+    long = "a red cat" + ", a red cat" * 40
+    assert drawn(long) != drawn(f"{long}, a blue house at night")
 
 
 def test_pixels_are_those_of_a_bare_pipeline(diffusers_engine: DiffusersEngine, tiny: Model) -> None:
