@@ -62,7 +62,7 @@ def open_house(settings: Settings) -> House:
     catalog = Catalog(settings.starter, Places.of(settings), sources.size)
     notices, deliveries = NoticeStore(database), DeliveryStore(database)
     reports = Reports(settings, database, view, control, files)
-    teller = Teller(settings, notices, deliveries, jobs, view, reports)
+    teller = Teller(settings, notices, deliveries, jobs, view, reports, images)
     webhooks = Webhooks(settings, notices, deliveries)
     downloads = DownloadStore(database)
     library = Library(settings, catalog, downloads, images, fits)

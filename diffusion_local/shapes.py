@@ -180,7 +180,9 @@ def progress(progress: Progress) -> Json:
     batch = progress.batch
     root = f"{_root.get()}/api/v1"
     url = f"{root}/batches/{batch.id}"
-    values = asdict(batch) | {"lane": str(batch.lane), "grid": json.loads(batch.grid) if batch.grid else None}
+    values = asdict(batch)
+    del values["prediction"]
+    values |= {"lane": str(batch.lane), "grid": json.loads(batch.grid) if batch.grid else None}
     return values | {
         "counts": {str(state): count for state, count in progress.counts.items()},
         "finished": all(count == 0 for state, count in progress.counts.items() if state not in FINAL),

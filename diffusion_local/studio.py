@@ -120,13 +120,15 @@ class Studio(Orders, Questions):
         lane: Lane = Lane.INTERACTIVE,
         priority: int = 0,
         idempotency_key: str | None = None,
+        prediction: str = "",
         **settings: Any,
     ) -> Receipt:
         """Enqueue ``count`` pictures of a prompt; acknowledged means durable.
 
         Seeds are consecutive; where the noise of a variation seed is mixed in it is that one that counts up.
         ``settings`` are fields of Params; what is absent or None is the model's default, no seed (or -1) a random one.
-        ``start_at``, ``window``, ``finish_by`` and ``webhook`` among them are the batch's own (see ``when``).
+        ``start_at``, ``window``, ``finish_by`` and ``webhook`` among them are the batch's own (see ``when``), and so is
+        ``prediction`` (see ``Batch``).
         Raises InvalidParams, QueueFull and Conflict, and then nothing is enqueued.
         """
         actor.require(Scope.SUBMIT)
@@ -141,7 +143,8 @@ class Studio(Orders, Questions):
         if not model.ready:
             raise InvalidParams("model", f"{model.id} is not ready: {model.problem}")
         who = actor.current().owner(owner)
-        batch = Batch(new_id(), name or shortened(params.prompt), who, lane, count, utc_now(), **times.fields())
+        title = name or shortened(params.prompt)
+        batch = Batch(new_id(), title, who, lane, count, utc_now(), prediction=prediction, **times.fields())
         jobs = new_jobs(batch, each, catalog.whole_number("priority", priority, *PRIORITIES))
         batch_id, job_ids = self._jobs.insert_batch(batch, jobs, idempotency_key or None, self._settings.max_queued)
         self._queue.ring(count)

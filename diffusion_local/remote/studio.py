@@ -163,7 +163,7 @@ class RemoteStudio:
 
     def picture_data(self, image_id: str) -> bytes:
         image = self._server.get(f"/images/{part(image_id)}")
-        return self._server.file(f"/images/{part(image['id'])}.png")
+        return self._server.file(f"/images/{image['url'].rpartition('/')[2]}")
 
     def models(self) -> list[Model]:
         return self.library.models()

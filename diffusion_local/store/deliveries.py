@@ -1,6 +1,6 @@
 """The delivery log: who was, or is to be, told of what. Its rows decide; a message that rings for one may be lost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,6 +11,7 @@ from diffusion_local.store.database import Database
 from diffusion_local.store.notices import Notice
 
 HOOK = "hook:"  # a receiver that is a command of config.toml
+NONE: Mapping[str, str] = {}
 LOST_SECONDS = 5.0  # over its time, a delivery's message must have been lost
 
 
@@ -37,8 +38,10 @@ class DeliveryStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, notice: Notice, payload: str, tries: dict[str, int]) -> list[str]:
+    def add(self, notice: Notice, payload: str, tries: dict[str, int], own: Mapping[str, str] = NONE) -> list[str]:
         """One delivery for each receiver, with its number of tries, and the notice is told: all or nothing.
+
+        ``own`` are payloads of receivers that are told otherwise.
 
         A receiver that has this notice already gets no second one. Their ids.
         """
@@ -49,7 +52,16 @@ class DeliveryStore:
                 added = db.execute(
                     "INSERT OR IGNORE INTO deliveries (id, notice, event, receiver, payload, state, tries_left, "
                     "created_at, next_try_at) VALUES (?, ?, ?, ?, ?, 'waiting', ?, ?, ?)",
-                    [delivery_id, notice.id, notice.event, receiver, payload, tries_left, now, now],
+                    [
+                        delivery_id,
+                        notice.id,
+                        notice.event,
+                        receiver,
+                        own.get(receiver, payload),
+                        tries_left,
+                        now,
+                        now,
+                    ],
                 ).rowcount
                 ids += [delivery_id] if added else []
             db.execute("UPDATE notices SET told_at = ? WHERE id = ? AND told_at IS NULL", [now, notice.id])

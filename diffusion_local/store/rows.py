@@ -95,6 +95,7 @@ def batch(row: Row) -> Batch:
         finish_by=row["finish_by"],
         webhook=row["webhook"],
         grid=row["grid"],
+        prediction=row["prediction"],
     )
 
 

@@ -24,7 +24,9 @@ TELLING = (
     """
     CREATE TABLE notices (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
-        event TEXT NOT NULL CHECK (event IN ('batch.done', 'job.failed', 'queue.idle', 'queue.paused', 'test')),
+        event TEXT NOT NULL CHECK (
+            event IN ('batch.started', 'batch.done', 'job.failed', 'queue.idle', 'queue.paused', 'test')
+        ),
         batch_id TEXT NOT NULL DEFAULT '',
         job_id TEXT NOT NULL DEFAULT '',
         note TEXT NOT NULL DEFAULT '',
@@ -34,6 +36,16 @@ TELLING = (
     """,
     "CREATE INDEX notices_untold ON notices (id) WHERE told_at IS NULL",
     "CREATE INDEX notices_of_batch ON notices (batch_id, event)",
+    # Only of a batch whose webhook asked to hear of its start.
+    "ALTER TABLE batches ADD COLUMN prediction TEXT NOT NULL DEFAULT ''",
+    f"""
+    CREATE TRIGGER notices_batch_started AFTER UPDATE OF state ON jobs
+    WHEN new.state = 'running' AND old.state = 'queued' AND EXISTS (
+        SELECT 1 FROM batches WHERE id = new.batch_id AND prediction LIKE '%"start"%'
+    ) AND NOT EXISTS (SELECT 1 FROM notices WHERE batch_id = new.batch_id AND event = 'batch.started') BEGIN
+        INSERT INTO notices (event, batch_id, at) VALUES ('batch.started', new.batch_id, {NOW});
+    END
+    """,
     f"""
     CREATE TRIGGER notices_batch_done AFTER UPDATE OF state ON jobs
     WHEN {ENDED} AND NOT EXISTS (

@@ -6,17 +6,18 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from diffusion_local.domain import Job, Lane, shortened, utc_text
+from diffusion_local.domain import Batch, Job, Lane, shortened, utc_text
 from diffusion_local.errors import DiskFull, NotFound, UserError
 from diffusion_local.reports.report import Report
 from diffusion_local.reports.reports import Reports
 from diffusion_local.settings import Settings
 from diffusion_local.store.deliveries import HOOK, DeliveryStore
+from diffusion_local.store.images import ImageStore
 from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.notices import Notice, NoticeStore
 from diffusion_local.store.queue_view import QueueView
-from diffusion_local.telling import hooks, webhook
-from diffusion_local.telling.receivers import morning, receivers
+from diffusion_local.telling import hooks, predictions, webhook
+from diffusion_local.telling.receivers import MOST_TRIES, morning, receivers
 from diffusion_local.telling.secret import secret_of
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Teller:
         jobs: JobStore,
         view: QueueView,
         reports: Reports,
+        images: ImageStore,
     ) -> None:
         self._settings = settings
         self._notices = notices
@@ -41,6 +43,7 @@ class Teller:
         self._jobs = jobs
         self._view = view
         self._reports = reports
+        self._images = images
         self._reported: date | None = None
 
     def tell(self, ring: Callable[[str], None]) -> None:
@@ -119,17 +122,34 @@ class Teller:
             return None
         return age < IDLE
 
-    def _message(self, notice: Notice) -> tuple[str, dict[str, int]]:
-        """(payload, tries by receiver). A batch that was forgotten meanwhile is told without its report."""
-        found = receivers(self._settings, notice.event, self._webhook(notice.batch_id))
-        return message(notice.event, notice.at, self._data(notice) if found else {}), found
+    def _message(self, notice: Notice) -> tuple[str, dict[str, int], dict[str, str]]:
+        """(payload, tries by receiver, payloads of receivers that are told otherwise). A batch that was forgotten
+        meanwhile is told without its report."""
+        batch = self._batch(notice.batch_id)
+        if batch is not None and batch.webhook and batch.prediction:
+            found, own = receivers(self._settings, notice.event, ""), self._prediction(notice.event, batch)
+        else:
+            found, own = receivers(self._settings, notice.event, batch.webhook if batch else ""), {}
+        payload = message(notice.event, notice.at, self._data(notice) if found else {})
+        return payload, found | dict.fromkeys(own, MOST_TRIES), own
 
-    def _webhook(self, batch_id: str) -> str:
-        """The batch's own; empty where there is none."""
+    def _batch(self, batch_id: str) -> Batch | None:
         try:
-            return self._view.batch(batch_id)[0].webhook if batch_id else ""
+            return self._view.batch(batch_id)[0] if batch_id else None
         except NotFound:
-            return ""
+            return None
+
+    def _prediction(self, event: str, batch: Batch) -> dict[str, str]:
+        """What the batch's own webhook hears of an event, if it asked for it: the prediction, and nothing else."""
+        wish = predictions.Wish.of(batch)
+        if predictions.EVENTS.get(event) not in wish.events:
+            return {}
+        jobs = self._view.jobs(None, batch.id, predictions.MOST_JOBS, None)
+        if event == "batch.started":
+            told = predictions.started(wish, batch, jobs)
+        else:
+            told = predictions.prediction(wish, batch, jobs, self._images.of_jobs([job.id for job in jobs]))
+        return {batch.webhook: json.dumps(told, ensure_ascii=False)}
 
     def _data(self, notice: Notice) -> dict[str, Any]:
         try:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
 from diffusion_local.compose import House
+from diffusion_local.telling.predictions import Wish
 from tests.support import claimed
 from tests.web.api.conftest import Hands, draw_next, fail_next
+from tests.web.conftest import client_of, house_of
 
 INPUT = {"prompt": "a red apple", "width": 128, "height": 128, "num_inference_steps": 4}
 LATER = {"Prefer": "respond-async"}
@@ -79,7 +82,7 @@ def test_a_failed_one_says_why(client: TestClient, house: House, monkeypatch: py
         ({"input": INPUT | {"width": 100}}, "width: "),
         ({"input": INPUT, "webhook": "http://169.254.169.254/"}, "webhook: "),
         (
-            {"input": INPUT, "webhook": "https://example.com/", "webhook_events_filter": ["logs"]},
+            {"input": INPUT, "webhook": "https://example.com/", "webhook_events_filter": ["done"]},
             "webhook_events_filter",
         ),
         ({"input": INPUT | {"image": "https://example.com/a.png"}}, "source: must be the picture itself"),
@@ -107,7 +110,42 @@ def test_a_webhook_is_the_batchs(client: TestClient, house: House) -> None:
     hook = "https://1.1.1.1/told"
     body = {"input": INPUT, "webhook": hook, "webhook_events_filter": ["completed"]}
     told = client.post("/predictions", json=body, headers=LATER).json()
-    assert house.studio.batch(told["id"])[0].webhook == hook
+    batch = house.studio.batch(told["id"])[0]
+    assert (batch.webhook, Wish.of(batch).id) == (hook, told["id"])
+    assert "prediction" not in client.get(f"/api/v1/batches/{batch.id}").json()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "asked", "heard"),
+    [
+        (None, None, ["processing", "succeeded"]),
+        ("mine", ["start"], ["processing"]),
+        (None, ["completed"], ["succeeded"]),
+        (None, ["output", "logs"], []),
+    ],
+)
+def test_a_webhook_hears_the_prediction(
+    tmp_path_factory: pytest.TempPathFactory, chosen: str | None, asked: list[str] | None, heard: list[str]
+) -> None:
+    house = house_of(tmp_path_factory)
+    client, hook = client_of(house), "https://1.1.1.1/told"
+    body = {"input": INPUT | {"num_outputs": 2}, "webhook": hook, "id": chosen}
+    body |= {"webhook_events_filter": asked} if asked is not None else {}
+    told = client.post("/predictions", json=body, headers=LATER).json()
+    draw_next(house)
+    draw_next(house)
+    house.teller.tell(lambda delivery_id: None)
+    log = house.studio.webhooks.deliveries()
+    payloads = [json.loads(each.payload) for each in reversed(log)]
+    assert [each["status"] for each in payloads] == heard
+    assert {each.receiver for each in log} <= {hook}
+    for each in payloads:
+        assert (each["id"], each["urls"], each["input"]) == (told["id"], told["urls"], told["input"])
+        if each["status"] == "succeeded":
+            assert each == client.get(told["urls"]["get"]).json()
+        else:
+            assert (each["output"], each["completed_at"]) == (None, None)
+            assert each["started_at"]
 
 
 def test_they_are_listed_newest_first_page_by_page(client: TestClient) -> None:

@@ -103,4 +103,9 @@ def encoded(studio: Studio, image: Image, form: str = "png", quality: int = 90) 
 
 def address(request: Request, image: Image) -> str:
     """A picture's whole address, under the name by which the caller knows this server."""
-    return str(request.base_url).rstrip("/").removesuffix(shapes.root()) + shapes.file_url(image)
+    return root_of(request).removesuffix(shapes.root()) + shapes.file_url(image)
+
+
+def root_of(request: Request) -> str:
+    """Where this server is, as the caller knows it, with the path under which a proxy serves us."""
+    return str(request.base_url).rstrip("/")

@@ -2,31 +2,29 @@
 
 As in cog a call waits for its end unless it says ``Prefer: respond-async``; ``wait=N`` bounds the wait, and after it
 the prediction comes back unfinished, with 202. An id that the client chose makes a repeated call the same prediction.
-A webhook is told of the end, in the shape that all webhooks of this studio have. Pictures come as data URLs: an address
-is not fetched.
+A webhook hears of the start and of the end, each time the prediction as it is then, signed as Replicate signs;
+`output` and `logs` may stand in its filter, but are not told on their own: all output comes with the end. Pictures come
+as data URLs: an address is not fetched.
 """
 
-from typing import Annotated, Any
-from urllib.parse import quote
+from typing import Annotated, Any, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from diffusion_local import shapes
-from diffusion_local.domain import Job, State
 from diffusion_local.errors import InvalidParams, NotFound, UserError
 from diffusion_local.shapes import Json
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.dialects.calls import address, neutral, refusing, submitted, why_not
+from diffusion_local.telling.predictions import FILTER, MOST_JOBS, Wish, prediction
+from diffusion_local.web.api.dialects.calls import neutral, refusing, root_of, submitted
 from diffusion_local.web.api.prefer import MOST_SECONDS, read_prefer
 from diffusion_local.web.api.uploads import kept_pictures
 from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.web.refusals import headers_of, sentence, status_of
 
 KEY = "prediction:"
-MOST_JOBS = 1000
 PAGE = 20
 NEUTRAL: dict[str, tuple[Any, ...]] = {"output_file_prefix": ("",), "stream": (False,), "context": ({},)}
 Prefer = Annotated[str | None, Header(description="`respond-async` or `wait=N` (RFC 7240)")]
@@ -62,8 +60,10 @@ class Prediction(BaseModel):
 
     input: Input
     id: str | None = None
-    webhook: str | None = Field(None, description="told once, at the end")
-    webhook_events_filter: list[str] | None = Field(None, description='"completed" is the only event that is told')
+    webhook: str | None = Field(None, description="told of the start and of the end")
+    webhook_events_filter: list[Literal["start", "output", "logs", "completed"]] | None = Field(
+        None, description="all by default; `output` and `logs` are never told on their own"
+    )
 
 
 def router(studio: Studio, watch: Watch) -> APIRouter:
@@ -85,7 +85,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     def listed(request: Request, cursor: str = "") -> Json:
         """Predictions, newest first, as every submit of whatever door is one: `next` reads on."""
         found = studio.batches.page(PAGE, cursor or None)
-        following = f"{str(request.base_url).rstrip('/')}/predictions?cursor={found[-1].batch.id}" if found else None
+        following = f"{root_of(request)}/predictions?cursor={found[-1].batch.id}" if found else None
         results = [shape(studio, request, each.batch.id, each.batch.id) for each in found]
         return {"previous": None, "next": following if len(found) == PAGE else None, "results": results}
 
@@ -112,11 +112,11 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         neutral(body.model_extra or {}, NEUTRAL)
         if chosen is not None and not chosen.strip():
             raise InvalidParams("id", "must not be empty.")
-        if body.webhook and set(body.webhook_events_filter or ["completed"]) != {"completed"}:
-            raise InvalidParams("webhook_events_filter", 'must be ["completed"]: no other event is told.')
         preference = read_prefer(prefer)
         wishes = body.input.model_dump() | {"idempotency_key": KEY + chosen if chosen else None}
-        wishes["webhook"] = body.webhook or None
+        if body.webhook:
+            told = FILTER if body.webhook_events_filter is None else tuple(body.webhook_events_filter)
+            wishes |= {"webhook": body.webhook, "prediction": Wish(chosen or "", root_of(request), told).text()}
         receipt = await anyio.to_thread.run_sync(lambda: submitted(studio, kept_pictures(studio, wishes)))
         seconds = MOST_SECONDS if preference.seconds is None else preference.seconds
         finished = await until_final(studio, watch, receipt.job_ids, seconds, request)
@@ -140,37 +140,8 @@ def shape(studio: Studio, request: Request, prediction_id: str, batch_id: str) -
     jobs = studio.jobs(batch_id=batch_id, limit=MOST_JOBS)
     if not jobs:
         raise NotFound(f"There is no prediction {prediction_id!r}.")
-    images = studio.images_of(jobs)
-    params, batch = jobs[0].params, studio.batch(batch_id)[0]
-    ended = [job.finished_at for job in jobs if job.finished_at]
-    finished = len(ended) == len(jobs)
-    failed = next((job for job in jobs if job.state is State.FAILED), None)
-    url = f"{str(request.base_url).rstrip('/')}/predictions/{quote(prediction_id, safe='')}"
-    output = [address(request, images[job.id]) for job in jobs if job.id in images]
-    return {
-        "id": prediction_id,
-        "status": status(jobs),
-        "input": shapes.params(jobs[0]) | {"prompt": params.prompt, "count": len(jobs)},
-        "output": output if finished and output else None,
-        "error": why_not(failed) if failed else None,
-        "logs": "",
-        "metrics": {"predict_time": sum(image.seconds for image in images.values())},
-        "created_at": batch.created_at,
-        "started_at": min((job.started_at for job in jobs if job.started_at), default=None),
-        "completed_at": max(ended) if finished else None,
-        "urls": {"get": url, "cancel": f"{url}/cancel"},
-    }
-
-
-def status(jobs: list[Job]) -> str:
-    states = {job.state for job in jobs}
-    if states == {State.QUEUED}:
-        return "starting"
-    if states & {State.QUEUED, State.RUNNING}:
-        return "processing"
-    if State.FAILED in states:
-        return "failed"
-    return "canceled" if State.CANCELLED in states else "succeeded"
+    wish = Wish(prediction_id, root_of(request))
+    return prediction(wish, studio.batch(batch_id)[0], jobs, studio.images_of(jobs))
 
 
 def refusal(request: Request, error: UserError) -> JSONResponse:
