@@ -17,4 +17,4 @@ def test_every_route_is_told_and_no_other(client: TestClient) -> None:
         for method in methods
     }
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert set(ROUTE.findall(readme)) == there
+    assert {re.sub(r"{[^}]+}", "{id}", route) for route in ROUTE.findall(readme)} == there
