@@ -60,6 +60,11 @@ def on_model(studio: Studio, model_id: str, before_id: str, width: Any, height: 
     return [told, shapes(model, width, height), model.id, width, height, *following]
 
 
+def on_sample(studio: Studio, model_id: Any) -> str:
+    """The chosen model's newest picture, beside its name."""
+    return view_source.sample(studio.library.samples().get(str(model_id)))
+
+
 def on_size_typed(studio: Studio, model_id: str, width: Any, height: Any) -> Any:
     """Shows the shape that was typed, if it is one of the buttons."""
     return shapes(model_of(studio, model_id), width, height)
@@ -111,6 +116,7 @@ class CreateTab:
     told: Any
     source: Any  # the panel of the picture to begin from; source.js
     loras: Any  # the list of LoRAs; loras.js
+    sample: Any  # the newest picture of the chosen model
     drawn: Any
     mine: Any  # the ids of this browser's batches; page.js keeps them
     before: Any  # the model whose defaults the form has
@@ -128,6 +134,7 @@ class CreateTab:
         """What `once` draws for each page."""
         return [
             self.size,
+            self.sample,
             self.source,
             self.loras,
             *(self.field(name) for name in ("model", "styles", "upscaler", "vae")),
@@ -140,6 +147,7 @@ def once(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
     own = (say("create.models_own"), "")
     return [
         on_size_typed(studio, model_id, width, height),
+        on_sample(studio, model_id),
         view_source.panel(),
         view_source.loras(studio.library.adapters()["loras"]),
         gr.Dropdown(form.model_choices(studio.models())),
@@ -181,7 +189,10 @@ def layout(studio: Studio) -> CreateTab:
     told = live("told")
     with gr.Accordion(label("create.more"), open=False, elem_id="more"):
         with gr.Row():
-            place("model", "styles")
+            with gr.Row(elem_id="model-row"):
+                sample = live("sample")
+                place("model")
+            place("styles")
         place("negative")
         with gr.Row(elem_id="seed-row", equal_height=True):
             place("seed")
@@ -201,7 +212,7 @@ def layout(studio: Studio) -> CreateTab:
     drawn = live("created")
     fields = [made[name] for name in form.NAMES]
     rest = [hidden(), hidden(model.id), hidden("", "dropped")]
-    return CreateTab(fields, size, swap, generate, dice, keep, any_seed, told, source, loras, drawn, *rest)
+    return CreateTab(fields, size, swap, generate, dice, keep, any_seed, told, source, loras, sample, drawn, *rest)
 
 
 # -- wiring ---------------------------------------------------------------------------------------------------------
@@ -215,11 +226,12 @@ def wire(tab: CreateTab, studio: Studio, receipt: Any) -> Any:
     model.input(
         bound(on_model, studio), [model, tab.before, *follow], [tab.told, tab.size, tab.before, *follow], **QUIET
     )
+    model.change(bound(on_sample, studio), model, tab.sample, **QUIET)
     tab.size.input(None, tab.size, sides, js=SPLIT_SIZE, **QUIET)
     look = bound(on_size_typed, studio)
     tab.swap.click(None, sides, sides, js=SWAP, **QUIET).then(look, [model, *sides], tab.size, **QUIET)
     for side in sides:
-        side.input(look, [model, *sides], tab.size, trigger_mode="always_last", **QUIET)
+        side.change(look, [model, *sides], tab.size, trigger_mode="always_last", **QUIET)
     tab.dice.click(None, None, seed, js=DICE, **QUIET)
     tab.keep.click(bound(on_keep, studio), tab.mine, seed, **QUIET)
     tab.any_seed.click(None, None, seed, js="() => ''", **QUIET)

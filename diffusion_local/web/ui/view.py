@@ -194,7 +194,13 @@ def notice(kind: str, words: str, more: str = "") -> str:
 
 
 def warnings_notice(warnings: Sequence[str]) -> str:
-    return notice("warn", "<br>".join(text(retell(each)) for each in warnings)) if warnings else ""
+    return notice("warn", "<br>".join(text(warned(each)) for each in warnings)) if warnings else ""
+
+
+def warned(warning: str) -> str:
+    """A warning that begins with a field: that by its label on the page."""
+    told, (field, _, _) = retell(warning), warning.partition(":")
+    return told.replace(field, name_of(field), 1) if told.startswith(field) else told
 
 
 def changed(names: Sequence[str]) -> str:

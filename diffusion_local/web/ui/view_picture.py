@@ -82,7 +82,7 @@ def beside(image: Image, kin: Kin) -> str:
         to = [button(text(each.name), "pin", f"{each.id} {image.id}") for each in free]
         to.append(button(say("gallery.new_board"), "pin_new", image.id, extra=ask(say("gallery.name_of_board"))))
         name = say("gallery.add_to_board")
-        links.append(menu("pin", name, to, f'+ <span class="face">{name}</span>'))
+        links.append(menu("pin", name, to, name))
     if kin.batch_id:
         links.append(button(say("gallery.batch_pictures"), "batch_pictures", kin.batch_id, "small"))
     if kin.alike:

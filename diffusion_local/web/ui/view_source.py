@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from diffusion_local import shapes
+from diffusion_local.domain import Image
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.web.ui.view import text
 from diffusion_local.web.ui.words import say
@@ -24,6 +26,11 @@ def panel() -> str:
         f'</button><button type="button" class="act small" data-source="remove">{say("create.remove_picture")}</button>'
         f'</span><p class="quiet" data-told role="status"></p></div></div></div>{painter()}{drop()}'
     )
+
+
+def sample(image: Image | None) -> str:
+    """Decoration: the name stands beside it."""
+    return f'<img src="{shapes.thumbnail_url(image.id)}" alt="" width="48" height="48">' if image else ""
 
 
 def painter() -> str:
