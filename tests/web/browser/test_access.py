@@ -14,6 +14,11 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-p
 pytestmark = pytest.mark.browser
 
 
+#: The open tab's part that the poll draws has something in it.
+DRAWN = """[...document.querySelectorAll('[role=tabpanel] .live-part')]
+  .some((part) => part.offsetParent && part.querySelector('.live').childElementCount)"""
+
+
 def findings(page: Any) -> list[str]:
     """What axe-core calls serious or critical, as "rule: element"."""
     page.evaluate(
@@ -58,7 +63,7 @@ def test_nothing_serious_is_found_on_any_tab(people: Any, site: Site, scheme: st
     for tab in page.evaluate("[...document.querySelectorAll('#tabs [role=tab]')].map((each) => each.dataset.tabId)"):
         if tab and tab != "create":
             go(page, tab)
-            page.wait_for_timeout(1200)  # until the poll has drawn it
+            page.wait_for_function(DRAWN)
             assert findings(page) == [], tab
             assert fits(page), tab
     assert studio.snapshot().counts[State.QUEUED] >= 1
