@@ -12,7 +12,8 @@ GALLERY = (
     "UPDATE images SET batch_id = coalesce((SELECT batch_id FROM jobs WHERE jobs.id = images.job_id), ''), "
     "mark = recipe_mark(params), number = rowid",
     "CREATE UNIQUE INDEX images_number ON images (number)",
-    "CREATE INDEX images_starred ON images (starred, created_at DESC, id DESC) WHERE starred = 1 AND trashed_at IS NULL",
+    "CREATE INDEX images_starred ON images (starred, created_at DESC, id DESC) "
+    "WHERE starred = 1 AND trashed_at IS NULL",
     "CREATE INDEX images_by_model ON images (model, created_at DESC, id DESC) WHERE trashed_at IS NULL",
     "CREATE INDEX images_by_batch ON images (batch_id, created_at DESC, id DESC)",
     "CREATE INDEX images_by_owner ON images (owner, created_at DESC, id DESC) WHERE trashed_at IS NULL",
