@@ -153,8 +153,8 @@ def test_the_queue_shows_somebodys_jobs_without_their_prompts(studio: Studio, an
     with acting(SHY):
         mine = studio.submit("my own tree", **SMALL)
         snapshot = studio.snapshot()
-    assert [job.id for job in snapshot.waiting] == [anns["waiting"], *mine.job_ids]
-    assert [job.hidden for job in snapshot.waiting] == [True, False]
+    assert [job.id for job in snapshot.waiting] == [*mine.job_ids, anns["waiting"]]  # in turn: one of hers runs
+    assert [job.hidden for job in snapshot.waiting] == [False, True]
     assert snapshot.running[0].hidden
     assert snapshot.ended == []
     assert "secret" not in repr(snapshot)

@@ -5,7 +5,15 @@ import inspect
 import pytest
 
 from diffusion_local import errors
-from diffusion_local.errors import DiffusionLocalError, DiskFull, EngineError, InvalidParams, Stopped, UserError
+from diffusion_local.errors import (
+    DiffusionLocalError,
+    DiskFull,
+    EngineError,
+    InvalidParams,
+    LimitReached,
+    Stopped,
+    UserError,
+)
 
 ALL = [
     each
@@ -20,10 +28,15 @@ def test_the_tree_in_the_docstring_is_the_tree(error: type[DiffusionLocalError])
     assert (error.__doc__ or "").strip()
 
 
-@pytest.mark.parametrize("error", [each for each in ALL if each not in (InvalidParams, Stopped)])
+@pytest.mark.parametrize("error", [each for each in ALL if each not in (InvalidParams, LimitReached, Stopped)])
 def test_the_docstring_is_the_message_where_none_is_given(error: type[DiffusionLocalError]) -> None:
     assert error().message == error.__doc__ == str(error())
     assert error("other words").message == "other words"
+
+
+def test_a_reached_limit_says_when_to_come_again() -> None:
+    error = LimitReached("too much", 30)
+    assert (error.message, error.retry_after) == ("too much", 30)
 
 
 def test_bad_input_names_field_and_problem() -> None:

@@ -45,10 +45,10 @@ def report(
 
 @app.command("stay-awake")
 @on_studio
-def stay_awake(studio: AnyStudio) -> None:
+def stay_awake(studio: AnyStudio, as_json: AsJson = False) -> None:
     """Let the machine not go to sleep, or off, when its lists are done."""
     studio.stay_awake()
-    print("the machine stays awake")
+    tell({"sleep_at": ""}, as_json, ["the machine stays awake"])
 
 
 @webhook.command()
