@@ -175,6 +175,16 @@ def preview_url(job_id: str, step: int) -> str:
     return f"{_root.get()}/previews/{job_id}.webp?step={step}"
 
 
+def batch_url(batch_id: str, what: str) -> str:
+    """Of a file that a batch can be taken away as, such as ``zip``."""
+    return f"{root()}/api/v1/batches/{batch_id}/{what}"
+
+
+def queue_url(what: str) -> str:
+    """Of all that waits, as a file."""
+    return f"{root()}/api/v1/queue/{what}"
+
+
 def progress(progress: Progress) -> Json:
     """A batch: its times, counts by state, when it is estimated to be done, and where its files are."""
     batch = progress.batch

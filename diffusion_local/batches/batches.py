@@ -25,6 +25,8 @@ from diffusion_local.store.files import LocalFiles
 from diffusion_local.store.jobs import JobStore, new_jobs
 from diffusion_local.store.queue_view import QueueView
 from diffusion_local.store.timetable import WISHES, Timetable
+from diffusion_local.timing import moment
+from diffusion_local.when import local
 
 MOST_WARNINGS = 10
 
@@ -52,6 +54,7 @@ class Batches:
     ) -> None:
         self._settings = settings
         self._jobs = jobs
+        self._view = view
         self._rows = BatchRows(view.database, view.rules)
         self._results = Results(view.database)
         self._files = files
@@ -59,9 +62,12 @@ class Batches:
         self._catalog = catalog
         self._timetable = timetable
 
-    def page(self, limit: int = 20, before: str | None = None) -> list[Progress]:
-        """Batches with their progress, newest first; ``before`` is the last id of the page before."""
-        return self._rows.page(whole_number("limit", limit, 1, 200), before or None)
+    def page(self, limit: int = 20, before: str | None = None, large: bool = False) -> list[Progress]:
+        """Batches with their progress, newest first; ``before`` is the last id of the page before.
+
+        ``large`` leaves out single pictures that somebody waits for.
+        """
+        return self._rows.page(whole_number("limit", limit, 1, 200), before or None, large)
 
     def get(self, batch_id: str) -> Progress:
         """Raises NotFound."""
@@ -75,6 +81,22 @@ class Batches:
         """The same of one batch."""
         found = self._rows.get(batch_id)
         return [found.warning] if found.warning else []
+
+    def foreseen(self, seconds: float | None, **wishes: str | None) -> tuple[str | None, str]:
+        """(when so much work would be done if it were enqueued now, a sentence if that is later than it should be).
+
+        ``wishes`` are ``start_at``, ``window``, ``finish_by`` and ``webhook``. The moment is in UTC; None: nobody
+        knows. Raises InvalidParams.
+        """
+        before = self._view.snapshot(0, 0).total_eta
+        left = None if seconds is None or before is None else before + seconds
+        return self._timetable.foreseen(left, wishes)
+
+    def times(self, batch: Batch) -> dict[str, str]:
+        """Its times as a person would write them here, for a form."""
+        zone = self._timetable.zone
+        moments = {"start_at": moment(batch.start_at), "finish_by": moment(batch.finish_by)}
+        return {"window": batch.window} | {name: local(at, zone) if at else "" for name, at in moments.items()}
 
     # -- changes ---------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,15 @@ def read_bounded(source: BinaryIO | Path, max_mb: int) -> bytes:
     return data
 
 
+def decoded(data: bytes) -> str:
+    """All of it as text. Raises InvalidParams for what is not text."""
+    encoding = encoding_of(data)
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:  # of UTF-16 only
+        raise InvalidParams("list", f"is not whole {encoding.upper()} text: {error.reason}.") from None
+
+
 def lines(data: bytes, max_chars: int = MAX_LINE_CHARS) -> Iterator[tuple[int, str, str]]:
     """(number from 1, text with its end, what is wrong with it or "") of each line; decoded as it is read.
 

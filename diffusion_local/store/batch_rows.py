@@ -9,7 +9,7 @@ from typing import Any
 import sqlite_utils
 
 from diffusion_local import estimates
-from diffusion_local.domain import Batch, Image, Params, State, utc_now
+from diffusion_local.domain import Batch, Image, Lane, Params, State, utc_now
 from diffusion_local.estimates import Pace, Work
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
@@ -48,9 +48,14 @@ class BatchRows:
         self._database = database
         self._zone = rules.zone
 
-    def page(self, limit: int, before: str | None) -> list[Progress]:
-        """Batches, newest first; ``before`` is the last id of the page before."""
+    def page(self, limit: int, before: str | None, large: bool = False) -> list[Progress]:
+        """Batches, newest first; ``before`` is the last id of the page before.
+
+        ``large`` leaves out single pictures that somebody waits for.
+        """
         further = "AND id < :before" if before else ""
+        if large:
+            further += f" AND (lane = '{Lane.BATCH}' OR count > 1)"
         with self._database.read() as db:
             found = db.query(
                 f"SELECT * FROM batches WHERE {seen()} {further} ORDER BY id DESC LIMIT :limit",

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from datetime import datetime, tzinfo
 
-from diffusion_local.domain import Batch, Lane, utc_now
+from diffusion_local.domain import Batch, Lane, utc_now, utc_text
 from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.line import Rules
-from diffusion_local.timing import Timing, timing
+from diffusion_local.timing import Timing, late_warning, timing
 
 #: What a submit may say about time; all are texts.
 WISHES = ("start_at", "window", "finish_by", "webhook")
@@ -38,6 +38,18 @@ class Timetable:
         """
         new = self.timing(batch.lane, {"window": batch.window, **wishes})
         return {name: value for name, value in new.fields().items() if name in wishes}
+
+    def foreseen(self, seconds: float | None, wishes: Mapping[str, str | None]) -> tuple[str | None, str]:
+        """(when so much work of the batch lane would be done, in UTC; a sentence if that is too late).
+
+        Raises InvalidParams.
+        """
+        times = self.timing(Lane.BATCH, wishes)
+        if seconds is None:
+            return None, ""
+        now = datetime.fromisoformat(utc_now())
+        done = times.done_at(now, seconds, self.zone, self._queue_window(Lane.BATCH))
+        return utc_text(done), late_warning(times.finish_by, done, self.zone)
 
     def _queue_window(self, lane: Lane) -> str:
         with self._database.read() as db:

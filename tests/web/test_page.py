@@ -15,11 +15,11 @@ from tests.support import claimed
 from tests.web.conftest import failed, made
 
 SKIP = {"__type__": "update"}
-FIELDS = ("prompt", "place")  # shown in text fields, not as HTML
+FIELDS = ("prompt", "place", "batches")  # shown in text fields, not as HTML
 
 
 def poll(house: House, seen: str = "", tab: str = "create", mine: Any = (), place: str = "", search: str = "") -> dict:
-    values = page.poll(house.studio, seen, tab, " ".join(mine), place, search)
+    values = page.poll(house.studio, seen, tab, " ".join(mine), "", place, search)
     return dict(zip(("seen", *page.PARTS), values, strict=True))
 
 
@@ -39,7 +39,7 @@ class Click:
 
 def click(house: House, verb: str, key: str = "", place: str = "") -> dict[str, Any]:
     values = actions.act(house.studio, Click(verb, key), place)  # type: ignore[arg-type]
-    names = ("toast", "receipt", "panel", "place", "tabs", "told", *form.NAMES)
+    names = ("toast", "receipt", "panel", "place", "tabs", "told", "batches", *form.NAMES)
     return {name: value for name, value in zip(names, values, strict=True) if value != SKIP}
 
 
@@ -60,7 +60,7 @@ def test_unchanged_state_is_a_few_hundred_bytes_on_the_wire(client: TestClient, 
     assert len(ticks) == 1  # one timer
 
     def tick(seen: str) -> Any:
-        body = {"data": [seen, "gallery", "", "", "", False], "fn_index": ticks[0], "session_hash": "test"}
+        body = {"data": [seen, "gallery", "", "", "", ""], "fn_index": ticks[0], "session_hash": "test"}
         answer = client.post("/gradio_api/run/predict", json=body)
         assert answer.status_code == 200, answer.text
         return answer

@@ -13,6 +13,7 @@ from diffusion_local.web import lan
 from diffusion_local.web.ui import (
     actions_gallery,
     actions_jobs,
+    actions_lists,
     actions_models,
     actions_pictures,
     actions_settings,
@@ -112,6 +113,7 @@ VERBS: dict[str, Verb] = (
     | actions_gallery.VERBS
     | actions_models.VERBS
     | actions_settings.VERBS
+    | actions_lists.VERBS
     | {
         "close": close,
         "keys": keys,

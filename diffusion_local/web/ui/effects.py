@@ -25,10 +25,11 @@ class Effect:
     place: Any = field(default_factory=gr.skip)
     tabs: Any = field(default_factory=gr.skip)
     told: Any = field(default_factory=gr.skip)
+    batches: Any = field(default_factory=gr.skip)  # where in the list of batches one is
     form: list[Any] = field(default_factory=skipped_form)
 
     def outputs(self) -> list[Any]:
-        return [self.toast, self.receipt, self.panel, self.place, self.tabs, self.told, *self.form]
+        return [self.toast, self.receipt, self.panel, self.place, self.tabs, self.told, self.batches, *self.form]
 
 
 #: Studio, the id (or ids) that the button names, where in the gallery the page is (see ``place``).

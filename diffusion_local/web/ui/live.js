@@ -96,7 +96,9 @@ function act(target) {
   const line = ask && window.prompt(ask, answer); // what is typed goes behind the id
   if (ask && !line?.trim()) return;
   const named = many === undefined ? id : [id, ...picked].filter(Boolean).join(" ");
-  trigger("click", { do: verb, id: ask ? `${named}\n${line.trim()}` : named });
+  const form = target.closest("[data-fields]"); // and so does what its form says
+  const said = ask ? line.trim() : form && new URLSearchParams(new FormData(form)).toString();
+  trigger("click", { do: verb, id: said ? `${named}\n${said}` : named });
   const menu = target.closest("details.menu");
   if (menu && stay === undefined) shut(menu);
 }
@@ -126,7 +128,7 @@ function menuKey(event) {
   }
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
   if (!step || !menu.contains(document.activeElement)) return false;
-  const items = [...menu.querySelectorAll(".items button")];
+  const items = [...menu.querySelectorAll(".items :is(button, a)")];
   const at = items.indexOf(document.activeElement);
   items[at < 0 ? (step > 0 ? 0 : items.length - 1) : (at + step + items.length) % items.length].focus();
   event.preventDefault();
@@ -143,7 +145,14 @@ element.addEventListener("change", ({ target }) => {
   showPicked();
 });
 
+element.addEventListener("submit", (event) => { // Enter in a form of ours
+  event.preventDefault();
+  event.target.querySelector("[data-do]")?.click();
+});
+
 element.addEventListener("click", (event) => {
+  const left = event.target.closest(".menu a, .menu [data-file]");
+  if (left) shut(left.closest("details.menu"));
   if (event.target.closest("[data-unpick]")) {
     picked.clear();
     showPicked();
@@ -165,7 +174,7 @@ document.addEventListener("keydown", (event) => {
   if (!dialog) return;
   if (event.key === "Escape") act(dialog.querySelector("[data-first]"));
   if (event.key === "Tab") {
-    const stops = [...dialog.querySelectorAll("a[href], button:not([disabled]), summary")];
+    const stops = [...dialog.querySelectorAll("a[href], button:not([disabled]), summary, input, select")];
     const edge = event.shiftKey ? stops[0] : stops.at(-1);
     if (document.activeElement === edge) {
       event.preventDefault();

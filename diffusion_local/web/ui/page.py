@@ -14,7 +14,18 @@ from diffusion_local.settings import Settings, assets
 from diffusion_local.studio import Studio
 from diffusion_local.web import lan
 from diffusion_local.web.api import endpoints
-from diffusion_local.web.ui import actions, tab_create, tab_gallery, tab_models, tab_queue, tab_settings, view, view_now
+from diffusion_local.web.ui import (
+    actions,
+    form_lists,
+    tab_create,
+    tab_gallery,
+    tab_lists,
+    tab_models,
+    tab_queue,
+    tab_settings,
+    view,
+    view_now,
+)
 from diffusion_local.web.ui.callers import act_for_callers
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
 from diffusion_local.web.ui.theme import HEAD, THEME
@@ -26,11 +37,13 @@ BRAND = (
 )
 POLL_SECONDS = 1.0
 RESTORE = "(...values) => diffusionLocal.restore(...values)"
+RESTORE_LIST = "(...values) => diffusionLocalLists.restore(...values)"
 REMEMBER = f"(id, mine) => [diffusionLocal.remember({tab_create.REMEMBERED_BATCHES}, id, mine)]"
 
 #: Each tab: how it is drawn, and how many values of the page that takes (its ``asked``).
 TABS: dict[str, tuple[Callable[..., str], int]] = {
     "create": (tab_create.draw, 1),
+    "lists": (tab_lists.draw, 1),
     "queue": (tab_queue.draw, 0),
     "gallery": (tab_gallery.draw, 2),
     "models": (tab_models.draw, 0),
@@ -88,7 +101,7 @@ def skipped(count: int) -> list[Any]:
 
 def on_load(studio: Studio, url: str, model_id: str, width: Any, height: Any) -> list[Any]:
     """What is drawn once for each page."""
-    return [view_now.tools(url), *tab_create.once(studio, model_id, width, height)]
+    return [view_now.tools(url), *tab_create.once(studio, model_id, width, height), *form_lists.once(studio)]
 
 
 # -- layout and wiring ----------------------------------------------------------------------------------------------
@@ -125,6 +138,7 @@ def fill_in_defaults(blocks: gr.Blocks) -> None:
 
 LAYOUTS: dict[str, Callable[[Studio], Any]] = {
     "create": tab_create.layout,
+    "lists": tab_lists.layout,
     "queue": tab_queue.layout,
     "gallery": tab_gallery.layout,
     "models": tab_models.layout,
@@ -147,7 +161,7 @@ def build(studio: Studio, url: str = "") -> gr.Blocks:
             for name, layout in LAYOUTS.items():
                 with gr.Tab(label(f"page.{name}"), id=name) as items[name]:
                     laid_out[name] = layout(studio)
-        create, gallery = laid_out["create"], laid_out["gallery"]
+        create, lists, gallery = laid_out["create"], laid_out["lists"], laid_out["gallery"]
         panel, toast = live("panel"), live("toast")
         seen, tab, receipt = hidden(), hidden("create"), hidden()
         linked = hidden()  # the picture that the page's address names
@@ -159,6 +173,7 @@ def build(studio: Studio, url: str = "") -> gr.Blocks:
         pressed = tab_create.wire(create, studio, receipt)
         tab_gallery.wire(gallery)
         added = tab_models.wire(laid_out["models"], studio, toast)
+        listed = tab_lists.wire(lists, studio)
 
         parts = [now, notices, *(each.drawn for each in laid_out.values())]
         asked = [part for each in laid_out.values() for part in each.asked]
@@ -171,12 +186,15 @@ def build(studio: Studio, url: str = "") -> gr.Blocks:
         back = blocks.load(None, outlives, outlives, js=RESTORE, **QUIET)
         back.then(look, all_asked, all_drawn, **QUIET).then(bound(actions.linked, studio), linked, panel, **QUIET)
         address = hidden(url)
-        back.then(bound(on_load, studio), [address, *shown], [tools, *create.drawn_once], **QUIET)
+        once = [tools, *create.drawn_once, *lists.drawn_once]
+        back.then(bound(on_load, studio), [address, *shown], once, **QUIET).then(
+            None, lists.fields, lists.fields, js=RESTORE_LIST, **QUIET
+        )
         added.then(look, all_asked, all_drawn, trigger_mode="always_last", **QUIET)
         changes_of_form = [part.change for part in create.fields]
         gr.on(changes_of_form, None, create.fields, None, js="diffusionLocal.keep", trigger_mode="multiple", **QUIET)
 
-        outputs = [toast, receipt, panel, gallery.place, tabs, create.told, *create.fields]
+        outputs = [toast, receipt, panel, gallery.place, tabs, create.told, lists.at, *create.fields]
         clicks = [part.click for part in (*parts, tools, create.told, panel, toast)]
         acted = gr.on(
             clicks,
@@ -190,6 +208,8 @@ def build(studio: Studio, url: str = "") -> gr.Blocks:
             event.then(None, [receipt, create.mine], create.mine, js=REMEMBER, trigger_mode="multiple", **QUIET).then(
                 look, all_asked, all_drawn, trigger_mode="always_last", **QUIET
             )
+        for event in listed:
+            event.then(look, all_asked, all_drawn, trigger_mode="always_last", **QUIET)
         endpoints.add(studio)
     return blocks
 

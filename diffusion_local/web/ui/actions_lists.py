@@ -1,0 +1,89 @@
+"""What the buttons of batches do: change what waits, copy, arrange, again."""
+
+from urllib.parse import parse_qsl
+
+from diffusion_local.domain import PRIORITIES, State
+from diffusion_local.errors import Conflict, InvalidParams
+from diffusion_local.studio import Studio
+from diffusion_local.web.ui import view, view_batches
+from diffusion_local.web.ui.effects import Effect, Verb, said
+from diffusion_local.web.ui.words import retell, say
+
+
+def batches_at(studio: Studio, key: str, cursors: str) -> Effect:
+    """Another page of the list of batches; ``key`` has the last ids of the pages before it."""
+    return Effect(batches=key)
+
+
+def batch_rename(studio: Studio, key: str, cursors: str) -> Effect:
+    batch_id, _, name = key.partition("\n")
+    studio.batches.rename(batch_id, name)
+    return Effect()
+
+
+def batch_duplicate(studio: Studio, key: str, cursors: str) -> Effect:
+    receipt = studio.batches.duplicate(key)
+    return Effect(toast=said(say("lists.queued", pictures=view.pictures(len(receipt.job_ids)))))
+
+
+def batch_again(studio: Studio, key: str, cursors: str) -> Effect:
+    receipt = studio.again(batch_id=key, state=State.FAILED)
+    return Effect(toast=said(say("page.queued_again", what=view.pictures(len(receipt.job_ids)))))
+
+
+def batch_up(studio: Studio, key: str, cursors: str) -> Effect:
+    return shift(studio, key, 1)
+
+
+def batch_down(studio: Studio, key: str, cursors: str) -> Effect:
+    return shift(studio, key, -1)
+
+
+def shift(studio: Studio, batch_id: str, by: int) -> Effect:
+    """All that waits of a batch by one from where the first of it is."""
+    waiting = studio.jobs(State.QUEUED, batch_id, limit=1) if batch_id else []
+    if not waiting:
+        raise Conflict(say("page.none_waits"))
+    priority = max(PRIORITIES[0], min(PRIORITIES[1], waiting[0].priority + by))
+    studio.set_priority(priority, batch_id=batch_id)
+    words = say("page.raised_to" if by > 0 else "page.lowered_to", priority=f"{priority:+d}")
+    return Effect(toast=said(words))
+
+
+def batch_panel(studio: Studio, key: str, cursors: str) -> Effect:
+    return Effect(panel=panel(studio, key))
+
+
+def panel(studio: Studio, batch_id: str, problem: str = "") -> str:
+    progress = studio.batches.get(batch_id)
+    return view_batches.panel(progress, studio.models(), studio.batches.times(progress.batch), problem)
+
+
+def batch_change(studio: Studio, key: str, cursors: str) -> Effect:
+    """``key`` is the batch and, behind a line break, the panel's fields; only those that were changed say anything."""
+    batch_id, _, written = key.partition("\n")
+    sent = {name: value.strip() for name, value in parse_qsl(written, keep_blank_values=True)}
+    times = studio.batches.times(studio.batches.get(batch_id).batch)
+    changes = {name: sent[name] for name in ("model", *view_batches.SETTINGS) if sent.get(name)}
+    changes |= {name: sent[name] for name in view_batches.TIMES if name in sent and sent[name] != times[name]}
+    if not changes:
+        return Effect(panel="")
+    try:
+        edited = studio.batches.edit(batch_id, **changes)
+    except InvalidParams as error:  # the fields stay as they were typed
+        return Effect(panel=panel(studio, batch_id, view.problem(error)))
+    warned = " ".join(retell(each) for each in edited.warnings)
+    words = say("lists.changed", pictures=view.pictures(edited.count))
+    return Effect(panel="", toast=said(f"{words}. {warned}" if warned else words, kind="warn" if warned else ""))
+
+
+VERBS: dict[str, Verb] = {
+    "batches_at": batches_at,
+    "batch_rename": batch_rename,
+    "batch_duplicate": batch_duplicate,
+    "batch_again": batch_again,
+    "batch_up": batch_up,
+    "batch_down": batch_down,
+    "batch_panel": batch_panel,
+    "batch_change": batch_change,
+}

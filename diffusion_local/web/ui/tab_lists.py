@@ -1,0 +1,208 @@
+"""Lists: prompts by the hundred, or a grid, looked at before they are queued; and batches as a whole."""
+
+import base64
+import binascii
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import gradio as gr
+
+from diffusion_local.domain import Snapshot, new_id
+from diffusion_local.errors import InvalidParams, UserError
+from diffusion_local.lists.encoding import decoded
+from diffusion_local.lists.formats import format_of
+from diffusion_local.studio import Studio
+from diffusion_local.web.ui import form_lists, view, view_batches, view_lists
+from diffusion_local.web.ui.live import QUIET, bound, hidden, live
+from diffusion_local.web.ui.words import label, say
+
+MOST_CURSORS = 200  # pages that one can walk back
+
+# -- handlers -------------------------------------------------------------------------------------------------------
+
+
+def draw(studio: Studio, snapshot: Snapshot, now: datetime, at: Any) -> str:
+    """The list of batches; ``at`` has the last ids of the pages before."""
+    cursors = at.split()[:MOST_CURSORS] if isinstance(at, str) else []
+    found = studio.batches.page(view_batches.PAGE + 1, cursors[-1] if cursors else None, large=True)
+    return view_batches.batches(found, cursors, now)
+
+
+def on_check(studio: Studio, *values: Any) -> str:
+    """What the form would make; nothing is enqueued."""
+    return told(lambda: check(studio, form_lists.read(values)))
+
+
+def check(studio: Studio, asked: form_lists.Asked) -> str:
+    key = new_id()
+    if asked.grid:
+        prompt, settings = asked.axes
+        of_grid = studio.grids.check(prompt, **settings)
+        return view_lists.of_grid(of_grid, *studio.batches.foreseen(of_grid.seconds, **asked.times), key)
+    source, settings = asked.list
+    if not source.strip():
+        raise InvalidParams("list", "has no prompt.")
+    of_list = studio.lists.check(source, **settings)
+    return view_lists.of_list(of_list, *studio.batches.foreseen(of_list.seconds, **asked.times), key)
+
+
+def on_press(studio: Studio, event: gr.EventData, sent: str, *values: Any) -> str:
+    """A button of what was checked."""
+    data = event._data if isinstance(event._data, dict) else {}
+    verb, key = str(data.get("do", "")), str(data.get("id", ""))
+    if verb == "import_skipping":
+        return take_file(studio, sent, True)
+    if verb not in ("queue_list", "queue_skipping", "queue_grid"):
+        return ""
+    return told(lambda: queue(studio, form_lists.read(values), verb, *key.split()))
+
+
+def queue(studio: Studio, asked: form_lists.Asked, verb: str, key: str = "", seed: str = "") -> str:
+    """Pressed twice, ``key`` makes one batch of it."""
+    more = asked.batch | asked.times | {"idempotency_key": key or None}
+    if verb == "queue_grid":
+        prompt, settings = asked.axes
+        receipt = studio.grids.submit(prompt, **settings, **more)
+        return queued(len(receipt.job_ids), receipt.warnings)
+    source, settings = asked.list
+    drawn = int(seed) if seed.isascii() and seed.isdecimal() else None
+    skip = verb == "queue_skipping"
+    made = studio.lists.submit(source, **settings, **more, skip_bad_lines=skip, expansion_seed=drawn)
+    return queued(made.count, made.warnings)
+
+
+def queued(count: int, warnings: list[str]) -> str:
+    said = view.notice("info", say("lists.queued", pictures=view.pictures(count)))
+    return said + view.warnings_notice(warnings)
+
+
+def on_file(studio: Studio, sent: str) -> list[Any]:
+    """A file that the browser has read (``lists.js``): (what to tell, the list, its format)."""
+    try:
+        what, name, data = opened(sent)
+        if what == "queue":
+            return [take_file(studio, sent, False), gr.skip(), gr.skip()]
+        return ["", decoded(data), format_of(name)]
+    except UserError as error:
+        return [refused(error), gr.skip(), gr.skip()]
+
+
+def opened(sent: str) -> tuple[str, str, bytes]:
+    """(list or queue, the file's name, its bytes). Raises InvalidParams."""
+    try:
+        values = json.loads(sent)
+        return str(values["what"]), str(values["name"]), base64.b64decode(values["data"], validate=True)
+    except (ValueError, TypeError, KeyError, binascii.Error):
+        raise InvalidParams("file", "must be a file.") from None
+
+
+def take_file(studio: Studio, sent: str, skip: bool) -> str:
+    """Enqueue what a queue file holds."""
+    try:
+        _, _, data = opened(sent)
+        receipt = studio.queue_file.take(data, skip)
+    except InvalidParams as error:
+        words = view.problem(error)
+        return view_lists.import_refused(words) if not skip and "bad lines" in error.problem else refused(error)
+    except UserError as error:
+        return refused(error)
+    return queued(receipt.count, [])
+
+
+def told(work: Callable[[], str]) -> str:
+    try:
+        return work()
+    except UserError as error:
+        return refused(error)
+
+
+def refused(error: UserError) -> str:
+    return view.notice("bad", view.text(view.problem(error)))
+
+
+# -- layout ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ListsTab:
+    components: dict[str, Any]
+    check: Any
+    sent: Any  # a file as the browser has read it; lists.js
+    checked: Any
+    at: Any  # where in the list of batches one is
+    drawn: Any
+
+    @property
+    def asked(self) -> list[Any]:
+        return [self.at]
+
+    @property
+    def fields(self) -> list[Any]:
+        return [self.components[name] for name in form_lists.NAMES]
+
+    @property
+    def drawn_once(self) -> list[Any]:
+        return [self.components[name] for name in form_lists.DRAWN_ONCE]
+
+
+def layout(studio: Studio) -> ListsTab:
+    made: dict[str, Any] = {}
+
+    def place(*names: str) -> None:
+        for name in names:
+            made[name] = form_lists.component(name, studio)
+
+    with gr.Column(elem_id="list-maker"):
+        with gr.Row(elem_id="list-head", equal_height=True):
+            place("mode")
+            upload = gr.Button(label("lists.upload"), elem_id="list-upload", size="sm", min_width=120, scale=0)
+        with gr.Column(elem_id="list-part"):
+            place("text")
+            with gr.Row():
+                place("format", "expand", "count")
+        with gr.Column(elem_id="grid-part"):
+            place("prompt")
+            for name in "xyz":
+                with gr.Row():
+                    place(f"axis_{name}", f"values_{name}")
+        with gr.Accordion(label("lists.for_all"), open=False, elem_id="list-for-all"):
+            with gr.Row():
+                place("model", "size", "steps", "guidance", "seed")
+            with gr.Row():
+                place("negative")
+        with gr.Accordion(label("lists.when"), open=False, elem_id="list-when"):
+            with gr.Row():
+                place("name", "start_at", "window", "finish_by")
+            with gr.Row():
+                place("webhook", "priority")
+        check = gr.Button(label("lists.check"), variant="primary", elem_id="list-check", min_width=140)
+    upload.click(None, None, None, js="() => diffusionLocalLists.choose('list')", **QUIET)
+    sent = hidden(elem_id="list-sent")
+    return ListsTab(made, check, sent, live("list-checked"), hidden(), live("lists"))
+
+
+# -- wiring ---------------------------------------------------------------------------------------------------------
+
+
+def wire(tab: ListsTab, studio: Studio) -> list[Any]:
+    """The events after which there may be another batch."""
+    fields = tab.fields
+    # What was checked holds no more once the form says something else.
+    gr.on([part.input for part in fields], None, None, tab.checked, js="() => ''", trigger_mode="multiple", **QUIET)
+    gr.on(
+        [part.change for part in fields],
+        None,
+        fields,
+        None,
+        js="diffusionLocalLists.keep",
+        trigger_mode="multiple",
+        **QUIET,
+    )
+    tab.check.click(bound(on_check, studio), fields, tab.checked, **QUIET)
+    text, form = tab.components["text"], tab.components["format"]
+    arrived = tab.sent.input(bound(on_file, studio), tab.sent, [tab.checked, text, form], **QUIET)
+    pressed = tab.checked.click(bound(on_press, studio), [tab.sent, *fields], tab.checked, **QUIET)
+    return [arrived, pressed]

@@ -1,0 +1,203 @@
+"""The list of batches as HTML: how far each is, its menu, and the panel that changes one. Pure, like ``view``."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from diffusion_local import shapes
+from diffusion_local.catalog import Model
+from diffusion_local.domain import FINAL, State
+from diffusion_local.store.batch_rows import Progress
+from diffusion_local.web.ui.view import button, item, menu, moment, notice, pictures, text
+from diffusion_local.web.ui.view_gallery_bar import ask
+from diffusion_local.web.ui.view_help import dialog
+from diffusion_local.web.ui.words import say
+
+PAGE = 20
+#: What of waiting pictures the panel changes, and what stands in an empty field.
+SETTINGS = ("size", "steps", "guidance")
+TIMES = {"start_at": "lists.start_hint", "window": "lists.window_hint", "finish_by": "lists.finish_hint"}
+
+
+def batches(found: Sequence[Progress], cursors: Sequence[str], now: datetime) -> str:
+    """A page of them; ``cursors`` are the last ids of the pages before."""
+    shown = found[:PAGE]
+    head = f'<header><h2>{say("lists.batches")}</h2><div class="acts">{file_menu()}</div></header>'
+    if not shown:
+        return whole(f"{head}{nothing(bool(cursors))}{pager(cursors, '')}")
+    lines = "".join(row(each, now) for each in shown)
+    last = shown[-1].batch.id if len(found) > PAGE else ""
+    return whole(f"{head}<ul>{lines}</ul>{pager(cursors, last)}")
+
+
+def whole(inside: str) -> str:
+    return f'<section class="rows batches" data-key="batches">{inside}</section>'
+
+
+def nothing(older: bool) -> str:
+    if older:
+        return f'<div class="invite"><h2>{say("lists.no_older")}</h2></div>'
+    example = say("lists.example", choice="{red|blue|green}")
+    fill = f'<button type="button" class="act" data-fill="{text(example)}">{say("lists.fill")}</button>'
+    return (
+        f'<div class="invite"><h2>{say("lists.empty")}</h2><p>{say("lists.empty_how")}</p>'
+        f'<div class="chips">{fill}</div></div>'
+    )
+
+
+def pager(cursors: Sequence[str], last: str) -> str:
+    if not cursors and not last:
+        return ""
+    newer = button(say("gallery.newer"), "batches_at", " ".join(cursors[:-1])) if cursors else ""
+    older = button(say("gallery.older"), "batches_at", " ".join([*cursors, last])) if last else ""
+    return f'<nav class="pager" aria-label="{say("gallery.pages")}"><span>{newer}</span><span>{older}</span></nav>'
+
+
+def file_menu() -> str:
+    items = [
+        link(say("lists.night"), shapes.report_url(), opens=True),
+        link(say("lists.queue_file"), shapes.queue_url("file")),
+        f'<button type="button" class="act" data-file="queue">{say("lists.import")}</button>',
+        link(say("lists.waiting_csv"), shapes.queue_url("export?format=csv")),
+        link(say("lists.waiting_jsonl"), shapes.queue_url("export?format=jsonl")),
+    ]
+    return menu("queue-files", say("lists.files"), items, f'{say("lists.files")} <span aria-hidden="true">▾</span>')
+
+
+def link(words: str, url: str, opens: bool = False) -> str:
+    """A line of a menu that is a file, or with ``opens`` a page of its own."""
+    way = ' target="_blank" rel="noopener"' if opens else " download"
+    return f'<a class="act" href="{text(url)}"{way}>{words}</a>'
+
+
+# -- a batch --------------------------------------------------------------------------------------------------------
+
+
+def row(each: Progress, now: datetime) -> str:
+    batch = each.batch
+    ended = sum(each.counts[state] for state in FINAL)
+    total = sum(each.counts.values())  # ended ones may have been cleared away
+    state = "ended" if ended == total else "held" if batch.paused else "going"
+    owner = f" · {text(batch.owner)}" if batch.owner else ""
+    meta = f'<span class="meta">{counted(each)}{owner}</span>'
+    return (
+        f'<li class="batch-line {state}" data-key="{batch.id}"><div class="about">'
+        f'<span class="title">{text(batch.name)}</span>{meta}{bar(each, ended, total)}{why(each, now)}</div>'
+        f'<div class="state">{standing(each, ended, total)}</div><div class="acts">{acts(each)}</div></li>'
+    )
+
+
+def counted(each: Progress) -> str:
+    done, total = each.counts[State.DONE], sum(each.counts.values())
+    words = [say("lists.done_of", done=done, n=total)]
+    for state, key in ((State.FAILED, "lists.n_failed"), (State.CANCELLED, "lists.n_cancelled")):
+        if each.counts[state]:
+            kind = "bad" if state is State.FAILED else "quiet"
+            words.append(f'<span class="{kind}">{say(key, n=each.counts[state])}</span>')
+    return " · ".join(words)
+
+
+def bar(each: Progress, ended: int, total: int) -> str:
+    if ended == total:
+        return ""
+    percent = round(100 * ended / total, 1)
+    return (
+        f'<div class="bar" data-key="bar-{each.batch.id}" role="progressbar" aria-label="{say("common.progress")}" '
+        f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent:g}"><i style="width:{percent:g}%"></i></div>'
+    )
+
+
+def why(each: Progress, now: datetime) -> str:
+    """What it waits for, and that it will be late."""
+    batch, told = each.batch, []
+    waits = each.counts[State.QUEUED]
+    if waits and batch.start_at and datetime.fromisoformat(batch.start_at) > now:
+        told.append(say("lists.starts_at", time=moment(batch.start_at)))
+    if waits and batch.window:
+        told.append(say("lists.only_in", window=text(batch.window)))
+    if waits and batch.finish_by and not each.warning:
+        told.append(say("lists.by", time=moment(batch.finish_by)))
+    quiet = f'<span class="meta">{" · ".join(told)}</span>' if told else ""
+    late = say("lists.late", time=moment(batch.finish_by)) if each.warning and batch.finish_by else ""
+    return quiet + (f'<span class="meta late">{late}</span>' if late else "")
+
+
+def standing(each: Progress, ended: int, total: int) -> str:
+    if ended == total:
+        return f'<span class="quiet">{say("lists.ended")}</span>'
+    if each.batch.paused:
+        return f"<span>{say('common.held')}</span>"
+    first = say("lists.running") if each.counts[State.RUNNING] else say("common.waiting")
+    done = f'<span class="quiet">{say("page.now_done_at", time=moment(each.done_at))}</span>' if each.done_at else ""
+    return f"<span>{first}</span>{done}"
+
+
+def acts(each: Progress) -> str:
+    """The likeliest one beside the menu."""
+    batch = each.batch
+    first = ""
+    if batch.paused and each.counts[State.QUEUED]:
+        first = button(say("common.resume"), "resume_batch", batch.id, "small")
+    elif each.counts[State.DONE]:
+        first = button(say("lists.pictures"), "batch_pictures", batch.id, "small")
+    return first + menu(f"batch-{batch.id}", say("queue.more_about", prompt=batch.name), items_of(each))
+
+
+def items_of(each: Progress) -> list[str]:
+    batch, counts = each.batch, each.counts
+    key, waits = batch.id, counts[State.QUEUED]
+    items = []
+    if waits or counts[State.RUNNING]:
+        way, verb = ("common.resume", "resume_batch") if batch.paused else ("common.pause", "pause_batch")
+        items.append(item(say(way), verb, key))
+    if waits:
+        items += [
+            item(say("lists.edit"), "batch_panel", key),
+            item(say("queue.raise"), "batch_up", key, stay=True),
+            item(say("queue.lower"), "batch_down", key, stay=True),
+        ]
+    items.append(button(say("lists.rename"), "batch_rename", key, extra=ask(say("lists.name_of_batch"), batch.name)))
+    items.append(item(say("lists.duplicate"), "batch_duplicate", key))
+    if counts[State.FAILED]:
+        items.append(item(say("lists.again_failed", n=counts[State.FAILED]), "batch_again", key))
+    if counts[State.DONE]:
+        items += [
+            item(say("lists.pictures"), "batch_pictures", key),
+            link(say("lists.sheet"), shapes.batch_url(key, "sheet.webp"), opens=True),
+            link(say("gallery.zip"), shapes.batch_url(key, "zip")),
+        ]
+    items += [
+        link(say("lists.report"), shapes.report_url(key), opens=True),
+        link(say("lists.export_csv"), shapes.batch_url(key, "export?format=csv")),
+        link(say("lists.export_jsonl"), shapes.batch_url(key, "export?format=jsonl")),
+    ]
+    if waits or counts[State.RUNNING]:
+        sure = say("lists.cancel_sure", pictures=pictures(waits + counts[State.RUNNING]))
+        items.append(item(say("lists.cancel"), "cancel_batch", key, sure=sure))
+    return items
+
+
+# -- the panel ------------------------------------------------------------------------------------------------------
+
+
+def panel(each: Progress, models: Sequence[Model], times: Mapping[str, str], problem: str = "") -> str:
+    """What still waits of a batch, to be changed; the fields go with the press (``live.js``)."""
+    waits = pictures(each.counts[State.QUEUED])
+    choices = f'<option value="">{say("lists.as_it_is")}</option>'
+    choices += "".join(f'<option value="{text(one.id)}">{text(one.name)}</option>' for one in models if one.ready)
+    rows = f'<label><span>{say("common.model")}</span><select name="model">{choices}</select></label>'
+    as_it_is = say("lists.as_it_is")
+    rows += "".join(field(name, say(f"common.{name}"), as_it_is) for name in SETTINGS)
+    rows += "".join(field(name, say(f"common.{name}"), say(hint), times[name]) for name, hint in TIMES.items())
+    told = notice("bad", text(problem)) if problem else ""
+    inside = (
+        f'<p class="quiet">{say("lists.edit_how", pictures=waits)}</p>{told}<form class="fields" data-fields>{rows}'
+        f'<div class="acts">{button(say("lists.change"), "batch_change", each.batch.id, kind="primary")}</div></form>'
+    )
+    return dialog(f"edit-{each.batch.id}", text(each.batch.name), inside)
+
+
+def field(name: str, words: str, hint: str, value: str = "") -> str:
+    return (
+        f'<label><span>{words}</span><input name="{name}" value="{text(value)}" placeholder="{text(hint)}" '
+        f'autocomplete="off"></label>'
+    )
