@@ -145,9 +145,10 @@ element.addEventListener("change", ({ target }) => {
   showPicked();
 });
 
-element.addEventListener("submit", (event) => { // Enter in a form of ours
+element.addEventListener("keydown", (event) => { // Enter in a form of ours
+  if (event.key !== "Enter" || !event.target.matches("[data-fields] input")) return;
   event.preventDefault();
-  event.target.querySelector("[data-do]")?.click();
+  act(event.target.closest("form").querySelector("[data-do]"));
 });
 
 element.addEventListener("click", (event) => {

@@ -191,7 +191,8 @@ def wire(tab: ListsTab, studio: Studio) -> list[Any]:
     """The events after which there may be another batch."""
     fields = tab.fields
     # What was checked holds no more once the form says something else.
-    gr.on([part.input for part in fields], None, None, tab.checked, js="() => ''", trigger_mode="multiple", **QUIET)
+    said = [tab.components["text"].change, *(part.input for part in fields)]
+    gr.on(said, None, None, tab.checked, js="() => ''", trigger_mode="multiple", **QUIET)
     gr.on(
         [part.change for part in fields],
         None,
@@ -203,6 +204,6 @@ def wire(tab: ListsTab, studio: Studio) -> list[Any]:
     )
     tab.check.click(bound(on_check, studio), fields, tab.checked, **QUIET)
     text, form = tab.components["text"], tab.components["format"]
-    arrived = tab.sent.input(bound(on_file, studio), tab.sent, [tab.checked, text, form], **QUIET)
+    arrived = tab.sent.change(bound(on_file, studio), tab.sent, [tab.checked, text, form], **QUIET)
     pressed = tab.checked.click(bound(on_press, studio), [tab.sent, *fields], tab.checked, **QUIET)
     return [arrived, pressed]

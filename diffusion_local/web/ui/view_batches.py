@@ -7,8 +7,7 @@ from diffusion_local import shapes
 from diffusion_local.catalog import Model
 from diffusion_local.domain import FINAL, State
 from diffusion_local.store.batch_rows import Progress
-from diffusion_local.web.ui.view import button, item, menu, moment, notice, pictures, text
-from diffusion_local.web.ui.view_gallery_bar import ask
+from diffusion_local.web.ui.view import ask, button, item, menu, moment, notice, pictures, text
 from diffusion_local.web.ui.view_help import dialog
 from diffusion_local.web.ui.words import say
 
