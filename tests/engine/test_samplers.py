@@ -14,8 +14,8 @@ def test_the_table_holds_the_names_of_the_catalogue_in_their_order() -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_each_sampler_draws(diffusers_engine: DiffusersEngine, name: str) -> None:
     draw = Draw(diffusers_engine)
-    picture = draw(sampler=name, steps=3)
-    assert draw.steps == [1, 2, 3]
+    picture = draw(sampler=name, steps=4)  # fewer leave some of them far from a picture
+    assert draw.steps == [1, 2, 3, 4]
     assert picture.facts["scheduler"] == samplers.TABLE[name][0]
     assert max(ImageStat.Stat(picture.image).stddev) > 20  # not a flat picture
     # The previews show the estimate of the finished picture: the last one is it, but for its size.

@@ -9,7 +9,11 @@
     input.dispatchEvent(new Event("input", { bubbles: true }));
   }
   const panel = () => document.querySelector("#source .source");
-  const tell = (text) => { const told = panel()?.querySelector("[data-told]"); if (told) told.textContent = text; };
+  let said = ""; // of an upload: that it goes on, or why it came to nothing
+  const tell = (text) => {
+    said = text;
+    show();
+  };
   const root = window.diffusionLocalRoot;
   const address = (id) => `${root}/sources/${id}.png`;
 
@@ -19,7 +23,7 @@
     if (!root) return;
     const [id, mask] = [value("source"), value("mask")];
     const kind = id ? value("kind") : "txt2img";
-    root.querySelector(".begin").hidden = !id;
+    root.querySelector(".begin").hidden = !id && !said;
     root.querySelector("[data-source=pick]").hidden = !!id;
     const [img, over] = root.querySelectorAll(".from img");
     if (id && img.getAttribute("src") !== address(id)) img.src = address(id);
@@ -28,7 +32,9 @@
     for (const radio of root.querySelectorAll("[name=kind]")) radio.checked = radio.value === kind;
     root.querySelector("[data-source=paint]").hidden = kind !== "inpaint";
     document.getElementById("composer").dataset.kind = kind;
-    tell(kind === "inpaint" && !mask ? words.no_mask : "");
+    const told = root.querySelector("[data-told]");
+    const text = said || (kind === "inpaint" && !mask ? words.no_mask : "");
+    if (told.textContent !== text) told.textContent = text;
   }
   let waits = 0;
   const soon = () => { cancelAnimationFrame(waits); waits = requestAnimationFrame(() => requestAnimationFrame(show)); };
@@ -50,10 +56,10 @@
     tell(words.uploading);
     try {
       const source = await upload(file, "source");
+      tell("");
       if (source.recipe) ask(source, JSON.stringify(source.recipe));
       else take(source);
     } catch (error) {
-      panel().querySelector(".begin").hidden = false;
       tell(error instanceof TypeError ? words.not_arrived : error.message);
     }
   }
