@@ -58,8 +58,13 @@ def plain(name: str, wish: Wish) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=wish.type | None)
 
 
-def taking_wishes(spell: Spell = plain, without: Iterable[str] = (), of_batch: bool = False) -> Callable[[F], F]:
-    """Spell out the ``**wishes`` of a function behind what it requires, for tools that read signatures."""
+def taking_wishes(
+    spell: Spell = plain, without: Iterable[str] = (), of_batch: bool = False, last: bool = False
+) -> Callable[[F], F]:
+    """Spell out the ``**wishes`` of a function for tools that read signatures.
+
+    They stand behind what it requires or, with ``last``, behind all of its own.
+    """
     left_out = set(without)
     table = WISHES | (OF_BATCH if of_batch else {})
     spelled = [spell(name, wish) for name, wish in table.items() if name not in left_out]
@@ -67,8 +72,8 @@ def taking_wishes(spell: Spell = plain, without: Iterable[str] = (), of_batch: b
     def decorate(function: F) -> F:
         before = inspect.signature(function, eval_str=True)
         own = [each for each in before.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-        required = [each for each in own if each.default is each.empty]
-        signature = before.replace(parameters=[*required, *spelled, *own[len(required) :]])
+        first = len(own) if last else sum(each.default is each.empty for each in own)
+        signature = before.replace(parameters=[*own[:first], *spelled, *own[first:]])
 
         @functools.wraps(function)
         def call(*args: Any, **named: Any) -> Any:

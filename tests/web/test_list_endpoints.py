@@ -26,7 +26,7 @@ def test_check_list_answers_in_plain_values_and_enqueues_nothing(house: House, l
 
 def test_submit_list_enqueues_one_batch(house: House, lists: Lists) -> None:
     text = "prompt,seed\na castle,7\n"
-    told = lists.submit_list(text, format="csv", name="n", priority=5, idempotency_key="k", steps=3)
+    told = lists.submit_list(text, "csv", name="n", priority=5, idempotency_key="k", steps=3)
     [job] = house.studio.jobs()
     assert (told["count"], told["job_ids"], job.priority, job.params.steps, job.params.seed) == (1, [job.id], 5, 3, 7)
     with pytest.raises(InvalidParams, match="1 bad line"):

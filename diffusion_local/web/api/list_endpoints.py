@@ -17,7 +17,7 @@ class Lists:
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
 
-    @taking_wishes()
+    @taking_wishes(last=True)
     def check_list(
         self,
         text: str,
@@ -36,7 +36,7 @@ class Lists:
         )
         return asdict(check)
 
-    @taking_wishes(of_batch=True)
+    @taking_wishes(of_batch=True, last=True)
     def submit_list(
         self,
         text: str,
