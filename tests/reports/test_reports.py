@@ -224,7 +224,7 @@ def test_the_morning_report_is_written_once_a_day_after_a_list(house: House) -> 
         db.execute("UPDATE jobs SET finished_at = ?, started_at = ? WHERE id = ?", [at, at, job.id])
     house.teller.morning(noon)  # it looked on this day already, and nothing was there then
     fresh = type(house.teller)(
-        house.settings, house.notices, house.deliveries, house.jobs, house.view, house.studio.reports
+        house.settings, house.notices, house.deliveries, house.jobs, house.view, house.studio.reports, house.images
     )
     fresh.morning(noon.replace(hour=6))
     assert not house.settings.reports.exists()
@@ -235,7 +235,7 @@ def test_the_morning_report_is_written_once_a_day_after_a_list(house: House) -> 
     fresh.morning(noon + timedelta(hours=1))
     off = type(fresh)(
         replace(house.settings, report_at=""), house.notices, house.deliveries, house.jobs, house.view,
-        house.studio.reports,
+        house.studio.reports, house.images,
     )  # fmt: skip
     off.morning(noon + timedelta(days=1))
     assert (house.settings.reports / f"{name}.html").stat().st_mtime_ns == before

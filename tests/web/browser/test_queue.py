@@ -58,9 +58,10 @@ def test_the_line_is_ordered_selected_and_cancelled(page: Any, site: Site) -> No
     bar = page.locator("#queue .picked")
     assert bar.locator(".count").inner_text() == "2 selected"
     bar.locator("[data-do=priority_up]").click()
-    page.locator(".toast").wait_for()
-    over, under = page.locator(".toast").bounding_box(), bar.bounding_box()
-    assert over["y"] + over["height"] <= under["y"]  # the toast leaves the bar's buttons free
+    page.wait_for_function(  # the toast leaves the bar's buttons free
+        "[['.toast', 'bottom'], ['#queue .picked', 'top']].map(([part, edge]) => "
+        "document.querySelector(part)?.getBoundingClientRect()[edge]).reduce((toast, bar) => toast <= bar)"
+    )
     line(page, prompts[0]).locator("text=priority +1").wait_for()
     assert order()[:2] == [ids[0], ids[1]]
     assert line(page, prompts[0]).locator("input:checked").count() == 1  # over the redraw
