@@ -31,17 +31,17 @@ MOST_BYTES = 300_000
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
-FIRST, SECOND, THIRD = "a red apple", "a purple butterfly", "a blue heart"
+FIRST, SECOND, THIRD = "a red apple", "a unicorn", "a blue heart"
 GALLERY = (
     "a red heart",
     "a strawberry",
     "a green tree",
     "a sunflower",
-    "a purple butterfly",
+    "a butterfly",
     "a penguin",
     "an orange pumpkin",
     "a blue heart",
-    "a green leaf",
+    "a cactus",
     "a slice of watermelon",
     "a red mushroom",
     "a tropical fish",
