@@ -181,7 +181,7 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "command": f"scripts/overnight.py --engine {options.engine} --prompts {options.prompts} "
-        f"--kills {options.kills}",
+        f"--kills {options.kills} --step-seconds {options.step_seconds} --seconds {options.seconds:g}",
         "version": __version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
