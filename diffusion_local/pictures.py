@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from stream_zip import ZIP_64, Method, stream_zip
+from stream_zip import ZIP_64, stream_zip
 
 from diffusion_local import actor, catalog
 from diffusion_local.domain import Image
@@ -76,9 +76,13 @@ class Pictures:
             raise InvalidParams("image_ids", f"must name at most {MOST_AT_ONCE} pictures (got {len(image_ids)}).")
         wanted = GalleryFilter.of(asked)  # errors now, not within the stream
         chosen = [self._images.get(image_id) for image_id in image_ids]
-        return zipped(
-            (name_of(each), self._files.path(each.key), each.created_at) for each in chosen or self._all(wanted)
-        )
+        return zipped(self._members(chosen or self._all(wanted)))
+
+    def _members(self, images: Iterable[Image]) -> Iterator["Member"]:
+        for image in images:
+            path = self._files.path(image.key)
+            if path.exists():
+                yield name_of(image), datetime.fromisoformat(image.created_at), pieces(path)
 
     def _all(self, wanted: GalleryFilter) -> Iterator[Image]:
         before = None
@@ -87,22 +91,24 @@ class Pictures:
             before = page[-1].id
 
 
-def zipped(members: Iterable[tuple[str, Path, str]]) -> Iterator[bytes]:
-    """(name, file, time) as a ZIP file. Pictures do not shrink any more: they are only stored."""
+#: A file of a ZIP: its name, time and bytes.
+Member = tuple[str, datetime, Iterable[bytes]]
 
-    def pieces(path: Path) -> Iterator[bytes]:
-        with path.open("rb") as file:
-            while piece := file.read(CHUNK):
-                yield piece
 
-    def entries() -> Iterator[tuple[str, datetime, int, Method, Iterable[bytes]]]:
-        for name, path, at in members:
-            if path.exists():
-                yield name, datetime.fromisoformat(at), MODE, ZIP_64, pieces(path)
+def zipped(members: Iterable[Member]) -> Iterator[bytes]:
+    """A ZIP file in pieces, made while it is sent. Pictures do not shrink any more: all is only stored."""
+    entries = ((name, at, MODE, ZIP_64, content) for name, at, content in members)
+    return iter(stream_zip(entries, chunk_size=CHUNK, get_compressobj=stored))
 
-    return iter(
-        stream_zip(entries(), chunk_size=CHUNK, get_compressobj=lambda: zlib.compressobj(0, wbits=-zlib.MAX_WBITS))
-    )
+
+def stored() -> "zlib._Compress":
+    return zlib.compressobj(level=0, wbits=-zlib.MAX_WBITS)
+
+
+def pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK):
+            yield piece
 
 
 def name_of(image: Image) -> str:

@@ -65,7 +65,7 @@ HOMES = {
     "tomllib": ("settings.py", "web/ui/words.py"),
     "tomlkit": ("preferences.py",),
     "charset_normalizer": ("lists/",),
-    "stream_zip": ("pictures.py", "batches/"),
+    "stream_zip": ("pictures.py",),
     "typer": ("cli/",),
     "ulid": ("domain.py",),
 }
