@@ -65,7 +65,7 @@ def open_house(settings: Settings) -> House:
     teller = Teller(settings, notices, deliveries, jobs, view, reports, images)
     webhooks = Webhooks(settings, notices, deliveries)
     downloads = DownloadStore(database)
-    library = Library(settings, catalog, downloads, images, fits)
+    library = Library(settings, catalog, downloads, images, fits, workers)
     studio = Studio(
         settings,
         jobs,

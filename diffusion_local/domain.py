@@ -221,6 +221,16 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """A device as the memory policy sees it. ``type`` is cuda, mps or cpu, empty where no model is held at all;
+    ``bytes`` is all of its memory that models may take; ``bf16`` whether it computes in bfloat16 itself."""
+
+    type: str = ""
+    bytes: int = 0
+    bf16: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Worker:
     """A slot (``gpu0``, ``cpu0``) and the process that holds it."""
 
@@ -231,6 +241,8 @@ class Worker:
     model: str
     started_at: str
     seen_at: str
+    room: Room = Room()
+    free_bytes: int = 0  # that models may take, as it last told
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from diffusion_local.actor import Scope
 from diffusion_local.catalog import FAMILIES, STARTER, Catalog, Model, described
 from diffusion_local.checks import check_prompt
 from diffusion_local.domain import Fit, Image
+from diffusion_local.engine.planning import Plan, at_work, plan
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
 from diffusion_local.models.adapters import PLACES, Adapter
 from diffusion_local.models.headers import NO_PICKLE
@@ -23,6 +24,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.store.downloads import Download, DownloadStore
 from diffusion_local.store.fits import FitStore
 from diffusion_local.store.images import ImageStore
+from diffusion_local.store.workers import WorkerStore
 
 FOLDERS = ("models", *PLACES.values())
 MAX_NAME = 100
@@ -41,13 +43,20 @@ class Library:
     """Part of the Studio, as ``studio.library``."""
 
     def __init__(
-        self, settings: Settings, catalog: Catalog, downloads: DownloadStore, images: ImageStore, fits: FitStore
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        downloads: DownloadStore,
+        images: ImageStore,
+        fits: FitStore,
+        workers: WorkerStore,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._downloads = downloads
         self._images = images
         self._fits = fits
+        self._workers = workers
 
     # -- look ------------------------------------------------------------------------------------------------------
 
@@ -69,6 +78,19 @@ class Library:
     def fits(self) -> dict[str, list[Fit]]:
         """By model, how it was held in memory where that worked, the newest first."""
         return self._fits.worked()
+
+    def plans(self, *models: Model) -> dict[str, list[Plan]]:
+        """By model, how each device would hold it; of every model if none is named. Those not ready have no plan."""
+        devices, settings = at_work(self._workers.all()), self._settings
+        wanted = "" if settings.memory == "auto" else settings.memory
+        return {
+            model.id: [
+                plan(model, each, self._fits.of(model.id, each.device), settings.precision, wanted)
+                for each in devices
+                if model.ready
+            ]
+            for model in models or self.models()
+        }
 
     def known(self) -> list[Known]:
         """The curated models that can be downloaded and that this version can run."""

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 
 from diffusion_local.catalog import Model
 from diffusion_local.domain import FINAL, Event, Image, Job, Receipt, Snapshot, Worker
+from diffusion_local.engine.planning import Plan
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.store.batch_rows import Progress
 from diffusion_local.store.deliveries import Delivery
@@ -214,12 +215,17 @@ def worker(worker: Worker) -> Json:
     return asdict(worker)
 
 
-def model(model: Model) -> Json:
-    """A model without its path on disk."""
+def model(model: Model, plans: Sequence[Plan] | None = None) -> Json:
+    """A model without its path on disk; ``plans`` where they were asked for: how each device would hold it."""
     values = asdict(model)
     for name in ("folder", "file", "scheduler"):
         del values[name]
-    return values | {"kinds": list(model.kinds), "scripts": list(model.scripts), "ready": model.ready}
+    values |= {"kinds": list(model.kinds), "scripts": list(model.scripts), "ready": model.ready}
+    return values if plans is None else values | {"memory_plan": [memory_plan(each) for each in plans]}
+
+
+def memory_plan(plan: Plan) -> Json:
+    return asdict(plan) | {"fits": plan.fits}
 
 
 def adapter(adapter: Adapter) -> Json:

@@ -7,6 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from diffusion_local.cli import app
+from diffusion_local.compose import open_house
+from diffusion_local.domain import Room
+from diffusion_local.engine.memory import GIB
 from diffusion_local.errors import InvalidParams
 from diffusion_local.settings import Settings
 from tests.models import files
@@ -31,6 +34,16 @@ def test_it_lists_shows_adds_and_removes(settings: Settings, tmp_path: Path) -> 
     assert "where they were" in run("remove", "mine")
     with pytest.raises(InvalidParams):
         run("add", str(tmp_path / "none"))
+
+
+def test_it_tells_how_a_device_will_hold_a_model(settings: Settings) -> None:
+    workers = open_house(settings).workers
+    workers.register("gpu0", 1, "A GPU", Room("cuda", 12 * GIB, True))
+    workers.tell("gpu0", "idle", free=12 * GIB)
+    assert "gpu0: all of it stays in memory, about " in run()
+    assert "starter at 256x256 needs about" in run("info", "starter")
+    [plan] = json.loads(run("info", "starter", "--json"))["memory_plan"]
+    assert (plan["slot"], plan["rung"], plan["total_bytes"], plan["fits"]) == ("gpu0", "resident", 12 * GIB, True)
 
 
 def test_a_scan_lists_everything(settings: Settings) -> None:

@@ -24,8 +24,12 @@ def models(
 ) -> None:
     """List models and whether they can be used; load more from the hub, or use some where they lie."""
     if context.invoked_subcommand is None:
-        found = studio_at(home, server, token).models()
-        tell([shapes.model(model) for model in found], as_json, [line(model) for model in found])
+        library = studio_at(home, server, token).library
+        found, plans = library.models(), library.plans()
+        lines = [
+            each for model in found for each in (line(model), *(f"    {p.words}" for p in plans.get(model.id, ())))
+        ]
+        tell([shapes.model(model, plans.get(model.id, ())) for model in found], as_json, lines)
     elif home or server or token:
         raise InvalidParams("home", "as --server and --token must stand behind the subcommand.")
 
@@ -49,6 +53,7 @@ def scan(studio: AnyStudio, as_json: AsJson = False) -> None:
 def info(studio: AnyStudio, model_id: str, as_json: AsJson = False) -> None:
     """Show one model: what it is, where, how large, its licence and defaults."""
     model = studio.library.model(model_id)
+    plans = studio.library.plans(model)[model.id]
     defaults = model.defaults
     path = str(model.path) if model.folder.name else ""  # a server does not tell where it keeps things
     size = f"{defaults.width}x{defaults.height}"
@@ -60,8 +65,9 @@ def info(studio: AnyStudio, model_id: str, as_json: AsJson = False) -> None:
         f"  licence: {model.licence}",
         f"  {size}, {defaults.steps} steps, guidance {defaults.guidance:g}, {defaults.sampler}",
         f"  sha256: {model.sha256 or 'not computed yet'}",
+        *(f"  {plan.words}\n    ({plan.why})" for plan in plans),
     ]
-    tell(shapes.model(model) | ({"path": path} if path else {}), as_json, lines)
+    tell(shapes.model(model, plans) | ({"path": path} if path else {}), as_json, lines)
 
 
 @commands.command()

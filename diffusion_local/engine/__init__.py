@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from PIL import Image as PIL
 
 from diffusion_local.catalog import Model
-from diffusion_local.domain import Fit, Params
+from diffusion_local.domain import Fit, Params, Room
 from diffusion_local.engine.memory import Choice
 
 #: Called after each denoising step with the number of steps done (1 = first) and a function that draws a small
@@ -34,6 +34,11 @@ class Engine(Protocol):
     @property
     def device(self) -> str:
         """The device in words, for people: ``CPU (2 threads)``, ``NVIDIA H100 80GB``."""
+        ...
+
+    @property
+    def room(self) -> Room:
+        """The device as the memory policy sees it; empty where the engine holds no models."""
         ...
 
     @property

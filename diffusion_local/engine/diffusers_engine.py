@@ -11,7 +11,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from diffusion_local.catalog import Model
-from diffusion_local.domain import Fit, Kind, Params
+from diffusion_local.domain import Fit, Kind, Params, Room
 from diffusion_local.engine import OnProgress, OnStep, Picture, faults, painting, placement, precision, weights
 from diffusion_local.engine.devices import Device
 from diffusion_local.engine.extras import put_in
@@ -61,6 +61,11 @@ class DiffusersEngine:
             return self._device.words
         threads = torch.get_num_threads()
         return f"{self._device.words} ({threads} thread{'s' * (threads > 1)})"
+
+    @property
+    def room(self) -> Room:
+        memory = self._device.memory or 0
+        return Room(self._device.type, min(self._gauge.limit or memory, memory), self._device.bf16)
 
     @property
     def ladder(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from PIL import Image as PIL
 from PIL import ImageDraw, ImageFont
 
 from diffusion_local.catalog import Model
-from diffusion_local.domain import Fit, Kind, Params
+from diffusion_local.domain import Fit, Kind, Params, Room
 from diffusion_local.engine import OnProgress, OnStep, Picture
 from diffusion_local.engine.memory import GIB, LADDERS, Choice, Weights, choose, estimate
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
@@ -41,6 +41,7 @@ class FakeEngine:
     """
 
     device = "Test cards (no model)"
+    room = Room()
     ladder = LADDERS["cuda"]
 
     def __init__(self, step_seconds: float = 0.02) -> None:

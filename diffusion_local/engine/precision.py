@@ -12,6 +12,8 @@ from diffusion_local.errors import UserError
 HALF_FAMILIES = frozenset({"sd", "sdxl"})
 #: Parameters from which a model is worth bf16 on a CPU that computes in it: 1.6 times as fast as fp32 with SD 1.5.
 LARGE = 400_000_000
+#: Bytes of one number, by torch's name of the dtype.
+NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from diffusion_local.catalog import Model
+from diffusion_local.engine.planning import Plan
 from diffusion_local.library import Removed
 from diffusion_local.models.adapters import PLACES, Adapter
 from diffusion_local.models.known import Known
@@ -20,6 +21,12 @@ class RemoteLibrary:
 
     def model(self, model_id: str) -> Model:
         return read(Model, self._server.get(f"/models/{part(model_id)}"))
+
+    def plans(self, *models: Model) -> dict[str, list[Plan]]:
+        told = [self._server.get(f"/models/{part(each.id)}") for each in models] or self._server.get("/models")[
+            "models"
+        ]
+        return {each["id"]: [read(Plan, plan) for plan in each.get("memory_plan", [])] for each in told}
 
     def adapters(self) -> dict[str, list[Adapter]]:
         told = self._server.get("/adapters")

@@ -243,6 +243,14 @@ def m011_counts(db: Database) -> None:
     run(db, *COUNTS)
 
 
+@MIGRATIONS()
+def m012_rooms(db: Database) -> None:
+    """What a worker's device has room for: how a model would be held is told before its first picture."""
+    numbers = (f"{name} INTEGER NOT NULL DEFAULT 0" for name in ("memory_bytes", "bf16", "free_bytes"))
+    columns = ("type TEXT NOT NULL DEFAULT ''", *numbers)
+    run(db, *(f"ALTER TABLE workers ADD COLUMN {column}" for column in columns))
+
+
 def event_trigger(verb: str) -> str:
     name = verb.split()[0].lower()
     changed = "WHEN old.state IS NOT new.state" if verb != "INSERT" else ""

@@ -6,7 +6,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-from diffusion_local.domain import Batch, Event, Failure, Image, Job, Lane, Params, State, Worker, utc_text
+from diffusion_local.domain import Batch, Event, Failure, Image, Job, Lane, Params, Room, State, Worker, utc_text
 
 Row = dict[str, Any]
 
@@ -154,5 +154,13 @@ def event(row: Row) -> Event:
 
 def worker(row: Row) -> Worker:
     return Worker(
-        row["slot"], row["pid"], row["device"], row["status"], row["model"], row["started_at"], row["seen_at"]
+        row["slot"],
+        row["pid"],
+        row["device"],
+        row["status"],
+        row["model"],
+        row["started_at"],
+        row["seen_at"],
+        Room(row["type"], row["memory_bytes"], bool(row["bf16"])),
+        row["free_bytes"],
     )

@@ -1,15 +1,17 @@
 """The workers table: who holds which slot. It only informs; whether a worker lives is told by its slot's lock."""
 
-from diffusion_local.domain import Worker, utc_now
+from diffusion_local.domain import Room, Worker, utc_now
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database
+
+NONE_YET = Room()
 
 
 class WorkerStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def register(self, slot: str, pid: int, device: str) -> None:
+    def register(self, slot: str, pid: int, device: str, room: Room = NONE_YET) -> None:
         now = utc_now()
         with self._database.write() as db:
             db.table("workers").upsert(
@@ -21,15 +23,20 @@ class WorkerStore:
                     "model": "",
                     "started_at": now,
                     "seen_at": now,
+                    "type": room.type,
+                    "memory_bytes": room.bytes,
+                    "bf16": room.bf16,
                 },
                 pk="slot",
             )
 
-    def tell(self, slot: str, status: str, model: str = "") -> None:
-        """Say what the worker does now."""
+    def tell(self, slot: str, status: str, model: str = "", free: int | None = None) -> None:
+        """Say what the worker does now; ``free`` are the bytes that models may take, None leaves what was told."""
         with self._database.write() as db:
             db.execute(
-                "UPDATE workers SET status = ?, model = ?, seen_at = ? WHERE slot = ?", [status, model, utc_now(), slot]
+                "UPDATE workers SET status = ?, model = ?, seen_at = ?, free_bytes = coalesce(?, free_bytes) "
+                "WHERE slot = ?",
+                [status, model, utc_now(), free, slot],
             )
 
     def seen(self, slot: str) -> None:

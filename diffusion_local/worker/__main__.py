@@ -59,8 +59,8 @@ def run(settings: Settings, slot: str, supervised: bool) -> None:
     from diffusion_local.worker.runner import Runner
 
     engine = open_engine(settings, slot)
-    house.workers.register(slot, os.getpid(), engine.device)
-    house.workers.tell(slot, "idle")
+    house.workers.register(slot, os.getpid(), engine.device, engine.room)
+    house.workers.tell(slot, "idle", free=engine.free())
     log.info("ready on %s", engine.device)
     runner = Runner(house, slot, engine, stop)
     house.queue.consume(runner.work_off, stop.wanted, IDLE_LOOK_SECONDS)

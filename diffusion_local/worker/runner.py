@@ -81,10 +81,10 @@ class Runner:
             if busy:
                 self.wait_for_saver()
                 self._worked_at = time.monotonic()
-                self._workers.tell(self._slot, "idle", self._engine.loaded)
+                self._workers.tell(self._slot, "idle", self._engine.loaded, self._engine.free())
             elif self._engine.loaded and time.monotonic() - self._worked_at > self._patience():
                 self._engine.unload()
-                self._workers.tell(self._slot, "idle", "")
+                self._workers.tell(self._slot, "idle", free=self._engine.free())
         except DatabaseProblem as problem:
             log.error("the database cannot be used, trying again: %s", problem)
             self._stop.wanted.wait(DATABASE_PAUSE)

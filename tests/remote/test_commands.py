@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from diffusion_local.cli import app
 from diffusion_local.compose import House
-from diffusion_local.domain import State
+from diffusion_local.domain import Room, State
 from tests.remote.conftest import Run
 from tests.support import FAILURE, claimed
 from tests.web.conftest import drawn, made
@@ -48,7 +48,8 @@ def busy(house: House) -> dict[str, str]:
     running = claimed(house.jobs)
     house.jobs.report(running.claim, 3, "denoising")
     [queued] = house.studio.submit("a dog", seed=2, priority=4).job_ids
-    house.workers.register("cpu0", 1, "CPU")
+    house.workers.register("cpu0", 1, "CPU", Room("cpu", 8 * 1024**3))
+    house.workers.tell("cpu0", "idle", free=6 * 1024**3)
     return {"done": done, "failed": failed.id, "cancelled": cancelled, "running": running.id, "queued": queued}
 
 

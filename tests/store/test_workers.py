@@ -1,5 +1,6 @@
 """The workers table informs, and no more."""
 
+from diffusion_local.domain import Room
 from diffusion_local.store.database import Database
 from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.queue_view import QueueView
@@ -16,6 +17,15 @@ def test_a_worker_registers_tells_and_is_replaced(database: Database) -> None:
     workers.register("cpu0", 11, "CPU")
     [worker] = workers.all()
     assert (worker.pid, worker.device, worker.status, worker.model) == (11, "CPU", "starting", "")
+
+
+def test_a_worker_tells_what_its_device_has_room_for(database: Database) -> None:
+    workers, room = WorkerStore(database), Room("cuda", 12_000, True)
+    workers.register("gpu0", 10, "A GPU", room)
+    workers.tell("gpu0", "idle", free=9_000)
+    workers.tell("gpu0", "busy", "starter")
+    [worker] = workers.all()
+    assert (worker.room, worker.free_bytes) == (room, 9_000)
 
 
 def test_a_heartbeat_is_no_visible_change(database: Database) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from diffusion_local.catalog import FAMILIES
 from diffusion_local.compose import House
-from diffusion_local.domain import Fit, Kind
+from diffusion_local.domain import Fit, Kind, Room
+from diffusion_local.engine.memory import GIB
 from diffusion_local.store.downloads import DownloadState
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import actions, form, page, tab_models, view
@@ -74,6 +75,20 @@ def test_a_card_shows_the_newest_picture_and_how_memory_was_managed(house: House
     starter = card(drawn(house.studio), "starter")
     assert f'data-id="{newest.id}"' in starter
     assert "part by part on the GPU at 256×256, 2.0 GB at the most" in starter
+
+
+def test_a_card_says_before_the_first_picture_how_memory_will_be_managed(house: House) -> None:
+    for slot in ("gpu0", "gpu1"):
+        house.workers.register(slot, 1, "A GPU", Room("cuda", 12 * GIB, True))
+        house.workers.tell(slot, "idle", free=11 * GIB)
+    told = card(drawn(house.studio), "starter")
+    assert re.search(r"GPU 0, 1: all in memory, about \d\.\d of 12\.0 GiB<", told)
+    house.workers.tell("gpu1", "idle", free=1)
+    told = card(drawn(house.studio), "starter")
+    assert "GPU 1: layer by layer" in told
+    assert "it may not fit" in told
+    with speaking("zh"):
+        assert "GPU 0：全部驻留内存，约需" in card(drawn(house.studio), "starter")
 
 
 def test_downloads_show_their_progress_and_what_went_wrong(house: House) -> None:

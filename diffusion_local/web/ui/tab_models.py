@@ -22,8 +22,15 @@ from diffusion_local.web.ui.words import label, say
 
 def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
     library = studio.library
+    models = library.models()
     return view_models.library(
-        library.models(), library.samples(), library.fits(), library.downloads(), library.known(), library.adapters()
+        models,
+        library.samples(),
+        library.fits(),
+        library.plans(*models),
+        library.downloads(),
+        library.known(),
+        library.adapters(),
     )
 
 

@@ -1,11 +1,14 @@
 """Models as HTML: cards, downloads, what the hub has, and what goes with models. Pure, like ``view``."""
 
 import re
+import string
 from collections.abc import Mapping, Sequence
 
 from diffusion_local import shapes
 from diffusion_local.catalog import STARTER, Model
 from diffusion_local.domain import Fit, Image
+from diffusion_local.engine.memory import GIB
+from diffusion_local.engine.planning import Plan
 from diffusion_local.library import size_words
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.known import Known
@@ -22,12 +25,14 @@ TITLES = {
 }  # fmt: skip
 SHOWN_ENDED = 3  # downloads that have ended
 SHOWN_WORDS = 6
+DIGITS, LETTERS = string.digits, string.ascii_lowercase  # of which a slot's name is made: gpu0
 
 
 def library(
     models: Sequence[Model],
     samples: Mapping[str, Image],
     fits: Mapping[str, Sequence[Fit]],
+    plans: Mapping[str, Sequence[Plan]],
     downloads: Sequence[Download],
     known: Sequence[Known],
     adapters: Mapping[str, Sequence[Adapter]],
@@ -36,7 +41,9 @@ def library(
     offered = [each for each in known if each.id.lower() not in there]
     hint = f'<p class="quiet">{say("models.only_starter")}</p>' if len(models) == 1 else ""
     again = button(say("models.again"), "scan", kind="small")
-    cards = "".join(card(model, samples.get(model.id), fits.get(model.id, ())) for model in models)
+    cards = "".join(
+        card(model, samples.get(model.id), fits.get(model.id, ()), plans.get(model.id, ())) for model in models
+    )
     return (
         f"{loading(downloads)}"
         f'<section><header class="head"><h2>{say("models.here")}</h2>{again}</header>{hint}'
@@ -46,7 +53,7 @@ def library(
     )
 
 
-def card(model: Model, sample: Image | None, fits: Sequence[Fit]) -> str:
+def card(model: Model, sample: Image | None, fits: Sequence[Fit], plans: Sequence[Plan]) -> str:
     """One model. Its picture opens in the viewer; where there is none a calm letter stands in."""
     name = text(model.name)
     if sample:
@@ -69,31 +76,49 @@ def card(model: Model, sample: Image | None, fits: Sequence[Fit]) -> str:
         f'<article class="model" data-key="{text(model.id)}">{picture}<div class="about"><header><h3>{name}</h3>'
         f'<span class="badge {model.state}">{say(f"models.{model.state}")}</span></header>'
         f'<p class="quiet id">{text(" · ".join(each for each in (model.id, what) if each and each != model.name))}</p>'
-        f'{problem}<dl>{facts(model, fits)}</dl><div class="acts">{use}{remove}</div></div></article>'
+        f'{problem}<dl>{facts(model, fits, plans)}</dl><div class="acts">{use}{remove}</div></div></article>'
     )
 
 
-def facts(model: Model, fits: Sequence[Fit]) -> str:
+def facts(model: Model, fits: Sequence[Fit], plans: Sequence[Plan]) -> str:
     licence = model.licence if model.licence != "unknown" else say("models.licence_unknown")
     rows = [("licence", text(licence)), ("disk", size_words(model.size_bytes))]
     if model.memory_bytes:
         rows.append(("memory", say("models.memory_about", size=size_words(model.memory_bytes))))
     if model.ready:
         rows.append(("does", ", ".join(say(f"models.{kind}") for kind in model.kinds)))
-        rows.append(("held", held(fits)))
+        told = planned(plans) + ([held(fits)] if fits else [])
+        rows.append(("held", "<br>".join(told) or say("models.held_untried")))
     return "".join(f"<dt>{say(f'models.{name}')}</dt><dd>{value}</dd>" for name, value in rows)
 
 
+def planned(plans: Sequence[Plan]) -> list[str]:
+    """What the memory policy will do with a model, a line for devices that are alike."""
+    alike: dict[tuple[str, ...], list[Plan]] = {}
+    for plan in plans:
+        kind = plan.slot.rstrip(DIGITS)
+        alike.setdefault((kind, plan.device, plan.rung, str(plan.fits)), []).append(plan)
+    return [text(plan_line(kind, each)) for (kind, *_), each in alike.items()]
+
+
+def plan_line(kind: str, plans: Sequence[Plan]) -> str:
+    plan, numbers = plans[0], ", ".join(each.slot.lstrip(LETTERS) for each in plans)
+    device = say(f"models.on_{kind}", numbers=numbers) if is_known(f"models.on_{kind}") else plan.slot
+    takes, total, free = (f"{each / GIB:.1f}" for each in (plan.takes_bytes, plan.total_bytes, plan.free_bytes))
+    key = "models.planned" if plan.fits else "models.planned_tight"
+    return say(key, device=device, rung=rung_words(plan.rung), takes=takes, total=total, free=free)
+
+
+def rung_words(rung: str) -> str:
+    return say(f"models.{rung}") if is_known(f"models.{rung}") else rung.replace("_", " ")
+
+
 def held(fits: Sequence[Fit]) -> str:
-    """How the memory policy holds a model on this machine, as its latest picture showed."""
-    if not fits:
-        return say("models.held_untried")
+    """How the memory policy held a model on this machine, as its latest picture showed."""
     fit = fits[0]
-    key = f"models.{fit.worked}"
-    rung = say(key) if is_known(key) else fit.worked.replace("_", " ")
     size = f"{fit.width}×{fit.height}"
     peak = f", {say('models.held_peak', peak=size_words(fit.peak_bytes))}" if fit.peak_bytes else ""
-    return text(say("models.held_as", rung=rung, size=size) + peak)
+    return text(say("models.held_as", rung=rung_words(fit.worked), size=size) + peak)
 
 
 # -- downloads ------------------------------------------------------------------------------------------------------

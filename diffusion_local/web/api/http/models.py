@@ -18,13 +18,17 @@ def router(studio: Studio) -> APIRouter:
 
     @models.get("/models")
     def list_models(request: Request) -> Response:
-        """The models with state, defaults and limits, the default one first."""
-        return tagged(request, {"models": [shapes.model(each) for each in library.models()]})
+        """The models with state, defaults and limits, the default one first, and how each device would hold them."""
+        models = library.models()
+        plans = library.plans(*models)
+        return tagged(request, {"models": [shapes.model(each, plans[each.id]) for each in models]})
 
     @models.get("/models/{model_id}")
     def one_model(model_id: str, request: Request) -> Response:
-        """A model: whether it can be used, or why not, its licence, size and memory need."""
-        return tagged(request, shapes.model(library.model(model_id)))
+        """A model: whether it can be used, or why not, its licence, size and memory need, and `memory_plan`: the rung
+        on which each device would hold it at its default size, and why."""
+        model = library.model(model_id)
+        return tagged(request, shapes.model(model, library.plans(model)[model.id]))
 
     @models.post("/models")
     def add_model(body: NewModel) -> dict[str, Any]:

@@ -1,0 +1,63 @@
+"""What the memory policy will do with a model on a device, told before its first picture. Torch-free.
+
+It asks what the engine asks, of the files and of what was learned; the memory that is free is as the worker last told.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffusion_local.catalog import Model
+from diffusion_local.domain import RUNGS, Fit, Kind, Params, Worker
+from diffusion_local.engine import precision, weights
+from diffusion_local.engine.memory import LADDERS, choose, estimate, gib
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a model would be held on the device of a slot, for a picture of its default size.
+
+    ``takes_bytes`` at the peak, of ``total_bytes`` that models may take there, of which ``free_bytes`` are free now
+    or held by models that can be put away.
+    """
+
+    slot: str
+    device: str
+    rung: str
+    why: str
+    takes_bytes: int
+    free_bytes: int
+    total_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        return self.takes_bytes <= self.free_bytes
+
+    @property
+    def words(self) -> str:
+        """For people: ``gpu0: all of it stays in memory, about 9.1 of 12.0 GiB``."""
+        told = f"{self.slot}: {RUNGS[self.rung]}, about {gib(self.takes_bytes)} of {gib(self.total_bytes)}"
+        return told if self.fits else f"{told}, which may be too little: {gib(self.free_bytes)} are free"
+
+
+def plan(model: Model, worker: Worker, learned: Sequence[Fit], numbers: str, wanted: str) -> Plan:
+    """``learned`` is of this model and device; ``numbers`` and ``wanted`` are the settings ``precision`` and
+    ``memory``, the second empty for the policy's own choice."""
+    room, size = worker.room, weights.read(model.path)
+    dtype = precision.dtype_of(numbers, room.type, model.family, sum(size.parts.values()), room.bf16)
+    params = first_picture(model)
+    need = estimate(size, precision.NUMBER_BYTES[dtype], params.width, params.height)
+    choice = choose(LADDERS[room.type], model.id, need, worker.free_bytes, params, learned, wanted)
+    return Plan(worker.slot, worker.device, choice.rung, choice.why, choice.takes, worker.free_bytes, room.bytes)
+
+
+def first_picture(model: Model) -> Params:
+    """A picture as the model's defaults make it."""
+    each = model.defaults
+    kind = Kind.TXT2IMG if Kind.TXT2IMG in model.kinds else Kind(model.kinds[0])
+    return Params("", "", model.id, each.width, each.height, each.steps, each.guidance, each.sampler, 0, kind)
+
+
+def at_work(workers: Sequence[Worker]) -> list[Worker]:
+    """Those whose devices are known and that run; where none does, all that ran last."""
+    known = [each for each in workers if each.room.type in LADDERS]
+    return [each for each in known if each.status != "stopped"] or known
