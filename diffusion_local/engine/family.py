@@ -27,7 +27,8 @@ class Family:
     ``embed(pipe, prompt, negative, clip_skip)`` gives what it is to draw; ``negative`` is None without classifier-free
     guidance: ``guided(pipe, guidance)`` says whether there is. ``shape(pipe, width, height)`` is that of the latents,
     1 x C x h x w; a pipeline may want them in another order, which ``pack(pipe, latents)`` gives and
-    ``unpack(pipe, latents, width, height)`` takes back. ``scales_start``: it multiplies the latents it is given by the
+    ``unpack(latents, width, height, scale)`` takes back, from plain numbers (``scale``: pixels of a latent's side), so
+    that a preview keeps no model. ``scales_start``: it multiplies the latents it is given by the
     scheduler's ``init_noise_sigma``. ``encode(pipe, pixels)`` gives latents; ``call(params)`` further arguments;
     ``inpainting(pipe)`` the pipeline for a UNet that reads a mask.
     """
@@ -37,7 +38,7 @@ class Family:
     guided: Callable[[Any, float], bool]
     shape: Callable[[Any, int, int], tuple[int, ...]]
     pack: Callable[[Any, torch.Tensor], torch.Tensor] = lambda pipe, latents: latents
-    unpack: Callable[[Any, torch.Tensor, int, int], torch.Tensor] = lambda pipe, latents, width, height: latents
+    unpack: Callable[[torch.Tensor, int, int, int], torch.Tensor] = lambda latents, width, height, scale: latents
     call: Callable[[Params], dict[str, Any]] = sized_and_guided
     encode: Callable[[Any, torch.Tensor], torch.Tensor] = lambda pipe, pixels: autoencoder.encode(pipe.vae, pixels)
     latents_dtype: torch.dtype | None = None

@@ -79,8 +79,8 @@ def pack_flux(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
     return packed
 
 
-def unpack_flux(pipe: Any, latents: torch.Tensor, width: int, height: int) -> torch.Tensor:
-    spread: torch.Tensor = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
+def unpack_flux(latents: torch.Tensor, width: int, height: int, scale: int) -> torch.Tensor:
+    spread: torch.Tensor = diffusers.FluxPipeline._unpack_latents(latents, height, width, scale)
     return spread
 
 

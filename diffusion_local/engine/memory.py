@@ -1,7 +1,8 @@
 """Which rung a model is held on: what it needs is estimated from its files, and corrected by what was learned.
 
-Torch-free. Bytes throughout. The activation figures were fitted to peaks of an earlier measurement on one H100, with
-SD 1.5 at 512x512 and SDXL at 1024x1024 in fp16: memory beyond the weights grows with the pixels.
+Torch-free. Bytes throughout. The figures were fitted to the peaks of torch's tensors on one H100, by rung, of SD 1.5 at
+512x512 and SDXL at 1024x1024 in fp16, and of SD 3.5 medium at 1024x1024 in bf16 (scripts/results/gpu-engine.json): they
+are over each of them, by a twentieth to a quarter. Memory beyond the weights grows with the pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,14 @@ LADDERS: dict[str, tuple[str, ...]] = {
 
 GIB = 1024**3
 #: Numbers held at the peak of a step or of the decoding, for each pixel of the picture.
-STEP_NUMBERS = 720
-DECODE_NUMBERS = 1330  # of a VAE with 128 channels at full size, as SD, SDXL, SD3 and FLUX have
+STEP_NUMBERS = 300
+DECODE_NUMBERS = 1290  # of a VAE with 128 channels at full size, as SD, SDXL, SD3 and FLUX have
 #: Side of the tiles in which a picture is decoded below ``resident``, and on the last rung.
 TILE, SMALL_TILE = 512, 256
+#: Of a part whose layers come one by one, the share that is on the device: the layer at work and the next.
+LAYERS_SHARE = 32
 #: What the allocator loses to fragments, and the libraries' workspaces.
-MARGIN, WORKSPACE = 1.05, 256 * 1024**2
+MARGIN, WORKSPACE = 1.05, 160 * 1024**2
 #: With this much more memory free than at a failure, the rung that failed is tried again.
 RETRY_WITH = 1.15
 
@@ -50,14 +53,14 @@ class Need:
         """Bytes on the device at the peak, with what the allocator adds."""
         vae = self.parts.get("vae", 0)
         largest = max((size for part, size in self.parts.items() if part != "vae"), default=0)
+        layers = largest // LAYERS_SHARE
         bare = {
             "resident": self.weights + max(self.step, self.decode),
             "vae_tiling": self.weights + max(self.step, self.tiled),
             "model_offload": max(largest + self.step, vae + self.tiled),
-            # the layer at work and the next ones, on their way; the VAE stays
-            "group_offload": vae + max(largest // 8 + self.step, self.tiled),
+            "group_offload": vae + max(layers + self.step, self.tiled),  # the VAE stays
             "attention_slicing": self.weights + max(self.step // 2, self.tiled),
-            "sequential": max(self.step // 2, self.small_tiled),
+            "sequential": layers + max(self.step, self.small_tiled),
         }[rung]
         return int(bare * MARGIN) + WORKSPACE
 

@@ -52,7 +52,7 @@ def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | N
         if skipped or params.kind is not Kind.INPAINT:  # a whole repaint begins from noise alone
             start = start.clone()
             kinds.begin_late(scheduler, skipped, partial(fill, loaded, begun, start))
-    steps.follow(scheduler, partial(preview, loaded, params) if loaded.factors else None, skipped, change)
+    steps.follow(scheduler, previewer(loaded, params), skipped, change)
 
     # 5. Noise to latents, step by step.
     started = time.monotonic()
@@ -69,7 +69,7 @@ def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | N
     denoise_seconds = time.monotonic() - started
 
     # 6. Latents to a picture.
-    spread = family.unpack(pipe, latents, params.width, params.height)
+    spread = unpacker(loaded, params)(latents)
     image, said_later = autoencoder.decode(pipe.vae, spread, vae_in_fp32)
     said = said or said_later
     if image.size != (params.width, params.height):
@@ -125,13 +125,20 @@ def put_back(
     loaded: Loaded, begun: Beginning, params: Params, first: int, index: int, latents: torch.Tensor
 ) -> torch.Tensor:
     pipe, family = loaded.pipe, loaded.family
-    spread = family.unpack(pipe, latents, params.width, params.height)
+    spread = unpacker(loaded, params)(latents)
     return family.pack(pipe, begun.put_back(pipe.scheduler, first + index, spread).to(latents.dtype))
 
 
-def preview(loaded: Loaded, params: Params, latents: torch.Tensor) -> PIL.Image:
-    assert loaded.factors is not None
-    return previews.draw(loaded.family.unpack(loaded.pipe, latents, params.width, params.height), loaded.factors)
+def unpacker(loaded: Loaded, params: Params) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Takes a pipeline's latents to 1 x C x h x w. It keeps no model."""
+    unpack, scale = loaded.family.unpack, loaded.pipe.vae_scale_factor
+    return lambda latents: unpack(latents, params.width, params.height, scale)
+
+
+def previewer(loaded: Loaded, params: Params) -> Callable[[torch.Tensor], PIL.Image] | None:
+    """Draws latents, or None where the model's cannot be drawn. It keeps no model: a preview may wait in a thread."""
+    unpack, factors = unpacker(loaded, params), loaded.factors
+    return None if factors is None else lambda latents: previews.draw(unpack(latents), factors)
 
 
 def reads_mask(pipe: Any) -> bool:

@@ -1,7 +1,7 @@
 """Puts a pipeline's parts where its rung says: on the device, or in main memory until they are needed.
 
-The offloading is diffusers' own. Attention slicing replaces torch's fused attention by a slower one that holds less, so
-it is used on the last rungs only.
+The offloading is diffusers' own. Attention slicing replaces torch's fused attention, which never holds a whole map, by
+a slower one that holds slices of it. On CUDA that takes more memory, so it is for the other devices' last rung.
 """
 
 import gc
@@ -27,7 +27,7 @@ def place(pipe: Any, rung: str, device: str) -> None:
         _tile(pipe.vae, SMALL_TILE if rung == "sequential" else TILE)
     elif hasattr(pipe.vae, "disable_tiling"):
         pipe.vae.disable_tiling()
-    if rung in ("attention_slicing", "sequential"):
+    if rung == "attention_slicing":
         with suppress(NotImplementedError, ValueError):  # transformers slice nothing
             pipe.enable_attention_slicing()
     match rung:

@@ -20,6 +20,8 @@ SDXL = Weights(
     {"unet": 2_567_463_684, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840, "vae": 83_653_863},
     upcasts_vae=True,
 )
+#: With the table of positions, a buffer that is in its file. Without text encoders, as it was measured.
+SD35 = Weights({"transformer": 2_243_171_520 + 384 * 384 * 1536, "vae": 83_819_683})
 FLUX = Weights(
     {"transformer": 11_900_000_000, "text_encoder": 123_060_480, "text_encoder_2": 4_762_000_000, "vae": 84_000_000}
 )
@@ -39,11 +41,12 @@ def rung(weights: Weights, size: int, free_gib: float, ladder: tuple[str, ...] =
         (SD15, 512, 1.5, "group_offload"),
         (SD15, 512, 0.5, "sequential"),
         (SD15, 1024, 4, "vae_tiling"),
-        (SD15, 1024, 3.6, "model_offload"),
+        (SD15, 1024, 2.7, "model_offload"),
         (SDXL, 1024, 24, "resident"),
         (SDXL, 1024, 10, "vae_tiling"),
         (SDXL, 1024, 8, "model_offload"),
-        (SDXL, 1024, 6, "group_offload"),
+        (SDXL, 1024, 6, "model_offload"),
+        (SDXL, 1024, 5, "group_offload"),
         (SDXL, 1024, 1.2, "sequential"),
         (FLUX, 1024, 79, "resident"),
         (FLUX, 1024, 32, "model_offload"),
@@ -61,12 +64,26 @@ def test_a_cpu_has_a_ladder_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "size", "measured"), [(SD15, 512, 2.65), (replace(SDXL, upcasts_vae=False), 1024, 9.11)]
+    ("model", "size", "rung", "measured"),
+    [
+        (SD15, 512, "resident", 2.64),
+        (SD15, 512, "vae_tiling", 2.64),
+        (SD15, 512, "model_offload", 1.78),
+        (SD15, 512, "group_offload", 0.79),
+        (SDXL, 1024, "resident", 11.57),
+        (SDXL, 1024, "vae_tiling", 7.96),
+        (SDXL, 1024, "model_offload", 5.24),
+        (SDXL, 1024, "group_offload", 1.55),
+        (replace(SDXL, upcasts_vae=False), 1024, "resident", 9.11),
+        (SD35, 1024, "resident", 7.19),
+        (SD35, 1024, "model_offload", 5.01),
+        (SD35, 1024, "group_offload", 0.8),
+    ],
 )
-def test_the_estimate_is_near_the_peak_that_was_measured(model: Weights, size: int, measured: float) -> None:
-    """On an H100 in fp16 (scripts/results); over it rather than under it."""
-    needed = estimate(model, 2, size, size).at("resident") / GIB
-    assert measured < needed < measured * 1.2
+def test_the_estimate_is_near_the_peak_that_was_measured(model: Weights, size: int, rung: str, measured: float) -> None:
+    """GiB of tensors on an H100 in half precision (scripts/results/gpu-engine.json); over it rather than under it."""
+    needed = estimate(model, 2, size, size).at(rung) / GIB
+    assert measured < needed < measured * (1.13 if measured > 1 and rung != "group_offload" else 1.36)
 
 
 def test_each_rung_needs_less_than_the_one_before() -> None:

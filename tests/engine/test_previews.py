@@ -1,11 +1,18 @@
 import time
+import weakref
+from contextlib import nullcontext
+from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 
+from diffusion_local.catalog import Model
 from diffusion_local.engine import autoencoder, previews
+from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
-from tests.support import soon
+from diffusion_local.errors import Stopped
+from tests.support import params, soon
 
 
 def test_latents_of_plain_colours_are_previewed_in_those_colours(diffusers_engine: DiffusersEngine) -> None:
@@ -44,3 +51,23 @@ def test_a_preview_costs_little() -> None:
         assert previews.draw(latents, factors).size == (256, 256)
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < soon(0.02)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_preview_that_still_waits_keeps_no_model(starter: Model, stopped: bool) -> None:
+    engine = DiffusersEngine(at_slot("cpu0"))
+    engine.load(starter)
+    assert engine._loaded is not None
+    part = weakref.ref(engine._loaded.pipe.unet)
+    waiting = []
+
+    def on_step(step: int, preview: Any) -> None:
+        waiting.append(preview)
+        if stopped:
+            raise Stopped("cancel")
+
+    with pytest.raises(Stopped) if stopped else nullcontext():
+        engine.generate(params(steps=2), on_step)
+    engine.unload()
+    assert part() is None
+    assert waiting[0]().size == (128, 128)
