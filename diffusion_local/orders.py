@@ -71,16 +71,29 @@ class Orders:
         return self._control.set_priority(self._select(job_ids, batch_id), checked)
 
     def move(self, to: str, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
-        """Move waiting jobs ``to`` the top of their lane, or one job ``up`` or ``down`` by a place; their ids."""
+        """Move waiting jobs ``to`` the top or bottom of their lane, or one ``up`` or ``down`` by a place; their ids."""
         if to == "top":
             return self._control.move_to_top(self._select(job_ids, batch_id))
+        if to == "bottom":
+            return self._control.move_to_bottom(self._select(job_ids, batch_id))
         if to not in ("up", "down"):
-            raise InvalidParams("to", f"must be top, up or down (got {to!r}).")
+            raise InvalidParams("to", f"must be top, bottom, up or down (got {to!r}).")
         if len(job_ids) != 1:
             raise InvalidParams("job_ids", f"must name one job to move it {to}.")
         self._select(job_ids, batch_id)
         self._control.move(job_ids[0], up=to == "up")
         return list(job_ids)
+
+    def move_batch(self, batch_id: str, before: str) -> list[str]:
+        """Let what waits of a batch run before what waits of another; ids of what moved. Both must be one's own.
+
+        Raises Conflict where that is no matter of places: in different lanes, or of different owners.
+        """
+        self._select((), batch_id)
+        self._select((), before)
+        if self._view.batch(batch_id)[0].owner != self._view.batch(before)[0].owner:
+            raise Conflict("Batches of different owners cannot change places: they take turns.")
+        return self._control.move_batch(batch_id, before)
 
     def forget(self, job_ids: Sequence[str] = (), batch_id: str | None = None, everything: bool = False) -> list[str]:
         """Delete ended jobs from the list, with their history; their pictures stay. Their ids."""

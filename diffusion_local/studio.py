@@ -45,6 +45,7 @@ from diffusion_local.store.control import QueueControl
 from diffusion_local.store.files import LocalFiles
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.jobs import JobStore, new_jobs
+from diffusion_local.store.queue_groups import QueueGroups
 from diffusion_local.store.queue_view import QueueView
 from diffusion_local.store.selection import Selection
 from diffusion_local.store.sources import Sources
@@ -60,9 +61,10 @@ LOOK_SECONDS = 0.1  # between two looks of `wait`
 class Studio(Orders, Questions):
     """Built by ``compose.open_studio``. Each method is one use-case; bad input raises a UserError.
 
-    ``lists`` has those about prompt lists, ``sources`` those about source pictures, ``styles`` presets, ``reports``
-    what came of it all, ``webhooks`` who is told, ``library`` those about models, ``accounts`` who may come in,
-    ``pictures`` and ``boards`` those about the gallery, ``preferences`` settings, ``health`` how the machine does.
+    ``lists`` has those about prompt lists, ``sources`` those about source pictures, ``styles`` presets, ``groups`` the
+    queue by batches, ``reports`` what came of it all, ``webhooks`` who is told, ``library`` those about models,
+    ``accounts`` who may come in, ``pictures`` and ``boards`` those about the gallery, ``preferences`` settings,
+    ``health`` how the machine does.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Studio(Orders, Questions):
         self.webhooks = webhooks
         self.batches = Batches(settings, jobs, view, files, queue, catalog, self._timetable)
         self.grids = Grids(settings, jobs, view, queue, catalog, self._timetable)
+        self.groups = QueueGroups(view.database, view.rules)
         self.queue_file = QueueFile(settings, jobs, view, queue, catalog)
         self.accounts = Accounts(settings, AccountStore(view.database))
         self.pictures = Pictures(images, files)

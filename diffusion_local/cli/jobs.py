@@ -91,7 +91,7 @@ def cancel(
 @on_studio
 def move(
     studio: AnyStudio,
-    to: Annotated[str, typer.Argument(help="top, up or down")],
+    to: Annotated[str, typer.Argument(help="top, bottom, up or down")],
     job_ids: JobIds = None,
     batch: OfBatch = None,
     as_json: AsJson = False,

@@ -13,9 +13,10 @@ from diffusion_local.domain import Batch, Image, Lane, Params, State, utc_now
 from diffusion_local.estimates import Pace, Work
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.groups_schema import RANKS
 from diffusion_local.store.line import Rules, gate_of
 from diffusion_local.store.ownership import ruled, seen
-from diffusion_local.store.paces import pace_of
+from diffusion_local.store.paces import pace_of, waiting_work
 from diffusion_local.store.queue_view import hands_of, jobs
 from diffusion_local.store.tombstones import missing
 from diffusion_local.timing import late_warning, of_batch
@@ -24,8 +25,14 @@ LINE = (
     "SELECT lane, -priority, position, model, kind, pixels, steps FROM jobs INDEXED BY jobs_queued "
     "WHERE state = 'queued' ORDER BY lane, priority DESC, position"
 )
+END = (
+    "SELECT lane, -priority, position FROM jobs INDEXED BY jobs_queued "
+    "WHERE state = 'queued' ORDER BY lane DESC, priority, position DESC LIMIT 1"
+)
+NOWHERE = (-1, 0, 0)  # before the line
 LAST = (
-    "SELECT -min(priority), max(position) FROM jobs INDEXED BY jobs_of_batch WHERE batch_id = :id AND state = 'queued'"
+    "SELECT list_priority, list_place FROM jobs INDEXED BY jobs_listed WHERE batch_id = :id AND list_rank = 1 "
+    "ORDER BY list_priority DESC, list_place DESC LIMIT 1"
 )
 
 
@@ -61,32 +68,33 @@ class BatchRows:
                 f"SELECT * FROM batches WHERE {seen()} {further} ORDER BY id DESC LIMIT :limit",
                 {"before": before, "limit": limit},
             )
-            return self._progress(db, [rows.batch(row) for row in found])
+            return self.progress(db, [rows.batch(row) for row in found])
 
     def get(self, batch_id: str) -> Progress:
         """Raises NotFound."""
         with self._database.read() as db:
-            return self._progress(db, [batch_row(db, batch_id)])[0]
+            return self.progress(db, [batch_row(db, batch_id)])[0]
 
     def with_finish_by(self) -> list[Progress]:
         """The batches that have jobs waiting and should be done by some time."""
         with self._database.read() as db:
             found = db.query(
                 f"SELECT * FROM batches WHERE {seen()} AND finish_by IS NOT NULL AND EXISTS "
-                "(SELECT 1 FROM jobs WHERE batch_id = batches.id AND state = 'queued')"
+                "(SELECT 1 FROM jobs WHERE batch_id = batches.id AND list_rank = 1)"
             )
-            return self._progress(db, [rows.batch(row) for row in found])
+            return self.progress(db, [rows.batch(row) for row in found])
 
-    def _progress(self, db: sqlite_utils.Database, batches: Sequence[Batch]) -> list[Progress]:
+    def progress(self, db: sqlite_utils.Database, batches: Sequence[Batch], most: int | None = None) -> list[Progress]:
+        """Of each batch; when it will be done is not told of what more than ``most`` jobs come before."""
         counts: dict[str, dict[State, int]] = {batch.id: dict.fromkeys(State, 0) for batch in batches}
-        for batch_id, state, count in db.execute(
-            "SELECT batch_id, state, count(*) FROM jobs INDEXED BY jobs_of_batch "
-            "WHERE batch_id IN (SELECT value FROM json_each(?)) GROUP BY batch_id, state",
+        for batch_id, rank, count in db.execute(
+            "SELECT batch_id, list_rank, count(*) FROM jobs INDEXED BY jobs_listed "
+            "WHERE batch_id IN (SELECT value FROM json_each(?)) GROUP BY batch_id, list_rank",
             [json.dumps(list(counts))],
         ).fetchall():
-            counts[batch_id][State(state)] = count
+            counts[batch_id][State(RANKS[rank])] = count
         unfinished = [batch for batch in batches if counts[batch.id][State.QUEUED] + counts[batch.id][State.RUNNING]]
-        seconds = self._seconds_until(db, unfinished)
+        seconds = self._seconds_until(db, unfinished, most)
         window = scalar(db, "SELECT window FROM queue")
         now = datetime.fromisoformat(utc_now())
         told = []
@@ -100,24 +108,26 @@ class BatchRows:
             told.append(Progress(batch, counts[batch.id], rows.utc(done), late))
         return told
 
-    def _seconds_until(self, db: sqlite_utils.Database, batches: Sequence[Batch]) -> dict[str, float]:
+    def _seconds_until(self, db: sqlite_utils.Database, batches: Sequence[Batch], most: int | None) -> dict[str, float]:
         """Seconds of work until the last job of each batch is done. One walk along the line, however many batches."""
         if not batches:
             return {}
         running = jobs(db, "WHERE state = 'running'")
         workers = hands_of([rows.worker(row) for row in db.query("SELECT * FROM workers")])
-        models = {row[0] for row in db.execute("SELECT DISTINCT model FROM jobs WHERE state = 'queued'").fetchall()}
-        pace = pace_of(db, models | {job.params.model for job in running})
+        work, loaded = waiting_work(db), {job.params.model for job in running}
+        pace = pace_of(db, {each.model for each in work} | loaded)
         spent = estimates.total(running, {}, pace, 1, workers)
         if spent is None:
             return {}
         cuts = []
         for batch in batches:
-            priority, position = db.execute(LAST, {"id": batch.id}).fetchone()
-            last = (-1, 0, 0) if position is None else (rows.LANE_RANKS[batch.lane], priority, position)
-            cuts.append((last, batch.id))
-        cuts.sort()
-        return dict(walked(db, cuts, spent, pace, workers, {job.params.model for job in running}))
+            last = db.execute(LAST, {"id": batch.id}).fetchone()
+            cuts.append(((rows.LANE_RANKS[batch.lane], *last) if last else NOWHERE, batch.id))
+        end = db.execute(END).fetchone() or NOWHERE
+        everything = estimates.total(running, work, pace, len(workers), workers)
+        told = {batch_id: everything for cut, batch_id in cuts if cut == end and everything is not None}
+        before = sorted(each for each in cuts if each[0] != end)
+        return told | dict(walked(db, before, spent, pace, workers, loaded, most))
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
@@ -193,13 +203,19 @@ def walked(
     pace: Pace,
     workers: Sequence[str],
     loaded: set[str],
+    most: int | None = None,
 ) -> Iterator[tuple[str, float]]:
-    """(batch id, seconds until it is done), for each cut in the line up to where a pace is not known."""
+    """(batch id, seconds until it is done), for each cut before the end of the line, up to where a pace is not known.
+
+    What comes behind ``most`` jobs is left out.
+    """
+    if not cuts:
+        return
     known: dict[tuple[Any, ...], float | None] = {}
     loaded |= set(workers)
     ahead = iter(cuts)
     cut, batch_id = next(ahead)
-    for lane, priority, position, *work in db.execute(LINE):
+    for lane, priority, position, *work in db.execute(LINE if most is None else f"{LINE} LIMIT {most}"):
         place = (lane, priority, position)
         while place > cut:
             yield batch_id, spent / len(workers)
@@ -217,6 +233,3 @@ def walked(
             loaded.add(work[0])
             spent += pace.load(work[0], "")
         spent += seconds
-    yield batch_id, spent / len(workers)
-    for _, each in ahead:
-        yield each, spent / len(workers)

@@ -1,6 +1,7 @@
 """A person's hand on the queue: hold it, order it, clear it away. No verb here changes a job's state."""
 
 import json
+from typing import Any
 
 import sqlite_utils
 
@@ -10,6 +11,8 @@ from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.jobs import FINISH, GIVE_BACK, OPEN
 from diffusion_local.store.selection import Selection
 from diffusion_local.store.tombstones import missing
+
+SET_PLACE = "UPDATE jobs SET position = ?, priority = ? WHERE id = ?"
 
 
 class QueueControl:
@@ -101,18 +104,50 @@ class QueueControl:
         """Put waiting jobs before all others of their lane, keeping their own order; their ids."""
         where, values = selection.where()
         with self._database.write() as db:
-            waiting = f"SELECT id, lane FROM jobs WHERE state = 'queued' AND {where}"
-            chosen = list(db.query(f"{waiting} ORDER BY lane, priority DESC, position", values))
+            chosen = in_line(db, where, values)
             first = (scalar(db, "SELECT min(position) FROM jobs") or 0) - len(chosen)
             highest = {
                 lane: scalar(db, "SELECT max(priority) FROM jobs WHERE state = 'queued' AND lane = :lane", lane=lane)
                 for lane in {row["lane"] for row in chosen}
             }
             db.conn.executemany(
-                "UPDATE jobs SET position = ?, priority = ? WHERE id = ?",
+                SET_PLACE,
                 [(first + place, highest[row["lane"]], row["id"]) for place, row in enumerate(chosen)],
             )
             return [row["id"] for row in chosen]
+
+    def move_to_bottom(self, selection: Selection) -> list[str]:
+        """Put waiting jobs behind all others of their lane, keeping their own order; their ids."""
+        where, values = selection.where()
+        with self._database.write() as db:
+            chosen = in_line(db, where, values)
+            last = scalar(db, "SELECT max(position) FROM jobs") or 0
+            lowest = {
+                lane: scalar(db, "SELECT min(priority) FROM jobs WHERE state = 'queued' AND lane = :lane", lane=lane)
+                for lane in {row["lane"] for row in chosen}
+            }
+            places = [(last + place, lowest[row["lane"]], row["id"]) for place, row in enumerate(chosen, start=1)]
+            db.conn.executemany(SET_PLACE, places)
+            return [row["id"] for row in chosen]
+
+    def move_batch(self, batch_id: str, before: str) -> list[str]:
+        """Let what waits of a batch and of another of its lane change places, the batch first; ids of what waits of it.
+
+        The two share out the places that they have, so that nobody else's changes. Raises Conflict.
+        """
+        where, values = Selection(batch_id=batch_id).where()
+        others, other_values = Selection(batch_id=before).where()
+        with self._database.write() as db:
+            moved, passed = in_line(db, where, values), in_line(db, others, other_values)
+            if {row["lane"] for row in moved} != {row["lane"] for row in passed}:
+                raise Conflict("Batches of different lanes cannot change places: what somebody waits for runs first.")
+            places = sorted((-row["priority"], row["position"]) for row in (*moved, *passed))
+            given = [
+                (position, -priority, row["id"])
+                for (priority, position), row in zip(places, (*moved, *passed), strict=True)
+            ]
+            db.conn.executemany(SET_PLACE, given)
+            return [row["id"] for row in moved]
 
     def move(self, job_id: str, up: bool) -> None:
         """Swap a waiting job with its owner's next one in line; nothing happens at the end of its lane.
@@ -154,6 +189,12 @@ class QueueControl:
                 values,
             )
             return [row["id"] for row in found]
+
+
+def in_line(db: sqlite_utils.Database, where: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """What waits of a selection, in its order."""
+    waiting = f"SELECT id, lane, priority, position FROM jobs WHERE state = 'queued' AND {where}"
+    return list(db.query(f"{waiting} ORDER BY lane, priority DESC, position", values))
 
 
 def neighbour_of(db: sqlite_utils.Database, own: dict[str, int | str], up: bool) -> tuple[str, int, int] | None:

@@ -10,6 +10,7 @@ from diffusion_local.store.accounts_schema import ACCOUNTS
 from diffusion_local.store.counts_schema import COUNTS
 from diffusion_local.store.downloads_schema import DOWNLOADS
 from diffusion_local.store.gallery_schema import GALLERY
+from diffusion_local.store.groups_schema import GROUPS
 from diffusion_local.store.overnight_schema import OVERNIGHT
 from diffusion_local.store.rows import recipe_mark
 from diffusion_local.store.telling_schema import TELLING
@@ -249,6 +250,11 @@ def m012_rooms(db: Database) -> None:
     numbers = (f"{name} INTEGER NOT NULL DEFAULT 0" for name in ("memory_bytes", "bf16", "free_bytes"))
     columns = ("type TEXT NOT NULL DEFAULT ''", *numbers)
     run(db, *(f"ALTER TABLE workers ADD COLUMN {column}" for column in columns))
+
+
+@MIGRATIONS()
+def m013_groups(db: Database) -> None:
+    run(db, *GROUPS)
 
 
 def event_trigger(verb: str) -> str:

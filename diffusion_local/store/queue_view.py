@@ -180,7 +180,8 @@ class QueueView:
             for row in db.query(f"SELECT * FROM batches WHERE id = ? AND {seen()}", [batch_id]):
                 counted = dict(
                     db.execute(
-                        "SELECT state, count(*) FROM jobs WHERE batch_id = ? GROUP BY state", [batch_id]
+                        "SELECT state, count(*) FROM jobs INDEXED BY jobs_listed WHERE batch_id = ? GROUP BY list_rank",
+                        [batch_id],
                     ).fetchall()
                 )
                 return rows.batch(row), {state: counted.get(str(state), 0) for state in State}

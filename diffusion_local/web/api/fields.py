@@ -54,7 +54,9 @@ class Again(Chosen):
 
 
 class Move(Chosen):
-    to: Literal["top", "up", "down"] = Field(description="top of the lane; or up or down by a place, for one job")
+    to: Literal["top", "bottom", "up", "down"] = Field(
+        description="top or bottom of the lane; or up or down by a place, for one job"
+    )
 
 
 class Prioritize(Chosen):
