@@ -6,7 +6,7 @@ from starlette.middleware.cors import CORSMiddleware
 from diffusion_local import __version__
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web import docs, files, probes, refusals
+from diffusion_local.web import docs, files, looks, probes, refusals
 from diffusion_local.web.access import Access
 from diffusion_local.web.account import routes as account
 from diffusion_local.web.api import http
@@ -40,6 +40,7 @@ def create_app(studio: Studio, settings: Settings) -> FastAPI:
     app.state.watch = watch = Watch(studio)
     account.add(app, studio.accounts, settings)
     files.add(app, studio)
+    looks.add(app, studio)
     probes.add(app, studio, settings)
     docs.add(app)
     app.include_router(http.router(studio, watch))

@@ -20,7 +20,13 @@ BURST_SECONDS = 10  # of the rate that may come at once
 MOST_ADDRESSES = 10_000
 READS = {"GET", "HEAD", "OPTIONS"}
 #: The page's own polls, and what gradio sends beside them.
-QUIET = ("/gradio_api/run/predict", "/gradio_api/queue/data", "/gradio_api/startup-events", "/gradio_api/reset")
+QUIET = (
+    "/look",
+    "/gradio_api/run/predict",
+    "/gradio_api/queue/data",
+    "/gradio_api/startup-events",
+    "/gradio_api/reset",
+)
 
 
 class Floods:

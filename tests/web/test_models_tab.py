@@ -12,7 +12,7 @@ from diffusion_local.domain import Fit, Kind, Room
 from diffusion_local.engine.memory import GIB
 from diffusion_local.store.downloads import DownloadState
 from diffusion_local.studio import Studio
-from diffusion_local.web.ui import actions, form, page, tab_models, view
+from diffusion_local.web.ui import actions, form, look, tab_models, view
 from diffusion_local.web.ui.words import speaking
 from tests.models import files
 from tests.models.files import write_header
@@ -108,17 +108,16 @@ def test_downloads_show_their_progress_and_what_went_wrong(house: House) -> None
 
 
 def test_the_tab_is_drawn_anew_for_bytes_and_for_files(house: House) -> None:
-    told, *_ = page.poll(house.studio, "", "models", "", "", "", False)
-    again = page.poll(house.studio, told, "models", "", "", "", False)
-    assert not isinstance(again[0], str)
+    told, _ = look.look(house.studio, "", "models", [])
+    assert look.look(house.studio, told, "models", []) is None
     write_header(house.settings.models / "new.safetensors", files.SD1)
-    fresh = page.poll(house.studio, told, "models", "", "", "", False)
-    assert any("new" in part for part in fresh[1:] if isinstance(part, str))
+    fresh, parts = look.look(house.studio, told, "models", [])
+    assert "new" in parts["models"]
     download = house.studio.library.download("a/b")
     house.downloads.claim()
-    told = page.poll(house.studio, fresh[0], "models", "", "", "", False)[0]
+    told, _ = look.look(house.studio, fresh, "models", [])
     house.downloads.report(download.id, 10, 100)
-    assert isinstance(page.poll(house.studio, told, "models", "", "", "", False)[0], str)
+    assert "models" in look.look(house.studio, told, "models", [])[1]
 
 
 def test_use_this_fills_the_form_with_the_models_defaults(house: House) -> None:

@@ -1,4 +1,4 @@
-"""The page's handlers without a browser: what a poll costs, what a press does, what the buttons do."""
+"""The page's handlers without a browser: what a press does, what the buttons do."""
 
 import json
 import re
@@ -9,22 +9,12 @@ from fastapi.testclient import TestClient
 
 from diffusion_local.compose import House
 from diffusion_local.domain import State
-from diffusion_local.errors import DatabaseProblem
-from diffusion_local.web.ui import actions, form, page, tab_create
+from diffusion_local.web.ui import actions, form, look, tab_create
 from tests.support import claimed
 from tests.web.conftest import failed, made
 
 SKIP = {"__type__": "update"}
 FIELDS = ("prompt", "place", "batches")  # shown in text fields, not as HTML
-
-
-def poll(house: House, seen: str = "", tab: str = "create", mine: Any = (), place: str = "", search: str = "") -> dict:
-    values = page.poll(house.studio, seen, tab, " ".join(mine), "", place, search)
-    return dict(zip(("seen", *page.PARTS), values, strict=True))
-
-
-def drawn(answer: dict) -> set[str]:
-    return {part for part in page.PARTS if answer[part] != SKIP}
 
 
 def press(house: House, **changes: Any) -> list[Any]:
@@ -41,124 +31,6 @@ def click(house: House, verb: str, key: str = "", place: str = "") -> dict[str, 
     values = actions.act(house.studio, Click(verb, key), place)  # type: ignore[arg-type]
     names = ("toast", "receipt", "panel", "place", "tabs", "told", "batches", *form.NAMES)
     return {name: value for name, value in zip(names, values, strict=True) if value != SKIP}
-
-
-# -- the poll -----------------------------------------------------------------------------------------------------
-
-
-def test_unchanged_state_draws_nothing(house: House) -> None:
-    first = poll(house)
-    assert drawn(first) == {"now", "notices", "create"}
-    assert drawn(poll(house, first["seen"])) == set()
-
-
-def test_unchanged_state_is_a_few_hundred_bytes_on_the_wire(client: TestClient, house: House) -> None:
-    for seed in range(20):
-        made(house, seed=seed)
-    config = client.get("/config").json()
-    ticks = [d["id"] for d in config["dependencies"] if any(event == "tick" for _, event in d["targets"])]
-    assert len(ticks) == 1  # one timer
-
-    def tick(seen: str) -> Any:
-        body = {"data": [seen, "gallery", "", "", "", ""], "fn_index": ticks[0], "session_hash": "test"}
-        answer = client.post("/gradio_api/run/predict", json=body)
-        assert answer.status_code == 200, answer.text
-        return answer
-
-    first = tick("")
-    assert len(first.content) > 5000
-    assert len(tick(first.json()["data"][0]).content) < 700  # some 40 for each tab
-
-
-def test_a_look_that_was_overtaken_leaves_no_old_word_about_the_work(house: House) -> None:
-    seen = poll(house)["seen"]
-    house.studio.submit("a red apple", width=128, height=128)
-    job = claimed(house.jobs)
-    poll(house, seen)  # says that it runs; applied by the page, and then overtaken by one with the same beginning:
-    house.jobs.stop(job.claim)
-    assert {"now", "notices"} <= drawn(poll(house, seen))
-
-
-def test_only_the_open_tab_is_drawn(house: House) -> None:
-    made(house)
-    seen = poll(house)["seen"]
-    assert drawn(answer := poll(house, seen, "gallery")) == {"now", "notices", "gallery"}
-    assert drawn(answer := poll(house, answer["seen"], "queue")) == {"now", "notices", "queue"}
-    # drawn before, and nothing has happened since
-    assert drawn(poll(house, answer["seen"], "create")) == {"now", "notices"}
-
-
-def test_steps_do_not_redraw_the_gallery_but_a_new_picture_does(house: House) -> None:
-    made(house)
-    seen = poll(house, tab="gallery")["seen"]
-    house.studio.submit("a blue heart", width=128, height=128)
-    job = claimed(house.jobs)
-    house.jobs.report(job.claim, 2)
-    answer = poll(house, seen, "gallery")
-    assert drawn(answer) == {"now", "notices"}
-    house.jobs.stop(job.claim)
-    image = made(house, "a green tree")
-    answer = poll(house, answer["seen"], "gallery")
-    assert image.id in answer["gallery"]
-
-
-def test_an_older_page_of_the_gallery_stays_still(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffusion_local.web.ui.tab_gallery.PAGE", 2)
-    images = [made(house, seed=seed) for seed in range(5)]
-    place = f"at={images[3].id}"  # the newest page holds 4 and 3
-    answer = poll(house, tab="gallery", place=place)
-    assert images[2].id in answer["gallery"]
-    assert images[3].id not in answer["gallery"]
-    made(house, seed=99)
-    assert "gallery" not in drawn(poll(house, answer["seen"], "gallery", place=place))
-
-
-def test_a_search_redraws(house: House) -> None:
-    made(house, "a red apple")
-    made(house, "a blue heart")
-    seen = poll(house, tab="gallery")["seen"]
-    html = poll(house, seen, "gallery", search="HEART")["gallery"]
-    assert html.count('class="tile"') == 1
-
-
-def test_presses_of_this_browser_are_shown(house: House) -> None:
-    mine = house.studio.submit("mine").batch_id
-    house.studio.submit("somebody else's")
-    html = poll(house, mine=[mine])["create"]
-    assert "mine" in html
-    assert "somebody" not in html
-
-
-def test_what_is_not_finished_is_shown_before_what_is(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = [house.jobs.get(made(house, seed=seed).job_id).batch_id for seed in range(8)]
-    house.studio.submit("first")
-    running = claimed(house.jobs).batch_id
-    waiting = [house.studio.submit("more").batch_id for _ in range(3)]
-    mine = sorted([*ended, running, *waiting], reverse=True)
-    assert tab_create.choose(mine, house.studio.snapshot()) == ([running, *waiting[::-1], ended[7], ended[6]], 0)
-    monkeypatch.setattr(tab_create, "MOST_BATCHES", 2)
-    monkeypatch.setattr(tab_create, "SHOWN_BATCHES", 2)
-    assert tab_create.choose(mine, house.studio.snapshot()) == ([running, waiting[2]], 2)
-    assert "and 2 more in the queue" in poll(house, mine=mine)["create"]
-
-
-@pytest.mark.parametrize("mine", [None, "text", {"a": 1}, [None, 7], "no such batch", "' OR 1=1", "x " * 5000])
-def test_whatever_a_browser_remembers_the_page_is_drawn(house: House, mine: Any) -> None:
-    values = page.poll(house.studio, None, "nonsense", mine, None, None, None)  # type: ignore[arg-type]
-    assert "Your pictures appear here" in values[3]
-
-
-def test_a_database_problem_is_told_and_passes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(self: object) -> int:
-        raise DatabaseProblem("app.db is locked.")
-
-    seen = poll(house)["seen"]
-    with monkeypatch.context() as broken:
-        broken.setattr(type(house.studio), "revision", fails)
-        answer = poll(house, seen)
-        assert "app.db is locked." in answer["now"]
-        assert drawn(answer) == {"now"}
-    assert drawn(poll(house, answer["seen"])) == {"now", "notices", "create"}
 
 
 # -- a press ------------------------------------------------------------------------------------------------------
@@ -257,7 +129,8 @@ def test_every_button_that_is_drawn_has_a_verb(house: House) -> None:
     house.studio.submit("waits")
     failed(house.jobs, house, "broken")
     house.studio.submit("waits")
-    pages = [poll(house, tab=tab, mine=[each.batch_id for each in house.studio.jobs()]) for tab in page.PARTS]
+    mine = " ".join(job.batch_id for job in house.studio.jobs())
+    pages = [look.look(house.studio, "", tab, [mine]) for tab in look.TABS]
     html = json.dumps(pages) + click(house, "open", image.id)["panel"] + click(house, "trash", image.id)["toast"]
     verbs = set(re.findall(r'data-do=\\?"(\w+)', html))
     assert verbs >= {"open", "close", "again", "cancel", "cancel_batch", "cancel_waiting", "pause", "restore", "recipe"}

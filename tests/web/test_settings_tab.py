@@ -11,7 +11,7 @@ from diffusion_local.doctor import Finding
 from diffusion_local.gpus import Gpu
 from diffusion_local.health import Vitals
 from diffusion_local.settings import PREFIX, Settings, specs
-from diffusion_local.web.ui import actions, page, tab_settings, view, view_jobs, view_settings
+from diffusion_local.web.ui import actions, look, tab_settings, view, view_jobs, view_settings
 from diffusion_local.web.ui.words import phrases, speaking
 from tests.web.conftest import made
 
@@ -135,10 +135,9 @@ def test_a_damaged_file_is_told_in_its_place(house: House) -> None:
 
 def test_the_tab_is_drawn_anew_for_another_file(house: House) -> None:
     house.studio.health.findings()
-    told, *_ = page.poll(house.studio, "", "settings", "", "", "", False)
+    told, _ = look.look(house.studio, "", "settings", [])
     (house.settings.home / "config.toml").write_text("max_count = 5")
-    fresh = page.poll(house.studio, told, "settings", "", "", "", False)
-    assert any("after a restart" in part for part in fresh[1:] if isinstance(part, str))
+    assert "after a restart" in look.look(house.studio, told, "settings", [])[1]["settings"]
 
 
 def test_it_speaks_chinese(house: House) -> None:
@@ -149,9 +148,9 @@ def test_it_speaks_chinese(house: House) -> None:
 
 
 def test_the_first_run_makes_a_picture_in_one_press(house: House) -> None:
-    create = page.TABS["create"][0](house.studio, house.studio.snapshot(), view.utc(), "")
+    create = look.TABS["create"][0](house.studio, house.studio.snapshot(), view.utc(), "")
     assert 'data-do="first_picture"' in create
     outputs = act(house, "first_picture", view_jobs.EXAMPLES[0])
     assert [job.params.prompt for job in house.studio.jobs_of_batches([outputs[1]])] == [view_jobs.EXAMPLES[0]]
     made(house)
-    assert "first_picture" not in page.TABS["create"][0](house.studio, house.studio.snapshot(), view.utc(), "")
+    assert "first_picture" not in look.TABS["create"][0](house.studio, house.studio.snapshot(), view.utc(), "")

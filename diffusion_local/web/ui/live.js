@@ -1,5 +1,5 @@
 // Runs once for each gr.HTML of the page (element, trigger, props, watch come from Gradio).
-// Draws props.value by patching what is there, matched by data-key, so that pictures do not flicker, a progress bar
+// Draws props.value, or what the last look has found (look.js), by patching what is there, matched by data-key, so that pictures do not flicker, a progress bar
 // glides and the keyboard focus stays; and turns clicks on [data-do] into one Gradio event.
 const root = element.querySelector(".live");
 
@@ -71,9 +71,9 @@ function showPicked() {
 }
 
 let before = null; // what had the focus when a dialog opened
-function draw() {
+function draw(html) {
   const fresh = document.createElement("div");
-  fresh.innerHTML = props.value ?? "";
+  fresh.innerHTML = html ?? "";
   localTimes(fresh);
   const hadDialog = root.querySelector("[role=dialog]");
   const active = document.activeElement;
@@ -184,5 +184,10 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-watch("value", draw);
-draw();
+watch("value", () => draw(props.value));
+const looks = window.diffusionLocalLook;
+const name = element.closest(".block.live-part").id;
+document.addEventListener("diffusion-local:drawn", ({ detail }) => {
+  if (name in detail && element.isConnected) draw(detail[name]);
+});
+draw(looks.drawn[name] ?? props.value);

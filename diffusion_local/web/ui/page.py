@@ -1,15 +1,13 @@
-"""The page: brand and now-line, the tabs, the panel of a picture, and the one timer that keeps it true."""
+"""The page: brand and now-line, the tabs, the panel of a picture. What keeps its parts true is ``look``."""
 
 import inspect
 import sys
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
 
-from diffusion_local.errors import UserError
 from diffusion_local.settings import Settings, assets
 from diffusion_local.studio import Studio
 from diffusion_local.web import lan
@@ -23,80 +21,24 @@ from diffusion_local.web.ui import (
     tab_models,
     tab_queue,
     tab_settings,
-    view,
     view_now,
 )
 from diffusion_local.web.ui.callers import act_for_callers
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
 from diffusion_local.web.ui.theme import HEAD, THEME
-from diffusion_local.web.ui.words import label, language, translations
+from diffusion_local.web.ui.words import label, translations
 
 TITLE = "diffusion-local"
 BRAND = (
     '<div class="brand"><img src="assets/icons/mark.svg" alt="" width="28" height="28"><h1>diffusion-local</h1></div>'
 )
-POLL_SECONDS = 1.0
 RESTORE = "(...values) => diffusionLocal.restore(...values)"
 RESTORE_LIST = "(...values) => diffusionLocalLists.restore(...values)"
+#: The open tab, and what the tabs ask for; see look.js.
+LOOK = "(...asked) => diffusionLocalLook.ask(...asked)"
 REMEMBER = f"(id, mine) => [diffusionLocal.remember({tab_create.REMEMBERED_BATCHES}, id, mine)]"
 
-#: Each tab: how it is drawn, and how many values of the page that takes (its ``asked``).
-TABS: dict[str, tuple[Callable[..., str], int]] = {
-    "create": (tab_create.draw, 1),
-    "lists": (tab_lists.draw, 1),
-    "queue": (tab_queue.draw, 0),
-    "gallery": (tab_gallery.draw, 2),
-    "models": (tab_models.draw, 0),
-    "settings": (tab_settings.draw, 0),
-}
-#: What a tab shows beside the database: a text that changes with it.
-PULSES: dict[str, Callable[[Studio], str]] = {"models": tab_models.pulse, "settings": tab_settings.pulse}
-PARTS = ("now", "notices", *TABS)
-#: Two looks may be on their way at once, and one that began before a change may be applied between the other's parts:
-#: what is said of the work is so small that it is never left out of an answer.
-ALWAYS = ("now", "notices")
-
 # -- handlers -------------------------------------------------------------------------------------------------------
-
-
-def poll(studio: Studio, seen: str, tab: str, *asked: Any) -> list[Any]:
-    """The parts that have changed since ``seen``; nothing at all in nearly every second."""
-    try:
-        return changes(studio, seen or "", tab if tab in TABS else "create", asked)
-    except UserError as error:  # the database: told in the now-line until it is well again
-        return ["", view_now.now_problem(error), *skipped(len(PARTS) - 1)]
-
-
-def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any]) -> list[Any]:
-    """``asked`` has the values of every tab, in the order of ``TABS``; only those of the open one matter."""
-    now = view.utc()
-    draw, count = TABS[tab]
-    first = sum(each for _, each in list(TABS.values())[: list(TABS).index(tab)])
-    values = asked[first : first + count]
-    key = f"{studio.revision()}-{mark(view_now.worker_health(studio.workers(), now))}"
-    key += f"-{mark(repr((tab, values, language(), PULSES[tab](studio) if tab in PULSES else '')))}"
-    seen_key, *seen_marks = seen.split() or [""]
-    if key == seen_key:
-        return skipped(len(PARTS) + 1)
-    snapshot = studio.snapshot()
-    drawn = {
-        "now": view_now.now_line(snapshot, now),
-        "notices": view_now.worker_notice(snapshot, now),
-        tab: draw(studio, snapshot, now, *values),
-    }
-    marks = dict(zip(PARTS, seen_marks, strict=False))
-    changed = {part: html for part, html in drawn.items() if part in ALWAYS or mark(html) != marks.get(part)}
-    marks |= {part: mark(html) for part, html in changed.items()}
-    told = " ".join([key, *(marks.get(part, "-") for part in PARTS)])
-    return [told, *(changed.get(part, gr.skip()) for part in PARTS)]
-
-
-def mark(content: str) -> str:
-    return f"{zlib.crc32(content.encode('utf-8', 'replace')):x}"
-
-
-def skipped(count: int) -> list[Any]:
-    return [gr.skip() for _ in range(count)]
 
 
 def on_load(studio: Studio, url: str, model_id: str, width: Any, height: Any) -> list[Any]:
@@ -163,9 +105,8 @@ def build(studio: Studio, url: str = "") -> gr.Blocks:
                     laid_out[name] = layout(studio)
         create, lists, gallery = laid_out["create"], laid_out["lists"], laid_out["gallery"]
         panel, toast = live("panel"), live("toast")
-        seen, tab, receipt = hidden(), hidden("create"), hidden()
+        tab, receipt = hidden("create"), hidden()
         linked = hidden()  # the picture that the page's address names
-        timer = gr.Timer(POLL_SECONDS)
 
         # -- wiring
         for name, item in items.items():
@@ -177,20 +118,19 @@ def build(studio: Studio, url: str = "") -> gr.Blocks:
 
         parts = [now, notices, *(each.drawn for each in laid_out.values())]
         asked = [part for each in laid_out.values() for part in each.asked]
-        look = bound(poll, studio)
-        all_asked, all_drawn = [seen, tab, *asked], [seen, *parts]
-        timer.tick(look, all_asked, all_drawn, trigger_mode="once", **QUIET)
-        gr.on([part.change for part in (tab, *asked)], look, all_asked, all_drawn, trigger_mode="always_last", **QUIET)
+        here = [tab, *asked]
+        looks: dict[str, Any] = {"fn": None, "inputs": here, "js": LOOK, "trigger_mode": "multiple", **QUIET}
+        gr.on([part.change for part in here], **looks)
         outlives = [create.told, create.mine, linked, *create.fields]
         shown = [create.field(name) for name in ("model", "width", "height")]
         back = blocks.load(None, outlives, outlives, js=RESTORE, **QUIET)
-        back.then(look, all_asked, all_drawn, **QUIET).then(bound(actions.linked, studio), linked, panel, **QUIET)
+        back.then(**looks).then(bound(actions.linked, studio), linked, panel, **QUIET)
         address = hidden(url)
         once = [tools, *create.drawn_once, *lists.drawn_once]
         back.then(bound(on_load, studio), [address, *shown], once, **QUIET).then(
             None, lists.fields, lists.fields, js=RESTORE_LIST, **QUIET
         )
-        added.then(look, all_asked, all_drawn, trigger_mode="always_last", **QUIET)
+        added.then(**looks)
         changes_of_form = [part.change for part in create.fields]
         gr.on(changes_of_form, None, create.fields, None, js="diffusionLocal.keep", trigger_mode="multiple", **QUIET)
 
@@ -206,10 +146,10 @@ def build(studio: Studio, url: str = "") -> gr.Blocks:
         )
         for event in (pressed, acted):
             event.then(None, [receipt, create.mine], create.mine, js=REMEMBER, trigger_mode="multiple", **QUIET).then(
-                look, all_asked, all_drawn, trigger_mode="always_last", **QUIET
+                **looks
             )
         for event in listed:
-            event.then(look, all_asked, all_drawn, trigger_mode="always_last", **QUIET)
+            event.then(**looks)
         endpoints.add(studio)
     return blocks
 

@@ -209,7 +209,7 @@ def layout(studio: Studio) -> CreateTab:
                 place("vae", "clip_skip", "rung")
             with gr.Row():
                 place("variation_seed", "variation_strength")
-    drawn = live("created")
+    drawn = live("create")
     fields = [made[name] for name in form.NAMES]
     rest = [hidden(), hidden(model.id), hidden("", "dropped")]
     return CreateTab(fields, size, swap, generate, dice, keep, any_seed, told, source, loras, sample, drawn, *rest)

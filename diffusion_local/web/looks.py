@@ -1,0 +1,40 @@
+"""``POST /look``: what the page shows, as far as it has changed. 204 where it has not.
+
+Past Gradio and FastAPI, as every open page asks each second: an unchanged answer costs a tenth of a Gradio event.
+"""
+
+import json
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+
+from diffusion_local import __version__
+from diffusion_local.errors import InvalidParams
+from diffusion_local.studio import Studio
+from diffusion_local.web.refusals import NEVER
+from diffusion_local.web.ui.look import look
+
+
+def add(app: FastAPI, studio: Studio) -> None:
+    async def answer(request: Request) -> Response:
+        seen, tab, asked = read(await request.body())
+        found = await run_in_threadpool(look, studio, seen, tab, asked)
+        if found is None:
+            return Response(status_code=204, headers=NEVER)
+        return JSONResponse({"version": __version__, "seen": found[0], "parts": found[1]}, headers=NEVER)
+
+    app.add_route("/look", answer, methods=["POST"], include_in_schema=False)
+
+
+def read(body: bytes) -> tuple[str, str, list[Any]]:
+    """(what was seen, the open tab, what the tabs ask for). Raises InvalidParams."""
+    try:
+        sent = json.loads(body)
+        seen, tab, asked = sent["seen"], sent["tab"], sent["asked"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise InvalidParams("body", 'must be JSON as {"seen": "", "tab": "create", "asked": []}.') from None
+    if not (isinstance(seen, str) and isinstance(tab, str) and isinstance(asked, list)):
+        raise InvalidParams("body", "must have text as seen and tab, and a list as asked.")
+    return seen, tab, asked

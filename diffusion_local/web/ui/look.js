@@ -1,0 +1,68 @@
+// Keeps the page true. One timer asks what has changed since what is shown (web/looks.py); the parts draw it (live.js).
+// One look at a time, so that none overtakes another; a server that was away is found again without a reload.
+window.diffusionLocalLook = (() => {
+  const SHOWN = 1000; // milliseconds between looks
+  const HIDDEN = 5000; // of a tab in the background: its title and the bell go on
+  const PATIENCE = 15000; // for an answer
+  const FORGIVEN = 2; // looks that may fail before it is told
+  const drawn = {}; // the newest HTML of each part, also of those that are not there yet
+  let asked = null; // the open tab, and what the tabs ask for
+  let seen = "";
+  let version = "";
+  let failed = 0;
+  let busy = false;
+  let again = false; // asked for while a look was on its way
+  let timer = 0;
+
+  function draw(parts) {
+    Object.assign(drawn, parts);
+    document.dispatchEvent(new CustomEvent("diffusion-local:drawn", { detail: parts }));
+  }
+  async function ask() {
+    const [tab, ...rest] = asked;
+    const answer = await fetch(`${window.diffusionLocalRoot}/look`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ seen: failed >= FORGIVEN ? "" : seen, tab, asked: rest }),
+      signal: AbortSignal.timeout(PATIENCE),
+    });
+    if (answer.status === 204) return;
+    if (answer.status !== 200) throw new Error(answer.statusText);
+    const told = await answer.json();
+    version ||= told.version;
+    if (version !== told.version) location.reload(); // another studio than this page was written for
+    seen = told.seen;
+    draw(told.parts);
+  }
+  function miss() {
+    failed += 1;
+    if (failed !== FORGIVEN) return;
+    const words = window.diffusionLocalWords.away;
+    draw({ notices: `<div class="notice warn" role="alert" data-away><span>${words}</span></div>` });
+  }
+  async function look() {
+    clearTimeout(timer);
+    again = busy;
+    if (busy || !asked) return;
+    busy = true;
+    try {
+      await ask();
+      failed = 0;
+    } catch {
+      miss();
+    }
+    busy = false;
+    timer = setTimeout(look, again ? 0 : document.hidden ? HIDDEN : SHOWN);
+  }
+  document.addEventListener("visibilitychange", () => document.hidden || look());
+  window.addEventListener("online", look);
+  window.addEventListener("pageshow", look);
+
+  return {
+    drawn,
+    ask(...values) {
+      asked = values;
+      look();
+    },
+  };
+})();

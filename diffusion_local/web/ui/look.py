@@ -1,0 +1,69 @@
+"""A look at the page: what has changed since the last one. One request a second from each page; see ``look.js``."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from diffusion_local.errors import UserError
+from diffusion_local.studio import Studio
+from diffusion_local.web.ui import (
+    tab_create,
+    tab_gallery,
+    tab_lists,
+    tab_models,
+    tab_queue,
+    tab_settings,
+    view,
+    view_now,
+)
+from diffusion_local.web.ui.words import language
+
+#: Each tab: how it is drawn, and how many values of the page that takes (its ``asked``).
+TABS: dict[str, tuple[Callable[..., str], int]] = {
+    "create": (tab_create.draw, 1),
+    "lists": (tab_lists.draw, 1),
+    "queue": (tab_queue.draw, 0),
+    "gallery": (tab_gallery.draw, 2),
+    "models": (tab_models.draw, 0),
+    "settings": (tab_settings.draw, 0),
+}
+#: What a tab shows beside the database: a text that changes with it.
+PULSES: dict[str, Callable[[Studio], str]] = {"models": tab_models.pulse, "settings": tab_settings.pulse}
+PARTS = ("now", "notices", *TABS)
+
+Look = tuple[str, dict[str, str]]  # what was seen, and the HTML of the parts that are other than before
+
+
+def look(studio: Studio, seen: str, tab: str, asked: Sequence[Any]) -> Look | None:
+    """None where nothing has changed since ``seen``, as in nearly every second."""
+    try:
+        return changes(studio, seen, tab if tab in TABS else "create", asked)
+    except UserError as error:  # the database: told in the now-line until it is well again
+        return "", {"now": view_now.now_problem(error)}
+
+
+def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any]) -> Look | None:
+    """``asked`` has the values of every tab, in the order of ``TABS``; only those of the open one matter."""
+    now = view.utc()
+    draw, count = TABS[tab]
+    first = sum(each for _, each in list(TABS.values())[: list(TABS).index(tab)])
+    values = [*asked[first : first + count], *[""] * count][:count]
+    key = f"{studio.revision()}-{mark(view_now.worker_health(studio.workers(), now))}"
+    key += f"-{mark(repr((tab, values, language(), PULSES[tab](studio) if tab in PULSES else '')))}"
+    seen_key, *seen_marks = seen.split() or [""]
+    if key == seen_key:
+        return None
+    snapshot = studio.snapshot()
+    drawn = {
+        "now": view_now.now_line(snapshot, now),
+        "notices": view_now.worker_notice(snapshot, now),
+        tab: draw(studio, snapshot, now, *values),
+    }
+    marks = dict(zip(PARTS, seen_marks, strict=False))
+    changed = {part: html for part, html in drawn.items() if mark(html) != marks.get(part)}
+    marks |= {part: mark(html) for part, html in changed.items()}
+    return " ".join([key, *(marks.get(part, "-") for part in PARTS)]), changed
+
+
+def mark(content: str) -> str:
+    return f"{zlib.crc32(content.encode('utf-8', 'replace')):x}"
