@@ -1,10 +1,13 @@
 """Takes README's screenshots: plays the app with the starter model, in a home of its own and a headless Chromium.
 
     python scripts/screenshots.py            writes assets/screenshots/{create,queue,gallery,phone}.png
+    python scripts/screenshots.py FOLDER     writes every state of the page into FOLDER, see page_matrix.py
+        --only 40 --variants phone-dark      those whose state, device, scheme and language hold these patterns
 
 Needs the ``test`` extra (playwright) and a Chromium on the PATH. Takes a few minutes on a CPU.
 """
 
+import argparse
 import io
 import os
 import shutil
@@ -21,7 +24,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from diffusion_local.compose import open_studio
+from diffusion_local.compose import House, open_house
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 
@@ -51,34 +54,50 @@ WAITING = (("an orange pumpkin", 2), ("a blue whale", 1))  # the last one is hel
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--variants", default="")
+    options = parser.parse_args()
     chromium = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if chromium is None:
         sys.exit(f"no Chromium found; looked for {', '.join(BROWSERS)}")
+    if options.folder:
+        from page_matrix import shoot_all
+
+        shoot_all(chromium, options.folder, options.only, options.variants)
+        return 0
     TARGET.mkdir(parents=True, exist_ok=True)
-    with served() as (url, studio), sync_playwright() as driver:
+    with served() as (url, house), sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        play(browser, url, studio)
+        play(browser, url, house.studio)
         browser.close()
     return 0
 
 
 @contextmanager
-def served() -> Iterator[tuple[str, Studio]]:
+def served(**settings: object) -> Iterator[tuple[str, House]]:
     """The app on a free port and a new home, once its worker is there; everything is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="screenshots-") as home, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
         command = [sys.executable, "-c", "from diffusion_local.cli import main; main()", "serve", "--port", str(port)]
-        environ = os.environ | {"DIFFUSION_LOCAL_HOME": home, "DIFFUSION_LOCAL_HOST": "127.0.0.1"}
+        wanted = {"home": home, "host": "127.0.0.1"} | settings
+        environ = os.environ | {f"DIFFUSION_LOCAL_{name.upper()}": str(value) for name, value in wanted.items()}
         app = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            studio = open_studio(Settings.load(home=Path(home)))
-            until(lambda: any(worker.status == "idle" for worker in studio.workers()), 120)
-            yield f"http://127.0.0.1:{port}", studio
+            house = open_house(Settings.load(environ=environ))
+            until(lambda: any(worker.status == "idle" for worker in house.studio.workers()) and answers(port), 120)
+            yield f"http://127.0.0.1:{port}", house
         finally:
             app.terminate()
             app.wait(30)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def play(browser: Any, url: str, studio: Studio) -> None:
@@ -126,10 +145,10 @@ def page_of(browser: Any, url: str, **options: Any) -> Any:
     return page
 
 
-def go(page: Any, tab: str) -> None:
+def go(page: Any, tab: str, seconds: float = 2) -> None:
     page.click(f"[role=tab][data-tab-id={tab}]")
     page.wait_for_selector(f"[role=tab][data-tab-id={tab}][aria-selected=true]")
-    time.sleep(2)
+    time.sleep(seconds)
 
 
 def press(page: Any, prompt: str, count: int, seed: int) -> None:

@@ -233,7 +233,7 @@ def test_what_happened_opens_a_panel(house: House) -> None:
 def test_open_star_trash_and_undo(house: House) -> None:
     image = made(house)
     assert "a red apple" in click(house, "open", image.id)["panel"]
-    assert "★ Starred" in click(house, "star", image.id)["panel"]
+    assert "Starred" in click(house, "star", image.id)["panel"]
     assert house.studio.image(image.id).starred
     click(house, "unstar", image.id)
     gone = click(house, "trash", image.id)

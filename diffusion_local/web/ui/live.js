@@ -135,7 +135,15 @@ function menuKey(event) {
   return true;
 }
 
+function unpick() {
+  const mode = root.querySelector(".selecting input");
+  if (mode) mode.checked = false;
+  picked.clear();
+  showPicked();
+}
+
 element.addEventListener("change", ({ target }) => {
+  if (target.closest(".selecting") && !target.checked) unpick();
   if (target.dataset?.set && target.reportValidity()) // a control of its own: its value goes behind the id
     trigger("click", { do: target.dataset.set, id: `${target.dataset.id}\n${target.value}` });
   const id = target.dataset?.pick;
@@ -155,8 +163,7 @@ element.addEventListener("click", (event) => {
   const left = event.target.closest(".menu a, .menu [data-file]");
   if (left) shut(left.closest("details.menu"));
   if (event.target.closest("[data-unpick]")) {
-    picked.clear();
-    showPicked();
+    unpick();
     return;
   }
   const elsewhere = event.target.closest("[data-href]"); // an address for the ticked ones

@@ -29,7 +29,8 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("click", async ({ target }) => {
   const button = target.closest?.("[data-copy]");
   if (!button) return;
-  const said = button.textContent;
+  const face = button.querySelector("span") ?? button;
+  const said = face.textContent;
   try {
     if (navigator.clipboard) await navigator.clipboard.writeText(button.dataset.copy);
     else {
@@ -40,10 +41,10 @@ document.addEventListener("click", async ({ target }) => {
       document.execCommand("copy");
       area.remove();
     }
-    button.textContent = window.diffusionLocalWords.copied;
-    setTimeout(() => { if (button.isConnected) button.textContent = said; }, 1500);
+    face.textContent = window.diffusionLocalWords.copied;
+    setTimeout(() => { if (face.isConnected) face.textContent = said; }, 1500);
   } catch {
-    button.textContent = window.diffusionLocalWords.not_copied;
+    face.textContent = window.diffusionLocalWords.not_copied;
   }
 });
 

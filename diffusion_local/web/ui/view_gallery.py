@@ -62,7 +62,8 @@ def compared(first: Image, second: Image) -> str:
     )
     return (
         '<div class="overlay" data-key="overlay"><div class="panel compare" role="dialog" aria-modal="true" '
-        f'data-key="compare" aria-label="{say("gallery.compare")}">{close_button()}<div class="sides">{sides}</div>'
+        f'data-key="compare" aria-label="{say("gallery.compare")}">{close_button()}<h2>{say("gallery.compare")}</h2>'
+        f'<div class="sides">{sides}</div>'
         f"{differences(first, second)}</div></div>"
     )
 

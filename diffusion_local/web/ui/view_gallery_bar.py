@@ -24,6 +24,8 @@ def bar(place: Place, search: str, boards: Sequence[Board], models: Sequence[str
     chips = toggle(place, "starred", say("gallery.starred_only")) + toggle(place, "trashed", say("gallery.trash"))
     if place.filters:
         chips += button(say("gallery.show_all"), "everything", kind="chip small quiet-act")
+    # For a finger: where nothing hovers, the boxes to tick are out of the way until this is on.
+    chips += f'<label class="act small chip selecting"><input type="checkbox">{say("gallery.select")}</label>'
     name = say("gallery.filters")
     return (
         f'<div class="filters" data-key="filters" role="group" aria-label="{name}">{menus}{chips}</div>'

@@ -42,16 +42,20 @@ def created(
         return invitation(first)
     order = places(snapshot)
     batches = [list(group) for _, group in groupby(jobs, key=lambda job: job.batch_id)]
-    eta = {} if snapshot.paused or snapshot.reason else snapshot.eta  # nobody knows how long it is held
+    # Nobody knows how long what is held stays so.
+    still = {job.id for job in jobs if job.held or snapshot.paused or snapshot.reason}
+    eta = {job_id: seconds for job_id, seconds in snapshot.eta.items() if job_id not in still}
     rest = f'<p class="quiet">{say("create.more_in_queue", n=left_out)}</p>' if left_out else ""
     going = " ".join(each[0].batch_id for each in batches if any(job.state not in FINAL for job in each))
     escape = button("", "cancel_mine", going, extra=" data-escape hidden") if going else ""
-    return escape + "".join(batch(each, images, eta, order) for each in batches) + rest
+    presses = "".join(batch(each, images, eta, order) for each in batches)
+    return f'{escape}<div class="presses" data-key="presses">{presses}</div>{rest}'
 
 
 def invitation(first: bool = False) -> str:
     """``first``: no picture was ever made here, so that one is a press away, and the tabs are told."""
-    chips = "".join(button(text(each), "example", each, "chip") for each in EXAMPLES)
+    # The starter reads English: in another language a chip says what it fills in.
+    chips = "".join(button(say(f"create.example_{each.split()[-1]}"), "example", each, "chip") for each in EXAMPLES)
     more = welcome() if first else f'<p class="where">{say("create.where")}</p>'
     return (
         f'<div class="invite"><h2>{say("create.invite")}</h2><p>{say("create.invite_how")}</p>'

@@ -7,14 +7,9 @@ from diffusion_local import shapes
 from diffusion_local.actor import current
 from diffusion_local.domain import Job, Lane, Snapshot, State, Worker
 from diffusion_local.errors import UserError
+from diffusion_local.web.ui.icons import icon
 from diffusion_local.web.ui.view import bar, button, moment, notice, progress, silent, state_words, text
 from diffusion_local.web.ui.words import LANGUAGES, TAGS, language, retell, say
-
-BELL = (
-    '<svg viewBox="0 0 16 16" width="14" height="14" aria-hidden="true" fill="none" stroke="currentColor" '
-    'stroke-width="1.5" stroke-linejoin="round"><path d="M3 12h10l-1.5-2V7a3.5 3.5 0 0 0-7 0v3z"/>'
-    '<path d="M6.7 14h2.6"/></svg>'
-)
 
 
 def worker_health(workers: Iterable[Worker], now: datetime) -> str:
@@ -25,20 +20,17 @@ def worker_health(workers: Iterable[Worker], now: datetime) -> str:
 def worker_notice(snapshot: Snapshot, now: datetime) -> str:
     """What keeps the queue from moving, or an empty string."""
     held = hold_notice(snapshot) or window_notice(snapshot)
-    if held:
-        return held
     alive = [w for w in snapshot.workers if w.status != "stopped" and not silent(w, now)]
-    if any(w.status in ("idle", "busy") for w in alive):
-        return ""
+    if any(w.status in ("idle", "busy") for w in alive) or (held and alive):
+        return held
     for worker in alive:
         if worker.status == "loading":
             return notice("info", say("page.loading_model", model=text(worker.model)))
     if alive:
         return notice("info", say("page.worker_starting"))
     quiet = [w.slot for w in snapshot.workers if silent(w, now)]
-    if quiet:
-        return notice("bad", say("page.worker_silent", slots=text(", ".join(quiet))))
-    return notice("bad", say("page.no_worker"))
+    words = say("page.worker_silent", slots=text(", ".join(quiet))) if quiet else say("page.no_worker")
+    return notice("bad", words) + held
 
 
 def hold_notice(snapshot: Snapshot) -> str:
@@ -85,29 +77,28 @@ def now_line(snapshot: Snapshot, now: datetime) -> str:
         job = snapshot.running[0]
         more = f" + {len(snapshot.running) - 1}" if len(snapshot.running) > 1 else ""
         title.append(f"{progress(job):.0f} %")
-        first = thumbnail(job) + (
-            f'<span class="what">{text(job.params.prompt)}</span><span class="step">{state_words(job)}{more}</span>'
-            + bar(job)
-        )
+        first = f'{thumbnail(job)}<span class="what">{text(job.params.prompt)}</span>'
+        parts = [f'<span class="step">{state_words(job)}{more}</span>{bar(job)}']
     elif waiting:
         why_not = "page.now_paused" if snapshot.paused else "page.now_held" if snapshot.reason else "page.now_waiting"
-        first = f'<span class="step">{say(why_not)}</span>'
+        first, parts = f'<span class="step">{say(why_not)}</span>', []
     else:
-        first = f'<span class="step quiet">{say("page.now_paused" if snapshot.paused else "page.now_idle")}</span>'
-    parts = [first]
+        idle = say("page.now_paused" if snapshot.paused else "page.now_idle")
+        first, parts = f'<span class="step quiet">{idle}</span>', []
     if waiting:
         title.append(say("page.now_behind", n=waiting))
         parts.append(f'<span class="wait">{title[-1]}</span>')
     if snapshot.total_eta is not None and (snapshot.running or waiting) and not held:
         at = moment(now + timedelta(seconds=snapshot.total_eta))
         parts.append(f'<span class="eta">{say("page.now_done_at", time=at)}</span>')
+    told = f'{first}<span class="rest">{"".join(parts)}</span>'
     if (snapshot.running or waiting) and not snapshot.paused:
-        parts.append(button("❚❚", "pause", kind="small icon", title=say("common.pause"), extra=named("common.pause")))
+        told += button("❚❚", "pause", kind="small icon", title=say("common.pause"), extra=named("common.pause"))
     dot = "paused" if held else "busy" if snapshot.running else "idle"
     work = len(snapshot.running) + waiting
     return (
         f'<div class="now" role="group" aria-label="{say("page.now")}" data-title="{text(" · ".join(title))}" '
-        f'data-work="{work}"><i class="dot {dot}"></i>{"".join(parts)}</div>'
+        f'data-work="{work}"><i class="dot {dot}"></i>{told}</div>'
     )
 
 
@@ -129,11 +120,11 @@ def tools(url: str = "") -> str:
         f'<option value="{code}" lang="{TAGS[code]}"{" selected" if code == chosen else ""}>{name}</option>'
         for code, name in LANGUAGES.items()
     )
-    phone = tool("▦", "phone", "page.phone", url) if url else ""
+    phone = tool(icon("phone"), "phone", "page.phone", url) if url else ""
     return (
         f'<div class="tools">{who()}{phone}'
         f'<button type="button" class="act small icon" data-bell hidden aria-pressed="false" '
-        f'title="{say("page.bell")}"{named("page.bell")}>{BELL}</button>{tool("?", "keys", "page.keys")}'
+        f'title="{say("page.bell")}"{named("page.bell")}>{icon("bell")}</button>{tool("?", "keys", "page.keys")}'
         f"<select data-language{named('page.language')}>{options}</select></div>"
     )
 

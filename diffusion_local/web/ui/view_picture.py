@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from diffusion_local import shapes
 from diffusion_local.domain import Image, Kind, Params
 from diffusion_local.store.boards import Board
+from diffusion_local.web.ui.icons import icon
 from diffusion_local.web.ui.view import ask, button, close_button, elapsed, menu, moment, name_of, size, text
 from diffusion_local.web.ui.words import say
 
@@ -29,7 +30,7 @@ def panel(image: Image, kin: Kin) -> str:
         f'aria-label="{say("gallery.picture")}"><div class="stage" data-key="stage">'
         f'<img data-key="{image.id}" src="{url}" alt="{prompt}" width="{image.width}" height="{image.height}" '
         f'draggable="false"></div>{controls()}<div class="side" data-key="side">{close_button()}'
-        f'<p class="prompt">{prompt}</p><div class="acts">{acts(image)}</div><dl>{facts(image)}</dl>'
+        f'<p class="prompt">{prompt}</p>{acts(image)}<dl>{facts(image)}</dl>'
         f"{beside(image, kin)}</div></div></div>"
     )
 
@@ -54,23 +55,31 @@ def controls() -> str:
 
 
 def acts(image: Image) -> str:
-    kind = image.params.kind
-    star, unstar = say("gallery.star_it"), say("gallery.unstar_it")
-    found = [button(say("viewer.again"), "again_new", image.id, "primary")]
-    if kind is not Kind.UPSCALE:
-        found.append(button(say("viewer.variations"), "variations", image.id))
-    found += [
+    """What makes another picture of it, and below, what is done with this one."""
+    makes = [button(say("viewer.again"), "again_new", image.id, "primary")]
+    if image.params.kind is not Kind.UPSCALE:
+        makes.append(button(say("viewer.variations"), "variations", image.id))
+    makes += [
         button(say("viewer.same_seed"), "again_picture", image.id, title=say("viewer.same_seed_why")),
         button(say("viewer.upscale"), "upscale", image.id),
         button(say("viewer.img2img"), "to_img2img", image.id),
         button(say("viewer.inpaint"), "to_inpaint", image.id),
         button(say("common.use_recipe"), "recipe", image.id),
-        f'<button type="button" class="act" data-copy="{text(image.params.prompt)}">{say("viewer.copy")}</button>',
-        f'<a class="act" href="{shapes.file_url(image)}?download=1" download>{say("common.download")}</a>',
-        button(unstar if image.starred else star, "unstar" if image.starred else "star", image.id, extra=" data-star"),
-        button(say("gallery.to_trash"), "trash", image.id, extra=" data-trash"),
     ]
-    return "".join(found)
+    star = signed(icon("star", filled=image.starred), say("gallery.unstar_it" if image.starred else "gallery.star_it"))
+    signs = [
+        button(star, "unstar" if image.starred else "star", image.id, "sign", extra=" data-star"),
+        f'<button type="button" class="act sign" data-copy="{text(image.params.prompt)}">'
+        f"{signed(icon('copy'), say('viewer.copy'))}</button>",
+        f'<a class="act sign" href="{shapes.file_url(image)}?download=1" download>'
+        f"{signed(icon('download'), say('common.download'))}</a>",
+        button(signed(icon("trash"), say("gallery.to_trash")), "trash", image.id, "sign", extra=" data-trash"),
+    ]
+    return f'<div class="acts makes">{"".join(makes)}</div><div class="acts signs">{"".join(signs)}</div>'
+
+
+def signed(sign: str, words: str) -> str:
+    return f"{sign}<span>{words}</span>"
 
 
 def beside(image: Image, kin: Kin) -> str:

@@ -21,7 +21,7 @@ THEMES = {"system": "", "light": "light", "dark": "dark"}
 def section(name: str, body: str, act: str = "", hint: str = "") -> str:
     how = f'<p class="quiet">{hint}</p>' if hint else ""
     head = f'<header class="head"><h2>{say(f"settings.{name}")}</h2>{act}</header>'
-    return f'<section data-key="{name}">{head}{how}{body}</section>'
+    return f'<section data-key="{name}"><div class="lead">{head}{how}</div><div class="body">{body}</div></section>'
 
 
 def rows(items: Sequence[str]) -> str:
@@ -178,7 +178,7 @@ def preference(each: Preference, paths: bool) -> str:
     told = [f'<span class="origin {each.origin}">{say(f"settings.from_{each.origin}")}</span>']
     if not each.secret and each.origin != "default" and (paths or each.name not in PATHS):
         told.append(say("settings.default_is", value=shown(each.default)))
-    line = f'{doc[:1].upper()}{doc[1:]}<br><span class="where">{" · ".join(told)}</span>'
+    line = f'<span class="where"><code>{each.name}</code> · {" · ".join(told)}</span>'
     if each.later is not None:
         line += f'<span class="later">{say("settings.later", value=shown(each.later), now=shown(each.value))}</span>'
     if each.editable:
@@ -190,7 +190,7 @@ def preference(each: Preference, paths: bool) -> str:
             )
     else:
         value = f'<span class="value">{fixed(each, paths)}</span>'
-    return row(each.name, f"<code>{each.name}</code>", line, f'<span class="control">{value}</span>')
+    return row(each.name, f"{doc[:1].upper()}{doc[1:]}", line, f'<span class="control">{value}</span>')
 
 
 def fixed(each: Preference, paths: bool) -> str:
