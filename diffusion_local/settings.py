@@ -72,6 +72,9 @@ class Settings(Folders):
     threads: int = setting(0, "CPU threads of a worker; 0 leaves it to torch")
     memory: str = setting("auto", "how models are held in memory: auto, or the rung to begin with", ("auto", *RUNGS))
     memory_limit_gb: float = setting(0.0, "most GPU memory that a worker may take, in GiB; 0 is all there is")
+    cuda_graphs: str = setting(
+        "auto", "whether models run by CUDA graphs on an NVIDIA GPU: faster, and some more memory", ("auto", "off")
+    )
     precision: str = setting("auto", "numbers that models run in; auto chooses by device and model", PRECISIONS)
     max_count: int = setting(100, "most pictures in one submit")
     max_queued: int = setting(100_000, "most jobs waiting at once")

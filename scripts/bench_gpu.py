@@ -1,10 +1,10 @@
-"""Speed and memory of the engine on a real GPU: rungs, small cards, out of memory, seeds, cancel, switches, a DiT.
+"""Speed and memory of the engine on a real GPU: CUDA graphs, rungs, small cards, LoRAs, cancel, switches, a DiT.
 
 Models have the true architecture and random weights (``bench_models``), so speed and memory are those of real ones.
 Measurements come in the order of their worth, and each is written down as soon as it is made; none is begun once
 ``--budget`` is spent. ``--tiny`` runs it all without a GPU in a minute.
 
-    python scripts/bench_gpu.py --budget 150
+    python scripts/bench_gpu.py --budget 260
 
 It needs torch, diffusers, transformers, accelerate, psutil and what the store and the settings import (sqlite-utils,
 filelock, platformdirs, python-ulid), but neither the page nor the queue: a GPU machine without a network can be given
@@ -13,6 +13,7 @@ those few packages beside a copy of this repository.
 
 import argparse
 import json
+import logging
 import platform
 import shutil
 import sys
@@ -21,21 +22,26 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import bench_models
 import diffusers
 import torch
 import transformers
+from safetensors.torch import save_file
 
 from diffusion_local.catalog import Catalog
-from diffusion_local.domain import Params, utc_now
+from diffusion_local.domain import Lora, Params, utc_now
 from diffusion_local.engine import Picture, placement
 from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
-from diffusion_local.engine.memory import GIB, Choice, estimate
+from diffusion_local.engine.graphs import Graphs
+from diffusion_local.engine.materials import Materials
+from diffusion_local.engine.memory import GIB, Choice, Weights, estimate
 from diffusion_local.engine.weights import read
 from diffusion_local.errors import Stopped
 from diffusion_local.models.places import Places
@@ -48,6 +54,8 @@ RESULT = Path(__file__).parent / "results" / "gpu-engine.json"
 STEPS, FEW_STEPS = 20, 4
 SIDES = {"sd15": 512, "sdxl": 1024}
 DIT_SIDE = 1024
+#: Pictures with graphs and without, in turns, as other work comes and goes on the host.
+TURNS = 4
 
 
 class Spent(Exception):
@@ -63,10 +71,10 @@ class Bench:
         self.ends_at = time.monotonic() + options.budget
         self.device = at_slot("cpu0" if self.tiny else "gpu0")
         settings = Settings.load({}, home=str(folder / "home"))
-        self.models = settings.models
+        self.models, self.loras = settings.models, settings.loras
         self.catalog = Catalog(settings.starter, Places.of(settings))
         self.fits = FitStore(Database.open(settings.database))
-        self.engine = DiffusersEngine(self.device)
+        self.engine = DiffusersEngine(self.device, materials=Materials(settings))
         self.results: dict[str, Any] = about(self)
 
     def record(self, name: str, work: Callable[[], dict[str, Any]]) -> None:
@@ -78,6 +86,7 @@ class Bench:
             found = work()
         except Exception as error:  # the next one may still be made
             traceback.print_exc()
+            self.cap(0)
             found = {"failed": f"{type(error).__name__}: {error}"}
         self.results[name] = found | {"took": round(time.monotonic() - began, 1)}
         print(name, self.results[name], flush=True)
@@ -154,6 +163,103 @@ def resident(bench: Bench, name: str) -> dict[str, Any]:
     }
 
 
+def graphs(bench: Bench, name: str) -> dict[str, Any]:
+    """The same pictures in turns: each kernel started by Python, and each step by a CUDA graph."""
+    loaded = bench.engine._loaded
+    assert loaded is not None
+    ways = {"eager": Graphs(), "graph": loaded.graphs}
+    loaded.graphs.forget()
+    rows: dict[str, Any] = {way: {"seconds": [], "denoise_seconds": []} for way in ways}
+    pictures: dict[str, list[bytes]] = {way: [] for way in ways}
+    for turn in range(TURNS + 1):
+        for way, held in ways.items():
+            loaded.graphs = held
+            bench.engine._gauge.start()
+            seconds, picture = timed(bench.engine.generate, bench.params(name, 50 + turn), quiet)
+            pictures[way].append(picture.image.tobytes())
+            if turn == 0:  # the graph is recorded in this one
+                rows[way] |= {"first_seconds": seconds, "peak_gib": gib(picture.facts.get("peak_bytes", 0))}
+                continue
+            rows[way]["seconds"].append(seconds)
+            rows[way]["denoise_seconds"].append(picture.facts["denoise_seconds"])
+    params = bench.params(name)
+    need = estimate(read(bench.catalog.get(name).path), 2, params.width, params.height)
+    return rows | {
+        "used": picture.facts.get("cuda_graph", False),
+        "times_as_fast": faster(rows, "seconds"),
+        "times_as_fast_denoising": faster(rows, "denoise_seconds"),
+        "graph_holds_gib": gib(loaded.graphs.bytes),
+        "graph_estimated_gib": gib(need.graph),
+        "reserved_peak_gib": reserved_peaks(lambda way: one_more(bench, name, ways[way])),
+        "equal": pictures["eager"] == pictures["graph"],
+    }
+
+
+def one_more(bench: Bench, name: str, held: Graphs) -> None:
+    loaded = bench.engine._loaded
+    assert loaded is not None
+    before, loaded.graphs = loaded.graphs, held
+    before.forget()
+    bench.engine.generate(bench.params(name, 99), quiet)
+    loaded.graphs = before
+
+
+def reserved_peaks(draw: Callable[[str], None]) -> dict[str, float]:
+    """What torch takes of the device, gaps and all, without graphs and with them."""
+    if not torch.cuda.is_available():
+        return {}
+    peaks = {}
+    for way in ("eager", "graph"):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        draw(way)
+        peaks[way] = gib(torch.cuda.max_memory_reserved())
+    return peaks
+
+
+def faster(rows: dict[str, Any], what: str) -> float:
+    return round(median(rows["eager"][what]) / max(median(rows["graph"][what]), 0.001), 2)
+
+
+def loras(bench: Bench, name: str) -> dict[str, Any]:
+    """A LoRA, then none, on rungs that move the weights and one that does not: what each does to the picture."""
+    bench.load(name)
+    loaded = bench.engine._loaded
+    assert loaded is not None
+    make_lora(bench.loras / "ink.safetensors", loaded.pipe.unet)
+    bare, rows = bench.params(name, 70, FEW_STEPS), {}
+    inked = replace(bare, loras=(Lora("ink", 1.0),))
+    for rung in ("resident", "model_offload", "group_offload"):
+        if rung not in bench.engine.ladder:
+            continue
+        bench.load(name, rung)
+        timed(bench.engine.generate, bare, quiet)
+        made = [timed(bench.engine.generate, each, quiet) for each in (bare, inked, inked, bare)]
+        before, first, again, after = (picture.image.tobytes() for _, picture in made)
+        rows[rung] = {
+            "seconds_without": made[0][0],
+            "seconds_putting_it_in": made[1][0],
+            "seconds_with": made[2][0],
+            "changes_the_picture": before != first,
+            "same_seed_equal": first == again,
+            "leaves_no_trace": before == after,
+            "cuda_graph": made[2][1].facts.get("cuda_graph", False),
+        }
+    return {"steps": FEW_STEPS, "rungs": rows}
+
+
+def make_lora(path: Path, unet: Any) -> None:
+    """Rank 16 on the attention of a UNet, under peft's names."""
+    generator, weights = torch.Generator().manual_seed(1), {}
+    for name, module in unet.named_modules():
+        if name.endswith(("to_q", "to_k", "to_v")):
+            rows, columns = module.weight.shape
+            weights[f"unet.{name}.lora_A.weight"] = torch.randn(16, columns, generator=generator) * 0.05
+            weights[f"unet.{name}.lora_B.weight"] = torch.randn(rows, 16, generator=generator) * 0.05
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, path)
+
+
 def cancel(bench: Bench, name: str) -> dict[str, Any]:
     """From the wish to the engine being free again, at three moments of a picture."""
     usual, _ = timed(bench.engine.generate, bench.params(name), quiet)
@@ -174,6 +280,7 @@ def cancel(bench: Bench, name: str) -> dict[str, Any]:
         try:
             bench.engine.generate(bench.params(name), on_step)
         except Stopped:
+            synchronize()
             waits.append(round(time.perf_counter() - at[0], 3))
         timer.join()
     return {"picture_seconds": usual, "seconds_to_stop": waits}
@@ -188,6 +295,7 @@ def on_a_card(bench: Bench, name: str, limit_gib: float) -> dict[str, Any]:
     return {
         "limit_gib": limit_gib,
         "rung": picture.facts["rung"],
+        "cuda_graph": picture.facts.get("cuda_graph", False),
         "why": begun.facts["rung_why"],
         "steps_down": begun.facts.get("steps_down", []),
         "first_seconds_with_the_move": first,
@@ -259,26 +367,58 @@ def transformer(bench: Bench) -> dict[str, Any]:
     ]
     names = ("prompt_embeds", "pooled_prompt_embeds", "negative_prompt_embeds", "negative_pooled_prompt_embeds")
     side = 64 if bench.tiny else DIT_SIDE
-    for rung in ("resident", "model_offload", "group_offload"):
-        if rung not in bench.engine.ladder:
-            continue
-        placement.place(pipe, rung, bench.device.torch)
-        gauge.collect()
-        gauge.start()
-        for _ in range(2):
-            seconds, picture = timed(
-                lambda: pipe(
-                    **dict(zip(names, embeds, strict=True)),
-                    width=side,
-                    height=side,
-                    num_inference_steps=FEW_STEPS,
-                    guidance_scale=4.5,
-                    generator=torch.Generator().manual_seed(1),
-                ).images[0]
-            )
-        rows[rung] = {"seconds": seconds, "peak_gib": gib(gauge.peak()), "size": picture.width}
+    need = estimate(Weights({part: held_by(getattr(pipe, part)) for part in ("transformer", "vae")}), 2, side, side)
+
+    def draw() -> Any:
+        return pipe(
+            **dict(zip(names, embeds, strict=True)),
+            width=side,
+            height=side,
+            num_inference_steps=FEW_STEPS,
+            guidance_scale=4.5,
+            generator=torch.Generator().manual_seed(1),
+        ).images[0]
+
+    recorder = bench.engine._rack._recorder
+    recorded = Graphs(recorder() if recorder else None)
+    found: dict[str, Any] = {}
+    with torch.no_grad():
+        for rung in ("resident", "model_offload", "group_offload"):
+            if rung not in bench.engine.ladder:
+                continue
+            placement.place(pipe, rung, bench.device.torch)
+            gauge.collect()
+            gauge.start()
+            for _ in range(2):
+                seconds, picture = timed(draw)
+            rows[rung] = {"seconds": seconds, "peak_gib": gib(gauge.peak()), "estimated_gib": gib(need.at(rung))}
+            if rung == "resident":
+                found = turns_of(pipe.transformer, draw, recorded, need.graph, gauge.free())
+        recorded.forget()
     parameters = sum(each.numel() for each in pipe.transformer.parameters())
-    return {"model": "SD 3.5 medium", "parameters": parameters, "dtype": "bfloat16", "steps": FEW_STEPS, "rungs": rows}
+    model = {"model": "SD 3.5 medium", "parameters": parameters, "dtype": "bfloat16", "steps": FEW_STEPS}
+    return model | {"size": picture.width, "rungs": rows, "graphs": found}
+
+
+def turns_of(denoiser: Any, draw: Callable[[], Any], recorded: Graphs, expected: int, room: int) -> dict[str, Any]:
+    """Eager pictures and pictures by graphs, in turns."""
+    rows: dict[str, Any] = {"eager": {"seconds": []}, "graph": {"seconds": []}}
+    pictures = set()
+    for turn in range(TURNS + 1):
+        for way, held in (("eager", Graphs()), ("graph", recorded)):
+            with held.around(denoiser, room, expected):
+                seconds, picture = timed(draw)
+            pictures.add(picture.tobytes())
+            if turn:
+                rows[way]["seconds"].append(seconds)
+    holds = {"graph_holds_gib": gib(recorded.bytes), "graph_estimated_gib": gib(expected)}
+    equal = {"used": recorded.replayed, "equal": len(pictures) == 1}
+    return rows | {"times_as_fast": faster(rows, "seconds")} | holds | equal
+
+
+def held_by(part: Any) -> int:
+    """Numbers in what a part's file would hold."""
+    return sum(each.numel() for each in part.state_dict().values())
 
 
 def gib(count: int) -> float:
@@ -288,16 +428,27 @@ def gib(count: int) -> float:
 def about(bench: Bench) -> dict[str, Any]:
     driver = ""
     if bench.device.type == "cuda":
-        import pynvml
+        with suppress(ImportError):
+            import pynvml
 
-        pynvml.nvmlInit()
-        driver = f", driver {pynvml.nvmlSystemGetDriverVersion()}"
+            pynvml.nvmlInit()
+            driver = f", driver {pynvml.nvmlSystemGetDriverVersion()}"
     return {
         "date": utc_now()[:10],
         "device": f"{bench.device.words}{driver}, {torch.get_num_threads()} threads, {platform.machine()}",
         "versions": {each.__name__: str(each.__version__) for each in (torch, diffusers, transformers)},
-        "command": " ".join(["python", "scripts/bench_gpu.py", *sys.argv[1:]]),
+        "command": " ".join(["python", "scripts/bench_gpu.py", *without_places(sys.argv[1:])]),
     }
+
+
+def without_places(words: list[str]) -> list[str]:
+    """A command's words but for where this machine has its files."""
+    kept, skip = [], False
+    for word in words:
+        if not skip and word.partition("=")[0] not in ("--out", "--folder"):
+            kept.append(word)
+        skip = word in ("--out", "--folder")
+    return kept
 
 
 def story(bench: Bench) -> None:
@@ -305,17 +456,21 @@ def story(bench: Bench) -> None:
     record = bench.record
     record("sd15 made", lambda: bench.make("sd15"))
     record("sd15 resident", lambda: resident(bench, "sd15"))
+    record("sd15 graphs", lambda: graphs(bench, "sd15"))
     record("sd15 cancel", lambda: cancel(bench, "sd15"))
     record("sdxl made", lambda: bench.make("sdxl"))
     record("sdxl resident", lambda: resident(bench, "sdxl"))
+    record("sdxl graphs", lambda: graphs(bench, "sdxl"))
     record("sdxl cancel", lambda: cancel(bench, "sdxl"))
-    bench.engine.spare()
+    record("dit", lambda: transformer(bench))
+    record("sd15 loras", lambda: loras(bench, "sd15"))
+    bench.engine.unload()
+    record("sdxl in 12 GiB", lambda: on_a_card(bench, "sdxl", 12))
     record("sdxl in 8 GiB", lambda: on_a_card(bench, "sdxl", 8))
     record("sdxl out of memory", lambda: out_of_memory(bench, "sdxl", 7.2))
     for rung in ("vae_tiling", "model_offload", "group_offload"):
         record(f"sdxl {rung}", lambda rung=rung: on_a_rung(bench, "sdxl", rung))
     record("sdxl in 6 GiB", lambda: on_a_card(bench, "sdxl", 6))
-    record("dit", lambda: transformer(bench))
     record("sdxl sequential", lambda: on_a_rung(bench, "sdxl", "sequential"))
     for rung in ("vae_tiling", "model_offload", "group_offload", "sequential"):
         record(f"sd15 {rung}", lambda rung=rung: on_a_rung(bench, "sd15", rung))
@@ -331,6 +486,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where the models are made: 10 GB; a RAM disk is fastest")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)  # why something ran without a graph
     shared = Path("/dev/shm")
     folder = options.folder or (shared if shared.is_dir() and not options.tiny else Path(tempfile.gettempdir()))
     place = Path(tempfile.mkdtemp(prefix="bench-gpu-", dir=folder))

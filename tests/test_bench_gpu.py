@@ -19,7 +19,10 @@ def test_a_tiny_run_fills_each_section(tmp_path: Path) -> None:
     subprocess.run(command, check=True, cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, timeout=170)
     found = json.loads(out.read_text())
     measured = {name: each for name, each in found.items() if isinstance(each, dict) and "took" in each}
-    assert len(measured) == 21
+    assert len(measured) == 25
+    assert measured["sd15 graphs"]["equal"]
+    assert measured["sd15 loras"]["rungs"]["resident"]["changes_the_picture"]
+    assert str(tmp_path) not in out.read_text()
     assert [name for name, each in measured.items() if "failed" in each] == []
     assert measured["sdxl resident"]["same_seed_twice_equal"]
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]  # the models are gone

@@ -74,7 +74,7 @@ class Engine(Protocol):
         ...
 
     def spare(self) -> bool:
-        """Put away every model but the loaded one. Whether there were any."""
+        """Put away every model but the loaded one, and what only makes that one faster. Whether there was any."""
         ...
 
     def unload(self) -> None:

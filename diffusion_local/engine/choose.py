@@ -19,4 +19,5 @@ def open_engine(settings: Settings, slot: str) -> Engine:
     from diffusion_local.engine.materials import Materials
 
     limit = int(settings.memory_limit_gb * 1024**3)
-    return DiffusersEngine(at_slot(slot), settings.threads, settings.precision, limit, Materials(settings))
+    graphs = settings.cuda_graphs == "auto"
+    return DiffusersEngine(at_slot(slot), settings.threads, settings.precision, limit, Materials(settings), graphs)

@@ -12,17 +12,28 @@ from transformers.utils import logging as transformers_logging
 
 from diffusion_local.catalog import Model
 from diffusion_local.domain import Fit, Kind, Params, Room
-from diffusion_local.engine import OnProgress, OnStep, Picture, faults, painting, placement, precision, weights
+from diffusion_local.engine import (
+    OnProgress,
+    OnStep,
+    Picture,
+    faults,
+    painting,
+    placement,
+    precision,
+    recording,
+    weights,
+)
 from diffusion_local.engine.devices import Device
 from diffusion_local.engine.extras import put_in
+from diffusion_local.engine.graphs import denoiser_of
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.materials import Materials
-from diffusion_local.engine.memory import LADDERS, Choice, choose, estimate
+from diffusion_local.engine.memory import LADDERS, Choice, Need, choose, estimate
 from diffusion_local.engine.placement import Gauge
 from diffusion_local.engine.rack import Rack
 from diffusion_local.engine.steps import Steps
 from diffusion_local.engine.upscale import Upscaler
-from diffusion_local.errors import ModelUnavailable
+from diffusion_local.errors import ModelUnavailable, OutOfMemory
 
 for _library in (diffusers_logging, transformers_logging):
     _library.set_verbosity_error()
@@ -40,17 +51,21 @@ class DiffusersEngine:
         numbers: str = "auto",
         memory_limit: int = 0,
         materials: Materials | None = None,
+        graphs: bool = True,
     ) -> None:
         """``threads`` limits torch on the CPU, ``memory_limit`` what it takes of a GPU (bytes); 0 leaves it to torch.
 
-        ``numbers`` is the setting ``precision``; ``materials`` are the home's. Raises UserError for a precision that
-        the device does not have.
+        ``numbers`` is the setting ``precision``; ``materials`` are the home's; ``graphs``: whether models that stay on
+        an NVIDIA GPU run by CUDA graphs. Raises UserError for a precision that the device does not have.
         """
         precision.check(numbers, device.type)
         self._device = device
         self._materials = materials
         self._gauge = Gauge(device.torch, memory_limit)
-        self._rack = Rack(device, numbers, self._gauge)
+        nvidia = device.type == "cuda" and torch.version.hip is None
+        self._rack = Rack(
+            device, numbers, self._gauge, recording.recorders(device.torch) if graphs and nvidia else None
+        )
         self._upscaler = Upscaler(device.torch)
         if threads:
             torch.set_num_threads(threads)
@@ -76,8 +91,7 @@ class DiffusersEngine:
         return self._loaded.model.id if self._loaded else ""
 
     def plan(self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "") -> Choice:
-        need = estimate(weights.read(model.path), self._rack.dtype_of(model).itemsize, params.width, params.height)
-        return choose(self.ladder, model.id, need, self.free(), params, learned, wanted)
+        return choose(self.ladder, model.id, self._need(model, params), self.free(), params, learned, wanted)
 
     def free(self) -> int:
         return self._rack.free()
@@ -103,6 +117,8 @@ class DiffusersEngine:
         finally:
             if self._loaded is not None:
                 placement.rest(self._loaded.pipe)
+        if self._loaded is not None and isinstance(problem, OutOfMemory):
+            self._loaded.graphs.refuse()
         self._gauge.collect()
         raise problem
 
@@ -117,6 +133,9 @@ class DiffusersEngine:
     def _loaded(self) -> Loaded | None:
         return self._rack.current
 
+    def _need(self, model: Model, params: Params) -> Need:
+        return estimate(weights.read(model.path), self._rack.dtype_of(model).itemsize, params.width, params.height)
+
     def _upscale(self, params: Params, steps: Steps) -> Picture:
         if self._materials is None:
             raise ModelUnavailable("This engine was opened without a home, so it has no source pictures.")
@@ -128,8 +147,12 @@ class DiffusersEngine:
         loaded = self._loaded
         assert loaded is not None
         extras = put_in(loaded, params, self._materials, self._device.torch)
-        picture = painting.paint(loaded, params, steps, self._materials)
+        need = self._need(loaded.model, params)
+        with loaded.graphs.around(denoiser_of(loaded.pipe), self._rack.room_for_graphs(need), need.graph):
+            picture = painting.paint(loaded, params, steps, self._materials)
         picture.facts.update(self._facts(loaded) | extras)
+        if loaded.graphs.replayed:
+            picture.facts["cuda_graph"] = True
         if loaded.model.sha256:
             picture.facts["model_hash"] = loaded.model.sha256[:10]
         if loaded.load_seconds is not None:

@@ -42,6 +42,7 @@ def put_loras(loaded: Loaded, wanted: tuple[Lora, ...], materials: Materials) ->
     if wanted == loaded.loras:
         return
     pipe, before = loaded.pipe, loaded.loras
+    loaded.graphs.forget()
     loaded.loras = ()  # whatever goes wrong from here on, they are put in anew
     if not wanted:
         pipe.unload_lora_weights()

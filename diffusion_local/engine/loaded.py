@@ -11,6 +11,7 @@ from diffusion_local.catalog import Model
 from diffusion_local.domain import Lora
 from diffusion_local.engine import previews
 from diffusion_local.engine.family import Conditioning, Family
+from diffusion_local.engine.graphs import Graphs
 
 
 @dataclass(slots=True)
@@ -29,6 +30,7 @@ class Loaded:
     rung: str
     bytes: int = 0
     load_seconds: float | None = None
+    graphs: Graphs = field(default_factory=Graphs)
     prompts: OrderedDict[Hashable, Conditioning] = field(default_factory=OrderedDict)
     loras: tuple[Lora, ...] = ()
     words: frozenset[str] = frozenset()

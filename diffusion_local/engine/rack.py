@@ -2,17 +2,18 @@
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 
 import torch
 
 from diffusion_local.catalog import Model
-from diffusion_local.engine import OnProgress, faults, placement, precision, previews, single_file, weights
+from diffusion_local.engine import OnProgress, faults, graphs, placement, precision, previews, single_file, weights
 from diffusion_local.engine.devices import Device
 from diffusion_local.engine.families import FAMILIES
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.loading import load_parts
-from diffusion_local.engine.memory import Choice
+from diffusion_local.engine.memory import Choice, Need
 from diffusion_local.engine.placement import Gauge
 from diffusion_local.errors import EngineError, ModelUnavailable
 from diffusion_local.models import whole
@@ -21,7 +22,11 @@ from diffusion_local.models import whole
 class Rack:
     """Models by id, the one used last at the end; ``current`` is the one that draws."""
 
-    def __init__(self, device: Device, precision: str, gauge: Gauge) -> None:
+    def __init__(
+        self, device: Device, precision: str, gauge: Gauge, recorder: Callable[[], graphs.Recorder] | None = None
+    ) -> None:
+        """``recorder`` makes what CUDA graphs of a model are recorded with; None: there are none."""
+        self._recorder = recorder
         self._device = device
         self._precision = precision
         self._gauge = gauge
@@ -29,7 +34,7 @@ class Rack:
         self.current: Loaded | None = None
 
     def free(self) -> int:
-        """Bytes of the device that are free, with those that the models held here would give back."""
+        """Bytes of the device that are free, with those that models and graphs held here would give back."""
         return self._gauge.free() + sum(held.bytes for held in self._held.values())
 
     def bytes_of_others(self) -> int:
@@ -81,12 +86,27 @@ class Rack:
         raise problem
 
     def spare(self) -> bool:
-        """Put away all but the current one. Whether there were any."""
+        """Put away all graphs, and all models but the current one. Whether there were any."""
+        had = self._forget_graphs()
         others = [name for name, held in self._held.items() if held is not self.current]
         for name in others:
             del self._held[name]
         self._gauge.collect()
-        return bool(others)
+        return bool(others) or had
+
+    def room_for_graphs(self, need: Need) -> int:
+        """Bytes that graphs of the current model may hold beside what a picture needs; those of others make room."""
+        held = self.current
+        if held is None or held.rung not in graphs.RUNGS:
+            return 0
+        room = self._free_but_for_graphs() + held.graphs.bytes - (need.at(held.rung) - held.bytes)
+        if room >= need.graph:
+            return room
+        for other in self._held.values():
+            if other is not held:
+                room += other.graphs.bytes
+                other.graphs.forget()
+        return room
 
     def clear(self) -> None:
         self.current = None
@@ -102,6 +122,7 @@ class Rack:
             held = self._load(model, on_progress)
         else:
             self._make_room(model.id, choice.takes - held.bytes)
+        held.graphs.forget()
         placement.place(held.pipe, choice.rung, self._device.torch)
         held.rung = choice.rung
         held.bytes = placement.bytes_on(held.pipe, self._device.type)
@@ -128,6 +149,7 @@ class Rack:
             factors=previews.fit(pipe.vae),
             rung="",
             load_seconds=time.monotonic() - started,
+            graphs=graphs.Graphs(self._recorder() if self._recorder else None),
         )
 
     def _use(self, held: Loaded) -> None:
@@ -135,9 +157,19 @@ class Rack:
         self._held.move_to_end(held.model.id)
 
     def _make_room(self, keep: str, device_bytes: int, main_bytes: int = 0) -> None:
-        """Put away the models used longest ago, but for ``keep``, until so many bytes are free."""
+        """Until so many bytes are free put away the graphs, then the models used longest ago, but for ``keep``."""
+        if self._free_but_for_graphs() < device_bytes:
+            self._forget_graphs()
         for name in [name for name in self._held if name != keep]:
             if self._gauge.free() >= device_bytes and placement.free_main_memory() >= main_bytes:
                 return
             del self._held[name]
             self._gauge.collect()
+
+    def _free_but_for_graphs(self) -> int:
+        """What graphs hold from one step to the next counts as free with torch."""
+        return self._gauge.free() - sum(held.graphs.bytes for held in self._held.values())
+
+    def _forget_graphs(self) -> bool:
+        had = [held.graphs.forget() for held in self._held.values()]
+        return any(had)

@@ -49,7 +49,7 @@ class Ladder:
             except OutOfMemory as error:
                 problem = str(error.__cause__ or error).splitlines()[0]
             if engine.spare():
-                log.info("out of memory at %s: the other models were put away", choice.rung)
+                log.info("out of memory at %s: other models and CUDA graphs were put away", choice.rung)
                 continue
             rung = below(engine.ladder, choice.rung)
             log.warning("out of memory at %s (%s)", choice.rung, problem)

@@ -2,19 +2,26 @@
 
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from diffusion_local.catalog import Model
 from diffusion_local.compose import open_house
-from diffusion_local.domain import State
+from diffusion_local.domain import Lora, State
 from diffusion_local.engine.memory import LADDERS, Choice
 from diffusion_local.errors import OutOfMemory, Stopped
 from diffusion_local.settings import Settings
+from diffusion_local.store.database import Database
+from diffusion_local.store.fits import FitStore
+from diffusion_local.worker.ladder import Ladder
 from tests.engine.conftest import Draw
+from tests.engine.home import Home, make_lora
+from tests.support import params
 
 if TYPE_CHECKING:
     from diffusion_local.engine.diffusers_engine import DiffusersEngine
@@ -133,6 +140,198 @@ def test_a_limit_is_kept_and_what_does_not_fit_is_out_of_memory(starter: Model) 
     roomy.load(starter)
     assert Draw(roomy)(steps=1).image.size == (128, 128)
     roomy.unload()
+
+
+# -- CUDA graphs -----------------------------------------------------------------------------------------------------
+
+LARGE = {"steps": 6, "width": 256, "height": 256}
+
+
+@pytest.fixture(scope="module")
+def _without_graphs() -> "Iterator[DiffusersEngine]":
+    from diffusion_local.engine.devices import at_slot
+    from diffusion_local.engine.diffusers_engine import DiffusersEngine
+
+    engine = DiffusersEngine(at_slot("gpu0"), graphs=False)
+    yield engine
+    engine.unload()
+
+
+@pytest.fixture
+def eager(_without_graphs: "DiffusersEngine", starter: Model) -> Draw:
+    _without_graphs.load(starter)
+    return Draw(_without_graphs)
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Euler a", "DPM++ 2M", "DPM++ 2M SDE", "UniPC", "Heun", "DDIM", "LCM"])
+def test_a_graph_draws_the_same_bytes(draw: Draw, eager: Draw, sampler: str) -> None:
+    for changes in ({}, {"guidance": 1.0}, {"width": 192}):
+        wanted = LARGE | {"sampler": sampler} | changes
+        expected = eager(**wanted)
+        assert "cuda_graph" not in expected.facts
+        for _ in range(2):
+            picture = draw(**wanted)
+            assert picture.facts["cuda_graph"] is True
+            assert picture.image.tobytes() == expected.image.tobytes(), changes
+        assert draw.steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_graph_follows_loras_and_rungs(at_home: Home, starter: Model, eager: Draw) -> None:
+    from diffusion_local.engine.devices import at_slot
+    from diffusion_local.engine.diffusers_engine import DiffusersEngine
+    from diffusion_local.engine.materials import Materials
+
+    materials = Materials(at_home.settings)
+    engines = [DiffusersEngine(at_slot("gpu0"), materials=materials, graphs=graphs) for graphs in (True, False)]
+    for engine in engines:
+        engine.load(starter)
+    assert engines[0]._loaded is not None
+    make_lora(Path(at_home.settings.loras) / "ink.safetensors", engines[0]._loaded.pipe.unet)
+    seen = []
+    for loras in ((), (Lora("ink"),), (Lora("ink", 0.5),), (Lora("ink"),), ()):
+        picture, expected = (Draw(engine)(**LARGE, loras=loras) for engine in engines)
+        assert picture.facts["cuda_graph"]
+        assert picture.image.tobytes() == expected.image.tobytes(), loras
+        seen.append(picture.image.tobytes())
+    assert len(set(seen)) == 3
+    assert (seen[0], seen[1]) == (seen[4], seen[3])
+    for rung in ("vae_tiling", "model_offload", "resident"):
+        engines[0].load(starter, Choice(rung))
+        picture = Draw(engines[0])(**LARGE)
+        assert picture.facts.get("cuda_graph", False) == (rung != "model_offload")
+        assert rung == "model_offload" or picture.image.tobytes() == seen[0], rung
+    for engine in engines:
+        engine.unload()
+
+
+def test_a_graph_does_not_run_ahead_of_a_cancel(draw: Draw) -> None:
+    """Steps are told of while they are made, not all at once."""
+    import torch
+
+    wanted = {"steps": 60, "width": 512, "height": 512}
+    draw(**wanted)
+    told: list[float] = []
+    began = time.perf_counter()
+    draw.engine.generate(params(**wanted), lambda step, preview: told.append(time.perf_counter() - began))
+    torch.cuda.synchronize()
+    took = time.perf_counter() - began
+    assert told[29] > 0.3 * told[-1]
+    assert took > told[-1]
+
+    def stop(step: int, preview: Any) -> None:
+        if step == 3:
+            raise Stopped("cancel")
+
+    with pytest.raises(Stopped):
+        draw.engine.generate(params(**wanted), stop)
+    assert draw(**LARGE).facts["cuda_graph"]
+
+
+def test_graphs_give_their_memory_back(gpu: "DiffusersEngine", starter: Model) -> None:
+    import torch
+
+    gpu.unload()
+    before = torch.cuda.memory_reserved()
+    gpu.load(starter)
+    draw = Draw(gpu)
+    assert gpu._loaded is not None
+    for width in (256, 320, 384):
+        draw(**LARGE | {"width": width})
+    held = gpu._loaded.graphs.bytes
+    assert held > 0
+    free = gpu._rack._gauge.free()
+    assert gpu.spare()
+    assert gpu._loaded.graphs.bytes == 0
+    assert abs(gpu._rack._gauge.free() - free) < 64 * 2**20  # what graphs hold was counted as free
+    draw(**LARGE)
+    gpu.unload()
+    assert torch.cuda.memory_reserved() <= before + 160 * 2**20  # the libraries' workspaces
+
+
+def test_out_of_memory_with_a_graph_is_tried_again_without(
+    gpu: "DiffusersEngine", starter: Model, eager: Draw, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    gpu.unload()
+    gpu.load(starter)
+    loaded = gpu._loaded
+    assert loaded is not None
+    decode = loaded.pipe.vae.decode
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        if loaded.graphs.bytes:
+            return torch.empty(2**50, dtype=torch.uint8, device="cuda")
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(loaded.pipe.vae, "decode", full)
+    ladder = Ladder(gpu, FitStore(database), "resident")
+    picture = ladder.make(starter, params(**LARGE), lambda share: None, lambda: lambda *_: None, print)
+    assert picture.facts["rung"] == "resident"
+    assert "steps_down" not in picture.facts
+    assert "cuda_graph" not in picture.facts
+    assert picture.image.tobytes() == eager(**LARGE).image.tobytes()
+    gpu.unload()
+
+
+def test_a_recording_that_fails_costs_nothing_but_its_speed(
+    gpu: "DiffusersEngine", starter: Model, eager: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from diffusion_local.engine import recording
+
+    gpu.unload()
+    gpu.load(starter)
+    loaded = gpu._loaded
+    assert loaded is not None
+    forward = loaded.pipe.unet.forward
+
+    def waiting(sample: Any, *args: Any, **kwargs: Any) -> Any:
+        assert float(sample.float().abs().sum()) > 0  # no value can be read while recording
+        return forward(sample, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recording.Waits, "_waits", lambda *args: False)
+        patch.setattr(loaded.pipe.unet, "forward", waiting)
+        for _ in range(2):
+            picture = Draw(gpu)(**LARGE)
+            assert "cuda_graph" not in picture.facts
+            assert picture.image.tobytes() == eager(**LARGE).image.tobytes()
+    assert loaded.graphs._refused
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert torch.rand(4, device="cuda").sum().item() > 0  # the random generator does not wait for a recording
+    block = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    held = torch.cuda.memory_reserved()
+    del block
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= held - 2**30
+    gpu.unload()
+    gpu.load(starter)
+    picture = Draw(gpu)(**LARGE)
+    assert picture.facts["cuda_graph"]
+    assert picture.image.tobytes() == eager(**LARGE).image.tobytes()
+
+
+def test_what_waits_for_the_gpu_is_found_before_it_is_recorded(
+    gpu: "DiffusersEngine", starter: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu.unload()
+    gpu.load(starter)
+    loaded = gpu._loaded
+    assert loaded is not None
+    forward = loaded.pipe.unet.forward
+
+    def waiting(sample: Any, *args: Any, **kwargs: Any) -> Any:
+        assert bool(sample.isfinite().all())
+        return forward(sample, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loaded.pipe.unet, "forward", waiting)
+        assert "cuda_graph" not in Draw(gpu)(**LARGE).facts
+    assert not loaded.graphs._recorded
+    assert len(loaded.graphs._refused) == 1
+    gpu.unload()
 
 
 def test_a_worker_on_a_gpu_makes_pictures(settings: Settings) -> None:

@@ -1,0 +1,125 @@
+"""Records on a CUDA device, by ``torch.cuda.graph``; see ``graphs``."""
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from diffusion_local.engine.graphs import mapped
+
+#: Replays that may be on their way: the device never waits for Python, and a cancel waits for no more than these.
+AHEAD = 2
+#: What reads values back from the device.
+_READING = frozenset(
+    f"aten::{name}"
+    for name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_consecutive")
+)
+_MOVING = frozenset({"aten::copy_", "aten::_to_copy"})
+_INDEXING = frozenset({"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"})
+
+
+class Waits(TorchDispatchMode):
+    """Notes in ``found`` the first operation that makes the CPU wait for the device, which cannot be recorded."""
+
+    def __init__(self, device_type: str) -> None:
+        super().__init__()
+        self.found = ""
+        self._type = device_type
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        name = func._schema.name
+        if not self.found and name in _READING | _MOVING | _INDEXING and self._waits(name, args, output):
+            self.found = f"{name} makes the CPU wait for the device"
+        return output
+
+    def _waits(self, name: str, args: Any, output: Any) -> bool:
+        given = tensors_in(args)
+        if name in _MOVING:
+            return (
+                self._type in (types := {each.device.type for each in [*given, *tensors_in(output)]}) and len(types) > 1
+            )
+        there = any(each.device.type == self._type for each in given)
+        return there and (name in _READING or any(each.dtype in (torch.bool, torch.uint8) for each in given[1:]))
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [tensor for each in value for tensor in tensors_in(each)] if isinstance(value, tuple | list) else []
+
+
+class CudaRecorder:
+    """Its graphs share a pool of memory: only what a graph returns outlives its replay, and that is copied at once."""
+
+    def __init__(self, device: torch.device, stream: torch.cuda.Stream) -> None:
+        """``stream`` is where it records: one for all models, as libraries keep a workspace for each stream."""
+        self.bytes = 0
+        self._device = device
+        self._stream = stream
+        self._pool: Any = None
+        self._on_their_way: deque[torch.cuda.Event] = deque()
+
+    def try_out(self, run: Callable[[], Any]) -> tuple[Any, str]:
+        """Beside the stream that everything else runs on, so that the libraries are ready for recording there."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream), Waits("cuda") as waits:
+            output = run()
+        current.wait_stream(self._stream)
+        return mapped(output, torch.clone), waits.found
+
+    def record(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        graph = torch.cuda.CUDAGraph()
+        # the outer stream is set again if recording fails, which torch.cuda.graph leaves undone
+        with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.current_stream()):
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+            before = torch.cuda.memory_reserved()
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            try:
+                # other threads, which draw previews and save pictures, go on meanwhile
+                with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                    output = run()
+            except BaseException:
+                self._mend()
+                raise
+            self.bytes += max(0, torch.cuda.memory_reserved() - before)
+        return partial(self._replay, graph), output
+
+    def clear(self) -> None:
+        with torch.cuda.device(self._device):
+            torch.cuda.synchronize()
+            self._on_their_way.clear()
+            self._pool, self.bytes = None, 0
+            torch.cuda.empty_cache()
+
+    def _replay(self, graph: torch.cuda.CUDAGraph) -> None:
+        while len(self._on_their_way) >= AHEAD:
+            self._on_their_way.popleft().synchronize()
+        with torch.cuda.device(self._device):
+            graph.replay()
+            done = torch.cuda.Event(blocking=True)
+            done.record()
+        self._on_their_way.append(done)
+
+    def _mend(self) -> None:
+        """PyTorch before 2.12 takes a recording that failed for one that goes on: it would free no memory any more."""
+        pool, self._pool = self._pool, None
+        with suppress(Exception):
+            torch._C._cuda_endAllocateToPool(self._device.index, pool)
+            torch._C._cuda_releasePool(self._device.index, pool)
+        with suppress(Exception):  # one that succeeds puts the random generator right
+            whole = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(whole, stream=self._stream, capture_error_mode="thread_local"):
+                torch.zeros(1, device=self._device)
+
+
+def recorders(device: str) -> Callable[[], CudaRecorder]:
+    """Makes recorders for the models of one device."""
+    stream = torch.cuda.Stream(device)
+    return lambda: CudaRecorder(torch.device(device), stream)
