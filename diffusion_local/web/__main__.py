@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 
@@ -16,6 +17,8 @@ from diffusion_local import logs
 from diffusion_local.compose import open_studio
 from diffusion_local.errors import UserError
 from diffusion_local.settings import Settings, go_offline
+
+log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 0.5  # for answers that are under way; open event streams are cut then
 
@@ -48,6 +51,41 @@ class Server(uvicorn.Server):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), self.handle_exit)
         yield
+
+    async def startup(self, sockets: Any = None) -> None:
+        await draw_once(self.config.app)
+        await super().startup(sockets)
+
+
+async def draw_once(app: Any) -> None:
+    """The page for nobody, past all checks: FastAPI prepares its routes with the first request, Gradio its page, and
+    that second must not be the first visitor's."""
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/",
+        "raw_path": b"/",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+        "client": ("127.0.0.1", 0),
+        "server": ("127.0.0.1", 0),
+        "app": app,
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        pass
+
+    try:
+        await app.router(scope, receive, send)
+    except Exception:  # then the first visitor hears of it
+        log.warning("The page could not be drawn in advance.", exc_info=True)
 
 
 def serve(settings: Settings, supervised: bool = False) -> None:

@@ -36,14 +36,22 @@ def test_the_page_names_nobody_elses_addresses_in_its_head(client: TestClient) -
 
 
 def test_what_is_drawn_speaks_the_language_of_the_request(client: TestClient) -> None:
-    config = client.get("/config").json()
-    tick = next(d["id"] for d in config["dependencies"] if any(event == "tick" for _, event in d["targets"]))
-    count = len(config["dependencies"][tick]["inputs"])
-    body = {"data": ["", "create", *[""] * (count - 2)], "fn_index": tick, "session_hash": "test"}
+    body = {"seen": "", "tab": "create", "asked": []}
     for language, phrase in (("zh", "创作"), ("en", "Your pictures")):
-        answer = client.post("/gradio_api/run/predict", json=body, headers={"accept-language": language})
+        answer = client.post("/look", json=body, headers={"accept-language": language})
         with words.speaking(language):
-            assert words.say("create.invite") in str(answer.json()["data"]), phrase
+            assert words.say("create.invite") in answer.json()["parts"]["create"], phrase
+
+
+def test_the_page_is_packed_for_who_can_unpack_it(client: TestClient) -> None:
+    sizes = {}
+    for coding in ("gzip", "identity"):
+        with client.stream("GET", "/", headers={"accept-encoding": coding}) as answer:
+            sizes[coding] = len(b"".join(answer.iter_raw()))
+            assert answer.headers.get("content-encoding", "identity") == coding
+            assert int(answer.headers["content-length"]) == sizes[coding]
+            assert "Accept-Encoding" in answer.headers["vary"]
+    assert sizes["gzip"] < 120_000 < sizes["identity"] / 4
 
 
 def test_labels_of_components_are_there_in_both(client: TestClient) -> None:

@@ -1,5 +1,6 @@
 """The web process: it stays small, and stops at once whatever is still connected."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from fastapi.testclient import TestClient
 
+from diffusion_local.compose import House
 from diffusion_local.settings import PREFIX, Settings
 from tests.support import eventually
 from tests.web.conftest import free_port
@@ -91,3 +94,24 @@ def test_an_unreadable_home_is_said_in_one_line(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert ended.stderr.startswith("diffusion-local: ")
     assert "Traceback" not in ended.stderr
+
+
+def test_the_first_visitor_does_not_wait_for_the_routes(house: House) -> None:
+    from diffusion_local.web.__main__ import draw_once
+    from diffusion_local.web.app import create_app
+
+    app = create_app(house.studio, house.settings)
+    began = time.perf_counter()
+    asyncio.run(draw_once(app))
+    prepared = time.perf_counter() - began
+    client = TestClient(app, base_url="http://127.0.0.1:7860")
+    began = time.perf_counter()
+    assert client.get("/").status_code == 200
+    assert time.perf_counter() - began < prepared / 2
+
+
+def test_a_page_that_cannot_be_drawn_in_advance_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    from diffusion_local.web.__main__ import draw_once
+
+    asyncio.run(draw_once(object()))
+    assert "could not be drawn" in caplog.text

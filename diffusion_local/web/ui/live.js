@@ -1,200 +1,203 @@
-// Runs once for each gr.HTML of the page (element, trigger, props, watch come from Gradio).
-// Draws props.value, or what the last look has found (look.js), by patching what is there, matched by data-key, so that pictures do not flicker, a progress bar
-// glides and the keyboard focus stays; and turns clicks on [data-do] into one Gradio event.
-const root = element.querySelector(".live");
+// For each gr.HTML of the page, when it appears (element, trigger, props and watch come from Gradio).
+// Draws props.value, or what the last look has found (look.js), by patching what is there, matched by data-key, so that
+// pictures do not flicker, a progress bar glides and the keyboard focus stays; and turns clicks on [data-do] into one
+// Gradio event.
+window.diffusionLocalLive = (element, trigger, props, watch) => {
+  const root = element.querySelector(".live");
 
-function children(old, fresh) {
-  const keyed = new Map();
-  for (const node of old.childNodes) if (node.dataset?.key) keyed.set(node.dataset.key, node);
-  const kept = new Set();
-  let at = old.firstChild;
-  for (const node of [...fresh.childNodes]) {
-    const key = node.dataset?.key;
-    let match = key ? keyed.get(key) : null;
-    if (!key && at && at.nodeName === node.nodeName && !at.dataset?.key) match = at;
-    if (match && match.nodeName === node.nodeName && !kept.has(match)) {
-      if (match === at) at = at.nextSibling;
-      else old.insertBefore(match, at);
-      patch(match, node);
-      kept.add(match);
-    } else {
-      old.insertBefore(node, at);
-      kept.add(node);
+  function children(old, fresh) {
+    const keyed = new Map();
+    for (const node of old.childNodes) if (node.dataset?.key) keyed.set(node.dataset.key, node);
+    const kept = new Set();
+    let at = old.firstChild;
+    for (const node of [...fresh.childNodes]) {
+      const key = node.dataset?.key;
+      let match = key ? keyed.get(key) : null;
+      if (!key && at && at.nodeName === node.nodeName && !at.dataset?.key) match = at;
+      if (match && match.nodeName === node.nodeName && !kept.has(match)) {
+        if (match === at) at = at.nextSibling;
+        else old.insertBefore(match, at);
+        patch(match, node);
+        kept.add(match);
+      } else {
+        old.insertBefore(node, at);
+        kept.add(node);
+      }
+    }
+    for (const node of [...old.childNodes]) if (!kept.has(node)) node.remove();
+  }
+
+  const OURS = new Set(["open", "data-above"]); // of a <details>: set here, not by the server
+  function patch(old, fresh) {
+    if (old.nodeType !== Node.ELEMENT_NODE) {
+      if (old.textContent !== fresh.textContent) old.textContent = fresh.textContent;
+      return;
+    }
+    if (old.dataset.picked !== undefined) return; // the bar of a selection is written here
+    for (const { name } of [...old.attributes]) {
+      if (OURS.has(name) && old.nodeName === "DETAILS") continue;
+      if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+    }
+    for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    children(old, fresh);
+  }
+
+  // The server does not know the reader's time zone.
+  const CLOCK = { hour: "numeric", minute: "2-digit" };
+  const EXACT = { ...CLOCK, second: "2-digit" };
+  function localTimes(tree) {
+    const language = document.documentElement.lang || [];
+    for (const time of tree.querySelectorAll("time[datetime]")) {
+      const moment = new Date(time.dateTime);
+      if (Number.isNaN(moment.valueOf())) continue;
+      const exact = time.dataset.exact !== undefined;
+      const today = moment.toDateString() === new Date().toDateString();
+      time.textContent = today
+        ? moment.toLocaleTimeString(language, exact ? EXACT : CLOCK)
+        : moment.toLocaleString(language, { dateStyle: "medium", timeStyle: exact ? "medium" : "short" });
     }
   }
-  for (const node of [...old.childNodes]) if (!kept.has(node)) node.remove();
-}
 
-const OURS = new Set(["open", "data-above"]); // of a <details>: set here, not by the server
-function patch(old, fresh) {
-  if (old.nodeType !== Node.ELEMENT_NODE) {
-    if (old.textContent !== fresh.textContent) old.textContent = fresh.textContent;
-    return;
+  // Ticked rows. They live here, and survive a redraw; those whose row is gone are forgotten.
+  const picked = new Set();
+  function showPicked() {
+    const boxes = [...root.querySelectorAll("[data-pick]")];
+    const there = new Set(boxes.map((box) => box.dataset.pick));
+    for (const id of picked) if (!there.has(id)) picked.delete(id);
+    for (const box of boxes) box.checked = picked.has(box.dataset.pick);
+    const bar = root.querySelector("[data-picked]");
+    if (!bar) return;
+    bar.hidden = picked.size === 0;
+    const count = bar.querySelector(".count");
+    count.textContent = picked.size ? count.dataset.words.replace("{}", picked.size) : "";
   }
-  if (old.dataset.picked !== undefined) return; // the bar of a selection is written here
-  for (const { name } of [...old.attributes]) {
-    if (OURS.has(name) && old.nodeName === "DETAILS") continue;
-    if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+
+  let before = null; // what had the focus when a dialog opened
+  function draw(html) {
+    const fresh = document.createElement("div");
+    fresh.innerHTML = html ?? "";
+    localTimes(fresh);
+    const hadDialog = root.querySelector("[role=dialog]");
+    const active = document.activeElement;
+    children(root, fresh);
+    showPicked();
+    // A row that moved has lost the focus.
+    if (active && active !== document.activeElement && root.contains(active)) active.focus({ preventScroll: true });
+    const dialog = root.querySelector("[role=dialog]");
+    if (dialog && !hadDialog) {
+      before = active;
+      dialog.querySelector("[data-first]")?.focus({ preventScroll: true });
+    } else if (!dialog && hadDialog) {
+      before?.focus?.();
+    }
   }
-  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
-  children(old, fresh);
-}
 
-// The server does not know the reader's time zone.
-const CLOCK = { hour: "numeric", minute: "2-digit" };
-const EXACT = { ...CLOCK, second: "2-digit" };
-function localTimes(tree) {
-  const language = document.documentElement.lang || [];
-  for (const time of tree.querySelectorAll("time[datetime]")) {
-    const moment = new Date(time.dateTime);
-    if (Number.isNaN(moment.valueOf())) continue;
-    const exact = time.dataset.exact !== undefined;
-    const today = moment.toDateString() === new Date().toDateString();
-    time.textContent = today
-      ? moment.toLocaleTimeString(language, exact ? EXACT : CLOCK)
-      : moment.toLocaleString(language, { dateStyle: "medium", timeStyle: exact ? "medium" : "short" });
+  function act(target) {
+    const { do: verb, id = "", sure, many, stay, ask, answer } = target.dataset;
+    if (sure && !window.confirm(sure)) return;
+    const line = ask && window.prompt(ask, answer); // what is typed goes behind the id
+    if (ask && !line?.trim()) return;
+    const named = many === undefined ? id : [id, ...picked].filter(Boolean).join(" ");
+    const form = target.closest("[data-fields]"); // and so does what its form says
+    const said = ask ? line.trim() : form && new URLSearchParams(new FormData(form)).toString();
+    trigger("click", { do: verb, id: said ? `${named}\n${said}` : named });
+    const menu = target.closest("details.menu");
+    if (menu && stay === undefined) shut(menu);
   }
-}
 
-// Ticked rows. They live here, and survive a redraw; those whose row is gone are forgotten.
-const picked = new Set();
-function showPicked() {
-  const boxes = [...root.querySelectorAll("[data-pick]")];
-  const there = new Set(boxes.map((box) => box.dataset.pick));
-  for (const id of picked) if (!there.has(id)) picked.delete(id);
-  for (const box of boxes) box.checked = picked.has(box.dataset.pick);
-  const bar = root.querySelector("[data-picked]");
-  if (!bar) return;
-  bar.hidden = picked.size === 0;
-  const count = bar.querySelector(".count");
-  count.textContent = picked.size ? count.dataset.words.replace("{}", picked.size) : "";
-}
-
-let before = null; // what had the focus when a dialog opened
-function draw(html) {
-  const fresh = document.createElement("div");
-  fresh.innerHTML = html ?? "";
-  localTimes(fresh);
-  const hadDialog = root.querySelector("[role=dialog]");
-  const active = document.activeElement;
-  children(root, fresh);
-  showPicked();
-  // A row that moved has lost the focus.
-  if (active && active !== document.activeElement && root.contains(active)) active.focus({ preventScroll: true });
-  const dialog = root.querySelector("[role=dialog]");
-  if (dialog && !hadDialog) {
-    before = active;
-    dialog.querySelector("[data-first]")?.focus({ preventScroll: true });
-  } else if (!dialog && hadDialog) {
-    before?.focus?.();
+  // Menus: one at a time; closed by a choice, by Escape and by a click elsewhere; arrow keys walk.
+  const openMenus = () => root.querySelectorAll("details.menu[open]");
+  function shut(menu) {
+    const inside = menu.contains(document.activeElement);
+    menu.open = false;
+    if (inside) menu.querySelector("summary").focus({ preventScroll: true });
   }
-}
-
-function act(target) {
-  const { do: verb, id = "", sure, many, stay, ask, answer } = target.dataset;
-  if (sure && !window.confirm(sure)) return;
-  const line = ask && window.prompt(ask, answer); // what is typed goes behind the id
-  if (ask && !line?.trim()) return;
-  const named = many === undefined ? id : [id, ...picked].filter(Boolean).join(" ");
-  const form = target.closest("[data-fields]"); // and so does what its form says
-  const said = ask ? line.trim() : form && new URLSearchParams(new FormData(form)).toString();
-  trigger("click", { do: verb, id: said ? `${named}\n${said}` : named });
-  const menu = target.closest("details.menu");
-  if (menu && stay === undefined) shut(menu);
-}
-
-// Menus: one at a time; closed by a choice, by Escape and by a click elsewhere; arrow keys walk.
-const openMenus = () => root.querySelectorAll("details.menu[open]");
-function shut(menu) {
-  const inside = menu.contains(document.activeElement);
-  menu.open = false;
-  if (inside) menu.querySelector("summary").focus({ preventScroll: true });
-}
-root.addEventListener("toggle", ({ target }) => {
-  if (!target.open || !target.matches("details.menu")) return;
-  for (const menu of openMenus()) if (menu !== target) menu.open = false;
-  delete target.dataset.above;
-  if (target.querySelector(".items").getBoundingClientRect().bottom > window.innerHeight) target.dataset.above = "";
-}, true);
-document.addEventListener("click", (event) => {
-  for (const menu of openMenus()) if (!menu.contains(event.target)) menu.open = false;
-});
-function menuKey(event) {
-  const [menu] = openMenus();
-  if (!menu) return false;
-  if (event.key === "Escape") {
-    shut(menu);
+  root.addEventListener("toggle", ({ target }) => {
+    if (!target.open || !target.matches("details.menu")) return;
+    for (const menu of openMenus()) if (menu !== target) menu.open = false;
+    delete target.dataset.above;
+    if (target.querySelector(".items").getBoundingClientRect().bottom > window.innerHeight) target.dataset.above = "";
+  }, true);
+  document.addEventListener("click", (event) => {
+    for (const menu of openMenus()) if (!menu.contains(event.target)) menu.open = false;
+  });
+  function menuKey(event) {
+    const [menu] = openMenus();
+    if (!menu) return false;
+    if (event.key === "Escape") {
+      shut(menu);
+      return true;
+    }
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (!step || !menu.contains(document.activeElement)) return false;
+    const items = [...menu.querySelectorAll(".items :is(button, a)")];
+    const at = items.indexOf(document.activeElement);
+    items[at < 0 ? (step > 0 ? 0 : items.length - 1) : (at + step + items.length) % items.length].focus();
+    event.preventDefault();
     return true;
   }
-  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-  if (!step || !menu.contains(document.activeElement)) return false;
-  const items = [...menu.querySelectorAll(".items :is(button, a)")];
-  const at = items.indexOf(document.activeElement);
-  items[at < 0 ? (step > 0 ? 0 : items.length - 1) : (at + step + items.length) % items.length].focus();
-  event.preventDefault();
-  return true;
-}
 
-function unpick() {
-  const mode = root.querySelector(".selecting input");
-  if (mode) mode.checked = false;
-  picked.clear();
-  showPicked();
-}
-
-element.addEventListener("change", ({ target }) => {
-  if (target.closest(".selecting") && !target.checked) unpick();
-  if (target.dataset?.set && target.reportValidity()) // a control of its own: its value goes behind the id
-    trigger("click", { do: target.dataset.set, id: `${target.dataset.id}\n${target.value}` });
-  const id = target.dataset?.pick;
-  if (!id) return;
-  if (target.checked) picked.add(id);
-  else picked.delete(id);
-  showPicked();
-});
-
-element.addEventListener("keydown", (event) => { // Enter in a form of ours
-  if (event.key !== "Enter" || !event.target.matches("[data-fields] input")) return;
-  event.preventDefault();
-  act(event.target.closest("form").querySelector("[data-do]"));
-});
-
-element.addEventListener("click", (event) => {
-  const left = event.target.closest(".menu a, .menu [data-file]");
-  if (left) shut(left.closest("details.menu"));
-  if (event.target.closest("[data-unpick]")) {
-    unpick();
-    return;
+  function unpick() {
+    const mode = root.querySelector(".selecting input");
+    if (mode) mode.checked = false;
+    picked.clear();
+    showPicked();
   }
-  const elsewhere = event.target.closest("[data-href]"); // an address for the ticked ones
-  if (elsewhere) window.location.href = elsewhere.dataset.href + [...picked].join(",");
-  const target = event.target.closest("[data-do]");
-  if (!target || !root.contains(target)) return;
-  if (event.ctrlKey || event.metaKey || event.shiftKey) return; // a picture's link opens in a new tab
-  if (target.dataset.self !== undefined && event.target !== target) return; // a backdrop, not what is on it
-  event.preventDefault();
-  act(target);
-});
 
-document.addEventListener("keydown", (event) => {
-  if (menuKey(event)) return;
-  const dialog = root.querySelector("[role=dialog]");
-  if (!dialog) return;
-  if (event.key === "Escape") act(dialog.querySelector("[data-first]"));
-  if (event.key === "Tab") {
-    const stops = [...dialog.querySelectorAll("a[href], button:not([disabled]), summary, input, select")];
-    const edge = event.shiftKey ? stops[0] : stops.at(-1);
-    if (document.activeElement === edge) {
-      event.preventDefault();
-      (event.shiftKey ? stops.at(-1) : stops[0]).focus();
+  element.addEventListener("change", ({ target }) => {
+    if (target.closest(".selecting") && !target.checked) unpick();
+    if (target.dataset?.set && target.reportValidity()) // a control of its own: its value goes behind the id
+      trigger("click", { do: target.dataset.set, id: `${target.dataset.id}\n${target.value}` });
+    const id = target.dataset?.pick;
+    if (!id) return;
+    if (target.checked) picked.add(id);
+    else picked.delete(id);
+    showPicked();
+  });
+
+  element.addEventListener("keydown", (event) => { // Enter in a form of ours
+    if (event.key !== "Enter" || !event.target.matches("[data-fields] input")) return;
+    event.preventDefault();
+    act(event.target.closest("form").querySelector("[data-do]"));
+  });
+
+  element.addEventListener("click", (event) => {
+    const left = event.target.closest(".menu a, .menu [data-file]");
+    if (left) shut(left.closest("details.menu"));
+    if (event.target.closest("[data-unpick]")) {
+      unpick();
+      return;
     }
-  }
-});
+    const elsewhere = event.target.closest("[data-href]"); // an address for the ticked ones
+    if (elsewhere) window.location.href = elsewhere.dataset.href + [...picked].join(",");
+    const target = event.target.closest("[data-do]");
+    if (!target || !root.contains(target)) return;
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return; // a picture's link opens in a new tab
+    if (target.dataset.self !== undefined && event.target !== target) return; // a backdrop, not what is on it
+    event.preventDefault();
+    act(target);
+  });
 
-watch("value", () => draw(props.value));
-const looks = window.diffusionLocalLook;
-const name = element.closest(".block.live-part").id;
-document.addEventListener("diffusion-local:drawn", ({ detail }) => {
-  if (name in detail && element.isConnected) draw(detail[name]);
-});
-draw(looks.drawn[name] ?? props.value);
+  document.addEventListener("keydown", (event) => {
+    if (menuKey(event)) return;
+    const dialog = root.querySelector("[role=dialog]");
+    if (!dialog) return;
+    if (event.key === "Escape") act(dialog.querySelector("[data-first]"));
+    if (event.key === "Tab") {
+      const stops = [...dialog.querySelectorAll("a[href], button:not([disabled]), summary, input, select")];
+      const edge = event.shiftKey ? stops[0] : stops.at(-1);
+      if (document.activeElement === edge) {
+        event.preventDefault();
+        (event.shiftKey ? stops.at(-1) : stops[0]).focus();
+      }
+    }
+  });
+
+  watch("value", () => draw(props.value));
+  const looks = window.diffusionLocalLook;
+  const name = element.closest(".block.live-part").id;
+  document.addEventListener("diffusion-local:drawn", ({ detail }) => {
+    if (name in detail && element.isConnected) draw(detail[name]);
+  });
+  draw(looks.drawn[name] ?? props.value);
+};

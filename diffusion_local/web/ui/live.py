@@ -3,7 +3,6 @@
 import functools
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -15,7 +14,8 @@ T = TypeVar("T")
 #: How every handler of the page is wired: past Gradio's queue, without its progress veil, not part of the API.
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
-SCRIPT = (Path(__file__).parent / "live.js").read_text(encoding="utf-8")
+#: What it is made of is there once for all parts: live.js.
+SCRIPT = "diffusionLocalLive(element, trigger, props, watch)"
 
 
 def live(elem_id: str, value: str = "") -> gr.HTML:
