@@ -19,6 +19,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.web.access import SESSION, cookie_name
 from diffusion_local.web.account import pages
 from diffusion_local.web.refusals import NEVER, headers_of, status_of
+from diffusion_local.web.ui import view
 from diffusion_local.web.ui.words import say
 
 MOST_BYTES = 8192
@@ -90,7 +91,7 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
         try:
             more = await anyio.to_thread.run_sync(change, fields, limiter=hashing)
         except UserError as error:
-            problem, status = error.message, status_of(error)
+            problem, status = view.problem(error), status_of(error)
             return await anyio.to_thread.run_sync(lambda: shown(request, status, problem=problem))
         if more is None:
             return RedirectResponse(f"{root_of(request)}/account", 303, headers=NEVER)

@@ -111,21 +111,24 @@ def of_script() -> dict[str, str]:
 
 @cache
 def patterns() -> list[tuple[re.Pattern[str], str]]:
-    """Sentences of errors as (pattern of the English one, key)."""
+    """Sentences of errors as (pattern of the English one, key); the one with the most words of its own comes first."""
     found = []
     for key, said in phrases().items():
-        if key.startswith("errors."):
+        if key.startswith("errors"):  # errors.toml, errors_queue.toml, …
             # re.escape leaves letters and underscores alone, so a slot is still to be seen
             pattern = SLOT.sub(r"(?P<\1>.+?)", re.escape(said[FIRST]))
             found.append((re.compile(pattern, re.DOTALL), key))
-    return found
+    return sorted(found, key=lambda each: -len(SLOT.sub("", re.escape(phrases()[each[1]][FIRST]))))
 
 
 def retell(sentence: str) -> str:
-    """A sentence of the program (an error, a warning), in the language of this request if ``errors.toml`` knows it."""
+    """A sentence of the program (an error, a warning), in the language of this request if ``errors*.toml`` know it.
+
+    What fills its slots may be such a sentence, too.
+    """
     if language() == FIRST:
         return sentence
     for pattern, key in patterns():
         if found := pattern.fullmatch(sentence):
-            return phrases()[key][language()].format(**found.groupdict())
+            return phrases()[key][language()].format(**{name: retell(told) for name, told in found.groupdict().items()})
     return sentence

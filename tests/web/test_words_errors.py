@@ -1,0 +1,107 @@
+"""What the program says when something is wrong: each sentence that may reach the page is known in Chinese."""
+
+import ast
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import diffusion_local
+from diffusion_local import errors
+from diffusion_local.settings import Settings
+from diffusion_local.web.ui import words
+
+PACKAGE = Path(diffusion_local.__file__).parent
+#: Said in a terminal or to programs, never on the page.
+ELSEWHERE = (
+    "cli/", "remote/", "supervisor.py", "worker/slots.py", "tls.py", "network.py", "web/api/", "web/guard.py",
+    "web/proxies.py", "web/looks.py",
+)  # fmt: skip
+#: Sentences of other files, by what they begin with.
+NOT_SHOWN = ("Others can reach this server", "⟨x⟩ exists already; name a new file")
+#: What is left of a sentence that needs no translation: names and values, or what another sentence says.
+NAMES = ("", "mustbe", "Python", "configtoml")
+#: Words of the doctor that the page puts together itself (view_settings.title_of).
+TITLES = ("device ⟨x⟩", "model ⟨x⟩", "worker ⟨x⟩", "⟨x⟩, process ⟨x⟩, seen ⟨x⟩")
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+def kinds() -> set[str]:
+    """Names of all classes of errors, and of what tells of a failure."""
+    found = {name for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, Exception)}
+    for path in PACKAGE.rglob("*.py"):
+        classes = re.findall(r"^class (\w+)\((\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        found |= {name for name, base in classes if base in found}
+    return found | {"Failure", "Finding"}
+
+
+def said(node: ast.expr) -> str:
+    """A literal text, with ⟨x⟩ for each value; nothing for all else."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(said(part) or "⟨x⟩" for part in parts)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return said(left) + said(right)
+    return ""
+
+
+def calls() -> Iterator[tuple[str, ast.Call]]:
+    names = kinds()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        where = path.relative_to(PACKAGE).as_posix()
+        if where.startswith(ELSEWHERE):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in names:
+                yield f"{where}:{node.lineno}", node
+
+
+def sentences() -> Iterator[tuple[str, str]]:
+    for where, call in calls():
+        for told in map(said, [*call.args, *(each.value for each in call.keywords)]):
+            own = re.sub(r"⟨x⟩|\(got ⟨x⟩(x⟨x⟩)?\)\.?|[^\w]", "", told)
+            if " " in told and own not in NAMES and not told.startswith(NOT_SHOWN) and told not in TITLES:
+                yield where, told
+
+
+def test_there_is_something_to_hold() -> None:
+    assert len(list(sentences())) > 200
+
+
+def test_every_sentence_is_known_in_chinese() -> None:
+    with words.speaking("zh"):
+        unknown = [f"{where} {told}" for where, told in sentences() if not CHINESE.search(words.retell(told))]
+    assert unknown == []
+
+
+def test_every_field_that_can_be_wrong_has_a_name() -> None:
+    fields = {
+        (where.partition(":")[0], call.args[0].value)
+        for where, call in calls()
+        if getattr(call.func, "id", "") == "InvalidParams" and isinstance(call.args[0], ast.Constant)
+    }
+    own = {each.name for each in dataclasses.fields(Settings)} | {"config.toml"}  # named as in that file
+    assert {each for each in fields if each[1] not in own and not words.known(f"common.{each[1]}")} == set()
+
+
+@pytest.mark.parametrize("error", sorted(kinds() & set(vars(errors))))
+def test_every_kind_of_failure_has_a_name_and_a_sentence(error: str) -> None:
+    kind = getattr(errors, error)
+    if not issubclass(kind, errors.EngineError):
+        return
+    assert words.known(f"errors.kind_{kind.kind}")
+    with words.speaking("zh"):
+        assert CHINESE.search(words.retell(kind().message))
+
+
+def test_what_fills_a_sentence_is_told_too() -> None:
+    with words.speaking("zh"):
+        told = words.retell("wildcards/colour.txt: line 3 has a choice whose options all have the weight 0.")
+        assert told == "wildcards/colour.txt：第 3 行有一个任选项的所有权重都是 0。"
+        assert words.retell(
+            "Model 'a' cannot be loaded. a.ckpt is damaged: it is not a safetensors file. Copy or download it again."
+        ) == ("无法加载模型 'a'。a.ckpt 已损坏：不是 safetensors 文件。请重新复制或下载。")
