@@ -85,8 +85,11 @@ FAMILIES: dict[str, Limits] = {
     "sdxl": Limits(),
     "sd3": Limits(multiple=16),
     "flux": Limits(multiple=16),
+    "flux2": Limits(multiple=16),
     "z_image": Limits(multiple=16),
     "sana": Limits(multiple=32),
+    "sana_sprint": Limits(multiple=32),
+    "pixart": Limits(multiple=16),
 }
 STARTER_DEFAULTS = Defaults(256, 256, 12, 3.5)  # as measured: see assets/starter/README.md
 STARTER_LIMITS = Limits(min_size=128, max_size=512, max_pixels=512 * 512, max_steps=100)
@@ -217,8 +220,7 @@ def described(entry: Entry) -> Model:
     known = closest(found.architecture, found.hub_id, entry.id, found.title)
     state, problem = found.state, found.problem
     if not problem and found.family not in FAMILIES:
-        title = known.title if known else found.family
-        state, problem = UNSUPPORTED, f"{title} is of a family that this version cannot run."
+        state, problem = UNSUPPORTED, folders.NOT_YET.get(found.family, f"{found.family} is not supported yet.")
     spacing = {"timestep_spacing": known.spacing} if known and known.spacing and entry.is_file else {}
     return Model(
         id=entry.id,

@@ -33,6 +33,7 @@ SAMPLERS = (
     "DDIM",
     "DDPM",
     "LCM",
+    "SCM",
 )
 #: Spacings of the noise levels, as A1111 names them.
 SCHEDULES = ("Automatic", "Uniform", "SGM Uniform", "Karras", "Exponential")
@@ -42,6 +43,9 @@ SIGMA_SCHEDULES = ("Karras", "Exponential")
 #: Families trained by flow matching, and the samplers for them.
 FLOW_FAMILIES = frozenset({"sd3", "flux", "flux2", "z_image", "sana"})
 FLOW_SAMPLERS = ("Euler", "DPM++ 2M", "UniPC")
+#: Families distilled into a few steps of one sampler.
+SCM_FAMILIES = frozenset({"sana_sprint"})
+SCM_SAMPLERS = ("SCM",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,9 @@ def one_of(field: str, name: Any, known: tuple[str, ...]) -> str:
 
 
 def samplers_of(family: str) -> tuple[str, ...]:
-    return FLOW_SAMPLERS if family in FLOW_FAMILIES else SAMPLERS
+    if family in SCM_FAMILIES:
+        return SCM_SAMPLERS
+    return FLOW_SAMPLERS if family in FLOW_FAMILIES else tuple(each for each in SAMPLERS if each not in SCM_SAMPLERS)
 
 
 def check_sampler(name: Any, family: str = "") -> str:
@@ -152,6 +158,8 @@ def check_sampler(name: Any, family: str = "") -> str:
 
 
 def schedules_of(sampler: str, family: str = "") -> tuple[str, ...]:
+    if family in SCM_FAMILIES:
+        return SCHEDULES[:1]
     flows = family in FLOW_FAMILIES
     sigmas = sampler == "Euler" if flows else sampler in SPACED  # DPM++ 2M runs out of range with flows and Karras
     return tuple(

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from diffusion_local.catalog import MAX_PROMPT_CHARS, MAX_SEED, SAMPLERS, Catalog, count_tokens, prompt_warnings
+from diffusion_local.catalog import MAX_PROMPT_CHARS, MAX_SEED, Catalog, count_tokens, prompt_warnings
+from diffusion_local.checks import check_sampler, check_schedule, samplers_of
 from diffusion_local.domain import Params
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.settings import Settings
+from tests.models.files import write_header
 
 
 @pytest.fixture
@@ -136,9 +138,30 @@ def test_the_pixels_of_a_picture_have_a_limit_of_their_own(catalog: Catalog, set
         catalog.complete("x", {"seed": 1, "model": "mine", "width": 2056, "height": 2048})
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", samplers_of("sd"))
 def test_a_sampler_is_known_however_it_is_written(catalog: Catalog, name: str) -> None:
     assert catalog.complete("x", {"seed": 1, "sampler": name.upper()}).sampler == name
+
+
+def test_a_family_has_samplers_of_its_own() -> None:
+    assert samplers_of("sana_sprint") == ("SCM",)
+    assert "SCM" not in samplers_of("sd") + samplers_of("flux")
+    with pytest.raises(InvalidParams, match="must be one of SCM"):
+        check_sampler("Euler", "sana_sprint")
+    with pytest.raises(InvalidParams, match="schedule"):
+        check_schedule("Karras", "SCM", "sana_sprint")
+
+
+@pytest.mark.parametrize(("pipeline", "words"), [("Flux2Pipeline", "FLUX.2 klein is"), ("ChromaPipeline", "schnell")])
+def test_a_family_that_is_not_run_says_what_to_take_instead(
+    catalog: Catalog, settings: Settings, pipeline: str, words: str
+) -> None:
+    folder = model_folder(settings, "mine", {"_class_name": pipeline}, weights=False)
+    write_header(folder / "transformer/diffusion_pytorch_model.safetensors", {"x": (2, 2)})
+    model = catalog.get("mine")
+    assert (model.state, model.ready) == ("unsupported", False)
+    assert "is not supported yet" in model.problem
+    assert words in model.problem
 
 
 def test_a_prompt_past_the_encoders_limit_is_reported_with_both_numbers(catalog: Catalog) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from diffusion_local import actor
 from diffusion_local.actor import Role
+from diffusion_local.catalog import FAMILIES
 from diffusion_local.compose import House, open_house
 from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound
 from diffusion_local.library import Library
@@ -181,11 +182,12 @@ def test_digests_step_aside_for_downloads(library: Library, house: House) -> Non
 
 
 def test_the_curated_list_is_sound() -> None:
-    from diffusion_local.checks import SAMPLERS, Limits
+    from diffusion_local.checks import Limits, samplers_of
 
     limits = Limits()
     for each in known_models():
-        assert each.sampler in SAMPLERS
+        assert each.sampler in samplers_of(each.family)
+        assert not each.id or each.family in FAMILIES
         assert each.source.startswith("https://huggingface.co/")
         assert limits.min_size <= each.width <= limits.max_size
         assert 1 <= each.steps <= limits.max_steps

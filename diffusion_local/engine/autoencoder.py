@@ -17,7 +17,7 @@ def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     encoded = vae.encode(pixels.to(vae.dtype))
     latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
     mean, std = _statistics(vae, latents)
-    return (latents - mean) / std * vae.config.scaling_factor
+    return (latents - mean) / std * _scale(vae)
 
 
 def encode_safely(vae: Any, run: Callable[[], torch.Tensor], in_fp32: Callable[[], None]) -> tuple[torch.Tensor, str]:
@@ -44,7 +44,7 @@ def decode(vae: Any, latents: torch.Tensor, in_fp32: Callable[[], None]) -> tupl
             "the setting precision = fp32."
         )
     mean, std = _statistics(vae, latents)
-    latents = latents / vae.config.scaling_factor * std + mean
+    latents = latents / _scale(vae) * std + mean
     pixels, said = _decode(vae, latents), ""
     problem = _unusable(pixels)
     if problem and vae.dtype != torch.float32:
@@ -69,6 +69,10 @@ def _decode(vae: Any, latents: torch.Tensor) -> torch.Tensor | None:
 
 def _unusable(pixels: torch.Tensor | None) -> str:
     return "no numbers" if pixels is None else "" if pixels.any() else "a black picture"
+
+
+def _scale(vae: Any) -> float:
+    return getattr(vae.config, "scaling_factor", None) or 1.0  # FLUX.2's has none
 
 
 def _statistics(vae: Any, latents: torch.Tensor) -> tuple[Any, Any]:

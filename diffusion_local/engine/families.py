@@ -9,7 +9,7 @@ from typing import Any
 import diffusers
 import torch
 
-from diffusion_local.engine import flow_families, prompts
+from diffusion_local.engine import flow_families, pixart, prompts
 from diffusion_local.engine.family import Conditioning, Family, Parts
 
 
@@ -122,5 +122,6 @@ FAMILIES = {
         scales_start=True,
         inpainting=lambda pipe: diffusers.StableDiffusionXLInpaintPipeline(**pipe.components, add_watermarker=False),
     ),
+    "pixart": pixart.FAMILY,
     **flow_families.FAMILIES,
 }

@@ -14,6 +14,12 @@ from diffusion_local.engine import autoencoder
 Parts = dict[str, Any]
 #: Arguments of a pipeline call that carry the prompt.
 Conditioning = dict[str, Any]
+#: Latents to latents.
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+def unchanged(latents: torch.Tensor) -> torch.Tensor:
+    return latents
 
 
 def sized_and_guided(params: Params) -> dict[str, Any]:
@@ -26,19 +32,28 @@ class Family:
 
     ``embed(pipe, prompt, negative, clip_skip)`` gives what it is to draw; ``negative`` is None without classifier-free
     guidance: ``guided(pipe, guidance)`` says whether there is. ``shape(pipe, width, height)`` is that of the latents,
-    1 x C x h x w; a pipeline may want them in another order, which ``pack(pipe, latents)`` gives and
-    ``unpack(latents, width, height, scale)`` takes back, from plain numbers (``scale``: pixels of a latent's side), so
-    that a preview keeps no model. ``scales_start``: it multiplies the latents it is given by the
-    scheduler's ``init_noise_sigma``. ``encode(pipe, pixels)`` gives latents; ``call(params)`` further arguments;
-    ``inpainting(pipe)`` the pipeline for a UNet that reads a mask.
+    1 x C x h x w, which ``encode(pipe, pixels)`` gives of a picture.
+
+    A pipeline may want latents otherwise: ``start(pipe, latents)`` is what it is handed (``scales_start``: it
+    multiplies that by the scheduler's ``init_noise_sigma``), ``pack(pipe, latents)`` how they are between its steps.
+    The rest gives functions that keep no model, as a preview may wait in a thread: ``unpack(pipe, width, height)``
+    takes the packing back, ``plain(pipe)`` makes latents as the VAE has them, and ``end(pipe, width, height)`` those
+    that the pipeline hands out.
+
+    ``call(params)`` gives further arguments; ``run(pipe)`` what is called with all of them; ``inpainting(pipe)`` the
+    pipeline for a UNet that reads a mask.
     """
 
     load: Callable[[Path, torch.dtype, Parts], Any]
     embed: Callable[[Any, str, str | None, int], Conditioning]
     guided: Callable[[Any, float], bool]
     shape: Callable[[Any, int, int], tuple[int, ...]]
+    start: Callable[[Any, torch.Tensor], torch.Tensor] = lambda pipe, latents: latents
     pack: Callable[[Any, torch.Tensor], torch.Tensor] = lambda pipe, latents: latents
-    unpack: Callable[[torch.Tensor, int, int, int], torch.Tensor] = lambda latents, width, height, scale: latents
+    unpack: Callable[[Any, int, int], Change] = lambda pipe, width, height: unchanged
+    end: Callable[[Any, int, int], Change] = lambda pipe, width, height: unchanged
+    plain: Callable[[Any], Change] = lambda pipe: unchanged
+    run: Callable[[Any], Callable[..., Any]] = lambda pipe: pipe
     call: Callable[[Params], dict[str, Any]] = sized_and_guided
     encode: Callable[[Any, torch.Tensor], torch.Tensor] = lambda pipe, pixels: autoencoder.encode(pipe.vae, pixels)
     latents_dtype: torch.dtype | None = None

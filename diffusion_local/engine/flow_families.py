@@ -1,4 +1,4 @@
-"""Families whose denoiser is a transformer trained by flow matching: SD3, FLUX.1, Z-Image, Sana.
+"""Families whose denoiser is a transformer trained by flow matching: SD3, FLUX.1 and 2, Z-Image, Sana and its Sprint.
 
 Their pipelines take latents as they are, without the scale of a first sigma.
 """
@@ -12,18 +12,23 @@ import diffusers
 import torch
 
 from diffusion_local.domain import Params
-from diffusion_local.engine.family import Conditioning, Family, Parts, sized_and_guided
+from diffusion_local.engine import autoencoder
+from diffusion_local.engine.family import Change, Conditioning, Family, Parts, sized_and_guided
 
 
 def loads(pipeline: Any) -> Any:
     def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        left_out = {name: None for name, spec in index.items() if isinstance(spec, list) and spec[0] is None}
+        left_out = {name: None for name, spec in index_of(folder).items() if isinstance(spec, list) and spec[0] is None}
         return pipeline.from_pretrained(
             folder, **left_out | parts, dtype=dtype, local_files_only=True, use_safetensors=True
         )
 
     return load
+
+
+def index_of(folder: Path) -> dict[str, Any]:
+    index: dict[str, Any] = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    return index
 
 
 def guided(pipe: Any, guidance: float) -> bool:
@@ -79,9 +84,9 @@ def pack_flux(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
     return packed
 
 
-def unpack_flux(latents: torch.Tensor, width: int, height: int, scale: int) -> torch.Tensor:
-    spread: torch.Tensor = diffusers.FluxPipeline._unpack_latents(latents, height, width, scale)
-    return spread
+def unpack_flux(pipe: Any, width: int, height: int) -> Change:
+    spread, scale = type(pipe)._unpack_latents, pipe.vae_scale_factor
+    return lambda latents: spread(latents, height, width, scale)
 
 
 def embed_z_image(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
@@ -112,6 +117,73 @@ def embed_sana(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> 
     }
 
 
+def embed_sprint(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
+    instruction = inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"].default
+    positive, mask = pipe.encode_prompt(prompt, device=pipe._execution_device, complex_human_instruction=instruction)
+    return {"prompt_embeds": positive, "prompt_attention_mask": mask}
+
+
+def call_sprint(params: Params) -> dict[str, Any]:
+    """The angle between its two steps is its own; any other number of them is spread evenly."""
+    return call_sana(params) | ({} if params.steps == 2 else {"intermediate_timesteps": None})
+
+
+def pack_sprint(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
+    scaled: torch.Tensor = latents * pipe.scheduler.config.sigma_data
+    return scaled
+
+
+def unpack_sprint(pipe: Any, width: int, height: int) -> Change:
+    sigma = pipe.scheduler.config.sigma_data
+    return lambda latents: latents / sigma
+
+
+def guided_flux2(pipe: Any, guidance: float) -> bool:
+    return guidance > 1 and not pipe.config.is_distilled
+
+
+def embed_flux2(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
+    positive, _ = pipe.encode_prompt(prompt, pipe._execution_device)
+    against = None if negative is None else pipe.encode_prompt(negative, pipe._execution_device)[0]
+    return {"prompt_embeds": positive, "negative_prompt_embeds": against}
+
+
+def shape_flux2(pipe: Any, width: int, height: int) -> tuple[int, ...]:
+    """Of patches: two latents wide and high, all their channels one after the other."""
+    side = pipe.vae_scale_factor * 2
+    return (1, pipe.transformer.config.in_channels, height // side, width // side)
+
+
+def pack_flux2(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
+    packed: torch.Tensor = pipe._pack_latents(latents)
+    return packed
+
+
+def unpack_flux2(pipe: Any, width: int, height: int) -> Change:
+    shape = shape_flux2(pipe, width, height)
+    return lambda latents: latents.movedim(1, 2).reshape(shape)
+
+
+def encode_flux2(pipe: Any, pixels: torch.Tensor) -> torch.Tensor:
+    patches = pipe._patchify_latents(autoencoder.encode(pipe.vae, pixels))
+    mean, std = statistics_flux2(pipe)
+    normal: torch.Tensor = (patches - mean.to(patches)) / std.to(patches)
+    return normal
+
+
+def plain_flux2(pipe: Any) -> Change:
+    mean, std = statistics_flux2(pipe)
+    spread = type(pipe)._unpatchify_latents
+    return lambda latents: spread(latents * std.to(latents) + mean.to(latents))
+
+
+def statistics_flux2(pipe: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each channel of patches."""
+    norm = pipe.vae.bn
+    variance = norm.running_var + pipe.vae.config.batch_norm_eps
+    return norm.running_mean.view(1, -1, 1, 1).clone(), variance.sqrt().view(1, -1, 1, 1)
+
+
 def call_sana(params: Params) -> dict[str, Any]:
     """Without the binning that would make another size."""
     return sized_and_guided(params) | {"use_resolution_binning": False}
@@ -120,11 +192,45 @@ def call_sana(params: Params) -> dict[str, Any]:
 FAMILIES = {
     "sd3": Family(loads(diffusers.StableDiffusion3Pipeline), embed_sd3, guided, shape_of_whole),
     "flux": Family(
-        loads(diffusers.FluxPipeline), embed_flux, never_guided, shape_flux, pack=pack_flux, unpack=unpack_flux
+        loads(diffusers.FluxPipeline),
+        embed_flux,
+        never_guided,
+        shape_flux,
+        start=pack_flux,
+        pack=pack_flux,
+        unpack=unpack_flux,
+        end=unpack_flux,
     ),
-    # its pipeline keeps latents in fp32, whatever the model runs in
+    "flux2": Family(
+        loads(diffusers.Flux2KleinPipeline),
+        embed_flux2,
+        guided_flux2,
+        shape_flux2,
+        pack=pack_flux2,
+        unpack=unpack_flux2,
+        plain=plain_flux2,
+        encode=encode_flux2,
+    ),
+    # these pipelines keep latents in fp32, whatever the model runs in
     "z_image": Family(
         loads(diffusers.ZImagePipeline), embed_z_image, guided_z_image, shape_of_whole, latents_dtype=torch.float32
     ),
-    "sana": Family(loads(diffusers.SanaPipeline), embed_sana, guided, shape_of_whole, call=call_sana),
+    "sana": Family(
+        loads(diffusers.SanaPipeline),
+        embed_sana,
+        guided,
+        shape_of_whole,
+        call=call_sana,
+        latents_dtype=torch.float32,
+    ),
+    "sana_sprint": Family(
+        loads(diffusers.SanaSprintPipeline),
+        embed_sprint,
+        never_guided,
+        shape_of_whole,
+        call=call_sprint,
+        pack=pack_sprint,
+        unpack=unpack_sprint,
+        latents_dtype=torch.float32,
+    ),
 }

@@ -75,6 +75,8 @@ def noised(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timestep:
     if hasattr(scheduler, "scale_noise"):  # flow matching
         mixed: torch.Tensor = scheduler.scale_noise(latents, timestep, noise)
         return mixed
+    if scheduler.config.get("prediction_type") == "trigflow":  # the angle from the picture to the noise
+        return torch.cos(timestep) * latents + torch.sin(timestep) * noise
     added: torch.Tensor = scheduler.add_noise(latents, noise, timestep)
     return added
 

@@ -39,9 +39,9 @@ def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | N
     # 4. Noise from the seed; the latents of what it begins from.
     drawn, generator = noise.draw(params, family.shape(pipe, params.width, params.height))
     drawn = drawn.to(device, family.latents_dtype or loaded.dtype)
-    start = family.pack(pipe, drawn)
+    start = family.start(pipe, drawn)
     skipped = 0 if canvas is None else kinds.skipped(params.steps, params.strength)
-    run: Callable[..., Any] = pipe
+    run = family.run(pipe)
     change, said = None, ""
     vae_in_fp32 = partial(placement.vae_in_fp32, pipe, loaded.rung, str(device))
     if reads_mask(pipe):
@@ -69,7 +69,7 @@ def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | N
     denoise_seconds = time.monotonic() - started
 
     # 6. Latents to a picture.
-    spread = unpacker(loaded, params)(latents)
+    spread = family.end(pipe, params.width, params.height)(latents)
     image, said_later = autoencoder.decode(pipe.vae, spread, vae_in_fp32)
     said = said or said_later
     if image.size != (params.width, params.height):
@@ -118,27 +118,22 @@ def fill(loaded: Loaded, begun: Beginning, start: torch.Tensor) -> None:
     latents = kinds.noised(pipe.scheduler, begun.latents, begun.noise, pipe.scheduler.timesteps[:1])
     if family.scales_start:
         latents = latents / pipe.scheduler.init_noise_sigma
-    start.copy_(family.pack(pipe, latents))
+    start.copy_(family.start(pipe, latents))
 
 
 def put_back(
     loaded: Loaded, begun: Beginning, params: Params, first: int, index: int, latents: torch.Tensor
 ) -> torch.Tensor:
     pipe, family = loaded.pipe, loaded.family
-    spread = unpacker(loaded, params)(latents)
+    spread = family.unpack(pipe, params.width, params.height)(latents)
     return family.pack(pipe, begun.put_back(pipe.scheduler, first + index, spread).to(latents.dtype))
-
-
-def unpacker(loaded: Loaded, params: Params) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Takes a pipeline's latents to 1 x C x h x w. It keeps no model."""
-    unpack, scale = loaded.family.unpack, loaded.pipe.vae_scale_factor
-    return lambda latents: unpack(latents, params.width, params.height, scale)
 
 
 def previewer(loaded: Loaded, params: Params) -> Callable[[torch.Tensor], PIL.Image] | None:
     """Draws latents, or None where the model's cannot be drawn. It keeps no model: a preview may wait in a thread."""
-    unpack, factors = unpacker(loaded, params), loaded.factors
-    return None if factors is None else lambda latents: previews.draw(unpack(latents), factors)
+    unpack = loaded.family.unpack(loaded.pipe, params.width, params.height)
+    plain, factors = loaded.family.plain(loaded.pipe), loaded.factors
+    return None if factors is None else lambda latents: previews.draw(plain(unpack(latents)), factors)
 
 
 def reads_mask(pipe: Any) -> bool:

@@ -54,12 +54,15 @@ FLOW: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "UniPC": ("UniPCMultistepScheduler", {**_PLAIN, "solver_type": "bh2", "use_flow_sigmas": True}),
 }
+#: The one of models that were distilled into a few steps along angles.
+ANGULAR: dict[str, tuple[str, dict[str, Any]]] = {"SCM": ("SCMScheduler", {})}
 
 
 def scheduler(name: str, base_config: Mapping[str, Any], schedule: str = "") -> Any:
     """A fresh diffusers scheduler for a sampler of ``checks.SAMPLERS``, with the model's noise schedule."""
     flows = base_config.get("_class_name") == "FlowMatchEulerDiscreteScheduler" or base_config.get("use_flow_sigmas")
-    class_name, overrides = (FLOW if flows else TABLE)[name]
+    angular = base_config.get("_class_name") == "SCMScheduler"
+    class_name, overrides = (FLOW if flows else ANGULAR if angular else TABLE)[name]
     config = dict(base_config)
     if flows and class_name != base_config.get("_class_name"):
         # what one kind of scheduler calls the shift the other calls the flow's
@@ -80,12 +83,12 @@ def watch(scheduler: Any) -> Callable[[], torch.Tensor | None]:
     def watched(*args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
         nonlocal latest
         output = step(*args, return_dict=True, **kwargs)
-        latest = getattr(output, "pred_original_sample", None)  # Euler, Heun, DDIM, DDPM
+        latest = getattr(output, "pred_original_sample", None)  # Euler, Heun, DDIM, DDPM, SCM
         if latest is None:
             latest = getattr(output, "denoised", None)  # LCM
         if latest is None and getattr(scheduler, "model_outputs", None):
             latest = scheduler.model_outputs[-1]  # the ++ solvers and UniPC: model outputs already turned into x0
-        return output if return_dict else (output.prev_sample,)
+        return output if return_dict else output.to_tuple()
 
     scheduler.step = watched
     return lambda: latest

@@ -1,21 +1,24 @@
-"""Z-Image and Sana, whose text encoders are language models: tiny ones with random weights draw as diffusers draws."""
+"""Families whose text encoders are language models, or T5: tiny ones with random weights draw as diffusers draws."""
 
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import tokenizers
 import torch
 import transformers
+from PIL import Image as PIL
 
 from diffusion_local.catalog import Model, read_folder
 from diffusion_local.domain import Kind
+from diffusion_local.engine import autoencoder, kinds
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.materials import Materials
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
-from tests.engine.test_flow_families import difference, vae
+from tests.engine.test_flow_families import difference, t5, vae
 
 SIGNS = "▁abcdefghijklmnopqrstuvwxyz"
 
@@ -65,48 +68,114 @@ def z_image() -> Any:
     )
 
 
-def sana() -> Any:
+def dc_ae() -> Any:
     blocks, widths, scales = ("ResBlock", "EfficientViTBlock"), (8, 8), ((), (5,))
+    return diffusers.AutoencoderDC(
+        in_channels=3,
+        latent_channels=4,
+        attention_head_dim=2,
+        encoder_block_types=blocks,
+        decoder_block_types=blocks,
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        encoder_qkv_multiscales=scales,
+        decoder_qkv_multiscales=scales,
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        decoder_norm_types="rms_norm",
+        decoder_act_fns="silu",
+        scaling_factor=0.41407,
+    )
+
+
+def sana_transformer(**more: Any) -> Any:
+    return diffusers.SanaTransformer2DModel(
+        patch_size=1,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=4,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=4,
+        cross_attention_dim=8,
+        caption_channels=16,
+        sample_size=32,
+        **more,
+    )
+
+
+def sana() -> Any:
     return diffusers.SanaPipeline(
-        transformer=diffusers.SanaTransformer2DModel(
-            patch_size=1,
-            in_channels=4,
-            out_channels=4,
-            num_layers=1,
-            num_attention_heads=2,
-            attention_head_dim=4,
-            num_cross_attention_heads=2,
-            cross_attention_head_dim=4,
-            cross_attention_dim=8,
-            caption_channels=16,
-            sample_size=32,
-        ),
-        vae=diffusers.AutoencoderDC(
-            in_channels=3,
-            latent_channels=4,
-            attention_head_dim=2,
-            encoder_block_types=blocks,
-            decoder_block_types=blocks,
-            encoder_block_out_channels=widths,
-            decoder_block_out_channels=widths,
-            encoder_qkv_multiscales=scales,
-            decoder_qkv_multiscales=scales,
-            encoder_layers_per_block=(1, 1),
-            decoder_layers_per_block=(1, 1),
-            downsample_block_type="conv",
-            upsample_block_type="interpolate",
-            decoder_norm_types="rms_norm",
-            decoder_act_fns="silu",
-            scaling_factor=0.41407,
-        ),
+        transformer=sana_transformer(),
+        vae=dc_ae(),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
         text_encoder=transformers.Gemma2Model(transformers.Gemma2Config(**SIZES)),
         tokenizer=tokenizer(),
     )
 
 
-MAKERS = {"z_image": z_image, "sana": sana}
-JOB = {"model": "tiny", "sampler": "Euler", "steps": 2, "prompt": "a cat", "width": 128, "height": 96}
+def sana_sprint() -> Any:
+    return diffusers.SanaSprintPipeline(
+        transformer=sana_transformer(guidance_embeds=True, qk_norm="rms_norm_across_heads"),
+        vae=dc_ae(),
+        scheduler=diffusers.SCMScheduler(),
+        text_encoder=transformers.Gemma2Model(transformers.Gemma2Config(**SIZES)),
+        tokenizer=tokenizer(),
+    )
+
+
+def flux2() -> Any:
+    """Undistilled, as its base model is. Its text is read from three of the encoder's layers, up to the 27th."""
+    return diffusers.Flux2KleinPipeline(
+        transformer=diffusers.Flux2Transformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=48,
+            timestep_guidance_channels=32,
+            axes_dims_rope=(4, 4, 4, 4),
+            guidance_embeds=False,
+        ),
+        vae=diffusers.AutoencoderKLFlux2(
+            block_out_channels=(8, 8, 8, 16),
+            layers_per_block=1,
+            norm_num_groups=4,
+            latent_channels=4,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        text_encoder=transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SIZES | {"num_hidden_layers": 28})),
+        tokenizer=tokenizer(),
+    )
+
+
+def pixart() -> Any:
+    reads, encoder = t5()
+    return diffusers.PixArtSigmaPipeline(
+        transformer=diffusers.PixArtTransformer2DModel(
+            sample_size=32,
+            patch_size=2,
+            in_channels=4,
+            out_channels=8,
+            num_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            caption_channels=32,
+            cross_attention_dim=32,
+        ),
+        vae=vae(4),
+        scheduler=diffusers.DPMSolverMultistepScheduler(beta_schedule="linear"),
+        text_encoder=encoder,
+        tokenizer=reads,
+    )
+
+
+MAKERS = {"z_image": z_image, "sana": sana, "sana_sprint": sana_sprint, "flux2": flux2, "pixart": pixart}
+JOB = {"model": "tiny", "steps": 2, "prompt": "a cat", "width": 128, "height": 96}
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -127,30 +196,92 @@ def draw(diffusers_engine: DiffusersEngine, tiny: Model, at_home: Home, monkeypa
     return Draw(diffusers_engine)
 
 
+def job(model: Model, **more: Any) -> dict[str, Any]:
+    """With the sampler that the family's own scheduler is."""
+    own = {"sana_sprint": "SCM", "pixart": "DPM++ 2M"}
+    return JOB | {"sampler": own.get(model.family, "Euler")} | more
+
+
+#: So that the size stays as it is.
+UNBINNED = {family: {"use_resolution_binning": False} for family in ("sana", "sana_sprint", "pixart")}
+
+
 @pytest.mark.parametrize("guidance", [0.0, 3.0])
 def test_pixels_are_those_of_a_bare_pipeline(draw: Draw, tiny: Model, guidance: float) -> None:
-    ours = draw(**JOB, guidance=guidance).image
+    ours = draw(**job(tiny, guidance=guidance)).image
     assert draw.steps == [1, 2]
     preview = draw.previews[-1]()
     assert preview.width * 96 == preview.height * 128
     pipe = diffusers.DiffusionPipeline.from_pretrained(tiny.folder)
     pipe.set_progress_bar_config(disable=True)
-    binning = {"use_resolution_binning": False} if tiny.family == "sana" else {}
     theirs = pipe(
-        "a cat",
+        prompt="a cat",
         width=128,
         height=96,
         num_inference_steps=2,
         guidance_scale=guidance,
         generator=torch.Generator().manual_seed(7),
-        **binning,
+        **UNBINNED.get(tiny.family, {}),
     ).images[0]
     assert difference(ours, theirs) <= 1
 
 
 def test_inpainting_keeps_what_the_mask_keeps(draw: Draw, tiny: Model, at_home: Home) -> None:
-    if Kind.INPAINT not in tiny.kinds:
-        pytest.skip("this family begins from noise only")
-    job = {**JOB, "height": 128, "kind": Kind.INPAINT, "source": at_home.source, "mask": at_home.mask, "strength": 0.8}
+    wish = {"kind": Kind.INPAINT, "source": at_home.source, "mask": at_home.mask, "strength": 0.8}
     kept = (64, 0, 128, 128)
-    assert draw(**job).image.crop(kept).tobytes() == at_home.circle.crop(kept).tobytes()
+    assert draw(**job(tiny, height=128, **wish)).image.crop(kept).tobytes() == at_home.circle.crop(kept).tobytes()
+
+
+def test_image_to_image_comes_nearer_to_the_source_with_less_strength(draw: Draw, tiny: Model, at_home: Home) -> None:
+    """The last steps of many: what is left of the source is what the VAE, here a random one, makes of it."""
+    loaded = draw.engine._loaded  # type: ignore[attr-defined]
+    with torch.no_grad():
+        latents = autoencoder.encode(loaded.pipe.vae, kinds.Canvas(at_home.circle).pixels())
+        copy, _ = autoencoder.decode(loaded.pipe.vae, latents, lambda: None)
+    wish = {"kind": Kind.IMG2IMG, "source": at_home.source, "height": 128, "steps": 20}
+    weak, strong = (mean_difference(draw(**job(tiny, strength=s, **wish)).image, copy) for s in (0.05, 1.0))
+    assert weak < strong
+
+
+def mean_difference(one: PIL.Image, other: PIL.Image) -> float:
+    return float(np.abs(np.asarray(one).astype(int) - np.asarray(other).astype(int)).mean())
+
+
+def test_what_a_family_packs_it_unpacks(draw: Draw, tiny: Model, at_home: Home) -> None:
+    loaded = draw.engine._loaded  # type: ignore[attr-defined]
+    pipe, family, pixels = loaded.pipe, loaded.family, kinds.Canvas(at_home.circle).pixels()
+    with torch.no_grad():
+        latents, known = family.encode(pipe, pixels), autoencoder.encode(pipe.vae, pixels)
+    assert tuple(latents.shape) == family.shape(pipe, 128, 128)
+    assert torch.allclose(family.unpack(pipe, 128, 128)(family.pack(pipe, latents)), latents)
+    assert torch.allclose(family.plain(pipe)(latents), known, atol=1e-5)
+
+
+@pytest.mark.parametrize("tiny", ["sana_sprint"], indirect=True)
+def test_sprint_begins_from_a_picture_as_diffusers_own_pipeline_does(draw: Draw, tiny: Model, at_home: Home) -> None:
+    wish = {"kind": Kind.IMG2IMG, "source": at_home.source, "height": 128, "steps": 4, "guidance": 4.5}
+    ours = draw(**job(tiny, strength=0.5, **wish)).image
+    assert draw.steps == [3, 4]
+    pipe = diffusers.SanaSprintImg2ImgPipeline.from_pretrained(tiny.folder)
+    pipe.set_progress_bar_config(disable=True)
+    theirs = pipe(
+        prompt="a cat",
+        image=at_home.circle,
+        strength=0.5,
+        width=128,
+        height=128,
+        num_inference_steps=4,
+        intermediate_timesteps=None,
+        guidance_scale=4.5,
+        generator=torch.Generator().manual_seed(7),
+        use_resolution_binning=False,
+    ).images[0]
+    assert difference(ours, theirs) <= 1
+
+
+@pytest.mark.parametrize("tiny", ["pixart"], indirect=True)
+@pytest.mark.parametrize("sampler", ["Heun", "Euler a", "UniPC", "DDIM"])
+def test_pixart_takes_the_samplers_of_sd(draw: Draw, at_home: Home, sampler: str) -> None:
+    wish = {"sampler": sampler, "height": 128, "kind": Kind.INPAINT, "source": at_home.source, "mask": at_home.mask}
+    assert draw(**JOB | wish, strength=0.5).image.size == (128, 128)
+    assert draw.steps == [2]

@@ -21,7 +21,7 @@ from diffusion_local.web.ui.words import retell, say
 TITLES = {
     "sd1": "SD 1", "sd2": "SD 2", "sdxl": "SDXL", "sd3": "SD 3", "sd35_medium": "SD 3.5 Medium", "flux": "FLUX.1",
     "sd35_large": "SD 3.5 Large", "flux_dev": "FLUX.1 dev", "flux_schnell": "FLUX.1 schnell", "flux2": "FLUX.2",
-    "z_image": "Z-Image", "sana": "Sana", "pixart": "PixArt",
+    "z_image": "Z-Image", "sana": "Sana", "sana_sprint": "Sana Sprint", "pixart": "PixArt",
 }  # fmt: skip
 SHOWN_ENDED = 3  # downloads that have ended
 SHOWN_WORDS = 6
