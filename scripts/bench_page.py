@@ -285,9 +285,9 @@ def queue(house: House, count: int) -> dict[str, Any]:
         "waiting": count,
         "snapshot_ms": percentiles(timed(house.studio.snapshot)),
         "snapshot_and_draw_ms": percentiles(
-            timed(lambda: tab_queue.draw(house.studio, house.studio.snapshot(), utc()))
+            timed(lambda: tab_queue.draw(house.studio, house.studio.snapshot(), utc(), ""))
         ),
-        "bytes_drawn": len(tab_queue.draw(house.studio, house.studio.snapshot(), utc()).encode()),
+        "bytes_drawn": len(tab_queue.draw(house.studio, house.studio.snapshot(), utc(), "").encode()),
     }
 
 

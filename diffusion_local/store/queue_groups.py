@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import sqlite_utils
 
-from diffusion_local.domain import Job
+from diffusion_local.domain import Job, State
 from diffusion_local.store import rows
 from diffusion_local.store.batch_rows import BatchRows, Progress
 from diffusion_local.store.database import Database, scalar
@@ -112,6 +112,11 @@ class Group:
     progress: Progress
     models: list[str]  # of the first MOST_LOOKED_AT jobs in its list
     turn: Turn | None = None
+    ended_at: str | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.progress.counts[State.RUNNING] > 0
 
 
 class QueueGroups:
@@ -203,9 +208,15 @@ class QueueGroups:
     def _groups(self, db: sqlite_utils.Database, found: dict[str, Turn] | dict[str, None]) -> list[Group]:
         asked = json.dumps(list(found))
         read = db.query("SELECT * FROM batches WHERE id IN (SELECT value FROM json_each(?))", [asked])
-        batches = {row["id"]: rows.batch(row) for row in read}
+        batches, ended = {}, {}
+        for row in read:
+            batches[row["id"]], ended[row["id"]] = rows.batch(row), row["ended_at"]
         told = self._batches.progress(db, [batches[batch_id] for batch_id in found], MOST_WALKED)
-        return [Group(each, models_of(db, each.batch.id), found[each.batch.id]) for each in told]
+        return [
+            Group(each, models_of(db, batch_id), found[batch_id], ended[batch_id])
+            for each in told
+            if (batch_id := each.batch.id)
+        ]
 
 
 def models_of(db: sqlite_utils.Database, batch_id: str) -> list[str]:

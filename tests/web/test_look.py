@@ -13,8 +13,16 @@ from tests.support import claimed
 from tests.web.conftest import made
 
 
-def poll(house: House, seen: str = "", tab: str = "create", mine: Any = (), place: str = "", search: str = "") -> dict:
-    found = look.look(house.studio, seen, tab, [" ".join(mine), "", place, search])
+def poll(
+    house: House,
+    seen: str = "",
+    tab: str = "create",
+    mine: Any = (),
+    place: str = "",
+    search: str = "",
+    queue: str = "",
+) -> dict:
+    found = look.look(house.studio, seen, tab, [" ".join(mine), "", queue, place, search])
     return {"seen": found[0], **found[1]} if found else {"seen": seen}
 
 
@@ -117,7 +125,7 @@ def test_a_database_problem_is_told_and_passes(house: House, monkeypatch: pytest
 def test_an_unchanged_page_gets_an_answer_without_a_body(client: TestClient, house: House) -> None:
     for seed in range(20):
         made(house, seed=seed)
-    body: dict[str, Any] = {"seen": "", "tab": "gallery", "asked": ["", "", "", ""]}
+    body: dict[str, Any] = {"seen": "", "tab": "gallery", "asked": ["", "", "", "", ""]}
     first = client.post("/look", json=body)
     assert len(first.content) > 5000
     assert first.headers["Cache-Control"] == "no-store"

@@ -8,7 +8,7 @@ import pytest
 from diffusion_local.domain import Event, Failure, Image, Job, Snapshot, State, Worker, utc_text
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.store.boards import Board
-from diffusion_local.web.ui import view, view_gallery, view_history, view_jobs, view_now, view_picture, view_queue
+from diffusion_local.web.ui import view, view_gallery, view_history, view_jobs, view_now, view_picture
 from diffusion_local.web.ui.place import Place
 from tests.support import params
 
@@ -84,7 +84,6 @@ def test_a_persons_text_is_never_html() -> None:
     picture = image(params=evil)
     pages = [
         view_jobs.created(jobs, {"J1": picture}, shown, NOW),
-        view_queue.queue(shown, {"J1": picture}, NOW),
         view_now.now_line(shown, NOW),
         view_picture.panel(picture, view_picture.Kin()),
         view_gallery.gallery([picture], 1, Place(), False, False),
@@ -175,50 +174,11 @@ def test_an_empty_page_invites() -> None:
         assert f'data-id="{example}"' in html
 
 
-def test_queue_counts_what_it_does_not_list() -> None:
-    counts = dict.fromkeys(State, 0) | {State.QUEUED: 1000}
-    html = view_queue.queue(snapshot(waiting=[job()], counts=counts), {}, NOW)
-    assert "and 999 more behind these" in html
-    assert "Cancel 1,000 waiting pictures?" in html
-
-
-def test_a_waiting_row_can_be_selected_moved_and_paused() -> None:
-    html = view_queue.row(job(), None, position=2)
-    assert 'data-pick="J1"' in html
-    for verb in ("cancel", "move_top", "move_up", "move_down", "what_happened", "pause_batch"):
-        assert f'data-do="{verb}"' in html
-    assert "cancel_batch" not in html  # a batch of one
-    assert "Cancel batch" in view_queue.row(job(), None, together={"B1"})
-
-
-def test_a_held_row_offers_to_resume() -> None:
-    html = view_queue.row(job(held=True), None, 30.0, 2)
-    assert ">Held<" in html
-    assert "about" not in html.split('class="state"')[1].split("</div>")[0]
-    assert 'data-do="resume_batch" data-id="B1"' in html
-
-
 def test_a_job_that_is_tried_again_says_when_and_which_try() -> None:
     html = view.standing(job(not_before="2026-01-02T02:14:00.000Z", tries=1), 1)
     assert html == 'Again at <time datetime="2026-01-02T02:14:00.000Z">02:14 UTC</time>, try 2 of 3'
     assert html in view_jobs.card(job(not_before="2026-01-02T02:14:00.000Z", tries=1), None, None, 1)
     assert view.standing(job(State.RUNNING, phase="<b>")) == "&lt;b&gt; …"
-
-
-def test_a_running_row_of_a_batch_can_be_given_back() -> None:
-    html = view_queue.row(job(State.RUNNING, step=2), None, together={"B1"})
-    assert 'data-do="pause_batch_now"' in html
-    assert "data-pick" not in html
-
-
-def test_ended_rows_offer_their_past_and_the_header_what_is_for_all() -> None:
-    counts = dict.fromkeys(State, 0) | {State.FAILED: 2, State.DONE: 5}
-    html = view_queue.queue(snapshot(ended=[job(State.FAILED)], counts=counts), {}, NOW)
-    assert "Again for all failed (2)" in html
-    assert "Clear 7 ended pictures" in html
-    assert 'data-do="what_happened"' in html
-    assert "data-picked" not in html  # nothing waits, nothing to select
-    assert "Again for all" not in view_queue.queue(snapshot(ended=[job(State.DONE)]), {}, NOW)
 
 
 def test_what_happened_tells_all_and_folds_the_detail() -> None:
@@ -231,6 +191,7 @@ def test_what_happened_tells_all_and_folds_the_detail() -> None:
     detail = f'File "/home/someone/lib/python/engine/fake.py", line 3\n{EVIL}'
     shown = job(State.FAILED, failure=Failure("out_of_memory", "Too big. Try a smaller size.", detail), priority=3)
     html = view_history.panel(shown, events, image())
+    assert "after 1.0 s" in html
     for words in ("attempt 1", "worker gpu0", "Back in the queue", "Out of memory", "Try a smaller size.", "+3"):
         assert words in html
     assert "someone" not in html
@@ -247,11 +208,6 @@ def test_a_pause_and_a_reason_are_both_told() -> None:
     assert "No room." in notice
     assert 'data-do="resume"' in notice
     assert 'data-do="pause_now"' in notice
-
-
-def test_a_job_that_is_stopping_cannot_be_cancelled_twice() -> None:
-    assert 'data-do="cancel"' in view_queue.row(job(State.RUNNING), None)
-    assert 'data-do="cancel"' not in view_queue.row(job(State.RUNNING, cancel_requested=True), None)
 
 
 def test_gallery_pages_go_both_ways() -> None:

@@ -8,7 +8,7 @@ from diffusion_local.web.ui.actions_pictures import settings_of
 from diffusion_local.web.ui.effects import Effect, Verb, said
 from diffusion_local.web.ui.words import say
 
-MOST_SELECTED = 200  # more rows than the page shows
+MOST_SELECTED = 500  # more rows than the page shows
 MOST_UNDO = 50  # ids that a toast's button carries
 
 
@@ -141,6 +141,12 @@ def move_top(studio: Studio, key: str, place: str) -> Effect:
     return Effect(toast=said(say("page.moved_top", pictures=pictures(moved)) if moved else say("page.none_waits")))
 
 
+def move_bottom(studio: Studio, key: str, place: str) -> Effect:
+    moved = studio.move("bottom", selected(key))
+    words = say("page.moved_bottom", pictures=pictures(moved)) if moved else say("page.none_waits")
+    return Effect(toast=said(words))
+
+
 def move_up(studio: Studio, key: str, place: str) -> Effect:
     studio.move("up", [key])
     return Effect()
@@ -210,6 +216,7 @@ VERBS: dict[str, Verb] = {
     "pause_batch_now": pause_batch_now,
     "resume_batch": resume_batch,
     "move_top": move_top,
+    "move_bottom": move_bottom,
     "move_up": move_up,
     "move_down": move_down,
     "priority_up": priority_up,

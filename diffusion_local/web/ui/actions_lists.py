@@ -50,6 +50,30 @@ def shift(studio: Studio, batch_id: str, by: int) -> Effect:
     return Effect(toast=said(words))
 
 
+def batch_top(studio: Studio, key: str, cursors: str) -> Effect:
+    return moved(studio.move("top", batch_id=key), "page.moved_top")
+
+
+def batch_bottom(studio: Studio, key: str, cursors: str) -> Effect:
+    return moved(studio.move("bottom", batch_id=key), "page.moved_bottom")
+
+
+def moved(ids: list[str], words: str) -> Effect:
+    return Effect(toast=said(say(words, pictures=view.pictures(len(ids))) if ids else say("page.none_waits")))
+
+
+def batch_before(studio: Studio, key: str, cursors: str) -> Effect:
+    """``key`` has the batch, and the one with which it changes places."""
+    batch_id, _, before = key.partition(" ")
+    studio.move_batch(batch_id, before)
+    return Effect()
+
+
+def batch_forget(studio: Studio, key: str, cursors: str) -> Effect:
+    gone = studio.forget(batch_id=key)
+    return Effect(toast=said(say("page.cleared", pictures=view.pictures(len(gone)))))
+
+
 def batch_panel(studio: Studio, key: str, cursors: str) -> Effect:
     return Effect(panel=panel(studio, key))
 
@@ -84,6 +108,10 @@ VERBS: dict[str, Verb] = {
     "batch_again": batch_again,
     "batch_up": batch_up,
     "batch_down": batch_down,
+    "batch_top": batch_top,
+    "batch_bottom": batch_bottom,
+    "batch_before": batch_before,
+    "batch_forget": batch_forget,
     "batch_panel": batch_panel,
     "batch_change": batch_change,
 }

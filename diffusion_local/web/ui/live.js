@@ -27,7 +27,7 @@ window.diffusionLocalLive = (element, trigger, props, watch) => {
     for (const node of [...old.childNodes]) if (!kept.has(node)) node.remove();
   }
 
-  const OURS = new Set(["open", "data-above"]); // of a <details>: set here, not by the server
+  const OURS = new Set(["open", "data-above", "style"]); // of a <details>: set here, not by the server
   function patch(old, fresh) {
     if (old.nodeType !== Node.ELEMENT_NODE) {
       if (old.textContent !== fresh.textContent) old.textContent = fresh.textContent;
@@ -60,6 +60,22 @@ window.diffusionLocalLive = (element, trigger, props, watch) => {
 
   // Ticked rows. They live here, and survive a redraw; those whose row is gone are forgotten.
   const picked = new Set();
+  let latest = null; // ticked last, and where a range begins
+  let ranged = false;
+  root.addEventListener("pointerdown", ({ shiftKey }) => { ranged = shiftKey; });
+  root.addEventListener("keydown", ({ shiftKey }) => { ranged = shiftKey; });
+  function pick(box) {
+    const boxes = [...root.querySelectorAll("[data-pick]")];
+    const from = ranged ? boxes.findIndex(({ dataset }) => dataset.pick === latest) : -1;
+    const at = boxes.indexOf(box);
+    const all = from < 0 ? [box] : boxes.slice(Math.min(from, at), Math.max(from, at) + 1);
+    for (const { dataset } of all) {
+      if (box.checked) picked.add(dataset.pick);
+      else picked.delete(dataset.pick);
+    }
+    latest = box.dataset.pick;
+    showPicked();
+  }
   function showPicked() {
     const boxes = [...root.querySelectorAll("[data-pick]")];
     const there = new Set(boxes.map((box) => box.dataset.pick));
@@ -101,6 +117,7 @@ window.diffusionLocalLive = (element, trigger, props, watch) => {
     const form = target.closest("[data-fields]"); // and so does what its form says
     const said = ask ? line.trim() : form && new URLSearchParams(new FormData(form)).toString();
     trigger("click", { do: verb, id: said ? `${named}\n${said}` : named });
+    if (target.dataset.unpick !== undefined) unpick();
     const menu = target.closest("details.menu");
     if (menu && stay === undefined) shut(menu);
   }
@@ -115,8 +132,12 @@ window.diffusionLocalLive = (element, trigger, props, watch) => {
   root.addEventListener("toggle", ({ target }) => {
     if (!target.open || !target.matches("details.menu")) return;
     for (const menu of openMenus()) if (menu !== target) menu.open = false;
+    const { top, bottom } = target.getBoundingClientRect();
+    const [above, below] = [top - 16, window.innerHeight - bottom - 16];
+    const up = target.querySelector(".items").scrollHeight > below && above > below;
     delete target.dataset.above;
-    if (target.querySelector(".items").getBoundingClientRect().bottom > window.innerHeight) target.dataset.above = "";
+    if (up) target.dataset.above = "";
+    target.style.setProperty("--room", `${Math.max(120, up ? above : below)}px`);
   }, true);
   document.addEventListener("click", (event) => {
     for (const menu of openMenus()) if (!menu.contains(event.target)) menu.open = false;
@@ -148,11 +169,7 @@ window.diffusionLocalLive = (element, trigger, props, watch) => {
     if (target.closest(".selecting") && !target.checked) unpick();
     if (target.dataset?.set && target.reportValidity()) // a control of its own: its value goes behind the id
       trigger("click", { do: target.dataset.set, id: `${target.dataset.id}\n${target.value}` });
-    const id = target.dataset?.pick;
-    if (!id) return;
-    if (target.checked) picked.add(id);
-    else picked.delete(id);
-    showPicked();
+    if (target.dataset?.pick) pick(target);
   });
 
   element.addEventListener("keydown", (event) => { // Enter in a form of ours
@@ -162,9 +179,9 @@ window.diffusionLocalLive = (element, trigger, props, watch) => {
   });
 
   element.addEventListener("click", (event) => {
-    const left = event.target.closest(".menu a, .menu [data-file]");
+    const left = event.target.closest(".menu a, .menu [data-file], .menu [data-turn]");
     if (left) shut(left.closest("details.menu"));
-    if (event.target.closest("[data-unpick]")) {
+    if (event.target.closest("[data-unpick]:not([data-do])")) {
       unpick();
       return;
     }

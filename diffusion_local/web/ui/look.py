@@ -22,7 +22,7 @@ from diffusion_local.web.ui.words import language
 TABS: dict[str, tuple[Callable[..., str], int]] = {
     "create": (tab_create.draw, 1),
     "lists": (tab_lists.draw, 1),
-    "queue": (tab_queue.draw, 0),
+    "queue": (tab_queue.draw, 1),
     "gallery": (tab_gallery.draw, 2),
     "models": (tab_models.draw, 0),
     "settings": (tab_settings.draw, 0),

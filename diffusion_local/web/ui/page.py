@@ -33,6 +33,7 @@ BRAND = (
     '<div class="brand"><img src="assets/icons/mark.svg" alt="" width="28" height="28"><h1>diffusion-local</h1></div>'
 )
 RESTORE = "(...values) => diffusionLocal.restore(...values)"
+RESTORE_QUEUE = "() => diffusionLocalQueue.written()"
 RESTORE_LIST = "(...values) => diffusionLocalLists.restore(...values)"
 #: The open tab, and what the tabs ask for; see look.js.
 LOOK = "(...asked) => diffusionLocalLook.ask(...asked)"
@@ -124,6 +125,7 @@ def build(studio: Studio, url: str = "") -> gr.Blocks:
         outlives = [create.told, create.mine, linked, *create.fields]
         shown = [create.field(name) for name in ("model", "width", "height")]
         back = blocks.load(None, outlives, outlives, js=RESTORE, **QUIET)
+        blocks.load(None, None, laid_out["queue"].place, js=RESTORE_QUEUE, **QUIET)
         back.then(**looks).then(bound(actions.linked, studio), linked, panel, **QUIET)
         address = hidden(url)
         once = [tools, *create.drawn_once, *lists.drawn_once]

@@ -1,4 +1,4 @@
-"""Queue: what runs, what waits, what ended. All of it is drawn; its buttons are ``actions``."""
+"""Queue: batches with their jobs, what runs and waits before what has ended. All drawn; its buttons are ``actions``."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,13 +7,36 @@ from typing import Any
 from diffusion_local.domain import Snapshot
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view_queue
-from diffusion_local.web.ui.live import live
+from diffusion_local.web.ui.live import hidden, live
+from diffusion_local.web.ui.place_queue import QueuePlace
+from diffusion_local.web.ui.view_queue import Page, Shown
+
+LIVE, ENDED = 20, 10  # batches of a page
+FEW, MANY = 8, 50  # jobs of an open batch at first, and after a press
 
 # -- handlers -------------------------------------------------------------------------------------------------------
 
 
-def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
-    return view_queue.queue(snapshot, studio.images_of(snapshot.ended), now)
+def draw(studio: Studio, snapshot: Snapshot, now: datetime, asked: Any) -> str:
+    """The page of the queue at this place."""
+    place, groups = QueuePlace.read(asked), studio.groups
+    live = groups.live(place.wanted, LIVE + 1, place.live[-1] if place.live else None)
+    ended = groups.ended(place.wanted, ENDED + 1, place.ended[-1] if place.ended else None)
+    shown = []
+    for number, group in enumerate([*live[:LIVE], *ended[:ENDED]]):
+        batch_id, alone = group.progress.batch.id, sum(group.progress.counts.values()) == 1
+        first = number == 0 and bool(live) and not place.live
+        opened = batch_id not in place.shut and (batch_id in place.opened or group.running or first)
+        window = None
+        if alone or opened or (place.wanted and batch_id not in place.shut):
+            count = MANY if batch_id in place.wide else FEW
+            window = groups.window(batch_id, place.wanted, count, place.wide.get(batch_id))
+        shown.append(Shown(group, window, alone))
+    cut = min(LIVE, len(live))
+    pages = (Page(shown[:cut], len(live) > LIVE), Page(shown[cut:], len(ended) > ENDED))
+    images = studio.images_of([job for each in shown if each.window for job in each.window.jobs if job.finished_at])
+    choices = {"model": groups.models(), "owner": groups.owners()}
+    return view_queue.queue(snapshot, place, *pages, groups.others_waiting(), choices, images, now)
 
 
 # -- layout ---------------------------------------------------------------------------------------------------------
@@ -21,9 +44,13 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class QueueTab:
+    place: Any  # written by queue.js
     drawn: Any
-    asked: tuple[Any, ...] = ()
+
+    @property
+    def asked(self) -> list[Any]:
+        return [self.place]
 
 
 def layout(studio: Studio) -> QueueTab:
-    return QueueTab(live("queue"))
+    return QueueTab(hidden(elem_id="queue-place"), live("queue"))

@@ -6,7 +6,7 @@ import gradio as gr
 
 SCRIPT = "\n".join(
     (Path(__file__).parent / name).read_text(encoding="utf-8")
-    for name in ("page.js", "look.js", "live.js", "viewer.js", "source.js", "loras.js", "lists.js")
+    for name in ("page.js", "look.js", "live.js", "viewer.js", "source.js", "loras.js", "lists.js", "queue.js")
 )
 HEAD = f"""
 <link rel="icon" type="image/svg+xml" href="assets/icons/mark.svg">

@@ -45,7 +45,10 @@ def pictures(number: int) -> str:
 def elapsed(seconds: float) -> str:
     if seconds < 60:
         return say("common.seconds", n=seconds)
-    return say("common.minutes_seconds", minutes=int(seconds) // 60, n=int(seconds) % 60)
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes >= 60:
+        return say("common.hours_minutes", hours=minutes // 60, n=minutes % 60)
+    return say("common.minutes_seconds", minutes=minutes, n=rest)
 
 
 def size(number: int) -> str:

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 
 from diffusion_local import shapes
 from diffusion_local.domain import FINAL, Event, Image, Job, State
 from diffusion_local.web.ui.view import (
     button,
     close_button,
+    elapsed,
     moment,
     name_of,
     picture_link,
@@ -58,14 +60,15 @@ def shortened_paths(detail: str) -> str:
 def timeline(job: Job, events: Sequence[Event]) -> str:
     if not events:
         return f'<p class="quiet">{say("queue.history_gone")}</p>'
-    lines = "".join(event_line(each, first=place == 0) for place, each in enumerate(events))
+    lines = "".join(event_line(each, before) for each, before in zip(events, [None, *events], strict=False))
     if job.state not in FINAL:
         lines += f'<li class="now-at"><b>{say("queue.now_at", state=standing(job))}</b></li>'
     return f'<ol class="timeline">{lines}</ol>'
 
 
-def event_line(event: Event, first: bool) -> str:
-    back = event.state == State.QUEUED and not first
+def event_line(event: Event, before: Event | None) -> str:
+    """With the time that passed since the event ``before``."""
+    back = event.state == State.QUEUED and before is not None
     key = "queue.happened_back" if back else f"queue.happened_{event.state}"
     words = say(key) if known(key) else event.state
     more = []
@@ -75,10 +78,14 @@ def event_line(event: Event, first: bool) -> str:
         more.append(say("queue.worker", worker=text(event.worker)))
     if event.note:
         more.append(text(event.note))
+    passed = ""
+    if before:
+        seconds = (datetime.fromisoformat(event.at) - datetime.fromisoformat(before.at)).total_seconds()
+        passed = f" · {say('queue.after', time=elapsed(max(0.0, seconds)))}"
     told = f'<span class="quiet">{" · ".join(more)}</span>' if more else ""
     return (
         f'<li class="{text(event.state)}"><b>{text(words)}</b> '
-        f'<span class="quiet at">{moment(event.at, exact=True)}</span>{told}</li>'
+        f'<span class="quiet at">{moment(event.at, exact=True)}{passed}</span>{told}</li>'
     )
 
 

@@ -1,57 +1,69 @@
-"""The Queue tab as HTML: its toolbar, rows with their menus, and the bar of a selection. Pure, like ``view``."""
+"""The Queue tab as HTML: toolbar and filters, batches with work left and ended ones, the bar of a selection. Pure."""
 
-from collections import Counter
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from diffusion_local import shapes
-from diffusion_local.domain import FINAL, Image, Job, Snapshot, State
-from diffusion_local.web.ui.view import (
-    bar,
-    button,
-    duration,
-    facts,
-    item,
-    menu,
-    moment,
-    picture_link,
-    report_link,
-    standing,
-    text,
-    why,
-)
-from diffusion_local.web.ui.view_jobs import Images, places
+from diffusion_local.domain import FINAL, Snapshot, State
+from diffusion_local.store.queue_groups import STATES
+from diffusion_local.web.ui.place_queue import QueuePlace, written
+from diffusion_local.web.ui.view import button, duration, item, menu, report_link, text
+from diffusion_local.web.ui.view_jobs import Images
+from diffusion_local.web.ui.view_queue_groups import Shown, group, turn
+from diffusion_local.web.ui.view_queue_rows import Around, row
 from diffusion_local.web.ui.words import say
 
+__all__ = ["Page", "Shown", "queue"]
 
-def queue(snapshot: Snapshot, images: Images, now: datetime) -> str:
-    """The whole tab."""
-    order, together = places(snapshot), batches_of_several(snapshot)
-    eta = {} if snapshot.paused or snapshot.reason else snapshot.eta  # nobody knows how long it is held
-    running = "".join(row(job, None, snapshot.eta.get(job.id), None, together) for job in snapshot.running)
-    first = "".join(row(job, None, eta.get(job.id), order[job.id], together) for job in snapshot.waiting)
-    ended = "".join(row(job, images.get(job.id), None, None, together) for job in snapshot.ended)
-    waiting = snapshot.counts[State.QUEUED]
-    behind = waiting - len(snapshot.waiting)
-    if behind > 0:
-        first += f'<li class="quiet more" data-key="more">{say("queue.behind", n=behind)}</li>'
-    empty = ""
-    if not (snapshot.running or waiting or snapshot.ended):
-        empty = f'<div class="invite"><h2>{say("queue.empty")}</h2><p>{say("queue.empty_how")}</p></div>'
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Batches of one page, and whether there are more behind them."""
+
+    shown: Sequence[Shown]
+    more: bool = False
+
+
+def queue(
+    snapshot: Snapshot,
+    place: QueuePlace,
+    live: Page,
+    ended: Page,
+    others: int,
+    choices: Mapping[str, Sequence[str]],
+    images: Images,
+    now: datetime,
+) -> str:
+    """The whole tab. ``others``: how many jobs wait that may not be looked at; ``choices`` of the filters."""
+    around = Around.of(snapshot, images, now)
+    hidden = "".join(row(job, around) for job in snapshot.running if job.hidden)
+    groups = [each.group for each in live.shown]
+    first = "" if place.wanted else hidden
+    for number, shown in enumerate(live.shown):
+        above = groups[number - 1] if number else None
+        below = groups[number + 1] if number + 1 < len(groups) else None
+        first += group(shown, place, around, above, below)
+    if others and not place.wanted:
+        first += f'<li class="quiet more" data-key="others">{say("queue.others_wait", n=others)}</li>'
+    last = "".join(group(shown, place, around) for shown in ended.shown)
+    body = section("live", first, pager("live", place.live, live))
+    body += section("ended", last, pager("ended", place.ended, ended), ended_acts(snapshot))
+    if not (first or last):
+        body = nothing(place)
+    bars = filters(place, choices) if place.wanted or first or last else ""
     return (
-        f'<div class="toolbar"><span class="quiet">{summary(snapshot)}</span><div>{toolbar(snapshot)}</div></div>'
-        + empty
-        + section("running", running)
-        + section("waiting", first, after=selection_bar() if first else "")
-        + section("ended", ended, ended_acts(snapshot))
+        f'<div class="toolbar" data-key="toolbar"><span class="quiet">{summary(snapshot)}</span>'
+        f"<div>{toolbar(snapshot)}</div></div>{bars}{body}{selection_bar()}"
     )
 
 
-def batches_of_several(snapshot: Snapshot) -> set[str]:
-    """Batches of which more than one job can be seen, or must be there."""
-    jobs = [*snapshot.running, *snapshot.waiting, *snapshot.ended]
-    seen = Counter(job.batch_id for job in jobs)
-    return {job.batch_id for job in jobs if job.index > 0 or seen[job.batch_id] > 1}
+def nothing(place: QueuePlace) -> str:
+    title, how, act = "queue.empty", "queue.empty_how", ""
+    if place.wanted or place.live or place.ended:
+        title, how = "queue.no_match", "queue.no_match_how"
+        act = f'<div class="chips">{turn(say("queue.clear_filters"), "clear", kind="")}</div>'
+    return f'<div class="invite" data-key="nothing"><h2>{say(title)}</h2><p>{say(how)}</p>{act}</div>'
 
 
 def summary(snapshot: Snapshot) -> str:
@@ -76,13 +88,64 @@ def toolbar(snapshot: Snapshot) -> str:
     return acts
 
 
-def section(name: str, items: str, acts: str = "", after: str = "") -> str:
-    if not items:
+# -- filters --------------------------------------------------------------------------------------------------------
+
+
+def filters(place: QueuePlace, choices: Mapping[str, Sequence[str]]) -> str:
+    wanted = place.wanted
+    states = [(name, say(f"queue.state_{name}")) for name in STATES]
+    menus = choice("state", say("queue.state"), wanted.state, states)
+    for name in ("model", "owner"):
+        now, given = getattr(wanted, name), [each for each in choices[name] if each]
+        if now or len(choices[name]) > 1:
+            menus += choice(name, say(f"queue.{name}"), now, [(each, each) for each in given])
+    clear = turn(say("queue.clear_filters"), "clear", kind="chip small quiet-act") if wanted else ""
+    hint = say("queue.search")
+    return (
+        f'<div class="filters" data-key="filters" role="group" aria-label="{say("gallery.filters")}">'
+        f'<input type="search" data-key="text" data-wanted="text" value="{text(wanted.text)}" placeholder="{hint}" '
+        f'aria-label="{hint}" autocomplete="off" maxlength="200">{menus}{clear}</div>'
+    )
+
+
+def choice(name: str, title: str, now: str, choices: Sequence[tuple[str, str]]) -> str:
+    """One of several; the chosen one is the menu's face."""
+    shown = next((words for value, words in choices if value == now), now or title)
+    items = [turn(text(words), name, value=value, kind="") for value, words in choices]
+    if now:
+        items.insert(0, turn(say("gallery.any"), name, kind=""))
+    face = f'<span class="face">{text(shown)}</span> <span aria-hidden="true">▾</span>'
+    on = " on" if now else ""
+    return f'<span class="choice{on}" data-key="choice-{name}">{menu(f"wanted-{name}", title, items, face)}</span>'
+
+
+# -- sections -------------------------------------------------------------------------------------------------------
+
+
+def section(name: str, items: str, after: str = "", acts: str = "") -> str:
+    if not items and not after:
         return ""
     return (
-        f'<section class="rows" data-key="{name}"><header><h2>{say(f"queue.{name}")}</h2>'
-        f'<div class="acts">{acts}</div></header>'
-        f"<ul>{items}</ul>{after}</section>"
+        f'<section class="rows batched" data-key="{name}"><header><h2>{say(f"queue.{name}")}</h2>'
+        f'<div class="acts">{acts}</div></header><ul class="groups">{items}</ul>{after}</section>'
+    )
+
+
+def pager(name: str, behind: Sequence[object], page: Page) -> str:
+    """Between pages of batches."""
+    if not behind and not page.more:
+        return ""
+    back = turn(say("queue.batches_before"), "back", name, kind="") if behind else ""
+    if len(behind) > 1:
+        back = turn(say("queue.batches_first"), "first", name, kind="") + back
+    ahead = ""
+    if page.more:
+        last = page.shown[-1].group
+        token = written(last.turn) if last.turn else last.progress.batch.id
+        ahead = turn(say("queue.batches_behind"), "ahead", name, token, kind="")
+    label = say("gallery.pages")
+    return (
+        f'<nav class="pager" data-key="pager-{name}" aria-label="{label}"><span>{back}</span><span>{ahead}</span></nav>'
     )
 
 
@@ -102,131 +165,22 @@ def ended_acts(snapshot: Snapshot) -> str:
 
 def selection_bar() -> str:
     """Shown by ``live.js`` while rows are ticked; its buttons send all their ids."""
-    many = " data-many"
+    many, last = " data-many", " data-many data-unpick"
     return (
         f'<div class="picked" data-picked data-key="picked" role="toolbar" aria-label="{say("queue.selected")}" hidden>'
         f'<span class="count" role="status" data-words="{say("queue.n_selected")}"></span>'
-        + button(say("queue.move_top"), "move_top", kind="small", extra=many)
+        + button(say("queue.to_front"), "move_top", kind="small", extra=many)
+        + button(say("queue.to_back"), "move_bottom", kind="small", extra=many)
         + '<span class="priority">'
         + priority_button("−", "priority_down", say("queue.lower"))
         + f"<span>{say('queue.priority')}</span>"
         + priority_button("+", "priority_up", say("queue.raise"))
         + "</span>"
-        + button(say("common.cancel"), "cancel_these", kind="small", extra=many)
+        + button(say("common.again"), "again_these", kind="small", extra=last)
+        + button(say("common.cancel"), "cancel_these", kind="small", extra=last)
         + f'<button type="button" class="act small" data-unpick>{say("queue.clear_selection")}</button></div>'
     )
 
 
 def priority_button(sign: str, verb: str, label: str) -> str:
     return button(sign, verb, kind="small", title=label, extra=f' data-many aria-label="{label}"')
-
-
-# -- rows -----------------------------------------------------------------------------------------------------------
-
-
-def row(
-    job: Job,
-    image: Image | None,
-    eta: float | None = None,
-    position: int | None = None,
-    together: Collection[str] = (),
-) -> str:
-    """One job as a line of the queue. ``together`` are the batches of more than one."""
-    if job.hidden:
-        return row_of_another(job, eta, position)
-    detail = f'<span class="meta">{priority(job)}{facts(job.params)} · {text(job.params.model)}</span>'
-    if job.state is State.FAILED:
-        detail = f'<span class="meta bad">{why(job)}</span>'
-    elif job.state is State.RUNNING:
-        detail += bar(job)
-    when = (
-        moment(job.finished_at)
-        if job.finished_at
-        else ""
-        if eta is None or job.held or job.not_before
-        else duration(eta)
-    )
-    return (
-        f'<li class="line {job.state}" data-key="{job.id}">{thumb(job, image)}'
-        f'<div class="about"><span class="title">{text(job.params.prompt)}</span>{detail}</div>'
-        f'<div class="state"><span>{standing(job, position)}</span><span class="quiet">{when}</span></div>'
-        f'<div class="acts">{main_act(job)}{row_menu(job, job.batch_id in together)}</div></li>'
-    )
-
-
-def row_of_another(job: Job, eta: float | None, position: int | None) -> str:
-    """Somebody's job: that it is there and how far it is, nothing to press."""
-    detail = bar(job) if job.state is State.RUNNING else ""
-    when = "" if eta is None or job.held or job.not_before else duration(eta)
-    return (
-        f'<li class="line {job.state}" data-key="{job.id}"><div class="thumb" data-key="thumb-{job.id}"></div>'
-        f'<div class="about"><span class="title quiet">{say("queue.someones")}</span>{detail}</div>'
-        f'<div class="state"><span>{standing(job, position)}</span><span class="quiet">{when}</span></div></li>'
-    )
-
-
-def priority(job: Job) -> str:
-    return (
-        say("queue.priority_at", priority=f"{job.priority:+d}") + " · "
-        if job.priority and job.state is State.QUEUED
-        else ""
-    )
-
-
-def thumb(job: Job, image: Image | None) -> str:
-    """The picture, its preview, or the box that selects a waiting row."""
-    if job.state is State.QUEUED:
-        name = say("queue.select", prompt=text(job.params.prompt))
-        return (
-            f'<label class="thumb pick" data-key="pick-{job.id}"><input type="checkbox" data-pick="{job.id}" '
-            f'aria-label="{name}"></label>'
-        )
-    inside = ""
-    if image:
-        inside = picture_link(image, job.params.prompt)
-    elif job.state is State.RUNNING and job.step:
-        inside = f'<img src="{shapes.preview_url(job.id, job.step)}" alt="">'
-    return f'<div class="thumb" data-key="thumb-{job.id}">{inside}</div>'
-
-
-def main_act(job: Job) -> str:
-    if job.final:
-        return button(say("common.again"), "again", job.id, "small")
-    if job.held and job.state is State.QUEUED:
-        return button(say("common.resume"), "resume_batch", job.batch_id, "small")
-    return "" if job.cancel_requested else button(say("common.cancel"), "cancel", job.id, "small")
-
-
-def row_menu(job: Job, several: bool) -> str:
-    items = [item(say("queue.what_happened"), "what_happened", job.id)]
-    if job.final:
-        items += [item(say("common.use_recipe"), "recipe_of_job", job.id), item(say("queue.remove"), "forget", job.id)]
-    if job.state is State.QUEUED:
-        items = [
-            item(say("queue.move_top"), "move_top", job.id),
-            item(say("queue.move_up"), "move_up", job.id, stay=True),
-            item(say("queue.move_down"), "move_down", job.id, stay=True),
-            *items,
-        ]
-    if not job.final:
-        items += batch_items(job, several)
-    if job.state is State.QUEUED and job.held:
-        items.append(item(say("common.cancel"), "cancel", job.id))
-    return menu(f"menu-{job.id}", say("queue.more_about", prompt=job.params.prompt), items)
-
-
-def batch_items(job: Job, several: bool) -> list[str]:
-    """Pause and cancel what was submitted together."""
-    it = "batch" if several else "picture"
-    if job.held:
-        items = [item(say(f"queue.resume_{it}"), "resume_batch", job.batch_id)]
-    else:
-        items = [item(say(f"queue.pause_{it}"), "pause_batch", job.batch_id)]
-        if job.state is State.RUNNING:
-            items = [item(say(f"queue.pause_{it}_back"), "pause_batch_now", job.batch_id)]
-            if several:
-                items = [item(say("queue.pause_batch_after"), "pause_batch", job.batch_id), *items]
-    if several:
-        sure = say("queue.cancel_batch_sure")
-        items.append(item(say("queue.cancel_batch"), "cancel_batch", job.batch_id, sure=sure))
-    return items

@@ -45,6 +45,7 @@ def test_nothing_serious_is_found_on_any_tab(people: Any, site: Site, scheme: st
     batch(page, prompt).locator(".card.done").wait_for()
     studio.pause()
     press(page, a_prompt("waits"))
+    studio.submit(a_prompt("several wait"), count=12)  # a batch with a header, and more than is shown of it
     page.locator(".card.queued").first.wait_for()
     page.click("#more > button")
     page.click("#expert > button")

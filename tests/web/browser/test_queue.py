@@ -1,6 +1,7 @@
-"""The queue in a browser: order, selection, pause, what happened."""
+"""The queue in a browser: batches that fold, filters, order, selection, pause, what happened; thousands that wait."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +18,14 @@ pytestmark = pytest.mark.browser
 
 def line(page: Any, prompt: str) -> Any:
     return page.locator("#queue li.line", has=page.locator(".title", has_text=re.compile(f"^{re.escape(prompt)}$")))
+
+
+def group(page: Any, name: str) -> Any:
+    return page.locator("#queue li.group", has=page.locator(".fold", has_text=re.compile(f"^{re.escape(name)}$")))
+
+
+def unfolded(page: Any, name: str, opened: bool = True) -> None:
+    group(page, name).locator(f".fold[aria-expanded={str(opened).lower()}]").wait_for()
 
 
 def choose(row: Any, label: str) -> None:
@@ -54,7 +63,7 @@ def test_the_line_is_ordered_selected_and_cancelled(page: Any, site: Site) -> No
     assert row.locator(".menu[open]").count() == 0
 
     for prompt in prompts[:2]:
-        line(page, prompt).locator(".pick").click()
+        line(page, prompt).locator(".tick").click()
     bar = page.locator("#queue .picked")
     assert bar.locator(".count").inner_text() == "2 selected"
     bar.locator("[data-do=priority_up]").click()
@@ -67,12 +76,13 @@ def test_the_line_is_ordered_selected_and_cancelled(page: Any, site: Site) -> No
     assert line(page, prompts[0]).locator("input:checked").count() == 1  # over the redraw
     assert fits(page)
     studio.cancel([ids[0]])  # by somebody else
+    studio.forget([ids[0]])
     page.locator("#queue .picked .count", has_text="1 selected").wait_for()
-    line(page, prompts[3]).locator(".pick").click()
+    line(page, prompts[3]).locator(".tick").click()
     bar.locator("[data-do=cancel_these]").click()
     eventually(lambda: order() == [ids[2]])
     bar.wait_for(state="hidden")
-    line(page, prompts[2]).locator(".pick").click()
+    line(page, prompts[2]).locator(".tick").click()
     bar.locator("text=Clear selection").click()
     bar.wait_for(state="hidden")
 
@@ -100,7 +110,7 @@ def test_a_batch_is_held_and_goes_on(page: Any, site: Site) -> None:
     choose(line(page, prompt).first, "Pause this batch")
     page.locator("#queue .line", has_text=prompt).locator("text=Held").nth(1).wait_for()
     studio.resume()
-    line(page, prompt).first.locator(".acts > [data-do=resume_batch]").click()
+    group(page, prompt).locator(".group-head [data-do=resume_batch]").first.click()
     assert {job.state for job in studio.wait(receipt.job_ids, 30)} == {State.DONE}
 
 
@@ -114,6 +124,7 @@ def test_all_failed_again_and_what_happened(page: Any, site: Site) -> None:
     page.locator("#queue >> text=Again for all failed (2)").click()
     page.locator("#queue >> text=Again for all failed (4)").wait_for()
 
+    group(page, prompt).first.locator(".fold").click()
     choose(line(page, prompt).first, "What happened?")
     panel = page.locator("[role=dialog]")
     panel.locator(".timeline >> text=Started").wait_for()
@@ -127,5 +138,135 @@ def test_all_failed_again_and_what_happened(page: Any, site: Site) -> None:
     panel.wait_for(state="detached")
 
     page.locator("#queue >> text=Clear ended").click()
-    page.locator("#queue .line.failed").first.wait_for(state="detached")
+    page.locator("#queue .group").first.wait_for(state="detached")
     assert studio.jobs() == []
+
+
+@pytest.fixture
+def names(site: Site) -> Iterator[list[str]]:
+    """Three batches of some pictures that wait, the first one open."""
+    studio = site.house.studio
+    studio.pause()
+    studio.cancel_waiting()
+    studio.forget(everything=True)
+    names = [a_prompt("batch") for _ in range(3)]
+    for name in names:
+        studio.submit(name, count=12, width=128, height=128, steps=2)
+    yield names
+    studio.cancel_waiting()
+    studio.forget(everything=True)
+    studio.resume()
+
+
+def test_a_fold_outlives_a_look_and_a_reload_and_goes_by_keyboard(page: Any, site: Site, names: list[str]) -> None:
+    go(page, "queue")
+    unfolded(page, names[0])
+    group(page, names[0]).locator(".fold").click()
+    unfolded(page, names[0], False)
+    assert page.locator("#queue li.line").count() == 0
+    group(page, names[1]).locator(".fold").focus()
+    page.keyboard.press("Enter")
+    unfolded(page, names[1])
+    assert page.evaluate("document.activeElement.matches('.fold')")  # the focus is still there
+    assert line(page, names[1]).count() == 8
+    other = a_prompt("another")
+    site.house.studio.submit(other, width=128, height=128)  # the next look draws anew
+    line(page, other).wait_for()
+    unfolded(page, names[0], False)
+    unfolded(page, names[1])
+    page.reload()
+    page.wait_for_function("document.querySelector('#now .now')")
+    go(page, "queue")
+    unfolded(page, names[1])
+    unfolded(page, names[0], False)
+    assert fits(page)
+
+
+def test_filters_narrow_outlive_a_reload_and_are_cleared(page: Any, site: Site, names: list[str]) -> None:
+    boat = a_prompt("a boat at sea")
+    site.house.studio.submit(boat, width=128, height=128)
+    go(page, "queue")
+    unfolded(page, names[0])
+    page.fill("#queue [type=search]", "BOAT")
+    page.wait_for_function("document.querySelectorAll('#queue li.line').length === 1")
+    line(page, boat).wait_for()
+    assert page.input_value("#queue [type=search]") == "BOAT"
+    assert page.evaluate("document.activeElement.matches('[type=search]')")  # one can type on
+    page.reload()
+    page.wait_for_function("document.querySelector('#now .now')")
+    go(page, "queue")
+    line(page, boat).wait_for()
+    assert page.locator("#queue li.line").count() == 1
+    page.locator("[data-key=choice-state] summary").click()
+    page.locator("[data-key=choice-state] .items button", has_text="Failed").click()
+    page.locator("#queue >> text=Nothing matches").wait_for()
+    assert fits(page)
+    page.locator("[data-key=nothing] >> text=Clear filters").click()
+    unfolded(page, names[0])
+    assert page.input_value("#queue [type=search]") == ""
+
+
+def test_a_range_is_ticked_with_shift_and_cancelled(people: Any, site: Site, names: list[str]) -> None:
+    page, studio = people().open(), site.house.studio
+    go(page, "queue")
+    unfolded(page, names[0])
+    rows = line(page, names[0])
+    rows.nth(1).locator(".tick").click()
+    rows.nth(5).locator(".tick").click(modifiers=["Shift"])
+    page.locator("#queue .picked .count", has_text="5 selected").wait_for()
+    rows.nth(3).locator(".tick input").focus()
+    page.keyboard.press("Space")
+    page.locator("#queue .picked .count", has_text="4 selected").wait_for()
+    page.locator("#queue .picked [data-do=cancel_these]").click()
+    group(page, names[0]).locator(".group-head", has_text="4 cancelled").wait_for()
+    page.locator("#queue .picked").wait_for(state="hidden")
+    batch_id = next(each.batch.id for each in studio.batches.page() if each.batch.name == names[0])
+    assert [job.index for job in studio.jobs("cancelled", batch_id)] == [1, 2, 4, 5]
+
+
+def test_batches_change_places(page: Any, site: Site, names: list[str]) -> None:
+    def order() -> list[str]:
+        shown = (page.locator("#queue .fold").nth(place).inner_text() for place in range(3))
+        return [names.index(name) for name in shown]
+
+    go(page, "queue")
+    group(page, names[2]).locator(".menu summary").first.click()
+    group(page, names[2]).locator(".items button", has_text="Move to top").first.click()
+    eventually(lambda: order() == [2, 0, 1])
+    group(page, names[1]).locator(".menu summary").first.click()
+    group(page, names[1]).locator(".items button", has_text="Move up").first.click()
+    eventually(lambda: order() == [2, 1, 0])
+    page.keyboard.press("Escape")
+    assert fits(page)
+
+
+def test_with_thousands_waiting_there_are_few_rows_and_all_can_be_reached(page: Any, site: Site) -> None:
+    studio = site.house.studio
+    studio.pause()
+    name = a_prompt("a long list")
+    try:
+        studio.lists.submit("\n".join(f"picture {number}" for number in range(3000)), name=name)
+        go(page, "queue")
+        long = group(page, name)
+        long.locator(".fold").wait_for()
+        if long.locator(".fold[aria-expanded=false]").count():
+            long.locator(".fold").click()
+        long.locator("nav.more", has_text="1–8 of 3,000").wait_for()
+        long.locator("text=Show more").click()
+        long.locator("nav.more", has_text="1–50 of 3,000").wait_for()
+        long.locator("text=Next 50").click()
+        long.locator("nav.more", has_text="51–100 of 3,000").wait_for()
+        assert long.locator("li.line .title").all_inner_texts() == [f"picture {number}" for number in range(50, 100)]
+        assert page.locator("#queue li.line").count() < 100
+        assert page.evaluate("document.querySelectorAll('#queue *').length") < 3000
+        long.locator("text=Previous 50").click()
+        long.locator("nav.more", has_text="1–50 of 3,000").wait_for()
+        long.locator("text=Show fewer").click()
+        long.locator("nav.more", has_text="1–8 of 3,000").wait_for()
+        page.fill("#queue [type=search]", "picture 2999")
+        page.wait_for_function("document.querySelectorAll('#queue li.line').length === 1")
+        assert fits(page)
+    finally:
+        studio.cancel_waiting()
+        studio.forget(everything=True)
+        studio.resume()
