@@ -27,6 +27,7 @@ window.diffusionLocalLook = (() => {
       signal: AbortSignal.timeout(PATIENCE),
     });
     if (answer.status === 204) return;
+    if (answer.status === 401 && seen) location.reload(); // signed out elsewhere: to the sign-in
     if (answer.status !== 200) throw new Error(answer.statusText);
     const told = await answer.json();
     version ||= told.version;

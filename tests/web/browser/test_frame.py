@@ -40,6 +40,16 @@ def test_a_seventh_tab_loads(people: Any) -> None:
     batch(tabs[-1], prompt).locator(".card.done").wait_for()
 
 
+def test_whoever_was_signed_out_elsewhere_is_sent_to_the_sign_in(people: Any) -> None:
+    person = people()
+    page = person.open()
+    page.wait_for_load_state("networkidle")
+    with page.expect_navigation():  # "/" leads to the sign-in then
+        page.route("**/look", lambda route: route.fulfill(status=401, body="{}"), times=1)
+    page.wait_for_function("document.querySelector('#now .now')")
+    person.complaints[:] = [each for each in person.complaints if "401" not in each]
+
+
 def test_light_and_dark_have_readable_words(people: Any) -> None:
     for scheme in ("light", "dark"):
         page = people(color_scheme=scheme).open()
