@@ -4,6 +4,7 @@ Each state is shot on a desktop and a phone, light and dark, in each language: F
 The fake engine draws the pictures, so that every state can be held as long as it takes.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -228,7 +229,7 @@ def slow_hub() -> Iterator[str]:
                 names["unet/config.json"] = 2
                 told = {"sha": "abc123", "cardData": {"license": "mit"}}
                 siblings: list[dict[str, Any]] = [
-                    {"rfilename": name, "size": size, "blobId": "0" * 40} for name, size in names.items()
+                    {"rfilename": name, "size": size, "blobId": blob_id(name)} for name, size in names.items()
                 ]
                 siblings[1]["lfs"] = {"sha256": "0" * 64, "size": siblings[1]["size"], "pointerSize": 134}
                 self.say(json.dumps(told | {"siblings": siblings}).encode())
@@ -257,6 +258,12 @@ def slow_hub() -> Iterator[str]:
     finally:
         over.set()
         server.shutdown()
+
+
+def blob_id(name: str) -> str:
+    """As git names a file's content."""
+    content = INDEX if name == "model_index.json" else b"{}"
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 INDEX = json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}).encode()

@@ -39,58 +39,69 @@ background:var(--ground);color:var(--accent);cursor:pointer;margin-top:.3rem}
 figure,.reason,dl div{break-inside:avoid}a[href]{color:inherit;text-decoration:none}}
 """
 WIDE = {"Estimate", "Made with less memory"}
+AGAIN = "Again for these"
+#: A sentence in English -> the same in the language of whoever reads.
+Told = Callable[[str], str]
 
 
-def written(report: Report, files: LocalFiles, root: str | None = None) -> str:
+def written(report: Report, files: LocalFiles, root: str | None = None, told: Told = str, tag: str = "en") -> str:
     """``root`` is the app's address, empty at the top of a server, where the page is served by it: its links then lead
-    to the pictures, and its buttons make again what failed. A file has neither."""
-    parts = [f"<h1>{escape(report.title)}</h1><dl>", *(fact(*each) for each in facts(report)), "</dl>"]
+    to the pictures, and its buttons make again what failed. A file has neither. ``told`` says its English sentences in
+    the language of ``tag``."""
+    title = report.title if report.batch_id else told(report.title)  # a batch has its own name
+    parts = [f"<h1>{escape(title)}</h1><dl>", *(fact(*each, told) for each in facts(report)), "</dl>"]
     if report.reasons:
-        parts += ["<h2>Failed</h2>", *(reason(each, report, root) for each in report.reasons)]
+        parts += [f"<h2>{told('Failed')}</h2>", *(reason(each, report, root, told) for each in report.reasons)]
     if report.pictures:
         shown, done = len(report.pictures), report.counts["done"]
-        parts.append(f"<h2>Pictures{f' ({shown} of {done:,})' if shown < done else ''}</h2>")
-        parts += ['<div class="sheet">', *(figure(each, files, root) for each in report.pictures), "</div>"]
+        some = f"Pictures ({shown} of {done:,})" if shown < done else "Pictures"
+        parts.append(f"<h2>{told(some)}</h2>")
+        parts += ['<div class="sheet">', *(figure(each, files, root, told) for each in report.pictures), "</div>"]
     if len(report.batches) > 1:
-        parts += ["<h2>Batches</h2>", batches(report, root)]
+        parts += [f"<h2>{told('Batches')}</h2>", batches(report, root, told)]
     if report.models:
         rows = [[each.model, f"{each.done:,}", duration(each.seconds)] for each in report.models]
-        parts += ["<h2>Models</h2>", table(["Model", "Pictures", "Time"], rows)]
+        parts += [f"<h2>{told('Models')}</h2>", table(list(map(told, ("Model", "Pictures", "Time"))), rows)]
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(report.title)}</title><style>{STYLE}</style></head><body><main>{''.join(parts)}</main></body>"
+        f'<!doctype html><html lang="{tag}"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>{''.join(parts)}</main></body>"
         "</html>\n"
     )
 
 
-def fact(what: str, much: str) -> str:
+def fact(what: str, much: str, told: Told) -> str:
     kind = ' class="wide"' if what in WIDE else ""
     bad = ' class="bad"' if what == "Failed" and much != "0" else ""
-    return f"<div{kind}><dt>{escape(what)}</dt><dd{bad}>{escape(much)}</dd></div>"
+    return f"<div{kind}><dt>{escape(told(what))}</dt><dd{bad}>{escape(told(much))}</dd></div>"
 
 
-def reason(each: Reason, report: Report, root: str | None) -> str:
+def reason(each: Reason, report: Report, root: str | None, told: Told) -> str:
     """A group of failed jobs; in the app with a button to make them again, which a file cannot have."""
     of = {"batch_id": report.batch_id} if report.batch_id else {"since": report.since, "until": report.until}
     hidden = "".join(
         f'<input type="hidden" name="{name}" value="{escape(value or "")}">'
         for name, value in ({"reason": each.id} | of).items()
     )
-    button = f'<form method="post" action="{root}/reports/again">{hidden}<button>Again for these</button></form>'
+    button = f'<form method="post" action="{root}/reports/again">{hidden}<button>{told(AGAIN)}</button></form>'
     again = button if root is not None else ""
     ids = ", ".join(each.job_ids[:5]) + (" …" if each.count > 5 else "")
     return (
-        f'<div class="reason"><p><b>{each.count:,} × {escape(each.kind)}</b></p><p>{escape(each.message)}</p>'
-        f"<p><small>{escape(ids)}</small></p>{again}</div>"
+        f'<div class="reason"><p><b>{each.count:,} × {escape(told(words_of(each.kind)))}</b></p>'
+        f"<p>{escape(told(each.message))}</p><p><small>{escape(ids)}</small></p>{again}</div>"
     )
 
 
-def figure(image: Image, files: LocalFiles, root: str | None) -> str:
+def words_of(kind: str) -> str:
+    return kind.replace("_", " ").capitalize()
+
+
+def figure(image: Image, files: LocalFiles, root: str | None, told: Told) -> str:
     label = escape(shortened(image.params.prompt, 80))
     seen = f'<img alt="{label}" src="{inline(lambda: files.thumbnail(image.key))}">'
     if root is not None:
         seen = f'<a href="{root}/images/{image.id}{image.suffix}">{seen}</a>'
-    return f"<figure>{seen}<figcaption>{label}<br>seed {image.params.seed}</figcaption></figure>"
+    return f"<figure>{seen}<figcaption>{label}<br>{told('Seed')} {image.params.seed}</figcaption></figure>"
 
 
 def inline(path: Callable[[], object]) -> str:
@@ -106,7 +117,7 @@ def inline(path: Callable[[], object]) -> str:
     return f"data:image/webp;base64,{base64.b64encode(held.getvalue()).decode()}"
 
 
-def batches(report: Report, root: str | None) -> str:
+def batches(report: Report, root: str | None, told: Told) -> str:
     rows = []
     for each in report.batches:
         name = escape(shortened(each.name or each.id))
@@ -116,7 +127,7 @@ def batches(report: Report, root: str | None) -> str:
                 *(f"{each.counts.get(state, 0):,}" for state in ("done", "failed", "cancelled")),
             ]
         )
-    return table(["Batch", "Done", "Failed", "Cancelled"], rows, raw=True)
+    return table(list(map(told, ("Batch", "Done", "Failed", "Cancelled"))), rows, raw=True)
 
 
 def table(heads: list[str], rows: list[list[str]], raw: bool = False) -> str:

@@ -102,9 +102,9 @@ class Reports:
             return as_json(report.to_dict())
         raise InvalidParams("format", f"must be one of {', '.join(FORMATS)} (got {form!r}).")
 
-    def page(self, report: Report, root: str = "") -> str:
-        """As HTML for a browser that has the app, at the path ``root``: with links into it."""
-        return page.written(report, self._files, root)
+    def page(self, report: Report, root: str = "", told: page.Told = str, tag: str = "en") -> str:
+        """As HTML for a browser that has the app, at the path ``root``: with links into it, as ``told``."""
+        return page.written(report, self._files, root, told, tag)
 
     def keep(self, report: Report, stem: str) -> Path:
         """Write it into the home's ``reports`` folder, as Markdown and as HTML; the path of the HTML file.

@@ -23,7 +23,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
             ("Pictures per hour", f"{report.per_hour:,.0f}" if report.per_hour >= 10 else f"{report.per_hour:.1f}")
         )
     if report.loads:
-        found.append(("Model loads", f"{report.loads:,} in {duration(report.load_seconds)}"))
+        found.append(("Model loads", f"{report.loads:,}, {duration(report.load_seconds)} in all"))
     if report.steps_down:
         total = sum(report.steps_down.values())
         ways = ", ".join(f"{rung.replace('_', ' ')} {count:,}" for rung, count in sorted(report.steps_down.items()))

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -149,6 +150,14 @@ def test_cancel_again_and_pause(house: House) -> None:
     assert not house.studio.snapshot().paused
     click(house, "cancel_batch", receipt)
     assert house.studio.jobs_of_batches([receipt])[0].state is State.CANCELLED
+
+
+def test_again_of_a_finished_picture_draws_another_seed(house: House) -> None:
+    old = house.studio.job(made(house).job_id)
+    receipt = click(house, "again", old.id)["receipt"]
+    new = house.studio.jobs_of_batches([receipt])[0]
+    assert new.params.seed != old.params.seed
+    assert replace(new.params, seed=old.params.seed) == old.params
 
 
 def test_cancel_all_waiting_leaves_what_runs(house: House) -> None:

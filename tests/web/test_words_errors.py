@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
 import diffusion_local
 from diffusion_local import errors
+from diffusion_local.compose import House
+from diffusion_local.domain import Failure
 from diffusion_local.settings import Settings
 from diffusion_local.web.ui import words
+from tests.support import claimed
+from tests.web.conftest import made
 
 PACKAGE = Path(diffusion_local.__file__).parent
 #: Said in a terminal or to programs, never on the page.
@@ -105,3 +110,17 @@ def test_what_fills_a_sentence_is_told_too() -> None:
         assert words.retell(
             "Model 'a' cannot be loaded. a.ckpt is damaged: it is not a safetensors file. Copy or download it again."
         ) == ("无法加载模型 'a'。a.ckpt 已损坏：不是 safetensors 文件。请重新复制或下载。")
+
+
+def test_the_page_of_a_report_speaks_the_readers_language(client: TestClient, house: House) -> None:
+    made(house)
+    failed = house.studio.submit("a boat", width=128, height=128).job_ids[0]
+    house.jobs.fail(claimed(house.jobs).claim, Failure("out_of_memory", errors.OutOfMemory().message))
+    batch = house.studio.job(failed).batch_id
+    told = client.get(f"/reports/batch/{batch}.html", headers={"Accept-Language": "zh-CN"}).text
+    assert '<html lang="zh-CN">' in told
+    assert "<dt>失败</dt>" in told
+    assert "1 × 内存不足" in told
+    assert "设备内存不足。" in told
+    assert re.findall(r">\s*(Done|Failed|Pictures|Time|From|To)\s*<", told) == []
+    assert "<dt>Failed</dt>" in client.get(f"/reports/batch/{batch}.html").text

@@ -10,9 +10,9 @@ from diffusion_local.web.ui.words import TAGS, language, say
 
 STYLE = """
 :root{color-scheme:light dark;--back:#fafaf9;--card:#fff;--ink:#1c1917;--soft:#57534e;--line:#e7e5e4;--act:#0f766e;
---on:#fff;--bad:#b91c1c;--good:#0f766e}
+--bad:#b91c1c;--good:#0f766e}
 @media(prefers-color-scheme:dark){:root{--back:#141312;--card:#1c1b1a;--ink:#ece9e6;--soft:#a8a29e;--line:#34312e;
---act:#2dd4bf;--on:#042f2e;--bad:#fca5a5;--good:#5eead4}}
+--act:#2dd4bf;--bad:#fca5a5;--good:#5eead4}}
 *{box-sizing:border-box}[hidden]{display:none!important}body{margin:0;background:var(--back);color:var(--ink);
 font:16px/1.5 ui-sans-serif,system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans SC",sans-serif}
 main{max-width:26rem;margin:0 auto;padding:3rem 1rem}main.wide{max-width:44rem;padding-top:1.5rem}
@@ -25,8 +25,9 @@ input[type=text],input[type=password]{display:block;width:100%;margin-top:.25rem
 font:inherit;color:var(--ink);background:var(--back);border:1px solid var(--line);border-radius:8px}
 input:focus-visible,button:focus-visible,a:focus-visible{outline:2px solid var(--act);outline-offset:2px}
 button{font:inherit;font-weight:500;min-height:2.75rem;padding:0 1rem;border-radius:8px;border:1px solid var(--line);
-background:transparent;color:var(--ink);cursor:pointer}button.main{background:var(--act);border-color:var(--act);
-color:var(--on)}form.full button{width:100%;margin-top:.5rem}a{color:var(--act)}
+background:transparent;color:var(--ink);cursor:pointer}button.main{background:#0f766e;border-color:#0f766e;
+color:#fff}input[type=checkbox]{accent-color:#0f766e;width:1.1rem;height:1.1rem}
+form.full button{width:100%;margin-top:.5rem}a{color:var(--act)}
 .said{border-radius:8px;padding:.625rem .75rem;border:1px solid currentColor;margin:0 0 1rem}.bad{color:var(--bad)}
 .good{color:var(--good)}ul{list-style:none;margin:0 0 1rem;padding:0}li{display:flex;gap:1rem;align-items:center;
 justify-content:space-between;padding:.5rem 0;border-bottom:1px solid var(--line)}li div{min-width:0;

@@ -4,7 +4,7 @@ from diffusion_local.domain import PRIORITIES, State, shortened
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_history
-from diffusion_local.web.ui.actions_pictures import settings_of
+from diffusion_local.web.ui.actions_pictures import other_seed, settings_of, submitted
 from diffusion_local.web.ui.effects import Effect, Verb, said
 from diffusion_local.web.ui.words import say
 
@@ -69,8 +69,12 @@ def first_picture(studio: Studio, key: str, place: str) -> Effect:
 
 
 def again(studio: Studio, key: str, place: str) -> Effect:
+    """The recipe once more; what came out already is drawn with another seed, as the same would come out again."""
+    job = studio.job(key)
+    prompt = shortened(job.params.prompt, 40)
+    if job.state is State.DONE:
+        return submitted(studio, job.params, prompt, **other_seed(job.params))
     receipt = studio.again([key])
-    prompt = shortened(studio.job(key).params.prompt, 40)
     return Effect(toast=said(say("page.queued_again", what=prompt)), receipt=receipt.batch_id, panel="")
 
 

@@ -69,8 +69,11 @@ def submitted(studio: Studio, params: Params, what: str, count: int = 1, **chang
 def again_new(studio: Studio, key: str, place: str) -> Effect:
     """The recipe with another seed; of a variation, another variation."""
     params = studio.image(key).params
-    fresh: dict[str, Any] = {"variation_seed" if params.variation_strength else "seed": None}
-    return submitted(studio, params, shortened(params.prompt, 40), **fresh)
+    return submitted(studio, params, shortened(params.prompt, 40), **other_seed(params))
+
+
+def other_seed(params: Params) -> dict[str, Any]:
+    return {"variation_seed" if params.variation_strength else "seed": None}
 
 
 def again_picture(studio: Studio, key: str, place: str) -> Effect:

@@ -78,6 +78,7 @@ def batch(jobs: Sequence[Job], images: Images, eta: Mapping[str, float], order: 
     ends = [eta[job.id] for job in unfinished if job.id in eta]
     if unfinished and len(ends) == len(unfinished):
         words.append(say("common.left", time=duration(max(ends))))
+    told = f'<span class="quiet">{" · ".join(words)}</span>' if words else ""
     act = ""
     if unfinished:
         act = button(say("common.cancel"), "cancel_batch", jobs[0].batch_id, "small")
@@ -88,7 +89,7 @@ def batch(jobs: Sequence[Job], images: Images, eta: Mapping[str, float], order: 
     rest = f'<p class="quiet">{say("create.more_of_press", n=more)}</p>' if more > 0 else ""
     return (
         f'<section class="batch" data-key="{jobs[0].batch_id}"><header><h2 title="{text(first.prompt)}">'
-        f'{text(first.prompt)}</h2><span class="quiet">{" · ".join(words)}</span>{act}</header>'
+        f"{text(first.prompt)}</h2>{told}{act}</header>"
         f'<div class="cards">{cards}</div>{rest}</section>'
     )
 

@@ -13,6 +13,7 @@ from diffusion_local.reports.report import Report
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.answers import tagged
 from diffusion_local.web.api.fields import ReportAgain, Trial
+from diffusion_local.web.ui.words import TAGS, language, retell
 
 FORMATS = {".json": "json", ".md": "md", ".html": "html"}
 TYPES = {"application/json": "json", "text/markdown": "md", "text/html": "html"}
@@ -74,14 +75,17 @@ def page_router(studio: Studio) -> APIRouter:
     """The same reports as pages, with links into the app."""
     pages = APIRouter(prefix="/reports", include_in_schema=False, default_response_class=HTMLResponse)
 
+    def shown(report: Report) -> HTMLResponse:
+        written = studio.reports.page(report, shapes.root(), retell, TAGS[language()])
+        return HTMLResponse(written, headers=NEVER)
+
     @pages.get("/batch/{batch_id}.html")
     def batch_page(batch_id: str) -> HTMLResponse:
-        return HTMLResponse(studio.reports.page(studio.reports.batch(batch_id), shapes.root()), headers=NEVER)
+        return shown(studio.reports.batch(batch_id))
 
     @pages.get("/night.html")
     def night_page(since: str = "", until: str = "") -> HTMLResponse:
-        report = studio.reports.night(since or None, until or None)
-        return HTMLResponse(studio.reports.page(report, shapes.root()), headers=NEVER)
+        return shown(studio.reports.night(since or None, until or None))
 
     @pages.post("/again")
     async def again(request: Request) -> RedirectResponse:
