@@ -77,21 +77,15 @@ def adapter_name(name: str) -> str:
 def put_vae(loaded: Loaded, name: str, materials: Materials, device: str) -> None:
     if name == loaded.vae:
         return
-    pipe = loaded.pipe
-    if not name:
-        vae = loaded.own_vae
-    else:
-        own = loaded.own_vae or pipe.vae
+    own, factors = loaded.own_vae = loaded.own_vae or (loaded.pipe.vae, loaded.factors)
+    vae = own
+    if name:
         path = materials.vae(name)
         vae = opened(f"The VAE {name!r}", lambda: read_vae(path, own), loaded.model.id)
-        loaded.own_vae = own
-    vae.to(dtype=loaded.own_vae.dtype)
-    if loaded.rung not in placement.MOVABLE:
-        raise ModelUnavailable("Another VAE can be used where the model is held in memory, not on the last rungs.")
-    pipe.register_modules(vae=vae)
-    placement.place(pipe, loaded.rung, device)
-    loaded.factors = previews.fit(vae)
-    loaded.vae = name
+        factors = previews.fit(vae.to(device, own.dtype))
+        vae.to("cpu")
+    placement.swap_vae(loaded.pipe, vae, loaded.rung, device)
+    loaded.factors, loaded.vae = factors, name
 
 
 def read_vae(path: Path, like: Any) -> Any:

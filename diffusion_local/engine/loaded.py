@@ -18,7 +18,8 @@ from diffusion_local.engine.graphs import Graphs
 class Loaded:
     """A model in memory and what was learned about it. ``bytes`` are those of its weights that stay on the device.
 
-    ``prompts`` are embeddings by what they were made from; ``loras``, ``words`` and ``vae`` what was put into it.
+    ``prompts`` are embeddings by what they were made from; ``loras``, ``words`` and ``vae`` what was put into it;
+    ``own_vae`` is the one that it came with, once another was put in, and the factors of its previews.
     """
 
     model: Model
@@ -35,4 +36,4 @@ class Loaded:
     loras: tuple[Lora, ...] = ()
     words: frozenset[str] = frozenset()
     vae: str = ""
-    own_vae: Any = None
+    own_vae: tuple[Any, previews.Factors | None] | None = None

@@ -23,10 +23,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 def place(pipe: Any, rung: str, device: str) -> None:
     """Bring a pipeline to a rung, from the CPU or from a rung of MOVABLE."""
     pipe.remove_all_hooks()
-    if rung != "resident":
-        _tile(pipe.vae, SMALL_TILE if rung == "sequential" else TILE)
-    elif hasattr(pipe.vae, "disable_tiling"):
-        pipe.vae.disable_tiling()
+    _tile(pipe.vae, rung)
     if rung == "attention_slicing":
         with suppress(NotImplementedError, ValueError):  # transformers slice nothing
             pipe.enable_attention_slicing()
@@ -46,6 +43,26 @@ def place(pipe: Any, rung: str, device: str) -> None:
             pipe.enable_sequential_cpu_offload(device=device)
         case _:
             pipe.to(device)
+
+
+def swap_vae(pipe: Any, vae: Any, rung: str, device: str) -> None:
+    """Put another VAE, from the CPU, into a pipeline that was placed; the one before goes there, free of hooks."""
+    before = pipe.vae
+    match rung:
+        case "sequential":
+            accelerate.hooks.remove_hook_from_module(before, recurse=True)  # which brings its weights back
+            pipe.register_modules(vae=vae)
+            _tile(vae, rung)
+            accelerate.cpu_offload(vae, torch.device(device))
+        case "model_offload":  # its hooks know each other, so all are made anew
+            pipe.remove_all_hooks()
+            pipe.register_modules(vae=vae)
+            place(pipe, rung, device)
+        case _:
+            pipe.register_modules(vae=vae)
+            _tile(vae, rung)
+            vae.to(device)
+    before.to("cpu")
 
 
 def rest(pipe: Any) -> None:
@@ -70,10 +87,14 @@ def vae_in_fp32(pipe: Any, rung: str, device: str) -> None:
         pipe.vae.to(dtype=torch.float32)
 
 
-def _tile(vae: Any, side: int) -> None:
-    """Decode in tiles of this many pixels; diffusers' own default is the size that the VAE was trained at."""
+def _tile(vae: Any, rung: str) -> None:
+    """Decode whole, or in tiles of the rung's size; diffusers' own default is the size that the VAE was trained at."""
     if not hasattr(vae, "enable_tiling"):
         return
+    if rung == "resident":
+        vae.disable_tiling()
+        return
+    side = SMALL_TILE if rung == "sequential" else TILE
     vae.enable_tiling()
     scale = 2 ** (len(vae.config.block_out_channels) - 1) if hasattr(vae.config, "block_out_channels") else 8
     if hasattr(vae, "tile_sample_min_size"):

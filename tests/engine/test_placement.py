@@ -1,0 +1,65 @@
+"""A pipeline's parts on the rungs of memory, as far as a CPU can show it: here the CPU is the device, too."""
+
+from typing import Any
+
+import accelerate
+import diffusers
+import pytest
+import torch
+
+from diffusion_local.catalog import Model
+from diffusion_local.engine import placement
+from diffusion_local.engine.memory import SMALL_TILE, TILE
+
+
+@pytest.fixture
+def pipe(starter: Model) -> Any:
+    found = diffusers.StableDiffusionPipeline.from_pretrained(starter.folder, safety_checker=None)
+    found.set_progress_bar_config(disable=True)
+    return found
+
+
+def other_than(vae: Any) -> Any:
+    """A VAE whose pictures are brighter."""
+    other = type(vae).from_config(vae.config).eval()
+    other.load_state_dict(vae.state_dict())
+    with torch.no_grad():
+        other.decoder.conv_out.bias += 0.3
+    return other
+
+
+def decoded(vae: Any) -> torch.Tensor:
+    latents = torch.randn(1, vae.config.latent_channels, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        pixels: torch.Tensor = vae.decode(latents).sample
+    return pixels
+
+
+def put(pipe: Any, rung: str) -> None:
+    """On the rung; diffusers refuses the CPU as the device of the last one, so that is done for the VAE alone."""
+    if rung == "sequential":
+        accelerate.cpu_offload(pipe.vae, torch.device("cpu"))
+    else:
+        placement.place(pipe, rung, "cpu")
+
+
+@pytest.mark.parametrize("rung", ["resident", "vae_tiling", "model_offload", "group_offload", "sequential"])
+def test_another_vae_is_placed_as_the_own_one_was_and_taken_out_again(pipe: Any, rung: str) -> None:
+    own = pipe.vae
+    other, before = other_than(own), decoded(own)
+    expected = decoded(other)
+    put(pipe, rung)
+    placement.swap_vae(pipe, other, rung, "cpu")
+    assert pipe.vae is other
+    assert torch.equal(decoded(pipe.vae), expected)
+    assert hasattr(other, "_hf_hook") == (rung in ("model_offload", "sequential"))
+    waits = next(other.parameters()).device.type
+    assert waits == ("meta" if rung == "sequential" else "cpu")
+    assert other.use_tiling == (rung != "resident")
+    if other.use_tiling:
+        assert other.tile_sample_min_size == (SMALL_TILE if rung == "sequential" else TILE)
+    assert not hasattr(own, "_hf_hook")
+    assert torch.equal(decoded(own), before)  # with its weights, on the CPU
+    placement.swap_vae(pipe, own, rung, "cpu")
+    assert torch.equal(decoded(pipe.vae), before)
+    assert not hasattr(other, "_hf_hook")
