@@ -17,7 +17,7 @@ from diffusion_local.store.groups_schema import RANKS
 from diffusion_local.store.line import Rules, gate_of
 from diffusion_local.store.ownership import ruled, seen
 from diffusion_local.store.paces import pace_of, waiting_work
-from diffusion_local.store.queue_view import hands_of, jobs
+from diffusion_local.store.queue_view import RUNNING, hands_of, jobs
 from diffusion_local.store.tombstones import missing
 from diffusion_local.timing import late_warning, of_batch
 
@@ -112,7 +112,7 @@ class BatchRows:
         """Seconds of work until the last job of each batch is done. One walk along the line, however many batches."""
         if not batches:
             return {}
-        running = jobs(db, "WHERE state = 'running'")
+        running = jobs(db, RUNNING)
         workers = hands_of([rows.worker(row) for row in db.query("SELECT * FROM workers")])
         work, loaded = waiting_work(db), {job.params.model for job in running}
         pace = pace_of(db, {each.model for each in work} | loaded)

@@ -41,7 +41,7 @@ BEHIND = (
 
 #: Jobs that are walked along for the estimates of a page: what comes behind them is hours away.
 MOST_WALKED = 20_000
-MOST_LOOKED_AT = 100
+MOST_LOOKED_AT = 50
 
 
 class Key(NamedTuple):

@@ -18,6 +18,8 @@ from diffusion_local.store.paces import pace_of, waiting_work
 from diffusion_local.store.tombstones import missing
 
 ORDER = "ORDER BY lane, priority DESC, position"
+#: By name: with fresh statistics the planner would rather read every job there is.
+RUNNING = "INDEXED BY jobs_running WHERE state = 'running'"
 STALL_STEPS = 20
 FEW = 3  # jobs whose places are cheaper to look up one by one
 #: What stands before a job in line, as positions go; between owners and models it is turns that decide (store.line).
@@ -52,7 +54,7 @@ class QueueView:
                 "SELECT revision, paused, blocked, window, resting, sleep_at FROM queue"
             ).fetchone()
             counts = dict(db.execute("SELECT state, sum(jobs) FROM job_counts GROUP BY state").fetchall())
-            running = jobs(db, "WHERE state = 'running' ORDER BY started_at, id")
+            running = jobs(db, f"{RUNNING} ORDER BY started_at, id")
             workers = [rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")]
             line = Line(db, now, self.rules)
             first = waiting_jobs(db, line, next((each.model for each in workers if each.model), ""), waiting)
@@ -82,7 +84,7 @@ class QueueView:
         if job.final:
             return None, None
         with self._database.read() as db:
-            running = jobs(db, "WHERE state = 'running'")
+            running = jobs(db, RUNNING)
             hands = hands_of([rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")])
             ahead: dict[Work, int] = {}
             position = None
@@ -111,7 +113,7 @@ class QueueView:
             job.id: self.place(job) for job in asked if job.state is not State.QUEUED
         }
         with self._database.read() as db:
-            running = jobs(db, "WHERE state = 'running'")
+            running = jobs(db, RUNNING)
             hands = hands_of([rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")])
             models = [row[0] for row in db.execute("SELECT DISTINCT model FROM jobs WHERE state = 'queued'").fetchall()]
             pace = pace_of(db, {*models, *(job.params.runs_on for job in running)})

@@ -207,8 +207,15 @@ def test_batches_change_places_and_nobody_else_moves(store: JobStore, groups: Qu
 
 def test_no_question_scans_the_table(store: JobStore, groups: QueueGroups, database: Database) -> None:
     """What SQLite plans for every statement, as it is run: by an index, but for lists of a few."""
-    enqueue(store, 3)
+    for _ in range(5):
+        enqueue(store, 200)
     store.stop(claimed(store).claim)
+    job = claimed(store)
+    store.finish(job.claim, image_of(job))  # so that there are estimates
+    with sql(database.path) as db:
+        db.execute("ANALYZE")
+        db.commit()
+    database.close()  # the next connection reads the statistics
     asked: list[str] = []
     with database.read() as db:
         db.conn.set_trace_callback(asked.append)

@@ -11,7 +11,7 @@ from diffusion_local.web.ui.live import hidden, live
 from diffusion_local.web.ui.place_queue import QueuePlace
 from diffusion_local.web.ui.view_queue import Page, Shown
 
-LIVE, ENDED = 20, 10  # batches of a page
+LIVE, ENDED = 15, 10  # batches of a page
 FEW, MANY = 8, 50  # jobs of an open batch at first, and after a press
 
 # -- handlers -------------------------------------------------------------------------------------------------------

@@ -141,7 +141,8 @@ def acts(each: Progress) -> str:
     return first + menu(f"batch-{batch.id}", say("queue.more_about", prompt=batch.name), items_of(each))
 
 
-def items_of(each: Progress) -> list[str]:
+def items_of(each: Progress, files: bool = True) -> list[str]:
+    """``files``: what of it can be taken away, too."""
     batch, counts = each.batch, each.counts
     key, waits = batch.id, counts[State.QUEUED]
     items = []
@@ -159,16 +160,18 @@ def items_of(each: Progress) -> list[str]:
     if counts[State.FAILED]:
         items.append(item(say("lists.again_failed", n=counts[State.FAILED]), "batch_again", key))
     if counts[State.DONE]:
+        items.append(item(say("lists.pictures"), "batch_pictures", key))
+    if counts[State.DONE] and files:
         items += [
-            item(say("lists.pictures"), "batch_pictures", key),
             link(say("lists.sheet"), shapes.batch_url(key, "sheet.webp"), opens=True),
             link(say("gallery.zip"), shapes.batch_url(key, "zip")),
         ]
-    items += [
-        link(say("lists.report"), shapes.report_url(key), opens=True),
-        link(say("lists.export_csv"), shapes.batch_url(key, "export?format=csv")),
-        link(say("lists.export_jsonl"), shapes.batch_url(key, "export?format=jsonl")),
-    ]
+    items.append(link(say("lists.report"), shapes.report_url(key), opens=True))
+    if files:
+        items += [
+            link(say("lists.export_csv"), shapes.batch_url(key, "export?format=csv")),
+            link(say("lists.export_jsonl"), shapes.batch_url(key, "export?format=jsonl")),
+        ]
     if waits or counts[State.RUNNING]:
         sure = say("lists.cancel_sure", pictures=pictures(waits + counts[State.RUNNING]))
         items.append(item(say("lists.cancel"), "cancel_batch", key, sure=sure))

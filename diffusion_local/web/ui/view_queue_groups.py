@@ -97,7 +97,7 @@ def acts(each: Group, above: Group | None, below: Group | None) -> str:
         first = button(say("lists.again_failed", n=counts[State.FAILED]), "batch_again", batch.id, "small")
     elif counts[State.DONE]:
         first = button(say("lists.pictures"), "batch_pictures", batch.id, "small")
-    items = places(each, above, below) + view_batches.items_of(each.progress)
+    items = places(each, above, below) + view_batches.items_of(each.progress, files=False)
     if not (counts[State.QUEUED] or counts[State.RUNNING]):
         items.append(item(say("queue.remove"), "batch_forget", batch.id))
     return first + menu(f"batch-{batch.id}", say("queue.more_about", prompt=batch.name), items)
