@@ -56,7 +56,7 @@ def test_nothing_serious_is_found_on_any_tab(people: Any, site: Site, scheme: st
     assert findings(page) == []
     page.keyboard.press("Escape")
     page.locator("[data-picture]").wait_for(state="detached")
-    page.locator("[data-do=keys]").click()
+    page.keyboard.press("?")  # a phone has no sign for it
     page.wait_for_selector("[role=dialog]")
     assert findings(page) == []
     page.keyboard.press("Escape")
