@@ -6,6 +6,8 @@ import threading
 import time
 from dataclasses import dataclass
 
+import psutil
+
 from diffusion_local import actor, gpus
 from diffusion_local.actor import Scope
 from diffusion_local.doctor import Finding, examine, versions
@@ -21,12 +23,14 @@ FRESH_SECONDS = 5.0  # for which GPUs and disk are not asked again, however many
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """What changes all the time. Bytes; ``free`` and ``gallery`` are of the home's disk."""
+    """What changes all the time. Bytes; ``free`` and ``gallery`` are of the home's disk, ``memory`` is (used, all) of
+    this machine's main memory."""
 
     gpus: tuple[Gpu, ...]
     free: int
     total: int
     gallery: int
+    memory: tuple[int, int] = (0, 0)
 
 
 class Health:
@@ -75,7 +79,9 @@ class Health:
 
     def _look_at_vitals(self) -> Vitals:
         disk = shutil.disk_usage(self._settings.home)
-        return Vitals(tuple(gpus.read()), disk.free, disk.total, self._images.about_bytes())
+        memory = psutil.virtual_memory()
+        used = (memory.total - memory.available, memory.total)
+        return Vitals(tuple(gpus.read()), disk.free, disk.total, self._images.about_bytes(), used)
 
     def versions(self) -> list[Finding]:
         return list(versions(self._settings))

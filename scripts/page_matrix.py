@@ -182,9 +182,10 @@ def listed(house: House, pages: Any) -> None:
 
 def downloads(house: House, pages: Any) -> None:
     library = house.studio.library
-    library.download("someone/a-slow-model")
     library.download("someone/not-there")
     until(lambda: any(each.state == "failed" for each in library.downloads()), 60)
+    library.download("someone/a-slow-model")
+    until(lambda: any(each.bytes_done for each in library.downloads()), 60)
 
 
 def worker_silent(house: House, pages: Any) -> None:

@@ -52,7 +52,7 @@ HOMES = {
     "spandrel": ("engine/",),
     "torchvision": ("engine/",),
     "numpy": ("engine/",),
-    "psutil": ("engine/",),
+    "psutil": ("engine/", "health.py"),
     "sqlite_utils": ("store/",),
     "sqlite3": ("store/", "queue.py", "doctor.py"),  # the last two only to name its errors
     "pynvml": ("gpus.py",),

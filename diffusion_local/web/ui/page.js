@@ -64,9 +64,10 @@ document.addEventListener("click", async ({ target }) => {
         new Notification(TITLE, { body: window.diffusionLocalWords.all_done, icon: "assets/icons/mark.svg", tag: TITLE });
       work = left;
     }
-    const bell = document.querySelector("[data-bell]");
-    if (bell && bell.hidden === !!window.Notification) bell.hidden = !window.Notification;
-    if (bell && bell.getAttribute("aria-pressed") !== String(!!rings())) bell.setAttribute("aria-pressed", !!rings());
+    for (const bell of document.querySelectorAll("[data-bell]")) {
+      if (bell.hidden === !!window.Notification) bell.hidden = !window.Notification;
+      if (bell.getAttribute("aria-pressed") !== String(!!rings())) bell.setAttribute("aria-pressed", !!rings());
+    }
   }
   document.addEventListener("click", async ({ target }) => {
     if (!target.closest?.("[data-bell]")) return;

@@ -8,7 +8,18 @@ from diffusion_local.actor import current
 from diffusion_local.domain import Job, Lane, Snapshot, State, Worker
 from diffusion_local.errors import UserError
 from diffusion_local.web.ui.icons import icon
-from diffusion_local.web.ui.view import bar, button, moment, notice, progress, silent, state_words, text
+from diffusion_local.web.ui.view import (
+    bar,
+    button,
+    duration,
+    moment,
+    notice,
+    progress,
+    short,
+    silent,
+    state_words,
+    text,
+)
 from diffusion_local.web.ui.words import LANGUAGES, TAGS, language, retell, say
 
 
@@ -78,7 +89,12 @@ def now_line(snapshot: Snapshot, now: datetime) -> str:
         more = f" + {len(snapshot.running) - 1}" if len(snapshot.running) > 1 else ""
         title.append(f"{progress(job):.0f} %")
         first = f'{thumbnail(job)}<span class="what">{text(job.params.prompt)}</span>'
-        parts = [f'<span class="step">{state_words(job)}{more}</span>{bar(job)}']
+        parts = [f'<span class="step">{step_words(job)}{more}</span>']
+        if job.id in snapshot.eta:
+            parts.append(
+                f'<span class="wait" title="{duration(snapshot.eta[job.id])}">{short(snapshot.eta[job.id])}</span>'
+            )
+        parts.append(bar(job))
     elif waiting:
         why_not = "page.now_paused" if snapshot.paused else "page.now_held" if snapshot.reason else "page.now_waiting"
         first, parts = f'<span class="step">{say(why_not)}</span>', []
@@ -92,7 +108,9 @@ def now_line(snapshot: Snapshot, now: datetime) -> str:
         at = moment(now + timedelta(seconds=snapshot.total_eta))
         parts.append(f'<span class="eta">{say("page.now_done_at", time=at)}</span>')
     told = f'{first}<span class="rest">{"".join(parts)}</span>'
-    if (snapshot.running or waiting) and not snapshot.paused:
+    if snapshot.paused:
+        told += button("▶", "resume", kind="small icon", title=say("common.resume"), extra=named("common.resume"))
+    elif snapshot.running or waiting:
         told += button("❚❚", "pause", kind="small icon", title=say("common.pause"), extra=named("common.pause"))
     dot = "paused" if held else "busy" if snapshot.running else "idle"
     work = len(snapshot.running) + waiting
@@ -100,6 +118,14 @@ def now_line(snapshot: Snapshot, now: datetime) -> str:
         f'<div class="now" role="group" aria-label="{say("page.now")}" data-title="{text(" · ".join(title))}" '
         f'data-work="{work}"><i class="dot {dot}"></i>{told}</div>'
     )
+
+
+def step_words(job: Job) -> str:
+    """``state_words``, and where there is little room the numbers alone."""
+    words = state_words(job)
+    if not job.step or job.cancel_requested:
+        return words
+    return f'<span class="long">{words}</span><span class="brief">{job.step}/{job.params.steps}</span>'
 
 
 def named(key: str) -> str:

@@ -11,6 +11,7 @@ from diffusion_local.health import Vitals
 from diffusion_local.library import size_words
 from diffusion_local.preferences import EDITABLE, PATHS, Preference
 from diffusion_local.settings import Settings
+from diffusion_local.web.ui.icons import icon
 from diffusion_local.web.ui.view import button, moment, silent, text
 from diffusion_local.web.ui.words import LANGUAGES, TAGS, known, language, retell, say
 
@@ -46,13 +47,18 @@ def look() -> str:
         f'<option value="{code}" lang="{TAGS[code]}"{" selected" if code == language() else ""}>{name}</option>'
         for code, name in LANGUAGES.items()
     )
-    theme, tongue = say("settings.theme"), say("page.language")
+    theme, tongue, bell = say("settings.theme"), say("page.language"), say("page.bell")
+    ring = (
+        f'<button type="button" class="act small" data-bell hidden aria-pressed="false" aria-label="{bell}">'
+        f"{icon('bell', 18)}</button>"
+    )
     return section(
         "look",
         rows(
             [
                 row("theme", theme, "", f'<select data-theme aria-label="{theme}">{themes}</select>'),
                 row("language", tongue, "", f'<select data-language aria-label="{tongue}">{tongues}</select>'),
+                row("bell", bell, say("settings.bell_how"), ring),
             ]
         ),
         hint=say("settings.look_how"),
@@ -108,6 +114,8 @@ def badge(name: str) -> str:
 def machine(workers: Sequence[Worker], vitals: Vitals, settings: Settings, now: datetime) -> str:
     items = [worker_row(each, now) for each in workers] or [row("none", say("settings.no_worker"), "")]
     items += [gpu_row(each, settings.gpu_max_temp) for each in vitals.gpus]
+    if vitals.memory[1]:
+        items.append(memory_row(*vitals.memory))
     used = 100 * (1 - vitals.free / vitals.total) if vitals.total else 0
     told = say(
         "settings.disk_told",
@@ -118,6 +126,12 @@ def machine(workers: Sequence[Worker], vitals: Vitals, settings: Settings, now: 
     )
     items.append(row("disk", say("settings.find_disk"), told + meter(say("settings.find_disk"), used)))
     return section("machine", rows(items), hint=say("settings.restart_how"))
+
+
+def memory_row(used: int, total: int) -> str:
+    name = say("settings.main_memory")
+    told = say("settings.gpu_memory", used=size_words(used), total=size_words(total))
+    return row("main_memory", name, told + meter(name, 100 * used / total))
 
 
 def worker_row(worker: Worker, now: datetime) -> str:
