@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from diffusion_local.domain import State
+from diffusion_local.web.ui import view_help
 from tests.web.browser.conftest import DESKTOP, PHONE
 from tests.web.browser.ways import a_prompt, batch, fits, go, press, worked
 from tests.web.conftest import Site
@@ -32,11 +33,23 @@ def findings(page: Any) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_nothing_serious_is_found_on_any_tab(people: Any, site: Site, scheme: str, viewport: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "viewport", "locale"),
+    [
+        ("light", DESKTOP, "en-US"),
+        ("dark", DESKTOP, "en-US"),
+        ("light", PHONE, "en-US"),
+        ("dark", PHONE, "en-US"),
+        ("dark", DESKTOP, "zh-CN"),
+        ("light", PHONE, "zh-CN"),
+    ],
+    ids=lambda it: it if isinstance(it, str) else str(it["width"]),
+)
+def test_nothing_serious_is_found_on_any_tab(
+    people: Any, site: Site, scheme: str, viewport: dict[str, int], locale: str
+) -> None:
     studio = site.house.studio
-    page = people(color_scheme=scheme, viewport=viewport, reduced_motion="reduce").open()
+    page = people(color_scheme=scheme, viewport=viewport, reduced_motion="reduce", locale=locale).open()
     assert findings(page) == []  # the invitation
     prompt, broken = a_prompt(), a_prompt("broken [fail]")
     press(page, broken)
@@ -95,6 +108,7 @@ def test_keys_do_what_their_list_says(people: Any, site: Site) -> None:
     page.focus("#generate")
     page.keyboard.press("?")
     page.locator("[role=dialog] kbd").first.wait_for()
+    assert page.locator("[role=dialog] kbd").all_inner_texts() == [key for key, _ in view_help.KEYS]
     page.keyboard.press("Escape")
     page.locator("[role=dialog]").wait_for(state="detached")
     page.keyboard.press("/")
@@ -114,3 +128,47 @@ def test_the_title_tells_how_far_it_is(people: Any, site: Site) -> None:
     page.wait_for_function("/^\\d+ % · .*diffusion-local$|^\\d+ % · diffusion-local$/.test(document.title)")
     site.house.studio.wait(job.job_ids, 30)
     page.wait_for_function("document.title === 'diffusion-local'")
+
+
+def test_arrow_keys_walk_the_results_and_enter_opens_one(people: Any, site: Site) -> None:
+    page = people().open()
+    prompt = a_prompt("three of them")
+    page.fill("#count input", "3")
+    press(page, prompt)
+    page.wait_for_function("document.querySelectorAll('.card.done a.open').length === 3")
+    ids = page.evaluate("[...document.querySelectorAll('.card.done a.open')].map((each) => each.dataset.id)")
+    page.focus("#generate")
+    for image in (ids[0], ids[1], ids[2], ids[2]):
+        page.keyboard.press("ArrowRight")
+        assert page.evaluate("document.activeElement.dataset.id") == image
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f"[data-picture='{ids[1]}']")
+
+
+def test_the_bell_is_asked_for_and_rings_when_all_is_done(people: Any, site: Site) -> None:
+    person = people(permissions=["notifications"])
+    person.context.add_init_script("""
+      window.rung = [];
+      const asked = Notification.requestPermission.bind(Notification);
+      window.Notification = class {
+        static permission = Notification.permission;
+        static requestPermission = asked;
+        constructor(title, { body }) { window.rung.push(`${title}: ${body}`); }
+      };
+      Object.defineProperty(document, "hidden", { get: () => window.looksAway ?? false });
+    """)
+    page = person.open()
+    bell = page.locator("[data-bell]").first
+    bell.wait_for()
+    assert bell.get_attribute("aria-pressed") == "false"
+    bell.click()
+    page.wait_for_function("document.querySelector('[data-bell]').getAttribute('aria-pressed') === 'true'")
+    press(page, a_prompt("nobody looks [slow:0.1]"))
+    page.locator(".card.running").first.wait_for()
+    page.evaluate("window.looksAway = true")
+    page.wait_for_function("window.rung.length === 1")
+    assert page.evaluate("window.rung") == ["diffusion-local: All pictures are done."]
+    page.evaluate("window.looksAway = false")
+    bell.click()
+    page.wait_for_function("document.querySelector('[data-bell]').getAttribute('aria-pressed') === 'false'")

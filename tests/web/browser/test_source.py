@@ -73,6 +73,39 @@ def test_a_dropped_picture_offers_its_recipe(people: Any, site: Site) -> None:
     page.wait_for_selector("#source .begin img[src^='/sources/']")
 
 
+def test_a_picture_of_another_tool_fills_the_form_and_says_what_it_could_not_take_over(people: Any) -> None:
+    written = (
+        "a lighthouse in fog <lora:old ink:0.8>\nNegative prompt: people\n"
+        "Steps: 33, Sampler: Restart, CFG scale: 5.5, Seed: 77, Size: 384x256, Model hash: 0123456789, "
+        "Model: someMerge_v7, Version: v1.10.1"
+    )
+    page = people().open()
+    page.evaluate(DROP, foreign(written))
+    page.click("[data-ask=recipe]")
+    page.wait_for_function("document.querySelector('#prompt textarea').value.startsWith('a lighthouse in fog')")
+    told = page.locator("#told .notice", has_text="someMerge_v7")
+    told.wait_for()
+    assert "Restart" in told.inner_text()
+    assert "old ink" in told.inner_text()
+    assert page.input_value("#prompt textarea").strip() == "a lighthouse in fog"
+    page.click("#more > button")
+    page.wait_for_selector("#seed :is(input, textarea)", state="visible")
+    assert page.input_value("#seed :is(input, textarea)") == "77"
+    assert page.input_value("#negative :is(input, textarea)") == "people"
+
+
+def foreign(parameters: str) -> list[int]:
+    """A PNG with the text that A1111 writes."""
+    import io
+
+    from PIL import Image, PngImagePlugin
+
+    out, noted = io.BytesIO(), PngImagePlugin.PngInfo()
+    noted.add_text("parameters", parameters)
+    Image.new("RGB", (384, 256), "navy").save(out, "PNG", pnginfo=noted)
+    return list(out.getvalue())
+
+
 def test_what_is_no_picture_is_told(people: Any) -> None:
     person = people()
     page = person.open()

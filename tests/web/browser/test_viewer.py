@@ -50,6 +50,50 @@ def test_keys_walk_zoom_star_and_close(people: Any, site: Site) -> None:
     page.wait_for_function("!location.search")
 
 
+def test_the_open_picture_goes_on_a_board_and_stays_open(people: Any, site: Site) -> None:
+    image = worked(site, a_prompt())
+    name = a_prompt("board")
+    page = people().open()
+    page.on("dialog", lambda dialog: dialog.accept(name))
+    go(page, "gallery")
+    page.click(f".tile[data-key='{image}'] a.open")
+    shown(page, image)
+    page.click("[role=dialog] .menu[data-key=pin] summary")
+    page.click("[role=dialog] [data-do=pin_new]")
+    page.locator("[role=dialog] [data-do=board_pictures]", has_text=name).wait_for()
+    shown(page, image)
+    [board] = [each for each in site.house.studio.boards.all() if each.name == name]
+    assert board.count == 1
+    page.click("[role=dialog] [data-do=board_pictures]")
+    page.locator("h2, h3", has_text=name).first.wait_for()
+    assert page.locator(".tile").count() == 1
+
+
+def test_two_fingers_zoom_and_a_finger_moves_what_is_large(people: Any, site: Site) -> None:
+    image = worked(site, a_prompt())
+    page = people(viewport=PHONE, has_touch=True).open()
+    go(page, "gallery")
+    page.click(f".tile[data-key='{image}'] a.open")
+    shown(page, image)
+    page.evaluate("""() => {
+      const stage = document.querySelector(".stage");
+      const box = stage.getBoundingClientRect();
+      const at = (type, pointerId, dx) => stage.querySelector("img").dispatchEvent(new PointerEvent(type, {
+        pointerId, pointerType: "touch", bubbles: true, isPrimary: pointerId === 11,
+        clientX: box.left + box.width / 2 + dx, clientY: box.top + box.height / 2,
+      }));
+      Element.prototype.setPointerCapture = () => {}; // there is no real finger
+      at("pointerdown", 11, -30);
+      at("pointerdown", 12, 30);
+      at("pointermove", 11, -60);
+      at("pointermove", 12, 60);
+      at("pointerup", 11, -60);
+      at("pointerup", 12, 60);
+    }""")
+    assert scale(page) == pytest.approx(2, abs=0.01)
+    shown(page, image)
+
+
 def test_a_link_opens_a_picture_and_back_closes_it(people: Any, site: Site) -> None:
     image = worked(site, a_prompt())
     person = people()

@@ -1,0 +1,217 @@
+"""The server is killed, the network drops, a second device looks: the page comes back by itself and shows the truth."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from diffusion_local.compose import House, open_house
+from diffusion_local.domain import State
+from diffusion_local.settings import Settings
+from tests.support import eventually
+from tests.web.browser.conftest import PHONE, Person
+from tests.web.browser.ways import a_prompt, batch, go, press
+from tests.web.conftest import Site, free_port
+
+pytestmark = pytest.mark.browser
+
+AWAY = "#notices [data-away]"
+
+
+class Served:
+    """A web process that may be killed, and a worker that goes on."""
+
+    def __init__(self, home: Path, **changes: Any) -> None:
+        self.settings = Settings.load(
+            environ={}, home=home, engine="fake", port=free_port(), fake_step_seconds=0.05, **changes
+        )
+        self.house: House = open_house(self.settings)
+        self.url = f"http://127.0.0.1:{self.settings.port}{self.settings.root_path}"
+        self._log = (home / "out").open("wb")
+        self._worker = self._run("worker", "--slot", "cpu0")
+        self.web = self._run("web")
+        self._answers()
+
+    def _run(self, part: str, *options: str) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", f"diffusion_local.{part}", *options, "--supervised"]
+        environ = self.settings.child_environ()
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=self._log, stderr=self._log, env=environ)
+
+    def _answers(self) -> None:
+        def ready() -> bool:
+            try:
+                return httpx.get(f"{self.url}/readyz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        eventually(ready, 90, 0.2)
+
+    def kill(self) -> None:
+        self.web.kill()
+        self.web.wait()
+
+    def restart(self) -> None:
+        self.web = self._run("web")
+        self._answers()
+
+    def close(self) -> None:
+        for each in (self.web, self._worker):
+            each.kill()
+            each.wait()
+            if each.stdin:
+                each.stdin.close()
+        self._log.close()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    found = Served(tmp_path_factory.mktemp("returns"))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def person(chromium: Any, served: Served) -> Iterator[Person]:
+    """Their console may complain of a server that was away."""
+    found = Person(chromium.new_context(), Site(served.url, served.house))
+    yield found
+    found.context.close()
+
+
+def test_the_page_outlives_its_server_without_a_reload(person: Person, served: Served) -> None:
+    page = person.open()
+    page.evaluate("window.since = 'the beginning'")
+    prompt = a_prompt("goes on meanwhile")
+    page.fill("#count input", "4")
+    press(page, prompt)
+    batch(page, prompt).locator(".card").first.wait_for()
+    page.fill("#prompt textarea", "half a thou")
+    served.kill()
+    page.locator(AWAY).wait_for()
+    served.restart()
+    page.locator(AWAY).wait_for(state="detached")
+    page.wait_for_function("document.querySelectorAll('.card.done').length === 4")
+    assert page.evaluate("window.since") == "the beginning"
+    assert page.input_value("#prompt textarea") == "half a thou"
+    again = a_prompt("after the restart")
+    press(page, again)
+    page.wait_for_function("document.querySelectorAll('.card.done').length === 8")
+
+
+def test_a_press_into_the_void_is_told_and_the_form_is_kept(person: Person, served: Served) -> None:
+    page = person.open()
+    prompt = a_prompt("into the void")
+    served.kill()
+    press(page, prompt)
+    page.locator(AWAY).wait_for()
+    served.restart()
+    page.locator("#told .notice", has_text="did not reach the studio").wait_for()
+    page.locator(AWAY).wait_for(state="detached")
+    assert page.input_value("#prompt textarea") == prompt
+    assert prompt not in [job.params.prompt for job in served.house.studio.jobs()]
+    page.click("#generate")
+    batch(page, prompt).locator(".card.done").first.wait_for()
+
+
+def test_a_dropped_network_is_told_and_what_happened_meanwhile_is_shown(person: Person, served: Served) -> None:
+    page = person.open()
+    go(page, "gallery")
+    person.context.set_offline(True)
+    page.locator(AWAY).wait_for()
+    prompt = a_prompt("made meanwhile")
+    served.house.studio.wait(served.house.studio.submit(prompt, width=128, height=128, steps=2).job_ids, 30)
+    person.context.set_offline(False)
+    page.locator(f".tile img[alt='{prompt}']").wait_for()
+    assert page.locator(AWAY).count() == 0
+
+
+def test_a_page_in_the_background_looks_rarely_and_at_once_when_it_is_back(person: Person, served: Served) -> None:
+    page = person.open()
+    page.evaluate("""() => {
+      window.looks = 0;
+      const { fetch } = window;
+      window.fetch = (address, ...rest) => {
+        if (String(address).endsWith("/look")) window.looks += 1;
+        return fetch(address, ...rest);
+      };
+      Object.defineProperty(document, "hidden", { get: () => window.away ?? false, configurable: true });
+      window.away = true;
+    }""")
+    page.wait_for_timeout(6500)  # one that was on its way, and one each five seconds
+    assert page.evaluate("window.looks") <= 3
+    before = page.evaluate("window.looks")
+    page.evaluate("() => { window.away = false; document.dispatchEvent(new Event('visibilitychange')); }")
+    page.wait_for_function(f"window.looks > {before}", timeout=1000)
+
+
+def test_what_one_device_does_the_other_sees(chromium: Any, person: Person, served: Served) -> None:
+    page = person.open()
+    phone = Person(chromium.new_context(viewport=PHONE), Site(served.url, served.house))
+    try:
+        other = phone.open()
+        press(page, a_prompt("runs first [slow:0.3]"))
+        other.locator("#now [data-do=pause]").click()
+        page.locator("[data-do=resume]").first.wait_for()
+        prompt = a_prompt("waits for both")
+        press(page, prompt)
+        batch(page, prompt).locator(".card.queued").first.wait_for()
+        go(other, "queue")
+        other.locator("#queue", has_text=prompt).wait_for()
+        page.click("[data-do=resume]")
+        other.locator("[data-do=resume]").first.wait_for(state="detached")
+        batch(page, prompt).locator(".card.done").first.wait_for()
+    finally:
+        phone.context.close()
+    assert served.house.studio.snapshot().counts[State.QUEUED] == 0
+
+
+def test_below_a_path_everything_is_found(chromium: Any, tmp_path: Path) -> None:
+    below = Served(tmp_path, root_path="/studio")
+    context = chromium.new_context()
+    bad: list[str] = []
+
+    def heard(response: Any) -> None:
+        path = response.url.removeprefix(f"http://127.0.0.1:{below.settings.port}")
+        if response.url.startswith("http") and (response.status >= 400 or not path.startswith("/studio/")):
+            bad.append(f"{response.status} {response.url}")
+
+    try:
+        context.on("response", heard)
+        guest = Person(context, Site(f"{below.url}/", below.house))
+        page = guest.open()
+        prompt = a_prompt("below a path")
+        press(page, prompt)
+        card = batch(page, prompt).locator(".card.done").first
+        card.wait_for()
+        seen = "document.querySelector('.card.done img')?.naturalWidth > 0"
+        page.wait_for_function(seen)
+        card.locator("a.open").click()
+        page.wait_for_function("document.querySelector('.stage img')?.naturalWidth > 0")
+        with page.expect_download() as download:
+            page.click("[role=dialog] a[download]")
+        assert download.value.path().stat().st_size > 1000
+        page.click("[role=dialog] [data-do=to_img2img]")
+        page.wait_for_function("document.querySelector('#source .begin img')?.naturalWidth > 0")
+        for tab in page.evaluate(
+            "[...document.querySelectorAll('#tabs [role=tab]')].map((each) => each.dataset.tabId)"
+        ):
+            if tab:
+                go(page, tab)
+                page.wait_for_function(f"diffusionLocalLook.drawn['{tab}']")
+        links = page.evaluate(
+            "[...document.querySelectorAll('a[href], img[src]')].map((each) => each.href || each.src)"
+        )
+        for link in {each.split("#")[0] for each in links if each.startswith("http://127.0.0.1")}:
+            assert context.request.get(link).status < 400, link
+        assert context.request.get(f"{below.url}/api/v1/queue").status == 200
+        page.reload()
+        batch(page, prompt).locator(".card.done").first.wait_for()
+        assert bad == []
+        assert guest.complaints == []
+    finally:
+        context.close()
+        below.close()
