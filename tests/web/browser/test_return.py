@@ -109,7 +109,7 @@ def test_a_press_into_the_void_is_told_and_the_form_is_kept(person: Person, serv
     press(page, prompt)
     page.locator(AWAY).wait_for()
     served.restart()
-    page.locator("#told .notice", has_text="did not reach the studio").wait_for()
+    page.locator("#told .notice", has_text="did not reach the studio").wait_for(timeout=60_000)
     page.locator(AWAY).wait_for(state="detached")
     assert page.input_value("#prompt textarea") == prompt
     assert prompt not in [job.params.prompt for job in served.house.studio.jobs()]
