@@ -438,7 +438,8 @@ def health(page: Any) -> None:
 
 def timeline(page: Any) -> None:
     tab("queue")(page)
-    page.locator("#queue [data-do=history]").first.click(force=True)
+    page.evaluate("document.querySelector('#queue [data-do=what_happened]').click()")
+    page.wait_for_selector(".timeline")
 
 
 def bad_sign_in(page: Any) -> None:

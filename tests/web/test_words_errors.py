@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 import diffusion_local
 from diffusion_local import errors
 from diffusion_local.compose import House
-from diffusion_local.domain import Failure
+from diffusion_local.domain import RUNGS, Failure
 from diffusion_local.settings import Settings
 from diffusion_local.web.ui import words
 from tests.support import claimed
@@ -28,6 +28,13 @@ ELSEWHERE = (
 NOT_SHOWN = ("Others can reach this server", "⟨x⟩ exists already; name a new file")
 #: What is left of a sentence that needs no translation: names and values, or what another sentence says.
 NAMES = ("", "mustbe", "Python", "configtoml")
+#: Sentences of which a value can be absent or more than one; these are the whole ones.
+WHOLE = (
+    "has 9 combinations; at most 5 pictures can be made (max_queued).",
+    "has 9 combinations, 2 pictures of each; at most 5 pictures can be made (max_queued).",
+    "has 2 bad lines, so nothing was enqueued; correct them or skip bad lines. Line 1: x",
+)
+PARTS = ("has ⟨x⟩ combinations⟨x⟩", "has ⟨x⟩, so nothing")
 #: Words of the doctor that the page puts together itself (view_settings.title_of).
 TITLES = ("device ⟨x⟩", "model ⟨x⟩", "worker ⟨x⟩", "⟨x⟩, process ⟨x⟩, seen ⟨x⟩")
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
@@ -54,23 +61,42 @@ def said(node: ast.expr) -> str:
     return ""
 
 
-def calls() -> Iterator[tuple[str, ast.Call]]:
-    names = kinds()
+def trees() -> Iterator[tuple[str, ast.Module]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         where = path.relative_to(PACKAGE).as_posix()
-        if where.startswith(ELSEWHERE):
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in names:
-                yield f"{where}:{node.lineno}", node
+        if not where.startswith(ELSEWHERE):
+            yield where, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def calls_in(tree: ast.Module) -> Iterator[ast.Call]:
+    names = kinds()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in names:
+            yield node
+
+
+def texts(node: ast.expr, tree: ast.Module) -> Iterator[str]:
+    """What an argument says: itself, what its name was given, or what its function returns, in the same file."""
+    if told := said(node):
+        yield told
+    name = getattr(node, "func", node)
+    name = getattr(name, "id", getattr(name, "attr", ""))
+    for each in ast.walk(tree) if name else ():
+        if isinstance(node, ast.Call) and isinstance(each, ast.FunctionDef) and each.name == name:
+            yield from (said(back.value) for back in ast.walk(each) if isinstance(back, ast.Return) and back.value)
+        elif isinstance(node, ast.Name) and isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == name:
+            yield said(each.value)
 
 
 def sentences() -> Iterator[tuple[str, str]]:
-    for where, call in calls():
-        for told in map(said, [*call.args, *(each.value for each in call.keywords)]):
-            own = re.sub(r"⟨x⟩|\(got ⟨x⟩(x⟨x⟩)?\)\.?|[^\w]", "", told)
-            if " " in told and own not in NAMES and not told.startswith(NOT_SHOWN) and told not in TITLES:
-                yield where, told
+    for where, tree in trees():
+        for call in calls_in(tree):
+            for told in (
+                text for part in [*call.args, *(k.value for k in call.keywords)] for text in texts(part, tree)
+            ):
+                own = re.sub(r"⟨x⟩|\(got ⟨x⟩(x⟨x⟩)?\)\.?|[^\w]", "", told)
+                if " " in told and own not in NAMES and not told.startswith(NOT_SHOWN + PARTS) and told not in TITLES:
+                    yield f"{where}:{call.lineno}", told
 
 
 def test_there_is_something_to_hold() -> None:
@@ -79,14 +105,22 @@ def test_there_is_something_to_hold() -> None:
 
 def test_every_sentence_is_known_in_chinese() -> None:
     with words.speaking("zh"):
-        unknown = [f"{where} {told}" for where, told in sentences() if not CHINESE.search(words.retell(told))]
+        found = [*sentences(), *(("", told) for told in WHOLE)]
+        unknown = [f"{where} {told}" for where, told in found if not CHINESE.search(words.retell(told))]
     assert unknown == []
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_what_a_rung_of_memory_means_is_known(rung: str) -> None:
+    with words.speaking("zh"):
+        assert CHINESE.search(words.retell(RUNGS[rung]))
 
 
 def test_every_field_that_can_be_wrong_has_a_name() -> None:
     fields = {
-        (where.partition(":")[0], call.args[0].value)
-        for where, call in calls()
+        (where, call.args[0].value)
+        for where, tree in trees()
+        for call in calls_in(tree)
         if getattr(call.func, "id", "") == "InvalidParams" and isinstance(call.args[0], ast.Constant)
     }
     own = {each.name for each in dataclasses.fields(Settings)} | {"config.toml"}  # named as in that file
