@@ -4,14 +4,13 @@ Pure data and rules; nothing here loads a weight. A model is the bundled starter
 in one file; ``models`` finds them and tells what they are.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffusion_local import checks, completion
+from diffusion_local import completion
 from diffusion_local.checks import MAX_PROMPT_CHARS as MAX_PROMPT_CHARS
 from diffusion_local.checks import MAX_SEED as MAX_SEED
 from diffusion_local.checks import SAMPLERS as SAMPLERS
@@ -25,15 +24,14 @@ from diffusion_local.checks import number as number
 from diffusion_local.checks import whole_number as whole_number
 from diffusion_local.completion import SETTINGS as SETTINGS
 from diffusion_local.completion import SizeOf
-from diffusion_local.domain import Kind, Params, shortened
+from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.models import folders
 from diffusion_local.models.adapters import EMBEDDING, LORA, UPSCALER, VAE, Adapter
 from diffusion_local.models.found import EVERY_KIND, READY, UNSUPPORTED
 from diffusion_local.models.known import closest
 from diffusion_local.models.places import Places
-from diffusion_local.models.shelf import Entry, Shelf
-from diffusion_local.settings import assets
+from diffusion_local.models.shelf import Entry, Shelf, signature_of
 
 STARTER = "starter"
 LATIN = "LATIN"
@@ -107,7 +105,7 @@ class Catalog:
 
     def all(self) -> list[Model]:
         """Every entry, the default model first. Looks at the folders anew, so a new model needs no restart."""
-        return [self._starter, *(described(entry) for entry in self.shelf.entries() if entry.id != STARTER)]
+        return [self.default, *(described(entry) for entry in self.shelf.entries() if entry.id != STARTER)]
 
     @cached_property
     def _starter(self) -> Model:
@@ -116,11 +114,12 @@ class Catalog:
 
     @property
     def default(self) -> Model:
-        return self._starter
+        starter = self._starter
+        return replace(starter, sha256=self.shelf.sha256(starter.folder, signature_of(starter.folder)))
 
     def get(self, model_id: str) -> Model:
         if model_id == STARTER:
-            return self._starter
+            return self.default
         entry = self.shelf.entry(model_id)
         if entry:
             return described(entry)
@@ -244,48 +243,3 @@ def described(entry: Entry) -> Model:
         file=entry.path if entry.is_file else None,
         scheduler=spacing | found.scheduler,
     )
-
-
-def prompt_warnings(model: Model, params: Params) -> list[str]:
-    """Say which text the model's encoder will not read or understand, as it would otherwise be silently so."""
-    warnings = []
-    for name, text in (("prompt", params.prompt), ("negative", params.negative)):
-        limit, count = count_tokens(tokenizer_of(model), text)
-        if limit and count > limit:
-            warnings.append(f"{name}: the model reads {limit} tokens of text; this has {count}, the end is ignored.")
-        if model.scripts and (foreign := checks.foreign_words(text, model.scripts)):
-            words = shortened(", ".join(foreign), 60)
-            warnings.append(f"{name}: {model.name} has learned English words only; it does not know {words}")
-    return warnings
-
-
-def tokenizer_of(model: Model) -> Path:
-    """The folder of a model's tokenizer; checkpoints in one file have CLIP's, which comes with us."""
-    folder = model.folder / "tokenizer"
-    has_words = any((folder / name).exists() for name in ("tokenizer.json", "vocab.json"))
-    return folder if has_words or model.file is None else assets() / "configs/clip_tokenizer"
-
-
-def count_tokens(folder: Path, text: str) -> tuple[int, int]:
-    """(tokens the text encoder reads, tokens in the text), both without start and end marks; (0, 0) if unknown."""
-    try:
-        limit = int(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["model_max_length"])
-        tokenizer = _tokenizer(str(folder))
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0, 0
-    if tokenizer is None:
-        return 0, 0
-    return limit - 2, len(tokenizer.encode(text, add_special_tokens=False).ids)
-
-
-@lru_cache(maxsize=8)
-def _tokenizer(folder: str) -> Any:
-    from tokenizers import Tokenizer  # 30 MB of memory: only once a prompt is checked
-    from tokenizers.models import BPE
-
-    path = Path(folder)
-    if (path / "tokenizer.json").exists():
-        return Tokenizer.from_file(str(path / "tokenizer.json"))
-    if (path / "vocab.json").exists() and (path / "merges.txt").exists():
-        return Tokenizer(BPE.from_file(str(path / "vocab.json"), str(path / "merges.txt"), end_of_word_suffix="</w>"))
-    return None

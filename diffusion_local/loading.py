@@ -26,7 +26,7 @@ class Loading:
     def __init__(self, house: House, pause: float = FIRST_PAUSE) -> None:
         self._house = house
         self._fetcher = Fetcher(house.settings, house.downloads, pause)
-        self._digests = Digests(house.catalog.shelf)
+        self._digests = Digests(house.catalog.shelf, house.settings.starter)
         self._queue = ChoreQueue(house.settings.queue_database, "downloads")
         self._ring = self._queue.add_tried("download", self._run, 1, 0, 0)
         self._busy = threading.Event()

@@ -35,6 +35,7 @@ from diffusion_local.lists.queue_file import QueueFile
 from diffusion_local.orders import Orders, known_state
 from diffusion_local.pictures import Pictures
 from diffusion_local.preferences import Preferences
+from diffusion_local.prompts import prompt_warnings
 from diffusion_local.questions import Questions
 from diffusion_local.queue import JobQueue
 from diffusion_local.reports.reports import Reports
@@ -152,7 +153,7 @@ class Studio(Orders, Questions):
         batch_id, job_ids = self._jobs.insert_batch(batch, jobs, idempotency_key or None, self._settings.max_queued)
         self._queue.ring(count)
         late = self.batches.warning(batch_id) if times.finish_by else []
-        return Receipt(batch_id, job_ids, catalog.prompt_warnings(model, params) + late)
+        return Receipt(batch_id, job_ids, prompt_warnings(model, params) + late)
 
     def again(self, job_ids: Sequence[str] = (), batch_id: str | None = None, state: str = State.FAILED) -> Receipt:
         """Make new jobs from the recipes of old ones; the old ones stay as they are.

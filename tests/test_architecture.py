@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("completion",),
     ("models",),
     ("catalog", "timing", "contact_sheet", "gpus", "estimates", "logs", "styles", "network"),
-    ("tls", "engine", "store", "queue"),
+    ("tls", "engine", "store", "queue", "prompts"),
     ("questions", "orders", "lists", "pictures", "reports", "hub", "library", "accounts", "doctor"),
     ("telling", "batches"),
     ("preferences", "health"),

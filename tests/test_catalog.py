@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_local.catalog import MAX_PROMPT_CHARS, MAX_SEED, Catalog, count_tokens, prompt_warnings
+from diffusion_local.catalog import MAX_PROMPT_CHARS, MAX_SEED, Catalog
 from diffusion_local.checks import check_sampler, check_schedule, samplers_of
 from diffusion_local.domain import Params
 from diffusion_local.errors import InvalidParams, NotFound
@@ -162,43 +162,3 @@ def test_a_family_that_is_not_run_says_what_to_take_instead(
     assert (model.state, model.ready) == ("unsupported", False)
     assert "is not supported yet" in model.problem
     assert words in model.problem
-
-
-def test_a_prompt_past_the_encoders_limit_is_reported_with_both_numbers(catalog: Catalog) -> None:
-    model = catalog.default
-    limit, _ = count_tokens(model.folder / "tokenizer", "")
-    assert limit > 10
-    fits = catalog.complete("apple " * 5, {"seed": 1})
-    assert prompt_warnings(model, fits) == []
-    long = catalog.complete("apple " * 500, {"seed": 1, "negative": "pear " * 500})
-    warnings = prompt_warnings(model, long)
-    assert [warning.split(":")[0] for warning in warnings] == ["prompt", "negative"]
-    assert all(f"reads {limit} tokens" in warning and "the end is ignored" in warning for warning in warnings)
-
-
-def test_a_model_without_a_tokenizer_warns_of_nothing(catalog: Catalog, settings: Settings) -> None:
-    model_folder(settings, "mine", {"_class_name": "StableDiffusionPipeline"})
-    params = catalog.complete("apple " * 500, {"seed": 1, "model": "mine"})
-    assert prompt_warnings(catalog.get("mine"), params) == []
-
-
-@pytest.mark.parametrize(
-    ("prompt", "unknown"),
-    [
-        ("a café at 25°, naïve & “quoted” — №1", ""),
-        ("红苹果 on a 桌子, 红苹果", "红苹果, 桌子"),
-        ("красное яблоко", "красное, яблоко"),
-        ("a happy 👩‍🚀!", "👩‍🚀"),
-        ("سماء", "سماء"),
-    ],
-)
-def test_words_of_a_script_that_the_starter_never_saw_are_told(catalog: Catalog, prompt: str, unknown: str) -> None:
-    params = catalog.complete(prompt, {"seed": 1})
-    told = [f"prompt: Starter has learned English words only; it does not know {unknown}"] if unknown else []
-    assert prompt_warnings(catalog.default, params) == told
-
-
-def test_of_other_models_it_is_not_known_what_they_read(catalog: Catalog, settings: Settings) -> None:
-    model_folder(settings, "mine", {"_class_name": "StableDiffusionPipeline"})
-    params = catalog.complete("红苹果", {"seed": 1, "model": "mine"})
-    assert prompt_warnings(catalog.get("mine"), params) == []

@@ -175,6 +175,20 @@ def test_digests_are_computed_once_and_again_after_a_change(library: Library, ho
     assert library.model("mine").sha256 == ""
 
 
+def test_one_digest_is_computed_when_it_is_asked_for_and_the_starters_too(library: Library, house: House) -> None:
+    starter = house.settings.starter
+    digests = Digests(house.catalog.shelf, starter)
+    assert library.model("starter").sha256 == ""
+    found = digests.of(starter)
+    assert library.model("starter").sha256 == library.models()[0].sha256 == found
+    noted = (house.settings.home / "hashes.json").stat().st_mtime_ns
+    digests.run()
+    assert (house.settings.home / "hashes.json").stat().st_mtime_ns == noted
+    assert digests.of(house.settings.models / "none.safetensors") == ""
+    digests.stop()
+    assert digests.of(write_header(house.settings.models / "mine.safetensors", files.SD1)) == ""
+
+
 def test_digests_step_aside_for_downloads(library: Library, house: House) -> None:
     write_header(house.settings.models / "mine.safetensors", files.SD1)
     Digests(house.catalog.shelf).run(rather=lambda: True)

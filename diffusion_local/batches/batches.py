@@ -10,13 +10,14 @@ from typing import Any
 from diffusion_local import actor
 from diffusion_local.actor import Scope
 from diffusion_local.batches import bundle, sheet
-from diffusion_local.catalog import Catalog, prompt_warnings
+from diffusion_local.catalog import Catalog
 from diffusion_local.checks import check_prompt, whole_number
 from diffusion_local.completion import SETTINGS
 from diffusion_local.domain import FINAL, Batch, Image, Params, Receipt, new_id, utc_now
 from diffusion_local.errors import Conflict, InvalidParams
 from diffusion_local.lists.fields import field_name, parse_size
 from diffusion_local.lists.plan import CatalogOfNow
+from diffusion_local.prompts import prompt_warnings
 from diffusion_local.queue import JobQueue
 from diffusion_local.settings import Settings
 from diffusion_local.store.batch_rows import BatchRows, Progress

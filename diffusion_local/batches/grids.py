@@ -6,13 +6,14 @@ from typing import Any
 
 from diffusion_local import actor
 from diffusion_local.actor import Scope
-from diffusion_local.catalog import Catalog, prompt_warnings
+from diffusion_local.catalog import Catalog
 from diffusion_local.checks import check_prompt, draw_seed, whole_number
 from diffusion_local.domain import PRIORITIES, Batch, Lane, Params, Receipt, new_id, shortened, utc_now
 from diffusion_local.errors import InvalidParams
 from diffusion_local.estimates import Work
 from diffusion_local.lists.grid import Grid, parse_grid
 from diffusion_local.lists.plan import CatalogOfNow
+from diffusion_local.prompts import prompt_warnings
 from diffusion_local.queue import JobQueue
 from diffusion_local.settings import Settings
 from diffusion_local.store.batch_rows import BatchRows

@@ -153,8 +153,6 @@ class DiffusersEngine:
         picture.facts.update(self._facts(loaded) | extras)
         if loaded.graphs.replayed:
             picture.facts["cuda_graph"] = True
-        if loaded.model.sha256:
-            picture.facts["model_hash"] = loaded.model.sha256[:10]
         if loaded.load_seconds is not None:
             picture.facts["load_seconds"] = round(loaded.load_seconds, 3)
             loaded.load_seconds = None

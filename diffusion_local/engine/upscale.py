@@ -20,7 +20,7 @@ from PIL import Image as PIL
 from diffusion_local.completion import LANCZOS, TILE
 from diffusion_local.domain import Params
 from diffusion_local.engine import Picture, faults, kinds
-from diffusion_local.engine.materials import Materials
+from diffusion_local.engine.materials import Materials, short_hash
 from diffusion_local.engine.steps import Steps
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
 
@@ -56,7 +56,8 @@ class Upscaler:
         network = self._loaded(materials.upscaler(params.upscaler))
         large = self._by_tiles(network, source, steps)
         fitted = large if large.size == size else large.resize(size, PIL.Resampling.LANCZOS)
-        return Picture(fitted, {"upscaler_scale": network.scale, "dtype": str(network.dtype).removeprefix("torch.")})
+        facts = {"upscaler_scale": network.scale, "dtype": str(network.dtype).removeprefix("torch.")}
+        return Picture(fitted, facts | {"upscaler_hash": short_hash(network.path)})
 
     def unload(self) -> None:
         self._network = None

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from diffusion_local import catalog
-from diffusion_local.catalog import Catalog, Model, whole_number
+from diffusion_local import prompts
+from diffusion_local.catalog import Catalog, Model, check_prompt, whole_number
 from diffusion_local.completion import series, with_tags
 from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, QueueFull
@@ -116,11 +116,11 @@ class Plan:
             if node.count * count > self._most:
                 raise InvalidParams("prompt", too_many(node.count, count, self._most))
             for prompt in node.all():
-                catalog.check_prompt("prompt", prompt, required=params.kind is not Kind.UPSCALE)
+                check_prompt("prompt", prompt, required=params.kind is not Kind.UPSCALE)
             return self._counted(params, (prompt.strip() for prompt in node.all()), count, node.count)
         state = lot.getstate()  # drawn twice alike: once to check, once to take
         for _ in range(count):
-            catalog.check_prompt("prompt", node.drawn(lot), required=params.kind is not Kind.UPSCALE)
+            check_prompt("prompt", node.drawn(lot), required=params.kind is not Kind.UPSCALE)
         lot.setstate(state)
         drawn = series(params, count)
         return (each for one in drawn for each in self._counted(one, [node.drawn(lot).strip()], 1))
@@ -158,16 +158,17 @@ class Plan:
 
     def warnings(self) -> list[str]:
         """How many prompts are longer than their model reads, by model; counted among the longest only."""
-        over: Counter[tuple[str, int]] = Counter()
+        over: Counter[tuple[str, int, bool]] = Counter()
         for _, _, model, text in self._longest:
-            limit, tokens = catalog.count_tokens(self._catalog.get(model).folder / "tokenizer", text)
+            found = self._catalog.get(model)
+            limit, tokens = prompts.count_read(found, text)
             if limit and tokens > limit:
-                over[model, limit] += 1
+                over[model, limit, prompts.in_parts(found)] += 1
         some = "at least " if over.total() == LONGEST else ""
         return [
-            f"prompt: {model} reads {limit} tokens of text; {some}{count} of the prompts have more, and their end is "
-            "ignored."
-            for (model, limit), count in over.items()
+            f"prompt: {model} reads {limit} tokens of text{' at a time' if parts else ''}; {some}{count} of the "
+            f"prompts have more, and {'are read in parts' if parts else 'their end is ignored'}."
+            for (model, limit, parts), count in over.items()
         ]
 
 

@@ -1,14 +1,19 @@
 """Digests (sha256) of models and what goes with them, computed once in the background and noted in a small file.
 
-The digest of a file is what other tools call its hash; that of a folder is over its weights' names and digests.
+The digest of a file is what other tools call its hash. That of a diffusers folder is over one line for each of its
+weights, ``<part>/<file> <digest>``, in the order of their names.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+from filelock import FileLock
 
 from diffusion_local.models.adapters import PLACES
 from diffusion_local.models.shelf import Shelf, signature_of, stamp
@@ -23,8 +28,11 @@ class Stopped(Exception):
 
 
 class Digests:
-    def __init__(self, shelf: Shelf) -> None:
+    """``more`` are models that lie elsewhere than the shelf's."""
+
+    def __init__(self, shelf: Shelf, *more: Path) -> None:
         self._shelf = shelf
+        self._more = more
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -33,26 +41,40 @@ class Digests:
     def run(self, rather: Callable[[], bool] = lambda: False) -> None:
         """Compute what is not known yet, until ``rather`` says that something else comes first."""
         entries = [entry for entry in self._shelf.entries() if not entry.found.problem]
-        paths = [entry.path for entry in entries if not entry.sha256]
+        paths = [*self._more, *(entry.path for entry in entries if not entry.sha256)]
         for kind in PLACES:
             paths += [each.path for each in self._shelf.adapters(kind) if each.ready and not each.sha256]
-        for path in paths:
-            try:
-                signature = signature_of(path)
-                digest = self._digest(path, rather)
-            except Stopped:
-                return
-            except OSError as error:
-                log.warning("%s has no digest: %s", path.name, error.strerror)
-                continue
-            if signature_of(path) == signature:
-                self._note(path, stamp(signature), digest)
+        with suppress(Stopped):
+            for path in paths:
+                self._known_or_computed(path, rather)
+
+    def of(self, path: Path) -> str:
+        """The digest of one, computed if it is not known yet; empty if it cannot be read, or after ``stop``."""
+        try:
+            return self._known_or_computed(path, lambda: False)
+        except Stopped:
+            return ""
+
+    def _known_or_computed(self, path: Path, rather: Callable[[], bool]) -> str:
+        signature = signature_of(path)
+        if known := self._shelf.sha256(path, signature):
+            return known
+        try:
+            digest = self._digest(path, rather)
+        except OSError as error:
+            log.warning("%s has no digest: %s", path.name, error.strerror)
+            return ""
+        if signature_of(path) == signature:
+            self._note(path, stamp(signature), digest)
+        return digest
 
     def _digest(self, path: Path, rather: Callable[[], bool]) -> str:
         if path.is_file():
             return self._of_file(path, rather)
-        whole = hashlib.sha256()
-        for weights in sorted(path.glob("*/*.safetensors")):
+        whole, there = hashlib.sha256(), sorted(path.glob("*/*.safetensors"))
+        if not there:
+            raise FileNotFoundError(errno.ENOENT, "it has no weights", str(path))
+        for weights in there:
             whole.update(f"{weights.relative_to(path).as_posix()} {self._of_file(weights, rather)}\n".encode())
         return whole.hexdigest()
 
@@ -69,7 +91,8 @@ class Digests:
         file = self._shelf.places.hashes
         if file is None:
             return
-        known = {name: value for name, value in self._shelf.known_hashes().items() if Path(name).exists()}
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(known | {str(path): [signature, digest]}, indent=1) + "\n", encoding="utf-8")
-        part.replace(file)
+        with FileLock(file.with_suffix(".lock")):  # the supervisor and every worker note what they computed
+            known = {name: value for name, value in self._shelf.known_hashes().items() if Path(name).exists()}
+            part = file.with_suffix(".part")
+            part.write_text(json.dumps(known | {str(path): [signature, digest]}, indent=1) + "\n", encoding="utf-8")
+            part.replace(file)

@@ -13,7 +13,7 @@ from PIL import Image as PIL
 
 from diffusion_local.catalog import Model
 from diffusion_local.compose import House
-from diffusion_local.domain import MAX_TRIES, Failure, Image, Job, Kind, utc_now, utc_text
+from diffusion_local.domain import MAX_TRIES, Failure, Image, Job, Kind, Params, utc_now, utc_text
 from diffusion_local.engine import Engine, OnStep, Picture
 from diffusion_local.errors import (
     DatabaseProblem,
@@ -24,6 +24,7 @@ from diffusion_local.errors import (
     NotFound,
     Stopped,
 )
+from diffusion_local.models.digests import Digests
 from diffusion_local.store import recipe
 from diffusion_local.store.files import key_for
 from diffusion_local.store.jobs import Flags
@@ -56,6 +57,9 @@ class Runner:
         self._stop = stop
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._previewer = ThreadPoolExecutor(1, thread_name_prefix="preview")
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hasher")
+        self._digests = Digests(house.catalog.shelf)
+        self._hashes: dict[str, Future[str]] = {}
         self._saving: Future[None] | None = None
         self._drawing: Future[None] | None = None
         self._unsettled: list[Job] = []
@@ -143,13 +147,14 @@ class Runner:
             self._unsettled.pop()
 
     def close(self) -> None:
+        self._digests.stop()
         try:
             self.wait_for_saver()
             self._give_back_unsettled()
         except DatabaseProblem as problem:  # the next holder of the slot recovers them
             log.error("%s", problem)
-        self._saver.shutdown()
-        self._previewer.shutdown()
+        for pool in (self._saver, self._previewer, self._hasher):
+            pool.shutdown()
 
     def _make(self, job: Job) -> Picture:
         params, began = job.params, 0.0
@@ -175,6 +180,8 @@ class Runner:
                 self._model = self._catalog.get(params.model)
             except NotFound as error:
                 raise ModelUnavailable(f"{error.message} Put its folder back into models/, then try again.") from None
+            if self._engine.room.type:  # while it is loaded, from the same files
+                self._hashes[params.model] = self._hasher.submit(self._digests.of, self._model.path)
         # 2. Have it in memory and denoise, with a report after each step; a smaller way of holding it if need be.
         return self._ladder.make(self._model, params, on_progress, on_steps, say)
 
@@ -224,10 +231,17 @@ class Runner:
         width, height = picture.image.size
         image = Image(job.id, job.id, key, job.params, width, height, 0, utc_now(), seconds)
         self._jobs.flags(job.claim)  # a claim lost meanwhile must not touch the file
-        saved = self._files.save(key, picture.image, recipe.texts(image, picture.facts))
-        kept = replace(image, key=saved.key, bytes=saved.bytes, facts=picture.facts)
+        facts = picture.facts | self._model_hash(job.params)
+        saved = self._files.save(key, picture.image, recipe.texts(image, facts))
+        kept = replace(image, key=saved.key, bytes=saved.bytes, facts=facts)
         self._jobs.finish(job.claim, kept, measured)
         log.info("done in %.2f s", seconds, extra={"job": job.id})
+
+    def _model_hash(self, params: Params) -> dict[str, str]:
+        """As A1111 writes it, ten digits. Computed at a model's first use, which its first picture may wait for."""
+        computed = self._hashes.get(params.model) if params.kind is not Kind.UPSCALE else None
+        digest = computed.result()[:10] if computed else ""
+        return {"model_hash": digest} if digest else {}
 
     def _forget(self, job: Job) -> None:
         self._previewer.submit(self._files.drop_preview, job.id)  # after whatever is still being drawn

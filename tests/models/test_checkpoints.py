@@ -181,4 +181,4 @@ def test_the_title_and_licence_that_it_carries_are_shown(catalog: Catalog, setti
 def test_prompts_for_it_are_counted_with_the_tokenizer_that_comes_with_us(house: House) -> None:
     write_header(house.settings.models / "mine.safetensors", files.SD1)
     receipt = house.studio.submit("apple " * 100, model="mine")
-    assert receipt.warnings == ["prompt: the model reads 75 tokens of text; this has 100, the end is ignored."]
+    assert receipt.warnings == ["prompt: the model reads 75 tokens of text at a time; this has 100, read in 2 parts."]

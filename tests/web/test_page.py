@@ -75,7 +75,7 @@ def test_bad_input_names_field_and_limit_and_enqueues_nothing(
 
 def test_a_prompt_past_the_encoders_limit_is_told_and_made(house: House) -> None:
     notice, receipt = press(house, prompt="word " * 200)
-    assert "the end is ignored" in notice
+    assert "read in 6 parts" in notice
     assert len(house.studio.jobs_of_batches([receipt])) == 1
 
 

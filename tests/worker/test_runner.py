@@ -12,7 +12,7 @@ import pytest
 from PIL import Image as PIL
 
 from diffusion_local.compose import House
-from diffusion_local.domain import Job, Params, State, utc_text
+from diffusion_local.domain import Job, Params, Room, State, utc_text
 from diffusion_local.engine import OnStep, Picture
 from diffusion_local.engine.fake import FakeEngine, Hiccup, draw_card
 from diffusion_local.errors import BadImage
@@ -58,6 +58,23 @@ def work_off(runner: Runner, house: House, job_id: str) -> Job:
 
 def pictures(house: House) -> list[str]:
     return sorted(path.stem for path in house.settings.gallery.rglob("*.png"))
+
+
+def test_the_hash_of_a_model_is_known_from_its_first_picture_on(house: House, stop: Stop) -> None:
+    engine = FakeEngine(0)
+    engine.room = Room("cpu")  # type: ignore[misc]
+    runner = Runner(house, "cpu0", engine, stop)
+    try:
+        [job_id] = submit(house)
+        work_off(runner, house, job_id)
+    finally:
+        runner.close()
+    digest = house.studio.library.model("starter").sha256
+    assert len(digest) == 64
+    image = house.images.of_jobs([job_id])[job_id]
+    assert image.facts["model_hash"] == digest[:10]
+    with PIL.open(house.files.path(image.key)) as stored:
+        assert f"Model hash: {digest[:10]}, Model: starter" in stored.info["parameters"]
 
 
 def test_a_job_becomes_a_picture_with_its_recipe(house: House, runner: Runner) -> None:

@@ -1,0 +1,87 @@
+"""What a model will make of a text: how much of it its text encoder reads, and which words it never learned."""
+
+import json
+import math
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from diffusion_local import checks
+from diffusion_local.catalog import Model
+from diffusion_local.domain import Params, shortened
+from diffusion_local.settings import assets
+
+#: Architecture or family -> the tokenizer of the encoder that reads most, and the tokens its pipeline lets it read.
+READS = {
+    "sd3": ("tokenizer_3", 256),
+    "flux_schnell": ("tokenizer_2", 256),
+    "flux": ("tokenizer_2", 512),
+    "flux2": ("tokenizer", 512),
+    "z_image": ("tokenizer", 512),
+    "sana": ("tokenizer", 300),
+    "sana_sprint": ("tokenizer", 300),
+    "pixart": ("tokenizer", 300),
+}
+
+
+def prompt_warnings(model: Model, params: Params) -> list[str]:
+    """Say which text the model's encoder will not read or understand, as it would otherwise be silently so."""
+    warnings = []
+    for name, text in (("prompt", params.prompt), ("negative", params.negative)):
+        limit, count = count_read(model, text)
+        if limit and count > limit:
+            reads = f"{name}: the model reads {limit} tokens of text"
+            parts = math.ceil(count / limit)
+            ends = f" at a time; this has {count}, read in {parts} parts." if in_parts(model) else ""
+            warnings.append(reads + (ends or f"; this has {count}, the end is ignored."))
+        if model.scripts and (foreign := checks.foreign_words(text, model.scripts)):
+            words = shortened(", ".join(foreign), 60)
+            warnings.append(f"{name}: {model.name} has learned English words only; it does not know {words}")
+    return warnings
+
+
+def in_parts(model: Model) -> bool:
+    """Whether it reads a text that is too long for its encoder in parts, and not its beginning only."""
+    return model.family in ("sd", "sdxl")
+
+
+def count_read(model: Model, text: str) -> tuple[int, int]:
+    """(tokens that the encoder which reads most reads at once, tokens in the text); (0, 0) if unknown."""
+    part, most = READS.get(model.architecture) or READS.get(model.family, ("tokenizer", 0))
+    folder = model.folder / part
+    if part == "tokenizer" or not folder.is_dir():
+        folder = tokenizer_of(model)
+    limit, count = count_tokens(folder, text)
+    return min(limit, most - 2) if most else limit, count
+
+
+def tokenizer_of(model: Model) -> Path:
+    """The folder of a model's tokenizer; checkpoints in one file have CLIP's, which comes with us."""
+    folder = model.folder / "tokenizer"
+    has_words = any((folder / name).exists() for name in ("tokenizer.json", "vocab.json"))
+    return folder if has_words or model.file is None else assets() / "configs/clip_tokenizer"
+
+
+def count_tokens(folder: Path, text: str) -> tuple[int, int]:
+    """(tokens the text encoder reads, tokens in the text), both without start and end marks; (0, 0) if unknown."""
+    try:
+        limit = int(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["model_max_length"])
+        tokenizer = _tokenizer(str(folder))
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, 0
+    if tokenizer is None:
+        return 0, 0
+    return limit - 2, len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(folder: str) -> Any:
+    from tokenizers import Tokenizer  # 30 MB of memory: only once a prompt is checked
+    from tokenizers.models import BPE
+
+    path = Path(folder)
+    if (path / "tokenizer.json").exists():
+        return Tokenizer.from_file(str(path / "tokenizer.json"))
+    if (path / "vocab.json").exists() and (path / "merges.txt").exists():
+        return Tokenizer(BPE.from_file(str(path / "vocab.json"), str(path / "merges.txt"), end_of_word_suffix="</w>"))
+    return None
