@@ -38,6 +38,14 @@ class Pictures:
         """Models that the gallery has pictures of."""
         return self._images.models()
 
+    def owners(self) -> list[str]:
+        """Accounts that the gallery has pictures of, as far as whoever acts may see them."""
+        return self._images.owners()
+
+    def repeated(self, images: Sequence[Image]) -> dict[str, int]:
+        """Of those whose recipe, seed included, was made more than once: how often, by id."""
+        return self._images.repeated(images)
+
     def alike(self, image: Image) -> int:
         """How many other pictures have the same recipe, seed included."""
         return self._images.alike(image)

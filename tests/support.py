@@ -51,10 +51,11 @@ def enqueue(
     priority: int = 0,
     key: str | None = None,
     max_queued: int = 1_000_000,
+    owner: str = "",
     **changes: Any,
 ) -> list[str]:
     """Ids of ``count`` new queued jobs of one batch."""
-    batch = Batch(new_id(), "test", "", lane, count, utc_now())
+    batch = Batch(new_id(), "test", owner, lane, count, utc_now())
     each = [params(**{"seed": 7 + place} | changes) for place in range(count)]
     return store.insert_batch(batch, new_jobs(batch, each, priority), key, max_queued)[1]
 

@@ -83,6 +83,26 @@ class ImageStore:
         with self._database.read() as db:
             return scalar(db, same, mark=rows.recipe_mark(image.params), id=image.id)
 
+    def repeated(self, images: Sequence[Image]) -> dict[str, int]:
+        """Of those whose recipe, seed included, was made more than once: how often, by id; without the trash."""
+        marks = {image.id: rows.recipe_mark(image.params) for image in images}
+        counted = (
+            "SELECT mark, count(*) AS times FROM images WHERE mark IN (SELECT value FROM json_each(:marks)) "
+            f"AND trashed_at IS NULL AND {seen()} GROUP BY mark HAVING count(*) > 1"
+        )
+        with self._database.read() as db:
+            found = db.query(counted, {"marks": json.dumps(sorted(set(marks.values())))})
+            times = {row["mark"]: row["times"] for row in found}
+        return {image_id: times[mark] for image_id, mark in marks.items() if mark in times}
+
+    def owners(self) -> list[str]:
+        """Accounts that the gallery has pictures of; without the machine's own person."""
+        with self._database.read() as db:
+            found = db.query(
+                f"SELECT owner FROM image_counts WHERE images > 0 AND owner != '' AND {seen()} ORDER BY owner"
+            )
+            return [row["owner"] for row in found]
+
     def models(self) -> list[str]:
         """Models that the gallery has pictures of."""
         with self._database.read() as db:  # a walk from one to the next: their index is not read through

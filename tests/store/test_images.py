@@ -177,3 +177,22 @@ def test_the_count_is_kept_through_trash_and_deletion(store: JobStore, images: I
     images.restore([second.id])
     images.forget([first.id])
     assert images.count() == 2
+
+
+def test_a_recipe_that_was_made_twice_is_known(store: JobStore, images: ImageStore) -> None:
+    first, again = made(store, prompt="a red apple")[0], made(store, prompt="a red apple")[0]
+    other = made(store, prompt="a blue heart")[0]
+    assert images.repeated([first, again, other]) == {first.id: 2, again.id: 2}
+    assert images.repeated([]) == {}
+    images.trash([again.id])
+    assert images.repeated([first, other]) == {}
+
+
+def test_owners_are_those_whose_pictures_one_may_see(store: JobStore, images: ImageStore) -> None:
+    for owner in ("bob", "ann", "ann", ""):
+        made(store, owner=owner)
+    assert images.owners() == ["ann", "bob"]
+    with acting(Actor("ann", Role.USER, SCOPES[Role.USER], sees_all=False)):
+        assert images.owners() == ["ann"]
+    images.trash([images.page(asked=GalleryFilter(owner="bob"))[0].id])
+    assert images.owners() == ["ann"]

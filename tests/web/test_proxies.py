@@ -102,7 +102,7 @@ def test_every_address_of_the_page_is_below_the_path(below: TestClient, house: H
     assert 'href="/studio/assets/icons/app.webmanifest"' in html
     assert 'window.diffusionLocalRoot = "/studio"' in html
     with shapes.below("/studio"):
-        drawn = view_gallery_bar.bar(Place(), "", [], [], view.utc())
+        drawn = view_gallery_bar.bar(Place(), "", [], [], [], view.utc())
     assert "/studio/api/v1/images/zip?ids=" in drawn
     assert '"/api/v1' not in drawn
     manifest = below.get("/assets/icons/app.webmanifest").json()

@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from diffusion_local.actor import Actor, acting
 from diffusion_local.domain import Event, Failure, Image, Job, Snapshot, State, Worker, utc_text
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.store.boards import Board
-from diffusion_local.web.ui import view, view_gallery, view_history, view_jobs, view_now, view_picture
+from diffusion_local.web.ui import view, view_gallery, view_gallery_bar, view_history, view_jobs, view_now, view_picture
 from diffusion_local.web.ui.place import Place
 from tests.support import params
 
@@ -218,6 +219,31 @@ def test_gallery_pages_go_both_ways() -> None:
     last = view_gallery.gallery([image()], 100, Place(cursors=("I9",)), False, False)
     assert 'data-do="older"' not in last
     assert 'data-do="newer"' in last
+
+
+def test_a_recipe_that_was_made_more_than_once_is_marked() -> None:
+    marked = view_gallery.gallery([image()], 100, Place(), False, False, {image().id: 3})
+    assert f'data-do="alike" data-id="{image().id}"' in marked
+    assert "×3" in marked
+    assert "3 pictures of this recipe and seed" in marked
+    assert "alike" not in view_gallery.gallery([image()], 100, Place(), False, False, {"another": 3})
+
+
+@pytest.mark.parametrize(
+    ("owners", "place", "offered"),
+    [
+        ([], Place(), False),
+        (["ann"], Place(), False),  # her own alone
+        (["bob"], Place(), True),
+        (["ann", "bob"], Place(), True),
+        ([], Place({"owner": "gone"}), True),
+    ],
+)
+def test_owners_are_offered_where_there_are_others(owners: list[str], place: Place, offered: bool) -> None:
+    with acting(Actor("ann")):
+        bar = view_gallery_bar.bar(place, "", [], [], owners, view.utc())
+    assert ("filter-owner" in bar) is offered
+    assert all((f'data-id="owner={name}"' in bar) is offered for name in owners)
 
 
 def test_gallery_says_why_it_is_empty() -> None:

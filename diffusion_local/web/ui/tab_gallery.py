@@ -29,9 +29,12 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, written: Any, search
     except UserError:  # a place that is not there: everything
         place, found = Place(), studio.pictures.page(PAGE + 1, search=search)
     boards = studio.boards.all()
-    bar = view_gallery_bar.bar(place, search, boards, studio.pictures.models(), now)
+    bar = view_gallery_bar.bar(place, search, boards, studio.pictures.models(), studio.pictures.owners(), now)
+    repeated = {} if place.get("like") else studio.pictures.repeated(found)
     total = studio.gallery_count() if not (search or place.filters) else 0
-    return bar + view_gallery.gallery(found[:PAGE], total, place, len(found) > PAGE, bool(search or place.filters))
+    return bar + view_gallery.gallery(
+        found[:PAGE], total, place, len(found) > PAGE, bool(search or place.filters), repeated
+    )
 
 
 # -- layout ---------------------------------------------------------------------------------------------------------

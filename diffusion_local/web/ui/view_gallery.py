@@ -1,6 +1,7 @@
 """Pictures as HTML: the gallery's grid, and two of them side by side. Pure, like ``view``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from diffusion_local import shapes
 from diffusion_local.domain import Image
@@ -10,14 +11,17 @@ from diffusion_local.web.ui.view_picture import recipe
 from diffusion_local.web.ui.words import say
 
 PAGE = 48
+NONE: Mapping[str, int] = MappingProxyType({})
 
 
-def gallery(images: Sequence[Image], total: int, place: Place, more: bool, filtered: bool) -> str:
-    """A page of the gallery with its way to the newer and older ones."""
+def gallery(
+    images: Sequence[Image], total: int, place: Place, more: bool, filtered: bool, repeated: Mapping[str, int] = NONE
+) -> str:
+    """A page of the gallery with its way to the newer and older ones. ``repeated``: how often a recipe was made."""
     first_page = not place.cursors
     if not images:
         return f'<div class="invite">{no_pictures(filtered, place)}</div>{pager(first_page, False)}'
-    tiles = "".join(tile(each) for each in images)
+    tiles = "".join(tile(each, repeated.get(each.id, 1)) for each in images)
     # Older pages tell no total: they stay as they are while new pictures come in.
     told = f'<p class="quiet total">{pictures(total)}</p>' if first_page and not filtered else ""
     return f'{told}<div class="pictures">{tiles}</div>{pager(first_page, more, images[-1].id)}'
@@ -35,8 +39,11 @@ def no_pictures(filtered: bool, place: Place) -> str:
     return f"<h2>{say('gallery.empty')}</h2><p>{say('gallery.empty_how')}</p>"
 
 
-def tile(image: Image) -> str:
+def tile(image: Image, times: int) -> str:
     star = f'<i class="starred" role="img" aria-label="{say("gallery.starred")}">★</i>' if image.starred else ""
+    if times > 1:
+        words = say("gallery.same", n=times)
+        star += button(f"×{times:,}", "alike", image.id, kind="times", title=words, extra=f' aria-label="{words}"')
     select = say("queue.select", prompt=text(image.params.prompt))
     return (
         f'<div class="tile" data-key="{image.id}">{picture_link(image, image.params.prompt)}{star}'

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from zlib import crc32
 
-from diffusion_local import shapes
+from diffusion_local import actor, shapes
 from diffusion_local.store.boards import Board
 from diffusion_local.store.gallery_filter import SHAPES
 from diffusion_local.web.ui.place import Place
@@ -16,11 +16,15 @@ SPANS = (0, 6, 29)
 ZIP = "images/zip"
 
 
-def bar(place: Place, search: str, boards: Sequence[Board], models: Sequence[str], now: datetime) -> str:
+def bar(
+    place: Place, search: str, boards: Sequence[Board], models: Sequence[str], owners: Sequence[str], now: datetime
+) -> str:
     """Everything above the pictures."""
     menus = board_menu(place, boards) + span_menu(place, now) + shape_menu(place)
     if len(models) > 1 or place.get("model"):
         menus += choice_menu(place, "model", say("gallery.model"), [(name, name) for name in models])
+    if set(owners) - {actor.current().name} or place.get("owner"):
+        menus += choice_menu(place, "owner", say("queue.owner"), [(name, name) for name in owners])
     chips = toggle(place, "starred", say("gallery.starred_only")) + toggle(place, "trashed", say("gallery.trash"))
     if place.filters:
         chips += button(say("gallery.show_all"), "everything", kind="chip small quiet-act")

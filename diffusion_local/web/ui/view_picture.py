@@ -103,6 +103,8 @@ def facts(image: Image) -> str:
     rows = [*recipe(image.params)]
     if image.seconds:
         rows.append((say("gallery.took"), elapsed(image.seconds)))
+    if image.owner:
+        rows.append((say("queue.owner"), image.owner))
     rows.append((say("gallery.file"), size(image.bytes)))
     listed = "".join(f"<dt>{name}</dt><dd>{text(value)}</dd>" for name, value in rows)
     return f"{listed}<dt>{say('gallery.made')}</dt><dd>{moment(image.created_at)}</dd>"
