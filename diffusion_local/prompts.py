@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ READS = {
     "sana_sprint": ("tokenizer", 300),
     "pixart": ("tokenizer", 300),
 }
+#: A weight as A1111 writes it.
+WEIGHT = re.compile(r"(?<!\\)\([^()]{1,60}:\s*\d*\.?\d+\s*\)")
 
 
 def prompt_warnings(model: Model, params: Params) -> list[str]:
@@ -34,6 +37,8 @@ def prompt_warnings(model: Model, params: Params) -> list[str]:
             parts = math.ceil(count / limit)
             ends = f" at a time; this has {count}, read in {parts} parts." if in_parts(model) else ""
             warnings.append(reads + (ends or f"; this has {count}, the end is ignored."))
+        if (weight := WEIGHT.search(text)) and not in_parts(model):
+            warnings.append(f"{name}: the model knows no weights; {weight[0]} is read as it stands.")
         if model.scripts and (foreign := checks.foreign_words(text, model.scripts)):
             words = shortened(", ".join(foreign), 60)
             warnings.append(f"{name}: {model.name} has learned English words only; it does not know {words}")
@@ -41,7 +46,7 @@ def prompt_warnings(model: Model, params: Params) -> list[str]:
 
 
 def in_parts(model: Model) -> bool:
-    """Whether it reads a text that is too long for its encoder in parts, and not its beginning only."""
+    """Whether its text is encoded here: with weights, and in parts where it is too long for the encoder."""
     return model.family in ("sd", "sdxl")
 
 

@@ -81,3 +81,11 @@ def test_the_others_read_what_their_longest_encoder_reads(
     assert prompt_warnings(model, params(prompt="apple " * 100)) == []
     told = f"prompt: the model reads {limit} tokens of text; this has 600, the end is ignored."
     assert prompt_warnings(model, params(prompt="apple " * 600)) == [told]
+
+
+def test_weights_are_for_models_that_know_them(catalog: Catalog, tmp_path: Path) -> None:
+    weighted = params(prompt="an (apple:1.3) on a table (really)")
+    assert prompt_warnings(catalog.default, weighted) == []
+    model = another(catalog.default, tmp_path / "mine", "flux", "tokenizer_2")
+    assert prompt_warnings(model, weighted) == ["prompt: the model knows no weights; (apple:1.3) is read as it stands."]
+    assert prompt_warnings(model, params(prompt="a cat (at 5:30 pm), \\(a:1\\)")) == []

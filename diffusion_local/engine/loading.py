@@ -10,6 +10,7 @@ import torch
 from diffusion_local.engine import OnProgress, weights
 
 _LIBRARIES = ("diffusers", "transformers")
+_MARKS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def load_parts(folder: Path, dtype: torch.dtype, on_progress: OnProgress) -> dict[str, Any]:
@@ -33,7 +34,8 @@ def load_parts(folder: Path, dtype: torch.dtype, on_progress: OnProgress) -> dic
 
 
 def variant(part: Path, dtype: torch.dtype) -> str | None:
-    """``fp16`` where the part has such files and they are what is wanted, or all there is."""
-    half = set(part.glob("*.fp16*.safetensors"))
-    full = set(part.glob("*.safetensors")) - half
-    return "fp16" if half and (dtype == torch.float16 or not full) else None
+    """``fp16`` or ``bf16`` where the part has such files and they are what is wanted, or all there is."""
+    marked = {mark: set(part.glob(f"*.{mark}*.safetensors")) for mark in _MARKS}
+    whole = set(part.glob("*.safetensors")).difference(*marked.values())
+    fitting = [mark for mark, files in marked.items() if files and (_MARKS[mark] == dtype or not whole)]
+    return min(fitting, key=lambda mark: _MARKS[mark] != dtype, default=None)

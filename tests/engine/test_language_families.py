@@ -13,7 +13,7 @@ from PIL import Image as PIL
 
 from diffusion_local.catalog import Model, read_folder
 from diffusion_local.domain import Kind
-from diffusion_local.engine import autoencoder, kinds
+from diffusion_local.engine import autoencoder, kinds, loading
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.materials import Materials
 from tests.engine.conftest import Draw
@@ -255,6 +255,27 @@ def test_what_a_family_packs_it_unpacks(draw: Draw, tiny: Model, at_home: Home) 
     assert tuple(latents.shape) == family.shape(pipe, 128, 128)
     assert torch.allclose(family.unpack(pipe, 128, 128)(family.pack(pipe, latents)), latents)
     assert torch.allclose(family.plain(pipe)(latents), known, atol=1e-5)
+
+
+@pytest.mark.parametrize("mark", ["bf16", "fp16"])
+def test_weights_that_are_there_in_half_precision_only_are_loaded(
+    diffusers_engine: DiffusersEngine, tmp_path: Path, mark: str
+) -> None:
+    sana().save_pretrained(tmp_path / "tiny", variant=mark)
+    assert not list(tmp_path.glob("tiny/transformer/diffusion_pytorch_model.safetensors"))
+    diffusers_engine.load(read_folder(tmp_path / "tiny", "tiny", "Tiny"))
+    assert Draw(diffusers_engine)(**JOB, sampler="Euler").image.size == (128, 96)
+
+
+def test_the_form_of_weights_follows_the_numbers_they_run_in(tmp_path: Path) -> None:
+    def chosen(*names: str) -> list[str | None]:
+        for name in names:
+            (tmp_path / f"{name}.safetensors").touch()
+        return [loading.variant(tmp_path, dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)]
+
+    assert chosen("model.bf16-00001-of-00002") == ["bf16"] * 3
+    assert chosen("model.fp16") == ["fp16", "fp16", "bf16"]
+    assert chosen("model") == [None, "fp16", "bf16"]
 
 
 @pytest.mark.parametrize("tiny", ["sana_sprint"], indirect=True)

@@ -87,7 +87,8 @@ def facts(model: Model, fits: Sequence[Fit], plans: Sequence[Plan]) -> str:
         rows.append(("memory", say("models.memory_about", size=size_words(model.memory_bytes))))
     if model.ready:
         rows.append(("does", ", ".join(say(f"models.{kind}") for kind in model.kinds)))
-        told = planned(plans) + ([held(fits)] if fits else [])
+        tells_more = fits and (fits[0].peak_bytes or fits[0].worked not in {plan.rung for plan in plans})
+        told = planned(plans) + ([held(fits)] if tells_more else [])
         rows.append(("held", "<br>".join(told) or say("models.held_untried")))
     return "".join(f"<dt>{say(f'models.{name}')}</dt><dd>{value}</dd>" for name, value in rows)
 
