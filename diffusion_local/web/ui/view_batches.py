@@ -126,7 +126,7 @@ def standing(each: Progress, ended: int, total: int) -> str:
     if each.batch.paused:
         return f"<span>{say('common.held')}</span>"
     first = say("lists.running") if each.counts[State.RUNNING] else say("common.waiting")
-    done = f'<span class="quiet">{say("page.now_done_at", time=moment(each.done_at))}</span>' if each.done_at else ""
+    done = f'<span class="quiet">{say("lists.done_about", time=moment(each.done_at))}</span>' if each.done_at else ""
     return f"<span>{first}</span>{done}"
 
 

@@ -169,9 +169,12 @@ def test_a_fold_outlives_a_look_and_a_reload_and_goes_by_keyboard(page: Any, sit
     unfolded(page, names[1])
     assert page.evaluate("document.activeElement.matches('.fold')")  # the focus is still there
     assert line(page, names[1]).count() == 8
+    page.evaluate("document.querySelectorAll('#queue li').forEach((each) => { each.seen = true })")
     other = a_prompt("another")
     site.house.studio.submit(other, width=128, height=128)  # the next look draws anew
     line(page, other).wait_for()
+    # What was there is the same as before, not drawn in its place.
+    assert page.evaluate("[...document.querySelectorAll('#queue li')].filter((each) => !each.seen).length") == 1
     unfolded(page, names[0], False)
     unfolded(page, names[1])
     page.reload()
