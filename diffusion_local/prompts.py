@@ -23,6 +23,9 @@ READS = {
     "sana_sprint": ("tokenizer", 300),
     "pixart": ("tokenizer", 300),
 }
+#: Families whose guidance is distilled into them, so that nothing is drawn against; and those that have CLIP's layers.
+NO_NEGATIVE = frozenset({"flux", "sana_sprint"})
+CLIP_SKIP = frozenset({"sd", "sdxl", "sd3"})
 #: A weight as A1111 writes it.
 WEIGHT = re.compile(r"(?<!\\)\([^()]{1,60}:\s*\d*\.?\d+\s*\)")
 
@@ -42,6 +45,10 @@ def prompt_warnings(model: Model, params: Params) -> list[str]:
         if model.scripts and (foreign := checks.foreign_words(text, model.scripts)):
             words = shortened(", ".join(foreign), 60)
             warnings.append(f"{name}: {model.name} has learned English words only; it does not know {words}")
+    if params.negative and model.family in NO_NEGATIVE:
+        warnings.append("negative: the model reads no negative prompt; it is left out.")
+    if params.clip_skip and model.family not in CLIP_SKIP:
+        warnings.append("clip_skip: the model's text encoder has no layers to leave out; it is ignored.")
     return warnings
 
 

@@ -89,3 +89,11 @@ def test_weights_are_for_models_that_know_them(catalog: Catalog, tmp_path: Path)
     model = another(catalog.default, tmp_path / "mine", "flux", "tokenizer_2")
     assert prompt_warnings(model, weighted) == ["prompt: the model knows no weights; (apple:1.3) is read as it stands."]
     assert prompt_warnings(model, params(prompt="a cat (at 5:30 pm), \\(a:1\\)")) == []
+
+
+def test_what_a_model_has_no_use_for_is_told(catalog: Catalog, tmp_path: Path) -> None:
+    given = params(negative="blurry", clip_skip=2)
+    assert prompt_warnings(catalog.default, given) == []
+    model = another(catalog.default, tmp_path / "mine", "flux", "tokenizer_2")
+    assert [told.split(":")[0] for told in prompt_warnings(model, given)] == ["negative", "clip_skip"]
+    assert prompt_warnings(model, params()) == []
