@@ -85,15 +85,14 @@ class ImageStore:
 
     def repeated(self, images: Sequence[Image]) -> dict[str, int]:
         """Of those whose recipe, seed included, was made more than once: how often, by id; without the trash."""
-        marks = {image.id: rows.recipe_mark(image.params) for image in images}
+        same = f"SELECT count(*) FROM images WHERE mark = each.mark AND trashed_at IS NULL AND {seen()}"
         counted = (
-            "SELECT mark, count(*) AS times FROM images WHERE mark IN (SELECT value FROM json_each(:marks)) "
-            f"AND trashed_at IS NULL AND {seen()} GROUP BY mark HAVING count(*) > 1"
+            f"SELECT id, ({same}) AS times FROM images AS each "
+            "WHERE id IN (SELECT value FROM json_each(:ids)) AND trashed_at IS NULL"
         )
         with self._database.read() as db:
-            found = db.query(counted, {"marks": json.dumps(sorted(set(marks.values())))})
-            times = {row["mark"]: row["times"] for row in found}
-        return {image_id: times[mark] for image_id, mark in marks.items() if mark in times}
+            found = db.query(counted, {"ids": json.dumps([image.id for image in images])})
+            return {row["id"]: row["times"] for row in found if row["times"] > 1}
 
     def owners(self) -> list[str]:
         """Accounts that the gallery has pictures of; without the machine's own person."""
