@@ -379,7 +379,7 @@ def ticked(page: Any) -> None:
 
 
 def unticked(page: Any) -> None:
-    page.evaluate("document.querySelector('[data-unpick]')?.click()")
+    page.evaluate("document.querySelector('#gallery [data-unpick]')?.click()")
 
 
 def compared(page: Any) -> None:
