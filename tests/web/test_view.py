@@ -134,6 +134,24 @@ def test_now_line_tells_what_runs_how_many_wait_and_when_all_is_done() -> None:
     assert 'aria-valuenow="25"' in line
 
 
+def test_now_line_tells_the_time_left_unless_no_worker_answers() -> None:
+    running, counts = job(State.RUNNING, step=4), dict.fromkeys(State, 0) | {State.RUNNING: 1}
+    shown = snapshot(running=[running], counts=counts, eta={running.id: 12.0}, total_eta=12.0)
+    assert "~10 s" in view_now.now_line(shown, NOW)
+    assert '<span class="brief">4/16</span>' in view_now.now_line(shown, NOW)
+    silent = replace(shown, workers=[worker("busy", seen=60)])
+    assert "~10 s" not in view_now.now_line(silent, NOW)
+    assert "done about" not in view_now.now_line(silent, NOW)
+
+
+def test_a_paused_queue_can_be_resumed_from_the_now_line_and_a_dead_worker_is_told_beside() -> None:
+    shown = snapshot(paused=True, workers=[worker("idle", seen=60)])
+    assert 'data-do="resume"' in view_now.now_line(shown, NOW)
+    told = view_now.worker_notice(shown, NOW)
+    assert "does not answer" in told
+    assert "Paused." in told
+
+
 def test_now_line_promises_no_time_while_paused() -> None:
     counts = dict.fromkeys(State, 0) | {State.QUEUED: 3}
     assert "done about" not in view_now.now_line(snapshot(paused=True, counts=counts, total_eta=9.0), NOW)

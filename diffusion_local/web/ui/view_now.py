@@ -83,6 +83,7 @@ def now_line(snapshot: Snapshot, now: datetime) -> str:
     and tells, if asked to, when ``data-work`` goes back to nothing."""
     waiting = snapshot.counts[State.QUEUED]
     held = snapshot.paused or snapshot.reason
+    gone = bool(snapshot.workers) and all(silent(worker, now) for worker in snapshot.workers)  # nobody knows how long
     title = []
     if snapshot.running:
         job = snapshot.running[0]
@@ -90,7 +91,7 @@ def now_line(snapshot: Snapshot, now: datetime) -> str:
         title.append(f"{progress(job):.0f} %")
         first = f'{thumbnail(job)}<span class="what">{text(job.params.prompt)}</span>'
         parts = [f'<span class="step">{step_words(job)}{more}</span>']
-        if job.id in snapshot.eta:
+        if job.id in snapshot.eta and not gone:
             parts.append(
                 f'<span class="wait" title="{duration(snapshot.eta[job.id])}">{short(snapshot.eta[job.id])}</span>'
             )
@@ -104,7 +105,7 @@ def now_line(snapshot: Snapshot, now: datetime) -> str:
     if waiting:
         title.append(say("page.now_behind", n=waiting))
         parts.append(f'<span class="wait">{title[-1]}</span>')
-    if snapshot.total_eta is not None and (snapshot.running or waiting) and not held:
+    if snapshot.total_eta is not None and (snapshot.running or waiting) and not held and not gone:
         at = moment(now + timedelta(seconds=snapshot.total_eta))
         parts.append(f'<span class="eta">{say("page.now_done_at", time=at)}</span>')
     told = f'{first}<span class="rest">{"".join(parts)}</span>'
