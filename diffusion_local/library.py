@@ -12,7 +12,7 @@ from diffusion_local import actor
 from diffusion_local.actor import Scope
 from diffusion_local.catalog import FAMILIES, STARTER, Catalog, Model, described
 from diffusion_local.checks import check_prompt
-from diffusion_local.domain import Fit, Image
+from diffusion_local.domain import Fit, Image, Room
 from diffusion_local.engine.planning import Plan, at_work, plan
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
 from diffusion_local.models.adapters import PLACES, Adapter
@@ -91,6 +91,10 @@ class Library:
             ]
             for model in models or self.models()
         }
+
+    def largest(self) -> Room:
+        """The device with the most memory; an empty one before any worker told of its own."""
+        return max((each.room for each in at_work(self._workers.all())), key=lambda room: room.bytes, default=Room())
 
     def known(self) -> list[Known]:
         """The curated models that can be downloaded and that this version can run."""

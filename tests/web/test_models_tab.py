@@ -91,6 +91,24 @@ def test_a_card_says_before_the_first_picture_how_memory_will_be_managed(house: 
         assert "GPU 0：全部驻留内存，约需" in card(drawn(house.studio), "starter")
 
 
+def test_the_hubs_models_say_what_is_more_than_the_machine_has(house: House) -> None:
+    def told(model: str) -> str:
+        found = re.search(rf'<li class="row" data-key="{re.escape(model)}">.*?</li>', drawn(house.studio), re.DOTALL)
+        assert found
+        return found[0]
+
+    small, large = "stabilityai/sd-turbo", "black-forest-labs/FLUX.1-schnell"
+    assert "larger than" not in told(large)
+    house.workers.register("gpu0", 1, "A GPU", Room("cuda", 12 * GIB, True))
+    assert "larger than the GPU: its parts move there when needed" in told(large)
+    assert "larger than" not in told(small)
+    house.workers.register("gpu1", 1, "A GPU", Room("cuda", 80 * GIB, True))
+    assert "larger than" not in told(large)
+    house.workers.tell("gpu0", "stopped")
+    house.workers.register("gpu1", 1, "CPU", Room("cpu", 5 * GIB))
+    assert "more than this machine’s memory" in told(small)  # 3.2 GB in half precision, so 6.4
+
+
 def test_downloads_show_their_progress_and_what_went_wrong(house: House) -> None:
     library = house.studio.library
     loading = library.download("a/loading")

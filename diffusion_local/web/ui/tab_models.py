@@ -30,6 +30,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
         library.plans(*models),
         library.downloads(),
         library.known(),
+        library.largest(),
         library.adapters(),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from diffusion_local import shapes
 from diffusion_local.catalog import STARTER, Model
-from diffusion_local.domain import Fit, Image
+from diffusion_local.domain import Fit, Image, Room
 from diffusion_local.engine.memory import GIB
 from diffusion_local.engine.planning import Plan
 from diffusion_local.library import size_words
@@ -35,6 +35,7 @@ def library(
     plans: Mapping[str, Sequence[Plan]],
     downloads: Sequence[Download],
     known: Sequence[Known],
+    room: Room,
     adapters: Mapping[str, Sequence[Adapter]],
 ) -> str:
     there = {model.hub_id.lower() for model in models} | {each.repo.lower() for each in downloads if not each.final}
@@ -48,7 +49,7 @@ def library(
         f"{loading(downloads)}"
         f'<section><header class="head"><h2>{say("models.here")}</h2>{again}</header>{hint}'
         f'<div class="models">{cards}</div></section>'
-        f"{hub(offered)}"
+        f"{hub(offered, room)}"
         f"{''.join(shelf(folder, found) for folder, found in adapters.items())}"
     )
 
@@ -159,23 +160,31 @@ def bar(key: str, what: str, percent: float) -> str:
     )
 
 
-def hub(known: Sequence[Known]) -> str:
+def hub(known: Sequence[Known], room: Room) -> str:
     if not known:
         return ""
-    rows = "".join(map(known_row, known))
+    rows = "".join(known_row(each, room) for each in known)
     return (
         f'<section><h2>{say("models.known")}</h2><p class="quiet">{say("models.known_how")}</p>'
         f'<ul class="rows">{rows}</ul></section>'
     )
 
 
-def known_row(model: Known) -> str:
+def known_row(model: Known, room: Room) -> str:
     disk, memory = f"{model.disk_gb:g} GB", f"{model.memory_gb:g} GB"
     told = [model.licence, f"{say('models.disk')} {disk}", f"{say('models.memory')} {memory}"]
     told += [say("models.gated")] if model.gated else []
+    told += [say(f"models.larger_{room.type}")] if larger(model, room) else []
     get = button(say("models.download"), "download_model", model.id, "small")
     title = f'<b>{text(model.title)}</b> <span class="quiet">{text(model.id)}</span>'
     return row(model.id, title, " · ".join(told), act=get)
+
+
+def larger(model: Known, room: Room) -> bool:
+    """Whether it is more than the largest device holds at once. Memory is told in half precision, which not every CPU
+    computes in."""
+    numbers = 1 if room.type == "cuda" or room.bf16 else 2
+    return bool(room.bytes) and model.memory_gb * 1e9 * numbers > room.bytes
 
 
 # -- what goes with models ------------------------------------------------------------------------------------------
