@@ -36,7 +36,7 @@ DEVICES: dict[str, dict[str, Any]] = {
 LANGUAGES = {"en": "en-US", "zh": "zh-CN"}
 STEP_SECONDS = 0.45
 MANY_STEPS = 100  # 45 seconds
-SETTLE = 1.2  # seconds: an answer of the page's timer, and an animation
+SETTLE = 0.9  # seconds: an answer of the page's timer, and an animation
 
 PROMPTS = (
     "a lighthouse above a stormy sea",

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from diffusion_local.errors import Gone
+from tests.web.browser.conftest import PHONE
 from tests.web.browser.ways import a_prompt, go, worked
 from tests.web.conftest import Site
 
@@ -99,3 +100,23 @@ def test_the_gallery_is_narrowed_to_a_board_and_to_the_trash(people: Any, site: 
     page.locator(f".tile[data-key='{other}']").wait_for(state="detached")
     with pytest.raises(Gone):
         site.house.studio.image(other)
+
+
+def test_a_thumb_selects_in_a_mode_of_its_own(people: Any, site: Site) -> None:
+    image = worked(site, a_prompt())
+    page = people(viewport=PHONE, is_mobile=True, has_touch=True).open()
+    go(page, "gallery")
+    tile = page.locator(f".tile[data-key='{image}']")
+    tile.tap(position={"x": 20, "y": 20})
+    page.wait_for_selector("[data-picture]")  # no box lies above the picture
+    page.keyboard.press("Escape")
+    page.locator("[data-picture]").wait_for(state="detached")
+    page.locator(".selecting").tap()
+    tile.tap()
+    bar = page.locator("#gallery .picked")
+    bar.wait_for()
+    assert bar.locator(".count").inner_text() == "1 selected"
+    bar.locator("[data-unpick]").tap()
+    bar.wait_for(state="hidden")
+    tile.tap()
+    page.wait_for_selector("[data-picture]")
