@@ -18,6 +18,7 @@ class Kind(StrEnum):
 RUNGS: dict[str, str] = {
     "resident": "all of it stays in memory",
     "vae_tiling": "the picture is decoded in tiles",
+    "encoder_offload": "all but the denoiser moves to the GPU when needed",
     "model_offload": "parts move to the GPU when needed",
     "group_offload": "layers move to the GPU when needed",
     "attention_slicing": "attention is computed in slices",

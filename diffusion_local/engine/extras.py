@@ -41,9 +41,16 @@ def put_loras(loaded: Loaded, wanted: tuple[Lora, ...], materials: Materials) ->
     """Those that are in already stay in, whatever their weights are now; without any the model is as it was."""
     if wanted == loaded.loras:
         return
-    pipe, before = loaded.pipe, loaded.loras
+    before = loaded.loras
     loaded.graphs.forget()
     loaded.loras = ()  # whatever goes wrong from here on, they are put in anew
+    with placement.without_hooks(loaded.pipe, loaded.rung):
+        exchange_loras(loaded, before, wanted, materials)
+    loaded.loras = wanted
+
+
+def exchange_loras(loaded: Loaded, before: tuple[Lora, ...], wanted: tuple[Lora, ...], materials: Materials) -> None:
+    pipe = loaded.pipe
     if not wanted:
         pipe.unload_lora_weights()
         return
@@ -59,7 +66,6 @@ def put_loras(loaded: Loaded, wanted: tuple[Lora, ...], materials: Materials) ->
     except EngineError:
         pipe.unload_lora_weights()
         raise
-    loaded.loras = wanted
 
 
 def load_lora(loaded: Loaded, name: str, path: Path) -> None:
@@ -107,7 +113,8 @@ def put_words(loaded: Loaded, params: Params, materials: Materials) -> dict[str,
     text = f"{params.prompt}\n{params.negative}"
     called = {word: path for word, path in materials.embeddings().items() if holds(text, word)}
     for word in sorted(set(called) - loaded.words):
-        opened(f"The embedding {word!r}", lambda: load_word(loaded.pipe, word, called[word]), loaded.model.id)  # noqa: B023
+        with placement.without_hooks(loaded.pipe, loaded.rung):
+            opened(f"The embedding {word!r}", lambda: load_word(loaded.pipe, word, called[word]), loaded.model.id)  # noqa: B023
         loaded.words |= {word}
     return called
 

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 #: Signatures that are kept for a model: sizes, lengths of prompts, with guidance and without.
 MOST = 6
 #: Rungs whose weights stay where they are.
-RUNGS = ("resident", "vae_tiling")
+RUNGS = ("resident", "vae_tiling", "encoder_offload")
 
 
 class Unrecordable(Exception):

@@ -12,7 +12,7 @@ from diffusion_local.domain import RUNGS, Fit, Params
 
 #: Rungs by type of device, best first. A CPU or an Apple GPU has one memory: there is nothing to move out to.
 LADDERS: dict[str, tuple[str, ...]] = {
-    "cuda": ("resident", "vae_tiling", "model_offload", "group_offload", "sequential"),
+    "cuda": ("resident", "vae_tiling", "encoder_offload", "model_offload", "group_offload", "sequential"),
     "mps": ("resident", "vae_tiling", "attention_slicing"),
     "cpu": ("resident", "vae_tiling", "attention_slicing"),
 }
@@ -29,6 +29,8 @@ GRAPH_SHARE = 1.4
 LAYERS_SHARE = 32
 #: What the allocator loses to fragments, and the libraries' workspaces.
 MARGIN, WORKSPACE = 1.05, 160 * 1024**2
+#: What the denoiser is called in a folder or, by ``weights``, in a single file.
+DENOISERS = ("unet", "transformer", "denoiser")
 #: With this much more memory free than at a failure, the rung that failed is tried again.
 RETRY_WITH = 1.15
 
@@ -59,12 +61,14 @@ class Need:
     def at(self, rung: str) -> int:
         """Bytes on the device at the peak, with what the allocator adds."""
         vae = self.parts.get("vae", 0)
-        largest = max((size for part, size in self.parts.items() if part != "vae"), default=0)
-        layers = largest // LAYERS_SHARE
+        denoiser = max((self.parts.get(part, 0) for part in DENOISERS), default=0)
+        encoder = max((size for part, size in self.parts.items() if part not in (*DENOISERS, "vae")), default=0)
+        layers = max(denoiser, encoder) // LAYERS_SHARE
         bare = {
             "resident": self.weights + max(self.step, self.decode),
             "vae_tiling": self.weights + max(self.step, self.tiled),
-            "model_offload": max(largest + self.step, vae + self.tiled),
+            "encoder_offload": denoiser + max(self.step + vae, encoder, vae + self.tiled),
+            "model_offload": max(denoiser + self.step, encoder, vae + self.tiled),
             "group_offload": vae + max(layers + self.step, self.tiled),  # the VAE stays
             "attention_slicing": self.weights + max(self.step // 2, self.tiled),
             "sequential": layers + max(self.step, self.small_tiled),

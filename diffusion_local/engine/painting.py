@@ -32,6 +32,7 @@ def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | N
 
     # 2. Text to embeddings.
     conditioning = embed(loaded, params)
+    placement.step_back(pipe)
 
     # 3. A scheduler of this picture's own: it keeps state between steps, and an interrupted one keeps it for good.
     scheduler = pipe.scheduler = samplers.scheduler(params.sampler, loaded.scheduler_config, params.schedule)

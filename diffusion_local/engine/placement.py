@@ -1,11 +1,13 @@
 """Puts a pipeline's parts where its rung says: on the device, or in main memory until they are needed.
 
-The offloading is diffusers' own. Attention slicing replaces torch's fused attention, which never holds a whole map, by
-a slower one that holds slices of it. On CUDA that takes more memory, so it is for the other devices' last rung.
+The offloading is diffusers' own, but for ``encoder_offload``. Attention slicing replaces torch's fused attention, which
+never holds a whole map, by a slower one that holds slices of it. On CUDA that takes more memory, so it is for the other
+devices' last rung.
 """
 
 import gc
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ import accelerate
 import psutil
 import torch
 
+from diffusion_local.engine.graphs import denoiser_of
 from diffusion_local.engine.memory import SMALL_TILE, TILE
 
 #: Rungs that a placed pipeline can leave for any other; from the rest only a fresh load leads back.
-MOVABLE = frozenset({"resident", "vae_tiling", "model_offload"})
+MOVABLE = frozenset({"resident", "vae_tiling", "encoder_offload", "model_offload"})
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -28,6 +31,8 @@ def place(pipe: Any, rung: str, device: str) -> None:
         with suppress(NotImplementedError, ValueError):  # transformers slice nothing
             pipe.enable_attention_slicing()
     match rung:
+        case "encoder_offload":
+            _keep_denoiser(pipe, device)
         case "model_offload":
             pipe.enable_model_cpu_offload(device=device)
         case "group_offload":
@@ -54,7 +59,7 @@ def swap_vae(pipe: Any, vae: Any, rung: str, device: str) -> None:
             pipe.register_modules(vae=vae)
             _tile(vae, rung)
             accelerate.cpu_offload(vae, torch.device(device))
-        case "model_offload":  # its hooks know each other, so all are made anew
+        case "encoder_offload" | "model_offload":  # the hooks know each other, so all are made anew
             pipe.remove_all_hooks()
             pipe.register_modules(vae=vae)
             place(pipe, rung, device)
@@ -65,15 +70,37 @@ def swap_vae(pipe: Any, vae: Any, rung: str, device: str) -> None:
     before.to("cpu")
 
 
+@contextmanager
+def without_hooks(pipe: Any, rung: str) -> Iterator[None]:
+    """While something is put into the parts. diffusers minds the hooks of its own rungs by itself."""
+    if rung != "encoder_offload":
+        yield
+        return
+    device = pipe._execution_device
+    pipe.remove_all_hooks()
+    try:
+        yield
+    finally:
+        _keep_denoiser(pipe, device)
+
+
+def step_back(pipe: Any) -> None:
+    """Whole parts that have done their work go back to where they wait."""
+    for part in _modules(pipe):
+        hook = getattr(part, "_hf_hook", None)
+        if isinstance(hook, accelerate.hooks.CpuOffload):
+            hook.init_hook(part)
+
+
 def rest(pipe: Any) -> None:
     """Between two pictures: parts that were called by themselves go back to where they wait."""
+    step_back(pipe)
     pipe.maybe_free_model_hooks()
 
 
 def bytes_on(pipe: Any, device_type: str) -> int:
     """Of the weights that lie on the device now."""
-    modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
-    tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    tensors = [tensor for module in _modules(pipe) for tensor in (*module.parameters(), *module.buffers())]
     return sum(tensor.nbytes for tensor in tensors if tensor.device.type == device_type)
 
 
@@ -85,6 +112,22 @@ def vae_in_fp32(pipe: Any, rung: str, device: str) -> None:
         accelerate.cpu_offload(pipe.vae, torch.device(device))
     else:
         pipe.vae.to(dtype=torch.float32)
+
+
+def _modules(pipe: Any) -> list[torch.nn.Module]:
+    return [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+
+
+def _keep_denoiser(pipe: Any, device: str | torch.device) -> None:
+    """It lies on the device; each other part comes when it is called, and the one before it goes.
+
+    Unlike diffusers' ``enable_model_cpu_offload``, which moves the denoiser, too, out and in for each picture.
+    """
+    kept, hook = denoiser_of(pipe), None
+    kept.to(device)
+    for part in _modules(pipe):
+        if part is not kept:
+            _, hook = accelerate.cpu_offload_with_hook(part, device, prev_module_hook=hook)
 
 
 def _tile(vae: Any, rung: str) -> None:

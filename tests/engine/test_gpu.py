@@ -99,7 +99,7 @@ def test_every_rung_draws_the_same_picture(gpu: "DiffusersEngine", starter: Mode
     assert first.facts["peak_bytes"] > 0
 
 
-@pytest.mark.parametrize("rung", ["resident", "model_offload", "group_offload", "sequential"])
+@pytest.mark.parametrize("rung", ["resident", "encoder_offload", "model_offload", "group_offload", "sequential"])
 def test_a_vae_that_gave_no_numbers_is_run_in_fp32_on_every_rung(
     gpu: "DiffusersEngine", starter: Model, rung: str
 ) -> None:
@@ -195,7 +195,7 @@ def test_a_graph_follows_loras_and_rungs(at_home: Home, starter: Model, eager: D
         seen.append(picture.image.tobytes())
     assert len(set(seen)) == 3
     assert (seen[0], seen[1]) == (seen[4], seen[3])
-    for rung in ("vae_tiling", "model_offload", "resident"):
+    for rung in ("vae_tiling", "encoder_offload", "model_offload", "resident"):
         engines[0].load(starter, Choice(rung))
         picture = Draw(engines[0])(**LARGE)
         assert picture.facts.get("cuda_graph", False) == (rung != "model_offload")

@@ -1,5 +1,6 @@
 """A pipeline's parts on the rungs of memory, as far as a CPU can show it: here the CPU is the device, too."""
 
+from contextlib import suppress
 from typing import Any
 
 import accelerate
@@ -43,7 +44,9 @@ def put(pipe: Any, rung: str) -> None:
         placement.place(pipe, rung, "cpu")
 
 
-@pytest.mark.parametrize("rung", ["resident", "vae_tiling", "model_offload", "group_offload", "sequential"])
+@pytest.mark.parametrize(
+    "rung", ["resident", "vae_tiling", "encoder_offload", "model_offload", "group_offload", "sequential"]
+)
 def test_another_vae_is_placed_as_the_own_one_was_and_taken_out_again(pipe: Any, rung: str) -> None:
     own = pipe.vae
     other, before = other_than(own), decoded(own)
@@ -52,7 +55,7 @@ def test_another_vae_is_placed_as_the_own_one_was_and_taken_out_again(pipe: Any,
     placement.swap_vae(pipe, other, rung, "cpu")
     assert pipe.vae is other
     assert torch.equal(decoded(pipe.vae), expected)
-    assert hasattr(other, "_hf_hook") == (rung in ("model_offload", "sequential"))
+    assert hasattr(other, "_hf_hook") == (rung in ("encoder_offload", "model_offload", "sequential"))
     waits = next(other.parameters()).device.type
     assert waits == ("meta" if rung == "sequential" else "cpu")
     assert other.use_tiling == (rung != "resident")
@@ -63,3 +66,42 @@ def test_another_vae_is_placed_as_the_own_one_was_and_taken_out_again(pipe: Any,
     placement.swap_vae(pipe, own, rung, "cpu")
     assert torch.equal(decoded(pipe.vae), before)
     assert not hasattr(other, "_hf_hook")
+
+
+def hooked(pipe: Any) -> set[str]:
+    return {name for name, part in pipe.components.items() if hasattr(part, "_hf_hook")}
+
+
+def drawn(pipe: Any) -> Any:
+    generator = torch.Generator().manual_seed(1)
+    return pipe("a red apple", num_inference_steps=2, height=64, width=64, generator=generator, output_type="np").images
+
+
+def test_only_the_denoiser_stays_and_the_pixels_are_the_same(pipe: Any) -> None:
+    expected = drawn(pipe.to(torch.float32))
+    placement.place(pipe, "encoder_offload", "cpu")
+    assert hooked(pipe) == {"vae", "text_encoder"}
+    assert (drawn(pipe) == expected).all()
+    placement.rest(pipe)
+    assert hooked(pipe) == {"vae", "text_encoder"}
+    placement.place(pipe, "resident", "cpu")
+    assert hooked(pipe) == set()
+    assert (drawn(pipe) == expected).all()
+
+
+def test_what_has_done_its_work_steps_back(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    placement.place(pipe, "encoder_offload", "cpu")
+    back: list[Any] = []
+    monkeypatch.setattr(accelerate.hooks.CpuOffload, "init_hook", lambda hook, module: back.append(module) or module)
+    placement.step_back(pipe)
+    assert {id(each) for each in back} == {id(pipe.vae), id(pipe.text_encoder)}
+
+
+def test_no_hooks_are_in_the_way_of_what_is_put_in_and_all_are_back_after_a_failure(pipe: Any) -> None:
+    placement.place(pipe, "encoder_offload", "cpu")
+    with suppress(RuntimeError), placement.without_hooks(pipe, "encoder_offload"):
+        assert hooked(pipe) == set()
+        raise RuntimeError
+    assert hooked(pipe) == {"vae", "text_encoder"}
+    with placement.without_hooks(pipe, "model_offload"):
+        assert hooked(pipe) == {"vae", "text_encoder"}

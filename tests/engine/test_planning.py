@@ -42,19 +42,19 @@ def made(model: Model, worker: Worker, *learned: Fit, wanted: str = "") -> Plan:
 
 
 def test_the_rung_follows_the_device(large: Model) -> None:
-    rungs = {total: made(large, worker(total)).rung for total in (24, 10, 8, 1)}
-    assert rungs == {24: "resident", 10: "vae_tiling", 8: "model_offload", 1: "sequential"}
+    rungs = {total: made(large, worker(total)).rung for total in (24, 10, 8, 6, 1)}
+    assert rungs == {24: "resident", 10: "vae_tiling", 8: "encoder_offload", 6: "model_offload", 1: "sequential"}
 
 
 def test_it_is_told_in_words(large: Model) -> None:
-    told = made(large, worker(8))
+    told = made(large, worker(6))
     assert told.words.startswith("gpu0: parts move to the GPU when needed, about ")
-    assert told.words.endswith(" of 8.0 GiB")
+    assert told.words.endswith(" of 6.0 GiB")
     assert "large at 1024x1024 needs about" in told.why
 
 
 def test_what_other_programs_hold_counts(large: Model) -> None:
-    assert made(large, worker(24, free=8)).rung == "model_offload"
+    assert made(large, worker(24, free=8)).rung == "encoder_offload"
 
 
 def test_what_does_not_fit_says_so(large: Model) -> None:
@@ -65,7 +65,7 @@ def test_what_does_not_fit_says_so(large: Model) -> None:
 
 def test_what_was_learned_and_what_is_asked_for_count(large: Model) -> None:
     failed = Fit("large", Kind.TXT2IMG, 1024, 1024, "A GPU", failed="vae_tiling", free_bytes=10 * GIB)
-    assert made(large, worker(10), failed).rung == "model_offload"
+    assert made(large, worker(10), failed).rung == "encoder_offload"
     measured = Fit("large", Kind.TXT2IMG, 1024, 1024, "A GPU", worked="resident", peak_bytes=9 * GIB)
     assert made(large, worker(10), measured).rung == "resident"
     asked = made(large, worker(24), wanted="sequential")

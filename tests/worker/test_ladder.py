@@ -98,10 +98,10 @@ def test_out_of_memory_steps_down_and_runs_the_same_job_again(
     job = run(house, runner, "[oom:model_offload]")
     found = facts(house, job)
     assert (job.attempt, job.tries, job.crashes) == (1, 0, 0)
-    assert engine.rungs == ["resident", "vae_tiling", "model_offload"]
+    assert engine.rungs == ["resident", "vae_tiling", "encoder_offload", "model_offload"]
     assert found["rung"] == "model_offload"
-    assert found["steps_down"] == ["resident", "vae_tiling"]
-    assert found["rung_why"].startswith("vae_tiling ran out of memory")
+    assert found["steps_down"] == ["resident", "vae_tiling", "encoder_offload"]
+    assert found["rung_why"].startswith("encoder_offload ran out of memory")
     assert f"stepping down: {RUNGS['model_offload']}" in phases
 
 
@@ -115,7 +115,7 @@ def test_the_rung_is_remembered_for_model_and_size(house: House, runner: Runner,
     run(house, runner, "a red apple", width=128)  # smaller: nothing is known of it
     assert engine.rungs == ["resident"]
     [fit] = [fit for fit in house.fits.of("starter", engine.device) if fit.failed]
-    assert (fit.kind, fit.width, fit.worked, fit.failed) == (Kind.TXT2IMG, 256, "model_offload", "vae_tiling")
+    assert (fit.kind, fit.width, fit.worked, fit.failed) == (Kind.TXT2IMG, 256, "model_offload", "encoder_offload")
 
 
 def test_only_the_last_rung_fails_the_job_and_says_what_to_try(house: House, runner: Runner, engine: Recording) -> None:
