@@ -69,10 +69,12 @@ def test_a_cpu_has_a_ladder_of_its_own() -> None:
     [
         (SD15, 512, "resident", 2.67),
         (SD15, 512, "vae_tiling", 2.67),
+        (SD15, 512, "encoder_offload", 2.43),
         (SD15, 512, "model_offload", 1.81),
         (SD15, 512, "group_offload", 0.82),
         (SDXL, 1024, "resident", 11.6),
         (SDXL, 1024, "vae_tiling", 7.99),
+        (SDXL, 1024, "encoder_offload", 6.46),
         (SDXL, 1024, "model_offload", 5.27),
         (SDXL, 1024, "group_offload", 1.58),
         (replace(SDXL, upcasts_vae=False), 1024, "resident", 9.11),
