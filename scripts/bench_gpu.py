@@ -32,6 +32,7 @@ import bench_models
 import diffusers
 import torch
 import transformers
+from PIL import ImageChops
 from safetensors.torch import save_file
 
 from diffusion_local.catalog import Catalog
@@ -319,6 +320,7 @@ def out_of_memory(bench: Bench, name: str, limit_gib: float) -> dict[str, Any]:
         "seconds_with_the_failures": seconds,
         "next": {"rung": second.facts["rung"], "why": second.facts["rung_why"], "seconds": second_seconds},
         "same_seed_equal": picture.image.tobytes() == second.image.tobytes(),
+        "largest_difference": max(high for _, high in ImageChops.difference(picture.image, second.image).getextrema()),
     }
 
 
