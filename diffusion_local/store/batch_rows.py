@@ -12,7 +12,7 @@ from diffusion_local import estimates
 from diffusion_local.domain import Batch, Image, Lane, Params, State, utc_now
 from diffusion_local.estimates import Pace, Work
 from diffusion_local.store import rows
-from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.database import Database
 from diffusion_local.store.groups_schema import RANKS
 from diffusion_local.store.line import Rules, gate_of
 from diffusion_local.store.ownership import ruled, seen
@@ -41,7 +41,7 @@ class Progress:
     """A batch, how many of its jobs are in each state, and when it will be done (UTC; None: nobody knows).
 
     ``done_at`` counts what stands before it in line and rests while its window is shut; fair shares between owners are
-    not foreseen. ``warning`` says that it comes later than it should.
+    not foreseen. While the queue is held nobody knows. ``warning`` says that it comes later than it should.
     """
 
     batch: Batch
@@ -94,8 +94,8 @@ class BatchRows:
         ).fetchall():
             counts[batch_id][State(RANKS[rank])] = count
         unfinished = [batch for batch in batches if counts[batch.id][State.QUEUED] + counts[batch.id][State.RUNNING]]
-        seconds = self._seconds_until(db, unfinished, most)
-        window = scalar(db, "SELECT window FROM queue")
+        window, held = db.execute("SELECT window, paused OR blocked != '' FROM queue").fetchone()
+        seconds = {} if held else self._seconds_until(db, unfinished, most)
         now = datetime.fromisoformat(utc_now())
         told = []
         for batch in batches:

@@ -56,6 +56,10 @@ def test_an_estimate_is_clock_time_and_counts_what_stands_before(house: House) -
     assert_done_in(studio, second, 50)
     person = studio.submit("a fox", **SMALL).batch_id
     assert_done_in(studio, person, 10)  # interactive work goes first
+    studio.pause()
+    assert studio.batches.get(second).done_at is None  # nobody knows for how long
+    studio.resume()
+    assert_done_in(studio, person, 10)
 
 
 def assert_done_in(studio: Studio, batch_id: str, seconds: float) -> None:
