@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("worker", "web", "chores", "post", "care", "loading"),
     ("supervisor",),
     ("cli",),
+    ("__main__",),
 )
 RANKS = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 
@@ -233,6 +234,6 @@ def test_what_is_heavy_is_not_imported_where_it_is_not_needed(modules: str, abse
 
 
 def test_the_layers_name_what_there_is() -> None:
-    there = {unit(path) for path in MODULES if not place(path).startswith("__")} | {"__init__"}
+    there = {unit(path) for path in MODULES}
     assert set(RANKS) == there
     assert sys.version_info >= (3, 11)

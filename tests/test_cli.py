@@ -280,6 +280,14 @@ def test_submit_and_wait_fails_with_the_job_and_with_its_timeout(
     assert json.loads(output)["jobs"][0]["state"] in ("queued", "running")
 
 
+def test_the_package_runs_by_its_name_and_calls_itself_as_people_type_it() -> None:
+    child = start_python("import runpy; runpy.run_module('diffusion_local', run_name='__main__')", "version")
+    told, errors = child.communicate(timeout=60)
+    assert (child.returncode, told.split()[-1]) == (0, __version__), errors
+    child = start_python("import runpy; runpy.run_module('diffusion_local', run_name='__main__')", "jobs", "--help")
+    assert "Usage: diffusion-local jobs" in child.communicate(timeout=60)[0]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
 def test_a_reader_that_goes_away_is_no_fault(house: House) -> None:
     house.studio.submit("x" * 5000, count=100)

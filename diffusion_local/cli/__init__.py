@@ -17,7 +17,7 @@ for part in (accounts, jobs, lists, batches, models, pictures, reports, serving)
 
 def main() -> None:
     try:
-        app()
+        app(prog_name="diffusion-local")
     except UserError as error:
         print(f"diffusion-local: {error}", file=sys.stderr)
         sys.exit(REFUSED)

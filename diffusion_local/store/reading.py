@@ -12,7 +12,7 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import ExifTags
+from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PIL
 
 from diffusion_local import checks
@@ -67,6 +67,8 @@ def read_picture(data: bytes) -> Recipe:
             warnings.simplefilter("ignore", PIL.DecompressionBombWarning)  # no pixel is decoded
             with PIL.open(io.BytesIO(data), formats=FORMATS) as picture:
                 ours, text = recipe.read(picture), text_of(picture)
+    except UnidentifiedImageError:
+        raise InvalidParams("image", f"must be a picture ({', '.join(FORMATS)}).") from None
     except Exception as error:  # decoders raise what they like for damaged files
         raise InvalidParams("image", f"must be a whole picture ({', '.join(FORMATS)}; {error}).") from None
     if ours:

@@ -162,8 +162,9 @@ def test_a_hostile_text_gives_little_and_takes_no_time(text: str) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "must be a whole picture"),
-        (b"\x89PNG\r\n\x1a\n rubbish", "must be a whole picture"),
+        (b"", "must be a picture (PNG, "),
+        (b"plain text", "must be a picture (PNG, "),
+        (b"\x89PNG\r\n\x1a\n rubbish", "must be a "),
         (png({}), "carries no recipe"),
         (png({"diffusion-local": "[" * 50_000}), "carries no recipe"),
         (png({"diffusion-local": '{"params": {"prompt": 3}}'}), "carries no recipe"),
