@@ -51,6 +51,7 @@ def test_ten_presses_are_ten_batches(house: House) -> None:
         ({"width": 100}, "Width must be from 128 to 512"),
         ({"height": 130}, "Height must be a multiple of 8"),
         ({"steps": 0}, "Steps must be from 1 to 100"),
+        ({"kind": "inpaint", "source": "a" * 64}, "Nothing is painted yet: press “Paint the mask”"),
         ({"guidance": 99}, "Guidance must be from 0 to 30"),
         ({"sampler": "<b>"}, "Sampler must be one of"),
         ({"seed": "seven"}, "Seed must be a number"),
@@ -103,7 +104,7 @@ def test_what_means_nothing_to_the_kind_is_not_sent(house: House) -> None:
     [job] = house.studio.jobs_of_batches([receipt])
     assert (job.params.kind, job.params.scale, job.params.width) == ("upscale", 2.0, 256)
     notice, _ = press(house, kind="inpaint", source=source)
-    assert "Mask is needed" in notice
+    assert "Nothing is painted yet" in notice
     notice, _ = press(house, kind="nonsense")
     assert "Kind must be one of" in notice
 

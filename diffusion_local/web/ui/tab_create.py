@@ -9,7 +9,7 @@ import gradio as gr
 
 from diffusion_local.catalog import Model
 from diffusion_local.completion import LANCZOS
-from diffusion_local.domain import Snapshot
+from diffusion_local.domain import Kind, Snapshot
 from diffusion_local.errors import UserError
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import dropped, form, sizes, view, view_jobs, view_source
@@ -31,6 +31,8 @@ def on_generate(studio: Studio, *values: Any) -> tuple[str, Any]:
     """Submit; (what to tell, the new batch's id)."""
     try:
         given = form.read(values)
+        if given["kind"] == Kind.INPAINT and given.get("source") and not given.get("mask"):
+            return view.notice("bad", say("create.mask_missing")), gr.skip()
         chosen = given.pop("styles") or []
         given["prompt"], negative = studio.styles.apply(chosen, given["prompt"], given["negative"] or "")
         receipt = studio.submit(**given | {"negative": negative})
