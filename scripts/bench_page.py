@@ -313,12 +313,12 @@ def served(house: House) -> dict[str, Any]:
     return told
 
 
-def awaited(client: httpx.Client) -> None:
-    """Until the page is served."""
+def awaited(client: httpx.Client, path: str = "/config") -> None:
+    """Until it is served; the page itself by default."""
     deadline = time.monotonic() + 120
     while True:
         try:
-            client.get("/config").raise_for_status()
+            client.get(path).raise_for_status()
             return
         except httpx.HTTPError:
             if time.monotonic() > deadline:

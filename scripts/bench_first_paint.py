@@ -1,0 +1,122 @@
+"""How soon a person sees the page and can type: a real web process, a real Chromium, a gallery of a thousand.
+
+    python scripts/bench_first_paint.py [--visits 7] [--record FILE.json]
+
+The first visit meets a server that has just begun to listen. ``new`` visits have an empty browser profile, ``again``
+ones the profile of the visit before. ``paint_ms`` is the first contentful paint, ``type_ms`` when the prompt takes
+words, ``drawn_ms`` when the newest state is drawn; all since the address was asked for.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import httpx
+from bench_page import awaited, fill_gallery, in_home
+from playwright.sync_api import sync_playwright
+
+from diffusion_local.compose import House
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+SIZES = {"desktop": {"width": 1280, "height": 800}, "phone": {"width": 360, "height": 740}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--visits", type=int, default=7)
+    parser.add_argument("--record", type=Path)
+    options = parser.parse_args()
+    record = {
+        "date": date.today().isoformat(),
+        "command": f"python scripts/bench_first_paint.py --visits {options.visits}",
+        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
+        "load_1_min": round(os.getloadavg()[0], 2),
+        "versions": {"gradio": metadata.version("gradio")},
+        **in_home(lambda house: visits(house, options.visits)),
+    }
+    print(json.dumps(record, indent=2))
+    if options.record:
+        options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def visits(house: House, count: int) -> dict[str, Any]:
+    fill_gallery(house, 1000)
+    chromium = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if chromium is None:
+        sys.exit(f"no Chromium found; looked for {', '.join(BROWSERS)}")
+    told: dict[str, Any] = {}
+    with served(house) as url, sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        told["browser"] = f"Chromium {browser.version}"
+        for device, size in SIZES.items():
+            rows: dict[str, list[dict[str, float]]] = {"new": [], "again": []}
+            for _ in range(count):
+                context = browser.new_context(viewport=size)
+                for rows_of in rows.values():
+                    rows_of.append(visit(context, url))
+                context.close()
+            told[device] = {"first_visit": rows["new"][0]} | {kind: summary(found) for kind, found in rows.items()}
+        browser.close()
+    return told
+
+
+@contextmanager
+def served(house: House) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environ = replace(house.settings, port=port).child_environ()
+    with tempfile.TemporaryFile() as log:
+        web = subprocess.Popen([sys.executable, "-m", "diffusion_local.web"], env=environ, stdout=log, stderr=log)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            with httpx.Client(base_url=url, timeout=60) as client:
+                awaited(client, "/healthz")
+            yield url
+        finally:
+            web.terminate()
+            web.wait(20)
+
+
+def visit(context: Any, url: str) -> dict[str, float]:
+    page = context.new_page()
+    sent: list[int] = []
+    page.on("requestfinished", lambda request: sent.append(request.sizes()["responseBodySize"]))
+    began = time.perf_counter()
+    page.goto(url, wait_until="commit")
+    page.locator("#prompt textarea").fill("a red apple")
+    typed = time.perf_counter() - began
+    page.wait_for_function("document.querySelector('#now .now')")
+    drawn = time.perf_counter() - began
+    paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    page.wait_for_load_state("networkidle")
+    told = {"paint_ms": paint, "type_ms": typed * 1000, "drawn_ms": drawn * 1000}
+    told |= {"kb": sum(sent) / 1000, "requests": len(sent)}
+    page.close()
+    return {name: round(value) for name, value in told.items()}
+
+
+def summary(found: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {
+        name: {"p50": statistics.median(each[name] for each in found), "most": max(each[name] for each in found)}
+        for name in found[0]
+    }
+
+
+if __name__ == "__main__":
+    main()
