@@ -1,4 +1,4 @@
-"""``POST /look``: what the page shows, as far as it has changed. 204 where it has not.
+"""What an open page asks each second, ``/look``: its parts, as far as they have changed; 204 where none has.
 
 Past Gradio and FastAPI, as every open page asks each second: an unchanged answer costs a tenth of a Gradio event.
 """

@@ -256,6 +256,18 @@ def test_open_star_trash_and_undo(house: House) -> None:
     assert len(house.studio.gallery()) == 1
 
 
+def test_a_picture_in_the_trash_is_restored_where_it_is_looked_at(house: House) -> None:
+    image = made(house)
+    house.studio.trash(image.id)
+    looked_at = click(house, "open", image.id)["panel"]
+    assert 'data-do="restore_open"' in looked_at
+    assert 'data-do="trash"' not in looked_at
+    back = click(house, "restore_open", image.id)
+    assert 'data-do="trash"' in back["panel"]
+    assert "Back in the gallery" in back["toast"]
+    assert len(house.studio.gallery()) == 1
+
+
 def test_use_this_recipe_fills_the_form_and_goes_there(house: House) -> None:
     image = made(house, seed=4242)
     effect = click(house, "recipe", image.id)

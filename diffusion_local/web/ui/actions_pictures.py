@@ -58,6 +58,11 @@ def restore(studio: Studio, key: str, place: str) -> Effect:
     return Effect(toast=said(say("page.restored")))
 
 
+def restore_open(studio: Studio, key: str, place: str) -> Effect:
+    """From the trash, in the viewer, which stays."""
+    return Effect(toast=restore(studio, key, place).toast, panel=panel(studio, key))
+
+
 # -- more of it -------------------------------------------------------------------------------------------------------
 
 
@@ -115,6 +120,7 @@ VERBS: dict[str, Verb] = {
     "unstar": unstar,
     "trash": trash,
     "restore": restore,
+    "restore_open": restore_open,
     "again_new": again_new,
     "again_picture": again_picture,
     "variations": variations,

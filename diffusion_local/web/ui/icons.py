@@ -1,6 +1,7 @@
 """The page's few signs, as lines of one weight in the colour of their text."""
 
 PATHS = {
+    "back": '<path d="M9 6.5L4.5 11 9 15.5"/><path d="M5 11h9a5 5 0 0 1 0 10h-3"/>',
     "bell": '<path d="M5 16h14l-2-3V9.5a5 5 0 0 0-10 0V13z"/><path d="M10 19.5h4"/>',
     "copy": '<rect x="8.5" y="8.5" width="11" height="11" rx="2.5"/><path d="M5 15.5v-8A2.5 2.5 0 0 1 7.5 5h8"/>',
     "dice": '<rect x="4.5" y="4.5" width="15" height="15" rx="3.5"/>'

@@ -73,7 +73,9 @@ def acts(image: Image) -> str:
         f"{signed(icon('copy'), say('viewer.copy'))}</button>",
         f'<a class="act sign" href="{shapes.file_url(image)}?download=1" download>'
         f"{signed(icon('download'), say('common.download'))}</a>",
-        button(signed(icon("trash"), say("gallery.to_trash")), "trash", image.id, "sign", extra=" data-trash"),
+        button(signed(icon("back"), say("gallery.restore")), "restore_open", image.id, "sign")
+        if image.trashed_at
+        else button(signed(icon("trash"), say("gallery.to_trash")), "trash", image.id, "sign", extra=" data-trash"),
     ]
     return f'<div class="acts makes">{"".join(makes)}</div><div class="acts signs">{"".join(signs)}</div>'
 

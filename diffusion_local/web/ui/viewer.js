@@ -146,7 +146,7 @@
     0: () => zoom(1),
     i: recipe,
     s: () => dialog().querySelector("[data-star]").click(),
-    Delete: () => dialog().querySelector("[data-trash]").click(),
+    Delete: () => dialog().querySelector("[data-trash]")?.click(),
   };
   document.addEventListener("keydown", (event) => {
     if (!dialog() || event.ctrlKey || event.metaKey || event.altKey) return;
