@@ -39,6 +39,7 @@ window.diffusionLocalLook = (() => {
     failed += 1;
     if (failed !== FORGIVEN) return;
     const words = window.diffusionLocalWords.away;
+    document.documentElement.classList.add("studio-away"); // what was foretold is no longer true
     draw({ notices: `<div class="notice warn" role="alert" data-away><span>${words}</span></div>` });
   }
   async function look() {
@@ -49,6 +50,7 @@ window.diffusionLocalLook = (() => {
     try {
       await ask();
       failed = 0;
+      document.documentElement.classList.remove("studio-away");
     } catch {
       miss();
     }
