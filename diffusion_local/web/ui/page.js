@@ -76,7 +76,7 @@ document.addEventListener("click", async ({ target }) => {
     look();
   });
   new MutationObserver(look).observe(document.documentElement, {
-    subtree: true, childList: true, attributes: true, attributeFilter: ["data-title", "data-work"],
+    subtree: true, childList: true, attributes: true, attributeFilter: ["data-title", "data-work", "hidden"],
   });
 })();
 

@@ -33,6 +33,15 @@ def test_a_setting_is_changed_and_one_from_the_command_line_is_not(page: Any, si
     assert fixed.locator("input, select").count() == 0
 
 
+def test_the_bell_stays_when_its_row_is_drawn_anew(people: Any) -> None:
+    page = people().open()
+    go(page, "settings")
+    bell = page.locator("#settings [data-bell]")
+    bell.wait_for()
+    bell.evaluate("bell => { bell.hidden = true }")  # as the server draws it, which knows no browser
+    bell.wait_for()
+
+
 def test_the_theme_is_chosen_and_stays(people: Any) -> None:
     page = people(color_scheme="light").open()
     go(page, "settings")
