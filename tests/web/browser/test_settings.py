@@ -38,8 +38,8 @@ def test_the_bell_stays_when_its_row_is_drawn_anew(people: Any) -> None:
     go(page, "settings")
     bell = page.locator("#settings [data-bell]")
     bell.wait_for()
-    bell.evaluate("bell => { bell.hidden = true }")  # as the server draws it, which knows no browser
-    bell.wait_for()
+    drawn = "bell => { bell.hidden = true; return new Promise((done) => setTimeout(() => done(bell.hidden))) }"
+    assert bell.evaluate(drawn) is False  # the server, which draws it hidden, knows no browser
 
 
 def test_the_theme_is_chosen_and_stays(people: Any) -> None:
