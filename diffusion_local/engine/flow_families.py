@@ -100,13 +100,18 @@ def embed_z_image(pipe: Any, prompt: str, negative: str | None, clip_skip: int) 
 
 
 def embed_sana(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
-    instruction = inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"].default
+    return masked_embeds(pipe, prompt, negative, complex_human_instruction=instruction_of(pipe))
+
+
+def instruction_of(pipe: Any) -> Any:
+    """What the pipeline puts before a prompt if nothing else is asked for."""
+    return inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"].default
+
+
+def masked_embeds(pipe: Any, prompt: str, negative: str | None, **options: Any) -> Conditioning:
+    """Of pipelines that tell which of the embeddings are words."""
     positive, mask, against, mask_against = pipe.encode_prompt(
-        prompt,
-        negative is not None,
-        negative_prompt=negative or "",
-        device=pipe._execution_device,
-        complex_human_instruction=instruction,
+        prompt, negative is not None, negative_prompt=negative or "", device=pipe._execution_device, **options
     )
     return {
         "prompt_embeds": positive,
@@ -118,8 +123,9 @@ def embed_sana(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> 
 
 
 def embed_sprint(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
-    instruction = inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"].default
-    positive, mask = pipe.encode_prompt(prompt, device=pipe._execution_device, complex_human_instruction=instruction)
+    positive, mask = pipe.encode_prompt(
+        prompt, device=pipe._execution_device, complex_human_instruction=instruction_of(pipe)
+    )
     return {"prompt_embeds": positive, "prompt_attention_mask": mask}
 
 

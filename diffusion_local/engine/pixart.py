@@ -25,16 +25,7 @@ def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
 
 
 def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
-    positive, mask, against, mask_against = pipe.encode_prompt(
-        prompt, negative is not None, negative_prompt=negative or "", device=pipe._execution_device
-    )
-    return {
-        "prompt_embeds": positive,
-        "prompt_attention_mask": mask,
-        "negative_prompt": None,  # its default, an empty text, does not go with embeddings
-        "negative_prompt_embeds": against,
-        "negative_prompt_attention_mask": mask_against,
-    }
+    return flow_families.masked_embeds(pipe, prompt, negative)
 
 
 def call(params: Params) -> dict[str, Any]:

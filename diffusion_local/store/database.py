@@ -152,3 +152,14 @@ def scalar(db: sqlite_utils.Database, sql: str, **values: Any) -> Any:
     """The first column of the first row, or None."""
     row = db.execute(sql, values).fetchone()
     return None if row is None else row[0]
+
+
+def each_value(db: sqlite_utils.Database, table: str, column: str, where: str = "true") -> list[Any]:
+    """The different values of an indexed column, ascending, but for NULL: from each the index is asked for the next."""
+    least = f"SELECT min({column}) FROM {table} WHERE {where}"
+    found = db.execute(
+        f"WITH RECURSIVE each (value) AS ({least} UNION ALL "
+        f"SELECT ({least} AND {column} > each.value) FROM each WHERE value IS NOT NULL) "
+        "SELECT value FROM each WHERE value IS NOT NULL"
+    )
+    return [row[0] for row in found.fetchall()]

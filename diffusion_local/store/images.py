@@ -10,7 +10,7 @@ import sqlite_utils
 from diffusion_local import actor
 from diffusion_local.domain import Image, utc_now
 from diffusion_local.store import rows
-from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.database import Database, each_value, scalar
 from diffusion_local.store.gallery_filter import GalleryFilter
 from diffusion_local.store.ownership import ruled, seen
 from diffusion_local.store.tombstones import missing
@@ -104,15 +104,8 @@ class ImageStore:
 
     def models(self) -> list[str]:
         """Models that the gallery has pictures of."""
-        with self._database.read() as db:  # a walk from one to the next: their index is not read through
-            walk = """
-                WITH RECURSIVE each (model) AS (
-                    SELECT min(model) FROM images WHERE trashed_at IS NULL
-                    UNION ALL SELECT (SELECT min(model) FROM images WHERE trashed_at IS NULL AND model > each.model)
-                    FROM each WHERE each.model IS NOT NULL
-                ) SELECT model FROM each WHERE model IS NOT NULL
-            """
-            return [row["model"] for row in db.query(walk)]
+        with self._database.read() as db:
+            return each_value(db, "images", "model", "trashed_at IS NULL")
 
     def newest_of_models(self) -> dict[str, Image]:
         """The newest picture of each model that is among the newest SAMPLED."""

@@ -14,7 +14,7 @@ import sqlite_utils
 from diffusion_local.domain import Job, State
 from diffusion_local.store import rows
 from diffusion_local.store.batch_rows import BatchRows, Progress
-from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.database import Database, each_value, scalar
 from diffusion_local.store.line import Rules
 from diffusion_local.store.ownership import seen
 
@@ -188,22 +188,14 @@ class QueueGroups:
     def models(self) -> list[str]:
         """Of all jobs there are, for the filter."""
         with self._database.read() as db:
-            found = db.execute(
-                "WITH RECURSIVE each (model) AS (SELECT min(model) FROM job_counts UNION ALL "
-                "SELECT (SELECT min(model) FROM job_counts WHERE job_counts.model > each.model) FROM each "
-                "WHERE model IS NOT NULL) SELECT model FROM each WHERE model IS NOT NULL"
-            )
-            return [row[0] for row in found.fetchall()]
+            return each_value(db, "job_counts", "model")
 
     def owners(self) -> list[str]:
         """Whoever has jobs here, of those whose jobs may be looked at; the machine's own person has no name."""
         with self._database.read() as db:
-            found = db.execute(
-                "WITH RECURSIVE each (name) AS (SELECT min(owner) FROM jobs UNION ALL "
-                "SELECT (SELECT min(owner) FROM jobs WHERE owner > each.name) FROM each WHERE name IS NOT NULL) "
-                "SELECT name FROM each WHERE name IS NOT NULL AND (actor_sees_all() OR name = actor_name())"
-            )
-            return [row[0] for row in found.fetchall()]
+            if scalar(db, "SELECT actor_sees_all()"):
+                return each_value(db, "jobs", "owner")
+            return each_value(db, "jobs", "owner", "owner = actor_name()")
 
     def _groups(self, db: sqlite_utils.Database, found: dict[str, Turn] | dict[str, None]) -> list[Group]:
         asked = json.dumps(list(found))
