@@ -12,27 +12,20 @@ import json
 import os
 import platform
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from datetime import date
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import httpx
-from bench_page import awaited, fill_gallery, in_home
+from bench_page import fill_gallery, in_home, web_process
 from playwright.sync_api import sync_playwright
+from screenshots import BROWSERS
 
 from diffusion_local.compose import House
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SIZES = {"desktop": {"width": 1280, "height": 800}, "phone": {"width": 360, "height": 740}}
 
 
@@ -60,7 +53,7 @@ def visits(house: House, count: int) -> dict[str, Any]:
     if chromium is None:
         sys.exit(f"no Chromium found; looked for {', '.join(BROWSERS)}")
     told: dict[str, Any] = {}
-    with served(house) as url, sync_playwright() as driver:
+    with web_process(house) as (_, url), sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         told["browser"] = f"Chromium {browser.version}"
         for device, size in SIZES.items():
@@ -73,24 +66,6 @@ def visits(house: House, count: int) -> dict[str, Any]:
             told[device] = {"first_visit": rows["new"][0]} | {kind: summary(found) for kind, found in rows.items()}
         browser.close()
     return told
-
-
-@contextmanager
-def served(house: House) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environ = replace(house.settings, port=port).child_environ()
-    with tempfile.TemporaryFile() as log:
-        web = subprocess.Popen([sys.executable, "-m", "diffusion_local.web"], env=environ, stdout=log, stderr=log)
-        try:
-            url = f"http://127.0.0.1:{port}"
-            with httpx.Client(base_url=url, timeout=60) as client:
-                awaited(client, "/healthz")
-            yield url
-        finally:
-            web.terminate()
-            web.wait(20)
 
 
 def visit(context: Any, url: str) -> dict[str, float]:

@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -297,28 +298,36 @@ def queue(house: House, count: int) -> dict[str, Any]:
 def served(house: House) -> dict[str, Any]:
     """Against a web process of its own; no worker, so that nothing changes but what is changed here."""
     fill_gallery(house, 1000)
-    with tempfile.TemporaryFile() as log, socket.socket() as probe:
+    with web_process(house) as (pid, url), httpx.Client(base_url=url, timeout=60) as client:
+        client.get("/config").raise_for_status()
+        return {"poll": polls(house, client), "tabs": tabs(house, client, psutil.Process(pid))}
+
+
+@contextmanager
+def web_process(house: House) -> Iterator[tuple[int, str]]:
+    """Id and address of a web process that has just begun to answer; it ends with the block."""
+    with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-        probe.close()
-        environ = replace(house.settings, port=port).child_environ()
+    environ = replace(house.settings, port=port).child_environ()
+    with tempfile.TemporaryFile() as log:
         web = subprocess.Popen([sys.executable, "-m", "diffusion_local.web"], env=environ, stdout=log, stderr=log)
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            url = f"http://127.0.0.1:{port}"
+            with httpx.Client(base_url=url, timeout=60) as client:
                 awaited(client)
-                told = {"poll": polls(house, client), "tabs": tabs(house, client, psutil.Process(web.pid))}
+            yield web.pid, url
         finally:
             web.terminate()
             web.wait(20)
-    return told
 
 
-def awaited(client: httpx.Client, path: str = "/config") -> None:
-    """Until it is served; the page itself by default."""
+def awaited(client: httpx.Client) -> None:
+    """Until it answers."""
     deadline = time.monotonic() + 120
     while True:
         try:
-            client.get(path).raise_for_status()
+            client.get("/healthz").raise_for_status()
             return
         except httpx.HTTPError:
             if time.monotonic() > deadline:
