@@ -78,12 +78,12 @@ def draw_seed() -> int:
 def check_prompt(field: str, text: Any, required: bool = False) -> None:
     if not isinstance(text, str):
         raise InvalidParams(field, "must be text.")
+    if len(text) > MAX_PROMPT_CHARS:
+        raise InvalidParams(field, f"must have at most {MAX_PROMPT_CHARS:,} characters (got {len(text):,}).")
     if any("\ud800" <= sign <= "\udfff" for sign in text):
         raise InvalidParams(field, "must be text; it holds half a character that cannot be stored.")
     if required and not text.strip():
         raise InvalidParams(field, "must not be empty. Say what the picture should show.")
-    if len(text) > MAX_PROMPT_CHARS:
-        raise InvalidParams(field, f"must have at most {MAX_PROMPT_CHARS:,} characters (got {len(text):,}).")
 
 
 def number(field: str, value: Any, low: float, high: float) -> float:

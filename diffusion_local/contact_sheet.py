@@ -5,6 +5,7 @@ One picture is in memory at a time beside the sheet itself, and the sheet has at
 
 import contextlib
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,7 @@ from pathlib import Path
 from PIL import Image as PIL
 from PIL import ImageDraw, ImageFont
 
+from diffusion_local import decoding
 from diffusion_local.errors import InvalidParams
 
 MOST_CELLS = 2000
@@ -156,7 +158,7 @@ def opened(path: Path | None, box: tuple[int, int]) -> PIL.Image | None:
     if path is None:
         return None
     try:
-        with PIL.open(path) as picture:
+        with PIL.open(path) as picture, decoding.share(picture):
             picture.draft("RGB", box)
             small = picture.convert("RGB")
     except (OSError, SyntaxError, ValueError, PIL.DecompressionBombError):
@@ -184,7 +186,8 @@ def wrapped(text: str, width: int, height: int, most: int) -> list[str]:
             line += left.pop(0)
         if not line.strip() and left:  # a single word wider than the line
             word = left.pop(0)
-            fits = next((n for n in range(len(word), 0, -1) if measure(word[:n]) <= width), 1)
+            lengths = range(1, len(word) + 1)
+            fits = max(1, bisect_left(lengths, True, key=lambda length: measure(word[:length]) > width))
             line = word[:fits]
             if word[fits:]:
                 left.insert(0, word[fits:])

@@ -9,6 +9,7 @@ DiffusionLocalError
 |   |-- QueueFull         the queue's own limit is reached
 |   |-- QueueBlocked      the queue holds itself back, as for a full disk
 |   |-- LimitReached      the account's own limit is reached
+|   |-- Overloaded        too many pictures are being decoded; nothing was taken on
 |   |-- Forbidden         whoever asks may not do this
 |   |-- Unauthorized      it is not known who asks
 |   |-- NotDone           the time that somebody would wait is over; the work goes on
@@ -94,6 +95,12 @@ class LimitReached(UserError):
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class Overloaded(UserError):
+    """Too many pictures are being read at the moment. Try again in a few seconds."""
+
+    code = "overloaded"
 
 
 class Forbidden(UserError):

@@ -26,8 +26,9 @@ READS = {
 #: Families whose guidance is distilled into them, so that nothing is drawn against; and those that have CLIP's layers.
 NO_NEGATIVE = frozenset({"flux", "sana_sprint"})
 CLIP_SKIP = frozenset({"sd", "sdxl", "sd3"})
-#: A weight as A1111 writes it.
-WEIGHT = re.compile(r"(?<!\\)\([^()]{1,60}:\s*\d*\.?\d+\s*\)")
+#: What stands in round brackets without others in them, and a weight within, as A1111 writes it: ``(word:1.2)``.
+BRACKETS = re.compile(r"(?<!\\)\(([^()]{1,100})\)")
+NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+", re.ASCII)
 
 
 def prompt_warnings(model: Model, params: Params) -> list[str]:
@@ -40,8 +41,8 @@ def prompt_warnings(model: Model, params: Params) -> list[str]:
             parts = math.ceil(count / limit)
             ends = f" at a time; this has {count}, read in {parts} parts." if in_parts(model) else ""
             warnings.append(reads + (ends or f"; this has {count}, the end is ignored."))
-        if (weight := WEIGHT.search(text)) and not in_parts(model):
-            warnings.append(f"{name}: the model knows no weights; {weight[0]} is read as it stands.")
+        if not in_parts(model) and (weighted := first_weighted(text)):
+            warnings.append(f"{name}: the model knows no weights; {weighted} is read as it stands.")
         if model.scripts and (foreign := checks.foreign_words(text, model.scripts)):
             words = shortened(", ".join(foreign), 60)
             warnings.append(f"{name}: {model.name} has learned English words only; it does not know {words}")
@@ -50,6 +51,15 @@ def prompt_warnings(model: Model, params: Params) -> list[str]:
     if params.clip_skip and model.family not in CLIP_SKIP:
         warnings.append("clip_skip: the model's text encoder has no layers to leave out; it is ignored.")
     return warnings
+
+
+def first_weighted(text: str) -> str:
+    """The first words with a weight, brackets included; empty if there are none."""
+    for found in BRACKETS.finditer(text):
+        words, _, weight = found[1].rpartition(":")
+        if words and NUMBER.fullmatch(weight.strip()):
+            return found[0]
+    return ""
 
 
 def in_parts(model: Model) -> bool:

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusion_local.checks import check_prompt
 from diffusion_local.errors import InvalidParams
 from diffusion_local.settings import assets
 
 SLOT = "{prompt}"
+MAX_STYLES = 20  # at once
 FILE = "styles.csv"
 
 
@@ -38,12 +40,16 @@ class Styles:
 
     def apply(self, names: Sequence[str], prompt: str, negative: str) -> tuple[str, str]:
         """(prompt, negative prompt) with these styles around them, in their order. Raises InvalidParams."""
+        if len(names) > MAX_STYLES:
+            raise InvalidParams("styles", f"must be at most {MAX_STYLES} (got {len(names):,}).")
         known = {style.name: style for style in self.all()}
         for name in names:
             if name not in known:
                 raise InvalidParams("styles", f"must be among {', '.join(known)} (got {name!r:.80}).")
             prompt = around(known[name].prompt, prompt)
             negative = around(known[name].negative, negative)
+            check_prompt("prompt", prompt)
+            check_prompt("negative", negative)
         return prompt, negative
 
 

@@ -148,7 +148,9 @@ def parse_moment(field: str, text: str, after: datetime, zone: tzinfo) -> dateti
 
     What names no offset is local time. Raises InvalidParams, also for a moment that is not after ``after``.
     """
-    plain = " ".join(text.lower().split())[:MAX_CHARS]
+    if len(text) > MAX_CHARS:
+        raise InvalidParams(field, f"must have at most {MAX_CHARS} characters.")
+    plain = " ".join(text.lower().split())
     today = after.astimezone(zone).date()
     clock = CLOCK.fullmatch(plain)
     if clock:

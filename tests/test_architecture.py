@@ -14,7 +14,7 @@ from tests.support import PACKAGE, run_python
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors", "home"),
     ("params", "wishes"),
-    ("settings", "actor", "turns", "when"),
+    ("settings", "actor", "turns", "when", "decoding"),
     ("domain", "checks"),
     ("completion",),
     ("models",),

@@ -4,17 +4,28 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from diffusion_local.contact_sheet import MOST_CELLS, Cell, contact_sheet
+from diffusion_local import decoding
+from diffusion_local.contact_sheet import MOST_CELLS, MOST_PIXELS, Cell, contact_sheet
 from diffusion_local.domain import Batch, Job, shortened
 from diffusion_local.lists.grid import Grid
 from diffusion_local.store.files import LocalFiles, write_whole
 
 LABEL_CHARS = 80
+SHEET_BYTES = 2 * 3 * MOST_PIXELS  # while it is drawn, and as the encoder's own copy
 QUALITY = 85
 
 
 def draw(batch: Batch, results: Iterator[tuple[Job, str | None]], files: LocalFiles, target: Path) -> None:
-    """Write the sheet; of a batch too long for one its first pictures. Raises InvalidParams if it has none."""
+    """Write the sheet; of a batch too long for one its first pictures.
+
+    Raises InvalidParams if the batch has none, and Overloaded.
+    """
+    with decoding.budget.taken(SHEET_BYTES):
+        if not target.exists():  # another thread may have drawn it meanwhile
+            draw_whole(batch, results, files, target)
+
+
+def draw_whole(batch: Batch, results: Iterator[tuple[Job, str | None]], files: LocalFiles, target: Path) -> None:
     few = islice(results, MOST_CELLS)
     title = batch.name if batch.count <= MOST_CELLS else f"{batch.name} (the first {MOST_CELLS:,} of {batch.count:,})"
     if batch.grid:

@@ -16,7 +16,9 @@ from compel.embeddings_provider import EmbeddingsProvider, ReturnedEmbeddingsTyp
 UP, DOWN = 1.1, 1 / 1.1
 #: Weights further away make noise of a picture.
 MOST = 10.0
-_MARK = re.compile(r"\\[()\[\]\\]|[(\[]|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[)\]]|[^\\()\[\]:]+|[\\:]")
+#: Brackets within brackets that weigh something, of each kind; further ones are text. 1.1 to the 25th is MOST already.
+DEEPEST = 50
+_MARK = re.compile(r"\\[()\[\]\\]|[(\[]|:\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)|[)\]]|[^\\()\[\]:]+|[\\:]")
 
 
 @dataclass(slots=True)
@@ -41,9 +43,9 @@ def pieces(prompt: str) -> list[Piece]:
         mark, weight = match[0], match[1]
         if mark.startswith("\\") and len(mark) == 2:
             found.append(Piece(mark[1]))
-        elif mark == "(":
+        elif mark == "(" and len(round_open) < DEEPEST:
             round_open.append(len(found))
-        elif mark == "[":
+        elif mark == "[" and len(square_open) < DEEPEST:
             square_open.append(len(found))
         elif weight is not None and round_open:
             weigh(round_open.pop(), float(weight))
@@ -62,13 +64,13 @@ def pieces(prompt: str) -> list[Piece]:
 
 def merged(found: list[Piece]) -> list[Piece]:
     """Neighbours of equal weight as one piece; at least one piece."""
-    joined: list[Piece] = []
+    runs: list[list[Piece]] = []
     for piece in found:
-        if joined and math.isclose(joined[-1].weight, piece.weight):
-            joined[-1].text += piece.text
+        if runs and math.isclose(runs[-1][0].weight, piece.weight):
+            runs[-1].append(piece)
         else:
-            joined.append(Piece(piece.text, piece.weight))
-    return joined or [Piece("")]
+            runs.append([piece])
+    return [Piece("".join(piece.text for piece in run), run[0].weight) for run in runs] or [Piece("")]
 
 
 def plain(prompt: str) -> str | None:

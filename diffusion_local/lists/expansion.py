@@ -30,7 +30,6 @@ MANY = 10**9  # counts stop here: "more than anybody can make"
 SPECIAL = re.compile(r"[{\\]|__")  # a prompt without any of them is itself
 TOKEN = re.compile(r"\\([{}|_\\])|__([\w\-/.*]{1,200}?)__|([{}|])")
 AMOUNT = re.compile(r"\s*(\d{1,3})?\s*(-)?\s*(\d{1,3})?\s*\$\$")
-VARIABLE = re.compile(r"(?<!\$)\$\{\Z")
 WEIGHT = re.compile(r"\s*(\d{1,6}(?:\.\d{1,6})?)::")
 
 
@@ -230,7 +229,8 @@ class Template:
     def _choice(self, depth: int) -> Node:
         if depth > MAX_DEPTH:
             raise InvalidParams("prompt", f"has braces more than {MAX_DEPTH} deep.")
-        if VARIABLE.search(self._text[: self._place]):
+        before = self._text[max(0, self._place - 3) : self._place - 1]  # $${ is a $ and a choice
+        if before.endswith("$") and before != "$$":
             raise InvalidParams("prompt", "has a variable (${…}), which is not supported; write \\{ for the sign.")
         low, high, joiner = self._amount()
         options = []

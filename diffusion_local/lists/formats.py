@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import PurePath
@@ -20,7 +21,7 @@ SHOWN_CHARS, REASON_CHARS = 80, 500
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 DELIMITERS = ",;\t"
 FLAG = re.compile(r"(?:^|(?<=\s))--([A-Za-z][\w-]*)(?:\s*=\s*|\s+|$)")
-QUOTED = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')(?=\s|$)""", re.DOTALL)
+QUOTED = re.compile(r"""("[^"\\]*(?:\\.[^"\\]*)*"|'[^'\\]*(?:\\.[^'\\]*)*')(?=\s|$)""", re.DOTALL)
 
 
 def format_of(name: str) -> str:
@@ -75,7 +76,7 @@ def header_problems(number: int, header: list[str], names: list[str]) -> Iterato
     """The columns that are not known. Raises InvalidParams if no row could be read by such a header."""
     if "prompt" not in names:
         raise InvalidParams("list", f"must have a column named prompt (its columns are {', '.join(header)[:200]}).")
-    if twice := sorted({name for name in names if known(name) and names.count(name) > 1}):
+    if twice := sorted(name for name, times in Counter(names).items() if times > 1 and known(name)):
         raise InvalidParams("list", f"must have each column once; {', '.join(twice)} is there twice.")
     if strange := [shown for name, shown in zip(names, header, strict=True) if not known(name)]:
         yield bad(number, f"unknown columns: {', '.join(strange)[:200]}. Known: {', '.join(FIELDS)}.", ",".join(header))

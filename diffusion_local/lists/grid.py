@@ -7,12 +7,14 @@ An axis is a field of Params with its values: ``steps: 10,20,30``, ``seed: 1-4``
 
 import csv
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any, Self
 
+from diffusion_local.checks import MAX_PROMPT_CHARS
 from diffusion_local.completion import SETTINGS
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.fields import field_name, parse_size
@@ -84,9 +86,9 @@ class Grid:
             each, words = dict(settings), prompt
             for axis, value in zip(outward, values, strict=True):
                 if axis.field == "prompt":
-                    words = words.replace(axis.values[0], value)
+                    words = replaced(axis, words, value)
                 elif axis.field == "negative":
-                    each["negative"] = str(each.get("negative") or "").replace(axis.values[0], value)
+                    each["negative"] = replaced(axis, str(each.get("negative") or ""), value)
                 elif axis.field == "size":
                     each["width"], each["height"] = parse_size(value)
                 elif axis.field == "lora":
@@ -105,6 +107,15 @@ class Grid:
         found = json.loads(text)
         axes = {name: Axis(each["field"], tuple(each["values"]), each["name"]) for name, each in found.items()}
         return cls(**axes)
+
+
+def replaced(axis: Axis, text: str, value: str) -> str:
+    """The text with a value of the axis in the place of its first one. Raises InvalidParams where that is too long."""
+    old = axis.values[0]
+    length = len(text) + text.count(old) * (len(value) - len(old))
+    if length > MAX_PROMPT_CHARS:  # asked before it is made: it may have a hundred million
+        raise InvalidParams(axis.field, f"must have at most {MAX_PROMPT_CHARS:,} characters (got {length:,}).")
+    return text.replace(old, value)
 
 
 def parse_grid(x: str, y: str = "", z: str = "", most: int = 2000) -> Grid:
@@ -164,11 +175,12 @@ def spread(axis: str, field: str, cell: str) -> list[str]:
         return [cell]
     first, last = numeric(axis, field, found[1]), numeric(axis, field, found[2])
     step = float(found[3] or 1)
-    if last < first or step <= 0:
+    if last < first or not 0 < step < math.inf:
         raise InvalidParams(axis, f"must count up (got {cell!r}).")
-    count = int((last - first) / step + 1e-9) + 1
-    if count > MOST_VALUES:
-        raise InvalidParams(axis, f"must have at most {MOST_VALUES} values ({cell!r} has {count:,}).")
+    steps = (last - first) / step + 1e-9
+    if steps >= MOST_VALUES:
+        raise InvalidParams(axis, f"must have at most {MOST_VALUES} values ({cell[:40]!r} has {steps + 1:,.0f}).")
+    count = int(steps) + 1
     each = [first + place * step for place in range(count)]
     return [f"{value:g}" if field in DECIMALS else str(int(value)) for value in each]
 
@@ -176,6 +188,8 @@ def spread(axis: str, field: str, cell: str) -> list[str]:
 def numeric(axis: str, field: str, text: str) -> float:
     try:
         value = float(text) if field in DECIMALS else float(int(text))
-    except ValueError:
-        raise InvalidParams(axis, f"must have numbers for {field} (got {text[:40]!r}).") from None
+    except (ValueError, OverflowError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise InvalidParams(axis, f"must have numbers for {field} (got {text[:40]!r}).")
     return value

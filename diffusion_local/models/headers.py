@@ -7,6 +7,7 @@ https://huggingface.co/docs/safetensors
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
 
@@ -16,6 +17,8 @@ ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
     "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
 }  # fmt: skip
+#: Dimensions of a tensor, and numbers in one of them.
+MAX_DIMENSIONS, MAX_LENGTH = 16, 2**40
 FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 AGAIN = "Copy or download it again."
 
@@ -78,10 +81,7 @@ def read_header(path: Path, name: str = "") -> Header:
     try:
         content = json.loads(text)
         metadata = content.pop("__metadata__", None) or {}
-        tensors = {
-            key: Tensor(str(value["dtype"]), tuple(int(length) for length in value["shape"]))
-            for key, value in content.items()
-        }
+        tensors = {key: Tensor(str(value["dtype"]), read_shape(value["shape"])) for key, value in content.items()}
         needed = 8 + length + max((int(value["data_offsets"][1]) for value in content.values()), default=0)
         told = {str(key): str(value) for key, value in metadata.items()}
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
@@ -89,6 +89,14 @@ def read_header(path: Path, name: str = "") -> Header:
     if size < needed:
         raise ModelUnavailable(cut_short(name))
     return Header(tensors, told, size)
+
+
+def read_shape(lengths: list[Any]) -> tuple[int, ...]:
+    """Raises ValueError for a shape that no tensor has: the product of its lengths would take minutes."""
+    shape = tuple(int(length) for length in lengths[: MAX_DIMENSIONS + 1])
+    if len(shape) > MAX_DIMENSIONS or not all(0 <= length <= MAX_LENGTH for length in shape):
+        raise ValueError("no such shape")
+    return shape
 
 
 NO_PICKLE = "Pickle files are not loaded, as they can run code: get the model in .safetensors form."

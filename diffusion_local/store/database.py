@@ -15,6 +15,13 @@ from diffusion_local.store.migrations import MIGRATIONS
 from diffusion_local.store.ownership import add_functions
 
 BUSY_SECONDS = 15
+#: SQLite's own bounds on a statement, behind those that each question has: bytes of a value or a row, how deep an
+#: expression nests, and bytes of a pattern.
+LIMITS = {
+    sqlite3.SQLITE_LIMIT_LENGTH: 100_000_000,
+    sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 200,
+    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 5_000,
+}
 
 
 class Database:
@@ -104,6 +111,8 @@ class Database:
             conn.execute("PRAGMA journal_mode = WAL")
             conn.execute("PRAGMA synchronous = FULL")  # an acknowledged submit survives a power cut
             conn.execute("PRAGMA foreign_keys = ON")
+            for limit, most in LIMITS.items():
+                conn.setlimit(limit, most)
             add_functions(conn)
             db = self._local.db = sqlite_utils.Database(conn)
         return db

@@ -14,6 +14,7 @@ from typing import IO, NamedTuple, Protocol
 
 from PIL import Image as PIL
 
+from diffusion_local import decoding
 from diffusion_local.errors import DiskFull
 from diffusion_local.settings import Settings
 from diffusion_local.store import encoding
@@ -52,7 +53,7 @@ class ImageFiles(Protocol):
     def path(self, key: str) -> Path: ...
 
     def thumbnail(self, key: str) -> Path:
-        """The thumbnail's file, made again if it is gone."""
+        """The thumbnail's file, made again if it is gone. Raises Overloaded."""
         ...
 
     def discard(self, key: str) -> None: ...
@@ -92,7 +93,7 @@ class LocalFiles:
     def thumbnail(self, key: str) -> Path:
         path = self._thumbnail_path(key)
         if not path.exists():
-            with PIL.open(self.path(key)) as picture:
+            with PIL.open(self.path(key)) as picture, decoding.share(picture):
                 small = draw_thumbnail(picture)
             write_whole(path, lambda file: small.save(file, "WEBP", quality=82))
         return path

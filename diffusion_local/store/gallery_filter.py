@@ -14,7 +14,11 @@ from diffusion_local.errors import InvalidParams
 from diffusion_local.store.gallery_schema import SHAPE
 
 SHAPES = {"square": 0, "portrait": -1, "landscape": 1}
-WORD = re.compile(r'(-?)"([^"]*)"|(-?)(\S+)')
+#: Of a search. FTS5 descends into its expression with a call for each word, and a long one overflows the stack.
+MAX_CHARS, MAX_WORDS = 1000, 50
+MAX_VALUE = 200  # characters of any other filter
+PHRASE = re.compile(r'(-?)"([^"]*)"|(-?)(\S+)')
+WORD = re.compile(r"\w+")
 #: Han, kana, Hangul, Thai, Lao, Khmer, Burmese: FTS5 would take a whole sentence for one word.
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
@@ -46,11 +50,25 @@ class GalleryFilter:
             if name not in known:
                 raise InvalidParams(name, f"is not a filter of the gallery. Known: {', '.join(sorted(known))}.")
         asked = cls(**{name: value for name, value in values.items() if value is not None})
+        asked.check_lengths()
         if asked.shape and asked.shape not in SHAPES:
             raise InvalidParams("shape", f"must be one of {', '.join(SHAPES)} (got {asked.shape!r}).")
         for field in ("since", "until"):
             check_day(field, getattr(asked, field))
         return asked
+
+    def check_lengths(self) -> None:
+        """Raises InvalidParams naming the first filter that is too long."""
+        for field in fields(self):
+            if field.type != "str" and field.type is not str:
+                continue
+            value, most = getattr(self, field.name), MAX_CHARS if field.name == "search" else MAX_VALUE
+            if not isinstance(value, str):
+                raise InvalidParams(field.name, "must be text.")
+            if len(value) > most:
+                raise InvalidParams(field.name, f"must have at most {most:,} characters (got {len(value):,}).")
+        if (words := len(WORD.findall(self.search.replace("_", " ")))) > MAX_WORDS:
+            raise InvalidParams("search", f"must have at most {MAX_WORDS} words (got {words}).")
 
     def where(self) -> tuple[list[str], dict[str, Any]]:
         """Conditions on ``images`` and their values."""
@@ -84,8 +102,8 @@ class GalleryFilter:
             return ""
         with_: list[str] = []
         without: list[str] = []
-        for minus, phrase, bare_minus, word in WORD.findall(self.search):
-            tokens = re.findall(r"\w+", (phrase or word).replace("_", " "))
+        for minus, phrase, bare_minus, word in PHRASE.findall(self.search):
+            tokens = WORD.findall((phrase or word).replace("_", " "))
             if tokens:
                 text = '"' + " ".join(tokens) + '"' + ("" if phrase else " *")
                 (without if minus or bare_minus else with_).append(text)

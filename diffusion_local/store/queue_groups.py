@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import sqlite_utils
 
 from diffusion_local.domain import Job, State
+from diffusion_local.errors import InvalidParams
 from diffusion_local.store import rows
 from diffusion_local.store.batch_rows import BatchRows, Progress
 from diffusion_local.store.database import Database, each_value, scalar
@@ -42,6 +43,7 @@ BEHIND = (
 #: Jobs that are walked along for the estimates of a page: what comes behind them is hours away.
 MOST_WALKED = 20_000
 MOST_LOOKED_AT = 50
+MOST_TEXT = 200  # characters of a filter
 
 
 class Key(NamedTuple):
@@ -76,7 +78,10 @@ class Wanted:
         return any(getattr(self, each.name) for each in fields(self))
 
     def where(self) -> tuple[str, dict[str, Any]]:
-        """Literal conditions on jobs, and their values."""
+        """Literal conditions on jobs, and their values. Raises InvalidParams for a text that is too long."""
+        for each in fields(self):
+            if len(getattr(self, each.name)) > MOST_TEXT:
+                raise InvalidParams(each.name, f"must have at most {MOST_TEXT} characters.")
         told = [STATES[self.state]] if self.state in STATES else []
         told += [f"{name} = :wanted_{name}" for name in ("model", "owner") if getattr(self, name)]
         if self.text:  # first in the recipe as it lies there, which spares reading most of them as JSON

@@ -29,7 +29,11 @@ USER_COMMENT = 0x9286
 SAMPLING = {"Sampler": "sampler", "Schedule type": "schedule"}
 MODEL_HASH = "Model hash"  # the first ten digits of the file's SHA-256
 _NEGATIVE = "Negative prompt:"
-_PAIR = re.compile(r'\s*(\w[\w \-/]{0,60}):\s*("(?:\\.|[^\\"]){0,20000}"|[^,]{0,2000})(?:,|$)')
+#: A pair's name and value at their longest; what is longer is passed over.
+_MAX_NAME, _MAX_VALUE, _MAX_QUOTED = 61, 2000, 20_000
+_NAME = re.compile(r"\w[\w \-/]*")
+_SPACES = re.compile(r"\s*")
+_QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 #: A1111's schedule names that are ours; older versions had them at the end of the sampler's name.
 _SCHEDULES = {name.casefold(): name for name in checks.SCHEDULES}
@@ -104,9 +108,9 @@ def read_text(text: str) -> Recipe:
     text = text[:MAX_TEXT]
     lines = text.strip().splitlines()
     pairs: dict[str, str] = {}
-    if lines and len(found := _PAIR.findall(lines[-1])) >= 3:
+    if lines and len(found := pairs_in(lines[-1])) >= 3:
         lines.pop()
-        pairs = {name.strip(): unquoted(value) for name, value in found[:MAX_PAIRS]}
+        pairs = {name: unquoted(value) for name, value in found}
     prompt, mark, negative = "\n".join(lines).partition(_NEGATIVE)
     settings: dict[str, Any] = {"prompt": LORA_TAG.sub("", prompt).strip()[: checks.MAX_PROMPT_CHARS]}
     if mark and negative.strip():
@@ -117,6 +121,25 @@ def read_text(text: str) -> Recipe:
     used = {*_NUMBERS, "Size", "Model", "VAE", "Postprocess upscaler"}
     used |= {name for name, own in SAMPLING.items() if own in settings}
     return Recipe(settings, {}, {name: value for name, value in pairs.items() if name not in used}, text)
+
+
+def pairs_in(line: str) -> list[tuple[str, str]]:
+    """The first MAX_PAIRS of ``Name: value, Name: "value, quoted"``, in one pass along the line."""
+    found: list[tuple[str, str]] = []
+    place = 0
+    while len(found) < MAX_PAIRS and (colon := line.find(":", place)) >= 0:
+        name = line[max(place, colon - _MAX_NAME) : colon].rpartition(",")[2].strip()
+        start = _SPACES.match(line, colon + 1).end()  # type: ignore[union-attr]
+        quoted = _QUOTED.match(line, start, start + _MAX_QUOTED)
+        if quoted and line[quoted.end() : quoted.end() + 1] in ("", ","):
+            end, most = quoted.end(), _MAX_QUOTED
+        else:
+            comma = line.find(",", start)
+            end, most = comma if comma >= 0 else len(line), _MAX_VALUE
+        if _NAME.fullmatch(name) and end - start <= most:
+            found.append((name, line[start:end]))
+        place = end + 1
+    return found
 
 
 def read_pairs(pairs: dict[str, str]) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from pathlib import Path
 from PIL import Image as PIL
 from PIL import ImageCms, ImageOps, UnidentifiedImageError, features
 
-from diffusion_local import actor
+from diffusion_local import actor, decoding
 from diffusion_local.actor import Scope
 from diffusion_local.checks import SOURCE_ID
-from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.errors import InvalidParams, NotFound, UserError
 from diffusion_local.settings import Settings
 from diffusion_local.store.encoding import PNG_LEVEL
 from diffusion_local.store.files import LocalFiles, write_whole
@@ -46,19 +46,17 @@ class Sources:
     def add(self, data: bytes, field: str = "source") -> Source:
         """Keep a picture: its first frame upright in sRGB, without metadata. Durable once this returns.
 
-        Raises InvalidParams naming ``field`` for what is no picture or too large, and DiskFull.
+        Raises InvalidParams naming ``field`` for what is no picture or too large, Overloaded, and DiskFull.
         """
         actor.require(Scope.SUBMIT)
         if len(data) > self._max_bytes:
             raise InvalidParams(
                 field, f"must be at most {self._max_bytes // 10**6} MB (max_source_mb; got {len(data) / 1e6:.1f} MB)."
             )
-        picture = self._read(data, field)
-        encoded = io.BytesIO()
-        picture.save(encoded, "PNG", compress_level=PNG_LEVEL)
-        source = Source(sha256(encoded.getbuffer()).hexdigest(), *picture.size)
+        encoded, size = self._as_png(data, field)
+        source = Source(sha256(encoded).hexdigest(), *size)
         if not self._path(source.id).exists():
-            write_whole(self._path(source.id), lambda file: file.write(encoded.getbuffer()), durable=True)
+            write_whole(self._path(source.id), lambda file: file.write(encoded), durable=True)
         else:
             used(self._path(source.id))
         return source
@@ -85,18 +83,23 @@ class Sources:
     def _path(self, source_id: str) -> Path:
         return self._folder / source_id[:2] / f"{source_id}.png"
 
-    def _read(self, data: bytes, field: str) -> PIL.Image:
+    def _as_png(self, data: bytes, field: str) -> tuple[bytes, tuple[int, int]]:
+        """The picture as it is kept, and its size; decoded within the budget of this process."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", PIL.DecompressionBombWarning)  # our own limit is asked below
                 with PIL.open(io.BytesIO(data), formats=FORMATS) as picture:
                     self._check_pixels(*picture.size, field)
-                    return plain(picture)
+                    with decoding.share(picture):
+                        encoded = io.BytesIO()
+                        kept = plain(picture)
+                        kept.save(encoded, "PNG", compress_level=PNG_LEVEL)
+                        return encoded.getvalue(), kept.size
         except UnidentifiedImageError:
             raise InvalidParams(field, f"must be a picture ({', '.join(FORMATS)}).") from None
         except PIL.DecompressionBombError:
             raise InvalidParams(field, self._too_many_pixels()) from None
-        except InvalidParams:
+        except UserError:
             raise
         except Exception as error:  # decoders raise what they like: OSError, SyntaxError, ValueError, struct.error, ...
             raise InvalidParams(field, f"must be a whole picture; this one is damaged ({error}).") from None
@@ -117,11 +120,15 @@ def used(path: Path) -> None:
 
 
 def plain(picture: PIL.Image) -> PIL.Image:
-    """Upright, in sRGB as L, RGB or RGBA, and nothing but pixels."""
-    upright = in_srgb(ImageOps.exif_transpose(picture))
+    """Upright, in sRGB as L, RGB or RGBA, and nothing but pixels.
+
+    Changes the picture itself where it can, as a second copy of a large one costs as much memory again.
+    """
+    ImageOps.exif_transpose(picture, in_place=True)
+    upright = in_srgb(picture)
     clear = upright.has_transparency_data
-    grey = upright.mode in ("1", "L") and not clear
-    found = upright.convert("RGBA" if clear else "L" if grey else "RGB")
+    mode = "RGBA" if clear else "L" if upright.mode in ("1", "L") else "RGB"
+    found = upright if upright.mode == mode else upright.convert(mode)
     found.info = {}
     return found
 
@@ -134,7 +141,9 @@ def in_srgb(picture: PIL.Image) -> PIL.Image:
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         mode = "RGBA" if picture.mode == "RGBA" else "RGB"
-        converted = ImageCms.profileToProfile(picture, own, ImageCms.createProfile("sRGB"), outputMode=mode)
+        converted = ImageCms.profileToProfile(
+            picture, own, ImageCms.createProfile("sRGB"), outputMode=mode, inPlace=mode == picture.mode
+        )
     except (ImageCms.PyCMSError, OSError, ValueError):
         return picture
     return converted or picture

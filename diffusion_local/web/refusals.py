@@ -20,6 +20,7 @@ from diffusion_local.errors import (
     LimitReached,
     NotDone,
     NotFound,
+    Overloaded,
     QueueBlocked,
     QueueFull,
     Unauthorized,
@@ -39,9 +40,16 @@ STATUS: dict[type[UserError], int] = {
     DatabaseProblem: 503,
     QueueBlocked: 503,
     NotDone: 503,
+    Overloaded: 503,
 }
 #: Seconds after which another try makes sense.
-RETRY_AFTER: dict[type[UserError], int] = {QueueFull: 30, DatabaseProblem: 5, QueueBlocked: 60, NotDone: 1}
+RETRY_AFTER: dict[type[UserError], int] = {
+    QueueFull: 30,
+    DatabaseProblem: 5,
+    QueueBlocked: 60,
+    NotDone: 1,
+    Overloaded: 5,
+}
 NEVER = {"Cache-Control": "no-store"}
 
 

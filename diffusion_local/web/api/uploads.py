@@ -5,6 +5,7 @@ import binascii
 import re
 from typing import Any
 
+import anyio.to_thread
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -37,16 +38,19 @@ async def picture_of(request: Request) -> bytes:
 async def job_of(request: Request) -> NewJobs:
     """The body of a submit: JSON; or a form with that as ``job``, and pictures as ``source`` and ``mask``."""
     if media_type(request) != "multipart/form-data":
-        return validated(await request.body())
+        return await anyio.to_thread.run_sync(validated, await request.body())
     async with request.form(max_files=2, max_fields=1, max_part_size=FORM_FIELD_BYTES) as fields:
         job = fields.get("job", "")
         body = validated(job if isinstance(job, str) else await job.read())
         for name in PICTURES:
             file = fields.get(name)
             if isinstance(file, UploadFile):
-                data = await file.read()
-                setattr(body, name, f"data:image/*;base64,{base64.b64encode(data).decode()}")
+                setattr(body, name, await anyio.to_thread.run_sync(data_url, await file.read()))
         return body
+
+
+def data_url(data: bytes) -> str:
+    return f"data:image/*;base64,{base64.b64encode(data).decode()}"
 
 
 def validated(data: str | bytes) -> NewJobs:

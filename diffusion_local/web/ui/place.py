@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlencode
 
-from diffusion_local.store.gallery_filter import GalleryFilter
+from diffusion_local.store.gallery_filter import MAX_VALUE, GalleryFilter
 
 MOST_PAGES = 200  # that one can walk back
 FLAGS = ("starred", "trashed")
@@ -23,8 +23,8 @@ class Place:
     def read(cls, written: Any) -> Self:
         """What a browser sends is not trusted: unknown names are left out."""
         values = dict(parse_qsl(written)) if isinstance(written, str) else {}
-        at = tuple(values.pop("at", "").split())
-        return cls({name: value for name, value in values.items() if name in NAMES}, at)
+        at = tuple(each[:MAX_VALUE] for each in values.pop("at", "").split()[-MOST_PAGES:])
+        return cls({name: value[:MAX_VALUE] for name, value in values.items() if name in NAMES}, at)
 
     def written(self) -> str:
         return urlencode(self.filters | ({"at": " ".join(self.cursors)} if self.cursors else {}))

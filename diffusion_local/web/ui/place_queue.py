@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 from urllib.parse import parse_qsl
 
-from diffusion_local.store.queue_groups import STATES, Key, Turn, Wanted
+from diffusion_local.store.queue_groups import MOST_TEXT, STATES, Key, Turn, Wanted
 
 MOST_IDS = 60
 MOST_WIDE = 4  # batches of which a long window is shown at once
 MOST_PAGES = 200  # that one can walk back
-MOST_TEXT = 200
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ from typing import Any
 import gradio as gr
 
 from diffusion_local.domain import Snapshot
-from diffusion_local.errors import UserError
+from diffusion_local.errors import InvalidParams, UserError
+from diffusion_local.store.gallery_filter import GalleryFilter
 from diffusion_local.studio import Studio
-from diffusion_local.web.ui import view_gallery, view_gallery_bar
+from diffusion_local.web.ui import view, view_gallery, view_gallery_bar
 from diffusion_local.web.ui.live import QUIET, hidden, live
 from diffusion_local.web.ui.place import Place
 from diffusion_local.web.ui.view_gallery import PAGE
@@ -23,7 +24,11 @@ FIRST_PAGE = "(place) => { const at = new URLSearchParams(place); at.delete('at'
 def draw(studio: Studio, snapshot: Snapshot, now: datetime, written: Any, search: Any) -> str:
     """The page of the gallery at this place."""
     place = Place.read(written)
-    search = search.strip() if isinstance(search, str) else ""
+    search, refused = search.strip() if isinstance(search, str) else "", ""
+    try:
+        GalleryFilter.of({"search": search})
+    except InvalidParams as error:
+        search, refused = "", view.notice("warn", view.text(view.problem(error)))
     try:
         found = studio.pictures.page(PAGE + 1, place.before, search=search, **place.asked())
     except UserError:  # a place that is not there: everything
@@ -32,8 +37,10 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, written: Any, search
     bar = view_gallery_bar.bar(place, search, boards, studio.pictures.models(), studio.pictures.owners(), now)
     repeated = {} if place.get("like") else studio.pictures.repeated(found)
     total = studio.gallery_count() if not (search or place.filters) else 0
-    return bar + view_gallery.gallery(
-        found[:PAGE], total, place, len(found) > PAGE, bool(search or place.filters), repeated
+    return (
+        refused
+        + bar
+        + view_gallery.gallery(found[:PAGE], total, place, len(found) > PAGE, bool(search or place.filters), repeated)
     )
 
 

@@ -6,27 +6,33 @@ from pathlib import Path
 from PIL import Image as PIL
 from PIL import ImageOps
 
+from diffusion_local import decoding
 from diffusion_local.store.sources import Sources
 
 ENCODERS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
 
 def opened(sources: Sources, data: bytes, field: str) -> PIL.Image:
-    """A picture within our limits. Raises InvalidParams."""
+    """A picture within our limits, of which only the header was read. Raises InvalidParams."""
     return PIL.open(sources.path(sources.add(data, field).id), formats=("PNG",))
 
 
 def inverted(mask: PIL.Image) -> bytes:
-    """A mask with black for white."""
-    return as_png(ImageOps.invert(mask.convert("L")))
+    """A mask with black for white. Raises Overloaded."""
+    with decoding.share(mask):
+        return as_png(ImageOps.invert(mask.convert("L")))
 
 
 def painted_where_clear(picture: PIL.Image) -> bytes | None:
-    """OpenAI's masks are clear where a picture is painted anew, ours are white there. None if nothing is clear."""
+    """OpenAI's masks are clear where a picture is painted anew, ours are white there. None if nothing is clear.
+
+    Raises Overloaded.
+    """
     if not picture.has_transparency_data:
         return None
-    alpha = picture.convert("RGBA").getchannel("A")
-    return as_png(ImageOps.invert(alpha))
+    with decoding.share(picture):
+        clear = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+        return as_png(ImageOps.invert(clear.getchannel("A")))
 
 
 def as_png(picture: PIL.Image) -> bytes:
@@ -36,10 +42,13 @@ def as_png(picture: PIL.Image) -> bytes:
 
 
 def converted(path: Path, form: str, quality: int) -> bytes:
-    """A picture's file, byte for byte where it is a PNG and one is wanted; else again encoded, without its recipe."""
+    """A picture's file, byte for byte where it is a PNG and one is wanted; else again encoded, without its recipe.
+
+    Raises Overloaded.
+    """
     if form == "png" and path.suffix == ".png":
         return path.read_bytes()
     file = io.BytesIO()
-    with PIL.open(path) as picture:
+    with PIL.open(path) as picture, decoding.share(picture):
         picture.convert("RGB").save(file, ENCODERS[form], quality=quality)
     return file.getvalue()

@@ -110,7 +110,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         """Make a picture larger: `image` (Base64), `upscaling_resize` (a factor), `upscaler_1`."""
         actor.require(Scope.SUBMIT)
         neutral(body.model_extra or {}, LATER)
-        source = await anyio.to_thread.run_sync(studio.sources.add, decoded("image", body.image), "image")
+        source = await anyio.to_thread.run_sync(lambda: studio.sources.add(decoded("image", body.image), "image"))
         upscaler = None if body.upscaler_1.lower() in NONE else body.upscaler_1
         wishes = {"prompt": "", "kind": "upscale", "source": source.id, "scale": body.upscaling_resize}
         receipt = await ended(wishes | {"upscaler": upscaler}, request)

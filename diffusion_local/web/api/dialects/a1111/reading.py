@@ -19,7 +19,7 @@ from diffusion_local.web.api.uploads import decoded
 MOST_PICTURES = 100
 KARRAS = " Karras"
 NONE = ("", "automatic", "none")
-LORA = re.compile(r"\s*<lora:([^<>:]+)(?::([^<>:]*))?(?::[^<>]*)?>\s*")
+LORA = re.compile(r"<lora:([^<>:]+)(?::([^<>:]*))?(?::[^<>]*)?>")
 OTHER_NETWORK = re.compile(r"<(hypernet|lyco):[^<>]*>")
 #: What asks for nothing that we could not do.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -119,7 +119,8 @@ def pictures_of(studio: Studio, body: Changed) -> dict[str, Any]:
         return found | {"kind": "img2img"}
     mask = decoded("mask", body.mask)
     if body.inpainting_mask_invert:
-        mask = inverted(opened(studio.sources, mask, "mask"))
+        with opened(studio.sources, mask, "mask") as picture:
+            mask = inverted(picture)
     return found | {"kind": "inpaint", "mask": studio.sources.add(mask, "mask").id}
 
 
@@ -127,8 +128,13 @@ def without_loras(prompt: str) -> tuple[str, list[dict[str, Any]]]:
     """The prompt without ``<lora:name:0.8>``, and the LoRAs that it named. Raises InvalidParams."""
     if other := OTHER_NETWORK.search(prompt):
         raise InvalidParams("prompt", f"must not name {other[0][:50]!r}: only <lora:name:weight> is supported.")
-    loras = [{"name": name.strip(), "weight": weighed(weight)} for name, weight in LORA.findall(prompt)]
-    return LORA.sub(" ", prompt).strip(), loras
+    loras, texts, place = [], [], 0
+    for found in LORA.finditer(prompt):
+        loras.append({"name": found[1].strip(), "weight": weighed(found[2] or "")})
+        texts.append(prompt[place : found.start()].strip())
+        place = found.end()
+    texts.append(prompt[place:].strip())
+    return " ".join(filter(None, texts)), loras
 
 
 def weighed(text: str) -> float:
