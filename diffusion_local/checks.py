@@ -204,9 +204,10 @@ def loras(value: Any) -> tuple[Lora, ...]:
     each = value.split(",") if isinstance(value, str) else value
     if not isinstance(each, list | tuple):
         raise InvalidParams("loras", f'must be a list, such as [{{"name": "ink", "weight": 0.8}}] (got {value!r:.80}).')
-    found = tuple(lora(one) for one in each if one != "")
-    if len(found) > MAX_LORAS:
-        raise InvalidParams("loras", f"must be at most {MAX_LORAS} (got {len(found)}).")
+    each = [one for one in each if one != ""]
+    if len(each) > MAX_LORAS:
+        raise InvalidParams("loras", f"must be at most {MAX_LORAS} (got {len(each)}).")
+    found = tuple(lora(one) for one in each)
     names = [one.name for one in found]
     for name in names:
         if names.count(name) > 1:

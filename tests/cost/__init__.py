@@ -1,0 +1,1 @@
+"""What a caller sends costs no more processor time and memory than it is worth."""

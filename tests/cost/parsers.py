@@ -1,0 +1,277 @@
+"""Everything of the package that reads a text from outside: each as a function of one text.
+
+A module that uses regular expressions is named by one of them, or stands in EXEMPT with the reason.
+"""
+
+import contextlib
+import io
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as PIL
+from PIL.PngImagePlugin import PngInfo
+from pydantic import ValidationError
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import FileResponse
+
+from diffusion_local import accounts, checks, completion, contact_sheet, domain, pictures, prompts, styles, when
+from diffusion_local.batches import bundle
+from diffusion_local.domain import Batch, Image, new_job
+from diffusion_local.engine import fake
+from diffusion_local.errors import DiffusionLocalError
+from diffusion_local.hub import choice
+from diffusion_local.hub.client import RemoteFile
+from diffusion_local.lists import encoding, expansion, fields, formats, grid, transfer
+from diffusion_local.models import adapters, headers, known, names, shelf
+from diffusion_local.remote import server
+from diffusion_local.reports import markdown, report
+from diffusion_local.settings import Settings
+from diffusion_local.store import queue_groups, reading, recipe
+from diffusion_local.store.gallery_filter import GalleryFilter
+from diffusion_local.telling import addresses, hooks, receivers
+from diffusion_local.web import access, files, guard, proxies
+from diffusion_local.web.api import answers, prefer, uploads
+from diffusion_local.web.api import fields as bodies
+from diffusion_local.web.api.dialects import openai
+from diffusion_local.web.api.dialects.a1111 import reading as a1111
+from diffusion_local.web.ui import place, place_queue, view, view_history, view_models, words
+from tests.support import params
+
+NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+FOLDER = Path(tempfile.mkdtemp(prefix="parsers-"))
+#: What a parser may raise for a text that it refuses.
+REFUSALS = (DiffusionLocalError, UnicodeError, ValidationError)
+
+
+@dataclass(frozen=True)
+class Parser:
+    """``module`` is where the text is read, as a path below the package."""
+
+    name: str
+    module: str
+    read: Callable[[str], object]
+
+
+def image(text: str) -> Image:
+    return Image("id", "job", "2026/01/02/id", params(prompt=text), 64, 64, 1, "2026-01-02T03:04:05.000Z", 1.0)
+
+
+def job(text: str) -> domain.Job:
+    return new_job(Batch("b", "test", "", domain.Lane.BATCH, 1, domain.utc_now()), 0, params(prompt=text))
+
+
+def raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def written(name: str, data: bytes) -> Path:
+    path = FOLDER / name
+    path.write_bytes(data)
+    return path
+
+
+def header_file(content: dict[str, Any]) -> Path:
+    head = json.dumps(content).encode()
+    return written("model.safetensors", len(head).to_bytes(8, "little") + head)
+
+
+def png(text: str) -> bytes:
+    info, file = PngInfo(), io.BytesIO()
+    info.add_itxt("parameters", text.encode("utf-8", "replace").decode(), zip=True)
+    info.add_itxt(recipe.JSON_KEY, text.encode("utf-8", "replace").decode(), zip=True)
+    PIL.new("L", (1, 1)).save(file, "PNG", pnginfo=info)
+    return file.getvalue()
+
+
+def webp(text: str) -> bytes:
+    exif, file = PIL.Exif(), io.BytesIO()
+    exif.get_ifd(34665)[reading.USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-le", "replace")
+    PIL.new("L", (1, 1)).save(file, "WEBP", exif=exif)
+    return file.getvalue()
+
+
+def request(**given: str) -> Request:
+    found = [(name.replace("_", "-").encode(), text.encode("latin-1", "replace")) for name, text in given.items()]
+    return Request({"type": "http", "headers": found, "method": "GET", "path": "/"})
+
+
+def searched(text: str) -> object:
+    asked = GalleryFilter.of({"search": text})
+    return asked.where(), asked.words()
+
+
+def forwarded(text: str) -> object:
+    scope = {"type": "http", "client": ("127.0.0.1", 1), "scheme": "http", "path": "/"}
+    told = proxies.Proxies(None, Settings(home=FOLDER, trusted_proxies="127.0.0.1, 10.0.0.0/8"))  # type: ignore[arg-type]
+    return told._read(scope | {"headers": [(b"x-forwarded-for", text.encode("latin-1", "replace"))]})
+
+
+def ranged(text: str) -> object:
+    try:
+        return FileResponse._parse_range_header(text, 1000)
+    except Exception as refused:  # its own private errors
+        return refused
+
+
+def retold(text: str) -> object:
+    with words.speaking("zh"):
+        sentences = ("{0}", "{0} is not ready: {0}", "must be one of {0} (got {0}).", "wildcards/{0}.txt: line 3 {0}")
+        return [words.retell(each.format(text)) for each in sentences]
+
+
+def wildcard(text: str) -> object:
+    written("nasty.txt", raw(text))
+    return expansion.Expander(FOLDER).parse("__nasty__").count
+
+
+def expanded(text: str) -> object:
+    return expansion.Expander(FOLDER).parse(text).count
+
+
+def listed(form: str) -> Callable[[str], object]:
+    return lambda text: list(formats.parse(raw(text), form))
+
+
+def axis(text: str) -> object:
+    for field in ("steps", "guidance", "prompt", "size", "lora ink"):
+        with contextlib.suppress(DiffusionLocalError):
+            grid.parse_grid(f"{field}: {text}")
+    return grid.parse_grid(text)
+
+
+def replaced(text: str) -> object:
+    asked = grid.parse_grid(f"prompt: a,{'b' * 9000}", f"negative: a,{'c' * 9000}")
+    return list(asked.cells(text + "a", {"negative": text + "a"}))
+
+
+def styled(text: str) -> object:
+    written("styles.csv", b"name,prompt,negative_prompt\n" + raw(text))
+    return styles.Styles(FOLDER).apply([text] * 3, text, text)
+
+
+def settings_with(**changes: str) -> Settings:
+    return Settings(home=FOLDER, **changes)
+
+
+PARSERS = [
+    Parser("account name", "accounts.py", accounts.checked_name),
+    Parser("password", "accounts.py", accounts.checked_password),
+    Parser("slug of a picture", "pictures.py", lambda text: pictures.name_of(image(text))),
+    Parser("slug of a download", "web/files.py", lambda text: files.download_name(image(text))),
+    Parser("slug of a batch", "batches/bundle.py", lambda text: bundle.name_of(job(text), "a.png")),
+    Parser("names in a sentence", "web/ui/view_models.py", view_models.sentence),
+    Parser("escaping", "web/ui/view.py", view.text),
+    Parser("language", "web/ui/words.py", lambda text: words.preferred("", text)),
+    Parser("translated sentence", "web/ui/words.py", retold),
+    Parser("paths of a traceback", "web/ui/view_history.py", view_history.shortened_paths),
+    Parser("place in the gallery", "web/ui/place.py", lambda text: place.Place.read(text).written()),
+    Parser("place in the queue", "web/ui/place_queue.py", place_queue.QueuePlace.read),
+    Parser(
+        "size, OpenAI", "web/api/dialects/openai.py", lambda text: openai.read(openai.Generation(prompt="", size=text))
+    ),
+    Parser("tags, A1111", "web/api/dialects/a1111/reading.py", a1111.without_loras),
+    Parser("picture in Base64", "web/api/uploads.py", lambda text: uploads.decoded("image", text)),
+    Parser("body of a submit", "web/api/fields.py", lambda text: bodies.NewJobs.model_validate_json(raw(text))),
+    Parser("Prefer", "web/api/prefer.py", prefer.read_prefer),
+    Parser("If-None-Match", "web/api/answers.py", lambda text: answers.known_already(request(if_none_match=text), "x")),
+    Parser("cookie", "web/access.py", lambda text: access.given(Headers({"cookie": text}), "session")),
+    Parser(
+        "Authorization", "web/access.py", lambda text: access.given(Headers({"authorization": f"Basic {text}"}), "")
+    ),
+    Parser("Host", "web/guard.py", guard.host_name),
+    Parser("Origin", "web/guard.py", lambda text: guard.same_origin(text, "localhost")),
+    Parser("X-Forwarded-For", "web/proxies.py", forwarded),
+    Parser("Range", "web/files.py", ranged),
+    Parser("window", "when.py", when.parse_window.__wrapped__),
+    Parser("moment", "when.py", lambda text: when.parse_moment("start_at", text, NOW, UTC)),
+    Parser("directives", "engine/fake.py", lambda text: fake._DIRECTIVE.findall(text)),
+    Parser("variants", "hub/choice.py", lambda text: choice.marks(RemoteFile(text, 1, "", False))),
+    Parser("words with weights", "prompts.py", prompts.first_weighted),
+    Parser("hub id", "models/names.py", names.REPO.fullmatch),
+    Parser(
+        "file of a part", "models/shelf.py", lambda text: (shelf.PART.match(text), shelf.PART_FOLDER.fullmatch(text))
+    ),
+    Parser("name of a known model", "models/known.py", lambda text: known.closest("sd1", "", text)),
+    Parser(
+        "metadata of a model",
+        "models/headers.py",
+        lambda text: headers.read_header(
+            header_file({"__metadata__": {"ss_tag_frequency": text, "trigger_words": text}})
+        ),
+    ),
+    Parser(
+        "header of a model",
+        "models/headers.py",
+        lambda text: headers.read_header(written("a.safetensors", len(raw(text)).to_bytes(8, "little") + raw(text))),
+    ),
+    Parser(
+        "words of a LoRA",
+        "models/adapters.py",
+        lambda text: adapters.trigger_words({"trigger_words": text, "ss_tag_frequency": text}),
+    ),
+    Parser("choices", "lists/expansion.py", expanded),
+    Parser("wildcard file", "lists/expansion.py", wildcard),
+    Parser("axis", "lists/grid.py", axis),
+    Parser("search and replace", "lists/grid.py", replaced),
+    Parser("list of text", "lists/formats.py", listed("text")),
+    Parser("list of CSV", "lists/formats.py", listed("csv")),
+    Parser("list of JSON", "lists/formats.py", listed("jsonl")),
+    Parser("line of a list", "lists/formats.py", formats.text_values),
+    Parser(
+        "list in another encoding",
+        "lists/encoding.py",
+        lambda text: encoding.decoded(text.encode("latin-1", "replace") + b"\xe9\xff"),
+    ),
+    Parser("line of a queue file", "lists/transfer.py", lambda text: transfer.parcel(transfer.read_object(text))),
+    Parser("name of a field", "lists/fields.py", fields.field_name),
+    Parser("size", "lists/fields.py", fields.parse_size),
+    Parser("address of a server", "remote/server.py", server.address),
+    Parser("recipe as text", "store/reading.py", reading.read_text),
+    Parser("pairs of a recipe", "store/reading.py", lambda text: reading.read_text(f"a\n{text}")),
+    Parser("recipe in a PNG", "store/reading.py", lambda text: reading.read_picture(png(text))),
+    Parser("recipe in EXIF", "store/reading.py", lambda text: reading.read_picture(webp(text))),
+    Parser(
+        "recipe, written",
+        "store/recipe.py",
+        lambda text: recipe.a1111_text(params(prompt=text, negative=text, model=text)),
+    ),
+    Parser("search", "store/gallery_filter.py", searched),
+    Parser("filter of the gallery", "store/gallery_filter.py", lambda text: GalleryFilter.of({"model": text})),
+    Parser("filter of the queue", "store/queue_groups.py", lambda text: queue_groups.Wanted(text=text).where()),
+    Parser("webhooks", "telling/receivers.py", lambda text: receivers.check_settings(settings_with(webhooks=text))),
+    Parser("time of the report", "telling/receivers.py", lambda text: receivers.morning(settings_with(report_at=text))),
+    Parser(
+        "arguments of a hook",
+        "telling/hooks.py",
+        lambda text: hooks.filled(("run", text, "{name}"), {"name": text}, "on_batch_done"),
+    ),
+    Parser("webhook", "telling/addresses.py", addresses.read),
+    Parser("allowed networks", "telling/addresses.py", addresses.Allowed.of),
+    Parser("number as an address", "telling/addresses.py", addresses.looks_like_a_number),
+    Parser("group of an error", "reports/report.py", lambda text: report.reason_of("kind", text)),
+    Parser("Markdown", "reports/markdown.py", markdown.escaped),
+    Parser("tags", "completion.py", lambda text: completion.with_tags(params(prompt=f"<lora:a:1>{text}"))),
+    Parser("prompt", "checks.py", lambda text: checks.check_prompt("prompt", text, required=True)),
+    Parser("LoRAs", "checks.py", checks.loras),
+    Parser("file name", "checks.py", lambda text: checks.file_name("vae", text)),
+    Parser("number", "checks.py", lambda text: checks.number("steps", text, 1, 150)),
+    Parser("source id", "checks.py", lambda text: checks.source_id("source", text, "img2img")),
+    Parser("foreign words", "checks.py", lambda text: checks.foreign_words(text, ("LATIN",))),
+    Parser("styles", "styles.py", styled),
+    Parser("label of a sheet", "contact_sheet.py", lambda text: contact_sheet.wrapped(text, 200, 14, 3)),
+]
+#: Modules that use regular expressions, and the reason why no text of a caller reaches those.
+EXEMPT = {
+    "cli/pictures.py": "an id that the person at the terminal typed",
+    "engine/devices.py": "the slot's name, which the supervisor chose",
+    "engine/extras.py": "a file's name as literal text, in a prompt of bounded length",
+    "engine/prompts.py": "has a test of its own, as its module needs torch",
+    "web/frame.py": "the page that gradio built",
+    "web/ui/form.py": "a number of at most 20 digits",
+}

@@ -1,0 +1,118 @@
+"""A search has a bounded number of words and characters at every door, and a hostile one does not end the process."""
+
+import httpx
+import pytest
+
+from diffusion_local.compose import House
+from diffusion_local.errors import InvalidParams
+from diffusion_local.store.database import LIMITS
+from diffusion_local.store.gallery_filter import MAX_CHARS, MAX_VALUE, MAX_WORDS, GalleryFilter
+from diffusion_local.store.queue_groups import MOST_TEXT, Wanted
+from diffusion_local.web.ui import look
+from tests.cost.conftest import WebProcess
+from tests.support import run_python
+from tests.web.conftest import client_of, made
+
+CRASH = "b " + "-a " * 100_000
+WORDS = "b " + "-a " * MAX_WORDS  # one word too many
+LONGEST = "b " + "-a " * (MAX_WORDS - 1)
+IN_A_CHILD = """
+import sys
+from pathlib import Path
+from diffusion_local.errors import InvalidParams
+from diffusion_local.store.database import Database
+from diffusion_local.store.gallery_filter import GalleryFilter
+from diffusion_local.store.images import ImageStore
+
+images = ImageStore(Database.open(Path(sys.argv[1])))
+for count in (10, 49, 50, 1000, 100_000):
+    for text in ("b " + "-a " * count, "a " * count, '"' + "a " * count + '"', "-a " * count, '"a" ' * count):
+        try:
+            images.page(asked=GalleryFilter.of({"search": text}))
+            print(count, "found")
+        except InvalidParams as error:
+            print(count, error.field, error.problem)
+"""
+
+
+def test_a_hundred_thousand_words_do_not_end_the_process(tmp_path: object) -> None:
+    told = run_python(IN_A_CHILD, f"{tmp_path}/app.db", timeout=120).splitlines()
+    assert [line for line in told if line.startswith("49 ")] == ["49 found"] * 5
+    assert all(" search must have at most " in line for line in told if line.startswith(("1000 ", "100000 ")))
+
+
+@pytest.mark.parametrize(
+    ("search", "problem"),
+    [
+        (WORDS, f"must have at most {MAX_WORDS} words (got {MAX_WORDS + 1})."),
+        ("a" * (MAX_CHARS + 1), f"must have at most {MAX_CHARS:,} characters (got {MAX_CHARS + 1:,})."),
+        ('"' + "a_" * (MAX_WORDS + 1) + '"', f"must have at most {MAX_WORDS} words (got {MAX_WORDS + 1})."),
+    ],
+)
+def test_the_studio_names_field_and_limit(house: House, search: str, problem: str) -> None:
+    for ask in (house.studio.gallery, house.studio.pictures.page, house.studio.pictures.zip):
+        with pytest.raises(InvalidParams) as refused:
+            ask(search=search)  # type: ignore[operator]
+        assert (refused.value.field, refused.value.problem) == ("search", problem)
+
+
+def test_the_longest_search_still_finds(house: House) -> None:
+    image = made(house, "a boat by the sea")
+    words = "boat " + "-car " * (MAX_WORDS - 1)
+    assert house.studio.gallery(search=words) == [image]
+    assert house.studio.gallery(search="boat " * MAX_WORDS) == [image]
+
+
+@pytest.mark.parametrize("field", ["model", "board", "batch", "owner", "like"])
+def test_other_filters_have_a_limit_too(field: str) -> None:
+    with pytest.raises(InvalidParams, match=f"^{field}: must have at most {MAX_VALUE} characters"):
+        GalleryFilter.of({field: "a" * (MAX_VALUE + 1)})
+
+
+@pytest.mark.parametrize("field", ["state", "model", "owner", "text"])
+def test_a_filter_of_the_queue_has_a_limit(field: str) -> None:
+    Wanted(**{field: "%" * MOST_TEXT}).where()
+    with pytest.raises(InvalidParams, match=f"^{field}: must have at most {MOST_TEXT} characters"):
+        Wanted(**{field: "a" * (MOST_TEXT + 1)}).where()
+
+
+def test_the_longest_filter_of_the_queue_is_a_pattern_that_sqlite_takes(house: House) -> None:
+    made(house)
+    wanted = Wanted(text="\\%_\n" * (MOST_TEXT // 4))
+    assert house.studio.groups.live(wanted, 10) == house.studio.groups.ended(wanted, 10) == []
+
+
+def test_every_connection_has_the_limits(house: House) -> None:
+    with house.database.read() as db:
+        assert {limit: db.conn.getlimit(limit) for limit in LIMITS} == LIMITS
+
+
+def test_http_refuses_and_names_the_field(house: House) -> None:
+    client = client_of(house)
+    for path in ("/api/v1/images", "/api/v1/images/zip"):
+        answer = client.get(path, params={"search": WORDS})
+        assert (answer.status_code, answer.json()["error"]["field"]) == (422, "search")
+        assert client.get(path, params={"search": LONGEST}).status_code == 200
+
+
+def test_the_page_says_so_and_shows_the_gallery(house: House) -> None:
+    made(house)
+    found = look.look(house.studio, "", "gallery", ["", "", "", "", CRASH])
+    assert found is not None
+    assert f"must have at most {MAX_CHARS:,} characters" in found[1]["gallery"]
+    assert "apple" in found[1]["gallery"]
+
+
+def test_the_command_line_refuses_too(house: House) -> None:
+    code = f"import sys; sys.argv = ['diffusion-local', 'gallery', '--search', {WORDS!r}]\n"
+    code += "from diffusion_local.cli import main\ntry:\n    main()\nexcept SystemExit as end:\n    print(end.code)"
+    assert run_python(code).strip() not in ("", "0", "None")
+
+
+def test_the_web_process_lives_through_the_attack(web: WebProcess) -> None:
+    sent = {"seen": "", "tab": "gallery", "asked": ["", "", "", "", CRASH]}
+    assert httpx.post(f"{web.url}/look", json=sent, timeout=60).status_code == 200
+    told = httpx.post(f"{web.url}/gradio_api/run/gallery", json={"data": [48, "", CRASH]}, timeout=60)
+    assert "search: must have at most" in told.text
+    assert web.child.poll() is None
+    assert httpx.get(f"{web.url}/healthz", timeout=60).status_code == 200
