@@ -161,9 +161,9 @@ def opened(path: Path | None, box: tuple[int, int]) -> PIL.Image | None:
         with PIL.open(path) as picture, decoding.share(picture):
             picture.draft("RGB", box)
             small = picture.convert("RGB")
+            small.thumbnail(box, PIL.Resampling.LANCZOS)
     except (OSError, SyntaxError, ValueError, PIL.DecompressionBombError):
         return None
-    small.thumbnail(box, PIL.Resampling.LANCZOS)
     return small
 
 

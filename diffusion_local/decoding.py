@@ -93,10 +93,16 @@ budget = Budget()
 
 @contextmanager
 def share(picture: PIL.Image) -> Iterator[None]:
-    """Hold the memory that an opened picture takes while it is decoded and converted. Raises Overloaded."""
+    """Hold the memory that an opened picture takes while it is decoded and converted. Raises Overloaded.
+
+    The picture is closed at the end, so that its memory is free before somebody else gets it.
+    """
     pixels = picture.width * picture.height
     with budget.taken(pixels * BYTES_PER_PIXEL * COPIES * (2 if picture.format in BUFFERED else 1)):
-        yield
+        try:
+            yield
+        finally:
+            picture.close()
 
 
 class Metered:

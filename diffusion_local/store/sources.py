@@ -91,10 +91,7 @@ class Sources:
                 with PIL.open(io.BytesIO(data), formats=FORMATS) as picture:
                     self._check_pixels(*picture.size, field)
                     with decoding.share(picture):
-                        encoded = io.BytesIO()
-                        kept = plain(picture)
-                        kept.save(encoded, "PNG", compress_level=PNG_LEVEL)
-                        return encoded.getvalue(), kept.size
+                        return png_of(picture)
         except UnidentifiedImageError:
             raise InvalidParams(field, f"must be a picture ({', '.join(FORMATS)}).") from None
         except PIL.DecompressionBombError:
@@ -117,6 +114,13 @@ def used(path: Path) -> None:
     """Note the time, by which retention tells what nobody needs."""
     with contextlib.suppress(OSError):
         path.touch()
+
+
+def png_of(picture: PIL.Image) -> tuple[bytes, tuple[int, int]]:
+    """A picture as it is kept, and its size. Changes the picture."""
+    kept, encoded = plain(picture), io.BytesIO()
+    kept.save(encoded, "PNG", compress_level=PNG_LEVEL)
+    return encoded.getvalue(), kept.size
 
 
 def plain(picture: PIL.Image) -> PIL.Image:
