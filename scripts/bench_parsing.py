@@ -1,0 +1,101 @@
+"""How the time of every parser grows with the length of a nasty text.
+
+    python scripts/bench_parsing.py [--length 200000] [--record scripts/results/parsing.json]
+
+Each parser of `tests/cost/parsers.py` reads every text of `tests/cost/texts.py` with an eighth of the length; the three
+slowest are then read at an eighth, a quarter, a half and the whole of it, each the best of three times, with a time
+limit for what is quadratic. The exponent is the slope of time over length in logarithms, for the worst of the three: 1
+is linear, 2 quadratic. Times below a millisecond say nothing about growth, so such a parser has no exponent; it reads
+little, or refuses by length.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import contextlib
+
+from tests.cost.parsers import PARSERS, REFUSALS, Parser
+from tests.cost.texts import texts
+
+SHARES = (8, 4, 2, 1)  # of the length
+TRIES = 3
+WORST = 3
+LEAST_SECONDS = 0.001
+MOST_SECONDS = 20.0  # a text that takes longer is not read at twice the length
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--length", type=int, default=200_000)
+    parser.add_argument("--record", type=Path)
+    options = parser.parse_args()
+    measured = [grown(each, options.length) for each in PARSERS]
+    exponents = [each["exponent"] for each in measured if each["exponent"] is not None]
+    record = {
+        "date": date.today().isoformat(),
+        "command": f"scripts/bench_parsing.py --length {options.length}",
+        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
+        "load_1_min": round(os.getloadavg()[0], 2),
+        "versions": {"python": platform.python_version()},
+        "lengths": [options.length // share for share in SHARES],
+        "largest_exponent": max(exponents, default=None),
+        "slowest_seconds": max(each["seconds"][-1] for each in measured),
+        "parsers": measured,
+    }
+    print(json.dumps(record, indent=2, ensure_ascii=False))
+    if options.record:
+        text = json.dumps(record, indent=2, ensure_ascii=False)
+        options.record.write_text(text + "\n", encoding="utf-8")
+
+
+def grown(parser: Parser, length: int) -> dict[str, Any]:
+    """The slowest kind of text for a parser, its seconds at each length, and the exponent."""
+    short = [(seconds(parser, text, 1), name) for name, text in texts(length // SHARES[0])]
+    rows = [row(parser, name, length) for _, name in sorted(short, reverse=True)[:WORST]]
+    worst = max(rows, key=lambda each: (each["exponent"] or 0.0, each["seconds"][-1]))
+    return {"parser": parser.name, "module": parser.module} | worst
+
+
+def row(parser: Parser, name: str, length: int) -> dict[str, Any]:
+    found: list[float] = []
+    for share in SHARES:
+        if found and found[-1] > MOST_SECONDS:
+            break
+        found.append(seconds(parser, dict(texts(length // share))[name], TRIES))
+    return {"text": name, "seconds": [round(each, 5) for each in found], "exponent": exponent(found)}
+
+
+def exponent(found: list[float]) -> float | None:
+    """The slope of the least-squares line through (log length, log seconds); None for times that say nothing."""
+    if found[0] < LEAST_SECONDS:
+        return None
+    across = [place * math.log(2) for place in range(len(found))]
+    up = [math.log(each) for each in found]
+    middle, height = sum(across) / len(across), sum(up) / len(up)
+    slope = sum((x - middle) * (y - height) for x, y in zip(across, up, strict=True))
+    return round(slope / sum((x - middle) ** 2 for x in across), 2)
+
+
+def seconds(parser: Parser, text: str, tries: int) -> float:
+    """Processor time: other programs that run meanwhile do not count."""
+    best = math.inf
+    for _ in range(tries):
+        began = time.process_time()
+        with contextlib.suppress(REFUSALS):
+            parser.read(text)
+        best = min(best, time.process_time() - began)
+    return best
+
+
+if __name__ == "__main__":
+    main()
