@@ -50,3 +50,12 @@ def test_a_template_goes_around_the_prompt(template: str, text: str, whole: str)
 def test_an_unknown_style_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidParams, match=r"styles: must be among Photo.*nope"):
         Styles(tmp_path).apply(["nope"], "a cat", "")
+
+
+def test_only_so_many_styles_go_around_a_prompt(tmp_path: Path) -> None:
+    (tmp_path / "styles.csv").write_text(f"name,prompt,negative_prompt\ntwice,{SLOT} {SLOT},\n", encoding="utf-8")
+    styles = Styles(tmp_path)
+    with pytest.raises(InvalidParams, match=r"^styles: must be at most 20 \(got 21\)"):
+        styles.apply(["twice"] * 21, "a", "")
+    with pytest.raises(InvalidParams, match=r"^prompt: must have at most 10,000 characters"):
+        styles.apply(["twice"] * 20, "a boat", "")

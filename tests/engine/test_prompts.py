@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as PIL
 
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
-from diffusion_local.engine.prompts import Piece, pieces, plain
+from diffusion_local.engine.prompts import DEEPEST, MOST, Piece, pieces, plain
 from tests.engine.conftest import Draw
 
 JOB: dict[str, Any] = {"steps": 2, "guidance": 4.0}
@@ -79,3 +79,10 @@ def test_clip_skip_is_counted_as_in_a1111(draw: Draw) -> None:
     usual, last, skipped = (draw(**JOB, prompt="a red apple", clip_skip=skip).image for skip in (0, 1, 2))
     assert last.tobytes() == usual.tobytes()
     assert difference(skipped, usual) > 2
+
+
+def test_brackets_beyond_the_deepest_are_text() -> None:
+    depth = DEEPEST + 3
+    found = pieces("(" * depth + "a" + ")" * depth)
+    assert "".join(piece.text for piece in found) == "(((a)))"
+    assert max(piece.weight for piece in found) == MOST

@@ -107,3 +107,18 @@ def test_every_grid_has_as_many_different_cells_as_it_counts(axes: list[str]) ->
     grid = parse_grid(*axes)
     cells = [(words, tuple(sorted(map(str, each.items())))) for words, each in grid.cells("a", {})]
     assert len(cells) == len(set(cells)) == grid.count == len(grid.column_heads) * max(1, len(grid.row_heads))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"seed: {'9' * 400}", f"guidance: 1-{'9' * 400}", f"guidance: 1-2 (+{'9' * 400})", f"steps: 1-{'9' * 5000}"],
+)
+def test_numbers_beyond_all_bounds_are_refused(text: str) -> None:
+    with pytest.raises(InvalidParams, match=r"^x: "):
+        parse_grid(text)
+
+
+def test_search_and_replace_is_refused_before_it_makes_a_huge_prompt() -> None:
+    grid = parse_grid(f"prompt: a,{'b' * 9000}")
+    with pytest.raises(InvalidParams, match=r"^prompt: must have at most 10,000 characters \(got 90,000,000\)"):
+        list(grid.cells("a" * 10_000, {}))

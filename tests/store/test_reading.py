@@ -173,3 +173,23 @@ def test_a_hostile_text_gives_little_and_takes_no_time(text: str) -> None:
 def test_what_carries_no_recipe_is_refused(data: bytes, words: str) -> None:
     with pytest.raises(InvalidParams, match=re.escape(words)):
         reading.read_picture(data)
+
+
+@pytest.mark.parametrize(
+    ("line", "pairs"),
+    [
+        ('Steps: 20, Model: "a, b: c", Seed: 7', [("Steps", "20"), ("Model", '"a, b: c"'), ("Seed", "7")]),
+        ('Model: "not closed, Seed: 7', [("Model", '"not closed'), ("Seed", "7")]),
+        (r'Model: "a \" quote", Seed: 7', [("Model", r'"a \" quote"'), ("Seed", "7")]),
+        ("a word, Steps: 20,Seed:7,", [("Steps", "20"), ("Seed", "7")]),
+        (f"Long: {'x' * 2001}, Seed: 7", [("Seed", "7")]),
+        ("Empty: , (odd): 1, Seed: 7", [("Empty", ""), ("Seed", "7")]),
+        ("no pairs", []),
+    ],
+)
+def test_pairs_are_read_in_one_pass(line: str, pairs: list[tuple[str, str]]) -> None:
+    assert reading.pairs_in(line) == pairs
+
+
+def test_a_line_has_only_so_many_pairs() -> None:
+    assert len(reading.pairs_in("a: b, " * 1000)) == reading.MAX_PAIRS
