@@ -10,20 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffusion_local import completion
-from diffusion_local.checks import MAX_PROMPT_CHARS as MAX_PROMPT_CHARS
-from diffusion_local.checks import MAX_SEED as MAX_SEED
-from diffusion_local.checks import SAMPLERS as SAMPLERS
-from diffusion_local.checks import Defaults as Defaults
-from diffusion_local.checks import Limits as Limits
-from diffusion_local.checks import check_prompt as check_prompt
-from diffusion_local.checks import check_sampler as check_sampler
-from diffusion_local.checks import check_size as check_size
-from diffusion_local.checks import draw_seed as draw_seed
-from diffusion_local.checks import number as number
-from diffusion_local.checks import whole_number as whole_number
-from diffusion_local.completion import SETTINGS as SETTINGS
-from diffusion_local.completion import SizeOf
 from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.models import folders
@@ -32,6 +18,10 @@ from diffusion_local.models.found import EVERY_KIND, READY, UNSUPPORTED
 from diffusion_local.models.known import closest
 from diffusion_local.models.places import Places
 from diffusion_local.models.shelf import Entry, Shelf, signature_of
+from diffusion_local.options import validate
+from diffusion_local.options.limits import Defaults, Limits
+from diffusion_local.options.table import LANCZOS
+from diffusion_local.options.validate import SizeOf, with_tags
 
 STARTER = "starter"
 LATIN = "LATIN"
@@ -143,18 +133,18 @@ class Catalog:
         ``settings`` holds fields of Params; one that is absent or None takes the model's default. ``seed`` must be
         set by the caller. Raises InvalidParams naming the first field that is out of its limits.
         """
-        given = completion.known(settings)
+        given = validate.known(settings)
         model = self._named(given.get("model", ""))
-        params = completion.complete(model.id, model.defaults, model.limits, prompt, given, self.size_of, model.family)
+        params = validate.complete(model.id, model.defaults, model.limits, prompt, given, self.size_of, model.family)
         if "{" not in prompt:  # what a list draws by lot is known later
-            params = completion.with_tags(params)
+            params = with_tags(params)
         self._check_files(params, model)
         return params
 
     def _check_files(self, params: Params, model: Model) -> None:
         """What the params name is there and fits the model: told before the job waits in line."""
         if params.kind is Kind.UPSCALE:
-            if params.upscaler != completion.LANCZOS:
+            if params.upscaler != LANCZOS:
                 check_adapter("upscaler", params.upscaler, self.upscalers())
             return
         if params.kind not in model.kinds:

@@ -12,10 +12,10 @@ from typing import Any
 
 from ulid import ULID
 
-from diffusion_local.params import RUNGS as RUNGS
-from diffusion_local.params import Kind as Kind
-from diffusion_local.params import Lora as Lora
-from diffusion_local.params import Params as Params
+from diffusion_local.options.table import Params as Params
+from diffusion_local.options.types import RUNGS as RUNGS
+from diffusion_local.options.types import Kind as Kind
+from diffusion_local.options.types import Lora as Lora
 
 
 class State(StrEnum):

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Self
 
 from diffusion_local.domain import Job
-from diffusion_local.params import Params
+from diffusion_local.options.table import Params
 
 NEWEST = 20  # pictures of one kind that its median is of
 MOST_KINDS = 12  # newest kinds of picture that a model's line goes through

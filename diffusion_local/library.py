@@ -11,7 +11,6 @@ from filelock import FileLock
 from diffusion_local import actor
 from diffusion_local.actor import Scope
 from diffusion_local.catalog import FAMILIES, STARTER, Catalog, Model, described
-from diffusion_local.checks import check_prompt
 from diffusion_local.domain import Fit, Image, Room
 from diffusion_local.engine.planning import Plan, at_work, plan
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
@@ -20,6 +19,7 @@ from diffusion_local.models.headers import NO_PICKLE
 from diffusion_local.models.known import Known, known_models
 from diffusion_local.models.names import REPO
 from diffusion_local.models.shelf import models_at
+from diffusion_local.options.values import check_prompt
 from diffusion_local.settings import Settings
 from diffusion_local.store.downloads import Download, DownloadStore
 from diffusion_local.store.fits import FitStore

@@ -7,10 +7,11 @@ of them" it is left out.
 
 from collections.abc import Sequence
 
-from diffusion_local import actor, catalog, when
+from diffusion_local import actor, when
 from diffusion_local.actor import Scope
 from diffusion_local.domain import PRIORITIES, State
 from diffusion_local.errors import Conflict, InvalidParams
+from diffusion_local.options.values import whole_number
 from diffusion_local.queue import JobQueue
 from diffusion_local.store.control import QueueControl
 from diffusion_local.store.jobs import JobStore
@@ -67,7 +68,7 @@ class Orders:
 
     def set_priority(self, priority: int, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
         """Give waiting jobs another priority (-100 to 100, higher runs first); ids of those it reached."""
-        checked = catalog.whole_number("priority", priority, *PRIORITIES)
+        checked = whole_number("priority", priority, *PRIORITIES)
         return self._control.set_priority(self._select(job_ids, batch_id), checked)
 
     def move(self, to: str, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from stream_zip import ZIP_64, stream_zip
 
-from diffusion_local import actor, catalog
+from diffusion_local import actor
 from diffusion_local.domain import Image
 from diffusion_local.errors import Conflict, InvalidParams
+from diffusion_local.options.values import whole_number
 from diffusion_local.store.files import LocalFiles
 from diffusion_local.store.gallery_filter import GalleryFilter
 from diffusion_local.store.images import ImageStore
@@ -32,7 +33,7 @@ class Pictures:
 
     def page(self, limit: int = 48, before: str | None = None, **asked: Any) -> list[Image]:
         """Pictures, newest first; ``before`` is the last id of the page before, ``asked`` fields of GalleryFilter."""
-        return self._images.page(catalog.whole_number("limit", limit, 1, PAGE), before or None, GalleryFilter.of(asked))
+        return self._images.page(whole_number("limit", limit, 1, PAGE), before or None, GalleryFilter.of(asked))
 
     def models(self) -> list[str]:
         """Models that the gallery has pictures of."""

@@ -3,11 +3,13 @@
 import json
 import math
 import re
+import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from diffusion_local import checks
 from diffusion_local.catalog import Model
 from diffusion_local.domain import Params, shortened
 from diffusion_local.settings import assets
@@ -29,6 +31,9 @@ CLIP_SKIP = frozenset({"sd", "sdxl", "sd3"})
 #: What stands in round brackets without others in them, and a weight within, as A1111 writes it: ``(word:1.2)``.
 BRACKETS = re.compile(r"(?<!\\)\(([^()]{1,100})\)")
 NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+", re.ASCII)
+#: Marks that only stand within an emoji: zero-width joiner, variation selector.
+JOINERS = "\u200d\ufe0f"
+FIRST_EMOJI = "\u2300"  # signs such as the degree's come before
 
 
 def prompt_warnings(model: Model, params: Params) -> list[str]:
@@ -43,7 +48,7 @@ def prompt_warnings(model: Model, params: Params) -> list[str]:
             warnings.append(reads + (ends or f"; this has {count}, the end is ignored."))
         if not in_parts(model) and (weighted := first_weighted(text)):
             warnings.append(f"{name}: the model knows no weights; {weighted} is read as it stands.")
-        if model.scripts and (foreign := checks.foreign_words(text, model.scripts)):
+        if model.scripts and (foreign := foreign_words(text, model.scripts)):
             words = shortened(", ".join(foreign), 60)
             warnings.append(f"{name}: {model.name} has learned English words only; it does not know {words}")
     if params.negative and model.family in NO_NEGATIVE:
@@ -107,3 +112,18 @@ def _tokenizer(folder: str) -> Any:
     if (path / "vocab.json").exists() and (path / "merges.txt").exists():
         return Tokenizer(BPE.from_file(str(path / "vocab.json"), str(path / "merges.txt"), end_of_word_suffix="</w>"))
     return None
+
+
+def foreign_words(text: str, scripts: Sequence[str]) -> list[str]:
+    """Runs of letters of other scripts than these, and of emoji; each once. Punctuation and digits are everybody's."""
+    runs = ("".join(run) for foreign, run in groupby(text, lambda mark: is_foreign(mark, scripts)) if foreign)
+    return list(dict.fromkeys(run for run in runs if run.strip(JOINERS)))
+
+
+def is_foreign(mark: str, scripts: Sequence[str]) -> bool:
+    if mark in JOINERS:
+        return True
+    kind = unicodedata.category(mark)
+    if kind in ("So", "Sk"):
+        return mark >= FIRST_EMOJI
+    return kind.startswith("L") and not any(script in unicodedata.name(mark, "") for script in scripts)

@@ -19,7 +19,7 @@ import platformdirs
 from diffusion_local.errors import InvalidParams
 from diffusion_local.home import Folders
 from diffusion_local.home import assets as assets
-from diffusion_local.params import RUNGS
+from diffusion_local.options.types import RUNGS
 
 PREFIX = "DIFFUSION_LOCAL_"
 ORIGINS = PREFIX + "ORIGINS"  # from a parent process to its child

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from diffusion_local import actor, catalog
+from diffusion_local import actor
 from diffusion_local.accounts import Accounts
 from diffusion_local.actor import Scope
 from diffusion_local.batches.batches import Batches
 from diffusion_local.batches.grids import Grids
 from diffusion_local.catalog import Catalog, Model
-from diffusion_local.completion import series
 from diffusion_local.domain import (
     PRIORITIES,
     Batch,
@@ -32,6 +31,9 @@ from diffusion_local.health import Health
 from diffusion_local.library import Library
 from diffusion_local.lists.prompt_lists import PromptLists
 from diffusion_local.lists.queue_file import QueueFile
+from diffusion_local.options.table import BATCH_OPTIONS
+from diffusion_local.options.validate import series
+from diffusion_local.options.values import check_prompt, draw_seed, number, whole_number
 from diffusion_local.orders import Orders, known_state
 from diffusion_local.pictures import Pictures
 from diffusion_local.preferences import Preferences
@@ -50,7 +52,7 @@ from diffusion_local.store.queue_groups import QueueGroups
 from diffusion_local.store.queue_view import QueueView
 from diffusion_local.store.selection import Selection
 from diffusion_local.store.sources import Sources
-from diffusion_local.store.timetable import WISHES, Timetable
+from diffusion_local.store.timetable import Timetable
 from diffusion_local.store.workers import WorkerStore
 from diffusion_local.styles import Styles
 from diffusion_local.telling.webhooks import Webhooks
@@ -136,11 +138,11 @@ class Studio(Orders, Questions):
         Raises InvalidParams, QueueFull and Conflict, and then nothing is enqueued.
         """
         actor.require(Scope.SUBMIT)
-        count = catalog.whole_number("count", count, 1, self._settings.max_count)
+        count = whole_number("count", count, 1, self._settings.max_count)
         for field, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
-            catalog.check_prompt(field, text)
-        times = self._timetable.timing(lane, {each: settings.pop(each, None) for each in WISHES})
-        first = catalog.draw_seed() if seed is None or seed == -1 else seed
+            check_prompt(field, text)
+        times = self._timetable.timing(lane, {each: settings.pop(each, None) for each in BATCH_OPTIONS})
+        first = draw_seed() if seed is None or seed == -1 else seed
         params = self._catalog.complete(prompt, settings | {"seed": first})
         each = series(params, count)
         model = self._catalog.get(params.model)
@@ -149,7 +151,7 @@ class Studio(Orders, Questions):
         who = actor.current().owner(owner)
         title = name or shortened(params.prompt)
         batch = Batch(new_id(), title, who, lane, count, utc_now(), prediction=prediction, **times.fields())
-        jobs = new_jobs(batch, each, catalog.whole_number("priority", priority, *PRIORITIES))
+        jobs = new_jobs(batch, each, whole_number("priority", priority, *PRIORITIES))
         batch_id, job_ids = self._jobs.insert_batch(batch, jobs, idempotency_key or None, self._settings.max_queued)
         self._queue.ring(count)
         late = self.batches.warning(batch_id) if times.finish_by else []
@@ -182,7 +184,7 @@ class Studio(Orders, Questions):
 
     def wait(self, job_ids: Sequence[str], timeout: float) -> list[Job]:
         """The jobs, once all have ended or ``timeout`` seconds have passed; work goes on either way."""
-        deadline = time.monotonic() + catalog.number("timeout", timeout, 0, MAX_WAIT)
+        deadline = time.monotonic() + number("timeout", timeout, 0, MAX_WAIT)
         while True:
             jobs = [self._jobs.get(job_id) for job_id in job_ids]
             if all(job.final for job in jobs) or time.monotonic() >= deadline:
@@ -207,7 +209,7 @@ class Studio(Orders, Questions):
     ) -> list[Job]:
         """Jobs, newest first; ``before`` is the last id of the page before."""
         known = known_state(state) if state else None
-        return self._view.jobs(known, batch_id or None, catalog.whole_number("limit", limit, 1, 1000), before or None)
+        return self._view.jobs(known, batch_id or None, whole_number("limit", limit, 1, 1000), before or None)
 
     def jobs_of_batches(self, batch_ids: Sequence[str]) -> list[Job]:
         """All jobs of these batches, newest batch first; unknown ids are left out."""

@@ -43,7 +43,7 @@ def timing(
     finish_by: str | None = None,
     webhook: str | None = None,
 ) -> Timing:
-    """Check a person's wishes; empty ones say nothing. ``queue_window`` is the one that holds for the lane.
+    """Check the times of a batch; empty ones are as if left out. ``queue_window`` is the one that holds for the lane.
 
     Raises InvalidParams, also for what could never begin, or not before it should be done.
     """

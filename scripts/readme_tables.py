@@ -1,4 +1,4 @@
-"""Writes README's tables that come from the code: settings, wishes, modules. ``--check``: whether they are fresh."""
+"""Writes README's tables that come from the code: settings, options, modules. ``--check``: whether they are fresh."""
 
 import ast
 import re
@@ -7,8 +7,8 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import get_origin
 
+from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS, SETTINGS
 from diffusion_local.settings import specs
-from diffusion_local.wishes import OF_BATCH, WISHES
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -18,7 +18,7 @@ PACKAGE = ROOT / "diffusion_local"
 def main() -> int:
     text = README.read_text(encoding="utf-8")
     fresh = text
-    for name, table in (("settings", settings_table), ("wishes", wishes_table), ("modules", modules_table)):
+    for name, table in (("settings", settings_table), ("options", options_table), ("modules", modules_table)):
         fresh = replaced(fresh, name, table())
     if "--check" in sys.argv:
         return int(fresh != text)
@@ -42,11 +42,11 @@ def settings_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def wishes_table() -> str:
+def options_table() -> str:
     lines = ["| setting of a picture | type | meaning |", "|---|---|---|"]
-    for name, wish in (WISHES | OF_BATCH).items():
-        kind = "list" if get_origin(wish.type) is list else wish.type.__name__
-        lines.append(f"| `{name}` | {kind} | {wish.meaning} |")
+    for option in [*(OPTIONS[name] for name in SETTINGS), *BATCH_OPTIONS.values()]:
+        kind = "list" if get_origin(option.taken) is list else option.taken.__name__
+        lines.append(f"| `{option.name}` | {kind} | {option.meaning} |")
     return "\n".join(lines) + "\n"
 
 

@@ -13,10 +13,9 @@ from tests.support import PACKAGE, run_python
 #: From the bottom up. A module imports from lower rows and from its own unit; units of one row do not know each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors", "home"),
-    ("params", "wishes"),
+    ("options",),
     ("settings", "actor", "turns", "when", "decoding"),
-    ("domain", "checks"),
-    ("completion",),
+    ("domain",),
     ("models",),
     ("catalog", "timing", "contact_sheet", "gpus", "estimates", "logs", "styles", "network"),
     ("tls", "engine", "store", "queue", "prompts"),

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from diffusion_local.catalog import MAX_PROMPT_CHARS, MAX_SEED, Catalog
-from diffusion_local.checks import check_sampler, check_schedule, samplers_of
+from diffusion_local.catalog import Catalog
 from diffusion_local.domain import Params
 from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.options.samplers import check_sampler, check_schedule, samplers_of
+from diffusion_local.options.values import MAX_PROMPT_CHARS, MAX_SEED
 from diffusion_local.settings import Settings
 from tests.models.files import write_header
 

@@ -50,10 +50,10 @@ def test_a_zip_and_a_sheet_are_written(house: House, run: Run, work: Work, tmp_p
 
 
 def test_a_grid_is_looked_at_and_submitted(house: House, run: Run) -> None:  # noqa: F811
-    wishes = ("grid", "a cat", "--x", "steps: 2,3", "--y", "prompt: cat,dog", "--size", "128x128")
-    assert answer(run, *wishes, "--dry-run", "--window", "23:00-07:00")["pictures"] == 4
+    options = ("grid", "a cat", "--x", "steps: 2,3", "--y", "prompt: cat,dog", "--size", "128x128")
+    assert answer(run, *options, "--dry-run", "--window", "23:00-07:00")["pictures"] == 4
     assert house.studio.jobs() == []
-    told = answer(run, *wishes, "--window", "23:00-07:00")
+    told = answer(run, *options, "--window", "23:00-07:00")
     assert len(told["job_ids"]) == 4
     assert house.studio.batch(told["batch_id"])[0].window == "23:00-07:00"
 

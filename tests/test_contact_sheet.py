@@ -101,7 +101,7 @@ def test_one_picture_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("count", "wishes"),
+    ("count", "options"),
     [
         (0, {}),
         (MOST_CELLS + 1, {}),
@@ -110,9 +110,9 @@ def test_one_picture_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.
         (MOST_CELLS, {"columns": 1}),
     ],
 )
-def test_what_cannot_be_a_sheet_is_refused(count: int, wishes: dict[str, list[str]]) -> None:
+def test_what_cannot_be_a_sheet_is_refused(count: int, options: dict[str, list[str]]) -> None:
     with pytest.raises(InvalidParams):
-        contact_sheet([Cell(None)] * count, **wishes)  # type: ignore[arg-type]
+        contact_sheet([Cell(None)] * count, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,8 @@ def test_digests_step_aside_for_downloads(library: Library, house: House) -> Non
 
 
 def test_the_curated_list_is_sound() -> None:
-    from diffusion_local.checks import Limits, samplers_of
+    from diffusion_local.options.limits import Limits
+    from diffusion_local.options.samplers import samplers_of
 
     limits = Limits()
     for each in known_models():

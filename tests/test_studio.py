@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from diffusion_local.catalog import MAX_SEED
 from diffusion_local.compose import House, open_house
 from diffusion_local.domain import Lane, State
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, QueueFull, UserError
+from diffusion_local.options.values import MAX_SEED
 from diffusion_local.studio import Studio
 from tests.support import FAILURE, claimed, image_of, soon, sql
 

@@ -16,8 +16,8 @@ def at(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=BERLIN)
 
 
-def asked(now: str = "2026-11-22T12:00", queue_window: str = "", **wishes: Any) -> Timing:
-    return timing(at(now), BERLIN, queue_window, **wishes)
+def asked(now: str = "2026-11-22T12:00", queue_window: str = "", **options: Any) -> Timing:
+    return timing(at(now), BERLIN, queue_window, **options)
 
 
 def test_what_is_not_asked_is_empty() -> None:
@@ -36,7 +36,7 @@ def test_finish_by_is_meant_after_the_start() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "reason"),
+    ("options", "reason"),
     [
         ({"start_at": "then"}, "start_at: must be a time"),
         ({"window": "07:00-07:00"}, "window: never opens"),
@@ -49,9 +49,9 @@ def test_finish_by_is_meant_after_the_start() -> None:
         ({"webhook": "https://example.org/a b"}, "webhook: must be an http"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(wishes: dict[str, Any], reason: str) -> None:
+def test_what_cannot_be_is_refused_by_name(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(InvalidParams, match=reason):
-        asked(**wishes)
+        asked(**options)
 
 
 def test_a_warning_says_by_when_it_would_be_done() -> None:

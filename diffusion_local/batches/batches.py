@@ -11,12 +11,12 @@ from diffusion_local import actor
 from diffusion_local.actor import Scope
 from diffusion_local.batches import bundle, sheet
 from diffusion_local.catalog import Catalog
-from diffusion_local.checks import check_prompt, whole_number
-from diffusion_local.completion import SETTINGS
 from diffusion_local.domain import FINAL, Batch, Image, Params, Receipt, new_id, utc_now
 from diffusion_local.errors import Conflict, InvalidParams
 from diffusion_local.lists.fields import field_name, parse_size
 from diffusion_local.lists.plan import CatalogOfNow
+from diffusion_local.options.table import BATCH_OPTIONS, SETTINGS
+from diffusion_local.options.values import check_prompt, whole_number
 from diffusion_local.prompts import prompt_warnings
 from diffusion_local.queue import JobQueue
 from diffusion_local.settings import Settings
@@ -25,7 +25,7 @@ from diffusion_local.store.batches import Results
 from diffusion_local.store.files import LocalFiles
 from diffusion_local.store.jobs import JobStore, new_jobs
 from diffusion_local.store.queue_view import QueueView
-from diffusion_local.store.timetable import WISHES, Timetable
+from diffusion_local.store.timetable import Timetable
 from diffusion_local.timing import moment
 from diffusion_local.when import local
 
@@ -83,15 +83,15 @@ class Batches:
         found = self._rows.get(batch_id)
         return [found.warning] if found.warning else []
 
-    def foreseen(self, seconds: float | None, **wishes: str | None) -> tuple[str | None, str]:
+    def foreseen(self, seconds: float | None, **times: str | None) -> tuple[str | None, str]:
         """(when so much work would be done if it were enqueued now, a sentence if that is later than it should be).
 
-        ``wishes`` are ``start_at``, ``window``, ``finish_by`` and ``webhook``. The moment is in UTC; None: nobody
+        ``times`` are ``start_at``, ``window``, ``finish_by`` and ``webhook``. The moment is in UTC; None: nobody
         knows. Raises InvalidParams.
         """
         before = self._view.snapshot(0, 0).total_eta
         left = None if seconds is None or before is None else before + seconds
-        return self._timetable.foreseen(left, wishes)
+        return self._timetable.foreseen(left, times)
 
     def times(self, batch: Batch) -> dict[str, str]:
         """Its times as a person would write them here, for a form."""
@@ -119,9 +119,11 @@ class Batches:
         given = {field_name(name): value for name, value in changes.items() if value is not None}
         if "size" in given:
             given["width"], given["height"] = parse_size(given.pop("size"))
-        times = {name: given.pop(name) for name in WISHES if name in given}
+        times = {name: given.pop(name) for name in BATCH_OPTIONS if name in given}
         if strange := [name for name in given if name not in (*SETTINGS, "prompt")]:
-            raise InvalidParams(strange[0], f"cannot be edited. Known: prompt, {', '.join((*SETTINGS, *WISHES))}.")
+            raise InvalidParams(
+                strange[0], f"cannot be edited. Known: prompt, {', '.join((*SETTINGS, *BATCH_OPTIONS))}."
+            )
         if not given and not times:
             raise InvalidParams("changes", "must name at least one field.")
         waiting = self._rows.waiting(batch_id)
@@ -153,7 +155,7 @@ class Batches:
         found = [text for params in longest for text in prompt_warnings(self._catalog.get(params.model), params)]
         return list(dict.fromkeys(found))
 
-    def duplicate(self, batch_id: str, name: str = "", **wishes: str | None) -> Receipt:
+    def duplicate(self, batch_id: str, name: str = "", **times: str | None) -> Receipt:
         """Enqueue all its pictures again, with the same seeds, as a batch of its own; times are given anew.
 
         Raises NotFound, InvalidParams and QueueFull.
@@ -161,7 +163,7 @@ class Batches:
         actor.require(Scope.SUBMIT)
         old = self._rows.get(batch_id).batch
         check_prompt("name", name)
-        times = self._timetable.timing(old.lane, wishes)
+        timing = self._timetable.timing(old.lane, times)
         recipes = self._rows.recipes(batch_id)
         if not recipes:
             raise Conflict(f"Nothing is left of batch {batch_id}.")
@@ -169,7 +171,7 @@ class Batches:
             self._catalog.complete("model", {"model": model_id, "seed": 0})  # it is still there
         title = name.strip() or f"{old.name} (copy)"
         owner = actor.current().owner(old.owner)
-        batch = Batch(new_id(), title, owner, old.lane, len(recipes), utc_now(), grid=old.grid, **times.fields())
+        batch = Batch(new_id(), title, owner, old.lane, len(recipes), utc_now(), grid=old.grid, **timing.fields())
         new, ids = self._jobs.insert_batch(batch, new_jobs(batch, recipes), None, self._settings.max_queued)
         self._queue.ring(len(ids))
         return Receipt(new, ids, self.warning(new))

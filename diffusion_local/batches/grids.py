@@ -7,19 +7,20 @@ from typing import Any
 from diffusion_local import actor
 from diffusion_local.actor import Scope
 from diffusion_local.catalog import Catalog
-from diffusion_local.checks import check_prompt, draw_seed, whole_number
 from diffusion_local.domain import PRIORITIES, Batch, Lane, Params, Receipt, new_id, shortened, utc_now
 from diffusion_local.errors import InvalidParams
 from diffusion_local.estimates import Work
 from diffusion_local.lists.grid import Grid, parse_grid
 from diffusion_local.lists.plan import CatalogOfNow
+from diffusion_local.options.table import BATCH_OPTIONS
+from diffusion_local.options.values import check_prompt, draw_seed, whole_number
 from diffusion_local.prompts import prompt_warnings
 from diffusion_local.queue import JobQueue
 from diffusion_local.settings import Settings
 from diffusion_local.store.batch_rows import BatchRows
 from diffusion_local.store.jobs import JobStore, new_jobs
 from diffusion_local.store.queue_view import QueueView
-from diffusion_local.store.timetable import WISHES, Timetable
+from diffusion_local.store.timetable import Timetable
 
 MOST = 2000  # pictures of a grid: what one contact sheet holds
 
@@ -91,7 +92,7 @@ class Grids:
         actor.require(Scope.SUBMIT)
         for what, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             check_prompt(what, text)
-        times = self._timetable.timing(lane, {each: settings.pop(each, None) for each in WISHES})
+        times = self._timetable.timing(lane, {each: settings.pop(each, None) for each in BATCH_OPTIONS})
         grid, each = self._planned(prompt, x, y, z, settings)
         batch = Batch(
             new_id(),
@@ -119,9 +120,9 @@ class Grids:
             given["seed"] = draw_seed()
         catalog = CatalogOfNow(self._catalog)
         each = []
-        for place, (words, wishes) in enumerate(grid.cells(prompt, given)):
+        for place, (words, options) in enumerate(grid.cells(prompt, given)):
             try:
-                params = catalog.complete(words, wishes)
+                params = catalog.complete(words, options)
                 model = catalog.get(params.model)
                 if not model.ready:
                     raise InvalidParams("model", f"{model.id} is not ready: {model.problem}")

@@ -9,12 +9,12 @@ import typer
 
 from diffusion_local import shapes
 from diffusion_local.cli.reach import AnyStudio, on_studio
-from diffusion_local.cli.terminal import AsJson, read_wishes, taking_options, tell, tell_receipt
+from diffusion_local.cli.terminal import AsJson, read_options, taking_batch_flags, taking_flags, tell, tell_receipt
 from diffusion_local.domain import State
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.fields import BadLine
+from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.store.batch_rows import Progress
-from diffusion_local.wishes import OF_BATCH
 
 app = typer.Typer()
 batch = typer.Typer(no_args_is_help=True, help="Look at batches, and change, copy or take them away as a whole.")
@@ -57,7 +57,7 @@ def rename(studio: AnyStudio, batch_id: BatchId, name: str, as_json: AsJson = Fa
 
 @batch.command()
 @on_studio
-@taking_options
+@taking_flags
 def edit(
     studio: AnyStudio,
     batch_id: BatchId,
@@ -67,7 +67,7 @@ def edit(
     **settings: Any,
 ) -> None:
     """Change what still waits of a batch: settings of its pictures, and times. All or nothing."""
-    edited = studio.batches.edit(batch_id, prompt=prompt, **read_wishes(studio, size, settings))
+    edited = studio.batches.edit(batch_id, prompt=prompt, **read_options(studio, size, settings))
     for warning in edited.warnings:
         print(f"note: {warning}", file=sys.stderr)
     tell({"changed": edited.count, "warnings": edited.warnings}, as_json, [f"changed {edited.count:,} jobs"])
@@ -75,17 +75,16 @@ def edit(
 
 @batch.command()
 @on_studio
+@taking_batch_flags
 def duplicate(
     studio: AnyStudio,
     batch_id: BatchId,
     name: Annotated[str, typer.Option(help="Of the copy.")] = "",
-    start_at: Annotated[str | None, typer.Option(help='As "23:00" or "tomorrow 07:00".')] = None,
-    window: Annotated[str | None, typer.Option(help="Hours in which it may run, as 23:00-07:00.")] = None,
-    finish_by: Annotated[str | None, typer.Option(help="Warns if the estimate is later.")] = None,
     as_json: AsJson = False,
+    **times: Any,
 ) -> None:
     """Put all its pictures into the queue again, with the same seeds, as a batch of its own."""
-    receipt = studio.batches.duplicate(batch_id, name, start_at=start_at, window=window, finish_by=finish_by)
+    receipt = studio.batches.duplicate(batch_id, name, **times)
     count = len(receipt.job_ids)
     tell(shapes.receipt(receipt), as_json, [f"queued {count:,} pictures as batch {receipt.batch_id}"])
 
@@ -110,7 +109,7 @@ def sheet(studio: AnyStudio, batch_id: BatchId, output: Output = None, as_json: 
 
 @app.command()
 @on_studio
-@taking_options
+@taking_flags
 def grid(
     studio: AnyStudio,
     prompt: str,
@@ -128,16 +127,16 @@ def grid(
     **settings: Any,
 ) -> None:
     """Put an X/Y/Z grid into the queue: a picture for each combination; `batch sheet` draws it with its axes."""
-    wishes = read_wishes(studio, size, settings)
+    options = read_options(studio, size, settings)
     if dry_run:
-        for time in OF_BATCH:
-            wishes.pop(time, None)
-        check = studio.grids.check(prompt, x=x, y=y, z=z, **wishes)
+        for time in BATCH_OPTIONS:
+            options.pop(time, None)
+        check = studio.grids.check(prompt, x=x, y=y, z=z, **options)
         shaped = {"pictures": check.pictures, "columns": check.columns, "rows": check.rows, "seconds": check.seconds}
         tell(shaped, as_json, [f"{name:>9}  {value}" for name, value in shaped.items() if value])
         return
     receipt = studio.grids.submit(
-        prompt, x=x, y=y, z=z, name=name, priority=priority, idempotency_key=idempotency_key, **wishes
+        prompt, x=x, y=y, z=z, name=name, priority=priority, idempotency_key=idempotency_key, **options
     )
     for warning in receipt.warnings:
         print(f"note: {warning}", file=sys.stderr)

@@ -13,8 +13,8 @@ from diffusion_local.cli.terminal import (
     OfBatch,
     file_of,
     job_line,
-    read_wishes,
-    taking_options,
+    read_options,
+    taking_flags,
     tell,
     tell_receipt,
 )
@@ -26,7 +26,7 @@ app = typer.Typer()
 
 @app.command()
 @on_studio
-@taking_options
+@taking_flags
 def submit(
     studio: AnyStudio,
     prompt: str,
@@ -40,7 +40,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the pictures are made.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds that --wait stays.")] = 3600,
     as_json: AsJson = False,
-    **wishes: Any,
+    **options: Any,
 ) -> None:
     """Put pictures of a prompt into the queue."""
     receipt = studio.submit(
@@ -49,7 +49,7 @@ def submit(
         name=name,
         priority=priority,
         idempotency_key=idempotency_key,
-        **read_wishes(studio, size, wishes),
+        **read_options(studio, size, options),
     )
     for warning in receipt.warnings:
         print(f"note: {warning}", file=sys.stderr)

@@ -8,17 +8,17 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from diffusion_local.catalog import number
 from diffusion_local.cli.reach import AnyStudio, on_studio
-from diffusion_local.cli.terminal import FAILED, AsJson, read_wishes, taking_options, tell
+from diffusion_local.cli.terminal import FAILED, AsJson, read_options, taking_flags, tell
 from diffusion_local.domain import FINAL, State
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.export import EXPORTS
 from diffusion_local.lists.fields import BadLine
 from diffusion_local.lists.formats import FORMATS
 from diffusion_local.lists.plan import ListCheck
+from diffusion_local.options.table import BATCH_OPTIONS
+from diffusion_local.options.values import number
 from diffusion_local.studio import MAX_WAIT
-from diffusion_local.wishes import OF_BATCH
 
 app = typer.Typer()
 LOOK_SECONDS = 1.0
@@ -27,7 +27,7 @@ SHOWN_BAD = 20
 
 @app.command("list")
 @on_studio
-@taking_options
+@taking_flags
 def submit_list(
     studio: AnyStudio,
     file: Annotated[str, typer.Argument(help="Text, .csv or .jsonl; - is standard input.")],
@@ -54,13 +54,13 @@ def submit_list(
         raise InvalidParams("literal", "must be left out with --combinatorial.")
     number("timeout", timeout, 0, MAX_WAIT)
     source: Path | BinaryIO = sys.stdin.buffer if file == "-" else Path(file)
-    wishes = read_wishes(studio, size, settings) | {
+    options = read_options(studio, size, settings) | {
         "expand": "all" if combinatorial else "no" if literal else "random",
         "expansion_seed": expansion_seed,
         "count": count,
     }
     if dry_run:
-        of_pictures = {name: value for name, value in wishes.items() if name not in OF_BATCH}
+        of_pictures = {name: value for name, value in options.items() if name not in BATCH_OPTIONS}
         check = studio.lists.check(source, form, **of_pictures)
         tell(asdict(check), as_json, check_lines(check))
         if check.bad_count or not check.pictures:
@@ -73,7 +73,7 @@ def submit_list(
         name=name,
         priority=priority,
         idempotency_key=idempotency_key,
-        **wishes,
+        **options,
     )
     for warning in [*bad_lines(receipt.bad_lines, receipt.bad_count), *receipt.warnings]:
         print(f"note: {warning}", file=sys.stderr)

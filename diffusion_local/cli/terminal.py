@@ -10,12 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from diffusion_local import shapes
-from diffusion_local.checks import SOURCE_ID
 from diffusion_local.cli.reach import AnyStudio
 from diffusion_local.domain import Job, Receipt, State
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.lists import fields
-from diffusion_local.wishes import Wish, taking_wishes
+from diffusion_local.options.option import Option
+from diffusion_local.options.signature import taking_options
+from diffusion_local.options.table import PICTURES
+from diffusion_local.options.values import SOURCE_ID
 
 JobIds = Annotated[list[str] | None, typer.Argument(help="Job ids.")]
 OfBatch = Annotated[str | None, typer.Option(help="Every job of this batch.")]
@@ -84,31 +86,32 @@ def job_line(job: Job) -> str:
     return f"{told} {job.params.prompt}"
 
 
-def option(name: str, wish: Wish) -> inspect.Parameter:
-    """A wish as an option: a source picture may be a file, LoRAs are named one by one."""
-    if name == "loras":
+def flag(option: Option) -> inspect.Parameter:
+    """An option as a flag: a source picture may be a file, LoRAs are named one by one."""
+    if option.name == "loras":
         kind: Any = Annotated[list[str] | None, typer.Option("--lora", help="name:weight; for several, again.")]
     else:
-        meaning = wish.meaning.replace(": its id", ": a file, or its id")
-        kind = Annotated[wish.type | None, typer.Option(help=f"{meaning[0].upper()}{meaning[1:]}.")]
-    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
+        meaning = option.meaning.replace(": its id", ": a file, or its id")
+        kind = Annotated[option.taken | None, typer.Option(help=f"{meaning[0].upper()}{meaning[1:]}.")]
+    return inspect.Parameter(option.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
 
 
-#: For the ``**wishes`` of a command; the size is an option of its own.
-taking_options = taking_wishes(option, without=("width", "height"), of_batch=True)
+#: For the ``**options`` of a command; the size is a flag of its own.
+taking_flags = taking_options(flag, without=("width", "height"), batch=True)
+taking_batch_flags = taking_options(flag, picture=False, batch=True)
 
 
-def read_wishes(studio: AnyStudio, size: str | None, wishes: dict[str, Any]) -> dict[str, Any]:
-    """Wishes as the Studio takes them: files that are named as source pictures are kept there first."""
+def read_options(studio: AnyStudio, size: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Options as the Studio takes them: files that are named as source pictures are kept there first."""
     width, height = parse_size(size)
-    for name in ("source", "mask"):
-        if wishes.get(name) and not SOURCE_ID.fullmatch(wishes[name]):
+    for name in PICTURES:
+        if options.get(name) and not SOURCE_ID.fullmatch(options[name]):
             try:
-                data = Path(wishes[name]).read_bytes()
+                data = Path(options[name]).read_bytes()
             except OSError as error:
                 raise InvalidParams(name, f"cannot be read: {error}") from None
-            wishes[name] = studio.sources.add(data, name).id
-    return wishes | {"width": width, "height": height}
+            options[name] = studio.sources.add(data, name).id
+    return options | {"width": width, "height": height}
 
 
 def parse_size(size: str | None) -> tuple[int | None, int | None]:

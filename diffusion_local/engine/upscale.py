@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from PIL import Image as PIL
 
-from diffusion_local.completion import LANCZOS, TILE
 from diffusion_local.domain import Params
 from diffusion_local.engine import Picture, faults, kinds
 from diffusion_local.engine.materials import Materials, short_hash
 from diffusion_local.engine.steps import Steps
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
+from diffusion_local.options.table import LANCZOS
+from diffusion_local.options.validate import TILE
 
 #: Pixels around a tile that the network sees and that are thrown away: else the tiles' edges show.
 OVERLAP = 32

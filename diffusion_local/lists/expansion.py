@@ -18,9 +18,9 @@ from itertools import accumulate, permutations, product
 from pathlib import Path
 from random import Random
 
-from diffusion_local.catalog import MAX_PROMPT_CHARS
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.encoding import lines, read_bounded
+from diffusion_local.options.values import MAX_PROMPT_CHARS
 
 MAX_DEPTH = 20  # of braces within braces and wildcards within wildcards
 MAX_TREE = 100  # nodes above each other, of wildcards that were read before

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffusion_local.catalog import SETTINGS
-from diffusion_local.checks import one_of
 from diffusion_local.domain import Kind
 from diffusion_local.errors import InvalidParams
+from diffusion_local.options.table import SETTINGS
+from diffusion_local.options.values import one_of
 
 #: What becomes of wildcards and choices: one drawn by lot for each picture, every combination, or left as written.
 EXPANSIONS = ("random", "all", "no")
@@ -34,7 +34,7 @@ ALIASES = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line's wishes, not yet checked against a model. What it does not say is absent."""
+    """A line's options, not yet checked against a model. What it does not say is absent."""
 
     line: int
     values: Mapping[str, Any]

@@ -8,14 +8,15 @@ from random import Random
 from typing import Any
 
 from diffusion_local import prompts
-from diffusion_local.catalog import Catalog, Model, check_prompt, whole_number
-from diffusion_local.completion import series, with_tags
+from diffusion_local.catalog import Catalog, Model
 from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, QueueFull
 from diffusion_local.estimates import Work
 from diffusion_local.lists.expansion import MANY, Expander, Text
 from diffusion_local.lists.fields import EXPANSIONS, BadLine, Entry
 from diffusion_local.lists.formats import bad
+from diffusion_local.options.validate import series, with_tags
+from diffusion_local.options.values import check_prompt, whole_number
 
 SHOWN_PROMPTS = 5  # of the first, and of the last
 MOST_BAD = 100  # bad lines that are kept; the others are counted

@@ -9,7 +9,7 @@ from typing import IO, Any, BinaryIO
 
 from diffusion_local import actor
 from diffusion_local.actor import Scope
-from diffusion_local.catalog import Catalog, check_prompt, draw_seed, whole_number
+from diffusion_local.catalog import Catalog
 from diffusion_local.domain import PRIORITIES, Batch, Job, Lane, Params, new_id, new_job, shortened, utc_now
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.encoding import read_bounded
@@ -18,6 +18,8 @@ from diffusion_local.lists.export import written
 from diffusion_local.lists.fields import FIELDS, BadLine, entry, field_name
 from diffusion_local.lists.formats import format_of, parse
 from diffusion_local.lists.plan import ListCheck, Plan, checked_expansion
+from diffusion_local.options.table import BATCH_OPTIONS
+from diffusion_local.options.values import check_prompt, draw_seed, whole_number
 from diffusion_local.queue import JobQueue
 from diffusion_local.settings import Settings
 from diffusion_local.store.batch_rows import BatchRows
@@ -26,7 +28,7 @@ from diffusion_local.store.files import LocalFiles
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.queue_view import QueueView
-from diffusion_local.store.timetable import WISHES, Timetable
+from diffusion_local.store.timetable import Timetable
 
 Source = str | bytes | Path | BinaryIO
 
@@ -132,7 +134,7 @@ class PromptLists:
         for what, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             check_prompt(what, text)
         checked_priority = whole_number("priority", priority, *PRIORITIES)
-        times = self._timetable.timing(Lane.BATCH, {each: defaults.pop(each, None) for each in WISHES})
+        times = self._timetable.timing(Lane.BATCH, {each: defaults.pop(each, None) for each in BATCH_OPTIONS})
         data, form = self._read(source), format or format_named(source)
         plan = self._plan(defaults, expand, expansion_seed)
         # Checked jobs wait on the disk, not in memory; and the write lock is taken when all of them are known.
@@ -211,9 +213,9 @@ def refusal(plan: Plan) -> str:
     return f"has {lines}, so nothing was enqueued; correct them or skip bad lines. {named}"
 
 
-def request(data: bytes, *wishes: object) -> str:
+def request(data: bytes, *options: object) -> str:
     """What tells one list from another, whatever was drawn by lot for it."""
-    return sha256(repr(wishes).encode() + b"\0" + data).hexdigest()
+    return sha256(repr(options).encode() + b"\0" + data).hexdigest()
 
 
 def format_named(source: Source) -> str:

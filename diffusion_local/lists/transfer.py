@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from diffusion_local import actor
-from diffusion_local.catalog import Catalog, check_prompt, whole_number
+from diffusion_local.catalog import Catalog
 from diffusion_local.domain import PRIORITIES, Batch, Job, Lane, Params, new_id, new_job, utc_now
 from diffusion_local.errors import InvalidParams, QueueFull
 from diffusion_local.lists.encoding import lines
@@ -19,6 +19,7 @@ from diffusion_local.lists.fields import BadLine
 from diffusion_local.lists.formats import MAX_ROW_CHARS, bad
 from diffusion_local.lists.grid import Grid
 from diffusion_local.lists.plan import MOST_BAD, CatalogOfNow
+from diffusion_local.options.values import check_prompt, whole_number
 from diffusion_local.timing import checked_url
 from diffusion_local.when import parse_window
 

@@ -54,12 +54,12 @@ class RemoteGrids:
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    def check(self, prompt: str, **wishes: Any) -> GridCheck:
-        return read(GridCheck, self._server.post("/grids/check", said(prompt, wishes)))
+    def check(self, prompt: str, **options: Any) -> GridCheck:
+        return read(GridCheck, self._server.post("/grids/check", said(prompt, options)))
 
-    def submit(self, prompt: str, *, idempotency_key: str | None = None, **wishes: Any) -> Receipt:
+    def submit(self, prompt: str, *, idempotency_key: str | None = None, **options: Any) -> Receipt:
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        return read(Receipt, self._server.post("/grids", said(prompt, wishes), headers=headers))
+        return read(Receipt, self._server.post("/grids", said(prompt, options), headers=headers))
 
 
 class RemoteQueueFile:
@@ -80,8 +80,8 @@ def of(batch_id: str, rest: str = "") -> str:
     return f"/batches/{part(batch_id)}{rest}"
 
 
-def said(prompt: str, wishes: dict[str, Any]) -> dict[str, Any]:
-    return {"prompt": prompt} | {name: value for name, value in wishes.items() if value is not None}
+def said(prompt: str, options: dict[str, Any]) -> dict[str, Any]:
+    return {"prompt": prompt} | {name: value for name, value in options.items() if value is not None}
 
 
 def progress(told: dict[str, Any]) -> Progress:

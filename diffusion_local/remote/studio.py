@@ -51,9 +51,9 @@ class RemoteStudio:
         *,
         idempotency_key: str | None = None,
         lane: Lane = Lane.INTERACTIVE,
-        **wishes: Any,
+        **options: Any,
     ) -> Receipt:
-        body = {"prompt": prompt, "lane": str(lane)} | {n: each for n, each in wishes.items() if each is not None}
+        body = {"prompt": prompt, "lane": str(lane)} | {n: each for n, each in options.items() if each is not None}
         return read(Receipt, self._server.post("/jobs", body, headers=keyed(idempotency_key)))
 
     def again(self, job_ids: Sequence[str] = (), batch_id: str | None = None) -> Receipt:
@@ -189,8 +189,8 @@ class RemoteLists:
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    def check(self, source: str | bytes | Path | BinaryIO, /, format: str = "", **wishes: Any) -> ListCheck:
-        return read(ListCheck, self._sent("/lists/check", source, format, wishes))
+    def check(self, source: str | bytes | Path | BinaryIO, /, format: str = "", **options: Any) -> ListCheck:
+        return read(ListCheck, self._sent("/lists/check", source, format, options))
 
     def submit(
         self,
@@ -199,19 +199,19 @@ class RemoteLists:
         format: str = "",
         *,
         idempotency_key: str | None = None,
-        **wishes: Any,
+        **options: Any,
     ) -> ListReceipt:
-        return read(ListReceipt, self._sent("/lists", source, format, wishes, headers=keyed(idempotency_key)))
+        return read(ListReceipt, self._sent("/lists", source, format, options, headers=keyed(idempotency_key)))
 
     def export(self, batch_id: str | None, format: str = "csv") -> Iterator[str]:
         path = f"/batches/{part(batch_id)}/export" if batch_id else "/queue/export"
         return self._server.lines(path, format=format)
 
-    def _sent(self, path: str, source: str | bytes | Path | BinaryIO, form: str, wishes: Any, **request: Any) -> Any:
+    def _sent(self, path: str, source: str | bytes | Path | BinaryIO, form: str, options: Any, **request: Any) -> Any:
         if isinstance(source, Path):
             form = form or format_of(source.name)
-            wishes = wishes | ({"name": wishes["name"] or source.stem} if "name" in wishes else {})
-        query = {name: value for name, value in (wishes | {"format": form}).items() if value not in (None, "")}
+            options = options | ({"name": options["name"] or source.stem} if "name" in options else {})
+        query = {name: value for name, value in (options | {"format": form}).items() if value not in (None, "")}
         return self._server.ask("POST", path, params=query, content=data_of(source), **request)
 
 

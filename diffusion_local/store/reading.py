@@ -5,8 +5,6 @@ carry the text in a PNG chunk, or in the EXIF comment of a JPEG or WebP.
 """
 
 import io
-import json
-import math
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -15,41 +13,22 @@ from typing import Any
 from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PIL
 
-from diffusion_local import checks
-from diffusion_local.completion import LORA_TAG, MAX_CLIP_SKIP
-from diffusion_local.domain import Kind, Params
+from diffusion_local.domain import Params
 from diffusion_local.errors import InvalidParams
+from diffusion_local.options import a1111
+from diffusion_local.options.validate import LORA_TAG
+from diffusion_local.options.values import MAX_LORA_WEIGHT, MAX_LORAS, MAX_PROMPT_CHARS
 from diffusion_local.store import recipe
 from diffusion_local.store.sources import FORMATS
 
 MAX_TEXT = 200_000
 MAX_PAIRS = 200
 USER_COMMENT = 0x9286
-#: A1111 name -> field of Params; it stays among the others where we have no such thing.
-SAMPLING = {"Sampler": "sampler", "Schedule type": "schedule"}
-MODEL_HASH = "Model hash"  # the first ten digits of the file's SHA-256
-_NEGATIVE = "Negative prompt:"
 #: A pair's name and value at their longest; what is longer is passed over.
 _MAX_NAME, _MAX_VALUE, _MAX_QUOTED = 61, 2000, 20_000
 _NAME = re.compile(r"\w[\w \-/]*")
 _SPACES = re.compile(r"\s*")
 _QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
-_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
-#: A1111's schedule names that are ours; older versions had them at the end of the sampler's name.
-_SCHEDULES = {name.casefold(): name for name in checks.SCHEDULES}
-#: A1111 name -> (field of Params, lowest, highest)
-_NUMBERS = {
-    "Steps": ("steps", 1, 1000),
-    "CFG scale": ("guidance", 0, 100),
-    "Distilled CFG Scale": ("guidance", 0, 100),
-    "Seed": ("seed", 0, checks.MAX_SEED),
-    "Denoising strength": ("strength", 0, 1),
-    "Clip skip": ("clip_skip", 0, MAX_CLIP_SKIP),
-    "Variation seed": ("variation_seed", 0, checks.MAX_SEED),
-    "Variation seed strength": ("variation_strength", 0, 1),
-    "Postprocess upscale by": ("scale", 1, 8),
-}
-_WHOLE = {"steps", "seed", "clip_skip", "variation_seed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +89,15 @@ def read_text(text: str) -> Recipe:
     pairs: dict[str, str] = {}
     if lines and len(found := pairs_in(lines[-1])) >= 3:
         lines.pop()
-        pairs = {name: unquoted(value) for name, value in found}
-    prompt, mark, negative = "\n".join(lines).partition(_NEGATIVE)
-    settings: dict[str, Any] = {"prompt": LORA_TAG.sub("", prompt).strip()[: checks.MAX_PROMPT_CHARS]}
+        pairs = {name: a1111.unquoted(value) for name, value in found}
+    prompt, mark, negative = "\n".join(lines).partition(a1111.NEGATIVE)
+    settings: dict[str, Any] = {"prompt": LORA_TAG.sub("", prompt).strip()[:MAX_PROMPT_CHARS]}
     if mark and negative.strip():
-        settings["negative"] = negative.strip()[: checks.MAX_PROMPT_CHARS]
-    settings |= read_pairs(pairs)
+        settings["negative"] = negative.strip()[:MAX_PROMPT_CHARS]
+    settings |= a1111.settings_in(pairs)
     if loras := read_loras(prompt):
         settings["loras"] = loras
-    used = {*_NUMBERS, "Size", "Model", "VAE", "Postprocess upscaler"}
-    used |= {name for name, own in SAMPLING.items() if own in settings}
-    return Recipe(settings, {}, {name: value for name, value in pairs.items() if name not in used}, text)
+    return Recipe(settings, {}, a1111.not_read(pairs, settings), text)
 
 
 def pairs_in(line: str) -> list[tuple[str, str]]:
@@ -142,64 +119,11 @@ def pairs_in(line: str) -> list[tuple[str, str]]:
     return found
 
 
-def read_pairs(pairs: dict[str, str]) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for name, (own, low, high) in _NUMBERS.items():
-        number = number_in(pairs.get(name, ""), low, high)
-        if number is not None:
-            settings[own] = int(number) if own in _WHOLE else number
-    if size := _SIZE.fullmatch(pairs.get("Size", "")):
-        settings |= {"width": int(size[1]), "height": int(size[2])}
-    sampler, schedule = sampler_in(pairs.get("Sampler", ""))
-    schedule = _SCHEDULES.get(pairs.get("Schedule type", "").casefold(), schedule)
-    for own, value in (
-        ("sampler", sampler),
-        ("schedule", schedule),
-        ("model", pairs.get("Model", "")),
-        ("vae", pairs.get("VAE", "")),
-        ("upscaler", pairs.get("Postprocess upscaler", "")),
-    ):
-        if value:
-            settings[own] = value[: checks.MAX_NAME_CHARS]
-    if "upscaler" in settings:
-        settings["kind"] = str(Kind.UPSCALE)
-    return settings
-
-
-def number_in(text: str, low: float, high: float) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and low <= number <= high else None
-
-
-def sampler_in(name: str) -> tuple[str, str]:
-    """Our sampler and schedule for a name, empty where there is none."""
-    for end, schedule in (*((f" {known}", _SCHEDULES[known]) for known in _SCHEDULES), ("", "")):
-        plain = name.casefold().removesuffix(end) if end else name.casefold()
-        if end and plain == name.casefold():
-            continue
-        for known in checks.SAMPLERS:
-            if known.casefold() == plain:
-                return known, schedule
-    return "", ""
-
-
 def read_loras(prompt: str) -> list[dict[str, Any]]:
     found: dict[str, float] = {}
-    for name, weight in LORA_TAG.findall(prompt)[: checks.MAX_LORAS]:
-        limit = checks.MAX_LORA_WEIGHT
-        number = number_in(weight or "1", -limit, limit)
+    for name, weight in LORA_TAG.findall(prompt)[:MAX_LORAS]:
+        limit = MAX_LORA_WEIGHT
+        number = a1111.number_in(weight or "1", -limit, limit)
         if number is not None:
             found[name] = number
     return [{"name": name, "weight": weight} for name, weight in found.items()]
-
-
-def unquoted(value: str) -> str:
-    if not value.startswith('"'):
-        return value.strip()
-    try:
-        return str(json.loads(value))
-    except ValueError:
-        return value.strip('"')

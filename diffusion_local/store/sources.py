@@ -13,8 +13,8 @@ from PIL import ImageCms, ImageOps, UnidentifiedImageError, features
 
 from diffusion_local import actor, decoding
 from diffusion_local.actor import Scope
-from diffusion_local.checks import SOURCE_ID
 from diffusion_local.errors import InvalidParams, NotFound, UserError
+from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.settings import Settings
 from diffusion_local.store.encoding import PNG_LEVEL
 from diffusion_local.store.files import LocalFiles, write_whole

@@ -8,9 +8,6 @@ from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.line import Rules
 from diffusion_local.timing import Timing, late_warning, timing
 
-#: What a submit may say about time; all are texts.
-WISHES = ("start_at", "window", "finish_by", "webhook")
-
 
 class Timetable:
     def __init__(self, database: Database, rules: Rules, check_webhook: Callable[[str], None]) -> None:
@@ -22,29 +19,29 @@ class Timetable:
     def zone(self) -> tzinfo:
         return self._rules.zone
 
-    def timing(self, lane: Lane, wishes: Mapping[str, str | None]) -> Timing:
+    def timing(self, lane: Lane, given: Mapping[str, str | None]) -> Timing:
         """Raises InvalidParams."""
-        if not any(wishes.values()):
+        if not any(given.values()):
             return Timing()
-        found = timing(datetime.fromisoformat(utc_now()), self.zone, self._queue_window(lane), **wishes)
+        found = timing(datetime.fromisoformat(utc_now()), self.zone, self._queue_window(lane), **given)
         if found.webhook:
             self._check_webhook(found.webhook)
         return found
 
-    def changed(self, batch: Batch, wishes: Mapping[str, str]) -> dict[str, str | None]:
+    def changed(self, batch: Batch, given: Mapping[str, str]) -> dict[str, str | None]:
         """The batch's times with some of them changed (an empty one is taken away). Raises InvalidParams.
 
         Times that stay are not checked again: they may be in the past by now.
         """
-        new = self.timing(batch.lane, {"window": batch.window, **wishes})
-        return {name: value for name, value in new.fields().items() if name in wishes}
+        new = self.timing(batch.lane, {"window": batch.window, **given})
+        return {name: value for name, value in new.fields().items() if name in given}
 
-    def foreseen(self, seconds: float | None, wishes: Mapping[str, str | None]) -> tuple[str | None, str]:
+    def foreseen(self, seconds: float | None, given: Mapping[str, str | None]) -> tuple[str | None, str]:
         """(when so much work of the batch lane would be done, in UTC; a sentence if that is too late).
 
         Raises InvalidParams.
         """
-        times = self.timing(Lane.BATCH, wishes)
+        times = self.timing(Lane.BATCH, given)
         if seconds is None:
             return None, ""
         now = datetime.fromisoformat(utc_now())

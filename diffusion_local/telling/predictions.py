@@ -15,7 +15,7 @@ FILTER = ("start", "output", "logs", "completed")
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Subscription:
     """Under which id a prediction is known, the address of the server as its client knows it, and what is told."""
 
     id: str
@@ -23,7 +23,7 @@ class Wish:
     events: tuple[str, ...] = FILTER
 
     @classmethod
-    def of(cls, batch: Batch) -> "Wish":
+    def of(cls, batch: Batch) -> "Subscription":
         """What was said as the batch was submitted; its own id where the client chose none."""
         told = json.loads(batch.prediction)
         return cls(told["id"] or batch.id, told["root"], tuple(told["events"]))
@@ -32,15 +32,19 @@ class Wish:
         return json.dumps(asdict(self))
 
 
-def prediction(wish: Wish, batch: Batch, jobs: Sequence[Job], images: Mapping[str, Image]) -> dict[str, Any]:
+def prediction(
+    subscription: Subscription, batch: Batch, jobs: Sequence[Job], images: Mapping[str, Image]
+) -> dict[str, Any]:
     """A batch as a prediction; ``output`` and times of its end once all its jobs have ended."""
     ended = [job.finished_at for job in jobs if job.finished_at]
     finished = len(ended) == len(jobs)
     failed = next((job for job in jobs if job.failure and job.state is State.FAILED), None)
-    url = f"{wish.root}/predictions/{quote(wish.id, safe='')}"
-    output = [f"{wish.root}/images/{images[job.id].id}{images[job.id].suffix}" for job in jobs if job.id in images]
+    url = f"{subscription.root}/predictions/{quote(subscription.id, safe='')}"
+    output = [
+        f"{subscription.root}/images/{images[job.id].id}{images[job.id].suffix}" for job in jobs if job.id in images
+    ]
     return {
-        "id": wish.id,
+        "id": subscription.id,
         "status": status(jobs),
         "input": asdict(jobs[0].params) | {"count": len(jobs)},
         "output": output if finished and output else None,
@@ -54,9 +58,9 @@ def prediction(wish: Wish, batch: Batch, jobs: Sequence[Job], images: Mapping[st
     }
 
 
-def started(wish: Wish, batch: Batch, jobs: Sequence[Job]) -> dict[str, Any]:
+def started(subscription: Subscription, batch: Batch, jobs: Sequence[Job]) -> dict[str, Any]:
     """As it was when its first picture began, whatever has become of it."""
-    told = prediction(wish, batch, jobs, {})
+    told = prediction(subscription, batch, jobs, {})
     return told | {"status": "processing", "output": None, "error": None, "metrics": {}, "completed_at": None}
 
 

@@ -11,7 +11,7 @@ from diffusion_local.telling.addresses import Allowed, read
 
 MOST_TRIES = 8  # 10 s, then 4 times longer each: the last about 15 hours after the first
 #: Events that a batch's own webhook hears of.
-OF_BATCH = ("batch.done", "job.failed")
+BATCH_OPTIONS = ("batch.done", "job.failed")
 
 
 def webhooks(settings: Settings) -> list[str]:
@@ -47,7 +47,7 @@ def morning(settings: Settings) -> time | None:
 def receivers(settings: Settings, event: str, webhook: str) -> dict[str, int]:
     """The number of tries by receiver; ``webhook`` is the batch's own, or empty."""
     found = [*webhooks(settings)] if event in events(settings) else []
-    if webhook and event in OF_BATCH:
+    if webhook and event in BATCH_OPTIONS:
         found.append(webhook)
     tries = dict.fromkeys(found, MOST_TRIES)
     hook = hooks.receiver_of(settings, event)

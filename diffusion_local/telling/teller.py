@@ -141,14 +141,14 @@ class Teller:
 
     def _prediction(self, event: str, batch: Batch) -> dict[str, str]:
         """What the batch's own webhook hears of an event, if it asked for it: the prediction, and nothing else."""
-        wish = predictions.Wish.of(batch)
-        if predictions.EVENTS.get(event) not in wish.events:
+        subscription = predictions.Subscription.of(batch)
+        if predictions.EVENTS.get(event) not in subscription.events:
             return {}
         jobs = self._view.jobs(None, batch.id, predictions.MOST_JOBS, None)
         if event == "batch.started":
-            told = predictions.started(wish, batch, jobs)
+            told = predictions.started(subscription, batch, jobs)
         else:
-            told = predictions.prediction(wish, batch, jobs, self._images.of_jobs([job.id for job in jobs]))
+            told = predictions.prediction(subscription, batch, jobs, self._images.of_jobs([job.id for job in jobs]))
         return {batch.webhook: json.dumps(told, ensure_ascii=False)}
 
     def _data(self, notice: Notice) -> dict[str, Any]:

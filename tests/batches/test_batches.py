@@ -21,8 +21,8 @@ from tests.support import FAILURE, claimed, image_of, soon, sql
 SMALL = {"width": 128, "height": 128, "steps": 4}
 
 
-def make_list(studio: Studio, text: str = "a cat\na dog\nan owl", **wishes: Any) -> str:
-    return studio.lists.submit(text, **SMALL | wishes).batch_id
+def make_list(studio: Studio, text: str = "a cat\na dog\nan owl", **options: Any) -> str:
+    return studio.lists.submit(text, **SMALL | options).batch_id
 
 
 def make_one(house: House, seconds: float = 10.0) -> None:

@@ -1,9 +1,9 @@
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
-from diffusion_local.catalog import SAMPLERS
 from diffusion_local.engine import samplers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
+from diffusion_local.options.samplers import SAMPLERS
 from tests.engine.conftest import Draw
 
 

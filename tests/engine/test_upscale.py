@@ -8,11 +8,11 @@ import torch
 from PIL import Image as PIL
 from safetensors.torch import save_file
 
-from diffusion_local import completion
 from diffusion_local.domain import Kind
 from diffusion_local.engine import upscale
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import ModelUnavailable, OutOfMemory, Stopped
+from diffusion_local.options.validate import TILE
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
 from tests.support import params
@@ -122,7 +122,7 @@ def test_the_steps_told_at_submit_are_the_tiles(at_home: Home) -> None:
     receipt = at_home.house.studio.submit("", kind="upscale", source=big, upscaler="Lanczos", scale=4)
     job = at_home.house.studio.job(receipt.job_ids[0])
     assert (job.params.steps, job.params.width) == (1, 4120)
-    assert len(list(upscale.tiles((1030, 512), completion.TILE))) == 3
+    assert len(list(upscale.tiles((1030, 512), TILE))) == 3
 
 
 def test_the_fake_engine_upscales_too() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from diffusion_local.catalog import MAX_SEED
 from diffusion_local.compose import House, open_house
 from diffusion_local.domain import Job, Lane, State
 from diffusion_local.engine.fake import FakeEngine
@@ -17,6 +16,7 @@ from diffusion_local.errors import Conflict, InvalidParams, NotFound, QueueFull,
 from diffusion_local.lists.fields import BadLine
 from diffusion_local.lists.plan import MOST_BAD
 from diffusion_local.lists.prompt_lists import PromptLists
+from diffusion_local.options.values import MAX_SEED
 from diffusion_local.studio import Studio
 from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop

@@ -20,8 +20,8 @@ from tests.support import claimed, image_of, sql
 EVIL = '<script>alert(1)</script> & "quoted" [link](http://x) `code` |'
 
 
-def batch(house: House, count: int, prompt: str = "a red apple", **wishes: Any) -> str:
-    return house.studio.submit(prompt, count=count, seed=1, width=128, height=128, **wishes).batch_id
+def batch(house: House, count: int, prompt: str = "a red apple", **options: Any) -> str:
+    return house.studio.submit(prompt, count=count, seed=1, width=128, height=128, **options).batch_id
 
 
 def done(house: House, seconds: float = 2.0) -> Job:

@@ -13,6 +13,7 @@ from sd_parsers import ParserManager
 
 from diffusion_local.domain import Image, Kind, Lora, Params
 from diffusion_local.errors import InvalidParams
+from diffusion_local.options import a1111
 from diffusion_local.settings import Settings
 from diffusion_local.store import reading, recipe
 from diffusion_local.store.files import LocalFiles
@@ -49,7 +50,7 @@ def test_our_picture_gives_every_setting_back(settings: Settings) -> None:
 
 
 def test_our_text_alone_gives_all_that_a1111_has_names_for() -> None:
-    found = reading.read_text(recipe.a1111_text(FULL, FACTS))
+    found = reading.read_text(a1111.text(FULL, FACTS))
     expected = FULL.to_dict()
     for ours in ("kind", "source"):
         del expected[ours]
@@ -60,7 +61,7 @@ def test_our_text_alone_gives_all_that_a1111_has_names_for() -> None:
 
 def test_an_upscaled_picture_says_so() -> None:
     made = params(kind=Kind.UPSCALE, source="a" * 64, upscaler="Lanczos", scale=2.0, sampler="", steps=1, guidance=0.0)
-    text = recipe.a1111_text(made)
+    text = a1111.text(made)
     assert "Postprocess upscale by: 2, Postprocess upscaler: Lanczos" in text
     assert reading.read_text(text).settings["kind"] == "upscale"
 

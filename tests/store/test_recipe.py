@@ -5,23 +5,24 @@ import json
 from PIL import Image as PIL
 
 from diffusion_local.domain import Params
+from diffusion_local.options import a1111
 from diffusion_local.store import recipe
 from diffusion_local.store.jobs import JobStore
 from tests.support import enqueue, image_of, params
 
 
 def test_the_text_has_the_form_of_a1111() -> None:
-    lines = recipe.a1111_text(params(negative="blurry", guidance=5.0)).splitlines()
+    lines = a1111.text(params(negative="blurry", guidance=5.0)).splitlines()
     assert lines[:2] == ["a red apple", "Negative prompt: blurry"]
     assert lines[2].startswith("Steps: 4, Sampler: DPM++ 2M, CFG scale: 5, Seed: 7, Size: 128x128, Model: starter, Ver")
 
 
 def test_no_negative_no_line() -> None:
-    assert len(recipe.a1111_text(params()).splitlines()) == 2
+    assert len(a1111.text(params()).splitlines()) == 2
 
 
 def test_a_name_with_a_comma_is_quoted() -> None:
-    assert 'Model: "a, b"' in recipe.a1111_text(params(model="a, b"))
+    assert 'Model: "a, b"' in a1111.text(params(model="a, b"))
 
 
 def test_our_json_gives_the_params_back(store: JobStore) -> None:

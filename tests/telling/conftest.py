@@ -65,8 +65,8 @@ def telling(receiver: Receiver) -> Iterator[OpenHouse]:
     opened: list[House] = []
 
     def start(**changes: Any) -> House:
-        wishes = {"webhooks": receiver.url, "webhook_allow_private": "127.0.0.1"} | changes
-        opened.append(open_house(replace(Settings.load(engine="fake", port=0), **wishes)))
+        options = {"webhooks": receiver.url, "webhook_allow_private": "127.0.0.1"} | changes
+        opened.append(open_house(replace(Settings.load(engine="fake", port=0), **options)))
         return opened[-1]
 
     yield start

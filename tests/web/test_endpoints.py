@@ -11,8 +11,8 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from diffusion_local import shapes
+from diffusion_local.options.table import BATCH_OPTIONS, SETTINGS
 from diffusion_local.web.api import batch_endpoints, report_endpoints
-from diffusion_local.wishes import OF_BATCH, WISHES
 from tests.support import soon
 from tests.web.conftest import Site
 
@@ -61,7 +61,7 @@ def test_the_endpoints_are_these_and_documented(api: Client) -> None:
 def test_submit_takes_one_parameter_for_each_setting(api: Client) -> None:
     told = api.view_api(return_format="dict", print_info=False)["named_endpoints"]["/submit"]
     named = [each["parameter_name"] for each in told["parameters"]]
-    assert named == ["prompt", *WISHES, *OF_BATCH, "count", "name", "priority", "idempotency_key"]
+    assert named == ["prompt", *SETTINGS, *BATCH_OPTIONS, "count", "name", "priority", "idempotency_key"]
 
 
 def test_a_prompt_becomes_a_picture(api: Client, site: Site) -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from diffusion_local import catalog, completion
+from diffusion_local import catalog
 from diffusion_local.compose import House
 from diffusion_local.domain import Params
+from diffusion_local.options import validate
 from diffusion_local.web.ui import form
 from tests.support import params
 
@@ -42,8 +43,7 @@ def test_what_is_filled_in_is_read_back() -> None:
     given = form.read(form.fill(recipe))
     assert (given.pop("count"), given.pop("styles")) == (1, [])
     assert (
-        completion.complete("starter", *LIKE_STARTER, given.pop("prompt"), {**given, "model": "starter"}, NONE)
-        == recipe
+        validate.complete("starter", *LIKE_STARTER, given.pop("prompt"), {**given, "model": "starter"}, NONE) == recipe
     )
 
 

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from diffusion_local import catalog
-from diffusion_local.catalog import Defaults, Limits, Model
+from diffusion_local.catalog import Model
 from diffusion_local.compose import House
+from diffusion_local.options.limits import Defaults, Limits, check_size
 from diffusion_local.web.ui import sizes
 
 STARTER = (catalog.STARTER_DEFAULTS, catalog.STARTER_LIMITS)
@@ -32,7 +33,7 @@ def test_every_shape_is_a_size_the_model_takes(defaults: Defaults, limits: Limit
     assert found[0] == ("1:1", f"{defaults.width}x{defaults.height}")
     for _, value in found:
         width, height = value.split("x")
-        catalog.check_size(width, height, limits, "m")
+        check_size(width, height, limits, "m")
         assert sizes.size_of(one, int(width), int(height)) == value
     assert sizes.size_of(one, 8, 8) is None
 

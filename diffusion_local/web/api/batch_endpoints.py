@@ -4,8 +4,8 @@ from dataclasses import asdict
 from typing import Any
 
 from diffusion_local import shapes
+from diffusion_local.options.signature import taking_options
 from diffusion_local.studio import Studio
-from diffusion_local.wishes import taking_wishes
 
 NAMES = (
     "batches",
@@ -36,13 +36,13 @@ class Batches:
         """One batch: counts by state, `done_at` (estimated, null where unknown), `warning` if that is too late."""
         return shapes.progress(self._studio.batches.get(batch_id))
 
-    @taking_wishes(without=("seed",), of_batch=True)
-    def edit_batch(self, batch_id: str, name: str = "", prompt: str | None = None, **wishes: Any) -> dict:
+    @taking_options(without=("seed",), batch=True)
+    def edit_batch(self, batch_id: str, name: str = "", prompt: str | None = None, **options: Any) -> dict:
         """Rename a batch, and change what still waits of it: {"changed" jobs, "warnings"}. All or nothing.
 
         An empty time (`window`, `start_at`, `finish_by`) is taken away.
         """
-        changes = {field: value for field, value in (wishes | {"prompt": prompt}).items() if value is not None}
+        changes = {field: value for field, value in (options | {"prompt": prompt}).items() if value is not None}
         told: dict[str, Any] = {"changed": 0, "warnings": []}
         if changes or not name:
             edited = self._studio.batches.edit(batch_id, **changes)
@@ -51,27 +51,20 @@ class Batches:
             self._studio.batches.rename(batch_id, name)
         return told
 
-    def duplicate_batch(
-        self,
-        batch_id: str,
-        name: str = "",
-        window: str | None = None,
-        start_at: str | None = None,
-        finish_by: str | None = None,
-    ) -> dict:
+    @taking_options(picture=False, batch=True, last=True)
+    def duplicate_batch(self, batch_id: str, name: str = "", **times: Any) -> dict:
         """All its pictures again, with the same seeds, as a batch of its own: {"batch_id", "job_ids", "warnings"}."""
-        times = {"window": window, "start_at": start_at, "finish_by": finish_by}
         return shapes.receipt(self._studio.batches.duplicate(batch_id, name, **times))
 
-    @taking_wishes()
-    def check_grid(self, prompt: str, x: str, y: str = "", z: str = "", **wishes: Any) -> dict:
+    @taking_options()
+    def check_grid(self, prompt: str, x: str, y: str = "", z: str = "", **options: Any) -> dict:
         """What a grid would make: pictures, heads of columns and rows, models, seconds. Nothing is enqueued.
 
         An axis is a field with its values: `steps: 10,20,30`, `seed: 1-4`, `prompt: cat,dog` (search and replace).
         """
-        return asdict(self._studio.grids.check(prompt, x=x, y=y, z=z, **wishes))
+        return asdict(self._studio.grids.check(prompt, x=x, y=y, z=z, **options))
 
-    @taking_wishes(of_batch=True)
+    @taking_options(batch=True)
     def submit_grid(
         self,
         prompt: str,
@@ -81,11 +74,11 @@ class Batches:
         name: str = "",
         priority: int = 0,
         idempotency_key: str | None = None,
-        **wishes: Any,
+        **options: Any,
     ) -> dict:
         """Enqueue a picture for each combination of the axes: {"batch_id", "job_ids", "warnings"}."""
         receipt = self._studio.grids.submit(
-            prompt, x=x, y=y, z=z, name=name, priority=priority, idempotency_key=idempotency_key, **wishes
+            prompt, x=x, y=y, z=z, name=name, priority=priority, idempotency_key=idempotency_key, **options
         )
         return shapes.receipt(receipt)
 

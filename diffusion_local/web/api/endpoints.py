@@ -16,14 +16,15 @@ import gradio as gr
 from gradio import FileData
 from gradio.utils import get_upload_folder
 
-from diffusion_local import actor, catalog, shapes
+from diffusion_local import actor, shapes
 from diffusion_local.actor import Scope
 from diffusion_local.errors import InvalidParams, UserError
+from diffusion_local.options.signature import taking_options
+from diffusion_local.options.values import number
 from diffusion_local.studio import MAX_WAIT, Studio
 from diffusion_local.web.api import batch_endpoints, control, list_endpoints, report_endpoints
 from diffusion_local.web.api.http import streams
 from diffusion_local.web.api.watch import Watch, until_final
-from diffusion_local.wishes import taking_wishes
 
 T = TypeVar("T")
 
@@ -74,7 +75,7 @@ class Endpoints:
         self._studio = studio
         self._watch = Watch(studio)
 
-    @taking_wishes(of_batch=True)
+    @taking_options(batch=True)
     def submit(
         self,
         prompt: str,
@@ -82,7 +83,7 @@ class Endpoints:
         name: str = "",
         priority: int = 0,
         idempotency_key: str | None = None,
-        **wishes: Any,
+        **options: Any,
     ) -> dict:
         """Enqueue `count` pictures of a prompt and answer at once: {"batch_id", "job_ids", "warnings"}.
 
@@ -91,7 +92,7 @@ class Endpoints:
         """
         return shapes.receipt(
             self._studio.submit(
-                prompt, count=count, name=name, priority=priority, idempotency_key=idempotency_key, **wishes
+                prompt, count=count, name=name, priority=priority, idempotency_key=idempotency_key, **options
             )
         )
 
@@ -113,7 +114,7 @@ class Endpoints:
         await self._until_final([job_id], timeout)
         return await anyio.to_thread.run_sync(shapes.one_job, self._studio, job_id)
 
-    @taking_wishes(of_batch=True)
+    @taking_options(batch=True)
     async def generate(
         self,
         prompt: str,
@@ -122,7 +123,7 @@ class Endpoints:
         priority: int = 0,
         idempotency_key: str | None = None,
         timeout: float = 120.0,
-        **wishes: Any,
+        **options: Any,
     ) -> dict:
         """Submit and wait up to `timeout` seconds: {"batch_id", "job_ids", "warnings", "jobs", "finished"}.
 
@@ -130,7 +131,7 @@ class Endpoints:
         """
         checked_timeout(timeout)
         order: dict[str, Any] = {"count": count, "name": name, "priority": priority, "idempotency_key": idempotency_key}
-        receipt = await anyio.to_thread.run_sync(lambda: self._studio.submit(prompt, **order, **wishes))
+        receipt = await anyio.to_thread.run_sync(lambda: self._studio.submit(prompt, **order, **options))
         finished = await self._until_final(receipt.job_ids, timeout)
         jobs = await anyio.to_thread.run_sync(self._all, receipt.job_ids)
         return shapes.receipt(receipt) | {"jobs": jobs, "finished": finished}
@@ -201,7 +202,7 @@ def uploaded(picture: Any) -> bytes:
 
 
 def checked_timeout(timeout: float) -> float:
-    return catalog.number("timeout", timeout, 0, MAX_WAIT)
+    return number("timeout", timeout, 0, MAX_WAIT)
 
 
 def told(endpoint: Callable[..., T]) -> Callable[..., T]:

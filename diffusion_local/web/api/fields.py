@@ -1,10 +1,12 @@
 """What requests of the HTTP API carry. Only types are checked here; limits are the Studio's business."""
 
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, create_model
 
-from diffusion_local.wishes import OF_BATCH, WISHES, Wish
+from diffusion_local.options.option import Option
+from diffusion_local.options.signature import options_of
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -13,21 +15,24 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-def wished(body: type[M], table: dict[str, Wish] = WISHES) -> type[M]:
-    """The same body with a field for each wish."""
-    wishes: dict[str, Any] = {
-        name: (wish.type | None, Field(None, description=wish.meaning, examples=wish.example and [wish.example]))
-        for name, wish in table.items()
-    }
-    return create_model(body.__name__, __base__=body, __doc__=body.__doc__, **wishes)
+def with_options(picture: bool = True, batch: bool = False) -> Callable[[type[M]], type[M]]:
+    """The same body with a field for each option of a picture beside its prompt, and of a batch."""
+    options: dict[str, Any] = {each.name: field_of(each) for each in options_of(picture, batch)}
+
+    def decorate(body: type[M]) -> type[M]:
+        return create_model(body.__name__, __base__=body, __doc__=body.__doc__, **options)
+
+    return decorate
 
 
-def of_batch(body: type[M]) -> type[M]:
-    return wished(body, OF_BATCH)
+def field_of(option: Option, *names: str) -> tuple[Any, Any]:
+    """A field that may be left out; with ``names`` it is read under those."""
+    examples = None if option.example is None else [option.example]
+    alias = AliasChoices(*names) if names else None
+    return option.taken | None, Field(None, description=option.meaning, examples=examples, validation_alias=alias)
 
 
-@of_batch
-@wished
+@with_options(batch=True)
 class NewJobs(Body):
     """A prompt to be made into `count` pictures. What is left out, or null, takes the model's default."""
 
@@ -67,8 +72,8 @@ class Forget(Chosen):
     ended: bool = Field(False, description="every job that has ended")
 
 
-@wished
-class ListWishes(BaseModel):
+@with_options()
+class ListSettings(BaseModel):
     """How a list is read, and what holds for lines that say nothing."""
 
     model_config = ConfigDict(extra="forbid")
@@ -79,8 +84,8 @@ class ListWishes(BaseModel):
     count: int | None = Field(None, description="pictures of a line")
 
 
-@of_batch
-class ListOptions(ListWishes):
+@with_options(picture=False, batch=True)
+class ListOptions(ListSettings):
     """How a list is read and enqueued, and what holds for lines that say nothing."""
 
     skip_bad_lines: bool = Field(False, description="enqueue the good ones; else one bad line refuses them all")
@@ -88,7 +93,7 @@ class ListOptions(ListWishes):
     priority: int = Field(0, description="-100 to 100, higher runs first")
 
 
-@wished
+@with_options()
 class CheckGrid(Body):
     """A picture for each combination of the axes; what is left out, or null, takes the model's default."""
 
@@ -100,7 +105,7 @@ class CheckGrid(Body):
     z: str = Field("", description="grids below each other", examples=["seed: 1-3"])
 
 
-@of_batch
+@with_options(picture=False, batch=True)
 class NewGrid(CheckGrid):
     """A grid to be made; what is left out, or null, takes the model's default."""
 
@@ -109,8 +114,7 @@ class NewGrid(CheckGrid):
     lane: Literal["interactive", "batch"] = Field("batch", description="the batch lane runs after the other")
 
 
-@of_batch
-@wished
+@with_options(batch=True)
 class EditBatch(Body):
     """What of a batch is to be otherwise; what is left out, or null, stays."""
 
@@ -118,7 +122,7 @@ class EditBatch(Body):
     prompt: str | None = Field(None, description="of every picture that waits")
 
 
-@of_batch
+@with_options(picture=False, batch=True)
 class Copy(Body):
     """Of a batch that is made again."""
 

@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
+from diffusion_local.options.signature import taking_options
 from diffusion_local.studio import Studio
-from diffusion_local.wishes import taking_wishes
 
 NAMES = ("check_list", "submit_list")
 
@@ -17,7 +17,7 @@ class Lists:
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
 
-    @taking_wishes(last=True)
+    @taking_options(last=True)
     def check_list(
         self,
         text: str,
@@ -25,18 +25,18 @@ class Lists:
         expand: str = "random",
         expansion_seed: int | None = None,
         count: int | None = None,
-        **wishes: Any,
+        **options: Any,
     ) -> dict:
         """What a list would make: pictures, models, seconds, bytes, first and last prompts, bad lines with reasons.
 
         Nothing is enqueued. `expand` is random, all or no: what becomes of `{red|blue}` and `__animal__`.
         """
         check = self._studio.lists.check(
-            text, format, expand=expand, expansion_seed=expansion_seed, count=count, **wishes
+            text, format, expand=expand, expansion_seed=expansion_seed, count=count, **options
         )
         return asdict(check)
 
-    @taking_wishes(of_batch=True, last=True)
+    @taking_options(batch=True, last=True)
     def submit_list(
         self,
         text: str,
@@ -48,7 +48,7 @@ class Lists:
         expand: str = "random",
         expansion_seed: int | None = None,
         count: int | None = None,
-        **wishes: Any,
+        **options: Any,
     ) -> dict:
         """Enqueue every picture of a list as one batch: {"batch_id", "count", "job_ids" (the first), "bad_lines", ...}.
 
@@ -64,6 +64,6 @@ class Lists:
             expand=expand,
             expansion_seed=expansion_seed,
             count=count,
-            **wishes,
+            **options,
         )
         return asdict(receipt)

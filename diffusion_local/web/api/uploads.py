@@ -13,12 +13,12 @@ from starlette.datastructures import UploadFile
 
 from diffusion_local import actor
 from diffusion_local.actor import Scope
-from diffusion_local.checks import SOURCE_ID
 from diffusion_local.errors import InvalidParams
+from diffusion_local.options.table import PICTURES
+from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.fields import NewJobs
 
-PICTURES = ("source", "mask")  # fields of a submit that name a picture, or carry it
 FORM_FIELD_BYTES = 1024 * 1024
 
 DATA_URL = re.compile(r"data:[\w.+*-]+/[\w.+*-]+;base64,", re.ASCII)
@@ -60,11 +60,11 @@ def validated(data: str | bytes) -> NewJobs:
         raise RequestValidationError([each | {"loc": ("body", *each["loc"])} for each in error.errors()]) from None
 
 
-def kept_pictures(studio: Studio, wishes: dict[str, Any]) -> dict[str, Any]:
-    """The wishes with ids in the place of pictures that came along."""
-    sent = {name: wishes[name] for name in PICTURES if wishes.get(name) and not SOURCE_ID.fullmatch(wishes[name])}
+def kept_pictures(studio: Studio, options: dict[str, Any]) -> dict[str, Any]:
+    """The options with ids in the place of pictures that came along."""
+    sent = {name: options[name] for name in PICTURES if options.get(name) and not SOURCE_ID.fullmatch(options[name])}
     actor.require(Scope.SUBMIT)
-    return wishes | {name: studio.sources.add(decoded(name, text), name).id for name, text in sent.items()}
+    return options | {name: studio.sources.add(decoded(name, text), name).id for name, text in sent.items()}
 
 
 def media_type(request: Request) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import gradio as gr
 
 from diffusion_local.library import size_words
+from diffusion_local.options.limits import FOLLOW_MODEL
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form
 from diffusion_local.web.ui.effects import Effect, Verb, said
@@ -14,7 +15,7 @@ from diffusion_local.web.ui.words import say
 def use_model(studio: Studio, key: str, place: str) -> Effect:
     """Into the form, with its own defaults; what was typed stays."""
     model = studio.library.model(key)
-    values: dict[str, Any] = {name: getattr(model.defaults, name) for name in form.FOLLOW_MODEL}
+    values: dict[str, Any] = {name: getattr(model.defaults, name) for name in FOLLOW_MODEL}
     values["model"] = gr.Dropdown(form.model_choices(studio.models()), value=model.id)  # it may be newer than the page
     return Effect(tabs=gr.Tabs(selected="create"), form=form.only(**values))
 

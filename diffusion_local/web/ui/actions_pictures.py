@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from diffusion_local.completion import SETTINGS
 from diffusion_local.domain import Kind, Params, shortened
 from diffusion_local.errors import NotFound
-from diffusion_local.params import DEFAULTS
+from diffusion_local.options.table import DEFAULTS, SETTINGS
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_picture
 from diffusion_local.web.ui.effects import Effect, Verb, said

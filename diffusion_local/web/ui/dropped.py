@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 
 from diffusion_local.catalog import Model
-from diffusion_local.completion import LANCZOS
 from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import NotFound
-from diffusion_local.store.reading import MODEL_HASH, SAMPLING
+from diffusion_local.options.a1111 import CHOICES, MODEL_HASH
+from diffusion_local.options.table import LANCZOS
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form, view
 from diffusion_local.web.ui.words import say
@@ -86,6 +86,6 @@ def unread(settings: dict[str, Any], others: dict[str, Any], model: Model | None
     """What another tool noted of the model and how it was sampled, and has no like here."""
     if model is None and settings.get("model"):
         yield f"{view.name_of('model')} {settings['model']}"
-    for name, field in SAMPLING.items():
+    for name, field in CHOICES.items():
         if others.get(name) and str(others[name]).casefold() != "automatic":
             yield f"{view.name_of(field)} {others[name]}"

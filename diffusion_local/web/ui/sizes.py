@@ -3,7 +3,8 @@
 import math
 from typing import Any
 
-from diffusion_local.catalog import Limits, Model
+from diffusion_local.catalog import Model
+from diffusion_local.options.limits import Limits
 
 #: Width : height of the upright shapes; the first is every model's own size. Each but the first can be turned.
 SHAPES = ((1, 1), (4, 5), (3, 4), (2, 3), (9, 16))

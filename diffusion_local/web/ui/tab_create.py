@@ -8,9 +8,10 @@ from typing import Any
 import gradio as gr
 
 from diffusion_local.catalog import Model
-from diffusion_local.completion import LANCZOS
 from diffusion_local.domain import Kind, Snapshot
 from diffusion_local.errors import UserError
+from diffusion_local.options.limits import FOLLOW_MODEL
+from diffusion_local.options.table import OPTIONS
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import dropped, form, sizes, view, view_jobs, view_source
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
@@ -54,7 +55,7 @@ def on_model(studio: Studio, model_id: str, before_id: str, width: Any, height: 
         problem = say("create.model_problem", model=model.name, problem=retell(model.problem))
         told = view.notice("bad", view.text(problem))
     width, height = sizes.moved(before, model, width, height)
-    names = form.FOLLOW_MODEL[2:]
+    names = FOLLOW_MODEL[2:]
     following = [
         getattr(model.defaults, name) if value in (None, getattr(before.defaults, name)) else value
         for name, value in zip(names, values, strict=True)
@@ -139,14 +140,13 @@ class CreateTab:
             self.sample,
             self.source,
             self.loras,
-            *(self.field(name) for name in ("model", "styles", "upscaler", "vae")),
+            *(self.field(name) for name in ("model", "styles", *form.OF_FILES)),
         ]
 
 
 def once(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
     """A new page knows models and files that came after the server's start, and speaks its own language."""
     names = {style.name: f"styles.{style.name.lower().replace(' ', '_')}" for style in studio.styles.all()}
-    own = (say("create.models_own"), "")
     return [
         on_size_typed(studio, model_id, width, height),
         on_sample(studio, model_id),
@@ -154,8 +154,7 @@ def once(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
         view_source.loras(studio.library.adapters()["loras"]),
         gr.Dropdown(form.model_choices(studio.models())),
         gr.Dropdown([(say(key) if known(key) else name, name) for name, key in names.items()]),
-        gr.Dropdown([LANCZOS, *form.usable(studio, "upscalers")]),
-        gr.Dropdown([own, *((name, name) for name in form.usable(studio, "vae"))]),
+        *(gr.Dropdown(form.choices(OPTIONS[name], studio, say)) for name in form.OF_FILES),
     ]
 
 
@@ -168,11 +167,11 @@ def layout(studio: Studio) -> CreateTab:
             made[name] = form.component(name, studio)
 
     with gr.Column(elem_id="composer"):
-        place("prompt")
+        place(*form.at("prompt"))
         source = live("source")
-        place("kind", "source", "mask", "loras")
+        place(*form.at("source"))
         with gr.Row(elem_id="source-settings"):
-            place("strength", "upscaler", "scale")
+            place(*form.at("source-settings"))
         with gr.Row(elem_id="composer-bar", equal_height=True):
             size = gr.Radio(
                 sizes.sizes(model),
@@ -193,24 +192,21 @@ def layout(studio: Studio) -> CreateTab:
         with gr.Row():
             with gr.Row(elem_id="model-row"):
                 sample = live("sample")
-                place("model")
+                place(*form.at("model"))
             place("styles")
-        place("negative")
+        place(*form.at("negative"))
         with gr.Row(elem_id="seed-row", equal_height=True):
-            place("seed")
+            place(*form.at("seed"))
             dice = gr.Button(label("create.draw_seed"), elem_id="dice", min_width=60, scale=0)
             keep = gr.Button(label("create.keep_seed"), elem_id="keep-seed", min_width=60, scale=0)
             any_seed = gr.Button(label("create.clear_seed"), elem_id="any-seed", min_width=60, scale=0)
         with gr.Row(elem_id="numbers"):
-            place("steps", "guidance", "sampler")
+            place(*form.at("numbers"))
         loras = live("loras")
         with gr.Accordion(label("create.expert"), open=False, elem_id="expert"):
-            with gr.Row():
-                place("width", "height", "schedule")
-            with gr.Row():
-                place("vae", "clip_skip", "rung")
-            with gr.Row():
-                place("variation_seed", "variation_strength")
+            for row in form.rows_for_experts():
+                with gr.Row():
+                    place(*row)
     drawn = live("create")
     fields = [made[name] for name in form.NAMES]
     rest = [hidden(), hidden(model.id), hidden("", "dropped")]
@@ -224,7 +220,7 @@ def wire(tab: CreateTab, studio: Studio, receipt: Any) -> Any:
     """``receipt`` takes the id of a new batch; the event of a press is returned, to go on from."""
     sides = [tab.field("width"), tab.field("height")]
     model, seed = tab.field("model"), tab.field("seed")
-    follow = [tab.field(name) for name in form.FOLLOW_MODEL]
+    follow = [tab.field(name) for name in FOLLOW_MODEL]
     model.input(
         bound(on_model, studio), [model, tab.before, *follow], [tab.told, tab.size, tab.before, *follow], **QUIET
     )

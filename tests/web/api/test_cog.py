@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
 from diffusion_local.compose import House
-from diffusion_local.telling.predictions import Wish
+from diffusion_local.telling.predictions import Subscription
 from tests.support import claimed
 from tests.web.api.conftest import Hands, draw_next, fail_next
 from tests.web.conftest import client_of, house_of
@@ -111,7 +111,7 @@ def test_a_webhook_is_the_batchs(client: TestClient, house: House) -> None:
     body = {"input": INPUT, "webhook": hook, "webhook_events_filter": ["completed"]}
     told = client.post("/predictions", json=body, headers=LATER).json()
     batch = house.studio.batch(told["id"])[0]
-    assert (batch.webhook, Wish.of(batch).id) == (hook, told["id"])
+    assert (batch.webhook, Subscription.of(batch).id) == (hook, told["id"])
     assert "prediction" not in client.get(f"/api/v1/batches/{batch.id}").json()
 
 

@@ -5,12 +5,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from diffusion_local import catalog
 from diffusion_local.compose import House
 from diffusion_local.errors import DatabaseProblem, QueueFull
+from diffusion_local.options.table import BATCH_OPTIONS, SETTINGS
 from diffusion_local.web.api.fields import NewJobs
 from diffusion_local.web.api.prefer import MOST_SECONDS, read_prefer
-from diffusion_local.wishes import OF_BATCH
 from tests.support import claimed
 from tests.web.api.conftest import JOBS, SMALL, Hands, draw_next, fail_next
 from tests.web.conftest import made
@@ -23,7 +22,7 @@ def submitted(client: TestClient, **changes: Any) -> dict[str, Any]:
 
 
 def test_a_body_has_one_field_for_each_setting() -> None:
-    assert {*catalog.SETTINGS, *OF_BATCH, "prompt", "count", "name", "priority", "lane"} == set(NewJobs.model_fields)
+    assert {*SETTINGS, *BATCH_OPTIONS, "prompt", "count", "name", "priority", "lane"} == set(NewJobs.model_fields)
 
 
 def test_a_submit_is_accepted_at_once_and_says_where_to_look(client: TestClient) -> None:

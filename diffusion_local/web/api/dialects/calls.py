@@ -69,9 +69,9 @@ class Remembered(Generic[T]):
         return self._found.pop(key, None)
 
 
-def submitted(studio: Studio, wishes: dict[str, Any]) -> Receipt:
+def submitted(studio: Studio, options: dict[str, Any]) -> Receipt:
     studio.check_open()
-    return studio.submit(**wishes)
+    return studio.submit(**options)
 
 
 def neutral(given: dict[str, Any], neutrals: dict[str, tuple[Any, ...]]) -> None:

@@ -17,7 +17,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from diffusion_local.errors import InvalidParams, NotFound, UserError
 from diffusion_local.shapes import Json
 from diffusion_local.studio import Studio
-from diffusion_local.telling.predictions import FILTER, MOST_JOBS, Wish, prediction
+from diffusion_local.telling.predictions import FILTER, MOST_JOBS, Subscription, prediction
 from diffusion_local.web.api.dialects.calls import neutral, refusing, root_of, submitted
 from diffusion_local.web.api.prefer import MOST_SECONDS, read_prefer
 from diffusion_local.web.api.uploads import kept_pictures
@@ -113,11 +113,14 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         if chosen is not None and not chosen.strip():
             raise InvalidParams("id", "must not be empty.")
         preference = read_prefer(prefer)
-        wishes = body.input.model_dump() | {"idempotency_key": KEY + chosen if chosen else None}
+        options = body.input.model_dump() | {"idempotency_key": KEY + chosen if chosen else None}
         if body.webhook:
             told = FILTER if body.webhook_events_filter is None else tuple(body.webhook_events_filter)
-            wishes |= {"webhook": body.webhook, "prediction": Wish(chosen or "", root_of(request), told).text()}
-        receipt = await anyio.to_thread.run_sync(lambda: submitted(studio, kept_pictures(studio, wishes)))
+            options |= {
+                "webhook": body.webhook,
+                "prediction": Subscription(chosen or "", root_of(request), told).text(),
+            }
+        receipt = await anyio.to_thread.run_sync(lambda: submitted(studio, kept_pictures(studio, options)))
         seconds = MOST_SECONDS if preference.seconds is None else preference.seconds
         finished = await until_final(studio, watch, receipt.job_ids, seconds, request)
         name = chosen or receipt.batch_id
@@ -140,8 +143,8 @@ def shape(studio: Studio, request: Request, prediction_id: str, batch_id: str) -
     jobs = studio.jobs(batch_id=batch_id, limit=MOST_JOBS)
     if not jobs:
         raise NotFound(f"There is no prediction {prediction_id!r}.")
-    wish = Wish(prediction_id, root_of(request))
-    return prediction(wish, studio.batch(batch_id)[0], jobs, studio.images_of(jobs))
+    subscription = Subscription(prediction_id, root_of(request))
+    return prediction(subscription, studio.batch(batch_id)[0], jobs, studio.images_of(jobs))
 
 
 def refusal(request: Request, error: UserError) -> JSONResponse:

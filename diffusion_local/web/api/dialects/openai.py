@@ -135,21 +135,21 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         actor.require(actor.Scope.SUBMIT)
         fields, image, mask = await edit_form(request)
         body = validated(fields)
-        wishes = await anyio.to_thread.run_sync(lambda: read(body) | pictures_of(studio, body, image, mask))
-        return await served(body, request, wishes, idempotency_key, retries)
+        options = await anyio.to_thread.run_sync(lambda: read(body) | pictures_of(studio, body, image, mask))
+        return await served(body, request, options, idempotency_key, retries)
 
     async def served(
-        body: Generation, request: Request, wishes: dict[str, Any], idempotency_key: str | None, retries: str
+        body: Generation, request: Request, options: dict[str, Any], idempotency_key: str | None, retries: str
     ) -> Response:
-        """The pictures of these wishes: of a call that was made before, where this one is the same sent again."""
+        """The pictures of these options: of a call that was made before, where this one is the same sent again."""
         if idempotency_key:
-            wishes["idempotency_key"] = f"openai:{idempotency_key}"
-        pictures = [wishes.get(name) for name in ("source", "mask")]
+            options["idempotency_key"] = f"openai:{idempotency_key}"
+        pictures = [options.get(name) for name in ("source", "mask")]
         told = json.dumps([body.model_dump(), pictures])
         key = hashlib.sha256(f"{caller(request)}{told}".encode()).hexdigest()
         pending = unanswered[key]
         if pending is None or not pending.belongs_to(retry=retries.strip("0") != ""):
-            submit = anyio.to_thread.run_sync(lambda: submitted(studio, wishes))
+            submit = anyio.to_thread.run_sync(lambda: submitted(studio, options))
             pending = unanswered[key] = Pending(asyncio.create_task(submit))
         pending.left_at = None
         try:
@@ -231,15 +231,15 @@ def read(body: Generation) -> dict[str, Any]:
         raise InvalidParams("n", f"must be from 1 to {MOST_PICTURES} (got {count}).")
     if body.response_format == "url" and body.output_format not in (None, "png"):
         raise InvalidParams("output_format", "must be png where response_format is url: that is how pictures are kept.")
-    wishes: dict[str, Any] = {"prompt": body.prompt, "count": count}
+    options: dict[str, Any] = {"prompt": body.prompt, "count": count}
     if body.size and body.size != "auto":
         size = SIZE.fullmatch(body.size)
         if size is None:
             raise InvalidParams("size", f"must be like 512x512, or auto (got {body.size[:20]!r}).")
-        wishes |= {"width": int(size[1]), "height": int(size[2])}
+        options |= {"width": int(size[1]), "height": int(size[2])}
     for name in ("model", "negative", "steps", "guidance", "sampler", "seed"):
-        wishes[name] = getattr(body, name)
-    return wishes
+        options[name] = getattr(body, name)
+    return options
 
 
 def answer(studio: Studio, request: Request, body: Generation, receipt: Receipt) -> Response:

@@ -22,8 +22,8 @@ def router(studio: Studio) -> APIRouter:
     ) -> JSONResponse:
         """Put a grid into the queue, as one batch; its sheet is at `sheet_url`."""
         studio.check_open()
-        wishes = body.model_dump()
-        receipt = studio.grids.submit(**wishes | {"lane": Lane(body.lane)}, idempotency_key=idempotency_key)
+        options = body.model_dump()
+        receipt = studio.grids.submit(**options | {"lane": Lane(body.lane)}, idempotency_key=idempotency_key)
         url = shapes.api_url(f"batches/{receipt.batch_id}")
         told = asdict(receipt) | {"status_url": url, "sheet_url": f"{url}/sheet.webp"}
         return JSONResponse(told, 202, headers={"Location": url})

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from diffusion_local import shapes
 from diffusion_local.domain import Image
-from diffusion_local.store.recipe import a1111_text
+from diffusion_local.options import a1111
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.answers import paged, tagged
 from diffusion_local.web.api.fields import Star
@@ -106,7 +106,7 @@ def router(studio: Studio) -> APIRouter:
     def recipe(image_id: str, request: Request) -> Response:
         """How a picture was made: `params` (to be submitted again as they are), and `text` as A1111 writes it."""
         image = studio.image(image_id)
-        return tagged(request, {"params": shapes.params(image), "text": a1111_text(image.params)})
+        return tagged(request, {"params": shapes.params(image), "text": a1111.text(image.params)})
 
     @images.patch("/{image_id}")
     def star(image_id: str, body: Star) -> dict[str, Any]:

@@ -44,11 +44,11 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     ) -> JSONResponse:
         """Put pictures into the queue: 202 with their ids, or 200 with the ended jobs if `Prefer: wait=N` sufficed."""
         preference = read_prefer(prefer)
-        wishes = body.model_dump()
-        lane = Lane(wishes.pop("lane"))
+        options = body.model_dump()
+        lane = Lane(options.pop("lane"))
         await anyio.to_thread.run_sync(studio.check_open)
         receipt = await anyio.to_thread.run_sync(
-            lambda: studio.submit(**kept_pictures(studio, wishes), lane=lane, idempotency_key=idempotency_key)
+            lambda: studio.submit(**kept_pictures(studio, options), lane=lane, idempotency_key=idempotency_key)
         )
         finished = bool(preference.seconds) and await until_final(
             studio, watch, receipt.job_ids, preference.seconds or 0.0, request

@@ -14,7 +14,7 @@ from diffusion_local import shapes
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.formats import format_of
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.fields import ListOptions, ListWishes
+from diffusion_local.web.api.fields import ListOptions, ListSettings
 from diffusion_local.web.api.uploads import media_type
 
 FORMATS = {
@@ -59,11 +59,11 @@ def router(studio: Studio) -> APIRouter:
         return JSONResponse(asdict(receipt) | {"status_url": url}, 202, headers={"Location": url})
 
     @lists.post("/lists/check", openapi_extra=BODY)
-    async def check_list(request: Request, wishes: Annotated[ListWishes, Query()]) -> shapes.Json:
+    async def check_list(request: Request, settings: Annotated[ListSettings, Query()]) -> shapes.Json:
         """What a list would make: pictures, models, seconds, bytes, prompts, bad lines. Nothing is enqueued."""
-        source, form, _ = await sent(request, wishes.format)
-        wishes = wishes.model_copy(update={"format": form})
-        return asdict(await anyio.to_thread.run_sync(lambda: studio.lists.check(source, **given(wishes))))
+        source, form, _ = await sent(request, settings.format)
+        settings = settings.model_copy(update={"format": form})
+        return asdict(await anyio.to_thread.run_sync(lambda: studio.lists.check(source, **given(settings))))
 
     @lists.get("/batches/{batch_id}/export", response_class=StreamingResponse)
     def export_batch(batch_id: str, format: str = "csv") -> Response:
@@ -78,7 +78,7 @@ def router(studio: Studio) -> APIRouter:
     return lists
 
 
-def given(options: ListWishes) -> dict[str, Any]:
+def given(options: ListSettings) -> dict[str, Any]:
     return options.model_dump(exclude_none=True)
 
 

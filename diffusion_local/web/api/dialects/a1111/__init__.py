@@ -16,14 +16,14 @@ from fastapi.responses import JSONResponse, Response
 from PIL import Image as PIL
 from pydantic import BaseModel, ConfigDict
 
-from diffusion_local import actor, catalog
+from diffusion_local import actor
 from diffusion_local.actor import Scope
-from diffusion_local.checks import SCHEDULES
-from diffusion_local.completion import LANCZOS
 from diffusion_local.domain import Receipt
 from diffusion_local.errors import InvalidParams, NotDone, NotFound, UserError
+from diffusion_local.options import a1111
+from diffusion_local.options.samplers import SAMPLERS, SCHEDULES
+from diffusion_local.options.table import LANCZOS
 from diffusion_local.shapes import Json
-from diffusion_local.store.recipe import a1111_text
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.a1111.reading import (
     NEUTRAL,
@@ -84,13 +84,13 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     async def made(body: Wanted, request: Request) -> Response:
         who = caller(request)
         actor.require(Scope.SUBMIT)
-        wishes = await anyio.to_thread.run_sync(lambda: read(studio, body, chosen[who] or {}))
-        receipt = await ended(wishes, request)
+        options = await anyio.to_thread.run_sync(lambda: read(studio, body, chosen[who] or {}))
+        receipt = await ended(options, request)
         return await anyio.to_thread.run_sync(answer, studio, body, receipt)
 
-    async def ended(wishes: dict[str, Any], request: Request) -> Receipt:
+    async def ended(options: dict[str, Any], request: Request) -> Receipt:
         """What was submitted, once it has ended. Raises NotDone if the caller has gone, or the time is over."""
-        receipt = newest[caller(request)] = await anyio.to_thread.run_sync(lambda: submitted(studio, wishes))
+        receipt = newest[caller(request)] = await anyio.to_thread.run_sync(lambda: submitted(studio, options))
         if not await until_final(studio, watch, receipt.job_ids, LONGEST, request):
             raise NotDone(f"Batch {receipt.batch_id} is not done yet, and goes on.")
         return receipt
@@ -112,8 +112,8 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         neutral(body.model_extra or {}, LATER)
         source = await anyio.to_thread.run_sync(lambda: studio.sources.add(decoded("image", body.image), "image"))
         upscaler = None if body.upscaler_1.lower() in NONE else body.upscaler_1
-        wishes = {"prompt": "", "kind": "upscale", "source": source.id, "scale": body.upscaling_resize}
-        receipt = await ended(wishes | {"upscaler": upscaler}, request)
+        options = {"prompt": "", "kind": "upscale", "source": source.id, "scale": body.upscaling_resize}
+        receipt = await ended(options | {"upscaler": upscaler}, request)
         return await anyio.to_thread.run_sync(enlarged, studio, receipt)
 
     @api.post("/png-info")
@@ -160,7 +160,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
 
     @api.get("/samplers")
     def samplers() -> list[Json]:
-        return [{"name": name, "aliases": [], "options": {}} for name in catalog.SAMPLERS]
+        return [{"name": name, "aliases": [], "options": {}} for name in SAMPLERS]
 
     @api.get("/schedulers")
     def schedulers() -> list[Json]:
@@ -229,7 +229,7 @@ def answer(studio: Studio, body: Wanted, receipt: Receipt) -> Response:
         "denoising_strength": first.strength or None,
         "subseed": -1 if first.variation_seed is None else first.variation_seed,
         "subseed_strength": first.variation_strength,
-        "infotexts": [a1111_text(each) for each in params],
+        "infotexts": [a1111.text(each) for each in params],
         "index_of_first_image": 0,
         "job_ids": receipt.job_ids,
         "warnings": receipt.warnings + [f"A picture is missing: {why_not(job)}" for job in missed],

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from diffusion_local import catalog
-from diffusion_local.checks import SCHEDULES
 from diffusion_local.errors import InvalidParams
+from diffusion_local.options.samplers import SAMPLERS, SCHEDULES
+from diffusion_local.options.values import whole_number
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.calls import neutral
 from diffusion_local.web.api.dialects.pictures import inverted, opened
@@ -88,7 +88,7 @@ def read(studio: Studio, body: Wanted, options: dict[str, Any]) -> dict[str, Any
     set_up = options | override
     prompt, loras = without_loras(body.prompt)
     sampler, schedule = sampler_of(body)
-    wishes = {
+    options = {
         "prompt": prompt,
         "negative": body.negative_prompt,
         "model": named_model(studio, set_up.get("sd_model_checkpoint")),
@@ -105,8 +105,8 @@ def read(studio: Studio, body: Wanted, options: dict[str, Any]) -> dict[str, Any
         "count": (body.batch_size or 1) * (body.n_iter or 1),
     }
     if body.subseed_strength:
-        wishes |= {"variation_seed": body.subseed, "variation_strength": body.subseed_strength}
-    return wishes | (pictures_of(studio, body) if isinstance(body, Changed) else {})
+        options |= {"variation_seed": body.subseed, "variation_strength": body.subseed_strength}
+    return options | (pictures_of(studio, body) if isinstance(body, Changed) else {})
 
 
 def pictures_of(studio: Studio, body: Changed) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def skipped(layers: Any) -> int | None:
     """A1111 counts the layer to stop at: 1 is the last one, so that nothing is skipped. Raises InvalidParams."""
     if layers is None or layers in (0, 1):
         return None
-    return int(layers) if isinstance(layers, int) else catalog.whole_number("clip_skip", layers, 0, 12)
+    return int(layers) if isinstance(layers, int) else whole_number("clip_skip", layers, 0, 12)
 
 
 def sampler_of(body: Wanted) -> tuple[str | None, str | None]:
@@ -161,7 +161,7 @@ def sampler_of(body: Wanted) -> tuple[str | None, str | None]:
     if wanted == "karras":
         if sampler.lower().endswith(KARRAS.lower()):
             return sampler, None
-        if f"{sampler}{KARRAS}".lower() in (each.lower() for each in catalog.SAMPLERS):
+        if f"{sampler}{KARRAS}".lower() in (each.lower() for each in SAMPLERS):
             return sampler + KARRAS, None
     schedule = next((each for each in SCHEDULES if each.lower() == wanted), None)
     if schedule is None:
@@ -177,7 +177,7 @@ def checked_options(studio: Studio, options: dict[str, Any]) -> None:
     if vae and vae not in {each.name for each in studio.adapters("vae")}:
         raise InvalidParams("sd_vae", f"There is no VAE {vae[:100]!r}.")
     if skip is not None:
-        catalog.whole_number("CLIP_stop_at_last_layers", skip, 0, 12)
+        whole_number("CLIP_stop_at_last_layers", skip, 0, 12)
 
 
 def named_model(studio: Studio, name: Any) -> str | None:

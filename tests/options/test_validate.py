@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from PIL import Image as PIL
 
-from diffusion_local import completion
 from diffusion_local.catalog import Catalog
-from diffusion_local.checks import MAX_SEED, Limits, fitted_size
-from diffusion_local.completion import series
 from diffusion_local.compose import House
 from diffusion_local.domain import RUNGS, Kind, Lora, Params
 from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.options import validate
+from diffusion_local.options.limits import Limits, fitted_size
+from diffusion_local.options.validate import series, with_tags
+from diffusion_local.options.values import MAX_SEED
 from diffusion_local.settings import assets
 
 SOURCE, MASK, NONE = "a" * 64, "b" * 64, "c" * 64
@@ -35,8 +36,8 @@ def catalog() -> Catalog:
 
 def complete(catalog: Catalog, prompt: str = "a boat", **settings: Any) -> Params:
     model = catalog.default
-    given = completion.known({"seed": 1} | settings)
-    return completion.complete(model.id, model.defaults, model.limits, prompt, given, size_of)
+    given = validate.known({"seed": 1} | settings)
+    return validate.complete(model.id, model.defaults, model.limits, prompt, given, size_of)
 
 
 def test_the_pictures_given_speak_of_the_kind(catalog: Catalog) -> None:
@@ -132,10 +133,10 @@ def test_seeds_count_up_and_of_a_variation_only_its_own(catalog: Catalog) -> Non
 
 
 def test_a_tag_in_the_prompt_is_a_lora(catalog: Catalog) -> None:
-    made = completion.with_tags(complete(catalog, "a boat <lora:style/ink:0.7>, night<lora:wash>", loras="dry:2"))
+    made = with_tags(complete(catalog, "a boat <lora:style/ink:0.7>, night<lora:wash>", loras="dry:2"))
     assert (made.prompt, made.loras) == ("a boat, night", (Lora("dry", 2.0), Lora("style/ink", 0.7), Lora("wash")))
     with pytest.raises(InvalidParams, match="prompt: must not be empty"):
-        completion.with_tags(complete(catalog, "<lora:ink:1>"))
+        with_tags(complete(catalog, "<lora:ink:1>"))
 
 
 @pytest.mark.parametrize(
@@ -152,9 +153,9 @@ def test_samplers_and_schedules_are_those_of_the_family(
     model = catalog.default
     given = {"seed": 1, "sampler": sampler, "schedule": schedule}
     with pytest.raises(InvalidParams, match=re.escape(words)):
-        completion.complete(model.id, model.defaults, model.limits, "a boat", given, size_of, family)
+        validate.complete(model.id, model.defaults, model.limits, "a boat", given, size_of, family)
     given = {"seed": 1, "sampler": "euler", "schedule": "karras"}
-    made = completion.complete(model.id, model.defaults, model.limits, "a boat", given, size_of, family)
+    made = validate.complete(model.id, model.defaults, model.limits, "a boat", given, size_of, family)
     assert (made.sampler, made.schedule) == ("Euler", "Karras")
 
 

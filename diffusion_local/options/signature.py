@@ -1,0 +1,59 @@
+"""Functions that take options by name show each of them in their signature, for tools that read signatures."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from diffusion_local.options.option import Option
+from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS, SETTINGS
+
+F = TypeVar("F", bound=Callable[..., Any])
+MakeParameter = Callable[[Option], inspect.Parameter]
+
+
+def plain(option: Option) -> inspect.Parameter:
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Parameter(option.name, kind, default=None, annotation=option.taken | None)
+
+
+def options_of(picture: bool = True, batch: bool = False, without: Iterable[str] = ()) -> list[Option]:
+    """Options of a picture beside its prompt, and of a batch."""
+    left_out = set(without)
+    found = [OPTIONS[name] for name in SETTINGS] if picture else []
+    return [each for each in [*found, *(BATCH_OPTIONS.values() if batch else ())] if each.name not in left_out]
+
+
+def taking_options(
+    make: MakeParameter = plain,
+    without: Iterable[str] = (),
+    picture: bool = True,
+    batch: bool = False,
+    last: bool = False,
+) -> Callable[[F], F]:
+    """Replace the ``**options`` of a function by a parameter for each option; one that is left out is None.
+
+    They come behind the function's required parameters or, with ``last``, behind all of its own.
+    """
+    parameters = [make(option) for option in options_of(picture, batch, without)]
+
+    def decorate(function: F) -> F:
+        before = inspect.signature(function, eval_str=True)
+        own = [each for each in before.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        first = len(own) if last else sum(each.default is each.empty for each in own)
+        signature = before.replace(parameters=[*own[:first], *parameters, *own[first:]])
+
+        @functools.wraps(function)
+        def call(*args: Any, **named: Any) -> Any:
+            return function(**signature.bind(*args, **named).arguments)
+
+        returns = {name: hint for name, hint in function.__annotations__.items() if name == "return"}
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        call.__annotations__ = hints(signature.parameters) | returns
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def hints(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    return {name: each.annotation for name, each in parameters.items() if each.annotation is not each.empty}

@@ -1,0 +1,215 @@
+"""The table of options: a field of ``Params`` is an option of a picture, one of ``BatchOptions`` an option of a batch.
+
+An option is declared once, here, with its type, default and meaning. Validation, both forms of the page, lists and
+grids, viewer and history, recipe text, command line, HTTP, Gradio endpoints, the dialects of other tools, exports and
+README derive from it. To add one: a field here, its words in ``web/ui/phrases/common.toml``, its use in the engine.
+"""
+
+import json
+from dataclasses import MISSING, dataclass, fields, replace
+from types import NoneType, UnionType
+from typing import Annotated, Any, Self, get_args
+
+from diffusion_local.options import values
+from diffusion_local.options.option import EVERY_KIND, Option, Shown, Widget
+from diffusion_local.options.samplers import SAMPLERS, SCHEDULES
+from diffusion_local.options.types import RUNGS, Kind, Lora
+from diffusion_local.options.values import MAX_SEED
+
+FROM_SOURCE = (Kind.IMG2IMG, Kind.INPAINT)
+#: The upscaler that needs no file: Pillow's filter.
+LANCZOS = "Lanczos"
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """What to make. Empty and zero mean: as the model has it."""
+
+    # fmt: off
+    prompt: Annotated[str, Option(
+        meaning="what the picture shows; an upscale needs none", a1111=(), kinds=EVERY_KIND, example="a red apple",
+        widget=Widget.PROMPT, place="prompt", shown=Shown.APART
+    )]
+    negative: Annotated[str, Option(
+        meaning="what the picture must not show", a1111=(), kinds=EVERY_KIND, spellings=("neg", "negative_prompt",
+        "no"), web_api="negative_prompt", example="blurry", widget=Widget.TEXT, place="negative"
+    )]
+    model: Annotated[str, Option(
+        meaning="id of a model, as `models` lists them", a1111=("Model",), kinds=EVERY_KIND, example="starter",
+        widget=Widget.MODEL, place="model", shown=Shown.ALWAYS
+    )]
+    width: Annotated[int, Option(
+        meaning="in pixels", a1111=(), low=1, high=16384, spellings=("w",), example=256, place="expert.size", step=8,
+        shown=Shown.APART
+    )]
+    height: Annotated[int, Option(
+        meaning="in pixels", a1111=(), low=1, high=16384, spellings=("h",), example=256, place="expert.size", step=8,
+        shown=Shown.APART
+    )]
+    steps: Annotated[int, Option(
+        meaning="denoising steps", a1111=("Steps",), low=1, high=1000, spellings=("num_inference_steps",), example=12,
+        place="numbers", shown=Shown.ALWAYS
+    )]
+    guidance: Annotated[float, Option(
+        meaning="classifier-free guidance scale", a1111=("CFG scale", "Distilled CFG Scale"), low=0, high=100,
+        spellings=("cfg", "cfg_scale", "guidance_scale"), web_api="cfg_scale", example=3.5, place="numbers", step=0.5,
+        shown=Shown.ALWAYS
+    )]
+    sampler: Annotated[str, Option(
+        meaning="such as Euler a, or DPM++ 2M", a1111=("Sampler",), choices=tuple(SAMPLERS),
+        spellings=("sampler_name",), web_api="sampler_name", example="Euler a", place="numbers", shown=Shown.ALWAYS
+    )]
+    seed: Annotated[int, Option(
+        meaning="of the first picture, the others count up; none or -1 draws one", a1111=("Seed",), kinds=EVERY_KIND,
+        low=0, high=MAX_SEED, example=7, widget=Widget.SEED, place="seed", shown=Shown.ALWAYS
+    )]
+    kind: Annotated[Kind, Option(
+        meaning="txt2img, img2img, inpaint or upscale; left out, the pictures given speak of it", a1111=(),
+        kinds=EVERY_KIND, choices=tuple(Kind), sent=str, example="txt2img", widget=Widget.HIDDEN, place="source",
+        varies=False
+    )] = Kind.TXT2IMG
+    source: Annotated[str, Option(
+        meaning="source picture to begin from: its id", a1111=(), kinds=(*FROM_SOURCE, Kind.UPSCALE),
+        check=values.picture_id, spellings=("image", "input_image"), widget=Widget.HIDDEN, place="source"
+    )] = ""
+    mask: Annotated[str, Option(
+        meaning="source picture whose white is painted anew: its id", a1111=(), kinds=(Kind.INPAINT,),
+        check=values.picture_id, widget=Widget.HIDDEN, place="source", varies=False
+    )] = ""
+    strength: Annotated[float, Option(
+        meaning="0 to 1: how far from the source", a1111=("Denoising strength",), kinds=FROM_SOURCE, low=0, high=1,
+        spellings=("prompt_strength", "denoising_strength"), web_api="denoising_strength", widget=Widget.SLIDER,
+        place="source-settings", step=0.05, initial=0.6
+    )] = 0.0
+    loras: Annotated[tuple[Lora, ...], Option(
+        meaning='each `{"name": "ink", "weight": 0.8}`, or "ink:0.8"', a1111=(), files="loras", check=values.loras,
+        sent=list[Any], widget=Widget.HIDDEN, place="source", varies=False
+    )] = ()
+    vae: Annotated[str, Option(
+        meaning="name of a file in vae/", a1111=("VAE",), files="vae", place="expert.files"
+    )] = ""
+    clip_skip: Annotated[int, Option(
+        meaning="as A1111 counts: 2 leaves out the text encoder's last layer", a1111=("Clip skip",), low=0, high=12,
+        place="expert.files"
+    )] = 0
+    schedule: Annotated[str, Option(
+        meaning="spacing of the noise levels, such as Karras", a1111=("Schedule type",), choices=tuple(SCHEDULES),
+        web_api="scheduler", place="expert.size"
+    )] = ""
+    variation_seed: Annotated[int | None, Option(
+        meaning="seed of the noise that is mixed in; none or -1 draws one", a1111=("Variation seed",), low=0,
+        high=MAX_SEED, web_api="subseed", widget=Widget.SEED, place="expert.variation"
+    )] = None
+    variation_strength: Annotated[float, Option(
+        meaning="0 to 1: how much of the variation seed's noise", a1111=("Variation seed strength",), low=0, high=1,
+        web_api="subseed_strength", widget=Widget.SLIDER, place="expert.variation", step=0.05
+    )] = 0.0
+    upscaler: Annotated[str, Option(
+        meaning="name of a file in upscalers/; Lanczos needs none", a1111=("Postprocess upscaler",),
+        kinds=(Kind.UPSCALE,), files="upscalers", initial=LANCZOS, place="source-settings"
+    )] = ""
+    scale: Annotated[float, Option(
+        meaning="of upscaling, 1 to 8", a1111=("Postprocess upscale by",), kinds=(Kind.UPSCALE,), low=1, high=8,
+        place="source-settings", step=0.5, initial=2.0
+    )] = 0.0
+    rung: Annotated[str, Option(
+        meaning="forces a memory policy, such as vae_tiling", a1111=(), kinds=EVERY_KIND, choices=tuple(RUNGS),
+        place="expert.files"
+    )] = ""
+    # fmt: on
+
+    @property
+    def cost(self) -> float:
+        """Work in step-megapixels: what estimates of time are made from."""
+        pixels = self.width * self.height / 1e6
+        if self.kind is Kind.UPSCALE:
+            return pixels
+        return self.steps * (self.strength or 1.0) * pixels
+
+    @property
+    def runs_on(self) -> str:
+        """What is in memory for it, and so what its pace depends on: a model, or an upscaler."""
+        return f"upscaler {self.upscaler}" if self.kind is Kind.UPSCALE else self.model
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by field, without those at their default."""
+        # not asdict: it copies deeply, which is most of the time that a long list takes
+        values = {name: getattr(self, name) for name in OPTIONS}
+        values = {name: value for name, value in values.items() if value != DEFAULTS.get(name, MISSING)}
+        if self.loras:
+            values["loras"] = [{"name": lora.name, "weight": lora.weight} for lora in self.loras]
+        return values
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what ``to_json`` wrote."""
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Self:
+        """Params from their fields; those of a newer program are left out."""
+        values = {name: value for name, value in found.items() if name in OPTIONS}
+        if "kind" in values:
+            values["kind"] = Kind(values["kind"])
+        if "loras" in values:
+            values["loras"] = tuple(Lora(each["name"], each["weight"]) for each in values["loras"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """When the pictures of a batch may be made, and who hears of its end."""
+
+    # fmt: off
+    start_at: Annotated[str, Option(
+        meaning="not before this moment: ISO 8601, or 23:00 in local time", a1111=()
+    )] = ""
+    window: Annotated[str, Option(
+        meaning="only at these times, such as 23:00-07:00 or mon-fri 22:00-06:00", a1111=()
+    )] = ""
+    finish_by: Annotated[str, Option(
+        meaning="a moment that is warned of if it cannot be kept", a1111=()
+    )] = ""
+    webhook: Annotated[str, Option(
+        meaning="address that is told of the end", a1111=(), place="address"
+    )] = ""
+    # fmt: on
+
+
+def declared(table: Any) -> dict[str, Option]:
+    """The options of a class whose fields declare them."""
+    options = {}
+    for field in fields(table):
+        kind, option = get_args(field.type)
+        if isinstance(kind, UnionType):
+            [kind] = [each for each in get_args(kind) if each is not NoneType]
+        required = field.default is MISSING
+        default = None if required else field.default
+        options[field.name] = replace(option, name=field.name, type=kind, default=default, required=required)
+    return options
+
+
+OPTIONS = declared(Params)
+BATCH_OPTIONS = declared(BatchOptions)
+#: Options that a submit may set beside the prompt.
+SETTINGS = tuple(name for name in OPTIONS if name != "prompt")
+DEFAULTS = {name: option.default for name, option in OPTIONS.items() if not option.required}
+#: Options that carry a source picture: its id, or where the caller can send one, the picture.
+PICTURES = tuple(name for name, option in OPTIONS.items() if option.is_picture)
+
+
+def applies(name: str, kind: Kind) -> bool:
+    return kind in OPTIONS[name].kinds
+
+
+def refused_by(kind: Kind) -> tuple[str, ...]:
+    """Options that mean nothing to this kind of work and are refused there.
+
+    Those of a plain picture are never refused: a recipe carries them all, and an upscale works its own out.
+    """
+    return tuple(
+        name for name, option in OPTIONS.items() if kind not in option.kinds and Kind.TXT2IMG not in option.kinds
+    )

@@ -1,0 +1,35 @@
+"""Types of values that options have: the kind of work, LoRAs with their weights, and the rungs of the memory policy."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    TXT2IMG = "txt2img"
+    IMG2IMG = "img2img"  # begins from a source picture
+    INPAINT = "inpaint"  # paints anew what the mask shows white, and keeps the rest
+    UPSCALE = "upscale"  # makes a source picture larger
+
+
+#: Rungs: how a model is held in memory, and what that means for the work. From the fastest to the one that needs least;
+#: each also does what those before it do. Which of them a device has is the engine's to say.
+RUNGS: dict[str, str] = {
+    "resident": "all of it stays in memory",
+    "vae_tiling": "the picture is decoded in tiles",
+    "encoder_offload": "all but the denoiser moves to the GPU when needed",
+    "model_offload": "parts move to the GPU when needed",
+    "group_offload": "layers move to the GPU when needed",
+    "attention_slicing": "attention is computed in slices",
+    "sequential": "one layer at a time moves to the GPU",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """A LoRA by the name of its file below ``loras/``, without suffix, and how strongly it is applied (1 = full)."""
+
+    name: str
+    weight: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.weight:g}"

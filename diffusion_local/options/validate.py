@@ -1,0 +1,182 @@
+"""From a prompt and some options to Params that are complete and within a model's limits."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.options import values
+from diffusion_local.options.limits import Defaults, Limits, check_size, fitted_size
+from diffusion_local.options.samplers import check_sampler, check_schedule
+from diffusion_local.options.table import LANCZOS, OPTIONS, SETTINGS, Params, refused_by
+from diffusion_local.options.types import Kind
+
+#: Width and height of a source picture by its id; raises InvalidParams or NotFound if there is none.
+SizeOf = Callable[[str], tuple[int, int]]
+
+STRENGTHS = {Kind.IMG2IMG: OPTIONS["strength"].initial, Kind.INPAINT: 1.0}
+MAX_UPSCALED_SIDE = 16384
+MAX_UPSCALED_PIXELS = 8192 * 8192
+#: Side of the squares of the source, in pixels, that an upscaler works through one by one.
+TILE = 512
+
+LORA_TAG = re.compile(r" ?<lora:([^:<>]+)(?::([^:<>]*))?(?::[^<>]*)?>")
+
+
+def known(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are given. Raises InvalidParams for a name that is no option."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    for name in given:
+        if name not in SETTINGS:
+            raise InvalidParams(name, f"is not a setting of a picture. Known: {', '.join(SETTINGS)}.")
+    return given
+
+
+def complete(
+    model_id: str,
+    defaults: Defaults,
+    limits: Limits,
+    prompt: str,
+    given: Mapping[str, Any],
+    size_of: SizeOf,
+    family: str = "",
+) -> Params:
+    """Params with every option that ``given`` lacks at its default.
+
+    Options that depend on the model, the kind of work or each other are worked out here; all others are checked as the
+    table declares them. The first value that is out of its limits raises InvalidParams.
+    """
+    kind = kind_of(given)
+    for name in refused_by(kind):
+        if given.get(name):
+            raise InvalidParams(name, f"must be left out where kind is {kind}.")
+    values.check_prompt("prompt", prompt, required=kind is not Kind.UPSCALE)
+    negative = given.get("negative", "")
+    values.check_prompt("negative", negative)
+    done: dict[str, Any] = {"kind": kind, "prompt": prompt.strip(), "negative": negative.strip(), "model": model_id}
+    size = (defaults.width, defaults.height)
+    if kind is not Kind.TXT2IMG:
+        done["source"] = values.source_id("source", given.get("source"), kind)
+        size = sized("source", done["source"], size_of)
+    done["seed"] = values.whole_number("seed", given["seed"], 0, values.MAX_SEED)
+    if kind is Kind.UPSCALE:
+        done |= upscaled(size, given)
+    else:
+        done |= denoised(kind, size, model_id, defaults, limits, family, given, size_of)
+    for name, option in OPTIONS.items():
+        if name not in done:
+            done[name] = option.of(given.get(name)) if kind in option.kinds else option.default
+    return Params(**done)
+
+
+def denoised(
+    kind: Kind,
+    size: tuple[int, int],
+    model_id: str,
+    defaults: Defaults,
+    limits: Limits,
+    family: str,
+    given: Mapping[str, Any],
+    size_of: SizeOf,
+) -> dict[str, Any]:
+    """The options of a picture that a model draws. ``size`` is the model's own, or the source's."""
+    done: dict[str, Any] = {}
+    if kind in STRENGTHS:
+        size = fitted_size(*size, limits)
+        done["strength"] = OPTIONS["strength"].of(given.get("strength") or STRENGTHS[kind])
+    if kind is Kind.INPAINT:
+        done["mask"] = values.source_id("mask", given.get("mask"), kind)
+        sized("mask", done["mask"], size_of)
+    done["width"], done["height"] = check_size(
+        given.get("width", size[0]), given.get("height", size[1]), limits, model_id
+    )
+    sampler = check_sampler(given.get("sampler", defaults.sampler), family)
+    return done | {
+        "sampler": sampler,
+        "steps": values.whole_number("steps", given.get("steps", defaults.steps), 1, limits.max_steps),
+        "guidance": values.number("guidance", given.get("guidance", defaults.guidance), 0.0, limits.max_guidance),
+        "schedule": check_schedule(given.get("schedule"), sampler, family),
+        "variation_seed": variation_seed(given),
+    }
+
+
+def variation_seed(given: Mapping[str, Any]) -> int | None:
+    """Drawn where none is given; none where nothing is mixed in."""
+    if not OPTIONS["variation_strength"].of(given.get("variation_strength")):
+        return None
+    seed = given.get("variation_seed")
+    drawn = values.draw_seed() if seed is None or str(seed) == "-1" else seed
+    return values.whole_number("variation_seed", drawn, 0, values.MAX_SEED)
+
+
+def upscaled(size: tuple[int, int], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an upscale. Width and height are the larger picture's; a step is a tile of the source."""
+    scale = OPTIONS["scale"].of(given.get("scale") or OPTIONS["scale"].initial)
+    width, height = (round(side * scale) for side in size)
+    if max(width, height) > MAX_UPSCALED_SIDE or width * height > MAX_UPSCALED_PIXELS:
+        raise InvalidParams(
+            "scale",
+            f"must not make more than {MAX_UPSCALED_PIXELS:,} pixels or a side over {MAX_UPSCALED_SIDE:,} "
+            f"(got {width}x{height}).",
+        )
+    upscaler = OPTIONS["upscaler"].of(given.get("upscaler") or LANCZOS)
+    upscaler = LANCZOS if upscaler.casefold() == LANCZOS.casefold() else upscaler
+    return {
+        "width": width,
+        "height": height,
+        "steps": 1 if upscaler == LANCZOS else math.ceil(size[0] / TILE) * math.ceil(size[1] / TILE),
+        "guidance": 0.0,
+        "sampler": "",
+        "upscaler": upscaler,
+        "scale": scale,
+    }
+
+
+def ignored(params: Params, given: Mapping[str, Any]) -> list[str]:
+    """A warning for each option that was given and means nothing to this kind of work."""
+    return [
+        f"{name}: has no effect where kind is {params.kind}; it is ignored."
+        for name, option in OPTIONS.items()
+        if params.kind not in option.kinds and name not in refused_by(params.kind) and given.get(name)
+    ]
+
+
+def series(params: Params, count: int) -> list[Params]:
+    """``count`` pictures alike but for their seeds, which count up; of a variation only the variation seed does.
+
+    Raises InvalidParams if the last one would be too large a seed.
+    """
+    varied = params.variation_seed is not None
+    first = params.variation_seed if params.variation_seed is not None else params.seed
+    if first + count - 1 > values.MAX_SEED:
+        field = "variation_seed" if varied else "seed"
+        raise InvalidParams(field, f"must be at most {values.MAX_SEED - count + 1} for {count} pictures.")
+    if varied:
+        return [replace(params, variation_seed=first + place) for place in range(count)]
+    return [replace(params, seed=first + place) for place in range(count)]
+
+
+def sized(field: str, source_id: str, size_of: SizeOf) -> tuple[int, int]:
+    try:
+        return size_of(source_id)
+    except NotFound:
+        raise InvalidParams(field, f"names no picture that is kept here ({source_id}). Add it first.") from None
+
+
+def with_tags(params: Params) -> Params:
+    """``<lora:name:weight>`` in the prompt, as A1111 has it, counts as a LoRA and is taken out of the text."""
+    if "<lora:" not in params.prompt:
+        return params
+    named = [f"{name}:{weight or 1}" for name, weight in LORA_TAG.findall(params.prompt)]
+    prompt = LORA_TAG.sub("", params.prompt).strip()
+    values.check_prompt("prompt", prompt, required=params.kind is not Kind.UPSCALE)
+    return replace(params, prompt=prompt, loras=values.loras("loras", [*params.loras, *named]))
+
+
+def kind_of(given: Mapping[str, Any]) -> Kind:
+    """The kind that is named, else the one that the pictures given imply."""
+    if not given.get("kind"):
+        return Kind.INPAINT if given.get("mask") else Kind.IMG2IMG if given.get("source") else Kind.TXT2IMG
+    return Kind(values.one_of("kind", given["kind"], tuple(Kind)))

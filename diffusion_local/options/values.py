@@ -1,0 +1,114 @@
+"""Checks of single values. Each returns the value in its own type, or raises InvalidParams with field and limit."""
+
+import random
+import re
+from typing import Any
+
+from diffusion_local.errors import InvalidParams
+from diffusion_local.options.types import Lora
+
+MAX_SEED = 2**32 - 1
+MAX_PROMPT_CHARS = 10_000
+MAX_LORAS = 8
+MAX_LORA_WEIGHT = 4.0
+MAX_NAME_CHARS = 200
+SOURCE_ID = re.compile(r"[0-9a-f]{64}")
+
+
+def draw_seed() -> int:
+    return random.SystemRandom().randint(0, 2**31 - 1)
+
+
+def check_prompt(field: str, text: Any, required: bool = False) -> None:
+    if not isinstance(text, str):
+        raise InvalidParams(field, "must be text.")
+    if len(text) > MAX_PROMPT_CHARS:
+        raise InvalidParams(field, f"must have at most {MAX_PROMPT_CHARS:,} characters (got {len(text):,}).")
+    if any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise InvalidParams(field, "must be text; it holds half a character that cannot be stored.")
+    if required and not text.strip():
+        raise InvalidParams(field, "must not be empty. Say what the picture should show.")
+
+
+def number(field: str, value: Any, low: float, high: float) -> float:
+    bounds = f"from {shown(low)} to {shown(high)}"
+    try:
+        given = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidParams(field, f"must be a number {bounds} (got {value!r}).") from None
+    if isinstance(value, bool) or not low <= given <= high:
+        raise InvalidParams(field, f"must be {bounds} (got {value!r}).")
+    return given
+
+
+def shown(bound: float) -> str:
+    """A bound in full: 4294967295, not 4.29e+09."""
+    return str(int(bound)) if bound == int(bound) else f"{bound:g}"
+
+
+def whole_number(field: str, value: Any, low: int, high: int) -> int:
+    given = number(field, value, low, high)
+    if given != int(given):
+        raise InvalidParams(field, f"must be a whole number from {low} to {high} (got {value!r}).")
+    return int(given)
+
+
+def one_of(field: str, name: Any, known: tuple[str, ...]) -> str:
+    """The known name that this is, whatever its case."""
+    for each in known:
+        if isinstance(name, str) and name.strip().casefold() == each.casefold():
+            return each
+    raise InvalidParams(field, f"must be one of {', '.join(known)} (got {name!r}).")
+
+
+def source_id(field: str, value: Any, needed: str) -> str:
+    """The id of a source picture. ``needed`` names the kind of work that cannot do without one."""
+    if not value:
+        raise InvalidParams(field, f"is needed for {needed}: give the id of a source picture.")
+    return picture_id(field, value)
+
+
+def picture_id(field: str, value: Any) -> str:
+    if not isinstance(value, str) or not SOURCE_ID.fullmatch(value):
+        raise InvalidParams(field, f"must be the id of a source picture, 64 hexadecimal digits (got {value!r:.80}).")
+    return value
+
+
+def file_name(field: str, value: Any) -> str:
+    """A name of a file below one of the home's folders; ``/`` is allowed, leading out of the folder is not."""
+    name = value.strip() if isinstance(value, str) else ""
+    parts = name.split("/")
+    odd = "\\" in name or any(sign < " " or "\ud800" <= sign <= "\udfff" for sign in name)
+    if not name or len(name) > MAX_NAME_CHARS or odd or any(part in ("", ".", "..") for part in parts):
+        raise InvalidParams(field, f"must be the name of a file of its folder (got {value!r:.80}).")
+    return name
+
+
+def loras(field: str, value: Any) -> tuple[Lora, ...]:
+    """Several of ``{"name": ..., "weight": ...}``, ``"name:weight"``, ``"name"``, or all in one text with commas."""
+    each = value.split(",") if isinstance(value, str) else value
+    if not isinstance(each, list | tuple):
+        raise InvalidParams(field, f'must be a list, such as [{{"name": "ink", "weight": 0.8}}] (got {value!r:.80}).')
+    each = [one for one in each if one != ""]
+    if len(each) > MAX_LORAS:
+        raise InvalidParams(field, f"must be at most {MAX_LORAS} (got {len(each)}).")
+    found = tuple(lora(field, one) for one in each)
+    names = [one.name for one in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidParams(field, f"must name each LoRA once ({name!r} is there {names.count(name)} times).")
+    return found
+
+
+def lora(field: str, value: Any) -> Lora:
+    weight: Any
+    if isinstance(value, Lora):
+        name, weight = value.name, value.weight
+    elif isinstance(value, str):
+        name, colon, weight_text = value.rpartition(":")
+        name, weight = (name, weight_text) if colon else (weight_text, 1.0)
+    elif isinstance(value, dict) and "name" in value and not set(value) - {"name", "weight"}:
+        name, weight = value["name"], value.get("weight", 1.0)
+    else:
+        raise InvalidParams(field, f"must each have a name and a weight (got {value!r:.80}).")
+    return Lora(file_name(field, name), number(field, weight, -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT))
