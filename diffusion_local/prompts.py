@@ -94,11 +94,10 @@ def count_tokens(folder: Path, text: str) -> tuple[int, int]:
     try:
         limit = int(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["model_max_length"])
         tokenizer = _tokenizer(str(folder))
-    except (OSError, ValueError, KeyError, TypeError):
+        count = len(tokenizer.encode(text, add_special_tokens=False).ids) if tokenizer else 0
+    except Exception:  # the tokenizers library raises bare Exceptions for damaged files
         return 0, 0
-    if tokenizer is None:
-        return 0, 0
-    return limit - 2, len(tokenizer.encode(text, add_special_tokens=False).ids)
+    return (limit - 2, count) if tokenizer else (0, 0)
 
 
 @lru_cache(maxsize=8)

@@ -32,7 +32,7 @@ from diffusion_local.library import Library
 from diffusion_local.lists.prompt_lists import PromptLists
 from diffusion_local.lists.queue_file import QueueFile
 from diffusion_local.options.table import BATCH_OPTIONS
-from diffusion_local.options.validate import series
+from diffusion_local.options.validate import ignored, series
 from diffusion_local.options.values import check_prompt, draw_seed, number, whole_number
 from diffusion_local.orders import Orders, known_state
 from diffusion_local.pictures import Pictures
@@ -151,11 +151,12 @@ class Studio(Orders, Questions):
         who = actor.current().owner(owner)
         title = name or shortened(params.prompt)
         batch = Batch(new_id(), title, who, lane, count, utc_now(), prediction=prediction, **times.fields())
+        warnings = prompt_warnings(model, params) + ignored(params, settings)
         jobs = new_jobs(batch, each, whole_number("priority", priority, *PRIORITIES))
         batch_id, job_ids = self._jobs.insert_batch(batch, jobs, idempotency_key or None, self._settings.max_queued)
         self._queue.ring(count)
         late = self.batches.warning(batch_id) if times.finish_by else []
-        return Receipt(batch_id, job_ids, prompt_warnings(model, params) + late)
+        return Receipt(batch_id, job_ids, warnings + late)
 
     def again(self, job_ids: Sequence[str] = (), batch_id: str | None = None, state: str = State.FAILED) -> Receipt:
         """Make new jobs from the recipes of old ones; the old ones stay as they are.
@@ -211,9 +212,13 @@ class Studio(Orders, Questions):
         known = known_state(state) if state else None
         return self._view.jobs(known, batch_id or None, whole_number("limit", limit, 1, 1000), before or None)
 
-    def jobs_of_batches(self, batch_ids: Sequence[str]) -> list[Job]:
-        """All jobs of these batches, newest batch first; unknown ids are left out."""
-        return self._view.newest_batches(list(batch_ids))
+    def jobs_of_batches(self, batch_ids: Sequence[str], most: int = 1000) -> list[Job]:
+        """The first ``most`` jobs of each of these batches, newest batch first; unknown ids are left out."""
+        return self._view.newest_batches(list(batch_ids), most)
+
+    def counts_of_batches(self, batch_ids: Sequence[str]) -> dict[str, dict[State, int]]:
+        """How many jobs of each of these batches are in each state; unknown ids are left out."""
+        return self._view.counts(list(batch_ids))
 
     def events(self, job_id: str) -> list[Event]:
         """What happened to a job, oldest first."""

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from diffusion_local import when
 from diffusion_local.domain import Batch, utc_text
 from diffusion_local.errors import InvalidParams
+from diffusion_local.options.table import BATCH_OPTIONS
 
 MAX_URL_CHARS = 2000
 
@@ -47,7 +48,7 @@ def timing(
 
     Raises InvalidParams, also for what could never begin, or not before it should be done.
     """
-    for field, value in (("start_at", start_at), ("window", window), ("finish_by", finish_by), ("webhook", webhook)):
+    for field, value in {"start_at": start_at, "window": window, "finish_by": finish_by, "webhook": webhook}.items():
         if value is not None and not isinstance(value, str):
             raise InvalidParams(field, "must be text.")
     hours = when.parse_window(window).text if window and window.strip() else ""
@@ -80,7 +81,7 @@ def checked_url(url: str | None) -> str:
 
 
 def of_batch(batch: Batch) -> Timing:
-    return Timing(batch.window, batch.start_at, batch.finish_by, batch.webhook)
+    return Timing(**{name: getattr(batch, name) for name in BATCH_OPTIONS})
 
 
 def moment(text: str | None) -> datetime | None:

@@ -1,5 +1,6 @@
 """README keeps its promises: every command, setting and module is in it, and its table of states is the code's."""
 
+import importlib.util
 import re
 import tomllib
 from dataclasses import MISSING
@@ -90,6 +91,17 @@ def test_every_setting_is_told_with_its_default_and_meaning() -> None:
             assert "".join(code(default)) == str(field.default or ("" if field.default == () else field.default))
         for choice in field.metadata.get("choices", ()):
             assert choice in meaning
+
+
+@pytest.mark.parametrize("name", ["settings", "options"])
+def test_the_generated_tables_are_fresh(name: str) -> None:
+    """``python scripts/readme_tables.py`` writes them anew."""
+    spec = importlib.util.spec_from_file_location("readme_tables", REPOSITORY / "scripts/readme_tables.py")
+    assert spec
+    assert spec.loader
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    assert tables.replaced(README, name, getattr(tables, f"{name}_table")()) == README
 
 
 def test_every_module_is_told() -> None:

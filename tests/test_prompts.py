@@ -37,6 +37,17 @@ def test_a_model_without_a_tokenizer_warns_of_nothing(catalog: Catalog, settings
     assert prompt_warnings(catalog.get("mine"), params) == []
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "", "\0", '{"model": {"type": "BPE"}}'])
+def test_a_damaged_tokenizer_is_as_none(catalog: Catalog, settings: Settings, content: str) -> None:
+    """JSON that is no tokenizer raises a bare Exception in the tokenizers library."""
+    folder = model_folder(settings, "mine", {"_class_name": "StableDiffusionPipeline"}) / "tokenizer"
+    folder.mkdir()
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 77}')
+    (folder / "tokenizer.json").write_text(content)
+    params = catalog.complete("apple " * 500, {"seed": 1, "model": "mine"})
+    assert prompt_warnings(catalog.get("mine"), params) == []
+
+
 @pytest.mark.parametrize(
     ("prompt", "unknown"),
     [

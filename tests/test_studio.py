@@ -11,8 +11,11 @@ from diffusion_local.compose import House, open_house
 from diffusion_local.domain import Lane, State
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, QueueFull, UserError
 from diffusion_local.options.values import MAX_SEED
+from diffusion_local.store.batch_rows import BatchRows
 from diffusion_local.studio import Studio
+from tests.options.test_validate import png
 from tests.support import FAILURE, claimed, image_of, soon, sql
+from tests.test_catalog import model_folder
 
 
 def nothing_is_there(house: House) -> bool:
@@ -115,6 +118,57 @@ def test_a_submit_sent_twice_is_one(studio: Studio) -> None:
         studio.submit("y", count=2, idempotency_key="k")
     assert len(studio.jobs()) == 2
     assert studio.submit("x", idempotency_key="").job_ids != studio.submit("x", idempotency_key="").job_ids
+
+
+def test_a_damaged_tokenizer_does_not_fail_a_submit(house: House) -> None:
+    """It raised after the commit: the caller heard of an error, and sent the same again."""
+    folder = model_folder(house.settings, "mine", {"_class_name": "StableDiffusionPipeline"}) / "tokenizer"
+    folder.mkdir()
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 77}')
+    (folder / "tokenizer.json").write_text("{}")
+    assert len(house.studio.submit("a cat", model="mine").job_ids) == 1
+    assert house.studio.grids.submit("a cat", x="seed: 1,2", model="mine").warnings == []
+    assert house.studio.lists.submit("a cat", model="mine").warnings == []
+    assert house.studio.snapshot().counts[State.QUEUED] == 4
+
+
+@pytest.mark.parametrize("submit", ["picture", "grid", "list"])
+def test_warnings_come_before_the_commit(house: House, monkeypatch: pytest.MonkeyPatch, submit: str) -> None:
+    """Whatever a warning is made from may fail; then nothing is enqueued."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("diffusion_local.prompts.count_read", broken)
+    call = {
+        "picture": lambda: house.studio.submit("a cat"),
+        "grid": lambda: house.studio.grids.submit("a cat", x="seed: 1,2"),
+        "list": lambda: house.studio.lists.submit("a cat"),
+    }[submit]
+    with pytest.raises(RuntimeError):
+        call()
+    assert nothing_is_there(house)
+
+
+def test_an_estimate_that_fails_after_the_commit_is_no_failed_submit(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(BatchRows, "get", broken)
+    receipt = house.studio.submit("a cat", finish_by="23:00")
+    assert (len(receipt.job_ids), receipt.warnings) == (1, [])
+    assert "could not be estimated" in caplog.text
+
+
+def test_an_option_without_effect_is_named(house: House) -> None:
+    source = house.sources.add(png()).id
+    receipt = house.studio.submit("", kind="upscale", source=source, vae="bright", clip_skip=2)
+    assert receipt.warnings == [
+        "vae: has no effect where kind is upscale; it is ignored.",
+        "clip_skip: has no effect where kind is upscale; it is ignored.",
+    ]
 
 
 def test_what_text_can_hold_is_kept_as_it_is(studio: Studio) -> None:

@@ -79,9 +79,8 @@ class Batches:
         return [f"{each.batch.name}: {each.warning}" for each in self._rows.with_finish_by() if each.warning]
 
     def warning(self, batch_id: str) -> list[str]:
-        """The same of one batch."""
-        found = self._rows.get(batch_id)
-        return [found.warning] if found.warning else []
+        """A lateness warning for one batch, as a list of 0 or 1 sentences."""
+        return self._rows.lateness(batch_id)
 
     def foreseen(self, seconds: float | None, **times: str | None) -> tuple[str | None, str]:
         """(when so much work would be done if it were enqueued now, a sentence if that is later than it should be).
@@ -97,7 +96,8 @@ class Batches:
         """Its times as a person would write them here, for a form."""
         zone = self._timetable.zone
         moments = {"start_at": moment(batch.start_at), "finish_by": moment(batch.finish_by)}
-        return {"window": batch.window} | {name: local(at, zone) if at else "" for name, at in moments.items()}
+        kept = {name: getattr(batch, name) or "" for name in BATCH_OPTIONS}
+        return kept | {name: local(at, zone) if at else "" for name, at in moments.items()}
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
@@ -131,9 +131,10 @@ class Batches:
             raise Conflict(f"Nothing of batch {batch_id} waits any more.")
         changed = [] if not given else self._changed(waiting, given)
         kept = self._timetable.changed(progress.batch, times) if times else {}
+        warnings = self._warnings(changed)
         count = self._rows.change(batch_id, changed, kept)
         self._queue.ring()
-        return Edited(count if given else len(waiting), self._warnings(changed) + self.warning(batch_id))
+        return Edited(count if given else len(waiting), warnings + self.warning(batch_id))
 
     def _changed(self, waiting: Sequence[tuple[str, int, Params]], given: dict[str, Any]) -> list[tuple[str, Params]]:
         catalog = CatalogOfNow(self._catalog)

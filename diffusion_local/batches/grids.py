@@ -105,10 +105,10 @@ class Grids:
             **times.fields(),
         )
         jobs = new_jobs(batch, each, whole_number("priority", priority, *PRIORITIES))
+        warnings = self._warnings(each)
         batch_id, ids = self._jobs.insert_batch(batch, jobs, idempotency_key or None, self._settings.max_queued)
         self._queue.ring(len(ids))
-        late = self._rows.get(batch_id).warning
-        return Receipt(batch_id, ids, self._warnings(each) + ([late] if late else []))
+        return Receipt(batch_id, ids, warnings + (self._rows.lateness(batch_id) if times.finish_by else []))
 
     def _planned(self, prompt: str, x: str, y: str, z: str, settings: dict[str, Any]) -> tuple[Grid, list[Params]]:
         check_prompt("prompt", prompt)

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffusion_local.domain import Kind
 from diffusion_local.errors import InvalidParams
-from diffusion_local.options.table import SETTINGS
+from diffusion_local.options.table import OPTIONS, SETTINGS
 from diffusion_local.options.values import one_of
 
 #: What becomes of wildcards and choices: one drawn by lot for each picture, every combination, or left as written.
@@ -16,20 +16,9 @@ EXTRA = ("size", "count", "expand")
 FIELDS = ("prompt", *SETTINGS, *EXTRA)
 #: Columns that an export adds; a list that is read again says nothing by them.
 RESULTS = ("batch_id", "job_id", "state", "error", "file")
-#: Names from other tools (A1111's "prompts from file", InvokeAI, Midjourney).
-ALIASES = {
-    "neg": "negative",
-    "negative_prompt": "negative",
-    "no": "negative",
-    "cfg": "guidance",
-    "cfg_scale": "guidance",
-    "guidance_scale": "guidance",
-    "sampler_name": "sampler",
-    "n": "count",
-    "n_iter": "count",
-    "w": "width",
-    "h": "height",
-}
+#: Our name by each name of other tools (A1111's "prompts from file", InvokeAI, Midjourney).
+ALIASES = {spelling: name for name, option in OPTIONS.items() for spelling in option.spellings}
+ALIASES |= dict.fromkeys(("n", "n_iter"), "count")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,16 +17,18 @@ from typing import Any, Self
 from diffusion_local.options.values import MAX_PROMPT_CHARS
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.fields import field_name, parse_size
-from diffusion_local.options.table import SETTINGS
+from diffusion_local.options.table import OPTIONS, SETTINGS
+from diffusion_local.options.types import Lora
+from diffusion_local.options.values import loras
 
 MOST_VALUES = 100  # of one axis
 MOST_CHARS = 10_000
 PROMPTS = ("prompt", "negative")
-TEXTS = {"prompt": "S/R", "negative": "negative S/R"}
-FIELDS = ("prompt", "size", "lora", *(name for name in SETTINGS if name not in ("kind", "loras", "mask")))
+VARYING = tuple(name for name in SETTINGS if OPTIONS[name].varies)
+FIELDS = ("prompt", "size", "lora", *VARYING)
 RANGE = re.compile(r"(-?\d+(?:\.\d+)?)\s*-\s*(-?\d+(?:\.\d+)?)(?:\s*\(\s*\+?\s*(\d+(?:\.\d+)?)\s*\))?")
-WHOLE = ("seed", "steps", "clip_skip", "variation_seed", "width", "height")
-DECIMALS = ("guidance", "strength", "variation_strength", "scale", "lora")
+WHOLE = tuple(name for name in VARYING if OPTIONS[name].type is int)
+DECIMALS = (*(name for name in VARYING if OPTIONS[name].type is float), "lora")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,8 @@ class Grid:
                 elif axis.field == "size":
                     each["width"], each["height"] = parse_size(value)
                 elif axis.field == "lora":
-                    others = [lora for lora in each.get("loras") or () if lora["name"] != axis.name]
-                    each["loras"] = [*others, {"name": axis.name, "weight": float(value)}]
+                    others = [lora for lora in loras("loras", each.get("loras") or ()) if lora.name != axis.name]
+                    each["loras"] = [*others, Lora(axis.name, float(value))]
                 else:
                     each[axis.field] = value
             yield words, each

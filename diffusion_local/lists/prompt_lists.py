@@ -146,6 +146,7 @@ class PromptLists:
             if not plan.pictures:
                 raise InvalidParams("list", "has no prompt.")
             spool.seek(0)
+            warnings = plan.warnings()
             who = actor.current().owner(owner)
             title = name or named(source) or shortened(plan.first[0])
             batch = Batch(new_id(), title, who, Lane.BATCH, plan.pictures, utc_now(), **times.fields())
@@ -157,8 +158,8 @@ class PromptLists:
                 request(data, form, expand, expansion_seed, skip_bad_lines, defaults),
             )
         self._queue.ring(len(ids))
-        late = BatchRows(self._view.database, self._view.rules).get(batch_id).warning if times.finish_by else ""
-        warnings = plan.warnings() + ([late] if late else [])
+        if times.finish_by:
+            warnings += BatchRows(self._view.database, self._view.rules).lateness(batch_id)
         return ListReceipt(
             batch_id, len(ids), ids[:FIRST_IDS], plan.bad, plan.bad_count, warnings, expansion_seed=plan.seed
         )

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from diffusion_local import actor
 from diffusion_local.catalog import Catalog
 from diffusion_local.domain import PRIORITIES, Batch, Job, Lane, Params, new_id, new_job, utc_now
 from diffusion_local.errors import InvalidParams, QueueFull
@@ -19,12 +18,14 @@ from diffusion_local.lists.fields import BadLine
 from diffusion_local.lists.formats import MAX_ROW_CHARS, bad
 from diffusion_local.lists.grid import Grid
 from diffusion_local.lists.plan import MOST_BAD, CatalogOfNow
+from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.options.values import check_prompt, whole_number
 from diffusion_local.timing import checked_url
 from diffusion_local.when import parse_window
 
 VERSION = 1
-TIMES = ("window", "start_at", "finish_by", "webhook", "grid")
+#: Fields of a batch that its line carries where they are set.
+KEPT = (*BATCH_OPTIONS, "grid")
 
 
 @dataclass(slots=True)
@@ -48,7 +49,7 @@ def packed(waiting: Iterable[tuple[Batch, Job]]) -> Iterator[str]:
         if batch.id != last:
             last = batch.id
             told = {"batch": batch.id, "version": VERSION, "name": batch.name, "lane": str(batch.lane)}
-            yield json.dumps(told | {name: getattr(batch, name) for name in TIMES if getattr(batch, name)}) + "\n"
+            yield json.dumps(told | {name: getattr(batch, name) for name in KEPT if getattr(batch, name)}) + "\n"
         yield json.dumps({"job": job.params.to_dict(), "priority": job.priority}, ensure_ascii=False) + "\n"
 
 
@@ -94,12 +95,12 @@ def read_object(line: str) -> dict[str, Any]:
 def parcel(found: dict[str, Any]) -> Parcel:
     if found.get("version") != VERSION:
         raise InvalidParams("version", f"must be {VERSION}: this file is of another program or a newer one.")
-    for name in ("batch", "name", *TIMES):
+    for name in ("batch", "name", *KEPT):
         check_prompt(name, found.get(name) or "")
     if not found["batch"] or found.get("lane") not in tuple(Lane):
         raise InvalidParams("lane", f"must be one of {', '.join(Lane)}, and batch an id.")
     check_times(found)
-    kept = {name: found[name] for name in TIMES if found.get(name)}
+    kept = {name: found[name] for name in KEPT if found.get(name)}
     return Parcel(found["batch"], {"name": found.get("name") or "", "lane": Lane(found["lane"])} | kept)
 
 
@@ -127,7 +128,3 @@ def read_job(found: dict[str, Any], catalog: Catalog) -> tuple[Params, int]:
     if not model.ready:
         raise InvalidParams("model", f"{model.id} is not ready: {model.problem}")
     return params, whole_number("priority", found.get("priority", 0), *PRIORITIES)
-
-
-def owner_here() -> str:
-    return actor.current().owner("")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion_local.errors import ModelUnavailable
+from diffusion_local.models.architectures import BY_CROSS_ATTENTION, BY_TOKEN
 from diffusion_local.models.found import INCOMPLETE, READY, UNSUPPORTED
 from diffusion_local.models.headers import NO_PICKLE, Header, read_header
 
@@ -14,9 +15,6 @@ TITLES = {LORA: "a LoRA", VAE: "a VAE", UPSCALER: "an upscaler", EMBEDDING: "a t
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 MOST_WORDS = 24
 MOST_TEXT = 2000
-
-#: Width of the text that cross attention reads -> architecture.
-WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,7 @@ def kind_of(header: Header) -> str:
         return VAE
     if len(keys) <= 4 and any(len(tensor.shape) in (1, 2) for tensor in keys.values()):
         widths = {tensor.shape[-1] for tensor in keys.values() if tensor.shape}
-        if "emb_params" in keys or {"clip_l", "clip_g"} & set(keys) or widths & {768, 1024, 1280}:
+        if "emb_params" in keys or {"clip_l", "clip_g"} & set(keys) or widths & set(BY_TOKEN):
             return EMBEDDING
     convolutions = sum(len(tensor.shape) == 4 for tensor in keys.values())
     three = any(len(t.shape) == 4 and (t.shape[1] in (3, 12, 48) or t.shape[0] % 3 == 0) for t in keys.values())
@@ -120,8 +118,8 @@ def lora_architecture(header: Header) -> str:
         down = key.endswith((".lora_down.weight", ".lora_A.weight", ".lora.down.weight"))
         if down and ("attn2_to_k" in key or "attn2.to_k" in key or "attn2.processor.to_k" in key):
             width = tensor.shape[1] if len(tensor.shape) > 1 else 0
-            if width in WIDTHS:
-                return WIDTHS[width]
+            if width in BY_CROSS_ATTENTION:
+                return BY_CROSS_ATTENTION[width]
     if any(key.startswith(("lora_te2_", "text_encoder_2.")) for key in keys):
         return "sdxl"
     said = " ".join(header.metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version")).lower()
@@ -140,10 +138,7 @@ def lora_architecture(header: Header) -> str:
 def embedding_architecture(header: Header) -> str:
     if {"clip_l", "clip_g"} <= set(header.tensors):
         return "sdxl"
-    return next((WIDTHS[t.shape[-1]] for t in header.tensors.values() if t.shape and t.shape[-1] in WIDTHS), "")
-
-
-ARCHITECTURES = {LORA: lora_architecture, EMBEDDING: embedding_architecture}
+    return next((BY_TOKEN[t.shape[-1]] for t in header.tensors.values() if t.shape and t.shape[-1] in BY_TOKEN), "")
 
 
 def trigger_words(metadata: dict[str, str]) -> tuple[str, ...]:

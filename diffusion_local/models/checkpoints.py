@@ -10,6 +10,7 @@ from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.adapters import what_else
+from diffusion_local.models.architectures import BY_CROSS_ATTENTION
 from diffusion_local.models.folders import INPAINT_CHANNELS, REFINER, config_of
 from diffusion_local.models.found import EVERY_KIND, INPAINT, Found, incomplete, not_supported
 from diffusion_local.models.headers import NO_PICKLE, Header, read_header
@@ -25,8 +26,6 @@ ENCODERS = {
     "sd2": ("cond_stage_model.model.",),
     "sdxl": ("conditioner.embedders.0.", "conditioner.embedders.1."),
 }
-#: Width of the text that the UNet's cross attention reads -> architecture.
-WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl_refiner"}
 TITLES = {"sd1": "Stable Diffusion 1", "sd2": "Stable Diffusion 2", "sdxl": "SDXL"}
 #: Diffusion transformers by a tensor that only they have, with or without the prefix.
 TRANSFORMERS = {
@@ -72,8 +71,8 @@ def read_checkpoint(path: Path, configs: Iterable[Path]) -> Found:
 def read_unet(header: Header, entrance: tuple[int, ...], configs: Iterable[Path], known: dict[str, Any]) -> Found:
     """A Stable Diffusion checkpoint: ``entrance`` is the shape of its UNet's first convolution."""
     width = next((tensor.shape[-1] for key, tensor in sorted(header.tensors.items()) if key.endswith(CROSS)), 0)
-    architecture = encoder_of(header) or WIDTHS.get(width, "")
-    if WIDTHS.get(width) == "sdxl_refiner":
+    architecture = encoder_of(header) or BY_CROSS_ATTENTION.get(width, "")
+    if BY_CROSS_ATTENTION.get(width) == "sdxl_refiner":
         return not_supported(REFINER, architecture="sdxl_refiner", **known)
     if not architecture:
         return not_supported(f"Its UNet reads text {width} numbers wide, which is no known Stable Diffusion.", **known)

@@ -41,8 +41,9 @@ class Widget(Enum):
 class Option:
     """One setting of a picture, or of a batch.
 
-    ``name``, ``type`` and ``default`` are those of the field that declares it; where it has no default the option is
-    ``required``: the model, or the Studio, supplies what is left out. ``low`` and ``high`` bound a number whatever the model; a model's limits are narrower.
+    ``name``, ``type`` and ``default`` are those of the field that declares it; where that has no default, the option is
+    ``required``: the model, or the Studio, supplies what is left out. ``low`` and ``high`` bound a number whatever the
+    model; a model's limits are narrower.
     ``choices`` are the values of a text that is one of a few; ``files`` is the folder of the files it chooses from.
     """
 

@@ -32,7 +32,7 @@ class Params:
     )]
     negative: Annotated[str, Option(
         meaning="what the picture must not show", a1111=(), kinds=EVERY_KIND, spellings=("neg", "negative_prompt",
-        "no"), web_api="negative_prompt", example="blurry", widget=Widget.TEXT, place="negative"
+        "no"), web_api="negative_prompt", example="blurry", widget=Widget.TEXT, place="negative", shown=Shown.APART
     )]
     model: Annotated[str, Option(
         meaning="id of a model, as `models` lists them", a1111=("Model",), kinds=EVERY_KIND, example="starter",
@@ -66,7 +66,7 @@ class Params:
     kind: Annotated[Kind, Option(
         meaning="txt2img, img2img, inpaint or upscale; left out, the pictures given speak of it", a1111=(),
         kinds=EVERY_KIND, choices=tuple(Kind), sent=str, example="txt2img", widget=Widget.HIDDEN, place="source",
-        varies=False
+        varies=False, shown=Shown.APART
     )] = Kind.TXT2IMG
     source: Annotated[str, Option(
         meaning="source picture to begin from: its id", a1111=(), kinds=(*FROM_SOURCE, Kind.UPSCALE),
@@ -165,13 +165,13 @@ class BatchOptions:
 
     # fmt: off
     start_at: Annotated[str, Option(
-        meaning="not before this moment: ISO 8601, or 23:00 in local time", a1111=()
+        meaning="not before this moment: ISO 8601, or 23:00 in local time", a1111=(), place="times"
     )] = ""
     window: Annotated[str, Option(
-        meaning="only at these times, such as 23:00-07:00 or mon-fri 22:00-06:00", a1111=()
+        meaning="only at these times, such as 23:00-07:00 or mon-fri 22:00-06:00", a1111=(), place="times"
     )] = ""
     finish_by: Annotated[str, Option(
-        meaning="a moment that is warned of if it cannot be kept", a1111=()
+        meaning="a moment that is warned of if it cannot be kept", a1111=(), place="times"
     )] = ""
     webhook: Annotated[str, Option(
         meaning="address that is told of the end", a1111=(), place="address"

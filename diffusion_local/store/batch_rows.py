@@ -1,6 +1,7 @@
 """Batches as a whole: how far each is, when it will be done, and what of it can still be changed."""
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,8 @@ from diffusion_local.store.paces import pace_of, waiting_work
 from diffusion_local.store.queue_view import RUNNING, hands_of, jobs
 from diffusion_local.store.tombstones import missing
 from diffusion_local.timing import late_warning, of_batch
+
+log = logging.getLogger(__name__)
 
 LINE = (
     "SELECT lane, -priority, position, model, kind, pixels, steps FROM jobs INDEXED BY jobs_queued "
@@ -83,6 +86,19 @@ class BatchRows:
                 "(SELECT 1 FROM jobs WHERE batch_id = batches.id AND list_rank = 1)"
             )
             return self.progress(db, [rows.batch(row) for row in found])
+
+    def lateness(self, batch_id: str) -> list[str]:
+        """A sentence, if the batch is not estimated to be done by its ``finish_by``.
+
+        It is asked for once the batch is committed, as its place in the queue decides. An estimate that fails is
+        logged and says nothing: the caller would take the error for a submit that failed, and submit again.
+        """
+        try:
+            warning = self.get(batch_id).warning
+        except Exception:
+            log.exception("The lateness of batch %s could not be estimated.", batch_id)
+            return []
+        return [warning] if warning else []
 
     def progress(self, db: sqlite_utils.Database, batches: Sequence[Batch], most: int | None = None) -> list[Progress]:
         """Of each batch; when it will be done is not told of what more than ``most`` jobs come before."""

@@ -12,6 +12,7 @@ from diffusion_local.domain import FINAL, Batch, Event, Job, Params, Snapshot, S
 from diffusion_local.estimates import Work
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.groups_schema import RANKS
 from diffusion_local.store.line import Line, Rules
 from diffusion_local.store.ownership import scoped, seen, veiled
 from diffusion_local.store.paces import pace_of, waiting_work
@@ -143,11 +144,24 @@ class QueueView:
         with self._database.read() as db:
             return jobs(db, f"WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?", *values, limit)
 
-    def newest_batches(self, ids: list[str]) -> list[Job]:
-        """All jobs of these batches, newest batch first."""
+    def newest_batches(self, ids: list[str], most: int) -> list[Job]:
+        """The first ``most`` jobs of each of these batches, newest batch first."""
+        which = f"INDEXED BY jobs_by_batch WHERE batch_id = ? AND {seen()} ORDER BY idx LIMIT ?"
         with self._database.read() as db:
-            marks = ", ".join("?" * len(ids))
-            return jobs(db, f"WHERE batch_id IN ({marks}) AND {seen()} ORDER BY batch_id DESC, idx", *ids)
+            return [job for batch_id in sorted(set(ids), reverse=True) for job in jobs(db, which, batch_id, most)]
+
+    def counts(self, batch_ids: list[str]) -> dict[str, dict[State, int]]:
+        """How many jobs of each batch are in each state, read from an index alone; unknown ids are left out."""
+        counts: dict[str, dict[State, int]] = {}
+        with self._database.read() as db:
+            for batch_id, rank, count in db.execute(
+                "SELECT batch_id, list_rank, count(*) FROM jobs INDEXED BY jobs_listed "
+                "WHERE batch_id IN (SELECT id FROM batches WHERE id IN (SELECT value FROM json_each(?)) "
+                f"AND {seen()}) GROUP BY batch_id, list_rank",
+                [json.dumps(batch_ids)],
+            ).fetchall():
+                counts.setdefault(batch_id, dict.fromkeys(State, 0))[State(RANKS[rank])] = count
+        return counts
 
     def events(self, job_id: str) -> list[Event]:
         """What happened to a job, oldest first."""

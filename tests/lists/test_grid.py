@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffusion_local.domain import Lora
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.grid import Axis, Grid, parse_axis, parse_grid
 
@@ -89,10 +90,16 @@ def test_what_is_to_be_replaced_must_be_there() -> None:
 
 def test_a_lora_axis_changes_that_lora_only() -> None:
     cells = parse_grid("lora moss: 0.5,1").cells("x", {"loras": [{"name": "ink", "weight": 1.0}]})
-    assert [each["loras"][-1] for _, each in cells] == [
-        {"name": "moss", "weight": 0.5},
-        {"name": "moss", "weight": 1.0},
+    assert [each["loras"] for _, each in cells] == [
+        [Lora("ink", 1.0), Lora("moss", 0.5)],
+        [Lora("ink", 1.0), Lora("moss", 1.0)],
     ]
+
+
+@pytest.mark.parametrize("given", ["ink:0.5, moss:2", ["ink:0.5", "moss"]])
+def test_a_lora_axis_goes_with_loras_written_as_text(given: object) -> None:
+    [(_, first), _] = parse_grid("lora moss: 0.5,1").cells("x", {"loras": given})
+    assert first["loras"] == [Lora("ink", 0.5), Lora("moss", 0.5)]
 
 
 AXES = st.sampled_from(

@@ -101,3 +101,14 @@ def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(
     write_header(path, files.LORA_XL)
     assert catalog.loras()[0].architecture == "sdxl"
     assert len(reads) == 2
+
+
+def test_a_width_means_another_architecture_in_a_lora_than_in_an_embedding(
+    catalog: Catalog, settings: Settings
+) -> None:
+    """The refiner's cross attention reads CLIP-G's 1280 alone; an embedding as wide is one of SDXL."""
+    refiner = {name: (shape[0], 1280) if "down" in name else shape for name, shape in files.LORA.items()}
+    write_header(settings.loras / "refined.safetensors", refiner)
+    write_header(settings.embeddings / "wide.safetensors", {"emb_params": (4, 1280)})
+    assert [each.architecture for each in catalog.loras()] == ["sdxl_refiner"]
+    assert [each.architecture for each in catalog.embeddings()] == ["sdxl"]

@@ -6,6 +6,7 @@ import pytest
 
 from diffusion_local.compose import House
 from diffusion_local.domain import Lane, State
+from diffusion_local.store import rows
 from diffusion_local.store.control import QueueControl
 from diffusion_local.store.database import Database
 from diffusion_local.store.images import ImageStore
@@ -83,7 +84,24 @@ def test_pages_of_jobs_go_newest_first_and_a_batch_in_its_own_order(store: JobSt
     assert [job.id for job in view.jobs(batch_id=batch_id)] == second
     claimed(store)
     assert [job.id for job in view.jobs(state=State.RUNNING)] == [first[0]]
-    assert [job.id for job in view.newest_batches([batch_id, "nobody"])] == second
+    assert [job.id for job in view.newest_batches([batch_id, "nobody"], 10)] == second
+
+
+def test_of_a_long_batch_only_the_first_jobs_are_read(
+    store: JobStore, view: QueueView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = enqueue(store, 200)
+    store.finish((job := claimed(store)).claim, image_of(job))
+    read: list[str] = []
+    row_to_job = rows.job
+    monkeypatch.setattr(rows, "job", lambda row: read.append(row["id"]) or row_to_job(row))
+    assert [each.id for each in view.newest_batches([job.batch_id], 24)] == read == ids[:24]
+    counts = view.counts([job.batch_id, "nobody"])
+    assert {state: count for state, count in counts.pop(job.batch_id).items() if count} == {
+        State.QUEUED: 199,
+        State.DONE: 1,
+    }
+    assert counts == {}
 
 
 def test_history_is_told_oldest_first(store: JobStore, view: QueueView) -> None:

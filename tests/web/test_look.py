@@ -8,7 +8,8 @@ from fastapi.testclient import TestClient
 from diffusion_local import __version__
 from diffusion_local.compose import House
 from diffusion_local.errors import DatabaseProblem
-from diffusion_local.web.ui import look, tab_create
+from diffusion_local.store import rows
+from diffusion_local.web.ui import look, tab_create, view, view_jobs
 from tests.support import claimed
 from tests.web.conftest import made
 
@@ -117,6 +118,21 @@ def test_a_database_problem_is_told_and_passes(house: House, monkeypatch: pytest
         assert "app.db is locked." in answer["now"]
         assert drawn(answer) == {"now"}
     assert drawn(poll(house, answer["seen"])) == {"now", "notices", "create"}
+
+
+def test_a_long_press_is_drawn_from_its_first_jobs_and_its_counts(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = house.studio.submit("a cat", count=60).batch_id
+    snapshot = house.studio.snapshot()
+    read: list[str] = []
+    row_to_job = rows.job
+    monkeypatch.setattr(rows, "job", lambda row: read.append(row["id"]) or row_to_job(row))
+    html = tab_create.draw(house.studio, snapshot, view.utc(), mine)
+    assert len(read) == html.count("<article") == view_jobs.MOST_CARDS
+    assert "0 of 60" in html
+    assert "and 36 more pictures" in html
+    assert 'data-do="cancel_batch"' in html
 
 
 # -- over the wire --------------------------------------------------------------------------------------------------

@@ -36,6 +36,14 @@ def snapshot(**changes: object) -> Snapshot:
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
+def counted(jobs: list[Job]) -> dict[str, dict[State, int]]:
+    """How many jobs of each batch are in each state."""
+    counts: dict[str, dict[State, int]] = {}
+    for each in jobs:
+        counts.setdefault(each.batch_id, dict.fromkeys(State, 0))[each.state] += 1
+    return counts
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
@@ -84,7 +92,7 @@ def test_a_persons_text_is_never_html() -> None:
     shown = snapshot(running=[jobs[1]], waiting=[jobs[0]], ended=jobs[2:], workers=[worker("loading", model=EVIL)])
     picture = image(params=evil)
     pages = [
-        view_jobs.created(jobs, {"J1": picture}, shown, NOW),
+        view_jobs.created(jobs, counted(jobs), {"J1": picture}, shown, NOW),
         view_now.now_line(shown, NOW),
         view_picture.panel(picture, view_picture.Kin()),
         view_gallery.gallery([picture], 1, Place(), False, False),
@@ -176,19 +184,19 @@ def test_a_trashed_picture_is_said_to_be_in_the_trash() -> None:
 
 def test_a_long_press_shows_some_cards_and_counts_the_rest() -> None:
     jobs = [job(id=f"J{n}") for n in range(100)]
-    html = view_jobs.created(jobs, {}, snapshot(), NOW)
+    html = view_jobs.created(jobs, counted(jobs), {}, snapshot(), NOW)
     assert html.count("<article") == view_jobs.MOST_CARDS
     assert "and 76 more pictures" in html
 
 
 def test_presses_come_newest_first_as_given() -> None:
     jobs = [job(id="J2", batch_id="B2"), job(id="J1", batch_id="B1")]
-    html = view_jobs.created(jobs, {}, snapshot(), NOW)
+    html = view_jobs.created(jobs, counted(jobs), {}, snapshot(), NOW)
     assert html.index('data-key="B2"') < html.index('data-key="B1"')
 
 
 def test_an_empty_page_invites() -> None:
-    html = view_jobs.created([], {}, snapshot(), NOW)
+    html = view_jobs.created([], {}, {}, snapshot(), NOW)
     for example in view_jobs.EXAMPLES:
         assert f'data-id="{example}"' in html
 

@@ -4,6 +4,7 @@ from urllib.parse import parse_qsl
 
 from diffusion_local.domain import PRIORITIES, State
 from diffusion_local.errors import Conflict, InvalidParams
+from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_batches
 from diffusion_local.web.ui.effects import Effect, Verb, said
@@ -89,7 +90,7 @@ def batch_change(studio: Studio, key: str, cursors: str) -> Effect:
     sent = {name: value.strip() for name, value in parse_qsl(written, keep_blank_values=True)}
     times = studio.batches.times(studio.batches.get(batch_id).batch)
     changes = {name: sent[name] for name in ("model", *view_batches.SETTINGS) if sent.get(name)}
-    changes |= {name: sent[name] for name in view_batches.TIMES if name in sent and sent[name] != times[name]}
+    changes |= {name: sent[name] for name in BATCH_OPTIONS if name in sent and sent[name] != times[name]}
     if not changes:
         return Effect(panel="")
     try:

@@ -4,7 +4,7 @@ from typing import Any
 
 from diffusion_local.domain import Kind, Params, shortened
 from diffusion_local.errors import NotFound
-from diffusion_local.options.table import DEFAULTS, SETTINGS
+from diffusion_local.options.table import DEFAULTS, OPTIONS, SETTINGS
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_picture
 from diffusion_local.web.ui.effects import Effect, Verb, said
@@ -13,14 +13,12 @@ from diffusion_local.web.ui.words import say
 VARIATIONS = 4
 VARIATION_STRENGTH = 0.25  # near enough to be the same picture, far enough to see
 UPSCALE = 2.0
-#: Of an upscaled picture the studio works these out itself.
-WORKED_OUT = ("width", "height", "steps", "guidance", "sampler")
 
 
 def settings_of(params: Params) -> dict[str, Any]:
     """A recipe as arguments of ``Studio.submit``, without what is at its default."""
-    given = {name: getattr(params, name) for name in SETTINGS if getattr(params, name) != DEFAULTS.get(name)}
-    return {name: value for name, value in given.items() if params.kind is not Kind.UPSCALE or name not in WORKED_OUT}
+    given = {name: getattr(params, name) for name in SETTINGS if params.kind in OPTIONS[name].kinds}
+    return {name: value for name, value in given.items() if value != DEFAULTS.get(name)}
 
 
 def panel(studio: Studio, image_id: str) -> str:

@@ -6,17 +6,30 @@ from typing import Any
 
 import gradio as gr
 
-from diffusion_local.domain import PRIORITIES
+from diffusion_local.domain import PRIORITIES, Kind
 from diffusion_local.lists.fields import EXPANSIONS, parse_size
 from diffusion_local.lists.formats import FORMATS
+from diffusion_local.lists.grid import PROMPTS
+from diffusion_local.options.option import Option, Widget
+from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
 from diffusion_local.studio import Studio
+from diffusion_local.web.ui import form
 from diffusion_local.web.ui.form import model_choices
-from diffusion_local.web.ui.words import label, say
+from diffusion_local.web.ui.words import known, label, say
 
-#: What an axis of a grid may be; LoRAs of this machine come behind them.
-AXES = ("prompt", "negative", "seed", "steps", "guidance", "size", "sampler", "schedule", "model", "clip_skip")
-REPLACED = ("prompt", "negative")
+REPLACED = PROMPTS
 LORA = "lora "
+SIZE = ("width", "height")
+#: Options that hold for every picture: those of a picture without a source. The size is one field.
+OF_PICTURES = tuple(
+    name
+    for name, option in OPTIONS.items()
+    if Kind.TXT2IMG in option.kinds and not option.is_picture and name not in ("prompt", "kind", *SIZE)
+)
+#: The axes of a grid that are offered; LoRAs of this machine come behind them, any other field can be typed.
+AXES = (*PROMPTS, "size", *(name for name in OF_PICTURES if OPTIONS[name].varies and name not in PROMPTS))
+#: Options that choose a file, which may have come after the server's start.
+OF_FILES = tuple(name for name in form.OF_FILES if name in OF_PICTURES)
 Make = Callable[[Studio], Any]
 
 
@@ -85,6 +98,35 @@ def model(studio: Studio) -> Any:
     )
 
 
+def option(name: str) -> Make:
+    """An option that holds for every picture; left empty, it is as the model has it."""
+    each = OPTIONS[name]
+    if each.component is Widget.MODEL:
+        return model
+    if each.component is Widget.CHOICE:
+        return option_choice(each)
+    wide = {"scale": 3} if name in REPLACED else {}
+    return line(name, f"common.{name}_hint" if known(f"common.{name}_hint") else "lists.own", **wide)
+
+
+def option_choice(each: Option) -> Make:
+    def make(studio: Studio) -> Any:
+        return gr.Dropdown(
+            choices_of(each, studio, label),
+            value="",
+            label=label(f"common.{each.name}"),
+            elem_id=f"list-{each.name}",
+            min_width=150,
+        )
+
+    return make
+
+
+def choices_of(each: Option, studio: Studio, speak: Callable[[str], Any]) -> list[Any]:
+    own = (speak("lists.own_model" if each.required else "create.models_own"), "")
+    return [own, *((name, name) for _, name in form.choices(each, studio, speak) if name)]
+
+
 def axis(name: str) -> Make:
     def make(studio: Studio) -> Any:
         said = label(f"common.{name}")
@@ -118,23 +160,17 @@ FIELDS: dict[str, Make] = {
     "prompt": prompt,
     **{f"axis_{name}": axis(name) for name in "xyz"},
     **{f"values_{name}": values_of(name) for name in "xyz"},
-    "model": model,
     "size": line("size", "lists.size_hint"),
-    "steps": line("steps", "lists.own"),
     "count": number("count", 1, 1, 10_000),
-    "guidance": line("guidance", "lists.own"),
-    "seed": line("seed", "common.seed_hint"),
-    "negative": line("negative", "common.negative_hint", scale=3),
+    **{name: option(name) for name in OF_PICTURES},
     "name": line("name", "lists.name_hint", scale=2),
-    "start_at": line("start_at", "lists.start_hint"),
-    "window": line("window", "lists.window_hint"),
-    "finish_by": line("finish_by", "lists.finish_hint"),
-    "webhook": line("webhook", "lists.webhook_hint", scale=3),
+    **{
+        name: line(name, f"common.{name}_hint", **({"scale": 3} if each.place == "address" else {}))
+        for name, each in BATCH_OPTIONS.items()
+    },
     "priority": number("priority", 0, *PRIORITIES),
 }
 NAMES = tuple(FIELDS)
-OF_PICTURES = ("model", "steps", "guidance", "seed", "negative")
-OF_TIME = ("start_at", "window", "finish_by", "webhook")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +186,7 @@ class Asked:
 
     @property
     def times(self) -> dict[str, str]:
-        return self.texts(OF_TIME)
+        return self.texts(tuple(BATCH_OPTIONS))
 
     @property
     def batch(self) -> dict[str, Any]:
@@ -195,8 +231,28 @@ def once(studio: Studio) -> list[Any]:
     """A new page knows models and LoRAs that came after the server's start."""
     loras = [each.name for each in studio.library.adapters()["loras"] if each.ready]
     own = (say("lists.own_model"), "")
-    return [gr.Dropdown([own, *model_choices(studio.models())]), *(gr.Dropdown(axes(say, loras)) for _ in "xyz")]
+    files = (gr.Dropdown(choices_of(OPTIONS[name], studio, say)) for name in OF_FILES)
+    return [
+        gr.Dropdown([own, *model_choices(studio.models())]),
+        *files,
+        *(gr.Dropdown(axes(say, loras)) for _ in "xyz"),
+    ]
+
+
+def at(place: str) -> list[str]:
+    """The options that stand at a place of the form; places are those of Create."""
+    return [name for name in OF_PICTURES if OPTIONS[name].place == place]
+
+
+def rows_for_experts() -> list[list[str]]:
+    """The options that have no place of their own among the common ones."""
+    places = dict.fromkeys(OPTIONS[name].place for name in OF_PICTURES)
+    return [at(place) for place in places if place not in ("model", "numbers", "seed", "negative")]
+
+
+def times_at(place: str) -> list[str]:
+    return [name for name, each in BATCH_OPTIONS.items() if each.place == place]
 
 
 #: What `once` changes.
-DRAWN_ONCE = ("model", "axis_x", "axis_y", "axis_z")
+DRAWN_ONCE = ("model", *OF_FILES, "axis_x", "axis_y", "axis_z")

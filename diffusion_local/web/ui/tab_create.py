@@ -81,7 +81,7 @@ def shapes(model: Model, width: Any, height: Any) -> Any:
 def on_keep(studio: Studio, mine: Any) -> Any:
     """The seed of this browser's latest press."""
     newest = mine.split()[:1] if isinstance(mine, str) else []
-    jobs = studio.jobs_of_batches(newest)
+    jobs = studio.jobs_of_batches(newest, 1)
     return str(jobs[0].params.seed) if jobs else gr.skip()
 
 
@@ -99,9 +99,10 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, mine: Any) -> str:
     """``mine`` has the ids of this browser's batches, newest first."""
     batch_ids = mine.split() if isinstance(mine, str) else []
     shown, left_out = choose(batch_ids[:REMEMBERED_BATCHES], snapshot)
-    jobs = studio.jobs_of_batches(shown)
+    jobs = studio.jobs_of_batches(shown, view_jobs.MOST_CARDS)
     first = not jobs and not studio.gallery_count()
-    return view_jobs.created(jobs, studio.images_of(jobs), snapshot, now, left_out, first)
+    counts = studio.counts_of_batches(shown)
+    return view_jobs.created(jobs, counts, studio.images_of(jobs), snapshot, now, left_out, first)
 
 
 # -- layout ---------------------------------------------------------------------------------------------------------

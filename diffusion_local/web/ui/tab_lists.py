@@ -170,14 +170,18 @@ def layout(studio: Studio) -> ListsTab:
                     place(f"axis_{name}", f"values_{name}")
         with gr.Accordion(label("lists.for_all"), open=False, elem_id="list-for-all"):
             with gr.Row():
-                place("model", "size", "steps", "guidance", "seed")
+                place(*form_lists.at("model"), "size", *form_lists.at("numbers"), *form_lists.at("seed"))
             with gr.Row():
-                place("negative")
+                place(*form_lists.at("negative"))
+            with gr.Accordion(label("create.expert"), open=False, elem_id="list-expert"):
+                for row in form_lists.rows_for_experts():
+                    with gr.Row():
+                        place(*row)
         with gr.Accordion(label("lists.when"), open=False, elem_id="list-when"):
             with gr.Row():
-                place("name", "start_at", "window", "finish_by")
+                place("name", *form_lists.times_at("times"))
             with gr.Row():
-                place("webhook", "priority")
+                place(*form_lists.times_at("address"), "priority")
         check = gr.Button(label("lists.check"), variant="primary", elem_id="list-check", min_width=140)
     upload.click(None, None, None, js="() => diffusionLocalLists.choose('list')", **QUIET)
     sent = hidden(elem_id="list-sent")

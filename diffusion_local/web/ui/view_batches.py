@@ -6,15 +6,15 @@ from datetime import datetime
 from diffusion_local import shapes
 from diffusion_local.catalog import Model
 from diffusion_local.domain import FINAL, State
+from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
 from diffusion_local.store.batch_rows import Progress
 from diffusion_local.web.ui.view import ask, button, item, menu, moment, notice, pictures, text
 from diffusion_local.web.ui.view_help import dialog
 from diffusion_local.web.ui.words import say
 
 PAGE = 20
-#: What of waiting pictures the panel changes, and what stands in an empty field.
-SETTINGS = ("size", "steps", "guidance")
-TIMES = {"start_at": "lists.start_hint", "window": "lists.window_hint", "finish_by": "lists.finish_hint"}
+#: Options of the waiting pictures that the panel changes: the size, and those that Create shows beside each other.
+SETTINGS = ("size", *(name for name, option in OPTIONS.items() if option.place == "numbers"))
 
 
 def batches(found: Sequence[Progress], cursors: Sequence[str], now: datetime) -> str:
@@ -189,7 +189,9 @@ def panel(each: Progress, models: Sequence[Model], times: Mapping[str, str], pro
     rows = f'<label><span>{say("common.model")}</span><select name="model">{choices}</select></label>'
     as_it_is = say("lists.as_it_is")
     rows += "".join(field(name, say(f"common.{name}"), as_it_is) for name in SETTINGS)
-    rows += "".join(field(name, say(f"common.{name}"), say(hint), times[name]) for name, hint in TIMES.items())
+    rows += "".join(
+        field(name, say(f"common.{name}"), say(f"common.{name}_hint"), times[name]) for name in BATCH_OPTIONS
+    )
     told = notice("bad", text(problem)) if problem else ""
     inside = (
         f'<p class="quiet">{say("lists.edit_how", pictures=waits)}</p>{told}<form class="fields" data-fields>{rows}'

@@ -7,7 +7,7 @@ from diffusion_local import shapes
 from diffusion_local.domain import Image
 from diffusion_local.web.ui.place import Place
 from diffusion_local.web.ui.view import button, close_button, picture_link, pictures, text
-from diffusion_local.web.ui.view_picture import recipe
+from diffusion_local.web.ui.view_recipe import recipe
 from diffusion_local.web.ui.words import say
 
 PAGE = 48
@@ -76,12 +76,14 @@ def compared(first: Image, second: Image) -> str:
 
 
 def differences(first: Image, second: Image) -> str:
-    left, right = ({say("gallery.prompt"): each.params.prompt} | dict(recipe(each.params)) for each in (first, second))
+    left, right = (
+        {say("gallery.prompt"): text(each.params.prompt)} | dict(recipe(each.params)) for each in (first, second)
+    )
     names = [name for name in {**left, **right} if left.get(name) != right.get(name)]
     if not names:
         return f'<p class="quiet">{say("gallery.same_recipe")}</p>'
     rows = "".join(
-        f"<tr><th scope='row'>{name}</th><td>{text(left.get(name, '–'))}</td><td>{text(right.get(name, '–'))}</td></tr>"
+        f"<tr><th scope='row'>{name}</th><td>{left.get(name, '–')}</td><td>{right.get(name, '–')}</td></tr>"
         for name in names
     )
     return f'<table class="differences">{rows}</table>'

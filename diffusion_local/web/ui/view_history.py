@@ -3,15 +3,16 @@
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import chain
 
 from diffusion_local import shapes
 from diffusion_local.domain import FINAL, Event, Image, Job, State
+from diffusion_local.web.ui import view_recipe
 from diffusion_local.web.ui.view import (
     button,
     close_button,
     elapsed,
     moment,
-    name_of,
     picture_link,
     report_link,
     standing,
@@ -90,17 +91,7 @@ def event_line(event: Event, before: Event | None) -> str:
 
 
 def settings(job: Job) -> str:
-    params = job.params
-    rows = {
-        name_of("negative"): params.negative,
-        name_of("size"): f"{params.width} × {params.height}",
-        name_of("model"): params.model,
-        name_of("steps"): params.steps,
-        name_of("guidance"): f"{params.guidance:g}",
-        name_of("sampler"): params.sampler,
-        name_of("seed"): params.seed,
-        say("queue.priority"): f"{job.priority:+d}" if job.priority else "",
-        say("queue.job"): job.id,
-    }
-    listed = "".join(f"<dt>{name}</dt><dd>{text(value)}</dd>" for name, value in rows.items() if value != "")
-    return f"<dl>{listed}</dl>"
+    more = [(say("queue.job"), text(job.id))]
+    if job.priority:
+        more.insert(0, (say("queue.priority"), f"{job.priority:+d}"))
+    return f"<dl>{view_recipe.rows(chain(view_recipe.recipe(job.params), more))}</dl>"

@@ -23,6 +23,7 @@ TOLD_TABS = ("queue", "gallery", "models", "settings")
 EXAMPLES = ("a red apple", "a blue heart", "a yellow star", "a green tree")
 
 Images = Mapping[str, Image]
+Counts = Mapping[State, int]
 
 
 def places(snapshot: Snapshot) -> dict[str, int]:
@@ -31,24 +32,36 @@ def places(snapshot: Snapshot) -> dict[str, int]:
 
 def created(
     jobs: Sequence[Job],
+    counts: Mapping[str, Counts],
     images: Images,
     snapshot: Snapshot,
     now: datetime,
     left_out: int = 0,
     first: bool = False,
 ) -> str:
-    """Create's lower half: this browser's latest presses, or an invitation."""
+    """Create's lower half: this browser's latest presses, or an invitation.
+
+    ``jobs`` are the first MOST_CARDS of each press, ``counts`` how many jobs of each batch are in each state.
+    """
     if not jobs:
         return invitation(first)
     order = places(snapshot)
-    batches = [list(group) for _, group in groupby(jobs, key=lambda job: job.batch_id)]
+    # A batch that was cleared away between two reads has no counts any more.
+    batches = [list(group) for key, group in groupby(jobs, key=lambda job: job.batch_id) if key in counts]
     # Nobody knows how long what is held stays so.
-    still = {job.id for job in jobs if job.held or snapshot.paused or snapshot.reason}
+    ahead = [*snapshot.running, *snapshot.waiting]
+    still = {job.id for job in (*jobs, *ahead) if job.held or snapshot.paused or snapshot.reason}
     eta = {job_id: seconds for job_id, seconds in snapshot.eta.items() if job_id not in still}
     rest = f'<p class="quiet">{say("create.more_in_queue", n=left_out)}</p>' if left_out else ""
-    going = " ".join(each[0].batch_id for each in batches if any(job.state not in FINAL for job in each))
+    going = " ".join(each[0].batch_id for each in batches if unfinished(counts[each[0].batch_id]))
     escape = button("", "cancel_mine", going, extra=" data-escape hidden") if going else ""
-    presses = "".join(batch(each, images, eta, order) for each in batches)
+    ends: dict[str, list[float]] = {}
+    for job in ahead:
+        if job.id in eta:
+            ends.setdefault(job.batch_id, []).append(eta[job.id])
+    presses = "".join(
+        batch(each, counts[each[0].batch_id], images, eta, order, ends.get(each[0].batch_id, [])) for each in batches
+    )
     return f'{escape}<div class="presses" data-key="presses">{presses}</div>{rest}'
 
 
@@ -69,23 +82,32 @@ def welcome() -> str:
     return f'<div class="welcome">{make}<p>{say("create.first_how")}</p><ul>{tabs}</ul></div>'
 
 
-def batch(jobs: Sequence[Job], images: Images, eta: Mapping[str, float], order: Mapping[str, int]) -> str:
-    """One press of Generate."""
+def unfinished(counts: Counts) -> int:
+    return sum(count for state, count in counts.items() if state not in FINAL)
+
+
+def batch(
+    jobs: Sequence[Job],
+    counts: Counts,
+    images: Images,
+    eta: Mapping[str, float],
+    order: Mapping[str, int],
+    ends: Sequence[float],
+) -> str:
+    """One press of Generate; ``ends`` are the seconds until each of its unfinished jobs is done, as far as known."""
     first = jobs[0].params
-    unfinished = [job for job in jobs if job.state not in FINAL]
-    done = sum(job.state is State.DONE for job in jobs)
-    words = [say("create.done_of", done=done, total=len(jobs))] if len(jobs) > 1 and unfinished else []
-    ends = [eta[job.id] for job in unfinished if job.id in eta]
-    if unfinished and len(ends) == len(unfinished):
+    total, left = sum(counts.values()), unfinished(counts)
+    words = [say("create.done_of", done=counts[State.DONE], total=total)] if total > 1 and left else []
+    if left and len(ends) == left:
         words.append(say("common.left", time=duration(max(ends))))
     told = f'<span class="quiet">{" · ".join(words)}</span>' if words else ""
     act = ""
-    if unfinished:
+    if left:
         act = button(say("common.cancel"), "cancel_batch", jobs[0].batch_id, "small")
-    elif any(job.state is State.DONE for job in jobs):
+    elif counts[State.DONE]:
         act = button(say("common.use_recipe"), "recipe_of_job", jobs[0].id, "small")
     cards = "".join(card(job, images.get(job.id), eta.get(job.id), order.get(job.id)) for job in jobs[:MOST_CARDS])
-    more = len(jobs) - MOST_CARDS
+    more = total - MOST_CARDS
     rest = f'<p class="quiet">{say("create.more_of_press", n=more)}</p>' if more > 0 else ""
     return (
         f'<section class="batch" data-key="{jobs[0].batch_id}"><header><h2 title="{text(first.prompt)}">'

@@ -1,13 +1,15 @@
 """One picture, as large as the screen, with its recipe and what can be done with it. ``viewer.js`` zooms and walks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from diffusion_local import shapes
-from diffusion_local.domain import Image, Kind, Params
+from diffusion_local.domain import Image, Kind
 from diffusion_local.store.boards import Board
+from diffusion_local.web.ui import view_recipe
 from diffusion_local.web.ui.icons import icon
-from diffusion_local.web.ui.view import ask, button, close_button, elapsed, menu, moment, name_of, size, text
+from diffusion_local.web.ui.view import ask, button, close_button, elapsed, menu, moment, size, text
 from diffusion_local.web.ui.words import say
 
 
@@ -102,39 +104,12 @@ def beside(image: Image, kin: Kin) -> str:
 
 
 def facts(image: Image) -> str:
-    rows = [*recipe(image.params)]
+    """The recipe, and how the picture was made."""
+    more = []
     if image.seconds:
-        rows.append((say("gallery.took"), elapsed(image.seconds)))
+        more.append((say("gallery.took"), elapsed(image.seconds)))
     if image.owner:
-        rows.append((say("queue.owner"), image.owner))
-    rows.append((say("gallery.file"), size(image.bytes)))
-    listed = "".join(f"<dt>{name}</dt><dd>{text(value)}</dd>" for name, value in rows)
-    return f"{listed}<dt>{say('gallery.made')}</dt><dd>{moment(image.created_at)}</dd>"
-
-
-def recipe(params: Params) -> Iterator[tuple[str, object]]:
-    """(name, value) of what the picture was made with; what was left alone is left out."""
-    if params.kind is not Kind.TXT2IMG:
-        yield name_of("kind"), say(f"create.kind_{params.kind}")
-    if params.negative:
-        yield name_of("negative"), params.negative
-    yield name_of("size"), f"{params.width} × {params.height}"
-    if params.kind is Kind.UPSCALE:
-        yield name_of("upscaler"), params.upscaler
-        yield name_of("scale"), f"{params.scale:g} ×"
-        return
-    yield name_of("model"), params.model
-    yield name_of("steps"), params.steps
-    yield name_of("guidance"), f"{params.guidance:g}"
-    yield name_of("sampler"), params.sampler
-    yield name_of("seed"), params.seed
-    if params.strength:
-        yield name_of("strength"), f"{params.strength:g}"
-    if params.loras:
-        yield name_of("loras"), ", ".join(map(str, params.loras))
-    if params.variation_strength:
-        yield name_of("variation_seed"), params.variation_seed
-        yield name_of("variation_strength"), f"{params.variation_strength:g}"
-    for field in ("schedule", "vae", "clip_skip", "rung"):
-        if value := getattr(params, field):
-            yield name_of(field), value
+        more.append((say("queue.owner"), text(image.owner)))
+    more.append((say("gallery.file"), size(image.bytes)))
+    more.append((say("gallery.made"), moment(image.created_at)))
+    return view_recipe.rows(chain(view_recipe.recipe(image.params), more))

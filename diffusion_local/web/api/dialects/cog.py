@@ -12,13 +12,15 @@ from typing import Annotated, Any, Literal
 import anyio.to_thread
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, create_model
 
 from diffusion_local.errors import InvalidParams, NotFound, UserError
+from diffusion_local.options.signature import options_of
 from diffusion_local.shapes import Json
 from diffusion_local.studio import Studio
 from diffusion_local.telling.predictions import FILTER, MOST_JOBS, Subscription, prediction
 from diffusion_local.web.api.dialects.calls import neutral, refusing, root_of, submitted
+from diffusion_local.web.api.fields import field_of
 from diffusion_local.web.api.prefer import MOST_SECONDS, read_prefer
 from diffusion_local.web.api.uploads import kept_pictures
 from diffusion_local.web.api.watch import Watch, until_final
@@ -30,29 +32,21 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {"output_file_prefix": ("",), "stream": (F
 Prefer = Annotated[str | None, Header(description="`respond-async` or `wait=N` (RFC 7240)")]
 
 
-def also(name: str, *others: str, default: Any = None) -> Any:
-    """A field that goes by the names of other models' inputs too."""
-    return Field(default, validation_alias=AliasChoices(name, *others))
-
-
-class Input(BaseModel):
-    """The names of Params, or those that image models have on Replicate."""
+class Named(BaseModel):
+    """The names of our options, or those that image models have on Replicate."""
 
     model_config = ConfigDict(extra="forbid")
 
     prompt: str
-    negative: str | None = also("negative", "negative_prompt")
-    model: str | None = None
-    width: int | None = None
-    height: int | None = None
-    steps: int | None = also("steps", "num_inference_steps")
-    guidance: float | None = also("guidance", "guidance_scale")
-    sampler: str | None = also("sampler", "scheduler")
-    seed: int | None = None
-    source: str | None = also("source", "image", "input_image")
-    mask: str | None = None
-    strength: float | None = also("strength", "prompt_strength")
-    count: int = also("count", "num_outputs", default=1)
+    count: int = Field(1, validation_alias=AliasChoices("count", "num_outputs"))
+
+
+#: Names of this dialect alone: in A1111's API a scheduler is the spacing of the noise levels.
+ALSO = {"sampler": ("scheduler",)}
+FIELDS: dict[str, Any] = {
+    option.name: field_of(option, option.name, *option.spellings, *ALSO.get(option.name, ())) for option in options_of()
+}
+Input: Any = create_model("Input", __base__=Named, __doc__=Named.__doc__, **FIELDS)
 
 
 class Prediction(BaseModel):

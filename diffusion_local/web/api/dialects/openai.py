@@ -1,6 +1,6 @@
 """OpenAI's images API: generations, edits and models, as the ``openai`` package calls them.
 
-Beside OpenAI's own fields it takes ``negative``, ``steps``, ``guidance``, ``sampler`` and ``seed``.
+Beside OpenAI's own fields it takes our options of a picture by their names, such as ``negative`` or ``steps``.
 
 The package sends a request that timed out again, without a key. A caller that hung up before its answer and asks for
 the same within UNANSWERED_SECONDS is therefore given the first request's pictures. The same wish after an answer makes
@@ -13,18 +13,20 @@ import json
 import re
 import time
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
 import anyio.to_thread
 from fastapi import APIRouter, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from starlette.datastructures import UploadFile
 
 from diffusion_local import actor
-from diffusion_local.domain import Receipt
+from diffusion_local.domain import Kind, Receipt
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, UserError
+from diffusion_local.options.signature import options_of
+from diffusion_local.options.table import PICTURES
 from diffusion_local.shapes import Json
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.calls import (
@@ -40,6 +42,7 @@ from diffusion_local.web.api.dialects.calls import (
     why_not,
 )
 from diffusion_local.web.api.dialects.pictures import opened, painted_where_clear
+from diffusion_local.web.api.fields import field_of
 from diffusion_local.web.api.uploads import media_type
 from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.web.refusals import NEVER, headers_of, printable, sentence, status_of
@@ -62,27 +65,40 @@ ABOUT_THE_CALLER = {"moderation", "user"}
 FINAL_WORD = {"x-should-retry": "false"}  # the package would make the same failing job twice more
 
 
-class Generation(BaseModel):
+#: Options that this dialect has ways of its own for: the size, pictures as files of a form, and the kind by its route.
+ITS_OWN = ("width", "height", "kind", *PICTURES)
+
+
+def options_for(*kinds: Kind) -> dict[str, Any]:
+    """A field for each option that applies to these kinds of work; in a form, a list is text."""
+    found = [each for each in options_of(without=ITS_OWN) if set(kinds) & set(each.kinds)]
+    return {each.name: text_or_more(*field_of(each)) for each in found}
+
+
+def text_or_more(taken: Any, field: Any) -> tuple[Any, Any]:
+    return (taken | str if get_origin(get_args(taken)[0]) is list else taken), field
+
+
+class OwnFields(BaseModel):
+    """OpenAI's own fields."""
+
     model_config = ConfigDict(extra="allow")
 
     prompt: str
-    model: str | None = None
     n: int | None = None
     size: str | None = None
     response_format: Literal["b64_json", "url"] | None = None
     output_format: Literal["png", "jpeg", "webp"] | None = None
     output_compression: int | None = Field(None, ge=0, le=100, description="quality of jpeg and webp")
-    negative: str | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    sampler: str | None = None
-    seed: int | None = None
 
 
-class Edit(Generation):
-    """The fields of the form, beside `image` and `mask`."""
-
-    strength: float | None = None
+Generation: Any = create_model("Generation", __base__=OwnFields, **options_for(Kind.TXT2IMG))
+Edit: Any = create_model(
+    "Edit",
+    __base__=Generation,
+    __doc__="The fields of the form, beside `image` and `mask`.",
+    **options_for(Kind.IMG2IMG, Kind.INPAINT),
+)
 
 
 @dataclass(slots=True)
@@ -135,11 +151,11 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         actor.require(actor.Scope.SUBMIT)
         fields, image, mask = await edit_form(request)
         body = validated(fields)
-        options = await anyio.to_thread.run_sync(lambda: read(body) | pictures_of(studio, body, image, mask))
+        options = await anyio.to_thread.run_sync(lambda: read(body) | pictures_of(studio, image, mask))
         return await served(body, request, options, idempotency_key, retries)
 
     async def served(
-        body: Generation, request: Request, options: dict[str, Any], idempotency_key: str | None, retries: str
+        body: OwnFields, request: Request, options: dict[str, Any], idempotency_key: str | None, retries: str
     ) -> Response:
         """The pictures of these options: of a call that was made before, where this one is the same sent again."""
         if idempotency_key:
@@ -199,17 +215,17 @@ async def edit_form(request: Request) -> tuple[dict[str, str], bytes, bytes | No
         return fields, await images[0].read(), await masks[0].read() if masks else None
 
 
-def validated(fields: dict[str, str]) -> Edit:
+def validated(fields: dict[str, str]) -> OwnFields:
     try:
-        return Edit.model_validate(fields)
+        return cast(OwnFields, Edit.model_validate(fields))
     except ValidationError as error:
         raise RequestValidationError([each | {"loc": ("body", *each["loc"])} for each in error.errors()]) from None
 
 
-def pictures_of(studio: Studio, body: Edit, image: bytes, mask: bytes | None) -> dict[str, Any]:
+def pictures_of(studio: Studio, image: bytes, mask: bytes | None) -> dict[str, Any]:
     """What is clear in the mask, or without one in the picture, is painted anew. Raises InvalidParams."""
     source = studio.sources.add(image, "image").id
-    found: dict[str, Any] = {"source": source, "strength": body.strength}
+    found: dict[str, Any] = {"source": source}
     with opened(studio.sources, mask or image, "mask" if mask else "image") as picture:
         painted = painted_where_clear(picture)
     if mask and not painted:
@@ -219,7 +235,7 @@ def pictures_of(studio: Studio, body: Edit, image: bytes, mask: bytes | None) ->
     return found | {"kind": "inpaint", "mask": studio.sources.add(painted, "mask").id}
 
 
-def read(body: Generation) -> dict[str, Any]:
+def read(body: OwnFields) -> dict[str, Any]:
     """Arguments of ``Studio.submit``. Raises InvalidParams."""
     given = body.model_extra or {}
     neutral(given, NEUTRAL)
@@ -237,12 +253,11 @@ def read(body: Generation) -> dict[str, Any]:
         if size is None:
             raise InvalidParams("size", f"must be like 512x512, or auto (got {body.size[:20]!r}).")
         options |= {"width": int(size[1]), "height": int(size[2])}
-    for name in ("model", "negative", "steps", "guidance", "sampler", "seed"):
-        options[name] = getattr(body, name)
-    return options
+    taken = [each.name for each in options_of(without=ITS_OWN)]
+    return options | {name: getattr(body, name) for name in taken if name in type(body).model_fields}
 
 
-def answer(studio: Studio, request: Request, body: Generation, receipt: Receipt) -> Response:
+def answer(studio: Studio, request: Request, body: OwnFields, receipt: Receipt) -> Response:
     made, missed = outcome(studio, receipt.job_ids)
     warnings = receipt.warnings + [f"A picture is missing: {why_not(job)}" for job in missed]
     if not made:

@@ -22,18 +22,22 @@ from diffusion_local.domain import Receipt
 from diffusion_local.errors import InvalidParams, NotDone, NotFound, UserError
 from diffusion_local.options import a1111
 from diffusion_local.options.samplers import SAMPLERS, SCHEDULES
+from diffusion_local.options.signature import options_of
 from diffusion_local.options.table import LANCZOS
 from diffusion_local.shapes import Json
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.a1111.reading import (
+    ITS_OWN,
     NEUTRAL,
     NONE,
     OF_IMG2IMG,
-    OPTIONS,
+    SETTABLE,
     WITHOUT_EFFECT,
     Changed,
+    Common,
     Wanted,
     checked_options,
+    name_of,
     read,
 )
 from diffusion_local.web.api.dialects.calls import (
@@ -81,7 +85,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     chosen: Remembered[dict[str, Any]] = Remembered()  # options by caller
     newest: Remembered[Receipt] = Remembered()  # what each caller submitted last
 
-    async def made(body: Wanted, request: Request) -> Response:
+    async def made(body: Common, request: Request) -> Response:
         who = caller(request)
         actor.require(Scope.SUBMIT)
         options = await anyio.to_thread.run_sync(lambda: read(studio, body, chosen[who] or {}))
@@ -133,7 +137,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         """Choose this caller's model, VAE and CLIP skip; what cannot be set is refused."""
         checked_options(studio, body)
         who = caller(request)
-        chosen[who] = (chosen[who] or {}) | {name: body[name] for name in OPTIONS if body.get(name) is not None}
+        chosen[who] = (chosen[who] or {}) | {name: body[name] for name in SETTABLE if body.get(name) is not None}
 
     @api.get("/progress")
     def progress(request: Request, skip_current_image: bool = False) -> Json:
@@ -201,7 +205,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     return api
 
 
-def answer(studio: Studio, body: Wanted, receipt: Receipt) -> Response:
+def answer(studio: Studio, body: Common, receipt: Receipt) -> Response:
     made, missed = outcome(studio, receipt.job_ids)
     if not made:
         failed = missed[0].failure
@@ -209,26 +213,18 @@ def answer(studio: Studio, body: Wanted, receipt: Receipt) -> Response:
     params = [job.params for job, _ in made]
     first = params[0]
     given = {*(body.model_extra or {}), *(body.override_settings or {})}
-    known = {*OPTIONS, *NEUTRAL, *OF_IMG2IMG, *WITHOUT_EFFECT}
-    info = {
+    known = {*SETTABLE, *NEUTRAL, *OF_IMG2IMG, *WITHOUT_EFFECT}
+    info = {name_of(each): getattr(first, each.name) for each in options_of(without=ITS_OWN)} | {
         "prompt": first.prompt,
         "all_prompts": [each.prompt for each in params],
-        "negative_prompt": first.negative,
         "all_negative_prompts": [each.negative for each in params],
-        "seed": first.seed,
         "all_seeds": [each.seed for each in params],
-        "width": first.width,
-        "height": first.height,
-        "sampler_name": first.sampler,
-        "cfg_scale": first.guidance,
-        "steps": first.steps,
         "batch_size": len(made),
         "sd_model_name": first.model,
         "sd_vae_name": first.vae or None,
         "clip_skip": first.clip_skip or 1,
         "denoising_strength": first.strength or None,
         "subseed": -1 if first.variation_seed is None else first.variation_seed,
-        "subseed_strength": first.variation_strength,
         "infotexts": [a1111.text(each) for each in params],
         "index_of_first_image": 0,
         "job_ids": receipt.job_ids,

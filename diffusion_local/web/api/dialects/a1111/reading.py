@@ -6,18 +6,22 @@ What would change the picture and cannot be done is refused by name; what else i
 import re
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, create_model
 
+from diffusion_local.domain import Kind
 from diffusion_local.errors import InvalidParams
-from diffusion_local.options.samplers import SAMPLERS, SCHEDULES
+from diffusion_local.options.option import Option
+from diffusion_local.options.samplers import SCHEDULES, paired, schedule_named
+from diffusion_local.options.signature import options_of
+from diffusion_local.options.table import OPTIONS, PICTURES
 from diffusion_local.options.values import whole_number
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.calls import neutral
 from diffusion_local.web.api.dialects.pictures import inverted, opened
+from diffusion_local.web.api.fields import field_of
 from diffusion_local.web.api.uploads import decoded
 
 MOST_PICTURES = 100
-KARRAS = " Karras"
 NONE = ("", "automatic", "none")
 LORA = re.compile(r"<lora:([^<>:]+)(?::([^<>:]*))?(?::[^<>]*)?>")
 OTHER_NETWORK = re.compile(r"<(hypernet|lyco):[^<>]*>")
@@ -36,48 +40,60 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 OF_IMG2IMG: dict[str, tuple[Any, ...]] = {"include_init_images": (False,), "inpainting_fill": (0, 1)}
 #: Says something about the answer or the saving, not about the picture.
 WITHOUT_EFFECT = {"do_not_save_grid", "do_not_save_samples", "override_settings_restore_afterwards", "save_images"}
-OPTIONS = ("sd_model_checkpoint", "sd_vae", "CLIP_stop_at_last_layers")
+SETTABLE = ("sd_model_checkpoint", "sd_vae", "CLIP_stop_at_last_layers")
+LEAST_SKIPPED, MOST_SKIPPED = map(int, OPTIONS["clip_skip"].bounds)
 
 
-class Wanted(BaseModel):
+#: Options that this dialect has ways of its own for: in the prompt, in options, or by another route.
+ITS_OWN = ("model", "kind", "loras", "vae", *PICTURES)
+
+
+def name_of(option: Option) -> str:
+    return option.web_api or option.name
+
+
+def options_for(kind: Kind, *others: Kind) -> dict[str, Any]:
+    """A field for each option that applies to this kind of work, and to none of the others, under A1111's name."""
+    return {
+        name_of(each): field_of(each)
+        for each in options_of(without=ITS_OWN)
+        if kind in each.kinds and not set(others) & set(each.kinds)
+    }
+
+
+class Common(BaseModel):
+    """What is the same in every call."""
+
     model_config = ConfigDict(extra="allow")
 
     prompt: str = ""
-    negative_prompt: str | None = None
-    sampler_name: str | None = None
     sampler_index: str | None = None
-    scheduler: str | None = None
-    steps: int | None = None
-    cfg_scale: float | None = None
-    width: int | None = None
-    height: int | None = None
-    seed: int | None = None
-    subseed: int | None = None
-    subseed_strength: float | None = None
-    clip_skip: int | None = None
     batch_size: int | None = None
     n_iter: int | None = None
     override_settings: dict[str, Any] | None = None
     send_images: bool = True
 
 
-class Changed(Wanted):
+class Pictures(BaseModel):
     """What img2img takes beside that; a mask makes it inpainting."""
 
     init_images: list[str] = []
     mask: str | None = None
     inpainting_mask_invert: int | None = None
-    denoising_strength: float | None = None
 
 
-def read(studio: Studio, body: Wanted, options: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of ``Studio.submit``; pictures that came along are kept. ``options`` are the caller's own.
+Wanted: Any = create_model("Wanted", __base__=Common, **options_for(Kind.TXT2IMG))
+Changed: Any = create_model("Changed", __base__=(Pictures, Wanted), **options_for(Kind.IMG2IMG, Kind.TXT2IMG))
 
-    Raises InvalidParams.
+
+def read(studio: Studio, body: Any, set_before: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``Studio.submit``; pictures that came along are kept. ``set_before`` are the caller's own options.
+
+    ``body`` is a ``Wanted``. Raises InvalidParams.
     """
     extra = body.model_extra or {}
     neutral(extra, NEUTRAL)
-    if not isinstance(body, Changed):
+    if not isinstance(body, Pictures):
         neutral(extra, {"init_images": ([],)})
     for name in ("batch_size", "n_iter"):
         value = getattr(body, name)
@@ -85,36 +101,32 @@ def read(studio: Studio, body: Wanted, options: dict[str, Any]) -> dict[str, Any
             raise InvalidParams(name, f"must be from 1 to {MOST_PICTURES} (got {value}).")
     override = body.override_settings or {}
     checked_options(studio, override)
-    set_up = options | override
+    set_up = set_before | override
     prompt, loras = without_loras(body.prompt)
     sampler, schedule = sampler_of(body)
-    options = {
+    skip = body.clip_skip if body.clip_skip is not None else set_up.get("CLIP_stop_at_last_layers")
+    given = {each.name: getattr(body, name_of(each), None) for each in options_of(without=ITS_OWN)}
+    given |= {
         "prompt": prompt,
-        "negative": body.negative_prompt,
         "model": named_model(studio, set_up.get("sd_model_checkpoint")),
         "vae": named_vae(set_up.get("sd_vae")),
-        "clip_skip": skipped(body.clip_skip if body.clip_skip is not None else set_up.get("CLIP_stop_at_last_layers")),
+        "clip_skip": skipped(skip),
         "loras": loras or None,
-        "width": body.width,
-        "height": body.height,
-        "steps": body.steps,
-        "guidance": body.cfg_scale,
         "sampler": sampler,
         "schedule": schedule,
-        "seed": body.seed,
         "count": (body.batch_size or 1) * (body.n_iter or 1),
     }
-    if body.subseed_strength:
-        options |= {"variation_seed": body.subseed, "variation_strength": body.subseed_strength}
-    return options | (pictures_of(studio, body) if isinstance(body, Changed) else {})
+    if not body.subseed_strength:  # A1111 sends a subseed with every call
+        given |= {"variation_seed": None, "variation_strength": None}
+    return given | (pictures_of(studio, body) if isinstance(body, Pictures) else {})
 
 
-def pictures_of(studio: Studio, body: Changed) -> dict[str, Any]:
+def pictures_of(studio: Studio, body: Any) -> dict[str, Any]:
     neutral(body.model_extra or {}, OF_IMG2IMG)
     if len(body.init_images) != 1:
         raise InvalidParams("init_images", f"must be one picture (got {len(body.init_images)}).")
     source = studio.sources.add(decoded("init_images", body.init_images[0]), "init_images").id
-    found: dict[str, Any] = {"source": source, "strength": body.denoising_strength}
+    found: dict[str, Any] = {"source": source}
     if not body.mask:
         return found | {"kind": "img2img"}
     mask = decoded("mask", body.mask)
@@ -148,25 +160,21 @@ def skipped(layers: Any) -> int | None:
     """A1111 counts the layer to stop at: 1 is the last one, so that nothing is skipped. Raises InvalidParams."""
     if layers is None or layers in (0, 1):
         return None
-    return int(layers) if isinstance(layers, int) else whole_number("clip_skip", layers, 0, 12)
+    return int(layers) if isinstance(layers, int) else OPTIONS["clip_skip"].of(layers)
 
 
-def sampler_of(body: Wanted) -> tuple[str | None, str | None]:
+def sampler_of(body: Any) -> tuple[str | None, str | None]:
     """(sampler, schedule). A pair that we know by one name goes by that. Raises InvalidParams."""
-    sampler, wanted = body.sampler_name or body.sampler_index or "", (body.scheduler or "").lower().replace("_", " ")
+    sampler, wanted = body.sampler_name or body.sampler_index or "", body.scheduler or ""
     if sampler.lower() in NONE:
         sampler = ""
-    if wanted in NONE or sampler.lower().endswith(f"{KARRAS} {wanted}".lower()):
+    if wanted.lower() in NONE:
         return sampler or None, None
-    if wanted == "karras":
-        if sampler.lower().endswith(KARRAS.lower()):
-            return sampler, None
-        if f"{sampler}{KARRAS}".lower() in (each.lower() for each in SAMPLERS):
-            return sampler + KARRAS, None
-    schedule = next((each for each in SCHEDULES if each.lower() == wanted), None)
-    if schedule is None:
+    schedule = schedule_named(wanted)
+    if not schedule:
         raise InvalidParams("scheduler", f"must be one of {', '.join(SCHEDULES)} (got {wanted[:50]!r}).")
-    return sampler or None, schedule
+    sampler, schedule = paired(sampler, schedule)
+    return sampler or None, schedule or None
 
 
 def checked_options(studio: Studio, options: dict[str, Any]) -> None:
@@ -177,7 +185,7 @@ def checked_options(studio: Studio, options: dict[str, Any]) -> None:
     if vae and vae not in {each.name for each in studio.adapters("vae")}:
         raise InvalidParams("sd_vae", f"There is no VAE {vae[:100]!r}.")
     if skip is not None:
-        whole_number("CLIP_stop_at_last_layers", skip, 0, 12)
+        whole_number("CLIP_stop_at_last_layers", skip, LEAST_SKIPPED, MOST_SKIPPED)
 
 
 def named_model(studio: Studio, name: Any) -> str | None:

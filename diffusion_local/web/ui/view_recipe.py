@@ -1,0 +1,37 @@
+"""A recipe as HTML: the options that a picture was made with, for the viewer and for a job's history."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from diffusion_local import shapes
+from diffusion_local.domain import Kind, Params
+from diffusion_local.options.option import Option, Shown
+from diffusion_local.options.table import OPTIONS
+from diffusion_local.web.ui.view import name_of, text
+from diffusion_local.web.ui.words import say
+
+
+def recipe(params: Params) -> Iterator[tuple[str, str]]:
+    """(name, value as HTML) of each option that applies and is set; the prompt stands elsewhere."""
+    if params.kind is not Kind.TXT2IMG:
+        yield name_of("kind"), say(f"create.kind_{params.kind}")
+    if params.negative:
+        yield name_of("negative"), text(params.negative)
+    yield name_of("size"), f"{params.width} × {params.height}"
+    for name, option in OPTIONS.items():
+        value = getattr(params, name)
+        listed = option.shown is Shown.ALWAYS or (option.shown is Shown.SET and option.is_set(value))
+        if listed and params.kind in option.kinds:
+            yield name_of(name), shown(option, value)
+
+
+def shown(option: Option, value: Any) -> str:
+    if option.is_picture:
+        return f'<a href="{text(shapes.source_url(value))}" target="_blank" rel="noopener">{text(value[:12])}</a>'
+    if option.type is float:
+        return f"{value:g}"
+    return text(", ".join(map(str, value)) if isinstance(value, tuple) else value)
+
+
+def rows(found: Iterator[tuple[str, str]]) -> str:
+    return "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in found)

@@ -1,0 +1,178 @@
+"""Every way in which options come in: each function submits a picture with these options and returns its Params.
+
+``given`` has a value for each option that applies to the kind of work. What a way cannot say is left out by the table
+itself: a way that has no place for an option at all says so in ``CANNOT``, with the reason.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+from fastapi.testclient import TestClient
+
+from diffusion_local.compose import House
+from diffusion_local.domain import Kind, Params
+from diffusion_local.options.table import OPTIONS
+from diffusion_local.web.api import endpoints
+from diffusion_local.web.api.dialects import openai
+from diffusion_local.web.api.dialects.a1111 import reading
+from diffusion_local.web.ui import form, form_lists, tab_lists
+
+Given = dict[str, Any]
+Door = Callable[[House, TestClient, Given], Params]
+
+
+def newest(house: House) -> Params:
+    return house.studio.jobs(limit=1)[0].params
+
+
+def studio(house: House, client: TestClient, given: Given) -> Params:
+    house.studio.submit(**given)
+    return newest(house)
+
+
+def http(house: House, client: TestClient, given: Given) -> Params:
+    answer = client.post("/api/v1/jobs", json=given)
+    assert answer.status_code == 202, answer.text
+    return newest(house)
+
+
+def gradio(house: House, client: TestClient, given: Given) -> Params:
+    endpoints.Endpoints(house.studio).submit(**given)
+    return newest(house)
+
+
+def cog(house: House, client: TestClient, given: Given) -> Params:
+    answer = client.post("/predictions", json={"input": given}, headers={"Prefer": "respond-async"})
+    assert answer.status_code == 202, answer.text
+    return newest(house)
+
+
+def cog_spelled(house: House, client: TestClient, given: Given) -> Params:
+    """By the last of the spellings that an option has in other tools."""
+    named = {(*OPTIONS[name].spellings, name)[0] if name != "prompt" else name: each for name, each in given.items()}
+    return cog(house, client, named)
+
+
+def a1111(house: House, client: TestClient, given: Given) -> Params:
+    kind = given["kind"]
+    by_other_ways = {"prompt", *reading.ITS_OWN}
+    body = {reading.name_of(OPTIONS[name]): each for name, each in given.items() if name not in by_other_ways}
+    tags = "".join(f"<lora:{each['name']}:{each['weight']}>" for each in given["loras"])
+    body |= {"prompt": given["prompt"] + tags}
+    body["override_settings"] = {"sd_model_checkpoint": given["model"], "sd_vae": given["vae"]}
+    if kind == Kind.TXT2IMG:
+        wanted = reading.Wanted(**body)
+    else:
+        pictures = {name: encoded(house, given[name]) for name in ("source", "mask") if name in given}
+        wanted = reading.Changed(**body, init_images=[pictures["source"]], mask=pictures.get("mask"))
+    house.studio.submit(**reading.read(house.studio, wanted, {}))
+    return newest(house)
+
+
+def encoded(house: House, source_id: str) -> str:
+    import base64
+
+    return base64.b64encode(house.sources.path(source_id).read_bytes()).decode()
+
+
+def openai_(house: House, client: TestClient, given: Given) -> Params:
+    body = {name: each for name, each in given.items() if name not in openai.ITS_OWN}
+    size = {"size": f"{given['width']}x{given['height']}"}
+    house.studio.submit(**openai.read(openai.Generation(**body, **size)))
+    return newest(house)
+
+
+def written(value: Any) -> str:
+    """A value as text."""
+    return ", ".join(f"{each['name']}:{each['weight']}" for each in value) if isinstance(value, list) else str(value)
+
+
+def list_text(house: House, client: TestClient, given: Given) -> Params:
+    flags = "".join(f' --{name} "{written(each)}"' for name, each in given.items() if name != "prompt")
+    return listed(house, given["prompt"] + flags, "text")
+
+
+def list_csv(house: House, client: TestClient, given: Given) -> Params:
+    page = io.StringIO()
+    rows = csv.DictWriter(page, list(given))
+    rows.writeheader()
+    rows.writerow({name: written(each) for name, each in given.items()})
+    return listed(house, page.getvalue(), "csv")
+
+
+def list_jsonl(house: House, client: TestClient, given: Given) -> Params:
+    return listed(house, json.dumps(given), "jsonl")
+
+
+def list_spelled(house: House, client: TestClient, given: Given) -> Params:
+    """By the first of the spellings that an option has in other tools."""
+    return list_jsonl(house, client, {(*OPTIONS[name].spellings, name)[0]: each for name, each in given.items()})
+
+
+def list_defaults(house: House, client: TestClient, given: Given) -> Params:
+    """Options that hold for lines that say nothing."""
+    prompt = given["prompt"] or "-"
+    house.studio.lists.submit(prompt, **{name: each for name, each in given.items() if name != "prompt"})
+    return newest(house)
+
+
+def listed(house: House, text: str, form: str) -> Params:
+    house.studio.lists.submit(text, form)
+    return newest(house)
+
+
+def page(house: House, client: TestClient, given: Given) -> Params:
+    """Create's form, filled from a recipe and read again."""
+    filled = form.fill(studio(house, client, given))
+    values = form.read([given["model"] if isinstance(each, dict) else each for each in filled])
+    for extra in ("count", "styles"):
+        values.pop(extra)
+    house.studio.submit(**values | ({"width": given["width"], "height": given["height"]} if "width" in given else {}))
+    return newest(house)
+
+
+def lists_page(house: House, client: TestClient, given: Given) -> Params:
+    """The form of the Lists tab."""
+    fields: Given = dict.fromkeys(form_lists.NAMES, "")
+    fields |= {"mode": "list", "format": "text", "expand": "no", "count": 1, "priority": 0, "text": given["prompt"]}
+    fields |= {name: written(each) for name, each in given.items() if name in form_lists.OF_PICTURES}
+    fields["size"] = f"{given['width']}x{given['height']}"
+    told = tab_lists.queue(house.studio, form_lists.read(list(fields.values())), "queue_list")
+    assert "In the queue" in told
+    return newest(house)
+
+
+def edit(house: House, client: TestClient, given: Given) -> Params:
+    """A batch that waits, changed."""
+    base = {name: given[name] for name in ("kind", "source", "mask") if name in given}
+    receipt = house.studio.submit("something else", **base)
+    house.studio.batches.edit(receipt.batch_id, **given)
+    return house.studio.job(receipt.job_ids[0]).params
+
+
+DOORS: dict[str, Door] = {
+    "studio": studio,
+    "http": http,
+    "gradio": gradio,
+    "cog": cog,
+    "cog by other names": cog_spelled,
+    "a1111": a1111,
+    "openai": openai_,
+    "list as text": list_text,
+    "list as csv": list_csv,
+    "list as jsonl": list_jsonl,
+    "list by other names": list_spelled,
+    "defaults of a list": list_defaults,
+    "create": page,
+    "lists page": lists_page,
+    "edit": edit,
+}
+#: Kinds of work that a way does not know.
+CANNOT: dict[str, tuple[Kind, ...]] = {
+    "a1111": (Kind.UPSCALE,),  # extra-single-image takes a factor and an upscaler, nothing else
+    "openai": (Kind.IMG2IMG, Kind.INPAINT, Kind.UPSCALE),  # pictures come as files of a form; see test_openai
+    "lists page": (Kind.IMG2IMG, Kind.INPAINT, Kind.UPSCALE),  # a list of prompts has no source pictures
+}
