@@ -1,12 +1,15 @@
 """What people ask of time, resolved on a clock that the tests set."""
 
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
+from diffusion_local.domain import Batch
 from diffusion_local.errors import InvalidParams
+from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.timing import Timing, late_warning, timing
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -63,3 +66,8 @@ def test_a_warning_says_by_when_it_would_be_done() -> None:
     assert late_warning(times.finish_by, times.done_at(at("2026-11-22T12:00"), 3600, BERLIN), BERLIN) == ""
     assert late_warning(None, done, BERLIN) == ""
     assert late_warning(times.finish_by, None, BERLIN) == ""
+
+
+def test_the_times_of_a_batch_are_the_options_of_the_table() -> None:
+    assert {field.name for field in fields(Timing)} == set(BATCH_OPTIONS)
+    assert set(BATCH_OPTIONS) <= {field.name for field in fields(Batch)}

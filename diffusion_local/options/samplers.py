@@ -30,7 +30,7 @@ SAMPLERS: dict[str, Sampler] = {
     "DPM++ 2M SDE": Sampler(True, ("k_dpmpp_2m_sde", "dpmpp_2m_sde")),
     "Euler": Sampler(True, ("k_euler", "EulerDiscrete", "EulerDiscreteScheduler")),
     "Euler a": Sampler(False, ("k_euler_a", "k_euler_ancestral", "euler_ancestral", "EulerAncestralDiscreteScheduler")),
-    "UniPC": Sampler(True, ("uni_pc", "UniPCMultistep", "UniPCMultistepScheduler")),
+    "UniPC": Sampler(True, ("UniPCMultistep", "UniPCMultistepScheduler")),
     "Heun": Sampler(True, ("k_heun", "HeunDiscrete", "HeunDiscreteScheduler")),
     "DDIM": Sampler(False, ("DDIMScheduler",)),
     "DDPM": Sampler(False, ("DDPMScheduler",)),

@@ -201,10 +201,6 @@ DEFAULTS = {name: option.default for name, option in OPTIONS.items() if not opti
 PICTURES = tuple(name for name, option in OPTIONS.items() if option.is_picture)
 
 
-def applies(name: str, kind: Kind) -> bool:
-    return kind in OPTIONS[name].kinds
-
-
 def refused_by(kind: Kind) -> tuple[str, ...]:
     """Options that mean nothing to this kind of work and are refused there.
 

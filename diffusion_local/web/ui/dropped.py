@@ -11,7 +11,7 @@ from diffusion_local.catalog import Model
 from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import NotFound
 from diffusion_local.options.a1111 import CHOICES, MODEL_HASH
-from diffusion_local.options.table import LANCZOS
+from diffusion_local.options.table import OPTIONS
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form, view
 from diffusion_local.web.ui.words import say
@@ -60,12 +60,11 @@ def current(models: list[Model], values: tuple[Any, ...]) -> Model:
 def without_lost(studio: Studio, params: Params) -> tuple[Params, list[str]]:
     """The params without files that are not here, and what those were."""
     lost = []
-    if params.vae and params.vae not in form.usable(studio, "vae"):
-        lost.append(f"{view.name_of('vae')} {params.vae}")
-        params = replace(params, vae="")
-    if params.upscaler not in ("", LANCZOS, *form.usable(studio, "upscalers")):
-        lost.append(f"{view.name_of('upscaler')} {params.upscaler}")
-        params = replace(params, upscaler="")
+    for name in form.OF_FILES:
+        option, value = OPTIONS[name], getattr(params, name)
+        if value not in (option.default, option.initial, *form.usable(studio, option.files)):
+            lost.append(f"{view.name_of(name)} {value}")
+            params = replace(params, **{name: option.default})
     known = form.usable(studio, "loras")
     lost += [f"LoRA {lora.name}" for lora in params.loras if lora.name not in known]
     params = replace(params, loras=tuple(lora for lora in params.loras if lora.name in known))

@@ -21,7 +21,7 @@ from diffusion_local.actor import Scope
 from diffusion_local.domain import Receipt
 from diffusion_local.errors import InvalidParams, NotDone, NotFound, UserError
 from diffusion_local.options import a1111
-from diffusion_local.options.samplers import SAMPLERS, SCHEDULES
+from diffusion_local.options.samplers import SAMPLERS, SCHEDULES, api_name
 from diffusion_local.options.signature import options_of
 from diffusion_local.options.table import LANCZOS
 from diffusion_local.shapes import Json
@@ -169,7 +169,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     @api.get("/schedulers")
     def schedulers() -> list[Json]:
         rest = {"aliases": None, "default_rho": -1, "need_inner_model": False}
-        return [{"name": each.lower().replace(" ", "_"), "label": each} | rest for each in SCHEDULES]
+        return [{"name": api_name(each), "label": each} | rest for each in SCHEDULES]
 
     @api.get("/sd-vae")
     def sd_vae() -> list[Json]:
