@@ -105,7 +105,9 @@ def read(studio: Studio, body: Any, set_before: dict[str, Any]) -> dict[str, Any
     prompt, loras = without_loras(body.prompt)
     sampler, schedule = sampler_of(body)
     skip = body.clip_skip if body.clip_skip is not None else set_up.get("CLIP_stop_at_last_layers")
-    given = {each.name: getattr(body, name_of(each), None) for each in options_of(without=ITS_OWN)}
+    declared = type(body).model_fields  # clients send img2img's fields to txt2img, too
+    taken = [each for each in options_of(without=ITS_OWN) if name_of(each) in declared]
+    given = {each.name: getattr(body, name_of(each)) for each in taken}
     given |= {
         "prompt": prompt,
         "model": named_model(studio, set_up.get("sd_model_checkpoint")),
