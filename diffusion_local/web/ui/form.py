@@ -118,9 +118,14 @@ def choices(option: Option, studio: Studio, speak: Callable[[str], Any]) -> list
         known = [option.initial, *known]
     own: list[tuple[Any, str]] = []
     if option.initial is None and not option.required:
-        key = f"common.{option.name}_own"
-        own = [(speak(key if words.known(key) else "create.models_own"), "")]
+        own = [(models_own(option, speak), "")]
     return [*own, *((each, each) for each in known)]
+
+
+def models_own(option: Option, speak: Callable[[str], Any]) -> Any:
+    """What stands for an option that is left to the model: ``common.NAME_own``, or words that hold for all."""
+    key = f"common.{option.name}_own"
+    return speak(key if words.known(key) else "create.models_own")
 
 
 def kept(option: Option, label: Any, studio: Studio) -> gr.components.Component:

@@ -123,7 +123,7 @@ def option_choice(each: Option) -> Make:
 
 
 def choices_of(each: Option, studio: Studio, speak: Callable[[str], Any]) -> list[Any]:
-    own = (speak("lists.own_model" if each.required else "create.models_own"), "")
+    own = (form.models_own(each, speak), "")
     return [own, *((name, name) for _, name in form.choices(each, studio, speak) if name)]
 
 
