@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion_local.checks import check_prompt
 from diffusion_local.errors import InvalidParams
+from diffusion_local.options.values import check_prompt
 from diffusion_local.settings import assets
 
 SLOT = "{prompt}"

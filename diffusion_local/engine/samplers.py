@@ -37,7 +37,7 @@ TABLE: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-#: Of ``checks.SCHEDULES``: what spaces the noise levels so.
+#: What spaces the noise levels so, for each of ``options.samplers.SCHEDULES``.
 SPACINGS: dict[str, dict[str, Any]] = {
     "Automatic": {},
     "Uniform": {"timestep_spacing": "leading"},
@@ -59,7 +59,7 @@ ANGULAR: dict[str, tuple[str, dict[str, Any]]] = {"SCM": ("SCMScheduler", {})}
 
 
 def scheduler(name: str, base_config: Mapping[str, Any], schedule: str = "") -> Any:
-    """A fresh diffusers scheduler for a sampler of ``checks.SAMPLERS``, with the model's noise schedule."""
+    """A fresh diffusers scheduler for a sampler of ``options.samplers.SAMPLERS``, with the model's noise schedule."""
     flows = base_config.get("_class_name") == "FlowMatchEulerDiscreteScheduler" or base_config.get("use_flow_sigmas")
     angular = base_config.get("_class_name") == "SCMScheduler"
     class_name, overrides = (FLOW if flows else ANGULAR if angular else TABLE)[name]

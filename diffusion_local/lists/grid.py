@@ -14,12 +14,11 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any, Self
 
-from diffusion_local.options.values import MAX_PROMPT_CHARS
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.fields import field_name, parse_size
 from diffusion_local.options.table import OPTIONS, SETTINGS
 from diffusion_local.options.types import Lora
-from diffusion_local.options.values import loras
+from diffusion_local.options.values import MAX_PROMPT_CHARS, loras
 
 MOST_VALUES = 100  # of one axis
 MOST_CHARS = 10_000

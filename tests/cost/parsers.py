@@ -20,7 +20,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import FileResponse
 
-from diffusion_local import accounts, checks, completion, contact_sheet, domain, pictures, prompts, styles, when
+from diffusion_local import accounts, contact_sheet, domain, pictures, prompts, styles, when
 from diffusion_local.batches import bundle
 from diffusion_local.domain import Batch, Image, new_job
 from diffusion_local.engine import fake
@@ -29,6 +29,8 @@ from diffusion_local.hub import choice
 from diffusion_local.hub.client import RemoteFile
 from diffusion_local.lists import encoding, expansion, fields, formats, grid, transfer
 from diffusion_local.models import adapters, headers, known, names, shelf
+from diffusion_local.options import a1111 as a1111_recipe
+from diffusion_local.options import samplers, validate, values
 from diffusion_local.remote import server
 from diffusion_local.reports import markdown, report
 from diffusion_local.settings import Settings
@@ -230,6 +232,9 @@ PARSERS = [
     ),
     Parser("line of a queue file", "lists/transfer.py", lambda text: transfer.parcel(transfer.read_object(text))),
     Parser("name of a field", "lists/fields.py", fields.field_name),
+    Parser("sampler", "options/samplers.py", samplers.check_sampler),
+    Parser("sampler and schedule", "options/samplers.py", samplers.split),
+    Parser("size of a recipe", "options/a1111.py", lambda text: a1111_recipe.settings_in({"Size": text})),
     Parser("size", "lists/fields.py", fields.parse_size),
     Parser("address of a server", "remote/server.py", server.address),
     Parser("recipe as text", "store/reading.py", reading.read_text),
@@ -238,8 +243,8 @@ PARSERS = [
     Parser("recipe in EXIF", "store/reading.py", lambda text: reading.read_picture(webp(text))),
     Parser(
         "recipe, written",
-        "store/recipe.py",
-        lambda text: recipe.a1111_text(params(prompt=text, negative=text, model=text)),
+        "options/a1111.py",
+        lambda text: a1111_recipe.text(params(prompt=text, negative=text, model=text)),
     ),
     Parser("search", "store/gallery_filter.py", searched),
     Parser("filter of the gallery", "store/gallery_filter.py", lambda text: GalleryFilter.of({"model": text})),
@@ -256,13 +261,13 @@ PARSERS = [
     Parser("number as an address", "telling/addresses.py", addresses.looks_like_a_number),
     Parser("group of an error", "reports/report.py", lambda text: report.reason_of("kind", text)),
     Parser("Markdown", "reports/markdown.py", markdown.escaped),
-    Parser("tags", "completion.py", lambda text: completion.with_tags(params(prompt=f"<lora:a:1>{text}"))),
-    Parser("prompt", "checks.py", lambda text: checks.check_prompt("prompt", text, required=True)),
-    Parser("LoRAs", "checks.py", checks.loras),
-    Parser("file name", "checks.py", lambda text: checks.file_name("vae", text)),
-    Parser("number", "checks.py", lambda text: checks.number("steps", text, 1, 150)),
-    Parser("source id", "checks.py", lambda text: checks.source_id("source", text, "img2img")),
-    Parser("foreign words", "checks.py", lambda text: checks.foreign_words(text, ("LATIN",))),
+    Parser("tags", "options/validate.py", lambda text: validate.with_tags(params(prompt=f"<lora:a:1>{text}"))),
+    Parser("prompt", "options/values.py", lambda text: values.check_prompt("prompt", text, required=True)),
+    Parser("LoRAs", "options/values.py", lambda text: values.loras("loras", text)),
+    Parser("file name", "options/values.py", lambda text: values.file_name("vae", text)),
+    Parser("number", "options/values.py", lambda text: values.number("steps", text, 1, 150)),
+    Parser("source id", "options/values.py", lambda text: values.source_id("source", text, "img2img")),
+    Parser("foreign words", "prompts.py", lambda text: prompts.foreign_words(text, ("LATIN",))),
     Parser("styles", "styles.py", styled),
     Parser("label of a sheet", "contact_sheet.py", lambda text: contact_sheet.wrapped(text, 200, 14, 3)),
 ]
