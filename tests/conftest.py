@@ -1,5 +1,6 @@
 """Every test has a home of its own below tmp_path; nothing here touches the person's."""
 
+import gc
 import os
 import shutil
 import signal
@@ -31,6 +32,12 @@ def pytest_configure() -> None:
     """Keep temporary folders in memory, where fsync costs nothing, if there is room for them."""
     if os.access(MEMORY_DISK, os.W_OK) and shutil.disk_usage(MEMORY_DISK).free >= MEMORY_DISK_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY_DISK))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector all that the imports made: an engine collects with every model that it loads."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
