@@ -78,6 +78,6 @@ def people(chromium: Any, site: Site) -> Iterator[Any]:
     assert [complaint for person in opened for complaint in person.complaints] == []
 
 
-@pytest.fixture(params=[DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.fixture(params=[pytest.param(DESKTOP, id="desktop"), pytest.param(PHONE, id="phone", marks=pytest.mark.slow)])
 def page(people: Any, request: pytest.FixtureRequest) -> Any:
     return people(viewport=request.param).open()

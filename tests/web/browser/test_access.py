@@ -37,11 +37,11 @@ def findings(page: Any) -> list[str]:
     ("scheme", "viewport", "locale"),
     [
         ("light", DESKTOP, "en-US"),
-        ("dark", DESKTOP, "en-US"),
-        ("light", PHONE, "en-US"),
-        ("dark", PHONE, "en-US"),
         ("dark", DESKTOP, "zh-CN"),
-        ("light", PHONE, "zh-CN"),
+        pytest.param("dark", DESKTOP, "en-US", marks=pytest.mark.slow),
+        pytest.param("light", PHONE, "en-US", marks=pytest.mark.slow),
+        pytest.param("dark", PHONE, "en-US", marks=pytest.mark.slow),
+        pytest.param("light", PHONE, "zh-CN", marks=pytest.mark.slow),
     ],
     ids=lambda it: it if isinstance(it, str) else str(it["width"]),
 )
