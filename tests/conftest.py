@@ -1,5 +1,6 @@
 """Every test has a home of its own below tmp_path; nothing here touches the person's."""
 
+import asyncio
 import gc
 import os
 import shutil
@@ -63,6 +64,18 @@ def template_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 def real_migrations(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.node.get_closest_marker("real_migrations"):
         monkeypatch.setattr(Database, "_migrate", run_migrations)
+
+
+@pytest.fixture(autouse=True)
+def no_running_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Between browser tests Playwright leaves its event loop running in this thread; hide it from all other tests."""
+    loop = asyncio._get_running_loop()
+    if loop is None or "chromium" in request.fixturenames:
+        yield
+        return
+    asyncio._set_running_loop(None)
+    yield
+    asyncio._set_running_loop(loop)
 
 
 @pytest.fixture(autouse=True)

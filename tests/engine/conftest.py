@@ -63,6 +63,13 @@ def diffusers_engine(_diffusers: "DiffusersEngine", starter: Model) -> "Diffuser
     return _diffusers
 
 
+@pytest.fixture
+def unloaded_after(diffusers_engine: "DiffusersEngine") -> Iterator[None]:
+    """For a test that changes the weights of the starter, which the other tests share."""
+    yield
+    diffusers_engine.unload()
+
+
 @pytest.fixture(params=["fake", "diffusers"])
 def engine(request: pytest.FixtureRequest, starter: Model) -> Engine:
     if request.param == "diffusers":

@@ -34,7 +34,7 @@ def process(settings: Settings, tmp_path: Path) -> Iterator[tuple["subprocess.Po
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environ)
     url = f"http://127.0.0.1:{port}"
     try:
-        eventually(lambda: child.poll() is not None or answers(url), 60, 0.1)
+        eventually(lambda: child.poll() is not None or answers(url), 150, 0.1)
         assert child.poll() is None, (tmp_path / "web.out").read_text()
         yield child, url
     finally:

@@ -22,7 +22,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
-PATIENCE = 20_000  # milliseconds
+PATIENCE = 45_000  # milliseconds
 
 
 @pytest.fixture(scope="session")
