@@ -18,11 +18,11 @@ import pytest
 
 from diffusion_local.compose import House
 from diffusion_local.settings import PREFIX, Settings
-from tests.support import eventually
+from tests.support import eventually, soon
 from tests.web.conftest import free_port
 
 MOST_MEGABYTES = 250
-MOST_SECONDS = 3.0  # a second in peace; tests run on busy machines
+MOST_SECONDS = 3.0  # a second in peace
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def test_stops_at_once_with_streams_open(process: Any, how: str, tmp_path: Path)
         child.terminate()
     else:
         child.stdin.close()
-    assert child.wait(10) == 0
-    assert time.monotonic() - started < MOST_SECONDS
+    assert child.wait(30) == 0
+    assert time.monotonic() - started < soon(MOST_SECONDS)
     assert "Traceback" not in (tmp_path / "web.out").read_text()
 
 
