@@ -1,6 +1,9 @@
 """Every test has a home of its own below tmp_path; nothing here touches the person's."""
 
+import asyncio
+import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +22,60 @@ from diffusion_local.studio import Studio
 from tests.support import eventually
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a thread storm on few cores makes torch a hundred times slower
+
+MEMORY_DISK = Path("/dev/shm")
+MEMORY_DISK_BYTES = 4 << 30  # room for the folders of one run
+
+run_migrations = Database._migrate
+
+
+def pytest_configure() -> None:
+    """Keep temporary folders in memory, where fsync costs nothing, if there is room for them."""
+    if os.access(MEMORY_DISK, os.W_OK) and shutil.disk_usage(MEMORY_DISK).free >= MEMORY_DISK_BYTES:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY_DISK))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector all that the imports made: an engine collects with every model that it loads."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def template_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Create each new database as a copy of one that was migrated once in this session.
+
+    Child processes, and tests marked ``real_migrations``, run every migration instead.
+    """
+    template = tmp_path_factory.mktemp("template") / "app.db"
+    Database.open(template).close()
+
+    def copy_and_migrate(database: Database) -> None:
+        if not database.path.exists():
+            shutil.copyfile(template, database.path)
+        run_migrations(database)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Database, "_migrate", copy_and_migrate)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def real_migrations(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("real_migrations"):
+        monkeypatch.setattr(Database, "_migrate", run_migrations)
+
+
+@pytest.fixture(autouse=True)
+def no_running_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Between browser tests Playwright leaves its event loop running in this thread; hide it from all other tests."""
+    loop = asyncio._get_running_loop()
+    if loop is None or "chromium" in request.fixturenames:
+        yield
+        return
+    asyncio._set_running_loop(None)
+    yield
+    asyncio._set_running_loop(loop)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """The house: imports go one way, and each thing that must be in one place only is there only."""
 
 import ast
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -86,18 +87,27 @@ def unit(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@functools.cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imported(path: Path) -> Iterator[str]:
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree(path)))
+
+
+@functools.cache
+def imported(path: Path) -> tuple[str, ...]:
     """Full names of everything that a module imports, wherever in it."""
-    for node in ast.walk(tree(path)):
+    names: list[str] = []
+    for node in nodes(path):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{place(path)} imports relatively"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return tuple(names)
 
 
 def ours(path: Path) -> set[str]:
@@ -111,12 +121,15 @@ def ours(path: Path) -> set[str]:
     return units
 
 
-@pytest.mark.parametrize("path", MODULES, ids=place)
-def test_imports_go_one_way(path: Path) -> None:
-    own = unit(path)
-    assert own in RANKS, f"put {own} into LAYERS"
-    wrong = {other for other in ours(path) if other != own and RANKS[other] >= RANKS[own]}
-    assert not wrong, f"{place(path)} must not import {wrong}"
+def test_imports_go_one_way() -> None:
+    absent = {unit(path) for path in MODULES} - set(RANKS)
+    assert absent == set(), "put them into LAYERS"
+    wrong = {
+        place(path): sorted(above)
+        for path in MODULES
+        if (above := {other for other in ours(path) - {unit(path)} if RANKS[other] >= RANKS[unit(path)]})
+    }
+    assert wrong == {}, "each of these modules must not import the units beside it"
 
 
 def test_no_two_modules_import_each_other() -> None:
@@ -159,24 +172,29 @@ def test_a_library_is_used_in_its_home_only(library: str) -> None:
     assert {each for each in used if not each.startswith(HOMES[library])} == set()
 
 
-@pytest.mark.parametrize("path", MODULES, ids=place)
-def test_sql_is_only_in_the_store(path: Path) -> None:
-    if unit(path) == "store":
-        return
-    module = tree(path)
+def statements(path: Path) -> list[str]:
+    """Literal texts of a module that hold SQL; docstrings may speak of it."""
     docs = {
         id(node.body[0].value)
-        for node in ast.walk(module)
+        for node in nodes(path)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         and node.body
         and isinstance(node.body[0], ast.Expr)
     }
-    words = [
+    return [
         node.value
-        for node in ast.walk(module)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs
+        for node in nodes(path)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in docs
+        and SQL.search(node.value)
     ]
-    assert [text for text in words if SQL.search(text)] == []
+
+
+def test_sql_is_only_in_the_store() -> None:
+    found = {place(path): statements(path) for path in MODULES}
+    assert any(place.startswith("store/") for place, texts in found.items() if texts)
+    assert {place: texts for place, texts in found.items() if texts and not place.startswith("store/")} == {}
 
 
 def test_the_test_for_sql_sees_it() -> None:
@@ -185,32 +203,30 @@ def test_the_test_for_sql_sees_it() -> None:
     assert not SQL.search("Select a model from the list, then update it.")
 
 
-@pytest.mark.parametrize("path", MODULES, ids=place)
-def test_the_environment_is_read_in_settings_only(path: Path) -> None:
-    if place(path) == "settings.py":
-        return
+def test_the_environment_is_read_in_settings_only() -> None:
     names = ("environ", "environb", "getenv", "putenv", "unsetenv")
-    touched = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute) and node.attr in names]
-    assert not touched
-    assert not {name for name in imported(path) if name.startswith("os.") and name.split(".")[1] in names}
+    users = {
+        place(path)
+        for path in MODULES
+        if any(isinstance(node, ast.Attribute) and node.attr in names for node in nodes(path))
+        or any(name.startswith("os.") and name.split(".")[1] in names for name in imported(path))
+    }
+    assert users == {"settings.py"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=place)
-def test_a_module_can_be_read_in_one_sitting_and_says_what_it_is(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= MAX_LINES
-    if text.strip():
-        assert ast.get_docstring(ast.parse(text))
+def test_a_module_can_be_read_in_one_sitting() -> None:
+    lines = {place(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
+
+
+def test_every_module_has_a_docstring() -> None:
+    assert [place(path) for path in MODULES if tree(path).body and not ast.get_docstring(tree(path))] == []
 
 
 @pytest.mark.parametrize("word", ["pickle", "eval", "exec", "shelve", "marshal"])
 def test_nothing_runs_what_it_reads(word: str) -> None:
     for path in MODULES:
-        calls = {
-            node.func.id
-            for node in ast.walk(tree(path))
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        }
+        calls = {node.func.id for node in nodes(path) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
         assert word not in calls, place(path)
         assert not any(name.split(".")[0] == word for name in imported(path)), place(path)
 

@@ -63,7 +63,7 @@ def every_command() -> list[Any]:
 
 def test_every_option_that_is_named_exists() -> None:
     there = {option for command in every_command() for parameter in command.params for option in parameter.opts}
-    of_commands = "\n".join(line for line in README.splitlines() if "pip " not in line and "pytest" not in line)
+    of_commands = "\n".join(line for line in README.splitlines() if "pip " not in line and "scripts/check" not in line)
     assert set(LONG_OPTION.findall(of_commands)) <= there | {"--help"}
 
 

@@ -1,4 +1,4 @@
-"""A short run of ``scripts/chaos.py``; long ones are recorded in ``scripts/results``."""
+"""Two runs of ``scripts/chaos.py``; longer ones are recorded in ``scripts/results``."""
 
 import json
 import os
@@ -10,13 +10,11 @@ import pytest
 
 from tests.support import REPOSITORY
 
-LONG = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    ("seed", "jobs", "kills"),
-    [(7, 40, 8), pytest.param(8, 400, 60, marks=LONG)],
-)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("seed", "jobs", "kills"), [(7, 40, 8), (8, 400, 60)])
 def test_whatever_is_killed_every_job_ends_once_with_one_picture(
     tmp_path: Path, seed: int, jobs: int, kills: int
 ) -> None:

@@ -63,6 +63,13 @@ def diffusers_engine(_diffusers: "DiffusersEngine", starter: Model) -> "Diffuser
     return _diffusers
 
 
+@pytest.fixture
+def unloaded_after(diffusers_engine: "DiffusersEngine") -> Iterator[None]:
+    """For a test that changes the weights of the starter, which the other tests share."""
+    yield
+    diffusers_engine.unload()
+
+
 @pytest.fixture(params=["fake", "diffusers"])
 def engine(request: pytest.FixtureRequest, starter: Model) -> Engine:
     if request.param == "diffusers":
@@ -111,9 +118,20 @@ def at_home(settings: Settings) -> "Home":
 def draw_at_home(
     diffusers_engine: "DiffusersEngine", at_home: "Home", monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Draw]:
-    """Draws with the starter and what lies in the home."""
+    """Draws with the starter and what lies in the home. The starter is loaded anew after a test that put files in."""
+    from diffusion_local.engine import extras
     from diffusion_local.engine.materials import Materials
 
+    put_in: list[str] = []
+    opened = extras.opened
+
+    def noted(what: str, *arguments: Any) -> Any:
+        put_in.append(what)
+        return opened(what, *arguments)
+
+    monkeypatch.setattr(extras, "opened", noted)
     monkeypatch.setattr(diffusers_engine, "_materials", Materials(at_home.settings))
     yield Draw(diffusers_engine)
-    diffusers_engine.unload()
+    if put_in:
+        diffusers_engine.unload()
+    diffusers_engine._upscaler.unload()

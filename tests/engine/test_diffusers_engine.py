@@ -170,6 +170,7 @@ def test_a_vae_that_overflows_in_half_precision_goes_on_in_fp32_and_says_so(in_h
     assert autoencoder.decode(vae, latents, pytest.fail)[1] == ""
 
 
+@pytest.mark.usefixtures("unloaded_after")
 def test_a_second_try_of_the_vae_is_in_the_facts(draw: Draw, loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     vae, decode = loaded.pipe.vae, loaded.pipe.vae.decode
 

@@ -142,6 +142,7 @@ def test_strength_says_how_many_steps_are_left_out(steps: int, strength: float, 
     assert kinds.skipped(steps, strength) == left_out
 
 
+@pytest.mark.usefixtures("unloaded_after")
 def test_a_vae_that_overflows_on_the_source_is_run_again_in_fp32(
     draw_at_home: Draw, at_home: Home, diffusers_engine: DiffusersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,8 +18,8 @@ from tests.web.conftest import free_port
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def server(house: House) -> Iterator[str]:
+@contextmanager
+def serving(house: House) -> Iterator[str]:
     """Address of a server over the house, without a worker."""
     from diffusion_local.web.app import create_app
 
@@ -26,10 +27,18 @@ def server(house: House) -> Iterator[str]:
     running = uvicorn.Server(uvicorn.Config(create_app(house.studio, house.settings), port=port, log_level="warning"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
-    eventually(lambda: running.started, 30)
-    yield f"http://127.0.0.1:{port}"
-    running.should_exit = True
-    thread.join(10)
+    try:
+        eventually(lambda: running.started, 30)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        running.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture
+def server(house: House) -> Iterator[str]:
+    with serving(house) as url:
+        yield url
 
 
 @pytest.fixture

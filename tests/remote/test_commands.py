@@ -1,7 +1,7 @@
 """The command line says the same to a server as to a home, and hears the same."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -12,9 +12,9 @@ from typer.main import get_command
 from diffusion_local.cli import app
 from diffusion_local.compose import House
 from diffusion_local.domain import Room, State
-from tests.remote.conftest import Run
+from tests.remote.conftest import Run, serving
 from tests.support import FAILURE, claimed
-from tests.web.conftest import drawn, made
+from tests.web.conftest import drawn, house_of, made
 
 Ask = Callable[..., Any]
 OF_THIS_MACHINE = {"doctor", "logs", "serve", "tls", "token", "user", "version", "webhook secret", "worker"}
@@ -60,19 +60,22 @@ def without_moments(told: Any) -> Any:
     return [without_moments(each) for each in told] if isinstance(told, list) else told
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["jobs", "queue", "gallery", "models", "models scan", "models known", "models info starter", "batch list"],
-)
-def test_both_tell_the_same(busy: dict[str, str], here: Ask, there: Ask, command: str) -> None:
-    assert without_moments(there(*command.split())) == without_moments(here(*command.split())) != []
+QUESTIONS = ("jobs", "queue", "gallery", "models", "models scan", "models known", "models info starter", "batch list")
 
 
-@pytest.mark.parametrize("state", State)
-def test_both_tell_the_same_of_a_job(busy: dict[str, str], here: Ask, there: Ask, state: State) -> None:
-    told = there("job", busy[state])
-    assert without_moments(told) == without_moments(here("job", busy[state]))
-    assert told["state"] == state
+def test_both_tell_the_same(busy: dict[str, str], here: Ask, there: Ask) -> None:
+    answers = {
+        each: (without_moments(there(*each.split())), without_moments(here(*each.split()))) for each in QUESTIONS
+    }
+    assert {question: both for question, both in answers.items() if both[0] != both[1] or not both[0]} == {}
+
+
+def test_both_tell_the_same_of_a_job(busy: dict[str, str], here: Ask, there: Ask) -> None:
+    answers = {state: (there("job", busy[state]), here("job", busy[state])) for state in State}
+    assert {state: there["state"] for state, (there, _) in answers.items()} == {state: state for state in State}
+    assert {
+        state: both for state, both in answers.items() if without_moments(both[0]) != without_moments(both[1])
+    } == {}
 
 
 def test_both_print_the_same_for_people(busy: dict[str, str], run: Run, server: str) -> None:
@@ -218,6 +221,22 @@ def test_lists_go_there_and_come_back(
     assert (status, "list: cannot be read" in errors) == (2, True)
 
 
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, str]]:
+    house = house_of(tmp_path_factory)
+    with serving(house) as url:
+        yield house, url
+    house.database.close()
+
+
+@pytest.fixture
+def unchanged(shared_server: tuple[House, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Address of one server for all tests that change nothing; its home is also that of commands without a server."""
+    house, url = shared_server
+    monkeypatch.setenv("DIFFUSION_LOCAL_HOME", str(house.settings.home))
+    return url
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -244,8 +263,8 @@ def test_lists_go_there_and_come_back(
         (["webhook", "resend", "nobody"], "no delivery 'nobody'"),
     ],
 )
-def test_a_refusal_sounds_the_same(run: Run, server: str, arguments: list[str], words: str) -> None:
-    told = run(*arguments, "--server", server)
+def test_a_refusal_sounds_the_same(run: Run, unchanged: str, arguments: list[str], words: str) -> None:
+    told = run(*arguments, "--server", unchanged)
     assert told == run(*arguments)
     assert (told[0], told[1], words in told[2]) == (2, "", True)
 

@@ -29,6 +29,8 @@ from scripts.starter.compose import (
 from scripts.starter.evaluate import HELD_OUT_TEMPLATES
 from scripts.starter.pack import Pack
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("noun", "expected"),

@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw
 from scripts.starter import classifier, concepts, evaluate, pack_art, sources
 from scripts.starter.compose import HELD_OUT_PAIRS
 
+pytestmark = pytest.mark.slow
+
 
 def _disc(colour: str, centre: tuple[int, int] = (128, 128), radius: int = 60, back: str = "white") -> np.ndarray:
     image = Image.new("RGB", (256, 256), back)

@@ -28,6 +28,8 @@ from scripts.starter.flat import FlatWeights
 from scripts.starter.models import TextEncoder, Tokenizer, noise_schedule
 from scripts.starter.pack import Pack
 
+pytestmark = pytest.mark.slow
+
 
 def _arguments(shards: Path, tokenizer_folder: Path, out: Path, *more: str) -> list[str]:
     return ["--latents", str(shards), "--tokenizer", str(tokenizer_folder), "--out", str(out), "--model", "tiny",

@@ -17,6 +17,8 @@ from diffusion_local.store.database import Database, check_integrity
 from diffusion_local.store.jobs import JobStore
 from tests.support import REPOSITORY, claimed, enqueue, sql
 
+pytestmark = pytest.mark.real_migrations
+
 
 def test_an_acknowledged_write_survives_a_power_cut(database: Database) -> None:
     with database.read() as db:

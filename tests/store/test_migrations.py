@@ -13,6 +13,8 @@ from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.migrations import MIGRATIONS
 from tests.support import claimed, enqueue, image_of, in_state, sql, start_python
 
+pytestmark = pytest.mark.real_migrations
+
 NAMES = [migration.name for migration in MIGRATIONS._migrations]
 
 MIGRATE_EACH = """

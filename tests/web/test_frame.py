@@ -5,6 +5,13 @@ from fastapi.testclient import TestClient
 
 from diffusion_local.web import frame
 from diffusion_local.web.ui import words
+from tests.web.conftest import client_of, house_of
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
+    """One application for all of them: they only read."""
+    return client_of(house_of(tmp_path_factory))
 
 
 @pytest.mark.parametrize(

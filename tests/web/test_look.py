@@ -154,10 +154,9 @@ def test_an_unchanged_page_gets_an_answer_without_a_body(client: TestClient, hou
     assert "a blue heart" in client.post("/look", json=body | {"seen": told["seen"]}).json()["parts"]["gallery"]
 
 
-@pytest.mark.parametrize(
-    "body", ["", "[", "[]", "null", "{}", '{"seen": 1, "tab": "create", "asked": []}', "[" * 10_000, "\udcff"]
-)
-def test_a_look_that_cannot_be_read_is_told(client: TestClient, body: str) -> None:
-    answer = client.post("/look", content=body.encode("utf-8", "surrogateescape"))
-    assert answer.status_code == 422
-    assert answer.json()["error"]["field"] == "body"
+def test_a_look_that_cannot_be_read_is_told(client: TestClient) -> None:
+    bodies = ("", "[", "[]", "null", "{}", '{"seen": 1, "tab": "create", "asked": []}', "[" * 10_000, "\udcff")
+    for body in bodies:
+        answer = client.post("/look", content=body.encode("utf-8", "surrogateescape"))
+        assert answer.status_code == 422, body
+        assert answer.json()["error"]["field"] == "body"

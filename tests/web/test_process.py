@@ -18,11 +18,11 @@ import pytest
 
 from diffusion_local.compose import House
 from diffusion_local.settings import PREFIX, Settings
-from tests.support import eventually
+from tests.support import eventually, soon
 from tests.web.conftest import free_port
 
 MOST_MEGABYTES = 250
-MOST_SECONDS = 3.0  # a second in peace; tests run on busy machines
+MOST_SECONDS = 3.0  # a second in peace
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def process(settings: Settings, tmp_path: Path) -> Iterator[tuple["subprocess.Po
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environ)
     url = f"http://127.0.0.1:{port}"
     try:
-        eventually(lambda: child.poll() is not None or answers(url), 60, 0.1)
+        eventually(lambda: child.poll() is not None or answers(url), 150, 0.1)
         assert child.poll() is None, (tmp_path / "web.out").read_text()
         yield child, url
     finally:
@@ -62,8 +62,8 @@ def test_stops_at_once_with_streams_open(process: Any, how: str, tmp_path: Path)
         child.terminate()
     else:
         child.stdin.close()
-    assert child.wait(10) == 0
-    assert time.monotonic() - started < MOST_SECONDS
+    assert child.wait(30) == 0
+    assert time.monotonic() - started < soon(MOST_SECONDS)
     assert "Traceback" not in (tmp_path / "web.out").read_text()
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,7 @@ TITLES = ("device ⟨x⟩", "model ⟨x⟩", "worker ⟨x⟩", "⟨x⟩, process
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
+@functools.cache
 def kinds() -> set[str]:
     """Names of all classes of errors, and of what tells of a failure."""
     found = {name for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, Exception)}
@@ -61,18 +63,28 @@ def said(node: ast.expr) -> str:
     return ""
 
 
-def trees() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        where = path.relative_to(PACKAGE).as_posix()
-        if not where.startswith(ELSEWHERE):
-            yield where, ast.parse(path.read_text(encoding="utf-8"))
+@functools.cache
+def trees() -> tuple[tuple[str, ast.Module], ...]:
+    places = ((path.relative_to(PACKAGE).as_posix(), path) for path in sorted(PACKAGE.rglob("*.py")))
+    return tuple(
+        (where, ast.parse(path.read_text(encoding="utf-8")))
+        for where, path in places
+        if not where.startswith(ELSEWHERE)
+    )
 
 
-def calls_in(tree: ast.Module) -> Iterator[ast.Call]:
-    names = kinds()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in names:
-            yield node
+@functools.cache
+def nodes(tree: ast.Module) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree))
+
+
+@functools.cache
+def calls_in(tree: ast.Module) -> tuple[ast.Call, ...]:
+    return tuple(
+        node
+        for node in nodes(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in kinds()
+    )
 
 
 def texts(node: ast.expr, tree: ast.Module) -> Iterator[str]:
@@ -81,14 +93,19 @@ def texts(node: ast.expr, tree: ast.Module) -> Iterator[str]:
         yield told
     name = getattr(node, "func", node)
     name = getattr(name, "id", getattr(name, "attr", ""))
-    for each in ast.walk(tree) if name else ():
+    for each in nodes(tree) if name else ():
         if isinstance(node, ast.Call) and isinstance(each, ast.FunctionDef) and each.name == name:
             yield from (said(back.value) for back in ast.walk(each) if isinstance(back, ast.Return) and back.value)
         elif isinstance(node, ast.Name) and isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == name:
             yield said(each.value)
 
 
-def sentences() -> Iterator[tuple[str, str]]:
+@functools.cache
+def sentences() -> tuple[tuple[str, str], ...]:
+    return tuple(find_sentences())
+
+
+def find_sentences() -> Iterator[tuple[str, str]]:
     for where, tree in trees():
         for call in calls_in(tree):
             for told in (
@@ -100,7 +117,7 @@ def sentences() -> Iterator[tuple[str, str]]:
 
 
 def test_there_is_something_to_hold() -> None:
-    assert len(list(sentences())) > 200
+    assert len(sentences()) > 200
 
 
 def test_every_sentence_is_known_in_chinese() -> None:

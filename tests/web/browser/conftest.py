@@ -22,7 +22,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
-PATIENCE = 20_000  # milliseconds
+PATIENCE = 45_000  # milliseconds
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +78,6 @@ def people(chromium: Any, site: Site) -> Iterator[Any]:
     assert [complaint for person in opened for complaint in person.complaints] == []
 
 
-@pytest.fixture(params=[DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.fixture(params=[pytest.param(DESKTOP, id="desktop"), pytest.param(PHONE, id="phone", marks=pytest.mark.slow)])
 def page(people: Any, request: pytest.FixtureRequest) -> Any:
     return people(viewport=request.param).open()

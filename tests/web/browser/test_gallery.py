@@ -102,6 +102,7 @@ def test_the_gallery_is_narrowed_to_a_board_and_to_the_trash(people: Any, site: 
         site.house.studio.image(other)
 
 
+@pytest.mark.slow
 def test_a_thumb_selects_in_a_mode_of_its_own(people: Any, site: Site) -> None:
     image = worked(site, a_prompt())
     page = people(viewport=PHONE, is_mobile=True, has_touch=True).open()

@@ -69,6 +69,7 @@ def test_the_open_picture_goes_on_a_board_and_stays_open(people: Any, site: Site
     assert page.locator(".tile").count() == 1
 
 
+@pytest.mark.slow
 def test_two_fingers_zoom_and_a_finger_moves_what_is_large(people: Any, site: Site) -> None:
     image = worked(site, a_prompt())
     page = people(viewport=PHONE, has_touch=True).open()
@@ -113,6 +114,7 @@ def test_a_link_opens_a_picture_and_back_closes_it(people: Any, site: Site) -> N
     assert page.locator("[data-picture]").count() == 0
 
 
+@pytest.mark.slow
 def test_a_finger_swipes_from_picture_to_picture(people: Any, site: Site) -> None:
     older, newer = worked(site, a_prompt()), worked(site, a_prompt())
     page = people(viewport=PHONE, has_touch=True).open()
