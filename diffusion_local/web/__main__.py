@@ -9,14 +9,19 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import uvicorn
 
 from diffusion_local import logs
 from diffusion_local.compose import open_studio
-from diffusion_local.errors import UserError
+from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.settings import Settings, go_offline
+from diffusion_local.web.api.limits import MOST_HEADER_BYTES
+from diffusion_local.web.connections import Connections, listen, raise_file_limit
+from diffusion_local.web.protocol import Protocol
+from diffusion_local.web.proxies import trusted
 
 log = logging.getLogger(__name__)
 
@@ -93,10 +98,17 @@ def serve(settings: Settings, supervised: bool = False) -> None:
 
     logging.getLogger("uvicorn.error").addFilter(not_cut_off)
     app = create_app(open_studio(settings), settings)
+    connections = Connections(raise_file_limit(), trusted(settings))
+    try:
+        listeners = listen(settings.host, settings.port, connections)
+    except OSError as error:
+        raise InvalidParams("port", f"{settings.host}:{settings.port} cannot be used ({error}).") from None
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
+        loop="asyncio",  # whose way to accept connections is the one that counts them
+        http=partial(Protocol, connections),  # type: ignore[arg-type]  # called as a class is
+        ws="none",
+        h11_max_incomplete_event_size=MOST_HEADER_BYTES,
         log_config=None,
         log_level=settings.log_level,
         access_log=False,
@@ -110,7 +122,7 @@ def serve(settings: Settings, supervised: bool = False) -> None:
     app.state.watch.stopping = lambda: server.should_exit  # event streams end by themselves then
     if supervised:
         threading.Thread(target=stop_at_end_of_input, args=(server,), daemon=True).start()
-    server.run()
+    server.run(listeners)
 
 
 def not_cut_off(record: logging.LogRecord) -> bool:
