@@ -113,7 +113,7 @@ class Answer:
             self._timer.stop()
 
     async def cut_off(self, scope: Scope, receive: Receive) -> None:
-        """End what was begun: an event stream properly, anything else so that its caller sees that a part is missing."""
+        """End what was begun: an event stream properly, anything else so that its caller sees that it is not whole."""
         if not self._started:
             text = "The session or token of this request was removed, or may not do this any more."
             await refusal(401, "unauthorized", text)(scope, receive, self._send)
