@@ -102,7 +102,10 @@ def serve(settings: Settings, supervised: bool = False) -> None:
     try:
         listeners = listen(settings.host, settings.port, connections)
     except OSError as error:
-        raise InvalidParams("port", f"{settings.host}:{settings.port} cannot be used ({error}).") from None
+        host, port = settings.host, settings.port
+        raise InvalidParams(
+            "port", f"{host}:{port} cannot be used ({error}). Close what uses it, or try --port {port + 1}."
+        ) from None
     config = uvicorn.Config(
         app,
         loop="asyncio",  # whose way to accept connections is the one that counts them

@@ -21,7 +21,7 @@ GRADIO_DOORS = ("run", "call", "call/v2")
 
 
 def larger(settings: Settings) -> dict[str, int]:
-    """The most bytes of a body by path, for the routes that take pictures or lists."""
+    """The most bytes of a body by path, for the routes that take pictures or lists. ``{id}`` is any last part."""
     picture = settings.max_source_mb * 1_000_000 + MOST_BYTES  # a form has some bytes around its file
     in_base64 = 2 * (settings.max_source_mb * 1_333_334) + MOST_BYTES  # a picture and its mask, as text
     a_list = settings.max_list_mb * 1_000_000 + MOST_BYTES
@@ -37,6 +37,7 @@ def larger(settings: Settings) -> dict[str, int]:
         "/sdapi/v1/extra-single-image": in_base64,
         "/sdapi/v1/png-info": in_base64,
         "/predictions": in_base64,
+        "/predictions/{id}": in_base64,
         # The page's events and those of Gradio's clients, whichever they are for.
         "/gradio_api/run/predict": list_in_json,
         **{f"/gradio_api/{door}/{name}": list_in_json for door in GRADIO_DOORS for name in list_endpoints.NAMES},
@@ -57,7 +58,8 @@ class BodyLimit:
         self._held = 0
 
     def limit_of(self, path: str) -> int:
-        return self._larger.get(path, MOST_BYTES)
+        found = self._larger.get(path) or self._larger.get(f"{path.rpartition('/')[0]}/{{id}}")
+        return found or MOST_BYTES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
