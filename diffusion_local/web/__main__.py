@@ -16,7 +16,7 @@ import uvicorn
 
 from diffusion_local import logs
 from diffusion_local.compose import open_studio
-from diffusion_local.errors import InvalidParams, UserError
+from diffusion_local.errors import UserError
 from diffusion_local.settings import Settings, go_offline
 from diffusion_local.web.api.limits import MOST_HEADER_BYTES
 from diffusion_local.web.connections import Connections, listen, raise_file_limit
@@ -25,6 +25,7 @@ from diffusion_local.web.proxies import trusted
 
 log = logging.getLogger(__name__)
 
+STARTUP_FAILURE = 3  # exit status, as uvicorn's own
 GRACE_SECONDS = 0.5  # for answers that are under way; open event streams are cut then
 
 
@@ -101,11 +102,9 @@ def serve(settings: Settings, supervised: bool = False) -> None:
     connections = Connections(raise_file_limit(), trusted(settings))
     try:
         listeners = listen(settings.host, settings.port, connections)
-    except OSError as error:
-        host, port = settings.host, settings.port
-        raise InvalidParams(
-            "port", f"{host}:{port} cannot be used ({error}). Close what uses it, or try --port {port + 1}."
-        ) from None
+    except OSError as error:  # the supervisor has checked it; somebody was faster
+        log.error("%s:%d cannot be listened on: %s", settings.host, settings.port, error)
+        sys.exit(STARTUP_FAILURE)
     config = uvicorn.Config(
         app,
         loop="asyncio",  # whose way to accept connections is the one that counts them

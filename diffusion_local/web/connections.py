@@ -1,8 +1,8 @@
 """Connections: how many one address may hold, how many there are in all, and how long one may keep the server waiting.
 
 They are counted where they are accepted, before TLS and HTTP. When an address has too many, the one of its connections
-that has waited longest without a request is closed in favour of the new one; only where all of them are at work is the
-new one closed at once. The same holds for all connections together, of which a part is kept for this machine's own.
+that has waited longest without a whole request is closed in favour of the new one; only where all of them are at work
+is the new one closed at once. The same holds for all together, of which a part is kept for this machine's own.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ class Connections:
         self.most_of_address = min(MOST_OF_ADDRESS, self.most // 4)
         self._unlimited = unlimited
         self._open: dict[int, Connection] = {}  # by descriptor
-        self._idle: OrderedDict[int, Connection] = OrderedDict()  # those without a request, longest first
+        self._idle: OrderedDict[int, Connection] = OrderedDict()  # those without a whole request, longest first
         self._counts: Counter[str] = Counter()  # by address
         self._closing = 0  # given up, while their descriptors are not free yet
 
@@ -97,7 +97,7 @@ class Connections:
         return True
 
     def mark(self, number: int, busy: bool) -> None:
-        """Whether the connection with this descriptor has a request that is not answered yet."""
+        """Whether the connection with this descriptor has sent a whole request that is not answered yet."""
         if busy:
             self._idle.pop(number, None)
         elif number in self._open and number not in self._idle:

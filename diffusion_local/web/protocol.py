@@ -67,8 +67,9 @@ class Protocol(H11Protocol):
             self._enter("")
             return
         answered = self.cycle is None or self.cycle.response_complete
-        self._connections.mark(self._number, busy=not answered)
-        if self.conn.their_state is h11.SEND_BODY:
+        sending = self.conn.their_state is h11.SEND_BODY
+        self._connections.mark(self._number, busy=not answered and not sending)
+        if sending:
             self._enter("rest" if answered else "body")
         elif self.conn.their_state is h11.IDLE and self.timeout_keep_alive_task is None:
             self._enter("header")
