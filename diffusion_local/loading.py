@@ -28,7 +28,7 @@ class Loading:
         self._fetcher = Fetcher(house.settings, house.downloads, pause)
         self._digests = Digests(house.catalog.shelf, house.settings.starter)
         self._queue = ChoreQueue(house.settings.queue_database, "downloads")
-        self._ring = self._queue.add_tried("download", self._run, 1, 0, 0)
+        self._ring = self._queue.add_rung("download", self._run)
         self._busy = threading.Event()
         self._looked_at = 0.0
         self._digested_at = 0.0
@@ -52,14 +52,14 @@ class Loading:
         if wanted or now - self._digested_at > DIGESTS_SECONDS:
             self._digested_at = now
             self._busy.set()
-            self._ring("")
+            self._ring()
 
     def stop(self) -> None:
         self._fetcher.stop()
         self._digests.stop()
         self._queue.stop()
 
-    def _run(self, _: str, __: float | None) -> bool:
+    def _run(self) -> None:
         try:
             self._fetcher.run()
             self._digests.run(self._house.downloads.any_waiting)
@@ -67,4 +67,3 @@ class Loading:
             log.error("%s", problem)
         finally:
             self._busy.clear()
-        return True

@@ -2,7 +2,12 @@
 
 import json
 import logging
+import re
 import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
 from typing import Any
 
@@ -11,6 +16,11 @@ from diffusion_local.settings import Settings
 
 MAX_BYTES = 5_000_000
 KEPT_FILES = 5
+MOST_REPEATS = 20  # of one line in WINDOW_SECONDS
+WINDOW_SECONDS = 60.0
+MOST_SEEN = 1000  # different lines that are remembered
+SHAPE_LETTERS = 500  # of a line, by which it is compared
+NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
 NOISY = (
     "huey",
     "httpx",
@@ -37,6 +47,9 @@ def start(settings: Settings, process: str, terminal: bool = True) -> None:
         to_terminal = logging.StreamHandler(sys.stderr)
         to_terminal.setFormatter(logging.Formatter(f"%(asctime)s {process}: %(message)s", "%H:%M:%S"))
         handlers.append(to_terminal)
+    repeats = Repeats()
+    for handler in handlers:
+        handler.addFilter(repeats)
     logging.basicConfig(level=settings.log_level.upper(), handlers=handlers, force=True)
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -54,6 +67,52 @@ def read(settings: Settings, job: str = "") -> list[dict[str, Any]]:
             if isinstance(line, dict) and "at" in line and (not job or line.get("job") == job):
                 found.append(line)
     return sorted(found, key=lambda line: line["at"])
+
+
+class Repeats(logging.Filter):
+    """Passes a line ``most`` times in ``seconds``, then counts it; the count is written with the next line to pass.
+
+    Lines are the same if they have the same text; warnings and errors also if they differ in numbers only, as an
+    address or the name of a task does. Those about different jobs are never the same.
+    """
+
+    def __init__(
+        self, most: int = MOST_REPEATS, seconds: float = WINDOW_SECONDS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__()
+        self._most = most
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seen: OrderedDict[tuple[Any, ...], tuple[float, int, str]] = OrderedDict()  # oldest first
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Asked by each handler, decided by the first: all of them write the same."""
+        decided = getattr(record, "passes", None)
+        if decided is None:
+            decided, over = self._decide(record)
+            record.passes = decided
+            for name, level, text, left_out in over:
+                logging.getLogger(name).log(level, "%d more in %g s like: %s", left_out, self._seconds, text)
+        return bool(decided)
+
+    def _decide(self, record: logging.LogRecord) -> tuple[bool, list[tuple[str, int, str, int]]]:
+        """(whether it passes, what was left out of windows that are over)."""
+        text = record.getMessage()
+        shape = NUMBERS.sub("#", text[:SHAPE_LETTERS]) if record.levelno >= logging.WARNING else text
+        key = (record.name, record.levelno, getattr(record, "job", None), shape)
+        with self._lock:
+            now, over = self._clock(), []
+            while self._seen:
+                (name, level, *_), (since, count, first) = next(iter(self._seen.items()))
+                if now - since < self._seconds and len(self._seen) <= MOST_SEEN:
+                    break
+                self._seen.popitem(last=False)
+                if count > self._most:
+                    over.append((name, level, first, count - self._most))
+            since, count, first = self._seen.get(key, (now, 0, text[:SHAPE_LETTERS]))
+            self._seen[key] = (since, count + 1, first)
+            return count < self._most, over
 
 
 class JsonLines(logging.Formatter):

@@ -79,9 +79,17 @@ def is_loopback(host: str) -> bool:
         return name == "localhost"
 
 
+def local_host(host: str) -> str:
+    """Where this machine reaches a server that listens on ``host``."""
+    if host in ("", "0.0.0.0"):
+        return "127.0.0.1"
+    return "::1" if host == "::" else host.strip("[]")
+
+
 def url(settings: Settings) -> str:
-    host = "127.0.0.1" if settings.host in ("", "0.0.0.0", "::") else settings.host
-    return f"{scheme(settings)}://{bracketed(host.strip('[]'))}:{settings.port}{settings.root_path.rstrip('/')}"
+    return (
+        f"{scheme(settings)}://{bracketed(local_host(settings.host))}:{settings.port}{settings.root_path.rstrip('/')}"
+    )
 
 
 def others(settings: Settings) -> list[str]:

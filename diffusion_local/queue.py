@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from huey import SqliteHuey, crontab
-from huey.exceptions import CancelExecution
 from huey.registry import Message
 from huey.serializer import Serializer
 
@@ -139,9 +138,8 @@ class HueyQueue:
 class ChoreQueue:
     """Tasks on Huey's own consumer, in threads of the calling process; queues of another name do not wait for it."""
 
-    def __init__(self, path: Path, name: str = "chores", threads: int = 1) -> None:
+    def __init__(self, path: Path, name: str = "chores") -> None:
         self._huey = open_huey(path, name)
-        self._threads = threads
         self._consumer: Any = None
 
     def add(self, name: str, chore: Callable[[], None], hours: int) -> None:
@@ -153,26 +151,17 @@ class ChoreQueue:
         task = self._huey.periodic_task(crontab(minute="17", hour=f"*/{hours}"), name=name)(run)
         task()
 
-    def add_tried(
-        self, name: str, work: Callable[[str, float | None], bool], tries: int, delay: float, backoff: float
-    ) -> Callable[[str], None]:
-        """A task on one thing, by its id: call what comes back to have it done soon.
+    def add_rung(self, name: str, work: Callable[[], None]) -> Callable[[], None]:
+        """A task that runs soon whenever what comes back is called."""
 
-        ``work`` gets the id and the seconds until the next try (None: there is none). While it returns False Huey runs
-        it again, after ``delay`` seconds at first and ``backoff`` times longer at each further try.
-        """
+        def run() -> None:
+            work()
 
-        def run(what: str, task: Any = None) -> None:
-            if not work(what, task.retry_delay if task.retries else None):
-                raise CancelExecution  # Huey's word for: not done, and no fault worth a traceback
+        declared = self._huey.task(name=name)(run)
 
-        declared = self._huey.task(
-            retries=tries - 1, retry_delay=delay, retry_backoff=backoff, context=True, name=name
-        )(run)
-
-        def ring(what: str) -> None:
+        def ring() -> None:
             try:
-                declared(what)
+                declared()
             except sqlite3.Error as error:  # what was rung for is in its table, and is found by a later look
                 log.warning("a chore's ring was lost: %s", error)
 
@@ -180,7 +169,7 @@ class ChoreQueue:
 
     def start(self) -> None:
         """Takes SIGINT and SIGTERM, as every Huey consumer does: set the process's own handlers after this."""
-        self._consumer = self._huey.create_consumer(workers=self._threads, shutdown_timeout=CHORE_STOP_SECONDS)
+        self._consumer = self._huey.create_consumer(workers=1, shutdown_timeout=CHORE_STOP_SECONDS)
         self._consumer.start()
 
     def stop(self) -> None:

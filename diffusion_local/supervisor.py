@@ -26,6 +26,7 @@ from diffusion_local.network import announced, check_tls, others, url
 from diffusion_local.post import Post
 from diffusion_local.queue import ChoreQueue
 from diffusion_local.settings import Settings
+from diffusion_local.watchdog import Watchdog, answers
 from diffusion_local.worker import slots
 from diffusion_local.worker.stopping import Stop, listen_to_signals
 
@@ -35,7 +36,8 @@ LOOK_SECONDS = 0.2
 JOBS_LOOK_SECONDS = 5.0
 FIRST_RESTART_DELAY = 0.5  # doubled at each death in a row, up to the last
 LAST_RESTART_DELAY = 30.0
-STEADY_SECONDS = 60.0  # a child that ran this long starts anew with the first delay
+STEADY_SECONDS = 60.0  # a worker that ran this long starts anew with the first delay
+HEALTHY_SECONDS = 10.0  # and the web process, if it has answered for this long
 STOP_SECONDS = 6.0
 
 
@@ -69,9 +71,8 @@ class Child:
         self.started = time.monotonic()
         self.hung = False
 
-    def plan_restart(self) -> float:
-        """Seconds until the next start."""
-        steady = time.monotonic() - self.started > STEADY_SECONDS
+    def plan_restart(self, steady: bool) -> float:
+        """Seconds until the next start; ``steady`` if the process had worked for a while."""
         wait = FIRST_RESTART_DELAY if steady else self.delay
         self.delay = min(wait * 2, LAST_RESTART_DELAY)
         self.due = time.monotonic() + wait
@@ -87,6 +88,7 @@ class Supervisor:
         self._say = say
         self._stop = Stop(finish_first=settings.on_stop == "finish")
         self._children: list[Child] = []
+        self._watchdog = Watchdog(lambda: answers(self._settings))
         self._looked_at_jobs = 0.0
 
     def run(self) -> None:
@@ -108,6 +110,7 @@ class Supervisor:
                 with announced(self._settings.port, self._settings.root_path, self._settings.mdns == "on"):
                     self._serve(house, post, loading, care)
             finally:
+                self._watchdog.stop()
                 self._stop_children()
                 for child in self._children:
                     if child.slot:
@@ -121,14 +124,15 @@ class Supervisor:
     def _serve(self, house: House, post: Post, loading: Loading, care: Care) -> None:
         web = Child("web", "diffusion_local.web")
         self._children.append(web)
-        web.start(self._settings)
+        self._start(web)
+        self._watchdog.start()
         if self._with_workers:
             self._children += self._workers()
         announced = False
         while not self._stop.wanted.is_set():
             for child in self._children:
                 self._look_after(child, house)
-            if not announced and answers(self._settings):
+            if not announced and self._watchdog.answered:
                 announced = True
                 self._say(f"diffusion-local is at {url(self._settings)}  (Ctrl-C stops it; nothing is lost)")
                 for other in others(self._settings):
@@ -152,7 +156,7 @@ class Supervisor:
         if child.process is not None:
             code = child.process.returncode
             child.process = None
-            wait = child.plan_restart()
+            wait = child.plan_restart(self._was_steady(child))
             log.warning("%s ended with code %s; again in %.1f s", child.name, code, wait)
             if child.slot:
                 try:
@@ -160,7 +164,17 @@ class Supervisor:
                 except DatabaseProblem as problem:  # its successor recovers instead
                     log.error("%s", problem)
         if time.monotonic() >= child.due:
-            child.start(self._settings)
+            self._start(child)
+
+    def _start(self, child: Child) -> None:
+        child.start(self._settings)
+        if not child.slot and child.process is not None:
+            self._watchdog.watch(child.process)
+
+    def _was_steady(self, child: Child) -> bool:
+        if child.slot:
+            return time.monotonic() - child.started > STEADY_SECONDS
+        return self._watchdog.healthy_seconds > HEALTHY_SECONDS
 
     def _look_at_jobs(self, house: House) -> None:
         """Now and then: kill our workers that hang, and recover the jobs of workers that nobody else looks after."""
@@ -266,12 +280,3 @@ def free_port(host: str, port: int) -> int:
                 "port", f"{host}:{port} cannot be used ({error}). Close what uses it, or try --port {port + 1}."
             ) from None
         return probe.getsockname()[1]
-
-
-def answers(settings: Settings) -> bool:
-    host = "127.0.0.1" if settings.host in ("", "0.0.0.0") else settings.host
-    try:
-        with socket.create_connection((host, settings.port), timeout=0.2):
-            return True
-    except OSError:
-        return False

@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("preferences", "health"),
     ("studio",),
     ("compose", "shapes", "remote"),
-    ("worker", "web", "chores", "post", "care", "loading"),
+    ("worker", "web", "chores", "post", "care", "loading", "watchdog"),
     ("supervisor",),
     ("cli",),
     ("__main__",),

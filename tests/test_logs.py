@@ -64,6 +64,52 @@ def test_a_home_without_logs_has_none(settings: Settings) -> None:
     assert logs.read(settings) == []
 
 
+def test_a_line_that_repeats_is_counted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(logs.Repeats.__init__, "__defaults__", (3, 60.0, lambda: now[0]))
+    logs.start(settings, "web")
+    log = logging.getLogger("diffusion_local.test")
+    for number in range(50):
+        log.error("no file is left: <socket fd=%d>", number)
+        log.info("idle")
+    events = [line["event"] for line in logs.read(settings)]
+    assert events == ["no file is left: <socket fd=0>", "idle"] + [
+        each for number in (1, 2) for each in (f"no file is left: <socket fd={number}>", "idle")
+    ]
+    now[0] += 61
+    log.info("something else")
+    more = [line["event"] for line in logs.read(settings)][len(events) :]
+    assert sorted(more) == sorted(
+        ["something else", "47 more in 60 s like: no file is left: <socket fd=0>", "47 more in 60 s like: idle"]
+    )
+    log.error("no file is left: <socket fd=9>")
+    assert [line["event"] for line in logs.read(settings)][-1] == "no file is left: <socket fd=9>"
+
+
+def test_lines_with_different_facts_or_jobs_are_all_written(settings: Settings) -> None:
+    logs.start(settings, "web", terminal=False)
+    log = logging.getLogger("diffusion_local.test")
+    for number in range(100):
+        log.info("step %d", number)
+        log.error("it broke", extra={"job": f"j{number}"})
+    assert len(logs.read(settings)) == 200
+
+
+def test_many_different_lines_are_remembered_in_part(settings: Settings) -> None:
+    repeats = logs.Repeats()
+    for number in range(3 * logs.MOST_SEEN):
+        repeats.filter(logging.LogRecord("x", logging.INFO, "", 0, "line %d", (number,), None))
+    assert len(repeats._seen) <= logs.MOST_SEEN + 1
+
+
+def test_every_handler_writes_the_same(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.start(settings, "web")
+    for _ in range(100):
+        logging.getLogger("diffusion_local.test").warning("again")
+    assert len(logs.read(settings)) == logs.MOST_REPEATS
+    assert capsys.readouterr().err.count("again") == logs.MOST_REPEATS
+
+
 def write(path: Path, *lines: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))

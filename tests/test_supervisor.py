@@ -28,15 +28,22 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 STARTS = 60.0  # seconds that gradio's import may take on a busy machine
 
 
-class Serve:
-    """A running ``diffusion-local serve``."""
+#: The watchdog at a pace for tests.
+IMPATIENT = (
+    "from diffusion_local import watchdog; watchdog.INTERVAL_SECONDS = 0.3; watchdog.TIMEOUT_SECONDS = 1.0; "
+    "watchdog.MISSED_SECONDS = 60.0; "
+)
 
-    def __init__(self, house: House, log: Path, *arguments: str, **environ: str) -> None:
+
+class Serve:
+    """A running ``diffusion-local serve``; ``before`` is Python that runs before it."""
+
+    def __init__(self, house: House, log: Path, *arguments: str, before: str = "", **environ: str) -> None:
         self.house = house
         self.log = log
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", "from diffusion_local.cli import main; main()", "serve", *arguments],
+                [sys.executable, "-c", f"{before}from diffusion_local.cli import main; main()", "serve", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -232,6 +239,25 @@ def test_a_poison_job_does_not_stop_the_queue(house: House, serve: Callable[...,
     when(house, after, done)
     assert served.process.poll() is None
     assert one_picture_each(house) == [after]
+
+
+def test_a_web_process_that_does_not_answer_is_replaced_and_the_queue_goes_on(
+    house: House, serve: Callable[..., Serve]
+) -> None:
+    served = serve(before=IMPATIENT)
+    url = served.url()
+    job_id, after = submit(house, "[slow:0.5]", steps=40), submit(house)
+    when(house, job_id, running)
+    stuck, worker = served.web(), served.worker()
+    stuck.suspend()  # alive, with an open port, and silent
+    eventually(lambda: not stuck.is_running() or stuck.status() == psutil.STATUS_ZOMBIE, 60)
+    eventually(lambda: answers(f"{url}/healthz"), STARTS)
+    assert served.web().pid != stuck.pid
+    assert served.worker().pid == worker.pid
+    assert when(house, job_id, done).attempt == 1
+    when(house, after, done)
+    assert one_picture_each(house) == sorted([job_id, after])
+    assert "has not answered" in served.said
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The delivery log: who was, or is to be, told of what. Its rows decide; a message that rings for one may be lost."""
+"""The delivery log: who was, or is to be, told of what."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,11 @@ from diffusion_local.store.notices import Notice
 
 HOOK = "hook:"  # a receiver that is a command of config.toml
 NONE: Mapping[str, str] = {}
-LOST_SECONDS = 5.0  # over its time, a delivery's message must have been lost
+#: Deliveries that are due, with the account whose batch they are about.
+DUE = (
+    "FROM deliveries AS d LEFT JOIN notices AS n ON n.id = d.notice LEFT JOIN batches AS b ON b.id = n.batch_id "
+    "WHERE d.state = 'waiting' AND d.next_try_at <= ?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ class DeliveryStore:
     def recover(self) -> None:
         """At the start of the only process that delivers: what the last one was sending is tried anew.
 
-        A command is not: it may have done its work. Everything that waits is due, as its message may be gone.
+        A command is not: it may have done its work.
         """
         now = utc_now()
         with self._database.write() as db:
@@ -106,14 +110,25 @@ class DeliveryStore:
             )
             db.execute("UPDATE deliveries SET state = 'waiting', next_try_at = ? WHERE state = 'sending'", [now])
 
-    def due(self, late: float = LOST_SECONDS) -> list[str]:
-        """Ids of those whose time came more than ``late`` seconds ago."""
-        before = utc_text(datetime.now(UTC) - timedelta(seconds=late))
+    def due_receivers(self) -> list[tuple[str, str]]:
+        """(receiver, account whose batch it is about) of everything that is due, the longest due first."""
         with self._database.read() as db:
             found = db.execute(
-                "SELECT id FROM deliveries WHERE state = 'waiting' AND next_try_at <= ? ORDER BY next_try_at", [before]
+                f"SELECT d.receiver, coalesce(b.owner, '') AS account {DUE} GROUP BY 1, 2 ORDER BY min(d.next_try_at)",
+                [utc_now()],
             )
-            return [row[0] for row in found.fetchall()]
+            return [(row[0], row[1]) for row in found.fetchall()]
+
+    def next_due(self, receiver: str, account: str) -> tuple[str, int] | None:
+        """(id, tries left) of the delivery to a receiver that is due the longest."""
+        with self._database.read() as db:
+            found = db.execute(
+                f"SELECT d.id, d.tries_left {DUE} AND d.receiver = ? AND coalesce(b.owner, '') = ? "
+                "ORDER BY d.next_try_at, d.id LIMIT 1",
+                [utc_now(), receiver, account],
+            )
+            row = found.fetchone()
+            return (row[0], row[1]) if row else None
 
     def resend(self, delivery_id: str, tries: int) -> Delivery:
         """Make one due again that has ended or that waits for its next try. Raises NotFound, Conflict."""

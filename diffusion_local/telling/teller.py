@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -46,8 +45,9 @@ class Teller:
         self._images = images
         self._reported: date | None = None
 
-    def tell(self, ring: Callable[[str], None]) -> None:
-        """Make deliveries of what happened, and ring for each, and for those whose ring was lost."""
+    def tell(self) -> list[str]:
+        """Make deliveries of what happened; their ids."""
+        made = []
         for notice in self._notices.untold():
             wait = self._wait(notice)
             if wait is None:
@@ -55,10 +55,8 @@ class Teller:
             elif not wait:
                 if notice.event == "batch.done":
                     self._keep_report(notice.batch_id)
-                for delivery_id in self._deliveries.add(notice, *self._message(notice)):
-                    ring(delivery_id)
-        for delivery_id in self._deliveries.due():
-            ring(delivery_id)
+                made += self._deliveries.add(notice, *self._message(notice))
+        return made
 
     def deliver(self, delivery_id: str, seconds_to_next: float | None) -> bool:
         """One try, if it is due; False asks for another after ``seconds_to_next``."""

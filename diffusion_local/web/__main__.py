@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -17,9 +18,14 @@ from diffusion_local import logs
 from diffusion_local.compose import open_studio
 from diffusion_local.errors import UserError
 from diffusion_local.settings import Settings, go_offline
+from diffusion_local.web.api.limits import MOST_HEADER_BYTES
+from diffusion_local.web.connections import Connections, listen, raise_file_limit
+from diffusion_local.web.protocol import Protocol
+from diffusion_local.web.proxies import trusted
 
 log = logging.getLogger(__name__)
 
+STARTUP_FAILURE = 3  # exit status, as uvicorn's own
 GRACE_SECONDS = 0.5  # for answers that are under way; open event streams are cut then
 
 
@@ -93,10 +99,18 @@ def serve(settings: Settings, supervised: bool = False) -> None:
 
     logging.getLogger("uvicorn.error").addFilter(not_cut_off)
     app = create_app(open_studio(settings), settings)
+    connections = Connections(raise_file_limit(), trusted(settings))
+    try:
+        listeners = listen(settings.host, settings.port, connections)
+    except OSError as error:  # the supervisor has checked it; somebody was faster
+        log.error("%s:%d cannot be listened on: %s", settings.host, settings.port, error)
+        sys.exit(STARTUP_FAILURE)
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
+        loop="asyncio",  # whose way to accept connections is the one that counts them
+        http=partial(Protocol, connections),  # type: ignore[arg-type]  # called as a class is
+        ws="none",
+        h11_max_incomplete_event_size=MOST_HEADER_BYTES,
         log_config=None,
         log_level=settings.log_level,
         access_log=False,
@@ -110,7 +124,7 @@ def serve(settings: Settings, supervised: bool = False) -> None:
     app.state.watch.stopping = lambda: server.should_exit  # event streams end by themselves then
     if supervised:
         threading.Thread(target=stop_at_end_of_input, args=(server,), daemon=True).start()
-    server.run()
+    server.run(listeners)
 
 
 def not_cut_off(record: logging.LogRecord) -> bool:

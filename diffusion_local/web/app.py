@@ -16,14 +16,19 @@ from diffusion_local.web.api.watch import Watch
 from diffusion_local.web.floods import Floods
 from diffusion_local.web.frame import Frame
 from diffusion_local.web.guard import Guard, allowed_origins
+from diffusion_local.web.long_lived import HEARTBEAT_SECONDS, RECHECK_SECONDS, LongLived
 from diffusion_local.web.proxies import Proxies, checked_root
 from diffusion_local.web.ui import page
 
 
-def create_app(studio: Studio, settings: Settings) -> FastAPI:
+def create_app(
+    studio: Studio, settings: Settings, heartbeat: float = HEARTBEAT_SECONDS, recheck: float = RECHECK_SECONDS
+) -> FastAPI:
+    """``heartbeat`` and ``recheck`` are the seconds of ``long_lived``."""
     app = FastAPI(title="diffusion-local", version=__version__, docs_url=None, redoc_url=None)
     app.add_middleware(Frame)
     app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(LongLived, heartbeat=heartbeat, recheck=recheck)
     app.add_middleware(Access, accounts=studio.accounts, settings=settings)
     # That it is there turns off gradio's own, which mirrors any origin back.
     app.add_middleware(
@@ -47,4 +52,4 @@ def create_app(studio: Studio, settings: Settings) -> FastAPI:
     app.include_router(http.reports.page_router(studio))
     for dialect in DIALECTS:
         app.include_router(dialect.router(studio, watch))
-    return page.mount(app, studio, settings, checked_root(settings.root_path))
+    return page.mount(app, studio, watch, settings, checked_root(settings.root_path))

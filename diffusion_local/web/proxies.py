@@ -5,7 +5,7 @@ unlock the count of failed sign-ins; so nothing behind this may see such a heade
 """
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -31,6 +31,21 @@ def trusted_networks(text: str) -> list[Network]:
         raise InvalidParams("trusted_proxies", f"must be addresses or networks ({error}).") from None
 
 
+def trusted(settings: Settings) -> Callable[[str], bool]:
+    """Whether an address is a trusted proxy's. Raises InvalidParams."""
+    networks = trusted_networks(settings.trusted_proxies)
+
+    def is_trusted(address: str) -> bool:
+        try:
+            known = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        mapped = getattr(known, "ipv4_mapped", None)
+        return any((mapped or known) in network for network in networks)
+
+    return is_trusted
+
+
 def checked_root(path: str) -> str:
     """The path under which a proxy serves us, as ``/studio``. Raises InvalidParams."""
     root = path.rstrip("/")
@@ -44,7 +59,7 @@ class Proxies:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._trusted = trusted_networks(settings.trusted_proxies)
+        self._is_trusted = trusted(settings)
         self._root = checked_root(settings.root_path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,11 +101,3 @@ class Proxies:
             if not self._is_trusted(hop):
                 return hop
         return ""
-
-    def _is_trusted(self, address: str) -> bool:
-        try:
-            known = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        mapped = getattr(known, "ipv4_mapped", None)
-        return any((mapped or known) in network for network in self._trusted)

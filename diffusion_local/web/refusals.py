@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from diffusion_local.errors import (
     Conflict,
@@ -69,6 +70,11 @@ def add(app: FastAPI, settings: Settings) -> None:
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
         told = {"error": {"code": code, "message": str(error.detail)}}
         return JSONResponse(told, error.status_code, headers=NEVER | dict(error.headers or {}))
+
+    @app.exception_handler(ClientDisconnect)
+    async def hung_up(request: Request, error: ClientDisconnect) -> JSONResponse:
+        """Nobody reads it; without it, each caller that goes away while it sends would be a fault in the log."""
+        return JSONResponse({"error": {"code": "bad_request", "message": "The body ended early."}}, 400, headers=NEVER)
 
 
 def status_of(error: UserError) -> int:

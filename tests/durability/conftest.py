@@ -23,7 +23,7 @@ SERVE = """
 import sys
 import diffusion_local.supervisor as supervisor
 supervisor.JOBS_LOOK_SECONDS = 0.2
-supervisor.answers = lambda settings: True
+supervisor.Watchdog.answered = True
 start = supervisor.Child.start
 supervisor.Child.start = lambda self, settings: start(self, settings) if self.slot else None
 from diffusion_local.cli import main

@@ -202,7 +202,7 @@ def test_a_list_leaves_its_report_and_a_press_does_not(house: House) -> None:
     [listed] = house.studio.lists.submit("a car", width=128, height=128).job_ids
     done(house)
     done(house)
-    house.teller.tell(lambda _: None)
+    house.teller.tell()
     batch_id = house.studio.job(listed).batch_id
     assert [path.name[11:] for path in sorted(house.settings.reports.iterdir())] == [
         f"{batch_id}.html",

@@ -28,8 +28,7 @@ def after_one(house: House, name: str = "") -> Delivery:
     house.studio.submit("a red apple", name=name, width=128, height=128)
     job = claimed(house.jobs)
     house.jobs.finish(job.claim, image_of(job))
-    rung: list[str] = []
-    house.teller.tell(rung.append)
+    rung = house.teller.tell()
     assert house.teller.deliver(rung[0], None)
     return house.deliveries.get(rung[0])
 
@@ -111,8 +110,7 @@ def test_each_event_has_a_hook_of_its_own(telling: OpenHouse) -> None:
     enqueue(house.jobs)
     house.jobs.fail(claimed(house.jobs).claim, FAILURE)
     house.studio.pause()
-    rung: list[str] = []
-    house.teller.tell(rung.append)
+    rung = house.teller.tell()
     told = sorted(house.deliveries.get(each).receiver for each in rung)
     assert told == ["hook:on_job_failed", "hook:on_queue_paused"]
 

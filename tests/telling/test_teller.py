@@ -23,8 +23,7 @@ from tests.telling.conftest import OpenHouse, Receiver
 
 def tell(house: House) -> list[str]:
     """One round, each delivery tried once; ids that were rung for."""
-    rung: list[str] = []
-    house.teller.tell(rung.append)
+    rung = house.teller.tell()
     for delivery_id in rung:
         house.teller.deliver(delivery_id, 10.0)
     return rung
@@ -387,7 +386,7 @@ def test_what_a_killed_process_was_sending_is_sent_by_the_next(
     house = telling(webhook_events="batch.done", on_batch_done=("true",))
     enqueue(house.jobs)
     run_all(house)
-    house.teller.tell(lambda _: None)
+    house.teller.tell()
     for each in house.studio.webhooks.deliveries():
         assert house.deliveries.take(each.id)  # and here the process dies
     posted(house)
@@ -441,7 +440,7 @@ def test_a_lost_message_is_found_by_the_next_look(telling: OpenHouse, receiver: 
     post = posted(house)
     enqueue(house.jobs)
     run_all(house)
-    house.teller.tell(lambda _: None)  # the ring for it is lost
+    house.teller.tell()  # the ring for it is lost
     due(house)
     eventually(lambda: (post.look(), receiver.got)[1], 30)
 

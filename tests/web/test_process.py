@@ -1,6 +1,7 @@
 """The web process: it stays small, and stops at once whatever is still connected."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -25,23 +26,32 @@ MOST_MEGABYTES = 250
 MOST_SECONDS = 3.0  # a second in peace
 
 
-@pytest.fixture
-def process(settings: Settings, tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+@contextlib.contextmanager
+def web_process(settings: Settings, folder: Path, files: int = 0) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+    """A web process that answers, and its address; it may have ``files`` open files, if that is named."""
     port = free_port()
     environ = settings.child_environ() | {PREFIX + "PORT": str(port)}
     command = [sys.executable, "-m", "diffusion_local.web", "--supervised"]
-    with (tmp_path / "web.out").open("wb") as log:
+    if files:
+        command = ["sh", "-c", f'ulimit -n {files} && exec "$0" "$@"', *command]
+    with (folder / "web.out").open("wb") as log:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environ)
     url = f"http://127.0.0.1:{port}"
     try:
         eventually(lambda: child.poll() is not None or answers(url), 150, 0.1)
-        assert child.poll() is None, (tmp_path / "web.out").read_text()
+        assert child.poll() is None, (folder / "web.out").read_text()
         yield child, url
     finally:
         child.kill()
         child.wait()
         if child.stdin:
             child.stdin.close()
+
+
+@pytest.fixture
+def process(settings: Settings, tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+    with web_process(settings, tmp_path) as found:
+        yield found
 
 
 def answers(url: str) -> bool:

@@ -51,9 +51,9 @@ SLOW = ("wait", "generate")
 STREAMED = ("watch",)
 
 
-def add(studio: Studio) -> None:
+def add(studio: Studio, watch: Watch) -> None:
     """Declare the endpoints; call inside a Blocks context."""
-    endpoints = Endpoints(studio)
+    endpoints = Endpoints(studio, watch)
     homes: dict[str, object] = {
         **dict.fromkeys(control.NAMES, control.Control(studio)),
         **dict.fromkeys(list_endpoints.NAMES, list_endpoints.Lists(studio)),
@@ -71,9 +71,9 @@ def add(studio: Studio) -> None:
 class Endpoints:
     """Parameters are named like Params; all but ``prompt`` and ids may be left out."""
 
-    def __init__(self, studio: Studio) -> None:
+    def __init__(self, studio: Studio, watch: Watch) -> None:
         self._studio = studio
-        self._watch = Watch(studio)
+        self._watch = watch
 
     @taking_options(batch=True)
     def submit(

@@ -1,51 +1,119 @@
-"""How much a request to the programs' doors may carry: its length is declared, and no prompt is a megabyte long."""
+"""Limits on what one request may carry: its body, by route, and its header.
+
+Every route of the application has a limit: ``MOST_BYTES``, unless ``larger`` names it. Bodies of unknown length are
+refused, so that nothing has to be read to find out how long one is.
+"""
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_local.settings import Settings
+from diffusion_local.web.api import list_endpoints
 
 MOST_BYTES = 1024 * 1024
-DOORS = ("/api/", "/v1/", "/sdapi/", "/predictions")
+#: Bytes of small bodies that may be in memory at one moment beside the large ones.
+SMALL_BODIES = 64 * MOST_BYTES
+MOST_HEADERS = 100
+MOST_HEADER_BYTES = 32 * 1024
+GRADIO_DOORS = ("run", "call", "call/v2")
+
+
+def larger(settings: Settings) -> dict[str, int]:
+    """The most bytes of a body by path, for the routes that take pictures or lists. ``{id}`` is any last part."""
+    picture = settings.max_source_mb * 1_000_000 + MOST_BYTES  # a form has some bytes around its file
+    in_base64 = 2 * (settings.max_source_mb * 1_333_334) + MOST_BYTES  # a picture and its mask, as text
+    a_list = settings.max_list_mb * 1_000_000 + MOST_BYTES
+    list_in_json = 2 * a_list  # escaped; or in Base64, as the page sends a dropped file
+    return {
+        "/api/v1/lists": a_list,
+        "/api/v1/lists/check": a_list,
+        "/api/v1/queue/import": a_list,
+        "/api/v1/sources": picture,
+        "/api/v1/jobs": in_base64,
+        "/v1/images/edits": 2 * picture,
+        "/sdapi/v1/img2img": in_base64,
+        "/sdapi/v1/extra-single-image": in_base64,
+        "/sdapi/v1/png-info": in_base64,
+        "/predictions": in_base64,
+        "/predictions/{id}": in_base64,
+        # The page's events and those of Gradio's clients, whichever they are for.
+        "/gradio_api/run/predict": list_in_json,
+        **{f"/gradio_api/{door}/{name}": list_in_json for door in GRADIO_DOORS for name in list_endpoints.NAMES},
+        "/gradio_api/upload": picture,
+    }
 
 
 class BodyLimit:
-    """ASGI middleware: 413 for a body that is too long, 411 for one of unknown length (RFC 9110)."""
+    """ASGI middleware: 413 for a body that is too long, 411 for one of unknown length, 431 for too long a header.
+
+    Together the bodies in memory may be as large as the largest single one that is allowed; beyond that it is 503.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        pictures = settings.max_source_mb * 1_000_000 + MOST_BYTES  # a form has some bytes around its file
-        in_base64 = 2 * (settings.max_source_mb * 1_333_334) + MOST_BYTES  # a picture and its mask, as text
-        self._larger = {
-            "/api/v1/lists": settings.max_list_mb * 1_000_000 + MOST_BYTES,
-            "/api/v1/queue/import": settings.max_list_mb * 1_000_000 + MOST_BYTES,
-            "/api/v1/lists/check": settings.max_list_mb * 1_000_000 + MOST_BYTES,
-            "/api/v1/sources": pictures,
-            "/api/v1/jobs": in_base64,
-            "/v1/images/edits": 2 * pictures,
-            "/sdapi/v1/img2img": in_base64,
-            "/sdapi/v1/extra-single-image": in_base64,
-            "/sdapi/v1/png-info": in_base64,
-            "/predictions": in_base64,
-        }
+        self._larger = larger(settings)
+        self._budget = max(self._larger.values())
+        self._held = 0
+
+    def limit_of(self, path: str) -> int:
+        found = self._larger.get(path) or self._larger.get(f"{path.rpartition('/')[0]}/{{id}}")
+        return found or MOST_BYTES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(DOORS):
-            headers = Headers(scope=scope)
-            length = headers.get("content-length")
-            if length is None and "transfer-encoding" in headers:
-                await refusal(411, "length_required", "Say how long the body is (Content-Length).")(
-                    scope, receive, send
-                )
-                return
-            most = self._larger.get(scope["path"], MOST_BYTES)
-            if length is not None and (not length.isdigit() or int(length) > most):
-                text = f"The body must have at most {most:,} bytes."
-                await refusal(413, "content_too_large", text)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        most = self.limit_of(scope["path"])
+        refused = refusal_of(scope, most)
+        if refused:
+            await refused(scope, receive, send)
+            return
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            size = len(message.get("body", b"")) if message["type"] == "http.request" else 0
+            taken += size
+            self._held += size
+            if taken > most:  # a server that does not hold callers to their Content-Length
+                raise HTTPException(413, too_long(most))
+            if self._held > self._budget + (SMALL_BODIES if taken <= MOST_BYTES else 0):
+                text = "Too many large requests at the same moment. Try again soon."
+                raise HTTPException(503, text, headers={"Retry-After": "2"})
+            return message
+
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            self._held -= taken
+
+
+def refusal_of(scope: Scope, most: int) -> JSONResponse | None:
+    """The answer to a request whose header alone shows that it is too large."""
+    lines = scope["headers"]
+    if len(lines) > MOST_HEADERS or sum(len(name) + len(value) + 4 for name, value in lines) > MOST_HEADER_BYTES:
+        text = f"The header must have at most {MOST_HEADERS} lines and {MOST_HEADER_BYTES:,} bytes."
+        return refusal(431, "request_header_fields_too_large", text)
+    headers = Headers(scope=scope)
+    if "transfer-encoding" in headers:  # also beside a Content-Length, which means nothing then (RFC 9112, 6.3)
+        text = "Send the body with its length (Content-Length), not in chunks."
+        return refusal(411, "length_required", text)
+    length = headers.get("content-length")
+    if length is not None and not (length.isascii() and length.isdigit()):
+        return refusal(400, "bad_request", "Content-Length must be a number.")
+    if length is not None and (len(length) > 18 or int(length) > most):
+        return refusal(413, "content_too_large", too_long(most))
+    return None
+
+
+def too_long(most: int) -> str:
+    return f"The body must have at most {most:,} bytes."
 
 
 def refusal(status: int, code: str, message: str) -> JSONResponse:
-    return JSONResponse({"error": {"code": code, "message": message}}, status, headers={"Connection": "close"})
+    """Leaves the connection open: a caller that is still sending could not read the answer if it were closed now. The
+    server discards the rest, for a limited time."""
+    return JSONResponse({"error": {"code": code, "message": message}}, status)

@@ -4,6 +4,7 @@ Waiting is a coroutine, so any number of callers can wait without holding a thre
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -45,7 +46,7 @@ class Watch:
         if line.looking is None:
             line.looking = loop.create_task(self._look(loop, line))
         try:
-            await asyncio.wait([future], timeout=timeout)
+            await asyncio.wait([future], timeout=None if timeout == math.inf else timeout)
             return future.result() if future.done() else None
         finally:
             del line.waiting[future]

@@ -12,6 +12,7 @@ from diffusion_local.settings import Settings, assets
 from diffusion_local.studio import Studio
 from diffusion_local.web import lan
 from diffusion_local.web.api import endpoints
+from diffusion_local.web.api.watch import Watch
 from diffusion_local.web.ui import (
     actions,
     form_lists,
@@ -89,7 +90,7 @@ LAYOUTS: dict[str, Callable[[Studio], Any]] = {
 }
 
 
-def build(studio: Studio, url: str = "") -> gr.Blocks:
+def build(studio: Studio, watch: Watch, url: str = "") -> gr.Blocks:
     """``url`` is where other devices of the network find the page; empty if they do not."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
         tune_queue(blocks)
@@ -152,15 +153,15 @@ def build(studio: Studio, url: str = "") -> gr.Blocks:
             )
         for event in listed:
             event.then(**looks)
-        endpoints.add(studio)
+        endpoints.add(studio, watch)
     return blocks
 
 
-def mount(app: FastAPI, studio: Studio, settings: Settings, root_path: str = "") -> FastAPI:
+def mount(app: FastAPI, studio: Studio, watch: Watch, settings: Settings, root_path: str = "") -> FastAPI:
     """Serve the page and its API below the application's own routes."""
     return gr.mount_gradio_app(
         app,
-        build(studio, lan.address(settings)),
+        build(studio, watch, lan.address(settings)),
         path="/",
         root_path=root_path or None,
         theme=THEME,

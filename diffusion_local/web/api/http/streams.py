@@ -2,15 +2,15 @@
 
 By the HTML standard (section 9.2): each change of a state has its number in ``job_events`` as ``id``, so that a
 client that reconnects with ``Last-Event-ID`` misses nothing; a client that has seen the end gets 204 and stays away.
-Progress has no ``id``, since only the newest matters. A comment every HEARTBEAT seconds keeps proxies awake; by then
-at the latest a stream ends whose session or token is no more, or may do something else now.
+Progress has no ``id``, since only the newest matters. Heartbeats, and the end of a stream whose caller may no longer
+read it, come from ``long_lived``.
 """
 
 import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
@@ -22,12 +22,10 @@ from diffusion_local import shapes
 from diffusion_local.domain import Event
 from diffusion_local.errors import NotFound, UserError
 from diffusion_local.studio import Studio
-from diffusion_local.web.access import STILL
 from diffusion_local.web.api.answers import REVALIDATE
 from diffusion_local.web.api.http.batches import batch_shape
 from diffusion_local.web.api.watch import Watch
 
-HEARTBEAT = 15.0
 PAGE = 500  # events in one look
 LARGEST = 2**63 - 1
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -73,25 +71,25 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     streams = APIRouter(tags=["streams"])
 
     @streams.get("/jobs/{job_id}/stream", response_class=StreamingResponse)
-    async def job_stream(job_id: str, request: Request, last_event_id: LastId = None) -> Response:
+    async def job_stream(job_id: str, last_event_id: LastId = None) -> Response:
         """`state` and `progress` events of a job as they come, and `end` with the whole job."""
-        return await followed(request, watch, Followed(studio, last_event_id, job_id=job_id), last_event_id)
+        return await followed(watch, Followed(studio, last_event_id, job_id=job_id), last_event_id)
 
     @streams.get("/batches/{batch_id}/stream", response_class=StreamingResponse)
-    async def batch_stream(batch_id: str, request: Request, last_event_id: LastId = None) -> Response:
+    async def batch_stream(batch_id: str, last_event_id: LastId = None) -> Response:
         """`state` and `progress` events of a batch's jobs as they come, and `end` with the batch."""
-        return await followed(request, watch, Followed(studio, last_event_id, batch_id=batch_id), last_event_id)
+        return await followed(watch, Followed(studio, last_event_id, batch_id=batch_id), last_event_id)
 
     @streams.get("/queue/stream", response_class=StreamingResponse)
-    async def queue_stream(request: Request, last_event_id: LastId = None) -> Response:
+    async def queue_stream(last_event_id: LastId = None) -> Response:
         """`state` events of all jobs from now on (or after `Last-Event-ID`), and `queue` with the counts; endless."""
-        return await followed(request, watch, Everything(studio, last_event_id), last_event_id)
+        return await followed(watch, Everything(studio, last_event_id), last_event_id)
 
     @streams.get("/jobs/{job_id}/events", responses=HISTORY)
     async def job_events(job_id: str, request: Request, last_event_id: LastId = None) -> Response:
         """What happened to a job, oldest first."""
         if wants_stream(request):
-            return await job_stream(job_id, request, last_event_id)
+            return await job_stream(job_id, last_event_id)
         found = await anyio.to_thread.run_sync(studio.events, job_id)
         return JSONResponse({"events": [shapes.event(each) for each in found]}, headers=VARIES)
 
@@ -101,7 +99,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     ) -> Response:
         """What happened to a batch's jobs, oldest first: give `next` as `after` to read on."""
         if wants_stream(request):
-            return await batch_stream(batch_id, request, last_event_id)
+            return await batch_stream(batch_id, last_event_id)
         await anyio.to_thread.run_sync(studio.batch, batch_id)
         return history(await anyio.to_thread.run_sync(studio.events_after, after, None, batch_id, limit), limit)
 
@@ -111,7 +109,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     ) -> Response:
         """What happened to all jobs that are listed, oldest first: give `next` as `after` to read on."""
         if wants_stream(request):
-            return await queue_stream(request, last_event_id)
+            return await queue_stream(last_event_id)
         return history(await anyio.to_thread.run_sync(studio.events_after, after, None, None, limit), limit)
 
     return streams
@@ -201,47 +199,32 @@ class Everything:
         return news, False
 
 
-async def followed(request: Request, watch: Watch, source: Source, last_id: str | None) -> Response:
+async def followed(watch: Watch, source: Source, last_id: str | None) -> Response:
     """The stream of a source. What is unknown or already over is said before it begins."""
     before = source.number
     news, ended = await anyio.to_thread.run_sync(source.look)
     if ended and last_id is not None and source.number == before:
         return Response(status_code=204)
-    pieces = events(watch, source, news, ended, request.scope[STILL])
-    return StreamingResponse(pieces, media_type="text/event-stream", headers=HEADERS)
+    return StreamingResponse(events(watch, source, news, ended), media_type="text/event-stream", headers=HEADERS)
 
 
-async def events(
-    watch: Watch, source: Source, news: list[News], ended: bool, still: Callable[[], Awaitable[bool]]
-) -> AsyncIterator[str]:
+async def events(watch: Watch, source: Source, news: list[News], ended: bool) -> AsyncIterator[str]:
     yield "retry: 2000\n\n" + "".join(map(str, news))
-    if ended:
-        return
-    asked = time.monotonic()
-    async for later in news_of(watch, source):
-        if time.monotonic() - asked >= HEARTBEAT:
-            if not await still():
-                return
-            asked = time.monotonic()
-        yield "".join(map(str, later)) or ": nothing new\n\n"
+    if not ended:
+        async for later in news_of(watch, source):
+            yield "".join(map(str, later))
 
 
 async def news_of(watch: Watch, source: Source, deadline: float = math.inf) -> AsyncIterator[list[News]]:
-    """What is new, until the end; nothing, each HEARTBEAT seconds, while that is so. Ends when the server stops, and
-    at the ``deadline`` (by the monotonic clock)."""
+    """What is new, until the end. Ends when the server stops, and at the ``deadline`` (by the monotonic clock)."""
     revision, ended = -1, False
     while not ended:
-        pause = min(HEARTBEAT, deadline - time.monotonic())
-        if pause <= 0:
-            return
-        moment = await watch.until(lambda now, seen=revision: now[0] != seen, pause)  # type: ignore[misc]
-        if watch.stopping():
-            return
-        if moment is None:
-            yield []
-            continue
-        source.number = min(source.number, moment[1])  # jobs were deleted with their history: numbers come again
         try:
+            left = max(0.0, deadline - time.monotonic())
+            moment = await watch.until(lambda now, seen=revision: now[0] != seen, left)  # type: ignore[misc]
+            if moment is None:  # the time is over, or the server stops
+                return
+            source.number = min(source.number, moment[1])  # jobs were deleted with their history: numbers come again
             news, ended = await anyio.to_thread.run_sync(source.look)
         except NotFound:
             return

@@ -1,0 +1,188 @@
+"""Connections: how many one address may hold, how many there are in all, and how long one may keep the server waiting.
+
+They are counted where they are accepted, before TLS and HTTP. When an address has too many, the one of its connections
+that has waited longest without a whole request is closed in favour of the new one; only where all of them are at work
+is the new one closed at once. The same holds for all together, of which a part is kept for this machine's own.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+
+from diffusion_local.accounts import network
+from diffusion_local.network import is_loopback
+
+log = logging.getLogger(__name__)
+
+MOST = 2000
+MOST_OF_ADDRESS = 200
+OWN_FILES = 100  # descriptors for databases, logs and libraries
+MOST_CLOSING = 32
+FILES_EACH = 2  # descriptors of one connection: its socket, and the file that it is sent
+#: Out of descriptors or buffers, in spite of the limits: something else of this process has taken them.
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+def raise_file_limit() -> int:
+    """Raise the soft limit of open files to the hard one; the limit that holds now."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return MOST * FILES_EACH + OWN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS refuses more than kern.maxfilesperproc
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return MOST * FILES_EACH + OWN_FILES if soft == resource.RLIM_INFINITY else soft
+
+
+class Connection(socket.socket):
+    """An accepted connection, which tells ``owner`` when it is closed."""
+
+    address = ""  # the network it counts for; empty for this machine
+    owner: "Connections | None" = None
+
+    def close(self) -> None:
+        owner, self.owner = self.owner, None
+        if owner is not None:
+            owner.closed(self)
+        super().close()
+
+
+class Connections:
+    """All accepted connections of one server. Belongs to one thread, that of the event loop."""
+
+    def __init__(self, files: int, unlimited: Callable[[str], bool] = lambda _: False) -> None:
+        """``files`` is the most open files of the process. ``unlimited`` tells which addresses speak for many, such as
+        proxies: they have no limit of their own."""
+        self.most = max(8, min(MOST, (files - OWN_FILES) // FILES_EACH))
+        self.most_of_others = self.most * 3 // 4
+        self.most_of_address = min(MOST_OF_ADDRESS, self.most // 4)
+        self._unlimited = unlimited
+        self._open: dict[int, Connection] = {}  # by descriptor
+        self._idle: OrderedDict[int, Connection] = OrderedDict()  # those without a whole request, longest first
+        self._counts: Counter[str] = Counter()  # by address
+        self._closing = 0  # given up, while their descriptors are not free yet
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def settling(self) -> bool:
+        """Whether the event loop has to close what was given up before more is accepted."""
+        return self._closing >= MOST_CLOSING
+
+    def admit(self, connection: Connection, host: str) -> bool:
+        """Count a new connection, if there is room for it or room can be made."""
+        address = "" if is_loopback(host) else network(host)
+        others = len(self) - self._counts[""]
+        room = True
+        if address and not self._unlimited(host) and self._counts[address] >= self.most_of_address:
+            room = self._make_room(lambda each: each.address == address)
+        elif address and others >= self.most_of_others:
+            room = self._make_room(lambda each: each.address != "")
+        elif len(self) >= self.most:
+            room = self._make_room(lambda _: True)
+        if not room:
+            log.warning("a connection of %s was closed: %d are at work", host, len(self))
+            return False
+        connection.address, connection.owner = address, self
+        number = connection.fileno()
+        self._open[number] = self._idle[number] = connection
+        self._counts[address] += 1
+        return True
+
+    def mark(self, number: int, busy: bool) -> None:
+        """Whether the connection with this descriptor has sent a whole request that is not answered yet."""
+        if busy:
+            self._idle.pop(number, None)
+        elif number in self._open and number not in self._idle:
+            self._idle[number] = self._open[number]
+
+    def closed(self, connection: Connection) -> None:
+        if self._open.get(connection.fileno()) is connection:
+            self._forget(connection)
+        else:
+            self._closing -= 1
+
+    def _make_room(self, fits: Callable[[Connection], bool]) -> bool:
+        longest = next((each for each in self._idle.values() if fits(each)), None)
+        if longest is None:
+            return False
+        self._forget(longest)
+        self._closing += 1
+        with contextlib.suppress(OSError):
+            longest.shutdown(socket.SHUT_RDWR)  # the event loop sees its end, and closes it
+        return True
+
+    def _forget(self, connection: Connection) -> None:
+        del self._open[connection.fileno()]
+        self._idle.pop(connection.fileno(), None)
+        self._counts[connection.address] -= 1
+        if not self._counts[connection.address]:
+            del self._counts[connection.address]
+
+
+class Listener(socket.socket):
+    """A listening socket that accepts what the limits allow."""
+
+    connections: Connections
+    spare = -1
+
+    def accept(self) -> tuple[socket.socket, object]:
+        """Raises ConnectionAbortedError for a connection that was closed at once, and BlockingIOError where others have
+        to be closed first: asyncio then goes on with its other work and comes back."""
+        if self.connections.settling:
+            raise BlockingIOError
+        try:
+            number, peer = self._accept()  # type: ignore[attr-defined]
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                self._turn_away()
+                raise ConnectionAbortedError from None
+            raise
+        connection = Connection(self.family, self.type, self.proto, fileno=number)
+        if self.connections.admit(connection, peer[0]):
+            return connection, peer
+        connection.close()
+        raise ConnectionAbortedError
+
+    def _turn_away(self) -> None:
+        """Without a free descriptor nothing can be accepted, and what is not accepted wakes the event loop for ever."""
+        log.warning("no open file is left for further connections; they are closed")
+        if self.spare >= 0:
+            os.close(self.spare)
+            with contextlib.suppress(OSError):
+                number, _ = self._accept()  # type: ignore[attr-defined]
+                os.close(number)
+            with contextlib.suppress(OSError):
+                self.spare = os.open(os.devnull, os.O_RDONLY)
+
+
+def listen(host: str, port: int, connections: Connections) -> list[socket.socket]:
+    """Listening sockets on every address of ``host``, as asyncio's own ``create_server`` makes them. Raises OSError.
+
+    The limits hold where asyncio calls ``accept``, which its event loop of Windows does not.
+    """
+    listeners: list[socket.socket] = []
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        listener = Listener(family, kind, protocol)
+        listener.connections = connections
+        listeners.append(listener)
+        try:
+            if os.name == "posix":
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.spare = os.open(os.devnull, os.O_RDONLY)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(address)
+        except OSError:
+            for each in listeners:
+                each.close()
+            raise
+    return listeners

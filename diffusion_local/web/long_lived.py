@@ -1,0 +1,127 @@
+"""Requests that take long: event streams, long polls, downloads and uploads of every kind, whoever's code answers them.
+
+Each ends soon after its caller would not be let in again as the same: a token or session that was removed, an account
+that is gone or has another role. Event streams get a comment in each silence, so that proxies and clients know that
+they live; those of Gradio have heartbeats of their own, and its Python client takes no comments.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+import anyio
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from diffusion_local.web.access import STILL, refusal
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 15.0
+RECHECK_SECONDS = 10.0
+GRADIO = "/gradio_api/"
+
+
+class LongLived:
+    """ASGI middleware, within Access."""
+
+    def __init__(self, app: ASGIApp, heartbeat: float = HEARTBEAT_SECONDS, recheck: float = RECHECK_SECONDS) -> None:
+        self._app = app
+        self._heartbeat = heartbeat
+        self._recheck = recheck
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answer = Answer(send, self._heartbeat if not scope["path"].startswith(GRADIO) else 0.0)
+        with anyio.CancelScope() as running:
+            timer = Every(self._recheck, lambda: self._check(scope[STILL], running))
+            try:
+                await self._app(scope, receive, answer.send)
+            finally:
+                timer.stop()
+                answer.stop()
+        if running.cancelled_caught:
+            log.info("%s %s was cut off: its caller may not do this any more", scope["method"], scope["path"])
+            await answer.cut_off(scope, receive)
+
+    @staticmethod
+    async def _check(still: Callable[[], Awaitable[bool]], running: anyio.CancelScope) -> None:
+        if not await still():
+            running.cancel()
+
+
+class Every:
+    """Calls a coroutine each ``seconds`` until it is stopped. Costs a timer only, until the first call."""
+
+    def __init__(self, seconds: float, call: Callable[[], Awaitable[None]]) -> None:
+        self._seconds = seconds
+        self._call = call
+        self._task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(seconds, self._begin)
+
+    def stop(self) -> None:
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _begin(self) -> None:
+        self._task = self._loop.create_task(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._call()
+            except Exception:
+                log.exception("a request that lasts could not be looked after")
+            await asyncio.sleep(self._seconds)
+
+
+class Answer:
+    """The answer as it is sent; an event stream with a comment after ``heartbeat`` seconds of silence (0: none)."""
+
+    def __init__(self, send: Send, heartbeat: float) -> None:
+        self._send = send
+        self._heartbeat = heartbeat
+        self._lock = asyncio.Lock()  # no comment within an event
+        self._timer: Every | None = None
+        self._started = self._ended = self._is_stream = False
+        self._between = True  # two events
+        self._sent_at = 0.0
+
+    async def send(self, message: Message) -> None:
+        async with self._lock:
+            if message["type"] == "http.response.start":
+                self._started = True
+                self._is_stream = (
+                    Headers(raw=message["headers"]).get("content-type", "").startswith("text/event-stream")
+                )
+                if self._is_stream and self._heartbeat:
+                    self._timer = Every(self._heartbeat / 10, self._beat)
+            elif message["type"] == "http.response.body":
+                self._ended = not message.get("more_body")
+                if body := message.get("body"):
+                    self._between = body.endswith(b"\n\n")
+            self._sent_at = time.monotonic()
+            await self._send(message)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+
+    async def cut_off(self, scope: Scope, receive: Receive) -> None:
+        """End what was begun: an event stream properly, anything else so that its caller sees that it is not whole."""
+        if not self._started:
+            text = "The session or token of this request was removed, or may not do this any more."
+            await refusal(401, "unauthorized", text)(scope, receive, self._send)
+        elif self._is_stream and not self._ended:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _beat(self) -> None:
+        async with self._lock:
+            if self._between and not self._ended and time.monotonic() - self._sent_at >= 0.9 * self._heartbeat:
+                self._sent_at = time.monotonic()
+                await self._send({"type": "http.response.body", "body": b": nothing new\n\n", "more_body": True})

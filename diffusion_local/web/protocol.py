@@ -1,0 +1,98 @@
+"""HTTP/1.1 as uvicorn speaks it, with time-outs for callers that send, or read, too slowly or not at all."""
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from diffusion_local.web.connections import Connections
+
+HEADER_SECONDS = 15.0  # from the first byte, or from the connection, to the end of the header
+BODY_SECONDS = 20.0  # for a body, and one more for each SLOWEST bytes of it that have come
+SLOWEST = 1000  # bytes a second
+REST_SECONDS = 15.0  # for the rest of a body that is not wanted: a caller that still sends reads no answer
+UNREAD_SECONDS = 120.0  # in which a caller reads something of its answer
+
+
+class Protocol(H11Protocol):
+    """One connection. ``connections`` is told whether it is at work."""
+
+    def __init__(self, connections: Connections, **more: Any) -> None:
+        super().__init__(**more)
+        self._connections = connections
+        self._number = -1
+        self._phase = ""
+        self._since = 0.0
+        self._received = 0  # bytes in this phase
+        self._timer: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._number = transport.get_extra_info("socket").fileno()
+        self._follow()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn leaves it armed after an error
+        self._enter("")
+        self._read()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        super().data_received(data)
+        self._follow()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._follow()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read()
+
+    def _read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _follow(self) -> None:
+        """Arm the time-out of what is waited for now."""
+        if self.transport.is_closing():
+            self._enter("")
+            return
+        answered = self.cycle is None or self.cycle.response_complete
+        sending = self.conn.their_state is h11.SEND_BODY
+        self._connections.mark(self._number, busy=not answered and not sending)
+        if sending:
+            self._enter("rest" if answered else "body")
+        elif self.conn.their_state is h11.IDLE and self.timeout_keep_alive_task is None:
+            self._enter("header")
+        else:
+            self._enter("")
+
+    def _enter(self, phase: str) -> None:
+        if phase == self._phase:
+            return
+        self._phase, self._since, self._received = phase, self.loop.time(), 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if phase:
+            seconds = {"header": HEADER_SECONDS, "body": BODY_SECONDS, "rest": REST_SECONDS}[phase]
+            self._timer = self.loop.call_later(seconds, self._late)
+
+    def _late(self) -> None:
+        if self._phase == "body":
+            left = self._since + BODY_SECONDS + self._received / SLOWEST - self.loop.time()
+            if self.flow.read_paused:  # by ourselves
+                left = max(left, BODY_SECONDS)
+            if left > 0:
+                self._timer = self.loop.call_later(left, self._late)
+                return
+        self.transport.close()

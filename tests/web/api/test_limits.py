@@ -1,0 +1,162 @@
+"""Limits of requests: every route of the application has one, whatever framework declares it."""
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from fastapi.routing import iter_route_contexts
+from fastapi.testclient import TestClient
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Mount
+
+from diffusion_local.compose import House
+from diffusion_local.settings import Settings
+from diffusion_local.web.api import limits
+from tests.web.conftest import client_of, house_of
+
+SETTINGS = Settings.load(environ={}, engine="fake")
+BODIES = {"POST", "PUT", "PATCH", "DELETE"}
+
+
+def routes(found: list[BaseRoute], prefix: str = "") -> Iterator[tuple[str, set[str]]]:
+    """(path, methods) of every route, those of mounted applications included."""
+    for route in iter_route_contexts(found):
+        if isinstance(getattr(route, "original_route", route), Mount):
+            mount = getattr(route, "original_route", route)
+            yield from routes(mount.routes, prefix + mount.path)
+        else:
+            yield prefix + str(route.path), set(route.methods or ())
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
+    return client_of(house_of(tmp_path_factory, writes_per_second=0))
+
+
+def test_every_route_that_takes_a_body_refuses_one_beyond_its_limit(shared: TestClient) -> None:
+    limit_of = limits.BodyLimit(shared.app, SETTINGS).limit_of
+    tried = set()
+    for path, methods in routes(shared.app.routes):  # type: ignore[attr-defined]
+        for method in sorted(methods & BODIES):
+            target = path
+            for name in ("api_name", "event_id", "job_id", "path:path", "id"):
+                target = target.replace(f"{{{name}}}", "x")
+            limit = limit_of(target)
+            for headers, status in (
+                ({"Content-Length": str(limit + 1)}, 413),
+                ({"Content-Length": "1" * 30}, 413),
+                ({"Content-Length": "-1"}, 400),
+                ({"Content-Length": "²"}, 400),
+                ({"Transfer-Encoding": "chunked"}, 411),
+                ({"Transfer-Encoding": "chunked", "Content-Length": "1"}, 411),
+            ):
+                sent = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+                answer = shared.request(method, target, content=b"x", headers=sent)
+                assert answer.status_code == status, (method, target, headers, answer.text)
+            tried.add(path)
+    assert {"/look", "/login", "/api/v1/jobs", "/predictions", "/gradio_api/queue/join", "/gradio_api/upload"} <= tried
+    assert len(tried) > 80
+
+
+def test_the_routes_with_a_larger_limit_exist(shared: TestClient) -> None:
+    known = {path for path, _ in routes(shared.app.routes)}  # type: ignore[attr-defined]
+    for path in limits.larger(SETTINGS):  # type: ignore[attr-defined]
+        parts = path.split("/")
+        assert {path, *("/".join([*parts[:-1], name]) for name in ("{api_name}", "{prediction_id}"))} & known, path
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/gradio_api/nowhere", "/gradio_api/run/job", "/look", "/"])
+def test_unknown_paths_and_short_ones_have_the_common_limit(shared: TestClient, path: str) -> None:
+    assert shared.post(path, content=b"x" * (limits.MOST_BYTES + 1)).status_code == 413
+    assert shared.post(path, content=iter([b"x"])).status_code == 411
+
+
+def test_a_body_longer_than_it_says_is_cut(house: House) -> None:
+    """Servers other than ours may pass on more than the header announces."""
+    client = client_of(house)
+    body = b'{"seen": "' + b"x" * limits.MOST_BYTES + b'"}'
+    answer = client.post("/look", content=body, headers={"Content-Length": "10"})
+    assert answer.status_code == 413
+
+
+def test_large_bodies_share_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "larger", lambda _: {"/large": 4_000_000})
+    monkeypatch.setattr(limits, "SMALL_BODIES", 100_000)
+    answers: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        name = scope["client"]
+        try:
+            while (await receive())["more_body"]:
+                await turn[name].wait()
+        except HTTPException as refused:
+            answers.append(f"{name} {refused.status_code}")
+            return
+        answers.append(f"{name} read")
+
+    async def sent(limit: limits.BodyLimit, name: str, path: str, *sizes: int) -> None:
+        pieces = [{"type": "http.request", "body": b"x" * size, "more_body": True} for size in sizes]
+        pieces[-1]["more_body"] = False
+        scope = {"type": "http", "path": path, "headers": [], "client": name}
+
+        async def receive() -> Any:
+            return pieces.pop(0)
+
+        await limit(scope, receive, send=None)  # type: ignore[arg-type]
+
+    async def play() -> None:
+        turn.update({name: asyncio.Event() for name in ("first", "second", "small")})
+        turn["second"].set()
+        limit = limits.BodyLimit(app, SETTINGS)
+        first = asyncio.create_task(sent(limit, "first", "/large", 3_000_000, 1_000_000))
+        await asyncio.sleep(0)
+        await sent(limit, "second", "/large", 900_000, 1_000_000)  # both together are more than the largest may be
+        await sent(limit, "small", "/look", 100_000)
+        turn["first"].set()
+        await first
+        await sent(limit, "second", "/large", 900_000, 1_000_000)
+
+    turn: dict[str, asyncio.Event] = {}
+    with ThreadPoolExecutor(1) as other:  # browser tests leave an event loop running in this thread
+        other.submit(lambda: asyncio.run(play())).result()
+    assert answers == ["second 503", "small read", "first read", "second read"]
+
+
+def test_a_header_is_bounded(shared: TestClient) -> None:
+    many = [(f"X-{number}", "x") for number in range(limits.MOST_HEADERS + 1)]
+    for headers in (many, [("X-Long", "x" * limits.MOST_HEADER_BYTES)]):
+        answer = shared.get("/healthz", headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (431, "request_header_fields_too_large")
+
+
+@pytest.mark.parametrize("depth", [900, 100_000])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/look",
+        "/api/v1/jobs",
+        "/gradio_api/run/job",
+        "/gradio_api/queue/join",
+        "/v1/images/generations",
+        "/sdapi/v1/txt2img",
+        "/predictions",
+    ],
+)
+def test_deep_json_is_refused(shared: TestClient, path: str, depth: int) -> None:
+    for opening, closing in (("[", "]"), ('{"data":', "}")):
+        body = opening * depth + "1" + closing * depth
+        answer = shared.post(path, content=body, headers={"Content-Type": "application/json"})
+        assert 400 <= answer.status_code < 500, answer.text
+        answer = shared.post(path, content=f'{{"asked": {body}}}', headers={"Content-Type": "application/json"})
+        assert 400 <= answer.status_code < 500, answer.text
+
+
+@pytest.mark.parametrize("path", ["/login", "/api/v1/sources", "/api/v1/jobs", "/api/v1/lists", "/gradio_api/upload"])
+def test_a_form_with_thousands_of_parts_is_refused(shared: TestClient, path: str) -> None:
+    part = '--b\r\nContent-Disposition: form-data; name="f{0}"{1}\r\n\r\nx\r\n'
+    for file in ("", '; filename="f"'):
+        body = "".join(part.format(number, file) for number in range(5000)) + "--b--\r\n"
+        answer = shared.post(path, content=body, headers={"Content-Type": "multipart/form-data; boundary=b"})
+        assert 400 <= answer.status_code < 500, answer.text
