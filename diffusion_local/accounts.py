@@ -2,7 +2,7 @@
 
 A sign-in takes as long for a name that does not exist as for one that does, and failed ones are counted in the table:
 by address, by account and by both. While there is no account, everybody who reaches the server is the machine's own
-person; a server that others can reach does not start that way (``check_exposure``).
+person; a server that others can reach does not start that way (``exposure``).
 """
 
 import ipaddress
@@ -18,8 +18,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from diffusion_local.actor import SCOPES, Actor, Allowance, Role, Scope
 from diffusion_local.domain import utc_text
-from diffusion_local.errors import Conflict, InvalidParams, LimitReached, Unauthorized, UserError
-from diffusion_local.network import is_loopback
+from diffusion_local.errors import Conflict, InvalidParams, LimitReached, Unauthorized
+from diffusion_local.exposure import closed
 from diffusion_local.settings import Settings
 from diffusion_local.store.accounts import LIMITS, Account, AccountStore, Session, Token, actor_of
 
@@ -82,6 +82,10 @@ class Accounts:
         return self._store.get(name)
 
     def remove(self, name: str) -> None:
+        """Raises Conflict for the last account of a server that others can reach."""
+        others = any(each.name != name for each in self._store.all())
+        if reason := closed(self._settings, others):
+            raise Conflict(f"It is the last account. {reason}")
         self._store.remove(name)
 
     # -- signing in ------------------------------------------------------------------------------------------------
@@ -245,16 +249,3 @@ def known_role(role: str) -> Role:
     except ValueError:
         raise InvalidParams("role", f"must be one of {', '.join(Role)} (got {role!r}).") from None
 
-
-def is_open(settings: Settings) -> bool:
-    """Whether a server without accounts may let everybody in: only this machine reaches it, or that was said aloud."""
-    return settings.auth == "none" or is_loopback(settings.host)
-
-
-def check_exposure(settings: Settings, accounts: Accounts) -> None:
-    """Raises UserError where others could reach a server that has no accounts."""
-    if not is_open(settings) and not accounts.any():
-        raise UserError(
-            f"Others can reach this server at {settings.host}, and it has no accounts. Add one first "
-            "(diffusion-local user add NAME), or say --no-auth to let everybody in your network do everything."
-        )

@@ -8,12 +8,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from diffusion_local import accounts as module
-from diffusion_local.accounts import Accounts, check_exposure, network
+from diffusion_local.accounts import Accounts, network
 from diffusion_local.actor import Role, Scope
 from diffusion_local.compose import House
 from diffusion_local.domain import utc_text
-from diffusion_local.errors import Conflict, InvalidParams, LimitReached, NotFound, Unauthorized, UserError
-from diffusion_local.network import is_loopback
+from diffusion_local.errors import Conflict, InvalidParams, LimitReached, NotFound, Unauthorized
 from diffusion_local.store.accounts import AccountStore
 from tests.support import sql
 
@@ -261,25 +260,3 @@ def test_an_unknown_name_costs_a_hash_as_well(accounts: Accounts, monkeypatch: p
     guess(accounts, "ann")
     assert len(checked) == 3
     assert len({stored.rpartition("$")[0].split("$")[3] for stored in checked}) == 1  # of the same cost
-
-
-# -- who may reach it -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [("127.0.0.1", True), ("127.8.8.8", True), ("localhost", True), ("::1", True), ("[::1]", True)]
-    + [(host, False) for host in ("0.0.0.0", "::", "", "192.168.1.5", "studio.local", "localhost.evil.example")],
-)
-def test_loopback_is_known(host: str, loopback: bool) -> None:
-    assert is_loopback(host) is loopback
-
-
-def test_a_server_for_others_needs_accounts(house: House) -> None:
-    lan = replace(house.settings, host="0.0.0.0")
-    check_exposure(house.settings, house.studio.accounts)
-    check_exposure(replace(lan, auth="none"), house.studio.accounts)
-    with pytest.raises(UserError, match="user add NAME"):
-        check_exposure(lan, house.studio.accounts)
-    house.studio.accounts.add("root", PASSWORD)
-    check_exposure(lan, house.studio.accounts)

@@ -12,14 +12,14 @@ from tests.support import PACKAGE, run_python
 
 #: From the bottom up. A module imports from lower rows and from its own unit; units of one row do not know each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "errors", "home"),
-    ("params", "wishes"),
+    ("__init__", "errors", "modes"),
+    ("params", "wishes", "home"),
     ("settings", "actor", "turns", "when", "decoding"),
     ("domain", "checks"),
     ("completion",),
     ("models",),
     ("catalog", "timing", "contact_sheet", "gpus", "estimates", "logs", "styles", "network"),
-    ("tls", "engine", "store", "queue", "prompts"),
+    ("tls", "engine", "store", "queue", "prompts", "exposure", "permissions"),
     ("questions", "orders", "lists", "pictures", "reports", "hub", "library", "accounts", "doctor"),
     ("telling", "batches"),
     ("preferences", "health"),

@@ -13,6 +13,7 @@ from diffusion_local.cli.terminal import AsJson, read_wishes, taking_options, te
 from diffusion_local.domain import State
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.fields import BadLine
+from diffusion_local.modes import as_inherited
 from diffusion_local.store.batch_rows import Progress
 from diffusion_local.wishes import OF_BATCH
 
@@ -190,7 +191,7 @@ def window(
 def save(target: Path, pieces: Iterator[bytes]) -> None:
     """Raises InvalidParams."""
     try:
-        with target.open("wb") as file:
+        with as_inherited(), target.open("wb") as file:
             file.writelines(pieces)
     except OSError as error:
         raise InvalidParams("output", f"cannot be written: {error}") from None

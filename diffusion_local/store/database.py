@@ -10,6 +10,7 @@ from typing import Any
 import sqlite_utils
 from filelock import FileLock, Timeout
 
+from diffusion_local import modes
 from diffusion_local.errors import DatabaseProblem, InvalidParams
 from diffusion_local.store.migrations import MIGRATIONS
 from diffusion_local.store.ownership import add_functions
@@ -37,13 +38,14 @@ class Database:
     def open(cls, path: Path) -> "Database":
         """Create or migrate the file. Raises DatabaseProblem with what to do."""
         database = cls(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(modes.FOLDER, parents=True, exist_ok=True)
+        modes.create_private(path)  # SQLite gives -wal and -shm the same mode
         with explained(path):
             database._migrate()
         return database
 
     def _migrate(self) -> None:
-        with FileLock(self.path.with_suffix(".migrate.lock"), timeout=BUSY_SECONDS):
+        with FileLock(self.path.with_suffix(".migrate.lock"), timeout=BUSY_SECONDS, mode=modes.FILE):
             db = self._connection()
             known = {migration.name for migration in MIGRATIONS.pending(db)} | {m.name for m in MIGRATIONS.applied(db)}
             newer = sorted({m.name for m in MIGRATIONS.applied(db)} - {m.name for m in MIGRATIONS._migrations})
@@ -59,6 +61,7 @@ class Database:
 
     def backup(self, target: Path) -> None:
         """Copy the database while it is in use, by SQLite's online backup."""
+        modes.create_private(target)
         try:
             with explained(self.path), contextlib.closing(sqlite3.connect(target)) as copy:
                 self._connection().conn.backup(copy)

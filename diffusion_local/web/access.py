@@ -2,7 +2,7 @@
 
 A token comes as ``Authorization: Bearer``, ``Authorization: Token`` (cog), ``Authorization: Basic name:token`` (A1111)
 or ``X-API-Key``; a browser's session as a cookie. While there is no account everybody acts as the machine's own
-person, if only this machine reaches the server or that was said aloud; otherwise nobody comes in.
+person, if only this machine reaches the server or that was said aloud; otherwise nobody comes in (``exposure``).
 """
 
 import base64
@@ -20,16 +20,19 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from diffusion_local.accounts import Accounts, is_open
+from diffusion_local.accounts import Accounts
 from diffusion_local.actor import LOCAL, NOBODY, Actor, acting
 from diffusion_local.errors import DatabaseProblem
+from diffusion_local.exposure import closed
 from diffusion_local.settings import Settings
+from diffusion_local.web.proxies import PASSED
 from diffusion_local.web.refusals import NEVER
 
 T = TypeVar("T")
 
 #: Where one comes in, what its page needs, and what only says whether the server lives.
 OPEN_PATHS = ("/login", "/logout", "/healthz", "/readyz", "/favicon.ico", "/assets/icons/")
+PROBES = ("/healthz", "/readyz")  # answer also where nobody is let in
 SHORTEST_LOOK = 1.0  # seconds for which "there are accounts" is not asked again
 THREADS = 8
 #: Where in the scope the actor is for handlers that run outside of the request's context (gradio's queue).
@@ -114,9 +117,10 @@ class Access:
         if self._settings.auth == "none":
             return LOCAL
         if not await self._has_accounts():
-            if is_open(self._settings):
+            reason = closed(self._settings, has_accounts=False, forwarded=scope.get(PASSED, ""))
+            if not reason:
                 return LOCAL
-            return refusal(503, "no_accounts", "This server has no accounts yet: diffusion-local user add NAME.")
+            return NOBODY if scope["path"] in PROBES else refusal(503, "no_accounts", reason)
         headers = Headers(scope=scope)
         brought = given(headers, self._cookie)
         who: Actor | None = None
