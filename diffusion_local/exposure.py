@@ -13,7 +13,7 @@ ADVICE = (
 
 
 def exposing(settings: Settings) -> str:
-    """The setting by which others than this machine's own users reach the server, with its value; empty if none does."""
+    """The setting by which others than this machine's users reach the server, with its value; empty if none does."""
     if not is_loopback(settings.host):
         return f"host = {settings.host}"
     for name in ("trusted_proxies", "root_path"):
@@ -46,8 +46,8 @@ def closed(settings: Settings, has_accounts: bool, forwarded: str = "") -> str:
         return f"Others can reach this server ({setting}), and it has no accounts. {ADVICE}"
     if forwarded:
         return (
-            f"Others can reach this server through a proxy or a tunnel (the request has the header {forwarded}), and it "
-            f"has no accounts. {ADVICE}"
+            "Others can reach this server through a proxy or a tunnel (the request has the header "
+            f"{forwarded}), and it has no accounts. {ADVICE}"
         )
     return ""
 

@@ -59,7 +59,7 @@ def like(folder: Path) -> tuple[int, int]:
 
 
 def share_like(tree: Path, folder: Path) -> None:
-    """Give a file, or a folder with everything in it, to whoever may read ``folder``; does what the file system lets."""
+    """Give a file, or a folder with everything in it, to whoever may read ``folder``, where the file system can."""
     folder_mode, file_mode = like(folder)
     for path in (tree, *tree.rglob("*")) if tree.is_dir() else (tree,):
         if not path.is_symlink():

@@ -15,12 +15,18 @@ from diffusion_local.settings import Settings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 #: By any of these a request says that a proxy, a tunnel or a CDN passed it on.
-PASSED_ON = (b"x-forwarded-for", b"forwarded", b"x-real-ip", b"via", b"x-forwarded-host", b"x-forwarded-proto") + (
+PASSED_ON = (
+    b"x-forwarded-for",
+    b"forwarded",
+    b"x-real-ip",
+    b"via",
+    b"x-forwarded-host",
+    b"x-forwarded-proto",
+    b"x-original-forwarded-for",
     b"cf-connecting-ip",
     b"true-client-ip",
     b"x-client-ip",
     b"x-cluster-client-ip",
-    b"x-original-forwarded-for",
 )
 #: Where in the scope the name of such a header is, for whoever decides about requests without accounts.
 PASSED = "diffusion_local.passed_on"
