@@ -101,7 +101,8 @@ class HueyQueue:
 
     def ring(self, times: int = 1) -> None:
         try:
-            for _ in range(min(times, MOST_RINGS)):
+            # As many as wake every worker; rings that nobody hears must not pile up where no worker runs.
+            for _ in range(min(times, MOST_RINGS - self.waiting())):
                 self._ring()
         except sqlite3.Error as error:  # what was rung for is in the table, and is found by the next look
             log.warning("a ring was lost: %s", error)

@@ -54,6 +54,9 @@ class Database:
                     f"{self.path.name} was written by a newer diffusion-local ({newer[-1]}). Update the program; "
                     "the older one will not touch it."
                 )
+            if not db.table_names():  # space of deleted rows can be given back bit by bit (see store.space)
+                db.conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                db.conn.execute("VACUUM")  # without it the mode is not written down once the file is in WAL mode
             pending = MIGRATIONS.pending(db)
             if pending and len(pending) < len(known):
                 self.backup(self.path.with_name(f"{self.path.stem}.before-{pending[0].name}.db"))
@@ -74,6 +77,12 @@ class Database:
         with explained(self.path):
             self._connection().conn.execute("PRAGMA optimize")
             self._connection().conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    @contextlib.contextmanager
+    def plain(self) -> Iterator[sqlite3.Connection]:
+        """The connection outside of a transaction, for what SQLite runs by itself: VACUUM, checkpoints, pragmas."""
+        with explained(self.path):
+            yield self._connection().conn
 
     def close(self) -> None:
         """Close this thread's connection."""
