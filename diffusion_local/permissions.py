@@ -13,6 +13,7 @@ from pathlib import Path
 from diffusion_local.modes import FILE, FOLDER, OTHERS
 from diffusion_local.settings import Settings
 
+MODES = os.name != "nt"  # whether files have any
 #: Patterns below the home. Whole databases lie beside app.db, set aside, before an upgrade or as backups.
 SECRETS = ("*.db", "*.db-wal", "*.db-shm", "*.damaged", "webhook.secret", "config.toml", "tls/*key*")
 
@@ -77,7 +78,7 @@ def private(mode: int) -> int:
 
 def is_open(path: Path) -> bool:
     """Whether others than the owner have a right to it."""
-    return os.name != "nt" and bool(mode_of(path) & OTHERS)
+    return MODES and bool(mode_of(path) & OTHERS)
 
 
 def mode_of(path: Path) -> int:

@@ -19,6 +19,8 @@ from huey.exceptions import CancelExecution
 from huey.registry import Message
 from huey.serializer import Serializer
 
+from diffusion_local.modes import create_private
+
 log = logging.getLogger(__name__)
 
 #: Idle seconds between two looks for a ring; what an idle worker's start latency is made of (half of it on average).
@@ -80,6 +82,7 @@ def open_huey(path: Path, name: str) -> SqliteHuey:
 
 
 def connect(path: Path, name: str) -> SqliteHuey:
+    create_private(path)
     return SqliteHuey(
         name=name,
         filename=str(path),
