@@ -3,7 +3,7 @@
     python scripts/bench_space.py [--jobs 32000] [--record scripts/results/space.json]
 
 `new` is a database of today, shrunk step by step; `old` one without incremental vacuum, which is rewritten once. A
-second process submits all the time; its times are for a quiet second before and while the space is given back.
+second process submits all the time; its times are for three quiet seconds before and while the space is given back.
 A flood of log lines is written and rotated, too.
 """
 
@@ -81,7 +81,7 @@ def database(jobs: int, old: bool) -> dict[str, Any]:
         ) as child:
             assert child.stdout
             child.stdout.readline()  # it has begun
-            time.sleep(1)
+            time.sleep(3)
             began, clock = time.time(), time.perf_counter()
             if old:
                 space.rewrite(house.database)
@@ -149,7 +149,7 @@ def flood() -> dict[str, Any]:
 def percentiles(seconds: list[float]) -> dict[str, float]:
     if not seconds:
         return {"n": 0}
-    cuts = statistics.quantiles(seconds, n=20) if len(seconds) > 1 else [*seconds] * 19
+    cuts = statistics.quantiles(seconds, n=20, method="inclusive") if len(seconds) > 1 else [*seconds] * 19
     return {
         "p50": round(cuts[9] * 1000, 2),
         "p95": round(cuts[18] * 1000, 2),

@@ -101,7 +101,7 @@ def test_everything_that_serve_makes_is_private(settings: Settings, tmp_path: Pa
         ids = house.studio.submit("x", count=2, width=128, height=128, steps=2).job_ids
         eventually(lambda: all(house.studio.job(each).state is State.DONE for each in ids), 120)
         assert list(settings.gallery.rglob("*.png"))
-        assert {path.name for path in settings.logs.iterdir()} >= {"supervisor.log"}
+        assert {path.name for path in settings.logs.iterdir()} >= {"web.log"}
         assert open_to_others(settings.home) == {}
         house.database.close()
     finally:
