@@ -74,9 +74,12 @@ class Database:
 
     def upkeep(self) -> None:
         """SQLite's own care: fresh statistics, and the write-ahead log folded back into the file."""
-        with explained(self.path):
-            self._connection().conn.execute("PRAGMA optimize")
-            self._connection().conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        with self.plain() as conn:
+            conn.execute("PRAGMA analysis_limit = 400")  # rows of an index, so that writers do not wait for long
+        with self.write() as db:  # by itself it reads first, and fails where another writes before it does
+            db.conn.execute("PRAGMA optimize")
+        with self.plain() as conn:
+            conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     @contextlib.contextmanager
     def plain(self) -> Iterator[sqlite3.Connection]:
