@@ -1,8 +1,8 @@
 """Accounts: who may come in. Passwords by argon2id; tokens and sessions are 256 random bits, of which a digest is kept.
 
-A sign-in takes as long for a name that does not exist as for one that does, and failed ones are counted in the table:
-by address, by account and by both. While there is no account, everybody who reaches the server is the machine's own
-person; a server that others can reach does not start that way (``check_exposure``).
+A sign-in takes as long for a name that does not exist as for one that does, and failed ones are counted in the table
+(``check_password``). While there is no account, everybody who reaches the server is the machine's own
+person; a server that others can reach does not start that way (``exposure``).
 """
 
 import ipaddress
@@ -18,7 +18,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from diffusion_local.actor import SCOPES, Actor, Allowance, Role, Scope
 from diffusion_local.domain import utc_text
-from diffusion_local.errors import Conflict, InvalidParams, LimitReached, Unauthorized, UserError
+from diffusion_local.errors import Conflict, InvalidParams, LimitReached, Unauthorized
+from diffusion_local.exposure import closed
 from diffusion_local.network import is_loopback
 from diffusion_local.settings import Settings
 from diffusion_local.store.accounts import LIMITS, Account, AccountStore, Session, Token, actor_of
@@ -82,34 +83,54 @@ class Accounts:
         return self._store.get(name)
 
     def remove(self, name: str) -> None:
+        """Raises Conflict for the last account of a server that others can reach."""
+        others = any(each.name != name for each in self._store.all())
+        if reason := closed(self._settings, others):
+            raise Conflict(f"It is the last account. {reason}")
         self._store.remove(name)
 
     # -- signing in ------------------------------------------------------------------------------------------------
 
-    def sign_in(self, name: str, password: str, address: str, agent: str) -> str:
-        """A new session's secret. Raises Unauthorized, and LimitReached after too many failed ones."""
+    def sign_in(
+        self, name: str, password: str, address: str, agent: str, device: str = "", next_device: str = ""
+    ) -> str:
+        """A new session's secret. Raises Unauthorized, and LimitReached after too many failed ones.
+
+        ``device`` is the secret that this browser was given when it signed in last, ``next_device`` the one it is
+        given now in its place.
+        """
         name = name.strip().lower()
         key = name if NAME.fullmatch(name) else "?"
-        self.check_password(key, password, address)
+        self.check_password(key, password, address, device)
         secret = secrets.token_urlsafe(32)
         self._store.add_session(key, digest(secret), address, agent[:AGENT_CHARS], self._expiry())
+        following = digest(next_device) if next_device else ""
+        self._store.sign_ins.remember(key, following, network(address), instead=digest(device))
         return secret
 
-    def check_password(self, name: str, password: str, address: str) -> None:
-        """As ``sign_in`` does, without signing in."""
-        both, by_address, by_account = (
-            f"both {name} {network(address)}",
-            f"address {network(address)}",
-            f"account {name}",
-        )
-        limits = {both: MOST_FOR_BOTH, by_address: MOST_FOR_ADDRESS, by_account: MOST_FOR_ACCOUNT}
-        wait = self._store.count_failure(limits, time.time(), WINDOW)
+    def check_password(self, name: str, password: str, address: str, device: str = "") -> None:
+        """As ``sign_in`` does, without signing in.
+
+        Guessing locks the guesser, and nobody else: failures count by account and network, by network, and by account.
+        The last limit, which anybody on the internet can use up, holds for networks from which the account has not
+        signed in before. A browser that has signed in is told by its cookie, and has a count of its own that nobody
+        else can use up (the device cookies of OWASP's "Slow Down Online Guessing Attacks with Device Cookies").
+        """
+        place, browser = network(address), digest(device)
+        by_browser, by_network = self._store.sign_ins.known(name, browser, place)
+        if by_browser:
+            own, shared = f"device {name} {browser}", {}
+        else:
+            own, shared = f"both {name} {place}", {f"address {place}": MOST_FOR_ADDRESS}
+            if not (by_network or is_loopback(address)):
+                shared[f"account {name}"] = MOST_FOR_ACCOUNT
+        wait = self._store.sign_ins.count({own: MOST_FOR_BOTH, **shared}, time.time(), WINDOW)
         if wait:
             minutes = round(wait / 60) or 1
             raise LimitReached(f"Too many failed sign-ins. Try again in {minutes} minutes.", round(wait))
         if not self._verify(name, password):
             raise Unauthorized(REFUSED)
-        self._store.forgive((both, by_address, by_account))
+        self._store.sign_ins.forgive(own, [*shared])
 
     def _verify(self, name: str, password: str) -> bool:
         stored, other = self._store.password(name), self._nobodys
@@ -244,17 +265,3 @@ def known_role(role: str) -> Role:
         return Role(role)
     except ValueError:
         raise InvalidParams("role", f"must be one of {', '.join(Role)} (got {role!r}).") from None
-
-
-def is_open(settings: Settings) -> bool:
-    """Whether a server without accounts may let everybody in: only this machine reaches it, or that was said aloud."""
-    return settings.auth == "none" or is_loopback(settings.host)
-
-
-def check_exposure(settings: Settings, accounts: Accounts) -> None:
-    """Raises UserError where others could reach a server that has no accounts."""
-    if not is_open(settings) and not accounts.any():
-        raise UserError(
-            f"Others can reach this server at {settings.host}, and it has no accounts. Add one first "
-            "(diffusion-local user add NAME), or say --no-auth to let everybody in your network do everything."
-        )

@@ -3,10 +3,13 @@
 import logging
 from collections.abc import Callable
 
+from diffusion_local import logs
 from diffusion_local.compose import House
-from diffusion_local.store import retention
+from diffusion_local.store import retention, space
 from diffusion_local.store.sweep import sweep
 
+MERGED_DAYS = 2  # before, as a chore of each night may have been missed
+SECONDS_A_TIME = 10.0  # of each part of giving space back
 KEEP_TOLD_DAYS = 30  # that the delivery log goes back
 
 log = logging.getLogger(__name__)
@@ -32,6 +35,21 @@ def let_go(house: House) -> None:
         log.info(words, jobs, images, previews, sources)
 
 
+def give_back_space(house: House) -> None:
+    """Shrink databases and logs after much was deleted from them; what is left over is for the next time."""
+    gained = compact(house, SECONDS_A_TIME)
+    if any(gained):
+        log.info("gave back %d kB of app.db, %d kB of queue.db, %d kB of logs", *(each // 1000 for each in gained))
+
+
+def compact(house: House, seconds: float, anyhow: bool = False) -> tuple[int, int, int]:
+    """Bytes given back by app.db, queue.db and the logs; ``anyhow`` as in ``space.shrink``."""
+    space.merge_text(house.database, retention.days_ago(MERGED_DAYS), seconds)
+    reserve = house.settings.disk_reserve_mb * 1_000_000
+    gained = space.shrink(house.database, reserve, seconds, anyhow)
+    return gained, space.shrink_file(house.settings.queue_database), logs.trim(house.settings)
+
+
 def optimize(house: House) -> None:
     retention.optimize(house.database)
 
@@ -42,4 +60,5 @@ CHORES: tuple[tuple[str, Callable[[House], None], int], ...] = (
     ("sweep_gallery", sweep_gallery, 6),
     ("let_go", let_go, 1),
     ("optimize", optimize, 6),
+    ("give_back_space", give_back_space, 24),
 )

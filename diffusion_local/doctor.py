@@ -1,4 +1,4 @@
-"""What is here, what is wrong with it, and how to mend it. Looks only; changes nothing."""
+"""What is here, what is wrong with it, and how to mend it. ``examine`` changes nothing."""
 
 import platform
 import shutil
@@ -9,18 +9,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from diffusion_local import __version__, gpus
+from diffusion_local import __version__, gpus, permissions
 from diffusion_local.catalog import Catalog
 from diffusion_local.engine import inventory
 from diffusion_local.errors import Conflict, DatabaseProblem, NotFound, UserError
+from diffusion_local.exposure import closed, exposing
 from diffusion_local.models.places import Places
 from diffusion_local.settings import Settings
+from diffusion_local.store import space
+from diffusion_local.store.accounts import AccountStore
 from diffusion_local.store.database import Database, check_integrity
 from diffusion_local.store.sweep import rebuild
 from diffusion_local.store.workers import WorkerStore
 
 PACKAGES = ("gradio", "huey", "diffusers", "transformers", "torch", "sqlite-utils", "pillow")
 LOW_DISK = 2 * 1024**3
+TOO_MUCH_FREE = 100_000_000  # bytes of a database that only take room
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,10 @@ def examine(settings: Settings) -> list[Finding]:
     checks: list[Callable[[Settings], Iterator[Finding]]] = [
         versions,
         home,
+        access,
+        permitted,
         database,
+        reclaimable,
         devices,
         graphics,
         models,
@@ -92,6 +99,37 @@ def home(settings: Settings) -> Iterator[Finding]:
         text = f"{free / 1024**3:.1f} GiB free"
         low = free < settings.disk_reserve_mb * 10**6
         yield Finding("disk", free > LOW_DISK, text, "Free some space: pictures and models need it.", low)
+
+
+def access(settings: Settings) -> Iterator[Finding]:
+    there = settings.database.exists() and AccountStore(Database(settings.database)).any()
+    if closed(settings, there):
+        text = f"others can reach this server ({exposing(settings)}), and it has no accounts"
+        mend = "Add an account (diffusion-local user add NAME), or say --no-auth to let everybody do everything."
+        yield Finding("access", False, text, mend)
+    else:
+        yield Finding("access", True, "everybody signs in" if there else "no accounts: nobody signs in")
+
+
+def permitted(settings: Settings) -> Iterator[Finding]:
+    """A gallery that others may read is taken for shared on purpose."""
+    if not settings.home.is_dir():
+        return
+    found = permissions.shared(settings)
+    names = ", ".join(path.name for path in found)
+    mend = "`diffusion-local doctor --fix` closes all of these to them."
+    if found:
+        yield Finding("permissions", found == [settings.gallery], f"others may read {names}", mend, False)
+    else:
+        yield Finding("permissions", True, "only its owner may read the home")
+
+
+def reclaimable(settings: Settings) -> Iterator[Finding]:
+    if settings.database.exists():
+        found = space.measure(Database(settings.database))
+        text = f"{found.size / 1e6:.1f} MB, of which {found.free / 1e6:.1f} MB can be given back"
+        mend = "It is given back each night, or by `diffusion-local doctor --fix`."
+        yield Finding("space", not (found.worth_it and found.free > TOO_MUCH_FREE), text, mend, False)
 
 
 def database(settings: Settings) -> Iterator[Finding]:

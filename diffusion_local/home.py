@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from diffusion_local import modes
+
 
 class Folders:
     """Everything below ``home``; paths in the database are relative to these."""
@@ -84,9 +86,10 @@ class Folders:
         return assets() / "starter"
 
     def make_folders(self) -> None:
+        """Create the folders that are missing, for their owner only; the mode of an existing one is left as it is."""
         data = (self.gallery, self.previews, self.sources, self.wildcards, self.logs, self.locks)
         for folder in (self.home, *data, self.models, self.loras, self.vae, self.upscalers, self.embeddings):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(modes.FOLDER, parents=True, exist_ok=True)
 
 
 def assets() -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
-from diffusion_local import actor
+from diffusion_local import actor, modes
 from diffusion_local.actor import Scope
 from diffusion_local.catalog import FAMILIES, STARTER, Catalog, Model, described
 from diffusion_local.domain import Fit, Image, Room
@@ -205,7 +205,7 @@ class Library:
 
     def _change(self, change: Callable[[list[str]], list[str]]) -> None:
         path = self._settings.home / "models.json"
-        with FileLock(self._settings.locks / "models.lock"):
+        with FileLock(self._settings.locks / "models.lock", mode=modes.FILE):
             paths = change([str(each) for each in self._catalog.shelf.added()])
             part = path.with_suffix(".part")
             part.write_text(json.dumps({"paths": paths}, indent=2) + "\n", encoding="utf-8")

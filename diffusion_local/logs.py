@@ -1,26 +1,32 @@
 """Logs: one JSON object a line in a rotating file per process, and short lines for the terminal."""
 
+import contextlib
+import gzip
 import json
 import logging
 import re
+import shutil
 import sys
 import threading
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import Any
 
 from diffusion_local.domain import utc_now
 from diffusion_local.settings import Settings
 
 MAX_BYTES = 5_000_000
-KEPT_FILES = 5
 MOST_REPEATS = 20  # of one line in WINDOW_SECONDS
 WINDOW_SECONDS = 60.0
 MOST_SEEN = 1000  # different lines that are remembered
 SHAPE_LETTERS = 500  # of a line, by which it is compared
 NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
+KEPT_FILES = 5  # full ones of a process, compressed
+KEPT_DAYS, MOST_KEPT_BYTES = 30, 20_000_000  # of all full files together
 NOISY = (
     "huey",
     "httpx",
@@ -41,6 +47,7 @@ def start(settings: Settings, process: str, terminal: bool = True) -> None:
     to_file = RotatingFileHandler(
         settings.logs / f"{process}.log", maxBytes=MAX_BYTES, backupCount=KEPT_FILES, encoding="utf-8", delay=True
     )
+    to_file.namer, to_file.rotator = compressed_name, compress
     to_file.setFormatter(JsonLines(process))
     handlers: list[logging.Handler] = [to_file]
     if terminal:
@@ -55,11 +62,57 @@ def start(settings: Settings, process: str, terminal: bool = True) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def compressed_name(name: str) -> str:
+    return f"{name}.gz"
+
+
+def compress(source: str, target: str) -> None:
+    """Put a full log aside, compressed if there is room for it."""
+    try:
+        with Path(source).open("rb") as full, gzip.open(target, "wb", compresslevel=1) as kept:
+            shutil.copyfileobj(full, kept)
+        Path(source).unlink()
+    except OSError:
+        Path(source).replace(target)
+
+
+def text_of(path: Path) -> str:
+    """Empty if the file was rotated away, or is damaged."""
+    with contextlib.suppress(OSError, EOFError, zlib.error):
+        data = path.read_bytes()
+        return (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).decode("utf-8", "replace")
+    return ""
+
+
+def trim(settings: Settings) -> int:
+    """Delete full logs that are older than KEPT_DAYS, and the oldest beyond MOST_KEPT_BYTES; the bytes deleted.
+
+    The file that a process writes to is never touched. Those of processes that no longer run are full ones, too.
+    """
+    found = []
+    for path in settings.logs.glob("*.log*"):
+        with contextlib.suppress(OSError):
+            info = path.stat()
+            found.append((info.st_mtime, info.st_size, path))
+    kept, deleted = 0, 0
+    oldest = time.time() - KEPT_DAYS * 86400
+    for at, size, path in sorted(found, reverse=True):
+        if path.suffix == ".log" and at >= oldest:
+            continue
+        if at >= oldest and kept + size <= MOST_KEPT_BYTES:
+            kept += size
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+                deleted += size
+    return deleted
+
+
 def read(settings: Settings, job: str = "") -> list[dict[str, Any]]:
     """Every line of every process's log by time, of one job if one is named; lines that are no JSON are left out."""
     found = []
     for path in settings.logs.glob("*.log*"):
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for text in text_of(path).splitlines():
             try:
                 line = json.loads(text)
             except ValueError:

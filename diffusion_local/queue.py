@@ -18,6 +18,8 @@ from huey import SqliteHuey, crontab
 from huey.registry import Message
 from huey.serializer import Serializer
 
+from diffusion_local.modes import create_private
+
 log = logging.getLogger(__name__)
 
 #: Idle seconds between two looks for a ring; what an idle worker's start latency is made of (half of it on average).
@@ -79,6 +81,7 @@ def open_huey(path: Path, name: str) -> SqliteHuey:
 
 
 def connect(path: Path, name: str) -> SqliteHuey:
+    create_private(path)
     return SqliteHuey(
         name=name,
         filename=str(path),
@@ -100,7 +103,8 @@ class HueyQueue:
 
     def ring(self, times: int = 1) -> None:
         try:
-            for _ in range(min(times, MOST_RINGS)):
+            # As many as wake every worker; rings that nobody hears must not pile up where no worker runs.
+            for _ in range(min(times, MOST_RINGS - self.waiting())):
                 self._ring()
         except sqlite3.Error as error:  # what was rung for is in the table, and is found by the next look
             log.warning("a ring was lost: %s", error)

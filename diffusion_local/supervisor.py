@@ -14,13 +14,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from diffusion_local.accounts import check_exposure
+from diffusion_local import modes, permissions
 from diffusion_local.care import Care
 from diffusion_local.chores import CHORES
 from diffusion_local.compose import House, open_house
 from diffusion_local.domain import State
 from diffusion_local.engine import inventory
 from diffusion_local.errors import DatabaseProblem, HomeInUse, InvalidParams
+from diffusion_local.exposure import check_exposure
 from diffusion_local.loading import Loading
 from diffusion_local.network import announced, check_tls, others, url
 from diffusion_local.post import Post
@@ -95,9 +96,10 @@ class Supervisor:
         """Raises HomeInUse if another ``serve`` has this home, InvalidParams if the port is taken."""
         self._settings.make_folders()
         with hold_home(self._settings):
+            check_modes(self._settings)
             self._settings = replace(self._settings, port=free_port(self._settings.host, self._settings.port))
             house = open_house(self._settings)
-            check_exposure(self._settings, house.studio.accounts)
+            check_exposure(self._settings, house.studio.accounts.any())
             check_tls(self._settings)
             write_address(self._settings)
             post, loading, care = Post(house), Loading(house), Care(house)
@@ -233,6 +235,15 @@ class Supervisor:
                 child.process.terminate()
 
 
+def check_modes(settings: Settings) -> None:
+    """Close databases and secrets to other users of this machine, and warn of what else they may read."""
+    for each in permissions.tighten_secrets(settings):
+        log.warning("closed to other users: %s", each)
+    if found := permissions.shared(settings):
+        names = ", ".join(path.name for path in found)
+        log.warning("other users may read %s; `diffusion-local doctor --fix` closes it to them", names)
+
+
 def start_chores(house: House) -> ChoreQueue:
     chores = ChoreQueue(house.settings.queue_database)
     for name, chore, hours in CHORES:
@@ -243,7 +254,7 @@ def start_chores(house: House) -> ChoreQueue:
 
 def hold_home(settings: Settings) -> FileLock:
     """The home's lock, as a context manager. Raises HomeInUse saying who has it and how to reach it."""
-    lock = FileLock(settings.locks / "serve.lock")
+    lock = FileLock(settings.locks / "serve.lock", mode=modes.FILE)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from diffusion_local import accounts as module
-from diffusion_local.accounts import Accounts, check_exposure, network
+from diffusion_local.accounts import Accounts, network
 from diffusion_local.actor import Role, Scope
 from diffusion_local.compose import House
 from diffusion_local.domain import utc_text
-from diffusion_local.errors import Conflict, InvalidParams, LimitReached, NotFound, Unauthorized, UserError
-from diffusion_local.network import is_loopback
+from diffusion_local.errors import Conflict, InvalidParams, LimitReached, NotFound, Unauthorized
+from diffusion_local.store import sign_ins
 from diffusion_local.store.accounts import AccountStore
+from diffusion_local.store.sign_ins import KNOWN_DAYS
 from tests.support import sql
 
 PASSWORD = "correct horse"
@@ -213,11 +214,104 @@ def test_an_address_that_tries_many_names_waits(accounts: Accounts) -> None:
         accounts.sign_in("root", PASSWORD, "10.0.0.9", "")
 
 
-def test_an_account_that_is_tried_from_many_addresses_is_closed_for_a_while(accounts: Accounts) -> None:
-    for number in range(module.MOST_FOR_ACCOUNT):
-        guess(accounts, address=f"10.0.1.{number}")
+def attack(accounts: Accounts, name: str = "ann", count: int = module.MOST_FOR_ACCOUNT) -> None:
+    """Guesses from so many addresses that only the count of the account itself sees them all."""
+    for number in range(count):
+        guess(accounts, name, f"10.{number // 200 + 1}.1.{number % 200}")
+
+
+@pytest.mark.parametrize("name", ["ann", "nobody-of-this-name"])
+def test_an_account_tried_from_many_addresses_is_closed_to_further_ones_for_a_while(
+    accounts: Accounts, name: str
+) -> None:
+    attack(accounts, name)
     with pytest.raises(LimitReached):
-        accounts.sign_in("ann", PASSWORD, "10.0.0.5", "")
+        accounts.sign_in(name, PASSWORD, "10.0.0.5", "")
+
+
+def test_guessing_from_everywhere_does_not_lock_out_the_owner(accounts: Accounts) -> None:
+    accounts.sign_in("ann", PASSWORD, "10.0.0.5", "at home", next_device="phone")
+    accounts.sign_in("ann", PASSWORD, "10.0.0.6", "a program without cookies")
+    attack(accounts)
+    with pytest.raises(LimitReached):
+        accounts.sign_in("ann", PASSWORD, "10.0.0.77", "elsewhere")
+    with pytest.raises(LimitReached):
+        accounts.sign_in("ann", PASSWORD, "10.0.0.77", "elsewhere", device="made up")
+    assert accounts.sign_in("ann", PASSWORD, "10.0.0.5", "another browser at home")
+    assert accounts.sign_in("ann", PASSWORD, "10.0.0.6", "a program without cookies")
+    assert accounts.sign_in("ann", PASSWORD, "10.0.0.77", "the phone, elsewhere", device="phone")
+    assert accounts.sign_in("root", PASSWORD, "10.0.0.77", "another account")
+    for local in ("127.0.0.1", "::1"):
+        assert accounts.sign_in("ann", PASSWORD, local, "this machine")
+
+
+def test_a_guesser_in_the_owners_own_network_does_not_lock_the_owners_browser(accounts: Accounts) -> None:
+    accounts.sign_in("ann", PASSWORD, "10.0.0.9", "", next_device="one")
+    for _ in range(module.MOST_FOR_BOTH):
+        guess(accounts)
+    for number in range(module.MOST_FOR_ADDRESS - module.MOST_FOR_BOTH):
+        guess(accounts, f"name{number}")
+    with pytest.raises(LimitReached):
+        accounts.sign_in("ann", PASSWORD, "10.0.0.9", "")
+    assert accounts.sign_in("ann", PASSWORD, "10.0.0.9", "", device="one", next_device="two")
+
+
+def test_a_known_browser_has_a_limit_too_and_helps_for_its_own_account_only(accounts: Accounts) -> None:
+    accounts.sign_in("ann", PASSWORD, "10.0.0.5", "", next_device="anns")
+    for number in range(module.MOST_FOR_BOTH):
+        with pytest.raises(Unauthorized):
+            accounts.sign_in("ann", "wrong password", f"10.0.3.{number}", "", device="anns")
+    with pytest.raises(LimitReached):
+        accounts.sign_in("ann", PASSWORD, "10.0.3.99", "", device="anns")
+    attack(accounts, "root")
+    with pytest.raises(LimitReached):
+        accounts.sign_in("root", PASSWORD, "10.0.3.99", "", device="anns")
+
+
+def test_a_browser_gets_a_new_secret_at_each_sign_in_and_the_old_one_is_worth_nothing(accounts: Accounts) -> None:
+    accounts.sign_in("ann", PASSWORD, "10.0.0.5", "", next_device="one")
+    accounts.sign_in("ann", PASSWORD, "10.0.0.5", "", device="one", next_device="two")
+    attack(accounts)
+    with pytest.raises(LimitReached):
+        accounts.sign_in("ann", PASSWORD, "10.0.0.77", "", device="one")
+    assert accounts.sign_in("ann", PASSWORD, "10.0.0.77", "", device="two")
+
+
+def test_a_browser_is_forgotten_after_its_time_and_with_its_account(house: House, accounts: Accounts) -> None:
+    accounts.sign_in("ann", PASSWORD, "10.0.0.5", "", next_device="phone")
+    with sql(house.settings.database) as db:
+        past = utc_text(datetime.now(UTC) - timedelta(days=KNOWN_DAYS, seconds=1))
+        db.execute("UPDATE devices SET used_at = ?", [past])
+    attack(accounts)
+    with pytest.raises(LimitReached):
+        accounts.sign_in("ann", PASSWORD, "10.0.0.5", "", device="phone")
+    accounts.remove("ann")
+    with sql(house.settings.database) as db:
+        assert db.execute("SELECT count(*) FROM devices").fetchone()[0] == 0
+
+
+def test_signing_in_to_ones_own_account_does_not_forgive_guesses_at_others(accounts: Accounts) -> None:
+    with pytest.raises(LimitReached):  # noqa: PT012  # the loop is the attack
+        for number in range(2 * module.MOST_FOR_ADDRESS):
+            guess(accounts, f"name{number}")
+            accounts.sign_in("ann", PASSWORD, "10.0.0.9", "")
+
+
+def test_what_is_counted_is_bounded(house: House, accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sign_ins, "MOST_COUNTED", 30)
+    monkeypatch.setattr(sign_ins, "MOST_KNOWN", 4)
+    attack(accounts, count=40)
+    for number in range(10):
+        accounts.sign_in("root", PASSWORD, f"10.9.9.{number}", "", next_device=f"device {number}")
+    with sql(house.settings.database) as db:
+        assert db.execute("SELECT count(*) FROM failed_logins").fetchone()[0] <= 30
+        assert db.execute("SELECT count(*) FROM devices WHERE account = 'root'").fetchone()[0] == 4
+    later = time.time() + module.WINDOW + 1
+    monkeypatch.setattr(module.time, "time", lambda: later)
+    guess(accounts)
+    with sql(house.settings.database) as db:
+        rows = [row[0] for row in db.execute("SELECT who FROM failed_logins")]
+    assert sorted(rows) == ["account ann", "address 10.0.0.9", "both ann 10.0.0.9"]
 
 
 def test_the_wait_ends_and_survives_a_restart(
@@ -261,25 +355,3 @@ def test_an_unknown_name_costs_a_hash_as_well(accounts: Accounts, monkeypatch: p
     guess(accounts, "ann")
     assert len(checked) == 3
     assert len({stored.rpartition("$")[0].split("$")[3] for stored in checked}) == 1  # of the same cost
-
-
-# -- who may reach it -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [("127.0.0.1", True), ("127.8.8.8", True), ("localhost", True), ("::1", True), ("[::1]", True)]
-    + [(host, False) for host in ("0.0.0.0", "::", "", "192.168.1.5", "studio.local", "localhost.evil.example")],
-)
-def test_loopback_is_known(host: str, loopback: bool) -> None:
-    assert is_loopback(host) is loopback
-
-
-def test_a_server_for_others_needs_accounts(house: House) -> None:
-    lan = replace(house.settings, host="0.0.0.0")
-    check_exposure(house.settings, house.studio.accounts)
-    check_exposure(replace(lan, auth="none"), house.studio.accounts)
-    with pytest.raises(UserError, match="user add NAME"):
-        check_exposure(lan, house.studio.accounts)
-    house.studio.accounts.add("root", PASSWORD)
-    check_exposure(lan, house.studio.accounts)

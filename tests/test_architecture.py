@@ -13,13 +13,13 @@ from tests.support import PACKAGE, run_python
 
 #: From the bottom up. A module imports from lower rows and from its own unit; units of one row do not know each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "errors", "home"),
-    ("options",),
+    ("__init__", "errors", "modes"),
+    ("options", "home"),
     ("settings", "actor", "turns", "when", "decoding"),
     ("domain",),
     ("models",),
     ("catalog", "timing", "contact_sheet", "gpus", "estimates", "logs", "styles", "network"),
-    ("tls", "engine", "store", "queue", "prompts"),
+    ("tls", "engine", "store", "queue", "prompts", "exposure", "permissions"),
     ("questions", "orders", "lists", "pictures", "reports", "hub", "library", "accounts", "doctor"),
     ("telling", "batches"),
     ("preferences", "health"),

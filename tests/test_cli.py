@@ -17,6 +17,7 @@ from diffusion_local.cli import app, main
 from diffusion_local.compose import House
 from diffusion_local.domain import State
 from diffusion_local.engine.fake import FakeEngine
+from diffusion_local.store import space
 from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
 from tests.conftest import StartWorker
@@ -245,6 +246,22 @@ def test_doctor_backs_up_and_rebuilds(house: House, run: Run, tmp_path: Path) ->
     with sql(house.settings.database) as db:
         db.execute("DELETE FROM images")
     assert answer(run, "doctor", "--rebuild") == {"rebuilt": 2}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
+def test_doctor_closes_the_home_and_gives_space_back(house: House, run: Run) -> None:
+    house.studio.submit("an apple on a table " * 100, count=100, width=128, height=128)
+    house.studio.cancel_waiting()
+    house.studio.forget(everything=True)
+    before = space.measure(house.database).size
+    house.settings.home.chmod(0o755)
+    assert "others may read home" in run("doctor")[1]
+    told = answer(run, "doctor", "--fix")
+    assert told["closed"] == [f"{house.settings.home}: 0755 -> 0700"]
+    assert told["app_db"] == before - space.measure(house.database).size > 100_000
+    assert house.settings.home.stat().st_mode & 0o777 == 0o700
+    assert answer(run, "doctor", "--fix")["closed"] == []
+    assert run("doctor", "--fix", "--home", house.settings.home / "none")[0] == 2
 
 
 def test_home_is_taken_by_the_commands(run: Run, tmp_path: Path) -> None:

@@ -47,6 +47,19 @@ def test_no_command_takes_a_password_as_an_argument() -> None:
                     assert parameter.is_flag
 
 
+def test_the_last_account_goes_with_a_word_and_not_from_a_server_for_others(cli: Any, house: House) -> None:
+    cli("user", "add", "root", typed=f"{PASSWORD}\n")
+    config = house.settings.home / "config.toml"
+    config.write_text('allowed_hosts = "studio.example"\n')
+    status, _, errors = cli("user", "remove", "root")
+    assert status == 2
+    assert "Others can reach this server (allowed_hosts = studio.example)" in errors
+    assert house.studio.accounts.any()
+    config.unlink()
+    assert "whoever is at this machine may do everything" in cli("user", "remove", "root")[1]
+    assert not house.studio.accounts.any()
+
+
 def test_an_account_from_its_first_day_to_its_last(cli: Any, house: House) -> None:
     assert "added root (admin)" in cli("user", "add", "root", typed=f"{PASSWORD}\n")[1]
     assert "added ann (user)" in cli("user", "add", "ann", "--password-stdin", typed=PASSWORD)[1]

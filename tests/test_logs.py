@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,3 +115,57 @@ def test_every_handler_writes_the_same(settings: Settings, capsys: pytest.Captur
 def write(path: Path, *lines: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_full_files_are_compressed_bounded_and_read_back(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MAX_BYTES", 20_000)
+    logs.start(settings, "web", terminal=False)
+    for number in range(3000):
+        logging.getLogger("flood").error("too many open files %d", number, extra={"job": f"j{number % 10}"})
+    files = sorted(settings.logs.iterdir())
+    assert [path.name for path in files] == ["web.log", *(f"web.log.{n}.gz" for n in range(1, logs.KEPT_FILES + 1))]
+    assert sum(path.stat().st_size for path in files) < 40_000
+    found = logs.read(settings)
+    assert found[-1]["event"] == "too many open files 2999"
+    assert len(found) > 5 * 20_000 / 200
+    assert [line["at"] for line in found] == sorted(line["at"] for line in found)
+
+
+def test_a_full_file_that_cannot_be_compressed_is_kept_as_it_is(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(logs, "MAX_BYTES", 2000)
+    monkeypatch.setattr(logs.shutil, "copyfileobj", full)
+    logs.start(settings, "web", terminal=False)
+    for number in range(30):
+        logging.getLogger("flood").error("line %d", number)
+    found = {line["event"] for line in logs.read(settings)}
+    assert found >= {f"line {number}" for number in range(15, 30)}
+
+
+def test_old_and_many_full_files_are_deleted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MOST_KEPT_BYTES", 2500)
+    settings.logs.mkdir(parents=True)
+    now = time.time()
+    for name, days in (
+        ("web.log", 0),
+        ("web.log.1.gz", 1),
+        ("web.log.2", 2),
+        ("worker-gpu7.log.1.gz", 3),
+        ("supervisor.log.1", 40),
+        ("worker-gpu7.log", 40),
+    ):
+        (settings.logs / name).write_bytes(b"x" * 1000)
+        os.utime(settings.logs / name, (now - days * 86400,) * 2)
+    assert logs.trim(settings) == 3000
+    assert sorted(path.name for path in settings.logs.iterdir()) == ["web.log", "web.log.1.gz", "web.log.2"]
+    assert logs.trim(settings) == 0
+
+
+def test_a_damaged_full_file_does_not_hide_the_others(settings: Settings) -> None:
+    write(settings.logs / "web.log", {"at": "1", "event": "a"})
+    (settings.logs / "web.log.1.gz").write_bytes(b"\x1f\x8bnot gzip")
+    assert [line["event"] for line in logs.read(settings)] == ["a"]

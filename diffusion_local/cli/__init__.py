@@ -7,6 +7,7 @@ import typer
 
 from diffusion_local.cli import accounts, batches, jobs, lists, models, pictures, reports, serving
 from diffusion_local.errors import UserError
+from diffusion_local.modes import kept_private
 
 REFUSED = 2  # exit status of a UserError
 
@@ -17,7 +18,8 @@ for part in (accounts, jobs, lists, batches, models, pictures, reports, serving)
 
 def main() -> None:
     try:
-        app(prog_name="diffusion-local")
+        with kept_private():
+            app(prog_name="diffusion-local")
     except UserError as error:
         print(f"diffusion-local: {error}", file=sys.stderr)
         sys.exit(REFUSED)

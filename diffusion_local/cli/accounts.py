@@ -117,8 +117,11 @@ def sessions(name: str, home: Home = None, as_json: AsJson = False) -> None:
 @user.command()
 def remove(name: str, home: Home = None) -> None:
     """Remove an account with its sessions and tokens; its jobs and pictures stay."""
-    opened(home).remove(name)
+    accounts = opened(home)
+    accounts.remove(name)
     print(f"removed {name}")
+    if not accounts.any():
+        print("It was the last account: from now on whoever is at this machine may do everything, without signing in.")
 
 
 @token.command("add")

@@ -16,6 +16,7 @@ from diffusion_local.lists.export import EXPORTS
 from diffusion_local.lists.fields import BadLine
 from diffusion_local.lists.formats import FORMATS
 from diffusion_local.lists.plan import ListCheck
+from diffusion_local.modes import as_inherited
 from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.options.values import number
 from diffusion_local.studio import MAX_WAIT
@@ -106,7 +107,7 @@ def export(
             print(line.rstrip("\r\n"))
         return
     try:
-        with output.open("w", encoding="utf-8", newline="") as file:
+        with as_inherited(), output.open("w", encoding="utf-8", newline="") as file:
             file.writelines(lines)
     except OSError as error:
         raise InvalidParams("output", f"cannot be written: {error}") from None

@@ -10,6 +10,7 @@ from diffusion_local.cli.reach import AnyStudio, Home, on_studio
 from diffusion_local.cli.terminal import AsJson, tell
 from diffusion_local.compose import open_studio
 from diffusion_local.errors import InvalidParams
+from diffusion_local.modes import as_inherited
 from diffusion_local.reports.reports import FORMATS
 from diffusion_local.settings import Settings
 
@@ -38,7 +39,8 @@ def report(
         print(text, end="")
         return
     try:
-        output.write_text(text, encoding="utf-8")
+        with as_inherited():
+            output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InvalidParams("output", f"cannot be written: {error}") from None
 

@@ -9,14 +9,19 @@ from typing import Annotated
 import typer
 
 from diffusion_local import __version__
+from diffusion_local.chores import compact
 from diffusion_local.cli.reach import Home
 from diffusion_local.cli.terminal import AsJson, tell
+from diffusion_local.compose import open_house
 from diffusion_local.doctor import back_up, examine, rebuild_gallery
 from diffusion_local.engine import inventory
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.logs import read as read_logs
 from diffusion_local.logs import start as start_log
+from diffusion_local.permissions import close_all
 from diffusion_local.settings import Settings
+
+FIX_SECONDS = 600.0  # of `doctor --fix` for each part of giving space back
 
 app = typer.Typer()
 
@@ -87,6 +92,9 @@ def logs(
 def doctor(
     backup: Annotated[Path | None, typer.Option(help="Copy the database to this file, while it is in use.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Write gallery rows from the pictures' recipes.")] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Close the home to other users, and give unused space of the database back.")
+    ] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -100,6 +108,9 @@ def doctor(
         written = rebuild_gallery(settings)
         tell({"rebuilt": written}, as_json, [f"wrote {written} rows"])
         return
+    if fix:
+        mend(settings, as_json)
+        return
     findings = examine(settings)
     lines = []
     for finding in findings:
@@ -109,6 +120,17 @@ def doctor(
     tell([finding.to_dict() for finding in findings], as_json, lines)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+def mend(settings: Settings, as_json: bool) -> None:
+    """Close what others may read, and shrink the database. Raises NotFound if there is no home."""
+    if not settings.home.is_dir():
+        raise NotFound(f"There is no folder {settings.home}.")
+    changed = close_all(settings)
+    gained = compact(open_house(settings), FIX_SECONDS, anyhow=True)
+    told = {"closed": [str(each) for each in changed]} | dict(zip(("app_db", "queue_db", "logs"), gained, strict=True))
+    lines = [f"closed to other users: {each}" if not each.problem else f"{each}" for each in changed]
+    tell(told, as_json, [*lines, f"gave back {sum(gained) / 1e6:.1f} MB"])
 
 
 @app.command()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from diffusion_local import modes
 from diffusion_local.errors import DatabaseProblem, HubProblem
 from diffusion_local.hub import choice
 from diffusion_local.hub.client import FIRST_PAUSE, Hub, Listing, RemoteFile
@@ -128,11 +129,13 @@ class Fetcher:
         if target.exists():
             raise HubProblem(kind="exists", message=f"{download.folder}/{download.name} is there already.")
         if download.file:
+            modes.share_like(staging / files[0].path, target.parent)
             (staging / files[0].path).replace(target)
             discard(staging)
             return
         origin = {"repo": listing.repo, "commit": listing.commit, "licence": listing.licence}
         (staging / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+        modes.share_like(staging, target.parent)
         staging.replace(target)
 
     def _staging(self, download: Download) -> Path:

@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from diffusion_local.models.adapters import PLACES
 from diffusion_local.models.shelf import Shelf, signature_of, stamp
+from diffusion_local.modes import FILE
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class Digests:
         file = self._shelf.places.hashes
         if file is None:
             return
-        with FileLock(file.with_suffix(".lock")):  # the supervisor and every worker note what they computed
+        with FileLock(file.with_suffix(".lock"), mode=FILE):  # the supervisor and every worker note what they computed
             known = {name: value for name, value in self._shelf.known_hashes().items() if Path(name).exists()}
             part = file.with_suffix(".part")
             part.write_text(json.dumps(known | {str(path): [signature, digest]}, indent=1) + "\n", encoding="utf-8")

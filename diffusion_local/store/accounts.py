@@ -1,4 +1,4 @@
-"""Accounts with their tokens and sessions, and the count of failed sign-ins. Knows digests, never a secret."""
+"""Accounts with their tokens and sessions. Knows digests, never a secret."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +8,7 @@ from diffusion_local.domain import new_id, utc_now
 from diffusion_local.errors import Conflict, NotFound
 from diffusion_local.store.allowance import used_today
 from diffusion_local.store.database import Database, scalar
+from diffusion_local.store.sign_ins import SignIns
 
 #: Columns of an account's limits, by the names of ``Allowance``.
 LIMITS = {"queued": "max_queued", "per_day": "max_per_day", "pixels": "max_pixels"}
@@ -52,6 +53,7 @@ class Session:
 class AccountStore:
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.sign_ins = SignIns(database)
 
     # -- accounts --------------------------------------------------------------------------------------------------
 
@@ -206,32 +208,6 @@ class AccountStore:
         """Sign an account out everywhere, or everywhere else; how many sessions that were."""
         with self._database.write() as db:
             return db.execute("DELETE FROM sessions WHERE account = ? AND id != ?", [name, but]).rowcount
-
-    # -- failed sign-ins -------------------------------------------------------------------------------------------
-
-    def count_failure(self, limits: dict[str, int], now: float, window: float) -> float:
-        """Count one more sign-in for each key, before its password is looked at; 0, or the seconds to wait if one of
-        them has had as many as ``limits`` says within ``window`` seconds, and then nothing is counted.
-        """
-        with self._database.write() as db:
-            db.execute("DELETE FROM failed_logins WHERE first_at < ? OR first_at > ?", [now - window, now])
-            marks = ", ".join("?" * len(limits))
-            found = db.execute(f"SELECT who, failures, first_at FROM failed_logins WHERE who IN ({marks})", [*limits])
-            waits = [first_at + window - now for who, failures, first_at in found.fetchall() if failures >= limits[who]]
-            if waits:
-                return max(1.0, *waits)
-            for who in limits:
-                db.execute(
-                    "INSERT INTO failed_logins (who, failures, first_at) VALUES (?, 1, ?) "
-                    "ON CONFLICT (who) DO UPDATE SET failures = failures + 1",
-                    [who, now],
-                )
-        return 0.0
-
-    def forgive(self, who: tuple[str, ...]) -> None:
-        """Forget failed sign-ins."""
-        with self._database.write() as db:
-            db.execute(f"DELETE FROM failed_logins WHERE who IN ({', '.join('?' * len(who))})", list(who))
 
 
 def account(row: dict[str, Any]) -> Account:

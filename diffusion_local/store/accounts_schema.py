@@ -3,6 +3,20 @@
 Secrets are kept as digests only: passwords by argon2id, tokens and session ids (256 random bits each) by SHA-256.
 """
 
+#: Browsers that an account has signed in by, as the digest of their cookie, and networks that it has signed in from.
+DEVICES = (
+    """
+    CREATE TABLE devices (
+        account TEXT NOT NULL REFERENCES accounts (name) ON DELETE CASCADE,
+        digest TEXT NOT NULL,
+        network TEXT NOT NULL,
+        used_at TEXT NOT NULL,
+        PRIMARY KEY (account, digest)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX failed_logins_at ON failed_logins (first_at)",
+)
+
 TODAY = "substr({row}.created_at, 1, 10)"  # a day is a day in UTC
 
 ACCOUNTS = (

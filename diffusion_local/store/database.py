@@ -10,6 +10,7 @@ from typing import Any
 import sqlite_utils
 from filelock import FileLock, Timeout
 
+from diffusion_local import modes
 from diffusion_local.errors import DatabaseProblem, InvalidParams
 from diffusion_local.store.migrations import MIGRATIONS
 from diffusion_local.store.ownership import add_functions
@@ -37,13 +38,14 @@ class Database:
     def open(cls, path: Path) -> "Database":
         """Create or migrate the file. Raises DatabaseProblem with what to do."""
         database = cls(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(modes.FOLDER, parents=True, exist_ok=True)
+        modes.create_private(path)  # SQLite gives -wal and -shm the same mode
         with explained(path):
             database._migrate()
         return database
 
     def _migrate(self) -> None:
-        with FileLock(self.path.with_suffix(".migrate.lock"), timeout=BUSY_SECONDS):
+        with FileLock(self.path.with_suffix(".migrate.lock"), timeout=BUSY_SECONDS, mode=modes.FILE):
             db = self._connection()
             known = {migration.name for migration in MIGRATIONS.pending(db)} | {m.name for m in MIGRATIONS.applied(db)}
             newer = sorted({m.name for m in MIGRATIONS.applied(db)} - {m.name for m in MIGRATIONS._migrations})
@@ -52,6 +54,9 @@ class Database:
                     f"{self.path.name} was written by a newer diffusion-local ({newer[-1]}). Update the program; "
                     "the older one will not touch it."
                 )
+            if not db.table_names():  # space of deleted rows can be given back bit by bit (see store.space)
+                db.conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                db.conn.execute("VACUUM")  # without it the mode is not written down once the file is in WAL mode
             pending = MIGRATIONS.pending(db)
             if pending and len(pending) < len(known):
                 self.backup(self.path.with_name(f"{self.path.stem}.before-{pending[0].name}.db"))
@@ -59,6 +64,7 @@ class Database:
 
     def backup(self, target: Path) -> None:
         """Copy the database while it is in use, by SQLite's online backup."""
+        modes.create_private(target)
         try:
             with explained(self.path), contextlib.closing(sqlite3.connect(target)) as copy:
                 self._connection().conn.backup(copy)
@@ -68,9 +74,18 @@ class Database:
 
     def upkeep(self) -> None:
         """SQLite's own care: fresh statistics, and the write-ahead log folded back into the file."""
+        with self.plain() as conn:
+            conn.execute("PRAGMA analysis_limit = 400")  # rows of an index, so that writers do not wait for long
+        with self.write() as db:  # by itself it reads first, and fails where another writes before it does
+            db.conn.execute("PRAGMA optimize")
+        with self.plain() as conn:
+            conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    @contextlib.contextmanager
+    def plain(self) -> Iterator[sqlite3.Connection]:
+        """The connection outside of a transaction, for what SQLite runs by itself: VACUUM, checkpoints, pragmas."""
         with explained(self.path):
-            self._connection().conn.execute("PRAGMA optimize")
-            self._connection().conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            yield self._connection().conn
 
     def close(self) -> None:
         """Close this thread's connection."""

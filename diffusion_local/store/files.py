@@ -14,7 +14,7 @@ from typing import IO, NamedTuple, Protocol
 
 from PIL import Image as PIL
 
-from diffusion_local import decoding
+from diffusion_local import decoding, modes
 from diffusion_local.errors import DiskFull
 from diffusion_local.settings import Settings
 from diffusion_local.store import encoding
@@ -74,10 +74,10 @@ class LocalFiles:
         forms = {each: self.root / f"{key}{each}" for each in encoding.SUFFIXES.values()}
         target = forms.pop(suffix)
         try:
-            write_whole(self._thumbnail_path(key), lambda file: draw_thumbnail(picture).save(file, "WEBP", quality=82))
+            self._write(self._thumbnail_path(key), lambda file: draw_thumbnail(picture).save(file, "WEBP", quality=82))
             if self._sidecar:
-                write_whole(self._sidecar_path(key), lambda file: file.write(encoding.sidecar(texts)))
-            write_whole(target, lambda file: encoding.write(file, form, picture, texts), durable=True)
+                self._write(self._sidecar_path(key), lambda file: file.write(encoding.sidecar(texts)))
+            self._write(target, lambda file: encoding.write(file, form, picture, texts), durable=True)
         except BaseException:
             if not any(path.exists() for path in (target, *forms.values())):  # an earlier try's keeps what is its own
                 self._thumbnail_path(key).unlink(missing_ok=True)
@@ -95,8 +95,12 @@ class LocalFiles:
         if not path.exists():
             with PIL.open(self.path(key)) as picture, decoding.share(picture):
                 small = draw_thumbnail(picture)
-            write_whole(path, lambda file: small.save(file, "WEBP", quality=82))
+            self._write(path, lambda file: small.save(file, "WEBP", quality=82))
         return path
+
+    def _write(self, target: Path, write: Callable[[IO[bytes]], object], durable: bool = False) -> None:
+        """As ``write_whole``; whoever may read the gallery's folder may read what is new in it."""
+        write_whole(target, write, durable, like=self.root)
 
     def discard(self, key: str) -> None:
         self.path(key).unlink(missing_ok=True)
@@ -138,19 +142,26 @@ def draw_thumbnail(picture: PIL.Image) -> PIL.Image:
     return small
 
 
-def write_whole(target: Path, write: Callable[[IO[bytes]], object], durable: bool = False) -> None:
+def write_whole(
+    target: Path, write: Callable[[IO[bytes]], object], durable: bool = False, like: Path | None = None
+) -> None:
     """Write beside the target, then rename: readers see the whole file or none. ``durable`` also survives a power cut.
 
+    The file is its owner's only, or may be read by whoever may read the folder ``like``.
     Raises DiskFull; nothing is left behind then.
     """
+    folder_mode, file_mode = modes.like(like) if like and like.is_dir() else (modes.FOLDER, modes.FILE)
     try:
-        make_folder(target.parent)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
+        make_folder(target.parent, folder_mode)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")  # with mode 0600
     except OSError as error:
         raise full_or(error) from error
     part = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            if file_mode != modes.FILE:
+                with contextlib.suppress(OSError):  # a file system without modes
+                    part.chmod(file_mode)
             write(file)
             if durable:
                 file.flush()
@@ -166,11 +177,13 @@ def write_whole(target: Path, write: Callable[[IO[bytes]], object], durable: boo
         raise
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, mode: int = modes.FOLDER) -> None:
     """A folder with those above it, each entry made durable: a synced file in a lost folder is lost."""
     if not folder.is_dir():
-        make_folder(folder.parent)
+        make_folder(folder.parent, mode)
         folder.mkdir(exist_ok=True)
+        with contextlib.suppress(OSError):
+            folder.chmod(folder.stat().st_mode & 0o7000 | mode)  # the umask does not count; setgid is inherited
         sync_folder(folder.parent)
 
 

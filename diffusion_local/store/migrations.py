@@ -6,7 +6,7 @@ Invariants are CHECKs; ``job_events`` and ``queue.revision`` are written by trig
 from sqlite_utils import Database, Migrations
 
 from diffusion_local.domain import Params
-from diffusion_local.store.accounts_schema import ACCOUNTS
+from diffusion_local.store.accounts_schema import ACCOUNTS, DEVICES
 from diffusion_local.store.counts_schema import COUNTS
 from diffusion_local.store.downloads_schema import DOWNLOADS
 from diffusion_local.store.gallery_schema import GALLERY
@@ -255,6 +255,11 @@ def m012_rooms(db: Database) -> None:
 @MIGRATIONS()
 def m013_groups(db: Database) -> None:
     run(db, *GROUPS)
+
+
+@MIGRATIONS()
+def m014_devices(db: Database) -> None:
+    run(db, *DEVICES)
 
 
 def event_trigger(verb: str) -> str:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from diffusion_local import modes
 from diffusion_local.errors import InvalidParams
 from diffusion_local.settings import PREFIX, Settings, inherited
 from diffusion_local.store.deliveries import HOOK
@@ -53,6 +54,7 @@ def run(settings: Settings, receiver: str, payload: str) -> Outcome:
             env=inherited() | {PREFIX + fact.upper(): value for fact, value in told.items()},
             cwd=settings.home,
             start_new_session=True,
+            umask=modes.inherited_umask(),
         )
     except InvalidParams as error:
         return Outcome(False, error=error.message, final=True)

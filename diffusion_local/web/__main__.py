@@ -17,6 +17,7 @@ import uvicorn
 from diffusion_local import logs
 from diffusion_local.compose import open_studio
 from diffusion_local.errors import UserError
+from diffusion_local.modes import kept_private
 from diffusion_local.settings import Settings, go_offline
 from diffusion_local.web.api.limits import MOST_HEADER_BYTES
 from diffusion_local.web.connections import Connections, listen, raise_file_limit
@@ -32,10 +33,11 @@ GRACE_SECONDS = 0.5  # for answers that are under way; open event streams are cu
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     try:
-        settings = Settings.load()
-        logs.start(settings, "web")
-        go_offline(settings.home)
-        serve(settings, options.supervised)
+        with kept_private():
+            settings = Settings.load()
+            logs.start(settings, "web")
+            go_offline(settings.home)
+            serve(settings, options.supervised)
     except UserError as error:
         print(f"diffusion-local: {error}", file=sys.stderr)
         return 2

@@ -2,7 +2,7 @@
 
 A token comes as ``Authorization: Bearer``, ``Authorization: Token`` (cog), ``Authorization: Basic name:token`` (A1111)
 or ``X-API-Key``; a browser's session as a cookie. While there is no account everybody acts as the machine's own
-person, if only this machine reaches the server or that was said aloud; otherwise nobody comes in.
+person, if only this machine reaches the server or that was said aloud; otherwise nobody comes in (``exposure``).
 """
 
 import base64
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
+from math import ceil
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -20,16 +21,20 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from diffusion_local.accounts import Accounts, is_open
+from diffusion_local.accounts import Accounts, network
 from diffusion_local.actor import LOCAL, NOBODY, Actor, acting
 from diffusion_local.errors import DatabaseProblem
+from diffusion_local.exposure import closed
 from diffusion_local.settings import Settings
+from diffusion_local.web.guesses import TokenGuesses
+from diffusion_local.web.proxies import PASSED
 from diffusion_local.web.refusals import NEVER
 
 T = TypeVar("T")
 
 #: Where one comes in, what its page needs, and what only says whether the server lives.
 OPEN_PATHS = ("/login", "/logout", "/healthz", "/readyz", "/favicon.ico", "/assets/icons/")
+PROBES = ("/healthz", "/readyz")  # answer also where nobody is let in
 SHORTEST_LOOK = 1.0  # seconds for which "there are accounts" is not asked again
 THREADS = 8
 #: Where in the scope the actor is for handlers that run outside of the request's context (gradio's queue).
@@ -82,6 +87,7 @@ class Access:
         self._accounts = accounts
         self._settings = settings
         self._cookie = cookie_name(settings)
+        self._guesses = TokenGuesses()
         self._any = False
         self._looked = -SHORTEST_LOOK
         self._threads: anyio.CapacityLimiter | None = None
@@ -114,14 +120,19 @@ class Access:
         if self._settings.auth == "none":
             return LOCAL
         if not await self._has_accounts():
-            if is_open(self._settings):
+            reason = closed(self._settings, has_accounts=False, forwarded=scope.get(PASSED, ""))
+            if not reason:
                 return LOCAL
-            return refusal(503, "no_accounts", "This server has no accounts yet: diffusion-local user add NAME.")
+            return NOBODY if scope["path"] in PROBES else refusal(503, "no_accounts", reason)
         headers = Headers(scope=scope)
         brought = given(headers, self._cookie)
         who: Actor | None = None
         if brought.token:
+            address = network((scope.get("client") or ("",))[0])
+            if wait := self._guesses.wait(address, brought.token):
+                return too_many(wait)
             who = await self._in_thread(self._accounts.by_token, brought.token, brought.account)
+            self._guesses.note(address, brought.token, right=who is not None)
             if who is None:
                 return refusal(401, "unauthorized", "This token is not known here. It may have been removed.")
         elif brought.session:
@@ -159,6 +170,12 @@ def turned_away(scope: Scope, headers: Headers) -> Response:
         root = str(scope.get("root_path", ""))
         return RedirectResponse(f"{root}/login?next={quote(back, safe='')}", 303, headers=NEVER)
     return refusal(401, "unauthorized", "Sign in first, or send a token (Authorization: Bearer ...).")
+
+
+def too_many(wait: float) -> Response:
+    answer = refusal(429, "limit_reached", "Too many unknown tokens came from this address. Try again later.")
+    answer.headers["Retry-After"] = str(ceil(wait))
+    return answer
 
 
 def refusal(status: int, code: str, message: str) -> JSONResponse:

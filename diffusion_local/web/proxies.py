@@ -14,6 +14,22 @@ from diffusion_local.errors import InvalidParams
 from diffusion_local.settings import Settings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+#: By any of these a request says that a proxy, a tunnel or a CDN passed it on.
+PASSED_ON = (
+    b"x-forwarded-for",
+    b"forwarded",
+    b"x-real-ip",
+    b"via",
+    b"x-forwarded-host",
+    b"x-forwarded-proto",
+    b"x-original-forwarded-for",
+    b"cf-connecting-ip",
+    b"true-client-ip",
+    b"x-client-ip",
+    b"x-cluster-client-ip",
+)
+#: Where in the scope the name of such a header is, for whoever decides about requests without accounts.
+PASSED = "diffusion_local.passed_on"
 FORWARDED = {b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
 #: Other ways to say the same, which we do not take from anybody.
 NEVER_TAKEN = {b"forwarded", b"x-real-ip", b"x-forwarded-port", b"x-forwarded-prefix", b"x-original-url"} | {
@@ -74,7 +90,8 @@ class Proxies:
         client = scope.get("client")
         told = {name: value for name, value in scope["headers"] if name in FORWARDED}
         headers = [(name, value) for name, value in scope["headers"] if name not in FORWARDED | NEVER_TAKEN]
-        changed = dict(scope)
+        sent = {name for name, _ in scope["headers"]}
+        changed = dict(scope) | {PASSED: next((name.decode() for name in PASSED_ON if name in sent), "")}
         if self._root:
             # A proxy may pass the prefix on or take it off; inside of here paths are without it.
             changed["root_path"] = self._root

@@ -10,6 +10,7 @@ import time
 from diffusion_local import logs
 from diffusion_local.compose import House, open_house
 from diffusion_local.errors import DatabaseProblem, UserError
+from diffusion_local.modes import kept_private
 from diffusion_local.settings import Settings, go_offline
 from diffusion_local.worker import slots
 from diffusion_local.worker.stopping import Stop, leave_in_time, listen_to_signals, stop_at_end_of_input
@@ -25,10 +26,11 @@ RECOVERY_SECONDS = 1.0  # any other waits only for a supervisor that holds the s
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     try:
-        settings = Settings.load()
-        logs.start(settings, f"worker-{options.slot}")
-        go_offline(settings.home)
-        run(settings, options.slot, options.supervised)
+        with kept_private():
+            settings = Settings.load()
+            logs.start(settings, f"worker-{options.slot}")
+            go_offline(settings.home)
+            run(settings, options.slot, options.supervised)
     except UserError as error:
         print(f"diffusion-local: {error}", file=sys.stderr)
         return 2

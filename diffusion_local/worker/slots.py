@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 from diffusion_local.compose import House
 from diffusion_local.domain import Failure, Job, State
 from diffusion_local.errors import HomeInUse
+from diffusion_local.modes import FILE
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ HUNG = Failure(
 
 
 def slot_lock(house: House, slot: str) -> FileLock:
-    return FileLock(house.settings.locks / f"{slot}.lock")
+    return FileLock(house.settings.locks / f"{slot}.lock", mode=FILE)
 
 
 def take(house: House, slot: str, patience: float) -> FileLock:

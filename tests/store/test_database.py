@@ -215,3 +215,31 @@ def test_a_backup_can_be_made_while_the_database_is_in_use(database: Database, t
         database.backup(tmp_path / "copy.db")
     copy = JobStore(Database.open(tmp_path / "copy.db"))
     assert [copy.get(job_id).id for job_id in ids] == ids
+
+
+def test_upkeep_goes_on_beside_writers(database: Database) -> None:
+    """PRAGMA optimize reads, then writes: outside of a write transaction it fails when somebody writes in between."""
+    store = JobStore(database)
+    enqueue(store, 200)
+    stop, failures = threading.Event(), []
+
+    def write() -> None:
+        while not stop.is_set():
+            try:
+                enqueue(store)
+            except DatabaseProblem as problem:
+                failures.append(problem)
+        database.close()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(12):
+            with database.write() as db:
+                if "sqlite_stat1" in db.table_names():
+                    db.execute("DELETE FROM sqlite_stat1")
+            database.upkeep()
+    finally:
+        stop.set()
+        writer.join(60)
+    assert failures == []

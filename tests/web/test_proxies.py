@@ -93,7 +93,7 @@ def test_proxies_are_addresses(text: str) -> None:
 @pytest.fixture
 def below(house: House) -> TestClient:
     """The application as a proxy serves it that takes the path off, to somebody at https://studio.example/studio."""
-    settings = replace(house.settings, root_path="/studio")
+    settings = replace(house.settings, root_path="/studio", auth="none")
     return TestClient(create_app(house.studio, settings), base_url="http://127.0.0.1:7860")
 
 

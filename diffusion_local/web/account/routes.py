@@ -4,6 +4,7 @@ Programs may sign in too (``gradio_client``'s ``auth=``): whoever does not ask f
 cannot send these forms is the guard's business.
 """
 
+import secrets
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -16,6 +17,7 @@ from diffusion_local.accounts import Accounts
 from diffusion_local.actor import Actor, current
 from diffusion_local.errors import Forbidden, InvalidParams, LimitReached, Unauthorized, UserError
 from diffusion_local.settings import Settings
+from diffusion_local.store.sign_ins import KNOWN_DAYS
 from diffusion_local.web.access import SESSION, cookie_name
 from diffusion_local.web.account import pages
 from diffusion_local.web.refusals import NEVER, headers_of, status_of
@@ -29,6 +31,7 @@ AT_ONCE = 2  # passwords that are checked at a time, as each takes much memory
 
 def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
     cookie = cookie_name(settings)
+    device_cookie = f"{cookie}_device"
     hashing = anyio.CapacityLimiter(AT_ONCE)
 
     @app.get("/login", include_in_schema=False)
@@ -45,19 +48,15 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
         address = request.client.host if request.client else ""
         agent = request.headers.get("user-agent", "")
         try:
-            secret = await anyio.to_thread.run_sync(accounts.sign_in, name, password, address, agent, limiter=hashing)
+            device, next_device = request.cookies.get(device_cookie, ""), secrets.token_urlsafe(32)
+            given = name, password, address, agent, device, next_device
+            secret = await anyio.to_thread.run_sync(accounts.sign_in, *given, limiter=hashing)
         except (Unauthorized, LimitReached) as error:
             return refused(request, error, name, following)
         answer: Response = to(request, following) if wants_html(request) else JSONResponse({"success": True})
-        answer.set_cookie(
-            cookie,
-            secret,
-            max_age=settings.session_days * DAY,
-            path="/",
-            httponly=True,
-            samesite="lax",
-            secure=request.url.scheme == "https",
-        )
+        secure = request.url.scheme == "https"
+        for key, value, days in ((cookie, secret, settings.session_days), (device_cookie, next_device, KNOWN_DAYS)):
+            answer.set_cookie(key, value, days * DAY, path="/", httponly=True, samesite="lax", secure=secure)
         return answer
 
     @app.post("/logout", include_in_schema=False)
@@ -125,7 +124,7 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
     async def change_password(request: Request) -> Response:
         def change(fields: dict[str, list[str]]) -> dict[str, str]:
             name, address = signed_in().name, request.client.host if request.client else ""
-            accounts.check_password(name, one(fields, "old"), address)
+            accounts.check_password(name, one(fields, "old"), address, request.cookies.get(device_cookie, ""))
             accounts.set_password(name, one(fields, "new"), request.scope[SESSION].id)
             return {"note": say("account.changed")}
 

@@ -146,6 +146,27 @@ def test_signing_out_ends_the_session_itself(client: TestClient) -> None:
     assert thief.get("/api/v1/jobs").status_code == 401
 
 
+def test_guesses_from_everywhere_do_not_lock_out_a_browser_that_has_signed_in(client: TestClient, house: House) -> None:
+    house.studio.accounts.add("dan", PASSWORD, "user")
+    cookie = f"{cookie_name(house.settings)}_device"
+    told = client.post("/login", data={"username": "dan", "password": PASSWORD}).headers.get_list("Set-Cookie")
+    [device] = [each for each in told if each.startswith(cookie)]
+    for part in ("HttpOnly", "SameSite=lax", "Path=/", "Max-Age=15552000"):
+        assert part in device
+    kept = client.cookies[cookie]
+
+    def attempt(address: str, password: str, cookies: dict[str, str]) -> int:
+        there = TestClient(client.app, base_url="http://127.0.0.1:7860", client=(address, 1), cookies=cookies)
+        return there.post("/login", data={"username": "dan", "password": password}).status_code
+
+    for number in range(60):
+        assert attempt(f"203.0.113.{number}", "wrong password", {}) == 401
+    assert attempt("203.0.113.200", PASSWORD, {}) == 429
+    assert attempt("203.0.113.200", PASSWORD, {cookie: "made up"}) == 429
+    assert attempt("203.0.113.200", PASSWORD, {cookie: kept}) == 200
+    assert attempt("127.0.0.1", PASSWORD, {}) == 200
+
+
 @pytest.mark.parametrize("language", ["en", "zh-CN,zh;q=0.9"])
 def test_a_wrong_password_is_told_in_the_form_and_name_is_only_text(client: TestClient, language: str) -> None:
     fields = {"username": '"><script>alert(1)</script>', "password": "wrong password"}

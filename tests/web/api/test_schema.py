@@ -29,7 +29,7 @@ def lines(_: Any, value: Any) -> bytes:
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     home = tmp_path_factory.mktemp("schema") / "home"
-    return open_house(Settings.load(environ={}, home=home, engine="fake", allowed_hosts="testserver"))
+    return open_house(Settings.load(environ={}, home=home, engine="fake", allowed_hosts="testserver", auth="none"))
 
 
 @pytest.fixture(scope="module")

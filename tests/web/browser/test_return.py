@@ -170,7 +170,7 @@ def test_what_one_device_does_the_other_sees(chromium: Any, person: Person, serv
 
 
 def test_below_a_path_everything_is_found(chromium: Any, tmp_path: Path) -> None:
-    below = Served(tmp_path, root_path="/studio")
+    below = Served(tmp_path, root_path="/studio", auth="none")
     context = chromium.new_context()
     bad: list[str] = []
 

@@ -1,0 +1,80 @@
+"""Failed sign-ins, counted by key, and the browsers and networks from which each account has signed in."""
+
+from datetime import UTC, datetime, timedelta
+
+from diffusion_local.domain import utc_now, utc_text
+from diffusion_local.store.database import Database, scalar
+
+KNOWN_DAYS = 180  # that a browser or a network is known after its last sign-in
+MOST_KNOWN = 50  # of an account; the one unused for longest goes first
+MOST_COUNTED = 20_000  # keys; the oldest goes first
+
+
+class SignIns:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # -- failed ones -----------------------------------------------------------------------------------------------
+
+    def count(self, limits: dict[str, int], now: float, window: float) -> float:
+        """Count one more attempt for each key, before its password is checked.
+
+        Returns 0, or the seconds to wait where a key has had as many as ``limits`` says within ``window`` seconds;
+        then nothing is counted. ``now`` is in seconds since 1970. Keys older than the window are deleted.
+        """
+        with self._database.write() as db:
+            db.execute("DELETE FROM failed_logins WHERE first_at < ? OR first_at > ?", [now - window, now])
+            marks = ", ".join("?" * len(limits))
+            found = db.execute(f"SELECT who, failures, first_at FROM failed_logins WHERE who IN ({marks})", [*limits])
+            waits = [first_at + window - now for who, failures, first_at in found.fetchall() if failures >= limits[who]]
+            if waits:
+                return max(1.0, *waits)
+            for who in limits:
+                db.execute(
+                    "INSERT INTO failed_logins (who, failures, first_at) VALUES (?, 1, ?) "
+                    "ON CONFLICT (who) DO UPDATE SET failures = failures + 1",
+                    [who, now],
+                )
+            over = scalar(db, "SELECT count(*) FROM failed_logins") - MOST_COUNTED
+            if over > 0:
+                db.execute(
+                    "DELETE FROM failed_logins WHERE who IN (SELECT who FROM failed_logins ORDER BY first_at LIMIT ?)",
+                    [over],
+                )
+        return 0.0
+
+    def forgive(self, own: str, shared: list[str]) -> None:
+        """Forget the attempts of ``own`` after a success, and take as many off the ``shared`` keys: those of others
+        stay, or somebody with an account would guess the passwords of others without end.
+        """
+        with self._database.write() as db:
+            made = scalar(db, "SELECT failures FROM failed_logins WHERE who = :who", who=own) or 1
+            db.execute("DELETE FROM failed_logins WHERE who = ?", [own])
+            for who in shared:
+                db.execute("UPDATE failed_logins SET failures = failures - ? WHERE who = ?", [made, who])
+            db.execute("DELETE FROM failed_logins WHERE failures <= 0")
+
+    # -- where an account has signed in ----------------------------------------------------------------------------
+
+    def known(self, account: str, device: str, network: str) -> tuple[bool, bool]:
+        """Whether the account has signed in by this browser (the digest of its cookie), and from this network."""
+        with self._database.read() as db:
+            since = utc_text(datetime.now(UTC) - timedelta(days=KNOWN_DAYS))
+            found = db.execute(
+                "SELECT digest, network FROM devices WHERE account = ? AND used_at >= ?", [account, since]
+            ).fetchall()
+        return any(digest == device for digest, _ in found), any(place == network for _, place in found)
+
+    def remember(self, account: str, device: str, network: str, instead: str = "") -> None:
+        """Note a sign-in by a browser from a network; the browser had the digest ``instead`` before."""
+        with self._database.write() as db:
+            db.execute("DELETE FROM devices WHERE account = ? AND digest = ?", [account, instead])
+            if not device:  # a program without cookies: one row for its network
+                device = f"network {network}"
+                db.execute("DELETE FROM devices WHERE account = ? AND digest = ?", [account, device])
+            db.table("devices").insert({"account": account, "digest": device, "network": network, "used_at": utc_now()})
+            db.execute(
+                "DELETE FROM devices WHERE account = :account AND digest NOT IN (SELECT digest FROM devices "
+                f"WHERE account = :account ORDER BY used_at DESC, digest LIMIT {MOST_KNOWN})",
+                {"account": account},
+            )

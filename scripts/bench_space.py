@@ -1,0 +1,162 @@
+"""What comes back of a database's space after many jobs were forgotten, and how long a submit waits meanwhile.
+
+    python scripts/bench_space.py [--jobs 32000] [--record scripts/results/space.json]
+
+`new` is a database of today, shrunk step by step; `old` one without incremental vacuum, which is rewritten once. A
+second process submits all the time; its times are for three quiet seconds before and while the space is given back.
+A flood of log lines is written and rotated, too.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from diffusion_local import logs
+from diffusion_local.compose import House, open_house
+from diffusion_local.domain import Batch, Lane, Params, new_id, utc_now
+from diffusion_local.settings import Settings
+from diffusion_local.store import space
+from diffusion_local.store.jobs import new_jobs
+
+BATCHES = 32
+PROMPT = "a red apple on a wooden table, soft light from a window, still life, "
+LOG_LINES = 150_000
+SUBMIT = """
+import sys, time
+from pathlib import Path
+from diffusion_local.compose import open_house
+from diffusion_local.settings import Settings
+house = open_house(Settings.load({}, home=Path(sys.argv[1]), engine="fake"))
+while True:
+    began, at = time.perf_counter(), time.time()
+    house.studio.submit("x", width=128, height=128, steps=2)
+    print(at, time.perf_counter() - began, flush=True)
+    time.sleep(0.01)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=32_000)
+    parser.add_argument("--record", type=Path)
+    options = parser.parse_args()
+    record = {
+        "date": date.today().isoformat(),
+        "command": f"scripts/bench_space.py --jobs {options.jobs}",
+        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
+        "load_1_min": round(os.getloadavg()[0], 2),
+        "sqlite": sqlite3.sqlite_version,
+        "new": database(options.jobs, old=False),
+        "old": database(options.jobs, old=True),
+        "logs": flood(),
+    }
+    print(json.dumps(record, indent=2))
+    if options.record:
+        options.record.parent.mkdir(parents=True, exist_ok=True)
+        options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def database(jobs: int, old: bool) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as home:
+        settings = Settings.load({}, home=Path(home) / "home", engine="fake")
+        house = open_house(settings)
+        fill(house, jobs)
+        if old:
+            as_before(house)
+        forget(house)
+        told: dict[str, Any] = {"jobs": jobs, "mb_before": megabytes(settings)}
+        with subprocess.Popen(
+            [sys.executable, "-c", SUBMIT, str(settings.home)], stdout=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdout
+            child.stdout.readline()  # it has begun
+            time.sleep(3)
+            began, clock = time.time(), time.perf_counter()
+            if old:
+                space.rewrite(house.database)
+            else:
+                told["steps_ms"] = percentiles(space.cut_off(house.database, 600))
+            space.truncate_log(house.database)
+            told["seconds"] = round(time.perf_counter() - clock, 2)
+            ended = time.time()
+            time.sleep(2)  # until the submit that waits last is done
+            child.kill()
+            submits = [(float(at), float(took)) for at, took in map(str.split, child.stdout.read().splitlines()[:-1])]
+        told["submit_quiet_ms"] = percentiles([took for at, took in submits if at < began])
+        told["submit_meanwhile_ms"] = percentiles([took for at, took in submits if at + took > began and at < ended])
+        space.truncate_log(house.database)
+        told["mb_after"] = megabytes(settings)
+        told["mb_free_after"] = round(space.measure(house.database).free / 1e6, 2)
+        house.database.close()
+        return told
+
+
+def fill(house: House, jobs: int) -> None:
+    for number in range(BATCHES):
+        batch = Batch(new_id(), f"batch {number}", "", Lane.BATCH, jobs // BATCHES, utc_now())
+        each = [
+            Params(f"{PROMPT}{place}", "", "starter", 256, 256, 12, 3.5, "Euler a", place)
+            for place in range(jobs // BATCHES)
+        ]
+        house.jobs.insert_batch(batch, new_jobs(batch, each, 0), None, jobs + 1)
+    house.studio.cancel_waiting()
+
+
+def as_before(house: House) -> None:
+    with house.database.plain() as conn:
+        conn.execute("PRAGMA auto_vacuum = NONE")
+        conn.execute("VACUUM")
+    space.truncate_log(house.database)
+
+
+def forget(house: House) -> None:
+    house.studio.forget(everything=True)
+    space.truncate_log(house.database)
+
+
+def megabytes(settings: Settings) -> float:
+    return round(sum(path.stat().st_size for path in settings.home.glob("app.db*")) / 1e6, 2)
+
+
+def flood() -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as home:
+        settings = Settings.load({}, home=Path(home))
+        logs.start(settings, "web", terminal=False)
+        began = time.perf_counter()
+        for number in range(LOG_LINES):
+            logging.getLogger("bench").error("socket.accept() out of system resource %d: too many open files", number)
+        took = time.perf_counter() - began
+        written = sum(path.stat().st_size for path in settings.logs.iterdir())
+        logging.shutdown()
+        return {
+            "lines": LOG_LINES,
+            "us_a_line": round(took / LOG_LINES * 1e6, 1),
+            "mb_on_disk": round(written / 1e6, 2),
+        }
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    if not seconds:
+        return {"n": 0}
+    cuts = statistics.quantiles(seconds, n=20, method="inclusive") if len(seconds) > 1 else [*seconds] * 19
+    return {
+        "p50": round(cuts[9] * 1000, 2),
+        "p95": round(cuts[18] * 1000, 2),
+        "max": round(max(seconds) * 1000, 2),
+        "n": len(seconds),
+    }
+
+
+if __name__ == "__main__":
+    main()
