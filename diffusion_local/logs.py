@@ -90,7 +90,7 @@ def trim(settings: Settings) -> int:
     The file that a process writes to is never touched. Those of processes that no longer run are full ones, too.
     """
     found = []
-    for path in settings.logs.glob("*.log*"):
+    for path in sorted(settings.logs.glob("*.log*"), reverse=True):  # a process's oldest file first
         with contextlib.suppress(OSError):
             info = path.stat()
             found.append((info.st_mtime, info.st_size, path))
@@ -111,7 +111,7 @@ def trim(settings: Settings) -> int:
 def read(settings: Settings, job: str = "") -> list[dict[str, Any]]:
     """Every line of every process's log by time, of one job if one is named; lines that are no JSON are left out."""
     found = []
-    for path in settings.logs.glob("*.log*"):
+    for path in sorted(settings.logs.glob("*.log*"), reverse=True):  # a process's oldest file first
         for text in text_of(path).splitlines():
             try:
                 line = json.loads(text)
