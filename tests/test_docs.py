@@ -1,30 +1,32 @@
-"""README keeps its promises: every command, setting and module is in it, and its table of states is the code's."""
+"""README and the manual keep their promises: commands parse, references are fresh, links lead somewhere."""
 
-import importlib.util
 import re
+import shlex
 import tomllib
-from dataclasses import MISSING
 from typing import Any
 
-import pytest
 from typer.main import get_command
 
-from diffusion_local import shapes
+from diffusion_local import manual
 from diffusion_local.cli import app
 from diffusion_local.domain import TRANSITIONS, State
 from diffusion_local.settings import specs
 from tests.support import PACKAGE, REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+DOCS = REPOSITORY / "assets" / "docs"
+PAGES = {path: path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
+HAND_WRITTEN = "\n".join([README, *(text for path, text in PAGES.items() if path.parent.name != "reference")])
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 LONG_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 
-def tables() -> list[list[list[str]]]:
+def tables(text: str) -> list[list[list[str]]]:
     """Every table as rows of cells, with its header."""
     found: list[list[list[str]]] = []
     before = ""
-    for line in README.splitlines():
+    for line in text.splitlines():
         if line.startswith("|"):
             cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
             if not before.startswith("|"):
@@ -35,8 +37,8 @@ def tables() -> list[list[list[str]]]:
     return found
 
 
-def table(*header: str) -> list[list[str]]:
-    [rows] = [each[1:] for each in tables() if each[0] == list(header)]
+def table(text: str, *header: str) -> list[list[str]]:
+    [rows] = [each[1:] for each in tables(text) if each[0] == list(header)]
     return rows
 
 
@@ -45,15 +47,24 @@ def code(text: str) -> list[str]:
     return re.findall(r"`([^`]+)`", text)
 
 
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    from scripts import reference
+
+    stale = [path.name for path, text in reference.pages() if path.read_text(encoding="utf-8") != text]
+    assert not stale, f"run python scripts/reference.py: {stale}"
+
+
 def test_the_table_of_states_is_the_codes() -> None:
-    assert [tuple(row) for row in table("verb", "from", "to", "who")] == [
+    lifecycle = PAGES[DOCS / "inside" / "lifecycle.md"]
+    assert [tuple(row) for row in table(lifecycle, "verb", "from", "to", "who")] == [
         (verb, str(start), str(end), who) for verb, (start, end, who) in TRANSITIONS.items()
     ]
-
-
-def test_every_command_is_named_and_no_other() -> None:
-    named = [name for row in table("command", "does") for name in code(row[0])]
-    assert sorted(named) == sorted(COMMANDS)
+    for state in State:
+        assert f"`{state}`" in lifecycle
 
 
 def every_command() -> list[Any]:
@@ -63,15 +74,15 @@ def every_command() -> list[Any]:
 
 def test_every_option_that_is_named_exists() -> None:
     there = {option for command in every_command() for parameter in command.params for option in parameter.opts}
-    of_commands = "\n".join(line for line in README.splitlines() if "pip " not in line and "scripts/check" not in line)
+    of_others = ("pip ", "pytest", "scripts/", "--seed 7 --size")
+    of_commands = "\n".join(line for line in HAND_WRITTEN.splitlines() if not any(each in line for each in of_others))
     assert set(LONG_OPTION.findall(of_commands)) <= there | {"--help"}
 
 
 def test_every_example_of_the_command_line_parses() -> None:
-    import shlex
-
-    examples = re.findall(r"^(?:\.venv/bin/)?diffusion-local (.+)$", README, re.MULTILINE)
-    assert examples
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", HAND_WRITTEN, re.DOTALL))
+    examples = re.findall(r"^(?:\.venv/bin/)?diffusion-local (.+)$", shell, re.MULTILINE)
+    assert len(examples) > 20
     for example in examples:
         name, *arguments = shlex.split(example, comments=True)
         command = COMMANDS[name]
@@ -81,59 +92,44 @@ def test_every_example_of_the_command_line_parses() -> None:
         command.make_context(name, arguments, resilient_parsing=False)
 
 
-def test_every_setting_is_told_with_its_default_and_meaning() -> None:
-    rows = {code(row[0])[0]: row[1:] for row in table("setting", "default", "meaning")}
-    assert list(rows) == [field.name for field in specs()]
-    for field in specs():
-        default, meaning = rows[field.name]
-        assert meaning.startswith(field.metadata["doc"])
-        if field.default is not MISSING:
-            assert "".join(code(default)) == str(field.default or ("" if field.default == () else field.default))
-        for choice in field.metadata.get("choices", ()):
-            assert choice in meaning
+def test_every_setting_that_is_named_exists() -> None:
+    """In the guides: `name = value`, and names in the style of settings."""
+    there = {field.name for field in specs()}
+    named = set(re.findall(r"`([a-z]+(?:_[a-z]+)*) = ", HAND_WRITTEN))
+    assert named
+    assert named <= there
 
 
-@pytest.mark.parametrize("name", ["settings", "options"])
-def test_the_generated_tables_are_fresh(name: str) -> None:
-    """``python scripts/readme_tables.py`` writes them anew."""
-    spec = importlib.util.spec_from_file_location("readme_tables", REPOSITORY / "scripts/readme_tables.py")
-    assert spec
-    assert spec.loader
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
-    assert tables.replaced(README, name, getattr(tables, f"{name}_table")()) == README
+def test_the_packages_in_the_house_are_there() -> None:
+    for row in table(PAGES[DOCS / "inside" / "house.md"], "package", "holds", "may not"):
+        for name in code(row[0]):
+            assert (PACKAGE / name).exists(), name
 
 
-def test_every_module_is_told() -> None:
-    told = {code(row[0])[0] for row in table("module", "is")}
-    modules = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
-    top = {path for path in modules if "/" not in path and path != "__init__.py"}
-    units = {path.split("/")[0] for path in modules if "/" in path}
-    assert top | units <= told
-    assert {each for each in told if each.endswith(".py")} <= modules  # and none that is gone
-    assert {path for path in modules if "/" in path and not path.endswith("__init__.py")} <= told
+def test_a_translated_page_has_the_sections_and_tables_of_its_original() -> None:
+    for path in sorted((DOCS / "zh").rglob("*.md")):
+        original, translated = PAGES[DOCS / path.relative_to(DOCS / "zh")], PAGES[path]
+        for pattern in (r"^#+ ", r"^\|", r"^```", r"^\d\. "):
+            count = [len(re.findall(pattern, text, re.MULTILINE)) for text in (original, translated)]
+            assert count[0] == count[1], f"{path.name}: {pattern} {count}"
 
 
-def test_every_endpoint_is_told_and_no_other() -> None:
-    endpoints = pytest.importorskip("diffusion_local.web.api.endpoints")
-    named = {name.removeprefix("/") for row in table("endpoint", "takes", "gives") for name in code(row[0])}
-    assert named == {*endpoints.FAST, *endpoints.SLOW, *endpoints.STREAMED}
+def test_the_pages_a_person_reads_first_are_in_chinese() -> None:
+    assert {path.stem for path in (DOCS / "zh").glob("*.md")} >= {"start", "page", "overnight", "trouble"}
 
 
-def test_the_states_and_a_jobs_fields_are_named_as_programs_get_them() -> None:
-    for state in State:
-        assert re.search(rf"\b{state}\b", README)
-    source = (PACKAGE / "shapes.py").read_text(encoding="utf-8")
-    [row] = [row for row in table("endpoint", "takes", "gives") if row[0] == "`/job`"]
-    for name in code(row[2]):
-        assert f'"{name}"' in source, name
-    assert shapes.picture_url("x")
-
-
-def test_relative_links_and_pictures_are_there() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", README) if "://" not in link]
-    assert links
-    assert [link for link in links if not (REPOSITORY / link).exists()] == []
+def test_links_between_pages_lead_somewhere() -> None:
+    broken = []
+    for path, text in [(REPOSITORY / "README.md", README), *PAGES.items()]:
+        for target, fragment in re.findall(
+            r"\]\(([^)#\s:]*)(?:#([^)\s]+))?\)", re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        ):
+            there = (path.parent / target).resolve() if target else path
+            if not there.exists():
+                broken.append(f"{path.name}: {target}")
+            elif fragment and fragment not in {manual.slug(each) for each in HEADING.findall(PAGES.get(there, text))}:
+                broken.append(f"{path.name}: {target}#{fragment}")
+    assert broken == []
 
 
 def test_the_test_command_is_marked_for_machines() -> None:

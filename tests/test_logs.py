@@ -121,7 +121,9 @@ def test_full_files_are_compressed_bounded_and_read_back(settings: Settings, mon
     monkeypatch.setattr(logs, "MAX_BYTES", 20_000)
     logs.start(settings, "web", terminal=False)
     for number in range(3000):
-        logging.getLogger("diffusion_local.flood").info("too many open files %d", number, extra={"job": f"j{number % 10}"})
+        logging.getLogger("diffusion_local.flood").info(
+            "too many open files %d", number, extra={"job": f"j{number % 10}"}
+        )
     files = sorted(settings.logs.iterdir())
     assert [path.name for path in files] == ["web.log", *(f"web.log.{n}.gz" for n in range(1, logs.KEPT_FILES + 1))]
     assert sum(path.stat().st_size for path in files) < 40_000

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from diffusion_local import __version__
+from diffusion_local import __version__, manual
 from diffusion_local.chores import compact
 from diffusion_local.cli.reach import Home
 from diffusion_local.cli.terminal import AsJson, tell
@@ -137,3 +137,22 @@ def mend(settings: Settings, as_json: bool) -> None:
 def version() -> None:
     """Print the version."""
     print(__version__)
+
+
+@app.command("help")
+def show_help(
+    topic: Annotated[str, typer.Argument(help="A topic, such as start, overnight or trouble.")] = "",
+    lang: Annotated[str, typer.Option(help="en or zh.")] = "en",
+    search: Annotated[str, typer.Option(help="List the sections that have these words.")] = "",
+) -> None:
+    """Print a page of the manual, or without a topic the list of its pages."""
+    if lang not in manual.LANGUAGES:
+        raise InvalidParams("lang", f"must be one of {', '.join(manual.LANGUAGES)} (got {lang!r}).")
+    if search:
+        for result in manual.search(search, lang):
+            print(f"{result.section.page.topic}: {result.section.title}\n    {result.excerpt}")
+    elif topic:
+        print(manual.page(topic, lang).text, end="")
+    else:
+        for page in manual.pages(lang):
+            print(f"{page.topic:20} {page.title}")

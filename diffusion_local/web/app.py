@@ -6,7 +6,7 @@ from starlette.middleware.cors import CORSMiddleware
 from diffusion_local import __version__
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web import docs, files, looks, probes, refusals
+from diffusion_local.web import docs, files, looks, manual, probes, refusals
 from diffusion_local.web.access import Access
 from diffusion_local.web.account import routes as account
 from diffusion_local.web.api import http
@@ -48,6 +48,7 @@ def create_app(
     looks.add(app, studio)
     probes.add(app, studio, settings)
     docs.add(app)
+    manual.add(app)
     app.include_router(http.router(studio, watch))
     app.include_router(http.reports.page_router(studio))
     for dialect in DIALECTS:

@@ -31,9 +31,9 @@ class Proxied:
 
 
 def configuration(folder: Path, port: int, behind: int) -> str:
-    """README's own example, in the least of a configuration."""
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    [location] = re.findall(r"```nginx\n(.*?)```", readme, re.DOTALL)
+    """The manual's own example, in the least of a configuration."""
+    page = (REPOSITORY / "assets" / "docs" / "accounts.md").read_text(encoding="utf-8")
+    [location] = re.findall(r"```nginx\n(.*?)```", page, re.DOTALL)
     temp = "".join(
         f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )

@@ -6,7 +6,7 @@ Each is one sentence to the Studio; those that steer the queue are in ``control`
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,19 +53,25 @@ STREAMED = ("watch",)
 
 def add(studio: Studio, watch: Watch) -> None:
     """Declare the endpoints; call inside a Blocks context."""
-    endpoints = Endpoints(studio, watch)
-    homes: dict[str, object] = {
-        **dict.fromkeys(control.NAMES, control.Control(studio)),
-        **dict.fromkeys(list_endpoints.NAMES, list_endpoints.Lists(studio)),
-        **dict.fromkeys(report_endpoints.NAMES, report_endpoints.Reports(studio)),
-        **dict.fromkeys(batch_endpoints.NAMES, batch_endpoints.Batches(studio)),
-    }
-    for name in FAST:
-        gr.api(told(getattr(homes.get(name, endpoints), name)), api_name=name, queue=False)
-    for name in SLOW:
-        gr.api(told_later(getattr(endpoints, name)), api_name=name, concurrency_limit=None)
-    for name in STREAMED:
-        gr.api(told_as_it_comes(getattr(endpoints, name)), api_name=name, concurrency_limit=None)
+    made = {home: home(studio, watch) if home is Endpoints else home(studio) for home in HOMES}
+    for name, home in homes():
+        function = getattr(made[home], name)
+        if name in FAST:
+            gr.api(told(function), api_name=name, queue=False)
+        else:
+            later = told_as_it_comes if name in STREAMED else told_later
+            gr.api(later(function), api_name=name, concurrency_limit=None)
+
+
+def homes() -> Iterator[tuple[str, type]]:
+    """Every endpoint's name with the class that has it as a method."""
+    for name in (*FAST, *SLOW, *STREAMED):
+        yield name, next((home for home, names in HOMES.items() if name in names), Endpoints)
+
+
+def declared() -> list[tuple[str, Any]]:
+    """Every endpoint's name and function, for the reference."""
+    return [(name, getattr(home, name)) for name, home in homes()]
 
 
 class Endpoints:
@@ -247,3 +253,13 @@ def signed_as(endpoint: Callable[..., Any], call: T) -> T:
     """A bound method's signature, without ``self``: gradio reads it off the wrapper."""
     call.__signature__ = inspect.signature(endpoint)  # type: ignore[attr-defined]
     return call
+
+
+#: Classes of endpoints, and the names that each has; ``Endpoints`` has the rest.
+HOMES: dict[type, tuple[str, ...]] = {
+    control.Control: control.NAMES,
+    list_endpoints.Lists: list_endpoints.NAMES,
+    report_endpoints.Reports: report_endpoints.NAMES,
+    batch_endpoints.Batches: batch_endpoints.NAMES,
+    Endpoints: (),
+}

@@ -196,6 +196,11 @@ def notice(kind: str, words: str, more: str = "") -> str:
     return f'<div class="notice {kind}" role="{role}"><span>{words}</span>{more}</div>'
 
 
+def manual_link(topic: str) -> str:
+    """A link to a page of the manual, in a tab of its own so that the form stays."""
+    return f'<a class="manual" href="manual/{topic}" target="_blank" rel="noopener">{say("page.manual")}</a>'
+
+
 def warnings_notice(warnings: Sequence[str]) -> str:
     return notice("warn", "<br>".join(text(warned(each)) for each in warnings)) if warnings else ""
 

@@ -1,6 +1,6 @@
 """Small dialogs of the frame: the keys, and the way to a phone. Pure."""
 
-from diffusion_local.web.ui.view import close_button, text
+from diffusion_local.web.ui.view import close_button, manual_link, text
 from diffusion_local.web.ui.words import say
 
 #: Keys, and the phrase that says what they do.
@@ -28,7 +28,7 @@ def dialog(key: str, title: str, inside: str) -> str:
 
 def keys() -> str:
     rows = "".join(f"<dt><kbd>{key}</kbd></dt><dd>{say(phrase)}</dd>" for key, phrase in KEYS)
-    return dialog("keys", say("page.keys"), f'<dl class="keys">{rows}</dl>')
+    return dialog("keys", say("page.keys"), f'<dl class="keys">{rows}</dl><p>{manual_link("page")}</p>')
 
 
 def phone(url: str, code: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from diffusion_local.batches.grids import GridCheck
 from diffusion_local.lists.fields import BadLine
 from diffusion_local.lists.plan import ListCheck
-from diffusion_local.web.ui.view import button, duration, moment, name_of, notice, pictures, size, text
+from diffusion_local.web.ui.view import button, duration, manual_link, moment, name_of, notice, pictures, size, text
 from diffusion_local.web.ui.words import known, retell, say
 
 SHOWN_BAD = 20
@@ -88,7 +88,7 @@ def bad_lines(lines: Sequence[BadLine], count: int) -> str:
     left = count - min(len(lines), SHOWN_BAD)
     more = f'<p class="quiet">{say("lists.more_bad", n=left)}</p>' if left > 0 else ""
     return (
-        f'<div class="bad-lines"><h3>{say("lists.bad_lines", n=count)}</h3>'
+        f'<div class="bad-lines"><h3>{say("lists.bad_lines", n=count)} {manual_link("lists")}</h3>'
         f"<table><thead><tr><th>{say('lists.line')}</th>"
         f"<th>{say('lists.why')}</th></tr></thead><tbody>{rows}</tbody></table>{more}</div>"
     )

@@ -13,7 +13,7 @@ from diffusion_local.library import size_words
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.known import Known
 from diffusion_local.store.downloads import Download, DownloadState
-from diffusion_local.web.ui.view import button, text
+from diffusion_local.web.ui.view import button, manual_link, text
 from diffusion_local.web.ui.words import known as is_known
 from diffusion_local.web.ui.words import retell, say
 
@@ -47,7 +47,7 @@ def library(
     )
     return (
         f"{loading(downloads)}"
-        f'<section><header class="head"><h2>{say("models.here")}</h2>{again}</header>{hint}'
+        f'<section><header class="head"><h2>{say("models.here")}</h2>{manual_link("models")}{again}</header>{hint}'
         f'<div class="models">{cards}</div></section>'
         f"{hub(offered, room)}"
         f"{''.join(shelf(folder, found) for folder, found in adapters.items())}"

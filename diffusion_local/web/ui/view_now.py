@@ -12,6 +12,7 @@ from diffusion_local.web.ui.view import (
     bar,
     button,
     duration,
+    manual_link,
     moment,
     notice,
     progress,
@@ -41,7 +42,7 @@ def worker_notice(snapshot: Snapshot, now: datetime) -> str:
         return notice("info", say("page.worker_starting"))
     quiet = [w.slot for w in snapshot.workers if silent(w, now)]
     words = say("page.worker_silent", slots=text(", ".join(quiet))) if quiet else say("page.no_worker")
-    return notice("bad", words) + held
+    return notice("bad", words, manual_link("trouble")) + held
 
 
 def hold_notice(snapshot: Snapshot) -> str:

@@ -12,7 +12,7 @@ from diffusion_local.library import size_words
 from diffusion_local.preferences import EDITABLE, PATHS, Preference
 from diffusion_local.settings import Settings
 from diffusion_local.web.ui.icons import icon
-from diffusion_local.web.ui.view import button, moment, silent, text
+from diffusion_local.web.ui.view import button, manual_link, moment, silent, text
 from diffusion_local.web.ui.words import LANGUAGES, TAGS, known, language, retell, say
 
 FOLDERS = ("home", "gallery", "models", "loras", "vae", "upscalers", "embeddings", "wildcards", "reports", "logs")
@@ -72,7 +72,8 @@ def findings(found: Sequence[Finding], looking: bool, admin: bool, paths: bool) 
     """``admin`` is told what is wrong and what to do; the others whether something is."""
     hidden = {each.name for each in found} & ({"home"} if not paths else set())
     shown = [each for each in found if not each.name.startswith("worker ") and not (each.ok and plain(each))]
-    again = button(say("settings.check"), "check_health", kind="small") if admin and not looking else ""
+    again = manual_link("trouble")
+    again += button(say("settings.check"), "check_health", kind="small") if admin and not looking else ""
     hint = say("settings.looking") if looking or not found else say(f"settings.verdict_{verdict(found)}")
     items = []
     for each in sorted(shown, key=lambda one: (one.ok, not one.grave)):

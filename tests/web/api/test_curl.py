@@ -1,4 +1,4 @@
-"""curl, as README writes it, against a running server."""
+"""curl, as the manual writes it, against a running server."""
 
 import json
 import shutil

@@ -1,0 +1,139 @@
+"""The manual: Markdown pages in ``assets/docs``, found by topic and searched by section.
+
+A page exists in English; the pages a person reads first also exist in Chinese, below ``zh/``. A topic without a page in
+the wanted language is answered in English.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.settings import assets
+
+#: Topics in reading order; ``/`` in a topic is a folder.
+TOPICS = (
+    "start",
+    "page",
+    "lists",
+    "overnight",
+    "models",
+    "memory",
+    "programs",
+    "accounts",
+    "service",
+    "trouble",
+    "reference/cli",
+    "reference/http",
+    "reference/gradio",
+    "reference/options",
+    "reference/settings",
+    "inside/lifecycle",
+    "inside/house",
+    "inside/glossary",
+    "inside/adding",
+    "inside/swapping",
+)
+LANGUAGES = ("en", "zh")
+MAX_QUERY = 200  # characters
+MAX_RESULTS = 20
+EXCERPT = 160  # characters around a match
+HEADING = re.compile(r"^(#{1,3}) (.+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """``language`` is that of the text, which may be English although Chinese was asked for."""
+
+    topic: str
+    title: str
+    text: str
+    language: str = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of a page below one heading. ``anchor`` is the heading's id in HTML; empty above the first one."""
+
+    page: Page
+    title: str
+    anchor: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    section: Section
+    excerpt: str
+
+
+def page(topic: str, language: str = "en") -> Page:
+    """Raises NotFound, naming the topics there are."""
+    if topic not in TOPICS:
+        raise NotFound(f"The manual has no topic {topic!r:.60}. Topics: {', '.join(TOPICS)}.")
+    return _read(topic, language if _path(topic, language).exists() else "en")
+
+
+def pages(language: str = "en") -> list[Page]:
+    """Every page, in reading order."""
+    return [page(topic, language) for topic in TOPICS]
+
+
+def search(query: str, language: str = "en") -> list[Result]:
+    """Sections that contain every word of ``query``, ignoring case; matches in titles first.
+
+    Raises InvalidParams for a query of more than ``MAX_QUERY`` characters.
+    """
+    if len(query) > MAX_QUERY:
+        raise InvalidParams("q", f"must have at most {MAX_QUERY} characters (got {len(query)}).")
+    words = query.casefold().split()
+    if not words:
+        return []
+    ranked = []
+    for place, section in enumerate(section for each in pages(language) for section in sections(each)):
+        text = f"{section.title}\n{section.text}".casefold()
+        if all(word in text for word in words):
+            in_title = sum(word in section.title.casefold() for word in words)
+            ranked.append((-in_title, place, Result(section, excerpt(section.text, words))))
+    return [result for _, _, result in sorted(ranked, key=lambda each: each[:2])[:MAX_RESULTS]]
+
+
+def sections(whole: Page) -> Iterator[Section]:
+    title, anchor, lines, fenced = whole.title, "", [], False
+    for line in whole.text.splitlines():
+        fenced ^= line.startswith("```")
+        heading = None if fenced else HEADING.match(line)
+        if heading and len(heading[1]) > 1:
+            yield Section(whole, title, anchor, "\n".join(lines))
+            title, anchor, lines = heading[2], slug(heading[2]), []
+        elif not heading:
+            lines.append(line)
+    yield Section(whole, title, anchor, "\n".join(lines))
+
+
+def slug(heading: str) -> str:
+    """The id of a heading, as links in the pages write it: ``What runs next`` is ``what-runs-next``."""
+    return re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading.replace("`", "")).strip().lower())
+
+
+def excerpt(text: str, words: list[str]) -> str:
+    """The text around the first match, on one line, without Markdown's marks."""
+    flat = re.sub(r"\s+", " ", re.sub(r"[`*|#]+|\]\([^)\s]*\)|\[", " ", text)).strip()
+    found = [at for word in words if (at := flat.casefold().find(word)) >= 0]
+    start = max(0, min(found, default=0) - EXCERPT // 4)
+    cut = flat[start : start + EXCERPT]
+    return f"{'…' if start else ''}{cut}{'…' if start + EXCERPT < len(flat) else ''}"
+
+
+def _path(topic: str, language: str) -> Path:
+    folder = assets() / "docs"
+    return (folder if language == "en" else folder / language) / f"{topic}.md"
+
+
+@cache
+def _read(topic: str, language: str) -> Page:
+    text = _path(topic, language).read_text(encoding="utf-8")
+    first = text.splitlines()[0]
+    return Page(topic, first.removeprefix("# "), text, language)

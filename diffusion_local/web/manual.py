@@ -1,0 +1,106 @@
+"""``/manual``: the manual as HTML, drawn from its Markdown on the server. It loads nothing from elsewhere."""
+
+import posixpath
+import re
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from markupsafe import Markup
+
+from diffusion_local import manual
+from diffusion_local.settings import assets
+from diffusion_local.web.ui.words import TAGS, language, say
+
+#: Topics by group: the phrase of its title, and how its topics begin.
+GROUPS = (("page.manual_guides", ""), ("page.manual_reference", "reference/"), ("page.manual_inside", "inside/"))
+
+
+def add(app: FastAPI) -> None:
+    @app.get("/manual", include_in_schema=False)
+    def first(request: Request) -> RedirectResponse:
+        return RedirectResponse(f"{root(request)}/manual/{manual.TOPICS[0]}")
+
+    @app.get("/manual/search", include_in_schema=False)
+    def search(request: Request, q: str = "") -> HTMLResponse:
+        return drawn(request, say("page.manual_search"), query=q, results=manual.search(q, language()))
+
+    @app.get("/manual/{topic:path}", include_in_schema=False)
+    def one(request: Request, topic: str) -> HTMLResponse:
+        page = manual.page(topic, language())
+        note = "" if page.language == language() else say("page.manual_english")
+        return drawn(request, page.title, topic, note=note, body=Markup(rendered(page, root(request))))
+
+
+def drawn(request: Request, title: str, topic: str = "", **parts: Any) -> HTMLResponse:
+    empty = {"query": "", "results": None, "note": "", "body": ""}
+    words = {name: say(f"page.manual_{name}") for name in ("search", "contents", "nothing")}
+    content = template().render(
+        **(empty | parts),
+        title=title,
+        topic=topic,
+        words=words,
+        tag=TAGS[language()],
+        root=root(request),
+        groups=groups(),
+        longest=manual.MAX_QUERY,
+        style=Markup((assets() / "templates" / "manual.css").read_text(encoding="utf-8")),
+    )
+    return HTMLResponse(content)
+
+
+def groups() -> list[dict[str, Any]]:
+    known = manual.pages(language())
+    return [
+        {"title": say(phrase), "pages": [page for page in known if beginning(page.topic) == start]}
+        for phrase, start in GROUPS
+    ]
+
+
+def beginning(topic: str) -> str:
+    folder = posixpath.dirname(topic)
+    return f"{folder}/" if folder else ""
+
+
+def rendered(page: manual.Page, root: str) -> str:
+    """The page as HTML. Markdown's raw HTML is escaped; links between pages lead below ``/manual``."""
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = markdown.parse(page.text)
+    for place, token in enumerate(tokens):
+        if token.type == "heading_open":
+            token.attrSet("id", manual.slug(tokens[place + 1].content))
+        for child in token.children or []:
+            if child.type == "link_open":
+                link(child, page, root)
+    html = markdown.renderer.render(tokens, markdown.options, {})
+    return html.replace("<table>", '<div class="table" tabindex="0"><table>').replace("</table>", "</table></div>")
+
+
+def link(token: Token, page: manual.Page, root: str) -> None:
+    """Files of the source tree that the program does not serve are shown as text, without a link."""
+    parts = urlsplit(str(token.attrGet("href")))
+    if parts.scheme or not parts.path:
+        return
+    translated = "" if page.language == "en" else f"{page.language}/"
+    folder = posixpath.dirname(translated + page.topic)
+    topic = posixpath.normpath(posixpath.join(folder, parts.path)).removeprefix(translated).removesuffix(".md")
+    if topic in manual.TOPICS:
+        token.attrSet("href", f"{root}/manual/{topic}" + (f"#{parts.fragment}" if parts.fragment else ""))
+    else:
+        token.attrs.pop("href")
+
+
+def root(request: Request) -> str:
+    """The path under which a reverse proxy serves the studio, without a slash at its end."""
+    return re.sub(r"/+$", "", str(request.scope.get("root_path", "")))
+
+
+@cache
+def template() -> Any:
+    loader = FileSystemLoader(assets() / "templates")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("manual.html")

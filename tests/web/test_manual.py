@@ -1,0 +1,70 @@
+"""``/manual``: every page in both languages, with its links, and nothing from elsewhere."""
+
+import re
+
+import pytest
+from fastapi.testclient import TestClient
+
+from diffusion_local import manual
+
+LANGUAGES = {"en": "en", "zh": "zh-CN"}
+
+
+@pytest.mark.parametrize("language", manual.LANGUAGES)
+def test_every_page_and_every_link_between_pages(client: TestClient, language: str) -> None:
+    headers = {"Accept-Language": LANGUAGES[language]}
+    for topic in manual.TOPICS:
+        answer = client.get(f"/manual/{topic}", headers=headers)
+        assert answer.status_code == 200, topic
+        page = manual.page(topic, language)
+        assert f"<title>{page.title} · diffusion-local</title>" in answer.text
+        assert f'<html lang="{LANGUAGES[language]}">' in answer.text
+        for address in re.findall(r'(?:href|src|action)="(/[^"#]*)', answer.text):
+            assert client.get(address, headers=headers).status_code == 200, (topic, address)
+        assert not re.search(r'(?:src|@import|url\()\s*=?\s*["\']?https?:', answer.text)
+
+
+def test_the_manual_begins_with_the_start(client: TestClient) -> None:
+    answer = client.get("/manual", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (307, "/manual/start")
+
+
+def test_a_page_that_is_not_translated_says_so(client: TestClient) -> None:
+    answer = client.get("/manual/memory", headers={"Accept-Language": "zh"})
+    assert "本页只有英文版" in answer.text
+    assert "本页只有英文版" not in client.get("/manual/start", headers={"Accept-Language": "zh"}).text
+
+
+def test_search(client: TestClient) -> None:
+    found = client.get("/manual/search", params={"q": "morning report"}).text
+    assert '<a href="/manual/overnight#the-morning-report">Overnight › The morning report</a>' in found
+    assert 'id="the-morning-report"' in client.get("/manual/overnight").text
+    assert "No section has all of these words" in client.get("/manual/search", params={"q": "zzzz"}).text
+
+
+def test_a_query_is_shown_as_text(client: TestClient) -> None:
+    attack = '"><script>alert(1)</script>'
+    answer = client.get("/manual/search", params={"q": attack})
+    assert answer.status_code == 200
+    assert "<script>alert" not in answer.text
+
+
+@pytest.mark.parametrize("topic", ["nothing", "..%2f..%2fREADME", "zh/start"])
+def test_an_unknown_topic_is_not_found(client: TestClient, topic: str) -> None:
+    assert client.get(f"/manual/{topic}").status_code == 404
+
+
+def test_too_long_a_query_is_refused(client: TestClient) -> None:
+    assert client.get("/manual/search", params={"q": "a" * 201}).status_code == 422
+
+
+def test_raw_html_is_escaped() -> None:
+    from diffusion_local.web.manual import rendered
+
+    page = manual.Page(
+        "start", "x", "# x\n\n<script>alert(1)</script>\n\n[a](javascript:alert(1)) [b](models.md#add-a-model)\n"
+    )
+    html = rendered(page, "/studio")
+    assert "<script>" not in html
+    assert 'href="javascript' not in html
+    assert 'href="/studio/manual/models#add-a-model"' in html
