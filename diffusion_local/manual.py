@@ -101,7 +101,8 @@ def search(query: str, language: str = "en") -> list[Result]:
 
 
 def sections(whole: Page) -> Iterator[Section]:
-    title, anchor, lines, fenced = whole.title, "", [], False
+    title, anchor, fenced = whole.title, "", False
+    lines: list[str] = []
     for line in whole.text.splitlines():
         fenced ^= line.startswith("```")
         heading = None if fenced else HEADING.match(line)

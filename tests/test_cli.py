@@ -24,8 +24,8 @@ from tests.conftest import StartWorker
 from tests.support import FAILURE, claimed, sql, start_python
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-WITHOUT_HOME = {"version"}
-WITHOUT_JSON = {"version", "serve", "worker", "export", "export-queue", "report"}  # the last three write a file
+WITHOUT_HOME = {"version", "help"}
+WITHOUT_JSON = {"version", "help", "serve", "worker", "export", "export-queue", "report"}  # the last three write a file
 
 Run = Callable[..., tuple[int, str, str]]
 
