@@ -123,7 +123,7 @@ def routes() -> Iterator[str]:
         for method, operation in methods.items():
             groups.setdefault((operation.get("tags") or ["other"])[0], []).append((method.upper(), path, operation))
     for group, found in groups.items():
-        yield from ("", f"## {group}", "", "| route | does | takes |", "|---|---|---|")
+        yield from ("", f"## {group.capitalize()}", "", "| route | does | takes |", "|---|---|---|")
         for method, path, operation in found:
             told = one_line((operation.get("description") or operation.get("summary", "")).split("\n\n")[0])
             yield row(f"`{method} {path}`", told, ", ".join(f"`{name}`" for name in taken(operation, document)))
