@@ -2,7 +2,8 @@
 
 An option is declared once, here, with its type, default and meaning. Validation, both forms of the page, lists and
 grids, viewer and history, recipe text, command line, HTTP, Gradio endpoints, the dialects of other tools, exports and
-the reference derive from it. To add one: a field here, its words in ``web/ui/phrases/common.toml``, its use in the engine.
+the reference derive from it. To add one: a field here, its words in ``web/ui/phrases/common.toml``, its use in the
+engine.
 """
 
 import json
