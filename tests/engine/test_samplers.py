@@ -8,7 +8,7 @@ from tests.engine.conftest import Draw
 
 
 def test_the_table_holds_the_names_of_the_catalogue_in_their_order() -> None:
-    assert (*samplers.TABLE, *samplers.ANGULAR) == SAMPLERS
+    assert (*samplers.TABLE, *samplers.ANGULAR) == tuple(SAMPLERS)
 
 
 @pytest.mark.parametrize("name", samplers.TABLE)
