@@ -292,8 +292,9 @@ def by_http_copy(house: House, client: TestClient) -> str:
 
 def by_gradio(house: House, client: TestClient) -> str:
     from diffusion_local.web.api import endpoints
+    from diffusion_local.web.api.watch import Watch
 
-    return str(endpoints.Endpoints(house.studio).submit("a cat", **BATCH)["batch_id"])
+    return str(endpoints.Endpoints(house.studio, Watch(house.studio)).submit("a cat", **BATCH)["batch_id"])
 
 
 def by_gradio_copy(house: House, client: TestClient) -> str:
