@@ -18,7 +18,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from diffusion_local.actor import SCOPES, Actor, Allowance, Role, Scope
 from diffusion_local.domain import utc_text
-from diffusion_local.errors import Conflict, InvalidParams, LimitReached, Unauthorized
+from diffusion_local.errors import Conflict, InvalidParams, LimitReached, Unauthorized, echo
 from diffusion_local.exposure import closed
 from diffusion_local.network import is_loopback
 from diffusion_local.settings import Settings
@@ -174,7 +174,7 @@ class Accounts:
         for scope in scopes:
             if scope not in known:
                 raise InvalidParams(
-                    "scopes", f"must be of {', '.join(sorted(known))} for a {owner.role} (got {scope!r})."
+                    "scopes", f"must be of {', '.join(sorted(known))} for a {owner.role} (got {echo(scope)})."
                 )
         if len(self._store.tokens(name)) >= MOST_TOKENS:
             raise Conflict(f"{name} has {MOST_TOKENS} tokens already. Remove one first.")
@@ -264,4 +264,4 @@ def known_role(role: str) -> Role:
     try:
         return Role(role)
     except ValueError:
-        raise InvalidParams("role", f"must be one of {', '.join(Role)} (got {role!r}).") from None
+        raise InvalidParams("role", f"must be one of {', '.join(Role)} (got {echo(role)}).") from None

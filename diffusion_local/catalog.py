@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_local.domain import Kind, Params
-from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.models import folders
 from diffusion_local.models.adapters import EMBEDDING, LORA, UPSCALER, VAE, Adapter
 from diffusion_local.models.found import EVERY_KIND, READY, UNSUPPORTED
@@ -113,7 +113,7 @@ class Catalog:
         entry = self.shelf.entry(model_id)
         if entry:
             return described(entry)
-        raise NotFound(f"There is no model {model_id!r}. Known: {', '.join(m.id for m in self.all())}.")
+        raise NotFound(f"There is no model {echo(model_id)}. Known: {', '.join(m.id for m in self.all())}.")
 
     def loras(self) -> list[Adapter]:
         return self.shelf.adapters(LORA)
@@ -156,7 +156,7 @@ class Catalog:
 
     def _named(self, model_id: str) -> Model:
         if not isinstance(model_id, str):
-            raise InvalidParams("model", f"must be a model's id (got {model_id!r:.80}).")
+            raise InvalidParams("model", f"must be a model's id (got {echo(model_id)}).")
         try:
             return self.get(model_id) if model_id else self.default
         except NotFound as error:
@@ -168,18 +168,18 @@ def check_adapter(field: str, name: str, found: list[Adapter], model: Model | No
     adapter = next((each for each in found if each.name == name), None)
     if adapter is None:
         raise InvalidParams(
-            field, f"names no file there is: {name!r}. Known: {', '.join(e.name for e in found) or '-'}."
+            field, f"names no file there is: {echo(name)}. Known: {', '.join(e.name for e in found) or '-'}."
         )
     if not adapter.ready:
-        raise InvalidParams(field, f"cannot be {name!r}. {adapter.problem}")
+        raise InvalidParams(field, f"cannot be {echo(name)}. {adapter.problem}")
     if model and adapter.architecture and adapter.architecture != model.architecture:
         raise InvalidParams(
-            field, f"cannot be {name!r}: it is made for {adapter.architecture}, not {model.architecture}."
+            field, f"cannot be {echo(name)}: it is made for {adapter.architecture}, not {model.architecture}."
         )
 
 
 def no_source(source_id: str) -> tuple[int, int]:
-    raise NotFound(f"There is no source picture {source_id!r}.")
+    raise NotFound(f"There is no source picture {echo(source_id)}.")
 
 
 def read_folder(

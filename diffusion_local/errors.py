@@ -28,6 +28,26 @@ DiffusionLocalError
 `-- LostClaim             somebody else decides about this job now; write nothing
 """
 
+#: Characters of a caller's value that an error message may repeat.
+MAX_ECHO = 80
+
+
+def echo(value: object) -> str:
+    """A caller's value as an error message may repeat it: a number, or text cut to MAX_ECHO characters, quoted.
+
+    Of anything else only the kind is named. A list or an object may hold far more than the caller typed, such as the
+    path of a file that a library put there.
+    """
+    if isinstance(value, str):
+        return repr(value if len(value) <= MAX_ECHO else f"{value[:MAX_ECHO]}…")
+    if value is None or isinstance(value, bool | float):
+        return repr(value)
+    if isinstance(value, int):
+        return repr(value) if value.bit_length() <= 256 else "a huge number"
+    if isinstance(value, dict):
+        return "an object"
+    return "a list" if isinstance(value, list | tuple) else "another kind of value"
+
 
 class DiffusionLocalError(Exception):
     """Something went wrong."""

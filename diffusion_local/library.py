@@ -13,7 +13,7 @@ from diffusion_local.actor import Scope
 from diffusion_local.catalog import FAMILIES, STARTER, Catalog, Model, described
 from diffusion_local.domain import Fit, Image, Room
 from diffusion_local.engine.planning import Plan, at_work, plan
-from diffusion_local.errors import Conflict, InvalidParams, NotFound
+from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.models.adapters import PLACES, Adapter
 from diffusion_local.models.headers import NO_PICKLE
 from diffusion_local.models.known import Known, known_models
@@ -131,7 +131,7 @@ class Library:
             raise Conflict("The starter comes with the program and stays.")
         entry = next((each for each in self._catalog.shelf.entries() if each.id == model_id), None)
         if entry is None:
-            raise NotFound(f"There is no model {model_id!r}.")
+            raise NotFound(f"There is no model {echo(model_id)}.")
         if entry.added:
             named = next(path for path in self._catalog.shelf.added() if entry.path.is_relative_to(path))
             self._change(lambda paths: [path for path in paths if Path(path) != named])
@@ -158,11 +158,9 @@ class Library:
             check_prompt(field, text, required=field == "repo")
         repo, file = repo.strip().removeprefix("https://huggingface.co/").strip("/"), file.strip().strip("/")
         if not REPO.fullmatch(repo) or ".." in repo:
-            raise InvalidParams(
-                "repo", f"must be an id of the hub such as stabilityai/sdxl-turbo (got {repo[:100]!r})."
-            )
+            raise InvalidParams("repo", f"must be an id of the hub such as stabilityai/sdxl-turbo (got {echo(repo)}).")
         if into not in FOLDERS:
-            raise InvalidParams("into", f"must be one of {', '.join(FOLDERS)} (got {into!r}).")
+            raise InvalidParams("into", f"must be one of {', '.join(FOLDERS)} (got {echo(into)}).")
         if into != "models" and not file:
             raise InvalidParams("file", f"must name a .safetensors file of the repository to load it into {into}.")
         if file:
@@ -217,7 +215,7 @@ def check_file(file: str) -> None:
     if path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file or path.name.startswith("."):
         raise InvalidParams("file", "must be a path inside the repository.")
     if path.suffix.lower() != ".safetensors":
-        raise InvalidParams("file", f"must be a .safetensors file (got {path.name!r}). {NO_PICKLE}")
+        raise InvalidParams("file", f"must be a .safetensors file (got {echo(path.name)}). {NO_PICKLE}")
     if len(path.name) > MAX_NAME:
         raise InvalidParams("file", f"must have a name of at most {MAX_NAME} characters.")
 

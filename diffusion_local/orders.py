@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from diffusion_local import actor, when
 from diffusion_local.actor import Scope
 from diffusion_local.domain import PRIORITIES, State
-from diffusion_local.errors import Conflict, InvalidParams
+from diffusion_local.errors import Conflict, InvalidParams, echo
 from diffusion_local.options.values import whole_number
 from diffusion_local.queue import JobQueue
 from diffusion_local.store.control import QueueControl
@@ -78,7 +78,7 @@ class Orders:
         if to == "bottom":
             return self._control.move_to_bottom(self._select(job_ids, batch_id))
         if to not in ("up", "down"):
-            raise InvalidParams("to", f"must be top, bottom, up or down (got {to!r}).")
+            raise InvalidParams("to", f"must be top, bottom, up or down (got {echo(to)}).")
         if len(job_ids) != 1:
             raise InvalidParams("job_ids", f"must name one job to move it {to}.")
         self._select(job_ids, batch_id)
@@ -128,4 +128,4 @@ def known_state(name: str) -> State:
     try:
         return State(name)
     except ValueError:
-        raise InvalidParams("state", f"must be one of {', '.join(State)} (got {name!r}).") from None
+        raise InvalidParams("state", f"must be one of {', '.join(State)} (got {echo(name)}).") from None

@@ -14,7 +14,7 @@ import tomlkit
 
 from diffusion_local import actor
 from diffusion_local.actor import Scope
-from diffusion_local.errors import Conflict, InvalidParams
+from diffusion_local.errors import Conflict, InvalidParams, echo
 from diffusion_local.settings import Settings, local_zone, parse, read_toml, spec_of, specs
 from diffusion_local.telling.receivers import morning
 
@@ -171,7 +171,7 @@ def check(settings: Settings, name: str, value: str) -> Any:
     parsed = parse(name, typed, name)
     bounds = EDITABLE[name]
     if bounds and not bounds[0] <= parsed <= bounds[1]:
-        raise InvalidParams(name, f"must be from {bounds[0]} to {bounds[1]} (got {typed}).")
+        raise InvalidParams(name, f"must be from {bounds[0]} to {bounds[1]} (got {echo(typed)}).")
     if name == "timezone":
         local_zone(typed)
     if name == "report_at":

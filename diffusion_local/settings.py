@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 import platformdirs
 
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.home import Folders
 from diffusion_local.home import assets as assets
 from diffusion_local.options.types import RUNGS
@@ -200,19 +200,19 @@ def parse(name: str, value: Any, where: str) -> Any:
         return Path(value)
     if isinstance(spec.default, tuple):
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-            raise InvalidParams(where, f'must be a list of texts, as ["program", "an argument"] (got {value!r}).')
+            raise InvalidParams(where, f'must be a list of texts, as ["program", "an argument"] (got {echo(value)}).')
         return tuple(value)
     try:
         if isinstance(value, list | dict):
             raise TypeError
         parsed = type(spec.default)(value)
     except (TypeError, ValueError):
-        raise InvalidParams(where, f"must be of type {type(spec.default).__name__} (got {value!r}).") from None
+        raise InvalidParams(where, f"must be of type {type(spec.default).__name__} (got {echo(value)}).") from None
     choices = spec.metadata["choices"]
     if choices and parsed not in choices:
-        raise InvalidParams(where, f"must be one of {', '.join(choices)} (got {value!r}).")
+        raise InvalidParams(where, f"must be one of {', '.join(choices)} (got {echo(value)}).")
     if isinstance(parsed, int | float) and not 0 <= parsed < math.inf:
-        raise InvalidParams(where, f"must not be negative or infinite (got {value!r}).")
+        raise InvalidParams(where, f"must not be negative or infinite (got {echo(value)}).")
     return parsed
 
 
@@ -241,7 +241,7 @@ def local_zone(name: str) -> tzinfo:
             return ZoneInfo.from_file(file)
     except (OSError, ValueError, KeyError):  # ZoneInfoNotFoundError is a KeyError
         if name:
-            raise InvalidParams("timezone", f"must be a zone such as Europe/Berlin (got {name!r}).") from None
+            raise InvalidParams("timezone", f"must be a zone such as Europe/Berlin (got {echo(name)}).") from None
     return datetime.now().astimezone().tzinfo or UTC  # Windows: its offset of today
 
 

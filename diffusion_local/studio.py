@@ -26,7 +26,7 @@ from diffusion_local.domain import (
     shortened,
     utc_now,
 )
-from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound
+from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound, echo
 from diffusion_local.health import Health
 from diffusion_local.library import Library
 from diffusion_local.lists.prompt_lists import PromptLists
@@ -290,5 +290,5 @@ class Studio(Orders, Questions):
 
 def existing(path: Any, what: str) -> Any:
     if not path.exists():
-        raise NotFound(f"The file of {what!r} is not there.")
+        raise NotFound(f"The file of {echo(what)} is not there.")
     return path

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.options.values import check_prompt
 from diffusion_local.settings import assets
 
@@ -45,7 +45,7 @@ class Styles:
         known = {style.name: style for style in self.all()}
         for name in names:
             if name not in known:
-                raise InvalidParams("styles", f"must be among {', '.join(known)} (got {name!r:.80}).")
+                raise InvalidParams("styles", f"must be among {', '.join(known)} (got {echo(name)}).")
             prompt = around(known[name].prompt, prompt)
             negative = around(known[name].negative, negative)
             check_prompt("prompt", prompt)

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from diffusion_local import when
 from diffusion_local.domain import Batch, utc_text
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.options.table import BATCH_OPTIONS
 
 MAX_URL_CHARS = 2000
@@ -76,7 +76,7 @@ def checked_url(url: str | None) -> str:
     except ValueError:
         sound = False
     if not sound or len(url) > MAX_URL_CHARS or any(sign.isspace() for sign in url.strip()):
-        raise InvalidParams("webhook", f"must be an http or https address (got {url[:80]!r}).")
+        raise InvalidParams("webhook", f"must be an http or https address (got {echo(url)}).")
     return url.strip()
 
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from diffusion_local.errors import Conflict, InvalidParams
+from diffusion_local.errors import Conflict, InvalidParams, echo
 from diffusion_local.network import addresses
 
 DAYS = 825  # the most that Apple's systems accept
@@ -63,7 +63,7 @@ def general_name(name: str) -> x509.GeneralName:
     try:
         return x509.DNSName(name)
     except ValueError:
-        raise InvalidParams("name", f"must be a host name or an address (got {name!r}).") from None
+        raise InvalidParams("name", f"must be a host name or an address (got {echo(name)}).") from None
 
 
 def write(path: Path, data: bytes, mode: int) -> None:

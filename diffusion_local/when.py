@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 DAY_MINUTES = 24 * 60
@@ -86,11 +86,11 @@ def parse_window(text: str, field: str = "window") -> Window:
     for part in text.lower().split(";"):
         found = SPAN.fullmatch(part.strip())
         if not found:
-            raise InvalidParams(field, f"{wanted} (got {text!r}).")
+            raise InvalidParams(field, f"{wanted} (got {echo(text)}).")
         start, end = minutes(field, found["start"]), minutes(field, found["end"])
         if start in (end, DAY_MINUTES):
             raise InvalidParams(
-                field, f"never opens: it ends when it begins (got {text!r}). A whole day is 00:00-24:00."
+                field, f"never opens: it ends when it begins (got {echo(text)}). A whole day is 00:00-24:00."
             )
         spans.append(Span(days_of(field, found["days"] or ""), start, end))
     return Window(text.strip(), tuple(spans))
@@ -113,14 +113,14 @@ def weekday(field: str, name: str) -> int:
     for number, day in enumerate(full):
         if len(name) >= 3 and day.startswith(name):
             return number
-    raise InvalidParams(field, f"names no day: {name!r}. Days are {', '.join(DAYS)}.")
+    raise InvalidParams(field, f"names no day: {echo(name)}. Days are {', '.join(DAYS)}.")
 
 
 def minutes(field: str, text: str) -> int:
     """Minutes of the day; 24:00 is its end."""
     hour, minute = (int(part) for part in text.split(":"))
     if minute > 59 or hour * 60 + minute > DAY_MINUTES:
-        raise InvalidParams(field, f"must have times from 00:00 to 24:00 (got {text}).")
+        raise InvalidParams(field, f"must have times from 00:00 to 24:00 (got {echo(text)}).")
     return hour * 60 + minute
 
 
@@ -173,18 +173,18 @@ def parse_moment(field: str, text: str, after: datetime, zone: tzinfo) -> dateti
             at = datetime.fromisoformat(text.strip())
         except ValueError:
             raise InvalidParams(
-                field, f'must be a time such as "23:00", "tomorrow 07:00" or "2026-11-23T07:00" (got {text[:80]!r}).'
+                field, f'must be a time such as "23:00", "tomorrow 07:00" or "2026-11-23T07:00" (got {echo(text)}).'
             ) from None
         if at.tzinfo is None:
             at = instant(at.date(), at.hour * 60 + at.minute, zone)
         try:
             at = at.astimezone(UTC)
         except OverflowError:
-            raise InvalidParams(field, f"is out of all times (got {text[:80]!r}).") from None
+            raise InvalidParams(field, f"is out of all times (got {echo(text)}).") from None
     if at <= after:
         raise InvalidParams(field, f"must be later than {local(after, zone)} (got {local(at, zone)}).")
     if at - after > timedelta(days=365 * MAX_YEARS):
-        raise InvalidParams(field, f"must be within {MAX_YEARS} years (got {text[:80]!r}).")
+        raise InvalidParams(field, f"must be within {MAX_YEARS} years (got {echo(text)}).")
     return at
 
 

@@ -1,11 +1,15 @@
 """The errors a person meets: each says by itself what is wrong, and the tree in the docstring is the tree."""
 
+import ast
 import inspect
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diffusion_local import errors
 from diffusion_local.errors import (
+    MAX_ECHO,
     DiffusionLocalError,
     DiskFull,
     EngineError,
@@ -13,7 +17,10 @@ from diffusion_local.errors import (
     LimitReached,
     Stopped,
     UserError,
+    echo,
 )
+from diffusion_local.options import samplers, values
+from tests.support import PACKAGE
 
 ALL = [
     each
@@ -53,3 +60,66 @@ def test_each_error_has_a_name_of_its_own_for_programs(root: type[DiffusionLocal
 def test_a_full_disk_may_be_emptied() -> None:
     assert DiskFull.transient
     assert not EngineError.transient
+
+
+# -- values in messages
+
+FILE = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("abc", "'abc'"),
+        (7, "7"),
+        (1.5, "1.5"),
+        (True, "True"),
+        (None, "None"),
+        (float("nan"), "nan"),
+        ({"a": "secret"}, "an object"),
+        (["secret"], "a list"),
+        (("secret",), "a list"),
+        (b"secret", "another kind of value"),
+        (Path("/secret"), "another kind of value"),
+        (1 << 300, "a huge number"),
+    ],
+)
+def test_only_short_text_and_numbers_are_repeated(value: Any, shown: str) -> None:
+    assert echo(value) == shown
+
+
+def test_long_text_is_cut() -> None:
+    assert echo("x" * 10_000) == repr("x" * MAX_ECHO + "…")
+
+
+@pytest.mark.parametrize("value", [FILE, [FILE], {"a": [FILE]}, "x" * 100_000], ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(
+    "check",
+    [
+        lambda value: values.number("limit", value, 0, 10),
+        lambda value: values.whole_number("limit", value, 0, 10),
+        lambda value: values.one_of("sampler", value, ("Euler",)),
+        lambda value: values.source_id("source", value, "img2img"),
+        lambda value: values.file_name("vae", value),
+        lambda value: values.loras("loras", value),
+        samplers.check_sampler,
+    ],
+)
+def test_a_check_does_not_repeat_a_file_reference(check: Any, value: Any) -> None:
+    with pytest.raises(InvalidParams) as refused:
+        check(value)
+    assert "/etc/passwd" not in refused.value.message
+    assert len(refused.value.message) < 500
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_no_message_is_built_with_repr(path: Path) -> None:
+    """Messages for people are built with ``echo``; ``!r`` would repeat whatever the value is."""
+    if path.relative_to(PACKAGE).parts[0] == "engine":  # its values come from model files, not from callers
+        return
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = [
+        node.lineno for node in ast.walk(tree) if isinstance(node, ast.FormattedValue) and node.conversion == ord("r")
+    ]
+    assert found == []

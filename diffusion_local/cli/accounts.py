@@ -15,7 +15,7 @@ from diffusion_local.actor import Role, Scope
 from diffusion_local.cli.reach import Home
 from diffusion_local.cli.terminal import AsJson, tell
 from diffusion_local.compose import open_studio
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.settings import Settings
 from diffusion_local.store.accounts import Account, Token
 from diffusion_local.tls import self_signed
@@ -197,7 +197,7 @@ def limit(field: str, value: str) -> int | None:
     if value == "-":
         return None
     if not (value.isascii() and value.isdigit()):
-        raise InvalidParams(field, f"must be a number, or - (got {value!r}).")
+        raise InvalidParams(field, f"must be a number, or - (got {echo(value)}).")
     return int(value)
 
 

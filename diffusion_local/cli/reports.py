@@ -9,7 +9,7 @@ from diffusion_local import shapes
 from diffusion_local.cli.reach import AnyStudio, Home, on_studio
 from diffusion_local.cli.terminal import AsJson, tell
 from diffusion_local.compose import open_studio
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.modes import as_inherited
 from diffusion_local.reports.reports import FORMATS
 from diffusion_local.settings import Settings
@@ -31,7 +31,7 @@ def report(
 ) -> None:
     """Say what a batch, or a night, came to: done, failed by reason, time, pictures."""
     if form not in FORMATS:
-        raise InvalidParams("format", f"must be one of {', '.join(FORMATS)} (got {form!r}).")
+        raise InvalidParams("format", f"must be one of {', '.join(FORMATS)} (got {echo(form)}).")
     if batch and (since or until):
         raise InvalidParams("batch", "must be left out with --since and --until.")
     text = studio.reports.written(form, batch, since, until)

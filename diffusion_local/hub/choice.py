@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from diffusion_local.errors import HubProblem
+from diffusion_local.errors import HubProblem, echo
 from diffusion_local.hub.client import Listing, RemoteFile
 from diffusion_local.models.headers import NO_PICKLE
 from diffusion_local.models.whole import UNUSED
@@ -64,7 +64,8 @@ def single_file(listing: Listing, path: str) -> RemoteFile:
     if file is None:
         there = [each.path for each in listing.files if each.path.endswith(".safetensors")][:8]
         raise HubProblem(
-            kind="unknown_file", message=f"{listing.repo} has no file {path!r}. It has: {', '.join(there) or 'none'}."
+            kind="unknown_file",
+            message=f"{listing.repo} has no file {echo(path)}. It has: {', '.join(there) or 'none'}.",
         )
     return file
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from diffusion_local import __version__
-from diffusion_local.errors import HubProblem
+from diffusion_local.errors import HubProblem, echo
 
 TIMEOUT = httpx.Timeout(30.0)
 CHUNK = 1 << 20
@@ -167,7 +167,7 @@ class Hub:
             raise HubProblem(kind="unknown_repo", message=f"{repo} has no such revision.")
         if answer.status_code in (httpx.codes.NOT_FOUND, httpx.codes.UNAUTHORIZED):
             raise HubProblem(
-                kind="unknown_repo", message=f"The hub has no repository {repo!r}, or only for people with access."
+                kind="unknown_repo", message=f"The hub has no repository {echo(repo)}, or only for people with access."
             )
         if answer.status_code >= 500 or answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
             raise httpx.RemoteProtocolError(f"it answered {answer.status_code}")

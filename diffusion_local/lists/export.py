@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from diffusion_local.domain import Job, Params
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.lists.fields import RESULTS
 
 EXPORTS = ("csv", "jsonl")
@@ -20,7 +20,7 @@ COLUMNS = (*(field.name for field in fields(Params)), "expand", *RESULTS)
 def written(results: Iterable[tuple[Job, PurePath | None]], form: str) -> Iterator[str]:
     """The list's lines with their ends, from jobs with their pictures' files. Raises InvalidParams."""
     if form not in EXPORTS:
-        raise InvalidParams("format", f"must be one of {', '.join(EXPORTS)} (got {form!r}).")
+        raise InvalidParams("format", f"must be one of {', '.join(EXPORTS)} (got {echo(form)}).")
     return csv_lines(results) if form == "csv" else jsonl_lines(results)
 
 

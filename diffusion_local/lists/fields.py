@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusion_local.domain import Kind
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.options.table import OPTIONS, SETTINGS
 from diffusion_local.options.values import one_of
 
@@ -59,7 +59,7 @@ def entry(line: int, given: Mapping[str, Any]) -> Entry:
     if "kind" in values:
         values["kind"] = one_of("kind", values["kind"], tuple(Kind))
     if values.get("expand", EXPANSIONS[0]) not in EXPANSIONS:
-        raise InvalidParams("expand", f"must be one of {', '.join(EXPANSIONS)} (got {values['expand']!r}).")
+        raise InvalidParams("expand", f"must be one of {', '.join(EXPANSIONS)} (got {echo(values['expand'])}).")
     return Entry(line, values)
 
 
@@ -68,5 +68,5 @@ def parse_size(size: Any) -> tuple[int, int]:
     width, cross, height = str(size).lower().replace("×", "x").partition("x")
     digits = 6  # more is no size, and int() refuses thousands of digits in words of its own
     if not cross or not all(each.isascii() and each.isdecimal() and len(each) <= digits for each in (width, height)):
-        raise InvalidParams("size", f"must be WIDTHxHEIGHT in pixels, such as 256x256 (got {str(size)[:40]!r}).")
+        raise InvalidParams("size", f"must be WIDTHxHEIGHT in pixels, such as 256x256 (got {echo(size)}).")
     return int(width), int(height)

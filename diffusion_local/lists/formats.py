@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import PurePath
 from typing import Any
 
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.lists.encoding import MAX_LINE_CHARS, lines
 from diffusion_local.lists.fields import FIELDS, BadLine, Entry, entry, field_name, known
 
@@ -32,7 +32,7 @@ def format_of(name: str) -> str:
 def parse(data: bytes, form: str) -> Parsed:
     """The list's lines, as they are read. Raises InvalidParams where the whole cannot be read."""
     if form not in FORMATS:
-        raise InvalidParams("format", f"must be one of {', '.join(FORMATS)} (got {form!r}).")
+        raise InvalidParams("format", f"must be one of {', '.join(FORMATS)} (got {echo(form)}).")
     return FORMATS[form](data)
 
 

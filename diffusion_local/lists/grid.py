@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any, Self
 
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.lists.fields import field_name, parse_size
 from diffusion_local.options.table import OPTIONS, SETTINGS
 from diffusion_local.options.types import Lora
@@ -81,7 +81,7 @@ class Grid:
             if axis.field in PROMPTS:
                 text = prompt if axis.field == "prompt" else str(settings.get("negative") or "")
                 if axis.values[0] not in text:
-                    raise InvalidParams(axis.field, f"must hold {axis.values[0]!r}, which the grid is to replace.")
+                    raise InvalidParams(axis.field, f"must hold {echo(axis.values[0])}, which the grid is to replace.")
         outward = [axis for axis in (self.z, self.y, self.x) if axis]
         for values in product(*(axis.values for axis in outward)):
             each, words = dict(settings), prompt
@@ -145,7 +145,7 @@ def parse_axis(axis: str, text: str) -> Axis:
     if not colon or field not in FIELDS or len(text) > MOST_CHARS:
         raise InvalidParams(
             axis,
-            f'must be "field: values", such as "steps: 10,20,30" (got {text[:80]!r}). Fields: {", ".join(FIELDS)}.',
+            f'must be "field: values", such as "steps: 10,20,30" (got {echo(text)}). Fields: {", ".join(FIELDS)}.',
         )
     if (field == "lora") != bool(name):
         raise InvalidParams(axis, 'must name a LoRA as "lora NAME: 0.5,1" does, and nothing else has a name.')
@@ -159,7 +159,7 @@ def parse_axis(axis: str, text: str) -> Axis:
         if len(values) > MOST_VALUES:
             raise InvalidParams(axis, f"must have at most {MOST_VALUES} values.")
     if len(set(values)) < max(len(values), 1) or "" in values[:1]:
-        raise InvalidParams(axis, f"must have values, each once (got {rest.strip()[:80]!r}).")
+        raise InvalidParams(axis, f"must have values, each once (got {echo(rest.strip())}).")
     if field in PROMPTS and len(values) < 2:
         raise InvalidParams(axis, "must have the text to search for and at least one to put in its place.")
     return Axis(field, tuple(values), name)
@@ -177,10 +177,10 @@ def spread(axis: str, field: str, cell: str) -> list[str]:
     first, last = numeric(axis, field, found[1]), numeric(axis, field, found[2])
     step = float(found[3] or 1)
     if last < first or not 0 < step < math.inf:
-        raise InvalidParams(axis, f"must count up (got {cell!r}).")
+        raise InvalidParams(axis, f"must count up (got {echo(cell)}).")
     steps = (last - first) / step + 1e-9
     if steps >= MOST_VALUES:
-        raise InvalidParams(axis, f"must have at most {MOST_VALUES} values ({cell[:40]!r} has {steps + 1:,.0f}).")
+        raise InvalidParams(axis, f"must have at most {MOST_VALUES} values ({echo(cell)} has {steps + 1:,.0f}).")
     count = int(steps) + 1
     each = [first + place * step for place in range(count)]
     return [f"{value:g}" if field in DECIMALS else str(int(value)) for value in each]
@@ -192,5 +192,5 @@ def numeric(axis: str, field: str, text: str) -> float:
     except (ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
-        raise InvalidParams(axis, f"must have numbers for {field} (got {text[:40]!r}).")
+        raise InvalidParams(axis, f"must have numbers for {field} (got {echo(text)}).")
     return value

@@ -10,7 +10,7 @@ from typing import Any
 from diffusion_local import prompts
 from diffusion_local.catalog import Catalog, Model
 from diffusion_local.domain import Kind, Params
-from diffusion_local.errors import InvalidParams, QueueFull
+from diffusion_local.errors import InvalidParams, QueueFull, echo
 from diffusion_local.estimates import Work
 from diffusion_local.lists.expansion import MANY, Expander, Text
 from diffusion_local.lists.fields import EXPANSIONS, BadLine, Entry
@@ -181,5 +181,5 @@ def too_many(combinations: int, count: int, most: int) -> str:
 
 def checked_expansion(expand: str) -> str:
     if expand not in EXPANSIONS:
-        raise InvalidParams("expand", f"must be one of {', '.join(EXPANSIONS)} (got {expand!r}).")
+        raise InvalidParams("expand", f"must be one of {', '.join(EXPANSIONS)} (got {echo(expand)}).")
     return expand

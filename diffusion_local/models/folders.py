@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diffusion_local.errors import ModelUnavailable
+from diffusion_local.errors import ModelUnavailable, echo
 from diffusion_local.models import whole
 from diffusion_local.models.found import EVERY_KIND, INPAINT, Found, incomplete, not_supported
 from diffusion_local.models.headers import NO_PICKLE, read_header
@@ -58,7 +58,7 @@ def read_folder(folder: Path) -> Found:
     family, kinds = PIPELINES.get(name, ("unknown", ()))
     known: dict[str, Any] = {"family": family, "size_bytes": size, **origin(folder)}
     if family == "unknown":
-        return not_supported(f"Its pipeline class {name!r} is not supported.", **known)
+        return not_supported(f"Its pipeline class {echo(name)} is not supported.", **known)
     if not weights:
         return incomplete(f"It has no .safetensors weights. {NO_PICKLE}", **known)
     try:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def check_sampler(name: Any, family: str = "") -> str:
     known = samplers_of(family)
     found = sampler_named(name) if isinstance(name, str) else ""
     if found not in known:
-        raise InvalidParams("sampler", f"must be one of {', '.join(known)} (got {name!r}).")
+        raise InvalidParams("sampler", f"must be one of {', '.join(known)} (got {echo(name)}).")
     return found
 
 
@@ -128,7 +128,7 @@ def check_schedule(name: Any, sampler: str, family: str = "") -> str:
         return ""
     found = schedule_named(name) if isinstance(name, str) else ""
     if not found:
-        raise InvalidParams("schedule", f"must be one of {', '.join(SCHEDULES)} (got {name!r}).")
+        raise InvalidParams("schedule", f"must be one of {', '.join(SCHEDULES)} (got {echo(name)}).")
     known = schedules_of(sampler, family)
     if found not in known:
         raise InvalidParams("schedule", f"must be one of {', '.join(known)} with {sampler} (got {found}).")

@@ -4,7 +4,7 @@ import random
 import re
 from typing import Any
 
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.options.types import Lora
 
 MAX_SEED = 2**32 - 1
@@ -35,9 +35,9 @@ def number(field: str, value: Any, low: float, high: float) -> float:
     try:
         given = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise InvalidParams(field, f"must be a number {bounds} (got {value!r}).") from None
+        raise InvalidParams(field, f"must be a number {bounds} (got {echo(value)}).") from None
     if isinstance(value, bool) or not low <= given <= high:
-        raise InvalidParams(field, f"must be {bounds} (got {value!r}).")
+        raise InvalidParams(field, f"must be {bounds} (got {echo(value)}).")
     return given
 
 
@@ -49,7 +49,7 @@ def shown(bound: float) -> str:
 def whole_number(field: str, value: Any, low: int, high: int) -> int:
     given = number(field, value, low, high)
     if given != int(given):
-        raise InvalidParams(field, f"must be a whole number from {low} to {high} (got {value!r}).")
+        raise InvalidParams(field, f"must be a whole number from {low} to {high} (got {echo(value)}).")
     return int(given)
 
 
@@ -58,7 +58,7 @@ def one_of(field: str, name: Any, known: tuple[str, ...]) -> str:
     for each in known:
         if isinstance(name, str) and name.strip().casefold() == each.casefold():
             return each
-    raise InvalidParams(field, f"must be one of {', '.join(known)} (got {name!r}).")
+    raise InvalidParams(field, f"must be one of {', '.join(known)} (got {echo(name)}).")
 
 
 def source_id(field: str, value: Any, needed: str) -> str:
@@ -70,7 +70,7 @@ def source_id(field: str, value: Any, needed: str) -> str:
 
 def picture_id(field: str, value: Any) -> str:
     if not isinstance(value, str) or not SOURCE_ID.fullmatch(value):
-        raise InvalidParams(field, f"must be the id of a source picture, 64 hexadecimal digits (got {value!r:.80}).")
+        raise InvalidParams(field, f"must be the id of a source picture, 64 hexadecimal digits (got {echo(value)}).")
     return value
 
 
@@ -80,7 +80,7 @@ def file_name(field: str, value: Any) -> str:
     parts = name.split("/")
     odd = "\\" in name or any(sign < " " or "\ud800" <= sign <= "\udfff" for sign in name)
     if not name or len(name) > MAX_NAME_CHARS or odd or any(part in ("", ".", "..") for part in parts):
-        raise InvalidParams(field, f"must be the name of a file of its folder (got {value!r:.80}).")
+        raise InvalidParams(field, f"must be the name of a file of its folder (got {echo(value)}).")
     return name
 
 
@@ -88,7 +88,7 @@ def loras(field: str, value: Any) -> tuple[Lora, ...]:
     """Several of ``{"name": ..., "weight": ...}``, ``"name:weight"``, ``"name"``, or all in one text with commas."""
     each = value.split(",") if isinstance(value, str) else value
     if not isinstance(each, list | tuple):
-        raise InvalidParams(field, f'must be a list, such as [{{"name": "ink", "weight": 0.8}}] (got {value!r:.80}).')
+        raise InvalidParams(field, f'must be a list, such as [{{"name": "ink", "weight": 0.8}}] (got {echo(value)}).')
     each = [one for one in each if one != ""]
     if len(each) > MAX_LORAS:
         raise InvalidParams(field, f"must be at most {MAX_LORAS} (got {len(each)}).")
@@ -96,7 +96,7 @@ def loras(field: str, value: Any) -> tuple[Lora, ...]:
     names = [one.name for one in found]
     for name in names:
         if names.count(name) > 1:
-            raise InvalidParams(field, f"must name each LoRA once ({name!r} is there {names.count(name)} times).")
+            raise InvalidParams(field, f"must name each LoRA once ({echo(name)} is there {names.count(name)} times).")
     return found
 
 
@@ -110,5 +110,5 @@ def lora(field: str, value: Any) -> Lora:
     elif isinstance(value, dict) and "name" in value and not set(value) - {"name", "weight"}:
         name, weight = value["name"], value.get("weight", 1.0)
     else:
-        raise InvalidParams(field, f"must each have a name and a weight (got {value!r:.80}).")
+        raise InvalidParams(field, f"must each have a name and a weight (got {echo(value)}).")
     return Lora(file_name(field, name), number(field, weight, -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT))

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx
 
 from diffusion_local import __version__, errors
-from diffusion_local.errors import InvalidParams, LimitReached, ServerProblem, Unauthorized, UserError
+from diffusion_local.errors import InvalidParams, LimitReached, ServerProblem, Unauthorized, UserError, echo
 
 ROOT = "/api/v1"
 CONNECT_SECONDS, READ_SECONDS = 5.0, 120.0
@@ -116,7 +116,7 @@ def address(url: str) -> str:
     except httpx.InvalidURL:
         parsed = httpx.URL("")
     if not re.fullmatch(r"[\w.:-]+", parsed.host) or parsed.query or parsed.userinfo:
-        raise InvalidParams("server", f"must be like http://studio:7860 (got {url!r}).")
+        raise InvalidParams("server", f"must be like http://studio:7860 (got {echo(url)}).")
     return whole.rstrip("/")
 
 

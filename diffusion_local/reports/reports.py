@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_local.domain import Receipt, State, utc_text
-from diffusion_local.errors import Conflict, InvalidParams, NotFound
+from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.reports import markdown, page
 from diffusion_local.reports.report import Report, added, reason_of, spread
 from diffusion_local.settings import Settings
@@ -80,7 +80,7 @@ class Reports:
                 and reason_of(row["error_kind"] or "", row["error_message"] or "").id == reason
             ]
         if not failed:
-            raise NotFound(f"The report has no failed jobs of the reason {reason!r}.")
+            raise NotFound(f"The report has no failed jobs of the reason {echo(reason)}.")
         left = self._control.not_made_again(Selection(tuple(failed)), State.FAILED)
         if not left:
             raise Conflict("Those jobs were all made again before.")
@@ -100,7 +100,7 @@ class Reports:
             return page.written(report, self._files)
         if form == "json":
             return as_json(report.to_dict())
-        raise InvalidParams("format", f"must be one of {', '.join(FORMATS)} (got {form!r}).")
+        raise InvalidParams("format", f"must be one of {', '.join(FORMATS)} (got {echo(form)}).")
 
     def page(self, report: Report, root: str = "", told: page.Told = str, tag: str = "en") -> str:
         """As HTML for a browser that has the app, at the path ``root``: with links into it, as ``told``."""
@@ -134,7 +134,7 @@ def moment(field: str, text: str) -> datetime:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidParams(field, f"must be a time such as 2026-11-22T23:00 (got {text!r}).") from None
+        raise InvalidParams(field, f"must be a time such as 2026-11-22T23:00 (got {echo(text)}).") from None
     return found.astimezone(UTC)
 
 

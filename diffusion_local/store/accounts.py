@@ -5,7 +5,7 @@ from typing import Any
 
 from diffusion_local.actor import SCOPES, Actor, Allowance, Role, Scope
 from diffusion_local.domain import new_id, utc_now
-from diffusion_local.errors import Conflict, NotFound
+from diffusion_local.errors import Conflict, NotFound, echo
 from diffusion_local.store.allowance import used_today
 from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.sign_ins import SignIns
@@ -69,7 +69,7 @@ class AccountStore:
         with self._database.read() as db:
             for row in db.query("SELECT * FROM accounts WHERE name = ?", [name]):
                 return account(row)
-        raise NotFound(f"There is no account {name!r}.")
+        raise NotFound(f"There is no account {echo(name)}.")
 
     def password(self, name: str) -> str | None:
         """The hash of an account's password; None if there is no such account."""
@@ -80,7 +80,7 @@ class AccountStore:
         """Raises Conflict if the name is taken, or if the first account is not an admin's."""
         with self._database.write() as db:
             if scalar(db, "SELECT 1 FROM accounts WHERE name = :name", name=name):
-                raise Conflict(f"There is an account {name!r} already.")
+                raise Conflict(f"There is an account {echo(name)} already.")
             if role is not Role.ADMIN and not scalar(db, "SELECT 1 FROM accounts WHERE role = 'admin'"):
                 raise Conflict("The first account must be an admin.")
             db.table("accounts").insert(
@@ -94,14 +94,14 @@ class AccountStore:
         sets = ", ".join(f"{column} = :{column}" for column in values)
         with self._database.write() as db:
             if not db.execute(f"UPDATE accounts SET {sets} WHERE name = :name", values | {"name": name}).rowcount:
-                raise NotFound(f"There is no account {name!r}.")
+                raise NotFound(f"There is no account {echo(name)}.")
             self._check_admins(db)
 
     def remove(self, name: str) -> None:
         """Delete an account with its tokens and sessions; its jobs and pictures stay."""
         with self._database.write() as db:
             if not db.execute("DELETE FROM accounts WHERE name = ?", [name]).rowcount:
-                raise NotFound(f"There is no account {name!r}.")
+                raise NotFound(f"There is no account {echo(name)}.")
             self._check_admins(db)
 
     @staticmethod
@@ -140,7 +140,7 @@ class AccountStore:
     def remove_token(self, name: str, token_id: str) -> None:
         with self._database.write() as db:
             if not db.execute("DELETE FROM tokens WHERE id = ? AND account = ?", [token_id, name]).rowcount:
-                raise NotFound(f"{name} has no token {token_id!r}.")
+                raise NotFound(f"{name} has no token {echo(token_id)}.")
 
     def of_token(self, digest: str) -> tuple[Account, Token] | None:
         with self._database.read() as db:
@@ -202,7 +202,7 @@ class AccountStore:
     def end_session(self, name: str, session_id: str) -> None:
         with self._database.write() as db:
             if not db.execute("DELETE FROM sessions WHERE id = ? AND account = ?", [session_id, name]).rowcount:
-                raise NotFound(f"{name} has no session {session_id!r}.")
+                raise NotFound(f"{name} has no session {echo(session_id)}.")
 
     def end_sessions(self, name: str, but: str = "") -> int:
         """Sign an account out everywhere, or everywhere else; how many sessions that were."""

@@ -8,7 +8,7 @@ import sqlite_utils
 
 from diffusion_local import actor
 from diffusion_local.domain import new_id, utc_now
-from diffusion_local.errors import Conflict, InvalidParams, NotFound
+from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.ownership import ruled, seen
 
@@ -127,7 +127,7 @@ def put(db: sqlite_utils.Database, board_id: str, image_ids: Sequence[str]) -> N
 
 def refuse_taken(db: sqlite_utils.Database, owner: str, name: str) -> None:
     if scalar(db, "SELECT 1 FROM boards WHERE owner = :owner AND name = :name", owner=owner, name=name):
-        raise Conflict(f"There is a board {name!r} already.")
+        raise Conflict(f"There is a board {echo(name)} already.")
 
 
 def checked(name: str) -> str:
@@ -138,7 +138,7 @@ def checked(name: str) -> str:
 
 
 def no_board(board_id: str) -> NotFound:
-    return NotFound(f"There is no board {board_id!r}.")
+    return NotFound(f"There is no board {echo(board_id)}.")
 
 
 def board(row: dict[str, str | int]) -> Board:

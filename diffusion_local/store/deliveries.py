@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from diffusion_local.domain import new_id, utc_now, utc_text
-from diffusion_local.errors import Conflict, NotFound
+from diffusion_local.errors import Conflict, NotFound, echo
 from diffusion_local.store.database import Database
 from diffusion_local.store.notices import Notice
 
@@ -149,7 +149,7 @@ class DeliveryStore:
         with self._database.read() as db:
             for row in db.query("SELECT * FROM deliveries WHERE id = ?", [delivery_id]):
                 return delivery(row)
-        raise NotFound(f"There is no delivery {delivery_id!r}.")
+        raise NotFound(f"There is no delivery {echo(delivery_id)}.")
 
     def page(self, limit: int, before: str | None = None, state: str | None = None) -> Sequence[Delivery]:
         """Newest first; ``before`` is the last id of the page before."""

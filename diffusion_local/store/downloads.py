@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from diffusion_local.domain import new_id, utc_now
-from diffusion_local.errors import Conflict, NotFound
+from diffusion_local.errors import Conflict, NotFound, echo
 from diffusion_local.store.database import Database
 
 
@@ -171,7 +171,7 @@ class DownloadStore:
     def _get(db: Any, download_id: str) -> Download:
         row = next(iter(db.query("SELECT * FROM downloads WHERE id = ?", [download_id])), None)
         if row is None:
-            raise NotFound(f"There is no download {download_id!r}.")
+            raise NotFound(f"There is no download {echo(download_id)}.")
         return read(row)
 
 

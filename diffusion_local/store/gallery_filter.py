@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from datetime import date
 from typing import Any, Self
 
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.store.gallery_schema import SHAPE
 
 SHAPES = {"square": 0, "portrait": -1, "landscape": 1}
@@ -52,7 +52,7 @@ class GalleryFilter:
         asked = cls(**{name: value for name, value in values.items() if value is not None})
         asked.check_lengths()
         if asked.shape and asked.shape not in SHAPES:
-            raise InvalidParams("shape", f"must be one of {', '.join(SHAPES)} (got {asked.shape!r}).")
+            raise InvalidParams("shape", f"must be one of {', '.join(SHAPES)} (got {echo(asked.shape)}).")
         for field in ("since", "until"):
             check_day(field, getattr(asked, field))
         return asked
@@ -117,4 +117,4 @@ def check_day(field: str, text: str) -> None:
         if text:
             date.fromisoformat(text)
     except (ValueError, TypeError):
-        raise InvalidParams(field, f"must be a day like 2026-01-31 (got {text!r}).") from None
+        raise InvalidParams(field, f"must be a day like 2026-01-31 (got {echo(text)}).") from None

@@ -13,7 +13,7 @@ from PIL import ImageCms, ImageOps, UnidentifiedImageError, features
 
 from diffusion_local import actor, decoding
 from diffusion_local.actor import Scope
-from diffusion_local.errors import InvalidParams, NotFound, UserError
+from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
 from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.settings import Settings
 from diffusion_local.store.encoding import PNG_LEVEL
@@ -66,12 +66,12 @@ class Sources:
         try:
             return self.add(self._files.path(self._images.get(image_id).key).read_bytes())
         except FileNotFoundError:
-            raise NotFound(f"The file of picture {image_id!r} is not there.") from None
+            raise NotFound(f"The file of picture {echo(image_id)} is not there.") from None
 
     def path(self, source_id: str) -> Path:
         """The file of a source. Raises NotFound."""
         if not SOURCE_ID.fullmatch(source_id) or not self._path(source_id).exists():
-            raise NotFound(f"There is no source picture {source_id!r:.80}.")
+            raise NotFound(f"There is no source picture {echo(source_id)}.")
         return self._path(source_id)
 
     def size(self, source_id: str) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from hashlib import sha256
 import sqlite_utils
 
 from diffusion_local.domain import Batch, Job
-from diffusion_local.errors import Conflict, QueueFull
+from diffusion_local.errors import Conflict, QueueFull, echo
 from diffusion_local.store import allowance, rows
 from diffusion_local.store.database import scalar
 from diffusion_local.store.line import gate_of
@@ -54,7 +54,7 @@ def seen_before(db: sqlite_utils.Database, key: str, request: str) -> tuple[str,
     for batch in db.query("SELECT id, request FROM batches WHERE idempotency_key = ?", [key]):
         if batch["request"] != request:
             given = key.rpartition(SEPARATOR)[2]
-            raise Conflict(f"The idempotency key {given!r} was used before for another request.")
+            raise Conflict(f"The idempotency key {echo(given)} was used before for another request.")
         found = db.query("SELECT id FROM jobs WHERE batch_id = ? ORDER BY idx", [batch["id"]])
         return batch["id"], [row["id"] for row in found]
     return None

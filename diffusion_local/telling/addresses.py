@@ -12,7 +12,7 @@ from concurrent.futures import TimeoutError as TooLate
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 
 if TYPE_CHECKING:
     import httpx
@@ -48,7 +48,7 @@ class Allowed:
                 networks.append(ipaddress.ip_network(entry, strict=False))
             except ValueError:
                 if entry and not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", entry):
-                    problem = f"must name hosts or networks such as 192.168.1.0/24 (got {entry!r})."
+                    problem = f"must name hosts or networks such as 192.168.1.0/24 (got {echo(entry)})."
                     raise InvalidParams("webhook_allow_private", problem) from None
                 if entry:
                     hosts.add(entry.lower().rstrip("."))
@@ -84,9 +84,9 @@ def read(url: str, field: str = "webhook") -> "httpx.URL":
     except (httpx.InvalidURL, ValueError, TypeError) as error:
         raise InvalidParams(field, f"must be an address such as https://example.com/hook ({error}).") from None
     if parts.scheme not in ("http", "https"):
-        raise InvalidParams(field, f"must begin with https:// or http:// (got {url[:60]!r}).")
+        raise InvalidParams(field, f"must begin with https:// or http:// (got {echo(url)}).")
     if not host:
-        raise InvalidParams(field, f"must name a host (got {url[:60]!r}).")
+        raise InvalidParams(field, f"must name a host (got {echo(url)}).")
     if parts.userinfo:
         raise InvalidParams(field, "must not hold a user name or password: they would be stored and logged.")
     if parts.port is not None and parts.port not in PORTS and not 1024 <= parts.port <= 65535:
@@ -94,7 +94,7 @@ def read(url: str, field: str = "webhook") -> "httpx.URL":
     if "%" in host:
         raise InvalidParams(field, "must not name a network interface or an encoded host.")
     if looks_like_a_number(host):
-        raise InvalidParams(field, f"must write an address of numbers as four decimal ones (got {host!r}).")
+        raise InvalidParams(field, f"must write an address of numbers as four decimal ones (got {echo(host)}).")
     return parts
 
 

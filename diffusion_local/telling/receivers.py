@@ -3,7 +3,7 @@
 import re
 from datetime import time
 
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.settings import Settings
 from diffusion_local.store.notices import EVENTS
 from diffusion_local.telling import hooks
@@ -28,7 +28,9 @@ def check_settings(settings: Settings) -> None:
         read(url, "webhooks")
     unknown = events(settings) - set(EVENTS)
     if unknown:
-        raise InvalidParams("webhook_events", f"must be of {', '.join(EVENTS)} (got {', '.join(sorted(unknown))}).")
+        raise InvalidParams(
+            "webhook_events", f"must be of {', '.join(EVENTS)} (got {echo(', '.join(sorted(unknown)))})."
+        )
     Allowed.of(settings.webhook_allow_private)
     morning(settings)
 
@@ -39,7 +41,7 @@ def morning(settings: Settings) -> time | None:
     if not text:
         return None
     if not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", text):
-        raise InvalidParams("report_at", f"must be a time of day such as 07:00 (got {text!r}).")
+        raise InvalidParams("report_at", f"must be a time of day such as 07:00 (got {echo(text)}).")
     hours, minutes = text.split(":")
     return time(int(hours), int(minutes))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from diffusion_local import actor
 from diffusion_local.actor import Scope
 from diffusion_local.domain import utc_now
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.settings import Settings
 from diffusion_local.store.deliveries import HOOK, Delivery, DeliveryStore
 from diffusion_local.store.notices import NoticeStore
@@ -34,9 +34,9 @@ class Webhooks:
         """The delivery log, newest first; ``before`` is the last id of the page before."""
         actor.require(Scope.ADMIN)
         if not isinstance(limit, int) or not 1 <= limit <= 500:
-            raise InvalidParams("limit", f"must be from 1 to 500 (got {limit}).")
+            raise InvalidParams("limit", f"must be from 1 to 500 (got {echo(limit)}).")
         if state and state not in STATES:
-            raise InvalidParams("state", f"must be one of {', '.join(STATES)} (got {state!r}).")
+            raise InvalidParams("state", f"must be one of {', '.join(STATES)} (got {echo(state)}).")
         return self._deliveries.page(limit, before or None, state or None)
 
     def delivery(self, delivery_id: str) -> Delivery:

@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse, RedirectResponse, Response
 
 from diffusion_local import shapes
 from diffusion_local.domain import Image, State
-from diffusion_local.errors import NotFound
+from diffusion_local.errors import NotFound, echo
 from diffusion_local.settings import assets
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.answers import known_already
@@ -40,7 +40,7 @@ def add(app: FastAPI, studio: Studio) -> None:
         path = studio.picture_file(image_id)
         if f".{suffix}" != image.suffix:
             if suffix != "png":
-                raise NotFound(f"Picture {image_id!r} is kept as {image.suffix}.")
+                raise NotFound(f"Picture {echo(image_id)} is kept as {image.suffix}.")
             query = "?download=1" if download else ""
             return RedirectResponse(shapes.file_url(image) + query, headers=NEVER)
         return kept(request, path, TYPES[image.suffix], download_name(image) if download else None)
@@ -70,7 +70,7 @@ def add(app: FastAPI, studio: Studio) -> None:
     @readable(app, "/assets/icons/{name}")
     def icon(name: str) -> FileResponse:
         if name not in ICONS:
-            raise NotFound(f"There is no icon {name!r}.")
+            raise NotFound(f"There is no icon {echo(name)}.")
         return FileResponse(
             assets() / "icons" / name, media_type=ICONS[name], headers={"Cache-Control": "max-age=86400"}
         )

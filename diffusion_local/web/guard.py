@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.settings import Settings
 
 READS = {"GET", "HEAD", "OPTIONS"}
@@ -90,7 +90,7 @@ def allowed_origins(settings: Settings) -> set[str]:
     for origin in found:
         parts = urlsplit(origin)
         if parts.scheme not in ("http", "https") or not parts.netloc or f"{parts.scheme}://{parts.netloc}" != origin:
-            raise InvalidParams("cors_origins", f"must be origins as https://example.org (got {origin!r}).")
+            raise InvalidParams("cors_origins", f"must be origins as https://example.org (got {echo(origin)}).")
     return found
 
 
@@ -109,7 +109,8 @@ class Guard:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._allowed(host_name(host)):
-            text = f"The host name {host_name(host)!r} is not allowed. Use localhost, or add the name to allowed_hosts."
+            name = echo(host_name(host))
+            text = f"The host name {name} is not allowed. Use localhost, or add the name to allowed_hosts."
             await refusal(400, "host_not_allowed", text)(scope, receive, send)
             return
         writes = scope["type"] == "websocket" or scope["method"] not in READS

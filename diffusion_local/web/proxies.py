@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from diffusion_local import shapes
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.settings import Settings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -66,7 +66,7 @@ def checked_root(path: str) -> str:
     """The path under which a proxy serves us, as ``/studio``. Raises InvalidParams."""
     root = path.rstrip("/")
     if root and (not root.startswith("/") or "//" in root or not root.isprintable() or set(root) & set(" ?#\\\"'<>%")):
-        raise InvalidParams("root_path", f"must be a path as /studio (got {path!r}).")
+        raise InvalidParams("root_path", f"must be a path as /studio (got {echo(path)}).")
     return root
 
 

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 
 from diffusion_local import shapes
 from diffusion_local.domain import Image, Job, Receipt, State
-from diffusion_local.errors import InvalidParams, UserError
+from diffusion_local.errors import InvalidParams, UserError, echo
 from diffusion_local.studio import MAX_WAIT, Studio
 from diffusion_local.web.api.dialects.pictures import converted
 from diffusion_local.web.refusals import of_validation
@@ -79,7 +79,7 @@ def neutral(given: dict[str, Any], neutrals: dict[str, tuple[Any, ...]]) -> None
     for name, values in neutrals.items():
         value = given.get(name)
         if value is not None and value not in values:
-            raise InvalidParams(name, f"is not supported here (got {str(value)[:100]!r}). Leave it out.")
+            raise InvalidParams(name, f"is not supported here (got {echo(value)}). Leave it out.")
 
 
 def outcome(studio: Studio, job_ids: list[str]) -> tuple[list[tuple[Job, Image]], list[Job]]:

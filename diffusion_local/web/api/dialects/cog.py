@@ -14,7 +14,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, create_model
 
-from diffusion_local.errors import InvalidParams, NotFound, UserError
+from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
 from diffusion_local.options.signature import options_of
 from diffusion_local.shapes import Json
 from diffusion_local.studio import Studio
@@ -136,7 +136,7 @@ def batch_of(studio: Studio, prediction_id: str) -> str:
 def shape(studio: Studio, request: Request, prediction_id: str, batch_id: str) -> Json:
     jobs = studio.jobs(batch_id=batch_id, limit=MOST_JOBS)
     if not jobs:
-        raise NotFound(f"There is no prediction {prediction_id!r}.")
+        raise NotFound(f"There is no prediction {echo(prediction_id)}.")
     subscription = Subscription(prediction_id, root_of(request))
     return prediction(subscription, studio.batch(batch_id)[0], jobs, studio.images_of(jobs))
 

@@ -24,7 +24,7 @@ from starlette.datastructures import UploadFile
 
 from diffusion_local import actor
 from diffusion_local.domain import Kind, Receipt
-from diffusion_local.errors import Conflict, InvalidParams, NotFound, UserError
+from diffusion_local.errors import Conflict, InvalidParams, NotFound, UserError, echo
 from diffusion_local.options.signature import options_of
 from diffusion_local.options.table import PICTURES
 from diffusion_local.shapes import Json
@@ -196,7 +196,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         for each in studio.models():
             if each.id == model_id:
                 return model(each.id)
-        raise NotFound(f"There is no model {model_id!r}.")
+        raise NotFound(f"There is no model {echo(model_id)}.")
 
     return api
 
@@ -251,7 +251,7 @@ def read(body: OwnFields) -> dict[str, Any]:
     if body.size and body.size != "auto":
         size = SIZE.fullmatch(body.size)
         if size is None:
-            raise InvalidParams("size", f"must be like 512x512, or auto (got {body.size[:20]!r}).")
+            raise InvalidParams("size", f"must be like 512x512, or auto (got {echo(body.size)}).")
         options |= {"width": int(size[1]), "height": int(size[2])}
     taken = [each.name for each in options_of(without=ITS_OWN)]
     return options | {name: getattr(body, name) for name in taken if name in type(body).model_fields}

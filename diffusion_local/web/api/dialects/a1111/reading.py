@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, create_model
 
 from diffusion_local.domain import Kind
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.options.option import Option
 from diffusion_local.options.samplers import SCHEDULES, paired, schedule_named
 from diffusion_local.options.signature import options_of
@@ -141,7 +141,7 @@ def pictures_of(studio: Studio, body: Any) -> dict[str, Any]:
 def without_loras(prompt: str) -> tuple[str, list[dict[str, Any]]]:
     """The prompt without ``<lora:name:0.8>``, and the LoRAs that it named. Raises InvalidParams."""
     if other := OTHER_NETWORK.search(prompt):
-        raise InvalidParams("prompt", f"must not name {other[0][:50]!r}: only <lora:name:weight> is supported.")
+        raise InvalidParams("prompt", f"must not name {echo(other[0])}: only <lora:name:weight> is supported.")
     loras, texts, place = [], [], 0
     for found in LORA.finditer(prompt):
         loras.append({"name": found[1].strip(), "weight": weighed(found[2] or "")})
@@ -155,7 +155,7 @@ def weighed(text: str) -> float:
     try:
         return float(text) if text else 1.0
     except ValueError:
-        raise InvalidParams("prompt", f"must give a LoRA's weight as a number (got {text[:20]!r}).") from None
+        raise InvalidParams("prompt", f"must give a LoRA's weight as a number (got {echo(text)}).") from None
 
 
 def skipped(layers: Any) -> int | None:
@@ -174,7 +174,7 @@ def sampler_of(body: Any) -> tuple[str | None, str | None]:
         return sampler or None, None
     schedule = schedule_named(wanted)
     if not schedule:
-        raise InvalidParams("scheduler", f"must be one of {', '.join(SCHEDULES)} (got {wanted[:50]!r}).")
+        raise InvalidParams("scheduler", f"must be one of {', '.join(SCHEDULES)} (got {echo(wanted)}).")
     sampler, schedule = paired(sampler, schedule)
     return sampler or None, schedule or None
 
@@ -185,7 +185,7 @@ def checked_options(studio: Studio, options: dict[str, Any]) -> None:
     named_model(studio, options.get("sd_model_checkpoint"))
     vae, skip = named_vae(options.get("sd_vae")), options.get("CLIP_stop_at_last_layers")
     if vae and vae not in {each.name for each in studio.adapters("vae")}:
-        raise InvalidParams("sd_vae", f"There is no VAE {vae[:100]!r}.")
+        raise InvalidParams("sd_vae", f"There is no VAE {echo(vae)}.")
     if skip is not None:
         whole_number("CLIP_stop_at_last_layers", skip, LEAST_SKIPPED, MOST_SKIPPED)
 
@@ -198,7 +198,7 @@ def named_model(studio: Studio, name: Any) -> str | None:
     for model_id in known:
         if str(name) in (model_id, f"{model_id}.safetensors"):
             return model_id
-    raise InvalidParams("sd_model_checkpoint", f"There is no model {str(name)[:100]!r}. Known: {', '.join(known)}.")
+    raise InvalidParams("sd_model_checkpoint", f"There is no model {echo(name)}. Known: {', '.join(known)}.")
 
 
 def named_vae(name: Any) -> str | None:
