@@ -57,6 +57,11 @@ class Folders:
         return self.home / "sources"
 
     @property
+    def uploads(self) -> Path:
+        """Files that callers of Gradio's API sent, until they are used. Emptied at start, with its parent."""
+        return self.home / "tmp" / "uploads"
+
+    @property
     def wildcards(self) -> Path:
         return self.home / "wildcards"
 

@@ -24,7 +24,6 @@ QUIET = (
     "/look",
     "/gradio_api/run/predict",
     "/gradio_api/queue/data",
-    "/gradio_api/startup-events",
     "/gradio_api/reset",
 )
 

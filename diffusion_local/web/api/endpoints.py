@@ -8,13 +8,11 @@ import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio.to_thread
 import gradio as gr
 from gradio import FileData
-from gradio.utils import get_upload_folder
 
 from diffusion_local import actor, shapes
 from diffusion_local.actor import Scope
@@ -23,6 +21,8 @@ from diffusion_local.options.signature import taking_options
 from diffusion_local.options.values import number
 from diffusion_local.studio import MAX_WAIT, Studio
 from diffusion_local.web.api import batch_endpoints, control, list_endpoints, report_endpoints
+from diffusion_local.web.api.gradio.calls import UPLOAD
+from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.http import streams
 from diffusion_local.web.api.watch import Watch, until_final
 
@@ -51,9 +51,9 @@ SLOW = ("wait", "generate")
 STREAMED = ("watch",)
 
 
-def add(studio: Studio, watch: Watch) -> None:
+def add(studio: Studio, watch: Watch, uploads: Uploads) -> None:
     """Declare the endpoints; call inside a Blocks context."""
-    made = {home: home(studio, watch) if home is Endpoints else home(studio) for home in HOMES}
+    made = {home: home(studio, watch, uploads) if home is Endpoints else home(studio) for home in HOMES}
     for name, home in homes():
         function = getattr(made[home], name)
         if name in FAST:
@@ -77,9 +77,10 @@ def declared() -> list[tuple[str, Any]]:
 class Endpoints:
     """Parameters are named like Params; all but ``prompt`` and ids may be left out."""
 
-    def __init__(self, studio: Studio, watch: Watch) -> None:
+    def __init__(self, studio: Studio, watch: Watch, uploads: Uploads) -> None:
         self._studio = studio
         self._watch = watch
+        self._uploads = uploads
 
     @taking_options(batch=True)
     def submit(
@@ -108,7 +109,8 @@ class Endpoints:
         Give its id as `source` or `mask` of a submit.
         """
         actor.require(Scope.SUBMIT)
-        source = self._studio.sources.add(uploaded(picture))
+        named = picture.get(UPLOAD) if isinstance(picture, dict) else None  # see gradio.calls
+        source = self._studio.sources.add(self._uploads.take(named, actor.current().name), "picture")
         return asdict(source) | {"url": shapes.source_url(source.id)}
 
     def job(self, job_id: str) -> dict:
@@ -197,14 +199,6 @@ class Endpoints:
 
     async def _until_final(self, job_ids: list[str], timeout: float) -> bool:
         return await until_final(self._studio, self._watch, job_ids, checked_timeout(timeout))
-
-
-def uploaded(picture: Any) -> bytes:
-    """The bytes of a file that was sent to gradio before: one below its own folder, and no other."""
-    path = Path(str(picture["path"] if isinstance(picture, dict) else getattr(picture, "path", ""))).resolve()
-    if not path.is_relative_to(Path(get_upload_folder()).resolve()) or not path.is_file():
-        raise InvalidParams("picture", "must be a file that was uploaded (handle_file).")
-    return path.read_bytes()
 
 
 def checked_timeout(timeout: float) -> float:

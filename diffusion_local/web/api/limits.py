@@ -40,6 +40,7 @@ def larger(settings: Settings) -> dict[str, int]:
         "/predictions/{id}": in_base64,
         # The page's events and those of Gradio's clients, whichever they are for.
         "/gradio_api/run/predict": list_in_json,
+        "/gradio_api/queue/join": list_in_json,
         **{f"/gradio_api/{door}/{name}": list_in_json for door in GRADIO_DOORS for name in list_endpoints.NAMES},
         "/gradio_api/upload": picture,
     }

@@ -1,7 +1,5 @@
 """The page: brand and now-line, the tabs, the panel of a picture. What keeps its parts true is ``look``."""
 
-import inspect
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +10,10 @@ from diffusion_local.settings import Settings, assets
 from diffusion_local.studio import Studio
 from diffusion_local.web import lan
 from diffusion_local.web.api import endpoints
+from diffusion_local.web.api.gradio import compat, uploads
+from diffusion_local.web.api.gradio.calls import Calls
+from diffusion_local.web.api.gradio.surface import Surface
+from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.watch import Watch
 from diffusion_local.web.ui import (
     actions,
@@ -24,7 +26,6 @@ from diffusion_local.web.ui import (
     tab_settings,
     view_now,
 )
-from diffusion_local.web.ui.callers import act_for_callers
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
 from diffusion_local.web.ui.theme import HEAD, THEME
 from diffusion_local.web.ui.words import label, translations
@@ -51,35 +52,6 @@ def on_load(studio: Studio, url: str, model_id: str, width: Any, height: Any) ->
 # -- layout and wiring ----------------------------------------------------------------------------------------------
 
 
-def tune_queue(blocks: gr.Blocks) -> None:
-    """Gradio's queue serves only the callers of ``wait`` and ``generate`` here.
-
-    By default it looks for them a thousand times a second (5 % of a core for nothing), takes forty at once, and makes
-    a table of statistics with pandas after each.
-    """
-    blocks.queue(max_size=endpoints.MOST_WAITING)
-    blocks._queue.sleep_when_free = 0.02
-    blocks._queue.max_thread_count = endpoints.MOST_WAITING
-    blocks._queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
-
-
-def fill_in_defaults(blocks: gr.Blocks) -> None:
-    """Callers over plain HTTP may leave out, at the end of their list, what an endpoint has a default for.
-
-    Gradio's own client fills in; without this an endpoint could take no new parameter without breaking the others.
-    """
-    check = blocks.validate_inputs
-
-    def filled(block_fn: Any, inputs: list[Any]) -> None:
-        if block_fn.api_name in (*endpoints.FAST, *endpoints.SLOW):
-            rest = list(inspect.signature(block_fn.fn).parameters.values())[len(inputs) :]
-            if all(each.default is not each.empty for each in rest):
-                inputs.extend(each.default for each in rest)
-        check(block_fn, inputs)
-
-    blocks.validate_inputs = filled
-
-
 LAYOUTS: dict[str, Callable[[Studio], Any]] = {
     "create": tab_create.layout,
     "lists": tab_lists.layout,
@@ -90,12 +62,10 @@ LAYOUTS: dict[str, Callable[[Studio], Any]] = {
 }
 
 
-def build(studio: Studio, watch: Watch, url: str = "") -> gr.Blocks:
+def build(studio: Studio, watch: Watch, kept: Uploads, url: str = "") -> gr.Blocks:
     """``url`` is where other devices of the network find the page; empty if they do not."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
-        tune_queue(blocks)
-        fill_in_defaults(blocks)
-        act_for_callers(blocks)
+        compat.prepare(blocks, (*endpoints.FAST, *endpoints.SLOW), endpoints.MOST_WAITING)
         with gr.Row(elem_id="top", equal_height=True):
             gr.HTML(BRAND, apply_default_css=False, elem_id="brand")
             now, tools = live("now"), live("tools")
@@ -153,15 +123,18 @@ def build(studio: Studio, watch: Watch, url: str = "") -> gr.Blocks:
             )
         for event in listed:
             event.then(**looks)
-        endpoints.add(studio, watch)
+        endpoints.add(studio, watch, kept)
     return blocks
 
 
 def mount(app: FastAPI, studio: Studio, watch: Watch, settings: Settings, root_path: str = "") -> FastAPI:
     """Serve the page and its API below the application's own routes."""
-    return gr.mount_gradio_app(
+    kept = Uploads(settings)
+    uploads.add(app, kept)
+    blocks = build(studio, watch, kept, lan.address(settings))
+    gr.mount_gradio_app(
         app,
-        build(studio, watch, lan.address(settings)),
+        blocks,
         path="/",
         root_path=root_path or None,
         theme=THEME,
@@ -175,5 +148,7 @@ def mount(app: FastAPI, studio: Studio, watch: Watch, settings: Settings, root_p
         ssr_mode=False,
         mcp_server=False,
         show_error=False,
-        max_file_size="1kb",  # nothing is uploaded yet
+        max_file_size=kept.max_bytes,
     )
+    compat.enclose(app, blocks, lambda inner: Surface(inner, Calls(kept), compat.GradioSessions(blocks), settings))
+    return app

@@ -1,0 +1,95 @@
+"""What a Gradio call carries, checked and rewritten before Gradio gets it, and which caller may read which results.
+
+Gradio knows no owner of a file, a session or an event. Therefore a reference to a file is replaced by one that only
+``Uploads`` can read, so that Gradio itself never opens a file or an address; a session hash is put into a namespace of
+the caller's; and an event can be read or cancelled only by the caller who started it.
+"""
+
+import json
+import re
+from collections import OrderedDict
+from hashlib import sha256
+from typing import Any
+
+from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.web.api.gradio.routes import Kind
+from diffusion_local.web.api.gradio.uploads import Uploads
+
+MAX_DEPTH = 32  # of values within values
+MAX_EVENTS = 1000  # of one account that are remembered; older ones are forgotten, with their results
+#: A dict with any of these is taken for Gradio's FileData, whichever of its fields are missing or odd.
+FILE_KEYS = ("path", "url", "meta")
+#: What an endpoint gets in the place of a FileData.
+UPLOAD = "upload"
+SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+#: Fields that a caller may send; all others are dropped.
+FIELDS = {
+    Kind.CALL: ("data", "session_hash", "fn_index", "trigger_id", "event_data"),
+    Kind.CANCEL: ("session_hash", "fn_index", "event_id"),
+    Kind.RESET: ("event_id",),
+}
+
+
+class Calls:
+    """The calls of one process. Used in its event loop only."""
+
+    def __init__(self, uploads: Uploads) -> None:
+        self._uploads = uploads
+        self._events: dict[str, OrderedDict[str, str]] = {}  # owner: {event id: Gradio's key of its results}
+
+    def body(self, kind: Kind, body: bytes, owner: str) -> dict[str, Any]:
+        """A body as Gradio may have it. Raises InvalidParams, and NotFound for what is not the caller's."""
+        try:
+            given = json.loads(body)
+        except (ValueError, RecursionError):
+            raise InvalidParams("body", "must be JSON.") from None
+        if not isinstance(given, dict):
+            raise InvalidParams("body", "must be a JSON object.")
+        if kind is Kind.CALL_BY_NAME:
+            return {str(name): self._checked(value, owner) for name, value in given.items()}
+        kept = {name: given[name] for name in FIELDS[kind] if given.get(name) is not None}
+        if kind is Kind.CALL:
+            if not isinstance(kept.get("data"), list):
+                raise InvalidParams("data", "must be a list with the values of the parameters.")
+            kept["data"] = [self._checked(value, owner) for value in kept["data"]]
+        if "session_hash" in kept:
+            kept["session_hash"] = session_key(owner, kept["session_hash"])
+        if kind is Kind.CANCEL:
+            self.results(kept.get("event_id"), owner)
+        return kept
+
+    def _checked(self, value: Any, owner: str, depth: int = 0) -> Any:
+        if depth > MAX_DEPTH:
+            raise InvalidParams("data", f"must have at most {MAX_DEPTH} values within each other.")
+        if isinstance(value, list):
+            return [self._checked(each, owner, depth + 1) for each in value]
+        if not isinstance(value, dict):
+            return value
+        if any(key in value for key in FILE_KEYS):
+            self._uploads.file(value.get("path"), owner)
+            return {UPLOAD: value["path"]}
+        return {key: self._checked(each, owner, depth + 1) for key, each in value.items()}
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def started(self, event_id: str, session: str | None, owner: str) -> list[str]:
+        """Remember whose an event is; the keys of the results that are forgotten for it."""
+        events = self._events.setdefault(owner, OrderedDict())
+        events[event_id] = session or event_id
+        forgotten = [events.popitem(last=False)[1] for _ in range(len(events) - MAX_EVENTS)]
+        return [key for key in forgotten if key not in events.values()]
+
+    def results(self, event_id: object, owner: str) -> str:
+        """Gradio's key of an event's results. Raises NotFound."""
+        events = self._events.get(owner, OrderedDict())
+        key = events.get(event_id) if isinstance(event_id, str) else None
+        if key is None:
+            raise NotFound("There is no such event of yours.")
+        return key
+
+
+def session_key(owner: str, session: object) -> str:
+    """A caller's session hash as Gradio gets it: never equal to another account's. Raises InvalidParams."""
+    if not isinstance(session, str) or not SESSION.fullmatch(session):
+        raise InvalidParams("session_hash", "must be 1 to 64 letters, digits, - or _.")
+    return f"{sha256(owner.encode()).hexdigest()[:16]}-{session}"

@@ -1,0 +1,206 @@
+"""Everything that depends on the inside of Gradio: what is patched, read or tuned, checked against the installed one.
+
+Gradio may change any of this in a minor release. Where a patch that protects something would no longer take effect the
+program does not start.
+"""
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from gradio import processing_utils, route_utils
+from gradio.utils import LRUCache
+from gradio_client.utils import traverse
+from starlette.routing import Mount
+from starlette.types import ASGIApp
+
+from diffusion_local.actor import NOBODY, Actor, acting
+from diffusion_local.errors import UserError
+from diffusion_local.web.access import KEY
+
+log = logging.getLogger(__name__)
+
+TESTED = "6.31.0"
+ADVICE = f"Install the tested version: pip install gradio=={TESTED}"
+MAX_SESSIONS = 20_000  # sessions with results to be fetched, of all callers
+PREDICT = "predict"  # the endpoint name of the page, which gives the function's index
+
+#: Functions that are replaced or relied on, with the parameters they must have.
+SIGNATURES: tuple[tuple[Any, str, tuple[str, ...]], ...] = (
+    (gr.Blocks, "process_api", ("self", "block_fn", "inputs", "state", "request")),
+    (gr.Blocks, "validate_inputs", ("self", "block_fn", "inputs")),
+    (gr.Blocks, "postprocess_data", ("self", "block_fn", "predictions", "state")),
+    (processing_utils, "_check_allowed", ("path", "check_in_upload_folder")),
+)
+#: Callers through which the replaced functions take effect: text that their source must have.
+CALLERS: tuple[tuple[Any, str, str], ...] = (
+    (route_utils, "call_process_api", ".process_api("),
+    (gr.Blocks, "preprocess_data", "self.validate_inputs("),
+    (gr.Blocks, "process_api", "self.postprocess_data("),
+    (processing_utils, "_check_allowed", "has_launched"),
+)
+QUEUE = ("pending_messages_per_session", "pending_event_ids_session", "event_ids_to_events", "clean_events")
+TUNED = ("sleep_when_free", "max_thread_count", "ANAYLTICS_CACHE_FREQUENCY")
+
+
+class UnsupportedGradio(UserError):
+    """The installed Gradio does not fit this program."""
+
+
+def check(blocks: gr.Blocks) -> None:
+    """Raises UnsupportedGradio, naming each difference that matters; another version that fits is only logged."""
+    differs = [
+        f"{owner.__name__}.{name}"
+        for owner, name, wanted in SIGNATURES
+        if not takes(getattr(owner, name, None), wanted)
+    ]
+    differs += [
+        f"{owner.__name__}.{name}" for owner, name, text in CALLERS if text not in source(getattr(owner, name, None))
+    ]
+    queue = getattr(blocks, "_queue", None)
+    differs += [f"Queue.{name}" for name in QUEUE if not hasattr(queue, name)]
+    differs += [f"Blocks.{name}" for name in ("has_launched", "fns") if not hasattr(blocks, name)]
+    if differs:
+        raise UnsupportedGradio(
+            f"Gradio {gr.__version__} differs from {TESTED}, with which this program was tested, in "
+            f"{', '.join(dict.fromkeys(differs))}. {ADVICE}"
+        )
+    if gr.__version__ != TESTED:
+        log.warning("Gradio %s is installed; tested with %s.", gr.__version__, TESTED)
+
+
+def takes(function: Any, wanted: tuple[str, ...]) -> bool:
+    return callable(function) and set(wanted) <= set(inspect.signature(function).parameters)
+
+
+def source(function: Any) -> str:
+    try:
+        return inspect.getsource(function)
+    except (TypeError, OSError):
+        return ""
+
+
+def prepare(blocks: gr.Blocks, endpoints: tuple[str, ...], most_waiting: int) -> None:
+    """Apply every patch to a page; ``endpoints`` are those for programs. Raises UnsupportedGradio."""
+    blocks.queue(max_size=most_waiting)
+    check(blocks)
+    tune_queue(blocks._queue, most_waiting)
+    fill_in_defaults(blocks, endpoints)
+    act_for_callers(blocks)
+    refuse_files(blocks)
+
+
+def tune_queue(queue: Any, most_waiting: int) -> None:
+    """The queue serves only the callers of ``wait``, ``generate`` and ``watch``.
+
+    By default it looks for them a thousand times a second (5 % of a core for nothing), takes forty at once, and makes
+    a table of statistics with pandas after each.
+    """
+    missing = [name for name in TUNED if not hasattr(queue, name)]
+    if missing:
+        log.warning("Gradio's queue has no %s: it may use more of the processor.", ", ".join(missing))
+    queue.sleep_when_free = 0.02
+    queue.max_thread_count = most_waiting
+    queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
+    queue.pending_messages_per_session = LRUCache(MAX_SESSIONS)  # per caller it is calls.MAX_EVENTS
+
+
+def fill_in_defaults(blocks: gr.Blocks, endpoints: tuple[str, ...]) -> None:
+    """Callers over plain HTTP may leave out, at the end of their list, what an endpoint has a default for.
+
+    Gradio's own client fills in; without this an endpoint could take no new parameter without breaking the others.
+    """
+    validate = blocks.validate_inputs
+
+    def filled(block_fn: Any, inputs: list[Any]) -> None:
+        if block_fn.api_name in endpoints:
+            rest = list(inspect.signature(block_fn.fn).parameters.values())[len(inputs) :]
+            if all(each.default is not each.empty for each in rest):
+                inputs.extend(each.default for each in rest)
+        if len(inputs) < len(block_fn.inputs):  # Gradio's own message repeats all values
+            raise gr.Error(f"data: must have {len(block_fn.inputs)} values (got {len(inputs)}).", print_exception=False)
+        validate(block_fn, inputs)
+
+    blocks.validate_inputs = filled
+
+
+def act_for_callers(blocks: gr.Blocks) -> None:
+    """Handlers act for whoever called them, also those that the queue runs outside of the request.
+
+    Every event goes through this one function, so no handler can be forgotten.
+    """
+    process = blocks.process_api
+
+    async def process_for(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        with acting(caller(kwargs.get("request"))):
+            return await process(*args, **kwargs)
+
+    blocks.process_api = process_for
+
+
+def caller(request: Any) -> Actor:
+    """Who made a Gradio request; nobody if there is none."""
+    first = request[0] if isinstance(request, list) else request
+    scope = getattr(getattr(first, "request", None), "scope", None)
+    found = scope.get(KEY) if scope else None
+    return found if isinstance(found, Actor) else NOBODY
+
+
+def refuse_files(blocks: gr.Blocks) -> None:
+    """Gradio opens no file for an input or an output.
+
+    Inputs with files are replaced before (``calls``); this is the second line: ``has_launched`` turns on Gradio's own
+    check of paths, which a mounted page skips, and an output that names a file is an error, as no handler returns one.
+    """
+    blocks.has_launched = True
+    postprocess = blocks.postprocess_data
+
+    async def without_files(block_fn: Any, predictions: Any, state: Any) -> Any:
+        traverse(predictions, refuse, is_file)
+        return await postprocess(block_fn, predictions, state)
+
+    blocks.postprocess_data = without_files
+
+
+def is_file(value: Any) -> bool:
+    return isinstance(value, dict) and "path" in value and "meta" in value
+
+
+def refuse(value: Any) -> None:
+    raise RuntimeError("A handler returned a file; files are served by routes of our own.")
+
+
+def enclose(app: FastAPI, blocks: gr.Blocks, around: Callable[[ASGIApp], ASGIApp]) -> None:
+    """Put ``around`` between the application and Gradio's, which was mounted last. Raises UnsupportedGradio."""
+    mounted = app.routes[-1]
+    if not isinstance(mounted, Mount) or getattr(mounted.app, "blocks", None) is not blocks:
+        raise UnsupportedGradio(f"Gradio {gr.__version__} is not mounted as one application. {ADVICE}")
+    mounted.app = around(mounted.app)
+
+
+class GradioSessions:
+    """What ``Surface`` asks of Gradio: its endpoints, and the results that wait to be fetched."""
+
+    def __init__(self, blocks: gr.Blocks) -> None:
+        self._blocks = blocks
+
+    def has_endpoint(self, api_name: str, fn_index: object) -> bool:
+        """Whether a call by name, or of the page by index, is for something that there is."""
+        fns = self._blocks.fns
+        if fn_index is not None:
+            return isinstance(fn_index, int) and fn_index in fns and api_name in ("", PREDICT, fns[fn_index].api_name)
+        return any(fn.api_name == api_name for fn in fns.values())
+
+    def has_results(self, key: str) -> bool:
+        return key in self._blocks._queue.pending_messages_per_session
+
+    async def forget(self, key: str) -> None:
+        """End the events of a session and drop its results."""
+        queue = self._blocks._queue
+        await queue.clean_events(session_hash=key)
+        queue.pending_messages_per_session.pop(key, None)
+        queue.pending_event_ids_session.pop(key, None)

@@ -1,0 +1,167 @@
+"""Which of Gradio's routes can be reached.
+
+Every request is refused unless ALLOWED lists its method and path, so a route that a new version of Gradio adds is not
+reachable. REFUSED names the rest of today's routes: a test compares both tables with the routes of the installed
+version, so that an upgrade cannot go unnoticed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+from starlette.routing import Match, Route
+from starlette.types import Scope
+
+
+class Kind(Enum):
+    """How a request to a route is checked before Gradio gets it."""
+
+    PLAIN = auto()  # nothing in it to check
+    CALL = auto()  # JSON: {"data": [...], "session_hash": ...}; the values may refer to files
+    CALL_BY_NAME = auto()  # JSON: a value for each parameter
+    CANCEL = auto()  # JSON: {"event_id": ..., "session_hash": ..., "fn_index": ...}
+    RESET = auto()  # JSON: {"event_id": ...}; Gradio does nothing with it
+    EVENTS = auto()  # a session's results, by ?session_hash=
+    RESULT = auto()  # one call's results, by event id
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """One method and path; ``kind`` says how requests are checked, ``starts`` whether the answer names a new event."""
+
+    method: str
+    path: str
+    kind: Kind = Kind.PLAIN
+    starts: bool = False
+    _route: Route = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_route", Route(self.path, _nowhere, methods=[self.method]))
+
+    def match(self, scope: Scope) -> dict[str, Any] | None:
+        """The parameters of the path; None if the request is for something else."""
+        if scope["method"] != self.method:  # Route takes HEAD for GET
+            return None
+        match, child = self._route.matches(scope)
+        return child["path_params"] if match is Match.FULL else None
+
+
+async def _nowhere(*_: Any) -> None:
+    """The endpoint of routes that are only matched, never run."""
+
+
+API = "/gradio_api"
+ALLOWED = (
+    # the page
+    Allowed("GET", "/"),
+    Allowed("HEAD", "/"),
+    Allowed("GET", "/config"),
+    Allowed("GET", "/config/"),
+    Allowed("GET", "/theme.css"),
+    Allowed("GET", "/static/{path:path}"),
+    Allowed("GET", "/assets/{path:path}"),
+    Allowed("GET", "/favicon.ico"),
+    Allowed("GET", "/robots.txt"),
+    Allowed("GET", f"{API}/app_id"),
+    # documentation of the endpoints; the clients need it too
+    Allowed("GET", f"{API}/info"),
+    Allowed("GET", f"{API}/info/"),
+    Allowed("GET", f"{API}/openapi.json"),
+    # calls that are answered at once
+    Allowed("POST", f"{API}/run/{{api_name}}", Kind.CALL),
+    Allowed("POST", f"{API}/run/{{api_name}}/", Kind.CALL),
+    # calls whose results are fetched by event id
+    Allowed("POST", f"{API}/call/{{api_name}}", Kind.CALL, starts=True),
+    Allowed("POST", f"{API}/call/{{api_name}}/", Kind.CALL, starts=True),
+    Allowed("GET", f"{API}/call/{{api_name}}/{{event_id}}", Kind.RESULT),
+    Allowed("POST", f"{API}/call/v2/{{api_name}}", Kind.CALL_BY_NAME, starts=True),
+    Allowed("POST", f"{API}/call/v2/{{api_name}}/", Kind.CALL_BY_NAME, starts=True),
+    Allowed("GET", f"{API}/call/v2/{{api_name}}/{{event_id}}", Kind.RESULT),
+    # calls of gradio_client and @gradio/client, and their results
+    Allowed("POST", f"{API}/queue/join", Kind.CALL, starts=True),
+    Allowed("GET", f"{API}/queue/data", Kind.EVENTS),
+    Allowed("POST", f"{API}/cancel", Kind.CANCEL),
+    Allowed("POST", f"{API}/reset", Kind.RESET),
+    Allowed("POST", f"{API}/reset/", Kind.RESET),
+)
+
+#: (method, path) of Gradio's routes that answer 404, and why.
+REFUSED: dict[str, tuple[tuple[str, str], ...]] = {
+    "served by routes of our own": (
+        ("GET", "/openapi.json"),
+        ("HEAD", "/openapi.json"),
+        ("POST", "/login"),
+        ("POST", "/login/"),
+        ("GET", "/logout"),
+        ("POST", f"{API}/upload"),
+        ("GET", f"{API}/file={{path_or_url:path}}"),
+        ("HEAD", f"{API}/file={{path_or_url:path}}"),
+    ),
+    "reads or serves files, or fetches addresses": (
+        ("GET", f"{API}/file/{{path:path}}"),
+        ("GET", f"{API}/proxy={{url_path:path}}"),
+        ("HEAD", f"{API}/proxy={{url_path:path}}"),
+        ("GET", f"{API}/custom_component/{{id}}/{{environment}}/{{type}}/{{file_name}}"),
+        ("GET", "/svelte/{path:path}"),
+        ("POST", f"{API}/process_recording"),
+        ("GET", f"{API}/upload_progress"),
+    ),
+    "Gradio's own accounts, which are not used": (
+        ("GET", f"{API}/user"),
+        ("GET", f"{API}/user/"),
+        ("GET", f"{API}/login_check"),
+        ("GET", f"{API}/login_check/"),
+        ("GET", f"{API}/token"),
+        ("GET", f"{API}/token/"),
+    ),
+    "features that the page does not use": (
+        ("GET", f"{API}/deep_link"),
+        ("POST", f"{API}/component_server"),
+        ("POST", f"{API}/component_server/"),
+        ("GET", f"{API}/heartbeat/{{session_hash}}"),
+        ("GET", f"{API}/startup-events"),
+        ("GET", f"{API}/queue/status"),
+        ("GET", f"{API}/runs"),
+        ("GET", f"{API}/runs/"),
+        ("POST", f"{API}/stream/{{event_id}}"),
+        ("POST", f"{API}/stream/{{event_id}}/close"),
+        ("GET", f"{API}/stream/{{session_hash}}/{{run}}/{{component_id}}/playlist.m3u8"),
+        ("GET", f"{API}/stream/{{session_hash}}/{{run}}/{{component_id}}/{{segment_id}}.{{ext}}"),
+        ("GET", f"{API}/stream/{{session_hash}}/{{run}}/{{component_id}}/playlist-file"),
+        ("GET", "/pwa_icon"),
+        ("GET", "/pwa_icon/{size}"),
+        ("GET", "/manifest.json"),
+    ),
+    "tools of Gradio's developers": (
+        ("GET", "/monitoring"),
+        ("GET", "/monitoring/summary"),
+        ("GET", "/monitoring/{key}"),
+        ("GET", f"{API}/dev/reload"),
+        ("GET", f"{API}/vibe-code"),
+        ("GET", f"{API}/vibe-code/"),
+        ("POST", f"{API}/vibe-code"),
+        ("POST", f"{API}/vibe-code/"),
+        ("POST", f"{API}/vibe-edit"),
+        ("POST", f"{API}/vibe-edit/"),
+        ("POST", f"{API}/undo-vibe-edit"),
+        ("POST", f"{API}/undo-vibe-edit/"),
+        ("POST", f"{API}/vibe-starter-queries"),
+        ("POST", f"{API}/vibe-starter-queries/"),
+    ),
+    "other addresses of allowed routes": (
+        ("GET", f"{API}/app_id/"),
+        ("GET", f"{API}/theme.css"),
+        ("POST", f"{API}/api/{{api_name}}"),
+        ("POST", f"{API}/api/{{api_name}}/"),
+    ),
+}
+
+
+def find(scope: Scope, allowed: Sequence[Allowed] = ALLOWED) -> tuple[Allowed, dict[str, Any]] | None:
+    """The allowed route of a request, with the parameters of its path."""
+    for route in allowed:
+        parameters = route.match(scope)
+        if parameters is not None:
+            return route, parameters
+    return None

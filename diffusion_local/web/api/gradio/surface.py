@@ -1,0 +1,167 @@
+"""The one way to Gradio's application: refuses all but the allowed routes, and checks what goes through them."""
+
+import json
+from typing import Any, Protocol
+from urllib.parse import parse_qs, urlencode
+
+import anyio.to_thread
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
+
+from diffusion_local import actor
+from diffusion_local.errors import InvalidParams, NotFound, UserError
+from diffusion_local.settings import Settings
+from diffusion_local.web.api.gradio.calls import Calls, session_key
+from diffusion_local.web.api.gradio.routes import Allowed, Kind, find
+from diffusion_local.web.api.limits import MOST_BYTES, refusal
+from diffusion_local.web.refusals import NEVER
+
+REPLY_BYTES = 10_000  # of an answer that names an event
+
+
+class Sessions(Protocol):
+    """Gradio's record of results that wait to be fetched."""
+
+    def has_endpoint(self, api_name: str, fn_index: object) -> bool: ...
+
+    def has_results(self, key: str) -> bool: ...
+
+    async def forget(self, key: str) -> None: ...
+
+
+class Surface:
+    """ASGI middleware around Gradio's application."""
+
+    def __init__(self, app: ASGIApp, calls: Calls, sessions: Sessions, settings: Settings) -> None:
+        self._app = app
+        self._calls = calls
+        self._sessions = sessions
+        self._list_bytes = 2 * settings.max_list_mb * 1_000_000 + MOST_BYTES  # JSON may double a list
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await WebSocketClose()(scope, receive, send)
+            return
+        found = find(scope)
+        if found is None:
+            await refusal(404, "not_found", "There is nothing here.")(scope, receive, send)
+            return
+        try:
+            await self._checked(*found, scope, receive, send)
+        except UserError as error:
+            await refused(error)(scope, receive, send)
+
+    async def _checked(
+        self, route: Allowed, parameters: dict[str, Any], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        owner = actor.current().name
+        match route.kind:
+            case Kind.PLAIN:
+                await self._app(scope, receive, send)
+            case Kind.EVENTS:
+                hashes = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [])
+                key = session_key(owner, hashes[0] if len(hashes) == 1 else None)
+                self._require_results(key)
+                scope = {**scope, "query_string": urlencode({"session_hash": key}).encode()}
+                await self._app(scope, receive, send)
+            case Kind.RESULT:
+                self._require_results(self._calls.results(parameters["event_id"], owner))
+                await self._app(scope, receive, send)
+            case _:
+                await self._call(route, parameters, owner, scope, receive, send)
+
+    def _require_results(self, key: str) -> None:
+        if not self._sessions.has_results(key):
+            raise NotFound("There are no results to be fetched here.")
+
+    async def _call(
+        self, route: Allowed, parameters: dict[str, Any], owner: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        headers = Headers(scope=scope)
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            await refusal(415, "unsupported_media_type", "The body must be application/json.")(scope, receive, send)
+            return
+        most = self._list_bytes if actor.Scope.SUBMIT in actor.current().scopes else MOST_BYTES
+        given = await whole(receive, headers, most)
+        if given is None:
+            text = f"The body must have at most {most:,} bytes."
+            await refusal(413, "content_too_large", text)(scope, receive, send)
+            return
+        body, encoded = await anyio.to_thread.run_sync(self._rewritten, route.kind, given, owner)
+        index = body.get("fn_index") if route.kind is Kind.CALL else None
+        is_call = route.kind in (Kind.CALL, Kind.CALL_BY_NAME)
+        if is_call and not self._sessions.has_endpoint(parameters.get("api_name", ""), index):
+            raise NotFound("There is no such endpoint.")
+
+        async def started(event_id: str) -> None:
+            session = body.get("session_hash") if route.kind is Kind.CALL else None
+            for key in self._calls.started(event_id, session, owner):
+                await self._sessions.forget(key)
+
+        replaced = (b"content-length", b"content-encoding", b"transfer-encoding", b"accept-encoding")
+        kept = [each for each in scope["headers"] if each[0] not in replaced]
+        scope = {**scope, "headers": [*kept, (b"content-length", str(len(encoded)).encode())]}
+        await self._app(scope, sending(encoded, receive), Reply(send, started) if route.starts else send)
+
+    def _rewritten(self, kind: Kind, given: bytes, owner: str) -> tuple[dict[str, Any], bytes]:
+        body = self._calls.body(kind, given, owner)
+        return body, json.dumps(body).encode()
+
+
+class Reply:
+    """Passes an answer on, and hands over the id of the event that it names."""
+
+    def __init__(self, send: Send, started: Any) -> None:
+        self._send = send
+        self._started = started
+        self._ok = False
+        self._body = b""
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._ok = message["status"] == 200
+        elif message["type"] == "http.response.body" and self._ok and len(self._body) < REPLY_BYTES:
+            self._body += message.get("body", b"")
+            if not message.get("more_body"):
+                await self._started(json.loads(self._body)["event_id"])
+        await self._send(message)
+
+
+async def whole(receive: Receive, headers: Headers, most: int) -> bytes | None:
+    """The body of a request; None if it is longer than ``most`` bytes, known from its declared length or by reading."""
+    length = headers.get("content-length", "0")
+    if not length.isdigit() or len(length) > 18 or int(length) > most:
+        return None
+    parts, got, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise InvalidParams("body", "must be whole.")
+        parts.append(message.get("body", b""))
+        got += len(parts[-1])
+        if got > most:
+            return None
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+def sending(body: bytes, receive: Receive) -> Receive:
+    """A stream with this body, and after it what the caller's stream goes on with."""
+    sent = False
+
+    async def receive_body() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_body
+
+
+def refused(error: UserError) -> JSONResponse:
+    """404 or 400, which is all that Gradio's clients can read; ``detail`` is the field in which they look."""
+    content = {"error": {"code": error.code, "message": error.message}, "detail": error.message}
+    return JSONResponse(content, 404 if isinstance(error, NotFound) else 400, headers=NEVER)
