@@ -1,5 +1,6 @@
 """The attacks, one row each: what is tried, at which door, and what must come back."""
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -195,7 +196,48 @@ TOO_LARGE = [
         "/predictions",
     )
 ]
-ATTACKS = [*FOREIGN, *PREFLIGHTS, *REBINDING, *TRAVERSAL, *OTHERS, *SCOPES, *TOO_LARGE]
+
+
+def file(path: str) -> dict[str, Any]:
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+PASSWD = file("/etc/passwd")
+GRADIO = [
+    *(
+        post(
+            "a file of the machine as FileData", path, 404, "only the caller's own uploads", json.dumps(body), who="eve"
+        )
+        for path, body in (
+            ("/gradio_api/run/gallery", {"data": [PASSWD]}),
+            ("/gradio_api/run/gallery", {"data": [{"a": [[PASSWD]]}]}),
+            ("/gradio_api/run/add_source", {"data": [file("{home}/app.db")]}),
+            ("/gradio_api/run/add_source", {"data": [file("http://93.184.216.34/")]}),
+            ("/gradio_api/call/gallery", {"data": [PASSWD]}),
+            ("/gradio_api/call/v2/gallery", {"limit": PASSWD}),
+            ("/gradio_api/queue/join", {"fn_index": 0, "session_hash": "x", "data": [PASSWD]}),
+        )
+    ),
+    *(
+        Attack("a route of Gradio that nobody needs", path, (404,), "not in the list of allowed routes", who="root")
+        for path in (
+            "/gradio_api/proxy=http://93.184.216.34/",
+            "/gradio_api/file/etc/passwd",
+            "/gradio_api/deep_link?session_hash=x",
+            "/gradio_api/dev/reload",
+            "/gradio_api/heartbeat/x",
+            "/gradio_api/vibe-code",
+            "/gradio_api/token",
+            "/monitoring/summary",
+            "/svelte/x.js",
+        )
+    ),
+    post("a route of Gradio that nobody needs", "/gradio_api/component_server", 404, "not allowed", "{}", who="root"),
+    post("an upload by a viewer", "/gradio_api/upload", 403, "scope submit", "x" * 100, who="eve"),
+    Attack("another's results", "/gradio_api/queue/data?session_hash=x", (404,), "sessions by account", who="bob"),
+    Attack("another's results", "/gradio_api/call/jobs/" + "0" * 32, (404,), "events by account", who="bob"),
+]
+ATTACKS = [*GRADIO, *FOREIGN, *PREFLIGHTS, *REBINDING, *TRAVERSAL, *OTHERS, *SCOPES, *TOO_LARGE]
 
 #: Addresses that a webhook must not be sent to, however they are written.
 INSIDE = (
@@ -249,9 +291,9 @@ LONGER = {
         "bounded reading",
     ),
     "test_gradios_upload_takes_nothing_large": (
-        "large upload by gradio's own route",
+        "large upload by Gradio's route",
         "POST /gradio_api/upload",
-        "max_file_size",
+        "max_source_mb, for who may submit, before the body is read",
     ),
     "test_the_page_answers_during_a_flood": (
         "request flood from one address",

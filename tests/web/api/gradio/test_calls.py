@@ -1,0 +1,90 @@
+"""Bodies of calls as Gradio gets them, and whose events are whose."""
+
+import io
+import json
+from typing import Any
+
+import pytest
+
+from diffusion_local.compose import House
+from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.web.api.gradio.calls import MAX_DEPTH, MAX_EVENTS, Calls, session_key
+from diffusion_local.web.api.gradio.routes import Kind
+from diffusion_local.web.api.gradio.uploads import Uploads
+
+
+@pytest.fixture
+def uploads(house: House) -> Uploads:
+    return Uploads(house.settings)
+
+
+@pytest.fixture
+def calls(uploads: Uploads) -> Calls:
+    return Calls(uploads)
+
+
+def body(calls: Calls, kind: Kind, value: Any, owner: str = "ann") -> dict[str, Any]:
+    return calls.body(kind, json.dumps(value).encode(), owner)
+
+
+def test_an_own_upload_becomes_what_only_uploads_reads(calls: Calls, uploads: Uploads) -> None:
+    with uploads.room("ann", 1):
+        path = uploads.keep("ann", io.BytesIO(b"x"))
+    file = {"path": path, "url": "http://x/", "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
+    assert body(calls, Kind.CALL, {"data": [1, [{"a": file}]]})["data"] == [1, [{"a": {"upload": path}}]]
+    assert body(calls, Kind.CALL_BY_NAME, {"picture": file}) == {"picture": {"upload": path}}
+    with pytest.raises(NotFound):
+        body(calls, Kind.CALL, {"data": [file]}, "bob")
+
+
+def test_only_known_fields_reach_gradio(calls: Calls) -> None:
+    more = {"event_id": "x", "oauth_token": "x", "simple_format": True, "batched": True, "request": {}, "more": 1}
+    given = {"data": ["x"], "fn_index": 3, "trigger_id": 4, "event_data": {"do": "x"}}
+    assert body(calls, Kind.CALL, given | more) == given
+
+
+def test_values_keep_their_kind(calls: Calls) -> None:
+    values = [None, True, 1, 1.5, "text", ["a", {"b": {"c": []}}], {}]
+    assert body(calls, Kind.CALL, {"data": values})["data"] == values
+
+
+def test_depth_is_bounded(calls: Calls) -> None:
+    def nested(depth: int) -> Any:
+        return [nested(depth - 1)] if depth else 1
+
+    assert body(calls, Kind.CALL, {"data": [nested(MAX_DEPTH)]})
+    with pytest.raises(InvalidParams):
+        body(calls, Kind.CALL, {"data": [nested(MAX_DEPTH + 1)]})
+
+
+def test_a_session_of_one_account_is_not_anothers(calls: Calls) -> None:
+    keys = {
+        body(calls, Kind.CALL, {"data": [], "session_hash": "x"}, who)["session_hash"] for who in ("ann", "bob", "")
+    }
+    assert len(keys) == 3
+    assert session_key("bob", session_key("ann", "x")) not in keys
+    assert body(calls, Kind.CALL, {"data": [], "session_hash": "x"}) == body(
+        calls, Kind.CALL, {"data": [], "session_hash": "x"}
+    )
+
+
+def test_events_are_their_callers(calls: Calls) -> None:
+    calls.started("e1", None, "ann")
+    calls.started("e2", "ann-s", "ann")
+    assert (calls.results("e1", "ann"), calls.results("e2", "ann")) == ("e1", "ann-s")
+    for event, who in (("e1", "bob"), ("e1", ""), ("e3", "ann"), (None, "ann"), (["e1"], "ann")):
+        with pytest.raises(NotFound):
+            calls.results(event, who)
+
+
+def test_a_bounded_number_of_events_is_remembered_for_each_account(calls: Calls) -> None:
+    calls.started("bobs", None, "bob")
+    calls.started("old", None, "ann")
+    calls.started("old of a session", "session", "ann")
+    forgotten = [calls.started(f"e{number}", "session", "ann") for number in range(MAX_EVENTS)]
+    assert [each for each in forgotten if each] == [["old"]]  # the session has newer events
+    for event in ("old", "old of a session"):
+        with pytest.raises(NotFound):
+            calls.results(event, "ann")
+    assert calls.results("e0", "ann") == "session"
+    assert calls.results("bobs", "bob") == "bobs"

@@ -1,0 +1,91 @@
+"""What depends on the inside of Gradio: a version that differs there is refused, by name."""
+
+from importlib.metadata import version
+from typing import Any
+
+import gradio as gr
+import pytest
+from fastapi import FastAPI
+from gradio import processing_utils
+
+from diffusion_local.actor import NOBODY
+from diffusion_local.web.api.gradio import compat
+from diffusion_local.web.api.gradio.compat import UnsupportedGradio
+from tests.support import REPOSITORY
+
+
+def prepared() -> gr.Blocks:
+    with gr.Blocks() as blocks:
+        compat.prepare(blocks, (), 10)
+        gr.Textbox()
+    return blocks
+
+
+def test_the_tested_version_is_the_pinned_and_installed_one() -> None:
+    assert version("gradio") == compat.TESTED
+    assert f"gradio=={compat.TESTED}" in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (gr.Blocks, "process_api"),
+        (gr.Blocks, "validate_inputs"),
+        (gr.Blocks, "postprocess_data"),
+        (processing_utils, "_check_allowed"),
+    ],
+)
+def test_a_function_that_takes_other_parameters_is_refused(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    monkeypatch.setattr(owner, name, lambda something, new: None)
+    with pytest.raises(UnsupportedGradio, match=f"{name}.*pip install gradio=={compat.TESTED}"):
+        prepared()
+
+
+def test_a_function_that_is_gone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(processing_utils, "_check_allowed")
+    with pytest.raises(UnsupportedGradio, match="_check_allowed"):
+        prepared()
+
+
+def test_a_caller_that_goes_past_a_patch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def call_process_api(app: Any, body: Any) -> None:
+        """Calls something else."""
+
+    monkeypatch.setattr(compat.route_utils, "call_process_api", call_process_api)
+    with pytest.raises(UnsupportedGradio, match="call_process_api"):
+        prepared()
+
+
+def test_another_version_that_fits_is_only_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gr, "__version__", "6.99.0")
+    prepared()
+    assert "Gradio 6.99.0 is installed; tested with" in caplog.text
+
+
+def test_an_application_that_is_mounted_otherwise_is_refused() -> None:
+    with pytest.raises(UnsupportedGradio, match="mounted"):
+        compat.enclose(FastAPI(), prepared(), lambda app: app)
+
+
+def test_gradios_own_check_of_paths_is_on(tmp_path: Any) -> None:
+    from gradio.context import LocalContext
+    from gradio.exceptions import InvalidPathError
+
+    LocalContext.blocks.set(prepared())
+    with pytest.raises(InvalidPathError):
+        processing_utils._check_allowed("/etc/passwd", check_in_upload_folder=True)
+
+
+@pytest.mark.anyio
+async def test_a_handler_that_returns_a_file_is_an_error() -> None:
+    blocks = prepared()
+    with pytest.raises(RuntimeError, match="returned a file"):
+        await blocks.postprocess_data(None, [[{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}]], None)
+
+
+def test_a_request_without_an_account_acts_for_nobody() -> None:
+    assert compat.caller(None) is compat.caller([None]) is NOBODY
