@@ -44,11 +44,10 @@ class Surface:
         if scope["type"] == "websocket":
             await WebSocketClose()(scope, receive, send)
             return
-        found = find(scope)
-        if found is None:
-            await refusal(404, "not_found", "There is nothing here.")(scope, receive, send)
-            return
         try:
+            found = find(scope)
+            if found is None:
+                raise NotFound("There is nothing here.")
             await self._checked(*found, scope, receive, send)
         except UserError as error:
             await refused(error)(scope, receive, send)

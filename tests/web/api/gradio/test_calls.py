@@ -52,9 +52,43 @@ def test_depth_is_bounded(calls: Calls) -> None:
     def nested(depth: int) -> Any:
         return [nested(depth - 1)] if depth else 1
 
-    assert body(calls, Kind.CALL, {"data": [nested(MAX_DEPTH)]})
+    assert body(calls, Kind.CALL, {"data": [nested(MAX_DEPTH - 1)]})
     with pytest.raises(InvalidParams):
-        body(calls, Kind.CALL, {"data": [nested(MAX_DEPTH + 1)]})
+        body(calls, Kind.CALL, {"data": [nested(MAX_DEPTH)]})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" + "{}," * 200_000 + "1]",
+        "[" + "1," * 300_000 + "1]",
+        "[" + '"",' * 200_000 + "1]",
+        "[" + '"\\\\","\\"",' * 60_000 + "1]",
+        " " * 600_000 + "[]",
+    ],
+    ids=["objects", "numbers", "texts", "escapes", "spaces"],
+)
+def test_many_small_values_are_refused_before_they_are_read(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(json, "loads", None)
+    with pytest.raises(InvalidParams, match="beside its texts"):
+        calls.body(Kind.CALL, f'{{"data": {text}}}'.encode(), "ann")
+
+
+def test_a_long_list_of_prompts_is_one_text(calls: Calls) -> None:
+    prompts = 'a "red" apple \\ pear\n' * 100_000
+    assert body(calls, Kind.CALL, {"data": [prompts]})["data"] == [prompts]
+
+
+def test_another_encoding_is_refused(calls: Calls) -> None:
+    with pytest.raises(InvalidParams, match="must be JSON"):
+        calls.body(Kind.CALL, '{"data": []}'.encode("utf-16"), "ann")
+
+
+def test_a_file_in_the_data_of_an_event_is_refused(calls: Calls) -> None:
+    with pytest.raises(NotFound):
+        body(calls, Kind.CALL, {"data": [], "event_data": {"value": {"path": "/etc/passwd"}}})
 
 
 def test_a_session_of_one_account_is_not_anothers(calls: Calls) -> None:
