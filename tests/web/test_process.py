@@ -64,7 +64,9 @@ def answers(url: str) -> bool:
 @pytest.mark.parametrize("how", ["terminate", "parent gone"])
 def test_stops_at_once_with_streams_open(process: Any, how: str, tmp_path: Path) -> None:
     child, url = process
-    for path in ("gradio_api/heartbeat/x", "api/v1/queue/stream", "api/v1/queue/stream"):
+    job_id = httpx.post(f"{url}/api/v1/jobs", json={"prompt": "x", "width": 128, "height": 128}).json()["job_ids"][0]
+    event_id = httpx.post(f"{url}/gradio_api/call/wait", json={"data": [job_id, 60]}).json()["event_id"]
+    for path in (f"gradio_api/call/wait/{event_id}", "api/v1/queue/stream", "api/v1/queue/stream"):
         threading.Thread(target=stream, args=(f"{url}/{path}",), daemon=True).start()
     eventually(lambda: len(psutil.Process(child.pid).net_connections()) > 3)
     started = time.monotonic()

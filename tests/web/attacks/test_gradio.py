@@ -294,10 +294,10 @@ def test_results_of_a_session_go_to_who_started_it(victim: Victim, callers: Any)
         answer = bob.get("/gradio_api/queue/data", params={"session_hash": session})
         assert answer.status_code == 404
         assert "secret" not in answer.text
-    joined(bob, "shared-hash", "queue")
+    joined(bob, "shared-hash", "models")
     theirs = bob.get("/gradio_api/queue/data", params={"session_hash": "shared-hash"}).text
     assert "process_completed" in theirs
-    assert "secret" not in theirs
+    assert victim.job not in theirs
     assert "a secret hill" in ann.get("/gradio_api/queue/data", params={"session_hash": "shared-hash"}).text
 
 
