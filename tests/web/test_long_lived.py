@@ -106,7 +106,6 @@ STREAMS: dict[str, Open] = {
     "gradio watch": called("watch", "{job}", "", 600),
     "gradio wait": called("wait", "{job}", 600),
     "gradio queue": queued,
-    "gradio heartbeat": get("/gradio_api/heartbeat/anns-tab"),
 }
 POLLS: dict[str, Open] = {
     "submit": post("/api/v1/jobs", JOB, Prefer="wait=600"),
@@ -136,7 +135,7 @@ def test_a_stream_ends_with_its_token(studio: Studio, kind: str) -> None:
     with STREAMS[kind](studio, headers) as answer:
         assert answer.status_code == 200
         pieces = answer.iter_raw()
-        if kind not in ("gradio heartbeat", "gradio wait"):  # whose first piece takes a while
+        if kind != "gradio wait":  # whose first piece takes a while
             assert next(pieces)
         studio.house.studio.accounts.remove_token("ann", token)
         result = in_thread(lambda: list(pieces))
