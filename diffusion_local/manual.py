@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.settings import assets
 
 #: Topics in reading order; ``/`` in a topic is a folder.
@@ -72,7 +72,7 @@ class Result:
 def page(topic: str, language: str = "en") -> Page:
     """Raises NotFound, naming the topics there are."""
     if topic not in TOPICS:
-        raise NotFound(f"The manual has no topic {topic!r:.60}. Topics: {', '.join(TOPICS)}.")
+        raise NotFound(f"The manual has no topic {echo(topic)}. Topics: {', '.join(TOPICS)}.")
     return _read(topic, language if _path(topic, language).exists() else "en")
 
 

@@ -15,7 +15,7 @@ from diffusion_local.cli.terminal import AsJson, tell
 from diffusion_local.compose import open_house
 from diffusion_local.doctor import back_up, examine, rebuild_gallery
 from diffusion_local.engine import inventory
-from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.logs import read as read_logs
 from diffusion_local.logs import start as start_log
 from diffusion_local.permissions import close_all
@@ -147,7 +147,7 @@ def show_help(
 ) -> None:
     """Print a page of the manual, or without a topic the list of its pages."""
     if lang not in manual.LANGUAGES:
-        raise InvalidParams("lang", f"must be one of {', '.join(manual.LANGUAGES)} (got {lang!r}).")
+        raise InvalidParams("lang", f"must be one of {', '.join(manual.LANGUAGES)} (got {echo(lang)}).")
     if search:
         for result in manual.search(search, lang):
             print(f"{result.section.page.topic}: {result.section.title}\n    {result.excerpt}")
