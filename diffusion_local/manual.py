@@ -87,7 +87,7 @@ def search(query: str, language: str = "en") -> list[Result]:
     Raises InvalidParams for a query of more than ``MAX_QUERY`` characters.
     """
     if len(query) > MAX_QUERY:
-        raise InvalidParams("q", f"must have at most {MAX_QUERY} characters (got {len(query)}).")
+        raise InvalidParams("search", f"must have at most {MAX_QUERY} characters (got {len(query)}).")
     words = query.casefold().split()
     if not words:
         return []
