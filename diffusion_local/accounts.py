@@ -230,7 +230,9 @@ def digest(secret: str) -> str:
 
 
 def older(moment: str) -> bool:
-    return moment < utc_text(datetime.now(UTC) - timedelta(seconds=SEEN_SECONDS))
+    """Whether a moment is worth writing anew; also one that is still to come, as the clock was wrong then."""
+    now = datetime.now(UTC)
+    return not utc_text(now - timedelta(seconds=SEEN_SECONDS)) <= moment <= utc_text(now)
 
 
 def network(address: str) -> str:

@@ -131,6 +131,8 @@ class Care:
     def _sleep_if_done(self, now: datetime) -> None:
         """Say that the machine goes to sleep, and after the notice do it, unless work came or a person said no."""
         announced = self._control.sleep_at()
+        if utc_text(now) < self._since:  # the clock was set back
+            self._since = utc_text(now)
         if self._sleep_at and not announced:  # a person wants it awake
             self._sleep_at, self._since = "", utc_text(now)
             log.info("the machine stays awake")
@@ -142,8 +144,9 @@ class Care:
                 self._control.announce_sleep("")
                 log.info("new work came: the machine stays awake")
             return
-        if not announced:
-            if now - datetime.fromisoformat(done_at) >= timedelta(minutes=self._settings.when_done_minutes):
+        if not announced or datetime.fromisoformat(announced) > now + NOTICE:  # the clock was set back since
+            rested = now - datetime.fromisoformat(done_at)
+            if not timedelta() <= rested < timedelta(minutes=self._settings.when_done_minutes):
                 self._sleep_at = utc_text(now + NOTICE)
                 self._control.announce_sleep(self._sleep_at)
                 log.warning(

@@ -2,10 +2,13 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from diffusion_local import logs
 from diffusion_local.compose import House
-from diffusion_local.store import retention, space
+from diffusion_local.errors import UserError
+from diffusion_local.queue import ChoreQueue
+from diffusion_local.store import clock, retention, space
 from diffusion_local.store.sweep import sweep
 
 MERGED_DAYS = 2  # before, as a chore of each night may have been missed
@@ -23,7 +26,11 @@ def sweep_gallery(house: House) -> None:
 
 
 def let_go(house: House) -> None:
-    """Retention of ended jobs, of the trash, of source pictures and of left-over previews."""
+    """Retention of ended jobs, of the trash, of source pictures and of left-over previews; none while the clock is
+    in doubt."""
+    if not clock.trusted(house.database):
+        log.warning("the time of day has jumped, or nothing ran for days: nothing is deleted by its age for a while")
+        return
     jobs = retention.forget_old_jobs(house.settings, house.database)
     images = retention.empty_trash(house.settings, house.database, house.files)
     retention.forget_deleted(house.database)
@@ -54,6 +61,14 @@ def optimize(house: House) -> None:
     retention.optimize(house.database)
 
 
+def attempt(chore: Callable[[House], None], house: House) -> None:
+    """A fault of the storage puts a chore off until its next time."""
+    try:
+        chore(house)
+    except (UserError, OSError) as problem:
+        log.error("%s was put off: %s", chore.__name__, problem)
+
+
 #: (name, chore, hours between). All of them also run once when the supervisor starts. Names are kept for ever: Huey
 #: drops a message whose task it does not know.
 CHORES: tuple[tuple[str, Callable[[House], None], int], ...] = (
@@ -62,3 +77,11 @@ CHORES: tuple[tuple[str, Callable[[House], None], int], ...] = (
     ("optimize", optimize, 6),
     ("give_back_space", give_back_space, 24),
 )
+
+
+def start_chores(house: House) -> ChoreQueue:
+    chores = ChoreQueue(house.settings.queue_database)
+    for name, chore, hours in CHORES:
+        chores.add(name, partial(attempt, chore, house), hours)
+    chores.start()
+    return chores

@@ -19,6 +19,8 @@ from diffusion_local.settings import Settings
 from diffusion_local.store import space
 from diffusion_local.store.accounts import AccountStore
 from diffusion_local.store.database import Database, check_integrity
+from diffusion_local.store.files import LocalFiles
+from diffusion_local.store.probe import Probe
 from diffusion_local.store.sweep import rebuild
 from diffusion_local.store.workers import WorkerStore
 
@@ -50,6 +52,7 @@ def examine(settings: Settings) -> list[Finding]:
         permitted,
         database,
         reclaimable,
+        storage,
         devices,
         graphics,
         models,
@@ -145,6 +148,14 @@ def database(settings: Settings) -> Iterator[Finding]:
         "doctor --rebuild`: the gallery comes back from the recipes inside the pictures."
     )
     yield Finding("database", not found, "sound" if not found else "; ".join(found[:3]), mend)
+
+
+def storage(settings: Settings) -> Iterator[Finding]:
+    """Whether gallery and database can be written: it writes a small file to the one, a number to the other."""
+    if settings.database.exists():
+        database = Database(settings.database)
+        found = Probe(database, LocalFiles(settings)).fault()
+        yield Finding("storage", not found, found or "gallery and database can be written", "See the message.")
 
 
 def devices(settings: Settings) -> Iterator[Finding]:

@@ -126,6 +126,7 @@ class Job:
     attempt: int = 0
     crashes: int = 0
     tries: int = 0
+    faults: int = 0  # tries that the storage failed, and only for this job
     step: int = 0
     phase: str = ""
     cancel_requested: bool = False

@@ -16,12 +16,13 @@ DiffusionLocalError
 |   |-- ServerProblem     a studio on another machine cannot be used
 |   |-- HubProblem        the hub has no such model, or it cannot be had; its ``kind`` says why
 |   |-- HomeInUse         another process holds this home or this slot
+|   |-- StorageProblem    a file or folder of the home cannot be read or written
+|   |   `-- DiskFull      there is no room for it
 |   `-- DatabaseProblem   the database is locked, read-only, damaged or newer than the program
 |-- EngineError           a picture could not be made; its ``kind`` is stored with the job
 |   |-- ModelUnavailable  files missing, damaged or not supported
 |   |-- OutOfMemory       the device has not enough memory, even on the last rung
 |   |-- BadImage          the model gave no usable picture
-|   |-- DiskFull          no room to save the picture
 |   |-- DeviceLost        the GPU's driver failed; only a new process can use it again
 |   `-- TimedOut          no step was reported within the job's limit
 |-- Stopped               raised through the engine to stop it at a step
@@ -165,6 +166,18 @@ class HubProblem(UserError):
         self.kind = kind
 
 
+class StorageProblem(UserError):
+    """A file cannot be read or written."""
+
+    code = "storage_error"
+
+
+class DiskFull(StorageProblem):
+    """There is no room on the disk. Free some space; the queue goes on by itself."""
+
+    code = "disk_full"
+
+
 class DatabaseProblem(UserError):
     """The database cannot be used."""
 
@@ -195,13 +208,6 @@ class BadImage(EngineError):
     """The model gave no usable picture."""
 
     kind = "bad_image"
-
-
-class DiskFull(EngineError):
-    """There is no room on the disk to save the picture. Free some space; the queue goes on by itself."""
-
-    kind = "disk_full"
-    transient = True
 
 
 class DeviceLost(EngineError):

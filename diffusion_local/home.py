@@ -91,8 +91,12 @@ class Folders:
         return assets() / "starter"
 
     def make_folders(self) -> None:
-        """Create the folders that are missing, for their owner only; the mode of an existing one is left as it is."""
-        data = (self.gallery, self.previews, self.sources, self.wildcards, self.logs, self.locks)
+        """Create the folders that are missing, for their owner only; the mode of an existing one is left as it is.
+
+        The gallery is made with a new home only: later, its disk or share may just be away.
+        """
+        new = not self.database.exists()
+        data = (*([self.gallery] if new else []), self.previews, self.sources, self.wildcards, self.logs, self.locks)
         for folder in (self.home, *data, self.models, self.loras, self.vae, self.upscalers, self.embeddings):
             folder.mkdir(modes.FOLDER, parents=True, exist_ok=True)
 

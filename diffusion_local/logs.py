@@ -27,6 +27,7 @@ SHAPE_LETTERS = 500  # of a line, by which it is compared
 NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
 KEPT_FILES = 5  # full ones of a process, compressed
 KEPT_DAYS, MOST_KEPT_BYTES = 30, 20_000_000  # of all full files together
+DISK_SECONDS = 10.0  # between two looks at the room on the disk
 NOISY = (
     "huey",
     "httpx",
@@ -44,10 +45,11 @@ NOISY = (
 def start(settings: Settings, process: str, terminal: bool = True) -> None:
     """Send this process's log to ``logs/<process>.log`` and, if wanted, to standard error."""
     settings.logs.mkdir(parents=True, exist_ok=True)
-    to_file = RotatingFileHandler(
+    to_file = LogFile(
         settings.logs / f"{process}.log", maxBytes=MAX_BYTES, backupCount=KEPT_FILES, encoding="utf-8", delay=True
     )
     to_file.namer, to_file.rotator = compressed_name, compress
+    to_file.reserve = settings.disk_reserve_mb * 10**6
     to_file.setFormatter(JsonLines(process))
     handlers: list[logging.Handler] = [to_file]
     if terminal:
@@ -166,6 +168,33 @@ class Repeats(logging.Filter):
             since, count, first = self._seen.get(key, (now, 0, text[:SHAPE_LETTERS]))
             self._seen[key] = (since, count + 1, first)
             return count < self._most, over
+
+
+class LogFile(RotatingFileHandler):
+    """While the disk has less free than ``reserve`` bytes only warnings and errors are written. A log that cannot be
+    written is no reason to fail, nor to fill the terminal with tracebacks."""
+
+    reserve = 0
+    _low = False
+    _looked_at = float("-inf")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING or not self._is_low():
+            super().emit(record)
+
+    def _is_low(self) -> bool:
+        now = time.monotonic()
+        if now - self._looked_at > DISK_SECONDS:
+            self._looked_at = now
+            try:
+                self._low = shutil.disk_usage(Path(self.baseFilename).parent).free < self.reserve
+            except OSError:
+                self._low = False
+        return self._low
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 class JsonLines(logging.Formatter):

@@ -48,12 +48,13 @@ from diffusion_local.store.control import QueueControl
 from diffusion_local.store.files import LocalFiles
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.jobs import JobStore, new_jobs
+from diffusion_local.store.probe import Probe
 from diffusion_local.store.queue_groups import QueueGroups
 from diffusion_local.store.queue_view import QueueView
 from diffusion_local.store.selection import Selection
 from diffusion_local.store.sources import Sources
 from diffusion_local.store.timetable import Timetable
-from diffusion_local.store.workers import WorkerStore
+from diffusion_local.store.workers import WorkerStore, silent
 from diffusion_local.styles import Styles
 from diffusion_local.telling.webhooks import Webhooks
 
@@ -67,7 +68,7 @@ class Studio(Orders, Questions):
     ``lists`` has those about prompt lists, ``sources`` those about source pictures, ``styles`` presets, ``groups`` the
     queue by batches, ``reports`` what came of it all, ``webhooks`` who is told, ``library`` those about models,
     ``accounts`` who may come in, ``pictures`` and ``boards`` those about the gallery, ``preferences`` settings,
-    ``health`` how the machine does.
+    ``health`` how the machine does, ``storage`` whether gallery and database can be written.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Studio(Orders, Questions):
         self.boards = boards
         self.preferences = Preferences(settings)
         self.health = Health(settings, images)
+        self.storage = Probe(view.database, files)
 
     # -- submit and wait -------------------------------------------------------------------------------------------
 
@@ -227,7 +229,10 @@ class Studio(Orders, Questions):
 
     def snapshot(self, waiting: int = 50, ended: int = 20) -> Snapshot:
         """The queue at one moment."""
-        return replace(self._view.snapshot(waiting, ended), warnings=self.batches.late())
+        found = self._view.snapshot(waiting, ended)
+        if not found.reason and any(map(silent, found.workers)):
+            found = replace(found, reason=self.storage.fault())  # a database that cannot be written cannot hold it
+        return replace(found, warnings=self.batches.late())
 
     def revision(self) -> int:
         """Grows with every visible change; equal numbers mean there is nothing new to draw."""

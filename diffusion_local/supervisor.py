@@ -11,22 +11,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from diffusion_local import modes, permissions
 from diffusion_local.care import Care
-from diffusion_local.chores import CHORES
+from diffusion_local.chores import start_chores
 from diffusion_local.compose import House, open_house
 from diffusion_local.domain import State
 from diffusion_local.engine import inventory
-from diffusion_local.errors import DatabaseProblem, HomeInUse, InvalidParams
+from diffusion_local.errors import HomeInUse, InvalidParams, UserError
 from diffusion_local.exposure import check_exposure
 from diffusion_local.loading import Loading
 from diffusion_local.network import announced, check_tls, others, url
 from diffusion_local.post import Post
-from diffusion_local.queue import ChoreQueue
 from diffusion_local.settings import Settings
+from diffusion_local.store.probe import can_write
 from diffusion_local.watchdog import Watchdog, answers
 from diffusion_local.worker import slots
 from diffusion_local.worker.stopping import Stop, listen_to_signals
@@ -40,6 +41,8 @@ LAST_RESTART_DELAY = 30.0
 STEADY_SECONDS = 60.0  # a worker that ran this long starts anew with the first delay
 HEALTHY_SECONDS = 10.0  # and the web process, if it has answered for this long
 STOP_SECONDS = 6.0
+FAULT_SECONDS = 1.0  # rest after a fault of the storage
+LENIENT_LOOKS = 3
 
 
 @dataclass
@@ -116,12 +119,12 @@ class Supervisor:
                 self._stop_children()
                 for child in self._children:
                     if child.slot:
-                        slots.recover_if_free(house, child.slot)
+                        self._try(slots.recover_if_free, house, child.slot)
                 loading.stop()
                 care.stop()
                 post.stop()
                 chores.stop()
-                address_file(self._settings).unlink(missing_ok=True)
+                self._try(address_file(self._settings).unlink, True)
 
     def _serve(self, house: House, post: Post, loading: Loading, care: Care) -> None:
         web = Child("web", "diffusion_local.web")
@@ -133,17 +136,23 @@ class Supervisor:
         announced = False
         while not self._stop.wanted.is_set():
             for child in self._children:
-                self._look_after(child, house)
+                self._try(self._look_after, child, house)
             if not announced and self._watchdog.answered:
                 announced = True
                 self._say(f"diffusion-local is at {url(self._settings)}  (Ctrl-C stops it; nothing is lost)")
                 for other in others(self._settings):
                     self._say(f"  others reach it at {other}")
-            self._look_at_jobs(house)
-            post.look()
-            care.look()
-            loading.look()
+            for look in (partial(self._look_at_jobs, house), post.look, care.look, loading.look):
+                self._try(look)
             self._stop.wanted.wait(LOOK_SECONDS)
+
+    def _try(self, work: Callable[..., object], *arguments: Any) -> None:
+        """A fault of the storage passes, or is told by the work itself; it never ends this process."""
+        try:
+            work(*arguments)
+        except (UserError, OSError) as problem:
+            log.error("%s", problem)
+            self._stop.wanted.wait(FAULT_SECONDS)
 
     def _workers(self) -> list[Child]:
         devices, warning = inventory.look(self._settings)
@@ -161,10 +170,8 @@ class Supervisor:
             wait = child.plan_restart(self._was_steady(child))
             log.warning("%s ended with code %s; again in %.1f s", child.name, code, wait)
             if child.slot:
-                try:
-                    slots.recover_if_free(house, child.slot, slots.HUNG if child.hung else slots.LOST)
-                except DatabaseProblem as problem:  # its successor recovers instead
-                    log.error("%s", problem)
+                # If the storage has a fault, its successor recovers instead.
+                self._try(slots.recover_if_free, house, child.slot, slots.HUNG if child.hung else slots.LOST)
         if time.monotonic() >= child.due:
             self._start(child)
 
@@ -180,17 +187,18 @@ class Supervisor:
 
     def _look_at_jobs(self, house: House) -> None:
         """Now and then: kill our workers that hang, and recover the jobs of workers that nobody else looks after."""
-        if time.monotonic() - self._looked_at_jobs < JOBS_LOOK_SECONDS:
+        since = time.monotonic() - self._looked_at_jobs
+        if since < JOBS_LOOK_SECONDS:
             return
         self._looked_at_jobs = time.monotonic()
-        try:
-            self._kill_hung(house)
-            ours = {child.slot for child in self._children}
-            running = {job.worker for job in house.studio.jobs(State.RUNNING, limit=1000) if job.worker}
-            for slot in sorted(running - ours):
-                slots.recover_if_free(house, slot)
-        except DatabaseProblem as problem:
-            log.error("%s", problem)
+        if since > LENIENT_LOOKS * JOBS_LOOK_SECONDS:
+            for child in self._children:  # this process itself stood still, so their silence says nothing
+                child.heard.clear()
+        self._kill_hung(house)
+        ours = {child.slot for child in self._children}
+        running = {job.worker for job in house.studio.jobs(State.RUNNING, limit=1000) if job.worker}
+        for slot in sorted(running - ours):
+            slots.recover_if_free(house, slot)
 
     def _kill_hung(self, house: House) -> None:
         """A worker that reports no step for its job's limit is killed; the job is recovered at once.
@@ -205,7 +213,10 @@ class Supervisor:
             reports = [((job.id, at), limit) for job, at, limit in running]
             child.heard = {report: child.heard.get(report, now) for report, _ in reports}
             for report, limit in reports:
-                if now - child.heard[report] > limit:
+                silence = now - child.heard[report]
+                if silence > limit and not can_write(self._settings.database):
+                    child.heard[report] = now
+                elif silence > limit + LENIENT_LOOKS * JOBS_LOOK_SECONDS:  # in which one that could not may report
                     log.error("%s made no progress for too long; killed", child.name, extra={"job": report[0]})
                     child.hung = True
                     child.process.kill()
@@ -242,14 +253,6 @@ def check_modes(settings: Settings) -> None:
     if found := permissions.shared(settings):
         names = ", ".join(path.name for path in found)
         log.warning("other users may read %s; `diffusion-local doctor --fix` closes it to them", names)
-
-
-def start_chores(house: House) -> ChoreQueue:
-    chores = ChoreQueue(house.settings.queue_database)
-    for name, chore, hours in CHORES:
-        chores.add(name, partial(chore, house), hours)
-    chores.start()
-    return chores
 
 
 def hold_home(settings: Settings) -> FileLock:

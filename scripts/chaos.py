@@ -1,6 +1,8 @@
-"""Kills workers, web process and supervisor at random moments while clients submit, cancel and poll; then audits.
+"""Kills workers, web process and supervisor, and spoils gallery and database for seconds, at random moments while
+clients submit, cancel and poll; then audits.
 
-    python scripts/chaos.py --jobs 1000 --kills 100 --workers 2 --record scripts/results/chaos-fake.json
+    python scripts/chaos.py --jobs 1000 --kills 150 --workers 2 --small-disk --record scripts/results/chaos-fake.json
+    python scripts/chaos.py --jobs 300 --kills 40 --only gallery,database,away,hang
     python scripts/chaos.py --engine diffusers --jobs 15 --kills 6 --steps 4
 
 Bounded by --jobs, --kills and --seconds; --seed repeats the choices, though not the machine's timing. Exit status 1 if
@@ -14,6 +16,7 @@ import platform
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,11 +27,14 @@ from typing import Any
 
 from chaos_audit import Audit, audit, summary
 from chaos_cast import STEP_TIMEOUT, Clients, Killer, Scene
+from unprivileged import obey_permissions
 
 from diffusion_local import __version__
 from diffusion_local.compose import open_house
 from diffusion_local.domain import State
 from diffusion_local.settings import Settings
+
+SMALL_DISK = "256m"
 
 
 def attack(scene: Scene, options: argparse.Namespace) -> tuple[Clients, Killer]:
@@ -61,7 +67,7 @@ def drain(scene: Scene, seconds: float) -> bool:
     scene.stop()
     scene.start()
     while time.monotonic() < deadline:
-        counts = scene.house.studio.snapshot().counts
+        counts = scene.house.studio.snapshot(0, 0).counts
         if not counts[State.QUEUED] and not counts[State.RUNNING] and scene.answers():
             scene.stop()
             return True
@@ -76,7 +82,7 @@ def run(options: argparse.Namespace, home: Path) -> tuple[Audit, dict[str, Any]]
     timeout = STEP_TIMEOUT if options.engine == "fake" else 60
     settings = Settings.load(
         {}, home=home, engine=options.engine, port=0, fake_step_seconds=options.step_seconds, step_timeout=timeout,
-        device="cpu", threads=1, disk_reserve_mb=50, log_level="info",
+        device="cpu", threads=1, disk_reserve_mb=30, log_level="info",
     )  # fmt: skip
     scene = Scene(open_house(settings), options.workers > 1)
     try:
@@ -129,6 +135,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--step-seconds", type=float, default=0.01, help="of the fake engine")
+    parser.add_argument("--only", default="", help="which faults, such as worker,gallery; all of them if left out")
+    parser.add_argument(
+        "--small-disk", action="store_true", help="the home on a tmpfs of its own, filled to the last byte"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
     parser.add_argument("--keep", action="store_true", help="keep the home, and say where it is")
@@ -138,6 +148,9 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     options = parse()
     home = Path(tempfile.mkdtemp(prefix="chaos-"))
+    if options.small_disk:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "tmpfs", home], check=True)
+    obey_permissions()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` runs
     try:
         found, figures = run(options, home)
@@ -145,6 +158,8 @@ def main() -> int:
         if options.keep:
             print(f"the home is {home}")
         else:
+            if options.small_disk:
+                subprocess.run(["umount", "-l", home], check=False)
             shutil.rmtree(home, ignore_errors=True)
     print(json.dumps(figures, indent=2))
     print(summary(found.violations))

@@ -1,14 +1,17 @@
-"""Who takes part in ``chaos.py``: the processes under attack, the clients, and the killer."""
+"""Who takes part in ``chaos.py``: the processes under attack, the clients, and the killer, who spoils the disk, too."""
 
 import argparse
 import json
+import os
 import random
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -26,8 +29,26 @@ SERVE = (
     "import diffusion_local.supervisor as s; s.LAST_RESTART_DELAY = 1.0; s.JOBS_LOOK_SECONDS = 1.0; "
     "from diffusion_local.cli import main; main()"
 )
+REPOSITORY = Path(__file__).resolve().parent.parent
 STEP_TIMEOUT = 3  # seconds; of the fake engine's jobs, whose steps take milliseconds
 TARGETS = {"worker": 66, "freeze": 10, "steal": 6, "term": 6, "web": 6, "supervisor": 6}
+#: Faults of the storage that pass: gallery or database without write permission, the gallery moved away, a gallery
+#: whose files take no sync (as a share whose server is away), and a disk without a free byte.
+FAULTS = {"gallery": 12, "database": 12, "away": 12, "hang": 12, "full": 12}
+FAULT_SECONDS = (0.5, 6.0)
+#: Run by every Python under attack when it starts.
+SITE = """
+import os, time
+from pathlib import Path
+from scripts.unprivileged import obey_permissions
+obey_permissions()
+fsync, hang = os.fsync, Path({hang!r})
+def slow(descriptor):
+    while hang.exists() and {gallery!r} in os.readlink(f"/proc/self/fd/{{descriptor}}"):
+        time.sleep(0.02)
+    fsync(descriptor)
+os.fsync = slow
+"""
 WORDS = ["a lighthouse", "two owls", "a red apple", "rain on glass", "a paper boat", "moss", "an old map"]
 
 
@@ -41,6 +62,11 @@ class Scene:
         self.serve: subprocess.Popen[bytes] | None = None
         self.other: subprocess.Popen[bytes] | None = None
         self.serve_exits: list[int] = []
+        self.hang = house.settings.home / "hang"
+        self._site = house.settings.home / "site"
+        self._site.mkdir()
+        site = SITE.format(hang=str(self.hang), gallery=f"{house.settings.gallery}/")
+        (self._site / "sitecustomize.py").write_text(site, encoding="utf-8")
 
     def start(self) -> None:
         """Start whatever of it is not running."""
@@ -50,7 +76,8 @@ class Scene:
             self.other = self._spawn("-m", "diffusion_local.worker", "--slot", "cpu1")
 
     def _spawn(self, *arguments: str) -> "subprocess.Popen[bytes]":
-        environ = self.house.settings.child_environ()
+        path = os.pathsep.join([str(self._site), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+        environ = self.house.settings.child_environ() | {"PYTHONPATH": path}
         return subprocess.Popen([sys.executable, *arguments], env=environ, stdout=self._log, stderr=self._log)
 
     def children(self, module: str) -> list[psutil.Process]:
@@ -164,8 +191,9 @@ class Clients:
         while True:
             try:
                 return self._studio.submit(**wish, idempotency_key=key).job_ids
-            except DatabaseProblem:  # a frozen worker may hold the lock; refused means that nothing was enqueued
+            except DatabaseProblem:  # locked, read-only or full; refused means that nothing was enqueued
                 self.refused += 1
+                self.over.wait(0.1)
 
     def _by_api(self, wish: dict[str, Any], key: str | None) -> list[str]:
         """Through the web process, again and again until it answers: the key makes that safe."""
@@ -201,7 +229,13 @@ class Clients:
                     self.over.wait(rng.random() * 1.5)
             with suppress(DatabaseProblem):
                 self._studio.resume()
-        self._studio.resume()
+        self._resume()
+
+    def _resume(self) -> None:
+        while True:
+            with suppress(DatabaseProblem):
+                return self._studio.resume()
+            time.sleep(0.1)
 
     def _cancel(self, job_id: str) -> None:
         self.ledger.cancelled.add(job_id)
@@ -215,6 +249,11 @@ class Killer:
     def __init__(self, scene: Scene, options: argparse.Namespace) -> None:
         self.kills: Counter[str] = Counter()
         self._frozen: list[threading.Thread] = []
+        self._fault: threading.Thread | None = None
+        known = TARGETS | FAULTS
+        self._targets = {name: known[name] for name in (options.only.split(",") if options.only else known)}
+        if not options.small_disk:
+            self._targets.pop("full", None)
         self._scene, self._options = scene, options
         self._rng = random.Random(options.seed)
         self._calm = (0.1, 1.9) if options.engine == "fake" else (0.1, 4.0)  # seconds between a worker's deaths
@@ -227,15 +266,19 @@ class Killer:
         """Wait for a worker that is at work, then for a random moment, then hit one target."""
         busy = self._await_busy(5)
         if busy is None:  # all is done or cancelled, or held: then an idle one
-            busy = next(iter(self._scene.workers()), None)
+            with suppress(DatabaseProblem):
+                busy = next(iter(self._scene.workers()), None)
         time.sleep(self._rng.uniform(*self._calm))
         if busy is None:
             return
-        target = self._rng.choices(list(TARGETS), list(TARGETS.values()))[0]
-        if self.count == self._options.kills - 1 and not self.kills["supervisor"]:
+        target = self._rng.choices(list(self._targets), list(self._targets.values()))[0]
+        if self.count == self._options.kills - 1 and not self.kills["supervisor"] and not self._options.only:
             target = "supervisor"  # a short run meets it, too
         if target == "steal" and self._options.workers < 2:
             target = "worker"
+        if target in FAULTS:
+            self._turn_bad(target)
+            return
         try:
             if self._hit(target, busy):
                 self.kills[target] += 1
@@ -261,13 +304,24 @@ class Killer:
                 self._scene.serve.wait()
         return True
 
+    def _turn_bad(self, fault: str) -> None:
+        """Turn the storage bad, and good again after some seconds; one fault at a time, with kills in the middle."""
+        if self._fault is not None:
+            self._fault.join()
+        undo = FAULT_MAKERS[fault](self._scene)
+        seconds = self._rng.uniform(*FAULT_SECONDS)
+        self._fault = threading.Timer(seconds, undo)
+        self._fault.start()
+        self.kills[fault] += 1
+
     def _freeze(self, worker: psutil.Process, steal: bool) -> None:
         """Stop a worker for a while. ``steal``: its jobs are recovered meanwhile; what it writes after is too late."""
         worker.suspend()
         seconds = self._rng.uniform(0.3, 3 * STEP_TIMEOUT)
-        slot = next((w.slot for w in self._scene.house.workers.all() if w.pid == worker.pid), None)
-        if steal and slot and may_write(self._scene.house.settings.database):
-            slots.recover(self._scene.house, slot)
+        with suppress(DatabaseProblem):
+            slot = next((w.slot for w in self._scene.house.workers.all() if w.pid == worker.pid), None)
+            if steal and slot and may_write(self._scene.house.settings.database):
+                slots.recover(self._scene.house, slot)
         thread = threading.Thread(target=self._wake, args=(worker, seconds), daemon=True)
         self._frozen.append(thread)  # others are killed while it is frozen
         thread.start()
@@ -281,21 +335,69 @@ class Killer:
                 worker.resume()
 
     def rest(self) -> None:
-        """Until every frozen worker is awake or dead."""
-        for thread in self._frozen:
+        """Until every frozen worker is awake or dead, and the storage is good."""
+        for thread in (*self._frozen, *([self._fault] if self._fault else [])):
             thread.join()
 
     def _await_busy(self, timeout: float) -> psutil.Process | None:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             self._scene.start()
-            running = {job.worker for job in self._scene.house.studio.jobs(state="running")}
-            pids = {w.pid for w in self._scene.house.workers.all() if w.slot in running}
-            busy = [worker for worker in self._scene.workers() if worker.pid in pids]
-            if busy:
-                return self._rng.choice(busy)
+            with suppress(DatabaseProblem):
+                running = {job.worker for job in self._scene.house.studio.jobs(state="running")}
+                pids = {w.pid for w in self._scene.house.workers.all() if w.slot in running}
+                busy = [worker for worker in self._scene.workers() if worker.pid in pids]
+                if busy:
+                    return self._rng.choice(busy)
             time.sleep(0.02)
         return None
+
+
+def unwritable(*paths: Path) -> Callable[[], None]:
+    """Without write permission; call what comes back to restore it."""
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in paths}
+    for path, mode in modes.items():
+        path.chmod(mode & 0o555)
+    return lambda: [path.chmod(mode) for path, mode in modes.items()] and None
+
+
+def gallery_unwritable(scene: Scene) -> Callable[[], None]:
+    gallery = scene.house.settings.gallery
+    return unwritable(gallery, *(path for path in gallery.rglob("*") if path.is_dir()))
+
+
+def database_unwritable(scene: Scene) -> Callable[[], None]:
+    database = scene.house.settings.database
+    return unwritable(*(path for path in database.parent.glob("app.db*") if path.suffix != ".lock"))
+
+
+def gallery_away(scene: Scene) -> Callable[[], None]:
+    gallery = scene.house.settings.gallery
+    away = gallery.with_name("away")
+    gallery.rename(away)
+    return lambda: away.rename(gallery) and None
+
+
+def gallery_hangs(scene: Scene) -> Callable[[], None]:
+    scene.hang.touch()
+    return scene.hang.unlink
+
+
+def disk_full(scene: Scene) -> Callable[[], None]:
+    filler = scene.house.settings.home / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**16))
+    return filler.unlink
+
+
+FAULT_MAKERS: dict[str, Callable[[Scene], Callable[[], None]]] = {
+    "gallery": gallery_unwritable,
+    "database": database_unwritable,
+    "away": gallery_away,
+    "hang": gallery_hangs,
+    "full": disk_full,
+}
 
 
 def may_write(database: Path) -> bool:

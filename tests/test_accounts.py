@@ -355,3 +355,18 @@ def test_an_unknown_name_costs_a_hash_as_well(accounts: Accounts, monkeypatch: p
     guess(accounts, "ann")
     assert len(checked) == 3
     assert len({stored.rpartition("$")[0].split("$")[3] for stored in checked}) == 1  # of the same cost
+
+
+def test_a_session_that_began_while_the_clock_was_wrong_lasts_no_longer_than_others(
+    house: House, accounts: Accounts
+) -> None:
+    used, unused = accounts.sign_in("ann", PASSWORD, *PLACE), accounts.sign_in("ann", PASSWORD, *PLACE)
+    ahead = utc_text(datetime.now(UTC) + timedelta(days=90 + house.settings.session_days))
+    with sql(house.settings.database) as db:
+        db.execute("UPDATE sessions SET used_at = ?1, expires_at = ?1", [ahead])
+    assert accounts.by_session(used) is not None
+    longest = utc_text(datetime.now(UTC) + timedelta(days=house.settings.session_days, minutes=1))
+    assert sorted(each.expires_at < longest for each in accounts.sessions("ann")) == [False, True]
+    accounts.sign_in("root", PASSWORD, *PLACE)
+    assert all(each.expires_at < longest for each in accounts.sessions("ann"))
+    assert accounts.by_session(unused) is not None

@@ -213,3 +213,21 @@ def test_a_command_that_fails_harms_nothing(house: House, monkeypatch: pytest.Mo
     overdue(machine)
     machine.look()
     assert house.studio.snapshot().sleep_at == ""
+
+
+@pytest.mark.parametrize("column", ["finished_at", "sleep_at"])
+def test_a_clock_that_was_set_back_keeps_no_machine_awake(
+    house: House, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    machine = Machine(house, monkeypatch, when_done="sleep", when_done_minutes=0)
+    enqueue(house.jobs, lane=Lane.BATCH)
+    job = claimed(house.jobs)
+    house.jobs.finish(job.claim, image_of(job))
+    if column == "sleep_at":
+        machine.look()
+    with sql(house.settings.database) as db:
+        table = "queue" if column == "sleep_at" else "jobs"
+        db.execute(f"UPDATE {table} SET {column} = ?", [utc_text(datetime.now(UTC) + timedelta(days=90))])
+    machine.look()
+    at = house.control.sleep_at()
+    assert utc_text(datetime.now(UTC)) < at < utc_text(datetime.now(UTC) + timedelta(minutes=2))

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image as PIL
 
-from diffusion_local.chores import CHORES, let_go, optimize, sweep_gallery
+from diffusion_local.chores import CHORES, attempt, let_go, optimize, sweep_gallery
 from diffusion_local.compose import House
 from diffusion_local.domain import utc_text
+from diffusion_local.errors import DatabaseProblem
 from diffusion_local.store.files import key_for
 from tests.support import FAILURE, claimed, image_of, sql
 
@@ -35,7 +36,7 @@ def put_file(house: House, job_id: str, created_at: str) -> Path:
 def aged(house: House, table: str, column: str, days: float) -> None:
     then = utc_text(datetime.now(UTC) - timedelta(days=days))
     with sql(house.settings.database) as db:
-        db.execute(f"UPDATE {table} SET {column} = ? WHERE {column} IS NOT NULL", [then])
+        db.execute(f"UPDATE {table} SET created_at = ?1, {column} = ?1 WHERE {column} IS NOT NULL", [then])
 
 
 def strays(house: House) -> list[str]:
@@ -172,3 +173,14 @@ def test_a_source_that_nothing_refers_to_is_let_go_after_its_time(house: House) 
     let_go(house)
     kept = {drawn.params.source, drawn.params.mask}
     assert {path.stem for path in (seen, base, mask) if path.exists()} == kept - {""}
+
+
+@pytest.mark.parametrize("fault", [DatabaseProblem("locked"), OSError(5, "Input/output error")])
+def test_a_fault_of_the_storage_puts_a_chore_off(
+    house: House, caplog: pytest.LogCaptureFixture, fault: Exception
+) -> None:
+    def chore(_: House) -> None:
+        raise fault
+
+    attempt(chore, house)
+    assert "chore was put off" in caplog.text

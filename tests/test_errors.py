@@ -16,6 +16,7 @@ from diffusion_local.errors import (
     InvalidParams,
     LimitReached,
     Stopped,
+    StorageProblem,
     UserError,
     echo,
 )
@@ -57,8 +58,8 @@ def test_each_error_has_a_name_of_its_own_for_programs(root: type[DiffusionLocal
     assert len(set(names)) == len(names)
 
 
-def test_a_full_disk_may_be_emptied() -> None:
-    assert DiskFull.transient
+def test_a_full_disk_is_a_problem_of_the_storage() -> None:
+    assert issubclass(DiskFull, StorageProblem)
     assert not EngineError.transient
 
 

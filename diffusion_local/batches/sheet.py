@@ -18,7 +18,7 @@ QUALITY = 85
 def draw(batch: Batch, results: Iterator[tuple[Job, str | None]], files: LocalFiles, target: Path) -> None:
     """Write the sheet; of a batch too long for one its first pictures.
 
-    Raises InvalidParams if the batch has none, and Overloaded.
+    Raises InvalidParams if the batch has none, Overloaded and StorageProblem.
     """
     with decoding.budget.taken(SHEET_BYTES):
         if not target.exists():  # another thread may have drawn it meanwhile
@@ -38,8 +38,7 @@ def draw_whole(batch: Batch, results: Iterator[tuple[Job, str | None]], files: L
         label = "{0.prompt} · {0.seed}"
         cells = [cell(job, key, files, label.format(job.params)) for job, key in few]
         picture = contact_sheet(cells, title=title)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, lambda file: picture.save(file, "WEBP", quality=QUALITY))
+    write_whole(target, lambda file: picture.save(file, "WEBP", quality=QUALITY), reserve=files.reserve)
     for older in target.parent.glob(f"{batch.id}-*.webp"):
         if older != target:
             older.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import typer
 from diffusion_local.cli import accounts, batches, jobs, lists, models, pictures, reports, serving
 from diffusion_local.errors import UserError
 from diffusion_local.modes import kept_private
+from diffusion_local.store import faults
 
 REFUSED = 2  # exit status of a UserError
 
@@ -18,7 +19,7 @@ for part in (accounts, jobs, lists, batches, models, pictures, reports, serving)
 
 def main() -> None:
     try:
-        with kept_private():
+        with kept_private(), faults.explained():
             app(prog_name="diffusion-local")
     except UserError as error:
         print(f"diffusion-local: {error}", file=sys.stderr)

@@ -28,7 +28,9 @@ class Materials:
                 return picture
         except FileNotFoundError:
             raise ModelUnavailable(f"The source picture {source_id} is not there any more. Add it again.") from None
-        except (OSError, SyntaxError, ValueError):
+        except (OSError, SyntaxError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the picture
+                raise
             raise ModelUnavailable(f"The source picture {source_id} is damaged. Add it again.") from None
 
     def lora(self, name: str) -> Path:

@@ -127,14 +127,15 @@ class PromptLists:
         """Enqueue every picture of the list as one batch, in the batch lane and in one transaction.
 
         The list is as in ``check``; ``start_at``, ``window``, ``finish_by`` and ``webhook`` may stand beside it.
-        A bad line refuses it all, unless ``skip_bad_lines``. Raises InvalidParams, QueueFull and Conflict, and then
-        nothing is enqueued.
+        A bad line refuses it all, unless ``skip_bad_lines``. Raises InvalidParams, QueueFull, Conflict and
+        DiskFull, and then nothing is enqueued.
         """
         actor.require(Scope.SUBMIT)
         for what, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             check_prompt(what, text)
         checked_priority = whole_number("priority", priority, *PRIORITIES)
         times = self._timetable.timing(Lane.BATCH, {each: defaults.pop(each, None) for each in BATCH_OPTIONS})
+        self._files.check_room()
         data, form = self._read(source), format or format_named(source)
         plan = self._plan(defaults, expand, expansion_seed)
         # Checked jobs wait on the disk, not in memory; and the write lock is taken when all of them are known.

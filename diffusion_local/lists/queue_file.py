@@ -16,7 +16,9 @@ from diffusion_local.lists.fields import BadLine
 from diffusion_local.lists.transfer import Parcel, packed, unpacked
 from diffusion_local.queue import JobQueue
 from diffusion_local.settings import Settings
+from diffusion_local.store import faults
 from diffusion_local.store.batches import Results
+from diffusion_local.store.files import check_room
 from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.queue_view import QueueView
 
@@ -52,9 +54,11 @@ class QueueFile:
         """Enqueue what such a file holds; a second time nothing new is made, and the first one's batches come back.
 
         A bad line (a model that is not here, say) refuses it all, unless ``skip_bad_lines``. Raises InvalidParams,
-        QueueFull and Conflict, and then nothing is enqueued.
+        QueueFull, Conflict and DiskFull, and then nothing is enqueued.
         """
         actor.require(Scope.SUBMIT)
+        with faults.explained():
+            check_room(self._settings.home, self._settings.disk_reserve_mb * 10**6)
         data = source.encode(errors="replace") if isinstance(source, str) else source
         if isinstance(data, bytes):
             if len(data) > self._settings.max_list_mb * 1_000_000:

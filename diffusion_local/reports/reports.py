@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from diffusion_local.domain import Receipt, State, utc_text
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
@@ -109,11 +110,12 @@ class Reports:
     def keep(self, report: Report, stem: str) -> Path:
         """Write it into the home's ``reports`` folder, as Markdown and as HTML; the path of the HTML file.
 
-        Raises DiskFull and OSError.
+        Raises StorageProblem.
         """
         for form in ("md", "html"):
             data = self.text(report, form).encode()
-            write_whole(self._settings.reports / f"{stem}.{form}", lambda file, data=data: file.write(data))  # type: ignore[misc]
+            target, reserve = self._settings.reports / f"{stem}.{form}", self._settings.disk_reserve_mb * 10**6
+            write_whole(target, partial(written, data), reserve=reserve)
         return self._settings.reports / f"{stem}.html"
 
     def _dressed(self, report: Report, done: Sequence[str]) -> Report:
@@ -140,3 +142,7 @@ def moment(field: str, text: str) -> datetime:
 
 def local(when: datetime) -> str:
     return when.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def written(data: bytes, file: IO[bytes]) -> None:
+    file.write(data)

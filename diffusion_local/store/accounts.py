@@ -160,6 +160,8 @@ class AccountStore:
         now = utc_now()
         with self._database.write() as db:
             db.execute("DELETE FROM sessions WHERE expires_at < ?", [now])
+            # None lasts longer than a new one: it began while the clock was wrong.
+            db.execute("UPDATE sessions SET expires_at = :at WHERE expires_at > :at", {"at": expires_at})
             db.table("sessions").insert(
                 {
                     "id": new_id(),

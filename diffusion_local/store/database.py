@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlite_utils
 from filelock import FileLock, Timeout
@@ -23,6 +24,14 @@ LIMITS = {
     sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 200,
     sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 5_000,
 }
+BAD_CONNECTION = {
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+}
+CHECK = "Check that it is there, its owner and permissions, and that its disk is mounted for writing."
 
 
 class Database:
@@ -38,15 +47,20 @@ class Database:
     def open(cls, path: Path) -> "Database":
         """Create or migrate the file. Raises DatabaseProblem with what to do."""
         database = cls(path)
-        path.parent.mkdir(modes.FOLDER, parents=True, exist_ok=True)
-        modes.create_private(path)  # SQLite gives -wal and -shm the same mode
-        with explained(path):
-            database._migrate()
+        try:
+            path.parent.mkdir(modes.FOLDER, parents=True, exist_ok=True)
+            lock = FileLock(path.with_suffix(".migrate.lock"), timeout=BUSY_SECONDS, mode=modes.FILE)
+            with explained(path), lock:
+                # Only here the file is made: opened later, one that is gone must not come back empty.
+                modes.create_private(path)  # SQLite gives -wal and -shm the same mode
+                database._migrate()
+        except OSError as error:  # of the folder, or of the lock that lies beside the database
+            reason = error.strerror or str(error)
+            raise DatabaseProblem(f"{path.name} cannot be written ({reason}). {CHECK}") from error
         return database
 
     def _migrate(self) -> None:
-        with FileLock(self.path.with_suffix(".migrate.lock"), timeout=BUSY_SECONDS, mode=modes.FILE):
-            db = self._connection()
+        with self._connected() as db:
             known = {migration.name for migration in MIGRATIONS.pending(db)} | {m.name for m in MIGRATIONS.applied(db)}
             newer = sorted({m.name for m in MIGRATIONS.applied(db)} - {m.name for m in MIGRATIONS._migrations})
             if newer:
@@ -66,8 +80,8 @@ class Database:
         """Copy the database while it is in use, by SQLite's online backup."""
         modes.create_private(target)
         try:
-            with explained(self.path), contextlib.closing(sqlite3.connect(target)) as copy:
-                self._connection().conn.backup(copy)
+            with self._connected() as db, contextlib.closing(sqlite3.connect(target)) as copy:
+                db.conn.backup(copy)
         except BaseException:
             target.unlink(missing_ok=True)
             raise
@@ -84,8 +98,13 @@ class Database:
     @contextlib.contextmanager
     def plain(self) -> Iterator[sqlite3.Connection]:
         """The connection outside of a transaction, for what SQLite runs by itself: VACUUM, checkpoints, pragmas."""
-        with explained(self.path):
-            yield self._connection().conn
+        with self._connected() as db:
+            yield db.conn
+
+    def probe(self) -> None:
+        """Write a number that nobody reads. Raises DatabaseProblem where nothing can be written."""
+        with self.write() as db:
+            db.execute(f"PRAGMA user_version = {(scalar(db, 'PRAGMA user_version') + 1) % 2**31}")
 
     def close(self) -> None:
         """Close this thread's connection."""
@@ -107,30 +126,67 @@ class Database:
 
     @contextlib.contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite_utils.Database]:
-        with explained(self.path):
-            db = self._connection()
+        with self._connected() as db:
             db.conn.execute(begin)
             try:
                 yield db
                 db.conn.execute("COMMIT")
             except BaseException:
-                if db.conn.in_transaction:
-                    db.conn.execute("ROLLBACK")
+                try:
+                    if db.conn.in_transaction:
+                        db.conn.execute("ROLLBACK")
+                except sqlite3.Error:  # closed, it cannot write the half that it has
+                    self.close()
+                raise
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[sqlite_utils.Database]:
+        """This thread's connection. One that met a fault of the disk is closed, and the next use opens another:
+        SQLite never writes again through a connection that it had to open read-only.
+        """
+        with explained(self.path):
+            try:
+                yield self._connection()
+            except sqlite3.DatabaseError as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF in BAD_CONNECTION:
+                    self.close()
                 raise
 
     def _connection(self) -> sqlite_utils.Database:
-        db = getattr(self._local, "db", None)
+        db, file = getattr(self._local, "db", None), file_of(self.path)
+        if db is not None and self._local.file != file:  # moved or replaced: what is written here would be lost
+            self.close()
+            db = None
         if db is None:
             # Autocommit: transactions begin and end where this module says so, and nowhere else.
-            conn = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
-            conn.execute("PRAGMA journal_mode = WAL")
-            conn.execute("PRAGMA synchronous = FULL")  # an acknowledged submit survives a power cut
-            conn.execute("PRAGMA foreign_keys = ON")
-            for limit, most in LIMITS.items():
-                conn.setlimit(limit, most)
-            add_functions(conn)
+            conn = connect(self.path, "rw")
+            try:
+                conn.execute("PRAGMA journal_mode = WAL")
+                conn.execute("PRAGMA synchronous = FULL")  # an acknowledged submit survives a power cut
+                conn.execute("PRAGMA foreign_keys = ON")
+                for limit, most in LIMITS.items():
+                    conn.setlimit(limit, most)
+                add_functions(conn)
+            except BaseException:
+                conn.close()
+                raise
             db = self._local.db = sqlite_utils.Database(conn)
+            self._local.file = file
         return db
+
+
+def connect(path: Path, mode: str) -> sqlite3.Connection:
+    address = f"file:{quote(path.absolute().as_posix())}?mode={mode}"
+    return sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+
+
+def file_of(path: Path) -> tuple[int, int]:
+    """What tells a file from another one of its name; zeros where it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 @contextlib.contextmanager
@@ -142,8 +198,6 @@ def explained(path: Path) -> Iterator[None]:
         raise DatabaseProblem(f"{path.name} is being upgraded by another process. Try again in a moment.") from None
     except UnicodeEncodeError:
         raise InvalidParams("text", "holds half a character that cannot be stored or searched for.") from None
-    except PermissionError as error:  # of the upgrade's lock, which lies beside the database
-        raise DatabaseProblem(f"{path.name} cannot be written ({error}). Check its owner and permissions.") from error
     except sqlite3.DatabaseError as error:
         text = str(error)
         if "locked" in text or "busy" in text:
@@ -152,9 +206,7 @@ def explained(path: Path) -> Iterator[None]:
                 "browser, a backup tool), then try again."
             ) from error
         if "readonly" in text or "unable to open" in text:
-            raise DatabaseProblem(
-                f"{path.name} cannot be written ({text}). Check its owner and permissions."
-            ) from error
+            raise DatabaseProblem(f"{path.name} cannot be written ({text}). {CHECK}") from error
         if "malformed" in text or "not a database" in text or "disk image" in text:
             raise DatabaseProblem(
                 f"{path.name} is damaged ({text}). Run `diffusion-local doctor`; the pictures carry their own recipes, "

@@ -15,8 +15,9 @@ NONE: Mapping[str, str] = {}
 #: Deliveries that are due, with the account whose batch they are about.
 DUE = (
     "FROM deliveries AS d LEFT JOIN notices AS n ON n.id = d.notice LEFT JOIN batches AS b ON b.id = n.batch_id "
-    "WHERE d.state = 'waiting' AND d.next_try_at <= ?"
+    "WHERE d.state = 'waiting' AND (d.next_try_at <= ? OR d.next_try_at > ?)"
 )
+LONGEST_SECONDS = 12 * 3600.0  # between two tries; see MOST_TRIES of the receivers
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,9 @@ class DeliveryStore:
             found = list(
                 db.query(
                     "UPDATE deliveries SET state = 'sending', attempts = attempts + 1, tries_left = tries_left - 1, "
-                    "next_try_at = NULL, tried_at = ? WHERE id = ? AND state = 'waiting' AND next_try_at <= ? "
-                    "RETURNING *",
-                    [utc_now(), delivery_id, soon],
+                    "next_try_at = NULL, tried_at = ? WHERE id = ? AND state = 'waiting' "
+                    "AND (next_try_at <= ? OR next_try_at > ?) RETURNING *",
+                    [utc_now(), delivery_id, soon, latest()],
                 )
             )
         return delivery(found[0]) if found else None
@@ -115,7 +116,7 @@ class DeliveryStore:
         with self._database.read() as db:
             found = db.execute(
                 f"SELECT d.receiver, coalesce(b.owner, '') AS account {DUE} GROUP BY 1, 2 ORDER BY min(d.next_try_at)",
-                [utc_now()],
+                [utc_now(), latest()],
             )
             return [(row[0], row[1]) for row in found.fetchall()]
 
@@ -125,7 +126,7 @@ class DeliveryStore:
             found = db.execute(
                 f"SELECT d.id, d.tries_left {DUE} AND d.receiver = ? AND coalesce(b.owner, '') = ? "
                 "ORDER BY d.next_try_at, d.id LIMIT 1",
-                [utc_now(), receiver, account],
+                [utc_now(), latest(), receiver, account],
             )
             row = found.fetchone()
             return (row[0], row[1]) if row else None
@@ -163,6 +164,11 @@ class DeliveryStore:
                 f"SELECT * FROM deliveries WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?", [*values, limit]
             )
             return [delivery(row) for row in found]
+
+
+def latest() -> str:
+    """No try is due later than this; what seems to be was put off while the clock was wrong."""
+    return utc_text(datetime.now(UTC) + timedelta(seconds=LONGEST_SECONDS))
 
 
 def delivery(row: dict[str, Any]) -> Delivery:

@@ -4,6 +4,7 @@ PNG has text chunks. WebP and JPEG have EXIF: the A1111 text as UserComment, as 
 our JSON, in ASCII, as ImageDescription.
 """
 
+import io
 import json
 from typing import IO
 
@@ -38,7 +39,9 @@ def holds(form: str, picture: PIL.Image, texts: dict[str, str]) -> bool:
 
 def write(file: IO[bytes], form: str, picture: PIL.Image, texts: dict[str, str]) -> None:
     if form == "jpeg":
-        picture.convert("RGB").save(file, "JPEG", quality=95, subsampling=0, exif=exif(texts))
+        encoded = io.BytesIO()  # given a file, Pillow's JPEG encoder hides why a write failed
+        picture.convert("RGB").save(encoded, "JPEG", quality=95, subsampling=0, exif=exif(texts))
+        file.write(encoded.getbuffer())
     elif form == "webp":
         picture.save(file, "WEBP", quality=92, exif=exif(texts))
     else:

@@ -5,6 +5,7 @@ A key is ``YYYY/MM/DD/<id>``, to which pictures other than PNG have their suffix
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -15,12 +16,13 @@ from typing import IO, NamedTuple, Protocol
 from PIL import Image as PIL
 
 from diffusion_local import decoding, modes
-from diffusion_local.errors import DiskFull
+from diffusion_local.domain import utc_now
+from diffusion_local.errors import DiskFull, StorageProblem
 from diffusion_local.settings import Settings
-from diffusion_local.store import encoding
+from diffusion_local.store import encoding, faults
 
 THUMBNAIL = (320, 320)
-NO_SPACE = {28, 122, 27}  # ENOSPC, EDQUOT, EFBIG
+PROBE_BYTES = 4096
 
 
 def key_for(job_id: str, created_at: str) -> str:
@@ -44,7 +46,7 @@ class ImageFiles(Protocol):
     """Where pictures are kept."""
 
     def save(self, key: str, picture: PIL.Image, texts: dict[str, str]) -> Saved:
-        """Store a picture with its recipe and a thumbnail, whole or not at all. Raises DiskFull.
+        """Store a picture with its recipe and a thumbnail, whole or not at all. Raises StorageProblem.
 
         The key of what was saved has the suffix of its format.
         """
@@ -64,6 +66,7 @@ class LocalFiles:
 
     def __init__(self, settings: Settings) -> None:
         self.root = settings.gallery
+        self.reserve = settings.disk_reserve_mb * 10**6
         self._previews = settings.previews
         self._form = settings.image_format
         self._sidecar = settings.sidecar == "on"
@@ -79,13 +82,34 @@ class LocalFiles:
                 self._write(self._sidecar_path(key), lambda file: file.write(encoding.sidecar(texts)))
             self._write(target, lambda file: encoding.write(file, form, picture, texts), durable=True)
         except BaseException:
-            if not any(path.exists() for path in (target, *forms.values())):  # an earlier try's keeps what is its own
-                self._thumbnail_path(key).unlink(missing_ok=True)
-                self._sidecar_path(key).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                if not any(path.exists() for path in (target, *forms.values())):  # else they belong to an earlier try
+                    self._thumbnail_path(key).unlink(missing_ok=True)
+                    self._sidecar_path(key).unlink(missing_ok=True)
             raise
-        for other in forms.values():  # of an earlier try, before the setting was changed
-            other.unlink(missing_ok=True)
-        return Saved(key if form == "png" else key + suffix, target.stat().st_size)
+        with faults.explained(target):
+            for other in forms.values():  # of an earlier try, before the setting was changed
+                other.unlink(missing_ok=True)
+            return Saved(key if form == "png" else key + suffix, target.stat().st_size)
+
+    def _write(self, target: Path, write: Callable[[IO[bytes]], object], durable: bool = False) -> None:
+        """Whoever may read the gallery's folder may read what is new in it. The folder is not made anew where it is
+        gone: its disk or share may come back."""
+        write_whole(target, write, durable, like=self.root)
+
+    def probe(self, size: int = PROBE_BYTES) -> None:
+        """Write ``size`` bytes where today's pictures go, and delete them again. Raises StorageProblem."""
+        folder = (self.root / key_for("probe", utc_now())).parent
+        with faults.explained(self.root):
+            make_folder(folder, modes.like(self.root)[0], self.root)
+            descriptor, name = tempfile.mkstemp(dir=folder, prefix=".probe-", suffix=".part")
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(bytes(size))
+                    file.flush()
+                    os.fsync(file.fileno())
+            finally:
+                Path(name).unlink(missing_ok=True)
 
     def path(self, key: str) -> Path:
         return picture_path(self.root, key)
@@ -98,28 +122,32 @@ class LocalFiles:
             self._write(path, lambda file: small.save(file, "WEBP", quality=82))
         return path
 
-    def _write(self, target: Path, write: Callable[[IO[bytes]], object], durable: bool = False) -> None:
-        """As ``write_whole``; whoever may read the gallery's folder may read what is new in it."""
-        write_whole(target, write, durable, like=self.root)
-
     def discard(self, key: str) -> None:
         self.path(key).unlink(missing_ok=True)
         self._thumbnail_path(key).unlink(missing_ok=True)
         self._sidecar_path(key).unlink(missing_ok=True)
 
+    def check_room(self) -> None:
+        """Raises DiskFull where less than the reserve is free, for what may take much room."""
+        with faults.explained(self.root):
+            check_room(self.root, self.reserve)
+
     def free_bytes(self) -> int:
-        return shutil.disk_usage(self.root).free
+        """Free bytes of the gallery's disk. Raises StorageProblem."""
+        with faults.explained(self.root):
+            return shutil.disk_usage(self.root).free
 
     def save_preview(self, job_id: str, picture: PIL.Image) -> None:
         """Keep a running job's preview; losing one does no harm."""
-        with contextlib.suppress(DiskFull):
-            write_whole(self.preview(job_id), lambda file: picture.save(file, "WEBP", quality=60))
+        with contextlib.suppress(StorageProblem, OSError):
+            write_whole(self.preview(job_id), lambda file: picture.save(file, "WEBP", quality=60), reserve=self.reserve)
 
     def preview(self, job_id: str) -> Path:
         return self._previews / f"{job_id}.webp"
 
     def drop_preview(self, job_id: str) -> None:
-        self.preview(job_id).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # an old one is dropped with time
+            self.preview(job_id).unlink(missing_ok=True)
 
     def _thumbnail_path(self, key: str) -> Path:
         return self.root / f"{bare(key)}.webp"
@@ -143,52 +171,65 @@ def draw_thumbnail(picture: PIL.Image) -> PIL.Image:
 
 
 def write_whole(
-    target: Path, write: Callable[[IO[bytes]], object], durable: bool = False, like: Path | None = None
+    target: Path,
+    write: Callable[[IO[bytes]], object],
+    durable: bool = False,
+    like: Path | None = None,
+    reserve: int = 0,
 ) -> None:
     """Write beside the target, then rename: readers see the whole file or none. ``durable`` also survives a power cut.
 
-    The file is its owner's only, or may be read by whoever may read the folder ``like``.
-    Raises DiskFull; nothing is left behind then.
+    The file is its owner's only, or may be read by whoever may read the folder ``like``, which is above the target and
+    not made if it is gone. ``reserve`` is the number of bytes that the disk must have free before.
+    Raises StorageProblem, DiskFull if there is no room; nothing is left behind then.
     """
-    folder_mode, file_mode = modes.like(like) if like and like.is_dir() else (modes.FOLDER, modes.FILE)
-    try:
-        make_folder(target.parent, folder_mode)
+    with faults.explained(target):
+        folder_mode, file_mode = modes.like(like) if like else (modes.FOLDER, modes.FILE)
+        make_folder(target.parent, folder_mode, like)
+        if reserve:
+            check_room(target.parent, reserve)
         descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")  # with mode 0600
-    except OSError as error:
-        raise full_or(error) from error
-    part = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            if file_mode != modes.FILE:
-                with contextlib.suppress(OSError):  # a file system without modes
-                    part.chmod(file_mode)
-            write(file)
+        part = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                if file_mode != modes.FILE:
+                    with contextlib.suppress(OSError):  # a file system without modes
+                        part.chmod(file_mode)
+                write(file)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            part.replace(target)
             if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        part.replace(target)
-        if durable:
-            sync_folder(target.parent)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise full_or(error) from error
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+                sync_folder(target.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
 
 
-def make_folder(folder: Path, mode: int = modes.FOLDER) -> None:
-    """A folder with those above it, each entry made durable: a synced file in a lost folder is lost."""
+def check_room(folder: Path, reserve: int) -> None:
+    """Raises DiskFull where a disk has not so many bytes free as are to be kept."""
+    if shutil.disk_usage(folder).free < reserve:
+        raise DiskFull(
+            f"The disk is nearly full: less than {reserve // 10**6} MB are free (disk_reserve_mb). Free some space, "
+            "then try again."
+        )
+
+
+def make_folder(folder: Path, mode: int = modes.FOLDER, below: Path | None = None) -> None:
+    """A folder with those above it, each entry made durable: a synced file in a lost folder is lost.
+
+    ``below`` itself is not made: raises FileNotFoundError if it is not there.
+    """
     if not folder.is_dir():
-        make_folder(folder.parent, mode)
+        if folder == below:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+        make_folder(folder.parent, mode, below)
         folder.mkdir(exist_ok=True)
         with contextlib.suppress(OSError):
             folder.chmod(folder.stat().st_mode & 0o7000 | mode)  # the umask does not count; setgid is inherited
         sync_folder(folder.parent)
-
-
-def full_or(error: OSError) -> Exception:
-    return DiskFull() if error.errno in NO_SPACE else error
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,13 +1,25 @@
 """The jobs table's verbs. With ``recover`` beside it, ``_move`` is the only writer of a job's state."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlite_utils
 
-from diffusion_local.domain import TRANSITIONS, Batch, Claim, Failure, Image, Job, Params, State, new_job, utc_now
+from diffusion_local.domain import (
+    TRANSITIONS,
+    Batch,
+    Claim,
+    Failure,
+    Image,
+    Job,
+    Params,
+    State,
+    new_job,
+    utc_now,
+    utc_text,
+)
 from diffusion_local.errors import LostClaim
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
@@ -20,6 +32,9 @@ from diffusion_local.store.tombstones import missing
 
 #: A job that took down this many workers is failed, so that the rest of the queue runs.
 CRASH_LIMIT = 2
+
+#: A job never waits longer for another try; see FIRST_BACKOFF of the runner.
+LONGEST_PAUSE = timedelta(minutes=5)
 
 #: Values of `paused`, of the queue and of a batch: open; running pictures are finished; they are given back at once.
 OPEN, FINISH, GIVE_BACK = 0, 1, 2
@@ -95,16 +110,18 @@ class JobStore:
         """
         now = utc_now()
         moment = datetime.fromisoformat(now)
+        pauses = {"now": now, "latest": utc_text(moment + LONGEST_PAUSE)}
         with self._database.read() as db:  # an idle look must not take the write lock
             if not scalar(db, OPEN_QUEUE):
                 return None
-            if not Line(db, moment, self._rules).any_due() and scalar(db, RIPE, now=now) is None:
+            if not Line(db, moment, self._rules).any_due() and scalar(db, RIPE, **pauses) is None:
                 return None
         with self._database.write() as db:
             if not scalar(db, OPEN_QUEUE):
                 return None
-            if scalar(db, RIPE, now=now):
-                db.execute(RIPEN, {"now": now})
+            if scalar(db, RIPE, **pauses):
+                for ripen in RIPEN:
+                    db.execute(ripen, pauses)
             job_id = Line(db, moment, self._rules).next(loaded)
             claimed = self._move(
                 db,
@@ -162,10 +179,11 @@ class JobStore:
         with self._database.write() as db:
             self._settle(db, "stop", claim, ENDED)
 
-    def requeue(self, claim: Claim, note: str, not_before: str | None = None, tries: int = 0) -> State:
+    def requeue(self, claim: Claim, note: str, not_before: str | None = None, tries: int = 0, faults: int = 0) -> State:
         """Give the job back to the queue, in its old place. A job that was to be cancelled is cancelled instead.
 
-        ``tries`` is added to the count of tries, ``not_before`` holds it back until then. Raises LostClaim.
+        ``tries`` and ``faults`` are added to the counts of that name, ``not_before`` holds it back until then.
+        Raises LostClaim.
         """
         with self._database.write() as db:
             values = values_of(claim)
@@ -177,17 +195,26 @@ class JobStore:
                 db,
                 "requeue",
                 claim,
-                ", worker = NULL, step = 0, phase = '', note = :note, not_before = :until, tries = tries + :tries",
+                ", worker = NULL, step = 0, phase = '', note = :note, not_before = :until, tries = tries + :tries, "
+                "faults = faults + :faults",
                 note=note,
                 until=not_before,
                 tries=tries,
+                faults=faults,
             ).state
 
-    def recover(self, worker: str, failure: Failure) -> list[Job]:
+    def running(self, worker: str) -> list[Job]:
+        """The jobs that a worker holds claims on."""
+        with self._database.read() as db:
+            found = db.query("SELECT * FROM jobs WHERE state = 'running' AND worker = ?", [worker])
+            return [rows.job(row) for row in found]
+
+    def recover(self, worker: str, failure: Failure, given_back: Collection[Claim] = ()) -> list[Job]:
         """Settle what a dead worker left running; the jobs as they are now.
 
         The caller holds the worker's slot lock, so nobody runs them. A job goes back to its place; it ends as
-        cancelled if that was asked for, and as failed, with ``failure``, once it took down CRASH_LIMIT workers.
+        cancelled if that was asked for, and as failed, with ``failure``, once it took down CRASH_LIMIT workers. Claims
+        that the worker gave up itself are no losses.
         """
         settled = []
         with self._database.write() as db:
@@ -196,7 +223,11 @@ class JobStore:
             ]
             for job in orphans:
                 counted = ", crashes = crashes + 1, note = :note"
-                if job.cancel_requested:
+                if job.claim in given_back:
+                    verb = "stop" if job.cancel_requested else "requeue"
+                    sets = ENDED if job.cancel_requested else ", worker = NULL, step = 0, phase = '', note = :note"
+                    settled.append(self._settle(db, verb, job.claim, sets, note="given back: shutdown"))
+                elif job.cancel_requested:
                     settled.append(
                         self._settle(db, "stop", job.claim, ENDED + counted, note=failure.kind.replace("_", " "))
                     )

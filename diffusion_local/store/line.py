@@ -38,8 +38,13 @@ HEADS = f"""
 RUN_OF = (
     f"SELECT id, owner, model, position FROM {RUN} AND owner = :owner AND model = :model ORDER BY position LIMIT :n"
 )
-RIPE = "SELECT 1 FROM jobs INDEXED BY jobs_later WHERE state = 'queued' AND not_before <= :now LIMIT 1"
-RIPEN = "UPDATE jobs INDEXED BY jobs_later SET not_before = NULL WHERE state = 'queued' AND not_before <= :now"
+#: A pause before another try is over, or longer than any: the clock was wrong when it began. Each half by the index.
+LATER = "jobs INDEXED BY jobs_later WHERE state = 'queued' AND not_before"
+RIPE = f"SELECT 1 FROM {LATER} <= :now UNION ALL SELECT 1 FROM {LATER} > :latest LIMIT 1"
+RIPEN = tuple(
+    f"UPDATE jobs INDEXED BY jobs_later SET not_before = NULL WHERE state = 'queued' AND not_before {reached}"
+    for reached in ("<= :now", "> :latest")
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,9 @@ from diffusion_local.store.gallery_schema import GALLERY
 from diffusion_local.store.groups_schema import GROUPS
 from diffusion_local.store.overnight_schema import OVERNIGHT
 from diffusion_local.store.rows import recipe_mark
+from diffusion_local.store.storage_schema import STORAGE
 from diffusion_local.store.telling_schema import TELLING
+from diffusion_local.store.triggers import event_trigger, revision_trigger, tombstone_trigger
 
 MIGRATIONS = Migrations("diffusion_local")
 
@@ -262,33 +264,9 @@ def m014_devices(db: Database) -> None:
     run(db, *DEVICES)
 
 
-def event_trigger(verb: str) -> str:
-    name = verb.split()[0].lower()
-    changed = "WHEN old.state IS NOT new.state" if verb != "INSERT" else ""
-    return f"""
-        CREATE TRIGGER job_events_{name} AFTER {verb} ON jobs {changed} BEGIN
-            INSERT INTO job_events (job_id, state, at, attempt, worker, note)
-            VALUES (new.id, new.state, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), new.attempt, new.worker, new.note);
-        END
-    """
-
-
-def tombstone_trigger(table: str, what: str) -> str:
-    return f"""
-        CREATE TRIGGER {table}_tombstone AFTER DELETE ON {table} BEGIN
-            INSERT OR REPLACE INTO deleted (what, id, owner, at)
-            VALUES ('{what}', old.id, old.owner, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'));
-        END
-    """
-
-
-def revision_trigger(table: str, verb: str) -> str:
-    name = verb.split()[0].lower()
-    return f"""
-        CREATE TRIGGER {table}_revision_{name} AFTER {verb} ON {table} BEGIN
-            UPDATE queue SET revision = revision + 1 WHERE id = 1;
-        END
-    """
+@MIGRATIONS()
+def m015_storage(db: Database) -> None:
+    run(db, *STORAGE)
 
 
 def run(db: Database, *statements: str) -> None:

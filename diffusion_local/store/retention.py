@@ -2,10 +2,10 @@
 
 import contextlib
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from diffusion_local.domain import utc_text
+from diffusion_local.domain import utc_now, utc_text
 from diffusion_local.settings import Settings
 from diffusion_local.store.database import Database
 from diffusion_local.store.files import LocalFiles
@@ -17,7 +17,7 @@ BATCH = 500  # rows a transaction, so that a worker's report never waits long
 
 
 def days_ago(days: int) -> str:
-    return utc_text(datetime.now(UTC) - timedelta(days=days))
+    return utc_text(datetime.fromisoformat(utc_now()) - timedelta(days=days))
 
 
 def forget_old_jobs(settings: Settings, database: Database) -> int:
@@ -30,7 +30,9 @@ def forget_old_jobs(settings: Settings, database: Database) -> int:
             old = [
                 row[0]
                 for row in db.execute(
-                    "SELECT id FROM jobs WHERE finished_at < ? LIMIT ?", [days_ago(settings.keep_jobs_days), BATCH]
+                    # Both times: one that ended before it was submitted ended while the clock was wrong.
+                    "SELECT id FROM jobs WHERE finished_at < :before AND created_at < :before LIMIT :most",
+                    {"before": days_ago(settings.keep_jobs_days), "most": BATCH},
                 ).fetchall()
             ]
             for job_id in old:
@@ -52,7 +54,13 @@ def empty_trash(settings: Settings, database: Database, files: LocalFiles) -> in
     """Delete pictures that are in the trash for over ``keep_trash_days``; the row first, so that none lacks a file."""
     if not settings.keep_trash_days:
         return 0
-    with database.read() as db:
+    with database.write() as db:
+        # Put into the trash before it was made, or in times to come: the clock was wrong, so its time begins now.
+        db.execute(
+            "UPDATE images SET trashed_at = :now WHERE trashed_at IS NOT NULL "
+            "AND (trashed_at < created_at OR trashed_at > :now)",
+            {"now": utc_now()},
+        )
         old = db.execute(
             "SELECT id, key FROM images WHERE trashed_at < ?", [days_ago(settings.keep_trash_days)]
         ).fetchall()

@@ -37,6 +37,7 @@ def job(row: Row) -> Job:
         attempt=row["attempt"],
         crashes=row["crashes"],
         tries=row["tries"],
+        faults=row["faults"],
         step=row["step"],
         phase=row["phase"],
         cancel_requested=bool(row["cancel_requested"]),

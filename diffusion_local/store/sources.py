@@ -39,6 +39,7 @@ class Sources:
     def __init__(self, settings: Settings, images: ImageStore, files: LocalFiles) -> None:
         self._folder = settings.sources
         self._max_bytes = settings.max_source_mb * 1_000_000
+        self._reserve = settings.disk_reserve_mb * 1_000_000
         self._max_pixels = settings.max_source_megapixels * 1_000_000
         self._images = images
         self._files = files
@@ -56,7 +57,8 @@ class Sources:
         encoded, size = self._as_png(data, field)
         source = Source(sha256(encoded).hexdigest(), *size)
         if not self._path(source.id).exists():
-            write_whole(self._path(source.id), lambda file: file.write(encoded), durable=True)
+            reserve = self._reserve + len(encoded)
+            write_whole(self._path(source.id), lambda file: file.write(encoded), durable=True, reserve=reserve)
         else:
             used(self._path(source.id))
         return source

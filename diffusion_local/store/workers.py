@@ -1,10 +1,22 @@
 """The workers table: who holds which slot. It only informs; whether a worker lives is told by its slot's lock."""
 
+from datetime import UTC, datetime, timedelta
+
 from diffusion_local.domain import Room, Worker, utc_now
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database
 
 NONE_YET = Room()
+#: A worker reports that it is alive every few seconds; after this silence the page says that it does not answer.
+SILENT = timedelta(seconds=20)
+
+
+def silent(worker: Worker, now: datetime | None = None) -> bool:
+    """Whether a worker that should be there has not been heard of for a while. A time that is still to come counts as
+    long ago: the clock was wrong when it was written."""
+    return (
+        worker.status != "stopped" and abs((now or datetime.now(UTC)) - datetime.fromisoformat(worker.seen_at)) > SILENT
+    )
 
 
 class WorkerStore:

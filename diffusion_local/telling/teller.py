@@ -118,7 +118,7 @@ class Teller:
             return False
         if self._notices.busy() or self._notices.superseded(notice):
             return None
-        return age < IDLE
+        return timedelta() <= age < IDLE  # one from times to come: the clock was wrong
 
     def _message(self, notice: Notice) -> tuple[str, dict[str, int], dict[str, str]]:
         """(payload, tries by receiver, payloads of receivers that are told otherwise). A batch that was forgotten

@@ -19,6 +19,7 @@ from diffusion_local.compose import open_studio
 from diffusion_local.errors import UserError
 from diffusion_local.modes import kept_private
 from diffusion_local.settings import Settings, go_offline
+from diffusion_local.store import faults
 from diffusion_local.web.api.limits import MOST_HEADER_BYTES
 from diffusion_local.web.connections import Connections, listen, raise_file_limit
 from diffusion_local.web.protocol import Protocol
@@ -33,7 +34,7 @@ GRACE_SECONDS = 0.5  # for answers that are under way; open event streams are cu
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     try:
-        with kept_private():
+        with kept_private(), faults.explained():
             settings = Settings.load()
             logs.start(settings, "web")
             go_offline(settings.home)

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,9 +16,9 @@ from diffusion_local import __version__, gpus
 from diffusion_local.domain import Worker
 from diffusion_local.settings import Settings
 from diffusion_local.store.tally import RECENT
+from diffusion_local.store.workers import silent
 from diffusion_local.studio import Studio
 from diffusion_local.web.refusals import NEVER
-from diffusion_local.web.ui import view
 
 PREFIX = "diffusion_local_"
 WAIT_BUCKETS = (1, 5, 15, 60, 300, 1800, 7200, 28800)
@@ -35,8 +36,10 @@ def add(app: FastAPI, studio: Studio, settings: Settings) -> None:
 
     @app.get("/readyz", tags=["health"])
     def readyz() -> JSONResponse:
-        """Whether a job submitted now would be worked on: 503 says why not. A pause by a person is no fault."""
-        reason = why_not_ready(studio)
+        """Whether a job submitted now would be worked on: 503 says why not. A pause by a person is no fault.
+
+        Gallery and database are written to for it, every few seconds at most."""
+        reason = why_not_ready(studio).replace(f"{settings.home}/", "")
         content = {"ready": not reason} | ({"reason": reason} if reason else {})
         return JSONResponse(content, 503 if reason else 200, headers=NEVER)
 
@@ -50,6 +53,8 @@ def why_not_ready(studio: Studio) -> str:
     snapshot = studio.snapshot(0, 0)
     if snapshot.reason:
         return f"The queue holds itself back: {snapshot.reason}"
+    if fault := studio.storage.fault():
+        return fault
     if any(up(worker) and worker.status != "starting" for worker in snapshot.workers):
         return ""
     told = ", ".join(f"{w.slot} {w.status if up(w) or w.status == 'stopped' else 'silent'}" for w in snapshot.workers)
@@ -57,7 +62,7 @@ def why_not_ready(studio: Studio) -> str:
 
 
 def up(worker: Worker) -> bool:
-    return worker.status != "stopped" and not view.silent(worker, view.utc())
+    return worker.status != "stopped" and not silent(worker, datetime.now(UTC))
 
 
 class Numbers(Collector):

@@ -3,6 +3,7 @@
 ``{"error": {"code": "invalid_params", "message": "width: must be ...", "field": "width"}}``
 """
 
+import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -15,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from diffusion_local.errors import (
     Conflict,
     DatabaseProblem,
+    DiskFull,
     Forbidden,
     Gone,
     InvalidParams,
@@ -24,10 +26,14 @@ from diffusion_local.errors import (
     Overloaded,
     QueueBlocked,
     QueueFull,
+    StorageProblem,
     Unauthorized,
     UserError,
 )
 from diffusion_local.settings import Settings
+from diffusion_local.store import faults
+
+log = logging.getLogger(__name__)
 
 STATUS: dict[type[UserError], int] = {
     Unauthorized: 401,
@@ -42,6 +48,8 @@ STATUS: dict[type[UserError], int] = {
     QueueBlocked: 503,
     NotDone: 503,
     Overloaded: 503,
+    StorageProblem: 503,
+    DiskFull: 507,
 }
 #: Seconds after which another try makes sense.
 RETRY_AFTER: dict[type[UserError], int] = {
@@ -50,6 +58,8 @@ RETRY_AFTER: dict[type[UserError], int] = {
     QueueBlocked: 60,
     NotDone: 1,
     Overloaded: 5,
+    StorageProblem: 5,
+    DiskFull: 60,
 }
 NEVER = {"Cache-Control": "no-store"}
 
@@ -60,6 +70,14 @@ def add(app: FastAPI, settings: Settings) -> None:
     @app.exception_handler(UserError)
     async def user_error(request: Request, error: UserError) -> JSONResponse:
         return JSONResponse(shape(request, error), status_of(error), headers=headers_of(error))
+
+    @app.exception_handler(OSError)
+    async def storage_error(request: Request, error: OSError) -> JSONResponse:
+        """Raises the error again if it is not of a file."""
+        if not faults.is_storage(error):
+            raise error
+        log.error("%s %s: %s", request.method, request.url.path, error)
+        return await user_error(request, faults.problem_of(error))
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:

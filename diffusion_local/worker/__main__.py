@@ -6,12 +6,14 @@ import os
 import sys
 import threading
 import time
+from functools import partial
 
 from diffusion_local import logs
 from diffusion_local.compose import House, open_house
 from diffusion_local.errors import DatabaseProblem, UserError
 from diffusion_local.modes import kept_private
 from diffusion_local.settings import Settings, go_offline
+from diffusion_local.store import faults
 from diffusion_local.worker import slots
 from diffusion_local.worker.stopping import Stop, leave_in_time, listen_to_signals, stop_at_end_of_input
 
@@ -26,7 +28,7 @@ RECOVERY_SECONDS = 1.0  # any other waits only for a supervisor that holds the s
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     try:
-        with kept_private():
+        with kept_private(), faults.explained():
             settings = Settings.load()
             logs.start(settings, f"worker-{options.slot}")
             go_offline(settings.home)
@@ -55,21 +57,30 @@ def run(settings: Settings, slot: str, supervised: bool) -> None:
     house.workers.register(slot, os.getpid(), "")
     threading.Thread(target=stay_seen, args=(house, slot), daemon=True).start()
     # From here on a stop never takes longer than its grace, even inside an import or a long step.
-    threading.Thread(target=leave_in_time, args=(house, slot, stop, settings.stop_grace), daemon=True).start()
+    leaving = (house, slot, stop, settings.stop_grace, partial(slots.note_given_back, house, slot))
+    threading.Thread(target=leave_in_time, args=leaving, daemon=True).start()
 
     from diffusion_local.engine.choose import open_engine  # torch: seconds
     from diffusion_local.worker.runner import Runner
 
     engine = open_engine(settings, slot)
     house.workers.register(slot, os.getpid(), engine.device, engine.room)
-    house.workers.tell(slot, "idle", free=engine.free())
+    tell(house, slot, "idle", engine.free())
     log.info("ready on %s", engine.device)
     runner = Runner(house, slot, engine, stop)
     house.queue.consume(runner.work_off, stop.wanted, IDLE_LOOK_SECONDS)
     runner.close()
-    house.workers.tell(slot, "stopped")
+    tell(house, slot, "stopped")
     lock.release()
     log.info("stopped")
+
+
+def tell(house: House, slot: str, status: str, free: int | None = None) -> None:
+    """Only informs: a worker neither ends nor stays because of it."""
+    try:
+        house.workers.tell(slot, status, free=free)
+    except DatabaseProblem as problem:
+        log.warning("%s", problem)
 
 
 def stay_seen(house: House, slot: str) -> None:

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from diffusion_local.catalog import Model
 from diffusion_local.domain import RUNGS, Fit, Params
 from diffusion_local.engine import Engine, OnProgress, OnStep, Picture
 from diffusion_local.engine.memory import Choice, below
-from diffusion_local.errors import OutOfMemory
+from diffusion_local.errors import DatabaseProblem, OutOfMemory
 from diffusion_local.store.fits import FitStore
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Ladder:
             log.warning("out of memory at %s (%s)", choice.rung, problem)
             fit = replace(fit, failed=choice.rung, free_bytes=free)
             if not rung:
-                self._fits.learn(fit)
+                self._learn(fit)
                 raise OutOfMemory(hopeless(params, choice.rung))
             down.append(choice.rung)
             say(f"stepping down: {RUNGS[rung]}")
@@ -64,9 +65,13 @@ class Ladder:
         if down or (fit.worked, fit.peak_bytes < peak) != (choice.rung, False):
             fit = replace(fit, worked=choice.rung, peak_bytes=max(peak, fit.peak_bytes * (fit.worked == choice.rung)))
         if fit != known:
-            self._fits.learn(fit)
+            self._learn(fit)
         memory = {"rung": choice.rung, "rung_why": choice.why} | ({"steps_down": down} if down else {})
         return Picture(picture.image, picture.facts | memory)
+
+    def _learn(self, fit: Fit) -> None:
+        with suppress(DatabaseProblem):  # it is learned from a later picture
+            self._fits.learn(fit)
 
 
 def about(fit: Fit, params: Params) -> bool:

@@ -1,19 +1,15 @@
-"""One job's road through a worker: claim, load, denoise, save, settle."""
+"""One job's way through a worker: claim, load, denoise, save, settle."""
 
 import contextlib
 import logging
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-
-from PIL import Image as PIL
 
 from diffusion_local.catalog import Model
 from diffusion_local.compose import House
-from diffusion_local.domain import MAX_TRIES, Failure, Image, Job, Kind, Params, utc_now, utc_text
+from diffusion_local.domain import MAX_TRIES, Failure, Job, Kind, utc_text
 from diffusion_local.engine import Engine, OnStep, Picture
 from diffusion_local.errors import (
     DatabaseProblem,
@@ -23,21 +19,20 @@ from diffusion_local.errors import (
     ModelUnavailable,
     NotFound,
     Stopped,
+    StorageProblem,
 )
-from diffusion_local.models.digests import Digests
-from diffusion_local.store import recipe
-from diffusion_local.store.files import key_for
-from diffusion_local.store.jobs import Flags
+from diffusion_local.store import faults
 from diffusion_local.store.paces import Measured
+from diffusion_local.worker import slots
 from diffusion_local.worker.ladder import Ladder
+from diffusion_local.worker.reporting import DATABASE_PAUSE, Reporter
+from diffusion_local.worker.saving import Saver
 from diffusion_local.worker.stopping import Stop
+from diffusion_local.worker.storage import Storage
 
 log = logging.getLogger(__name__)
 
-REPORT_SECONDS = 0.2  # at most five writes a second about a running job; flags are read at every step
-PREVIEW_SECONDS = 0.5
 FIRST_BACKOFF = timedelta(seconds=10)  # doubled at each further try
-DATABASE_PAUSE = 2.0
 PAUSED_UNLOAD = 60.0  # seconds; a long pause frees the device's memory
 
 
@@ -45,6 +40,7 @@ class Runner:
     """Runs the jobs of one slot. Denoising happens on the calling thread; saving overlaps the next job's denoising."""
 
     def __init__(self, house: House, slot: str, engine: Engine, stop: Stop) -> None:
+        self._house = house
         self._slot = slot
         self._settings = house.settings
         self._jobs = house.jobs
@@ -55,14 +51,10 @@ class Runner:
         self._catalog = house.catalog
         self._engine = engine
         self._stop = stop
-        self._saver = ThreadPoolExecutor(1, thread_name_prefix="saver")
-        self._previewer = ThreadPoolExecutor(1, thread_name_prefix="preview")
-        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hasher")
-        self._digests = Digests(house.catalog.shelf)
-        self._hashes: dict[str, Future[str]] = {}
-        self._saving: Future[None] | None = None
-        self._drawing: Future[None] | None = None
-        self._unsettled: list[Job] = []
+        self._unsettled: list[tuple[Job, DatabaseProblem, bool]] = []
+        self._storage = Storage(house, stop.wanted)
+        self._reporter = Reporter(house, stop)
+        self._saver = Saver(house, self._storage, stop.wanted, self._settle)
         self._ladder = Ladder(engine, house.fits, house.settings.memory)
         self._model: Model | None = None
         self._worked_at = time.monotonic()
@@ -72,89 +64,94 @@ class Runner:
         """Run what is due until nothing is, or until told to stop."""
         busy = False
         try:
-            self._give_back_unsettled()
             while (
                 not self._stop.wanted.is_set()
-                and self._has_room()
+                and self._give_back_unsettled()
+                and self._storage.may_begin()
                 and (job := self._jobs.claim_next(self._slot, self._engine.loaded))
             ):
                 if not busy:
                     busy = True
-                    self._workers.tell(self._slot, "busy", self._engine.loaded)
+                    self._tell("busy", self._engine.loaded)
                 self.run(job)
             if busy:
-                self.wait_for_saver()
+                self._saver.wait()
                 self._worked_at = time.monotonic()
-                self._workers.tell(self._slot, "idle", self._engine.loaded, self._engine.free())
+                self._tell("idle", self._engine.loaded, self._engine.free())
             elif self._engine.loaded and time.monotonic() - self._worked_at > self._patience():
                 self._engine.unload()
-                self._workers.tell(self._slot, "idle", free=self._engine.free())
+                self._tell("idle", free=self._engine.free())
         except DatabaseProblem as problem:
             log.error("the database cannot be used, trying again: %s", problem)
             self._stop.wanted.wait(DATABASE_PAUSE)
+            self._settle_forgotten()
 
-    def _has_room(self) -> bool:
-        """Whether the disk has more free than the reserve; if not the queue holds itself back until it has."""
-        reserve, free = self._settings.disk_reserve_mb * 10**6, self._files.free_bytes()
-        if free >= reserve:
-            if self._control.blocked():
-                self._control.block("")
-                log.info("there is room on the disk again")
-            return True
-        if not self._control.blocked():
-            log.warning("the disk is nearly full: %d MB free", free // 10**6)
-        self._control.block(
-            f"The disk is nearly full: less than {self._settings.disk_reserve_mb} MB are free. Free some space; the "
-            "queue goes on by itself."
-        )
-        return False
+    def _tell(self, status: str, model: str = "", free: int | None = None) -> None:
+        """Only informs, so nothing depends on it."""
+        with contextlib.suppress(DatabaseProblem):
+            self._workers.tell(self._slot, status, model, free)
 
     def _patience(self) -> float:
         """Idle seconds after which the model is taken out of memory."""
         return min(PAUSED_UNLOAD, self._settings.idle_unload) if self._control.closed() else self._settings.idle_unload
 
     def run(self, job: Job) -> None:
-        """Make one job's picture. Whatever happens, the job is settled or left to ``recover``."""
+        """Make one job's picture. Whatever happens, the job is settled, or given back once the database is there."""
         made: list[Picture] = []
         self._load_seconds = 0.0
-        expected = self._view.expected(job.params, self._engine.loaded)
+        expected = self._expected(job)
         started = time.monotonic()
         if self._settle(job, lambda: made.append(self._make(job))):
-            # 3. Save on the other thread; one picture at a time, so that memory stays flat.
-            try:
-                self.wait_for_saver()
-            except DatabaseProblem:
-                self._unsettled.append(job)
-                raise
+            # 3. Save on the other thread.
             run = time.monotonic() - started - self._load_seconds
             measured = Measured(run, self._load_seconds, expected, str(made[0].facts.get("rung", "")))
-            self._saving = self._saver.submit(self._finish, job, made[0], measured)
+            self._saver.save(job, made[0], measured, self._reporter.forget)
             if job.crashes:  # a suspect is settled alone, so that the crash of another is not counted as its own
-                self.wait_for_saver()
+                self._saver.wait()
         else:
-            self._forget(job)
+            self._reporter.forget(job)
 
-    def wait_for_saver(self) -> None:
-        saving, self._saving = self._saving, None
-        if saving is not None:
-            saving.result()
+    def _expected(self, job: Job) -> float | None:
+        try:
+            return self._view.expected(job.params, self._engine.loaded)
+        except DatabaseProblem:
+            return None
 
-    def _give_back_unsettled(self) -> None:
-        """Jobs whose end could not be written, as the database was not there, are made again."""
+    def _give_back_unsettled(self) -> bool:
+        """Jobs whose end could not be written are made again, now that the database may be there. Returns True.
+
+        A fault that only this job met is counted: so a job cannot come back without end.
+        """
         while self._unsettled:
-            with contextlib.suppress(LostClaim):
-                self._jobs.requeue(self._unsettled[-1].claim, "the database could not be written")
-            self._unsettled.pop()
+            job, problem, own = self._unsettled.pop()
+            try:
+                if own:
+                    self._count_fault(job, problem)
+                else:
+                    self._jobs.requeue(job.claim, "the database could not be written")
+            except LostClaim:
+                continue
+            except DatabaseProblem:
+                self._unsettled.append((job, problem, own))
+                raise
+        return True
+
+    def _settle_forgotten(self) -> None:
+        """A claim may have been written although the database then reported a fault: nobody here runs that job."""
+        with contextlib.suppress(DatabaseProblem, LostClaim):
+            known = {job.id for job, _, _ in self._unsettled} | self._saver.unsaved
+            for job in self._jobs.running(self._slot):
+                if job.id not in known:
+                    self._jobs.requeue(job.claim, "the database could not be written")
 
     def close(self) -> None:
-        self._digests.stop()
+        self._saver.close()
         try:
-            self.wait_for_saver()
             self._give_back_unsettled()
         except DatabaseProblem as problem:  # the next holder of the slot recovers them
             log.error("%s", problem)
-        for pool in (self._saver, self._previewer, self._hasher):
-            pool.shutdown()
+            slots.note_given_back(self._house, self._slot, [job.claim for job, _, _ in self._unsettled])
+        self._reporter.close()
 
     def _make(self, job: Job) -> Picture:
         params, began = job.params, 0.0
@@ -162,18 +159,18 @@ class Runner:
         def on_progress(share: float) -> None:
             nonlocal began
             began = began or time.monotonic()
-            self._stop_if_asked(self._jobs.report(job.claim, 0, f"loading {params.model}, {share:.0%}"))
-            self._workers.tell(self._slot, "loading" if share < 1 else "busy", params.model)
+            self._reporter.report(job, 0, f"loading {params.model}, {share:.0%}")
+            self._tell("loading" if share < 1 else "busy", params.model)
 
         def on_steps() -> OnStep:
             self._load_seconds = time.monotonic() - began if began else self._load_seconds
-            return self._reporter(job)
+            return self._reporter.on_step(job)
 
         def say(words: str) -> None:
-            self._stop_if_asked(self._jobs.report(job.claim, 0, words))
+            self._reporter.report(job, 0, words)
 
         if params.kind is Kind.UPSCALE:  # it needs no model
-            return self._engine.generate(params, self._reporter(job))
+            return self._engine.generate(params, self._reporter.on_step(job))
         # 1. Know the model; one that is in memory needs no look at its files.
         if self._model is None or self._model.id != params.model or self._engine.loaded != params.model:
             try:
@@ -181,70 +178,10 @@ class Runner:
             except NotFound as error:
                 raise ModelUnavailable(f"{error.message} Put its folder back into models/, then try again.") from None
             if self._engine.room.type:  # while it is loaded, from the same files
-                self._hashes[params.model] = self._hasher.submit(self._digests.of, self._model.path)
+                path = self._model.path
+                self._saver.hash(params.model, lambda digests: digests.of(path))
         # 2. Have it in memory and denoise, with a report after each step; a smaller way of holding it if need be.
         return self._ladder.make(self._model, params, on_progress, on_steps, say)
-
-    def _reporter(self, job: Job) -> Callable[[int, Callable[[], PIL.Image] | None], None]:
-        self._stop_if_asked(self._jobs.report(job.claim, 0))
-        reported = previewed = time.monotonic()
-
-        def on_step(step: int, preview: Callable[[], PIL.Image] | None) -> None:
-            nonlocal reported, previewed
-            now = time.monotonic()
-            every = self._settings.preview_every
-            if preview is not None and every and step % every == 0 and now - previewed >= PREVIEW_SECONDS:
-                previewed = now
-                self._draw_preview(job, preview)
-            if now - reported >= REPORT_SECONDS or step == job.params.steps:
-                reported = now
-                flags = self._jobs.report(job.claim, step)
-            else:
-                flags = self._jobs.flags(job.claim)
-            self._stop_if_asked(flags)
-
-        return on_step
-
-    def _stop_if_asked(self, flags: Flags) -> None:
-        if flags.cancel:
-            raise Stopped("cancel")
-        if flags.give_back:
-            raise Stopped("pause")
-        if self._stop.now.is_set():
-            raise Stopped("shutdown")
-
-    def _draw_preview(self, job: Job, preview: Callable[[], PIL.Image]) -> None:
-        """Beside the denoising, and left out while the one before is still being drawn."""
-        if self._drawing is None or self._drawing.done():
-            self._drawing = self._previewer.submit(lambda: self._files.save_preview(job.id, preview()))
-
-    def _finish(self, job: Job, picture: Picture, measured: Measured) -> None:
-        try:
-            self._settle(job, lambda: self._save(job, picture, measured))
-        finally:
-            self._forget(job)
-
-    def _save(self, job: Job, picture: Picture, measured: Measured) -> None:
-        """Bytes before rows: the picture's row and `done` are written once its file is safe."""
-        seconds = measured.run + measured.load
-        key = key_for(job.id, job.created_at)
-        width, height = picture.image.size
-        image = Image(job.id, job.id, key, job.params, width, height, 0, utc_now(), seconds)
-        self._jobs.flags(job.claim)  # a claim lost meanwhile must not touch the file
-        facts = picture.facts | self._model_hash(job.params)
-        saved = self._files.save(key, picture.image, recipe.texts(image, facts))
-        kept = replace(image, key=saved.key, bytes=saved.bytes, facts=facts)
-        self._jobs.finish(job.claim, kept, measured)
-        log.info("done in %.2f s", seconds, extra={"job": job.id})
-
-    def _model_hash(self, params: Params) -> dict[str, str]:
-        """As A1111 writes it, ten digits. Computed at a model's first use, which its first picture may wait for."""
-        computed = self._hashes.get(params.model) if params.kind is not Kind.UPSCALE else None
-        digest = computed.result()[:10] if computed else ""
-        return {"model_hash": digest} if digest else {}
-
-    def _forget(self, job: Job) -> None:
-        self._previewer.submit(self._files.drop_preview, job.id)  # after whatever is still being drawn
 
     def _settle(self, job: Job, work: Callable[[], None]) -> bool:
         """Do the work, and turn whatever it raises into the job's transition: the one place where outcomes are decided.
@@ -253,7 +190,8 @@ class Runner:
         """
         try:
             try:
-                work()
+                with faults.explained():
+                    work()
                 return True
             except Stopped as stopped:
                 if stopped.reason == "cancel":
@@ -269,14 +207,16 @@ class Runner:
                 else:
                     self._jobs.fail(job.claim, Failure(error.kind, error.message, traceback.format_exc()))
                     log.warning("failed (%s): %s", error.kind, error.message, extra={"job": job.id})
-            except (LostClaim, DatabaseProblem):
+            except (StorageProblem, DatabaseProblem) as problem:
+                self._give_back(job, problem)
+            except LostClaim:
                 raise
             except Exception as bug:
                 message = f"{type(bug).__name__}: {bug}. This is a fault of the program; its log has the details."
                 self._jobs.fail(job.claim, Failure("internal_error", message, traceback.format_exc()))
                 log.exception("failed (internal_error)", extra={"job": job.id})
-        except DatabaseProblem:
-            self._unsettled.append(job)
+        except DatabaseProblem as problem:
+            self._unsettled.append((job, problem, self._storage.sound()))
             raise
         except LostClaim:
             log.warning("the claim was lost; nothing was written", extra={"job": job.id})
@@ -287,3 +227,24 @@ class Runner:
         again = utc_text(datetime.now(UTC) + wait)
         self._jobs.requeue(job.claim, f"{error.kind}: {error.message}", not_before=again, tries=1)
         log.warning("%s; again at %s (try %d of %d)", error, again, job.tries + 2, MAX_TRIES, extra={"job": job.id})
+
+    def _give_back(self, job: Job, problem: StorageProblem | DatabaseProblem) -> None:
+        """After a fault of the storage: one that lasts is everybody's, holds the queue and counts for nobody."""
+        if self._storage.sound():
+            self._count_fault(job, problem)
+        else:
+            self._jobs.requeue(job.claim, self._storage.relative(problem.message))
+
+    def _count_fault(self, job: Job, problem: StorageProblem | DatabaseProblem) -> None:
+        """A fault that only this job meets: it is tried again after a pause, and fails at MAX_TRIES of them."""
+        message = self._storage.relative(problem.message)
+        if job.faults + 1 < MAX_TRIES:
+            again = utc_text(datetime.now(UTC) + FIRST_BACKOFF * 2**job.faults)
+            self._jobs.requeue(job.claim, f"{problem.code}: {message}", not_before=again, faults=1)
+            log.warning(
+                "%s; again at %s (fault %d of %d)", message, again, job.faults + 1, MAX_TRIES, extra={"job": job.id}
+            )
+        else:
+            kind = problem.code if isinstance(problem, StorageProblem) else StorageProblem.code
+            self._jobs.fail(job.claim, Failure(kind, message, "".join(traceback.format_exception(problem))))
+            log.warning("failed (%s): %s", kind, message, extra={"job": job.id})

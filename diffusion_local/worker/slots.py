@@ -3,14 +3,19 @@
 So a job that runs under a slot nobody holds is orphaned: no clock, no heartbeat, no guessing.
 """
 
+import contextlib
+import json
 import logging
+from collections.abc import Iterable
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from diffusion_local.compose import House
-from diffusion_local.domain import Failure, Job, State
+from diffusion_local.domain import Claim, Failure, Job, State
 from diffusion_local.errors import HomeInUse
 from diffusion_local.modes import FILE
+from diffusion_local.store import faults
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +51,9 @@ def take(house: House, slot: str, patience: float) -> FileLock:
 
 def recover(house: House, slot: str, failure: Failure = LOST) -> list[Job]:
     """Settle the jobs a dead worker left. The caller holds the slot's lock."""
-    settled = house.jobs.recover(slot, failure)
+    settled = house.jobs.recover(slot, failure, given_back(house, slot))
+    with contextlib.suppress(OSError):
+        left_file(house, slot).unlink(missing_ok=True)
     for job in settled:
         house.files.drop_preview(job.id)
         log.warning("recovered: %s after its worker was lost", job.state, extra={"job": job.id})
@@ -56,10 +63,32 @@ def recover(house: House, slot: str, failure: Failure = LOST) -> list[Job]:
     return settled
 
 
-def recover_if_free(house: House, slot: str, failure: Failure = LOST) -> list[Job]:
-    """Recover for a worker that is known to have died, unless its successor holds the slot already."""
+def note_given_back(house: House, slot: str, claims: Iterable[Claim]) -> None:
+    """For a worker that ends while the database cannot be written: whoever recovers its jobs hears that it let them go,
+    and does not count them as lost."""
+    text = json.dumps([[claim.job_id, claim.attempt] for claim in claims])
+    with contextlib.suppress(OSError):
+        left_file(house, slot).write_text(text, encoding="utf-8")
+
+
+def given_back(house: House, slot: str) -> list[Claim]:
     try:
-        with slot_lock(house, slot).acquire(timeout=0):
+        return [Claim(job, slot, attempt) for job, attempt in json.loads(left_file(house, slot).read_text("utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def left_file(house: House, slot: str) -> Path:
+    return house.settings.locks / f"{slot}.left"
+
+
+def recover_if_free(house: House, slot: str, failure: Failure = LOST) -> list[Job]:
+    """Recover for a worker that is known to have died, unless its successor holds the slot already.
+
+    Raises DatabaseProblem, and StorageProblem where the lock cannot be taken.
+    """
+    try:
+        with faults.explained(), slot_lock(house, slot).acquire(timeout=0):
             house.workers.tell(slot, "stopped")
             return recover(house, slot, failure)
     except Timeout:

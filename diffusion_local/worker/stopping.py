@@ -7,10 +7,11 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
 from diffusion_local.compose import House
-from diffusion_local.domain import State
+from diffusion_local.domain import Claim
 from diffusion_local.errors import LostClaim
 
 log = logging.getLogger(__name__)
@@ -58,18 +59,22 @@ def stop_at_end_of_input(stop: Stop) -> None:
     stop.request()
 
 
-def leave_in_time(house: House, slot: str, stop: Stop, grace: float) -> None:
-    """Give the running jobs back and end the process if it has not stopped by itself within ``grace`` seconds.
+def leave_in_time(
+    house: House, slot: str, stop: Stop, grace: float, note: Callable[[list[Claim]], None] = lambda claims: None
+) -> None:
+    """Give the running jobs back and end the process if it has not stopped by itself within ``grace`` seconds. ``note``
+    keeps what is given back, should the database not take it.
 
     The table's claims make this safe: whatever the abandoned step would still write does not fit any more.
     """
     stop.now.wait()
     time.sleep(grace)
     try:
-        for job in house.studio.jobs(state=State.RUNNING, limit=1000):
-            if job.worker == slot:
-                with contextlib.suppress(LostClaim):
-                    house.jobs.requeue(job.claim, "given back: shutdown")
+        held = [job.claim for job in house.jobs.running(slot)]
+        note(held)
+        for claim in held:
+            with contextlib.suppress(LostClaim):
+                house.jobs.requeue(claim, "given back: shutdown")
         house.workers.tell(slot, "stopped")
         log.info("stopped in the middle of a step")
     finally:

@@ -144,9 +144,14 @@ def test_old_jobs_and_old_trash_are_let_go_and_pictures_stay(house: House, three
     [waiting] = submit(house)
     two_days_ago = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-2 days')"
     with house.database.write() as db:
-        db.execute(f"UPDATE jobs SET finished_at = {two_days_ago} WHERE id IN (?, ?)", [three[0], three[2]])
+        db.execute(
+            f"UPDATE jobs SET created_at = {two_days_ago}, finished_at = {two_days_ago} WHERE id IN (?, ?)",
+            [three[0], three[2]],
+        )
         db.execute(f"UPDATE jobs SET created_at = {two_days_ago} WHERE id = ?", [waiting])
-        db.execute(f"UPDATE images SET trashed_at = {two_days_ago} WHERE id = ?", [three[0]])
+        db.execute(
+            f"UPDATE images SET created_at = {two_days_ago}, trashed_at = {two_days_ago} WHERE id = ?", [three[0]]
+        )
     chores.let_go(short)
     assert {job.id for job in house.studio.jobs()} == {three[1], waiting}  # what waits is never let go
     assert [files[image_id].exists() for image_id in three] == [False, True, True]

@@ -167,6 +167,48 @@ def test_a_read_only_home_is_told_in_words(existing: bool) -> None:
     assert "permissions" in child.stdout
 
 
+def test_a_connection_that_met_a_fault_is_replaced(database: Database) -> None:
+    with database.read() as db:
+        bad = db.conn
+    error = sqlite3.OperationalError("attempt to write a readonly database")
+    error.sqlite_errorcode = sqlite3.SQLITE_READONLY
+    with pytest.raises(DatabaseProblem, match="cannot be written"), database.write():
+        raise error
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        bad.execute("SELECT 1")
+    database.probe()
+
+
+def test_a_database_that_is_gone_is_not_made_anew(database: Database) -> None:
+    away = database.path.with_name("away.db")
+    database.path.rename(away)
+    for ask in (database.probe, lambda: JobStore(database).claim_next("cpu0")):
+        with pytest.raises(DatabaseProblem, match="cannot be written"):
+            ask()
+    assert not database.path.exists()
+    away.rename(database.path)
+    database.probe()
+
+
+def test_what_is_written_goes_to_the_file_of_that_name(database: Database, tmp_path: Path) -> None:
+    """Another file in its place, as after a restored backup: an open connection would write into the old one."""
+    enqueue(JobStore(database))
+    database.backup(tmp_path / "backup.db")
+    database.path.rename(tmp_path / "old.db")
+    (tmp_path / "backup.db").rename(database.path)
+    ids = enqueue(JobStore(database), 2)
+    with sql(database.path) as db:
+        assert {row["id"] for row in db.execute("SELECT id FROM jobs")} >= set(ids)
+
+
+def test_a_probe_really_writes(database: Database) -> None:
+    wal = database.path.with_name("app.db-wal")
+    database.probe()
+    size = wal.stat().st_size
+    database.probe()
+    assert wal.stat().st_size > size
+
+
 def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()

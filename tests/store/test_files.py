@@ -128,7 +128,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
 try:
     LocalFiles(settings).save("2026/11/22/job", Image.frombytes("RGB", (512, 512), os.urandom(512 * 512 * 3)), {})
 except DiskFull as full:
-    print(full.kind)
+    print(full.code)
 """
 
 

@@ -37,6 +37,7 @@ FULL = params(
 
 
 def saved(settings: Settings, made: Params) -> Path:
+    settings.make_folders()
     files = LocalFiles(settings)
     image = Image("id", "id", "2026/01/02/id", made, 128, 128, 0, "2026-01-02T03:04:05.000Z", 1.5)
     files.save(image.key, PIL.new("RGB", (128, 128), "teal"), recipe.texts(image, FACTS))

@@ -20,7 +20,8 @@ def filled(house: House, count: int = 2000) -> None:
     """Jobs that ended long ago."""
     enqueue(house.jobs, count, prompt=PROMPT)
     with sql(house.settings.database) as db:
-        db.execute("UPDATE jobs SET state = 'cancelled', finished_at = '2020-01-01T00:00:00.000Z'")
+        then = "2020-01-01T00:00:00.000Z"
+        db.execute("UPDATE jobs SET state = 'cancelled', created_at = ?1, finished_at = ?1", [then])
 
 
 def made_old(database: Database) -> None:

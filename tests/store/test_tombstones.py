@@ -44,8 +44,8 @@ def test_what_retention_lets_go_is_gone_too(house: House) -> None:
     job_id, _ = done(house)
     house.studio.trash(job_id)
     with sql(house.settings.database) as db:
-        db.execute("UPDATE jobs SET finished_at = ?", [days_ago(1000)])
-        db.execute("UPDATE images SET trashed_at = ?", [days_ago(1000)])
+        db.execute("UPDATE jobs SET created_at = ?1, finished_at = ?1", [days_ago(1000)])
+        db.execute("UPDATE images SET created_at = ?1, trashed_at = ?1", [days_ago(1000)])
     forget_old_jobs(house.settings, house.database)
     empty_trash(house.settings, house.database, house.files)
     for ask in (house.studio.job, house.studio.image, house.studio.star, house.studio.restore):

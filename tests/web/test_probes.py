@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+import threading
 import time
 
 import pytest
@@ -9,10 +10,12 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from diffusion_local.compose import House
+from diffusion_local.doctor import examine
 from diffusion_local.domain import Lane
 from diffusion_local.errors import DatabaseProblem
+from diffusion_local.store import probe
 from diffusion_local.store.tally import RECENT, read_tally
-from tests.support import claimed, soon
+from tests.support import claimed, eventually, soon
 from tests.web.conftest import drawn, failed
 
 
@@ -44,6 +47,52 @@ def test_ready_once_a_worker_is_there(client: TestClient, house: House) -> None:
     house.control.block("")
     house.workers.tell("cpu0", "stopped")
     assert "cpu0 stopped" in client.get("/readyz").json()["reason"]
+
+
+@pytest.mark.parametrize("fault", ["gallery", "database", "hangs"])
+def test_what_cannot_be_written_is_not_ready(
+    client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    house.workers.register("cpu0", 1, "CPU")
+    house.workers.tell("cpu0", "idle")
+    assert client.get("/readyz").json() == {"ready": True}
+    monkeypatch.setattr(probe, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(probe, "PATIENCE_SECONDS", 0.2)
+    answers = threading.Event()
+    if fault == "gallery":
+        house.settings.gallery.rename(house.settings.home / "away")
+    elif fault == "database":
+        monkeypatch.setattr(house.database, "probe", lambda: readonly(house))
+    else:
+        monkeypatch.setattr(house.files, "probe", answers.wait)
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["ready"]) == (503, False)
+    words = {"gallery": "gallery cannot be used", "database": "app.db cannot be written", "hangs": "do not answer"}
+    assert answer.json()["reason"].startswith(words[fault]) or fault == "hangs"
+    assert words[fault] in answer.json()["reason"]
+    told = [each.text for each in examine(house.settings) if each.name == "storage"] if fault == "gallery" else []
+    assert all("gallery cannot be used" in each for each in told)
+    answers.set()
+    monkeypatch.undo()
+    if fault == "gallery":
+        (house.settings.home / "away").rename(house.settings.gallery)
+    monkeypatch.setattr(probe, "FRESH_SECONDS", 0.0)
+    assert eventually(lambda: client.get("/readyz").json() == {"ready": True})
+
+
+def readonly(house: House) -> None:
+    with house.database.write():
+        raise sqlite3.OperationalError("attempt to write a readonly database")
+
+
+def test_readiness_is_asked_of_the_disk_now_and_then_only(
+    client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed: list[int] = []
+    monkeypatch.setattr(house.files, "probe", lambda: probed.append(1))
+    for _ in range(20):
+        client.get("/readyz")
+    assert len(probed) == 1
 
 
 def test_a_silent_worker_is_not_ready(client: TestClient, house: House) -> None:

@@ -46,7 +46,9 @@ match sys.argv[1]:
     case "before the bytes":
         files.LocalFiles.save = die
     case "in the middle of the bytes":
-        files.write_whole = lambda target, write, durable=False: write_whole(target, half if durable else write)
+        files.write_whole = lambda target, write, durable=False, **more: write_whole(
+            target, half if durable else write, durable, **more
+        )
     case "after the bytes":
         os.fsync = die
     case "after the rename":

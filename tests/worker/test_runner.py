@@ -320,7 +320,7 @@ def test_a_database_that_is_locked_for_a_while_loses_nothing(
             holder = sqlite3.connect(house.settings.database, isolation_level=None, check_same_thread=False)
             holder.execute("BEGIN IMMEDIATE")
             threading.Timer(1.0, lambda: (holder.execute("COMMIT"), holder.close())).start()
-            eventually(lambda: runner._saving is not None and runner._saving.done())
+            eventually(lambda: runner._saver._saving is not None and runner._saver._saving.done())
             eventually(lambda: not holding(house))
 
     runner = Runner(house, "cpu0", Scripted(lock), stop)
@@ -358,10 +358,10 @@ def test_an_idle_worker_lets_go_of_the_model(house: House, stop: Stop) -> None:
 def test_previews_are_drawn_every_so_many_steps(
     house: House, stop: Stop, monkeypatch: pytest.MonkeyPatch, every: int, drawn: int
 ) -> None:
-    monkeypatch.setattr("diffusion_local.worker.runner.PREVIEW_SECONDS", 0.0)
+    monkeypatch.setattr("diffusion_local.worker.reporting.PREVIEW_SECONDS", 0.0)
     runner = Runner(replace(house, settings=replace(house.settings, preview_every=every)), "cpu0", FakeEngine(0), stop)
     asked: list[Callable[[], PIL.Image]] = []
-    monkeypatch.setattr(runner, "_draw_preview", lambda job, preview: asked.append(preview))
+    monkeypatch.setattr(runner._reporter, "_draw_preview", lambda job, preview: asked.append(preview))
     submit(house)
     runner.work_off()
     runner.close()

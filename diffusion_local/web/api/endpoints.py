@@ -19,6 +19,7 @@ from diffusion_local.actor import Scope
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.options.signature import taking_options
 from diffusion_local.options.values import number
+from diffusion_local.store import faults
 from diffusion_local.studio import MAX_WAIT, Studio
 from diffusion_local.web.api import batch_endpoints, control, list_endpoints, report_endpoints
 from diffusion_local.web.api.gradio.calls import UPLOAD
@@ -211,7 +212,8 @@ def told(endpoint: Callable[..., T]) -> Callable[..., T]:
     @functools.wraps(endpoint)
     def call(*args: Any, **kwargs: Any) -> T:
         try:
-            return endpoint(*args, **kwargs)
+            with faults.explained():
+                return endpoint(*args, **kwargs)
         except UserError as error:
             raise gr.Error(error.message, print_exception=False) from None
 
@@ -222,7 +224,8 @@ def told_later(endpoint: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable
     @functools.wraps(endpoint)
     async def call(*args: Any, **kwargs: Any) -> T:
         try:
-            return await endpoint(*args, **kwargs)
+            with faults.explained():
+                return await endpoint(*args, **kwargs)
         except UserError as error:
             raise gr.Error(error.message, print_exception=False) from None
 
@@ -233,8 +236,9 @@ def told_as_it_comes(endpoint: Callable[..., AsyncIterator[T]]) -> Callable[...,
     @functools.wraps(endpoint)
     async def call(*args: Any, **kwargs: Any) -> AsyncIterator[T]:
         try:
-            async for each in endpoint(*args, **kwargs):
-                yield each
+            with faults.explained():
+                async for each in endpoint(*args, **kwargs):
+                    yield each
         except UserError as error:
             raise gr.Error(error.message, print_exception=False) from None
 

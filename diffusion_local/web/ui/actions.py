@@ -8,6 +8,7 @@ import gradio as gr
 from diffusion_local.domain import Kind
 from diffusion_local.errors import UserError
 from diffusion_local.options.validate import STRENGTHS
+from diffusion_local.store import faults
 from diffusion_local.studio import Studio
 from diffusion_local.web import lan
 from diffusion_local.web.ui import (
@@ -36,7 +37,8 @@ def act(studio: Studio, event: gr.EventData, place: str, *values: Any) -> list[A
     data = event._data if isinstance(event._data, dict) else {}
     verb, key = str(data.get("do", "")), str(data.get("id", ""))
     try:
-        effect = VERBS.get(verb, unknown)(studio, key, place)
+        with faults.explained():
+            effect = VERBS.get(verb, unknown)(studio, key, place)
     except UserError as error:
         effect = Effect(toast=said(view.problem(error), kind="warn"))
     if verb in RECIPES and len(values) == len(effect.form):

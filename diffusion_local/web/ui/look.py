@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from diffusion_local.errors import UserError
+from diffusion_local.store import faults
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import (
     tab_create,
@@ -37,7 +38,8 @@ Look = tuple[str, dict[str, str]]  # what was seen, and the HTML of the parts th
 def look(studio: Studio, seen: str, tab: str, asked: Sequence[Any]) -> Look | None:
     """None where nothing has changed since ``seen``, as in nearly every second."""
     try:
-        return changes(studio, seen, tab if tab in TABS else "create", asked)
+        with faults.explained():
+            return changes(studio, seen, tab if tab in TABS else "create", asked)
     except UserError as error:  # the database: told in the now-line until it is well again
         return "", {"now": view_now.now_problem(error)}
 

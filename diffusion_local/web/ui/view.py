@@ -1,16 +1,13 @@
 """Words and small pieces of HTML. Pure: nouns in, text out; every text of a person goes through ``text``."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from html import escape
 
 from diffusion_local import shapes
-from diffusion_local.domain import MAX_TRIES, Image, Job, Params, State, Worker, utc_text
+from diffusion_local.domain import MAX_TRIES, Image, Job, Params, State, utc_text
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.web.ui.words import FIRST, known, language, retell, say
-
-#: A worker tells that it is alive every few seconds; after this silence the page says that it does not answer.
-SILENT_SECONDS = 20
 
 
 def text(value: object) -> str:
@@ -78,7 +75,7 @@ def state_words(job: Job, position: int | None = None) -> str:
             return say("common.next") if position == 1 else say("common.in_line", place=ordinal(position or 0))
         case State.RUNNING if job.cancel_requested:
             return say("common.stopping")
-        case State.RUNNING if job.step:
+        case State.RUNNING if job.step and not job.phase:
             return say("common.step", step=job.step, steps=job.params.steps)
         case State.RUNNING:
             return retell(job.phase).capitalize() + " …" if job.phase else say("common.starting")
@@ -233,12 +230,6 @@ def picture_link(image: Image, alt: str) -> str:
 
 
 # -- worker and queue, shown on every tab ---------------------------------------------------------------------------
-
-
-def silent(worker: Worker, now: datetime) -> bool:
-    """Whether a worker that should be there has not been heard of for a while."""
-    seen = datetime.fromisoformat(worker.seen_at)
-    return worker.status != "stopped" and now - seen > timedelta(seconds=SILENT_SECONDS)
 
 
 def utc() -> datetime:

@@ -7,6 +7,7 @@ from diffusion_local import shapes
 from diffusion_local.actor import current
 from diffusion_local.domain import Job, Lane, Snapshot, State, Worker
 from diffusion_local.errors import UserError
+from diffusion_local.store.workers import silent
 from diffusion_local.web.ui.icons import icon
 from diffusion_local.web.ui.view import (
     bar,
@@ -17,7 +18,6 @@ from diffusion_local.web.ui.view import (
     notice,
     progress,
     short,
-    silent,
     state_words,
     text,
 )

@@ -11,8 +11,9 @@ from diffusion_local.health import Vitals
 from diffusion_local.library import size_words
 from diffusion_local.preferences import EDITABLE, PATHS, Preference
 from diffusion_local.settings import Settings
+from diffusion_local.store.workers import silent
 from diffusion_local.web.ui.icons import icon
-from diffusion_local.web.ui.view import button, manual_link, moment, silent, text
+from diffusion_local.web.ui.view import button, manual_link, moment, text
 from diffusion_local.web.ui.words import LANGUAGES, TAGS, known, language, retell, say
 
 FOLDERS = ("home", "gallery", "models", "loras", "vae", "upscalers", "embeddings", "wildcards", "reports", "logs")

@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from diffusion_local import shapes
 from diffusion_local.domain import Image, Job, Receipt, State
 from diffusion_local.errors import InvalidParams, UserError, echo
+from diffusion_local.store import faults
 from diffusion_local.studio import MAX_WAIT, Studio
 from diffusion_local.web.api.dialects.pictures import converted
 from diffusion_local.web.refusals import of_validation
@@ -32,7 +33,8 @@ def refusing(say: Callable[[Request, UserError], JSONResponse]) -> type[APIRoute
 
             async def call(request: Request) -> Response:
                 try:
-                    return await handle(request)
+                    with faults.explained():
+                        return await handle(request)
                 except RequestValidationError as error:
                     return say(request, of_validation(error))
                 except UserError as error:

@@ -1,0 +1,127 @@
+"""Gallery and database, probed after a fault, and the queue held while they cannot be written."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from diffusion_local.compose import House
+from diffusion_local.errors import DatabaseProblem, DiskFull, StorageProblem
+from diffusion_local.store.files import PROBE_BYTES
+
+log = logging.getLogger(__name__)
+
+PROBE_SECONDS = 1.0  # between two probes while the queue is held
+SLOW_SECONDS = 10.0  # after which a gallery that does not answer holds the queue
+
+
+class Storage:
+    """One per worker. ``sound`` and ``may_begin`` write to the gallery, so both wait where a network share hangs."""
+
+    def __init__(self, house: House, stop: threading.Event) -> None:
+        self._files = house.files
+        self._database = house.database
+        self._control = house.control
+        self._reserve = house.settings.disk_reserve_mb * 10**6
+        self._home = str(house.settings.home)
+        self._stop = stop
+        self._said = ""
+        self._probe_bytes = PROBE_BYTES
+        self._probed_at = float("-inf")
+        self._waits: dict[int, float] = {}  # thread: since when it waits for the gallery, monotonic
+
+    def may_begin(self) -> bool:
+        """Whether a job may be claimed. Holds the queue where the gallery cannot be written or its disk is nearly full,
+        and opens it again. Raises DatabaseProblem."""
+        held = self._control.blocked()
+        if held and time.monotonic() - self._probed_at < PROBE_SECONDS:
+            return False
+        reason = self._full() or (self._fault() if held else "")
+        if reason != held:
+            self._control.block(reason)
+            self._say(reason)
+        return not reason
+
+    def sound(self, needed: int = PROBE_BYTES) -> bool:
+        """Whether gallery and database can be written. If not, the queue is held until ``may_begin`` finds it so.
+
+        ``needed`` is the size in bytes of what could not be saved.
+        """
+        self._probe_bytes = max(self._probe_bytes, needed)
+        reason = self._fault()
+        if reason:
+            self.hold(reason)
+        else:
+            self._said = ""
+        return not reason
+
+    def hold(self, reason: str) -> None:
+        """Say why nothing is claimed; a database that cannot be written says so itself, by refusing every claim."""
+        self._say(reason)
+        with contextlib.suppress(DatabaseProblem):
+            self._control.block(reason)
+
+    def _say(self, reason: str) -> None:
+        """Once, however often it is found."""
+        if reason != self._said:
+            self._said = reason
+            log.warning("the queue is held: %s", reason) if reason else log.info("the storage can be used again")
+
+    def outlast(self, look: Callable[[], None], needed: int) -> None:
+        """Wait until gallery and database can be written; ``look`` is called between two probes and may raise."""
+        while True:
+            self._stop.wait(PROBE_SECONDS)
+            look()
+            if self.sound(needed):
+                return
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around what waits for the gallery, so that ``slow`` can tell that it hangs."""
+        self._waits[threading.get_ident()] = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waits.pop(threading.get_ident(), None)
+
+    def slow(self) -> bool:
+        """Whether the gallery has not answered for SLOW_SECONDS; the queue is held then."""
+        since = min(list(self._waits.values()), default=None)
+        if since is None or time.monotonic() - since < SLOW_SECONDS:
+            return False
+        if not self._control.blocked():
+            self.hold("The gallery does not answer. Check its disk or network share; the queue goes on by itself.")
+        return True
+
+    def _fault(self) -> str:
+        """Why gallery or database cannot be written; empty if they can."""
+        try:
+            with self.waiting():
+                self._files.probe(self._probe_bytes)
+            self._database.probe()
+        except DiskFull:
+            return "There is no room on the disk. Free some space; the queue goes on by itself."
+        except (StorageProblem, DatabaseProblem) as problem:
+            return f"{self.relative(problem.message)} The queue goes on by itself."
+        finally:
+            self._probed_at = time.monotonic()
+        self._probe_bytes = PROBE_BYTES
+        return ""
+
+    def _full(self) -> str:
+        try:
+            with self.waiting():
+                free = self._files.free_bytes()
+        except StorageProblem as problem:
+            return f"{self.relative(problem.message)} The queue goes on by itself."
+        if free >= self._reserve:
+            return ""
+        return (
+            f"The disk is nearly full: less than {self._reserve // 10**6} MB are free. Free some space; the queue goes "
+            "on by itself."
+        )
+
+    def relative(self, message: str) -> str:
+        """A message with paths relative to the home."""
+        return message.replace(f"{self._home}/", "").replace(f"{self._home}\\", "")
