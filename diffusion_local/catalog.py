@@ -10,16 +10,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from diffusion_local import families
 from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.models import folders
 from diffusion_local.models.adapters import EMBEDDING, LORA, UPSCALER, VAE, Adapter
-from diffusion_local.models.found import EVERY_KIND, READY, UNSUPPORTED
+from diffusion_local.models.found import READY, UNSUPPORTED
 from diffusion_local.models.known import closest
 from diffusion_local.models.places import Places
 from diffusion_local.models.shelf import Entry, Shelf, signature_of
 from diffusion_local.options import validate
 from diffusion_local.options.limits import Defaults, Limits
+from diffusion_local.options.option import DENOISED
 from diffusion_local.options.table import LANCZOS
 from diffusion_local.options.validate import SizeOf, with_tags
 
@@ -48,7 +50,7 @@ class Model:
     problem: str = ""
     state: str = READY
     architecture: str = "unknown"
-    kinds: tuple[str, ...] = EVERY_KIND
+    kinds: tuple[str, ...] = DENOISED
     memory_bytes: int = 0
     source: str = "folder"
     hub_id: str = ""
@@ -67,18 +69,6 @@ class Model:
         return self.file or self.folder
 
 
-#: Families that the engine runs, with what their sizes must be a multiple of.
-FAMILIES: dict[str, Limits] = {
-    "sd": Limits(),
-    "sdxl": Limits(),
-    "sd3": Limits(multiple=16),
-    "flux": Limits(multiple=16),
-    "flux2": Limits(multiple=16),
-    "z_image": Limits(multiple=16),
-    "sana": Limits(multiple=32),
-    "sana_sprint": Limits(multiple=32),
-    "pixart": Limits(multiple=16),
-}
 STARTER_DEFAULTS = Defaults(256, 256, 12, 3.5)  # as measured: see assets/starter/README.md
 STARTER_LIMITS = Limits(min_size=128, max_size=512, max_pixels=512 * 512, max_steps=100)
 
@@ -135,7 +125,8 @@ class Catalog:
         """
         given = validate.known(settings)
         model = self._named(given.get("model", ""))
-        params = validate.complete(model.id, model.defaults, model.limits, prompt, given, self.size_of, model.family)
+        sampling = families.get(model.family).sampling
+        params = validate.complete(model.id, model.defaults, model.limits, prompt, given, self.size_of, sampling)
         if "{" not in prompt:  # what a list draws by lot is known later
             params = with_tags(params)
         self._check_files(params, model)
@@ -149,6 +140,8 @@ class Catalog:
             return
         if params.kind not in model.kinds:
             raise InvalidParams("kind", f"must be {' or '.join(model.kinds)} for {model.id} (got {params.kind}).")
+        if params.loras and not families.get(model.family).loras:
+            raise InvalidParams("loras", f"must be left out: {model.id} takes no LoRAs.")
         for lora in params.loras:
             check_adapter("loras", lora.name, self.loras(), model)
         if params.vae:
@@ -172,7 +165,7 @@ def check_adapter(field: str, name: str, found: list[Adapter], model: Model | No
         )
     if not adapter.ready:
         raise InvalidParams(field, f"cannot be {echo(name)}. {adapter.problem}")
-    if model and adapter.architecture and adapter.architecture != model.architecture:
+    if model and adapter.architecture and not families.fits(adapter.architecture, model.architecture):
         raise InvalidParams(
             field, f"cannot be {echo(name)}: it is made for {adapter.architecture}, not {model.architecture}."
         )
@@ -208,8 +201,9 @@ def described(entry: Entry) -> Model:
     found = entry.found
     known = closest(found.architecture, found.hub_id, entry.id, found.title)
     state, problem = found.state, found.problem
-    if not problem and found.family not in FAMILIES:
-        state, problem = UNSUPPORTED, folders.NOT_YET.get(found.family, f"{found.family} is not supported yet.")
+    family = families.get(found.family)
+    if not problem and not family.supported:
+        state, problem = UNSUPPORTED, family.problem
     spacing = {"timestep_spacing": known.spacing} if known and known.spacing and entry.is_file else {}
     return Model(
         id=entry.id,
@@ -218,8 +212,8 @@ def described(entry: Entry) -> Model:
         family=found.family,
         defaults=Defaults(known.width, known.height, known.steps, known.guidance, known.sampler)
         if known
-        else Defaults(),
-        limits=FAMILIES.get(found.family, Limits()),
+        else family.defaults,
+        limits=family.limits,
         licence=found.licence or (known.licence if known and found.hub_id else "") or "unknown",
         size_bytes=found.size_bytes,
         problem=problem,

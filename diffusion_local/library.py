@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
-from diffusion_local import actor, modes
+from diffusion_local import actor, families, modes
 from diffusion_local.actor import Scope
-from diffusion_local.catalog import FAMILIES, STARTER, Catalog, Model, described
+from diffusion_local.catalog import STARTER, Catalog, Model, described
 from diffusion_local.domain import Fit, Image, Room
 from diffusion_local.engine.planning import Plan, at_work, plan
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
@@ -98,7 +98,7 @@ class Library:
 
     def known(self) -> list[Known]:
         """The curated models that can be downloaded and that this version can run."""
-        return [each for each in known_models() if each.id and each.family in FAMILIES]
+        return [each for each in known_models() if each.id and families.get(each.family).supported]
 
     # -- add and take out ------------------------------------------------------------------------------------------
 

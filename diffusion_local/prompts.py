@@ -10,24 +10,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from diffusion_local import families
 from diffusion_local.catalog import Model
 from diffusion_local.domain import Params, shortened
 from diffusion_local.settings import assets
 
-#: Architecture or family -> the tokenizer of the encoder that reads most, and the tokens its pipeline lets it read.
-READS = {
-    "sd3": ("tokenizer_3", 256),
-    "flux_schnell": ("tokenizer_2", 256),
-    "flux": ("tokenizer_2", 512),
-    "flux2": ("tokenizer", 512),
-    "z_image": ("tokenizer", 512),
-    "sana": ("tokenizer", 300),
-    "sana_sprint": ("tokenizer", 300),
-    "pixart": ("tokenizer", 300),
-}
-#: Families whose guidance is distilled into them, so that nothing is drawn against; and those that have CLIP's layers.
-NO_NEGATIVE = frozenset({"flux", "sana_sprint"})
-CLIP_SKIP = frozenset({"sd", "sdxl", "sd3"})
 #: What stands in round brackets without others in them, and a weight within, as A1111 writes it: ``(word:1.2)``.
 BRACKETS = re.compile(r"(?<!\\)\(([^()]{1,100})\)")
 NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+", re.ASCII)
@@ -38,7 +25,7 @@ FIRST_EMOJI = "\u2300"  # signs such as the degree's come before
 
 def prompt_warnings(model: Model, params: Params) -> list[str]:
     """Say which text the model's encoder will not read or understand, as it would otherwise be silently so."""
-    warnings = []
+    warnings, family = [], families.get(model.family)
     for name, text in (("prompt", params.prompt), ("negative", params.negative)):
         limit, count = count_read(model, text)
         if limit and count > limit:
@@ -51,9 +38,9 @@ def prompt_warnings(model: Model, params: Params) -> list[str]:
         if model.scripts and (foreign := foreign_words(text, model.scripts)):
             words = shortened(", ".join(foreign), 60)
             warnings.append(f"{name}: {model.name} has learned English words only; it does not know {words}")
-    if params.negative and model.family in NO_NEGATIVE:
+    if params.negative and not family.negative:
         warnings.append("negative: the model reads no negative prompt; it is left out.")
-    if params.clip_skip and model.family not in CLIP_SKIP:
+    if params.clip_skip and not family.clip_skip:
         warnings.append("clip_skip: the model's text encoder has no layers to leave out; it is ignored.")
     return warnings
 
@@ -69,12 +56,12 @@ def first_weighted(text: str) -> str:
 
 def in_parts(model: Model) -> bool:
     """Whether its text is encoded here: with weights, and in parts where it is too long for the encoder."""
-    return model.family in ("sd", "sdxl")
+    return families.get(model.family).weights
 
 
 def count_read(model: Model, text: str) -> tuple[int, int]:
     """(tokens that the encoder which reads most reads at once, tokens in the text); (0, 0) if unknown."""
-    part, most = READS.get(model.architecture) or READS.get(model.family, ("tokenizer", 0))
+    part, most = families.get(model.family).tokenizer, families.tokens_of(model.family, model.architecture)
     folder = model.folder / part
     if part == "tokenizer" or not folder.is_dir():
         folder = tokenizer_of(model)

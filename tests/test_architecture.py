@@ -15,6 +15,7 @@ from tests.support import PACKAGE, run_python
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors", "modes"),
     ("options", "home"),
+    ("families",),
     ("settings", "actor", "turns", "when", "decoding"),
     ("domain",),
     ("models",),

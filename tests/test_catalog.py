@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from diffusion_local import families
 from diffusion_local.catalog import Catalog
 from diffusion_local.domain import Params
 from diffusion_local.errors import InvalidParams, NotFound
-from diffusion_local.options.samplers import check_sampler, check_schedule, samplers_of
+from diffusion_local.options.samplers import DIFFUSION, check_sampler, check_schedule
 from diffusion_local.options.values import MAX_PROMPT_CHARS, MAX_SEED
 from diffusion_local.settings import Settings
 from tests.models.files import write_header
@@ -139,18 +140,19 @@ def test_the_pixels_of_a_picture_have_a_limit_of_their_own(catalog: Catalog, set
         catalog.complete("x", {"seed": 1, "model": "mine", "width": 2056, "height": 2048})
 
 
-@pytest.mark.parametrize("name", samplers_of("sd"))
+@pytest.mark.parametrize("name", DIFFUSION.samplers)
 def test_a_sampler_is_known_however_it_is_written(catalog: Catalog, name: str) -> None:
     assert catalog.complete("x", {"seed": 1, "sampler": name.upper()}).sampler == name
 
 
 def test_a_family_has_samplers_of_its_own() -> None:
-    assert samplers_of("sana_sprint") == ("SCM",)
-    assert "SCM" not in samplers_of("sd") + samplers_of("flux")
+    sprint = families.get("sana_sprint").sampling
+    assert sprint.samplers == ("SCM",)
+    assert "SCM" not in families.get("sd").sampling.samplers + families.get("flux").sampling.samplers
     with pytest.raises(InvalidParams, match="must be one of SCM"):
-        check_sampler("Euler", "sana_sprint")
+        check_sampler("Euler", sprint)
     with pytest.raises(InvalidParams, match="schedule"):
-        check_schedule("Karras", "SCM", "sana_sprint")
+        check_schedule("Karras", "SCM", sprint)
 
 
 @pytest.mark.parametrize(("pipeline", "words"), [("Flux2Pipeline", "FLUX.2 klein is"), ("ChromaPipeline", "schnell")])

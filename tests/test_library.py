@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from diffusion_local import actor
+from diffusion_local import actor, families
 from diffusion_local.actor import Role
-from diffusion_local.catalog import FAMILIES
 from diffusion_local.compose import House, open_house
 from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound
 from diffusion_local.library import Library
@@ -197,12 +196,11 @@ def test_digests_step_aside_for_downloads(library: Library, house: House) -> Non
 
 def test_the_curated_list_is_sound() -> None:
     from diffusion_local.options.limits import Limits
-    from diffusion_local.options.samplers import samplers_of
 
     limits = Limits()
     for each in known_models():
-        assert each.sampler in samplers_of(each.family)
-        assert not each.id or each.family in FAMILIES
+        assert each.sampler in families.get(each.family).sampling.samplers
+        assert not each.id or families.get(each.family).supported
         assert each.source.startswith("https://huggingface.co/")
         assert limits.min_size <= each.width <= limits.max_size
         assert 1 <= each.steps <= limits.max_steps

@@ -1,4 +1,4 @@
-"""What a family of models consists of: functions that differ from one to the next."""
+"""The engine half of a family of models: functions that load, prompt and denoise its models."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +27,10 @@ def sized_and_guided(params: Params) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class EngineFamily:
     """``load(folder, dtype, parts)`` gives a pipeline on the CPU, of parts that have their weights already.
+    ``load_file(file, config, dtype)`` gives one of a checkpoint in one file and a folder of configurations; None: such
+    files cannot be run.
 
     ``embed(pipe, prompt, negative, clip_skip)`` gives what it is to draw; ``negative`` is None without classifier-free
     guidance: ``guided(pipe, guidance)`` says whether there is. ``shape(pipe, width, height)`` is that of the latents,
@@ -58,4 +60,5 @@ class Family:
     encode: Callable[[Any, torch.Tensor], torch.Tensor] = lambda pipe, pixels: autoencoder.encode(pipe.vae, pixels)
     latents_dtype: torch.dtype | None = None
     scales_start: bool = False
+    load_file: Callable[[Path, Path, torch.dtype], Any] | None = None
     inpainting: Callable[[Any], Any] | None = None

@@ -10,7 +10,7 @@ import torch
 from diffusion_local.catalog import Model
 from diffusion_local.domain import Lora
 from diffusion_local.engine import previews
-from diffusion_local.engine.family import Conditioning, Family
+from diffusion_local.engine.family import Conditioning, EngineFamily
 from diffusion_local.engine.graphs import Graphs
 
 
@@ -23,7 +23,7 @@ class Loaded:
     """
 
     model: Model
-    family: Family
+    family: EngineFamily
     pipe: Any
     dtype: torch.dtype
     scheduler_config: dict[str, Any]

@@ -1,4 +1,4 @@
-"""One picture by diffusion, in readable steps. What differs by family is in ``families``, by kind in ``kinds``."""
+"""One picture by diffusion, in readable steps. Families differ in ``engine.families``, kinds of work in ``kinds``."""
 
 import time
 from collections.abc import Callable

@@ -6,10 +6,9 @@ A rule that depends on the machine and the model only, so that equal seeds give 
 from functools import lru_cache
 from pathlib import Path
 
+from diffusion_local import families
 from diffusion_local.errors import UserError
 
-#: Trained in fp16's range; the rest (transformers) overflow it and are run in bf16, which has fp32's.
-HALF_FAMILIES = frozenset({"sd", "sdxl"})
 #: Parameters from which a model is worth bf16 on a CPU that computes in it: 1.6 times as fast as fp32 with SD 1.5.
 LARGE = 400_000_000
 #: Bytes of one number, by torch's name of the dtype.
@@ -22,7 +21,7 @@ def dtype_of(setting: str, device: str, family: str, parameters: int, bf16: bool
     if setting != "auto":
         return _NAMES[setting]
     if device == "cuda":
-        return "float16" if family in HALF_FAMILIES or not bf16 else "bfloat16"
+        return "float16" if families.get(family).half or not bf16 else "bfloat16"
     if device == "cpu":
         return "bfloat16" if bf16 and parameters >= LARGE else "float32"
     return "float32"  # fp16 gives black pictures with some models on Apple GPUs

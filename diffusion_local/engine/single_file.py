@@ -10,32 +10,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 
 from diffusion_local.catalog import Model
+from diffusion_local.domain import Kind
+from diffusion_local.engine.families import FAMILIES
+from diffusion_local.errors import ModelUnavailable, echo
 from diffusion_local.models.folders import INPAINT_CHANNELS
-from diffusion_local.models.found import INPAINT
 from diffusion_local.settings import assets
-
-#: Family -> diffusers pipeline, and what of it is not wanted.
-PIPELINES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "sd": (diffusers.StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}),
-    "sdxl": (diffusers.StableDiffusionXLPipeline, {"add_watermarker": False}),
-}
 
 
 def load(model: Model, dtype: torch.dtype) -> Any:
-    """A pipeline on the CPU. Raises what diffusers raises."""
-    pipeline, options = PIPELINES[model.family]
+    """A pipeline on the CPU. Raises ModelUnavailable, and what diffusers raises."""
+    load_file = FAMILIES[model.family].load_file
+    if load_file is None or model.file is None:
+        raise ModelUnavailable(f"Model {echo(model.id)} cannot be loaded from one file.")
     with tempfile.TemporaryDirectory(prefix="diffusion-local-") as folder:
-        config = merge(model.folder, Path(folder), model.scheduler, only_inpaints=model.kinds == (INPAINT,))
-        pipe = pipeline.from_single_file(
-            str(model.file), config=str(config), dtype=dtype, local_files_only=True, use_safetensors=True, **options
-        )
-    if model.family == "sdxl" and pipe.vae.config.force_upcast:  # its VAE overflows in fp16
-        pipe.vae.to(dtype=torch.float32)
-    return pipe
+        only_inpaints = model.kinds == (Kind.INPAINT,)
+        config = merge(model.folder, Path(folder), model.scheduler, only_inpaints=only_inpaints)
+        return load_file(model.file, config, dtype)
 
 
 def merge(config: Path, folder: Path, scheduler: Mapping[str, Any], only_inpaints: bool) -> Path:

@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusion_local import families
 from diffusion_local.errors import ModelUnavailable
-from diffusion_local.models.architectures import BY_CROSS_ATTENTION, BY_TOKEN
 from diffusion_local.models.found import INCOMPLETE, READY, UNSUPPORTED
 from diffusion_local.models.headers import NO_PICKLE, Header, read_header
 
@@ -98,7 +98,7 @@ def kind_of(header: Header) -> str:
         return VAE
     if len(keys) <= 4 and any(len(tensor.shape) in (1, 2) for tensor in keys.values()):
         widths = {tensor.shape[-1] for tensor in keys.values() if tensor.shape}
-        if "emb_params" in keys or {"clip_l", "clip_g"} & set(keys) or widths & set(BY_TOKEN):
+        if "emb_params" in keys or {"clip_l", "clip_g"} & set(keys) or widths & set(families.BY_TOKEN_WIDTH):
             return EMBEDDING
     convolutions = sum(len(tensor.shape) == 4 for tensor in keys.values())
     three = any(len(t.shape) == 4 and (t.shape[1] in (3, 12, 48) or t.shape[0] % 3 == 0) for t in keys.values())
@@ -108,37 +108,44 @@ def kind_of(header: Header) -> str:
 
 
 def lora_architecture(header: Header) -> str:
-    """By the width of the text its cross attention reads, by names that only one architecture has, or as it says."""
+    """By names that only one architecture has, by the width of the text its cross attention reads, or as it says."""
     keys = header.tensors
-    if any("double_blocks" in key or "single_transformer_blocks" in key for key in keys):
-        return "flux"
-    if any("joint_blocks" in key for key in keys):
-        return "sd3"
+    for name, architecture in families.ARCHITECTURES.items():
+        if any(part in key for part in architecture.lora_keys for key in keys):
+            return name
     for key, tensor in keys.items():
         down = key.endswith((".lora_down.weight", ".lora_A.weight", ".lora.down.weight"))
         if down and ("attn2_to_k" in key or "attn2.to_k" in key or "attn2.processor.to_k" in key):
             width = tensor.shape[1] if len(tensor.shape) > 1 else 0
-            if width in BY_CROSS_ATTENTION:
-                return BY_CROSS_ATTENTION[width]
-    if any(key.startswith(("lora_te2_", "text_encoder_2.")) for key in keys):
-        return "sdxl"
-    said = " ".join(header.metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version")).lower()
-    for words, architecture in (
-        (("xl",), "sdxl"),
-        (("flux",), "flux"),
-        (("sd3", "v3", "stable-diffusion-3"), "sd3"),
-        (("v2", "sd_v2"), "sd2"),
-        (("v1", "sd_v1"), "sd1"),
-    ):
-        if any(word in said for word in words):
-            return architecture
-    return ""
+            if width in families.BY_TEXT_WIDTH:
+                return families.BY_TEXT_WIDTH[width]
+    for name, architecture in families.ARCHITECTURES.items():
+        if any(key.startswith(architecture.lora_prefixes) for key in keys):
+            return name
+    return stated_architecture(header.metadata)
+
+
+def stated_architecture(metadata: dict[str, str]) -> str:
+    """The architecture by the base model's name, empty if unknown.
+
+    Names hold versions too (``stable-diffusion-xl-v1-base``), so the longest word decides, then the first.
+    """
+    stated = " ".join(metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version")).lower()
+    found = [
+        (-len(word), stated.index(word), name)
+        for name, architecture in families.ARCHITECTURES.items()
+        for word in architecture.lora_words
+        if word in stated
+    ]
+    return min(found)[2] if found else ""
 
 
 def embedding_architecture(header: Header) -> str:
-    if {"clip_l", "clip_g"} <= set(header.tensors):
-        return "sdxl"
-    return next((BY_TOKEN[t.shape[-1]] for t in header.tensors.values() if t.shape and t.shape[-1] in BY_TOKEN), "")
+    for name, architecture in families.ARCHITECTURES.items():
+        if architecture.embedding_keys and architecture.embedding_keys <= set(header.tensors):
+            return name
+    widths = (tensor.shape[-1] for tensor in header.tensors.values() if tensor.shape)
+    return next((families.BY_TOKEN_WIDTH[width] for width in widths if width in families.BY_TOKEN_WIDTH), "")
 
 
 def trigger_words(metadata: dict[str, str]) -> tuple[str, ...]:

@@ -4,41 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+from diffusion_local import families
 from diffusion_local.errors import ModelUnavailable, echo
+from diffusion_local.families.family import Family
 from diffusion_local.models import whole
-from diffusion_local.models.found import EVERY_KIND, INPAINT, Found, incomplete, not_supported
+from diffusion_local.models.found import Found, incomplete, not_supported
 from diffusion_local.models.headers import NO_PICKLE, read_header
+from diffusion_local.options.types import Kind
 
 #: What our own downloads leave in the folder: where it came from.
 ORIGIN = "diffusion-local.json"
 
-#: diffusers pipeline class (https://huggingface.co/docs/diffusers/api/pipelines/overview) -> (family, kinds).
-PIPELINES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "StableDiffusionPipeline": ("sd", EVERY_KIND),
-    "StableDiffusionImg2ImgPipeline": ("sd", EVERY_KIND),
-    "StableDiffusionInpaintPipeline": ("sd", EVERY_KIND),
-    "LatentConsistencyModelPipeline": ("sd", EVERY_KIND),
-    "StableDiffusionXLPipeline": ("sdxl", EVERY_KIND),
-    "StableDiffusionXLImg2ImgPipeline": ("sdxl", EVERY_KIND),
-    "StableDiffusionXLInpaintPipeline": ("sdxl", EVERY_KIND),
-    "StableDiffusion3Pipeline": ("sd3", EVERY_KIND),
-    "FluxPipeline": ("flux", EVERY_KIND),
-    "Flux2Pipeline": ("flux2_dev", EVERY_KIND),
-    "Flux2KleinPipeline": ("flux2", EVERY_KIND),
-    "ZImagePipeline": ("z_image", EVERY_KIND),
-    "SanaPipeline": ("sana", EVERY_KIND),
-    "SanaSprintPipeline": ("sana_sprint", EVERY_KIND),
-    "PixArtSigmaPipeline": ("pixart", EVERY_KIND),
-    "PixArtAlphaPipeline": ("pixart", EVERY_KIND),
-    "ChromaPipeline": ("chroma", EVERY_KIND),
-    "QwenImagePipeline": ("qwen_image", EVERY_KIND),
-}
-#: Families that are told apart and not run: why, and what to take instead.
-NOT_YET = {
-    "flux2_dev": "FLUX.2 dev is not supported yet. FLUX.2 klein is, and needs a fourth of the memory.",
-    "chroma": "Chroma is not supported yet. FLUX.1 schnell, which it was made from, is.",
-    "qwen_image": "Qwen-Image is not supported yet. Z-Image, which writes Chinese and English too, is.",
-}
 #: Input channels of a denoiser whose further ones carry the mask and the picture under it.
 INPAINT_CHANNELS = 9
 
@@ -55,9 +31,9 @@ def read_folder(folder: Path) -> Found:
     name = index.get("_class_name", "")
     weights = list(folder.rglob("*.safetensors"))
     size = sum(path.stat().st_size for path in weights)
-    family, kinds = PIPELINES.get(name, ("unknown", ()))
-    known: dict[str, Any] = {"family": family, "size_bytes": size, **origin(folder)}
-    if family == "unknown":
+    family, kinds = families.of_pipeline(name)
+    known: dict[str, Any] = {"family": family.id, "size_bytes": size, **origin(folder)}
+    if family is families.UNKNOWN:
         return not_supported(f"Its pipeline class {echo(name)} is not supported.", **known)
     if not weights:
         return incomplete(f"It has no .safetensors weights. {NO_PICKLE}", **known)
@@ -69,39 +45,20 @@ def read_folder(folder: Path) -> Found:
         return incomplete(problem.message, **known)
 
 
-def describe(folder: Path, family: str, kinds: tuple[str, ...], known: dict[str, Any]) -> Found:
+def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[str, Any]) -> Found:
     """The architecture, and what the denoiser's input allows."""
-    if family not in ("sd", "sdxl"):
-        return Found(architecture=architecture_of_transformer(folder, family), kinds=kinds, **known)
-    unet = config_of(folder / "unet")
-    channels, width = unet.get("in_channels", 4), unet.get("cross_attention_dim")
-    if family == "sdxl":
-        architecture = "sdxl"
-        if width == 1280:
-            return not_supported(REFINER, architecture="sdxl_refiner", **known)
-    else:
-        architecture = {768: "sd1", 1024: "sd2"}.get(width if isinstance(width, int) else 0, "sd")
+    architecture = family.architecture_of(lambda part: config_of(folder / part))
+    known |= {"architecture": architecture}
+    if problem := families.ARCHITECTURES[architecture].problem:
+        return not_supported(problem, **known)
+    if not family.unet:
+        return Found(kinds=kinds, **known)
+    channels = config_of(folder / "unet").get("in_channels", 4)
     if channels == INPAINT_CHANNELS:
-        return Found(architecture=architecture, kinds=(INPAINT,), **known)
+        return Found(kinds=(Kind.INPAINT,), **known)
     if channels != config_of(folder / "vae").get("latent_channels", 4):
         return not_supported(f"Its UNet takes {channels} channels, which no supported kind of work has.", **known)
-    return Found(architecture=architecture, kinds=kinds, **known)
-
-
-REFINER = "It is the SDXL refiner, which only finishes pictures that another model began. Use the SDXL base model."
-
-
-def architecture_of_transformer(folder: Path, family: str) -> str:
-    """Variants of one family that take different LoRAs."""
-    config = config_of(folder / "transformer")
-    if family == "flux":
-        return "flux_dev" if config.get("guidance_embeds") else "flux_schnell"
-    if family == "sd3":
-        layers = config.get("num_layers")
-        if layers == 38:
-            return "sd35_large"
-        return "sd35_medium" if config.get("dual_attention_layers") else "sd3"
-    return family
+    return Found(kinds=kinds, **known)
 
 
 def memory_bytes(folder: Path, index: dict[str, Any]) -> int:

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-TXT2IMG, IMG2IMG, INPAINT = "txt2img", "img2img", "inpaint"
-EVERY_KIND = (TXT2IMG, IMG2IMG, INPAINT)
+from diffusion_local.options.option import DENOISED
 
 #: States of an entry.
 READY, INCOMPLETE, UNSUPPORTED = "ready", "incomplete", "unsupported"
@@ -13,7 +12,7 @@ READY, INCOMPLETE, UNSUPPORTED = "ready", "incomplete", "unsupported"
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """``family`` says how it is run (sd, sdxl, flux...), ``architecture`` what fits it (sd1, sd2, sdxl, flux...).
+    """``family`` and ``architecture`` are ids of ``families``: how it is run, and which adapters fit it.
 
     ``config`` is the folder with the configuration and tokenizer of a single-file checkpoint; ``scheduler`` holds
     entries that differ from the scheduler's configuration there. ``memory_bytes`` is that of all weights in fp16.
@@ -21,7 +20,7 @@ class Found:
 
     family: str = "unknown"
     architecture: str = "unknown"
-    kinds: tuple[str, ...] = EVERY_KIND
+    kinds: tuple[str, ...] = DENOISED
     size_bytes: int = 0
     memory_bytes: int = 0
     state: str = READY

@@ -1,4 +1,4 @@
-"""Samplers and schedules: our names, the spellings of other tools, and which of them a family of models can use.
+"""Samplers and schedules: our names, the spellings of other tools, and which models can use them.
 
 ``engine.samplers`` maps each name onto a diffusers scheduler.
 """
@@ -47,12 +47,35 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
     "Exponential": ("use_exponential_sigmas",),
 }
 SIGMA_SCHEDULES = ("Karras", "Exponential")
-#: Families trained by flow matching, and the samplers for them.
-FLOW_FAMILIES = frozenset({"sd3", "flux", "flux2", "z_image", "sana"})
-FLOW_SAMPLERS = ("Euler", "DPM++ 2M", "UniPC")
-#: Families distilled into a few steps of one sampler.
-SCM_FAMILIES = frozenset({"sana_sprint"})
-SCM_SAMPLERS = ("SCM",)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Samplers and schedules for models that were trained in one way.
+
+    ``spaced`` are the samplers that take any spacing of sigmas, and so ``SIGMA_SCHEDULES``.
+    """
+
+    samplers: tuple[str, ...]
+    schedules: tuple[str, ...]
+    spaced: tuple[str, ...]
+
+    def schedules_for(self, sampler: str) -> tuple[str, ...]:
+        return tuple(name for name in self.schedules if name not in SIGMA_SCHEDULES or sampler in self.spaced)
+
+
+#: Models distilled into a few steps along angles (TrigFlow, sCM).
+TRIGFLOW = Sampling(samplers=("SCM",), schedules=("Automatic",), spaced=())
+#: Models trained by flow matching. DPM++ 2M runs out of range with flows and Karras.
+FLOW = Sampling(
+    samplers=("Euler", "DPM++ 2M", "UniPC"), schedules=("Automatic", "Karras", "Exponential"), spaced=("Euler",)
+)
+#: Models trained to remove noise, on a fixed scale of timesteps.
+DIFFUSION = Sampling(
+    samplers=tuple(name for name in SAMPLERS if name not in TRIGFLOW.samplers),
+    schedules=tuple(SCHEDULES),
+    spaced=tuple(name for name, each in SAMPLERS.items() if each.spaced),
+)
 
 
 def squeezed(text: str) -> str:
@@ -94,42 +117,22 @@ def paired(sampler: str, schedule: str) -> tuple[str, str]:
     return (both, "") if both else (sampler, schedule)
 
 
-def samplers_of(family: str) -> tuple[str, ...]:
-    if family in SCM_FAMILIES:
-        return SCM_SAMPLERS
-    return FLOW_SAMPLERS if family in FLOW_FAMILIES else tuple(each for each in SAMPLERS if each not in SCM_SAMPLERS)
-
-
-def check_sampler(name: Any, family: str = "") -> str:
-    """Our name of a sampler of this family. Raises InvalidParams."""
-    known = samplers_of(family)
+def check_sampler(name: Any, sampling: Sampling = DIFFUSION) -> str:
+    """Our name of a sampler that the models can use. Raises InvalidParams."""
     found = sampler_named(name) if isinstance(name, str) else ""
-    if found not in known:
-        raise InvalidParams("sampler", f"must be one of {', '.join(known)} (got {echo(name)}).")
+    if found not in sampling.samplers:
+        raise InvalidParams("sampler", f"must be one of {', '.join(sampling.samplers)} (got {echo(name)}).")
     return found
 
 
-def schedules_of(sampler: str, family: str = "") -> tuple[str, ...]:
-    if family in SCM_FAMILIES:
-        return tuple(SCHEDULES)[:1]
-    flows = family in FLOW_FAMILIES
-    # DPM++ 2M runs out of range with flows and Karras
-    sigmas = sampler == "Euler" if flows else sampler in SAMPLERS and SAMPLERS[sampler].spaced
-    return tuple(
-        name
-        for name in SCHEDULES
-        if (name not in SIGMA_SCHEDULES or sigmas) and not (flows and name in ("Uniform", "SGM Uniform"))
-    )
-
-
-def check_schedule(name: Any, sampler: str, family: str = "") -> str:
+def check_schedule(name: Any, sampler: str, sampling: Sampling = DIFFUSION) -> str:
     """A schedule that the sampler can use; empty is its own. Raises InvalidParams."""
     if not name:
         return ""
     found = schedule_named(name) if isinstance(name, str) else ""
     if not found:
         raise InvalidParams("schedule", f"must be one of {', '.join(SCHEDULES)} (got {echo(name)}).")
-    known = schedules_of(sampler, family)
+    known = sampling.schedules_for(sampler)
     if found not in known:
         raise InvalidParams("schedule", f"must be one of {', '.join(known)} with {sampler} (got {found}).")
     return found

@@ -9,7 +9,7 @@ from typing import Any
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.options import values
 from diffusion_local.options.limits import Defaults, Limits, check_size, fitted_size
-from diffusion_local.options.samplers import check_sampler, check_schedule
+from diffusion_local.options.samplers import DIFFUSION, Sampling, check_sampler, check_schedule
 from diffusion_local.options.table import LANCZOS, OPTIONS, SETTINGS, Params, refused_by
 from diffusion_local.options.types import Kind
 
@@ -41,7 +41,7 @@ def complete(
     prompt: str,
     given: Mapping[str, Any],
     size_of: SizeOf,
-    family: str = "",
+    sampling: Sampling = DIFFUSION,
 ) -> Params:
     """Params with every option that ``given`` lacks at its default.
 
@@ -64,7 +64,7 @@ def complete(
     if kind is Kind.UPSCALE:
         done |= upscaled(size, given)
     else:
-        done |= denoised(kind, size, model_id, defaults, limits, family, given, size_of)
+        done |= denoised(kind, size, model_id, defaults, limits, sampling, given, size_of)
     for name, option in OPTIONS.items():
         if name not in done:
             done[name] = option.of(given.get(name)) if kind in option.kinds else option.default
@@ -77,7 +77,7 @@ def denoised(
     model_id: str,
     defaults: Defaults,
     limits: Limits,
-    family: str,
+    sampling: Sampling,
     given: Mapping[str, Any],
     size_of: SizeOf,
 ) -> dict[str, Any]:
@@ -92,12 +92,12 @@ def denoised(
     done["width"], done["height"] = check_size(
         given.get("width", size[0]), given.get("height", size[1]), limits, model_id
     )
-    sampler = check_sampler(given.get("sampler", defaults.sampler), family)
+    sampler = check_sampler(given.get("sampler", defaults.sampler), sampling)
     return done | {
         "sampler": sampler,
         "steps": values.whole_number("steps", given.get("steps", defaults.steps), 1, limits.max_steps),
         "guidance": values.number("guidance", given.get("guidance", defaults.guidance), 0.0, limits.max_guidance),
-        "schedule": check_schedule(given.get("schedule"), sampler, family),
+        "schedule": check_schedule(given.get("schedule"), sampler, sampling),
         "variation_seed": variation_seed(given),
     }
 

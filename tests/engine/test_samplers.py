@@ -3,12 +3,14 @@ from PIL import Image, ImageChops, ImageStat
 
 from diffusion_local.engine import samplers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
-from diffusion_local.options.samplers import SAMPLERS
+from diffusion_local.options.samplers import FLOW, SAMPLERS, SCHEDULES, TRIGFLOW
 from tests.engine.conftest import Draw
 
 
 def test_the_table_holds_the_names_of_the_catalogue_in_their_order() -> None:
     assert (*samplers.TABLE, *samplers.ANGULAR) == tuple(SAMPLERS)
+    assert (tuple(samplers.FLOW), tuple(samplers.ANGULAR)) == (FLOW.samplers, TRIGFLOW.samplers)
+    assert tuple(samplers.SPACINGS) == tuple(SCHEDULES)
 
 
 @pytest.mark.parametrize("name", samplers.TABLE)

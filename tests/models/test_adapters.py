@@ -7,6 +7,7 @@ import pytest
 
 from diffusion_local.catalog import Catalog
 from diffusion_local.compose import House
+from diffusion_local.errors import InvalidParams
 from diffusion_local.models.adapters import MOST_WORDS
 from diffusion_local.settings import Settings
 from tests.models import files
@@ -31,6 +32,12 @@ def catalog(house: House) -> Catalog:
             {"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"},
             "sdxl",
         ),
+        ({"lora_unet_x.lora_down.weight": (4, 8)}, {"ss_base_model_version": "sdxl_base_v1-0"}, "sdxl"),
+        ({"lora_unet_x.lora_down.weight": (4, 8)}, {"ss_base_model_version": "sd_v1"}, "sd1"),
+        ({"lora_unet_x.lora_down.weight": (4, 8)}, {"modelspec.architecture": "stable-diffusion-v2-768-v"}, "sd2"),
+        ({"lora_unet_x.lora_down.weight": (4, 8)}, {"modelspec.architecture": "flux-1-dev/lora"}, "flux"),
+        ({"lora_unet_x.lora_down.weight": (4, 8)}, {"modelspec.architecture": "stable-diffusion-3-medium"}, "sd3"),
+        ({"lora_unet_joint_blocks_0_x.lora_down.weight": (4, 8)}, {}, "sd3"),
         ({"lora_unet_x.lora_down.weight": (4, 8)}, {}, ""),
         ({"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight": (4, 1024)}, {}, "sd2"),
     ],
@@ -112,3 +119,30 @@ def test_a_width_means_another_architecture_in_a_lora_than_in_an_embedding(
     write_header(settings.embeddings / "wide.safetensors", {"emb_params": (4, 1280)})
     assert [each.architecture for each in catalog.loras()] == ["sdxl_refiner"]
     assert [each.architecture for each in catalog.embeddings()] == ["sdxl"]
+
+
+def transformer_model(settings: Settings, name: str, pipeline: str, config: dict) -> None:
+    folder = settings.models / name
+    write_header(folder / "transformer/diffusion_pytorch_model.safetensors", {"x": (2, 2)})
+    (folder / "transformer/config.json").write_text(json.dumps(config))
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+
+
+def test_a_lora_of_flux_fits_both_of_its_models(catalog: Catalog, settings: Settings) -> None:
+    blocks = {"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (4, 3072)}
+    write_header(settings.loras / "style.safetensors", blocks)
+    write_header(settings.loras / "old.safetensors", files.LORA)
+    for name, guided in (("dev", True), ("schnell", False)):
+        transformer_model(settings, name, "FluxPipeline", {"guidance_embeds": guided})
+        assert catalog.get(name).architecture == f"flux_{name}"
+        given = {"seed": 1, "model": name, "loras": ["style"]}
+        assert [lora.name for lora in catalog.complete("x", given).loras] == ["style"]
+        with pytest.raises(InvalidParams, match="loras: cannot be 'old': it is made for sd1, not flux_"):
+            catalog.complete("x", given | {"loras": ["old"]})
+
+
+def test_a_model_that_takes_no_loras_says_so_before_the_job_waits(catalog: Catalog, settings: Settings) -> None:
+    write_header(settings.loras / "style.safetensors", {"lora_unet_x.lora_down.weight": (4, 8)})
+    transformer_model(settings, "mine", "PixArtSigmaPipeline", {})
+    with pytest.raises(InvalidParams, match="loras: must be left out: mine takes no LoRAs"):
+        catalog.complete("x", {"seed": 1, "model": "mine", "loras": ["style"]})

@@ -19,7 +19,7 @@ from diffusion_local.domain import Image, Kind, Params
 from diffusion_local.lists.grid import FIELDS, VARYING
 from diffusion_local.options import a1111
 from diffusion_local.options.option import Option
-from diffusion_local.options.samplers import SAMPLERS, schedules_of
+from diffusion_local.options.samplers import DIFFUSION, SAMPLERS
 from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
 from diffusion_local.options.table import Params as Table
 from diffusion_local.store import reading, recipe
@@ -68,7 +68,7 @@ def sample(option: Option, source: str) -> Any:
     if option.name == "loras":
         return [{"name": FILE, "weight": 0.5}]
     if option.name == "schedule":
-        return schedules_of("Euler a")[1]
+        return DIFFUSION.schedules_for("Euler a")[1]
     if option.choices:
         return str(option.choices[1])
     if option.files:

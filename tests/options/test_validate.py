@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image as PIL
 
+from diffusion_local import families
 from diffusion_local.catalog import Catalog
 from diffusion_local.compose import House
 from diffusion_local.domain import RUNGS, Kind, Lora, Params
@@ -153,9 +154,13 @@ def test_samplers_and_schedules_are_those_of_the_family(
     model = catalog.default
     given = {"seed": 1, "sampler": sampler, "schedule": schedule}
     with pytest.raises(InvalidParams, match=re.escape(words)):
-        validate.complete(model.id, model.defaults, model.limits, "a boat", given, size_of, family)
+        validate.complete(
+            model.id, model.defaults, model.limits, "a boat", given, size_of, families.get(family).sampling
+        )
     given = {"seed": 1, "sampler": "euler", "schedule": "karras"}
-    made = validate.complete(model.id, model.defaults, model.limits, "a boat", given, size_of, family)
+    made = validate.complete(
+        model.id, model.defaults, model.limits, "a boat", given, size_of, families.get(family).sampling
+    )
     assert (made.sampler, made.schedule) == ("Euler", "Karras")
 
 

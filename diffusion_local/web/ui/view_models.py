@@ -4,7 +4,7 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 
-from diffusion_local import shapes
+from diffusion_local import families, shapes
 from diffusion_local.catalog import STARTER, Model
 from diffusion_local.domain import Fit, Image, Room
 from diffusion_local.engine.memory import GIB
@@ -17,12 +17,6 @@ from diffusion_local.web.ui.view import button, manual_link, text
 from diffusion_local.web.ui.words import known as is_known
 from diffusion_local.web.ui.words import retell, say
 
-#: Architectures as people call them.
-TITLES = {
-    "sd1": "SD 1", "sd2": "SD 2", "sdxl": "SDXL", "sd3": "SD 3", "sd35_medium": "SD 3.5 Medium", "flux": "FLUX.1",
-    "sd35_large": "SD 3.5 Large", "flux_dev": "FLUX.1 dev", "flux_schnell": "FLUX.1 schnell", "flux2": "FLUX.2",
-    "z_image": "Z-Image", "sana": "Sana", "sana_sprint": "Sana Sprint", "pixart": "PixArt",
-}  # fmt: skip
 SHOWN_ENDED = 3  # downloads that have ended
 SHOWN_WORDS = 6
 DIGITS, LETTERS = string.digits, string.ascii_lowercase  # of which a slot's name is made: gpu0
@@ -72,7 +66,7 @@ def card(model: Model, sample: Image | None, fits: Sequence[Fit], plans: Sequenc
     sure = say("models.remove_sure")
     remove = button(say("models.remove"), "remove_model", model.id, "small", sure) if model.id != STARTER else ""
     problem = f'<p class="why">{sentence(retell(model.problem))}</p>' if model.problem else ""
-    what = TITLES.get(model.architecture, "")
+    what = families.title_of(model.architecture)
     return (
         f'<article class="model" data-key="{text(model.id)}">{picture}<div class="about"><header><h3>{name}</h3>'
         f'<span class="badge {model.state}">{say(f"models.{model.state}")}</span></header>'
@@ -214,7 +208,7 @@ def adapter_row(adapter: Adapter) -> str:
     if not adapter.ready:
         told, kind = retell(adapter.problem), "why"
     else:
-        fits = TITLES.get(adapter.architecture, adapter.architecture)
+        fits = families.title_of(adapter.architecture) or adapter.architecture
         parts = [say("models.fits", what=fits)] if fits else []
         told, kind = (
             " · ".join([*parts, size_words(adapter.size_bytes), ", ".join(adapter.words[:SHOWN_WORDS])]),

@@ -12,25 +12,19 @@ from typing import Any
 import diffusers
 import torch
 
-from diffusion_local.domain import Params
-from diffusion_local.engine import flow_families
-from diffusion_local.engine.family import Conditioning, Family, Parts, sized_and_guided
+from diffusion_local.engine import transformer
+from diffusion_local.engine.family import Conditioning, EngineFamily, Parts
 
 
 def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
-    alpha = flow_families.index_of(folder)["_class_name"] == "PixArtAlphaPipeline"
-    return flow_families.loads(diffusers.PixArtAlphaPipeline if alpha else diffusers.PixArtSigmaPipeline)(
+    alpha = transformer.index_of(folder)["_class_name"] == "PixArtAlphaPipeline"
+    return transformer.loads(diffusers.PixArtAlphaPipeline if alpha else diffusers.PixArtSigmaPipeline)(
         folder, dtype, parts
     )
 
 
 def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
-    return flow_families.masked_embeds(pipe, prompt, negative)
-
-
-def call(params: Params) -> dict[str, Any]:
-    """Without the binning that would make another size."""
-    return sized_and_guided(params) | {"use_resolution_binning": False}
+    return transformer.masked_embeds(pipe, prompt, negative)
 
 
 def run(pipe: Any) -> Callable[..., Any]:
@@ -59,4 +53,6 @@ def run(pipe: Any) -> Callable[..., Any]:
     return painted
 
 
-FAMILY = Family(load, embed, flow_families.guided, flow_families.shape_of_whole, call=call, run=run, scales_start=True)
+FAMILY = EngineFamily(
+    load, embed, transformer.guided, transformer.shape, call=transformer.unbinned, run=run, scales_start=True
+)

@@ -1,0 +1,67 @@
+"""FLUX.2 klein, distilled and base."""
+
+from typing import Any
+
+import diffusers
+import torch
+
+from diffusion_local.engine import autoencoder, transformer
+from diffusion_local.engine.family import Change, Conditioning, EngineFamily
+
+
+def guided(pipe: Any, guidance: float) -> bool:
+    return guidance > 1 and not pipe.config.is_distilled
+
+
+def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
+    positive, _ = pipe.encode_prompt(prompt, pipe._execution_device)
+    against = None if negative is None else pipe.encode_prompt(negative, pipe._execution_device)[0]
+    return {"prompt_embeds": positive, "negative_prompt_embeds": against}
+
+
+def shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
+    """Of patches: two latents wide and high, all their channels one after the other."""
+    side = pipe.vae_scale_factor * 2
+    return (1, pipe.transformer.config.in_channels, height // side, width // side)
+
+
+def pack(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
+    packed: torch.Tensor = pipe._pack_latents(latents)
+    return packed
+
+
+def unpack(pipe: Any, width: int, height: int) -> Change:
+    patches = shape(pipe, width, height)
+    return lambda latents: latents.movedim(1, 2).reshape(patches)
+
+
+def encode(pipe: Any, pixels: torch.Tensor) -> torch.Tensor:
+    patches = pipe._patchify_latents(autoencoder.encode(pipe.vae, pixels))
+    mean, std = statistics(pipe)
+    normal: torch.Tensor = (patches - mean.to(patches)) / std.to(patches)
+    return normal
+
+
+def plain(pipe: Any) -> Change:
+    mean, std = statistics(pipe)
+    spread = type(pipe)._unpatchify_latents
+    return lambda latents: spread(latents * std.to(latents) + mean.to(latents))
+
+
+def statistics(pipe: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each channel of patches."""
+    norm = pipe.vae.bn
+    variance = norm.running_var + pipe.vae.config.batch_norm_eps
+    return norm.running_mean.view(1, -1, 1, 1).clone(), variance.sqrt().view(1, -1, 1, 1)
+
+
+FAMILY = EngineFamily(
+    transformer.loads(diffusers.Flux2KleinPipeline),
+    embed,
+    guided,
+    shape,
+    pack=pack,
+    unpack=unpack,
+    plain=plain,
+    encode=encode,
+)

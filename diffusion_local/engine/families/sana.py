@@ -1,0 +1,29 @@
+"""Sana."""
+
+import inspect
+from typing import Any
+
+import diffusers
+import torch
+
+from diffusion_local.engine import transformer
+from diffusion_local.engine.family import Conditioning, EngineFamily
+
+
+def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
+    return transformer.masked_embeds(pipe, prompt, negative, complex_human_instruction=instruction_of(pipe))
+
+
+def instruction_of(pipe: Any) -> Any:
+    """What the pipeline puts before a prompt if nothing else is asked for."""
+    return inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"].default
+
+
+FAMILY = EngineFamily(
+    transformer.loads(diffusers.SanaPipeline),
+    embed,
+    transformer.guided,
+    transformer.shape,
+    call=transformer.unbinned,
+    latents_dtype=torch.float32,  # of the pipeline, whatever the model runs in
+)

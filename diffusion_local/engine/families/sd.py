@@ -1,0 +1,58 @@
+"""Stable Diffusion 1 and 2."""
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from diffusion_local.engine import prompts, unet
+from diffusion_local.engine.family import Conditioning, EngineFamily, Parts
+
+
+def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
+    return diffusers.StableDiffusionPipeline.from_pretrained(
+        folder,
+        **parts,
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        safety_checker=None,
+        requires_safety_checker=False,
+        feature_extractor=None,
+        image_encoder=None,
+    )
+
+
+def load_file(file: Path, config: Path, dtype: torch.dtype) -> Any:
+    return diffusers.StableDiffusionPipeline.from_single_file(
+        str(file),
+        config=str(config),
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        safety_checker=None,
+        requires_safety_checker=False,
+    )
+
+
+def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
+    device = pipe._execution_device
+    text, against = unet.plain_and_short(pipe, prompt, negative)
+    if text is not None and clip_skip < 2:  # its own way of skipping needs transformers 4
+        positive, unwanted = pipe.encode_prompt(text, device, 1, against is not None, against or None)
+        return {"prompt_embeds": positive, "negative_prompt_embeds": unwanted}
+    read = prompts.Encoder(pipe, "", max(0, clip_skip - 1), True, device)
+    if negative is None:
+        return {"prompt_embeds": read(prompt), "negative_prompt_embeds": None}
+    positive, unwanted = prompts.same_length(read(prompt), read(negative), read(""))
+    return {"prompt_embeds": positive, "negative_prompt_embeds": unwanted}
+
+
+def inpainting(pipe: Any) -> Any:
+    return diffusers.StableDiffusionInpaintPipeline(**pipe.components, requires_safety_checker=False)
+
+
+FAMILY = EngineFamily(
+    load, embed, unet.guided, unet.shape, scales_start=True, load_file=load_file, inpainting=inpainting
+)

@@ -1,0 +1,74 @@
+"""Stable Diffusion XL."""
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from diffusion_local.engine import prompts, unet
+from diffusion_local.engine.family import Conditioning, EngineFamily, Parts
+
+
+def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
+    pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(
+        folder,
+        **parts,
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        add_watermarker=False,
+        feature_extractor=None,
+        image_encoder=None,
+    )
+    return unet.upcast_vae(pipe)
+
+
+def load_file(file: Path, config: Path, dtype: torch.dtype) -> Any:
+    pipe = diffusers.StableDiffusionXLPipeline.from_single_file(
+        str(file),
+        config=str(config),
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        add_watermarker=False,
+    )
+    return unet.upcast_vae(pipe)
+
+
+def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
+    device, skip = pipe._execution_device, max(0, clip_skip - 2)  # trained with the last layer but one
+    text, against = unet.plain_and_short(pipe, prompt, negative)
+    if text is not None:
+        # An empty negative must be None: SDXL was trained with zeros, not with the embedding of an empty text.
+        positive, unwanted, pooled, unwanted_pooled = pipe.encode_prompt(
+            text, None, device, 1, against is not None, against or None, clip_skip=skip or None
+        )
+    else:
+        first, second = (prompts.Encoder(pipe, number, 1 + skip, False, device) for number in ("", "_2"))
+
+        def read(words: str) -> torch.Tensor:
+            return torch.cat([first(words), second(words)], dim=-1)
+
+        positive, pooled, unwanted, unwanted_pooled = read(prompt), second.pooled(prompt), None, None
+        if negative is not None:
+            if negative:
+                positive, unwanted = prompts.same_length(positive, read(negative), read(""))
+                unwanted_pooled = second.pooled(negative)
+            else:
+                unwanted, unwanted_pooled = torch.zeros_like(positive), torch.zeros_like(pooled)
+    return {
+        "prompt_embeds": positive,
+        "negative_prompt_embeds": unwanted,
+        "pooled_prompt_embeds": pooled,
+        "negative_pooled_prompt_embeds": unwanted_pooled,
+    }
+
+
+def inpainting(pipe: Any) -> Any:
+    return diffusers.StableDiffusionXLInpaintPipeline(**pipe.components, add_watermarker=False)
+
+
+FAMILY = EngineFamily(
+    load, embed, unet.guided, unet.shape, scales_start=True, load_file=load_file, inpainting=inpainting
+)

@@ -1,0 +1,33 @@
+"""Z-Image."""
+
+from typing import Any
+
+import diffusers
+import torch
+
+from diffusion_local.engine import transformer
+from diffusion_local.engine.family import Conditioning, EngineFamily
+
+
+def guided(pipe: Any, guidance: float) -> bool:
+    """It adds the difference to the positive one, so 0 is off."""
+    return guidance > 0
+
+
+def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
+    positive, against = pipe.encode_prompt(
+        prompt,
+        device=pipe._execution_device,
+        do_classifier_free_guidance=negative is not None,
+        negative_prompt=negative or None,
+    )
+    return {"prompt_embeds": positive, "negative_prompt_embeds": against or None}
+
+
+FAMILY = EngineFamily(
+    transformer.loads(diffusers.ZImagePipeline),
+    embed,
+    guided,
+    transformer.shape,
+    latents_dtype=torch.float32,  # of the pipeline, whatever the model runs in
+)

@@ -1,0 +1,32 @@
+"""Common to families whose denoiser is a UNet and whose text encoders are CLIP's."""
+
+from typing import Any
+
+import torch
+
+from diffusion_local.engine import prompts
+
+
+def plain_and_short(pipe: Any, prompt: str, negative: str | None) -> tuple[str | None, str | None]:
+    """Both texts without marks if neither has weights and both fit into the encoder, else None for the prompt."""
+    texts = [prompts.plain(each) for each in (prompt, negative) if each is not None]
+    if any(text is None or not prompts.fits(pipe.tokenizer, text) for text in texts):
+        return None, None
+    return texts[0], texts[1] if negative is not None else None
+
+
+def guided(pipe: Any, guidance: float) -> bool:
+    """Distilled models (LCM) have guidance as an input instead."""
+    return guidance > 1 and pipe.unet.config.time_cond_proj_dim is None
+
+
+def shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
+    scale = pipe.vae_scale_factor
+    return (1, pipe.vae.config.latent_channels, height // scale, width // scale)
+
+
+def upcast_vae(pipe: Any) -> Any:
+    """The pipeline, with its VAE in fp32 where it overflows in fp16."""
+    if pipe.vae.config.force_upcast:
+        pipe.vae.to(dtype=torch.float32)
+    return pipe

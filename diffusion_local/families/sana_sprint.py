@@ -1,0 +1,17 @@
+"""Sana Sprint: Sana distilled into one to four steps."""
+
+from diffusion_local.families.family import Architecture, Family, every_kind
+from diffusion_local.options.limits import Defaults, Limits
+from diffusion_local.options.samplers import TRIGFLOW
+
+FAMILY = Family(
+    id="sana_sprint",
+    title="Sana Sprint",
+    pipelines=every_kind("SanaSprintPipeline"),
+    architectures={"sana_sprint": Architecture(title="Sana Sprint")},
+    limits=Limits(multiple=32),
+    defaults=Defaults(width=1024, height=1024, steps=2, guidance=4.5, sampler="SCM"),
+    sampling=TRIGFLOW,
+    tokens=300,
+    negative=False,  # guidance is distilled into it
+)

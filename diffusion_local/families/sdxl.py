@@ -1,0 +1,39 @@
+"""Stable Diffusion XL, with its distilled models (Turbo, Lightning, LCM). Its refiner is recognised and not run."""
+
+from diffusion_local.families.family import Architecture, Configs, Family, every_kind
+from diffusion_local.options.limits import Defaults
+
+REFINER = "It is the SDXL refiner, which only finishes pictures that another model began. Use the SDXL base model."
+REFINER_WIDTH = 1280
+
+
+def find_architecture(configs: Configs) -> str:
+    return "sdxl_refiner" if configs("unet").get("cross_attention_dim") == REFINER_WIDTH else "sdxl"
+
+
+FAMILY = Family(
+    id="sdxl",
+    title="SDXL",
+    pipelines=every_kind(
+        "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"
+    ),
+    architectures={
+        "sdxl": Architecture(
+            title="SDXL",
+            text_width=2048,
+            encoders=("conditioner.embedders.0.", "conditioner.embedders.1."),
+            lora_prefixes=("lora_te2_", "text_encoder_2."),
+            lora_words=("xl", "sdxl", "stable-diffusion-xl"),
+            # of CLIP-G, which only SDXL and its refiner have; CLIP-L's 768 alone is Stable Diffusion 1
+            token_width=1280,
+            embedding_keys=frozenset({"clip_l", "clip_g"}),
+        ),
+        "sdxl_refiner": Architecture(title="SDXL refiner", problem=REFINER, text_width=REFINER_WIDTH),
+    },
+    unet=True,
+    find_architecture=find_architecture,
+    defaults=Defaults(width=1024, height=1024, steps=30, guidance=6.0, sampler="DPM++ 2M"),
+    half=True,
+    weights=True,
+    clip_skip=True,
+)
