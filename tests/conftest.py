@@ -35,8 +35,9 @@ def pytest_configure() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY_DISK))
 
 
-def pytest_collection_finish() -> None:
-    """Spare the garbage collector all that the imports made: an engine collects with every model that it loads."""
+@pytest.fixture(scope="module", autouse=True)
+def small_heap() -> None:
+    """Keep collections short: an engine collects with every model, and imports leave much to walk through."""
     gc.collect()
     gc.freeze()
 
