@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
@@ -61,6 +62,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         try:
             eventually(lambda: server.started, 30)
             eventually(lambda: any(each.status == "idle" for each in house.workers.all()), 60)
+            httpx.get(f"http://127.0.0.1:{settings.port}/", timeout=120)  # the first page is the slowest
             yield Site(f"http://127.0.0.1:{settings.port}", house)
         finally:
             worker.kill()

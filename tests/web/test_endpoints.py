@@ -29,7 +29,7 @@ NAMES |= {"watch", "add_source", "pause", "resume", "move", "priority", "forget"
 
 @pytest.fixture(scope="module")
 def api(site: Site) -> Client:
-    return Client(site.url, verbose=False)
+    return Client(site.url, verbose=False, httpx_kwargs={"timeout": 60})
 
 
 @pytest.fixture

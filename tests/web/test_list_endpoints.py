@@ -43,7 +43,7 @@ def test_an_endpoint_says_what_it_does_and_needs_the_text_only(name: str) -> Non
 
 
 def test_a_program_submits_a_list_and_its_pictures_are_made(site: Site) -> None:
-    api = Client(site.url, verbose=False)
+    api = Client(site.url, verbose=False, httpx_kwargs={"timeout": 60})
     check = api.predict("a castle\na car", width=128, height=128, steps=2, api_name="/check_list")
     assert check["pictures"] == 2
     told = api.predict("a castle\na car", width=128, height=128, steps=2, api_name="/submit_list")

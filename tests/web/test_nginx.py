@@ -100,7 +100,7 @@ def test_programs_work_through_it(proxied: Proxied) -> None:
     from gradio_client import Client
 
     headers = {"Authorization": f"Bearer {proxied.token}"}
-    client = Client(proxied.url + "/", headers=headers, verbose=False)
+    client = Client(proxied.url + "/", headers=headers, verbose=False, httpx_kwargs={"timeout": 60})
     receipt = client.predict("a red apple", api_name="/submit")
     picture = drawn(proxied.house, claimed(proxied.house.jobs))
     job = client.predict(receipt["job_ids"][0], 10, api_name="/wait")
