@@ -6,6 +6,7 @@ A module that uses regular expressions is named by one of them, or stands in EXE
 import contextlib
 import io
 import json
+import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import FileResponse
 
-from diffusion_local import accounts, contact_sheet, domain, pictures, prompts, styles, when
+from diffusion_local import accounts, contact_sheet, domain, logs, manual, pictures, prompts, styles, when
 from diffusion_local.batches import bundle
 from diffusion_local.domain import Batch, Image, new_job
 from diffusion_local.engine import fake
@@ -42,9 +43,12 @@ from diffusion_local.web.api import answers, prefer, uploads
 from diffusion_local.web.api import fields as bodies
 from diffusion_local.web.api.dialects import openai
 from diffusion_local.web.api.dialects.a1111 import reading as a1111
+from diffusion_local.web.api.gradio import calls
+from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.ui import place, place_queue, view, view_history, view_models, words
 from tests.support import params
 
+UPLOADS = Uploads(Settings.load(environ={}, home=Path(tempfile.mkdtemp(prefix="uploads-"))))
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 FOLDER = Path(tempfile.mkdtemp(prefix="parsers-"))
 #: What a parser may raise for a text that it refuses.
@@ -66,6 +70,14 @@ def image(text: str) -> Image:
 
 def job(text: str) -> domain.Job:
     return new_job(Batch("b", "test", "", domain.Lane.BATCH, 1, domain.utc_now()), 0, params(prompt=text))
+
+
+def logged(text: str) -> object:
+    return logs.Repeats().filter(logging.LogRecord("test", logging.ERROR, "", 0, "%s", (text,), None))
+
+
+def called(text: str) -> object:
+    return calls.Calls(UPLOADS).body(calls.Kind.CALL, json.dumps({"data": [text]}).encode(), "ann")
 
 
 def raw(text: str) -> bytes:
@@ -269,6 +281,13 @@ PARSERS = [
     Parser("source id", "options/values.py", lambda text: values.source_id("source", text, "img2img")),
     Parser("foreign words", "prompts.py", lambda text: prompts.foreign_words(text, ("LATIN",))),
     Parser("styles", "styles.py", styled),
+    Parser("log line", "logs.py", logged),
+    Parser("words of the manual", "manual.py", manual.search),
+    Parser("page of the manual", "manual.py", lambda text: manual.excerpt(text, ["word"])),
+    Parser("heading of the manual", "manual.py", manual.slug),
+    Parser("call of Gradio", "web/api/gradio/calls.py", called),
+    Parser("session of Gradio", "web/api/gradio/calls.py", lambda text: calls.session_key("ann", text)),
+    Parser("upload of Gradio", "web/api/gradio/uploads.py", lambda text: UPLOADS.file(text, "ann")),
     Parser("label of a sheet", "contact_sheet.py", lambda text: contact_sheet.wrapped(text, 200, 14, 3)),
 ]
 #: Modules that use regular expressions, and the reason why no text of a caller reaches those.
@@ -278,5 +297,6 @@ EXEMPT = {
     "engine/extras.py": "a file's name as literal text, in a prompt of bounded length",
     "engine/prompts.py": "has a test of its own, as its module needs torch",
     "web/frame.py": "the page that gradio built",
+    "web/manual.py": "the path under which a proxy serves us, out of the settings",
     "web/ui/form.py": "a number of at most 20 digits",
 }

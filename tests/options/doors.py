@@ -18,6 +18,7 @@ from diffusion_local.options.table import OPTIONS
 from diffusion_local.web.api import endpoints
 from diffusion_local.web.api.dialects import openai
 from diffusion_local.web.api.dialects.a1111 import reading
+from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.watch import Watch
 from diffusion_local.web.ui import form, form_lists, tab_lists
 
@@ -41,7 +42,7 @@ def http(house: House, client: TestClient, given: Given) -> Params:
 
 
 def gradio(house: House, client: TestClient, given: Given) -> Params:
-    endpoints.Endpoints(house.studio, Watch(house.studio)).submit(**given)
+    endpoints.Endpoints(house.studio, Watch(house.studio), Uploads(house.settings)).submit(**given)
     return newest(house)
 
 

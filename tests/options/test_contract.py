@@ -292,9 +292,11 @@ def by_http_copy(house: House, client: TestClient) -> str:
 
 def by_gradio(house: House, client: TestClient) -> str:
     from diffusion_local.web.api import endpoints
+    from diffusion_local.web.api.gradio.uploads import Uploads
     from diffusion_local.web.api.watch import Watch
 
-    return str(endpoints.Endpoints(house.studio, Watch(house.studio)).submit("a cat", **BATCH)["batch_id"])
+    door = endpoints.Endpoints(house.studio, Watch(house.studio), Uploads(house.settings))
+    return str(door.submit("a cat", **BATCH)["batch_id"])
 
 
 def by_gradio_copy(house: House, client: TestClient) -> str:
