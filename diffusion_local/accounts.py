@@ -17,6 +17,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from diffusion_local.actor import SCOPES, Actor, Allowance, Role, Scope
+from diffusion_local.authority import guarded
 from diffusion_local.domain import utc_text
 from diffusion_local.errors import Conflict, InvalidParams, LimitReached, Unauthorized, echo
 from diffusion_local.exposure import closed
@@ -35,6 +36,7 @@ MOST_TOKENS = 100
 REFUSED = "The name or the password is wrong."
 
 
+@guarded("accounts")
 class Accounts:
     """Part of the Studio, as ``studio.accounts``. Whether whoever acts may do it is for the door to know."""
 

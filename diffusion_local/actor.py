@@ -1,7 +1,9 @@
-"""Who acts: the account on whose behalf something is asked for, and what it may do.
+"""The actor: the account on whose behalf code runs, and what that account may do.
 
-The doors say who it is (``acting``); the Studio and the store ask (``current``). Where nobody said anything it is the
-machine's own person, who may do everything: the command line, the worker, and a server without accounts.
+Request handlers set it for one call (``acting``); the Studio and the store read it (``current``). Where neither a call
+nor the process has set one it is ``NOBODY``, so authority fails closed. The command line, the worker and the supervisor
+run on behalf of the machine's own user in all their threads, and say so once when they start (``run_as``). The web
+process never does: a thread, callback or task in it acts for an account only inside ``acting``.
 """
 
 from collections.abc import Iterator
@@ -88,25 +90,29 @@ class Actor:
             raise Forbidden(f"{what} belongs to {owner or 'this machine'}: only its owner or an admin may do this.")
 
 
+#: The machine's own user: the command line, the worker, the supervisor, and callers of a server without accounts.
 LOCAL = Actor()
-#: Somebody of whom nothing is known: sees nothing and may do nothing. No account can have this name.
+#: An unknown caller: sees nothing and may do nothing. No account can have this name.
 NOBODY = Actor("?", Role.VIEWER, frozenset(), sees_all=False, source="nobody")
 
-_current: ContextVar[Actor] = ContextVar("actor", default=LOCAL)
+#: What holds in threads and tasks that set no actor: context variables do not reach a new thread.
+_of_process: Actor = NOBODY
+_current: ContextVar[Actor | None] = ContextVar("actor", default=None)
 
 
 def current() -> Actor:
-    return _current.get()
+    return _current.get() or _of_process
 
 
-def require(scope: Scope) -> None:
-    """Raises Forbidden unless whoever acts has this scope."""
-    current().require(scope)
+def run_as(actor: Actor) -> None:
+    """Let every thread of this process act as ``actor`` unless it says otherwise. Not for the web process."""
+    global _of_process
+    _of_process = actor
 
 
 @contextmanager
 def acting(actor: Actor) -> Iterator[Actor]:
-    """Everything inside is asked for by ``actor``, in this thread or task and those that it starts."""
+    """Everything inside runs on behalf of ``actor``: in this thread or task, and in the tasks that it starts."""
     token = _current.set(actor)
     try:
         yield actor

@@ -20,6 +20,7 @@ from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.line import Rules
 from diffusion_local.store.notices import NoticeStore
 from diffusion_local.store.queue_view import QueueView
+from diffusion_local.store.source_owners import SourceOwners
 from diffusion_local.store.sources import Sources
 from diffusion_local.store.workers import WorkerStore
 from diffusion_local.studio import Studio
@@ -58,7 +59,7 @@ def open_house(settings: Settings) -> House:
     jobs, control, view = JobStore(database, rules), QueueControl(database), QueueView(database, rules)
     images, workers, fits = ImageStore(database), WorkerStore(database), FitStore(database)
     files, queue = LocalFiles(settings), HueyQueue(settings.queue_database)
-    sources = Sources(settings, images, files)
+    sources = Sources(settings, SourceOwners(database), images, files)
     catalog = Catalog(settings.starter, Places.of(settings), sources.size)
     notices, deliveries = NoticeStore(database), DeliveryStore(database)
     reports = Reports(settings, database, view, control, files)

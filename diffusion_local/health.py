@@ -10,6 +10,7 @@ import psutil
 
 from diffusion_local import actor, gpus
 from diffusion_local.actor import Scope
+from diffusion_local.authority import guarded
 from diffusion_local.doctor import Finding, examine, versions
 from diffusion_local.gpus import Gpu
 from diffusion_local.network import is_loopback
@@ -33,6 +34,7 @@ class Vitals:
     memory: tuple[int, int] = (0, 0)
 
 
+@guarded("health")
 class Health:
     """One per process."""
 
@@ -51,11 +53,14 @@ class Health:
     def findings(self) -> list[Finding]:
         """What the doctor found last; the first question sends it to look, and it takes some seconds."""
         if self._findings is None:
-            self.look()
+            self._send_doctor()
         return self._findings or []
 
     def look(self) -> None:
         """Send the doctor to look, unless it does already; ``findings`` has what comes of it."""
+        self._send_doctor()
+
+    def _send_doctor(self) -> None:
         with self._lock:
             if self._looking:
                 return

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 
 from diffusion_local import actor, families, modes
-from diffusion_local.actor import Scope
+from diffusion_local.authority import guarded
 from diffusion_local.catalog import STARTER, Catalog, Model, described
 from diffusion_local.domain import Fit, Image, Room
 from diffusion_local.engine.planning import Plan, at_work, plan
@@ -39,6 +39,7 @@ class Removed:
     words: str
 
 
+@guarded("library")
 class Library:
     """Part of the Studio, as ``studio.library``."""
 
@@ -107,7 +108,6 @@ class Library:
 
         The entries that came of it. Raises InvalidParams if there is none that can be used.
         """
-        actor.require(Scope.ADMIN)
         check_prompt("path", path, required=True)
         there = Path(path.strip()).expanduser().absolute()
         if not there.exists():
@@ -126,7 +126,6 @@ class Library:
     def remove(self, model_id: str) -> Removed:
         """Take a model out of the catalogue. What lies elsewhere is left as it is; what lies in ``models/`` is moved
         into ``removed/``, out of which it can be moved back."""
-        actor.require(Scope.ADMIN)
         if model_id == STARTER:
             raise Conflict("The starter comes with the program and stays.")
         entry = next((each for each in self._catalog.shelf.entries() if each.id == model_id), None)
@@ -153,7 +152,6 @@ class Library:
 
         ``into`` is models, loras, vae, upscalers or embeddings. Asking twice is one download.
         """
-        actor.require(Scope.ADMIN)
         for field, text in (("repo", repo), ("file", file), ("into", into), ("revision", revision)):
             check_prompt(field, text, required=field == "repo")
         repo, file = repo.strip().removeprefix("https://huggingface.co/").strip("/"), file.strip().strip("/")
@@ -179,7 +177,6 @@ class Library:
 
     def cancel_download(self, download_id: str) -> Download:
         """Stop a download; what it has loaded is thrown away."""
-        actor.require(Scope.ADMIN)
         return self._downloads.cancel(download_id)
 
     def _name(self, repo: str, file: str, into: str) -> str:

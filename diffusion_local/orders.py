@@ -8,7 +8,6 @@ of them" it is left out.
 from collections.abc import Sequence
 
 from diffusion_local import actor, when
-from diffusion_local.actor import Scope
 from diffusion_local.domain import PRIORITIES, State
 from diffusion_local.errors import Conflict, InvalidParams, echo
 from diffusion_local.options.values import whole_number
@@ -37,25 +36,32 @@ class Orders:
 
     def cancel_waiting(self) -> list[str]:
         """Cancel every job that waits, of those one may cancel; what runs goes on. Their ids."""
-        actor.require(Scope.CONTROL)
         return self._jobs.cancel(Selection(tuple(self._control.ids(Selection(everything=True), State.QUEUED))))
 
-    def pause(self, batch_id: str | None = None, give_back: bool = False) -> None:
-        """Start no further picture, of the queue or of one batch, until ``resume``; kept over restarts.
+    def pause(self, give_back: bool = False) -> None:
+        """Start no further picture until ``resume``; kept over restarts.
 
-        What runs is finished, or with ``give_back`` put back into its place at its next step.
+        Running pictures are finished, or with ``give_back`` put back into their place at their next step.
         """
-        self._require_hold(batch_id)
-        self._control.pause(batch_id or None, give_back)
+        self._control.pause(give_back=give_back)
 
-    def resume(self, batch_id: str | None = None) -> None:
-        self._require_hold(batch_id)
-        self._control.resume(batch_id or None)
+    def resume(self) -> None:
+        self._control.resume()
+        self._queue.ring()
+
+    def pause_batch(self, batch_id: str, give_back: bool = False) -> None:
+        """The same for one batch, until ``resume_batch``. Raises NotFound, and Forbidden for another's batch."""
+        self._require_own_batch(batch_id)
+        self._control.pause(batch_id, give_back)
+
+    def resume_batch(self, batch_id: str) -> None:
+        """Raises NotFound, and Forbidden for another's batch."""
+        self._require_own_batch(batch_id)
+        self._control.resume(batch_id)
         self._queue.ring()
 
     def set_window(self, window: str) -> str:
         """Start pictures of the batch lane in this window only (``23:00-07:00``; empty: always), as it comes back."""
-        actor.require(Scope.ADMIN)
         kept = when.parse_window(window).text if window.strip() else ""
         self._control.set_window(kept)
         self._queue.ring()
@@ -63,7 +69,6 @@ class Orders:
 
     def stay_awake(self) -> None:
         """Let the machine not go to sleep, or off, until further lists are done."""
-        actor.require(Scope.CONTROL)
         self._control.announce_sleep("")
 
     def set_priority(self, priority: int, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
@@ -98,21 +103,15 @@ class Orders:
 
     def forget(self, job_ids: Sequence[str] = (), batch_id: str | None = None, everything: bool = False) -> list[str]:
         """Delete ended jobs from the list, with their history; their pictures stay. Their ids."""
-        actor.require(Scope.CONTROL)
         selection = Selection(everything=True) if everything else self._select(job_ids, batch_id)
         return self._control.delete_ended(selection)
 
-    def _require_hold(self, batch_id: str | None) -> None:
-        """Who may pause: the owner of a batch, an admin the queue. Raises Forbidden and NotFound."""
-        if batch_id:
-            actor.current().require_own(self._view.batch(batch_id)[0].owner, f"Batch {batch_id}")
-        else:
-            actor.require(Scope.ADMIN)
+    def _require_own_batch(self, batch_id: str) -> None:
+        actor.current().require_own(self._view.batch(batch_id)[0].owner, f"Batch {batch_id}")
 
     def _select(self, job_ids: Sequence[str], batch_id: str | None) -> Selection:
         """Raises NotFound for an unknown job, Forbidden for another's, InvalidParams if nothing is named."""
         who = actor.current()
-        who.require(Scope.CONTROL)
         if not job_ids and not batch_id:
             raise InvalidParams("job_ids", "must name at least one job, or a batch.")
         if job_ids and batch_id:
@@ -120,7 +119,7 @@ class Orders:
         for job_id in job_ids:
             who.require_own(self._jobs.get(job_id).owner, f"Job {job_id}")
         if batch_id:
-            who.require_own(self._view.batch(batch_id)[0].owner, f"Batch {batch_id}")
+            self._require_own_batch(batch_id)
         return Selection(tuple(job_ids), batch_id)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from stream_zip import ZIP_64, stream_zip
 
 from diffusion_local import actor
+from diffusion_local.authority import guarded
 from diffusion_local.domain import Image
 from diffusion_local.errors import Conflict, InvalidParams
 from diffusion_local.options.values import whole_number
@@ -24,6 +25,7 @@ MODE = 0o644
 SLUG_CHARS = 50
 
 
+@guarded("pictures")
 class Pictures:
     """Built by ``compose``; hangs on the Studio as ``pictures``."""
 

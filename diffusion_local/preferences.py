@@ -12,8 +12,7 @@ from typing import Any
 
 import tomlkit
 
-from diffusion_local import actor
-from diffusion_local.actor import Scope
+from diffusion_local.authority import guarded
 from diffusion_local.errors import Conflict, InvalidParams, echo
 from diffusion_local.settings import Settings, local_zone, parse, read_toml, spec_of, specs
 from diffusion_local.telling.receivers import morning
@@ -78,6 +77,7 @@ class Preference:
         return EDITABLE.get(self.name)
 
 
+@guarded("preferences")
 class Preferences:
     """One per process. Reading and changing take an admin."""
 
@@ -92,7 +92,6 @@ class Preferences:
 
     def all(self) -> list[Preference]:
         """Every setting, those that can be changed first. Raises InvalidParams where config.toml is damaged."""
-        actor.require(Scope.ADMIN)
         written = read_toml(self._path)
         found = [self._one(spec.name, written) for spec in specs() if spec.name != "home"]
         return sorted(found, key=lambda each: list(EDITABLE).index(each.name) if each.name in EDITABLE else FAR)
@@ -107,7 +106,6 @@ class Preferences:
 
     def change(self, name: str, value: str) -> Preference:
         """Write one setting. Raises Forbidden, InvalidParams and Conflict, and then the file is as it was."""
-        actor.require(Scope.ADMIN)
         checked = check(self._settings, name, value)
 
         def put(document: tomlkit.TOMLDocument) -> None:
@@ -117,7 +115,6 @@ class Preferences:
 
     def reset(self, name: str) -> Preference:
         """Take a setting out of the file: its default holds again. Raises like ``change``."""
-        actor.require(Scope.ADMIN)
         return self._write(name, lambda document: document.pop(name, None))
 
     # -- inside ----------------------------------------------------------------------------------------------------

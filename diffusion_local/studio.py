@@ -7,7 +7,7 @@ from typing import Any
 
 from diffusion_local import actor
 from diffusion_local.accounts import Accounts
-from diffusion_local.actor import Scope
+from diffusion_local.authority import guarded
 from diffusion_local.batches.batches import Batches
 from diffusion_local.batches.grids import Grids
 from diffusion_local.catalog import Catalog, Model
@@ -62,6 +62,7 @@ MAX_WAIT = 3600.0
 LOOK_SECONDS = 0.1  # between two looks of `wait`
 
 
+@guarded("")
 class Studio(Orders, Questions):
     """Built by ``compose.open_studio``. Each method is one use-case; bad input raises a UserError.
 
@@ -139,7 +140,6 @@ class Studio(Orders, Questions):
         ``prediction`` (see ``Batch``).
         Raises InvalidParams, QueueFull and Conflict, and then nothing is enqueued.
         """
-        actor.require(Scope.SUBMIT)
         count = whole_number("count", count, 1, self._settings.max_count)
         for field, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             check_prompt(field, text)
@@ -166,7 +166,6 @@ class Studio(Orders, Questions):
         Without ``job_ids`` it means every job of ``batch_id``, or of the whole list, that is in ``state`` and was not
         made again before: asking twice makes nothing twice.
         """
-        actor.require(Scope.SUBMIT)
         chosen = list(job_ids) or self._control.not_made_again(
             Selection((), batch_id, batch_id is None), known_state(state)
         )
@@ -239,7 +238,9 @@ class Studio(Orders, Questions):
         return self._view.revision()
 
     def workers(self) -> list[Worker]:
-        return self._workers.all()
+        """Every worker; the models in their memory only for who may see everybody's jobs."""
+        found = self._workers.all()
+        return found if actor.current().sees_all else [replace(each, model="") for each in found]
 
     # -- pictures and models ---------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusion_local.authority import guarded
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.options.values import check_prompt
 from diffusion_local.settings import assets
@@ -26,6 +27,7 @@ class Style:
     negative: str
 
 
+@guarded("styles")
 class Styles:
     """Read afresh each time: an edited file needs no restart."""
 

@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from diffusion_local import modes, permissions
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.care import Care
 from diffusion_local.chores import start_chores
 from diffusion_local.compose import House, open_house
@@ -97,6 +98,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Raises HomeInUse if another ``serve`` has this home, InvalidParams if the port is taken."""
+        run_as(LOCAL)  # in the threads of chores, webhooks and downloads too
         self._settings.make_folders()
         with hold_home(self._settings):
             check_modes(self._settings)

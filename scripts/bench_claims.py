@@ -21,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import House, open_house
 from diffusion_local.domain import Batch, Failure, Lane, Params, new_id, utc_now
 from diffusion_local.settings import Settings
@@ -31,6 +32,7 @@ LOOKS = 20
 
 
 def main() -> None:
+    run_as(LOCAL)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--claims", type=int, default=500)

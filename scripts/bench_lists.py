@@ -23,6 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import House, open_house
 from diffusion_local.settings import Settings
 
@@ -30,6 +31,7 @@ LINE = "a {{red|blue|green}} __animal__ number {0} in a quiet garden by the sea 
 
 
 def main() -> None:
+    run_as(LOCAL)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--record", type=Path)

@@ -29,6 +29,7 @@ from typing import Any
 
 import httpx
 
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import House, open_house
 from diffusion_local.domain import State
 from diffusion_local.settings import Settings
@@ -51,6 +52,7 @@ class Seen:
 
 
 def main() -> int:
+    run_as(LOCAL)
     options = parse()
     with tempfile.TemporaryDirectory() as home:
         settings = Settings.load(home=home, port=0, engine="fake", fake_step_seconds=0, max_queued=options.max_queued)

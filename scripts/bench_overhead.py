@@ -27,6 +27,7 @@ from typing import Any
 
 import psutil
 
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import House, open_house
 from diffusion_local.settings import Settings, assets
 
@@ -35,6 +36,7 @@ ROUNDS = 4
 
 
 def main() -> None:
+    run_as(LOCAL)
     options = parse()
     with tempfile.TemporaryDirectory() as home:
         settings = Settings.load(home=home, port=0)

@@ -32,6 +32,7 @@ from typing import Any
 import httpx
 import psutil
 
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import House, open_house
 from diffusion_local.domain import Image, Params, new_id, utc_text
 from diffusion_local.settings import Settings, go_offline
@@ -109,6 +110,7 @@ SEARCHES = {
 
 
 def main() -> None:
+    run_as(LOCAL)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="*", default=[1000, 100_000, 1_000_000])
     parser.add_argument("--waiting", type=int, nargs="*", default=[10_000, 100_000])

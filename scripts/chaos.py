@@ -30,6 +30,7 @@ from chaos_cast import STEP_TIMEOUT, Clients, Killer, Scene
 from unprivileged import obey_permissions
 
 from diffusion_local import __version__
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import open_house
 from diffusion_local.domain import State
 from diffusion_local.settings import Settings
@@ -146,6 +147,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
+    run_as(LOCAL)
     options = parse()
     home = Path(tempfile.mkdtemp(prefix="chaos-"))
     if options.small_disk:

@@ -28,6 +28,7 @@ from chaos_audit import Audit, Ledger, audit, summary
 from chaos_cast import Scene
 
 from diffusion_local import __version__
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import House, open_house
 from diffusion_local.domain import FINAL, State
 from diffusion_local.settings import Settings
@@ -40,6 +41,7 @@ LOOK_SECONDS = 0.1
 
 
 def main() -> int:
+    run_as(LOCAL)
     options = parse()
     home = Path(tempfile.mkdtemp(prefix="overnight-"))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` runs

@@ -143,7 +143,7 @@ def running(house: House, pages: Any, before: Sequence[str] = ()) -> None:
     studio = house.studio
     receipts = [studio.submit(PROMPTS[1], steps=2, count=1), studio.submit(PROMPTS[2], steps=MANY_STEPS, count=4)]
     receipts += [studio.submit(PROMPTS[5], steps=20, count=2), studio.submit(PROMPTS[4], steps=20)]
-    studio.pause(receipts[-1].batch_id)
+    studio.pause_batch(receipts[-1].batch_id)
     until(lambda: any(job.step > 10 for job in studio.snapshot().running), 60)
     newest_first = [*(receipt.batch_id for receipt in reversed(receipts)), *before]
     for page in pages.values():

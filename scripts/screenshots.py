@@ -24,6 +24,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import House, open_house
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
@@ -54,6 +55,7 @@ WAITING = (("an orange pumpkin", 2), ("a blue whale", 1))  # the last one is hel
 
 
 def main() -> int:
+    run_as(LOCAL)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--only", default="")
@@ -124,7 +126,7 @@ def play(browser: Any, url: str, studio: Studio) -> None:
     studio.submit(RUNNING, seed=21)
     for prompt, count in WAITING:
         last = studio.submit(prompt, count=count, seed=7)
-    studio.pause(last.batch_id)
+    studio.pause_batch(last.batch_id)
     running_at(studio, RUNNING, index=0)
     time.sleep(1)
     shoot(desktop, "queue")

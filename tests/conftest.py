@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import House, open_house
 from diffusion_local.settings import PREFIX, Settings
 from diffusion_local.store.database import Database
@@ -21,6 +22,7 @@ from diffusion_local.store.jobs import JobStore
 from diffusion_local.studio import Studio
 from tests.support import eventually
 
+run_as(LOCAL)  # as the command line and the worker; tests of the web process take it back
 os.environ["OMP_NUM_THREADS"] = "1"  # a thread storm on few cores makes torch a hundred times slower
 
 MEMORY_DISK = Path("/dev/shm")

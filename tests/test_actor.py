@@ -1,21 +1,27 @@
 """Who may do what: by role, by a token's scopes, by ownership, and in which thread."""
 
+import io
+import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
+from PIL import Image as PIL
 
 from diffusion_local import actor
 from diffusion_local.actor import LOCAL, NOBODY, SCOPES, Actor, Role, Scope, acting
 from diffusion_local.compose import House
 from diffusion_local.domain import State
 from diffusion_local.errors import Conflict, Forbidden, InvalidParams, LimitReached, NotFound
+from diffusion_local.options.table import Params
 from diffusion_local.studio import Studio
-from tests.support import claimed
+from tests.support import PACKAGE, claimed, run_python
 from tests.web.conftest import drawn
 
 SMALL = {"width": 128, "height": 128, "steps": 4}
@@ -49,26 +55,89 @@ def anns(house: House) -> dict[str, str]:
     }
 
 
-def test_without_anybody_it_is_the_machines_own_person_who_may_do_everything() -> None:
-    assert actor.current() is LOCAL
+@pytest.fixture
+def unsaid() -> Iterator[None]:
+    """A process that has not said as whom it acts, as the web process never does."""
+    actor.run_as(NOBODY)
+    yield
+    actor.run_as(LOCAL)
+
+
+def test_the_machines_own_user_may_do_everything() -> None:
+    assert actor.current() is LOCAL  # tests/conftest.py says so for this process
     assert LOCAL.scopes == frozenset(Scope)
     assert LOCAL.owner("somebody") == "somebody"
     assert ANN.owner("somebody") == "ann"
 
 
-def test_it_is_known_in_the_tasks_and_threads_that_are_started_and_no_longer() -> None:
+def test_without_an_actor_nothing_is_seen_and_nothing_may_be_done(
+    unsaid: None, studio: Studio, anns: dict[str, str]
+) -> None:
+    assert actor.current() is NOBODY
+    for ask in (studio.snapshot, studio.cancel_waiting, lambda: studio.job(anns["job"]), lambda: studio.submit("a")):
+        with pytest.raises(Forbidden):
+            ask()
+
+
+def test_the_actor_reaches_tasks_and_their_threads_but_no_plain_thread_and_no_pool(unsaid: None) -> None:
     async def ask() -> str:
         return await anyio.to_thread.run_sync(lambda: actor.current().name)
 
+    seen: list[Actor] = []
     with acting(ANN):
         assert anyio.run(ask) == "ann"
-    assert actor.current() is LOCAL
-    seen: list[str] = []
-    with acting(ANN):
-        thread = threading.Thread(target=lambda: seen.append(actor.current().name))
+        thread = threading.Thread(target=lambda: seen.append(actor.current()))
         thread.start()
         thread.join()
-    assert seen == [""]  # a plain thread has no caller: whoever starts one says who acts
+        with ThreadPoolExecutor(1) as pool:
+            seen.append(pool.submit(actor.current).result())
+    assert seen == [NOBODY, NOBODY]
+    assert actor.current() is NOBODY
+
+
+def test_a_process_says_once_as_whom_its_threads_act(unsaid: None) -> None:
+    actor.run_as(LOCAL)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(actor.current).result() is LOCAL
+
+
+SERVE = """
+import threading
+from diffusion_local import actor
+from diffusion_local.web import __main__ as web
+
+def run(server, *sockets):
+    seen = []
+    threads = [threading.Thread(target=lambda: seen.append(actor.current().source))]
+    threads += [threading.Timer(0, lambda: seen.append(actor.current().source))]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    print(actor.current().source, *seen, flush=True)
+
+web.Server.run = run
+print(web.main([]))
+"""
+
+
+def test_in_the_web_process_a_bare_thread_is_nobody(home: Path) -> None:
+    assert run_python(SERVE).split() == ["nobody", "nobody", "nobody", "0"]
+
+
+def test_the_command_line_acts_for_the_machines_own_user(home: Path) -> None:
+    told = run_python("import sys; from diffusion_local.cli import main; sys.argv[1:] = ['queue', '--json']; main()")
+    assert json.loads(told)["counts"]["queued"] == 0
+
+
+def test_the_web_process_acts_for_the_machines_own_user_in_three_places_only() -> None:
+    """Where a server without accounts lets callers in, while the page is laid out, and for the probe of readiness."""
+    named = {
+        path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8").count("LOCAL")
+        for path in (PACKAGE / "web").rglob("*.py")
+        if "LOCAL" in path.read_text(encoding="utf-8")
+    }
+    assert named == {"web/access.py": 3, "web/app.py": 2, "web/probes.py": 2}
+    assert not [path for path in (PACKAGE / "web").rglob("*.py") if "run_as" in path.read_text(encoding="utf-8")]
 
 
 CHANGES: dict[str, Callable[[dict[str, str]], Ask]] = {
@@ -76,8 +145,8 @@ CHANGES: dict[str, Callable[[dict[str, str]], Ask]] = {
     "cancel the running": lambda ids: lambda studio: studio.cancel([ids["running"]]),
     "cancel a batch": lambda ids: lambda studio: studio.cancel(batch_id=ids["waiting_batch"]),
     "again": lambda ids: lambda studio: studio.again([ids["job"]]),
-    "pause a batch": lambda ids: lambda studio: studio.pause(ids["waiting_batch"]),
-    "resume a batch": lambda ids: lambda studio: studio.resume(ids["waiting_batch"]),
+    "pause a batch": lambda ids: lambda studio: studio.pause_batch(ids["waiting_batch"]),
+    "resume a batch": lambda ids: lambda studio: studio.resume_batch(ids["waiting_batch"]),
     "priority": lambda ids: lambda studio: studio.set_priority(5, [ids["waiting"]]),
     "to the top": lambda ids: lambda studio: studio.move("top", [ids["waiting"]]),
     "up": lambda ids: lambda studio: studio.move("up", [ids["waiting"]]),
@@ -125,9 +194,10 @@ def test_an_admin_changes_what_is_others(studio: Studio, anns: dict[str, str], c
 @pytest.mark.parametrize("read", READS)
 def test_what_is_not_shared_is_not_there_for_others(studio: Studio, anns: dict[str, str], read: str) -> None:
     ask = READS[read](anns)
-    for other in (SHY, NOBODY):
-        with acting(other), pytest.raises(NotFound):
-            ask(studio)
+    with acting(SHY), pytest.raises(NotFound):
+        ask(studio)
+    with acting(NOBODY), pytest.raises(Forbidden):
+        ask(studio)
     if read not in ("key", "preview"):  # a key is each one's own; the fake worker left no preview
         for other in (ANN, BOB, EVE, ADMIN):
             with acting(other):
@@ -276,3 +346,143 @@ def test_two_submits_at_once_do_not_both_fit_into_one_allowance(studio: Studio) 
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(submit, range(16))) == 5
+
+
+def test_changing_what_waits_holds_to_the_size_limit_too(studio: Studio) -> None:
+    with acting(person("ann", allowance=actor.Allowance(pixels=128 * 128))):
+        batch_id = studio.submit("a tree", count=2, **SMALL).batch_id
+        for ask in (
+            lambda: studio.batches.edit(batch_id, width=256),
+            lambda: studio.batches.edit(batch_id, size="512x512", prompt="a hill"),
+        ):
+            with pytest.raises(InvalidParams, match="at most 16,384 pixels for ann"):
+                ask()
+        assert {(job.params.width, job.params.prompt) for job in studio.jobs()} == {(128, "a tree")}
+    with acting(ADMIN):
+        assert studio.batches.edit(batch_id, width=256).count == 2
+
+
+def test_limits_hold_wherever_jobs_are_made(studio: Studio, house: House) -> None:
+    """Of a picture made larger it is the larger one's size that counts; without a size of its own, the source's."""
+    with acting(ANN):
+        source = studio.sources.add(png(96, 96)).id
+        done = studio.submit("a tree", **SMALL)
+        file = "".join(studio.queue_file.export())
+        drawn(house, claimed(house.jobs))
+    small, few = actor.Allowance(pixels=100 * 100), actor.Allowance(per_day=1)
+    asks: dict[str, Ask] = {
+        "submit": lambda studio: studio.submit("a tree", count=2, **SMALL),
+        "upscale": lambda studio: studio.submit("", kind="upscale", source=source, scale=2, count=2),
+        "list": lambda studio: studio.lists.submit("a tree\na hill"),
+        "grid": lambda studio: studio.grids.submit("a tree", x="steps: 4, 8"),
+        "duplicate": lambda studio: studio.batches.duplicate(done.batch_id),
+        "again": lambda studio: studio.again(done.job_ids),
+        "queue file": lambda studio: studio.queue_file.take(file),
+    }
+    before = studio.jobs()
+    for ask in asks.values():
+        with acting(person("ann", allowance=few)), pytest.raises(LimitReached):
+            ask(studio)
+        with acting(person("ann", allowance=small)), pytest.raises(InvalidParams, match="pixels for ann"):
+            ask(studio)
+    assert studio.jobs() == before
+
+
+def png(width: int, height: int, colour: str = "red") -> bytes:
+    file = io.BytesIO()
+    PIL.new("RGB", (width, height), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_source_is_seen_by_whoever_added_it_or_sees_a_use_of_it(studio: Studio, house: House) -> None:
+    shared, own = replace(BOB, sees_all=True), SHY
+    with acting(replace(ANN, sees_all=False)):
+        used, mask = studio.sources.add(png(128, 128)).id, studio.sources.add(png(128, 128, "white")).id
+        unused = studio.sources.add(png(64, 64)).id
+        studio.submit("a tree", source=used, mask=mask, width=128, height=128)
+    for source, who, seen in (
+        (used, shared, True),
+        (mask, shared, True),
+        (unused, shared, False),
+        (used, own, False),
+        (mask, own, False),
+        (unused, own, False),
+        (unused, ADMIN, True),
+        (unused, replace(ANN, sees_all=False), True),
+    ):
+        with acting(who):
+            if seen:
+                assert studio.sources.path(source).exists()
+                assert studio.submit("a hill", source=source, width=128, height=128)
+                studio.cancel_waiting()
+                studio.forget(everything=True)
+            else:
+                with pytest.raises(NotFound):
+                    studio.sources.path(source)
+                with pytest.raises(InvalidParams, match="names no picture that is kept here"):
+                    studio.submit("a hill", source=source)
+        if who is ADMIN:
+            with acting(replace(ANN, sees_all=False)):
+                studio.submit("a tree", source=used, mask=mask, width=128, height=128)
+
+
+def test_a_source_that_several_added_is_each_ones(studio: Studio) -> None:
+    for who in (replace(ANN, sees_all=False), SHY):
+        with acting(who):
+            source = studio.sources.add(png(64, 64)).id
+    for who in (replace(ANN, sees_all=False), SHY):
+        with acting(who):
+            assert studio.sources.size(source) == (64, 64)
+
+
+def test_a_source_of_an_older_home_is_seen_with_a_picture_that_uses_it(studio: Studio, house: House) -> None:
+    with acting(ANN):
+        source = studio.sources.add(png(128, 128)).id
+        studio.submit("a tree", source=source, **SMALL)
+        drawn(house, claimed(house.jobs))
+    with house.database.write() as db:
+        db.execute("DELETE FROM source_owners")  # nobody noted who added it
+    with acting(SHY), pytest.raises(NotFound):
+        studio.sources.path(source)
+    with acting(replace(ANN, sees_all=False)):
+        assert studio.sources.path(source).exists()
+        studio.forget(everything=True)
+        assert studio.sources.path(source).exists()  # the picture is still there
+
+
+def test_boards_take_the_scope_and_are_counted_by_owner(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffusion_local.store.boards.MOST_BOARDS", 2)
+    reads = Actor("ann", Role.USER, frozenset({Scope.READ}), source="token")
+    for who in (EVE, reads):
+        with acting(who):
+            for ask in (lambda: studio.boards.create("one"), lambda: studio.boards.delete("one")):
+                with pytest.raises(Forbidden):
+                    ask()
+    for who in (ANN, BOB):
+        with acting(who):
+            studio.boards.create("one")
+            studio.boards.create("two")
+            with pytest.raises(InvalidParams, match="you have 2 boards already"):
+                studio.boards.create("three")
+
+
+def test_of_anothers_work_no_model_no_worker_and_no_name_is_told(studio: Studio, house: House) -> None:
+    with acting(ANN):
+        studio.submit("a secret garden", name="plans", **SMALL)
+        drawn(house, claimed(house.jobs))
+        running = studio.submit("a secret river", variation_seed=5, variation_strength=0.5, rung="vae_tiling", **SMALL)
+        claim = claimed(house.jobs).claim
+        house.workers.register(claim.worker, 1, "cpu")
+        house.workers.tell(claim.worker, "busy", "starter")
+    with acting(SHY):
+        [job] = studio.snapshot().running
+        assert job.id == running.job_ids[0]
+        assert job.params == Params("", "", "", 128, 128, 4, 0.0, "", 0)
+        assert not any((job.owner, job.batch_id, job.from_job, job.failure, job.index, job.tries, job.crashes))
+        assert [worker.model for worker in studio.snapshot().workers] == [""]
+        assert [worker.model for worker in studio.workers()] == [""]
+        assert studio.groups.models() == studio.pictures.models() == studio.groups.owners() == []
+        assert studio.reports.night().batches == []
+    with acting(ANN):
+        assert studio.groups.models() == studio.pictures.models() == ["starter"]
+        assert [worker.model for worker in studio.snapshot().workers] == ["starter"]

@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("options", "home"),
     ("families",),
     ("settings", "actor", "turns", "when", "decoding"),
-    ("domain",),
+    ("domain", "authority"),
     ("models",),
     ("catalog", "timing", "contact_sheet", "gpus", "estimates", "logs", "styles", "network", "manual"),
     ("tls", "engine", "store", "queue", "prompts", "exposure", "permissions"),

@@ -16,9 +16,11 @@ from tests.support import eventually, start_python
 
 LOAD = """
 import signal, sys, threading, time
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import open_house
 from diffusion_local.loading import Loading
 from diffusion_local.settings import Settings
+run_as(LOCAL)
 house = open_house(Settings.load())
 loading = Loading(house, pause=0.01)
 loading.start()

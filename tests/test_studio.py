@@ -271,7 +271,7 @@ def test_an_unknown_id_is_not_found_and_nothing_else_is_touched(house: House) ->
         lambda: studio.cancel(batch_id="nobody"),
         lambda: studio.again([kept, "nobody"]),
         lambda: studio.move("up", ["nobody"]),
-        lambda: studio.pause("nobody"),
+        lambda: studio.pause_batch("nobody"),
         lambda: studio.image("nobody"),
         lambda: studio.star("nobody"),
         lambda: studio.picture_file("nobody"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_local import actor
-from diffusion_local.actor import Scope
+from diffusion_local.authority import guarded
 from diffusion_local.batches import bundle, sheet
 from diffusion_local.catalog import Catalog
 from diffusion_local.domain import FINAL, Batch, Image, Params, Receipt, new_id, utc_now
@@ -40,6 +40,7 @@ class Edited:
     warnings: list[str] = field(default_factory=list)
 
 
+@guarded("batches")
 class Batches:
     """Part of the Studio, as ``studio.batches``."""
 
@@ -161,7 +162,6 @@ class Batches:
 
         Raises NotFound, InvalidParams and QueueFull.
         """
-        actor.require(Scope.SUBMIT)
         old = self._rows.get(batch_id).batch
         check_prompt("name", name)
         timing = self._timetable.timing(old.lane, times)
@@ -179,7 +179,6 @@ class Batches:
 
     def _own(self, batch_id: str) -> Progress:
         """Raises NotFound, and Forbidden for another's."""
-        actor.require(Scope.CONTROL)
         progress = self._rows.get(batch_id)
         actor.current().require_own(progress.batch.owner, f"Batch {batch_id}")
         return progress

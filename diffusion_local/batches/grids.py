@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusion_local import actor
-from diffusion_local.actor import Scope
+from diffusion_local.authority import guarded
 from diffusion_local.catalog import Catalog
 from diffusion_local.domain import PRIORITIES, Batch, Lane, Params, Receipt, new_id, shortened, utc_now
 from diffusion_local.errors import InvalidParams
@@ -37,6 +37,7 @@ class GridCheck:
     warnings: list[str]
 
 
+@guarded("grids")
 class Grids:
     """Part of the Studio, as ``studio.grids``."""
 
@@ -89,7 +90,6 @@ class Grids:
         ``settings`` are as in ``Studio.submit``. Raises InvalidParams, QueueFull and Conflict, and then
         nothing is enqueued.
         """
-        actor.require(Scope.SUBMIT)
         for what, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             check_prompt(what, text)
         times = self._timetable.timing(lane, {each: settings.pop(each, None) for each in BATCH_OPTIONS})

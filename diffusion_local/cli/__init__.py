@@ -5,6 +5,7 @@ import sys
 
 import typer
 
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.cli import accounts, batches, jobs, lists, models, pictures, reports, serving
 from diffusion_local.errors import UserError
 from diffusion_local.modes import kept_private
@@ -18,6 +19,7 @@ for part in (accounts, jobs, lists, batches, models, pictures, reports, serving)
 
 
 def main() -> None:
+    run_as(LOCAL)  # whoever can run commands here has the files anyway
     try:
         with kept_private(), faults.explained():
             app(prog_name="diffusion-local")

@@ -183,7 +183,10 @@ def pause(
     as_json: AsJson = False,
 ) -> None:
     """Start no further picture until `resume`; kept over restarts."""
-    studio.pause(batch, give_back)
+    if batch:
+        studio.pause_batch(batch, give_back)
+    else:
+        studio.pause(give_back)
     running = "given back" if give_back else "finished"
     tell({"paused": True, "batch_id": batch}, as_json, [f"paused; what runs is {running}"])
 
@@ -196,5 +199,8 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on after `pause`."""
-    studio.resume(batch)
+    if batch:
+        studio.resume_batch(batch)
+    else:
+        studio.resume()
     tell({"paused": False, "batch_id": batch}, as_json, ["resumed"])

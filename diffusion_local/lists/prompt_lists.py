@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import IO, Any, BinaryIO
 
 from diffusion_local import actor
-from diffusion_local.actor import Scope
+from diffusion_local.authority import guarded
 from diffusion_local.catalog import Catalog
 from diffusion_local.domain import PRIORITIES, Batch, Job, Lane, Params, new_id, new_job, shortened, utc_now
 from diffusion_local.errors import InvalidParams
@@ -50,6 +50,7 @@ class ListReceipt:
     expansion_seed: int = 0
 
 
+@guarded("lists")
 class PromptLists:
     """Part of the Studio, as ``studio.lists``."""
 
@@ -90,7 +91,6 @@ class PromptLists:
         ``random`` for each picture, ``all`` combinations are made, or ``no`` brace has a meaning; the same
         ``expansion_seed`` draws the same. Raises InvalidParams if it is no list at all, QueueFull if it is too long.
         """
-        actor.require(Scope.SUBMIT)
         plan = self._plan(defaults, expand, expansion_seed)
         for _ in plan.pictures_of(parse(self._read(source), format or format_named(source))):
             pass
@@ -130,7 +130,6 @@ class PromptLists:
         A bad line refuses it all, unless ``skip_bad_lines``. Raises InvalidParams, QueueFull, Conflict and
         DiskFull, and then nothing is enqueued.
         """
-        actor.require(Scope.SUBMIT)
         for what, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             check_prompt(what, text)
         checked_priority = whole_number("priority", priority, *PRIORITIES)

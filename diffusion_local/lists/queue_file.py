@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from diffusion_local import actor
-from diffusion_local.actor import Scope
+from diffusion_local.authority import guarded
 from diffusion_local.catalog import Catalog
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.encoding import read_bounded
@@ -36,6 +36,7 @@ class QueueReceipt:
     bad_count: int = 0
 
 
+@guarded("queue_file")
 class QueueFile:
     """Part of the Studio, as ``studio.queue_file``."""
 
@@ -56,7 +57,6 @@ class QueueFile:
         A bad line (a model that is not here, say) refuses it all, unless ``skip_bad_lines``. Raises InvalidParams,
         QueueFull, Conflict and DiskFull, and then nothing is enqueued.
         """
-        actor.require(Scope.SUBMIT)
         with faults.explained():
             check_room(self._settings.home, self._settings.disk_reserve_mb * 10**6)
         data = source.encode(errors="replace") if isinstance(source, str) else source

@@ -103,11 +103,17 @@ class RemoteStudio:
     def cancel_waiting(self) -> list[str]:
         return self._order("cancel", waiting=True)["job_ids"]
 
-    def pause(self, batch_id: str | None = None, give_back: bool = False) -> None:
-        self._server.post(f"{queue_of(batch_id)}/pause", {"give_back": give_back})
+    def pause(self, give_back: bool = False) -> None:
+        self._server.post("/queue/pause", {"give_back": give_back})
 
-    def resume(self, batch_id: str | None = None) -> None:
-        self._server.post(f"{queue_of(batch_id)}/resume")
+    def resume(self) -> None:
+        self._server.post("/queue/resume")
+
+    def pause_batch(self, batch_id: str, give_back: bool = False) -> None:
+        self._server.post(f"/batches/{part(batch_id)}/pause", {"give_back": give_back})
+
+    def resume_batch(self, batch_id: str) -> None:
+        self._server.post(f"/batches/{part(batch_id)}/resume")
 
     def stay_awake(self) -> None:
         self._server.post("/queue/stay-awake")
@@ -229,10 +235,6 @@ def data_of(source: str | bytes | Path | BinaryIO) -> bytes:
     if isinstance(source, str):
         return source.encode()
     return source if isinstance(source, bytes) else read_bounded(source, MOST_MB)
-
-
-def queue_of(batch_id: str | None) -> str:
-    return f"/batches/{part(batch_id)}" if batch_id else "/queue"
 
 
 def keyed(idempotency_key: str | None) -> dict[str, str]:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from diffusion_local.authority import guarded
 from diffusion_local.domain import Receipt, State, utc_text
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.reports import markdown, page
@@ -26,6 +27,7 @@ NIGHT = timedelta(hours=12)
 Again = Callable[[Sequence[str]], Receipt]
 
 
+@guarded("reports")
 class Reports:
     """Part of the Studio, as ``studio.reports``."""
 

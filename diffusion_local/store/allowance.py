@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import sqlite_utils
 
 from diffusion_local import actor
-from diffusion_local.domain import Job
+from diffusion_local.domain import Job, Params
 from diffusion_local.errors import InvalidParams, LimitReached
 from diffusion_local.store.database import scalar
 
@@ -47,11 +47,15 @@ def seconds_to_midnight() -> int:
 
 def small_enough(jobs: Iterable[Job]) -> Iterator[Job]:
     """The jobs as they come. Raises InvalidParams at one that is larger than the account's pictures may be."""
-    most = actor.current().allowance.pixels
     for job in jobs:
-        if most and job.params.width * job.params.height > most:
-            size = f"{job.params.width}x{job.params.height}"
-            raise InvalidParams(
-                "width", f"times height must be at most {most:,} pixels for {actor.current().name} (got {size})."
-            )
+        check_size(job.params)
         yield job
+
+
+def check_size(params: Params) -> None:
+    """Raises InvalidParams for a picture that is larger than the account's may be."""
+    who = actor.current()
+    most = who.allowance.pixels
+    if most and params.width * params.height > most:
+        size = f"{params.width}x{params.height}"
+        raise InvalidParams("width", f"times height must be at most {most:,} pixels for {who.name} (got {size}).")

@@ -12,7 +12,7 @@ import sqlite_utils
 from diffusion_local import estimates
 from diffusion_local.domain import Batch, Image, Lane, Params, State, utc_now
 from diffusion_local.estimates import Pace, Work
-from diffusion_local.store import rows
+from diffusion_local.store import allowance, rows
 from diffusion_local.store.database import Database
 from diffusion_local.store.groups_schema import RANKS
 from diffusion_local.store.line import Rules, gate_of
@@ -170,11 +170,13 @@ class BatchRows:
     def change(self, batch_id: str, params: Iterable[tuple[str, Params]], times: dict[str, Any]) -> int:
         """Give waiting jobs other Params, and the batch other times, in one transaction; how many jobs it reached.
 
-        A job that has begun meanwhile is left as it is.
+        A job that has begun meanwhile is left as it is. Raises InvalidParams for one that becomes larger than the
+        account's pictures may be, and then nothing is changed.
         """
         with self._database.write() as db:
             reached = 0
             for job_id, each in params:
+                allowance.check_size(each)
                 values = rows.params_row(each)
                 sets = ", ".join(f"{name} = :{name}" for name in values)
                 reached += db.execute(

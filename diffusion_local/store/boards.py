@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import sqlite_utils
 
 from diffusion_local import actor
+from diffusion_local.authority import guarded
 from diffusion_local.domain import new_id, utc_now
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.ownership import ruled, seen
 
-MOST_BOARDS = 1000
+MOST_BOARDS = 1000  # of one owner
 NAME_CHARS = 100
 
 
@@ -28,6 +29,7 @@ class Board:
     cover: str = ""
 
 
+@guarded("boards")
 class BoardStore:
     """Built by ``compose``; hangs on the Studio as ``boards``."""
 
@@ -49,8 +51,8 @@ class BoardStore:
         """A new board, with these pictures on it. Raises Conflict if the name is taken."""
         made = Board(new_id(), checked(name), actor.current().name, utc_now())
         with self._database.write() as db:
-            if (scalar(db, "SELECT count(*) FROM boards") or 0) >= MOST_BOARDS:
-                raise InvalidParams("name", f"cannot be added: there are {MOST_BOARDS} boards already.")
+            if scalar(db, "SELECT count(*) FROM boards WHERE owner = :owner", owner=made.owner) >= MOST_BOARDS:
+                raise InvalidParams("name", f"cannot be added: you have {MOST_BOARDS} boards already.")
             refuse_taken(db, made.owner, made.name)
             db.table("boards").insert(
                 {"id": made.id, "name": made.name, "owner": made.owner, "created_at": made.created_at}

@@ -103,9 +103,10 @@ class ImageStore:
             return [row["owner"] for row in found]
 
     def models(self) -> list[str]:
-        """Models that the gallery has pictures of."""
+        """Models of the pictures in the gallery that may be looked at."""
+        own = "" if actor.current().sees_all else " AND owner = actor_name()"
         with self._database.read() as db:
-            return each_value(db, "images", "model", "trashed_at IS NULL")
+            return each_value(db, "images", "model", f"trashed_at IS NULL{own}")
 
     def newest_of_models(self) -> dict[str, Image]:
         """The newest picture of each model that is among the newest SAMPLED."""

@@ -13,6 +13,7 @@ from diffusion_local.store.gallery_schema import GALLERY
 from diffusion_local.store.groups_schema import GROUPS
 from diffusion_local.store.overnight_schema import OVERNIGHT
 from diffusion_local.store.rows import recipe_mark
+from diffusion_local.store.sources_schema import SOURCES
 from diffusion_local.store.storage_schema import STORAGE
 from diffusion_local.store.telling_schema import TELLING
 from diffusion_local.store.triggers import event_trigger, revision_trigger, tombstone_trigger
@@ -267,6 +268,11 @@ def m014_devices(db: Database) -> None:
 @MIGRATIONS()
 def m015_storage(db: Database) -> None:
     run(db, *STORAGE)
+
+
+@MIGRATIONS()
+def m016_sources(db: Database) -> None:
+    run(db, *SOURCES)
 
 
 def run(db: Database, *statements: str) -> None:

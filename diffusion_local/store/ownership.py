@@ -6,10 +6,9 @@ functions have no arguments, so SQLite asks them once in a statement.
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import replace
 
 from diffusion_local import actor
-from diffusion_local.domain import Job
+from diffusion_local.domain import Job, Params
 
 SEPARATOR = "\x1f"  # between an account and its idempotency key
 
@@ -45,8 +44,31 @@ def scoped(idempotency_key: str) -> str:
 
 
 def veiled(job: Job) -> Job:
-    """The job, or where it may not be looked at only its place and progress: somebody's job."""
+    """The job, or where it may not be looked at only its place and progress: somebody's job of some size and steps.
+
+    Made from nothing, so that a field that is added later is not told by oversight.
+    """
     if actor.current().may_see(job.owner):
         return job
-    blank = replace(job.params, prompt="", negative="", seed=0)
-    return replace(job, hidden=True, params=blank, owner="", batch_id="", from_job=None, failure=None)
+    return Job(
+        id=job.id,
+        batch_id="",
+        index=0,
+        params=Params("", "", "", job.params.width, job.params.height, job.params.steps, 0.0, "", 0),
+        state=job.state,
+        created_at=job.created_at,
+        lane=job.lane,
+        priority=job.priority,
+        position=job.position,
+        held=job.held,
+        gate=job.gate,
+        not_before=job.not_before,
+        worker=job.worker,
+        attempt=job.attempt,
+        step=job.step,
+        phase=job.phase,
+        cancel_requested=job.cancel_requested,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        hidden=True,
+    )

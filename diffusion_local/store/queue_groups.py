@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import sqlite_utils
 
+from diffusion_local.authority import guarded
 from diffusion_local.domain import Job, State
 from diffusion_local.errors import InvalidParams
 from diffusion_local.store import rows
@@ -124,6 +125,7 @@ class Group:
         return self.progress.counts[State.RUNNING] > 0
 
 
+@guarded("groups")
 class QueueGroups:
     def __init__(self, database: Database, rules: Rules) -> None:
         self._database = database
@@ -191,9 +193,11 @@ class QueueGroups:
             )
 
     def models(self) -> list[str]:
-        """Of all jobs there are, for the filter."""
+        """Of all jobs that may be looked at, for the filter."""
         with self._database.read() as db:
-            return each_value(db, "job_counts", "model")
+            if scalar(db, "SELECT actor_sees_all()"):
+                return each_value(db, "job_counts", "model")
+            return each_value(db, "jobs", "model", "owner = actor_name()")
 
     def owners(self) -> list[str]:
         """Whoever has jobs here, of those whose jobs may be looked at; the machine's own person has no name."""

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import sqlite_utils
@@ -63,13 +64,15 @@ class QueueView:
             pace = pace_of(db, {*(each.model for each in work), *(job.params.runs_on for job in running)})
             hands = hands_of(workers)
             opens = line.closed()
+            shown = [veiled(job) for job in running]
+            hidden = {job.worker for job in shown if job.hidden}  # the model in its memory is that of its job
             return Snapshot(
                 revision=revision,
                 counts={state: counts.get(str(state), 0) for state in State},
-                running=[veiled(job) for job in running],
+                running=shown,
                 waiting=[veiled(job) for job in first],
                 ended=jobs(db, f"WHERE {seen()} AND finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT ?", ended),
-                workers=workers,
+                workers=[replace(each, model="") if each.slot in hidden else each for each in workers],
                 paused=bool(paused),
                 reason=blocked,
                 eta=estimates.finish_times(running, first, pace, len(hands), hands, seconds_until(now, opens)),

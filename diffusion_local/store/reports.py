@@ -42,7 +42,7 @@ class ReportStore:
         """(name, lane) of batches by id."""
         with self._database.read() as db:
             found = db.execute(
-                "SELECT id, name, lane FROM batches WHERE id IN (SELECT value FROM json_each(?))",
+                f"SELECT id, name, lane FROM batches WHERE id IN (SELECT value FROM json_each(?)) AND {seen()}",
                 [json.dumps(list(batch_ids))],
             )
             return {row[0]: (row[1], row[2]) for row in found.fetchall()}

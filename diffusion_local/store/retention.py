@@ -90,6 +90,8 @@ def drop_old_sources(settings: Settings, database: Database) -> int:
     dropped = 0
     for path in old:
         if path.stem not in kept and modified(path) < before:  # again: a submit under way touches what it names
+            with database.write() as db:
+                db.execute("DELETE FROM source_owners WHERE source_id = ?", [path.stem])
             path.unlink(missing_ok=True)
             dropped += 1
     return dropped

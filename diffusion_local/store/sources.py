@@ -11,14 +11,15 @@ from pathlib import Path
 from PIL import Image as PIL
 from PIL import ImageCms, ImageOps, UnidentifiedImageError, features
 
-from diffusion_local import actor, decoding
-from diffusion_local.actor import Scope
+from diffusion_local import decoding
+from diffusion_local.authority import guarded
 from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
 from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.settings import Settings
 from diffusion_local.store.encoding import PNG_LEVEL
 from diffusion_local.store.files import LocalFiles, write_whole
 from diffusion_local.store.images import ImageStore
+from diffusion_local.store.source_owners import SourceOwners
 
 #: Formats that are opened; Pillow knows dozens more, whose decoders are little tried.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", *(["AVIF"] if features.check("avif") else []))
@@ -33,14 +34,16 @@ class Source:
     height: int
 
 
+@guarded("sources")
 class Sources:
     """``sources/<first two digits>/<id>.png`` below the home. The same pixels are kept once."""
 
-    def __init__(self, settings: Settings, images: ImageStore, files: LocalFiles) -> None:
+    def __init__(self, settings: Settings, owners: SourceOwners, images: ImageStore, files: LocalFiles) -> None:
         self._folder = settings.sources
         self._max_bytes = settings.max_source_mb * 1_000_000
         self._reserve = settings.disk_reserve_mb * 1_000_000
         self._max_pixels = settings.max_source_megapixels * 1_000_000
+        self._owners = owners
         self._images = images
         self._files = files
 
@@ -49,7 +52,6 @@ class Sources:
 
         Raises InvalidParams naming ``field`` for what is no picture or too large, Overloaded, and DiskFull.
         """
-        actor.require(Scope.SUBMIT)
         if len(data) > self._max_bytes:
             raise InvalidParams(
                 field, f"must be at most {self._max_bytes // 10**6} MB (max_source_mb; got {len(data) / 1e6:.1f} MB)."
@@ -61,6 +63,7 @@ class Sources:
             write_whole(self._path(source.id), lambda file: file.write(encoded), durable=True, reserve=reserve)
         else:
             used(self._path(source.id))
+        self._owners.note(source.id)
         return source
 
     def from_image(self, image_id: str) -> Source:
@@ -71,8 +74,9 @@ class Sources:
             raise NotFound(f"The file of picture {echo(image_id)} is not there.") from None
 
     def path(self, source_id: str) -> Path:
-        """The file of a source. Raises NotFound."""
-        if not SOURCE_ID.fullmatch(source_id) or not self._path(source_id).exists():
+        """The file of a source that the current actor may look at. Raises NotFound."""
+        known = SOURCE_ID.fullmatch(source_id) and self._path(source_id).exists()
+        if not known or not self._owners.visible(source_id):
             raise NotFound(f"There is no source picture {echo(source_id)}.")
         return self._path(source_id)
 

@@ -3,8 +3,7 @@ allowed."""
 
 from collections.abc import Sequence
 
-from diffusion_local import actor
-from diffusion_local.actor import Scope
+from diffusion_local.authority import guarded
 from diffusion_local.domain import utc_now
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.settings import Settings
@@ -18,6 +17,7 @@ from diffusion_local.telling.teller import message
 STATES = ("waiting", "sending", "delivered", "failed")
 
 
+@guarded("webhooks")
 class Webhooks:
     """Part of the Studio, as ``studio.webhooks``. All but ``check`` is an admin's business."""
 
@@ -32,7 +32,6 @@ class Webhooks:
 
     def deliveries(self, limit: int = 50, before: str | None = None, state: str | None = None) -> Sequence[Delivery]:
         """The delivery log, newest first; ``before`` is the last id of the page before."""
-        actor.require(Scope.ADMIN)
         if not isinstance(limit, int) or not 1 <= limit <= 500:
             raise InvalidParams("limit", f"must be from 1 to 500 (got {echo(limit)}).")
         if state and state not in STATES:
@@ -40,7 +39,6 @@ class Webhooks:
         return self._deliveries.page(limit, before or None, state or None)
 
     def delivery(self, delivery_id: str) -> Delivery:
-        actor.require(Scope.ADMIN)
         return self._deliveries.get(delivery_id)
 
     def resend(self, delivery_id: str) -> Delivery:
@@ -50,7 +48,6 @@ class Webhooks:
 
     def test(self, url: str) -> Delivery:
         """Put a trial message into the log, to be sent soon. Raises InvalidParams."""
-        actor.require(Scope.ADMIN)
         self.check(url)
         body = message("test", utc_now(), {"text": "A trial message of diffusion-local."})
         [delivery_id] = self._deliveries.add(self._notices.note("test"), body, {url: 1})
@@ -58,5 +55,4 @@ class Webhooks:
 
     def secret(self) -> str:
         """What receivers verify the signature with."""
-        actor.require(Scope.ADMIN)
         return secret_of(self._settings)

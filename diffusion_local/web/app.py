@@ -4,6 +4,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from diffusion_local import __version__
+from diffusion_local.actor import LOCAL, acting
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web import docs, files, looks, manual, probes, refusals
@@ -53,4 +54,5 @@ def create_app(
     app.include_router(http.reports.page_router(studio))
     for dialect in DIALECTS:
         app.include_router(dialect.router(studio, watch))
-    return page.mount(app, studio, watch, settings, checked_root(settings.root_path))
+    with acting(LOCAL):  # nobody has called yet; the page is laid out with the models that are there
+        return page.mount(app, studio, watch, settings, checked_root(settings.root_path))

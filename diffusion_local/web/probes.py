@@ -13,6 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from diffusion_local import __version__, gpus
+from diffusion_local.actor import LOCAL, acting
 from diffusion_local.domain import Worker
 from diffusion_local.settings import Settings
 from diffusion_local.store.tally import RECENT
@@ -39,7 +40,8 @@ def add(app: FastAPI, studio: Studio, settings: Settings) -> None:
         """Whether a job submitted now would be worked on: 503 says why not. A pause by a person is no fault.
 
         Gallery and database are written to for it, every few seconds at most."""
-        reason = why_not_ready(studio).replace(f"{settings.home}/", "")
+        with acting(LOCAL):  # whoever asks: it tells one sentence about the machine
+            reason = why_not_ready(studio).replace(f"{settings.home}/", "")
         content = {"ready": not reason} | ({"reason": reason} if reason else {})
         return JSONResponse(content, 503 if reason else 200, headers=NEVER)
 

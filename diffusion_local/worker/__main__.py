@@ -9,6 +9,7 @@ import time
 from functools import partial
 
 from diffusion_local import logs
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import House, open_house
 from diffusion_local.errors import DatabaseProblem, UserError
 from diffusion_local.modes import kept_private
@@ -27,6 +28,7 @@ RECOVERY_SECONDS = 1.0  # any other waits only for a supervisor that holds the s
 
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
+    run_as(LOCAL)  # it works on everybody's jobs
     try:
         with kept_private(), faults.explained():
             settings = Settings.load()

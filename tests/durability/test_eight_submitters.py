@@ -10,9 +10,11 @@ from tests.support import eventually
 SUBMIT = """
 import json, os, sys, time
 from pathlib import Path
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import open_studio
 from diffusion_local.settings import Settings
 me = {me}
+run_as(LOCAL)
 studio = open_studio(Settings.load())
 gate = Path(os.environ["GATE"])
 (gate / f"ready-{{me}}").touch()

@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from diffusion_local.compose import House, open_house
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.settings import Settings
+from diffusion_local.store.source_owners import SourceOwners
 from diffusion_local.store.sources import Sources
 from tests.support import claimed, enqueue, image_of
 
@@ -91,7 +92,8 @@ def test_what_is_no_sound_picture_is_refused(sources: Sources, settings: Setting
 
 
 def test_a_file_that_is_too_large_is_not_opened(settings: Settings, house: House) -> None:
-    small = Sources(Settings.load({}, home=settings.home, max_source_mb=1), house.images, house.files)
+    limited = Settings.load({}, home=settings.home, max_source_mb=1)
+    small = Sources(limited, SourceOwners(house.database), house.images, house.files)
     with pytest.raises(InvalidParams, match="at most 1 MB"):
         small.add(b"\0" * 1_000_001)
 

@@ -32,7 +32,7 @@ def test_a_forgotten_job_and_its_batch_are_gone_and_the_picture_is_not(house: Ho
     for ask in (
         lambda: house.studio.batch(batch_id),
         lambda: house.studio.cancel(batch_id=batch_id),
-        lambda: house.studio.pause(batch_id),
+        lambda: house.studio.pause_batch(batch_id),
         lambda: house.studio.lists.export(batch_id),
     ):
         with pytest.raises(Gone, match=r"The batch '.*' was deleted"):

@@ -400,9 +400,11 @@ def test_what_a_killed_process_was_sending_is_sent_by_the_next(
 POST = """
 import sys, time
 from dataclasses import replace
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import open_house
 from diffusion_local.post import Post
 from diffusion_local.settings import Settings
+run_as(LOCAL)
 url = sys.argv[1]
 settings = replace(Settings.load(engine="fake"), webhooks=url, webhook_events="batch.done",
                    webhook_allow_private="127.0.0.1")

@@ -16,6 +16,7 @@ from tests.support import sql, start_python
 
 DIE_AT = """
 import os, sys
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import open_house
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.settings import Settings
@@ -59,6 +60,7 @@ match sys.argv[1]:
         rows.image_row = die
     case "after the commit":
         jobs.JobStore.finish = after(jobs.JobStore.finish)
+run_as(LOCAL)
 house = open_house(Settings.load())
 Runner(house, "cpu0", FakeEngine(0), Stop()).work_off()
 house.database.close()

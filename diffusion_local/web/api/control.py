@@ -52,12 +52,18 @@ class Control:
 
         The running one is finished, or with `give_back` put back into its place at its next step.
         """
-        self._studio.pause(batch_id or None, give_back)
+        if batch_id:
+            self._studio.pause_batch(batch_id, give_back)
+        else:
+            self._studio.pause(give_back)
         return {"paused": True} | of_batch(batch_id)
 
     def resume(self, batch_id: str = "") -> dict:
         """Go on after /pause, of the queue or of one batch."""
-        self._studio.resume(batch_id or None)
+        if batch_id:
+            self._studio.resume_batch(batch_id)
+        else:
+            self._studio.resume()
         return {"paused": False} | of_batch(batch_id)
 
     def move(self, to: str, job_id: str = "", job_ids: list[str] | None = None, batch_id: str = "") -> dict:

@@ -14,8 +14,7 @@ import anyio.to_thread
 import gradio as gr
 from gradio import FileData
 
-from diffusion_local import actor, shapes
-from diffusion_local.actor import Scope
+from diffusion_local import actor, authority, shapes
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.options.signature import taking_options
 from diffusion_local.options.values import number
@@ -109,7 +108,7 @@ class Endpoints:
 
         Give its id as `source` or `mask` of a submit.
         """
-        actor.require(Scope.SUBMIT)
+        authority.check("sources.add")  # before the file is read
         named = picture.get(UPLOAD) if isinstance(picture, dict) else None  # see gradio.calls
         source = self._studio.sources.add(self._uploads.take(named, actor.current().name), "picture")
         return asdict(source) | {"url": shapes.source_url(source.id)}

@@ -121,18 +121,17 @@ def pause_batch_now(studio: Studio, key: str, place: str) -> Effect:
 
 def held(studio: Studio, batch_id: str, give_back: bool) -> Effect:
     known_batch(studio, batch_id)
-    studio.pause(batch_id, give_back)
+    studio.pause_batch(batch_id, give_back)
     return Effect(toast=said(say("page.held"), view.button(say("common.resume"), "resume_batch", batch_id)))
 
 
 def resume_batch(studio: Studio, key: str, place: str) -> Effect:
     known_batch(studio, key)
-    studio.resume(key)
+    studio.resume_batch(key)
     return Effect(toast=said(say("page.going_on_with")))
 
 
 def known_batch(studio: Studio, batch_id: str) -> None:
-    """An empty id would mean the whole queue."""
     if not batch_id or not studio.jobs(batch_id=batch_id, limit=1):
         raise NotFound("This batch is not there any more.")
 

@@ -38,12 +38,16 @@ def preferences(studio: Studio) -> str:
 
 
 def pulse(studio: Studio) -> str:
-    """Changes with what the database's revision does not tell: config.toml, what the doctor found, GPUs and disk."""
+    """Changes with what the database's revision does not tell: config.toml, what the doctor found; for an admin, who
+    is shown them, GPUs and disk too."""
     health = studio.health
     found = [(each.name, each.ok, each.text) for each in health.findings()]
+    told = (studio.preferences.mark(), health.looking, found)
+    if Scope.ADMIN not in current().scopes:
+        return repr(told)
     vitals = health.vitals()
     gpus = [(gpu.name, gpu.used >> 27, gpu.temperature) for gpu in vitals.gpus]
-    return repr((studio.preferences.mark(), health.looking, found, gpus, vitals.free >> 28, vitals.gallery >> 20))
+    return repr((told, gpus, vitals.free >> 28, vitals.gallery >> 20))
 
 
 # -- layout ---------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def worker_notice(snapshot: Snapshot, now: datetime) -> str:
     if any(w.status in ("idle", "busy") for w in alive) or (held and alive):
         return held
     for worker in alive:
-        if worker.status == "loading":
+        if worker.status == "loading" and worker.model:  # for a job that may be looked at
             return notice("info", say("page.loading_model", model=text(worker.model)))
     if alive:
         return notice("info", say("page.worker_starting"))

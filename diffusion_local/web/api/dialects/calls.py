@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 
 from diffusion_local import shapes
+from diffusion_local.actor import current
 from diffusion_local.domain import Image, Job, Receipt, State
 from diffusion_local.errors import InvalidParams, UserError, echo
 from diffusion_local.store import faults
@@ -46,9 +47,10 @@ def refusing(say: Callable[[Request, UserError], JSONResponse]) -> type[APIRoute
 
 
 def caller(request: Request) -> str:
-    """Who calls, as far as can be told without accounts: address, credentials and program."""
-    told = [request.client.host if request.client else ""]
-    told += [request.headers.get(name, "") for name in ("Authorization", "User-Agent")]
+    """A digest that tells callers apart: by account and, as several programs may share one, or there may be no
+    accounts at all, by address, credentials and program too."""
+    told = [current().name, request.client.host if request.client else ""]
+    told += [request.headers.get(name, "") for name in ("Authorization", "X-API-Key", "User-Agent")]
     return hashlib.sha256("\0".join(told).encode()).hexdigest()
 
 

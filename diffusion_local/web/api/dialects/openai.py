@@ -22,7 +22,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from starlette.datastructures import UploadFile
 
-from diffusion_local import actor
+from diffusion_local import authority
 from diffusion_local.domain import Kind, Receipt
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, UserError, echo
 from diffusion_local.options.signature import options_of
@@ -148,7 +148,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         retries: Annotated[str, Header(alias="x-stainless-retry-count", include_in_schema=False)] = "0",
     ) -> Response:
         """Change a picture: a form with `image`, `prompt` and perhaps a `mask`, clear where it is painted anew."""
-        actor.require(actor.Scope.SUBMIT)
+        authority.check("sources.add")  # before the body is read
         fields, image, mask = await edit_form(request)
         body = validated(fields)
         options = await anyio.to_thread.run_sync(lambda: read(body) | pictures_of(studio, image, mask))

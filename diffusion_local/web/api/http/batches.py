@@ -59,12 +59,12 @@ def router(studio: Studio) -> APIRouter:
     @batches.post("/pause")
     def pause_batch(batch_id: str, body: Hold | None = None) -> dict[str, Any]:
         """Start no further picture of a batch until it is resumed."""
-        studio.pause(batch_id, body is not None and body.give_back)
+        studio.pause_batch(batch_id, body is not None and body.give_back)
         return batch_shape(studio, batch_id)
 
     @batches.post("/resume")
     def resume_batch(batch_id: str) -> dict[str, Any]:
-        studio.resume(batch_id)
+        studio.resume_batch(batch_id)
         return batch_shape(studio, batch_id)
 
     @batches.get("/images")

@@ -7,8 +7,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
-from diffusion_local import actor, shapes
-from diffusion_local.actor import Scope
+from diffusion_local import authority, shapes
 from diffusion_local.errors import InvalidParams
 from diffusion_local.store.reading import read_picture
 from diffusion_local.store.sources import Source
@@ -40,7 +39,7 @@ def router(studio: Studio) -> APIRouter:
         The same picture sent again has the same id. Give the id as `source` or `mask` of a submit. `recipe` is what
         the file says of how it was made, ours or A1111's: {"settings", "facts", "others"}, or null.
         """
-        actor.require(Scope.SUBMIT)
+        authority.check("sources.add")  # before the body is read
         data = await picture_of(request)
         source = await anyio.to_thread.run_sync(studio.sources.add, data, field)
         return created(source, recipe=await anyio.to_thread.run_sync(recipe_in, data))
@@ -48,7 +47,6 @@ def router(studio: Studio) -> APIRouter:
     @sources.post("/images/{image_id}/source", status_code=201, responses={201: {"model": shapes.SourcePicture}})
     def from_image(image_id: str) -> JSONResponse:
         """A picture of the gallery as a source picture."""
-        actor.require(Scope.SUBMIT)
         return created(studio.sources.from_image(image_id))
 
     return sources

@@ -16,8 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from PIL import Image as PIL
 from pydantic import BaseModel, ConfigDict
 
-from diffusion_local import actor
-from diffusion_local.actor import Scope
+from diffusion_local import authority
 from diffusion_local.domain import Receipt
 from diffusion_local.errors import InvalidParams, NotDone, NotFound, UserError
 from diffusion_local.options import a1111
@@ -87,7 +86,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
 
     async def made(body: Common, request: Request) -> Response:
         who = caller(request)
-        actor.require(Scope.SUBMIT)
+        authority.check("submit")  # before pictures are decoded
         options = await anyio.to_thread.run_sync(lambda: read(studio, body, chosen[who] or {}))
         receipt = await ended(options, request)
         return await anyio.to_thread.run_sync(answer, studio, body, receipt)
@@ -112,7 +111,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     @api.post("/extra-single-image")
     async def enlarge(body: Enlarged, request: Request) -> Response:
         """Make a picture larger: `image` (Base64), `upscaling_resize` (a factor), `upscaler_1`."""
-        actor.require(Scope.SUBMIT)
+        authority.check("submit")
         neutral(body.model_extra or {}, LATER)
         source = await anyio.to_thread.run_sync(lambda: studio.sources.add(decoded("image", body.image), "image"))
         upscaler = None if body.upscaler_1.lower() in NONE else body.upscaler_1

@@ -1,0 +1,418 @@
+"""Every sentence, at every door, by everybody: what is not allowed is refused and changes nothing, all else is done.
+
+What a door takes is not written down here: an admin's call tells which sentences it says, and the table
+(``diffusion_local.authority``) what those take. So a door that says more than it did is held to more.
+"""
+
+import inspect
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.routing import Mount
+
+from diffusion_local import authority
+from diffusion_local.actor import LOCAL, Scope, acting
+from diffusion_local.authority import SENTENCES, Whose
+from diffusion_local.compose import House
+from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound, UserError
+from diffusion_local.studio import Studio
+from diffusion_local.web.access import is_open_path
+from diffusion_local.web.api import endpoints
+from diffusion_local.web.ui import actions
+from diffusion_local.web.ui.look import TABS
+from tests.web.authority import calls
+from tests.web.authority.calls import Call
+from tests.web.authority.scene import (
+    SECRETS,
+    Person,
+    Scene,
+    allowed,
+    names_things,
+    png,
+    scene,
+)
+
+RECORD = Path(__file__).parents[3] / "scripts" / "results" / "authority.md"
+#: Said for every request, to find out whose it is.
+AT_THE_GATE = {"accounts.any", "accounts.by_token", "accounts.by_session"}
+REFUSED = re.compile(r"(A viewer|A user|An admin|This token) may not|belongs to|Only an admin|There is no |toast warn")
+#: How the Studio refuses what it may not do for somebody, or must not tell that it is there.
+REFUSALS = (Forbidden, NotFound, InvalidParams, Conflict)
+FORBIDDEN = re.compile(r"(A viewer|A user|An admin|This token) may not|belongs to|Only an admin")
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """Whose accounts see only their own."""
+    with pytest.MonkeyPatch.context() as patch, scene(tmp_path_factory, patch, "own") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """Whose accounts see everybody's."""
+    with pytest.MonkeyPatch.context() as patch, scene(tmp_path_factory, patch, "shared") as found:
+        yield found
+
+
+# -- the doors as the program has them ---------------------------------------------------------------------------------
+
+
+def routes(application: Any) -> set[str]:
+    """``GET /path`` of every route, those of routers within routers too; gradio's own are below a mount."""
+    found: set[str] = set()
+
+    def look(candidates: Any) -> None:
+        for each in candidates:
+            if hasattr(each, "effective_candidates"):
+                look(each.effective_candidates())
+            elif not isinstance(each, Mount):
+                found.update(f"{verb} {each.path}" for verb in each.methods or () if verb != "HEAD")
+
+    look(application.routes)
+    return found
+
+
+def blocks_of(application: Any) -> Any:
+    return next(each.app.get_blocks() for each in application.routes if isinstance(each, Mount))
+
+
+def handlers(application: Any) -> dict[str, tuple[int, list[Any]]]:
+    """The page's own handlers by name: (number of one event that calls it, the values that its page begins with)."""
+    found = {}
+    for number, each in blocks_of(application).fns.items():
+        if each.fn is not None and each.api_name not in calls.ENDPOINTS:
+            found[each.fn.__name__] = (number, [getattr(part, "value", None) for part in each.inputs])
+    return found
+
+
+def test_every_door_is_walked_through(studio: Scene) -> None:
+    application = studio.client.app
+    assert routes(application) == set(calls.ROUTES)
+    assert set(calls.ENDPOINTS) == {*endpoints.FAST, *endpoints.SLOW, *endpoints.STREAMED}
+    assert set(calls.BUTTONS) | calls.PLAIN_BUTTONS == set(actions.VERBS)
+    assert set(calls.TABS) == set(TABS)
+    assert {*calls.HANDLERS, "act"} == set(handlers(application))  # `act` is what the buttons call
+
+
+def test_the_table_has_every_public_method_of_the_studio_and_of_its_parts(house: House) -> None:
+    found = {name for name in dir(Studio) if not name.startswith("_")}
+    for part, each in vars(house.studio).items():
+        if not part.startswith("_"):
+            found |= {f"{part}.{name}" for name in dir(each) if not name.startswith("_")}
+    assert found == set(SENTENCES)
+
+
+def test_a_public_method_that_the_table_does_not_name_cannot_be_called() -> None:
+    class Styles:
+        def all(self) -> None: ...
+        def apply(self) -> None: ...
+        def burn(self) -> None: ...
+
+    with pytest.raises(TypeError, match=r"differ: \['burn'\]"):
+        authority.guarded("styles")(Styles)
+
+
+# -- to call a door ----------------------------------------------------------------------------------------------------
+
+
+class Answer:
+    """What came back: whether it was refused, and all that it says."""
+
+    def __init__(self, status: int, text: str, fine: tuple[int, ...] = ()) -> None:
+        self.status, self.text = status, text
+        self.done = status < 400 or status in fine
+        self.forbidden = status in (401, 403) or bool(FORBIDDEN.search(text))
+        self.refused = not self.done or bool(REFUSED.search(text))
+
+    def __repr__(self) -> str:
+        return f"{self.status} {self.text[:600]}"
+
+
+def ask_route(studio: Scene, person: Person, door: str) -> Answer:
+    verb, path = door.split(" ", 1)
+    call = calls.ROUTES[door]
+    content = call.content.replace(b"{file}", studio.names["file"].encode()) if call.content else None
+    form = studio.filled(call.form)
+    found = studio.client.request(
+        verb,
+        studio.filled(call.url or path),
+        headers=person.headers | call.headers,
+        json=studio.filled(call.body) if call.body is not None else None,
+        content=content,
+        data=form,
+        files=call.files,
+        follow_redirects=False,
+    )
+    text = found.content.decode("utf-8", "replace")
+    return Answer(found.status_code, text, call.fine)
+
+
+def ask_endpoint(studio: Scene, person: Person, name: str) -> Answer:
+    given = studio.filled(calls.ENDPOINTS[name])
+    if name == "add_source":
+        sent = studio.client.post("/gradio_api/upload", files={"files": png("green")}, headers=person.headers)
+        if sent.status_code != 200:
+            return Answer(sent.status_code, sent.text)
+        given["picture"] = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
+    if name not in endpoints.FAST:
+        return ask_later(studio, person, name, given)
+    blocks = blocks_of(studio.client.app)
+    [function] = [each.fn for each in blocks.fns.values() if each.api_name == name]
+    values = [given.get(each.name, each.default) for each in inspect.signature(function).parameters.values()]
+    return run(studio, person, name, {"data": values})
+
+
+def ask_later(studio: Scene, person: Person, name: str, given: dict[str, Any]) -> Answer:
+    started = studio.client.post(f"/gradio_api/call/v2/{name}", json=given, headers=person.headers)
+    if started.status_code != 200:
+        return Answer(started.status_code, started.text)
+    told = studio.client.get(f"/gradio_api/call/{name}/{started.json()['event_id']}", headers=person.headers)
+    return Answer(500 if "event: error" in told.text else told.status_code, told.text)
+
+
+def run(studio: Scene, person: Person, name: str, sent: dict[str, Any]) -> Answer:
+    found = studio.client.post(f"/gradio_api/run/{name}", json=sent, headers=person.headers)
+    return Answer(found.status_code, found.text)
+
+
+def ask_handler(studio: Scene, person: Person, name: str) -> Answer:
+    number, values = handlers(studio.client.app)[name]
+    given = studio.filled(calls.HANDLERS[name])
+    event = {"do": "queue_list", "id": ""} if name == "on_press" else {}
+    return run(
+        studio, person, "predict", {"fn_index": number, "data": given + values[len(given) :], "event_data": event}
+    )
+
+
+def ask_button(studio: Scene, person: Person, verb: str) -> Answer:
+    number, values = handlers(studio.client.app)["act"]
+    event = {"do": verb, "id": studio.filled(calls.BUTTONS[verb])}
+    return run(studio, person, "predict", {"fn_index": number, "data": values, "event_data": event})
+
+
+def ask_tab(studio: Scene, person: Person, tab: str) -> Answer:
+    sent = {"seen": "", "tab": tab, "asked": studio.filled(calls.TABS[tab])}
+    found = studio.client.post("/look", json=sent, headers=person.headers)
+    return Answer(found.status_code, found.text)
+
+
+ASK = {
+    "route": ask_route,
+    "endpoint": ask_endpoint,
+    "handler": ask_handler,
+    "button": ask_button,
+    "tab": ask_tab,
+}
+DOORS = [
+    *(("route", each) for each in calls.ROUTES),
+    *(("endpoint", each) for each in calls.ENDPOINTS),
+    *(("handler", each) for each in calls.HANDLERS),
+    *(("button", each) for each in calls.BUTTONS),
+    *(("tab", each) for each in calls.TABS),
+]
+
+
+def named_by(kind: str, door: str) -> bool:
+    """Whether the call names something of the owner's, so that others are refused it."""
+    if kind == "route":
+        return any(map(names_things, calls.ROUTES[door].named))
+    if kind in ("endpoint", "button"):
+        return names_things((calls.ENDPOINTS if kind == "endpoint" else calls.BUTTONS)[door])
+    return False
+
+
+def open_to_all(kind: str, door: str) -> bool:
+    return kind == "route" and is_open_path(calls.ROUTES[door].url or door.split(" ")[1])
+
+
+# -- the walk ----------------------------------------------------------------------------------------------------------
+
+
+def identified(part: str) -> str:
+    return part.replace(" ", "_")
+
+
+@pytest.mark.parametrize(("kind", "door"), DOORS, ids=identified)
+def test_a_door_gives_everybody_what_is_theirs_and_nothing_else(studio: Scene, kind: str, door: str) -> None:
+    walk(studio, kind, door)
+
+
+@pytest.mark.parametrize(("kind", "door"), [each for each in DOORS if named_by(*each)], ids=identified)
+def test_a_thing_that_is_seen_is_not_for_others_to_change(shared: Scene, kind: str, door: str) -> None:
+    """Doors that name nothing of another's are as they are where nothing is shared."""
+    walk(shared, kind, door)
+
+
+def walk(studio: Scene, kind: str, door: str) -> None:
+    call = calls.ROUTES[door] if kind == "route" else Call(less=kind in ("tab", "handler"))
+    first, says = asked_first(studio, kind, door, call)
+    assert says or door in calls.SAY_NOTHING, f"{door} says no sentence, so nothing tells who may ask for it"
+    assert first.done, first
+    assert not first.forbidden, first
+    naming = named_by(kind, door)
+    for person in different(studio.people, says):
+        with studio.heard():
+            answer = ASK[kind](studio, person, door)
+        who = f"{person.name}: {answer}"
+        if not person.sees_it:
+            assert not [each for each in (*SECRETS, studio.names["mask"]) if each in answer.text], who
+        if open_to_all(kind, door):
+            assert not answer.forbidden or "POST" in door, who
+        elif not person.actor.scopes:
+            assert answer.status == 401, who
+            unchanged(studio, who)
+        elif not call.less and not allowed(person, says):
+            assert answer.refused, f"{who} {says}"
+            assert kind != "route" or answer.status in (401, 403, 404), who
+            unchanged(studio, who)
+        elif naming and call.own and not person.owner:
+            unchanged(studio, who)
+        elif naming and not (person.changes_it or (person.sees_it and (door in calls.USES or reads_only(says)))):
+            assert answer.refused, who
+            unchanged(studio, who)
+        elif not call.less:
+            assert answer.done, who
+            assert not answer.forbidden, who
+        elif not allowed(person, set(studio.said) - AT_THE_GATE):
+            unchanged(studio, who)
+        studio.pristine.restore()
+
+
+def asked_first(studio: Scene, kind: str, door: str, call: Call) -> tuple[Answer, set[str]]:
+    """The answer to somebody who may do all of it, and the sentences that the door says for it."""
+    with studio.heard():
+        answer = ASK[kind](studio, studio.owner if call.own else studio.admin, door)
+    says = set(studio.said) - AT_THE_GATE
+    studio.pristine.restore()
+    studio.doors[kind, door] = says
+    return answer, says
+
+
+def different(people: list[Person], says: set[str]) -> list[Person]:
+    """One of those of an account whom the table lets say the same of these sentences, about the same things."""
+    found: dict[Any, Person] = {}
+    for person in people:
+        found.setdefault((person.actor.name, person.changes_it, *map(person.may, sorted(says))), person)
+    return list(found.values())
+
+
+def reads_only(sentences: set[str]) -> bool:
+    """Whether whoever sees a thing may ask all of this about it."""
+    told = [SENTENCES[each] for each in sentences]
+    return all(each.scope in (None, Scope.READ) or each.whose in (Whose.SEEN, Whose.NOTHING) for each in told)
+
+
+def unchanged(studio: Scene, who: str) -> None:
+    changes = studio.pristine.changes()
+    assert not changes, f"{who}\n{changes[:5]}"
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_a_sentence_is_said_by_whom_the_table_lets(studio: Scene, name: str) -> None:
+    """Past all doors: the Studio itself."""
+    say_to_all(studio, name)
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_a_sentence_is_said_by_whom_the_table_lets_where_all_is_seen(shared: Scene, name: str) -> None:
+    say_to_all(shared, name)
+
+
+def say_to_all(studio: Scene, name: str) -> None:
+    sentence = SENTENCES[name]
+    given = calls.SENTENCES.get(name, ())
+    for person in studio.people:
+        problem, told = said(studio, person, name, given)
+        who = f"{person.name}: {problem or told}"
+        if not person.may(name) or (sentence.whose is Whose.ACCOUNT and not person.changes_it):
+            assert isinstance(problem, Forbidden), who
+            unchanged(studio, who)
+        elif names_things(given) and not (
+            person.changes_it or (person.sees_it and (name in calls.USES or sentence.whose is Whose.SEEN))
+        ):
+            assert isinstance(problem, REFUSALS) or name in calls.ANSWER_NOTHING, who
+            unchanged(studio, who)
+        else:
+            assert not isinstance(problem, Forbidden), who
+        if not person.sees_it and not any(isinstance(each, str) and each.startswith("@") for each in given):
+            assert not [each for each in SECRETS if each in f"{told}"], who
+        studio.pristine.restore()
+
+
+def said(studio: Scene, person: Person, name: str, given: tuple[Any, ...]) -> tuple[UserError | None, str]:
+    """(why it was refused, what came back)."""
+    asked = studio.house.studio
+    with acting(LOCAL):
+        things = {
+            "@job": asked.job(studio.names["job"]),
+            "@done": asked.job(studio.names["done"]),
+            "@image": asked.image(studio.names["image"]),
+            "@batch": asked.batch(studio.names["batch"])[0],
+            "@report": asked.reports.batch(studio.names["failed_batch"]),
+            "@again": asked.again,
+        }
+
+    def thing(value: Any) -> Any:
+        if isinstance(value, list):
+            return [thing(each) for each in value]
+        return things.get(value, studio.filled(value)) if isinstance(value, str) else value
+
+    named = given[-1] if given and isinstance(given[-1], dict) else {}
+    values = [thing(each) for each in given if each is not named]
+    *parts, verb = name.split(".")
+    with acting(person.actor):
+        try:
+            of = getattr(asked, parts[0]) if parts else asked
+            found = getattr(of, verb)
+            if callable(found):
+                found = found(*values, **named)
+            return None, repr(list(found) if isinstance(found, Iterator) else found)
+        except UserError as error:
+            return error, str(error)
+
+
+# -- the record --------------------------------------------------------------------------------------------------------
+
+
+def test_the_record_of_the_table_is_fresh(studio: Scene) -> None:
+    """``WRITE_RECORDS=1 pytest tests/web/authority`` writes it."""
+    written = record(studio)
+    if os.environ.get("WRITE_RECORDS"):
+        RECORD.write_text(written, encoding="utf-8")
+    assert RECORD.read_text(encoding="utf-8") == written
+
+
+def record(studio: Scene) -> str:
+    doors: dict[str, list[str]] = defaultdict(list)
+    asked = 2 * len(studio.people) * len(SENTENCES)
+    for kind, door in DOORS:
+        call = calls.ROUTES[door] if kind == "route" else Call()
+        says = studio.doors.get((kind, door)) or asked_first(studio, kind, door, call)[1]
+        for name in sorted(says):
+            doors[name].append(f"{kind} {door}".removeprefix("route "))
+        asked += len(different(studio.people, says)) * (2 if named_by(kind, door) else 1)
+    lines = [
+        "# Authority",
+        "",
+        "Each sentence of the Studio, the scope it takes and whose things it touches (`diffusion_local/authority.py`), "
+        "and the doors that say it. Written by `WRITE_RECORDS=1 pytest tests/web/authority`, which walks through all "
+        "of it.",
+        "",
+        f"{len(SENTENCES)} sentences, {len(DOORS)} doors, {len(studio.people)} callers: {asked:,} calls, in a studio "
+        "whose accounts see only their own and in one where they share. "
+        "Of callers whom the table lets say the same at a door one calls it. "
+        f"Callers: {'; '.join(each.name for each in studio.people)}.",
+        "",
+        "| sentence | scope | whose | doors |",
+        "|---|---|---|---|",
+    ]
+    for name, sentence in SENTENCES.items():
+        told = ", ".join(f"`{each}`" for each in doors[name]) or "the command line, or none"
+        lines.append(f"| `{name}` | {sentence.scope or 'open'} | {sentence.whose} | {told} |")
+    return "\n".join(lines) + "\n"
