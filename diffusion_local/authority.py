@@ -193,6 +193,7 @@ _TABLE: dict[str, dict[str, tuple[Scope | None, Whose]]] = {
         "vitals": (ADMIN, ALL),
         "look": (ADMIN, ALL),
     },
+    "storage": {"fault": (READ, NOTHING)},
     "accounts": {
         "any": (OPEN, NOTHING),
         "sign_in": (OPEN, NOTHING),

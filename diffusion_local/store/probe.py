@@ -5,6 +5,7 @@ import threading
 import time
 from pathlib import Path
 
+from diffusion_local.authority import guarded
 from diffusion_local.errors import DatabaseProblem, StorageProblem
 from diffusion_local.store.database import Database
 from diffusion_local.store.files import LocalFiles
@@ -16,6 +17,7 @@ PATIENCE_SECONDS = 2.0
 SILENT = "Gallery or database do not answer. Check their disk or network share."
 
 
+@guarded("storage")
 class Probe:
     """One per process. It writes to both at most once in FRESH_SECONDS, however many ask."""
 

@@ -51,6 +51,7 @@ SAY_NOTHING = {
     "GET /login",
     "GET /assets/icons/{name}",
     "POST /v1/images/variations",
+    "GET /gradio_api/file={path:path}",
     "POST /sdapi/v1/png-info",
     "GET /sdapi/v1/samplers",
     "GET /sdapi/v1/schedulers",
@@ -86,6 +87,8 @@ ROUTES: dict[str, Call] = {
     "POST /reports/again": Call(form={"reason": "{reason}", "batch_id": "{failed_batch}"}),
     "GET /reports/batch/{batch_id}.html": Call("/reports/batch/{done_batch}.html"),
     "GET /reports/night.html": Call(),
+    "POST /gradio_api/upload": Call(files={"files": png("green")}),
+    "GET /gradio_api/file={path:path}": Call("/gradio_api/file=uploads/0", fine=(404,)),
     # -- the native API
     "POST /api/v1/jobs": Call(body=SMALL | {"prompt": "a tree", "source": "{source}"}),
     "GET /api/v1/jobs": Call("/api/v1/jobs?batch_id={batch}&id={job}"),

@@ -23,8 +23,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.datastructures import UploadFile
 from starlette.types import Message, Receive
 
-from diffusion_local import actor
-from diffusion_local.actor import Scope
+from diffusion_local import actor, authority
 from diffusion_local.errors import InvalidParams, LimitReached, NotFound, QueueBlocked
 from diffusion_local.settings import Settings
 from diffusion_local.web.api.limits import refusal
@@ -142,8 +141,8 @@ def add(app: FastAPI, uploads: Uploads) -> None:
     @app.post("/gradio_api/upload", include_in_schema=False, response_model=None)
     async def upload(request: Request) -> list[str] | JSONResponse:
         """Store the files of a form, at most one picture's bytes in all; their paths for FileData."""
+        authority.check("sources.add")  # before the body is read
         who = actor.current()
-        who.require(Scope.SUBMIT)  # before the body is read
         most = uploads.max_bytes + FORM_BYTES
         length = request.headers.get("content-length", "")
         size = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else most
