@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psutil
 
 from diffusion_local import actor, gpus
-from diffusion_local.actor import Scope
+from diffusion_local.actor import LOCAL, Scope, acting
 from diffusion_local.authority import guarded
 from diffusion_local.doctor import Finding, examine, versions
 from diffusion_local.gpus import Gpu
@@ -69,7 +69,8 @@ class Health:
 
     def _examine(self) -> None:
         try:
-            self._findings = examine(self._settings)
+            with acting(LOCAL):  # a thread acts for nobody; it looks at the machine, whoever sent it
+                self._findings = examine(self._settings)
         except Exception:
             log.exception("the health could not be looked at")
             self._findings = []

@@ -21,7 +21,7 @@ from diffusion_local.domain import State
 from diffusion_local.errors import Conflict, Forbidden, InvalidParams, LimitReached, NotFound
 from diffusion_local.options.table import Params
 from diffusion_local.studio import Studio
-from tests.support import PACKAGE, claimed, run_python
+from tests.support import PACKAGE, claimed, eventually, run_python
 from tests.web.conftest import drawn
 
 SMALL = {"width": 128, "height": 128, "steps": 4}
@@ -93,6 +93,13 @@ def test_the_actor_reaches_tasks_and_their_threads_but_no_plain_thread_and_no_po
             seen.append(pool.submit(actor.current).result())
     assert seen == [NOBODY, NOBODY]
     assert actor.current() is NOBODY
+
+
+def test_the_doctor_looks_at_everything_also_in_a_process_that_acts_for_nobody(studio: Studio, unsaid: None) -> None:
+    with acting(ADMIN):
+        studio.health.look()
+        found = eventually(lambda: not studio.health.looking and studio.health.findings(), 60)
+    assert [each for each in found if "may not" in each.text] == []
 
 
 def test_a_process_says_once_as_whom_its_threads_act(unsaid: None) -> None:

@@ -40,7 +40,9 @@ from tests.web.authority.scene import (
 RECORD = Path(__file__).parents[3] / "scripts" / "results" / "authority.md"
 #: Said for every request, to find out whose it is.
 AT_THE_GATE = {"accounts.any", "accounts.by_token", "accounts.by_session"}
-REFUSED = re.compile(r"(A viewer|A user|An admin|This token) may not|: only its owner|Only an admin|There is no |toast warn")
+REFUSED = re.compile(
+    r"(A viewer|A user|An admin|This token) may not|: only its owner|Only an admin|There is no |toast warn"
+)
 #: How the Studio refuses what it may not do for somebody, or must not tell that it is there.
 REFUSALS = (Forbidden, NotFound, InvalidParams, Conflict)
 FORBIDDEN = re.compile(r"(A viewer|A user|An admin|This token) may not|: only its owner|Only an admin")
@@ -257,7 +259,7 @@ def walk(studio: Scene, kind: str, door: str) -> None:
     first, says = asked_first(studio, kind, door, call)
     assert says or door in calls.SAY_NOTHING, f"{door} says no sentence, so nothing tells who may ask for it"
     assert first.done, first
-    assert not first.forbidden, first
+    assert not first.forbidden, (FORBIDDEN.search(first.text), first)
     naming = named_by(kind, door)
     for person in different(studio.people, says):
         with studio.heard():
