@@ -89,7 +89,7 @@ def test_a_model_brings_its_defaults_where_they_were_not_changed(house: House) -
     assert "not ready" in told
     assert (before, values) == ("big", [1024, 1024, 30, 6.0, "DPM++ 2M"])
     assert shape.value == "1024x1024"
-    told, shape, before, *values = tab_create.on_model(house.studio, "starter", "big", 768, 1360, 99, 6.0, "Heun")
+    told, shape, before, *values = tab_create.on_model(house.studio, "starter", "big", 768, 1368, 99, 6.0, "Heun")
     assert (told, before, values[2:]) == ("", "starter", [99, 3.5, "Heun"])
     assert shape.value == f"{values[0]}x{values[1]}"
     assert values[0] < values[1] <= 512
