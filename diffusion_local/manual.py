@@ -121,7 +121,7 @@ def slug(heading: str) -> str:
 
 def excerpt(text: str, words: list[str]) -> str:
     """The text around the first match, on one line, without Markdown's marks."""
-    flat = re.sub(r"\s+", " ", re.sub(r"[`*|#]+|\]\([^)\s]*\)|\[", " ", text)).strip()
+    flat = re.sub(r"\s+", " ", re.sub(r"[`*|#]+|-{3,}|\]\([^)\s]*\)|\[", " ", text)).strip()
     found = [at for word in words if (at := flat.casefold().find(word)) >= 0]
     start = max(0, min(found, default=0) - EXCERPT // 4)
     cut = flat[start : start + EXCERPT]

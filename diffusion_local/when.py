@@ -169,23 +169,47 @@ def parse_moment(field: str, text: str, after: datetime, zone: tzinfo) -> dateti
                 if moment > after
             )
     else:
-        try:
-            at = datetime.fromisoformat(text.strip())
-        except ValueError:
-            raise InvalidParams(
-                field, f'must be a time such as "23:00", "tomorrow 07:00" or "2026-11-23T07:00" (got {echo(text)}).'
-            ) from None
-        if at.tzinfo is None:
-            at = instant(at.date(), at.hour * 60 + at.minute, zone)
-        try:
-            at = at.astimezone(UTC)
-        except OverflowError:
-            raise InvalidParams(field, f"is out of all times (got {echo(text)}).") from None
+        at = iso_moment(field, text, zone)
     if at <= after:
         raise InvalidParams(field, f"must be later than {local(after, zone)} (got {local(at, zone)}).")
     if at - after > timedelta(days=365 * MAX_YEARS):
         raise InvalidParams(field, f"must be within {MAX_YEARS} years (got {echo(text)}).")
     return at
+
+
+def parse_past(field: str, text: str, before: datetime, zone: tzinfo) -> datetime:
+    """A past moment in UTC: ``23:00`` (the last one before ``before``), ``yesterday 23:00``, ``sat 9:30``, ISO 8601.
+
+    What names no offset is local time. Raises InvalidParams.
+    """
+    if len(text) > MAX_CHARS:
+        raise InvalidParams(field, f"must have at most {MAX_CHARS} characters.")
+    clock = CLOCK.fullmatch(" ".join(text.lower().split()))
+    if not clock:
+        return iso_moment(field, text, zone)
+    minute, day, today = minutes(field, clock["time"]), clock["day"], before.astimezone(zone).date()
+    if day in ("today", "yesterday"):
+        return instant(today - timedelta(days=int(day == "yesterday")), minute, zone)
+    days = range(7) if day is None else {weekday(field, day)}
+    dates = (today - timedelta(days=number) for number in range(9))
+    moments = (instant(each, minute, zone) for each in dates if each.weekday() in days)
+    return next(moment for moment in moments if moment < before)
+
+
+def iso_moment(field: str, text: str, zone: tzinfo) -> datetime:
+    """ISO 8601, in UTC; without an offset it is local time. Raises InvalidParams."""
+    try:
+        at = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise InvalidParams(
+            field, f'must be a time such as "23:00", "tomorrow 07:00" or "2026-11-23T07:00" (got {echo(text)}).'
+        ) from None
+    if at.tzinfo is None:
+        at = instant(at.date(), at.hour * 60 + at.minute, zone)
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise InvalidParams(field, f"is out of all times (got {echo(text)}).") from None
 
 
 def local(at: datetime, zone: tzinfo) -> str:

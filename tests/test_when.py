@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_local.errors import InvalidParams
-from diffusion_local.when import Window, allowed_from, finished_at, parse_moment, parse_window
+from diffusion_local.when import Window, allowed_from, finished_at, parse_moment, parse_past, parse_window
 
 BERLIN = ZoneInfo("Europe/Berlin")
 ZONES = [BERLIN, ZoneInfo("America/New_York"), ZoneInfo("Australia/Lord_Howe"), ZoneInfo("Africa/Cairo"), UTC]
@@ -161,3 +161,28 @@ def test_work_done_in_a_window_takes_no_less_time_and_ends_inside(
     done = finished_at(now, seconds, None, (window,), zone)
     assert done >= now + timedelta(seconds=seconds) or seconds > 14 * 86400
     assert window.is_open(done - timedelta(seconds=1), zone) or seconds < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("23:00", "2026-03-28T22:00:00+00:00"),
+        ("07:00", "2026-03-29T05:00:00+00:00"),
+        ("09:00", "2026-03-28T08:00:00+00:00"),  # of this day it is still to come
+        ("today 09:00", "2026-03-29T07:00:00+00:00"),
+        ("yesterday 23:00", "2026-03-28T22:00:00+00:00"),
+        ("sun 07:00", "2026-03-29T05:00:00+00:00"),
+        ("sun 09:00", "2026-03-22T08:00:00+00:00"),
+        ("2026-03-01T12:00", "2026-03-01T11:00:00+00:00"),
+        ("2026-03-01T12:00Z", "2026-03-01T12:00:00+00:00"),
+    ],
+)
+def test_a_past_moment_is_the_last_one(text: str, meant: str) -> None:
+    before = datetime(2026, 3, 29, 6, 30, tzinfo=UTC)  # 8:30 in Berlin, in the morning after the clocks went forward
+    assert parse_past("since", text, before, ZoneInfo("Europe/Berlin")).isoformat() == meant
+
+
+@pytest.mark.parametrize("text", ["", "25:00", "someday 23:00", "yesterday", "x" * 1000])
+def test_a_past_moment_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InvalidParams):
+        parse_past("since", text, datetime(2026, 3, 29, tzinfo=UTC), UTC)

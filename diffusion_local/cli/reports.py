@@ -24,7 +24,9 @@ app.add_typer(webhook, name="webhook")
 def report(
     studio: AnyStudio,
     batch: Annotated[str | None, typer.Argument(help="Id of a batch; without one the last 12 hours.")] = None,
-    since: Annotated[str | None, typer.Option(help="Beginning, as 2026-11-22T23:00 in local time.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Beginning: 23:00 (the last one), yesterday 23:00 or 2026-11-22T23:00.")
+    ] = None,
     until: Annotated[str | None, typer.Option(help="End, as --since.")] = None,
     form: Annotated[str, typer.Option("--format", help=", ".join(FORMATS))] = "md",
     output: Annotated[Path | None, typer.Option(help="File to write, instead of standard output.")] = None,

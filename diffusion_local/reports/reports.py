@@ -21,6 +21,7 @@ from diffusion_local.store.files import LocalFiles, write_whole
 from diffusion_local.store.queue_view import QueueView
 from diffusion_local.store.reports import ReportStore
 from diffusion_local.store.selection import Selection
+from diffusion_local.when import parse_past
 
 FORMATS = ("md", "html", "json")
 NIGHT = timedelta(hours=12)
@@ -49,12 +50,13 @@ class Reports:
         return self._dressed(report, found.done)
 
     def night(self, since: str | None = None, until: str | None = None) -> Report:
-        """What ended between two times (ISO 8601; without a zone they are local), by default in the last 12 hours.
+        """What ended between two times (see ``parse_past``), by default in the last 12 hours.
 
         Raises InvalidParams.
         """
-        end = moment("until", until) if until else datetime.now(UTC)
-        start = moment("since", since) if since else end - NIGHT
+        now, zone = datetime.now(UTC), self._settings.zone
+        end = parse_past("until", until, now, zone) if until else now
+        start = parse_past("since", since, end, zone) if since else end - NIGHT
         if start >= end:
             raise InvalidParams("since", "must be before until, and in the past.")
         with self._store.of_time(utc_text(start), utc_text(end)) as rows:
@@ -132,14 +134,6 @@ class Reports:
 
 def as_json(told: dict[str, Any]) -> str:
     return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
-
-
-def moment(field: str, text: str) -> datetime:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidParams(field, f"must be a time such as 2026-11-22T23:00 (got {echo(text)}).") from None
-    return found.astimezone(UTC)
 
 
 def local(when: datetime) -> str:

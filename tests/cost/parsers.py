@@ -203,6 +203,7 @@ PARSERS = [
     Parser("X-Forwarded-For", "web/proxies.py", forwarded),
     Parser("Range", "web/files.py", ranged),
     Parser("window", "when.py", when.parse_window.__wrapped__),
+    Parser("past moment", "when.py", lambda text: when.parse_past("since", text, NOW, UTC)),
     Parser("moment", "when.py", lambda text: when.parse_moment("start_at", text, NOW, UTC)),
     Parser("directives", "engine/fake.py", lambda text: fake._DIRECTIVE.findall(text)),
     Parser("variants", "hub/choice.py", lambda text: choice.marks(RemoteFile(text, 1, "", False))),

@@ -105,6 +105,16 @@ def test_a_night_has_what_ended_in_it(house: House) -> None:
             house.studio.reports.night(**wrong)
 
 
+def test_a_night_begins_at_a_time_of_the_clock(house: House) -> None:
+    batch(house, 1)
+    done(house)
+    begin = (datetime.now() - timedelta(minutes=2)).strftime("%H:%M")
+    for since in (begin, f"yesterday {begin}"):
+        assert house.studio.reports.night(since).counts["done"] == 1
+    with pytest.raises(InvalidParams, match="since"):
+        house.studio.reports.night("tomorrow 23:00")
+
+
 def test_what_failed_for_one_reason_is_made_again_and_only_once(house: House) -> None:
     batch_id = batch(house, 4)
     ones = [failed(house, "File 'a' is missing"), failed(house, "File 'b' is missing")]

@@ -26,8 +26,8 @@ window.diffusionLocalLists = (() => {
     reader.readAsDataURL(file);
   }
   document.addEventListener("click", ({ target }) => {
-    const file = target.closest?.("[data-file]");
-    if (file) choose(file.dataset.file);
+    const file = target.closest?.("[data-import]");
+    if (file) choose(file.dataset.import);
     const fill = target.closest?.("[data-fill]");
     if (fill) {
       set("list-text", fill.dataset.fill);

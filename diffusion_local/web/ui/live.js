@@ -179,7 +179,7 @@ window.diffusionLocalLive = (element, trigger, props, watch) => {
   });
 
   element.addEventListener("click", (event) => {
-    const left = event.target.closest(".menu a, .menu [data-file], .menu [data-turn]");
+    const left = event.target.closest(".menu a, .menu [data-import], .menu [data-turn]");
     if (left) shut(left.closest("details.menu"));
     if (event.target.closest("[data-unpick]:not([data-do])")) {
       unpick();

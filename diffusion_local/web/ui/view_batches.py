@@ -55,7 +55,7 @@ def file_menu() -> str:
     items = [
         link(say("lists.night"), shapes.report_url(), opens=True),
         link(say("lists.queue_file"), shapes.queue_url("file")),
-        f'<button type="button" class="act" data-file="queue">{say("lists.import")}</button>',
+        f'<button type="button" class="act" data-import="queue">{say("lists.import")}</button>',
         link(say("lists.waiting_csv"), shapes.queue_url("export?format=csv")),
         link(say("lists.waiting_jsonl"), shapes.queue_url("export?format=jsonl")),
     ]

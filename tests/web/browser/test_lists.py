@@ -132,7 +132,7 @@ def test_a_file_becomes_the_list_and_the_queue_comes_from_a_file(people: Any, si
     studio.cancel_waiting()
     page.click("[data-key=queue-files] summary")
     with page.expect_file_chooser() as chooser:
-        page.click("[data-file=queue]")
+        page.click("[data-import=queue]")
     chooser.value.set_files(kept)
     page.locator("#list-checked .notice", has_text="In the queue: 1 picture").wait_for()
     eventually(lambda: [job.params.prompt for job in studio.snapshot().waiting] == [prompt])

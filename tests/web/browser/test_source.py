@@ -25,6 +25,14 @@ def made_of(site: Site, prompt: str) -> Any:
     return found[0].params
 
 
+def test_the_button_opens_a_chooser_of_pictures(page: Any, site: Site) -> None:
+    picture = site.house.studio.picture_file(worked(site, a_prompt()))
+    with page.expect_file_chooser() as chosen:
+        page.click("#source [data-source=pick]")
+    chosen.value.set_files({"name": "a.jpg", "mimeType": "image/jpeg", "buffer": plain(picture)})
+    page.wait_for_selector("#source .begin", state="visible")
+
+
 def test_a_file_becomes_a_source_and_its_mask_is_painted(page: Any, site: Site) -> None:
     picture = site.house.studio.picture_file(worked(site, a_prompt()))
     page.set_input_files("#source [data-file]", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": plain(picture)})
