@@ -5,6 +5,7 @@ own name at this machine (DNS rebinding) carries that name as Host.
 """
 
 import ipaddress
+import re
 import socket
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -17,6 +18,8 @@ from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.settings import Settings
 
 READS = {"GET", "HEAD", "OPTIONS"}
+#: A Host header: a DNS name or an IPv4 address, or an IPv6 address in brackets; then, optionally, a port.
+HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[0-9A-Za-z._-]+))(?::[0-9]{0,5})?")
 EVERYWHERE = {"0.0.0.0", "::", ""}
 #: gradio's page needs inline scripts and `Function`; nothing may come from, or go to, another host.
 CONTENT_POLICY = (
@@ -56,11 +59,13 @@ def host_rule(settings: Settings) -> Callable[[str], bool]:
 
 
 def host_name(host: str) -> str:
-    """The name in a Host header, without port and brackets; empty if it is none."""
-    try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
-    except ValueError:
-        return ""
+    """The name in a Host header, in lower case and without port and brackets; empty if the header is malformed.
+
+    Only ``name``, ``name:port``, ``[v6]`` and ``[v6]:port`` are accepted. A URL parser would also find a name in
+    ``user@name`` or ``name#other``, while other readers of the same header take it for a different host.
+    """
+    found = HOST.fullmatch(host)
+    return (found["v6"] or found["name"]).lower() if found else ""
 
 
 def same_origin(origin: str, host: str) -> bool:
@@ -109,7 +114,7 @@ class Guard:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._allowed(host_name(host)):
-            name = echo(host_name(host))
+            name = echo(host_name(host) or host)
             text = f"The host name {name} is not allowed. Use localhost, or add the name to allowed_hosts."
             await refusal(400, "host_not_allowed", text)(scope, receive, send)
             return

@@ -59,7 +59,21 @@ def test_further_names_are_allowed_by_setting(settings: Settings) -> None:
         ("LOCALHOST", "localhost"),
         ("[::1]:7860", "::1"),
         ("evil.example:80", "evil.example"),
-        ("user@evil.example", "evil.example"),
+        ("127.0.0.1:", "127.0.0.1"),
+        ("a_b-c.Example:80", "a_b-c.example"),
+        ("user@evil.example", ""),
+        ("evil@127.0.0.1", ""),
+        ("127.0.0.1#.evil.example", ""),
+        ("127.0.0.1/.evil.example", ""),
+        ("127.0.0.1?.evil.example", ""),
+        ("127.0.0.1\n", ""),
+        ("127.0.0.1 ", ""),
+        ("127.0.0.1:80:80", ""),
+        ("127.0.0.1:80@evil.example", ""),
+        ("127.0.0.1,evil.example", ""),
+        ("[::1].evil.example", ""),
+        ("evil.example[::1]", ""),
+        ("::1", ""),
         ("[", ""),
         ("", ""),
     ],
@@ -74,6 +88,13 @@ def test_a_foreign_host_gets_nothing(client: TestClient, path: str) -> None:
     answer = client.get(path, headers={"Host": "evil.example"})
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "host_not_allowed"
+
+
+@pytest.mark.parametrize("host", ["evil@127.0.0.1", "127.0.0.1#.evil.example", "localhost/evil.example", "[::1]x"])
+def test_a_malformed_host_is_refused_by_its_whole_text(client: TestClient, host: str) -> None:
+    answer = client.get("/healthz", headers={"Host": host})
+    assert answer.status_code == 400
+    assert host in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://127.0.0.1:7860.evil"])
