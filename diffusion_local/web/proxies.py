@@ -14,20 +14,29 @@ from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.settings import Settings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-#: By any of these a request says that a proxy, a tunnel or a CDN passed it on.
-PASSED_ON = (
-    b"x-forwarded-for",
-    b"forwarded",
-    b"x-real-ip",
-    b"via",
-    b"x-forwarded-host",
-    b"x-forwarded-proto",
-    b"x-original-forwarded-for",
+#: Headers that a proxy, a tunnel or a CDN adds to a request that it passes on, beside all that begin with X-Forwarded.
+PASSED_ON = {
+    b"cdn-loop",
     b"cf-connecting-ip",
+    b"client-ip",
+    b"fastly-client-ip",
+    b"fly-client-ip",
+    b"forwarded",
+    b"forwarded-for",
+    b"front-end-https",
+    b"tailscale-user-login",
     b"true-client-ip",
+    b"via",
+    b"x-appengine-user-ip",
+    b"x-azure-clientip",
+    b"x-azure-socketip",
     b"x-client-ip",
     b"x-cluster-client-ip",
-)
+    b"x-envoy-external-address",
+    b"x-original-forwarded-for",
+    b"x-real-ip",
+    b"x-scheme",
+}
 #: Where in the scope the name of such a header is, for whoever decides about requests without accounts.
 PASSED = "diffusion_local.passed_on"
 FORWARDED = {b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
@@ -70,6 +79,11 @@ def checked_root(path: str) -> str:
     return root
 
 
+def passed_on(name: bytes) -> bool:
+    """Whether a header of this name (in lower case) shows that a proxy passed the request on."""
+    return name in PASSED_ON or name.startswith(b"x-forwarded")
+
+
 class Proxies:
     """ASGI middleware, the outermost."""
 
@@ -90,8 +104,8 @@ class Proxies:
         client = scope.get("client")
         told = {name: value for name, value in scope["headers"] if name in FORWARDED}
         headers = [(name, value) for name, value in scope["headers"] if name not in FORWARDED | NEVER_TAKEN]
-        sent = {name for name, _ in scope["headers"]}
-        changed = dict(scope) | {PASSED: next((name.decode() for name in PASSED_ON if name in sent), "")}
+        passed = next((name.decode("latin-1") for name, _ in scope["headers"] if passed_on(name)), "")
+        changed = dict(scope) | {PASSED: passed}
         if self._root:
             # A proxy may pass the prefix on or take it off; inside of here paths are without it.
             changed["root_path"] = self._root
