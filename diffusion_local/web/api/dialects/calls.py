@@ -20,9 +20,11 @@ from diffusion_local.web.api.dialects.pictures import converted
 from diffusion_local.web.refusals import of_validation
 
 LONGEST = MAX_WAIT  # seconds that a call which knows no time-out may stay
-MOST_CALLERS = 1000
+MOST_CALLERS = 32  # of one account: its programs and addresses
+MOST_ACCOUNTS = 1000
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 
 def refusing(say: Callable[[Request, UserError], JSONResponse]) -> type[APIRoute]:
@@ -55,22 +57,35 @@ def caller(request: Request) -> str:
 
 
 class Remembered(Generic[T]):
-    """One thing for each of the last MOST_CALLERS keys. Lost at a restart: nothing that matters may be in here."""
+    """One value for each key, kept apart by the current actor's account ("" for the local user).
 
-    def __init__(self) -> None:
-        self._found: dict[str, T] = {}
+    Only the last ``most`` keys of each account are kept. Callers choose much of their keys (User-Agent, request body),
+    so one account's keys never displace another's. A restart loses all of them: keep nothing here that matters.
+    """
+
+    def __init__(self, most: int = MOST_CALLERS) -> None:
+        self._most = most
+        self._accounts: dict[str, dict[str, T]] = {}  # both levels: the least recently set first
 
     def __getitem__(self, key: str) -> T | None:
-        return self._found.get(key)
+        return self._accounts.get(current().name, {}).get(key)
 
     def __setitem__(self, key: str, value: T) -> None:
-        self._found.pop(key, None)
-        self._found[key] = value
-        while len(self._found) > MOST_CALLERS:
-            del self._found[next(iter(self._found))]
+        account = current().name
+        found = self._accounts.pop(account, {})
+        found.pop(key, None)
+        put_last(found, key, value, self._most)
+        put_last(self._accounts, account, found, MOST_ACCOUNTS)
 
     def pop(self, key: str) -> T | None:
-        return self._found.pop(key, None)
+        return self._accounts.get(current().name, {}).pop(key, None)
+
+
+def put_last(kept: dict[str, V], key: str, value: V, most: int) -> None:
+    """Put a new key last, and drop the first ones beyond ``most``."""
+    kept[key] = value
+    while len(kept) > most:
+        del kept[next(iter(kept))]
 
 
 def submitted(studio: Studio, options: dict[str, Any]) -> Receipt:

@@ -48,6 +48,7 @@ from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.web.refusals import NEVER, headers_of, printable, sentence, status_of
 
 UNANSWERED_SECONDS = 900
+MOST_UNANSWERED = 256  # requests of one account
 UNHEARD_SECONDS = 30
 MOST_PICTURES = 10  # as OpenAI's own limit
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
@@ -129,7 +130,7 @@ EDIT = {"requestBody": {"required": True, "content": {"multipart/form-data": {"s
 
 def router(studio: Studio, watch: Watch) -> APIRouter:
     api = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=refusing(refusal))
-    unanswered: Remembered[Pending] = Remembered()
+    unanswered: Remembered[Pending] = Remembered(MOST_UNANSWERED)
 
     @api.post("/images/generations")
     async def generate(

@@ -134,6 +134,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     @api.post("/options")
     def set_options(body: dict[str, Any], request: Request) -> None:
         """Choose this caller's model, VAE and CLIP skip; what cannot be set is refused."""
+        authority.check("submit")  # options serve nothing but later submissions
         checked_options(studio, body)
         who = caller(request)
         chosen[who] = (chosen[who] or {}) | {name: body[name] for name in SETTABLE if body.get(name) is not None}
