@@ -5,6 +5,8 @@ takes a share of one budget first (`share`, `budget.taken`), by the size that th
 the budget used up waits in line.
 """
 
+import contextlib
+import ctypes
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -30,6 +32,7 @@ BUFFERED = ("WEBP", "AVIF")
 PngImagePlugin.MAX_TEXT_CHUNK = 1_000_000
 PngImagePlugin.MAX_TEXT_MEMORY = 4_000_000
 MAX_EXIF_BYTES = 1_000_000
+M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
 class Budget:
@@ -103,6 +106,16 @@ def share(picture: PIL.Image) -> Iterator[None]:
             yield
         finally:
             picture.close()
+
+
+def return_freed_memory() -> None:
+    """Let glibc give large blocks back to the system as soon as they are free; called once at a process's start.
+
+    By default it stops doing so for blocks as large as Pillow's after the first one, and then keeps a picture's memory
+    for each thread that ever decoded one (``M_MMAP_THRESHOLD`` in mallopt(3)). Elsewhere nothing is done.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1_000_000)
 
 
 class Metered:

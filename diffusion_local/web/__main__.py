@@ -16,6 +16,7 @@ import uvicorn
 
 from diffusion_local import logs
 from diffusion_local.compose import open_studio
+from diffusion_local.decoding import return_freed_memory
 from diffusion_local.errors import UserError
 from diffusion_local.modes import kept_private
 from diffusion_local.settings import Settings, go_offline
@@ -98,6 +99,7 @@ async def draw_once(app: Any) -> None:
 
 
 def serve(settings: Settings, supervised: bool = False) -> None:
+    return_freed_memory()
     from diffusion_local.web.app import create_app  # gradio reads the environment when it is imported
 
     logging.getLogger("uvicorn.error").addFilter(not_cut_off)

@@ -10,7 +10,6 @@ import binascii
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from math import ceil
 from typing import TypeVar
 from urllib.parse import quote
@@ -26,6 +25,7 @@ from diffusion_local.actor import LOCAL, NOBODY, Actor, acting
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.exposure import closed
 from diffusion_local.settings import Settings
+from diffusion_local.web import cookies
 from diffusion_local.web.guesses import TokenGuesses
 from diffusion_local.web.proxies import PASSED
 from diffusion_local.web.refusals import NEVER
@@ -72,11 +72,7 @@ def given(headers: Headers, cookie: str) -> Given:
             return Given(token="?")
         if account or token:  # Open WebUI sends an empty one where none was set
             return Given(token=token or account, account=account if token else "")
-    try:
-        morsel = SimpleCookie(headers.get("cookie", "")).get(cookie)
-    except CookieError:
-        morsel = None
-    return Given(session=morsel.value) if morsel else Given()
+    return Given(session=cookies.cookie(headers.get("cookie", ""), cookie))
 
 
 class Access:

@@ -14,6 +14,7 @@ from diffusion_local.web.api import http
 from diffusion_local.web.api.dialects import DIALECTS
 from diffusion_local.web.api.limits import BodyLimit
 from diffusion_local.web.api.watch import Watch
+from diffusion_local.web.cookies import Cookies
 from diffusion_local.web.floods import Floods
 from diffusion_local.web.frame import Frame
 from diffusion_local.web.guard import Guard, allowed_origins
@@ -42,6 +43,7 @@ def create_app(
     app.add_middleware(Floods, settings=settings)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(Proxies, settings=settings)
+    app.add_middleware(Cookies)
     refusals.add(app, settings)
     app.state.watch = watch = Watch(studio)
     account.add(app, studio.accounts, settings)

@@ -3,12 +3,12 @@
 import gzip
 import json
 import re
-from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_local import shapes
+from diffusion_local.web.cookies import cookie
 from diffusion_local.web.ui import words
 
 #: Gradio's components ask the browser for its language; this answers with the one that the person has chosen.
@@ -48,7 +48,7 @@ class Frame:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        code = words.preferred(cookie(headers.get("cookie", "")), headers.get("accept-language", ""))
+        code = words.preferred(cookie(headers.get("cookie", ""), words.COOKIE), headers.get("accept-language", ""))
         with words.speaking(code):
             if scope["path"] == "/" and scope["method"] == "GET":
                 await self._page(scope, receive, send, words.TAGS[code], "gzip" in headers.get("accept-encoding", ""))
@@ -84,14 +84,6 @@ class Frame:
             await send({"type": "http.response.body", "body": body})
 
         await self._app({**scope, "headers": plain}, receive, framed)
-
-
-def cookie(header: str) -> str:
-    try:
-        found = SimpleCookie(header).get(words.COOKIE)
-    except CookieError:
-        return ""
-    return found.value if found else ""
 
 
 def script(value: object) -> str:

@@ -9,8 +9,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from diffusion_local.web.connections import Connections
 
 HEADER_SECONDS = 15.0  # from the first byte, or from the connection, to the end of the header
-BODY_SECONDS = 20.0  # for a body, and one more for each SLOWEST bytes of it that have come
-SLOWEST = 1000  # bytes a second
+BODY_SECONDS = 20.0  # in which a body ends, or goes on at SLOWEST
+SLOWEST = 2000  # bytes a second
 REST_SECONDS = 15.0  # for the rest of a body that is not wanted: a caller that still sends reads no answer
 UNREAD_SECONDS = 120.0  # in which a caller reads something of its answer
 
@@ -23,8 +23,7 @@ class Protocol(H11Protocol):
         self._connections = connections
         self._number = -1
         self._phase = ""
-        self._since = 0.0
-        self._received = 0  # bytes in this phase
+        self._received = 0  # bytes in this phase; of a body, since it was last looked at
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
 
@@ -79,7 +78,7 @@ class Protocol(H11Protocol):
     def _enter(self, phase: str) -> None:
         if phase == self._phase:
             return
-        self._phase, self._since, self._received = phase, self.loop.time(), 0
+        self._phase, self._received = phase, 0
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -89,10 +88,10 @@ class Protocol(H11Protocol):
 
     def _late(self) -> None:
         if self._phase == "body":
-            left = self._since + BODY_SECONDS + self._received / SLOWEST - self.loop.time()
-            if self.flow.read_paused:  # by ourselves
-                left = max(left, BODY_SECONDS)
-            if left > 0:
-                self._timer = self.loop.call_later(left, self._late)
+            # What came before is no credit: a caller that slows down would hold its body in memory for hours.
+            goes_on = self._received >= BODY_SECONDS * SLOWEST or self.flow.read_paused
+            self._received = 0
+            if goes_on:
+                self._timer = self.loop.call_later(BODY_SECONDS, self._late)
                 return
         self.transport.close()

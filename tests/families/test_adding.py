@@ -49,6 +49,7 @@ from pathlib import Path
 
 import diffusion_local
 from diffusion_local import families, prompts
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import open_house
 from diffusion_local.engine import choose
 from diffusion_local.errors import InvalidParams
@@ -57,6 +58,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.web.ui import view_models
 from tests.models.files import write_header
 
+run_as(LOCAL)
 home = Path(sys.argv[1])
 assert Path(diffusion_local.__file__).is_relative_to(home.parent), diffusion_local.__file__
 house = open_house(Settings(home=home, device="cpu"))

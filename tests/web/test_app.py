@@ -200,10 +200,5 @@ def test_page_and_config_tell_no_path_and_name_no_foreign_host(client: TestClien
         assert "fonts.googleapis" not in text
 
 
-def test_uploads_are_refused(client: TestClient) -> None:
-    answer = client.post("/gradio_api/upload", files={"files": ("big.png", b"x" * 5000)})
-    assert answer.status_code == 413
-
-
 def test_icon(client: TestClient) -> None:
     assert client.get("/assets/icons/mark.svg").headers["Content-Type"].startswith("image/svg+xml")

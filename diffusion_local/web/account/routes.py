@@ -18,6 +18,7 @@ from diffusion_local.actor import Actor, current
 from diffusion_local.errors import Forbidden, InvalidParams, LimitReached, Unauthorized, UserError
 from diffusion_local.settings import Settings
 from diffusion_local.store.sign_ins import KNOWN_DAYS
+from diffusion_local.web import cookies
 from diffusion_local.web.access import SESSION, cookie_name
 from diffusion_local.web.account import pages
 from diffusion_local.web.refusals import NEVER, headers_of, status_of
@@ -34,6 +35,9 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
     device_cookie = f"{cookie}_device"
     hashing = anyio.CapacityLimiter(AT_ONCE)
 
+    def device(request: Request) -> str:
+        return cookies.cookie(request.headers.get("cookie", ""), device_cookie)
+
     @app.get("/login", include_in_schema=False)
     async def login_page(request: Request, next: str = "", out: bool = False) -> Response:
         if current().source != "nobody":  # signed in, or there is nothing to sign in to
@@ -48,8 +52,8 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
         address = request.client.host if request.client else ""
         agent = request.headers.get("user-agent", "")
         try:
-            device, next_device = request.cookies.get(device_cookie, ""), secrets.token_urlsafe(32)
-            given = name, password, address, agent, device, next_device
+            next_device = secrets.token_urlsafe(32)
+            given = name, password, address, agent, device(request), next_device
             secret = await anyio.to_thread.run_sync(accounts.sign_in, *given, limiter=hashing)
         except (Unauthorized, LimitReached) as error:
             return refused(request, error, name, following)
@@ -124,7 +128,7 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
     async def change_password(request: Request) -> Response:
         def change(fields: dict[str, list[str]]) -> dict[str, str]:
             name, address = signed_in().name, request.client.host if request.client else ""
-            accounts.check_password(name, one(fields, "old"), address, request.cookies.get(device_cookie, ""))
+            accounts.check_password(name, one(fields, "old"), address, device(request))
             accounts.set_password(name, one(fields, "new"), request.scope[SESSION].id)
             return {"note": say("account.changed")}
 

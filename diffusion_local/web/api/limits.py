@@ -4,17 +4,30 @@ Every route of the application has a limit: ``MOST_BYTES``, unless ``larger`` na
 refused, so that nothing has to be read to find out how long one is.
 """
 
+import sys
+
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from diffusion_local.actor import NOBODY, Actor, current
+from diffusion_local.actor import Scope as Scopes
 from diffusion_local.settings import Settings
 from diffusion_local.web.api import list_endpoints
 
 MOST_BYTES = 1024 * 1024
-#: Bytes of small bodies that may be in memory at one moment beside the large ones.
+#: Bytes of small bodies that may be in memory at one moment; a quarter of it for one account.
 SMALL_BODIES = 64 * MOST_BYTES
+#: How many accounts may each have the largest body in memory at one moment.
+LARGE_POOLS = 3
+#: For those who have not signed in: a name and a password.
+STRANGERS_BYTES = 64 * 1024
+#: Of a JSON body: bytes beside its texts, and the number of its texts.
+MAX_STRUCTURE = 500_000
+MAX_TEXTS = 50_000
+#: Paths whose body is a file as it is.
+RAW = frozenset({"/api/v1/lists", "/api/v1/lists/check", "/api/v1/queue/import", "/api/v1/sources"})
 MOST_HEADERS = 100
 MOST_HEADER_BYTES = 32 * 1024
 GRADIO_DOORS = ("run", "call", "call/v2")
@@ -46,17 +59,64 @@ def larger(settings: Settings) -> dict[str, int]:
     }
 
 
+class Structure:
+    """Bytes of a JSON text outside of its strings, counted as the text arrives, in linear time.
+
+    Small values take many times their length in memory and seconds to parse, so their number is bounded.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = self.quotes = 0
+        self._inside = self._escaped = False
+
+    @property
+    def excessive(self) -> bool:
+        return self.bytes > MAX_STRUCTURE or self.quotes > 2 * MAX_TEXTS
+
+    def add(self, chunk: bytes) -> None:
+        if self._escaped:
+            chunk = chunk[1:]
+        self._escaped = bool((len(chunk) - len(chunk.rstrip(b"\\"))) % 2)
+        parts = chunk.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')
+        self.bytes += sum(map(len, parts[int(self._inside) :: 2]))
+        self.quotes += len(parts) - 1
+        self._inside ^= len(parts) % 2 == 0
+
+
+class Pool:
+    """Bytes of bodies in memory: at most ``each`` for one account and ``most`` for all."""
+
+    def __init__(self, each: int, most: int) -> None:
+        self._each = each
+        self._most = most
+        self._held: dict[str, int] = {}
+
+    def take(self, owner: str, size: int) -> bool:
+        """Count ``size`` bytes; whether there is room for them."""
+        self._held[owner] = self._held.get(owner, 0) + size
+        return self._held[owner] <= self._each and sum(self._held.values()) <= self._most
+
+    def give_back(self, owner: str, size: int) -> None:
+        left = self._held.get(owner, 0) - size
+        if left > 0:
+            self._held[owner] = left
+        else:
+            self._held.pop(owner, None)
+
+
 class BodyLimit:
     """ASGI middleware: 413 for a body that is too long, 411 for one of unknown length, 431 for too long a header.
 
-    Together the bodies in memory may be as large as the largest single one that is allowed; beyond that it is 503.
+    Bodies in memory share two pools, so that large ones never keep small ones out, and no account keeps out another.
+    Beyond a pool the answer is 503. Whoever may not submit has no use for a large body, and strangers only sign in.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._larger = larger(settings)
-        self._budget = max(self._larger.values())
-        self._held = 0
+        largest = max(self._larger.values())
+        self._large = Pool(largest, LARGE_POOLS * largest)
+        self._small = Pool(SMALL_BODIES // 4, SMALL_BODIES)
 
     def limit_of(self, path: str) -> int:
         found = self._larger.get(path) or self._larger.get(f"{path.rpartition('/')[0]}/{{id}}")
@@ -66,30 +126,50 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = self.limit_of(scope["path"])
+        who = current()
+        most = min(self.limit_of(scope["path"]), allowed_to(who))
         refused = refusal_of(scope, most)
         if refused:
             await refused(scope, receive, send)
             return
+        headers = Headers(scope=scope)
+        pool = self._large if int(headers.get("content-length", "0")) > MOST_BYTES else self._small
+        structure = Structure() if is_json(scope["path"], headers) else None
         taken = 0
 
         async def counted() -> Message:
             nonlocal taken
             message = await receive()
-            size = len(message.get("body", b"")) if message["type"] == "http.request" else 0
-            taken += size
-            self._held += size
+            body = message.get("body", b"") if message["type"] == "http.request" else b""
+            taken += len(body)
+            room = pool.take(who.name, len(body))
             if taken > most:  # a server that does not hold callers to their Content-Length
                 raise HTTPException(413, too_long(most))
-            if self._held > self._budget + (SMALL_BODIES if taken <= MOST_BYTES else 0):
+            if not room:
                 text = "Too many large requests at the same moment. Try again soon."
                 raise HTTPException(503, text, headers={"Retry-After": "2"})
+            if structure is not None:
+                structure.add(body)
+                if structure.excessive:
+                    raise HTTPException(413, f"JSON must have at most {MAX_STRUCTURE:,} bytes beside its texts.")
             return message
 
         try:
             await self._app(scope, counted, send)
         finally:
-            self._held -= taken
+            pool.give_back(who.name, taken)
+
+
+def allowed_to(who: Actor) -> int:
+    """The most bytes of a body that a caller may send to any route."""
+    if who == NOBODY:
+        return STRANGERS_BYTES
+    return sys.maxsize if Scopes.SUBMIT in who.scopes else MOST_BYTES
+
+
+def is_json(path: str, headers: Headers) -> bool:
+    """Whether a body is parsed as JSON, so that its structure counts."""
+    return path not in RAW and not headers.get("content-type", "").lower().startswith(("multipart/", "text/csv"))
 
 
 def refusal_of(scope: Scope, most: int) -> JSONResponse | None:

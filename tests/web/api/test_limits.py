@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Mount
 
+from diffusion_local.actor import NOBODY, SCOPES, Actor, Role, acting
 from diffusion_local.compose import House
 from diffusion_local.settings import Settings
 from diffusion_local.web.api import limits
@@ -81,9 +82,9 @@ def test_a_body_longer_than_it_says_is_cut(house: House) -> None:
     assert answer.status_code == 413
 
 
-def test_large_bodies_share_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bodies_share_two_pools_and_no_account_keeps_out_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "larger", lambda _: {"/large": 4_000_000})
-    monkeypatch.setattr(limits, "SMALL_BODIES", 100_000)
+    monkeypatch.setattr(limits, "SMALL_BODIES", 400_000)
     answers: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -99,21 +100,25 @@ def test_large_bodies_share_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     async def sent(limit: limits.BodyLimit, name: str, path: str, *sizes: int) -> None:
         pieces = [{"type": "http.request", "body": b"x" * size, "more_body": True} for size in sizes]
         pieces[-1]["more_body"] = False
-        scope = {"type": "http", "path": path, "headers": [], "client": name}
+        headers = [(b"content-length", str(sum(sizes)).encode()), (b"content-type", b"multipart/form-data")]
+        scope = {"type": "http", "path": path, "headers": headers, "client": name}
 
         async def receive() -> Any:
             return pieces.pop(0)
 
-        await limit(scope, receive, send=None)  # type: ignore[arg-type]
+        with acting(Actor("bob" if name == "other" else "ann")):
+            await limit(scope, receive, send=None)  # type: ignore[arg-type]
 
     async def play() -> None:
-        turn.update({name: asyncio.Event() for name in ("first", "second", "small")})
+        turn.update({name: asyncio.Event() for name in ("first", "second", "small", "other")})
         turn["second"].set()
+        turn["other"].set()
         limit = limits.BodyLimit(app, SETTINGS)
         first = asyncio.create_task(sent(limit, "first", "/large", 3_000_000, 1_000_000))
         await asyncio.sleep(0)
         await sent(limit, "second", "/large", 900_000, 1_000_000)  # both together are more than the largest may be
         await sent(limit, "small", "/look", 100_000)
+        await sent(limit, "other", "/large", 900_000, 1_000_000)
         turn["first"].set()
         await first
         await sent(limit, "second", "/large", 900_000, 1_000_000)
@@ -121,7 +126,7 @@ def test_large_bodies_share_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     turn: dict[str, asyncio.Event] = {}
     with ThreadPoolExecutor(1) as other:  # browser tests leave an event loop running in this thread
         other.submit(lambda: asyncio.run(play())).result()
-    assert answers == ["second 503", "small read", "first read", "second read"]
+    assert answers == ["second 503", "small read", "other read", "first read", "second read"]
 
 
 def test_a_header_is_bounded(shared: TestClient) -> None:
@@ -160,3 +165,36 @@ def test_a_form_with_thousands_of_parts_is_refused(shared: TestClient, path: str
         body = "".join(part.format(number, file) for number in range(5000)) + "--b--\r\n"
         answer = shared.post(path, content=body, headers={"Content-Type": "multipart/form-data; boundary=b"})
         assert 400 <= answer.status_code < 500, answer.text
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100_000])
+@pytest.mark.parametrize(
+    ("text", "outside"),
+    [
+        (b'{"a": [1, 2], "b": "x[,]y"}', 14),
+        (rb'["a\"b[[[", "\\", "c"]', 6),
+        (b"[[],[],[]]", 10),
+        (b"", 0),
+    ],
+)
+def test_the_structure_of_json_is_counted_as_it_arrives(text: bytes, outside: int, size: int) -> None:
+    structure = limits.Structure()
+    for start in range(0, len(text), size):
+        structure.add(text[start : start + size])
+    assert structure.bytes == outside
+
+
+@pytest.mark.parametrize("path", ["/sdapi/v1/png-info", "/sdapi/v1/img2img", "/api/v1/jobs", "/predictions", "/look"])
+@pytest.mark.parametrize("piece", [b"[],", b"1,", b'"",'])
+def test_json_of_many_small_values_is_refused_before_it_is_parsed(shared: TestClient, path: str, piece: bytes) -> None:
+    body = b'{"image": "", "x": [' + piece * (900_000 // len(piece)) + b"1]}"
+    answer = shared.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, "beside its texts" in answer.text) == (413, True)
+
+
+def test_only_those_who_may_submit_send_large_bodies() -> None:
+    viewer = Actor("vic", Role.VIEWER, SCOPES[Role.VIEWER])
+    user = Actor("ann", Role.USER, SCOPES[Role.USER])
+    assert limits.allowed_to(viewer) == limits.MOST_BYTES
+    assert limits.allowed_to(NOBODY) == limits.STRANGERS_BYTES < limits.MOST_BYTES
+    assert limits.allowed_to(user) > 100 * limits.MOST_BYTES

@@ -14,10 +14,9 @@ from typing import Any
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.web.api.gradio.routes import Kind
 from diffusion_local.web.api.gradio.uploads import Uploads
+from diffusion_local.web.api.limits import MAX_STRUCTURE, Structure
 
 MAX_DEPTH = 32  # of values within values
-MAX_STRUCTURE = 500_000  # bytes of a body beside its texts: small values take many times their length in memory
-MAX_TEXTS = 50_000
 MAX_EVENTS = 1000  # of one account that are remembered; older ones are forgotten, with their results
 #: A dict with any of these is taken for Gradio's FileData, whichever of its fields are missing or odd.
 FILE_KEYS = ("path", "url", "meta")
@@ -41,7 +40,9 @@ class Calls:
 
     def body(self, kind: Kind, body: bytes, owner: str) -> dict[str, Any]:
         """A body as Gradio may have it. Raises InvalidParams, and NotFound for what is not the caller's."""
-        if structure(body) > MAX_STRUCTURE:
+        structure = Structure()
+        structure.add(body)
+        if structure.excessive:
             raise InvalidParams("body", f"must have at most {MAX_STRUCTURE:,} bytes beside its texts.")
         try:
             given = json.loads(body.decode())
@@ -91,14 +92,6 @@ class Calls:
         if key is None:
             raise NotFound("There is no such event of yours.")
         return key
-
-
-def structure(body: bytes) -> int:
-    """Bytes of a JSON text outside of its strings, found in linear time; more than allowed for too many strings."""
-    plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
-    if plain.count(b'"') > 2 * MAX_TEXTS:
-        return MAX_STRUCTURE + 1
-    return sum(map(len, plain.split(b'"')[::2]))
 
 
 def session_key(owner: str, session: object) -> str:
