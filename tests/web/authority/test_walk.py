@@ -393,12 +393,17 @@ def test_the_record_of_the_table_is_fresh(studio: Scene) -> None:
     assert RECORD.read_text(encoding="utf-8") == written
 
 
+#: Said by a snapshot only while workers are silent: whether a door does so depends on the moment.
+NOW_AND_THEN = {"storage.fault"}
+
+
 def record(studio: Scene) -> str:
     doors: dict[str, list[str]] = defaultdict(list)
     asked = 2 * len(studio.people) * len(SENTENCES)
     for kind, door in DOORS:
         call = calls.ROUTES[door] if kind == "route" else Call()
         says = studio.doors.get((kind, door)) or asked_first(studio, kind, door, call)[1]
+        says = says if door == "GET /readyz" else says - NOW_AND_THEN
         for name in sorted(says):
             doors[name].append(f"{kind} {door}".removeprefix("route "))
         asked += len(different(studio.people, says)) * (2 if named_by(kind, door) else 1)
