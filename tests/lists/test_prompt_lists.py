@@ -233,8 +233,10 @@ def test_ten_thousand_lines_are_one_transaction(house: House, lists: PromptLists
 
 SUBMIT_TRACED = """
 import sys, tracemalloc
+from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import open_studio
 from diffusion_local.settings import Settings
+run_as(LOCAL)
 lists = open_studio(Settings.load(engine="fake")).lists
 text = "".join(sys.argv[1].format(number=number) for number in range(10_000))
 lists.check("warm up")
