@@ -91,7 +91,7 @@ def test_a_worker_frozen_inside_a_transaction_holds_up_the_others_only_until_it_
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
     house.database.close()
     freeze = """
-import os, signal
+import os, signal, threading
 from diffusion_local.store import rows
 inner = rows.image_row
 def stand(image):
@@ -99,6 +99,7 @@ def stand(image):
     if not os.path.exists(flag):
         open(flag, "w").close()
         os.kill(os.getpid(), signal.SIGSTOP)
+        threading.Event().wait(1)  # the stop may reach another thread first, and this one would commit meanwhile
     return inner(image)
 rows.image_row = stand
 """
