@@ -43,8 +43,7 @@ def test_whatever_is_killed_every_job_ends_once_with_one_picture(
 def test_whatever_happens_to_the_storage_no_worker_dies_and_no_picture_is_made_twice(tmp_path: Path) -> None:
     figures = chaos(tmp_path, seed=7, jobs=40, kills=8, workers=1, only=FAULTS)
     assert figures["recoveries"] == 0
-    # A claim that the database stops right after it was made is given back before anything is drawn.
-    assert figures["attempts"] <= figures["jobs"] + figures["kills"].get("database", 0)
+    assert figures["attempts"] <= figures["jobs"]
 
 
 @pytest.mark.timeout(900)
