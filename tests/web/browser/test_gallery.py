@@ -91,6 +91,7 @@ def test_the_gallery_is_narrowed_to_a_board_and_to_the_trash(people: Any, site: 
     assert download.value.suggested_filename.endswith(".zip")
 
     page.locator("[data-do=everything]").click()
+    page.locator(f".tile[data-key='{other}']").wait_for()  # a click before the answer would still mean the board
     site.house.studio.trash(other)
     page.locator("[data-id='trashed=1']").click()
     page.locator(".gallery-head", has_text="Trash").wait_for()
