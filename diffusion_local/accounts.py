@@ -21,6 +21,7 @@ from diffusion_local.authority import guarded
 from diffusion_local.domain import utc_text
 from diffusion_local.errors import Conflict, InvalidParams, LimitReached, Unauthorized, echo
 from diffusion_local.exposure import closed
+from diffusion_local.messages import message
 from diffusion_local.network import is_loopback
 from diffusion_local.settings import Settings
 from diffusion_local.store.accounts import LIMITS, Account, AccountStore, Session, Token, actor_of
@@ -33,7 +34,6 @@ MOST_FOR_BOTH, MOST_FOR_ADDRESS, MOST_FOR_ACCOUNT = 5, 20, 60
 SEEN_SECONDS = 60.0  # between two writes of when a session or token was used
 AGENT_CHARS = 200
 MOST_TOKENS = 100
-REFUSED = "The name or the password is wrong."
 
 
 @guarded("accounts")
@@ -80,7 +80,7 @@ class Accounts:
         """Limits of one account, by the names of ``Allowance``; 0 is without one, None as the settings say."""
         for field, value in limits.items():
             if field not in LIMITS or (value is not None and not 0 <= value <= 10**12):
-                raise InvalidParams(field, "must be a number that is not negative.")
+                raise InvalidParams(field, message("not_negative"))
         self._store.change(name, **{LIMITS[field]: value for field, value in limits.items()})
         return self._store.get(name)
 
@@ -88,7 +88,7 @@ class Accounts:
         """Raises Conflict for the last account of a server that others can reach."""
         others = any(each.name != name for each in self._store.all())
         if reason := closed(self._settings, others):
-            raise Conflict(f"It is the last account. {reason}")
+            raise Conflict(message("last_account", reason=reason))
         self._store.remove(name)
 
     # -- signing in ------------------------------------------------------------------------------------------------
@@ -129,9 +129,9 @@ class Accounts:
         wait = self._store.sign_ins.count({own: MOST_FOR_BOTH, **shared}, time.time(), WINDOW)
         if wait:
             minutes = round(wait / 60) or 1
-            raise LimitReached(f"Too many failed sign-ins. Try again in {minutes} minutes.", round(wait))
+            raise LimitReached(message("sign_ins", minutes=minutes), round(wait))
         if not self._verify(name, password):
-            raise Unauthorized(REFUSED)
+            raise Unauthorized(message("wrong_password"))
         self._store.sign_ins.forgive(own, [*shared])
 
     def _verify(self, name: str, password: str) -> bool:
@@ -171,15 +171,13 @@ class Accounts:
         """A new token and its secret, which is told this once. Raises InvalidParams for a scope the role has not."""
         owner = self._store.get(name)
         if not 1 <= len(token_name.strip()) <= 100 or not token_name.isprintable():
-            raise InvalidParams("name", "must have from 1 to 100 characters: say what the token is for.")
+            raise InvalidParams("name", message("token_name"))
         known = {str(each) for each in SCOPES[owner.role]}
         for scope in scopes:
             if scope not in known:
-                raise InvalidParams(
-                    "scopes", f"must be of {', '.join(sorted(known))} for a {owner.role} (got {echo(scope)})."
-                )
+                raise InvalidParams("scopes", message("scopes", scopes=sorted(known), role=owner.role, got=echo(scope)))
         if len(self._store.tokens(name)) >= MOST_TOKENS:
-            raise Conflict(f"{name} has {MOST_TOKENS} tokens already. Remove one first.")
+            raise Conflict(message("token_count", name=name, count=MOST_TOKENS))
         secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
         chosen = frozenset(Scope(each) for each in scopes) | {Scope.READ}
         return self._store.add_token(name, token_name.strip(), chosen, digest(secret)), secret
@@ -252,15 +250,13 @@ def network(address: str) -> str:
 
 def checked_name(name: str) -> str:
     if not NAME.fullmatch(name):
-        raise InvalidParams(
-            "name", "must have 1 to 32 of a-z, 0-9, dot, underscore and hyphen, and begin with a letter or a digit."
-        )
+        raise InvalidParams("name", message("account_name"))
     return name
 
 
 def checked_password(password: str) -> str:
     if not SHORTEST <= len(password) <= LONGEST:
-        raise InvalidParams("password", f"must have from {SHORTEST} to {LONGEST} characters.")
+        raise InvalidParams("password", message("characters", low=SHORTEST, high=LONGEST))
     return password
 
 
@@ -268,4 +264,4 @@ def known_role(role: str) -> Role:
     try:
         return Role(role)
     except ValueError:
-        raise InvalidParams("role", f"must be one of {', '.join(Role)} (got {echo(role)}).") from None
+        raise InvalidParams("role", message("one_of", known=list(Role), got=echo(role))) from None

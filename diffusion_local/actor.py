@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from diffusion_local.errors import Forbidden
+from diffusion_local.messages import Message, message
 
 
 class Scope(StrEnum):
@@ -32,12 +33,6 @@ SCOPES: dict[Role, frozenset[Scope]] = {
     Role.ADMIN: frozenset(Scope),
     Role.USER: frozenset({Scope.READ, Scope.SUBMIT, Scope.CONTROL}),
     Role.VIEWER: frozenset({Scope.READ}),
-}
-WHAT = {
-    Scope.READ: "look at this",
-    Scope.SUBMIT: "submit pictures",
-    Scope.CONTROL: "change jobs and pictures",
-    Scope.ADMIN: "do this; it takes an admin",
 }
 
 
@@ -80,14 +75,15 @@ class Actor:
     def require(self, scope: Scope) -> None:
         """Raises Forbidden."""
         if scope not in self.scopes:
-            how = "This token" if self.source == "token" and scope in SCOPES[self.role] else f"A {self.role}"
-            raise Forbidden(f"{how} may not {WHAT[scope]}.")
+            by_token = self.source == "token" and scope in SCOPES[self.role]
+            who = "token" if by_token else str(self.role)
+            raise Forbidden(message("may_not", who=message(f"who_{who}"), what=message(f"what_{scope}")))
 
-    def require_own(self, owner: str, what: str) -> None:
+    def require_own(self, owner: str, what: Message) -> None:
         """Raises Forbidden unless it owns ``what``, or rules all."""
         self.require(Scope.CONTROL)
         if not self.owns(owner):
-            raise Forbidden(f"{what} belongs to {owner or 'this machine'}: only its owner or an admin may do this.")
+            raise Forbidden(message("anothers", what=what, owner=owner or message("this_machine")))
 
 
 #: The machine's own user: the command line, the worker, the supervisor, and callers of a server without accounts.

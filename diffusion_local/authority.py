@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from diffusion_local import actor
 from diffusion_local.actor import Scope
 from diffusion_local.errors import Forbidden
+from diffusion_local.messages import message
 
 C = TypeVar("C", bound=type)
 
@@ -229,7 +230,7 @@ def check(name: str, account: Any = None) -> None:
     if sentence.scope is not None:
         who.require(sentence.scope)
     if sentence.whose is Whose.ACCOUNT and (who.source == "token" or not (who.rules_all or who.name == account)):
-        raise Forbidden("Only an admin, or whoever is signed in with this account, may do this.")
+        raise Forbidden(message("own_account"))
 
 
 def guarded(part: str) -> Callable[[C], C]:

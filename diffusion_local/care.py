@@ -16,6 +16,7 @@ from diffusion_local.compose import House
 from diffusion_local.domain import utc_text
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.gpus import Gpu
+from diffusion_local.messages import Message, joined, message
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class Care:
 
     def _rest_if_needed(self, now: float) -> None:
         found = self._read()
-        reason = " ".join(filter(None, (self._heat(found), self._share(found, now))))
+        reason = joined(filter(None, (self._heat(found), self._share(found, now))))
         if bool(reason) == bool(self._resting):
             return  # also where a person has resumed meanwhile: the cause must come anew
         self._resting = reason
@@ -102,29 +103,30 @@ class Care:
             log.info("prompt lists go on")
             self._queue.ring()
 
-    def _heat(self, found: list[Gpu]) -> str:
+    def _heat(self, found: list[Gpu]) -> Message | None:
         limit = self._settings.gpu_max_temp
         if not limit:
-            return ""
+            return None
         for gpu in found:
             if gpu.temperature is not None and gpu.temperature > limit:
                 self._hot.add(gpu.index)
             elif gpu.temperature is None or gpu.temperature <= limit - COOLER:
                 self._hot.discard(gpu.index)
         hot = [gpu for gpu in found if gpu.index in self._hot]
-        told = ", ".join(f"{gpu.slot} is at {gpu.temperature} °C" for gpu in hot)
-        return f"{told}; it goes on below {limit - COOLER} °C (gpu_max_temp)." if hot else ""
+        if not hot:
+            return None
+        told = [message("gpu_at", gpu=gpu.slot, temperature=gpu.temperature) for gpu in hot]
+        return message("gpu_hot", gpus=told, limit=limit - COOLER)
 
-    def _share(self, found: list[Gpu], now: float) -> str:
+    def _share(self, found: list[Gpu], now: float) -> Message | None:
         if self._settings.gpu_share != "wait":
-            return ""
+            return None
         ours = {worker.pid: bool(worker.model) for worker in self._workers.all() if worker.status != "stopped"}
         for gpu in found:
             if used_by_others(gpu, ours) > self._settings.gpu_share_mb * 10**6:
                 self._shared[gpu.index] = now
         busy = sorted(index for index, seen in self._shared.items() if now - seen < FREE_SECONDS)
-        told = ", ".join(f"gpu{index}" for index in busy)
-        return f"Another program uses {told} (gpu_share)." if busy else ""
+        return message("gpu_shared", gpus=[f"gpu{index}" for index in busy]) if busy else None
 
     # -- sleep -----------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from typing import Any
 from diffusion_local import families
 from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, NotFound, echo
+from diffusion_local.messages import message
 from diffusion_local.models import folders
 from diffusion_local.models.adapters import EMBEDDING, LORA, UPSCALER, VAE, Adapter
 from diffusion_local.models.found import READY, UNSUPPORTED
@@ -103,7 +104,7 @@ class Catalog:
         entry = self.shelf.entry(model_id)
         if entry:
             return described(entry)
-        raise NotFound(f"There is no model {echo(model_id)}. Known: {', '.join(m.id for m in self.all())}.")
+        raise NotFound(message("no_model", model=echo(model_id), known=[m.id for m in self.all()]))
 
     def loras(self) -> list[Adapter]:
         return self.shelf.adapters(LORA)
@@ -139,9 +140,11 @@ class Catalog:
                 check_adapter("upscaler", params.upscaler, self.upscalers())
             return
         if params.kind not in model.kinds:
-            raise InvalidParams("kind", f"must be {' or '.join(model.kinds)} for {model.id} (got {params.kind}).")
+            raise InvalidParams(
+                "kind", message("model_kinds", kinds=" or ".join(model.kinds), model=model.id, got=params.kind)
+            )
         if params.loras and not families.get(model.family).loras:
-            raise InvalidParams("loras", f"must be left out: {model.id} takes no LoRAs.")
+            raise InvalidParams("loras", message("no_loras", model=model.id))
         for lora in params.loras:
             check_adapter("loras", lora.name, self.loras(), model)
         if params.vae:
@@ -149,7 +152,7 @@ class Catalog:
 
     def _named(self, model_id: str) -> Model:
         if not isinstance(model_id, str):
-            raise InvalidParams("model", f"must be a model's id (got {echo(model_id)}).")
+            raise InvalidParams("model", message("model_id", got=echo(model_id)))
         try:
             return self.get(model_id) if model_id else self.default
         except NotFound as error:
@@ -161,18 +164,18 @@ def check_adapter(field: str, name: str, found: list[Adapter], model: Model | No
     adapter = next((each for each in found if each.name == name), None)
     if adapter is None:
         raise InvalidParams(
-            field, f"names no file there is: {echo(name)}. Known: {', '.join(e.name for e in found) or '-'}."
+            field, message("unknown_file", name=echo(name), known=", ".join(e.name for e in found) or "-")
         )
     if not adapter.ready:
-        raise InvalidParams(field, f"cannot be {echo(name)}. {adapter.problem}")
+        raise InvalidParams(field, message("file_problem", name=echo(name), problem=adapter.problem))
     if model and adapter.architecture and not families.fits(adapter.architecture, model.architecture):
         raise InvalidParams(
-            field, f"cannot be {echo(name)}: it is made for {adapter.architecture}, not {model.architecture}."
+            field, message("file_fits", name=echo(name), made=adapter.architecture, wanted=model.architecture)
         )
 
 
 def no_source(source_id: str) -> tuple[int, int]:
-    raise NotFound(f"There is no source picture {echo(source_id)}.")
+    raise NotFound(message("no_source_picture", source=echo(source_id)))
 
 
 def read_folder(

@@ -16,6 +16,7 @@ from PIL import ImageDraw, ImageFont
 
 from diffusion_local import decoding
 from diffusion_local.errors import InvalidParams
+from diffusion_local.messages import message
 
 MOST_CELLS = 2000
 MOST_PIXELS = 36_000_000  # of a sheet: about 110 MB while it is drawn
@@ -68,11 +69,11 @@ def contact_sheet(
     the sheet would be larger than its limits.
     """
     if not 0 < len(cells) <= MOST_CELLS:
-        raise InvalidParams("cells", f"must be from 1 to {MOST_CELLS:,} pictures (got {len(cells):,}).")
+        raise InvalidParams("cells", message("sheet_cells", most=MOST_CELLS, got=len(cells)))
     across = len(column_heads) or columns or math.ceil(math.sqrt(len(cells)))
     down = len(row_heads) or math.ceil(len(cells) / across)
     if across * down < len(cells) or (row_heads and across * down != len(cells)):
-        raise InvalidParams("cells", f"{len(cells):,} do not fill a grid of {across:,} by {down:,}.")
+        raise InvalidParams("cells", message("sheet_fill", count=len(cells), across=across, down=down))
     plan = Plan.of(cells, across, down, column_heads, row_heads, title)
     sheet = PIL.new("RGB", plan.size, colors.ground)
     draw = ImageDraw.Draw(sheet)
@@ -133,7 +134,7 @@ class Plan:
             if size[0] * size[1] <= MOST_PIXELS and max(size) <= LONGEST:
                 return cls(across, box, left, top, heads, row, size)
             if side <= SMALLEST:
-                raise InvalidParams("columns", f"{across:,} by {down:,} pictures are too many for one contact sheet.")
+                raise InvalidParams("columns", message("sheet_many", across=across, down=down))
             side = max(SMALLEST, side - 8)
 
     def corner(self, place: int) -> tuple[int, int]:

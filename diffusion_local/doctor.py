@@ -14,6 +14,7 @@ from diffusion_local.catalog import Catalog
 from diffusion_local.engine import inventory
 from diffusion_local.errors import Conflict, DatabaseProblem, NotFound, UserError
 from diffusion_local.exposure import closed, exposing
+from diffusion_local.messages import message
 from diffusion_local.models.places import Places
 from diffusion_local.settings import Settings
 from diffusion_local.store import space
@@ -63,18 +64,18 @@ def examine(settings: Settings) -> list[Finding]:
         try:
             findings += check(settings)
         except (UserError, OSError, sqlite3.Error) as error:
-            findings.append(Finding(check.__name__, False, str(error), "See the message."))
+            findings.append(Finding(check.__name__, False, str(error), message("found_see")))
     return findings
 
 
 def back_up(settings: Settings, target: Path) -> None:
     """Copy the database by SQLite's online backup. Raises Conflict if the target exists."""
     if target.exists():
-        raise Conflict(f"{target} exists already; name a new file.")
+        raise Conflict(message("file_exists", file=target))
     if not settings.database.exists():
-        raise NotFound(f"There is no database in {settings.home}.")
+        raise NotFound(message("no_database", folder=settings.home))
     if not target.absolute().parent.is_dir():
-        raise NotFound(f"There is no folder {target.parent}.")
+        raise NotFound(message("no_folder", folder=target.parent))
     Database(settings.database).backup(target)
 
 
@@ -85,33 +86,35 @@ def rebuild_gallery(settings: Settings) -> int:
 
 
 def versions(settings: Settings) -> Iterator[Finding]:
-    yield Finding("diffusion-local", True, f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
+    yield Finding(
+        "diffusion-local",
+        True,
+        message("found_packages", version=__version__, python=platform.python_version(), system=platform.platform()),
+    )
     for package in PACKAGES:
         try:
             yield Finding(package, True, metadata.version(package))
         except metadata.PackageNotFoundError:
-            yield Finding(package, False, "not installed", "Install diffusion-local again with its dependencies.")
+            yield Finding(package, False, message("found_not_installed"), message("mend_packages"))
 
 
 def home(settings: Settings) -> Iterator[Finding]:
-    yield Finding(
-        "home", settings.home.is_dir(), str(settings.home), "It is made by the first `diffusion-local serve`."
-    )
+    yield Finding("home", settings.home.is_dir(), str(settings.home), message("found_first"))
     if settings.home.is_dir():
         free = shutil.disk_usage(settings.home).free
-        text = f"{free / 1024**3:.1f} GiB free"
+        text = message("found_free", size=free / 1024**3)
         low = free < settings.disk_reserve_mb * 10**6
-        yield Finding("disk", free > LOW_DISK, text, "Free some space: pictures and models need it.", low)
+        yield Finding("disk", free > LOW_DISK, text, message("mend_disk"), low)
 
 
 def access(settings: Settings) -> Iterator[Finding]:
     there = settings.database.exists() and AccountStore(Database(settings.database)).any()
     if closed(settings, there):
-        text = f"others can reach this server ({exposing(settings)}), and it has no accounts"
-        mend = "Add an account (diffusion-local user add NAME), or say --no-auth to let everybody do everything."
+        text = message("found_reached", setting=exposing(settings))
+        mend = message("mend_reached")
         yield Finding("access", False, text, mend)
     else:
-        yield Finding("access", True, "everybody signs in" if there else "no accounts: nobody signs in")
+        yield Finding("access", True, message("found_sign_in") if there else message("found_no_accounts"))
 
 
 def permitted(settings: Settings) -> Iterator[Finding]:
@@ -119,35 +122,33 @@ def permitted(settings: Settings) -> Iterator[Finding]:
     if not settings.home.is_dir():
         return
     found = permissions.shared(settings)
-    names = ", ".join(path.name for path in found)
-    mend = "`diffusion-local doctor --fix` closes all of these to them."
+    names = [path.name for path in found]
+    mend = message("mend_shared")
     if found:
-        yield Finding("permissions", found == [settings.gallery], f"others may read {names}", mend, False)
+        yield Finding("permissions", found == [settings.gallery], message("found_shared", names=names), mend, False)
     else:
-        yield Finding("permissions", True, "only its owner may read the home")
+        yield Finding("permissions", True, message("found_private"))
 
 
 def reclaimable(settings: Settings) -> Iterator[Finding]:
     if settings.database.exists():
         found = space.measure(Database(settings.database))
-        text = f"{found.size / 1e6:.1f} MB, of which {found.free / 1e6:.1f} MB can be given back"
-        mend = "It is given back each night, or by `diffusion-local doctor --fix`."
+        text = message("found_space", size=found.size / 1000000.0, free=found.free / 1000000.0)
+        mend = message("mend_space")
         yield Finding("space", not (found.worth_it and found.free > TOO_MUCH_FREE), text, mend, False)
 
 
 def database(settings: Settings) -> Iterator[Finding]:
     if not settings.database.exists():
-        yield Finding("database", True, "not made yet")
+        yield Finding("database", True, message("found_no_database"))
         return
     try:
         found = check_integrity(Database(settings.database))
     except DatabaseProblem as problem:  # where even the check cannot be run
         found = [problem.message]
-    mend = (
-        f"Stop diffusion-local, set {settings.database.name} and its -wal and -shm aside, then run `diffusion-local "
-        "doctor --rebuild`: the gallery comes back from the recipes inside the pictures."
-    )
-    yield Finding("database", not found, "sound" if not found else "; ".join(found[:3]), mend)
+    mend = message("rebuild", file=settings.database.name)
+    told = found[0] if len(found) == 1 else "; ".join(found[:3])
+    yield Finding("database", not found, told or message("found_sound"), mend)
 
 
 def storage(settings: Settings) -> Iterator[Finding]:
@@ -155,7 +156,7 @@ def storage(settings: Settings) -> Iterator[Finding]:
     if settings.database.exists():
         database = Database(settings.database)
         found = Probe(database, LocalFiles(settings)).fault()
-        yield Finding("storage", not found, found or "gallery and database can be written", "See the message.")
+        yield Finding("storage", not found, found or message("found_writable"), message("found_see"))
 
 
 def devices(settings: Settings) -> Iterator[Finding]:
@@ -163,23 +164,27 @@ def devices(settings: Settings) -> Iterator[Finding]:
     for device in found:
         yield Finding(f"device {device['slot']}", True, device["words"])
     if warning:
-        yield Finding("GPU", False, warning, "See the message.")
+        yield Finding("GPU", False, warning, message("found_see"))
 
 
 def graphics(settings: Settings) -> Iterator[Finding]:
     for gpu in gpus.read():
         hot = gpu.temperature is not None and 0 < settings.gpu_max_temp < gpu.temperature
-        yield Finding(gpu.slot, not hot, gpu.words(), "Prompt lists rest until it is cooler; see to its fans.", False)
+        yield Finding(gpu.slot, not hot, gpu.words(), message("mend_hot"), False)
 
 
 def models(settings: Settings) -> Iterator[Finding]:
     for model in Catalog(settings.starter, Places.of(settings)).all():
         text = f"{model.family}, {model.size_bytes / 1e6:.0f} MB" if model.ready else model.problem
-        yield Finding(f"model {model.id}", model.ready, text, "Copy the model's folder into models/ again.", False)
+        yield Finding(f"model {model.id}", model.ready, text, message("mend_model"), False)
 
 
 def workers(settings: Settings) -> Iterator[Finding]:
     if not settings.database.exists():
         return
     for worker in WorkerStore(Database(settings.database)).all():
-        yield Finding(f"worker {worker.slot}", True, f"{worker.status}, process {worker.pid}, seen {worker.seen_at}")
+        yield Finding(
+            f"worker {worker.slot}",
+            True,
+            message("found_worker", status=worker.status, process=worker.pid, seen=worker.seen_at),
+        )

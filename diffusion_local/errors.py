@@ -29,6 +29,9 @@ DiffusionLocalError
 `-- LostClaim             somebody else decides about this job now; write nothing
 """
 
+from diffusion_local import messages
+from diffusion_local.messages import Message
+
 #: Characters of a caller's value that an error message may repeat.
 MAX_ECHO = 80
 
@@ -53,12 +56,20 @@ def echo(value: object) -> str:
 class DiffusionLocalError(Exception):
     """Something went wrong."""
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(message or self.__doc__)
+    #: The id of the message of an error that is raised without one.
+    usual = "went_wrong"
+
+    def __init__(self, message: Message | None = None) -> None:
+        super().__init__(messages.message(self.usual) if message is None else message)
 
     @property
-    def message(self) -> str:
-        return str(self.args[0])
+    def message(self) -> Message:
+        return self.args[0]
+
+    @property
+    def problem(self) -> Message:
+        """The message without the field that it is about; its id and parameters are part of the HTTP API."""
+        return self.message
 
 
 class UserError(DiffusionLocalError):
@@ -72,16 +83,21 @@ class InvalidParams(UserError):
 
     code = "invalid_params"
 
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
+    def __init__(self, field: str, problem: Message) -> None:
+        super().__init__(messages.message("in_field", field=field, problem=problem))
         self.field = field
-        self.problem = problem
+        self._problem = problem
+
+    @property
+    def problem(self) -> Message:
+        return self._problem
 
 
 class NotFound(UserError):
     """There is no such thing."""
 
     code = "not_found"
+    usual = "not_there"
 
 
 class Gone(NotFound):
@@ -113,7 +129,7 @@ class LimitReached(UserError):
 
     code = "limit_reached"
 
-    def __init__(self, message: str, retry_after: int) -> None:
+    def __init__(self, message: Message, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
@@ -122,6 +138,7 @@ class Overloaded(UserError):
     """Too many pictures are being read at the moment. Try again in a few seconds."""
 
     code = "overloaded"
+    usual = "overloaded"
 
 
 class Forbidden(UserError):
@@ -159,7 +176,7 @@ class HubProblem(UserError):
 
     code = "hub_problem"
 
-    def __init__(self, message: str = "", kind: str = "hub_error") -> None:
+    def __init__(self, message: Message | None = None, kind: str = "hub_error") -> None:
         """``kind``: gated, unknown_repo, unknown_file, not_a_model, pickle, no_network, no_space, checksum, exists,
         hub_error."""
         super().__init__(message)
@@ -170,12 +187,14 @@ class StorageProblem(UserError):
     """A file cannot be read or written."""
 
     code = "storage_error"
+    usual = "storage_unread"
 
 
 class DiskFull(StorageProblem):
     """There is no room on the disk. Free some space; the queue goes on by itself."""
 
     code = "disk_full"
+    usual = "disk_full"
 
 
 class DatabaseProblem(UserError):
@@ -188,6 +207,7 @@ class EngineError(DiffusionLocalError):
     """The picture could not be made."""
 
     kind = "engine_error"
+    usual = "not_made_plain"
     #: A fault that may well be gone in a minute; the job is tried again after a pause.
     transient = False
 
@@ -196,24 +216,28 @@ class ModelUnavailable(EngineError):
     """The model cannot be loaded."""
 
     kind = "model_unavailable"
+    usual = "cannot_load"
 
 
 class OutOfMemory(EngineError):
     """The device ran out of memory. Try a smaller size, or close other programs that use it."""
 
     kind = "out_of_memory"
+    usual = "out_of_memory"
 
 
 class BadImage(EngineError):
     """The model gave no usable picture."""
 
     kind = "bad_image"
+    usual = "bad_image"
 
 
 class DeviceLost(EngineError):
     """The GPU or its driver stopped answering; the worker starts anew and tries again."""
 
     kind = "device_lost"
+    usual = "device_lost"
     transient = True
 
 
@@ -221,15 +245,18 @@ class TimedOut(EngineError):
     """The worker made no progress within the job's time limit and was stopped."""
 
     kind = "timed_out"
+    usual = "timed_out"
 
 
 class Stopped(DiffusionLocalError):
     """Stop at this step. ``reason`` is ``"cancel"`` (for good), ``"pause"`` or ``"shutdown"`` (give the job back)."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"stopped: {reason}")
+        super().__init__(messages.message("stopped", reason=reason))
         self.reason = reason
 
 
 class LostClaim(DiffusionLocalError):
     """The claim on this job is no longer valid."""
+
+    usual = "lost_claim"

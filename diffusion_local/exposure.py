@@ -3,13 +3,9 @@
 from urllib.parse import urlsplit
 
 from diffusion_local.errors import UserError
+from diffusion_local.messages import Message, message
 from diffusion_local.network import is_loopback
 from diffusion_local.settings import Settings
-
-ADVICE = (
-    "Add one first (diffusion-local user add NAME), or say --no-auth to let everybody who reaches the server do "
-    "everything."
-)
 
 
 def exposing(settings: Settings) -> str:
@@ -34,22 +30,19 @@ def host_of(text: str) -> str:
         return text
 
 
-def closed(settings: Settings, has_accounts: bool, forwarded: str = "") -> str:
-    """Why a server without accounts must not serve, as a sentence; empty if it may.
+def closed(settings: Settings, has_accounts: bool, forwarded: str = "") -> Message | None:
+    """Why a server without accounts must not serve, as a sentence; None if it may.
 
     ``forwarded`` is the header by which a request says that a proxy or a tunnel passed it on, if it has one: where
     none is configured, that is one whose operator forgot about it, and anybody may stand behind it.
     """
     if has_accounts or settings.auth == "none":
-        return ""
+        return None
     if setting := exposing(settings):
-        return f"Others can reach this server ({setting}), and it has no accounts. {ADVICE}"
+        return message("exposed", setting=setting)
     if forwarded:
-        return (
-            "Others can reach this server through a proxy or a tunnel (the request has the header "
-            f"{forwarded}), and it has no accounts. {ADVICE}"
-        )
-    return ""
+        return message("exposed_by_proxy", header=forwarded)
+    return None
 
 
 def check_exposure(settings: Settings, has_accounts: bool) -> None:

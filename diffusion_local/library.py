@@ -14,8 +14,8 @@ from diffusion_local.catalog import STARTER, Catalog, Model, described
 from diffusion_local.domain import Fit, Image, Room
 from diffusion_local.engine.planning import Plan, at_work, plan
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
+from diffusion_local.messages import message
 from diffusion_local.models.adapters import PLACES, Adapter
-from diffusion_local.models.headers import NO_PICKLE
 from diffusion_local.models.known import Known, known_models
 from diffusion_local.models.names import REPO
 from diffusion_local.models.shelf import models_at
@@ -111,14 +111,14 @@ class Library:
         check_prompt("path", path, required=True)
         there = Path(path.strip()).expanduser().absolute()
         if not there.exists():
-            raise InvalidParams("path", f"must be a file or folder of this machine (there is no {path.strip()}).")
+            raise InvalidParams("path", message("local_path", path=path.strip()))
         if there.is_relative_to(self._settings.models.absolute()):
-            raise InvalidParams("path", "lies in `models` already; what is there is found by itself.")
+            raise InvalidParams("path", message("local_inside"))
         found = self._described(there)
         usable = [model for model in found if model.ready]
         if not usable:
             why = found[0].problem if found else "there is no .safetensors checkpoint and no diffusers folder."
-            raise InvalidParams("path", f"holds no model that can be used: {why}")
+            raise InvalidParams("path", message("local_none", problem=why))
         self._change(lambda paths: [*paths, str(there)] if str(there) not in paths else paths)
         real = {model.path.resolve() for model in usable}
         return [model for model in self._catalog.all() if model.path.resolve() in real]
@@ -127,10 +127,10 @@ class Library:
         """Take a model out of the catalogue. What lies elsewhere is left as it is; what lies in ``models/`` is moved
         into ``removed/``, out of which it can be moved back."""
         if model_id == STARTER:
-            raise Conflict("The starter comes with the program and stays.")
+            raise Conflict(message("starter_stays"))
         entry = next((each for each in self._catalog.shelf.entries() if each.id == model_id), None)
         if entry is None:
-            raise NotFound(f"There is no model {echo(model_id)}.")
+            raise NotFound(message("no_model_named", model=echo(model_id)))
         if entry.added:
             named = next(path for path in self._catalog.shelf.added() if entry.path.is_relative_to(path))
             self._change(lambda paths: [path for path in paths if Path(path) != named])
@@ -156,11 +156,11 @@ class Library:
             check_prompt(field, text, required=field == "repo")
         repo, file = repo.strip().removeprefix("https://huggingface.co/").strip("/"), file.strip().strip("/")
         if not REPO.fullmatch(repo) or ".." in repo:
-            raise InvalidParams("repo", f"must be an id of the hub such as stabilityai/sdxl-turbo (got {echo(repo)}).")
+            raise InvalidParams("repo", message("hub_repo", got=echo(repo)))
         if into not in FOLDERS:
-            raise InvalidParams("into", f"must be one of {', '.join(FOLDERS)} (got {echo(into)}).")
+            raise InvalidParams("into", message("one_of", known=list(FOLDERS), got=echo(into)))
         if into != "models" and not file:
-            raise InvalidParams("file", f"must name a .safetensors file of the repository to load it into {into}.")
+            raise InvalidParams("file", message("hub_name_file", folder=into))
         if file:
             check_file(file)
         revision = revision.strip() or "main"
@@ -186,11 +186,11 @@ class Library:
         names = [PurePosixPath(file).name] if file else [short, f"{owner}--{short}"]
         for model in self._catalog.all() if not file else []:
             if model.hub_id.lower() == repo.lower():
-                raise Conflict(f"{repo} is there already, as {model.id}.")
+                raise Conflict(message("there_as", name=repo, other=model.id))
         for name in names:
             if not (folder / name).exists():
                 return name
-        raise Conflict(f"{into}/{names[0]} is there already. Remove it first.")
+        raise Conflict(message("there_remove", path=f"{into}/{names[0]}"))
 
     def _described(self, there: Path) -> list[Model]:
         """The models at a path, as they would be listed."""
@@ -210,11 +210,11 @@ class Library:
 def check_file(file: str) -> None:
     path = PurePosixPath(file)
     if path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file or path.name.startswith("."):
-        raise InvalidParams("file", "must be a path inside the repository.")
+        raise InvalidParams("file", message("hub_path"))
     if path.suffix.lower() != ".safetensors":
-        raise InvalidParams("file", f"must be a .safetensors file (got {echo(path.name)}). {NO_PICKLE}")
+        raise InvalidParams("file", message("hub_suffix", got=echo(path.name)))
     if len(path.name) > MAX_NAME:
-        raise InvalidParams("file", f"must have a name of at most {MAX_NAME} characters.")
+        raise InvalidParams("file", message("name_length", most=MAX_NAME))
 
 
 def free_name(path: Path) -> Path:

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from diffusion_local.errors import InvalidParams, NotFound, echo
+from diffusion_local.messages import message
 from diffusion_local.settings import assets
 
 #: Topics in reading order; ``/`` in a topic is a folder.
@@ -72,7 +73,7 @@ class Result:
 def page(topic: str, language: str = "en") -> Page:
     """Raises NotFound, naming the topics there are."""
     if topic not in TOPICS:
-        raise NotFound(f"The manual has no topic {echo(topic)}. Topics: {', '.join(TOPICS)}.")
+        raise NotFound(message("no_topic", topic=echo(topic), topics=list(TOPICS)))
     return _read(topic, language if _path(topic, language).exists() else "en")
 
 
@@ -87,7 +88,7 @@ def search(query: str, language: str = "en") -> list[Result]:
     Raises InvalidParams for a query of more than ``MAX_QUERY`` characters.
     """
     if len(query) > MAX_QUERY:
-        raise InvalidParams("search", f"must have at most {MAX_QUERY} characters (got {len(query)}).")
+        raise InvalidParams("search", message("too_long", most=MAX_QUERY, got=len(query)))
     words = query.casefold().split()
     if not words:
         return []

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import ifaddr
 
 from diffusion_local.errors import InvalidParams
+from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -106,9 +107,9 @@ def scheme(settings: Settings) -> str:
 def check_tls(settings: Settings) -> None:
     """Raises InvalidParams if certificate and key cannot be used, before a child dies of it again and again."""
     if bool(settings.tls_cert) != bool(settings.tls_key):
-        raise InvalidParams("tls_cert", "and tls_key must be given together.")
+        raise InvalidParams("tls_cert", message("tls_together"))
     if settings.tls_cert:
         try:
             ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.tls_cert, settings.tls_key)
         except (OSError, ValueError) as error:  # an SSLError is an OSError
-            raise InvalidParams("tls_cert", f"and tls_key cannot be used: {error}") from None
+            raise InvalidParams("tls_cert", message("tls_unusable", error=error)) from None

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from diffusion_local import actor, when
 from diffusion_local.domain import PRIORITIES, State
 from diffusion_local.errors import Conflict, InvalidParams, echo
+from diffusion_local.messages import message
 from diffusion_local.options.values import whole_number
 from diffusion_local.queue import JobQueue
 from diffusion_local.store.control import QueueControl
@@ -31,7 +32,9 @@ class Orders:
         """
         touched = self._jobs.cancel(self._select(job_ids, batch_id))
         if not touched and len(job_ids) == 1:
-            raise Conflict(f"Job {job_ids[0]} has ended already: it is {self._jobs.get(job_ids[0]).state}.")
+            raise Conflict(
+                message("ended_already", job=job_ids[0], state=message(f"state_{self._jobs.get(job_ids[0]).state}"))
+            )
         return touched
 
     def cancel_waiting(self) -> list[str]:
@@ -83,9 +86,9 @@ class Orders:
         if to == "bottom":
             return self._control.move_to_bottom(self._select(job_ids, batch_id))
         if to not in ("up", "down"):
-            raise InvalidParams("to", f"must be top, bottom, up or down (got {echo(to)}).")
+            raise InvalidParams("to", message("move_to", got=echo(to)))
         if len(job_ids) != 1:
-            raise InvalidParams("job_ids", f"must name one job to move it {to}.")
+            raise InvalidParams("job_ids", message("move_one", to=to))
         self._select(job_ids, batch_id)
         self._control.move(job_ids[0], up=to == "up")
         return list(job_ids)
@@ -98,7 +101,7 @@ class Orders:
         self._select((), batch_id)
         self._select((), before)
         if self._view.batch(batch_id)[0].owner != self._view.batch(before)[0].owner:
-            raise Conflict("Batches of different owners cannot change places: they take turns.")
+            raise Conflict(message("other_owners"))
         return self._control.move_batch(batch_id, before)
 
     def forget(self, job_ids: Sequence[str] = (), batch_id: str | None = None, everything: bool = False) -> list[str]:
@@ -107,17 +110,17 @@ class Orders:
         return self._control.delete_ended(selection)
 
     def _require_own_batch(self, batch_id: str) -> None:
-        actor.current().require_own(self._view.batch(batch_id)[0].owner, f"Batch {batch_id}")
+        actor.current().require_own(self._view.batch(batch_id)[0].owner, message("the_batch", id=batch_id))
 
     def _select(self, job_ids: Sequence[str], batch_id: str | None) -> Selection:
         """Raises NotFound for an unknown job, Forbidden for another's, InvalidParams if nothing is named."""
         who = actor.current()
         if not job_ids and not batch_id:
-            raise InvalidParams("job_ids", "must name at least one job, or a batch.")
+            raise InvalidParams("job_ids", message("name_a_job"))
         if job_ids and batch_id:
-            raise InvalidParams("batch_id", "must be left out where jobs are named.")
+            raise InvalidParams("batch_id", message("no_batch_with_jobs"))
         for job_id in job_ids:
-            who.require_own(self._jobs.get(job_id).owner, f"Job {job_id}")
+            who.require_own(self._jobs.get(job_id).owner, message("the_job", id=job_id))
         if batch_id:
             self._require_own_batch(batch_id)
         return Selection(tuple(job_ids), batch_id)
@@ -127,4 +130,4 @@ def known_state(name: str) -> State:
     try:
         return State(name)
     except ValueError:
-        raise InvalidParams("state", f"must be one of {', '.join(State)} (got {echo(name)}).") from None
+        raise InvalidParams("state", message("one_of", known=list(State), got=echo(name))) from None

@@ -13,6 +13,7 @@ from diffusion_local import actor
 from diffusion_local.authority import guarded
 from diffusion_local.domain import Image
 from diffusion_local.errors import Conflict, InvalidParams
+from diffusion_local.messages import message
 from diffusion_local.options.values import whole_number
 from diffusion_local.store.files import LocalFiles
 from diffusion_local.store.gallery_filter import GalleryFilter
@@ -67,16 +68,16 @@ class Pictures:
         """Delete pictures of the trash for good, files and all; their ids. One that is not there is a Conflict."""
         for image_id in self._own(image_ids):
             if not self._images.get(image_id).trashed_at:
-                raise Conflict(f"Picture {image_id} is not in the trash.")
+                raise Conflict(message("not_in_trash", image=image_id))
         for _, key in self._images.forget(list(image_ids)):
             self._files.discard(key)  # after its row: there is no row without a file
         return list(image_ids)
 
     def _own(self, image_ids: Sequence[str]) -> list[str]:
         if not 0 < len(image_ids) <= MOST_AT_ONCE:
-            raise InvalidParams("image_ids", f"must name 1 to {MOST_AT_ONCE} pictures (got {len(image_ids)}).")
+            raise InvalidParams("image_ids", message("more_kept", most=MOST_AT_ONCE, got=len(image_ids)))
         for image_id in image_ids:
-            actor.current().require_own(self._images.get(image_id).owner, f"Picture {image_id}")
+            actor.current().require_own(self._images.get(image_id).owner, message("the_picture", id=image_id))
         return list(image_ids)
 
     # -- to take home ------------------------------------------------------------------------------------------------
@@ -84,7 +85,7 @@ class Pictures:
     def zip(self, image_ids: Sequence[str] = (), **asked: Any) -> Iterator[bytes]:
         """A ZIP file in pieces, made while it is sent: these pictures, or all that a filter finds."""
         if len(image_ids) > MOST_AT_ONCE:
-            raise InvalidParams("image_ids", f"must name at most {MOST_AT_ONCE} pictures (got {len(image_ids)}).")
+            raise InvalidParams("image_ids", message("most_pictures", most=MOST_AT_ONCE, got=len(image_ids)))
         wanted = GalleryFilter.of(asked)  # errors now, not within the stream
         chosen = [self._images.get(image_id) for image_id in image_ids]
         return zipped(self._members(chosen or self._all(wanted)))

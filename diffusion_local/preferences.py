@@ -14,6 +14,7 @@ import tomlkit
 
 from diffusion_local.authority import guarded
 from diffusion_local.errors import Conflict, InvalidParams, echo
+from diffusion_local.messages import message
 from diffusion_local.settings import Settings, local_zone, parse, read_toml, spec_of, specs
 from diffusion_local.telling.receivers import morning
 
@@ -146,9 +147,9 @@ class Preferences:
     def _write(self, name: str, edit: Callable[[tomlkit.TOMLDocument], Any]) -> Preference:
         """Comments and order stay; the file is replaced at once, and only by one that can be read."""
         if name not in EDITABLE:
-            raise InvalidParams(name, "cannot be changed on the page: write it into config.toml.")
+            raise InvalidParams(name, message("not_on_page"))
         if self._settings.origins.get(name) in ("environment", "command"):
-            raise Conflict(f"{name} is set by the environment or the command line, which go before config.toml.")
+            raise Conflict(message("set_elsewhere", name=name))
         with self._writing:
             read_toml(self._path)  # a damaged file is told, not overwritten
             before = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
@@ -161,14 +162,14 @@ class Preferences:
 def check(settings: Settings, name: str, value: str) -> Any:
     """A value that was typed, in its own type and within its limits. Raises InvalidParams."""
     if name not in EDITABLE:
-        raise InvalidParams(name, "cannot be changed on the page: write it into config.toml.")
+        raise InvalidParams(name, message("not_on_page"))
     typed = value.strip()
     if not typed.isprintable() or len(typed) > 200:
-        raise InvalidParams(name, "must be a line of at most 200 characters.")
+        raise InvalidParams(name, message("setting_line"))
     parsed = parse(name, typed, name)
     bounds = EDITABLE[name]
     if bounds and not bounds[0] <= parsed <= bounds[1]:
-        raise InvalidParams(name, f"must be from {bounds[0]} to {bounds[1]} (got {echo(typed)}).")
+        raise InvalidParams(name, message("range", low=bounds[0], high=bounds[1], got=echo(typed)))
     if name == "timezone":
         local_zone(typed)
     if name == "report_at":
@@ -188,4 +189,4 @@ def replace_text(path: Path, text: str) -> None:
         fresh.replace(path)
     except OSError as error:
         fresh.unlink(missing_ok=True)
-        raise Conflict(f"config.toml cannot be written: {error.strerror}.") from None
+        raise Conflict(message("config_written", error=error.strerror)) from None

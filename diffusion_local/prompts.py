@@ -13,6 +13,7 @@ from typing import Any
 from diffusion_local import families
 from diffusion_local.catalog import Model
 from diffusion_local.domain import Params, shortened
+from diffusion_local.messages import message
 from diffusion_local.settings import assets
 
 #: What stands in round brackets without others in them, and a weight within, as A1111 writes it: ``(word:1.2)``.
@@ -25,23 +26,25 @@ FIRST_EMOJI = "\u2300"  # signs such as the degree's come before
 
 def prompt_warnings(model: Model, params: Params) -> list[str]:
     """Say which text the model's encoder will not read or understand, as it would otherwise be silently so."""
-    warnings, family = [], families.get(model.family)
+    warnings: list[str] = []
+    family = families.get(model.family)
     for name, text in (("prompt", params.prompt), ("negative", params.negative)):
         limit, count = count_read(model, text)
         if limit and count > limit:
-            reads = f"{name}: the model reads {limit} tokens of text"
-            parts = math.ceil(count / limit)
-            ends = f" at a time; this has {count}, read in {parts} parts." if in_parts(model) else ""
-            warnings.append(reads + (ends or f"; this has {count}, the end is ignored."))
+            read = {"field": name, "limit": limit, "count": count}
+            if in_parts(model):
+                warnings.append(message("tokens_in_parts", **read, parts=math.ceil(count / limit)))
+            else:
+                warnings.append(message("too_many_tokens", **read))
         if not in_parts(model) and (weighted := first_weighted(text)):
-            warnings.append(f"{name}: the model knows no weights; {weighted} is read as it stands.")
+            warnings.append(message("prompt_weights", field=name, weight=weighted))
         if model.scripts and (foreign := foreign_words(text, model.scripts)):
             words = shortened(", ".join(foreign), 60)
-            warnings.append(f"{name}: {model.name} has learned English words only; it does not know {words}")
+            warnings.append(message("unknown_words", field=name, model=model.name, words=words))
     if params.negative and not family.negative:
-        warnings.append("negative: the model reads no negative prompt; it is left out.")
+        warnings.append(message("no_negative"))
     if params.clip_skip and not family.clip_skip:
-        warnings.append("clip_skip: the model's text encoder has no layers to leave out; it is ignored.")
+        warnings.append(message("no_clip_skip"))
     return warnings
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from diffusion_local.catalog import Catalog
 from diffusion_local.domain import Batch, Event, State
 from diffusion_local.errors import NotFound, QueueBlocked
+from diffusion_local.messages import message
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.store.control import QueueControl
 from diffusion_local.store.queue_view import QueueView
@@ -37,7 +38,7 @@ class Questions:
         """The id of the batch that was submitted with this key. Raises NotFound."""
         batch_id = self._view.batch_of_key(idempotency_key)
         if batch_id is None:
-            raise NotFound("Nothing was submitted under this key.")
+            raise NotFound(message("no_key"))
         return batch_id
 
     def adapters(self, kind: str) -> list[Adapter]:
@@ -48,7 +49,7 @@ class Questions:
         """Raises QueueBlocked while the queue holds itself back. What was submitted before waits meanwhile."""
         reason = self._control.blocked()
         if reason:
-            raise QueueBlocked(f"The queue takes nothing on for the moment: {reason}")
+            raise QueueBlocked(message("queue_takes_nothing", reason=reason))
 
     def unfinished(self, job_ids: Sequence[str]) -> list[str]:
         """Those of the jobs that have not ended; a job that is not there any more counts as ended."""

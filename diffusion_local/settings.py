@@ -19,6 +19,7 @@ import platformdirs
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.home import Folders
 from diffusion_local.home import assets as assets
+from diffusion_local.messages import message
 from diffusion_local.options.types import RUNGS
 
 PREFIX = "DIFFUSION_LOCAL_"
@@ -154,7 +155,7 @@ class Settings(Folders):
                 if name in names():
                     told = where.format(name, upper=name.upper())
                     if spec_of(name).metadata.get("file_only") and source is not sources[0][0]:
-                        raise InvalidParams(told, "must be set in config.toml only.")
+                        raise InvalidParams(told, message("setting_only_file"))
                     values[name] = parse(name, value, told)
                     origins[name] = given.get(name, "") if origin == "environment" and given else origin
         local_zone(values.get("timezone", ""))  # a zone there is not is told now
@@ -200,19 +201,19 @@ def parse(name: str, value: Any, where: str) -> Any:
         return Path(value)
     if isinstance(spec.default, tuple):
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-            raise InvalidParams(where, f'must be a list of texts, as ["program", "an argument"] (got {echo(value)}).')
+            raise InvalidParams(where, message("setting_texts", example='["program", "an argument"]', got=echo(value)))
         return tuple(value)
     try:
         if isinstance(value, list | dict):
             raise TypeError
         parsed = type(spec.default)(value)
     except (TypeError, ValueError):
-        raise InvalidParams(where, f"must be of type {type(spec.default).__name__} (got {echo(value)}).") from None
+        raise InvalidParams(where, message("setting_type", type=type(spec.default).__name__, got=echo(value))) from None
     choices = spec.metadata["choices"]
     if choices and parsed not in choices:
-        raise InvalidParams(where, f"must be one of {', '.join(choices)} (got {echo(value)}).")
+        raise InvalidParams(where, message("one_of", known=list(choices), got=echo(value)))
     if isinstance(parsed, int | float) and not 0 <= parsed < math.inf:
-        raise InvalidParams(where, f"must not be negative or infinite (got {echo(value)}).")
+        raise InvalidParams(where, message("setting_negative", got=echo(value)))
     return parsed
 
 
@@ -223,10 +224,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidParams("config.toml", f"cannot be read: {error}") from None
+        raise InvalidParams("config.toml", message("cannot_be_read", error=error)) from None
     for name in values:
         if name not in names() or name == "home":
-            raise InvalidParams(f"config.toml: {name}", f"is not a setting. Known: {', '.join(names()[1:])}.")
+            raise InvalidParams(f"config.toml: {name}", message("setting_name", known=list(names()[1:])))
     return values
 
 
@@ -241,7 +242,7 @@ def local_zone(name: str) -> tzinfo:
             return ZoneInfo.from_file(file)
     except (OSError, ValueError, KeyError):  # ZoneInfoNotFoundError is a KeyError
         if name:
-            raise InvalidParams("timezone", f"must be a zone such as Europe/Berlin (got {echo(name)}).") from None
+            raise InvalidParams("timezone", message("zone", got=echo(name))) from None
     return datetime.now().astimezone().tzinfo or UTC  # Windows: its offset of today
 
 

@@ -31,6 +31,7 @@ from diffusion_local.health import Health
 from diffusion_local.library import Library
 from diffusion_local.lists.prompt_lists import PromptLists
 from diffusion_local.lists.queue_file import QueueFile
+from diffusion_local.messages import message
 from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.options.validate import ignored, series
 from diffusion_local.options.values import check_prompt, draw_seed, number, whole_number
@@ -149,7 +150,7 @@ class Studio(Orders, Questions):
         each = series(params, count)
         model = self._catalog.get(params.model)
         if not model.ready:
-            raise InvalidParams("model", f"{model.id} is not ready: {model.problem}")
+            raise InvalidParams("model", message("not_ready", model=model.id, problem=model.problem))
         who = actor.current().owner(owner)
         title = name or shortened(params.prompt)
         batch = Batch(new_id(), title, who, lane, count, utc_now(), prediction=prediction, **times.fields())
@@ -170,13 +171,13 @@ class Studio(Orders, Questions):
             Selection((), batch_id, batch_id is None), known_state(state)
         )
         if not chosen:
-            raise Conflict(f"No {state} job is left that was not made again before.")
+            raise Conflict(message("none_left", state=message(f"state_{state}")))
         if len(chosen) > self._settings.max_queued:
-            raise InvalidParams("job_ids", f"must name at most {self._settings.max_queued} jobs.")
+            raise InvalidParams("job_ids", message("most_jobs", most=self._settings.max_queued))
         old = [self._jobs.get(job_id) for job_id in chosen]
         for job in old:
             if not actor.current().owns(job.owner):
-                raise Forbidden(f"Job {job.id} is another's. Take its recipe instead.")
+                raise Forbidden(message("anothers_job", job=job.id))
         owner = actor.current().owner(old[0].owner)
         batch = Batch(new_id(), shortened(old[0].params.prompt), owner, old[0].lane, len(old), utc_now())
         jobs = new_jobs(batch, [job.params for job in old], old[0].priority, [job.id for job in old])
@@ -296,5 +297,5 @@ class Studio(Orders, Questions):
 
 def existing(path: Any, what: str) -> Any:
     if not path.exists():
-        raise NotFound(f"The file of {echo(what)} is not there.")
+        raise NotFound(message("file_gone", what=echo(what)))
     return path

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from diffusion_local.authority import guarded
 from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
 from diffusion_local.options.values import check_prompt
 from diffusion_local.settings import assets
 
@@ -43,11 +44,11 @@ class Styles:
     def apply(self, names: Sequence[str], prompt: str, negative: str) -> tuple[str, str]:
         """(prompt, negative prompt) with these styles around them, in their order. Raises InvalidParams."""
         if len(names) > MAX_STYLES:
-            raise InvalidParams("styles", f"must be at most {MAX_STYLES} (got {len(names):,}).")
+            raise InvalidParams("styles", message("at_most", most=MAX_STYLES, got=len(names)))
         known = {style.name: style for style in self.all()}
         for name in names:
             if name not in known:
-                raise InvalidParams("styles", f"must be among {', '.join(known)} (got {echo(name)}).")
+                raise InvalidParams("styles", message("styles_among", known=list(known), got=echo(name)))
             prompt = around(known[name].prompt, prompt)
             negative = around(known[name].negative, negative)
             check_prompt("prompt", prompt)

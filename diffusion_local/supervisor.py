@@ -25,6 +25,7 @@ from diffusion_local.engine import inventory
 from diffusion_local.errors import HomeInUse, InvalidParams, UserError
 from diffusion_local.exposure import check_exposure
 from diffusion_local.loading import Loading
+from diffusion_local.messages import message
 from diffusion_local.network import announced, check_tls, others, url
 from diffusion_local.post import Post
 from diffusion_local.settings import Settings
@@ -268,10 +269,7 @@ def hold_home(settings: Settings) -> FileLock:
             who = f"process {holder['pid']} serves it at {holder['url']}"
         except (OSError, ValueError, KeyError):
             who = "it is just starting"
-        raise HomeInUse(
-            f"diffusion-local is already running on {settings.home}: {who}. Open that address, or give this one "
-            "another --home."
-        ) from None
+        raise HomeInUse(message("running_already", home=settings.home, who=who)) from None
     return lock
 
 
@@ -293,6 +291,6 @@ def free_port(host: str, port: int) -> int:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
             raise InvalidParams(
-                "port", f"{host}:{port} cannot be used ({error}). Close what uses it, or try --port {port + 1}."
+                "port", message("port_unusable", address=f"{host}:{port}", error=error, next=port + 1)
             ) from None
         return probe.getsockname()[1]

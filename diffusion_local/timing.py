@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from diffusion_local import when
 from diffusion_local.domain import Batch, utc_text
 from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
 from diffusion_local.options.table import BATCH_OPTIONS
 
 MAX_URL_CHARS = 2000
@@ -50,7 +51,7 @@ def timing(
     """
     for field, value in {"start_at": start_at, "window": window, "finish_by": finish_by, "webhook": webhook}.items():
         if value is not None and not isinstance(value, str):
-            raise InvalidParams(field, "must be text.")
+            raise InvalidParams(field, message("text"))
     hours = when.parse_window(window).text if window and window.strip() else ""
     begin = when.parse_moment("start_at", start_at, now, zone) if start_at and start_at.strip() else None
     asked = Timing(hours, utc_text(begin) if begin else None)
@@ -60,9 +61,7 @@ def timing(
         bare = len(finish_by.strip()) <= len("23:00")  # an hour alone is the next one after the beginning
         end = when.parse_moment("finish_by", finish_by, first if bare else now, zone)
         if end <= first:
-            raise InvalidParams(
-                "finish_by", f"must be later than {when.local(first, zone)}, when work may begin (window, start_at)."
-            )
+            raise InvalidParams("finish_by", message("later_than_work", after=when.local(first, zone)))
     return Timing(hours, asked.start_at, utc_text(end) if end else None, checked_url(webhook))
 
 
@@ -76,7 +75,7 @@ def checked_url(url: str | None) -> str:
     except ValueError:
         sound = False
     if not sound or len(url) > MAX_URL_CHARS or any(sign.isspace() for sign in url.strip()):
-        raise InvalidParams("webhook", f"must be an http or https address (got {echo(url)}).")
+        raise InvalidParams("webhook", message("hook_http", got=echo(url)))
     return url.strip()
 
 
@@ -93,4 +92,4 @@ def late_warning(finish_by: str | None, done_at: datetime | None, zone: tzinfo) 
     end = moment(finish_by)
     if end is None or done_at is None or done_at <= end:
         return ""
-    return f"finish_by: estimated to be done at {when.local(done_at, zone)}, not by {when.local(end, zone)}."
+    return message("late", done=when.local(done_at, zone), end=when.local(end, zone))

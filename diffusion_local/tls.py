@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from diffusion_local.errors import Conflict, InvalidParams, echo
+from diffusion_local.messages import message
 from diffusion_local.network import addresses
 
 DAYS = 825  # the most that Apple's systems accept
@@ -24,7 +25,7 @@ def self_signed(certificate: Path, key: Path, more_names: list[str], replace: bo
     """
     for path in (certificate, key):
         if path.exists() and not replace:
-            raise Conflict(f"{path} is there already. Use --replace to write a new one.")
+            raise Conflict(message("tls_replace", path=path))
     own = socket.gethostname()
     names = dict.fromkeys(["localhost", own, f"{own.split('.')[0]}.local", *more_names])
     places = dict.fromkeys(["127.0.0.1", "::1", *addresses()])
@@ -51,7 +52,7 @@ def self_signed(certificate: Path, key: Path, more_names: list[str], replace: bo
         write(key, private, 0o600)
         write(certificate, signed.public_bytes(serialization.Encoding.PEM), 0o644)
     except OSError as error:
-        raise InvalidParams("tls", f"cannot be written: {error}") from None
+        raise InvalidParams("tls", message("cannot_be_written", error=error)) from None
     return [*names, *places], signed.fingerprint(hashes.SHA256()).hex(":")
 
 
@@ -63,7 +64,7 @@ def general_name(name: str) -> x509.GeneralName:
     try:
         return x509.DNSName(name)
     except ValueError:
-        raise InvalidParams("name", f"must be a host name or an address (got {echo(name)}).") from None
+        raise InvalidParams("name", message("tls_name", got=echo(name))) from None
 
 
 def write(path: Path, data: bytes, mode: int) -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 
 from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 DAY_MINUTES = 24 * 60
@@ -79,19 +80,16 @@ class Window:
 @lru_cache(maxsize=1000)
 def parse_window(text: str, field: str = "window") -> Window:
     """``23:00-07:00``, ``mon-fri 22:00-06:00; sat,sun 00:00-24:00``. Raises InvalidParams; so for one never open."""
-    wanted = 'must be hours such as "23:00-07:00" or "mon-fri 22:00-06:00; sat,sun 00:00-24:00"'
     if len(text) > MAX_CHARS:
-        raise InvalidParams(field, f"must have at most {MAX_CHARS} characters.")
+        raise InvalidParams(field, message("most_characters", most=MAX_CHARS))
     spans = []
     for part in text.lower().split(";"):
         found = SPAN.fullmatch(part.strip())
         if not found:
-            raise InvalidParams(field, f"{wanted} (got {echo(text)}).")
+            raise InvalidParams(field, message("window_form", got=echo(text)))
         start, end = minutes(field, found["start"]), minutes(field, found["end"])
         if start in (end, DAY_MINUTES):
-            raise InvalidParams(
-                field, f"never opens: it ends when it begins (got {echo(text)}). A whole day is 00:00-24:00."
-            )
+            raise InvalidParams(field, message("never_opens", got=echo(text)))
         spans.append(Span(days_of(field, found["days"] or ""), start, end))
     return Window(text.strip(), tuple(spans))
 
@@ -113,14 +111,14 @@ def weekday(field: str, name: str) -> int:
     for number, day in enumerate(full):
         if len(name) >= 3 and day.startswith(name):
             return number
-    raise InvalidParams(field, f"names no day: {echo(name)}. Days are {', '.join(DAYS)}.")
+    raise InvalidParams(field, message("no_day", name=echo(name), days=list(DAYS)))
 
 
 def minutes(field: str, text: str) -> int:
     """Minutes of the day; 24:00 is its end."""
     hour, minute = (int(part) for part in text.split(":"))
     if minute > 59 or hour * 60 + minute > DAY_MINUTES:
-        raise InvalidParams(field, f"must have times from 00:00 to 24:00 (got {echo(text)}).")
+        raise InvalidParams(field, message("times_of_day", got=echo(text)))
     return hour * 60 + minute
 
 
@@ -149,7 +147,7 @@ def parse_moment(field: str, text: str, after: datetime, zone: tzinfo) -> dateti
     What names no offset is local time. Raises InvalidParams, also for a moment that is not after ``after``.
     """
     if len(text) > MAX_CHARS:
-        raise InvalidParams(field, f"must have at most {MAX_CHARS} characters.")
+        raise InvalidParams(field, message("most_characters", most=MAX_CHARS))
     plain = " ".join(text.lower().split())
     today = after.astimezone(zone).date()
     clock = CLOCK.fullmatch(plain)
@@ -171,9 +169,9 @@ def parse_moment(field: str, text: str, after: datetime, zone: tzinfo) -> dateti
     else:
         at = iso_moment(field, text, zone)
     if at <= after:
-        raise InvalidParams(field, f"must be later than {local(after, zone)} (got {local(at, zone)}).")
+        raise InvalidParams(field, message("later_than", after=local(after, zone), got=local(at, zone)))
     if at - after > timedelta(days=365 * MAX_YEARS):
-        raise InvalidParams(field, f"must be within {MAX_YEARS} years (got {echo(text)}).")
+        raise InvalidParams(field, message("within_years", years=MAX_YEARS, got=echo(text)))
     return at
 
 
@@ -183,7 +181,7 @@ def parse_past(field: str, text: str, before: datetime, zone: tzinfo) -> datetim
     What names no offset is local time. Raises InvalidParams.
     """
     if len(text) > MAX_CHARS:
-        raise InvalidParams(field, f"must have at most {MAX_CHARS} characters.")
+        raise InvalidParams(field, message("most_characters", most=MAX_CHARS))
     clock = CLOCK.fullmatch(" ".join(text.lower().split()))
     if not clock:
         return iso_moment(field, text, zone)
@@ -201,15 +199,13 @@ def iso_moment(field: str, text: str, zone: tzinfo) -> datetime:
     try:
         at = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise InvalidParams(
-            field, f'must be a time such as "23:00", "tomorrow 07:00" or "2026-11-23T07:00" (got {echo(text)}).'
-        ) from None
+        raise InvalidParams(field, message("moment_form", got=echo(text))) from None
     if at.tzinfo is None:
         at = instant(at.date(), at.hour * 60 + at.minute, zone)
     try:
         return at.astimezone(UTC)
     except OverflowError:
-        raise InvalidParams(field, f"is out of all times (got {echo(text)}).") from None
+        raise InvalidParams(field, message("out_of_times", got=echo(text))) from None
 
 
 def local(at: datetime, zone: tzinfo) -> str:
@@ -229,7 +225,7 @@ def allowed_from(now: datetime, start_at: datetime | None, windows: tuple[Window
         if latest == at:
             return at
         at = latest
-    raise InvalidParams("window", "never opens: no moment lies in it and in the queue's own window.")
+    raise InvalidParams("window", message("never_opens_queue"))
 
 
 def finished_at(

@@ -13,7 +13,8 @@ from tests.support import PACKAGE, run_python
 
 #: From the bottom up. A module imports from lower rows and from its own unit; units of one row do not know each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "errors", "modes"),
+    ("__init__", "messages", "modes"),
+    ("errors",),
     ("options", "home"),
     ("families",),
     ("settings", "actor", "turns", "when", "decoding"),
@@ -67,7 +68,7 @@ HOMES = {
     "ifaddr": ("network.py",),
     "zeroconf": ("network.py",),
     "platformdirs": ("settings.py",),
-    "tomllib": ("settings.py", "web/ui/words.py"),
+    "tomllib": ("messages/", "settings.py", "web/ui/words.py"),
     "tomlkit": ("preferences.py",),
     "charset_normalizer": ("lists/",),
     "stream_zip": ("pictures.py",),

@@ -20,6 +20,7 @@ from diffusion_local.errors import (
     UserError,
     echo,
 )
+from diffusion_local.messages import catalogue, message, verbatim
 from diffusion_local.options import samplers, values
 from tests.support import PACKAGE
 
@@ -37,19 +38,21 @@ def test_the_tree_in_the_docstring_is_the_tree(error: type[DiffusionLocalError])
 
 
 @pytest.mark.parametrize("error", [each for each in ALL if each not in (InvalidParams, LimitReached, Stopped)])
-def test_the_docstring_is_the_message_where_none_is_given(error: type[DiffusionLocalError]) -> None:
-    assert error().message == error.__doc__ == str(error())
-    assert error("other words").message == "other words"
+def test_an_error_has_a_message_where_none_is_given(error: type[DiffusionLocalError]) -> None:
+    assert error().message.id == error.usual
+    assert str(error()) == catalogue()[error.usual]["en"]
+    assert error(verbatim("other words")).message == "other words"
 
 
 def test_a_reached_limit_says_when_to_come_again() -> None:
-    error = LimitReached("too much", 30)
+    error = LimitReached(verbatim("too much"), 30)
     assert (error.message, error.retry_after) == ("too much", 30)
 
 
 def test_bad_input_names_field_and_problem() -> None:
-    error = InvalidParams("steps", "must be at least 1.")
-    assert (error.field, error.problem, error.message) == ("steps", "must be at least 1.", "steps: must be at least 1.")
+    error = InvalidParams("steps", message("text"))
+    assert (error.field, error.problem, error.message) == ("steps", "must be text.", "steps: must be text.")
+    assert error.problem.id == "text"
 
 
 @pytest.mark.parametrize(("root", "name"), [(UserError, "code"), (EngineError, "kind")])

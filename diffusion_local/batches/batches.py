@@ -15,6 +15,7 @@ from diffusion_local.domain import FINAL, Batch, Image, Params, Receipt, new_id,
 from diffusion_local.errors import Conflict, InvalidParams
 from diffusion_local.lists.fields import field_name, parse_size
 from diffusion_local.lists.plan import CatalogOfNow
+from diffusion_local.messages import message
 from diffusion_local.options.table import BATCH_OPTIONS, SETTINGS
 from diffusion_local.options.values import check_prompt, whole_number
 from diffusion_local.prompts import prompt_warnings
@@ -77,7 +78,11 @@ class Batches:
 
     def late(self) -> list[str]:
         """A sentence for each batch that is not estimated to be done by the time that it should be."""
-        return [f"{each.batch.name}: {each.warning}" for each in self._rows.with_finish_by() if each.warning]
+        return [
+            message("batch_warning", name=each.batch.name, warning=each.warning)
+            for each in self._rows.with_finish_by()
+            if each.warning
+        ]
 
     def warning(self, batch_id: str) -> list[str]:
         """A lateness warning for one batch, as a list of 0 or 1 sentences."""
@@ -122,14 +127,12 @@ class Batches:
             given["width"], given["height"] = parse_size(given.pop("size"))
         times = {name: given.pop(name) for name in BATCH_OPTIONS if name in given}
         if strange := [name for name in given if name not in (*SETTINGS, "prompt")]:
-            raise InvalidParams(
-                strange[0], f"cannot be edited. Known: prompt, {', '.join((*SETTINGS, *BATCH_OPTIONS))}."
-            )
+            raise InvalidParams(strange[0], message("edit_fields", known=[*SETTINGS, *BATCH_OPTIONS]))
         if not given and not times:
-            raise InvalidParams("changes", "must name at least one field.")
+            raise InvalidParams("changes", message("one_field"))
         waiting = self._rows.waiting(batch_id)
         if not waiting:
-            raise Conflict(f"Nothing of batch {batch_id} waits any more.")
+            raise Conflict(message("none_waits_any_more", batch=batch_id))
         changed = [] if not given else self._changed(waiting, given)
         kept = self._timetable.changed(progress.batch, times) if times else {}
         warnings = self._warnings(changed)
@@ -146,9 +149,9 @@ class Batches:
                 new = catalog.complete(values.pop("prompt"), values)
                 model = catalog.get(new.model)
                 if not model.ready:
-                    raise InvalidParams("model", f"{model.id} is not ready: {model.problem}")
+                    raise InvalidParams("model", message("not_ready", model=model.id, problem=model.problem))
             except InvalidParams as error:
-                raise InvalidParams(error.field, f"{error.problem} (picture {index + 1} of the batch)") from None
+                raise InvalidParams(error.field, message("in_batch", problem=error.problem, index=index + 1)) from None
             changed.append((job_id, new))
         return changed
 
@@ -167,7 +170,7 @@ class Batches:
         timing = self._timetable.timing(old.lane, times)
         recipes = self._rows.recipes(batch_id)
         if not recipes:
-            raise Conflict(f"Nothing is left of batch {batch_id}.")
+            raise Conflict(message("batch_empty", batch=batch_id))
         for model_id in {params.model for params in recipes}:
             self._catalog.complete("model", {"model": model_id, "seed": 0})  # it is still there
         title = name.strip() or f"{old.name} (copy)"
@@ -180,7 +183,7 @@ class Batches:
     def _own(self, batch_id: str) -> Progress:
         """Raises NotFound, and Forbidden for another's."""
         progress = self._rows.get(batch_id)
-        actor.current().require_own(progress.batch.owner, f"Batch {batch_id}")
+        actor.current().require_own(progress.batch.owner, message("the_batch", id=batch_id))
         return progress
 
     # -- pictures and files ----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from diffusion_local.errors import InvalidParams
 from diffusion_local.estimates import Work
 from diffusion_local.lists.grid import Grid, parse_grid
 from diffusion_local.lists.plan import CatalogOfNow
+from diffusion_local.messages import message
 from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.options.values import check_prompt, draw_seed, whole_number
 from diffusion_local.prompts import prompt_warnings
@@ -125,9 +126,9 @@ class Grids:
                 params = catalog.complete(words, options)
                 model = catalog.get(params.model)
                 if not model.ready:
-                    raise InvalidParams("model", f"{model.id} is not ready: {model.problem}")
+                    raise InvalidParams("model", message("not_ready", model=model.id, problem=model.problem))
             except InvalidParams as error:
-                raise InvalidParams(error.field, f"{error.problem} (cell {place + 1} of the grid)") from None
+                raise InvalidParams(error.field, message("in_grid", problem=error.problem, cell=place + 1)) from None
             each.append(params)
         return grid, each
 

@@ -16,6 +16,7 @@ from diffusion_local.cli.reach import Home
 from diffusion_local.cli.terminal import AsJson, tell
 from diffusion_local.compose import open_studio
 from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.store.accounts import Account, Token
 from diffusion_local.tls import self_signed
@@ -189,7 +190,7 @@ def asked_password(from_input: bool) -> str:
         return sys.stdin.readline().rstrip("\r\n")
     password = getpass.getpass("Password: ")
     if password != getpass.getpass("Once more: "):
-        raise InvalidParams("password", "was not the same twice.")
+        raise InvalidParams("password", message("password_twice"))
     return password
 
 
@@ -197,7 +198,7 @@ def limit(field: str, value: str) -> int | None:
     if value == "-":
         return None
     if not (value.isascii() and value.isdigit()):
-        raise InvalidParams(field, f"must be a number, or - (got {echo(value)}).")
+        raise InvalidParams(field, message("number_or_dash", got=echo(value)))
     return int(value)
 
 

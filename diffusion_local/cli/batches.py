@@ -13,6 +13,7 @@ from diffusion_local.cli.terminal import AsJson, read_options, taking_batch_flag
 from diffusion_local.domain import State
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.fields import BadLine
+from diffusion_local.messages import message
 from diffusion_local.modes import as_inherited
 from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.store.batch_rows import Progress
@@ -193,7 +194,7 @@ def save(target: Path, pieces: Iterator[bytes]) -> None:
         with as_inherited(), target.open("wb") as file:
             file.writelines(pieces)
     except OSError as error:
-        raise InvalidParams("output", f"cannot be written: {error}") from None
+        raise InvalidParams("output", message("cannot_be_written", error=error)) from None
 
 
 def line_of(progress: Progress) -> str:

@@ -20,6 +20,7 @@ from diffusion_local.cli.terminal import (
 )
 from diffusion_local.domain import State
 from diffusion_local.errors import InvalidParams
+from diffusion_local.messages import message
 
 app = typer.Typer()
 
@@ -67,7 +68,7 @@ def again(
 ) -> None:
     """Make new jobs from the recipes of old ones."""
     if not job_ids and not batch and not failed:
-        raise InvalidParams("job_ids", "name jobs, a --batch, or --failed.")
+        raise InvalidParams("job_ids", message("name_jobs_failed"))
     tell_receipt(studio, studio.again(job_ids or [], batch), wait=False, timeout=0, as_json=as_json)
 
 
@@ -82,7 +83,7 @@ def cancel(
 ) -> None:
     """Cancel jobs that wait, and stop those that run at their next step."""
     if not (job_ids or batch or waiting):
-        raise InvalidParams("job_ids", "name jobs, a --batch, or --waiting.")
+        raise InvalidParams("job_ids", message("name_jobs_waiting"))
     touched = studio.cancel_waiting() if waiting else studio.cancel(job_ids or [], batch)
     tell({"cancelled": touched}, as_json, [f"cancelled {job_id}" for job_id in touched] or ["nothing left to cancel"])
 
@@ -126,7 +127,7 @@ def forget(
 ) -> None:
     """Delete ended jobs from the list; their pictures stay in the gallery."""
     if not (job_ids or batch or ended):
-        raise InvalidParams("job_ids", "name jobs, a --batch, or --ended.")
+        raise InvalidParams("job_ids", message("name_jobs_ended"))
     gone = studio.forget(job_ids or [], batch, ended)
     tell({"forgotten": gone}, as_json, [f"forgot {len(gone)} jobs"])
 

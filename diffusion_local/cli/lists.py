@@ -16,6 +16,7 @@ from diffusion_local.lists.export import EXPORTS
 from diffusion_local.lists.fields import BadLine
 from diffusion_local.lists.formats import FORMATS
 from diffusion_local.lists.plan import ListCheck
+from diffusion_local.messages import message
 from diffusion_local.modes import as_inherited
 from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.options.values import number
@@ -52,7 +53,7 @@ def submit_list(
 ) -> None:
     """Put a list of prompts into the queue, as one batch behind everything that somebody waits for."""
     if combinatorial and literal:
-        raise InvalidParams("literal", "must be left out with --combinatorial.")
+        raise InvalidParams("literal", message("without_combinatorial"))
     number("timeout", timeout, 0, MAX_WAIT)
     source: Path | BinaryIO = sys.stdin.buffer if file == "-" else Path(file)
     options = read_options(studio, size, settings) | {
@@ -100,7 +101,7 @@ def export(
 ) -> None:
     """Write a batch with its results, or all that waits, as a list that `list` reads again."""
     if bool(batch) == waiting:
-        raise InvalidParams("batch", "name a batch, or --waiting.")
+        raise InvalidParams("batch", message("name_batch_waiting"))
     lines = studio.lists.export(batch, form)
     if output is None:
         for line in lines:
@@ -110,7 +111,7 @@ def export(
         with as_inherited(), output.open("w", encoding="utf-8", newline="") as file:
             file.writelines(lines)
     except OSError as error:
-        raise InvalidParams("output", f"cannot be written: {error}") from None
+        raise InvalidParams("output", message("cannot_be_written", error=error)) from None
 
 
 def watch(studio: AnyStudio, batch_id: str, timeout: float, quiet: bool) -> dict[State, int]:

@@ -10,6 +10,7 @@ from diffusion_local.cli.reach import AnyStudio, Home, Server, Token, on_studio,
 from diffusion_local.cli.terminal import AsJson, tell
 from diffusion_local.errors import InvalidParams
 from diffusion_local.library import size_words
+from diffusion_local.messages import message
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.store.downloads import Download
 
@@ -31,7 +32,7 @@ def models(
         ]
         tell([shapes.model(model, plans.get(model.id, ())) for model in found], as_json, lines)
     elif home or server or token:
-        raise InvalidParams("home", "as --server and --token must stand behind the subcommand.")
+        raise InvalidParams("home", message("behind_subcommand"))
 
 
 @commands.command()

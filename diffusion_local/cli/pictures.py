@@ -10,6 +10,7 @@ from diffusion_local import shapes
 from diffusion_local.cli.reach import AnyStudio, Home, Server, Token, on_studio, studio_at
 from diffusion_local.cli.terminal import AsJson, file_of, tell
 from diffusion_local.errors import InvalidParams
+from diffusion_local.messages import message
 from diffusion_local.store.reading import read_picture
 
 app = typer.Typer()
@@ -81,7 +82,7 @@ def recipe(
         else:
             data = Path(picture).read_bytes()
     except OSError as error:
-        raise InvalidParams("file", f"cannot be read: {error.strerror} ({picture}).") from None
+        raise InvalidParams("file", message("file_cannot_be_read", error=error.strerror, file=picture)) from None
     found = read_picture(data)
     told = {**found.settings, **found.others, **found.facts}
     lines = [f"{name:>24}  {value}" for name, value in told.items()]

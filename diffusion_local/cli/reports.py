@@ -10,6 +10,7 @@ from diffusion_local.cli.reach import AnyStudio, Home, on_studio
 from diffusion_local.cli.terminal import AsJson, tell
 from diffusion_local.compose import open_studio
 from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
 from diffusion_local.modes import as_inherited
 from diffusion_local.reports.reports import FORMATS
 from diffusion_local.settings import Settings
@@ -33,9 +34,9 @@ def report(
 ) -> None:
     """Say what a batch, or a night, came to: done, failed by reason, time, pictures."""
     if form not in FORMATS:
-        raise InvalidParams("format", f"must be one of {', '.join(FORMATS)} (got {echo(form)}).")
+        raise InvalidParams("format", message("one_of", known=list(FORMATS), got=echo(form)))
     if batch and (since or until):
-        raise InvalidParams("batch", "must be left out with --since and --until.")
+        raise InvalidParams("batch", message("without_since"))
     text = studio.reports.written(form, batch, since, until)
     if output is None:
         print(text, end="")
@@ -44,7 +45,7 @@ def report(
         with as_inherited():
             output.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise InvalidParams("output", f"cannot be written: {error}") from None
+        raise InvalidParams("output", message("cannot_be_written", error=error)) from None
 
 
 @app.command("stay-awake")

@@ -18,6 +18,7 @@ from diffusion_local.engine import inventory
 from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.logs import read as read_logs
 from diffusion_local.logs import start as start_log
+from diffusion_local.messages import message
 from diffusion_local.permissions import close_all
 from diffusion_local.settings import Settings
 
@@ -44,7 +45,7 @@ def serve(
     from diffusion_local.supervisor import Supervisor
 
     if lan and host:
-        raise InvalidParams("host", "must be left out with --lan.")
+        raise InvalidParams("host", message("without_lan"))
     settings = Settings.load(
         home=home,
         host="0.0.0.0" if lan else host,
@@ -125,7 +126,7 @@ def doctor(
 def mend(settings: Settings, as_json: bool) -> None:
     """Close what others may read, and shrink the database. Raises NotFound if there is no home."""
     if not settings.home.is_dir():
-        raise NotFound(f"There is no folder {settings.home}.")
+        raise NotFound(message("no_folder", folder=settings.home))
     changed = close_all(settings)
     gained = compact(open_house(settings), FIX_SECONDS, anyhow=True)
     told = {"closed": [str(each) for each in changed]} | dict(zip(("app_db", "queue_db", "logs"), gained, strict=True))
@@ -147,7 +148,7 @@ def show_help(
 ) -> None:
     """Print a page of the manual, or without a topic the list of its pages."""
     if lang not in manual.LANGUAGES:
-        raise InvalidParams("lang", f"must be one of {', '.join(manual.LANGUAGES)} (got {echo(lang)}).")
+        raise InvalidParams("lang", message("one_of", known=list(manual.LANGUAGES), got=echo(lang)))
     if search:
         for result in manual.search(search, lang):
             print(f"{result.section.page.topic}: {result.section.title}\n    {result.excerpt}")

@@ -14,6 +14,7 @@ from diffusion_local.cli.reach import AnyStudio
 from diffusion_local.domain import Job, Receipt, State
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.lists import fields
+from diffusion_local.messages import message
 from diffusion_local.options.option import Option
 from diffusion_local.options.signature import taking_options
 from diffusion_local.options.table import PICTURES
@@ -109,7 +110,7 @@ def read_options(studio: AnyStudio, size: str | None, options: dict[str, Any]) -
             try:
                 data = Path(options[name]).read_bytes()
             except OSError as error:
-                raise InvalidParams(name, f"cannot be read: {error}") from None
+                raise InvalidParams(name, message("cannot_be_read", error=error)) from None
             options[name] = studio.sources.add(data, name).id
     return options | {"width": width, "height": height}
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image as PIL
 
 from diffusion_local.errors import BadImage
+from diffusion_local.messages import message
 
 
 def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -28,7 +29,7 @@ def encode_safely(vae: Any, run: Callable[[], torch.Tensor], in_fp32: Callable[[
         in_fp32()
         latents = run()
     if not torch.isfinite(latents).all():
-        raise BadImage("The source picture came out as noise without end (NaN). The model's VAE may be damaged.")
+        raise BadImage(message("source_nan"))
     return latents, said
 
 
@@ -39,10 +40,7 @@ def decode(vae: Any, latents: torch.Tensor, in_fp32: Callable[[], None]) -> tupl
     compute in fp32 from then on. Raises BadImage if the latents are not numbers or the picture stays unusable.
     """
     if not torch.isfinite(latents).all():
-        raise BadImage(
-            "The model gave numbers out of range instead of a picture (NaN). Try another sampler, lower guidance, or "
-            "the setting precision = fp32."
-        )
+        raise BadImage(message("out_of_range"))
     mean, std = _statistics(vae, latents)
     latents = latents / _scale(vae) * std + mean
     pixels, said = _decode(vae, latents), ""
@@ -53,9 +51,9 @@ def decode(vae: Any, latents: torch.Tensor, in_fp32: Callable[[], None]) -> tupl
         pixels = _decode(vae, latents)
         problem = _unusable(pixels)
     if problem == "no numbers":
-        raise BadImage("The picture came out as noise without end (NaN). The model's VAE may be damaged.")
+        raise BadImage(message("noise_nan"))
     if problem or pixels is None:
-        raise BadImage("The picture came out entirely black. Try another seed or sampler.")
+        raise BadImage(message("all_black"))
     return PIL.fromarray(pixels.permute(1, 2, 0).cpu().numpy()), said
 
 

@@ -17,6 +17,7 @@ import torch
 
 from diffusion_local.engine import precision
 from diffusion_local.errors import UserError
+from diffusion_local.messages import Message, described, message
 
 NVIDIA_MODULE = Path("/proc/driver/nvidia/version")
 _KINDS = {"gpu": "cuda", "mps": "mps", "cpu": "cpu"}
@@ -61,7 +62,7 @@ def find(wanted: str = "auto") -> list[Device]:
             return _mps()
         case "cpu":
             return [Device("cpu0", "cpu", "CPU", _physical_memory(), precision.cpu_has_bf16())]
-    raise DeviceUnavailable(f"There is no device type {wanted!r}. Known: auto, cuda, mps, cpu.")
+    raise DeviceUnavailable(message("device_type", device=wanted))
 
 
 def at_slot(slot: str) -> Device:
@@ -71,8 +72,8 @@ def at_slot(slot: str) -> Device:
     for device in devices:
         if device.slot == slot:
             return device
-    known = ", ".join(device.slot for device in devices or find())
-    raise DeviceUnavailable(f"There is no device at slot {slot!r} on this machine. Known: {known}.")
+    known = [device.slot for device in devices or find()]
+    raise DeviceUnavailable(message("device_slot", slot=slot, known=known))
 
 
 def _cuda() -> list[Device]:
@@ -86,34 +87,24 @@ def _cuda() -> list[Device]:
     return devices
 
 
-def _why_no_cuda() -> str:
+def _why_no_cuda() -> Message:
     if torch.version.cuda is None and torch.version.hip is None:
-        return (
-            f"This PyTorch ({torch.__version__}) is a build without GPU support. Install one that has it: choose your "
-            "system at https://pytorch.org/get-started/locally/ and run the command shown there."
-        )
+        return message("no_gpu_build", version=torch.__version__)
     try:
         torch.cuda.init()
         reason = ""
     except (RuntimeError, AssertionError) as error:
         reason = str(error)
     if "too old" in reason:
-        return (
-            f"The graphics driver is too old for this PyTorch ({torch.__version__}, built for CUDA "
-            f"{torch.version.cuda}). Update the driver, or install a PyTorch built for an older CUDA from "
-            "https://pytorch.org/get-started/locally/."
-        )
-    return (
-        f"PyTorch {torch.__version__} finds no GPU. See whether `nvidia-smi` lists it; if not, install or update the "
-        "graphics driver, then start again."
-    )
+        return message("old_driver", version=torch.__version__, cuda=torch.version.cuda)
+    return message("no_gpu_found", version=torch.__version__)
 
 
 def unused_gpu(wanted: str = "auto") -> str:
     """What is wrong where the CPU is taken although this machine has an NVIDIA GPU; else an empty string."""
     if wanted != "auto" or torch.cuda.is_available() or not has_nvidia():
         return ""
-    return f"This machine has an NVIDIA GPU, but pictures are made on the CPU. {_why_no_cuda()}"
+    return message("unused_gpu", why=_why_no_cuda())
 
 
 def has_nvidia() -> bool:
@@ -123,9 +114,7 @@ def has_nvidia() -> bool:
 
 def _mps() -> list[Device]:
     if not torch.backends.mps.is_available():
-        raise DeviceUnavailable(
-            f"PyTorch {torch.__version__} cannot use an Apple GPU here: it needs macOS on Apple silicon."
-        )
+        raise DeviceUnavailable(message("device_mps", version=torch.__version__))
     return [Device("mps0", "mps", "Apple GPU", _physical_memory())]
 
 
@@ -138,9 +127,12 @@ def _physical_memory() -> int | None:
 
 def main(wanted: str = "auto") -> int:
     try:
-        found = {"devices": [asdict(device) for device in find(wanted)], "warning": unused_gpu(wanted)}
+        warning = unused_gpu(wanted)
+        told = described(warning) | {"message": warning} if warning else None
+        found = {"devices": [asdict(device) for device in find(wanted)], "warning": told}
     except DeviceUnavailable as error:
-        print(json.dumps({"torch": torch.__version__, "problem": error.message}))
+        problem = described(error.message) | {"message": error.message}
+        print(json.dumps({"torch": torch.__version__, "problem": problem}))
         return 1
     print(json.dumps({"torch": torch.__version__, **found}))
     return 0

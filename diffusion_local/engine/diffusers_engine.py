@@ -34,6 +34,7 @@ from diffusion_local.engine.rack import Rack
 from diffusion_local.engine.steps import Steps
 from diffusion_local.engine.upscale import Upscaler
 from diffusion_local.errors import ModelUnavailable, OutOfMemory
+from diffusion_local.messages import message
 
 for _library in (diffusers_logging, transformers_logging):
     _library.set_verbosity_error()
@@ -101,7 +102,7 @@ class DiffusersEngine:
 
     def generate(self, params: Params, on_step: OnStep) -> Picture:
         if params.kind is not Kind.UPSCALE and self.loaded != params.model:
-            raise ModelUnavailable(f"Model {params.model!r} is not loaded.")
+            raise ModelUnavailable(message("not_loaded", model=params.model))
         steps = Steps(on_step)
         self._gauge.start()
         try:
@@ -138,7 +139,7 @@ class DiffusersEngine:
 
     def _upscale(self, params: Params, steps: Steps) -> Picture:
         if self._materials is None:
-            raise ModelUnavailable("This engine was opened without a home, so it has no source pictures.")
+            raise ModelUnavailable(message("no_home_sources"))
         picture = self._upscaler.upscale(params, steps, self._materials)
         picture.facts.update(self._facts(None))
         return picture

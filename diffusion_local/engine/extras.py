@@ -16,13 +16,14 @@ from diffusion_local.engine import faults, placement, previews
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.materials import Materials, short_hash
 from diffusion_local.errors import EngineError, ModelUnavailable
+from diffusion_local.messages import Message, message
 
 
 def put_in(loaded: Loaded, params: Params, materials: Materials | None, device: str) -> dict[str, Any]:
     """Make the model as the params want it; facts for the recipe. Raises ModelUnavailable naming the file."""
     if materials is None:
         if params.loras or params.vae:
-            raise ModelUnavailable("This engine was opened without a home, so it has no LoRAs and VAEs.")
+            raise ModelUnavailable(message("no_home_files"))
         return {}
     facts: dict[str, Any] = {}
     put_vae(loaded, params.vae, materials, device)
@@ -72,7 +73,7 @@ def load_lora(loaded: Loaded, name: str, path: Path) -> None:
     pipe, adapter = loaded.pipe, adapter_name(name)
     opened(f"The LoRA {name!r}", lambda: pipe.load_lora_weights(load_file(path), adapter_name=adapter), loaded.model.id)
     if not any(adapter in adapters for adapters in pipe.get_list_adapters().values()):
-        raise ModelUnavailable(f"The LoRA {name!r} does not fit {loaded.model.id}: it is made for another model.")
+        raise ModelUnavailable(message("lora_fits", name=name, model=loaded.model.id))
 
 
 def adapter_name(name: str) -> str:
@@ -136,9 +137,7 @@ def put_word(pipe: Any, word: str, vectors: torch.Tensor, number: str) -> None:
     encoder, tokenizer = getattr(pipe, f"text_encoder{number}"), getattr(pipe, f"tokenizer{number}")
     width = encoder.get_input_embeddings().weight.shape[1]
     if vectors.shape[-1] != width:
-        raise ModelUnavailable(
-            f"The embedding {word!r} is made for another model: it is {vectors.shape[-1]} wide, not {width}."
-        )
+        raise ModelUnavailable(message("embedding_fits", name=word, width=vectors.shape[-1], wanted=width))
     pipe.load_textual_inversion({word: vectors}, token=word, text_encoder=encoder, tokenizer=tokenizer)
 
 
@@ -152,8 +151,8 @@ def opened(what: str, load: Callable[[], Any], model_id: str) -> Any:
     raise problem
 
 
-def unfit(what: str, model_id: str, error: Exception) -> str:
+def unfit(what: str, model_id: str, error: Exception) -> Message:
     shapes = any(words in str(error) for words in ("size mismatch", "shape", "Target modules"))
     if isinstance(error, RuntimeError | ValueError) and shapes:
-        return f"{what} does not fit {model_id}: it is made for another kind of model."
-    return f"{what} cannot be loaded: {faults.first_line(error)} If it fits {model_id}, copy or download it again."
+        return message("unfit", what=what, model=model_id)
+    return message("unloadable", what=what, error=faults.first_line(error), model=model_id)

@@ -15,6 +15,7 @@ from diffusion_local.domain import Fit, Kind, Params, Room
 from diffusion_local.engine import OnProgress, OnStep, Picture
 from diffusion_local.engine.memory import GIB, LADDERS, Choice, Weights, choose, estimate
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
+from diffusion_local.messages import message
 
 PREVIEW_SIZE = 256
 _DIRECTIVE = re.compile(r"\[(fail|oom(?::[a-z_]+)?|crash|hang|flaky|slow:\d+(?:\.\d+)?)\]")
@@ -62,7 +63,7 @@ class FakeEngine:
 
     def load(self, model: Model, choice: Choice | None = None, on_progress: OnProgress | None = None) -> None:
         if not model.ready:
-            raise ModelUnavailable(f"Model {model.id!r} cannot be loaded. {model.problem}")
+            raise ModelUnavailable(message("model_cannot_load", model=model.id, problem=model.problem))
         if on_progress is not None and self.loaded != model.id:
             on_progress(0.0)
             on_progress(1.0)
@@ -70,7 +71,7 @@ class FakeEngine:
 
     def generate(self, params: Params, on_step: OnStep) -> Picture:
         if self.loaded != params.model and params.kind is not Kind.UPSCALE:
-            raise ModelUnavailable(f"Model {params.model!r} is not loaded.")
+            raise ModelUnavailable(message("not_loaded", model=params.model))
         started = time.monotonic()
         directives = _DIRECTIVE.findall(params.prompt)
         step_seconds = next((float(d[5:]) for d in directives if d.startswith("slow:")), self._step_seconds)
@@ -94,7 +95,7 @@ class FakeEngine:
         for directive in directives:
             match directive:
                 case "fail":
-                    raise EngineError("The prompt asked the fake engine to fail.")
+                    raise EngineError(message("fake_fail"))
                 case "oom":
                     raise OutOfMemory
                 case _ if directive.startswith("oom:"):

@@ -7,6 +7,7 @@ import torch
 
 from diffusion_local.catalog import Model
 from diffusion_local.errors import DeviceLost, EngineError, ModelUnavailable, OutOfMemory
+from diffusion_local.messages import message
 
 
 def named(error: Exception, otherwise: Callable[[Exception], EngineError]) -> EngineError:
@@ -33,13 +34,14 @@ def is_lost(error: Exception) -> bool:
 
 def unloadable(model: Model, error: Exception) -> ModelUnavailable:
     return ModelUnavailable(
-        f"Model {model.id!r} cannot be loaded: {first_line(error).replace(str(model.path), model.path.name)} "
-        "If the folder is complete, copy or download the model again."
+        message(
+            "model_cannot_load_again", model=model.id, error=first_line(error).replace(str(model.path), model.path.name)
+        )
     )
 
 
 def unmakeable(error: Exception) -> EngineError:
-    return EngineError(f"The picture could not be made: {first_line(error)}")
+    return EngineError(message("not_made", error=first_line(error)))
 
 
 def first_line(error: Exception) -> str:

@@ -6,9 +6,10 @@ import sys
 from typing import Any
 
 from diffusion_local.errors import UserError
+from diffusion_local.messages import message, restored
 from diffusion_local.settings import Settings
 
-FAKE = {"slot": "cpu0", "words": "none: the fake engine draws test cards"}
+FAKE = {"slot": "cpu0", "words": message("found_fake")}
 
 
 def devices(settings: Settings) -> list[dict[str, Any]]:
@@ -30,7 +31,8 @@ def look(settings: Settings) -> tuple[list[dict[str, Any]], str]:
         answer = json.loads(asked.stdout)
     except ValueError:
         last = (asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"])[-1]
-        raise UserError(f"PyTorch does not start: {last}. Install diffusion-local again.") from None
+        raise UserError(message("torch_starts", error=last)) from None
     if "problem" in answer:
-        raise UserError(answer["problem"])
-    return answer["devices"], answer["warning"]
+        raise UserError(restored(answer["problem"]["message"], answer["problem"]))
+    warning = answer["warning"]
+    return answer["devices"], restored(warning["message"], warning) if warning else ""

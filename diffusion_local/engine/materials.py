@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image as PIL
 
 from diffusion_local.errors import ModelUnavailable
+from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 
 #: What carries weights and can also carry code that runs when it is opened.
@@ -27,11 +28,11 @@ class Materials:
                 picture.load()
                 return picture
         except FileNotFoundError:
-            raise ModelUnavailable(f"The source picture {source_id} is not there any more. Add it again.") from None
+            raise ModelUnavailable(message("source_gone", source=source_id)) from None
         except (OSError, SyntaxError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the picture
                 raise
-            raise ModelUnavailable(f"The source picture {source_id} is damaged. Add it again.") from None
+            raise ModelUnavailable(message("source_damaged", source=source_id)) from None
 
     def lora(self, name: str) -> Path:
         return found(self._settings.loras, name, "LoRA")
@@ -54,11 +55,8 @@ def found(folder: Path, name: str, what: str) -> Path:
         return path
     for suffix in PICKLES:
         if (folder / f"{name}{suffix}").exists():
-            raise ModelUnavailable(
-                f"The {what} {name!r} is a pickle file ({suffix}). Pickle files are not loaded, as they can run code: "
-                "get it in .safetensors form."
-            )
-    raise ModelUnavailable(f"There is no {what} {name!r}: {folder.name}/{name}.safetensors is missing.")
+            raise ModelUnavailable(message("material_pickle", kind=what, name=name, file=suffix))
+    raise ModelUnavailable(message("material_missing", kind=what, name=name, file=f"{folder.name}/{name}"))
 
 
 def short_hash(path: Path) -> str:

@@ -8,7 +8,8 @@ are over each of them, by a twentieth to a quarter. Memory beyond the weights gr
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from diffusion_local.domain import RUNGS, Fit, Params
+from diffusion_local.domain import Fit, Params
+from diffusion_local.messages import message
 
 #: Rungs by type of device, best first. A CPU or an Apple GPU has one memory: there is nothing to move out to.
 LADDERS: dict[str, tuple[str, ...]] = {
@@ -136,11 +137,11 @@ def choose(
         if takes <= free:
             break
     if failed:
-        why = f"{failed} ran out of memory at {size} before: {RUNGS[rung]}"
+        why = f"{failed} ran out of memory at {size} before: {message(f'rung_{rung}')}"
     elif rung == "resident":
         why = f"{gib(free)} free, {name} at {size} {'took' if measured else 'needs about'} {gib(takes)}"
     else:
-        why = f"{gib(free)} free, {name} at {size} needs about {gib(need.at('resident'))}: {RUNGS[rung]}"
+        why = f"{gib(free)} free, {name} at {size} needs about {gib(need.at('resident'))}: {message(f'rung_{rung}')}"
     return Choice(rung, why, takes)
 
 

@@ -16,6 +16,7 @@ from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.materials import Materials
 from diffusion_local.engine.steps import Steps
 from diffusion_local.errors import BadImage, ModelUnavailable
+from diffusion_local.messages import message
 
 #: Prompts whose embeddings are kept: about 0.3 MB each for SD, 0.6 MB for SDXL, with their negatives.
 PROMPTS_KEPT = 32
@@ -74,7 +75,7 @@ def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | N
     image, said_later = autoencoder.decode(pipe.vae, spread, vae_in_fp32)
     said = said or said_later
     if image.size != (params.width, params.height):
-        raise BadImage(f"The picture came out {image.width}x{image.height} instead of the size asked for.")
+        raise BadImage(message("wrong_size", got=f"{image.width}x{image.height}"))
     if canvas is not None:
         image = canvas.paste(image)
     facts = {"scheduler": type(scheduler).__name__, "denoise_seconds": round(denoise_seconds, 3)}
@@ -86,7 +87,7 @@ def opened(params: Params, materials: Materials | None) -> Canvas | None:
     if not params.source:
         return None
     if materials is None:
-        raise ModelUnavailable("This engine was opened without a home, so it has no source pictures.")
+        raise ModelUnavailable(message("no_home_sources"))
     mask = materials.source(params.mask) if params.mask else None
     return kinds.canvas(materials.source(params.source), mask, (params.width, params.height))
 
@@ -147,7 +148,7 @@ def masked(loaded: Loaded, canvas: Canvas | None, params: Params) -> Callable[..
     """diffusers' own pipeline for such a UNet, with the same parts. Raises ModelUnavailable without a mask."""
     pipeline = loaded.family.inpainting
     if canvas is None or canvas.mask is None or pipeline is None:
-        raise ModelUnavailable(f"Model {loaded.model.id!r} is made for inpainting only. Give it a picture and a mask.")
+        raise ModelUnavailable(message("inpaint_only", model=loaded.model.id))
     pipe = pipeline(loaded.pipe)
     pipe.set_progress_bar_config(disable=True)
     strength = max(params.strength, 1 / params.steps)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffusion_local.catalog import Model
-from diffusion_local.domain import RUNGS, Fit, Kind, Params, Worker
+from diffusion_local.domain import Fit, Kind, Params, Worker
 from diffusion_local.engine import precision, weights
 from diffusion_local.engine.memory import LADDERS, choose, estimate, gib
+from diffusion_local.messages import message
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Plan:
     @property
     def words(self) -> str:
         """For people: ``gpu0: all of it stays in memory, about 9.1 of 12.0 GiB``."""
-        told = f"{self.slot}: {RUNGS[self.rung]}, about {gib(self.takes_bytes)} of {gib(self.total_bytes)}"
+        told = f"{self.slot}: {message(f'rung_{self.rung}')}, about {gib(self.takes_bytes)} of {gib(self.total_bytes)}"
         return told if self.fits else f"{told}, which may be too little: {gib(self.free_bytes)} are free"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diffusion_local import families
 from diffusion_local.errors import UserError
+from diffusion_local.messages import message
 
 #: Parameters from which a model is worth bf16 on a CPU that computes in it: 1.6 times as fast as fp32 with SD 1.5.
 LARGE = 400_000_000
@@ -30,9 +31,7 @@ def dtype_of(setting: str, device: str, family: str, parameters: int, bf16: bool
 def check(setting: str, device: str) -> None:
     """Raises UserError for a precision that this device only emulates."""
     if setting == "fp16" and device == "cpu":
-        raise UserError(
-            "precision: fp16 takes minutes a picture on a CPU, as it is emulated there. Choose auto, bf16 or fp32."
-        )
+        raise UserError(message("fp16_cpu"))
 
 
 @lru_cache(maxsize=1)

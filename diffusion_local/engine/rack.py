@@ -16,6 +16,7 @@ from diffusion_local.engine.loading import load_parts
 from diffusion_local.engine.memory import Choice, Need
 from diffusion_local.engine.placement import Gauge
 from diffusion_local.errors import EngineError, ModelUnavailable
+from diffusion_local.messages import message
 from diffusion_local.models import whole
 
 
@@ -54,9 +55,9 @@ class Rack:
             self._make_room(model.id, choice.takes - held.bytes)
             return
         if not model.ready:
-            raise ModelUnavailable(f"Model {model.id!r} cannot be loaded. {model.problem}")
+            raise ModelUnavailable(message("model_cannot_load", model=model.id, problem=model.problem))
         if model.family not in FAMILIES:
-            raise ModelUnavailable(f"Model {model.id!r} is of a family that is not supported: {model.family}.")
+            raise ModelUnavailable(message("family_unsupported", model=model.id, family=model.family))
         if held and (held.model.path != model.path or held.rung not in placement.MOVABLE):
             held = None
         if held is None:

@@ -16,6 +16,7 @@ from diffusion_local.catalog import Model
 from diffusion_local.domain import Kind
 from diffusion_local.engine.families import FAMILIES
 from diffusion_local.errors import ModelUnavailable, echo
+from diffusion_local.messages import message
 from diffusion_local.models.folders import INPAINT_CHANNELS
 from diffusion_local.settings import assets
 
@@ -24,7 +25,7 @@ def load(model: Model, dtype: torch.dtype) -> Any:
     """A pipeline on the CPU. Raises ModelUnavailable, and what diffusers raises."""
     load_file = FAMILIES[model.family].load_file
     if load_file is None or model.file is None:
-        raise ModelUnavailable(f"Model {echo(model.id)} cannot be loaded from one file.")
+        raise ModelUnavailable(message("one_file", model=echo(model.id)))
     with tempfile.TemporaryDirectory(prefix="diffusion-local-") as folder:
         only_inpaints = model.kinds == (Kind.INPAINT,)
         config = merge(model.folder, Path(folder), model.scheduler, only_inpaints=only_inpaints)

@@ -22,6 +22,7 @@ from diffusion_local.engine import Picture, faults, kinds
 from diffusion_local.engine.materials import Materials, short_hash
 from diffusion_local.engine.steps import Steps
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
+from diffusion_local.messages import message
 from diffusion_local.options.table import LANCZOS
 from diffusion_local.options.validate import TILE
 
@@ -121,18 +122,15 @@ def load(path: Path, device: torch.device) -> Network:
         try:
             import spandrel
         except ImportError:
-            raise ModelUnavailable(
-                "Upscaler files need the package spandrel: pip install --no-deps spandrel einops. "
-                "The upscaler Lanczos needs none."
-            ) from None
+            raise ModelUnavailable(message("upscaler_package")) from None
     try:
         found = spandrel.ModelLoader("cpu").load_from_file(path)
     except spandrel.UnsupportedModelError:
-        raise ModelUnavailable(f"upscalers/{path.name} is not an upscaler of a known kind.") from None
+        raise ModelUnavailable(message("upscaler_kind", name=path.name)) from None
     except Exception as error:
-        raise ModelUnavailable(f"upscalers/{path.name} cannot be loaded: {faults.first_line(error)}") from None
+        raise ModelUnavailable(message("upscaler_load", name=path.name, error=faults.first_line(error))) from None
     if not isinstance(found, spandrel.ImageModelDescriptor) or found.input_channels != 3 or found.output_channels != 3:
-        raise ModelUnavailable(f"upscalers/{path.name} does not make one colour picture of another.")
+        raise ModelUnavailable(message("upscaler_colour", name=path.name))
     dtype = torch.float16 if device.type == "cuda" and found.supports_half else torch.float32
     problem: EngineError
     try:

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from importlib import import_module
 
 from diffusion_local.families.family import Architecture, Family
+from diffusion_local.messages import message
 from diffusion_local.options.types import Kind
 
 #: Modules of this package that are no family.
@@ -23,7 +24,7 @@ def discovered() -> tuple[Family, ...]:
 #: All families by id, in alphabetical order.
 FAMILIES: dict[str, Family] = {family.id: family for family in discovered()}
 #: Stands in for the family of a model that was not recognised.
-UNKNOWN = Family(id="unknown", title="", pipelines={}, problem="It is not a checkpoint of a known kind.")
+UNKNOWN = Family(id="unknown", title="", pipelines={}, problem=message("model_unknown"))
 ARCHITECTURES: dict[str, Architecture] = {
     name: architecture for family in FAMILIES.values() for name, architecture in family.architectures.items()
 }

@@ -1,9 +1,9 @@
 """Stable Diffusion XL, with its distilled models (Turbo, Lightning, LCM). Its refiner is recognised and not run."""
 
 from diffusion_local.families.family import Architecture, Configs, Family, every_kind
+from diffusion_local.messages import message
 from diffusion_local.options.limits import Defaults
 
-REFINER = "It is the SDXL refiner, which only finishes pictures that another model began. Use the SDXL base model."
 REFINER_WIDTH = 1280
 
 
@@ -28,7 +28,7 @@ FAMILY = Family(
             token_width=1280,
             embedding_keys=frozenset({"clip_l", "clip_g"}),
         ),
-        "sdxl_refiner": Architecture(title="SDXL refiner", problem=REFINER, text_width=REFINER_WIDTH),
+        "sdxl_refiner": Architecture(title="SDXL refiner", problem=message("refiner"), text_width=REFINER_WIDTH),
     },
     unet=True,
     find_architecture=find_architecture,

@@ -5,7 +5,7 @@ from typing import Any
 
 from diffusion_local.errors import HubProblem, echo
 from diffusion_local.hub.client import Listing, RemoteFile
-from diffusion_local.models.headers import NO_PICKLE
+from diffusion_local.messages import message
 from diffusion_local.models.whole import UNUSED
 
 INDEX = "model_index.json"
@@ -24,9 +24,7 @@ def files_of_model(listing: Listing, index: dict[str, Any]) -> list[RemoteFile]:
             inside = [file for file in listing.files if file.path.startswith(f"{name}/") and file.path.count("/") == 1]
             chosen += light_files(inside) + weights(listing.repo, name, inside)
     if len(chosen) < 2:
-        raise HubProblem(
-            kind="not_a_model", message=f"{listing.repo} has a model_index.json, but no parts. It cannot be used."
-        )
+        raise HubProblem(kind="not_a_model", message=message("hub_no_parts", repo=listing.repo))
     return chosen
 
 
@@ -39,7 +37,7 @@ def weights(repo: str, name: str, inside: list[RemoteFile]) -> list[RemoteFile]:
     tensors = [file for file in inside if file.path.endswith(".safetensors")]
     if not tensors:
         if any(file.path.endswith(PICKLED) for file in inside):
-            raise HubProblem(kind="pickle", message=f"{repo} has its {name} only as a pickle file. {NO_PICKLE}")
+            raise HubProblem(kind="pickle", message=message("pickle_part", repo=repo, name=name))
         return []
     for variant in VARIANTS:
         found = [file for file in inside if is_weight(file) and marks(file) == ({variant} if variant else set())]
@@ -59,13 +57,13 @@ def marks(file: RemoteFile) -> set[str]:
 def single_file(listing: Listing, path: str) -> RemoteFile:
     """Raises HubProblem."""
     if path.endswith(PICKLED):
-        raise HubProblem(kind="pickle", message=f"{path} is a pickle file. {NO_PICKLE}")
+        raise HubProblem(kind="pickle", message=message("model_pickle", name=path))
     file = listing.file(path)
     if file is None:
         there = [each.path for each in listing.files if each.path.endswith(".safetensors")][:8]
         raise HubProblem(
             kind="unknown_file",
-            message=f"{listing.repo} has no file {echo(path)}. It has: {', '.join(there) or 'none'}.",
+            message=message("hub_has_no_file", repo=listing.repo, path=echo(path), known=", ".join(there) or "none"),
         )
     return file
 
@@ -76,7 +74,6 @@ def no_index(listing: Listing) -> HubProblem:
     if there:
         return HubProblem(
             kind="not_a_model",
-            message=f"{listing.repo} is no diffusers model (it has no model_index.json). Name one of its files "
-            f"instead: {', '.join(there[:8])}.",
+            message=message("hub_one_of", repo=listing.repo, known=list(there[:8])),
         )
-    return HubProblem(kind="not_a_model", message=f"{listing.repo} holds no diffusers model and no .safetensors file.")
+    return HubProblem(kind="not_a_model", message=message("hub_no_model", repo=listing.repo))

@@ -16,6 +16,7 @@ import httpx
 
 from diffusion_local import __version__
 from diffusion_local.errors import HubProblem, echo
+from diffusion_local.messages import Message, message
 
 TIMEOUT = httpx.Timeout(30.0)
 CHUNK = 1 << 20
@@ -71,16 +72,14 @@ class Hub:
             files = tuple(remote_file(each) for each in found["siblings"][:MAX_LISTING])
             return Listing(repo, str(found["sha"]), files, str(card.get("license") or ""))
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise HubProblem(
-                kind="hub_error", message=f"The hub's answer about {repo} cannot be read. Try again later."
-            ) from None
+            raise HubProblem(kind="hub_error", message=message("hub_unreadable", repo=repo)) from None
 
     def small(self, listing: Listing, path: str) -> Any:
         """A JSON file's content."""
         try:
             return json.loads(self._read(listing.repo, self._address(listing, path)))
         except ValueError:
-            raise HubProblem(kind="hub_error", message=f"{path} of {listing.repo} is not valid JSON.") from None
+            raise HubProblem(kind="hub_error", message=message("hub_json", path=path, repo=listing.repo)) from None
 
     def fetch(self, listing: Listing, file: RemoteFile, target: Path, on_bytes: Callable[[int], None]) -> None:
         """Write a file, going on with what an earlier try left in ``target`` with ``.part`` behind.
@@ -100,14 +99,12 @@ class Hub:
                 break
             except httpx.TransportError as error:
                 if attempt + 1 == MOST_TRIES or self._stop.wait(self._pause * 2**attempt):
-                    raise HubProblem(
-                        kind="no_network", message=f"The hub cannot be reached ({reason(error)}). {ONLINE}"
-                    ) from None
+                    raise HubProblem(kind="no_network", message=message("hub_away", reason=reason(error))) from None
         if part.stat().st_size != file.size or digest.hexdigest() != file.digest:
             part.unlink()
             raise HubProblem(
                 kind="checksum",
-                message=f"{file.path} arrived with other content than the hub announced; it was thrown away. Again?",
+                message=message("hub_checksum", path=file.path),
             )
         part.replace(target)
 
@@ -139,11 +136,11 @@ class Hub:
                 answer = self._client.get(address)
                 if answer.status_code < 500 and answer.status_code != httpx.codes.TOO_MANY_REQUESTS:
                     break
-                problem = f"it answered {answer.status_code}"
+                problem: str = message("it_answered", status=answer.status_code)
             except httpx.TransportError as error:
                 problem = reason(error)
             if attempt + 1 == MOST_TRIES or self._stop.wait(self._pause * 2**attempt):
-                raise HubProblem(kind="no_network", message=f"The hub cannot be reached ({problem}). {ONLINE}")
+                raise HubProblem(kind="no_network", message=message("hub_away", reason=problem))
         self._check(answer, repo)
         return answer.content
 
@@ -157,29 +154,18 @@ class Hub:
         code = answer.headers.get("X-Error-Code", "")
         if code == "GatedRepo" or answer.status_code == httpx.codes.FORBIDDEN:
             raise HubProblem(
-                kind="gated", message=f"{repo} is gated. {WITH_TOKEN if self._has_token else WITHOUT_TOKEN}"
+                kind="gated",
+                message=message("hub_gated_token" if self._has_token else "hub_gated", repo=repo),
             )
         if answer.status_code == httpx.codes.UNAUTHORIZED and self._has_token and code != "RepoNotFound":
-            raise HubProblem(
-                kind="gated", message=f"The hub does not accept the access token for {repo}. Check `hub_token`."
-            )
+            raise HubProblem(kind="gated", message=message("hub_token", repo=repo))
         if code == "RevisionNotFound":
-            raise HubProblem(kind="unknown_repo", message=f"{repo} has no such revision.")
+            raise HubProblem(kind="unknown_repo", message=message("hub_revision", repo=repo))
         if answer.status_code in (httpx.codes.NOT_FOUND, httpx.codes.UNAUTHORIZED):
-            raise HubProblem(
-                kind="unknown_repo", message=f"The hub has no repository {echo(repo)}, or only for people with access."
-            )
+            raise HubProblem(kind="unknown_repo", message=message("hub_unknown", repo=echo(repo)))
         if answer.status_code >= 500 or answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
-            raise httpx.RemoteProtocolError(f"it answered {answer.status_code}")
-        raise HubProblem(kind="hub_error", message=f"The hub answered {answer.status_code} for {repo}.")
-
-
-ONLINE = "Check the network and the setting `hub_endpoint`; asked again, the download goes on where it broke off."
-WITHOUT_TOKEN = (
-    "Accept its licence on the hub's page of the model, make an access token in your account there, and set it as "
-    "`hub_token` (or HF_TOKEN); then ask again."
-)
-WITH_TOKEN = "Accept its licence on the hub's page of the model with the account of your access token, then ask again."
+            raise httpx.RemoteProtocolError(message("it_answered", status=answer.status_code))
+        raise HubProblem(kind="hub_error", message=message("hub_status", status=answer.status_code, repo=repo))
 
 
 def remote_file(told: dict[str, Any]) -> RemoteFile:
@@ -215,4 +201,5 @@ def feed(part: Path, size: int, update: Callable[[bytes], None]) -> int:
 
 
 def reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    told = error.args[0] if error.args else ""
+    return told if isinstance(told, Message) else str(error) or type(error).__name__

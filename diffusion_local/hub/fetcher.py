@@ -16,6 +16,7 @@ from diffusion_local import modes
 from diffusion_local.errors import DatabaseProblem, HubProblem
 from diffusion_local.hub import choice
 from diffusion_local.hub.client import FIRST_PAUSE, Hub, Listing, RemoteFile
+from diffusion_local.messages import Message, message
 from diffusion_local.models.folders import ORIGIN
 from diffusion_local.settings import Settings, hub_endpoint, hub_token
 from diffusion_local.store.downloads import Download, DownloadStore
@@ -70,20 +71,19 @@ class Fetcher:
             else:
                 self._failed(download, problem.kind, problem.message)
         except OSError as error:
-            self._failed(
-                download, "no_space" if error.errno == 28 else "disk", f"It cannot be saved: {error.strerror}."
-            )
+            kind = "no_space" if error.errno == 28 else "disk"
+            self._failed(download, kind, message("download_unsaved", error=error.strerror))
         except DatabaseProblem:
             raise
         except Exception as error:
             log.exception("download of %s failed", download.repo)
-            self._failed(download, "hub_error", f"It went wrong in an unexpected way: {type(error).__name__}.")
+            self._failed(download, "hub_error", message("download_fault", error=type(error).__name__))
         finally:
             hub.close()
 
-    def _failed(self, download: Download, kind: str, message: str) -> None:
-        log.warning("download of %s failed: %s", download.repo, message)
-        self._store.fail(download.id, kind, message)
+    def _failed(self, download: Download, kind: str, problem: Message) -> None:
+        log.warning("download of %s failed: %s", download.repo, problem)
+        self._store.fail(download.id, kind, problem)
 
     def _load(self, hub: Hub, download: Download) -> int:
         """The bytes that the finished download has."""
@@ -113,21 +113,18 @@ class Fetcher:
             raise Interrupted
         free = shutil.disk_usage(existing(staging)).free - self._settings.disk_reserve_mb * MB
         if free < needed or free <= 0:
-            room, reserve = (
-                f"{max(0, free) / 1e9:.1f} GB can be used",
-                f"{self._settings.disk_reserve_mb} MB are kept free",
-            )
             raise HubProblem(
                 kind="no_space",
-                message=f"There is no room on the disk: {needed / 1e9:.1f} GB are still to come, {room} ({reserve}). "
-                "Free some, then ask again.",
+                message=message(
+                    "hub_room", needed=needed / 1e9, free=max(0, free) / 1e9, reserve=self._settings.disk_reserve_mb
+                ),
             )
 
     def _settle(self, download: Download, listing: Listing, staging: Path, files: list[RemoteFile]) -> None:
         """Move what is complete to its place."""
         target = self._settings.home / download.folder / download.name
         if target.exists():
-            raise HubProblem(kind="exists", message=f"{download.folder}/{download.name} is there already.")
+            raise HubProblem(kind="exists", message=message("there_already", path=f"{download.folder}/{download.name}"))
         if download.file:
             modes.share_like(staging / files[0].path, target.parent)
             (staging / files[0].path).replace(target)

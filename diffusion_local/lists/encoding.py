@@ -9,6 +9,7 @@ from typing import BinaryIO
 from charset_normalizer import from_bytes
 
 from diffusion_local.errors import InvalidParams
+from diffusion_local.messages import Message, message
 
 MAX_LINE_CHARS = 10_000
 SAMPLE = 64 * 1024  # bytes that are looked at to tell text from anything else
@@ -37,9 +38,9 @@ def read_bounded(source: BinaryIO | Path, max_mb: int) -> bytes:
         else:
             data = source.read(limit + 1)
     except OSError as error:
-        raise InvalidParams("list", f"cannot be read: {error}") from None
+        raise InvalidParams("list", message("cannot_be_read", error=error)) from None
     if len(data) > limit:
-        raise InvalidParams("list", f"must be at most {max_mb} MB.")
+        raise InvalidParams("list", message("list_bytes", most=max_mb))
     return data
 
 
@@ -49,11 +50,13 @@ def decoded(data: bytes) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:  # of UTF-16 only
-        raise InvalidParams("list", f"is not whole {encoding.upper()} text: {error.reason}.") from None
+        raise InvalidParams(
+            "list", message("list_not_whole_dot", encoding=encoding.upper(), error=error.reason)
+        ) from None
 
 
-def lines(data: bytes, max_chars: int = MAX_LINE_CHARS) -> Iterator[tuple[int, str, str]]:
-    """(number from 1, text with its end, what is wrong with it or "") of each line; decoded as it is read.
+def lines(data: bytes, max_chars: int = MAX_LINE_CHARS) -> Iterator[tuple[int, str, Message | None]]:
+    """(number from 1, text with its end, what is wrong with it or None) of each line; decoded as it is read.
 
     A line that is too long comes cut, with the reason; the next line is read all the same. Raises InvalidParams for
     what is not text.
@@ -70,37 +73,41 @@ def lines(data: bytes, max_chars: int = MAX_LINE_CHARS) -> Iterator[tuple[int, s
             text = line.rstrip("\r\n")
             after_cut = len(text) > max_chars
             if not after_cut:
-                yield number, line, ""
+                yield number, line, None
                 continue
             length = len(text)
             while not line.endswith(("\n", "\r")) and (line := reader.readline(SAMPLE)):
                 length += len(line.rstrip("\r\n"))
             after_cut = line.endswith("\r")
-            yield number, text[:max_chars], f"has {length:,} characters; at most {max_chars:,} can be read."
+            yield number, text[:max_chars], message("line_long", got=length, most=max_chars)
     except UnicodeDecodeError as error:  # of UTF-16 only; the others were decoded once before
-        raise InvalidParams("list", f"is not whole {encoding.upper()} text: {error.reason}.") from None
+        raise InvalidParams(
+            "list", message("list_not_whole_dot", encoding=encoding.upper(), error=error.reason)
+        ) from None
 
 
 def encoding_of(data: bytes) -> str:
     """Name of the codec that reads the bytes. Raises InvalidParams for binary files and for other encodings."""
     for mark, codec in BOMS:
         if data.startswith(mark):
-            return codec or refuse("it is in UTF-32")
+            return codec or refuse(message("encoding_utf32"))
     sample = data[:SAMPLE]
     if codec := utf16_without_mark(sample):
         return codec
     if b"\0" in sample or controls(sample) > BINARY_SHARE * len(sample):
-        raise InvalidParams("list", "is a binary file, not text. A list is text, CSV or JSONL.")
+        raise InvalidParams("list", message("binary_list"))
     if decodes(data, "utf-8"):
         return "utf-8"
     if looks_chinese(data) and decodes(data, "gbk"):
         return "gbk"
     found = from_bytes(sample).best()
-    return refuse(f"it looks like {found.encoding.upper()}" if found else "its encoding is not known")
+    if found is None:
+        return refuse(message("encoding_unknown"))
+    return refuse(message("encoding_like", encoding=found.encoding.upper()))
 
 
-def refuse(what: str) -> str:
-    raise InvalidParams("list", f"must be UTF-8, UTF-16 or GBK text; {what}. Save it as UTF-8 and try again.")
+def refuse(what: Message) -> str:
+    raise InvalidParams("list", message("list_encoding", what=what))
 
 
 def utf16_without_mark(sample: bytes) -> str:

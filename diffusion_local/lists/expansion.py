@@ -20,6 +20,7 @@ from random import Random
 
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.encoding import lines, read_bounded
+from diffusion_local.messages import message
 from diffusion_local.options.values import MAX_PROMPT_CHARS
 
 MAX_DEPTH = 20  # of braces within braces and wildcards within wildcards
@@ -147,16 +148,16 @@ class Expander:
             return Text(template)
         node = Template(self, template, ()).whole()
         if node.extent > 2 * MAX_PROMPT_CHARS:
-            raise InvalidParams("prompt", f"can expand to far more than {MAX_PROMPT_CHARS:,} characters.")
+            raise InvalidParams("prompt", message("expand_long", most=MAX_PROMPT_CHARS))
         return node
 
     def wildcard(self, name: str, above: tuple[str, ...]) -> Node:
         if name in above:
-            raise InvalidParams("prompt", f"wildcards name each other in a loop: {' > '.join((*above, name))}.")
+            raise InvalidParams("prompt", message("wildcard_loop", loop=" > ".join((*above, name))))
         if name not in self._files:
             node = self._read(name, above) if len(above) < MAX_DEPTH else None
             if node is None or node.depth > MAX_TREE:
-                raise InvalidParams("prompt", f"wildcards name each other more than {MAX_DEPTH} deep.")
+                raise InvalidParams("prompt", message("wildcard_deep", most=MAX_DEPTH))
             self._files[name] = node
         return self._files[name]
 
@@ -164,18 +165,19 @@ class Expander:
         try:
             found = list(lines(read_bounded(self._path(name), MAX_WILDCARD_MB)))
         except InvalidParams as error:
-            problem = error.problem if error.field == "prompt" else f"wildcards/{name}.txt {error.problem}"
-            raise InvalidParams("prompt", problem) from None
+            if error.field == "prompt":
+                raise
+            raise InvalidParams("prompt", message("wildcard_file", name=name, problem=error.problem)) from None
         options = []
         for number, line, problem in found:
             text = line.strip()
             if problem:
-                raise InvalidParams("prompt", f"wildcards/{name}.txt: line {number} {problem}")
+                raise InvalidParams("prompt", message("wildcard_line", name=name, line=number, problem=problem))
             if text and not text.startswith("#"):
                 weight, text = weighted(text)
                 options.append((weight, Template(self, text, (*above, name)).whole()))
         if not options:
-            raise InvalidParams("prompt", f"wildcards/{name}.txt is empty.")
+            raise InvalidParams("prompt", message("wildcard_empty", name=name))
         return choice(options)
 
     def _path(self, name: str) -> Path:
@@ -185,7 +187,7 @@ class Expander:
                 return path
         files = self._folder.rglob("*.txt")
         there = sorted(each.relative_to(self._folder).with_suffix("").as_posix() for each in files)
-        raise InvalidParams("prompt", f"there is no wildcards/{name}.txt. Known: {', '.join(there[:30]) or 'none'}.")
+        raise InvalidParams("prompt", message("wildcard_none", name=name, known=", ".join(there[:30]) or "none"))
 
 
 class Template:
@@ -219,7 +221,7 @@ class Template:
                 plain = ""
         else:
             if depth:
-                raise InvalidParams("prompt", "has a { without its }; write \\{ for the sign itself.")
+                raise InvalidParams("prompt", message("brace_open", open="{", shut="}", escaped="\\{"))
             plain += self._text[self._place :]
             self._place = len(self._text)
         if plain or not parts:
@@ -228,10 +230,10 @@ class Template:
 
     def _choice(self, depth: int) -> Node:
         if depth > MAX_DEPTH:
-            raise InvalidParams("prompt", f"has braces more than {MAX_DEPTH} deep.")
+            raise InvalidParams("prompt", message("braces_deep", most=MAX_DEPTH))
         before = self._text[max(0, self._place - 3) : self._place - 1]  # $${ is a $ and a choice
         if before.endswith("$") and before != "$$":
-            raise InvalidParams("prompt", "has a variable (${…}), which is not supported; write \\{ for the sign.")
+            raise InvalidParams("prompt", message("variable", sign="${…}", escaped="\\{"))
         low, high, joiner = self._amount()
         options = []
         while True:
@@ -252,7 +254,7 @@ class Template:
         low = int(found[1] or 1)
         high = int(found[3] or MAX_PICKED) if found[2] else low
         if low > high or high > MAX_PICKED:
-            raise InvalidParams("prompt", f"{found[0].strip()} must name from 0 to {MAX_PICKED} options, low to high.")
+            raise InvalidParams("prompt", message("choice_count", what=found[0].strip(), most=MAX_PICKED))
         joiner = re.match(r"([^{}|$]*)\$\$", self._text[self._place : self._place + 40])
         if not joiner:
             return low, high, ","
@@ -272,6 +274,6 @@ def choice(options: list[tuple[float, Node]], low: int = 1, high: int = 1, joine
     if high != 1 and len(nodes) == 1 and isinstance(only, Choice):
         nodes, weights = only.options, only.weights  # {2$$__animal__} picks two animals
     if not any(weights):
-        raise InvalidParams("prompt", "has a choice whose options all have the weight 0.")
+        raise InvalidParams("prompt", message("choice_weight"))
     most = min(high, len(nodes))
     return Choice(nodes, weights, min(low, most), most, joiner)

@@ -11,6 +11,7 @@ from typing import Any
 from diffusion_local.domain import Job, Params
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.lists.fields import RESULTS
+from diffusion_local.messages import message
 
 EXPORTS = ("csv", "jsonl")
 #: ``expand``: a prompt that was made has its choices behind it; braces in it are braces.
@@ -20,7 +21,7 @@ COLUMNS = (*(field.name for field in fields(Params)), "expand", *RESULTS)
 def written(results: Iterable[tuple[Job, PurePath | None]], form: str) -> Iterator[str]:
     """The list's lines with their ends, from jobs with their pictures' files. Raises InvalidParams."""
     if form not in EXPORTS:
-        raise InvalidParams("format", f"must be one of {', '.join(EXPORTS)} (got {echo(form)}).")
+        raise InvalidParams("format", message("one_of", known=list(EXPORTS), got=echo(form)))
     return csv_lines(results) if form == "csv" else jsonl_lines(results)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from diffusion_local.domain import Kind
 from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
 from diffusion_local.options.table import OPTIONS, SETTINGS
 from diffusion_local.options.values import one_of
 
@@ -54,12 +55,12 @@ def entry(line: int, given: Mapping[str, Any]) -> Entry:
     values = {name: value for name, value in values.items() if not (isinstance(value, str) and not value.strip())}
     if "size" in values:
         if "width" in values or "height" in values:
-            raise InvalidParams("size", "must be left out where width or height is given.")
+            raise InvalidParams("size", message("size_twice"))
         values["width"], values["height"] = parse_size(values.pop("size"))
     if "kind" in values:
         values["kind"] = one_of("kind", values["kind"], tuple(Kind))
     if values.get("expand", EXPANSIONS[0]) not in EXPANSIONS:
-        raise InvalidParams("expand", f"must be one of {', '.join(EXPANSIONS)} (got {echo(values['expand'])}).")
+        raise InvalidParams("expand", message("one_of", known=list(EXPANSIONS), got=echo(values["expand"])))
     return Entry(line, values)
 
 
@@ -68,5 +69,5 @@ def parse_size(size: Any) -> tuple[int, int]:
     width, cross, height = str(size).lower().replace("×", "x").partition("x")
     digits = 6  # more is no size, and int() refuses thousands of digits in words of its own
     if not cross or not all(each.isascii() and each.isdecimal() and len(each) <= digits for each in (width, height)):
-        raise InvalidParams("size", f"must be WIDTHxHEIGHT in pixels, such as 256x256 (got {echo(size)}).")
+        raise InvalidParams("size", message("size_form", got=echo(size)))
     return int(width), int(height)

@@ -12,6 +12,7 @@ from typing import Any
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.lists.encoding import MAX_LINE_CHARS, lines
 from diffusion_local.lists.fields import FIELDS, BadLine, Entry, entry, field_name, known
+from diffusion_local.messages import message
 
 Parsed = Iterator[Entry | BadLine]
 
@@ -32,7 +33,7 @@ def format_of(name: str) -> str:
 def parse(data: bytes, form: str) -> Parsed:
     """The list's lines, as they are read. Raises InvalidParams where the whole cannot be read."""
     if form not in FORMATS:
-        raise InvalidParams("format", f"must be one of {', '.join(FORMATS)} (got {echo(form)}).")
+        raise InvalidParams("format", message("one_of", known=list(FORMATS), got=echo(form)))
     return FORMATS[form](data)
 
 
@@ -75,9 +76,9 @@ def parse_csv(data: bytes) -> Parsed:
 def header_problems(number: int, header: list[str], names: list[str]) -> Iterator[BadLine]:
     """The columns that are not known. Raises InvalidParams if no row could be read by such a header."""
     if "prompt" not in names:
-        raise InvalidParams("list", f"must have a column named prompt (its columns are {', '.join(header)[:200]}).")
+        raise InvalidParams("list", message("column_prompt", columns=", ".join(header)[:200]))
     if twice := sorted(name for name, times in Counter(names).items() if times > 1 and known(name)):
-        raise InvalidParams("list", f"must have each column once; {', '.join(twice)} is there twice.")
+        raise InvalidParams("list", message("column_twice", column=list(twice)))
     if strange := [shown for name, shown in zip(names, header, strict=True) if not known(name)]:
         yield bad(number, f"unknown columns: {', '.join(strange)[:200]}. Known: {', '.join(FIELDS)}.", ",".join(header))
 
@@ -139,22 +140,22 @@ def text_values(text: str) -> dict[str, Any]:
     while found:
         shown, name = found[1], field_name(found[1])
         if name not in FIELDS:
-            raise InvalidParams(f"--{shown}", f"is not a flag. Known: {', '.join('--' + each for each in FIELDS)}.")
+            raise InvalidParams(f"--{shown}", message("not_a_flag", known=["--" + each for each in FIELDS]))
         if name in values:
-            raise InvalidParams(f"--{shown}", "is given twice.")
+            raise InvalidParams(f"--{shown}", message("flag_twice"))
         following = FLAG.search(text, found.end())
         if text[found.end() : found.end() + 1] in ("'", '"'):
             value = QUOTED.match(text, found.end())
             if not value:
-                raise InvalidParams(f"--{shown}", "has a quotation mark that is not closed, or text right behind it.")
+                raise InvalidParams(f"--{shown}", message("quotation"))
             values[name] = unquoted(value[0])
             following = FLAG.search(text, value.end())
             if text[value.end() : following.start() if following else None].strip():
-                raise InvalidParams(f"--{shown}", "is followed by text that belongs to no flag.")
+                raise InvalidParams(f"--{shown}", message("flag_text"))
         else:
             values[name] = text[found.end() : following.start() if following else None].strip()
         if not values[name] and name != "negative":
-            raise InvalidParams(f"--{shown}", "needs a value.")
+            raise InvalidParams(f"--{shown}", message("flag_value"))
         found = following
     return values
 
@@ -168,16 +169,16 @@ def json_values(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidParams("line", f"is not JSON: {str(error)[:100]}.") from None
+        raise InvalidParams("line", message("not_json", error=str(error)[:100])) from None
     if isinstance(found, str):
         return {"prompt": found}
     if not isinstance(found, dict):
-        raise InvalidParams("line", 'must be a JSON object, such as {"prompt": "a castle", "seed": 7}.')
+        raise InvalidParams("line", message("json_line", example='{"prompt": "a castle", "seed": 7}'))
     values = {field_name(name): value for name, value in found.items()}
     if strange := [name for name in found if not known(field_name(name))]:
-        raise InvalidParams("line", f"has unknown fields: {', '.join(strange)[:200]}. Known: {', '.join(FIELDS)}.")
+        raise InvalidParams("line", message("json_fields", fields=", ".join(strange)[:200], known=list(FIELDS)))
     if len(values) < len(found):
-        raise InvalidParams("line", "has a field twice, by two of its names.")
+        raise InvalidParams("line", message("field_twice"))
     return values
 
 

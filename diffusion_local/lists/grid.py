@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.lists.fields import field_name, parse_size
+from diffusion_local.messages import message
 from diffusion_local.options.table import OPTIONS, SETTINGS
 from diffusion_local.options.types import Lora
 from diffusion_local.options.values import MAX_PROMPT_CHARS, loras
@@ -81,7 +82,7 @@ class Grid:
             if axis.field in PROMPTS:
                 text = prompt if axis.field == "prompt" else str(settings.get("negative") or "")
                 if axis.values[0] not in text:
-                    raise InvalidParams(axis.field, f"must hold {echo(axis.values[0])}, which the grid is to replace.")
+                    raise InvalidParams(axis.field, message("search_text", text=echo(axis.values[0])))
         outward = [axis for axis in (self.z, self.y, self.x) if axis]
         for values in product(*(axis.values for axis in outward)):
             each, words = dict(settings), prompt
@@ -115,7 +116,7 @@ def replaced(axis: Axis, text: str, value: str) -> str:
     old = axis.values[0]
     length = len(text) + text.count(old) * (len(value) - len(old))
     if length > MAX_PROMPT_CHARS:  # asked before it is made: it may have a hundred million
-        raise InvalidParams(axis.field, f"must have at most {MAX_PROMPT_CHARS:,} characters (got {length:,}).")
+        raise InvalidParams(axis.field, message("too_long", most=MAX_PROMPT_CHARS, got=length))
     return text.replace(old, value)
 
 
@@ -123,15 +124,15 @@ def parse_grid(x: str, y: str = "", z: str = "", most: int = 2000) -> Grid:
     """Raises InvalidParams naming the axis; so for more than ``most`` pictures."""
     axes = {name: parse_axis(name, text) for name, text in (("x", x), ("y", y), ("z", z)) if text.strip()}
     if "x" not in axes:
-        raise InvalidParams("x", 'must be an axis such as "steps: 10,20,30".')
+        raise InvalidParams("x", message("first_axis"))
     taken = [(axis.field, axis.name) for axis in axes.values()]
     for name, axis in axes.items():
         if taken.count((axis.field, axis.name)) > 1:
-            raise InvalidParams(name, f"must be another field than the other axes ({axis.field} is there twice).")
+            raise InvalidParams(name, message("grid_same", field=axis.field))
     grid = Grid(**axes)
     if grid.count > most:
         sides = " x ".join(str(len(axis.values)) for axis in grid.axes)
-        raise InvalidParams("x", f"and its other axes make {sides} = {grid.count:,} pictures; at most {most:,} can be.")
+        raise InvalidParams("x", message("grid_many", product=sides, count=grid.count, most=most))
     return grid
 
 
@@ -145,23 +146,23 @@ def parse_axis(axis: str, text: str) -> Axis:
     if not colon or field not in FIELDS or len(text) > MOST_CHARS:
         raise InvalidParams(
             axis,
-            f'must be "field: values", such as "steps: 10,20,30" (got {echo(text)}). Fields: {", ".join(FIELDS)}.',
+            message("grid_axis", got=echo(text), known=list(FIELDS)),
         )
     if (field == "lora") != bool(name):
-        raise InvalidParams(axis, 'must name a LoRA as "lora NAME: 0.5,1" does, and nothing else has a name.')
+        raise InvalidParams(axis, message("grid_lora"))
     try:
         cells = next(csv.reader([rest.strip()], skipinitialspace=True, strict=True), [])
     except csv.Error as error:
-        raise InvalidParams(axis, f"has values that cannot be read: {error}.") from None
+        raise InvalidParams(axis, message("grid_read", error=error)) from None
     values: list[str] = []
     for cell in cells:
         values += spread(axis, field, cell if field in PROMPTS else cell.strip())
         if len(values) > MOST_VALUES:
-            raise InvalidParams(axis, f"must have at most {MOST_VALUES} values.")
+            raise InvalidParams(axis, message("grid_values_most", most=MOST_VALUES))
     if len(set(values)) < max(len(values), 1) or "" in values[:1]:
-        raise InvalidParams(axis, f"must have values, each once (got {echo(rest.strip())}).")
+        raise InvalidParams(axis, message("axis_values", got=echo(rest.strip())))
     if field in PROMPTS and len(values) < 2:
-        raise InvalidParams(axis, "must have the text to search for and at least one to put in its place.")
+        raise InvalidParams(axis, message("grid_replace"))
     return Axis(field, tuple(values), name)
 
 
@@ -177,10 +178,10 @@ def spread(axis: str, field: str, cell: str) -> list[str]:
     first, last = numeric(axis, field, found[1]), numeric(axis, field, found[2])
     step = float(found[3] or 1)
     if last < first or not 0 < step < math.inf:
-        raise InvalidParams(axis, f"must count up (got {echo(cell)}).")
+        raise InvalidParams(axis, message("grid_up", got=echo(cell)))
     steps = (last - first) / step + 1e-9
     if steps >= MOST_VALUES:
-        raise InvalidParams(axis, f"must have at most {MOST_VALUES} values ({echo(cell)} has {steps + 1:,.0f}).")
+        raise InvalidParams(axis, message("grid_values", most=MOST_VALUES, field=echo(cell), count=steps + 1))
     count = int(steps) + 1
     each = [first + place * step for place in range(count)]
     return [f"{value:g}" if field in DECIMALS else str(int(value)) for value in each]
@@ -192,5 +193,5 @@ def numeric(axis: str, field: str, text: str) -> float:
     except (ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
-        raise InvalidParams(axis, f"must have numbers for {field} (got {echo(text)}).")
+        raise InvalidParams(axis, message("axis_numbers", field=field, got=echo(text)))
     return value

@@ -15,6 +15,7 @@ from diffusion_local.estimates import Work
 from diffusion_local.lists.expansion import MANY, Expander, Text
 from diffusion_local.lists.fields import EXPANSIONS, BadLine, Entry
 from diffusion_local.lists.formats import bad
+from diffusion_local.messages import Message, message
 from diffusion_local.options.validate import series, with_tags
 from diffusion_local.options.values import check_prompt, whole_number
 
@@ -109,7 +110,7 @@ class Plan:
         series(params, count)
         model = self._catalog.get(params.model)
         if not model.ready:
-            raise InvalidParams("model", f"{model.id} is not ready: {model.problem}")
+            raise InvalidParams("model", message("not_ready", model=model.id, problem=model.problem))
         node = Text(params.prompt) if expand == "no" else self._expander.parse(params.prompt)
         if isinstance(node, Text):
             return self._counted(params, [node.text.strip()], count)
@@ -129,10 +130,7 @@ class Plan:
     def _counted(self, params: Params, prompts: Iterable[str], count: int, different: int = 1) -> Iterator[Params]:
         """For each prompt ``count`` pictures with consecutive seeds, beginning alike: prompts are to be compared."""
         if self.pictures + different * count > self._most:
-            raise QueueFull(
-                f"The list makes more than {self._most:,} pictures, and the queue holds no more. Split it, or raise "
-                "max_queued."
-            )
+            raise QueueFull(message("list_many", most=self._most))
         for prompt in prompts:
             self._longest_with(params.model, prompt, params.negative)
             for one in series(params, count):
@@ -165,21 +163,26 @@ class Plan:
             limit, tokens = prompts.count_read(found, text)
             if limit and tokens > limit:
                 over[model, limit, prompts.in_parts(found)] += 1
-        some = "at least " if over.total() == LONGEST else ""
+        some = over.total() == LONGEST
         return [
-            f"prompt: {model} reads {limit} tokens of text{' at a time' if parts else ''}; {some}{count} of the "
-            f"prompts have more, and {'are read in parts' if parts else 'their end is ignored'}."
+            message(
+                "list_tokens_in_parts" if parts else "list_tokens",
+                model=model,
+                limit=limit,
+                count=message("at_least", count=count) if some else count,
+            )
             for (model, limit, parts), count in over.items()
         ]
 
 
-def too_many(combinations: int, count: int, most: int) -> str:
-    shown = f"more than {MANY:,}" if combinations >= MANY else f"{combinations:,}"
-    times = f", {count} pictures of each" if count > 1 else ""
-    return f"has {shown} combinations{times}; at most {most:,} pictures can be made (max_queued)."
+def too_many(combinations: int, count: int, most: int) -> Message:
+    shown = message("more_than", count=MANY) if combinations >= MANY else f"{combinations:,}"
+    if count > 1:
+        return message("combinations_each", count=shown, each=count, most=most)
+    return message("combinations", count=shown, most=most)
 
 
 def checked_expansion(expand: str) -> str:
     if expand not in EXPANSIONS:
-        raise InvalidParams("expand", f"must be one of {', '.join(EXPANSIONS)} (got {echo(expand)}).")
+        raise InvalidParams("expand", message("one_of", known=list(EXPANSIONS), got=echo(expand)))
     return expand

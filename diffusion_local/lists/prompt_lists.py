@@ -18,6 +18,7 @@ from diffusion_local.lists.export import written
 from diffusion_local.lists.fields import FIELDS, BadLine, entry, field_name
 from diffusion_local.lists.formats import format_of, parse
 from diffusion_local.lists.plan import ListCheck, Plan, checked_expansion
+from diffusion_local.messages import Message, joined, message
 from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.options.values import check_prompt, draw_seed, whole_number
 from diffusion_local.queue import JobQueue
@@ -144,7 +145,7 @@ class PromptLists:
             if plan.bad_count and not skip_bad_lines:
                 raise InvalidParams("list", refusal(plan))
             if not plan.pictures:
-                raise InvalidParams("list", "has no prompt.")
+                raise InvalidParams("list", message("no_prompt"))
             spool.seek(0)
             warnings = plan.warnings()
             who = actor.current().owner(owner)
@@ -183,7 +184,7 @@ class PromptLists:
             source = source.encode()
         if isinstance(source, bytes):
             if len(source) > self._settings.max_list_mb * 1_000_000:
-                raise InvalidParams("list", f"must be at most {self._settings.max_list_mb} MB.")
+                raise InvalidParams("list", message("list_bytes", most=self._settings.max_list_mb))
             return source
         return read_bounded(source, self._settings.max_list_mb)
 
@@ -191,7 +192,7 @@ class PromptLists:
         given = {field_name(name): value for name, value in defaults.items() if value is not None}
         for what in given:
             if what not in FIELDS or what == "prompt":
-                raise InvalidParams(what, f"is not a field of a list. Known: {', '.join(FIELDS[1:])}.")
+                raise InvalidParams(what, message("list_field", known=list(FIELDS[1:])))
         seed = draw_seed() if expansion_seed is None else whole_number("expansion_seed", expansion_seed, 0, 2**32 - 1)
         return Plan(
             self._catalog,
@@ -208,10 +209,11 @@ def jobs_of(batch: Batch, spool: IO[str], priority: int) -> Iterator[Job]:
         yield new_job(batch, index, Params.from_json(line), priority)
 
 
-def refusal(plan: Plan) -> str:
-    lines = f"{plan.bad_count:,} bad line{'s' if plan.bad_count > 1 else ''}"
-    named = " ".join(f"Line {each.line}: {each.reason}" for each in plan.bad[:NAMED_BAD])
-    return f"has {lines}, so nothing was enqueued; correct them or skip bad lines. {named}"
+def refusal(plan: Plan) -> Message:
+    named = joined(message("bad_line", line=each.line, reason=each.reason) for each in plan.bad[:NAMED_BAD])
+    if plan.bad_count == 1:
+        return message("bad_line_one", lines=named)
+    return message("bad_line_several", count=plan.bad_count, lines=named)
 
 
 def request(data: bytes, *options: object) -> str:
@@ -229,4 +231,4 @@ def named(source: Source) -> str:
 
 def check_text(text: str) -> None:
     if any("\ud800" <= sign <= "\udfff" for sign in text):
-        raise InvalidParams("list", "must be text; it holds half a character that cannot be stored.")
+        raise InvalidParams("list", message("half_character"))

@@ -14,6 +14,7 @@ from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.encoding import read_bounded
 from diffusion_local.lists.fields import BadLine
 from diffusion_local.lists.transfer import Parcel, packed, unpacked
+from diffusion_local.messages import joined, message
 from diffusion_local.queue import JobQueue
 from diffusion_local.settings import Settings
 from diffusion_local.store import faults
@@ -62,15 +63,15 @@ class QueueFile:
         data = source.encode(errors="replace") if isinstance(source, str) else source
         if isinstance(data, bytes):
             if len(data) > self._settings.max_list_mb * 1_000_000:
-                raise InvalidParams("file", f"must be at most {self._settings.max_list_mb} MB.")
+                raise InvalidParams("file", message("list_bytes", most=self._settings.max_list_mb))
         else:
             data = read_bounded(data, self._settings.max_list_mb)
         parcels, wrong, wrongs = unpacked(data, self._catalog, self._settings.max_queued)
         if wrongs and not skip_bad_lines:
-            named = " ".join(f"Line {each.line}: {each.reason}" for each in wrong[:NAMED_BAD])
-            raise InvalidParams("file", f"has {wrongs:,} bad lines, so nothing was enqueued. {named}")
+            named = joined(message("bad_line", line=each.line, reason=each.reason) for each in wrong[:NAMED_BAD])
+            raise InvalidParams("file", message("bad_lines", count=wrongs, first=named))
         if not parcels:
-            raise InvalidParams("file", "has no job.")
+            raise InvalidParams("file", message("no_job_in"))
         owner = actor.current().owner("")
         lots = [(*parcel.made(owner), KEY + parcel.key, digest(parcel)) for parcel in parcels]
         found = self._jobs.insert_batches(lots, self._settings.max_queued)

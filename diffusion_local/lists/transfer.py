@@ -18,6 +18,7 @@ from diffusion_local.lists.fields import BadLine
 from diffusion_local.lists.formats import MAX_ROW_CHARS, bad
 from diffusion_local.lists.grid import Grid
 from diffusion_local.lists.plan import MOST_BAD, CatalogOfNow
+from diffusion_local.messages import message
 from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.options.values import check_prompt, whole_number
 from diffusion_local.timing import checked_url
@@ -72,13 +73,13 @@ def unpacked(data: bytes, catalog: Catalog, most: int) -> tuple[list[Parcel], li
                 parcels[-1].jobs.append(read_job(found, now))
                 count += 1
             else:
-                raise InvalidParams("line", "must come after the line of its batch.")
+                raise InvalidParams("line", message("queue_order"))
         except InvalidParams as error:
             wrongs += 1
             if len(wrong) < MOST_BAD:
                 wrong.append(bad(number, error.message, line))
         if count > most:
-            raise QueueFull(f"The file has more than {most:,} jobs, and the queue holds no more (max_queued).")
+            raise QueueFull(message("queue_many", most=most))
     return [each for each in parcels if each.jobs], wrong, wrongs
 
 
@@ -86,19 +87,19 @@ def read_object(line: str) -> dict[str, Any]:
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InvalidParams("line", f"is not JSON: {str(error)[:100]}.") from None
+        raise InvalidParams("line", message("not_json", error=str(error)[:100])) from None
     if not isinstance(found, dict):
-        raise InvalidParams("line", "must be a JSON object, as `export --queue` writes them.")
+        raise InvalidParams("line", message("queue_line"))
     return found
 
 
 def parcel(found: dict[str, Any]) -> Parcel:
     if found.get("version") != VERSION:
-        raise InvalidParams("version", f"must be {VERSION}: this file is of another program or a newer one.")
+        raise InvalidParams("version", message("queue_format", format=VERSION))
     for name in ("batch", "name", *KEPT):
         check_prompt(name, found.get(name) or "")
     if not found["batch"] or found.get("lane") not in tuple(Lane):
-        raise InvalidParams("lane", f"must be one of {', '.join(Lane)}, and batch an id.")
+        raise InvalidParams("lane", message("queue_kind", known=list(Lane)))
     check_times(found)
     kept = {name: found[name] for name in KEPT if found.get(name)}
     return Parcel(found["batch"], {"name": found.get("name") or "", "lane": Lane(found["lane"])} | kept)
@@ -116,15 +117,15 @@ def check_times(found: dict[str, Any]) -> None:
         if found.get("grid"):
             Grid.from_json(found["grid"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidParams("batch", f"has times or axes that cannot be read: {error}.") from None
+        raise InvalidParams("batch", message("queue_times", error=error)) from None
 
 
 def read_job(found: dict[str, Any], catalog: Catalog) -> tuple[Params, int]:
     values = found.get("job")
     if not isinstance(values, dict) or not isinstance(values.get("prompt"), str) or "seed" not in values:
-        raise InvalidParams("job", "must be the settings of a picture, with its prompt and seed.")
+        raise InvalidParams("job", message("queue_params"))
     params = catalog.complete(values["prompt"], {name: value for name, value in values.items() if name != "prompt"})
     model = catalog.get(params.model)
     if not model.ready:
-        raise InvalidParams("model", f"{model.id} is not ready: {model.problem}")
+        raise InvalidParams("model", message("not_ready", model=model.id, problem=model.problem))
     return params, whole_number("priority", found.get("priority", 0), *PRIORITIES)

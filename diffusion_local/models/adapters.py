@@ -6,12 +6,12 @@ from pathlib import Path
 
 from diffusion_local import families
 from diffusion_local.errors import ModelUnavailable
+from diffusion_local.messages import Message, message, verbatim
 from diffusion_local.models.found import INCOMPLETE, READY, UNSUPPORTED
-from diffusion_local.models.headers import NO_PICKLE, Header, read_header
+from diffusion_local.models.headers import Header, read_header
 
 LORA, VAE, UPSCALER, EMBEDDING = "lora", "vae", "upscaler", "embedding"
 PLACES = {LORA: "loras", VAE: "vae", UPSCALER: "upscalers", EMBEDDING: "embeddings"}
-TITLES = {LORA: "a LoRA", VAE: "a VAE", UPSCALER: "an upscaler", EMBEDDING: "a textual inversion"}
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 MOST_WORDS = 24
 MOST_TEXT = 2000
@@ -45,10 +45,18 @@ def read_adapter(path: Path, kind: str) -> Adapter:
     try:
         size = path.stat().st_size
         if path.suffix.lower() != ".safetensors":
-            return Adapter(name, kind, path, size_bytes=size, state=UNSUPPORTED, problem=f"{path.name}: {NO_PICKLE}")
+            return Adapter(
+                name, kind, path, size_bytes=size, state=UNSUPPORTED, problem=message("pickle_adapter", name=path.name)
+            )
         header = read_header(path)
     except (ModelUnavailable, OSError) as problem:
-        return Adapter(name, kind, path, state=INCOMPLETE, problem=str(problem))
+        return Adapter(
+            name,
+            kind,
+            path,
+            state=INCOMPLETE,
+            problem=problem.message if isinstance(problem, ModelUnavailable) else verbatim(str(problem)),
+        )
     is_of = kind_of(header)
     if is_of != kind:
         return Adapter(name, kind, path, size_bytes=size, state=UNSUPPORTED, problem=misplaced(is_of, kind))
@@ -74,17 +82,19 @@ def what_else(header: Header) -> str:
     kind = kind_of(header)
     if not kind:
         if any(key.startswith(("control_model.", "controlnet_")) for key in header.tensors):
-            return "It is a ControlNet, which is not supported."
+            return message("model_controlnet")
         if "down_blocks.0.resnets.0.conv1.weight" in header.tensors:
-            return "It is a UNet in diffusers form without the rest of its model. Copy the whole diffusers folder."
+            return message("model_bare_unet")
         return ""
-    return f"It is {TITLES[kind]}, not a model: move it into `{PLACES[kind]}`."
+    return message("model_is_other", what=message(f"adapter_{kind}"), folder=PLACES[kind])
 
 
-def misplaced(kind: str, expected: str) -> str:
+def misplaced(kind: str, expected: str) -> Message:
     if kind:
-        return f"It is {TITLES[kind]}, not {TITLES[expected]}: move it into `{PLACES[kind]}`."
-    return f"It is not {TITLES[expected]} of a known kind."
+        return message(
+            "misplaced", what=message(f"adapter_{kind}"), wanted=message(f"adapter_{expected}"), folder=PLACES[kind]
+        )
+    return message("not_an_adapter", what=message(f"adapter_{expected}"))
 
 
 def kind_of(header: Header) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 
 from diffusion_local import families
 from diffusion_local.errors import ModelUnavailable
+from diffusion_local.messages import message
 from diffusion_local.models.adapters import what_else
 from diffusion_local.models.folders import INPAINT_CHANNELS, config_of
 from diffusion_local.models.found import Found, incomplete, not_supported
-from diffusion_local.models.headers import NO_PICKLE, Header, read_header
+from diffusion_local.models.headers import Header, read_header
 from diffusion_local.options.option import DENOISED
 from diffusion_local.options.types import Kind
 
@@ -29,7 +30,7 @@ PREFIX = "model.diffusion_model."
 def read_checkpoint(path: Path, configs: Iterable[Path]) -> Found:
     """``configs`` are folders in which a fitting configuration may be, the preferred first."""
     if path.suffix.lower() in PICKLES:
-        return not_supported(f"{path.name} is a pickle file. {NO_PICKLE}", size_bytes=path.stat().st_size)
+        return not_supported(message("model_pickle", name=path.name), size_bytes=path.stat().st_size)
     try:
         header = read_header(path)
     except ModelUnavailable as problem:
@@ -46,13 +47,12 @@ def read_checkpoint(path: Path, configs: Iterable[Path]) -> Found:
     family = families.of_checkpoint(header.tensors, PREFIX)
     if family is not families.UNKNOWN:
         return not_supported(
-            f"It is a {family.title} checkpoint in one file, which holds only a part of what is needed. Get "
-            f"{family.title} as a diffusers folder (with model_index.json).",
+            message("model_one_file_part", title=family.title, again=family.title),
             family=family.id,
             architecture=family.id,
             **known,
         )
-    return not_supported(what_else(header) or "It is not a checkpoint of a known kind.", **known)
+    return not_supported(what_else(header) or message("model_unknown"), **known)
 
 
 def read_unet(header: Header, entrance: tuple[int, ...], configs: Iterable[Path], known: dict[str, Any]) -> Found:
@@ -63,24 +63,22 @@ def read_unet(header: Header, entrance: tuple[int, ...], configs: Iterable[Path]
         return not_supported(problem, architecture=by_width, **known)
     architecture = encoder_of(header) or by_width
     if not architecture:
-        return not_supported(f"Its UNet reads text {width} numbers wide, which is no known Stable Diffusion.", **known)
+        return not_supported(message("unet_width", width=width), **known)
     known |= {"family": families.of_architecture(architecture).id, "architecture": architecture}
     channels = entrance[1]
     if channels not in (4, INPAINT_CHANNELS):
-        return not_supported(f"Its UNet takes {channels} channels, which no supported kind of work has.", **known)
+        return not_supported(message("unet_channels", channels=channels), **known)
     missing = [words for words, there in parts(header, architecture).items() if not there]
     if missing:
         return not_supported(
-            f"The file lacks the {' and the '.join(missing)}: it is one part of a model. Get the full checkpoint.",
+            message("file_lacks", parts=" and the ".join(missing)),
             **known,
         )
     kinds = (Kind.INPAINT,) if channels == INPAINT_CHANNELS else DENOISED
     config = next((folder for folder in configs if fits(folder, entrance, width)), None)
     if config is None:
         return incomplete(
-            f"Its sizes are not those of {families.title_of(architecture)}, and no configuration that fits was found. "
-            "Put the diffusers folder that it was made from (its .json files and tokenizer are enough) into `configs` "
-            "in the home.",
+            message("no_configuration", title=families.title_of(architecture)),
             kinds=kinds,
             **known,
         )

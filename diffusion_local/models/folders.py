@@ -7,9 +7,10 @@ from typing import Any
 from diffusion_local import families
 from diffusion_local.errors import ModelUnavailable, echo
 from diffusion_local.families.family import Family
+from diffusion_local.messages import Message, message
 from diffusion_local.models import whole
 from diffusion_local.models.found import Found, incomplete, not_supported
-from diffusion_local.models.headers import NO_PICKLE, read_header
+from diffusion_local.models.headers import read_header
 from diffusion_local.options.types import Kind
 
 #: What our own downloads leave in the folder: where it came from.
@@ -27,16 +28,16 @@ def read_folder(folder: Path) -> Found:
     except FileNotFoundError:
         return incomplete(no_index(folder))
     except (OSError, ValueError):
-        return incomplete("model_index.json is damaged: copy or download the model again.")
+        return incomplete(message("model_index_damaged"))
     name = index.get("_class_name", "")
     weights = list(folder.rglob("*.safetensors"))
     size = sum(path.stat().st_size for path in weights)
     family, kinds = families.of_pipeline(name)
     known: dict[str, Any] = {"family": family.id, "size_bytes": size, **origin(folder)}
     if family is families.UNKNOWN:
-        return not_supported(f"Its pipeline class {echo(name)} is not supported.", **known)
+        return not_supported(message("pipeline_class", name=echo(name)), **known)
     if not weights:
-        return incomplete(f"It has no .safetensors weights. {NO_PICKLE}", **known)
+        return incomplete(message("no_weights_why"), **known)
     try:
         whole.check(folder)
         known |= {"memory_bytes": memory_bytes(folder, index)}
@@ -57,7 +58,7 @@ def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[
     if channels == INPAINT_CHANNELS:
         return Found(kinds=(Kind.INPAINT,), **known)
     if channels != config_of(folder / "vae").get("latent_channels", 4):
-        return not_supported(f"Its UNet takes {channels} channels, which no supported kind of work has.", **known)
+        return not_supported(message("unet_channels", channels=channels), **known)
     return Found(kinds=kinds, **known)
 
 
@@ -78,16 +79,13 @@ def loaded_weights(part: Path) -> list[Path]:
     return rest or found
 
 
-def no_index(folder: Path) -> str:
+def no_index(folder: Path) -> Message:
     """What a folder is that has no model_index.json, as far as that helps."""
     if any(folder.glob("*.ckpt")) or any(folder.glob("*.pt")):
-        return f"It holds pickle files. {NO_PICKLE}"
+        return message("pickle_folder")
     if (folder / "config.json").exists():
-        return (
-            "It is one part of a model (it has config.json, but no model_index.json). Copy the whole model, with its "
-            "other folders."
-        )
-    return "model_index.json is missing: this is not a diffusers model folder."
+        return message("model_one_part")
+    return message("model_no_index")
 
 
 def origin(folder: Path) -> dict[str, str]:

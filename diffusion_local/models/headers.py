@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
+from diffusion_local.messages import Message, message
 
 #: The format's own limit for a header, in bytes.
 MAX_HEADER = 100_000_000
@@ -20,7 +21,6 @@ ITEM_BYTES = {
 #: Dimensions of a tensor, and numbers in one of them.
 MAX_DIMENSIONS, MAX_LENGTH = 16, 2**40
 FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
-AGAIN = "Copy or download it again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +66,14 @@ def read_header(path: Path, name: str = "") -> Header:
             length = int.from_bytes(start, "little")
             # A true length may begin with these bytes, too; as one, a pickle's are longer than any file.
             if length > size - 8 and (start[:2] == b"PK" or start[:1] == b"\x80"):
-                raise ModelUnavailable(f"{name} is a pickle file under another name. {NO_PICKLE}")
+                raise ModelUnavailable(message("pickle_renamed", path=name))
             if len(start) == 8 and length > MAX_HEADER:
                 raise ValueError("no such header")
             text = file.read(length) if length <= size - 8 else b""
     except FileNotFoundError:
-        raise ModelUnavailable(f"{name} is missing. {AGAIN}") from None
+        raise ModelUnavailable(message("model_file_missing", name=name)) from None
     except OSError as error:
-        raise ModelUnavailable(f"{name} cannot be read: {error.strerror}.") from None
+        raise ModelUnavailable(message("file_unreadable", name=name, error=error.strerror)) from None
     except ValueError:
         raise ModelUnavailable(damaged(name)) from None
     if len(start) < 8 or length > size - 8:
@@ -99,12 +99,9 @@ def read_shape(lengths: list[Any]) -> tuple[int, ...]:
     return shape
 
 
-NO_PICKLE = "Pickle files are not loaded, as they can run code: get the model in .safetensors form."
+def damaged(name: str) -> Message:
+    return message("model_damaged", name=name)
 
 
-def damaged(name: str) -> str:
-    return f"{name} is damaged: it is not a safetensors file. {AGAIN}"
-
-
-def cut_short(name: str) -> str:
-    return f"{name} is cut short: it ends before its last tensor. {AGAIN}"
+def cut_short(name: str) -> Message:
+    return message("model_cut_short", name=name)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
-from diffusion_local.models.headers import AGAIN, read_header
+from diffusion_local.messages import message
+from diffusion_local.models.headers import read_header
 
 #: Parts that are not loaded, so they may be missing.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
@@ -29,7 +30,7 @@ def check_folder(folder: Path) -> None:
             continue
         part = folder / name
         if not part.is_dir():
-            raise ModelUnavailable(f"The folder {folder.name}/{name} is missing. {AGAIN}")
+            raise ModelUnavailable(message("model_part_missing", name=f"{folder.name}/{name}"))
         for path in sorted(part.glob("*.json")):
             _read_json(folder, path)
         if name.startswith("tokenizer"):
@@ -50,17 +51,14 @@ def _check_tokenizer(folder: Path, part: Path) -> None:
 def _check_weights(folder: Path, part: Path) -> None:
     found = sorted(part.glob("*.safetensors"))
     if not found and any(part.glob("*.bin")):
-        raise ModelUnavailable(
-            f"{folder.name}/{part.name} has its weights only as a pickle file (.bin). Pickle files are not loaded, as "
-            "they can run code: get the model in .safetensors form."
-        )
+        raise ModelUnavailable(message("pickle_weights", name=f"{folder.name}/{part.name}"))
     shards = [
         shard
         for index in part.glob("*.safetensors.index*.json")
         for shard in set(_read_json(folder, index)["weight_map"].values())
     ]
     if not found and not shards:
-        raise ModelUnavailable(f"{folder.name}/{part.name} has no weights (.safetensors). {AGAIN}")
+        raise ModelUnavailable(message("no_weights", name=f"{folder.name}/{part.name}"))
     for path in sorted({*found, *(part / shard for shard in shards)}):
         read_header(path, _name(folder, path))
 
@@ -70,17 +68,17 @@ def _read_json(folder: Path, path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ModelUnavailable(f"{_name(folder, path)} cannot be read: {error.strerror}.") from None
+        raise ModelUnavailable(message("file_unreadable", name=_name(folder, path), error=error.strerror)) from None
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise ModelUnavailable(f"{_name(folder, path)} is damaged: it is not valid JSON. {AGAIN}")
+        raise ModelUnavailable(message("json_damaged", name=_name(folder, path)))
     return content
 
 
 def _must_exist(folder: Path, path: Path) -> None:
     if not path.exists():
-        raise ModelUnavailable(f"{_name(folder, path)} is missing. {AGAIN}")
+        raise ModelUnavailable(message("model_file_missing", name=_name(folder, path)))
 
 
 def _name(folder: Path, path: Path) -> str:

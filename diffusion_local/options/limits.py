@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from diffusion_local.errors import InvalidParams
+from diffusion_local.messages import message
 from diffusion_local.options.values import whole_number
 
 
@@ -41,13 +42,13 @@ def check_size(width: Any, height: Any, limits: Limits, model_id: str) -> tuple[
         if pixels % limits.multiple:
             low = pixels - pixels % limits.multiple
             raise InvalidParams(
-                field, f"must be a multiple of {limits.multiple} (got {pixels}; try {low} or {low + limits.multiple})."
+                field, message("multiple", multiple=limits.multiple, got=pixels, low=low, high=low + limits.multiple)
             )
         size.append(pixels)
     if size[0] * size[1] > limits.max_pixels:
         raise InvalidParams(
             "width",
-            f"times height must be at most {limits.max_pixels:,} pixels for {model_id} (got {size[0]}x{size[1]}).",
+            message("pixels", most=limits.max_pixels, model=model_id, got=f"{size[0]}x{size[1]}"),
         )
     return size[0], size[1]
 

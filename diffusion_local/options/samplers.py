@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def check_sampler(name: Any, sampling: Sampling = DIFFUSION) -> str:
     """Our name of a sampler that the models can use. Raises InvalidParams."""
     found = sampler_named(name) if isinstance(name, str) else ""
     if found not in sampling.samplers:
-        raise InvalidParams("sampler", f"must be one of {', '.join(sampling.samplers)} (got {echo(name)}).")
+        raise InvalidParams("sampler", message("one_of", known=list(sampling.samplers), got=echo(name)))
     return found
 
 
@@ -131,10 +132,10 @@ def check_schedule(name: Any, sampler: str, sampling: Sampling = DIFFUSION) -> s
         return ""
     found = schedule_named(name) if isinstance(name, str) else ""
     if not found:
-        raise InvalidParams("schedule", f"must be one of {', '.join(SCHEDULES)} (got {echo(name)}).")
+        raise InvalidParams("schedule", message("one_of", known=list(SCHEDULES), got=echo(name)))
     known = sampling.schedules_for(sampler)
     if found not in known:
-        raise InvalidParams("schedule", f"must be one of {', '.join(known)} with {sampler} (got {found}).")
+        raise InvalidParams("schedule", message("schedule_one_of", known=list(known), sampler=sampler, got=found))
     return found
 
 

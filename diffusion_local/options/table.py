@@ -114,7 +114,7 @@ class Params:
         place="source-settings", step=0.5, initial=2.0
     )] = 0.0
     rung: Annotated[str, Option(
-        meaning="forces a memory policy, such as vae_tiling", a1111=(), kinds=EVERY_KIND, choices=tuple(RUNGS),
+        meaning="forces a memory policy, such as vae_tiling", a1111=(), kinds=EVERY_KIND, choices=RUNGS,
         place="expert.files"
     )] = ""
     # fmt: on

@@ -13,15 +13,15 @@ class Kind(StrEnum):
 
 #: Rungs: how a model is held in memory, and what that means for the work. From the fastest to the one that needs least;
 #: each also does what those before it do. Which of them a device has is the engine's to say.
-RUNGS: dict[str, str] = {
-    "resident": "all of it stays in memory",
-    "vae_tiling": "the picture is decoded in tiles",
-    "encoder_offload": "all but the denoiser moves to the GPU when needed",
-    "model_offload": "parts move to the GPU when needed",
-    "group_offload": "layers move to the GPU when needed",
-    "attention_slicing": "attention is computed in slices",
-    "sequential": "one layer at a time moves to the GPU",
-}
+RUNGS = (
+    "resident",
+    "vae_tiling",
+    "encoder_offload",
+    "model_offload",
+    "group_offload",
+    "attention_slicing",
+    "sequential",
+)
 
 
 @dataclass(frozen=True, slots=True)

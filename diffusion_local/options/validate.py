@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.messages import message
 from diffusion_local.options import values
 from diffusion_local.options.limits import Defaults, Limits, check_size, fitted_size
 from diffusion_local.options.samplers import DIFFUSION, Sampling, check_sampler, check_schedule
@@ -30,7 +31,7 @@ def known(settings: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in settings.items() if value is not None}
     for name in given:
         if name not in SETTINGS:
-            raise InvalidParams(name, f"is not a setting of a picture. Known: {', '.join(SETTINGS)}.")
+            raise InvalidParams(name, message("not_a_field", known=list(SETTINGS)))
     return given
 
 
@@ -51,7 +52,7 @@ def complete(
     kind = kind_of(given)
     for name in refused_by(kind):
         if given.get(name):
-            raise InvalidParams(name, f"must be left out where kind is {kind}.")
+            raise InvalidParams(name, message("foreign_kind", kind=kind))
     values.check_prompt("prompt", prompt, required=kind is not Kind.UPSCALE)
     negative = given.get("negative", "")
     values.check_prompt("negative", negative)
@@ -118,8 +119,7 @@ def upscaled(size: tuple[int, int], given: Mapping[str, Any]) -> dict[str, Any]:
     if max(width, height) > MAX_UPSCALED_SIDE or width * height > MAX_UPSCALED_PIXELS:
         raise InvalidParams(
             "scale",
-            f"must not make more than {MAX_UPSCALED_PIXELS:,} pixels or a side over {MAX_UPSCALED_SIDE:,} "
-            f"(got {width}x{height}).",
+            message("upscaled_size", pixels=MAX_UPSCALED_PIXELS, side=MAX_UPSCALED_SIDE, got=f"{width}x{height}"),
         )
     upscaler = OPTIONS["upscaler"].of(given.get("upscaler") or LANCZOS)
     upscaler = LANCZOS if upscaler.casefold() == LANCZOS.casefold() else upscaler
@@ -137,7 +137,7 @@ def upscaled(size: tuple[int, int], given: Mapping[str, Any]) -> dict[str, Any]:
 def ignored(params: Params, given: Mapping[str, Any]) -> list[str]:
     """A warning for each option that was given and means nothing to this kind of work."""
     return [
-        f"{name}: has no effect where kind is {params.kind}; it is ignored."
+        message("no_effect", name=name, kind=params.kind)
         for name, option in OPTIONS.items()
         if params.kind not in option.kinds and name not in refused_by(params.kind) and given.get(name)
     ]
@@ -152,7 +152,7 @@ def series(params: Params, count: int) -> list[Params]:
     first = params.variation_seed if params.variation_seed is not None else params.seed
     if first + count - 1 > values.MAX_SEED:
         field = "variation_seed" if varied else "seed"
-        raise InvalidParams(field, f"must be at most {values.MAX_SEED - count + 1} for {count} pictures.")
+        raise InvalidParams(field, message("seed_most", most=values.MAX_SEED - count + 1, count=count))
     if varied:
         return [replace(params, variation_seed=first + place) for place in range(count)]
     return [replace(params, seed=first + place) for place in range(count)]
@@ -162,7 +162,7 @@ def sized(field: str, source_id: str, size_of: SizeOf) -> tuple[int, int]:
     try:
         return size_of(source_id)
     except NotFound:
-        raise InvalidParams(field, f"names no picture that is kept here ({source_id}). Add it first.") from None
+        raise InvalidParams(field, message("source_not_kept", source=source_id)) from None
 
 
 def with_tags(params: Params) -> Params:

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
 from diffusion_local.options.types import Lora
 
 MAX_SEED = 2**32 - 1
@@ -21,23 +22,23 @@ def draw_seed() -> int:
 
 def check_prompt(field: str, text: Any, required: bool = False) -> None:
     if not isinstance(text, str):
-        raise InvalidParams(field, "must be text.")
+        raise InvalidParams(field, message("text"))
     if len(text) > MAX_PROMPT_CHARS:
-        raise InvalidParams(field, f"must have at most {MAX_PROMPT_CHARS:,} characters (got {len(text):,}).")
+        raise InvalidParams(field, message("too_long", most=MAX_PROMPT_CHARS, got=len(text)))
     if any("\ud800" <= sign <= "\udfff" for sign in text):
-        raise InvalidParams(field, "must be text; it holds half a character that cannot be stored.")
+        raise InvalidParams(field, message("half_character"))
     if required and not text.strip():
-        raise InvalidParams(field, "must not be empty. Say what the picture should show.")
+        raise InvalidParams(field, message("empty_prompt"))
 
 
 def number(field: str, value: Any, low: float, high: float) -> float:
-    bounds = f"from {shown(low)} to {shown(high)}"
+    bounds = {"low": shown(low), "high": shown(high)}
     try:
         given = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise InvalidParams(field, f"must be a number {bounds} (got {echo(value)}).") from None
+        raise InvalidParams(field, message("number", **bounds, got=echo(value))) from None
     if isinstance(value, bool) or not low <= given <= high:
-        raise InvalidParams(field, f"must be {bounds} (got {echo(value)}).")
+        raise InvalidParams(field, message("range", **bounds, got=echo(value)))
     return given
 
 
@@ -49,7 +50,7 @@ def shown(bound: float) -> str:
 def whole_number(field: str, value: Any, low: int, high: int) -> int:
     given = number(field, value, low, high)
     if given != int(given):
-        raise InvalidParams(field, f"must be a whole number from {low} to {high} (got {echo(value)}).")
+        raise InvalidParams(field, message("whole_number", low=low, high=high, got=echo(value)))
     return int(given)
 
 
@@ -58,19 +59,19 @@ def one_of(field: str, name: Any, known: tuple[str, ...]) -> str:
     for each in known:
         if isinstance(name, str) and name.strip().casefold() == each.casefold():
             return each
-    raise InvalidParams(field, f"must be one of {', '.join(known)} (got {echo(name)}).")
+    raise InvalidParams(field, message("one_of", known=list(known), got=echo(name)))
 
 
 def source_id(field: str, value: Any, needed: str) -> str:
     """The id of a source picture. ``needed`` names the kind of work that cannot do without one."""
     if not value:
-        raise InvalidParams(field, f"is needed for {needed}: give the id of a source picture.")
+        raise InvalidParams(field, message("source_needed", kind=needed))
     return picture_id(field, value)
 
 
 def picture_id(field: str, value: Any) -> str:
     if not isinstance(value, str) or not SOURCE_ID.fullmatch(value):
-        raise InvalidParams(field, f"must be the id of a source picture, 64 hexadecimal digits (got {echo(value)}).")
+        raise InvalidParams(field, message("source_id", got=echo(value)))
     return value
 
 
@@ -80,7 +81,7 @@ def file_name(field: str, value: Any) -> str:
     parts = name.split("/")
     odd = "\\" in name or any(sign < " " or "\ud800" <= sign <= "\udfff" for sign in name)
     if not name or len(name) > MAX_NAME_CHARS or odd or any(part in ("", ".", "..") for part in parts):
-        raise InvalidParams(field, f"must be the name of a file of its folder (got {echo(value)}).")
+        raise InvalidParams(field, message("file_name", got=echo(value)))
     return name
 
 
@@ -88,15 +89,15 @@ def loras(field: str, value: Any) -> tuple[Lora, ...]:
     """Several of ``{"name": ..., "weight": ...}``, ``"name:weight"``, ``"name"``, or all in one text with commas."""
     each = value.split(",") if isinstance(value, str) else value
     if not isinstance(each, list | tuple):
-        raise InvalidParams(field, f'must be a list, such as [{{"name": "ink", "weight": 0.8}}] (got {echo(value)}).')
+        raise InvalidParams(field, message("lora_list", example='[{"name": "ink", "weight": 0.8}]', got=echo(value)))
     each = [one for one in each if one != ""]
     if len(each) > MAX_LORAS:
-        raise InvalidParams(field, f"must be at most {MAX_LORAS} (got {len(each)}).")
+        raise InvalidParams(field, message("at_most", most=MAX_LORAS, got=len(each)))
     found = tuple(lora(field, one) for one in each)
     names = [one.name for one in found]
     for name in names:
         if names.count(name) > 1:
-            raise InvalidParams(field, f"must name each LoRA once ({echo(name)} is there {names.count(name)} times).")
+            raise InvalidParams(field, message("lora_twice", name=echo(name), count=names.count(name)))
     return found
 
 
@@ -110,5 +111,5 @@ def lora(field: str, value: Any) -> Lora:
     elif isinstance(value, dict) and "name" in value and not set(value) - {"name", "weight"}:
         name, weight = value["name"], value.get("weight", 1.0)
     else:
-        raise InvalidParams(field, f"must each have a name and a weight (got {echo(value)}).")
+        raise InvalidParams(field, message("lora_weight", got=echo(value)))
     return Lora(file_name(field, name), number(field, weight, -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT))

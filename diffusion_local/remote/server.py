@@ -10,11 +10,12 @@ import httpx
 
 from diffusion_local import __version__, errors
 from diffusion_local.errors import InvalidParams, LimitReached, ServerProblem, Unauthorized, UserError, echo
+from diffusion_local.messages import message, restored
 
 ROOT = "/api/v1"
 CONNECT_SECONDS, READ_SECONDS = 5.0, 120.0
 CODES = {each.code: each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, UserError)}
-NO_ADDRESS = "There is no such address"
+NO_ADDRESS = "There is no such address"  # of a server that sends no ids
 
 
 class Server:
@@ -77,26 +78,27 @@ class Server:
         try:
             yield
         except httpx.TimeoutException:
-            raise ServerProblem(f"{self.url} did not answer in time. Try again, or look at it in a browser.") from None
+            raise ServerProblem(message("server_silent", url=self.url)) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ServerProblem(f"No studio can be reached at {self.url} ({error}). Is it running there?") from None
+            raise ServerProblem(message("server_unreachable", url=self.url, error=error)) from None
 
     def _refused(self, answer: httpx.Response) -> UserError:
         told = content(answer, self.url).get("error")
         if not isinstance(told, dict):
-            return ServerProblem(f"{self.url} answered with status {answer.status_code}. Is it a diffusion-local?")
-        message, code = str(told.get("message", "")), str(told.get("code", ""))
+            return ServerProblem(message("server_status", url=self.url, status=answer.status_code))
+        text, code = str(told.get("message", "")), str(told.get("code", ""))
+        said = restored(text, told)
         if answer.status_code == 401:
-            return Unauthorized(f"{self.url} wants to know who you are: give a --token of yours. {message}")
-        if answer.status_code == 405 or message.startswith(NO_ADDRESS):
+            return Unauthorized(message("server_sign_in", url=self.url, problem=said))
+        if answer.status_code == 405 or text.startswith(NO_ADDRESS):
             version = self._version()
-            return ServerProblem(f"{self.url} does not know this: it runs version {version}, here is {__version__}.")
+            return ServerProblem(message("server_version", url=self.url, there=version, here=__version__))
         if code == InvalidParams.code:
-            field, _, problem = message.partition(": ")
-            return InvalidParams(field, problem)
+            field, _, problem = text.partition(": ")
+            return InvalidParams(field, restored(problem, told))
         if code == LimitReached.code:
-            return LimitReached(message, int(answer.headers.get("Retry-After", 0)))
-        return CODES.get(code, UserError)(message)
+            return LimitReached(said, int(answer.headers.get("Retry-After", 0)))
+        return CODES.get(code, UserError)(said)
 
     def _version(self) -> str:
         with self._reached():
@@ -116,7 +118,7 @@ def address(url: str) -> str:
     except httpx.InvalidURL:
         parsed = httpx.URL("")
     if not re.fullmatch(r"[\w.:-]+", parsed.host) or parsed.query or parsed.userinfo:
-        raise InvalidParams("server", f"must be like http://studio:7860 (got {echo(url)}).")
+        raise InvalidParams("server", message("server_url", got=echo(url)))
     return whole.rstrip("/")
 
 
@@ -130,4 +132,4 @@ def content(answer: httpx.Response, url: str) -> Any:
         return answer.json()
     except ValueError:
         told = f"status {answer.status_code}"
-        raise ServerProblem(f"{url} answered ({told}), but not as a diffusion-local does.") from None
+        raise ServerProblem(message("server_other", url=url, answer=told)) from None

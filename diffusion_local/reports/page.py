@@ -8,6 +8,7 @@ from html import escape
 from diffusion_local.contact_sheet import opened
 from diffusion_local.domain import Image, shortened
 from diffusion_local.errors import DiffusionLocalError
+from diffusion_local.messages import Message, known, message
 from diffusion_local.reports.report import Reason, Report
 from diffusion_local.reports.words import duration, facts
 from diffusion_local.store.files import LocalFiles
@@ -38,30 +39,35 @@ background:var(--ground);color:var(--accent);cursor:pointer;margin-top:.3rem}
 @media print{form{display:none}main{max-width:none;padding:0}.sheet{grid-template-columns:repeat(6,1fr)}
 figure,.reason,dl div{break-inside:avoid}a[href]{color:inherit;text-decoration:none}}
 """
-WIDE = {"Estimate", "Made with less memory"}
-AGAIN = "Again for these"
-#: A sentence in English -> the same in the language of whoever reads.
+WIDE = ("report_estimate", "report_less_memory")
+#: A message -> its text in the language of whoever reads.
 Told = Callable[[str], str]
 
 
 def written(report: Report, files: LocalFiles, root: str | None = None, told: Told = str, tag: str = "en") -> str:
     """``root`` is the app's address, empty at the top of a server, where the page is served by it: its links then lead
-    to the pictures, and its buttons make again what failed. A file has neither. ``told`` says its English sentences in
+    to the pictures, and its buttons make again what failed. A file has neither. ``told`` composes its messages in
     the language of ``tag``."""
     title = report.title if report.batch_id else told(report.title)  # a batch has its own name
     parts = [f"<h1>{escape(title)}</h1><dl>", *(fact(*each, told) for each in facts(report)), "</dl>"]
     if report.reasons:
-        parts += [f"<h2>{told('Failed')}</h2>", *(reason(each, report, root, told) for each in report.reasons)]
+        parts += [
+            f"<h2>{told(message('report_failed'))}</h2>",
+            *(reason(each, report, root, told) for each in report.reasons),
+        ]
     if report.pictures:
         shown, done = len(report.pictures), report.counts["done"]
-        some = f"Pictures ({shown} of {done:,})" if shown < done else "Pictures"
+        some = message("report_some", shown=shown, count=done) if shown < done else message("report_pictures")
         parts.append(f"<h2>{told(some)}</h2>")
         parts += ['<div class="sheet">', *(figure(each, files, root, told) for each in report.pictures), "</div>"]
     if len(report.batches) > 1:
-        parts += [f"<h2>{told('Batches')}</h2>", batches(report, root, told)]
+        parts += [f"<h2>{told(message('report_batches'))}</h2>", batches(report, root, told)]
     if report.models:
         rows = [[each.model, f"{each.done:,}", duration(each.seconds)] for each in report.models]
-        parts += [f"<h2>{told('Models')}</h2>", table(list(map(told, ("Model", "Pictures", "Time"))), rows)]
+        parts += [
+            f"<h2>{told(message('report_models'))}</h2>",
+            table([told(message(f"report_head_{name}")) for name in ("model", "pictures", "time")], rows),
+        ]
     return (
         f'<!doctype html><html lang="{tag}"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
@@ -70,9 +76,9 @@ def written(report: Report, files: LocalFiles, root: str | None = None, told: To
     )
 
 
-def fact(what: str, much: str, told: Told) -> str:
-    kind = ' class="wide"' if what in WIDE else ""
-    bad = ' class="bad"' if what == "Failed" and much != "0" else ""
+def fact(what: Message, much: str, told: Told) -> str:
+    kind = ' class="wide"' if what.id in WIDE else ""
+    bad = ' class="bad"' if what.id == "report_failed" and much != "0" else ""
     return f"<div{kind}><dt>{escape(told(what))}</dt><dd{bad}>{escape(told(much))}</dd></div>"
 
 
@@ -83,7 +89,8 @@ def reason(each: Reason, report: Report, root: str | None, told: Told) -> str:
         f'<input type="hidden" name="{name}" value="{escape(value or "")}">'
         for name, value in ({"reason": each.id} | of).items()
     )
-    button = f'<form method="post" action="{root}/reports/again">{hidden}<button>{told(AGAIN)}</button></form>'
+    label = told(message("report_make_again"))
+    button = f'<form method="post" action="{root}/reports/again">{hidden}<button>{label}</button></form>'
     again = button if root is not None else ""
     ids = ", ".join(each.job_ids[:5]) + (" …" if each.count > 5 else "")
     return (
@@ -93,7 +100,7 @@ def reason(each: Reason, report: Report, root: str | None, told: Told) -> str:
 
 
 def words_of(kind: str) -> str:
-    return kind.replace("_", " ").capitalize()
+    return message(f"kind_{kind}") if known(f"kind_{kind}") else kind.replace("_", " ").capitalize()
 
 
 def figure(image: Image, files: LocalFiles, root: str | None, told: Told) -> str:
@@ -101,7 +108,9 @@ def figure(image: Image, files: LocalFiles, root: str | None, told: Told) -> str
     seen = f'<img alt="{label}" src="{inline(lambda: files.thumbnail(image.key))}">'
     if root is not None:
         seen = f'<a href="{root}/images/{image.id}{image.suffix}">{seen}</a>'
-    return f"<figure>{seen}<figcaption>{label}<br>{told('Seed')} {image.params.seed}</figcaption></figure>"
+    return (
+        f"<figure>{seen}<figcaption>{label}<br>{told(message('report_seed'))} {image.params.seed}</figcaption></figure>"
+    )
 
 
 def inline(path: Callable[[], object]) -> str:
@@ -127,7 +136,9 @@ def batches(report: Report, root: str | None, told: Told) -> str:
                 *(f"{each.counts.get(state, 0):,}" for state in ("done", "failed", "cancelled")),
             ]
         )
-    return table(list(map(told, ("Batch", "Done", "Failed", "Cancelled"))), rows, raw=True)
+    return table(
+        [told(message(f"report_head_{name}")) for name in ("batch", "done", "failed", "cancelled")], rows, raw=True
+    )
 
 
 def table(heads: list[str], rows: list[list[str]], raw: bool = False) -> str:

@@ -12,6 +12,7 @@ from typing import IO, Any
 from diffusion_local.authority import guarded
 from diffusion_local.domain import Receipt, State, utc_text
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
+from diffusion_local.messages import message
 from diffusion_local.reports import markdown, page
 from diffusion_local.reports.report import Report, added, reason_of, spread
 from diffusion_local.settings import Settings
@@ -58,10 +59,10 @@ class Reports:
         end = parse_past("until", until, now, zone) if until else now
         start = parse_past("since", since, end, zone) if since else end - NIGHT
         if start >= end:
-            raise InvalidParams("since", "must be before until, and in the past.")
+            raise InvalidParams("since", message("report_span"))
         with self._store.of_time(utc_text(start), utc_text(end)) as rows:
             found = added(rows)
-        title = f"From {local(start)} to {local(end)}"
+        title = message("report_title", start=local(start), end=local(end))
         return self._dressed(found.report(title, None, utc_text(start), utc_text(end)), found.done)
 
     def again(
@@ -85,10 +86,10 @@ class Reports:
                 and reason_of(row["error_kind"] or "", row["error_message"] or "").id == reason
             ]
         if not failed:
-            raise NotFound(f"The report has no failed jobs of the reason {echo(reason)}.")
+            raise NotFound(message("report_reason", reason=echo(reason)))
         left = self._control.not_made_again(Selection(tuple(failed)), State.FAILED)
         if not left:
-            raise Conflict("Those jobs were all made again before.")
+            raise Conflict(message("report_again"))
         return make(left)
 
     def written(
@@ -105,7 +106,7 @@ class Reports:
             return page.written(report, self._files)
         if form == "json":
             return as_json(report.to_dict())
-        raise InvalidParams("format", f"must be one of {', '.join(FORMATS)} (got {echo(form)}).")
+        raise InvalidParams("format", message("one_of", known=list(FORMATS), got=echo(form)))
 
     def page(self, report: Report, root: str = "", told: page.Told = str, tag: str = "en") -> str:
         """As HTML for a browser that has the app, at the path ``root``: with links into it, as ``told``."""

@@ -2,41 +2,53 @@
 
 from datetime import datetime
 
+from diffusion_local.messages import Message, message
 from diffusion_local.reports.report import Report
 
 
-def facts(report: Report) -> list[tuple[str, str]]:
+def facts(report: Report) -> list[tuple[Message, str]]:
     """(what, how much) in the order of interest; what does not apply is left out."""
     counts = report.counts
-    found = [("Done", f"{counts['done']:,}"), ("Failed", f"{counts['failed']:,}")]
+    found: list[tuple[Message, str]] = [
+        (message("report_done"), f"{counts['done']:,}"),
+        (message("report_failed"), f"{counts['failed']:,}"),
+    ]
     if counts["cancelled"]:
-        found.append(("Cancelled", f"{counts['cancelled']:,}"))
+        found.append((message("report_cancelled"), f"{counts['cancelled']:,}"))
     if report.open:
-        found.append(("Still to come", f"{report.open:,}"))
+        found.append((message("report_to_come"), f"{report.open:,}"))
     if report.since and report.until:
-        found.append(("From", when(report.since)))
-        found.append(("To", when(report.until)))
+        found.append((message("report_from"), when(report.since)))
+        found.append((message("report_to"), when(report.until)))
     if report.seconds:
-        found.append(("Time", duration(report.seconds)))
+        found.append((message("report_duration"), duration(report.seconds)))
     if report.per_hour is not None:
         found.append(
-            ("Pictures per hour", f"{report.per_hour:,.0f}" if report.per_hour >= 10 else f"{report.per_hour:.1f}")
-        )
-    if report.loads:
-        found.append(("Model loads", f"{report.loads:,}, {duration(report.load_seconds)} in all"))
-    if report.steps_down:
-        total = sum(report.steps_down.values())
-        ways = ", ".join(f"{rung.replace('_', ' ')} {count:,}" for rung, count in sorted(report.steps_down.items()))
-        found.append(("Made with less memory", f"{total:,} ({ways})"))
-    if report.estimate:
-        made = report.estimate
-        found.append(
             (
-                "Estimate",
-                f"{duration(made.expected_seconds)} expected, {duration(made.actual_seconds)} taken; "
-                f"a picture's estimate was off by {made.error:.0%} (median of {made.jobs:,})",
+                message("report_per_hour"),
+                f"{report.per_hour:,.0f}" if report.per_hour >= 10 else f"{report.per_hour:.1f}",
             )
         )
+    if report.loads:
+        told = message("report_loads_told", count=report.loads, time=duration(report.load_seconds))
+        found.append((message("report_loads"), told))
+    if report.steps_down:
+        total = sum(report.steps_down.values())
+        ways = [
+            message("report_rung_count", rung=rung.replace("_", " "), count=count)
+            for rung, count in sorted(report.steps_down.items())
+        ]
+        found.append((message("report_less_memory"), message("report_less_memory_told", total=total, ways=ways)))
+    if report.estimate:
+        made = report.estimate
+        told = message(
+            "report_estimate_told",
+            expected=duration(made.expected_seconds),
+            taken=duration(made.actual_seconds),
+            error=made.error,
+            jobs=made.jobs,
+        )
+        found.append((message("report_estimate"), told))
     return found
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from diffusion_local.actor import SCOPES, Actor, Allowance, Role, Scope
 from diffusion_local.domain import new_id, utc_now
 from diffusion_local.errors import Conflict, NotFound, echo
+from diffusion_local.messages import message
 from diffusion_local.store.allowance import used_today
 from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.sign_ins import SignIns
@@ -69,7 +70,7 @@ class AccountStore:
         with self._database.read() as db:
             for row in db.query("SELECT * FROM accounts WHERE name = ?", [name]):
                 return account(row)
-        raise NotFound(f"There is no account {echo(name)}.")
+        raise NotFound(message("no_account", name=echo(name)))
 
     def password(self, name: str) -> str | None:
         """The hash of an account's password; None if there is no such account."""
@@ -80,9 +81,9 @@ class AccountStore:
         """Raises Conflict if the name is taken, or if the first account is not an admin's."""
         with self._database.write() as db:
             if scalar(db, "SELECT 1 FROM accounts WHERE name = :name", name=name):
-                raise Conflict(f"There is an account {echo(name)} already.")
+                raise Conflict(message("account_there", name=echo(name)))
             if role is not Role.ADMIN and not scalar(db, "SELECT 1 FROM accounts WHERE role = 'admin'"):
-                raise Conflict("The first account must be an admin.")
+                raise Conflict(message("first_admin"))
             db.table("accounts").insert(
                 {"name": name, "role": str(role), "password": password, "created_at": utc_now()}
             )
@@ -94,21 +95,21 @@ class AccountStore:
         sets = ", ".join(f"{column} = :{column}" for column in values)
         with self._database.write() as db:
             if not db.execute(f"UPDATE accounts SET {sets} WHERE name = :name", values | {"name": name}).rowcount:
-                raise NotFound(f"There is no account {echo(name)}.")
+                raise NotFound(message("no_account", name=echo(name)))
             self._check_admins(db)
 
     def remove(self, name: str) -> None:
         """Delete an account with its tokens and sessions; its jobs and pictures stay."""
         with self._database.write() as db:
             if not db.execute("DELETE FROM accounts WHERE name = ?", [name]).rowcount:
-                raise NotFound(f"There is no account {echo(name)}.")
+                raise NotFound(message("no_account", name=echo(name)))
             self._check_admins(db)
 
     @staticmethod
     def _check_admins(db: Any) -> None:
         left = scalar(db, "SELECT count(*) FROM accounts")
         if left and not scalar(db, "SELECT 1 FROM accounts WHERE role = 'admin'"):
-            raise Conflict("It is the last admin's account, and others would be left without one.")
+            raise Conflict(message("last_admin"))
 
     def used_today(self, name: str) -> int:
         """Pictures that the account submitted today (UTC)."""
@@ -140,7 +141,7 @@ class AccountStore:
     def remove_token(self, name: str, token_id: str) -> None:
         with self._database.write() as db:
             if not db.execute("DELETE FROM tokens WHERE id = ? AND account = ?", [token_id, name]).rowcount:
-                raise NotFound(f"{name} has no token {echo(token_id)}.")
+                raise NotFound(message("no_token", name=name, token=echo(token_id)))
 
     def of_token(self, digest: str) -> tuple[Account, Token] | None:
         with self._database.read() as db:
@@ -204,7 +205,7 @@ class AccountStore:
     def end_session(self, name: str, session_id: str) -> None:
         with self._database.write() as db:
             if not db.execute("DELETE FROM sessions WHERE id = ? AND account = ?", [session_id, name]).rowcount:
-                raise NotFound(f"{name} has no session {echo(session_id)}.")
+                raise NotFound(message("no_session", name=name, session=echo(session_id)))
 
     def end_sessions(self, name: str, but: str = "") -> int:
         """Sign an account out everywhere, or everywhere else; how many sessions that were."""

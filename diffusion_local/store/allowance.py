@@ -8,6 +8,7 @@ import sqlite_utils
 from diffusion_local import actor
 from diffusion_local.domain import Job, Params
 from diffusion_local.errors import InvalidParams, LimitReached
+from diffusion_local.messages import message
 from diffusion_local.store.database import scalar
 
 SOON = 30  # seconds after which some of the queue may be done
@@ -20,16 +21,14 @@ def check(db: sqlite_utils.Database, count: int) -> None:
         waiting = scalar(db, "SELECT count(*) FROM jobs WHERE state = 'queued' AND owner = :owner", owner=who.name)
         if waiting + count > who.allowance.queued:
             raise LimitReached(
-                f"{who.name} may have {who.allowance.queued:,} jobs waiting; {waiting:,} wait and {count:,} were asked "
-                "for. Cancel some, or wait.",
+                message("quota_waiting", name=who.name, most=who.allowance.queued, waiting=waiting, asked=count),
                 SOON,
             )
     if who.allowance.per_day:
         used = used_today(db, who.name)
         if used + count > who.allowance.per_day:
             raise LimitReached(
-                f"{who.name} may submit {who.allowance.per_day:,} pictures a day; today there were {used:,} and "
-                f"{count:,} more were asked for. The day ends at 00:00 UTC.",
+                message("quota_day", name=who.name, most=who.allowance.per_day, today=used, asked=count),
                 seconds_to_midnight(),
             )
 
@@ -58,4 +57,4 @@ def check_size(params: Params) -> None:
     most = who.allowance.pixels
     if most and params.width * params.height > most:
         size = f"{params.width}x{params.height}"
-        raise InvalidParams("width", f"times height must be at most {most:,} pixels for {who.name} (got {size}).")
+        raise InvalidParams("width", message("pixels", most=most, model=who.name, got=size))

@@ -10,6 +10,7 @@ from diffusion_local import actor
 from diffusion_local.authority import guarded
 from diffusion_local.domain import new_id, utc_now
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
+from diffusion_local.messages import message
 from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.ownership import ruled, seen
 
@@ -52,7 +53,7 @@ class BoardStore:
         made = Board(new_id(), checked(name), actor.current().name, utc_now())
         with self._database.write() as db:
             if scalar(db, "SELECT count(*) FROM boards WHERE owner = :owner", owner=made.owner) >= MOST_BOARDS:
-                raise InvalidParams("name", f"cannot be added: you have {MOST_BOARDS} boards already.")
+                raise InvalidParams("name", message("board_many", count=MOST_BOARDS))
             refuse_taken(db, made.owner, made.name)
             db.table("boards").insert(
                 {"id": made.id, "name": made.name, "owner": made.owner, "created_at": made.created_at}
@@ -119,7 +120,7 @@ def put(db: sqlite_utils.Database, board_id: str, image_ids: Sequence[str]) -> N
     asked = json.dumps(list(image_ids))
     known = f"SELECT value FROM json_each(:ids) WHERE value IN (SELECT id FROM images WHERE {seen('images')})"
     if scalar(db, f"SELECT count(*) FROM ({known})", ids=asked) != len(image_ids):
-        raise NotFound("One of the pictures is not there.")
+        raise NotFound(message("picture_missing"))
     db.execute(
         f"INSERT OR IGNORE INTO board_images (board_id, image_id, at, shown) SELECT :board, value, :now, "
         f"(SELECT trashed_at IS NULL FROM images WHERE images.id = value) FROM ({known})",
@@ -129,18 +130,18 @@ def put(db: sqlite_utils.Database, board_id: str, image_ids: Sequence[str]) -> N
 
 def refuse_taken(db: sqlite_utils.Database, owner: str, name: str) -> None:
     if scalar(db, "SELECT 1 FROM boards WHERE owner = :owner AND name = :name", owner=owner, name=name):
-        raise Conflict(f"There is a board {echo(name)} already.")
+        raise Conflict(message("board_there", name=echo(name)))
 
 
 def checked(name: str) -> str:
     line = " ".join(name.split()) if isinstance(name, str) else ""
     if not 0 < len(line) <= NAME_CHARS:
-        raise InvalidParams("name", f"of a board must have 1 to {NAME_CHARS} characters.")
+        raise InvalidParams("name", message("board_name", most=NAME_CHARS))
     return line
 
 
 def no_board(board_id: str) -> NotFound:
-    return NotFound(f"There is no board {echo(board_id)}.")
+    return NotFound(message("no_board", board=echo(board_id)))
 
 
 def board(row: dict[str, str | int]) -> Board:

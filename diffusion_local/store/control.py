@@ -7,6 +7,7 @@ import sqlite_utils
 
 from diffusion_local.domain import State
 from diffusion_local.errors import Conflict
+from diffusion_local.messages import message
 from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.jobs import FINISH, GIVE_BACK, OPEN
 from diffusion_local.store.selection import Selection
@@ -140,7 +141,7 @@ class QueueControl:
         with self._database.write() as db:
             moved, passed = in_line(db, where, values), in_line(db, others, other_values)
             if {row["lane"] for row in moved} != {row["lane"] for row in passed}:
-                raise Conflict("Batches of different lanes cannot change places: what somebody waits for runs first.")
+                raise Conflict(message("other_lanes"))
             places = sorted((-row["priority"], row["position"]) for row in (*moved, *passed))
             given = [
                 (position, -priority, row["id"])
@@ -217,5 +218,5 @@ def place_of(db: sqlite_utils.Database, job_id: str) -> dict[str, int | str]:
     if row is None:
         raise missing(db, "job", job_id)
     if row[0] != State.QUEUED:
-        raise Conflict(f"Job {job_id} does not wait any more: it is {row[0]}.")
+        raise Conflict(message("not_waiting", job=job_id, state=message(f"state_{row[0]}")))
     return {"lane": row[1], "priority": row[2], "position": row[3], "owner": row[4]}

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from diffusion_local import modes
 from diffusion_local.errors import DatabaseProblem, InvalidParams
+from diffusion_local.messages import message
 from diffusion_local.store.migrations import MIGRATIONS
 from diffusion_local.store.ownership import add_functions
 
@@ -31,7 +32,6 @@ BAD_CONNECTION = {
     sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_NOTADB,
 }
-CHECK = "Check that it is there, its owner and permissions, and that its disk is mounted for writing."
 
 
 class Database:
@@ -56,7 +56,7 @@ class Database:
                 database._migrate()
         except OSError as error:  # of the folder, or of the lock that lies beside the database
             reason = error.strerror or str(error)
-            raise DatabaseProblem(f"{path.name} cannot be written ({reason}). {CHECK}") from error
+            raise DatabaseProblem(message("database_owner", file=path.name, error=reason)) from error
         return database
 
     def _migrate(self) -> None:
@@ -64,10 +64,7 @@ class Database:
             known = {migration.name for migration in MIGRATIONS.pending(db)} | {m.name for m in MIGRATIONS.applied(db)}
             newer = sorted({m.name for m in MIGRATIONS.applied(db)} - {m.name for m in MIGRATIONS._migrations})
             if newer:
-                raise DatabaseProblem(
-                    f"{self.path.name} was written by a newer diffusion-local ({newer[-1]}). Update the program; "
-                    "the older one will not touch it."
-                )
+                raise DatabaseProblem(message("database_newer", file=self.path.name, version=newer[-1]))
             if not db.table_names():  # space of deleted rows can be given back bit by bit (see store.space)
                 db.conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 db.conn.execute("VACUUM")  # without it the mode is not written down once the file is in WAL mode
@@ -195,25 +192,19 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except Timeout:
-        raise DatabaseProblem(f"{path.name} is being upgraded by another process. Try again in a moment.") from None
+        raise DatabaseProblem(message("database_upgrading", file=path.name)) from None
     except UnicodeEncodeError:
-        raise InvalidParams("text", "holds half a character that cannot be stored or searched for.") from None
+        raise InvalidParams("text", message("half_searched")) from None
     except sqlite3.DatabaseError as error:
         text = str(error)
         if "locked" in text or "busy" in text:
-            raise DatabaseProblem(
-                f"{path.name} was locked by another program for {BUSY_SECONDS} s. Close what has it open (a database "
-                "browser, a backup tool), then try again."
-            ) from error
+            raise DatabaseProblem(message("database_locked", file=path.name, seconds=BUSY_SECONDS)) from error
         if "readonly" in text or "unable to open" in text:
-            raise DatabaseProblem(f"{path.name} cannot be written ({text}). {CHECK}") from error
+            raise DatabaseProblem(message("database_owner", file=path.name, error=text)) from error
         if "malformed" in text or "not a database" in text or "disk image" in text:
-            raise DatabaseProblem(
-                f"{path.name} is damaged ({text}). Run `diffusion-local doctor`; the pictures carry their own recipes, "
-                "so the gallery can be rebuilt from them."
-            ) from error
+            raise DatabaseProblem(message("database_damaged", file=path.name, error=text)) from error
         if "disk is full" in text or "disk I/O" in text:
-            raise DatabaseProblem(f"{path.name} could not be written ({text}). Free some disk space.") from error
+            raise DatabaseProblem(message("database_room", file=path.name, error=text)) from error
         raise
 
 

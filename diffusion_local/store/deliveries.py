@@ -7,6 +7,7 @@ from typing import Any
 
 from diffusion_local.domain import new_id, utc_now, utc_text
 from diffusion_local.errors import Conflict, NotFound, echo
+from diffusion_local.messages import message
 from diffusion_local.store.database import Database
 from diffusion_local.store.notices import Notice
 
@@ -143,14 +144,14 @@ class DeliveryStore:
             )
         if not found:
             self.get(delivery_id)
-            raise Conflict(f"Delivery {delivery_id} is being sent at this moment.")
+            raise Conflict(message("delivery_going", delivery=delivery_id))
         return delivery(found[0])
 
     def get(self, delivery_id: str) -> Delivery:
         with self._database.read() as db:
             for row in db.query("SELECT * FROM deliveries WHERE id = ?", [delivery_id]):
                 return delivery(row)
-        raise NotFound(f"There is no delivery {echo(delivery_id)}.")
+        raise NotFound(message("no_delivery", delivery=echo(delivery_id)))
 
     def page(self, limit: int, before: str | None = None, state: str | None = None) -> Sequence[Delivery]:
         """Newest first; ``before`` is the last id of the page before."""

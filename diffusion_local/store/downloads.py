@@ -6,6 +6,7 @@ from typing import Any
 
 from diffusion_local.domain import new_id, utc_now
 from diffusion_local.errors import Conflict, NotFound, echo
+from diffusion_local.messages import message
 from diffusion_local.store.database import Database
 
 
@@ -74,7 +75,7 @@ class DownloadStore:
                 "SELECT 1 FROM downloads WHERE folder = ? AND name = ? AND state IN ('waiting', 'running')",
                 [folder, name],
             ).fetchone():
-                raise Conflict(f"Another download is writing {folder}/{name}. Try again when it has ended.")
+                raise Conflict(message("download_busy", path=f"{folder}/{name}"))
             download_id = new_id()
             db["downloads"].insert(
                 {
@@ -134,7 +135,7 @@ class DownloadStore:
         with self._database.write() as db:
             found = self._get(db, download_id)
             if found.final:
-                raise Conflict(f"This download is {found.state} already.")
+                raise Conflict(message("download_over", state=message(f"state_{found.state}")))
             if found.state is DownloadState.WAITING:
                 return self._move(db, "cancel", download_id, finished_at=utc_now())
             db.execute("UPDATE downloads SET cancel_requested = 1 WHERE id = ?", [download_id])
@@ -164,14 +165,14 @@ class DownloadStore:
             [*columns.values(), download_id, start],
         ).rowcount
         if not changed:
-            raise Conflict(f"Download {download_id} is not {start}.")
+            raise Conflict(message("download_state", download=download_id, state=message(f"state_{start}")))
         return self._get(db, download_id)
 
     @staticmethod
     def _get(db: Any, download_id: str) -> Download:
         row = next(iter(db.query("SELECT * FROM downloads WHERE id = ?", [download_id])), None)
         if row is None:
-            raise NotFound(f"There is no download {echo(download_id)}.")
+            raise NotFound(message("no_download", download=echo(download_id)))
         return read(row)
 
 

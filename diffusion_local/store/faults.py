@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diffusion_local.errors import DiskFull, StorageProblem
+from diffusion_local.messages import message
 
 
 def numbers(*names: str) -> frozenset[int]:
@@ -19,17 +20,16 @@ SHARE_GONE = numbers(
     "ESTALE", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ETIMEDOUT", "EREMOTEIO"
 )
 REMEDIES = (
-    (numbers("EACCES", "EPERM"), "Check its owner and permissions."),
-    (numbers("EROFS"), "Mount its disk for writing."),
-    (numbers("EIO"), "Check the disk, and copy its files to another one."),
-    (numbers("EMFILE", "ENFILE"), "Close other programs, or raise the limit of open files (ulimit -n)."),
+    (numbers("EACCES", "EPERM"), message("remedy_owner")),
+    (numbers("EROFS"), message("remedy_mount")),
+    (numbers("EIO"), message("remedy_copy")),
+    (numbers("EMFILE", "ENFILE"), message("remedy_limit")),
     (
         numbers("ENOENT", "ENOTDIR", "ENODEV", "ENXIO"),
-        "Check that it was not moved, and that its disk or share is mounted.",
+        message("remedy_mounted"),
     ),
-    (SHARE_GONE, "Check the network share and its server."),
+    (SHARE_GONE, message("remedy_share")),
 )
-OTHERWISE = "Check the disk."
 
 
 def problem_of(error: OSError, path: Path | None = None) -> StorageProblem:
@@ -37,10 +37,10 @@ def problem_of(error: OSError, path: Path | None = None) -> StorageProblem:
     that was meant."""
     if error.errno in NO_SPACE:
         return DiskFull()
-    name = path or error.filename or "A file"
+    name = path or error.filename or message("a_file")
     reason = os.strerror(error.errno) if error.errno else str(error)
-    remedy = next((words for known, words in REMEDIES if error.errno in known), OTHERWISE)
-    return StorageProblem(f"{name} cannot be used ({reason}). {remedy}")
+    remedy = next((words for known, words in REMEDIES if error.errno in known), message("remedy_disk"))
+    return StorageProblem(message("storage_fault", file=name, reason=reason, remedy=remedy))
 
 
 def is_storage(error: OSError) -> bool:

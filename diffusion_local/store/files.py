@@ -18,6 +18,7 @@ from PIL import Image as PIL
 from diffusion_local import decoding, modes
 from diffusion_local.domain import utc_now
 from diffusion_local.errors import DiskFull, StorageProblem
+from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.store import encoding, faults
 
@@ -211,10 +212,7 @@ def write_whole(
 def check_room(folder: Path, reserve: int) -> None:
     """Raises DiskFull where a disk has not so many bytes free as are to be kept."""
     if shutil.disk_usage(folder).free < reserve:
-        raise DiskFull(
-            f"The disk is nearly full: less than {reserve // 10**6} MB are free (disk_reserve_mb). Free some space, "
-            "then try again."
-        )
+        raise DiskFull(message("storage_low", reserve=reserve // 10**6))
 
 
 def make_folder(folder: Path, mode: int = modes.FOLDER, below: Path | None = None) -> None:

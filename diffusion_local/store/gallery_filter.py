@@ -11,6 +11,7 @@ from datetime import date
 from typing import Any, Self
 
 from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
 from diffusion_local.store.gallery_schema import SHAPE
 
 SHAPES = {"square": 0, "portrait": -1, "landscape": 1}
@@ -48,11 +49,11 @@ class GalleryFilter:
         known = {field.name for field in fields(cls)}
         for name in values:
             if name not in known:
-                raise InvalidParams(name, f"is not a filter of the gallery. Known: {', '.join(sorted(known))}.")
+                raise InvalidParams(name, message("gallery_filter", known=sorted(known)))
         asked = cls(**{name: value for name, value in values.items() if value is not None})
         asked.check_lengths()
         if asked.shape and asked.shape not in SHAPES:
-            raise InvalidParams("shape", f"must be one of {', '.join(SHAPES)} (got {echo(asked.shape)}).")
+            raise InvalidParams("shape", message("one_of", known=list(SHAPES), got=echo(asked.shape)))
         for field in ("since", "until"):
             check_day(field, getattr(asked, field))
         return asked
@@ -64,11 +65,11 @@ class GalleryFilter:
                 continue
             value, most = getattr(self, field.name), MAX_CHARS if field.name == "search" else MAX_VALUE
             if not isinstance(value, str):
-                raise InvalidParams(field.name, "must be text.")
+                raise InvalidParams(field.name, message("text"))
             if len(value) > most:
-                raise InvalidParams(field.name, f"must have at most {most:,} characters (got {len(value):,}).")
+                raise InvalidParams(field.name, message("too_long", most=most, got=len(value)))
         if (words := len(WORD.findall(self.search.replace("_", " ")))) > MAX_WORDS:
-            raise InvalidParams("search", f"must have at most {MAX_WORDS} words (got {words}).")
+            raise InvalidParams("search", message("most_words", most=MAX_WORDS, got=words))
 
     def where(self) -> tuple[list[str], dict[str, Any]]:
         """Conditions on ``images`` and their values."""
@@ -117,4 +118,4 @@ def check_day(field: str, text: str) -> None:
         if text:
             date.fromisoformat(text)
     except (ValueError, TypeError):
-        raise InvalidParams(field, f"must be a day like 2026-01-31 (got {echo(text)}).") from None
+        raise InvalidParams(field, message("gallery_day", got=echo(text))) from None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from diffusion_local.authority import guarded
 from diffusion_local.errors import DatabaseProblem, StorageProblem
+from diffusion_local.messages import message
 from diffusion_local.store.database import Database
 from diffusion_local.store.files import LocalFiles
 
@@ -14,7 +15,6 @@ log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 5.0
 PATIENCE_SECONDS = 2.0
-SILENT = "Gallery or database do not answer. Check their disk or network share."
 
 
 @guarded("storage")
@@ -39,7 +39,7 @@ class Probe:
         if running is not None:
             running.join(PATIENCE_SECONDS)
             if running.is_alive():
-                return SILENT
+                return message("storage_no_answer")
         return self._found
 
     def _write(self) -> None:

@@ -14,6 +14,7 @@ import sqlite_utils
 from diffusion_local.authority import guarded
 from diffusion_local.domain import Job, State
 from diffusion_local.errors import InvalidParams
+from diffusion_local.messages import message
 from diffusion_local.store import rows
 from diffusion_local.store.batch_rows import BatchRows, Progress
 from diffusion_local.store.database import Database, each_value, scalar
@@ -82,7 +83,7 @@ class Wanted:
         """Literal conditions on jobs, and their values. Raises InvalidParams for a text that is too long."""
         for each in fields(self):
             if len(getattr(self, each.name)) > MOST_TEXT:
-                raise InvalidParams(each.name, f"must have at most {MOST_TEXT} characters.")
+                raise InvalidParams(each.name, message("most_characters", most=MOST_TEXT))
         told = [STATES[self.state]] if self.state in STATES else []
         told += [f"{name} = :wanted_{name}" for name in ("model", "owner") if getattr(self, name)]
         if self.text:  # first in the recipe as it lies there, which spares reading most of them as JSON

@@ -15,6 +15,7 @@ from PIL import Image as PIL
 
 from diffusion_local.domain import Params
 from diffusion_local.errors import InvalidParams
+from diffusion_local.messages import message
 from diffusion_local.options import a1111
 from diffusion_local.options.validate import LORA_TAG
 from diffusion_local.options.values import MAX_LORA_WEIGHT, MAX_LORAS, MAX_PROMPT_CHARS
@@ -51,15 +52,15 @@ def read_picture(data: bytes) -> Recipe:
             with PIL.open(io.BytesIO(data), formats=FORMATS) as picture:
                 ours, text = recipe.read(picture), text_of(picture)
     except UnidentifiedImageError:
-        raise InvalidParams("image", f"must be a picture ({', '.join(FORMATS)}).") from None
+        raise InvalidParams("image", message("not_a_picture", formats=list(FORMATS))) from None
     except Exception as error:  # decoders raise what they like for damaged files
-        raise InvalidParams("image", f"must be a whole picture ({', '.join(FORMATS)}; {error}).") from None
+        raise InvalidParams("image", message("whole_picture", what=list(FORMATS), error=error)) from None
     if ours:
         facts = ours.get("facts")
         known = Params.from_dict(ours["params"]).to_dict()
         return Recipe(known, facts if isinstance(facts, dict) else {}, {}, text)
     if not text.strip():
-        raise InvalidParams("image", "carries no recipe that can be read.")
+        raise InvalidParams("image", message("no_recipe"))
     return read_text(text)
 
 

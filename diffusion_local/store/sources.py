@@ -14,6 +14,7 @@ from PIL import ImageCms, ImageOps, UnidentifiedImageError, features
 from diffusion_local import decoding
 from diffusion_local.authority import guarded
 from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
+from diffusion_local.messages import Message, message
 from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.settings import Settings
 from diffusion_local.store.encoding import PNG_LEVEL
@@ -54,7 +55,7 @@ class Sources:
         """
         if len(data) > self._max_bytes:
             raise InvalidParams(
-                field, f"must be at most {self._max_bytes // 10**6} MB (max_source_mb; got {len(data) / 1e6:.1f} MB)."
+                field, message("source_bytes", most=self._max_bytes // 10**6, got=len(data) / 1000000.0)
             )
         encoded, size = self._as_png(data, field)
         source = Source(sha256(encoded).hexdigest(), *size)
@@ -71,13 +72,13 @@ class Sources:
         try:
             return self.add(self._files.path(self._images.get(image_id).key).read_bytes())
         except FileNotFoundError:
-            raise NotFound(f"The file of picture {echo(image_id)} is not there.") from None
+            raise NotFound(message("file_of_picture", image=echo(image_id))) from None
 
     def path(self, source_id: str) -> Path:
         """The file of a source that the current actor may look at. Raises NotFound."""
         known = SOURCE_ID.fullmatch(source_id) and self._path(source_id).exists()
         if not known or not self._owners.visible(source_id):
-            raise NotFound(f"There is no source picture {echo(source_id)}.")
+            raise NotFound(message("no_source_picture", source=echo(source_id)))
         return self._path(source_id)
 
     def size(self, source_id: str) -> tuple[int, int]:
@@ -99,21 +100,23 @@ class Sources:
                     with decoding.share(picture):
                         return png_of(picture)
         except UnidentifiedImageError:
-            raise InvalidParams(field, f"must be a picture ({', '.join(FORMATS)}).") from None
+            raise InvalidParams(field, message("not_a_picture", formats=list(FORMATS))) from None
         except PIL.DecompressionBombError:
             raise InvalidParams(field, self._too_many_pixels()) from None
         except UserError:
             raise
         except Exception as error:  # decoders raise what they like: OSError, SyntaxError, ValueError, struct.error, ...
-            raise InvalidParams(field, f"must be a whole picture; this one is damaged ({error}).") from None
+            raise InvalidParams(field, message("damaged_picture", error=error)) from None
 
     def _check_pixels(self, width: int, height: int, field: str) -> None:
         """Asked before a pixel is decoded."""
         if width * height > self._max_pixels:
-            raise InvalidParams(field, f"{self._too_many_pixels()[:-1]} (got {width}x{height}).")
+            raise InvalidParams(
+                field, message("too_many_megapixels", most=self._max_pixels // 10**6, got=f"{width}x{height}")
+            )
 
-    def _too_many_pixels(self) -> str:
-        return f"must have at most {self._max_pixels // 10**6} megapixels (max_source_megapixels)."
+    def _too_many_pixels(self) -> Message:
+        return message("megapixels", most=self._max_pixels // 10**6)
 
 
 def used(path: Path) -> None:

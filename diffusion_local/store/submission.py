@@ -8,6 +8,7 @@ import sqlite_utils
 
 from diffusion_local.domain import Batch, Job
 from diffusion_local.errors import Conflict, QueueFull, echo
+from diffusion_local.messages import message
 from diffusion_local.store import allowance, rows
 from diffusion_local.store.database import scalar
 from diffusion_local.store.line import gate_of
@@ -32,10 +33,7 @@ def insert(
     allowance.check(db, batch.count)
     waiting = scalar(db, "SELECT coalesce(sum(jobs), 0) FROM job_counts WHERE state = 'queued'")
     if waiting + batch.count > max_queued:
-        raise QueueFull(
-            f"The queue has room for {max_queued:,} waiting jobs; {waiting:,} wait and {batch.count:,} were "
-            "asked for. Cancel some, wait, or raise max_queued."
-        )
+        raise QueueFull(message("queue_room", most=max_queued, waiting=waiting, asked=batch.count))
     db.table("batches").insert(rows.batch_row(batch) | {"idempotency_key": key, "request": request})
     gate = gate_of(db, batch.window, batch.start_at)
     last = scalar(db, "SELECT coalesce(max(position), 0) FROM jobs")
@@ -54,7 +52,7 @@ def seen_before(db: sqlite_utils.Database, key: str, request: str) -> tuple[str,
     for batch in db.query("SELECT id, request FROM batches WHERE idempotency_key = ?", [key]):
         if batch["request"] != request:
             given = key.rpartition(SEPARATOR)[2]
-            raise Conflict(f"The idempotency key {echo(given)} was used before for another request.")
+            raise Conflict(message("key_used", key=echo(given)))
         found = db.query("SELECT id FROM jobs WHERE batch_id = ? ORDER BY idx", [batch["id"]])
         return batch["id"], [row["id"] for row in found]
     return None

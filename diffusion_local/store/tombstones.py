@@ -3,6 +3,7 @@
 import sqlite_utils
 
 from diffusion_local.errors import Gone, NotFound, echo
+from diffusion_local.messages import message
 from diffusion_local.store.database import scalar
 from diffusion_local.store.ownership import seen
 
@@ -11,5 +12,5 @@ def missing(db: sqlite_utils.Database, what: str, row_id: str) -> NotFound:
     """The error for a job, batch or picture that is not there: Gone if it was deleted, and whoever asks might have
     looked at it."""
     if scalar(db, f"SELECT 1 FROM deleted WHERE what = :what AND id = :id AND {seen()}", what=what, id=row_id):
-        return Gone(f"The {what} {echo(row_id)} was deleted.")
-    return NotFound(f"There is no {what} {echo(row_id)}.")
+        return Gone(message(f"deleted_{what}", id=echo(row_id)))
+    return NotFound(message(f"no_such_{what}", id=echo(row_id)))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
 
 if TYPE_CHECKING:
     import httpx
@@ -48,7 +49,7 @@ class Allowed:
                 networks.append(ipaddress.ip_network(entry, strict=False))
             except ValueError:
                 if entry and not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", entry):
-                    problem = f"must name hosts or networks such as 192.168.1.0/24 (got {echo(entry)})."
+                    problem = message("hook_networks", got=echo(entry))
                     raise InvalidParams("webhook_allow_private", problem) from None
                 if entry:
                     hosts.add(entry.lower().rstrip("."))
@@ -75,26 +76,26 @@ def read(url: str, field: str = "webhook") -> "httpx.URL":
     import httpx
 
     if len(url) > MOST_LETTERS:
-        raise InvalidParams(field, f"must be at most {MOST_LETTERS:,} letters (got {len(url):,}).")
+        raise InvalidParams(field, message("hook_letters", most=MOST_LETTERS, got=len(url)))
     if any(ord(sign) <= 32 or ord(sign) == 127 or sign == "\\" for sign in url):
-        raise InvalidParams(field, "must be an address without spaces, line breaks and backslashes.")
+        raise InvalidParams(field, message("hook_spaces"))
     try:
         parts = httpx.URL(url)
         host = parts.host
     except (httpx.InvalidURL, ValueError, TypeError) as error:
-        raise InvalidParams(field, f"must be an address such as https://example.com/hook ({error}).") from None
+        raise InvalidParams(field, message("hook_address", error=error)) from None
     if parts.scheme not in ("http", "https"):
-        raise InvalidParams(field, f"must begin with https:// or http:// (got {echo(url)}).")
+        raise InvalidParams(field, message("hook_scheme", got=echo(url)))
     if not host:
-        raise InvalidParams(field, f"must name a host (got {echo(url)}).")
+        raise InvalidParams(field, message("hook_host", got=echo(url)))
     if parts.userinfo:
-        raise InvalidParams(field, "must not hold a user name or password: they would be stored and logged.")
+        raise InvalidParams(field, message("hook_user"))
     if parts.port is not None and parts.port not in PORTS and not 1024 <= parts.port <= 65535:
-        raise InvalidParams(field, f"must have port 80, 443 or one from 1024 on (got {parts.port}).")
+        raise InvalidParams(field, message("hook_port", got=parts.port))
     if "%" in host:
-        raise InvalidParams(field, "must not name a network interface or an encoded host.")
+        raise InvalidParams(field, message("hook_interface"))
     if looks_like_a_number(host):
-        raise InvalidParams(field, f"must write an address of numbers as four decimal ones (got {echo(host)}).")
+        raise InvalidParams(field, message("hook_numbers", got=echo(host)))
     return parts
 
 
@@ -120,8 +121,7 @@ def check(url: str, allowed: Allowed, field: str = "webhook") -> Target:
             where = host if host == str(address) else f"{host} ({address})"
             raise InvalidParams(
                 field,
-                f"{where} is an address of this machine or of a private network. To allow it add it to "
-                "webhook_allow_private in config.toml.",
+                message("hook_private", host=where),
             )
     return Target(parts, host, addresses)
 
@@ -137,12 +137,12 @@ def resolve(host: str, port: int, field: str) -> tuple[Address, ...]:
         found = pool.submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM).result(RESOLVE_SECONDS)
     except (OSError, UnicodeError, TooLate) as error:
         why = "the name service did not answer" if isinstance(error, TooLate) else str(error)
-        raise InvalidParams(field, f"{host} cannot be found: {why}.") from None
+        raise InvalidParams(field, message("hook_found_why", host=host, error=why)) from None
     finally:
         pool.shutdown(wait=False)
     addresses = tuple(dict.fromkeys(ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found))
     if not addresses:
-        raise InvalidParams(field, f"{host} cannot be found.")
+        raise InvalidParams(field, message("hook_found", host=host))
     return addresses[:MOST_ADDRESSES]
 
 

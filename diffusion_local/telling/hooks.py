@@ -16,6 +16,7 @@ from typing import Any
 
 from diffusion_local import modes
 from diffusion_local.errors import InvalidParams
+from diffusion_local.messages import message
 from diffusion_local.settings import PREFIX, Settings, inherited
 from diffusion_local.store.deliveries import HOOK
 from diffusion_local.telling.webhook import MOST_READ, Outcome, printable
@@ -110,7 +111,7 @@ def facts(message: Mapping[str, Any]) -> dict[str, str]:
 def filled(command: tuple[str, ...], told: Mapping[str, str], name: str) -> list[str]:
     """The command's words with ``{fact}`` replaced in all but the program; words of others never become an option."""
     if os.name == "nt" and command[0].lower().endswith((".bat", ".cmd")):
-        raise InvalidParams(name, "must be a program: Windows reads a batch file's arguments as commands.")
+        raise InvalidParams(name, message("hook_windows"))
 
     def fill(word: str) -> str:
         found = re.sub(r"\{(\w+)\}", lambda mark: told.get(mark[1], "" if mark[1] in FACTS else mark[0]), word)

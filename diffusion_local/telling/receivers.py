@@ -4,6 +4,7 @@ import re
 from datetime import time
 
 from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.store.notices import EVENTS
 from diffusion_local.telling import hooks
@@ -29,7 +30,7 @@ def check_settings(settings: Settings) -> None:
     unknown = events(settings) - set(EVENTS)
     if unknown:
         raise InvalidParams(
-            "webhook_events", f"must be of {', '.join(EVENTS)} (got {echo(', '.join(sorted(unknown)))})."
+            "webhook_events", message("hook_events", known=list(EVENTS), got=echo(", ".join(sorted(unknown))))
         )
     Allowed.of(settings.webhook_allow_private)
     morning(settings)
@@ -41,7 +42,7 @@ def morning(settings: Settings) -> time | None:
     if not text:
         return None
     if not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", text):
-        raise InvalidParams("report_at", f"must be a time of day such as 07:00 (got {echo(text)}).")
+        raise InvalidParams("report_at", message("report_clock", got=echo(text)))
     hours, minutes = text.split(":")
     return time(int(hours), int(minutes))
 

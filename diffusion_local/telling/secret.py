@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from diffusion_local.errors import InvalidParams
+from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 
 PREFIX = "whsec_"
@@ -52,5 +53,5 @@ def checked(secret: str, where: str) -> str:
     except (binascii.Error, ValueError):
         key = b""
     if not secret.startswith(PREFIX) or len(key) not in BYTES:
-        raise InvalidParams(where, "must be whsec_ and base64 of 24 to 64 bytes, as `diffusion-local webhook secret`.")
+        raise InvalidParams(where, message("hook_secret"))
     return secret

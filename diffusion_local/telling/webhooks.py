@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from diffusion_local.authority import guarded
 from diffusion_local.domain import utc_now
 from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.store.deliveries import HOOK, Delivery, DeliveryStore
 from diffusion_local.store.notices import NoticeStore
+from diffusion_local.telling import teller
 from diffusion_local.telling.addresses import Allowed, check
 from diffusion_local.telling.receivers import MOST_TRIES
 from diffusion_local.telling.secret import secret_of
-from diffusion_local.telling.teller import message
 
 STATES = ("waiting", "sending", "delivered", "failed")
 
@@ -33,9 +34,9 @@ class Webhooks:
     def deliveries(self, limit: int = 50, before: str | None = None, state: str | None = None) -> Sequence[Delivery]:
         """The delivery log, newest first; ``before`` is the last id of the page before."""
         if not isinstance(limit, int) or not 1 <= limit <= 500:
-            raise InvalidParams("limit", f"must be from 1 to 500 (got {echo(limit)}).")
+            raise InvalidParams("limit", message("range", low=1, high=500, got=echo(limit)))
         if state and state not in STATES:
-            raise InvalidParams("state", f"must be one of {', '.join(STATES)} (got {echo(state)}).")
+            raise InvalidParams("state", message("one_of", known=list(STATES), got=echo(state)))
         return self._deliveries.page(limit, before or None, state or None)
 
     def delivery(self, delivery_id: str) -> Delivery:
@@ -49,7 +50,7 @@ class Webhooks:
     def test(self, url: str) -> Delivery:
         """Put a trial message into the log, to be sent soon. Raises InvalidParams."""
         self.check(url)
-        body = message("test", utc_now(), {"text": "A trial message of diffusion-local."})
+        body = teller.message("test", utc_now(), {"text": "A trial message of diffusion-local."})
         [delivery_id] = self._deliveries.add(self._notices.note("test"), body, {url: 1})
         return self._deliveries.get(delivery_id)
 

@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse, RedirectResponse, Response
 from diffusion_local import shapes
 from diffusion_local.domain import Image, State
 from diffusion_local.errors import NotFound, echo
+from diffusion_local.messages import message
 from diffusion_local.settings import assets
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.answers import known_already
@@ -40,7 +41,7 @@ def add(app: FastAPI, studio: Studio) -> None:
         path = studio.picture_file(image_id)
         if f".{suffix}" != image.suffix:
             if suffix != "png":
-                raise NotFound(f"Picture {echo(image_id)} is kept as {image.suffix}.")
+                raise NotFound(message("kept_as", image=echo(image_id), format=image.suffix))
             query = "?download=1" if download else ""
             return RedirectResponse(shapes.file_url(image) + query, headers=NEVER)
         return kept(request, path, TYPES[image.suffix], download_name(image) if download else None)
@@ -70,7 +71,7 @@ def add(app: FastAPI, studio: Studio) -> None:
     @readable(app, "/assets/icons/{name}")
     def icon(name: str) -> FileResponse:
         if name not in ICONS:
-            raise NotFound(f"There is no icon {echo(name)}.")
+            raise NotFound(message("no_icon", name=echo(name)))
         return FileResponse(
             assets() / "icons" / name, media_type=ICONS[name], headers={"Cache-Control": "max-age=86400"}
         )

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 
 READS = {"GET", "HEAD", "OPTIONS"}
@@ -95,7 +96,7 @@ def allowed_origins(settings: Settings) -> set[str]:
     for origin in found:
         parts = urlsplit(origin)
         if parts.scheme not in ("http", "https") or not parts.netloc or f"{parts.scheme}://{parts.netloc}" != origin:
-            raise InvalidParams("cors_origins", f"must be origins as https://example.org (got {echo(origin)}).")
+            raise InvalidParams("cors_origins", message("origins", got=echo(origin)))
     return found
 
 

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from diffusion_local import __version__
 from diffusion_local.errors import InvalidParams
+from diffusion_local.messages import message
 from diffusion_local.studio import Studio
 from diffusion_local.web.refusals import NEVER
 from diffusion_local.web.ui.look import look
@@ -34,7 +35,9 @@ def read(body: bytes) -> tuple[str, str, list[Any]]:
         sent = json.loads(body)
         seen, tab, asked = sent["seen"], sent["tab"], sent["asked"]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise InvalidParams("body", 'must be JSON as {"seen": "", "tab": "create", "asked": []}.') from None
+        raise InvalidParams(
+            "body", message("look_json", example='{"seen": "", "tab": "create", "asked": []}')
+        ) from None
     if not (isinstance(seen, str) and isinstance(tab, str) and isinstance(asked, list)):
-        raise InvalidParams("body", "must have text as seen and tab, and a list as asked.")
+        raise InvalidParams("body", message("look_fields"))
     return seen, tab, asked

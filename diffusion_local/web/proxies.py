@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from diffusion_local import shapes
 from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -53,7 +54,7 @@ def trusted_networks(text: str) -> list[Network]:
     try:
         return [ipaddress.ip_network(each.strip(), strict=False) for each in text.split(",") if each.strip()]
     except ValueError as error:
-        raise InvalidParams("trusted_proxies", f"must be addresses or networks ({error}).") from None
+        raise InvalidParams("trusted_proxies", message("proxies", error=error)) from None
 
 
 def trusted(settings: Settings) -> Callable[[str], bool]:
@@ -75,7 +76,7 @@ def checked_root(path: str) -> str:
     """The path under which a proxy serves us, as ``/studio``. Raises InvalidParams."""
     root = path.rstrip("/")
     if root and (not root.startswith("/") or "//" in root or not root.isprintable() or set(root) & set(" ?#\\\"'<>%")):
-        raise InvalidParams("root_path", f"must be a path as /studio (got {echo(path)}).")
+        raise InvalidParams("root_path", message("root_path", got=echo(path)))
     return root
 
 

@@ -30,6 +30,7 @@ from diffusion_local.errors import (
     Unauthorized,
     UserError,
 )
+from diffusion_local.messages import changed, described, message
 from diffusion_local.settings import Settings
 from diffusion_local.store import faults
 
@@ -105,15 +106,24 @@ def headers_of(error: UserError) -> dict[str, str]:
 
 
 def shape(request: Request, error: UserError) -> dict[str, Any]:
-    told = {"code": error.code, "message": sentence(request, error)}
+    told: dict[str, Any] = {"code": error.code, "message": sentence(request, error)}
     if isinstance(error, InvalidParams):
         told["field"] = printable(error.field)
-    return {"error": told}
+    return {"error": told | parts(request, error)}
 
 
 def sentence(request: Request, error: UserError) -> str:
     """The message, without the path of the home and without half characters, which no answer can carry."""
-    return printable(error.message.replace(request.app.state.home, "home"))
+    return clean(request, error.message)
+
+
+def parts(request: Request, error: UserError) -> dict[str, Any]:
+    """``id`` and ``params`` of the message (of a wrong field: without its name), as clean as `sentence`."""
+    return described(changed(error.problem, lambda text: clean(request, text)))
+
+
+def clean(request: Request, text: str) -> str:
+    return printable(text.replace(request.app.state.home, "home"))
 
 
 def printable(text: str) -> str:
@@ -125,4 +135,6 @@ def of_validation(error: RequestValidationError) -> InvalidParams:
     first = error.errors()[0]
     names = [str(part) for part in first["loc"][1:] if isinstance(part, str)]
     broken = first["type"] == "json_invalid"
-    return InvalidParams("body" if broken or not names else names[-1], f"{first['msg'].rstrip('.')}.")
+    return InvalidParams(
+        "body" if broken or not names else names[-1], message("not_valid", error=first["msg"].rstrip("."))
+    )

@@ -6,10 +6,11 @@ from contextlib import suppress
 from dataclasses import replace
 
 from diffusion_local.catalog import Model
-from diffusion_local.domain import RUNGS, Fit, Params
+from diffusion_local.domain import Fit, Params
 from diffusion_local.engine import Engine, OnProgress, OnStep, Picture
 from diffusion_local.engine.memory import Choice, below
 from diffusion_local.errors import DatabaseProblem, OutOfMemory
+from diffusion_local.messages import Message, message
 from diffusion_local.store.fits import FitStore
 
 log = logging.getLogger(__name__)
@@ -59,8 +60,8 @@ class Ladder:
                 self._learn(fit)
                 raise OutOfMemory(hopeless(params, choice.rung))
             down.append(choice.rung)
-            say(f"stepping down: {RUNGS[rung]}")
-            choice = Choice(rung, f"{choice.rung} ran out of memory: {RUNGS[rung]}")
+            say(message("phase_stepping_down", how=message(f"rung_{rung}")))
+            choice = Choice(rung, f"{choice.rung} ran out of memory: {message(f'rung_{rung}')}")
         peak = picture.facts.get("peak_bytes", 0)
         if down or (fit.worked, fit.peak_bytes < peak) != (choice.rung, False):
             fit = replace(fit, worked=choice.rung, peak_bytes=max(peak, fit.peak_bytes * (fit.worked == choice.rung)))
@@ -82,8 +83,7 @@ def new_fit(params: Params, device: str) -> Fit:
     return Fit(params.model, params.kind, params.width, params.height, device)
 
 
-def hopeless(params: Params, rung: str) -> str:
-    return (
-        f"The device has not enough memory for {params.model} at {params.width}x{params.height}, even on the last rung "
-        f"({rung}: {RUNGS[rung]}). Try a smaller size or a smaller model, or close other programs that use the device."
+def hopeless(params: Params, rung: str) -> Message:
+    return message(
+        "hopeless", model=params.model, size=f"{params.width}x{params.height}", rung=rung, how=message(f"rung_{rung}")
     )

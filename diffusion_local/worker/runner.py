@@ -21,6 +21,7 @@ from diffusion_local.errors import (
     Stopped,
     StorageProblem,
 )
+from diffusion_local.messages import message
 from diffusion_local.store import faults
 from diffusion_local.store.paces import Measured
 from diffusion_local.worker import slots
@@ -159,7 +160,7 @@ class Runner:
         def on_progress(share: float) -> None:
             nonlocal began
             began = began or time.monotonic()
-            self._reporter.report(job, 0, f"loading {params.model}, {share:.0%}")
+            self._reporter.report(job, 0, message("phase_loading", model=params.model, share=share))
             self._tell("loading" if share < 1 else "busy", params.model)
 
         def on_steps() -> OnStep:
@@ -176,7 +177,7 @@ class Runner:
             try:
                 self._model = self._catalog.get(params.model)
             except NotFound as error:
-                raise ModelUnavailable(f"{error.message} Put its folder back into models/, then try again.") from None
+                raise ModelUnavailable(message("model_left", problem=error.message)) from None
             if self._engine.room.type:  # while it is loaded, from the same files
                 path = self._model.path
                 self._saver.hash(params.model, lambda digests: digests.of(path))
@@ -212,8 +213,8 @@ class Runner:
             except LostClaim:
                 raise
             except Exception as bug:
-                message = f"{type(bug).__name__}: {bug}. This is a fault of the program; its log has the details."
-                self._jobs.fail(job.claim, Failure("internal_error", message, traceback.format_exc()))
+                fault = message("program_fault", kind=type(bug).__name__, error=bug)
+                self._jobs.fail(job.claim, Failure("internal_error", fault, traceback.format_exc()))
                 log.exception("failed (internal_error)", extra={"job": job.id})
         except DatabaseProblem as problem:
             self._unsettled.append((job, problem, self._storage.sound()))
@@ -237,14 +238,14 @@ class Runner:
 
     def _count_fault(self, job: Job, problem: StorageProblem | DatabaseProblem) -> None:
         """A fault that only this job meets: it is tried again after a pause, and fails at MAX_TRIES of them."""
-        message = self._storage.relative(problem.message)
+        told = self._storage.relative(problem.message)
         if job.faults + 1 < MAX_TRIES:
             again = utc_text(datetime.now(UTC) + FIRST_BACKOFF * 2**job.faults)
-            self._jobs.requeue(job.claim, f"{problem.code}: {message}", not_before=again, faults=1)
+            self._jobs.requeue(job.claim, f"{problem.code}: {told}", not_before=again, faults=1)
             log.warning(
-                "%s; again at %s (fault %d of %d)", message, again, job.faults + 1, MAX_TRIES, extra={"job": job.id}
+                "%s; again at %s (fault %d of %d)", told, again, job.faults + 1, MAX_TRIES, extra={"job": job.id}
             )
         else:
             kind = problem.code if isinstance(problem, StorageProblem) else StorageProblem.code
-            self._jobs.fail(job.claim, Failure(kind, message, "".join(traceback.format_exception(problem))))
-            log.warning("failed (%s): %s", kind, message, extra={"job": job.id})
+            self._jobs.fail(job.claim, Failure(kind, told, "".join(traceback.format_exception(problem))))
+            log.warning("failed (%s): %s", kind, told, extra={"job": job.id})

@@ -11,6 +11,7 @@ from diffusion_local.compose import House
 from diffusion_local.domain import Image, Job, Kind, Params, utc_now
 from diffusion_local.engine import Picture
 from diffusion_local.errors import DatabaseProblem, LostClaim, Stopped, StorageProblem
+from diffusion_local.messages import message
 from diffusion_local.models.digests import Digests
 from diffusion_local.store import faults, recipe
 from diffusion_local.store.files import key_for
@@ -142,5 +143,5 @@ class Saver:
             waiting = dict(self._unsaved)
             for job in (job for job in waiting.values() if job.id in seen):
                 with contextlib.suppress(DatabaseProblem, LostClaim):  # both are met again when it is saved
-                    self._jobs.report(job.claim, job.params.steps, "saving")
+                    self._jobs.report(job.claim, job.params.steps, message("phase_saving"))
             seen = set(waiting)

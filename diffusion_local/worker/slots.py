@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from diffusion_local.compose import House
 from diffusion_local.domain import Claim, Failure, Job, State
 from diffusion_local.errors import HomeInUse
+from diffusion_local.messages import message
 from diffusion_local.modes import FILE
 from diffusion_local.store import faults
 
@@ -21,15 +22,13 @@ log = logging.getLogger(__name__)
 
 LOST = Failure(
     "worker_lost",
-    "The worker process died while it made this picture, more than once. It may be too large for this machine's "
-    "memory, or its model is damaged: try a smaller size or another model.",
+    message("died_twice"),
 )
 
 
 HUNG = Failure(
     "timed_out",
-    "The worker made no progress with this picture for too long, more than once, and was stopped. Try a smaller size, "
-    "or raise step_timeout.",
+    message("hung_twice"),
 )
 
 
@@ -45,7 +44,7 @@ def take(house: House, slot: str, patience: float) -> FileLock:
     except Timeout:
         holder = next((w for w in house.workers.all() if w.slot == slot), None)
         who = f"process {holder.pid}" if holder else "another process"
-        raise HomeInUse(f"Slot {slot} of {house.settings.home} is held by {who}. Stop that worker first.") from None
+        raise HomeInUse(message("slot_held", slot=slot, home=house.settings.home, who=who)) from None
     return lock
 
 

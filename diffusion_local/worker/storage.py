@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from diffusion_local.compose import House
 from diffusion_local.errors import DatabaseProblem, DiskFull, StorageProblem
+from diffusion_local.messages import Message, changed, message
 from diffusion_local.store.files import PROBE_BYTES
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class Storage:
         if since is None or time.monotonic() - since < SLOW_SECONDS:
             return False
         if not self._control.blocked():
-            self.hold("The gallery does not answer. Check its disk or network share; the queue goes on by itself.")
+            self.hold(message("storage_silent"))
         return True
 
     def _fault(self) -> str:
@@ -101,9 +102,9 @@ class Storage:
                 self._files.probe(self._probe_bytes)
             self._database.probe()
         except DiskFull:
-            return "There is no room on the disk. Free some space; the queue goes on by itself."
+            return message("disk_full")
         except (StorageProblem, DatabaseProblem) as problem:
-            return f"{self.relative(problem.message)} The queue goes on by itself."
+            return message("storage_held", problem=self.relative(problem.message))
         finally:
             self._probed_at = time.monotonic()
         self._probe_bytes = PROBE_BYTES
@@ -114,14 +115,11 @@ class Storage:
             with self.waiting():
                 free = self._files.free_bytes()
         except StorageProblem as problem:
-            return f"{self.relative(problem.message)} The queue goes on by itself."
+            return message("storage_held", problem=self.relative(problem.message))
         if free >= self._reserve:
             return ""
-        return (
-            f"The disk is nearly full: less than {self._reserve // 10**6} MB are free. Free some space; the queue goes "
-            "on by itself."
-        )
+        return message("disk_nearly_full", reserve=self._reserve // 10**6)
 
-    def relative(self, message: str) -> str:
+    def relative(self, problem: Message) -> Message:
         """A message with paths relative to the home."""
-        return message.replace(f"{self._home}/", "").replace(f"{self._home}\\", "")
+        return changed(problem, lambda text: text.replace(f"{self._home}/", "").replace(f"{self._home}\\", ""))

@@ -29,6 +29,7 @@ from diffusion_local.errors import DiffusionLocalError
 from diffusion_local.hub import choice
 from diffusion_local.hub.client import RemoteFile
 from diffusion_local.lists import encoding, expansion, fields, formats, grid, transfer
+from diffusion_local.messages import described, message, restored, say_in
 from diffusion_local.models import adapters, headers, known, names, shelf
 from diffusion_local.options import a1111 as a1111_recipe
 from diffusion_local.options import samplers, validate, values
@@ -133,10 +134,9 @@ def ranged(text: str) -> object:
         return refused
 
 
-def retold(text: str) -> object:
-    with words.speaking("zh"):
-        sentences = ("{0}", "{0} is not ready: {0}", "must be one of {0} (got {0}).", "wildcards/{0}.txt: line 3 {0}")
-        return [words.retell(each.format(text)) for each in sentences]
+def composed(text: str) -> object:
+    told = message("not_ready", model=text, problem=message("wildcard_line", name=text, line=3, problem=text))
+    return [say_in("zh", told), restored(text, described(told))]
 
 
 def wildcard(text: str) -> object:
@@ -182,7 +182,7 @@ PARSERS = [
     Parser("names in a sentence", "web/ui/view_models.py", view_models.sentence),
     Parser("escaping", "web/ui/view.py", view.text),
     Parser("language", "web/ui/words.py", lambda text: words.preferred("", text)),
-    Parser("translated sentence", "web/ui/words.py", retold),
+    Parser("translated sentence", "web/ui/words.py", composed),
     Parser("paths of a traceback", "web/ui/view_history.py", view_history.shortened_paths),
     Parser("place in the gallery", "web/ui/place.py", lambda text: place.Place.read(text).written()),
     Parser("place in the queue", "web/ui/place_queue.py", place_queue.QueuePlace.read),

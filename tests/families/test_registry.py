@@ -10,11 +10,11 @@ from diffusion_local import families
 from diffusion_local.engine import samplers
 from diffusion_local.engine.families import FAMILIES as ENGINES
 from diffusion_local.families.family import Family
+from diffusion_local.messages import say_in
 from diffusion_local.models.known import known_models
 from diffusion_local.options.limits import check_size
 from diffusion_local.options.option import DENOISED
 from diffusion_local.options.samplers import SAMPLERS, SCHEDULES, Sampling
-from diffusion_local.web.ui import words
 from tests.support import PACKAGE
 
 RECORDS = list(families.FAMILIES.values())
@@ -116,8 +116,7 @@ def test_samplers_and_schedules_exist_and_a_scheduler_stands_for_each(family: Fa
 @every
 def test_a_family_that_is_not_run_says_why_in_each_language(family: Family) -> None:
     problems = [family.problem, *(each.problem for each in family.architectures.values())]
-    with words.speaking("zh"):
-        assert all(CHINESE.search(words.retell(problem)) for problem in problems if problem)
+    assert all(CHINESE.search(say_in("zh", problem)) for problem in problems if problem)
 
 
 @pytest.mark.parametrize("known", known_models(), ids=lambda known: known.title)

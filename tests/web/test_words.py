@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from diffusion_local.messages import message
 from diffusion_local.web.ui import words
 from tests.support import PACKAGE
 
@@ -120,10 +121,9 @@ def test_the_language_is_the_chosen_one_or_the_browsers(chosen: str, accepted: s
     assert words.preferred(chosen, accepted) == code
 
 
-def test_the_programs_own_sentences_are_said_in_the_language() -> None:
-    sentence = "must be from 1 to 100 (got 0)."
-    assert words.retell(sentence) == sentence
+def test_the_programs_own_messages_are_shown_in_the_language() -> None:
+    sentence = message("range", low=1, high=100, got="0")
+    assert words.translated(sentence) == "must be from 1 to 100 (got 0)."
     with words.speaking("zh"):
-        assert words.retell(sentence) == "必须在 1 到 100 之间（输入为 0）。"
-        assert words.retell("There is no job 'x{y}'.") == "没有任务 'x{y}'。"
-        assert words.retell("something new.") == "something new."
+        assert words.translated(sentence) == "必须在 1 到 100 之间（输入为 0）。"
+        assert words.translated("something new.") == "something new."

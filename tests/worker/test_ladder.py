@@ -9,11 +9,12 @@ from PIL import Image as PIL
 
 from diffusion_local.catalog import Model
 from diffusion_local.compose import House
-from diffusion_local.domain import RUNGS, Claim, Job, Kind, State
+from diffusion_local.domain import Claim, Job, Kind, State
 from diffusion_local.engine import OnProgress
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.engine.memory import Choice
 from diffusion_local.errors import OutOfMemory
+from diffusion_local.messages import message
 from diffusion_local.store import recipe
 from diffusion_local.store.jobs import Flags, JobStore
 from diffusion_local.worker.runner import Runner
@@ -102,7 +103,7 @@ def test_out_of_memory_steps_down_and_runs_the_same_job_again(
     assert found["rung"] == "model_offload"
     assert found["steps_down"] == ["resident", "vae_tiling", "encoder_offload"]
     assert found["rung_why"].startswith("encoder_offload ran out of memory")
-    assert f"stepping down: {RUNGS['model_offload']}" in phases
+    assert message("phase_stepping_down", how=message("rung_model_offload")) in phases
 
 
 def test_the_rung_is_remembered_for_model_and_size(house: House, runner: Runner, engine: Recording) -> None:

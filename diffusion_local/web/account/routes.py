@@ -16,6 +16,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from diffusion_local.accounts import Accounts
 from diffusion_local.actor import Actor, current
 from diffusion_local.errors import Forbidden, InvalidParams, LimitReached, Unauthorized, UserError
+from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.store.sign_ins import KNOWN_DAYS
 from diffusion_local.web import cookies
@@ -138,7 +139,7 @@ def add(app: FastAPI, accounts: Accounts, settings: Settings) -> None:
 def signed_in() -> Actor:
     """Who has this account page. Raises Forbidden: a token makes no tokens."""
     if current().source != "session":
-        raise Forbidden("The account page is for browsers that are signed in.")
+        raise Forbidden(message("only_signed_in"))
     return current()
 
 
@@ -160,11 +161,11 @@ async def form_of(request: Request) -> dict[str, list[str]]:
     async for part in request.stream():
         data += part
         if len(data) > MOST_BYTES:
-            raise InvalidParams("body", f"must have at most {MOST_BYTES:,} bytes.")
+            raise InvalidParams("body", message("form_bytes", most=MOST_BYTES))
     try:
         return parse_qs(data.decode(), keep_blank_values=True, max_num_fields=20)
     except (UnicodeDecodeError, ValueError):
-        raise InvalidParams("body", "must be a form.") from None
+        raise InvalidParams("body", message("must_be_form")) from None
 
 
 def one(fields: dict[str, list[str]], name: str) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 from diffusion_local import shapes
 from diffusion_local.errors import InvalidParams
+from diffusion_local.messages import message
 from diffusion_local.studio import Studio
 
 MOST_NAMED = 1000  # ids in one call; a batch or "all" has no such limit
@@ -24,7 +25,7 @@ class Control:
         `waiting` leaves running pictures alone. A single job that has ended already is an error.
         """
         if job_id and batch_id:
-            raise InvalidParams("batch_id", "must be left out when job_id is given.")
+            raise InvalidParams("batch_id", message("without_job_id"))
         chosen = named(job_id, job_ids)
         if waiting:
             alone("waiting", chosen, batch_id)
@@ -40,11 +41,11 @@ class Control:
         """
         chosen = named(job_id, job_ids)
         if chosen and batch_id:
-            raise InvalidParams("batch_id", "must be left out where jobs are named.")
+            raise InvalidParams("batch_id", message("no_batch_with_jobs"))
         if failed:
             alone("failed", chosen, "")  # beside a batch it says what is meant anyway
         elif not chosen and not batch_id:
-            raise InvalidParams("job_ids", "must name at least one job, or a batch, or say failed.")
+            raise InvalidParams("job_ids", message("jobs_or_failed"))
         return shapes.receipt(self._studio.again(chosen, batch_id or None))
 
     def pause(self, batch_id: str = "", give_back: bool = False) -> dict:
@@ -94,20 +95,20 @@ def named(job_id: Any, job_ids: Any) -> list[str]:
     found = [job_id] if job_id else []
     if job_ids is not None:
         if not isinstance(job_ids, list):
-            raise InvalidParams("job_ids", "must be a list of job ids.")
+            raise InvalidParams("job_ids", message("job_ids_list"))
         if found and job_ids:
-            raise InvalidParams("job_ids", "must be left out when job_id is given.")
+            raise InvalidParams("job_ids", message("without_job_id"))
         found += job_ids
     if not all(isinstance(each, str) for each in found):
-        raise InvalidParams("job_ids", "must be job ids, as text.")
+        raise InvalidParams("job_ids", message("job_ids_text"))
     if len(found) > MOST_NAMED:
-        raise InvalidParams("job_ids", f"must name at most {MOST_NAMED} jobs (got {len(found)}).")
+        raise InvalidParams("job_ids", message("job_ids_most", most=MOST_NAMED, got=len(found)))
     return list(dict.fromkeys(found))
 
 
 def alone(field: str, job_ids: list[str], batch_id: str) -> None:
     if job_ids or batch_id:
-        raise InvalidParams(field, "means all of them, so name no jobs and no batch.")
+        raise InvalidParams(field, message("all_of_them"))
 
 
 def of_batch(batch_id: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from gradio import FileData
 
 from diffusion_local import actor, authority, shapes
 from diffusion_local.errors import InvalidParams, UserError
+from diffusion_local.messages import message
 from diffusion_local.options.signature import taking_options
 from diffusion_local.options.values import number
 from diffusion_local.store import faults
@@ -151,7 +152,7 @@ class Endpoints:
         `timeout` after so many seconds (at most 3600). Leaving off stops nothing.
         """
         if bool(job_id) == bool(batch_id):
-            raise InvalidParams("job_id", "must name a job, or batch_id a batch.")
+            raise InvalidParams("job_id", message("job_or_batch"))
         checked_timeout(timeout)
         source = streams.Followed(self._studio, None, job_id=job_id, batch_id=batch_id)
         async for each in streams.told_until_end(self._watch, source, timeout):

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
 from diffusion_local.errors import InvalidParams
+from diffusion_local.messages import message
 from diffusion_local.options.table import PICTURES
 from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.studio import Studio
@@ -29,7 +30,7 @@ async def picture_of(request: Request) -> bytes:
     async with request.form(max_files=1, max_fields=1) as fields:
         file = fields.get("file")
         if not isinstance(file, UploadFile):
-            raise InvalidParams("file", "must be the picture, as a file of the form.")
+            raise InvalidParams("file", message("picture_file"))
         return await file.read()
 
 
@@ -74,9 +75,9 @@ def decoded(field: str, text: str) -> bytes:
     An address is refused: the server fetches nothing on a caller's behalf, as that reaches into its network.
     """
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", text):
-        raise InvalidParams(field, "must be the picture itself, in Base64: addresses are not fetched.")
+        raise InvalidParams(field, message("picture_itself"))
     prefix = DATA_URL.match(text)
     try:
         return base64.b64decode(text[prefix.end() if prefix else 0 :], validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidParams(field, "must be a picture in Base64, with or without data:image/png;base64,.") from None
+        raise InvalidParams(field, message("picture_base64")) from None

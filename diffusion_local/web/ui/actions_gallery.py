@@ -5,6 +5,7 @@ from dataclasses import replace
 import gradio as gr
 
 from diffusion_local.errors import InvalidParams
+from diffusion_local.messages import message
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import actions_pictures, view, view_gallery
 from diffusion_local.web.ui.effects import Effect, Verb, said
@@ -113,7 +114,7 @@ def board_take(studio: Studio, key: str, place: str) -> Effect:
 def board_rename(studio: Studio, key: str, place: str) -> Effect:
     board_id, _, name = key.partition("\n")
     if not name:
-        raise InvalidParams("name", "of a board must not be empty.")
+        raise InvalidParams("name", message("board_unnamed"))
     studio.boards.rename(board_id.strip(), name)
     return Effect()
 

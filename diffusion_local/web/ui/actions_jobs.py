@@ -2,6 +2,7 @@
 
 from diffusion_local.domain import PRIORITIES, State, shortened
 from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.messages import message
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_history
 from diffusion_local.web.ui.actions_pictures import other_seed, settings_of, submitted
@@ -16,9 +17,9 @@ def selected(key: str) -> list[str]:
     """The ids of a selection, each once. Whether they are known is for the Studio to say."""
     ids = list(dict.fromkeys(key.split()))
     if not ids:
-        raise NotFound("Nothing is selected.")
+        raise NotFound(message("selection_empty"))
     if len(ids) > MOST_SELECTED:
-        raise InvalidParams("job_ids", f"may be at most {MOST_SELECTED} pictures at once (got {len(ids)}).")
+        raise InvalidParams("job_ids", message("selection_most", most=MOST_SELECTED, got=len(ids)))
     return ids
 
 
@@ -133,7 +134,7 @@ def resume_batch(studio: Studio, key: str, place: str) -> Effect:
 
 def known_batch(studio: Studio, batch_id: str) -> None:
     if not batch_id or not studio.jobs(batch_id=batch_id, limit=1):
-        raise NotFound("This batch is not there any more.")
+        raise NotFound(message("batch_gone"))
 
 
 # -- order ----------------------------------------------------------------------------------------------------------

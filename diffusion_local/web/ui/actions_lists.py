@@ -4,11 +4,12 @@ from urllib.parse import parse_qsl
 
 from diffusion_local.domain import PRIORITIES, State
 from diffusion_local.errors import Conflict, InvalidParams
+from diffusion_local.messages import message
 from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_batches
 from diffusion_local.web.ui.effects import Effect, Verb, said
-from diffusion_local.web.ui.words import retell, say
+from diffusion_local.web.ui.words import say, translated
 
 
 def batches_at(studio: Studio, key: str, cursors: str) -> Effect:
@@ -44,7 +45,7 @@ def shift(studio: Studio, batch_id: str, by: int) -> Effect:
     """All that waits of a batch by one from where the first of it is."""
     waiting = studio.jobs(State.QUEUED, batch_id, limit=1) if batch_id else []
     if not waiting:
-        raise Conflict(say("page.none_waits"))
+        raise Conflict(message("none_waits"))
     priority = max(PRIORITIES[0], min(PRIORITIES[1], waiting[0].priority + by))
     studio.set_priority(priority, batch_id=batch_id)
     words = say("page.raised_to" if by > 0 else "page.lowered_to", priority=f"{priority:+d}")
@@ -97,7 +98,7 @@ def batch_change(studio: Studio, key: str, cursors: str) -> Effect:
         edited = studio.batches.edit(batch_id, **changes)
     except InvalidParams as error:  # the fields stay as they were typed
         return Effect(panel=panel(studio, batch_id, view.problem(error)))
-    warned = " ".join(retell(each) for each in edited.warnings)
+    warned = " ".join(translated(each) for each in edited.warnings)
     words = say("lists.changed", pictures=view.pictures(edited.count))
     return Effect(panel="", toast=said(f"{words}. {warned}" if warned else words, kind="warn" if warned else ""))
 

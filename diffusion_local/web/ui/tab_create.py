@@ -15,7 +15,7 @@ from diffusion_local.options.table import OPTIONS
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import dropped, form, sizes, view, view_jobs, view_source
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
-from diffusion_local.web.ui.words import known, label, retell, say
+from diffusion_local.web.ui.words import known, label, say, translated
 
 SHOWN_BATCHES = 6  # at least, finished ones among them
 MOST_BATCHES = 30  # at most, all of them unfinished
@@ -52,7 +52,7 @@ def on_model(studio: Studio, model_id: str, before_id: str, width: Any, height: 
     model, before = model_of(studio, model_id), model_of(studio, before_id)
     told = ""
     if not model.ready:
-        problem = say("create.model_problem", model=model.name, problem=retell(model.problem))
+        problem = say("create.model_problem", model=model.name, problem=translated(model.problem))
         told = view.notice("bad", view.text(problem))
     width, height = sizes.moved(before, model, width, height)
     names = FOLLOW_MODEL[2:]

@@ -14,6 +14,7 @@ from diffusion_local.domain import Snapshot, new_id
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.lists.encoding import decoded
 from diffusion_local.lists.formats import format_of
+from diffusion_local.messages import message
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form_lists, view, view_batches, view_lists
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
@@ -44,7 +45,7 @@ def check(studio: Studio, asked: form_lists.Asked) -> str:
         return view_lists.of_grid(of_grid, *studio.batches.foreseen(of_grid.seconds, **asked.times), key)
     source, settings = asked.list
     if not source.strip():
-        raise InvalidParams("list", "has no prompt.")
+        raise InvalidParams("list", message("no_prompt"))
     of_list = studio.lists.check(source, **settings)
     return view_lists.of_list(of_list, *studio.batches.foreseen(of_list.seconds, **asked.times), key)
 
@@ -96,7 +97,7 @@ def opened(sent: str) -> tuple[str, str, bytes]:
         values = json.loads(sent)
         return str(values["what"]), str(values["name"]), base64.b64decode(values["data"], validate=True)
     except (ValueError, TypeError, KeyError, binascii.Error):
-        raise InvalidParams("file", "must be a file.") from None
+        raise InvalidParams("file", message("must_be_file")) from None
 
 
 def take_file(studio: Studio, sent: str, skip: bool) -> str:
@@ -106,7 +107,7 @@ def take_file(studio: Studio, sent: str, skip: bool) -> str:
         receipt = studio.queue_file.take(data, skip)
     except InvalidParams as error:
         words = view.problem(error)
-        return view_lists.import_refused(words) if not skip and "bad lines" in error.problem else refused(error)
+        return view_lists.import_refused(words) if not skip and error.problem.id == "bad_lines" else refused(error)
     except UserError as error:
         return refused(error)
     return queued(receipt.count, [])

@@ -7,7 +7,8 @@ from html import escape
 from diffusion_local import shapes
 from diffusion_local.domain import MAX_TRIES, Image, Job, Params, State, utc_text
 from diffusion_local.errors import InvalidParams, UserError
-from diffusion_local.web.ui.words import FIRST, known, language, retell, say
+from diffusion_local.reports.page import words_of
+from diffusion_local.web.ui.words import FIRST, known, language, say, translated
 
 
 def text(value: object) -> str:
@@ -78,7 +79,7 @@ def state_words(job: Job, position: int | None = None) -> str:
         case State.RUNNING if job.step and not job.phase:
             return say("common.step", step=job.step, steps=job.params.steps)
         case State.RUNNING:
-            return retell(job.phase).capitalize() + " …" if job.phase else say("common.starting")
+            return translated(job.phase).capitalize() + " …" if job.phase else say("common.starting")
     return say(f"common.{job.state}")
 
 
@@ -103,16 +104,15 @@ def why(job: Job) -> str:
     """Why a job failed: its kind and the message, as HTML."""
     if not job.failure:
         return ""
-    key = f"errors.kind_{job.failure.kind}"
-    kind = say(key) if known(key) else job.failure.kind.replace("_", " ").capitalize()
-    return f'<b class="kind">{text(kind)}</b> {text(retell(job.failure.message))}'
+    kind = translated(words_of(job.failure.kind))
+    return f'<b class="kind">{text(kind)}</b> {text(translated(job.failure.message))}'
 
 
 def problem(error: UserError) -> str:
     """A UserError for the page: the field by its label there."""
     if isinstance(error, InvalidParams):
-        return f"{name_of(error.field)} {retell(error.problem)}"
-    return retell(error.message)
+        return f"{name_of(error.field)} {translated(error.problem)}"
+    return translated(error.message)
 
 
 def button(
@@ -204,7 +204,7 @@ def warnings_notice(warnings: Sequence[str]) -> str:
 
 def warned(warning: str) -> str:
     """A warning that begins with a field: that by its label on the page."""
-    told, (field, _, _) = retell(warning), warning.partition(":")
+    told, (field, _, _) = translated(warning), warning.partition(":")
     return told.replace(field, name_of(field), 1) if told.startswith(field) else told
 
 

@@ -6,7 +6,7 @@ from diffusion_local.batches.grids import GridCheck
 from diffusion_local.lists.fields import BadLine
 from diffusion_local.lists.plan import ListCheck
 from diffusion_local.web.ui.view import button, duration, manual_link, moment, name_of, notice, pictures, size, text
-from diffusion_local.web.ui.words import known, retell, say
+from diffusion_local.web.ui.words import known, say, translated
 
 SHOWN_BAD = 20
 SHOWN_HEADS = 12
@@ -70,7 +70,7 @@ def made_of(models: Mapping[str, int], seconds: float | None, done: str | None) 
 
 def checked(head: str, bad: str, facts: Sequence[tuple[str, str]], more: str, warnings: Sequence[str], act: str) -> str:
     told = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
-    warned = notice("warn", "<br>".join(text(retell(each)) for each in warnings)) if warnings else ""
+    warned = notice("warn", "<br>".join(text(translated(each)) for each in warnings)) if warnings else ""
     return (
         f'<section class="checked" data-key="checked" aria-label="{say("lists.checked")}" tabindex="-1">'
         f'<p class="sum" role="status">{head}</p><dl>{told}</dl>{warned}{bad}{more}'
@@ -98,8 +98,8 @@ def reason(words: str) -> str:
     """Why a line is bad: the field by its label, and the sentence in this language where it is known."""
     field, colon, problem = words.partition(": ")
     if colon and known(f"common.{field}"):
-        return f"<b>{name_of(field)}</b> {text(retell(problem))}"
-    return text(retell(words))
+        return f"<b>{name_of(field)}</b> {text(translated(problem))}"
+    return text(translated(words))
 
 
 def import_refused(words: str) -> str:

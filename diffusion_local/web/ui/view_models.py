@@ -15,7 +15,7 @@ from diffusion_local.models.known import Known
 from diffusion_local.store.downloads import Download, DownloadState
 from diffusion_local.web.ui.view import button, manual_link, text
 from diffusion_local.web.ui.words import known as is_known
-from diffusion_local.web.ui.words import retell, say
+from diffusion_local.web.ui.words import say, translated
 
 SHOWN_ENDED = 3  # downloads that have ended
 SHOWN_WORDS = 6
@@ -65,7 +65,7 @@ def card(model: Model, sample: Image | None, fits: Sequence[Fit], plans: Sequenc
     use = button(say("models.use"), "use_model", model.id, "small primary") if model.ready else ""
     sure = say("models.remove_sure")
     remove = button(say("models.remove"), "remove_model", model.id, "small", sure) if model.id != STARTER else ""
-    problem = f'<p class="why">{sentence(retell(model.problem))}</p>' if model.problem else ""
+    problem = f'<p class="why">{sentence(translated(model.problem))}</p>' if model.problem else ""
     what = families.title_of(model.architecture)
     return (
         f'<article class="model" data-key="{text(model.id)}">{picture}<div class="about"><header><h3>{name}</h3>'
@@ -141,7 +141,7 @@ def download_row(download: Download) -> str:
     if not download.final:
         more = button(say("common.cancel"), "cancel_download", download.id, "small")
     elif download.state is DownloadState.FAILED:
-        words += f" · {retell(download.error_message)}"
+        words += f" · {translated(download.error_message)}"
         more = button(say("models.retry"), "retry_download", download.id, "small")
     kind = "why" if download.state is DownloadState.FAILED else "quiet"
     return row(download.id, f"<b>{text(what)}</b>", words, kind, progress, more)
@@ -206,7 +206,7 @@ def sentence(words: str) -> str:
 
 def adapter_row(adapter: Adapter) -> str:
     if not adapter.ready:
-        told, kind = retell(adapter.problem), "why"
+        told, kind = translated(adapter.problem), "why"
     else:
         fits = families.title_of(adapter.architecture) or adapter.architecture
         parts = [say("models.fits", what=fits)] if fits else []

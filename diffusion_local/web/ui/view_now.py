@@ -21,7 +21,7 @@ from diffusion_local.web.ui.view import (
     state_words,
     text,
 )
-from diffusion_local.web.ui.words import LANGUAGES, TAGS, language, retell, say
+from diffusion_local.web.ui.words import LANGUAGES, TAGS, language, say, translated
 
 
 def worker_health(workers: Iterable[Worker], now: datetime) -> str:
@@ -49,10 +49,10 @@ def hold_notice(snapshot: Snapshot) -> str:
     """The queue is closed: by a person, by the machine itself, or by both."""
     told = ""
     if snapshot.reason:
-        told = notice("warn", say("page.queue_waits", reason=text(retell(snapshot.reason))))
+        told = notice("warn", say("page.queue_waits", reason=text(translated(snapshot.reason))))
     if snapshot.resting:
         resume = f'<span class="acts">{button(say("common.resume"), "resume")}</span>'
-        told += notice("warn", say("page.lists_rest", reason=text(retell(snapshot.resting))), resume)
+        told += notice("warn", say("page.lists_rest", reason=text(translated(snapshot.resting))), resume)
     if snapshot.sleep_at:
         awake = f'<span class="acts">{button(say("page.stay_awake"), "stay_awake")}</span>'
         told += notice("warn", say("page.goes_to_sleep", at=moment(snapshot.sleep_at)), awake)
@@ -170,5 +170,5 @@ def tool(sign: str, verb: str, name: str, key: str = "") -> str:
 
 
 def now_problem(error: UserError) -> str:
-    words = text(retell(error.message))
+    words = text(translated(error.message))
     return f'<div class="now" role="alert"><i class="dot bad"></i><span class="problem">{words}</span></div>'

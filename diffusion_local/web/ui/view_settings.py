@@ -14,7 +14,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.store.workers import silent
 from diffusion_local.web.ui.icons import icon
 from diffusion_local.web.ui.view import button, manual_link, moment, text
-from diffusion_local.web.ui.words import LANGUAGES, TAGS, known, language, retell, say
+from diffusion_local.web.ui.words import LANGUAGES, TAGS, known, language, say, translated
 
 FOLDERS = ("home", "gallery", "models", "loras", "vae", "upscalers", "embeddings", "wildcards", "reports", "logs")
 THEMES = {"system": "", "light": "light", "dark": "dark"}
@@ -78,9 +78,9 @@ def findings(found: Sequence[Finding], looking: bool, admin: bool, paths: bool) 
     hint = say("settings.looking") if looking or not found else say(f"settings.verdict_{verdict(found)}")
     items = []
     for each in sorted(shown, key=lambda one: (one.ok, not one.grave)):
-        told = text(retell(each.text)) if admin and each.name not in hidden else say(f"settings.is_{state(each)}")
+        told = text(translated(each.text)) if admin and each.name not in hidden else say(f"settings.is_{state(each)}")
         if admin and not each.ok:
-            told += f'<br><span class="mend">{text(retell(each.mend))}</span>'
+            told += f'<br><span class="mend">{text(translated(each.mend))}</span>'
         items.append(row(each.name, title_of(each), told, badge(state(each)), state(each)))
     return section("health", rows(items) if items else "", again, hint)
 

@@ -12,13 +12,13 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 import gradio as gr
+
+from diffusion_local.messages import say_in
 
 #: What the page calls each language, in that language, by the code that ``phrases`` uses.
 LANGUAGES = {"en": "English", "zh": "简体中文"}
@@ -28,8 +28,6 @@ FIRST = "en"
 COOKIE = "language"  # set by page.js, when a person has chosen
 
 PHRASES = Path(__file__).parent / "phrases"
-#: How deep the sentences within a sentence are translated.
-MOST_NESTED = 4
 
 _language: ContextVar[str] = ContextVar("language", default=FIRST)
 
@@ -109,67 +107,6 @@ def of_script() -> dict[str, str]:
     }
 
 
-# -- what the rest of the program says ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Pattern:
-    """A sentence of an error: the texts between its slots, one more than there are slots, and the slots' names."""
-
-    key: str
-    texts: tuple[str, ...]
-    slots: tuple[str, ...]
-
-    @classmethod
-    def of(cls, key: str, phrase: str) -> "Pattern":
-        texts, slots = [""], []
-        for text, slot, _, _ in Formatter().parse(phrase):
-            texts[-1] += text
-            if slot is not None:
-                slots.append(slot)
-                texts.append("")
-        return cls(key, tuple(texts), tuple(slots))
-
-    def read(self, sentence: str) -> dict[str, str] | None:
-        """What fills the slots, at least one character each, or None if it is another sentence.
-
-        Each slot ends where the text behind it is found first, and the last one at the end of the sentence: one pass,
-        while a regular expression would try every way to part the sentence, which a caller's own text may be in.
-        """
-        first, *between, last = self.texts if self.slots else (*self.texts, "")
-        end = len(sentence) - len(last)
-        if not self.slots:
-            return {} if sentence == first else None
-        if not sentence.startswith(first) or not sentence.endswith(last):
-            return None
-        filled, place = [], len(first)
-        for text in between:
-            found = sentence.find(text, place + 1, end)
-            if found < 0:
-                return None
-            filled.append(sentence[place:found])
-            place = found + len(text)
-        if place >= end:
-            return None
-        return dict(zip(self.slots, [*filled, sentence[place:end]], strict=True))
-
-
-@cache
-def patterns() -> list[Pattern]:
-    """The sentences of errors; the one with the most words of its own comes first."""
-    found = [Pattern.of(key, said[FIRST]) for key, said in phrases().items() if key.startswith("errors")]
-    return sorted(found, key=lambda each: -sum(map(len, each.texts)))
-
-
-def retell(sentence: str, nested: int = 0) -> str:
-    """A sentence of the program (an error, a warning), in the language of this request if ``errors*.toml`` know it.
-
-    What fills its slots may be such a sentence, too.
-    """
-    if language() == FIRST or nested > MOST_NESTED:
-        return sentence
-    for pattern in patterns():
-        if (filled := pattern.read(sentence)) is not None:
-            told = {name: retell(text, nested + 1) for name, text in filled.items()}
-            return phrases()[pattern.key][language()].format(**told)
-    return sentence
+def translated(text: str) -> str:
+    """A message of the program in the language of this request; other text is returned as it is."""
+    return say_in(language(), text)

@@ -14,6 +14,7 @@ from diffusion_local import shapes
 from diffusion_local.actor import current
 from diffusion_local.domain import Image, Job, Receipt, State
 from diffusion_local.errors import InvalidParams, UserError, echo
+from diffusion_local.messages import message
 from diffusion_local.store import faults
 from diffusion_local.studio import MAX_WAIT, Studio
 from diffusion_local.web.api.dialects.pictures import converted
@@ -98,7 +99,7 @@ def neutral(given: dict[str, Any], neutrals: dict[str, tuple[Any, ...]]) -> None
     for name, values in neutrals.items():
         value = given.get(name)
         if value is not None and value not in values:
-            raise InvalidParams(name, f"is not supported here (got {echo(value)}). Leave it out.")
+            raise InvalidParams(name, message("not_supported", got=echo(value)))
 
 
 def outcome(studio: Studio, job_ids: list[str]) -> tuple[list[tuple[Job, Image]], list[Job]]:

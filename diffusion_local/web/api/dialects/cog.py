@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, create_model
 
 from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
+from diffusion_local.messages import message
 from diffusion_local.options.signature import options_of
 from diffusion_local.shapes import Json
 from diffusion_local.studio import Studio
@@ -72,7 +73,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     async def create_with_id(prediction_id: str, body: Prediction, request: Request, prefer: Prefer = None) -> Response:
         """The same under an id of the client's choice; sent again it is the same prediction."""
         if body.id not in (None, prediction_id):
-            raise InvalidParams("id", "must be the one in the address.")
+            raise InvalidParams("id", message("as_in_address"))
         return await made(body, prediction_id, request, prefer)
 
     @api.get("/predictions")
@@ -105,7 +106,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     async def made(body: Prediction, chosen: str | None, request: Request, prefer: str | None) -> Response:
         neutral(body.model_extra or {}, NEUTRAL)
         if chosen is not None and not chosen.strip():
-            raise InvalidParams("id", "must not be empty.")
+            raise InvalidParams("id", message("not_empty"))
         preference = read_prefer(prefer)
         options = body.input.model_dump() | {"idempotency_key": KEY + chosen if chosen else None}
         if body.webhook:
@@ -136,7 +137,7 @@ def batch_of(studio: Studio, prediction_id: str) -> str:
 def shape(studio: Studio, request: Request, prediction_id: str, batch_id: str) -> Json:
     jobs = studio.jobs(batch_id=batch_id, limit=MOST_JOBS)
     if not jobs:
-        raise NotFound(f"There is no prediction {echo(prediction_id)}.")
+        raise NotFound(message("no_prediction", prediction=echo(prediction_id)))
     subscription = Subscription(prediction_id, root_of(request))
     return prediction(subscription, studio.batch(batch_id)[0], jobs, studio.images_of(jobs))
 

@@ -25,6 +25,7 @@ from starlette.datastructures import UploadFile
 from diffusion_local import authority
 from diffusion_local.domain import Kind, Receipt
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, UserError, echo
+from diffusion_local.messages import message
 from diffusion_local.options.signature import options_of
 from diffusion_local.options.table import PICTURES
 from diffusion_local.shapes import Json
@@ -197,7 +198,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         for each in studio.models():
             if each.id == model_id:
                 return model(each.id)
-        raise NotFound(f"There is no model {echo(model_id)}.")
+        raise NotFound(message("no_model_named", model=echo(model_id)))
 
     return api
 
@@ -205,12 +206,12 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
 async def edit_form(request: Request) -> tuple[dict[str, str], bytes, bytes | None]:
     """(fields, picture, mask) of a form. Raises InvalidParams."""
     if media_type(request) != "multipart/form-data":
-        raise InvalidParams("image", "must be a file of a form (multipart/form-data).")
+        raise InvalidParams("image", message("form_file"))
     async with request.form(max_files=MOST_PICTURES, max_fields=50) as form:
         files = {name: [each for each in form.getlist(name) if isinstance(each, UploadFile)] for name in form}
         images = files.get("image", []) + files.get("image[]", [])
         if len(images) != 1:
-            raise InvalidParams("image", f"must be one picture (got {len(images)}).")
+            raise InvalidParams("image", message("one_picture", got=len(images)))
         masks = files.get("mask", [])
         fields = {name: value for name, value in form.items() if isinstance(value, str)}
         return fields, await images[0].read(), await masks[0].read() if masks else None
@@ -230,7 +231,7 @@ def pictures_of(studio: Studio, image: bytes, mask: bytes | None) -> dict[str, A
     with opened(studio.sources, mask or image, "mask" if mask else "image") as picture:
         painted = painted_where_clear(picture)
     if mask and not painted:
-        raise InvalidParams("mask", "must be clear (alpha 0) where the picture is to be painted anew.")
+        raise InvalidParams("mask", message("mask_clear"))
     if not painted:
         return found | {"kind": "img2img"}
     return found | {"kind": "inpaint", "mask": studio.sources.add(painted, "mask").id}
@@ -242,17 +243,17 @@ def read(body: OwnFields) -> dict[str, Any]:
     neutral(given, NEUTRAL)
     for name in given:
         if name not in NEUTRAL and name not in ABOUT_THE_CALLER:
-            raise InvalidParams(name, "is not known here.")
+            raise InvalidParams(name, message("field_unknown"))
     count = 1 if body.n is None else body.n
     if not 1 <= count <= MOST_PICTURES:
-        raise InvalidParams("n", f"must be from 1 to {MOST_PICTURES} (got {count}).")
+        raise InvalidParams("n", message("range", low=1, high=MOST_PICTURES, got=count))
     if body.response_format == "url" and body.output_format not in (None, "png"):
-        raise InvalidParams("output_format", "must be png where response_format is url: that is how pictures are kept.")
+        raise InvalidParams("output_format", message("png_by_url"))
     options: dict[str, Any] = {"prompt": body.prompt, "count": count}
     if body.size and body.size != "auto":
         size = SIZE.fullmatch(body.size)
         if size is None:
-            raise InvalidParams("size", f"must be like 512x512, or auto (got {echo(body.size)}).")
+            raise InvalidParams("size", message("size_or_auto", got=echo(body.size)))
         options |= {"width": int(size[1]), "height": int(size[2])}
     taken = [each.name for each in options_of(without=ITS_OWN)]
     return options | {name: getattr(body, name) for name in taken if name in type(body).model_fields}

@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.messages import message
 from diffusion_local.web.api.gradio.routes import Kind
 from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.limits import MAX_STRUCTURE, Structure
@@ -43,19 +44,19 @@ class Calls:
         structure = Structure()
         structure.add(body)
         if structure.excessive:
-            raise InvalidParams("body", f"must have at most {MAX_STRUCTURE:,} bytes beside its texts.")
+            raise InvalidParams("body", message("structure_bytes", most=MAX_STRUCTURE))
         try:
             given = json.loads(body.decode())
         except (ValueError, RecursionError):
-            raise InvalidParams("body", "must be JSON.") from None
+            raise InvalidParams("body", message("json_body")) from None
         if not isinstance(given, dict):
-            raise InvalidParams("body", "must be a JSON object.")
+            raise InvalidParams("body", message("json_object"))
         if kind is Kind.CALL_BY_NAME:
             return {str(name): self._checked(value, owner) for name, value in given.items()}
         kept = {name: given[name] for name in FIELDS[kind] if given.get(name) is not None}
         if kind is Kind.CALL:
             if not isinstance(kept.get("data"), list):
-                raise InvalidParams("data", "must be a list with the values of the parameters.")
+                raise InvalidParams("data", message("parameter_list"))
             for name in ("data", "event_data"):
                 kept |= {name: self._checked(kept[name], owner)} if name in kept else {}
         if "session_hash" in kept:
@@ -66,7 +67,7 @@ class Calls:
 
     def _checked(self, value: Any, owner: str, depth: int = 0) -> Any:
         if depth > MAX_DEPTH:
-            raise InvalidParams("data", f"must have at most {MAX_DEPTH} values within each other.")
+            raise InvalidParams("data", message("json_nested", most=MAX_DEPTH))
         if isinstance(value, list):
             return [self._checked(each, owner, depth + 1) for each in value]
         if not isinstance(value, dict):
@@ -90,12 +91,12 @@ class Calls:
         events = self._events.get(owner, OrderedDict())
         key = events.get(event_id) if isinstance(event_id, str) else None
         if key is None:
-            raise NotFound("There is no such event of yours.")
+            raise NotFound(message("no_event"))
         return key
 
 
 def session_key(owner: str, session: object) -> str:
     """A caller's session hash as Gradio gets it: never equal to another account's. Raises InvalidParams."""
     if not isinstance(session, str) or not SESSION.fullmatch(session):
-        raise InvalidParams("session_hash", "must be 1 to 64 letters, digits, - or _.")
+        raise InvalidParams("session_hash", message("session_hash"))
     return f"{sha256(owner.encode()).hexdigest()[:16]}-{session}"

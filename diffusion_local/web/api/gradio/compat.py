@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from diffusion_local.actor import NOBODY, Actor, acting
 from diffusion_local.errors import UserError
+from diffusion_local.messages import message
 from diffusion_local.web.access import KEY
 
 log = logging.getLogger(__name__)
@@ -66,8 +67,13 @@ def check(blocks: gr.Blocks) -> None:
     differs += [f"Blocks.{name}" for name in ("has_launched", "fns") if not hasattr(blocks, name)]
     if differs:
         raise UnsupportedGradio(
-            f"Gradio {gr.__version__} differs from {TESTED}, with which this program was tested, in "
-            f"{', '.join(dict.fromkeys(differs))}. {ADVICE}"
+            message(
+                "gradio_differs",
+                version=gr.__version__,
+                tested=TESTED,
+                parts=list(dict.fromkeys(differs)),
+                advice=ADVICE,
+            )
         )
     if gr.__version__ != TESTED:
         log.warning("Gradio %s is installed; tested with %s.", gr.__version__, TESTED)
@@ -178,7 +184,7 @@ def enclose(app: FastAPI, blocks: gr.Blocks, around: Callable[[ASGIApp], ASGIApp
     """Put ``around`` between the application and Gradio's, which was mounted last. Raises UnsupportedGradio."""
     mounted = app.routes[-1]
     if not isinstance(mounted, Mount) or getattr(mounted.app, "blocks", None) is not blocks:
-        raise UnsupportedGradio(f"Gradio {gr.__version__} is not mounted as one application. {ADVICE}")
+        raise UnsupportedGradio(message("gradio_mounted", version=gr.__version__, advice=ADVICE))
     mounted.app = around(mounted.app)
 
 

@@ -12,6 +12,7 @@ from starlette.websockets import WebSocketClose
 
 from diffusion_local import actor
 from diffusion_local.errors import InvalidParams, NotFound, UserError
+from diffusion_local.messages import described, message
 from diffusion_local.settings import Settings
 from diffusion_local.web.api.gradio.calls import Calls, session_key
 from diffusion_local.web.api.gradio.routes import Allowed, Kind, find
@@ -47,7 +48,7 @@ class Surface:
         try:
             found = find(scope)
             if found is None:
-                raise NotFound("There is nothing here.")
+                raise NotFound(message("nothing_here"))
             await self._checked(*found, scope, receive, send)
         except UserError as error:
             await refused(error)(scope, receive, send)
@@ -73,7 +74,7 @@ class Surface:
 
     def _require_results(self, key: str) -> None:
         if not self._sessions.has_results(key):
-            raise NotFound("There are no results to be fetched here.")
+            raise NotFound(message("no_results"))
 
     async def _call(
         self, route: Allowed, parameters: dict[str, Any], owner: str, scope: Scope, receive: Receive, send: Send
@@ -92,7 +93,7 @@ class Surface:
         index = body.get("fn_index") if route.kind is Kind.CALL else None
         is_call = route.kind in (Kind.CALL, Kind.CALL_BY_NAME)
         if is_call and not self._sessions.has_endpoint(parameters.get("api_name", ""), index):
-            raise NotFound("There is no such endpoint.")
+            raise NotFound(message("no_endpoint"))
 
         async def started(event_id: str) -> None:
             session = body.get("session_hash") if route.kind is Kind.CALL else None
@@ -135,14 +136,14 @@ async def whole(receive: Receive, headers: Headers, most: int) -> bytes | None:
         return None
     parts, got, more = [], 0, True
     while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise InvalidParams("body", "must be whole.")
-        parts.append(message.get("body", b""))
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise InvalidParams("body", message("must_be_whole"))
+        parts.append(event.get("body", b""))
         got += len(parts[-1])
         if got > most:
             return None
-        more = message.get("more_body", False)
+        more = event.get("more_body", False)
     return b"".join(parts)
 
 
@@ -162,5 +163,8 @@ def sending(body: bytes, receive: Receive) -> Receive:
 
 def refused(error: UserError) -> JSONResponse:
     """404 or 400, which is all that Gradio's clients can read; ``detail`` is the field in which they look."""
-    content = {"error": {"code": error.code, "message": error.message}, "detail": error.message}
+    content = {
+        "error": {"code": error.code, "message": error.message} | described(error.problem),
+        "detail": error.message,
+    }
     return JSONResponse(content, 404 if isinstance(error, NotFound) else 400, headers=NEVER)

@@ -25,6 +25,7 @@ from starlette.types import Message, Receive
 
 from diffusion_local import actor, authority
 from diffusion_local.errors import InvalidParams, LimitReached, NotFound, QueueBlocked
+from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.web.api.limits import refusal
 from diffusion_local.web.refusals import NEVER
@@ -66,15 +67,19 @@ class Uploads:
             own = [each.bytes for each in self._known.values() if each.owner == owner] + self._coming.get(owner, [])
             if len(own) >= MAX_FILES or sum(own) + size > MAX_PICTURES * self.max_bytes:
                 raise LimitReached(
-                    f"At most {MAX_FILES} uploaded files ({MAX_PICTURES * self.max_bytes // 10**6} MB) may wait to be "
-                    f"used. A file is deleted once it is used, or after {MAX_AGE // 60:.0f} minutes.",
+                    message(
+                        "uploads_most",
+                        most=MAX_FILES,
+                        size=MAX_PICTURES * self.max_bytes // 10**6,
+                        minutes=MAX_AGE // 60,
+                    ),
                     retry_after=60,
                 )
             self._coming.setdefault(owner, []).append(size)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if shutil.disk_usage(self._folder).free - size < self._reserve:
-                raise QueueBlocked("The disk is nearly full (disk_reserve_mb). Free some space and try again.")
+                raise QueueBlocked(message("upload_room"))
             yield
         finally:
             with self._lock:
@@ -103,8 +108,7 @@ class Uploads:
         found = PATH.fullmatch(path) if isinstance(path, str) else None
         upload = self._known.get(found[1]) if found else None
         if found is None or upload is None or upload.owner != owner:
-            raise NotFound("There is no such upload of yours. Upload the file first (handle_file); addresses and "
-                           "files of the server are not read.")  # fmt: skip
+            raise NotFound(message('no_upload'))  # fmt: skip
         return self._folder / found[1]
 
     def take(self, path: object, owner: str) -> bytes:
@@ -113,7 +117,7 @@ class Uploads:
         try:
             return file.read_bytes()
         except FileNotFoundError:
-            raise NotFound("The upload was used already. Upload the file again.") from None
+            raise NotFound(message("upload_used")) from None
         finally:
             self._delete([file.name])
 
@@ -149,14 +153,14 @@ def add(app: FastAPI, uploads: Uploads) -> None:
         if size > most:
             return too_large(uploads)
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-            raise InvalidParams("files", "must be files of a form (multipart/form-data).")
+            raise InvalidParams("files", message("form_files"))
         with uploads.room(who.name, size):
             try:
                 bounded = Request(request.scope, at_most(request.receive, most))
                 async with bounded.form(max_files=MAX_FILES, max_fields=1) as form:
                     files = [each.file for each in form.getlist("files") if isinstance(each, UploadFile)]
                     if not files:
-                        raise InvalidParams("files", "must be the files, each as a field of that name.")
+                        raise InvalidParams("files", message("files_named"))
                     paths = [await anyio.to_thread.run_sync(uploads.keep, who.name, file) for file in files]
             except TooLarge:
                 return too_large(uploads)

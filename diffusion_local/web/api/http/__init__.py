@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 
 from diffusion_local import shapes
 from diffusion_local.errors import NotFound
+from diffusion_local.messages import message
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.http import (
     batches,
@@ -73,6 +74,6 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         allowed = sorted({verb for route in here for verb in route.methods or ()})
         if allowed:
             raise HTTPException(405, f"Use {' or '.join(allowed)} here.", {"Allow": ", ".join(allowed)})
-        raise NotFound("There is no such address. /docs lists those there are.")
+        raise NotFound(message("no_address"))
 
     return api

@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 from diffusion_local import shapes
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.formats import format_of
+from diffusion_local.messages import message
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.fields import ListOptions, ListSettings
 from diffusion_local.web.api.uploads import media_type
@@ -90,7 +91,7 @@ async def sent(request: Request, form: str) -> tuple[bytes, str, str]:
     async with request.form(max_files=1, max_fields=1) as fields:
         file = fields.get("file")
         if not isinstance(file, UploadFile):
-            raise InvalidParams("file", "must be the list, as a file of the form.")
+            raise InvalidParams("file", message("list_file"))
         path = PurePath(file.filename or "")
         return await file.read(), form or format_of(path.name), path.stem
 

@@ -13,7 +13,7 @@ from diffusion_local.reports.report import Report
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.answers import tagged
 from diffusion_local.web.api.fields import ReportAgain, Trial
-from diffusion_local.web.ui.words import TAGS, language, retell
+from diffusion_local.web.ui.words import TAGS, language, translated
 
 FORMATS = {".json": "json", ".md": "md", ".html": "html"}
 TYPES = {"application/json": "json", "text/markdown": "md", "text/html": "html"}
@@ -76,7 +76,7 @@ def page_router(studio: Studio) -> APIRouter:
     pages = APIRouter(prefix="/reports", include_in_schema=False, default_response_class=HTMLResponse)
 
     def shown(report: Report) -> HTMLResponse:
-        written = studio.reports.page(report, shapes.root(), retell, TAGS[language()])
+        written = studio.reports.page(report, shapes.root(), translated, TAGS[language()])
         return HTMLResponse(written, headers=NEVER)
 
     @pages.get("/batch/{batch_id}.html")

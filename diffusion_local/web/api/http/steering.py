@@ -6,6 +6,7 @@ from fastapi.responses import JSONResponse
 from diffusion_local import shapes
 from diffusion_local.domain import Receipt
 from diffusion_local.errors import Conflict
+from diffusion_local.messages import message
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.control import Control
 from diffusion_local.web.api.fields import Again, Cancel, Forget, Move, Prioritize
@@ -47,7 +48,7 @@ def router(studio: Studio) -> APIRouter:
         """Delete an ended job from the list; whoever asks for it later gets 410. Its picture stays."""
         gone = studio.forget([job_id])
         if not gone:
-            raise Conflict(f"Job {job_id} has not ended: it is {studio.job(job_id).state}. Cancel it first.")
+            raise Conflict(message("job_not_ended", job=job_id, state=message(f"state_{studio.job(job_id).state}")))
         return {"job_ids": gone}
 
     return steering

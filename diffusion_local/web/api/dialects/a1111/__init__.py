@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from diffusion_local import authority
 from diffusion_local.domain import Receipt
 from diffusion_local.errors import InvalidParams, NotDone, NotFound, UserError
+from diffusion_local.messages import message
 from diffusion_local.options import a1111
 from diffusion_local.options.samplers import SAMPLERS, SCHEDULES, api_name
 from diffusion_local.options.signature import options_of
@@ -95,7 +96,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         """What was submitted, once it has ended. Raises NotDone if the caller has gone, or the time is over."""
         receipt = newest[caller(request)] = await anyio.to_thread.run_sync(lambda: submitted(studio, options))
         if not await until_final(studio, watch, receipt.job_ids, LONGEST, request):
-            raise NotDone(f"Batch {receipt.batch_id} is not done yet, and goes on.")
+            raise NotDone(message("batch_goes_on", batch=receipt.batch_id))
         return receipt
 
     @api.post("/txt2img")
@@ -250,7 +251,7 @@ def opened_png(data: bytes) -> PIL.Image:
     try:
         return PIL.open(io.BytesIO(data), formats=("PNG",))
     except (OSError, ValueError, SyntaxError, PIL.DecompressionBombError):
-        raise InvalidParams("image", "must be a PNG.") from None
+        raise InvalidParams("image", message("must_be_png")) from None
 
 
 def preview(studio: Studio, job_id: str) -> str | None:

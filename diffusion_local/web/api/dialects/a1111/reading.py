@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from diffusion_local.domain import Kind
 from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
 from diffusion_local.options.option import Option
 from diffusion_local.options.samplers import SCHEDULES, paired, schedule_named
 from diffusion_local.options.signature import options_of
@@ -98,7 +99,7 @@ def read(studio: Studio, body: Any, set_before: dict[str, Any]) -> dict[str, Any
     for name in ("batch_size", "n_iter"):
         value = getattr(body, name)
         if value is not None and not 1 <= value <= MOST_PICTURES:
-            raise InvalidParams(name, f"must be from 1 to {MOST_PICTURES} (got {value}).")
+            raise InvalidParams(name, message("range", low=1, high=MOST_PICTURES, got=value))
     override = body.override_settings or {}
     checked_options(studio, override)
     set_up = set_before | override
@@ -126,7 +127,7 @@ def read(studio: Studio, body: Any, set_before: dict[str, Any]) -> dict[str, Any
 def pictures_of(studio: Studio, body: Any) -> dict[str, Any]:
     neutral(body.model_extra or {}, OF_IMG2IMG)
     if len(body.init_images) != 1:
-        raise InvalidParams("init_images", f"must be one picture (got {len(body.init_images)}).")
+        raise InvalidParams("init_images", message("one_picture", got=len(body.init_images)))
     source = studio.sources.add(decoded("init_images", body.init_images[0]), "init_images").id
     found: dict[str, Any] = {"source": source}
     if not body.mask:
@@ -141,7 +142,7 @@ def pictures_of(studio: Studio, body: Any) -> dict[str, Any]:
 def without_loras(prompt: str) -> tuple[str, list[dict[str, Any]]]:
     """The prompt without ``<lora:name:0.8>``, and the LoRAs that it named. Raises InvalidParams."""
     if other := OTHER_NETWORK.search(prompt):
-        raise InvalidParams("prompt", f"must not name {echo(other[0])}: only <lora:name:weight> is supported.")
+        raise InvalidParams("prompt", message("only_loras", name=echo(other[0])))
     loras, texts, place = [], [], 0
     for found in LORA.finditer(prompt):
         loras.append({"name": found[1].strip(), "weight": weighed(found[2] or "")})
@@ -155,7 +156,7 @@ def weighed(text: str) -> float:
     try:
         return float(text) if text else 1.0
     except ValueError:
-        raise InvalidParams("prompt", f"must give a LoRA's weight as a number (got {echo(text)}).") from None
+        raise InvalidParams("prompt", message("lora_number", got=echo(text))) from None
 
 
 def skipped(layers: Any) -> int | None:
@@ -174,7 +175,7 @@ def sampler_of(body: Any) -> tuple[str | None, str | None]:
         return sampler or None, None
     schedule = schedule_named(wanted)
     if not schedule:
-        raise InvalidParams("scheduler", f"must be one of {', '.join(SCHEDULES)} (got {echo(wanted)}).")
+        raise InvalidParams("scheduler", message("one_of", known=list(SCHEDULES), got=echo(wanted)))
     sampler, schedule = paired(sampler, schedule)
     return sampler or None, schedule or None
 
@@ -185,7 +186,7 @@ def checked_options(studio: Studio, options: dict[str, Any]) -> None:
     named_model(studio, options.get("sd_model_checkpoint"))
     vae, skip = named_vae(options.get("sd_vae")), options.get("CLIP_stop_at_last_layers")
     if vae and vae not in {each.name for each in studio.adapters("vae")}:
-        raise InvalidParams("sd_vae", f"There is no VAE {echo(vae)}.")
+        raise InvalidParams("sd_vae", message("no_vae", name=echo(vae)))
     if skip is not None:
         whole_number("CLIP_stop_at_last_layers", skip, LEAST_SKIPPED, MOST_SKIPPED)
 
@@ -198,7 +199,7 @@ def named_model(studio: Studio, name: Any) -> str | None:
     for model_id in known:
         if str(name) in (model_id, f"{model_id}.safetensors"):
             return model_id
-    raise InvalidParams("sd_model_checkpoint", f"There is no model {echo(name)}. Known: {', '.join(known)}.")
+    raise InvalidParams("sd_model_checkpoint", message("no_model", model=echo(name), known=list(known)))
 
 
 def named_vae(name: Any) -> str | None:
