@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 from diffusion_local.catalog import Model
 from diffusion_local.domain import FINAL, Event, Image, Job, Receipt, Snapshot, Worker
 from diffusion_local.engine.planning import Plan
+from diffusion_local.messages import described
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.store.batch_rows import Progress
 from diffusion_local.store.deliveries import Delivery
@@ -57,11 +58,14 @@ class SourcePicture(TypedDict):
 
 
 class Fault(TypedDict):
-    """Why something was refused; ``field`` where one is to blame."""
+    """Why something was refused; ``field`` where one is to blame. ``id`` and ``params`` are what composes the message
+    in another language; a message among the parameters is an object with ``id``, ``params`` and ``message``."""
 
     code: str
     message: str
     field: NotRequired[str]
+    id: NotRequired[str]
+    params: NotRequired[dict[str, Any]]
 
 
 class Problem(TypedDict):
@@ -78,6 +82,11 @@ class Touched(TypedDict):
 
 def receipt(receipt: Receipt) -> Json:
     return asdict(receipt)
+
+
+def fault(kind: str, problem: str) -> Json:
+    """Why a job or a download failed."""
+    return {"kind": kind, "message": problem, **described(problem)}
 
 
 def job(job: Job, image: Image | None = None, position: int | None = None, eta: float | None = None) -> Json:
@@ -107,7 +116,7 @@ def job(job: Job, image: Image | None = None, position: int | None = None, eta: 
         "started_at": job.started_at,
         "finished_at": job.finished_at,
         "from_job": job.from_job,
-        "error": {"kind": job.failure.kind, "message": job.failure.message} if job.failure else None,
+        "error": fault(job.failure.kind, job.failure.message) if job.failure else None,
         "image": image and image_link(image),
         "params": params(job),
     }
@@ -237,8 +246,8 @@ def adapter(adapter: Adapter) -> Json:
 
 def download(download: Download) -> Json:
     values = asdict(download) | {"state": str(download.state)}
-    error = {"kind": values.pop("error_kind"), "message": values.pop("error_message")}
-    return values | {"error": error if error["kind"] else None}
+    kind, problem = values.pop("error_kind"), values.pop("error_message")
+    return values | {"error": fault(kind, problem) if kind else None}
 
 
 def delivery(delivery: Delivery) -> Json:

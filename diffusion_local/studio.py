@@ -175,9 +175,8 @@ class Studio(Orders, Questions):
         if len(chosen) > self._settings.max_queued:
             raise InvalidParams("job_ids", message("most_jobs", most=self._settings.max_queued))
         old = [self._jobs.get(job_id) for job_id in chosen]
-        for job in old:
-            if not actor.current().owns(job.owner):
-                raise Forbidden(message("anothers_job", job=job.id))
+        if foreign := [job.id for job in old if not actor.current().owns(job.owner)]:
+            raise Forbidden(message("anothers_job", job=foreign[0]))
         owner = actor.current().owner(old[0].owner)
         batch = Batch(new_id(), shortened(old[0].params.prompt), owner, old[0].lane, len(old), utc_now())
         jobs = new_jobs(batch, [job.params for job in old], old[0].priority, [job.id for job in old])

@@ -14,6 +14,7 @@ from diffusion_local.chores import CHORES, attempt, let_go, optimize, sweep_gall
 from diffusion_local.compose import House
 from diffusion_local.domain import utc_text
 from diffusion_local.errors import DatabaseProblem
+from diffusion_local.messages import verbatim
 from diffusion_local.store.files import key_for
 from tests.support import FAILURE, claimed, image_of, sql
 
@@ -175,7 +176,7 @@ def test_a_source_that_nothing_refers_to_is_let_go_after_its_time(house: House) 
     assert {path.stem for path in (seen, base, mask) if path.exists()} == kept - {""}
 
 
-@pytest.mark.parametrize("fault", [DatabaseProblem("locked"), OSError(5, "Input/output error")])
+@pytest.mark.parametrize("fault", [DatabaseProblem(verbatim("locked")), OSError(5, "Input/output error")])
 def test_a_fault_of_the_storage_puts_a_chore_off(
     house: House, caplog: pytest.LogCaptureFixture, fault: Exception
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.lists.encoding import MAX_LINE_CHARS, lines
 from diffusion_local.lists.fields import FIELDS, BadLine, Entry, entry, field_name, known
-from diffusion_local.messages import message
+from diffusion_local.messages import changed, message
 
 Parsed = Iterator[Entry | BadLine]
 
@@ -190,12 +190,18 @@ def checked(number: int, text: str, read: Callable[[str], Mapping[str, Any]] | M
 
 
 def bad(number: int, reason: str, text: str) -> BadLine:
-    return BadLine(number, cut(reason, REASON_CHARS), cut(text.strip(), SHOWN_CHARS))
+    told = changed(reason, printable)
+    short = told if len(told) <= REASON_CHARS else cut(told, REASON_CHARS)
+    return BadLine(number, short, cut(text.strip(), SHOWN_CHARS))
 
 
 def cut(text: str, length: int) -> str:
-    """The text's beginning, with no half character (JSON may hold one) that could not be printed."""
-    text = text if len(text) <= length else text[: length - 1] + "…"
+    """The text's beginning, printable."""
+    return printable(text if len(text) <= length else text[: length - 1] + "…")
+
+
+def printable(text: str) -> str:
+    """With no half character, which JSON may hold."""
     return text.encode(errors="replace").decode()
 
 

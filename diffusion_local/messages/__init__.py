@@ -8,6 +8,7 @@ and ``params``, from which `say_in` composes it in another language. Text from e
 system) is a parameter, or a whole message by `verbatim`.
 """
 
+import json
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, reduce
@@ -77,6 +78,21 @@ def restored(text: str, told: Any) -> Message:
         return Message(str(told["id"]), {name: _restored(value) for name, value in told["params"].items()})
     except (KeyError, ValueError, TypeError, AttributeError, IndexError):
         return verbatim(text)
+
+
+def encoded(text: str) -> str | None:
+    """What is stored beside the text, so that `decoded` has the message again; None where nothing more is known."""
+    return json.dumps(described(text), ensure_ascii=False) if isinstance(text, Message) else None
+
+
+def decoded(text: str, stored: str | None) -> str:
+    """A stored text as the message it was; without what `encoded` gave, or where it is damaged, the text as it is."""
+    if not text or not stored:
+        return text
+    try:
+        return restored(text, json.loads(stored))
+    except (ValueError, RecursionError):
+        return text
 
 
 def changed(text: str, change: Callable[[str], str]) -> Message:

@@ -5,6 +5,7 @@ from typing import Any
 from diffusion_local.catalog import Model
 from diffusion_local.engine.planning import Plan
 from diffusion_local.library import Removed
+from diffusion_local.messages import restored
 from diffusion_local.models.adapters import PLACES, Adapter
 from diffusion_local.models.known import Known
 from diffusion_local.remote.reading import read
@@ -55,4 +56,9 @@ class RemoteLibrary:
 
 def download(told: dict[str, Any]) -> Download:
     error = told.get("error") or {}
-    return read(Download, told, error_kind=error.get("kind", ""), error_message=error.get("message", ""))
+    return read(
+        Download,
+        told,
+        error_kind=error.get("kind", ""),
+        error_message=restored(error.get("message", ""), error) if error else "",
+    )

@@ -12,6 +12,7 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from diffusion_local.domain import Failure, Image, Job, Params
+from diffusion_local.messages import restored
 
 T = TypeVar("T")
 EMPTY = {str: "", int: 0, float: 0.0, bool: False, Path: Path()}
@@ -72,7 +73,7 @@ def job(told: Mapping[str, Any]) -> Job:
         {name: value for name, value in told.items() if name != "position"},  # there it is the place in line
         position=0,
         params=Params.from_dict(told["params"]),
-        failure=read(Failure, error) if error else None,
+        failure=read(Failure, error, message=restored(error.get("message", ""), error)) if error else None,
     )
 
 

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from diffusion_local.domain import FINAL, Image, State
+from diffusion_local.messages import decoded
 
 MOST_PICTURES = 64  # in a report's contact sheet
 MOST_IDS = 100  # of a group's failed jobs that are named
@@ -127,7 +128,7 @@ class Adder:
         if state == State.DONE:
             self._add_done(row)
         elif state == State.FAILED:
-            reason = reason_of(row["error_kind"] or "", row["error_message"] or "")
+            reason = reason_of(row["error_kind"] or "", decoded(row["error_message"] or "", row["error_json"]))
             kept = self._reasons.setdefault(reason.id, reason)
             kept.count += 1
             if len(kept.job_ids) < MOST_IDS:

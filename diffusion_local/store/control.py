@@ -7,7 +7,7 @@ import sqlite_utils
 
 from diffusion_local.domain import State
 from diffusion_local.errors import Conflict
-from diffusion_local.messages import message
+from diffusion_local.messages import decoded, encoded, message
 from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.jobs import FINISH, GIVE_BACK, OPEN
 from diffusion_local.store.selection import Selection
@@ -56,12 +56,18 @@ class QueueControl:
     def block(self, reason: str) -> None:
         """Hand out no further jobs for a reason of the machine's own; an empty reason opens the queue again."""
         with self._database.write() as db:
-            db.execute("UPDATE queue SET blocked = ? WHERE id = 1 AND blocked != ?", [reason, reason])
+            db.execute(
+                "UPDATE queue SET blocked = ?1, blocked_json = ?2 WHERE id = 1 AND blocked != ?1",
+                [reason, encoded(reason)],
+            )
 
     def rest(self, reason: str) -> None:
         """Hand out no further jobs of the batch lane, to spare the machine; an empty reason ends the rest."""
         with self._database.write() as db:
-            db.execute("UPDATE queue SET resting = ? WHERE id = 1 AND resting != ?", [reason, reason])
+            db.execute(
+                "UPDATE queue SET resting = ?1, resting_json = ?2 WHERE id = 1 AND resting != ?1",
+                [reason, encoded(reason)],
+            )
 
     def announce_sleep(self, at: str) -> None:
         """Say when the machine goes to sleep, or off (UTC); empty: it does not."""
@@ -84,7 +90,7 @@ class QueueControl:
 
     def blocked(self) -> str:
         with self._database.read() as db:
-            return scalar(db, "SELECT blocked FROM queue")
+            return decoded(*db.execute("SELECT blocked, blocked_json FROM queue").fetchone())
 
     def closed(self) -> bool:
         """Whether a person paused the queue."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffusion_local.domain import new_id, utc_now
 from diffusion_local.errors import Conflict, NotFound, echo
-from diffusion_local.messages import message
+from diffusion_local.messages import decoded, encoded, message
 from diffusion_local.store.database import Database
 
 
@@ -124,8 +124,8 @@ class DownloadStore:
     def finish(self, download_id: str, size: int) -> Download:
         return self._end("finish", download_id, bytes_done=size, bytes_total=size)
 
-    def fail(self, download_id: str, kind: str, message: str) -> Download:
-        return self._end("fail", download_id, error_kind=kind, error_message=message)
+    def fail(self, download_id: str, kind: str, problem: str) -> Download:
+        return self._end("fail", download_id, error_kind=kind, error_message=problem, error_json=encoded(problem))
 
     def stop(self, download_id: str) -> Download:
         return self._end("stop", download_id)
@@ -178,5 +178,6 @@ class DownloadStore:
 
 def read(row: dict[str, Any]) -> Download:
     values = {each.name: row[each.name] for each in fields(Download)}
+    values["error_message"] = decoded(row["error_message"], row["error_json"])
     values |= {"state": DownloadState(row["state"]), "cancel_requested": bool(row["cancel_requested"])}
     return Download(**values)

@@ -21,6 +21,7 @@ from diffusion_local.domain import (
     utc_text,
 )
 from diffusion_local.errors import LostClaim
+from diffusion_local.messages import encoded, known, message
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.line import RIPE, RIPEN, Line, Rules
@@ -45,6 +46,7 @@ WANTED = (
     f"OR (SELECT paused FROM batches WHERE batches.id = batch_id) = {GIVE_BACK} AS give_back"
 )
 CLAIMED = "AND worker = :worker AND attempt = :attempt"
+BACK = ", worker = NULL, step = 0, phase = ''"
 ENDED = ", worker = NULL, phase = '', not_before = NULL, finished_at = :now"
 
 
@@ -147,9 +149,9 @@ class JobStore:
         """Say how far the job is, and hear what a person wants of it. Raises LostClaim."""
         with self._database.write() as db:
             wanted = db.query(
-                "UPDATE jobs SET step = :step, phase = :phase, reported_at = :now "
+                "UPDATE jobs SET step = :step, phase = :phase, phase_json = :phase_json, reported_at = :now "
                 f"WHERE id = :id AND state = 'running' {CLAIMED} RETURNING {WANTED}",
-                values_of(claim) | {"step": step, "phase": phase, "now": utc_now()},
+                values_of(claim) | {"step": step, "phase": phase, "phase_json": encoded(phase), "now": utc_now()},
             )
             return told(wanted)
 
@@ -163,16 +165,9 @@ class JobStore:
 
     def fail(self, claim: Claim, failure: Failure) -> None:
         """End the job with an error. Raises LostClaim."""
+        columns = rows.failure_row(failure)
         with self._database.write() as db:
-            self._settle(
-                db,
-                "fail",
-                claim,
-                ENDED + ", cancel_requested = 0, error_kind = :kind, error_message = :message, error_detail = :detail",
-                kind=failure.kind,
-                message=failure.message,
-                detail=failure.detail,
-            )
+            self._settle(db, "fail", claim, ENDED + ", cancel_requested = 0" + rows.setting(columns), **columns)
 
     def stop(self, claim: Claim) -> None:
         """End the job as cancelled. Raises LostClaim."""
@@ -185,6 +180,7 @@ class JobStore:
         ``tries`` and ``faults`` are added to the counts of that name, ``not_before`` holds it back until then.
         Raises LostClaim.
         """
+        noted = rows.note_row(note)
         with self._database.write() as db:
             values = values_of(claim)
             if scalar(
@@ -195,9 +191,8 @@ class JobStore:
                 db,
                 "requeue",
                 claim,
-                ", worker = NULL, step = 0, phase = '', note = :note, not_before = :until, tries = tries + :tries, "
-                "faults = faults + :faults",
-                note=note,
+                BACK + ", not_before = :until, tries = tries + :tries, faults = faults + :faults" + rows.setting(noted),
+                **noted,
                 until=not_before,
                 tries=tries,
                 faults=faults,
@@ -222,32 +217,22 @@ class JobStore:
                 rows.job(r) for r in db.query("SELECT * FROM jobs WHERE state = 'running' AND worker = ?", [worker])
             ]
             for job in orphans:
-                counted = ", crashes = crashes + 1, note = :note"
                 if job.claim in given_back:
                     verb = "stop" if job.cancel_requested else "requeue"
-                    sets = ENDED if job.cancel_requested else ", worker = NULL, step = 0, phase = '', note = :note"
-                    settled.append(self._settle(db, verb, job.claim, sets, note="given back: shutdown"))
-                elif job.cancel_requested:
-                    settled.append(
-                        self._settle(db, "stop", job.claim, ENDED + counted, note=failure.kind.replace("_", " "))
-                    )
+                    sets = ENDED if job.cancel_requested else BACK
+                    note = rows.note_row(message("event_given_back", reason="shutdown"))
+                    settled.append(self._settle(db, verb, job.claim, sets + rows.setting(note), **note))
+                    continue
+                note = rows.note_row(note_of(failure.kind))
+                counted = ", crashes = crashes + 1" + rows.setting(note)
+                if job.cancel_requested:
+                    settled.append(self._settle(db, "stop", job.claim, ENDED + counted, **note))
                 elif job.crashes + 1 < CRASH_LIMIT:
-                    sets = ", worker = NULL, step = 0, phase = ''" + counted
-                    settled.append(self._settle(db, "requeue", job.claim, sets, note=failure.kind.replace("_", " ")))
+                    settled.append(self._settle(db, "requeue", job.claim, BACK + counted, **note))
                 else:
-                    sets = ", error_kind = :kind, error_message = :message, error_detail = :detail"
-                    settled.append(
-                        self._settle(
-                            db,
-                            "fail",
-                            job.claim,
-                            ENDED + counted + sets,
-                            note=failure.kind.replace("_", " "),
-                            kind=failure.kind,
-                            message=failure.message,
-                            detail=failure.detail,
-                        )
-                    )
+                    why = rows.failure_row(failure)
+                    sets = ENDED + counted + rows.setting(why)
+                    settled.append(self._settle(db, "fail", job.claim, sets, **note, **why))
         return settled
 
     # -- the one writer of state -----------------------------------------------------------------------------------
@@ -289,3 +274,8 @@ def new_jobs(batch: Batch, params: Sequence[Params], priority: int = 0, from_job
         new_job(batch, index, each, priority, from_jobs[index] if from_jobs else None)
         for index, each in enumerate(params)
     ]
+
+
+def note_of(kind: str) -> str:
+    """A kind of failure as the note of an event."""
+    return message(f"note_{kind}") if known(f"note_{kind}") else kind.replace("_", " ")

@@ -11,6 +11,7 @@ from diffusion_local.store.counts_schema import COUNTS
 from diffusion_local.store.downloads_schema import DOWNLOADS
 from diffusion_local.store.gallery_schema import GALLERY
 from diffusion_local.store.groups_schema import GROUPS
+from diffusion_local.store.messages_schema import MESSAGES
 from diffusion_local.store.overnight_schema import OVERNIGHT
 from diffusion_local.store.rows import recipe_mark
 from diffusion_local.store.sources_schema import SOURCES
@@ -273,6 +274,11 @@ def m015_storage(db: Database) -> None:
 @MIGRATIONS()
 def m016_sources(db: Database) -> None:
     run(db, *SOURCES)
+
+
+@MIGRATIONS()
+def m017_messages(db: Database) -> None:
+    run(db, *MESSAGES)
 
 
 def run(db: Database, *statements: str) -> None:

@@ -11,6 +11,7 @@ import sqlite_utils
 from diffusion_local import estimates
 from diffusion_local.domain import FINAL, Batch, Event, Job, Params, Snapshot, State, Worker, utc_now
 from diffusion_local.estimates import Work
+from diffusion_local.messages import decoded
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.groups_schema import RANKS
@@ -52,9 +53,7 @@ class QueueView:
         """The whole queue at one moment: the running, the first ``waiting`` and the last ``ended`` jobs."""
         now = datetime.fromisoformat(utc_now())
         with self._database.read() as db:
-            revision, paused, blocked, window, resting, sleep_at = db.execute(
-                "SELECT revision, paused, blocked, window, resting, sleep_at FROM queue"
-            ).fetchone()
+            queue = next(db.query("SELECT * FROM queue"))
             counts = dict(db.execute("SELECT state, sum(jobs) FROM job_counts GROUP BY state").fetchall())
             running = jobs(db, f"{RUNNING} ORDER BY started_at, id")
             workers = [rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")]
@@ -67,19 +66,19 @@ class QueueView:
             shown = [veiled(job) for job in running]
             hidden = {job.worker for job in shown if job.hidden}  # the model in its memory is that of its job
             return Snapshot(
-                revision=revision,
+                revision=queue["revision"],
                 counts={state: counts.get(str(state), 0) for state in State},
                 running=shown,
                 waiting=[veiled(job) for job in first],
                 ended=jobs(db, f"WHERE {seen()} AND finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT ?", ended),
                 workers=[replace(each, model="") if each.slot in hidden else each for each in workers],
-                paused=bool(paused),
-                reason=blocked,
+                paused=bool(queue["paused"]),
+                reason=decoded(queue["blocked"], queue["blocked_json"]),
                 eta=estimates.finish_times(running, first, pace, len(hands), hands, seconds_until(now, opens)),
                 total_eta=estimates.total(running, work, pace, len(hands), hands),
-                window=window,
-                resting=resting,
-                sleep_at=sleep_at,
+                window=queue["window"],
+                resting=decoded(queue["resting"], queue["resting_json"]),
+                sleep_at=queue["sleep_at"],
                 opens=opens,
             )
 

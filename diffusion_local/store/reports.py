@@ -13,6 +13,7 @@ from diffusion_local.store.ownership import seen
 COLUMNS = (
     "jobs.id, jobs.batch_id, jobs.state, jobs.model, jobs.started_at, jobs.finished_at, jobs.error_kind, "
     "substr(jobs.error_message, 1, 500) AS error_message, "
+    "iif(length(jobs.error_message) <= 500, jobs.error_json, NULL) AS error_json, "
     "coalesce(jobs.run_seconds, (julianday(jobs.finished_at) - julianday(jobs.started_at)) * 86400) AS run_seconds, "
     "jobs.load_seconds, jobs.expected_seconds, jobs.rung"
 )

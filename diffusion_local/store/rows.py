@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 from diffusion_local.domain import Batch, Event, Failure, Image, Job, Lane, Params, Room, State, Worker, utc_text
+from diffusion_local.messages import decoded, encoded
 
 Row = dict[str, Any]
 
@@ -18,7 +19,9 @@ LANES = {rank: lane for lane, rank in LANE_RANKS.items()}
 def job(row: Row) -> Job:
     failure = None
     if row["error_kind"]:
-        failure = Failure(row["error_kind"], row["error_message"] or "", row["error_detail"] or "")
+        failure = Failure(
+            row["error_kind"], decoded(row["error_message"] or "", row["error_json"]), row["error_detail"] or ""
+        )
     return Job(
         id=row["id"],
         batch_id=row["batch_id"],
@@ -39,7 +42,7 @@ def job(row: Row) -> Job:
         tries=row["tries"],
         faults=row["faults"],
         step=row["step"],
-        phase=row["phase"],
+        phase=decoded(row["phase"], row["phase_json"]),
         cancel_requested=bool(row["cancel_requested"]),
         started_at=row["started_at"],
         finished_at=row["finished_at"],
@@ -64,6 +67,25 @@ def job_row(job: Job) -> Row:
         "created_at": job.created_at,
         "from_job": job.from_job,
     }
+
+
+def failure_row(failure: Failure) -> Row:
+    """The columns of a failed job that tell why."""
+    return {
+        "error_kind": failure.kind,
+        "error_message": failure.message,
+        "error_json": encoded(failure.message),
+        "error_detail": failure.detail,
+    }
+
+
+def note_row(note: str) -> Row:
+    return {"note": note, "note_json": encoded(note)}
+
+
+def setting(row: Row) -> str:
+    """The columns of a row as what an UPDATE sets, with a comma before each."""
+    return "".join(f", {name} = :{name}" for name in row)
 
 
 def params_row(params: Params) -> Row:
@@ -150,7 +172,9 @@ def image_row(image: Image) -> Row:
 
 
 def event(row: Row) -> Event:
-    return Event(row["job_id"], row["state"], row["at"], row["attempt"], row["worker"], row["note"])
+    return Event(
+        row["job_id"], row["state"], row["at"], row["attempt"], row["worker"], decoded(row["note"], row["note_json"])
+    )
 
 
 def worker(row: Row) -> Worker:

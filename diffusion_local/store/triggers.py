@@ -1,13 +1,15 @@
 """Triggers that keep jobs' history, the ids of what was deleted, and the revision that grows with each change."""
 
 
-def event_trigger(verb: str) -> str:
+def event_trigger(verb: str, notes: str = "note") -> str:
+    """``notes``: the columns of the note that a job and its event have."""
     name = verb.split()[0].lower()
+    values = ", ".join(f"new.{column}" for column in notes.split(", "))
     changed = "WHEN old.state IS NOT new.state" if verb != "INSERT" else ""
     return f"""
         CREATE TRIGGER job_events_{name} AFTER {verb} ON jobs {changed} BEGIN
-            INSERT INTO job_events (job_id, state, at, attempt, worker, note)
-            VALUES (new.id, new.state, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), new.attempt, new.worker, new.note);
+            INSERT INTO job_events (job_id, state, at, attempt, worker, {notes})
+            VALUES (new.id, new.state, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), new.attempt, new.worker, {values});
         END
     """
 

@@ -24,11 +24,12 @@ from diffusion_local.accounts import Accounts, network
 from diffusion_local.actor import LOCAL, NOBODY, Actor, acting
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.exposure import closed
+from diffusion_local.messages import Message, message
 from diffusion_local.settings import Settings
 from diffusion_local.web import cookies
 from diffusion_local.web.guesses import TokenGuesses
 from diffusion_local.web.proxies import PASSED
-from diffusion_local.web.refusals import NEVER
+from diffusion_local.web.refusals import NEVER, error_body
 
 T = TypeVar("T")
 
@@ -95,8 +96,8 @@ class Access:
         try:
             who = await self._who(scope)
         except DatabaseProblem as problem:
-            content = {"error": {"code": problem.code, "message": "The database cannot be used."}}
-            await JSONResponse(content, 503, headers=NEVER | {"Retry-After": "5"})(scope, receive, send)
+            told = error_body(problem.code, message("database_unusable"))
+            await JSONResponse(told, 503, headers=NEVER | {"Retry-After": "5"})(scope, receive, send)
             return
         if isinstance(who, Response):
             await who(scope, receive, send)
@@ -130,7 +131,7 @@ class Access:
             who = await self._in_thread(self._accounts.by_token, brought.token, brought.account)
             self._guesses.note(address, brought.token, right=who is not None)
             if who is None:
-                return refusal(401, "unauthorized", "This token is not known here. It may have been removed.")
+                return refusal(401, "unauthorized", message("token_unknown"))
         elif brought.session:
             found = await self._in_thread(self._accounts.by_session, brought.session)
             if found:
@@ -165,15 +166,15 @@ def turned_away(scope: Scope, headers: Headers) -> Response:
             back += "?" + scope["query_string"].decode("latin-1")
         root = str(scope.get("root_path", ""))
         return RedirectResponse(f"{root}/login?next={quote(back, safe='')}", 303, headers=NEVER)
-    return refusal(401, "unauthorized", "Sign in first, or send a token (Authorization: Bearer ...).")
+    return refusal(401, "unauthorized", message("sign_in_first"))
 
 
 def too_many(wait: float) -> Response:
-    answer = refusal(429, "limit_reached", "Too many unknown tokens came from this address. Try again later.")
+    answer = refusal(429, "limit_reached", message("tokens_guessed"))
     answer.headers["Retry-After"] = str(ceil(wait))
     return answer
 
 
-def refusal(status: int, code: str, message: str) -> JSONResponse:
+def refusal(status: int, code: str, problem: Message) -> JSONResponse:
     headers = NEVER | ({"WWW-Authenticate": "Bearer"} if status == 401 else {})
-    return JSONResponse({"error": {"code": code, "message": message}}, status, headers=headers)
+    return JSONResponse(error_body(code, problem), status, headers=headers)

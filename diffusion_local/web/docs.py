@@ -13,7 +13,7 @@ STYLE = (
     "table{border-collapse:collapse;font-size:14px}td{padding:.1rem 1rem .1rem 0;vertical-align:top}"
     "@media(prefers-color-scheme:dark){body{background:#111;color:#ddd}a{color:#9cf}}"
 )
-ERRORS = '{"error": {"code", "message", "field"}}'
+ERRORS = '{"error": {"code", "message", "field", "id", "params"}}'
 
 
 def add(app: FastAPI) -> None:

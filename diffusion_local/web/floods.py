@@ -13,8 +13,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from diffusion_local.accounts import network
+from diffusion_local.messages import message
 from diffusion_local.network import is_loopback
 from diffusion_local.settings import Settings
+from diffusion_local.web.refusals import error_body
 
 BURST_SECONDS = 10  # of the rate that may come at once
 MOST_ADDRESSES = 10_000
@@ -42,9 +44,9 @@ class Floods:
             address = (scope.get("client") or ("",))[0]
             wait = self._take(network(address), scope["path"].endswith(QUIET)) if not is_loopback(address) else 0.0
             if wait:
-                content = {"error": {"code": "too_many_requests", "message": "Too many requests. Slow down."}}
+                told = error_body("too_many_requests", message("too_many_requests"))
                 headers = {"Retry-After": str(ceil(wait)), "Cache-Control": "no-store"}
-                await JSONResponse(content, 429, headers=headers)(scope, receive, send)
+                await JSONResponse(told, 429, headers=headers)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -14,9 +14,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from diffusion_local import messages
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
+from diffusion_local.web.refusals import error_body
 
 READS = {"GET", "HEAD", "OPTIONS"}
 #: A Host header: a DNS name or an IPv4 address, or an IPv6 address in brackets; then, optionally, a port.
@@ -116,7 +118,7 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._allowed(host_name(host)):
             name = echo(host_name(host) or host)
-            text = f"The host name {name} is not allowed. Use localhost, or add the name to allowed_hosts."
+            text = message("host_name", name=name)
             await refusal(400, "host_not_allowed", text)(scope, receive, send)
             return
         writes = scope["type"] == "websocket" or scope["method"] not in READS
@@ -124,7 +126,7 @@ class Guard:
             # Another page that may call us, with a token of its own: never with the session of who looks at it.
             scope = dict(scope) | {"headers": [each for each in scope["headers"] if each[0] != b"cookie"]}
         elif writes and (foreign := foreign_page(headers, host)):
-            text = f"Requests from pages of {foreign} are refused."
+            text = message("foreign_page", page=foreign)
             await refusal(403, "origin_not_allowed", text)(scope, receive, send)
             return
 
@@ -138,5 +140,5 @@ class Guard:
         await self._app(scope, receive, send_with_headers)
 
 
-def refusal(status: int, code: str, message: str) -> JSONResponse:
-    return JSONResponse({"error": {"code": code, "message": message}}, status)
+def refusal(status: int, code: str, problem: messages.Message) -> JSONResponse:
+    return JSONResponse(error_body(code, problem), status)

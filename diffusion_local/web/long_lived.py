@@ -14,6 +14,7 @@ import anyio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from diffusion_local.messages import message
 from diffusion_local.web.access import STILL, refusal
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ class Answer:
     async def cut_off(self, scope: Scope, receive: Receive) -> None:
         """End what was begun: an event stream properly, anything else so that its caller sees that it is not whole."""
         if not self._started:
-            text = "The session or token of this request was removed, or may not do this any more."
+            text = message("access_ended")
             await refusal(401, "unauthorized", text)(scope, receive, self._send)
         elif self._is_stream and not self._ended:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})

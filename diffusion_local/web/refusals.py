@@ -1,6 +1,7 @@
 """How a refusal looks to a program: its status, and one shape for all of them.
 
-``{"error": {"code": "invalid_params", "message": "width: must be ...", "field": "width"}}``
+``{"error": {"code": "invalid_params", "message": "width: must be a multiple of 8 ...", "field": "width",
+"id": "multiple", "params": {"multiple": 8, "got": 100, "low": 96, "high": 104}}}``
 """
 
 import logging
@@ -30,7 +31,7 @@ from diffusion_local.errors import (
     Unauthorized,
     UserError,
 )
-from diffusion_local.messages import changed, described, message
+from diffusion_local.messages import changed, described, message, verbatim
 from diffusion_local.settings import Settings
 from diffusion_local.store import faults
 
@@ -87,13 +88,18 @@ def add(app: FastAPI, settings: Settings) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        told = {"error": {"code": code, "message": str(error.detail)}}
+        told = error_body(code, verbatim(error.detail))
         return JSONResponse(told, error.status_code, headers=NEVER | dict(error.headers or {}))
 
     @app.exception_handler(ClientDisconnect)
     async def hung_up(request: Request, error: ClientDisconnect) -> JSONResponse:
         """Nobody reads it; without it, each caller that goes away while it sends would be a fault in the log."""
-        return JSONResponse({"error": {"code": "bad_request", "message": "The body ended early."}}, 400, headers=NEVER)
+        return JSONResponse(error_body("bad_request", message("body_ended")), 400, headers=NEVER)
+
+
+def error_body(code: str, text: str, problem: str | None = None) -> dict[str, Any]:
+    """The body of a refusal. ``problem`` is the text without the field that it is about, if there is one."""
+    return {"error": {"code": code, "message": text, **described(text if problem is None else problem)}}
 
 
 def status_of(error: UserError) -> int:

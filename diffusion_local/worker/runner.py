@@ -198,7 +198,7 @@ class Runner:
                 if stopped.reason == "cancel":
                     self._jobs.stop(job.claim)
                 else:
-                    self._jobs.requeue(job.claim, f"given back: {stopped.reason}")
+                    self._jobs.requeue(job.claim, message("event_given_back", reason=stopped.reason))
                 log.info("%s", stopped, extra={"job": job.id})
             except EngineError as error:
                 if isinstance(error, DeviceLost):
@@ -226,7 +226,9 @@ class Runner:
     def _try_later(self, job: Job, error: EngineError) -> None:
         wait = FIRST_BACKOFF * 2**job.tries
         again = utc_text(datetime.now(UTC) + wait)
-        self._jobs.requeue(job.claim, f"{error.kind}: {error.message}", not_before=again, tries=1)
+        self._jobs.requeue(
+            job.claim, message("event_error", kind=error.kind, problem=error.message), not_before=again, tries=1
+        )
         log.warning("%s; again at %s (try %d of %d)", error, again, job.tries + 2, MAX_TRIES, extra={"job": job.id})
 
     def _give_back(self, job: Job, problem: StorageProblem | DatabaseProblem) -> None:
@@ -241,7 +243,9 @@ class Runner:
         told = self._storage.relative(problem.message)
         if job.faults + 1 < MAX_TRIES:
             again = utc_text(datetime.now(UTC) + FIRST_BACKOFF * 2**job.faults)
-            self._jobs.requeue(job.claim, f"{problem.code}: {told}", not_before=again, faults=1)
+            self._jobs.requeue(
+                job.claim, message("event_error", kind=problem.code, problem=told), not_before=again, faults=1
+            )
             log.warning(
                 "%s; again at %s (fault %d of %d)", told, again, job.faults + 1, MAX_TRIES, extra={"job": job.id}
             )

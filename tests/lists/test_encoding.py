@@ -68,13 +68,13 @@ def test_a_line_that_is_too_long_is_told_and_the_next_one_read(more: int, end: s
     assert [number for number, _, _ in found] == [1, 2, 3]
     assert found[1][2] == f"has {length:,} characters; at most 10,000 can be read."
     assert len(found[1][1]) == MAX_LINE_CHARS
-    assert found[2] == (3, "third", "")
+    assert found[2] == (3, "third", None)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", ""])
 def test_a_line_of_the_limit_is_read(end: str) -> None:
     [(_, line, problem)] = lines(("x" * MAX_LINE_CHARS + end).encode())
-    assert (len(line.rstrip()), problem) == (MAX_LINE_CHARS, "")
+    assert (len(line.rstrip()), problem) == (MAX_LINE_CHARS, None)
 
 
 def test_no_more_is_read_than_the_limit(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from diffusion_local.catalog import Catalog
 from diffusion_local.compose import House
 from diffusion_local.domain import RUNGS, Kind, Lora, Params
 from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.messages import verbatim
 from diffusion_local.options import validate
 from diffusion_local.options.limits import Limits, fitted_size
 from diffusion_local.options.validate import series, with_tags
@@ -26,7 +27,7 @@ SOURCE, MASK, NONE = "a" * 64, "b" * 64, "c" * 64
 
 def size_of(source_id: str) -> tuple[int, int]:
     if source_id == NONE:
-        raise NotFound("none")
+        raise NotFound(verbatim("none"))
     return (640, 480)
 
 

@@ -1,6 +1,7 @@
 """The plain routes: pictures, thumbnails, previews, health; and what they refuse."""
 
 import io
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -8,6 +9,7 @@ from PIL import Image as PIL
 
 from diffusion_local.compose import House
 from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams, QueueFull
+from diffusion_local.messages import verbatim
 from diffusion_local.web.files import download_name
 from tests.support import claimed, image_of, params
 from tests.web.conftest import client_of, drawn, house_of, made
@@ -156,17 +158,25 @@ def test_a_missing_file_is_404(client: TestClient, house: House) -> None:
     assert answer.json()["error"]["code"] == "not_found"
 
 
+def as_said(text: str) -> dict[str, Any]:
+    return {"id": "verbatim", "params": {"text": text}}
+
+
 @pytest.mark.parametrize(
     ("error", "status", "told"),
     [
         (
-            InvalidParams("width", "is bad."),
+            InvalidParams("width", verbatim("is bad.")),
             422,
-            {"code": "invalid_params", "message": "width: is bad.", "field": "width"},
+            {"code": "invalid_params", "message": "width: is bad.", "field": "width", **as_said("is bad.")},
         ),
-        (Conflict("No."), 409, {"code": "conflict", "message": "No."}),
-        (QueueFull("Full."), 429, {"code": "queue_full", "message": "Full."}),
-        (DatabaseProblem("Locked."), 503, {"code": "database_problem", "message": "Locked."}),
+        (Conflict(verbatim("No.")), 409, {"code": "conflict", "message": "No.", **as_said("No.")}),
+        (QueueFull(verbatim("Full.")), 429, {"code": "queue_full", "message": "Full.", **as_said("Full.")}),
+        (
+            DatabaseProblem(verbatim("Locked.")),
+            503,
+            {"code": "database_problem", "message": "Locked.", **as_said("Locked.")},
+        ),
     ],
 )
 def test_user_errors_have_their_status(
@@ -175,7 +185,7 @@ def test_user_errors_have_their_status(
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
     status: int,
-    told: dict[str, str],
+    told: dict[str, Any],
 ) -> None:
     def fails(self: object) -> int:
         raise error
@@ -187,10 +197,12 @@ def test_user_errors_have_their_status(
 
 def test_no_answer_tells_where_the_home_is(client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(self: object) -> int:
-        raise DatabaseProblem(f"{house.settings.home}/app.db is locked.")
+        raise DatabaseProblem(verbatim(f"{house.settings.home}/app.db is locked."))
 
     monkeypatch.setattr(type(house.studio), "revision", fails)
-    assert client.get("/healthz").json()["error"]["message"] == "home/app.db is locked."
+    answer = client.get("/healthz")
+    assert answer.json()["error"]["message"] == "home/app.db is locked."
+    assert str(house.settings.home) not in answer.text
 
 
 def test_page_and_config_tell_no_path_and_name_no_foreign_host(client: TestClient, house: House) -> None:

@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 from diffusion_local import __version__
 from diffusion_local.compose import House
 from diffusion_local.errors import DatabaseProblem
+from diffusion_local.messages import verbatim
 from diffusion_local.store import rows
 from diffusion_local.web.ui import look, tab_create, view, view_jobs
 from tests.support import claimed
@@ -109,7 +110,7 @@ def test_whatever_a_browser_remembers_the_page_is_drawn(house: House, mine: Any)
 
 def test_a_database_problem_is_told_and_passes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(self: object) -> int:
-        raise DatabaseProblem("app.db is locked.")
+        raise DatabaseProblem(verbatim("app.db is locked."))
 
     seen = poll(house)["seen"]
     with monkeypatch.context() as broken:

@@ -13,6 +13,7 @@ from diffusion_local.compose import House
 from diffusion_local.doctor import examine
 from diffusion_local.domain import Lane
 from diffusion_local.errors import DatabaseProblem
+from diffusion_local.messages import verbatim
 from diffusion_local.store import probe
 from diffusion_local.store.tally import RECENT, read_tally
 from tests.support import claimed, eventually, soon
@@ -107,7 +108,7 @@ def test_a_silent_worker_is_not_ready(client: TestClient, house: House) -> None:
 @pytest.mark.parametrize("path", ["/readyz", "/metrics"])
 def test_a_database_that_cannot_be_used_is_503(client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     def fails(*_: object) -> None:
-        raise DatabaseProblem("Locked.")
+        raise DatabaseProblem(verbatim("Locked."))
 
     for name in ("snapshot", "tally"):
         monkeypatch.setattr(f"diffusion_local.studio.Studio.{name}", fails)

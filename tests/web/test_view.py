@@ -8,6 +8,7 @@ import pytest
 from diffusion_local.actor import Actor, acting
 from diffusion_local.domain import Event, Failure, Image, Job, Snapshot, State, Worker, utc_text
 from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.messages import verbatim
 from diffusion_local.store.boards import Board
 from diffusion_local.web.ui import view, view_gallery, view_gallery_bar, view_history, view_jobs, view_now, view_picture
 from diffusion_local.web.ui.place import Place
@@ -298,5 +299,5 @@ def test_panel_leads_to_what_is_akin() -> None:
 
 
 def test_problems_name_the_field_as_the_page_does() -> None:
-    assert view.problem(InvalidParams("negative", "is too long.")) == "Negative prompt is too long."
-    assert view.problem(NotFound("No such thing.")) == "No such thing."
+    assert view.problem(InvalidParams("negative", verbatim("is too long."))) == "Negative prompt is too long."
+    assert view.problem(NotFound(verbatim("No such thing."))) == "No such thing."

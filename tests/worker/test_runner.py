@@ -16,6 +16,7 @@ from diffusion_local.domain import Job, Params, Room, State, utc_text
 from diffusion_local.engine import OnStep, Picture
 from diffusion_local.engine.fake import FakeEngine, Hiccup, draw_card
 from diffusion_local.errors import BadImage
+from diffusion_local.messages import verbatim
 from diffusion_local.store import database, recipe
 from diffusion_local.worker.runner import MAX_TRIES, Runner
 from diffusion_local.worker.stopping import Stop
@@ -173,7 +174,7 @@ def test_a_transient_fault_is_tried_later_and_then_works(house: House, runner: R
 
 def test_tries_come_to_an_end(house: House, stop: Stop) -> None:
     def hiccup(params: Params) -> None:
-        raise Hiccup("not now")
+        raise Hiccup(verbatim("not now"))
 
     runner = Runner(house, "cpu0", Scripted(hiccup), stop)
     [job_id] = submit(house)

@@ -13,8 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_local.actor import NOBODY, Actor, current
 from diffusion_local.actor import Scope as Scopes
+from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.web.api import list_endpoints
+from diffusion_local.web.refusals import error_body
 
 MOST_BYTES = 1024 * 1024
 #: Bytes of small bodies that may be in memory at one moment; a quarter of it for one account.
@@ -176,25 +178,25 @@ def refusal_of(scope: Scope, most: int) -> JSONResponse | None:
     """The answer to a request whose header alone shows that it is too large."""
     lines = scope["headers"]
     if len(lines) > MOST_HEADERS or sum(len(name) + len(value) + 4 for name, value in lines) > MOST_HEADER_BYTES:
-        text = f"The header must have at most {MOST_HEADERS} lines and {MOST_HEADER_BYTES:,} bytes."
+        text = message("header_size", lines=MOST_HEADERS, size=MOST_HEADER_BYTES)
         return refusal(431, "request_header_fields_too_large", text)
     headers = Headers(scope=scope)
     if "transfer-encoding" in headers:  # also beside a Content-Length, which means nothing then (RFC 9112, 6.3)
-        text = "Send the body with its length (Content-Length), not in chunks."
+        text = message("length_needed")
         return refusal(411, "length_required", text)
     length = headers.get("content-length")
     if length is not None and not (length.isascii() and length.isdigit()):
-        return refusal(400, "bad_request", "Content-Length must be a number.")
+        return refusal(400, "bad_request", message("length_number"))
     if length is not None and (len(length) > 18 or int(length) > most):
         return refusal(413, "content_too_large", too_long(most))
     return None
 
 
 def too_long(most: int) -> str:
-    return f"The body must have at most {most:,} bytes."
+    return message("body_size", most=most)
 
 
-def refusal(status: int, code: str, message: str) -> JSONResponse:
+def refusal(status: int, code: str, problem: str) -> JSONResponse:
     """Leaves the connection open: a caller that is still sending could not read the answer if it were closed now. The
     server discards the rest, for a limited time."""
-    return JSONResponse({"error": {"code": code, "message": message}}, status)
+    return JSONResponse(error_body(code, problem), status)

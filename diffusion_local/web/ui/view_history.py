@@ -19,7 +19,7 @@ from diffusion_local.web.ui.view import (
     text,
     why,
 )
-from diffusion_local.web.ui.words import known, say
+from diffusion_local.web.ui.words import known, say, translated
 
 LONG_PATH = re.compile(r"(?:[A-Za-z]:)?(?:[/\\][^\s\"'/\\]+){3,}")
 
@@ -78,7 +78,7 @@ def event_line(event: Event, before: Event | None) -> str:
     if event.worker:
         more.append(say("queue.worker", worker=text(event.worker)))
     if event.note:
-        more.append(text(event.note))
+        more.append(text(translated(event.note)))
     passed = ""
     if before:
         seconds = (datetime.fromisoformat(event.at) - datetime.fromisoformat(before.at)).total_seconds()

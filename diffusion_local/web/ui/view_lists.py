@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from diffusion_local.batches.grids import GridCheck
 from diffusion_local.lists.fields import BadLine
 from diffusion_local.lists.plan import ListCheck
+from diffusion_local.messages import Message
 from diffusion_local.web.ui.view import button, duration, manual_link, moment, name_of, notice, pictures, size, text
 from diffusion_local.web.ui.words import known, say, translated
 
@@ -95,10 +96,10 @@ def bad_lines(lines: Sequence[BadLine], count: int) -> str:
 
 
 def reason(words: str) -> str:
-    """Why a line is bad: the field by its label, and the sentence in this language where it is known."""
-    field, colon, problem = words.partition(": ")
-    if colon and known(f"common.{field}"):
-        return f"<b>{name_of(field)}</b> {text(translated(problem))}"
+    """Why a line is bad: the field by its label, and the message in this language."""
+    field = words.params["field"] if isinstance(words, Message) and words.id == "in_field" else ""
+    if isinstance(words, Message) and known(f"common.{field}"):
+        return f"<b>{name_of(field)}</b> {text(translated(words.params['problem']))}"
     return text(translated(words))
 
 

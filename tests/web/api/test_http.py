@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 
 from diffusion_local.compose import House
 from diffusion_local.errors import DatabaseProblem, QueueFull
+from diffusion_local.messages import verbatim
 from diffusion_local.options.table import BATCH_OPTIONS, SETTINGS
 from diffusion_local.web.api.fields import NewJobs
 from diffusion_local.web.api.prefer import MOST_SECONDS, read_prefer
@@ -275,7 +276,8 @@ def test_bad_queries_are_422(client: TestClient, query: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "pause"), [(QueueFull("Full."), 429, "30"), (DatabaseProblem("Locked."), 503, "5")]
+    ("error", "status", "pause"),
+    [(QueueFull(verbatim("Full.")), 429, "30"), (DatabaseProblem(verbatim("Locked.")), 503, "5")],
 )
 def test_what_may_work_later_says_when(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, pause: str

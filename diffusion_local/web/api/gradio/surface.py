@@ -12,8 +12,9 @@ from starlette.websockets import WebSocketClose
 
 from diffusion_local import actor
 from diffusion_local.errors import InvalidParams, NotFound, UserError
-from diffusion_local.messages import described, message
+from diffusion_local.messages import message
 from diffusion_local.settings import Settings
+from diffusion_local.web import refusals
 from diffusion_local.web.api.gradio.calls import Calls, session_key
 from diffusion_local.web.api.gradio.routes import Allowed, Kind, find
 from diffusion_local.web.api.limits import MOST_BYTES, refusal
@@ -81,12 +82,12 @@ class Surface:
     ) -> None:
         headers = Headers(scope=scope)
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            await refusal(415, "unsupported_media_type", "The body must be application/json.")(scope, receive, send)
+            await refusal(415, "unsupported_media_type", message("body_json"))(scope, receive, send)
             return
         most = self._list_bytes if actor.Scope.SUBMIT in actor.current().scopes else MOST_BYTES
         given = await whole(receive, headers, most)
         if given is None:
-            text = f"The body must have at most {most:,} bytes."
+            text = message("body_size", most=most)
             await refusal(413, "content_too_large", text)(scope, receive, send)
             return
         body, encoded = await anyio.to_thread.run_sync(self._rewritten, route.kind, given, owner)
@@ -164,7 +165,7 @@ def sending(body: bytes, receive: Receive) -> Receive:
 def refused(error: UserError) -> JSONResponse:
     """404 or 400, which is all that Gradio's clients can read; ``detail`` is the field in which they look."""
     content = {
-        "error": {"code": error.code, "message": error.message} | described(error.problem),
+        **refusals.error_body(error.code, error.message, error.problem),
         "detail": error.message,
     }
     return JSONResponse(content, 404 if isinstance(error, NotFound) else 400, headers=NEVER)

@@ -177,7 +177,7 @@ def add(app: FastAPI, uploads: Uploads) -> None:
 
 
 def too_large(uploads: Uploads) -> JSONResponse:
-    text = f"The files must have at most {uploads.max_bytes // 10**6} MB in all (max_source_mb)."
+    text = message("files_size", most=uploads.max_bytes // 10**6)
     return refusal(413, "content_too_large", text)
 
 
