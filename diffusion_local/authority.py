@@ -120,7 +120,7 @@ _TABLE: dict[str, dict[str, tuple[Scope | None, Whose]]] = {
     "sources": {
         "add": (SUBMIT, OWN),
         "from_image": (SUBMIT, SEEN),
-        "path": (READ, SEEN),
+        "file": (READ, SEEN),
         "size": (READ, SEEN),
     },
     "pictures": {

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 def sweep_gallery(house: House) -> None:
     """Move pictures without a row aside, and trash rows without a file."""
-    swept = sweep(house.settings, house.database)
+    swept = sweep(house.files, house.database)
     if swept.strays or swept.missing:
         log.warning("swept: %d strays, %d missing", len(swept.strays), len(swept.missing))
 
@@ -35,8 +35,8 @@ def let_go(house: House) -> None:
     images = retention.empty_trash(house.settings, house.database, house.files)
     retention.forget_deleted(house.database)
     house.notices.forget(retention.days_ago(KEEP_TOLD_DAYS))
-    previews = retention.drop_old_previews(house.settings)
-    sources = retention.drop_old_sources(house.settings, house.database)
+    previews = retention.drop_old_previews(house.files)
+    sources = retention.drop_old_sources(house.settings, house.database, house.files)
     if jobs or images or previews or sources:
         words = "let go: %d jobs, %d pictures of the trash, %d previews, %d source pictures"
         log.info(words, jobs, images, previews, sources)

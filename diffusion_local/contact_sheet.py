@@ -6,10 +6,10 @@ One picture is in memory at a time beside the sheet itself, and the sheet has at
 import contextlib
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image as PIL
 from PIL import ImageDraw, ImageFont
@@ -29,14 +29,16 @@ HEAD_WIDTH = 140  # of the column that holds the rows' heads
 #: Fonts by which more than ASCII can be written, where the system has one of them.
 FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "segoeui.ttf", "msyh.ttc", "PingFang.ttc")
 
+#: Opens a picture's file.
+Opener = Callable[[], BinaryIO]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A picture's file (a thumbnail does), or None and a ``note`` that says why; the label goes below."""
+    """What opens a picture (a thumbnail does), or None and a ``note`` that says why; the label goes below."""
 
-    path: Path | None
+    open: Opener | None
     label: str = ""
     note: str = ""
 
@@ -87,10 +89,10 @@ def contact_sheet(
         write(draw, head, (MARGIN, y), HEAD_WIDTH, HEAD, max(1, plan.box[1] // line_height(HEAD)), colors.text)
     for place, cell in enumerate(cells):
         x, y = plan.corner(place)
-        small = opened(cell.path, plan.box)
+        small = opened(cell.open, plan.box)
         if small is None:
             draw.rectangle((x, y, x + plan.box[0] - 1, y + plan.box[1] - 1), fill=colors.empty)
-            why = cell.note or ("" if cell.path is None else "cannot be read")
+            why = cell.note or ("" if cell.open is None else "cannot be read")
             write(draw, why, (x + 4, y + 4), plan.box[0] - 8, TEXT, NOTE_LINES, colors.faint)
         else:
             sheet.paste(small, (x + (plan.box[0] - small.width) // 2, y + (plan.box[1] - small.height) // 2))
@@ -147,19 +149,19 @@ def shape_of(cells: Sequence[Cell]) -> tuple[float, float]:
     wide = high = 0.0
     for cell in cells:
         with contextlib.suppress(OSError, PIL.DecompressionBombError):
-            if cell.path is not None:
-                with PIL.open(cell.path) as picture:
+            if cell.open is not None:
+                with cell.open() as file, PIL.open(file) as picture:
                     longer = max(picture.size)
                     wide, high = max(wide, picture.width / longer), max(high, picture.height / longer)
     return (wide, high) if wide and high else (1.0, 1.0)
 
 
-def opened(path: Path | None, box: tuple[int, int]) -> PIL.Image | None:
+def opened(open_picture: Opener | None, box: tuple[int, int]) -> PIL.Image | None:
     """The picture, small enough for the box; None if there is none or it cannot be read."""
-    if path is None:
+    if open_picture is None:
         return None
     try:
-        with PIL.open(path) as picture, decoding.share(picture):
+        with open_picture() as file, PIL.open(file) as picture, decoding.share(picture):
             picture.draft("RGB", box)
             small = picture.convert("RGB")
             small.thumbnail(box, PIL.Resampling.LANCZOS)

@@ -20,7 +20,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.store import space
 from diffusion_local.store.accounts import AccountStore
 from diffusion_local.store.database import Database, check_integrity
-from diffusion_local.store.files import LocalFiles
+from diffusion_local.store.files import ImageFiles
 from diffusion_local.store.probe import Probe
 from diffusion_local.store.sweep import rebuild
 from diffusion_local.store.workers import WorkerStore
@@ -44,8 +44,12 @@ class Finding:
         return asdict(self)
 
 
-def examine(settings: Settings) -> list[Finding]:
+def examine(settings: Settings, files: ImageFiles) -> list[Finding]:
     """Look at everything; a check that breaks is a finding, not a crash."""
+
+    def storage(settings: Settings) -> Iterator[Finding]:
+        return stored(settings, files)
+
     checks: list[Callable[[Settings], Iterator[Finding]]] = [
         versions,
         home,
@@ -79,10 +83,10 @@ def back_up(settings: Settings, target: Path) -> None:
     Database(settings.database).backup(target)
 
 
-def rebuild_gallery(settings: Settings) -> int:
+def rebuild_gallery(settings: Settings, files: ImageFiles) -> int:
     """Write the gallery's missing rows from the recipes in the pictures; the number of rows written."""
     settings.make_folders()
-    return rebuild(settings, Database.open(settings.database))
+    return rebuild(files, Database.open(settings.database))
 
 
 def versions(settings: Settings) -> Iterator[Finding]:
@@ -151,11 +155,11 @@ def database(settings: Settings) -> Iterator[Finding]:
     yield Finding("database", not found, told or message("found_sound"), mend)
 
 
-def storage(settings: Settings) -> Iterator[Finding]:
+def stored(settings: Settings, files: ImageFiles) -> Iterator[Finding]:
     """Whether gallery and database can be written: it writes a small file to the one, a number to the other."""
     if settings.database.exists():
         database = Database(settings.database)
-        found = Probe(database, LocalFiles(settings)).fault()
+        found = Probe(database, files).fault()
         yield Finding("storage", not found, found or message("found_writable"), message("found_see"))
 
 

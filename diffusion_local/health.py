@@ -15,6 +15,7 @@ from diffusion_local.doctor import Finding, examine, versions
 from diffusion_local.gpus import Gpu
 from diffusion_local.network import is_loopback
 from diffusion_local.settings import Settings
+from diffusion_local.store.files import ImageFiles
 from diffusion_local.store.images import ImageStore
 
 log = logging.getLogger(__name__)
@@ -38,9 +39,10 @@ class Vitals:
 class Health:
     """One per process."""
 
-    def __init__(self, settings: Settings, images: ImageStore) -> None:
+    def __init__(self, settings: Settings, images: ImageStore, files: ImageFiles) -> None:
         self._settings = settings
         self._images = images
+        self._files = files
         self._lock = threading.Lock()
         self._looking = False
         self._findings: list[Finding] | None = None
@@ -70,7 +72,7 @@ class Health:
     def _examine(self) -> None:
         try:
             with acting(LOCAL):  # a thread acts for nobody; it looks at the machine, whoever sent it
-                self._findings = examine(self._settings)
+                self._findings = examine(self._settings, self._files)
         except Exception:
             log.exception("the health could not be looked at")
             self._findings = []

@@ -4,7 +4,6 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from stream_zip import ZIP_64, stream_zip
@@ -15,13 +14,13 @@ from diffusion_local.domain import Image
 from diffusion_local.errors import Conflict, InvalidParams
 from diffusion_local.messages import message
 from diffusion_local.options.values import whole_number
-from diffusion_local.store.files import LocalFiles
+from diffusion_local.store.blobs import CHUNK
+from diffusion_local.store.files import ImageFiles
 from diffusion_local.store.gallery_filter import GalleryFilter
 from diffusion_local.store.images import ImageStore
 
 MOST_AT_ONCE = 1000
 PAGE = 500
-CHUNK = 256 * 1024
 MODE = 0o644
 SLUG_CHARS = 50
 
@@ -30,7 +29,7 @@ SLUG_CHARS = 50
 class Pictures:
     """Built by ``compose``; hangs on the Studio as ``pictures``."""
 
-    def __init__(self, images: ImageStore, files: LocalFiles) -> None:
+    def __init__(self, images: ImageStore, files: ImageFiles) -> None:
         self._images = images
         self._files = files
 
@@ -92,9 +91,9 @@ class Pictures:
 
     def _members(self, images: Iterable[Image]) -> Iterator["Member"]:
         for image in images:
-            path = self._files.path(image.key)
-            if path.exists():
-                yield name_of(image), datetime.fromisoformat(image.created_at), pieces(path)
+            file = self._files.picture(image.key)
+            if file.exists():
+                yield name_of(image), datetime.fromisoformat(image.created_at), file.pieces()
 
     def _all(self, wanted: GalleryFilter) -> Iterator[Image]:
         before = None
@@ -115,12 +114,6 @@ def zipped(members: Iterable[Member]) -> Iterator[bytes]:
 
 def stored() -> "zlib._Compress":
     return zlib.compressobj(level=0, wbits=-zlib.MAX_WBITS)
-
-
-def pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(CHUNK):
-            yield piece
 
 
 def name_of(image: Image) -> str:

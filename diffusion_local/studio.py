@@ -44,9 +44,10 @@ from diffusion_local.queue import JobQueue
 from diffusion_local.reports.reports import Reports
 from diffusion_local.settings import Settings
 from diffusion_local.store.accounts import AccountStore
+from diffusion_local.store.blobs import StoredFile
 from diffusion_local.store.boards import BoardStore
 from diffusion_local.store.control import QueueControl
-from diffusion_local.store.files import LocalFiles
+from diffusion_local.store.files import ImageFiles
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.jobs import JobStore, new_jobs
 from diffusion_local.store.probe import Probe
@@ -81,7 +82,7 @@ class Studio(Orders, Questions):
         view: QueueView,
         images: ImageStore,
         workers: WorkerStore,
-        files: LocalFiles,
+        files: ImageFiles,
         queue: JobQueue,
         sources: Sources,
         catalog: Catalog,
@@ -114,7 +115,7 @@ class Studio(Orders, Questions):
         self.pictures = Pictures(images, files)
         self.boards = boards
         self.preferences = Preferences(settings)
-        self.health = Health(settings, images)
+        self.health = Health(settings, images, files)
         self.storage = Probe(view.database, files)
 
     # -- submit and wait -------------------------------------------------------------------------------------------
@@ -275,26 +276,26 @@ class Studio(Orders, Questions):
 
     # -- files, for the web routes -----------------------------------------------------------------------------------
 
-    def picture_file(self, image_id: str) -> Any:
-        """Path of a picture's PNG."""
-        return existing(self._files.path(self._images.get(image_id).key), image_id)
+    def picture_file(self, image_id: str) -> StoredFile:
+        """A picture's file, recipe included. Raises NotFound."""
+        return existing(self._files.picture(self._images.get(image_id).key), image_id)
 
     def picture_data(self, image_id: str) -> bytes:
-        """A picture's PNG with the recipe that it carries."""
-        return bytes(self.picture_file(image_id).read_bytes())
+        """A picture's file with the recipe that it carries."""
+        return self.picture_file(image_id).read_bytes()
 
-    def thumbnail_file(self, image_id: str) -> Any:
-        """Path of a picture's WebP thumbnail."""
+    def thumbnail_file(self, image_id: str) -> StoredFile:
+        """A picture's WebP thumbnail, at most 320 pixels wide and high. Raises NotFound."""
         key = self._images.get(image_id).key
-        existing(self._files.path(key), image_id)
+        existing(self._files.picture(key), image_id)
         return self._files.thumbnail(key)
 
-    def preview_file(self, job_id: str) -> Any:
-        """Path of a running job's newest preview."""
+    def preview_file(self, job_id: str) -> StoredFile:
+        """A running job's newest preview, a WebP. Raises NotFound."""
         return existing(self._files.preview(self._jobs.get(job_id).id), job_id)
 
 
-def existing(path: Any, what: str) -> Any:
-    if not path.exists():
+def existing(file: StoredFile, what: str) -> StoredFile:
+    if not file.exists():
         raise NotFound(message("file_gone", what=echo(what)))
-    return path
+    return file

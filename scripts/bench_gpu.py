@@ -36,6 +36,7 @@ from PIL import ImageChops
 from safetensors.torch import save_file
 
 from diffusion_local.catalog import Catalog
+from diffusion_local.compose import open_files
 from diffusion_local.domain import Lora, Params, utc_now
 from diffusion_local.engine import Picture, placement
 from diffusion_local.engine.devices import at_slot
@@ -75,7 +76,7 @@ class Bench:
         self.models, self.loras = settings.models, settings.loras
         self.catalog = Catalog(settings.starter, Places.of(settings))
         self.fits = FitStore(Database.open(settings.database))
-        self.engine = DiffusersEngine(self.device, materials=Materials(settings))
+        self.engine = DiffusersEngine(self.device, materials=Materials(settings, open_files(settings).open_source))
         self.results: dict[str, Any] = about(self)
 
     def record(self, name: str, work: Callable[[], dict[str, Any]]) -> None:

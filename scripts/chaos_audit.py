@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image as PIL
 
+from diffusion_local.compose import open_files
 from diffusion_local.domain import FINAL, TRANSITIONS
 from diffusion_local.settings import Settings
 from diffusion_local.store import recipe
@@ -149,7 +150,7 @@ def check_pictures(found: Audit, settings: Settings, jobs: dict[str, Row], image
     parts = list(settings.gallery.rglob("*.part"))
     for part in parts:  # as if an hour had passed; a younger one might still be written to
         os.utime(part, (time.time() - 7200, time.time() - 7200))
-    swept = sweep(settings, Database.open(settings.database))
+    swept = sweep(open_files(settings), Database.open(settings.database))
     found.check(not swept.missing, f"rows without a file: {swept.missing[:5]}")
     for key in swept.strays:
         job = jobs.get(Path(key).name)

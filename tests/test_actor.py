@@ -419,13 +419,13 @@ def test_a_source_is_seen_by_whoever_added_it_or_sees_a_use_of_it(studio: Studio
     ):
         with acting(who):
             if seen:
-                assert studio.sources.path(source).exists()
+                assert studio.sources.file(source).exists()
                 assert studio.submit("a hill", source=source, width=128, height=128)
                 studio.cancel_waiting()
                 studio.forget(everything=True)
             else:
                 with pytest.raises(NotFound):
-                    studio.sources.path(source)
+                    studio.sources.file(source)
                 with pytest.raises(InvalidParams, match="names no picture that is kept here"):
                     studio.submit("a hill", source=source)
         if who is ADMIN:
@@ -450,11 +450,11 @@ def test_a_source_of_an_older_home_is_seen_with_a_picture_that_uses_it(studio: S
     with house.database.write() as db:
         db.execute("DELETE FROM source_owners")  # nobody noted who added it
     with acting(SHY), pytest.raises(NotFound):
-        studio.sources.path(source)
+        studio.sources.file(source)
     with acting(replace(ANN, sees_all=False)):
-        assert studio.sources.path(source).exists()
+        assert studio.sources.file(source).exists()
         studio.forget(everything=True)
-        assert studio.sources.path(source).exists()  # the picture is still there
+        assert studio.sources.file(source).exists()  # the picture is still there
 
 
 def test_boards_take_the_scope_and_are_counted_by_owner(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:

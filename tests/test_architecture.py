@@ -75,7 +75,7 @@ HOMES = {
     "typer": ("cli/",),
     "ulid": ("domain.py",),
 }
-MAX_LINES = 300
+MAX_LINES = 400
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SQL = re.compile(
     r"\b(SELECT\s.+\sFROM|INSERT\s+(OR\s+\w+\s+)?INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM|CREATE\s+(TABLE|INDEX|TRIGGER)"
@@ -206,6 +206,23 @@ def test_the_test_for_sql_sees_it() -> None:
     assert SQL.search("SELECT id\n FROM jobs")
     assert SQL.search("UPDATE jobs SET state = 'done'")
     assert not SQL.search("Select a model from the list, then update it.")
+
+
+#: Folders of a home that belong to a backend of ``ImageFiles``: others name pictures by their keys.
+PICTURE_FOLDERS = {"gallery", "sources", "previews", "sheets", "reports", "strays"}
+
+
+def test_folders_of_pictures_are_known_to_their_backend_only() -> None:
+    """And to the doctor, who looks whether other users may read the gallery's."""
+    users = {
+        place(path)
+        for path in MODULES
+        for node in nodes(path)
+        if isinstance(node, ast.Attribute)
+        and node.attr in PICTURE_FOLDERS
+        and ast.unparse(node.value).endswith("settings")
+    }
+    assert users == {"store/local_blobs.py", "doctor.py"}
 
 
 def test_the_environment_is_read_in_settings_only() -> None:

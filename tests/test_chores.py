@@ -31,7 +31,7 @@ def made(house: House, with_file: bool = True) -> str:
 def put_file(house: House, job_id: str, created_at: str) -> Path:
     key = key_for(job_id, created_at)
     house.files.save(key, PIL.new("RGB", (8, 8)), {})
-    return house.files.path(key)
+    return house.files.picture(key).local_path
 
 
 def aged(house: House, table: str, column: str, days: float) -> None:
@@ -76,7 +76,7 @@ def test_a_row_whose_file_is_gone_goes_to_the_trash(house: House) -> None:
 
 
 def test_half_written_files_of_the_dead_are_cleared_and_of_the_living_left(house: House) -> None:
-    folder = house.studio.picture_file(made(house)).parent
+    folder = house.studio.picture_file(made(house)).local_path.parent
     old, young = folder / ".old.part", folder / ".young.part"
     for part in (old, young):
         part.write_bytes(b"half")
@@ -100,7 +100,7 @@ def test_old_ended_jobs_are_forgotten_and_their_pictures_kept(house: House) -> N
 
 def test_the_trash_is_emptied_after_its_time(house: House) -> None:
     old = made(house)
-    path = house.studio.picture_file(old)
+    path = house.studio.picture_file(old).local_path
     house.studio.trash(old)
     let_go(house)
     assert path.exists()
@@ -124,7 +124,7 @@ def test_zero_days_keep_for_ever(house: House, days: float) -> None:
 
 def test_previews_of_the_dead_are_cleared(house: House) -> None:
     house.settings.previews.mkdir(exist_ok=True)
-    old, young = house.files.preview("old"), house.files.preview("young")
+    old, young = (house.files.preview(each).local_path for each in ("old", "young"))
     for preview in (old, young):
         preview.write_bytes(b"x")
     os.utime(old, (time.time() - 86400, time.time() - 86400))
@@ -150,7 +150,7 @@ def test_a_source_that_nothing_refers_to_is_let_go_after_its_time(house: House) 
     def added(color: str, days: float) -> Path:
         data = io.BytesIO()
         PIL.new("RGB", (128, 128), color).save(data, "PNG")
-        path = house.studio.sources.path(house.studio.sources.add(data.getvalue()).id)
+        path = house.studio.sources.file(house.studio.sources.add(data.getvalue()).id).local_path
         os.utime(path, (time.time() - days * 86400,) * 2)
         return path
 

@@ -182,7 +182,7 @@ def test_gallery_lists_files_that_are_there(house: House, run: Run) -> None:
 
 def test_one_lost_file_does_not_hide_the_others(house: House, run: Run) -> None:
     kept, lost = made(house, 2)
-    house.studio.picture_file(lost).unlink()
+    house.studio.picture_file(lost).delete()
     status, output, _ = run("gallery")
     assert status == 0
     assert kept in output

@@ -1,12 +1,23 @@
 """Contact sheets: every picture in its place, bounded in size, and whole in spite of files that are not."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image as PIL
 
 from diffusion_local import contact_sheet as module
-from diffusion_local.contact_sheet import DARK, LONGEST, MOST_CELLS, MOST_PIXELS, Cell, Plan, contact_sheet, wrapped
+from diffusion_local.contact_sheet import (
+    DARK,
+    LONGEST,
+    MOST_CELLS,
+    MOST_PIXELS,
+    Cell,
+    Opener,
+    Plan,
+    contact_sheet,
+    wrapped,
+)
 from diffusion_local.errors import InvalidParams
 
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
@@ -16,6 +27,10 @@ def picture(folder: Path, color: tuple[int, int, int], size: tuple[int, int] = (
     path = folder / f"{'-'.join(map(str, color))}-{size[0]}x{size[1]}.png"
     PIL.new("RGB", size, color).save(path)
     return path
+
+
+def opener(folder: Path, color: tuple[int, int, int], size: tuple[int, int] = (320, 320)) -> Opener:
+    return partial(picture(folder, color, size).open, "rb")
 
 
 def middle(sheet: PIL.Image, plan: Plan, place: int) -> tuple[int, ...]:
@@ -32,7 +47,7 @@ def ink(sheet: PIL.Image, box: tuple[int, int, int, int]) -> bool:
 
 def test_pictures_are_in_their_order_row_by_row(tmp_path: Path) -> None:
     colors = [RED, GREEN, BLUE, GREEN, RED]
-    cells = [Cell(picture(tmp_path, color), f"number {place}") for place, color in enumerate(colors)]
+    cells = [Cell(opener(tmp_path, color), f"number {place}") for place, color in enumerate(colors)]
     sheet = contact_sheet(cells, 3)
     plan = Plan.of(cells, 3, 2, (), (), "")
     assert sheet.size == plan.size
@@ -43,7 +58,7 @@ def test_pictures_are_in_their_order_row_by_row(tmp_path: Path) -> None:
 
 
 def test_a_grid_has_heads_for_its_rows_and_columns(tmp_path: Path) -> None:
-    cells = [Cell(picture(tmp_path, color)) for color in (RED, GREEN, BLUE, RED, GREEN, BLUE)]
+    cells = [Cell(opener(tmp_path, color)) for color in (RED, GREEN, BLUE, RED, GREEN, BLUE)]
     heads = {"column_heads": ["steps 4", "steps 8", "steps 20"], "row_heads": ["cfg 5", "cfg 7"]}
     sheet = contact_sheet(cells, **heads, title="An apple", colors=DARK)  # type: ignore[arg-type]
     plan = Plan.of(cells, 3, 2, heads["column_heads"], heads["row_heads"], "An apple")
@@ -62,7 +77,8 @@ def test_what_cannot_be_read_is_an_empty_cell_with_its_reason(tmp_path: Path) ->
     broken.write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
     half = picture(tmp_path, RED)
     half.write_bytes(half.read_bytes()[:-60])
-    cells = [Cell(broken), Cell(tmp_path / "gone.png"), Cell(None, note="failed: out of memory"), Cell(half)]
+    cells = [Cell(partial(path.open, "rb")) for path in (broken, tmp_path / "gone.png", half)]
+    cells.insert(2, Cell(None, note="failed: out of memory"))
     sheet = contact_sheet(cells, 4)
     plan = Plan.of(cells, 4, 1, (), (), "")
     for place in range(3):
@@ -72,15 +88,15 @@ def test_what_cannot_be_read_is_an_empty_cell_with_its_reason(tmp_path: Path) ->
 
 
 def test_portraits_do_not_leave_room_for_landscapes(tmp_path: Path) -> None:
-    portrait = contact_sheet([Cell(picture(tmp_path, RED, (160, 320)))] * 4, 4)
-    square = contact_sheet([Cell(picture(tmp_path, RED))] * 4, 4)
+    portrait = contact_sheet([Cell(opener(tmp_path, RED, (160, 320)))] * 4, 4)
+    square = contact_sheet([Cell(opener(tmp_path, RED))] * 4, 4)
     assert portrait.width < square.width * 0.6
     assert portrait.height == square.height
 
 
 @pytest.mark.parametrize(("count", "columns"), [(MOST_CELLS, 0), (200, 200), (200, 1), (65, 8)])
 def test_a_sheet_is_bounded(tmp_path: Path, count: int, columns: int) -> None:
-    width, height = contact_sheet([Cell(picture(tmp_path, RED), "label")] * count, columns).size
+    width, height = contact_sheet([Cell(opener(tmp_path, RED), "label")] * count, columns).size
     assert width * height <= MOST_PIXELS
     assert max(width, height) <= LONGEST
 
@@ -89,14 +105,14 @@ def test_one_picture_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.
     sizes = []
     kept = module.opened
 
-    def watched(path: Path | None, box: tuple[int, int]) -> PIL.Image | None:
-        small = kept(path, box)
+    def watched(open_picture: Opener | None, box: tuple[int, int]) -> PIL.Image | None:
+        small = kept(open_picture, box)
         assert small is not None
         sizes.append(small.size)
         return small
 
     monkeypatch.setattr(module, "opened", watched)
-    contact_sheet([Cell(picture(tmp_path, RED, (1024, 768)))] * 3)
+    contact_sheet([Cell(opener(tmp_path, RED, (1024, 768)))] * 3)
     assert sizes == [(256, 192)] * 3
 
 

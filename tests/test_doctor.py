@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import House, open_files, open_house
 from diffusion_local.doctor import Finding, back_up, examine, rebuild_gallery
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import UserError
@@ -14,7 +14,7 @@ from diffusion_local.worker.stopping import Stop
 
 
 def found(settings: Settings) -> dict[str, Finding]:
-    return {finding.name: finding for finding in examine(settings)}
+    return {finding.name: finding for finding in examine(settings, open_files(settings))}
 
 
 def made(house: House, count: int = 3) -> list[str]:
@@ -81,8 +81,8 @@ def test_the_gallery_comes_back_from_the_pictures_alone(house: House) -> None:
     house.database.close()
     for file in house.settings.home.glob("app.db*"):
         file.unlink()
-    assert rebuild_gallery(house.settings) == 3
-    assert rebuild_gallery(house.settings) == 0
+    assert rebuild_gallery(house.settings, open_files(house.settings)) == 3
+    assert rebuild_gallery(house.settings, open_files(house.settings)) == 0
     after = open_house(house.settings).studio.gallery()
     assert sorted(image.id for image in after) == ids
     assert after == before
@@ -96,5 +96,5 @@ def test_a_rebuild_takes_foreign_and_damaged_pictures_for_what_they_are(house: H
     from PIL import Image as PIL
 
     PIL.new("RGB", (8, 8)).save(folder / "foreign.png")
-    assert rebuild_gallery(house.settings) == 0
+    assert rebuild_gallery(house.settings, open_files(house.settings)) == 0
     assert [image.id for image in house.studio.gallery()] == [kept]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from diffusion_local import gpus
+from diffusion_local.compose import open_files
 from diffusion_local.doctor import examine
 from diffusion_local.gpus import Gpu
 from diffusion_local.settings import Settings
@@ -82,6 +83,6 @@ def test_a_machine_without_the_library_or_the_driver_has_none() -> None:
 
 def test_the_doctor_tells_them(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     monkeypatch.setattr(gpus, "library", Driver)
-    found = {each.name: each for each in examine(settings)}
+    found = {each.name: each for each in examine(settings, open_files(settings))}
     assert found["gpu0"].ok
     assert "held below its usual 700 W" in found["gpu1"].text

@@ -10,19 +10,20 @@ from diffusion_local.compose import House
 from diffusion_local.doctor import Finding
 from diffusion_local.health import Health
 from diffusion_local.settings import Settings
+from diffusion_local.store.files import ImageFiles
 from tests.support import eventually
 
 
 def test_the_first_question_sends_the_doctor_and_nobody_waits(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     go, looks = threading.Event(), []
 
-    def examine(settings: Settings) -> list[Finding]:
+    def examine(settings: Settings, files: ImageFiles) -> list[Finding]:
         looks.append(settings)
         go.wait(10)
         return [Finding("disk", True, "plenty")]
 
     monkeypatch.setattr(health, "examine", examine)
-    asked = Health(house.settings, house.images)
+    asked = Health(house.settings, house.images, house.files)
     assert asked.findings() == []
     assert asked.findings() == []
     assert asked.looking
@@ -33,11 +34,11 @@ def test_the_first_question_sends_the_doctor_and_nobody_waits(house: House, monk
 
 
 def test_a_doctor_that_falls_ill_is_no_end(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    def examine(settings: Settings) -> list[Finding]:
+    def examine(settings: Settings, files: ImageFiles) -> list[Finding]:
         raise RuntimeError
 
     monkeypatch.setattr(health, "examine", examine)
-    asked = Health(house.settings, house.images)
+    asked = Health(house.settings, house.images, house.files)
     asked.look()
     eventually(lambda: not asked.looking, 5)
     assert asked.findings() == []
@@ -46,7 +47,7 @@ def test_a_doctor_that_falls_ill_is_no_end(house: House, monkeypatch: pytest.Mon
 def test_vitals_are_asked_once_for_a_while(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[int] = []
     monkeypatch.setattr(health.gpus, "read", lambda: reads.append(1) or [])
-    asked = Health(house.settings, house.images)
+    asked = Health(house.settings, house.images, house.files)
     assert asked.vitals() == asked.vitals()
     assert len(reads) == 1
     assert 0 < asked.vitals().free <= asked.vitals().total
@@ -66,7 +67,7 @@ def test_vitals_are_asked_once_for_a_while(house: House, monkeypatch: pytest.Mon
 def test_paths_are_for_this_machines_person_and_admins(
     house: House, changes: dict[str, str], who: Role | None, seen: bool
 ) -> None:
-    asked = Health(Settings.load({}, home=house.settings.home, **changes), house.images)
+    asked = Health(Settings.load({}, home=house.settings.home, **changes), house.images, house.files)
     if who is None:
         assert asked.shows_paths() is seen
     else:

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image as PIL
 
 from diffusion_local import modes
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import House, open_files, open_house
 from diffusion_local.domain import State
 from diffusion_local.settings import Settings
-from diffusion_local.store.files import LocalFiles, write_whole
+from diffusion_local.store.local_blobs import write_whole
 from diffusion_local.telling.hooks import run as run_hook
 from tests.conftest import kill_tree
 from tests.support import eventually
@@ -116,7 +116,7 @@ def test_new_pictures_follow_the_gallerys_folder(settings: Settings, value: int)
             settings.gallery.chmod(gallery)
             key = f"{KEY[:-1]}{gallery:o}"
             day = settings.gallery / f"{gallery:o}"
-            files = LocalFiles(settings)
+            files = open_files(settings)
             files.save(f"{gallery:o}/22/{key[-6:]}", PIL.new("RGB", (8, 8)), {})
             made = list(day.rglob("*.*"))
             assert {path.suffix for path in made} == {".png", ".webp"}
@@ -130,7 +130,7 @@ def test_previews_and_sources_are_private_wherever_they_lie(settings: Settings, 
     settings.make_folders()
     settings.previews.chmod(0o777)
     with umask(value):
-        LocalFiles(settings).save_preview("x", PIL.new("RGB", (8, 8)))
+        open_files(settings).save_preview("x", PIL.new("RGB", (8, 8)))
         write_whole(settings.sources / "ab" / "x.png", lambda file: file.write(b"x"))
     assert mode(settings.previews / "x.webp") == mode(settings.sources / "ab" / "x.png") == 0o600
     assert mode(settings.sources / "ab") == 0o700

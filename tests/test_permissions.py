@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from diffusion_local import permissions
-from diffusion_local.compose import House
+from diffusion_local.compose import House, open_files
 from diffusion_local.doctor import Finding, examine
 from diffusion_local.permissions import close_all, shared, tighten_secrets
 from diffusion_local.settings import Settings
@@ -39,7 +39,7 @@ def old(house: House) -> Settings:
 
 
 def finding(settings: Settings, name: str = "permissions") -> Finding:
-    [found] = [each for each in examine(settings) if each.name == name]
+    [found] = [each for each in examine(settings, open_files(settings)) if each.name == name]
     return found
 
 

@@ -43,7 +43,7 @@ def test_only_the_trash_is_deleted_for_good(house: House, made: list[str]) -> No
     pictures, [first, second, _] = house.studio.pictures, made
     with pytest.raises(Conflict, match="not in the trash"):
         pictures.delete([first])
-    path = house.files.path(house.studio.image(first).key)
+    path = house.files.picture(house.studio.image(first).key).local_path
     pictures.trash([first, second])
     pictures.delete([first])
     assert not path.exists()

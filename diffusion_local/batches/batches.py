@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from diffusion_local import actor
@@ -23,7 +22,8 @@ from diffusion_local.queue import JobQueue
 from diffusion_local.settings import Settings
 from diffusion_local.store.batch_rows import BatchRows, Progress
 from diffusion_local.store.batches import Results
-from diffusion_local.store.files import LocalFiles
+from diffusion_local.store.blobs import StoredFile
+from diffusion_local.store.files import ImageFiles
 from diffusion_local.store.jobs import JobStore, new_jobs
 from diffusion_local.store.queue_view import QueueView
 from diffusion_local.store.timetable import Timetable
@@ -50,7 +50,7 @@ class Batches:
         settings: Settings,
         jobs: JobStore,
         view: QueueView,
-        files: LocalFiles,
+        files: ImageFiles,
         queue: JobQueue,
         catalog: Catalog,
         timetable: Timetable,
@@ -198,12 +198,9 @@ class Batches:
         self._rows.get(batch_id)
         return bundle.zipped(self._results.of_batch(batch_id), self._files)
 
-    def contact_sheet(self, batch_id: str) -> Path:
+    def contact_sheet(self, batch_id: str) -> StoredFile:
         """Its pictures on one WebP, labelled; a grid with its axes. Kept until more of them are done."""
         progress = self._rows.get(batch_id)
         ended = {str(state): progress.counts[state] for state in sorted(FINAL)}
-        told = sha256(json.dumps([progress.batch.name, ended]).encode()).hexdigest()[:12]
-        target = self._settings.sheets / f"{batch_id}-{told}.webp"
-        if not target.exists():
-            sheet.draw(progress.batch, self._results.of_batch(batch_id), self._files, target)
-        return target
+        mark = sha256(json.dumps([progress.batch.name, ended]).encode()).hexdigest()[:12]
+        return sheet.draw(progress.batch, self._results.of_batch(batch_id), self._files, mark)

@@ -8,13 +8,13 @@ from pathlib import PurePath
 from diffusion_local import pictures
 from diffusion_local.domain import Job
 from diffusion_local.lists.export import written
-from diffusion_local.pictures import Member, pieces
-from diffusion_local.store.files import LocalFiles
+from diffusion_local.pictures import Member
+from diffusion_local.store.files import ImageFiles
 
 SLUG_CHARS = 40
 
 
-def zipped(results: Iterator[tuple[Job, str | None]], files: LocalFiles) -> Iterator[bytes]:
+def zipped(results: Iterator[tuple[Job, str | None]], files: ImageFiles) -> Iterator[bytes]:
     """The ZIP file in pieces. Pictures do not shrink any more: they are stored; the list comes last, as results.csv.
 
     A picture whose file is gone is left out, and has no file in the list.
@@ -24,10 +24,10 @@ def zipped(results: Iterator[tuple[Job, str | None]], files: LocalFiles) -> Iter
     def members() -> Iterator[Member]:
         for job, key in results:
             name = None
-            if key and files.path(key).exists():
+            if key and (file := files.picture(key)).exists():
                 name = name_of(job, key)
                 finished = datetime.fromisoformat(job.finished_at) if job.finished_at else datetime.now(UTC)
-                yield name, finished, pieces(files.path(key))
+                yield name, finished, file.pieces()
             told.append((job, PurePath(name) if name else None))
         lines = (line.encode() for line in written(told, "csv"))
         yield "results.csv", datetime.now(UTC), lines

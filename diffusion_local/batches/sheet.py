@@ -2,30 +2,33 @@
 
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 
 from diffusion_local import decoding
 from diffusion_local.contact_sheet import MOST_CELLS, MOST_PIXELS, Cell, contact_sheet
 from diffusion_local.domain import Batch, Job, shortened
 from diffusion_local.lists.grid import Grid
-from diffusion_local.store.files import LocalFiles, write_whole
+from diffusion_local.store.blobs import StoredFile
+from diffusion_local.store.files import ImageFiles
 
 LABEL_CHARS = 80
 SHEET_BYTES = 2 * 3 * MOST_PIXELS  # while it is drawn, and as the encoder's own copy
 QUALITY = 85
 
 
-def draw(batch: Batch, results: Iterator[tuple[Job, str | None]], files: LocalFiles, target: Path) -> None:
-    """Write the sheet; of a batch too long for one its first pictures.
+def draw(batch: Batch, results: Iterator[tuple[Job, str | None]], files: ImageFiles, mark: str) -> StoredFile:
+    """The sheet, drawn unless it is there; of a batch too long for one its first pictures.
 
     Raises InvalidParams if the batch has none, Overloaded and StorageProblem.
     """
-    with decoding.budget.taken(SHEET_BYTES):
-        if not target.exists():  # another thread may have drawn it meanwhile
-            draw_whole(batch, results, files, target)
+    sheet = files.sheet(batch.id, mark)
+    if not sheet.exists():
+        with decoding.budget.taken(SHEET_BYTES):
+            if not sheet.exists():  # another thread may have drawn it meanwhile
+                draw_whole(batch, results, files, mark)
+    return sheet
 
 
-def draw_whole(batch: Batch, results: Iterator[tuple[Job, str | None]], files: LocalFiles, target: Path) -> None:
+def draw_whole(batch: Batch, results: Iterator[tuple[Job, str | None]], files: ImageFiles, mark: str) -> None:
     few = islice(results, MOST_CELLS)
     title = batch.name if batch.count <= MOST_CELLS else f"{batch.name} (the first {MOST_CELLS:,} of {batch.count:,})"
     if batch.grid:
@@ -38,13 +41,10 @@ def draw_whole(batch: Batch, results: Iterator[tuple[Job, str | None]], files: L
         label = "{0.prompt} · {0.seed}"
         cells = [cell(job, key, files, label.format(job.params)) for job, key in few]
         picture = contact_sheet(cells, title=title)
-    write_whole(target, lambda file: picture.save(file, "WEBP", quality=QUALITY), reserve=files.reserve)
-    for older in target.parent.glob(f"{batch.id}-*.webp"):
-        if older != target:
-            older.unlink(missing_ok=True)
+    files.keep_sheet(batch.id, mark, picture, QUALITY)
 
 
-def cell(job: Job, key: str | None, files: LocalFiles, label: str) -> Cell:
-    if key and files.path(key).exists():
-        return Cell(files.thumbnail(key), shortened(label, LABEL_CHARS))
+def cell(job: Job, key: str | None, files: ImageFiles, label: str) -> Cell:
+    if key and files.picture(key).exists():
+        return Cell(files.thumbnail(key).open, shortened(label, LABEL_CHARS))
     return Cell(None, shortened(label, LABEL_CHARS), job.failure.message if job.failure else str(job.state))

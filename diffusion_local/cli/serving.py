@@ -12,7 +12,7 @@ from diffusion_local import __version__, manual
 from diffusion_local.chores import compact
 from diffusion_local.cli.reach import Home
 from diffusion_local.cli.terminal import AsJson, tell
-from diffusion_local.compose import open_house
+from diffusion_local.compose import open_files, open_house
 from diffusion_local.doctor import back_up, examine, rebuild_gallery
 from diffusion_local.engine import inventory
 from diffusion_local.errors import InvalidParams, NotFound, echo
@@ -106,13 +106,13 @@ def doctor(
         tell({"backup": str(backup)}, as_json, [f"copied the database to {backup}"])
         return
     if rebuild:
-        written = rebuild_gallery(settings)
+        written = rebuild_gallery(settings, open_files(settings))
         tell({"rebuilt": written}, as_json, [f"wrote {written} rows"])
         return
     if fix:
         mend(settings, as_json)
         return
-    findings = examine(settings)
+    findings = examine(settings, open_files(settings))
     lines = []
     for finding in findings:
         lines.append(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:<18} {finding.text}")

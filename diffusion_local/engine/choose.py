@@ -1,11 +1,16 @@
 """Which engine a worker uses. Imports it only once it is chosen, so that the fake one needs no torch."""
 
+from collections.abc import Callable
+from typing import BinaryIO
+
 from diffusion_local.engine import Engine
 from diffusion_local.settings import Settings
 
 
-def open_engine(settings: Settings, slot: str) -> Engine:
+def open_engine(settings: Settings, slot: str, open_source: Callable[[str], BinaryIO]) -> Engine:
     """The engine of the settings on the device of this slot (``gpu0``, ``mps0``, ``cpu0``), with no model loaded.
+
+    ``open_source`` opens a source picture by its id.
 
     Raises DeviceUnavailable if this machine has no such device, UserError if it lacks the precision of the settings.
     """
@@ -20,4 +25,5 @@ def open_engine(settings: Settings, slot: str) -> Engine:
 
     limit = int(settings.memory_limit_gb * 1024**3)
     graphs = settings.cuda_graphs == "auto"
-    return DiffusersEngine(at_slot(slot), settings.threads, settings.precision, limit, Materials(settings), graphs)
+    materials = Materials(settings, open_source)
+    return DiffusersEngine(at_slot(slot), settings.threads, settings.precision, limit, materials, graphs)

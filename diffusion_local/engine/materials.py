@@ -1,8 +1,10 @@
 """What a picture is made from beside its model: source pictures, and files of the home's folders. No torch here."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image as PIL
 
@@ -15,16 +17,19 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 
 
 class Materials:
-    """Finds what Params name, below one home."""
+    """Finds what Params name: files of one home, and source pictures by what opens them.
 
-    def __init__(self, settings: Settings) -> None:
+    ``open_source`` takes an id and raises FileNotFoundError for one that is not kept any more.
+    """
+
+    def __init__(self, settings: Settings, open_source: Callable[[str], BinaryIO]) -> None:
         self._settings = settings
+        self._open_source = open_source
 
     def source(self, source_id: str) -> PIL.Image:
         """A source picture as it is kept (L, RGB or RGBA). Raises ModelUnavailable if it is gone or damaged."""
-        path = self._settings.sources / source_id[:2] / f"{source_id}.png"
         try:
-            with PIL.open(path, formats=("PNG",)) as picture:
+            with self._open_source(source_id) as file, PIL.open(file, formats=("PNG",)) as picture:
                 picture.load()
                 return picture
         except FileNotFoundError:

@@ -25,7 +25,7 @@ from diffusion_local.queue import JobQueue
 from diffusion_local.settings import Settings
 from diffusion_local.store.batch_rows import BatchRows
 from diffusion_local.store.batches import Results
-from diffusion_local.store.files import LocalFiles
+from diffusion_local.store.files import ImageFiles, bare, suffix_of
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.queue_view import QueueView
@@ -61,7 +61,7 @@ class PromptLists:
         jobs: JobStore,
         view: QueueView,
         images: ImageStore,
-        files: LocalFiles,
+        files: ImageFiles,
         queue: JobQueue,
         catalog: Catalog,
         timetable: Timetable,
@@ -176,7 +176,7 @@ class PromptLists:
         return written(((job, self._file(key)) for job, key in found), format)
 
     def _file(self, key: str | None) -> PurePath | None:
-        return self._files.path(key).relative_to(self._files.root) if key else None
+        return PurePath(bare(key) + suffix_of(key)) if key else None
 
     def _read(self, source: Source) -> bytes:
         if isinstance(source, str):

@@ -19,8 +19,8 @@ from diffusion_local.queue import JobQueue
 from diffusion_local.settings import Settings
 from diffusion_local.store import faults
 from diffusion_local.store.batches import Results
-from diffusion_local.store.files import check_room
 from diffusion_local.store.jobs import JobStore
+from diffusion_local.store.local_blobs import check_room
 from diffusion_local.store.queue_view import QueueView
 
 NAMED_BAD = 5

@@ -5,13 +5,13 @@ import io
 from collections.abc import Callable
 from html import escape
 
-from diffusion_local.contact_sheet import opened
+from diffusion_local.contact_sheet import Opener, opened
 from diffusion_local.domain import Image, shortened
 from diffusion_local.errors import DiffusionLocalError
 from diffusion_local.messages import Message, known, message
 from diffusion_local.reports.report import Reason, Report
 from diffusion_local.reports.words import duration, facts
-from diffusion_local.store.files import LocalFiles
+from diffusion_local.store.files import ImageFiles
 
 SIDE = 192  # pixels of a picture in the page
 STYLE = """
@@ -44,7 +44,7 @@ WIDE = ("report_estimate", "report_less_memory")
 Told = Callable[[str], str]
 
 
-def written(report: Report, files: LocalFiles, root: str | None = None, told: Told = str, tag: str = "en") -> str:
+def written(report: Report, files: ImageFiles, root: str | None = None, told: Told = str, tag: str = "en") -> str:
     """``root`` is the app's address, empty at the top of a server, where the page is served by it: its links then lead
     to the pictures, and its buttons make again what failed. A file has neither. ``told`` composes its messages in
     the language of ``tag``."""
@@ -103,9 +103,9 @@ def words_of(kind: str) -> str:
     return message(f"kind_{kind}") if known(f"kind_{kind}") else kind.replace("_", " ").capitalize()
 
 
-def figure(image: Image, files: LocalFiles, root: str | None, told: Told) -> str:
+def figure(image: Image, files: ImageFiles, root: str | None, told: Told) -> str:
     label = escape(shortened(image.params.prompt, 80))
-    seen = f'<img alt="{label}" src="{inline(lambda: files.thumbnail(image.key))}">'
+    seen = f'<img alt="{label}" src="{inline(lambda: files.thumbnail(image.key).open())}">'
     if root is not None:
         seen = f'<a href="{root}/images/{image.id}{image.suffix}">{seen}</a>'
     return (
@@ -113,11 +113,11 @@ def figure(image: Image, files: LocalFiles, root: str | None, told: Told) -> str
     )
 
 
-def inline(path: Callable[[], object]) -> str:
+def inline(open_picture: Opener) -> str:
     """A picture's file, small, as a data address; an empty picture where there is none to read."""
     try:
-        small = opened(path(), (SIDE, SIDE))  # type: ignore[arg-type]
-    except (OSError, DiffusionLocalError):
+        small = opened(open_picture, (SIDE, SIDE))
+    except DiffusionLocalError:
         small = None
     if small is None:
         return "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"

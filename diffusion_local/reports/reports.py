@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import IO, Any
 
 from diffusion_local.authority import guarded
@@ -16,9 +15,10 @@ from diffusion_local.messages import message
 from diffusion_local.reports import markdown, page
 from diffusion_local.reports.report import Report, added, reason_of, spread
 from diffusion_local.settings import Settings
+from diffusion_local.store.blobs import StoredFile
 from diffusion_local.store.control import QueueControl
 from diffusion_local.store.database import Database
-from diffusion_local.store.files import LocalFiles, write_whole
+from diffusion_local.store.files import ImageFiles
 from diffusion_local.store.queue_view import QueueView
 from diffusion_local.store.reports import ReportStore
 from diffusion_local.store.selection import Selection
@@ -34,7 +34,7 @@ class Reports:
     """Part of the Studio, as ``studio.reports``."""
 
     def __init__(
-        self, settings: Settings, database: Database, view: QueueView, control: QueueControl, files: LocalFiles
+        self, settings: Settings, database: Database, view: QueueView, control: QueueControl, files: ImageFiles
     ) -> None:
         self._settings = settings
         self._store = ReportStore(database)
@@ -112,16 +112,15 @@ class Reports:
         """As HTML for a browser that has the app, at the path ``root``: with links into it, as ``told``."""
         return page.written(report, self._files, root, told, tag)
 
-    def keep(self, report: Report, stem: str) -> Path:
-        """Write it into the home's ``reports`` folder, as Markdown and as HTML; the path of the HTML file.
+    def keep(self, report: Report, stem: str) -> StoredFile:
+        """Write it beside the gallery, as Markdown and as HTML; the HTML file.
 
         Raises StorageProblem.
         """
         for form in ("md", "html"):
             data = self.text(report, form).encode()
-            target, reserve = self._settings.reports / f"{stem}.{form}", self._settings.disk_reserve_mb * 10**6
-            write_whole(target, partial(written, data), reserve=reserve)
-        return self._settings.reports / f"{stem}.html"
+            self._files.keep(self._files.report(f"{stem}.{form}"), partial(written, data))
+        return self._files.report(f"{stem}.html")
 
     def _dressed(self, report: Report, done: Sequence[str]) -> Report:
         """With names of batches, and pictures for the contact sheet."""

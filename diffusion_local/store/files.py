@@ -1,29 +1,25 @@
-"""The seam for picture bytes, and its local folder.
+"""The pictures of the gallery and all that belongs to them, as files of one backend (see ``blobs``).
 
-A key is ``YYYY/MM/DD/<id>``, to which pictures other than PNG have their suffix: ``.jpg``, ``.full.webp`` (the bare
-``<id>.webp`` is the thumbnail).
+A picture's key is ``YYYY/MM/DD/<id>``, to which pictures other than PNG have their suffix: ``.jpg``, ``.full.webp``
+(the bare ``<id>.webp`` is the thumbnail).
 """
 
 import contextlib
-import errno
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import IO, NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
 
 from PIL import Image as PIL
 
-from diffusion_local import decoding, modes
+from diffusion_local import decoding
 from diffusion_local.domain import utc_now
-from diffusion_local.errors import DiskFull, StorageProblem
-from diffusion_local.messages import message
+from diffusion_local.errors import StorageProblem
 from diffusion_local.settings import Settings
 from diffusion_local.store import encoding, faults
+from diffusion_local.store.blobs import Area, Blobs, Stat, StoredFile, Write, nearly_full
 
 THUMBNAIL = (320, 320)
 PROBE_BYTES = 4096
+OLD_PART_SECONDS = 3600.0  # a half-written file of a process that died; a living one is done in seconds
 
 
 def key_for(job_id: str, created_at: str) -> str:
@@ -31,211 +27,208 @@ def key_for(job_id: str, created_at: str) -> str:
     return f"{created_at[0:4]}/{created_at[5:7]}/{created_at[8:10]}/{job_id}"
 
 
-def suffix_of(key: str) -> str:
-    """What the file of a key ends in."""
-    return "." + key.split(".", 1)[1] if "." in key else ".png"
+def id_of(key: str) -> str:
+    """The id of a picture's job."""
+    return bare(key).rpartition("/")[2]
 
 
 class Saved(NamedTuple):
-    """Where a picture lies now, and its size in bytes."""
+    """The key of a saved picture, and its size in bytes."""
 
     key: str
     bytes: int
 
 
-class ImageFiles(Protocol):
-    """Where pictures are kept."""
+class ImageFiles:
+    """Pictures with thumbnails and sidecars, strays, live previews, source pictures, contact sheets and reports."""
 
-    def save(self, key: str, picture: PIL.Image, texts: dict[str, str]) -> Saved:
-        """Store a picture with its recipe and a thumbnail, whole or not at all. Raises StorageProblem.
-
-        The key of what was saved has the suffix of its format.
-        """
-        ...
-
-    def path(self, key: str) -> Path: ...
-
-    def thumbnail(self, key: str) -> Path:
-        """The thumbnail's file, made again if it is gone. Raises Overloaded."""
-        ...
-
-    def discard(self, key: str) -> None: ...
-
-
-class LocalFiles:
-    """A folder of pictures, each with its WebP thumbnail (and sidecar) beside it, and a folder of live previews."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.root = settings.gallery
-        self.reserve = settings.disk_reserve_mb * 10**6
-        self._previews = settings.previews
+    def __init__(self, blobs: Blobs, settings: Settings) -> None:
+        self._blobs = blobs
+        self._reserve = settings.disk_reserve_mb * 10**6
         self._form = settings.image_format
         self._sidecar = settings.sidecar == "on"
 
+    # -- pictures of the gallery -------------------------------------------------------------------------------------
+
     def save(self, key: str, picture: PIL.Image, texts: dict[str, str]) -> Saved:
+        """Store a picture with its recipe and a thumbnail, durably, whole or not at all. Raises StorageProblem.
+
+        The key of what was saved has the suffix of its format.
+        """
         form = self._form if encoding.holds(self._form, picture, texts) else "png"
-        suffix = encoding.SUFFIXES[form]
-        forms = {each: self.root / f"{key}{each}" for each in encoding.SUFFIXES.values()}
-        target = forms.pop(suffix)
+        forms = {
+            each: self.picture(key if each == "png" else key + encoding.SUFFIXES[each]) for each in encoding.SUFFIXES
+        }
+        target = forms.pop(form)
         try:
-            self._write(self._thumbnail_path(key), lambda file: draw_thumbnail(picture).save(file, "WEBP", quality=82))
+            self._write_thumbnail(key, draw_thumbnail(picture))
             if self._sidecar:
-                self._write(self._sidecar_path(key), lambda file: file.write(encoding.sidecar(texts)))
-            self._write(target, lambda file: encoding.write(file, form, picture, texts), durable=True)
+                self.sidecar(key).write(lambda file: file.write(encoding.sidecar(texts)))
+            size = target.write(lambda file: encoding.write(file, form, picture, texts), durable=True)
         except BaseException:
-            with contextlib.suppress(OSError):
-                if not any(path.exists() for path in (target, *forms.values())):  # else they belong to an earlier try
-                    self._thumbnail_path(key).unlink(missing_ok=True)
-                    self._sidecar_path(key).unlink(missing_ok=True)
+            with contextlib.suppress(OSError, StorageProblem):
+                if not any(each.exists() for each in (target, *forms.values())):  # else they belong to an earlier try
+                    self._drop_companions(key)
             raise
-        with faults.explained(target):
+        with faults.explained():
             for other in forms.values():  # of an earlier try, before the setting was changed
-                other.unlink(missing_ok=True)
-            return Saved(key if form == "png" else key + suffix, target.stat().st_size)
+                other.delete()
+        return Saved(key if form == "png" else key + encoding.SUFFIXES[form], size)
 
-    def _write(self, target: Path, write: Callable[[IO[bytes]], object], durable: bool = False) -> None:
-        """Whoever may read the gallery's folder may read what is new in it. The folder is not made anew where it is
-        gone: its disk or share may come back."""
-        write_whole(target, write, durable, like=self.root)
+    def picture(self, key: str) -> StoredFile:
+        return StoredFile(self._blobs, f"{Area.GALLERY}/{bare(key)}{suffix_of(key)}")
 
-    def probe(self, size: int = PROBE_BYTES) -> None:
-        """Write ``size`` bytes where today's pictures go, and delete them again. Raises StorageProblem."""
-        folder = (self.root / key_for("probe", utc_now())).parent
-        with faults.explained(self.root):
-            make_folder(folder, modes.like(self.root)[0], self.root)
-            descriptor, name = tempfile.mkstemp(dir=folder, prefix=".probe-", suffix=".part")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(bytes(size))
-                    file.flush()
-                    os.fsync(file.fileno())
-            finally:
-                Path(name).unlink(missing_ok=True)
-
-    def path(self, key: str) -> Path:
-        return picture_path(self.root, key)
-
-    def thumbnail(self, key: str) -> Path:
-        path = self._thumbnail_path(key)
-        if not path.exists():
-            with PIL.open(self.path(key)) as picture, decoding.share(picture):
+    def thumbnail(self, key: str) -> StoredFile:
+        """The thumbnail, drawn again if it is gone. Raises FileNotFoundError without a picture, and Overloaded."""
+        found = self._companion(key, ".webp")
+        if not found.exists():
+            with self.picture(key).open() as file, PIL.open(file) as picture, decoding.share(picture):
                 small = draw_thumbnail(picture)
-            self._write(path, lambda file: small.save(file, "WEBP", quality=82))
-        return path
+            self._write_thumbnail(key, small)
+        return found
+
+    def sidecar(self, key: str) -> StoredFile:
+        return self._companion(key, ".json")
 
     def discard(self, key: str) -> None:
-        self.path(key).unlink(missing_ok=True)
-        self._thumbnail_path(key).unlink(missing_ok=True)
-        self._sidecar_path(key).unlink(missing_ok=True)
+        """Delete a picture with its thumbnail and sidecar, if they are there."""
+        self.picture(key).delete()
+        self._drop_companions(key)
 
-    def check_room(self) -> None:
-        """Raises DiskFull where less than the reserve is free, for what may take much room."""
-        with faults.explained(self.root):
-            check_room(self.root, self.reserve)
+    def pictures(self, area: Area = Area.GALLERY) -> Iterator[str]:
+        """Keys of the pictures in the gallery, or among the strays, in their order."""
+        for found, suffix, _ in self._listed(area):
+            if suffix in encoding.SUFFIXES.values():
+                yield found if suffix == ".png" else found + suffix
 
-    def free_bytes(self) -> int:
-        """Free bytes of the gallery's disk. Raises StorageProblem."""
-        with faults.explained(self.root):
-            return shutil.disk_usage(self.root).free
+    def set_aside(self, key: str) -> None:
+        """Move a picture out of the gallery to the strays, without its companions."""
+        self._blobs.move(self.picture(key).key, self.stray(key).key)
+        self._drop_companions(key)
+
+    def bring_back(self, key: str) -> None:
+        """Move a stray into the gallery."""
+        self._blobs.move(self.stray(key).key, self.picture(key).key)
+
+    def stray(self, key: str) -> StoredFile:
+        return StoredFile(self._blobs, f"{Area.STRAYS}/{bare(key)}{suffix_of(key)}")
+
+    def lone_companions(self) -> Iterator[StoredFile]:
+        """Thumbnails and sidecars without a picture: a worker that died between them and the picture leaves them."""
+        pictures: set[str] = set()
+        companions: dict[str, list[StoredFile]] = {}
+        for found, suffix, stat in self._listed(Area.GALLERY):
+            if suffix in encoding.SUFFIXES.values():
+                pictures.add(found)
+            elif suffix in (".webp", ".json"):
+                companions.setdefault(found, []).append(StoredFile(self._blobs, stat.key))
+        for found in companions.keys() - pictures:
+            yield from companions[found]
+
+    def drop_unfinished(self) -> None:
+        """Delete half-written files of processes that died."""
+        self._blobs.drop_unfinished(Area.GALLERY, OLD_PART_SECONDS)
+
+    def _listed(self, area: Area) -> Iterator[tuple[str, str, Stat]]:
+        """(key without a suffix, the suffix, the file) of what lies where pictures do."""
+        for stat in self._blobs.list(f"{area}/"):
+            key = stat.key.removeprefix(f"{area}/")
+            folders, _, name = key.rpartition("/")
+            if folders.count("/") == 2 and "." not in folders and "." in name:
+                yield bare(key), suffix_of(key), stat
+
+    def _companion(self, key: str, suffix: str) -> StoredFile:
+        return StoredFile(self._blobs, f"{Area.GALLERY}/{bare(key)}{suffix}")
+
+    def _drop_companions(self, key: str) -> None:
+        self._companion(key, ".webp").delete()
+        self._companion(key, ".json").delete()
+
+    def _write_thumbnail(self, key: str, small: PIL.Image) -> None:
+        self._companion(key, ".webp").write(lambda file: small.save(file, "WEBP", quality=82))
+
+    # -- what pictures begin from, and what is made of them ------------------------------------------------------------
+
+    def source(self, source_id: str) -> StoredFile:
+        """A source picture or mask: a PNG under the SHA-256 of its content."""
+        return StoredFile(self._blobs, f"{Area.SOURCES}/{source_id[:2]}/{source_id}.png")
+
+    def open_source(self, source_id: str) -> BinaryIO:
+        """A source picture's content. Raises FileNotFoundError."""
+        return self.source(source_id).open()
+
+    def sources(self) -> Iterator[tuple[str, Stat]]:
+        """(id, file) of every source picture."""
+        for stat in self._blobs.list(f"{Area.SOURCES}/"):
+            _, _, name = stat.key.rpartition("/")
+            if name.endswith(".png"):
+                yield name.removesuffix(".png"), stat
+
+    def keep(self, file: StoredFile, write: Write, durable: bool = False, needed: int = 0) -> None:
+        """Write a file that is not worth the last of the disk: DiskFull where less than the reserve, and ``needed``
+        bytes, are free. Raises StorageProblem."""
+        file.write(write, durable, self._reserve + needed)
+
+    def preview(self, job_id: str) -> StoredFile:
+        """The newest preview of a running job."""
+        return StoredFile(self._blobs, f"{Area.PREVIEWS}/{job_id}.webp")
 
     def save_preview(self, job_id: str, picture: PIL.Image) -> None:
         """Keep a running job's preview; losing one does no harm."""
         with contextlib.suppress(StorageProblem, OSError):
-            write_whole(self.preview(job_id), lambda file: picture.save(file, "WEBP", quality=60), reserve=self.reserve)
-
-    def preview(self, job_id: str) -> Path:
-        return self._previews / f"{job_id}.webp"
+            self.keep(self.preview(job_id), lambda file: picture.save(file, "WEBP", quality=60))
 
     def drop_preview(self, job_id: str) -> None:
-        with contextlib.suppress(OSError):  # an old one is dropped with time
-            self.preview(job_id).unlink(missing_ok=True)
+        with contextlib.suppress(OSError, StorageProblem):  # an old one is dropped with time
+            self.preview(job_id).delete()
 
-    def _thumbnail_path(self, key: str) -> Path:
-        return self.root / f"{bare(key)}.webp"
+    def previews(self) -> Iterator[tuple[StoredFile, Stat]]:
+        for stat in self._blobs.list(f"{Area.PREVIEWS}/"):
+            yield StoredFile(self._blobs, stat.key), stat
 
-    def _sidecar_path(self, key: str) -> Path:
-        return self.root / f"{bare(key)}.json"
+    def sheet(self, batch_id: str, mark: str) -> StoredFile:
+        """A batch's contact sheet; the mark tells which of its pictures are on it."""
+        return StoredFile(self._blobs, f"{Area.SHEETS}/{batch_id}-{mark}.webp")
+
+    def keep_sheet(self, batch_id: str, mark: str, picture: PIL.Image, quality: int) -> StoredFile:
+        """Store a contact sheet in place of the batch's older ones. Raises StorageProblem."""
+        sheet = self.sheet(batch_id, mark)
+        self.keep(sheet, lambda file: picture.save(file, "WEBP", quality=quality))
+        for stat in list(self._blobs.list(f"{Area.SHEETS}/{batch_id}-")):
+            if stat.key != sheet.key:
+                self._blobs.delete(stat.key)
+        return sheet
+
+    def report(self, name: str) -> StoredFile:
+        """A report that was kept, by its name with the suffix."""
+        return StoredFile(self._blobs, f"{Area.REPORTS}/{name}")
+
+    # -- room --------------------------------------------------------------------------------------------------------
+
+    def probe(self, size: int = PROBE_BYTES) -> None:
+        """Write ``size`` bytes where today's pictures go, and delete them again. Raises StorageProblem."""
+        self._blobs.probe(f"{Area.GALLERY}/{key_for('', utc_now())}".rstrip("/"), size)
+
+    def free_bytes(self) -> int:
+        """Free bytes for pictures. Raises StorageProblem."""
+        return self._blobs.free_bytes()
+
+    def check_room(self) -> None:
+        """Raises DiskFull where less than the reserve is free, for what may take much room."""
+        if self.free_bytes() < self._reserve:
+            raise nearly_full(self._reserve)
 
 
 def bare(key: str) -> str:
     return key.split(".", 1)[0]
 
 
-def picture_path(folder: Path, key: str) -> Path:
-    return folder / f"{bare(key)}{suffix_of(key)}"
+def suffix_of(key: str) -> str:
+    """The suffix of the file of a picture's key."""
+    return "." + key.split(".", 1)[1] if "." in key else ".png"
 
 
 def draw_thumbnail(picture: PIL.Image) -> PIL.Image:
     small = picture.convert("RGB")
     small.thumbnail(THUMBNAIL, PIL.Resampling.LANCZOS)
     return small
-
-
-def write_whole(
-    target: Path,
-    write: Callable[[IO[bytes]], object],
-    durable: bool = False,
-    like: Path | None = None,
-    reserve: int = 0,
-) -> None:
-    """Write beside the target, then rename: readers see the whole file or none. ``durable`` also survives a power cut.
-
-    The file is its owner's only, or may be read by whoever may read the folder ``like``, which is above the target and
-    not made if it is gone. ``reserve`` is the number of bytes that the disk must have free before.
-    Raises StorageProblem, DiskFull if there is no room; nothing is left behind then.
-    """
-    with faults.explained(target):
-        folder_mode, file_mode = modes.like(like) if like else (modes.FOLDER, modes.FILE)
-        make_folder(target.parent, folder_mode, like)
-        if reserve:
-            check_room(target.parent, reserve)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")  # with mode 0600
-        part = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                if file_mode != modes.FILE:
-                    with contextlib.suppress(OSError):  # a file system without modes
-                        part.chmod(file_mode)
-                write(file)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            part.replace(target)
-            if durable:
-                sync_folder(target.parent)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
-
-
-def check_room(folder: Path, reserve: int) -> None:
-    """Raises DiskFull where a disk has not so many bytes free as are to be kept."""
-    if shutil.disk_usage(folder).free < reserve:
-        raise DiskFull(message("storage_low", reserve=reserve // 10**6))
-
-
-def make_folder(folder: Path, mode: int = modes.FOLDER, below: Path | None = None) -> None:
-    """A folder with those above it, each entry made durable: a synced file in a lost folder is lost.
-
-    ``below`` itself is not made: raises FileNotFoundError if it is not there.
-    """
-    if not folder.is_dir():
-        if folder == below:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
-        make_folder(folder.parent, mode, below)
-        folder.mkdir(exist_ok=True)
-        with contextlib.suppress(OSError):
-            folder.chmod(folder.stat().st_mode & 0o7000 | mode)  # the umask does not count; setgid is inherited
-        sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename durable; Windows has no such call and needs none."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

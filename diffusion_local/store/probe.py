@@ -9,7 +9,7 @@ from diffusion_local.authority import guarded
 from diffusion_local.errors import DatabaseProblem, StorageProblem
 from diffusion_local.messages import message
 from diffusion_local.store.database import Database
-from diffusion_local.store.files import LocalFiles
+from diffusion_local.store.files import ImageFiles
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 2.0
 class Probe:
     """One per process. It writes to both at most once in FRESH_SECONDS, however many ask."""
 
-    def __init__(self, database: Database, files: LocalFiles) -> None:
+    def __init__(self, database: Database, files: ImageFiles) -> None:
         self._database = database
         self._files = files
         self._lock = threading.Lock()
@@ -51,7 +51,7 @@ class Probe:
             self._running = None
 
 
-def fault(database: Database, files: LocalFiles) -> str:
+def fault(database: Database, files: ImageFiles) -> str:
     """Write to both; why one cannot be written, empty if they can. Waits for a disk that hangs."""
     try:
         files.probe()

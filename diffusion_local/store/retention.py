@@ -1,14 +1,12 @@
 """What is let go after its time: ended jobs, the trash, previews, source pictures; and the database's own upkeep."""
 
-import contextlib
 import time
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from diffusion_local.domain import utc_now, utc_text
 from diffusion_local.settings import Settings
 from diffusion_local.store.database import Database
-from diffusion_local.store.files import LocalFiles
+from diffusion_local.store.files import ImageFiles
 
 OLD_PREVIEW_SECONDS = 3600.0
 DAY = 86400.0
@@ -50,7 +48,7 @@ def forget_deleted(database: Database) -> int:
         return db.execute("DELETE FROM deleted WHERE at < ?", [days_ago(REMEMBERED_DAYS)]).rowcount
 
 
-def empty_trash(settings: Settings, database: Database, files: LocalFiles) -> int:
+def empty_trash(settings: Settings, database: Database, files: ImageFiles) -> int:
     """Delete pictures that are in the trash for over ``keep_trash_days``; the row first, so that none lacks a file."""
     if not settings.keep_trash_days:
         return 0
@@ -72,12 +70,12 @@ def empty_trash(settings: Settings, database: Database, files: LocalFiles) -> in
     return len(old)
 
 
-def drop_old_sources(settings: Settings, database: Database) -> int:
+def drop_old_sources(settings: Settings, database: Database, files: ImageFiles) -> int:
     """Delete source pictures that nothing refers to and nobody used for ``keep_sources_days``."""
     if not settings.keep_sources_days:
         return 0
     before = time.time() - settings.keep_sources_days * DAY
-    old = [path for path in settings.sources.glob("??/*.png") if modified(path) < before]
+    old = [source_id for source_id, stat in files.sources() if stat.modified < before]
     if not old:
         return 0
     with database.read() as db:
@@ -88,31 +86,23 @@ def drop_old_sources(settings: Settings, database: Database) -> int:
             for row in db.execute(f"SELECT DISTINCT json_extract(params, '$.{field}') FROM {table}").fetchall()
         }
     dropped = 0
-    for path in old:
-        if path.stem not in kept and modified(path) < before:  # again: a submit under way touches what it names
+    for source_id in old:
+        file = files.source(source_id)
+        if source_id not in kept and file.exists() and file.stat().modified < before:  # a submit touches what it names
             with database.write() as db:
-                db.execute("DELETE FROM source_owners WHERE source_id = ?", [path.stem])
-            path.unlink(missing_ok=True)
+                db.execute("DELETE FROM source_owners WHERE source_id = ?", [source_id])
+            file.delete()
             dropped += 1
     return dropped
 
 
-def modified(path: Path) -> float:
-    """Seconds since the epoch; of a file that is gone, now."""
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return time.time()
-
-
-def drop_old_previews(settings: Settings) -> int:
+def drop_old_previews(files: ImageFiles) -> int:
     """Delete previews that a worker which died left behind."""
     dropped = 0
-    for preview in settings.previews.glob("*"):
-        with contextlib.suppress(OSError):
-            if time.time() - preview.stat().st_mtime > OLD_PREVIEW_SECONDS:
-                preview.unlink()
-                dropped += 1
+    for preview, stat in list(files.previews()):
+        if time.time() - stat.modified > OLD_PREVIEW_SECONDS:
+            preview.delete()
+            dropped += 1
     return dropped
 
 

@@ -1,12 +1,10 @@
 """Source pictures: what img2img, inpainting and upscaling begin from, kept by the hash of their content."""
 
-import contextlib
 import io
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from pathlib import Path
 
 from PIL import Image as PIL
 from PIL import ImageCms, ImageOps, UnidentifiedImageError, features
@@ -17,8 +15,9 @@ from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
 from diffusion_local.messages import Message, message
 from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.settings import Settings
+from diffusion_local.store.blobs import StoredFile
 from diffusion_local.store.encoding import PNG_LEVEL
-from diffusion_local.store.files import LocalFiles, write_whole
+from diffusion_local.store.files import ImageFiles
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.source_owners import SourceOwners
 
@@ -37,16 +36,15 @@ class Source:
 
 @guarded("sources")
 class Sources:
-    """``sources/<first two digits>/<id>.png`` below the home. The same pixels are kept once."""
+    """Part of the Studio, as ``studio.sources``. The same pixels are kept once."""
 
-    def __init__(self, settings: Settings, owners: SourceOwners, images: ImageStore, files: LocalFiles) -> None:
-        self._folder = settings.sources
+    def __init__(self, settings: Settings, owners: SourceOwners, images: ImageStore, files: ImageFiles) -> None:
         self._max_bytes = settings.max_source_mb * 1_000_000
-        self._reserve = settings.disk_reserve_mb * 1_000_000
         self._max_pixels = settings.max_source_megapixels * 1_000_000
         self._owners = owners
         self._images = images
         self._files = files
+        self._size_of = lru_cache(maxsize=1024)(self._read_size)  # once for an id: a source never changes
 
     def add(self, data: bytes, field: str = "source") -> Source:
         """Keep a picture: its first frame upright in sRGB, without metadata. Durable once this returns.
@@ -59,36 +57,36 @@ class Sources:
             )
         encoded, size = self._as_png(data, field)
         source = Source(sha256(encoded).hexdigest(), *size)
-        if not self._path(source.id).exists():
-            reserve = self._reserve + len(encoded)
-            write_whole(self._path(source.id), lambda file: file.write(encoded), durable=True, reserve=reserve)
+        kept = self._files.source(source.id)
+        if kept.exists():
+            kept.touch()  # retention goes by the time of the last use
         else:
-            used(self._path(source.id))
+            self._files.keep(kept, lambda file: file.write(encoded), durable=True, needed=len(encoded))
         self._owners.note(source.id)
         return source
 
     def from_image(self, image_id: str) -> Source:
         """A picture of the gallery as a source. Raises NotFound."""
         try:
-            return self.add(self._files.path(self._images.get(image_id).key).read_bytes())
+            return self.add(self._files.picture(self._images.get(image_id).key).read_bytes())
         except FileNotFoundError:
             raise NotFound(message("file_of_picture", image=echo(image_id))) from None
 
-    def path(self, source_id: str) -> Path:
+    def file(self, source_id: str) -> StoredFile:
         """The file of a source that the current actor may look at. Raises NotFound."""
-        known = SOURCE_ID.fullmatch(source_id) and self._path(source_id).exists()
+        known = SOURCE_ID.fullmatch(source_id) and self._files.source(source_id).exists()
         if not known or not self._owners.visible(source_id):
             raise NotFound(message("no_source_picture", source=echo(source_id)))
-        return self._path(source_id)
+        return self._files.source(source_id)
 
     def size(self, source_id: str) -> tuple[int, int]:
         """Width and height; asked before a submit, so it counts as a use. Raises NotFound."""
-        path = self.path(source_id)
-        used(path)
-        return size_of(path)
+        self.file(source_id).touch()
+        return self._size_of(source_id)
 
-    def _path(self, source_id: str) -> Path:
-        return self._folder / source_id[:2] / f"{source_id}.png"
+    def _read_size(self, source_id: str) -> tuple[int, int]:
+        with self._files.source(source_id).open() as file, PIL.open(file, formats=("PNG",)) as picture:
+            return picture.size
 
     def _as_png(self, data: bytes, field: str) -> tuple[bytes, tuple[int, int]]:
         """The picture as it is kept, and its size; decoded within the budget of this process."""
@@ -117,12 +115,6 @@ class Sources:
 
     def _too_many_pixels(self) -> Message:
         return message("megapixels", most=self._max_pixels // 10**6)
-
-
-def used(path: Path) -> None:
-    """Note the time, by which retention tells what nobody needs."""
-    with contextlib.suppress(OSError):
-        path.touch()
 
 
 def png_of(picture: PIL.Image) -> tuple[bytes, tuple[int, int]]:
@@ -160,10 +152,3 @@ def in_srgb(picture: PIL.Image) -> PIL.Image:
     except (ImageCms.PyCMSError, OSError, ValueError):
         return picture
     return converted or picture
-
-
-@lru_cache(maxsize=1024)
-def size_of(path: Path) -> tuple[int, int]:
-    """Read once for a file: a source never changes."""
-    with PIL.open(path, formats=("PNG",)) as picture:
-        return picture.size

@@ -11,6 +11,7 @@ from diffusion_local.reports.report import Report
 from diffusion_local.reports.reports import Reports
 from diffusion_local.settings import Settings
 from diffusion_local.store.deliveries import HOOK, DeliveryStore
+from diffusion_local.store.files import ImageFiles
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.notices import Notice, NoticeStore
@@ -35,6 +36,7 @@ class Teller:
         view: QueueView,
         reports: Reports,
         images: ImageStore,
+        files: ImageFiles,
     ) -> None:
         self._settings = settings
         self._notices = notices
@@ -43,6 +45,7 @@ class Teller:
         self._view = view
         self._reports = reports
         self._images = images
+        self._files = files
         self._reported: date | None = None
 
     def tell(self) -> list[str]:
@@ -90,7 +93,7 @@ class Teller:
             return
         self._reported = now.date()
         stem = f"{now:%Y-%m-%d}-morning"
-        if (self._settings.reports / f"{stem}.html").exists():
+        if self._files.report(f"{stem}.html").exists():
             return
         until = datetime.combine(now.date(), at, now.tzinfo)
         report = self._reports.night((until - timedelta(days=1)).isoformat(), until.isoformat())

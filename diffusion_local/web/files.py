@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -13,8 +12,9 @@ from diffusion_local.domain import Image, State
 from diffusion_local.errors import NotFound, echo
 from diffusion_local.messages import message
 from diffusion_local.settings import assets
+from diffusion_local.store.blobs import StoredFile
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.answers import known_already
+from diffusion_local.web.api.answers import StoredResponse, known_already
 from diffusion_local.web.refusals import NEVER
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -38,13 +38,13 @@ def add(app: FastAPI, studio: Studio) -> None:
         """A picture's file, byte for byte as it was saved, recipe included. Its suffix is that of its `url`; png
         leads there for all."""
         image = studio.image(image_id)
-        path = studio.picture_file(image_id)
+        file = studio.picture_file(image_id)
         if f".{suffix}" != image.suffix:
             if suffix != "png":
                 raise NotFound(message("kept_as", image=echo(image_id), format=image.suffix))
             query = "?download=1" if download else ""
             return RedirectResponse(shapes.file_url(image) + query, headers=NEVER)
-        return kept(request, path, TYPES[image.suffix], download_name(image) if download else None)
+        return kept(request, file, TYPES[image.suffix], download_name(image) if download else None)
 
     @readable(app, "/thumbnails/{image_id}.webp")
     def thumbnail(request: Request, image_id: str) -> Response:
@@ -53,7 +53,7 @@ def add(app: FastAPI, studio: Studio) -> None:
     @readable(app, "/sources/{source_id}.png")
     def source(request: Request, source_id: str) -> Response:
         """A source picture, as it is kept."""
-        return kept(request, studio.sources.path(source_id), "image/png")
+        return kept(request, studio.sources.file(source_id), "image/png")
 
     @readable(app, "/previews/{job_id}.webp")
     def preview(job_id: str) -> Response:
@@ -88,9 +88,9 @@ def readable(app: FastAPI, path: str) -> Callable[[T], T]:
     return add
 
 
-def kept(request: Request, path: Path, media_type: str, name: str | None = None) -> Response:
+def kept(request: Request, file: StoredFile, media_type: str, name: str | None = None) -> Response:
     """A file that never changes: 304 for whoever has it, a part of it (206) for whoever asks for that."""
-    answer = FileResponse(path, media_type=media_type, headers=FOREVER, filename=name, stat_result=path.stat())
+    answer = StoredResponse(file, media_type, FOREVER, name)
     if known_already(request, answer.headers["ETag"]):
         return Response(status_code=304, headers=FOREVER | {"ETag": answer.headers["ETag"]})
     return answer

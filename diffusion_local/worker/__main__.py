@@ -65,7 +65,7 @@ def run(settings: Settings, slot: str, supervised: bool) -> None:
     from diffusion_local.engine.choose import open_engine  # torch: seconds
     from diffusion_local.worker.runner import Runner
 
-    engine = open_engine(settings, slot)
+    engine = open_engine(settings, slot, house.files.open_source)
     house.workers.register(slot, os.getpid(), engine.device, engine.room)
     tell(house, slot, "idle", engine.free())
     log.info("ready on %s", engine.device)

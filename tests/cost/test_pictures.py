@@ -139,7 +139,7 @@ def test_every_door_says_when_too_many_wait(house: House, door: str, taken: Budg
 
 def test_own_pictures_take_their_share_too(house: House, taken: Budget) -> None:
     image = made(house)
-    house.files.thumbnail(image.key).unlink()
+    house.files.thumbnail(image.key).delete()
     batch = house.studio.job(image.job_id).batch_id
     for draw in (lambda: house.files.thumbnail(image.key), lambda: house.studio.batches.contact_sheet(batch)):
         with pytest.raises(Overloaded):

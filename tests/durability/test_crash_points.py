@@ -42,7 +42,7 @@ POINTS = {
     "mid-denoise": ("wrap(jobs.JobStore, 'flags', before=always)", State.RUNNING, 0),
     "after the thumbnail": ("wrap(Path, 'replace', after=is_webp)", State.RUNNING, 0),
     "after the bytes, before the rename": ("wrap(Path, 'replace', before=is_png)", State.RUNNING, 0),
-    "after the rename, before the row": ("wrap(files.LocalFiles, 'save', after=always)", State.RUNNING, 1),
+    "after the rename, before the row": ("wrap(files.ImageFiles, 'save', after=always)", State.RUNNING, 1),
     "before the commit": ("wrap(rows, 'image_row', after=always)", State.RUNNING, 1),
     "after the commit": ("wrap(jobs.JobStore, 'finish', after=always)", State.DONE, 1),
 }
@@ -70,7 +70,7 @@ def test_half_written_files_stay_an_hour_and_are_swept_then(house: House, start:
     submit(house)
     start(DIE, POINTS["after the bytes, before the rename"][0], WORKER).wait(60)
     [part] = house.settings.gallery.rglob(".*.part")
-    sweep(house.settings, house.database)
+    sweep(house.files, house.database)
     assert part.exists()  # it might be another worker's, at work on it
     [job] = house.studio.jobs()
     start(WORKER)

@@ -57,11 +57,11 @@ def test_a_worker_that_wakes_after_its_job_was_made_elsewhere_writes_nothing(
     stand = """
 import os, signal
 from diffusion_local.store import files
-save = files.LocalFiles.save
+save = files.ImageFiles.save
 def stand(*args):
     os.kill(os.getpid(), signal.SIGSTOP)
     return save(*args)
-files.LocalFiles.save = stand
+files.ImageFiles.save = stand
 """
     frozen = start(stand if frozen_at == "save" else "", WORKER)
     [job_id] = submit(house, "[slow:0.1]", steps=8)

@@ -33,7 +33,7 @@ def three(house: House) -> list[str]:
 
 
 def path_of(house: House, image_id: str) -> Path:
-    return house.files.path(house.images.get(image_id).key)
+    return house.files.picture(house.images.get(image_id).key).local_path
 
 
 def doctor(house: House, *options: str) -> Any:
@@ -65,14 +65,14 @@ def test_a_picture_whose_job_still_runs_is_no_stray(house: House, three: list[st
     [waiting] = submit(house)
     early = path_of(house, three[0]).with_name(f"{waiting}.png")
     shutil.copy(path_of(house, three[0]), early)
-    assert sweep(house.settings, house.database).strays == []
+    assert sweep(house.files, house.database).strays == []
     assert early.exists()
 
 
 def test_a_row_without_a_file_is_put_into_the_trash_and_comes_back_with_it(house: House, three: list[str]) -> None:
     lost = path_of(house, three[1])
     kept = lost.rename(lost.with_suffix(".kept"))
-    assert sweep(house.settings, house.database).missing == [three[1]]
+    assert sweep(house.files, house.database).missing == [three[1]]
     assert three[1] not in [image.id for image in house.studio.gallery()]
     with pytest.raises(NotFound):
         house.studio.picture_file(three[1])
@@ -85,11 +85,11 @@ def test_a_row_without_a_file_is_put_into_the_trash_and_comes_back_with_it(house
 def test_a_thumbnail_whose_picture_never_came_is_dropped(house: House, three: list[str]) -> None:
     """A worker died between the two, and its job was cancelled then."""
     alone = path_of(house, three[0]).with_name("01ARZ3NDEKTSV4RRFFQ69G5FAV.webp")
-    shutil.copy(house.files.thumbnail(house.images.get(three[0]).key), alone)
+    shutil.copy(house.files.thumbnail(house.images.get(three[0]).key).local_path, alone)
     [waiting] = submit(house)
     needed = alone.with_name(f"{waiting}.webp")
     shutil.copy(alone, needed)
-    sweep(house.settings, house.database)
+    sweep(house.files, house.database)
     assert not alone.exists()
     assert needed.exists()
 
@@ -106,7 +106,7 @@ def test_the_gallery_comes_back_from_the_pictures_after_the_database_is_gone(hou
     after = sorted(fresh.studio.gallery(), key=lambda image: image.id)
     assert after == before
     assert doctor(house, "--rebuild") == {"rebuilt": 0}
-    assert sweep(fresh.settings, fresh.database).missing == []
+    assert sweep(fresh.files, fresh.database).missing == []
     assert all(path_in(house, image.key).exists() for image in after)
     fresh.database.close()
 
@@ -127,7 +127,7 @@ def test_a_start_with_a_lost_database_moves_pictures_aside_and_the_rebuild_bring
     assert fresh.studio.gallery() == []
     assert doctor(house, "--rebuild") == {"rebuilt": 3}
     assert sorted(fresh.studio.gallery(), key=lambda image: image.id) == before
-    assert sweep(fresh.settings, fresh.database).missing == []
+    assert sweep(fresh.files, fresh.database).missing == []
     assert [path.stem for path in house.settings.strays.rglob("*.png")] == [cancelled]
     fresh.database.close()
 
@@ -182,5 +182,5 @@ def test_a_gallery_whose_drive_is_away_is_left_as_it_is(house: House) -> None:
     runner.close()
     house.settings.gallery.rename(house.settings.home / "elsewhere")
     house.settings.gallery.mkdir()
-    assert sweep(house.settings, house.database).missing == []
+    assert sweep(house.files, house.database).missing == []
     assert len(house.studio.gallery()) == len(ids)

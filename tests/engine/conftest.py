@@ -130,7 +130,7 @@ def draw_at_home(
         return opened(what, *arguments)
 
     monkeypatch.setattr(extras, "opened", noted)
-    monkeypatch.setattr(diffusers_engine, "_materials", Materials(at_home.settings))
+    monkeypatch.setattr(diffusers_engine, "_materials", Materials(at_home.settings, at_home.house.files.open_source))
     yield Draw(diffusers_engine)
     if put_in:
         diffusers_engine.unload()

@@ -1,5 +1,6 @@
 import json
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,7 @@ def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_engine_of_the_settings_is_opened() -> None:
     threads = torch.get_num_threads()
-    engine = open_engine(Settings.load(threads=1), "cpu0")
+    engine = open_engine(Settings.load(threads=1), "cpu0", lambda _: BytesIO())
     torch.set_num_threads(threads)
     assert type(engine).__name__ == "DiffusersEngine"
     assert engine.loaded == ""

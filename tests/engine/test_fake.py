@@ -54,7 +54,7 @@ from diffusion_local.engine.choose import open_engine
 from diffusion_local.settings import Settings, assets
 from tests.support import params
 
-engine = open_engine(Settings.load(engine="fake", fake_step_seconds="0"), "gpu7")
+engine = open_engine(Settings.load(engine="fake", fake_step_seconds="0"), "gpu7", None)
 engine.load(read_folder(assets() / "starter", "starter", "Starter"))
 engine.generate(params(), lambda step, preview: None)
 print(*{"torch", "diffusers"} & set(sys.modules), flush=True)

@@ -129,7 +129,7 @@ def tiny(request: pytest.FixtureRequest, starter: Model, tmp_path_factory: pytes
 
 @pytest.fixture
 def draw(diffusers_engine: DiffusersEngine, tiny: Model, at_home: Home, monkeypatch: pytest.MonkeyPatch) -> Draw:
-    monkeypatch.setattr(diffusers_engine, "_materials", Materials(at_home.settings))
+    monkeypatch.setattr(diffusers_engine, "_materials", Materials(at_home.settings, at_home.house.files.open_source))
     diffusers_engine.load(tiny)
     return Draw(diffusers_engine)
 

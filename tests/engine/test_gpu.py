@@ -181,7 +181,7 @@ def test_a_graph_follows_loras_and_rungs(at_home: Home, starter: Model, eager: D
     from diffusion_local.engine.diffusers_engine import DiffusersEngine
     from diffusion_local.engine.materials import Materials
 
-    materials = Materials(at_home.settings)
+    materials = Materials(at_home.settings, at_home.house.files.open_source)
     engines = [DiffusersEngine(at_slot("gpu0"), materials=materials, graphs=graphs) for graphs in (True, False)]
     for engine in engines:
         engine.load(starter)

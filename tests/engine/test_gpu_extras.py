@@ -29,7 +29,7 @@ def gpu(at_home: Home) -> "Iterator[DiffusersEngine]":
     from diffusion_local.engine.diffusers_engine import DiffusersEngine
     from diffusion_local.engine.materials import Materials
 
-    engine = DiffusersEngine(at_slot("gpu0"), materials=Materials(at_home.settings))
+    engine = DiffusersEngine(at_slot("gpu0"), materials=Materials(at_home.settings, at_home.house.files.open_source))
     yield engine
     engine.unload()
 

@@ -271,7 +271,9 @@ def recorders() -> list[Recorder]:
 @pytest.fixture
 def engine(recorders: list[Recorder], at_home: Home) -> Iterator[DiffusersEngine]:
     """On the CPU, with a recorder for each model."""
-    opened = DiffusersEngine(at_slot("cpu0"), threads=1, materials=Materials(at_home.settings))
+    opened = DiffusersEngine(
+        at_slot("cpu0"), threads=1, materials=Materials(at_home.settings, at_home.house.files.open_source)
+    )
     opened._rack._recorder = lambda: (recorders.append(Recorder()), recorders[-1])[1]
     yield opened
     opened.unload()

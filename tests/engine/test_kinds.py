@@ -119,7 +119,7 @@ def test_previews_of_a_source_are_drawn(draw_at_home: Draw, at_home: Home) -> No
 
 
 def test_a_source_that_is_gone_or_damaged_is_named(draw_at_home: Draw, at_home: Home) -> None:
-    path = at_home.house.sources.path(at_home.source)
+    path = at_home.house.sources.file(at_home.source).local_path
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(ModelUnavailable, match="is damaged"):
         draw_at_home(kind=Kind.IMG2IMG, source=at_home.source, strength=0.5)

@@ -85,7 +85,7 @@ told = {
     "card": "Dummy 1" in view_models.card(model, None, (), ()),
     "offered": "someone/dummy" in [each.id for each in house.studio.library.known()],
 }
-engine = choose.open_engine(house.settings, "cpu0")
+engine = choose.open_engine(house.settings, "cpu0", house.files.open_source)
 engine.load(model)
 told["picture"] = engine.generate(replace(params, loras=()), lambda done, preview: None).image.size
 print("TOLD", json.dumps(told))

@@ -77,7 +77,7 @@ def a1111(house: House, client: TestClient, given: Given) -> Params:
 def encoded(house: House, source_id: str) -> str:
     import base64
 
-    return base64.b64encode(house.sources.path(source_id).read_bytes()).decode()
+    return base64.b64encode(house.sources.file(source_id).read_bytes()).decode()
 
 
 def openai_(house: House, client: TestClient, given: Given) -> Params:

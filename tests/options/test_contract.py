@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
-from diffusion_local.compose import House
+from diffusion_local.compose import House, open_files
 from diffusion_local.domain import Image, Kind, Params
 from diffusion_local.lists.grid import FIELDS, VARYING
 from diffusion_local.options import a1111
@@ -23,7 +23,7 @@ from diffusion_local.options.samplers import DIFFUSION, SAMPLERS
 from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
 from diffusion_local.options.table import Params as Table
 from diffusion_local.store import reading, recipe
-from diffusion_local.store.files import LocalFiles, key_for
+from diffusion_local.store.files import key_for
 from diffusion_local.web.ui import view_history, view_picture, view_recipe, words
 from tests.models import files
 from tests.models.files import write_header
@@ -213,11 +213,11 @@ def test_every_option_has_words_in_each_language(name: str) -> None:
 
 
 def saved(house: House, params: Params) -> Path:
-    storage = LocalFiles(house.settings)
+    storage = open_files(house.settings)
     key = key_for(str(params.seed) + params.kind, "2026-01-02T03:04:05.000Z")
     image = Image("id", "id", key, params, params.width, params.height, 0, "2026-01-02T03:04:05.000Z", 1.5)
     storage.save(key, PIL.new("RGB", (64, 64), "teal"), recipe.texts(image, {}))
-    return storage.path(key)
+    return storage.picture(key).local_path
 
 
 def test_every_option_is_read_back_from_the_picture(house: House, made: Params) -> None:

@@ -201,7 +201,8 @@ def test_a_report_is_bounded(house: House) -> None:
 
 def test_it_is_kept_as_two_files(house: House, tmp_path: Path) -> None:
     report = house.studio.reports.batch(batch(house, 1))
-    path = house.studio.reports.keep(report, "2026-11-22-x")
+    path = house.studio.reports.keep(report, "2026-11-22-x").local_path
+    assert path is not None
     assert sorted(each.name for each in path.parent.iterdir()) == ["2026-11-22-x.html", "2026-11-22-x.md"]
     with pytest.raises(InvalidParams, match=r"^format: "):
         house.studio.reports.text(report, "pdf")
@@ -234,7 +235,14 @@ def test_the_morning_report_is_written_once_a_day_after_a_list(house: House) -> 
         db.execute("UPDATE jobs SET finished_at = ?, started_at = ? WHERE id = ?", [at, at, job.id])
     house.teller.morning(noon)  # it looked on this day already, and nothing was there then
     fresh = type(house.teller)(
-        house.settings, house.notices, house.deliveries, house.jobs, house.view, house.studio.reports, house.images
+        house.settings,
+        house.notices,
+        house.deliveries,
+        house.jobs,
+        house.view,
+        house.studio.reports,
+        house.images,
+        house.files,
     )
     fresh.morning(noon.replace(hour=6))
     assert not house.settings.reports.exists()
@@ -245,7 +253,7 @@ def test_the_morning_report_is_written_once_a_day_after_a_list(house: House) -> 
     fresh.morning(noon + timedelta(hours=1))
     off = type(fresh)(
         replace(house.settings, report_at=""), house.notices, house.deliveries, house.jobs, house.view,
-        house.studio.reports, house.images,
+        house.studio.reports, house.images, house.files,
     )  # fmt: skip
     off.morning(noon + timedelta(days=1))
     assert (house.settings.reports / f"{name}.html").stat().st_mtime_ns == before

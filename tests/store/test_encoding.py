@@ -9,12 +9,11 @@ from PIL import ExifTags
 from PIL import Image as PIL
 from sd_parsers import ParserManager
 
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import House, open_files, open_house
 from diffusion_local.domain import Image
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.settings import Settings
 from diffusion_local.store import encoding, reading
-from diffusion_local.store.files import LocalFiles
 from diffusion_local.store.sweep import rebuild, sweep
 from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
@@ -41,7 +40,7 @@ def image_in(house: House) -> tuple[Image, Path]:
     runner.work_off()
     runner.close()
     [image] = house.images.page()
-    return image, house.files.path(image.key)
+    return image, house.files.picture(image.key).local_path
 
 
 def test_the_recipe_is_inside_for_other_tools_and_for_ours(other: House, form: str) -> None:
@@ -61,8 +60,8 @@ def test_it_has_its_own_name_beside_its_thumbnail(other: House, form: str) -> No
     image, path = image_in(other)
     thumbnail = other.files.thumbnail(image.key)
     assert (path.name, thumbnail.name) == (image.id + encoding.SUFFIXES[form], f"{image.id}.webp")
-    thumbnail.unlink()
-    with PIL.open(other.files.thumbnail(image.key)) as small:
+    thumbnail.delete()
+    with other.files.thumbnail(image.key).open() as file, PIL.open(file) as small:
         assert max(small.size) <= 320
     other.files.discard(image.key)
     assert [each for each in path.parent.iterdir() if each.name.startswith(image.id)] == []
@@ -72,13 +71,13 @@ def test_the_sweep_keeps_it_and_moves_one_without_a_row(other: House) -> None:
     image, path = image_in(other)
     stray = path.with_name(path.name.replace(image.id, "01ARZ3NDEKTSV4RRFFQ69G5FAV"))
     stray.write_bytes(path.read_bytes())
-    swept = sweep(other.settings, other.database)
+    swept = sweep(other.files, other.database)
     assert (swept.strays, swept.missing) == ([stray.relative_to(other.settings.gallery).as_posix()], [])
     assert path.exists()
     assert other.files.thumbnail(image.key).exists()
     assert path.with_name(f"{image.id}.json").exists()
     path.unlink()
-    assert sweep(other.settings, other.database).missing == [image.id]
+    assert sweep(other.files, other.database).missing == [image.id]
 
 
 def test_a_lost_row_is_written_again_from_it(other: House) -> None:
@@ -86,15 +85,15 @@ def test_a_lost_row_is_written_again_from_it(other: House) -> None:
     with other.database.write() as db:
         db.execute("DELETE FROM images")
         db.execute("DELETE FROM jobs")
-    assert rebuild(other.settings, other.database) == 1
+    assert rebuild(other.files, other.database) == 1
     found = other.images.get(image.id)
     assert (found.key, found.params) == (image.key, image.params)
 
 
 def test_a_second_try_in_another_format_does_not_double(settings: Settings) -> None:
     settings.make_folders()
-    LocalFiles(settings).save(KEY, PICTURE, {})
-    saved = LocalFiles(replace(settings, image_format="jpeg")).save(KEY, PICTURE, {})
+    open_files(settings).save(KEY, PICTURE, {})
+    saved = open_files(replace(settings, image_format="jpeg")).save(KEY, PICTURE, {})
     assert saved.key == f"{KEY}.jpg"
     assert sorted(path.suffix for path in settings.gallery.rglob("*.*")) == [".jpg", ".webp"]
 
@@ -102,6 +101,6 @@ def test_a_second_try_in_another_format_does_not_double(settings: Settings) -> N
 def test_what_a_format_cannot_hold_is_kept_as_png(settings: Settings) -> None:
     settings.make_folders()
     long = {"parameters": "x" * 40_000, "diffusion-local": "{}"}
-    assert LocalFiles(replace(settings, image_format="jpeg")).save(KEY, PICTURE, long).key == KEY
+    assert open_files(replace(settings, image_format="jpeg")).save(KEY, PICTURE, long).key == KEY
     wide = PIL.new("RGB", (encoding.LARGEST_SIDE["webp"] + 1, 1))
-    assert LocalFiles(replace(settings, image_format="webp")).save(KEY, wide, {}).key == KEY
+    assert open_files(replace(settings, image_format="webp")).save(KEY, wide, {}).key == KEY

@@ -10,21 +10,34 @@ from typing import IO
 import pytest
 from PIL import Image as PIL
 
+from diffusion_local.compose import open_files
 from diffusion_local.domain import Job
 from diffusion_local.errors import DiskFull
 from diffusion_local.settings import Settings
 from diffusion_local.store import recipe
-from diffusion_local.store.files import LocalFiles, key_for, write_whole
+from diffusion_local.store.blobs import Blobs, MemoryBlobs
+from diffusion_local.store.files import ImageFiles, key_for
 from diffusion_local.store.jobs import JobStore
+from diffusion_local.store.local_blobs import LocalBlobs, write_whole
 from tests.support import enqueue, image_of, run_python
 
 KEY = "2026/11/22/01J0000000000000000000000"
 
 
-@pytest.fixture
-def files(settings: Settings) -> LocalFiles:
+@pytest.fixture(params=["folders", "memory"])
+def blobs(request: pytest.FixtureRequest, settings: Settings) -> Blobs:
     settings.make_folders()
-    return LocalFiles(settings)
+    return LocalBlobs(settings) if request.param == "folders" else MemoryBlobs()
+
+
+@pytest.fixture
+def files(blobs: Blobs, settings: Settings) -> ImageFiles:
+    return ImageFiles(blobs, settings)
+
+
+def listed(blobs: Blobs) -> list[str]:
+    """What lies in the gallery."""
+    return [stat.key.removeprefix("gallery/") for stat in blobs.list("gallery/")]
 
 
 def noise(size: int = 256) -> PIL.Image:
@@ -36,12 +49,12 @@ def kept(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_picture_lies_under_its_key_with_a_thumbnail_beside_it(files: LocalFiles) -> None:
+def test_a_picture_lies_under_its_key_with_a_thumbnail_beside_it(blobs: Blobs, files: ImageFiles) -> None:
     picture = noise()
     saved = files.save(KEY, picture, {"parameters": "a red apple"})
-    assert kept(files.root) == [f"{KEY}.png", f"{KEY}.webp"]
-    assert saved == (KEY, files.path(KEY).stat().st_size)
-    with PIL.open(files.path(KEY)) as stored:
+    assert listed(blobs) == [f"{KEY}.png", f"{KEY}.webp"]
+    assert saved == (KEY, files.picture(KEY).stat().size)
+    with files.picture(KEY).open() as file, PIL.open(file) as stored:
         assert stored.tobytes() == picture.tobytes()
 
 
@@ -53,32 +66,32 @@ def test_a_key_is_relative_and_made_of_day_and_job(store: JobStore) -> None:
     assert not Path(key).is_absolute()
 
 
-def test_the_recipe_is_inside_for_other_tools_and_for_ours(files: LocalFiles, store: JobStore) -> None:
+def test_the_recipe_is_inside_for_other_tools_and_for_ours(files: ImageFiles, store: JobStore) -> None:
     [job_id] = enqueue(store, prompt="ein roter Apfel, äöü 🍎", negative="blurry")
     image = image_of(store.get(job_id))
     files.save(KEY, noise(), recipe.texts(image, {"engine": "fake"}))
-    with PIL.open(files.path(KEY)) as stored:
+    with files.picture(KEY).open() as file, PIL.open(file) as stored:
         stored.load()
         texts = stored.info
     assert texts["parameters"].splitlines()[:2] == ["ein roter Apfel, äöü 🍎", "Negative prompt: blurry"]
     assert json.loads(texts["diffusion-local"])["params"]["prompt"] == "ein roter Apfel, äöü 🍎"
 
 
-def test_a_lost_thumbnail_is_made_again(files: LocalFiles) -> None:
+def test_a_lost_thumbnail_is_made_again(blobs: Blobs, files: ImageFiles) -> None:
     files.save(KEY, noise(640), {})
     thumbnail = files.thumbnail(KEY)
-    thumbnail.unlink()
-    with PIL.open(files.thumbnail(KEY)) as small:
+    thumbnail.delete()
+    with files.thumbnail(KEY).open() as file, PIL.open(file) as small:
         assert (small.format, max(small.size)) == ("WEBP", 320)
-    assert kept(files.root) == [f"{KEY}.png", f"{KEY}.webp"]
+    assert listed(blobs) == [f"{KEY}.png", f"{KEY}.webp"]
 
 
-def test_a_second_try_overwrites_and_never_doubles(files: LocalFiles) -> None:
+def test_a_second_try_overwrites_and_never_doubles(blobs: Blobs, files: ImageFiles) -> None:
     files.save(KEY, noise(), {})
     second = noise()
     files.save(KEY, second, {})
-    assert kept(files.root) == [f"{KEY}.png", f"{KEY}.webp"]
-    with PIL.open(files.path(KEY)) as stored:
+    assert listed(blobs) == [f"{KEY}.png", f"{KEY}.webp"]
+    with files.picture(KEY).open() as file, PIL.open(file) as stored:
         assert stored.tobytes() == second.tobytes()
 
 
@@ -109,24 +122,24 @@ def test_readers_see_the_whole_file_or_none(tmp_path: Path) -> None:
     assert target.read_bytes() == b"first half, second half"
 
 
-def test_discard_takes_both_files_and_does_not_mind_their_absence(files: LocalFiles) -> None:
+def test_discard_takes_both_files_and_does_not_mind_their_absence(blobs: Blobs, files: ImageFiles) -> None:
     files.save(KEY, noise(), {})
     files.discard(KEY)
     files.discard(KEY)
-    assert kept(files.root) == []
+    assert listed(blobs) == []
 
 
 WITH_A_LIMIT = """
 import os, resource, sys
 from diffusion_local.errors import DiskFull
 from diffusion_local.settings import Settings
-from diffusion_local.store.files import LocalFiles
+from diffusion_local.compose import open_files
 from PIL import Image
 settings = Settings.load()
 settings.make_folders()
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
 try:
-    LocalFiles(settings).save("2026/11/22/job", Image.frombytes("RGB", (512, 512), os.urandom(512 * 512 * 3)), {})
+    open_files(settings).save("2026/11/22/job", Image.frombytes("RGB", (512, 512), os.urandom(512 * 512 * 3)), {})
 except DiskFull as full:
     print(full.code)
 """
@@ -145,19 +158,19 @@ def test_a_full_disk_is_disk_full_and_leaves_nothing(settings: Settings) -> None
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", settings.gallery]).returncode:
         pytest.skip("cannot mount a small disk")
     try:
-        files = LocalFiles(settings)
+        files = open_files(settings)
         with pytest.raises(DiskFull, match="Free some space"):
             files.save(KEY, noise(512), {})
-        assert kept(files.root) == []
+        assert kept(settings.gallery) == []
         files.save(KEY, noise(64), {})  # what fits is still saved
-        assert kept(files.root) == [f"{KEY}.png", f"{KEY}.webp"]
+        assert kept(settings.gallery) == [f"{KEY}.png", f"{KEY}.webp"]
     finally:
         subprocess.run(["umount", "-l", settings.gallery], check=False)
 
 
-def test_a_preview_comes_and_goes(files: LocalFiles) -> None:
+def test_a_preview_comes_and_goes(files: ImageFiles) -> None:
     files.save_preview("job", noise())
-    with PIL.open(files.preview("job")) as preview:
+    with files.preview("job").open() as file, PIL.open(file) as preview:
         assert preview.format == "WEBP"
     files.drop_preview("job")
     files.drop_preview("job")

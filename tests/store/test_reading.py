@@ -11,12 +11,12 @@ from PIL import Image as PIL
 from PIL.PngImagePlugin import PngInfo
 from sd_parsers import ParserManager
 
+from diffusion_local.compose import open_files
 from diffusion_local.domain import Image, Kind, Lora, Params
 from diffusion_local.errors import InvalidParams
 from diffusion_local.options import a1111
 from diffusion_local.settings import Settings
 from diffusion_local.store import reading, recipe
-from diffusion_local.store.files import LocalFiles
 from tests.support import params
 
 FACTS = {"lora_hashes": {"ink": "0123456789"}, "model_hash": "abcdef0123", "vae_hash": "fedcba9876", "rung": "resident"}
@@ -38,10 +38,10 @@ FULL = params(
 
 def saved(settings: Settings, made: Params) -> Path:
     settings.make_folders()
-    files = LocalFiles(settings)
+    files = open_files(settings)
     image = Image("id", "id", "2026/01/02/id", made, 128, 128, 0, "2026-01-02T03:04:05.000Z", 1.5)
     files.save(image.key, PIL.new("RGB", (128, 128), "teal"), recipe.texts(image, FACTS))
-    return files.path(image.key)
+    return files.picture(image.key).local_path
 
 
 def test_our_picture_gives_every_setting_back(settings: Settings) -> None:

@@ -37,7 +37,7 @@ def encoded(picture: PIL.Image | None = None, form: str = "PNG", **options: Any)
 def test_a_source_is_kept_by_the_hash_of_its_file(sources: Sources) -> None:
     source = sources.add(encoded())
     assert (source.width, source.height) == (256, 256)
-    assert sha256(sources.path(source.id).read_bytes()).hexdigest() == source.id
+    assert sha256(sources.file(source.id).read_bytes()).hexdigest() == source.id
     assert sources.size(source.id) == (256, 256)
 
 
@@ -46,7 +46,7 @@ def test_the_same_pixels_are_kept_once_and_without_metadata(sources: Sources) ->
     info.add_text("parameters", "a secret prompt")
     first, second = sources.add(encoded(pnginfo=info)), sources.add(encoded(form="BMP"))
     assert first == second
-    assert b"secret" not in sources.path(first.id).read_bytes()
+    assert b"secret" not in sources.file(first.id).read_bytes()
 
 
 def test_a_photograph_is_turned_upright(sources: Sources) -> None:
@@ -59,7 +59,7 @@ def test_a_photograph_is_turned_upright(sources: Sources) -> None:
 @pytest.mark.parametrize(("mode", "kept"), [("1", "L"), ("L", "L"), ("P", "RGB"), ("RGBA", "RGBA"), ("I;16", "RGB")])
 def test_a_picture_is_kept_as_grey_colour_or_with_its_transparency(sources: Sources, mode: str, kept: str) -> None:
     source = sources.add(encoded(PIL.new(mode, (8, 8))))
-    with PIL.open(sources.path(source.id)) as picture:
+    with PIL.open(sources.file(source.id).local_path) as picture:
         assert picture.mode == kept
 
 
@@ -101,7 +101,7 @@ def test_a_file_that_is_too_large_is_not_opened(settings: Settings, house: House
 @pytest.mark.parametrize("name", ["", "x", "../../app", "A" * 64, "0" * 64])
 def test_an_unknown_source_is_not_found(sources: Sources, name: str) -> None:
     with pytest.raises(NotFound):
-        sources.path(name)
+        sources.file(name)
 
 
 def test_a_picture_of_the_gallery_becomes_a_source(house: House) -> None:

@@ -32,7 +32,7 @@ def test_health(client: TestClient) -> None:
 def test_a_picture_comes_byte_for_byte_and_may_be_kept(client: TestClient, house: House) -> None:
     image = made(house)
     answer = client.get(f"/images/{image.id}.png")
-    assert answer.content == house.files.path(image.key).read_bytes()
+    assert answer.content == house.files.picture(image.key).local_path.read_bytes()
     assert answer.headers["Content-Type"] == "image/png"
     assert answer.headers["Cache-Control"] == "private, max-age=31536000, immutable"
     assert "Content-Disposition" not in answer.headers
@@ -96,7 +96,7 @@ def test_a_thumbnail_is_small_webp(client: TestClient, house: House) -> None:
 
 def test_a_lost_thumbnail_is_made_again(client: TestClient, house: House) -> None:
     image = made(house)
-    house.files.thumbnail(image.key).unlink()
+    house.files.thumbnail(image.key).delete()
     assert client.get(f"/thumbnails/{image.id}.webp").status_code == 200
 
 
@@ -152,7 +152,7 @@ def test_no_file_of_the_home_can_be_had_through_gradio(client: TestClient, house
 
 def test_a_missing_file_is_404(client: TestClient, house: House) -> None:
     image = made(house)
-    house.files.path(image.key).unlink()
+    house.files.picture(image.key).local_path.unlink()
     answer = client.get(f"/images/{image.id}.png")
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "not_found"

@@ -27,7 +27,7 @@ def other(settings: Settings, form: str) -> House:
 
 def image_in(house: House) -> tuple[Image, Path]:
     image = made(house)
-    return image, house.files.path(image.key)
+    return image, house.files.picture(image.key).local_path
 
 
 def test_its_address_has_its_suffix_and_its_media_type(other: House, form: str) -> None:
@@ -45,6 +45,6 @@ def test_its_address_has_its_suffix_and_its_media_type(other: House, form: str) 
 
 
 def test_who_asks_for_png_gets_png(other: House) -> None:
-    _, path = image_in(other)
-    with PIL.open(io.BytesIO(converted(path, "png", 90))) as picture:
+    image, _ = image_in(other)
+    with PIL.open(io.BytesIO(converted(other.files.picture(image.key), "png", 90))) as picture:
         assert picture.format == "PNG"

@@ -303,7 +303,7 @@ def test_more_of_a_picture(house: House) -> None:
     assert (larger.params.kind, larger.params.width, larger.params.height) == ("upscale", 256, 256)
     form_now = click(house, "to_inpaint", image.id)
     assert (form_now["kind"], form_now["prompt"], form_now["mask"]) == ("inpaint", "a red apple", "")
-    assert house.studio.sources.path(form_now["source"]).exists()
+    assert house.studio.sources.file(form_now["source"]).exists()
     assert click(house, "to_img2img", image.id)["strength"] == 0.6
 
 

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from diffusion_local.compose import House
+from diffusion_local.compose import House, open_files
 from diffusion_local.doctor import examine
 from diffusion_local.domain import Lane
 from diffusion_local.errors import DatabaseProblem
@@ -71,7 +71,11 @@ def test_what_cannot_be_written_is_not_ready(
     words = {"gallery": "gallery cannot be used", "database": "app.db cannot be written", "hangs": "do not answer"}
     assert answer.json()["reason"].startswith(words[fault]) or fault == "hangs"
     assert words[fault] in answer.json()["reason"]
-    told = [each.text for each in examine(house.settings) if each.name == "storage"] if fault == "gallery" else []
+    told = (
+        [each.text for each in examine(house.settings, open_files(house.settings)) if each.name == "storage"]
+        if fault == "gallery"
+        else []
+    )
     assert all("gallery cannot be used" in each for each in told)
     answers.set()
     monkeypatch.undo()

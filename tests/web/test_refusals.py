@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,6 @@ import pytest
 from fastapi.testclient import TestClient
 
 from diffusion_local.compose import House, open_house
-from diffusion_local.store import files
 from tests.web.api.test_sources import SOURCES, in_base64, png
 from tests.web.conftest import client_of, made
 
@@ -54,7 +54,7 @@ def test_a_fault_of_the_disk_at_a_door_has_the_documented_shape(
     def mkstemp(*args: Any, **kwargs: Any) -> Any:
         raise OSError(number, os.strerror(number), kwargs["dir"])
 
-    monkeypatch.setattr(files.tempfile, "mkstemp", mkstemp)
+    monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
     answer = UPLOADS["source"](client)
     assert answer.status_code == status
     error = answer.json()["error"]
@@ -70,7 +70,7 @@ def test_a_picture_that_cannot_be_read_for_now_is_503(
     image = made(house)
 
     def stale(*_: Any) -> Any:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(house.files.path(image.key)))
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(house.files.picture(image.key).local_path))
 
     monkeypatch.setattr(type(house.studio), "picture_file", stale)
     answer = client.get(f"/images/{image.id}.png")

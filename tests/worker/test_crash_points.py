@@ -20,7 +20,7 @@ from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import open_house
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.settings import Settings
-from diffusion_local.store import files, jobs, rows
+from diffusion_local.store import files, jobs, local_blobs, rows
 from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
 
@@ -38,22 +38,22 @@ def half(file):
     file.flush()
     die()
 
-write_whole = files.write_whole
+write_whole = local_blobs.write_whole
 match sys.argv[1]:
     case "after the claim":
         Runner.run = die
     case "while denoising":
         FakeEngine.generate = lambda self, params, on_step: (on_step(1, None), die())
     case "before the bytes":
-        files.LocalFiles.save = die
+        files.ImageFiles.save = die
     case "in the middle of the bytes":
-        files.write_whole = lambda target, write, durable=False, **more: write_whole(
+        local_blobs.write_whole = lambda target, write, durable=False, **more: write_whole(
             target, half if durable else write, durable, **more
         )
     case "after the bytes":
         os.fsync = die
     case "after the rename":
-        files.sync_folder = die
+        local_blobs.sync_folder = die
     case "before the rows":
         jobs.JobStore.finish = die
     case "between the rows":
@@ -92,7 +92,7 @@ def test_a_worker_may_die_anywhere(house: House, point: str) -> None:
     assert rows_without_a_file(house) == []
 
     slots.recover(house, "cpu0")
-    assert sweep(house.settings, house.database).strays == []  # its file, if there is one, is about to be made again
+    assert sweep(house.files, house.database).strays == []  # its file, if there is one, is about to be made again
     runner = Runner(house, "cpu0", FakeEngine(0), Stop())
     runner.work_off()
     runner.close()
@@ -102,11 +102,11 @@ def test_a_worker_may_die_anywhere(house: House, point: str) -> None:
     assert rows_without_a_file(house) == []
     assert [path.stem for path in house.settings.gallery.rglob("*.png")] == [job_id]
     assert [image.id for image in house.studio.gallery()] == [job_id]
-    swept = sweep(house.settings, house.database)
+    swept = sweep(house.files, house.database)
     assert (swept.strays, swept.missing) == ([], [])
 
 
 def rows_without_a_file(house: House) -> list[str]:
     with sql(house.settings.database) as db:
         keys = [row["key"] for row in db.execute("SELECT key FROM images")]
-    return [key for key in keys if not house.files.path(key).exists()]
+    return [key for key in keys if not house.files.picture(key).local_path.exists()]

@@ -79,7 +79,7 @@ def run(house: House, runner: Runner, prompt: str, **settings: Any) -> Job:
 def facts(house: House, job: Job) -> dict[str, Any]:
     assert job.state is State.DONE, job.failure
     image = house.images.of_jobs([job.id])[job.id]
-    with PIL.open(house.files.path(image.key)) as stored:
+    with PIL.open(house.files.picture(image.key).local_path) as stored:
         found = recipe.read(stored)
     assert found is not None
     return dict(found["facts"])

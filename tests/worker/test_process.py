@@ -280,6 +280,6 @@ def test_a_worker_that_was_frozen_loses_its_claim_and_writes_nothing(house: Hous
         ended(house, each)
     eventually(lambda: "the claim was lost" in frozen.log_path.read_text())
     assert house.jobs.get(job_id) == job
-    assert house.files.path(house.images.get(job_id).key).stat().st_mtime_ns == before
+    assert house.files.picture(house.images.get(job_id).key).local_path.stat().st_mtime_ns == before
     assert frozen.poll() is None
     assert pictures(house) == sorted([job_id, *ids])

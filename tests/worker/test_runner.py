@@ -74,7 +74,7 @@ def test_the_hash_of_a_model_is_known_from_its_first_picture_on(house: House, st
     assert len(digest) == 64
     image = house.images.of_jobs([job_id])[job_id]
     assert image.facts["model_hash"] == digest[:10]
-    with PIL.open(house.files.path(image.key)) as stored:
+    with PIL.open(house.files.picture(image.key).local_path) as stored:
         assert f"Model hash: {digest[:10]}, Model: starter" in stored.info["parameters"]
 
 
@@ -84,8 +84,8 @@ def test_a_job_becomes_a_picture_with_its_recipe(house: House, runner: Runner) -
     assert (job.state, job.step, job.attempt, job.failure) == (State.DONE, 4, 1, None)
     image = house.images.of_jobs([job_id])[job_id]
     assert pictures(house) == [job_id]
-    assert image.bytes == house.files.path(image.key).stat().st_size
-    with PIL.open(house.files.path(image.key)) as stored:
+    assert image.bytes == house.files.picture(image.key).local_path.stat().st_size
+    with PIL.open(house.files.picture(image.key).local_path) as stored:
         assert stored.tobytes() == draw_card(job.params).tobytes()
         assert stored.info["parameters"].startswith("a red apple\nNegative prompt: blurry\nSteps: 4")
         found = recipe.read(stored)

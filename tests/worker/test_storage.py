@@ -91,7 +91,7 @@ class Disk:
                 raise OSError(self.number, os.strerror(self.number), str(kwargs["dir"]))
             return make(*args, **kwargs)
 
-        monkeypatch.setattr(files.tempfile, "mkstemp", mkstemp)
+        monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def without_lost(studio: Studio, params: Params) -> tuple[Params, list[str]]:
             if not params.source:
                 raise NotFound
             for each in sources:
-                studio.sources.path(each)
+                studio.sources.file(each)
         except NotFound:
             lost.append(say("create.no_source_in_it"))
             params = replace(params, kind=Kind.TXT2IMG, source="", mask="", strength=0.0)

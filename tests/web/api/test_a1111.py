@@ -195,7 +195,7 @@ def test_inpainting_with_a_mask_either_way_round(
     info = json.loads(client.post(f"{API}/img2img", json=body | more).json()["info"])
     params = house.studio.job(info["job_ids"][0]).params
     assert params.kind == "inpaint"
-    with PIL.open(house.studio.sources.path(params.mask)) as mask:
+    with PIL.open(house.studio.sources.file(params.mask).local_path) as mask:
         assert mask.convert("L").getpixel((0, 0)) == corner
     assert set(info["not_used"]) == {"mask_blur", "inpaint_full_res"}
 

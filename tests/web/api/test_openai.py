@@ -110,7 +110,7 @@ def test_what_is_clear_is_painted_anew(sdk: openai.OpenAI, site: Site, files: di
     sdk.images.edit(prompt=prompt, extra_body={"steps": 4}, **files)  # type: ignore[arg-type]
     params = site.house.studio.job(jobs_of(site, prompt)[0]).params
     assert params.kind == "inpaint"
-    with PIL.open(site.house.studio.sources.path(params.mask)) as mask:
+    with PIL.open(site.house.studio.sources.file(params.mask).local_path) as mask:
         assert [mask.convert("L").getpixel((x, 5)) for x in (5, 100)] == [255, 0]
 
 

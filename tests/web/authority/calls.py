@@ -359,7 +359,7 @@ SENTENCES: dict[str, tuple[Any, ...]] = {
     "groups.window": ("{batch}", Wanted(), 10),
     "sources.add": (png("green"),),
     "sources.from_image": ("{image}",),
-    "sources.path": ("{source}",),
+    "sources.file": ("{source}",),
     "sources.size": ("{mask}",),
     "pictures.repeated": (["@image"],),
     "pictures.alike": ("@image",),

@@ -206,7 +206,7 @@ def furnished(house: House) -> dict[str, str]:
         for each in range(2)
     )
     report = studio.reports.batch(failed.batch_id)
-    house.files.preview(running.job_ids[0]).write_bytes(b"RIFF a secret preview")
+    house.files.preview(running.job_ids[0]).write(lambda file: file.write(b"RIFF a secret preview"))
     house.workers.register(claim.worker, 1, "cpu")
     house.workers.tell(claim.worker, "busy", "starter")
     return {

@@ -26,7 +26,7 @@ def made_of(site: Site, prompt: str) -> Any:
 
 
 def test_the_button_opens_a_chooser_of_pictures(page: Any, site: Site) -> None:
-    picture = site.house.studio.picture_file(worked(site, a_prompt()))
+    picture = site.house.studio.picture_file(worked(site, a_prompt())).local_path
     with page.expect_file_chooser() as chosen:
         page.click("#source [data-source=pick]")
     chosen.value.set_files({"name": "a.jpg", "mimeType": "image/jpeg", "buffer": plain(picture)})
@@ -34,7 +34,7 @@ def test_the_button_opens_a_chooser_of_pictures(page: Any, site: Site) -> None:
 
 
 def test_a_file_becomes_a_source_and_its_mask_is_painted(page: Any, site: Site) -> None:
-    picture = site.house.studio.picture_file(worked(site, a_prompt()))
+    picture = site.house.studio.picture_file(worked(site, a_prompt())).local_path
     page.set_input_files("#source [data-file]", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": plain(picture)})
     page.wait_for_selector("#source .begin", state="visible")
     assert fits(page)
@@ -59,7 +59,7 @@ def test_a_file_becomes_a_source_and_its_mask_is_painted(page: Any, site: Site) 
     press(page, prompt)
     params = made_of(site, prompt)
     assert params.kind is Kind.INPAINT
-    lit = light(site.house.studio.sources.path(params.mask))
+    lit = light(site.house.studio.sources.file(params.mask).local_path)
     assert 0.01 < lit < 0.5
     page.click("#source [data-source=remove]")
     page.wait_for_selector("#source .begin", state="hidden")

@@ -1,12 +1,12 @@
 """Pictures as the dialects want them: masks the other way round, answers in other formats."""
 
 import io
-from pathlib import Path
 
 from PIL import Image as PIL
 from PIL import ImageOps
 
 from diffusion_local import decoding
+from diffusion_local.store.blobs import StoredFile
 from diffusion_local.store.sources import Sources
 
 ENCODERS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
@@ -14,7 +14,7 @@ ENCODERS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
 def opened(sources: Sources, data: bytes, field: str) -> PIL.Image:
     """A picture within our limits, of which only the header was read. Raises InvalidParams."""
-    return PIL.open(sources.path(sources.add(data, field).id), formats=("PNG",))
+    return PIL.open(io.BytesIO(sources.file(sources.add(data, field).id).read_bytes()), formats=("PNG",))
 
 
 def inverted(mask: PIL.Image) -> bytes:
@@ -41,14 +41,14 @@ def as_png(picture: PIL.Image) -> bytes:
     return file.getvalue()
 
 
-def converted(path: Path, form: str, quality: int) -> bytes:
+def converted(stored: StoredFile, form: str, quality: int) -> bytes:
     """A picture's file, byte for byte where it is a PNG and one is wanted; else again encoded, without its recipe.
 
     Raises Overloaded.
     """
-    if form == "png" and path.suffix == ".png":
-        return path.read_bytes()
+    if form == "png" and stored.suffix == ".png":
+        return stored.read_bytes()
     file = io.BytesIO()
-    with PIL.open(path) as picture, decoding.share(picture):
+    with stored.open() as kept, PIL.open(kept) as picture, decoding.share(picture):
         picture.convert("RGB").save(file, ENCODERS[form], quality=quality)
     return file.getvalue()

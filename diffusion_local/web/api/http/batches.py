@@ -4,12 +4,12 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from diffusion_local import shapes
 from diffusion_local.shapes import Json
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.answers import paged, tagged
+from diffusion_local.web.api.answers import REVALIDATE, StoredResponse, paged, tagged
 from diffusion_local.web.api.fields import Copy, EditBatch, Hold
 
 
@@ -80,11 +80,10 @@ def router(studio: Studio) -> APIRouter:
         headers = {"Content-Disposition": f'attachment; filename="{batch_id}.zip"', "Cache-Control": "no-store"}
         return StreamingResponse(studio.batches.zip(batch_id), media_type="application/zip", headers=headers)
 
-    @batches.get("/sheet.webp", response_class=FileResponse)
-    def batch_sheet(batch_id: str) -> FileResponse:
+    @batches.get("/sheet.webp", response_class=StoredResponse)
+    def batch_sheet(batch_id: str) -> StoredResponse:
         """Its contact sheet: each picture small, with prompt and seed; of a grid with its axes."""
-        path = studio.batches.contact_sheet(batch_id)
-        return FileResponse(path, media_type="image/webp", headers={"Cache-Control": "private, no-cache"})
+        return StoredResponse(studio.batches.contact_sheet(batch_id), "image/webp", REVALIDATE)
 
     every.include_router(batches)
     return every
