@@ -13,6 +13,7 @@ from diffusion_local.authority import guarded
 from diffusion_local.domain import Image
 from diffusion_local.errors import Conflict, InvalidParams
 from diffusion_local.messages import message
+from diffusion_local.options.signature import taking_fields
 from diffusion_local.options.values import whole_number
 from diffusion_local.store.blobs import CHUNK
 from diffusion_local.store.files import ImageFiles
@@ -33,6 +34,7 @@ class Pictures:
         self._images = images
         self._files = files
 
+    @taking_fields(GalleryFilter)
     def page(self, limit: int = 48, before: str | None = None, **asked: Any) -> list[Image]:
         """Pictures, newest first; ``before`` is the last id of the page before, ``asked`` fields of GalleryFilter."""
         return self._images.page(whole_number("limit", limit, 1, PAGE), before or None, GalleryFilter.of(asked))
@@ -81,6 +83,7 @@ class Pictures:
 
     # -- to take home ------------------------------------------------------------------------------------------------
 
+    @taking_fields(GalleryFilter)
     def zip(self, image_ids: Sequence[str] = (), **asked: Any) -> Iterator[bytes]:
         """A ZIP file in pieces, made while it is sent: these pictures, or all that a filter finds."""
         if len(image_ids) > MOST_AT_ONCE:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 from diffusion_local.catalog import Catalog
 from diffusion_local.domain import Batch, Event, State
-from diffusion_local.errors import NotFound, QueueBlocked
+from diffusion_local.errors import NotFound
 from diffusion_local.messages import message
 from diffusion_local.models.adapters import Adapter
-from diffusion_local.store.control import QueueControl
 from diffusion_local.store.queue_view import QueueView
 from diffusion_local.store.tally import Tally, read_tally
 
@@ -18,7 +17,6 @@ from diffusion_local.store.tally import Tally, read_tally
 class Questions:
     _catalog: Catalog
     _view: QueueView
-    _control: QueueControl
 
     def moment(self) -> tuple[int, int]:
         """(revision, number of the newest event). The second one stays the same while pictures only advance."""
@@ -44,12 +42,6 @@ class Questions:
     def adapters(self, kind: str) -> list[Adapter]:
         """The files there are of a kind: lora, vae, upscaler or embedding."""
         return [each for each in self._catalog.shelf.adapters(kind) if each.ready]
-
-    def check_open(self) -> None:
-        """Raises QueueBlocked while the queue holds itself back. What was submitted before waits meanwhile."""
-        reason = self._control.blocked()
-        if reason:
-            raise QueueBlocked(message("queue_takes_nothing", reason=reason))
 
     def unfinished(self, job_ids: Sequence[str]) -> list[str]:
         """Those of the jobs that have not ended; a job that is not there any more counts as ended."""

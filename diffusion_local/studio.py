@@ -26,7 +26,7 @@ from diffusion_local.domain import (
     shortened,
     utc_now,
 )
-from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound, echo
+from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.health import Health
 from diffusion_local.library import Library
 from diffusion_local.lists.prompt_lists import PromptLists
@@ -53,7 +53,6 @@ from diffusion_local.store.jobs import JobStore, new_jobs
 from diffusion_local.store.probe import Probe
 from diffusion_local.store.queue_groups import QueueGroups
 from diffusion_local.store.queue_view import QueueView
-from diffusion_local.store.selection import Selection
 from diffusion_local.store.sources import Sources
 from diffusion_local.store.timetable import Timetable
 from diffusion_local.store.workers import WorkerStore, silent
@@ -61,6 +60,7 @@ from diffusion_local.styles import Styles
 from diffusion_local.telling.webhooks import Webhooks
 
 MAX_WAIT = 3600.0
+MOST_BY_ID = 100  # jobs read by their ids at once
 LOOK_SECONDS = 0.1  # between two looks of `wait`
 
 
@@ -162,29 +162,6 @@ class Studio(Orders, Questions):
         late = self.batches.warning(batch_id) if times.finish_by else []
         return Receipt(batch_id, job_ids, warnings + late)
 
-    def again(self, job_ids: Sequence[str] = (), batch_id: str | None = None, state: str = State.FAILED) -> Receipt:
-        """Make new jobs from the recipes of old ones; the old ones stay as they are.
-
-        Without ``job_ids`` it means every job of ``batch_id``, or of the whole list, that is in ``state`` and was not
-        made again before: asking twice makes nothing twice.
-        """
-        chosen = list(job_ids) or self._control.not_made_again(
-            Selection((), batch_id, batch_id is None), known_state(state)
-        )
-        if not chosen:
-            raise Conflict(message("none_left", state=message(f"state_{state}")))
-        if len(chosen) > self._settings.max_queued:
-            raise InvalidParams("job_ids", message("most_jobs", most=self._settings.max_queued))
-        old = [self._jobs.get(job_id) for job_id in chosen]
-        if foreign := [job.id for job in old if not actor.current().owns(job.owner)]:
-            raise Forbidden(message("anothers_job", job=foreign[0]))
-        owner = actor.current().owner(old[0].owner)
-        batch = Batch(new_id(), shortened(old[0].params.prompt), owner, old[0].lane, len(old), utc_now())
-        jobs = new_jobs(batch, [job.params for job in old], old[0].priority, [job.id for job in old])
-        new_batch, ids = self._jobs.insert_batch(batch, jobs, None, self._settings.max_queued)
-        self._queue.ring(len(ids))
-        return Receipt(new_batch, ids)
-
     def wait(self, job_ids: Sequence[str], timeout: float) -> list[Job]:
         """The jobs, once all have ended or ``timeout`` seconds have passed; work goes on either way."""
         deadline = time.monotonic() + number("timeout", timeout, 0, MAX_WAIT)
@@ -208,9 +185,18 @@ class Studio(Orders, Questions):
         return self._view.places(jobs)
 
     def jobs(
-        self, state: str | None = None, batch_id: str | None = None, limit: int = 50, before: str | None = None
+        self,
+        state: str | None = None,
+        batch_id: str | None = None,
+        limit: int = 50,
+        before: str | None = None,
+        ids: Sequence[str] = (),
     ) -> list[Job]:
-        """Jobs, newest first; ``before`` is the last id of the page before."""
+        """Jobs, newest first; ``before`` is the last id of the page before. With ``ids`` these jobs, at most 100."""
+        if len(ids) > MOST_BY_ID:
+            raise InvalidParams("id", message("job_ids_most", most=MOST_BY_ID, got=len(ids)))
+        if ids:
+            return [self._jobs.get(job_id) for job_id in ids]
         known = known_state(state) if state else None
         return self._view.jobs(known, batch_id or None, whole_number("limit", limit, 1, 1000), before or None)
 

@@ -66,7 +66,7 @@ def measured(count: int) -> dict[str, Any]:
         (house.settings.wildcards / "animal.txt").write_text(options, encoding="utf-8")
         lists = house.studio.lists
         lists.submit("a {red|blue} __animal__")  # everything is imported now
-        house.studio.cancel_waiting()
+        house.studio.cancel(waiting=True)
         data = "".join(map(LINE.format, range(count))).encode()
         before = peak_mb()
         check_seconds, check = timed(lambda: lists.check(data))

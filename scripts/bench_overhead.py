@@ -147,7 +147,7 @@ def submit_latency(house: House, url: str, submits: int) -> dict[str, Any]:
     client = Client(url, verbose=False)
     direct = [timed(lambda: house.studio.submit(PROMPT)) for _ in range(submits)]
     remote = [timed(lambda: client.predict(PROMPT, api_name="/submit")) for _ in range(submits)]
-    house.studio.cancel_waiting()
+    house.studio.cancel(waiting=True)
     house.studio.resume()
     return {"submit_ms": percentiles(direct), "submit_by_gradio_client_ms": percentiles(remote)}
 

@@ -110,7 +110,7 @@ def fill(house: House, jobs: int) -> None:
             for place in range(jobs // BATCHES)
         ]
         house.jobs.insert_batch(batch, new_jobs(batch, each, 0), None, jobs + 1)
-    house.studio.cancel_waiting()
+    house.studio.cancel(waiting=True)
 
 
 def as_before(house: House) -> None:
@@ -121,7 +121,7 @@ def as_before(house: House) -> None:
 
 
 def forget(house: House) -> None:
-    house.studio.forget(everything=True)
+    house.studio.forget(ended=True)
     space.truncate_log(house.database)
 
 

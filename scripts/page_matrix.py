@@ -161,7 +161,7 @@ def going(house: House, pages: Any) -> None:
 
 def all_cancelled(house: House, pages: Any) -> None:
     studio = house.studio
-    studio.cancel_waiting()
+    studio.cancel(waiting=True)
     if running := [job.id for job in studio.snapshot().running]:
         studio.cancel(running)
     until(lambda: not studio.snapshot().running, 30)

@@ -131,7 +131,7 @@ def play(browser: Any, url: str, studio: Studio) -> None:
     time.sleep(1)
     shoot(desktop, "queue")
 
-    studio.cancel_waiting()
+    studio.cancel(waiting=True)
     phone = page_of(browser, url, viewport=PHONE, is_mobile=True, has_touch=True, device_scale_factor=2)
     press(phone, THIRD, 4, seed=7)
     running_at(studio, THIRD, index=2)

@@ -133,3 +133,10 @@ def run_python(code: str, *arguments: str, timeout: float = 60) -> str:
     output, errors = child.communicate(timeout=timeout)
     assert child.returncode == 0, errors
     return output
+
+
+def gradio_endpoint(studio: Any, name: str) -> Callable[..., Any]:
+    """The function of a Gradio endpoint that derives from the registry."""
+    from diffusion_local.web.api import endpoints
+
+    return endpoints.endpoint(endpoints.derived()[name], studio)

@@ -74,7 +74,12 @@ def test_without_an_actor_nothing_is_seen_and_nothing_may_be_done(
     unsaid: None, studio: Studio, anns: dict[str, str]
 ) -> None:
     assert actor.current() is NOBODY
-    for ask in (studio.snapshot, studio.cancel_waiting, lambda: studio.job(anns["job"]), lambda: studio.submit("a")):
+    for ask in (
+        studio.snapshot,
+        lambda: studio.cancel(waiting=True),
+        lambda: studio.job(anns["job"]),
+        lambda: studio.submit("a"),
+    ):
         with pytest.raises(Forbidden):
             ask()
 
@@ -242,13 +247,13 @@ def test_the_queue_shows_somebodys_jobs_without_their_prompts(studio: Studio, an
 def test_all_of_them_are_all_of_ones_own(studio: Studio, anns: dict[str, str]) -> None:
     with acting(BOB):
         mine = studio.submit("my own tree", **SMALL)
-        assert studio.cancel_waiting() == mine.job_ids
-        assert studio.forget(everything=True) == mine.job_ids
+        assert studio.cancel(waiting=True) == mine.job_ids
+        assert studio.forget(ended=True) == mine.job_ids
         with pytest.raises(Conflict):
             studio.again(state=State.DONE)
     assert studio.job(anns["waiting"]).state is State.QUEUED
     with acting(ADMIN):
-        assert studio.cancel_waiting() == [anns["waiting"]]
+        assert studio.cancel(waiting=True) == [anns["waiting"]]
 
 
 @pytest.mark.parametrize("who", [BOB, EVE, SHY, NOBODY])
@@ -270,8 +275,8 @@ def test_a_viewer_only_looks(studio: Studio, anns: dict[str, str]) -> None:
             lambda: studio.lists.submit("a tree"),
             lambda: studio.lists.check("a tree"),
             lambda: studio.again([anns["job"]]),
-            lambda: studio.cancel_waiting(),
-            lambda: studio.forget(everything=True),
+            lambda: studio.cancel(waiting=True),
+            lambda: studio.forget(ended=True),
         ):
             with pytest.raises(Forbidden):
                 ask()
@@ -323,7 +328,7 @@ def test_pictures_a_day_of_an_account_are_limited(studio: Studio, house: House) 
         first = studio.submit("a tree", count=2, **SMALL)
         studio.cancel([first.job_ids[1]])  # never ran: given back
         drawn(house, claimed(house.jobs))
-        studio.forget(everything=True)  # what is deleted was made all the same
+        studio.forget(ended=True)  # what is deleted was made all the same
         studio.submit("a hill", count=2, **SMALL)
         with pytest.raises(LimitReached, match="3 pictures a day") as error:
             studio.submit("a hill", **SMALL)
@@ -421,8 +426,8 @@ def test_a_source_is_seen_by_whoever_added_it_or_sees_a_use_of_it(studio: Studio
             if seen:
                 assert studio.sources.file(source).exists()
                 assert studio.submit("a hill", source=source, width=128, height=128)
-                studio.cancel_waiting()
-                studio.forget(everything=True)
+                studio.cancel(waiting=True)
+                studio.forget(ended=True)
             else:
                 with pytest.raises(NotFound):
                     studio.sources.file(source)
@@ -453,7 +458,7 @@ def test_a_source_of_an_older_home_is_seen_with_a_picture_that_uses_it(studio: S
         studio.sources.file(source)
     with acting(replace(ANN, sees_all=False)):
         assert studio.sources.file(source).exists()
-        studio.forget(everything=True)
+        studio.forget(ended=True)
         assert studio.sources.file(source).exists()  # the picture is still there
 
 

@@ -251,8 +251,8 @@ def test_doctor_backs_up_and_rebuilds(house: House, run: Run, tmp_path: Path) ->
 @pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
 def test_doctor_closes_the_home_and_gives_space_back(house: House, run: Run) -> None:
     house.studio.submit("an apple on a table " * 100, count=100, width=128, height=128)
-    house.studio.cancel_waiting()
-    house.studio.forget(everything=True)
+    house.studio.cancel(waiting=True)
+    house.studio.forget(ended=True)
     before = space.measure(house.database).size
     house.settings.home.chmod(0o755)
     assert "others may read home" in run("doctor")[1]

@@ -9,7 +9,7 @@ import pytest
 
 from diffusion_local.compose import House, open_house
 from diffusion_local.domain import Lane, State
-from diffusion_local.errors import Conflict, InvalidParams, NotFound, QueueFull, UserError
+from diffusion_local.errors import Conflict, InvalidParams, NotFound, QueueBlocked, QueueFull, UserError
 from diffusion_local.options.values import MAX_SEED
 from diffusion_local.store.batch_rows import BatchRows
 from diffusion_local.studio import Studio
@@ -97,6 +97,30 @@ def test_a_full_queue_refuses_and_says_its_limit(house: House) -> None:
         small.studio.submit("x", count=2)
     assert len(small.studio.jobs()) == 2
     small.studio.submit("x")
+
+
+ENQUEUES: dict[str, Any] = {
+    "submit": lambda studio, batch_id, file: studio.submit("x"),
+    "again": lambda studio, batch_id, file: studio.again(batch_id=batch_id, state="queued"),
+    "batches.duplicate": lambda studio, batch_id, file: studio.batches.duplicate(batch_id),
+    "grids.submit": lambda studio, batch_id, file: studio.grids.submit("x", x="steps: 2,3"),
+    "lists.submit": lambda studio, batch_id, file: studio.lists.submit("x"),
+    "queue_file.take": lambda studio, batch_id, file: studio.queue_file.take(file.replace("cat", "dog")),
+}
+
+
+@pytest.mark.parametrize("name", ENQUEUES)
+def test_while_the_queue_is_blocked_nothing_is_enqueued(house: House, name: str) -> None:
+    batch_id = house.studio.submit("cat", idempotency_key="k", seed=1).batch_id
+    file = "".join(house.studio.queue_file.export())
+    house.control.block("less than 500 MB are free")
+    with pytest.raises(QueueBlocked, match="500 MB"):
+        ENQUEUES[name](house.studio, batch_id, file)
+    assert [job.params.prompt for job in house.studio.jobs()] == ["cat"]
+    assert house.studio.submit("cat", idempotency_key="k", seed=1).batch_id == batch_id  # it is stored already
+    house.control.block("")
+    ENQUEUES[name](house.studio, batch_id, file)
+    assert len(house.studio.jobs()) > 1
 
 
 def test_the_last_seed_may_be_used(studio: Studio) -> None:
@@ -195,14 +219,14 @@ def test_again_may_mean_every_failed_job_or_a_batchs(house: House) -> None:
     for _ in range(4):
         house.jobs.fail(claimed(house.jobs).claim, FAILURE)
     assert len(house.studio.again(batch_id=batches[0].batch_id).job_ids) == 2
-    assert len(house.studio.again().job_ids) == 2  # the other batch's: the first's were made again just now
-    house.studio.cancel_waiting()
+    assert len(house.studio.again(failed=True).job_ids) == 2  # the other batch's: the first's were made again just now
+    house.studio.cancel(waiting=True)
     assert len(house.studio.again(state="cancelled").job_ids) == 4
 
 
 def test_again_of_nothing_is_refused(house: House) -> None:
     with pytest.raises(UserError):
-        house.studio.again()
+        house.studio.again(failed=True)
     with pytest.raises(NotFound):
         house.studio.again(["nobody"])
     assert nothing_is_there(house)
@@ -250,7 +274,7 @@ def test_cancel_of_what_has_ended_is_a_conflict_alone_and_left_out_of_a_selectio
 def test_cancel_waiting_lets_the_running_go_on(house: House) -> None:
     ids = house.studio.submit("x", count=3).job_ids
     running = claimed(house.jobs)
-    assert sorted(house.studio.cancel_waiting()) == sorted(ids[1:])
+    assert sorted(house.studio.cancel(waiting=True)) == sorted(ids[1:])
     assert not house.studio.job(running.id).cancel_requested
 
 
@@ -318,7 +342,9 @@ def test_pause_holds_the_queue_until_resume_which_rings(house: House) -> None:
 def test_forget_takes_ended_jobs_and_leaves_their_pictures(house: House) -> None:
     [done] = made(house)
     [waiting] = house.studio.submit("x").job_ids
-    assert house.studio.forget(everything=True) == [done]
+    with pytest.raises(Conflict, match="has not ended: it is"):
+        house.studio.forget([waiting])
+    assert house.studio.forget(ended=True) == [done]
     assert [job.id for job in house.studio.jobs()] == [waiting]
     assert [image.id for image in house.studio.gallery()] == [done]
 

@@ -114,15 +114,21 @@ class Batches:
         self._rows.rename(batch_id, name.strip())
         return self._rows.get(batch_id)
 
-    def edit(self, batch_id: str, **changes: Any) -> Edited:
-        """Change what still waits: fields of Params, and ``start_at``, ``window``, ``finish_by``, ``webhook``.
+    def edit(self, batch_id: str, name: str | None = None, prompt: str | None = None, **changes: Any) -> Edited:
+        """Rename the batch, and change what still waits: fields of Params, and ``start_at``, ``window``, ``finish_by``,
+        ``webhook``.
 
         What is absent or None stays; an empty time is taken away. Each job is checked anew against its model, and one
         that fails refuses all. What runs or has ended is left as it is. Raises InvalidParams naming the picture,
         Conflict if nothing waits.
         """
         progress = self._own(batch_id)
-        given = {field_name(name): value for name, value in changes.items() if value is not None}
+        given = {
+            field_name(field): value for field, value in (changes | {"prompt": prompt}).items() if value is not None
+        }
+        if name and not given:
+            self.rename(batch_id, name)
+            return Edited(0)
         if "size" in given:
             given["width"], given["height"] = parse_size(given.pop("size"))
         times = {name: given.pop(name) for name in BATCH_OPTIONS if name in given}
@@ -138,6 +144,8 @@ class Batches:
         warnings = self._warnings(changed)
         count = self._rows.change(batch_id, changed, kept)
         self._queue.ring()
+        if name:
+            self.rename(batch_id, name)
         return Edited(count if given else len(waiting), warnings + self.warning(batch_id))
 
     def _changed(self, waiting: Sequence[tuple[str, int, Params]], given: dict[str, Any]) -> list[tuple[str, Params]]:

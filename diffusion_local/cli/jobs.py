@@ -69,7 +69,7 @@ def again(
     """Make new jobs from the recipes of old ones."""
     if not job_ids and not batch and not failed:
         raise InvalidParams("job_ids", message("name_jobs_failed"))
-    tell_receipt(studio, studio.again(job_ids or [], batch), wait=False, timeout=0, as_json=as_json)
+    tell_receipt(studio, studio.again(job_ids or [], batch, failed), wait=False, timeout=0, as_json=as_json)
 
 
 @app.command()
@@ -84,7 +84,7 @@ def cancel(
     """Cancel jobs that wait, and stop those that run at their next step."""
     if not (job_ids or batch or waiting):
         raise InvalidParams("job_ids", message("name_jobs_waiting"))
-    touched = studio.cancel_waiting() if waiting else studio.cancel(job_ids or [], batch)
+    touched = studio.cancel(job_ids or [], batch, waiting)
     tell({"cancelled": touched}, as_json, [f"cancelled {job_id}" for job_id in touched] or ["nothing left to cancel"])
 
 

@@ -77,23 +77,24 @@ class PromptLists:
 
     def check(
         self,
-        source: Source,
+        content: Source,
         /,
         format: str = "",
         *,
         expand: str = "random",
         expansion_seed: int | None = None,
+        count: int | None = None,
         **defaults: Any,
     ) -> ListCheck:
         """What the list would make; nothing is enqueued.
 
-        ``source`` is the text, its bytes, a file or a stream; ``format`` is text, csv or jsonl (a file's name tells,
+        ``content`` is the text, its bytes, a file or a stream; ``format`` is text, csv or jsonl (a file's name tells,
         else it is text). ``defaults`` hold for lines that say nothing. ``expand``: wildcards and choices are drawn at
         ``random`` for each picture, ``all`` combinations are made, or ``no`` brace has a meaning; the same
         ``expansion_seed`` draws the same. Raises InvalidParams if it is no list at all, QueueFull if it is too long.
         """
-        plan = self._plan(defaults, expand, expansion_seed)
-        for _ in plan.pictures_of(parse(self._read(source), format or format_named(source))):
+        plan = self._plan(defaults | {"count": count}, expand, expansion_seed)
+        for _ in plan.pictures_of(parse(self._read(content), format or format_named(content))):
             pass
         size = self._images.bytes_per_pixel()
         return ListCheck(
@@ -112,7 +113,7 @@ class PromptLists:
 
     def submit(
         self,
-        source: Source,
+        content: Source,
         /,
         format: str = "",
         *,
@@ -123,6 +124,7 @@ class PromptLists:
         idempotency_key: str | None = None,
         expand: str = "random",
         expansion_seed: int | None = None,
+        count: int | None = None,
         **defaults: Any,
     ) -> ListReceipt:
         """Enqueue every picture of the list as one batch, in the batch lane and in one transaction.
@@ -134,9 +136,10 @@ class PromptLists:
         for what, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             check_prompt(what, text)
         checked_priority = whole_number("priority", priority, *PRIORITIES)
+        defaults = ({} if count is None else {"count": count}) | defaults
         times = self._timetable.timing(Lane.BATCH, {each: defaults.pop(each, None) for each in BATCH_OPTIONS})
         self._files.check_room()
-        data, form = self._read(source), format or format_named(source)
+        data, form = self._read(content), format or format_named(content)
         plan = self._plan(defaults, expand, expansion_seed)
         # Checked jobs wait on the disk, not in memory; and the write lock is taken when all of them are known.
         with tempfile.SpooledTemporaryFile(IN_MEMORY, "w+", encoding="utf-8", newline="\n") as spool:
@@ -149,7 +152,7 @@ class PromptLists:
             spool.seek(0)
             warnings = plan.warnings()
             who = actor.current().owner(owner)
-            title = name or named(source) or shortened(plan.first[0])
+            title = name or named(content) or shortened(plan.first[0])
             batch = Batch(new_id(), title, who, Lane.BATCH, plan.pictures, utc_now(), **times.fields())
             batch_id, ids = self._jobs.insert_batch(
                 batch,
@@ -165,7 +168,7 @@ class PromptLists:
             batch_id, len(ids), ids[:FIRST_IDS], plan.bad, plan.bad_count, warnings, expansion_seed=plan.seed
         )
 
-    def export(self, batch_id: str | None, format: str = "csv") -> Iterator[str]:
+    def export(self, batch_id: str | None = None, format: str = "csv") -> Iterator[str]:
         """A batch, or without one all that waits, as a list with what became of each job; line by line.
 
         It can be read again, here or on another machine: what became of the jobs then says nothing. Files are named

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from diffusion_local.options.option import Option
@@ -51,6 +52,20 @@ def taking_options(
         call.__signature__ = signature  # type: ignore[attr-defined]
         call.__annotations__ = hints(signature.parameters) | returns
         return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def taking_fields(cls: type) -> Callable[[F], F]:
+    """Show the ``**keywords`` of a function, which are fields of a dataclass, as parameters."""
+
+    def decorate(function: F) -> F:
+        before = inspect.signature(function)
+        own = [each for each in before.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        named = [inspect.Parameter(each.name, kind, default=each.default, annotation=each.type) for each in fields(cls)]
+        function.__signature__ = before.replace(parameters=[*own, *named])  # type: ignore[attr-defined]
+        return function
 
     return decorate
 

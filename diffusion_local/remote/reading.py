@@ -3,7 +3,7 @@
 Names that a newer server adds are passed over; what an older one does not say keeps its default, or is empty.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -11,8 +11,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from diffusion_local.domain import Failure, Image, Job, Params
+from diffusion_local.batches.batches import Edited
+from diffusion_local.domain import Batch, Failure, Image, Job, Params, Snapshot, State
+from diffusion_local.library import Removed
 from diffusion_local.messages import restored
+from diffusion_local.store.batch_rows import Progress
+from diffusion_local.store.downloads import Download
 
 T = TypeVar("T")
 EMPTY = {str: "", int: 0, float: 0.0, bool: False, Path: Path()}
@@ -49,6 +53,8 @@ def has_default(field: Any) -> bool:
 def converted(kind: Any, value: Any) -> Any:
     if value is None or kind is Any:
         return value
+    if kind is NoneType:
+        return None
     options = [each for each in get_args(kind) if each is not NoneType] if get_origin(kind) is not dict else []
     if get_origin(kind) is tuple:
         return tuple(converted(options[0], each) for each in value)
@@ -59,6 +65,8 @@ def converted(kind: Any, value: Any) -> Any:
         return {converted(key, name): converted(inner, each) for name, each in value.items()}
     if options:  # X | None
         return converted(options[0], value)
+    if kind in READERS:
+        return READERS[kind](value)
     if is_dataclass(kind) and isinstance(value, dict):
         return read(kind, value)  # type: ignore[arg-type]
     if isinstance(kind, type) and issubclass(kind, Enum | Path):
@@ -80,3 +88,37 @@ def job(told: Mapping[str, Any]) -> Job:
 def image(told: Mapping[str, Any], params: Params | None = None) -> Image:
     """A picture; of one that a job names only id and size are known."""
     return read(Image, told, params=params or Params.from_dict(told["params"]))
+
+
+def progress(told: Mapping[str, Any]) -> Progress:
+    batch = read(Batch, {name: value for name, value in told.items() if name != "grid"})
+    counts = {State(state): count for state, count in told["counts"].items()}
+    return Progress(batch, counts, told.get("done_at"), told.get("warning", ""))
+
+
+def snapshot(told: Mapping[str, Any]) -> Snapshot:
+    seen = [*told["running"], *told["waiting"]]
+    return read(
+        Snapshot,
+        told,
+        eta={each["id"]: each["eta"] for each in seen if each["eta"] is not None},
+        total_eta=told["eta"],
+    )
+
+
+def download(told: Mapping[str, Any]) -> Download:
+    error = told.get("error") or {}
+    problem = restored(error.get("message", ""), error) if error else ""
+    return read(Download, told, error_kind=error.get("kind", ""), error_message=problem)
+
+
+#: Nouns whose JSON is not simply their fields; see ``answers``.
+READERS: dict[Any, Callable[[Any], Any]] = {
+    Job: job,
+    Image: image,
+    Progress: progress,
+    Snapshot: snapshot,
+    Download: download,
+    Removed: lambda told: Removed(told["id"], "", told["message"]),
+    Edited: lambda told: Edited(told["changed"], told["warnings"]),
+}

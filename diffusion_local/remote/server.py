@@ -57,9 +57,9 @@ class Server:
             if rest:
                 yield rest
 
-    def pieces(self, path: str) -> Iterator[bytes]:
+    def pieces(self, path: str, **query: Any) -> Iterator[bytes]:
         """A file as it comes."""
-        with self._reached(), self._client.stream("GET", ROOT + path) as answer:
+        with self._reached(), self._client.stream("GET", ROOT + path, params=said(query)) as answer:
             if not answer.is_success:
                 answer.read()
                 raise self._refused(answer)

@@ -1,7 +1,7 @@
 """What a person can ask of reports: of a batch, of a night, as text or as a file, and to try again what failed."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,7 +9,7 @@ from functools import partial
 from typing import IO, Any
 
 from diffusion_local.authority import guarded
-from diffusion_local.domain import Receipt, State, utc_text
+from diffusion_local.domain import State, utc_text
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.messages import message
 from diffusion_local.reports import markdown, page
@@ -26,7 +26,6 @@ from diffusion_local.when import parse_past
 
 FORMATS = ("md", "html", "json")
 NIGHT = timedelta(hours=12)
-Again = Callable[[Sequence[str]], Receipt]
 
 
 @guarded("reports")
@@ -65,18 +64,18 @@ class Reports:
         title = message("report_title", start=local(start), end=local(end))
         return self._dressed(found.report(title, None, utc_text(start), utc_text(end)), found.done)
 
-    def again(
-        self, make: Again, reason: str, batch_id: str | None = None, since: str | None = None, until: str | None = None
-    ) -> Receipt:
-        """New jobs for those that failed for one reason (its id in the report), of a batch or of a time.
+    def failed(
+        self, reason: str, batch_id: str | None = None, since: str | None = None, until: str | None = None
+    ) -> list[str]:
+        """Ids of the jobs that failed for one reason (its id in the report), of a batch or of a time.
 
-        Those that were made again before are left out, so asking twice makes nothing twice. Raises NotFound, Conflict.
+        Those that were made again already are left out. Raises NotFound, and Conflict where that leaves none.
         """
         if batch_id:
             self._view.batch(batch_id)
             source: AbstractContextManager = self._store.of_batch(batch_id)
         else:
-            asked = self.night(since, until)
+            asked = self.night(since or None, until or None)
             source = self._store.of_time(asked.since or "", asked.until or "")
         with source as rows:
             failed = [
@@ -90,7 +89,7 @@ class Reports:
         left = self._control.not_made_again(Selection(tuple(failed)), State.FAILED)
         if not left:
             raise Conflict(message("report_again"))
-        return make(left)
+        return left
 
     def written(
         self, form: str, batch_id: str | None = None, since: str | None = None, until: str | None = None

@@ -50,7 +50,10 @@ class GalleryFilter:
         for name in values:
             if name not in known:
                 raise InvalidParams(name, message("gallery_filter", known=sorted(known)))
-        asked = cls(**{name: value for name, value in values.items() if value is not None})
+        given = {name: value for name, value in values.items() if value is not None}
+        if isinstance(given.get("search"), str):
+            given["search"] = given["search"].strip()
+        asked = cls(**given)
         asked.check_lengths()
         if asked.shape and asked.shape not in SHAPES:
             raise InvalidParams("shape", message("one_of", known=list(SHAPES), got=echo(asked.shape)))

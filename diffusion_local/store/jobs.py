@@ -74,7 +74,7 @@ class JobStore:
 
         With an idempotency key that was seen before nothing is stored, and the first submit's ids come back.
         With ``request``, a digest of what was asked for, the jobs may be an iterator: they are taken one by one.
-        Raises QueueFull, and Conflict if the key came with another request then.
+        Raises QueueBlocked, QueueFull, and Conflict if the key came with another request then.
         """
         [stored] = self.insert_batches([(batch, jobs, idempotency_key, request)], max_queued)
         return stored

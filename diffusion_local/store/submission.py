@@ -7,8 +7,8 @@ from hashlib import sha256
 import sqlite_utils
 
 from diffusion_local.domain import Batch, Job
-from diffusion_local.errors import Conflict, QueueFull, echo
-from diffusion_local.messages import message
+from diffusion_local.errors import Conflict, QueueBlocked, QueueFull, echo
+from diffusion_local.messages import decoded, message
 from diffusion_local.store import allowance, rows
 from diffusion_local.store.database import scalar
 from diffusion_local.store.line import gate_of
@@ -30,6 +30,7 @@ def insert(
     key = scoped(idempotency_key) if idempotency_key else None
     if key and (found := seen_before(db, key, request)):
         return found
+    refuse_while_blocked(db)
     allowance.check(db, batch.count)
     waiting = scalar(db, "SELECT coalesce(sum(jobs), 0) FROM job_counts WHERE state = 'queued'")
     if waiting + batch.count > max_queued:
@@ -46,6 +47,13 @@ def insert(
 
     db.table("jobs").insert_all(lined_up())
     return batch.id, ids
+
+
+def refuse_while_blocked(db: sqlite_utils.Database) -> None:
+    """Raises QueueBlocked while the queue is held because the storage cannot be written. Jobs stored before wait."""
+    reason = decoded(*db.execute("SELECT blocked, blocked_json FROM queue").fetchone())
+    if reason:
+        raise QueueBlocked(message("queue_takes_nothing", reason=reason))
 
 
 def seen_before(db: sqlite_utils.Database, key: str, request: str) -> tuple[str, list[str]] | None:

@@ -14,7 +14,8 @@ from diffusion_local.messages import message
 from diffusion_local.settings import assets
 from diffusion_local.store.blobs import StoredFile
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.answers import StoredResponse, known_already
+from diffusion_local.web.api.etags import known_already
+from diffusion_local.web.api.stored import StoredResponse
 from diffusion_local.web.refusals import NEVER
 
 T = TypeVar("T", bound=Callable[..., Any])

@@ -40,7 +40,7 @@ from diffusion_local.store import queue_groups, reading, recipe
 from diffusion_local.store.gallery_filter import GalleryFilter
 from diffusion_local.telling import addresses, hooks, receivers
 from diffusion_local.web import access, files, guard, proxies
-from diffusion_local.web.api import answers, prefer, uploads
+from diffusion_local.web.api import etags, prefer, uploads
 from diffusion_local.web.api import fields as bodies
 from diffusion_local.web.api.dialects import openai
 from diffusion_local.web.api.dialects.a1111 import reading as a1111
@@ -193,7 +193,7 @@ PARSERS = [
     Parser("picture in Base64", "web/api/uploads.py", lambda text: uploads.decoded("image", text)),
     Parser("body of a submit", "web/api/fields.py", lambda text: bodies.NewJobs.model_validate_json(raw(text))),
     Parser("Prefer", "web/api/prefer.py", prefer.read_prefer),
-    Parser("If-None-Match", "web/api/answers.py", lambda text: answers.known_already(request(if_none_match=text), "x")),
+    Parser("If-None-Match", "web/api/etags.py", lambda text: etags.known_already(request(if_none_match=text), "x")),
     Parser("cookie", "web/access.py", lambda text: access.given(Headers({"cookie": text}), "session")),
     Parser(
         "Authorization", "web/access.py", lambda text: access.given(Headers({"authorization": f"Basic {text}"}), "")

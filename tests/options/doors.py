@@ -15,12 +15,10 @@ from fastapi.testclient import TestClient
 from diffusion_local.compose import House
 from diffusion_local.domain import Kind, Params
 from diffusion_local.options.table import OPTIONS
-from diffusion_local.web.api import endpoints
 from diffusion_local.web.api.dialects import openai
 from diffusion_local.web.api.dialects.a1111 import reading
-from diffusion_local.web.api.gradio.uploads import Uploads
-from diffusion_local.web.api.watch import Watch
 from diffusion_local.web.ui import form, form_lists, tab_lists
+from tests.support import gradio_endpoint
 
 Given = dict[str, Any]
 Door = Callable[[House, TestClient, Given], Params]
@@ -42,7 +40,7 @@ def http(house: House, client: TestClient, given: Given) -> Params:
 
 
 def gradio(house: House, client: TestClient, given: Given) -> Params:
-    endpoints.Endpoints(house.studio, Watch(house.studio), Uploads(house.settings)).submit(**given)
+    gradio_endpoint(house.studio, "submit")(**given)
     return newest(house)
 
 

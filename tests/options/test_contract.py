@@ -29,6 +29,7 @@ from tests.models import files
 from tests.models.files import write_header
 from tests.options.doors import CANNOT, DOORS, Given
 from tests.options.test_validate import png
+from tests.support import gradio_endpoint
 from tests.web.conftest import client_of, house_of
 
 LORA = {"lora_unet_down_blocks_0_attentions_0_attn1_to_k.lora_down.weight": (2, 8)}
@@ -246,10 +247,10 @@ def test_every_option_is_exported_and_imported_equal(house: House, kind: Kind, g
 
 
 def test_every_option_is_carried_by_a_file_of_the_queue(house: House, given: Given, made: Params) -> None:
-    house.studio.cancel_waiting()
+    house.studio.cancel(waiting=True)
     house.studio.submit(**given, **BATCH)
     text = "".join(house.studio.queue_file.export())
-    house.studio.cancel_waiting()
+    house.studio.cancel(waiting=True)
     receipt = house.studio.queue_file.take(text)
     assert (receipt.count, receipt.bad_count) == (1, 0)
     job = house.studio.jobs(limit=1)[0]
@@ -291,19 +292,12 @@ def by_http_copy(house: House, client: TestClient) -> str:
 
 
 def by_gradio(house: House, client: TestClient) -> str:
-    from diffusion_local.web.api import endpoints
-    from diffusion_local.web.api.gradio.uploads import Uploads
-    from diffusion_local.web.api.watch import Watch
-
-    door = endpoints.Endpoints(house.studio, Watch(house.studio), Uploads(house.settings))
-    return str(door.submit("a cat", **BATCH)["batch_id"])
+    return str(gradio_endpoint(house.studio, "submit")("a cat", **BATCH)["batch_id"])
 
 
 def by_gradio_copy(house: House, client: TestClient) -> str:
-    from diffusion_local.web.api import batch_endpoints
-
     batch = house.studio.submit("a cat").batch_id
-    return str(batch_endpoints.Batches(house.studio).duplicate_batch(batch, **BATCH)["batch_id"])
+    return str(gradio_endpoint(house.studio, "duplicate_batch")(batch, **BATCH)["batch_id"])
 
 
 def by_the_lists_page(house: House, client: TestClient) -> str:

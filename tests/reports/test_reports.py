@@ -122,14 +122,14 @@ def test_what_failed_for_one_reason_is_made_again_and_only_once(house: House) ->
     done(house)
     reports = house.studio.reports
     reason = reports.batch(batch_id).reasons[0].id
-    receipt = reports.again(house.studio.again, reason, batch_id)
+    receipt = house.studio.again_of_reason(reason, batch_id)
     assert {job.from_job for job in house.studio.jobs(batch_id=receipt.batch_id)} == set(ones)
     with pytest.raises(Conflict):
-        reports.again(house.studio.again, reason, batch_id)
+        house.studio.again_of_reason(reason, batch_id)
     with pytest.raises(NotFound):
-        reports.again(house.studio.again, "nothing", batch_id)
+        house.studio.again_of_reason("nothing", batch_id)
     other = reports.night().reasons[-1].id
-    assert len(reports.again(house.studio.again, other).job_ids) == 1
+    assert len(house.studio.again_of_reason(other).job_ids) == 1
 
 
 class Page(html.parser.HTMLParser):

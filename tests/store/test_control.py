@@ -185,8 +185,8 @@ def test_all_failed_asked_for_twice_are_made_again_once(house: House) -> None:
     job = house.jobs.claim_next("cpu0")
     assert job is not None
     house.jobs.fail(job.claim, FAILURE)
-    again = house.studio.again()
+    again = house.studio.again(failed=True)
     assert house.studio.job(again.job_ids[0]).from_job == first
     with pytest.raises(Conflict, match="No failed job is left"):
-        house.studio.again()
+        house.studio.again(failed=True)
     assert len(house.studio.again([first]).job_ids) == 1  # named, it is what the person wants

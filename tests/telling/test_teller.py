@@ -278,7 +278,7 @@ def test_a_forgotten_batch_is_told_without_its_report(telling: OpenHouse, receiv
     [job_id] = enqueue(house.jobs)
     batch_id = house.jobs.get(job_id).batch_id
     run_all(house)
-    house.studio.forget(everything=True)
+    house.studio.forget(ended=True)
     tell(house)
     assert told(receiver, "batch.done") == [{"batch_id": batch_id, "job_id": ""}]
 

@@ -12,7 +12,6 @@ from gradio_client.exceptions import AppError
 
 from diffusion_local import shapes
 from diffusion_local.options.table import BATCH_OPTIONS, SETTINGS
-from diffusion_local.web.api import batch_endpoints, report_endpoints
 from tests.support import soon
 from tests.web.conftest import Site
 
@@ -23,7 +22,8 @@ NAMES = {"submit", "job", "wait", "generate", "cancel", "again", "jobs", "queue"
     "trash",
     "restore",
 }
-NAMES |= {*batch_endpoints.NAMES, *report_endpoints.NAMES}
+NAMES |= {"batches", "batch", "edit_batch", "duplicate_batch", "check_grid", "submit_grid", "queue_window"}
+NAMES |= {"export_queue", "import_queue", "report", "report_again", "deliveries", "resend"}
 NAMES |= {"watch", "add_source", "pause", "resume", "move", "priority", "forget", "events", "check_list", "submit_list"}
 
 

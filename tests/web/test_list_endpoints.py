@@ -8,38 +8,36 @@ from gradio_client import Client
 from diffusion_local.compose import House
 from diffusion_local.domain import State
 from diffusion_local.errors import InvalidParams
-from diffusion_local.web.api.list_endpoints import NAMES, Lists
+from tests.support import gradio_endpoint
 from tests.web.conftest import Site
 
-
-@pytest.fixture
-def lists(house: House) -> Lists:
-    return Lists(house.studio)
+NAMES = ("check_list", "submit_list")
 
 
-def test_check_list_answers_in_plain_values_and_enqueues_nothing(house: House, lists: Lists) -> None:
-    told = lists.check_list("{red|blue} car\nx --mood 3", expand="all", width=128, height=128, steps=2, count=2)
+def test_check_list_answers_in_plain_values_and_enqueues_nothing(house: House) -> None:
+    check = gradio_endpoint(house.studio, "check_list")
+    told = check("{red|blue} car\nx --mood 3", expand="all", width=128, height=128, steps=2, count=2)
     assert (told["pictures"], told["models"], told["first"][:3:2]) == (4, {"starter": 4}, ["red car", "blue car"])
     assert told["bad_lines"][0]["line"] == 2
     assert house.studio.jobs() == []
 
 
-def test_submit_list_enqueues_one_batch(house: House, lists: Lists) -> None:
+def test_submit_list_enqueues_one_batch(house: House) -> None:
     text = "prompt,seed\na castle,7\n"
-    told = lists.submit_list(text, "csv", name="n", priority=5, idempotency_key="k", steps=3)
+    told = gradio_endpoint(house.studio, "submit_list")(text, "csv", name="n", priority=5, idempotency_key="k", steps=3)
     [job] = house.studio.jobs()
     assert (told["count"], told["job_ids"], job.priority, job.params.steps, job.params.seed) == (1, [job.id], 5, 3, 7)
     with pytest.raises(InvalidParams, match="1 bad line"):
-        lists.submit_list("a\n--seed 1")
-    assert lists.submit_list("a\n--seed 1", skip_bad_lines=True)["bad_count"] == 1
+        gradio_endpoint(house.studio, "submit_list")("a\n--seed 1")
+    assert gradio_endpoint(house.studio, "submit_list")("a\n--seed 1", skip_bad_lines=True)["bad_count"] == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_endpoint_says_what_it_does_and_needs_the_text_only(name: str) -> None:
-    endpoint = getattr(Lists, name)
+    endpoint = gradio_endpoint(None, name)
     assert endpoint.__doc__
     required = [each.name for each in inspect.signature(endpoint).parameters.values() if each.default is each.empty]
-    assert required == ["self", "text"]
+    assert required == ["text"]
 
 
 def test_a_program_submits_a_list_and_its_pictures_are_made(site: Site) -> None:

@@ -323,7 +323,7 @@ def test_everything_of_mine_is_cancelled(house: House) -> None:
 
 def test_again_of_a_picture_works_after_its_job_was_cleared_away(house: House) -> None:
     image = made(house, seed=4242)
-    house.studio.forget(everything=True)
+    house.studio.forget(ended=True)
     receipt = click(house, "again_picture", image.id)["receipt"]
     assert house.studio.jobs_of_batches([receipt])[0].params == image.params
 

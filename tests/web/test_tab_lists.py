@@ -164,7 +164,7 @@ def test_what_is_no_file_is_told(house: House, written: str) -> None:
 def test_the_queue_comes_from_a_file_without_its_bad_lines_if_so_wished(house: House) -> None:
     batch_of(house)
     lines = "".join(house.studio.queue_file.export())
-    house.studio.cancel_waiting()
+    house.studio.cancel(waiting=True)
     written = sent("queue", "q.jsonl", (lines + "nonsense\n").encode())
     told = tab_lists.on_file(house.studio, written)[0]
     assert "1 bad line" in told

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from diffusion_local.actor import NOBODY, Actor, current
 from diffusion_local.actor import Scope as Scopes
 from diffusion_local.messages import message
+from diffusion_local.operations.registry import OPERATIONS
 from diffusion_local.settings import Settings
-from diffusion_local.web.api import list_endpoints
 from diffusion_local.web.refusals import error_body
 
 MOST_BYTES = 1024 * 1024
@@ -56,9 +56,15 @@ def larger(settings: Settings) -> dict[str, int]:
         # The page's events and those of Gradio's clients, whichever they are for.
         "/gradio_api/run/predict": list_in_json,
         "/gradio_api/queue/join": list_in_json,
-        **{f"/gradio_api/{door}/{name}": list_in_json for door in GRADIO_DOORS for name in list_endpoints.NAMES},
+        **{f"/gradio_api/{door}/{name}": list_in_json for door in GRADIO_DOORS for name in endpoints_with_files()},
         "/gradio_api/upload": picture,
     }
+
+
+def endpoints_with_files() -> list[str]:
+    """Gradio endpoints that take a whole file as an argument: a list, a queue."""
+    declared = (each.endpoint.partition("(") for each in OPERATIONS.values())
+    return [name for name, _, takes in declared if "text=" in takes]
 
 
 class Structure:

@@ -8,7 +8,7 @@ from typing import Any
 import anyio.to_thread
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
 from diffusion_local.errors import InvalidParams
@@ -34,7 +34,7 @@ async def picture_of(request: Request) -> bytes:
         return await file.read()
 
 
-async def job_of(request: Request) -> NewJobs:
+async def job_of(request: Request) -> BaseModel:
     """The body of a submit: JSON; or a form with that as ``job``, and pictures as ``source`` and ``mask``."""
     if media_type(request) != "multipart/form-data":
         return await anyio.to_thread.run_sync(validated, await request.body())
@@ -52,7 +52,7 @@ def data_url(data: bytes) -> str:
     return f"data:image/*;base64,{base64.b64encode(data).decode()}"
 
 
-def validated(data: str | bytes) -> NewJobs:
+def validated(data: str | bytes) -> BaseModel:
     try:
         return NewJobs.model_validate_json(data)
     except ValidationError as error:

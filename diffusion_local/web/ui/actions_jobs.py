@@ -47,7 +47,7 @@ def cancel_batch(studio: Studio, key: str, place: str) -> Effect:
 
 
 def cancel_waiting(studio: Studio, key: str, place: str) -> Effect:
-    return Effect(toast=said(say("page.cancelled_pictures", pictures=pictures(studio.cancel_waiting()))))
+    return Effect(toast=said(say("page.cancelled_pictures", pictures=pictures(studio.cancel(waiting=True)))))
 
 
 def cancel_mine(studio: Studio, key: str, place: str) -> Effect:
@@ -192,7 +192,7 @@ def forget(studio: Studio, key: str, place: str) -> Effect:
 
 
 def forget_ended(studio: Studio, key: str, place: str) -> Effect:
-    gone = studio.forget(everything=True)
+    gone = studio.forget(ended=True)
     return Effect(toast=said(say("page.cleared", pictures=pictures(gone))))
 
 

@@ -236,7 +236,7 @@ def test_scopes_hold_in_every_door(client: TestClient, house: House, tokens: dic
 
 
 def test_what_is_anothers_is_not_there_in_any_door(client: TestClient, house: House, tokens: dict[str, str]) -> None:
-    house.studio.cancel_waiting()
+    house.studio.cancel(waiting=True)
     with acting(replace(LOCAL, name="ann")):
         image = made(house, "a secret garden")
         job = house.studio.submit("a secret hill", width=128, height=128, steps=4)

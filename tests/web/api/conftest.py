@@ -29,7 +29,7 @@ def client(house: House) -> TestClient:
 def empty_queue(house: House) -> None:
     """What another test of the module left waiting is gone."""
     house.studio.resume()
-    house.studio.cancel_waiting()
+    house.studio.cancel(waiting=True)
     for job in house.studio.jobs("running"):
         house.jobs.stop(job.claim)
 

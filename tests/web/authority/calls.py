@@ -309,6 +309,7 @@ TABS: dict[str, list[str]] = {
 SENTENCES: dict[str, tuple[Any, ...]] = {
     "submit": ("a tree",),
     "again": (["{done}"],),
+    "again_of_reason": ("{reason}", "{failed_batch}"),
     "wait": (["{job}"], 0),
     "job": ("{job}",),
     "place": ("@job",),
@@ -379,7 +380,7 @@ SENTENCES: dict[str, tuple[Any, ...]] = {
     "reports.written": ("md", "{failed_batch}"),
     "reports.text": ("@report", "md"),
     "reports.page": ("@report",),
-    "reports.again": ("@again", "{reason}", "{failed_batch}"),
+    "reports.failed": ("{reason}", "{failed_batch}"),
     "reports.keep": ("@report", "night"),
     "webhooks.check": ("https://93.184.216.34/",),
     "webhooks.delivery": ("{delivery}",),

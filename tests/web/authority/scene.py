@@ -19,6 +19,8 @@ from diffusion_local import accounts, authority
 from diffusion_local.actor import LOCAL, NOBODY, Actor, Scope, acting, run_as
 from diffusion_local.compose import House
 from diffusion_local.domain import Failure, Lane, State
+from diffusion_local.operations.operation import Whose
+from diffusion_local.operations.registry import OPERATIONS
 from diffusion_local.store.selection import Selection
 from diffusion_local.web.access import cookie_name
 from tests.support import claimed
@@ -56,10 +58,10 @@ class Person:
 
     def may(self, name: str) -> bool:
         """Whether the table lets it say a sentence about what is its own."""
-        sentence = authority.SENTENCES[name]
+        sentence = OPERATIONS[name]
         if sentence.scope is not None and sentence.scope not in self.actor.scopes:
             return False
-        return sentence.whose is not authority.Whose.ACCOUNT or self.actor.source != "token"
+        return sentence.whose is not Whose.ACCOUNT or self.actor.source != "token"
 
 
 class Pristine:
@@ -302,4 +304,4 @@ def allowed(person: Person, sentences: set[str]) -> bool:
 
 
 def scopes_of(sentences: set[str]) -> set[Scope]:
-    return {scope for name in sentences if (scope := authority.SENTENCES[name].scope) is not None}
+    return {scope for name in sentences if (scope := OPERATIONS[name].scope) is not None}

@@ -17,9 +17,10 @@ from starlette.routing import Mount
 
 from diffusion_local import authority
 from diffusion_local.actor import LOCAL, Scope, acting
-from diffusion_local.authority import SENTENCES, Whose
 from diffusion_local.compose import House
 from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound, UserError
+from diffusion_local.operations.operation import Whose
+from diffusion_local.operations.registry import OPERATIONS
 from diffusion_local.studio import Studio
 from diffusion_local.web.access import is_open_path
 from diffusion_local.web.api import endpoints
@@ -99,7 +100,7 @@ def handlers(application: Any) -> dict[str, tuple[int, list[Any]]]:
 def test_every_door_is_walked_through(studio: Scene) -> None:
     application = studio.client.app
     assert routes(application) == set(calls.ROUTES)
-    assert set(calls.ENDPOINTS) == {*endpoints.FAST, *endpoints.SLOW, *endpoints.STREAMED}
+    assert set(calls.ENDPOINTS) == set(endpoints.names())
     assert set(calls.BUTTONS) | calls.PLAIN_BUTTONS == set(actions.VERBS)
     assert set(calls.TABS) == set(TABS)
     assert {*calls.HANDLERS, "act"} == set(handlers(application))  # `act` is what the buttons call
@@ -110,7 +111,7 @@ def test_the_table_has_every_public_method_of_the_studio_and_of_its_parts(house:
     for part, each in vars(house.studio).items():
         if not part.startswith("_"):
             found |= {f"{part}.{name}" for name in dir(each) if not name.startswith("_")}
-    assert found == set(SENTENCES)
+    assert found == set(OPERATIONS)
 
 
 def test_a_public_method_that_the_table_does_not_name_cannot_be_called() -> None:
@@ -165,7 +166,7 @@ def ask_endpoint(studio: Scene, person: Person, name: str) -> Answer:
         if sent.status_code != 200:
             return Answer(sent.status_code, sent.text)
         given["picture"] = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
-    if name not in endpoints.FAST:
+    if name in endpoints.SLOW + endpoints.STREAMED:
         return ask_later(studio, person, name, given)
     blocks = blocks_of(studio.client.app)
     [function] = [each.fn for each in blocks.fns.values() if each.api_name == name]
@@ -309,7 +310,7 @@ def different(people: list[Person], says: set[str]) -> list[Person]:
 
 def reads_only(sentences: set[str]) -> bool:
     """Whether whoever sees a thing may ask all of this about it."""
-    told = [SENTENCES[each] for each in sentences]
+    told = [OPERATIONS[each] for each in sentences]
     return all(each.scope in (None, Scope.READ) or each.whose in (Whose.SEEN, Whose.NOTHING) for each in told)
 
 
@@ -318,19 +319,19 @@ def unchanged(studio: Scene, who: str) -> None:
     assert not changes, f"{who}\n{changes[:5]}"
 
 
-@pytest.mark.parametrize("name", SENTENCES)
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_a_sentence_is_said_by_whom_the_table_lets(studio: Scene, name: str) -> None:
     """Past all doors: the Studio itself."""
     say_to_all(studio, name)
 
 
-@pytest.mark.parametrize("name", SENTENCES)
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_a_sentence_is_said_by_whom_the_table_lets_where_all_is_seen(shared: Scene, name: str) -> None:
     say_to_all(shared, name)
 
 
 def say_to_all(studio: Scene, name: str) -> None:
-    sentence = SENTENCES[name]
+    sentence = OPERATIONS[name]
     given = calls.SENTENCES.get(name, ())
     for person in studio.people:
         problem, told = said(studio, person, name, given)
@@ -360,7 +361,6 @@ def said(studio: Scene, person: Person, name: str, given: tuple[Any, ...]) -> tu
             "@image": asked.image(studio.names["image"]),
             "@batch": asked.batch(studio.names["batch"])[0],
             "@report": asked.reports.batch(studio.names["failed_batch"]),
-            "@again": asked.again,
         }
 
     def thing(value: Any) -> Any:
@@ -399,7 +399,7 @@ NOW_AND_THEN = {"storage.fault"}
 
 def record(studio: Scene) -> str:
     doors: dict[str, list[str]] = defaultdict(list)
-    asked = 2 * len(studio.people) * len(SENTENCES)
+    asked = 2 * len(studio.people) * len(OPERATIONS)
     for kind, door in DOORS:
         call = calls.ROUTES[door] if kind == "route" else Call()
         says = studio.doors.get((kind, door)) or asked_first(studio, kind, door, call)[1]
@@ -410,11 +410,11 @@ def record(studio: Scene) -> str:
     lines = [
         "# Authority",
         "",
-        "Each sentence of the Studio, the scope it takes and whose things it touches (`diffusion_local/authority.py`), "
+        "Each sentence of the Studio, the scope it takes and whose things it touches (`diffusion_local/operations/`), "
         "and the doors that say it. Written by `WRITE_RECORDS=1 pytest tests/web/authority`, which walks through all "
         "of it.",
         "",
-        f"{len(SENTENCES)} sentences, {len(DOORS)} doors, {len(studio.people)} callers: {asked:,} calls, in a studio "
+        f"{len(OPERATIONS)} sentences, {len(DOORS)} doors, {len(studio.people)} callers: {asked:,} calls, in a studio "
         "whose accounts see only their own and in one where they share. "
         "Of callers whom the table lets say the same at a door one calls it. "
         f"Callers: {'; '.join(each.name for each in studio.people)}.",
@@ -422,7 +422,7 @@ def record(studio: Scene) -> str:
         "| sentence | scope | whose | doors |",
         "|---|---|---|---|",
     ]
-    for name, sentence in SENTENCES.items():
+    for name, sentence in OPERATIONS.items():
         told = ", ".join(f"`{each}`" for each in doors[name]) or "the command line, or none"
         lines.append(f"| `{name}` | {sentence.scope or 'open'} | {sentence.whose} | {told} |")
     return "\n".join(lines) + "\n"

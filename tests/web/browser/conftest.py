@@ -73,7 +73,7 @@ def people(chromium: Any, site: Site) -> Iterator[Any]:
     yield enter
     for person in opened:
         person.context.close()
-    site.house.studio.cancel_waiting()
+    site.house.studio.cancel(waiting=True)
     site.house.studio.resume()
     assert [complaint for person in opened for complaint in person.complaints] == []
 

@@ -129,7 +129,7 @@ def test_a_file_becomes_the_list_and_the_queue_comes_from_a_file(people: Any, si
 
     kept = tmp_path / "queue.jsonl"
     kept.write_text("".join(studio.queue_file.export()), encoding="utf-8")
-    studio.cancel_waiting()
+    studio.cancel(waiting=True)
     page.click("[data-key=queue-files] summary")
     with page.expect_file_chooser() as chooser:
         page.click("[data-import=queue]")

@@ -116,7 +116,7 @@ def test_a_batch_is_held_and_goes_on(page: Any, site: Site) -> None:
 
 def test_all_failed_again_and_what_happened(page: Any, site: Site) -> None:
     studio = site.house.studio
-    studio.forget(everything=True)
+    studio.forget(ended=True)
     prompt = a_prompt("broken [fail]")
     studio.wait(studio.submit(prompt, count=2, width=128, height=128, steps=2).job_ids, 30)
     page.on("dialog", lambda dialog: dialog.accept())
@@ -147,14 +147,14 @@ def names(site: Site) -> Iterator[list[str]]:
     """Three batches of some pictures that wait, the first one open."""
     studio = site.house.studio
     studio.pause()
-    studio.cancel_waiting()
-    studio.forget(everything=True)
+    studio.cancel(waiting=True)
+    studio.forget(ended=True)
     names = [a_prompt("batch") for _ in range(3)]
     for name in names:
         studio.submit(name, count=12, width=128, height=128, steps=2)
     yield names
-    studio.cancel_waiting()
-    studio.forget(everything=True)
+    studio.cancel(waiting=True)
+    studio.forget(ended=True)
     studio.resume()
 
 
@@ -270,6 +270,6 @@ def test_with_thousands_waiting_there_are_few_rows_and_all_can_be_reached(page: 
         page.wait_for_function("document.querySelectorAll('#queue li.line').length === 1")
         assert fits(page)
     finally:
-        studio.cancel_waiting()
-        studio.forget(everything=True)
+        studio.cancel(waiting=True)
+        studio.forget(ended=True)
         studio.resume()

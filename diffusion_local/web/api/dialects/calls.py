@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 
 from diffusion_local import shapes
 from diffusion_local.actor import current
-from diffusion_local.domain import Image, Job, Receipt, State
+from diffusion_local.domain import Image, Job, State
 from diffusion_local.errors import InvalidParams, UserError, echo
 from diffusion_local.messages import message
 from diffusion_local.store import faults
@@ -87,11 +87,6 @@ def put_last(kept: dict[str, V], key: str, value: V, most: int) -> None:
     kept[key] = value
     while len(kept) > most:
         del kept[next(iter(kept))]
-
-
-def submitted(studio: Studio, options: dict[str, Any]) -> Receipt:
-    studio.check_open()
-    return studio.submit(**options)
 
 
 def neutral(given: dict[str, Any], neutrals: dict[str, tuple[Any, ...]]) -> None:

@@ -20,7 +20,7 @@ from diffusion_local.options.signature import options_of
 from diffusion_local.shapes import Json
 from diffusion_local.studio import Studio
 from diffusion_local.telling.predictions import FILTER, MOST_JOBS, Subscription, prediction
-from diffusion_local.web.api.dialects.calls import neutral, refusing, root_of, submitted
+from diffusion_local.web.api.dialects.calls import neutral, refusing, root_of
 from diffusion_local.web.api.fields import field_of
 from diffusion_local.web.api.prefer import MOST_SECONDS, read_prefer
 from diffusion_local.web.api.uploads import kept_pictures
@@ -115,7 +115,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
                 "webhook": body.webhook,
                 "prediction": Subscription(chosen or "", root_of(request), told).text(),
             }
-        receipt = await anyio.to_thread.run_sync(lambda: submitted(studio, kept_pictures(studio, options)))
+        receipt = await anyio.to_thread.run_sync(lambda: studio.submit(**kept_pictures(studio, options)))
         seconds = MOST_SECONDS if preference.seconds is None else preference.seconds
         finished = await until_final(studio, watch, receipt.job_ids, seconds, request)
         name = chosen or receipt.batch_id

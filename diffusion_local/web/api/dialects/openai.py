@@ -39,7 +39,6 @@ from diffusion_local.web.api.dialects.calls import (
     neutral,
     outcome,
     refusing,
-    submitted,
     why_not,
 )
 from diffusion_local.web.api.dialects.pictures import opened, painted_where_clear
@@ -167,7 +166,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         key = hashlib.sha256(f"{caller(request)}{told}".encode()).hexdigest()
         pending = unanswered[key]
         if pending is None or not pending.belongs_to(retry=retries.strip("0") != ""):
-            submit = anyio.to_thread.run_sync(lambda: submitted(studio, options))
+            submit = anyio.to_thread.run_sync(lambda: studio.submit(**options))
             pending = unanswered[key] = Pending(asyncio.create_task(submit))
         pending.left_at = None
         try:

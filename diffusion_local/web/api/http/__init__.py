@@ -1,4 +1,4 @@
-"""The HTTP API below ``/api/v1``: routes by noun, each one sentence to the Studio. Documented at ``/docs``."""
+"""The HTTP API below ``/api/v1``, documented at ``/docs``. Most routes derive from the registry of operations."""
 
 from typing import Any
 
@@ -10,20 +10,7 @@ from diffusion_local import shapes
 from diffusion_local.errors import NotFound
 from diffusion_local.messages import message
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.http import (
-    batches,
-    boards,
-    grids,
-    images,
-    jobs,
-    lists,
-    models,
-    queue,
-    reports,
-    sources,
-    steering,
-    streams,
-)
+from diffusion_local.web.api.http import derived, images, jobs, lists, models, reports, sources, streams
 from diffusion_local.web.api.watch import Watch
 
 ROOT = "/api/v1"
@@ -48,20 +35,16 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 
 def router(studio: Studio, watch: Watch) -> APIRouter:
-    api = APIRouter(prefix=ROOT, responses=REFUSALS)
+    api = APIRouter(prefix=ROOT, responses=REFUSALS, generate_unique_id_function=lambda route: route.name)
     parts = [
-        steering.router(studio),
         jobs.router(studio, watch),
         lists.router(studio),
         sources.router(studio),
-        batches.router(studio),
-        grids.router(studio),
         images.router(studio),
-        boards.router(studio),
-        queue.router(studio),
         models.router(studio),
         reports.router(studio),
         streams.router(studio, watch),
+        derived.router(studio),
     ]
     for part in parts:
         api.include_router(part)

@@ -1,21 +1,27 @@
-"""Prompt lists: sent as the file itself, or as one of a form; and read out again."""
+"""Prompt lists, sent as the file itself or as one of a form."""
 
-from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import PurePath
 from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Header, Query, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 
-from diffusion_local import shapes
+from diffusion_local import answers, shapes
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.formats import format_of
+from diffusion_local.lists.plan import ListCheck
+from diffusion_local.lists.prompt_lists import ListReceipt
 from diffusion_local.messages import message
+from diffusion_local.operations import registry
+from diffusion_local.operations.operation import Operation
+from diffusion_local.operations.registry import MEANINGS, OPERATIONS
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.fields import ListOptions, ListSettings
+from diffusion_local.web.api.http.derived import accepted
+from diffusion_local.web.api.schemas import ACCEPTED, schema
 from diffusion_local.web.api.uploads import media_type
 
 FORMATS = {
@@ -24,7 +30,6 @@ FORMATS = {
     "application/x-jsonlines": "jsonl",
     "application/x-ndjson": "jsonl",
 }
-MEDIA = {"csv": "text/csv", "jsonl": "application/jsonl"}
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 FORM = {"schema": {"type": "object", "required": ["file"], "properties": {"file": BINARY["schema"]}}}
 BODY = {
@@ -39,51 +44,49 @@ BODY = {
 
 def router(studio: Studio) -> APIRouter:
     lists = APIRouter(tags=["lists"])
+    submit, check = OPERATIONS["lists.submit"], OPERATIONS["lists.check"]
+    accepted_as: dict[int | str, dict[str, Any]] = {202: {"model": ACCEPTED[ListReceipt]}}
+    checked_as: dict[int | str, dict[str, Any]] = {200: {"model": schema(ListCheck)}}
 
-    @lists.post("/lists", status_code=202, openapi_extra=BODY)
+    @lists.post("/lists", status_code=202, openapi_extra=BODY, responses=accepted_as, response_model=None)
     async def submit_list(
         request: Request,
-        options: Annotated[ListOptions, Query()],
-        idempotency_key: Annotated[str | None, Header(description="sent twice it makes one batch")] = None,
+        options: Annotated[ListOptions, Query()],  # type: ignore[valid-type]
+        idempotency_key: Annotated[str | None, Header(description=MEANINGS["idempotency_key"])] = None,
     ) -> JSONResponse:
         """Put every picture of a list into the queue, as one batch behind everything that somebody waits for.
 
         The parameters that are fields of a picture hold for lines that say nothing.
         """
-        source, form, name = await sent(request, options.format)
-        options = options.model_copy(update={"format": form, "name": options.name or name})
-        await anyio.to_thread.run_sync(studio.check_open)
-        receipt = await anyio.to_thread.run_sync(
-            lambda: studio.lists.submit(source, **given(options), idempotency_key=idempotency_key)
-        )
-        url = shapes.api_url(f"batches/{receipt.batch_id}")
-        return JSONResponse(asdict(receipt) | {"status_url": url}, 202, headers={"Location": url})
+        given, name = await sent(request, options)
+        given |= {"idempotency_key": idempotency_key, "name": given["name"] or name}
+        receipt = await anyio.to_thread.run_sync(called, studio, submit, given)
+        return await anyio.to_thread.run_sync(accepted, studio, receipt)
 
-    @lists.post("/lists/check", openapi_extra=BODY)
-    async def check_list(request: Request, settings: Annotated[ListSettings, Query()]) -> shapes.Json:
+    @lists.post("/lists/check", openapi_extra=BODY, responses=checked_as, response_model=None)
+    async def check_list(
+        request: Request,
+        settings: Annotated[ListSettings, Query()],  # type: ignore[valid-type]
+    ) -> shapes.Json:
         """What a list would make: pictures, models, seconds, bytes, prompts, bad lines. Nothing is enqueued."""
-        source, form, _ = await sent(request, settings.format)
-        settings = settings.model_copy(update={"format": form})
-        return asdict(await anyio.to_thread.run_sync(lambda: studio.lists.check(source, **given(settings))))
-
-    @lists.get("/batches/{batch_id}/export", response_class=StreamingResponse)
-    def export_batch(batch_id: str, format: str = "csv") -> Response:
-        """A batch with what became of its jobs, as a list (`csv` or `jsonl`) that can be sent again."""
-        return download(studio.lists.export(batch_id, format), f"{batch_id}.{format}")
-
-    @lists.get("/queue/export", response_class=StreamingResponse)
-    def export_waiting(format: str = "csv") -> Response:
-        """All that waits, as a list (`csv` or `jsonl`) that can be sent again."""
-        return download(studio.lists.export(None, format), f"queue.{format}")
+        given, _ = await sent(request, settings)
+        return answers.as_json(studio, await anyio.to_thread.run_sync(called, studio, check, given))
 
     return lists
 
 
-def given(options: ListSettings) -> dict[str, Any]:
-    return options.model_dump(exclude_none=True)
+def called(studio: Studio, operation: Operation, given: dict[str, Any]) -> Any:
+    return registry.call(studio, operation, registry.values(given, registry.arguments(operation)))
 
 
-async def sent(request: Request, form: str) -> tuple[bytes, str, str]:
+async def sent(request: Request, options: BaseModel) -> tuple[dict[str, Any], str]:
+    """(the arguments, the name of the list's file)."""
+    given = options.model_dump()
+    content, form, name = await file_of(request, given["format"])
+    return given | {"content": content, "format": form}, name
+
+
+async def file_of(request: Request, form: str) -> tuple[bytes, str, str]:
     """(a list's bytes, its format, the name of its file). Raises InvalidParams."""
     media = media_type(request)
     if media != "multipart/form-data":
@@ -94,8 +97,3 @@ async def sent(request: Request, form: str) -> tuple[bytes, str, str]:
             raise InvalidParams("file", message("list_file"))
         path = PurePath(file.filename or "")
         return await file.read(), form or format_of(path.name), path.stem
-
-
-def download(lines: Iterator[str], name: str) -> Response:
-    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
-    return StreamingResponse(lines, media_type=MEDIA[name.rpartition(".")[2]], headers=headers)

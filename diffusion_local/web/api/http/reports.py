@@ -1,6 +1,5 @@
 """Reports as JSON, Markdown or HTML, and who was told: the delivery log of webhooks and hooks."""
 
-from typing import Any
 from urllib.parse import parse_qs
 
 import anyio.to_thread
@@ -11,8 +10,7 @@ from diffusion_local import shapes
 from diffusion_local.domain import Receipt
 from diffusion_local.reports.report import Report
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.answers import tagged
-from diffusion_local.web.api.fields import ReportAgain, Trial
+from diffusion_local.web.api.etags import tagged
 from diffusion_local.web.ui.words import TAGS, language, translated
 
 FORMATS = {".json": "json", ".md": "md", ".html": "html"}
@@ -39,34 +37,11 @@ def router(studio: Studio) -> APIRouter:
         _, form = form_of(request.url.path, request)
         return answer(studio, request, studio.reports.night(since or None, until or None), form)
 
-    @api.post("/reports/again", tags=["reports"], status_code=202)
-    def again(body: ReportAgain) -> dict[str, Any]:
-        """New jobs for those that failed for one reason of a report. Asking twice makes nothing twice."""
-        batch_id, since, until = body.batch_id or None, body.since or None, body.until or None
-        return shapes.receipt(studio.reports.again(studio.again, body.reason, batch_id, since, until))
-
-    @api.get("/webhooks/deliveries", tags=["webhooks"])
-    def deliveries(request: Request, limit: int = 50, before: str = "", state: str = "") -> Response:
-        """The delivery log, newest first: give `next` as `before` to read on."""
-        found = studio.webhooks.deliveries(limit, before or None, state or None)
-        following = found[-1].id if len(found) == limit else None
-        return tagged(request, {"deliveries": [shapes.delivery(each) for each in found], "next": following})
-
     @api.get("/webhooks/deliveries/{delivery_id}", tags=["webhooks"])
     def one_delivery(delivery_id: str, request: Request) -> Response:
         """One delivery with the message that was, or is to be, sent."""
         found = studio.webhooks.delivery(delivery_id)
         return tagged(request, shapes.delivery(found) | {"payload": found.payload})
-
-    @api.post("/webhooks/deliveries/{delivery_id}/resend", tags=["webhooks"], status_code=202)
-    def resend(delivery_id: str) -> dict[str, Any]:
-        """Send one again, with the id it had."""
-        return shapes.delivery(studio.webhooks.resend(delivery_id))
-
-    @api.post("/webhooks/test", tags=["webhooks"], status_code=202)
-    def trial(body: Trial) -> dict[str, Any]:
-        """Send a trial message to an address; the delivery that tells what came of it."""
-        return shapes.delivery(studio.webhooks.test(body.url))
 
     return api
 
@@ -95,7 +70,7 @@ def page_router(studio: Studio) -> APIRouter:
 
         def make() -> Receipt:
             of = {name: said[name] or None for name in ("batch_id", "since", "until")}
-            return studio.reports.again(studio.again, said["reason"], **of)
+            return studio.again_of_reason(said["reason"], **of)
 
         receipt = await anyio.to_thread.run_sync(make)
         return RedirectResponse(shapes.report_url(receipt.batch_id), 303, headers=NEVER)

@@ -1,16 +1,14 @@
 """Source pictures: what img2img, inpainting and upscaling begin from. Sent once, then named by their id."""
 
-from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
-from diffusion_local import authority, shapes
+from diffusion_local import answers, authority, shapes
 from diffusion_local.errors import InvalidParams
 from diffusion_local.store.reading import read_picture
-from diffusion_local.store.sources import Source
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.uploads import picture_of
 
@@ -42,12 +40,9 @@ def router(studio: Studio) -> APIRouter:
         authority.check("sources.add")  # before the body is read
         data = await picture_of(request)
         source = await anyio.to_thread.run_sync(studio.sources.add, data, field)
-        return created(source, recipe=await anyio.to_thread.run_sync(recipe_in, data))
-
-    @sources.post("/images/{image_id}/source", status_code=201, responses={201: {"model": shapes.SourcePicture}})
-    def from_image(image_id: str) -> JSONResponse:
-        """A picture of the gallery as a source picture."""
-        return created(studio.sources.from_image(image_id))
+        told = answers.as_json(studio, source)
+        told["recipe"] = await anyio.to_thread.run_sync(recipe_in, data)
+        return JSONResponse(told, 201, headers={"Location": told["url"]})
 
     return sources
 
@@ -58,8 +53,3 @@ def recipe_in(data: bytes) -> shapes.Json | None:
     except InvalidParams:  # most pictures carry none
         return None
     return {"settings": found.settings, "facts": found.facts, "others": found.others}
-
-
-def created(source: Source, **more: Any) -> JSONResponse:
-    url = shapes.source_url(source.id)
-    return JSONResponse(asdict(source) | {"url": url} | more, 201, headers={"Location": url})

@@ -48,7 +48,6 @@ from diffusion_local.web.api.dialects.calls import (
     neutral,
     outcome,
     refusing,
-    submitted,
     why_not,
 )
 from diffusion_local.web.api.uploads import decoded
@@ -94,7 +93,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
 
     async def ended(options: dict[str, Any], request: Request) -> Receipt:
         """What was submitted, once it has ended. Raises NotDone if the caller has gone, or the time is over."""
-        receipt = newest[caller(request)] = await anyio.to_thread.run_sync(lambda: submitted(studio, options))
+        receipt = newest[caller(request)] = await anyio.to_thread.run_sync(lambda: studio.submit(**options))
         if not await until_final(studio, watch, receipt.job_ids, LONGEST, request):
             raise NotDone(message("batch_goes_on", batch=receipt.batch_id))
         return receipt

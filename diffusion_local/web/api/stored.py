@@ -1,47 +1,16 @@
-"""How the HTTP API answers beyond its JSON: entity tags, links to the next page, stored files in whole or in part."""
+"""Stored files as answers, in whole or in part."""
 
-import hashlib
-import json
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import anyio
-from fastapi import Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from diffusion_local import shapes
 from diffusion_local.store.blobs import StoredFile
-
-REVALIDATE = {"Cache-Control": "private, no-cache"}
-
-
-def tagged(request: Request, content: dict[str, Any]) -> Response:
-    """JSON with an ``ETag``; 304 without a body if the caller has it already (RFC 9110, section 13.1.2)."""
-    tag = f'"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]}"'
-    headers = REVALIDATE | {"ETag": tag}
-    if known_already(request, tag):
-        return Response(status_code=304, headers=headers)
-    return JSONResponse(content, headers=headers)
-
-
-def known_already(request: Request, tag: str) -> bool:
-    """Whether ``If-None-Match`` names the tag."""
-    known = [each.strip().removeprefix("W/") for each in request.headers.get("If-None-Match", "").split(",")]
-    return tag in known or "*" in known
-
-
-def paged(request: Request, name: str, items: list[Any], following: str | None) -> JSONResponse:
-    """A page of a list: ``next`` is the cursor to give as ``before``, and the same as a link (RFC 8288)."""
-    headers = dict(REVALIDATE)
-    if following:
-        url = request.url.include_query_params(before=following)
-        path = shapes.root() + request.scope["path"]  # where a proxy serves us the two differ
-        headers["Link"] = f'<{path}?{url.query}>; rel="next"'
-    return JSONResponse({name: items, "next": following}, headers=headers)
 
 
 class StoredResponse(FileResponse):

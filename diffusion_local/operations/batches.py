@@ -1,0 +1,180 @@
+"""Operations on batches, prompt lists, grids, the queue as a file, and the queue by batches."""
+
+from diffusion_local.operations.operation import (
+    CONTROL,
+    NOTHING,
+    OWN,
+    READ,
+    SEEN,
+    SUBMIT,
+    After,
+    File,
+    Operation,
+    Paged,
+    Route,
+    elsewhere,
+    get,
+    op,
+    patch,
+    post,
+)
+
+BATCHES = {
+    "page": op(
+        READ,
+        SEEN,
+        get("/batches"),
+        endpoint="batches",
+        takes="limit before",
+        answer=Paged("batches"),
+        doc='Batches with their progress, newest first: {"batches", "next"}; give `next` as `before` to read on.',
+    ),
+    "get": op(
+        READ,
+        SEEN,
+        get("/batches/{batch_id}"),
+        endpoint="batch",
+        doc="One batch: counts by state, `done_at` (estimated, null where unknown), `warning` if that is too late.",
+    ),
+    "late": op(READ, SEEN),
+    "warning": op(READ, SEEN),
+    "foreseen": op(READ, NOTHING),
+    "times": op(READ, NOTHING),
+    "images": op(
+        READ,
+        SEEN,
+        get("/batches/{batch_id}/images", "limit before=after"),
+        answer=Paged("images"),
+        doc="The pictures of a batch in its own order: give `next` as `before` to read on.",
+    ),
+    "zip": op(
+        READ,
+        SEEN,
+        get("/batches/{batch_id}/zip"),
+        answer=File("{batch_id}.zip"),
+        doc="The pictures of a batch, and the list with what became of them, as one ZIP file.",
+    ),
+    "contact_sheet": op(
+        READ,
+        SEEN,
+        get("/batches/{batch_id}/sheet.webp"),
+        answer=File("{batch_id}.webp"),
+        doc="The contact sheet of a batch: each picture small, with prompt and seed; of a grid with its axes.",
+    ),
+    "rename": op(CONTROL, OWN, elsewhere(patch("/batches/{batch_id}"))),
+    "edit": op(
+        CONTROL,
+        OWN,
+        patch("/batches/{batch_id}", "name prompt *", After("batches.get", also=True)),
+        endpoint="edit_batch(batch_id *-seed name prompt)",
+        options="picture batch",
+        meanings={"prompt": "of every picture that waits"},
+        doc="""Rename a batch, and change what still waits of it: {"changed" jobs, "warnings"}. All or nothing.
+
+        What is left out, or null, stays. An empty time (`window`, `start_at`, `finish_by`) is taken away.""",
+    ),
+    "duplicate": op(
+        SUBMIT,
+        SEEN,
+        post("/batches/{batch_id}/duplicate", status=202),
+        endpoint="duplicate_batch",
+        options="batch",
+        meanings={"name": "of the copy; else the old one's with (copy)"},
+        doc="All its pictures again, with the same seeds, as a batch of its own; times are given anew: "
+        '{"batch_id", "job_ids", "warnings"}.',
+    ),
+}
+
+GRIDS = {
+    "check": op(
+        SUBMIT,
+        NOTHING,
+        post("/grids/check"),
+        endpoint="check_grid",
+        takes="prompt x * y z",
+        options="picture",
+        doc="""What a grid would make: pictures, heads of columns and rows, models, seconds. Nothing is enqueued.
+
+        An axis is a field with its values: `steps: 10,20,30`, `seed: 1-4`, `prompt: cat,dog` (search and replace).""",
+    ),
+    "submit": op(
+        SUBMIT,
+        OWN,
+        post("/grids", "prompt x y z * name priority lane idempotency_key", status=202),
+        endpoint="submit_grid",
+        takes="prompt x * y z name priority idempotency_key",
+        options="picture batch",
+        doc="""Enqueue a picture for each combination of the axes: {"batch_id", "job_ids", "warnings"}.
+
+        They are one batch, whose contact sheet is at `sheet_url`.""",
+    ),
+}
+
+LISTS = {
+    "check": op(
+        SUBMIT,
+        NOTHING,
+        elsewhere(post("/lists/check"), content="content"),
+        endpoint="check_list(text=content format expand expansion_seed count *)",
+        options="picture",
+        doc="""What a list would make: pictures, models, seconds, bytes, first and last prompts, bad lines with reasons.
+
+        Nothing is enqueued. `expand` is random, all or no: what becomes of `{red|blue}` and `__animal__`.""",
+    ),
+    "submit": op(
+        SUBMIT,
+        OWN,
+        elsewhere(post("/lists", status=202), content="content"),
+        endpoint="submit_list(text=content format skip_bad_lines name priority idempotency_key expand expansion_seed "
+        "count *)",
+        options="picture batch",
+        doc="""Enqueue every picture of a list as one batch: {"batch_id", "count", "job_ids" (the first), "bad_lines"}.
+
+        A bad line refuses the whole list, unless `skip_bad_lines`. The same idempotency key sent twice makes one batch.
+        """,
+    ),
+    "export": op(
+        READ,
+        SEEN,
+        get("/batches/{batch_id}/export", "format", File("{batch_id}.{format}")),
+        get("/queue/export", "format", File("queue.{format}")),
+        doc="A batch, or all that waits, with what became of the jobs, as a list (`csv` or `jsonl`) that can be sent "
+        "again.",
+    ),
+}
+
+QUEUE_FILE = {
+    "export": op(
+        READ,
+        SEEN,
+        get("/queue/file"),
+        answer=File("queue.jsonl"),
+        doc="All that waits, with its batches, as a file that another machine's `/queue/import` reads.",
+    ),
+    "take": op(
+        SUBMIT,
+        OWN,
+        Route("POST", "/queue/import", status=202, content="source"),
+        endpoint="import_queue(text=source skip_bad_lines)",
+        doc="""Enqueue what such a file holds: {"batches" (ids with names), "count", "bad_lines", "bad_count"}.
+
+        Read twice it makes nothing twice.""",
+    ),
+}
+
+GROUPS = {
+    "live": op(READ, SEEN),
+    "ended": op(READ, SEEN),
+    "window": op(READ, SEEN),
+    "others_waiting": op(READ, NOTHING),
+    "models": op(READ, SEEN),
+    "owners": op(READ, SEEN),
+}
+
+PARTS: dict[str, dict[str, Operation]] = {
+    "batches": BATCHES,
+    "grids": GRIDS,
+    "lists": LISTS,
+    "queue_file": QUEUE_FILE,
+    "groups": GROUPS,
+}

@@ -1,0 +1,194 @@
+"""The declared operations by name, and what the signatures of their methods add to the declarations."""
+
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any, get_args, get_origin
+
+from diffusion_local.operations import batches, gallery, jobs, system
+from diffusion_local.operations.operation import Operation, Route
+from diffusion_local.options.signature import options_of
+
+#: By name: ``submit`` of the Studio itself, ``lists.check`` of a part.
+OPERATIONS: dict[str, Operation] = {}
+#: The methods, once their classes are imported: see ``authority.guarded``.
+_METHODS: dict[str, Any] = {}
+
+#: What arguments mean, wherever an operation does not say otherwise.
+MEANINGS = {
+    "job_id": "a job's id",
+    "job_ids": "each job by its id",
+    "batch_id": "every job of this batch",
+    "image_ids": "each picture by its id",
+    "count": "pictures to make; in a list, of a line that does not say",
+    "name": "of the batch, for people",
+    "priority": "-100 to 100, higher runs first",
+    "value": "-100 to 100, higher runs first",
+    "lane": "the batch lane runs after the interactive one",
+    "idempotency_key": "sent twice it makes one batch",
+    "give_back": "put a running picture back at its next step, else it is finished",
+    "before": "`next` of the page before",
+    "prompt": "what the picture shows; an upscale needs none",
+    "x": 'columns: a field with its values; "prompt" replaces its first one',
+    "y": "rows",
+    "z": "grids below each other",
+    "window": "of the batch lane; empty is always",
+    "format": "text, csv or jsonl",
+    "expand": "what becomes of {a|b} and __name__: random, all or no",
+    "expansion_seed": "draws the same wildcards and seeds again",
+    "skip_bad_lines": "enqueue the good ones; else one bad line refuses them all",
+}
+EXAMPLES = {"prompt": "a red apple", "x": "steps: 6,12", "y": "prompt: apple,pear", "z": "seed: 1-3"}
+EXAMPLES |= {"window": "23:00-07:00"}
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """``name`` as callers give it, ``parameter`` as the method calls it; ``default`` is ``inspect.Parameter.empty`` for
+    one that is required. ``kind`` is its type in requests."""
+
+    name: str
+    parameter: str
+    kind: Any
+    default: Any = inspect.Parameter.empty
+    meaning: str = ""
+    example: Any = None
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+
+def declare(part: str, operations: dict[str, Operation]) -> None:
+    """Add the operations of a part of the Studio, "" for the Studio itself."""
+    for verb, each in operations.items():
+        name = f"{part}.{verb}".lstrip(".")
+        OPERATIONS[name] = replace(each, name=name, doc=inspect.cleandoc(each.doc))
+
+
+declare("", jobs.OPERATIONS)
+for _parts in (batches.PARTS, gallery.PARTS, system.PARTS):
+    for _part, _operations in _parts.items():
+        declare(_part, _operations)
+
+
+def verbs(part: str) -> set[str]:
+    """The names of the operations of a part."""
+    split = (name.rpartition(".") for name in OPERATIONS)
+    return {verb for found, _, verb in split if found == part}
+
+
+def implement(name: str, method: Any) -> None:
+    """Record which method or property an operation is."""
+    _METHODS[name] = method
+
+
+def signature(name: str) -> inspect.Signature:
+    return inspect.signature(_METHODS[name], eval_str=True)
+
+
+def answer_type(name: str) -> Any:
+    """The type that a method returns; sequences as lists."""
+    kind = signature(name).return_annotation
+    return list.__class_getitem__(get_args(kind)) if get_origin(kind) is Sequence else kind
+
+
+def arguments(operation: Operation, takes: str | None = None) -> list[Argument]:
+    """What an interface offers of an operation, in this order: ``takes``, or what the operation says itself."""
+    declared = list(signature(operation.name).parameters.values())[1:]
+    own = {each.name: each for each in declared if each.kind is not each.VAR_KEYWORD}
+    if takes is None:
+        takes = operation.takes
+    if takes is None:
+        takes = " ".join("*" if each.kind is each.VAR_KEYWORD else each.name for each in declared)
+    found: list[Argument] = []
+    for token in takes.split():
+        if token.startswith("*"):
+            skipped = {*own, token.removeprefix("*-")} if token != "*" else set(own) - {"seed"}
+            found += [each for each in options(operation) if each.name not in skipped]
+            continue
+        name, _, parameter = token.partition("=")
+        found.append(argument(operation, name, parameter or name, own))
+    return found
+
+
+def argument(operation: Operation, name: str, parameter: str, own: dict[str, inspect.Parameter]) -> Argument:
+    meaning = operation.meanings.get(name) or MEANINGS.get(name, "")
+    if parameter == "job_id" and parameter not in own:  # one of job_ids
+        return Argument(name, "job_ids", str, "", meaning)
+    if parameter not in own:
+        option = next((each for each in options(operation) if each.name == parameter), None)
+        if option is None:
+            raise LookupError(
+                f"The declaration of {operation.name} offers {parameter}, which the method does not take."
+            )
+        return replace(option, name=name)
+    declared = own[parameter]
+    default = declared.default
+    if default == () and default is not declared.empty:
+        default = None
+    return Argument(name, parameter, sent(declared.annotation, default), default, meaning, EXAMPLES.get(name))
+
+
+def options(operation: Operation) -> list[Argument]:
+    """The keyword options that an operation takes; one that is left out is None."""
+    named = operation.options.split()
+    return [
+        Argument(each.name, each.name, each.taken | None, None, each.meaning, each.example)
+        for each in options_of("picture" in named, "batch" in named)
+    ]
+
+
+def sent(kind: Any, default: Any) -> Any:
+    """The type of an argument in requests: lists for sequences, text for what is read as a file."""
+    if get_origin(kind) is not None and get_origin(kind) in (Sequence, list):
+        return list[str] | None if default is None else list[str]
+    if bytes in get_args(kind):
+        return str
+    return kind
+
+
+def endpoint(operation: Operation) -> tuple[str, list[Argument]]:
+    """(name, arguments) of an operation's Gradio endpoint."""
+    name, _, takes = operation.endpoint.removesuffix(")").partition("(")
+    return name, arguments(operation, takes or None)
+
+
+def values(given: dict[str, Any], offered: list[Argument]) -> dict[str, Any]:
+    """The keyword arguments of a method for what a caller gave; None is as if it were left out.
+
+    Raises ValueError for a value that its enumeration does not have.
+    """
+    found: dict[str, Any] = {}
+    for each in offered:
+        value = given.get(each.name)
+        if value is None or (each.parameter == "job_ids" and not value):
+            continue
+        if each.parameter == "job_ids" and isinstance(value, str):
+            value = [value]
+        if isinstance(each.kind, type) and issubclass(each.kind, Enum):
+            value = each.kind(value)
+        found[each.parameter] = value
+    return found
+
+
+def method(studio: Any, operation: Operation) -> Any:
+    """The bound method of a Studio that an operation is."""
+    for part in operation.name.split("."):
+        studio = getattr(studio, part)
+    return studio
+
+
+def call(studio: Any, operation: Operation, given: dict[str, Any]) -> Any:
+    """Carry an operation out, with keyword arguments as ``values`` makes them."""
+    rest = dict(given)
+    alone = [each.name for each in signature(operation.name).parameters.values() if each.kind is each.POSITIONAL_ONLY]
+    positional = [rest.pop(name) for name in alone if name in rest]
+    return method(studio, operation)(*positional, **rest)
+
+
+def in_path(route: Route) -> list[str]:
+    """The arguments that a route has in its path."""
+    return re.findall(r"{(\w+)}", route.path)

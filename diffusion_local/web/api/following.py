@@ -1,0 +1,153 @@
+"""A job, a batch or the queue followed as it changes, for every interface that reports changes as they happen."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import anyio.to_thread
+
+from diffusion_local import shapes
+from diffusion_local.errors import NotFound, UserError
+from diffusion_local.studio import Studio
+from diffusion_local.web.api.watch import Watch
+
+PAGE = 500  # events in one look
+LARGEST = 2**63 - 1
+
+
+class Source(Protocol):
+    """What a stream is about; ``look`` gives what is new, and whether that was the end."""
+
+    seconds: float  # between two looks
+    number: int
+    more: bool  # events were left for the next look
+
+    def look(self) -> "tuple[list[News], bool]": ...
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """One event; those that a client can resume behind have a number."""
+
+    event: str
+    data: shapes.Json
+    number: int | None = None
+
+
+class Followed:
+    """A job, or the jobs of a batch, until all have ended."""
+
+    seconds = 0.2
+
+    def __init__(self, studio: Studio, last_id: str | None, job_id: str = "", batch_id: str = "") -> None:
+        self._studio = studio
+        self._job_id = job_id
+        self._batch_id = batch_id
+        self._steps: dict[str, tuple[int, str]] = {}
+        self.more = False
+        self.number = number_of(last_id)
+
+    def look(self) -> tuple[list[News], bool]:
+        whole = self._whole()  # before the events: they then tell at least as much
+        found = self._studio.events_after(self.number, self._job_id or None, self._batch_id or None, PAGE)
+        news = []
+        for self.number, event in found:
+            news.append(News("state", shapes.event(event), self.number))
+        self.more = len(found) == PAGE
+        if self._job_id:
+            ended = whole["finished_at"] is not None
+            running = [] if ended or whole["state"] != "running" else [whole]
+        else:
+            ended = whole["finished"]
+            running = [shapes.job(each) for each in self._studio.jobs("running", self._batch_id)]
+        for each in running:
+            news += self._progress(each)
+        if ended and not self.more:
+            return [*news, News("end", whole)], True
+        return news, False
+
+    def _whole(self) -> shapes.Json:
+        if self._job_id:
+            return shapes.one_job(self._studio, self._job_id)
+        return shapes.progress(self._studio.batches.get(self._batch_id))
+
+    def _progress(self, job: shapes.Json) -> list[News]:
+        now = (job["step"], job["phase"])
+        if self._steps.get(job["id"]) == now:
+            return []
+        self._steps[job["id"]] = now
+        told = {"job_id": job["id"], "step": job["step"], "steps": job["steps"], "phase": job["phase"]}
+        return [News("progress", told)]
+
+
+class Everything:
+    """All events of all jobs, and the counts whenever they change."""
+
+    seconds = 0.5
+
+    def __init__(self, studio: Studio, last_id: str | None) -> None:
+        self._studio = studio
+        self._counts: shapes.Json = {}
+        self.more = False
+        self.number = -1 if last_id is None else number_of(last_id)
+
+    def look(self) -> tuple[list[News], bool]:
+        if self.number < 0:
+            self.number = self._studio.moment()[1]
+        news = []
+        found = self._studio.events_after(self.number, limit=PAGE)
+        for self.number, event in found:
+            news.append(News("state", shapes.event(event), self.number))
+        self.more = len(found) == PAGE
+        queue = shapes.queue(self._studio.snapshot(0, 0))
+        counts = {name: queue[name] for name in ("paused", "reason", "counts")}
+        if counts != self._counts:
+            self._counts = counts
+            news.append(News("queue", counts))
+        return news, False
+
+
+async def news_of(watch: Watch, source: Source, deadline: float = math.inf) -> AsyncIterator[list[News]]:
+    """What is new, until the end. Ends when the server stops, and at the ``deadline`` (by the monotonic clock)."""
+    revision, ended = -1, False
+    while not ended:
+        try:
+            left = max(0.0, deadline - time.monotonic())
+            moment = await watch.until(lambda now, seen=revision: now[0] != seen, left)  # type: ignore[misc]
+            if moment is None:  # the time is over, or the server stops
+                return
+            source.number = min(source.number, moment[1])  # jobs were deleted with their history: numbers come again
+            news, ended = await anyio.to_thread.run_sync(source.look)
+        except NotFound:
+            return
+        except UserError:  # the database, for a moment: the client's next connection will tell
+            return
+        revision = -1 if source.more else moment[0]
+        if news:
+            yield news
+        await asyncio.sleep(source.seconds)
+
+
+async def told_until_end(watch: Watch, source: Source, timeout: float) -> AsyncIterator[shapes.Json]:
+    """Each event of a source as ``{"event", "data"}``, and ``timeout`` if the time is over before the end."""
+    deadline = time.monotonic() + timeout
+    news, ended = await anyio.to_thread.run_sync(source.look)
+    for each in news:
+        yield {"event": each.event, "data": each.data}
+    if ended:
+        return
+    async for later in news_of(watch, source, deadline):
+        for each in later:
+            yield {"event": each.event, "data": each.data}
+            if each.event == "end":
+                return
+    yield {"event": "timeout", "data": {}}
+
+
+def number_of(last_id: str | None) -> int:
+    """A ``Last-Event-ID`` as a number; what is none of ours starts from the beginning."""
+    text = (last_id or "").strip()
+    return min(int(text), LARGEST) if text.isascii() and text.isdigit() and len(text) < 20 else 0

@@ -1,0 +1,185 @@
+"""The HTTP routes that the registry of operations declares: each one a call of the Studio."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import PurePath
+from typing import Annotated, Any
+
+import anyio.to_thread
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
+
+from diffusion_local import answers, shapes
+from diffusion_local.domain import Receipt
+from diffusion_local.lists.prompt_lists import ListReceipt
+from diffusion_local.operations import registry
+from diffusion_local.operations.operation import File, Operation, Paged, Route, Whole
+from diffusion_local.operations.registry import Argument
+from diffusion_local.store.blobs import StoredFile
+from diffusion_local.store.downloads import Download
+from diffusion_local.store.sources import Source
+from diffusion_local.studio import Studio
+from diffusion_local.web.api.etags import REVALIDATE, linked, tagged
+from diffusion_local.web.api.fields import HEADER, model_of
+from diffusion_local.web.api.schemas import answer_schema
+from diffusion_local.web.api.stored import StoredResponse
+
+NO_LONGER = 60  # seconds: the longest pause that Retry-After asks for
+MEDIA = {
+    ".csv": "text/csv",
+    ".jsonl": "application/jsonl",
+    ".webp": "image/webp",
+    ".zip": "application/zip",
+}
+#: Tags of paths that begin with another word.
+TAGS = {"adapters": "models", "known-models": "models", "downloads": "models"}
+
+
+def routes() -> list[tuple[Operation, Route]]:
+    """Every declared route that is served here, those with a fixed path before those with an id in its place."""
+    found = [
+        (operation, route) for operation in registry.OPERATIONS.values() for route in operation.routes if route.served
+    ]
+    return sorted(found, key=lambda each: [part.startswith("{") for part in each[1].path.split("/")])
+
+
+def router(studio: Studio) -> APIRouter:
+    api = APIRouter()
+    for operation, route in routes():
+        word = route.path.split("/")[1]
+        answer = route.answer or operation.answer
+        described: dict[str, Any] = {}
+        options: dict[str, Any] = {"response_class": StreamingResponse if isinstance(answer, File) else JSONResponse}
+        if not isinstance(answer, File):
+            described = {"model": answer_schema(operation, answer, route.status)}
+        api.add_api_route(
+            route.path,
+            endpoint(studio, operation, route),
+            methods=[route.method],
+            tags=[TAGS.get(word, word)],
+            status_code=route.status,
+            operation_id=operation_id(operation, route),
+            name=operation_id(operation, route),
+            description=operation.doc,
+            responses={route.status: described},
+            response_model=None,
+            openapi_extra=binary() if route.content else None,
+            **options,
+        )
+    return api
+
+
+def operation_id(operation: Operation, route: Route) -> str:
+    """Stable: the operation's name, and for its further routes what they are about."""
+    name = operation.name.replace(".", "_")
+    if route == operation.routes[0]:
+        return name
+    about = "_of_" + "_".join(each.removesuffix("_id") for each in registry.in_path(route))
+    return name + (about if registry.in_path(route) else f"_{route.path.split('/')[1]}")
+
+
+def endpoint(studio: Studio, operation: Operation, route: Route) -> Callable[..., Any]:
+    """The function of a route, with a signature that FastAPI reads."""
+    path = registry.arguments(operation, " ".join(registry.in_path(route)))
+    named = {each.name for each in path}
+    offered = [each for each in registry.arguments(operation, route.takes) if each.name not in named]
+    offered = [each for each in offered if each.parameter != route.content]
+    in_query = route.method in ("GET", "DELETE") or bool(route.content)
+    shown = [parameter("request", Request), *(parameter(each.name, str) for each in path)]
+    fields = [each for each in offered if each.name != HEADER]
+    if in_query:
+        shown += [queried(each) for each in fields]
+    elif fields:
+        title = "".join(part.capitalize() for part in operation_id(operation, route).split("_"))
+        model = model_of(f"{title}Body", fields)
+        required = any(each.required for each in fields)
+        shown.append(parameter("body", model) if required else parameter("body", model | None, None))
+    if len(fields) < len(offered):
+        meaning = registry.MEANINGS[HEADER]
+        shown.append(parameter(HEADER, Annotated[str | None, Header(description=meaning)], None))
+
+    def asked(request: Request, body: BaseModel | None = None, **named: Any) -> Response:
+        given = {name: split(value) for name, value in named.items()} | (body.model_dump() if body else {})
+        known = registry.values(given, path + offered)
+        if route.content:
+            known[route.content] = named["content"]
+        return answered(studio, operation, route, request, known, registry.call(studio, operation, known))
+
+    async def with_content(request: Request, **named: Any) -> Response:
+        content = await request.body()
+        return await anyio.to_thread.run_sync(functools.partial(asked, request, content=content, **named))
+
+    function: Any = with_content if route.content else asked
+    function.__signature__ = inspect.Signature(shown)
+    return function
+
+
+def parameter(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+
+
+def queried(argument: Argument) -> inspect.Parameter:
+    kind: Any = Annotated.__class_getitem__((argument.kind, Query(description=argument.meaning or None)))  # type: ignore[attr-defined]
+    return parameter(argument.name, kind, argument.default)
+
+
+def split(value: Any) -> Any:
+    """A list of a query, whose values may be separated by commas too."""
+    return [part for each in value for part in each.split(",") if part] if isinstance(value, list) else value
+
+
+def binary() -> dict[str, Any]:
+    content = {"application/jsonl": {"schema": {"type": "string", "format": "binary"}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+def answered(
+    studio: Studio, operation: Operation, route: Route, request: Request, given: dict[str, Any], value: Any
+) -> Response:
+    """The response to a request whose method returned ``value``."""
+    answer = route.answer or operation.answer
+    if isinstance(answer, File):
+        defaults = {each.name: each.default for each in registry.arguments(operation)}
+        return download(answer.name.format_map(defaults | given), value)
+    if isinstance(answer, Whole) and isinstance(value, Receipt | ListReceipt):
+        return accepted(studio, value)
+    content = answers.content(studio, operation, answer, given, value)
+    if route.method == "GET":
+        link = linked(request, content["next"]) if isinstance(answer, Paged) else {}
+        return tagged(request, content, link)
+    return JSONResponse(content, route.status, headers=location(value))
+
+
+def location(value: Any) -> dict[str, str]:
+    if isinstance(value, Download):
+        return {"Location": shapes.api_url(f"downloads/{value.id}")}
+    return {"Location": shapes.source_url(value.id)} if isinstance(value, Source) else {}
+
+
+def accepted(studio: Studio, receipt: Receipt | ListReceipt) -> JSONResponse:
+    """202, with where to look and when."""
+    content, pause = where_it_stands(studio, receipt)
+    return JSONResponse(content, 202, headers={"Location": content["status_url"], "Retry-After": str(pause)})
+
+
+def where_it_stands(studio: Studio, receipt: Receipt | ListReceipt) -> tuple[shapes.Json, int]:
+    """The answer to what enqueued a batch, and after how many seconds it is worth asking again."""
+    batch = shapes.api_url(f"batches/{receipt.batch_id}")
+    one = isinstance(receipt, Receipt) and len(receipt.job_ids) == 1
+    status = shapes.api_url(f"jobs/{receipt.job_ids[0]}") if one else batch
+    seconds = studio.place(studio.job(receipt.job_ids[0]))[1]
+    content = answers.as_json(studio, receipt) | {"status_url": status, "sheet_url": f"{batch}/sheet.webp"}
+    return content | {"finished": False}, max(1, min(NO_LONGER, round(seconds or 1)))
+
+
+def download(name: str, value: Iterator[bytes] | Iterator[str] | StoredFile) -> Response:
+    media = MEDIA[PurePath(name).suffix]
+    if isinstance(value, StoredFile):
+        return StoredResponse(value, media, REVALIDATE)
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
+    return StreamingResponse(value, media_type=media, headers=headers)
