@@ -112,7 +112,7 @@ def sessions(name: str, home: Home = None, as_json: AsJson = False) -> None:
     """List where an account is signed in."""
     found = opened(home).sessions(name)
     lines = [f"{each.id}  {each.used_at}  {each.address}  {each.agent}" for each in found]
-    tell([asdict(each) for each in found], as_json, lines or ["signed in nowhere"])
+    tell(found, as_json, lines or ["signed in nowhere"])
 
 
 @user.command()

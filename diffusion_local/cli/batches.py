@@ -35,7 +35,7 @@ def list_batches(
 ) -> None:
     """List batches, newest first: how far they are, and when they will be done."""
     found = studio.batches.page(limit)
-    tell([shapes.progress(each) for each in found], as_json, [line_of(each) for each in found] or ["no batches"])
+    tell(found, as_json, [line_of(each) for each in found] or ["no batches"])
 
 
 @batch.command()
@@ -54,7 +54,7 @@ def show(studio: AnyStudio, batch_id: BatchId, as_json: AsJson = False) -> None:
 def rename(studio: AnyStudio, batch_id: BatchId, name: str, as_json: AsJson = False) -> None:
     """Give a batch another name."""
     progress = studio.batches.rename(batch_id, name)
-    tell(shapes.progress(progress), as_json, [line_of(progress)])
+    tell(progress, as_json, [line_of(progress)])
 
 
 @batch.command()
@@ -72,7 +72,7 @@ def edit(
     edited = studio.batches.edit(batch_id, prompt=prompt, **read_options(studio, size, settings))
     for warning in edited.warnings:
         print(f"note: {warning}", file=sys.stderr)
-    tell({"changed": edited.count, "warnings": edited.warnings}, as_json, [f"changed {edited.count:,} jobs"])
+    tell(edited, as_json, [f"changed {edited.count:,} jobs"])
 
 
 @batch.command()
@@ -88,7 +88,7 @@ def duplicate(
     """Put all its pictures into the queue again, with the same seeds, as a batch of its own."""
     receipt = studio.batches.duplicate(batch_id, name, **times)
     count = len(receipt.job_ids)
-    tell(shapes.receipt(receipt), as_json, [f"queued {count:,} pictures as batch {receipt.batch_id}"])
+    tell(receipt, as_json, [f"queued {count:,} pictures as batch {receipt.batch_id}"])
 
 
 @batch.command("zip")

@@ -143,9 +143,7 @@ def jobs(
 ) -> None:
     """List jobs, newest first."""
     found = studio.jobs(state, batch, limit)
-    tell(
-        shapes.with_places(studio, found) if as_json else None, as_json, [job_line(job) for job in found] or ["no jobs"]
-    )
+    tell(found, as_json, [job_line(job) for job in found] or ["no jobs"], studio)
 
 
 @app.command()
@@ -170,7 +168,7 @@ def queue(studio: AnyStudio, as_json: AsJson = False) -> None:
     lines = ["paused" + (f": {snapshot.reason}" if snapshot.reason else "") if snapshot.paused else "open"]
     lines += [f"{count:>6} {state}" for state, count in snapshot.counts.items()]
     lines += [f"worker {worker.slot}: {worker.status} ({worker.device})" for worker in snapshot.workers]
-    tell(shapes.queue(snapshot), as_json, lines)
+    tell(snapshot, as_json, lines)
 
 
 @app.command()

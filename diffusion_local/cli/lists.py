@@ -64,7 +64,7 @@ def submit_list(
     if dry_run:
         of_pictures = {name: value for name, value in options.items() if name not in BATCH_OPTIONS}
         check = studio.lists.check(source, form, **of_pictures)
-        tell(asdict(check), as_json, check_lines(check))
+        tell(check, as_json, check_lines(check))
         if check.bad_count or not check.pictures:
             raise typer.Exit(FAILED)
         return

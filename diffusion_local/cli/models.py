@@ -112,7 +112,7 @@ def download(
     """Put a download from the hub into line; `serve` loads it in the background."""
     found = studio.library.download(repo, file, into, revision)
     tell(
-        shapes.download(found),
+        found,
         as_json,
         [download_line(found), "`diffusion-local models downloads` shows how far it is."],
     )
@@ -123,7 +123,7 @@ def download(
 def downloads(studio: AnyStudio, as_json: AsJson = False) -> None:
     """List downloads with their progress."""
     found = studio.library.downloads()
-    tell([shapes.download(each) for each in found], as_json, [download_line(each) for each in found] or ["none yet"])
+    tell(found, as_json, [download_line(each) for each in found] or ["none yet"])
 
 
 @commands.command()
@@ -131,7 +131,7 @@ def downloads(studio: AnyStudio, as_json: AsJson = False) -> None:
 def cancel(studio: AnyStudio, download_id: str, as_json: AsJson = False) -> None:
     """Stop a download; what it has loaded is thrown away."""
     found = studio.library.cancel_download(download_id)
-    tell(shapes.download(found), as_json, [download_line(found)])
+    tell(found, as_json, [download_line(found)])
 
 
 def line(model: Model) -> str:

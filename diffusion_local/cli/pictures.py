@@ -48,7 +48,7 @@ def star(
 ) -> None:
     """Star a picture."""
     image = studio.star(image_id, not off)
-    tell(shapes.image(image), as_json, [f"{'starred' if image.starred else 'no star'} {image.id}"])
+    tell(image, as_json, [f"{'starred' if image.starred else 'no star'} {image.id}"])
 
 
 @app.command()
@@ -56,7 +56,7 @@ def star(
 def trash(studio: AnyStudio, image_id: str, as_json: AsJson = False) -> None:
     """Take a picture out of the gallery; `restore` brings it back while it is in the trash."""
     image = studio.trash(image_id)
-    tell(shapes.image(image), as_json, [f"in the trash {image.id}"])
+    tell(image, as_json, [f"in the trash {image.id}"])
 
 
 @app.command()
@@ -64,7 +64,7 @@ def trash(studio: AnyStudio, image_id: str, as_json: AsJson = False) -> None:
 def restore(studio: AnyStudio, image_id: str, as_json: AsJson = False) -> None:
     """Bring a picture back from the trash."""
     image = studio.restore(image_id)
-    tell(shapes.image(image), as_json, [f"back in the gallery {image.id}"])
+    tell(image, as_json, [f"back in the gallery {image.id}"])
 
 
 @app.command()

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from diffusion_local import shapes
 from diffusion_local.cli.reach import AnyStudio, Home, on_studio
 from diffusion_local.cli.terminal import AsJson, tell
 from diffusion_local.compose import open_studio
@@ -77,7 +76,7 @@ def list_deliveries(
         + (f"  ({each.error}{f'; again at {each.next_try_at}' if each.next_try_at else ''})" if each.error else "")
         for each in found
     ]
-    tell([shapes.delivery(each) for each in found], as_json, lines or ["nothing was to be told yet"])
+    tell(found, as_json, lines or ["nothing was to be told yet"])
 
 
 @webhook.command()
@@ -85,7 +84,7 @@ def list_deliveries(
 def resend(studio: AnyStudio, delivery_id: str, as_json: AsJson = False) -> None:
     """Send one again; `serve` does it."""
     found = studio.webhooks.resend(delivery_id)
-    tell(shapes.delivery(found), as_json, [f"to be sent again: {found.id}"])
+    tell(found, as_json, [f"to be sent again: {found.id}"])
 
 
 @webhook.command("test")
@@ -93,4 +92,4 @@ def resend(studio: AnyStudio, delivery_id: str, as_json: AsJson = False) -> None
 def trial(studio: AnyStudio, url: str, as_json: AsJson = False) -> None:
     """Send a trial message to an address; `serve` does it, and `webhook list` tells what came of it."""
     found = studio.webhooks.test(url)
-    tell(shapes.delivery(found), as_json, [f"to be sent: {found.id}"])
+    tell(found, as_json, [f"to be sent: {found.id}"])

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diffusion_local import shapes
+from diffusion_local import answers, shapes
 from diffusion_local.cli.reach import AnyStudio
 from diffusion_local.domain import Job, Receipt, State
 from diffusion_local.errors import InvalidParams, NotFound
@@ -27,8 +27,9 @@ FAILED = 1  # exit status of `submit --wait` when a picture was not made
 LOOK_SECONDS = 0.2
 
 
-def tell(shaped: Any, as_json: bool, lines: list[str]) -> None:
-    print(json.dumps(shaped, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
+def tell(value: Any, as_json: bool, lines: list[str], studio: AnyStudio | None = None) -> None:
+    """Print a value as the JSON that the APIs answer, or lines for a person. Jobs need the ``studio`` they are of."""
+    print(json.dumps(answers.as_json(studio, value), indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
 
 
 def tell_receipt(studio: AnyStudio, receipt: Receipt, wait: bool, timeout: float, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""An operation is added by its declaration and the method: in a copy of the package, where every interface offers it."""
+"""An operation is added by its declaration and its method; tried in a copy of the package, at every interface."""
 
 import json
 import os
