@@ -166,7 +166,7 @@ def values(given: dict[str, Any], offered: list[Argument]) -> dict[str, Any]:
         value = given.get(each.name)
         if value is None or (each.parameter == "job_ids" and not value):
             continue
-        if each.parameter == "job_ids" and isinstance(value, str):
+        if each.parameter == "job_ids" and each.kind is str:
             value = [value]
         if isinstance(each.kind, type) and issubclass(each.kind, Enum):
             value = each.kind(value)

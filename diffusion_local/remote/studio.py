@@ -48,10 +48,12 @@ class RemotePart:
         return call
 
     def _call(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        bound = registry.signature(operation.name).bind(None, *args, **kwargs).arguments
+        signature = registry.signature(operation.name)
+        bound = dict(signature.bind(None, *args, **kwargs).arguments)
+        for each in signature.parameters.values():
+            if each.kind is each.VAR_KEYWORD:
+                bound |= bound.pop(each.name, {})
         given = {name: value for name, value in bound.items() if name != "self" and value is not None}
-        for name in [name for name in given if isinstance(given[name], dict) and name not in kwargs]:
-            given |= {option: value for option, value in given.pop(name).items() if value is not None}
         route = next(each for each in operation.routes if set(registry.in_path(each)) <= set(given))
         path = route.path.format_map({name: part(str(given.pop(name))) for name in registry.in_path(route)})
         answer = route.answer or operation.answer
