@@ -1,12 +1,10 @@
-"""Opens ``app.db``: pragmas, one connection a thread, migrations under a lock, and the two kinds of transaction."""
+"""Opens ``app.db``: migrations under a lock, the two kinds of transaction, and SQLite's faults in words."""
 
 import contextlib
 import sqlite3
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import sqlite_utils
 from filelock import FileLock, Timeout
@@ -14,24 +12,8 @@ from filelock import FileLock, Timeout
 from diffusion_local import modes
 from diffusion_local.errors import DatabaseProblem, InvalidParams
 from diffusion_local.messages import message
+from diffusion_local.store.connections import BUSY_SECONDS, Connections
 from diffusion_local.store.migrations import MIGRATIONS
-from diffusion_local.store.ownership import add_functions
-
-BUSY_SECONDS = 15
-#: SQLite's own bounds on a statement, behind those that each question has: bytes of a value or a row, how deep an
-#: expression nests, and bytes of a pattern.
-LIMITS = {
-    sqlite3.SQLITE_LIMIT_LENGTH: 100_000_000,
-    sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 200,
-    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 5_000,
-}
-BAD_CONNECTION = {
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_NOTADB,
-}
 
 
 class Database:
@@ -41,7 +23,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._local = threading.local()
+        self._connections = Connections(path)
 
     @classmethod
     def open(cls, path: Path) -> "Database":
@@ -70,18 +52,13 @@ class Database:
                 db.conn.execute("VACUUM")  # without it the mode is not written down once the file is in WAL mode
             pending = MIGRATIONS.pending(db)
             if pending and len(pending) < len(known):
-                self.backup(self.path.with_name(f"{self.path.stem}.before-{pending[0].name}.db"))
+                copy(db.conn, self.path.with_name(f"{self.path.stem}.before-{pending[0].name}.db"))
             MIGRATIONS.apply(db)
 
     def backup(self, target: Path) -> None:
         """Copy the database while it is in use, by SQLite's online backup."""
-        modes.create_private(target)
-        try:
-            with self._connected() as db, contextlib.closing(sqlite3.connect(target)) as copy:
-                db.conn.backup(copy)
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
+        with self._connected() as db:
+            copy(db.conn, target)
 
     def upkeep(self) -> None:
         """SQLite's own care: fresh statistics, and the write-ahead log folded back into the file."""
@@ -105,9 +82,7 @@ class Database:
 
     def close(self) -> None:
         """Close this thread's connection."""
-        db = self._local.__dict__.pop("db", None)
-        if db is not None:
-            db.conn.close()
+        self._connections.close()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sqlite_utils.Database]:
@@ -138,52 +113,19 @@ class Database:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[sqlite_utils.Database]:
-        """This thread's connection. One that met a fault of the disk is closed, and the next use opens another:
-        SQLite never writes again through a connection that it had to open read-only.
-        """
-        with explained(self.path):
-            try:
-                yield self._connection()
-            except sqlite3.DatabaseError as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF in BAD_CONNECTION:
-                    self.close()
-                raise
-
-    def _connection(self) -> sqlite_utils.Database:
-        db, file = getattr(self._local, "db", None), file_of(self.path)
-        if db is not None and self._local.file != file:  # moved or replaced: what is written here would be lost
-            self.close()
-            db = None
-        if db is None:
-            # Autocommit: transactions begin and end where this module says so, and nowhere else.
-            conn = connect(self.path, "rw")
-            try:
-                conn.execute("PRAGMA journal_mode = WAL")
-                conn.execute("PRAGMA synchronous = FULL")  # an acknowledged submit survives a power cut
-                conn.execute("PRAGMA foreign_keys = ON")
-                for limit, most in LIMITS.items():
-                    conn.setlimit(limit, most)
-                add_functions(conn)
-            except BaseException:
-                conn.close()
-                raise
-            db = self._local.db = sqlite_utils.Database(conn)
-            self._local.file = file
-        return db
+        """This thread's connection, outside of a transaction."""
+        with explained(self.path), self._connections.borrowed() as db:
+            yield db
 
 
-def connect(path: Path, mode: str) -> sqlite3.Connection:
-    address = f"file:{quote(path.absolute().as_posix())}?mode={mode}"
-    return sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
-
-
-def file_of(path: Path) -> tuple[int, int]:
-    """What tells a file from another one of its name; zeros where it is not there."""
+def copy(conn: sqlite3.Connection, target: Path) -> None:
+    modes.create_private(target)
     try:
-        found = path.stat()
-    except OSError:
-        return 0, 0
-    return found.st_dev, found.st_ino
+        with contextlib.closing(sqlite3.connect(target)) as other:
+            conn.backup(other)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import pytest
 
 from diffusion_local.compose import House
 from diffusion_local.errors import InvalidParams
-from diffusion_local.store.database import LIMITS
+from diffusion_local.store.connections import LIMITS
 from diffusion_local.store.gallery_filter import MAX_CHARS, MAX_VALUE, MAX_WORDS, GalleryFilter
 from diffusion_local.store.queue_groups import MOST_TEXT, Wanted
 from diffusion_local.web.ui import look

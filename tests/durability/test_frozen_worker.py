@@ -10,7 +10,7 @@ import pytest
 from diffusion_local.compose import House
 from diffusion_local.domain import State
 from diffusion_local.errors import DatabaseProblem
-from diffusion_local.store import database
+from diffusion_local.store import connections
 from diffusion_local.worker import slots
 from tests.durability.conftest import SERVE, WORKER, Start, assert_sound, ended, pid_of, running, states, submit
 from tests.support import eventually
@@ -88,7 +88,7 @@ files.ImageFiles.save = stand
 def test_a_worker_frozen_inside_a_transaction_holds_up_the_others_only_until_it_is_killed(
     house: House, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "BUSY_SECONDS", 0.2)
     house.database.close()
     freeze = """
 import os, signal, threading

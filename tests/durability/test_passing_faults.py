@@ -18,7 +18,6 @@ from tests.support import REPOSITORY, eventually
 
 OBEY = "from scripts.unprivileged import obey_permissions; obey_permissions()"
 IMPATIENT = """
-from diffusion_local.store import database
 from diffusion_local.worker import reporting, runner, saving, storage
 storage.PROBE_SECONDS = saving.KEEP_SECONDS = reporting.DATABASE_PAUSE = runner.DATABASE_PAUSE = 0.2
 """

@@ -64,7 +64,8 @@ def test_an_update_that_returns_rows_is_committed(database: Database) -> None:
     with sql(database.path) as other:
         assert other.execute("SELECT state FROM jobs WHERE id = ?", [job.id]).fetchone()[0] == "running"
         other.execute("UPDATE queue SET paused = 1")  # no write lock is left behind
-    assert not database._connection().conn.in_transaction
+    with database.plain() as connection:
+        assert not connection.in_transaction
 
 
 def test_reading_before_writing_never_meets_a_lock(database: Database) -> None:
@@ -177,6 +178,63 @@ def test_a_connection_that_met_a_fault_is_replaced(database: Database) -> None:
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         bad.execute("SELECT 1")
     database.probe()
+
+
+AFTER_A_FAULT = """
+import sys, threading
+from pathlib import Path
+from scripts.unprivileged import obey_permissions
+obey_permissions()
+from diffusion_local.errors import DatabaseProblem
+from diffusion_local.store.database import Database
+path, busy = Path(sys.argv[1]), sys.argv[2] == "busy"
+files = [path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))]
+database, opened, over, done = Database(path), threading.Event(), threading.Event(), threading.Event()
+def write():
+    try:
+        database.probe()
+        return True
+    except DatabaseProblem as problem:
+        assert "readonly" in str(problem)
+        return False
+def read():
+    with database.read() as db:
+        db.execute("SELECT 1 FROM queue").fetchone()
+        if busy:
+            opened.set()
+            over.wait()
+    opened.set()
+    done.wait()
+for file in files:
+    file.chmod(0o444)
+reader = threading.Thread(target=read)
+reader.start()
+opened.wait()
+assert not write()
+for file in files:
+    file.chmod(0o600)
+write()
+over.set()
+print([write() for _ in range(2)][-1])
+done.set()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="takes capabilities away from root")
+@pytest.mark.parametrize("reader", ["idle", "busy"])
+def test_a_process_that_opened_a_read_only_database_writes_once_it_may(database: Database, reader: str) -> None:
+    """SQLite shares the -shm file among all connections of a process: while one that opened it read-only is left, in
+    whichever thread, all later ones are read-only too."""
+    database.probe()  # the three files are there, and stay while this connection is open
+    child = subprocess.run(
+        [sys.executable, "-c", AFTER_A_FAULT, str(database.path), reader],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert child.stdout == "True\n", child.stderr
 
 
 def test_a_database_that_is_gone_is_not_made_anew(database: Database) -> None:

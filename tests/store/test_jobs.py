@@ -240,7 +240,8 @@ def instructions(database: Database, store: JobStore) -> int:
         count += 1
         return 0
 
-    connection = database._connection().conn
+    with database.plain() as connection:
+        pass  # it stays this thread's
     connection.set_progress_handler(tick, 1)
     try:
         job = claimed(store)
@@ -253,7 +254,8 @@ def instructions(database: Database, store: JobStore) -> int:
 def test_claim_next_is_an_index_look_up(database: Database, store: JobStore) -> None:
     enqueue(store, 3)
     said: list[str] = []
-    connection = database._connection().conn
+    with database.plain() as connection:
+        pass  # it stays this thread's
     connection.set_trace_callback(said.append)
     claimed(store)
     connection.set_trace_callback(None)

@@ -201,7 +201,8 @@ def instructions(database: Database, store: JobStore) -> int:
         count += 1
         return 0
 
-    connection = database._connection().conn
+    with database.plain() as connection:
+        pass  # it stays this thread's
     connection.set_progress_handler(tick, 1)
     try:
         job = claimed(store)

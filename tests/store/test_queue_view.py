@@ -168,7 +168,8 @@ def test_a_snapshot_of_a_long_queue_does_not_sort_it(database: Database, store: 
     """What waits is read from an index in its order; only grouping by model may need a helper table."""
     enqueue(store, 3)
     said: list[str] = []
-    connection = database._connection().conn
+    with database.plain() as connection:
+        pass  # it stays this thread's
     connection.set_trace_callback(said.append)
     view.snapshot()
     connection.set_trace_callback(None)

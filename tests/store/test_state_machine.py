@@ -45,7 +45,8 @@ class Walk(RuleBasedStateMachine):
         self.database = Database.open(Path(self.folder.name) / "app.db")
         with self.database.write() as db:
             assert db.execute("SELECT count(*) FROM jobs").fetchone()[0] == 0
-        self.database._connection().conn.execute("PRAGMA synchronous = OFF")  # speed; nothing here loses power
+        with self.database.plain() as connection:
+            connection.execute("PRAGMA synchronous = OFF")  # speed; nothing here loses power
         self.store = JobStore(self.database)
         self.jobs: dict[str, Modelled] = {}
         self.ended: dict[str, Job] = {}

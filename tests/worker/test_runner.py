@@ -17,7 +17,7 @@ from diffusion_local.engine import OnStep, Picture
 from diffusion_local.engine.fake import FakeEngine, Hiccup, draw_card
 from diffusion_local.errors import BadImage
 from diffusion_local.messages import verbatim
-from diffusion_local.store import database, recipe
+from diffusion_local.store import connections, recipe
 from diffusion_local.worker.runner import MAX_TRIES, Runner
 from diffusion_local.worker.stopping import Stop
 from tests.support import FAILURE, eventually, sql
@@ -310,7 +310,7 @@ def test_a_database_that_is_locked_for_a_while_loses_nothing(
     settings: object, house: House, stop: Stop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While one picture is saved the next is made; both must end, whichever of them meets the lock."""
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)  # for the connections that are made from now on
+    monkeypatch.setattr(connections, "BUSY_SECONDS", 0.2)  # for the connections that are made from now on
     house.database.close()
     first, second = submit(house, count=2, steps=2)
     locked = threading.Event()
