@@ -36,27 +36,29 @@ from diffusion_local.domain import State
 from diffusion_local.settings import Settings
 
 SMALL_DISK = "256m"
+CALM_SECONDS = 120.0  # within which all submits are answered once the last fault is over
 
 
-def attack(scene: Scene, options: argparse.Namespace) -> tuple[Clients, Killer]:
-    """Until the kills and the jobs are used up, or the time is."""
+def attack(scene: Scene, options: argparse.Namespace) -> tuple[Clients, Killer, bool]:
+    """Until the kills and the jobs are used up, or the time is. Whether all submits were answered in time is last."""
     deadline = time.monotonic() + options.seconds
     killer = Killer(scene, options)
     clients = Clients(scene.house, options, killer)
     told = 0
-    while (killer.count < options.kills or clients.submitting) and time.monotonic() < deadline:
-        if killer.count < options.kills:
-            killer.strike()
-        else:
-            scene.start()
-            time.sleep(0.1)
+    while killer.count < options.kills and time.monotonic() < deadline:
+        killer.strike()
         if killer.count >= told + 10:
             told = killer.count
             print(f"{told} kills, {len(clients.ledger.promised)} jobs promised", flush=True)
     killer.rest()
+    calm_until = min(deadline, time.monotonic() + CALM_SECONDS)
+    while clients.submitting and time.monotonic() < calm_until:
+        scene.start()
+        time.sleep(0.1)
+    answered = not clients.submitting or time.monotonic() >= deadline
     scene.start()
     clients.stop()
-    return clients, killer
+    return clients, killer, answered
 
 
 def drain(scene: Scene, seconds: float) -> bool:
@@ -88,12 +90,13 @@ def run(options: argparse.Namespace, home: Path) -> tuple[Audit, dict[str, Any]]
     scene = Scene(open_house(settings), options.workers > 1)
     try:
         scene.start()
-        clients, killer = attack(scene, options)
+        clients, killer, answered = attack(scene, options)
         attacked = time.monotonic() - started
         drained = drain(scene, 60 + options.jobs * 0.5)
         found = audit(settings, clients.ledger)
     finally:
         scene.end()
+    found.check(answered, f"a submit was not answered within {CALM_SECONDS:.0f} s after the last fault")
     found.check(drained, "the queue did not drain")
     found.check(set(scene.serve_exits) == {0}, f"serve ended with {scene.serve_exits} after SIGTERM")
     strays = sum(path.is_file() for path in settings.strays.rglob("*")) if settings.strays.exists() else 0

@@ -5,6 +5,7 @@ store's code cannot hide itself; only the sweep is the program's.
 """
 
 import os
+import re
 import sqlite3
 import time
 from collections import Counter
@@ -25,6 +26,9 @@ from diffusion_local.store.jobs import CRASH_LIMIT
 from diffusion_local.store.sweep import sweep
 
 LOST_NOTES = ("worker lost", "timed out")
+GIVEN_BACK = ("running", "queued")
+KNOWN_NOTES = ("given back: pause", "given back: shutdown", "the database could not be written")
+FAULT_NOTE = re.compile(r"[a-z_]+: ")  # one that counts among the job's tries or faults
 LOST_KINDS = ("worker_lost", "timed_out")
 MOVES = {(None, "queued")} | {(str(start), str(end)) for start, end, _ in TRANSITIONS.values()}
 Row = dict[str, Any]
@@ -71,6 +75,7 @@ def audit(settings: Settings, ledger: Ledger | None = None, drained: bool = True
         "attempts": sum(job["attempt"] for job in jobs.values()),
         "recoveries": sum(job["crashes"] for job in jobs.values()),
         "recovered_from": dict(sorted(notes.items())),
+        "given_back": dict(sorted(Counter(cause for each in events.values() for cause in given_back(each)).items())),
         "jobs_recovered": sum(job["crashes"] > 0 for job in jobs.values()),
         "images": len(images),
         "events": sum(map(len, events.values())),
@@ -122,6 +127,16 @@ def losses(events: list[Row]) -> list[str]:
     """Why the job was taken from its worker, each time that it was."""
     moves = pairwise(events)
     return [after["note"] for before, after in moves if before["state"] == "running" and after["note"] in LOST_NOTES]
+
+
+def given_back(events: list[Row]) -> list[str]:
+    """Why the job went back into the queue, each time that a worker let go of it; of faults only the kind."""
+    notes = [after["note"] for before, after in pairwise(events) if (before["state"], after["state"]) == GIVEN_BACK]
+    return [
+        note if note in KNOWN_NOTES else note.partition(":")[0] if FAULT_NOTE.match(note) else "a fault of the storage"
+        for note in notes
+        if note not in LOST_NOTES
+    ]
 
 
 def check_promises(found: Audit, ledger: Ledger, jobs: dict[str, Row]) -> None:

@@ -38,19 +38,20 @@ class LongLived:
             return
         answer = Answer(send, self._heartbeat if not scope["path"].startswith(GRADIO) else 0.0)
         with anyio.CancelScope() as running:
-            timer = Every(self._recheck, lambda: self._check(scope[STILL], running))
+            timer = Every(self._recheck, lambda: self._check(scope[STILL], running, answer))
             try:
                 await self._app(scope, receive, answer.send)
             finally:
                 timer.stop()
                 answer.stop()
-        if running.cancelled_caught:
+        if answer.cut and not answer.ended:  # whether or not the application let itself be cancelled
             log.info("%s %s was cut off: its caller may not do this any more", scope["method"], scope["path"])
             await answer.cut_off(scope, receive)
 
     @staticmethod
-    async def _check(still: Callable[[], Awaitable[bool]], running: anyio.CancelScope) -> None:
+    async def _check(still: Callable[[], Awaitable[bool]], running: anyio.CancelScope, answer: "Answer") -> None:
         if not await still():
+            answer.cut = True
             running.cancel()
 
 
@@ -82,19 +83,25 @@ class Every:
 
 
 class Answer:
-    """The answer as it is sent; an event stream with a comment after ``heartbeat`` seconds of silence (0: none)."""
+    """The answer as it is sent; an event stream with a comment after ``heartbeat`` seconds of silence (0: none).
+
+    Once it is ``cut``, nothing more of the application's is sent: some applications answer their cancellation.
+    """
 
     def __init__(self, send: Send, heartbeat: float) -> None:
         self._send = send
         self._heartbeat = heartbeat
         self._lock = asyncio.Lock()  # no comment within an event
         self._timer: Every | None = None
-        self._started = self._ended = self._is_stream = False
+        self.cut = self.ended = False
+        self._started = self._is_stream = False
         self._between = True  # two events
         self._sent_at = 0.0
 
     async def send(self, message: Message) -> None:
         async with self._lock:
+            if self.cut:
+                return
             if message["type"] == "http.response.start":
                 self._started = True
                 self._is_stream = (
@@ -103,7 +110,7 @@ class Answer:
                 if self._is_stream and self._heartbeat:
                     self._timer = Every(self._heartbeat / 10, self._beat)
             elif message["type"] == "http.response.body":
-                self._ended = not message.get("more_body")
+                self.ended = not message.get("more_body")
                 if body := message.get("body"):
                     self._between = body.endswith(b"\n\n")
             self._sent_at = time.monotonic()
@@ -118,11 +125,11 @@ class Answer:
         if not self._started:
             text = message("access_ended")
             await refusal(401, "unauthorized", text)(scope, receive, self._send)
-        elif self._is_stream and not self._ended:
+        elif self._is_stream and not self.ended:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _beat(self) -> None:
         async with self._lock:
-            if self._between and not self._ended and time.monotonic() - self._sent_at >= 0.9 * self._heartbeat:
+            if self._between and not self.ended and time.monotonic() - self._sent_at >= 0.9 * self._heartbeat:
                 self._sent_at = time.monotonic()
                 await self._send({"type": "http.response.body", "body": b": nothing new\n\n", "more_body": True})

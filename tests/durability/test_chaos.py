@@ -40,10 +40,18 @@ def test_whatever_is_killed_every_job_ends_once_with_one_picture(
     assert chaos(tmp_path, seed=seed, jobs=jobs, kills=kills, workers=2, only=KILLS)["recoveries"] > 0
 
 
+#: Why a worker may let go of a job although nothing is killed: clients pause the queue and take running jobs back, the
+#: run ends with a clean stop and start, and both may have to wait for the database; a prompt with [flaky] fails once.
+#: A picture that is made and cannot be saved is no reason: the worker keeps it until it can.
+REASONS = {"given back: pause", "given back: shutdown", "the database could not be written", "engine_error"}
+
+
+@pytest.mark.timeout(900)  # eight faults of up to 6 s, each when a worker is at work, which may take 5 s to come
 def test_whatever_happens_to_the_storage_no_worker_dies_and_no_picture_is_made_twice(tmp_path: Path) -> None:
     figures = chaos(tmp_path, seed=7, jobs=40, kills=8, workers=1, only=FAULTS)
     assert figures["recoveries"] == 0
-    assert figures["attempts"] <= figures["jobs"]
+    assert set(figures["given_back"]) <= REASONS
+    assert figures["attempts"] <= figures["jobs"] + sum(figures["given_back"].values())
 
 
 @pytest.mark.timeout(900)

@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
@@ -16,6 +16,7 @@ import uvicorn
 from diffusion_local.actor import LOCAL, acting
 from diffusion_local.compose import House
 from diffusion_local.web.access import STILL, cookie_name
+from diffusion_local.web.api.watch import Watch
 from diffusion_local.web.app import create_app
 from diffusion_local.web.long_lived import LongLived
 from tests.support import eventually
@@ -36,6 +37,12 @@ class Studio:
     house: House
     job: str
     batch: str
+    watch: Watch
+    patience: float = 60.0  # seconds
+
+    def waiting(self) -> int:
+        """How many callers wait for news."""
+        return sum(len(line.waiting) for line in list(self.watch._lines.values()))
 
     def token(self, scopes: tuple[str, ...] = ("submit", "control")) -> tuple[str, dict[str, str]]:
         """(id, headers) of a new token of ann."""
@@ -56,7 +63,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     eventually(lambda: server.started, 30)
-    yield Studio(f"http://127.0.0.1:{port}", house, receipt.job_ids[0], receipt.batch_id)
+    yield Studio(f"http://127.0.0.1:{port}", house, receipt.job_ids[0], receipt.batch_id, app.state.watch)
     server.should_exit = True
     thread.join(10)
 
@@ -66,13 +73,16 @@ Open = Callable[[Studio, dict[str, str]], contextlib.AbstractContextManager[http
 
 def get(path: str, **more: str) -> Open:
     return lambda studio, headers: httpx.stream(
-        "GET", studio.url + path.format(job=studio.job, batch=studio.batch), headers=headers | more, timeout=60
+        "GET",
+        studio.url + path.format(job=studio.job, batch=studio.batch),
+        headers=headers | more,
+        timeout=studio.patience,
     )
 
 
 def post(path: str, body: Any, **more: str) -> Open:
     return lambda studio, headers: httpx.stream(
-        "POST", studio.url + path, json=body, headers=headers | more, timeout=60
+        "POST", studio.url + path, json=body, headers=headers | more, timeout=studio.patience
     )
 
 
@@ -81,7 +91,7 @@ def called(name: str, *values: Any) -> Open:
         data = [value.format(job=studio.job) if isinstance(value, str) else value for value in values]
         url = f"{studio.url}/gradio_api/call/{name}"
         event = httpx.post(url, json={"data": data}, headers=headers).json()["event_id"]
-        return httpx.stream("GET", f"{url}/{event}", headers=headers, timeout=60)
+        return httpx.stream("GET", f"{url}/{event}", headers=headers, timeout=studio.patience)
 
     return begin
 
@@ -93,7 +103,9 @@ def queued(studio: Studio, headers: dict[str, str]) -> Iterator[httpx.Response]:
     body = {"fn_index": wait, "data": [studio.job, 600], "session_hash": "anns-tab"}
     assert httpx.post(f"{studio.url}/gradio_api/queue/join", json=body, headers=headers).status_code == 200
     url = f"{studio.url}/gradio_api/queue/data"
-    with httpx.stream("GET", url, params={"session_hash": "anns-tab"}, headers=headers, timeout=60) as answer:
+    with httpx.stream(
+        "GET", url, params={"session_hash": "anns-tab"}, headers=headers, timeout=studio.patience
+    ) as answer:
         yield answer
 
 
@@ -112,7 +124,22 @@ POLLS: dict[str, Open] = {
     "openai": post("/v1/images/generations", {"prompt": "a tree", "size": "128x128"}),
     "a1111": post("/sdapi/v1/txt2img", JOB),
     "cog": post("/predictions", {"input": JOB}, Prefer="wait=60"),
+    "gradio run wait": lambda studio, headers: post("/gradio_api/run/wait", {"data": [studio.job, 600]})(
+        studio, headers
+    ),
+    "gradio run generate": post("/gradio_api/run/generate", {"data": ["a tree"]}),
 }
+
+
+@pytest.fixture
+def quiet(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """One line in the log at most, and no traceback."""
+    caplog.set_level("INFO", logger="diffusion_local")
+    caplog.set_level("INFO", logger="uvicorn")
+    yield
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.out + printed.err
+    assert len(caplog.records) <= 1, caplog.text
 
 
 def in_thread(work: Callable[[], Any]) -> Callable[[], Any]:
@@ -130,7 +157,7 @@ def in_thread(work: Callable[[], Any]) -> Callable[[], Any]:
 
 
 @pytest.mark.parametrize("kind", STREAMS)
-def test_a_stream_ends_with_its_token(studio: Studio, kind: str) -> None:
+def test_a_stream_ends_with_its_token(studio: Studio, kind: str, quiet: None) -> None:
     token, headers = studio.token()
     with STREAMS[kind](studio, headers) as answer:
         assert answer.status_code == 200
@@ -143,8 +170,8 @@ def test_a_stream_ends_with_its_token(studio: Studio, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", POLLS)
-def test_a_long_poll_ends_with_its_token(studio: Studio, kind: str) -> None:
-    before = len(studio.house.studio.jobs(limit=1000))
+def test_a_long_poll_ends_with_its_token(studio: Studio, kind: str, quiet: None) -> None:
+    eventually(lambda: not studio.waiting())
     token, headers = studio.token()
 
     def ask() -> tuple[int, str]:
@@ -152,10 +179,29 @@ def test_a_long_poll_ends_with_its_token(studio: Studio, kind: str) -> None:
             return answer.status_code, answer.read().decode()
 
     result = in_thread(ask)
-    eventually(lambda: len(studio.house.studio.jobs(limit=1000)) > before)
+    eventually(studio.waiting)
     studio.house.studio.accounts.remove_token("ann", token)
     status, text = result()
     assert (status, json.loads(text)["error"]["code"]) == (401, "unauthorized")
+    eventually(lambda: not studio.waiting())
+
+
+@pytest.mark.parametrize("kind", [*POLLS, *STREAMS])
+def test_who_hangs_up_is_not_waited_for(studio: Studio, kind: str, quiet: None) -> None:
+    eventually(lambda: not studio.waiting())
+    _, headers = studio.token()
+    seen = threading.Event()
+    look = in_thread(lambda: eventually(lambda: seen.is_set() or studio.waiting()))
+    with (
+        contextlib.suppress(httpx.ReadTimeout),
+        (POLLS | STREAMS)[kind](replace(studio, patience=2.0), headers) as answer,
+    ):
+        for _ in answer.iter_raw():
+            if studio.waiting():
+                seen.set()
+                break
+    assert look()
+    eventually(lambda: not studio.waiting())
 
 
 def test_a_slow_upload_ends_with_its_token(studio: Studio) -> None:

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import gradio as gr
 from fastapi import FastAPI
-from gradio import processing_utils, route_utils
+from gradio import processing_utils, queueing, route_utils
 from gradio.utils import LRUCache
 from gradio_client.utils import traverse
 from starlette.routing import Mount
@@ -22,17 +23,20 @@ from diffusion_local.actor import NOBODY, Actor, acting
 from diffusion_local.errors import UserError
 from diffusion_local.messages import message
 from diffusion_local.web.access import KEY
+from diffusion_local.web.api.gradio.running import Running
 
 log = logging.getLogger(__name__)
 
 TESTED = "6.31.0"
 ADVICE = f"Install the tested version: pip install gradio=={TESTED}"
 MAX_SESSIONS = 20_000  # sessions with results to be fetched, of all callers
+GONE = "The caller is gone."
 PREDICT = "predict"  # the endpoint name of the page, which gives the function's index
 
 #: Functions that are replaced or relied on, with the parameters they must have.
 SIGNATURES: tuple[tuple[Any, str, tuple[str, ...]], ...] = (
-    (gr.Blocks, "process_api", ("self", "block_fn", "inputs", "state", "request")),
+    (gr.Blocks, "process_api", ("self", "block_fn", "inputs", "state", "request", "session_hash", "event_id")),
+    (queueing.Queue, "clean_events", ("self", "session_hash", "event_id")),
     (gr.Blocks, "validate_inputs", ("self", "block_fn", "inputs")),
     (gr.Blocks, "postprocess_data", ("self", "block_fn", "predictions", "state")),
     (processing_utils, "_check_allowed", ("path", "check_in_upload_folder")),
@@ -96,7 +100,7 @@ def prepare(blocks: gr.Blocks, endpoints: tuple[str, ...], most_waiting: int) ->
     check(blocks)
     tune_queue(blocks._queue, most_waiting)
     fill_in_defaults(blocks, endpoints)
-    act_for_callers(blocks)
+    act_for_callers(blocks, stop_with_readers(blocks._queue))
     refuse_files(blocks)
 
 
@@ -134,7 +138,7 @@ def fill_in_defaults(blocks: gr.Blocks, endpoints: tuple[str, ...]) -> None:
     blocks.validate_inputs = filled
 
 
-def act_for_callers(blocks: gr.Blocks) -> None:
+def act_for_callers(blocks: gr.Blocks, running: Running) -> None:
     """Handlers act for whoever called them, also those that the queue runs outside of the request.
 
     Every event goes through this one function, so no handler can be forgotten.
@@ -142,10 +146,33 @@ def act_for_callers(blocks: gr.Blocks) -> None:
     process = blocks.process_api
 
     async def process_for(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        with acting(caller(kwargs.get("request"))):
-            return await process(*args, **kwargs)
+        who, event = caller(kwargs.get("request")), kwargs.get("event_id")
+        with acting(who):
+            try:
+                if event is None:
+                    return await process(*args, **kwargs)
+                with running.until_stopped(event, kwargs.get("session_hash"), who.name):
+                    return await process(*args, **kwargs)
+            except anyio.get_cancelled_exc_class():
+                if event is None:  # Gradio would print where the call was when its caller left, and answer it
+                    raise gr.Error(GONE, print_exception=False) from None
+                raise
+            except UserError as error:
+                raise gr.Error(error.message, print_exception=False) from None
 
     blocks.process_api = process_for
+
+
+def stop_with_readers(queue: Any) -> Running:
+    """Gradio forgets the events of a reader that is gone, but lets their handlers run on: they are stopped here."""
+    running, clean = Running(), queue.clean_events
+
+    async def clean_events(*, session_hash: str | None = None, event_id: str | None = None) -> None:
+        await clean(session_hash=session_hash, event_id=event_id)
+        running.stop(session_hash, event_id)
+
+    queue.clean_events = clean_events
+    return running
 
 
 def caller(request: Any) -> Actor:

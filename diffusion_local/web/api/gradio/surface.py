@@ -1,9 +1,11 @@
 """The one way to Gradio's application: refuses all but the allowed routes, and checks what goes through them."""
 
+import asyncio
 import json
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlencode
 
+import anyio
 import anyio.to_thread
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -104,7 +106,19 @@ class Surface:
         replaced = (b"content-length", b"content-encoding", b"transfer-encoding", b"accept-encoding")
         kept = [each for each in scope["headers"] if each[0] not in replaced]
         scope = {**scope, "headers": [*kept, (b"content-length", str(len(encoded)).encode())]}
-        await self._app(scope, sending(encoded, receive), Reply(send, started) if route.starts else send)
+        if route.starts:
+            await self._app(scope, sending(encoded, receive), Reply(send, started))
+        else:
+            await self._while_connected(scope, encoded, receive, send)
+
+    async def _while_connected(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """A call that is answered once it is done, cancelled if its caller hangs up."""
+        with anyio.CancelScope() as call:
+            watching = asyncio.create_task(cancel_when_gone(receive, call))
+            try:
+                await self._app(scope, sending(body, receive), send)
+            finally:
+                watching.cancel()
 
     def _rewritten(self, kind: Kind, given: bytes, owner: str) -> tuple[dict[str, Any], bytes]:
         body = self._calls.body(kind, given, owner)
@@ -146,6 +160,13 @@ async def whole(receive: Receive, headers: Headers, most: int) -> bytes | None:
             return None
         more = event.get("more_body", False)
     return b"".join(parts)
+
+
+async def cancel_when_gone(receive: Receive, call: anyio.CancelScope) -> None:
+    """For a call whose body has been read."""
+    while (await receive())["type"] != "http.disconnect":
+        continue
+    call.cancel()
 
 
 def sending(body: bytes, receive: Receive) -> Receive:

@@ -1,0 +1,48 @@
+"""Handlers that Gradio's queue runs: how many of one account, and how they end before they are done."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import anyio
+
+from diffusion_local.errors import LimitReached, NotDone
+
+MOST_OF_ACCOUNT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One call of a handler."""
+
+    owner: str
+    session: str | None
+    scope: anyio.CancelScope
+
+
+class Running:
+    """Used in the event loop only."""
+
+    def __init__(self, most: int = MOST_OF_ACCOUNT) -> None:
+        self._most = most
+        self._runs: dict[str, Run] = {}  # by event id
+
+    @contextlib.contextmanager
+    def until_stopped(self, event: str, session: str | None, owner: str) -> Iterator[None]:
+        """Around a handler. Raises LimitReached where the account has too many, NotDone if it was stopped."""
+        if sum(run.owner == owner for run in self._runs.values()) >= self._most:
+            raise LimitReached(f"Your account has {self._most} calls that wait already. Let one of them end first.", 30)
+        with anyio.CancelScope() as scope:
+            self._runs[event] = Run(owner, session, scope)
+            try:
+                yield
+            finally:
+                self._runs.pop(event, None)
+        if scope.cancelled_caught:
+            raise NotDone("Nobody waits for this result any more.")
+
+    def stop(self, session: str | None = None, event: str | None = None) -> None:
+        """Cancel the handlers of a session or of an event."""
+        for key, run in list(self._runs.items()):
+            if key == event or (session is not None and run.session == session):
+                run.scope.cancel()
