@@ -30,8 +30,8 @@ from diffusion_local.web.api.gradio.calls import UPLOAD
 from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.watch import Watch, until_final
 
-#: Callers that may wait at the same moment; each is a coroutine and an open connection.
-MOST_WAITING = 1000
+#: Callers that may wait at the same moment, of all accounts; each is a coroutine. See also gradio.running.
+MOST_WAITING = 4000
 SLOW = ("wait", "generate")
 STREAMED = ("watch",)
 
