@@ -249,7 +249,9 @@ print(tracemalloc.get_traced_memory()[1])
 @pytest.mark.slow  # tracing makes it several times slower
 @pytest.mark.timeout(600)
 def test_ten_thousand_lines_take_bounded_memory() -> None:
-    assert int(run_python(SUBMIT_TRACED, MANY_LINES, timeout=500)) < 12_000_000  # as jobs in memory they take 25 MB and more
+    assert (
+        int(run_python(SUBMIT_TRACED, MANY_LINES, timeout=500)) < 12_000_000
+    )  # as jobs in memory they take 25 MB and more
 
 
 def test_a_fault_in_the_middle_of_the_transaction_leaves_nothing(

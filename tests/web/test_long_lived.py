@@ -307,6 +307,19 @@ def test_a_download_that_is_cut_off_does_not_look_whole() -> None:
     assert sent[-1]["more_body"]
 
 
+def test_an_application_that_answers_its_cancellation_is_not_heard() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+            await send({"type": "http.response.body", "body": b'{"error": null}'})
+
+    start, body = play(app, still=False)
+    assert start["status"] == 401
+    assert json.loads(body["body"])["error"]["code"] == "unauthorized"
+
+
 def test_an_event_stream_ends_properly() -> None:
     sent = play(answering("text/event-stream; charset=utf-8", b"data: 1\n\n"), still=False)
     assert bodies(sent)[0] == b"data: 1\n\n"
