@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 TESTED = "6.31.0"
 ADVICE = f"Install the tested version: pip install gradio=={TESTED}"
 MAX_SESSIONS = 20_000  # sessions with results to be fetched, of all callers
-GONE = "The caller is gone."
 PREDICT = "predict"  # the endpoint name of the page, which gives the function's index
 
 #: Functions that are replaced or relied on, with the parameters they must have.
@@ -155,7 +154,7 @@ def act_for_callers(blocks: gr.Blocks, running: Running) -> None:
                     return await process(*args, **kwargs)
             except anyio.get_cancelled_exc_class():
                 if event is None:  # Gradio would print where the call was when its caller left, and answer it
-                    raise gr.Error(GONE, print_exception=False) from None
+                    raise gr.Error(message("nobody_waits"), print_exception=False) from None
                 raise
             except UserError as error:
                 raise gr.Error(error.message, print_exception=False) from None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import anyio
 
 from diffusion_local.errors import LimitReached, NotDone
+from diffusion_local.messages import message
 
 MOST_OF_ACCOUNT = 500
 
@@ -31,7 +32,7 @@ class Running:
     def until_stopped(self, event: str, session: str | None, owner: str) -> Iterator[None]:
         """Around a handler. Raises LimitReached where the account has too many, NotDone if it was stopped."""
         if sum(run.owner == owner for run in self._runs.values()) >= self._most:
-            raise LimitReached(f"Your account has {self._most} calls that wait already. Let one of them end first.", 30)
+            raise LimitReached(message("waits_most", most=self._most), retry_after=30)
         with anyio.CancelScope() as scope:
             self._runs[event] = Run(owner, session, scope)
             try:
@@ -39,7 +40,7 @@ class Running:
             finally:
                 self._runs.pop(event, None)
         if scope.cancelled_caught:
-            raise NotDone("Nobody waits for this result any more.")
+            raise NotDone(message("nobody_waits"))
 
     def stop(self, session: str | None = None, event: str | None = None) -> None:
         """Cancel the handlers of a session or of an event."""
