@@ -14,11 +14,13 @@ from diffusion_local import families
 from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.messages import message
-from diffusion_local.models import folders
-from diffusion_local.models.adapters import EMBEDDING, LORA, UPSCALER, VAE, Adapter
-from diffusion_local.models.found import READY, UNSUPPORTED
+from diffusion_local.models import distilled, folders
+from diffusion_local.models.adapters import TEXT_ENCODER, VAE, Adapter
+from diffusion_local.models.fitting import check_adapter, check_words, whole_name
+from diffusion_local.models.found import READY, RECOGNISED
 from diffusion_local.models.known import closest
 from diffusion_local.models.places import Places
+from diffusion_local.models.probe import EMBEDDING, LORA, UPSCALER, Probe
 from diffusion_local.models.shelf import Entry, Shelf, signature_of
 from diffusion_local.options import validate
 from diffusion_local.options.limits import Defaults, Limits
@@ -27,7 +29,11 @@ from diffusion_local.options.table import LANCZOS
 from diffusion_local.options.validate import SizeOf, with_tags
 
 STARTER = "starter"
+#: Families whose text encoders take textual inversions.
+TAKES_WORDS = ("sd", "sdxl")
 LATIN = "LATIN"
+#: Side of the pictures that SD 2's models were trained on which predict noise; the others' are larger.
+SMALL_OF_SD2 = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,7 @@ class Model:
     ``scripts`` are those whose words its text encoder has learned, as Unicode names them; empty is unknown.
     ``architecture`` says which LoRAs fit; ``kinds`` what it can do; ``memory_bytes`` is that of all its weights in
     fp16; ``source`` is bundled, folder, file or hub. ``scheduler`` has what differs from the folder's.
+    ``precision`` is that of most weights, and ``probe`` what the header of a file says, None for a folder.
     """
 
     id: str
@@ -59,6 +66,8 @@ class Model:
     file: Path | None = None
     scheduler: dict[str, Any] = field(default_factory=dict)
     scripts: tuple[str, ...] = ()
+    precision: str = ""
+    probe: Probe | None = None
 
     @property
     def ready(self) -> bool:
@@ -118,6 +127,9 @@ class Catalog:
     def embeddings(self) -> list[Adapter]:
         return self.shelf.adapters(EMBEDDING)
 
+    def text_encoders(self) -> list[Adapter]:
+        return self.shelf.adapters(TEXT_ENCODER)
+
     def complete(self, prompt: str, settings: Mapping[str, Any]) -> Params:
         """Fill in the model's defaults and check every field.
 
@@ -130,8 +142,16 @@ class Catalog:
         params = validate.complete(model.id, model.defaults, model.limits, prompt, given, self.size_of, sampling)
         if "{" not in prompt:  # what a list draws by lot is known later
             params = with_tags(params)
+        params = self._named_loras(params)
         self._check_files(params, model)
         return params
+
+    def _named_loras(self, params: Params) -> Params:
+        """With the whole name of each LoRA that is named by its file alone."""
+        if not params.loras:
+            return params
+        found = [each.name for each in self.loras()]
+        return replace(params, loras=tuple(replace(each, name=whole_name(each.name, found)) for each in params.loras))
 
     def _check_files(self, params: Params, model: Model) -> None:
         """What the params name is there and fits the model: told before the job waits in line."""
@@ -146,9 +166,17 @@ class Catalog:
         if params.loras and not families.get(model.family).loras:
             raise InvalidParams("loras", message("no_loras", model=model.id))
         for lora in params.loras:
-            check_adapter("loras", lora.name, self.loras(), model)
+            check_adapter("loras", lora.name, self.loras(), model.architecture)
         if params.vae:
-            check_adapter("vae", params.vae, self.vaes())
+            check_adapter("vae", params.vae, self.vaes(), model.architecture)
+        self._check_words(params, model)
+
+    def _check_words(self, params: Params, model: Model) -> None:
+        """The textual inversions whose words the prompts hold are made for the model."""
+        if model.family not in TAKES_WORDS:
+            return
+        for each in self.embeddings():
+            check_words(each, {"prompt": params.prompt, "negative": params.negative}, model.architecture)
 
     def _named(self, model_id: str) -> Model:
         if not isinstance(model_id, str):
@@ -157,21 +185,6 @@ class Catalog:
             return self.get(model_id) if model_id else self.default
         except NotFound as error:
             raise InvalidParams("model", error.message) from None
-
-
-def check_adapter(field: str, name: str, found: list[Adapter], model: Model | None = None) -> None:
-    """Raises InvalidParams for a file that is not there, cannot be used, or is made for other models."""
-    adapter = next((each for each in found if each.name == name), None)
-    if adapter is None:
-        raise InvalidParams(
-            field, message("unknown_file", name=echo(name), known=", ".join(e.name for e in found) or "-")
-        )
-    if not adapter.ready:
-        raise InvalidParams(field, message("file_problem", name=echo(name), problem=adapter.problem))
-    if model and adapter.architecture and not families.fits(adapter.architecture, model.architecture):
-        raise InvalidParams(
-            field, message("file_fits", name=echo(name), made=adapter.architecture, wanted=model.architecture)
-        )
 
 
 def no_source(source_id: str) -> tuple[int, int]:
@@ -206,16 +219,20 @@ def described(entry: Entry) -> Model:
     state, problem = found.state, found.problem
     family = families.get(found.family)
     if not problem and not family.supported:
-        state, problem = UNSUPPORTED, family.problem
+        state, problem = RECOGNISED, family.problem
+    defaults = family.defaults
+    if known:
+        defaults = Defaults(known.width, known.height, known.steps, known.guidance, known.sampler)
+        defaults = distilled.adjusted(defaults, known.words, entry.id, found.title)
+    if found.architecture == "sd2" and found.scheduler.get("prediction_type") == "epsilon":
+        defaults = replace(defaults, width=SMALL_OF_SD2, height=SMALL_OF_SD2)
     spacing = {"timestep_spacing": known.spacing} if known and known.spacing and entry.is_file else {}
     return Model(
         id=entry.id,
         name=(known.title if known and known.id == found.hub_id and found.hub_id else found.title) or entry.id,
         folder=found.config or entry.path,
         family=found.family,
-        defaults=Defaults(known.width, known.height, known.steps, known.guidance, known.sampler)
-        if known
-        else family.defaults,
+        defaults=defaults,
         limits=family.limits,
         licence=found.licence or (known.licence if known and found.hub_id else "") or "unknown",
         size_bytes=found.size_bytes,
@@ -229,4 +246,6 @@ def described(entry: Entry) -> Model:
         sha256=entry.sha256,
         file=entry.path if entry.is_file else None,
         scheduler=spacing | found.scheduler,
+        precision=found.precision,
+        probe=found.probe,
     )

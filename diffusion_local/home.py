@@ -48,6 +48,10 @@ class Folders:
         return self.home / "embeddings"
 
     @property
+    def text_encoders(self) -> Path:
+        return self.home / "text_encoders"
+
+    @property
     def removed(self) -> Path:
         """Models that a person took out of the catalogue, until they delete them."""
         return self.home / "removed"
@@ -97,7 +101,8 @@ class Folders:
         """
         new = not self.database.exists()
         data = (*([self.gallery] if new else []), self.previews, self.sources, self.wildcards, self.logs, self.locks)
-        for folder in (self.home, *data, self.models, self.loras, self.vae, self.upscalers, self.embeddings):
+        adapters = (self.loras, self.vae, self.upscalers, self.embeddings, self.text_encoders)
+        for folder in (self.home, *data, self.models, *adapters):
             folder.mkdir(modes.FOLDER, parents=True, exist_ok=True)
 
 

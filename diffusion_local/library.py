@@ -15,10 +15,11 @@ from diffusion_local.domain import Fit, Image, Room
 from diffusion_local.engine.planning import Plan, at_work, plan
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.messages import message
-from diffusion_local.models.adapters import PLACES, Adapter
+from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.known import Known, known_models
 from diffusion_local.models.names import REPO
-from diffusion_local.models.shelf import models_at
+from diffusion_local.models.trees import places
+from diffusion_local.models.verdicts import PLACES
 from diffusion_local.options.values import check_prompt
 from diffusion_local.settings import Settings
 from diffusion_local.store.downloads import Download, DownloadStore
@@ -196,7 +197,7 @@ class Library:
         """The models at a path, as they would be listed."""
         shelf = self._catalog.shelf
         configs = tuple(shelf.places.config_folders())
-        return [described(shelf.look(path, configs)) for path in models_at(there)]
+        return [described(shelf.look(each.seen.path, configs)) for each in places(there)]
 
     def _change(self, change: Callable[[list[str]], list[str]]) -> None:
         path = self._settings.home / "models.json"

@@ -72,6 +72,7 @@ HOMES = {
     "platformdirs": ("settings.py",),
     "tomllib": ("messages/", "settings.py", "web/ui/words.py"),
     "tomlkit": ("preferences.py",),
+    "yaml": ("models/trees.py",),
     "charset_normalizer": ("lists/",),
     "stream_zip": ("pictures.py",),
     "typer": ("cli/",),

@@ -31,7 +31,7 @@ def model_folder(settings: Settings, name: str, index: object = None, weights: b
         (folder / "model_index.json").write_text(text)
     if weights:
         (folder / "unet").mkdir()
-        (folder / "unet" / "weights.safetensors").write_bytes(b"12345678")
+        (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"12345678")
     return folder
 
 
@@ -155,13 +155,13 @@ def test_a_family_has_samplers_of_its_own() -> None:
         check_schedule("Karras", "SCM", sprint)
 
 
-@pytest.mark.parametrize(("pipeline", "words"), [("Flux2Pipeline", "FLUX.2 klein is"), ("ChromaPipeline", "schnell")])
+@pytest.mark.parametrize(("pipeline", "words"), [("Flux2Pipeline", "FLUX.2 klein can"), ("ChromaPipeline", "schnell")])
 def test_a_family_that_is_not_run_says_what_to_take_instead(
     catalog: Catalog, settings: Settings, pipeline: str, words: str
 ) -> None:
     folder = model_folder(settings, "mine", {"_class_name": pipeline}, weights=False)
     write_header(folder / "transformer/diffusion_pytorch_model.safetensors", {"x": (2, 2)})
     model = catalog.get("mine")
-    assert (model.state, model.ready) == ("unsupported", False)
-    assert "is not supported yet" in model.problem
+    assert (model.state, model.ready) == ("recognised", False)
+    assert "is recognised but cannot be run yet" in model.problem
     assert words in model.problem

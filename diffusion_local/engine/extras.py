@@ -101,7 +101,7 @@ def read_vae(path: Path, like: Any) -> Any:
     vae = type(like).from_config(like.config)
     if "encoder.down_blocks.0.resnets.0.conv1.weight" not in weights:
         start = "first_stage_model."
-        named = {start + key.removeprefix(start): tensor for key, tensor in weights.items()}
+        named = {start + key.removeprefix(start).removeprefix("vae."): tensor for key, tensor in weights.items()}
         weights = convert_ldm_vae_checkpoint(named, vae.config)
     vae.load_state_dict(weights)
     return vae.eval()

@@ -1,19 +1,25 @@
 """What a picture is made from beside its model: source pictures, and files of the home's folders. No torch here."""
 
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from PIL import Image as PIL
 
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
+from diffusion_local.models.adapters import VAE, Adapter
+from diffusion_local.models.places import Places
+from diffusion_local.models.probe import EMBEDDING, LORA, UPSCALER
+from diffusion_local.models.shelf import Shelf
+from diffusion_local.models.verdicts import PLACES
 from diffusion_local.settings import Settings
 
-#: What carries weights and can also carry code that runs when it is opened.
-PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+#: Seconds for which a look at folders elsewhere holds.
+LOOK_SECONDS = 2.0
 
 
 class Materials:
@@ -23,8 +29,9 @@ class Materials:
     """
 
     def __init__(self, settings: Settings, open_source: Callable[[str], BinaryIO]) -> None:
-        self._settings = settings
         self._open_source = open_source
+        self._shelf = Shelf(Places.of(settings))
+        self._seen: dict[str, tuple[float, list[Adapter]]] = {}
 
     def source(self, source_id: str) -> PIL.Image:
         """A source picture as it is kept (L, RGB or RGBA). Raises ModelUnavailable if it is gone or damaged."""
@@ -40,28 +47,37 @@ class Materials:
             raise ModelUnavailable(message("source_damaged", source=source_id)) from None
 
     def lora(self, name: str) -> Path:
-        return found(self._settings.loras, name, "LoRA")
+        return self._file(LORA, name, "LoRA")
 
     def vae(self, name: str) -> Path:
-        return found(self._settings.vae, name, "VAE")
+        return self._file(VAE, name, "VAE")
 
     def upscaler(self, name: str) -> Path:
-        return found(self._settings.upscalers, name, "upscaler")
+        return self._file(UPSCALER, name, "upscaler")
 
     def embeddings(self) -> dict[str, Path]:
         """Textual inversions by the word that calls them up."""
-        return {path.stem: path for path in sorted(self._settings.embeddings.rglob("*.safetensors"))}
+        return {PurePosixPath(each.name).name: each.path for each in self._adapters(EMBEDDING) if each.ready}
 
+    def _file(self, kind: str, name: str, what: str) -> Path:
+        """The file of a name. Raises ModelUnavailable with why it cannot be used."""
+        folder = self._shelf.places.folder(PLACES[kind])
+        if folder and (path := folder / f"{name}.safetensors").is_file():
+            return path
+        found = next((each for each in self._adapters(kind) if each.name == name), None)
+        if found is None:
+            raise ModelUnavailable(message("material_missing", kind=what, name=name, file=f"{PLACES[kind]}/{name}"))
+        if not found.ready:
+            raise ModelUnavailable(message("material_unusable", kind=what, name=name, problem=found.problem))
+        return found.path
 
-def found(folder: Path, name: str, what: str) -> Path:
-    """The file of a name. Raises ModelUnavailable, with why a pickle of that name is not taken."""
-    path = folder / f"{name}.safetensors"
-    if path.is_file():
-        return path
-    for suffix in PICKLES:
-        if (folder / f"{name}{suffix}").exists():
-            raise ModelUnavailable(message("material_pickle", kind=what, name=name, file=suffix))
-    raise ModelUnavailable(message("material_missing", kind=what, name=name, file=f"{folder.name}/{name}"))
+    def _adapters(self, kind: str) -> list[Adapter]:
+        """The files of a kind. Folders elsewhere, which may hold very many, are looked into after a while only."""
+        at, found = self._seen.get(kind, (0.0, []))
+        if time.monotonic() - at > LOOK_SECONDS or not found or not self._shelf.added():
+            found = self._shelf.adapters(kind)
+            self._seen[kind] = (time.monotonic(), found)
+        return found
 
 
 def short_hash(path: Path) -> str:

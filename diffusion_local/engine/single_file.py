@@ -29,7 +29,16 @@ def load(model: Model, dtype: torch.dtype) -> Any:
     with tempfile.TemporaryDirectory(prefix="diffusion-local-") as folder:
         only_inpaints = model.kinds == (Kind.INPAINT,)
         config = merge(model.folder, Path(folder), model.scheduler, only_inpaints=only_inpaints)
-        return load_file(model.file, config, dtype)
+        return load_file(named(model.file, Path(folder)), config, dtype)
+
+
+def named(file: Path, folder: Path) -> Path:
+    """The file under a name that diffusers reads as safetensors: it goes by the end of the name, as it is written."""
+    if file.suffix == ".safetensors":
+        return file
+    link = folder / "weights.safetensors"
+    link.symlink_to(file.resolve())
+    return link
 
 
 def merge(config: Path, folder: Path, scheduler: Mapping[str, Any], only_inpaints: bool) -> Path:

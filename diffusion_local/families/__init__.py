@@ -5,15 +5,16 @@ models in ``assets/models.json``.
 """
 
 import pkgutil
-from collections.abc import Collection
+from collections.abc import Callable, Container
 from importlib import import_module
 
 from diffusion_local.families.family import Architecture, Family
+from diffusion_local.families.sign import Layers, Sign
 from diffusion_local.messages import message
 from diffusion_local.options.types import Kind
 
 #: Modules of this package that are no family.
-HELPERS = ("family",)
+HELPERS = ("family", "sign")
 
 
 def discovered() -> tuple[Family, ...]:
@@ -52,18 +53,30 @@ def of_pipeline(class_name: str) -> tuple[Family, tuple[Kind, ...]]:
     return _BY_PIPELINE.get(class_name, (UNKNOWN, ()))
 
 
-def of_checkpoint(tensors: Collection[str], prefix: str = "") -> Family:
-    """The family whose marker is among the names of a checkpoint's tensors, or ``UNKNOWN``.
+def of_denoiser(names: Container[str], shape: Callable[[str], tuple[int, ...] | None]) -> tuple[str, Sign] | None:
+    """The architecture of a transformer, with the sign that identified it.
 
-    Names may begin with ``prefix``. A derived family goes before the one it derives from.
+    ``names`` are those of its modules, without the prefix that all share; ``shape`` gives the shape of a tensor.
     """
     found = [
-        family
-        for family in FAMILIES.values()
-        if family.marker and (family.marker in tensors or prefix + family.marker in tensors)
+        (sign.specificity, name, sign)
+        for name, architecture in ARCHITECTURES.items()
+        for sign in architecture.signs
+        if sign.matches(names, shape)
     ]
-    origins = {family.derived_from for family in found}
-    return next((family for family in found if family.id not in origins), UNKNOWN)
+    best = max(found, key=lambda each: each[0], default=None)
+    return best and (best[1], best[2])
+
+
+def of_lora(layers: Layers) -> str:
+    """The architecture that the layers of a LoRA belong to, empty if they do not tell."""
+    found = [
+        (sign.specificity, name)
+        for name, architecture in ARCHITECTURES.items()
+        for sign in architecture.loras
+        if sign.matches(layers)
+    ]
+    return max(found, key=lambda each: each[0], default=(0, ""))[1]
 
 
 def title_of(architecture: str) -> str:
@@ -72,12 +85,20 @@ def title_of(architecture: str) -> str:
 
 
 def fits(adapter: str, architecture: str) -> bool:
-    """Whether adapters made for the architecture ``adapter`` fit models of ``architecture``."""
+    """Whether adapters made for ``adapter``, an architecture or a family, fit models of ``architecture``."""
     known = ARCHITECTURES.get(architecture)
-    return adapter == architecture or bool(known and known.adapters == adapter)
+    if adapter == architecture or (adapter and known and known.adapters == adapter):
+        return True
+    return adapter == of_architecture(architecture).id and adapter not in ("", UNKNOWN.id)
 
 
 def tokens_of(family_id: str, architecture: str) -> int:
     """Tokens that the pipeline lets its text encoder read; 0: as many as the tokenizer allows."""
     known = ARCHITECTURES.get(architecture)
     return (known.tokens if known else 0) or get(family_id).tokens
+
+
+def certainty(architecture: str, layers: Layers) -> int:
+    """How specific the sign is by which the layers of a LoRA belong to an architecture."""
+    signs = ARCHITECTURES[architecture].loras if architecture in ARCHITECTURES else ()
+    return max((sign.specificity for sign in signs if sign.matches(layers)), default=0)

@@ -1,14 +1,45 @@
 """Chroma, which is recognised and not run."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
+from diffusion_local.families.sign import LoraSign, Sign
 from diffusion_local.messages import message
 
 FAMILY = Family(
     id="chroma",
     title="Chroma",
     pipelines=every_kind("ChromaPipeline"),
-    architectures={"chroma": Architecture(title="Chroma")},
-    problem=message("model_chroma"),
-    marker="distilled_guidance_layer.in_proj.bias",
-    derived_from="flux",
+    architectures={
+        "chroma": Architecture(
+            title="Chroma",
+            parts=("t5_xxl", "vae_flux"),
+            signs=(
+                Sign(
+                    has=("double_blocks.0", "single_blocks.0", "distilled_guidance_layer.in_proj", "img_in", "txt_in")
+                ),
+                Sign(
+                    has=("single_transformer_blocks.0", "transformer_blocks.0", "distilled_guidance_layer.in_proj"),
+                    naming="diffusers",
+                ),
+            ),
+            loras=(LoraSign(parts=("distilled_guidance_layer",)),),
+            lora_words=("chroma",),
+        ),
+        "chroma_radiance": Architecture(
+            title="Chroma Radiance",
+            problem=message("file_chroma", title="Chroma Radiance"),
+            signs=(
+                Sign(
+                    has=(
+                        "double_blocks.0",
+                        "single_blocks.0",
+                        "distilled_guidance_layer",
+                        "nerf_blocks.0",
+                        "img_in_patch",
+                        "txt_in",
+                    )
+                ),
+            ),
+        ),
+    },
+    problem=message("file_chroma", title="Chroma"),
 )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffusion_local.families.sign import LoraSign, Sign
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.option import DENOISED
 from diffusion_local.options.samplers import DIFFUSION, Sampling
@@ -17,16 +18,17 @@ Configs = Callable[[str], Mapping[str, Any]]
 class Architecture:
     """A variant of a family: models that take the same adapters.
 
-    ``adapters`` is the architecture that adapter files name when they fit this one; empty: its own id. ``problem`` is
-    the sentence shown where it cannot be run although its family can. ``tokens`` replaces the family's limit.
+    ``adapters`` is the architecture that adapter files name when they fit this one; empty: its own id. Adapters that
+    name the family's id fit all of its architectures. ``problem`` is the sentence shown where it cannot be run although
+    its family can. ``tokens`` replaces the family's limit.
 
-    Files are recognised by the remaining fields, each empty where it does not apply:
+    ``parts`` are the text encoders and the VAE that the denoiser needs beside itself, by their ids in
+    ``models.parts``, the VAE last. Files are recognised by the remaining fields, each empty where it does not apply:
 
-    - checkpoints: ``text_width``, the width of the text that the UNet's cross attention reads (also in LoRAs), and
-      ``encoders``, the prefixes of tensor names of all text encoders; ``prediction`` is the ``prediction_type`` of
-      checkpoints that do not state theirs;
-    - LoRAs: ``lora_keys``, parts of tensor names; ``lora_prefixes``, beginnings of tensor names; ``lora_words``, parts
-      of the base model's name in the metadata, in lower case;
+    - ``signs``: a transformer's file, alone or with other parts. UNets are told by ``models.unets``;
+    - ``loras``: LoRAs; ``lora_words``: parts of the base model's name in their metadata, in lower case;
+    - checkpoints with a UNet: ``text_width``, the width of the text that its cross attention reads (also in LoRAs), and
+      ``encoders``, the prefixes of tensor names of all text encoders, of which one group must be complete;
     - textual inversions: ``token_width``, the width of one token's vector, and ``embedding_keys``, tensors that are
       all present.
     """
@@ -35,12 +37,12 @@ class Architecture:
     adapters: str = ""
     problem: str = ""
     tokens: int = 0
-    text_width: int = 0
-    encoders: tuple[str, ...] = ()
-    prediction: str = ""
-    lora_keys: tuple[str, ...] = ()
-    lora_prefixes: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    signs: tuple[Sign, ...] = ()
+    loras: tuple[LoraSign, ...] = ()
     lora_words: tuple[str, ...] = ()
+    text_width: int = 0
+    encoders: tuple[tuple[str, ...], ...] = ()
     token_width: int = 0
     embedding_keys: frozenset[str] = frozenset()
 
@@ -53,12 +55,11 @@ class Family:
     sentence shown for a family that is recognised but not run; one without a problem has its engine half in
     ``engine.families`` under the same id. ``unet`` says that the denoiser is a UNet rather than a transformer.
 
-    Checkpoints in one file are run where their architecture declares ``encoders``. ``marker`` is a tensor that
-    identifies a transformer's checkpoint, which is recognised and not run; files of a family with ``derived_from`` also
-    hold the marker of that family.
+    Checkpoints in one file are run where their architecture declares ``encoders``; a transformer's are recognised by
+    the ``signs`` of their architectures.
 
     ``find_architecture`` tells the architecture of a diffusers folder by its configuration; None: it is the family's
-    id.
+    id. ``variants`` are pipeline classes whose models are of one architecture, whatever their configuration.
 
     ``defaults`` hold for models that the curated list does not know. ``half`` says that the weights stay within fp16's
     range; other families run in bf16 where the device computes in it.
@@ -66,7 +67,7 @@ class Family:
     Prompts: ``tokenizer`` is the folder of the text encoder that reads most, and ``tokens`` the pipeline's limit, start
     and end marks included (0: the tokenizer's own). ``weights`` says that ``(word:1.2)`` has an effect and that longer
     texts are read in parts, ``negative`` and ``clip_skip`` that these options have an effect, and ``loras`` that the
-    pipeline takes LoRAs.
+    pipeline takes LoRAs, in ``lora_layouts`` of ``models.lora_layers`` (empty: in all of them).
     """
 
     id: str
@@ -75,9 +76,8 @@ class Family:
     architectures: Mapping[str, Architecture] = field(default_factory=dict)
     problem: str = ""
     unet: bool = False
-    marker: str = ""
-    derived_from: str = ""
     find_architecture: Callable[[Configs], str] | None = None
+    variants: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     defaults: Defaults = field(default_factory=Defaults)
     sampling: Sampling = DIFFUSION
@@ -88,12 +88,15 @@ class Family:
     negative: bool = True
     clip_skip: bool = False
     loras: bool = True
+    lora_layouts: tuple[str, ...] = ()
 
     @property
     def supported(self) -> bool:
         return not self.problem
 
-    def architecture_of(self, configs: Configs) -> str:
+    def architecture_of(self, configs: Configs, pipeline: str = "") -> str:
+        if pipeline in self.variants:
+            return self.variants[pipeline]
         return self.find_architecture(configs) if self.find_architecture else self.id
 
 

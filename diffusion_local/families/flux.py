@@ -1,32 +1,108 @@
-"""FLUX.1 dev and schnell."""
+"""FLUX.1 dev and schnell, with the models that were trained on from them (Krea, Kontext, Fill, Canny, Depth)."""
 
 from diffusion_local.families.family import Architecture, Configs, Family, every_kind
+from diffusion_local.families.sign import LoraSign, Sign
+from diffusion_local.messages import message
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.samplers import FLOW
+
+PARTS = ("clip_l", "t5_xxl", "vae_flux")
+BLOCKS = ("double_blocks.0.img_attn", "single_blocks.0", "vector_in", "txt_in")
+# of HunyuanVideo, whose blocks have the same names
+VIDEO, VIDEO_DIFFUSERS = "txt_in.individual_token_refiner", "context_embedder.token_refiner"
+DIFFUSERS = (
+    "single_transformer_blocks.0.attn",
+    "transformer_blocks.0.attn.add_q_proj",
+    "time_text_embed.text_embedder",
+)
+#: Channels of a packed latent, alone and with those of a mask and a picture, or of a picture.
+PLAIN, FILL, CONTROL = 64, 384, 128
 
 
 def find_architecture(configs: Configs) -> str:
     return "flux_dev" if configs("transformer").get("guidance_embeds") else "flux_schnell"
 
 
+def signs(guided: bool, channels: int | None) -> tuple[Sign, ...]:
+    first = {} if channels is None else {"img_in.weight": (None, channels)}
+    second = {} if channels is None else {"x_embedder.weight": (None, channels)}
+    if guided:
+        return (
+            Sign(has=(*BLOCKS, "guidance_in"), lacks=(VIDEO,), shapes=first),
+            Sign(
+                has=(*DIFFUSERS, "time_text_embed.guidance_embedder"),
+                lacks=(VIDEO_DIFFUSERS,),
+                shapes=second,
+                naming="diffusers",
+            ),
+        )
+    return (
+        Sign(has=BLOCKS, lacks=("guidance_in", VIDEO), shapes=first),
+        Sign(
+            has=DIFFUSERS,
+            lacks=("time_text_embed.guidance_embedder", VIDEO_DIFFUSERS),
+            shapes=second,
+            naming="diffusers",
+        ),
+    )
+
+
 FAMILY = Family(
     id="flux",
     title="FLUX.1",
-    pipelines=every_kind("FluxPipeline"),
+    pipelines=every_kind("FluxPipeline", "FluxKontextPipeline", "FluxFillPipeline", "FluxControlPipeline"),
     architectures={
-        # named by LoRAs, which fit both models
+        # named by LoRAs, which fit all of them
         "flux": Architecture(
-            title="FLUX.1", lora_keys=("double_blocks", "single_transformer_blocks"), lora_words=("flux",)
+            title="FLUX.1",
+            lora_words=("flux",),
+            loras=(
+                LoraSign(parts=("double_blocks_#_",)),
+                LoraSign(parts=("single_blocks_#_linear",)),
+                LoraSign(parts=("single_blocks_#_modulation_lin",)),
+                LoraSign(parts=("single_transformer_blocks_#_",)),
+                LoraSign(parts=("transformer_blocks_#_norm1_context_linear",), reads={"norm1_context_linear": (3072,)}),
+                LoraSign(parts=("transformer_blocks_#_ff_context",), reads={"ff_context_net_#_proj": (3072,)}),
+                LoraSign(parts=("transformer_blocks_#_attn_add_q_proj",), reads={"attn_add_q_proj": (3072,)}),
+                LoraSign(parts=("transformer_blocks_#_attn_to_add_out",), reads={"attn_to_add_out": (3072,)}),
+            ),
         ),
-        "flux_dev": Architecture(title="FLUX.1 dev", adapters="flux"),
-        "flux_schnell": Architecture(title="FLUX.1 schnell", adapters="flux", tokens=256),
+        "flux_dev": Architecture(title="FLUX.1 dev", adapters="flux", parts=PARTS, signs=signs(True, None)),
+        "flux_schnell": Architecture(
+            title="FLUX.1 schnell", adapters="flux", tokens=256, parts=PARTS, signs=signs(False, None)
+        ),
+        "flux_kontext": Architecture(
+            title="FLUX.1 Kontext",
+            adapters="flux",
+            parts=PARTS,
+            problem=message("file_not_yet_other", title="FLUX.1 Kontext", other="FLUX.1 dev"),
+        ),
+        "flux_fill": Architecture(
+            title="FLUX.1 Fill",
+            adapters="flux",
+            parts=PARTS,
+            signs=signs(True, FILL),
+            problem=message("file_not_yet_other", title="FLUX.1 Fill", other="FLUX.1 dev"),
+        ),
+        "flux_control": Architecture(
+            title="FLUX.1 Canny or Depth",
+            adapters="flux",
+            parts=PARTS,
+            signs=signs(True, CONTROL),
+            problem=message("file_not_yet_other", title="FLUX.1 Canny or Depth", other="FLUX.1 dev"),
+        ),
     },
-    marker="double_blocks.0.img_attn.norm.key_norm.scale",
     find_architecture=find_architecture,
+    variants={
+        "FluxKontextPipeline": "flux_kontext",
+        "FluxFillPipeline": "flux_fill",
+        "FluxControlPipeline": "flux_control",
+    },
     limits=Limits(multiple=16),
     defaults=Defaults(width=1024, height=1024, steps=28, guidance=3.5, sampler="Euler"),
     sampling=FLOW,
     tokenizer="tokenizer_2",
     tokens=512,
     negative=False,  # guidance is distilled into it
+    lora_layouts=("kohya", "diffusers", "xlabs", "peft", "onetrainer"),
 )

@@ -1,12 +1,24 @@
 """FLUX.2 dev, which is recognised and not run."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
+from diffusion_local.families.flux2 import loras, signs
 from diffusion_local.messages import message
+
+#: Width of the text that it reads.
+WIDTH = 15360
 
 FAMILY = Family(
     id="flux2_dev",
     title="FLUX.2 dev",
     pipelines=every_kind("Flux2Pipeline"),
-    architectures={"flux2_dev": Architecture(title="FLUX.2 dev")},
-    problem=message("model_flux2_dev"),
+    architectures={
+        "flux2_dev": Architecture(
+            title="FLUX.2 dev",
+            parts=("mistral_small", "vae_flux2"),
+            signs=signs(WIDTH),
+            loras=loras(6144, WIDTH, 36864),
+            lora_words=("flux2-dev", "flux2_dev", "flux-2-dev"),
+        )
+    },
+    problem=message("file_flux2_dev", title="FLUX.2 dev"),
 )

@@ -1,13 +1,34 @@
-"""Qwen-Image, which is recognised and not run."""
+"""Qwen-Image and Qwen-Image-Edit, which are recognised and not run."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
+from diffusion_local.families.sign import LoraSign, Sign
 from diffusion_local.messages import message
+
+LAST_OF_FLUX = 19  # its blocks are named alike, and there are fewer
 
 FAMILY = Family(
     id="qwen_image",
     title="Qwen-Image",
-    pipelines=every_kind("QwenImagePipeline"),
-    architectures={"qwen_image": Architecture(title="Qwen-Image")},
-    problem=message("model_qwen"),
-    marker="txt_in.text_norm.weight",
+    pipelines=every_kind("QwenImagePipeline", "QwenImageEditPipeline", "QwenImageEditPlusPipeline"),
+    architectures={
+        "qwen_image": Architecture(
+            title="Qwen-Image",
+            parts=("qwen25_vl_7b", "vae_wan21"),
+            signs=(Sign(has=("txt_norm", "txt_in", "img_in", "transformer_blocks.0.img_mod")),),
+            loras=(
+                LoraSign(parts=("transformer_blocks_#_img_mlp",)),
+                LoraSign(parts=("transformer_blocks_#_img_mod_#",)),
+                LoraSign(parts=("transformer_blocks_#_txt_mlp",)),
+                LoraSign(
+                    lacks=("single_transformer_blocks",),
+                    reads={"transformer_blocks_#_attn_to_": (3072,)},
+                    blocks={"transformer_blocks_": LAST_OF_FLUX},
+                ),
+            ),
+            lora_words=("qwen-image", "qwen_image", "qwenimage"),
+        ),
+        "qwen_image_edit": Architecture(title="Qwen-Image-Edit", adapters="qwen_image"),
+    },
+    variants={"QwenImageEditPipeline": "qwen_image_edit", "QwenImageEditPlusPipeline": "qwen_image_edit"},
+    problem=message("file_qwen", title="Qwen-Image"),
 )

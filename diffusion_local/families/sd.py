@@ -23,17 +23,17 @@ FAMILY = Family(
         "sd1": Architecture(
             title="SD 1",
             text_width=768,
-            encoders=("cond_stage_model.transformer.",),
-            lora_words=("v1",),
+            parts=("clip_l", "vae_sd1"),
+            encoders=(("cond_stage_model.transformer.",),),
+            lora_words=("v1", "sd1", "sd_1", "sd-1"),
             token_width=768,
         ),
         "sd2": Architecture(
             title="SD 2",
             text_width=1024,
-            encoders=("cond_stage_model.model.",),
-            # Its files do not state it. Those for 768 px were trained on v, and most are of that kind.
-            prediction="v_prediction",
-            lora_words=("v2",),
+            parts=("clip_h", "vae_sd1"),
+            encoders=(("cond_stage_model.model.",), ("conditioner.embedders.0.model.",)),
+            lora_words=("v2", "sd2", "sd_2", "sd-2"),
             token_width=1024,
         ),
     },
@@ -43,4 +43,5 @@ FAMILY = Family(
     half=True,
     weights=True,
     clip_skip=True,
+    lora_layouts=("kohya", "diffusers", "old_diffusers"),
 )

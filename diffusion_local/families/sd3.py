@@ -1,10 +1,15 @@
 """Stable Diffusion 3 and 3.5."""
 
 from diffusion_local.families.family import Architecture, Configs, Family, every_kind
+from diffusion_local.families.sign import LoraSign, Sign
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.samplers import FLOW
 
 LAYERS_OF_LARGE = 38
+MEDIUM, LARGE = 1536, 2432  # widths of a block
+PARTS = ("clip_l", "clip_g", "t5_xxl", "vae_sd3")
+NAMES = ("joint_blocks.0.context_block", "joint_blocks.0.x_block", "context_embedder")
+DIFFUSERS = ("transformer_blocks.0.attn.add_q_proj", "transformer_blocks.0.norm1_context", "pos_embed.proj")
 
 
 def find_architecture(configs: Configs) -> str:
@@ -19,12 +24,76 @@ FAMILY = Family(
     title="SD 3",
     pipelines=every_kind("StableDiffusion3Pipeline"),
     architectures={
-        # LoRAs do not say for which of the three they were made
-        "sd3": Architecture(title="SD 3", lora_keys=("joint_blocks",), lora_words=("sd3", "v3", "stable-diffusion-3")),
-        "sd35_medium": Architecture(title="SD 3.5 Medium", adapters="sd3"),
-        "sd35_large": Architecture(title="SD 3.5 Large", adapters="sd3"),
+        "sd3": Architecture(
+            title="SD 3",
+            adapters="sd3_medium",
+            parts=PARTS,
+            signs=(
+                Sign(has=NAMES),
+                Sign(has=DIFFUSERS, lacks=("single_transformer_blocks",), naming="diffusers"),
+            ),
+            # of those that do not tell for which of the three they were made
+            loras=(
+                LoraSign(parts=("joint_blocks_#_",)),
+                LoraSign(
+                    parts=("transformer_blocks_#_attn_add_q_proj",),
+                    lacks=("single_transformer_blocks", "img_mlp", "img_mod"),
+                    reads={"attn_add_q_proj": (MEDIUM, LARGE, 1152)},
+                ),
+                LoraSign(
+                    parts=("transformer_blocks_#_attn_to_q",),
+                    lacks=("single_transformer_blocks", "img_mlp", "img_mod", "attentions", "attn2"),
+                    reads={"transformer_blocks_#_attn_to_q": (MEDIUM, LARGE, 1152)},
+                ),
+            ),
+            lora_words=("sd3", "v3", "stable-diffusion-3"),
+        ),
+        # named by LoRAs, which fit both models of this width
+        "sd3_medium": Architecture(
+            title="SD 3 Medium",
+            loras=(
+                LoraSign(parts=("joint_blocks_#_",), reads={"attn_qkv": (MEDIUM,)}),
+                LoraSign(
+                    parts=("transformer_blocks_#_attn_add_q_proj", "transformer_blocks_#_attn_to_q"),
+                    lacks=("single_transformer_blocks", "img_mlp", "img_mod"),
+                    reads={"attn_to_q": (MEDIUM,)},
+                ),
+            ),
+        ),
+        "sd35_medium": Architecture(
+            title="SD 3.5 Medium",
+            adapters="sd3_medium",
+            parts=PARTS,
+            signs=(
+                Sign(has=(*NAMES, "joint_blocks.0.x_block.attn2")),
+                Sign(
+                    has=(*DIFFUSERS, "transformer_blocks.0.attn2"),
+                    lacks=("single_transformer_blocks",),
+                    naming="diffusers",
+                ),
+            ),
+        ),
+        "sd35_large": Architecture(
+            title="SD 3.5 Large",
+            parts=PARTS,
+            signs=(
+                Sign(has=(*NAMES, f"joint_blocks.{LAYERS_OF_LARGE - 1}")),
+                Sign(
+                    has=(*DIFFUSERS, f"transformer_blocks.{LAYERS_OF_LARGE - 1}"),
+                    lacks=("single_transformer_blocks",),
+                    naming="diffusers",
+                ),
+            ),
+            loras=(
+                LoraSign(parts=("joint_blocks_#_",), reads={"attn_qkv": (LARGE,)}),
+                LoraSign(
+                    parts=("transformer_blocks_#_attn_add_q_proj", "transformer_blocks_#_attn_to_q"),
+                    lacks=("single_transformer_blocks", "img_mlp", "img_mod"),
+                    reads={"attn_to_q": (LARGE,)},
+                ),
+            ),
+        ),
     },
-    marker="joint_blocks.0.context_block.adaLN_modulation.1.bias",
     find_architecture=find_architecture,
     limits=Limits(multiple=16),
     defaults=Defaults(width=1024, height=1024, steps=28, guidance=7.0, sampler="Euler"),
@@ -32,4 +101,5 @@ FAMILY = Family(
     tokenizer="tokenizer_3",
     tokens=256,
     clip_skip=True,
+    lora_layouts=("diffusers",),
 )

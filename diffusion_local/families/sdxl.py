@@ -21,13 +21,18 @@ FAMILY = Family(
         "sdxl": Architecture(
             title="SDXL",
             text_width=2048,
-            encoders=("conditioner.embedders.0.", "conditioner.embedders.1."),
-            lora_prefixes=("lora_te2_", "text_encoder_2."),
+            parts=("clip_l", "clip_g", "vae_sdxl"),
+            encoders=(("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),),
             lora_words=("xl", "sdxl", "stable-diffusion-xl"),
             # of CLIP-G, which only SDXL and its refiner have; CLIP-L's 768 alone is Stable Diffusion 1
             token_width=1280,
             embedding_keys=frozenset({"clip_l", "clip_g"}),
         ),
+        "ssd1b": Architecture(
+            title="SSD-1B", problem=message("file_smaller_xl", title="SSD-1B"), lora_words=("ssd-1b", "ssd1b")
+        ),
+        "vega": Architecture(title="Segmind Vega", problem=message("file_smaller_xl", title="Segmind Vega")),
+        "koala": Architecture(title="KOALA", problem=message("file_smaller_xl", title="KOALA")),
         "sdxl_refiner": Architecture(title="SDXL refiner", problem=message("refiner"), text_width=REFINER_WIDTH),
     },
     unet=True,
@@ -36,4 +41,5 @@ FAMILY = Family(
     half=True,
     weights=True,
     clip_skip=True,
+    lora_layouts=("kohya", "diffusers", "old_diffusers"),
 )

@@ -1,6 +1,7 @@
 """Z-Image."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
+from diffusion_local.families.sign import LoraSign, Sign
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.samplers import FLOW
 
@@ -8,10 +9,28 @@ FAMILY = Family(
     id="z_image",
     title="Z-Image",
     pipelines=every_kind("ZImagePipeline"),
-    architectures={"z_image": Architecture(title="Z-Image")},
-    marker="layers.0.adaLN_modulation.0.weight",
+    architectures={
+        "z_image": Architecture(
+            title="Z-Image",
+            parts=("qwen3_4b", "vae_flux"),
+            signs=(
+                Sign(has=("layers.0.adaLN_modulation.0", "cap_embedder.1", "noise_refiner.0", "x_embedder")),
+                Sign(
+                    has=("layers.0.adaLN_modulation.0", "cap_embedder.1", "noise_refiner.0", "all_x_embedder"),
+                    naming="diffusers",
+                ),
+            ),
+            loras=(
+                LoraSign(reads={"layers_#_attention": (3840,)}),
+                LoraSign(reads={"layers_#_feed_forward_w1": (3840,)}),
+                LoraSign(parts=("layers_#_adaLN_modulation_#",), reads={"layers_#_adaLN_modulation": (256,)}),
+            ),
+            lora_words=("zimage", "z-image", "z_image"),
+        )
+    },
     limits=Limits(multiple=16),
     defaults=Defaults(width=1024, height=1024, steps=8, guidance=0.0, sampler="Euler"),
     sampling=FLOW,
     tokens=512,
+    lora_layouts=("diffusers", "comfy", "kohya"),
 )

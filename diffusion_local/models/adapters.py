@@ -1,26 +1,30 @@
-"""LoRAs, VAEs, upscalers and textual inversions: what each is, and which models it fits, told from its header."""
+"""LoRAs, VAEs, upscalers, textual inversions, text encoders: what each is, and which models it fits."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion_local import families
 from diffusion_local.errors import ModelUnavailable
-from diffusion_local.messages import Message, message, verbatim
-from diffusion_local.models.found import INCOMPLETE, READY, UNSUPPORTED
-from diffusion_local.models.headers import Header, read_header
+from diffusion_local.messages import message, verbatim
+from diffusion_local.models import parts, verdicts
+from diffusion_local.models.found import INCOMPLETE, READY, RECOGNISED
+from diffusion_local.models.identify import read_file
+from diffusion_local.models.probe import EMBEDDING, LORA, UPSCALER, Contents, Probe
+from diffusion_local.models.verdicts import Verdict
 
-LORA, VAE, UPSCALER, EMBEDDING = "lora", "vae", "upscaler", "embedding"
-PLACES = {LORA: "loras", VAE: "vae", UPSCALER: "upscalers", EMBEDDING: "embeddings"}
-SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+VAE, TEXT_ENCODER = parts.VAE, parts.TEXT_ENCODER
 MOST_WORDS = 24
 MOST_TEXT = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A file that changes what a model makes. ``architecture`` is what it fits, empty where it fits every model or
-    nothing tells; ``words`` are those that call a LoRA up, as its training noted them, the most frequent first."""
+    """A file that changes what a model makes. ``architecture`` is the one or the family that it fits, empty where it
+    fits every model or nothing tells; ``part`` the id of a VAE or text encoder. ``words`` are those that call a
+    LoRA up,
+    as its training noted them, the most frequent first. ``method`` and ``layout`` are a LoRA's."""
 
     name: str
     kind: str
@@ -33,132 +37,80 @@ class Adapter:
     state: str = READY
     problem: str = ""
     sha256: str = ""
+    precision: str = ""
+    part: str = ""
+    method: str = ""
+    layout: str = ""
 
     @property
     def ready(self) -> bool:
         return self.state == READY
 
 
+#: Models that a VAE is told to fit, by its id.
+OF_VAE = {
+    "vae_sd1": "sd1", "vae_sdxl": "sdxl", "vae_flux": "flux", "vae_sd3": "sd3", "vae_flux2": "flux2", "vae_dc": "sana",
+    "vae_wan21": "qwen_image", "vae_hunyuan_image": "hunyuan_image", "consistency_decoder": "sd1",
+}  # fmt: skip
+
+
 def read_adapter(path: Path, kind: str) -> Adapter:
     """An entry for a file in the folder of this kind; whatever is wrong becomes its ``problem``."""
-    name = path.stem
     try:
-        size = path.stat().st_size
-        if path.suffix.lower() != ".safetensors":
-            return Adapter(
-                name, kind, path, size_bytes=size, state=UNSUPPORTED, problem=message("pickle_adapter", name=path.name)
-            )
-        header = read_header(path)
+        return described(path, kind, read_file(path))
     except (ModelUnavailable, OSError) as problem:
         return Adapter(
-            name,
+            path.stem,
             kind,
             path,
             state=INCOMPLETE,
             problem=problem.message if isinstance(problem, ModelUnavailable) else verbatim(str(problem)),
         )
-    is_of = kind_of(header)
-    if is_of != kind:
-        return Adapter(name, kind, path, size_bytes=size, state=UNSUPPORTED, problem=misplaced(is_of, kind))
-    told = header.metadata
+
+
+def described(path: Path, kind: str, contents: Contents) -> Adapter:
+    probe, told = contents.probe, contents.metadata
+    verdict = verdicts.as_adapter(path.name, kind, probe)
+    if kind == UPSCALER and not verdict.problem and path.suffix.lower() not in LOADED_UPSCALERS:
+        verdict = Verdict(RECOGNISED, message("file_upscaler_suffix", suffix=path.suffix))
+    same = probe.kind == kind
+    vae = (probe.base or probe.id) if kind == VAE and same else ""
     return Adapter(
-        name=name,
+        name=path.stem,
         kind=kind,
         path=path,
-        architecture=lora_architecture(header)
-        if kind == LORA
-        else embedding_architecture(header)
-        if kind == EMBEDDING
-        else "",
+        architecture=fitting(kind, probe, vae) if same else "",
         title=(told.get("modelspec.title") or told.get("ss_output_name") or "")[:100],
         about=told.get("modelspec.description", "")[:MOST_TEXT],
         words=trigger_words(told) if kind == LORA else (),
-        size_bytes=size,
+        size_bytes=contents.size_bytes,
+        state=verdict.state,
+        problem=verdict.problem,
+        precision=probe.precision,
+        part=vae or (probe.id if same else ""),
+        method=probe.lora.method if probe.lora else "",
+        layout=probe.lora.layout if probe.lora else "",
     )
 
 
-def what_else(header: Header) -> str:
-    """For a file among the models: a sentence if it is an adapter, else empty."""
-    kind = kind_of(header)
-    if not kind:
-        if any(key.startswith(("control_model.", "controlnet_")) for key in header.tensors):
-            return message("model_controlnet")
-        if "down_blocks.0.resnets.0.conv1.weight" in header.tensors:
-            return message("model_bare_unet")
-        return ""
-    return message("model_is_other", what=message(f"adapter_{kind}"), folder=PLACES[kind])
+def fitting(kind: str, probe: Probe, vae: str) -> str:
+    if kind == LORA and probe.lora:
+        return probe.lora.base
+    return OF_VAE.get(vae, "") if kind == VAE else probe.base if kind == EMBEDDING else ""
 
 
-def misplaced(kind: str, expected: str) -> Message:
-    if kind:
-        return message(
-            "misplaced", what=message(f"adapter_{kind}"), wanted=message(f"adapter_{expected}"), folder=PLACES[kind]
-        )
-    return message("not_an_adapter", what=message(f"adapter_{expected}"))
+#: Files that spandrel opens with an unpickler that calls nothing but what builds tensors, and safetensors.
+LOADED_UPSCALERS = (".safetensors", ".pth", ".pt", ".ckpt")
 
 
-def kind_of(header: Header) -> str:
-    keys = header.tensors
-    if any(".lora_" in key or ".lokr_" in key or ".hada_" in key or key.endswith(".lora.up.weight") for key in keys):
-        return LORA
-    if "model.diffusion_model.input_blocks.0.0.weight" in keys:
-        return ""
-    bare = {key.removeprefix("first_stage_model.").removeprefix("vae.") for key in list(keys)[:2000]}
-    if {"decoder.conv_in.weight", "encoder.conv_in.weight"} <= bare:
-        return VAE
-    if len(keys) <= 4 and any(len(tensor.shape) in (1, 2) for tensor in keys.values()):
-        widths = {tensor.shape[-1] for tensor in keys.values() if tensor.shape}
-        if "emb_params" in keys or {"clip_l", "clip_g"} & set(keys) or widths & set(families.BY_TOKEN_WIDTH):
-            return EMBEDDING
-    convolutions = sum(len(tensor.shape) == 4 for tensor in keys.values())
-    three = any(len(t.shape) == 4 and (t.shape[1] in (3, 12, 48) or t.shape[0] % 3 == 0) for t in keys.values())
-    if convolutions and three and not any(".attn2." in key or "time_embed" in key for key in keys):
-        return UPSCALER
-    return ""
+def vae_fits(part: str, architecture: str) -> bool:
+    """Whether a VAE makes pictures of an architecture's latents, as far as both are known."""
+    known = families.ARCHITECTURES.get(architecture)
+    own = next((each for each in known.parts if each.startswith("vae_")), "") if known else ""
+    return not part or not own or part in (own, parts.LATENTS.get(own))
 
 
-def lora_architecture(header: Header) -> str:
-    """By names that only one architecture has, by the width of the text its cross attention reads, or as it says."""
-    keys = header.tensors
-    for name, architecture in families.ARCHITECTURES.items():
-        if any(part in key for part in architecture.lora_keys for key in keys):
-            return name
-    for key, tensor in keys.items():
-        down = key.endswith((".lora_down.weight", ".lora_A.weight", ".lora.down.weight"))
-        if down and ("attn2_to_k" in key or "attn2.to_k" in key or "attn2.processor.to_k" in key):
-            width = tensor.shape[1] if len(tensor.shape) > 1 else 0
-            if width in families.BY_TEXT_WIDTH:
-                return families.BY_TEXT_WIDTH[width]
-    for name, architecture in families.ARCHITECTURES.items():
-        if any(key.startswith(architecture.lora_prefixes) for key in keys):
-            return name
-    return stated_architecture(header.metadata)
-
-
-def stated_architecture(metadata: dict[str, str]) -> str:
-    """The architecture by the base model's name, empty if unknown.
-
-    Names hold versions too (``stable-diffusion-xl-v1-base``), so the longest word decides, then the first.
-    """
-    stated = " ".join(metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version")).lower()
-    found = [
-        (-len(word), stated.index(word), name)
-        for name, architecture in families.ARCHITECTURES.items()
-        for word in architecture.lora_words
-        if word in stated
-    ]
-    return min(found)[2] if found else ""
-
-
-def embedding_architecture(header: Header) -> str:
-    for name, architecture in families.ARCHITECTURES.items():
-        if architecture.embedding_keys and architecture.embedding_keys <= set(header.tensors):
-            return name
-    widths = (tensor.shape[-1] for tensor in header.tensors.values() if tensor.shape)
-    return next((families.BY_TOKEN_WIDTH[width] for width in widths if width in families.BY_TOKEN_WIDTH), "")
-
-
-def trigger_words(metadata: dict[str, str]) -> tuple[str, ...]:
+def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
     """The tags of the training pictures, most frequent first."""
     said = metadata.get("modelspec.trigger_phrase") or metadata.get("trigger_words") or ""
     words = [word.strip()[:60] for word in said.split(",") if word.strip()]

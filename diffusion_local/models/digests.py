@@ -15,8 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from diffusion_local.models.adapters import PLACES
 from diffusion_local.models.shelf import Shelf, signature_of, stamp
+from diffusion_local.models.verdicts import PLACES
 from diffusion_local.modes import FILE
 
 log = logging.getLogger(__name__)

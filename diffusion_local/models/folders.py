@@ -1,6 +1,7 @@
 """A diffusers folder: which family it is of, what it can do and whether it is whole, told from its own files."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,36 @@ from diffusion_local.errors import ModelUnavailable, echo
 from diffusion_local.families.family import Family
 from diffusion_local.messages import Message, message
 from diffusion_local.models import whole
-from diffusion_local.models.found import Found, incomplete, not_supported
+from diffusion_local.models.found import Found, incomplete, not_supported, recognised
 from diffusion_local.models.headers import read_header
+from diffusion_local.models.weights import precision_of, quantisation_of
 from diffusion_local.options.types import Kind
 
 #: What our own downloads leave in the folder: where it came from.
 ORIGIN = "diffusion-local.json"
 
+#: Pipeline classes of models that make no pictures, by how they begin.
+STRANGERS = (
+    ("Wan", "Wan", "video"), ("LTX2", "LTX-2", "video"), ("LTX", "LTX-Video", "video"),
+    ("HunyuanVideo", "HunyuanVideo", "video"), ("HunyuanSkyreels", "SkyReels", "video"), ("SkyReels", "SkyReels",
+        "video"),
+    ("CogVideoX", "CogVideoX", "video"), ("Mochi", "Mochi", "video"), ("Allegro", "Allegro", "video"),
+    ("Latte", "Latte", "video"), ("AnimateDiff", "AnimateDiff", "video"), ("EasyAnimate", "EasyAnimate", "video"),
+    ("StableVideoDiffusion", "Stable Video Diffusion", "video"), ("CosmosTextToWorld", "Cosmos", "video"),
+    ("CosmosVideoToWorld", "Cosmos", "video"), ("Cosmos2Video", "Cosmos Predict 2", "video"), ("Kandinsky5T2V",
+        "Kandinsky 5", "video"),
+    ("Kandinsky5I2V", "Kandinsky 5", "video"), ("SanaVideo", "Sana Video", "video"), ("MiniMaxH3", "MiniMax H3",
+        "video"),
+    ("StableAudio", "Stable Audio", "audio"), ("AudioLDM", "AudioLDM", "audio"), ("MusicLDM", "MusicLDM", "audio"),
+    ("AceStep", "ACE-Step", "audio"), ("ShapE", "Shap-E", "3D"),
+)  # fmt: skip
 #: Input channels of a denoiser whose further ones carry the mask and the picture under it.
 INPAINT_CHANNELS = 9
 
 
 def read_folder(folder: Path) -> Found:
+    if not folder.exists():
+        return incomplete(message("file_folder_away", name=folder.name))
     try:
         index = read_object(folder / "model_index.json")
         if not isinstance(index.get("_class_name", ""), str):
@@ -35,23 +54,40 @@ def read_folder(folder: Path) -> Found:
     family, kinds = families.of_pipeline(name)
     known: dict[str, Any] = {"family": family.id, "size_bytes": size, **origin(folder)}
     if family is families.UNKNOWN:
-        return not_supported(message("pipeline_class", name=echo(name)), **known)
+        return not_supported(of_class(name), **known)
     if not weights:
         return incomplete(message("no_weights_why"), **known)
     try:
         whole.check(folder)
-        known |= {"memory_bytes": memory_bytes(folder, index)}
-        return describe(folder, family, kinds, known)
+        known |= {"memory_bytes": memory_bytes(folder, index), "precision": precision_of_folder(folder)}
+        return describe(folder, family, kinds, known, name)
     except ModelUnavailable as problem:
         return incomplete(problem.message, **known)
 
 
-def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[str, Any]) -> Found:
-    """The architecture, and what the denoiser's input allows."""
-    architecture = family.architecture_of(lambda part: config_of(folder / part))
+def no_picture(title: str, makes: str) -> Message:
+    """About a model that makes something else: video, audio or 3D."""
+    if makes == "video":
+        return message("file_video", title=title)
+    return message("file_audio", title=title) if makes == "audio" else message("file_solid", title=title)
+
+
+def of_class(name: str) -> Message:
+    """Why a pipeline class that is none of ours is not run."""
+    for begins, title, makes in STRANGERS:
+        if name.startswith(begins):
+            return no_picture(title, makes)
+    return message("pipeline_class", name=echo(name))
+
+
+def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[str, Any], pipeline: str) -> Found:
+    """The architecture, and what the denoiser's input and its weights allow."""
+    architecture = family.architecture_of(lambda part: config_of(folder / part), pipeline)
     known |= {"architecture": architecture}
-    if problem := families.ARCHITECTURES[architecture].problem:
-        return not_supported(problem, **known)
+    if problem := families.ARCHITECTURES[architecture].problem or family.problem:
+        return (not_supported if architecture == "sdxl_refiner" else recognised)(problem, **known)
+    if method := quantised(folder):
+        return recognised(message("file_folder_quantised", method=method), **known)
     if not family.unet:
         return Found(kinds=kinds, **known)
     channels = config_of(folder / "unet").get("in_channels", 4)
@@ -60,6 +96,25 @@ def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[
     if channels != config_of(folder / "vae").get("latent_channels", 4):
         return not_supported(message("unet_channels", channels=channels), **known)
     return Found(kinds=kinds, **known)
+
+
+def quantised(folder: Path) -> str:
+    """How a part says that its weights are quantised, such as bitsandbytes; empty if none is."""
+    for path in sorted(folder.glob("*/config.json")):
+        told = config_of(path.parent).get("quantization_config")
+        if isinstance(told, dict):
+            return str(told.get("quant_method") or told.get("quantization_method") or "an unknown method")[:40]
+    return ""
+
+
+def precision_of_folder(folder: Path) -> str:
+    """Of the denoiser's weights."""
+    for name in ("transformer", "unet"):
+        for path in loaded_weights(folder / name)[:1]:
+            with suppress(ModelUnavailable):
+                header = read_header(path)
+                return precision_of(header.tensors, quantisation_of(header))
+    return ""
 
 
 def memory_bytes(folder: Path, index: dict[str, Any]) -> int:

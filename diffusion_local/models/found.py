@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffusion_local.models.probe import Probe
 from diffusion_local.options.option import DENOISED
 
-#: States of an entry.
-READY, INCOMPLETE, UNSUPPORTED = "ready", "incomplete", "unsupported"
+#: States of an entry. What is recognised is known by name, and this version cannot run it yet.
+READY, INCOMPLETE, UNSUPPORTED, RECOGNISED = "ready", "incomplete", "unsupported", "recognised"
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class Found:
 
     ``config`` is the folder with the configuration and tokenizer of a single-file checkpoint; ``scheduler`` holds
     entries that differ from the scheduler's configuration there. ``memory_bytes`` is that of all weights in fp16.
+    ``probe`` is what a file's header says, None for a folder; ``precision`` that of most weights, as people write it.
     """
 
     family: str = "unknown"
@@ -30,10 +32,16 @@ class Found:
     hub_id: str = ""
     config: Path | None = None
     scheduler: dict[str, Any] = field(default_factory=dict)
+    probe: Probe | None = None
+    precision: str = ""
 
 
 def not_supported(problem: str, **known: Any) -> Found:
     return Found(state=UNSUPPORTED, problem=problem, **known)
+
+
+def recognised(problem: str, **known: Any) -> Found:
+    return Found(state=RECOGNISED, problem=problem, **known)
 
 
 def incomplete(problem: str, **known: Any) -> Found:

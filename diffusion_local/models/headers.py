@@ -1,32 +1,40 @@
-"""The header of a safetensors file: names, types and shapes of its tensors, without reading a weight.
+"""The header of a file of weights: names, types and shapes of its tensors, without reading a weight.
 
-Layout: header length (8 bytes, little endian), header (JSON), then the tensors at the offsets the header gives.
-https://huggingface.co/docs/safetensors
+A safetensors file has the header's length (8 bytes, little endian), the header (JSON), then the tensors at the offsets
+that the header gives. https://huggingface.co/docs/safetensors
 """
 
 import json
+import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import Message, message
 
-#: The format's own limit for a header, in bytes.
-MAX_HEADER = 100_000_000
-ITEM_BYTES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
-    "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+#: The most bytes of a header that are read. The format allows more, but no model comes near.
+MAX_HEADER = 32_000_000
+#: Bits of one number, by the names that safetensors files use; GGUF's block types are added by ``models.gguf``.
+BITS: dict[str, float] = {
+    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8,
+    "U16": 16, "U32": 32, "U64": 64, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
-#: Dimensions of a tensor, and numbers in one of them.
-MAX_DIMENSIONS, MAX_LENGTH = 16, 2**40
+#: Dimensions of a tensor, numbers in one of them, and tensors of a file.
+MAX_DIMENSIONS, MAX_LENGTH, MAX_TENSORS = 16, 2**40, 200_000
 FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
+SAFETENSORS, GGUF, PICKLE = "safetensors", "gguf", "pickle"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tensor:
+    """``start`` is where its numbers begin in the file, -1 where that is not known."""
+
     dtype: str
     shape: tuple[int, ...]
+    start: int = -1
 
     @property
     def count(self) -> int:
@@ -35,29 +43,52 @@ class Tensor:
             product *= length
         return product
 
+    @property
+    def bytes(self) -> int:
+        return int(self.count * BITS.get(self.dtype, 8) // 8)
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """``metadata`` is what its maker wrote, any text at all; ``size`` is the file's, in bytes."""
+    """``metadata`` is what its maker wrote, any text at all; ``size`` is the file's, in bytes. ``container`` is the
+    file's format: safetensors, gguf or pickle."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
     size: int
+    container: str = SAFETENSORS
+    path: Path | None = None
 
     def memory_bytes(self, float_bytes: int = 2) -> int:
         """Memory of the weights once loaded with floats of so many bytes: 2 is fp16 or bf16, 4 is fp32."""
         return sum(
-            tensor.count * (float_bytes if tensor.dtype in FLOATS else ITEM_BYTES.get(tensor.dtype, 1))
-            for tensor in self.tensors.values()
+            tensor.count * float_bytes if tensor.dtype in FLOATS else tensor.bytes for tensor in self.tensors.values()
         )
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         found = self.tensors.get(name)
         return found.shape if found else None
 
+    def numbers(self, name: str, most: int = 4096) -> tuple[float, ...]:
+        """The first numbers of a small floating-point tensor, read from the file; empty if that is not possible."""
+        found = self.tensors.get(name)
+        if found is None or found.start < 0 or self.path is None or found.dtype not in ("F32", "F16", "BF16"):
+            return ()
+        count = min(found.count, most)
+        try:
+            with self.path.open("rb") as file:
+                file.seek(found.start)
+                content = file.read(count * int(BITS[found.dtype]) // 8)
+            if found.dtype == "BF16":  # the upper half of fp32
+                content = b"".join(b"\0\0" + content[at : at + 2] for at in range(0, len(content), 2))
+            return struct.unpack(f"<{count}{'e' if found.dtype == 'F16' else 'f'}", content)
+        except (OSError, struct.error):
+            return ()
+
 
 def read_header(path: Path, name: str = "") -> Header:
-    """Raises ModelUnavailable, naming the file, if it is missing, damaged or cut short."""
+    """The header of a safetensors file. Raises ModelUnavailable, naming the file, if it is missing, damaged or cut
+    short."""
     name = name or path.name
     try:
         size = path.stat().st_size
@@ -79,24 +110,43 @@ def read_header(path: Path, name: str = "") -> Header:
     if len(start) < 8 or length > size - 8:
         raise ModelUnavailable(cut_short(name))
     try:
-        content = json.loads(text)
-        metadata = content.pop("__metadata__", None) or {}
-        tensors = {key: Tensor(str(value["dtype"]), read_shape(value["shape"])) for key, value in content.items()}
-        needed = 8 + length + max((int(value["data_offsets"][1]) for value in content.values()), default=0)
-        told = {str(key): str(value) for key, value in metadata.items()}
+        tensors, metadata, end = parse(text, 8 + length)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
         raise ModelUnavailable(damaged(name)) from None
-    if size < needed:
+    if size < end:
         raise ModelUnavailable(cut_short(name))
-    return Header(tensors, told, size)
+    return Header(tensors, metadata, size, path=path)
+
+
+def parse(text: bytes, start: int) -> tuple[dict[str, Tensor], dict[str, str], int]:
+    """The tensors, the metadata, and where the last tensor ends in the file; ``start`` is where the first begins.
+
+    Raises ValueError, TypeError, KeyError, AttributeError, IndexError or RecursionError for what is not such a header.
+    """
+    content = json.loads(text)
+    metadata = content.pop("__metadata__", None) or {}
+    if len(content) > MAX_TENSORS:
+        raise ValueError("too many tensors")
+    tensors, spans = {}, []
+    for name, value in content.items():
+        begin, end = value["data_offsets"]
+        tensor = Tensor(str(value["dtype"]), read_shape(value["shape"]), start + begin)
+        if not 0 <= begin <= end or (tensor.dtype in BITS and tensor.bytes != end - begin):
+            raise ValueError("no such place")
+        tensors[name] = tensor
+        spans.append((begin, end))
+    spans.sort()
+    if any(later[0] < former[1] for former, later in pairwise(spans)):
+        raise ValueError("overlapping tensors")
+    told = {str(key): str(value) for key, value in metadata.items()}
+    return tensors, told, start + max((end for _, end in spans), default=0)
 
 
 def read_shape(lengths: list[Any]) -> tuple[int, ...]:
     """Raises ValueError for a shape that no tensor has: the product of its lengths would take minutes."""
-    shape = tuple(int(length) for length in lengths[: MAX_DIMENSIONS + 1])
-    if len(shape) > MAX_DIMENSIONS or not all(0 <= length <= MAX_LENGTH for length in shape):
+    if len(lengths) > MAX_DIMENSIONS or not all(type(each) is int and 0 <= each <= MAX_LENGTH for each in lengths):
         raise ValueError("no such shape")
-    return shape
+    return tuple(lengths)
 
 
 def damaged(name: str) -> Message:

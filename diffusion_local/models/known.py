@@ -5,16 +5,17 @@ Sizes are about right: what a download weighs is asked of the hub before it star
 """
 
 import json
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from diffusion_local.models.distilled import kind_of
 from diffusion_local.settings import assets
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """``words`` must be in the name of a checkpoint that this is the distilled kind of; sizes in GB (1e9 bytes),
+    """``words`` are the kinds of distillation (of ``models.distilled``) whose defaults these are; sizes in GB (1e9
+    bytes),
     ``memory_gb`` with everything on the device in half precision; ``spacing`` is the scheduler's timestep spacing."""
 
     id: str
@@ -48,15 +49,14 @@ def by_id(hub_id: str) -> Known | None:
 
 
 def closest(architecture: str, hub_id: str, *names: str) -> Known | None:
-    """The entry whose defaults hold: by hub id, else by architecture, and by words in the names (``turbo``).
-
-    Distilled models have the files of those they were distilled from, so only a name can tell; a wrong guess costs
-    the person a change of two sliders, and never a model that does not run.
-    """
+    """The entry whose defaults hold: by hub id, else by architecture, and by the kind that the names tell
+    (``turbo``)."""
     known = by_id(hub_id) if hub_id else None
     if known and known.architecture == architecture:
         return known
-    told = set(re.split(r"[^a-z0-9]+", " ".join(names).lower()))
+    kind = kind_of(*names)
     fitting = [each for each in known_models() if each.architecture == architecture]
-    distilled = next((each for each in fitting if each.words and told & set(each.words)), None)
+    distilled = next((each for each in fitting if kind in each.words), None)
+    if distilled is None and kind == "turbo_merge":
+        distilled = next((each for each in fitting if "turbo" in each.words), None)
     return distilled or next((each for each in fitting if not each.words), None)

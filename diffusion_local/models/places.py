@@ -14,17 +14,19 @@ MOST_SNAPSHOTS = 200
 @dataclass(frozen=True, slots=True)
 class Places:
     """``added`` and ``hashes`` are small JSON files: paths outside of ``models`` that a person named, and the digests
-    that were computed of files. A path that is None has nothing."""
+    that were computed of files; ``ids`` is one too, with the ids of models. A path that is None has nothing."""
 
     models: Path
     loras: Path | None = None
     vae: Path | None = None
     upscalers: Path | None = None
     embeddings: Path | None = None
+    text_encoders: Path | None = None
     configs: Path | None = None
     hub_cache: Path | None = None
     added: Path | None = None
     hashes: Path | None = None
+    ids: Path | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -34,14 +36,16 @@ class Places:
             vae=settings.vae,
             upscalers=settings.upscalers,
             embeddings=settings.embeddings,
+            text_encoders=settings.text_encoders,
             configs=settings.configs_folder,
             hub_cache=hub_cache(),
             added=settings.home / "models.json",
             hashes=settings.home / "hashes.json",
+            ids=settings.home / "ids.json",
         )
 
     def folder(self, name: str) -> Path | None:
-        """``loras``, ``vae``, ``upscalers`` or ``embeddings``."""
+        """``loras``, ``vae``, ``upscalers``, ``embeddings`` or ``text_encoders``."""
         found: Path | None = getattr(self, name)
         return found
 

@@ -2,22 +2,28 @@
 
 import json
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diffusion_local.models.adapters import PLACES, SUFFIXES, Adapter, read_adapter
-from diffusion_local.models.checkpoints import PICKLES, SUFFIX, read_checkpoint
+from diffusion_local.errors import ModelUnavailable
+from diffusion_local.models import adapters, checkpoints
+from diffusion_local.models.adapters import Adapter
+from diffusion_local.models.files import PICKLES, SUFFIXES
 from diffusion_local.models.folders import read_folder
-from diffusion_local.models.found import Found
+from diffusion_local.models.found import INCOMPLETE, Found, incomplete
+from diffusion_local.models.headers import PICKLE
+from diffusion_local.models.identify import read_file
+from diffusion_local.models.ids import Ids
 from diffusion_local.models.places import Places
+from diffusion_local.models.probe import CHECKPOINT, DENOISER, STRANGER, UNKNOWN, Contents
+from diffusion_local.models.trees import Place, places
+from diffusion_local.models.verdicts import PLACES
+from diffusion_local.models.walk import Seen, walk
 
-MOST_DEPTH = 3  # folders below models/ that are looked into
-#: Names of weights that are one part of a diffusers folder.
-PART = re.compile(r"(diffusion_pytorch_|pytorch_)?model[.-]")
-PART_FOLDER = re.compile(r"(unet|vae|transformer|text_encoder|tokenizer|scheduler|safety_checker)(_\d)?")
+#: Kinds of files that are entries of the catalogue where they lie among a program's; the rest are adapters or nothing.
+MODELS = (CHECKPOINT, DENOISER, STRANGER)
 #: (relative path, time of change in ns, size) of each file that counts: equal means unchanged.
 Signature = tuple[tuple[str, int, int], ...]
 
@@ -34,7 +40,16 @@ class Entry:
 
     @property
     def is_file(self) -> bool:
-        return self.path.suffix.lower() in (SUFFIX, *PICKLES)
+        return self.path.suffix.lower() in SUFFIXES
+
+
+@dataclass(slots=True)
+class Read:
+    """What was read of a file, or why it cannot be read."""
+
+    signature: Signature
+    contents: Contents | None = None
+    problem: str = ""
 
 
 class Shelf:
@@ -42,18 +57,24 @@ class Shelf:
 
     def __init__(self, places: Places) -> None:
         self.places = places
-        self._read: dict[Path, tuple[Any, Any]] = {}  # path -> (signature and configurations, what was read)
+        self._files: dict[Path, Read] = {}
+        self._found: dict[Path, tuple[Any, Found]] = {}  # path -> (signature and configurations, what was found)
+        self._adapters: dict[tuple[Path, str], tuple[Signature, Adapter]] = {}
         self._index: dict[str, Entry] = {}
+        self._ids = Ids(places.ids)
         self._hashes: tuple[Any, dict[str, list[str]]] = (None, {})
 
     def entries(self) -> list[Entry]:
-        """Every model, in the order of their places and names. Ids are file names, made unique by their folder's."""
-        found: dict[str, Entry] = {}
+        """Every model, in the order of their places and names."""
         configs = tuple(self.places.config_folders())
-        for path, added in self._candidates():
+        candidates = list(self._candidates())
+        stems = {place.seen.path: stem_of(place) for place, _ in candidates}
+        ids = self._ids.of(list(stems), stems)
+        found: dict[str, Entry] = {}
+        for place, added in candidates:
+            path = place.seen.path
             entry = self.look(path, configs, added)
-            entry_id = next(each for each in ids_for(path, len(found)) if each not in found)
-            found[entry_id] = replace(entry, id=entry_id)
+            found[ids[path]] = replace(entry, id=ids[path])
         self._index = found
         return list(found.values())
 
@@ -61,26 +82,67 @@ class Shelf:
         """One model by its id; looks at its own files only, if it was seen before."""
         known = self._index.get(model_id)
         if known and known.path.exists():
-            fresh = self.look(known.path, None, known.added)
-            return replace(fresh, id=model_id)
+            return replace(self.look(known.path, None, known.added), id=model_id)
         return next((entry for entry in self.entries() if entry.id == model_id), None)
 
     def adapters(self, kind: str) -> list[Adapter]:
-        """LoRAs, VAEs, upscalers or textual inversions, by name; folders below theirs are looked into."""
+        """LoRAs, VAEs, upscalers, textual inversions or text encoders, by name: those of their folder, with the
+        names of
+        folders below it, then those among what a person named elsewhere."""
+        found: dict[str, Adapter] = {}
         folder = self.places.folder(PLACES[kind])
-        if folder is None:
-            return []
-        found = []
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith("."):
-                signature = signature_of(path)
-                known, adapter = self._read.get(path, (None, None))
-                if known != (signature, kind):
-                    name = path.relative_to(folder).with_suffix("").as_posix()
-                    adapter = replace(read_adapter(path, kind), name=name)
-                    self._read[path] = ((signature, kind), adapter)
-                found.append(replace(adapter, sha256=self.sha256(path, signature)))
-        return found
+        real: set[tuple[int, int]] = set()
+        for seen in walk(folder) if folder and folder.is_dir() else ():
+            if not seen.folder and (mark := identity(seen.path)) not in real:
+                real.add(mark)
+                name = "/".join([*seen.below, seen.path.name])
+                self._enter(found, self._adapter(seen.path, kind), name.removesuffix(seen.path.suffix))
+        for place in self._elsewhere():
+            path = place.seen.path
+            if place.seen.folder or (mark := identity(path)) in real:
+                continue
+            read = self.read(path)
+            if read.contents and read.contents.probe.kind == kind:
+                real.add(mark)
+                self._enter(found, self._adapter(path, kind), path.name.removesuffix(path.suffix))
+        return sorted(found.values(), key=lambda each: each.name)
+
+    def _enter(self, found: dict[str, Adapter], adapter: Adapter, name: str) -> None:
+        """Under its name, which a folder's name makes unique."""
+        path, free = adapter.path, name
+        for free in (
+            name,
+            f"{path.parent.name}/{name}",
+            f"{path.parent.parent.name}/{path.parent.name}/{name}",
+            str(path),
+        ):
+            if free not in found:
+                break
+        found[free] = replace(adapter, name=free, sha256=self.sha256(path, signature_of(path)))
+
+    def _adapter(self, path: Path, kind: str) -> Adapter:
+        read = self.read(path)
+        known, adapter = self._adapters.get((path, kind), (None, None))
+        if adapter is None or known != read.signature:
+            if read.contents:
+                adapter = adapters.described(path, kind, read.contents)
+            else:
+                adapter = Adapter(path.stem, kind, path, state=INCOMPLETE, problem=read.problem)
+            self._adapters[path, kind] = (read.signature, adapter)
+        return adapter
+
+    def read(self, path: Path) -> Read:
+        """The header of a file, read again if the file has changed."""
+        signature = signature_of(path)
+        known = self._files.get(path)
+        if known is None or known.signature != signature:
+            known = Read(signature)
+            try:
+                known.contents = read_file(path)
+            except ModelUnavailable as problem:
+                known.problem = problem.message
+            self._files[path] = known
+        return known
 
     def added(self) -> list[Path]:
         """Paths outside of ``models/`` that a person named."""
@@ -109,63 +171,73 @@ class Shelf:
     def look(self, path: Path, configs: tuple[Path, ...] | None, added: bool = False) -> Entry:
         """The entry, still without an id, of a path. ``configs`` None: those of the last look at it."""
         signature = signature_of(path)
-        known, found = self._read.get(path, (None, None))
+        known, found = self._found.get(path, (None, None))
         if configs is None:
             configs = known[1] if known else tuple(self.places.config_folders())
-        if known != (signature, configs):
-            found = read_folder(path) if path.is_dir() else read_checkpoint(path, configs)
-            self._read[path] = ((signature, configs), found)
+        if found is None or known != (signature, configs):
+            is_file = path.suffix.lower() in SUFFIXES and not path.is_dir()
+            found = self._checkpoint(path, configs) if is_file else read_folder(path)
+            self._found[path] = ((signature, configs), found)
         return Entry("", path, found, added, self.sha256(path, signature))
 
-    def _candidates(self) -> Iterator[tuple[Path, bool]]:
-        """Paths of models, each once, and whether a person named them."""
-        seen = set()
-        for root, added in [(self.places.models, False), *((path, True) for path in self.added())]:
-            for path in models_below(root) if root == self.places.models else models_at(root):
-                real = path.resolve()
-                if real not in seen:
-                    seen.add(real)
-                    yield path, added
+    def _checkpoint(self, path: Path, configs: tuple[Path, ...]) -> Found:
+        read = self.read(path)
+        if read.contents is None:
+            return incomplete(read.problem, size_bytes=checkpoints.size_of(path))
+        return checkpoints.described(path, read.contents, configs)
+
+    def _candidates(self) -> Iterator[tuple[Place, bool]]:
+        """Places of models, each once, and whether a person named them."""
+        seen: set[tuple[int, int]] = set()
+        for place, added in [(place, False) for place in self._own()] + [(place, True) for place in self._elsewhere()]:
+            mark = identity(place.seen.path)
+            if mark not in seen and (not added or self.is_model(place)):
+                seen.add(mark)
+                yield place, added
+
+    def _own(self) -> Iterator[Place]:
+        """What lies in ``models/``; a folder there in which there is nothing has a line too."""
+        try:
+            children = sorted(path for path in self.places.models.iterdir() if not path.name.startswith("."))
+        except OSError:
+            return
+        for child in children:
+            below = list(places(child)) if child.is_dir() or child.suffix.lower() in SUFFIXES else []
+            if below or not child.is_dir():
+                yield from below
+            else:
+                yield Place(Seen(child, folder=True))
+
+    def _elsewhere(self) -> Iterator[Place]:
+        for root in self.added():
+            if root.exists():
+                yield from places(root)
+            else:
+                yield Place(Seen(root, folder=True))
+
+    def is_model(self, place: Place) -> bool:
+        """Whether what lies among a program's files is worth a line: a model, or what claims to be one."""
+        if place.seen.folder:
+            return not place.cached or (place.seen.path / "model_index.json").exists()
+        contents = self.read(place.seen.path).contents
+        if contents is None:
+            return not place.cached and place.seen.path.suffix.lower() not in PICKLES
+        unknown = contents.probe.kind == UNKNOWN and not place.cached and contents.probe.container != PICKLE
+        return contents.probe.kind in MODELS or unknown
 
 
-def ids_for(path: Path, number: int) -> Iterator[str]:
-    name = path.stem if path.suffix.lower() in (SUFFIX, *PICKLES) else path.name
-    yield name
-    yield f"{path.parent.name}--{name}"
-    yield path.name
-    yield f"{name}-{number}"
+def stem_of(place: Place) -> str:
+    path = place.seen.path
+    return place.stem or (path.name if place.seen.folder else path.name.removesuffix(path.suffix))
 
 
-def models_at(path: Path, depth: int = 0) -> Iterator[Path]:
-    """The models that a path is or holds: itself, or in a folder of models those below it."""
-    if path.is_file():
-        if path.suffix.lower() in (SUFFIX, *PICKLES) and not PART.match(path.name):
-            yield path
-        return
-    if depth >= MOST_DEPTH or (path / "model_index.json").exists() or (path / "config.json").exists():
-        yield path
-        return
-    below = list(models_below(path, depth + 1))
-    yield from below or [path]
-
-
-def models_below(folder: Path, depth: int = 0) -> Iterator[Path]:
+def identity(path: Path) -> tuple[int, int]:
+    """Equal for two ways to one file or folder."""
     try:
-        children = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        status = path.stat()
     except OSError:
-        return
-    for child in children:
-        if depth and PART_FOLDER.fullmatch(child.name):
-            continue
-        if child.is_file() or (child.is_dir() and (depth == 0 or any(models_inside(child)))):
-            yield from models_at(child, depth)
-
-
-def models_inside(folder: Path) -> Iterator[Path]:
-    """What makes a folder below a folder of models worth a line."""
-    for path in folder.glob("*"):
-        if path.name == "model_index.json" or (path.suffix.lower() == SUFFIX and not PART.match(path.name)):
-            yield path
+        return (0, hash(path))
+    return (status.st_dev, status.st_ino)
 
 
 def signature_of(path: Path) -> Signature:
@@ -188,12 +260,12 @@ def signature_of(path: Path) -> Signature:
 
 def stat_of(path: Path, name: str) -> list[tuple[str, int, int]]:
     try:
-        stat = path.stat()
+        status = path.stat()
     except OSError:
         return []
-    return [(name, stat.st_mtime_ns, stat.st_size)]
+    return [(name, status.st_mtime_ns, status.st_size)]
 
 
 def stamp(signature: Signature) -> str:
     """A signature as text, for the file of digests."""
-    return ";".join(f"{name}:{changed}:{size}" for name, changed, size in signature if name.endswith(SUFFIX))
+    return ";".join(f"{name}:{changed}:{size}" for name, changed, size in signature if name.lower().endswith(SUFFIXES))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PIL
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from diffusion_local.domain import Kind
 from diffusion_local.engine import upscale
@@ -15,6 +15,7 @@ from diffusion_local.errors import ModelUnavailable, OutOfMemory, Stopped
 from diffusion_local.options.validate import TILE
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
+from tests.models.files import Trap
 from tests.support import params
 
 UPSCALE = {"kind": Kind.UPSCALE, "width": 256, "height": 256, "scale": 2.0, "steps": 1, "sampler": ""}
@@ -112,9 +113,20 @@ def test_what_is_no_upscaler_is_named(
 def test_a_missing_and_a_pickled_upscaler_say_what_to_do(draw_at_home: Draw, at_home: Home) -> None:
     with pytest.raises(ModelUnavailable, match=r"upscalers/none\.safetensors is missing"):
         draw_at_home(**UPSCALE, source=at_home.source, upscaler="none")
-    (at_home.settings.upscalers / "old.pth").write_bytes(b"\x80\x04.")
-    with pytest.raises(ModelUnavailable, match="they can run code"):
+    trap = at_home.settings.home / "sprung"
+    torch.save({"params": Trap(trap)}, at_home.settings.upscalers / "old.pth")
+    with pytest.raises(ModelUnavailable, match="runs code when it is opened"):
         draw_at_home(**UPSCALE, source=at_home.source, upscaler="old")
+    assert not trap.exists()
+
+
+def test_an_upscaler_as_it_is_published_draws_as_its_safetensors_form(
+    draw_at_home: Draw, at_home: Home, network: Path
+) -> None:
+    torch.save({"params_ema": load_file(network)}, at_home.settings.upscalers / "4x_published.pth")
+    assert [each.ready for each in at_home.house.catalog.upscalers()] == [True, True]
+    made = [draw_at_home(**UPSCALE, source=at_home.source, upscaler=name).image for name in ("tiny", "4x_published")]
+    assert made[0].tobytes() == made[1].tobytes()
 
 
 def test_the_steps_told_at_submit_are_the_tiles(at_home: Home) -> None:

@@ -14,6 +14,7 @@ from tests.support import PACKAGE, REPOSITORY
 RECORD = '''"""A family that is made up for a test."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
+from diffusion_local.families.sign import LoraSign, Sign
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.samplers import FLOW
 
@@ -21,8 +22,11 @@ FAMILY = Family(
     id="dummy",
     title="Dummy",
     pipelines=every_kind("DummyPipeline"),
-    architectures={"dummy": Architecture(title="Dummy 1", lora_keys=("dummy_blocks",))},
-    marker="dummy_blocks.0.weight",
+    architectures={
+        "dummy": Architecture(
+            title="Dummy 1", signs=(Sign(has=("dummy_blocks.0",)),), loras=(LoraSign(parts=("dummy_blocks_#",)),)
+        )
+    },
     limits=Limits(multiple=64, max_steps=9),
     defaults=Defaults(width=256, height=256, steps=2, guidance=3.0, sampler="Euler"),
     sampling=FLOW,
@@ -141,7 +145,7 @@ def test_a_family_is_two_modules_and_a_line_of_the_curated_list(copy: Path) -> N
     assert "Automatic, Karras, Exponential" in schedule
     assert any("reads 18 tokens" in each for each in found["warnings"])
     assert any("no negative prompt" in each for each in found["warnings"])
-    assert "It is a Dummy checkpoint in one file" in found["file"]
+    assert "It is Dummy 1 (fp16), whole in one file" in found["file"]
     assert found["lora"] == ["dummy"]
     assert (found["card"], found["offered"]) == (True, True)
     assert found["picture"] == [128, 128]

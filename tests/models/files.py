@@ -2,6 +2,7 @@
 the layout of the original training code, written out of a diffusers pipeline."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,24 @@ SDXL = unet(2048) | {
     "conditioner.embedders.1.model.token_embedding.weight": (49408, 1280),
 }
 REFINER = unet(1280) | {"conditioner.embedders.0.model.token_embedding.weight": (49408, 1280)}
-FLUX = {"double_blocks.0.img_attn.norm.key_norm.scale": (128,), "img_in.weight": (3072, 64)}
-SD3 = {"model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias": (9216,)}
+FLUX = {
+    "double_blocks.0.img_attn.norm.key_norm.scale": (128,),
+    "single_blocks.0.norm.key_norm.scale": (128,),
+    "vector_in.in_layer.bias": (3072,),
+    "txt_in.bias": (3072,),
+    "img_in.weight": (3072, 64),
+}
+SD3 = {
+    "model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias": (9216,),
+    "model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.bias": (9216,),
+    "model.diffusion_model.context_embedder.bias": (1536,),
+}
+UNET_OF_DIFFUSERS = {
+    "conv_in.weight": (320, 4, 3, 3),
+    "down_blocks.0.resnets.0.conv1.weight": (320, 320, 3, 3),
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (320, 768),
+    "up_blocks.0.resnets.0.conv1.weight": (320, 320, 3, 3),
+}
 LORA = {
     "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": (4, 768),
     "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_up.weight": (320, 4),
@@ -60,6 +77,21 @@ LORA_XL = {
 VAE = {"decoder.conv_in.weight": (512, 4, 3, 3), "encoder.conv_in.weight": (128, 3, 3, 3)}
 UPSCALER = {"conv_first.weight": (64, 3, 3, 3), "conv_last.weight": (3, 64, 3, 3), "conv_first.bias": (64,)}
 EMBEDDING = {"emb_params": (4, 768)}
+TEXT_ENCODER = {
+    "text_model.embeddings.token_embedding.weight": (49408, 768),
+    "text_model.encoder.layers.0.mlp.fc1.weight": (3072, 768),
+}
+
+
+class Trap:
+    """What a pickle of it does when it is opened: run a command that leaves ``path`` behind."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self._path}",)
+
 
 RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",

@@ -56,14 +56,14 @@ def test_memory_is_that_of_half_precision_whatever_the_file_has(catalog: Catalog
     ("shapes", "words"),
     [
         (files.REFINER, "SDXL refiner"),
-        (files.FLUX, "FLUX.1 as a diffusers folder"),
+        (files.FLUX, "FLUX.1 schnell as a diffusers folder"),
         (files.SD3, "SD 3 as a diffusers folder"),
         (files.LORA, "It is a LoRA, not a model: move it into `loras`"),
-        (files.VAE, "It is a VAE, not a model: move it into `vae`"),
+        (files.VAE, "It is the VAE of Stable Diffusion (SD 1, SD 2 or SDXL), not a model: move it into `vae`"),
         (files.UPSCALER, "It is an upscaler, not a model: move it into `upscalers`"),
         (files.EMBEDDING, "It is a textual inversion, not a model: move it into `embeddings`"),
         ({"control_model.time_embed.0.weight": (8, 8)}, "ControlNet"),
-        ({"down_blocks.0.resnets.0.conv1.weight": (8, 8)}, "whole diffusers folder"),
+        (files.UNET_OF_DIFFUSERS, "whole diffusers folder"),
         ({"something.else": (8, 8)}, "not a checkpoint of a known kind"),
         (files.unet(768, 5) | files.SD1 | files.unet(768, 5), "takes 5 channels"),
         (files.unet(999), "text 999 numbers wide"),
@@ -75,22 +75,8 @@ def test_what_is_no_checkpoint_that_can_run_says_what_it_is(
     catalog: Catalog, settings: Settings, shapes: dict[str, Any], words: str
 ) -> None:
     model = found(catalog, settings, shapes)
-    assert model.state == "unsupported"
+    assert model.state in ("unsupported", "recognised")
     assert words in model.problem
-
-
-@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin"])
-def test_a_pickle_is_refused_with_the_reason(catalog: Catalog, settings: Settings, suffix: str) -> None:
-    (settings.models / f"old{suffix}").write_bytes(b"PK\x03\x04")
-    model = catalog.get("old")
-    assert model.state == "unsupported"
-    assert "pickle file" in model.problem
-    assert "can run code" in model.problem
-
-
-def test_a_pickle_under_another_name_is_known(catalog: Catalog, settings: Settings) -> None:
-    (settings.models / "old.safetensors").write_bytes(b"PK\x03\x04" + b"\0" * 100)
-    assert "pickle file under another name" in catalog.get("old").problem
 
 
 def test_a_file_that_is_cut_short_or_damaged_says_so(catalog: Catalog, settings: Settings) -> None:
@@ -99,13 +85,13 @@ def test_a_file_that_is_cut_short_or_damaged_says_so(catalog: Catalog, settings:
         file.truncate(path.stat().st_size - 1)
     assert "cut.safetensors is cut short" in catalog.get("cut").problem
     (settings.models / "page.safetensors").write_bytes(b"<!DOCTYPE html>" + b" " * 4096)
-    assert "page.safetensors is damaged" in catalog.get("page").problem
+    assert "page.safetensors is a web page" in catalog.get("page").problem
     assert {model.state for model in catalog.all()[1:]} == {"incomplete"}
 
 
 def test_a_job_for_it_is_refused_before_it_waits(house: House) -> None:
     write_header(house.settings.models / "flux.safetensors", files.FLUX)
-    with pytest.raises(InvalidParams, match="model: flux is not ready: It is a FLUX"):
+    with pytest.raises(InvalidParams, match=r"model: flux is not ready: It is FLUX\.1"):
         house.studio.submit("x", model="flux")
 
 
@@ -118,7 +104,7 @@ def test_a_job_for_it_is_refused_before_it_waits(house: House) -> None:
         (
             files.SDXL | {"v_pred": (), "ztsnr": ()},
             {},
-            {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+            {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
         ),
         (files.SDXL, {}, {}),
     ],

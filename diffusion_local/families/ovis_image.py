@@ -1,0 +1,24 @@
+"""Ovis-Image, which is recognised and not run."""
+
+from diffusion_local.families.family import Architecture, Family, every_kind
+from diffusion_local.families.sign import Sign
+from diffusion_local.messages import message
+
+FAMILY = Family(
+    id="ovis_image",
+    title="Ovis-Image",
+    pipelines=every_kind("OvisImagePipeline"),
+    architectures={
+        "ovis_image": Architecture(
+            title="Ovis-Image",
+            signs=(
+                Sign(has=("double_blocks.0.img_mlp.gate_proj", "single_blocks.0", "txt_norm", "txt_in")),
+                Sign(
+                    has=("context_embedder_norm", "single_transformer_blocks.0", "transformer_blocks.0"),
+                    naming="diffusers",
+                ),
+            ),
+        ),
+    },
+    problem=message("file_not_yet", title="Ovis-Image"),
+)

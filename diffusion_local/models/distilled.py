@@ -1,0 +1,81 @@
+"""Models and LoRAs that make a picture in few steps, told by their names: nothing in their tensors does.
+
+The words may be glued into longer ones (``realvisxlV50_v50LightningBakedvae``). A wrong guess costs the person a
+change of
+a few settings, never a model that does not run.
+"""
+
+import re
+from dataclasses import replace
+
+from diffusion_local.options.limits import Defaults
+
+#: Kinds by what names of them hold, the surest first; ``base`` is what some others were distilled from. ``turbo`` is
+#: the model of that name and its size; others that
+#: were merged with it are ``turbo_merge``.
+KINDS = (
+    ("dmd2", re.compile(r"dmd2|(?<![a-z])dmd(?![a-z])", re.IGNORECASE)),
+    ("lightning", re.compile(r"lightning", re.IGNORECASE)),
+    ("hyper", re.compile(r"HYPER(?!REAL)|[Hh]yper(?![a-z]|[-_ ]?[Rr]eal)")),
+    ("lcm", re.compile(r"LCM|(?<![A-Za-z])[Ll]cm(?![a-z])")),
+    ("turbo", re.compile(r"sd[-_ .]?(xl|3\.?5[a-z-_]*)?[-_ ]?turbo|image[-_ ]?turbo|large[-_ ]?turbo", re.IGNORECASE)),
+    ("turbo_merge", re.compile(r"turbo", re.IGNORECASE)),
+    ("base", re.compile(r"klein[-_ ]?base|klein[-_ ]?[49]b[-_ ]?base", re.IGNORECASE)),
+)
+STEPS = re.compile(r"(?<!\d)(\d{1,2})[ _-]?steps?(?![a-z])", re.IGNORECASE)
+#: Distilled LoRAs: a style may be called by one of these words too, so more of the name has to tell.
+SURE = re.compile(r"steps?(?![a-z])|lora|dmd2|lcm|turbo|sdxl|cfg", re.IGNORECASE)
+#: Steps, guidance and sampler of LoRAs by their kind and base family, from the cards of the LoRAs.
+#: https://huggingface.co/ByteDance/SDXL-Lightning, https://huggingface.co/ByteDance/Hyper-SD,
+#: https://huggingface.co/latent-consistency/lcm-lora-sdxl, https://huggingface.co/tianweiy/DMD2,
+#: https://huggingface.co/alimama-creative/FLUX.1-Turbo-Alpha
+LORAS: dict[tuple[str, str], tuple[int, float, str]] = {
+    ("lightning", "sdxl"): (4, 0.0, "Euler"),
+    ("lightning", "qwen_image"): (8, 1.0, "Euler"),
+    ("hyper", "sdxl"): (8, 0.0, "DDIM"),
+    ("hyper", "sd"): (8, 0.0, "DDIM"),
+    ("hyper", "flux"): (8, 3.5, "Euler"),
+    ("lcm", "sdxl"): (4, 1.0, "LCM"),
+    ("lcm", "sd"): (4, 1.0, "LCM"),
+    ("dmd2", "sdxl"): (4, 1.0, "LCM"),
+    ("turbo", "flux"): (8, 3.5, "Euler"),
+    ("turbo_merge", "flux"): (8, 3.5, "Euler"),
+    ("turbo_merge", "sd3"): (8, 1.0, "Euler"),
+}
+#: Hyper's LoRAs that keep guidance say so in their names.
+KEEPS_GUIDANCE, KEPT = re.compile(r"cfg", re.IGNORECASE), 5.0
+
+
+def kind_of(*names: str) -> str:
+    """The kind that the first telling name names, empty if none does."""
+    for name in names:
+        for kind, pattern in KINDS:
+            if pattern.search(name):
+                return kind
+    return ""
+
+
+def steps_of(*names: str) -> int:
+    """The number of steps that a name tells, 0 if none does."""
+    for name in names:
+        if found := STEPS.search(name):
+            return int(found[1])
+    return 0
+
+
+def of_lora(family: str, *names: str) -> tuple[int, float, str] | None:
+    """Steps, guidance and sampler that a distilled LoRA was made for; None for all others."""
+    name = next((each for each in names if kind_of(each)), "")
+    kind = kind_of(name)
+    if not kind or not SURE.search(name) or (kind, family) not in LORAS:
+        return None
+    steps, guidance, sampler = LORAS[kind, family]
+    if kind == "hyper" and KEEPS_GUIDANCE.search(name):
+        guidance = KEPT
+    return steps_of(name) or steps, guidance, sampler
+
+
+def adjusted(defaults: Defaults, kinds: tuple[str, ...], *names: str) -> Defaults:
+    """The defaults of distilled kinds with the steps that a name tells; of all others as they are."""
+    steps = steps_of(*names) if kinds else 0
+    return replace(defaults, steps=steps) if steps else defaults

@@ -1,0 +1,206 @@
+"""What a file of weights is, from its header."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from diffusion_local import families
+from diffusion_local.models import denoisers, parts
+from diffusion_local.models.files import Opened, open_header
+from diffusion_local.models.headers import Header
+from diffusion_local.models.loras import is_lora, read_lora
+from diffusion_local.models.parts import VAE, Part
+from diffusion_local.models.probe import (
+    ATTACHMENT,
+    CHECKPOINT,
+    DENOISER,
+    EMBEDDING,
+    LORA,
+    UNKNOWN,
+    UPSCALER,
+    Contents,
+    Probe,
+)
+from diffusion_local.models.strangers import ATTACHMENTS
+from diffusion_local.models.weights import TWINS, View, precision_of, quantisation_of, views
+
+#: Models of one shape that were trained for something else: architecture, a word of the name, the variant.
+VARIANTS = (("flux_dev", "kontext", "flux_kontext"), ("qwen_image", "edit", "qwen_image_edit"))
+
+
+def read_file(path: Path) -> Contents:
+    """Raises ModelUnavailable with what is wrong."""
+    opened = open_header(path)
+    header = opened.header
+    return Contents(probe_file(path, opened), header.metadata, header.size, memory_bytes(header))
+
+
+def memory_bytes(header: Header) -> int:
+    """In fp16, without a second copy of the weights."""
+    kept = {name: tensor for name, tensor in header.tensors.items() if not name.startswith(TWINS)}
+    return replace(header, tensors=kept).memory_bytes()
+
+
+def probe_file(path: Path, opened: Opened) -> Probe:
+    """``probe``, with what only the name of the file tells of models and VAEs that have the same tensors."""
+    found = probe(opened)
+    told = f"{path.name} {opened.header.metadata.get('modelspec.architecture', '')}".lower()
+    for architecture, word, variant in VARIANTS:
+        if found.architecture == architecture and word in told and found.kind in (CHECKPOINT, DENOISER):
+            return replace(found, architecture=variant)
+    if found.kind == VAE and found.id in ("vae_sd", "vae_16"):
+        return replace(found, base=vae_by_name(found.id, path.name, opened.header.metadata))
+    return found
+
+
+def probe(opened: Opened) -> Probe:
+    header = opened.header
+    found = (
+        denoisers.svdquant(header)
+        or attachment(header)
+        or lora(header)
+        or denoisers.transformer(header)
+        or denoisers.unet(header)
+        or part(header)
+        or embedding(header)
+        or upscaler(header)
+        or Probe(UNKNOWN)
+    )
+    quantisation = found.quantisation or quantisation_of(header)
+    return replace(
+        found,
+        container=header.container,
+        calls=opened.calls,
+        quantisation=quantisation,
+        precision=found.precision or precision_of(header.tensors, quantisation),
+    )
+
+
+def attachment(header: Header) -> Probe | None:
+    for view in views(header):
+        for each in ATTACHMENTS:
+            if any(sign.matches(view.names, view.shape) for sign in each.signs):
+                if each.id == "motion_module" and is_lora(header):
+                    return None  # one for the camera
+                return Probe(ATTACHMENT, id=each.id, title=each.title, base=base_of(view))
+    if any(name.startswith("lllite_") for name in header.tensors):
+        return Probe(ATTACHMENT, id="controlnet", title="a ControlNet (LLLite)", base="sdxl")
+    return None
+
+
+def base_of(view: View) -> str:
+    """The architecture that an attachment fits, empty where nothing tells."""
+    for name, architecture in (
+        ("double_blocks.0", "flux"), ("single_transformer_blocks.0", "flux"), ("control_all_x_embedder", "z_image"),
+        ("control_layers.0", "z_image"), ("transformer_blocks.0.img_mod", "qwen_image"), ("txt_norm", "qwen_image"),
+        ("controlnet_blocks.0.y_rms", "qwen_image"), ("after_proj_list.0", "hunyuan_dit"), ("joint_blocks.0", "sd3"),
+        ("pos_embed_input", "sd3"), ("controlnet_x_embedder", "flux"), ("caption_norm", "sana"),
+    ):  # fmt: skip
+        if name in view.names:
+            return architecture
+    if view.has("transformer_blocks.0.norm1_context", "pos_embed"):
+        return "sd3"
+    if view.has("down_blocks.0.motion_modules.0"):  # SDXL has one level less
+        return "sd1" if view.has("down_blocks.3.motion_modules.0") else "sdxl"
+    for name, tensor in view.tensors.items():
+        if name.endswith(("attn2.to_k.weight", "to_k_ip.weight")) and tensor.shape:
+            return families.BY_TEXT_WIDTH.get(tensor.shape[-1], "")
+    entrance = view.shape("adapter.conv_in.weight") or view.shape("conv_in.weight")
+    if entrance and len(entrance) == 4 and entrance[1] >= 64:  # pixels side by side: 8 x 8 or 16 x 16 of them
+        return "sdxl" if entrance[1] >= 256 else "sd1"
+    return ""
+
+
+def lora(header: Header) -> Probe | None:
+    if not is_lora(header):
+        return None
+    if any(".input_blocks.0.0.weight" in name and "lora" not in name for name in header.tensors):
+        return None
+    found = read_lora(header)
+    return Probe(
+        LORA, architecture=found.base if found.base in families.ARCHITECTURES else "", base=found.base, lora=found
+    )
+
+
+def part(header: Header) -> Probe | None:
+    """A text encoder, a VAE or an image encoder in a file of its own."""
+    found = parts.of_gguf(header)
+    if found:
+        return Probe(found.kind, id=found.id, title=found.title)
+    tried: list[tuple[View, tuple[Part, ...]]] = []
+    for anchors, kinds in ((parts.VAE_ANCHORS, parts.VAES), (parts.ANCHORS, parts.TEXT_ENCODERS)):
+        tried += [(View(header, prefix), kinds) for prefix in parts.prefixes(header, anchors)]
+    prefixes = ("first_stage_model.", "vae.", "taesd_decoder.", "taesd_encoder.", "model.", "transformer.", "")
+    for view in views(header, prefixes):
+        tried += [(view, parts.VAES), (view, parts.VISIONS), (view, parts.TEXT_ENCODERS)]
+    for view, among in tried:
+        if each := parts.best(view, among):
+            held = (denoisers.held_as(each, view),)
+            return Probe(each.kind, id=each.id, title=each.title, held=held, naming=naming_of(view))
+    if any(len(tensor.shape) == 5 for tensor in header.tensors.values()) and any(
+        "decoder." in name for name in header.tensors
+    ):
+        return Probe(VAE, id="vae_video", title="a VAE of a video model")
+    return None
+
+
+def naming_of(view: View) -> str:
+    return "diffusers" if view.has("decoder.up_blocks") or view.has("encoder.down_blocks") else "original"
+
+
+#: Keys of textual inversions, as the programs that train them write them.
+WORDS = ("emb_params", "clip_l", "clip_g", "t5xxl", "string_to_param.*", "string_to_param")
+
+
+def embedding(header: Header) -> Probe | None:
+    tensors = header.tensors
+    if not 0 < len(tensors) <= 6 or any(len(tensor.shape) not in (1, 2) for tensor in tensors.values()):
+        return None
+    widths = {tensor.shape[-1] for tensor in tensors.values()}
+    if not (set(WORDS) & set(tensors) or widths & set(families.BY_TOKEN_WIDTH)):
+        return None
+    base = next(
+        (
+            name
+            for name, each in families.ARCHITECTURES.items()
+            if each.embedding_keys and each.embedding_keys <= set(tensors)
+        ),
+        "",
+    )
+    base = base or next((families.BY_TOKEN_WIDTH[each] for each in widths if each in families.BY_TOKEN_WIDTH), "")
+    return Probe(EMBEDDING, base=base, architecture=base)
+
+
+#: Modules of networks that make larger pictures, as they were published.
+UPSCALERS = (
+    ("conv_first", "conv_last"), ("conv_first", "upsample"), ("conv_first", "conv_after_body"), ("model.0",
+        "model.1.sub"),
+    ("RRDB_trunk", "conv_first"), ("body.0", "body.1", "body.2"), ("sub_mean", "tail"), ("head.0", "tail.0"),
+    ("feats.0", "to_img"), ("feats.0",), ("conv_1.sk", "block_1"), ("conv_1.eval_conv",), ("block_1.c1_r",),
+    ("residual_layer.0", "input"), ("unet1.conv1", "unet2.conv1"), ("patch_embed", "layers.0.residual_group",
+        "upsample"),
+    ("layers.0.blocks", "conv_first"), ("to_feat", "to_img"), ("upsampler.0", "to_feat"), ("upsampler", "body"),
+    ("conv_first", "layers.0"), ("in_to_dim",), ("in_to_feat",), ("shortcut", "to_img"), ("body.0", "upsampler"),
+    ("dim_to_in",), ("short_to_dim",), ("gfisr_body_half",), ("shallow", "upsampler"),
+)  # fmt: skip
+
+
+def upscaler(header: Header) -> Probe | None:
+    if not any(len(tensor.shape) == 4 for tensor in header.tensors.values()):
+        return None
+    for view in views(header, ("params_ema.", "params.", "model.", "module.", "")):
+        if any(view.has(*names) for names in UPSCALERS):
+            return Probe(UPSCALER)
+    return None
+
+
+def vae_by_name(part: str, name: str, metadata: dict[str, str]) -> str:
+    """``vae_sd1``, ``vae_sdxl``, ``vae_flux`` or ``vae_sd3``, or empty: SD's and SDXL's have the same tensors."""
+    told = f"{name} {metadata.get('modelspec.architecture', '')}".lower()
+    words = {
+        "vae_sd": (("vae_sdxl", ("xl",)), ("vae_sd1", ("mse", "ema", "kl-f8", "klf8", "sd1", "sd-v1", "v1-5",
+            "anything",
+                   "orangemix", "blessed", "clearvae", "sd15", "840000", "560000"))),
+        "vae_16": (("vae_sd3", ("sd3", "3.5")), ("vae_flux", ("flux", "ae.s", "chroma", "z_image", "zimage",
+            "lumina"))),
+    }  # fmt: skip
+    return next((each for each, names in words[part] if any(word in told for word in names)), "")

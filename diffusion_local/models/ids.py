@@ -1,0 +1,108 @@
+"""Ids of models, which keep meaning the same file for good.
+
+An id is a file's or folder's name, made unique by its folder's name. Once given to a path it stays with it: neither a
+second file of that name nor the first one's absence gives it to another. A file that was moved keeps its id, if it is
+still what it was (name, size, time of change).
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from diffusion_local.modes import FILE
+
+#: Size and time of change of a file; of a folder its name has to do.
+Mark = tuple[int, int]
+
+
+class Ids:
+    """``path`` is the small file that keeps them; None keeps them in memory only."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._given: dict[str, dict[str, Any]] = {}
+        self._read_at: int | None = None
+
+    def of(self, paths: list[Path], stems: dict[Path, str]) -> dict[Path, str]:
+        """The id of each path; ``stems`` are the names that ids are made of."""
+        self._read()
+        known = {entry["path"]: name for name, entry in self._given.items()}
+        found = {path: known[str(path)] for path in paths if str(path) in known}
+        if len(found) < len(paths):
+            self._give([path for path in paths if path not in found], stems, found)
+        return found
+
+    def _give(self, paths: list[Path], stems: dict[Path, str], found: dict[Path, str]) -> None:
+        if self._path is None:
+            self._name(paths, stems, found)
+            return
+        try:
+            with FileLock(self._path.with_suffix(".lock"), mode=FILE):
+                self._read_at = None
+                self._read()
+                known = {entry["path"]: name for name, entry in self._given.items()}
+                found |= {path: known[str(path)] for path in paths if str(path) in known}
+                self._name([path for path in paths if path not in found], stems, found)
+                part = self._path.with_suffix(".part")
+                part.write_text(json.dumps(self._given, indent=1) + "\n", encoding="utf-8")
+                part.replace(self._path)
+                self._read_at = self._path.stat().st_mtime_ns
+        except OSError:  # a home that cannot be written to: the ids hold as long as this process
+            self._name([path for path in paths if path not in found], stems, found)
+
+    def _name(self, paths: list[Path], stems: dict[Path, str], found: dict[Path, str]) -> None:
+        for path in paths:
+            name = self._moved(path, stems[path]) or next(
+                each for each in names_for(path, stems[path]) if each not in self._given
+            )
+            self._given[name] = {"path": str(path), "mark": list(mark_of(path))}
+            found[path] = name
+
+    def _moved(self, path: Path, stem: str) -> str:
+        """The id of a file that is no longer where it was, and is this one."""
+        mark = list(mark_of(path))
+        if not path.is_file():
+            return ""
+        for name, entry in self._given.items():
+            before = Path(entry["path"])
+            if before.name == path.name and entry.get("mark") == mark and not before.exists():
+                return name
+        return ""
+
+    def _read(self) -> None:
+        if self._path is None:
+            return
+        try:
+            changed = self._path.stat().st_mtime_ns
+            if changed == self._read_at:
+                return
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            self._given = {
+                str(name): entry
+                for name, entry in content.items()
+                if isinstance(entry, dict) and isinstance(entry.get("path"), str)
+            }
+            self._read_at = changed
+        except (OSError, ValueError, AttributeError):
+            return
+
+
+def mark_of(path: Path) -> Mark:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_size, status.st_mtime_ns)
+
+
+def names_for(path: Path, stem: str) -> Iterator[str]:
+    yield stem
+    yield f"{path.parent.name}--{stem}"
+    yield f"{path.parent.parent.name}--{path.parent.name}--{stem}"
+    number = 2
+    while True:
+        yield f"{stem}-{number}"
+        number += 1

@@ -1,0 +1,127 @@
+"""The tensors of a LoRA file by the layers that they change: names of all layouts, and sizes."""
+
+import re
+from collections.abc import Mapping
+
+from diffusion_local.families.sign import Layer
+from diffusion_local.models.headers import Tensor
+
+#: Layouts, as diffusers' loader tells them apart.
+KOHYA, DIFFUSERS, OLD_DIFFUSERS, COMFY, PEFT, XLABS, BFL_CONTROL, ONETRAINER, LYCORIS, BARE = (
+    "kohya", "diffusers", "old_diffusers", "comfy", "peft", "xlabs", "bfl_control", "onetrainer", "lycoris", "bare",
+)  # fmt: skip
+LORA, LOCON, TUCKER, DORA, LOHA, LOKR, OFT, IA3, FULL, GLORA, NORM, VERA = (
+    "lora", "locon", "locon_mid", "dora", "loha", "lokr", "oft", "ia3", "full", "glora", "norm", "vera",
+)  # fmt: skip
+
+#: What layouts put before the names of layers; the text encoder's number, if it is one's.
+PREFIXES: tuple[tuple[str, str, str], ...] = (
+    ("lora_te1_", KOHYA, "te"), ("lora_te2_", KOHYA, "te2"), ("lora_te3_", KOHYA, "te3"), ("lora_te_", KOHYA, "te"),
+    ("lora_unet_", KOHYA, ""), ("lora_transformer_", ONETRAINER, ""), ("lora_prior_unet_", ONETRAINER, ""),
+    ("lycoris_te1_", LYCORIS, "te"), ("lycoris_te2_", LYCORIS, "te2"), ("lycoris_", LYCORIS, ""),
+    ("base_model.model.text_encoder.", PEFT, "te"), ("base_model.model.", PEFT, ""),
+    ("text_encoder_2.", DIFFUSERS, "te2"), ("text_encoder_3.", DIFFUSERS, "te3"), ("text_encoder.", DIFFUSERS, "te"),
+    ("text_encoders.clip_l.transformer.", COMFY, "te"), ("text_encoders.clip_g.transformer.", COMFY, "te2"),
+    ("text_encoders.t5xxl.transformer.", COMFY, "te3"), ("text_encoders.", COMFY, "te"),
+    ("model.diffusion_model.", COMFY, ""), ("diffusion_model.", COMFY, ""), ("clip_l.", ONETRAINER, "te"),
+    ("clip_g.", ONETRAINER, "te2"), ("t5.", ONETRAINER, "te3"), ("omi.", ONETRAINER, ""),
+    ("transformer.", DIFFUSERS, ""), ("unet.", DIFFUSERS, ""), ("prior.", DIFFUSERS, ""), ("model.", BARE, ""),
+)  # fmt: skip
+#: What a tensor is to its layer, by the end of its name.
+ENDS = re.compile(
+    r"[._](?:(?P<down>lora_down(?:\.default)?(?:\.weight)?|lora_A(?:\.\w+)?(?:\.weight)?|lora\.down\.weight"
+    r"|lora_linear_layer\.down\.weight|lora_down)"
+    r"|(?P<up>lora_up(?:\.default)?(?:\.weight)?|lora_B(?:\.\w+)?(?:\.weight)?|lora\.up\.weight"
+    r"|lora_linear_layer\.up\.weight)"
+    r"|(?P<bias>lora_B\.bias|lora_up\.bias)"
+    r"|(?P<mid>lora_mid(?:\.weight)?)|(?P<alpha>alpha)|(?P<dora>dora_scale|lora_magnitude_vector(?:\.\w+)?)"
+    r"|(?P<hada>hada_[wt][12](?:_[ab])?)|(?P<lokr>lokr_(?:w[12](?:_[ab])?|t2))"
+    r"|(?P<oft>oft_(?:blocks|diag|R)(?:\.\w+)*|rescale)|(?P<glora>[ab][12]\.weight)|(?P<ia3>on_input)"
+    r"|(?P<full>diff|diff_b|set_weight)|(?P<norm>w_norm|b_norm)|(?P<vera>vera_lambda_[bd](?:\.\w+)?))$"
+)
+OLD = re.compile(r"\.processor\.(?P<layer>to_\w+?)_lora\.(?P<role>down|up)\.weight$")
+XLABS_END = re.compile(r"\.processor\.(?P<layer>\w+?)_lora\d?\.(?P<role>down|up)\.weight$")
+DEPTH = re.compile(r"transformer_blocks[._](\d{1,3})")
+READERS = ("down", "diff")
+
+
+def known(name: str) -> bool:
+    return ENDS.search(name) is not None or OLD.search(name) is not None or XLABS_END.search(name) is not None
+
+
+def split(name: str) -> tuple[str, str]:
+    """The layer, and what the tensor is to it: ``down``, ``hada_w1_a`` ...; empty if it is no such tensor."""
+    for pattern in (OLD, XLABS_END):
+        if ".processor." in name and (match := pattern.search(name)):
+            return f"{name[: match.start()]}.{match['layer']}", match["role"]
+    match = ENDS.search(name)
+    if match is None:
+        return name, ""
+    kind = str(match.lastgroup)
+    return name[: match.start()], match[kind] if kind in ("hada", "lokr", "ia3", "full") else kind
+
+
+def placed(stem: str) -> tuple[str, str, str]:
+    """Layout, text encoder (empty for the denoiser), and the layer's name without prefixes."""
+    for prefix, layout, where in PREFIXES:
+        if stem.startswith(prefix):
+            return layout, where, stem[len(prefix) :]
+    return BARE, "te" if stem.startswith("text_model") else "", stem
+
+
+def enter(layers: dict[str, Layer], stem: str, tensors: Mapping[str, Tensor]) -> None:
+    """Note a layer with its sizes under its name."""
+    words = re.split(r"[._]", stem)
+    numbers = [int(word) for word in words if word.isdigit() and len(word) < 6]
+    layer = layers.setdefault("_".join("#" if word.isdigit() else word for word in words), Layer())
+    if numbers:
+        layer.first, layer.last = min(layer.first, numbers[0]), max(layer.last, numbers[0])
+    if deep := DEPTH.search(stem):
+        layer.depth = max(layer.depth, int(deep[1]))
+    layer.dimensions = max(layer.dimensions, *(len(each.shape) for end, each in tensors.items() if end in READERS), 0)
+    reads, writes = sizes(tensors)
+    if reads:
+        layer.reads.add(reads)
+    if writes:
+        layer.writes.add(writes)
+
+
+def sizes(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Features that a layer reads and writes, 0 where the tensors do not tell."""
+
+    def length(name: str, axis: int) -> int:
+        tensor = tensors.get(name)
+        return tensor.shape[axis] if tensor and len(tensor.shape) > max(axis, 1) else 0
+
+    if "down" in tensors or "up" in tensors:
+        return length("down", 1), length("up", 0)
+    if "diff" in tensors:
+        return length("diff", 1), length("diff", 0)
+    if "hada_w1_b" in tensors:
+        return length("hada_w1_b", 1), length("hada_w1_a", 1 if "hada_t1" in tensors else 0)
+    first = (length("lokr_w1", 1) or length("lokr_w1_b", 1)), (length("lokr_w1", 0) or length("lokr_w1_a", 0))
+    second = (length("lokr_w2", 1) or length("lokr_w2_b", 1)), (length("lokr_w2", 0) or length("lokr_w2_a", 0))
+    return first[0] * second[0], first[1] * second[1]
+
+
+def method_of(stems: Mapping[str, Mapping[str, Tensor]], ia3: bool) -> str:
+    ends = {end for tensors in stems.values() for end in tensors}
+    if any(end.startswith("hada_") for end in ends):
+        return LOHA
+    if any(end.startswith("lokr_") for end in ends):
+        return LOKR
+    for end, method in (("oft", OFT), ("glora", GLORA), ("vera", VERA), ("dora", DORA), ("mid", TUCKER)):
+        if end in ends:
+            return method
+    if ia3:
+        return IA3
+    if "norm" in ends:
+        return NORM
+    if "diff" in ends or "set_weight" in ends:
+        return FULL
+    convolved = any(
+        len(tensors["down"].shape) == 4 and tensors["down"].shape[-1] > 1
+        for tensors in stems.values()
+        if "down" in tensors
+    )
+    return LOCON if convolved else LORA

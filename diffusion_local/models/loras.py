@@ -1,0 +1,229 @@
+"""LoRAs and their kin: which base model one was made for, in whose layout, and by which method, from its header."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from diffusion_local import families
+from diffusion_local.families.sign import Layer, LoraSign
+from diffusion_local.models.headers import Header, Tensor
+from diffusion_local.models.lora_layers import (
+    BARE,
+    BFL_CONTROL,
+    COMFY,
+    DORA,
+    FULL,
+    GLORA,
+    IA3,
+    LOCON,
+    LOHA,
+    LOKR,
+    LORA,
+    NORM,
+    OFT,
+    OLD_DIFFUSERS,
+    TUCKER,
+    VERA,
+    XLABS,
+    XLABS_END,
+    enter,
+    known,
+    method_of,
+    placed,
+    split,
+)
+
+METHODS = {
+    LORA: "a LoRA", LOCON: "a LoCon", TUCKER: "a LoCon with mid layers", DORA: "a DoRA", LOHA: "a LoHa", LOKR: "a LoKr",
+    OFT: "an OFT", IA3: "an IA3", FULL: "a full difference", GLORA: "a GLoRA", NORM: "a LoRA with norm layers",
+    VERA: "a VeRA",
+}  # fmt: skip
+#: Methods that the engine applies.
+APPLIED = frozenset((LORA, LOCON))
+
+MARKS = (
+    "lora_",
+    "lora.",
+    ".lora",
+    "_lora",
+    "hada_",
+    "lokr_",
+    "oft_",
+    ".on_input",
+    ".diff",
+    "lora_magnitude_vector",
+    "vera_",
+)
+#: Tensors beside those of layers, which do no harm.
+ASIDE = re.compile(r"^(lora_te.*\.text_projection.*|.*\.reshape_weight|.*\.diff_b)$")
+BUNDLED = ("bundle_emb.",)
+UNET = ("down_blocks_", "up_blocks_", "mid_block_", "input_blocks_", "output_blocks_", "middle_block_")
+#: Video models by their layers, as LoRAs for them lie among others.
+VIDEO = (
+    ("Wan", LoraSign(parts=("blocks_#_self_attn_", "blocks_#_cross_attn_"))),
+    ("Wan", LoraSign(parts=("blocks_#_ffn_#",), reads={"blocks_#_self_attn_q": (1536, 2048, 3072, 5120)})),
+    ("Wan", LoraSign(reads={"blocks_#_attn1_to_q": (1536, 3072, 5120)}, parts=("blocks_#_attn2_to_",))),
+    ("HunyuanVideo", LoraSign(parts=("double_blocks_#_", "txt_in_individual_token_refiner"))),
+    ("LTX-Video", LoraSign(reads={"transformer_blocks_#_attn1_to_q": (2048, 4096)}, lacks=("attentions",
+        "norm1_linear"))),
+    ("Mochi", LoraSign(parts=("blocks_#_attn_qkv_x",))),
+    ("CogVideoX", LoraSign(reads={"transformer_blocks_#_attn1_to_q": (1920, 3072)}, lacks=("attentions",))),
+    ("AnimateDiff", LoraSign(parts=("motion_modules_#_",))),
+    ("AnimateDiff", LoraSign(parts=("temporal_transformer_blocks", "down_blocks_#", "motion"))),
+    ("Anima", LoraSign(parts=("llm_adapter_",))),
+    ("Anima", LoraSign(parts=("blocks_#_self_attn_q_proj", "blocks_#_mlp_layer1"))),
+)  # fmt: skip
+VIDEO_WORDS = (
+    ("hunyuan_video", "HunyuanVideo"), ("hunyuan-video", "HunyuanVideo"), ("hunyuanvideo", "HunyuanVideo"),
+    ("wan2", "Wan"), ("wan_", "Wan"), ("ltxv", "LTX-Video"), ("ltx-video", "LTX-Video"), ("ltx2", "LTX-2"),
+    ("cogvideo", "CogVideoX"), ("framepack", "HunyuanVideo"), ("mochi", "Mochi"),
+)  # fmt: skip
+NOT_OURS = frozenset(title for title, _ in VIDEO) | frozenset(title for _, title in VIDEO_WORDS)
+
+
+@dataclass(slots=True)
+class LoraFile:
+    """``base`` is an architecture or family, the title of a model for video, or empty where nothing tells.
+    ``unknown`` are
+    tensors of no known meaning; ``rank`` is that of most layers."""
+
+    base: str = ""
+    layout: str = BARE
+    method: str = LORA
+    layers: dict[str, Layer] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
+    bundled: bool = False
+    rank: int = 0
+
+    @property
+    def title(self) -> str:
+        """Of its base, as people know it."""
+        return families.title_of(self.base) or families.get(self.base).title or self.base
+
+
+def is_lora(header: Header) -> bool:
+    return any(any(mark in name for mark in MARKS) and known(name) for name in header.tensors)
+
+
+def read_lora(header: Header) -> LoraFile:
+    """What a LoRA is. The caller has made sure that it is one."""
+    found = LoraFile()
+    stems: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    unknown: list[str] = []
+    layouts: Counter[str] = Counter()
+    ranks: Counter[int] = Counter()
+    control = False
+    for name, tensor in header.tensors.items():
+        stem, end = split(name)
+        if not end:
+            if name.endswith(("norm.query_norm.scale", "norm.key_norm.scale")):
+                control = True
+            elif name.startswith(BUNDLED):
+                found.bundled = True
+            elif not ASIDE.match(name):
+                unknown.append(name)
+            continue
+        layout, where, bare = placed(stem)
+        if ".processor." in name:
+            layout = (
+                XLABS if XLABS_END.search(name) and "blocks" in bare and "attentions" not in bare else OLD_DIFFUSERS
+            )
+        layouts[layout] += 1
+        stems[f"{where}:{bare}" if where else bare][end] = tensor
+        if end == "down" and tensor.shape:
+            ranks[tensor.shape[0]] += 1
+    found.layout = BFL_CONTROL if control else max(layouts, key=lambda each: layouts[each], default=BARE)
+    for stem, tensors in stems.items():
+        enter(found.layers, stem, tensors)
+    ia3 = any("on_input" in tensors for tensors in stems.values())
+    found.unknown = tuple(each for each in unknown if not (ia3 and each.endswith(".weight")))[:8]
+    found.method = method_of(stems, ia3)
+    found.rank = max(ranks, key=lambda each: ranks[each], default=0)
+    found.base = base_of(found.layers, header.metadata, found.layout)
+    return found
+
+
+def base_of(layers: Mapping[str, Layer], metadata: Mapping[str, str], layout: str) -> str:
+    """By the layers, or as it says where these are those of several models."""
+    stated = stated_base(metadata)
+    denoiser = {name: layer for name, layer in layers.items() if ":" not in name}
+    if not denoiser:
+        return stated or base_of_texts(layers)
+    video = max(((sign.specificity, title) for title, sign in VIDEO if sign.matches(denoiser)), default=None)
+    if any(name.startswith(UNET) for name in denoiser) and video is None:
+        found = base_of_unet(denoiser, layers)
+        of_family = families.of_architecture(stated).id == found  # the layers tell the family only
+        return stated if stated and (of_family or not found) else found
+    if layout == COMFY and is_chroma(denoiser):
+        return stated or "chroma"
+    ours = families.of_lora(denoiser)
+    if video and (not ours or video[0] >= families.certainty(ours, denoiser)):
+        return video[1]
+    if stated and (not ours or families.certainty(ours, denoiser) <= 1):
+        return stated
+    return ours or stated
+
+
+def is_chroma(layers: Mapping[str, Layer]) -> bool:
+    """All layers of FLUX.1's blocks but for the modulation, which Chroma's lack."""
+    there = ("double_blocks_#_img_attn", "double_blocks_#_txt_mlp", "double_blocks_#_img_mlp", "single_blocks_#_linear")
+    whole = all(any(part in name for name in layers) for part in there)
+    wide = any(12288 in layer.writes for name, layer in layers.items() if "img_mlp" in name)
+    return whole and wide and not any("_mod_" in name or "modulation" in name for name in layers)
+
+
+def base_of_unet(denoiser: Mapping[str, Layer], layers: Mapping[str, Layer]) -> str:
+    """By the width of the text, by the second text encoder, or by the UNet's shape: SDXL's has several blocks in one
+    attention and none in its first level."""
+    for name, layer in denoiser.items():
+        if "attn2_to_k" in name or "attn2_to_v" in name or "attn2_processor_to_k" in name:
+            for width in sorted(layer.reads, reverse=True):
+                if width in families.BY_TEXT_WIDTH:
+                    return families.BY_TEXT_WIDTH[width]
+    if any(name.startswith("te2:") for name in layers):
+        return "sdxl"
+    texts = base_of_texts(layers)
+    if texts:
+        return texts
+    if any(layer.depth > 0 for name, layer in denoiser.items()):
+        return "sdxl"
+    if not any(is_outside_of_xl(name, layer) for name, layer in denoiser.items()):
+        return ""
+    for name, layer in denoiser.items():
+        if name.endswith("_proj_in") and layer.dimensions:
+            return "sd1" if layer.dimensions == 4 else "sd2"
+    return "sd"
+
+
+def is_outside_of_xl(name: str, layer: Layer) -> bool:
+    """Whether a layer of attention is where SDXL has none: in the outermost level."""
+    if "transformer_blocks" not in name and "attentions" not in name:
+        return False
+    return (
+        (name.startswith("down_blocks_") and layer.first == 0)
+        or (name.startswith("up_blocks_") and layer.last >= 2)
+        or (name.startswith("input_blocks_") and layer.first < 4)
+        or (name.startswith("output_blocks_") and layer.last > 5)
+    )
+
+
+def base_of_texts(layers: Mapping[str, Layer]) -> str:
+    if any(name.startswith("te2:") for name in layers):
+        return "sdxl"
+    for name, layer in layers.items():
+        if name.startswith("te:") and ("q_proj" in name or "fc1" in name):
+            return {768: "sd1", 1024: "sd2"}.get(max(layer.reads, default=0), "")
+    return ""
+
+
+def stated_base(metadata: Mapping[str, str]) -> str:
+    """The architecture by the base model's name, empty if unknown.
+
+    Names hold versions too (``stable-diffusion-xl-v1-base``), so the longest word decides, then the first.
+    """
+    keys = ("modelspec.architecture", "ss_base_model_version", "base_model", "baseModel")
+    stated = " ".join(metadata.get(key, "") for key in keys).lower()
+    words = [(word, name) for name, each in families.ARCHITECTURES.items() for word in each.lora_words]
+    found = [(-len(word), stated.index(word), name) for word, name in (*words, *VIDEO_WORDS) if word in stated]
+    return min(found)[2] if found else ""

@@ -1,0 +1,271 @@
+"""Parts of models that come in files of their own: text encoders, VAEs, image encoders, and what is put onto a model.
+
+Each is known by an id, and recognised by the names and shapes of its tensors. ``families`` name by these ids what their
+denoisers need beside themselves.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from diffusion_local.families.sign import Shape, Sign
+from diffusion_local.models.headers import GGUF, Header
+from diffusion_local.models.weights import View
+
+TEXT_ENCODER, VAE, VISION = "text_encoder", "vae", "image_encoder"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """``title`` completes "It is ..."; ``signs`` identify it by its names without a prefix."""
+
+    id: str
+    kind: str
+    title: str
+    signs: tuple[Sign, ...]
+    gguf: tuple[str, int] | None = None
+
+
+def sign(*has: str, lacks: tuple[str, ...] = (), **shapes: Shape) -> Sign:
+    """Shapes by tensor names, dots as two underscores, without ``.weight`` at the end."""
+    named = {f"{name.replace('__', '.')}.weight": shape for name, shape in shapes.items()}
+    return Sign(has=has, lacks=lacks, shapes=named)
+
+
+def clip(width: int) -> tuple[Sign, ...]:
+    return (
+        Sign(
+            has=("text_model.encoder.layers.0",),
+            lacks=("vision_model",),
+            shapes={"text_model.embeddings.token_embedding.weight": (None, width)},
+        ),
+        Sign(has=("encoder.layers.0.self_attn",), shapes={"embeddings.token_embedding.weight": (None, width)}),
+        Sign(has=("transformer.resblocks.0",), shapes={"token_embedding.weight": (None, width)}),
+    )
+
+
+def t5(words: int | None, width: int) -> tuple[Sign, ...]:
+    block = "encoder.block.0.layer.0.SelfAttention"
+    return (
+        Sign(has=(block,), shapes={"shared.weight": (words, width)}),
+        Sign(has=(block,), lacks=("shared",), shapes={"encoder.embed_tokens.weight": (words, width)}),
+    )
+
+
+def language(words: int | None, width: int, *has: str, lacks: tuple[str, ...] = ()) -> tuple[Sign, ...]:
+    """A decoder-only language model: ``model.layers``, or ``layers`` without that prefix."""
+    return (
+        Sign(
+            has=("layers.0.self_attn", *(f"layers.0.{each}" for each in has)),
+            lacks=tuple(f"layers.0.{each}" for each in lacks),
+            shapes={"embed_tokens.weight": (words, width)},
+        ),
+    )
+
+
+QK, BIAS, AFTER = "self_attn.q_norm", "self_attn.q_proj.bias", "post_feedforward_layernorm"
+TEXT_ENCODERS = (
+    Part("clip_l", TEXT_ENCODER, "CLIP-L", clip(768)),
+    Part("clip_h", TEXT_ENCODER, "OpenCLIP-H", clip(1024)),
+    Part("clip_g", TEXT_ENCODER, "CLIP-G", clip(1280)),
+    Part("t5_xxl", TEXT_ENCODER, "T5-XXL", t5(None, 4096), ("t5", 4096)),
+    Part("umt5_xxl", TEXT_ENCODER, "UMT5-XXL", (
+        *t5(256384, 4096),
+        Sign(has=("blocks.0.attn.q", "blocks.0.ffn.gate"), shapes={"token_embedding.weight": (256384, 4096)}),
+    )),
+    Part("t5_xl", TEXT_ENCODER, "T5-XL", t5(None, 2048), ("t5", 2048)),
+    Part("mt5_xl", TEXT_ENCODER, "mT5-XL", t5(250112, 2048)),
+    Part("t5_base", TEXT_ENCODER, "T5-Base", t5(None, 768), ("t5", 768)),
+    Part("byt5", TEXT_ENCODER, "ByT5", (*t5(384, 1472), *t5(1510, 1472), *t5(None, 1472))),
+    Part("qwen3_06b", TEXT_ENCODER, "Qwen3 0.6B", language(None, 1024, QK, lacks=(AFTER,)), ("qwen3", 1024)),
+    Part("qwen3_17b", TEXT_ENCODER, "Qwen3 1.7B", language(None, 2048, QK, lacks=(AFTER,)), ("qwen3", 2048)),
+    Part("qwen3_4b", TEXT_ENCODER, "Qwen3 4B", language(None, 2560, QK, lacks=(AFTER,)), ("qwen3", 2560)),
+    Part("qwen3_8b", TEXT_ENCODER, "Qwen3 8B", language(None, 4096, QK, lacks=(AFTER,)), ("qwen3", 4096)),
+    Part("qwen3_vl_4b", TEXT_ENCODER, "Qwen3-VL 4B", (
+        Sign(has=("language_model.layers.0.self_attn.q_norm", "visual"),
+             shapes={"language_model.embed_tokens.weight": (None, 2560)}),
+        Sign(has=("layers.0.self_attn.q_norm", "visual"), shapes={"embed_tokens.weight": (None, 2560)}),
+    ), ("qwen3vl", 2560)),
+    Part("qwen3_vl_8b", TEXT_ENCODER, "Qwen3-VL 8B", (
+        Sign(has=("language_model.layers.0.self_attn.q_norm", "visual"),
+             shapes={"language_model.embed_tokens.weight": (None, 4096)}),
+        Sign(has=("layers.0.self_attn.q_norm", "visual"), shapes={"embed_tokens.weight": (None, 4096)}),
+    ), ("qwen3vl", 4096)),
+    Part("qwen25_vl_7b", TEXT_ENCODER, "Qwen2.5-VL 7B", (
+        *language(None, 3584, BIAS),
+        Sign(has=("language_model.layers.0.self_attn.q_proj.bias",),
+             shapes={"language_model.embed_tokens.weight": (None, 3584)}),
+    ), ("qwen2vl", 3584)),
+    Part("qwen25_vl_3b", TEXT_ENCODER, "Qwen2.5-VL 3B", language(None, 2048, BIAS), ("qwen2vl", 2048)),
+    Part("gemma2_2b", TEXT_ENCODER, "Gemma 2 2B", language(None, 2304, AFTER), ("gemma2", 2304)),
+    Part("gemma3_1b", TEXT_ENCODER, "Gemma 3 1B", language(None, 1152, AFTER, QK), ("gemma3", 1152)),
+    Part("gemma3_4b", TEXT_ENCODER, "Gemma 3 4B", language(None, 2560, AFTER, QK), ("gemma3", 2560)),
+    Part("gemma3_12b", TEXT_ENCODER, "Gemma 3 12B", language(None, 3840, AFTER, QK), ("gemma3", 3840)),
+    Part("llama31_8b", TEXT_ENCODER, "Llama 3.1 8B", language(None, 4096, lacks=(QK, BIAS, AFTER)), ("llama", 4096)),
+    Part("llava_llama3", TEXT_ENCODER, "LLaVA Llama 3 8B", language(128320, 4096, lacks=(QK, BIAS, AFTER))),
+    Part("mistral_small", TEXT_ENCODER, "Mistral Small 24B", language(None, 5120, lacks=(QK, BIAS, AFTER)),
+         ("llama", 5120)),
+    Part("ministral_3b", TEXT_ENCODER, "Ministral 3B", language(None, 3072, lacks=(QK, BIAS, AFTER)), ("mistral3",
+        3072)),
+    Part("chatglm3_6b", TEXT_ENCODER, "ChatGLM3 6B", (
+        sign("encoder.layers.0.self_attention.query_key_value", embedding__word_embeddings=(65024, 4096)),
+        sign("encoder.layers.0.self_attention.query_key_value"),
+    )),
+    Part("bert_hunyuan", TEXT_ENCODER, "the Chinese CLIP of Hunyuan-DiT", (
+        sign("encoder.layer.0.attention.self.query", embeddings__word_embeddings=(47020, 1024)),
+        sign("encoder.layer.0.attention.self.query", "embeddings.token_type_embeddings"),
+    )),
+    Part("jina_clip", TEXT_ENCODER, "Jina CLIP", (sign("encoder.layers.0.mixer.Wqkv"),)),
+)  # fmt: skip
+
+
+def kl(channels: int, *has: str, lacks: tuple[str, ...] = ()) -> Sign:
+    """The autoencoder of Stable Diffusion and all that kept its shape, told by the channels of its latents."""
+    return Sign(has=has, lacks=lacks, shapes={"decoder.conv_in.weight": (None, channels, None, None)})
+
+
+#: Those with ``decoder``; an encoder alone, or a decoder, is one too.
+VAES = (
+    Part("vae_sd", VAE, "the VAE of Stable Diffusion (SD 1, SD 2 or SDXL)", (kl(4),)),
+    Part("vae_16", VAE, "a VAE with 16 channels (FLUX.1 or SD 3)", (kl(16),)),
+    Part("vae_flux2", VAE, "the VAE of FLUX.2", (kl(32),)),
+    Part("vae_hunyuan_image", VAE, "the VAE of HunyuanImage 2.1", (kl(64), kl(64, lacks=("quant_conv",)))),
+    Part("vae_dc", VAE, "the VAE of Sana (DC-AE)", (
+        sign("decoder.stages", "encoder.stages"),
+        kl(32, "decoder.up_blocks.0.0.conv"),
+        kl(32, "decoder.up_blocks.0.0.attn"),
+        kl(32, "encoder.down_blocks.0.0.conv1", "decoder.up_blocks.0"),
+        kl(128, "decoder.up_blocks.0"),
+        kl(512, "decoder.up_blocks.0"),
+    )),
+    Part("vae_wan21", VAE, "the VAE of Wan 2.1 and Qwen-Image", (
+        Sign(has=("decoder.middle.0.residual",), shapes={"decoder.conv1.weight": (None, 16, None, None, None)}),
+        Sign(has=("decoder.mid_block.attentions.0.to_qkv",),
+             shapes={"decoder.conv_in.weight": (None, 16, None, None, None)}),
+    )),
+    Part("vae_wan22", VAE, "the VAE of Wan 2.2 5B", (
+        Sign(has=("decoder.middle.0.residual",), shapes={"decoder.conv1.weight": (None, 48, None, None, None)}),
+        Sign(has=("decoder.mid_block.attentions.0.to_qkv",),
+             shapes={"decoder.conv_in.weight": (None, 48, None, None, None)}),
+    )),
+    Part("vae_hunyuan_video", VAE, "the VAE of HunyuanVideo", (
+        Sign(has=("decoder.mid", "post_quant_conv"),
+             shapes={"decoder.conv_in.conv.weight": (None, 16, None, None, None)}),
+        Sign(has=("decoder.mid_block", "post_quant_conv"),
+             shapes={"decoder.conv_in.conv.weight": (None, 16, None, None, None)}),
+    )),
+    Part("vae_cogvideox", VAE, "the VAE of CogVideoX", (
+        Sign(has=("decoder.mid_block.resnets.0.norm1.conv_y",)), Sign(has=("decoder.mid.block_1.norm1.conv_y",)),
+    )),
+    Part("vae_ltx", VAE, "the VAE of LTX-Video", (
+        sign("per_channel_statistics", "decoder.up_blocks.0"),
+        Sign(has=("latents_mean", "decoder.conv_in.conv")),
+        Sign(has=("decoder.up_blocks.0",), lacks=("decoder.mid_block.resnets.0.norm1",),
+             shapes={"decoder.conv_in.conv.weight": (None, 128, None, None, None)}),
+    )),
+    Part("vae_mochi", VAE, "the VAE of Mochi", (
+        sign("decoder.block_in.resnets.0"), sign("decoder.blocks.0.0", "decoder.output_proj"),
+        sign("layers.4.layers.0", "layers.0.0"),
+    )),
+    Part("stage_a", VAE, "Stable Cascade's stage A, a VAE", (sign("vquantizer.codebook", "in_block.1"),)),
+    Part("effnet", VISION, "the image encoder of Stable Cascade", (sign("backbone.1.0.block", "mapper.0"),)),
+    Part("consistency_decoder", VAE, "the consistency decoder of SD 1", (
+        kl(7), Sign(has=("embed_image", "down.0")),
+    )),
+    Part("taesd", VAE, "TAESD, a small VAE for previews", (
+        Sign(has=("1", "3.conv.0"), shapes={"1.weight": (64, None, 3, 3)}),
+        Sign(has=("0", "1.conv.0"), shapes={"0.weight": (64, 3, 3, 3)}),
+        Sign(has=("decoder.layers.0",), shapes={"decoder.layers.0.weight": (64, None, 3, 3)}),
+        Sign(has=("decoder.1", "decoder.3.conv.0")),
+        Sign(has=("taesd_decoder",)),
+    )),
+    Part("vae_audio", VAE, "an audio VAE", (
+        sign("decoder.layers.0.weight_g"), sign("decoder.layers.0.weight_v"), sign("vocoder"), sign("dcae.encoder"),
+    )),
+)  # fmt: skip
+VISIONS = (
+    Part("siglip", VISION, "SigLIP, an image encoder", (
+        Sign(has=("vision_model.embeddings.patch_embedding", "vision_model.head")),
+        Sign(has=("vision_model.embeddings.patch_embedding",), lacks=("vision_model.embeddings.class_embedding",)),
+    )),
+    Part("clip_vision", VISION, "CLIP vision, an image encoder", (
+        sign("vision_model.embeddings.class_embedding", "vision_model.encoder.layers.0"),
+        sign("visual.transformer.resblocks.0"),
+    )),
+    Part("clip_vision_h", VISION, "CLIP vision ViT-H, an image encoder", (
+        Sign(has=("vision_model.embeddings.class_embedding", "vision_model.encoder.layers.31"),
+             shapes={"vision_model.embeddings.patch_embedding.weight": (1280, 3, 14, 14)}),
+    )),
+    Part("clip_vision_g", VISION, "CLIP vision ViT-bigG, an image encoder", (
+        Sign(has=("vision_model.embeddings.class_embedding", "vision_model.encoder.layers.0"),
+             shapes={"vision_model.embeddings.patch_embedding.weight": (1664, 3, 14, 14)}),
+    )),
+    Part("clip_vision_l", VISION, "CLIP vision ViT-L, an image encoder", (
+        Sign(has=("vision_model.embeddings.class_embedding", "vision_model.encoder.layers.0"),
+             shapes={"vision_model.embeddings.patch_embedding.weight": (1024, 3, 14, 14)}),
+    )),
+    Part("dino", VISION, "DINOv2, an image encoder", (
+        sign("embeddings.patch_embeddings.projection", "encoder.layer.0.attention.attention.query"),
+        sign("embeddings.patch_embeddings", "encoder.layer.0.norm1"),
+    )),
+)  # fmt: skip
+#: VAEs that are told apart by nothing but their numbers share an id here; the models that they fit share it.
+LATENTS = {"vae_sd1": "vae_sd", "vae_sdxl": "vae_sd", "vae_flux": "vae_16", "vae_sd3": "vae_16"}
+VAE_TITLES = {
+    "vae_sd1": "the VAE of SD 1 and SD 2", "vae_sdxl": "the VAE of SDXL", "vae_flux": "the VAE of FLUX.1",
+    "vae_sd3": "the VAE of SD 3",
+}  # fmt: skip
+PARTS = {part.id: part for part in (*TEXT_ENCODERS, *VAES, *VISIONS)}
+
+UMT5_WORDS = 256384
+#: Ends of tensor names behind which a part's prefix ends.
+ANCHORS = (
+    "text_model.embeddings.token_embedding.weight", "embeddings.token_embedding.weight", "token_embedding.weight",
+    "shared.weight", "encoder.embed_tokens.weight", "language_model.embed_tokens.weight", "embed_tokens.weight",
+    "embedding.word_embeddings.weight", "embeddings.word_embeddings.weight", "encoder.layers.0.mixer.Wqkv.weight",
+)  # fmt: skip
+VAE_ANCHORS = (
+    "decoder.conv_in.weight", "decoder.conv1.weight", "decoder.conv_in.conv.weight", "vquantizer.codebook.weight",
+    "per_channel_statistics.mean-of-means",
+)  # fmt: skip
+
+
+def title_of(part: str) -> str:
+    """Such as T5-XXL, or the VAE of FLUX.1."""
+    return VAE_TITLES.get(part) or (PARTS[part].title if part in PARTS else part)
+
+
+def prefixes(header: Header, anchors: tuple[str, ...]) -> Iterator[str]:
+    """What stands before the names of parts, each once."""
+    seen = set()
+    for name in header.tensors:
+        if name.endswith(anchors):
+            for anchor in anchors:
+                before = name.removesuffix(anchor)
+                if before != name and (not before or before.endswith(".")):
+                    if before not in seen:
+                        seen.add(before)
+                        yield before
+                    break  # the longest decides
+
+
+def best(view: View, among: tuple[Part, ...]) -> Part | None:
+    """The part whose most specific sign the tensors show."""
+    found = [
+        (each.specificity, at, part)
+        for at, part in enumerate(among)
+        for each in part.signs
+        if each.matches(view.names, view.shape)
+    ]
+    return max(found, key=lambda each: each[:2])[2] if found else None
+
+
+def of_gguf(header: Header) -> Part | None:
+    """A text encoder in the layout of llama.cpp."""
+    kind = header.metadata.get("general.architecture", "").removesuffix("encoder")
+    shape = header.shape("token_embd.weight")
+    width = shape[-1] if shape else 0
+    if shape and kind == "t5" and shape[0] == UMT5_WORDS:
+        return PARTS["umt5_xxl"]
+    return (
+        next((part for part in TEXT_ENCODERS if part.gguf == (kind, width)), None) if header.container == GGUF else None
+    )

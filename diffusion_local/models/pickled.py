@@ -1,0 +1,281 @@
+"""The tensors that a PyTorch file (.pt, .pth, .ckpt, .bin) declares, read without unpickling it.
+
+Such a file is a pickle: a small program that builds objects, and that can call anything. Here its instructions are only
+looked at (``pickletools``), with everything but containers, texts, numbers and tensors as opaque marks, so nothing of
+it is run. ``calls`` are the names that it would call beside those which build tensors: a file that has any is refused.
+"""
+
+import pickletools
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from diffusion_local.errors import ModelUnavailable
+from diffusion_local.messages import message
+from diffusion_local.models.headers import PICKLE, Header, Tensor, cut_short, read_shape
+
+MAX_PROGRAM, MAX_STEPS, MAX_DEPTH = 16_000_000, 4_000_000, 12
+TYPES = {
+    "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "DoubleStorage": "F64",
+    "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8",
+    "BoolStorage": "BOOL", "UntypedStorage": "U8",
+}  # fmt: skip
+#: Names that PyTorch's own loading of weights alone accepts too.
+HARMLESS = {
+    "collections OrderedDict", "torch Size", "torch device", "torch.nn.parameter Parameter",
+    "torch._utils _rebuild_parameter", "torch._tensor _rebuild_from_type_v2", "torch Tensor",
+    "torch.serialization _get_layout", "numpy.core.multiarray scalar", "numpy dtype", "_codecs encode",
+    "numpy._core.multiarray scalar", "builtins set", "__builtin__ set", "torch _utils",
+    "torch float16", "torch float32", "torch bfloat16", "torch float8_e4m3fn", "torch float8_e5m2",
+}  # fmt: skip
+REBUILDS = ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_tensor")
+
+
+@dataclass(slots=True)
+class Name:
+    """Something that the program looks up, such as ``os system``."""
+
+    name: str
+
+
+@dataclass(slots=True)
+class Storage:
+    dtype: str
+
+
+@dataclass(slots=True)
+class Unknown:
+    """The result of a call; ``parts`` is what was handed over, where tensors may be."""
+
+    parts: Any = None
+
+
+@dataclass(slots=True)
+class Program:
+    """What a pickle would build, and what it would call."""
+
+    stack: list[Any] = field(default_factory=list)
+    memo: dict[int, Any] = field(default_factory=dict)
+    calls: set[str] = field(default_factory=set)
+
+
+MARK = object()
+#: What the dictionary of weights is called in the one around it.
+OUTER = ("state_dict", "params", "params_ema", "model", "module", "net")
+
+
+def read_pickle(path: Path, name: str = "") -> tuple[Header, tuple[str, ...]]:
+    """The header, and the names that the file would call beside those which build tensors, sorted.
+
+    Raises ModelUnavailable, naming the file, if it is missing, damaged or cut short.
+    """
+    name = name or path.name
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"PK"
+            file.seek(0)
+            text = zipped_program(path) if zipped else file.read(MAX_PROGRAM)
+    except FileNotFoundError:
+        raise ModelUnavailable(message("model_file_missing", name=name)) from None
+    except (zipfile.BadZipFile, EOFError):
+        raise ModelUnavailable(cut_short(name)) from None
+    except OSError as error:
+        raise ModelUnavailable(message("file_unreadable", name=name, error=error.strerror)) from None
+    except (ValueError, KeyError, NotImplementedError, RuntimeError):
+        text = b""
+    calls: set[str] = set()
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    try:
+        # Files of old are several pickles in a row: a number, a version, facts about the machine, then the objects.
+        for built, called in programs(text, 1 if zipped else 4):
+            calls |= called
+            collect(built, "", tensors, metadata, set())
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+        if not tensors and not calls:
+            raise ModelUnavailable(message("file_pickle_damaged", name=name)) from None
+    return Header(tensors, metadata, size, PICKLE, path), tuple(sorted(calls))
+
+
+def zipped_program(path: Path) -> bytes:
+    """The pickle in a zip archive as PyTorch writes it. Raises KeyError if there is none."""
+    with zipfile.ZipFile(path) as archive:
+        found = next((each for each in archive.infolist() if each.filename.endswith("data.pkl")), None)
+        if found is None:
+            raise KeyError("data.pkl")
+        if found.file_size > MAX_PROGRAM:
+            raise ValueError("too long")
+        with archive.open(found) as file:
+            return file.read(MAX_PROGRAM)
+
+
+def programs(text: bytes, most: int) -> Iterator[tuple[Any, set[str]]]:
+    """The objects that each of the pickles in a row would build."""
+    content, steps = BytesIO(text), 0
+    for _ in range(most):
+        if content.tell() >= len(text):
+            return
+        program = Program()
+        for code, argument, _ in pickletools.genops(content):
+            steps += 1
+            if steps > MAX_STEPS:
+                raise ValueError("too many steps")
+            step(program, code.name, argument)
+        yield (program.stack[-1] if program.stack else None), program.calls
+
+
+def step(program: Program, code: str, argument: Any) -> None:
+    """One instruction."""
+    stack, memo = program.stack, program.memo
+    match code:
+        case "PROTO" | "FRAME" | "STOP" | "NEXT_BUFFER" | "READONLY_BUFFER":
+            pass
+        case "MARK":
+            stack.append(MARK)
+        case "EMPTY_DICT":
+            stack.append({})
+        case "EMPTY_LIST" | "EMPTY_SET":
+            stack.append([])
+        case "EMPTY_TUPLE":
+            stack.append(())
+        case "NONE":
+            stack.append(None)
+        case "NEWTRUE" | "NEWFALSE":
+            stack.append(code == "NEWTRUE")
+        case "TUPLE1" | "TUPLE2" | "TUPLE3":
+            count = int(code[-1])
+            stack[-count:] = [tuple(stack[-count:])]
+        case "TUPLE" | "FROZENSET":
+            stack.append(tuple(to_mark(stack)))
+        case "LIST":
+            stack.append(to_mark(stack))
+        case "DICT":
+            items = to_mark(stack)
+            stack.append(dict(pairs(items)))
+        case "GLOBAL":
+            look_up(program, str(argument))
+        case "STACK_GLOBAL":
+            name, module = stack.pop(), stack.pop()
+            look_up(program, f"{module} {name}")
+        case "INST":
+            to_mark(stack)
+            look_up(program, str(argument))
+        case "OBJ":
+            stack.append(Unknown(to_mark(stack)[1:]))
+        case "REDUCE" | "NEWOBJ":
+            arguments, called = stack.pop(), stack.pop()
+            stack.append(call(called, arguments))
+        case "NEWOBJ_EX":
+            del stack[-3:]
+            stack.append(Unknown())
+        case "BUILD":
+            stack.pop()
+        case "BINPERSID":
+            stack.append(stored(stack.pop()))
+        case "PERSID" | "EXT1" | "EXT2" | "EXT4":
+            stack.append(Unknown())
+        case "BINPUT" | "LONG_BINPUT" | "PUT":
+            memo[int(argument)] = stack[-1]
+        case "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        case "BINGET" | "LONG_BINGET" | "GET":
+            stack.append(memo[int(argument)])
+        case "POP":
+            stack.pop()
+        case "POP_MARK":
+            to_mark(stack)
+        case "DUP":
+            stack.append(stack[-1])
+        case "SETITEM":
+            value, key = stack.pop(), stack.pop()
+            put(stack[-1], [key, value])
+        case "SETITEMS":
+            items = to_mark(stack)
+            put(stack[-1], items)
+        case "APPEND":
+            value = stack.pop()
+            extend(stack[-1], [value])
+        case "APPENDS" | "ADDITEMS":
+            items = to_mark(stack)
+            extend(stack[-1], items)
+        case _:
+            stack.append(argument)
+
+
+def to_mark(stack: list[Any]) -> list[Any]:
+    """Takes off what lies above the last mark, and the mark."""
+    for at in range(len(stack) - 1, -1, -1):
+        if stack[at] is MARK:
+            items = stack[at + 1 :]
+            del stack[at:]
+            return items
+    raise IndexError("no mark")
+
+
+def pairs(items: list[Any]) -> Iterable[tuple[Any, Any]]:
+    return ((items[at], items[at + 1]) for at in range(0, len(items) - 1, 2) if isinstance(items[at], str | int))
+
+
+def put(target: Any, items: list[Any]) -> None:
+    if isinstance(target, Unknown):
+        target.parts = target.parts if isinstance(target.parts, dict) else {}
+        target = target.parts
+    if isinstance(target, dict):
+        target.update(pairs(items))
+
+
+def extend(target: Any, items: list[Any]) -> None:
+    if isinstance(target, list):
+        target.extend(items)
+
+
+def look_up(program: Program, name: str) -> None:
+    module, _, last = name.partition(" ")
+    storage = module in ("torch", "torch.storage") and last in TYPES
+    if not storage and name not in HARMLESS and name not in REBUILDS:
+        program.calls.add(f"{module}.{last}")
+    program.stack.append(Name(name))
+
+
+def stored(identity: Any) -> Any:
+    """Of ("storage", type, key, place, count), which stands for numbers that lie elsewhere in the file."""
+    if isinstance(identity, tuple) and len(identity) > 1 and isinstance(identity[1], Name):
+        return Storage(TYPES.get(identity[1].name.rpartition(" ")[2], "U8"))
+    return Unknown()
+
+
+def call(called: Any, arguments: Any) -> Any:
+    name = called.name if isinstance(called, Name) else ""
+    if name in REBUILDS and isinstance(arguments, tuple) and len(arguments) > 2 and isinstance(arguments[0], Storage):
+        shape = arguments[2]
+        return Tensor(arguments[0].dtype, read_shape(list(shape) if isinstance(shape, tuple) else []))
+    if name == "torch._utils _rebuild_parameter" and isinstance(arguments, tuple) and arguments:
+        return arguments[0]
+    if name == "collections OrderedDict":
+        return {}
+    return Unknown(arguments if isinstance(arguments, tuple) else None)
+
+
+def collect(
+    built: Any, prefix: str, tensors: dict[str, Tensor], metadata: dict[str, str], seen: set[int], depth: int = 0
+) -> None:
+    """Tensors by their names, those of nested dictionaries with dots between. ``state_dict`` and the like leave no
+    trace, as no program keeps them. An object that is there more than once counts once."""
+    if isinstance(built, Unknown):
+        built = built.parts
+    if not isinstance(built, dict) or depth > MAX_DEPTH or id(built) in seen:
+        return
+    seen.add(id(built))
+    for key, value in built.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        elif isinstance(value, dict | Unknown):
+            outer = depth == 0 and key in OUTER
+            collect(value, prefix if outer else f"{name}.", tensors, metadata, seen, depth + 1)
+        elif isinstance(value, str | int | float) and depth == 0:
+            metadata[name] = str(value)[:1000]

@@ -1,0 +1,75 @@
+"""The record of a file of weights: its kind, family and variant, how its weights come, and which parts of a model
+it holds.
+
+``identify`` makes it from a header; ``verdicts`` tells by it whether the file can be used, and the engine acts on it.
+"""
+
+from dataclasses import dataclass, field
+
+from diffusion_local import families
+from diffusion_local.models.loras import LoraFile
+from diffusion_local.models.unets import Unet
+
+#: Kinds of files beside those of ``parts``.
+CHECKPOINT, DENOISER, LORA, EMBEDDING, UPSCALER, ATTACHMENT, STRANGER, UNKNOWN = (
+    "checkpoint", "denoiser", "lora", "embedding", "upscaler", "attachment", "stranger", "unknown",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A part that a file holds: its id in ``parts``, or ``denoiser``; the prefix of its tensors; how its weights
+    come."""
+
+    id: str
+    prefix: str
+    precision: str
+    quantisation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """``architecture`` is that of ``families``; ``naming`` the code whose tensor names the denoiser uses; ``held`` and
+    ``missing`` are the parts of a model that the file has and lacks. ``precision`` and ``quantisation`` are those
+    of the
+    main part. ``id`` is that of a part, an attachment, or a stranger's title; ``base`` what an attachment fits.
+
+    ``prediction`` is "epsilon", "v_prediction" or "edm", empty where the family's own holds; ``zero_snr`` says that its
+    noise ends at a signal of zero. ``old_names`` says that the text encoder has names of older programs.
+    """
+
+    kind: str
+    container: str = "safetensors"
+    architecture: str = ""
+    id: str = ""
+    title: str = ""
+    base: str = ""
+    naming: str = ""
+    precision: str = ""
+    quantisation: str = ""
+    held: tuple[Held, ...] = ()
+    missing: tuple[str, ...] = ()
+    unet: Unet | None = None
+    prediction: str = ""
+    zero_snr: bool = False
+    old_names: bool = False
+    lora: LoraFile | None = field(default=None, compare=False)
+    calls: tuple[str, ...] = ()
+
+    @property
+    def family(self) -> str:
+        return families.of_architecture(self.architecture).id if self.architecture else ""
+
+    @property
+    def denoiser(self) -> Held | None:
+        return next((each for each in self.held if each.id == DENOISER), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A file that was read: what it is, what its maker wrote, its size, and that of its weights in fp16."""
+
+    probe: Probe
+    metadata: dict[str, str]
+    size_bytes: int
+    memory_bytes: int

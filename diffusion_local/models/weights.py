@@ -1,0 +1,159 @@
+"""How the weights of a file come: under which prefix, in which precision, quantised how."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from diffusion_local.models.headers import Header, Tensor
+
+#: What programs put before the names of a denoiser's tensors; the longest first.
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "base_model.model.", "transformer.", "denoiser.", "module.",
+    "model.", "unet.", "net.", "")  # fmt: skip
+#: The part of a file that does not count: a second, averaged copy of the weights.
+TWINS = ("model_ema.",)
+
+PRECISIONS = {
+    "F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8_e4m3", "F8_E5M2": "fp8_e5m2",
+    "I8": "int8", "U8": "uint8", "F4": "fp4",
+}  # fmt: skip
+#: Schemes of quantisation.
+PLAIN_FP8, SCALED_FP8, COMFY, NVFP4, MXFP8 = "fp8", "fp8_scaled", "comfy_quant", "nvfp4", "mxfp8"
+NF4, FP4, INT8, TORCHAO, QUANTO, SVDQUANT, SDNQ, GPTQ, GGUF = (
+    "bnb_nf4", "bnb_fp4", "bnb_int8", "torchao", "quanto", "svdquant", "sdnq", "gptq", "gguf",
+)  # fmt: skip
+TITLES = {
+    PLAIN_FP8: "fp8", SCALED_FP8: "scaled fp8", COMFY: "comfy_quant", NVFP4: "NVFP4", MXFP8: "MXFP8",
+    NF4: "bitsandbytes nf4", FP4: "bitsandbytes fp4", INT8: "int8", TORCHAO: "torchao", QUANTO: "quanto",
+    SVDQUANT: "SVDQuant (nunchaku)", SDNQ: "SDNQ", GPTQ: "GPTQ", GGUF: "GGUF",
+}  # fmt: skip
+#: Ends of tensor names that only one scheme has, one or two words long, in the order in which they decide.
+MARKS: tuple[tuple[str, frozenset[str]], ...] = (
+    (SVDQUANT, frozenset(("wscales", "smooth_factor", "proj_down"))),
+    (NF4, frozenset(("quant_state.bitsandbytes__nf4",))),
+    (FP4, frozenset(("quant_state.bitsandbytes__fp4",))),
+    (INT8, frozenset(("SCB",))),
+    (COMFY, frozenset(("comfy_quant",))),
+    (NVFP4, frozenset(("weight_scale_2",))),
+    (QUANTO, frozenset(("weight._data", "weight._scale"))),
+    (TORCHAO, frozenset(("weight_qdata", "weight:_data", "weight.qdata"))),
+    (SDNQ, frozenset(("svd_up", "zero_point"))),
+    (SCALED_FP8, frozenset(("scale_weight", "weight_scale", "scale_input", "scaled_fp8"))),
+    (GPTQ, frozenset(("qzeros", "g_idx"))),
+)
+#: Tensors that tell how others are quantised; they are no weights of their own.
+AIDS = re.compile(
+    r"\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*|SCB|comfy_quant|scale_weight|scale_input"
+    r"|weight_scale(_2)?|input_scale|wscales|smooth(_orig|_factor(_orig)?)?)$"
+)
+
+
+@dataclass(frozen=True)
+class View:
+    """The tensors of a file whose names begin with ``prefix``, without it."""
+
+    header: Header
+    prefix: str = ""
+
+    @cached_property
+    def tensors(self) -> Mapping[str, Tensor]:
+        if not self.prefix:
+            return self.header.tensors
+        start = len(self.prefix)
+        return {name[start:]: tensor for name, tensor in self.header.tensors.items() if name.startswith(self.prefix)}
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Names of the tensors and of all modules that they are in."""
+        found: set[str] = set()
+        for name in self.tensors:
+            while name and name not in found:
+                found.add(name)
+                name = name.rpartition(".")[0]
+        return frozenset(found)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Of a tensor as it is once dequantised, as far as that can be told."""
+        found = self.tensors.get(name)
+        if found is None:
+            stem = name.removesuffix(".weight")
+            found = self.tensors.get(f"{stem}.qweight") or self.tensors.get(f"{stem}.weight._data")
+            return found.shape if found else None
+        if found.dtype == "U8" and f"{name}.absmax" in self.tensors:  # two numbers a byte, in one row
+            bias = self.tensors.get(name.removesuffix("weight") + "bias")
+            if bias is not None and bias.count and found.count * 2 % bias.count == 0:
+                return (bias.count, found.count * 2 // bias.count)
+        return found.shape
+
+    def has(self, *names: str) -> bool:
+        return all(name in self.names for name in names)
+
+
+def views(header: Header, prefixes: Iterable[str] = PREFIXES) -> list[View]:
+    """One for each prefix that tensors of a file have, and for none."""
+    first = {name[: name.find(".") + 1] for name in header.tensors}
+    return [View(header, each) for each in prefixes if not each or each[: each.find(".") + 1] in first]
+
+
+def quantisation_of(header: Header, tensors: Mapping[str, Tensor] | None = None) -> str:
+    """The scheme in which (some of) the weights are quantised, empty for plain floating-point numbers."""
+    tensors = header.tensors if tensors is None else tensors
+    if header.container == GGUF:
+        return GGUF
+    stated = header.metadata.get("_quantization_metadata", "")
+    ends: set[str] = set()
+    for name in tensors:
+        words = name.rsplit(".", 2)
+        ends.add(words[-1])
+        ends.add(".".join(words[-2:]))
+    for scheme, marks in MARKS:
+        if not marks.isdisjoint(ends):
+            return scheme_of(scheme, tensors)
+    if stated:
+        return COMFY
+    if '"sdnq"' in header.metadata.get("quantization_config", ""):
+        return SDNQ
+    kinds = Counter(tensor.dtype for tensor in tensors.values() if len(tensor.shape) > 1)
+    return PLAIN_FP8 if any(kind.startswith("F8_") for kind in kinds) else ""
+
+
+def scheme_of(scheme: str, tensors: Mapping[str, Tensor]) -> str:
+    """Scales beside integers are no fp8."""
+    if scheme != SCALED_FP8:
+        return scheme
+    kinds = {tensor.dtype for name, tensor in tensors.items() if len(tensor.shape) > 1 and not AIDS.search(name)}
+    if any(kind.startswith("F8_") for kind in kinds):
+        return SCALED_FP8
+    return "int8" if "I8" in kinds else SCALED_FP8
+
+
+def precision_of(tensors: Mapping[str, Tensor], quantisation: str = "") -> str:
+    """The type of most weights, as people write it: fp16, fp8_e4m3, Q8_0, nf4."""
+    if quantisation in (NF4, FP4):
+        return quantisation.removeprefix("bnb_")
+    if quantisation == SVDQUANT:
+        return "int4" if any(tensor.dtype == "I8" for tensor in tensors.values()) else "fp4"
+    if quantisation == NVFP4:
+        return "nvfp4"
+    counts: Counter[str] = Counter()
+    for name, tensor in tensors.items():
+        if len(tensor.shape) > 1 and not AIDS.search(name):
+            counts[tensor.dtype] += tensor.count
+    if not counts:
+        counts = Counter(tensor.dtype for tensor in tensors.values())
+    if not counts:
+        return ""
+    most = counts.most_common(1)[0][0]
+    return PRECISIONS.get(most, most)
+
+
+def comfy_format(header: Header) -> str:
+    """The format that a file of ``comfy_quant`` states for its layers, such as float8_e4m3fn; empty if it is in the
+    tensors."""
+    try:
+        layers = json.loads(header.metadata.get("_quantization_metadata", "{}")).get("layers", {})
+        return next((str(each.get("format", "")) for each in layers.values()), "")
+    except (ValueError, AttributeError, RecursionError):
+        return ""

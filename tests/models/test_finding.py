@@ -1,0 +1,327 @@
+"""Models are found where people keep them: at any depth, through links, in the trees of other programs."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from diffusion_local.catalog import Catalog
+from diffusion_local.compose import House, open_house
+from diffusion_local.errors import InvalidParams
+from diffusion_local.library import Library
+from diffusion_local.models.ids import Ids
+from diffusion_local.models.trees import places
+from diffusion_local.models.walk import walk
+from diffusion_local.settings import Settings, assets
+from tests.models import files
+from tests.models.files import write_header
+
+
+@pytest.fixture
+def catalog(house: House) -> Catalog:
+    return house.catalog
+
+
+@pytest.fixture
+def library(house: House) -> Library:
+    return house.studio.library
+
+
+def names(folder: Path) -> list[str]:
+    return [seen.path.relative_to(folder).as_posix() for seen in walk(folder)]
+
+
+def test_a_walk_finds_files_at_any_depth_in_order(tmp_path: Path) -> None:
+    for name in ("b.safetensors", "a/deep/er/and/deeper/x.sft", "a/y.GGUF", "z.PTH", "notes.txt",
+        ".hidden/h.safetensors",
+                 "venv/lib/v.safetensors", "part.safetensors.part"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert names(tmp_path) == ["a/deep/er/and/deeper/x.sft", "a/y.GGUF", "b.safetensors", "z.PTH"]
+
+
+def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    write_header(elsewhere / "one.safetensors", files.LORA)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "linked").symlink_to(elsewhere)
+    (home / "again").symlink_to(elsewhere)
+    (elsewhere / "up").symlink_to(home)
+    (home / "self").symlink_to(home)
+    (home / "dangling").symlink_to(tmp_path / "nothing")
+    assert names(home) == ["again/one.safetensors"]  # each folder once
+
+
+def test_the_walk_takes_a_diffusers_folder_whole_and_later_shards_not_at_all(tmp_path: Path) -> None:
+    shutil.copytree(assets() / "starter", tmp_path / "tree/starter")
+    write_header(tmp_path / "part/model.safetensors", files.VAE)
+    (tmp_path / "part/config.json").write_text("{}")
+    for number in (1, 2, 3):
+        write_header(tmp_path / f"sharded/flux-{number:05}-of-00003.safetensors", files.FLUX)
+    assert names(tmp_path) == ["part", "sharded/flux-00001-of-00003.safetensors", "tree/starter"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model-v2-anime.safetensors", "deep/d2/d3/d4/d5/x.safetensors"])
+def test_a_checkpoint_is_found_whatever_it_is_called(catalog: Catalog, settings: Settings, name: str) -> None:
+    write_header(settings.models / name, files.SD1)
+    assert [model.ready for model in catalog.all()] == [True, True]
+
+
+@pytest.mark.parametrize("suffix", [".SAFETENSORS", ".sft", ".Safetensors"])
+def test_suffixes_in_any_spelling_are_listed_and_ready(catalog: Catalog, settings: Settings, suffix: str) -> None:
+    for folder, shapes in ((settings.models, files.SD1), (settings.loras, files.LORA), (settings.vae, files.VAE)):
+        write_header(folder / f"Caps{suffix}", shapes)
+    found = [catalog.get("Caps"), *catalog.loras(), *catalog.vaes()]
+    assert [each.ready for each in found] == [True, True, True]
+
+
+def test_an_id_keeps_meaning_the_same_file(settings: Settings, house: House) -> None:
+    second = write_header(settings.models / "z/same.safetensors", files.SDXL)
+    assert house.catalog.get("same").path == second
+    first = write_header(settings.models / "a/same.safetensors", files.SD1)
+    for catalog in (house.catalog, open_house(settings).catalog):
+        ids = {model.id: model.path for model in catalog.all()[1:]}
+        assert ids == {"same": second, "a--same": first}
+    second.unlink()
+    second.parent.rmdir()
+    assert [model.id for model in open_house(settings).catalog.all()[1:]] == ["a--same"]
+    third = write_header(settings.models / "b/same.safetensors", files.SD2)
+    assert {model.id: model.path for model in house.catalog.all()[1:]} == {"a--same": first, "b--same": third}
+
+
+def test_a_file_that_was_moved_keeps_its_id(settings: Settings, house: House) -> None:
+    write_header(settings.models / "other/same.safetensors", files.SDXL)
+    old = write_header(settings.models / "same.safetensors", files.SD1)
+    before = {model.id: model.family for model in house.catalog.all()[1:]}
+    (settings.models / "sorted").mkdir()
+    old.rename(settings.models / "sorted/same.safetensors")
+    assert {model.id: model.family for model in house.catalog.all()[1:]} == before
+
+
+def test_ids_of_a_home_that_cannot_be_written_to_hold_in_memory(tmp_path: Path) -> None:
+    path = write_header(tmp_path / "x.safetensors", files.SD1)
+    ids = Ids(tmp_path / "nowhere/ids.json")
+    assert ids.of([path], {path: "x"}) == {path: "x"}
+    assert ids.of([path], {path: "x"}) == {path: "x"}
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"x": 3}', '{"x": {"path": 4}}', "{", "\udce9"])
+def test_a_damaged_list_of_ids_is_begun_anew(tmp_path: Path, content: str) -> None:
+    (tmp_path / "ids.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    path = write_header(tmp_path / "x.safetensors", files.SD1)
+    assert Ids(tmp_path / "ids.json").of([path], {path: "x"}) == {path: "x"}
+
+
+# -- trees of other programs -------------------------------------------------------------------------------------------
+
+
+def everything(root: Path, folders: dict[str, str]) -> None:
+    """One file of each kind in the folders of a program."""
+    kinds = {
+        "checkpoint": files.SD1, "lora": files.LORA, "vae": files.VAE, "upscaler": files.UPSCALER,
+        "embedding": files.EMBEDDING, "denoiser": files.FLUX, "text_encoder": files.TEXT_ENCODER,
+        "controlnet": {"control_model.input_blocks.0.0.weight": (320, 4, 3, 3)},
+    }  # fmt: skip
+    for kind, folder in folders.items():
+        write_header(root / folder / f"{kind}-{root.name}.safetensors", kinds[kind])
+
+
+COMFY = {
+    "checkpoint": "models/checkpoints/sub/sub", "lora": "models/loras", "vae": "models/vae", "upscaler":
+    "models/upscale_models",
+    "embedding": "models/embeddings", "denoiser": "models/diffusion_models", "text_encoder": "models/text_encoders",
+    "controlnet": "models/controlnet",
+}  # fmt: skip
+A1111 = {
+    "checkpoint": "models/Stable-diffusion", "lora": "models/Lora", "vae": "models/VAE", "upscaler": "models/ESRGAN",
+    "embedding": "embeddings", "denoiser": "models/Stable-diffusion", "text_encoder": "models/text_encoder",
+    "controlnet": "models/ControlNet",
+}  # fmt: skip
+INVOKE = dict.fromkeys(COMFY, "models/0f3b-uuid") | {"lora": "models/sd-1/lora", "checkpoint": "models/sd-1/main"}
+SWARM = {kind: folder.replace("models/", "Models/") for kind, folder in COMFY.items()}
+FLAT = {kind: f"publisher/{kind}-repo" for kind in COMFY}
+
+
+@pytest.mark.parametrize(
+    ("folders", "marks"),
+    [
+        (COMFY, ("comfy/", "custom_nodes/", "main.py")),
+        (A1111, ("webui.py", "modules/", "extensions-builtin/")),
+        (INVOKE, ("invokeai.yaml", "databases/")),
+        (SWARM, ("SwarmUI.sln", "dlbackend/", "src/")),
+        (FLAT, ()),
+    ],
+    ids=["comfyui", "a1111", "invokeai", "swarmui", "publisher folders"],
+)
+def test_a_programs_root_is_used_in_place(
+    library: Library, house: House, tmp_path: Path, folders: dict[str, str], marks: tuple[str, ...]
+) -> None:
+    root = tmp_path / "program"
+    everything(root, folders)
+    write_header(root / "outputs/some/weights.safetensors", files.SD1)
+    write_header(root / "venv/lib/weights.safetensors", files.SD1)
+    for mark in marks:
+        (root / mark).mkdir(parents=True, exist_ok=True) if mark.endswith("/") else (root / mark).touch()
+    assert [model.id for model in library.add(str(root))] == ["checkpoint-program"]
+    assert {model.id for model in library.models()} == {"starter", "checkpoint-program", "denoiser-program"}
+    adapters = {folder: [each.name for each in found] for folder, found in library.adapters().items()}
+    assert adapters == {
+        "loras": ["lora-program"], "vae": ["vae-program"], "upscalers": ["upscaler-program"],
+        "embeddings": ["embedding-program"], "text_encoders": ["text_encoder-program"],
+    }  # fmt: skip
+    params = house.catalog.complete("x <lora:lora-program:0.5>", {"seed": 1, "model": "checkpoint-program"})
+    assert [(each.name, each.weight) for each in params.loras] == [("lora-program", 0.5)]
+    write_header(root / folders["lora"] / "new.safetensors", files.LORA)  # it is looked into again
+    assert "new" in [each.name for each in library.adapters()["loras"]]
+
+
+def test_the_engine_finds_what_lies_elsewhere(library: Library, house: House, tmp_path: Path) -> None:
+    from diffusion_local.engine.materials import Materials
+
+    everything(tmp_path / "ComfyUI", COMFY)
+    (tmp_path / "ComfyUI/comfy").mkdir()
+    library.add(str(tmp_path / "ComfyUI"))
+    materials = Materials(house.settings, house.files.open_source)
+    assert materials.lora("lora-ComfyUI").parent.name == "loras"
+    assert materials.embeddings()["embedding-ComfyUI"].is_file()
+
+
+def test_the_portable_package_holds_the_program(tmp_path: Path) -> None:
+    everything(tmp_path / "ComfyUI_windows_portable/ComfyUI", COMFY)
+    (tmp_path / "ComfyUI_windows_portable/ComfyUI/comfy").mkdir()
+    found = [place.seen.path.name for place in places(tmp_path / "ComfyUI_windows_portable")]
+    assert len(found) == len(COMFY)
+
+
+def cached_model(hub: Path, repo: str, commits: tuple[str, ...], main: str = "") -> Path:
+    """A repository as the hub's cache has it: content in blobs, and links in snapshots."""
+    folder = hub / f"models--{repo.replace('/', '--')}"
+    for commit in commits:
+        snapshot = folder / "snapshots" / commit
+        for path in (assets() / "starter").rglob("*"):
+            if path.is_file():
+                blob = folder / "blobs" / f"{path.parent.name}-{path.name}"
+                blob.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, blob)
+                link = snapshot / path.relative_to(assets() / "starter")
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(os.path.relpath(blob, link.parent))
+    if main:
+        (folder / "refs").mkdir()
+        (folder / "refs/main").write_text(main)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "start", ["", "hub", "hub/models--someone--tiny", "hub/models--someone--tiny/snapshots/" + "a" * 40]
+)
+def test_the_hubs_cache_is_known_from_any_folder_of_it(library: Library, tmp_path: Path, start: str) -> None:
+    cached_model(tmp_path / "hub", "someone/tiny", ("a" * 40,))
+    [model] = library.add(str(tmp_path / start))
+    assert model.ready
+    assert model.id == ("a" * 40 if "snapshots" in start else "tiny")
+
+
+def test_of_several_snapshots_the_one_that_main_names_counts(tmp_path: Path) -> None:
+    folder = cached_model(tmp_path, "someone/tiny", ("a" * 40, "b" * 40), main="a" * 40)
+    assert [place.seen.path for place in places(tmp_path)] == [folder / "snapshots" / ("a" * 40)]
+    (folder / "refs/main").write_text("../../../etc")
+    assert [place.seen.path.parent for place in places(tmp_path)] == [folder / "snapshots"]
+
+
+def test_a_language_model_in_the_cache_makes_no_line(library: Library, tmp_path: Path) -> None:
+    cached_model(tmp_path / "hub", "someone/tiny", ("a" * 40,))
+    other = tmp_path / "hub/models--someone--llm/snapshots/abc"
+    write_header(other / "model.safetensors", {"x.weight": (4, 4)})
+    (other / "config.json").write_text("{}")
+    library.add(str(tmp_path / "hub"))
+    assert [model.id for model in library.models()] == ["starter", "tiny"]
+
+
+def test_a_list_of_further_folders_is_read(library: Library, tmp_path: Path) -> None:
+    everything(tmp_path / "data", COMFY)
+    everything(tmp_path / "webui", A1111)
+    text = f"""
+comfyui:
+    base_path: {tmp_path}/data
+    is_default: true
+    checkpoints: models/checkpoints/
+    loras: |
+        models/loras
+        models/nothing
+a111:
+    base_path: webui
+    vae: models/VAE
+other: nonsense
+"""
+    path = tmp_path / "extra_model_paths.yaml"
+    path.write_text(text)
+    assert [model.id for model in library.add(str(path))] == ["checkpoint-data"]
+    adapters = library.adapters()
+    assert [each.name for each in adapters["loras"]] == ["lora-data"]
+    assert [each.name for each in adapters["vae"]] == ["vae-webui"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3", "[1, 2]", "a: {b: [", "!!python/object/apply:os.system ['true']", "a: " * 9000]
+)
+def test_a_strange_list_names_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "extra_model_paths.yaml").write_text(text)
+    assert list(places(tmp_path / "extra_model_paths.yaml")) == []
+
+
+def test_a_folder_whose_disk_is_away_says_so(library: Library, tmp_path: Path) -> None:
+    write_header(tmp_path / "disk/one.safetensors", files.SD1)
+    library.add(str(tmp_path / "disk"))
+    (tmp_path / "disk").rename(tmp_path / "away")
+    problems = [model.problem for model in library.models()[1:]]
+    assert problems == ["The folder disk is not there: perhaps its disk or share is away."]
+    (tmp_path / "away").rename(tmp_path / "disk")
+    assert [model.id for model in library.models() if model.ready] == ["starter", "one"]
+
+
+# -- LoRAs by their names ----------------------------------------------------------------------------------------------
+
+
+def test_a_lora_in_a_folder_is_found_by_its_bare_name(catalog: Catalog, settings: Settings) -> None:
+    write_header(settings.models / "mine.safetensors", files.SD1)
+    write_header(settings.loras / "style/ink/pen.safetensors", files.LORA)
+    for prompt, given in (("x <lora:pen:0.8>", {}), ("x", {"loras": ["pen"]}), ("x <lora:style/ink/pen:0.8>", {})):
+        params = catalog.complete(prompt, {"seed": 1, "model": "mine"} | given)
+        assert [each.name for each in params.loras] == ["style/ink/pen"]
+    write_header(settings.loras / "other/pen.safetensors", files.LORA)
+    with pytest.raises(InvalidParams, match="names more than one file: 'pen'") as problem:
+        catalog.complete("x <lora:pen:0.8>", {"seed": 1, "model": "mine"})
+    assert "other/pen, style/ink/pen" in problem.value.message
+    write_header(settings.loras / "pen.safetensors", files.LORA)  # a whole name goes before
+    assert catalog.complete("x <lora:pen:0.8>", {"seed": 1, "model": "mine"}).loras[0].name == "pen"
+
+
+def test_what_is_made_for_another_base_is_refused_before_the_job_waits(catalog: Catalog, settings: Settings) -> None:
+    write_header(settings.models / "mine.safetensors", files.SDXL)
+    write_header(settings.vae / "sd15-mse.safetensors", files.VAE)
+    write_header(settings.embeddings / "zwirbel.safetensors", files.EMBEDDING)
+    given = {"seed": 1, "model": "mine"}
+    with pytest.raises(InvalidParams, match="vae: cannot be 'sd15-mse': it is made for SD 1, not SDXL"):
+        catalog.complete("x", given | {"vae": "sd15-mse"})
+    with pytest.raises(InvalidParams, match=r"negative: calls up the textual inversion 'zwirbel'.*SD 1, not SDXL"):
+        catalog.complete("x", given | {"negative": "a Zwirbel"})
+    assert catalog.complete("zwirbeln", given).prompt == "zwirbeln"
+    write_header(settings.vae / "some.safetensors", files.VAE)  # tells nothing: taken
+    assert catalog.complete("x", given | {"vae": "some"}).vae == "some"
+
+
+def test_a_scan_imports_nothing_heavy(house: House, tmp_path: Path) -> None:
+    from tests.support import run_python
+
+    write_header(house.settings.models / "mine.safetensors", files.SD1)
+    told = run_python(
+        "import sys; from pathlib import Path; from diffusion_local.models.shelf import Shelf;"
+        f"from diffusion_local.models.places import Places; s = Shelf(Places(Path({str(house.settings.models)!r})));"
+        "assert len(s.entries()) == 1; print([n for n in ('torch', 'numpy', 'diffusers') if n in sys.modules])"
+    )
+    assert told.strip() == "[]"
+    assert json.loads(told.strip()) == []
