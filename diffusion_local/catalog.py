@@ -7,7 +7,7 @@ in one file; ``models`` finds them and tells what they are.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from diffusion_local import families
@@ -138,13 +138,29 @@ class Catalog:
         """
         given = validate.known(settings)
         model = self._named(given.get("model", ""))
-        sampling = families.get(model.family).sampling
-        params = validate.complete(model.id, model.defaults, model.limits, prompt, given, self.size_of, sampling)
-        if "{" not in prompt:  # what a list draws by lot is known later
-            params = with_tags(params)
-        params = self._named_loras(params)
+        params = self._filled(model, model.defaults, prompt, given)
+        if advice := self._advice(params, model):
+            params = self._filled(model, advice, prompt, given)
         self._check_files(params, model)
         return params
+
+    def _filled(self, model: Model, defaults: Defaults, prompt: str, given: Mapping[str, Any]) -> Params:
+        sampling = families.get(model.family).sampling
+        params = validate.complete(model.id, defaults, model.limits, prompt, given, self.size_of, sampling)
+        if "{" not in prompt:  # what a list draws by lot is known later
+            params = with_tags(params)
+        return self._named_loras(params)
+
+    def _advice(self, params: Params, model: Model) -> Defaults | None:
+        """The model's defaults with the steps, guidance and sampler that a distilled LoRA was made for."""
+        found = {each.name: each for each in self.loras()} if params.loras else {}
+        for lora in params.loras:
+            known = found.get(lora.name)
+            wanted = known and distilled.of_lora(model.family, PurePosixPath(lora.name).name, known.title)
+            if wanted:
+                steps, guidance, sampler = wanted
+                return replace(model.defaults, steps=steps, guidance=guidance, sampler=sampler)
+        return None
 
     def _named_loras(self, params: Params) -> Params:
         """With the whole name of each LoRA that is named by its file alone."""

@@ -70,7 +70,7 @@ class Library:
         return self._catalog.get(model_id)
 
     def adapters(self) -> dict[str, list[Adapter]]:
-        """By the names of their folders: loras, vae, upscalers, embeddings."""
+        """By the names of their folders: loras, vae, upscalers, embeddings, text_encoders."""
         return {folder: self._catalog.shelf.adapters(kind) for kind, folder in PLACES.items()}
 
     def samples(self) -> dict[str, Image]:
@@ -151,7 +151,7 @@ class Library:
     def download(self, repo: str, file: str = "", into: str = "models", revision: str = "main") -> Download:
         """Put a download into line: a diffusers model, or with ``file`` one .safetensors file of a repository.
 
-        ``into`` is models, loras, vae, upscalers or embeddings. Asking twice is one download.
+        ``into`` is models, loras, vae, upscalers, embeddings or text_encoders. Asking twice is one download.
         """
         for field, text in (("repo", repo), ("file", file), ("into", into), ("revision", revision)):
             check_prompt(field, text, required=field == "repo")

@@ -61,6 +61,7 @@ def info(studio: AnyStudio, model_id: str, as_json: AsJson = False) -> None:
     lines = [
         line(model),
         f"  {model.family} ({model.architecture}), {', '.join(model.kinds)}",
+        *([f"  precision of the file: {model.precision}"] if model.precision else []),
         *([f"  {path}"] if path else []),
         f"  {size_words(model.size_bytes)} on the disk, {size_words(model.memory_bytes)} in memory in half precision",
         f"  licence: {model.licence}",
@@ -105,7 +106,7 @@ def download(
     studio: AnyStudio,
     repo: str,
     file: Annotated[str, typer.Option(help="Only this .safetensors file of the repository.")] = "",
-    into: Annotated[str, typer.Option(help="models, loras, vae, upscalers or embeddings.")] = "models",
+    into: Annotated[str, typer.Option(help="models, loras, vae, upscalers, embeddings or text_encoders.")] = "models",
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
     as_json: AsJson = False,
 ) -> None:

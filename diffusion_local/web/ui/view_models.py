@@ -78,6 +78,8 @@ def card(model: Model, sample: Image | None, fits: Sequence[Fit], plans: Sequenc
 def facts(model: Model, fits: Sequence[Fit], plans: Sequence[Plan]) -> str:
     licence = model.licence if model.licence != "unknown" else say("models.licence_unknown")
     rows = [("licence", text(licence)), ("disk", size_words(model.size_bytes))]
+    if model.precision:
+        rows.append(("precision", text(model.precision)))
     if model.memory_bytes and not plans:  # which say more: the weights are a part of it
         rows.append(("memory", say("models.memory_about", size=size_words(model.memory_bytes))))
     if model.ready:

@@ -1,0 +1,60 @@
+"""How long a look at all models takes: the first one, and one at files that did not change.
+
+    python scripts/bench_scan.py
+
+The files are those of ``tests/models/headers.jsonl.xz``: true headers over holes. The record goes to
+``scripts/results/scan.json``. Processor time is what counts where other programs run beside it.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from diffusion_local.models.places import Places  # noqa: E402
+from diffusion_local.models.shelf import Shelf  # noqa: E402
+from diffusion_local.models.verdicts import LORA, VAE  # noqa: E402
+from tests.models.headers import published, write_published  # noqa: E402
+
+RUNS = 5
+
+
+def look(shelf: Shelf) -> tuple[float, float, int]:
+    """Wall and processor seconds, and the number of entries."""
+    wall, own = time.perf_counter(), time.process_time()
+    count = len(shelf.entries()) + len(shelf.adapters(LORA)) + len(shelf.adapters(VAE))
+    return time.perf_counter() - wall, time.process_time() - own, count
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        for file in published():
+            write_published(home, file)
+        places = Places(models=home / "models", loras=home / "loras", vae=home / "parts")
+        first, again = [], []
+        for _ in range(RUNS):
+            shelf = Shelf(places)
+            first.append(look(shelf))
+            again.append(look(shelf))
+    record = {
+        "files": len(published()),
+        "entries": first[0][2],
+        "runs": RUNS,
+        "first_seconds": round(statistics.median(each[0] for each in first), 3),
+        "first_cpu_seconds": round(statistics.median(each[1] for each in first), 3),
+        "again_seconds": round(statistics.median(each[0] for each in again), 4),
+        "again_cpu_seconds": round(statistics.median(each[1] for each in again), 4),
+        "heavy_imports": sorted({"torch", "diffusers", "transformers", "numpy"} & set(sys.modules)),
+    }
+    (ROOT / "scripts/results/scan.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()
