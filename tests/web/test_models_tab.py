@@ -63,8 +63,9 @@ def test_a_card_says_what_it_is_or_why_it_cannot_be_used(house: House) -> None:
     assert "SDXL" in fine
     assert 'data-do="use_model"' in fine
     assert "decided at the first picture" in fine
-    assert "Not supported" in flux
-    assert "FLUX.1 as a diffusers folder" in flux
+    assert "Not yet" in flux
+    assert "FLUX.1 schnell as a diffusers folder" in flux
+    assert "<dt>Precision</dt><dd>fp16</dd>" in fine
     assert 'data-do="use_model"' not in flux
 
 
@@ -139,11 +140,11 @@ def test_the_tab_is_drawn_anew_for_bytes_and_for_files(house: House) -> None:
 
 
 def test_use_this_fills_the_form_with_the_models_defaults(house: House) -> None:
-    write_header(house.settings.models / "some_turbo.safetensors", files.SDXL)
-    outputs = act(house.studio, "use_model", "some_turbo")
+    write_header(house.settings.models / "some_sdxl_turbo.safetensors", files.SDXL)
+    outputs = act(house.studio, "use_model", "some_sdxl_turbo")
     values = dict(zip(form.NAMES, outputs[-len(form.NAMES) :], strict=True))
     assert (values["width"], values["steps"], values["sampler"]) == (512, 4, "Euler a")
-    assert values["model"].value == "some_turbo"
+    assert values["model"].value == "some_sdxl_turbo"
     assert not isinstance(values["prompt"], str)
 
 
@@ -197,8 +198,8 @@ def test_a_bad_wish_is_told_and_stays_in_the_line(studio: Studio, wish: Any) -> 
 
 
 def test_it_speaks_chinese_also_about_what_is_wrong(house: House) -> None:
-    (house.settings.models / "old.ckpt").write_bytes(b"PK")
+    (house.settings.models / "old.ckpt").write_bytes(b"<html>")
     with speaking("zh"):
         html = drawn(house.studio)
-    assert "pickle 文件可以运行代码" in html
+    assert "是网页，不是模型" in html
     assert "来自 Hub" in html
