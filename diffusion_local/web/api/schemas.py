@@ -72,7 +72,7 @@ QUEUE = typed(
     ended=several(JOB),
 )
 PLAN = typed("MemoryPlan", Plan, fits=bool)
-MODEL = typed("Model", Model, "folder", "file", "scheduler", ready=bool, memory_plan=several(PLAN))
+MODEL = typed("Model", Model, "folder", "file", "scheduler", "probe", ready=bool, memory_plan=several(PLAN))
 SCHEMAS: dict[Any, Any] = {
     Job: JOB,
     Image: IMAGE,
