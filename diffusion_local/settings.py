@@ -27,6 +27,7 @@ ORIGINS = PREFIX + "ORIGINS"  # from a parent process to its child
 ENGINES = ("diffusers", "fake")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 ON_STOP = ("give_back", "finish")
+SPEEDS = ("exact", "fast")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 FORMATS = ("png", "webp", "jpeg")
 AUTH = ("accounts", "none")
@@ -77,6 +78,9 @@ class Settings(Folders):
         "auto", "whether models run by CUDA graphs on an NVIDIA GPU: faster, and some more memory", ("auto", "off")
     )
     precision: str = setting("auto", "numbers that models run in; auto chooses by device and model", PRECISIONS)
+    speed: str = setting(
+        "fast", "exact: bit for bit as diffusers computes; fast: fused GPU kernels, which round differently", SPEEDS
+    )
     max_count: int = setting(100, "most pictures in one submit")
     max_queued: int = setting(100_000, "most jobs waiting at once")
     model_streak: int = setting(16, "pictures for which a loaded model may go before others whose turn it is")

@@ -59,6 +59,7 @@ HOMES = {
     "peft": ("engine/",),
     "spandrel": ("engine/",),
     "torchvision": ("engine/",),
+    "triton": ("engine/fused/kernels.py",),
     "numpy": ("engine/",),
     "psutil": ("engine/", "health.py"),
     "sqlite_utils": ("store/",),

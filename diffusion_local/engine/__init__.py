@@ -1,7 +1,8 @@
 """The seam between the worker and whatever draws the picture. This file imports neither torch nor diffusers."""
 
+import threading
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from PIL import Image as PIL
@@ -15,12 +16,40 @@ from diffusion_local.engine.memory import Choice
 OnStep = Callable[[int, "Callable[[], PIL.Image] | None"], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A finished picture (RGB) and the facts of its making that belong in its recipe (device, dtype, versions)."""
+#: Gives a picture (RGB) and further facts once the device has made it. Raises EngineError.
+Finish = Callable[[], tuple[PIL.Image, dict[str, Any]]]
 
-    image: PIL.Image
-    facts: dict[str, Any] = field(default_factory=dict)
+
+class Picture:
+    """A picture (RGB) and the facts of its making that belong in its recipe (device, dtype, versions).
+
+    The device may still be at work on it: ``image`` waits for it, on whatever thread, and only then are ``facts``
+    complete. Where the picture turns out to be unusable ``image`` raises EngineError.
+    """
+
+    def __init__(self, image: PIL.Image | Finish, facts: dict[str, Any] | None = None) -> None:
+        self.facts = facts if facts is not None else {}
+        self._lock = threading.Lock()
+        self._finish = image if callable(image) else None
+        self._image = None if callable(image) else image
+        self._problem: Exception | None = None
+        self.ready_at: float | None = None
+
+    @property
+    def image(self) -> PIL.Image:
+        with self._lock:
+            if self._finish is not None:
+                finish, self._finish = self._finish, None
+                try:
+                    self._image, facts = finish()
+                    self.facts.update(facts)
+                except Exception as problem:
+                    self._problem = problem
+                self.ready_at = time.monotonic()
+        if self._image is None:
+            assert self._problem is not None
+            raise self._problem
+        return self._image
 
 
 #: Called while a model is loaded with the share of its bytes that is there (0 to 1); not called where it was there
@@ -69,7 +98,7 @@ class Engine(Protocol):
     def generate(self, params: Params, on_step: OnStep) -> Picture:
         """Make one picture with the loaded model. Equal params give equal pixels on the same device and rung.
 
-        Raises EngineError (OutOfMemory, BadImage) and whatever ``on_step`` raises; usable again after each of them.
+        It may return once the device has been given all of the work. Raises EngineError (OutOfMemory, BadImage) and whatever ``on_step`` raises; usable again after each of them.
         """
         ...
 

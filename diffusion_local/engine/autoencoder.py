@@ -4,6 +4,7 @@ Pixels are float in [-1, 1], N x 3 x H x W; latents are N x C x h x w, scaled as
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -33,17 +34,27 @@ def encode_safely(vae: Any, run: Callable[[], torch.Tensor], in_fp32: Callable[[
     return latents, said
 
 
-def decode(vae: Any, latents: torch.Tensor, in_fp32: Callable[[], None]) -> tuple[PIL.Image, str]:
+def decode(
+    vae: Any,
+    latents: torch.Tensor,
+    in_fp32: Callable[[], None],
+    decoder: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    refuse: Callable[[str], None] = lambda why: None,
+) -> tuple[PIL.Image, str]:
     """The first picture of the latents, and a sentence where it took a second try, else an empty string.
 
     A half precision VAE that overflows, to NaN or to a black picture, is run again after ``in_fp32``, which makes it
-    compute in fp32 from then on. Raises BadImage if the latents are not numbers or the picture stays unusable.
+    compute in fp32 from then on. ``decoder`` is tried before the VAE itself, and refused if it fails. Raises BadImage if the latents are not numbers or the picture stays unusable.
     """
     if not torch.isfinite(latents).all():
         raise BadImage(message("out_of_range"))
     mean, std = _statistics(vae, latents)
     latents = latents / _scale(vae) * std + mean
-    pixels, said = _decode(vae, latents), ""
+    pixels, said = None if decoder is None else _checked(decoder(latents)[0]), ""
+    if decoder is not None and (problem := _unusable(pixels)):
+        refuse(f"the VAE gave {problem}")
+    if decoder is None or problem:
+        pixels = _decode(vae, latents)
     problem = _unusable(pixels)
     if problem and vae.dtype != torch.float32:
         said = f"the VAE gave {problem} in {str(vae.dtype).removeprefix('torch.')} and was run again in float32"
@@ -57,11 +68,55 @@ def decode(vae: Any, latents: torch.Tensor, in_fp32: Callable[[], None]) -> tupl
     return PIL.fromarray(pixels.permute(1, 2, 0).cpu().numpy()), said
 
 
+def decode_later(
+    vae: Any,
+    latents: torch.Tensor,
+    decoder: Callable[[torch.Tensor], torch.Tensor] | None,
+    again: Callable[[str], tuple[PIL.Image, str]],
+    lock: AbstractContextManager[Any],
+) -> Callable[[], tuple[PIL.Image, str]]:
+    """Have a CUDA device decode, by ``decoder`` or else the VAE itself, without waiting for it.
+
+    The function that is returned waits, checks, and gives what ``decode`` gives; any thread may call it. A picture that
+    fails its checks is what ``again(problem)`` makes of it, called while ``lock`` is held; without a problem of the
+    VAE it is the latents that are no numbers.
+    """
+    mean, std = _statistics(vae, latents)
+    unscaled = latents / _scale(vae) * std + mean
+    if decoder is None:
+        pixels = vae.decode(unscaled.to(vae.dtype), return_dict=False)[0][0]
+    else:
+        pixels = decoder(unscaled)[0]
+    shown = _eight_bits(pixels).permute(1, 2, 0).contiguous()
+    sound = torch.stack([torch.isfinite(latents).all(), torch.isfinite(pixels).all(), shown.any()])
+    arrived = [torch.empty(each.shape, dtype=each.dtype, pin_memory=True) for each in (shown, sound)]
+    for there, here in zip(arrived, (shown, sound), strict=True):
+        there.copy_(here, non_blocking=True)
+    done = torch.cuda.Event(blocking=True)
+    done.record()
+
+    def finished() -> tuple[PIL.Image, str]:
+        done.synchronize()
+        finite_latents, finite, lit = arrived[1].tolist()
+        if finite_latents and finite and lit:
+            return PIL.fromarray(arrived[0].numpy().copy()), ""
+        with lock, torch.no_grad():
+            return again("" if not finite_latents else "no numbers" if not finite else "a black picture")
+
+    return finished
+
+
 def _decode(vae: Any, latents: torch.Tensor) -> torch.Tensor | None:
     """3 x H x W, 8 bits a channel; None where the VAE gave no numbers."""
-    pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0][0]
-    if not torch.isfinite(pixels).all():
-        return None
+    return _checked(vae.decode(latents.to(vae.dtype), return_dict=False)[0][0])
+
+
+def _checked(pixels: torch.Tensor) -> torch.Tensor | None:
+    return _eight_bits(pixels) if torch.isfinite(pixels).all() else None
+
+
+def _eight_bits(pixels: torch.Tensor) -> torch.Tensor:
+    """Of pixels in [-1, 1]."""
     return ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 

@@ -26,4 +26,6 @@ def open_engine(settings: Settings, slot: str, open_source: Callable[[str], Bina
     limit = int(settings.memory_limit_gb * 1024**3)
     graphs = settings.cuda_graphs == "auto"
     materials = Materials(settings, open_source)
-    return DiffusersEngine(at_slot(slot), settings.threads, settings.precision, limit, materials, graphs)
+    return DiffusersEngine(
+        at_slot(slot), settings.threads, settings.precision, limit, materials, graphs, settings.speed
+    )

@@ -1,7 +1,9 @@
 """The engine that runs diffusers. Several models in memory while there is room."""
 
+import logging
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import diffusers
@@ -25,7 +27,8 @@ from diffusion_local.engine import (
 )
 from diffusion_local.engine.devices import Device
 from diffusion_local.engine.extras import put_in
-from diffusion_local.engine.graphs import denoiser_of
+from diffusion_local.engine.fused.operations import available
+from diffusion_local.engine.graphs import RUNGS, clip_encoders, denoiser_of
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.materials import Materials
 from diffusion_local.engine.memory import LADDERS, Choice, Need, choose, estimate
@@ -35,6 +38,8 @@ from diffusion_local.engine.steps import Steps
 from diffusion_local.engine.upscale import Upscaler
 from diffusion_local.errors import ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
+
+log = logging.getLogger(__name__)
 
 for _library in (diffusers_logging, transformers_logging):
     _library.set_verbosity_error()
@@ -53,20 +58,24 @@ class DiffusersEngine:
         memory_limit: int = 0,
         materials: Materials | None = None,
         graphs: bool = True,
+        speed: str = "exact",
     ) -> None:
         """``threads`` limits torch on the CPU, ``memory_limit`` what it takes of a GPU (bytes); 0 leaves it to torch.
 
         ``numbers`` is the setting ``precision``; ``materials`` are the home's; ``graphs``: whether models that stay on
-        an NVIDIA GPU run by CUDA graphs. Raises UserError for a precision that the device does not have.
+        an NVIDIA GPU run by CUDA graphs; ``speed`` is the setting. Raises UserError for a precision that the device does not have.
         """
         precision.check(numbers, device.type)
         self._device = device
         self._materials = materials
         self._gauge = Gauge(device.torch, memory_limit)
         nvidia = device.type == "cuda" and torch.version.hip is None
-        self._rack = Rack(
-            device, numbers, self._gauge, recording.recorders(device.torch) if graphs and nvidia else None
-        )
+        operations, problem = (None, "") if speed == "exact" else available(torch.device(device.torch))
+        if problem and nvidia:
+            log.warning("models run the exact way: %s", problem)
+        recorder = recording.recorders(device.torch) if graphs and nvidia else None
+        self._rack = Rack(device, numbers, self._gauge, recorder, operations)
+        self._latest: Picture | None = None
         self._upscaler = Upscaler(device.torch)
         if threads:
             torch.set_num_threads(threads)
@@ -98,6 +107,9 @@ class DiffusersEngine:
         return self._rack.free()
 
     def load(self, model: Model, choice: Choice | None = None, on_progress: OnProgress | None = None) -> None:
+        held = self._loaded
+        if held is None or (held.model.id, held.rung) != (model.id, choice.rung if choice else self.ladder[0]):
+            self._finish_latest()
         self._rack.load(model, choice or Choice(self.ladder[0]), on_progress or (lambda share: None))
 
     def generate(self, params: Params, on_step: OnStep) -> Picture:
@@ -124,9 +136,11 @@ class DiffusersEngine:
         raise problem
 
     def spare(self) -> bool:
+        self._finish_latest()
         return self._rack.spare()
 
     def unload(self) -> None:
+        self._finish_latest()
         self._upscaler.unload()
         self._rack.clear()
 
@@ -147,17 +161,34 @@ class DiffusersEngine:
     def _paint(self, params: Params, steps: Steps) -> Picture:
         loaded = self._loaded
         assert loaded is not None
+        if (params.vae, params.loras) != (loaded.vae, loaded.loras):
+            self._finish_latest()
         extras = put_in(loaded, params, self._materials, self._device.torch)
         need = self._need(loaded.model, params)
-        with loaded.graphs.around(denoiser_of(loaded.pipe), self._rack.room_for_graphs(need), need.graph):
+        room = self._rack.room_for_graphs(need)
+        whole = loaded.rung in placement.WHOLE
+        form = loaded.forms.denoiser(loaded.pipe, max(0, room - need.graph)) if loaded.rung in RUNGS else None
+        encoders = clip_encoders(loaded.pipe) if whole else {}
+        with loaded.graphs.around(denoiser_of(loaded.pipe), room, need.graph, form, encoders):
             picture = painting.paint(loaded, params, steps, self._materials)
-        picture.facts.update(self._facts(loaded) | extras)
+        self._latest = picture
+        if not (loaded.checked and whole and self._device.type == "cuda"):
+            picture.image  # noqa: B018 - waits for it
+            loaded.checked = True
+        picture.facts.update(self._facts(loaded) | extras | loaded.forms.facts())
         if loaded.graphs.replayed:
             picture.facts["cuda_graph"] = True
         if loaded.load_seconds is not None:
             picture.facts["load_seconds"] = round(loaded.load_seconds, 3)
             loaded.load_seconds = None
         return picture
+
+    def _finish_latest(self) -> None:
+        """Before parts of the model move or go: the latest picture may still need them. Its own thread reports it."""
+        latest, self._latest = self._latest, None
+        if latest is not None:
+            with suppress(Exception):
+                latest.image  # noqa: B018 - waits for it
 
     def _facts(self, loaded: Loaded | None) -> dict[str, Any]:
         numbers = {"dtype": loaded.dtype, "vae_dtype": loaded.pipe.vae.dtype} if loaded else {}

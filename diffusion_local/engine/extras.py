@@ -43,7 +43,7 @@ def put_loras(loaded: Loaded, wanted: tuple[Lora, ...], materials: Materials) ->
     if wanted == loaded.loras:
         return
     before = loaded.loras
-    loaded.graphs.forget()
+    loaded.weights_change()
     loaded.loras = ()  # whatever goes wrong from here on, they are put in anew
     with placement.without_hooks(loaded.pipe, loaded.rung):
         exchange_loras(loaded, before, wanted, materials)
@@ -114,6 +114,7 @@ def put_words(loaded: Loaded, params: Params, materials: Materials) -> dict[str,
     text = f"{params.prompt}\n{params.negative}"
     called = {word: path for word, path in materials.embeddings().items() if holds(text, word)}
     for word in sorted(set(called) - loaded.words):
+        loaded.graphs.forget()  # the text encoder gets another table of words
         with placement.without_hooks(loaded.pipe, loaded.rung):
             opened(f"The embedding {word!r}", lambda: load_word(loaded.pipe, word, called[word]), loaded.model.id)  # noqa: B023
         loaded.words |= {word}

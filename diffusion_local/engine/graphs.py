@@ -1,4 +1,4 @@
-"""CUDA graphs of a denoiser: one call starts all the kernels of a step, where Python would start thousands.
+"""CUDA graphs of a model's parts: one call starts all the kernels of a step, where Python would start thousands.
 
 A graph is good for one signature: shapes and types of the tensors among the arguments, and the values of the rest. The
 first call of a signature is tried out, the second recorded, later ones are replayed; the numbers are the same, bit by
@@ -7,18 +7,22 @@ bit. A graph is bound to the weights as they lay when it was recorded: ``forget`
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import wraps
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, is_dataclass
+from functools import partial, wraps
 from typing import Any, Protocol
 
 import torch
 
 log = logging.getLogger(__name__)
 
-#: Signatures that are kept for a model: sizes, lengths of prompts, with guidance and without.
+#: Signatures that are kept for each part of a model: sizes, lengths of prompts, with guidance and without.
 MOST = 6
+#: Parts that are called at each step. Only so many of their replays may be on their way at a time.
+STEPPING = frozenset({"denoiser", "fused denoiser"})
+#: What the graph of a text encoder may hold, in bytes.
+ENCODER_BYTES = 64 * 2**20
 #: Rungs whose weights stay where they are.
 RUNGS = ("resident", "vae_tiling", "encoder_offload")
 
@@ -40,6 +44,10 @@ class Recorder(Protocol):
         """A function that does it again, and the tensors that it writes. Raises whatever goes wrong."""
         ...
 
+    def paced(self) -> AbstractContextManager[None]:
+        """Around a replay: waits first until few enough of those before are still on their way."""
+        ...
+
     def clear(self) -> None:
         """Give the memory of the recordings back; none of them is used any more."""
         ...
@@ -54,15 +62,23 @@ class Recording:
     output: Any
 
 
+class Denoising(Protocol):
+    """A faster form of a denoiser; see ``fused.denoiser``."""
+
+    def forward(self, run: Callable[..., Any], exact: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """As the denoiser's own ``exact``, with ``run(part, call, *args, **kwargs)`` to run functions by graphs."""
+        ...
+
+
 class Graphs:
-    """The graphs of one model's denoiser. Without a recorder there are none."""
+    """The graphs of one model's parts. Without a recorder there are none."""
 
     def __init__(self, recorder: Recorder | None = None) -> None:
         self._recorder = recorder
-        self._recorded: OrderedDict[Hashable, Recording] = OrderedDict()
+        self._recorded: OrderedDict[tuple[str, Hashable], Recording] = OrderedDict()
         self._tried: OrderedDict[Hashable, None] = OrderedDict()
         self._refused: set[Hashable] = set()
-        self._in_use: set[Hashable] = set()
+        self._in_use: set[tuple[str, Hashable]] = set()
         self._room = self._expected = 0
 
     @property
@@ -71,36 +87,36 @@ class Graphs:
 
     @property
     def replayed(self) -> bool:
-        """Whether the latest picture was made with a graph."""
-        return bool(self._in_use)
+        """Whether the latest picture was denoised with a graph."""
+        return any(part in STEPPING for part, _ in self._in_use)
 
     @contextmanager
-    def around(self, denoiser: torch.nn.Module, room: int, expected: int) -> Iterator[None]:
-        """Have the denoiser run by graphs while one picture is made.
+    def around(
+        self,
+        denoiser: torch.nn.Module,
+        room: int,
+        expected: int,
+        form: Denoising | None = None,
+        encoders: Mapping[str, torch.nn.Module] | None = None,
+    ) -> Iterator[None]:
+        """Have the denoiser, or its faster ``form``, and text encoders by name run by graphs for one picture.
 
-        They may hold ``room`` bytes; ``expected`` is the estimate for this picture. Without room it runs as ever.
+        They may hold ``room`` bytes; ``expected`` is the estimate for this picture. Without room all run without.
         """
         self._in_use.clear()
         self._room, self._expected = room, expected
         if self.bytes > max(room, 0):
             self.forget()
-        if self._recorder is None or room <= 0:
+        recording = self._recorder is not None and room > 0
+        run = self.run if recording else unrecorded
+        with ExitStack() as stack:
+            if form is not None:
+                stack.enter_context(replaced(denoiser, lambda exact: partial(form.forward, run, exact)))
+            elif recording:
+                stack.enter_context(replaced(denoiser, lambda exact: partial(run, "denoiser", exact)))
+            for name, encoder in (encoders or {}).items() if recording else ():
+                stack.enter_context(replaced(encoder, lambda exact, name=name: partial(run, name, exact)))
             yield
-            return
-        eager, own = denoiser.forward, denoiser.__dict__.get("forward")
-
-        @wraps(eager)  # pipelines read the signature
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            return self._run(eager, args, kwargs)
-
-        denoiser.forward = forward
-        try:
-            yield
-        finally:
-            if own is None:
-                del denoiser.forward
-            else:
-                denoiser.forward = own
 
     def forget(self) -> bool:
         """Drop every graph, as the weights change or the memory is needed. Whether there were any."""
@@ -117,30 +133,34 @@ class Graphs:
             log.warning("out of memory with a CUDA graph: the model runs without one at this size from now on")
             self._refused |= new
 
-    def _run(self, eager: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(self, part: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function of a part of the model by its graph, or as it is."""
         tensors: list[torch.Tensor] = []
         try:
-            key = signature((args, kwargs), tensors)
+            key = part, signature((args, kwargs), tensors)
         except Unrecordable as problem:
-            self._tell_once(str(problem), problem)
-            return eager(*args, **kwargs)
+            self._tell_once(part, str(problem), problem)
+            return call(*args, **kwargs)
         if key in self._refused:
-            return eager(*args, **kwargs)
+            return call(*args, **kwargs)
         recording = self._recorded.get(key)
-        if recording is None and max(self.bytes, self._expected) <= self._room:
+        expected = self._expected if part in STEPPING else ENCODER_BYTES
+        if recording is None and max(self.bytes, expected) <= self._room:
             if key not in self._tried:
-                return self._try_out(key, *standing(eager, args, kwargs))
-            recording = self._record(key, *standing(eager, args, kwargs))
+                return self._try_out(key, *standing(call, args, kwargs))
+            recording = self._record(key, *standing(call, args, kwargs))
         if recording is None:
-            return eager(*args, **kwargs)
+            return call(*args, **kwargs)
+        assert self._recorder is not None
         self._recorded.move_to_end(key)
         self._in_use.add(key)
-        for standing_in, tensor in zip(recording.inputs, tensors, strict=True):
-            standing_in.copy_(tensor, non_blocking=True)
-        recording.replay()
-        return mapped(recording.output, torch.clone)  # a scheduler may keep what it is given over later steps
+        with self._recorder.paced() if part in STEPPING else nullcontext():
+            for standing_in, tensor in zip(recording.inputs, tensors, strict=True):
+                standing_in.copy_(tensor, non_blocking=True)
+            recording.replay()
+            return mapped(recording.output, torch.clone)  # a scheduler may keep what it is given over later steps
 
-    def _try_out(self, key: Hashable, run: Callable[[], Any], inputs: list[torch.Tensor]) -> Any:
+    def _try_out(self, key: tuple[str, Hashable], run: Callable[[], Any], inputs: list[torch.Tensor]) -> Any:
         assert self._recorder is not None
         self._tried[key] = None
         if len(self._tried) > 10 * MOST:
@@ -150,11 +170,14 @@ class Graphs:
             self._refuse(key, problem)
         return output
 
-    def _record(self, key: Hashable, run: Callable[[], Any], inputs: list[torch.Tensor]) -> Recording | None:
+    def _record(
+        self, key: tuple[str, Hashable], run: Callable[[], Any], inputs: list[torch.Tensor]
+    ) -> Recording | None:
         """None where it cannot be recorded, or its memory does not suffice."""
         assert self._recorder is not None
-        while len(self._recorded) >= MOST:
-            self._recorded.popitem(last=False)
+        same_part = [each for each in self._recorded if each[0] == key[0]]
+        for each in same_part[: max(0, len(same_part) - MOST + 1)]:
+            del self._recorded[each]
         try:
             replay, output = self._recorder.record(run)
             signature(output, [])
@@ -167,18 +190,42 @@ class Graphs:
         recording = self._recorded[key] = Recording(inputs, replay, output)
         return recording
 
-    def _drop(self, key: Hashable, why: str, problem: Exception | None = None) -> None:
+    def _drop(self, key: tuple[str, Hashable], why: str, problem: Exception | None = None) -> None:
         """A recording failed: the others, which share its memory, are made again."""
         self.forget()
         self._refuse(key, why, problem)
 
-    def _refuse(self, key: Hashable, why: str, problem: Exception | None = None) -> None:
+    def _refuse(self, key: tuple[str, Hashable], why: str, problem: Exception | None = None) -> None:
         self._refused.add(key)
-        log.warning("the denoiser runs without a CUDA graph: %s", why.splitlines()[0], exc_info=problem)
+        log.warning("the %s runs without a CUDA graph: %s", key[0], why.splitlines()[0], exc_info=problem)
 
-    def _tell_once(self, why: str, problem: Exception) -> None:
-        if why not in self._refused:
-            self._refuse(why, why, problem)
+    def _tell_once(self, part: str, why: str, problem: Exception) -> None:
+        if (part, why) not in self._refused:
+            self._refuse((part, why), why, problem)
+
+
+def unrecorded(part: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return call(*args, **kwargs)
+
+
+@contextmanager
+def replaced(module: torch.nn.Module, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Another ``forward`` for a module, made from its own."""
+    own, kept = module.forward, module.__dict__.get("forward")
+    instead = make(own)
+
+    @wraps(own)  # pipelines read the signature
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return instead(*args, **kwargs)
+
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if kept is None:
+            del module.forward
+        else:
+            module.forward = kept
 
 
 def signature(value: Any, tensors: list[torch.Tensor]) -> Hashable:
@@ -194,6 +241,8 @@ def signature(value: Any, tensors: list[torch.Tensor]) -> Hashable:
             return (type(value), *(signature(each, tensors) for each in value))
         case dict() if type(value) is dict:
             return (dict, *((name, signature(each, tensors)) for name, each in value.items()))
+        case OrderedDict() if is_dataclass(value):  # what models of transformers return
+            return (type(value), *((name, signature(each, tensors)) for name, each in value.items()))
         case None | bool() | str() | torch.dtype():
             return (type(value), value)
         case _:
@@ -209,6 +258,9 @@ def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
             return type(value)(mapped(each, change) for each in value)
         case dict() if type(value) is dict:
             return {name: mapped(each, change) for name, each in value.items()}
+        case OrderedDict() if is_dataclass(value):
+            made: Any = type(value)
+            return made(**{name: mapped(each, change) for name, each in value.items()})
         case _:
             return value
 
@@ -234,3 +286,11 @@ def denoiser_of(pipe: Any) -> torch.nn.Module:
     """The part of a pipeline that is called at each step."""
     found: torch.nn.Module = getattr(pipe, "unet", None) or pipe.transformer
     return found
+
+
+def clip_encoders(pipe: Any) -> dict[str, torch.nn.Module]:
+    """The text encoders of a pipeline that are CLIP's: small, so that starting their kernels is most of their time."""
+    parts = {name: getattr(pipe, name, None) for name in ("text_encoder", "text_encoder_2")}
+    return {
+        name: part for name, part in parts.items() if part is not None and type(part).__name__.startswith("CLIPText")
+    }

@@ -11,6 +11,7 @@ from diffusion_local.catalog import Model
 from diffusion_local.domain import Lora
 from diffusion_local.engine import previews
 from diffusion_local.engine.family import Conditioning, EngineFamily
+from diffusion_local.engine.fused.forms import Forms
 from diffusion_local.engine.graphs import Graphs
 
 
@@ -32,8 +33,16 @@ class Loaded:
     bytes: int = 0
     load_seconds: float | None = None
     graphs: Graphs = field(default_factory=Graphs)
+    forms: Forms = field(default_factory=Forms)
     prompts: OrderedDict[Hashable, Conditioning] = field(default_factory=OrderedDict)
     loras: tuple[Lora, ...] = ()
     words: frozenset[str] = frozenset()
     vae: str = ""
     own_vae: tuple[Any, previews.Factors | None] | None = None
+    #: Whether the latest picture passed its checks, so that the next need not wait for them.
+    checked: bool = False
+
+    def weights_change(self) -> None:
+        """Call before the denoiser's or a text encoder's weights change or move: what was made of them goes."""
+        self.forms.drop()
+        self.graphs.forget()

@@ -9,13 +9,14 @@ import torch
 from PIL import Image as PIL
 
 from diffusion_local.domain import Kind, Params
-from diffusion_local.engine import Picture, autoencoder, kinds, noise, placement, previews, samplers
+from diffusion_local.engine import Picture, autoencoder, faults, kinds, noise, placement, previews, samplers, transfers
 from diffusion_local.engine.family import Conditioning
+from diffusion_local.engine.graphs import denoiser_of
 from diffusion_local.engine.kinds import Beginning, Canvas
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.materials import Materials
 from diffusion_local.engine.steps import Steps
-from diffusion_local.errors import BadImage, ModelUnavailable
+from diffusion_local.errors import BadImage, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
 
 #: Prompts whose embeddings are kept: about 0.3 MB each for SD, 0.6 MB for SDXL, with their negatives.
@@ -25,61 +26,117 @@ INPAINT_CHANNELS = 9
 
 
 def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | None) -> Picture:
-    """Make the picture with the model in memory. Raises EngineError and whatever ``steps`` is told to raise."""
+    """Make the picture with the model in memory. Raises EngineError and whatever ``steps`` is told to raise.
+
+    On a CUDA device it may return before the device has finished; see ``Picture``.
+    """
     pipe, family = loaded.pipe, loaded.family
     device = pipe._execution_device
     # 1. What it begins from.
     canvas = opened(params, materials)
 
-    # 2. Text to embeddings.
-    conditioning = embed(loaded, params)
-    placement.step_back(pipe)
+    with transfers.Prelude(device) as prelude:
+        # 2. Text to embeddings.
+        conditioning = embed(loaded, params)
+        placement.step_back(pipe)
 
-    # 3. A scheduler of this picture's own: it keeps state between steps, and an interrupted one keeps it for good.
-    scheduler = pipe.scheduler = samplers.scheduler(params.sampler, loaded.scheduler_config, params.schedule)
+        # 3. A scheduler of this picture's own: it keeps state between steps, and an interrupted one keeps it for good.
+        scheduler = pipe.scheduler = samplers.scheduler(params.sampler, loaded.scheduler_config, params.schedule)
+        transfers.spare_waits(scheduler, device)
 
-    # 4. Noise from the seed; the latents of what it begins from.
-    drawn, generator = noise.draw(params, family.shape(pipe, params.width, params.height))
-    drawn = drawn.to(device, family.latents_dtype or loaded.dtype)
-    start = family.start(pipe, drawn)
-    skipped = 0 if canvas is None else kinds.skipped(params.steps, params.strength)
-    run = family.run(pipe)
-    change, said = None, ""
-    vae_in_fp32 = partial(placement.vae_in_fp32, pipe, loaded.rung, str(device))
-    if reads_mask(pipe):
-        run = masked(loaded, canvas, params)
-    elif canvas is not None:
-        begun, said = begin(loaded, canvas, drawn, vae_in_fp32)
-        change = partial(put_back, loaded, begun, params, skipped * scheduler.order)
-        if skipped or params.kind is not Kind.INPAINT:  # a whole repaint begins from noise alone
-            start = start.clone()
-            kinds.begin_late(scheduler, skipped, partial(fill, loaded, begun, start))
-    steps.follow(scheduler, previewer(loaded, params), skipped, change)
+        # 4. Noise from the seed; the latents of what it begins from.
+        drawn, generator = noise.draw(params, family.shape(pipe, params.width, params.height))
+        drawn = drawn.to(device, family.latents_dtype or loaded.dtype)
+        start = family.start(pipe, drawn)
+        skipped = 0 if canvas is None else kinds.skipped(params.steps, params.strength)
+        run = family.run(pipe)
+        change, said = None, ""
+        vae_in_fp32 = partial(placement.vae_in_fp32, pipe, loaded.rung, str(device))
+        if reads_mask(pipe):
+            run = masked(loaded, canvas, params)
+        elif canvas is not None:
+            with loaded.forms.lock:
+                begun, said = begin(loaded, canvas, drawn, vae_in_fp32)
+            change = partial(put_back, loaded, begun, params, skipped * scheduler.order)
+            if skipped or params.kind is not Kind.INPAINT:  # a whole repaint begins from noise alone
+                start = start.clone()
+                kinds.begin_late(scheduler, skipped, partial(fill, loaded, begun, start))
+        steps.follow(scheduler, previewer(loaded, params), skipped, change)
+        prelude.end_at(denoiser_of(pipe))
 
-    # 5. Noise to latents, step by step.
-    started = time.monotonic()
-    latents = run(
-        **conditioning,
-        **family.call(params),
-        num_inference_steps=params.steps,
-        latents=start,
-        generator=generator,
-        output_type="latent",
-        callback_on_step_end=steps,
-    ).images
-    synchronize(device)
-    denoise_seconds = time.monotonic() - started
+        # 5. Noise to latents, step by step.
+        watch = Stopwatch(device)
+        latents = run(
+            **conditioning,
+            **family.call(params),
+            num_inference_steps=params.steps,
+            latents=start,
+            generator=generator,
+            output_type="latent",
+            callback_on_step_end=steps,
+        ).images
+        watch.stop()
 
     # 6. Latents to a picture.
     spread = family.end(pipe, params.width, params.height)(latents)
-    image, said_later = autoencoder.decode(pipe.vae, spread, vae_in_fp32)
-    said = said or said_later
-    if image.size != (params.width, params.height):
-        raise BadImage(message("wrong_size", got=f"{image.width}x{image.height}"))
-    if canvas is not None:
-        image = canvas.paste(image)
-    facts = {"scheduler": type(scheduler).__name__, "denoise_seconds": round(denoise_seconds, 3)}
-    return Picture(image, facts | ({"vae_retry": said} if said else {}))
+    decoded = decode(loaded, spread, vae_in_fp32)
+
+    def finish() -> tuple[PIL.Image, dict[str, Any]]:
+        try:
+            image, said_later = decoded()
+        except Exception as error:  # perhaps on another thread, beside the next picture
+            problem = faults.named(error, faults.unmakeable)
+            problem.transient |= isinstance(problem, OutOfMemory)
+            raise problem from error
+        if image.size != (params.width, params.height):
+            raise BadImage(message("wrong_size", got=f"{image.width}x{image.height}"))
+        if canvas is not None:
+            image = canvas.paste(image)
+        retry = said or said_later
+        return image, {"denoise_seconds": round(watch.seconds(), 3)} | ({"vae_retry": retry} if retry else {})
+
+    return Picture(finish, {"scheduler": type(scheduler).__name__})
+
+
+def decode(loaded: Loaded, latents: torch.Tensor, in_fp32: Callable[[], None]) -> Callable[[], tuple[PIL.Image, str]]:
+    """What gives the picture, and a sentence where it took a second try; a device that works by itself goes on."""
+    vae, forms = loaded.pipe.vae, loaded.forms
+    if loaded.rung not in placement.WHOLE or latents.device.type != "cuda":
+        # its parts come and go, or there is nothing to wait for
+        decoder = forms.decoder(vae, loaded.dtype) if loaded.rung in placement.WHOLE else None
+        found = autoencoder.decode(vae, latents, in_fp32, decoder, forms.refuse_decoder)
+        return lambda: found
+
+    def again(problem: str) -> tuple[PIL.Image, str]:
+        loaded.checked = False
+        if problem:
+            forms.refuse_decoder(f"the VAE gave {problem}")
+        image, said = autoencoder.decode(vae, latents, in_fp32)
+        return image, said or f"the VAE gave {problem} and was run again"
+
+    with forms.lock:
+        return autoencoder.decode_later(vae, latents, forms.decoder(vae, loaded.dtype), again, forms.lock)
+
+
+class Stopwatch:
+    """Seconds of work on a device, from now on; a CUDA device is not waited for until they are asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
+        if self._events:
+            self._events[0].record()
+        self._started = self._stopped = time.monotonic()
+
+    def stop(self) -> None:
+        if self._events:
+            self._events[1].record()
+        self._stopped = time.monotonic()
+
+    def seconds(self) -> float:
+        if not self._events:
+            return self._stopped - self._started
+        self._events[1].synchronize()
+        return float(self._events[0].elapsed_time(self._events[1])) / 1000
 
 
 def opened(params: Params, materials: Materials | None) -> Canvas | None:
@@ -153,8 +210,3 @@ def masked(loaded: Loaded, canvas: Canvas | None, params: Params) -> Callable[..
     pipe.set_progress_bar_config(disable=True)
     strength = max(params.strength, 1 / params.steps)
     return partial(pipe, image=canvas.source, mask_image=canvas.mask, strength=strength)
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -20,6 +20,8 @@ from diffusion_local.engine.memory import SMALL_TILE, TILE
 
 #: Rungs that a placed pipeline can leave for any other; from the rest only a fresh load leads back.
 MOVABLE = frozenset({"resident", "vae_tiling", "encoder_offload", "model_offload"})
+#: Rungs on which every part stays on the device as a whole.
+WHOLE = frozenset({"resident", "vae_tiling"})
 _CGROUP = Path("/sys/fs/cgroup")
 
 

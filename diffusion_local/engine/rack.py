@@ -11,6 +11,8 @@ from diffusion_local.catalog import Model
 from diffusion_local.engine import OnProgress, faults, graphs, placement, precision, previews, single_file, weights
 from diffusion_local.engine.devices import Device
 from diffusion_local.engine.families import FAMILIES
+from diffusion_local.engine.fused.forms import Forms
+from diffusion_local.engine.fused.operations import Operations
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.loading import load_parts
 from diffusion_local.engine.memory import Choice, Need
@@ -24,10 +26,17 @@ class Rack:
     """Models by id, the one used last at the end; ``current`` is the one that draws."""
 
     def __init__(
-        self, device: Device, precision: str, gauge: Gauge, recorder: Callable[[], graphs.Recorder] | None = None
+        self,
+        device: Device,
+        precision: str,
+        gauge: Gauge,
+        recorder: Callable[[], graphs.Recorder] | None = None,
+        operations: Operations | None = None,
     ) -> None:
-        """``recorder`` makes what CUDA graphs of a model are recorded with; None: there are none."""
+        """``recorder`` makes what CUDA graphs of a model are recorded with, and ``operations`` are what fused forms of
+        its parts are made of; None: there are none."""
         self._recorder = recorder
+        self._operations = operations
         self._device = device
         self._precision = precision
         self._gauge = gauge
@@ -123,7 +132,9 @@ class Rack:
             held = self._load(model, on_progress)
         else:
             self._make_room(model.id, choice.takes - held.bytes)
-        held.graphs.forget()
+        held.weights_change()
+        held.forms = Forms(self._operations, held.graphs.forget, self._device.bf16)
+        held.checked = False
         placement.place(held.pipe, choice.rung, self._device.torch)
         held.rung = choice.rung
         held.bytes = placement.bytes_on(held.pipe, self._device.type)

@@ -1,8 +1,8 @@
 """Records on a CUDA device, by ``torch.cuda.graph``; see ``graphs``."""
 
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion_local.engine.graphs import mapped
 
-#: Replays that may be on their way: the device never waits for Python, and a cancel waits for no more than these.
+#: Replays of steps that may be on their way: the device never waits for Python, and a cancel waits for no more than these.
 AHEAD = 2
 #: What reads values back from the device.
 _READING = frozenset(
@@ -91,6 +91,16 @@ class CudaRecorder:
             self.bytes += max(0, torch.cuda.memory_reserved() - before)
         return partial(self._replay, graph), output
 
+    @contextmanager
+    def paced(self) -> Iterator[None]:
+        while len(self._on_their_way) >= AHEAD:
+            self._on_their_way.popleft().synchronize()
+        yield
+        with torch.cuda.device(self._device):
+            done = torch.cuda.Event(blocking=True)
+            done.record()
+        self._on_their_way.append(done)
+
     def clear(self) -> None:
         with torch.cuda.device(self._device):
             torch.cuda.synchronize()
@@ -99,13 +109,8 @@ class CudaRecorder:
             torch.cuda.empty_cache()
 
     def _replay(self, graph: torch.cuda.CUDAGraph) -> None:
-        while len(self._on_their_way) >= AHEAD:
-            self._on_their_way.popleft().synchronize()
         with torch.cuda.device(self._device):
             graph.replay()
-            done = torch.cuda.Event(blocking=True)
-            done.record()
-        self._on_their_way.append(done)
 
     def _mend(self) -> None:
         """PyTorch before 2.12 takes a recording that failed for one that goes on: it would free no memory any more."""

@@ -68,7 +68,8 @@ class Ladder:
         if fit != known:
             self._learn(fit)
         memory = {"rung": choice.rung, "rung_why": choice.why} | ({"steps_down": down} if down else {})
-        return Picture(picture.image, picture.facts | memory)
+        picture.facts.update(memory)
+        return picture
 
     def _learn(self, fit: Fit) -> None:
         with suppress(DatabaseProblem):  # it is learned from a later picture

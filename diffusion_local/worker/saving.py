@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -43,6 +44,7 @@ class Saver:
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hasher")
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._saving: Future[None] | None = None
+        self._ready_at = 0.0
         self._unsaved: dict[str, Job] = {}
         self._closed = threading.Event()
         threading.Thread(target=self._keep, name="keeper", daemon=True).start()
@@ -51,7 +53,7 @@ class Saver:
         """Save it once the one before is saved; ``then`` is called when the job is settled."""
         self._unsaved[job.id] = job
         self.wait()
-        self._saving = self._saver.submit(self._finish, job, picture, measured, then)
+        self._saving = self._saver.submit(self._finish, job, picture, measured, then, time.monotonic())
 
     def wait(self) -> None:
         """Until the last picture is saved, or its job settled otherwise."""
@@ -75,14 +77,29 @@ class Saver:
         for pool in (self._saver, self._hasher):
             pool.shutdown()
 
-    def _finish(self, job: Job, picture: Picture, measured: Measured, then: Callable[[Job], None]) -> None:
+    def _finish(
+        self, job: Job, picture: Picture, measured: Measured, then: Callable[[Job], None], handed_at: float
+    ) -> None:
         try:
-            self._settle(job, lambda: self._keep_until_saved(job, picture, measured))
+            self._settle(job, lambda: self._keep_until_saved(job, picture, self._whole(measured, picture, handed_at)))
         except DatabaseProblem as problem:  # the job is given back before the next claim
             log.error("the database cannot be used: %s", problem)
         finally:
             self._unsaved.pop(job.id, None)
             then(job)
+
+    def _whole(self, measured: Measured, picture: Picture, handed_at: float) -> Measured:
+        """Wait for a picture that was handed over before its device had finished, and count that time.
+
+        The device makes one picture after the other: what it still did for the one before is not this one's. Raises
+        EngineError.
+        """
+        picture.image  # noqa: B018 - waits for it
+        if picture.ready_at is None or picture.ready_at <= handed_at:
+            return measured
+        began = max(handed_at - measured.run, self._ready_at)
+        self._ready_at = picture.ready_at
+        return replace(measured, run=picture.ready_at - began)
 
     def _keep_until_saved(self, job: Job, picture: Picture, measured: Measured) -> None:
         """Hold on to the picture while gallery or database cannot be written: it need not be made twice.

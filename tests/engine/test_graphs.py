@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,9 @@ class Recorder:
                 there.copy_(now)
 
         return replay, output
+
+    def paced(self) -> Any:
+        return nullcontext()
 
     def clear(self) -> None:
         self.cleared += 1

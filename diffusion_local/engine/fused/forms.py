@@ -1,0 +1,78 @@
+"""The fused forms of one loaded model: which of its pictures may use them, and which do."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from diffusion_local.engine.fused.decoder import FusedDecoder
+from diffusion_local.engine.fused.denoiser import FusedDenoiser
+from diffusion_local.engine.fused.operations import Operations
+from diffusion_local.engine.fused.packing import Unfit
+
+log = logging.getLogger(__name__)
+
+
+class Forms:
+    """``decoded`` is the dtype in which the latest picture was decoded by a fused decoder, or empty. Without ``operations`` there are none. ``lock`` is held by whoever runs or changes the model's VAE."""
+
+    def __init__(
+        self, operations: Operations | None = None, forget: Callable[[], Any] = lambda: None, bf16: bool = False
+    ) -> None:
+        """``forget`` is called whenever the denoiser's weights have moved in memory; ``bf16``: whether the device
+        computes in it."""
+        self.lock = threading.RLock()
+        self.decoded = ""
+        self._bf16 = bf16
+        self._operations, self._forget = operations, forget
+        self._denoiser: FusedDenoiser | None = None
+        self._decoder: tuple[Any, torch.dtype, FusedDecoder | None] | None = None
+
+    def denoiser(self, pipe: Any, room: int) -> FusedDenoiser | None:
+        """Of a pipeline with a UNet, ready for a picture. ``room``: bytes for weights with LoRAs added."""
+        unet = getattr(pipe, "unet", None)
+        if self._operations is None or unet is None:
+            return None
+        if self._denoiser is None:
+            self._denoiser = FusedDenoiser(unet, self._operations, self._forget)
+        return self._denoiser if self._denoiser.ready(room) else None
+
+    def decoder(self, vae: Any, dtype: torch.dtype) -> FusedDecoder | None:
+        """Of a VAE that stays on the device; ``dtype`` is the model's.
+
+        A VAE in fp32 beside a model in half precision overflows in fp16, and is decoded in bf16.
+        """
+        self.decoded = ""
+        if self._operations is None or (vae.dtype != dtype and not self._bf16):
+            return None
+        wanted = dtype if vae.dtype == dtype else torch.bfloat16
+        if self._decoder is None or self._decoder[0] is not vae or self._decoder[1] != wanted:
+            made: FusedDecoder | None = None
+            try:
+                made = FusedDecoder(vae, self._operations, wanted)
+            except Unfit as problem:
+                log.info("pictures are decoded the exact way: the VAE has %s", problem)
+            self._decoder = vae, wanted, made
+        if self._decoder[2] is not None:
+            self.decoded = str(wanted).removeprefix("torch.")
+        return self._decoder[2]
+
+    def refuse_decoder(self, why: str) -> None:
+        """From now on this VAE decodes the exact way."""
+        if self._decoder is not None and self._decoder[2] is not None:
+            log.warning("pictures are decoded the exact way: %s", why)
+            self._decoder = (*self._decoder[:2], None)
+            self.decoded = ""
+
+    def drop(self) -> None:
+        """Before the weights change or move, or the exact way is asked for."""
+        if self._denoiser is not None:
+            self._denoiser.drop()
+
+    def facts(self) -> dict[str, Any]:
+        """For the recipe: how the latest picture was made."""
+        denoised = self._denoiser is not None and self._denoiser.used
+        fused = [*["denoiser"] * denoised, *[f"decoder ({self.decoded})"] * bool(self.decoded)]
+        return {"speed": "fast", "fused": fused} if fused else {"speed": "exact"}

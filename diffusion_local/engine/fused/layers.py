@@ -1,0 +1,209 @@
+"""Fused forms of diffusers' building blocks: convolutions, ResNet blocks, attention and transformer blocks.
+
+Pictures pass between them as N x C x H x W in channels-last memory, whose rows (N x HW x C) are a view. Constructors
+raise Unfit for a block that computes anything which its fused form does not.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+
+from diffusion_local.engine.fused.operations import Operations
+from diffusion_local.engine.fused.packing import Packing, Unfit, bias_of, stacked_bias
+
+
+def rows(x: torch.Tensor) -> torch.Tensor:
+    """N x C x H x W in channels-last memory as N x HW x C: a view."""
+    pictures, channels, height, width = x.shape
+    return x.permute(0, 2, 3, 1).reshape(pictures, height * width, channels)
+
+
+def picture(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The reverse of ``rows``."""
+    return x.view(x.shape[0], height, width, x.shape[2]).permute(0, 3, 1, 2)
+
+
+def expect(condition: Any, what: str) -> None:
+    """Raises Unfit naming what the model has instead."""
+    if not condition:
+        raise Unfit(what)
+
+
+class Linear:
+    """Any product with a weight, among them convolutions with a kernel of 1 x 1."""
+
+    def __init__(self, layer: Any, packing: Packing) -> None:
+        self._weight, self._bias = packing.flat(layer), bias_of(layer)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self._weight, self._bias)
+
+
+class Convolution:
+    """``bias``: whether it is added here, or left to the next operation."""
+
+    def __init__(self, layer: Any, packing: Packing, bias: bool = True) -> None:
+        expect(layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros", "unusual convolutions")
+        self._weight = packing.kernel(layer)
+        self._bias = bias_of(layer) if bias else None
+        self._stride, self._padding = layer.stride, layer.padding
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x, self._weight, self._bias, self._stride, self._padding)
+
+
+class Resnet:
+    """A ResNet block. ``bias``: what is to be added before the second normalisation where no time embedding is."""
+
+    def __init__(self, block: Any, packing: Packing, operations: Operations) -> None:
+        expect(isinstance(block, ResnetBlock2D), f"a {type(block).__name__}")
+        expect(isinstance(block.nonlinearity, torch.nn.SiLU), "an activation other than SiLU in a ResNet block")
+        expect(block.upsample is None and block.downsample is None, "a ResNet block that resamples")
+        expect(block.output_scale_factor == 1.0, "a ResNet block with a scaled output")
+        plain = block.time_embedding_norm == "default" and not block.skip_time_act
+        expect(plain or block.time_emb_proj is None, "an unusual time embedding")
+        self._norm1, self._norm2 = block.norm1, block.norm2
+        self._conv1 = Convolution(block.conv1, packing, bias=False)
+        self._conv2 = Convolution(block.conv2, packing, bias=False)
+        self.bias = bias_of(block.conv1)
+        self._out_bias = bias_of(block.conv2)
+        self._shortcut: torch.Tensor | None = None
+        if block.conv_shortcut is not None:
+            expect(block.conv_shortcut.kernel_size == (1, 1), "a ResNet block with a large shortcut")
+            self._shortcut = packing.flat(block.conv_shortcut)
+            extra = bias_of(block.conv_shortcut)
+            if extra is not None:
+                self._out_bias = extra if self._out_bias is None else self._out_bias + extra
+        self._operations = operations
+
+    def __call__(self, x: torch.Tensor, shift: torch.Tensor | None) -> torch.Tensor:
+        """``shift``: N x C, the time embedding with the first convolution's bias."""
+        count, _, height, width = x.shape
+        residual = rows(x)
+        hidden = self._conv1(picture(self._operations.group_norm(residual, self._norm1, True), height, width))
+        if shift is None and self.bias is not None:
+            shift = self.bias.expand(count, -1)
+        normed = self._operations.group_norm(rows(hidden), self._norm2, True, shift)
+        hidden = self._conv2(picture(normed, height, width))
+        if self._shortcut is not None:
+            residual = F.linear(residual, self._shortcut)
+        return picture(self._operations.add(rows(hidden), residual, self._out_bias), height, width)
+
+
+class Resample:
+    """A convolution that halves the sides, or follows an enlargement by repetition."""
+
+    def __init__(self, layer: Any, packing: Packing, up: bool) -> None:
+        expect(layer.use_conv and getattr(layer, "norm", None) is None, "resampling with a norm or no convolution")
+        if up:
+            expect(not layer.use_conv_transpose and layer.interpolate, "transposed convolutions")
+        else:
+            expect(layer.padding == 1, "an unusual padding of a convolution")
+        self._conv = Convolution(layer.conv, packing)
+
+    def __call__(self, x: torch.Tensor, size: Any = None) -> torch.Tensor:
+        """``size``: the sides to enlarge to, or None."""
+        return self._conv(x if size is None else F.interpolate(x, size=size, mode="nearest"))
+
+
+class SelfAttention:
+    """Queries, keys and values by one product."""
+
+    def __init__(self, attention: Any, packing: Packing) -> None:
+        self.heads = attention.heads
+        layers = [attention.to_q, attention.to_k, attention.to_v]
+        self._weight, self._bias = packing.stacked(layers), stacked_bias(layers)
+        self._out = Linear(attention.to_out[0], packing)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        count, length, _ = x.shape
+        packed = F.linear(x, self._weight, self._bias).view(count, length, 3, self.heads, -1)
+        query, key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)
+        hidden = F.scaled_dot_product_attention(query, key, value)
+        return self._out(hidden.transpose(1, 2).reshape(count, length, -1))
+
+
+class CrossAttention:
+    """Its keys and values are computed elsewhere, once a picture."""
+
+    def __init__(self, attention: Any, packing: Packing) -> None:
+        self.heads = attention.heads
+        self._query = Linear(attention.to_q, packing)
+        self._out = Linear(attention.to_out[0], packing)
+
+    def __call__(self, x: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """``text``: N x tokens x 2C, keys beside values; rows may have any stride."""
+        count, length, _ = x.shape
+        query = self._query(x).view(count, length, self.heads, -1).transpose(1, 2)
+        key, value = text.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        hidden = F.scaled_dot_product_attention(query, key, value)
+        return self._out(hidden.transpose(1, 2).reshape(count, length, -1))
+
+
+def check_attention(attention: Any) -> None:
+    expect(isinstance(attention, Attention), f"a {type(attention).__name__}")
+    expect(isinstance(attention.processor, AttnProcessor | AttnProcessor2_0), "attention that was replaced")
+    names = ("group_norm", "spatial_norm", "norm_q", "norm_k", "norm_cross", "added_kv_proj_dim")
+    expect(not any(getattr(attention, name, None) for name in names), "attention with norms or added keys")
+    expect(not attention.residual_connection and attention.rescale_output_factor == 1.0, "attention with a residual")
+    expect(attention.scale_qk and not attention.is_causal, "attention with another scale or order")
+    expect(attention.inner_kv_dim == attention.inner_dim, "attention with fewer keys than queries")
+    expect(not attention.fused_projections, "attention whose projections were fused")
+
+
+class Block:
+    """A transformer block; the last residual is left for the next operation to add."""
+
+    def __init__(self, block: Any, packing: Packing, operations: Operations) -> None:
+        expect(isinstance(block, BasicTransformerBlock), f"a {type(block).__name__}")
+        expect(block.norm_type == "layer_norm" and block.pos_embed is None, f"a norm of type {block.norm_type}")
+        norms = (block.norm1, block.norm2, block.norm3)
+        expect(all(isinstance(each, torch.nn.LayerNorm) and each.elementwise_affine for each in norms), "unusual norms")
+        expect(not block.only_cross_attention and not hasattr(block, "fuser"), "an unusual transformer block")
+        expect(block.attn2 is not None and block.attn2.is_cross_attention, "a block without cross attention")
+        expect(block._chunk_size is None, "feed-forward layers in chunks")
+        for attention in (block.attn1, block.attn2):
+            check_attention(attention)
+        expect(type(block.ff.net[0]).__name__ == "GEGLU", f"an activation of type {type(block.ff.net[0]).__name__}")
+        self._norm1, self._norm2, self._norm3 = norms
+        self._own, self._cross = SelfAttention(block.attn1, packing), CrossAttention(block.attn2, packing)
+        self._wide, self._narrow = Linear(block.ff.net[0].proj, packing), Linear(block.ff.net[2], packing)
+        self._operations = operations
+
+    def __call__(
+        self, hidden: torch.Tensor, pending: torch.Tensor | None, text: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``pending`` is yet to be added to ``hidden``; returns the same pair."""
+        hidden, normed = self._operations.add_layer_norm(hidden, pending, self._norm1)
+        hidden, normed = self._operations.add_layer_norm(hidden, self._own(normed), self._norm2)
+        hidden, normed = self._operations.add_layer_norm(hidden, self._cross(normed, text), self._norm3)
+        return hidden, self._narrow(self._operations.geglu(self._wide(normed)))
+
+
+class Transformer:
+    """Transformer blocks on the pixels of a picture."""
+
+    def __init__(self, model: Any, packing: Packing, operations: Operations) -> None:
+        expect(isinstance(model, Transformer2DModel) and model.is_input_continuous, f"a {type(model).__name__}")
+        expect(getattr(model, "caption_projection", None) is None, "a projection of captions")
+        self._norm = model.norm
+        self._in, self._out = Linear(model.proj_in, packing), Linear(model.proj_out, packing)
+        self.blocks = [Block(block, packing, operations) for block in model.transformer_blocks]
+        expect(self.blocks, "a transformer without blocks")
+        self._operations = operations
+
+    def __call__(self, x: torch.Tensor, texts: Iterator[torch.Tensor]) -> torch.Tensor:
+        height, width = x.shape[2:]
+        residual, pending = rows(x), None
+        hidden = self._in(self._operations.group_norm(residual, self._norm, False))
+        for block in self.blocks:
+            hidden, pending = block(hidden, pending, next(texts))
+        assert pending is not None
+        out = self._out(self._operations.add(hidden, pending))
+        return picture(self._operations.add(out, residual), height, width)
