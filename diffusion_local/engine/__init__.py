@@ -98,7 +98,8 @@ class Engine(Protocol):
     def generate(self, params: Params, on_step: OnStep) -> Picture:
         """Make one picture with the loaded model. Equal params give equal pixels on the same device and rung.
 
-        It may return once the device has been given all of the work. Raises EngineError (OutOfMemory, BadImage) and whatever ``on_step`` raises; usable again after each of them.
+        It may return once the device has been given all of the work. Raises EngineError (OutOfMemory, BadImage) and
+        whatever ``on_step`` raises; usable again after each of them.
         """
         ...
 

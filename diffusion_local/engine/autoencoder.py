@@ -44,7 +44,8 @@ def decode(
     """The first picture of the latents, and a sentence where it took a second try, else an empty string.
 
     A half precision VAE that overflows, to NaN or to a black picture, is run again after ``in_fp32``, which makes it
-    compute in fp32 from then on. ``decoder`` is tried before the VAE itself, and refused if it fails. Raises BadImage if the latents are not numbers or the picture stays unusable.
+    compute in fp32 from then on. ``decoder`` is tried before the VAE itself; ``refuse`` is told why it failed. Raises
+    BadImage if the latents are not numbers or the picture stays unusable.
     """
     if not torch.isfinite(latents).all():
         raise BadImage(message("out_of_range"))
@@ -83,10 +84,8 @@ def decode_later(
     """
     mean, std = _statistics(vae, latents)
     unscaled = latents / _scale(vae) * std + mean
-    if decoder is None:
-        pixels = vae.decode(unscaled.to(vae.dtype), return_dict=False)[0][0]
-    else:
-        pixels = decoder(unscaled)[0]
+    run = decoder or (lambda latents: vae.decode(latents.to(vae.dtype), return_dict=False)[0])
+    pixels = run(unscaled)[0]
     shown = _eight_bits(pixels).permute(1, 2, 0).contiguous()
     sound = torch.stack([torch.isfinite(latents).all(), torch.isfinite(pixels).all(), shown.any()])
     arrived = [torch.empty(each.shape, dtype=each.dtype, pin_memory=True) for each in (shown, sound)]

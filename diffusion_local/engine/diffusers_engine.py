@@ -63,7 +63,8 @@ class DiffusersEngine:
         """``threads`` limits torch on the CPU, ``memory_limit`` what it takes of a GPU (bytes); 0 leaves it to torch.
 
         ``numbers`` is the setting ``precision``; ``materials`` are the home's; ``graphs``: whether models that stay on
-        an NVIDIA GPU run by CUDA graphs; ``speed`` is the setting. Raises UserError for a precision that the device does not have.
+        an NVIDIA GPU run by CUDA graphs; ``speed`` is the setting. Raises UserError for a precision that the device
+        does not have.
         """
         precision.check(numbers, device.type)
         self._device = device

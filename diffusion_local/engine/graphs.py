@@ -115,7 +115,7 @@ class Graphs:
             elif recording:
                 stack.enter_context(replaced(denoiser, lambda exact: partial(run, "denoiser", exact)))
             for name, encoder in (encoders or {}).items() if recording else ():
-                stack.enter_context(replaced(encoder, lambda exact, name=name: partial(run, name, exact)))
+                stack.enter_context(replaced(encoder, partial(partial, run, name)))
             yield
 
     def forget(self) -> bool:

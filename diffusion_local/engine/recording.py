@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion_local.engine.graphs import mapped
 
-#: Replays of steps that may be on their way: the device never waits for Python, and a cancel waits for no more than these.
+#: Replays of steps that may be on their way: the device never waits for Python, and a cancel waits for no more.
 AHEAD = 2
 #: What reads values back from the device.
 _READING = frozenset(

@@ -16,7 +16,11 @@ log = logging.getLogger(__name__)
 
 
 class Forms:
-    """``decoded`` is the dtype in which the latest picture was decoded by a fused decoder, or empty. Without ``operations`` there are none. ``lock`` is held by whoever runs or changes the model's VAE."""
+    """Without ``operations`` there are none.
+
+    ``lock`` is held by whoever runs or changes the model's VAE. ``decoded`` is the dtype in which a fused decoder
+    decoded the latest picture, or empty.
+    """
 
     def __init__(
         self, operations: Operations | None = None, forget: Callable[[], Any] = lambda: None, bf16: bool = False

@@ -61,7 +61,8 @@ def channel_sums(X, SHIFT, SUMS, pixels, channels, shift_stride, share,
     squares = tl.zeros([ROWS, COLUMNS], tl.float32)
     if SHIFTED:
         shift = tl.load(SHIFT + picture * shift_stride + column, mask=inside, other=0.0).to(tl.float32)
-    for start in range(0, share, ROWS):
+    start = 0
+    while start < share:
         row = part * share + start + tl.arange(0, ROWS)
         mask = (row < pixels)[:, None] & inside[None, :]
         at = (picture * pixels + row)[:, None] * channels + column[None, :]
@@ -70,6 +71,7 @@ def channel_sums(X, SHIFT, SUMS, pixels, channels, shift_stride, share,
             x = tl.where(mask, x + shift[None, :], 0.0)
         values += x
         squares += x * x
+        start += ROWS
     to = SUMS + (picture * tl.num_programs(1) + part) * 2 * channels + column
     tl.store(to, tl.sum(values, 0), mask=inside)
     tl.store(to + channels, tl.sum(squares, 0), mask=inside)
@@ -86,12 +88,14 @@ def group_factors(SUMS, SHIFT, WEIGHT, BIAS, FACTORS, pixels, channels, shift_st
     channel = tl.program_id(1) * GROUP + column
     values = tl.zeros([COLUMNS], tl.float32)
     squares = tl.zeros([COLUMNS], tl.float32)
-    for start in range(0, parts, PARTS):
+    start = 0
+    while start < parts:
         part = start + tl.arange(0, PARTS)
         mask = (part < parts)[:, None] & inside[None, :]
         at = SUMS + ((picture * parts + part) * 2)[:, None] * channels + channel[None, :]
         values += tl.sum(tl.load(at, mask=mask, other=0.0), 0)
         squares += tl.sum(tl.load(at + channels, mask=mask, other=0.0), 0)
+        start += PARTS
     count = pixels * GROUP
     mean = tl.sum(values, 0) / count
     variance = tl.maximum(tl.sum(squares, 0) / count - mean * mean, 0.0)

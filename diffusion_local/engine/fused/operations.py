@@ -15,7 +15,7 @@ class Operations(Protocol):
     def group_norm(
         self, x: torch.Tensor, norm: torch.nn.GroupNorm, silu: bool, shift: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Group normalisation of ``x + shift``, followed by SiLU if asked; ``shift``: N x C, with rows of any stride."""
+        """Group normalisation of ``x + shift``, then SiLU if asked; ``shift``: N x C, with rows of any stride."""
         ...
 
     def add(self, x: torch.Tensor, y: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

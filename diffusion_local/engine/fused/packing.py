@@ -91,7 +91,7 @@ def with_loras(layer: Any) -> torch.Tensor:
     for name in active:
         if name in getattr(layer, "lora_variant", {}) or layer.lora_bias.get(name):
             raise Unfit("a LoRA with weight decomposition or a bias")
-        total = total + layer.get_delta_weight(name).float()  # type: ignore[operator]
+        total = total + layer.get_delta_weight(name).float()
     return total.to(own.dtype)
 
 

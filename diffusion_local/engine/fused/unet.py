@@ -24,8 +24,9 @@ class Stage:
         self.resnets = [Resnet(each, packing, operations) for each in block.resnets]
         self.transformers = [Transformer(each, packing, operations) for each in attentions]
         down, up = (getattr(block, f"{way}samplers", None) for way in ("down", "up"))
-        expect(len(down or up or ()) <= 1, "a block that resamples twice")
-        self.resample = Resample((down or up)[0], packing, bool(up)) if down or up else None
+        samplers = list(down or up or [])
+        expect(len(samplers) <= 1, "a block that resamples twice")
+        self.resample = Resample(samplers[0], packing, bool(up)) if samplers else None
 
 
 class FusedUNet:
