@@ -15,7 +15,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
 from diffusion_local.engine.fused.operations import Operations
-from diffusion_local.engine.fused.packing import Packing, Unfit, bias_of, stacked_bias
+from diffusion_local.engine.fused.packing import Packing, Unfit, base, bias_of, stacked_bias
 
 
 def rows(x: torch.Tensor) -> torch.Tensor:
@@ -49,10 +49,11 @@ class Convolution:
     """``bias``: whether it is added here, or left to the next operation."""
 
     def __init__(self, layer: Any, packing: Packing, bias: bool = True) -> None:
-        expect(layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros", "unusual convolutions")
+        own = base(layer)
+        expect(own.groups == 1 and own.dilation == (1, 1) and own.padding_mode == "zeros", "unusual convolutions")
         self._weight = packing.kernel(layer)
         self._bias = bias_of(layer) if bias else None
-        self._stride, self._padding = layer.stride, layer.padding
+        self._stride, self._padding = own.stride, own.padding
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return F.conv2d(x, self._weight, self._bias, self._stride, self._padding)
@@ -75,7 +76,7 @@ class Resnet:
         self._out_bias = bias_of(block.conv2)
         self._shortcut: torch.Tensor | None = None
         if block.conv_shortcut is not None:
-            expect(block.conv_shortcut.kernel_size == (1, 1), "a ResNet block with a large shortcut")
+            expect(base(block.conv_shortcut).kernel_size == (1, 1), "a ResNet block with a large shortcut")
             self._shortcut = packing.flat(block.conv_shortcut)
             extra = bias_of(block.conv_shortcut)
             if extra is not None:

@@ -1,0 +1,61 @@
+"""The fused decoder, and what a model's forms remember of its VAE."""
+
+import logging
+
+import pytest
+import torch
+
+from diffusion_local.engine import autoencoder
+from diffusion_local.engine.fused.decoder import FusedDecoder
+from diffusion_local.engine.fused.forms import Forms
+from diffusion_local.engine.fused.operations import TorchOperations
+from diffusion_local.engine.fused.packing import Unfit
+from tests.engine.fused import models
+from tests.engine.fused.models import difference
+
+LATENTS = torch.randn(1, 4, 10, 6, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("changes", [{}, {"use_post_quant_conv": False, "use_quant_conv": False}])
+def test_it_decodes_the_same(changes: dict[str, bool]) -> None:
+    vae = models.vae(**changes)
+    before = {name: each.clone() for name, each in vae.state_dict().items()}
+    found = FusedDecoder(vae, TorchOperations(), torch.float32)(LATENTS)
+    assert difference(found, vae.decode(LATENTS, return_dict=False)[0]) < 1e-4
+    assert all(torch.equal(each, before[name]) for name, each in vae.state_dict().items())
+
+
+def test_a_vae_that_decodes_in_tiles_has_none() -> None:
+    vae = models.vae()
+    vae.enable_tiling()
+    with pytest.raises(Unfit, match="tiles"):
+        FusedDecoder(vae, TorchOperations(), torch.float32)
+    assert Forms(TorchOperations()).decoder(vae, torch.float32) is None
+
+
+def test_a_vae_in_fp32_beside_a_model_in_half_precision_is_decoded_in_bf16() -> None:
+    vae = models.vae()
+    assert Forms(TorchOperations(), bf16=False).decoder(vae, torch.float16) is None
+    forms = Forms(TorchOperations(), bf16=True)
+    decoder = forms.decoder(vae, torch.float16)
+    assert decoder is not None
+    assert (decoder.dtype, forms.decoded) == (torch.bfloat16, "bfloat16")
+    assert difference(decoder(LATENTS), vae.decode(LATENTS, return_dict=False)[0]) < 0.05
+    assert vae.dtype == torch.float32
+    assert forms.decoder(vae, torch.float16) is decoder
+    assert forms.decoder(models.vae(), torch.float16) is not decoder  # another VAE was put in
+
+
+def test_one_that_gives_no_numbers_is_not_used_again(caplog: pytest.LogCaptureFixture) -> None:
+    vae, forms = models.vae(), Forms(TorchOperations())
+    assert forms.decoder(vae, torch.float32) is not None
+    with caplog.at_level(logging.WARNING):
+        picture, said = autoencoder.decode(
+            vae, LATENTS, lambda: None, lambda latents: torch.full((1, 3, 20, 12), torch.nan), forms.refuse_decoder
+        )
+    expected, _ = autoencoder.decode(vae, LATENTS, lambda: None)
+    assert picture.tobytes() == expected.tobytes()
+    assert said == ""
+    assert forms.decoder(vae, torch.float32) is None
+    assert forms.decoded == ""
+    assert caplog.messages == ["pictures are decoded the exact way: the VAE gave no numbers"]
