@@ -21,7 +21,7 @@ class FusedDecoder:
         expect(not vae.use_tiling and not vae.use_slicing, "decoding in tiles")
         middle = vae.decoder.mid_block
         expect(all(type(each).__name__ == "UpDecoderBlock2D" for each in vae.decoder.up_blocks), "unusual blocks")
-        expect(len(middle.attentions) == 1 and middle.attentions[0] is not None, "a middle without attention")
+        expect(len(middle.attentions) == 1 and len(middle.resnets) == 2, "an unusual middle")
         expect(isinstance(vae.decoder.conv_act, torch.nn.SiLU), "an unusual activation")
         expect(isinstance(vae.decoder.conv_norm_out, torch.nn.GroupNorm), "an unusual norm")
         packing = Packing()
@@ -33,7 +33,8 @@ class FusedDecoder:
         self._first, self._last = Convolution(decoder.conv_in, packing), Convolution(decoder.conv_out, packing)
         self._norm = decoder.conv_norm_out
         self._middle = [Resnet(each, packing, operations) for each in decoder.mid_block.resnets]
-        self._attention = PictureAttention(decoder.mid_block.attentions[0], packing, operations)
+        attention = decoder.mid_block.attentions[0]
+        self._attention = None if attention is None else PictureAttention(attention, packing, operations)
         self._up = [
             (
                 [Resnet(each, packing, operations) for each in block.resnets],
@@ -46,7 +47,7 @@ class FusedDecoder:
         x = latents.to(self.dtype, memory_format=torch.channels_last)
         x = self._first(x if self._before is None else self._before(x))
         x = self._middle[0](x, None)
-        x = self._middle[1](self._attention(x), None)
+        x = self._middle[1](x if self._attention is None else self._attention(x), None)
         for resnets, enlarge in self._up:
             for resnet in resnets:
                 x = resnet(x, None)

@@ -16,7 +16,7 @@ from tests.engine.fused.models import difference
 LATENTS = torch.randn(1, 4, 10, 6, generator=torch.Generator().manual_seed(5))
 
 
-@pytest.mark.parametrize("changes", [{}, {"use_post_quant_conv": False, "use_quant_conv": False}])
+@pytest.mark.parametrize("changes", [{}, {"use_post_quant_conv": False}, {"mid_block_add_attention": False}])
 def test_it_decodes_the_same(changes: dict[str, bool]) -> None:
     vae = models.vae(**changes)
     before = {name: each.clone() for name, each in vae.state_dict().items()}
