@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def measured(jobs: list[Job]) -> dict[str, Any]:
     """Of a list that was worked off: seconds between two claims, and from the first claim to the last file."""
     started = [datetime.fromisoformat(job.started_at or "").timestamp() for job in jobs]
     ended = max(datetime.fromisoformat(job.finished_at or "").timestamp() for job in jobs)
-    periods = sorted(later - earlier for earlier, later in zip(started, started[1:], strict=False))
+    periods = sorted(later - earlier for earlier, later in pairwise(started))
     return {
         "period": round(statistics.median(periods), 4),
         "p10_p90": [round(periods[int(len(periods) * share)], 4) for share in (0.1, 0.9)],

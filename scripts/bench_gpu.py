@@ -38,9 +38,10 @@ from safetensors.torch import save_file
 from diffusion_local.catalog import Catalog
 from diffusion_local.compose import open_files
 from diffusion_local.domain import Lora, Params, utc_now
-from diffusion_local.engine import Picture, placement
+from diffusion_local.engine import Picture, painting, placement
 from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
+from diffusion_local.engine.fused.operations import TorchOperations
 from diffusion_local.engine.graphs import Graphs
 from diffusion_local.engine.materials import Materials
 from diffusion_local.engine.memory import GIB, Choice, Weights, estimate
@@ -145,9 +146,9 @@ def synchronize() -> None:
 def resident(bench: Bench, name: str) -> dict[str, Any]:
     """All in memory: load, two pictures after one to warm up, and the first seed again."""
     load = bench.load(name)
-    first, begun = timed(bench.engine.generate, bench.params(name), quiet)
-    runs = [timed(bench.engine.generate, bench.params(name, seed), quiet) for seed in (2, 3)]
-    _, again = timed(bench.engine.generate, bench.params(name), quiet)
+    first, begun = timed(finished, bench.engine, bench.params(name))
+    runs = [timed(finished, bench.engine, bench.params(name, seed)) for seed in (2, 3)]
+    _, again = timed(finished, bench.engine, bench.params(name))
     facts = again.facts
     params = bench.params(name)
     need = estimate(read(bench.catalog.get(name).path), 2, params.width, params.height)
@@ -177,7 +178,7 @@ def graphs(bench: Bench, name: str) -> dict[str, Any]:
         for way, held in ways.items():
             loaded.graphs = held
             bench.engine._gauge.start()
-            seconds, picture = timed(bench.engine.generate, bench.params(name, 50 + turn), quiet)
+            seconds, picture = timed(finished, bench.engine, bench.params(name, 50 + turn))
             pictures[way].append(picture.image.tobytes())
             if turn == 0:  # the graph is recorded in this one
                 rows[way] |= {"first_seconds": seconds, "peak_gib": gib(picture.facts.get("peak_bytes", 0))}
@@ -202,7 +203,7 @@ def one_more(bench: Bench, name: str, held: Graphs) -> None:
     assert loaded is not None
     before, loaded.graphs = loaded.graphs, held
     before.forget()
-    bench.engine.generate(bench.params(name, 99), quiet)
+    finished(bench.engine, bench.params(name, 99))
     loaded.graphs = before
 
 
@@ -223,6 +224,53 @@ def faster(rows: dict[str, Any], what: str) -> float:
     return round(median(rows["eager"][what]) / max(median(rows["graph"][what]), 0.001), 2)
 
 
+def fused(bench: Bench, name: str) -> dict[str, Any]:
+    """The same pictures exact and by fused forms, in turns: seconds, memory, and how far latents and pixels differ."""
+    fast = DiffusersEngine(bench.device, speed="fast")
+    if bench.tiny:
+        fast._rack._operations = TorchOperations()
+    fast.load(bench.catalog.get(name), Choice("resident"))
+    engines = {"exact": bench.engine, "fast": fast}
+    rows: dict[str, Any] = {way: {"seconds": [], "denoise_seconds": []} for way in engines}
+    apart: list[float] = []
+    latents: dict[str, torch.Tensor] = {}
+    decode = painting.decode
+    try:
+        for turn in range(TURNS + 1):
+            made = {}
+            for way, engine in engines.items():
+
+                def kept(held: Any, given: torch.Tensor, *rest: Any, way: str = way) -> Any:
+                    latents[way] = given.float().cpu()
+                    return decode(held, given, *rest)
+
+                painting.decode = kept
+                engine._gauge.start()
+                seconds, made[way] = timed(finished, engine, bench.params(name, 60 + turn))
+                if turn == 0:  # kernels are compiled and graphs recorded in this one
+                    rows[way] |= {"first_seconds": seconds, "peak_gib": gib(made[way].facts.get("peak_bytes", 0))}
+                    continue
+                rows[way]["seconds"].append(seconds)
+                rows[way]["denoise_seconds"].append(made[way].facts["denoise_seconds"])
+            apart.append(float((latents["fast"] - latents["exact"]).norm() / latents["exact"].norm()))
+            pixels = ImageChops.difference(made["exact"].image, made["fast"].image)
+    finally:
+        painting.decode = decode
+        fast.unload()
+    return rows | {
+        "made_by": made["fast"].facts.get("fused"),
+        "times_as_fast": faster({"eager": rows["exact"], "graph": rows["fast"]}, "seconds"),
+        "relative_l2_of_latents": [round(each, 5) for each in apart],
+        "largest_pixel_difference": max(high for _, high in pixels.getextrema()),
+    }
+
+
+def finished(engine: DiffusersEngine, params: Params) -> Picture:
+    picture = engine.generate(params, quiet)
+    picture.image  # noqa: B018 - waits for it
+    return picture
+
+
 def loras(bench: Bench, name: str) -> dict[str, Any]:
     """A LoRA, then none, on rungs that move the weights and one that does not: what each does to the picture."""
     bench.load(name)
@@ -235,8 +283,8 @@ def loras(bench: Bench, name: str) -> dict[str, Any]:
         if rung not in bench.engine.ladder:
             continue
         bench.load(name, rung)
-        timed(bench.engine.generate, bare, quiet)
-        made = [timed(bench.engine.generate, each, quiet) for each in (bare, inked, inked, bare)]
+        timed(finished, bench.engine, bare)
+        made = [timed(finished, bench.engine, each) for each in (bare, inked, inked, bare)]
         before, first, again, after = (picture.image.tobytes() for _, picture in made)
         rows[rung] = {
             "seconds_without": made[0][0],
@@ -264,7 +312,7 @@ def make_lora(path: Path, unet: Any) -> None:
 
 def cancel(bench: Bench, name: str) -> dict[str, Any]:
     """From the wish to the engine being free again, at three moments of a picture."""
-    usual, _ = timed(bench.engine.generate, bench.params(name), quiet)
+    usual, _ = timed(finished, bench.engine, bench.params(name))
     waits = []
     for share in (0.2, 0.45, 0.7):
         wished, at = threading.Event(), [0.0]
@@ -330,8 +378,8 @@ def on_a_rung(bench: Bench, name: str, rung: str) -> dict[str, Any]:
     move = bench.load(name, rung)
     params = bench.params(name, steps=FEW_STEPS)
     need = estimate(read(bench.catalog.get(name).path), 2, params.width, params.height)
-    timed(bench.engine.generate, replace(params, steps=1), quiet)
-    seconds, picture = timed(bench.engine.generate, replace(params, seed=2), quiet)
+    timed(finished, bench.engine, replace(params, steps=1))
+    seconds, picture = timed(finished, bench.engine, replace(params, seed=2))
     return {
         "steps": FEW_STEPS,
         "load_or_move_seconds": move,
@@ -460,10 +508,12 @@ def story(bench: Bench) -> None:
     record("sd15 made", lambda: bench.make("sd15"))
     record("sd15 resident", lambda: resident(bench, "sd15"))
     record("sd15 graphs", lambda: graphs(bench, "sd15"))
+    record("sd15 fused", lambda: fused(bench, "sd15"))
     record("sd15 cancel", lambda: cancel(bench, "sd15"))
     record("sdxl made", lambda: bench.make("sdxl"))
     record("sdxl resident", lambda: resident(bench, "sdxl"))
     record("sdxl graphs", lambda: graphs(bench, "sdxl"))
+    record("sdxl fused", lambda: fused(bench, "sdxl"))
     record("sdxl cancel", lambda: cancel(bench, "sdxl"))
     record("dit", lambda: transformer(bench))
     record("sd15 loras", lambda: loras(bench, "sd15"))

@@ -28,7 +28,7 @@ SOURCE = {"kind": Kind.IMG2IMG, "strength": 0.6}
 @pytest.fixture
 def engines(at_home: Home, starter: Model) -> Iterator[dict[str, DiffusersEngine]]:
     """One that is exact, and one that is fast and runs by graphs."""
-    materials = Materials(at_home.settings)
+    materials = Materials(at_home.settings, at_home.house.files.open_source)
     opened = {name: DiffusersEngine(at_slot("cpu0"), threads=1, materials=materials) for name in ("exact", "fast")}
     opened["fast"]._rack._operations = TorchOperations()
     opened["fast"]._rack._recorder = Recorder
@@ -74,9 +74,7 @@ def test_text_to_image(engines: dict[str, DiffusersEngine], latents: list[torch.
         assert is_fast(facts)
 
 
-def test_every_kind_of_work(
-    engines: dict[str, DiffusersEngine], latents: list[torch.Tensor], at_home: Home
-) -> None:
+def test_every_kind_of_work(engines: dict[str, DiffusersEngine], latents: list[torch.Tensor], at_home: Home) -> None:
     changes = {"source": at_home.source, "strength": 0.6, "steps": 4}
     for kind in (changes | {"kind": Kind.IMG2IMG}, changes | {"kind": Kind.INPAINT, "mask": at_home.mask}):
         assert is_fast(compared(engines, latents, **kind))
@@ -124,7 +122,9 @@ def test_other_rungs(engines: dict[str, DiffusersEngine], starter: Model) -> Non
 
 
 def test_text_encoders_run_by_graphs_to_the_same_pictures(starter: Model, at_home: Home) -> None:
-    engine = DiffusersEngine(at_slot("cpu0"), threads=1, materials=Materials(at_home.settings))
+    engine = DiffusersEngine(
+        at_slot("cpu0"), threads=1, materials=Materials(at_home.settings, at_home.house.files.open_source)
+    )
     recorder = Recorder()
     engine._rack._recorder = lambda: recorder
     engine.load(starter)
@@ -135,7 +135,9 @@ def test_text_encoders_run_by_graphs_to_the_same_pictures(starter: Model, at_hom
         seen.append(draw(steps=1, prompt=f"apple {number % 2}", clip_skip=number // 2 % 2).image.tobytes())
     parts = {part for part, _ in engine._loaded.graphs._recorded}
     assert "text_encoder" in parts
-    plain = DiffusersEngine(at_slot("cpu0"), threads=1, materials=Materials(at_home.settings))
+    plain = DiffusersEngine(
+        at_slot("cpu0"), threads=1, materials=Materials(at_home.settings, at_home.house.files.open_source)
+    )
     plain.load(starter)
     again = [Draw(plain)(steps=1, prompt=f"apple {n % 2}", clip_skip=n // 2 % 2).image.tobytes() for n in range(4)]
     assert seen == again

@@ -1,5 +1,7 @@
 """The Triton kernels against plain torch in fp32; ``test_kernels`` runs this in a process of its own."""
 
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +12,14 @@ from tests.engine.fused import models
 from tests.engine.fused.models import difference
 
 EXPECTED = TorchOperations()
-CLOSE = 1e-6
+CLOSE = 2e-6
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+
+
+@pytest.fixture(autouse=True)
+def on_the_device() -> Iterator[None]:
+    with torch.device(DEVICE):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,117 @@
+"""Pictures that are handed over while their device is still at work on them."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from PIL import Image as PIL
+
+from diffusion_local.compose import House
+from diffusion_local.domain import Params, State
+from diffusion_local.engine import OnStep, Picture
+from diffusion_local.engine.fake import FakeEngine
+from diffusion_local.errors import BadImage, OutOfMemory
+from diffusion_local.store.paces import Measured
+from diffusion_local.worker.runner import Runner
+from diffusion_local.worker.stopping import Stop
+from tests.support import eventually
+
+SIZES = {"width": 128, "height": 128, "steps": 4}
+
+
+class Late(FakeEngine):
+    """Hands its pictures over at once; ``finish(prompt, image)`` is what is waited for."""
+
+    def __init__(self, finish: Callable[[str, PIL.Image], PIL.Image]) -> None:
+        super().__init__(0)
+        self.finish = finish
+        self.begun: list[str] = []
+
+    def generate(self, params: Params, on_step: OnStep) -> Picture:
+        self.begun.append(params.prompt)
+        made = super().generate(params, on_step)
+        return Picture(lambda: (self.finish(params.prompt, made.image), {"late": True}), made.facts)
+
+
+@pytest.fixture
+def work(house: House) -> Iterator[Callable[[FakeEngine], Runner]]:
+    opened: list[Runner] = []
+
+    def start(engine: FakeEngine) -> Runner:
+        opened.append(Runner(house, "cpu0", engine, Stop()))
+        return opened[-1]
+
+    yield start
+    for runner in opened:
+        runner.close()
+
+
+def submit(house: House, *prompts: str) -> list[str]:
+    return [house.studio.submit(prompt, seed=1, **SIZES).job_ids[0] for prompt in prompts]
+
+
+def test_the_next_picture_begins_before_the_last_is_there(house: House, work: Any) -> None:
+    second_begun = threading.Event()
+
+    def finish(prompt: str, image: PIL.Image) -> PIL.Image:
+        if prompt == "first":
+            eventually(lambda: engine.begun == ["first", "second"])
+            second_begun.set()
+        return image
+
+    engine = Late(finish)
+    ids = submit(house, "first", "second")
+    work(engine).work_off()
+    assert second_begun.is_set()
+    assert [house.jobs.get(each).state for each in ids] == [State.DONE] * 2
+    assert all(image.facts["late"] for image in house.images.of_jobs(ids).values())
+
+
+@pytest.mark.parametrize("error", [BadImage, OutOfMemory])
+def test_one_that_turns_out_unusable_fails_alone(house: House, work: Any, error: Any) -> None:
+    def finish(prompt: str, image: PIL.Image) -> PIL.Image:
+        if prompt == "bad":
+            raise error
+        return image
+
+    bad, good = submit(house, "bad", "good")
+    work(Late(finish)).work_off()
+    job = house.jobs.get(bad)
+    assert job.state is State.FAILED
+    assert job.failure is not None
+    assert job.failure.kind == error.kind
+    assert house.jobs.get(good).state is State.DONE
+    assert list(house.images.of_jobs([bad, good])) == [good]
+
+
+def test_one_that_may_come_another_time_is_made_again(house: House, work: Any) -> None:
+    def finish(prompt: str, image: PIL.Image) -> PIL.Image:
+        problem = OutOfMemory()
+        problem.transient = True
+        raise problem
+
+    [job_id] = submit(house, "a red apple")
+    work(Late(finish)).work_off()
+    job = house.jobs.get(job_id)
+    assert (job.state, job.tries) == (State.QUEUED, 1)
+
+
+def test_the_device_s_time_is_counted_once(house: House, work: Any) -> None:
+    saver = work(FakeEngine(0))._saver
+    now = time.monotonic()
+
+    def late(ready_at: float) -> Picture:
+        picture = Picture(PIL.new("RGB", (2, 2)))
+        picture.ready_at = ready_at
+        return picture
+
+    def run(picture: Picture, seconds: float, handed_at: float) -> float:
+        found: Measured = saver._whole(Measured(seconds), picture, handed_at)
+        return round(found.run, 6)
+
+    assert run(Picture(PIL.new("RGB", (2, 2))), 1.0, now) == 1.0  # an engine that waits
+    assert run(late(now + 0.5), 1.0, now) == 1.5  # handed over 0.5 s early
+    assert run(late(now + 1.5), 0.9, now + 1.0) == 1.0  # began beside the one before, which took its first 0.4 s
+    assert run(late(now + 9.0), 1.0, now + 8.0) == 2.0
