@@ -4,7 +4,7 @@ Pure data and rules; nothing here loads a weight. A model is the bundled starter
 in one file; ``models`` finds them and tells what they are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -86,12 +86,19 @@ STARTER_LIMITS = Limits(min_size=128, max_size=512, max_pixels=512 * 512, max_st
 class Catalog:
     """The models of one installation: the starter, what lies in ``models/``, and what a person named elsewhere."""
 
-    def __init__(self, starter: Path, places: Places | Path, size_of: SizeOf | None = None) -> None:
+    def __init__(
+        self,
+        starter: Path,
+        places: Places | Path,
+        size_of: SizeOf | None = None,
+        paints: Callable[[str], bool] = lambda mask_id: True,
+    ) -> None:
         """``places`` may be the folder of models alone. ``size_of`` tells the sizes of source pictures; without it
-        there are none."""
+        there are none. ``paints`` tells whether a mask has any white."""
         self._starter_folder = starter
         self.shelf = Shelf(places if isinstance(places, Places) else Places(places))
         self.size_of = size_of or no_source
+        self.paints = paints
 
     def all(self) -> list[Model]:
         """Every entry, the default model first. Looks at the folders anew, so a new model needs no restart."""
@@ -130,24 +137,25 @@ class Catalog:
     def text_encoders(self) -> list[Adapter]:
         return self.shelf.adapters(TEXT_ENCODER)
 
-    def complete(self, prompt: str, settings: Mapping[str, Any]) -> Params:
+    def complete(self, prompt: str, settings: Mapping[str, Any], drawn: bool = True) -> Params:
         """Fill in the model's defaults and check every field.
 
         ``settings`` holds fields of Params; one that is absent or None takes the model's default. ``seed`` must be
-        set by the caller. Raises InvalidParams naming the first field that is out of its limits.
+        set by the caller. The tags of a prompt are taken out of it, unless its choices are still to be ``drawn``.
+        Raises InvalidParams naming the first field that is out of its limits.
         """
         given = validate.known(settings)
         model = self._named(given.get("model", ""))
-        params = self._filled(model, model.defaults, prompt, given)
+        params = self._filled(model, model.defaults, prompt, given, drawn)
         if advice := self._advice(params, model):
-            params = self._filled(model, advice, prompt, given)
+            params = self._filled(model, advice, prompt, given, drawn)
         self._check_files(params, model)
         return params
 
-    def _filled(self, model: Model, defaults: Defaults, prompt: str, given: Mapping[str, Any]) -> Params:
+    def _filled(self, model: Model, defaults: Defaults, prompt: str, given: Mapping[str, Any], drawn: bool) -> Params:
         sampling = families.get(model.family).sampling
         params = validate.complete(model.id, defaults, model.limits, prompt, given, self.size_of, sampling)
-        if "{" not in prompt:  # what a list draws by lot is known later
+        if drawn:
             params = with_tags(params)
         return self._named_loras(params)
 
@@ -179,10 +187,7 @@ class Catalog:
             raise InvalidParams(
                 "kind", message("model_kinds", kinds=" or ".join(model.kinds), model=model.id, got=params.kind)
             )
-        if params.loras and not families.get(model.family).loras:
-            raise InvalidParams("loras", message("no_loras", model=model.id))
-        for lora in params.loras:
-            check_adapter("loras", lora.name, self.loras(), model.architecture)
+        self.check_loras(params, model)
         if params.vae:
             check_adapter("vae", params.vae, self.vaes(), model.architecture)
         self._check_words(params, model)
@@ -193,6 +198,14 @@ class Catalog:
             return
         for each in self.embeddings():
             check_words(each, {"prompt": params.prompt, "negative": params.negative}, model.architecture)
+
+    def check_loras(self, params: Params, model: Model) -> None:
+        """Raises InvalidParams for a LoRA that is not there or does not fit the model."""
+        if params.loras and not families.get(model.family).loras:
+            raise InvalidParams("loras", message("no_loras", model=model.id))
+        found = self.loras() if params.loras else []
+        for lora in params.loras:
+            check_adapter("loras", lora.name, found, model.architecture)
 
     def _named(self, model_id: str) -> Model:
         if not isinstance(model_id, str):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from PIL import Image as PIL
-from PIL import PngImagePlugin, TiffImagePlugin
+from PIL import PngImagePlugin, TiffImagePlugin, features
 
 from diffusion_local.errors import Overloaded
 
@@ -26,7 +26,10 @@ PATIENCE = 30.0  # seconds in line
 BYTES_PER_PIXEL = 4
 COPIES = 2  # while a picture is turned or converted
 #: Formats whose decoders hold the whole picture themselves, beside Pillow's copy.
-BUFFERED = ("WEBP", "AVIF")
+BUFFERED = ("WEBP", "AVIF", "HEIF")
+
+#: Modes with more than 8 bits a channel, which take a further copy to be scaled.
+WIDE = ("F", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 #: Of PNG's compressed text chunks: of one, and of all together. Pillow's own limit for all is 64 MB.
 PngImagePlugin.MAX_TEXT_CHUNK = 1_000_000
@@ -101,7 +104,9 @@ def share(picture: PIL.Image) -> Iterator[None]:
     The picture is closed at the end, so that its memory is free before somebody else gets it.
     """
     pixels = picture.width * picture.height
-    with budget.taken(pixels * BYTES_PER_PIXEL * COPIES * (2 if picture.format in BUFFERED else 1)):
+    with budget.taken(
+        pixels * BYTES_PER_PIXEL * COPIES * (2 if picture.format in BUFFERED or picture.mode in WIDE else 1)
+    ):
         try:
             yield
         finally:
@@ -116,6 +121,24 @@ def return_freed_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1_000_000)
+
+
+def formats() -> tuple[str, ...]:
+    """Formats that pictures of others may have. Pillow knows dozens more, whose decoders are little tried.
+
+    AVIF is among them where Pillow was built with it, HEIF (the HEIC of phones) where pillow-heif is installed.
+    """
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:  # a platform that it has no wheel for
+        heif = []
+    else:
+        register_heif_opener(thumbnails=False)
+        heif = ["HEIF"]
+    return ("PNG", "JPEG", "WEBP", "GIF", "BMP", *(["AVIF"] if features.check("avif") else []), *heif)
+
+
+FORMATS = formats()
 
 
 class Metered:

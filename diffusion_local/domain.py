@@ -196,6 +196,11 @@ class Image:
     facts: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
+    def flag(self) -> str:
+        """Why it is probably not what was wanted (see ``blemishes``): black, one_colour, flat, noise; or empty."""
+        return str(self.facts.get("flag", ""))
+
+    @property
     def suffix(self) -> str:
         """Of its format: .png, .jpg or .webp."""
         return PurePath(self.key).suffix or ".png"
@@ -252,6 +257,22 @@ class Receipt:
 
     batch_id: str
     job_ids: list[str]
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a submit would draw: how many pictures, of how many different prompts, and the prompts of the first ones.
+
+    ``combinations`` stops at a thousand million.
+    """
+
+    pictures: int
+    combinations: int
+    seed: int
+    prompts: list[str]
+    negatives: list[str]
+    loras: list[str]
     warnings: list[str] = field(default_factory=list)
 
 

@@ -12,13 +12,18 @@ from typing import Any
 
 from diffusion_local import families
 from diffusion_local.catalog import Model
-from diffusion_local.domain import Params, shortened
+from diffusion_local.domain import Kind, Params, shortened
+from diffusion_local.grammar import schedules, tags
 from diffusion_local.messages import message
 from diffusion_local.settings import assets
 
 #: What stands in round brackets without others in them, and a weight within, as A1111 writes it: ``(word:1.2)``.
 BRACKETS = re.compile(r"(?<!\\)\(([^()]{1,100})\)")
 NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+", re.ASCII)
+#: Signs without which a prompt has no syntax that could be warned of.
+SYNTAX = ("<", "[", "(", "BREAK", "AND")
+AND = re.compile(r"(?:^|\s)AND(?::\S{1,20})?(?=\s|$)")
+BREAK = re.compile(r"\bBREAK\b")
 #: Marks that only stand within an emoji: zero-width joiner, variation selector.
 JOINERS = "\u200d\ufe0f"
 FIRST_EMOJI = "\u2300"  # signs such as the degree's come before
@@ -36,16 +41,51 @@ def prompt_warnings(model: Model, params: Params) -> list[str]:
                 warnings.append(message("tokens_in_parts", **read, parts=math.ceil(count / limit)))
             else:
                 warnings.append(message("too_many_tokens", **read))
-        if not in_parts(model) and (weighted := first_weighted(text)):
-            warnings.append(message("prompt_weights", field=name, weight=weighted))
         if model.scripts and (foreign := foreign_words(text, model.scripts)):
             words = shortened(", ".join(foreign), 60)
             warnings.append(message("unknown_words", field=name, model=model.name, words=words))
+    warnings += syntax_warnings(model, params).values()
     if params.negative and not family.negative:
         warnings.append(message("no_negative"))
     if params.clip_skip and not family.clip_skip:
         warnings.append(message("no_clip_skip"))
     return warnings
+
+
+def syntax_warnings(model: Model, params: Params) -> dict[str, str]:
+    """What of a prompt's syntax the model cannot follow, by a key that is the same for warnings of one kind."""
+    found: dict[str, str] = {}
+    if params.kind is Kind.UPSCALE:
+        return found
+    for name, text in (("prompt", params.prompt), ("negative", params.negative)):
+        if AND.search(text):
+            found[f"{name} AND"] = message("joins_no_prompts", field=name)
+        if in_parts(model):
+            continue
+        if weighted := first_weighted(text):
+            found[f"{name} weights"] = message("prompt_weights", field=name, weight=weighted)
+        if changing := schedules.first_in(text):
+            shown = shortened(changing, 60)
+            found[f"{name} schedule"] = message("no_schedule", field=name, text=shown)
+        if BREAK.search(text):
+            found[f"{name} BREAK"] = message("no_break", field=name)
+    return found
+
+
+def tag_warnings(prompt: str, negative: str) -> dict[str, str]:
+    """What is passed over of the tags of a prompt as it was written, by a key as in ``syntax_warnings``."""
+    found: dict[str, str] = {}
+    for tag in tags.found_in(prompt):
+        if tag.rest:
+            shown = shortened(tag.printed(), 60)
+            found["prompt rest"] = message("tag_rest", tag=shown)
+    if without := tags.found_in(negative):
+        shown = shortened(without[0].printed(), 60)
+        found["negative tag"] = message("tag_negative", tag=shown)
+    for name, text in (("prompt", prompt), ("negative", negative)):
+        if others := tags.others_in(text):
+            found[f"{name} other"] = message("tag_unknown", field=name, tag=shortened(others[0], 60))
+    return found
 
 
 def first_weighted(text: str) -> str:

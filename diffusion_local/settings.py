@@ -81,6 +81,11 @@ class Settings(Folders):
     speed: str = setting(
         "fast", "exact: bit for bit as diffusers computes; fast: fused GPU kernels, which round differently", SPEEDS
     )
+    expand_prompts: str = setting(
+        "random",
+        "what becomes of {a|b} and __name__ in a prompt: random draws one, all makes each, no leaves them",
+        ("random", "all", "no"),
+    )
     max_count: int = setting(100, "most pictures in one submit")
     max_queued: int = setting(100_000, "most jobs waiting at once")
     model_streak: int = setting(16, "pictures for which a loaded model may go before others whose turn it is")

@@ -14,7 +14,7 @@ from typing import (
 from typing_extensions import TypedDict
 
 from diffusion_local.catalog import Model
-from diffusion_local.domain import FINAL, Event, Image, Job, Receipt, Snapshot, Worker
+from diffusion_local.domain import FINAL, Event, Failure, Image, Job, Receipt, Snapshot, Worker
 from diffusion_local.engine.planning import Plan
 from diffusion_local.messages import described
 from diffusion_local.models.adapters import Adapter
@@ -23,6 +23,8 @@ from diffusion_local.store.deliveries import Delivery
 from diffusion_local.store.downloads import Download
 
 Json = dict[str, Any]
+#: Failures whose detail begins with how the worker died.
+DEATHS = ("worker_lost", "timed_out")
 
 _root: ContextVar[str] = ContextVar("root", default="")
 
@@ -116,10 +118,16 @@ def job(job: Job, image: Image | None = None, position: int | None = None, eta: 
         "started_at": job.started_at,
         "finished_at": job.finished_at,
         "from_job": job.from_job,
-        "error": fault(job.failure.kind, job.failure.message) if job.failure else None,
+        "error": job.failure and fault_of(job.failure),
         "image": image and image_link(image),
         "params": params(job),
     }
+
+
+def fault_of(failure: Failure) -> Json:
+    """Why a job failed; with the ``cause`` where its worker died: the signal, and whether the memory was short."""
+    cause = failure.detail.partition("\n")[0] if failure.kind in DEATHS else ""
+    return fault(failure.kind, failure.message) | ({"cause": cause} if cause else {})
 
 
 def params(owner: Job | Image) -> Json:
@@ -135,6 +143,7 @@ def image_link(image: Image) -> Json:
         "thumbnail_url": thumbnail_url(image.id),
         "width": image.width,
         "height": image.height,
+        "flag": image.flag,
     }
 
 

@@ -29,16 +29,17 @@ from diffusion_local.domain import (
 from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.health import Health
 from diffusion_local.library import Library
+from diffusion_local.lists.drafts import checked_expansion
+from diffusion_local.lists.previews import Prompts
 from diffusion_local.lists.prompt_lists import PromptLists
 from diffusion_local.lists.queue_file import QueueFile
 from diffusion_local.messages import message
 from diffusion_local.options.table import BATCH_OPTIONS
-from diffusion_local.options.validate import ignored, series
+from diffusion_local.options.validate import ignored
 from diffusion_local.options.values import check_prompt, draw_seed, number, whole_number
 from diffusion_local.orders import Orders, known_state
 from diffusion_local.pictures import Pictures
 from diffusion_local.preferences import Preferences
-from diffusion_local.prompts import prompt_warnings
 from diffusion_local.questions import Questions
 from diffusion_local.queue import JobQueue
 from diffusion_local.reports.reports import Reports
@@ -68,10 +69,10 @@ LOOK_SECONDS = 0.1  # between two looks of `wait`
 class Studio(Orders, Questions):
     """Built by ``compose.open_studio``. Each method is one use-case; bad input raises a UserError.
 
-    ``lists`` has those about prompt lists, ``sources`` those about source pictures, ``styles`` presets, ``groups`` the
-    queue by batches, ``reports`` what came of it all, ``webhooks`` who is told, ``library`` those about models,
-    ``accounts`` who may come in, ``pictures`` and ``boards`` those about the gallery, ``preferences`` settings,
-    ``health`` how the machine does, ``storage`` whether gallery and database can be written.
+    ``lists`` has those about prompt lists, ``prompts`` what is drawn of one, ``sources`` those about source pictures,
+    ``styles`` presets, ``groups`` the queue by batches, ``reports`` what came of it all, ``webhooks`` who is told,
+    ``library`` those about models, ``accounts`` who may come in, ``pictures`` and ``boards`` those about the gallery,
+    ``preferences`` settings, ``health`` how the machine does, ``storage`` whether gallery and database can be written.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Studio(Orders, Questions):
         self.reports = reports
         self.webhooks = webhooks
         self.batches = Batches(settings, jobs, view, files, queue, catalog, self._timetable)
+        self.prompts = Prompts(settings, catalog)
         self.grids = Grids(settings, jobs, view, queue, catalog, self._timetable)
         self.groups = QueueGroups(view.database, view.rules)
         self.queue_file = QueueFile(settings, jobs, view, queue, catalog)
@@ -132,6 +134,7 @@ class Studio(Orders, Questions):
         priority: int = 0,
         idempotency_key: str | None = None,
         prediction: str = "",
+        expand: str | None = None,
         **settings: Any,
     ) -> Receipt:
         """Enqueue ``count`` pictures of a prompt; acknowledged means durable.
@@ -139,7 +142,8 @@ class Studio(Orders, Questions):
         Seeds are consecutive; where the noise of a variation seed is mixed in it is that one that counts up.
         ``settings`` are fields of Params; what is absent or None is the model's default, no seed (or -1) a random one.
         ``start_at``, ``window``, ``finish_by`` and ``webhook`` among them are the batch's own (see ``when``), and so is
-        ``prediction`` (see ``Batch``).
+        ``prediction`` (see ``Batch``). ``expand`` says what becomes of wildcards and choices in both prompts (see
+        ``lists``): each picture draws its own by the first seed, ``all`` makes ``count`` of each; none is the setting.
         Raises InvalidParams, QueueFull and Conflict, and then nothing is enqueued.
         """
         count = whole_number("count", count, 1, self._settings.max_count)
@@ -147,20 +151,18 @@ class Studio(Orders, Questions):
             check_prompt(field, text)
         times = self._timetable.timing(lane, {each: settings.pop(each, None) for each in BATCH_OPTIONS})
         first = draw_seed() if seed is None or seed == -1 else seed
-        params = self._catalog.complete(prompt, settings | {"seed": first})
-        each = series(params, count)
-        model = self._catalog.get(params.model)
-        if not model.ready:
-            raise InvalidParams("model", message("not_ready", model=model.id, problem=model.problem))
+        expand = checked_expansion(expand or self._settings.expand_prompts)
+        draft = self.prompts.drafts().draft(prompt, settings | {"seed": first}, expand)
+        each, warnings = draft.pictures(count, expand, self._settings.max_count)
         who = actor.current().owner(owner)
-        title = name or shortened(params.prompt)
-        batch = Batch(new_id(), title, who, lane, count, utc_now(), prediction=prediction, **times.fields())
-        warnings = prompt_warnings(model, params) + ignored(params, settings)
+        title = name or shortened(each[0].prompt if draft.fixed else draft.params.prompt)
+        batch = Batch(new_id(), title, who, lane, len(each), utc_now(), prediction=prediction, **times.fields())
         jobs = new_jobs(batch, each, whole_number("priority", priority, *PRIORITIES))
-        batch_id, job_ids = self._jobs.insert_batch(batch, jobs, idempotency_key or None, self._settings.max_queued)
-        self._queue.ring(count)
+        key, request = idempotency_key or None, draft.request(count, expand) if idempotency_key else ""
+        batch_id, job_ids = self._jobs.insert_batch(batch, jobs, key, self._settings.max_queued, request)
+        self._queue.ring(len(job_ids))
         late = self.batches.warning(batch_id) if times.finish_by else []
-        return Receipt(batch_id, job_ids, warnings + late)
+        return Receipt(batch_id, job_ids, warnings + ignored(draft.params, settings) + late)
 
     def wait(self, job_ids: Sequence[str], timeout: float) -> list[Job]:
         """The jobs, once all have ended or ``timeout`` seconds have passed; work goes on either way."""
@@ -239,10 +241,17 @@ class Studio(Orders, Questions):
         return self._images.of_jobs([job.id for job in jobs])
 
     def gallery(
-        self, limit: int = 48, before: str | None = None, search: str = "", starred: bool = False, trashed: bool = False
+        self,
+        limit: int = 48,
+        before: str | None = None,
+        search: str = "",
+        starred: bool = False,
+        trashed: bool = False,
+        flagged: bool = False,
     ) -> list[Image]:
         """Pictures, newest first; ``before`` is the last id of the page before."""
-        return self.pictures.page(limit, before, search=search.strip(), starred=starred, trashed=trashed)
+        asked = {"starred": starred, "trashed": trashed, "flagged": flagged}
+        return self.pictures.page(limit, before, search=search.strip(), **asked)
 
     def gallery_count(self) -> int:
         return self._images.count()

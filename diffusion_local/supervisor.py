@@ -31,7 +31,7 @@ from diffusion_local.post import Post
 from diffusion_local.settings import Settings
 from diffusion_local.store.probe import can_write
 from diffusion_local.watchdog import Watchdog, answers
-from diffusion_local.worker import slots
+from diffusion_local.worker import causes, slots
 from diffusion_local.worker.stopping import Stop, listen_to_signals
 
 log = logging.getLogger("diffusion_local.supervisor")
@@ -60,6 +60,7 @@ class Child:
     delay: float = FIRST_RESTART_DELAY
     due: float = field(default_factory=time.monotonic)
     hung: bool = False
+    kills: int | None = None  # of the out-of-memory killer, as it began
     heard: dict[tuple[str, str], float] = field(default_factory=dict)  # (job, time of its report): when we saw it first
 
     @property
@@ -74,8 +75,7 @@ class Child:
             env=settings.child_environ(),
             start_new_session=True,  # Ctrl-C in the terminal reaches us only; we stop the children in order
         )
-        self.started = time.monotonic()
-        self.hung = False
+        self.started, self.hung, self.kills = time.monotonic(), False, causes.kills()
 
     def plan_restart(self, steady: bool) -> float:
         """Seconds until the next start; ``steady`` if the process had worked for a while."""
@@ -168,13 +168,15 @@ class Supervisor:
         if child.alive:
             return
         if child.process is not None:
-            code = child.process.returncode
+            death = causes.death_of(child.process.pid, child.process.returncode, child.kills)
             child.process = None
             wait = child.plan_restart(self._was_steady(child))
-            log.warning("%s ended with code %s; again in %.1f s", child.name, code, wait)
+            log.warning("%s: %s; again in %.1f s", child.name, death.words, wait)
             if child.slot:
                 # If the storage has a fault, its successor recovers instead.
-                self._try(slots.recover_if_free, house, child.slot, slots.HUNG if child.hung else slots.LOST)
+                lost = slots.HUNG if child.hung else slots.LOST
+                failure = causes.failure_of(lost, death, self._settings, child.slot)
+                self._try(slots.recover_if_free, house, child.slot, failure)
         if time.monotonic() >= child.due:
             self._start(child)
 

@@ -12,6 +12,8 @@ from diffusion_local.batches import bundle, sheet
 from diffusion_local.catalog import Catalog
 from diffusion_local.domain import FINAL, Batch, Image, Params, Receipt, new_id, utc_now
 from diffusion_local.errors import Conflict, InvalidParams
+from diffusion_local.lists.drafts import Drafts
+from diffusion_local.lists.expansion import Expander
 from diffusion_local.lists.fields import field_name, parse_size
 from diffusion_local.lists.plan import CatalogOfNow
 from diffusion_local.messages import message
@@ -149,19 +151,28 @@ class Batches:
         return Edited(count if given else len(waiting), warnings + self.warning(batch_id))
 
     def _changed(self, waiting: Sequence[tuple[str, int, Params]], given: dict[str, Any]) -> list[tuple[str, Params]]:
-        catalog = CatalogOfNow(self._catalog)
+        drafts = Drafts(CatalogOfNow(self._catalog), Expander(self._settings.wildcards))
         changed = []
         for job_id, index, params in waiting:
             values = params.to_dict() | given
             try:
-                new = catalog.complete(values.pop("prompt"), values)
-                model = catalog.get(new.model)
-                if not model.ready:
-                    raise InvalidParams("model", message("not_ready", model=model.id, problem=model.problem))
+                new = self._edited(drafts, params, values, given)
             except InvalidParams as error:
                 raise InvalidParams(error.field, message("in_batch", problem=error.problem, index=index + 1)) from None
             changed.append((job_id, new))
         return changed
+
+    def _edited(self, drafts: Drafts, params: Params, values: dict[str, Any], given: dict[str, Any]) -> Params:
+        """A picture's new Params. Only a prompt that is given anew has choices: the old ones are drawn already."""
+        texts = {name: given.get(name, getattr(params, name)) for name in ("prompt", "negative")}
+        expand = {name: self._settings.expand_prompts if name in given else "no" for name in texts}
+        drawn = {
+            name: drafts.drawn(name, text, values["seed"], expand[name]) if isinstance(text, str) else text
+            for name, text in texts.items()
+        }
+        settings = {name: value for name, value in values.items() if name != "prompt"} | {"negative": drawn["negative"]}
+        [new], _ = drafts.draft(drawn["prompt"], settings, "no").pictures(1, "no", 1)
+        return new
 
     def _warnings(self, changed: Sequence[tuple[str, Params]]) -> list[str]:
         longest = sorted((params for _, params in changed), key=lambda each: -len(each.prompt))[:MOST_WARNINGS]

@@ -10,12 +10,13 @@ from diffusion_local.catalog import Catalog
 from diffusion_local.domain import PRIORITIES, Batch, Lane, Params, Receipt, new_id, shortened, utc_now
 from diffusion_local.errors import InvalidParams
 from diffusion_local.estimates import Work
+from diffusion_local.lists.drafts import Drafts, checked_expansion
+from diffusion_local.lists.expansion import Expander
 from diffusion_local.lists.grid import Grid, parse_grid
 from diffusion_local.lists.plan import CatalogOfNow
 from diffusion_local.messages import message
 from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.options.values import check_prompt, draw_seed, whole_number
-from diffusion_local.prompts import prompt_warnings
 from diffusion_local.queue import JobQueue
 from diffusion_local.settings import Settings
 from diffusion_local.store.batch_rows import BatchRows
@@ -23,6 +24,7 @@ from diffusion_local.store.jobs import JobStore, new_jobs
 from diffusion_local.store.queue_view import QueueView
 from diffusion_local.store.timetable import Timetable
 
+MOST_WARNINGS = 20
 MOST = 2000  # pictures of a grid: what one contact sheet holds
 
 
@@ -61,7 +63,7 @@ class Grids:
 
     def check(self, prompt: str, *, x: str, y: str = "", z: str = "", **settings: Any) -> GridCheck:
         """What the grid would make; nothing is enqueued. Raises InvalidParams naming the axis or the field."""
-        grid, each = self._planned(prompt, x, y, z, settings)
+        grid, each, warnings = self._planned(prompt, x, y, z, settings)
         work = Counter(Work.of(params) for params in each)
         return GridCheck(
             grid.count,
@@ -69,7 +71,7 @@ class Grids:
             grid.row_heads,
             dict(Counter(params.model for params in each)),
             self._view.seconds(work),
-            self._warnings(each),
+            warnings,
         )
 
     def submit(
@@ -94,7 +96,7 @@ class Grids:
         for what, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             check_prompt(what, text)
         times = self._timetable.timing(lane, {each: settings.pop(each, None) for each in BATCH_OPTIONS})
-        grid, each = self._planned(prompt, x, y, z, settings)
+        grid, each, warnings = self._planned(prompt, x, y, z, settings)
         batch = Batch(
             new_id(),
             name or shortened(prompt),
@@ -106,34 +108,31 @@ class Grids:
             **times.fields(),
         )
         jobs = new_jobs(batch, each, whole_number("priority", priority, *PRIORITIES))
-        warnings = self._warnings(each)
         batch_id, ids = self._jobs.insert_batch(batch, jobs, idempotency_key or None, self._settings.max_queued)
         self._queue.ring(len(ids))
         return Receipt(batch_id, ids, warnings + (self._rows.lateness(batch_id) if times.finish_by else []))
 
-    def _planned(self, prompt: str, x: str, y: str, z: str, settings: dict[str, Any]) -> tuple[Grid, list[Params]]:
+    def _planned(
+        self, prompt: str, x: str, y: str, z: str, settings: dict[str, Any]
+    ) -> tuple[Grid, list[Params], list[str]]:
+        """The grid, its pictures cell by cell, and warnings of their prompts. All draw by the same seed, so that cells
+        of equal prompts have equal choices."""
         check_prompt("prompt", prompt)
         for axis, text in (("x", x), ("y", y), ("z", z)):
             check_prompt(axis, text)
         grid = parse_grid(x, y, z, min(MOST, self._settings.max_queued))
         given = {name: value for name, value in settings.items() if value is not None}
+        expand = checked_expansion(given.pop("expand", "") or self._settings.expand_prompts)
         if given.get("seed", -1) == -1:
             given["seed"] = draw_seed()
-        catalog = CatalogOfNow(self._catalog)
-        each = []
+        drafts = Drafts(CatalogOfNow(self._catalog), Expander(self._settings.wildcards))
+        each: list[Params] = []
+        warnings: list[str] = []
         for place, (words, options) in enumerate(grid.cells(prompt, given)):
             try:
-                params = catalog.complete(words, options)
-                model = catalog.get(params.model)
-                if not model.ready:
-                    raise InvalidParams("model", message("not_ready", model=model.id, problem=model.problem))
+                [params], found = drafts.draft(words, options, expand).pictures(1, "random", 1)
             except InvalidParams as error:
                 raise InvalidParams(error.field, message("in_grid", problem=error.problem, cell=place + 1)) from None
             each.append(params)
-        return grid, each
-
-    def _warnings(self, each: list[Params]) -> list[str]:
-        prompts = {(params.model, params.prompt, params.negative): params for params in each}
-        longest = sorted(prompts.values(), key=lambda params: -len(params.prompt))[:10]
-        found = [text for params in longest for text in prompt_warnings(self._catalog.get(params.model), params)]
-        return list(dict.fromkeys(found))
+            warnings += found if len(warnings) < MOST_WARNINGS else []
+        return grid, each, list(dict.fromkeys(warnings))

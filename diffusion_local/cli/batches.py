@@ -118,6 +118,10 @@ def grid(
     x: Annotated[str, typer.Option("--x", help='Columns, as "steps: 10,20,30" or "prompt: cat,dog" (replaces).')],
     y: Annotated[str, typer.Option("--y", help="Rows.")] = "",
     z: Annotated[str, typer.Option("--z", help="Grids below each other.")] = "",
+    expand: Annotated[
+        str | None,
+        typer.Option(help="What becomes of {a|b} and __name__: random, all or no; else as the settings say."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would make.")] = False,
     name: Annotated[str, typer.Option(help="Name of the batch.")] = "",
     priority: Annotated[int, typer.Option(help="Higher runs first, from -100 to 100.")] = 0,
@@ -129,7 +133,7 @@ def grid(
     **settings: Any,
 ) -> None:
     """Put an X/Y/Z grid into the queue: a picture for each combination; `batch sheet` draws it with its axes."""
-    options = read_options(studio, size, settings)
+    options = read_options(studio, size, settings) | {"expand": expand}
     if dry_run:
         for time in BATCH_OPTIONS:
             options.pop(time, None)

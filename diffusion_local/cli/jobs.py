@@ -1,6 +1,7 @@
 """Commands about jobs: submit them, look at them, steer the queue."""
 
 import sys
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -18,9 +19,10 @@ from diffusion_local.cli.terminal import (
     tell,
     tell_receipt,
 )
-from diffusion_local.domain import State
+from diffusion_local.domain import Preview, State
 from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import message
+from diffusion_local.options.table import BATCH_OPTIONS
 
 app = typer.Typer()
 
@@ -33,6 +35,11 @@ def submit(
     prompt: str,
     count: Annotated[int, typer.Option(help="Pictures to make.")] = 1,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, as 256x256.")] = None,
+    expand: Annotated[
+        str | None,
+        typer.Option(help="What becomes of {a|b} and __name__: random, all or no; else as the settings say."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be drawn.")] = False,
     name: Annotated[str, typer.Option(help="Name of the batch.")] = "",
     priority: Annotated[int, typer.Option(help="Higher runs first, from -100 to 100.")] = 0,
     idempotency_key: Annotated[
@@ -44,17 +51,31 @@ def submit(
     **options: Any,
 ) -> None:
     """Put pictures of a prompt into the queue."""
+    given = read_options(studio, size, options)
+    if dry_run:
+        of_pictures = {name: value for name, value in given.items() if name not in BATCH_OPTIONS}
+        preview = studio.prompts.preview(prompt, count=count, expand=expand, **of_pictures)
+        tell(asdict(preview), as_json, preview_lines(preview))
+        return
     receipt = studio.submit(
         prompt,
         count=count,
         name=name,
         priority=priority,
         idempotency_key=idempotency_key,
-        **read_options(studio, size, options),
+        expand=expand,
+        **given,
     )
     for warning in receipt.warnings:
         print(f"note: {warning}", file=sys.stderr)
     tell_receipt(studio, receipt, wait, timeout, as_json)
+
+
+def preview_lines(preview: Preview) -> list[str]:
+    lines = [f"{preview.pictures:,} pictures of {preview.combinations:,} combinations, with --seed {preview.seed}"]
+    for prompt, negative in zip(preview.prompts, preview.negatives, strict=True):
+        lines.append(f"  {prompt}" + (f" --negative {negative}" if negative else ""))
+    return lines + [f"note: {warning}" for warning in preview.warnings]
 
 
 @app.command()

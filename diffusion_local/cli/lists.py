@@ -32,7 +32,7 @@ SHOWN_BAD = 20
 @taking_flags
 def submit_list(
     studio: AnyStudio,
-    file: Annotated[str, typer.Argument(help="Text, .csv or .jsonl; - is standard input.")],
+    file: Annotated[str, typer.Argument(help="Text, .csv, .tsv, .jsonl or .json; - is standard input.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the list would make.")] = False,
     skip_bad_lines: Annotated[bool, typer.Option("--skip-bad-lines", help="Enqueue the good ones.")] = False,
     form: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}; else the file's name tells.")] = "",

@@ -25,14 +25,17 @@ def gallery(
     search: Annotated[str, typer.Option(help="Words of the prompt.")] = "",
     starred: Annotated[bool, typer.Option("--starred", help="Only starred ones.")] = False,
     trashed: Annotated[bool, typer.Option("--trashed", help="What is in the trash instead.")] = False,
+    flagged: Annotated[
+        bool, typer.Option("--flagged", help="Black, of one colour, nearly flat or mere noise, and not asked for.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List pictures, newest first."""
-    images = studio.gallery(limit, search=search, starred=starred, trashed=trashed)
+    images = studio.gallery(limit, search=search, starred=starred, trashed=trashed, flagged=flagged)
     files = [file_of(studio, image.id) for image in images]
     shaped = [shapes.image(image) | {"file": file} for image, file in zip(images, files, strict=True)]
     lines = [
-        f"{file or image.id + ' (its file is gone)'}  {image.params.prompt}"
+        f"{file or image.id + ' (its file is gone)'}  {f'[{image.flag}] ' if image.flag else ''}{image.params.prompt}"
         for image, file in zip(images, files, strict=True)
     ]
     tell(shaped, as_json, lines or ["no pictures yet"])
@@ -84,6 +87,7 @@ def recipe(
     except OSError as error:
         raise InvalidParams("file", message("file_cannot_be_read", error=error.strerror, file=picture)) from None
     found = read_picture(data)
-    told = {**found.settings, **found.others, **found.facts}
-    lines = [f"{name:>24}  {value}" for name, value in told.items()]
-    tell({"settings": found.settings, "facts": found.facts, "others": found.others}, as_json, lines)
+    lines = [f"{name:>24}  {value}" for name, value in {**found.settings, **found.facts}.items()]
+    lines += [f"{'not used here: ' + name:>24}  {value}" for name, value in found.others.items()]
+    told = {"settings": found.settings, "facts": found.facts, "others": found.others, "tool": found.tool}
+    tell(told, as_json, lines)

@@ -44,8 +44,9 @@ def decode(
     """The first picture of the latents, and a sentence where it took a second try, else an empty string.
 
     A half precision VAE that overflows, to NaN or to a black picture, is run again after ``in_fp32``, which makes it
-    compute in fp32 from then on. ``decoder`` is tried before the VAE itself; ``refuse`` is told why it failed. Raises
-    BadImage if the latents are not numbers or the picture stays unusable.
+    compute in fp32 from then on. A picture that stays black is one all the same: it is kept, and flagged later.
+    ``decoder`` is tried before the VAE itself; ``refuse`` is told why it failed. Raises BadImage where there are no
+    numbers.
     """
     if not torch.isfinite(latents).all():
         raise BadImage(message("out_of_range"))
@@ -61,11 +62,8 @@ def decode(
         said = f"the VAE gave {problem} in {str(vae.dtype).removeprefix('torch.')} and was run again in float32"
         in_fp32()
         pixels = _decode(vae, latents)
-        problem = _unusable(pixels)
-    if problem == "no numbers":
+    if pixels is None:
         raise BadImage(message("noise_nan"))
-    if problem or pixels is None:
-        raise BadImage(message("all_black"))
     return PIL.fromarray(pixels.permute(1, 2, 0).cpu().numpy()), said
 
 

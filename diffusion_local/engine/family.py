@@ -42,6 +42,9 @@ class EngineFamily:
     takes the packing back, ``plain(pipe)`` makes latents as the VAE has them, and ``end(pipe, width, height)`` those
     that the pipeline hands out.
 
+    ``turned(conditioning)`` gives the tensors by which a running pipeline is told of another prompt; None: it cannot
+    be told.
+
     ``call(params)`` gives further arguments; ``run(pipe)`` what is called with all of them; ``inpainting(pipe)`` the
     pipeline for a UNet that reads a mask.
     """
@@ -58,6 +61,7 @@ class EngineFamily:
     run: Callable[[Any], Callable[..., Any]] = lambda pipe: pipe
     call: Callable[[Params], dict[str, Any]] = sized_and_guided
     encode: Callable[[Any, torch.Tensor], torch.Tensor] = lambda pipe, pixels: autoencoder.encode(pipe.vae, pixels)
+    turned: Callable[[Conditioning], dict[str, torch.Tensor]] | None = None
     latents_dtype: torch.dtype | None = None
     scales_start: bool = False
     load_file: Callable[[Path, Path, torch.dtype], Any] | None = None

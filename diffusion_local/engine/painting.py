@@ -17,6 +17,7 @@ from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.materials import Materials
 from diffusion_local.engine.steps import Steps
 from diffusion_local.errors import BadImage, ModelUnavailable, OutOfMemory
+from diffusion_local.grammar import schedules
 from diffusion_local.messages import message
 
 #: Prompts whose embeddings are kept: about 0.3 MB each for SD, 0.6 MB for SDXL, with their negatives.
@@ -35,9 +36,13 @@ def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | N
     # 1. What it begins from.
     canvas = opened(params, materials)
 
+    skipped = 0 if canvas is None else kinds.skipped(params.steps, params.strength)
+
     with transfers.Prelude(device) as prelude:
-        # 2. Text to embeddings.
-        conditioning = embed(loaded, params)
+        # 2. Text to embeddings: of each text, where the prompt changes from step to step.
+        texts = texts_of(loaded, params, params.steps - skipped)
+        embedded = {pair: embed(loaded, params, *pair) for pair in texts}
+        conditioning = embedded[texts[0]]
         placement.step_back(pipe)
 
         # 3. A scheduler of this picture's own: it keeps state between steps, and an interrupted one keeps it for good.
@@ -48,7 +53,6 @@ def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | N
         drawn, generator = noise.draw(params, family.shape(pipe, params.width, params.height))
         drawn = drawn.to(device, family.latents_dtype or loaded.dtype)
         start = family.start(pipe, drawn)
-        skipped = 0 if canvas is None else kinds.skipped(params.steps, params.strength)
         run = family.run(pipe)
         change, said = None, ""
         vae_in_fp32 = partial(placement.vae_in_fp32, pipe, loaded.rung, str(device))
@@ -61,7 +65,9 @@ def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | N
             if skipped or params.kind is not Kind.INPAINT:  # a whole repaint begins from noise alone
                 start = start.clone()
                 kinds.begin_late(scheduler, skipped, partial(fill, loaded, begun, start))
-        steps.follow(scheduler, previewer(loaded, params), skipped, change)
+        changing = len(embedded) > 1
+        turn = partial(turn_to, loaded, [embedded[pair] for pair in texts], scheduler.order) if changing else None
+        steps.follow(scheduler, previewer(loaded, params), skipped, change, turn)
         prelude.end_at(denoiser_of(pipe))
 
         # 5. Noise to latents, step by step.
@@ -74,6 +80,7 @@ def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | N
             generator=generator,
             output_type="latent",
             callback_on_step_end=steps,
+            **({"callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]} if changing else {}),
         ).images
         watch.stop()
 
@@ -149,10 +156,29 @@ def opened(params: Params, materials: Materials | None) -> Canvas | None:
     return kinds.canvas(materials.source(params.source), mask, (params.width, params.height))
 
 
-def embed(loaded: Loaded, params: Params) -> Conditioning:
-    """The prompt's embeddings, from the cache if they were used lately; without guidance no negative is read."""
+def texts_of(loaded: Loaded, params: Params, steps: int) -> list[tuple[str, str]]:
+    """(prompt, negative) at each step that is made. They are as written for a family that cannot change them."""
+    if loaded.family.turned is None:
+        return [(params.prompt, params.negative)]
+    both = (schedules.texts(text, steps) for text in (params.prompt, params.negative))
+    return list(zip(*both, strict=True))
+
+
+def turn_to(
+    loaded: Loaded, each: list[Conditioning], order: int, index: int, tensors: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The embeddings of the step that follows a call of the denoiser, where they are others."""
+    now, after = (each[min(call // order, len(each) - 1)] for call in (index, index + 1))
+    if after is now or loaded.family.turned is None:
+        return {}
+    like = tensors["prompt_embeds"]
+    return {name: tensor.to(like) for name, tensor in loaded.family.turned(after).items()}
+
+
+def embed(loaded: Loaded, params: Params, prompt: str, negative: str) -> Conditioning:
+    """A prompt's embeddings, from the cache if they were used lately; without guidance no negative is read."""
     guided = loaded.family.guided(loaded.pipe, params.guidance)
-    key = (params.prompt, params.negative if guided else None, params.clip_skip)
+    key = (prompt, negative if guided else None, params.clip_skip)
     cached = (*key, loaded.loras, loaded.words)
     if cached not in loaded.prompts:
         loaded.prompts[cached] = loaded.family.embed(loaded.pipe, *key)

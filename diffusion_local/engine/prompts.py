@@ -1,82 +1,15 @@
 """Prompts with weights, and prompts longer than a text encoder reads at once, for models with CLIP text encoders.
 
-The syntax is A1111's (its wiki, "Attention/emphasis"): ``(word)`` weighs 1.1 times as much, ``[word]`` 1.1 times as
-little, ``(word:1.3)`` 1.3 times; they nest, and ``\\(`` is a bracket. compel turns the weighted pieces into embeddings,
-75 tokens at a time. What has no weight and fits goes the pipeline's own way, to the same pixels as ever.
+compel turns the pieces that ``grammar.weights`` reads into embeddings, 75 tokens at a time. What has no weight and fits
+goes the pipeline's own way, to the same pixels as ever.
 """
 
-import math
-import re
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from compel.embeddings_provider import EmbeddingsProvider, ReturnedEmbeddingsType, SplitLongTextMode
 
-UP, DOWN = 1.1, 1 / 1.1
-#: Weights further away make noise of a picture.
-MOST = 10.0
-#: Brackets within brackets that weigh something, of each kind; further ones are text. 1.1 to the 25th is MOST already.
-DEEPEST = 50
-_MARK = re.compile(r"\\[()\[\]\\]|[(\[]|:\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)|[)\]]|[^\\()\[\]:]+|[\\:]")
-
-
-@dataclass(slots=True)
-class Piece:
-    """Text with one weight."""
-
-    text: str
-    weight: float = 1.0
-
-
-def pieces(prompt: str) -> list[Piece]:
-    """The prompt in pieces of one weight each, without its marks. A bracket that stays open counts to the end."""
-    found: list[Piece] = []
-    round_open: list[int] = []
-    square_open: list[int] = []
-
-    def weigh(start: int, factor: float) -> None:
-        for piece in found[start:]:
-            piece.weight = math.copysign(min(MOST, abs(piece.weight * factor)), piece.weight * factor)
-
-    for match in _MARK.finditer(prompt):
-        mark, weight = match[0], match[1]
-        if mark.startswith("\\") and len(mark) == 2:
-            found.append(Piece(mark[1]))
-        elif mark == "(" and len(round_open) < DEEPEST:
-            round_open.append(len(found))
-        elif mark == "[" and len(square_open) < DEEPEST:
-            square_open.append(len(found))
-        elif weight is not None and round_open:
-            weigh(round_open.pop(), float(weight))
-        elif mark == ")" and round_open:
-            weigh(round_open.pop(), UP)
-        elif mark == "]" and square_open:
-            weigh(square_open.pop(), DOWN)
-        else:
-            found.append(Piece(mark))
-    for start in round_open:
-        weigh(start, UP)
-    for start in square_open:
-        weigh(start, DOWN)
-    return merged(found)
-
-
-def merged(found: list[Piece]) -> list[Piece]:
-    """Neighbours of equal weight as one piece; at least one piece."""
-    runs: list[list[Piece]] = []
-    for piece in found:
-        if runs and math.isclose(runs[-1][0].weight, piece.weight):
-            runs[-1].append(piece)
-        else:
-            runs.append([piece])
-    return [Piece("".join(piece.text for piece in run), run[0].weight) for run in runs] or [Piece("")]
-
-
-def plain(prompt: str) -> str | None:
-    """The text without its marks if all of it weighs 1, else None."""
-    found = pieces(prompt)
-    return found[0].text if len(found) == 1 and math.isclose(found[0].weight, 1.0) else None
+from diffusion_local.grammar.weights import parts
 
 
 def fits(tokenizer: Any, text: str) -> bool:
@@ -103,15 +36,18 @@ class Encoder(EmbeddingsProvider):
 
     def __call__(self, prompt: str) -> torch.Tensor:
         """1 x (77 times the number of chunks) x channels."""
-        each = pieces(prompt)
-        found = self.get_embeddings_for_weighted_prompt_fragments(
-            [[piece.text for piece in each]], [[piece.weight for piece in each]], device=self.device
-        )
-        return found.to(self.text_encoder.dtype)
+        found = [
+            self.get_embeddings_for_weighted_prompt_fragments(
+                [[piece.text for piece in part]], [[piece.weight for piece in part]], device=self.device
+            )
+            for part in parts(prompt)
+        ]
+        return torch.cat(found, dim=1).to(self.text_encoder.dtype)
 
     def pooled(self, prompt: str) -> torch.Tensor:
         """Of the text without its weights: they do not reach it."""
-        return self.get_pooled_embeddings(["".join(piece.text for piece in pieces(prompt))], device=self.device)
+        text = " ".join("".join(piece.text for piece in part) for part in parts(prompt))
+        return self.get_pooled_embeddings([text], device=self.device)
 
     def _encode_token_ids_to_embeddings(
         self, token_ids: torch.Tensor, attention_mask: torch.Tensor | None = None

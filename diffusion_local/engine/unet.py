@@ -5,14 +5,27 @@ from typing import Any
 import torch
 
 from diffusion_local.engine import prompts
+from diffusion_local.engine.family import Conditioning
+from diffusion_local.grammar.weights import plain
 
 
 def plain_and_short(pipe: Any, prompt: str, negative: str | None) -> tuple[str | None, str | None]:
     """Both texts without marks if neither has weights and both fit into the encoder, else None for the prompt."""
-    texts = [prompts.plain(each) for each in (prompt, negative) if each is not None]
+    texts = [plain(each) for each in (prompt, negative) if each is not None]
     if any(text is None or not prompts.fits(pipe.tokenizer, text) for text in texts):
         return None, None
     return texts[0], texts[1] if negative is not None else None
+
+
+def turned(conditioning: Conditioning) -> dict[str, torch.Tensor]:
+    """What ``embed`` gave as the pipelines have it between their steps: negative and prompt in one tensor."""
+    names = {"prompt_embeds": "prompt_embeds", "add_text_embeds": "pooled_prompt_embeds"}
+    found = {}
+    for theirs, ours in names.items():
+        if ours in conditioning:
+            both = [conditioning[f"negative_{ours}"], conditioning[ours]]
+            found[theirs] = torch.cat([each for each in both if each is not None])
+    return found
 
 
 def guided(pipe: Any, guidance: float) -> bool:

@@ -27,11 +27,12 @@ def written(results: Iterable[tuple[Job, PurePath | None]], form: str) -> Iterat
 
 def csv_lines(results: Iterable[tuple[Job, PurePath | None]]) -> Iterator[str]:
     page = io.StringIO(newline="")
-    writer = csv.DictWriter(page, COLUMNS)
-    writer.writeheader()
+    plain, quoting = csv.DictWriter(page, COLUMNS), csv.DictWriter(page, COLUMNS, quoting=csv.QUOTE_ALL)
+    plain.writeheader()
     yield taken(page)
     for job, file in results:
-        writer.writerow(row(job, file))
+        commented = job.params.prompt.lstrip().startswith("#")  # unquoted it would be a comment
+        (quoting if commented else plain).writerow(row(job, file))
         yield taken(page)
 
 

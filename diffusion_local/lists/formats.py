@@ -1,4 +1,8 @@
-"""Lines of a list to entries: text with flags, CSV and JSONL. Each line is an Entry, a BadLine, or says nothing."""
+"""Lines of a list to entries: text with flags, CSV or TSV, JSONL, a JSON array. Each is an Entry or a BadLine.
+
+In every format blank lines say nothing, nor do lines that begin with ``#``; quotation marks around such a text make it
+a prompt. What is no list is refused as a whole.
+"""
 
 import csv
 import json
@@ -10,7 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from diffusion_local.errors import InvalidParams, echo
-from diffusion_local.lists.encoding import MAX_LINE_CHARS, lines
+from diffusion_local.lists.encoding import MAX_LINE_CHARS, decoded, lines
 from diffusion_local.lists.fields import FIELDS, BadLine, Entry, entry, field_name, known
 from diffusion_local.messages import changed, message
 
@@ -19,8 +23,17 @@ Parsed = Iterator[Entry | BadLine]
 #: Prompt and negative prompt at their longest, quoted, are more than a line of plain text may have.
 MAX_ROW_CHARS = 5 * MAX_LINE_CHARS
 SHOWN_CHARS, REASON_CHARS = 80, 500
-SUFFIXES = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-DELIMITERS = ",;\t"
+SUFFIXES = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"}
+DELIMITERS = "\t,;|"
+COMMENTS = ("#", "//")  # the second one only in JSON, where no value can begin so
+#: The line by which Excel names the delimiter of a CSV file.
+SEPARATOR = re.compile(r'\s*"?sep=(.)"?[\s,;]*', re.IGNORECASE)
+#: Beginnings of files that hold text and are no list of prompts.
+NO_LISTS = ("{\\rtf", "<!doctype", "<html", "<?xml", "<svg", "%pdf", "---\n")
+ARRAY = re.compile(r'\[\s*("(?:[^"\\]|\\.){0,200}"?\s*[,\]]|"(?:[^"\\]|\\.){150}|\{\s*["}]|\])')
+OBJECT = re.compile(r'\{\s*"[^"\\]{1,40}"\s*:.*\}')
+SPACES = re.compile(r"\s*")
+COMMA = re.compile(r"\s*,\s*")
 FLAG = re.compile(r"(?:^|(?<=\s))--([A-Za-z][\w-]*)(?:\s*=\s*|\s+|$)")
 QUOTED = re.compile(r"""("[^"\\]*(?:\\.[^"\\]*)*"|'[^'\\]*(?:\\.[^'\\]*)*')(?=\s|$)""", re.DOTALL)
 
@@ -38,7 +51,13 @@ def parse(data: bytes, form: str) -> Parsed:
 
 
 def parse_text(data: bytes) -> Parsed:
-    """One prompt a line, with ``--flags`` behind it; blank lines and those that begin with ``#`` say nothing."""
+    """One prompt a line, with ``--flags`` behind it. JSON that is taken for text is read as what it is."""
+    head = beginning(data)
+    if head.lower().startswith(NO_LISTS) or first_line(head) == "{":
+        raise InvalidParams("list", message("no_list", start=echo(head[:20])))
+    if is_array(data, head) or OBJECT.match(first_line(head)):
+        yield from parse_jsonl(data)
+        return
     for number, line, problem in lines(data):
         text = line.strip()
         if problem:
@@ -48,13 +67,68 @@ def parse_text(data: bytes) -> Parsed:
 
 
 def parse_jsonl(data: bytes) -> Parsed:
-    """A JSON object a line, with the fields of Params; or a JSON string, which is a prompt."""
+    """A JSON object a line, with the fields of Params; or a JSON string, which is a prompt. Or an array of such."""
+    if is_array(data, beginning(data)):
+        yield from parse_array(data)
+        return
     for number, line, problem in lines(data, MAX_ROW_CHARS):
         text = line.strip()
         if problem:
             yield bad(number, problem, text)
-        elif text and not text.startswith(("#", "//")):
-            yield checked(number, text, json_values)
+        elif text and not text.startswith(COMMENTS):
+            yield checked(number, text, lambda text: json_values(json_in(text)))
+
+
+def parse_json(data: bytes) -> Parsed:
+    """A JSON array of objects with the fields of Params, and of strings, which are prompts."""
+    if not beginning(data).startswith("["):
+        raise InvalidParams("list", message("json_array"))
+    yield from parse_array(data)
+
+
+def parse_array(data: bytes) -> Parsed:
+    """The items of a JSON array, each under the number of the line on which it begins. Raises InvalidParams.
+
+    An array is broken at the first fault in its syntax: where the next item would begin is not known.
+    """
+    text = "".join("\n" if line.lstrip().startswith(COMMENTS) else line for _, line, _ in lines(data, len(data)))
+    decoder, place, number, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
+    following = SPACES.match(text, place).end()  # type: ignore[union-attr]
+    while not text.startswith("]", following):
+        number += text.count("\n", counted, following)
+        counted = following
+        try:
+            found, place = decoder.raw_decode(text, following)
+        except (ValueError, RecursionError) as error:
+            raise InvalidParams("list", message("json_from_line", line=number, error=str(error)[:100])) from None
+        shown = text[following : following + SHOWN_CHARS]
+        yield checked(number, shown, lambda _: json_values(found))  # noqa: B023
+        comma = COMMA.match(text, place)
+        if not comma and not text.startswith("]", SPACES.match(text, place).end()):  # type: ignore[union-attr]
+            raise InvalidParams("list", message("json_comma", line=number))
+        following = (comma or SPACES.match(text, place)).end()  # type: ignore[union-attr]
+    if text[following + 1 :].strip():
+        raise InvalidParams("list", message("json_end"))
+
+
+def is_array(data: bytes, head: str) -> bool:
+    """Whether it is a JSON array of strings or objects, and no prompt such as ``[red|blue] car``."""
+    return first_line(head) == "[" or bool(ARRAY.match(head) and decoded(data).rstrip().endswith("]"))
+
+
+def first_line(text: str) -> str:
+    return text.partition("\n")[0].strip()
+
+
+def beginning(data: bytes) -> str:
+    """The first lines that say something, up to some hundred characters."""
+    head = ""
+    for _, line, _ in lines(data, MAX_ROW_CHARS):
+        if line.strip() and not (not head and line.lstrip().startswith(COMMENTS)):
+            head += line[:200]
+            if len(head) >= 100:
+                break
+    return head.lstrip()
 
 
 def parse_csv(data: bytes) -> Parsed:
@@ -95,9 +169,13 @@ class Table:
     def rows(self) -> Iterator[list[str] | BadLine]:
         texts = self._texts()
         head = next((line for line in texts if line.strip()), "")
+        delimiter = "\t" if "\t" in head else max(DELIMITERS, key=head.count)
+        if named := SEPARATOR.fullmatch(head):
+            delimiter, self.first = named[1], 0
+            head = next((line for line in texts if line.strip()), "")
         self.first = self._last
         # strict: else a quotation mark that is not closed swallows the rest of the list without a word
-        reader = csv.reader(chain([head], texts), delimiter=max(DELIMITERS, key=head.count), strict=True)
+        reader = csv.reader(chain([head], texts), delimiter=delimiter, strict=True)
         while True:
             try:
                 row = next(reader)
@@ -120,7 +198,7 @@ class Table:
             if problem:
                 self._bad.append(bad(number, problem, line))
                 self._torn = self.first > 0  # it is within a cell, so its row is not whole
-            else:
+            elif self.first or not line.lstrip().startswith("#"):  # within a row a line is part of a quoted cell
                 self.first = self.first or number
                 yield line
 
@@ -164,12 +242,16 @@ def unquoted(text: str) -> str:
     return re.sub(r"\\(.)", r"\1", text[1:-1])
 
 
-def json_values(text: str) -> dict[str, Any]:
-    """The fields of a line of JSONL. Raises InvalidParams."""
+def json_in(text: str) -> Any:
+    """Raises InvalidParams."""
     try:
-        found = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidParams("line", message("not_json", error=str(error)[:100])) from None
+
+
+def json_values(found: Any) -> dict[str, Any]:
+    """The fields of a value of JSON. Raises InvalidParams."""
     if isinstance(found, str):
         return {"prompt": found}
     if not isinstance(found, dict):
@@ -205,4 +287,9 @@ def printable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-FORMATS: dict[str, Callable[[bytes], Parsed]] = {"text": parse_text, "csv": parse_csv, "jsonl": parse_jsonl}
+FORMATS: dict[str, Callable[[bytes], Parsed]] = {
+    "text": parse_text,
+    "csv": parse_csv,
+    "jsonl": parse_jsonl,
+    "json": parse_json,
+}

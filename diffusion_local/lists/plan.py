@@ -2,22 +2,23 @@
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 from diffusion_local import prompts
 from diffusion_local.catalog import Catalog, Model
-from diffusion_local.domain import Kind, Params
-from diffusion_local.errors import InvalidParams, QueueFull, echo
+from diffusion_local.domain import Params
+from diffusion_local.errors import InvalidParams, QueueFull
 from diffusion_local.estimates import Work
-from diffusion_local.lists.expansion import MANY, Expander, Text
-from diffusion_local.lists.fields import EXPANSIONS, BadLine, Entry
+from diffusion_local.lists.drafts import Draft, Drafts, Pair, too_many
+from diffusion_local.lists.expansion import Expander
+from diffusion_local.lists.fields import BadLine, Entry
 from diffusion_local.lists.formats import bad
-from diffusion_local.messages import Message, message
-from diffusion_local.options.validate import series, with_tags
-from diffusion_local.options.values import check_prompt, whole_number
+from diffusion_local.messages import message
+from diffusion_local.options.validate import series
+from diffusion_local.options.values import whole_number
 
 SHOWN_PROMPTS = 5  # of the first, and of the last
 MOST_BAD = 100  # bad lines that are kept; the others are counted
@@ -49,6 +50,7 @@ class CatalogOfNow(Catalog):
         self.shelf = catalog.shelf
         self._starter = catalog.default
         self.size_of = catalog.size_of
+        self.paints = catalog.paints
 
     def all(self) -> list[Model]:
         return self._found
@@ -68,7 +70,7 @@ class Plan:
         self, catalog: Catalog, expander: Expander, defaults: Mapping[str, Any], expand: str, seed: int, most: int
     ) -> None:
         self._catalog = CatalogOfNow(catalog)
-        self._expander = expander
+        self._drafts = Drafts(self._catalog, expander)
         self._defaults = defaults
         self._expand = expand
         self._most = most
@@ -83,6 +85,7 @@ class Plan:
         self.bad: list[BadLine] = []
         self.bad_count = 0
         self._longest: list[tuple[int, int, str, str]] = []
+        self._warnings: dict[str, str] = {}
 
     def pictures_of(self, parsed: Iterable[Entry | BadLine]) -> Iterator[Params]:
         """The Params of all good lines. Raises QueueFull if there are more than the queue can ever hold."""
@@ -106,43 +109,53 @@ class Plan:
         lot = Random(f"{self.seed} {entry.line}")
         if str(values.get("seed", -1)) == "-1":
             values["seed"] = lot.randint(0, 2**31 - 1)
-        params = self._catalog.complete(values.pop("prompt", ""), values)
-        series(params, count)
-        model = self._catalog.get(params.model)
-        if not model.ready:
-            raise InvalidParams("model", message("not_ready", model=model.id, problem=model.problem))
-        node = Text(params.prompt) if expand == "no" else self._expander.parse(params.prompt)
-        if isinstance(node, Text):
-            return self._counted(params, [node.text.strip()], count)
+        draft = self._drafts.draft(values.pop("prompt", ""), values, expand)
+        seeds = series(draft.params, count)
+        if draft.fixed:
+            pair = draft.drawn(lot)
+            draft.finished(pair)
+            return self._counted(draft, [pair], seeds)
         if expand == "all":
-            if node.count * count > self._most:
-                raise InvalidParams("prompt", too_many(node.count, count, self._most))
-            for prompt in node.all():
-                check_prompt("prompt", prompt, required=params.kind is not Kind.UPSCALE)
-            return self._counted(params, (prompt.strip() for prompt in node.all()), count, node.count)
+            if draft.count * count > self._most:
+                raise InvalidParams("prompt", too_many(draft.count, count, self._most))
+            for pair in draft.all():
+                draft.finished(pair)
+            return self._counted(draft, draft.all(), seeds, draft.count)
         state = lot.getstate()  # drawn twice alike: once to check, once to take
         for _ in range(count):
-            check_prompt("prompt", node.drawn(lot), required=params.kind is not Kind.UPSCALE)
+            draft.finished(draft.drawn(lot))
         lot.setstate(state)
-        drawn = series(params, count)
-        return (each for one in drawn for each in self._counted(one, [node.drawn(lot).strip()], 1))
+        return (each for one in seeds for each in self._counted(draft, [draft.drawn(lot)], [one]))
 
-    def _counted(self, params: Params, prompts: Iterable[str], count: int, different: int = 1) -> Iterator[Params]:
-        """For each prompt ``count`` pictures with consecutive seeds, beginning alike: prompts are to be compared."""
+    def _counted(
+        self, draft: Draft, pairs: Iterable[Pair], seeds: Sequence[Params], different: int = 1
+    ) -> Iterator[Params]:
+        """For each pair of prompts a picture of each seed, beginning alike: prompts are to be compared."""
+        params, count = draft.params, len(seeds)
         if self.pictures + different * count > self._most:
             raise QueueFull(message("list_many", most=self._most))
-        for prompt in prompts:
-            self._longest_with(params.model, prompt, params.negative)
-            for one in series(params, count):
+        for pair in pairs:
+            done, prompt = draft.finished(pair), pair[0].strip()
+            self._longest_with(params.model, prompt, done.negative)
+            self._warn_of(draft.model, done, pair)
+            for one in seeds:
                 self.pictures += 1
                 self.models[params.model] += 1
                 if len(self.first) < SHOWN_PROMPTS:
                     self.first.append(prompt)
                 else:
                     self._newest.append(prompt)
-                yield with_tags(replace(one, prompt=prompt))
+                yield replace(done, seed=one.seed, variation_seed=one.variation_seed)
             self.work[Work.of(params)] += count
             self.pixels += params.width * params.height * count
+
+    def _warn_of(self, model: Model, params: Params, pair: Pair) -> None:
+        """The first warning of each kind; a list of thousands has no room for all."""
+        if params.mask:
+            self._warnings |= dict(zip(("mask",), self._drafts.mask_warnings(params), strict=False))
+        if any(sign in text for text in pair for sign in prompts.SYNTAX):
+            found = prompts.tag_warnings(*pair) | prompts.syntax_warnings(model, params)
+            self._warnings = found | self._warnings
 
     def _longest_with(self, model: str, prompt: str, negative: str) -> None:
         each = (max(len(prompt), len(negative)), self.pictures, model, max(prompt, negative, key=len))
@@ -164,7 +177,7 @@ class Plan:
             if limit and tokens > limit:
                 over[model, limit, prompts.in_parts(found)] += 1
         some = over.total() == LONGEST
-        return [
+        return list(self._warnings.values()) + [
             message(
                 "list_tokens_in_parts" if parts else "list_tokens",
                 model=model,
@@ -173,16 +186,3 @@ class Plan:
             )
             for (model, limit, parts), count in over.items()
         ]
-
-
-def too_many(combinations: int, count: int, most: int) -> Message:
-    shown = message("more_than", count=MANY) if combinations >= MANY else f"{combinations:,}"
-    if count > 1:
-        return message("combinations_each", count=shown, each=count, most=most)
-    return message("combinations", count=shown, most=most)
-
-
-def checked_expansion(expand: str) -> str:
-    if expand not in EXPANSIONS:
-        raise InvalidParams("expand", message("one_of", known=list(EXPANSIONS), got=echo(expand)))
-    return expand

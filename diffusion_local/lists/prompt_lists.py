@@ -12,12 +12,13 @@ from diffusion_local.authority import guarded
 from diffusion_local.catalog import Catalog
 from diffusion_local.domain import PRIORITIES, Batch, Job, Lane, Params, new_id, new_job, shortened, utc_now
 from diffusion_local.errors import InvalidParams
+from diffusion_local.lists.drafts import checked_expansion
 from diffusion_local.lists.encoding import read_bounded
 from diffusion_local.lists.expansion import Expander
 from diffusion_local.lists.export import written
 from diffusion_local.lists.fields import FIELDS, BadLine, entry, field_name
 from diffusion_local.lists.formats import format_of, parse
-from diffusion_local.lists.plan import ListCheck, Plan, checked_expansion
+from diffusion_local.lists.plan import ListCheck, Plan
 from diffusion_local.messages import Message, joined, message
 from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.options.values import check_prompt, draw_seed, whole_number
@@ -88,9 +89,9 @@ class PromptLists:
     ) -> ListCheck:
         """What the list would make; nothing is enqueued.
 
-        ``content`` is the text, its bytes, a file or a stream; ``format`` is text, csv or jsonl (a file's name tells,
-        else it is text). ``defaults`` hold for lines that say nothing. ``expand``: wildcards and choices are drawn at
-        ``random`` for each picture, ``all`` combinations are made, or ``no`` brace has a meaning; the same
+        ``content`` is the text, its bytes, a file or a stream; ``format`` is text, csv, jsonl or json (a file's name
+        tells, else it is text). ``defaults`` hold for lines that say nothing. ``expand``: wildcards and choices are
+        drawn at ``random`` for each picture, ``all`` combinations are made, or ``no`` brace has a meaning; the same
         ``expansion_seed`` draws the same. Raises InvalidParams if it is no list at all, QueueFull if it is too long.
         """
         plan = self._plan(defaults | {"count": count}, expand, expansion_seed)

@@ -91,7 +91,7 @@ GRIDS = {
         NOTHING,
         post("/grids/check"),
         endpoint="check_grid",
-        takes="prompt x * y z",
+        takes="prompt x * y z expand",
         options="picture",
         doc="""What a grid would make: pictures, heads of columns and rows, models, seconds. Nothing is enqueued.
 
@@ -100,14 +100,29 @@ GRIDS = {
     "submit": op(
         SUBMIT,
         OWN,
-        post("/grids", "prompt x y z * name priority lane idempotency_key", status=202),
+        post("/grids", "prompt x y z * name priority lane idempotency_key expand", status=202),
         endpoint="submit_grid",
-        takes="prompt x * y z name priority idempotency_key",
+        takes="prompt x * y z name priority idempotency_key expand",
         options="picture batch",
         doc="""Enqueue a picture for each combination of the axes: {"batch_id", "job_ids", "warnings"}.
 
         They are one batch, whose contact sheet is at `sheet_url`.""",
     ),
+}
+
+PROMPTS = {
+    "preview": op(
+        SUBMIT,
+        NOTHING,
+        post("/jobs/preview"),
+        endpoint="preview",
+        takes="prompt * count expand",
+        options="picture",
+        doc="""What a submit would draw of `{red|blue}` and `__animal__`, in both prompts. Nothing is enqueued.
+
+        With the `seed` that comes back a submit draws the same.""",
+    ),
+    "drafts": op(SUBMIT, NOTHING),
 }
 
 LISTS = {
@@ -173,6 +188,7 @@ GROUPS = {
 
 PARTS: dict[str, dict[str, Operation]] = {
     "batches": BATCHES,
+    "prompts": PROMPTS,
     "grids": GRIDS,
     "lists": LISTS,
     "queue_file": QUEUE_FILE,

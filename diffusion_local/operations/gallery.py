@@ -32,6 +32,7 @@ PARTS: dict[str, dict[str, Operation]] = {
         ),
         "file": op(READ, SEEN),
         "size": op(READ, SEEN),
+        "paints": op(READ, SEEN),
     },
     "pictures": {
         "page": op(
@@ -43,7 +44,8 @@ PARTS: dict[str, dict[str, Operation]] = {
 
             `search` looks into the prompts: each word must be there, as a whole or as a beginning; "in quotes" as a
             phrase, -word not at all. `shape` is square, portrait or landscape; `since` and `until` are days (UTC);
-            `like` is a picture's id, and finds those of the same recipe.""",
+            `like` is a picture's id, and finds those of the same recipe; `flagged` finds those that are black, of one
+            colour, nearly flat or mere noise without being asked for.""",
         ),
         "models": op(READ, SEEN),
         "owners": op(READ, SEEN),
@@ -52,7 +54,10 @@ PARTS: dict[str, dict[str, Operation]] = {
         "zip": op(
             READ,
             SEEN,
-            get("/images/zip", "ids=image_ids search starred trashed model board batch owner shape since until like"),
+            get(
+                "/images/zip",
+                "ids=image_ids search starred trashed flagged model board batch owner shape since until like",
+            ),
             answer=File("pictures.zip"),
             doc="Pictures as one ZIP file, made while it is sent: those of `ids`, with commas, or what a filter finds.",
         ),

@@ -27,9 +27,9 @@ OPERATIONS = {
     "submit": op(
         SUBMIT,
         OWN,
-        elsewhere(post("/jobs", "prompt * count name priority lane idempotency_key", status=202)),
+        elsewhere(post("/jobs", "prompt * count name priority lane idempotency_key expand", status=202)),
         endpoint="submit",
-        takes="prompt * count name priority idempotency_key",
+        takes="prompt * count name priority idempotency_key expand",
         options="picture batch",
         doc="""Enqueue `count` pictures of a prompt and answer at once: {"batch_id", "job_ids", "warnings"}.
 
@@ -124,7 +124,8 @@ OPERATIONS = {
         elsewhere(get("/images")),
         endpoint="gallery",
         answer=Paged("images"),
-        doc='Pictures, newest first: {"images", "next"}; give `next` as `before` to read on. `trashed`: of the trash.',
+        doc='Pictures, newest first: {"images", "next"}; give `next` as `before` to read on. `trashed`: of the trash; '
+        "`flagged`: those that are black, of one colour, nearly flat or mere noise without being asked for.",
     ),
     "gallery_count": op(READ, SEEN),
     "picture_file": op(READ, SEEN),

@@ -14,12 +14,14 @@ from diffusion_local import __version__
 from diffusion_local.options import samplers
 from diffusion_local.options.option import Option
 from diffusion_local.options.table import OPTIONS, Params
-from diffusion_local.options.types import Kind
+from diffusion_local.options.types import Kind, exact
 from diffusion_local.options.values import MAX_NAME_CHARS
 
 NEGATIVE = "Negative prompt:"
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 MODEL_HASH = "Model hash"  # the first ten digits of the file's SHA-256
+#: Names in recipes that ask for nothing.
+NOTES = (MODEL_HASH, "VAE hash", "Lora hashes", "TI hashes", "Version", "version", "Pipeline", "Parser", "Operations")
 #: A1111's own order of the names that it writes; further ones follow in the order of the table.
 ORDER = (
     "Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", MODEL_HASH, "Model", "VAE hash", "VAE",
@@ -49,7 +51,7 @@ def text(params: Params, facts: Mapping[str, Any] | None = None) -> str:
         "TI hashes": listed(facts.get("embedding_hashes", {})),
         "Version": f"diffusion-local {__version__}",
     }
-    tags = "".join(f" <lora:{lora.name}:{lora.weight:g}>" for lora in params.loras)
+    tags = "".join(f" <lora:{lora.name}:{exact(lora.weight)}>" for lora in params.loras)
     lines = [params.prompt + tags]
     if params.negative:
         lines.append(f"{NEGATIVE} {params.negative}")
@@ -62,8 +64,8 @@ def pairs(params: Params) -> dict[str, str]:
     written = {}
     for name, option in OPTIONS.items():
         value = getattr(params, name)
-        if option.a1111 and params.kind in option.kinds and option.is_set(value):
-            written[option.a1111[0]] = f"{value:g}" if option.type is float else str(value)
+        if option.a1111 and params.kind in option.kinds and option.is_set(value, params.kind):
+            written[option.a1111[0]] = exact(value) if option.type is float else str(value)
     return written
 
 
@@ -133,7 +135,7 @@ def number_in(text: str, low: float, high: float) -> float | None:
 
 
 def not_read(found: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, str]:
-    """The pairs that are none of our options, or name a sampler or schedule that we do not have."""
-    ours = {name for option in OPTIONS.values() for name in option.a1111} | {"Size"}
-    ours -= {name for name, option in CHOICES.items() if option not in settings}
+    """The pairs that are none of our options, or whose value we do not have, such as a seed of 64 bits."""
+    ours = {name for option in OPTIONS.values() if option.name in settings for name in option.a1111}
+    ours |= {"Size"} & set(found) if "width" in settings else set()
     return {name: value for name, value in found.items() if name not in ours}

@@ -119,6 +119,10 @@ class Option:
             raise ValueError(f"The option {self.name} needs bounds.")
         return self.low, self.high
 
-    def is_set(self, value: Any) -> bool:
-        """Whether the value is other than the default."""
-        return self.required or value != self.default
+    def is_set(self, value: Any, kind: Kind | None = None) -> bool:
+        """Whether the value has to be written down: it is not the default, or the default is not what completes it.
+
+        An option with an ``initial`` value is completed with that one wherever it applies to the ``kind`` of work.
+        """
+        completed_otherwise = self.initial is not None and kind in self.kinds
+        return self.required or completed_otherwise or value != self.default

@@ -102,11 +102,12 @@ def schedule_named(text: str) -> str:
 
 def split(text: str) -> tuple[str, str]:
     """(sampler, schedule) of a text that may name both, as older versions of A1111 wrote them; empty where unknown."""
-    for schedule in SCHEDULES:
-        sampler, end = text[: -len(schedule)], text[-len(schedule) :]
-        if end.casefold() == schedule.casefold() and sampler.endswith(" ") and sampler_named(sampler):
-            return sampler_named(sampler), schedule
-    return sampler_named(text), ""
+    name = squeezed(text)
+    for spelling, schedule in SCHEDULE_BY_SPELLING.items():
+        sampler = BY_SPELLING.get(name.removesuffix(spelling), "")
+        if sampler and name.endswith(spelling):
+            return sampler, schedule
+    return BY_SPELLING.get(name, ""), ""
 
 
 def paired(sampler: str, schedule: str) -> tuple[str, str]:
@@ -118,12 +119,17 @@ def paired(sampler: str, schedule: str) -> tuple[str, str]:
     return (both, "") if both else (sampler, schedule)
 
 
-def check_sampler(name: Any, sampling: Sampling = DIFFUSION) -> str:
-    """Our name of a sampler that the models can use. Raises InvalidParams."""
-    found = sampler_named(name) if isinstance(name, str) else ""
+def check_sampler(name: Any, sampling: Sampling = DIFFUSION) -> tuple[str, str]:
+    """Our name of a sampler that the models can use, and the schedule that the same text names or an empty one.
+
+    Raises InvalidParams.
+    """
+    found, schedule = "", ""
+    if isinstance(name, str):
+        found, schedule = (whole, "") if (whole := sampler_named(name)) else split(name)
     if found not in sampling.samplers:
         raise InvalidParams("sampler", message("one_of", known=list(sampling.samplers), got=echo(name)))
-    return found
+    return found, schedule
 
 
 def check_schedule(name: Any, sampler: str, sampling: Sampling = DIFFUSION) -> str:

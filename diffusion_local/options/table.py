@@ -74,8 +74,8 @@ class Params:
         check=values.picture_id, spellings=("image", "input_image"), widget=Widget.HIDDEN, place="source"
     )] = ""
     mask: Annotated[str, Option(
-        meaning="source picture whose white is painted anew: its id", a1111=(), kinds=(Kind.INPAINT,),
-        check=values.picture_id, widget=Widget.HIDDEN, place="source", varies=False
+        meaning="source picture whose white is painted anew, black and clear is kept: its id", a1111=(),
+        kinds=(Kind.INPAINT,), check=values.picture_id, widget=Widget.HIDDEN, place="source", varies=False
     )] = ""
     strength: Annotated[float, Option(
         meaning="0 to 1: how far from the source", a1111=("Denoising strength",), kinds=FROM_SOURCE, low=0, high=1,
@@ -125,7 +125,8 @@ class Params:
         pixels = self.width * self.height / 1e6
         if self.kind is Kind.UPSCALE:
             return pixels
-        return self.steps * (self.strength or 1.0) * pixels
+        share = self.strength if self.kind in FROM_SOURCE else 1.0
+        return max(1.0, self.steps * share) * pixels  # at least one step is always made
 
     @property
     def runs_on(self) -> str:
@@ -133,10 +134,11 @@ class Params:
         return f"upscaler {self.upscaler}" if self.kind is Kind.UPSCALE else self.model
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values by field, without those at their default."""
+        """Plain values by field, without those that ``options.validate`` fills in as they are."""
         # not asdict: it copies deeply, which is most of the time that a long list takes
-        values = {name: getattr(self, name) for name in OPTIONS}
-        values = {name: value for name, value in values.items() if value != DEFAULTS.get(name, MISSING)}
+        values = {
+            name: value for name, option in OPTIONS.items() if option.is_set(value := getattr(self, name), self.kind)
+        }
         if self.loras:
             values["loras"] = [{"name": lora.name, "weight": lora.weight} for lora in self.loras]
         return values

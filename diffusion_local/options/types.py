@@ -32,4 +32,12 @@ class Lora:
     weight: float = 1.0
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.weight:g}"
+        """``name:weight``, as ``options.values.loras`` reads it in a list with commas."""
+        plain = not any(sign in self.name for sign in ',"') and self.name == self.name.strip()
+        name = self.name if plain else '"' + self.name.replace('"', '""') + '"'
+        return f"{name}:{exact(self.weight)}"
+
+
+def exact(number: float) -> str:
+    """The shortest text that is read as the same number: 1, 0.8, 0.12345678."""
+    return repr(float(number)).removesuffix(".0")

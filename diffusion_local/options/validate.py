@@ -1,18 +1,18 @@
 """From a prompt and some options to Params that are complete and within a model's limits."""
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.errors import InvalidParams, NotFound, echo
+from diffusion_local.grammar import tags
 from diffusion_local.messages import message
 from diffusion_local.options import values
 from diffusion_local.options.limits import Defaults, Limits, check_size, fitted_size
 from diffusion_local.options.samplers import DIFFUSION, Sampling, check_sampler, check_schedule
 from diffusion_local.options.table import LANCZOS, OPTIONS, SETTINGS, Params, refused_by
-from diffusion_local.options.types import Kind
+from diffusion_local.options.types import Kind, Lora
 
 #: Width and height of a source picture by its id; raises InvalidParams or NotFound if there is none.
 SizeOf = Callable[[str], tuple[int, int]]
@@ -22,8 +22,6 @@ MAX_UPSCALED_SIDE = 16384
 MAX_UPSCALED_PIXELS = 8192 * 8192
 #: Side of the squares of the source, in pixels, that an upscaler works through one by one.
 TILE = 512
-
-LORA_TAG = re.compile(r" ?<lora:([^:<>]+)(?::([^:<>]*))?(?::[^<>]*)?>")
 
 
 def known(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,21 +84,27 @@ def denoised(
     done: dict[str, Any] = {}
     if kind in STRENGTHS:
         size = fitted_size(*size, limits)
-        done["strength"] = OPTIONS["strength"].of(given.get("strength") or STRENGTHS[kind])
+        done["strength"] = given_or("strength", given, STRENGTHS[kind])
     if kind is Kind.INPAINT:
         done["mask"] = values.source_id("mask", given.get("mask"), kind)
         sized("mask", done["mask"], size_of)
     done["width"], done["height"] = check_size(
         given.get("width", size[0]), given.get("height", size[1]), limits, model_id
     )
-    sampler = check_sampler(given.get("sampler", defaults.sampler), sampling)
+    sampler, schedule = check_sampler(given.get("sampler", defaults.sampler), sampling)
     return done | {
         "sampler": sampler,
         "steps": values.whole_number("steps", given.get("steps", defaults.steps), 1, limits.max_steps),
         "guidance": values.number("guidance", given.get("guidance", defaults.guidance), 0.0, limits.max_guidance),
-        "schedule": check_schedule(given.get("schedule"), sampler, sampling),
+        "schedule": check_schedule(given.get("schedule") or schedule, sampler, sampling),
         "variation_seed": variation_seed(given),
     }
+
+
+def given_or(name: str, given: Mapping[str, Any], default: Any) -> Any:
+    """The checked value of an option, or ``default`` where none was given. Zero is a value."""
+    value = given.get(name)
+    return default if value is None or value == "" else OPTIONS[name].of(value)
 
 
 def variation_seed(given: Mapping[str, Any]) -> int | None:
@@ -114,14 +118,14 @@ def variation_seed(given: Mapping[str, Any]) -> int | None:
 
 def upscaled(size: tuple[int, int], given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of an upscale. Width and height are the larger picture's; a step is a tile of the source."""
-    scale = OPTIONS["scale"].of(given.get("scale") or OPTIONS["scale"].initial)
+    scale = given_or("scale", given, OPTIONS["scale"].initial)
     width, height = (round(side * scale) for side in size)
     if max(width, height) > MAX_UPSCALED_SIDE or width * height > MAX_UPSCALED_PIXELS:
         raise InvalidParams(
             "scale",
             message("upscaled_size", pixels=MAX_UPSCALED_PIXELS, side=MAX_UPSCALED_SIDE, got=f"{width}x{height}"),
         )
-    upscaler = OPTIONS["upscaler"].of(given.get("upscaler") or LANCZOS)
+    upscaler = given_or("upscaler", given, LANCZOS)
     upscaler = LANCZOS if upscaler.casefold() == LANCZOS.casefold() else upscaler
     return {
         "width": width,
@@ -139,8 +143,12 @@ def ignored(params: Params, given: Mapping[str, Any]) -> list[str]:
     return [
         message("no_effect", name=name, kind=params.kind)
         for name, option in OPTIONS.items()
-        if params.kind not in option.kinds and name not in refused_by(params.kind) and given.get(name)
+        if params.kind not in option.kinds and name not in refused_by(params.kind) and was_given(given.get(name))
     ]
+
+
+def was_given(value: Any) -> bool:
+    return value is not None and value not in ("", (), [])
 
 
 def series(params: Params, count: int) -> list[Params]:
@@ -166,13 +174,31 @@ def sized(field: str, source_id: str, size_of: SizeOf) -> tuple[int, int]:
 
 
 def with_tags(params: Params) -> Params:
-    """``<lora:name:weight>`` in the prompt, as A1111 has it, counts as a LoRA and is taken out of the text."""
-    if "<lora:" not in params.prompt:
+    """``<lora:name:weight>`` in the prompt, as A1111 has it, counts as a LoRA and is taken out of the text.
+
+    Out of the negative prompt tags are taken without an effect, as in A1111. Raises InvalidParams.
+    """
+    found = tags.found_in(params.prompt)
+    prompt, negative = tags.without(params.prompt), tags.without(params.negative)
+    if not found and negative == params.negative:
         return params
-    named = [f"{name}:{weight or 1}" for name, weight in LORA_TAG.findall(params.prompt)]
-    prompt = LORA_TAG.sub("", params.prompt).strip()
+    for field, text in (("prompt", prompt), ("negative", negative)):
+        if tags.found_in(text):
+            raise InvalidParams(field, message("tag_within"))
     values.check_prompt("prompt", prompt, required=params.kind is not Kind.UPSCALE)
-    return replace(params, prompt=prompt, loras=values.loras("loras", [*params.loras, *named]))
+    loras = values.loras("loras", [*params.loras, *map(tag_lora, found)])
+    return replace(params, prompt=prompt, negative=negative, loras=loras)
+
+
+def tag_lora(tag: tags.Tag) -> Lora:
+    """The LoRA that a tag names. Raises InvalidParams."""
+    if tag.kind not in tags.LORAS:
+        raise InvalidParams("prompt", message("only_loras", name=echo(tag.printed())))
+    try:
+        weight = float(tag.weight or 1)
+    except ValueError:
+        raise InvalidParams("prompt", message("lora_number", got=echo(tag.weight))) from None
+    return values.lora("loras", {"name": tag.name, "weight": weight})
 
 
 def kind_of(given: Mapping[str, Any]) -> Kind:

@@ -14,6 +14,12 @@ MAX_LORAS = 8
 MAX_LORA_WEIGHT = 4.0
 MAX_NAME_CHARS = 200
 SOURCE_ID = re.compile(r"[0-9a-f]{64}")
+DECIMAL_COMMA = re.compile(r"\s*[-+]?\d*,\d+\s*", re.ASCII)
+#: Parts of a text between its commas; those within quotation marks do not count. A mark that stays open is a letter.
+PART = re.compile(r'(?:"(?:[^"]|"")*+"|[^,])++')
+QUOTED_NAME = re.compile(r'"((?:[^"]|"")*+)"')
+#: Control characters that text may hold: tab, line ends, form feed, escape.
+CONTROLS = "\t\n\v\f\r\x1b"
 
 
 def draw_seed() -> int:
@@ -27,12 +33,16 @@ def check_prompt(field: str, text: Any, required: bool = False) -> None:
         raise InvalidParams(field, message("too_long", most=MAX_PROMPT_CHARS, got=len(text)))
     if any("\ud800" <= sign <= "\udfff" for sign in text):
         raise InvalidParams(field, message("half_character"))
+    if strange := next((sign for sign in text if sign < " " and sign not in CONTROLS), ""):
+        raise InvalidParams(field, message("control_character", sign=f"U+{ord(strange):04X}"))
     if required and not text.strip():
         raise InvalidParams(field, message("empty_prompt"))
 
 
 def number(field: str, value: Any, low: float, high: float) -> float:
     bounds = {"low": shown(low), "high": shown(high)}
+    if isinstance(value, str) and DECIMAL_COMMA.fullmatch(value):
+        raise InvalidParams(field, message("decimal_comma", got=echo(value)))
     try:
         given = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -86,8 +96,11 @@ def file_name(field: str, value: Any) -> str:
 
 
 def loras(field: str, value: Any) -> tuple[Lora, ...]:
-    """Several of ``{"name": ..., "weight": ...}``, ``"name:weight"``, ``"name"``, or all in one text with commas."""
-    each = value.split(",") if isinstance(value, str) else value
+    """Several of ``{"name": ..., "weight": ...}``, ``"name:weight"``, ``"name"``, or all in one text with commas.
+
+    In such a text a name that holds a comma or a quotation mark is quoted as in CSV: ``"a, b":0.8``.
+    """
+    each = [one.strip() for one in PART.findall(value) if one.strip()] if isinstance(value, str) else value
     if not isinstance(each, list | tuple):
         raise InvalidParams(field, message("lora_list", example='[{"name": "ink", "weight": 0.8}]', got=echo(value)))
     each = [one for one in each if one != ""]
@@ -107,7 +120,9 @@ def lora(field: str, value: Any) -> Lora:
         name, weight = value.name, value.weight
     elif isinstance(value, str):
         name, colon, weight_text = value.rpartition(":")
-        name, weight = (name, weight_text) if colon else (weight_text, 1.0)
+        name, weight = (name, weight_text) if colon and not weight_text.endswith('"') else (value, 1.0)
+        if quoted := QUOTED_NAME.fullmatch(name.strip()):
+            name = quoted[1].replace('""', '"')
     elif isinstance(value, dict) and "name" in value and not set(value) - {"name", "weight"}:
         name, weight = value["name"], value.get("weight", 1.0)
     else:

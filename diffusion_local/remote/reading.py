@@ -87,7 +87,8 @@ def job(told: Mapping[str, Any]) -> Job:
 
 def image(told: Mapping[str, Any], params: Params | None = None) -> Image:
     """A picture; of one that a job names only id and size are known."""
-    return read(Image, told, params=params or Params.from_dict(told["params"]))
+    facts = {"flag": told["flag"]} if told.get("flag") else {}
+    return read(Image, told, params=params or Params.from_dict(told["params"]), facts=facts)
 
 
 def progress(told: Mapping[str, Any]) -> Progress:

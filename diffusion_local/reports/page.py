@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable
 from html import escape
 
+from diffusion_local.blemishes import BLEMISHES
 from diffusion_local.contact_sheet import Opener, opened
 from diffusion_local.domain import Image, shortened
 from diffusion_local.errors import DiffusionLocalError
@@ -39,7 +40,7 @@ background:var(--ground);color:var(--accent);cursor:pointer;margin-top:.3rem}
 @media print{form{display:none}main{max-width:none;padding:0}.sheet{grid-template-columns:repeat(6,1fr)}
 figure,.reason,dl div{break-inside:avoid}a[href]{color:inherit;text-decoration:none}}
 """
-WIDE = ("report_estimate", "report_less_memory")
+WIDE = ("report_estimate", "report_less_memory", "report_flagged")
 #: A message -> its text in the language of whoever reads.
 Told = Callable[[str], str]
 
@@ -105,12 +106,12 @@ def words_of(kind: str) -> str:
 
 def figure(image: Image, files: ImageFiles, root: str | None, told: Told) -> str:
     label = escape(shortened(image.params.prompt, 80))
+    flag = f"<br><b>{escape(told(message(f'flag_{image.flag}')))}</b>" if image.flag in BLEMISHES else ""
     seen = f'<img alt="{label}" src="{inline(lambda: files.thumbnail(image.key).open())}">'
     if root is not None:
         seen = f'<a href="{root}/images/{image.id}{image.suffix}">{seen}</a>'
-    return (
-        f"<figure>{seen}<figcaption>{label}<br>{told(message('report_seed'))} {image.params.seed}</figcaption></figure>"
-    )
+    seed = f"{told(message('report_seed'))} {image.params.seed}"
+    return f"<figure>{seen}<figcaption>{label}<br>{seed}{flag}</figcaption></figure>"
 
 
 def inline(open_picture: Opener) -> str:

@@ -80,6 +80,8 @@ class Report:
     reasons: list[Reason]
     batches: list[BatchLine]
     pictures: list[Image] = field(default_factory=list)
+    #: Pictures that are probably not what was wanted, by their flag; they are counted as done as well.
+    flagged: dict[str, int] = field(default_factory=dict)
 
     @property
     def open(self) -> int:
@@ -90,7 +92,13 @@ class Report:
         """As JSON can hold it; of each picture its id and what it shows."""
         values = asdict(self) | {"open": self.open}
         values["pictures"] = [
-            {"id": each.id, "job_id": each.job_id, "prompt": each.params.prompt[:200], "seed": each.params.seed}
+            {
+                "id": each.id,
+                "job_id": each.job_id,
+                "prompt": each.params.prompt[:200],
+                "seed": each.params.seed,
+                "flag": each.flag,
+            }
             for each in self.pictures
         ]
         return values
@@ -110,6 +118,7 @@ class Adder:
         self._models: dict[str, ModelLine] = {}
         self._reasons: dict[str, Reason] = {}
         self._steps_down: dict[str, int] = {}
+        self._flagged: dict[str, int] = {}
         self._errors: list[tuple[float, float]] = []
         self._began: str | None = None
         self._ended: str | None = None
@@ -139,6 +148,8 @@ class Adder:
         model = self._models.setdefault(row["model"], ModelLine(row["model"]))
         model.done += 1
         model.seconds += max(0.0, row["run_seconds"] or 0.0)
+        if row["flag"]:
+            self._flagged[row["flag"]] = self._flagged.get(row["flag"], 0) + 1
         if row["load_seconds"]:
             model.loads += 1
             model.load_seconds += row["load_seconds"]
@@ -167,6 +178,7 @@ class Adder:
             estimate=estimate_of(self._errors),
             reasons=sorted(self._reasons.values(), key=lambda each: -each.count),
             batches=list(self.batches.values()),
+            flagged=self._flagged,
         )
 
 

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from diffusion_local.blemishes import BLEMISHES
 from diffusion_local.messages import Message, message
 from diffusion_local.reports.report import Report
 
@@ -13,6 +14,13 @@ def facts(report: Report) -> list[tuple[Message, str]]:
         (message("report_done"), f"{counts['done']:,}"),
         (message("report_failed"), f"{counts['failed']:,}"),
     ]
+    if report.flagged:
+        flags = [
+            message("flag_count", flag=message(f"flag_{flag}") if flag in BLEMISHES else flag, count=count)
+            for flag, count in sorted(report.flagged.items())
+        ]
+        total = sum(report.flagged.values())
+        found.append((message("report_flagged"), message("report_flagged_told", total=total, ways=flags)))
     if counts["cancelled"]:
         found.append((message("report_cancelled"), f"{counts['cancelled']:,}"))
     if report.open:

@@ -31,6 +31,7 @@ class GalleryFilter:
     search: str = ""
     starred: bool = False
     trashed: bool = False
+    flagged: bool = False  # those that are probably not what was wanted
     model: str = ""
     board: str = ""
     batch: str = ""
@@ -80,6 +81,8 @@ class GalleryFilter:
         values: dict[str, Any] = {}
         if self.starred:
             conditions.append("starred = 1")
+        if self.flagged:
+            conditions.append("flag != ''")
         for field, column in (("model", "model"), ("batch", "batch_id"), ("owner", "owner")):
             if value := getattr(self, field):
                 conditions.append(f"{column} = :{field}")

@@ -281,6 +281,16 @@ def m017_messages(db: Database) -> None:
     run(db, *MESSAGES)
 
 
+@MIGRATIONS()
+def m018_flags(db: Database) -> None:
+    """Why a picture is probably not what was wanted; its facts say the same."""
+    run(
+        db,
+        "ALTER TABLE images ADD COLUMN flag TEXT NOT NULL DEFAULT ''",
+        "CREATE INDEX images_flagged ON images (created_at DESC, id DESC) WHERE flag != '' AND trashed_at IS NULL",
+    )
+
+
 def run(db: Database, *statements: str) -> None:
     for statement in statements:
         db.execute(statement)

@@ -1,7 +1,8 @@
 """Recipes out of pictures and texts, ours and those of other tools, as settings that a form can take.
 
-What is read comes from anywhere: it is bounded, and what makes no sense is left out. Pictures of A1111 and its kin
-carry the text in a PNG chunk, or in the EXIF comment of a JPEG or WebP.
+What is read comes from anywhere: it is bounded, and what makes no sense is handed back by name. Pictures of A1111 and
+its kin carry the text in a PNG chunk, or in the EXIF comment of a JPEG or WebP; ``foreign`` reads the others. A text
+that none of them recognises as its own is no recipe.
 """
 
 import io
@@ -13,14 +14,15 @@ from typing import Any
 from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PIL
 
+from diffusion_local.decoding import FORMATS
 from diffusion_local.domain import Params
 from diffusion_local.errors import InvalidParams
+from diffusion_local.grammar import tags
 from diffusion_local.messages import message
 from diffusion_local.options import a1111
-from diffusion_local.options.validate import LORA_TAG
+from diffusion_local.options.table import OPTIONS
 from diffusion_local.options.values import MAX_LORA_WEIGHT, MAX_LORAS, MAX_PROMPT_CHARS
-from diffusion_local.store import recipe
-from diffusion_local.store.sources import FORMATS
+from diffusion_local.store import foreign, recipe
 
 MAX_TEXT = 200_000
 MAX_PAIRS = 200
@@ -35,13 +37,14 @@ _QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """``settings`` are fields of Params as far as they could be read, not checked against a model; ``facts`` those of
-    our own pictures, ``others`` what another tool noted beside (also a sampler that we have not). ``text`` is the text
-    as it was found."""
+    our own pictures, ``others`` what another tool noted beside and is not used (also a seed or a sampler that we do not
+    have). ``text`` is the text as it was found; ``tool`` the program, where that is known."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
     text: str = ""
+    tool: str = ""
 
 
 def read_picture(data: bytes) -> Recipe:
@@ -50,7 +53,7 @@ def read_picture(data: bytes) -> Recipe:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PIL.DecompressionBombWarning)  # no pixel is decoded
             with PIL.open(io.BytesIO(data), formats=FORMATS) as picture:
-                ours, text = recipe.read(picture), text_of(picture)
+                ours, text, texts = recipe.read(picture), text_of(picture), texts_of(picture)
     except UnidentifiedImageError:
         raise InvalidParams("image", message("not_a_picture", formats=list(FORMATS))) from None
     except Exception as error:  # decoders raise what they like for damaged files
@@ -58,10 +61,35 @@ def read_picture(data: bytes) -> Recipe:
     if ours:
         facts = ours.get("facts")
         known = Params.from_dict(ours["params"]).to_dict()
-        return Recipe(known, facts if isinstance(facts, dict) else {}, {}, text)
-    if not text.strip():
+        newer = {
+            str(name)[:_MAX_NAME]: str(ours["params"][name])[:_MAX_NAME] for name in ours["params"].keys() - OPTIONS
+        }
+        return Recipe(known, facts if isinstance(facts, dict) else {}, newer, text)
+    if found := foreign.read(texts):
+        settings, others = foreign.settings_of(found)
+        return Recipe(settings, {}, others, text, found.tool)
+    if not recognised(text):
         raise InvalidParams("image", message("no_recipe"))
     return read_text(text)
+
+
+def texts_of(picture: PIL.Image) -> dict[str, str]:
+    """The texts by keyword that an opened picture carries, bounded."""
+    found = {str(name): each for name, each in picture.info.items() if isinstance(each, str)}
+    comment = text_of(picture)
+    if comment.lstrip().startswith("{"):  # Fooocus and SwarmUI write their JSON there, outside of PNG
+        found.setdefault("parameters", comment)
+    xmp = picture.info.get("xmp")
+    if isinstance(xmp, bytes):
+        found.setdefault("XML:com.adobe.xmp", xmp[: 4 * MAX_TEXT].decode("utf-8", "replace"))
+    return {name: text[:MAX_TEXT] for name, text in list(found.items())[:MAX_PAIRS]}
+
+
+def recognised(text: str) -> bool:
+    """Whether a text is a recipe in A1111's form: by a line of its pairs, or by its negative prompt."""
+    lines = text[:MAX_TEXT].strip().splitlines()
+    named = {name for name, _ in pairs_in(lines[-1])} if lines else set()
+    return len(named & set(a1111.ORDER)) >= 2 or any(line.startswith(a1111.NEGATIVE) for line in lines)
 
 
 def text_of(picture: PIL.Image) -> str:
@@ -92,13 +120,14 @@ def read_text(text: str) -> Recipe:
         lines.pop()
         pairs = {name: a1111.unquoted(value) for name, value in found}
     prompt, mark, negative = "\n".join(lines).partition(a1111.NEGATIVE)
-    settings: dict[str, Any] = {"prompt": LORA_TAG.sub("", prompt).strip()[:MAX_PROMPT_CHARS]}
+    settings: dict[str, Any] = {"prompt": tags.without(prompt).strip()[:MAX_PROMPT_CHARS]}
     if mark and negative.strip():
         settings["negative"] = negative.strip()[:MAX_PROMPT_CHARS]
     settings |= a1111.settings_in(pairs)
-    if loras := read_loras(prompt):
+    loras, left = read_loras(prompt)
+    if loras:
         settings["loras"] = loras
-    return Recipe(settings, {}, a1111.not_read(pairs, settings), text)
+    return Recipe(settings, {}, a1111.not_read(pairs, settings) | left, text)
 
 
 def pairs_in(line: str) -> list[tuple[str, str]]:
@@ -120,11 +149,14 @@ def pairs_in(line: str) -> list[tuple[str, str]]:
     return found
 
 
-def read_loras(prompt: str) -> list[dict[str, Any]]:
+def read_loras(prompt: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """(LoRAs, tags that cannot be used)."""
     found: dict[str, float] = {}
-    for name, weight in LORA_TAG.findall(prompt)[:MAX_LORAS]:
-        limit = MAX_LORA_WEIGHT
-        number = a1111.number_in(weight or "1", -limit, limit)
-        if number is not None:
-            found[name] = number
-    return [{"name": name, "weight": weight} for name, weight in found.items()]
+    left: dict[str, str] = {}
+    for tag in tags.found_in(prompt):
+        number = a1111.number_in(tag.weight or "1", -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT)
+        if number is not None and tag.kind in tags.LORAS and len(found) < MAX_LORAS:
+            found[tag.name] = number
+        elif len(left) < MAX_PAIRS:
+            left[f"<{tag.kind}:{tag.name[:_MAX_NAME]}>"] = tag.weight[:_MAX_NAME]
+    return [{"name": name, "weight": weight} for name, weight in found.items()], left

@@ -15,7 +15,8 @@ COLUMNS = (
     "substr(jobs.error_message, 1, 500) AS error_message, "
     "iif(length(jobs.error_message) <= 500, jobs.error_json, NULL) AS error_json, "
     "coalesce(jobs.run_seconds, (julianday(jobs.finished_at) - julianday(jobs.started_at)) * 86400) AS run_seconds, "
-    "jobs.load_seconds, jobs.expected_seconds, jobs.rung"
+    "jobs.load_seconds, jobs.expected_seconds, jobs.rung, "
+    "coalesce((SELECT flag FROM images WHERE images.job_id = jobs.id), '') AS flag"
 )
 
 

@@ -158,6 +158,7 @@ def image_row(image: Image) -> Row:
         "params": image.params.to_json(),
         "mark": recipe_mark(image.params),
         "facts": json.dumps(image.facts, ensure_ascii=False),
+        "flag": image.flag,
         "prompt": image.params.prompt,
         "model": image.params.model,
         "seed": image.params.seed,

@@ -7,10 +7,11 @@ from functools import lru_cache
 from hashlib import sha256
 
 from PIL import Image as PIL
-from PIL import ImageCms, ImageOps, UnidentifiedImageError, features
+from PIL import ImageCms, ImageMath, ImageOps, UnidentifiedImageError
 
 from diffusion_local import decoding
 from diffusion_local.authority import guarded
+from diffusion_local.decoding import FORMATS
 from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
 from diffusion_local.messages import Message, message
 from diffusion_local.options.values import SOURCE_ID
@@ -21,8 +22,8 @@ from diffusion_local.store.files import ImageFiles
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.source_owners import SourceOwners
 
-#: Formats that are opened; Pillow knows dozens more, whose decoders are little tried.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", *(["AVIF"] if features.check("avif") else []))
+#: A mask paints anew where it is brighter.
+HALF_GREY = 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Sources:
         self._images = images
         self._files = files
         self._size_of = lru_cache(maxsize=1024)(self._read_size)  # once for an id: a source never changes
+        self._paints = lru_cache(maxsize=1024)(self._read_paints)
 
     def add(self, data: bytes, field: str = "source") -> Source:
         """Keep a picture: its first frame upright in sRGB, without metadata. Durable once this returns.
@@ -84,9 +86,21 @@ class Sources:
         self.file(source_id).touch()
         return self._size_of(source_id)
 
+    def paints(self, mask_id: str) -> bool:
+        """Whether a mask paints anything anew: white does, black and what is clear do not. Raises NotFound."""
+        self.file(mask_id)  # visible
+        return self._paints(mask_id)
+
     def _read_size(self, source_id: str) -> tuple[int, int]:
         with self._files.source(source_id).open() as file, PIL.open(file, formats=("PNG",)) as picture:
             return picture.size
+
+    def _read_paints(self, mask_id: str) -> bool:
+        file = self._files.source(mask_id).open()
+        with file, PIL.open(file, formats=("PNG",)) as picture, decoding.share(picture):
+            ground = PIL.new("RGBA", picture.size, "black") if picture.mode == "RGBA" else None
+            shown = PIL.alpha_composite(ground, picture) if ground else picture
+            return int(shown.convert("L").getextrema()[1]) > HALF_GREY  # type: ignore[arg-type]
 
     def _as_png(self, data: bytes, field: str) -> tuple[bytes, tuple[int, int]]:
         """The picture as it is kept, and its size; decoded within the budget of this process."""
@@ -130,7 +144,7 @@ def plain(picture: PIL.Image) -> PIL.Image:
     Changes the picture itself where it can, as a second copy of a large one costs as much memory again.
     """
     ImageOps.exif_transpose(picture, in_place=True)
-    upright = in_srgb(picture)
+    upright = in_srgb(in_8_bits(picture))
     clear = upright.has_transparency_data
     mode = "RGBA" if clear else "L" if upright.mode in ("1", "L") else "RGB"
     found = upright if upright.mode == mode else upright.convert(mode)
@@ -138,9 +152,34 @@ def plain(picture: PIL.Image) -> PIL.Image:
     return found
 
 
+def in_8_bits(picture: PIL.Image) -> PIL.Image:
+    """A picture with more than 8 bits a channel scaled to 8; Pillow's own conversion would cut off at 255.
+
+    Integers are on a scale to 65,535 (to 2,147,483,647 if one is larger), numbers with a fraction on one to 1 (to 255
+    if one is larger).
+    """
+    if picture.mode == "La":
+        return picture.convert("LA")  # the only conversion that Pillow has for it
+    if picture.mode not in decoding.WIDE:
+        return picture
+    wide = picture.convert("F")
+    high = max(0.0, float(wide.getextrema()[1]))  # type: ignore[arg-type]  # of one channel it is a number
+    scales = (1.0, 255.0) if picture.mode == "F" else (65_535.0, 2_147_483_647.0)
+    scale = next((each for each in scales if high <= each), high)
+    scaled = wide.point(lambda value: value * (255 / scale) + 0.5).convert("L")
+    clear = picture.info.get("transparency")
+    if isinstance(clear, int):  # one value of the wide scale
+        alpha = ImageMath.lambda_eval(lambda given: given["wide"] != float(clear), wide=wide)
+        scaled = PIL.merge("LA", (scaled, alpha.point(lambda value: value * 255.0).convert("L")))
+    return scaled
+
+
 def in_srgb(picture: PIL.Image) -> PIL.Image:
     """Colours of a wide-gamut photograph as they look; a profile that cannot be read says nothing."""
     profile = picture.info.get("icc_profile")
+    if picture.mode == "LAB":
+        to_rgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
+        return ImageCms.applyTransform(picture, to_rgb) or picture
     if not profile or picture.mode not in ("RGB", "RGBA", "CMYK"):
         return picture
     try:

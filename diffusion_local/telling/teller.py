@@ -180,6 +180,7 @@ def of_report(report: Report) -> dict[str, Any]:
         "name": shortened(report.title, 200),
         **{state: report.counts[state] for state in ("done", "failed", "cancelled")},
         "count": sum(report.counts.values()),
+        "flagged": sum(report.flagged.values()),
         "seconds": round(report.seconds, 1),
         "report": f"/reports/batch/{report.batch_id}.html" if report.batch_id else "/reports/night.html",
     }

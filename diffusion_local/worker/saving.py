@@ -8,10 +8,13 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
+from PIL import Image as PIL
+
+from diffusion_local import blemishes
 from diffusion_local.compose import House
 from diffusion_local.domain import Image, Job, Kind, Params, utc_now
 from diffusion_local.engine import Picture
-from diffusion_local.errors import DatabaseProblem, LostClaim, Stopped, StorageProblem
+from diffusion_local.errors import DatabaseProblem, LostClaim, Stopped, StorageProblem, UserError
 from diffusion_local.messages import message
 from diffusion_local.models.digests import Digests
 from diffusion_local.store import faults, recipe
@@ -36,6 +39,7 @@ class Saver:
     def __init__(self, house: House, storage: Storage, stop: threading.Event, settle: Settle) -> None:
         self._jobs = house.jobs
         self._files = house.files
+        self._sources = house.studio.sources
         self._storage = storage
         self._stop = stop
         self._settle = settle
@@ -138,12 +142,24 @@ class Saver:
         width, height = picture.image.size
         image = Image(job.id, job.id, key, job.params, width, height, 0, utc_now(), seconds)
         self._jobs.flags(job.claim)  # a claim lost meanwhile must not touch the file
-        facts = picture.facts | self._model_hash(job.params)
+        facts = picture.facts | self._model_hash(job.params) | self._flag(job.params, picture.image)
         with self._storage.waiting():
             saved = self._files.save(key, picture.image, recipe.texts(image, facts))
         kept = replace(image, key=saved.key, bytes=saved.bytes, facts=facts)
         self._jobs.finish(job.claim, kept, measured)
         log.info("done in %.2f s", seconds, extra={"job": job.id})
+
+    def _flag(self, params: Params, picture: PIL.Image) -> dict[str, str]:
+        """The flag of a picture that is probably not what was wanted."""
+        flag = blemishes.flag_of(picture, params, lambda: self._source(params))
+        return {"flag": flag} if flag else {}
+
+    def _source(self, params: Params) -> PIL.Image | None:
+        try:
+            with self._sources.file(params.source).open() as file, PIL.open(file) as source:
+                return source.convert("RGB")
+        except (OSError, UserError):  # it was deleted meanwhile
+            return None
 
     def _model_hash(self, params: Params) -> dict[str, str]:
         """As A1111 writes it, ten digits. Computed at a model's first use, which its first picture may wait for."""

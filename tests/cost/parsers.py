@@ -21,11 +21,12 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import FileResponse
 
-from diffusion_local import accounts, contact_sheet, domain, logs, manual, pictures, prompts, styles, when
+from diffusion_local import accounts, blemishes, contact_sheet, domain, logs, manual, pictures, prompts, styles, when
 from diffusion_local.batches import bundle
 from diffusion_local.domain import Batch, Image, new_job
 from diffusion_local.engine import fake
 from diffusion_local.errors import DiffusionLocalError
+from diffusion_local.grammar import schedules, tags, weights
 from diffusion_local.hub import choice
 from diffusion_local.hub.client import RemoteFile
 from diffusion_local.lists import encoding, expansion, fields, formats, grid, transfer
@@ -36,14 +37,13 @@ from diffusion_local.options import samplers, validate, values
 from diffusion_local.remote import server
 from diffusion_local.reports import markdown, report
 from diffusion_local.settings import Settings
-from diffusion_local.store import queue_groups, reading, recipe
+from diffusion_local.store import foreign, queue_groups, reading, recipe
 from diffusion_local.store.gallery_filter import GalleryFilter
 from diffusion_local.telling import addresses, hooks, receivers
 from diffusion_local.web import access, files, guard, proxies
 from diffusion_local.web.api import etags, prefer, uploads
 from diffusion_local.web.api import fields as bodies
 from diffusion_local.web.api.dialects import openai
-from diffusion_local.web.api.dialects.a1111 import reading as a1111
 from diffusion_local.web.api.gradio import calls
 from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.ui import place, place_queue, view, view_history, view_models, words
@@ -111,6 +111,20 @@ def webp(text: str) -> bytes:
     return file.getvalue()
 
 
+def foreign_texts(text: str) -> object:
+    graph = {"1": {"class_type": text, "inputs": {"sampler_name": text, "steps": 1, "cfg": 1, "seed": text}}}
+    named: list[dict[str, str]] = [
+        *({name: text} for name in ("prompt", "parameters", "Dream", "sd-metadata", "invokeai_metadata")),
+        {"Dream": f'"{text}" {text}'},
+        {"prompt": json.dumps(graph)},
+        {"parameters": json.dumps({"sui_image_params": {"prompt": text, "sampler": text, text: text}})},
+        {"XML:com.adobe.xmp": f"exif:UserComment{{{text}</rdf:li>"},
+        {"Software": "NovelAI", "Source": text, "Description": text, "Comment": json.dumps({"sampler": text})},
+    ]
+    found = [foreign.read(each) for each in named]
+    return [foreign.settings_of(each) for each in found if each]
+
+
 def request(**given: str) -> Request:
     found = [(name.replace("_", "-").encode(), text.encode("latin-1", "replace")) for name, text in given.items()]
     return Request({"type": "http", "headers": found, "method": "GET", "path": "/"})
@@ -174,6 +188,11 @@ def settings_with(**changes: str) -> Settings:
 
 
 PARSERS = [
+    Parser(
+        "what a prompt asks for",
+        "blemishes.py",
+        lambda text: [blemishes.asked_for(each, params(prompt=text)) for each in blemishes.BLEMISHES],
+    ),
     Parser("account name", "accounts.py", accounts.checked_name),
     Parser("password", "accounts.py", accounts.checked_password),
     Parser("slug of a picture", "pictures.py", lambda text: pictures.name_of(image(text))),
@@ -189,7 +208,6 @@ PARSERS = [
     Parser(
         "size, OpenAI", "web/api/dialects/openai.py", lambda text: openai.read(openai.Generation(prompt="", size=text))
     ),
-    Parser("tags, A1111", "web/api/dialects/a1111/reading.py", a1111.without_loras),
     Parser("picture in Base64", "web/api/uploads.py", lambda text: uploads.decoded("image", text)),
     Parser("body of a submit", "web/api/fields.py", lambda text: bodies.NewJobs.model_validate_json(raw(text))),
     Parser("Prefer", "web/api/prefer.py", prefer.read_prefer),
@@ -230,8 +248,15 @@ PARSERS = [
         "models/adapters.py",
         lambda text: adapters.trigger_words({"trigger_words": text, "ss_tag_frequency": text}),
     ),
-    Parser("choices", "lists/expansion.py", expanded),
-    Parser("wildcard file", "lists/expansion.py", wildcard),
+    Parser("choices", "grammar/templates.py", expanded),
+    Parser("wildcard file", "grammar/templates.py", wildcard),
+    Parser("choices, printed", "grammar/trees.py", lambda text: expansion.Expander(FOLDER).parse(text).printed()),
+    Parser("tags of a prompt", "grammar/tags.py", lambda text: (tags.found_in(text), tags.without(text))),
+    Parser("other tags", "grammar/tags.py", tags.others_in),
+    Parser("changing prompt", "grammar/schedules.py", lambda text: schedules.texts(text, 3)),
+    Parser("weights of a prompt", "grammar/weights.py", lambda text: weights.printed(weights.parts(text))),
+    Parser("syntax of a prompt", "prompts.py", lambda text: prompts.BREAK.search(text) or prompts.AND.search(text)),
+    Parser("JSON array", "lists/formats.py", listed("json")),
     Parser("axis", "lists/grid.py", axis),
     Parser("search and replace", "lists/grid.py", replaced),
     Parser("list of text", "lists/formats.py", listed("text")),
@@ -254,6 +279,7 @@ PARSERS = [
     Parser("pairs of a recipe", "store/reading.py", lambda text: reading.read_text(f"a\n{text}")),
     Parser("recipe in a PNG", "store/reading.py", lambda text: reading.read_picture(png(text))),
     Parser("recipe in EXIF", "store/reading.py", lambda text: reading.read_picture(webp(text))),
+    Parser("recipe of another program", "store/foreign.py", foreign_texts),
     Parser(
         "recipe, written",
         "options/a1111.py",
@@ -274,7 +300,7 @@ PARSERS = [
     Parser("number as an address", "telling/addresses.py", addresses.looks_like_a_number),
     Parser("group of an error", "reports/report.py", lambda text: report.reason_of("kind", text)),
     Parser("Markdown", "reports/markdown.py", markdown.escaped),
-    Parser("tags", "options/validate.py", lambda text: validate.with_tags(params(prompt=f"<lora:a:1>{text}"))),
+    Parser("LoRAs of a prompt", "grammar/tags.py", lambda text: validate.with_tags(params(prompt=f"<lora:a:1>{text}"))),
     Parser("prompt", "options/values.py", lambda text: values.check_prompt("prompt", text, required=True)),
     Parser("LoRAs", "options/values.py", lambda text: values.loras("loras", text)),
     Parser("file name", "options/values.py", lambda text: values.file_name("vae", text)),
@@ -296,7 +322,6 @@ EXEMPT = {
     "cli/pictures.py": "an id that the person at the terminal typed",
     "engine/devices.py": "the slot's name, which the supervisor chose",
     "engine/extras.py": "a file's name as literal text, in a prompt of bounded length",
-    "engine/prompts.py": "has a test of its own, as its module needs torch",
     "web/frame.py": "the page that gradio built",
     "web/manual.py": "the path under which a proxy serves us, out of the settings",
     "web/ui/form.py": "a number of at most 20 digits",

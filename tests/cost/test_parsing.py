@@ -31,15 +31,6 @@ for parser in PARSERS[part::parts]:
             pass
 print("done")
 """
-OF_ENGINE = """
-from diffusion_local.engine.prompts import pieces
-from tests.cost.texts import texts
-
-for name, text in texts(200_000):
-    print(f"pieces of a prompt: {name!r}", flush=True)
-    pieces(text)
-print("done")
-"""
 
 
 def walked(code: str, *arguments: str) -> None:
@@ -57,10 +48,6 @@ def walked(code: str, *arguments: str) -> None:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_parser_is_done_with_every_nasty_text_in_time(part: int) -> None:
     walked(WALK, str(part), str(PARTS), str(LENGTH))
-
-
-def test_the_weights_of_a_prompt_are_read_in_time() -> None:
-    walked(OF_ENGINE)
 
 
 def test_every_text_has_its_length() -> None:

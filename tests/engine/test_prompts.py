@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as PIL
 
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
-from diffusion_local.engine.prompts import DEEPEST, MOST, Piece, pieces, plain
+from diffusion_local.grammar.weights import DEEPEST, MOST, Piece, pieces, plain
 from tests.engine.conftest import Draw
 
 JOB: dict[str, Any] = {"steps": 2, "guidance": 4.0}
@@ -86,3 +86,38 @@ def test_brackets_beyond_the_deepest_are_text() -> None:
     found = pieces("(" * depth + "a" + ")" * depth)
     assert "".join(piece.text for piece in found) == "(((a)))"
     assert max(piece.weight for piece in found) == MOST
+
+
+def test_break_begins_a_part_that_is_encoded_by_itself(draw: Draw) -> None:
+    usual = draw(**JOB, prompt="a red apple, a blue house").image
+    parted = draw(**JOB, prompt="a red apple BREAK a blue house").image
+    assert difference(parted, usual) > 2
+    assert parted.tobytes() == draw(**JOB, prompt="a red apple\nBREAK\na blue house BREAK").image.tobytes()
+
+
+MANY_STEPS: dict[str, Any] = {"steps": 4, "guidance": 4.0}
+
+
+def test_a_prompt_that_changes_to_itself_is_the_plain_one(draw: Draw) -> None:
+    usual = draw(**MANY_STEPS, prompt="a red apple").image
+    for same in ("a [red:red:0.5] apple", "a [red|red] apple", "a [blue:red:0] apple", "a [red:blue:4] apple"):
+        assert draw(**MANY_STEPS, prompt=same).image.tobytes() == usual.tobytes(), same
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+@pytest.mark.parametrize("sampler", ["Euler", "Heun"])
+def test_a_schedule_changes_the_prompt_at_its_step(draw: Draw, guidance: float, sampler: str) -> None:
+    job: dict[str, Any] = {"steps": 4, "guidance": guidance, "sampler": sampler}
+    first, second = (draw(**job, prompt=f"a {colour} apple").image for colour in ("red", "blue"))
+    half = draw(**job, prompt="a [red:blue:0.5] apple").image
+    assert half.tobytes() not in (first.tobytes(), second.tobytes())
+    assert draw(**job, prompt="a [red:blue:2] apple").image.tobytes() == half.tobytes()
+    assert draw(**job, prompt="a [red:[red:blue:2]:1] apple").image.tobytes() == half.tobytes()
+
+
+def test_a_negative_prompt_can_change_too_and_lengths_may_differ(draw: Draw) -> None:
+    usual = draw(**MANY_STEPS, prompt="a red apple", negative="green").image
+    changed = draw(**MANY_STEPS, prompt="a red apple", negative="[green:(blue:1.4):0.5]").image
+    assert difference(changed, usual) > 2
+    long = ", a blue house" * 40
+    assert difference(draw(**MANY_STEPS, prompt=f"a red apple [{long}:2]").image, usual) > 2

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_local.errors import InvalidParams
-from diffusion_local.lists.expansion import MANY, Expander, Text
+from diffusion_local.grammar.trees import MANY, Text
+from diffusion_local.lists.expansion import Expander
 from tests.support import soon
 
 
@@ -60,7 +61,7 @@ def combinations(template: str, folder: Path = Path("nowhere")) -> list[str]:
         ("{5$$a|b}", ["a,b", "b,a"]),
         ("{2$${a|b}|c}", ["a,c", "b,c", "c,a", "c,b"]),
         ("{0.5::rare|2::often}", ["rare", "often"]),
-        (r"\{a\|b\} \_\_x\_\_ \\", r"{a|b} __x__ " + "\\"),
+        (r"\{a\|b\} \_\_x\_\_ \\", r"{a|b} __x__ \\"),
         ("a | b } snake_case", ["a | b } snake_case"]),
         (r"{a\|b|c}", ["a|b", "c"]),
     ],

@@ -1,6 +1,7 @@
 """Lines to entries: flags, CSV and JSONL; every line is an entry, a bad line with its number, or says nothing."""
 
 import contextlib
+import re
 from typing import Any
 
 import pytest
@@ -257,3 +258,61 @@ def test_no_bytes_break_a_parser(data: bytes, form: str) -> None:
 def test_no_table_breaks_the_csv_parser(rows: list[str]) -> None:
     for each in parse(("prompt,seed\n" + "\n".join(rows)).encode(), "csv"):
         assert each.line > 1
+
+
+@pytest.mark.parametrize(
+    ("form", "data"),
+    [
+        ("text", '# off\n\n   \n"# a sign" --seed 1\na boat --seed 2\n'),
+        ("csv", '# off\nprompt,seed\n# off,9\n\n   \n"# a sign",1\n  # off\na boat,2\n'),
+        ("csv", 'sep=;\nprompt;seed\n# off;9\n"# a sign";1\na boat;2\n'),
+        ("csv", '"sep=|"\nprompt|seed\n"# a sign"|1\na boat|2\n'),
+        ("csv", 'prompt\tseed\n#off\t9\n"# a sign"\t1\na boat\t2\n'),
+        ("jsonl", '# off\n\n{"prompt": "# a sign", "seed": "1"}\n// off\n{"prompt": "a boat", "seed": "2"}\n'),
+        ("json", '[\n# off\n\n{"prompt": "# a sign", "seed": "1"},\n// off\n{"prompt": "a boat", "seed": "2"}\n]'),
+        ("text", '[{"prompt": "# a sign", "seed": "1"}, {"prompt": "a boat", "seed": "2"}]'),
+        ("jsonl", '[\n{"prompt": "# a sign", "seed": "1"}, {"prompt": "a boat", "seed": "2"}\n]'),
+        ("text", '{"prompt": "# a sign", "seed": "1"}\n{"prompt": "a boat", "seed": "2"}\n'),
+    ],
+)
+def test_comments_and_quotes_mean_the_same_in_every_format(form: str, data: str) -> None:
+    entries = list(parse(data.encode(), form))
+    assert [dict(each.values) for each in entries if isinstance(each, Entry)] == [
+        {"prompt": "# a sign", "seed": "1"},
+        {"prompt": "a boat", "seed": "2"},
+    ]
+    assert len(entries) == 2
+
+
+def test_a_cell_with_line_ends_may_hold_lines_that_look_like_comments() -> None:
+    [found] = parse(b'prompt\n"a boat\n# not off\n"\n', "csv")
+    assert isinstance(found, Entry)
+    assert found.values["prompt"] == "a boat\n# not off\n"
+
+
+def test_an_array_counts_lines_and_names_bad_items() -> None:
+    found = list(parse(b'[\n  "a",\n  {"prompt": "b", "seed": 1}, 7,\n  {"promt": "c"}\n]\n', "json"))
+    assert [each.line for each in found] == [2, 3, 3, 4]
+    assert [type(each) for each in found] == [Entry, Entry, BadLine, BadLine]
+
+
+@pytest.mark.parametrize("text", ["[a:b:0.5] car", "[red|blue] car", '["cat"] on a mat', "{red|blue} car", "[cat]"])
+def test_a_prompt_that_begins_with_a_bracket_is_a_prompt(text: str) -> None:
+    assert values(text) == {"prompt": text}
+
+
+@pytest.mark.parametrize(
+    ("form", "data", "words"),
+    [
+        ("text", '[\n  "a",', "is not JSON from line 2 on"),
+        ("text", '{\n "prompts": ["a"]\n}', "is no list of prompts"),
+        ("text", "<!DOCTYPE html>\n<p>a</p>", "is no list of prompts"),
+        ("json", '{"prompt": "a"}', "must be a JSON array"),
+        ("json", '["a" "b"]', "a comma or ] must follow"),
+        ("json", '["a"] b', "must end with the ]"),
+        ("json", "[" * 100_000, "is not JSON"),
+    ],
+)
+def test_what_is_no_list_is_refused(form: str, data: str, words: str) -> None:
+    with pytest.raises(InvalidParams, match=re.escape(words)):
+        list(parse(data.encode(), form))

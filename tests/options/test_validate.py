@@ -198,3 +198,56 @@ def png() -> bytes:
     data = io.BytesIO()
     PIL.new("RGB", (64, 64)).save(data, "PNG")
     return data.getvalue()
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, "0"])
+def test_a_strength_of_zero_is_zero(catalog: Catalog, zero: Any) -> None:
+    made = complete(catalog, source=SOURCE, strength=zero)
+    assert made.strength == 0.0
+    assert Params.from_dict(made.to_dict()) == made
+    assert complete(catalog, source=SOURCE, **{"strength": made.to_dict()["strength"]}).strength == 0.0
+
+
+@pytest.mark.parametrize("zero", [0, "0"])
+def test_a_scale_of_zero_is_out_of_its_limits(catalog: Catalog, zero: Any) -> None:
+    with pytest.raises(InvalidParams, match="scale: must be from 1 to 8"):
+        complete(catalog, "", kind="upscale", source=SOURCE, scale=zero)
+
+
+def test_zero_that_has_no_effect_is_told(catalog: Catalog) -> None:
+    upscale = {"kind": "upscale", "source": SOURCE, "guidance": 0}
+    assert validate.ignored(complete(catalog, "", **upscale), upscale) == [
+        "guidance: has no effect where kind is upscale; it is ignored."
+    ]
+
+
+def test_a_decimal_comma_is_told(catalog: Catalog) -> None:
+    with pytest.raises(InvalidParams, match="guidance: must have a decimal point, not a comma"):
+        complete(catalog, guidance="7,5")
+
+
+def test_a_control_character_in_a_prompt_is_told(catalog: Catalog) -> None:
+    with pytest.raises(InvalidParams, match=r"control character U\+0000"):
+        complete(catalog, "a boat\0")
+
+
+@pytest.mark.parametrize(
+    ("given", "sampler", "schedule"),
+    [
+        ({"sampler": "DPM++ 2M SDE Karras"}, "DPM++ 2M SDE", "Karras"),
+        ({"sampler": "dpmpp_2m_sde_exponential"}, "DPM++ 2M SDE", "Exponential"),
+        ({"sampler": "Euler a SGM Uniform"}, "Euler a", "SGM Uniform"),
+        ({"sampler": "DPM++ 2M Karras"}, "DPM++ 2M Karras", ""),
+        ({"sampler": "DPM++ 2M SDE Karras", "schedule": "Exponential"}, "DPM++ 2M SDE", "Exponential"),
+    ],
+)
+def test_a_sampler_may_name_its_schedule(catalog: Catalog, given: dict, sampler: str, schedule: str) -> None:
+    made = complete(catalog, **given)
+    assert (made.sampler, made.schedule) == (sampler, schedule)
+
+
+@pytest.mark.parametrize("name", ["te,st1", 'a "b"', "old:ink", "x, y:0.5", "ink"])
+@pytest.mark.parametrize("weight", [0.8, 0.12345678, -1, 1e-07])
+def test_a_lora_written_as_text_is_read_the_same(catalog: Catalog, name: str, weight: float) -> None:
+    loras = (Lora(name, weight), Lora("other", 0.1 + 0.2))
+    assert complete(catalog, loras=", ".join(map(str, loras))).loras == loras

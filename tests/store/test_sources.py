@@ -10,11 +10,12 @@ import pytest
 from PIL import Image as PIL
 from PIL.PngImagePlugin import PngInfo
 
+from diffusion_local import decoding
 from diffusion_local.compose import House, open_house
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.settings import Settings
 from diffusion_local.store.source_owners import SourceOwners
-from diffusion_local.store.sources import Sources
+from diffusion_local.store.sources import Source, Sources, plain
 from tests.support import claimed, enqueue, image_of
 
 
@@ -56,7 +57,9 @@ def test_a_photograph_is_turned_upright(sources: Sources) -> None:
     assert (source.width, source.height) == (20, 40)
 
 
-@pytest.mark.parametrize(("mode", "kept"), [("1", "L"), ("L", "L"), ("P", "RGB"), ("RGBA", "RGBA"), ("I;16", "RGB")])
+@pytest.mark.parametrize(
+    ("mode", "kept"), [("1", "L"), ("L", "L"), ("P", "RGB"), ("RGBA", "RGBA"), ("I;16", "L"), ("LA", "RGBA")]
+)
 def test_a_picture_is_kept_as_grey_colour_or_with_its_transparency(sources: Sources, mode: str, kept: str) -> None:
     source = sources.add(encoded(PIL.new(mode, (8, 8))))
     with PIL.open(sources.file(source.id).local_path) as picture:
@@ -124,3 +127,111 @@ def test_a_job_with_a_source_is_accepted_and_one_without_is_not(house: House) ->
     assert (job.params.source, job.params.strength, job.params.width) == (source.id, 0.4, 256)
     with pytest.raises(InvalidParams, match="source: names no picture"):
         house.studio.submit("a boat", source="0" * 64)
+
+
+def wide_png(bits: int, colour: int, pixels: bytes, width: int, clear: bytes = b"") -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, 1, bits, colour, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"tRNS", clear) if clear else b"", chunk(b"IDAT", zlib.compress(pixels))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b"")
+
+
+def pixels(picture: PIL.Image) -> list[Any]:
+    return [picture.getpixel((place, 0)) for place in range(picture.width)]
+
+
+def test_sixteen_bits_are_scaled_and_not_cut_off() -> None:
+    data = wide_png(16, 0, b"\0" + struct.pack(">5H", 0, 983, 32768, 65278, 65535), 5)
+    with PIL.open(io.BytesIO(data)) as picture:
+        assert pixels(plain(picture)) == [0, 4, 128, 254, 255]
+
+
+def test_a_dark_mask_of_sixteen_bits_stays_dark(sources: Sources) -> None:
+    data = wide_png(16, 0, b"\0" + struct.pack(">2H", 983, 983), 2)
+    with PIL.open(sources.path(sources.add(data, "mask").id)) as kept:
+        assert pixels(kept) == [4, 4]
+
+
+def test_the_clear_grey_of_sixteen_bits_is_clear_and_no_other() -> None:
+    data = wide_png(16, 0, b"\0" + struct.pack(">3H", 983, 984, 65535), 3, struct.pack(">H", 983))
+    with PIL.open(io.BytesIO(data)) as picture:
+        assert [pixel[-1] for pixel in pixels(plain(picture))] == [0, 255, 255]
+
+
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+
+
+@pytest.mark.parametrize("mode", [*MODES, "I", "F", "I;16", "I;16L", "I;16B", "I;16N"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_mode_of_pillow_is_kept_upright(mode: str, orientation: int) -> None:
+    picture = PIL.new(mode, (3, 2))
+    picture.getexif()[0x0112] = orientation
+    kept = plain(picture)
+    assert kept.mode in ("L", "RGB", "RGBA")
+    assert kept.size == ((2, 3) if orientation > 4 else (3, 2))
+
+
+def test_numbers_with_a_fraction_are_scaled_by_their_range() -> None:
+    for brightest, seen in ((1.0, [0, 128, 255]), (255.0, [0, 128, 255]), (1000.0, [0, 128, 255])):
+        picture = PIL.new("F", (3, 1))
+        for place, share in enumerate((0.0, 0.5, 1.0)):
+            picture.putpixel((place, 0), share * brightest)
+        assert pixels(plain(picture)) == seen
+
+
+@pytest.mark.skipif("AVIF" not in decoding.FORMATS, reason="Pillow was built without AVIF")
+def test_avif_is_opened_within_the_budget(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    held_by(sources, monkeypatch, encoded(PIL.linear_gradient("L").convert("RGB"), "AVIF"))
+
+
+def test_the_heic_of_a_phone_is_opened_within_the_budget(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    exif = PIL.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    heif.from_pillow(PIL.linear_gradient("L").convert("RGB").resize((64, 32))).save(file, exif=exif.tobytes())
+    source = held_by(sources, monkeypatch, file.getvalue())
+    assert (source.width, source.height) in ((64, 32), (32, 64))
+
+
+def held_by(sources: Sources, monkeypatch: pytest.MonkeyPatch, data: bytes) -> Source:
+    """The kept source; its decoder takes as much of the budget as one that holds the whole picture itself."""
+    taken: list[int] = []
+    monkeypatch.setattr(decoding.budget, "_take", lambda thread, size: taken.append(size) or held(thread, size))
+
+    def held(thread: int, size: int) -> None:
+        decoding.budget._holders[thread] = size
+
+    source = sources.add(data)
+    assert taken == [source.width * source.height * decoding.BYTES_PER_PIXEL * decoding.COPIES * 2]
+    return source
+
+
+def test_a_picture_of_heif_that_says_it_is_too_large_is_not_decoded(settings: Settings, house: House) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    limited = Settings.load({}, home=settings.home, max_source_megapixels=1)
+    file = io.BytesIO()
+    heif.from_pillow(PIL.new("RGB", (1200, 1000))).save(file)
+    sources = Sources(limited, SourceOwners(house.database), house.images, house.files)
+    with pytest.raises(InvalidParams, match="megapixels"):
+        sources.add(file.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("picture", "warned"),
+    [
+        (PIL.new("L", (128, 128), 0), True),
+        (PIL.new("L", (128, 128), 127), True),
+        (PIL.new("RGBA", (128, 128), (255, 255, 255, 0)), True),
+        (PIL.linear_gradient("L").resize((128, 128)), False),
+        (PIL.new("RGBA", (128, 128), "white"), False),
+    ],
+)
+def test_a_mask_without_white_is_warned_of(house: House, picture: PIL.Image, warned: bool) -> None:
+    source, mask = (house.studio.sources.add(encoded(each)).id for each in (None, picture))
+    receipt = house.studio.submit("a boat", source=source, mask=mask, width=128, height=128)
+    assert any("has no white" in warning for warning in receipt.warnings) is warned
+    line = f"a boat --source {source} --mask {mask} --size 128x128"
+    assert any("has no white" in warning for warning in house.studio.lists.check(line).warnings) is warned

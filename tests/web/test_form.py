@@ -14,7 +14,7 @@ from tests.support import params
 
 
 def test_the_form_has_fields_of_params_and_the_count() -> None:
-    assert list(form.NAMES) == [f.name for f in fields(Params) if f.name in form.NAMES] + ["count", "styles"]
+    assert list(form.NAMES) == [f.name for f in fields(Params) if f.name in form.NAMES] + ["count", "styles", "expand"]
 
 
 def test_every_field_has_a_label_and_a_component(house: House) -> None:
@@ -41,7 +41,7 @@ LIKE_STARTER = (catalog.STARTER_DEFAULTS, catalog.STARTER_LIMITS)
 def test_what_is_filled_in_is_read_back() -> None:
     recipe = params(seed=2**32 - 1, guidance=7.25)
     given = form.read(form.fill(recipe))
-    assert (given.pop("count"), given.pop("styles")) == (1, [])
+    assert (given.pop("count"), given.pop("styles"), given.pop("expand")) == (1, [], "")
     assert (
         validate.complete("starter", *LIKE_STARTER, given.pop("prompt"), {**given, "model": "starter"}, NONE) == recipe
     )

@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 from PIL import Image as PIL
 
+from diffusion_local import shapes
 from diffusion_local.compose import House
 from diffusion_local.domain import Job, Params, Room, State, utc_text
 from diffusion_local.engine import OnStep, Picture
 from diffusion_local.engine.fake import FakeEngine, Hiccup, draw_card
 from diffusion_local.errors import BadImage
 from diffusion_local.messages import verbatim
+from diffusion_local.reports.words import facts
 from diffusion_local.store import connections, recipe
+from diffusion_local.telling.teller import of_report
 from diffusion_local.worker.runner import MAX_TRIES, Runner
 from diffusion_local.worker.stopping import Stop
 from tests.support import FAILURE, eventually, sql
@@ -367,3 +370,38 @@ def test_previews_are_drawn_every_so_many_steps(
     runner.work_off()
     runner.close()
     assert len(asked) == drawn
+
+
+class OneColour(FakeEngine):
+    """Makes pictures of one colour."""
+
+    def __init__(self, colour: str) -> None:
+        super().__init__(0)
+        self.colour = colour
+
+    def generate(self, params: Params, on_step: OnStep) -> Picture:
+        made = super().generate(params, on_step)
+        return replace(made, image=PIL.new("RGB", made.image.size, self.colour))
+
+
+def test_a_black_picture_is_kept_and_flagged_unless_it_was_asked_for(house: House, stop: Stop) -> None:
+    runner = Runner(house, "cpu0", OneColour("black"), stop)
+    try:
+        [flagged], [asked] = submit(house, "a red apple"), submit(house, "a pure black image")
+        runner.work_off()
+    finally:
+        runner.close()
+    assert {house.jobs.get(each).state for each in (flagged, asked)} == {State.DONE}
+    images = house.images.of_jobs([flagged, asked])
+    assert (images[flagged].flag, images[asked].flag) == ("black", "")
+    assert [each.id for each in house.studio.gallery(flagged=True)] == [images[flagged].id]
+    job = shapes.one_job(house.studio, flagged)
+    assert job["image"]["flag"] == "black"
+    report = house.studio.reports.batch(job["batch_id"])
+    assert (report.flagged, report.counts["done"]) == ({"black": 1}, 1)
+    assert ("To look at", "1 (black 1)") in facts(report)
+    assert of_report(report)["flagged"] == 1
+    with PIL.open(house.files.path(images[flagged].key)) as stored:
+        found = recipe.read(stored)
+    assert found is not None
+    assert found["facts"]["flag"] == "black"

@@ -54,5 +54,12 @@ def inpainting(pipe: Any) -> Any:
 
 
 FAMILY = EngineFamily(
-    load, embed, unet.guided, unet.shape, scales_start=True, load_file=load_file, inpainting=inpainting
+    load,
+    embed,
+    unet.guided,
+    unet.shape,
+    turned=unet.turned,
+    scales_start=True,
+    load_file=load_file,
+    inpainting=inpainting,
 )

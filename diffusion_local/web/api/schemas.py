@@ -36,9 +36,11 @@ def several(kind: Any) -> Any:
 
 
 PARAMS = typed("Params", Params)
-FAULT = typed("JobError", kind=str, message=str, id=NotRequired[str], params=NotRequired[dict[str, Any]])
-IMAGE_LINK = typed("ImageLink", id=str, url=str, thumbnail_url=str, width=int, height=int)
-IMAGE = typed("Image", Image, "key", "owner", "facts", params=PARAMS, url=str, thumbnail_url=str)
+FAULT = typed(
+    "JobError", kind=str, message=str, cause=NotRequired[str], id=NotRequired[str], params=NotRequired[dict[str, Any]]
+)
+IMAGE_LINK = typed("ImageLink", id=str, url=str, thumbnail_url=str, width=int, height=int, flag=str)
+IMAGE = typed("Image", Image, "key", "owner", "facts", params=PARAMS, url=str, thumbnail_url=str, flag=str)
 JOB = typed(
     "Job",
     Job,

@@ -20,7 +20,8 @@ from diffusion_local.web.api.fields import NewJobs
 
 FORM_FIELD_BYTES = 1024 * 1024
 
-DATA_URL = re.compile(r"data:[\w.+*-]+/[\w.+*-]+;base64,", re.ASCII)
+DATA_URL = re.compile(r"\s*data:[^,]{0,200};\s*base64\s*,", re.IGNORECASE)
+SPACES = re.compile(r"\s+")
 
 
 async def picture_of(request: Request) -> bytes:
@@ -61,8 +62,9 @@ def validated(data: str | bytes) -> BaseModel:
 
 def kept_pictures(studio: Studio, options: dict[str, Any]) -> dict[str, Any]:
     """The options with ids in the place of pictures that came along."""
-    sent = {name: options[name] for name in PICTURES if options.get(name) and not SOURCE_ID.fullmatch(options[name])}
-    return options | {name: studio.sources.add(decoded(name, text), name).id for name, text in sent.items()}
+    given = {name: options[name].strip() for name in PICTURES if options.get(name)}
+    sent = {name: text for name, text in given.items() if not SOURCE_ID.fullmatch(text)}
+    return options | given | {name: studio.sources.add(decoded(name, text), name).id for name, text in sent.items()}
 
 
 def media_type(request: Request) -> str:
@@ -70,14 +72,16 @@ def media_type(request: Request) -> str:
 
 
 def decoded(field: str, text: str) -> bytes:
-    """The bytes of a picture in Base64, with or without ``data:image/png;base64,``. Raises InvalidParams.
+    """The bytes of a picture in Base64, with or without the beginning of a data URL. Raises InvalidParams.
+
+    White space counts for nothing: encoders break lines, and files end with a line end.
 
     An address is refused: the server fetches nothing on a caller's behalf, as that reaches into its network.
     """
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", text):
+    if re.match(r"\s{0,100}[a-zA-Z][a-zA-Z0-9+.-]{0,30}://", text):
         raise InvalidParams(field, message("picture_itself"))
     prefix = DATA_URL.match(text)
     try:
-        return base64.b64decode(text[prefix.end() if prefix else 0 :], validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidParams(field, message("picture_base64")) from None
+        return base64.b64decode(SPACES.sub("", text[prefix.end() if prefix else 0 :]), validate=True)
+    except (binascii.Error, ValueError) as error:  # of white space nothing is left
+        raise InvalidParams(field, message("picture_base64", error=error)) from None

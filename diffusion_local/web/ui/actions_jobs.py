@@ -5,7 +5,7 @@ from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.messages import message
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_history
-from diffusion_local.web.ui.actions_pictures import other_seed, settings_of, submitted
+from diffusion_local.web.ui.actions_pictures import DRAWN, other_seed, settings_of, submitted
 from diffusion_local.web.ui.effects import Effect, Verb, said
 from diffusion_local.web.ui.words import say
 
@@ -60,7 +60,7 @@ def cancel_mine(studio: Studio, key: str, place: str) -> Effect:
 def again_tiled(studio: Studio, key: str, place: str) -> Effect:
     """The mend for a picture that was too large: decoded in tiles."""
     params = studio.job(key).params
-    receipt = studio.submit(params.prompt, **settings_of(params) | {"rung": "vae_tiling"})
+    receipt = studio.submit(params.prompt, expand=DRAWN, **settings_of(params) | {"rung": "vae_tiling"})
     return Effect(toast=said(say("page.queued_again", what=shortened(params.prompt, 40))), receipt=receipt.batch_id)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from diffusion_local.domain import Kind, Params, shortened
 from diffusion_local.errors import NotFound
-from diffusion_local.options.table import DEFAULTS, OPTIONS, SETTINGS
+from diffusion_local.options.table import OPTIONS, SETTINGS
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_picture
 from diffusion_local.web.ui.effects import Effect, Verb, said
@@ -13,12 +13,13 @@ from diffusion_local.web.ui.words import say
 VARIATIONS = 4
 VARIATION_STRENGTH = 0.25  # near enough to be the same picture, far enough to see
 UPSCALE = 2.0
+DRAWN = "no"  # a recipe's prompt is drawn already: a brace in it is a brace
 
 
 def settings_of(params: Params) -> dict[str, Any]:
     """A recipe as arguments of ``Studio.submit``, without what is at its default."""
-    given = {name: getattr(params, name) for name in SETTINGS if params.kind in OPTIONS[name].kinds}
-    return {name: value for name, value in given.items() if value != DEFAULTS.get(name)}
+    applying = [name for name in SETTINGS if params.kind in OPTIONS[name].kinds]
+    return {name: value for name in applying if OPTIONS[name].is_set(value := getattr(params, name), params.kind)}
 
 
 def panel(studio: Studio, image_id: str) -> str:
@@ -64,7 +65,7 @@ def restore_open(studio: Studio, key: str, place: str) -> Effect:
 
 
 def submitted(studio: Studio, params: Params, what: str, count: int = 1, **changes: Any) -> Effect:
-    receipt = studio.submit(params.prompt, count=count, **settings_of(params) | changes)
+    receipt = studio.submit(params.prompt, count=count, expand=DRAWN, **settings_of(params) | changes)
     return Effect(toast=said(say("viewer.queued", what=what)), receipt=receipt.batch_id)
 
 
@@ -102,6 +103,7 @@ def upscale(studio: Studio, key: str, place: str) -> Effect:
     what = say("viewer.upscaled", prompt=shortened(image.params.prompt, 40))
     receipt = studio.submit(
         image.params.prompt,
+        expand=DRAWN,
         kind=Kind.UPSCALE,
         source=studio.sources.from_image(image.id).id,
         scale=UPSCALE,

@@ -10,12 +10,13 @@ import gradio as gr
 from diffusion_local.catalog import Model
 from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import NotFound
-from diffusion_local.options.a1111 import CHOICES, MODEL_HASH
+from diffusion_local.options.a1111 import CHOICES, MODEL_HASH, NOTES
 from diffusion_local.options.table import OPTIONS
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form, view
 from diffusion_local.web.ui.words import say
 
+MOST_NAMED, MOST_CHARS = 12, 60
 FEWEST_DIGITS = 8  # of a hash that names a model; A1111 writes ten
 
 
@@ -82,9 +83,13 @@ def without_lost(studio: Studio, params: Params) -> tuple[Params, list[str]]:
 
 
 def unread(settings: dict[str, Any], others: dict[str, Any], model: Model | None) -> Iterator[str]:
-    """What another tool noted of the model and how it was sampled, and has no like here."""
+    """What another tool noted and has no like here; its version and hashes are no settings."""
     if model is None and settings.get("model"):
         yield f"{view.name_of('model')} {settings['model']}"
-    for name, field in CHOICES.items():
-        if others.get(name) and str(others[name]).casefold() != "automatic":
-            yield f"{view.name_of(field)} {others[name]}"
+    unused = {name: str(value) for name, value in others.items() if name not in NOTES}
+    for place, (name, value) in enumerate(unused.items()):
+        if place == MOST_NAMED:
+            yield say("create.more_left_out", n=len(unused) - place)
+            return
+        if value.casefold() != "automatic":
+            yield f"{view.name_of(CHOICES[name]) if name in CHOICES else name[:MOST_CHARS]} {value[:MOST_CHARS]}"

@@ -11,6 +11,8 @@ import gradio as gr
 
 from diffusion_local.catalog import Model
 from diffusion_local.domain import Kind, Params
+from diffusion_local.grammar.templates import SPECIAL
+from diffusion_local.lists.fields import EXPANSIONS
 from diffusion_local.options.limits import FOLLOW_MODEL
 from diffusion_local.options.option import Option, Widget
 from diffusion_local.options.table import OPTIONS, refused_by
@@ -142,6 +144,14 @@ def styles(studio: Studio) -> gr.components.Component:
     return gr.Dropdown(names, value=[], multiselect=True, label=words.label("common.styles"), elem_id="styles")
 
 
+def expand(studio: Studio) -> gr.components.Component:
+    offered = [
+        (words.label("create.expand_own"), ""),
+        *((words.label(f"lists.expand_{each}"), each) for each in EXPANSIONS),
+    ]
+    return gr.Dropdown(offered, value="", label=words.label("common.expand"), filterable=False, elem_id="expand")
+
+
 def usable(studio: Studio, folder: str) -> list[str]:
     return [each.name for each in studio.library.adapters()[folder] if each.ready]
 
@@ -157,7 +167,11 @@ MAKERS: dict[Widget, Make] = {
     Widget.HIDDEN: kept,
 }
 #: Beside the options of a picture.
-EXTRA: dict[str, Callable[[Studio], gr.components.Component]] = {"count": count, "styles": styles}
+EXTRA: dict[str, Callable[[Studio], gr.components.Component]] = {
+    "count": count,
+    "styles": styles,
+    "expand": expand,
+}
 NAMES = (*OPTIONS, *EXTRA)
 #: Options that choose a file, which may have come after the server's start.
 OF_FILES = tuple(name for name, each in OPTIONS.items() if each.files and each.component is Widget.CHOICE)
@@ -207,15 +221,16 @@ def read(values: Sequence[Any]) -> dict[str, Any]:
 
 def fill(params: Params) -> list[Any]:
     """The components' values that show this recipe, as one picture."""
-    values = {name: filled(option, getattr(params, name)) for name, option in OPTIONS.items()}
-    values |= {"count": 1, "styles": []}
+    values = {name: filled(option, getattr(params, name), params.kind) for name, option in OPTIONS.items()}
+    written = SPECIAL.search(f"{params.prompt} {params.negative}")  # a recipe's prompts are drawn already
+    values |= {"count": 1, "styles": [], "expand": "no" if written else ""}
     if params.kind is Kind.UPSCALE:  # it has none of these; the form keeps its own
         values |= {name: gr.skip() for name in FOLLOW_MODEL}
     return [values[name] for name in NAMES]
 
 
-def filled(option: Option, value: Any) -> Any:
-    if option.initial is not None and not value:
+def filled(option: Option, value: Any, kind: Kind) -> Any:
+    if option.initial is not None and not option.is_set(value, kind):
         return option.initial
     if option.component is Widget.SEED:
         return "" if value is None else str(value)
@@ -234,7 +249,7 @@ def differences(before: Sequence[Any], after: Sequence[Any]) -> list[str]:
     return [
         name
         for name, old, new in zip(NAMES, before, after, strict=True)
-        if name not in ("prompt", "count") and not isinstance(new, dict) and (old or "") != (new or "")
+        if name not in ("prompt", "count", "expand") and not isinstance(new, dict) and (old or "") != (new or "")
     ]
 
 

@@ -12,7 +12,7 @@ window.diffusionLocalLists = (() => {
   }
   function choose(what) {
     const picker = Object.assign(document.createElement("input"), { type: "file" });
-    picker.accept = what === "queue" ? ".jsonl" : ".txt,.csv,.tsv,.jsonl,.ndjson,text/plain,text/csv";
+    picker.accept = what === "queue" ? ".jsonl" : ".txt,.csv,.tsv,.jsonl,.ndjson,.json,text/plain,text/csv";
     picker.addEventListener("change", () => picker.files[0] && send(what, picker.files[0]));
     picker.click();
   }

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlencode
 from diffusion_local.store.gallery_filter import MAX_VALUE, GalleryFilter
 
 MOST_PAGES = 200  # that one can walk back
-FLAGS = ("starred", "trashed")
+FLAGS = ("starred", "trashed", "flagged")
 NAMES = frozenset(each.name for each in fields(GalleryFilter)) - {"search"}
 
 

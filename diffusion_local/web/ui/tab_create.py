@@ -17,6 +17,7 @@ from diffusion_local.web.ui import dropped, form, sizes, view, view_jobs, view_s
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
 from diffusion_local.web.ui.words import known, label, say, translated
 
+SHOWN_PROMPTS = 10  # of a preview
 SHOWN_BATCHES = 6  # at least, finished ones among them
 MOST_BATCHES = 30  # at most, all of them unfinished
 REMEMBERED_BATCHES = 100
@@ -34,12 +35,28 @@ def on_generate(studio: Studio, *values: Any) -> tuple[str, Any]:
         given = form.read(values)
         if given["kind"] == Kind.INPAINT and given.get("source") and not given.get("mask"):
             return view.notice("bad", say("create.mask_missing")), gr.skip()
-        chosen = given.pop("styles") or []
-        given["prompt"], negative = studio.styles.apply(chosen, given["prompt"], given["negative"] or "")
-        receipt = studio.submit(**given | {"negative": negative})
+        receipt = studio.submit(**styled(studio, given))
     except UserError as error:
         return view.notice("bad", view.text(view.problem(error))), gr.skip()
     return view.warnings_notice(receipt.warnings), receipt.batch_id
+
+
+def on_preview(studio: Studio, *values: Any) -> str:
+    """What a press of Generate would draw of wildcards and choices."""
+    try:
+        preview = studio.prompts.preview(**styled(studio, form.read(values)))
+    except UserError as error:
+        return view.notice("bad", view.text(view.problem(error)))
+    drawn = "".join(f"<li>{view.text(prompt)}</li>" for prompt in preview.prompts[:SHOWN_PROMPTS])
+    said = say("create.would_draw", n=preview.pictures, combinations=preview.combinations, seed=preview.seed)
+    return view.notice("info", f"{said}<ol>{drawn}</ol>") + view.warnings_notice(preview.warnings)
+
+
+def styled(studio: Studio, given: dict[str, Any]) -> dict[str, Any]:
+    """The form's settings with the chosen styles in both prompts."""
+    chosen = given.pop("styles") or []
+    prompt, negative = studio.styles.apply(chosen, given["prompt"], given["negative"] or "")
+    return given | {"prompt": prompt, "negative": negative, "expand": given["expand"] or None}
 
 
 def model_of(studio: Studio, model_id: Any) -> Model:
@@ -114,6 +131,7 @@ class CreateTab:
     size: Any
     swap: Any
     generate: Any
+    preview: Any
     dice: Any
     keep: Any
     any_seed: Any
@@ -196,6 +214,9 @@ def layout(studio: Studio) -> CreateTab:
                 place(*form.at("model"))
             place("styles")
         place(*form.at("negative"))
+        with gr.Row(elem_id="expand-row", equal_height=True):
+            place("expand")
+            preview = gr.Button(label("create.preview"), elem_id="preview-prompts", min_width=60, scale=0)
         with gr.Row(elem_id="seed-row", equal_height=True):
             place(*form.at("seed"))
             dice = gr.Button(label("create.draw_seed"), elem_id="dice", min_width=60, scale=0)
@@ -211,7 +232,9 @@ def layout(studio: Studio) -> CreateTab:
     drawn = live("create")
     fields = [made[name] for name in form.NAMES]
     rest = [hidden(), hidden(model.id), hidden("", "dropped")]
-    return CreateTab(fields, size, swap, generate, dice, keep, any_seed, told, source, loras, sample, drawn, *rest)
+    return CreateTab(
+        fields, size, swap, generate, preview, dice, keep, any_seed, told, source, loras, sample, drawn, *rest
+    )
 
 
 # -- wiring ---------------------------------------------------------------------------------------------------------
@@ -244,6 +267,7 @@ def wire(tab: CreateTab, studio: Studio, receipt: Any) -> Any:
         trigger_mode="multiple",
         **QUIET,
     )
+    tab.preview.click(bound(on_preview, studio), tab.fields, tab.told, **QUIET)
     pressed.success(None, None, None, js="() => diffusionLocal.answered(true)", trigger_mode="multiple", **QUIET)
     pressed.failure(None, None, None, js="() => diffusionLocal.answered(false)", trigger_mode="multiple", **QUIET)
     return pressed

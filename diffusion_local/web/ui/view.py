@@ -220,6 +220,14 @@ def toast(words: str, key: str, more: str = "", kind: str = "") -> str:
     return f'<div class="toast {kind}" role="status" data-key="{text(key)}"><span>{text(words)}</span>{more}</div>'
 
 
+def flag(image: Image) -> str:
+    """A chip on a picture that is probably not what was wanted."""
+    if not image.flag:
+        return ""
+    words = say(f"gallery.flag_{image.flag}") if known(f"gallery.flag_{image.flag}") else text(image.flag)
+    return f'<span class="flag" title="{say("gallery.flagged_why")}">{words}</span>'
+
+
 def picture_link(image: Image, alt: str) -> str:
     """A thumbnail that opens the picture."""
     return (

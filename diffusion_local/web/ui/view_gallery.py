@@ -6,7 +6,7 @@ from types import MappingProxyType
 from diffusion_local import shapes
 from diffusion_local.domain import Image
 from diffusion_local.web.ui.place import Place
-from diffusion_local.web.ui.view import button, close_button, picture_link, pictures, text
+from diffusion_local.web.ui.view import button, close_button, flag, picture_link, pictures, text
 from diffusion_local.web.ui.view_recipe import recipe
 from diffusion_local.web.ui.words import say
 
@@ -46,7 +46,7 @@ def tile(image: Image, times: int) -> str:
         star += button(f"×{times:,}", "alike", image.id, kind="times", title=words, extra=f' aria-label="{words}"')
     select = say("queue.select", prompt=text(image.params.prompt))
     return (
-        f'<div class="tile" data-key="{image.id}">{picture_link(image, image.params.prompt)}{star}'
+        f'<div class="tile" data-key="{image.id}">{picture_link(image, image.params.prompt)}{flag(image)}{star}'
         f'<label class="tick"><input type="checkbox" data-pick="{image.id}" aria-label="{select}"></label></div>'
     )
 

@@ -25,7 +25,10 @@ def bar(
         menus += choice_menu(place, "model", say("gallery.model"), [(name, name) for name in models])
     if set(owners) - {actor.current().name} or place.get("owner"):
         menus += choice_menu(place, "owner", say("queue.owner"), [(name, name) for name in owners])
-    chips = toggle(place, "starred", say("gallery.starred_only")) + toggle(place, "trashed", say("gallery.trash"))
+    chips = "".join(
+        toggle(place, name, say(f"gallery.{words}"))
+        for name, words in (("starred", "starred_only"), ("flagged", "flagged_only"), ("trashed", "trash"))
+    )
     if place.filters:
         chips += button(say("gallery.show_all"), "everything", kind="chip small quiet-act")
     # For a finger: where nothing hovers, the boxes to tick are out of the way until this is on.

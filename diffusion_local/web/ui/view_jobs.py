@@ -9,6 +9,7 @@ from diffusion_local.domain import FINAL, Image, Job, Snapshot, State
 from diffusion_local.web.ui.view import (
     button,
     duration,
+    flag,
     picture_link,
     ring,
     standing,
@@ -124,7 +125,11 @@ def card(job: Job, image: Image | None, eta: float | None, position: int | None)
     body, foot = "", ""
     match job.state:
         case State.DONE:
-            body = picture_link(image, job.params.prompt) if image else f'<p class="empty">{say("create.in_trash")}</p>'
+            body = (
+                picture_link(image, job.params.prompt) + flag(image)
+                if image
+                else f'<p class="empty">{say("create.in_trash")}</p>'
+            )
             lines = []
         case State.RUNNING:
             # No width and height here: the frame has the shape, and a missing preview shows nothing.

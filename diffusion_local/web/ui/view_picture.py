@@ -9,7 +9,7 @@ from diffusion_local.domain import Image, Kind
 from diffusion_local.store.boards import Board
 from diffusion_local.web.ui import view_recipe
 from diffusion_local.web.ui.icons import icon
-from diffusion_local.web.ui.view import ask, button, close_button, elapsed, menu, moment, size, text
+from diffusion_local.web.ui.view import ask, button, close_button, elapsed, flag, menu, moment, size, text
 from diffusion_local.web.ui.words import say
 
 
@@ -106,6 +106,8 @@ def beside(image: Image, kin: Kin) -> str:
 def facts(image: Image) -> str:
     """The recipe, and how the picture was made."""
     more = []
+    if image.flag:
+        more.append((say("gallery.flagged"), flag(image)))
     if image.seconds:
         more.append((say("gallery.took"), elapsed(image.seconds)))
     if image.owner:

@@ -7,6 +7,7 @@ from diffusion_local import shapes
 from diffusion_local.domain import Kind, Params
 from diffusion_local.options.option import Option, Shown
 from diffusion_local.options.table import OPTIONS
+from diffusion_local.options.types import exact
 from diffusion_local.web.ui.view import name_of, text
 from diffusion_local.web.ui.words import say
 
@@ -20,7 +21,7 @@ def recipe(params: Params) -> Iterator[tuple[str, str]]:
     yield name_of("size"), f"{params.width} × {params.height}"
     for name, option in OPTIONS.items():
         value = getattr(params, name)
-        listed = option.shown is Shown.ALWAYS or (option.shown is Shown.SET and option.is_set(value))
+        listed = option.shown is Shown.ALWAYS or (option.shown is Shown.SET and option.is_set(value, params.kind))
         if listed and params.kind in option.kinds:
             yield name_of(name), shown(option, value)
 
@@ -29,7 +30,7 @@ def shown(option: Option, value: Any) -> str:
     if option.is_picture:
         return f'<a href="{text(shapes.source_url(value))}" target="_blank" rel="noopener">{text(value[:12])}</a>'
     if option.type is float:
-        return f"{value:g}"
+        return exact(value)
     return text(", ".join(map(str, value)) if isinstance(value, tuple) else value)
 
 

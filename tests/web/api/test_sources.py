@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
 from diffusion_local.compose import House
+from diffusion_local.errors import InvalidParams
+from diffusion_local.web.api import uploads
 from tests.web.api.conftest import JOBS, SMALL
 from tests.web.conftest import made
 
@@ -101,3 +104,27 @@ def test_uploads_that_are_no_picture_are_refused(client: TestClient) -> None:
 @pytest.mark.parametrize("name", ["nope", "..%2f..%2fapp.db", "%00", "F" * 64, "../sources"])
 def test_no_other_file_is_served(client: TestClient, name: str) -> None:
     assert client.get(f"/sources/{name}.png").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda text: f"{text}\n",
+        lambda text: "\r\n".join(text[place : place + 76] for place in range(0, len(text), 76)),
+        lambda text: f"  \t{text} ",
+        lambda text: f"data:image/png;charset=utf-8;base64,{text}",
+        lambda text: f"data:;base64,\n{text}\n",
+        lambda text: f"DATA:IMAGE/PNG;BASE64,{text}",
+    ],
+)
+def test_white_space_in_base64_is_no_fault(written: Callable[[str], str]) -> None:
+    text = base64.b64encode(b"\x00\xffpicture" * 30).decode()
+    assert uploads.decoded("source", written(text)) == b"\x00\xffpicture" * 30
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("abc", "padding"), ("ab*d", "base64 data"), ("http://a/b.png", "addresses")]
+)
+def test_a_picture_that_is_refused_has_its_reason(text: str, reason: str) -> None:
+    with pytest.raises(InvalidParams, match=f"(?i){reason}"):
+        uploads.decoded("source", text)

@@ -40,6 +40,7 @@ class Named(BaseModel):
 
     prompt: str
     count: int = Field(1, validation_alias=AliasChoices("count", "num_outputs"))
+    expand: str | None = None
 
 
 #: Names of this dialect alone: in A1111's API a scheduler is the spacing of the noise levels.

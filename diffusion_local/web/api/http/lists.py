@@ -26,6 +26,8 @@ from diffusion_local.web.api.uploads import media_type
 
 FORMATS = {
     "text/csv": "csv",
+    "text/tab-separated-values": "csv",
+    "application/json": "json",
     "application/jsonl": "jsonl",
     "application/x-jsonlines": "jsonl",
     "application/x-ndjson": "jsonl",

@@ -14,7 +14,7 @@ from diffusion_local.web.api.uploads import picture_of
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 FORM = {"schema": {"type": "object", "required": ["file"], "properties": {"file": BINARY["schema"]}}}
-MEDIA = ("image/png", "image/jpeg", "image/webp", "application/octet-stream")
+MEDIA = ("image/png", "image/jpeg", "image/webp", "image/avif", "image/heic", "application/octet-stream")
 BODY = {
     "requestBody": {
         "required": True,
@@ -32,10 +32,12 @@ def router(studio: Studio) -> APIRouter:
         request: Request,
         field: Annotated[Literal["source", "mask"], Query(description="what a refusal calls it")] = "source",
     ) -> JSONResponse:
-        """Keep a picture (PNG, JPEG, WebP, GIF, BMP): its first frame, upright and without metadata.
+        """Keep a picture (PNG, JPEG, WebP, GIF, BMP, AVIF, HEIC): its first frame, upright, without metadata, and
+        with 8 bits a channel. Of a mask white is painted anew; what is clear in it counts as black.
 
         The same picture sent again has the same id. Give the id as `source` or `mask` of a submit. `recipe` is what
-        the file says of how it was made, ours or A1111's: {"settings", "facts", "others"}, or null.
+        the file says of how it was made, by us or another program: {"settings", "facts", "others", "tool"}, or null;
+        `others` is not used here.
         """
         authority.check("sources.add")  # before the body is read
         data = await picture_of(request)
@@ -52,4 +54,4 @@ def recipe_in(data: bytes) -> shapes.Json | None:
         found = read_picture(data)
     except InvalidParams:  # most pictures carry none
         return None
-    return {"settings": found.settings, "facts": found.facts, "others": found.others}
+    return {"settings": found.settings, "facts": found.facts, "others": found.others, "tool": found.tool}

@@ -23,7 +23,7 @@ from diffusion_local.messages import message
 from diffusion_local.options import a1111
 from diffusion_local.options.samplers import SAMPLERS, SCHEDULES, api_name
 from diffusion_local.options.signature import options_of
-from diffusion_local.options.table import LANCZOS
+from diffusion_local.options.table import FROM_SOURCE, LANCZOS
 from diffusion_local.shapes import Json
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.a1111.reading import (
@@ -223,7 +223,7 @@ def answer(studio: Studio, body: Common, receipt: Receipt) -> Response:
         "sd_model_name": first.model,
         "sd_vae_name": first.vae or None,
         "clip_skip": first.clip_skip or 1,
-        "denoising_strength": first.strength or None,
+        "denoising_strength": first.strength if first.kind in FROM_SOURCE else None,
         "subseed": -1 if first.variation_seed is None else first.variation_seed,
         "infotexts": [a1111.text(each) for each in params],
         "index_of_first_image": 0,

@@ -3,7 +3,6 @@
 What would change the picture and cannot be done is refused by name; what else is passed over is named in ``not_used``.
 """
 
-import re
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, create_model
@@ -24,8 +23,6 @@ from diffusion_local.web.api.uploads import decoded
 
 MOST_PICTURES = 100
 NONE = ("", "automatic", "none")
-LORA = re.compile(r"<lora:([^<>:]+)(?::([^<>:]*))?(?::[^<>]*)?>")
-OTHER_NETWORK = re.compile(r"<(hypernet|lyco):[^<>]*>")
 #: What asks for nothing that we could not do.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "alwayson_scripts": ({},),
@@ -103,18 +100,16 @@ def read(studio: Studio, body: Any, set_before: dict[str, Any]) -> dict[str, Any
     override = body.override_settings or {}
     checked_options(studio, override)
     set_up = set_before | override
-    prompt, loras = without_loras(body.prompt)
     sampler, schedule = sampler_of(body)
     skip = body.clip_skip if body.clip_skip is not None else set_up.get("CLIP_stop_at_last_layers")
     declared = type(body).model_fields  # clients send img2img's fields to txt2img, too
     taken = [each for each in options_of(without=ITS_OWN) if name_of(each) in declared]
     given = {each.name: getattr(body, name_of(each)) for each in taken}
     given |= {
-        "prompt": prompt,
+        "prompt": body.prompt,
         "model": named_model(studio, set_up.get("sd_model_checkpoint")),
         "vae": named_vae(set_up.get("sd_vae")),
         "clip_skip": skipped(skip),
-        "loras": loras or None,
         "sampler": sampler,
         "schedule": schedule,
         "count": (body.batch_size or 1) * (body.n_iter or 1),
@@ -137,26 +132,6 @@ def pictures_of(studio: Studio, body: Any) -> dict[str, Any]:
         with opened(studio.sources, mask, "mask") as picture:
             mask = inverted(picture)
     return found | {"kind": "inpaint", "mask": studio.sources.add(mask, "mask").id}
-
-
-def without_loras(prompt: str) -> tuple[str, list[dict[str, Any]]]:
-    """The prompt without ``<lora:name:0.8>``, and the LoRAs that it named. Raises InvalidParams."""
-    if other := OTHER_NETWORK.search(prompt):
-        raise InvalidParams("prompt", message("only_loras", name=echo(other[0])))
-    loras, texts, place = [], [], 0
-    for found in LORA.finditer(prompt):
-        loras.append({"name": found[1].strip(), "weight": weighed(found[2] or "")})
-        texts.append(prompt[place : found.start()].strip())
-        place = found.end()
-    texts.append(prompt[place:].strip())
-    return " ".join(filter(None, texts)), loras
-
-
-def weighed(text: str) -> float:
-    try:
-        return float(text) if text else 1.0
-    except ValueError:
-        raise InvalidParams("prompt", message("lora_number", got=echo(text))) from None
 
 
 def skipped(layers: Any) -> int | None:

@@ -1,0 +1,125 @@
+"""Pictures that are probably not what was wanted: black, of one colour, nearly flat, or mere noise.
+
+They are kept and flagged, as only a person can say. A picture is not flagged where it was asked for: where the prompt
+says so in words such as "black background" or "static noise", or consists of nothing but such words; or where the
+picture that it was made from looks the same.
+"""
+
+import re
+from collections.abc import Callable
+
+from PIL import Image as PIL
+from PIL import ImageChops, ImageStat
+
+from diffusion_local.domain import Kind, Params
+
+BLACK, ONE_COLOUR, FLAT, NOISE = "black", "one_colour", "flat", "noise"
+BLEMISHES = (BLACK, ONE_COLOUR, FLAT, NOISE)
+DARKEST = 8  # brightest value, of 255, of a black picture
+SAME = 4  # distance between the values of a channel in a picture of one colour
+FLATTEST = 3.0  # standard deviation of the brightness of a nearly flat picture
+SIDE = 512  # pixels of the middle that is looked at for noise, at most
+LEAST_SIDE = 128
+BLOCK = 32
+#: Noise loses its variance in averages over blocks of 32 and 16 pixels, as its neighbourhoods do not hang together;
+#: latents that were never denoised do so from about 16 pixels on.
+MOST_KEPT = {16: 0.3, 32: 0.09}
+LEAST_LOSS = 2.2  # from 16 to 32 pixels; nothing that hangs together loses so much
+LEAST_VARIANCE = 400.0
+LEAST_EVEN = 0.2  # variance of the quietest block, as a part of the average one
+
+COLOURS = (
+    "black|white|grey|gray|red|green|blue|yellow|orange|purple|violet|pink|brown|beige|cyan|magenta|teal|navy|gold"
+)
+GROUNDS = "background|screen|image|picture|frame|canvas|void|square|wallpaper|wall|surface|colou?r|card|rectangle"
+#: Words by which each blemish is asked for.
+ASKED = {
+    BLACK: re.compile(
+        r"\b(?:all|pure|pitch|plain|solid|entirely|completely|totally|fully|just|only)[ -]black\b"
+        rf"|\bblack[ -]?(?:{GROUNDS}|out)\b|\b(?:blank|void|nothing|darkness|lights? out)\b"
+        r"|纯黑|全黑|漆黑|黑屏|黑色?背景",
+        re.IGNORECASE,
+    ),
+    ONE_COLOUR: re.compile(
+        r"\b(?:plain|solid|flat|uniform|single|one|monochrome)[ -](?:colou?r|background|\w{3,9}[ -]background)\b"
+        rf"|\b(?:{COLOURS})[ -](?:{GROUNDS})\b|\b(?:blank|empty|nothing|void)\b|纯色|单色|空白",
+        re.IGNORECASE,
+    ),
+    FLAT: re.compile(
+        r"\b(?:fog|foggy|mist|misty|haze|hazy|white[ -]?out|minimal\w*|gradient|faint)\b|雾|渐变", re.IGNORECASE
+    ),
+    NOISE: re.compile(
+        r"\b(?:noise|noisy|static|grain|grainy|glitch|texture|pattern|speckle\w*|sand|gravel|pixels)\b|噪|纹理"
+    ),
+}
+ASKED_TOO = {BLACK: (BLACK,), ONE_COLOUR: (BLACK, ONE_COLOUR), FLAT: (BLACK, ONE_COLOUR, FLAT), NOISE: (NOISE,)}
+WORD = re.compile(r"\w+")
+#: A prompt of nothing else asks for a picture of one colour.
+PLAIN = frozenset(f"a an the of in on and just only simple very dark night light {COLOURS}".replace("|", " ").split())
+
+
+def blemish_of(picture: PIL.Image) -> str:
+    """One of BLEMISHES, or an empty text. About 10 ms for a megapixel."""
+    image = picture if picture.mode == "RGB" else picture.convert("RGB")
+    if max(image.size) > 2 * SIDE:
+        image = image.reduce(max(image.size) // SIDE)
+    spans = image.getextrema()
+    if all(high <= DARKEST for _, high in spans):  # type: ignore[misc]
+        return BLACK
+    if all(high - low <= SAME for low, high in spans):  # type: ignore[misc]
+        return ONE_COLOUR
+    if max(ImageStat.Stat(image).stddev) < FLATTEST:
+        return FLAT
+    return NOISE if is_noise(middle(picture).convert("L")) else ""
+
+
+def middle(picture: PIL.Image) -> PIL.Image:
+    """Its middle in whole blocks, at most SIDE wide and high."""
+    width, height = (min(side, SIDE) // BLOCK * BLOCK for side in picture.size)
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
+
+
+def is_noise(grey: PIL.Image) -> bool:
+    if min(grey.size) < LEAST_SIDE:
+        return False
+    whole = variance(grey)
+    kept = {size: variance(grey.reduce(size)) for size in MOST_KEPT}
+    if whole < LEAST_VARIANCE or any(kept[size] > most * whole for size, most in MOST_KEPT.items()):
+        return False
+    if kept[32] > 1 and kept[16] < LEAST_LOSS * kept[32]:
+        return False
+    blocks = spread(grey)
+    return min(blocks) > LEAST_EVEN * sum(blocks) / len(blocks)
+
+
+def variance(grey: PIL.Image) -> float:
+    return float(ImageStat.Stat(grey).var[0])
+
+
+def spread(grey: PIL.Image) -> list[float]:
+    """The variance within each block."""
+    exact = grey.convert("F")
+    difference = ImageChops.difference(grey, exact.reduce(BLOCK).convert("L").resize(grey.size, PIL.Resampling.NEAREST))
+    squares = difference.point([value * value // 255 for value in range(256)])
+    return [float(value) + 1e-3 for value in squares.reduce(BLOCK).tobytes()]
+
+
+def flag_of(picture: PIL.Image, params: Params, source: Callable[[], PIL.Image | None]) -> str:
+    """The blemish of a picture that was not asked for; empty if there is none. ``source`` opens what it began from."""
+    found = blemish_of(picture)
+    if not found or asked_for(found, params):
+        return ""
+    if params.kind is not Kind.TXT2IMG:
+        begun = source()
+        if begun is not None and blemish_of(begun) == found:
+            return ""
+    return found
+
+
+def asked_for(blemish: str, params: Params) -> bool:
+    """Whether the prompt asks for such a picture."""
+    words = set(WORD.findall(params.prompt.lower()))
+    if blemish != NOISE and words and words <= PLAIN:
+        return True
+    return any(ASKED[each].search(params.prompt) for each in ASKED_TOO[blemish])

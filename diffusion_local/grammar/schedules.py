@@ -1,0 +1,174 @@
+"""Prompts that change from step to step: ``[cat:dog:0.5]``, ``[dog:0.5]``, ``[cat::0.5]``, ``[cat|dog]``.
+
+The meaning is A1111's. A number with a point is a share of the steps, one without is a step; the text before it holds
+up to and including that step. An alternation takes its next part at each step. Brackets nest, and round ones keep the
+signs within them to themselves; ``[word]`` without such signs is a weight and is left to ``weights``.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+#: Brackets within brackets; those that are deeper are text.
+DEEPEST = 50
+_TOKEN = re.compile(r"\\.|[()\[\]:|]|[^\\()\[\]:|]+|\\", re.DOTALL)
+_WHEN = re.compile(r"\s*(\d{1,6}(?:\.\d{0,9})?|\.\d{1,9})\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Brackets that are left as they are, with what stands within; ``opening`` and ``closing`` may be empty."""
+
+    parts: tuple["Part", ...]
+    opening: str = ""
+    closing: str = ""
+
+    def at(self, step: int, steps: int) -> str:
+        return self.opening + joined(self.parts, step, steps) + self.closing
+
+    def printed(self) -> str:
+        return self.opening + printed(self.parts) + self.closing
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """``before`` up to a step, then ``after``. ``when`` is the number as it was written."""
+
+    before: tuple["Part", ...]
+    after: tuple["Part", ...]
+    when: str
+
+    def last(self, steps: int) -> int:
+        """The last step of ``before``, from 1; 0 if there is none."""
+        share = float(self.when)
+        return min(steps, int(share * steps if "." in self.when else share))
+
+    def at(self, step: int, steps: int) -> str:
+        return joined(self.before if step <= self.last(steps) else self.after, step, steps)
+
+    def printed(self) -> str:
+        return f"[{printed(self.before)}:{printed(self.after)}:{self.when}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Alternation:
+    options: tuple[tuple["Part", ...], ...]
+
+    def at(self, step: int, steps: int) -> str:
+        return joined(self.options[(step - 1) % len(self.options)], step, steps)
+
+    def printed(self) -> str:
+        return f"[{'|'.join(map(printed, self.options))}]"
+
+
+Part = str | Group | Change | Alternation
+
+
+def joined(parts: tuple[Part, ...], step: int, steps: int) -> str:
+    return "".join(part if isinstance(part, str) else part.at(step, steps) for part in parts)
+
+
+def printed(parts: tuple[Part, ...]) -> str:
+    return "".join(part if isinstance(part, str) else part.printed() for part in parts)
+
+
+@dataclass(slots=True)
+class Frame:
+    """A bracket that is open: what stands within, and the signs that may divide it with their places."""
+
+    opening: str
+    parts: list[Part]
+    signs: list[tuple[str, int]]
+
+
+def parse(prompt: str) -> tuple[Part, ...]:
+    """The prompt's parts; brackets that are not closed are text."""
+    frames = [Frame("", [], [])]
+    open_brackets = {"(": 0, "[": 0}
+    for token in _TOKEN.finditer(prompt):
+        sign = token[0]
+        if sign in open_brackets and len(frames) <= DEEPEST:
+            open_brackets[sign] += 1
+            frames.append(Frame(sign, [], []))
+        elif sign in (")", "]") and open_brackets[partner := "(" if sign == ")" else "["]:
+            while frames[-1].opening != partner:
+                open_brackets[frames[-1].opening] -= 1
+                dissolve(frames)
+            open_brackets[partner] -= 1
+            frame = frames.pop()
+            add(frames[-1], closed(frame, sign))
+        else:
+            if sign in (":", "|"):
+                frames[-1].signs.append((sign, len(frames[-1].parts)))
+                frames[-1].parts.append(sign)
+            else:
+                add(frames[-1], sign)
+    while len(frames) > 1:
+        dissolve(frames)
+    return merged(frames[0].parts)
+
+
+def add(frame: Frame, part: Part) -> None:
+    frame.parts.append(part)
+
+
+def dissolve(frames: list[Frame]) -> None:
+    """The innermost bracket stays open: it is text, and the signs within are text of the bracket around it."""
+    frame = frames.pop()
+    frames[-1].parts += [frame.opening, *frame.parts]
+
+
+def closed(frame: Frame, closing: str) -> Part:
+    """What a pair of brackets is."""
+    places = [place for sign, place in frame.signs if sign == "|"]
+    if frame.opening == "[" and places:
+        return Alternation(tuple(divided(frame.parts, places)))
+    places = [place for sign, place in frame.signs if sign == ":"]
+    if frame.opening == "[" and len(places) in (1, 2):
+        *texts, end = divided(frame.parts, places)
+        when = _WHEN.fullmatch(end[0]) if len(end) == 1 and isinstance(end[0], str) else None
+        if when:
+            return Change(texts[0] if len(texts) == 2 else (), texts[-1], when[1])
+    return Group(merged(frame.parts), frame.opening, closing)
+
+
+def divided(parts: list[Part], places: list[int]) -> Iterator[tuple[Part, ...]]:
+    for first, last in zip([-1, *places], [*places, len(parts)], strict=True):
+        yield merged(parts[first + 1 : last])
+
+
+def merged(parts: list[Part]) -> tuple[Part, ...]:
+    """Neighbouring texts as one."""
+    found: list[Part] = []
+    texts: list[str] = []
+    for part in [*parts, None]:
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        if texts:
+            found.append("".join(texts))
+            texts.clear()
+        if part is not None:
+            found.append(part)
+    return tuple(found)
+
+
+def first_in(prompt: str) -> str:
+    """The first change or alternation as it can be written; empty if there is none."""
+    return next((part.printed() for part in changing(parse(prompt))), "") if "[" in prompt else ""
+
+
+def changing(parts: tuple[Part, ...]) -> Iterator[Change | Alternation]:
+    for part in parts:
+        if isinstance(part, Change | Alternation):
+            yield part
+        elif isinstance(part, Group):
+            yield from changing(part.parts)
+
+
+def texts(prompt: str, steps: int) -> list[str]:
+    """The prompt at each step, the first one first."""
+    if not first_in(prompt):
+        return [prompt] * steps
+    parts = parse(prompt)
+    return [joined(parts, step, steps) for step in range(1, steps + 1)]

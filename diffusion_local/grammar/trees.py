@@ -1,0 +1,189 @@
+"""The trees of templates: text, choices and wildcards. What one can become is known before any of it is drawn.
+
+``count`` says how many different texts there are, ``extent`` how long one can be, ``tags`` which tags it may name.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, permutations, product
+from random import Random
+
+from diffusion_local.grammar.tags import TAG, Tag, found_in
+
+MANY = 10**9  # counts stop here: "more than anybody can make"
+AMOUNT = re.compile(r"\s*(\d{1,3})?\s*(-)?\s*(\d{1,3})?\s*\$\$")
+WEIGHT = re.compile(r"\s*(\d{1,6}(?:\.\d{1,6})?)::")
+PLAIN = re.compile(rf"(\\.|{TAG})|[{{}}|]|_(?=_|\Z)|(?<=_)_", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text as it will stand in the prompt, tags included."""
+
+    text: str
+    count: int = 1
+    depth: int = 0
+
+    @property
+    def extent(self) -> int:
+        return len(self.text) + 1
+
+    def drawn(self, lot: Random) -> str:
+        return self.text
+
+    def all(self) -> Iterator[str]:
+        yield self.text
+
+    @property
+    def tags(self) -> frozenset[Tag]:
+        return frozenset(found_in(self.text))
+
+    def printed(self) -> str:
+        return PLAIN.sub(lambda found: found[0] if found[1] else f"\\{found[0]}", self.text)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Parts behind each other."""
+
+    parts: tuple["Node", ...]
+
+    @cached_property
+    def count(self) -> int:
+        total = 1
+        for part in self.parts:
+            total = min(MANY, total * part.count)
+        return total
+
+    @cached_property
+    def depth(self) -> int:
+        return 1 + max(part.depth for part in self.parts)
+
+    @cached_property
+    def extent(self) -> int:
+        """At least its signs and its nodes, at their most: bounds the text and the work."""
+        return min(MANY, 1 + sum(part.extent for part in self.parts))
+
+    def drawn(self, lot: Random) -> str:
+        return "".join(part.drawn(lot) for part in self.parts)
+
+    def all(self) -> Iterator[str]:
+        return map("".join, product(*(tuple(part.all()) for part in self.parts)))
+
+    @cached_property
+    def tags(self) -> frozenset[Tag]:
+        """Every tag that may be drawn."""
+        return frozenset().union(*(part.tags for part in self.parts))
+
+    def printed(self) -> str:
+        return "".join(part.printed() for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """From ``low`` to ``high`` different options in any order, with ``joiner`` between them.
+
+    ``amount`` is how many were asked for, where that was written; ``spread`` the choice or wildcard whose options these
+    are, as in ``{2$$__animal__}``.
+    """
+
+    options: tuple["Node", ...]
+    weights: tuple[float, ...]
+    low: int = 1
+    high: int = 1
+    joiner: str = ","
+    amount: tuple[int, int] | None = None
+    spread: "Node | None" = None
+
+    @cached_property
+    def count(self) -> int:
+        chosen = [1] + [0] * self.high  # chosen[k]: ways to choose k options, without their order
+        for option in self.options:
+            for k in range(self.high, 0, -1):
+                chosen[k] = min(MANY, chosen[k] + chosen[k - 1] * option.count)
+        total, orders = 0, 1
+        for k, ways in enumerate(chosen):
+            orders = min(MANY, orders * max(1, k))
+            total += ways * orders if k >= self.low else 0
+        return min(MANY, total)
+
+    @cached_property
+    def depth(self) -> int:
+        return 1 + max(option.depth for option in self.options)
+
+    @cached_property
+    def extent(self) -> int:
+        longest = max(option.extent for option in self.options)
+        return min(MANY, 1 + self.high * (longest + len(self.joiner)))
+
+    @cached_property
+    def _cumulative(self) -> tuple[float, ...]:
+        return tuple(accumulate(self.weights))
+
+    def drawn(self, lot: Random) -> str:
+        if self.low == self.high == 1:
+            return lot.choices(self.options, cum_weights=self._cumulative)[0].drawn(lot)
+        left, picked = list(range(len(self.options))), []
+        for _ in range(lot.randint(self.low, self.high)):
+            weights = [self.weights[place] for place in left]
+            if not sum(weights):
+                break
+            picked.append(left.pop(lot.choices(range(len(left)), weights)[0]))
+        return self.joiner.join(self.options[place].drawn(lot) for place in picked)
+
+    def all(self) -> Iterator[str]:
+        for picked in range(self.low, self.high + 1):
+            for options in permutations(self.options, picked):
+                yield from map(self.joiner.join, product(*(tuple(option.all()) for option in options)))
+
+    @cached_property
+    def tags(self) -> frozenset[Tag]:
+        return frozenset().union(*(option.tags for option in self.options))
+
+    def printed(self) -> str:
+        options, weights = ((self.spread,), (1.0,)) if self.spread else (self.options, self.weights)
+        texts = [option.printed() for option in options]
+        ambiguous = [WEIGHT.match(text) or (not place and AMOUNT.match(text)) for place, text in enumerate(texts)]
+        marked = zip(weights, texts, ambiguous, strict=True)
+        each = [f"{weight:.6f}::{text}" if weight != 1 or unclear else text for weight, text, unclear in marked]
+        low, high = self.amount or (1, 1)
+        amount = f"{low}-{high}$${self.joiner}$$" if self.amount else ""
+        return f"{{{amount}{'|'.join(each)}}}"
+
+
+@dataclass(frozen=True)
+class Wildcard:
+    """The lines of ``wildcards/name.txt``."""
+
+    name: str
+    lines: Choice
+
+    @property
+    def count(self) -> int:
+        return self.lines.count
+
+    @property
+    def depth(self) -> int:
+        return self.lines.depth
+
+    @property
+    def extent(self) -> int:
+        return self.lines.extent
+
+    def drawn(self, lot: Random) -> str:
+        return self.lines.drawn(lot)
+
+    def all(self) -> Iterator[str]:
+        return self.lines.all()
+
+    @property
+    def tags(self) -> frozenset[Tag]:
+        return self.lines.tags
+
+    def printed(self) -> str:
+        return f"__{self.name}__"
+
+
+Node = Text | Joined | Choice | Wildcard

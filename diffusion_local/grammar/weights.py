@@ -1,0 +1,111 @@
+"""Weights within a prompt: ``(word)``, ``[word]``, ``(word:1.3)``, and ``BREAK`` between parts.
+
+The syntax is A1111's (its wiki, "Attention/emphasis"): ``(word)`` weighs 1.1 times as much, ``[word]`` 1.1 times as
+little; they nest, and ``\\(`` is a bracket. ``BREAK`` begins the next part of the text that is encoded by itself.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import pairwise
+
+UP, DOWN = 1.1, 1 / 1.1
+#: Weights further away make noise of a picture.
+MOST = 10.0
+#: Brackets within brackets that weigh something, of each kind; further ones are text. 1.1 to the 25th is MOST already.
+DEEPEST = 50
+_MARK = re.compile(r"\\[()\[\]\\]|[(\[]|:\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)|[)\]]|[^\\()\[\]:]+|[\\:]")
+_BREAK = re.compile(r"\bBREAK\b")
+_SIGNS = re.compile(r"[\\()\[\]]")
+
+
+@dataclass(slots=True)
+class Piece:
+    """Text with one weight."""
+
+    text: str
+    weight: float = 1.0
+
+    def printed(self) -> str:
+        text = _SIGNS.sub(lambda sign: f"\\{sign[0]}", self.text)
+        return text if math.isclose(self.weight, 1.0) else f"({text}:{Decimal(repr(self.weight)):f})"
+
+
+def pieces(prompt: str) -> list[Piece]:
+    """The prompt in pieces of one weight each, without its marks. A bracket that stays open counts to the end."""
+    found: list[Piece] = []
+    round_open: list[int] = []
+    square_open: list[int] = []
+
+    def weigh(start: int, factor: float) -> None:
+        for piece in found[start:]:
+            piece.weight = math.copysign(min(MOST, abs(piece.weight * factor)), piece.weight * factor)
+
+    for match in _MARK.finditer(prompt):
+        mark, weight = match[0], match[1]
+        if mark.startswith("\\") and len(mark) == 2:
+            found.append(Piece(mark[1]))
+        elif mark == "(" and len(round_open) < DEEPEST:
+            round_open.append(len(found))
+        elif mark == "[" and len(square_open) < DEEPEST:
+            square_open.append(len(found))
+        elif weight is not None and round_open:
+            weigh(round_open.pop(), float(weight))
+        elif mark == ")" and round_open:
+            weigh(round_open.pop(), UP)
+        elif mark == "]" and square_open:
+            weigh(square_open.pop(), DOWN)
+        else:
+            found.append(Piece(mark))
+    for start in round_open:
+        weigh(start, UP)
+    for start in square_open:
+        weigh(start, DOWN)
+    return merged(found)
+
+
+def merged(found: list[Piece]) -> list[Piece]:
+    """Neighbours of equal weight as one piece; at least one piece."""
+    runs: list[list[Piece]] = []
+    for piece in found:
+        if runs and math.isclose(runs[-1][0].weight, piece.weight):
+            runs[-1].append(piece)
+        else:
+            runs.append([piece])
+    return [Piece("".join(piece.text for piece in run), run[0].weight) for run in runs] or [Piece("")]
+
+
+def parts(prompt: str) -> list[list[Piece]]:
+    """The pieces of each part between ``BREAK``; parts without text are left out, but for the only one."""
+    found: list[list[Piece]] = [[]]
+    for piece in pieces(prompt):
+        first, *later = _BREAK.split(piece.text)
+        found[-1].append(Piece(first, piece.weight))
+        found += [[Piece(text, piece.weight)] for text in later]
+    for before, after in pairwise(found):  # white space around BREAK is none of the text
+        while before and not before[-1].text.rstrip():
+            before.pop()
+        while after and not after[0].text.lstrip():
+            after.pop(0)
+        if before:
+            before[-1].text = before[-1].text.rstrip()
+        if after:
+            after[0].text = after[0].text.lstrip()
+    return [merged(each) for each in found if each] or [[Piece("")]]
+
+
+def printed(found: list[list[Piece]]) -> str:
+    return " BREAK ".join("".join(piece.printed() for piece in part) for part in found)
+
+
+def plain(prompt: str) -> str | None:
+    """The text without its marks if all of it weighs 1 and is one part, else None."""
+    found = parts(prompt)
+    only = found[0]
+    return only[0].text if len(found) == len(only) == 1 and math.isclose(only[0].weight, 1.0) else None
+
+
+def first_in(prompt: str) -> str:
+    """The first words with a weight of their own, as they can be written; empty if there are none."""
+    return next((piece.printed() for part in parts(prompt) for piece in part if not math.isclose(piece.weight, 1)), "")
