@@ -12,7 +12,7 @@ from typing import Any
 from diffusion_local import __version__, gpus, permissions
 from diffusion_local.catalog import Catalog
 from diffusion_local.engine import inventory
-from diffusion_local.errors import Conflict, DatabaseProblem, NotFound, UserError
+from diffusion_local.errors import Conflict, DatabaseProblem, NotFound, UserError, message_of
 from diffusion_local.exposure import closed, exposing
 from diffusion_local.messages import message
 from diffusion_local.models.places import Places
@@ -68,7 +68,7 @@ def examine(settings: Settings, files: ImageFiles) -> list[Finding]:
         try:
             findings += check(settings)
         except (UserError, OSError, sqlite3.Error) as error:
-            findings.append(Finding(check.__name__, False, str(error), message("found_see")))
+            findings.append(Finding(check.__name__, False, message_of(error), message("found_see")))
     return findings
 
 

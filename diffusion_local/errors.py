@@ -72,6 +72,11 @@ class DiffusionLocalError(Exception):
         return self.message
 
 
+def message_of(error: Exception) -> Message:
+    """The message of an error of this project, or the text of another one."""
+    return error.message if isinstance(error, DiffusionLocalError) else messages.verbatim(str(error))
+
+
 class UserError(DiffusionLocalError):
     """This cannot be done as asked."""
 

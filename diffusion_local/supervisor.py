@@ -268,9 +268,9 @@ def hold_home(settings: Settings) -> FileLock:
     except Timeout:
         try:
             holder = json.loads(address_file(settings).read_text(encoding="utf-8"))
-            who = f"process {holder['pid']} serves it at {holder['url']}"
+            who = message("serves_at", process=holder["pid"], url=holder["url"])
         except (OSError, ValueError, KeyError):
-            who = "it is just starting"
+            who = message("just_starting")
         raise HomeInUse(message("running_already", home=settings.home, who=who)) from None
     return lock
 

@@ -42,7 +42,12 @@ def test_a_failed_job_says_kind_and_message_and_keeps_the_traceback_to_itself(ho
     house.studio.submit("x")
     job = claimed(house.jobs)
     house.jobs.fail(job.claim, FAILURE)
-    assert shapes.one_job(house.studio, job.id)["error"] == {"kind": FAILURE.kind, "message": FAILURE.message}
+    assert shapes.one_job(house.studio, job.id)["error"] == {
+        "kind": FAILURE.kind,
+        "message": FAILURE.message,
+        "id": "verbatim",
+        "params": {"text": FAILURE.message},
+    }
 
 
 def test_everything_is_json_and_names_no_folder_of_this_machine(house: House) -> None:

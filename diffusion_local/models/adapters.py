@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion_local import families
-from diffusion_local.errors import ModelUnavailable
-from diffusion_local.messages import message, verbatim
+from diffusion_local.errors import ModelUnavailable, message_of
+from diffusion_local.messages import message
 from diffusion_local.models import parts, verdicts
 from diffusion_local.models.found import INCOMPLETE, READY, RECOGNISED
 from diffusion_local.models.identify import read_file
@@ -64,7 +64,7 @@ def read_adapter(path: Path, kind: str) -> Adapter:
             kind,
             path,
             state=INCOMPLETE,
-            problem=problem.message if isinstance(problem, ModelUnavailable) else verbatim(str(problem)),
+            problem=message_of(problem),
         )
 
 

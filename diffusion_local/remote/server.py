@@ -131,5 +131,4 @@ def content(answer: httpx.Response, url: str) -> Any:
     try:
         return answer.json()
     except ValueError:
-        told = f"status {answer.status_code}"
-        raise ServerProblem(message("server_other", url=url, answer=told)) from None
+        raise ServerProblem(message("server_other", url=url, status=answer.status_code)) from None

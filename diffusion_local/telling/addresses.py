@@ -136,7 +136,7 @@ def resolve(host: str, port: int, field: str) -> tuple[Address, ...]:
     try:
         found = pool.submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM).result(RESOLVE_SECONDS)
     except (OSError, UnicodeError, TooLate) as error:
-        why = "the name service did not answer" if isinstance(error, TooLate) else str(error)
+        why = message("no_name_service") if isinstance(error, TooLate) else str(error)
         raise InvalidParams(field, message("hook_found_why", host=host, error=why)) from None
     finally:
         pool.shutdown(wait=False)

@@ -43,7 +43,7 @@ def take(house: House, slot: str, patience: float) -> FileLock:
         lock.acquire(timeout=patience)
     except Timeout:
         holder = next((w for w in house.workers.all() if w.slot == slot), None)
-        who = f"process {holder.pid}" if holder else "another process"
+        who = message("the_process", process=holder.pid) if holder else message("another_process")
         raise HomeInUse(message("slot_held", slot=slot, home=house.settings.home, who=who)) from None
     return lock
 

@@ -13,6 +13,7 @@ from types import FrameType
 from diffusion_local.compose import House
 from diffusion_local.domain import Claim
 from diffusion_local.errors import LostClaim
+from diffusion_local.messages import message
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def leave_in_time(
         note(held)
         for claim in held:
             with contextlib.suppress(LostClaim):
-                house.jobs.requeue(claim, "given back: shutdown")
+                house.jobs.requeue(claim, message("event_given_back", reason="shutdown"))
         house.workers.tell(slot, "stopped")
         log.info("stopped in the middle of a step")
     finally:

@@ -316,4 +316,9 @@ def test_pages_of_other_sites_cannot_submit(client: TestClient, house: House) ->
 def test_an_error_of_the_worker_is_told_without_its_traceback(client: TestClient, house: House) -> None:
     url = submitted(client)["status_url"]
     fail_next(house, "no such file")
-    assert client.get(url).json()["error"] == {"kind": "engine_error", "message": "no such file"}
+    assert client.get(url).json()["error"] == {
+        "kind": "engine_error",
+        "message": "no such file",
+        "id": "verbatim",
+        "params": {"text": "no such file"},
+    }
