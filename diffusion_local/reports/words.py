@@ -16,7 +16,7 @@ def facts(report: Report) -> list[tuple[Message, str]]:
     ]
     if report.flagged:
         flags = [
-            message("flag_count", flag=message(f"flag_{flag}") if flag in BLEMISHES else flag, count=count)
+            message("report_flag_count", flag=message(f"flag_{flag}") if flag in BLEMISHES else flag, count=count)
             for flag, count in sorted(report.flagged.items())
         ]
         total = sum(report.flagged.values())
