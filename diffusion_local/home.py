@@ -83,6 +83,11 @@ class Folders:
         return self.home / "sheets"
 
     @property
+    def kernels(self) -> Path:
+        """GPU kernels that were compiled on this machine; missing ones are compiled again."""
+        return self.home / "kernels"
+
+    @property
     def locks(self) -> Path:
         return self.home / "locks"
 

@@ -293,6 +293,11 @@ def go_offline(home: Path) -> None:
     )
 
 
+def keep_kernels(folder: Path) -> None:
+    """Have Triton keep compiled kernels there, unless the environment says where; call before it is imported."""
+    os.environ.setdefault("TRITON_CACHE_DIR", str(folder))
+
+
 def inherited() -> dict[str, str]:
     """This process's environment without our own settings, for a program that is none of ours."""
     return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

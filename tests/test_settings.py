@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from diffusion_local.errors import InvalidParams
-from diffusion_local.settings import PREFIX, Settings, go_offline, names, specs
+from diffusion_local.settings import PREFIX, Settings, go_offline, keep_kernels, names, specs
 
 
 def load(home: Path, environ: dict[str, str] | None = None, toml: str = "", **overrides: Any) -> Settings:
@@ -101,3 +101,14 @@ def test_going_offline_says_exactly_what_gradio_compares_with(monkeypatch: pytes
 def test_names_are_the_fields() -> None:
     assert names()[0] == "home"
     assert set(names()) == {field.name for field in specs()}
+
+
+def test_compiled_kernels_are_kept_in_the_home_unless_the_environment_says_where(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", "")  # put back as it was afterwards
+    monkeypatch.delenv("TRITON_CACHE_DIR")
+    keep_kernels(settings.kernels)
+    assert os.environ["TRITON_CACHE_DIR"] == str(settings.home / "kernels")
+    keep_kernels(tmp_path)
+    assert os.environ["TRITON_CACHE_DIR"] == str(settings.home / "kernels")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from diffusion_local.engine import Engine
-from diffusion_local.settings import Settings
+from diffusion_local.settings import Settings, keep_kernels
 
 
 def open_engine(settings: Settings, slot: str, open_source: Callable[[str], BinaryIO]) -> Engine:
@@ -23,6 +23,7 @@ def open_engine(settings: Settings, slot: str, open_source: Callable[[str], Bina
     from diffusion_local.engine.diffusers_engine import DiffusersEngine
     from diffusion_local.engine.materials import Materials
 
+    keep_kernels(settings.kernels)
     limit = int(settings.memory_limit_gb * 1024**3)
     graphs = settings.cuda_graphs == "auto"
     materials = Materials(settings, open_source)
