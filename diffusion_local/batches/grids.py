@@ -61,9 +61,11 @@ class Grids:
         self._catalog = catalog
         self._timetable = timetable
 
-    def check(self, prompt: str, *, x: str, y: str = "", z: str = "", **settings: Any) -> GridCheck:
+    def check(
+        self, prompt: str, *, x: str, y: str = "", z: str = "", expand: str | None = None, **settings: Any
+    ) -> GridCheck:
         """What the grid would make; nothing is enqueued. Raises InvalidParams naming the axis or the field."""
-        grid, each, warnings = self._planned(prompt, x, y, z, settings)
+        grid, each, warnings = self._planned(prompt, x, y, z, settings | {"expand": expand})
         work = Counter(Work.of(params) for params in each)
         return GridCheck(
             grid.count,
@@ -86,6 +88,7 @@ class Grids:
         lane: Lane = Lane.BATCH,
         priority: int = 0,
         idempotency_key: str | None = None,
+        expand: str | None = None,
         **settings: Any,
     ) -> Receipt:
         """Enqueue a picture for each cell, all of one seed unless an axis says otherwise.
@@ -96,7 +99,7 @@ class Grids:
         for what, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             check_prompt(what, text)
         times = self._timetable.timing(lane, {each: settings.pop(each, None) for each in BATCH_OPTIONS})
-        grid, each, warnings = self._planned(prompt, x, y, z, settings)
+        grid, each, warnings = self._planned(prompt, x, y, z, settings | {"expand": expand})
         batch = Batch(
             new_id(),
             name or shortened(prompt),

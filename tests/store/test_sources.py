@@ -150,7 +150,7 @@ def test_sixteen_bits_are_scaled_and_not_cut_off() -> None:
 
 def test_a_dark_mask_of_sixteen_bits_stays_dark(sources: Sources) -> None:
     data = wide_png(16, 0, b"\0" + struct.pack(">2H", 983, 983), 2)
-    with PIL.open(sources.path(sources.add(data, "mask").id)) as kept:
+    with sources.file(sources.add(data, "mask").id).open() as file, PIL.open(file) as kept:
         assert pixels(kept) == [4, 4]
 
 

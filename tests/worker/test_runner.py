@@ -399,9 +399,9 @@ def test_a_black_picture_is_kept_and_flagged_unless_it_was_asked_for(house: Hous
     assert job["image"]["flag"] == "black"
     report = house.studio.reports.batch(job["batch_id"])
     assert (report.flagged, report.counts["done"]) == ({"black": 1}, 1)
-    assert ("To look at", "1 (black 1)") in facts(report)
+    assert ("To look at", "1 (Black 1)") in facts(report)
     assert of_report(report)["flagged"] == 1
-    with PIL.open(house.files.path(images[flagged].key)) as stored:
+    with house.files.picture(images[flagged].key).open() as file, PIL.open(file) as stored:
         found = recipe.read(stored)
     assert found is not None
     assert found["facts"]["flag"] == "black"

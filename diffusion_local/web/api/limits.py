@@ -47,7 +47,6 @@ def larger(settings: Settings) -> dict[str, int]:
         "/api/v1/queue/import": a_list,
         "/api/v1/sources": picture,
         "/api/v1/jobs": in_base64,
-        "/api/v1/jobs/preview": in_base64,
         "/v1/images/edits": 2 * picture,
         "/sdapi/v1/img2img": in_base64,
         "/sdapi/v1/extra-single-image": in_base64,
