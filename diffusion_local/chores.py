@@ -6,6 +6,7 @@ from functools import partial
 
 from diffusion_local import logs
 from diffusion_local.compose import House
+from diffusion_local.doorbell import file_of, url_of
 from diffusion_local.errors import UserError
 from diffusion_local.queue import ChoreQueue
 from diffusion_local.store import clock, retention, space
@@ -54,7 +55,8 @@ def compact(house: House, seconds: float, anyhow: bool = False) -> tuple[int, in
     space.merge_text(house.database, retention.days_ago(MERGED_DAYS), seconds)
     reserve = house.settings.disk_reserve_mb * 1_000_000
     gained = space.shrink(house.database, reserve, seconds, anyhow)
-    return gained, space.shrink_file(house.settings.queue_database), logs.trim(house.settings)
+    queue = file_of(house.settings)
+    return gained, space.shrink_file(queue) if queue else 0, logs.trim(house.settings)
 
 
 def optimize(house: House) -> None:
@@ -80,7 +82,7 @@ CHORES: tuple[tuple[str, Callable[[House], None], int], ...] = (
 
 
 def start_chores(house: House) -> ChoreQueue:
-    chores = ChoreQueue(house.settings.queue_database)
+    chores = ChoreQueue(url_of(house.settings))
     for name, chore, hours in CHORES:
         chores.add(name, partial(attempt, chore, house), hours)
     chores.start()

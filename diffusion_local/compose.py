@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from diffusion_local.catalog import Catalog
+from diffusion_local.doorbell import url_of
 from diffusion_local.library import Library
 from diffusion_local.models.places import Places
 from diffusion_local.queue import HueyQueue
@@ -67,7 +68,7 @@ def open_house(settings: Settings, blobs: Blobs | None = None) -> House:
     rules = Rules(settings.zone, settings.model_streak)
     jobs, control, view = JobStore(database, rules), QueueControl(database), QueueView(database, rules)
     images, workers, fits = ImageStore(database), WorkerStore(database), FitStore(database)
-    files, queue = ImageFiles(blobs, settings) if blobs else open_files(settings), HueyQueue(settings.queue_database)
+    files, queue = ImageFiles(blobs, settings) if blobs else open_files(settings), HueyQueue(url_of(settings))
     sources = Sources(settings, SourceOwners(database), images, files)
     catalog = Catalog(settings.starter, Places.of(settings), sources.size, sources.paints)
     notices, deliveries = NoticeStore(database), DeliveryStore(database)

@@ -11,8 +11,9 @@ from typing import Any
 
 from diffusion_local import __version__, gpus, permissions
 from diffusion_local.catalog import Catalog
+from diffusion_local.doorbell import open_huey, parse, url_of
 from diffusion_local.engine import inventory
-from diffusion_local.errors import Conflict, DatabaseProblem, NotFound, UserError, message_of
+from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams, NotFound, UserError, message_of
 from diffusion_local.exposure import closed, exposing
 from diffusion_local.messages import message
 from diffusion_local.models.places import Places
@@ -58,6 +59,7 @@ def examine(settings: Settings, files: ImageFiles) -> list[Finding]:
         database,
         reclaimable,
         storage,
+        message_queue,
         devices,
         graphics,
         models,
@@ -161,6 +163,19 @@ def stored(settings: Settings, files: ImageFiles) -> Iterator[Finding]:
         database = Database(settings.database)
         found = Probe(database, files).fault()
         yield Finding("storage", not found, found or message("found_writable"), message("found_see"))
+
+
+def message_queue(settings: Settings) -> Iterator[Finding]:
+    """Whether the queue that wakes workers can be used. Without it they find a job some seconds later."""
+    if not settings.database.exists():
+        return
+    url = url_of(settings)
+    try:
+        waiting = open_huey(url, "doorbell").pending_count()
+    except UserError as problem:
+        yield Finding("queue", False, problem.message, message("queue_mend"), isinstance(problem, InvalidParams))
+    else:
+        yield Finding("queue", True, message("queue_well", url=parse(url).words, count=waiting))
 
 
 def devices(settings: Settings) -> Iterator[Finding]:

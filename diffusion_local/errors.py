@@ -8,6 +8,7 @@ DiffusionLocalError
 |   |-- Conflict          the thing exists, but not in a state that allows this
 |   |-- QueueFull         the queue's own limit is reached
 |   |-- QueueBlocked      the queue holds itself back, as for a full disk
+|   |-- QueueUnavailable  the message queue that wakes workers cannot be used; work goes on without it
 |   |-- LimitReached      the account's own limit is reached
 |   |-- Overloaded        too many pictures are being decoded; nothing was taken on
 |   |-- Forbidden         whoever asks may not do this
@@ -127,6 +128,13 @@ class QueueBlocked(UserError):
     """The queue takes nothing on for the moment."""
 
     code = "queue_blocked"
+
+
+class QueueUnavailable(UserError):
+    """The message queue cannot be used. Workers look for jobs by themselves until it can."""
+
+    code = "queue_unavailable"
+    usual = "queue_unavailable"
 
 
 class LimitReached(UserError):

@@ -5,6 +5,7 @@ import threading
 import time
 
 from diffusion_local.compose import House
+from diffusion_local.doorbell import url_of
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.hub.client import FIRST_PAUSE
 from diffusion_local.hub.fetcher import Fetcher
@@ -14,6 +15,7 @@ from diffusion_local.queue import ChoreQueue
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
+LOST_SECONDS = 15.0  # after which a ring that had no effect must have been lost
 DIGESTS_SECONDS = 60.0
 
 
@@ -27,9 +29,10 @@ class Loading:
         self._house = house
         self._fetcher = Fetcher(house.settings, house.downloads, pause)
         self._digests = Digests(house.catalog.shelf, house.settings.starter)
-        self._queue = ChoreQueue(house.settings.queue_database, "downloads")
+        self._queue = ChoreQueue(url_of(house.settings), "downloads")
         self._ring = self._queue.add_rung("download", self._run)
         self._busy = threading.Event()
+        self._rung_at = float("-inf")
         self._looked_at = 0.0
         self._digested_at = 0.0
 
@@ -49,9 +52,8 @@ class Loading:
         except DatabaseProblem as problem:
             log.error("%s", problem)
             return
-        if wanted or now - self._digested_at > DIGESTS_SECONDS:
-            self._digested_at = now
-            self._busy.set()
+        if (wanted or now - self._digested_at > DIGESTS_SECONDS) and now - self._rung_at > LOST_SECONDS:
+            self._rung_at = now
             self._ring()
 
     def stop(self) -> None:
@@ -60,10 +62,13 @@ class Loading:
         self._queue.stop()
 
     def _run(self) -> None:
+        self._busy.set()
         try:
+            self._digested_at = time.monotonic()
             self._fetcher.run()
             self._digests.run(self._house.downloads.any_waiting)
         except DatabaseProblem as problem:
             log.error("%s", problem)
         finally:
+            self._rung_at = float("-inf")
             self._busy.clear()

@@ -5,6 +5,7 @@ import time
 from datetime import datetime
 
 from diffusion_local.compose import House
+from diffusion_local.doorbell import url_of
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.queue import ChoreQueue
 from diffusion_local.settings import local_zone
@@ -25,7 +26,7 @@ class Post:
         """``delay`` is the seconds before a second try. Raises InvalidParams for a setting that cannot be used."""
         check_settings(house.settings)
         self._house = house
-        self._queue = ChoreQueue(house.settings.queue_database, "telling")
+        self._queue = ChoreQueue(url_of(house.settings), "telling")
         self._slots = Slots(house.settings, house.deliveries, house.teller.deliver, delay)
         self._rung_at: float | None = None
         self._looked_at = 0.0

@@ -19,7 +19,7 @@ from diffusion_local.settings import Settings, local_zone, parse, read_toml, spe
 from diffusion_local.telling.receivers import morning
 
 #: Never shown: what lets somebody in, and addresses and commands that often hold such words.
-SECRET = frozenset({"token", "hub_token", "webhook_secret", "webhooks", "tls_key"})
+SECRET = frozenset({"token", "hub_token", "webhook_secret", "webhooks", "tls_key", "queue"})
 #: Shown only to whom paths of this machine are shown.
 PATHS = frozenset({"home", "tls_cert", "configs"})
 FAR = 1_000_000_000

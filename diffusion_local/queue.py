@@ -1,29 +1,24 @@
-"""The doorbell, by Huey on SQLite. A message says "look into the jobs table", and nothing else.
+"""Ringing for workers and running chores, over the queues of ``doorbell``. A ring says "look into the jobs table"."""
 
-Huey delivers at most once and forgets what it was doing when it dies; so no state lives in a message, and a message
-lost or doubled never loses or doubles a picture. Deleting ``queue.db`` is always safe.
-"""
-
-import contextlib
-import json
 import logging
-import sqlite3
 import threading
+import time
 from collections.abc import Callable
-from datetime import datetime
-from pathlib import Path
 from typing import Any, Protocol
 
-from huey import SqliteHuey, crontab
-from huey.registry import Message
-from huey.serializer import Serializer
+from huey import crontab
 
-from diffusion_local.modes import create_private
+from diffusion_local.doorbell import open_huey
+from diffusion_local.errors import QueueUnavailable
 
 log = logging.getLogger(__name__)
 
-#: Idle seconds between two looks for a ring; what an idle worker's start latency is made of (half of it on average).
+#: Idle seconds between two looks for a ring where the backend cannot wait for one: half of them, on average, are an
+#: idle worker's start latency.
 POLL_SECONDS = 0.03
+#: Seconds for which a queue that failed is left alone: by a submit, which must not wait for it each time, and by an
+#: idle worker.
+REST_SECONDS = 1.0
 #: A submit rings at most so often: enough to wake every worker of one machine.
 MOST_RINGS = 16
 CHORE_STOP_SECONDS = 5
@@ -35,115 +30,75 @@ class JobQueue(Protocol):
         ...
 
     def consume(self, look: Callable[[], None], stop: threading.Event, every: float) -> None:
-        """Call ``look`` at each ring, and at least each ``every`` seconds, until ``stop`` is set."""
+        """Call ``look`` at once, at each ring, and at least each ``every`` seconds, until ``stop`` is set."""
         ...
 
 
-class JsonSerializer(Serializer):
-    """Huey's messages as JSON. Its own serializer pickles, which runs whatever code a crafted row holds."""
-
-    def _serialize(self, data: Any) -> bytes:
-        if isinstance(data, Message):
-            return json.dumps({"message": data._asdict()}, default=self._encode).encode()
-        return json.dumps({"data": data}, default=self._encode).encode()
-
-    def _deserialize(self, data: bytes) -> Any:
-        found = json.loads(bytes(data))
-        if "message" not in found:
-            return found["data"]
-        fields = found["message"]
-        for name in ("eta", "expires_resolved"):
-            if fields.get(name):
-                fields[name] = datetime.fromisoformat(fields[name]["at"])
-        fields["args"] = tuple(fields["args"] or ())
-        return Message(**fields)
-
-    @staticmethod
-    def _encode(value: Any) -> Any:
-        if isinstance(value, datetime):
-            return {"at": value.isoformat()}
-        raise TypeError(f"A message carries JSON only, not {type(value).__name__}.")
-
-
-def open_huey(path: Path, name: str) -> SqliteHuey:
-    """A damaged file is set aside: nothing in it is worth a stop."""
-    with contextlib.suppress(FileNotFoundError):  # another process set it aside first
-        try:
-            return connect(path, name)
-        except sqlite3.DatabaseError as error:
-            if not any(words in str(error) for words in ("not a database", "malformed")):
-                raise
-            log.warning("%s is damaged (%s) and set aside; nothing is lost", path.name, error)
-            path.replace(path.with_suffix(".damaged"))
-            for rest in ("-wal", "-shm"):
-                path.with_name(path.name + rest).unlink(missing_ok=True)
-    return connect(path, name)
-
-
-def connect(path: Path, name: str) -> SqliteHuey:
-    create_private(path)
-    return SqliteHuey(
-        name=name,
-        filename=str(path),
-        results=False,
-        serializer=JsonSerializer(),
-        timeout=15,
-        strict_fifo=True,
-        fsync=False,
-    )
-
-
 class HueyQueue:
-    """Rings as Huey tasks in ``queue.db``; not synced to the disk, as a lost ring is found by the next look."""
+    """Rings as Huey tasks."""
 
-    def __init__(self, path: Path) -> None:
-        self._huey = open_huey(path, "doorbell")
+    def __init__(self, url: str) -> None:
+        """See ``open_huey``."""
+        self._huey = open_huey(url, "doorbell")
         # Huey names a task by its function's module: declared here, the name is the same in every process.
         self._ring = self._huey.task(name="ring")(ring)
+        self._resting_until = float("-inf")
+        self._available = True
 
     def ring(self, times: int = 1) -> None:
+        if time.monotonic() < self._resting_until:
+            return
         try:
             # As many as wake every worker; rings that nobody hears must not pile up where no worker runs.
             for _ in range(min(times, MOST_RINGS - self.waiting())):
                 self._ring()
-        except sqlite3.Error as error:  # what was rung for is in the table, and is found by the next look
-            log.warning("a ring was lost: %s", error)
+        except QueueUnavailable as problem:  # what was rung for is in the table, and is found by the next look
+            self._rest(problem)
 
     def consume(self, look: Callable[[], None], stop: threading.Event, every: float) -> None:
         """Runs on the calling thread, so that signals and the GPU belong to the main thread."""
-        idle = every
+        due = float("-inf")
         while not stop.is_set():
-            rung = self._take()
-            if rung or idle >= every:
-                idle = 0.0
+            if time.monotonic() >= due or self._take(stop, due):
                 look()
-            else:
-                stop.wait(POLL_SECONDS)
-                idle += POLL_SECONDS
+                due = time.monotonic() + every
 
-    def _take(self) -> bool:
-        """Whether somebody rang. A message that cannot be read is gone from the queue, and is a ring all the same."""
+    def _take(self, stop: threading.Event, due: float) -> bool:
+        """Wait a moment for a ring; whether there was one. A message that cannot be read counts as a ring."""
         try:
             task = self._huey.dequeue()
-            if task is not None:
-                self._huey.execute(task)
-        except sqlite3.Error as error:
-            log.debug("no ring can be heard: %s", error)  # each poll; the idle look goes on without
+            if not self._available:
+                self._available = True
+                log.info("the message queue can be used again")
+            if task is None:
+                if not self._huey.storage.blocking:
+                    stop.wait(POLL_SECONDS)
+                return False
+            self._huey.execute(task)
+        except QueueUnavailable as problem:
+            self._rest(problem)
+            stop.wait(max(0.0, min(REST_SECONDS, due - time.monotonic())))
             return False
         except Exception as error:
             log.warning("a message that cannot be read was dropped: %r", error)
-            return True
-        return task is not None
+        return True
+
+    def _rest(self, problem: QueueUnavailable) -> None:
+        self._resting_until = time.monotonic() + REST_SECONDS
+        if self._available:  # said once, however often it is tried
+            self._available = False
+            log.warning("%s", problem)
 
     def waiting(self) -> int:
+        """Rings that no worker has taken. Raises QueueUnavailable."""
         return self._huey.pending_count()
 
 
 class ChoreQueue:
     """Tasks on Huey's own consumer, in threads of the calling process; queues of another name do not wait for it."""
 
-    def __init__(self, path: Path, name: str = "chores") -> None:
-        self._huey = open_huey(path, name)
+    def __init__(self, url: str, name: str = "chores") -> None:
+        self._huey = open_huey(url, name)
         self._consumer: Any = None
 
     def add(self, name: str, chore: Callable[[], None], hours: int) -> None:
@@ -153,23 +108,16 @@ class ChoreQueue:
             chore()
 
         task = self._huey.periodic_task(crontab(minute="17", hour=f"*/{hours}"), name=name)(run)
-        task()
+        attempt(task)
 
     def add_rung(self, name: str, work: Callable[[], None]) -> Callable[[], None]:
-        """A task that runs soon whenever what comes back is called."""
+        """A task that runs soon whenever the function that is returned is called."""
 
         def run() -> None:
             work()
 
         declared = self._huey.task(name=name)(run)
-
-        def ring() -> None:
-            try:
-                declared()
-            except sqlite3.Error as error:  # what was rung for is in its table, and is found by a later look
-                log.warning("a chore's ring was lost: %s", error)
-
-        return ring
+        return lambda: attempt(declared)
 
     def start(self) -> None:
         """Takes SIGINT and SIGTERM, as every Huey consumer does: set the process's own handlers after this."""
@@ -180,6 +128,14 @@ class ChoreQueue:
         """Let the chore in hand end, and start no other."""
         if self._consumer is not None:
             self._consumer.stop(graceful=True)
+
+
+def attempt(send: Callable[[], object]) -> None:
+    """Send a message, unless the queue is away: the work is in its table, and a later look finds it."""
+    try:
+        send()
+    except QueueUnavailable as problem:
+        log.warning("a chore's message was lost: %s", problem)
 
 
 def ring() -> None:

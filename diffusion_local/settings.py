@@ -88,6 +88,9 @@ class Settings(Folders):
     )
     max_count: int = setting(100, "most pictures in one submit")
     max_queued: int = setting(100_000, "most jobs waiting at once")
+    queue: str = setting(
+        "", "URL of the queue that wakes workers, as redis://host:6379/0; queue.db in the home if empty"
+    )
     model_streak: int = setting(16, "pictures for which a loaded model may go before others whose turn it is")
     timezone: str = setting("", "time zone of windows and times, as Europe/Berlin; empty is this machine's own")
     max_list_mb: int = setting(20, "megabytes that a prompt list may have")

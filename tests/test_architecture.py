@@ -22,7 +22,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("operations",),
     ("domain", "authority"),
     ("models",),
-    ("catalog", "timing", "contact_sheet", "gpus", "estimates", "logs", "styles", "network", "manual", "blemishes"),
+    ("catalog", "doorbell", "timing", "estimates"),
+    ("contact_sheet", "gpus", "logs", "styles", "network", "manual", "blemishes"),
     ("tls", "engine", "store", "queue", "prompts", "exposure", "permissions"),
     ("questions", "lists", "pictures", "reports", "hub", "library", "accounts", "doctor"),
     ("telling", "batches", "orders"),
@@ -39,7 +40,8 @@ RANKS = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 
 #: Library -> the only places that may import it, as path prefixes below the package.
 HOMES = {
-    "huey": ("queue.py",),
+    "huey": ("doorbell.py", "queue.py"),
+    "redis": ("doorbell.py",),
     "gradio": ("web/",),
     "fastapi": ("web/",),
     "starlette": ("web/",),
@@ -64,7 +66,7 @@ HOMES = {
     "numpy": ("engine/",),
     "psutil": ("engine/", "health.py"),
     "sqlite_utils": ("store/",),
-    "sqlite3": ("store/", "queue.py", "doctor.py"),  # the last two only to name its errors
+    "sqlite3": ("store/", "doorbell.py", "doctor.py"),  # the last two only to name its errors
     "pillow_heif": ("decoding.py",),
     "sd_parsers": ("store/",),
     "pynvml": ("gpus.py",),

@@ -6,6 +6,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from diffusion_local import loading
 from diffusion_local.compose import House
 from diffusion_local.settings import assets
 from diffusion_local.store.downloads import DownloadState
@@ -63,6 +66,17 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(house: House, hub: FakeHub
             second.communicate(timeout=10)
     finally:
         first.kill()
+
+
+def test_a_ring_that_is_lost_is_rung_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue that was away or deleted for a moment must not stop downloads until the next start."""
+    monkeypatch.setattr(loading, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(loading, "LOST_SECONDS", 0.0)
+    rung: list[int] = []
+    opened = loading.Loading(house)
+    monkeypatch.setattr(opened, "_ring", lambda: rung.append(1))  # nobody hears it
+    monkeypatch.setattr(type(house.downloads), "any_waiting", lambda self: True)
+    eventually(lambda: (opened.look(), len(rung) >= 2)[1])
 
 
 def parts_of(models: Path) -> list[Path]:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from huey.exceptions import HueyException
 
-from diffusion_local.queue import MOST_RINGS, ChoreQueue, HueyQueue, open_huey
+from diffusion_local.doorbell import open_huey, sqlite_url
+from diffusion_local.queue import MOST_RINGS, ChoreQueue, HueyQueue
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from tests.support import eventually, sql, start_python
@@ -60,7 +61,7 @@ def rows(path: Path) -> list[bytes]:
 def test_huey_deletes_a_message_before_it_runs_it(path: Path) -> None:
     """Why the jobs table is the truth: a message in hand is nowhere else, and a killed worker takes it along."""
     ran = []
-    huey = open_huey(path, "doorbell")
+    huey = open_huey(sqlite_url(path), "doorbell")
     task = huey.task(name="work")(lambda: ran.append(1))
     task()
     assert len(rows(path)) == 1
@@ -72,7 +73,7 @@ def test_huey_deletes_a_message_before_it_runs_it(path: Path) -> None:
 
 
 def test_huey_deletes_a_message_whose_task_it_does_not_know(path: Path) -> None:
-    sender, receiver = open_huey(path, "doorbell"), open_huey(path, "doorbell")
+    sender, receiver = open_huey(sqlite_url(path), "doorbell"), open_huey(sqlite_url(path), "doorbell")
     sender.task(name="renamed")(lambda: None)()
     with pytest.raises(HueyException, match="not found in TaskRegistry"):
         receiver.dequeue()
@@ -80,7 +81,7 @@ def test_huey_deletes_a_message_whose_task_it_does_not_know(path: Path) -> None:
 
 
 def test_results_are_not_kept(path: Path) -> None:
-    huey = open_huey(path, "doorbell")
+    huey = open_huey(sqlite_url(path), "doorbell")
     huey.task(name="work")(lambda: 42)()
     huey.execute(huey.dequeue())
     with sql(path) as db:
@@ -91,7 +92,7 @@ def test_results_are_not_kept(path: Path) -> None:
 
 
 def test_messages_are_json_and_come_back_as_they_were(path: Path) -> None:
-    huey = open_huey(path, "doorbell")
+    huey = open_huey(sqlite_url(path), "doorbell")
     task = huey.task(name="work", retries=3, retry_delay=7)(lambda *args, **kwargs: None)
     later = datetime.now() + timedelta(hours=1)
     sent = task.s(1, "two", [3, None], key={"four": 5.5}, eta=later, priority=9)
@@ -105,14 +106,14 @@ def test_messages_are_json_and_come_back_as_they_were(path: Path) -> None:
 
 
 def test_a_task_with_an_expiry_comes_back(path: Path) -> None:
-    huey = open_huey(path, "doorbell")
+    huey = open_huey(sqlite_url(path), "doorbell")
     task = huey.task(name="work", expires=300)(lambda: None)
     task()
     assert isinstance(huey.dequeue().expires_resolved, datetime)
 
 
 def test_a_task_for_later_passes_through_the_schedule(path: Path) -> None:
-    huey = open_huey(path, "doorbell")
+    huey = open_huey(sqlite_url(path), "doorbell")
     ran = []
     task = huey.task(name="work")(ran.append)
     task.schedule(args=("now",), delay=-1)
@@ -126,7 +127,7 @@ def test_a_task_for_later_passes_through_the_schedule(path: Path) -> None:
 
 
 def test_a_task_that_fails_is_tried_again(path: Path) -> None:
-    huey = open_huey(path, "doorbell")
+    huey = open_huey(sqlite_url(path), "doorbell")
     ran: list[int] = []
 
     def flaky(n: int) -> None:
@@ -140,7 +141,7 @@ def test_a_task_that_fails_is_tried_again(path: Path) -> None:
 
 
 def test_what_is_no_json_is_refused_where_it_is_sent(path: Path) -> None:
-    huey = open_huey(path, "doorbell")
+    huey = open_huey(sqlite_url(path), "doorbell")
     task = huey.task(name="work")(lambda thing: None)
     with pytest.raises(TypeError, match="JSON only"):
         task(object())
@@ -158,7 +159,7 @@ class Bomb:
 
 
 def test_a_pickle_is_never_opened_and_the_consumer_goes_on(path: Path, tmp_path: Path) -> None:
-    queue, target = HueyQueue(path), tmp_path / "executed"
+    queue, target = HueyQueue(sqlite_url(path)), tmp_path / "executed"
     crafted = pickle.dumps(Bomb(target))
     pickle.loads(crafted)  # noqa: S301
     assert target.exists()  # the bomb works
@@ -187,7 +188,7 @@ def test_a_pickle_is_never_opened_and_the_consumer_goes_on(path: Path, tmp_path:
     ],
 )
 def test_a_message_that_cannot_be_read_does_not_stop_the_consumer(path: Path, message: bytes) -> None:
-    queue = HueyQueue(path)
+    queue = HueyQueue(sqlite_url(path))
     with consuming(queue) as looks:
         put(path, message)
         eventually(lambda: not rows(path))
@@ -197,40 +198,39 @@ def test_a_message_that_cannot_be_read_does_not_stop_the_consumer(path: Path, me
 
 
 def test_a_ring_wakes_at_once(path: Path) -> None:
-    queue = HueyQueue(path)
+    queue = HueyQueue(sqlite_url(path))
     with consuming(queue) as looks:
         before, rung = len(looks), time.monotonic()
-        HueyQueue(path).ring()
+        HueyQueue(sqlite_url(path)).ring()
         eventually(lambda: len(looks) > before, every=0.002)
         assert looks[before] - rung < 1.0  # an idle look would come after an hour
 
 
 RING = """
 import sys, time
-from pathlib import Path
 from diffusion_local.queue import HueyQueue
-HueyQueue(Path(sys.argv[1])).ring()
+HueyQueue(sys.argv[1]).ring()
 """
 
 
 def test_a_ring_of_another_process_wakes_too(path: Path) -> None:
-    with consuming(HueyQueue(path)) as looks:
+    with consuming(HueyQueue(sqlite_url(path))) as looks:
         before = len(looks)
-        child = start_python(RING, str(path))
+        child = start_python(RING, sqlite_url(path))
         _, errors = child.communicate(timeout=60)
         assert child.returncode == 0, errors
         eventually(lambda: len(looks) > before, timeout=2)
 
 
 def test_a_lost_ring_is_found_by_the_idle_look(path: Path) -> None:
-    with consuming(HueyQueue(path), every=0.2) as looks:
+    with consuming(HueyQueue(sqlite_url(path)), every=0.2) as looks:
         eventually(lambda: len(looks) >= 3, timeout=5)
         assert looks[-1] - looks[-2] > 0.1
 
 
 def test_stop_ends_the_consumer_at_once(path: Path) -> None:
     stop = threading.Event()
-    thread = threading.Thread(target=HueyQueue(path).consume, args=(lambda: None, stop, NEVER))
+    thread = threading.Thread(target=HueyQueue(sqlite_url(path)).consume, args=(lambda: None, stop, NEVER))
     thread.start()
     stop.set()
     thread.join(1)
@@ -238,7 +238,7 @@ def test_stop_ends_the_consumer_at_once(path: Path) -> None:
 
 
 def test_many_jobs_ring_a_few_times(path: Path) -> None:
-    queue = HueyQueue(path)
+    queue = HueyQueue(sqlite_url(path))
     queue.ring(100_000)
     assert queue.waiting() == len(rows(path)) == MOST_RINGS
 
@@ -250,7 +250,7 @@ def test_a_look_that_fails_is_not_hidden(path: Path) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        HueyQueue(path).consume(look, threading.Event(), NEVER)
+        HueyQueue(sqlite_url(path)).consume(look, threading.Event(), NEVER)
 
 
 def test_a_submit_holds_without_its_ring(studio: Studio, settings: Settings) -> None:
@@ -262,7 +262,7 @@ def test_a_submit_holds_without_its_ring(studio: Studio, settings: Settings) -> 
 
 
 def test_a_queue_without_its_tables_only_loses_its_rings(path: Path) -> None:
-    queue = HueyQueue(path)
+    queue = HueyQueue(sqlite_url(path))
     with consuming(queue, every=0.2) as looks:
         with sql(path) as db:
             db.execute("DROP TABLE task")
@@ -273,22 +273,22 @@ def test_a_queue_without_its_tables_only_loses_its_rings(path: Path) -> None:
 def test_a_damaged_queue_file_is_set_aside(path: Path) -> None:
     """Nothing in it is worth a stop: rings are found again by looking."""
     path.write_bytes(b"these are words, not a database. " * 500)
-    queue = HueyQueue(path)
+    queue = HueyQueue(sqlite_url(path))
     queue.ring()
     assert queue.waiting() == 1
 
 
 def test_the_queue_file_may_be_deleted(path: Path) -> None:
-    HueyQueue(path).ring()
+    HueyQueue(sqlite_url(path)).ring()
     for file in path.parent.glob("queue.db*"):
         file.unlink()
-    queue = HueyQueue(path)
+    queue = HueyQueue(sqlite_url(path))
     queue.ring()
     assert queue.waiting() == 1
 
 
 def test_a_chore_runs_at_the_start_and_one_that_fails_stops_nothing(path: Path) -> None:
-    chores = ChoreQueue(path)
+    chores = ChoreQueue(sqlite_url(path))
     ran: list[str] = []
 
     def broken() -> None:
