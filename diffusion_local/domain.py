@@ -106,6 +106,14 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Flags:
+    """Whether a person wants a running job to end for good, or to be given back because of a pause."""
+
+    cancel: bool
+    give_back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One Params to be made into one Image."""
 

@@ -20,6 +20,20 @@ MOST_KINDS = 12  # newest kinds of picture that a model's line goes through
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """How a picture came to be, in seconds; ``expected`` was estimated before, ``load`` and ``run`` took place.
+
+    ``run`` is the picture's share of a forward pass of ``together`` pictures, on ``rung`` of the memory policy.
+    """
+
+    run: float
+    load: float = 0.0
+    expected: float | None = None
+    rung: str = ""
+    together: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """What a picture's time depends on, as far as it is known before it is made."""
 

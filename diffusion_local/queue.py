@@ -1,7 +1,6 @@
 """Ringing for workers and running chores, over the queues of ``doorbell``. A ring says "look into the jobs table"."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -29,8 +28,8 @@ class JobQueue(Protocol):
         """Wake as many workers. Losing it costs seconds, never a job."""
         ...
 
-    def consume(self, look: Callable[[], None], stop: threading.Event, every: float) -> None:
-        """Call ``look`` at once, at each ring, and at least each ``every`` seconds, until ``stop`` is set."""
+    def wait(self, seconds: float) -> bool:
+        """Wait for a ring, at most about so long; whether one came. Raises nothing while the queue is away."""
         ...
 
 
@@ -55,29 +54,31 @@ class HueyQueue:
         except QueueUnavailable as problem:  # what was rung for is in the table, and is found by the next look
             self._rest(problem)
 
-    def consume(self, look: Callable[[], None], stop: threading.Event, every: float) -> None:
-        """Runs on the calling thread, so that signals and the GPU belong to the main thread."""
-        due = float("-inf")
-        while not stop.is_set():
-            if time.monotonic() >= due or self._take(stop, due):
-                look()
-                due = time.monotonic() + every
+    def wait(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not self._take():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            if not self._available:
+                time.sleep(min(left, REST_SECONDS))
+            elif not self._huey.storage.blocking:
+                time.sleep(min(left, POLL_SECONDS))
+        return True
 
-    def _take(self, stop: threading.Event, due: float) -> bool:
-        """Wait a moment for a ring; whether there was one. A message that cannot be read counts as a ring."""
+    def _take(self) -> bool:
+        """Whether there was a ring, after a moment if the backend can wait for one. A message that cannot be read
+        counts as a ring."""
         try:
             task = self._huey.dequeue()
             if not self._available:
                 self._available = True
                 log.info("the message queue can be used again")
             if task is None:
-                if not self._huey.storage.blocking:
-                    stop.wait(POLL_SECONDS)
                 return False
             self._huey.execute(task)
         except QueueUnavailable as problem:
             self._rest(problem)
-            stop.wait(max(0.0, min(REST_SECONDS, due - time.monotonic())))
             return False
         except Exception as error:
             log.warning("a message that cannot be read was dropped: %r", error)

@@ -20,6 +20,7 @@ from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.care import Care
 from diffusion_local.chores import start_chores
 from diffusion_local.compose import House, open_house
+from diffusion_local.dispatch import causes, slots
 from diffusion_local.domain import State
 from diffusion_local.engine import inventory
 from diffusion_local.errors import HomeInUse, InvalidParams, UserError
@@ -31,7 +32,6 @@ from diffusion_local.post import Post
 from diffusion_local.settings import Settings
 from diffusion_local.store.probe import can_write
 from diffusion_local.watchdog import Watchdog, answers
-from diffusion_local.worker import causes, slots
 from diffusion_local.worker.stopping import Stop, listen_to_signals
 
 log = logging.getLogger("diffusion_local.supervisor")

@@ -21,8 +21,8 @@ import psutil
 from chaos_audit import Ledger
 
 from diffusion_local.compose import House
+from diffusion_local.dispatch import slots
 from diffusion_local.errors import Conflict, DatabaseProblem
-from diffusion_local.worker import slots
 
 #: The product waits up to 30 s before it restarts what dies again and again; here it is to die often.
 SERVE = (

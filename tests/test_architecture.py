@@ -16,13 +16,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "messages", "modes"),
     ("errors",),
     ("grammar",),
-    ("options", "home"),
+    ("options", "home", "faults"),
     ("families",),
     ("settings", "actor", "turns", "when", "decoding"),
     ("operations",),
     ("domain", "authority"),
-    ("models",),
-    ("catalog", "doorbell", "timing", "estimates"),
+    ("models", "recipe"),
+    ("catalog", "doorbell", "estimates", "image_formats", "timing"),
     ("contact_sheet", "gpus", "logs", "styles", "network", "manual", "blemishes"),
     ("tls", "engine", "store", "queue", "prompts", "exposure", "permissions"),
     ("questions", "lists", "pictures", "reports", "hub", "library", "accounts", "doctor"),
@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("preferences", "health"),
     ("studio",),
     ("compose", "shapes"),
-    ("answers",),
+    ("answers", "dispatch"),
     ("remote", "worker", "web", "chores", "post", "care", "loading", "watchdog"),
     ("supervisor",),
     ("cli",),
@@ -232,6 +232,28 @@ def test_folders_of_pictures_are_known_to_their_backend_only() -> None:
         and ast.unparse(node.value).endswith("settings")
     }
     assert users == {"store/local_blobs.py", "doctor.py"}
+
+
+#: What a worker may import of ours: it meets the studio by its dispatch only, so that it may run on another machine.
+WORKERS_OWN = {
+    "actor", "catalog", "dispatch", "domain", "engine", "errors", "estimates", "faults", "image_formats", "logs",
+    "messages", "models", "modes", "recipe", "settings", "worker",
+}  # fmt: skip
+
+
+def test_a_worker_asks_the_studio_by_its_dispatch_only() -> None:
+    workers = [path for path in MODULES if place(path).startswith("worker/")]
+    assert {place(path): sorted(ours(path) - WORKERS_OWN) for path in workers if ours(path) - WORKERS_OWN} == {}
+    local = {place(path) for path in workers if any("dispatch.local" in name for name in imported(path))}
+    assert local == {"worker/__main__.py"}, "the one place that chooses how a worker is connected"
+    settings = {place(path) for path in workers if "settings" in ours(path)}
+    assert settings == {"worker/__main__.py"}
+
+
+def test_the_dispatch_itself_knows_no_store() -> None:
+    """What is declared for all workers; ``dispatch.local`` is one way of it."""
+    [protocol] = [path for path in MODULES if place(path) == "dispatch/__init__.py"]
+    assert ours(protocol) == {"domain", "estimates", "image_formats"}
 
 
 def test_the_environment_is_read_in_settings_only() -> None:

@@ -18,10 +18,10 @@ from diffusion_local.compose import House
 from diffusion_local.domain import State
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.store import space
-from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
 from tests.conftest import StartWorker
 from tests.support import FAILURE, claimed, sql, start_python
+from tests.workers import open_runner
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 WITHOUT_HOME = {"version", "help"}
@@ -49,7 +49,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def made(house: House, count: int = 1) -> list[str]:
     ids = house.studio.submit("a red apple", count=count, width=128, height=128, steps=2).job_ids
-    runner = Runner(house, "cpu0", FakeEngine(0), Stop())
+    runner = open_runner(house, "cpu0", FakeEngine(0), Stop())
     runner.work_off()
     runner.close()
     return ids
@@ -344,7 +344,7 @@ def test_a_real_process_takes_home_engine_and_slot(house: House, tmp_path: Path)
 
 def test_a_picture_is_starred_goes_to_the_trash_and_comes_back(run: Any, house: House) -> None:
     (job_id,) = house.studio.submit("x").job_ids
-    runner = Runner(house, "cpu0", FakeEngine(0), Stop())
+    runner = open_runner(house, "cpu0", FakeEngine(0), Stop())
     runner.work_off()
     runner.close()
     assert answer(run, "star", job_id)["starred"]

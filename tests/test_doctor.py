@@ -9,8 +9,8 @@ from diffusion_local.doctor import Finding, back_up, examine, rebuild_gallery
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import UserError
 from diffusion_local.settings import Settings
-from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
+from tests.workers import open_runner
 
 
 def found(settings: Settings) -> dict[str, Finding]:
@@ -19,7 +19,7 @@ def found(settings: Settings) -> dict[str, Finding]:
 
 def made(house: House, count: int = 3) -> list[str]:
     ids = house.studio.submit("a red apple", count=count, width=128, height=128, steps=2).job_ids
-    runner = Runner(house, "cpu0", FakeEngine(0), Stop())
+    runner = open_runner(house, "cpu0", FakeEngine(0), Stop())
     runner.work_off()
     runner.close()
     return ids

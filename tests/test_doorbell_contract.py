@@ -5,7 +5,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +20,7 @@ from diffusion_local.settings import Settings
 from tests.conftest import StartWorker
 from tests.servers import RedisServer, redis_server
 from tests.support import eventually, sql, start_python
-from tests.test_queue import restore, saved_handlers
-
-NEVER = 3600.0  # seconds between two looks by itself, more than a test takes
+from tests.test_queue import NEVER, consuming, restore, saved_handlers
 
 
 @dataclass
@@ -53,23 +50,6 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
             db.execute("ALTER TABLE away RENAME TO task")
 
     yield Backend(sqlite_url(path), drop, restore)
-
-
-@contextmanager
-def consuming(queue: HueyQueue, every: float = NEVER) -> Iterator[list[float]]:
-    """The times at which the queue called ``look``; the first comes at once."""
-    looks: list[float] = []
-    stop = threading.Event()
-    thread = threading.Thread(target=queue.consume, args=(lambda: looks.append(time.monotonic()), stop, every))
-    thread.start()
-    try:
-        eventually(lambda: looks)
-        yield looks
-        assert thread.is_alive()
-    finally:
-        stop.set()
-        thread.join(10)
-    assert not thread.is_alive()
 
 
 def test_a_ring_wakes_a_waiting_worker(backend: Backend) -> None:
@@ -117,9 +97,18 @@ def test_without_a_ring_the_worker_looks_by_itself(backend: Backend) -> None:
         assert min(gaps) >= 0.2
 
 
-def test_a_stop_ends_the_wait(backend: Backend) -> None:
-    with consuming(HueyQueue(backend.url)):
-        pass  # leaving it stops the consumer, which would look again after an hour
+def test_without_a_ring_the_wait_ends_in_time(backend: Backend) -> None:
+    started = time.monotonic()
+    assert not HueyQueue(backend.url).wait(0.1)
+    assert 0.1 <= time.monotonic() - started < 60
+
+
+def test_while_the_backend_is_away_a_wait_takes_its_time_and_raises_nothing(backend: Backend) -> None:
+    queue = HueyQueue(backend.url)
+    backend.take_away()
+    started = time.monotonic()
+    assert not queue.wait(0.3)
+    assert time.monotonic() - started >= 0.3
 
 
 def test_queues_of_other_names_do_not_wake(backend: Backend) -> None:

@@ -14,6 +14,7 @@ from PIL import Image as PIL
 from diffusion_local import modes
 from diffusion_local.compose import House, open_files, open_house
 from diffusion_local.domain import State
+from diffusion_local.image_formats import webp
 from diffusion_local.settings import Settings
 from diffusion_local.store.local_blobs import write_whole
 from diffusion_local.telling.hooks import run as run_hook
@@ -130,7 +131,7 @@ def test_previews_and_sources_are_private_wherever_they_lie(settings: Settings, 
     settings.make_folders()
     settings.previews.chmod(0o777)
     with umask(value):
-        open_files(settings).save_preview("x", PIL.new("RGB", (8, 8)))
+        open_files(settings).save_preview("x", webp(PIL.new("RGB", (8, 8)), 60))
         write_whole(settings.sources / "ab" / "x.png", lambda file: file.write(b"x"))
     assert mode(settings.previews / "x.webp") == mode(settings.sources / "ab" / "x.png") == 0o600
     assert mode(settings.sources / "ab") == 0o700

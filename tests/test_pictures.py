@@ -8,14 +8,14 @@ import pytest
 from diffusion_local.compose import House
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
-from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
+from tests.workers import open_runner
 
 
 @pytest.fixture
 def made(house: House) -> list[str]:
     ids = house.studio.submit("a red apple", count=3, width=128, height=128, steps=2).job_ids
-    runner = Runner(house, "cpu0", FakeEngine(0), Stop())
+    runner = open_runner(house, "cpu0", FakeEngine(0), Stop())
     runner.work_off()
     runner.close()
     return ids

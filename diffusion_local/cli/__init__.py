@@ -5,11 +5,11 @@ import sys
 
 import typer
 
+from diffusion_local import faults
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.cli import accounts, batches, jobs, lists, models, pictures, reports, serving
 from diffusion_local.errors import UserError
 from diffusion_local.modes import kept_private
-from diffusion_local.store import faults
 
 REFUSED = 2  # exit status of a UserError
 

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
-from diffusion_local import actor
+from diffusion_local import actor, faults
 from diffusion_local.authority import guarded
 from diffusion_local.catalog import Catalog
 from diffusion_local.errors import InvalidParams
@@ -17,7 +17,6 @@ from diffusion_local.lists.transfer import Parcel, packed, unpacked
 from diffusion_local.messages import joined, message
 from diffusion_local.queue import JobQueue
 from diffusion_local.settings import Settings
-from diffusion_local.store import faults
 from diffusion_local.store.batches import Results
 from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.local_blobs import check_room

@@ -133,6 +133,11 @@ class Params:
         """What is in memory for it, and so what its pace depends on: a model, or an upscaler."""
         return f"upscaler {self.upscaler}" if self.kind is Kind.UPSCALE else self.model
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Ids of the source pictures that it is made from."""
+        return tuple(each for each in (self.source, self.mask) if each)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values by field, without those that ``options.validate`` fills in as they are."""
         # not asdict: it copies deeply, which is most of the time that a long list takes

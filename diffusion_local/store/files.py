@@ -10,14 +10,13 @@ from typing import BinaryIO, NamedTuple
 
 from PIL import Image as PIL
 
-from diffusion_local import decoding
+from diffusion_local import decoding, faults, image_formats
 from diffusion_local.domain import utc_now
 from diffusion_local.errors import StorageProblem
+from diffusion_local.image_formats import Encoded, draw_thumbnail
 from diffusion_local.settings import Settings
-from diffusion_local.store import encoding, faults
 from diffusion_local.store.blobs import Area, Blobs, Stat, StoredFile, Write, nearly_full
 
-THUMBNAIL = (320, 320)
 PROBE_BYTES = 4096
 OLD_PART_SECONDS = 3600.0  # a half-written file of a process that died; a living one is done in seconds
 
@@ -55,16 +54,18 @@ class ImageFiles:
 
         The key of what was saved has the suffix of its format.
         """
-        form = self._form if encoding.holds(self._form, picture, texts) else "png"
-        forms = {
-            each: self.picture(key if each == "png" else key + encoding.SUFFIXES[each]) for each in encoding.SUFFIXES
-        }
-        target = forms.pop(form)
+        return self.save_encoded(key, image_formats.encode(picture, texts, self._form, self._sidecar))
+
+    def save_encoded(self, key: str, picture: Encoded) -> Saved:
+        """Store a picture as ``save`` does that is encoded already."""
+        keys = {form: key if form == "png" else key + suffix for form, suffix in image_formats.SUFFIXES.items()}
+        forms = {form: self.picture(each) for form, each in keys.items()}
+        target = forms.pop(picture.form)
         try:
-            self._write_thumbnail(key, draw_thumbnail(picture))
-            if self._sidecar:
-                self.sidecar(key).write(lambda file: file.write(encoding.sidecar(texts)))
-            size = target.write(lambda file: encoding.write(file, form, picture, texts), durable=True)
+            self._write_thumbnail(key, picture.thumbnail)
+            if picture.sidecar:
+                self.sidecar(key).write(lambda file: file.write(picture.sidecar))
+            size = target.write(lambda file: file.write(picture.data), durable=True)
         except BaseException:
             with contextlib.suppress(OSError, StorageProblem):
                 if not any(each.exists() for each in (target, *forms.values())):  # else they belong to an earlier try
@@ -73,7 +74,7 @@ class ImageFiles:
         with faults.explained():
             for other in forms.values():  # of an earlier try, before the setting was changed
                 other.delete()
-        return Saved(key if form == "png" else key + encoding.SUFFIXES[form], size)
+        return Saved(keys[picture.form], size)
 
     def picture(self, key: str) -> StoredFile:
         return StoredFile(self._blobs, f"{Area.GALLERY}/{bare(key)}{suffix_of(key)}")
@@ -84,7 +85,7 @@ class ImageFiles:
         if not found.exists():
             with self.picture(key).open() as file, PIL.open(file) as picture, decoding.share(picture):
                 small = draw_thumbnail(picture)
-            self._write_thumbnail(key, small)
+            self._write_thumbnail(key, image_formats.webp(small, image_formats.QUALITY))
         return found
 
     def sidecar(self, key: str) -> StoredFile:
@@ -98,7 +99,7 @@ class ImageFiles:
     def pictures(self, area: Area = Area.GALLERY) -> Iterator[str]:
         """Keys of the pictures in the gallery, or among the strays, in their order."""
         for found, suffix, _ in self._listed(area):
-            if suffix in encoding.SUFFIXES.values():
+            if suffix in image_formats.SUFFIXES.values():
                 yield found if suffix == ".png" else found + suffix
 
     def set_aside(self, key: str) -> None:
@@ -118,7 +119,7 @@ class ImageFiles:
         pictures: set[str] = set()
         companions: dict[str, list[StoredFile]] = {}
         for found, suffix, stat in self._listed(Area.GALLERY):
-            if suffix in encoding.SUFFIXES.values():
+            if suffix in image_formats.SUFFIXES.values():
                 pictures.add(found)
             elif suffix in (".webp", ".json"):
                 companions.setdefault(found, []).append(StoredFile(self._blobs, stat.key))
@@ -144,8 +145,8 @@ class ImageFiles:
         self._companion(key, ".webp").delete()
         self._companion(key, ".json").delete()
 
-    def _write_thumbnail(self, key: str, small: PIL.Image) -> None:
-        self._companion(key, ".webp").write(lambda file: small.save(file, "WEBP", quality=82))
+    def _write_thumbnail(self, key: str, thumbnail: bytes) -> None:
+        self._companion(key, ".webp").write(lambda file: file.write(thumbnail))
 
     # -- what pictures begin from, and what is made of them ------------------------------------------------------------
 
@@ -173,10 +174,10 @@ class ImageFiles:
         """The newest preview of a running job."""
         return StoredFile(self._blobs, f"{Area.PREVIEWS}/{job_id}.webp")
 
-    def save_preview(self, job_id: str, picture: PIL.Image) -> None:
-        """Keep a running job's preview; losing one does no harm."""
+    def save_preview(self, job_id: str, picture: bytes) -> None:
+        """Keep a running job's preview (WebP); losing one does no harm."""
         with contextlib.suppress(StorageProblem, OSError):
-            self.keep(self.preview(job_id), lambda file: picture.save(file, "WEBP", quality=60))
+            self.keep(self.preview(job_id), lambda file: file.write(picture))
 
     def drop_preview(self, job_id: str) -> None:
         with contextlib.suppress(OSError, StorageProblem):  # an old one is dropped with time
@@ -226,9 +227,3 @@ def bare(key: str) -> str:
 def suffix_of(key: str) -> str:
     """The suffix of the file of a picture's key."""
     return "." + key.split(".", 1)[1] if "." in key else ".png"
-
-
-def draw_thumbnail(picture: PIL.Image) -> PIL.Image:
-    small = picture.convert("RGB")
-    small.thumbnail(THUMBNAIL, PIL.Resampling.LANCZOS)
-    return small

@@ -1,7 +1,7 @@
 """The jobs table's verbs. With ``recover`` beside it, ``_move`` is the only writer of a job's state."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,8 +12,10 @@ from diffusion_local.domain import (
     Batch,
     Claim,
     Failure,
+    Flags,
     Image,
     Job,
+    Lane,
     Params,
     State,
     new_job,
@@ -21,12 +23,12 @@ from diffusion_local.domain import (
     utc_text,
 )
 from diffusion_local.errors import LostClaim
+from diffusion_local.estimates import Measured
 from diffusion_local.messages import encoded, known, message
 from diffusion_local.store import rows
 from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.line import RIPE, RIPEN, Line, Rules
 from diffusion_local.store.ownership import seen
-from diffusion_local.store.paces import Measured
 from diffusion_local.store.selection import Selection
 from diffusion_local.store.submission import Lot, digest, insert
 from diffusion_local.store.tombstones import missing
@@ -45,17 +47,10 @@ WANTED = (
     f"cancel_requested, (SELECT paused FROM queue) = {GIVE_BACK} "
     f"OR (SELECT paused FROM batches WHERE batches.id = batch_id) = {GIVE_BACK} AS give_back"
 )
+JOB = "SELECT * FROM jobs WHERE id = ?"
 CLAIMED = "AND worker = :worker AND attempt = :attempt"
 BACK = ", worker = NULL, step = 0, phase = ''"
 ENDED = ", worker = NULL, phase = '', not_before = NULL, finished_at = :now"
-
-
-@dataclass(frozen=True, slots=True)
-class Flags:
-    """What a person wants of a running job: to end it for good, or to give it back because of a pause."""
-
-    cancel: bool
-    give_back: bool = False
 
 
 class JobStore:
@@ -105,7 +100,12 @@ class JobStore:
     # -- a worker's verbs ------------------------------------------------------------------------------------------
 
     def claim_next(self, worker: str, loaded: str = "") -> Job | None:
-        """Take the job that is due next, or None; ``loaded`` is the model that the worker has in memory.
+        """Take the job that is due next, or None."""
+        return next(iter(self.claim(worker, loaded)), None)
+
+    def claim(self, worker: str, loaded: str = "", most: int = 1) -> list[Job]:
+        """Take the job that is due next, with up to ``most`` - 1 that come right after it and that one forward pass
+        could make with it. ``loaded`` is the model that the worker has in memory.
 
         The order is the line's (see ``store.line``). Left out: a paused or blocked queue, held jobs, those whose
         `not_before` is still to come, and those outside their window.
@@ -115,27 +115,33 @@ class JobStore:
         pauses = {"now": now, "latest": utc_text(moment + LONGEST_PAUSE)}
         with self._database.read() as db:  # an idle look must not take the write lock
             if not scalar(db, OPEN_QUEUE):
-                return None
+                return []
             if not Line(db, moment, self._rules).any_due() and scalar(db, RIPE, **pauses) is None:
-                return None
+                return []
+        taken: list[Job] = []
         with self._database.write() as db:
             if not scalar(db, OPEN_QUEUE):
-                return None
+                return []
             if scalar(db, RIPE, **pauses):
                 for ripen in RIPEN:
                     db.execute(ripen, pauses)
-            job_id = Line(db, moment, self._rules).next(loaded)
-            claimed = self._move(
-                db,
-                "claim",
-                "AND id = :id",
-                ", worker = :worker, attempt = attempt + 1, step = 0, phase = '', note = '', not_before = NULL, "
-                "started_at = :now, reported_at = :now",
-                now=now,
-                worker=worker,
-                id=job_id,
-            )
-        return claimed[0] if claimed else None
+            line = Line(db, moment, self._rules)
+
+            def suits(job_id: str) -> bool:
+                return not taken or go_together(taken[0], next(rows.job(row) for row in db.query(JOB, [job_id])))
+
+            while len(taken) < most and (job_id := line.next(taken[0].params.model if taken else loaded, suits)):
+                taken += self._move(
+                    db,
+                    "claim",
+                    "AND id = :id",
+                    ", worker = :worker, attempt = attempt + 1, step = 0, phase = '', note = '', not_before = NULL, "
+                    "started_at = :now, reported_at = :now",
+                    now=now,
+                    worker=worker,
+                    id=job_id,
+                )
+        return taken
 
     def flags(self, claim: Claim) -> Flags:
         """What a person wants of a running job. Raises LostClaim."""
@@ -157,7 +163,7 @@ class JobStore:
 
     def finish(self, claim: Claim, image: Image, measured: Measured | None = None) -> None:
         """The picture's row and `done`, in one transaction. Its file must be there already. Raises LostClaim."""
-        taken = measured.columns() if measured else {}
+        taken = rows.measured_row(measured) if measured else {}
         ended = ENDED + ", step = :step, cancel_requested = 0" + "".join(f", {name} = :{name}" for name in taken)
         with self._database.write() as db:
             owner = self._settle(db, "finish", claim, ended, step=image.params.steps, **taken).owner
@@ -197,6 +203,14 @@ class JobStore:
                 tries=tries,
                 faults=faults,
             ).state
+
+    def held(self, claim: Claim) -> Job:
+        """The running job of a claim. Raises LostClaim."""
+        with self._database.read() as db:
+            query = f"SELECT * FROM jobs WHERE id = :id AND state = 'running' {CLAIMED}"
+            for row in list(db.query(query, values_of(claim))):
+                return rows.job(row)
+        raise LostClaim
 
     def running(self, worker: str) -> list[Job]:
         """The jobs that a worker holds claims on."""
@@ -256,6 +270,13 @@ class JobStore:
             values,
         )
         return [rows.job(row) for row in moved]
+
+
+def go_together(first: Job, other: Job) -> bool:
+    """Whether one forward pass could make both: jobs of the batch lane that differ in prompts and seed only. A job that
+    took down a worker runs alone."""
+    one, two = (replace(job.params, prompt="", negative="", seed=0) for job in (first, other))
+    return one == two and all(job.lane is Lane.BATCH and not job.crashes for job in (first, other))
 
 
 def values_of(claim: Claim) -> dict[str, Any]:

@@ -6,7 +6,7 @@ its (owner, model) runs are found by one look-up each, however many jobs stand b
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 
@@ -131,11 +131,13 @@ class Line:
                 if below is not None:
                     yield lane, below
 
-    def next(self, loaded: str) -> str | None:
-        """The id of the job that is taken next; that it is taken is written down here."""
+    def next(self, loaded: str, suits: Callable[[str], bool] = lambda job_id: True) -> str | None:
+        """The id of the job that is taken next; that it is taken is written down here. None if it does not suit."""
         for lane, priority in self._awake():
             turns = turns_of(self._db, lane)
             head, passed_over = choose(self._heads(lane, priority), turns, loaded, self._streak)
+            if not suits(head.job_id):
+                return None
             write_turns(self._db, lane, turns.after(head, passed_over, loaded), head.owner)
             return head.job_id
         return None

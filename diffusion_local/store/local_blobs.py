@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from diffusion_local import modes
+from diffusion_local import faults, modes
 from diffusion_local.settings import Settings
-from diffusion_local.store import faults
 from diffusion_local.store.blobs import CHUNK, Area, Stat, Write, checked, nearly_full
 
 PART = ".part"  # the end of the name of a file that is being written

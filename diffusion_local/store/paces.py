@@ -13,29 +13,6 @@ PACE_JOBS = 200  # newest pictures of a model that it is learned from
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """How a picture came to be, in seconds; ``expected`` was estimated before, ``load`` and ``run`` took place.
-
-    ``run`` is the picture's share of a forward pass of ``together`` pictures, on ``rung`` of the memory policy.
-    """
-
-    run: float
-    load: float = 0.0
-    expected: float | None = None
-    rung: str = ""
-    together: int = 1
-
-    def columns(self) -> dict[str, float | str | int | None]:
-        return {
-            "run_seconds": self.run,
-            "load_seconds": self.load or None,
-            "expected_seconds": self.expected,
-            "rung": self.rung,
-            "together": self.together,
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class EstimateError:
     """Of ``count`` pictures whose time was estimated when they were begun: the median of |estimated - took| / took."""
 

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PIL
 
+from diffusion_local import recipe
 from diffusion_local.decoding import FORMATS
 from diffusion_local.domain import Params
 from diffusion_local.errors import InvalidParams
@@ -22,7 +23,7 @@ from diffusion_local.messages import message
 from diffusion_local.options import a1111
 from diffusion_local.options.table import OPTIONS
 from diffusion_local.options.values import MAX_LORA_WEIGHT, MAX_LORAS, MAX_PROMPT_CHARS
-from diffusion_local.store import foreign, recipe
+from diffusion_local.store import foreign
 
 MAX_TEXT = 200_000
 MAX_PAIRS = 200

@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 from diffusion_local.domain import Batch, Event, Failure, Image, Job, Lane, Params, Room, State, Worker, utc_text
+from diffusion_local.estimates import Measured
 from diffusion_local.messages import decoded, encoded
 
 Row = dict[str, Any]
@@ -49,6 +50,17 @@ def job(row: Row) -> Job:
         from_job=row["from_job"],
         failure=failure,
     )
+
+
+def measured_row(measured: Measured) -> Row:
+    """Columns of a finished job that estimates learn from."""
+    return {
+        "run_seconds": measured.run,
+        "load_seconds": measured.load or None,
+        "expected_seconds": measured.expected,
+        "rung": measured.rung,
+        "together": measured.together,
+    }
 
 
 def job_row(job: Job) -> Row:

@@ -13,11 +13,11 @@ from diffusion_local import decoding
 from diffusion_local.authority import guarded
 from diffusion_local.decoding import FORMATS
 from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
+from diffusion_local.image_formats import PNG_LEVEL
 from diffusion_local.messages import Message, message
 from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.settings import Settings
 from diffusion_local.store.blobs import StoredFile
-from diffusion_local.store.encoding import PNG_LEVEL
 from diffusion_local.store.files import ImageFiles
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.source_owners import SourceOwners

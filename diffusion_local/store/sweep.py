@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from PIL import Image as PIL
 
+from diffusion_local import recipe
 from diffusion_local.domain import Image, Params, State
-from diffusion_local.store import recipe, rows
+from diffusion_local.store import rows
 from diffusion_local.store.blobs import Area, StoredFile
 from diffusion_local.store.database import Database
 from diffusion_local.store.files import ImageFiles, id_of

@@ -14,13 +14,12 @@ from typing import Any
 
 import uvicorn
 
-from diffusion_local import logs
+from diffusion_local import faults, logs
 from diffusion_local.compose import open_studio
 from diffusion_local.decoding import return_freed_memory
 from diffusion_local.errors import UserError
 from diffusion_local.modes import kept_private
 from diffusion_local.settings import Settings, go_offline
-from diffusion_local.store import faults
 from diffusion_local.web.api.limits import MOST_HEADER_BYTES
 from diffusion_local.web.connections import Connections, listen, raise_file_limit
 from diffusion_local.web.protocol import Protocol

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from diffusion_local import faults
 from diffusion_local.errors import (
     Conflict,
     DatabaseProblem,
@@ -34,7 +35,6 @@ from diffusion_local.errors import (
 )
 from diffusion_local.messages import changed, described, message, verbatim
 from diffusion_local.settings import Settings
-from diffusion_local.store import faults
 
 log = logging.getLogger(__name__)
 

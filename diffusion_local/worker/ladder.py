@@ -11,17 +11,23 @@ from diffusion_local.engine import Engine, OnProgress, OnStep, Picture
 from diffusion_local.engine.memory import Choice, below
 from diffusion_local.errors import DatabaseProblem, OutOfMemory
 from diffusion_local.messages import Message, message
-from diffusion_local.store.fits import FitStore
 
 log = logging.getLogger(__name__)
 
 
 class Ladder:
-    """The engine's ladder and what was learned of it. ``wanted``: the rung of the settings, or ``auto``."""
+    """The engine's ladder and what was learned of it.
 
-    def __init__(self, engine: Engine, fits: FitStore, wanted: str) -> None:
+    ``fits`` tells what is known of a model on a device, ``learn`` notes more. ``wanted``: the rung of the settings, or
+    ``auto``.
+    """
+
+    def __init__(
+        self, engine: Engine, fits: Callable[[str, str], list[Fit]], learn: Callable[[Fit], None], wanted: str
+    ) -> None:
         self._engine = engine
         self._fits = fits
+        self._note = learn
         self._wanted = "" if wanted == "auto" else wanted
 
     def make(
@@ -37,7 +43,7 @@ class Ladder:
         Raises what the engine raises, OutOfMemory only from the last rung.
         """
         engine, device = self._engine, self._engine.device
-        learned = self._fits.of(model.id, device)
+        learned = self._fits(model.id, device)
         choice = engine.plan(model, params, learned, params.rung or self._wanted)
         fit = next((each for each in learned if about(each, params)), None) or new_fit(params, device)
         known = fit
@@ -73,7 +79,7 @@ class Ladder:
 
     def _learn(self, fit: Fit) -> None:
         with suppress(DatabaseProblem):  # it is learned from a later picture
-            self._fits.learn(fit)
+            self._note(fit)
 
 
 def about(fit: Fit, params: Params) -> bool:

@@ -1,4 +1,4 @@
-"""How far a job is, told to the database while it is made, and what a person wants of it, heard from there."""
+"""Reports how far a job is while it is made, and stops it when a person wants it stopped."""
 
 import logging
 import time
@@ -7,11 +7,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from PIL import Image as PIL
 
-from diffusion_local.compose import House
-from diffusion_local.domain import Job
+from diffusion_local.dispatch import Dispatch, Report
+from diffusion_local.domain import Flags, Job
 from diffusion_local.engine import OnStep
-from diffusion_local.errors import DatabaseProblem, Stopped
-from diffusion_local.store.jobs import Flags
+from diffusion_local.errors import DatabaseProblem, LostClaim, Stopped
+from diffusion_local.image_formats import PREVIEW_QUALITY, webp
 from diffusion_local.worker.stopping import Stop
 
 log = logging.getLogger(__name__)
@@ -24,10 +24,10 @@ DATABASE_PAUSE = 2.0
 class Reporter:
     """Reports and previews of the job that is made on the calling thread; previews are drawn on another one."""
 
-    def __init__(self, house: House, stop: Stop) -> None:
-        self._jobs = house.jobs
-        self._files = house.files
-        self._every = house.settings.preview_every
+    def __init__(self, dispatch: Dispatch, stop: Stop, every: int) -> None:
+        """``every``: steps between two previews; 0 draws none."""
+        self._dispatch = dispatch
+        self._every = every
         self._stop = stop
         self._previewer = ThreadPoolExecutor(1, thread_name_prefix="preview")
         self._drawing: Future[None] | None = None
@@ -48,25 +48,27 @@ class Reporter:
                 reported = now
                 self.report(job, step)
             else:
-                self._hear(lambda: self._jobs.flags(job.claim))
+                self._hear(lambda: self._dispatch.flags([job.claim]))
 
         return on_step
 
     def report(self, job: Job, step: int, phase: str = "") -> None:
         """Raises Stopped and LostClaim."""
-        self._hear(lambda: self._jobs.report(job.claim, step, phase))
+        self._hear(lambda: self._dispatch.report([Report(job.claim, step, phase)]))
 
-    def _hear(self, ask: Callable[[], Flags]) -> None:
+    def _hear(self, ask: Callable[[], list[Flags | None]]) -> None:
         """A database that cannot be used for a while is no reason to throw the work away. It is asked again a little
         later, as each time may take as long as the database waits for a lock.
         """
-        flags = Flags(cancel=False)
+        flags: Flags | None = Flags(cancel=False)
         if time.monotonic() >= self._silent_until:
             try:
-                flags = ask()
+                [flags] = ask()
             except DatabaseProblem as problem:
                 self._silent_until = time.monotonic() + DATABASE_PAUSE
                 log.error("the database cannot be used, going on without: %s", problem)
+        if flags is None:
+            raise LostClaim
         if flags.cancel:
             raise Stopped("cancel")
         if flags.give_back:
@@ -77,11 +79,9 @@ class Reporter:
     def _draw_preview(self, job: Job, preview: Callable[[], PIL.Image]) -> None:
         """Beside the denoising, and left out while the one before is still being drawn."""
         if self._drawing is None or self._drawing.done():
-            self._drawing = self._previewer.submit(lambda: self._files.save_preview(job.id, preview()))
-
-    def forget(self, job: Job) -> None:
-        """Drop the job's preview, after whatever is still being drawn."""
-        self._previewer.submit(self._files.drop_preview, job.id)
+            self._drawing = self._previewer.submit(
+                lambda: self._dispatch.save_preview(job.claim, webp(preview(), PREVIEW_QUALITY))
+            )
 
     def close(self) -> None:
         self._previewer.shutdown()

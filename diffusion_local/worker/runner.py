@@ -5,11 +5,11 @@ import logging
 import time
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 
-from diffusion_local.catalog import Model
-from diffusion_local.compose import House
-from diffusion_local.domain import MAX_TRIES, Failure, Job, Kind, utc_text
+from diffusion_local import faults
+from diffusion_local.catalog import Catalog, Model
+from diffusion_local.dispatch import Dispatch, Terms
+from diffusion_local.domain import MAX_TRIES, Failure, Job, Kind
 from diffusion_local.engine import Engine, OnStep, Picture
 from diffusion_local.errors import (
     DatabaseProblem,
@@ -21,45 +21,62 @@ from diffusion_local.errors import (
     Stopped,
     StorageProblem,
 )
+from diffusion_local.estimates import Measured
 from diffusion_local.messages import message
-from diffusion_local.store import faults
-from diffusion_local.store.paces import Measured
-from diffusion_local.worker import slots
+from diffusion_local.models.digests import Digests
+from diffusion_local.worker.inputs import Inputs
 from diffusion_local.worker.ladder import Ladder
 from diffusion_local.worker.reporting import DATABASE_PAUSE, Reporter
 from diffusion_local.worker.saving import Saver
 from diffusion_local.worker.stopping import Stop
-from diffusion_local.worker.storage import Storage
 
 log = logging.getLogger(__name__)
 
-FIRST_BACKOFF = timedelta(seconds=10)  # doubled at each further try
+FIRST_BACKOFF = 10.0  # seconds, doubled at each further try
 PAUSED_UNLOAD = 60.0  # seconds; a long pause frees the device's memory
+IDLE_LOOK_SECONDS = 2.0  # an idle worker finds a job that nobody rang for
+WAIT_SECONDS = 0.25  # of one wait for a ring: the most that an idle worker takes to stop
 
 
 class Runner:
     """Runs the jobs of one slot. Denoising happens on the calling thread; saving overlaps the next job's denoising."""
 
-    def __init__(self, house: House, slot: str, engine: Engine, stop: Stop) -> None:
-        self._house = house
-        self._slot = slot
-        self._settings = house.settings
-        self._jobs = house.jobs
-        self._control = house.control
-        self._view = house.view
-        self._workers = house.workers
-        self._files = house.files
-        self._catalog = house.catalog
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        terms: Terms,
+        engine: Engine,
+        catalog: Catalog,
+        stop: Stop,
+        *,
+        inputs: Inputs | None = None,
+        memory: str = "auto",
+        idle_unload: float = 600.0,
+    ) -> None:
+        """``catalog`` has the models of this machine, ``inputs`` the sources that the engine opens. ``memory`` is the
+        setting; a model is taken out of memory after ``idle_unload`` idle seconds.
+        """
+        self._dispatch = dispatch
         self._engine = engine
+        self._catalog = catalog
         self._stop = stop
+        self._inputs = inputs or Inputs(dispatch)
+        self._idle_unload = idle_unload
         self._unsettled: list[tuple[Job, DatabaseProblem, bool]] = []
-        self._storage = Storage(house, stop.wanted)
-        self._reporter = Reporter(house, stop)
-        self._saver = Saver(house, self._storage, stop.wanted, self._settle)
-        self._ladder = Ladder(engine, house.fits, house.settings.memory)
+        self._reporter = Reporter(dispatch, stop, terms.preview_every)
+        self._saver = Saver(dispatch, terms, Digests(catalog.shelf), stop.wanted, self._settle)
+        self._ladder = Ladder(engine, dispatch.fits, dispatch.learn, memory)
         self._model: Model | None = None
         self._worked_at = time.monotonic()
         self._load_seconds = 0.0
+
+    def serve(self) -> None:
+        """Work until told to stop: at once, at each ring, and every IDLE_LOOK_SECONDS."""
+        due = float("-inf")
+        while not self._stop.wanted.is_set():
+            if time.monotonic() >= due or self._dispatch.wait(WAIT_SECONDS):
+                self.work_off()
+                due = time.monotonic() + IDLE_LOOK_SECONDS
 
     def work_off(self) -> None:
         """Run what is due until nothing is, or until told to stop."""
@@ -68,13 +85,14 @@ class Runner:
             while (
                 not self._stop.wanted.is_set()
                 and self._give_back_unsettled()
-                and self._storage.may_begin()
-                and (job := self._jobs.claim_next(self._slot, self._engine.loaded))
+                and self._dispatch.ready()
+                and (jobs := self._dispatch.claim(self._engine.loaded))
             ):
                 if not busy:
                     busy = True
                     self._tell("busy", self._engine.loaded)
-                self.run(job)
+                for job in jobs:
+                    self.run(job)
             if busy:
                 self._saver.wait()
                 self._worked_at = time.monotonic()
@@ -90,11 +108,11 @@ class Runner:
     def _tell(self, status: str, model: str = "", free: int | None = None) -> None:
         """Only informs, so nothing depends on it."""
         with contextlib.suppress(DatabaseProblem):
-            self._workers.tell(self._slot, status, model, free)
+            self._dispatch.tell(status, model, free)
 
     def _patience(self) -> float:
         """Idle seconds after which the model is taken out of memory."""
-        return min(PAUSED_UNLOAD, self._settings.idle_unload) if self._control.closed() else self._settings.idle_unload
+        return min(PAUSED_UNLOAD, self._idle_unload) if self._dispatch.paused() else self._idle_unload
 
     def run(self, job: Job) -> None:
         """Make one job's picture. Whatever happens, the job is settled, or given back once the database is there."""
@@ -106,15 +124,13 @@ class Runner:
             # 3. Save on the other thread.
             run = time.monotonic() - started - self._load_seconds
             measured = Measured(run, self._load_seconds, expected, str(made[0].facts.get("rung", "")))
-            self._saver.save(job, made[0], measured, self._reporter.forget)
+            self._saver.save(job, made[0], measured)
             if job.crashes:  # a suspect is settled alone, so that the crash of another is not counted as its own
                 self._saver.wait()
-        else:
-            self._reporter.forget(job)
 
     def _expected(self, job: Job) -> float | None:
         try:
-            return self._view.expected(job.params, self._engine.loaded)
+            return self._dispatch.expected(job.params, self._engine.loaded)
         except DatabaseProblem:
             return None
 
@@ -129,7 +145,7 @@ class Runner:
                 if own:
                     self._count_fault(job, problem)
                 else:
-                    self._jobs.requeue(job.claim, "the database could not be written")
+                    self._dispatch.requeue(job.claim, "the database could not be written")
             except LostClaim:
                 continue
             except DatabaseProblem:
@@ -141,9 +157,9 @@ class Runner:
         """A claim may have been written although the database then reported a fault: nobody here runs that job."""
         with contextlib.suppress(DatabaseProblem, LostClaim):
             known = {job.id for job, _, _ in self._unsettled} | self._saver.unsaved
-            for job in self._jobs.running(self._slot):
+            for job in self._dispatch.running():
                 if job.id not in known:
-                    self._jobs.requeue(job.claim, "the database could not be written")
+                    self._dispatch.requeue(job.claim, "the database could not be written")
 
     def close(self) -> None:
         self._saver.close()
@@ -151,11 +167,13 @@ class Runner:
             self._give_back_unsettled()
         except DatabaseProblem as problem:  # the next holder of the slot recovers them
             log.error("%s", problem)
-            slots.note_given_back(self._house, self._slot, [job.claim for job, _, _ in self._unsettled])
+            with contextlib.suppress(DatabaseProblem):
+                self._dispatch.give_back([job.claim for job, _, _ in self._unsettled])
         self._reporter.close()
 
     def _make(self, job: Job) -> Picture:
         params, began = job.params, 0.0
+        self._inputs.fetch(job)
 
         def on_progress(share: float) -> None:
             nonlocal began
@@ -196,9 +214,9 @@ class Runner:
                 return True
             except Stopped as stopped:
                 if stopped.reason == "cancel":
-                    self._jobs.stop(job.claim)
+                    self._dispatch.stop(job.claim)
                 else:
-                    self._jobs.requeue(job.claim, message("event_given_back", reason=stopped.reason))
+                    self._dispatch.requeue(job.claim, message("event_given_back", reason=stopped.reason))
                 log.info("%s", stopped, extra={"job": job.id})
             except EngineError as error:
                 if isinstance(error, DeviceLost):
@@ -206,7 +224,7 @@ class Runner:
                 if error.transient and job.tries + 1 < MAX_TRIES:
                     self._try_later(job, error)
                 else:
-                    self._jobs.fail(job.claim, Failure(error.kind, error.message, traceback.format_exc()))
+                    self._dispatch.fail(job.claim, Failure(error.kind, error.message, traceback.format_exc()))
                     log.warning("failed (%s): %s", error.kind, error.message, extra={"job": job.id})
             except (StorageProblem, DatabaseProblem) as problem:
                 self._give_back(job, problem)
@@ -214,42 +232,39 @@ class Runner:
                 raise
             except Exception as bug:
                 fault = message("program_fault", kind=type(bug).__name__, error=bug)
-                self._jobs.fail(job.claim, Failure("internal_error", fault, traceback.format_exc()))
+                self._dispatch.fail(job.claim, Failure("internal_error", fault, traceback.format_exc()))
                 log.exception("failed (internal_error)", extra={"job": job.id})
         except DatabaseProblem as problem:
-            self._unsettled.append((job, problem, self._storage.sound()))
+            self._unsettled.append((job, problem, self._dispatch.sound()))
             raise
         except LostClaim:
             log.warning("the claim was lost; nothing was written", extra={"job": job.id})
         return False
 
     def _try_later(self, job: Job, error: EngineError) -> None:
-        wait = FIRST_BACKOFF * 2**job.tries
-        again = utc_text(datetime.now(UTC) + wait)
-        self._jobs.requeue(
-            job.claim, message("event_error", kind=error.kind, problem=error.message), not_before=again, tries=1
-        )
-        log.warning("%s; again at %s (try %d of %d)", error, again, job.tries + 2, MAX_TRIES, extra={"job": job.id})
+        pause = FIRST_BACKOFF * 2**job.tries
+        note = message("event_error", kind=error.kind, problem=error.message)
+        self._dispatch.requeue(job.claim, note, pause, tries=1)
+        words = "%s; again in %.0f s (try %d of %d)"
+        log.warning(words, error, pause, job.tries + 2, MAX_TRIES, extra={"job": job.id})
 
     def _give_back(self, job: Job, problem: StorageProblem | DatabaseProblem) -> None:
         """After a fault of the storage: one that lasts is everybody's, holds the queue and counts for nobody."""
-        if self._storage.sound():
+        if self._dispatch.sound():
             self._count_fault(job, problem)
         else:
-            self._jobs.requeue(job.claim, self._storage.relative(problem.message))
+            self._dispatch.requeue(job.claim, problem.message)
 
     def _count_fault(self, job: Job, problem: StorageProblem | DatabaseProblem) -> None:
         """A fault that only this job meets: it is tried again after a pause, and fails at MAX_TRIES of them."""
-        told = self._storage.relative(problem.message)
         if job.faults + 1 < MAX_TRIES:
-            again = utc_text(datetime.now(UTC) + FIRST_BACKOFF * 2**job.faults)
-            self._jobs.requeue(
-                job.claim, message("event_error", kind=problem.code, problem=told), not_before=again, faults=1
-            )
-            log.warning(
-                "%s; again at %s (fault %d of %d)", told, again, job.faults + 1, MAX_TRIES, extra={"job": job.id}
-            )
+            pause = FIRST_BACKOFF * 2**job.faults
+            note = message("event_error", kind=problem.code, problem=problem.message)
+            self._dispatch.requeue(job.claim, note, pause, faults=1)
+            words = "%s; again in %.0f s (fault %d of %d)"
+            log.warning(words, problem, pause, job.faults + 1, MAX_TRIES, extra={"job": job.id})
         else:
             kind = problem.code if isinstance(problem, StorageProblem) else StorageProblem.code
-            self._jobs.fail(job.claim, Failure(kind, told, "".join(traceback.format_exception(problem))))
-            log.warning("failed (%s): %s", kind, told, extra={"job": job.id})
+            detail = "".join(traceback.format_exception(problem))
+            self._dispatch.fail(job.claim, Failure(kind, problem.message, detail))
+            log.warning("failed (%s): %s", kind, problem, extra={"job": job.id})

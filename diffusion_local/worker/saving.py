@@ -1,6 +1,7 @@
 """Saves finished pictures on a thread of its own, and keeps them while gallery or database cannot be written."""
 
 import contextlib
+import io
 import logging
 import threading
 import time
@@ -10,20 +11,19 @@ from dataclasses import replace
 
 from PIL import Image as PIL
 
-from diffusion_local import blemishes
-from diffusion_local.compose import House
+from diffusion_local import blemishes, faults, recipe
+from diffusion_local.dispatch import Dispatch, Finished, Report, Terms
 from diffusion_local.domain import Image, Job, Kind, Params, utc_now
 from diffusion_local.engine import Picture
 from diffusion_local.errors import DatabaseProblem, LostClaim, Stopped, StorageProblem, UserError
+from diffusion_local.estimates import Measured
+from diffusion_local.image_formats import encode
 from diffusion_local.messages import message
 from diffusion_local.models.digests import Digests
-from diffusion_local.store import faults, recipe
-from diffusion_local.store.files import key_for
-from diffusion_local.store.paces import Measured
-from diffusion_local.worker.storage import Storage
 
 log = logging.getLogger(__name__)
 
+TRY_SECONDS = 1.0  # between two questions whether a picture that waits can be saved
 KEEP_SECONDS = 1.0  # between two reports about pictures that wait to be saved
 #: Runs the work, and settles the job by what it raises.
 Settle = Callable[[Job, Callable[[], None]], bool]
@@ -36,14 +36,14 @@ class Saver:
     makes the worker count as hung.
     """
 
-    def __init__(self, house: House, storage: Storage, stop: threading.Event, settle: Settle) -> None:
-        self._jobs = house.jobs
-        self._files = house.files
-        self._sources = house.studio.sources
-        self._storage = storage
+    def __init__(
+        self, dispatch: Dispatch, terms: Terms, digests: Digests, stop: threading.Event, settle: Settle
+    ) -> None:
+        self._dispatch = dispatch
+        self._terms = terms
         self._stop = stop
         self._settle = settle
-        self._digests = Digests(house.catalog.shelf)
+        self._digests = digests
         self._hashes: dict[str, Future[str]] = {}
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hasher")
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="saver")
@@ -53,11 +53,11 @@ class Saver:
         self._closed = threading.Event()
         threading.Thread(target=self._keep, name="keeper", daemon=True).start()
 
-    def save(self, job: Job, picture: Picture, measured: Measured, then: Callable[[Job], None]) -> None:
-        """Save it once the one before is saved; ``then`` is called when the job is settled."""
+    def save(self, job: Job, picture: Picture, measured: Measured) -> None:
+        """Save it once the one before is saved."""
         self._unsaved[job.id] = job
         self.wait()
-        self._saving = self._saver.submit(self._finish, job, picture, measured, then, time.monotonic())
+        self._saving = self._saver.submit(self._finish, job, picture, measured, time.monotonic())
 
     def wait(self) -> None:
         """Until the last picture is saved, or its job settled otherwise."""
@@ -81,16 +81,13 @@ class Saver:
         for pool in (self._saver, self._hasher):
             pool.shutdown()
 
-    def _finish(
-        self, job: Job, picture: Picture, measured: Measured, then: Callable[[Job], None], handed_at: float
-    ) -> None:
+    def _finish(self, job: Job, picture: Picture, measured: Measured, handed_at: float) -> None:
         try:
             self._settle(job, lambda: self._keep_until_saved(job, picture, self._whole(measured, picture, handed_at)))
         except DatabaseProblem as problem:  # the job is given back before the next claim
             log.error("the database cannot be used: %s", problem)
         finally:
             self._unsaved.pop(job.id, None)
-            then(job)
 
     def _whole(self, measured: Measured, picture: Picture, handed_at: float) -> Measured:
         """Wait for a picture that was handed over before its device had finished, and count that time.
@@ -106,57 +103,63 @@ class Saver:
         return replace(measured, run=picture.ready_at - began)
 
     def _keep_until_saved(self, job: Job, picture: Picture, measured: Measured) -> None:
-        """Hold on to the picture while gallery or database cannot be written: it need not be made twice.
+        """Hold on to the picture while the studio cannot store it: it need not be made twice.
 
         Raises StorageProblem or DatabaseProblem where they can be written, and this picture still failed twice.
         """
         needed = 3 * picture.image.width * picture.image.height
         failed = False
+        finished = self._encode(job, picture, measured)
         while True:
             try:
                 with faults.explained():
-                    self._save(job, picture, measured)
+                    self._save(job, finished)
                 return
             except (StorageProblem, DatabaseProblem) as problem:
                 log.warning("could not be saved: %s", problem, extra={"job": job.id})
-                if not self._storage.sound(needed):
-                    self._storage.outlast(lambda: self._stop_if_unwanted(job), needed)
+                if not self._dispatch.sound(needed):
+                    self._outlast(job, needed)
                     failed = False
                 elif failed:
                     raise
                 else:
                     failed = True
 
-    def _stop_if_unwanted(self, job: Job) -> None:
-        """Raises Stopped and LostClaim."""
-        if self._stop.is_set():
-            raise Stopped("shutdown")
-        with contextlib.suppress(DatabaseProblem):
-            if self._jobs.flags(job.claim).cancel:
-                raise Stopped("cancel")
+    def _outlast(self, job: Job, needed: int) -> None:
+        """Wait until the studio can store pictures. Raises Stopped and LostClaim."""
+        while True:
+            self._stop.wait(TRY_SECONDS)
+            if self._stop.is_set():
+                raise Stopped("shutdown")
+            with contextlib.suppress(DatabaseProblem):
+                [flags] = self._dispatch.flags([job.claim])
+                if flags is None:
+                    raise LostClaim
+                if flags.cancel:
+                    raise Stopped("cancel")
+            if self._dispatch.sound(needed):
+                return
 
-    def _save(self, job: Job, picture: Picture, measured: Measured) -> None:
-        """Bytes before rows: the picture's row and `done` are written once its file is safe."""
-        seconds = measured.run + measured.load
-        key = key_for(job.id, job.created_at)
+    def _encode(self, job: Job, picture: Picture, measured: Measured) -> Finished:
         width, height = picture.image.size
-        image = Image(job.id, job.id, key, job.params, width, height, 0, utc_now(), seconds)
-        self._jobs.flags(job.claim)  # a claim lost meanwhile must not touch the file
-        facts = picture.facts | self._model_hash(job.params) | self._flag(job.params, picture.image)
-        with self._storage.waiting():
-            saved = self._files.save(key, picture.image, recipe.texts(image, facts))
-        kept = replace(image, key=saved.key, bytes=saved.bytes, facts=facts)
-        self._jobs.finish(job.claim, kept, measured)
-        log.info("done in %.2f s", seconds, extra={"job": job.id})
+        facts = picture.facts | self._model_hash(job.params) | self._flag(job, picture.image)
+        image = Image(job.id, job.id, "", job.params, width, height, 0, utc_now(), measured.run + measured.load)
+        texts = recipe.texts(image, facts)
+        encoded = encode(picture.image, texts, self._terms.image_format, self._terms.sidecar)
+        return Finished(encoded, width, height, image.created_at, measured, facts)
 
-    def _flag(self, params: Params, picture: PIL.Image) -> dict[str, str]:
+    def _save(self, job: Job, finished: Finished) -> None:
+        self._dispatch.finish(job.claim, finished)
+        log.info("done in %.2f s", finished.measured.run + finished.measured.load, extra={"job": job.id})
+
+    def _flag(self, job: Job, picture: PIL.Image) -> dict[str, str]:
         """The flag of a picture that is probably not what was wanted."""
-        flag = blemishes.flag_of(picture, params, lambda: self._source(params))
+        flag = blemishes.flag_of(picture, job.params, lambda: self._source(job))
         return {"flag": flag} if flag else {}
 
-    def _source(self, params: Params) -> PIL.Image | None:
+    def _source(self, job: Job) -> PIL.Image | None:
         try:
-            with self._sources.file(params.source).open() as file, PIL.open(file) as source:
+            with PIL.open(io.BytesIO(self._dispatch.source(job.claim, job.params.source))) as source:
                 return source.convert("RGB")
         except (OSError, UserError):  # it was deleted meanwhile
             return None
@@ -171,10 +174,13 @@ class Saver:
         """On a thread of its own: report for the pictures that wait."""
         seen: set[str] = set()
         while not self._closed.wait(KEEP_SECONDS):
-            with contextlib.suppress(DatabaseProblem):
-                self._storage.slow()
             waiting = dict(self._unsaved)
-            for job in (job for job in waiting.values() if job.id in seen):
-                with contextlib.suppress(DatabaseProblem, LostClaim):  # both are met again when it is saved
-                    self._jobs.report(job.claim, job.params.steps, message("phase_saving"))
+            reports = [
+                Report(job.claim, job.params.steps, message("phase_saving"))
+                for job in waiting.values()
+                if job.id in seen
+            ]
+            if reports:
+                with contextlib.suppress(DatabaseProblem):
+                    self._dispatch.report(reports)
             seen = set(waiting)

@@ -1,19 +1,14 @@
 """How a worker is told to stop, and how it leaves in time whatever it is doing."""
 
-import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from types import FrameType
 
-from diffusion_local.compose import House
-from diffusion_local.domain import Claim
-from diffusion_local.errors import LostClaim
-from diffusion_local.messages import message
+from diffusion_local.dispatch import Dispatch
 
 log = logging.getLogger(__name__)
 
@@ -60,23 +55,16 @@ def stop_at_end_of_input(stop: Stop) -> None:
     stop.request()
 
 
-def leave_in_time(
-    house: House, slot: str, stop: Stop, grace: float, note: Callable[[list[Claim]], None] = lambda claims: None
-) -> None:
-    """Give the running jobs back and end the process if it has not stopped by itself within ``grace`` seconds. ``note``
-    keeps what is given back, should the database not take it.
+def leave_in_time(dispatch: Dispatch, stop: Stop, grace: float) -> None:
+    """Give the running jobs back and end the process if it has not stopped by itself within ``grace`` seconds.
 
     The table's claims make this safe: whatever the abandoned step would still write does not fit any more.
     """
     stop.now.wait()
     time.sleep(grace)
     try:
-        held = [job.claim for job in house.jobs.running(slot)]
-        note(held)
-        for claim in held:
-            with contextlib.suppress(LostClaim):
-                house.jobs.requeue(claim, message("event_given_back", reason="shutdown"))
-        house.workers.tell(slot, "stopped")
+        dispatch.give_back([job.claim for job in dispatch.running()])
+        dispatch.leave()
         log.info("stopped in the middle of a step")
     finally:
         logging.shutdown()

@@ -6,8 +6,8 @@ import pytest
 
 from diffusion_local.compose import House
 from diffusion_local.engine.fake import FakeEngine
-from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
+from tests.workers import open_runner
 
 Work = Callable[[], None]
 
@@ -17,7 +17,7 @@ def work(house: House) -> Work:
     """Makes every picture that is due."""
 
     def off() -> None:
-        runner = Runner(house, "cpu0", FakeEngine(0), Stop())
+        runner = open_runner(house, "cpu0", FakeEngine(0), Stop())
         runner.work_off()
         runner.close()
 

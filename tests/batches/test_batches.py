@@ -13,7 +13,7 @@ from PIL import Image as PIL
 from diffusion_local.compose import House
 from diffusion_local.domain import Lane, State, utc_text
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
-from diffusion_local.store.paces import Measured
+from diffusion_local.estimates import Measured
 from diffusion_local.studio import Studio
 from tests.batches.conftest import Work
 from tests.support import FAILURE, claimed, image_of, soon, sql

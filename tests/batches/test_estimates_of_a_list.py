@@ -5,15 +5,15 @@ import pytest
 from diffusion_local.compose import House
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.store.paces import estimate_error
-from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
+from tests.workers import open_runner
 
 LINES = "".join(f"picture {place} --size 128x128 --steps {2 + place % 3 * 4}\n" for place in range(18))
 
 
 def test_a_mixed_list_is_estimated_and_the_error_is_measured(house: House) -> None:
     batch_id = house.studio.lists.submit(LINES).batch_id
-    runner = Runner(house, "cpu0", FakeEngine(0.02), Stop())
+    runner = open_runner(house, "cpu0", FakeEngine(0.02), Stop())
     runner.work_off()
     runner.close()
     error = estimate_error(house.database, batch_id)

@@ -21,7 +21,19 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import FileResponse
 
-from diffusion_local import accounts, blemishes, contact_sheet, domain, logs, manual, pictures, prompts, styles, when
+from diffusion_local import (
+    accounts,
+    blemishes,
+    contact_sheet,
+    domain,
+    logs,
+    manual,
+    pictures,
+    prompts,
+    recipe,
+    styles,
+    when,
+)
 from diffusion_local.batches import bundle
 from diffusion_local.domain import Batch, Image, new_job
 from diffusion_local.engine import fake
@@ -37,7 +49,7 @@ from diffusion_local.options import samplers, validate, values
 from diffusion_local.remote import server
 from diffusion_local.reports import markdown, report
 from diffusion_local.settings import Settings
-from diffusion_local.store import foreign, queue_groups, reading, recipe
+from diffusion_local.store import foreign, queue_groups, reading
 from diffusion_local.store.gallery_filter import GalleryFilter
 from diffusion_local.telling import addresses, hooks, receivers
 from diffusion_local.web import access, files, guard, proxies

@@ -8,9 +8,9 @@ import signal
 import pytest
 
 from diffusion_local.compose import House
+from diffusion_local.dispatch import slots
 from diffusion_local.domain import State
 from diffusion_local.store.sweep import sweep
-from diffusion_local.worker import slots
 from tests.durability.conftest import WORKER, Start, assert_sound, ended, states, submit
 from tests.support import eventually
 
@@ -38,11 +38,11 @@ from diffusion_local.store import files, jobs, rows
 #: point: (how the child dies there, state that its job is left in, PNG files there by then)
 POINTS = {
     "before the claim is committed": ("wrap(jobs.rows, 'job', before=always)", State.QUEUED, 0),
-    "after the claim": ("wrap(jobs.JobStore, 'claim_next', after=always)", State.RUNNING, 0),
+    "after the claim": ("wrap(jobs.JobStore, 'claim', after=always)", State.RUNNING, 0),
     "mid-denoise": ("wrap(jobs.JobStore, 'flags', before=always)", State.RUNNING, 0),
     "after the thumbnail": ("wrap(Path, 'replace', after=is_webp)", State.RUNNING, 0),
     "after the bytes, before the rename": ("wrap(Path, 'replace', before=is_png)", State.RUNNING, 0),
-    "after the rename, before the row": ("wrap(files.ImageFiles, 'save', after=always)", State.RUNNING, 1),
+    "after the rename, before the row": ("wrap(files.ImageFiles, 'save_encoded', after=always)", State.RUNNING, 1),
     "before the commit": ("wrap(rows, 'image_row', after=always)", State.RUNNING, 1),
     "after the commit": ("wrap(jobs.JobStore, 'finish', after=always)", State.DONE, 1),
 }

@@ -8,10 +8,10 @@ import psutil
 import pytest
 
 from diffusion_local.compose import House
+from diffusion_local.dispatch import slots
 from diffusion_local.domain import State
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.store import connections
-from diffusion_local.worker import slots
 from tests.durability.conftest import SERVE, WORKER, Start, assert_sound, ended, pid_of, running, states, submit
 from tests.support import eventually
 
@@ -57,11 +57,11 @@ def test_a_worker_that_wakes_after_its_job_was_made_elsewhere_writes_nothing(
     stand = """
 import os, signal
 from diffusion_local.store import files
-save = files.ImageFiles.save
+save = files.ImageFiles.save_encoded
 def stand(*args):
     os.kill(os.getpid(), signal.SIGSTOP)
     return save(*args)
-files.ImageFiles.save = stand
+files.ImageFiles.save_encoded = stand
 """
     frozen = start(stand if frozen_at == "save" else "", WORKER)
     [job_id] = submit(house, "[slow:0.1]", steps=8)

@@ -9,9 +9,9 @@ import pytest
 from diffusion_local.compose import House
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.store.jobs import JobStore
-from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
 from tests.durability.conftest import submit
+from tests.workers import open_runner
 
 
 def test_bytes_then_name_then_folders_then_row(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +38,7 @@ def test_bytes_then_name_then_folders_then_row(house: House, monkeypatch: pytest
     told(os, "fsync", synced)
     told(Path, "replace", lambda part, target: f"name {target.suffix}")
     told(JobStore, "finish", lambda *_: "row")
-    runner = Runner(house, "cpu0", FakeEngine(0), Stop())
+    runner = open_runner(house, "cpu0", FakeEngine(0), Stop())
     runner.work_off()
     runner.close()
 

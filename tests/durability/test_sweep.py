@@ -16,16 +16,16 @@ from diffusion_local.domain import State
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import NotFound
 from diffusion_local.store.sweep import sweep
-from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
 from tests.durability.conftest import assert_sound, submit
+from tests.workers import open_runner
 
 
 @pytest.fixture
 def three(house: House) -> list[str]:
     """Ids of three jobs that are done."""
     ids = submit(house, count=3)
-    runner = Runner(house, "cpu0", FakeEngine(0), Stop())
+    runner = open_runner(house, "cpu0", FakeEngine(0), Stop())
     runner.work_off()
     runner.close()
     assert {house.jobs.get(job_id).state for job_id in ids} == {State.DONE}
@@ -177,7 +177,7 @@ def test_zero_days_keep_for_ever(house: House, three: list[str]) -> None:
 
 def test_a_gallery_whose_drive_is_away_is_left_as_it_is(house: House) -> None:
     ids = submit(house, count=12)
-    runner = Runner(house, "cpu0", FakeEngine(0), Stop())
+    runner = open_runner(house, "cpu0", FakeEngine(0), Stop())
     runner.work_off()
     runner.close()
     house.settings.gallery.rename(house.settings.home / "elsewhere")

@@ -373,7 +373,8 @@ def test_after_an_out_of_memory_the_same_rung_is_tried_without_graphs(
     monkeypatch.setattr(engine._loaded.pipe.vae, "decode", full)
     fits = FitStore(database)
     wanted = params(steps=4)
-    picture = Ladder(engine, fits, "auto").make(starter, wanted, lambda share: None, lambda: lambda *_: None, print)
+    ladder = Ladder(engine, fits.of, fits.learn, "auto")
+    picture = ladder.make(starter, wanted, lambda share: None, lambda: lambda *_: None, print)
     assert picture.facts["rung"] == "resident"
     assert "steps_down" not in picture.facts
     assert "cuda_graph" not in picture.facts

@@ -17,9 +17,9 @@ from diffusion_local.lists.plan import MOST_BAD
 from diffusion_local.lists.prompt_lists import PromptLists
 from diffusion_local.options.values import MAX_SEED
 from diffusion_local.studio import Studio
-from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
 from tests.support import FAILURE, claimed, run_python, sql
+from tests.workers import open_runner
 
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 2}
 
@@ -324,7 +324,7 @@ def test_a_check_tells_what_the_list_would_make_and_enqueues_nothing(house: Hous
 
 def test_time_and_disk_come_from_this_machines_pictures(house: House, lists: PromptLists) -> None:
     house.studio.submit("a red apple", count=4, **SMALL)
-    runner = Runner(house, "cpu0", FakeEngine(0.01), Stop())
+    runner = open_runner(house, "cpu0", FakeEngine(0.01), Stop())
     runner.work_off()
     runner.close()
     one, two, four = (lists.check("x", **SMALL | {"count": count}) for count in (1, 2, 4))
@@ -391,7 +391,7 @@ def test_waiting_jobs_go_to_another_machine(house: House, lists: PromptLists, tm
 def test_an_export_tells_what_became_of_each_job(house: House, lists: PromptLists) -> None:
     receipt = lists.submit("a\nb\nc", **SMALL)
     house.jobs.fail(claimed(house.jobs).claim, FAILURE)
-    runner = Runner(house, "cpu0", FakeEngine(0), Stop())
+    runner = open_runner(house, "cpu0", FakeEngine(0), Stop())
     runner.run(claimed(house.jobs))
     runner.close()
     rows = [json.loads(line) for line in lists.export(receipt.batch_id, "jsonl")]

@@ -14,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
+from diffusion_local import recipe
 from diffusion_local.compose import House, open_files
 from diffusion_local.domain import Image, Kind, Params
 from diffusion_local.lists.grid import FIELDS, VARYING
@@ -22,7 +23,7 @@ from diffusion_local.options.option import Option
 from diffusion_local.options.samplers import DIFFUSION, SAMPLERS
 from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
 from diffusion_local.options.table import Params as Table
-from diffusion_local.store import reading, recipe
+from diffusion_local.store import reading
 from diffusion_local.store.files import key_for
 from diffusion_local.web.ui import view_history, view_picture, view_recipe, words
 from tests.models import files

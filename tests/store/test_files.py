@@ -10,11 +10,12 @@ from typing import IO
 import pytest
 from PIL import Image as PIL
 
+from diffusion_local import recipe
 from diffusion_local.compose import open_files
 from diffusion_local.domain import Job
 from diffusion_local.errors import DiskFull
+from diffusion_local.image_formats import webp
 from diffusion_local.settings import Settings
-from diffusion_local.store import recipe
 from diffusion_local.store.blobs import Blobs, MemoryBlobs
 from diffusion_local.store.files import ImageFiles, key_for
 from diffusion_local.store.jobs import JobStore
@@ -169,7 +170,7 @@ def test_a_full_disk_is_disk_full_and_leaves_nothing(settings: Settings) -> None
 
 
 def test_a_preview_comes_and_goes(files: ImageFiles) -> None:
-    files.save_preview("job", noise())
+    files.save_preview("job", webp(noise(), 60))
     with files.preview("job").open() as file, PIL.open(file) as preview:
         assert preview.format == "WEBP"
     files.drop_preview("job")

@@ -11,12 +11,13 @@ from PIL import Image as PIL
 from PIL.PngImagePlugin import PngInfo
 from sd_parsers import ParserManager
 
+from diffusion_local import recipe
 from diffusion_local.compose import open_files
 from diffusion_local.domain import Image, Kind, Lora, Params
 from diffusion_local.errors import InvalidParams
 from diffusion_local.options import a1111
 from diffusion_local.settings import Settings
-from diffusion_local.store import reading, recipe
+from diffusion_local.store import reading
 from tests.support import params
 
 FACTS = {"lora_hashes": {"ink": "0123456789"}, "model_hash": "abcdef0123", "vae_hash": "fedcba9876", "rung": "resident"}

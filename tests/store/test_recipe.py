@@ -4,9 +4,9 @@ import json
 
 from PIL import Image as PIL
 
+from diffusion_local import recipe
 from diffusion_local.domain import Params
 from diffusion_local.options import a1111
-from diffusion_local.store import recipe
 from diffusion_local.store.jobs import JobStore
 from tests.support import enqueue, image_of, params
 

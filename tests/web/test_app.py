@@ -9,6 +9,7 @@ from PIL import Image as PIL
 
 from diffusion_local.compose import House
 from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams, QueueFull
+from diffusion_local.image_formats import webp
 from diffusion_local.messages import verbatim
 from diffusion_local.web.files import download_name
 from tests.support import claimed, image_of, params
@@ -113,7 +114,7 @@ def test_a_preview_is_never_kept_and_ends_as_the_picture(client: TestClient, hou
     nothing = client.get(url)  # none drawn yet: an empty pixel, not a broken picture
     assert (nothing.status_code, nothing.headers["Content-Type"]) == (200, "image/gif")
     assert PIL.open(io.BytesIO(nothing.content)).size == (1, 1)
-    house.files.save_preview(job.id, PIL.new("RGB", (8, 8), "red"))
+    house.files.save_preview(job.id, webp(PIL.new("RGB", (8, 8), "red"), 60))
     answer = client.get(url)
     assert answer.headers["Cache-Control"] == "no-store"
     assert PIL.open(io.BytesIO(answer.content)).size == (8, 8)

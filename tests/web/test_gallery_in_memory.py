@@ -15,16 +15,17 @@ from PIL import Image as PIL
 
 from diffusion_local import chores
 from diffusion_local.compose import House, open_house
+from diffusion_local.dispatch import storage
 from diffusion_local.doctor import examine, rebuild_gallery
 from diffusion_local.domain import State
 from diffusion_local.engine.fake import FakeEngine
+from diffusion_local.image_formats import webp
 from diffusion_local.settings import Settings
 from diffusion_local.store.blobs import MemoryBlobs
 from diffusion_local.store.sweep import sweep
-from diffusion_local.worker import storage
-from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
 from tests.web.conftest import client_of
+from tests.workers import open_runner
 
 JOBS, IMAGES = "/api/v1/jobs", "/api/v1/images"
 SMALL = {"width": 128, "height": 128, "steps": 2}
@@ -70,7 +71,7 @@ def worked(house: House, client: TestClient, **options: object) -> list[str]:
 
 
 def work(house: House) -> None:
-    runner = Runner(house, "cpu0", FakeEngine(0), Stop())
+    runner = open_runner(house, "cpu0", FakeEngine(0), Stop())
     runner.work_off()
     runner.close()
 
@@ -150,7 +151,7 @@ def test_a_source_is_sent_used_and_let_go(elsewhere: House, client: TestClient, 
 
 def test_previews_come_and_go(elsewhere: House, client: TestClient, blobs: MemoryBlobs) -> None:
     [job_id] = client.post(JOBS, json={"prompt": "x"} | SMALL).json()["job_ids"]
-    elsewhere.files.save_preview(job_id, PIL.new("RGB", (8, 8), "red"))
+    elsewhere.files.save_preview(job_id, webp(PIL.new("RGB", (8, 8), "red"), 60))
     answer = client.get(f"/previews/{job_id}.webp")
     assert (answer.headers["Content-Type"], answer.content) == (
         "image/webp",

@@ -17,7 +17,7 @@ from tests.web.conftest import made
 
 #: Errors of a terminal or for programs, never on the page.
 ELSEWHERE = (
-    "cli/", "remote/", "supervisor.py", "worker/slots.py", "tls.py", "network.py", "web/api/", "web/guard.py",
+    "cli/", "remote/", "supervisor.py", "dispatch/slots.py", "tls.py", "network.py", "web/api/", "web/guard.py",
     "web/proxies.py", "web/looks.py",
 )  # fmt: skip
 

@@ -6,13 +6,13 @@ The child dies by itself in the middle of the real code, by a function that is r
 import pytest
 
 from diffusion_local.compose import House
+from diffusion_local.dispatch import slots
 from diffusion_local.domain import State
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.store.sweep import sweep
-from diffusion_local.worker import slots
-from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
 from tests.support import sql, start_python
+from tests.workers import open_runner
 
 DIE_AT = """
 import os, sys
@@ -23,6 +23,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.store import files, jobs, local_blobs, rows
 from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
+from tests.workers import open_runner
 
 def die(*args, **kwargs):
     os._exit(9)
@@ -45,7 +46,7 @@ match sys.argv[1]:
     case "while denoising":
         FakeEngine.generate = lambda self, params, on_step: (on_step(1, None), die())
     case "before the bytes":
-        files.ImageFiles.save = die
+        files.ImageFiles.save_encoded = die
     case "in the middle of the bytes":
         local_blobs.write_whole = lambda target, write, durable=False, **more: write_whole(
             target, half if durable else write, durable, **more
@@ -62,7 +63,7 @@ match sys.argv[1]:
         jobs.JobStore.finish = after(jobs.JobStore.finish)
 run_as(LOCAL)
 house = open_house(Settings.load())
-Runner(house, "cpu0", FakeEngine(0), Stop()).work_off()
+open_runner(house, "cpu0", FakeEngine(0), Stop()).work_off()
 house.database.close()
 os._exit(0)
 """
@@ -93,7 +94,7 @@ def test_a_worker_may_die_anywhere(house: House, point: str) -> None:
 
     slots.recover(house, "cpu0")
     assert sweep(house.files, house.database).strays == []  # its file, if there is one, is about to be made again
-    runner = Runner(house, "cpu0", FakeEngine(0), Stop())
+    runner = open_runner(house, "cpu0", FakeEngine(0), Stop())
     runner.work_off()
     runner.close()
     job = house.jobs.get(job_id)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image as PIL
 
+from diffusion_local import recipe
 from diffusion_local.catalog import Model
 from diffusion_local.compose import House
 from diffusion_local.domain import Claim, Job, Kind, State
@@ -15,10 +16,10 @@ from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.engine.memory import Choice
 from diffusion_local.errors import OutOfMemory
 from diffusion_local.messages import message
-from diffusion_local.store import recipe
 from diffusion_local.store.jobs import Flags, JobStore
 from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
+from tests.workers import open_runner
 
 
 class Recording(FakeEngine):
@@ -50,7 +51,7 @@ def engine() -> Recording:
 
 @pytest.fixture
 def runner(house: House, engine: Recording) -> Iterator[Runner]:
-    opened = Runner(house, "cpu0", engine, Stop())
+    opened = open_runner(house, "cpu0", engine, Stop())
     yield opened
     opened.close()
 
@@ -138,7 +139,7 @@ def test_out_of_memory_while_loading_steps_down_too(house: House, runner: Runner
 def test_other_models_are_put_away_before_a_step_down(house: House) -> None:
     engine = Recording(others=1)
     engine.fails_to_load = {"resident"}
-    opened = Runner(house, "cpu0", engine, Stop())
+    opened = open_runner(house, "cpu0", engine, Stop())
     found = facts(house, run(house, opened, "a red apple"))
     opened.close()
     assert engine.rungs == ["resident", "resident", "vae_tiling"]
@@ -147,7 +148,7 @@ def test_other_models_are_put_away_before_a_step_down(house: House) -> None:
 
 def test_a_rung_of_the_settings_is_where_it_begins(house: House, engine: Recording) -> None:
     forced = replace(house, settings=replace(house.settings, memory="group_offload"))
-    opened = Runner(forced, "cpu0", engine, Stop())
+    opened = open_runner(forced, "cpu0", engine, Stop())
     found = facts(house, run(house, opened, "a red apple"))
     assert (found["rung"], found["rung_why"]) == ("group_offload", "asked for")
     found = facts(house, run(house, opened, "[oom:sequential]", seed=8))

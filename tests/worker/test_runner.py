@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image as PIL
 
-from diffusion_local import shapes
+from diffusion_local import recipe, shapes
 from diffusion_local.compose import House
 from diffusion_local.domain import Job, Params, Room, State, utc_text
 from diffusion_local.engine import OnStep, Picture
@@ -19,11 +19,15 @@ from diffusion_local.engine.fake import FakeEngine, Hiccup, draw_card
 from diffusion_local.errors import BadImage
 from diffusion_local.messages import verbatim
 from diffusion_local.reports.words import facts
-from diffusion_local.store import connections, recipe
+from diffusion_local.store import connections
 from diffusion_local.telling.teller import of_report
+from diffusion_local.worker import runner as runner_module
 from diffusion_local.worker.runner import MAX_TRIES, Runner
 from diffusion_local.worker.stopping import Stop
 from tests.support import FAILURE, eventually, sql
+from tests.workers import open_runner
+
+pytestmark = pytest.mark.usefixtures("connection")
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def stop() -> Stop:
 
 @pytest.fixture
 def runner(house: House, stop: Stop) -> Iterator[Runner]:
-    opened = Runner(house, "cpu0", FakeEngine(0), stop)
+    opened = open_runner(house, "cpu0", FakeEngine(0), stop)
     yield opened
     opened.close()
 
@@ -67,7 +71,7 @@ def pictures(house: House) -> list[str]:
 def test_the_hash_of_a_model_is_known_from_its_first_picture_on(house: House, stop: Stop) -> None:
     engine = FakeEngine(0)
     engine.room = Room("cpu")  # type: ignore[misc]
-    runner = Runner(house, "cpu0", engine, stop)
+    runner = open_runner(house, "cpu0", engine, stop)
     try:
         [job_id] = submit(house)
         work_off(runner, house, job_id)
@@ -151,7 +155,7 @@ def test_a_fault_of_the_program_fails_the_job_and_says_so(house: House, stop: St
     def bug(params: Params) -> None:
         raise KeyError("left")
 
-    runner = Runner(house, "cpu0", Scripted(bug), stop)
+    runner = open_runner(house, "cpu0", Scripted(bug), stop)
     [job_id] = submit(house)
     job = work_off(runner, house, job_id)
     assert job.failure is not None
@@ -179,7 +183,7 @@ def test_tries_come_to_an_end(house: House, stop: Stop) -> None:
     def hiccup(params: Params) -> None:
         raise Hiccup(verbatim("not now"))
 
-    runner = Runner(house, "cpu0", Scripted(hiccup), stop)
+    runner = open_runner(house, "cpu0", Scripted(hiccup), stop)
     [job_id] = submit(house)
     waits = []
     for tries in range(1, MAX_TRIES):
@@ -204,7 +208,7 @@ def now_due(house: House) -> None:
 
 
 def test_a_cancel_is_heard_at_the_next_step(house: House, stop: Stop) -> None:
-    runner = Runner(house, "cpu0", Scripted(lambda params: house.studio.cancel([job_id])), stop)
+    runner = open_runner(house, "cpu0", Scripted(lambda params: house.studio.cancel([job_id])), stop)
     [job_id] = submit(house)
     job = work_off(runner, house, job_id)
     assert (job.state, job.step) == (State.CANCELLED, 0)
@@ -213,7 +217,7 @@ def test_a_cancel_is_heard_at_the_next_step(house: House, stop: Stop) -> None:
 
 
 def test_a_stop_gives_the_job_back_and_claims_no_other(house: House, stop: Stop) -> None:
-    runner = Runner(house, "cpu0", Scripted(lambda params: stop.request()), stop)
+    runner = open_runner(house, "cpu0", Scripted(lambda params: stop.request()), stop)
     ids = submit(house, count=2)
     runner.work_off()
     jobs = [house.jobs.get(job_id) for job_id in ids]
@@ -227,7 +231,7 @@ def test_a_stop_gives_the_job_back_and_claims_no_other(house: House, stop: Stop)
 
 def test_a_stop_may_let_the_picture_finish(house: House) -> None:
     stop = Stop(finish_first=True)
-    runner = Runner(house, "cpu0", Scripted(lambda params: stop.request()), stop)
+    runner = open_runner(house, "cpu0", Scripted(lambda params: stop.request()), stop)
     ids = submit(house, count=2)
     runner.work_off()
     assert [house.jobs.get(job_id).state for job_id in ids] == [State.DONE, State.QUEUED]
@@ -235,12 +239,12 @@ def test_a_stop_may_let_the_picture_finish(house: House) -> None:
 
 
 def test_a_pause_may_take_the_running_picture_back(house: House, stop: Stop) -> None:
-    runner = Runner(house, "cpu0", Scripted(lambda params: house.control.pause(give_back=True)), stop)
+    runner = open_runner(house, "cpu0", Scripted(lambda params: house.control.pause(give_back=True)), stop)
     [job_id] = submit(house)
     assert work_off(runner, house, job_id).state is State.QUEUED
     house.control.resume()
     runner.close()
-    runner = Runner(house, "cpu0", FakeEngine(0), stop)
+    runner = open_runner(house, "cpu0", FakeEngine(0), stop)
     assert work_off(runner, house, job_id).state is State.DONE
     runner.close()
 
@@ -255,7 +259,7 @@ def test_a_lost_claim_writes_nothing(house: House, stop: Stop) -> None:
         house.jobs.recover("cpu0", FAILURE)
         house.control.pause()
 
-    runner = Runner(house, "cpu0", Scripted(lose), stop)
+    runner = open_runner(house, "cpu0", Scripted(lose), stop)
     [job_id] = submit(house)
     job = work_off(runner, house, job_id)
     runner.close()
@@ -271,7 +275,7 @@ def test_a_claim_lost_after_the_last_step_saves_nothing(house: House, stop: Stop
             house.control.pause()
             return picture
 
-    runner = Runner(house, "cpu0", LosesAtTheEnd(0), stop)
+    runner = open_runner(house, "cpu0", LosesAtTheEnd(0), stop)
     [job_id] = submit(house)
     job = work_off(runner, house, job_id)
     runner.close()
@@ -283,7 +287,7 @@ def test_no_usable_picture_fails_the_job_and_leaves_no_file(house: House, stop: 
     def bad(params: Params) -> None:
         raise BadImage
 
-    runner = Runner(house, "cpu0", Scripted(bad), stop)
+    runner = open_runner(house, "cpu0", Scripted(bad), stop)
     [job_id] = submit(house)
     job = work_off(runner, house, job_id)
     runner.close()
@@ -298,12 +302,12 @@ def test_no_usable_picture_fails_the_job_and_leaves_no_file(house: House, stop: 
 def test_with_too_little_room_the_queue_holds_itself_back_and_goes_on_by_itself(house: House, stop: Stop) -> None:
     small = replace(house, settings=replace(house.settings, disk_reserve_mb=10**9))
     [job_id] = submit(house)
-    runner = Runner(small, "cpu0", FakeEngine(0), stop)
+    runner = open_runner(small, "cpu0", FakeEngine(0), stop)
     assert work_off(runner, house, job_id).state is State.QUEUED
     runner.close()
     assert "nearly full" in house.control.blocked()
     assert "Free some space" in house.studio.snapshot().reason
-    runner = Runner(house, "cpu0", FakeEngine(0), stop)  # there is room again
+    runner = open_runner(house, "cpu0", FakeEngine(0), stop)  # there is room again
     assert work_off(runner, house, job_id).state is State.DONE
     runner.close()
     assert house.control.blocked() == ""
@@ -327,7 +331,7 @@ def test_a_database_that_is_locked_for_a_while_loses_nothing(
             eventually(lambda: runner._saver._saving is not None and runner._saver._saving.done())
             eventually(lambda: not holding(house))
 
-    runner = Runner(house, "cpu0", Scripted(lock), stop)
+    runner = open_runner(house, "cpu0", Scripted(lock), stop)
     for _ in range(20):
         runner.work_off()
         if all(house.jobs.get(job_id).final for job_id in (first, second)):
@@ -349,7 +353,7 @@ def holding(house: House) -> bool:
 
 def test_an_idle_worker_lets_go_of_the_model(house: House, stop: Stop) -> None:
     engine = FakeEngine(0)
-    runner = Runner(replace(house, settings=replace(house.settings, idle_unload=0)), "cpu0", engine, stop)
+    runner = open_runner(replace(house, settings=replace(house.settings, idle_unload=0)), "cpu0", engine, stop)
     [job_id] = submit(house)
     work_off(runner, house, job_id)
     assert engine.loaded == "starter"
@@ -363,7 +367,9 @@ def test_previews_are_drawn_every_so_many_steps(
     house: House, stop: Stop, monkeypatch: pytest.MonkeyPatch, every: int, drawn: int
 ) -> None:
     monkeypatch.setattr("diffusion_local.worker.reporting.PREVIEW_SECONDS", 0.0)
-    runner = Runner(replace(house, settings=replace(house.settings, preview_every=every)), "cpu0", FakeEngine(0), stop)
+    runner = open_runner(
+        replace(house, settings=replace(house.settings, preview_every=every)), "cpu0", FakeEngine(0), stop
+    )
     asked: list[Callable[[], PIL.Image]] = []
     monkeypatch.setattr(runner._reporter, "_draw_preview", lambda job, preview: asked.append(preview))
     submit(house)
@@ -385,7 +391,7 @@ class OneColour(FakeEngine):
 
 
 def test_a_black_picture_is_kept_and_flagged_unless_it_was_asked_for(house: House, stop: Stop) -> None:
-    runner = Runner(house, "cpu0", OneColour("black"), stop)
+    runner = open_runner(house, "cpu0", OneColour("black"), stop)
     try:
         [flagged], [asked] = submit(house, "a red apple"), submit(house, "a pure black image")
         runner.work_off()
@@ -405,3 +411,36 @@ def test_a_black_picture_is_kept_and_flagged_unless_it_was_asked_for(house: Hous
         found = recipe.read(stored)
     assert found is not None
     assert found["facts"]["flag"] == "black"
+
+
+# -- waiting for work ------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_looks_at_each_ring_and_by_itself_until_it_is_stopped(
+    house: House, runner: Runner, stop: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(runner, "work_off", lambda: looks.append(1))
+    monkeypatch.setattr(runner_module, "IDLE_LOOK_SECONDS", 3600.0)
+    thread = threading.Thread(target=runner.serve)
+    thread.start()
+    try:
+        eventually(lambda: len(looks) == 1)
+        house.queue.ring()
+        eventually(lambda: len(looks) == 2)
+        monkeypatch.setattr(runner_module, "IDLE_LOOK_SECONDS", 0.01)
+        house.queue.ring()  # the look that this one causes is the last whose successor is an hour away
+        eventually(lambda: len(looks) > 5)
+    finally:
+        stop.request()
+        thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_fault_of_what_a_worker_does_is_not_hidden(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(runner, "work_off", broken)
+    with pytest.raises(ZeroDivisionError):
+        runner.serve()

@@ -13,10 +13,11 @@ from diffusion_local.domain import Params, State
 from diffusion_local.engine import OnStep, Picture
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import BadImage, OutOfMemory
-from diffusion_local.store.paces import Measured
+from diffusion_local.estimates import Measured
 from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
 from tests.support import eventually
+from tests.workers import open_runner
 
 SIZES = {"width": 128, "height": 128, "steps": 4}
 
@@ -40,7 +41,7 @@ def work(house: House) -> Iterator[Callable[[FakeEngine], Runner]]:
     opened: list[Runner] = []
 
     def start(engine: FakeEngine) -> Runner:
-        opened.append(Runner(house, "cpu0", engine, Stop()))
+        opened.append(open_runner(house, "cpu0", engine, Stop()))
         return opened[-1]
 
     yield start

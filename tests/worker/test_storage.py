@@ -12,15 +12,17 @@ from typing import Any
 import pytest
 
 from diffusion_local.compose import House
+from diffusion_local.dispatch import storage
 from diffusion_local.domain import State
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import StorageProblem
 from diffusion_local.store import files
-from diffusion_local.worker import reporting, runner, saving, storage
+from diffusion_local.worker import reporting, runner, saving
 from diffusion_local.worker.runner import MAX_TRIES, Runner
 from diffusion_local.worker.stopping import Stop
 from tests.support import eventually, sql
 from tests.worker.test_runner import now_due, pictures, submit
+from tests.workers import open_runner
 
 FAULTS = (
     "EACCES",
@@ -38,10 +40,14 @@ FAULTS = (
     "EFBIG",
 )
 
+pytestmark = pytest.mark.usefixtures("connection")
+
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "PROBE_SECONDS", 0.02)
+    monkeypatch.setattr(storage, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(saving, "TRY_SECONDS", 0.02)
     monkeypatch.setattr(saving, "KEEP_SECONDS", 0.05)
     monkeypatch.setattr(reporting, "DATABASE_PAUSE", 0.05)
     monkeypatch.setattr(runner, "DATABASE_PAUSE", 0.05)
@@ -54,7 +60,7 @@ def stop() -> Stop:
 
 @pytest.fixture
 def worker(house: House, stop: Stop) -> Iterator[Runner]:
-    opened = Runner(house, "cpu0", FakeEngine(0), stop)
+    opened = open_runner(house, "cpu0", FakeEngine(0), stop)
     yield opened
     stop.request()
     opened.close()
@@ -253,14 +259,14 @@ def test_a_database_fault_in_the_middle_of_denoising_throws_no_work_away(
 def test_a_claim_that_was_written_although_a_fault_was_reported_is_given_back(
     house: House, worker: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim_next = house.jobs.claim_next
+    claim_jobs = house.jobs.claim
 
     def claim(*args: Any) -> Any:
-        claim_next(*args)
+        claim_jobs(*args)
         with house.database.read():
             raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(house.jobs, "claim_next", claim)
+    monkeypatch.setattr(house.jobs, "claim", claim)
     [job_id] = submit(house)
     worker.work_off()
     monkeypatch.undo()

@@ -16,14 +16,13 @@ import anyio.to_thread
 import gradio as gr
 from gradio import FileData
 
-from diffusion_local import actor, answers, authority
+from diffusion_local import actor, answers, authority, faults
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.messages import message
 from diffusion_local.operations import registry
 from diffusion_local.operations.operation import Operation
 from diffusion_local.options.signature import taking_options
 from diffusion_local.options.values import number
-from diffusion_local.store import faults
 from diffusion_local.studio import MAX_WAIT, Studio
 from diffusion_local.web.api.following import Followed, told_until_end
 from diffusion_local.web.api.gradio.calls import UPLOAD

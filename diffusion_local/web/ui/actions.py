@@ -5,10 +5,10 @@ from typing import Any
 
 import gradio as gr
 
+from diffusion_local import faults
 from diffusion_local.domain import Kind
 from diffusion_local.errors import UserError
 from diffusion_local.options.validate import STRENGTHS
-from diffusion_local.store import faults
 from diffusion_local.studio import Studio
 from diffusion_local.web import lan
 from diffusion_local.web.ui import (

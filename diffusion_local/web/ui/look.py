@@ -4,8 +4,8 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from diffusion_local import faults
 from diffusion_local.errors import UserError
-from diffusion_local.store import faults
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import (
     tab_create,

@@ -10,12 +10,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 
-from diffusion_local import shapes
+from diffusion_local import faults, shapes
 from diffusion_local.actor import current
 from diffusion_local.domain import Image, Job, State
 from diffusion_local.errors import InvalidParams, UserError, echo
 from diffusion_local.messages import message
-from diffusion_local.store import faults
 from diffusion_local.studio import MAX_WAIT, Studio
 from diffusion_local.web.api.dialects.pictures import converted
 from diffusion_local.web.refusals import of_validation

@@ -9,14 +9,15 @@ from PIL import ExifTags
 from PIL import Image as PIL
 from sd_parsers import ParserManager
 
+from diffusion_local import image_formats
 from diffusion_local.compose import House, open_files, open_house
 from diffusion_local.domain import Image
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.settings import Settings
-from diffusion_local.store import encoding, reading
+from diffusion_local.store import reading
 from diffusion_local.store.sweep import rebuild, sweep
-from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
+from tests.workers import open_runner
 
 KEY = "2026/11/22/01J0000000000000000000000"
 PICTURE = PIL.radial_gradient("L").convert("RGB")
@@ -36,7 +37,7 @@ def other(settings: Settings, form: str) -> House:
 
 def image_in(house: House) -> tuple[Image, Path]:
     house.studio.submit(PROMPT, width=128, height=128, steps=1)
-    runner = Runner(house, "cpu0", FakeEngine(0), Stop())
+    runner = open_runner(house, "cpu0", FakeEngine(0), Stop())
     runner.work_off()
     runner.close()
     [image] = house.images.page()
@@ -59,7 +60,7 @@ def test_the_recipe_is_inside_for_other_tools_and_for_ours(other: House, form: s
 def test_it_has_its_own_name_beside_its_thumbnail(other: House, form: str) -> None:
     image, path = image_in(other)
     thumbnail = other.files.thumbnail(image.key)
-    assert (path.name, thumbnail.name) == (image.id + encoding.SUFFIXES[form], f"{image.id}.webp")
+    assert (path.name, thumbnail.name) == (image.id + image_formats.SUFFIXES[form], f"{image.id}.webp")
     thumbnail.delete()
     with other.files.thumbnail(image.key).open() as file, PIL.open(file) as small:
         assert max(small.size) <= 320
@@ -102,5 +103,5 @@ def test_what_a_format_cannot_hold_is_kept_as_png(settings: Settings) -> None:
     settings.make_folders()
     long = {"parameters": "x" * 40_000, "diffusion-local": "{}"}
     assert open_files(replace(settings, image_format="jpeg")).save(KEY, PICTURE, long).key == KEY
-    wide = PIL.new("RGB", (encoding.LARGEST_SIDE["webp"] + 1, 1))
+    wide = PIL.new("RGB", (image_formats.LARGEST_SIDE["webp"] + 1, 1))
     assert open_files(replace(settings, image_format="webp")).save(KEY, wide, {}).key == KEY

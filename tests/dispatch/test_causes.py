@@ -8,9 +8,9 @@ import pytest
 
 from diffusion_local import shapes
 from diffusion_local.compose import House
+from diffusion_local.dispatch import causes, slots
 from diffusion_local.domain import State
 from diffusion_local.settings import Settings
-from diffusion_local.worker import causes, slots
 from tests.support import claimed, enqueue
 
 

@@ -4,9 +4,9 @@ import pytest
 from filelock import FileLock
 
 from diffusion_local.compose import House
+from diffusion_local.dispatch import slots
 from diffusion_local.domain import State
 from diffusion_local.errors import HomeInUse
-from diffusion_local.worker import slots
 from tests.support import claimed, enqueue, eventually, start_python
 
 
@@ -21,7 +21,7 @@ HOLD = """
 import sys, time
 from diffusion_local.compose import open_house
 from diffusion_local.settings import Settings
-from diffusion_local.worker import slots
+from diffusion_local.dispatch import slots
 house = open_house(Settings.load())
 lock = slots.take(house, "cpu0", 0)
 house.workers.register("cpu0", 4242, "")

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from diffusion_local import faults
 from diffusion_local.compose import House
 from diffusion_local.domain import Claim, Failure, Job, State
 from diffusion_local.errors import HomeInUse
 from diffusion_local.messages import message
 from diffusion_local.modes import FILE
-from diffusion_local.store import faults
 
 log = logging.getLogger(__name__)
 

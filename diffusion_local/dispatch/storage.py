@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from diffusion_local.compose import House
 from diffusion_local.errors import DatabaseProblem, DiskFull, StorageProblem
@@ -15,24 +15,26 @@ log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 1.0  # between two probes while the queue is held
 SLOW_SECONDS = 10.0  # after which a gallery that does not answer holds the queue
+WATCH_SECONDS = 1.0  # between two looks whether it answers
 
 
 class Storage:
-    """One per worker. ``sound`` and ``may_begin`` write to the gallery, so both wait where a network share hangs."""
+    """One per process. ``sound`` and ``ready`` write to the gallery, so both wait where a network share hangs."""
 
-    def __init__(self, house: House, stop: threading.Event) -> None:
+    def __init__(self, house: House) -> None:
         self._files = house.files
         self._database = house.database
         self._control = house.control
         self._reserve = house.settings.disk_reserve_mb * 10**6
         self._home = str(house.settings.home)
-        self._stop = stop
         self._said = ""
         self._probe_bytes = PROBE_BYTES
         self._probed_at = float("-inf")
         self._waits: dict[int, float] = {}  # thread: since when it waits for the gallery, monotonic
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, name="gallery watch", daemon=True).start()
 
-    def may_begin(self) -> bool:
+    def ready(self) -> bool:
         """Whether a job may be claimed. Holds the queue where the gallery cannot be written or its disk is nearly full,
         and opens it again. Raises DatabaseProblem."""
         held = self._control.blocked()
@@ -45,19 +47,42 @@ class Storage:
         return not reason
 
     def sound(self, needed: int = PROBE_BYTES) -> bool:
-        """Whether gallery and database can be written. If not, the queue is held until ``may_begin`` finds it so.
+        """Whether gallery and database can be written. If not, the queue is held until ``ready`` finds it so.
 
         ``needed`` is the size in bytes of what could not be saved.
         """
         self._probe_bytes = max(self._probe_bytes, needed)
         reason = self._fault()
         if reason:
-            self.hold(reason)
+            self._hold(reason)
         else:
             self._said = ""
         return not reason
 
-    def hold(self, reason: str) -> None:
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around each call that waits for the gallery, so that the queue is held if it hangs."""
+        self._waits[threading.get_ident()] = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waits.pop(threading.get_ident(), None)
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def relative(self, text: str) -> str:
+        """A message with paths relative to the home."""
+        if isinstance(text, Message):
+            return changed(text, self._without_home)
+        return self._without_home(text)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _without_home(self, text: str) -> str:
+        return text.replace(f"{self._home}/", "").replace(f"{self._home}\\", "")
+
+    def _hold(self, reason: str) -> None:
         """Say why nothing is claimed; a database that cannot be written says so itself, by refusing every claim."""
         self._say(reason)
         with contextlib.suppress(DatabaseProblem):
@@ -69,31 +94,14 @@ class Storage:
             self._said = reason
             log.warning("the queue is held: %s", reason) if reason else log.info("the storage can be used again")
 
-    def outlast(self, look: Callable[[], None], needed: int) -> None:
-        """Wait until gallery and database can be written; ``look`` is called between two probes and may raise."""
-        while True:
-            self._stop.wait(PROBE_SECONDS)
-            look()
-            if self.sound(needed):
-                return
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Around what waits for the gallery, so that ``slow`` can tell that it hangs."""
-        self._waits[threading.get_ident()] = time.monotonic()
-        try:
-            yield
-        finally:
-            self._waits.pop(threading.get_ident(), None)
-
-    def slow(self) -> bool:
-        """Whether the gallery has not answered for SLOW_SECONDS; the queue is held then."""
-        since = min(list(self._waits.values()), default=None)
-        if since is None or time.monotonic() - since < SLOW_SECONDS:
-            return False
-        if not self._control.blocked():
-            self.hold(message("storage_silent"))
-        return True
+    def _watch(self) -> None:
+        """On a thread of its own: hold the queue while the gallery does not answer."""
+        while not self._closed.wait(WATCH_SECONDS):
+            since = min(list(self._waits.values()), default=None)
+            if since is not None and time.monotonic() - since >= SLOW_SECONDS:
+                with contextlib.suppress(DatabaseProblem):
+                    if not self._control.blocked():
+                        self._hold(message("storage_silent"))
 
     def _fault(self) -> str:
         """Why gallery or database cannot be written; empty if they can."""
@@ -119,7 +127,3 @@ class Storage:
         if free >= self._reserve:
             return ""
         return message("disk_nearly_full", reserve=self._reserve // 10**6)
-
-    def relative(self, problem: Message) -> Message:
-        """A message with paths relative to the home."""
-        return changed(problem, lambda text: text.replace(f"{self._home}/", "").replace(f"{self._home}\\", ""))
