@@ -55,11 +55,12 @@ def test_a_worker_that_wakes_after_its_job_was_made_elsewhere_writes_nothing(
 ) -> None:
     """``save``: it has passed its last look at the claim, and stands before the bytes."""
     stand = """
-import os, signal
+import os, signal, threading
 from diffusion_local.store import files
 save = files.ImageFiles.save_encoded
 def stand(*args):
     os.kill(os.getpid(), signal.SIGSTOP)
+    threading.Event().wait(1)  # the stop may reach another thread first, and this one would go on meanwhile
     return save(*args)
 files.ImageFiles.save_encoded = stand
 """
