@@ -159,7 +159,7 @@ def test_previews_come_and_go(elsewhere: House, client: TestClient, blobs: Memor
     )
     elsewhere.files.drop_preview(job_id)
     assert client.get(f"/previews/{job_id}.webp").headers["Content-Type"] == "image/gif"
-    elsewhere.files.save_preview("of-the-dead", PIL.new("RGB", (8, 8)))
+    elsewhere.files.save_preview("of-the-dead", webp(PIL.new("RGB", (8, 8)), 60))
     blobs._kept["previews/of-the-dead.webp"] = b"", time.time() - 86400
     chores.let_go(elsewhere)
     assert keys(blobs, "previews/") == []
