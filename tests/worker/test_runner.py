@@ -387,7 +387,7 @@ class OneColour(FakeEngine):
 
     def generate(self, params: Params, on_step: OnStep) -> Picture:
         made = super().generate(params, on_step)
-        return replace(made, image=PIL.new("RGB", made.image.size, self.colour))
+        return Picture(PIL.new("RGB", made.image.size, self.colour), made.facts)
 
 
 def test_a_black_picture_is_kept_and_flagged_unless_it_was_asked_for(house: House, stop: Stop) -> None:
