@@ -76,12 +76,6 @@ class Problem(TypedDict):
     error: Fault
 
 
-class Touched(TypedDict):
-    """Ids of the jobs that an order reached."""
-
-    job_ids: list[str]
-
-
 def receipt(receipt: Receipt) -> Json:
     return asdict(receipt)
 

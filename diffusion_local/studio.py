@@ -196,7 +196,7 @@ class Studio(Orders, Questions):
     ) -> list[Job]:
         """Jobs, newest first; ``before`` is the last id of the page before. With ``ids`` these jobs, at most 100."""
         if len(ids) > MOST_BY_ID:
-            raise InvalidParams("id", message("job_ids_most", most=MOST_BY_ID, got=len(ids)))
+            raise InvalidParams("job_ids", message("job_ids_most", most=MOST_BY_ID, got=len(ids)))
         if ids:
             return [self._jobs.get(job_id) for job_id in ids]
         known = known_state(state) if state else None
