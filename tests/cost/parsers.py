@@ -334,6 +334,7 @@ EXEMPT = {
     "cli/pictures.py": "an id that the person at the terminal typed",
     "engine/devices.py": "the slot's name, which the supervisor chose",
     "engine/extras.py": "a file's name as literal text, in a prompt of bounded length",
+    "operations/registry.py": "the paths of routes, as the program declares them",
     "web/frame.py": "the page that gradio built",
     "web/manual.py": "the path under which a proxy serves us, out of the settings",
     "web/ui/form.py": "a number of at most 20 digits",
