@@ -96,6 +96,7 @@ ROUTES: dict[str, Call] = {
     "POST /api/v1/jobs/{job_id}/cancel": Call("/api/v1/jobs/{job}/cancel"),
     "POST /api/v1/jobs/{job_id}/again": Call("/api/v1/jobs/{done}/again"),
     "DELETE /api/v1/jobs/{job_id}": Call("/api/v1/jobs/{done}"),
+    "POST /api/v1/jobs/preview": body(prompt="a {red|blue} tree", **SMALL),
     "POST /api/v1/jobs/cancel": body(job_ids=["{job}", "{running}"]),
     "POST /api/v1/jobs/again": body(batch_id="{failed_batch}", failed=True),
     "POST /api/v1/jobs/move": body(to="top", job_ids=["{job2}"]),
@@ -239,6 +240,7 @@ ENDPOINTS: dict[str, dict[str, Any]] = {
     "batch": {"batch_id": "{batch}"},
     "edit_batch": {"batch_id": "{batch}", "name": "other", "prompt": "other"},
     "duplicate_batch": {"batch_id": "{done_batch}"},
+    "preview": SMALL | {"prompt": "a {red|blue} tree"},
     "check_grid": {"prompt": "a tree", "x": "steps: 4,5", "source": "{source}"},
     "submit_grid": {"prompt": "a tree", "x": "steps: 4,5"} | SMALL,
     "queue_window": {"window": "23:00-07:00"},
@@ -299,6 +301,7 @@ HANDLERS: dict[str, list[Any]] = {
     "linked": ["{image}"],
     "fill": ['{"settings": {"prompt": "a", "source": "{source}", "strength": 0.5}, "others": {}}'],
     "on_generate": ["a tree"],
+    "on_preview": ["a {red|blue} tree"],
 }
 TABS: dict[str, list[str]] = {
     tab: ["{batch} {done_batch} {failed_batch}", "", "open={batch}+{done_batch}+{failed_batch}", "", ""]
@@ -349,6 +352,7 @@ SENTENCES: dict[str, tuple[Any, ...]] = {
     "batches.rename": ("{batch}", "other"),
     "batches.edit": ("{batch}", {"steps": 5}),
     "batches.duplicate": ("{done_batch}",),
+    "prompts.preview": ("a tree",),
     "grids.check": ("a tree", {"x": "steps: 4,5"}),
     "grids.submit": ("a tree", {"x": "steps: 4,5"}),
     "lists.check": ("a tree",),
