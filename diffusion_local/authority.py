@@ -2,7 +2,7 @@
 
 The registry (``diffusion_local.operations``) names the scope that an actor must have for an operation, and whose things
 it reads or changes. Scope, and the account where an account is concerned, are checked here; ownership of rows is
-checked where the rows are read (``store.ownership``). A class with a public method that the registry does not declare
+checked where the rows are read (``db.access``). A class with a public method that the registry does not declare
 cannot be imported, so there is no operation without authority.
 """
 

@@ -6,10 +6,11 @@ from functools import partial
 
 from diffusion_local import logs
 from diffusion_local.compose import House
+from diffusion_local.db import upkeep
 from diffusion_local.doorbell import file_of, url_of
 from diffusion_local.errors import UserError
 from diffusion_local.queue import ChoreQueue
-from diffusion_local.store import clock, retention, space
+from diffusion_local.store import clock, retention
 from diffusion_local.store.sweep import sweep
 
 MERGED_DAYS = 2  # before, as a chore of each night may have been missed
@@ -51,12 +52,12 @@ def give_back_space(house: House) -> None:
 
 
 def compact(house: House, seconds: float, anyhow: bool = False) -> tuple[int, int, int]:
-    """Bytes given back by app.db, queue.db and the logs; ``anyhow`` as in ``space.shrink``."""
-    space.merge_text(house.database, retention.days_ago(MERGED_DAYS), seconds)
+    """Bytes given back by app.db, queue.db and the logs; ``anyhow`` as in ``upkeep.shrink``."""
+    upkeep.merge_text(house.database, retention.days_ago(MERGED_DAYS), seconds)
     reserve = house.settings.disk_reserve_mb * 1_000_000
-    gained = space.shrink(house.database, reserve, seconds, anyhow)
+    gained = upkeep.shrink(house.database, reserve, seconds, anyhow)
     queue = file_of(house.settings)
-    return gained, space.shrink_file(queue) if queue else 0, logs.trim(house.settings)
+    return gained, upkeep.shrink_file(queue) if queue else 0, logs.trim(house.settings)
 
 
 def optimize(house: House) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from diffusion_local.catalog import Catalog
+from diffusion_local.db.database import Database
 from diffusion_local.doorbell import url_of
 from diffusion_local.library import Library
 from diffusion_local.models.places import Places
@@ -10,9 +11,7 @@ from diffusion_local.queue import HueyQueue
 from diffusion_local.reports.reports import Reports
 from diffusion_local.settings import Settings
 from diffusion_local.store.blobs import Blobs
-from diffusion_local.store.boards import BoardStore
 from diffusion_local.store.control import QueueControl
-from diffusion_local.store.database import Database
 from diffusion_local.store.deliveries import DeliveryStore
 from diffusion_local.store.downloads import DownloadStore
 from diffusion_local.store.files import ImageFiles
@@ -22,9 +21,11 @@ from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.line import Rules
 from diffusion_local.store.local_blobs import LocalBlobs
 from diffusion_local.store.notices import NoticeStore
+from diffusion_local.store.probe import Probe
 from diffusion_local.store.queue_view import QueueView
-from diffusion_local.store.source_owners import SourceOwners
 from diffusion_local.store.sources import Sources
+from diffusion_local.store.stores import Stores
+from diffusion_local.store.timetable import Timetable
 from diffusion_local.store.workers import WorkerStore
 from diffusion_local.studio import Studio
 from diffusion_local.telling.teller import Teller
@@ -66,42 +67,26 @@ def open_house(settings: Settings, blobs: Blobs | None = None) -> House:
     settings.make_folders()
     database = Database.open(settings.database)
     rules = Rules(settings.zone, settings.model_streak)
-    jobs, control, view = JobStore(database, rules), QueueControl(database), QueueView(database, rules)
-    images, workers, fits = ImageStore(database), WorkerStore(database), FitStore(database)
+    stores = Stores.of(database, rules)
     files, queue = ImageFiles(blobs, settings) if blobs else open_files(settings), HueyQueue(url_of(settings))
-    sources = Sources(settings, SourceOwners(database), images, files)
+    sources = Sources(settings, stores.source_owners, stores.images, files)
     catalog = Catalog(settings.starter, Places.of(settings), sources.size, sources.paints)
-    notices, deliveries = NoticeStore(database), DeliveryStore(database)
-    reports = Reports(settings, database, view, control, files)
-    teller = Teller(settings, notices, deliveries, jobs, view, reports, images, files)
+    reports = Reports(settings, stores.reports, stores.view, stores.control, files)
+    notices, deliveries = stores.notices, stores.deliveries
+    teller = Teller(settings, notices, deliveries, stores.jobs, stores.view, reports, stores.images, files)
     webhooks = Webhooks(settings, notices, deliveries)
-    downloads = DownloadStore(database)
-    library = Library(settings, catalog, downloads, images, fits, workers)
-    studio = Studio(
-        settings,
-        jobs,
-        control,
-        view,
-        images,
-        workers,
-        files,
-        queue,
-        sources,
-        catalog,
-        library,
-        reports,
-        webhooks,
-        BoardStore(database),
-    )
+    library = Library(settings, catalog, stores.downloads, stores.images, stores.fits, stores.workers)
+    timetable, storage = Timetable(database, rules, webhooks.check), Probe(database, files)
+    studio = Studio(settings, stores, files, queue, sources, catalog, library, reports, webhooks, timetable, storage)
     return House(
         settings,
         database,
-        jobs,
-        control,
-        view,
-        images,
-        workers,
-        fits,
+        stores.jobs,
+        stores.control,
+        stores.view,
+        stores.images,
+        stores.workers,
+        stores.fits,
         files,
         queue,
         sources,
@@ -109,7 +94,7 @@ def open_house(settings: Settings, blobs: Blobs | None = None) -> House:
         notices,
         deliveries,
         teller,
-        downloads,
+        stores.downloads,
         studio,
     )
 

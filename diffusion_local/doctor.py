@@ -2,7 +2,6 @@
 
 import platform
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -11,6 +10,8 @@ from typing import Any
 
 from diffusion_local import __version__, gpus, permissions
 from diffusion_local.catalog import Catalog
+from diffusion_local.db import upkeep
+from diffusion_local.db.database import Database, DatabaseError, check_integrity
 from diffusion_local.doorbell import open_huey, parse, url_of
 from diffusion_local.engine import inventory
 from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams, NotFound, UserError, message_of
@@ -18,9 +19,7 @@ from diffusion_local.exposure import closed, exposing
 from diffusion_local.messages import message
 from diffusion_local.models.places import Places
 from diffusion_local.settings import Settings
-from diffusion_local.store import space
 from diffusion_local.store.accounts import AccountStore
-from diffusion_local.store.database import Database, check_integrity
 from diffusion_local.store.files import ImageFiles
 from diffusion_local.store.probe import Probe
 from diffusion_local.store.sweep import rebuild
@@ -69,7 +68,7 @@ def examine(settings: Settings, files: ImageFiles) -> list[Finding]:
     for check in checks:
         try:
             findings += check(settings)
-        except (UserError, OSError, sqlite3.Error) as error:
+        except (UserError, OSError, DatabaseError) as error:
             findings.append(Finding(check.__name__, False, message_of(error), message("found_see")))
     return findings
 
@@ -138,7 +137,7 @@ def permitted(settings: Settings) -> Iterator[Finding]:
 
 def reclaimable(settings: Settings) -> Iterator[Finding]:
     if settings.database.exists():
-        found = space.measure(Database(settings.database))
+        found = upkeep.measure(Database(settings.database))
         text = message("found_space", size=found.size / 1000000.0, free=found.free / 1000000.0)
         mend = message("mend_space")
         yield Finding("space", not (found.worth_it and found.free > TOO_MUCH_FREE), text, mend, False)

@@ -3,7 +3,7 @@
 Part of the Studio; nothing here changes anything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from diffusion_local.catalog import Catalog
 from diffusion_local.domain import Batch, Event, State
@@ -11,12 +11,13 @@ from diffusion_local.errors import NotFound
 from diffusion_local.messages import message
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.store.queue_view import QueueView
-from diffusion_local.store.tally import Tally, read_tally
+from diffusion_local.store.tally import Tally
 
 
 class Questions:
     _catalog: Catalog
     _view: QueueView
+    _tally: Callable[[], Tally]
 
     def moment(self) -> tuple[int, int]:
         """(revision, number of the newest event). The second one stays the same while pictures only advance."""
@@ -49,4 +50,4 @@ class Questions:
 
     def tally(self) -> Tally:
         """Everything that is counted for monitoring, read in one transaction."""
-        return read_tally(self._view)
+        return self._tally()

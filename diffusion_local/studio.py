@@ -44,19 +44,14 @@ from diffusion_local.questions import Questions
 from diffusion_local.queue import JobQueue
 from diffusion_local.reports.reports import Reports
 from diffusion_local.settings import Settings
-from diffusion_local.store.accounts import AccountStore
 from diffusion_local.store.blobs import StoredFile
-from diffusion_local.store.boards import BoardStore
-from diffusion_local.store.control import QueueControl
 from diffusion_local.store.files import ImageFiles
-from diffusion_local.store.images import ImageStore
-from diffusion_local.store.jobs import JobStore, new_jobs
+from diffusion_local.store.jobs import new_jobs
 from diffusion_local.store.probe import Probe
-from diffusion_local.store.queue_groups import QueueGroups
-from diffusion_local.store.queue_view import QueueView
 from diffusion_local.store.sources import Sources
+from diffusion_local.store.stores import Stores
 from diffusion_local.store.timetable import Timetable
-from diffusion_local.store.workers import WorkerStore, silent
+from diffusion_local.store.workers import silent
 from diffusion_local.styles import Styles
 from diffusion_local.telling.webhooks import Webhooks
 
@@ -78,11 +73,7 @@ class Studio(Orders, Questions):
     def __init__(
         self,
         settings: Settings,
-        jobs: JobStore,
-        control: QueueControl,
-        view: QueueView,
-        images: ImageStore,
-        workers: WorkerStore,
+        stores: Stores,
         files: ImageFiles,
         queue: JobQueue,
         sources: Sources,
@@ -90,35 +81,40 @@ class Studio(Orders, Questions):
         library: Library,
         reports: Reports,
         webhooks: Webhooks,
-        boards: BoardStore,
+        timetable: Timetable,
+        storage: Probe,
     ) -> None:
         self._settings = settings
+        jobs, view, images = stores.jobs, stores.view, stores.images
         self._jobs = jobs
-        self._control = control
+        self._control = stores.control
         self._view = view
         self._images = images
-        self._workers = workers
+        self._workers = stores.workers
+        self._tally = stores.tally
         self._files = files
         self._queue = queue
         self._catalog = catalog
         self.sources = sources
         self.styles = Styles(settings.home)
-        self._timetable = Timetable(view.database, view.rules, webhooks.check)
+        self._timetable = timetable
         self.library = library
-        self.lists = PromptLists(settings, jobs, view, images, files, queue, catalog, self._timetable)
+        self.lists = PromptLists(
+            settings, jobs, view, images, stores.batches, stores.results, files, queue, catalog, timetable
+        )
         self.reports = reports
         self.webhooks = webhooks
-        self.batches = Batches(settings, jobs, view, files, queue, catalog, self._timetable)
+        self.batches = Batches(settings, jobs, view, stores.batches, stores.results, files, queue, catalog, timetable)
         self.prompts = Prompts(settings, catalog)
-        self.grids = Grids(settings, jobs, view, queue, catalog, self._timetable)
-        self.groups = QueueGroups(view.database, view.rules)
-        self.queue_file = QueueFile(settings, jobs, view, queue, catalog)
-        self.accounts = Accounts(settings, AccountStore(view.database))
+        self.grids = Grids(settings, jobs, view, stores.batches, queue, catalog, timetable)
+        self.groups = stores.groups
+        self.queue_file = QueueFile(settings, jobs, stores.results, queue, catalog)
+        self.accounts = Accounts(settings, stores.accounts)
         self.pictures = Pictures(images, files)
-        self.boards = boards
+        self.boards = stores.boards
         self.preferences = Preferences(settings)
         self.health = Health(settings, images, files)
-        self.storage = Probe(view.database, files)
+        self.storage = storage
 
     # -- submit and wait -------------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from safetensors.torch import save_file
 
 from diffusion_local.catalog import Catalog
 from diffusion_local.compose import open_files
+from diffusion_local.db.database import Database
 from diffusion_local.domain import Lora, Params, utc_now
 from diffusion_local.engine import Picture, painting, placement
 from diffusion_local.engine.devices import at_slot
@@ -49,7 +50,6 @@ from diffusion_local.engine.weights import read
 from diffusion_local.errors import Stopped
 from diffusion_local.models.places import Places
 from diffusion_local.settings import Settings, go_offline
-from diffusion_local.store.database import Database
 from diffusion_local.store.fits import FitStore
 from diffusion_local.worker.ladder import Ladder
 

@@ -216,7 +216,7 @@ def fill_gallery(house: House, count: int) -> list[str]:
             rows.image_row(each) | {"number": number, "batch_id": f"batch-{number // BATCH}"}
             for number, each in enumerate(remembered(pictures(count), ids), start=1)
         )
-        db.conn.executemany(f"INSERT INTO images ({', '.join(columns)}) VALUES ({marks})", filled)
+        db.execute_many(f"INSERT INTO images ({', '.join(columns)}) VALUES ({marks})", filled)
         db.execute("INSERT INTO images_text (images_text) VALUES ('rebuild')")
         for _, sql in dropped:
             db.execute(sql)

@@ -1,6 +1,6 @@
 """What comes back of a database's space after many jobs were forgotten, and how long a submit waits meanwhile.
 
-    python scripts/bench_space.py [--jobs 32000] [--record scripts/results/space.json]
+    python scripts/bench_space.py [--jobs 32000] [--record scripts/results/upkeep.json]
 
 `new` is a database of today, shrunk step by step; `old` one without incremental vacuum, which is rewritten once. A
 second process submits all the time; its times are for three quiet seconds before and while the space is given back.
@@ -24,9 +24,9 @@ from typing import Any
 
 from diffusion_local import logs
 from diffusion_local.compose import House, open_house
+from diffusion_local.db import upkeep
 from diffusion_local.domain import Batch, Lane, Params, new_id, utc_now
 from diffusion_local.settings import Settings
-from diffusion_local.store import space
 from diffusion_local.store.jobs import new_jobs
 
 BATCHES = 32
@@ -84,10 +84,10 @@ def database(jobs: int, old: bool) -> dict[str, Any]:
             time.sleep(3)
             began, clock = time.time(), time.perf_counter()
             if old:
-                space.rewrite(house.database)
+                upkeep.rewrite(house.database)
             else:
-                told["steps_ms"] = percentiles(space.cut_off(house.database, 600))
-            space.truncate_log(house.database)
+                told["steps_ms"] = percentiles(upkeep.cut_off(house.database, 600))
+            upkeep.truncate_log(house.database)
             told["seconds"] = round(time.perf_counter() - clock, 2)
             ended = time.time()
             time.sleep(2)  # until the submit that waits last is done
@@ -95,9 +95,9 @@ def database(jobs: int, old: bool) -> dict[str, Any]:
             submits = [(float(at), float(took)) for at, took in map(str.split, child.stdout.read().splitlines()[:-1])]
         told["submit_quiet_ms"] = percentiles([took for at, took in submits if at < began])
         told["submit_meanwhile_ms"] = percentiles([took for at, took in submits if at + took > began and at < ended])
-        space.truncate_log(house.database)
+        upkeep.truncate_log(house.database)
         told["mb_after"] = megabytes(settings)
-        told["mb_free_after"] = round(space.measure(house.database).free / 1e6, 2)
+        told["mb_free_after"] = round(upkeep.measure(house.database).free / 1e6, 2)
         house.database.close()
         return told
 
@@ -117,12 +117,12 @@ def as_before(house: House) -> None:
     with house.database.plain() as conn:
         conn.execute("PRAGMA auto_vacuum = NONE")
         conn.execute("VACUUM")
-    space.truncate_log(house.database)
+    upkeep.truncate_log(house.database)
 
 
 def forget(house: House) -> None:
     house.studio.forget(ended=True)
-    space.truncate_log(house.database)
+    upkeep.truncate_log(house.database)
 
 
 def megabytes(settings: Settings) -> float:

@@ -19,9 +19,9 @@ from PIL import Image as PIL
 
 from diffusion_local import recipe
 from diffusion_local.compose import open_files
+from diffusion_local.db.database import Database
 from diffusion_local.domain import FINAL, TRANSITIONS
 from diffusion_local.settings import Settings
-from diffusion_local.store.database import Database
 from diffusion_local.store.jobs import CRASH_LIMIT
 from diffusion_local.store.sweep import sweep
 

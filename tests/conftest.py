@@ -16,8 +16,8 @@ import pytest
 
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import House, open_house
+from diffusion_local.db.database import Database
 from diffusion_local.settings import PREFIX, Settings
-from diffusion_local.store.database import Database
 from diffusion_local.store.jobs import JobStore
 from diffusion_local.studio import Studio
 from tests.support import eventually

@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("settings", "actor", "turns", "when", "decoding"),
     ("operations",),
     ("domain", "authority"),
+    ("db",),
     ("models", "recipe"),
     ("catalog", "doorbell", "estimates", "image_formats", "timing"),
     ("contact_sheet", "gpus", "logs", "styles", "network", "manual", "blemishes"),
@@ -65,8 +66,8 @@ HOMES = {
     "triton": ("engine/fused/kernels.py",),
     "numpy": ("engine/",),
     "psutil": ("engine/", "health.py"),
-    "sqlite_utils": ("store/",),
-    "sqlite3": ("store/", "doorbell.py", "doctor.py"),  # the last two only to name its errors
+    "sqlite_utils": ("db/",),
+    "sqlite3": ("db/", "doorbell.py"),  # the last one only to name its errors
     "pillow_heif": ("decoding.py",),
     "sd_parsers": ("store/",),
     "pynvml": ("gpus.py",),
@@ -205,10 +206,98 @@ def statements(path: Path) -> list[str]:
     ]
 
 
-def test_sql_is_only_in_the_store() -> None:
+def test_sql_is_only_in_the_stores_and_the_database() -> None:
     found = {place(path): statements(path) for path in MODULES}
-    assert any(place.startswith("store/") for place, texts in found.items() if texts)
-    assert {place: texts for place, texts in found.items() if texts and not place.startswith("store/")} == {}
+    homes = ("store/", "db/")
+    assert all(any(place.startswith(home) for place, texts in found.items() if texts) for home in homes)
+    assert {place: texts for place, texts in found.items() if texts and not place.startswith(homes)} == {}
+
+
+#: What only SQLite understands, or understands in its own way: it stands in db/ alone.
+ONLY_SQLITE = re.compile(
+    r"\b(INDEXED\s+BY|NOT\s+INDEXED|_?rowid_?|WITHOUT\s+ROWID|AUTOINCREMENT|TRIGGER|VIRTUAL|PRAGMA|VACUUM|ANALYZE|ATTACH"
+    r"|sqlite_\w+|fts5?|MATCH|GLOB|REGEXP|OR\s+(IGNORE|REPLACE|ABORT|FAIL|ROLLBACK)|REPLACE\s+INTO|COLLATE\s+NOCASE"
+    r"|BEGIN\s+(IMMEDIATE|EXCLUSIVE|DEFERRED)|RECURSIVE)\b"
+    r"|\b(json\w*|strftime|julianday|datetime|unixepoch|iif|ifnull|instr|group_concat|printf|total|total_changes"
+    r"|last_insert_rowid|changes|random|actor_\w+)\("
+    r"|[?]\d|->>?|IS\s+(?:NOT\s+)?(?!NULL\b|NOT\b|TRUE\b|FALSE\b|DISTINCT\b)[:?\w'(]"
+)
+#: What is a part of a statement rather than prose or a name: a fragment with one of these words.
+PART_OF_SQL = re.compile(
+    r"\b(SELECT|WHERE|FROM|AND|ORDER BY|INSERT|UPDATE|DELETE|SET|JOIN|EXISTS|IN|VALUES|CREATE|IS)\b"
+)
+
+
+def test_what_only_sqlite_understands_is_in_the_database_package() -> None:
+    found = {
+        place(path): dialect
+        for path in MODULES
+        if place(path).startswith("store/")
+        and (
+            dialect := [
+                text
+                for text in fragments(path)
+                if ONLY_SQLITE.search(text) and (PART_OF_SQL.search(text) or "(" in text)
+            ]
+        )
+    }
+    assert found == {}, "say it in portable SQL, or by a helper of db.dialect"
+
+
+def test_the_database_package_is_where_it_is_said() -> None:
+    said = [text for path in MODULES if place(path).startswith("db/") for text in fragments(path)]
+    for token in ("INDEXED BY", "json_each(", "json_extract(", "rowid", "PRAGMA", "MATCH", "julianday(", "instr("):
+        assert any(token in text and ONLY_SQLITE.search(text) for text in said), token
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT id FROM jobs INDEXED BY jobs_due",
+        "WHERE id IN (SELECT value FROM json_each(:ids))",
+        "INSERT OR IGNORE INTO gates (id) VALUES (1)",
+        "SELECT max(rowid) FROM jobs",
+        "UPDATE queue SET paused = ?1",
+        "SET resting = iif(:paused, resting, '')",
+        "AND owner = actor_name()",
+        "WHERE prompt MATCH :words",
+        "SELECT params ->> 'prompt' FROM jobs",
+        "WHERE state IS :state",
+        "ORDER BY name COLLATE NOCASE",
+    ],
+)
+def test_the_test_for_sqlite_sees_it(sql: str) -> None:
+    assert ONLY_SQLITE.search(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "WHERE trashed_at IS NOT NULL",
+        "WHERE held IS NULL AND owner = :owner",
+        "INSERT INTO gates (id) VALUES (?) ON CONFLICT DO NOTHING",
+        "SELECT sum(jobs) FROM job_counts GROUP BY state",
+        "CASE WHEN x THEN y END IS NOT DISTINCT FROM z",
+    ],
+)
+def test_portable_sql_is_left_alone(sql: str) -> None:
+    assert not ONLY_SQLITE.search(sql)
+
+
+def fragments(path: Path) -> list[str]:
+    """Texts of a module, those in f-strings too; docstrings are left out."""
+    docs = {
+        id(node.body[0].value)
+        for node in nodes(path)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    return [
+        node.value
+        for node in nodes(path)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs
+    ]
 
 
 def test_the_test_for_sql_sees_it() -> None:

@@ -15,9 +15,9 @@ from typer.main import get_command
 from diffusion_local import __version__
 from diffusion_local.cli import app, main
 from diffusion_local.compose import House
+from diffusion_local.db import upkeep
 from diffusion_local.domain import State
 from diffusion_local.engine.fake import FakeEngine
-from diffusion_local.store import space
 from diffusion_local.worker.stopping import Stop
 from tests.conftest import StartWorker
 from tests.support import FAILURE, claimed, sql, start_python
@@ -253,12 +253,12 @@ def test_doctor_closes_the_home_and_gives_space_back(house: House, run: Run) -> 
     house.studio.submit("an apple on a table " * 100, count=100, width=128, height=128)
     house.studio.cancel(waiting=True)
     house.studio.forget(ended=True)
-    before = space.measure(house.database).size
+    before = upkeep.measure(house.database).size
     house.settings.home.chmod(0o755)
     assert "others may read home" in run("doctor")[1]
     told = answer(run, "doctor", "--fix")
     assert told["closed"] == [f"{house.settings.home}: 0755 -> 0700"]
-    assert told["app_db"] == before - space.measure(house.database).size > 100_000
+    assert told["app_db"] == before - upkeep.measure(house.database).size > 100_000
     assert house.settings.home.stat().st_mode & 0o777 == 0o700
     assert answer(run, "doctor", "--fix")["closed"] == []
     assert run("doctor", "--fix", "--home", house.settings.home / "none")[0] == 2

@@ -52,6 +52,8 @@ class Batches:
         settings: Settings,
         jobs: JobStore,
         view: QueueView,
+        batches: BatchRows,
+        results: Results,
         files: ImageFiles,
         queue: JobQueue,
         catalog: Catalog,
@@ -60,8 +62,8 @@ class Batches:
         self._settings = settings
         self._jobs = jobs
         self._view = view
-        self._rows = BatchRows(view.database, view.rules)
-        self._results = Results(view.database)
+        self._rows = batches
+        self._results = results
         self._files = files
         self._queue = queue
         self._catalog = catalog

@@ -49,6 +49,7 @@ class Grids:
         settings: Settings,
         jobs: JobStore,
         view: QueueView,
+        batches: BatchRows,
         queue: JobQueue,
         catalog: Catalog,
         timetable: Timetable,
@@ -56,7 +57,7 @@ class Grids:
         self._settings = settings
         self._jobs = jobs
         self._view = view
-        self._rows = BatchRows(view.database, view.rules)
+        self._rows = batches
         self._queue = queue
         self._catalog = catalog
         self._timetable = timetable

@@ -62,6 +62,8 @@ class PromptLists:
         jobs: JobStore,
         view: QueueView,
         images: ImageStore,
+        batches: BatchRows,
+        results: Results,
         files: ImageFiles,
         queue: JobQueue,
         catalog: Catalog,
@@ -71,6 +73,8 @@ class PromptLists:
         self._jobs = jobs
         self._view = view
         self._images = images
+        self._batches = batches
+        self._results = results
         self._files = files
         self._queue = queue
         self._catalog = catalog
@@ -164,7 +168,7 @@ class PromptLists:
             )
         self._queue.ring(len(ids))
         if times.finish_by:
-            warnings += BatchRows(self._view.database, self._view.rules).lateness(batch_id)
+            warnings += self._batches.lateness(batch_id)
         return ListReceipt(
             batch_id, len(ids), ids[:FIRST_IDS], plan.bad, plan.bad_count, warnings, expansion_seed=plan.seed
         )
@@ -175,8 +179,7 @@ class PromptLists:
         It can be read again, here or on another machine: what became of the jobs then says nothing. Files are named
         relative to the gallery. Raises NotFound and InvalidParams.
         """
-        results = Results(self._view.database)
-        found = results.of_batch(batch_id) if batch_id else results.waiting()
+        found = self._results.of_batch(batch_id) if batch_id else self._results.waiting()
         return written(((job, self._file(key)) for job, key in found), format)
 
     def _file(self, key: str | None) -> PurePath | None:

@@ -20,7 +20,6 @@ from diffusion_local.settings import Settings
 from diffusion_local.store.batches import Results
 from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.local_blobs import check_room
-from diffusion_local.store.queue_view import QueueView
 
 NAMED_BAD = 5
 KEY = "queue-file "
@@ -40,16 +39,16 @@ class QueueReceipt:
 class QueueFile:
     """Part of the Studio, as ``studio.queue_file``."""
 
-    def __init__(self, settings: Settings, jobs: JobStore, view: QueueView, queue: JobQueue, catalog: Catalog) -> None:
+    def __init__(self, settings: Settings, jobs: JobStore, results: Results, queue: JobQueue, catalog: Catalog) -> None:
         self._settings = settings
         self._jobs = jobs
-        self._view = view
+        self._results = results
         self._queue = queue
         self._catalog = catalog
 
     def export(self) -> Iterator[str]:
         """All that waits, line by line, batch by batch."""
-        return packed(Results(self._view.database).waiting_by_batch())
+        return packed(self._results.waiting_by_batch())
 
     def take(self, source: str | bytes | Path | BinaryIO, skip_bad_lines: bool = False) -> QueueReceipt:
         """Enqueue what such a file holds; a second time nothing new is made, and the first one's batches come back.

@@ -17,7 +17,6 @@ from diffusion_local.reports.report import Report, added, reason_of, spread
 from diffusion_local.settings import Settings
 from diffusion_local.store.blobs import StoredFile
 from diffusion_local.store.control import QueueControl
-from diffusion_local.store.database import Database
 from diffusion_local.store.files import ImageFiles
 from diffusion_local.store.queue_view import QueueView
 from diffusion_local.store.reports import ReportStore
@@ -33,10 +32,10 @@ class Reports:
     """Part of the Studio, as ``studio.reports``."""
 
     def __init__(
-        self, settings: Settings, database: Database, view: QueueView, control: QueueControl, files: ImageFiles
+        self, settings: Settings, store: ReportStore, view: QueueView, control: QueueControl, files: ImageFiles
     ) -> None:
         self._settings = settings
-        self._store = ReportStore(database)
+        self._store = store
         self._view = view
         self._control = control
         self._files = files

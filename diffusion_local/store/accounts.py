@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusion_local.actor import SCOPES, Actor, Allowance, Role, Scope
+from diffusion_local.db.database import Database
 from diffusion_local.domain import new_id, utc_now
 from diffusion_local.errors import Conflict, NotFound, echo
 from diffusion_local.messages import message
 from diffusion_local.store.allowance import used_today
-from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.sign_ins import SignIns
 
 #: Columns of an account's limits, by the names of ``Allowance``.
@@ -60,7 +60,7 @@ class AccountStore:
 
     def any(self) -> bool:
         with self._database.read() as db:
-            return scalar(db, "SELECT 1 FROM accounts LIMIT 1") is not None
+            return db.scalar("SELECT 1 FROM accounts LIMIT 1") is not None
 
     def all(self) -> list[Account]:
         with self._database.read() as db:
@@ -75,18 +75,16 @@ class AccountStore:
     def password(self, name: str) -> str | None:
         """The hash of an account's password; None if there is no such account."""
         with self._database.read() as db:
-            return scalar(db, "SELECT password FROM accounts WHERE name = :name", name=name)
+            return db.scalar("SELECT password FROM accounts WHERE name = :name", name=name)
 
     def add(self, name: str, role: Role, password: str) -> None:
         """Raises Conflict if the name is taken, or if the first account is not an admin's."""
         with self._database.write() as db:
-            if scalar(db, "SELECT 1 FROM accounts WHERE name = :name", name=name):
+            if db.scalar("SELECT 1 FROM accounts WHERE name = :name", name=name):
                 raise Conflict(message("account_there", name=echo(name)))
-            if role is not Role.ADMIN and not scalar(db, "SELECT 1 FROM accounts WHERE role = 'admin'"):
+            if role is not Role.ADMIN and not db.scalar("SELECT 1 FROM accounts WHERE role = 'admin'"):
                 raise Conflict(message("first_admin"))
-            db.table("accounts").insert(
-                {"name": name, "role": str(role), "password": password, "created_at": utc_now()}
-            )
+            db.insert("accounts", {"name": name, "role": str(role), "password": password, "created_at": utc_now()})
 
     def change(self, name: str, **values: Any) -> None:
         """Write columns of an account: names of this file, never input. Raises NotFound, and Conflict if no admin
@@ -107,8 +105,8 @@ class AccountStore:
 
     @staticmethod
     def _check_admins(db: Any) -> None:
-        left = scalar(db, "SELECT count(*) FROM accounts")
-        if left and not scalar(db, "SELECT 1 FROM accounts WHERE role = 'admin'"):
+        left = db.scalar("SELECT count(*) FROM accounts")
+        if left and not db.scalar("SELECT 1 FROM accounts WHERE role = 'admin'"):
             raise Conflict(message("last_admin"))
 
     def used_today(self, name: str) -> int:
@@ -122,7 +120,8 @@ class AccountStore:
         made = Token(new_id(), name, token_name, scopes, utc_now(), None)
         told = " ".join(sorted(scopes))
         with self._database.write() as db:
-            db.table("tokens").insert(
+            db.insert(
+                "tokens",
                 {
                     "id": made.id,
                     "account": name,
@@ -130,7 +129,7 @@ class AccountStore:
                     "digest": digest,
                     "scopes": told,
                     "created_at": made.created_at,
-                }
+                },
             )
         return made
 
@@ -163,7 +162,8 @@ class AccountStore:
             db.execute("DELETE FROM sessions WHERE expires_at < ?", [now])
             # None lasts longer than a new one: it began while the clock was wrong.
             db.execute("UPDATE sessions SET expires_at = :at WHERE expires_at > :at", {"at": expires_at})
-            db.table("sessions").insert(
+            db.insert(
+                "sessions",
                 {
                     "id": new_id(),
                     "account": name,
@@ -173,7 +173,7 @@ class AccountStore:
                     "created_at": now,
                     "used_at": now,
                     "expires_at": expires_at,
-                }
+                },
             )
             db.execute(
                 "DELETE FROM sessions WHERE account = :name AND id NOT IN "

@@ -3,22 +3,20 @@
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
-import sqlite_utils
-
 from diffusion_local import actor
+from diffusion_local.db.database import Transaction
 from diffusion_local.domain import Job, Params
 from diffusion_local.errors import InvalidParams, LimitReached
 from diffusion_local.messages import message
-from diffusion_local.store.database import scalar
 
 SOON = 30  # seconds after which some of the queue may be done
 
 
-def check(db: sqlite_utils.Database, count: int) -> None:
+def check(db: Transaction, count: int) -> None:
     """Raises LimitReached if ``count`` more pictures are too many, for the queue or for today (UTC)."""
     who = actor.current()
     if who.allowance.queued:
-        waiting = scalar(db, "SELECT count(*) FROM jobs WHERE state = 'queued' AND owner = :owner", owner=who.name)
+        waiting = db.scalar("SELECT count(*) FROM jobs WHERE state = 'queued' AND owner = :owner", owner=who.name)
         if waiting + count > who.allowance.queued:
             raise LimitReached(
                 message("quota_waiting", name=who.name, most=who.allowance.queued, waiting=waiting, asked=count),
@@ -33,9 +31,9 @@ def check(db: sqlite_utils.Database, count: int) -> None:
             )
 
 
-def used_today(db: sqlite_utils.Database, owner: str) -> int:
+def used_today(db: Transaction, owner: str) -> int:
     day = datetime.now(UTC).date().isoformat()
-    return scalar(db, "SELECT pictures FROM usage WHERE owner = :owner AND day = :day", owner=owner, day=day) or 0
+    return db.scalar("SELECT pictures FROM usage WHERE owner = :owner AND day = :day", owner=owner, day=day) or 0
 
 
 def seconds_to_midnight() -> int:

@@ -1,22 +1,20 @@
 """Batches as a whole: how far each is, when it will be done, and what of it can still be changed."""
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import sqlite_utils
-
 from diffusion_local import estimates
+from diffusion_local.db.access import ruled, seen
+from diffusion_local.db.database import Database, Transaction
+from diffusion_local.db.dialect import as_list, by_index, in_list
+from diffusion_local.db.schema import RANKS
 from diffusion_local.domain import Batch, Image, Lane, Params, State, utc_now
 from diffusion_local.estimates import Pace, Work
 from diffusion_local.store import allowance, rows
-from diffusion_local.store.database import Database
-from diffusion_local.store.groups_schema import RANKS
 from diffusion_local.store.line import Rules, gate_of
-from diffusion_local.store.ownership import ruled, seen
 from diffusion_local.store.paces import pace_of, waiting_work
 from diffusion_local.store.queue_view import RUNNING, hands_of, jobs
 from diffusion_local.store.tombstones import missing
@@ -25,16 +23,16 @@ from diffusion_local.timing import late_warning, of_batch
 log = logging.getLogger(__name__)
 
 LINE = (
-    "SELECT lane, -priority, position, model, kind, pixels, steps FROM jobs INDEXED BY jobs_queued "
+    f"SELECT lane, -priority, position, model, kind, pixels, steps FROM {by_index('jobs', 'jobs_queued')} "
     "WHERE state = 'queued' ORDER BY lane, priority DESC, position"
 )
 END = (
-    "SELECT lane, -priority, position FROM jobs INDEXED BY jobs_queued "
+    f"SELECT lane, -priority, position FROM {by_index('jobs', 'jobs_queued')} "
     "WHERE state = 'queued' ORDER BY lane DESC, priority, position DESC LIMIT 1"
 )
 NOWHERE = (-1, 0, 0)  # before the line
 LAST = (
-    "SELECT list_priority, list_place FROM jobs INDEXED BY jobs_listed WHERE batch_id = :id AND list_rank = 1 "
+    f"SELECT list_priority, list_place FROM {by_index('jobs', 'jobs_listed')} WHERE batch_id = :id AND list_rank = 1 "
     "ORDER BY list_priority DESC, list_place DESC LIMIT 1"
 )
 
@@ -100,17 +98,17 @@ class BatchRows:
             return []
         return [warning] if warning else []
 
-    def progress(self, db: sqlite_utils.Database, batches: Sequence[Batch], most: int | None = None) -> list[Progress]:
+    def progress(self, db: Transaction, batches: Sequence[Batch], most: int | None = None) -> list[Progress]:
         """Of each batch; when it will be done is not told of what more than ``most`` jobs come before."""
         counts: dict[str, dict[State, int]] = {batch.id: dict.fromkeys(State, 0) for batch in batches}
         for batch_id, rank, count in db.execute(
-            "SELECT batch_id, list_rank, count(*) FROM jobs INDEXED BY jobs_listed "
-            "WHERE batch_id IN (SELECT value FROM json_each(?)) GROUP BY batch_id, list_rank",
-            [json.dumps(list(counts))],
+            f"SELECT batch_id, list_rank, count(*) FROM {by_index('jobs', 'jobs_listed')} "
+            f"WHERE {in_list('batch_id')} GROUP BY batch_id, list_rank",
+            {"ids": as_list(counts)},
         ).fetchall():
             counts[batch_id][State(RANKS[rank])] = count
         unfinished = [batch for batch in batches if counts[batch.id][State.QUEUED] + counts[batch.id][State.RUNNING]]
-        window, held = db.execute("SELECT window, paused OR blocked != '' FROM queue").fetchone()
+        window, held = db.execute("SELECT window, paused != 0 OR blocked != '' FROM queue").fetchone()
         seconds = {} if held else self._seconds_until(db, unfinished, most)
         now = datetime.fromisoformat(utc_now())
         told = []
@@ -124,7 +122,7 @@ class BatchRows:
             told.append(Progress(batch, counts[batch.id], rows.utc(done), late))
         return told
 
-    def _seconds_until(self, db: sqlite_utils.Database, batches: Sequence[Batch], most: int | None) -> dict[str, float]:
+    def _seconds_until(self, db: Transaction, batches: Sequence[Batch], most: int | None) -> dict[str, float]:
         """Seconds of work until the last job of each batch is done. One walk along the line, however many batches."""
         if not batches:
             return {}
@@ -207,7 +205,7 @@ class BatchRows:
             return [rows.image(row) for row in found]
 
 
-def batch_row(db: sqlite_utils.Database, batch_id: str) -> Batch:
+def batch_row(db: Transaction, batch_id: str) -> Batch:
     """Raises NotFound."""
     for row in db.query(f"SELECT * FROM batches WHERE id = ? AND {seen()}", [batch_id]):
         return rows.batch(row)
@@ -215,7 +213,7 @@ def batch_row(db: sqlite_utils.Database, batch_id: str) -> Batch:
 
 
 def walked(
-    db: sqlite_utils.Database,
+    db: Transaction,
     cuts: list[tuple[tuple[int, int, int], str]],
     spent: float,
     pace: Pace,

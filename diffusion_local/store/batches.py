@@ -1,12 +1,12 @@
 """Jobs with what became of them, for a list that is written out."""
 
-import json
 from collections.abc import Iterator
 
+from diffusion_local.db.access import seen
+from diffusion_local.db.database import Database
+from diffusion_local.db.dialect import as_list, in_list
 from diffusion_local.domain import Batch, Job
 from diffusion_local.store import rows
-from diffusion_local.store.database import Database, scalar
-from diffusion_local.store.ownership import seen
 from diffusion_local.store.tombstones import missing
 
 PAGE = 500  # jobs that are in memory at once
@@ -19,7 +19,7 @@ class Results:
     def of_batch(self, batch_id: str) -> Iterator[tuple[Job, str | None]]:
         """The batch's jobs in their order, each with its picture's key. Raises NotFound."""
         with self._database.read() as db:
-            if not scalar(db, f"SELECT 1 FROM batches WHERE id = :id AND {seen()}", id=batch_id):
+            if not db.scalar(f"SELECT 1 FROM batches WHERE id = :id AND {seen()}", id=batch_id):
                 raise missing(db, "batch", batch_id)
             found = db.execute("SELECT id FROM jobs WHERE batch_id = ? ORDER BY idx", [batch_id]).fetchall()
         return self._pages([row[0] for row in found])
@@ -53,8 +53,8 @@ class Results:
                 found = db.query(
                     "SELECT jobs.*, images.key AS image_key FROM jobs LEFT JOIN images "
                     "ON images.job_id = jobs.id AND images.trashed_at IS NULL "
-                    "WHERE jobs.id IN (SELECT value FROM json_each(?))",
-                    [json.dumps(asked)],
+                    f"WHERE {in_list('jobs.id')}",
+                    {"ids": as_list(asked)},
                 )
                 jobs = {row["id"]: (rows.job(row), row["image_key"]) for row in found}
             yield from (jobs[job_id] for job_id in asked if job_id in jobs)

@@ -1,18 +1,16 @@
 """Boards: albums of pictures. A picture may be on several; deleting a board deletes no picture."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import sqlite_utils
-
 from diffusion_local import actor
 from diffusion_local.authority import guarded
+from diffusion_local.db.access import ruled, seen
+from diffusion_local.db.database import Database, Transaction
+from diffusion_local.db.dialect import as_list, in_list
 from diffusion_local.domain import new_id, utc_now
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.messages import message
-from diffusion_local.store.database import Database, scalar
-from diffusion_local.store.ownership import ruled, seen
 
 MOST_BOARDS = 1000  # of one owner
 NAME_CHARS = 100
@@ -40,7 +38,7 @@ class BoardStore:
     def all(self) -> list[Board]:
         """Every board that may be seen, by name."""
         with self._database.read() as db:
-            return [board(row) for row in db.query(f"{BOARDS} WHERE {seen('boards')} ORDER BY name COLLATE NOCASE")]
+            return [board(row) for row in db.query(f"{BOARDS} WHERE {seen('boards')} ORDER BY lower(name)")]
 
     def get(self, board_id: str) -> Board:
         with self._database.read() as db:
@@ -52,12 +50,10 @@ class BoardStore:
         """A new board, with these pictures on it. Raises Conflict if the name is taken."""
         made = Board(new_id(), checked(name), actor.current().name, utc_now())
         with self._database.write() as db:
-            if scalar(db, "SELECT count(*) FROM boards WHERE owner = :owner", owner=made.owner) >= MOST_BOARDS:
+            if db.scalar("SELECT count(*) FROM boards WHERE owner = :owner", owner=made.owner) >= MOST_BOARDS:
                 raise InvalidParams("name", message("board_many", count=MOST_BOARDS))
             refuse_taken(db, made.owner, made.name)
-            db.table("boards").insert(
-                {"id": made.id, "name": made.name, "owner": made.owner, "created_at": made.created_at}
-            )
+            db.insert("boards", {"id": made.id, "name": made.name, "owner": made.owner, "created_at": made.created_at})
             put(db, made.id, image_ids)
         return self.get(made.id)
 
@@ -89,8 +85,8 @@ class BoardStore:
         with self._database.write() as db:
             self._own(db, board_id)
             db.execute(
-                "DELETE FROM board_images WHERE board_id = ? AND image_id IN (SELECT value FROM json_each(?))",
-                [board_id, json.dumps(list(image_ids))],
+                f"DELETE FROM board_images WHERE board_id = :board AND {in_list('image_id')}",
+                {"board": board_id, "ids": as_list(image_ids)},
             )
         return self.get(board_id)
 
@@ -98,10 +94,10 @@ class BoardStore:
         """The boards that a picture is on."""
         on = f"{BOARDS} WHERE boards.id IN (SELECT board_id FROM board_images WHERE image_id = ?) AND {seen('boards')}"
         with self._database.read() as db:
-            return [board(row) for row in db.query(f"{on} ORDER BY name COLLATE NOCASE", [image_id])]
+            return [board(row) for row in db.query(f"{on} ORDER BY lower(name)", [image_id])]
 
     @staticmethod
-    def _own(db: sqlite_utils.Database, board_id: str) -> dict[str, str]:
+    def _own(db: Transaction, board_id: str) -> dict[str, str]:
         for row in list(db.query(f"SELECT * FROM boards WHERE id = ? AND {ruled()}", [board_id])):
             return row
         raise no_board(board_id)
@@ -116,20 +112,21 @@ BOARDS = """
 """
 
 
-def put(db: sqlite_utils.Database, board_id: str, image_ids: Sequence[str]) -> None:
-    asked = json.dumps(list(image_ids))
-    known = f"SELECT value FROM json_each(:ids) WHERE value IN (SELECT id FROM images WHERE {seen('images')})"
-    if scalar(db, f"SELECT count(*) FROM ({known})", ids=asked) != len(image_ids):
+def put(db: Transaction, board_id: str, image_ids: Sequence[str]) -> None:
+    asked = as_list(image_ids)
+    shown = "CASE WHEN trashed_at IS NULL THEN 1 ELSE 0 END"
+    known = f"SELECT id, {shown} AS shown FROM images WHERE {in_list('id')} AND {seen()}"
+    if db.scalar(f"SELECT count(*) FROM ({known}) AS known", ids=asked) != len(set(image_ids)):
         raise NotFound(message("picture_missing"))
     db.execute(
-        f"INSERT OR IGNORE INTO board_images (board_id, image_id, at, shown) SELECT :board, value, :now, "
-        f"(SELECT trashed_at IS NULL FROM images WHERE images.id = value) FROM ({known})",
+        "INSERT INTO board_images (board_id, image_id, at, shown) "
+        f"SELECT :board, id, :now, shown FROM ({known}) AS known WHERE true ON CONFLICT DO NOTHING",
         {"board": board_id, "now": utc_now(), "ids": asked},
     )
 
 
-def refuse_taken(db: sqlite_utils.Database, owner: str, name: str) -> None:
-    if scalar(db, "SELECT 1 FROM boards WHERE owner = :owner AND name = :name", owner=owner, name=name):
+def refuse_taken(db: Transaction, owner: str, name: str) -> None:
+    if db.scalar("SELECT 1 FROM boards WHERE owner = :owner AND name = :name", owner=owner, name=name):
         raise Conflict(message("board_there", name=echo(name)))
 
 

@@ -6,8 +6,8 @@ the clock has gone on without another one for TRUSTED_AFTER.
 
 from datetime import datetime, timedelta
 
+from diffusion_local.db.database import Database
 from diffusion_local.domain import utc_now, utc_text
-from diffusion_local.store.database import Database
 
 BACK = timedelta(hours=1)  # that a clock may be set back without a doubt
 FORTH = timedelta(days=2)  # that may have passed since the last look

@@ -1,14 +1,12 @@
 """A person's hand on the queue: hold it, order it, clear it away. No verb here changes a job's state."""
 
-import json
 from typing import Any
 
-import sqlite_utils
-
+from diffusion_local.db.database import Database, Transaction
+from diffusion_local.db.dialect import as_list, in_list
 from diffusion_local.domain import State
 from diffusion_local.errors import Conflict
 from diffusion_local.messages import decoded, encoded, message
-from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.jobs import FINISH, GIVE_BACK, OPEN
 from diffusion_local.store.selection import Selection
 from diffusion_local.store.tombstones import missing
@@ -34,7 +32,11 @@ class QueueControl:
         with self._database.write() as db:
             if batch_id is None:
                 # To resume is also to say that the batch lane need not rest any more.
-                db.execute("UPDATE queue SET paused = ?1, resting = iif(?1, resting, '') WHERE id = 1", [paused])
+                db.execute(
+                    "UPDATE queue SET paused = :paused, resting = CASE WHEN :paused = 0 THEN '' ELSE resting END "
+                    "WHERE id = 1",
+                    {"paused": paused},
+                )
                 return
             if not db.execute("UPDATE batches SET paused = ? WHERE id = ?", [paused, batch_id]).rowcount:
                 raise missing(db, "batch", batch_id)
@@ -51,22 +53,22 @@ class QueueControl:
 
     def window(self) -> str:
         with self._database.read() as db:
-            return scalar(db, "SELECT window FROM queue")
+            return db.scalar("SELECT window FROM queue")
 
     def block(self, reason: str) -> None:
         """Hand out no further jobs for a reason of the machine's own; an empty reason opens the queue again."""
         with self._database.write() as db:
             db.execute(
-                "UPDATE queue SET blocked = ?1, blocked_json = ?2 WHERE id = 1 AND blocked != ?1",
-                [reason, encoded(reason)],
+                "UPDATE queue SET blocked = :reason, blocked_json = :json WHERE id = 1 AND blocked != :reason",
+                {"reason": reason, "json": encoded(reason)},
             )
 
     def rest(self, reason: str) -> None:
         """Hand out no further jobs of the batch lane, to spare the machine; an empty reason ends the rest."""
         with self._database.write() as db:
             db.execute(
-                "UPDATE queue SET resting = ?1, resting_json = ?2 WHERE id = 1 AND resting != ?1",
-                [reason, encoded(reason)],
+                "UPDATE queue SET resting = :reason, resting_json = :json WHERE id = 1 AND resting != :reason",
+                {"reason": reason, "json": encoded(reason)},
             )
 
     def announce_sleep(self, at: str) -> None:
@@ -76,17 +78,17 @@ class QueueControl:
 
     def sleep_at(self) -> str:
         with self._database.read() as db:
-            return scalar(db, "SELECT sleep_at FROM queue")
+            return db.scalar("SELECT sleep_at FROM queue")
 
     def lists_done_at(self, since: str) -> str | None:
         """When the last job ended, if nothing waits or runs and a job of the batch lane ended after ``since``."""
         with self._database.read() as db:
-            if scalar(db, "SELECT 1 FROM jobs WHERE state IN ('queued', 'running') LIMIT 1"):
+            if db.scalar("SELECT 1 FROM jobs WHERE state IN ('queued', 'running') LIMIT 1"):
                 return None
             batch = "SELECT 1 FROM jobs WHERE finished_at > :since AND lane = 1 LIMIT 1"
-            if not scalar(db, batch, since=since):
+            if not db.scalar(batch, since=since):
                 return None
-            return scalar(db, "SELECT max(finished_at) FROM jobs")
+            return db.scalar("SELECT max(finished_at) FROM jobs")
 
     def blocked(self) -> str:
         with self._database.read() as db:
@@ -95,7 +97,7 @@ class QueueControl:
     def closed(self) -> bool:
         """Whether a person paused the queue."""
         with self._database.read() as db:
-            return bool(scalar(db, "SELECT paused FROM queue"))
+            return bool(db.scalar("SELECT paused FROM queue"))
 
     def set_priority(self, selection: Selection, priority: int) -> list[str]:
         """Give waiting jobs another priority; ids of those it reached."""
@@ -112,12 +114,12 @@ class QueueControl:
         where, values = selection.where()
         with self._database.write() as db:
             chosen = in_line(db, where, values)
-            first = (scalar(db, "SELECT min(position) FROM jobs") or 0) - len(chosen)
+            first = (db.scalar("SELECT min(position) FROM jobs") or 0) - len(chosen)
             highest = {
-                lane: scalar(db, "SELECT max(priority) FROM jobs WHERE state = 'queued' AND lane = :lane", lane=lane)
+                lane: db.scalar("SELECT max(priority) FROM jobs WHERE state = 'queued' AND lane = :lane", lane=lane)
                 for lane in {row["lane"] for row in chosen}
             }
-            db.conn.executemany(
+            db.execute_many(
                 SET_PLACE,
                 [(first + place, highest[row["lane"]], row["id"]) for place, row in enumerate(chosen)],
             )
@@ -128,13 +130,13 @@ class QueueControl:
         where, values = selection.where()
         with self._database.write() as db:
             chosen = in_line(db, where, values)
-            last = scalar(db, "SELECT max(position) FROM jobs") or 0
+            last = db.scalar("SELECT max(position) FROM jobs") or 0
             lowest = {
-                lane: scalar(db, "SELECT min(priority) FROM jobs WHERE state = 'queued' AND lane = :lane", lane=lane)
+                lane: db.scalar("SELECT min(priority) FROM jobs WHERE state = 'queued' AND lane = :lane", lane=lane)
                 for lane in {row["lane"] for row in chosen}
             }
             places = [(last + place, lowest[row["lane"]], row["id"]) for place, row in enumerate(chosen, start=1)]
-            db.conn.executemany(SET_PLACE, places)
+            db.execute_many(SET_PLACE, places)
             return [row["id"] for row in chosen]
 
     def move_batch(self, batch_id: str, before: str) -> list[str]:
@@ -153,7 +155,7 @@ class QueueControl:
                 (position, -priority, row["id"])
                 for (priority, position), row in zip(places, (*moved, *passed), strict=True)
             ]
-            db.conn.executemany(SET_PLACE, given)
+            db.execute_many(SET_PLACE, given)
             return [row["id"] for row in moved]
 
     def move(self, job_id: str, up: bool) -> None:
@@ -175,7 +177,7 @@ class QueueControl:
         with self._database.write() as db:
             found = db.query(f"DELETE FROM jobs WHERE finished_at IS NOT NULL AND {where} RETURNING id", values)
             gone = [row["id"] for row in found]
-            db.execute("DELETE FROM job_events WHERE job_id IN (SELECT value FROM json_each(?))", [json.dumps(gone)])
+            db.execute(f"DELETE FROM job_events WHERE {in_list('job_id')}", {"ids": as_list(gone)})
             db.execute("DELETE FROM batches WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE batch_id = batches.id)")
             return gone
 
@@ -198,13 +200,13 @@ class QueueControl:
             return [row["id"] for row in found]
 
 
-def in_line(db: sqlite_utils.Database, where: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+def in_line(db: Transaction, where: str, values: dict[str, Any]) -> list[dict[str, Any]]:
     """What waits of a selection, in its order."""
     waiting = f"SELECT id, lane, priority, position FROM jobs WHERE state = 'queued' AND {where}"
     return list(db.query(f"{waiting} ORDER BY lane, priority DESC, position", values))
 
 
-def neighbour_of(db: sqlite_utils.Database, own: dict[str, int | str], up: bool) -> tuple[str, int, int] | None:
+def neighbour_of(db: Transaction, own: dict[str, int | str], up: bool) -> tuple[str, int, int] | None:
     """(id, priority, position) of the job next in line: of the same priority, else of the next."""
     nearer, order = ("<", "DESC") if up else (">", "ASC")
     further, priorities, positions = (">", "ASC", "DESC") if up else ("<", "DESC", "ASC")
@@ -219,7 +221,7 @@ def neighbour_of(db: sqlite_utils.Database, own: dict[str, int | str], up: bool)
     return None
 
 
-def place_of(db: sqlite_utils.Database, job_id: str) -> dict[str, int | str]:
+def place_of(db: Transaction, job_id: str) -> dict[str, int | str]:
     row = db.execute("SELECT state, lane, priority, position, owner FROM jobs WHERE id = ?", [job_id]).fetchone()
     if row is None:
         raise missing(db, "job", job_id)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from diffusion_local.db.database import Database
 from diffusion_local.domain import new_id, utc_now, utc_text
 from diffusion_local.errors import Conflict, NotFound, echo
 from diffusion_local.messages import message
-from diffusion_local.store.database import Database
 from diffusion_local.store.notices import Notice
 
 HOOK = "hook:"  # a receiver that is a command of config.toml
@@ -56,8 +56,8 @@ class DeliveryStore:
             for receiver, tries_left in tries.items():
                 delivery_id = new_id()
                 added = db.execute(
-                    "INSERT OR IGNORE INTO deliveries (id, notice, event, receiver, payload, state, tries_left, "
-                    "created_at, next_try_at) VALUES (?, ?, ?, ?, ?, 'waiting', ?, ?, ?)",
+                    "INSERT INTO deliveries (id, notice, event, receiver, payload, state, tries_left, "
+                    "created_at, next_try_at) VALUES (?, ?, ?, ?, ?, 'waiting', ?, ?, ?) ON CONFLICT DO NOTHING",
                     [
                         delivery_id,
                         notice.id,

@@ -4,10 +4,10 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
+from diffusion_local.db.database import Database
 from diffusion_local.domain import new_id, utc_now
 from diffusion_local.errors import Conflict, NotFound, echo
 from diffusion_local.messages import decoded, encoded, message
-from diffusion_local.store.database import Database
 
 
 class DownloadState(StrEnum):
@@ -77,8 +77,7 @@ class DownloadStore:
             ).fetchone():
                 raise Conflict(message("download_busy", path=f"{folder}/{name}"))
             download_id = new_id()
-            db["downloads"].insert(
-                {
+            db.insert("downloads", {
                     "id": download_id, "repo": repo, "revision": revision, "file": file, "folder": folder,
                     "name": name, "owner": owner, "state": DownloadState.WAITING, "created_at": utc_now(),
                 }

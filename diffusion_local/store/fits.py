@@ -2,8 +2,8 @@
 
 from dataclasses import asdict
 
+from diffusion_local.db.database import Database
 from diffusion_local.domain import Fit, Kind, utc_now
-from diffusion_local.store.database import Database
 
 
 class FitStore:
@@ -28,7 +28,7 @@ class FitStore:
         """Write it over what was known of this model, kind, size and device."""
         row = asdict(fit) | {"kind": str(fit.kind), "at": utc_now()}
         with self._database.write() as db:
-            db.table("fits").upsert(row, pk=("model", "kind", "width", "height", "device"))
+            db.upsert("fits", row, key=("model", "kind", "width", "height", "device"))
 
     def forget(self, model: str) -> None:
         """A model that was replaced or removed is to be measured anew."""

@@ -1,27 +1,18 @@
-"""What of the gallery is asked for, and the WHERE that finds it by an index.
+"""What of the gallery is asked for, and the WHERE that finds it by an index; words are a matter of ``db.search``."""
 
-Full-text search (SQLite FTS5): every word must be in the prompt, as a whole word or the beginning of one; "in quotes"
-means these words in this order, -word means without it. Scripts that write without spaces are searched by plain
-comparison, as are texts without a letter.
-"""
-
-import re
 from dataclasses import dataclass, fields
 from datetime import date
 from typing import Any, Self
 
+from diffusion_local.db.schema import SHAPE
+from diffusion_local.db.search import word_count
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
-from diffusion_local.store.gallery_schema import SHAPE
 
 SHAPES = {"square": 0, "portrait": -1, "landscape": 1}
-#: Of a search. FTS5 descends into its expression with a call for each word, and a long one overflows the stack.
+#: Of a search: an index descends into its expression with a call for each word, and a long one overflows the stack.
 MAX_CHARS, MAX_WORDS = 1000, 50
 MAX_VALUE = 200  # characters of any other filter
-PHRASE = re.compile(r'(-?)"([^"]*)"|(-?)(\S+)')
-WORD = re.compile(r"\w+")
-#: Han, kana, Hangul, Thai, Lao, Khmer, Burmese: FTS5 would take a whole sentence for one word.
-UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +63,7 @@ class GalleryFilter:
                 raise InvalidParams(field.name, message("text"))
             if len(value) > most:
                 raise InvalidParams(field.name, message("too_long", most=most, got=len(value)))
-        if (words := len(WORD.findall(self.search.replace("_", " ")))) > MAX_WORDS:
+        if (words := word_count(self.search)) > MAX_WORDS:
             raise InvalidParams("search", message("most_words", most=MAX_WORDS, got=words))
 
     def where(self) -> tuple[list[str], dict[str, Any]]:
@@ -102,21 +93,6 @@ class GalleryFilter:
             conditions.append("created_at < :until")
             values["until"] = self.until + "U"  # after every time of that day, which goes on with a T
         return conditions, values
-
-    def words(self) -> str:
-        """The search as an FTS5 query; empty if it must be done by plain comparison."""
-        if UNSPACED.search(self.search):
-            return ""
-        with_: list[str] = []
-        without: list[str] = []
-        for minus, phrase, bare_minus, word in PHRASE.findall(self.search):
-            tokens = WORD.findall((phrase or word).replace("_", " "))
-            if tokens:
-                text = '"' + " ".join(tokens) + '"' + ("" if phrase else " *")
-                (without if minus or bare_minus else with_).append(text)
-        if not with_:
-            return ""
-        return " AND ".join(with_) + "".join(f" NOT {each}" for each in without)
 
 
 def check_day(field: str, text: str) -> None:

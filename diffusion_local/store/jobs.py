@@ -5,8 +5,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-import sqlite_utils
-
+from diffusion_local.db.access import seen
+from diffusion_local.db.database import Database, Transaction
 from diffusion_local.domain import (
     TRANSITIONS,
     Batch,
@@ -26,9 +26,7 @@ from diffusion_local.errors import LostClaim
 from diffusion_local.estimates import Measured
 from diffusion_local.messages import encoded, known, message
 from diffusion_local.store import rows
-from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.line import RIPE, RIPEN, Line, Rules
-from diffusion_local.store.ownership import seen
 from diffusion_local.store.selection import Selection
 from diffusion_local.store.submission import Lot, digest, insert
 from diffusion_local.store.tombstones import missing
@@ -114,15 +112,15 @@ class JobStore:
         moment = datetime.fromisoformat(now)
         pauses = {"now": now, "latest": utc_text(moment + LONGEST_PAUSE)}
         with self._database.read() as db:  # an idle look must not take the write lock
-            if not scalar(db, OPEN_QUEUE):
+            if not db.scalar(OPEN_QUEUE):
                 return []
-            if not Line(db, moment, self._rules).any_due() and scalar(db, RIPE, **pauses) is None:
+            if not Line(db, moment, self._rules).any_due() and db.scalar(RIPE, **pauses) is None:
                 return []
         taken: list[Job] = []
         with self._database.write() as db:
-            if not scalar(db, OPEN_QUEUE):
+            if not db.scalar(OPEN_QUEUE):
                 return []
-            if scalar(db, RIPE, **pauses):
+            if db.scalar(RIPE, **pauses):
                 for ripen in RIPEN:
                     db.execute(ripen, pauses)
             line = Line(db, moment, self._rules)
@@ -167,7 +165,7 @@ class JobStore:
         ended = ENDED + ", step = :step, cancel_requested = 0" + "".join(f", {name} = :{name}" for name in taken)
         with self._database.write() as db:
             owner = self._settle(db, "finish", claim, ended, step=image.params.steps, **taken).owner
-            db.table("images").insert(rows.image_row(image) | {"owner": owner})
+            db.insert("images", rows.image_row(image) | {"owner": owner})
 
     def fail(self, claim: Claim, failure: Failure) -> None:
         """End the job with an error. Raises LostClaim."""
@@ -189,9 +187,7 @@ class JobStore:
         noted = rows.note_row(note)
         with self._database.write() as db:
             values = values_of(claim)
-            if scalar(
-                db, f"SELECT cancel_requested FROM jobs WHERE id = :id AND state = 'running' {CLAIMED}", **values
-            ):
+            if db.scalar(f"SELECT cancel_requested FROM jobs WHERE id = :id AND state = 'running' {CLAIMED}", **values):
                 return self._settle(db, "stop", claim, ENDED).state
             return self._settle(
                 db,
@@ -251,19 +247,15 @@ class JobStore:
 
     # -- the one writer of state -----------------------------------------------------------------------------------
 
-    def _settle(self, db: sqlite_utils.Database, verb: str, claim: Claim, sets: str, **values: Any) -> Job:
+    def _settle(self, db: Transaction, verb: str, claim: Claim, sets: str, **values: Any) -> Job:
         moved = self._move(db, verb, f"AND id = :id {CLAIMED}", sets, now=utc_now(), **values_of(claim), **values)
         if not moved:
             raise LostClaim
         return moved[0]
 
     @staticmethod
-    def _move(db: sqlite_utils.Database, verb: str, also: str, sets: str, **values: Any) -> list[Job]:
-        """Jobs moved by ``verb``. ``also`` and ``sets`` are literals of this file, never input.
-
-        The rows are read to their end here: sqlite-utils leaves a RETURNING statement open otherwise, and an open
-        statement is not committed.
-        """
+    def _move(db: Transaction, verb: str, also: str, sets: str, **values: Any) -> list[Job]:
+        """Jobs moved by ``verb``. ``also`` and ``sets`` are literals of this file, never input."""
         start, end, _ = TRANSITIONS[verb]
         moved = db.query(
             f"UPDATE jobs SET state = '{end}'{sets} WHERE state = '{start}' {also} RETURNING *",

@@ -10,39 +10,28 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 
-import sqlite_utils
-
 from diffusion_local import when
+from diffusion_local.db.database import Transaction
+from diffusion_local.db.dialect import by_index, first_of_each
 from diffusion_local.domain import Lane, utc_text
 from diffusion_local.errors import InvalidParams
 from diffusion_local.store import rows
-from diffusion_local.store.database import scalar
 from diffusion_local.turns import Head, Share, Turns, choose
 
 BATCH_RANK = rows.LANE_RANKS[Lane.BATCH]
-#: Jobs that only a gate holds back. By name: the planner would take jobs_by_state and sort every waiting job.
-DUE = "jobs INDEXED BY jobs_due WHERE state = 'queued' AND held = 0 AND not_before IS NULL AND gate = :gate"
+#: Jobs that only a gate holds back. By index: the planner would take jobs_by_state and sort every waiting job.
+DUE = f"{by_index('jobs', 'jobs_due')} WHERE state = 'queued' AND held = 0 AND not_before IS NULL AND gate = :gate"
 RUN = f"{DUE} AND lane = :lane AND priority = :priority"
-HEADS = f"""
-    WITH RECURSIVE head (number) AS (
-        SELECT (SELECT rowid FROM {RUN} ORDER BY owner, model, position LIMIT 1)
-        UNION ALL
-        SELECT coalesce(
-            (SELECT rowid FROM {RUN} AND owner = last.owner AND model > last.model ORDER BY model, position LIMIT 1),
-            (SELECT rowid FROM {RUN} AND owner > last.owner ORDER BY owner, model, position LIMIT 1))
-        FROM head CROSS JOIN jobs AS last ON last.rowid = head.number
-    )
-    SELECT id, owner, model, position FROM head CROSS JOIN jobs ON jobs.rowid = head.number
-"""
+HEADS = first_of_each(RUN, ("owner", "model"), "position", "id, owner, model, position")
 #: As many as are wanted of one owner and model, of one gate.
 RUN_OF = (
     f"SELECT id, owner, model, position FROM {RUN} AND owner = :owner AND model = :model ORDER BY position LIMIT :n"
 )
 #: A pause before another try is over, or longer than any: the clock was wrong when it began. Each half by the index.
-LATER = "jobs INDEXED BY jobs_later WHERE state = 'queued' AND not_before"
+LATER = f"{by_index('jobs', 'jobs_later')} WHERE state = 'queued' AND not_before"
 RIPE = f"SELECT 1 FROM {LATER} <= :now UNION ALL SELECT 1 FROM {LATER} > :latest LIMIT 1"
 RIPEN = tuple(
-    f"UPDATE jobs INDEXED BY jobs_later SET not_before = NULL WHERE state = 'queued' AND not_before {reached}"
+    f"UPDATE {by_index('jobs', 'jobs_later')} SET not_before = NULL WHERE state = 'queued' AND not_before {reached}"
     for reached in ("<= :now", "> :latest")
 )
 
@@ -85,7 +74,7 @@ class Rules:
 class Line:
     """The line at one moment, within a transaction."""
 
-    def __init__(self, db: sqlite_utils.Database, now: datetime, rules: Rules) -> None:
+    def __init__(self, db: Transaction, now: datetime, rules: Rules) -> None:
         self._db = db
         self._streak = rules.streak
         self._now, self._zone = now, rules.zone
@@ -117,8 +106,7 @@ class Line:
             below: int | None = 10**9
             while below is not None:
                 found = [
-                    scalar(
-                        self._db,
+                    self._db.scalar(
                         f"SELECT priority FROM {DUE} AND lane = :lane AND priority < :below "
                         "ORDER BY priority DESC LIMIT 1",
                         gate=gate,
@@ -185,11 +173,11 @@ class Line:
         return list(first.values())
 
 
-def gates(db: sqlite_utils.Database) -> list[Gate]:
+def gates(db: Transaction) -> list[Gate]:
     return [ALWAYS, *(Gate(*row) for row in db.execute("SELECT id, window, start_at FROM gates").fetchall())]
 
 
-def turns_of(db: sqlite_utils.Database, lane: int) -> Turns:
+def turns_of(db: Transaction, lane: int) -> Turns:
     virtual, turn, passed_over = db.execute(
         "SELECT virtual, turn, passed_over FROM turns WHERE lane = ?", [lane]
     ).fetchone()
@@ -197,7 +185,7 @@ def turns_of(db: sqlite_utils.Database, lane: int) -> Turns:
     return Turns(virtual, turn, passed_over, {owner: Share(finish, number) for owner, finish, number in found})
 
 
-def write_turns(db: sqlite_utils.Database, lane: int, turns: Turns, owner: str) -> None:
+def write_turns(db: Transaction, lane: int, turns: Turns, owner: str) -> None:
     db.execute(
         "UPDATE turns SET virtual = ?, turn = ?, passed_over = ? WHERE lane = ?",
         [turns.virtual, turns.turn, turns.passed_over, lane],
@@ -210,10 +198,10 @@ def write_turns(db: sqlite_utils.Database, lane: int, turns: Turns, owner: str) 
     )
 
 
-def gate_of(db: sqlite_utils.Database, window: str, start_at: str | None) -> int:
+def gate_of(db: Transaction, window: str, start_at: str | None) -> int:
     """The gate with these times; made if there is none."""
     if not window and not start_at:
         return ALWAYS.id
     times = {"window": window, "start_at": start_at or ""}
-    db.execute("INSERT OR IGNORE INTO gates (window, start_at) VALUES (:window, :start_at)", times)
-    return scalar(db, "SELECT id FROM gates WHERE window = :window AND start_at = :start_at", **times)
+    db.execute("INSERT INTO gates (window, start_at) VALUES (:window, :start_at) ON CONFLICT DO NOTHING", times)
+    return db.scalar("SELECT id FROM gates WHERE window = :window AND start_at = :start_at", **times)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from diffusion_local.db.database import Database
 from diffusion_local.domain import utc_now
-from diffusion_local.store.database import Database, scalar
 
 EVENTS = ("batch.done", "job.failed", "queue.idle", "queue.paused")
 
@@ -32,14 +32,16 @@ class NoticeStore:
 
     def any_untold(self) -> bool:
         with self._database.read() as db:
-            return scalar(db, "SELECT 1 FROM notices WHERE told_at IS NULL LIMIT 1") is not None
+            return db.scalar("SELECT 1 FROM notices WHERE told_at IS NULL LIMIT 1") is not None
 
     def note(self, event: str) -> Notice:
         """Write one by hand, told already: for a test."""
         with self._database.write() as db:
             now = utc_now()
-            number = db.execute("INSERT INTO notices (event, at, told_at) VALUES (?, ?, ?)", [event, now, now])
-            return Notice(number.lastrowid or 0, event, "", "", "", now)
+            [made] = db.query(
+                "INSERT INTO notices (event, at, told_at) VALUES (?, ?, ?) RETURNING id", [event, now, now]
+            )
+            return Notice(made["id"], event, "", "", "", now)
 
     def drop(self, notice: Notice) -> None:
         """Nobody needs to hear of it any more."""
@@ -49,8 +51,7 @@ class NoticeStore:
     def told_before(self, notice: Notice) -> str | None:
         """When the same event was told last before this one."""
         with self._database.read() as db:
-            return scalar(
-                db,
+            return db.scalar(
                 "SELECT max(n.told_at) FROM notices AS n JOIN deliveries ON deliveries.notice = n.id "
                 "WHERE n.event = :event AND n.id < :id",
                 event=notice.event,
@@ -61,12 +62,12 @@ class NoticeStore:
         """Whether the same event happened again after this one."""
         with self._database.read() as db:
             later = "SELECT 1 FROM notices WHERE event = :event AND id > :id LIMIT 1"
-            return scalar(db, later, event=notice.event, id=notice.id) is not None
+            return db.scalar(later, event=notice.event, id=notice.id) is not None
 
     def busy(self) -> bool:
         """Whether any job waits or runs."""
         with self._database.read() as db:
-            return scalar(db, "SELECT 1 FROM jobs WHERE state IN ('queued', 'running') LIMIT 1") is not None
+            return db.scalar("SELECT 1 FROM jobs WHERE state IN ('queued', 'running') LIMIT 1") is not None
 
     def forget(self, before: str) -> int:
         """Delete what was told, and its ended deliveries, from before a time."""

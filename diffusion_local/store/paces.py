@@ -4,10 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
-import sqlite_utils
-
+from diffusion_local.db.database import Database, Transaction
+from diffusion_local.db.dialect import by_index, seconds_between
 from diffusion_local.estimates import Made, Pace, Work
-from diffusion_local.store.database import Database
 
 PACE_JOBS = 200  # newest pictures of a model that it is learned from
 
@@ -20,12 +19,12 @@ class EstimateError:
     median: float | None
 
 
-def pace_of(db: sqlite_utils.Database, models: Iterable[str]) -> Pace:
+def pace_of(db: Transaction, models: Iterable[str]) -> Pace:
     history = []
     for model in models:
         found = db.execute(
-            "SELECT kind, pixels, steps, coalesce(run_seconds, (julianday(finished_at) - julianday(started_at)) "
-            "* 86400), load_seconds, rung, together FROM jobs "
+            f"SELECT kind, pixels, steps, coalesce(run_seconds, {seconds_between('started_at', 'finished_at')}), "
+            "load_seconds, rung, together FROM jobs "
             f"WHERE state = 'done' AND model = ? ORDER BY finished_at DESC LIMIT {PACE_JOBS}",
             [model],
         ).fetchall()
@@ -33,12 +32,12 @@ def pace_of(db: sqlite_utils.Database, models: Iterable[str]) -> Pace:
     return Pace.of(history)
 
 
-def waiting_work(db: sqlite_utils.Database, where: str = "", **values: int | str) -> dict[Work, int]:
+def waiting_work(db: Transaction, where: str = "", **values: int | str) -> dict[Work, int]:
     """How many jobs of each kind of work wait; ``where`` is a literal of the store about the line's order."""
     counted = "SELECT model, kind, pixels, steps, jobs FROM job_counts WHERE state = 'queued' AND jobs > 0"
     if where:
         counted = (
-            "SELECT model, kind, pixels, steps, count(*) FROM jobs INDEXED BY jobs_queued "
+            f"SELECT model, kind, pixels, steps, count(*) FROM {by_index('jobs', 'jobs_queued')} "
             f"WHERE state = 'queued' AND {where} GROUP BY model, kind, pixels, steps"
         )
     found = db.execute(counted, values).fetchall()

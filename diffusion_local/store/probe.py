@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 from diffusion_local.authority import guarded
+from diffusion_local.db.database import Database
 from diffusion_local.errors import DatabaseProblem, StorageProblem
 from diffusion_local.messages import message
-from diffusion_local.store.database import Database
 from diffusion_local.store.files import ImageFiles
 
 log = logging.getLogger(__name__)

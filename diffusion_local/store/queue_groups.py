@@ -1,7 +1,7 @@
 """The queue by batches: which of them a page shows, and a window of each one's jobs. Nothing is read that is not shown.
 
 Batches with work left come as the line runs: what runs first, then by their first job in line; ended ones newest first.
-A batch's jobs are listed as `groups_schema` ranks them, and every page begins behind a key, not after a number of rows.
+A batch's jobs are listed as `db.schema.RANKS` says, and every page begins behind a key, not after a number of rows.
 """
 
 import json
@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-import sqlite_utils
-
+from diffusion_local import actor
 from diffusion_local.authority import guarded
+from diffusion_local.db.access import own, seen
+from diffusion_local.db.database import Database, Transaction
+from diffusion_local.db.dialect import as_list, by_index, count_values, each_value, field, in_list, not_in_list
 from diffusion_local.domain import Job, State
 from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import message
 from diffusion_local.store import rows
 from diffusion_local.store.batch_rows import BatchRows, Progress
-from diffusion_local.store.database import Database, each_value, scalar
 from diffusion_local.store.line import Rules
-from diffusion_local.store.ownership import seen
 
 #: What a person may ask to see, and which jobs that is.
 STATES = {
@@ -31,6 +31,7 @@ STATES = {
     "cancelled": "list_rank = 4",
 }
 UNFINISHED = ("", "waiting", "paused", "running")
+LISTED = by_index("jobs", "jobs_listed")
 KEY = "(list_rank, list_priority, list_place)"
 IN_ORDER = "list_rank, list_priority, list_place"
 BACKWARDS = "list_rank DESC, list_priority DESC, list_place DESC"
@@ -87,7 +88,7 @@ class Wanted:
         told = [STATES[self.state]] if self.state in STATES else []
         told += [f"{name} = :wanted_{name}" for name in ("model", "owner") if getattr(self, name)]
         if self.text:  # first in the recipe as it lies there, which spares reading most of them as JSON
-            told.append("params LIKE :written ESCAPE '\\' AND json_extract(params, '$.prompt') LIKE :text ESCAPE '\\'")
+            told.append(f"params LIKE :written ESCAPE '\\' AND {field('params', 'prompt')} LIKE :text ESCAPE '\\'")
         values = {"wanted_model": self.model, "wanted_owner": self.owner, "text": part(self.text)}
         values["written"] = part(json.dumps(self.text, ensure_ascii=False)[1:-1])
         return "".join(f" AND {each}" for each in told), values
@@ -157,7 +158,8 @@ class QueueGroups:
                 return self._groups(db, dict.fromkeys(ended_matches(db, wanted, limit, after)))
             further = "AND (ended_at, id) < (SELECT ended_at, id FROM batches WHERE id = :after)" if after else ""
             found = db.execute(
-                f"SELECT id FROM batches INDEXED BY batches_ended WHERE ended_at IS NOT NULL AND {seen()} {further} "
+                f"SELECT id FROM {by_index('batches', 'batches_ended')} WHERE ended_at IS NOT NULL "
+                f"AND {seen()} {further} "
                 "ORDER BY ended_at DESC, id DESC LIMIT :limit",
                 {"after": after, "limit": limit},
             ).fetchall()
@@ -166,7 +168,7 @@ class QueueGroups:
     def window(self, batch_id: str, wanted: Wanted, limit: int, after: Key | None = None) -> Window:
         """``limit`` jobs of a batch that come behind ``after`` in its list."""
         where, values = wanted.where()
-        listed = f"jobs INDEXED BY jobs_listed WHERE batch_id = :batch_id AND {seen()}{where}"
+        listed = f"{LISTED} WHERE batch_id = :batch_id AND {seen()}{where}"
         values |= {"batch_id": batch_id, "n": limit + 1} | (after._asdict() if after else {})
         behind = f"AND {KEY} > (:rank, :priority, :place)" if after else ""
         before = f"{listed} AND {KEY} <= (:rank, :priority, :place)"
@@ -176,40 +178,38 @@ class QueueGroups:
             window = Window([rows.job(row) for row in shown], later=key_of(shown[-1]) if len(found) > limit else None)
             if not after:
                 return window
-            count = scalar(db, f"SELECT count(*) FROM {before}", **values)
+            count = db.scalar(f"SELECT count(*) FROM {before}", **values)
             back = f"SELECT {IN_ORDER} FROM {before} ORDER BY {BACKWARDS} LIMIT 1 OFFSET :limit"
             earlier = db.execute(back, values | {"limit": limit}).fetchone()
             return Window(window.jobs, count + 1, count > 0, Key(*earlier) if earlier else None, window.later)
 
     def others_waiting(self) -> int:
         """How many jobs wait that whoever acts may not look at."""
+        if actor.current().sees_all:
+            return 0
+        mine = by_index("jobs", "jobs_queued_by_owner")
         with self._database.read() as db:
-            if scalar(db, "SELECT actor_sees_all()"):
-                return 0
-            own = "jobs INDEXED BY jobs_queued_by_owner WHERE state = 'queued' AND owner = actor_name()"
-            return scalar(
-                db,
+            return db.scalar(
                 "SELECT (SELECT coalesce(sum(jobs), 0) FROM job_counts WHERE state = 'queued') "
-                f"- (SELECT count(*) FROM {own})",
+                f"- (SELECT count(*) FROM {mine} WHERE state = 'queued' AND {own()})",
             )
 
     def models(self) -> list[str]:
         """Of all jobs that may be looked at, for the filter."""
         with self._database.read() as db:
-            if scalar(db, "SELECT actor_sees_all()"):
+            if actor.current().sees_all:
                 return each_value(db, "job_counts", "model")
-            return each_value(db, "jobs", "model", "owner = actor_name()")
+            return each_value(db, "jobs", "model", own())
 
     def owners(self) -> list[str]:
         """Whoever has jobs here, of those whose jobs may be looked at; the machine's own person has no name."""
         with self._database.read() as db:
-            if scalar(db, "SELECT actor_sees_all()"):
+            if actor.current().sees_all:
                 return each_value(db, "jobs", "owner")
-            return each_value(db, "jobs", "owner", "owner = actor_name()")
+            return each_value(db, "jobs", "owner", own())
 
-    def _groups(self, db: sqlite_utils.Database, found: dict[str, Turn] | dict[str, None]) -> list[Group]:
-        asked = json.dumps(list(found))
-        read = db.query("SELECT * FROM batches WHERE id IN (SELECT value FROM json_each(?))", [asked])
+    def _groups(self, db: Transaction, found: dict[str, Turn] | dict[str, None]) -> list[Group]:
+        read = db.query(f"SELECT * FROM batches WHERE {in_list('id')}", {"ids": as_list(found)})
         batches, ended = {}, {}
         for row in read:
             batches[row["id"]], ended[row["id"]] = rows.batch(row), row["ended_at"]
@@ -221,17 +221,15 @@ class QueueGroups:
         ]
 
 
-def models_of(db: sqlite_utils.Database, batch_id: str) -> list[str]:
-    first = (
-        "SELECT model FROM jobs INDEXED BY jobs_listed WHERE batch_id = ? ORDER BY list_rank, list_priority, list_place"
-    )
-    found = db.execute(f"SELECT DISTINCT model FROM ({first} LIMIT {MOST_LOOKED_AT})", [batch_id])
+def models_of(db: Transaction, batch_id: str) -> list[str]:
+    first = f"SELECT model FROM {LISTED} WHERE batch_id = ? ORDER BY {IN_ORDER} LIMIT {MOST_LOOKED_AT}"
+    found = db.execute(f"SELECT DISTINCT model FROM ({first}) AS few", [batch_id])
     return [row[0] for row in found.fetchall()]
 
 
-def running_batches(db: sqlite_utils.Database, where: str, values: dict[str, Any]) -> list[str]:
+def running_batches(db: Transaction, where: str, values: dict[str, Any]) -> list[str]:
     found = db.execute(
-        f"SELECT batch_id FROM jobs INDEXED BY jobs_running WHERE state = 'running' AND {seen()}{where} "
+        f"SELECT batch_id FROM {by_index('jobs', 'jobs_running')} WHERE state = 'running' AND {seen()}{where} "
         "GROUP BY batch_id ORDER BY min(started_at), batch_id",
         values,
     )
@@ -239,21 +237,21 @@ def running_batches(db: sqlite_utils.Database, where: str, values: dict[str, Any
 
 
 def waiting_batches(
-    db: sqlite_utils.Database, where: str, values: dict[str, Any], after: Turn, skipped: set[str]
+    db: Transaction, where: str, values: dict[str, Any], after: Turn, skipped: set[str]
 ) -> Iterator[tuple[str, Turn]]:
     """(batch, its turn) of those whose first wanted job in line comes behind ``after``, without the ``skipped``."""
-    wanted = f"FROM jobs INDEXED BY jobs_queued WHERE state = 'queued' AND {seen()}{where}"
-    others = "batch_id NOT IN (SELECT value FROM json_each(:skipped))"
+    wanted = f"FROM {by_index('jobs', 'jobs_queued')} WHERE state = 'queued' AND {seen()}{where}"
+    others = not_in_list("batch_id", ":skipped")
     queries = [
         f"SELECT batch_id, lane, priority, position {wanted} AND {others} AND {behind} "
         "ORDER BY lane, priority DESC, position LIMIT 1"
         for behind in BEHIND
     ]
-    listed = f"FROM jobs INDEXED BY jobs_listed WHERE batch_id = :batch_id AND list_rank = 1{where}"
+    listed = f"FROM {LISTED} WHERE batch_id = :batch_id AND list_rank = 1{where}"
     earliest = f"SELECT -list_priority, list_place {listed} ORDER BY list_priority, list_place LIMIT 1"
     turn = after
     while True:
-        asked = values | turn._asdict() | {"skipped": json.dumps(sorted(skipped))}
+        asked = values | turn._asdict() | {"skipped": as_list(sorted(skipped))}
         found = next((row for query in queries if (row := db.execute(query, asked).fetchone())), None)
         if found is None:
             return
@@ -264,20 +262,15 @@ def waiting_batches(
             yield batch_id, turn
 
 
-def open_batches(db: sqlite_utils.Database, limit: int) -> int:
+def open_batches(db: Transaction, limit: int) -> int:
     """How many batches have work left, counted up to ``limit``; by skipping from one to the next."""
-    left = "SELECT min(batch_id) FROM jobs INDEXED BY jobs_open WHERE state IN ('queued', 'running')"
-    return scalar(
-        db,
-        f"WITH RECURSIVE each (id) AS ({left} UNION ALL SELECT ({left} AND batch_id > each.id) FROM each "
-        "WHERE id IS NOT NULL LIMIT :limit) SELECT count(id) FROM each",
-        limit=limit,
-    )
+    opened = f"{by_index('jobs', 'jobs_open')} WHERE state IN ('queued', 'running')"
+    return count_values(db, opened, "batch_id", limit)
 
 
-def ended_matches(db: sqlite_utils.Database, wanted: Wanted, limit: int, after: str | None) -> list[str]:
+def ended_matches(db: Transaction, wanted: Wanted, limit: int, after: str | None) -> list[str]:
     where, values = wanted.where()
-    jobs_of = f"SELECT 1 FROM jobs INDEXED BY jobs_listed WHERE batch_id = batches.id AND list_rank {{ranks}}{where}"
+    jobs_of = f"SELECT 1 FROM {LISTED} WHERE batch_id = batches.id AND list_rank {{ranks}}{where}"
     further = "AND id < :after" if after else ""
     found = db.execute(
         f"SELECT id FROM batches WHERE {seen()} {further} AND EXISTS ({jobs_of.format(ranks='> 1')}) "

@@ -1,48 +1,43 @@
 """What is asked about the queue without changing it: snapshot, lists, positions, history, paces."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-import sqlite_utils
-
 from diffusion_local import estimates
+from diffusion_local.db.access import SEES_ALL, scoped, seen, veiled
+from diffusion_local.db.database import Database, Transaction
+from diffusion_local.db.dialect import as_list, by_index, in_list
+from diffusion_local.db.schema import RANKS
 from diffusion_local.domain import FINAL, Batch, Event, Job, Params, Snapshot, State, Worker, utc_now
 from diffusion_local.estimates import Work
 from diffusion_local.messages import decoded
 from diffusion_local.store import rows
-from diffusion_local.store.database import Database, scalar
-from diffusion_local.store.groups_schema import RANKS
 from diffusion_local.store.line import Line, Rules
-from diffusion_local.store.ownership import scoped, seen, veiled
 from diffusion_local.store.paces import pace_of, waiting_work
 from diffusion_local.store.tombstones import missing
 
+JOBS = "SELECT * FROM jobs"
+QUEUED = f"{by_index('jobs', 'jobs_queued')} WHERE state = 'queued'"
 ORDER = "ORDER BY lane, priority DESC, position"
-#: By name: with fresh statistics the planner would rather read every job there is.
-RUNNING = "INDEXED BY jobs_running WHERE state = 'running'"
+RUNNING = f"SELECT * FROM {by_index('jobs', 'jobs_running')} WHERE state = 'running'"
 STALL_STEPS = 20
 FEW = 3  # jobs whose places are cheaper to look up one by one
 #: What stands before a job in line, as positions go; between owners and models it is turns that decide (store.line).
 BEFORE = "(lane < :lane OR lane = :lane AND (priority > :priority OR priority = :priority AND position < :position))"
-VISIBLE = f"(actor_sees_all() OR EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_id AND {seen('jobs')}))"
+VISIBLE = f"({SEES_ALL} OR EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_id AND {seen('jobs')}))"
 
 
 class QueueView:
     def __init__(self, database: Database, rules: Rules | None = None) -> None:
         self._database = database
-        self.rules = rules or Rules()
+        self._rules = rules or Rules()
 
     def revision(self) -> int:
         """A number that grows with every visible change."""
         with self._database.read() as db:
-            return scalar(db, "SELECT revision FROM queue")
-
-    @property
-    def database(self) -> Database:
-        return self._database
+            return db.scalar("SELECT revision FROM queue")
 
     def moment(self) -> tuple[int, int]:
         """(revision, number of the newest event)."""
@@ -57,7 +52,7 @@ class QueueView:
             counts = dict(db.execute("SELECT state, sum(jobs) FROM job_counts GROUP BY state").fetchall())
             running = jobs(db, f"{RUNNING} ORDER BY started_at, id")
             workers = [rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")]
-            line = Line(db, now, self.rules)
+            line = Line(db, now, self._rules)
             first = waiting_jobs(db, line, next((each.model for each in workers if each.model), ""), waiting)
             work = waiting_work(db)
             pace = pace_of(db, {*(each.model for each in work), *(job.params.runs_on for job in running)})
@@ -70,7 +65,9 @@ class QueueView:
                 counts={state: counts.get(str(state), 0) for state in State},
                 running=shown,
                 waiting=[veiled(job) for job in first],
-                ended=jobs(db, f"WHERE {seen()} AND finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT ?", ended),
+                ended=jobs(
+                    db, f"{JOBS} WHERE {seen()} AND finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT ?", ended
+                ),
                 workers=[replace(each, model="") if each.slot in hidden else each for each in workers],
                 paused=bool(queue["paused"]),
                 reason=decoded(queue["blocked"], queue["blocked_json"]),
@@ -120,9 +117,7 @@ class QueueView:
             hands = hands_of([rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")])
             models = [row[0] for row in db.execute("SELECT DISTINCT model FROM jobs WHERE state = 'queued'").fetchall()]
             pace = pace_of(db, {*models, *(job.params.runs_on for job in running)})
-            line = db.execute(
-                f"SELECT id, model, kind, pixels, steps FROM jobs INDEXED BY jobs_queued WHERE state = 'queued' {ORDER}"
-            )
+            line = db.execute(f"SELECT id, model, kind, pixels, steps FROM {QUEUED} {ORDER}")
             ahead: Counter[Work] = Counter()
             for position, (job_id, *work) in enumerate(line, start=1):
                 if not left:
@@ -144,11 +139,13 @@ class QueueView:
                 values.append(str(value))
         order = "idx" if batch_id else "id DESC"
         with self._database.read() as db:
-            return jobs(db, f"WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?", *values, limit)
+            return jobs(db, f"{JOBS} WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?", *values, limit)
 
     def newest_batches(self, ids: list[str], most: int) -> list[Job]:
         """The first ``most`` jobs of each of these batches, newest batch first."""
-        which = f"INDEXED BY jobs_by_batch WHERE batch_id = ? AND {seen()} ORDER BY idx LIMIT ?"
+        which = (
+            f"SELECT * FROM {by_index('jobs', 'jobs_by_batch')} WHERE batch_id = ? AND {seen()} ORDER BY idx LIMIT ?"
+        )
         with self._database.read() as db:
             return [job for batch_id in sorted(set(ids), reverse=True) for job in jobs(db, which, batch_id, most)]
 
@@ -157,10 +154,10 @@ class QueueView:
         counts: dict[str, dict[State, int]] = {}
         with self._database.read() as db:
             for batch_id, rank, count in db.execute(
-                "SELECT batch_id, list_rank, count(*) FROM jobs INDEXED BY jobs_listed "
-                "WHERE batch_id IN (SELECT id FROM batches WHERE id IN (SELECT value FROM json_each(?)) "
-                f"AND {seen()}) GROUP BY batch_id, list_rank",
-                [json.dumps(batch_ids)],
+                f"SELECT batch_id, list_rank, count(*) FROM {by_index('jobs', 'jobs_listed')} "
+                f"WHERE batch_id IN (SELECT id FROM batches WHERE {in_list('id')} AND {seen()}) "
+                "GROUP BY batch_id, list_rank",
+                {"ids": as_list(batch_ids)},
             ).fetchall():
                 counts.setdefault(batch_id, dict.fromkeys(State, 0))[State(RANKS[rank])] = count
         return counts
@@ -198,31 +195,31 @@ class QueueView:
             for row in db.query(f"SELECT * FROM batches WHERE id = ? AND {seen()}", [batch_id]):
                 counted = dict(
                     db.execute(
-                        "SELECT state, count(*) FROM jobs INDEXED BY jobs_listed WHERE batch_id = ? GROUP BY list_rank",
+                        f"SELECT list_rank, count(*) FROM {by_index('jobs', 'jobs_listed')} WHERE batch_id = ? "
+                        "GROUP BY list_rank",
                         [batch_id],
                     ).fetchall()
                 )
-                return rows.batch(row), {state: counted.get(str(state), 0) for state in State}
+                return rows.batch(row), {state: counted.get(RANKS.index(state), 0) for state in State}
             raise missing(db, "batch", batch_id)
 
     def check_batch(self, batch_id: str) -> None:
         """Raises NotFound if there is no such batch."""
         with self._database.read() as db:
-            if not scalar(db, f"SELECT 1 FROM batches WHERE id = :id AND {seen()}", id=batch_id):
+            if not db.scalar(f"SELECT 1 FROM batches WHERE id = :id AND {seen()}", id=batch_id):
                 raise missing(db, "batch", batch_id)
 
     def batch_of_key(self, idempotency_key: str) -> str | None:
         with self._database.read() as db:
-            return scalar(db, "SELECT id FROM batches WHERE idempotency_key = :key", key=scoped(idempotency_key))
+            return db.scalar("SELECT id FROM batches WHERE idempotency_key = :key", key=scoped(idempotency_key))
 
     def unfinished(self, job_ids: list[str]) -> list[str]:
         """Those of the jobs that have not ended."""
         ended = ", ".join(f"'{state}'" for state in sorted(FINAL))
         with self._database.read() as db:
             found = db.execute(
-                f"SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND state NOT IN ({ended}) "
-                f"AND {seen()}",
-                [json.dumps(job_ids)],
+                f"SELECT id FROM jobs WHERE {in_list('id')} AND state NOT IN ({ended}) AND {seen()}",
+                {"ids": as_list(job_ids)},
             )
             return [row[0] for row in found.fetchall()]
 
@@ -261,16 +258,16 @@ def seconds_until(now: datetime, opens: Mapping[int, str | None]) -> dict[int, f
     return {gate: (datetime.fromisoformat(at) - now).total_seconds() for gate, at in opens.items() if at}
 
 
-def waiting_jobs(db: sqlite_utils.Database, line: Line, loaded: str, count: int) -> list[Job]:
+def waiting_jobs(db: Transaction, line: Line, loaded: str, count: int) -> list[Job]:
     """The first jobs of the line as they will run, then what is held back, in plain order."""
     due = line.upcoming(loaded, count)
-    found = {job.id: job for job in jobs(db, "WHERE id IN (SELECT value FROM json_each(?))", json.dumps(due))}
+    found = {job.id: job for job in jobs(db, f"{JOBS} WHERE {in_list('id', '?')}", as_list(due))}
     shown = [found[job_id] for job_id in due]
     if len(shown) < count:
-        rest = jobs(db, f"INDEXED BY jobs_queued WHERE state = 'queued' {ORDER} LIMIT ?", count + len(shown))
+        rest = jobs(db, f"SELECT * FROM {QUEUED} {ORDER} LIMIT ?", count + len(shown))
         shown += [job for job in rest if job.id not in found]
     return shown[:count]
 
 
-def jobs(db: sqlite_utils.Database, rest: str, *values: str | int) -> list[Job]:
-    return [rows.job(row) for row in db.query(f"SELECT * FROM jobs {rest}", list(values))]
+def jobs(db: Transaction, sql: str, *values: str | int) -> list[Job]:
+    return [rows.job(row) for row in db.query(sql, list(values))]

@@ -1,20 +1,20 @@
 """What a report is made from: one pass over the ended jobs of a batch or of a time, and some of their pictures."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from diffusion_local.db.access import seen
+from diffusion_local.db.database import Database
+from diffusion_local.db.dialect import as_list, in_list, seconds_between
 from diffusion_local.domain import Image
 from diffusion_local.store import rows
-from diffusion_local.store.database import Database
-from diffusion_local.store.ownership import seen
 
 COLUMNS = (
     "jobs.id, jobs.batch_id, jobs.state, jobs.model, jobs.started_at, jobs.finished_at, jobs.error_kind, "
     "substr(jobs.error_message, 1, 500) AS error_message, "
-    "iif(length(jobs.error_message) <= 500, jobs.error_json, NULL) AS error_json, "
-    "coalesce(jobs.run_seconds, (julianday(jobs.finished_at) - julianday(jobs.started_at)) * 86400) AS run_seconds, "
+    "CASE WHEN length(jobs.error_message) <= 500 THEN jobs.error_json END AS error_json, "
+    f"coalesce(jobs.run_seconds, {seconds_between('jobs.started_at', 'jobs.finished_at')}) AS run_seconds, "
     "jobs.load_seconds, jobs.expected_seconds, jobs.rung, "
     "coalesce((SELECT flag FROM images WHERE images.job_id = jobs.id), '') AS flag"
 )
@@ -44,8 +44,7 @@ class ReportStore:
         """(name, lane) of batches by id."""
         with self._database.read() as db:
             found = db.execute(
-                f"SELECT id, name, lane FROM batches WHERE id IN (SELECT value FROM json_each(?)) AND {seen()}",
-                [json.dumps(list(batch_ids))],
+                f"SELECT id, name, lane FROM batches WHERE {in_list('id')} AND {seen()}", {"ids": as_list(batch_ids)}
             )
             return {row[0]: (row[1], row[2]) for row in found.fetchall()}
 
@@ -53,8 +52,7 @@ class ReportStore:
         """Pictures that are still in the gallery, by job id."""
         with self._database.read() as db:
             found = db.query(
-                "SELECT * FROM images WHERE job_id IN (SELECT value FROM json_each(?)) AND trashed_at IS NULL "
-                f"AND {seen()}",
-                [json.dumps(list(job_ids))],
+                f"SELECT * FROM images WHERE {in_list('job_id')} AND trashed_at IS NULL AND {seen()}",
+                {"ids": as_list(job_ids)},
             )
             return {row["job_id"]: rows.image(row) for row in found}

@@ -3,9 +3,10 @@
 import time
 from datetime import datetime, timedelta
 
+from diffusion_local.db.database import Database
+from diffusion_local.db.dialect import field
 from diffusion_local.domain import utc_now, utc_text
 from diffusion_local.settings import Settings
-from diffusion_local.store.database import Database
 from diffusion_local.store.files import ImageFiles
 
 OLD_PREVIEW_SECONDS = 3600.0
@@ -82,8 +83,8 @@ def drop_old_sources(settings: Settings, database: Database, files: ImageFiles) 
         kept = {
             row[0]
             for table in ("jobs", "images")
-            for field in ("source", "mask")
-            for row in db.execute(f"SELECT DISTINCT json_extract(params, '$.{field}') FROM {table}").fetchall()
+            for name in ("source", "mask")
+            for row in db.execute(f"SELECT DISTINCT {field('params', name)} FROM {table}").fetchall()
         }
     dropped = 0
     for source_id in old:

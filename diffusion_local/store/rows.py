@@ -3,9 +3,9 @@
 import json
 from dataclasses import asdict
 from datetime import datetime
-from hashlib import sha256
 from typing import Any
 
+from diffusion_local.db.schema import recipe_mark
 from diffusion_local.domain import Batch, Event, Failure, Image, Job, Lane, Params, Room, State, Worker, utc_text
 from diffusion_local.estimates import Measured
 from diffusion_local.messages import decoded, encoded
@@ -155,11 +155,6 @@ def image(row: Row) -> Image:
         owner=row["owner"],
         facts=json.loads(row["facts"]),
     )
-
-
-def recipe_mark(params: Params) -> str:
-    """Equal for equal recipes, seed included: the first 64 bits of SHA-256 in hex."""
-    return sha256(params.to_json().encode()).hexdigest()[:16]
 
 
 def image_row(image: Image) -> Row:

@@ -1,10 +1,10 @@
 """Which jobs a person means, of those that it may change."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-from diffusion_local.store.ownership import ruled
+from diffusion_local.db.access import ruled
+from diffusion_local.db.dialect import as_list, in_list
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Selection:
 
     def _named(self) -> tuple[str, dict[str, Any]]:
         if self.ids:
-            return "id IN (SELECT value FROM json_each(:ids))", {"ids": json.dumps(self.ids)}
+            return in_list("id"), {"ids": as_list(self.ids)}
         if self.batch_id:
             return "batch_id = :batch_id", {"batch_id": self.batch_id}
-        return ("1", {}) if self.everything else ("0", {})
+        return ("true", {}) if self.everything else ("false", {})

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+from diffusion_local.db.database import Database
 from diffusion_local.domain import utc_now, utc_text
-from diffusion_local.store.database import Database, scalar
 
 KNOWN_DAYS = 180  # that a browser or a network is known after its last sign-in
 MOST_KNOWN = 50  # of an account; the one unused for longest goes first
@@ -35,7 +35,7 @@ class SignIns:
                     "ON CONFLICT (who) DO UPDATE SET failures = failures + 1",
                     [who, now],
                 )
-            over = scalar(db, "SELECT count(*) FROM failed_logins") - MOST_COUNTED
+            over = db.scalar("SELECT count(*) FROM failed_logins") - MOST_COUNTED
             if over > 0:
                 db.execute(
                     "DELETE FROM failed_logins WHERE who IN (SELECT who FROM failed_logins ORDER BY first_at LIMIT ?)",
@@ -48,7 +48,7 @@ class SignIns:
         stay, or somebody with an account would guess the passwords of others without end.
         """
         with self._database.write() as db:
-            made = scalar(db, "SELECT failures FROM failed_logins WHERE who = :who", who=own) or 1
+            made = db.scalar("SELECT failures FROM failed_logins WHERE who = :who", who=own) or 1
             db.execute("DELETE FROM failed_logins WHERE who = ?", [own])
             for who in shared:
                 db.execute("UPDATE failed_logins SET failures = failures - ? WHERE who = ?", [made, who])
@@ -72,7 +72,7 @@ class SignIns:
             if not device:  # a program without cookies: one row for its network
                 device = f"network {network}"
                 db.execute("DELETE FROM devices WHERE account = ? AND digest = ?", [account, device])
-            db.table("devices").insert({"account": account, "digest": device, "network": network, "used_at": utc_now()})
+            db.insert("devices", {"account": account, "digest": device, "network": network, "used_at": utc_now()})
             db.execute(
                 "DELETE FROM devices WHERE account = :account AND digest NOT IN (SELECT digest FROM devices "
                 f"WHERE account = :account ORDER BY used_at DESC, digest LIMIT {MOST_KNOWN})",

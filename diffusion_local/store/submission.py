@@ -4,22 +4,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 
-import sqlite_utils
-
+from diffusion_local.db.access import SEPARATOR, scoped
+from diffusion_local.db.database import Transaction
 from diffusion_local.domain import Batch, Job
 from diffusion_local.errors import Conflict, QueueBlocked, QueueFull, echo
 from diffusion_local.messages import decoded, message
 from diffusion_local.store import allowance, rows
-from diffusion_local.store.database import scalar
 from diffusion_local.store.line import gate_of
-from diffusion_local.store.ownership import SEPARATOR, scoped
 
 #: A batch, its jobs, the idempotency key it came with, and a digest of what was asked for.
 Lot = tuple[Batch, Iterable[Job], str | None, str]
 
 
 def insert(
-    db: sqlite_utils.Database,
+    db: Transaction,
     batch: Batch,
     jobs: Iterable[Job],
     idempotency_key: str | None,
@@ -32,12 +30,12 @@ def insert(
         return found
     refuse_while_blocked(db)
     allowance.check(db, batch.count)
-    waiting = scalar(db, "SELECT coalesce(sum(jobs), 0) FROM job_counts WHERE state = 'queued'")
+    waiting = db.scalar("SELECT coalesce(sum(jobs), 0) FROM job_counts WHERE state = 'queued'")
     if waiting + batch.count > max_queued:
         raise QueueFull(message("queue_room", most=max_queued, waiting=waiting, asked=batch.count))
-    db.table("batches").insert(rows.batch_row(batch) | {"idempotency_key": key, "request": request})
+    db.insert("batches", rows.batch_row(batch) | {"idempotency_key": key, "request": request})
     gate = gate_of(db, batch.window, batch.start_at)
-    last = scalar(db, "SELECT coalesce(max(position), 0) FROM jobs")
+    last = db.scalar("SELECT coalesce(max(position), 0) FROM jobs")
     ids: list[str] = []
 
     def lined_up() -> Iterator[rows.Row]:
@@ -45,18 +43,18 @@ def insert(
             ids.append(job.id)
             yield rows.job_row(job) | {"position": last + 1 + place, "gate": gate}
 
-    db.table("jobs").insert_all(lined_up())
+    db.insert_many("jobs", lined_up())
     return batch.id, ids
 
 
-def refuse_while_blocked(db: sqlite_utils.Database) -> None:
+def refuse_while_blocked(db: Transaction) -> None:
     """Raises QueueBlocked while the queue is held because the storage cannot be written. Jobs stored before wait."""
     reason = decoded(*db.execute("SELECT blocked, blocked_json FROM queue").fetchone())
     if reason:
         raise QueueBlocked(message("queue_takes_nothing", reason=reason))
 
 
-def seen_before(db: sqlite_utils.Database, key: str, request: str) -> tuple[str, list[str]] | None:
+def seen_before(db: Transaction, key: str, request: str) -> tuple[str, list[str]] | None:
     for batch in db.query("SELECT id, request FROM batches WHERE idempotency_key = ?", [key]):
         if batch["request"] != request:
             given = key.rpartition(SEPARATOR)[2]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from PIL import Image as PIL
 
 from diffusion_local import recipe
-from diffusion_local.domain import Image, Params, State
+from diffusion_local.db.database import Database
+from diffusion_local.domain import Image, Params, State, utc_now
 from diffusion_local.store import rows
 from diffusion_local.store.blobs import Area, StoredFile
-from diffusion_local.store.database import Database
 from diffusion_local.store.files import ImageFiles, id_of
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def trash_missing(files: ImageFiles, database: Database, there: set[str]) -> lis
         return []
     with database.write() as db:
         for image_id in gone:
-            db.execute("UPDATE images SET trashed_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') WHERE id = ?", [image_id])
+            db.execute("UPDATE images SET trashed_at = ? WHERE id = ?", [utc_now(), image_id])
             log.warning("the file of picture %s is gone; its row is in the trash", image_id)
     return gone
 
@@ -84,7 +84,9 @@ def rebuild(files: ImageFiles, database: Database) -> int:
         with database.write() as db:
             values = rows.image_row(image)
             names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
-            written += db.execute(f"INSERT OR IGNORE INTO images ({names}) VALUES ({marks})", values).rowcount
+            written += db.execute(
+                f"INSERT INTO images ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING", values
+            ).rowcount
     return written
 
 

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from diffusion_local.db.database import Database
+from diffusion_local.db.dialect import by_index, seconds_between
 from diffusion_local.domain import Worker
 from diffusion_local.store import rows
-from diffusion_local.store.database import scalar
-from diffusion_local.store.queue_view import QueueView
 
 RECENT = 1000  # ended jobs whose times are told
 
@@ -27,21 +27,23 @@ class Tally:
     run_seconds: list[float]
 
 
-def read_tally(view: QueueView) -> Tally:
-    with view.database.read() as db:
+def read_tally(database: Database) -> Tally:
+    with database.read() as db:
 
         def counted(sql: str) -> dict[str, int]:
             return dict(db.execute(sql).fetchall())
 
         def by_lane(state: str, index: str) -> dict[str, int]:
-            found = counted(f"SELECT lane, count(*) FROM jobs INDEXED BY {index} WHERE state = '{state}' GROUP BY lane")
+            found = counted(
+                f"SELECT lane, count(*) FROM {by_index('jobs', index)} WHERE state = '{state}' GROUP BY lane"
+            )
             return {str(lane): found.get(rank, 0) for rank, lane in rows.LANES.items()}  # type: ignore[call-overload]
 
         revision, paused, blocked = db.execute("SELECT revision, paused, blocked FROM queue").fetchone()
         # Out of `jobs_ended`, whose order lets it stop after RECENT rows. Times before a requeue count as waiting.
         times = db.execute(
-            "SELECT (julianday(started_at) - julianday(created_at)) * 86400, "
-            "(julianday(finished_at) - julianday(started_at)) * 86400 FROM jobs INDEXED BY jobs_ended "
+            f"SELECT {seconds_between('created_at', 'started_at')}, {seconds_between('started_at', 'finished_at')} "
+            f"FROM {by_index('jobs', 'jobs_ended')} "
             f"WHERE finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT {RECENT}"
         ).fetchall()
         ran = [(max(0.0, wait), max(0.0, run)) for wait, run in times if wait is not None]
@@ -56,10 +58,10 @@ def read_tally(view: QueueView) -> Tally:
                 "GROUP BY state HAVING sum(jobs) > 0"
             ),
             failures=counted(
-                "SELECT error_kind, count(*) FROM jobs INDEXED BY jobs_by_state "
+                f"SELECT error_kind, count(*) FROM {by_index('jobs', 'jobs_by_state')} "
                 "WHERE state = 'failed' GROUP BY error_kind"
             ),
-            pictures=scalar(db, "SELECT coalesce(sum(images), 0) FROM image_counts"),
+            pictures=db.scalar("SELECT coalesce(sum(images), 0) FROM image_counts"),
             workers=[rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")],
             wait_seconds=[wait for wait, _ in ran],
             run_seconds=[run for _, run in ran],

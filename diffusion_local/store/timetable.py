@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from datetime import datetime, tzinfo
 
+from diffusion_local.db.database import Database
 from diffusion_local.domain import Batch, Lane, utc_now, utc_text
-from diffusion_local.store.database import Database, scalar
 from diffusion_local.store.line import Rules
 from diffusion_local.timing import Timing, late_warning, timing
 
@@ -50,4 +50,4 @@ class Timetable:
 
     def _queue_window(self, lane: Lane) -> str:
         with self._database.read() as db:
-            return scalar(db, "SELECT window FROM queue") if lane is Lane.BATCH else ""
+            return db.scalar("SELECT window FROM queue") if lane is Lane.BATCH else ""

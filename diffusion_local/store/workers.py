@@ -2,9 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
+from diffusion_local.db.database import Database
 from diffusion_local.domain import Room, Worker, utc_now
 from diffusion_local.store import rows
-from diffusion_local.store.database import Database
 
 NONE_YET = Room()
 #: A worker reports that it is alive every few seconds; after this silence the page says that it does not answer.
@@ -26,7 +26,8 @@ class WorkerStore:
     def register(self, slot: str, pid: int, device: str, room: Room = NONE_YET) -> None:
         now = utc_now()
         with self._database.write() as db:
-            db.table("workers").upsert(
+            db.upsert(
+                "workers",
                 {
                     "slot": slot,
                     "pid": pid,
@@ -39,7 +40,7 @@ class WorkerStore:
                     "memory_bytes": room.bytes,
                     "bf16": room.bf16,
                 },
-                pk="slot",
+                key=("slot",),
             )
 
     def tell(self, slot: str, status: str, model: str = "", free: int | None = None) -> None:

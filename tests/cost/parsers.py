@@ -35,6 +35,7 @@ from diffusion_local import (
     when,
 )
 from diffusion_local.batches import bundle
+from diffusion_local.db.search import terms
 from diffusion_local.domain import Batch, Image, new_job
 from diffusion_local.engine import fake
 from diffusion_local.errors import DiffusionLocalError
@@ -144,7 +145,7 @@ def request(**given: str) -> Request:
 
 def searched(text: str) -> object:
     asked = GalleryFilter.of({"search": text})
-    return asked.where(), asked.words()
+    return asked.where(), terms(asked.search)
 
 
 def forwarded(text: str) -> object:
@@ -297,7 +298,7 @@ PARSERS = [
         "options/a1111.py",
         lambda text: a1111_recipe.text(params(prompt=text, negative=text, model=text)),
     ),
-    Parser("search", "store/gallery_filter.py", searched),
+    Parser("search", "db/search.py", searched),
     Parser("filter of the gallery", "store/gallery_filter.py", lambda text: GalleryFilter.of({"model": text})),
     Parser("filter of the queue", "store/queue_groups.py", lambda text: queue_groups.Wanted(text=text).where()),
     Parser("webhooks", "telling/receivers.py", lambda text: receivers.check_settings(settings_with(webhooks=text))),

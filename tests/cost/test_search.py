@@ -4,8 +4,8 @@ import httpx
 import pytest
 
 from diffusion_local.compose import House
+from diffusion_local.db.connections import LIMITS
 from diffusion_local.errors import InvalidParams
-from diffusion_local.store.connections import LIMITS
 from diffusion_local.store.gallery_filter import MAX_CHARS, MAX_VALUE, MAX_WORDS, GalleryFilter
 from diffusion_local.store.queue_groups import MOST_TEXT, Wanted
 from diffusion_local.web.ui import look
@@ -20,7 +20,7 @@ IN_A_CHILD = """
 import sys
 from pathlib import Path
 from diffusion_local.errors import InvalidParams
-from diffusion_local.store.database import Database
+from diffusion_local.db.database import Database
 from diffusion_local.store.gallery_filter import GalleryFilter
 from diffusion_local.store.images import ImageStore
 
@@ -83,8 +83,8 @@ def test_the_longest_filter_of_the_queue_is_a_pattern_that_sqlite_takes(house: H
 
 
 def test_every_connection_has_the_limits(house: House) -> None:
-    with house.database.read() as db:
-        assert {limit: db.conn.getlimit(limit) for limit in LIMITS} == LIMITS
+    with house.database.plain() as connection:
+        assert {limit: connection.getlimit(limit) for limit in LIMITS} == LIMITS
 
 
 def test_http_refuses_and_names_the_field(house: House) -> None:

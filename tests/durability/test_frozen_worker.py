@@ -8,10 +8,10 @@ import psutil
 import pytest
 
 from diffusion_local.compose import House
+from diffusion_local.db import connections
 from diffusion_local.dispatch import slots
 from diffusion_local.domain import State
 from diffusion_local.errors import DatabaseProblem
-from diffusion_local.store import connections
 from tests.durability.conftest import SERVE, WORKER, Start, assert_sound, ended, pid_of, running, states, submit
 from tests.support import eventually
 

@@ -12,11 +12,11 @@ import pytest
 
 from diffusion_local.catalog import Model
 from diffusion_local.compose import open_house
+from diffusion_local.db.database import Database
 from diffusion_local.domain import Lora, State
 from diffusion_local.engine.memory import LADDERS, Choice
 from diffusion_local.errors import OutOfMemory, Stopped
 from diffusion_local.settings import Settings
-from diffusion_local.store.database import Database
 from diffusion_local.store.fits import FitStore
 from diffusion_local.worker.ladder import Ladder
 from tests.engine.conftest import Draw

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diffusion_local.catalog import Model
+from diffusion_local.db.database import Database
 from diffusion_local.domain import Lora
 from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
@@ -17,7 +18,6 @@ from diffusion_local.engine.graphs import MOST, Graphs, Unrecordable, denoiser_o
 from diffusion_local.engine.materials import Materials
 from diffusion_local.engine.memory import Choice
 from diffusion_local.errors import OutOfMemory, Stopped
-from diffusion_local.store.database import Database
 from diffusion_local.store.fits import FitStore
 from diffusion_local.worker.ladder import Ladder
 from tests.engine.conftest import Draw

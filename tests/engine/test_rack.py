@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from diffusion_local.catalog import Model
+from diffusion_local.db.database import Database
 from diffusion_local.engine import placement
 from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.memory import Choice
 from diffusion_local.errors import ModelUnavailable, OutOfMemory, Stopped, UserError
-from diffusion_local.store.database import Database
 from diffusion_local.store.fits import FitStore
 from diffusion_local.worker.ladder import Ladder
 from tests.engine.conftest import Draw

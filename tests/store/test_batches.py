@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from diffusion_local.db.database import Database
 from diffusion_local.domain import Lane
 from diffusion_local.errors import NotFound
 from diffusion_local.store import batches
 from diffusion_local.store.batches import Results
-from diffusion_local.store.database import Database
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.jobs import JobStore
 from tests.support import claimed, enqueue, image_of

@@ -2,9 +2,9 @@
 
 import pytest
 
+from diffusion_local.db.database import Database
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
 from diffusion_local.store.boards import BoardStore
-from diffusion_local.store.database import Database
 from diffusion_local.store.gallery_filter import GalleryFilter
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.jobs import JobStore

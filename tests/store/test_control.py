@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 
 from diffusion_local.compose import House
+from diffusion_local.db.database import Database
 from diffusion_local.domain import Lane, State
 from diffusion_local.errors import Conflict, NotFound
 from diffusion_local.store.control import QueueControl
-from diffusion_local.store.database import Database
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.queue_view import QueueView

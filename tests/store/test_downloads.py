@@ -2,8 +2,8 @@
 
 import pytest
 
+from diffusion_local.db.database import Database
 from diffusion_local.errors import Conflict, NotFound
-from diffusion_local.store.database import Database
 from diffusion_local.store.downloads import FINAL, KEPT, TRANSITIONS, Download, DownloadState, DownloadStore
 
 

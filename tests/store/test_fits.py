@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from diffusion_local.db.database import Database
 from diffusion_local.domain import Fit, Kind
-from diffusion_local.store.database import Database
 from diffusion_local.store.fits import FitStore
 
 FIT = Fit("sdxl", Kind.TXT2IMG, 1024, 1024, "Test GPU", worked="model_offload", peak_bytes=6_000_000_000)

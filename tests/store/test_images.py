@@ -3,9 +3,9 @@
 import pytest
 
 from diffusion_local.actor import SCOPES, Actor, Role, acting
+from diffusion_local.db.database import Database
 from diffusion_local.domain import Image
 from diffusion_local.errors import InvalidParams, NotFound
-from diffusion_local.store.database import Database
 from diffusion_local.store.gallery_filter import GalleryFilter
 from diffusion_local.store.images import ImageStore
 from diffusion_local.store.jobs import JobStore
@@ -154,7 +154,7 @@ def test_a_search_within_few_and_within_many_finds_the_same(
     images.star([apple.id, pear.id], True)
     asked = GalleryFilter(search="red", starred=True, until="2999-01-01")
     few = images.page(asked=asked)
-    monkeypatch.setattr("diffusion_local.store.images.FEW", 0)
+    monkeypatch.setattr("diffusion_local.db.search.FEW", 0)
     assert [image.id for image in few] == [apple.id] == [image.id for image in images.page(asked=asked)]
     assert images.page(asked=GalleryFilter(search="red", until="2000-01-01")) == []
 

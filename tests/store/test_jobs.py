@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from diffusion_local.compose import House
+from diffusion_local.db.database import Database
 from diffusion_local.domain import FINAL, TRANSITIONS, Claim, Lane, State, utc_text
 from diffusion_local.errors import Conflict, LostClaim, NotFound, QueueFull
 from diffusion_local.store.control import QueueControl
-from diffusion_local.store.database import Database
 from diffusion_local.store.jobs import CRASH_LIMIT, JobStore
 from diffusion_local.store.selection import Selection
 from tests.support import FAILURE, claimed, enqueue, image_of, in_state, row_of, sql, start_python
@@ -118,7 +118,7 @@ def test_the_attempt_grows_with_each_claim_and_with_nothing_else(store: JobStore
 CLAIM_ALL = """
 import sys, time
 from pathlib import Path
-from diffusion_local.store.database import Database
+from diffusion_local.db.database import Database
 from diffusion_local.store.jobs import JobStore
 store = JobStore(Database.open(Path(sys.argv[1])))
 Path(sys.argv[3], sys.argv[2]).touch()

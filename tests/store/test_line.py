@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from diffusion_local.db.database import Database
 from diffusion_local.domain import Batch, Lane, new_id, utc_now, utc_text
 from diffusion_local.store import jobs as jobs_module
 from diffusion_local.store import queue_view
 from diffusion_local.store.control import QueueControl
-from diffusion_local.store.database import Database
 from diffusion_local.store.jobs import JobStore, new_jobs
 from diffusion_local.store.line import Rules
 from diffusion_local.store.queue_view import QueueView

@@ -2,8 +2,8 @@
 
 import pytest
 
+from diffusion_local.db.database import Database
 from diffusion_local.estimates import Measured, Work
-from diffusion_local.store.database import Database
 from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.paces import estimate_error, pace_of, waiting_work
 from tests.support import claimed, enqueue, image_of, params

@@ -8,14 +8,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
+from diffusion_local.db.database import Database
 from diffusion_local.domain import FINAL, Claim, Job, State
 from diffusion_local.errors import LostClaim
-from diffusion_local.store.counts_schema import BY
-from diffusion_local.store.database import Database
 from diffusion_local.store.jobs import CRASH_LIMIT, JobStore
 from diffusion_local.store.selection import Selection
 from tests.support import FAILURE, enqueue, image_of
 
+#: What jobs are counted by in job_counts.
+BY = "state, model, kind, pixels, steps"
 WORKERS = st.sampled_from(["cpu0", "cpu1"])
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
+from diffusion_local.db.database import Database
 from diffusion_local.domain import Lane
 from diffusion_local.errors import InvalidParams
 from diffusion_local.store.control import QueueControl
-from diffusion_local.store.database import Database
 from diffusion_local.store.line import Rules
 from diffusion_local.store.timetable import Timetable
 from diffusion_local.timing import Timing

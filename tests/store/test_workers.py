@@ -1,7 +1,7 @@
 """The workers table informs, and no more."""
 
+from diffusion_local.db.database import Database
 from diffusion_local.domain import Room
-from diffusion_local.store.database import Database
 from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.queue_view import QueueView
 from diffusion_local.store.workers import WorkerStore

@@ -11,10 +11,10 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from diffusion_local.compose import House
+from diffusion_local.db.schema import FAILURES_TOLD
 from diffusion_local.domain import Lane, State, utc_text
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
 from diffusion_local.post import Post
-from diffusion_local.store.telling_schema import FAILURES_TOLD
 from diffusion_local.telling import teller as module
 from diffusion_local.telling import webhook
 from tests.support import FAILURE, claimed, enqueue, eventually, image_of, sql, start_python

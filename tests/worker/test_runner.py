@@ -13,13 +13,13 @@ from PIL import Image as PIL
 
 from diffusion_local import recipe, shapes
 from diffusion_local.compose import House
+from diffusion_local.db import connections
 from diffusion_local.domain import Job, Params, Room, State, utc_text
 from diffusion_local.engine import OnStep, Picture
 from diffusion_local.engine.fake import FakeEngine, Hiccup, draw_card
 from diffusion_local.errors import BadImage
 from diffusion_local.messages import verbatim
 from diffusion_local.reports.words import facts
-from diffusion_local.store import connections
 from diffusion_local.telling.teller import of_report
 from diffusion_local.worker import runner as runner_module
 from diffusion_local.worker.runner import MAX_TRIES, Runner

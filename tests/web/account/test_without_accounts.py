@@ -7,8 +7,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from diffusion_local.compose import House, open_house
+from diffusion_local.db.database import Database
 from diffusion_local.errors import UserError
-from diffusion_local.store.database import Database
 from diffusion_local.supervisor import Supervisor
 from tests.support import eventually
 from tests.web.conftest import client_of, house_of

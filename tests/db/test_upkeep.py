@@ -7,9 +7,9 @@ import pytest
 
 from diffusion_local.chores import give_back_space
 from diffusion_local.compose import House
+from diffusion_local.db import upkeep
+from diffusion_local.db.database import Database, check_integrity
 from diffusion_local.errors import DatabaseProblem
-from diffusion_local.store import space
-from diffusion_local.store.database import Database, check_integrity
 from diffusion_local.store.retention import days_ago, forget_old_jobs
 from tests.support import claimed, enqueue, image_of, sql
 
@@ -30,7 +30,7 @@ def made_old(database: Database) -> None:
     with sql(database.path) as db:
         db.execute("PRAGMA auto_vacuum = NONE")
         db.execute("VACUUM")
-    assert not space.measure(database).incremental
+    assert not upkeep.measure(database).incremental
 
 
 def bytes_on_disk(path: Path) -> int:
@@ -40,16 +40,16 @@ def bytes_on_disk(path: Path) -> int:
 def test_a_new_database_gives_free_pages_back_in_steps(house: House) -> None:
     filled(house)
     kept = enqueue(house.jobs, 10)
-    before = space.measure(house.database)
+    before = upkeep.measure(house.database)
     assert before.incremental
     assert forget_old_jobs(house.settings, house.database) == 2000
-    free = space.measure(house.database)
+    free = upkeep.measure(house.database)
     assert free.worth_it
     assert free.free > before.size / 2
-    steps = space.cut_off(house.database, 60)
+    steps = upkeep.cut_off(house.database, 60)
     assert len(steps) > 1
-    space.truncate_log(house.database)
-    assert space.measure(house.database).free == 0
+    upkeep.truncate_log(house.database)
+    assert upkeep.measure(house.database).free == 0
     assert bytes_on_disk(house.settings.database) < before.size / 2
     assert check_integrity(house.database) == []
     assert sorted(job.id for job in house.studio.jobs(limit=100)) == sorted(kept)
@@ -58,9 +58,9 @@ def test_a_new_database_gives_free_pages_back_in_steps(house: House) -> None:
 def test_time_is_bounded_and_the_rest_is_for_the_next_time(house: House) -> None:
     filled(house)
     forget_old_jobs(house.settings, house.database)
-    free = space.measure(house.database).free
-    assert space.cut_off(house.database, 0) == []
-    assert space.measure(house.database).free == free
+    free = upkeep.measure(house.database).free
+    assert upkeep.cut_off(house.database, 0) == []
+    assert upkeep.measure(house.database).free == free
 
 
 def test_an_old_database_is_rewritten_once(house: House) -> None:
@@ -69,7 +69,7 @@ def test_an_old_database_is_rewritten_once(house: House) -> None:
     forget_old_jobs(house.settings, house.database)
     before = bytes_on_disk(house.settings.database)
     give_back_space(house)
-    after = space.measure(house.database)
+    after = upkeep.measure(house.database)
     assert after.incremental
     assert after.free == 0
     assert bytes_on_disk(house.settings.database) < before / 2
@@ -77,25 +77,25 @@ def test_an_old_database_is_rewritten_once(house: House) -> None:
 
 
 def test_an_old_large_one_is_not_rewritten_while_jobs_wait(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(space, "SMALL_BYTES", 1000)
+    monkeypatch.setattr(upkeep, "SMALL_BYTES", 1000)
     filled(house)
     made_old(house.database)
     forget_old_jobs(house.settings, house.database)
     enqueue(house.jobs)
-    assert space.shrink(house.database, 0, 1) == 0
+    assert upkeep.shrink(house.database, 0, 1) == 0
     house.jobs.stop(claimed(house.jobs).claim)
-    monkeypatch.setattr(space, "LARGE_BYTES", 1000)
-    assert space.shrink(house.database, 0, 1) == 0
-    assert space.shrink(house.database, 10**18, 1, anyhow=True) == 0  # no room for the copy
-    assert space.shrink(house.database, 0, 1, anyhow=True) > 1_000_000
+    monkeypatch.setattr(upkeep, "LARGE_BYTES", 1000)
+    assert upkeep.shrink(house.database, 0, 1) == 0
+    assert upkeep.shrink(house.database, 10**18, 1, anyhow=True) == 0  # no room for the copy
+    assert upkeep.shrink(house.database, 0, 1, anyhow=True) > 1_000_000
 
 
 def test_little_is_left_alone(house: House) -> None:
     enqueue(house.jobs, 20)
     with sql(house.settings.database) as db:
         db.execute("DELETE FROM jobs")
-    assert not space.measure(house.database).worth_it
-    assert space.shrink(house.database, 0, 10) == 0
+    assert not upkeep.measure(house.database).worth_it
+    assert upkeep.shrink(house.database, 0, 10) == 0
 
 
 def test_a_reader_holds_nothing_up(house: House) -> None:
@@ -106,7 +106,7 @@ def test_a_reader_holds_nothing_up(house: House) -> None:
         reader.execute("SELECT count(*) FROM jobs").fetchone()
         give_back_space(house)
     give_back_space(house)
-    assert space.measure(house.database).free == 0
+    assert upkeep.measure(house.database).free == 0
 
 
 def test_another_program_that_writes_is_waited_for(house: House) -> None:
@@ -116,8 +116,8 @@ def test_another_program_that_writes_is_waited_for(house: House) -> None:
         other.execute("BEGIN IMMEDIATE")
         conn.execute("PRAGMA busy_timeout = 50")
         with pytest.raises(DatabaseProblem, match="locked"):
-            space.cut_off(house.database, 10)
-    assert space.cut_off(house.database, 10)
+            upkeep.cut_off(house.database, 10)
+    assert upkeep.cut_off(house.database, 10)
 
 
 def test_words_of_deleted_pictures_leave_the_index(house: House) -> None:
@@ -131,8 +131,8 @@ def test_words_of_deleted_pictures_leave_the_index(house: House) -> None:
     with house.database.write() as db:
         db.execute("DELETE FROM images WHERE id = ?", [gone])
     assert in_index(house, secret)
-    assert space.merge_text(house.database, days_ago(-1), 10) == 0  # none was deleted since
-    assert space.merge_text(house.database, days_ago(1), 10)
+    assert upkeep.merge_text(house.database, days_ago(-1), 10) == 0  # none was deleted since
+    assert upkeep.merge_text(house.database, days_ago(1), 10)
     assert not in_index(house, secret)
     assert len(house.studio.gallery(search="apple")) == 1
     with house.database.write() as db:
@@ -152,10 +152,10 @@ def test_the_doorbells_file_shrinks_and_rings_do_not_pile_up(house: House) -> No
     with sql(path) as db:
         db.execute("INSERT INTO task (queue, data, priority) SELECT 'x', zeroblob(3000000), 0")
         db.execute("DELETE FROM task WHERE queue = 'x'")
-    assert space.shrink_file(path) > 2_000_000
+    assert upkeep.shrink_file(path) > 2_000_000
     assert house.queue.waiting() == 16
-    assert space.shrink_file(path) == 0
-    assert space.shrink_file(path.with_name("none.db")) == 0
+    assert upkeep.shrink_file(path) == 0
+    assert upkeep.shrink_file(path.with_name("none.db")) == 0
 
 
 def test_forgetting_everything_twice_is_harmless(house: House) -> None:

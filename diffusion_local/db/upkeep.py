@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion_local.store.database import Database, scalar
+from diffusion_local.db.database import Database
 
 MB = 1_000_000
 WORTH_BYTES, WORTH_SHARE, LEAST_BYTES = 8 * MB, 0.25, 1 * MB
@@ -76,7 +76,7 @@ def may_rewrite(database: Database, space: Space) -> bool:
     if space.content <= SMALL_BYTES:
         return True
     with database.read() as db:
-        busy = scalar(db, "SELECT 1 FROM jobs WHERE state IN ('queued', 'running') LIMIT 1")
+        busy = db.scalar("SELECT 1 FROM jobs WHERE state IN ('queued', 'running') LIMIT 1")
     return not busy and space.content <= LARGE_BYTES
 
 
@@ -120,15 +120,15 @@ def merge_text(database: Database, since: str, seconds: float) -> int:
     FTS5 only notes that a text is deleted, until the parts that hold it are merged.
     """
     with database.read() as db:
-        if not scalar(db, "SELECT 1 FROM deleted WHERE what = 'picture' AND at >= :since LIMIT 1", since=since):
+        if not db.scalar("SELECT 1 FROM deleted WHERE what = 'picture' AND at >= :since LIMIT 1", since=since):
             return 0
     steps, deadline = 0, time.monotonic() + seconds
     while time.monotonic() < deadline:
         with database.write() as db:
-            before = db.conn.total_changes
+            before = db.scalar("SELECT total_changes()")
             pages = -MERGED_PAGES if steps == 0 else MERGED_PAGES  # the negative one begins a merge of all parts
             db.execute("INSERT INTO images_text (images_text, rank) VALUES ('merge', ?)", [pages])
-            if db.conn.total_changes - before < 2:  # as FTS5 tells that nothing is left to do
+            if db.scalar("SELECT total_changes()") - before < 2:  # as FTS5 tells that nothing is left to do
                 break
         steps += 1
         time.sleep(PAUSE_SECONDS)

@@ -1,7 +1,7 @@
-"""Rows that whoever acts may see, or change: a literal WHERE, answered by functions that the connection knows.
+"""Which rows the current actor may see or change: conditions for a WHERE, which a connection answers by functions.
 
-Every read on a person's behalf carries ``seen``, every write ``ruled``; so no door and no use-case can forget it. The
-functions have no arguments, so SQLite asks them once in a statement.
+Every read on a person's behalf carries ``seen``, every write ``ruled``, so no interface and no use-case can forget it.
+The functions have no arguments and are evaluated once for a statement. Another database has to define the same three.
 """
 
 import sqlite3
@@ -11,6 +11,7 @@ from diffusion_local import actor
 from diffusion_local.domain import Job, Params
 
 SEPARATOR = "\x1f"  # between an account and its idempotency key
+SEES_ALL, RULES_ALL = "actor_sees_all()", "actor_rules_all()"
 
 
 def seen(table: str = "") -> str:
@@ -21,6 +22,11 @@ def seen(table: str = "") -> str:
 def ruled(table: str = "") -> str:
     """Rows that may be changed."""
     return f"(actor_rules_all() OR {column(table)} = actor_name())"
+
+
+def own(table: str = "") -> str:
+    """Rows of the actor's own, said outright, so that an index finds them among those of others."""
+    return f"{column(table)} = actor_name()"
 
 
 def column(table: str) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from diffusion_local.db.database import Database, check_integrity
 from diffusion_local.errors import DatabaseProblem, DiffusionLocalError
-from diffusion_local.store.database import Database, check_integrity
 from diffusion_local.store.jobs import JobStore
 from tests.support import REPOSITORY, claimed, enqueue, sql
 
@@ -130,7 +130,7 @@ AS_NOBODY = """
 import os, sys
 from pathlib import Path
 from diffusion_local.errors import DatabaseProblem
-from diffusion_local.store.database import Database
+from diffusion_local.db.database import Database
 from diffusion_local.store.jobs import JobStore
 if os.geteuid() == 0:
     os.setuid(65534)
@@ -169,8 +169,8 @@ def test_a_read_only_home_is_told_in_words(existing: bool) -> None:
 
 
 def test_a_connection_that_met_a_fault_is_replaced(database: Database) -> None:
-    with database.read() as db:
-        bad = db.conn
+    with database.plain() as bad:
+        pass
     error = sqlite3.OperationalError("attempt to write a readonly database")
     error.sqlite_errorcode = sqlite3.SQLITE_READONLY
     with pytest.raises(DatabaseProblem, match="cannot be written"), database.write():
@@ -186,7 +186,7 @@ from pathlib import Path
 from scripts.unprivileged import obey_permissions
 obey_permissions()
 from diffusion_local.errors import DatabaseProblem
-from diffusion_local.store.database import Database
+from diffusion_local.db.database import Database
 path, busy = Path(sys.argv[1]), sys.argv[2] == "busy"
 files = [path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))]
 database, opened, over, done = Database(path), threading.Event(), threading.Event(), threading.Event()
@@ -336,7 +336,7 @@ def test_upkeep_goes_on_beside_writers(database: Database) -> None:
     try:
         for _ in range(12):
             with database.write() as db:
-                if "sqlite_stat1" in db.table_names():
+                if db.scalar("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat1'"):
                     db.execute("DELETE FROM sqlite_stat1")
             database.upkeep()
     finally:

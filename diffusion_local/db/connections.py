@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-import sqlite_utils
-
-from diffusion_local.store.ownership import add_functions
+from diffusion_local.db.access import add_functions
 
 BUSY_SECONDS = 15
 #: For which a new connection waits for those that are to be closed before it.
@@ -42,7 +40,7 @@ DISK_FAULTS = {
 class Connection:
     """One thread's connection; ``file`` is the identity of its file when it was opened, ``uses`` counts borrowers."""
 
-    db: sqlite_utils.Database
+    conn: sqlite3.Connection
     path: Path
     file: tuple[int, int]
     uses: int = 1
@@ -62,12 +60,12 @@ class Connections:
         self._local = threading.local()
 
     @contextlib.contextmanager
-    def borrowed(self) -> Iterator[sqlite_utils.Database]:
+    def borrowed(self) -> Iterator[sqlite3.Connection]:
         """This thread's connection."""
         try:
             mine = self._take()
             try:
-                yield mine.db
+                yield mine.conn
             finally:
                 release(mine)
         except sqlite3.DatabaseError as error:
@@ -122,27 +120,28 @@ def close(connections: list[Connection]) -> None:
         for each in idle:
             each.closing = True  # by this thread
     for each in idle:  # without the lock, as a disk may hang
-        each.db.conn.close()
+        each.conn.close()
     with _changed:
         for each in idle:
             _open.discard(each)
         _changed.notify_all()
 
 
-def opened(path: Path) -> sqlite_utils.Database:
+def opened(path: Path) -> sqlite3.Connection:
     # Autocommit: transactions begin and end where the store says so, and nowhere else.
     conn = connect(path, "rw")
     try:
         conn.execute("PRAGMA journal_mode = WAL")
         conn.execute("PRAGMA synchronous = FULL")  # an acknowledged submit survives a power cut
         conn.execute("PRAGMA foreign_keys = ON")
+        conn.execute("PRAGMA recursive_triggers = ON")  # a row that is replaced counts as deleted
         for limit, most in LIMITS.items():
             conn.setlimit(limit, most)
         add_functions(conn)
     except BaseException:
         conn.close()
         raise
-    return sqlite_utils.Database(conn)
+    return conn
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:

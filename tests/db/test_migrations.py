@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import sqlite_utils
 
+from diffusion_local.db.database import Database
+from diffusion_local.db.migrations import MIGRATIONS
 from diffusion_local.domain import State
 from diffusion_local.errors import DatabaseProblem
-from diffusion_local.store.database import Database
 from diffusion_local.store.jobs import JobStore
-from diffusion_local.store.migrations import MIGRATIONS
 from tests.support import claimed, enqueue, image_of, in_state, sql, start_python
 
 pytestmark = pytest.mark.real_migrations
@@ -20,7 +20,7 @@ NAMES = [migration.name for migration in MIGRATIONS._migrations]
 MIGRATE_EACH = """
 import sys, time
 from pathlib import Path
-from diffusion_local.store.database import Database
+from diffusion_local.db.database import Database
 home, me, other = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 for run in range(int(sys.argv[4])):
     (home / f"{run}-{me}").touch()
