@@ -366,6 +366,7 @@ SENTENCES: dict[str, tuple[Any, ...]] = {
     "sources.from_image": ("{image}",),
     "sources.file": ("{source}",),
     "sources.size": ("{mask}",),
+    "sources.paints": ("{mask}",),
     "pictures.repeated": (["@image"],),
     "pictures.alike": ("@image",),
     "pictures.zip": (["{image}"],),
