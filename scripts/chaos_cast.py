@@ -22,7 +22,7 @@ from chaos_audit import Ledger
 
 from diffusion_local.compose import House
 from diffusion_local.dispatch import slots
-from diffusion_local.errors import Conflict, DatabaseProblem
+from diffusion_local.errors import Conflict, DatabaseProblem, QueueBlocked
 
 #: The product waits up to 30 s before it restarts what dies again and again; here it is to die often.
 SERVE = (
@@ -191,7 +191,7 @@ class Clients:
         while True:
             try:
                 return self._studio.submit(**wish, idempotency_key=key).job_ids
-            except DatabaseProblem:  # locked, read-only or full; refused means that nothing was enqueued
+            except (DatabaseProblem, QueueBlocked):  # refused means that nothing was enqueued
                 self.refused += 1
                 self.over.wait(0.1)
 

@@ -12,6 +12,7 @@ import pytest
 
 from diffusion_local.compose import House, open_house
 from diffusion_local.domain import State
+from diffusion_local.errors import QueueBlocked
 from tests.durability.conftest import WORKER, Start, assert_sound, ended, pid_of, running, states, submit
 from tests.support import eventually
 
@@ -83,10 +84,12 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_write_loses_nothing(
     child = start(WORKER, disk_reserve_mb=0)
     [job_id] = submit(house, "a red apple", width=512, height=512)
     assert "no room on the disk" in eventually(lambda: house.studio.snapshot().reason, 30)
-    later = submit(house)
+    with pytest.raises(QueueBlocked, match="no room on the disk"):
+        submit(house)
     eventually(lambda: not [p for p in small_gallery.rglob("*") if p.is_file() and p != filler])  # nothing half-written
     filler.unlink()
-    jobs = ended(house, job_id, *later)
+    eventually(lambda: house.studio.snapshot().reason == "", 30)
+    jobs = ended(house, job_id, *submit(house))
     assert [(job.state, job.attempt, job.tries, job.faults, job.crashes) for job in jobs] == [
         (State.DONE, 1, 0, 0, 0)  # the finished picture was kept, and not made again
     ] * 2

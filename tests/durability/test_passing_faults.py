@@ -13,6 +13,7 @@ import pytest
 
 from diffusion_local.compose import House
 from diffusion_local.domain import State
+from diffusion_local.errors import QueueBlocked
 from tests.durability.conftest import SERVE, WORKER, Start, assert_sound, ended, pid_of, running, submit
 from tests.support import REPOSITORY, eventually
 
@@ -88,9 +89,11 @@ def test_a_gallery_that_is_unwritable_for_seconds_fails_nothing(house: House, st
     with unwritable(*folders(house)):
         reason = eventually(lambda: house.studio.snapshot().reason, 30)
         assert "Check its owner and permissions" in reason
-        later = submit(house, count=5)
-        assert house.jobs.get(later[-1]).state is State.QUEUED
-    assert_nothing_paid(house, ids + later)
+        with pytest.raises(QueueBlocked, match="Check its owner and permissions"):
+            submit(house)
+        assert not all(house.jobs.get(job_id).final for job_id in ids)  # what was submitted before waits
+    eventually(lambda: house.studio.snapshot().reason == "", 30)
+    assert_nothing_paid(house, ids + submit(house, count=5))
     assert house.studio.snapshot().reason == ""
     assert child.poll() is None
 
