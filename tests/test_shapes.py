@@ -35,6 +35,7 @@ def test_a_done_job_has_its_picture_by_relative_address(house: House) -> None:
         "thumbnail_url": f"/thumbnails/{job.id}.webp",
         "width": 128,
         "height": 128,
+        "flag": "",
     }
 
 

@@ -19,6 +19,7 @@ from diffusion_local.models.headers import (
     MAX_TENSORS,
     Header,
     Tensor,
+    checked_name,
     cut_short,
 )
 
@@ -132,7 +133,7 @@ def read(reader: Reader, path: Path, size: int) -> Header:
         metadata[key] = reader.value(reader.number("<I"))
     found = []
     for _ in range(count):
-        key, dimensions = reader.text(), reader.number("<I")
+        key, dimensions = checked_name(reader.text()), reader.number("<I")
         if dimensions > 8:
             raise ValueError("no such shape")
         shape = tuple(reversed([reader.length(MAX_LENGTH) for _ in range(dimensions)]))

@@ -22,8 +22,9 @@ BITS: dict[str, float] = {
     "U16": 16, "U32": 32, "U64": 64, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
     "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
-#: Dimensions of a tensor, numbers in one of them, and tensors of a file.
-MAX_DIMENSIONS, MAX_LENGTH, MAX_TENSORS = 16, 2**40, 200_000
+#: Dimensions of a tensor, numbers in one of them, tensors of a file, and characters of a tensor's name: the time of
+#: patterns that names are matched with grows faster than the name.
+MAX_DIMENSIONS, MAX_LENGTH, MAX_TENSORS, MAX_NAME = 16, 2**40, 200_000, 500
 FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 SAFETENSORS, GGUF, PICKLE = "safetensors", "gguf", "pickle"
 
@@ -133,13 +134,20 @@ def parse(text: bytes, start: int) -> tuple[dict[str, Tensor], dict[str, str], i
         tensor = Tensor(str(value["dtype"]), read_shape(value["shape"]), start + begin)
         if not 0 <= begin <= end or (tensor.dtype in BITS and tensor.bytes != end - begin):
             raise ValueError("no such place")
-        tensors[name] = tensor
+        tensors[checked_name(name)] = tensor
         spans.append((begin, end))
     spans.sort()
     if any(later[0] < former[1] for former, later in pairwise(spans)):
         raise ValueError("overlapping tensors")
     told = {str(key): str(value) for key, value in metadata.items()}
     return tensors, told, start + max((end for _, end in spans), default=0)
+
+
+def checked_name(name: str) -> str:
+    """Raises ValueError for a name that no tensor has."""
+    if len(name) > MAX_NAME:
+        raise ValueError("no such name")
+    return name
 
 
 def read_shape(lengths: list[Any]) -> tuple[int, ...]:

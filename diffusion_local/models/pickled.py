@@ -15,7 +15,7 @@ from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
-from diffusion_local.models.headers import PICKLE, Header, Tensor, cut_short, read_shape
+from diffusion_local.models.headers import PICKLE, Header, Tensor, checked_name, cut_short, read_shape
 
 MAX_PROGRAM, MAX_STEPS, MAX_DEPTH = 16_000_000, 4_000_000, 12
 TYPES = {
@@ -273,7 +273,7 @@ def collect(
     for key, value in built.items():
         name = f"{prefix}{key}"
         if isinstance(value, Tensor):
-            tensors[name] = value
+            tensors[checked_name(name)] = value
         elif isinstance(value, dict | Unknown):
             outer = depth == 0 and key in OUTER
             collect(value, prefix if outer else f"{name}.", tensors, metadata, seen, depth + 1)

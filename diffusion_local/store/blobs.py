@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, NamedTuple, Protocol
 
-from diffusion_local.errors import DiskFull
+from diffusion_local.errors import DiskFull, echo
 from diffusion_local.messages import message
 
 CHUNK = 256 * 1024
@@ -242,7 +242,7 @@ def checked(key: str) -> str:
     """The key, if it is one. Raises ValueError for what would lead out of its area."""
     area, _, rest = key.partition("/")
     if area not in AREAS or "\\" in rest or "\0" in rest or any(part[:1] in ("", ".") for part in rest.split("/")):
-        raise ValueError(f"not a key: {key!r}")
+        raise ValueError(f"not a key: {echo(key)}")
     return key
 
 

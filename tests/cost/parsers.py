@@ -44,7 +44,8 @@ from diffusion_local.hub import choice
 from diffusion_local.hub.client import RemoteFile
 from diffusion_local.lists import encoding, expansion, fields, formats, grid, transfer
 from diffusion_local.messages import described, message, restored, say_in
-from diffusion_local.models import adapters, headers, known, names, shelf
+from diffusion_local.models import adapters, distilled, fitting, headers, known, loras, names, unets, walk
+from diffusion_local.models.weights import View, quantisation_of
 from diffusion_local.options import a1111 as a1111_recipe
 from diffusion_local.options import samplers, validate, values
 from diffusion_local.remote import server
@@ -107,6 +108,14 @@ def written(name: str, data: bytes) -> Path:
 def header_file(content: dict[str, Any]) -> Path:
     head = json.dumps(content).encode()
     return written("model.safetensors", len(head).to_bytes(8, "little") + head)
+
+
+def tensors(text: str, length: int = headers.MAX_NAME) -> headers.Header:
+    """A file whose tensors are named by the parts of the text, each of so many characters."""
+    parts = (text[at : at + length] for at in range(0, len(text), length))
+    return headers.read_header(
+        header_file({part: {"dtype": "F16", "shape": [0], "data_offsets": [0, 0]} for part in parts})
+    )
 
 
 def png(text: str) -> bytes:
@@ -240,9 +249,17 @@ PARSERS = [
     Parser("variants", "hub/choice.py", lambda text: choice.marks(RemoteFile(text, 1, "", False))),
     Parser("words with weights", "prompts.py", prompts.first_weighted),
     Parser("hub id", "models/names.py", names.REPO.fullmatch),
+    Parser("file of a shard", "models/walk.py", walk.is_later_shard),
     Parser(
-        "file of a part", "models/shelf.py", lambda text: (shelf.PART.match(text), shelf.PART_FOLDER.fullmatch(text))
+        "name of a distilled model",
+        "models/distilled.py",
+        lambda text: (distilled.kind_of(text), distilled.steps_of(text), distilled.of_lora("sdxl", text)),
     ),
+    Parser("word of a textual inversion", "models/fitting.py", lambda text: fitting.holds(text, "ink")),
+    Parser("tensors of a LoRA", "models/loras.py", lambda text: loras.read_lora(tensors(text))),
+    Parser("name of a tensor", "models/lora_layers.py", lambda text: loras.read_lora(tensors(text, len(text)))),
+    Parser("tensors of a UNet", "models/unets.py", lambda text: unets.read_unet(View(tensors(text)))),
+    Parser("quantised tensors", "models/weights.py", lambda text: quantisation_of(tensors(text))),
     Parser("name of a known model", "models/known.py", lambda text: known.closest("sd1", "", text)),
     Parser(
         "metadata of a model",

@@ -1,6 +1,7 @@
 """The choice of a rung: what is estimated, what was learned, what was asked for."""
 
 import json
+import math
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -174,12 +175,13 @@ def test_the_starter_is_weighed_by_its_parts(starter: Model) -> None:
 
 
 def safetensors(path: Path, shapes: dict[str, list[int]]) -> None:
-    header = json.dumps(
-        {"__metadata__": {}}
-        | {name: {"dtype": "F16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
-    ).encode()
+    content, end = {"__metadata__": {}}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        content[name] = {"dtype": "F16", "shape": shape, "data_offsets": [begin, end]}
+    header = json.dumps(content).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(end))
 
 
 def test_a_tensor_in_two_precisions_counts_once_and_unused_parts_do_not(tmp_path: Path) -> None:

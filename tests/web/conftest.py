@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient
 from diffusion_local.compose import House, open_house
 from diffusion_local.domain import Image, Job
 from diffusion_local.engine.fake import draw_card
+from diffusion_local.options import a1111
 from diffusion_local.settings import Settings, go_offline
 from diffusion_local.store.jobs import JobStore
 from tests.support import claimed, eventually, image_of
@@ -109,7 +110,7 @@ def made(house: House, prompt: str = "a red apple", seed: int = 7) -> Image:
 
 def drawn(house: House, job: Job) -> Image:
     image = image_of(job, width=job.params.width, height=job.params.height)
-    saved = house.files.save(image.key, draw_card(job.params), {"parameters": job.params.prompt})
+    saved = house.files.save(image.key, draw_card(job.params), {"parameters": a1111.text(job.params)})
     image = replace(image, key=saved.key)
     house.jobs.finish(job.claim, image)
     return image

@@ -24,7 +24,19 @@ NAMES = {"submit", "job", "wait", "generate", "cancel", "again", "jobs", "queue"
 }
 NAMES |= {"batches", "batch", "edit_batch", "duplicate_batch", "check_grid", "submit_grid", "queue_window"}
 NAMES |= {"export_queue", "import_queue", "report", "report_again", "deliveries", "resend"}
-NAMES |= {"watch", "add_source", "pause", "resume", "move", "priority", "forget", "events", "check_list", "submit_list"}
+NAMES |= {
+    "watch",
+    "add_source",
+    "pause",
+    "resume",
+    "move",
+    "priority",
+    "forget",
+    "events",
+    "check_list",
+    "submit_list",
+    "preview",
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +73,7 @@ def test_the_endpoints_are_these_and_documented(api: Client) -> None:
 def test_submit_takes_one_parameter_for_each_setting(api: Client) -> None:
     told = api.view_api(return_format="dict", print_info=False)["named_endpoints"]["/submit"]
     named = [each["parameter_name"] for each in told["parameters"]]
-    assert named == ["prompt", *SETTINGS, *BATCH_OPTIONS, "count", "name", "priority", "idempotency_key"]
+    assert named == ["prompt", *SETTINGS, *BATCH_OPTIONS, "count", "name", "priority", "idempotency_key", "expand"]
 
 
 def test_a_prompt_becomes_a_picture(api: Client, site: Site) -> None:

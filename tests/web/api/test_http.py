@@ -23,7 +23,9 @@ def submitted(client: TestClient, **changes: Any) -> dict[str, Any]:
 
 
 def test_a_body_has_one_field_for_each_setting() -> None:
-    assert {*SETTINGS, *BATCH_OPTIONS, "prompt", "count", "name", "priority", "lane"} == set(NewJobs.model_fields)
+    assert {*SETTINGS, *BATCH_OPTIONS, "prompt", "count", "name", "priority", "lane", "expand"} == set(
+        NewJobs.model_fields
+    )
 
 
 def test_a_submit_is_accepted_at_once_and_says_where_to_look(client: TestClient) -> None:
