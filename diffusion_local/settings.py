@@ -235,6 +235,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    except NotADirectoryError:
+        raise InvalidParams("home", message("home_is_file", path=path.parent)) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidParams("config.toml", message("cannot_be_read", error=error)) from None
     for name in values:

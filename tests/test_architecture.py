@@ -325,8 +325,8 @@ def test_folders_of_pictures_are_known_to_their_backend_only() -> None:
 
 #: What a worker may import of ours: it meets the studio by its dispatch only, so that it may run on another machine.
 WORKERS_OWN = {
-    "actor", "blemishes", "catalog", "dispatch", "domain", "engine", "errors", "estimates", "faults", "image_formats",
-    "logs", "messages", "models", "modes", "recipe", "settings", "worker",
+    "actor", "blemishes", "catalog", "decoding", "dispatch", "domain", "engine", "errors", "estimates", "faults",
+    "image_formats", "logs", "messages", "models", "modes", "recipe", "settings", "worker",
 }  # fmt: skip
 
 

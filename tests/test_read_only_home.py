@@ -80,3 +80,12 @@ def test_a_home_that_cannot_be_made_is_told(settings: Settings, tmp_path: Path) 
         tmp_path.chmod(0o755)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
     assert "permissions" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["jobs", "serve", "doctor"])
+def test_a_home_that_is_a_file_is_told(settings: Settings, tmp_path: Path, command: str) -> None:
+    home = tmp_path / "a_file"
+    home.write_text("x")
+    done = run(settings, command, *ARGUMENTS.get(command, []), "--home", str(home))
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert f"home: must be a folder, and {home} is a file." in done.stderr

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from PIL import Image as PIL
 
-from diffusion_local import blemishes, faults, recipe
+from diffusion_local import blemishes, decoding, faults, recipe
 from diffusion_local.dispatch import Dispatch, Finished, Report, Terms
 from diffusion_local.domain import Image, Job, Kind, Params, utc_now
 from diffusion_local.engine import Picture
@@ -159,7 +159,8 @@ class Saver:
 
     def _source(self, job: Job) -> PIL.Image | None:
         try:
-            with PIL.open(io.BytesIO(self._dispatch.source(job.claim, job.params.source))) as source:
+            file = io.BytesIO(self._dispatch.source(job.claim, job.params.source))
+            with PIL.open(file) as source, decoding.share(source):
                 return source.convert("RGB")
         except (OSError, UserError):  # it was deleted meanwhile
             return None

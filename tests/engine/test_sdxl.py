@@ -85,6 +85,20 @@ def test_weights_long_prompts_and_clip_skip_reach_both_encoders(diffusers_engine
     assert drawn(long) != drawn(f"{long}, a blue house at night")
 
 
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_a_prompt_that_changes_by_steps_changes_both_embeddings(
+    diffusers_engine: DiffusersEngine, tiny: Model, guidance: float
+) -> None:
+    diffusers_engine.load(tiny)
+    draw = Draw(diffusers_engine)
+    job: dict[str, Any] = {"model": "tiny", "steps": 4, "guidance": guidance, "negative": "blurry"}
+    first, second = (draw(**job, prompt=f"a {colour} cat").image.tobytes() for colour in ("red", "blue"))
+    half = draw(**job, prompt="a [red:blue:0.5] cat").image.tobytes()
+    assert half not in (first, second)
+    assert draw(**job, prompt="a [red:red:0.5] cat").image.tobytes() == first
+    assert draw(**job, prompt="a [red:[red:blue:2]:1] cat").image.tobytes() == half
+
+
 def test_pixels_are_those_of_a_bare_pipeline(diffusers_engine: DiffusersEngine, tiny: Model) -> None:
     diffusers_engine.load(tiny)
     ours = Draw(diffusers_engine)(model="tiny", prompt="a cat", seed=3, steps=2, sampler="Euler").image
