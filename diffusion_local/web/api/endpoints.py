@@ -159,6 +159,7 @@ class Endpoints:
         priority: int = 0,
         idempotency_key: str | None = None,
         timeout: float = 120.0,
+        expand: str | None = None,
         **options: Any,
     ) -> dict:
         """Submit and wait up to `timeout` seconds: {"batch_id", "job_ids", "warnings", "jobs", "finished"}.
@@ -167,6 +168,7 @@ class Endpoints:
         """
         checked_timeout(timeout)
         order: dict[str, Any] = {"count": count, "name": name, "priority": priority, "idempotency_key": idempotency_key}
+        order["expand"] = expand
         receipt = await anyio.to_thread.run_sync(lambda: self._studio.submit(prompt, **order, **options))
         finished = await self._until_final(receipt.job_ids, timeout)
         jobs = await anyio.to_thread.run_sync(self._all, receipt.job_ids)

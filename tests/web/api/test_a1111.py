@@ -252,7 +252,8 @@ def test_a_picture_is_made_larger(client: TestClient, drawing: Hands) -> None:
 def test_png_info_reads_the_recipe(client: TestClient, house: House) -> None:
     data = house.studio.picture_file(made(house).id).read_bytes()
     told = client.post(f"{API}/png-info", json={"image": base64.b64encode(data).decode()}).json()
-    assert told["info"] == told["items"]["parameters"] == "a red apple"
+    assert told["info"] == told["items"]["parameters"]
+    assert told["info"].startswith("a red apple\nSteps: 4, ")
     assert client.post(f"{API}/png-info", json={"image": "AAAA"}).status_code == 422
 
 

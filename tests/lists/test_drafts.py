@@ -1,0 +1,252 @@
+"""Choices, wildcards and tags in single submits: the same at every interface, previewed, and checked beforehand."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner
+
+from diffusion_local.cli import app
+from diffusion_local.compose import House
+from diffusion_local.domain import Job, Lora
+from diffusion_local.errors import InvalidParams
+from diffusion_local.settings import Settings
+from diffusion_local.web.api.dialects.a1111 import reading
+from diffusion_local.web.ui import form, tab_create
+from tests.models.files import write_header
+from tests.options.test_contract import LORA
+from tests.web.conftest import client_of, house_of
+
+COLOURS = {"a red apple", "a blue apple"}
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> House:
+    made = house_of(tmp_path_factory)
+    for name in ("my__ink__v2", "moss"):
+        write_header(made.settings.loras / f"{name}.safetensors", LORA)
+    made.settings.wildcards.mkdir(exist_ok=True)
+    (made.settings.wildcards / "animal.txt").write_text("cat\ndog\n# no\nbird <lora:moss:0.5>\n")
+    (made.settings.wildcards / "lost.txt").write_text("cat\n<lora:nothere:1> dog\n")
+    return made
+
+
+@pytest.fixture(scope="module")
+def client(house: House) -> TestClient:
+    return client_of(house)
+
+
+def newest(house: House) -> Job:
+    return house.studio.jobs(limit=1)[0]
+
+
+def jobs(house: House, prompt: str, **settings: Any) -> list[Job]:
+    return [house.jobs.get(each) for each in house.studio.submit(prompt, **settings).job_ids]
+
+
+def test_each_picture_draws_its_own_and_the_same_seed_draws_the_same(house: House) -> None:
+    first = [
+        each.params for each in jobs(house, "a {red|blue|green|gold} {cup|car}", negative="{x|y}", count=20, seed=3)
+    ]
+    again = [
+        each.params for each in jobs(house, "a {red|blue|green|gold} {cup|car}", negative="{x|y}", count=20, seed=3)
+    ]
+    assert first == again
+    assert len({each.prompt for each in first}) > 3
+    assert {each.negative for each in first} == {"x", "y"}
+    assert [each.seed for each in first] == list(range(3, 23))
+
+
+def test_all_makes_each_combination_of_both_prompts(house: House) -> None:
+    made = [each.params for each in jobs(house, "a {red|blue} cup", negative="{x|y}", expand="all", count=2, seed=5)]
+    assert [(each.prompt, each.negative, each.seed) for each in made] == [
+        (f"a {colour} cup", negative, seed) for colour in ("red", "blue") for negative in "xy" for seed in (5, 6)
+    ]
+    with pytest.raises(InvalidParams, match=r"has 4 combinations, 50 pictures of each; .* \(max_count\)"):
+        house.studio.submit("a {red|blue} cup", negative="{x|y}", expand="all", count=50)
+
+
+def test_no_leaves_them_as_they_are_written(house: House) -> None:
+    [job] = jobs(house, "a {red|blue} __animal__", negative="{x|y}", expand="no")
+    assert (job.params.prompt, job.params.negative) == ("a {red|blue} __animal__", "{x|y}")
+
+
+def test_the_setting_is_the_switch(house: House) -> None:
+    still = Settings.load({}, home=house.settings.home, expand_prompts="no")
+    house.studio._settings, kept = still, house.studio._settings
+    try:
+        assert jobs(house, "a {red|blue} apple")[0].params.prompt == "a {red|blue} apple"
+        assert jobs(house, "a {red|blue} apple", expand="random")[0].params.prompt in COLOURS
+    finally:
+        house.studio._settings = kept
+
+
+@pytest.mark.parametrize(
+    ("prompt", "loras"),
+    [
+        ("{{best}} red apple <lora:moss:0.8>", (Lora("moss", 0.8),)),
+        ("{red|blue} car <lora:my__ink__v2:0.5>", (Lora("my__ink__v2", 0.5),)),
+        ("{a <lora:moss:1>|b <lora:moss:1>}", (Lora("moss", 1.0),)),
+        ("a <lyco:moss:1>", (Lora("moss", 1.0),)),
+        ("a <lora:moss>", (Lora("moss", 1.0),)),
+    ],
+)
+def test_tags_are_found_beside_choices(house: House, prompt: str, loras: tuple[Lora, ...]) -> None:
+    [job] = jobs(house, prompt)
+    assert job.params.loras == loras
+    assert "<" not in job.params.prompt
+    check = house.studio.lists.check(prompt)
+    assert (check.pictures, check.bad_count) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("{red|blue} <lora:nothere:0.8>", "names no file there is: 'nothere'"),
+        ("{red <lora:nothere:1>|blue}", "names no file there is: 'nothere'"),
+        ("a __lost__", "names no file there is: 'nothere'"),
+        ("a <hypernet:x:1>", "only <lora:name:weight> is supported"),
+        ("a <lora:moss:heavy>", "weight as a number"),
+        ("a <lora:moss:9>", "from -4 to 4"),
+        ("a <lo<lora:moss:1>ra:moss:1>", "a tag within another tag"),
+        ("a __nobody__", "there is no wildcards/nobody.txt"),
+        ("a {b", "without its }"),
+    ],
+)
+def test_what_a_prompt_names_in_vain_is_refused_before_it_waits(house: House, prompt: str, words: str) -> None:
+    before = newest(house).id if house.studio.jobs(limit=1) else ""
+    for ask in (house.studio.submit, house.studio.prompts.preview):
+        with pytest.raises(InvalidParams) as refused:
+            ask(prompt)
+        assert words in refused.value.message
+    [bad] = house.studio.lists.check(prompt).bad_lines
+    assert words in bad.reason
+    assert (newest(house).id if house.studio.jobs(limit=1) else "") == before
+
+
+def test_an_error_in_the_negative_prompt_names_it(house: House) -> None:
+    with pytest.raises(InvalidParams) as refused:
+        house.studio.submit("a", negative="{a")
+    assert refused.value.field == "negative"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative", "words"),
+    [
+        ("a AND b", "", "AND joins no prompts here"),
+        ("a", "<lora:moss:1> b", "a tag has no effect in a negative prompt"),
+        ("a <lora:moss:1:0.5>", "", "a LoRA has one weight here"),
+        ("a <random:x,y>", "", "no tag that is known here"),
+    ],
+)
+def test_what_is_not_followed_is_warned_of_by_name(house: House, prompt: str, negative: str, words: str) -> None:
+    assert any(words in each for each in house.studio.submit(prompt, negative=negative).warnings)
+    line = f"{prompt} --negative {negative}" if negative else prompt
+    assert any(words in each for each in house.studio.lists.check(line).warnings)
+    grid = house.studio.grids.check(prompt, x="steps: 4,5", negative=negative)
+    assert any(words in each for each in grid.warnings)
+
+
+def test_a_preview_shows_what_a_submit_draws(house: House) -> None:
+    asked: dict[str, Any] = {"count": 5, "negative": "{x|y}"}
+    preview = house.studio.prompts.preview("a {red|blue} __animal__", **asked)
+    made = [each.params for each in jobs(house, "a {red|blue} __animal__", seed=preview.seed, **asked)]
+    assert preview.prompts == [each.prompt for each in made]
+    assert preview.negatives == [each.negative for each in made]
+    assert (preview.pictures, preview.combinations) == (5, 12)
+
+
+def test_a_key_sent_twice_is_one_batch_whatever_was_drawn(house: House) -> None:
+    first = house.studio.submit("a {red|blue|green} __animal__", idempotency_key="once")
+    assert house.studio.submit("a {red|blue|green} __animal__", idempotency_key="once").job_ids == first.job_ids
+
+
+def test_an_edit_draws_a_new_prompt_and_leaves_the_old_one(house: House) -> None:
+    receipt = house.studio.submit("a {red|blue} apple", expand="no", count=3, seed=1)
+    house.studio.batches.edit(receipt.batch_id, steps=5)
+    assert {house.jobs.get(each).params.prompt for each in receipt.job_ids} == {"a {red|blue} apple"}
+    house.studio.batches.edit(receipt.batch_id, prompt="a {red|blue} apple")
+    assert {house.jobs.get(each).params.prompt for each in receipt.job_ids} <= COLOURS
+
+
+def test_cells_of_a_grid_have_equal_choices(house: House) -> None:
+    receipt = house.studio.grids.submit("a {red|blue|green|gold} apple", x="steps: 4,5,6,7,8,9", seed=2)
+    assert len({house.jobs.get(each).params.prompt for each in receipt.job_ids}) == 1
+
+
+def through_http(house: House, client: TestClient, prompt: str) -> None:
+    assert client.post("/api/v1/jobs", json={"prompt": prompt}).status_code == 202
+
+
+def through_cog(house: House, client: TestClient, prompt: str) -> None:
+    answer = client.post("/predictions", json={"input": {"prompt": prompt}}, headers={"Prefer": "respond-async"})
+    assert answer.status_code == 202
+
+
+def through_a1111(house: House, client: TestClient, prompt: str) -> None:
+    house.studio.submit(**reading.read(house.studio, reading.Wanted(prompt=prompt), {}))
+
+
+def through_page(house: House, client: TestClient, prompt: str) -> None:
+    given = {"prompt": prompt, "count": 1, "expand": ""}
+    told, _ = tab_create.on_generate(house.studio, *(given.get(name) for name in form.NAMES))
+    assert 'class="notice bad"' not in told
+
+
+def through_the_command_line(house: House, client: TestClient, prompt: str) -> None:
+    done = CliRunner().invoke(app, ["submit", prompt, "--home", str(house.settings.home)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+
+
+def through_a_list(house: House, client: TestClient, prompt: str) -> None:
+    house.studio.lists.submit(prompt)
+
+
+def through_a_grid(house: House, client: TestClient, prompt: str) -> None:
+    house.studio.grids.submit(prompt, x="steps: 4")
+
+
+DOORS = (
+    through_http,
+    through_cog,
+    through_a1111,
+    through_page,
+    through_the_command_line,
+    through_a_list,
+    through_a_grid,
+)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_interface_draws_and_takes_tags(house: House, client: TestClient, door: Any) -> None:
+    door(house, client, "a {red|blue} apple <lora:my__ink__v2:0.5>")
+    params = newest(house).params
+    assert params.prompt in COLOURS
+    assert params.loras == (Lora("my__ink__v2", 0.5),)
+
+
+def test_the_command_line_shows_what_would_be_drawn(house: House) -> None:
+    home = ["--home", str(house.settings.home)]
+    done = CliRunner().invoke(app, ["submit", "a {red|blue} apple", "--dry-run", "--expand", "all", *home])
+    assert done.exit_code == 0, done.output
+    assert "2 pictures of 2 combinations" in done.output
+    assert "a red apple" in done.output
+
+
+def test_the_page_shows_what_would_be_drawn(house: House) -> None:
+    given = {"prompt": "a {red|blue} <b>", "expand": "all", "count": 1}
+    told = tab_create.on_preview(house.studio, *(given.get(name) for name in form.NAMES))
+    assert "<li>a red &lt;b&gt;</li><li>a blue &lt;b&gt;</li>" in told
+
+
+def test_http_shows_what_would_be_drawn(client: TestClient) -> None:
+    told = client.post("/api/v1/jobs/preview", json={"prompt": "a {red|blue} apple", "expand": "all"}).json()
+    assert told["prompts"] == ["a red apple", "a blue apple"]
+    assert client.post("/api/v1/jobs/preview", json={"prompt": "a {red"}).status_code == 422
+
+
+def test_files_are_looked_for_in_the_home_only(house: House, tmp_path: Path) -> None:
+    (house.settings.home / "secret.txt").write_text("secret")
+    with pytest.raises(InvalidParams, match="there is no wildcards"):
+        house.studio.submit("a __../secret__")
