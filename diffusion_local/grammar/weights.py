@@ -66,14 +66,17 @@ def pieces(prompt: str) -> list[Piece]:
 
 
 def merged(found: list[Piece]) -> list[Piece]:
-    """Neighbours of equal weight as one piece; at least one piece."""
+    """Neighbours of equal weight as one piece; at least one piece. What is as good as 1 is 1, as it is printed so."""
     runs: list[list[Piece]] = []
     for piece in found:
         if runs and math.isclose(runs[-1][0].weight, piece.weight):
             runs[-1].append(piece)
         else:
             runs.append([piece])
-    return [Piece("".join(piece.text for piece in run), run[0].weight) for run in runs] or [Piece("")]
+    return [
+        Piece("".join(piece.text for piece in run), 1.0 if math.isclose(run[0].weight, 1.0) else run[0].weight)
+        for run in runs
+    ] or [Piece("")]
 
 
 def parts(prompt: str) -> list[list[Piece]]:

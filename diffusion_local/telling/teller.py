@@ -160,9 +160,9 @@ class Teller:
                 case "job.failed":
                     return of_job(self._jobs.get(notice.job_id))
                 case "queue.idle":
-                    return of_report(
-                        self._reports.night(self._notices.told_before(notice), utc_text(datetime.now(UTC)))
-                    )
+                    # Moments are kept in milliseconds, and a report ends before its last one.
+                    until = datetime.now(UTC) + timedelta(milliseconds=1)
+                    return of_report(self._reports.night(self._notices.told_before(notice), utc_text(until)))
         except NotFound:
             return {"batch_id": notice.batch_id, "job_id": notice.job_id}
         return {"reason": notice.note or "paused by a person"}

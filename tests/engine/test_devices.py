@@ -86,7 +86,7 @@ def test_a_gpu_that_lies_idle_is_warned_of(
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.version, "hip", None)
     assert devices.main() == 0
-    warning = json.loads(capsys.readouterr().out)["warning"]
+    warning = json.loads(capsys.readouterr().out)["warning"]["message"]
     assert warning.startswith("This machine has an NVIDIA GPU, but pictures are made on the CPU.")
     assert "without GPU support. Install one" in warning
     assert devices.unused_gpu("cpu") == ""  # it was asked for
@@ -109,7 +109,7 @@ def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert answer["torch"] == torch.__version__
     assert answer["devices"][0]["slot"] == "cpu0"
     assert devices.main("cuda") == 1
-    assert "PyTorch" in json.loads(capsys.readouterr().out)["problem"]
+    assert "PyTorch" in json.loads(capsys.readouterr().out)["problem"]["message"]
 
 
 def test_the_engine_of_the_settings_is_opened() -> None:

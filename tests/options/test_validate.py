@@ -175,7 +175,7 @@ def test_files_are_checked_before_the_job_waits_in_line(house: House) -> None:
         submit("a boat", loras=["none"])
     with pytest.raises(InvalidParams, match=r"loras: cannot be 'old'\. old\.pt is cut short"):
         submit("a boat", loras=["old"])
-    with pytest.raises(InvalidParams, match="'xl': it is made for sdxl, not "):
+    with pytest.raises(InvalidParams, match="'xl': it is made for SDXL, not "):
         submit("a boat <lora:xl:0.5>")
     with pytest.raises(InvalidParams, match="vae: names no file"):
         submit("a boat", vae="none")
