@@ -210,9 +210,8 @@ def test_presses_of_two_tabs_are_all_remembered(people: Any) -> None:
 def test_a_prompt_is_shown_as_text(people: Any) -> None:
     page = people().open()
     prompt = a_prompt('<img src=x onerror="window.hit = 1"> ${window.hit = 2} {{hit}} `')
-    press(page, prompt)
-    page.locator(".batch h2", has_text="<img src=x onerror").first.wait_for()  # of {…} one choice is drawn
-    page.locator(".card.done").first.wait_for()
+    press(page, prompt.replace("{", r"\{").replace("}", r"\}"))  # else they are choices
+    batch(page, prompt).locator(".card.done").wait_for()
     go(page, "gallery")
     page.locator(".tile").first.click()
     page.locator("[role=dialog]").wait_for()
