@@ -6,6 +6,7 @@ import zlib
 from hashlib import sha256
 from typing import Any
 
+import pillow_heif
 import pytest
 from PIL import Image as PIL
 from PIL.PngImagePlugin import PngInfo
@@ -187,11 +188,10 @@ def test_avif_is_opened_within_the_budget(sources: Sources, monkeypatch: pytest.
 
 
 def test_the_heic_of_a_phone_is_opened_within_the_budget(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
-    heif = pytest.importorskip("pillow_heif")
     exif = PIL.Exif()
     exif[0x0112] = 6
     file = io.BytesIO()
-    heif.from_pillow(PIL.linear_gradient("L").convert("RGB").resize((64, 32))).save(file, exif=exif.tobytes())
+    pillow_heif.from_pillow(PIL.linear_gradient("L").convert("RGB").resize((64, 32))).save(file, exif=exif.tobytes())
     source = held_by(sources, monkeypatch, file.getvalue())
     assert (source.width, source.height) in ((64, 32), (32, 64))
 
@@ -210,10 +210,9 @@ def held_by(sources: Sources, monkeypatch: pytest.MonkeyPatch, data: bytes) -> S
 
 
 def test_a_picture_of_heif_that_says_it_is_too_large_is_not_decoded(settings: Settings, house: House) -> None:
-    heif = pytest.importorskip("pillow_heif")
     limited = Settings.load({}, home=settings.home, max_source_megapixels=1)
     file = io.BytesIO()
-    heif.from_pillow(PIL.new("RGB", (1200, 1000))).save(file)
+    pillow_heif.from_pillow(PIL.new("RGB", (1200, 1000))).save(file)
     sources = Sources(limited, SourceOwners(house.database), house.images, house.files)
     with pytest.raises(InvalidParams, match="megapixels"):
         sources.add(file.getvalue())
