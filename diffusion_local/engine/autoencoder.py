@@ -53,15 +53,16 @@ def decode(
     mean, std = _statistics(vae, latents)
     latents = latents / _scale(vae) * std + mean
     pixels, said = None if decoder is None else _checked(decoder(latents)[0]), ""
-    if decoder is not None and (problem := _unusable(pixels)):
-        refuse(f"the VAE gave {problem}")
-    if decoder is None or problem:
+    wrong = "" if decoder is None else _unusable(pixels)
+    if decoder is None or wrong:
         pixels = _decode(vae, latents)
     problem = _unusable(pixels)
     if problem and vae.dtype != torch.float32:
         said = f"the VAE gave {problem} in {str(vae.dtype).removeprefix('torch.')} and was run again in float32"
         in_fp32()
         pixels = _decode(vae, latents)
+    if wrong and not _unusable(pixels):  # a picture that is black either way was painted so
+        refuse(f"the VAE gave {wrong}")
     if pixels is None:
         raise BadImage(message("noise_nan"))
     return PIL.fromarray(pixels.permute(1, 2, 0).cpu().numpy()), said

@@ -116,9 +116,9 @@ def decode(loaded: Loaded, latents: torch.Tensor, in_fp32: Callable[[], None]) -
 
     def again(problem: str) -> tuple[PIL.Image, str]:
         loaded.checked = False
-        if problem:
-            forms.refuse_decoder(f"the VAE gave {problem}")
         image, said = autoencoder.decode(vae, latents, in_fp32)
+        if problem and image.getbbox() is not None:  # a picture that is black either way was painted so
+            forms.refuse_decoder(f"the VAE gave {problem}")
         return image, said or f"the VAE gave {problem} and was run again"
 
     with forms.lock:

@@ -59,3 +59,16 @@ def test_one_that_gives_no_numbers_is_not_used_again(caplog: pytest.LogCaptureFi
     assert forms.decoder(vae, torch.float32) is None
     assert forms.decoded == ""
     assert caplog.messages == ["pictures are decoded the exact way: the VAE gave no numbers"]
+
+
+def test_one_that_gives_a_black_picture_is_used_again_if_the_vae_gives_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    vae, forms = models.vae(), Forms(TorchOperations())
+    decoder = forms.decoder(vae, torch.float32)
+    black = torch.full((1, 3, 20, 12), -1.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(vae, "decode", lambda latents, return_dict: (black,))
+        picture, _ = autoencoder.decode(vae, LATENTS, lambda: None, lambda latents: black, forms.refuse_decoder)
+    assert picture.getbbox() is None
+    assert forms.decoder(vae, torch.float32) is decoder
+    autoencoder.decode(vae, LATENTS, lambda: None, lambda latents: black, forms.refuse_decoder)
+    assert forms.decoder(vae, torch.float32) is None
