@@ -111,7 +111,9 @@ def decode(loaded: Loaded, latents: torch.Tensor, in_fp32: Callable[[], None]) -
     if loaded.rung not in placement.WHOLE or latents.device.type != "cuda":
         # its parts come and go, or there is nothing to wait for
         decoder = forms.decoder(vae, loaded.dtype) if loaded.rung in placement.WHOLE else None
-        found = autoencoder.decode(vae, latents, in_fp32, decoder, forms.refuse_decoder)
+        found = forms.fused_or_exact(
+            decoder, lambda decoder: autoencoder.decode(vae, latents, in_fp32, decoder, forms.refuse_decoder)
+        )
         return lambda: found
 
     def again(problem: str) -> tuple[PIL.Image, str]:
@@ -122,7 +124,10 @@ def decode(loaded: Loaded, latents: torch.Tensor, in_fp32: Callable[[], None]) -
         return image, said or f"the VAE gave {problem} and was run again"
 
     with forms.lock:
-        return autoencoder.decode_later(vae, latents, forms.decoder(vae, loaded.dtype), again, forms.lock)
+        return forms.fused_or_exact(
+            forms.decoder(vae, loaded.dtype),
+            lambda decoder: autoencoder.decode_later(vae, latents, decoder, again, forms.lock),
+        )
 
 
 class Stopwatch:

@@ -4,12 +4,11 @@ import copy
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from diffusion_local.engine.fused.layers import Convolution, Linear, Resample, Resnet, expect, picture, rows
+from diffusion_local.engine.fused.layers import Convolution, Resample, Resnet, SelfAttention, expect, picture, rows
 from diffusion_local.engine.fused.operations import Operations
-from diffusion_local.engine.fused.packing import Packing, stacked_bias
+from diffusion_local.engine.fused.packing import Packing
 
 
 class FusedDecoder:
@@ -63,18 +62,11 @@ class PictureAttention:
     def __init__(self, attention: Any, packing: Packing, operations: Operations) -> None:
         expect(attention.group_norm is not None and attention.spatial_norm is None, "attention without a norm")
         expect(attention.residual_connection and attention.rescale_output_factor == 1.0, "attention without a residual")
-        self._norm, self._heads = attention.group_norm, attention.heads
-        layers = [attention.to_q, attention.to_k, attention.to_v]
-        self._weight, self._bias = packing.stacked(layers), stacked_bias(layers)
-        self._out = Linear(attention.to_out[0], packing)
-        self._operations = operations
+        self._norm = attention.group_norm
+        self._attention, self._operations = SelfAttention(attention, packing), operations
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[2:]
         residual = rows(x)
-        count, length, _ = residual.shape
         normed = self._operations.group_norm(residual, self._norm, False)
-        packed = F.linear(normed, self._weight, self._bias).view(count, length, 3, self._heads, -1)
-        query, key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)
-        hidden = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(count, length, -1)
-        return picture(self._operations.add(self._out(hidden), residual), height, width)
+        return picture(self._operations.add(self._attention(normed), residual), height, width)

@@ -49,7 +49,7 @@ class FusedDenoiser:
         self._unet, self._operations, self._forget = unet, operations, forget
         self._form: FusedUNet | None = None
         self._checked = False
-        self._refused = ""
+        self._refused = self._unfit = ""
         self._prompt: tuple[tuple[Any, ...], Any] | None = None
 
     def ready(self, room: int) -> bool:
@@ -58,20 +58,21 @@ class FusedDenoiser:
         ``room``: bytes that merged copies of weights with LoRAs may take.
         """
         self.used, self._prompt = False, None
-        if self._form is None and not self._refused:
+        if self._form is None and not self._refused and not self._unfit:
             if lora_bytes(self._unet) > room:
                 log.info("the denoiser runs the exact way: there is no room for weights with the LoRAs added")
                 return False
             try:
                 self._form = FusedUNet(self._unet, self._operations)
             except Unfit as problem:
-                self._refuse(f"it has {problem}")
+                self._unfit = f"it has {problem}"
+                log.warning("the denoiser runs the exact way: %s", self._unfit)
             self._forget()
         return self._form is not None
 
     def drop(self) -> None:
         """Let the UNet be as it was loaded, before its weights change or the exact way is asked for."""
-        form, self._form = self._form, None
+        form, self._form, self._unfit = self._form, None, ""  # other LoRAs may fit
         self._prompt, self._checked = None, False
         if form is not None:
             form.undo()

@@ -3,14 +3,18 @@
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from diffusion_local.engine import faults
 from diffusion_local.engine.fused.decoder import FusedDecoder
 from diffusion_local.engine.fused.denoiser import FusedDenoiser
 from diffusion_local.engine.fused.operations import Operations
 from diffusion_local.engine.fused.packing import Unfit
+from diffusion_local.errors import EngineError
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +66,19 @@ class Forms:
         if self._decoder[2] is not None:
             self.decoded = str(wanted).removeprefix("torch.")
         return self._decoder[2]
+
+    def fused_or_exact(self, decoder: FusedDecoder | None, decode: Callable[[FusedDecoder | None], T]) -> T:
+        """``decode(decoder)``, or ``decode(None)`` from the first failure of a kernel on. Errors of the engine, a lack
+        of memory and a lost device are raised as they are."""
+        try:
+            return decode(decoder)
+        except EngineError:
+            raise
+        except Exception as problem:
+            if decoder is None or faults.is_out_of_memory(problem) or faults.is_lost(problem):
+                raise
+            self.refuse_decoder(f"{type(problem).__name__}: {faults.first_line(problem)}")
+        return decode(None)
 
     def refuse_decoder(self, why: str) -> None:
         """From now on this VAE decodes the exact way."""

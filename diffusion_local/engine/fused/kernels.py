@@ -112,9 +112,9 @@ def group_factors(SUMS, SHIFT, WEIGHT, BIAS, FACTORS, pixels, channels, shift_st
 @triton.jit
 def scale_and_offset(X, FACTORS, Y, pixels, channels,
                      SILU: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """Third pass."""
-    picture = tl.program_id(0).to(tl.int64)
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    """Third pass. Rows are on the first axis: CUDA allows 65,535 programs on each of the others."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    picture = tl.program_id(1).to(tl.int64)
     column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < channels
     mask = (row < pixels)[:, None] & inside[None, :]
@@ -209,7 +209,7 @@ class TritonOperations:
             sums, shifted, norm.weight, norm.bias, factors, pixels, channels, stride, parts, norm.eps,
             SHIFTED=shift is not None, GROUP=group, PARTS=min(64, power_of_two(parts)), COLUMNS=columns, num_warps=4,
         )  # fmt: skip
-        scale_and_offset[(pictures, triton.cdiv(pixels, TILE_ROWS), tiles)](
+        scale_and_offset[(triton.cdiv(pixels, TILE_ROWS), pictures, tiles)](
             x, factors, y, pixels, channels, SILU=silu, ROWS=TILE_ROWS, COLUMNS=tile, num_warps=4
         )
         return y

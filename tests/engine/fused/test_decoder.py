@@ -72,3 +72,21 @@ def test_one_that_gives_a_black_picture_is_used_again_if_the_vae_gives_it_too(mo
     assert forms.decoder(vae, torch.float32) is decoder
     autoencoder.decode(vae, LATENTS, lambda: None, lambda latents: black, forms.refuse_decoder)
     assert forms.decoder(vae, torch.float32) is None
+
+
+def test_one_whose_kernel_fails_is_not_used_again(caplog: pytest.LogCaptureFixture) -> None:
+    vae, forms = models.vae(), Forms(TorchOperations())
+
+    def failing(latents: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+    decoder = forms.decoder(vae, torch.float32)
+    found, _ = forms.fused_or_exact(
+        decoder, lambda used: autoencoder.decode(vae, LATENTS, lambda: None, used and failing, forms.refuse_decoder)
+    )
+    expected, _ = autoencoder.decode(vae, LATENTS, lambda: None)
+    assert found.tobytes() == expected.tobytes()
+    assert forms.decoder(vae, torch.float32) is None
+    assert ["C compiler" in line for line in caplog.messages] == [True]
+    with pytest.raises(torch.OutOfMemoryError):
+        forms.fused_or_exact(decoder, lambda used: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory")))

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from diffusion_local.engine.fused import denoiser as denoiser_module
 from diffusion_local.engine.fused.denoiser import FusedDenoiser
 from diffusion_local.engine.fused.operations import TorchOperations
+from diffusion_local.engine.fused.packing import Unfit
 from diffusion_local.engine.fused.unet import FusedUNet
 from tests.engine.fused import models
 from tests.engine.fused.models import difference, inputs
@@ -161,3 +163,18 @@ def test_after_the_weights_changed_it_is_built_and_compared_anew(model: Model) -
     model.parts.clear()
     assert difference(model.step(), expected) < 1e-4
     assert model.parts == []
+
+
+def test_a_model_whose_lora_does_not_fit_is_tried_again_without_it(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unfit(*_: Any) -> None:
+        raise Unfit("a LoRA with weight decomposition or a bias")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(denoiser_module, "FusedUNet", unfit)
+        assert not model.denoiser.ready(0)
+        assert not model.denoiser.ready(0)
+    assert not model.denoiser.ready(0)  # until the weights change
+    model.denoiser.drop()
+    assert model.denoiser.ready(0)
