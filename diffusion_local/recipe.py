@@ -38,6 +38,6 @@ def read(picture: PIL.Image) -> dict[str, Any] | None:
     try:
         recipe = json.loads(picture.info.get(JSON_KEY) or picture.getexif()[ExifTags.Base.ImageDescription])
         Params.from_dict(recipe["params"])
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+    except (KeyError, ValueError, ArithmeticError, TypeError, AttributeError, RecursionError):
         return None
     return recipe

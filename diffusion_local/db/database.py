@@ -32,10 +32,9 @@ class Transaction:
     ``db.dialect`` and ``db.search``. Rows are dictionaries, or tuples where a cursor is read.
     """
 
-    __slots__ = ("_connection", "execute", "execute_many")
+    __slots__ = ("execute", "execute_many")
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
         self.execute = connection.execute
         self.execute_many = connection.executemany
 

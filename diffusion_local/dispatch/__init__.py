@@ -120,7 +120,8 @@ class Dispatch(Protocol):
     def finish(self, claim: Claim, picture: Finished) -> None:
         """Keep the picture and end the job as done: first the bytes, then the rows.
 
-        Raises LostClaim, and then nothing was written; StorageProblem, and then the same call may be made again.
+        Raises LostClaim, and then no row was written (bytes may be: the next attempt replaces them, or the sweep moves
+        them aside); StorageProblem, and then the same call may be made again.
         """
         ...
 

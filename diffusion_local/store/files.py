@@ -128,7 +128,8 @@ class ImageFiles:
 
     def drop_unfinished(self) -> None:
         """Delete half-written files of processes that died."""
-        self._blobs.drop_unfinished(Area.GALLERY, OLD_PART_SECONDS)
+        for area in Area:
+            self._blobs.drop_unfinished(area, OLD_PART_SECONDS)
 
     def _listed(self, area: Area) -> Iterator[tuple[str, str, Stat]]:
         """(key without a suffix, the suffix, the file) of what lies where pictures do."""

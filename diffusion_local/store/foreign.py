@@ -64,7 +64,16 @@ def read(texts: Texts) -> Found | None:
     for reader in READERS:
         try:
             found = reader(texts)
-        except (ParserError, KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError):
+        except (
+            ParserError,
+            KeyError,
+            ValueError,
+            ArithmeticError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            RecursionError,
+        ):
             continue  # texts of another program, or damaged ones
         if found is not None:
             return found

@@ -32,9 +32,9 @@ class ImageStore:
     def of_jobs(self, job_ids: list[str]) -> dict[str, Image]:
         """Pictures by job id; jobs without one are left out."""
         with self._database.read() as db:
-            marks = ", ".join("?" * len(job_ids))
             found = db.query(
-                f"SELECT * FROM images WHERE job_id IN ({marks}) AND trashed_at IS NULL AND {seen()}", job_ids
+                f"SELECT * FROM images WHERE {in_list('job_id')} AND trashed_at IS NULL AND {seen()}",
+                {"ids": as_list(job_ids)},
             )
             return {image.job_id: image for image in map(rows.image, found)}
 

@@ -80,7 +80,7 @@ class LocalBlobs:
         self.local_path(key).unlink(missing_ok=True)
 
     def drop_unfinished(self, area: Area, seconds: float) -> None:
-        for part in self._folders[area].glob(f"*/*/*/.*{PART}"):
+        for part in self._folders[area].rglob(f".*{PART}"):
             with contextlib.suppress(OSError):
                 if time.time() - part.stat().st_mtime > seconds:
                     part.unlink()

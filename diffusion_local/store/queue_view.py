@@ -203,12 +203,6 @@ class QueueView:
                 return rows.batch(row), {state: counted.get(RANKS.index(state), 0) for state in State}
             raise missing(db, "batch", batch_id)
 
-    def check_batch(self, batch_id: str) -> None:
-        """Raises NotFound if there is no such batch."""
-        with self._database.read() as db:
-            if not db.scalar(f"SELECT 1 FROM batches WHERE id = :id AND {seen()}", id=batch_id):
-                raise missing(db, "batch", batch_id)
-
     def batch_of_key(self, idempotency_key: str) -> str | None:
         with self._database.read() as db:
             return db.scalar("SELECT id FROM batches WHERE idempotency_key = :key", key=scoped(idempotency_key))

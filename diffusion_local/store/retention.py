@@ -1,12 +1,16 @@
 """What is let go after its time: ended jobs, the trash, previews, source pictures; and the database's own upkeep."""
 
+import contextlib
+import math
 import time
 from datetime import datetime, timedelta
 
 from diffusion_local.db.database import Database
 from diffusion_local.db.dialect import field
 from diffusion_local.domain import utc_now, utc_text
+from diffusion_local.errors import StorageProblem
 from diffusion_local.settings import Settings
+from diffusion_local.store.blobs import StoredFile
 from diffusion_local.store.files import ImageFiles
 
 OLD_PREVIEW_SECONDS = 3600.0
@@ -89,7 +93,7 @@ def drop_old_sources(settings: Settings, database: Database, files: ImageFiles) 
     dropped = 0
     for source_id in old:
         file = files.source(source_id)
-        if source_id not in kept and file.exists() and file.stat().modified < before:  # a submit touches what it names
+        if source_id not in kept and modified(file) < before:  # a submit touches what it names
             with database.write() as db:
                 db.execute("DELETE FROM source_owners WHERE source_id = ?", [source_id])
             file.delete()
@@ -102,9 +106,18 @@ def drop_old_previews(files: ImageFiles) -> int:
     dropped = 0
     for preview, stat in list(files.previews()):
         if time.time() - stat.modified > OLD_PREVIEW_SECONDS:
-            preview.delete()
-            dropped += 1
+            with contextlib.suppress(OSError, StorageProblem):  # the next night tries again
+                preview.delete()
+                dropped += 1
     return dropped
+
+
+def modified(file: StoredFile) -> float:
+    """When a file was changed last, in seconds since 1970; infinity if it has gone meanwhile."""
+    try:
+        return file.stat().modified
+    except FileNotFoundError:
+        return math.inf
 
 
 def optimize(database: Database) -> None:

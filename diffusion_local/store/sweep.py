@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from PIL import Image as PIL
 
 from diffusion_local import recipe
-from diffusion_local.db.database import Database
+from diffusion_local.db.database import Database, inserting
 from diffusion_local.domain import Image, Params, State, utc_now
 from diffusion_local.store import rows
 from diffusion_local.store.blobs import Area, StoredFile
@@ -83,10 +83,7 @@ def rebuild(files: ImageFiles, database: Database) -> int:
             continue
         with database.write() as db:
             values = rows.image_row(image)
-            names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
-            written += db.execute(
-                f"INSERT INTO images ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING", values
-            ).rowcount
+            written += db.execute(f"{inserting('images', values)} ON CONFLICT DO NOTHING", values).rowcount
     return written
 
 

@@ -238,7 +238,7 @@ class Runner:
             self._unsettled.append((job, problem, self._dispatch.sound()))
             raise
         except LostClaim:
-            log.warning("the claim was lost; nothing was written", extra={"job": job.id})
+            log.warning("the claim was lost; the job is as others left it", extra={"job": job.id})
         return False
 
     def _try_later(self, job: Job, error: EngineError) -> None:

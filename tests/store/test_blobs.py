@@ -248,13 +248,20 @@ def test_half_written_files_of_the_dead_are_dropped_after_their_time(settings: S
     settings.make_folders()
     blobs = LocalBlobs(settings)
     put(blobs, KEY)
-    young, old = (settings.gallery / f"2026/11/22/.{name}.part" for name in ("young", "old"))
-    for part in (young, old):
-        part.write_bytes(b"half")
-    os.utime(old, (time.time() - 7200,) * 2)
-    assert keys(blobs, "gallery/") == [KEY]
-    blobs.drop_unfinished(Area.GALLERY, 3600)
-    assert (young.exists(), old.exists()) == (True, False)
+    for area in Area:
+        folder = (
+            blobs.local_path(f"{area}/2026/11/22/x").parent
+            if area in (Area.GALLERY, Area.STRAYS)
+            else (blobs.local_path(f"{area}/x").parent)
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        young, old = (folder / f".{name}.part" for name in ("young", "old"))
+        for part in (young, old):
+            part.write_bytes(b"half")
+        os.utime(old, (time.time() - 7200,) * 2)
+        assert keys(blobs, f"{area}/") == [KEY] * (area is Area.GALLERY)
+        blobs.drop_unfinished(area, 3600)
+        assert (young.exists(), old.exists()) == (True, False)
 
 
 def test_areas_may_lie_on_different_disks(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

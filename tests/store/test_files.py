@@ -11,12 +11,13 @@ import pytest
 from PIL import Image as PIL
 
 from diffusion_local import recipe
-from diffusion_local.compose import open_files
+from diffusion_local.compose import House, open_files
 from diffusion_local.domain import Job
 from diffusion_local.errors import DiskFull
 from diffusion_local.image_formats import webp
 from diffusion_local.settings import Settings
-from diffusion_local.store.blobs import Blobs, MemoryBlobs
+from diffusion_local.store import retention
+from diffusion_local.store.blobs import Blobs, MemoryBlobs, StoredFile
 from diffusion_local.store.files import ImageFiles, key_for
 from diffusion_local.store.jobs import JobStore
 from diffusion_local.store.local_blobs import LocalBlobs, write_whole
@@ -134,7 +135,7 @@ WITH_A_LIMIT = """
 import os, resource, sys
 from diffusion_local.errors import DiskFull
 from diffusion_local.settings import Settings
-from diffusion_local.compose import open_files
+from diffusion_local.compose import House, open_files
 from PIL import Image
 settings = Settings.load()
 settings.make_folders()
@@ -176,3 +177,21 @@ def test_a_preview_comes_and_goes(files: ImageFiles) -> None:
     files.drop_preview("job")
     files.drop_preview("job")
     assert not files.preview("job").exists()
+
+
+def test_a_preview_that_cannot_be_deleted_does_not_keep_the_others(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for job_id in ("a", "b"):
+        house.files.save_preview(job_id, b"preview")
+    monkeypatch.setattr(retention, "OLD_PREVIEW_SECONDS", -1.0)
+    delete = StoredFile.delete
+
+    def failing(file: StoredFile) -> None:
+        if "a" in file.key.rpartition("/")[2].partition(".")[0]:
+            raise PermissionError(13, "Permission denied")
+        delete(file)
+
+    monkeypatch.setattr(StoredFile, "delete", failing)
+    assert retention.drop_old_previews(house.files) == 1
+    assert [file.key for file, _ in house.files.previews()] == [house.files.preview("a").key]

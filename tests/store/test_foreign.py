@@ -254,3 +254,9 @@ def test_a_huge_graph_is_not_walked() -> None:
     assert foreign.read({"prompt": json.dumps(chain)}) is None
     loop = {"1": GRAPH["6"] | {"inputs": GRAPH["6"]["inputs"] | {"model": ["1", 0], "positive": ["1", 0]}}}
     assert foreign.read({"prompt": json.dumps(loop)}) is not None
+
+
+def test_a_number_without_end_is_no_recipe_and_no_fault() -> None:
+    graph = GRAPH | {"8": {"class_type": "CLIPSetLastLayer", "inputs": {"stop_at_clip_layer": float("inf")}}}
+    text = json.dumps(graph | {"6": GRAPH["6"]}).replace("Infinity", "1e999")
+    foreign.read({"prompt": text})  # raises nothing, whatever is read of it
