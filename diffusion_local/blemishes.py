@@ -49,7 +49,8 @@ ASKED = {
         r"\b(?:fog|foggy|mist|misty|haze|hazy|white[ -]?out|minimal\w*|gradient|faint)\b|雾|渐变", re.IGNORECASE
     ),
     NOISE: re.compile(
-        r"\b(?:noise|noisy|static|grain|grainy|glitch|texture|pattern|speckle\w*|sand|gravel|pixels)\b|噪|纹理"
+        r"\b(?:noise|noisy|static|grain|grainy|glitch|texture|pattern|speckle\w*|sand|gravel|pixels)\b|噪|纹理",
+        re.IGNORECASE,
     ),
 }
 ASKED_TOO = {BLACK: (BLACK,), ONE_COLOUR: (BLACK, ONE_COLOUR), FLAT: (BLACK, ONE_COLOUR, FLAT), NOISE: (NOISE,)}

@@ -272,7 +272,7 @@ class Receipt:
 class Preview:
     """What a submit would draw: how many pictures, of how many different prompts, and the prompts of the first ones.
 
-    ``combinations`` stops at a thousand million.
+    ``combinations`` stops at a billion.
     """
 
     pictures: int

@@ -29,7 +29,8 @@ from diffusion_local.domain import (
 from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.health import Health
 from diffusion_local.library import Library
-from diffusion_local.lists.drafts import checked_expansion
+from diffusion_local.lists.drafts import Drafts, checked_expansion
+from diffusion_local.lists.expansion import Expander
 from diffusion_local.lists.previews import Prompts
 from diffusion_local.lists.prompt_lists import PromptLists
 from diffusion_local.lists.queue_file import QueueFile
@@ -147,8 +148,9 @@ class Studio(Orders, Questions):
             check_prompt(field, text)
         times = self._timetable.timing(lane, {each: settings.pop(each, None) for each in BATCH_OPTIONS})
         first = draw_seed() if seed is None or seed == -1 else seed
-        expand = checked_expansion(expand or self._settings.expand_prompts)
-        draft = self.prompts.drafts().draft(prompt, settings | {"seed": first}, expand)
+        expand = checked_expansion(expand, self._settings)
+        drafts = Drafts(self._catalog, Expander(self._settings.wildcards))
+        draft = drafts.draft(prompt, settings | {"seed": first}, expand)
         each, warnings = draft.pictures(count, expand, self._settings.max_count)
         who = actor.current().owner(owner)
         title = name or shortened(each[0].prompt if draft.fixed else draft.params.prompt)

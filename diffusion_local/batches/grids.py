@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from diffusion_local import actor
@@ -66,7 +67,7 @@ class Grids:
         self, prompt: str, *, x: str, y: str = "", z: str = "", expand: str | None = None, **settings: Any
     ) -> GridCheck:
         """What the grid would make; nothing is enqueued. Raises InvalidParams naming the axis or the field."""
-        grid, each, warnings = self._planned(prompt, x, y, z, settings | {"expand": expand})
+        grid, each, warnings, _ = self._planned(prompt, x, y, z, settings | {"expand": expand})
         work = Counter(Work.of(params) for params in each)
         return GridCheck(
             grid.count,
@@ -100,7 +101,7 @@ class Grids:
         for what, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             check_prompt(what, text)
         times = self._timetable.timing(lane, {each: settings.pop(each, None) for each in BATCH_OPTIONS})
-        grid, each, warnings = self._planned(prompt, x, y, z, settings | {"expand": expand})
+        grid, each, warnings, request = self._planned(prompt, x, y, z, settings | {"expand": expand})
         batch = Batch(
             new_id(),
             name or shortened(prompt),
@@ -112,31 +113,38 @@ class Grids:
             **times.fields(),
         )
         jobs = new_jobs(batch, each, whole_number("priority", priority, *PRIORITIES))
-        batch_id, ids = self._jobs.insert_batch(batch, jobs, idempotency_key or None, self._settings.max_queued)
+        key = idempotency_key or None
+        batch_id, ids = self._jobs.insert_batch(batch, jobs, key, self._settings.max_queued, request if key else "")
         self._queue.ring(len(ids))
         return Receipt(batch_id, ids, warnings + (self._rows.lateness(batch_id) if times.finish_by else []))
 
     def _planned(
         self, prompt: str, x: str, y: str, z: str, settings: dict[str, Any]
-    ) -> tuple[Grid, list[Params], list[str]]:
-        """The grid, its pictures cell by cell, and warnings of their prompts. All draw by the same seed, so that cells
-        of equal prompts have equal choices."""
+    ) -> tuple[Grid, list[Params], list[str], str]:
+        """The grid, its pictures cell by cell, warnings of their prompts, and a digest of the request. All draw by the
+        same seed, so that cells of equal prompts have equal choices."""
         check_prompt("prompt", prompt)
         for axis, text in (("x", x), ("y", y), ("z", z)):
             check_prompt(axis, text)
         grid = parse_grid(x, y, z, min(MOST, self._settings.max_queued))
         given = {name: value for name, value in settings.items() if value is not None}
-        expand = checked_expansion(given.pop("expand", "") or self._settings.expand_prompts)
+        asked = given.pop("expand", None)
+        if asked == "all":
+            raise InvalidParams("expand", message("expand_grid"))
+        expand = checked_expansion(asked, self._settings)
         if given.get("seed", -1) == -1:
             given["seed"] = draw_seed()
         drafts = Drafts(CatalogOfNow(self._catalog), Expander(self._settings.wildcards))
         each: list[Params] = []
+        request = sha256()
         warnings: list[str] = []
         for place, (words, options) in enumerate(grid.cells(prompt, given)):
             try:
-                [params], found = drafts.draft(words, options, expand).pictures(1, "random", 1)
+                draft = drafts.draft(words, options, expand)
+                [params], found = draft.pictures(1, "random", 1)
             except InvalidParams as error:
                 raise InvalidParams(error.field, message("in_grid", problem=error.problem, cell=place + 1)) from None
             each.append(params)
+            request.update((draft.request(1, expand) or params.without_seeds().to_json()).encode())
             warnings += found if len(warnings) < MOST_WARNINGS else []
-        return grid, each, list(dict.fromkeys(warnings))
+        return grid, each, list(dict.fromkeys(warnings)), request.hexdigest()

@@ -40,7 +40,7 @@ def submit_list(
     priority: Annotated[int, typer.Option(help="Higher runs first, from -100 to 100.")] = 0,
     idempotency_key: Annotated[str | None, typer.Option(help="A second list with this key makes nothing new.")] = None,
     combinatorial: Annotated[
-        bool, typer.Option("--combinatorial", help="Make all combinations, instead of one drawn by lot.")
+        bool, typer.Option("--combinatorial", help="Make all combinations, instead of one at random.")
     ] = False,
     literal: Annotated[bool, typer.Option("--literal", help="Take {a|b} and __name__ as they are written.")] = False,
     expansion_seed: Annotated[int | None, typer.Option(help="Draws the same wildcards and seeds again.")] = None,
@@ -57,7 +57,7 @@ def submit_list(
     number("timeout", timeout, 0, MAX_WAIT)
     source: Path | BinaryIO = sys.stdin.buffer if file == "-" else Path(file)
     options = read_options(studio, size, settings) | {
-        "expand": "all" if combinatorial else "no" if literal else "random",
+        "expand": "all" if combinatorial else "no" if literal else None,
         "expansion_seed": expansion_seed,
         "count": count,
     }

@@ -20,6 +20,7 @@ from diffusion_local.messages import message
 
 MAX_DEPTH = 20  # of braces within braces and wildcards within wildcards
 MAX_PICKED = 100  # of the options of one choice
+MAX_PICKS = 50_000  # options that are picked times options there are: the work of one choice
 SPECIAL = re.compile(r"[{\\]|__")  # a prompt without any of them is itself
 TOKEN = re.compile(rf"\\(.)|({TAG})|__([\w\-/.*]{{1,200}}?)__|([{{}}|\[])", re.IGNORECASE | re.DOTALL)
 BRACKET = re.compile(rf"\\.|{TAG}|([{{}}\[\]])", re.IGNORECASE | re.DOTALL)
@@ -130,6 +131,8 @@ def choice(options: list[tuple[float, Node]], amount: tuple[int, int] | None = N
     if not any(weights):
         raise InvalidParams("prompt", message("choice_weight"))
     most = min(high, len(nodes))
+    if most > 1 and most * len(nodes) > MAX_PICKS:
+        raise InvalidParams("prompt", message("choice_large", picked=most, count=len(nodes), most=MAX_PICKS))
     return Choice(nodes, weights, min(low, most), most, joiner, amount, spread)
 
 

@@ -3,10 +3,12 @@
 ``count`` says how many different texts there are, ``extent`` how long one can be, ``tags`` which tags it may name.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import nsmallest
 from itertools import accumulate, permutations, product
 from random import Random
 
@@ -125,13 +127,17 @@ class Choice:
     def drawn(self, lot: Random) -> str:
         if self.low == self.high == 1:
             return lot.choices(self.options, cum_weights=self._cumulative)[0].drawn(lot)
-        left, picked = list(range(len(self.options))), []
-        for _ in range(lot.randint(self.low, self.high)):
-            weights = [self.weights[place] for place in left]
-            if not sum(weights):
-                break
-            picked.append(left.pop(lot.choices(range(len(left)), weights)[0]))
-        return self.joiner.join(self.options[place].drawn(lot) for place in picked)
+        return self.joiner.join(self.options[place].drawn(lot) for place in self._picked(lot))
+
+    def _picked(self, lot: Random) -> list[int]:
+        """Places of different options, each picked by its weight among those that are left.
+
+        The smallest of exponentially distributed keys (Efraimidis and Spirakis, "Weighted random sampling with a
+        reservoir", 2006): one pass over the options for all picks.
+        """
+        wanted = lot.randint(self.low, self.high)
+        keys = ((-math.log(1 - lot.random()) / weight, place) for place, weight in enumerate(self.weights) if weight)
+        return [place for _, place in nsmallest(wanted, keys)]
 
     def all(self) -> Iterator[str]:
         for picked in range(self.low, self.high + 1):

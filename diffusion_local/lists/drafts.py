@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusion_local.catalog import Catalog, Model
 from diffusion_local.domain import Kind, Params
-from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.errors import InvalidParams, Overloaded, echo
 from diffusion_local.grammar.tags import LORAS, Tag
 from diffusion_local.grammar.trees import MANY, Node, Text
 from diffusion_local.lists.expansion import Expander
@@ -17,6 +17,7 @@ from diffusion_local.messages import Message, message
 from diffusion_local.options.validate import series, tag_lora, with_tags
 from diffusion_local.options.values import check_prompt
 from diffusion_local.prompts import prompt_warnings, tag_warnings
+from diffusion_local.settings import Settings
 
 WARNED_OF = 10  # different prompts of one submit that are looked at for warnings
 
@@ -88,20 +89,21 @@ class Draft:
         return made, list(dict.fromkeys(found))
 
     def request(self, count: int, expand: str) -> str:
-        """What tells one submit from another where prompts are drawn by lot; empty where they are not."""
+        """What tells one submit from another where prompts are drawn at random; empty where they are not."""
         if self.fixed:
             return ""
-        told = replace(self.params, seed=0).to_json()
+        told = self.params.without_seeds().to_json()
         return sha256(repr((told, count, expand)).encode()).hexdigest()
 
 
 class Drafts:
-    """Reads submits against one state of the catalogue and of the wildcard files."""
+    """Reads submits against one state of the wildcard files, and of the catalogue if that is one (`CatalogOfNow`)."""
 
     def __init__(self, catalog: Catalog, expander: Expander) -> None:
         self._catalog = catalog
         self._expander = expander
         self._fitting: set[tuple[str, str]] = set()
+        self._paints = {"": True}  # masks, and whether there is anything white in them
 
     def draft(self, prompt: Any, settings: Mapping[str, Any], expand: str) -> Draft:
         """Raises InvalidParams, also for a LoRA that any drawing of the prompt names and that cannot be used."""
@@ -122,9 +124,13 @@ class Drafts:
         return text if expand == "no" else self._expander.parse(text, field).drawn(Random(str(seed)))
 
     def mask_warnings(self, params: Params) -> list[str]:
-        if not params.mask or self._catalog.paints(params.mask):
-            return []
-        return [message("mask_no_white")]
+        """A mask that cannot be looked at now, as too many pictures are being decoded, is not warned of."""
+        if params.mask not in self._paints:
+            try:
+                self._paints[params.mask] = self._catalog.paints(params.mask)
+            except Overloaded:
+                return []
+        return [] if self._paints[params.mask] else [message("mask_no_white")]
 
     def check_tag(self, tag: Tag, params: Params, model: Model) -> None:
         if (tag.name, model.id) not in self._fitting or tag.kind not in LORAS:
@@ -145,7 +151,9 @@ def too_many(combinations: int, count: int, most: int, setting: str = "max_queue
     return message("combinations", count=shown, most=most, setting=setting)
 
 
-def checked_expansion(expand: str) -> str:
+def checked_expansion(expand: str | None, settings: Settings) -> str:
+    """What becomes of wildcards and choices: as asked for, else as set. Raises InvalidParams."""
+    expand = expand or settings.expand_prompts
     if expand not in EXPANSIONS:
         raise InvalidParams("expand", message("one_of", known=list(EXPANSIONS), got=echo(expand)))
     return expand

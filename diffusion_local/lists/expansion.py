@@ -1,6 +1,7 @@
 """Wildcard files, and templates that name them."""
 
 import contextlib
+from functools import cached_property
 from pathlib import Path
 
 from diffusion_local.errors import InvalidParams
@@ -65,6 +66,10 @@ class Expander:
             path = (self._folder / f"{name}.txt").resolve()
             if path.is_relative_to(self._folder.resolve()) and path.is_file():
                 return path
+        raise InvalidParams("prompt", message("wildcard_none", name=name, known=", ".join(self._known) or "none"))
+
+    @cached_property
+    def _known(self) -> list[str]:
+        """Names of the first wildcard files, for error messages."""
         files = self._folder.rglob("*.txt")
-        there = sorted(each.relative_to(self._folder).with_suffix("").as_posix() for each in files)
-        raise InvalidParams("prompt", message("wildcard_none", name=name, known=", ".join(there[:30]) or "none"))
+        return sorted(each.relative_to(self._folder).with_suffix("").as_posix() for each in files)[:30]

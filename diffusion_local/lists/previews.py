@@ -28,13 +28,15 @@ class Prompts:
     ) -> Preview:
         """What a submit would draw; nothing is enqueued. A submit with the ``seed`` that comes back draws the same.
 
-        Raises InvalidParams as ``submit`` does.
+        Raises InvalidParams as ``submit`` does, but for options of a batch, which are not looked at.
         """
         count = whole_number("count", count, 1, self._settings.max_count)
         settings = {name: value for name, value in settings.items() if name not in BATCH_OPTIONS}
         first = draw_seed() if seed is None or seed == -1 else seed
-        expand = checked_expansion(expand or self._settings.expand_prompts)
-        draft = self.drafts().draft(prompt, settings | {"seed": first}, expand)
+        expand = checked_expansion(expand, self._settings)
+        draft = Drafts(self._catalog, Expander(self._settings.wildcards)).draft(
+            prompt, settings | {"seed": first}, expand
+        )
         each, warnings = draft.pictures(count, expand, self._settings.max_count)
         shown = each[:MOST_SHOWN]
         return Preview(
@@ -46,6 +48,3 @@ class Prompts:
             loras=[", ".join(map(str, params.loras)) for params in shown],
             warnings=warnings + ignored(draft.params, settings),
         )
-
-    def drafts(self) -> Drafts:
-        return Drafts(self._catalog, Expander(self._settings.wildcards))

@@ -86,7 +86,7 @@ class PromptLists:
         /,
         format: str = "",
         *,
-        expand: str = "random",
+        expand: str | None = None,
         expansion_seed: int | None = None,
         count: int | None = None,
         **defaults: Any,
@@ -95,9 +95,11 @@ class PromptLists:
 
         ``content`` is the text, its bytes, a file or a stream; ``format`` is text, csv, jsonl or json (a file's name
         tells, else it is text). ``defaults`` hold for lines that say nothing. ``expand``: wildcards and choices are
-        drawn at ``random`` for each picture, ``all`` combinations are made, or ``no`` brace has a meaning; the same
-        ``expansion_seed`` draws the same. Raises InvalidParams if it is no list at all, QueueFull if it is too long.
+        drawn at ``random`` for each picture, ``all`` combinations are made, or ``no`` brace has a meaning; None is
+        the setting. The same ``expansion_seed`` draws the same. Raises InvalidParams if it is no list at all,
+        QueueFull if it is too long.
         """
+        expand = checked_expansion(expand, self._settings)
         plan = self._plan(defaults | {"count": count}, expand, expansion_seed)
         for _ in plan.pictures_of(parse(self._read(content), format or format_named(content))):
             pass
@@ -127,7 +129,7 @@ class PromptLists:
         owner: str = "",
         priority: int = 0,
         idempotency_key: str | None = None,
-        expand: str = "random",
+        expand: str | None = None,
         expansion_seed: int | None = None,
         count: int | None = None,
         **defaults: Any,
@@ -145,6 +147,7 @@ class PromptLists:
         times = self._timetable.timing(Lane.BATCH, {each: defaults.pop(each, None) for each in BATCH_OPTIONS})
         self._files.check_room()
         data, form = self._read(content), format or format_named(content)
+        expand = checked_expansion(expand, self._settings)
         plan = self._plan(defaults, expand, expansion_seed)
         # Checked jobs wait on the disk, not in memory; and the write lock is taken when all of them are known.
         with tempfile.SpooledTemporaryFile(IN_MEMORY, "w+", encoding="utf-8", newline="\n") as spool:
@@ -205,7 +208,7 @@ class PromptLists:
             self._catalog,
             Expander(self._settings.wildcards),
             entry(0, given).values,
-            checked_expansion(expand),
+            expand,
             seed,
             self._settings.max_queued,
         )

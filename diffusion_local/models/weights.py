@@ -1,6 +1,5 @@
 """How the weights of a file come: under which prefix, in which precision, quantised how."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -147,13 +146,3 @@ def precision_of(tensors: Mapping[str, Tensor], quantisation: str = "") -> str:
         return ""
     most = counts.most_common(1)[0][0]
     return PRECISIONS.get(most, most)
-
-
-def comfy_format(header: Header) -> str:
-    """The format that a file of ``comfy_quant`` states for its layers, such as float8_e4m3fn; empty if it is in the
-    tensors."""
-    try:
-        layers = json.loads(header.metadata.get("_quantization_metadata", "{}")).get("layers", {})
-        return next((str(each.get("format", "")) for each in layers.values()), "")
-    except (ValueError, AttributeError, RecursionError):
-        return ""

@@ -71,7 +71,8 @@ BATCHES = {
         meanings={"prompt": "of every picture that waits"},
         doc="""Rename a batch, and change what still waits of it: {"changed" jobs, "warnings"}. All or nothing.
 
-        What is left out, or null, stays. An empty time (`window`, `start_at`, `finish_by`) is taken away.""",
+        What is left out, or null, stays. An empty time (`window`, `start_at`, `finish_by`) is taken away. Choices in a
+        new prompt are drawn as the setting `expand_prompts` says.""",
     ),
     "duplicate": op(
         SUBMIT,
@@ -95,7 +96,8 @@ GRIDS = {
         options="picture",
         doc="""What a grid would make: pictures, heads of columns and rows, models, seconds. Nothing is enqueued.
 
-        An axis is a field with its values: `steps: 10,20,30`, `seed: 1-4`, `prompt: cat,dog` (search and replace).""",
+        An axis is a field with its values: `steps: 10,20,30`, `seed: 1-4`, `prompt: cat,dog` (search and replace).
+        Choices are drawn at random, the same in cells of equal prompts, unless `expand` is no.""",
     ),
     "submit": op(
         SUBMIT,
@@ -122,7 +124,6 @@ PROMPTS = {
 
         With the `seed` that comes back a submit draws the same.""",
     ),
-    "drafts": op(SUBMIT, NOTHING),
 }
 
 LISTS = {

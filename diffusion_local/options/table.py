@@ -148,6 +148,10 @@ class Params:
             values["loras"] = [{"name": lora.name, "weight": lora.weight} for lora in self.loras]
         return values
 
+    def without_seeds(self) -> Self:
+        """The same for every seed: what tells one request from another, as seeds may have been drawn at random."""
+        return replace(self, seed=0, variation_seed=None if self.variation_seed is None else 0)
+
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), ensure_ascii=False)
 
@@ -204,7 +208,6 @@ OPTIONS = declared(Params)
 BATCH_OPTIONS = declared(BatchOptions)
 #: Options that a submit may set beside the prompt.
 SETTINGS = tuple(name for name in OPTIONS if name != "prompt")
-DEFAULTS = {name: option.default for name, option in OPTIONS.items() if not option.required}
 #: Options that carry a source picture: its id, or where the caller can send one, the picture.
 PICTURES = tuple(name for name, option in OPTIONS.items() if option.is_picture)
 

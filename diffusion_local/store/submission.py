@@ -1,7 +1,6 @@
 """New batches into the table, with what was promised of them: a key makes one batch, a limit holds."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from hashlib import sha256
 
 from diffusion_local.db.access import SEPARATOR, scoped
@@ -65,8 +64,8 @@ def seen_before(db: Transaction, key: str, request: str) -> tuple[str, list[str]
 
 
 def digest(jobs: Iterable[Job]) -> str:
-    """What tells one request from another (SHA-256); seeds are left out, as they may have been drawn by lot."""
+    """What tells one request from another (SHA-256); without seeds."""
     asked = sha256()
     for job in jobs:
-        asked.update(replace(job.params, seed=0).to_json().encode())
+        asked.update(job.params.without_seeds().to_json().encode())
     return asked.hexdigest()

@@ -1,5 +1,7 @@
 """Choices, wildcards and tags in single submits: the same at every interface, previewed, and checked beforehand."""
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ from typer.testing import CliRunner
 from diffusion_local.cli import app
 from diffusion_local.compose import House
 from diffusion_local.domain import Job, Lora
-from diffusion_local.errors import InvalidParams
+from diffusion_local.errors import Conflict, InvalidParams, Overloaded
+from diffusion_local.lists.drafts import Drafts
+from diffusion_local.lists.expansion import Expander
 from diffusion_local.settings import Settings
 from diffusion_local.web.api.dialects.a1111 import reading
 from diffusion_local.web.ui import form, tab_create
@@ -250,3 +254,58 @@ def test_files_are_looked_for_in_the_home_only(house: House, tmp_path: Path) -> 
     (house.settings.home / "secret.txt").write_text("secret")
     with pytest.raises(InvalidParams, match="there is no wildcards"):
         house.studio.submit("a __../secret__")
+
+
+def test_several_options_are_picked_by_their_weights_and_never_twice(house: House) -> None:
+    seen = Counter[str]()
+    for seed in range(400):
+        [prompt] = house.studio.prompts.preview("{2$$8::a|1::b|1::c|0::d}", seed=seed).prompts
+        first, second = prompt.split(",")
+        assert first != second
+        seen.update([first])
+    assert seen["a"] > 280  # 320 are expected
+    assert min(seen["b"], seen["c"]) > 15  # 40 are expected
+    assert seen["d"] == 0
+
+
+def test_a_key_sent_again_is_one_batch_whatever_lots_were_drawn(house: House) -> None:
+    studio = house.studio
+    for name, submit in {
+        "variation": lambda key: studio.submit("a cat", variation_strength=0.5, idempotency_key=key),
+        "choice": lambda key: studio.submit("a {b|c|d|e} cat", idempotency_key=key),
+        "both": lambda key: studio.submit("a {b|c|d|e} cat", variation_strength=0.5, idempotency_key=key),
+        "grid": lambda key: studio.grids.submit("a {b|c|d|e} cat", x="steps: 1-4", idempotency_key=key),
+    }.items():
+        assert len({submit(name).batch_id for _ in range(8)}) == 1, name
+    with pytest.raises(Conflict):
+        studio.grids.submit("a {b|c|d|f} cat", x="steps: 1-4", idempotency_key="grid")
+
+
+def test_the_setting_holds_wherever_nothing_else_is_asked_for(tmp_path_factory: pytest.TempPathFactory) -> None:
+    studio = house_of(tmp_path_factory, expand_prompts="no").studio
+    assert studio.prompts.preview("a {x|y}").prompts == ["a {x|y}"]
+    assert studio.lists.check("a {x|y} dog").first == ["a {x|y} dog"]
+    assert studio.lists.check("a {x|y} dog", expand="random").first[0] in ("a x dog", "a y dog")
+
+
+def test_a_grid_makes_no_combinations(house: House) -> None:
+    with pytest.raises(InvalidParams, match="expand: of a grid is random or no"):
+        house.studio.grids.check("a {b|c} cat", x="steps: 1,2", expand="all")
+
+
+def test_unknown_wildcards_of_a_list_read_the_folder_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Path] = []
+    rglob = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda path, *given: (looked.append(path), rglob(path, *given))[1])
+    assert house.studio.lists.check("a __nope__ dog\n" * 20).bad_count == 20
+    assert looked.count(house.settings.wildcards) == 1
+
+
+def test_a_mask_that_cannot_be_looked_at_now_refuses_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def overloaded(source_id: str) -> bool:
+        raise Overloaded
+
+    catalog = house.catalog
+    monkeypatch.setattr(catalog, "paints", overloaded)
+    drafts = Drafts(catalog, Expander(house.settings.wildcards))
+    assert drafts.mask_warnings(replace(catalog.complete("x", {"seed": 1}), mask="m")) == []

@@ -113,6 +113,8 @@ def test_an_explosion_is_counted_and_not_begun(folder: Path) -> None:
     began = time.monotonic()
     assert Expander(folder).parse("{a|b|c|d} " * 800).count == MANY
     assert Expander(folder).parse("{100$$" + "|".join("abcdefghij" * 30) + "}").count == MANY
+    with pytest.raises(InvalidParams, match="picks 100 of 501 options at once; their product may be at most 50,000"):
+        Expander(folder).parse("{100$$" + "|" * 500 + "}")
     assert time.monotonic() - began < soon(5)
 
 

@@ -3,7 +3,7 @@
 Each describes what ``answers`` makes of a value; a test compares the two.
 """
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
 
@@ -125,8 +125,3 @@ def answer_schema(operation: Operation, answer: Answer, status: int = 200) -> An
     if status == 202 and kind in ACCEPTED:
         return ACCEPTED[kind]
     return schema(kind)
-
-
-def is_described(kind: Any) -> bool:
-    """Whether a type says which fields there are."""
-    return is_dataclass(kind) or hasattr(kind, "__total__")
