@@ -86,8 +86,10 @@ class Pristine:
         return self._watch.execute("PRAGMA data_version").fetchone()[0]
 
     def _files(self) -> Iterator[Path]:
+        """All but the file with which the program itself finds out whether the gallery can be written."""
         for path in self._home.rglob("*"):
-            if path.is_file() and not path.relative_to(self._home).parts[0].startswith(LOOSE):
+            loose = path.name.startswith(".probe-") or path.relative_to(self._home).parts[0].startswith(LOOSE)
+            if path.is_file() and not loose:
                 yield path
 
     def _listing(self) -> dict[str, tuple[int, int]]:
