@@ -26,7 +26,7 @@ class State(StrEnum):
     CANCELLED = "cancelled"  # a person stopped it
 
 
-#: verb: (from, to, who). The whole state machine; ``store.jobs`` moves a job by nothing else (``recover`` chooses
+#: verb: (from, to, who). The whole state machine; ``queue.jobs`` moves a job by nothing else (``recover`` chooses
 #: among ``requeue``, ``fail`` and ``stop`` for a worker that died).
 TRANSITIONS: dict[str, tuple[State, State, str]] = {
     "claim": (State.QUEUED, State.RUNNING, "worker"),
@@ -235,7 +235,7 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class DeviceMemory:
     """A device as the memory policy sees it. ``type`` is cuda, mps or cpu, empty where no model is held at all;
     ``bytes`` is all of its memory that models may take; ``bf16`` whether it computes in bfloat16 itself."""
 
@@ -255,7 +255,7 @@ class Worker:
     model: str
     started_at: str
     seen_at: str
-    room: Room = Room()
+    room: DeviceMemory = DeviceMemory()
     free_bytes: int = 0  # that models may take, as it last told
 
 

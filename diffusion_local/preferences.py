@@ -15,8 +15,8 @@ import tomlkit
 from diffusion_local.authority import guarded
 from diffusion_local.errors import Conflict, InvalidParams, echo
 from diffusion_local.messages import message
+from diffusion_local.notify.dispatcher import morning
 from diffusion_local.settings import Settings, local_zone, parse, read_toml, spec_of, specs
-from diffusion_local.telling.receivers import morning
 
 #: Never shown: what lets somebody in, and addresses and commands that often hold such words.
 SECRET = frozenset({"token", "hub_token", "webhook_secret", "webhooks", "tls_key", "queue"})

@@ -17,10 +17,10 @@ from zoneinfo import ZoneInfo
 import platformdirs
 
 from diffusion_local.errors import InvalidParams, echo
-from diffusion_local.home import Folders
-from diffusion_local.home import assets as assets
 from diffusion_local.messages import message
 from diffusion_local.options.types import RUNGS
+from diffusion_local.paths import Folders
+from diffusion_local.paths import assets as assets
 
 PREFIX = "DIFFUSION_LOCAL_"
 ORIGINS = PREFIX + "ORIGINS"  # from a parent process to its child
@@ -41,7 +41,7 @@ def setting(default: Any, doc: str, choices: tuple[str, ...] = (), file_only: bo
 
 
 def hook(when: str) -> Any:
-    """A command as a list of its words; see ``telling.hooks``."""
+    """A command as a list of its words; see ``notify.hooks``."""
     return setting((), f"command to run {when}", file_only=True)
 
 

@@ -6,11 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from diffusion_local import actor
-from diffusion_local.accounts import Accounts
+from diffusion_local.accounts.service import Accounts
 from diffusion_local.authority import guarded
-from diffusion_local.batches.batches import Batches
-from diffusion_local.batches.grids import Grids
-from diffusion_local.catalog import Catalog, Model
+from diffusion_local.batches.service import Batches
 from diffusion_local.domain import (
     PRIORITIES,
     Batch,
@@ -27,34 +25,34 @@ from diffusion_local.domain import (
     utc_now,
 )
 from diffusion_local.errors import InvalidParams, NotFound, echo
-from diffusion_local.health import Health
-from diffusion_local.library import Library
-from diffusion_local.lists.drafts import Drafts, checked_expansion
-from diffusion_local.lists.expansion import Expander
-from diffusion_local.lists.previews import Prompts
-from diffusion_local.lists.prompt_lists import PromptLists
+from diffusion_local.gallery.blobs import StoredFile
+from diffusion_local.gallery.files import ImageFiles
+from diffusion_local.gallery.service import Pictures
+from diffusion_local.gallery.sources import Sources
+from diffusion_local.health.service import Health
+from diffusion_local.health.storage import StorageProbe
+from diffusion_local.lists.drafts import Drafts, Prompts, checked_expansion
+from diffusion_local.lists.grid_service import Grids
 from diffusion_local.lists.queue_file import QueueFile
+from diffusion_local.lists.service import PromptLists
+from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import message
+from diffusion_local.models.catalog import Catalog, Model
+from diffusion_local.models.service import Library
+from diffusion_local.notify.service import Webhooks
 from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.options.validate import ignored
 from diffusion_local.options.values import check_prompt, draw_seed, number, whole_number
-from diffusion_local.orders import Orders, known_state
-from diffusion_local.pictures import Pictures
 from diffusion_local.preferences import Preferences
-from diffusion_local.questions import Questions
-from diffusion_local.queue import JobQueue
-from diffusion_local.reports.reports import Reports
+from diffusion_local.queue.batch_times import Timetable
+from diffusion_local.queue.doorbell import JobQueue
+from diffusion_local.queue.jobs import new_jobs
+from diffusion_local.queue.service import QueueCommands, QueueQueries, known_state
+from diffusion_local.queue.workers import silent
+from diffusion_local.reports.service import Reports
 from diffusion_local.settings import Settings
-from diffusion_local.store.blobs import StoredFile
-from diffusion_local.store.files import ImageFiles
-from diffusion_local.store.jobs import new_jobs
-from diffusion_local.store.probe import Probe
-from diffusion_local.store.sources import Sources
-from diffusion_local.store.stores import Stores
-from diffusion_local.store.timetable import Timetable
-from diffusion_local.store.workers import silent
+from diffusion_local.stores import Stores
 from diffusion_local.styles import Styles
-from diffusion_local.telling.webhooks import Webhooks
 
 MAX_WAIT = 3600.0
 MOST_BY_ID = 100  # jobs read by their ids at once
@@ -62,7 +60,7 @@ LOOK_SECONDS = 0.1  # between two looks of `wait`
 
 
 @guarded("")
-class Studio(Orders, Questions):
+class Studio(QueueCommands, QueueQueries):
     """Built by ``compose.open_studio``. Each method is one use-case; bad input raises a UserError.
 
     ``lists`` has those about prompt lists, ``prompts`` what is drawn of one, ``sources`` those about source pictures,
@@ -83,7 +81,7 @@ class Studio(Orders, Questions):
         reports: Reports,
         webhooks: Webhooks,
         timetable: Timetable,
-        storage: Probe,
+        storage: StorageProbe,
     ) -> None:
         self._settings = settings
         jobs, view, images = stores.jobs, stores.view, stores.images

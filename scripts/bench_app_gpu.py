@@ -34,7 +34,7 @@ import torch
 import transformers
 
 from diffusion_local.actor import LOCAL, run_as
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import Job, State, utc_now
 from diffusion_local.settings import SPEEDS, Settings, go_offline
 
@@ -54,32 +54,32 @@ class App:
         self.settings = Settings.load({}, home=str(folder), speed=speed, threads=1 if tiny else 0)
         self.settings.models.parent.mkdir(parents=True, exist_ok=True)
         self.settings.models.symlink_to(models)
-        self.house: House = open_house(self.settings)
+        self.services: Services = open_services(self.settings)
         slot = "cpu0" if tiny else "gpu0"
         command = [sys.executable, "-m", "diffusion_local.worker", "--slot", slot]
         began = time.monotonic()
         self.worker = subprocess.Popen(command, env=self.settings.child_environ())
-        eventually(lambda: any(each.status == "idle" for each in self.house.workers.all()))
+        eventually(lambda: any(each.status == "idle" for each in self.services.workers.all()))
         self.start_seconds = time.monotonic() - began
 
     def draw(self, name: str, prompts: list[str], side: int, steps: int) -> list[Job]:
         """Work off a list of prompts; its jobs, in order."""
         numbers = {"width": side, "height": side, "steps": steps, "guidance": GUIDANCE, "sampler": "Euler"}
-        receipt = self.house.studio.lists.submit("\n".join(prompts), "text", model=name, **numbers)
-        ids = [job.id for job in self.house.studio.jobs_of_batches([receipt.batch_id])]
-        jobs = self.house.studio.wait(ids, 600)
+        receipt = self.services.studio.lists.submit("\n".join(prompts), "text", model=name, **numbers)
+        ids = [job.id for job in self.services.studio.jobs_of_batches([receipt.batch_id])]
+        jobs = self.services.studio.wait(ids, 600)
         failed = [job.failure for job in jobs if job.state is not State.DONE]
         if failed:
             raise RuntimeError(f"{len(failed)} pictures failed: {failed[0]}")
         return sorted(jobs, key=lambda job: job.started_at or "")
 
     def facts(self, job: Job) -> dict[str, Any]:
-        return self.house.studio.images_of([job])[job.id].facts
+        return self.services.studio.images_of([job])[job.id].facts
 
     def stop(self) -> None:
         self.worker.send_signal(signal.SIGTERM)
         self.worker.wait(60)
-        self.house.database.close()
+        self.services.database.close()
 
 
 def eventually(condition: Any, seconds: float = 240) -> None:
@@ -104,10 +104,10 @@ def watched(homes: list[Path]) -> Iterator[None]:
 
 def watch(homes: list[Path]) -> None:
     run_as(LOCAL)
-    houses = [open_house(Settings.load({}, home=str(home))) for home in homes]
+    houses = [open_services(Settings.load({}, home=str(home))) for home in homes]
     while True:
-        for house in houses:
-            house.studio.snapshot()
+        for services in houses:
+            services.studio.snapshot()
         time.sleep(LOOK_SECONDS)
 
 

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_local.actor import LOCAL, run_as
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import Batch, Failure, Lane, Params, new_id, utc_now
+from diffusion_local.queue.jobs import new_jobs
 from diffusion_local.settings import Settings
-from diffusion_local.store.jobs import new_jobs
 
 OWNERS, MODELS, BATCHES = 8, 5, 40
 LOOKS = 20
@@ -55,26 +55,26 @@ def main() -> None:
 
 def measured(jobs: int, claims: int, mixed: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
-        house = open_house(Settings.load({}, home=Path(home), engine="fake", max_queued=2 * jobs))
-        fill(house, jobs, mixed)
+        services = open_services(Settings.load({}, home=Path(home), engine="fake", max_queued=2 * jobs))
+        fill(services, jobs, mixed)
         told: dict[str, Any] = {"jobs": jobs}
         if mixed:
             told |= {"owners": OWNERS, "models": MODELS, "batches": BATCHES, "priorities": 3, "windows": 6}
-        seconds, taken = claim(house, claims)
+        seconds, taken = claim(services, claims)
         told["claim_ms"] = percentiles(seconds)
-        told["idle_look_ms"] = percentiles(idle_looks(house))
-        told["snapshot_ms"] = percentiles([timed(house.studio.snapshot) for _ in range(LOOKS)])
-        told["page_of_20_batches_ms"] = percentiles([timed(house.studio.batches.page) for _ in range(LOOKS)])
+        told["idle_look_ms"] = percentiles(idle_looks(services))
+        told["snapshot_ms"] = percentiles([timed(services.studio.snapshot) for _ in range(LOOKS)])
+        told["page_of_20_batches_ms"] = percentiles([timed(services.studio.batches.page) for _ in range(LOOKS)])
         told["pictures_of_owners"] = dict(sorted(Counter(owner for owner, _ in taken).items()))
         models = [model for _, model in taken]
         told["changes_of_model"] = sum(a != b for a, b in pairwise(models))
-        house.database.close()
+        services.database.close()
         return told
 
 
-def fill(house: House, jobs: int, mixed: bool) -> None:
+def fill(services: Services, jobs: int, mixed: bool) -> None:
     """Batches of equal length. Of the mixed ones a sixth may begin at any time, the others wait for their window."""
-    closed = datetime.now(UTC).astimezone(house.settings.zone) + timedelta(hours=2)
+    closed = datetime.now(UTC).astimezone(services.settings.zone) + timedelta(hours=2)
     for number in range(BATCHES):
         window = ""
         if mixed and number % 6:
@@ -87,28 +87,28 @@ def fill(house: House, jobs: int, mixed: bool) -> None:
             for place in range(jobs // BATCHES)
         ]
         priority = -(number % 3) if mixed and number % 6 else 0
-        house.jobs.insert_batch(batch, new_jobs(batch, each, priority), None, 2 * jobs)
+        services.jobs.insert_batch(batch, new_jobs(batch, each, priority), None, 2 * jobs)
 
 
-def claim(house: House, claims: int) -> tuple[list[float], list[tuple[str, str]]]:
+def claim(services: Services, claims: int) -> tuple[list[float], list[tuple[str, str]]]:
     seconds, taken, loaded = [], [], ""
     for _ in range(claims):
         began = time.perf_counter()
-        job = house.jobs.claim_next("cpu0", loaded)
+        job = services.jobs.claim_next("cpu0", loaded)
         seconds.append(time.perf_counter() - began)
         if job is None:
             raise RuntimeError("nothing was due")
-        house.jobs.fail(job.claim, Failure("bench", "not made"))
+        services.jobs.fail(job.claim, Failure("bench", "not made"))
         taken.append((job.owner, job.params.model))
         loaded = job.params.model
     return seconds, taken
 
 
-def idle_looks(house: House) -> list[float]:
+def idle_looks(services: Services) -> list[float]:
     """A look while nothing may begin, as an idle worker has it every two seconds."""
-    house.studio.set_window("00:00-00:01" if datetime.now(house.settings.zone).hour else "12:00-12:01")
-    looks = [timed(lambda: house.jobs.claim_next("cpu0")) for _ in range(LOOKS)]
-    house.studio.set_window("")
+    services.studio.set_window("00:00-00:01" if datetime.now(services.settings.zone).hour else "12:00-12:01")
+    looks = [timed(lambda: services.jobs.claim_next("cpu0")) for _ in range(LOOKS)]
+    services.studio.set_window("")
     return looks
 
 

@@ -24,7 +24,7 @@ from bench_page import fill_gallery, in_home, web_process
 from playwright.sync_api import sync_playwright
 from screenshots import BROWSERS
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 
 SIZES = {"desktop": {"width": 1280, "height": 800}, "phone": {"width": 360, "height": 740}}
 
@@ -40,20 +40,20 @@ def main() -> None:
         "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
         "load_1_min": round(os.getloadavg()[0], 2),
         "versions": {"gradio": metadata.version("gradio")},
-        **in_home(lambda house: visits(house, options.visits)),
+        **in_home(lambda services: visits(services, options.visits)),
     }
     print(json.dumps(record, indent=2))
     if options.record:
         options.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def visits(house: House, count: int) -> dict[str, Any]:
-    fill_gallery(house, 1000)
+def visits(services: Services, count: int) -> dict[str, Any]:
+    fill_gallery(services, 1000)
     chromium = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if chromium is None:
         sys.exit(f"no Chromium found; looked for {', '.join(BROWSERS)}")
     told: dict[str, Any] = {}
-    with web_process(house) as (_, url), sync_playwright() as driver:
+    with web_process(services) as (_, url), sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         told["browser"] = f"Chromium {browser.version}"
         for device, size in SIZES.items():

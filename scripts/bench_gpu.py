@@ -35,7 +35,6 @@ import transformers
 from PIL import ImageChops
 from safetensors.torch import save_file
 
-from diffusion_local.catalog import Catalog
 from diffusion_local.compose import open_files
 from diffusion_local.db.database import Database
 from diffusion_local.domain import Lora, Params, utc_now
@@ -44,13 +43,14 @@ from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.fused.operations import TorchOperations
 from diffusion_local.engine.graphs import Graphs
-from diffusion_local.engine.materials import Materials
-from diffusion_local.engine.memory import GIB, Choice, Weights, estimate
+from diffusion_local.engine.inputs import PictureInputs
+from diffusion_local.engine.memory import GIB, RungChoice, Weights, estimate
 from diffusion_local.engine.weights import read
 from diffusion_local.errors import Stopped
-from diffusion_local.models.places import Places
+from diffusion_local.models.catalog import Catalog
+from diffusion_local.models.directories import ModelDirectories
+from diffusion_local.queue.history import FitStore
 from diffusion_local.settings import Settings, go_offline
-from diffusion_local.store.fits import FitStore
 from diffusion_local.worker.ladder import Ladder
 
 RESULT = Path(__file__).parent / "results" / "gpu-engine.json"
@@ -75,9 +75,9 @@ class Bench:
         self.device = at_slot("cpu0" if self.tiny else "gpu0")
         settings = Settings.load({}, home=str(folder / "home"))
         self.models, self.loras = settings.models, settings.loras
-        self.catalog = Catalog(settings.starter, Places.of(settings))
+        self.catalog = Catalog(settings.starter, ModelDirectories.of(settings))
         self.fits = FitStore(Database.open(settings.database))
-        self.engine = DiffusersEngine(self.device, materials=Materials(settings, open_files(settings).open_source))
+        self.engine = DiffusersEngine(self.device, materials=PictureInputs(settings, open_files(settings).open_source))
         self.results: dict[str, Any] = about(self)
 
     def record(self, name: str, work: Callable[[], dict[str, Any]]) -> None:
@@ -109,7 +109,7 @@ class Bench:
         return self.catalog.complete("a red apple", wanted | {"guidance": 7.5})
 
     def load(self, name: str, rung: str = "resident") -> float:
-        choice = Choice(rung if rung in self.engine.ladder else self.engine.ladder[-1])
+        choice = RungChoice(rung if rung in self.engine.ladder else self.engine.ladder[-1])
         return timed(self.engine.load, self.catalog.get(name), choice)[0]
 
     def draw(
@@ -229,7 +229,7 @@ def fused(bench: Bench, name: str) -> dict[str, Any]:
     fast = DiffusersEngine(bench.device, speed="fast")
     if bench.tiny:
         fast._rack._operations = TorchOperations()
-    fast.load(bench.catalog.get(name), Choice("resident"))
+    fast.load(bench.catalog.get(name), RungChoice("resident"))
     engines = {"exact": bench.engine, "fast": fast}
     rows: dict[str, Any] = {way: {"seconds": [], "denoise_seconds": []} for way in engines}
     apart: list[float] = []

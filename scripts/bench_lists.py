@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_local.actor import LOCAL, run_as
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.settings import Settings
 
 LINE = "a {{red|blue|green}} __animal__ number {0} in a quiet garden by the sea --seed {0} --steps 20\n"
@@ -61,17 +61,17 @@ def in_a_process(count: int) -> dict[str, Any]:
 
 def measured(count: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
-        house = open_house(Settings.load({}, home=Path(home), engine="fake"))
+        services = open_services(Settings.load({}, home=Path(home), engine="fake"))
         options = "\n".join(f"animal {number}" for number in range(200))
-        (house.settings.wildcards / "animal.txt").write_text(options, encoding="utf-8")
-        lists = house.studio.lists
+        (services.settings.wildcards / "animal.txt").write_text(options, encoding="utf-8")
+        lists = services.studio.lists
         lists.submit("a {red|blue} __animal__")  # everything is imported now
-        house.studio.cancel(waiting=True)
+        services.studio.cancel(waiting=True)
         data = "".join(map(LINE.format, range(count))).encode()
         before = peak_mb()
         check_seconds, check = timed(lambda: lists.check(data))
         after_check = peak_mb()
-        lock = Lock(house)
+        lock = Lock(services)
         submit_seconds, receipt = timed(lambda: lists.submit(data))
         longest = lock.longest()
         after_submit = peak_mb()
@@ -88,15 +88,15 @@ def measured(count: int) -> dict[str, Any]:
             "check_memory_mb": round(after_check - before, 1),
             "submit_memory_mb": round(after_submit - before, 1),
             "process_peak_mb": round(after_submit, 1),
-            "database_mb": round(house.settings.database.stat().st_size / 1e6, 1),
+            "database_mb": round(services.settings.database.stat().st_size / 1e6, 1),
         }
 
 
 class Lock:
     """How long another writer waits while a list is submitted."""
 
-    def __init__(self, house: House) -> None:
-        self._house = house
+    def __init__(self, services: Services) -> None:
+        self._house = services
         self._waits = [0.0]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._write, daemon=True)
@@ -113,8 +113,8 @@ class Lock:
         self._house.database.close()
 
 
-def first_batch(house: House) -> str:
-    return house.studio.jobs(state="cancelled", limit=1)[0].batch_id
+def first_batch(services: Services) -> str:
+    return services.studio.jobs(state="cancelled", limit=1)[0].batch_id
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -30,7 +30,7 @@ from typing import Any
 import httpx
 
 from diffusion_local.actor import LOCAL, run_as
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import State
 from diffusion_local.settings import Settings
 
@@ -61,8 +61,8 @@ def main() -> int:
             url = serving_url(settings)
             load_before = os.getloadavg()[0]
             seen = asyncio.run(crowd(url, options.clients, options.seconds))
-            house = open_house(settings)
-            record = about(options, load_before) | told(seen, options.seconds) | audit(house, seen)
+            services = open_services(settings)
+            record = about(options, load_before) | told(seen, options.seconds) | audit(services, seen)
         finally:
             serving.send_signal(signal.SIGTERM)
             serving.wait(20)
@@ -128,13 +128,13 @@ async def asked(
     return answer
 
 
-def audit(house: House, seen: Seen) -> dict[str, Any]:
+def audit(services: Services, seen: Seen) -> dict[str, Any]:
     """Every acknowledged job is in the table, once; and all of them end, with a picture each."""
     deadline = time.monotonic() + 300
-    while house.studio.unfinished(seen.acknowledged) and time.monotonic() < deadline:
+    while services.studio.unfinished(seen.acknowledged) and time.monotonic() < deadline:
         time.sleep(0.5)
     jobs: list[Any] = []
-    while page := house.studio.jobs(limit=1000, before=jobs[-1].id if jobs else None):
+    while page := services.studio.jobs(limit=1000, before=jobs[-1].id if jobs else None):
         jobs += page
     known = Counter(job.id for job in jobs)
     return {
@@ -145,8 +145,8 @@ def audit(house: House, seen: Seen) -> dict[str, Any]:
         "unasked": len(set(known) - set(seen.acknowledged)),
         "not_ended": sum(not job.final for job in jobs),
         "ended": dict(Counter(str(job.state) for job in jobs)),
-        "pictures": house.studio.gallery_count(),
-        "done_without_picture": sum(job.state is State.DONE for job in jobs) - house.studio.gallery_count(),
+        "pictures": services.studio.gallery_count(),
+        "done_without_picture": sum(job.state is State.DONE for job in jobs) - services.studio.gallery_count(),
     }
 
 

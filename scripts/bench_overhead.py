@@ -28,7 +28,7 @@ from typing import Any
 import psutil
 
 from diffusion_local.actor import LOCAL, run_as
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.settings import Settings, assets
 
 PROMPT = "a red apple"
@@ -43,12 +43,12 @@ def main() -> None:
         serving = start(settings)
         try:
             url = serving_url(settings)
-            house = open_house(settings)
-            wait_for_worker(house)
+            services = open_services(settings)
+            wait_for_worker(services)
             record: dict[str, Any] = about(options)
-            record |= throughput(house, options)
-            record |= submit_latency(house, url, options.submits)
-            record |= idle_latency(house, options.submits // 2)
+            record |= throughput(services, options)
+            record |= submit_latency(services, url, options.submits)
+            record |= idle_latency(services, options.submits // 2)
             record |= memory(serving.pid)
         finally:
             serving.send_signal(signal.SIGTERM)
@@ -89,9 +89,9 @@ def serving_url(settings: Settings) -> str:
     return json.loads(path.read_text(encoding="utf-8"))["url"]
 
 
-def wait_for_worker(house: House) -> None:
-    eventually(lambda: any(worker.status == "idle" for worker in house.workers.all()))
-    house.studio.wait(house.studio.submit(PROMPT, steps=2).job_ids, 120)  # the model is loaded now
+def wait_for_worker(services: Services) -> None:
+    eventually(lambda: any(worker.status == "idle" for worker in services.workers.all()))
+    services.studio.wait(services.studio.submit(PROMPT, steps=2).job_ids, 120)  # the model is loaded now
 
 
 def eventually(condition: Any, seconds: float = 120) -> None:
@@ -102,15 +102,15 @@ def eventually(condition: Any, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def throughput(house: House, options: argparse.Namespace) -> dict[str, Any]:
+def throughput(services: Services, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds a picture, queue against loop; both with two CPU threads at most, never at the same time."""
     loop = bare_loop(options.steps)
     each = max(1, options.pictures // ROUNDS)
     queued, bare = [], []
     for round_ in range(ROUNDS):
         began = time.monotonic()
-        receipt = house.studio.submit(PROMPT, count=each, seed=round_ * each, steps=options.steps)
-        house.studio.wait(receipt.job_ids, 3600)
+        receipt = services.studio.submit(PROMPT, count=each, seed=round_ * each, steps=options.steps)
+        services.studio.wait(receipt.job_ids, 3600)
         queued.append((time.monotonic() - began) / each)
         began = time.monotonic()
         for seed in range(round_ * each, (round_ + 1) * each):
@@ -139,26 +139,26 @@ def bare_loop(steps: int) -> Any:
     return draw
 
 
-def submit_latency(house: House, url: str, submits: int) -> dict[str, Any]:
+def submit_latency(services: Services, url: str, submits: int) -> dict[str, Any]:
     """Milliseconds until a submit is acknowledged, the queue being paused so that the worker stays out of the way."""
     from gradio_client import Client
 
-    house.studio.pause()
+    services.studio.pause()
     client = Client(url, verbose=False)
-    direct = [timed(lambda: house.studio.submit(PROMPT)) for _ in range(submits)]
+    direct = [timed(lambda: services.studio.submit(PROMPT)) for _ in range(submits)]
     remote = [timed(lambda: client.predict(PROMPT, api_name="/submit")) for _ in range(submits)]
-    house.studio.cancel(waiting=True)
-    house.studio.resume()
+    services.studio.cancel(waiting=True)
+    services.studio.resume()
     return {"submit_ms": percentiles(direct), "submit_by_gradio_client_ms": percentiles(remote)}
 
 
-def idle_latency(house: House, submits: int) -> dict[str, Any]:
+def idle_latency(services: Services, submits: int) -> dict[str, Any]:
     """Milliseconds from a submit to its claim by an idle worker."""
     waits = []
     for _ in range(submits):
-        receipt = house.studio.submit(PROMPT, steps=1, width=128, height=128)
-        (job,) = house.studio.wait(receipt.job_ids, 60)
-        events = {event.state: event.at for event in house.studio.events(job.id)}
+        receipt = services.studio.submit(PROMPT, steps=1, width=128, height=128)
+        (job,) = services.studio.wait(receipt.job_ids, 60)
+        events = {event.state: event.at for event in services.studio.events(job.id)}
         waits.append(seconds_between(events["queued"], events["running"]))
         time.sleep(0.4)  # idle again
     return {"idle_start_ms": percentiles(waits)}

@@ -33,10 +33,10 @@ import httpx
 import psutil
 
 from diffusion_local.actor import LOCAL, run_as
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
+from diffusion_local.db import rows
 from diffusion_local.domain import Image, Params, new_id, utc_text
 from diffusion_local.settings import Settings, go_offline
-from diffusion_local.store import rows
 
 BATCH = 100  # pictures of one
 BOARDS, ON_BOARD = 50, 1000
@@ -136,37 +136,37 @@ def main() -> None:
         options.record.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def in_home(measure: Callable[[House], dict[str, Any]]) -> dict[str, Any]:
+def in_home(measure: Callable[[Services], dict[str, Any]]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
-        house = open_house(Settings.load({}, home=Path(home), engine="fake", max_queued=10**7, port=0))
+        services = open_services(Settings.load({}, home=Path(home), engine="fake", max_queued=10**7, port=0))
         try:
-            return measure(house)
+            return measure(services)
         finally:
-            house.database.close()
+            services.database.close()
 
 
 # -- the gallery ----------------------------------------------------------------------------------------------------
 
 
-def gallery(house: House, count: int) -> dict[str, Any]:
+def gallery(services: Services, count: int) -> dict[str, Any]:
     began = time.perf_counter()
-    ids = fill_gallery(house, count)
+    ids = fill_gallery(services, count)
     told: dict[str, Any] = {"rows": count, "filled_in_s": round(time.perf_counter() - began, 1)}
-    told["database_mb"] = round(house.settings.database.stat().st_size / 1e6)
-    told["ms"] = {name: percentiles(timed(look)) for name, look in looks_at(house, ids).items()}
+    told["database_mb"] = round(services.settings.database.stat().st_size / 1e6)
+    told["ms"] = {name: percentiles(timed(look)) for name, look in looks_at(services, ids).items()}
     return told
 
 
-def looks_at(house: House, ids: list[str]) -> dict[str, Callable[[], Any]]:
+def looks_at(services: Services, ids: list[str]) -> dict[str, Callable[[], Any]]:
     """What a person may ask of the gallery, by name."""
     from diffusion_local.web.ui import tab_gallery
     from diffusion_local.web.ui.view import utc
 
     count = len(ids)
-    pictures, boards = house.studio.pictures, house.studio.boards.all()
+    pictures, boards = services.studio.pictures, services.studio.boards.all()
     deep = ids[-min(DEEP * PAGE, count // 2)]
-    batch = house.images.get(ids[len(ids) // 2])
-    batch_id = batch_of(house, batch.id)
+    batch = services.images.get(ids[len(ids) // 2])
+    batch_id = batch_of(services, batch.id)
     day = batch.created_at[:10]
     filters: dict[str, dict[str, Any]] = {
         "starred": {"starred": True},
@@ -184,11 +184,11 @@ def looks_at(house: House, ids: list[str]) -> dict[str, Callable[[], Any]]:
         "first page": lambda: pictures.page(PAGE),
         f"page after {DEEP} pages": lambda: pictures.page(PAGE, deep),
         "drawn (page, boards, models, count, HTML)": lambda: tab_gallery.draw(
-            house.studio, house.studio.snapshot(), utc(), "", ""
+            services.studio, services.studio.snapshot(), utc(), "", ""
         ),
         "models": pictures.models,
-        f"{BOARDS} boards of {len(boards) and boards[0].count}": house.studio.boards.all,
-        "count": house.studio.gallery_count,
+        f"{BOARDS} boards of {len(boards) and boards[0].count}": services.studio.boards.all,
+        "count": services.studio.gallery_count,
     }
     for name, asked in filters.items():
         looks[f"filter: {name}"] = partial(pictures.page, PAGE, **asked)
@@ -201,11 +201,11 @@ def looks_at(house: House, ids: list[str]) -> dict[str, Callable[[], Any]]:
     return looks
 
 
-def fill_gallery(house: House, count: int) -> list[str]:
+def fill_gallery(services: Services, count: int) -> list[str]:
     """Pictures of one a minute, and boards with pictures from all over; their ids, oldest first."""
-    house.studio.submit("the tables are there", count=1)
+    services.studio.submit("the tables are there", count=1)
     ids: list[str] = []
-    with house.database.write() as db:
+    with services.database.write() as db:
         triggers = db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'images'")
         dropped = triggers.fetchall()
         for name, _ in dropped:
@@ -222,8 +222,8 @@ def fill_gallery(house: House, count: int) -> list[str]:
             db.execute(sql)
     dice = random.Random(2)
     for number in range(BOARDS):
-        house.studio.boards.create(f"board {number}", dice.sample(ids, min(ON_BOARD, count // 2)))
-    house.database.upkeep()
+        services.studio.boards.create(f"board {number}", dice.sample(ids, min(ON_BOARD, count // 2)))
+    services.database.upkeep()
     return ids
 
 
@@ -269,49 +269,49 @@ def remembered(images: Iterator[Image], ids: list[str]) -> Iterator[Image]:
         yield each
 
 
-def batch_of(house: House, image_id: str) -> str:
-    with house.database.read() as db:
+def batch_of(services: Services, image_id: str) -> str:
+    with services.database.read() as db:
         return db.execute("SELECT batch_id FROM images WHERE id = ?", [image_id]).fetchone()[0]
 
 
 # -- the queue ------------------------------------------------------------------------------------------------------
 
 
-def queue(house: House, count: int) -> dict[str, Any]:
+def queue(services: Services, count: int) -> dict[str, Any]:
     from diffusion_local.web.ui import tab_queue
     from diffusion_local.web.ui.view import utc
 
     for first in range(0, count, 100):
-        house.studio.submit(f"a red apple {first}", count=min(100, count - first))
-    house.database.upkeep()
+        services.studio.submit(f"a red apple {first}", count=min(100, count - first))
+    services.database.upkeep()
     return {
         "waiting": count,
-        "snapshot_ms": percentiles(timed(house.studio.snapshot)),
+        "snapshot_ms": percentiles(timed(services.studio.snapshot)),
         "snapshot_and_draw_ms": percentiles(
-            timed(lambda: tab_queue.draw(house.studio, house.studio.snapshot(), utc(), ""))
+            timed(lambda: tab_queue.draw(services.studio, services.studio.snapshot(), utc(), ""))
         ),
-        "bytes_drawn": len(tab_queue.draw(house.studio, house.studio.snapshot(), utc(), "").encode()),
+        "bytes_drawn": len(tab_queue.draw(services.studio, services.studio.snapshot(), utc(), "").encode()),
     }
 
 
 # -- polls and tabs -------------------------------------------------------------------------------------------------
 
 
-def served(house: House) -> dict[str, Any]:
+def served(services: Services) -> dict[str, Any]:
     """Against a web process of its own; no worker, so that nothing changes but what is changed here."""
-    fill_gallery(house, 1000)
-    with web_process(house) as (pid, url), httpx.Client(base_url=url, timeout=60) as client:
+    fill_gallery(services, 1000)
+    with web_process(services) as (pid, url), httpx.Client(base_url=url, timeout=60) as client:
         client.get("/config").raise_for_status()
-        return {"poll": polls(house, client), "tabs": tabs(house, client, psutil.Process(pid))}
+        return {"poll": polls(services, client), "tabs": tabs(services, client, psutil.Process(pid))}
 
 
 @contextmanager
-def web_process(house: House) -> Iterator[tuple[int, str]]:
+def web_process(services: Services) -> Iterator[tuple[int, str]]:
     """Id and address of a web process that has just begun to answer; it ends with the block."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environ = replace(house.settings, port=port).child_environ()
+    environ = replace(services.settings, port=port).child_environ()
     with tempfile.TemporaryFile() as log:
         web = subprocess.Popen([sys.executable, "-m", "diffusion_local.web"], env=environ, stdout=log, stderr=log)
         try:
@@ -356,7 +356,7 @@ class Page:
         return seconds, len(answer.content)
 
 
-def polls(house: House, client: httpx.Client) -> dict[str, Any]:
+def polls(services: Services, client: httpx.Client) -> dict[str, Any]:
     """Of each tab, unchanged and with one job more each time; by the handler alone and over HTTP."""
     from diffusion_local.web.ui.look import TABS, look
 
@@ -367,22 +367,22 @@ def polls(house: House, client: httpx.Client) -> dict[str, Any]:
         still = [each.poll() for _ in range(LOOKS)]
         changed = []
         for number in range(LOOKS):
-            house.studio.submit(f"a red apple {number}")
+            services.studio.submit(f"a red apple {number}")
             changed.append(each.poll())
-        seen, _ = look(house.studio, "", tab, []) or ("", {})
+        seen, _ = look(services.studio, "", tab, []) or ("", {})
         told[tab] = {
             "first_bytes": first[1],
             "unchanged_http_ms": percentiles([seconds for seconds, _ in still]),
             "unchanged_bytes": still[-1][1],
             "changed_http_ms": percentiles([seconds for seconds, _ in changed]),
             "changed_bytes": round(statistics.mean(size for _, size in changed)),
-            "unchanged_handler_ms": percentiles(timed(partial(look, house.studio, seen, tab, []))),
-            "changed_handler_ms": percentiles(timed(partial(look, house.studio, "", tab, []))),
+            "unchanged_handler_ms": percentiles(timed(partial(look, services.studio, seen, tab, []))),
+            "changed_handler_ms": percentiles(timed(partial(look, services.studio, "", tab, []))),
         }
     return told
 
 
-def tabs(house: House, client: httpx.Client, web: psutil.Process) -> dict[str, Any]:
+def tabs(services: Services, client: httpx.Client, web: psutil.Process) -> dict[str, Any]:
     """Processor time of the web process, as a share of one core: with nobody there; with TABS tabs that look once a
     second, as long as nothing changes; and with a change in every second, as while a picture is made."""
     told: dict[str, Any] = {"open": TABS, "seconds": TAB_SECONDS}
@@ -396,8 +396,8 @@ def tabs(house: House, client: httpx.Client, web: psutil.Process) -> dict[str, A
 
     def change() -> None:
         while not stop.wait(1.0):
-            house.studio.pause()
-            house.studio.resume()
+            services.studio.pause()
+            services.studio.resume()
 
     threads = [threading.Thread(target=look, args=(each,)) for each in opened]
     for thread in threads:

@@ -16,15 +16,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from diffusion_local.models.places import Places  # noqa: E402
-from diffusion_local.models.shelf import Shelf  # noqa: E402
+from diffusion_local.models.directories import ModelDirectories  # noqa: E402
+from diffusion_local.models.index import ModelIndex  # noqa: E402
 from diffusion_local.models.verdicts import LORA, VAE  # noqa: E402
 from tests.models.headers import published, write_published  # noqa: E402
 
 RUNS = 5
 
 
-def look(shelf: Shelf) -> tuple[float, float, int]:
+def look(shelf: ModelIndex) -> tuple[float, float, int]:
     """Wall and processor seconds, and the number of entries."""
     wall, own = time.perf_counter(), time.process_time()
     count = len(shelf.entries()) + len(shelf.adapters(LORA)) + len(shelf.adapters(VAE))
@@ -36,10 +36,10 @@ def main() -> None:
         home = Path(folder)
         for file in published():
             write_published(home, file)
-        places = Places(models=home / "models", loras=home / "loras", vae=home / "parts")
+        places = ModelDirectories(models=home / "models", loras=home / "loras", vae=home / "parts")
         first, again = [], []
         for _ in range(RUNS):
-            shelf = Shelf(places)
+            shelf = ModelIndex(places)
             first.append(look(shelf))
             again.append(look(shelf))
     record = {

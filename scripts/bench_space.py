@@ -22,12 +22,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from diffusion_local import logs
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.db import upkeep
 from diffusion_local.domain import Batch, Lane, Params, new_id, utc_now
+from diffusion_local.queue.jobs import new_jobs
 from diffusion_local.settings import Settings
-from diffusion_local.store.jobs import new_jobs
+from diffusion_local.system import logs
 
 BATCHES = 32
 PROMPT = "a red apple on a wooden table, soft light from a window, still life, "
@@ -35,12 +35,12 @@ LOG_LINES = 150_000
 SUBMIT = """
 import sys, time
 from pathlib import Path
-from diffusion_local.compose import open_house
+from diffusion_local.compose import open_services
 from diffusion_local.settings import Settings
-house = open_house(Settings.load({}, home=Path(sys.argv[1]), engine="fake"))
+services = open_services(Settings.load({}, home=Path(sys.argv[1]), engine="fake"))
 while True:
     began, at = time.perf_counter(), time.time()
-    house.studio.submit("x", width=128, height=128, steps=2)
+    services.studio.submit("x", width=128, height=128, steps=2)
     print(at, time.perf_counter() - began, flush=True)
     time.sleep(0.01)
 """
@@ -70,11 +70,11 @@ def main() -> None:
 def database(jobs: int, old: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
         settings = Settings.load({}, home=Path(home) / "home", engine="fake")
-        house = open_house(settings)
-        fill(house, jobs)
+        services = open_services(settings)
+        fill(services, jobs)
         if old:
-            as_before(house)
-        forget(house)
+            as_before(services)
+        forget(services)
         told: dict[str, Any] = {"jobs": jobs, "mb_before": megabytes(settings)}
         with subprocess.Popen(
             [sys.executable, "-c", SUBMIT, str(settings.home)], stdout=subprocess.PIPE, text=True
@@ -84,10 +84,10 @@ def database(jobs: int, old: bool) -> dict[str, Any]:
             time.sleep(3)
             began, clock = time.time(), time.perf_counter()
             if old:
-                upkeep.rewrite(house.database)
+                upkeep.rewrite(services.database)
             else:
-                told["steps_ms"] = percentiles(upkeep.cut_off(house.database, 600))
-            upkeep.truncate_log(house.database)
+                told["steps_ms"] = percentiles(upkeep.cut_off(services.database, 600))
+            upkeep.truncate_log(services.database)
             told["seconds"] = round(time.perf_counter() - clock, 2)
             ended = time.time()
             time.sleep(2)  # until the submit that waits last is done
@@ -95,34 +95,34 @@ def database(jobs: int, old: bool) -> dict[str, Any]:
             submits = [(float(at), float(took)) for at, took in map(str.split, child.stdout.read().splitlines()[:-1])]
         told["submit_quiet_ms"] = percentiles([took for at, took in submits if at < began])
         told["submit_meanwhile_ms"] = percentiles([took for at, took in submits if at + took > began and at < ended])
-        upkeep.truncate_log(house.database)
+        upkeep.truncate_log(services.database)
         told["mb_after"] = megabytes(settings)
-        told["mb_free_after"] = round(upkeep.measure(house.database).free / 1e6, 2)
-        house.database.close()
+        told["mb_free_after"] = round(upkeep.measure(services.database).free / 1e6, 2)
+        services.database.close()
         return told
 
 
-def fill(house: House, jobs: int) -> None:
+def fill(services: Services, jobs: int) -> None:
     for number in range(BATCHES):
         batch = Batch(new_id(), f"batch {number}", "", Lane.BATCH, jobs // BATCHES, utc_now())
         each = [
             Params(f"{PROMPT}{place}", "", "starter", 256, 256, 12, 3.5, "Euler a", place)
             for place in range(jobs // BATCHES)
         ]
-        house.jobs.insert_batch(batch, new_jobs(batch, each, 0), None, jobs + 1)
-    house.studio.cancel(waiting=True)
+        services.jobs.insert_batch(batch, new_jobs(batch, each, 0), None, jobs + 1)
+    services.studio.cancel(waiting=True)
 
 
-def as_before(house: House) -> None:
-    with house.database.plain() as conn:
+def as_before(services: Services) -> None:
+    with services.database.plain() as conn:
         conn.execute("PRAGMA auto_vacuum = NONE")
         conn.execute("VACUUM")
-    upkeep.truncate_log(house.database)
+    upkeep.truncate_log(services.database)
 
 
-def forget(house: House) -> None:
-    house.studio.forget(ended=True)
-    upkeep.truncate_log(house.database)
+def forget(services: Services) -> None:
+    services.studio.forget(ended=True)
+    upkeep.truncate_log(services.database)
 
 
 def megabytes(settings: Settings) -> float:

@@ -31,7 +31,7 @@ from unprivileged import obey_permissions
 
 from diffusion_local import __version__
 from diffusion_local.actor import LOCAL, run_as
-from diffusion_local.compose import open_house
+from diffusion_local.compose import open_services
 from diffusion_local.domain import State
 from diffusion_local.settings import Settings
 
@@ -43,7 +43,7 @@ def attack(scene: Scene, options: argparse.Namespace) -> tuple[Clients, Killer, 
     """Until the kills and the jobs are used up, or the time is. Whether all submits were answered in time is last."""
     deadline = time.monotonic() + options.seconds
     killer = Killer(scene, options)
-    clients = Clients(scene.house, options, killer)
+    clients = Clients(scene.services, options, killer)
     told = 0
     while killer.count < options.kills and time.monotonic() < deadline:
         killer.strike()
@@ -70,7 +70,7 @@ def drain(scene: Scene, seconds: float) -> bool:
     scene.stop()
     scene.start()
     while time.monotonic() < deadline:
-        counts = scene.house.studio.snapshot(0, 0).counts
+        counts = scene.services.studio.snapshot(0, 0).counts
         if not counts[State.QUEUED] and not counts[State.RUNNING] and scene.answers():
             scene.stop()
             return True
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace, home: Path) -> tuple[Audit, dict[str, Any]]
         {}, home=home, engine=options.engine, port=0, fake_step_seconds=options.step_seconds, step_timeout=timeout,
         device="cpu", threads=1, disk_reserve_mb=30, log_level="info",
     )  # fmt: skip
-    scene = Scene(open_house(settings), options.workers > 1)
+    scene = Scene(open_services(settings), options.workers > 1)
     try:
         scene.start()
         clients, killer, answered = attack(scene, options)

@@ -17,13 +17,13 @@ from typing import Any
 
 from PIL import Image as PIL
 
-from diffusion_local import recipe
 from diffusion_local.compose import open_files
 from diffusion_local.db.database import Database
 from diffusion_local.domain import FINAL, TRANSITIONS
+from diffusion_local.gallery import recipes
+from diffusion_local.gallery.sweep import sweep
+from diffusion_local.queue.jobs import CRASH_LIMIT
 from diffusion_local.settings import Settings
-from diffusion_local.store.jobs import CRASH_LIMIT
-from diffusion_local.store.sweep import sweep
 
 LOST_NOTES = ("worker lost", "timed out")
 GIVEN_BACK = ("running", "queued")
@@ -184,7 +184,7 @@ def check_picture(found: Audit, path: Path, image: Row) -> None:
     try:
         with PIL.open(path) as picture:
             picture.load()
-            carried, size = recipe.read(picture), picture.size
+            carried, size = recipes.read(picture), picture.size
     except (OSError, SyntaxError, ValueError) as error:
         found.violations.append(f"picture {image['key']} cannot be read: {error}")
         return

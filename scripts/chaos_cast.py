@@ -20,13 +20,13 @@ from urllib.request import urlopen
 import psutil
 from chaos_audit import Ledger
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.dispatch import slots
 from diffusion_local.errors import Conflict, DatabaseProblem, QueueBlocked
 
 #: The product waits up to 30 s before it restarts what dies again and again; here it is to die often.
 SERVE = (
-    "import diffusion_local.supervisor as s; s.LAST_RESTART_DELAY = 1.0; s.JOBS_LOOK_SECONDS = 1.0; "
+    "import diffusion_local.supervisor.supervisor as s; s.LAST_RESTART_DELAY = 1.0; s.JOBS_LOOK_SECONDS = 1.0; "
     "from diffusion_local.cli import main; main()"
 )
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -55,17 +55,17 @@ WORDS = ["a lighthouse", "two owls", "a red apple", "rain on glass", "a paper bo
 class Scene:
     """The processes under attack: ``serve`` with its children, and a second worker of our own."""
 
-    def __init__(self, house: House, second: bool) -> None:
-        self.house = house
-        self._log = (house.settings.home / "output.log").open("ab")
+    def __init__(self, services: Services, second: bool) -> None:
+        self.services = services
+        self._log = (services.settings.home / "output.log").open("ab")
         self._second = second
         self.serve: subprocess.Popen[bytes] | None = None
         self.other: subprocess.Popen[bytes] | None = None
         self.serve_exits: list[int] = []
-        self.hang = house.settings.home / "hang"
-        self._site = house.settings.home / "site"
+        self.hang = services.settings.home / "hang"
+        self._site = services.settings.home / "site"
         self._site.mkdir()
-        site = SITE.format(hang=str(self.hang), gallery=f"{house.settings.gallery}/")
+        site = SITE.format(hang=str(self.hang), gallery=f"{services.settings.gallery}/")
         (self._site / "sitecustomize.py").write_text(site, encoding="utf-8")
 
     def start(self) -> None:
@@ -77,7 +77,7 @@ class Scene:
 
     def _spawn(self, *arguments: str) -> "subprocess.Popen[bytes]":
         path = os.pathsep.join([str(self._site), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-        environ = self.house.settings.child_environ() | {"PYTHONPATH": path}
+        environ = self.services.settings.child_environ() | {"PYTHONPATH": path}
         return subprocess.Popen([sys.executable, *arguments], env=environ, stdout=self._log, stderr=self._log)
 
     def children(self, module: str) -> list[psutil.Process]:
@@ -90,7 +90,7 @@ class Scene:
 
     def workers(self) -> list[psutil.Process]:
         """Every worker's process that holds its slot."""
-        held = {worker.pid for worker in self.house.workers.all() if worker.status in ("idle", "loading", "busy")}
+        held = {worker.pid for worker in self.services.workers.all() if worker.status in ("idle", "loading", "busy")}
         found = self.children("diffusion_local.worker")
         if self.other is not None and self.other.poll() is None:
             found.append(psutil.Process(self.other.pid))
@@ -99,7 +99,7 @@ class Scene:
     def answers(self) -> bool:
         """Whether the page is there."""
         try:
-            address = json.loads((self.house.settings.locks / "serve.json").read_text(encoding="utf-8"))
+            address = json.loads((self.services.settings.locks / "serve.json").read_text(encoding="utf-8"))
             with urlopen(address["url"] + "/healthz", timeout=2) as answer:
                 return self.serve is not None and address["pid"] == self.serve.pid and answer.status == 200
         except (OSError, ValueError):
@@ -130,10 +130,10 @@ class Scene:
 class Clients:
     """Threads that submit, cancel, pause and look, some in this process as the command line does, one by the API."""
 
-    def __init__(self, house: House, options: argparse.Namespace, killed: "Killer") -> None:
+    def __init__(self, services: Services, options: argparse.Namespace, killed: "Killer") -> None:
         self.ledger = Ledger()
         self.resends = self.refused = self._asked = 0
-        self._house, self._studio, self._options, self._killer = house, house.studio, options, killed
+        self._house, self._studio, self._options, self._killer = services, services.studio, options, killed
         self._lock = threading.Lock()
         self.over = threading.Event()
         names = ["program", *["person"] * (options.clients - 1)]
@@ -319,9 +319,9 @@ class Killer:
         worker.suspend()
         seconds = self._rng.uniform(0.3, 3 * STEP_TIMEOUT)
         with suppress(DatabaseProblem):
-            slot = next((w.slot for w in self._scene.house.workers.all() if w.pid == worker.pid), None)
-            if steal and slot and may_write(self._scene.house.settings.database):
-                slots.recover(self._scene.house, slot)
+            slot = next((w.slot for w in self._scene.services.workers.all() if w.pid == worker.pid), None)
+            if steal and slot and may_write(self._scene.services.settings.database):
+                slots.recover(self._scene.services, slot)
         thread = threading.Thread(target=self._wake, args=(worker, seconds), daemon=True)
         self._frozen.append(thread)  # others are killed while it is frozen
         thread.start()
@@ -344,8 +344,8 @@ class Killer:
         while time.monotonic() < deadline:
             self._scene.start()
             with suppress(DatabaseProblem):
-                running = {job.worker for job in self._scene.house.studio.jobs(state="running")}
-                pids = {w.pid for w in self._scene.house.workers.all() if w.slot in running}
+                running = {job.worker for job in self._scene.services.studio.jobs(state="running")}
+                pids = {w.pid for w in self._scene.services.workers.all() if w.slot in running}
                 busy = [worker for worker in self._scene.workers() if worker.pid in pids]
                 if busy:
                     return self._rng.choice(busy)
@@ -362,17 +362,17 @@ def unwritable(*paths: Path) -> Callable[[], None]:
 
 
 def gallery_unwritable(scene: Scene) -> Callable[[], None]:
-    gallery = scene.house.settings.gallery
+    gallery = scene.services.settings.gallery
     return unwritable(gallery, *(path for path in gallery.rglob("*") if path.is_dir()))
 
 
 def database_unwritable(scene: Scene) -> Callable[[], None]:
-    database = scene.house.settings.database
+    database = scene.services.settings.database
     return unwritable(*(path for path in database.parent.glob("app.db*") if path.suffix != ".lock"))
 
 
 def gallery_away(scene: Scene) -> Callable[[], None]:
-    gallery = scene.house.settings.gallery
+    gallery = scene.services.settings.gallery
     away = gallery.with_name("away")
     gallery.rename(away)
     return lambda: away.rename(gallery) and None
@@ -384,7 +384,7 @@ def gallery_hangs(scene: Scene) -> Callable[[], None]:
 
 
 def disk_full(scene: Scene) -> Callable[[], None]:
-    filler = scene.house.settings.home / "filler"
+    filler = scene.services.settings.home / "filler"
     with suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(2**16))

@@ -29,10 +29,10 @@ from chaos_cast import Scene
 
 from diffusion_local import __version__
 from diffusion_local.actor import LOCAL, run_as
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import FINAL, State
+from diffusion_local.queue.history import estimate_error
 from diffusion_local.settings import Settings
-from diffusion_local.store.paces import estimate_error
 
 SIZES = [(128, 128), (192, 128), (256, 256)]
 STEPS = [2, 4, 6]
@@ -73,25 +73,25 @@ def run(options: argparse.Namespace, home: Path) -> tuple[Audit, dict[str, Any]]
         {}, home=home, engine=options.engine, port=0, fake_step_seconds=options.step_seconds, device="cpu", threads=1,
         disk_reserve_mb=50,
     )  # fmt: skip
-    scene = Scene(open_house(settings), second=False)
-    house = scene.house
+    scene = Scene(open_services(settings), second=False)
+    services = scene.services
     try:
-        receipt = house.studio.lists.submit(night(options), "jsonl", name="night")
+        receipt = services.studio.lists.submit(night(options), "jsonl", name="night")
         began = time.monotonic()
         scene.start()
         kills, forecast = until_done(scene, receipt.batch_id, options)
         seconds = time.monotonic() - began
         ended = datetime.now(UTC)
-        jobs = house.studio.jobs(batch_id=receipt.batch_id, limit=1000)
+        jobs = services.studio.jobs(batch_id=receipt.batch_id, limit=1000)
         while len(jobs) < receipt.count:
-            jobs += house.studio.jobs(batch_id=receipt.batch_id, limit=1000, before=jobs[-1].id)
-        report = house.studio.reports.batch(receipt.batch_id).to_dict()
-        error = estimate_error(house.database, receipt.batch_id)
+            jobs += services.studio.jobs(batch_id=receipt.batch_id, limit=1000, before=jobs[-1].id)
+        report = services.studio.reports.batch(receipt.batch_id).to_dict()
+        error = estimate_error(services.database, receipt.batch_id)
         scene.stop()
         found = audit(settings, Ledger({job.id: job.params.prompt for job in jobs}))
     finally:
         scene.end()
-    resumed = check_order(found, house)
+    resumed = check_order(found, services)
     done = sum(job.state is State.DONE for job in jobs)
     found.check(done == receipt.count, f"{receipt.count - done} pictures were not made")
     figures = {
@@ -138,7 +138,7 @@ def until_done(scene: Scene, batch_id: str, options: argparse.Namespace) -> tupl
     deadline = time.monotonic() + options.seconds
     kills, forecast = 0, None
     while time.monotonic() < deadline:
-        progress = scene.house.studio.batches.get(batch_id)
+        progress = scene.services.studio.batches.get(batch_id)
         ended = sum(progress.counts[state] for state in FINAL)
         if ended == progress.batch.count:
             return kills, forecast
@@ -156,9 +156,9 @@ def until_done(scene: Scene, batch_id: str, options: argparse.Namespace) -> tupl
     return kills, forecast
 
 
-def check_order(found: Audit, house: House) -> int:
+def check_order(found: Audit, services: Services) -> int:
     """After each loss of a worker what it had begun comes next, in its order. How often that was so."""
-    db = sqlite3.connect(house.settings.database)
+    db = sqlite3.connect(services.settings.database)
     events = db.execute(
         "SELECT job_events.job_id, job_events.state, job_events.note, jobs.idx FROM job_events "
         "JOIN jobs ON jobs.id = job_events.job_id ORDER BY job_events.id"

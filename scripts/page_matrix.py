@@ -22,7 +22,7 @@ from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import sync_playwright
 from screenshots import go, served, until
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 
 DEVICES: dict[str, dict[str, Any]] = {
     "desktop": {"viewport": {"width": 1280, "height": 800}},
@@ -57,7 +57,7 @@ class Shot:
 
     name: str
     show: Callable[[Any], None]
-    set_up: Callable[[House, Any], None] = lambda house, pages: None
+    set_up: Callable[[Services, Any], None] = lambda services, pages: None
     put_back: Callable[[Any], None] = lambda page: None
     of: str = ""
 
@@ -68,22 +68,22 @@ def shoot_all(chromium: str, folder: Path, only: str, variants: str) -> None:
     slow = {"engine": "fake", "fake_step_seconds": STEP_SECONDS}
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        with slow_hub() as hub, served(**slow, hub_endpoint=hub, host="0.0.0.0", auth="none") as (url, house):
-            break_a_model(house)
+        with slow_hub() as hub, served(**slow, hub_endpoint=hub, host="0.0.0.0", auth="none") as (url, services):
+            break_a_model(services)
             pages = dict(opened(browser, url, variants))
-            shoot(SHOTS, house, pages, folder, only)
+            shoot(SHOTS, services, pages, folder, only)
             for page in pages.values():
                 page.context.close()
-        with served(**slow) as (url, house):
-            house.studio.accounts.add("ada", PASSWORD, "admin")
+        with served(**slow) as (url, services):
+            services.studio.accounts.add("ada", PASSWORD, "admin")
             pages = dict(opened(browser, url, variants, "form"))
-            shoot(ACCOUNT_SHOTS, house, pages, folder, only)
+            shoot(ACCOUNT_SHOTS, services, pages, folder, only)
         browser.close()
 
 
-def shoot(shots: Sequence[Shot], house: House, pages: dict[str, Any], folder: Path, only: str) -> None:
+def shoot(shots: Sequence[Shot], services: Services, pages: dict[str, Any], folder: Path, only: str) -> None:
     for shot in shots:
-        shot.set_up(house, pages)
+        shot.set_up(services, pages)
         if not re.search(only, shot.name):
             continue
         for variant, page in pages.items():
@@ -119,8 +119,8 @@ def opened(browser: Any, url: str, variants: str, waits_for: str = "#now .now") 
 # -- what is set up -------------------------------------------------------------------------------------------------
 
 
-def pictures(house: House, pages: Any) -> None:
-    studio = house.studio
+def pictures(services: Services, pages: Any) -> None:
+    studio = services.studio
     made = [studio.submit(prompt, steps=2, count=1 + place % 3) for place, prompt in enumerate(PROMPTS)]
     made.append(studio.submit("a wide valley", steps=2, width=512, height=288))
     studio.wait([job_id for receipt in made for job_id in receipt.job_ids], 120)
@@ -130,17 +130,17 @@ def pictures(house: House, pages: Any) -> None:
     studio.boards.create("Rainy days", [each.id for each in images[:4]])
 
 
-def busy(house: House, pages: Any) -> None:
+def busy(services: Services, pages: Any) -> None:
     """Failed ones, a running one, some that wait, and one that is held."""
-    studio = house.studio
+    studio = services.studio
     failed = [studio.submit("a sailing ship [fail]", steps=3), studio.submit("a cathedral [oom]", steps=3)]
     studio.wait([job_id for receipt in failed for job_id in receipt.job_ids], 60)
-    running(house, pages, [receipt.batch_id for receipt in failed])
+    running(services, pages, [receipt.batch_id for receipt in failed])
 
 
-def running(house: House, pages: Any, before: Sequence[str] = ()) -> None:
+def running(services: Services, pages: Any, before: Sequence[str] = ()) -> None:
     """Each page takes all of it for its own."""
-    studio = house.studio
+    studio = services.studio
     receipts = [studio.submit(PROMPTS[1], steps=2, count=1), studio.submit(PROMPTS[2], steps=MANY_STEPS, count=4)]
     receipts += [studio.submit(PROMPTS[5], steps=20, count=2), studio.submit(PROMPTS[4], steps=20)]
     studio.pause_batch(receipts[-1].batch_id)
@@ -151,60 +151,60 @@ def running(house: House, pages: Any, before: Sequence[str] = ()) -> None:
         reload(page)
 
 
-def paused(house: House, pages: Any) -> None:
-    house.studio.pause()
+def paused(services: Services, pages: Any) -> None:
+    services.studio.pause()
 
 
-def going(house: House, pages: Any) -> None:
-    house.studio.resume()
+def going(services: Services, pages: Any) -> None:
+    services.studio.resume()
 
 
-def all_cancelled(house: House, pages: Any) -> None:
-    studio = house.studio
+def all_cancelled(services: Services, pages: Any) -> None:
+    studio = services.studio
     studio.cancel(waiting=True)
     if running := [job.id for job in studio.snapshot().running]:
         studio.cancel(running)
     until(lambda: not studio.snapshot().running, 30)
 
 
-def trashed(house: House, pages: Any) -> None:
-    images = house.studio.gallery()
+def trashed(services: Services, pages: Any) -> None:
+    images = services.studio.gallery()
     for image in images[-2:]:
-        house.studio.trash(image.id)
+        services.studio.trash(image.id)
 
 
-def listed(house: House, pages: Any) -> None:
-    studio = house.studio
+def listed(services: Services, pages: Any) -> None:
+    studio = services.studio
     studio.pause()
     studio.lists.submit("a red apple\na glass of water\na tall tree\n" * 40, name="Night of the apples")
     studio.lists.submit("a boat\na bridge\n", name="Small list", window="23:00-07:00")
 
 
-def downloads(house: House, pages: Any) -> None:
-    library = house.studio.library
+def downloads(services: Services, pages: Any) -> None:
+    library = services.studio.library
     library.download("someone/not-there")
     until(lambda: any(each.state == "failed" for each in library.downloads()), 60)
     library.download("someone/a-slow-model")
     until(lambda: any(each.bytes_done for each in library.downloads()), 60)
 
 
-def worker_silent(house: House, pages: Any) -> None:
-    for worker in house.studio.workers():
+def worker_silent(services: Services, pages: Any) -> None:
+    for worker in services.studio.workers():
         os.kill(worker.pid, signal.SIGSTOP)
     time.sleep(22)
 
 
-def worker_back(house: House, pages: Any) -> None:
-    for worker in house.studio.workers():
+def worker_back(services: Services, pages: Any) -> None:
+    for worker in services.studio.workers():
         os.kill(worker.pid, signal.SIGCONT)
 
 
-def break_a_model(house: House) -> None:
+def break_a_model(services: Services) -> None:
     """A folder that is no whole model, a checkpoint that is cut short, and a LoRA."""
     import numpy
     from safetensors.numpy import save_file
 
-    settings = house.settings
+    settings = services.settings
     (settings.models / "half-a-model").mkdir(parents=True)
     (settings.models / "half-a-model" / "model_index.json").write_text("{")
     settings.loras.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from diffusion_local.actor import LOCAL, run_as
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 
@@ -70,15 +70,15 @@ def main() -> int:
         shoot_all(chromium, options.folder, options.only, options.variants)
         return 0
     TARGET.mkdir(parents=True, exist_ok=True)
-    with served() as (url, house), sync_playwright() as driver:
+    with served() as (url, services), sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        play(browser, url, house.studio)
+        play(browser, url, services.studio)
         browser.close()
     return 0
 
 
 @contextmanager
-def served(**settings: object) -> Iterator[tuple[str, House]]:
+def served(**settings: object) -> Iterator[tuple[str, Services]]:
     """The app on a free port and a new home, once its worker is there; everything is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="screenshots-") as home, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -89,9 +89,9 @@ def served(**settings: object) -> Iterator[tuple[str, House]]:
         environ = os.environ | {f"DIFFUSION_LOCAL_{name.upper()}": str(value) for name, value in wanted.items()}
         app = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            house = open_house(Settings.load(environ=environ))
-            until(lambda: any(worker.status == "idle" for worker in house.studio.workers()) and answers(port), 120)
-            yield f"http://127.0.0.1:{port}", house
+            services = open_services(Settings.load(environ=environ))
+            until(lambda: any(worker.status == "idle" for worker in services.studio.workers()) and answers(port), 120)
+            yield f"http://127.0.0.1:{port}", services
         finally:
             app.terminate()
             app.wait(30)

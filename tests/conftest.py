@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from diffusion_local.actor import LOCAL, run_as
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.db.database import Database
+from diffusion_local.queue.jobs import JobStore
 from diffusion_local.settings import PREFIX, Settings
-from diffusion_local.store.jobs import JobStore
 from diffusion_local.studio import Studio
 from tests.support import eventually
 
@@ -95,15 +95,15 @@ def settings(home: Path) -> Settings:
 
 
 @pytest.fixture
-def house(settings: Settings) -> Iterator[House]:
-    opened = open_house(settings)
+def services(settings: Settings) -> Iterator[Services]:
+    opened = open_services(settings)
     yield opened
     opened.database.close()
 
 
 @pytest.fixture
-def studio(house: House) -> Studio:
-    return house.studio
+def studio(services: Services) -> Studio:
+    return services.studio
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ StartWorker = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
-def worker_process(house: House, tmp_path: Path) -> Iterator[StartWorker]:
+def worker_process(services: Services, tmp_path: Path) -> Iterator[StartWorker]:
     """Starts ``python -m diffusion_local.worker`` with the fake engine; what still lives at the end is killed.
 
     With ``ready`` (the default) it returns once the worker has said that it is idle or busy.
@@ -130,7 +130,7 @@ def worker_process(house: House, tmp_path: Path) -> Iterator[StartWorker]:
     children: list[subprocess.Popen[bytes]] = []
 
     def start(slot: str = "cpu0", *, supervised: bool = False, ready: bool = True, **changes: Any) -> Any:
-        environ = house.settings.child_environ() | {PREFIX + k.upper(): str(v) for k, v in changes.items()}
+        environ = services.settings.child_environ() | {PREFIX + k.upper(): str(v) for k, v in changes.items()}
         log = (tmp_path / f"{slot}-{len(children)}.log").open("wb")
         child = subprocess.Popen(
             [sys.executable, "-m", "diffusion_local.worker", "--slot", slot, *(["--supervised"] if supervised else [])],
@@ -143,7 +143,7 @@ def worker_process(house: House, tmp_path: Path) -> Iterator[StartWorker]:
         log.close()
         children.append(child)
         if ready:
-            eventually(lambda: is_ready(house, slot, child), 60)
+            eventually(lambda: is_ready(services, slot, child), 60)
         return child
 
     yield start
@@ -151,11 +151,11 @@ def worker_process(house: House, tmp_path: Path) -> Iterator[StartWorker]:
         kill_tree(child)
 
 
-def is_ready(house: House, slot: str, child: subprocess.Popen[bytes]) -> bool:
+def is_ready(services: Services, slot: str, child: subprocess.Popen[bytes]) -> bool:
     assert child.poll() is None, child.log_path.read_text()  # type: ignore[attr-defined]
     return any(
         worker.slot == slot and worker.pid == child.pid and worker.status in ("idle", "busy", "loading")
-        for worker in house.workers.all()
+        for worker in services.workers.all()
     )
 
 

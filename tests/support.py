@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import psutil
 
 from diffusion_local.domain import Batch, Failure, Image, Job, Lane, Params, State, new_id, utc_now
-from diffusion_local.store.files import key_for
-from diffusion_local.store.jobs import JobStore, new_jobs
+from diffusion_local.gallery.files import key_for
+from diffusion_local.queue.jobs import JobStore, new_jobs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "diffusion_local"

@@ -16,7 +16,7 @@ from PIL import Image as PIL
 
 from diffusion_local import actor
 from diffusion_local.actor import LOCAL, NOBODY, SCOPES, Actor, Role, Scope, acting
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import State
 from diffusion_local.errors import Conflict, Forbidden, InvalidParams, LimitReached, NotFound
 from diffusion_local.options.table import Params
@@ -37,14 +37,14 @@ ADMIN, SHY = person("root", Role.ADMIN), person("bob", own=True)
 
 
 @pytest.fixture
-def anns(house: House) -> dict[str, str]:
+def anns(services: Services) -> dict[str, str]:
     """A job of ann's in each state that matters, and her picture."""
     with acting(ANN):
-        done = house.studio.submit("a secret garden", **SMALL, idempotency_key="k", name="gardens")
-        image = drawn(house, claimed(house.jobs))
-        running = house.studio.submit("a secret river", **SMALL)
-        claimed(house.jobs)
-        waiting = house.studio.submit("a secret hill", **SMALL)
+        done = services.studio.submit("a secret garden", **SMALL, idempotency_key="k", name="gardens")
+        image = drawn(services, claimed(services.jobs))
+        running = services.studio.submit("a secret river", **SMALL)
+        claimed(services.jobs)
+        waiting = services.studio.submit("a secret hill", **SMALL)
     return {
         "job": done.job_ids[0],
         "batch": done.batch_id,
@@ -148,7 +148,7 @@ def test_the_web_process_acts_for_the_machines_own_user_in_three_places_only() -
         for path in (PACKAGE / "web").rglob("*.py")
         if "LOCAL" in path.read_text(encoding="utf-8")
     }
-    assert named == {"web/access.py": 3, "web/app.py": 2, "web/probes.py": 2}
+    assert named == {"web/access.py": 3, "web/app.py": 2, "web/health.py": 2}
     assert not [path for path in (PACKAGE / "web").rglob("*.py") if "run_as" in path.read_text(encoding="utf-8")]
 
 
@@ -293,7 +293,7 @@ def test_a_tokens_scopes_bound_what_its_account_may(studio: Studio, anns: dict[s
         studio.cancel([anns["waiting"]])
 
 
-def test_a_new_job_is_its_submitters(studio: Studio, house: House, anns: dict[str, str]) -> None:
+def test_a_new_job_is_its_submitters(studio: Studio, services: Services, anns: dict[str, str]) -> None:
     assert studio.job(anns["job"]).owner == "ann"
     assert studio.image(anns["image"]).owner == "ann"
     with acting(BOB):
@@ -323,11 +323,11 @@ def test_waiting_jobs_of_an_account_are_limited(studio: Studio) -> None:
         studio.submit("a hill", count=5, **SMALL)
 
 
-def test_pictures_a_day_of_an_account_are_limited(studio: Studio, house: House) -> None:
+def test_pictures_a_day_of_an_account_are_limited(studio: Studio, services: Services) -> None:
     with acting(person("ann", allowance=actor.Allowance(per_day=3))):
         first = studio.submit("a tree", count=2, **SMALL)
         studio.cancel([first.job_ids[1]])  # never ran: given back
-        drawn(house, claimed(house.jobs))
+        drawn(services, claimed(services.jobs))
         studio.forget(ended=True)  # what is deleted was made all the same
         studio.submit("a hill", count=2, **SMALL)
         with pytest.raises(LimitReached, match="3 pictures a day") as error:
@@ -374,13 +374,13 @@ def test_changing_what_waits_holds_to_the_size_limit_too(studio: Studio) -> None
         assert studio.batches.edit(batch_id, width=256).count == 2
 
 
-def test_limits_hold_wherever_jobs_are_made(studio: Studio, house: House) -> None:
+def test_limits_hold_wherever_jobs_are_made(studio: Studio, services: Services) -> None:
     """Of a picture made larger it is the larger one's size that counts; without a size of its own, the source's."""
     with acting(ANN):
         source = studio.sources.add(png(96, 96)).id
         done = studio.submit("a tree", **SMALL)
         file = "".join(studio.queue_file.export())
-        drawn(house, claimed(house.jobs))
+        drawn(services, claimed(services.jobs))
     small, few = actor.Allowance(pixels=100 * 100), actor.Allowance(per_day=1)
     asks: dict[str, Ask] = {
         "submit": lambda studio: studio.submit("a tree", count=2, **SMALL),
@@ -406,7 +406,7 @@ def png(width: int, height: int, colour: str = "red") -> bytes:
     return file.getvalue()
 
 
-def test_a_source_is_seen_by_whoever_added_it_or_sees_a_use_of_it(studio: Studio, house: House) -> None:
+def test_a_source_is_seen_by_whoever_added_it_or_sees_a_use_of_it(studio: Studio, services: Services) -> None:
     shared, own = replace(BOB, sees_all=True), SHY
     with acting(replace(ANN, sees_all=False)):
         used, mask = studio.sources.add(png(128, 128)).id, studio.sources.add(png(128, 128, "white")).id
@@ -447,12 +447,12 @@ def test_a_source_that_several_added_is_each_ones(studio: Studio) -> None:
             assert studio.sources.size(source) == (64, 64)
 
 
-def test_a_source_of_an_older_home_is_seen_with_a_picture_that_uses_it(studio: Studio, house: House) -> None:
+def test_a_source_of_an_older_home_is_seen_with_a_picture_that_uses_it(studio: Studio, services: Services) -> None:
     with acting(ANN):
         source = studio.sources.add(png(128, 128)).id
         studio.submit("a tree", source=source, **SMALL)
-        drawn(house, claimed(house.jobs))
-    with house.database.write() as db:
+        drawn(services, claimed(services.jobs))
+    with services.database.write() as db:
         db.execute("DELETE FROM source_owners")  # nobody noted who added it
     with acting(SHY), pytest.raises(NotFound):
         studio.sources.file(source)
@@ -463,7 +463,7 @@ def test_a_source_of_an_older_home_is_seen_with_a_picture_that_uses_it(studio: S
 
 
 def test_boards_take_the_scope_and_are_counted_by_owner(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffusion_local.store.boards.MOST_BOARDS", 2)
+    monkeypatch.setattr("diffusion_local.gallery.boards.MOST_BOARDS", 2)
     reads = Actor("ann", Role.USER, frozenset({Scope.READ}), source="token")
     for who in (EVE, reads):
         with acting(who):
@@ -478,14 +478,14 @@ def test_boards_take_the_scope_and_are_counted_by_owner(studio: Studio, monkeypa
                 studio.boards.create("three")
 
 
-def test_of_anothers_work_no_model_no_worker_and_no_name_is_told(studio: Studio, house: House) -> None:
+def test_of_anothers_work_no_model_no_worker_and_no_name_is_told(studio: Studio, services: Services) -> None:
     with acting(ANN):
         studio.submit("a secret garden", name="plans", **SMALL)
-        drawn(house, claimed(house.jobs))
+        drawn(services, claimed(services.jobs))
         running = studio.submit("a secret river", variation_seed=5, variation_strength=0.5, rung="vae_tiling", **SMALL)
-        claim = claimed(house.jobs).claim
-        house.workers.register(claim.worker, 1, "cpu")
-        house.workers.tell(claim.worker, "busy", "starter")
+        claim = claimed(services.jobs).claim
+        services.workers.register(claim.worker, 1, "cpu")
+        services.workers.tell(claim.worker, "busy", "starter")
     with acting(SHY):
         [job] = studio.snapshot().running
         assert job.id == running.job_ids[0]

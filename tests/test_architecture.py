@@ -79,7 +79,7 @@ HOMES = {
     "platformdirs": ("settings.py",),
     "tomllib": ("messages/", "settings.py", "web/ui/words.py"),
     "tomlkit": ("preferences.py",),
-    "yaml": ("models/trees.py",),
+    "yaml": ("models/program_roots.py",),
     "charset_normalizer": ("lists/",),
     "stream_zip": ("pictures.py",),
     "typer": ("cli/",),
@@ -320,7 +320,7 @@ def test_folders_of_pictures_are_known_to_their_backend_only() -> None:
         and node.attr in PICTURE_FOLDERS
         and ast.unparse(node.value).endswith("settings")
     }
-    assert users == {"store/local_blobs.py", "doctor.py"}
+    assert users == {"gallery/local_blobs.py", "doctor.py"}
 
 
 #: What a worker may import of ours: it meets the studio by its dispatch only, so that it may run on another machine.
@@ -380,9 +380,9 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate")
     ("modules", "absent"),
     [
         ("diffusion_local.web.app, diffusion_local.web.__main__", HEAVY),
-        ("diffusion_local.cli, diffusion_local.supervisor", (*HEAVY, "gradio")),
+        ("diffusion_local.cli, diffusion_local.supervisor.supervisor", (*HEAVY, "gradio")),
         ("diffusion_local.worker.__main__, diffusion_local.worker.runner", (*HEAVY, "gradio", "fastapi")),
-        ("diffusion_local.engine.fake, diffusion_local.engine.choose", HEAVY),
+        ("diffusion_local.engine.fake, diffusion_local.worker.__main__", HEAVY),
     ],
 )
 def test_what_is_heavy_is_not_imported_where_it_is_not_needed(modules: str, absent: tuple[str, ...]) -> None:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_local.compose import open_house, open_studio
+from diffusion_local.compose import open_services, open_studio
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.settings import Settings
 
 
 def test_a_house_is_opened_in_an_empty_place_and_again(settings: Settings) -> None:
-    first = open_house(settings)
+    first = open_services(settings)
     job_ids = first.studio.submit("x").job_ids
     assert [job.id for job in open_studio(settings).jobs()] == job_ids
     assert {path.name for path in settings.home.iterdir() if path.is_dir()} >= {
@@ -25,7 +25,7 @@ def test_a_damaged_database_is_told_and_not_touched(settings: Settings) -> None:
     settings.make_folders()
     settings.database.write_bytes(b"no database " * 1000)
     with pytest.raises(DatabaseProblem, match="damaged"):
-        open_house(settings)
+        open_services(settings)
     assert settings.database.read_bytes() == b"no database " * 1000
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.settings import Settings
 from scripts.unprivileged import obey_permissions
+from tests.cli.test_cli import COMMANDS
 from tests.support import REPOSITORY
-from tests.test_cli import COMMANDS
 
 ARGUMENTS = {
     "serve": ["--no-worker"],
@@ -23,10 +23,10 @@ ARGUMENTS = {
 
 
 @pytest.fixture
-def read_only(house: House) -> Iterator[Path]:
+def read_only(services: Services) -> Iterator[Path]:
     """The home on a mount of its own, read-only; where mounting is not permitted, without write permissions."""
-    home = house.settings.home
-    house.database.close()
+    home = services.settings.home
+    services.database.close()
     mount = shutil.which("mount")
     bound = bool(mount) and not subprocess.run([mount or "", "--bind", home, home], capture_output=True).returncode
     if bound and not subprocess.run([mount or "", "-o", "remount,bind,ro", home], capture_output=True).returncode:

@@ -7,42 +7,42 @@ from typing import Any
 
 import pytest
 
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import Lane, State
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, QueueBlocked, QueueFull, UserError
 from diffusion_local.options.values import MAX_SEED
-from diffusion_local.store.batch_rows import BatchRows
+from diffusion_local.queue.batches import BatchRows
 from diffusion_local.studio import Studio
+from tests.models.test_catalog import model_folder
 from tests.options.test_validate import png
 from tests.support import FAILURE, claimed, image_of, soon, sql
-from tests.test_catalog import model_folder
 
 
-def nothing_is_there(house: House) -> bool:
-    with sql(house.settings.database) as db:
+def nothing_is_there(services: Services) -> bool:
+    with sql(services.settings.database) as db:
         rows = [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("jobs", "batches")]
-    return rows == [0, 0] and house.queue.waiting() == 0
+    return rows == [0, 0] and services.queue.waiting() == 0
 
 
-def made(house: House, count: int = 1) -> list[str]:
+def made(services: Services, count: int = 1) -> list[str]:
     """Ids of jobs whose pictures are done, with files that are not there."""
-    ids = house.studio.submit("a red apple", count=count, seed=7).job_ids
+    ids = services.studio.submit("a red apple", count=count, seed=7).job_ids
     for _ in ids:
-        job = claimed(house.jobs)
-        house.jobs.finish(job.claim, image_of(job))
+        job = claimed(services.jobs)
+        services.jobs.finish(job.claim, image_of(job))
     return ids
 
 
-def test_a_submit_is_a_batch_of_jobs_with_consecutive_seeds(house: House) -> None:
-    receipt = house.studio.submit("a red apple", count=3, seed=7, name="fruit", owner="me", priority=5)
-    jobs = [house.studio.job(job_id) for job_id in receipt.job_ids]
+def test_a_submit_is_a_batch_of_jobs_with_consecutive_seeds(services: Services) -> None:
+    receipt = services.studio.submit("a red apple", count=3, seed=7, name="fruit", owner="me", priority=5)
+    jobs = [services.studio.job(job_id) for job_id in receipt.job_ids]
     assert [job.params.seed for job in jobs] == [7, 8, 9]
     assert [job.index for job in jobs] == [0, 1, 2]
     assert {(job.state, job.batch_id, job.owner, job.priority) for job in jobs} == {
         (State.QUEUED, receipt.batch_id, "me", 5)
     }
     assert receipt.warnings == []
-    assert house.queue.waiting() == 3
+    assert services.queue.waiting() == 3
 
 
 def test_no_seed_is_a_random_one_and_so_is_minus_one(studio: Studio) -> None:
@@ -76,22 +76,22 @@ def test_no_seed_is_a_random_one_and_so_is_minus_one(studio: Studio) -> None:
         ({"stepz": 3}, "stepz"),
     ],
 )
-def test_bad_input_names_its_field_and_enqueues_nothing(house: House, given: dict[str, Any], field: str) -> None:
+def test_bad_input_names_its_field_and_enqueues_nothing(services: Services, given: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidParams) as refused:
-        house.studio.submit(**{"prompt": "a red apple"} | given)
+        services.studio.submit(**{"prompt": "a red apple"} | given)
     assert refused.value.field == field
-    assert nothing_is_there(house)
+    assert nothing_is_there(services)
 
 
-def test_a_model_that_is_not_ready_is_refused_with_why(house: House) -> None:
-    (house.settings.models / "broken").mkdir()
+def test_a_model_that_is_not_ready_is_refused_with_why(services: Services) -> None:
+    (services.settings.models / "broken").mkdir()
     with pytest.raises(InvalidParams, match=r"model: broken is not ready: model_index.json is missing"):
-        house.studio.submit("x", model="broken")
-    assert nothing_is_there(house)
+        services.studio.submit("x", model="broken")
+    assert nothing_is_there(services)
 
 
-def test_a_full_queue_refuses_and_says_its_limit(house: House) -> None:
-    small = open_house(replace(house.settings, max_queued=3))
+def test_a_full_queue_refuses_and_says_its_limit(services: Services) -> None:
+    small = open_services(replace(services.settings, max_queued=3))
     small.studio.submit("x", count=2)
     with pytest.raises(QueueFull, match="room for 3 waiting jobs"):
         small.studio.submit("x", count=2)
@@ -110,17 +110,17 @@ ENQUEUES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", ENQUEUES)
-def test_while_the_queue_is_blocked_nothing_is_enqueued(house: House, name: str) -> None:
-    batch_id = house.studio.submit("cat", idempotency_key="k", seed=1).batch_id
-    file = "".join(house.studio.queue_file.export())
-    house.control.block("less than 500 MB are free")
+def test_while_the_queue_is_blocked_nothing_is_enqueued(services: Services, name: str) -> None:
+    batch_id = services.studio.submit("cat", idempotency_key="k", seed=1).batch_id
+    file = "".join(services.studio.queue_file.export())
+    services.control.block("less than 500 MB are free")
     with pytest.raises(QueueBlocked, match="500 MB"):
-        ENQUEUES[name](house.studio, batch_id, file)
-    assert [job.params.prompt for job in house.studio.jobs()] == ["cat"]
-    assert house.studio.submit("cat", idempotency_key="k", seed=1).batch_id == batch_id  # it is stored already
-    house.control.block("")
-    ENQUEUES[name](house.studio, batch_id, file)
-    assert len(house.studio.jobs()) > 1
+        ENQUEUES[name](services.studio, batch_id, file)
+    assert [job.params.prompt for job in services.studio.jobs()] == ["cat"]
+    assert services.studio.submit("cat", idempotency_key="k", seed=1).batch_id == batch_id  # it is stored already
+    services.control.block("")
+    ENQUEUES[name](services.studio, batch_id, file)
+    assert len(services.studio.jobs()) > 1
 
 
 def test_the_last_seed_may_be_used(studio: Studio) -> None:
@@ -144,51 +144,51 @@ def test_a_submit_sent_twice_is_one(studio: Studio) -> None:
     assert studio.submit("x", idempotency_key="").job_ids != studio.submit("x", idempotency_key="").job_ids
 
 
-def test_a_damaged_tokenizer_does_not_fail_a_submit(house: House) -> None:
+def test_a_damaged_tokenizer_does_not_fail_a_submit(services: Services) -> None:
     """It raised after the commit: the caller heard of an error, and sent the same again."""
-    folder = model_folder(house.settings, "mine", {"_class_name": "StableDiffusionPipeline"}) / "tokenizer"
+    folder = model_folder(services.settings, "mine", {"_class_name": "StableDiffusionPipeline"}) / "tokenizer"
     folder.mkdir()
     (folder / "tokenizer_config.json").write_text('{"model_max_length": 77}')
     (folder / "tokenizer.json").write_text("{}")
-    assert len(house.studio.submit("a cat", model="mine").job_ids) == 1
-    assert house.studio.grids.submit("a cat", x="seed: 1,2", model="mine").warnings == []
-    assert house.studio.lists.submit("a cat", model="mine").warnings == []
-    assert house.studio.snapshot().counts[State.QUEUED] == 4
+    assert len(services.studio.submit("a cat", model="mine").job_ids) == 1
+    assert services.studio.grids.submit("a cat", x="seed: 1,2", model="mine").warnings == []
+    assert services.studio.lists.submit("a cat", model="mine").warnings == []
+    assert services.studio.snapshot().counts[State.QUEUED] == 4
 
 
 @pytest.mark.parametrize("submit", ["picture", "grid", "list"])
-def test_warnings_come_before_the_commit(house: House, monkeypatch: pytest.MonkeyPatch, submit: str) -> None:
+def test_warnings_come_before_the_commit(services: Services, monkeypatch: pytest.MonkeyPatch, submit: str) -> None:
     """Whatever a warning is made from may fail; then nothing is enqueued."""
 
     def broken(*_: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("diffusion_local.prompts.count_read", broken)
+    monkeypatch.setattr("diffusion_local.models.prompt_limits.count_read", broken)
     call = {
-        "picture": lambda: house.studio.submit("a cat"),
-        "grid": lambda: house.studio.grids.submit("a cat", x="seed: 1,2"),
-        "list": lambda: house.studio.lists.submit("a cat"),
+        "picture": lambda: services.studio.submit("a cat"),
+        "grid": lambda: services.studio.grids.submit("a cat", x="seed: 1,2"),
+        "list": lambda: services.studio.lists.submit("a cat"),
     }[submit]
     with pytest.raises(RuntimeError):
         call()
-    assert nothing_is_there(house)
+    assert nothing_is_there(services)
 
 
 def test_an_estimate_that_fails_after_the_commit_is_no_failed_submit(
-    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("broken")
 
     monkeypatch.setattr(BatchRows, "get", broken)
-    receipt = house.studio.submit("a cat", finish_by="23:00")
+    receipt = services.studio.submit("a cat", finish_by="23:00")
     assert (len(receipt.job_ids), receipt.warnings) == (1, [])
     assert "could not be estimated" in caplog.text
 
 
-def test_an_option_without_effect_is_named(house: House) -> None:
-    source = house.sources.add(png()).id
-    receipt = house.studio.submit("", kind="upscale", source=source, vae="bright", clip_skip=2)
+def test_an_option_without_effect_is_named(services: Services) -> None:
+    source = services.sources.add(png()).id
+    receipt = services.studio.submit("", kind="upscale", source=source, vae="bright", clip_skip=2)
     assert receipt.warnings == [
         "vae: has no effect where kind is upscale; it is ignored.",
         "clip_skip: has no effect where kind is upscale; it is ignored.",
@@ -203,46 +203,48 @@ def test_what_text_can_hold_is_kept_as_it_is(studio: Studio) -> None:
 # -- again -----------------------------------------------------------------------------------------------------------
 
 
-def test_again_makes_new_jobs_from_old_recipes_and_leaves_the_old(house: House) -> None:
-    old_ids = made(house, 2)
-    before = [house.studio.job(job_id) for job_id in old_ids]
-    receipt = house.studio.again(old_ids)
-    new = [house.studio.job(job_id) for job_id in receipt.job_ids]
+def test_again_makes_new_jobs_from_old_recipes_and_leaves_the_old(services: Services) -> None:
+    old_ids = made(services, 2)
+    before = [services.studio.job(job_id) for job_id in old_ids]
+    receipt = services.studio.again(old_ids)
+    new = [services.studio.job(job_id) for job_id in receipt.job_ids]
     assert [job.params for job in new] == [job.params for job in before]
     assert [job.from_job for job in new] == old_ids
     assert {job.state for job in new} == {State.QUEUED}
-    assert [house.studio.job(job_id) for job_id in old_ids] == before
+    assert [services.studio.job(job_id) for job_id in old_ids] == before
 
 
-def test_again_may_mean_every_failed_job_or_a_batchs(house: House) -> None:
-    batches = [house.studio.submit("x", count=2) for _ in range(2)]
+def test_again_may_mean_every_failed_job_or_a_batchs(services: Services) -> None:
+    batches = [services.studio.submit("x", count=2) for _ in range(2)]
     for _ in range(4):
-        house.jobs.fail(claimed(house.jobs).claim, FAILURE)
-    assert len(house.studio.again(batch_id=batches[0].batch_id).job_ids) == 2
-    assert len(house.studio.again(failed=True).job_ids) == 2  # the other batch's: the first's were made again just now
-    house.studio.cancel(waiting=True)
-    assert len(house.studio.again(state="cancelled").job_ids) == 4
+        services.jobs.fail(claimed(services.jobs).claim, FAILURE)
+    assert len(services.studio.again(batch_id=batches[0].batch_id).job_ids) == 2
+    assert (
+        len(services.studio.again(failed=True).job_ids) == 2
+    )  # the other batch's: the first's were made again just now
+    services.studio.cancel(waiting=True)
+    assert len(services.studio.again(state="cancelled").job_ids) == 4
 
 
-def test_again_of_nothing_is_refused(house: House) -> None:
+def test_again_of_nothing_is_refused(services: Services) -> None:
     with pytest.raises(UserError):
-        house.studio.again(failed=True)
+        services.studio.again(failed=True)
     with pytest.raises(NotFound):
-        house.studio.again(["nobody"])
-    assert nothing_is_there(house)
+        services.studio.again(["nobody"])
+    assert nothing_is_there(services)
 
 
 # -- wait ------------------------------------------------------------------------------------------------------------
 
 
-def test_wait_returns_at_once_when_all_have_ended_and_at_its_limit_otherwise(house: House) -> None:
-    done = made(house)
+def test_wait_returns_at_once_when_all_have_ended_and_at_its_limit_otherwise(services: Services) -> None:
+    done = made(services)
     started = time.monotonic()
-    assert [job.state for job in house.studio.wait(done, 60)] == [State.DONE]
+    assert [job.state for job in services.studio.wait(done, 60)] == [State.DONE]
     assert time.monotonic() - started < soon(1)
-    waiting = house.studio.submit("x").job_ids
+    waiting = services.studio.submit("x").job_ids
     started = time.monotonic()
-    assert [job.state for job in house.studio.wait(done + waiting, 0.3)] == [State.DONE, State.QUEUED]
+    assert [job.state for job in services.studio.wait(done + waiting, 0.3)] == [State.DONE, State.QUEUED]
     assert 0.3 <= time.monotonic() - started < soon(2)
 
 
@@ -255,27 +257,30 @@ def test_wait_is_bounded(studio: Studio, timeout: Any) -> None:
 # -- cancel and the rest of the queue --------------------------------------------------------------------------------
 
 
-def test_cancel_ends_what_waits_and_flags_what_runs(house: House) -> None:
-    ids = house.studio.submit("x", count=2).job_ids
-    running = claimed(house.jobs)
-    assert sorted(house.studio.cancel(ids)) == sorted(ids)
-    assert house.studio.job(ids[1]).state is State.CANCELLED
-    assert (house.studio.job(running.id).state, house.studio.job(running.id).cancel_requested) == (State.RUNNING, True)
+def test_cancel_ends_what_waits_and_flags_what_runs(services: Services) -> None:
+    ids = services.studio.submit("x", count=2).job_ids
+    running = claimed(services.jobs)
+    assert sorted(services.studio.cancel(ids)) == sorted(ids)
+    assert services.studio.job(ids[1]).state is State.CANCELLED
+    assert (services.studio.job(running.id).state, services.studio.job(running.id).cancel_requested) == (
+        State.RUNNING,
+        True,
+    )
 
 
-def test_cancel_of_what_has_ended_is_a_conflict_alone_and_left_out_of_a_selection(house: House) -> None:
-    [done] = made(house)
+def test_cancel_of_what_has_ended_is_a_conflict_alone_and_left_out_of_a_selection(services: Services) -> None:
+    [done] = made(services)
     with pytest.raises(Conflict, match="done"):
-        house.studio.cancel([done])
-    [waiting] = house.studio.submit("x").job_ids
-    assert house.studio.cancel([done, waiting]) == [waiting]
+        services.studio.cancel([done])
+    [waiting] = services.studio.submit("x").job_ids
+    assert services.studio.cancel([done, waiting]) == [waiting]
 
 
-def test_cancel_waiting_lets_the_running_go_on(house: House) -> None:
-    ids = house.studio.submit("x", count=3).job_ids
-    running = claimed(house.jobs)
-    assert sorted(house.studio.cancel(waiting=True)) == sorted(ids[1:])
-    assert not house.studio.job(running.id).cancel_requested
+def test_cancel_waiting_lets_the_running_go_on(services: Services) -> None:
+    ids = services.studio.submit("x", count=3).job_ids
+    running = claimed(services.jobs)
+    assert sorted(services.studio.cancel(waiting=True)) == sorted(ids[1:])
+    assert not services.studio.job(running.id).cancel_requested
 
 
 def test_nothing_named_is_refused(studio: Studio) -> None:
@@ -284,8 +289,8 @@ def test_nothing_named_is_refused(studio: Studio) -> None:
             ask()
 
 
-def test_an_unknown_id_is_not_found_and_nothing_else_is_touched(house: House) -> None:
-    studio = house.studio
+def test_an_unknown_id_is_not_found_and_nothing_else_is_touched(services: Services) -> None:
+    studio = services.studio
     [kept] = studio.submit("x").job_ids
     for ask in (
         lambda: studio.job("nobody"),
@@ -314,71 +319,71 @@ def test_lists_are_bounded_and_states_known(studio: Studio) -> None:
         studio.jobs(state="sleeping")
 
 
-def test_move_and_priority_change_what_is_claimed_next(house: House) -> None:
-    studio = house.studio
+def test_move_and_priority_change_what_is_claimed_next(services: Services) -> None:
+    studio = services.studio
     first, second, third, fourth = studio.submit("x", count=4).job_ids
     assert studio.move("top", [third]) == [third]
     assert studio.move("up", [second]) == [second]
     assert studio.set_priority(9, [fourth]) == [fourth]
-    assert [claimed(house.jobs).id for _ in range(4)] == [fourth, third, second, first]
+    assert [claimed(services.jobs).id for _ in range(4)] == [fourth, third, second, first]
     with pytest.raises(InvalidParams, match="to"):
         studio.move("left", [first])
     with pytest.raises(InvalidParams, match="one job"):
         studio.move("up", [first, second])
 
 
-def test_pause_holds_the_queue_until_resume_which_rings(house: House) -> None:
-    house.studio.submit("x")
-    house.studio.pause()
-    assert house.studio.snapshot().paused
-    assert house.jobs.claim_next("cpu0") is None
-    rings = house.queue.waiting()
-    house.studio.resume()
-    assert house.queue.waiting() == rings + 1
-    assert not house.studio.snapshot().paused
-    assert house.jobs.claim_next("cpu0") is not None
+def test_pause_holds_the_queue_until_resume_which_rings(services: Services) -> None:
+    services.studio.submit("x")
+    services.studio.pause()
+    assert services.studio.snapshot().paused
+    assert services.jobs.claim_next("cpu0") is None
+    rings = services.queue.waiting()
+    services.studio.resume()
+    assert services.queue.waiting() == rings + 1
+    assert not services.studio.snapshot().paused
+    assert services.jobs.claim_next("cpu0") is not None
 
 
-def test_forget_takes_ended_jobs_and_leaves_their_pictures(house: House) -> None:
-    [done] = made(house)
-    [waiting] = house.studio.submit("x").job_ids
+def test_forget_takes_ended_jobs_and_leaves_their_pictures(services: Services) -> None:
+    [done] = made(services)
+    [waiting] = services.studio.submit("x").job_ids
     with pytest.raises(Conflict, match="has not ended: it is"):
-        house.studio.forget([waiting])
-    assert house.studio.forget(ended=True) == [done]
-    assert [job.id for job in house.studio.jobs()] == [waiting]
-    assert [image.id for image in house.studio.gallery()] == [done]
+        services.studio.forget([waiting])
+    assert services.studio.forget(ended=True) == [done]
+    assert [job.id for job in services.studio.jobs()] == [waiting]
+    assert [image.id for image in services.studio.gallery()] == [done]
 
 
-def test_a_lane_for_lists_comes_after_what_somebody_waits_for(house: House) -> None:
-    [listed] = house.studio.submit("x", lane=Lane.BATCH).job_ids
-    [asked] = house.studio.submit("x").job_ids
-    assert [claimed(house.jobs).id, claimed(house.jobs).id] == [asked, listed]
+def test_a_lane_for_lists_comes_after_what_somebody_waits_for(services: Services) -> None:
+    [listed] = services.studio.submit("x", lane=Lane.BATCH).job_ids
+    [asked] = services.studio.submit("x").job_ids
+    assert [claimed(services.jobs).id, claimed(services.jobs).id] == [asked, listed]
 
 
-def test_a_picture_whose_file_is_gone_is_not_found(house: House) -> None:
-    [done] = made(house)
-    for ask in (house.studio.picture_file, house.studio.thumbnail_file):
+def test_a_picture_whose_file_is_gone_is_not_found(services: Services) -> None:
+    [done] = made(services)
+    for ask in (services.studio.picture_file, services.studio.thumbnail_file):
         with pytest.raises(NotFound, match="not there"):
             ask(done)
 
 
-def test_two_processes_see_one_studio(house: House) -> None:
-    other = open_house(house.settings).studio
-    [job_id] = house.studio.submit("x").job_ids
-    assert other.job(job_id) == house.studio.job(job_id)
+def test_two_processes_see_one_studio(services: Services) -> None:
+    other = open_services(services.settings).studio
+    [job_id] = services.studio.submit("x").job_ids
+    assert other.job(job_id) == services.studio.job(job_id)
     before = other.revision()
-    house.studio.cancel([job_id])
+    services.studio.cancel([job_id])
     assert other.revision() > before
     assert other.job(job_id).state is State.CANCELLED
 
 
-def test_eight_submitters_at_once_lose_and_double_nothing(house: House) -> None:
+def test_eight_submitters_at_once_lose_and_double_nothing(services: Services) -> None:
     """With one key they make one batch; without one each makes its own, and no place in line is given twice."""
     with ThreadPoolExecutor(8) as many:
-        same = list(many.map(lambda _: house.studio.submit("x", count=3, idempotency_key="k"), range(8)))
-        own = list(many.map(lambda number: house.studio.submit(f"x {number}", count=3), range(8)))
+        same = list(many.map(lambda _: services.studio.submit("x", count=3, idempotency_key="k"), range(8)))
+        own = list(many.map(lambda number: services.studio.submit(f"x {number}", count=3), range(8)))
     assert len({receipt.batch_id for receipt in same}) == 1
     assert len({job_id for receipt in own for job_id in receipt.job_ids}) == 24
-    jobs = house.studio.jobs(limit=100)
+    jobs = services.studio.jobs(limit=100)
     assert len(jobs) == 27
     assert len({job.position for job in jobs}) == 27

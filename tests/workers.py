@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextvars import ContextVar
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.dispatch import Dispatch
 from diffusion_local.dispatch.local import LocalDispatch, terms_of
 from diffusion_local.engine import Engine
@@ -24,14 +24,14 @@ class OpenedRunner(Runner):
         self.local._storage.close()
 
 
-def open_runner(house: House, slot: str, engine: Engine, stop: Stop) -> Runner:
+def open_runner(services: Services, slot: str, engine: Engine, stop: Stop) -> Runner:
     """A worker of this slot, without holding it."""
-    local, settings = LocalDispatch(house, slot), house.settings
+    local, settings = LocalDispatch(services, slot), services.settings
     runner = OpenedRunner(
         connect.get()(local),
         terms_of(settings),
         engine,
-        house.catalog,
+        services.catalog,
         stop,
         memory=settings.memory,
         idle_unload=settings.idle_unload,

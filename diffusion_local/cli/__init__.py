@@ -5,11 +5,11 @@ import sys
 
 import typer
 
-from diffusion_local import faults
+from diffusion_local import disk
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.cli import accounts, batches, jobs, lists, models, pictures, reports, serving
+from diffusion_local.disk import kept_private
 from diffusion_local.errors import UserError
-from diffusion_local.modes import kept_private
 
 REFUSED = 2  # exit status of a UserError
 
@@ -21,7 +21,7 @@ for part in (accounts, jobs, lists, batches, models, pictures, reports, serving)
 def main() -> None:
     run_as(LOCAL)  # whoever can run commands here has the files anyway
     try:
-        with kept_private(), faults.explained():
+        with kept_private(), disk.explained():
             app(prog_name="diffusion-local")
     except UserError as error:
         print(f"diffusion-local: {error}", file=sys.stderr)

@@ -10,16 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from diffusion_local.accounts import Accounts
+from diffusion_local.accounts.service import Accounts
+from diffusion_local.accounts.store import Account, Token
 from diffusion_local.actor import Role, Scope
-from diffusion_local.cli.reach import Home
-from diffusion_local.cli.terminal import AsJson, tell
+from diffusion_local.cli.terminal import AsJson, Home, tell
 from diffusion_local.compose import open_studio
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
-from diffusion_local.store.accounts import Account, Token
-from diffusion_local.tls import self_signed
+from diffusion_local.system.tls import self_signed
 
 app = typer.Typer()
 user = typer.Typer(no_args_is_help=True, help="Accounts: who may sign in, as what, and how much they may ask for.")

@@ -7,16 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
-from diffusion_local import shapes
-from diffusion_local.cli.reach import AnyStudio, on_studio
-from diffusion_local.cli.terminal import AsJson, read_options, taking_batch_flags, taking_flags, tell, tell_receipt
+from diffusion_local import serializers
+from diffusion_local.cli.terminal import (
+    AnyStudio,
+    AsJson,
+    on_studio,
+    read_options,
+    taking_batch_flags,
+    taking_flags,
+    tell,
+    tell_receipt,
+)
+from diffusion_local.disk import as_inherited
 from diffusion_local.domain import State
 from diffusion_local.errors import InvalidParams
-from diffusion_local.lists.fields import BadLine
+from diffusion_local.lists.entries import BadLine
 from diffusion_local.messages import message
-from diffusion_local.modes import as_inherited
 from diffusion_local.options.table import BATCH_OPTIONS
-from diffusion_local.store.batch_rows import Progress
+from diffusion_local.queue.batches import BatchProgress
 
 app = typer.Typer()
 batch = typer.Typer(no_args_is_help=True, help="Look at batches, and change, copy or take them away as a whole.")
@@ -42,7 +50,7 @@ def list_batches(
 @on_studio
 def show(studio: AnyStudio, batch_id: BatchId, as_json: AsJson = False) -> None:
     """Show one batch."""
-    shaped = shapes.progress(studio.batches.get(batch_id))
+    shaped = serializers.progress(studio.batches.get(batch_id))
     told = {name: value for name, value in shaped.items() if name != "counts" and not name.endswith("_url")}
     lines = [f"{name:>12}  {value}" for name, value in told.items() if value not in (None, "", False)]
     lines += [f"{state:>12}  {count:,}" for state, count in shaped["counts"].items() if count]
@@ -201,7 +209,7 @@ def save(target: Path, pieces: Iterator[bytes]) -> None:
         raise InvalidParams("output", message("cannot_be_written", error=error)) from None
 
 
-def line_of(progress: Progress) -> str:
+def line_of(progress: BatchProgress) -> str:
     ended = progress.counts[State.DONE]
     done = f"  done at {progress.done_at}" if progress.done_at else ""
     late = f"  {progress.warning}" if progress.warning else ""

@@ -6,14 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from diffusion_local import shapes
-from diffusion_local.cli.reach import AnyStudio, on_studio
+from diffusion_local import serializers
 from diffusion_local.cli.terminal import (
+    AnyStudio,
     AsJson,
     JobIds,
     OfBatch,
     file_of,
     job_line,
+    on_studio,
     read_options,
     taking_flags,
     tell,
@@ -171,7 +172,9 @@ def jobs(
 @on_studio
 def job(studio: AnyStudio, job_id: str, as_json: AsJson = False) -> None:
     """Show one job: its state, its settings and what happened to it."""
-    shaped = shapes.one_job(studio, job_id) | {"events": [shapes.event(event) for event in studio.events(job_id)]}
+    shaped = serializers.one_job(studio, job_id) | {
+        "events": [serializers.event(event) for event in studio.events(job_id)]
+    }
     if shaped["image"]:
         shaped["file"] = file_of(studio, shaped["image"]["id"])
     told = {name: value for name, value in shaped.items() if name not in ("events", "params", "image")}

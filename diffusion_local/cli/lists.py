@@ -8,16 +8,14 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from diffusion_local.cli.reach import AnyStudio, on_studio
-from diffusion_local.cli.terminal import FAILED, AsJson, read_options, taking_flags, tell
+from diffusion_local.cli.terminal import FAILED, AnyStudio, AsJson, on_studio, read_options, taking_flags, tell
+from diffusion_local.disk import as_inherited
 from diffusion_local.domain import FINAL, State
 from diffusion_local.errors import InvalidParams
-from diffusion_local.lists.export import EXPORTS
-from diffusion_local.lists.fields import BadLine
+from diffusion_local.lists.entries import EXPORTS, BadLine
 from diffusion_local.lists.formats import FORMATS
 from diffusion_local.lists.plan import ListCheck
 from diffusion_local.messages import message
-from diffusion_local.modes import as_inherited
 from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.options.values import number
 from diffusion_local.studio import MAX_WAIT

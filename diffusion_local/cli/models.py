@@ -4,15 +4,14 @@ from typing import Annotated
 
 import typer
 
-from diffusion_local import shapes
-from diffusion_local.catalog import Model
-from diffusion_local.cli.reach import AnyStudio, Home, Server, Token, on_studio, studio_at
-from diffusion_local.cli.terminal import AsJson, tell
+from diffusion_local import serializers
+from diffusion_local.cli.terminal import AnyStudio, AsJson, Home, Server, Token, on_studio, studio_at, tell
 from diffusion_local.errors import InvalidParams
-from diffusion_local.library import size_words
+from diffusion_local.hub.downloads import Download
 from diffusion_local.messages import message
 from diffusion_local.models.adapters import Adapter
-from diffusion_local.store.downloads import Download
+from diffusion_local.models.catalog import Model
+from diffusion_local.models.service import size_words
 
 app = typer.Typer()
 commands = typer.Typer(invoke_without_command=True, help="List models and whether they can be used; add and load more.")
@@ -30,7 +29,7 @@ def models(
         lines = [
             each for model in found for each in (line(model), *(f"    {p.words}" for p in plans.get(model.id, ())))
         ]
-        tell([shapes.model(model, plans.get(model.id, ())) for model in found], as_json, lines)
+        tell([serializers.model(model, plans.get(model.id, ())) for model in found], as_json, lines)
     elif home or server or token:
         raise InvalidParams("home", message("behind_subcommand"))
 
@@ -41,10 +40,10 @@ def scan(studio: AnyStudio, as_json: AsJson = False) -> None:
     """Look at all folders: models, LoRAs, VAEs, upscalers, textual inversions, each with what is wrong with it."""
     library = studio.library
     found, adapters = library.models(), library.adapters()
-    shaped = {"models": [shapes.model(model) for model in found]}
+    shaped = {"models": [serializers.model(model) for model in found]}
     lines = [line(model) for model in found]
     for folder, each in adapters.items():
-        shaped[folder] = [shapes.adapter(adapter) for adapter in each]
+        shaped[folder] = [serializers.adapter(adapter) for adapter in each]
         lines += [f"{folder}/{adapter_line(adapter)}" for adapter in each]
     tell(shaped, as_json, lines)
 
@@ -69,7 +68,7 @@ def info(studio: AnyStudio, model_id: str, as_json: AsJson = False) -> None:
         f"  sha256: {model.sha256 or 'not computed yet'}",
         *(f"  {plan.words}\n    ({plan.why})" for plan in plans),
     ]
-    tell(shapes.model(model, plans) | ({"path": path} if path else {}), as_json, lines)
+    tell(serializers.model(model, plans) | ({"path": path} if path else {}), as_json, lines)
 
 
 @commands.command()
@@ -77,7 +76,7 @@ def info(studio: AnyStudio, model_id: str, as_json: AsJson = False) -> None:
 def add(studio: AnyStudio, path: str, as_json: AsJson = False) -> None:
     """Use a diffusers folder, a checkpoint, or a folder of such where it lies (on the server); nothing is copied."""
     found = studio.library.add(path)
-    tell([shapes.model(model) for model in found], as_json, [line(model) for model in found])
+    tell([serializers.model(model) for model in found], as_json, [line(model) for model in found])
 
 
 @commands.command()

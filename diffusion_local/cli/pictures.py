@@ -6,12 +6,11 @@ from typing import Annotated
 
 import typer
 
-from diffusion_local import shapes
-from diffusion_local.cli.reach import AnyStudio, Home, Server, Token, on_studio, studio_at
-from diffusion_local.cli.terminal import AsJson, file_of, tell
+from diffusion_local import serializers
+from diffusion_local.cli.terminal import AnyStudio, AsJson, Home, Server, Token, file_of, on_studio, studio_at, tell
 from diffusion_local.errors import InvalidParams
+from diffusion_local.gallery.recipes import read_picture
 from diffusion_local.messages import message
-from diffusion_local.store.reading import read_picture
 
 app = typer.Typer()
 IMAGE_ID = "[0-9A-HJKMNP-TV-Z]{26}"
@@ -33,7 +32,7 @@ def gallery(
     """List pictures, newest first."""
     images = studio.gallery(limit, search=search, starred=starred, trashed=trashed, flagged=flagged)
     files = [file_of(studio, image.id) for image in images]
-    shaped = [shapes.image(image) | {"file": file} for image, file in zip(images, files, strict=True)]
+    shaped = [serializers.image(image) | {"file": file} for image, file in zip(images, files, strict=True)]
     lines = [
         f"{file or image.id + ' (its file is gone)'}  {f'[{image.flag}] ' if image.flag else ''}{image.params.prompt}"
         for image, file in zip(images, files, strict=True)

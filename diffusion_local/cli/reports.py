@@ -5,13 +5,12 @@ from typing import Annotated
 
 import typer
 
-from diffusion_local.cli.reach import AnyStudio, Home, on_studio
-from diffusion_local.cli.terminal import AsJson, tell
+from diffusion_local.cli.terminal import AnyStudio, AsJson, Home, on_studio, tell
 from diffusion_local.compose import open_studio
+from diffusion_local.disk import as_inherited
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
-from diffusion_local.modes import as_inherited
-from diffusion_local.reports.reports import FORMATS
+from diffusion_local.reports.service import FORMATS
 from diffusion_local.settings import Settings
 
 app = typer.Typer()

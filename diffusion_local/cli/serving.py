@@ -9,18 +9,17 @@ from typing import Annotated
 import typer
 
 from diffusion_local import __version__, manual
-from diffusion_local.chores import compact
-from diffusion_local.cli.reach import Home
-from diffusion_local.cli.terminal import AsJson, tell
-from diffusion_local.compose import open_files, open_house
-from diffusion_local.doctor import back_up, examine, rebuild_gallery
+from diffusion_local.cli.terminal import AsJson, Home, tell
+from diffusion_local.compose import open_files, open_services
 from diffusion_local.engine import inventory
 from diffusion_local.errors import InvalidParams, NotFound, echo
-from diffusion_local.logs import read as read_logs
-from diffusion_local.logs import start as start_log
+from diffusion_local.health.doctor import back_up, examine, rebuild_gallery
 from diffusion_local.messages import message
-from diffusion_local.permissions import close_all
 from diffusion_local.settings import Settings
+from diffusion_local.supervisor.housekeeping import compact
+from diffusion_local.system.logs import read as read_logs
+from diffusion_local.system.logs import start as start_log
+from diffusion_local.system.permissions import close_all
 
 FIX_SECONDS = 600.0  # of `doctor --fix` for each part of giving space back
 
@@ -42,7 +41,7 @@ def serve(
     no_worker: Annotated[bool, typer.Option("--no-worker", help="Only the page; start workers yourself.")] = False,
 ) -> None:
     """Start the page and one worker per device; Ctrl-C stops them, and nothing is lost."""
-    from diffusion_local.supervisor import Supervisor
+    from diffusion_local.supervisor.supervisor import Supervisor
 
     if lan and host:
         raise InvalidParams("host", message("without_lan"))
@@ -128,7 +127,7 @@ def mend(settings: Settings, as_json: bool) -> None:
     if not settings.home.is_dir():
         raise NotFound(message("no_folder", folder=settings.home))
     changed = close_all(settings)
-    gained = compact(open_house(settings), FIX_SECONDS, anyhow=True)
+    gained = compact(open_services(settings), FIX_SECONDS, anyhow=True)
     told = {"closed": [str(each) for each in changed]} | dict(zip(("app_db", "queue_db", "logs"), gained, strict=True))
     lines = [f"closed to other users: {each}" if not each.problem else f"{each}" for each in changed]
     tell(told, as_json, [*lines, f"gave back {sum(gained) / 1e6:.1f} MB"])

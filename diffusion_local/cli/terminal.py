@@ -1,24 +1,69 @@
 """What the commands share: common options; lines for people, JSON for programs, progress while they wait."""
 
+import functools
 import inspect
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from diffusion_local import answers, shapes
-from diffusion_local.cli.reach import AnyStudio
+from diffusion_local import serializers
+from diffusion_local.compose import open_studio
 from diffusion_local.domain import Job, Receipt, State
 from diffusion_local.errors import InvalidParams, NotFound
-from diffusion_local.lists import fields
+from diffusion_local.lists import entries
 from diffusion_local.messages import message
+from diffusion_local.operations import answers
 from diffusion_local.options.option import Option
 from diffusion_local.options.signature import taking_options
 from diffusion_local.options.table import PICTURES
 from diffusion_local.options.values import SOURCE_ID
+from diffusion_local.remote.studio import RemoteStudio
+from diffusion_local.settings import Settings
+from diffusion_local.studio import Studio
+
+AnyStudio = Studio | RemoteStudio
+Home = Annotated[Path | None, typer.Option(help="Folder that holds everything.", show_default=False)]
+Server = Annotated[
+    str | None, typer.Option(help="Address of a studio, as http://studio:7860, instead of a home.", show_default=False)
+]
+Token = Annotated[
+    str | None,
+    typer.Option(help="Yours for that studio; DIFFUSION_LOCAL_TOKEN keeps it off the screen.", show_default=False),
+]
+WHERE = {"home": Home, "server": Server, "token": Token}
+
+
+def on_studio(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command its first parameter, the studio, by options of the command line: --home, --server, --token."""
+    parameters = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    where = [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
+        for name, kind in WHERE.items()
+    ]
+    shown = [*parameters[:-1], *where, *parameters[-1:]]  # --json stays the last one
+
+    @functools.wraps(command)
+    def call(**given: Any) -> Any:
+        reached = studio_at(**{name: given.pop(name) for name in WHERE})
+        return command(reached, **given)
+
+    call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    call.__annotations__ = {each.name: each.annotation for each in shown}
+    return call
+
+
+def studio_at(home: Path | None = None, server: str | None = None, token: str | None = None) -> AnyStudio:
+    """A home that is named goes before a server that only the settings name. Raises UserError."""
+    settings = Settings.load(home=home, server=server, token=token)
+    if settings.server and (server or home is None):
+        return RemoteStudio(settings.server, settings.token)
+    return open_studio(settings)
+
 
 JobIds = Annotated[list[str] | None, typer.Argument(help="Job ids.")]
 OfBatch = Annotated[str | None, typer.Option(help="Every job of this batch.")]
@@ -33,12 +78,12 @@ def tell(value: Any, as_json: bool, lines: list[str], studio: AnyStudio | None =
 
 
 def tell_receipt(studio: AnyStudio, receipt: Receipt, wait: bool, timeout: float, as_json: bool) -> None:
-    shaped: dict[str, Any] = shapes.receipt(receipt)
+    shaped: dict[str, Any] = serializers.receipt(receipt)
     lines = [f"queued {job_id}" for job_id in receipt.job_ids]
     if wait:
         ended = watch(studio, receipt.job_ids, timeout, quiet=as_json)
         images = studio.images_of(ended)
-        shaped["jobs"] = shapes.with_places(studio, ended)
+        shaped["jobs"] = serializers.with_places(studio, ended)
         for each in shaped["jobs"]:
             if each["image"]:
                 each["file"] = file_of(studio, each["image"]["id"])
@@ -119,4 +164,4 @@ def read_options(studio: AnyStudio, size: str | None, options: dict[str, Any]) -
 def parse_size(size: str | None) -> tuple[int | None, int | None]:
     if size is None:
         return None, None
-    return fields.parse_size(size)
+    return entries.parse_size(size)

@@ -10,7 +10,7 @@ from typing import Any
 import sqlite_utils
 from filelock import FileLock, Timeout
 
-from diffusion_local import modes
+from diffusion_local import disk
 from diffusion_local.db.connections import BUSY_SECONDS, Connections
 from diffusion_local.db.migrations import MIGRATIONS
 from diffusion_local.errors import DatabaseProblem, InvalidParams
@@ -88,11 +88,11 @@ class Database:
         """Create or migrate the file. Raises DatabaseProblem with what to do."""
         database = cls(path)
         try:
-            path.parent.mkdir(modes.FOLDER, parents=True, exist_ok=True)
-            lock = FileLock(path.with_suffix(".migrate.lock"), timeout=BUSY_SECONDS, mode=modes.FILE)
+            path.parent.mkdir(disk.FOLDER, parents=True, exist_ok=True)
+            lock = FileLock(path.with_suffix(".migrate.lock"), timeout=BUSY_SECONDS, mode=disk.FILE)
             with explained(path), lock:
                 # Only here the file is made: opened later, one that is gone must not come back empty.
-                modes.create_private(path)  # SQLite gives -wal and -shm the same mode
+                disk.create_private(path)  # SQLite gives -wal and -shm the same mode
                 database._migrate()
         except OSError as error:  # of the folder, or of the lock that lies beside the database
             reason = error.strerror or str(error)
@@ -178,7 +178,7 @@ class Database:
 
 
 def copy(conn: sqlite3.Connection, target: Path) -> None:
-    modes.create_private(target)
+    disk.create_private(target)
     try:
         with contextlib.closing(sqlite3.connect(target)) as other:
             conn.backup(other)

@@ -25,7 +25,7 @@ INCREMENTAL = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
+class FreeSpace:
     """Bytes of a database file, and how many of them are free pages; ``incremental`` if they can be cut off."""
 
     size: int
@@ -42,15 +42,15 @@ class Space:
         return self.free >= WORTH_BYTES or (self.free >= LEAST_BYTES and self.free >= WORTH_SHARE * self.size)
 
 
-def measure(database: Database) -> Space:
+def measure(database: Database) -> FreeSpace:
     with database.plain() as conn:
         return space_of(conn)
 
 
-def space_of(conn: sqlite3.Connection) -> Space:
+def space_of(conn: sqlite3.Connection) -> FreeSpace:
     names = ("page_size", "page_count", "freelist_count", "auto_vacuum")
     size, pages, free, mode = (conn.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
-    return Space(pages * size, free * size, mode == INCREMENTAL)
+    return FreeSpace(pages * size, free * size, mode == INCREMENTAL)
 
 
 def shrink(database: Database, reserve_bytes: int, seconds: float, anyhow: bool = False) -> int:
@@ -72,7 +72,7 @@ def shrink(database: Database, reserve_bytes: int, seconds: float, anyhow: bool 
     return before.size - measure(database).size
 
 
-def may_rewrite(database: Database, space: Space) -> bool:
+def may_rewrite(database: Database, space: FreeSpace) -> bool:
     if space.content <= SMALL_BYTES:
         return True
     with database.read() as db:

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from diffusion_local.domain import Claim, Failure, Fit, Flags, Job, Params, Room, State
-from diffusion_local.estimates import Measured
-from diffusion_local.image_formats import Encoded
+from diffusion_local.domain import Claim, DeviceMemory, Failure, Fit, Flags, Job, Params, State
+from diffusion_local.gallery.formats import Encoded
+from diffusion_local.queue.estimates import JobTimings
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class OutputTerms:
     """How the studio wants pictures: their format, whether with a sidecar, and the steps between two previews (0: no
     previews)."""
 
@@ -28,7 +28,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ProgressReport:
     """How far a job is: steps done, and what else is being done for it."""
 
     claim: Claim
@@ -44,7 +44,7 @@ class Finished:
     width: int
     height: int
     created_at: str
-    measured: Measured
+    measured: JobTimings
     facts: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
@@ -53,14 +53,14 @@ class Dispatch(Protocol):
 
     # -- the slot ------------------------------------------------------------------------------------------------------
 
-    def take(self, patience: float) -> Terms:
+    def take(self, patience: float) -> OutputTerms:
         """Hold the slot until ``leave`` or the end of this process. What a dead holder left running is recovered.
 
         Raises HomeInUse if another worker holds it for longer than ``patience`` seconds.
         """
         ...
 
-    def register(self, pid: int, device: str, room: Room) -> None:
+    def register(self, pid: int, device: str, room: DeviceMemory) -> None:
         """Say which process and device work on the slot; the device is empty until it is known."""
         ...
 
@@ -105,7 +105,7 @@ class Dispatch(Protocol):
         """A source picture or mask (PNG) of a claimed job. Raises NotFound for any other, LostClaim."""
         ...
 
-    def report(self, reports: Sequence[Report]) -> list[Flags | None]:
+    def report(self, reports: Sequence[ProgressReport]) -> list[Flags | None]:
         """Say how far jobs are. For each, in order: what a person wants of it, or None where the claim is lost."""
         ...
 

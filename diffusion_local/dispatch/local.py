@@ -8,15 +8,15 @@ from datetime import UTC, datetime, timedelta
 
 from filelock import FileLock
 
-from diffusion_local import faults
-from diffusion_local.compose import House, open_house
-from diffusion_local.dispatch import Finished, Report, Terms, slots
+from diffusion_local import disk as faults
+from diffusion_local.compose import Services, open_services
+from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, slots
 from diffusion_local.dispatch.storage import Storage
-from diffusion_local.domain import Claim, Failure, Fit, Flags, Image, Job, Params, Room, State, utc_text
+from diffusion_local.domain import Claim, DeviceMemory, Failure, Fit, Flags, Image, Job, Params, State, utc_text
 from diffusion_local.errors import DatabaseProblem, LostClaim, NotFound, echo
+from diffusion_local.gallery.files import PROBE_BYTES, key_for
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
-from diffusion_local.store.files import PROBE_BYTES, key_for
 
 log = logging.getLogger(__name__)
 
@@ -24,20 +24,20 @@ log = logging.getLogger(__name__)
 class LocalDispatch:
     """See ``Dispatch``. A slot is held by a file's lock, which the operating system releases when the process dies."""
 
-    def __init__(self, house: House, slot: str) -> None:
-        self._house = house
+    def __init__(self, services: Services, slot: str) -> None:
+        self._house = services
         self._slot = slot
-        self._storage = Storage(house)
+        self._storage = Storage(services)
         self._lock: FileLock | None = None
 
     # -- the slot ------------------------------------------------------------------------------------------------------
 
-    def take(self, patience: float) -> Terms:
+    def take(self, patience: float) -> OutputTerms:
         self._lock = slots.take(self._house, self._slot, patience)
         slots.recover(self._house, self._slot)
         return terms_of(self._house.settings)
 
-    def register(self, pid: int, device: str, room: Room) -> None:
+    def register(self, pid: int, device: str, room: DeviceMemory) -> None:
         self._house.workers.register(self._slot, pid, device, room)
 
     def tell(self, status: str, model: str = "", free: int | None = None) -> None:
@@ -81,8 +81,8 @@ class LocalDispatch:
             except FileNotFoundError:
                 raise NotFound(message("no_source_picture", source=echo(source_id))) from None
 
-    def report(self, reports: Sequence[Report]) -> list[Flags | None]:
-        def report(each: Report) -> Flags | None:
+    def report(self, reports: Sequence[ProgressReport]) -> list[Flags | None]:
+        def report(each: ProgressReport) -> Flags | None:
             return self._flags(each.claim, lambda claim: self._house.jobs.report(claim, each.step, each.phase))
 
         return [report(each) for each in reports]
@@ -176,10 +176,10 @@ class LocalDispatch:
         return self._house.jobs.held(self._own(claim))
 
 
-def terms_of(settings: Settings) -> Terms:
-    return Terms(settings.image_format, settings.sidecar == "on", settings.preview_every)
+def terms_of(settings: Settings) -> OutputTerms:
+    return OutputTerms(settings.image_format, settings.sidecar == "on", settings.preview_every)
 
 
 def open_dispatch(settings: Settings, slot: str) -> LocalDispatch:
     """Raises DatabaseProblem and InvalidParams."""
-    return LocalDispatch(open_house(settings), slot)
+    return LocalDispatch(open_services(settings), slot)

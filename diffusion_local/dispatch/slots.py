@@ -11,12 +11,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from diffusion_local import faults
-from diffusion_local.compose import House
+from diffusion_local import disk
+from diffusion_local.compose import Services
+from diffusion_local.disk import FILE
 from diffusion_local.domain import Claim, Failure, Job, State
 from diffusion_local.errors import HomeInUse
 from diffusion_local.messages import message
-from diffusion_local.modes import FILE
 
 log = logging.getLogger(__name__)
 
@@ -32,63 +32,63 @@ HUNG = Failure(
 )
 
 
-def slot_lock(house: House, slot: str) -> FileLock:
-    return FileLock(house.settings.locks / f"{slot}.lock", mode=FILE)
+def slot_lock(services: Services, slot: str) -> FileLock:
+    return FileLock(services.settings.locks / f"{slot}.lock", mode=FILE)
 
 
-def take(house: House, slot: str, patience: float) -> FileLock:
+def take(services: Services, slot: str, patience: float) -> FileLock:
     """Hold the slot until this process ends. Raises HomeInUse if another holds it longer than ``patience`` seconds."""
-    lock = slot_lock(house, slot)
+    lock = slot_lock(services, slot)
     try:
         lock.acquire(timeout=patience)
     except Timeout:
-        holder = next((w for w in house.workers.all() if w.slot == slot), None)
+        holder = next((w for w in services.workers.all() if w.slot == slot), None)
         who = message("the_process", process=holder.pid) if holder else message("another_process")
-        raise HomeInUse(message("slot_held", slot=slot, home=house.settings.home, who=who)) from None
+        raise HomeInUse(message("slot_held", slot=slot, home=services.settings.home, who=who)) from None
     return lock
 
 
-def recover(house: House, slot: str, failure: Failure = LOST) -> list[Job]:
+def recover(services: Services, slot: str, failure: Failure = LOST) -> list[Job]:
     """Settle the jobs a dead worker left. The caller holds the slot's lock."""
-    settled = house.jobs.recover(slot, failure, given_back(house, slot))
+    settled = services.jobs.recover(slot, failure, given_back(services, slot))
     with contextlib.suppress(OSError):
-        left_file(house, slot).unlink(missing_ok=True)
+        left_file(services, slot).unlink(missing_ok=True)
     for job in settled:
-        house.files.drop_preview(job.id)
+        services.files.drop_preview(job.id)
         log.warning("recovered: %s after its worker was lost", job.state, extra={"job": job.id})
     waiting = sum(job.state is State.QUEUED for job in settled)
     if waiting:
-        house.queue.ring(waiting)
+        services.queue.ring(waiting)
     return settled
 
 
-def note_given_back(house: House, slot: str, claims: Iterable[Claim]) -> None:
+def note_given_back(services: Services, slot: str, claims: Iterable[Claim]) -> None:
     """For a worker that ends while the database cannot be written: whoever recovers its jobs hears that it let them go,
     and does not count them as lost."""
     text = json.dumps([[claim.job_id, claim.attempt] for claim in claims])
     with contextlib.suppress(OSError):
-        left_file(house, slot).write_text(text, encoding="utf-8")
+        left_file(services, slot).write_text(text, encoding="utf-8")
 
 
-def given_back(house: House, slot: str) -> list[Claim]:
+def given_back(services: Services, slot: str) -> list[Claim]:
     try:
-        return [Claim(job, slot, attempt) for job, attempt in json.loads(left_file(house, slot).read_text("utf-8"))]
+        return [Claim(job, slot, attempt) for job, attempt in json.loads(left_file(services, slot).read_text("utf-8"))]
     except (OSError, ValueError, TypeError):
         return []
 
 
-def left_file(house: House, slot: str) -> Path:
-    return house.settings.locks / f"{slot}.left"
+def left_file(services: Services, slot: str) -> Path:
+    return services.settings.locks / f"{slot}.left"
 
 
-def recover_if_free(house: House, slot: str, failure: Failure = LOST) -> list[Job]:
+def recover_if_free(services: Services, slot: str, failure: Failure = LOST) -> list[Job]:
     """Recover for a worker that is known to have died, unless its successor holds the slot already.
 
     Raises DatabaseProblem, and StorageProblem where the lock cannot be taken.
     """
     try:
-        with faults.explained(), slot_lock(house, slot).acquire(timeout=0):
-            house.workers.tell(slot, "stopped")
-            return recover(house, slot, failure)
+        with disk.explained(), slot_lock(services, slot).acquire(timeout=0):
+            services.workers.tell(slot, "stopped")
+            return recover(services, slot, failure)
     except Timeout:
         return []

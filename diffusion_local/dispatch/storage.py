@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Iterator
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.errors import DatabaseProblem, DiskFull, StorageProblem
+from diffusion_local.gallery.files import PROBE_BYTES
 from diffusion_local.messages import Message, changed, message
-from diffusion_local.store.files import PROBE_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -21,12 +21,12 @@ WATCH_SECONDS = 1.0  # between two looks whether it answers
 class Storage:
     """One per process. ``sound`` and ``ready`` write to the gallery, so both wait where a network share hangs."""
 
-    def __init__(self, house: House) -> None:
-        self._files = house.files
-        self._database = house.database
-        self._control = house.control
-        self._reserve = house.settings.disk_reserve_mb * 10**6
-        self._home = str(house.settings.home)
+    def __init__(self, services: Services) -> None:
+        self._files = services.files
+        self._database = services.database
+        self._control = services.control
+        self._reserve = services.settings.disk_reserve_mb * 10**6
+        self._home = str(services.settings.home)
         self._said = ""
         self._probe_bytes = PROBE_BYTES
         self._probed_at = float("-inf")

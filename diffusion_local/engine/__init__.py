@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from PIL import Image as PIL
 
-from diffusion_local.catalog import Model
-from diffusion_local.domain import Fit, Params, Room
-from diffusion_local.engine.memory import Choice
+from diffusion_local.domain import DeviceMemory, Fit, Params
+from diffusion_local.engine.memory import RungChoice
+from diffusion_local.models.catalog import Model
 
 #: Called after each denoising step with the number of steps done (1 = first) and a function that draws a small
 #: preview when called, or None. Whatever it raises (Stopped, LostClaim) leaves ``generate`` unchanged.
@@ -66,7 +66,7 @@ class Engine(Protocol):
         ...
 
     @property
-    def room(self) -> Room:
+    def room(self) -> DeviceMemory:
         """The device as the memory policy sees it; empty where the engine holds no models."""
         ...
 
@@ -80,7 +80,7 @@ class Engine(Protocol):
         """Id of the model loaded last and still in memory, or an empty string."""
         ...
 
-    def plan(self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "") -> Choice:
+    def plan(self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "") -> RungChoice:
         """How to hold a model for this picture, from what is free now and what was learned; ``wanted``: a rung."""
         ...
 
@@ -88,7 +88,7 @@ class Engine(Protocol):
         """Bytes of the device's memory that are free for models, those counted that can be put away."""
         ...
 
-    def load(self, model: Model, choice: Choice | None = None, on_progress: OnProgress | None = None) -> None:
+    def load(self, model: Model, choice: RungChoice | None = None, on_progress: OnProgress | None = None) -> None:
         """Have this model in memory as chosen; others stay while there is room.
 
         Raises ModelUnavailable or OutOfMemory, after which no model is loaded, and whatever ``on_progress`` raises.

@@ -12,32 +12,32 @@ import transformers
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from diffusion_local.catalog import Model
-from diffusion_local.domain import Fit, Kind, Params, Room
+from diffusion_local.domain import DeviceMemory, Fit, Kind, Params
 from diffusion_local.engine import (
     OnProgress,
     OnStep,
     Picture,
+    cuda_recording,
     faults,
     painting,
     placement,
     precision,
-    recording,
     weights,
 )
+from diffusion_local.engine.adapters import put_in
 from diffusion_local.engine.devices import Device
-from diffusion_local.engine.extras import put_in
 from diffusion_local.engine.fused.operations import available
 from diffusion_local.engine.graphs import RUNGS, clip_encoders, denoiser_of
+from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
-from diffusion_local.engine.materials import Materials
-from diffusion_local.engine.memory import LADDERS, Choice, Need, choose, estimate
-from diffusion_local.engine.placement import Gauge
-from diffusion_local.engine.rack import Rack
+from diffusion_local.engine.memory import LADDERS, MemoryNeed, RungChoice, choose, estimate
+from diffusion_local.engine.model_cache import ModelCache
+from diffusion_local.engine.placement import MemoryGauge
 from diffusion_local.engine.steps import Steps
 from diffusion_local.engine.upscale import Upscaler
 from diffusion_local.errors import ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
+from diffusion_local.models.catalog import Model
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class DiffusersEngine:
         threads: int = 0,
         numbers: str = "auto",
         memory_limit: int = 0,
-        materials: Materials | None = None,
+        materials: PictureInputs | None = None,
         graphs: bool = True,
         speed: str = "exact",
     ) -> None:
@@ -69,13 +69,13 @@ class DiffusersEngine:
         precision.check(numbers, device.type)
         self._device = device
         self._materials = materials
-        self._gauge = Gauge(device.torch, memory_limit)
+        self._gauge = MemoryGauge(device.torch, memory_limit)
         nvidia = device.type == "cuda" and torch.version.hip is None
         operations, problem = (None, "") if speed == "exact" else available(torch.device(device.torch))
         if problem and nvidia:
             log.warning("models run the exact way: %s", problem)
-        recorder = recording.recorders(device.torch) if graphs and nvidia else None
-        self._rack = Rack(device, numbers, self._gauge, recorder, operations)
+        recorder = cuda_recording.recorders(device.torch) if graphs and nvidia else None
+        self._rack = ModelCache(device, numbers, self._gauge, recorder, operations)
         self._latest: Picture | None = None
         self._upscaler = Upscaler(device.torch)
         if threads:
@@ -89,9 +89,9 @@ class DiffusersEngine:
         return f"{self._device.words} ({threads} thread{'s' * (threads > 1)})"
 
     @property
-    def room(self) -> Room:
+    def room(self) -> DeviceMemory:
         memory = self._device.memory or 0
-        return Room(self._device.type, min(self._gauge.limit or memory, memory), self._device.bf16)
+        return DeviceMemory(self._device.type, min(self._gauge.limit or memory, memory), self._device.bf16)
 
     @property
     def ladder(self) -> tuple[str, ...]:
@@ -101,17 +101,17 @@ class DiffusersEngine:
     def loaded(self) -> str:
         return self._loaded.model.id if self._loaded else ""
 
-    def plan(self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "") -> Choice:
+    def plan(self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "") -> RungChoice:
         return choose(self.ladder, model.id, self._need(model, params), self.free(), params, learned, wanted)
 
     def free(self) -> int:
         return self._rack.free()
 
-    def load(self, model: Model, choice: Choice | None = None, on_progress: OnProgress | None = None) -> None:
+    def load(self, model: Model, choice: RungChoice | None = None, on_progress: OnProgress | None = None) -> None:
         held = self._loaded
         if held is None or (held.model.id, held.rung) != (model.id, choice.rung if choice else self.ladder[0]):
             self._finish_latest()
-        self._rack.load(model, choice or Choice(self.ladder[0]), on_progress or (lambda share: None))
+        self._rack.load(model, choice or RungChoice(self.ladder[0]), on_progress or (lambda share: None))
 
     def generate(self, params: Params, on_step: OnStep) -> Picture:
         if params.kind is not Kind.UPSCALE and self.loaded != params.model:
@@ -149,7 +149,7 @@ class DiffusersEngine:
     def _loaded(self) -> Loaded | None:
         return self._rack.current
 
-    def _need(self, model: Model, params: Params) -> Need:
+    def _need(self, model: Model, params: Params) -> MemoryNeed:
         return estimate(weights.read(model.path), self._rack.dtype_of(model).itemsize, params.width, params.height)
 
     def _upscale(self, params: Params, steps: Steps) -> Picture:

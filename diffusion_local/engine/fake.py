@@ -10,18 +10,18 @@ from collections.abc import Callable, Sequence
 from PIL import Image as PIL
 from PIL import ImageDraw, ImageFont
 
-from diffusion_local.catalog import Model
-from diffusion_local.domain import Fit, Kind, Params, Room
+from diffusion_local.domain import DeviceMemory, Fit, Kind, Params
 from diffusion_local.engine import OnProgress, OnStep, Picture
-from diffusion_local.engine.memory import GIB, LADDERS, Choice, Weights, choose, estimate
+from diffusion_local.engine.memory import GIB, LADDERS, RungChoice, Weights, choose, estimate
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
+from diffusion_local.models.catalog import Model
 
 PREVIEW_SIZE = 256
 _DIRECTIVE = re.compile(r"\[(fail|oom(?::[a-z_]+)?|crash|hang|flaky|slow:\d+(?:\.\d+)?)\]")
 
 
-class Hiccup(EngineError):
+class TransientFault(EngineError):
     """A fault that is gone at the next try."""
 
     transient = True
@@ -42,7 +42,7 @@ class FakeEngine:
     """
 
     device = "Test cards (no model)"
-    room = Room()
+    room = DeviceMemory()
     ladder = LADDERS["cuda"]
 
     def __init__(self, step_seconds: float = 0.02) -> None:
@@ -55,13 +55,13 @@ class FakeEngine:
     def loaded(self) -> str:
         return self._model.id if self._model else ""
 
-    def plan(self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "") -> Choice:
+    def plan(self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "") -> RungChoice:
         return choose(self.ladder, model.id, estimate(Weights(), 2, 1, 1), self.free(), params, learned, wanted)
 
     def free(self) -> int:
         return 8 * GIB
 
-    def load(self, model: Model, choice: Choice | None = None, on_progress: OnProgress | None = None) -> None:
+    def load(self, model: Model, choice: RungChoice | None = None, on_progress: OnProgress | None = None) -> None:
         if not model.ready:
             raise ModelUnavailable(message("model_cannot_load", model=model.id, problem=model.problem))
         if on_progress is not None and self.loaded != model.id:
@@ -108,7 +108,7 @@ class FakeEngine:
                         time.sleep(3600)
                 case "flaky" if seed not in self._met:
                     self._met.add(seed)
-                    raise Hiccup
+                    raise TransientFault
 
 
 def draw_card(params: Params) -> PIL.Image:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import torch
 
-from diffusion_local.catalog import Model
 from diffusion_local.errors import DeviceLost, EngineError, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
+from diffusion_local.models.catalog import Model
 
 
 def named(error: Exception, otherwise: Callable[[Exception], EngineError]) -> EngineError:

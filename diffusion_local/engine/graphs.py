@@ -27,7 +27,7 @@ ENCODER_BYTES = 64 * 2**20
 RUNGS = ("resident", "vae_tiling", "encoder_offload")
 
 
-class Unrecordable(Exception):
+class NotRecordable(Exception):
     """A call that cannot be recorded. The message says why."""
 
 
@@ -138,7 +138,7 @@ class Graphs:
         tensors: list[torch.Tensor] = []
         try:
             key = part, signature((args, kwargs), tensors)
-        except Unrecordable as problem:
+        except NotRecordable as problem:
             self._tell_once(part, str(problem), problem)
             return call(*args, **kwargs)
         if key in self._refused:
@@ -246,7 +246,7 @@ def signature(value: Any, tensors: list[torch.Tensor]) -> Hashable:
         case None | bool() | str() | torch.dtype():
             return (type(value), value)
         case _:
-            raise Unrecordable(f"it is given or gives a {type(value).__name__}")
+            raise NotRecordable(f"it is given or gives a {type(value).__name__}")
 
 
 def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from diffusion_local.catalog import Model
 from diffusion_local.domain import Lora
 from diffusion_local.engine import previews
 from diffusion_local.engine.family import Conditioning, EngineFamily
 from diffusion_local.engine.fused.forms import Forms
 from diffusion_local.engine.graphs import Graphs
+from diffusion_local.models.catalog import Model
 
 
 @dataclass(slots=True)

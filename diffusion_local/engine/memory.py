@@ -37,7 +37,7 @@ RETRY_WITH = 1.15
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class MemoryNeed:
     """What a model takes at one size.
 
     ``parts``: weights of each part at the dtype it runs in; ``step`` and ``decode``: activations of one denoising step
@@ -78,7 +78,7 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class RungChoice:
     """The rung to hold a model on, why in words, and how many bytes of the device that takes at its peak."""
 
     rung: str
@@ -95,7 +95,7 @@ class Weights:
     upcasts_vae: bool = False
 
 
-def estimate(weights: Weights, number_bytes: int, width: int, height: int) -> Need:
+def estimate(weights: Weights, number_bytes: int, width: int, height: int) -> MemoryNeed:
     """What a picture of this size needs with numbers of so many bytes (2 = half precision)."""
     vae_bytes = 4 if weights.upcasts_vae else number_bytes
     parts = {part: count * (vae_bytes if part == "vae" else number_bytes) for part, count in weights.parts.items()}
@@ -104,7 +104,7 @@ def estimate(weights: Weights, number_bytes: int, width: int, height: int) -> Ne
         return pixels * DECODE_NUMBERS * weights.vae_channels // 128 * vae_bytes
 
     pixels = width * height
-    return Need(
+    return MemoryNeed(
         parts=parts,
         step=pixels * STEP_NUMBERS * number_bytes,
         decode=decoding(pixels),
@@ -114,15 +114,21 @@ def estimate(weights: Weights, number_bytes: int, width: int, height: int) -> Ne
 
 
 def choose(
-    ladder: Sequence[str], name: str, need: Need, free: int, params: Params, learned: Sequence[Fit], wanted: str = ""
-) -> Choice:
+    ladder: Sequence[str],
+    name: str,
+    need: MemoryNeed,
+    free: int,
+    params: Params,
+    learned: Sequence[Fit],
+    wanted: str = "",
+) -> RungChoice:
     """The first rung that should fit into ``free``; the last one where none does.
 
     ``wanted`` is a rung that the person asked for. One that this device does not have counts as the next below it.
     """
     if wanted:
         rung = wanted if wanted in ladder else ladder[-1]
-        return Choice(rung, "asked for", need.at(rung))
+        return RungChoice(rung, "asked for", need.at(rung))
     size = f"{params.width}x{params.height}"
     here = _at_this_size(learned, params)
     start, failed = 0, ""
@@ -142,7 +148,7 @@ def choose(
         why = f"{gib(free)} free, {name} at {size} {'took' if measured else 'needs about'} {gib(takes)}"
     else:
         why = f"{gib(free)} free, {name} at {size} needs about {gib(need.at('resident'))}: {message(f'rung_{rung}')}"
-    return Choice(rung, why, takes)
+    return RungChoice(rung, why, takes)
 
 
 def below(ladder: Sequence[str], rung: str) -> str:

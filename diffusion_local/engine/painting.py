@@ -9,12 +9,22 @@ import torch
 from PIL import Image as PIL
 
 from diffusion_local.domain import Kind, Params
-from diffusion_local.engine import Picture, autoencoder, faults, kinds, noise, placement, previews, samplers, transfers
+from diffusion_local.engine import (
+    Picture,
+    autoencoder,
+    faults,
+    img2img,
+    noise,
+    placement,
+    previews,
+    samplers,
+    transfers,
+)
 from diffusion_local.engine.family import Conditioning
 from diffusion_local.engine.graphs import denoiser_of
-from diffusion_local.engine.kinds import Beginning, Canvas
+from diffusion_local.engine.img2img import SourceCanvas, StartLatents
+from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
-from diffusion_local.engine.materials import Materials
 from diffusion_local.engine.steps import Steps
 from diffusion_local.errors import BadImage, ModelUnavailable, OutOfMemory
 from diffusion_local.grammar import schedules
@@ -26,7 +36,7 @@ PROMPTS_KEPT = 32
 INPAINT_CHANNELS = 9
 
 
-def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | None) -> Picture:
+def paint(loaded: Loaded, params: Params, steps: Steps, materials: PictureInputs | None) -> Picture:
     """Make the picture with the model in memory. Raises EngineError and whatever ``steps`` is told to raise.
 
     On a CUDA device it may return before the device has finished; see ``Picture``.
@@ -36,7 +46,7 @@ def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | N
     # 1. What it begins from.
     canvas = opened(params, materials)
 
-    skipped = 0 if canvas is None else kinds.skipped(params.steps, params.strength)
+    skipped = 0 if canvas is None else img2img.skipped(params.steps, params.strength)
 
     with transfers.Prelude(device) as prelude:
         # 2. Text to embeddings: of each text, where the prompt changes from step to step.
@@ -64,7 +74,7 @@ def paint(loaded: Loaded, params: Params, steps: Steps, materials: Materials | N
             change = partial(put_back, loaded, begun, params, skipped * scheduler.order)
             if skipped or params.kind is not Kind.INPAINT:  # a whole repaint begins from noise alone
                 start = start.clone()
-                kinds.begin_late(scheduler, skipped, partial(fill, loaded, begun, start))
+                img2img.begin_late(scheduler, skipped, partial(fill, loaded, begun, start))
         changing = len(embedded) > 1
         turn = partial(turn_to, loaded, [embedded[pair] for pair in texts], scheduler.order) if changing else None
         steps.follow(scheduler, previewer(loaded, params), skipped, change, turn)
@@ -151,14 +161,14 @@ class Stopwatch:
         return float(self._events[0].elapsed_time(self._events[1])) / 1000
 
 
-def opened(params: Params, materials: Materials | None) -> Canvas | None:
+def opened(params: Params, materials: PictureInputs | None) -> SourceCanvas | None:
     """The pictures that the params name, at the job's size; None for text to image."""
     if not params.source:
         return None
     if materials is None:
         raise ModelUnavailable(message("no_home_sources"))
     mask = materials.source(params.mask) if params.mask else None
-    return kinds.canvas(materials.source(params.source), mask, (params.width, params.height))
+    return img2img.canvas(materials.source(params.source), mask, (params.width, params.height))
 
 
 def texts_of(loaded: Loaded, params: Params, steps: int) -> list[tuple[str, str]]:
@@ -193,26 +203,28 @@ def embed(loaded: Loaded, params: Params, prompt: str, negative: str) -> Conditi
     return loaded.prompts[cached]
 
 
-def begin(loaded: Loaded, canvas: Canvas, drawn: torch.Tensor, in_fp32: Callable[[], None]) -> tuple[Beginning, str]:
+def begin(
+    loaded: Loaded, canvas: SourceCanvas, drawn: torch.Tensor, in_fp32: Callable[[], None]
+) -> tuple[StartLatents, str]:
     """The source's latents; and a sentence where they took a second try, else an empty string."""
     pipe, pixels = loaded.pipe, canvas.pixels().to(drawn.device)
     encoded, said = autoencoder.encode_safely(pipe.vae, lambda: loaded.family.encode(pipe, pixels), in_fp32)
     latents = encoded.to(drawn)
     mask = canvas.latent_mask((latents.shape[-2], latents.shape[-1]))
-    return Beginning(latents, drawn, None if mask is None else mask.to(drawn)), said
+    return StartLatents(latents, drawn, None if mask is None else mask.to(drawn)), said
 
 
-def fill(loaded: Loaded, begun: Beginning, start: torch.Tensor) -> None:
+def fill(loaded: Loaded, begun: StartLatents, start: torch.Tensor) -> None:
     """Write the noised source into the tensor that the pipeline was handed."""
     pipe, family = loaded.pipe, loaded.family
-    latents = kinds.noised(pipe.scheduler, begun.latents, begun.noise, pipe.scheduler.timesteps[:1])
+    latents = img2img.noised(pipe.scheduler, begun.latents, begun.noise, pipe.scheduler.timesteps[:1])
     if family.scales_start:
         latents = latents / pipe.scheduler.init_noise_sigma
     start.copy_(family.start(pipe, latents))
 
 
 def put_back(
-    loaded: Loaded, begun: Beginning, params: Params, first: int, index: int, latents: torch.Tensor
+    loaded: Loaded, begun: StartLatents, params: Params, first: int, index: int, latents: torch.Tensor
 ) -> torch.Tensor:
     pipe, family = loaded.pipe, loaded.family
     spread = family.unpack(pipe, params.width, params.height)(latents)
@@ -232,7 +244,7 @@ def reads_mask(pipe: Any) -> bool:
     return unet is not None and unet.config.in_channels == INPAINT_CHANNELS
 
 
-def masked(loaded: Loaded, canvas: Canvas | None, params: Params) -> Callable[..., Any]:
+def masked(loaded: Loaded, canvas: SourceCanvas | None, params: Params) -> Callable[..., Any]:
     """diffusers' own pipeline for such a UNet, with the same parts. Raises ModelUnavailable without a mask."""
     pipeline = loaded.family.inpainting
     if canvas is None or canvas.mask is None or pipeline is None:

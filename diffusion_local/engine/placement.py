@@ -146,7 +146,7 @@ def _tile(vae: Any, rung: str) -> None:
         vae.tile_sample_min_size, vae.tile_latent_min_size = side, side // scale
 
 
-class Gauge:
+class MemoryGauge:
     """The memory of one device: what is free, and the peak of what we took."""
 
     def __init__(self, device: str, limit: int = 0) -> None:

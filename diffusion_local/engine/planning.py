@@ -6,15 +6,15 @@ It asks what the engine asks, of the files and of what was learned; the memory t
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diffusion_local.catalog import Model
 from diffusion_local.domain import Fit, Kind, Params, Worker
 from diffusion_local.engine import precision, weights
 from diffusion_local.engine.memory import LADDERS, choose, estimate, gib
 from diffusion_local.messages import message
+from diffusion_local.models.catalog import Model
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MemoryPlan:
     """How a model would be held on the device of a slot, for a picture of its default size.
 
     ``takes_bytes`` at the peak, of ``total_bytes`` that models may take there, of which ``free_bytes`` are free now
@@ -40,7 +40,7 @@ class Plan:
         return told if self.fits else f"{told}, which may be too little: {gib(self.free_bytes)} are free"
 
 
-def plan(model: Model, worker: Worker, learned: Sequence[Fit], numbers: str, wanted: str) -> Plan:
+def plan(model: Model, worker: Worker, learned: Sequence[Fit], numbers: str, wanted: str) -> MemoryPlan:
     """``learned`` is of this model and device; ``numbers`` and ``wanted`` are the settings ``precision`` and
     ``memory``, the second empty for the policy's own choice."""
     room, size = worker.room, weights.read(model.path)
@@ -48,7 +48,7 @@ def plan(model: Model, worker: Worker, learned: Sequence[Fit], numbers: str, wan
     params = first_picture(model)
     need = estimate(size, precision.NUMBER_BYTES[dtype], params.width, params.height)
     choice = choose(LADDERS[room.type], model.id, need, worker.free_bytes, params, learned, wanted)
-    return Plan(worker.slot, worker.device, choice.rung, choice.why, choice.takes, worker.free_bytes, room.bytes)
+    return MemoryPlan(worker.slot, worker.device, choice.rung, choice.why, choice.takes, worker.free_bytes, room.bytes)
 
 
 def first_picture(model: Model) -> Params:

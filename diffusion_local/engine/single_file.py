@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from diffusion_local.catalog import Model
 from diffusion_local.domain import Kind
 from diffusion_local.engine.families import FAMILIES
 from diffusion_local.errors import ModelUnavailable, echo
 from diffusion_local.messages import message
+from diffusion_local.models.catalog import Model
 from diffusion_local.models.folders import INPAINT_CHANNELS
 from diffusion_local.settings import assets
 

@@ -18,8 +18,8 @@ import torch
 from PIL import Image as PIL
 
 from diffusion_local.domain import Params
-from diffusion_local.engine import Picture, faults, kinds
-from diffusion_local.engine.materials import Materials, short_hash
+from diffusion_local.engine import Picture, faults, img2img
+from diffusion_local.engine.inputs import PictureInputs, short_hash
 from diffusion_local.engine.steps import Steps
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
@@ -48,9 +48,9 @@ class Upscaler:
         self._device = torch.device(device)
         self._network: Network | None = None
 
-    def upscale(self, params: Params, steps: Steps, materials: Materials) -> Picture:
+    def upscale(self, params: Params, steps: Steps, materials: PictureInputs) -> Picture:
         """Raises ModelUnavailable, OutOfMemory, and what ``steps`` is told to raise."""
-        source = kinds.on(materials.source(params.source), "white").convert("RGB")
+        source = img2img.on(materials.source(params.source), "white").convert("RGB")
         size = (params.width, params.height)
         if params.upscaler == LANCZOS:
             steps.tell(1)

@@ -7,7 +7,7 @@ from diffusion_local.engine.memory import Weights
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.folders import config_of
 from diffusion_local.models.headers import read_header
-from diffusion_local.models.whole import UNUSED
+from diffusion_local.models.integrity import UNUSED
 
 #: Keys of a single-file checkpoint begin with these.
 _PREFIXES = {

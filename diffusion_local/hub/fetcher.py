@@ -6,20 +6,93 @@ that broke off goes on from there.
 
 import json
 import logging
+import re
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from diffusion_local import modes
-from diffusion_local.errors import DatabaseProblem, HubProblem
-from diffusion_local.hub import choice
+from diffusion_local import disk
+from diffusion_local.errors import DatabaseProblem, HubProblem, echo
 from diffusion_local.hub.client import FIRST_PAUSE, Hub, Listing, RemoteFile
+from diffusion_local.hub.downloads import Download, DownloadStore
 from diffusion_local.messages import Message, message
 from diffusion_local.models.folders import ORIGIN
+from diffusion_local.models.integrity import UNUSED
 from diffusion_local.settings import Settings, hub_endpoint, hub_token
-from diffusion_local.store.downloads import Download, DownloadStore
+
+INDEX = "model_index.json"
+LIGHT = (".json", ".txt", ".model", ".jinja")
+PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+#: Forms of the same weights, the smaller first; the last is the one without a mark.
+VARIANTS = (".fp16", ".bf16", "")
+VARIANT = re.compile(r"\.(fp16|bf16|non_ema|ema_only|fp32)\b")
+
+
+def files_of_model(listing: Listing, index: dict[str, Any]) -> list[RemoteFile]:
+    """For a diffusers folder, whose ``model_index.json`` names its parts. Raises HubProblem."""
+    chosen = [file for file in listing.files if file.path == INDEX]
+    for name, spec in index.items():
+        if isinstance(spec, list) and len(spec) == 2 and spec[1] is not None and name not in UNUSED:
+            inside = [file for file in listing.files if file.path.startswith(f"{name}/") and file.path.count("/") == 1]
+            chosen += light_files(inside) + weights(listing.repo, name, inside)
+    if len(chosen) < 2:
+        raise HubProblem(kind="not_a_model", message=message("hub_no_parts", repo=listing.repo))
+    return chosen
+
+
+def light_files(inside: list[RemoteFile]) -> list[RemoteFile]:
+    return [file for file in inside if file.path.endswith(LIGHT) and ".index." not in file.path]
+
+
+def weights(repo: str, name: str, inside: list[RemoteFile]) -> list[RemoteFile]:
+    """One form of a part's weights, with the index of its shards."""
+    tensors = [file for file in inside if file.path.endswith(".safetensors")]
+    if not tensors:
+        if any(file.path.endswith(PICKLED) for file in inside):
+            raise HubProblem(kind="pickle", message=message("pickle_part", repo=repo, name=name))
+        return []
+    for variant in VARIANTS:
+        found = [file for file in inside if is_weight(file) and marks(file) == ({variant} if variant else set())]
+        if any(file.path.endswith(".safetensors") for file in found):
+            return found
+    return tensors
+
+
+def is_weight(file: RemoteFile) -> bool:
+    return file.path.endswith(".safetensors") or (".safetensors.index" in file.path and file.path.endswith(".json"))
+
+
+def marks(file: RemoteFile) -> set[str]:
+    return {f".{found}" for found in VARIANT.findall(file.path)}
+
+
+def single_file(listing: Listing, path: str) -> RemoteFile:
+    """Raises HubProblem."""
+    if path.endswith(PICKLED):
+        raise HubProblem(kind="pickle", message=message("model_pickle", name=path))
+    file = listing.file(path)
+    if file is None:
+        there = [each.path for each in listing.files if each.path.endswith(".safetensors")][:8]
+        raise HubProblem(
+            kind="unknown_file",
+            message=message("hub_has_no_file", repo=listing.repo, path=echo(path), known=", ".join(there) or "none"),
+        )
+    return file
+
+
+def no_index(listing: Listing) -> HubProblem:
+    """Why a repository without a model_index.json is no model, and what can be had from it."""
+    there = [each.path for each in listing.files if each.path.endswith(".safetensors")]
+    if there:
+        return HubProblem(
+            kind="not_a_model",
+            message=message("hub_one_of", repo=listing.repo, known=list(there[:8])),
+        )
+    return HubProblem(kind="not_a_model", message=message("hub_no_model", repo=listing.repo))
+
 
 log = logging.getLogger(__name__)
 
@@ -90,11 +163,11 @@ class Fetcher:
         listing = hub.listing(download.repo, download.revision)
         staging = self._staging(download)
         if download.file:
-            files = [choice.single_file(listing, download.file)]
-        elif listing.file(choice.INDEX):
-            files = choice.files_of_model(listing, hub.small(listing, choice.INDEX))
+            files = [single_file(listing, download.file)]
+        elif listing.file(INDEX):
+            files = files_of_model(listing, hub.small(listing, INDEX))
         else:
-            raise choice.no_index(listing)
+            raise no_index(listing)
         total = sum(file.size for file in files)
         progress = Progress(self._store, download, total, lambda: self._check(staging, 0))
         missing = [file for file in files if not is_there(staging, file)]
@@ -126,13 +199,13 @@ class Fetcher:
         if target.exists():
             raise HubProblem(kind="exists", message=message("there_already", path=f"{download.folder}/{download.name}"))
         if download.file:
-            modes.share_like(staging / files[0].path, target.parent)
+            disk.share_like(staging / files[0].path, target.parent)
             (staging / files[0].path).replace(target)
             discard(staging)
             return
         origin = {"repo": listing.repo, "commit": listing.commit, "licence": listing.licence}
         (staging / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
-        modes.share_like(staging, target.parent)
+        disk.share_like(staging, target.parent)
         staging.replace(target)
 
     def _staging(self, download: Download) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.lists.encoding import MAX_LINE_CHARS, decoded, lines
-from diffusion_local.lists.fields import FIELDS, BadLine, Entry, entry, field_name, known
+from diffusion_local.lists.entries import FIELDS, BadLine, Entry, entry, field_name, known
 from diffusion_local.messages import changed, message
 
 Parsed = Iterator[Entry | BadLine]

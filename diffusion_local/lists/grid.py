@@ -15,7 +15,7 @@ from itertools import product
 from typing import Any, Self
 
 from diffusion_local.errors import InvalidParams, echo
-from diffusion_local.lists.fields import field_name, parse_size
+from diffusion_local.lists.entries import field_name, parse_size
 from diffusion_local.messages import message
 from diffusion_local.options.table import OPTIONS, SETTINGS
 from diffusion_local.options.types import Lora

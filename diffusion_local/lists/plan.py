@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from diffusion_local import prompts
-from diffusion_local.catalog import Catalog, Model
 from diffusion_local.domain import Params
 from diffusion_local.errors import InvalidParams, QueueFull
-from diffusion_local.estimates import Work
 from diffusion_local.lists.drafts import Draft, Drafts, Pair, too_many
-from diffusion_local.lists.expansion import Expander
-from diffusion_local.lists.fields import BadLine, Entry
+from diffusion_local.lists.entries import BadLine, Entry
 from diffusion_local.lists.formats import bad
+from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import message
+from diffusion_local.models import prompt_limits
+from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.options.validate import series
 from diffusion_local.options.values import whole_number
+from diffusion_local.queue.estimates import Work
 
 SHOWN_PROMPTS = 5  # of the first, and of the last
 MOST_BAD = 100  # bad lines that are kept; the others are counted
@@ -60,7 +60,7 @@ class CatalogOfNow(Catalog):
         return found or super().get(str(model_id))
 
 
-class Plan:
+class ListPlan:
     """``pictures_of`` walks the list once; the sums are right when it has ended.
 
     What is drawn by lot comes from ``seed`` and the line's number, so the same list with the same seed is the same.
@@ -153,8 +153,8 @@ class Plan:
         """The first warning of each kind; a list of thousands has no room for all."""
         if params.mask:
             self._warnings |= dict(zip(("mask",), self._drafts.mask_warnings(params), strict=False))
-        if any(sign in text for text in pair for sign in prompts.SYNTAX):
-            found = prompts.tag_warnings(*pair) | prompts.syntax_warnings(model, params)
+        if any(sign in text for text in pair for sign in prompt_limits.SYNTAX):
+            found = prompt_limits.tag_warnings(*pair) | prompt_limits.syntax_warnings(model, params)
             self._warnings = found | self._warnings
 
     def _longest_with(self, model: str, prompt: str, negative: str) -> None:
@@ -173,9 +173,9 @@ class Plan:
         over: Counter[tuple[str, int, bool]] = Counter()
         for _, _, model, text in self._longest:
             found = self._catalog.get(model)
-            limit, tokens = prompts.count_read(found, text)
+            limit, tokens = prompt_limits.count_read(found, text)
             if limit and tokens > limit:
-                over[model, limit, prompts.in_parts(found)] += 1
+                over[model, limit, prompt_limits.in_parts(found)] += 1
         some = over.total() == LONGEST
         return list(self._warnings.values()) + [
             message(

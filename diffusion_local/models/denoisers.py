@@ -4,10 +4,10 @@ from diffusion_local import families
 from diffusion_local.models import parts, unets
 from diffusion_local.models.headers import Header
 from diffusion_local.models.parts import Part
-from diffusion_local.models.probe import CHECKPOINT, DENOISER, STRANGER, Held, Probe
-from diffusion_local.models.strangers import STRANGERS
+from diffusion_local.models.probe import CHECKPOINT, DENOISER, STRANGER, HeldPart, Probe
 from diffusion_local.models.unets import Unet
-from diffusion_local.models.weights import SVDQUANT, View, precision_of, quantisation_of, views
+from diffusion_local.models.unsupported import STRANGERS
+from diffusion_local.models.weights import SVDQUANT, TensorView, precision_of, quantisation_of, views
 
 
 def svdquant(header: Header) -> Probe | None:
@@ -15,7 +15,7 @@ def svdquant(header: Header) -> Probe | None:
     if quantisation_of(header) != SVDQUANT:
         return None
     told = " ".join(header.metadata.get(key, "") for key in ("model_class", "comfy_config", "config")).lower()
-    view = View(header)
+    view = TensorView(header)
     architecture = next((name for word, name in (
         ("qwen", "qwen_image"), ("zimage", "z_image"), ("sana", "sana"), ("sdxl", "sdxl"), ("flux", "flux_dev"),
     ) if word in told), "")  # fmt: skip
@@ -31,14 +31,14 @@ def svdquant(header: Header) -> Probe | None:
         naming="nunchaku",
         precision=precision,
         quantisation=SVDQUANT,
-        held=(Held(DENOISER, "", precision, SVDQUANT),),
+        held=(HeldPart(DENOISER, "", precision, SVDQUANT),),
         missing=families.ARCHITECTURES[architecture].parts,
     )
 
 
 def transformer(header: Header) -> Probe | None:
     """A transformer, alone or with other parts; also one of a model that is none of ours."""
-    found: list[tuple[int, int, View, str, str]] = []
+    found: list[tuple[int, int, TensorView, str, str]] = []
     for at, view in enumerate(views(header)):
         ours = families.of_denoiser(view.names, view.shape)
         if ours:
@@ -56,11 +56,11 @@ def transformer(header: Header) -> Probe | None:
     return whole(header, view, architecture, naming)
 
 
-def whole(header: Header, view: View, architecture: str, naming: str, **more: object) -> Probe:
+def whole(header: Header, view: TensorView, architecture: str, naming: str, **more: object) -> Probe:
     """A denoiser with what else of its model the file holds."""
     quantisation = quantisation_of(header, view.tensors)
     precision = precision_of(view.tensors, quantisation)
-    held = (Held(DENOISER, view.prefix, precision, quantisation), *companions(header, view))
+    held = (HeldPart(DENOISER, view.prefix, precision, quantisation), *companions(header, view))
     needed = families.ARCHITECTURES[architecture].parts
     there = {each.id for each in held}
     missing = tuple(
@@ -81,15 +81,15 @@ def whole(header: Header, view: View, architecture: str, naming: str, **more: ob
     )
 
 
-def companions(header: Header, denoiser: View) -> tuple[Held, ...]:
+def companions(header: Header, denoiser: TensorView) -> tuple[HeldPart, ...]:
     """Text encoders and VAE beside a denoiser."""
-    found: dict[str, Held] = {}
+    found: dict[str, HeldPart] = {}
     for anchors, among in ((parts.ANCHORS, parts.TEXT_ENCODERS), (parts.VAE_ANCHORS, parts.VAES)):
         for prefix in parts.prefixes(header, anchors):
             inside = prefix.startswith(denoiser.prefix) if denoiser.prefix else not prefix
             if inside or prefix.startswith("model_ema."):
                 continue
-            view = View(header, prefix)
+            view = TensorView(header, prefix)
             part = parts.best(view, among)
             if part and part.id not in found:
                 found[part.id] = held_as(part, view)
@@ -106,9 +106,9 @@ def beside(header: Header, architecture: str, part: str) -> bool:
     )
 
 
-def held_as(part: Part, view: View) -> Held:
+def held_as(part: Part, view: TensorView) -> HeldPart:
     quantisation = quantisation_of(view.header, view.tensors)
-    return Held(part.id, view.prefix, precision_of(view.tensors, quantisation), quantisation)
+    return HeldPart(part.id, view.prefix, precision_of(view.tensors, quantisation), quantisation)
 
 
 def unet(header: Header) -> Probe | None:
@@ -155,7 +155,7 @@ def by_encoders(header: Header) -> str:
 TELLING, SPREAD = "output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
 
 
-def prediction_of(header: Header, view: View, found: Unet) -> str:
+def prediction_of(header: Header, view: TensorView, found: Unet) -> str:
     """How a UNet was trained, as far as the file says."""
     told = header.metadata.get("modelspec.prediction_type", "").lower()
     if "v_pred" in header.tensors or told.startswith("v"):

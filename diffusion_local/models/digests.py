@@ -15,23 +15,23 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from diffusion_local.models.shelf import Shelf, signature_of, stamp
+from diffusion_local.disk import FILE
+from diffusion_local.models.index import ModelIndex, signature_of, stamp
 from diffusion_local.models.verdicts import PLACES
-from diffusion_local.modes import FILE
 
 log = logging.getLogger(__name__)
 
 CHUNK = 4 << 20
 
 
-class Stopped(Exception):
+class DigestCancelled(Exception):
     """Something else comes first."""
 
 
 class Digests:
     """``more`` are models that lie elsewhere than the shelf's."""
 
-    def __init__(self, shelf: Shelf, *more: Path) -> None:
+    def __init__(self, shelf: ModelIndex, *more: Path) -> None:
         self._shelf = shelf
         self._more = more
         self._stop = threading.Event()
@@ -45,7 +45,7 @@ class Digests:
         paths = [*self._more, *(entry.path for entry in entries if not entry.sha256)]
         for kind in PLACES:
             paths += [each.path for each in self._shelf.adapters(kind) if each.ready and not each.sha256]
-        with suppress(Stopped):
+        with suppress(DigestCancelled):
             for path in paths:
                 self._known_or_computed(path, rather)
 
@@ -53,7 +53,7 @@ class Digests:
         """The digest of one, computed if it is not known yet; empty if it cannot be read, or after ``stop``."""
         try:
             return self._known_or_computed(path, lambda: False)
-        except Stopped:
+        except DigestCancelled:
             return ""
 
     def _known_or_computed(self, path: Path, rather: Callable[[], bool]) -> str:
@@ -85,7 +85,7 @@ class Digests:
             while piece := file.read(CHUNK):
                 digest.update(piece)
                 if self._stop.is_set() or rather():
-                    raise Stopped
+                    raise DigestCancelled
         return digest.hexdigest()
 
     def _note(self, path: Path, signature: str, digest: str) -> None:

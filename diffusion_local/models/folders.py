@@ -9,8 +9,8 @@ from diffusion_local import families
 from diffusion_local.errors import ModelUnavailable, echo
 from diffusion_local.families.family import Family
 from diffusion_local.messages import Message, message
-from diffusion_local.models import whole
-from diffusion_local.models.found import Found, incomplete, not_supported, recognised
+from diffusion_local.models import integrity
+from diffusion_local.models.description import ModelFacts, incomplete, not_supported, recognised
 from diffusion_local.models.headers import read_header
 from diffusion_local.models.weights import precision_of, quantisation_of
 from diffusion_local.options.types import Kind
@@ -37,7 +37,7 @@ STRANGERS = (
 INPAINT_CHANNELS = 9
 
 
-def read_folder(folder: Path) -> Found:
+def read_folder(folder: Path) -> ModelFacts:
     if not folder.exists():
         return incomplete(message("file_folder_away", name=folder.name))
     try:
@@ -58,7 +58,7 @@ def read_folder(folder: Path) -> Found:
     if not weights:
         return incomplete(message("no_weights_why"), **known)
     try:
-        whole.check(folder)
+        integrity.check(folder)
         known |= {"memory_bytes": memory_bytes(folder, index), "precision": precision_of_folder(folder)}
         return describe(folder, family, kinds, known, name)
     except ModelUnavailable as problem:
@@ -80,7 +80,7 @@ def of_class(name: str) -> Message:
     return message("pipeline_class", name=echo(name))
 
 
-def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[str, Any], pipeline: str) -> Found:
+def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[str, Any], pipeline: str) -> ModelFacts:
     """The architecture, and what the denoiser's input and its weights allow."""
     architecture = family.architecture_of(lambda part: config_of(folder / part), pipeline)
     known |= {"architecture": architecture}
@@ -89,13 +89,13 @@ def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[
     if method := quantised(folder):
         return recognised(message("file_folder_quantised", method=method), **known)
     if not family.unet:
-        return Found(kinds=kinds, **known)
+        return ModelFacts(kinds=kinds, **known)
     channels = config_of(folder / "unet").get("in_channels", 4)
     if channels == INPAINT_CHANNELS:
-        return Found(kinds=(Kind.INPAINT,), **known)
+        return ModelFacts(kinds=(Kind.INPAINT,), **known)
     if channels != config_of(folder / "vae").get("latent_channels", 4):
         return not_supported(message("unet_channels", channels=channels), **known)
-    return Found(kinds=kinds, **known)
+    return ModelFacts(kinds=kinds, **known)
 
 
 def quantised(folder: Path) -> str:
@@ -121,7 +121,7 @@ def memory_bytes(folder: Path, index: dict[str, Any]) -> int:
     """Of all loaded parts, in fp16; of weights that are there in several forms only one counts."""
     total = 0
     for name, spec in index.items():
-        if isinstance(spec, list) and name not in whole.UNUSED and (folder / name).is_dir():
+        if isinstance(spec, list) and name not in integrity.UNUSED and (folder / name).is_dir():
             total += sum(read_header(path).memory_bytes() for path in loaded_weights(folder / name))
     return total
 

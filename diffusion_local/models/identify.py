@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diffusion_local import families
 from diffusion_local.models import denoisers, parts
-from diffusion_local.models.files import Opened, open_header
+from diffusion_local.models.formats import OpenedFile, open_header
 from diffusion_local.models.headers import Header
 from diffusion_local.models.loras import is_lora, read_lora
 from diffusion_local.models.parts import VAE, Part
@@ -20,8 +20,8 @@ from diffusion_local.models.probe import (
     Contents,
     Probe,
 )
-from diffusion_local.models.strangers import ATTACHMENTS
-from diffusion_local.models.weights import TWINS, View, precision_of, quantisation_of, views
+from diffusion_local.models.unsupported import ATTACHMENTS
+from diffusion_local.models.weights import TWINS, TensorView, precision_of, quantisation_of, views
 
 #: Models of one shape that were trained for something else: architecture, a word of the name, the variant.
 VARIANTS = (("flux_dev", "kontext", "flux_kontext"), ("qwen_image", "edit", "qwen_image_edit"))
@@ -40,7 +40,7 @@ def memory_bytes(header: Header) -> int:
     return replace(header, tensors=kept).memory_bytes()
 
 
-def probe_file(path: Path, opened: Opened) -> Probe:
+def probe_file(path: Path, opened: OpenedFile) -> Probe:
     """``probe``, with what only the name of the file tells of models and VAEs that have the same tensors."""
     found = probe(opened)
     told = f"{path.name} {opened.header.metadata.get('modelspec.architecture', '')}".lower()
@@ -52,7 +52,7 @@ def probe_file(path: Path, opened: Opened) -> Probe:
     return found
 
 
-def probe(opened: Opened) -> Probe:
+def probe(opened: OpenedFile) -> Probe:
     header = opened.header
     found = (
         denoisers.svdquant(header)
@@ -87,7 +87,7 @@ def attachment(header: Header) -> Probe | None:
     return None
 
 
-def base_of(view: View) -> str:
+def base_of(view: TensorView) -> str:
     """The architecture that an attachment fits, empty where nothing tells."""
     for name, architecture in (
         ("double_blocks.0", "flux"), ("single_transformer_blocks.0", "flux"), ("control_all_x_embedder", "z_image"),
@@ -126,9 +126,9 @@ def part(header: Header) -> Probe | None:
     found = parts.of_gguf(header)
     if found:
         return Probe(found.kind, id=found.id, title=found.title)
-    tried: list[tuple[View, tuple[Part, ...]]] = []
+    tried: list[tuple[TensorView, tuple[Part, ...]]] = []
     for anchors, kinds in ((parts.VAE_ANCHORS, parts.VAES), (parts.ANCHORS, parts.TEXT_ENCODERS)):
-        tried += [(View(header, prefix), kinds) for prefix in parts.prefixes(header, anchors)]
+        tried += [(TensorView(header, prefix), kinds) for prefix in parts.prefixes(header, anchors)]
     prefixes = ("first_stage_model.", "vae.", "taesd_decoder.", "taesd_encoder.", "model.", "transformer.", "")
     for view in views(header, prefixes):
         tried += [(view, parts.VAES), (view, parts.VISIONS), (view, parts.TEXT_ENCODERS)]
@@ -143,7 +143,7 @@ def part(header: Header) -> Probe | None:
     return None
 
 
-def naming_of(view: View) -> str:
+def naming_of(view: TensorView) -> str:
     return "diffusers" if view.has("decoder.up_blocks") or view.has("encoder.down_blocks") else "original"
 
 

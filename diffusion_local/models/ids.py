@@ -12,13 +12,13 @@ from typing import Any
 
 from filelock import FileLock
 
-from diffusion_local.modes import FILE
+from diffusion_local.disk import FILE
 
 #: Size and time of change of a file; of a folder its name has to do.
 Mark = tuple[int, int]
 
 
-class Ids:
+class ModelIds:
     """``path`` is the small file that keeps them; None keeps them in memory only."""
 
     def __init__(self, path: Path | None) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from diffusion_local.families.sign import Shape, Sign
 from diffusion_local.models.headers import GGUF, Header
-from diffusion_local.models.weights import View
+from diffusion_local.models.weights import TensorView
 
 TEXT_ENCODER, VAE, VISION = "text_encoder", "vae", "image_encoder"
 
@@ -248,7 +248,7 @@ def prefixes(header: Header, anchors: tuple[str, ...]) -> Iterator[str]:
                     break  # the longest decides
 
 
-def best(view: View, among: tuple[Part, ...]) -> Part | None:
+def best(view: TensorView, among: tuple[Part, ...]) -> Part | None:
     """The part whose most specific sign the tensors show."""
     found = [
         (each.specificity, at, part)

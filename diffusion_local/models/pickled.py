@@ -42,7 +42,7 @@ class Name:
 
 
 @dataclass(slots=True)
-class Storage:
+class PickledStorage:
     dtype: str
 
 
@@ -244,13 +244,18 @@ def look_up(program: Program, name: str) -> None:
 def stored(identity: Any) -> Any:
     """Of ("storage", type, key, place, count), which stands for numbers that lie elsewhere in the file."""
     if isinstance(identity, tuple) and len(identity) > 1 and isinstance(identity[1], Name):
-        return Storage(TYPES.get(identity[1].name.rpartition(" ")[2], "U8"))
+        return PickledStorage(TYPES.get(identity[1].name.rpartition(" ")[2], "U8"))
     return Unknown()
 
 
 def call(called: Any, arguments: Any) -> Any:
     name = called.name if isinstance(called, Name) else ""
-    if name in REBUILDS and isinstance(arguments, tuple) and len(arguments) > 2 and isinstance(arguments[0], Storage):
+    if (
+        name in REBUILDS
+        and isinstance(arguments, tuple)
+        and len(arguments) > 2
+        and isinstance(arguments[0], PickledStorage)
+    ):
         shape = arguments[2]
         return Tensor(arguments[0].dtype, read_shape(list(shape) if isinstance(shape, tuple) else []))
     if name == "torch._utils _rebuild_parameter" and isinstance(arguments, tuple) and arguments:

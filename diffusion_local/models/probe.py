@@ -17,7 +17,7 @@ CHECKPOINT, DENOISER, LORA, EMBEDDING, UPSCALER, ATTACHMENT, STRANGER, UNKNOWN =
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldPart:
     """A part that a file holds: its id in ``parts``, or ``denoiser``; the prefix of its tensors; how its weights
     come."""
 
@@ -47,7 +47,7 @@ class Probe:
     naming: str = ""
     precision: str = ""
     quantisation: str = ""
-    held: tuple[Held, ...] = ()
+    held: tuple[HeldPart, ...] = ()
     missing: tuple[str, ...] = ()
     unet: Unet | None = None
     prediction: str = ""
@@ -61,7 +61,7 @@ class Probe:
         return families.of_architecture(self.architecture).id if self.architecture else ""
 
     @property
-    def denoiser(self) -> Held | None:
+    def denoiser(self) -> HeldPart | None:
         return next((each for each in self.held if each.id == DENOISER), None)
 
 

@@ -6,7 +6,7 @@ The names are those of the original training code (``input_blocks``), or those o
 import re
 from dataclasses import dataclass
 
-from diffusion_local.models.weights import View
+from diffusion_local.models.weights import TensorView
 
 ORIGINAL, DIFFUSERS = "original", "diffusers"
 #: Widths of the text that cross attention reads, and of what is added to the time step.
@@ -42,7 +42,7 @@ class Unet:
         return {SD1: "sd1", SD2: "sd2", REFINER: "sdxl_refiner"}.get(self.width, "")
 
 
-def read_unet(view: View) -> Unet | None:
+def read_unet(view: TensorView) -> Unet | None:
     """None if the tensors are no UNet's."""
     original = view.shape("input_blocks.0.0.weight")
     if original is not None and len(original) == 4:
@@ -53,7 +53,7 @@ def read_unet(view: View) -> Unet | None:
     return None
 
 
-def measured(view: View, naming: str, entrance: tuple[int, ...], added: str) -> Unet:
+def measured(view: TensorView, naming: str, entrance: tuple[int, ...], added: str) -> Unet:
     label = view.shape(added)
     depths: dict[tuple[int, ...], int] = {}
     width, temporal = 0, False

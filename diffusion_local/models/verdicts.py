@@ -9,8 +9,8 @@ from typing import NamedTuple
 from diffusion_local import families
 from diffusion_local.messages import Message, message
 from diffusion_local.models import parts
+from diffusion_local.models.description import READY, RECOGNISED, UNSUPPORTED
 from diffusion_local.models.folders import no_picture
-from diffusion_local.models.found import READY, RECOGNISED, UNSUPPORTED
 from diffusion_local.models.headers import PICKLE, SAFETENSORS
 from diffusion_local.models.lora_layers import BFL_CONTROL
 from diffusion_local.models.loras import APPLIED, METHODS, NOT_OURS, LoraFile

@@ -50,7 +50,7 @@ AIDS = re.compile(
 
 
 @dataclass(frozen=True)
-class View:
+class TensorView:
     """The tensors of a file whose names begin with ``prefix``, without it."""
 
     header: Header
@@ -90,10 +90,10 @@ class View:
         return all(name in self.names for name in names)
 
 
-def views(header: Header, prefixes: Iterable[str] = PREFIXES) -> list[View]:
+def views(header: Header, prefixes: Iterable[str] = PREFIXES) -> list[TensorView]:
     """One for each prefix that tensors of a file have, and for none."""
     first = {name[: name.find(".") + 1] for name in header.tensors}
-    return [View(header, each) for each in prefixes if not each or each[: each.find(".") + 1] in first]
+    return [TensorView(header, each) for each in prefixes if not each or each[: each.find(".") + 1] in first]
 
 
 def quantisation_of(header: Header, tensors: Mapping[str, Tensor] | None = None) -> str:

@@ -11,12 +11,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from diffusion_local.batches.batches import Edited
+from diffusion_local.batches.service import BatchEdit
 from diffusion_local.domain import Batch, Failure, Image, Job, Params, Snapshot, State
-from diffusion_local.library import Removed
+from diffusion_local.hub.downloads import Download
 from diffusion_local.messages import restored
-from diffusion_local.store.batch_rows import Progress
-from diffusion_local.store.downloads import Download
+from diffusion_local.models.service import Removed
+from diffusion_local.queue.batches import BatchProgress
 
 T = TypeVar("T")
 EMPTY = {str: "", int: 0, float: 0.0, bool: False, Path: Path()}
@@ -91,10 +91,10 @@ def image(told: Mapping[str, Any], params: Params | None = None) -> Image:
     return read(Image, told, params=params or Params.from_dict(told["params"]), facts=facts)
 
 
-def progress(told: Mapping[str, Any]) -> Progress:
+def progress(told: Mapping[str, Any]) -> BatchProgress:
     batch = read(Batch, {name: value for name, value in told.items() if name != "grid"})
     counts = {State(state): count for state, count in told["counts"].items()}
-    return Progress(batch, counts, told.get("done_at"), told.get("warning", ""))
+    return BatchProgress(batch, counts, told.get("done_at"), told.get("warning", ""))
 
 
 def snapshot(told: Mapping[str, Any]) -> Snapshot:
@@ -117,9 +117,9 @@ def download(told: Mapping[str, Any]) -> Download:
 READERS: dict[Any, Callable[[Any], Any]] = {
     Job: job,
     Image: image,
-    Progress: progress,
+    BatchProgress: progress,
     Snapshot: snapshot,
     Download: download,
     Removed: lambda told: Removed(told["id"], "", told["message"]),
-    Edited: lambda told: Edited(told["changed"], told["warnings"]),
+    BatchEdit: lambda told: BatchEdit(told["changed"], told["warnings"]),
 }

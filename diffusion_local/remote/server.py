@@ -18,7 +18,7 @@ CODES = {each.code: each for each in vars(errors).values() if isinstance(each, t
 NO_ADDRESS = "There is no such address"  # of a server that sends no ids
 
 
-class Server:
+class RemoteServer:
     """``url`` is what is typed into a browser, with http:// or without; ``token`` one of the person's own."""
 
     def __init__(self, url: str, token: str = "") -> None:

@@ -11,17 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffusion_local.catalog import Model
 from diffusion_local.domain import Batch, Image, Job, Snapshot, State, Worker
-from diffusion_local.engine.planning import Plan
+from diffusion_local.engine.planning import MemoryPlan
 from diffusion_local.lists.encoding import read_bounded
 from diffusion_local.lists.formats import format_of
+from diffusion_local.models.catalog import Model
 from diffusion_local.operations import registry
 from diffusion_local.operations.operation import Constant, File, Named, Operation, Paged, Route
 from diffusion_local.remote import reading
 from diffusion_local.remote.reading import read
-from diffusion_local.remote.server import Server, part
-from diffusion_local.reports.reports import as_json
+from diffusion_local.remote.server import RemoteServer, part
+from diffusion_local.reports.service import as_json
 from diffusion_local.studio import MOST_BY_ID
 
 LOOK_SECONDS = 0.5
@@ -33,7 +33,7 @@ Place = tuple[int | None, float | None]
 class RemotePart:
     """A part of the Studio, such as ``lists``: each declared operation is a method."""
 
-    def __init__(self, server: Server, name: str = "") -> None:
+    def __init__(self, server: RemoteServer, name: str = "") -> None:
         self._server = server
         self._name = name
 
@@ -90,7 +90,7 @@ class RemoteStudio(RemotePart):
     ``images_of`` and ``places`` say is of the same moment."""
 
     def __init__(self, url: str, token: str = "") -> None:
-        super().__init__(Server(url, token))
+        super().__init__(RemoteServer(url, token))
         self._images: dict[str, Image] = {}
         self._places: dict[str, Place] = {}
         own = {"batches": RemoteBatches, "lists": RemoteLists, "library": RemoteLibrary, "reports": RemoteReports}
@@ -172,10 +172,10 @@ class RemoteLists(RemotePart):
 
 
 class RemoteLibrary(RemotePart):
-    def plans(self, *models: Model) -> dict[str, list[Plan]]:
+    def plans(self, *models: Model) -> dict[str, list[MemoryPlan]]:
         told = [self._server.get(f"/models/{part(each.id)}") for each in models]
         return {
-            each["id"]: [read(Plan, plan) for plan in each.get("memory_plan", [])]
+            each["id"]: [read(MemoryPlan, plan) for plan in each.get("memory_plan", [])]
             for each in told or self._server.get("/models")["models"]
         }
 

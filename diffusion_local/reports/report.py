@@ -108,7 +108,7 @@ class Report:
 FIRST_RUNGS = ("", "resident")
 
 
-class Adder:
+class ReportBuilder:
     """Takes jobs' rows one by one, in bounded memory but for the ids of jobs that are done."""
 
     def __init__(self) -> None:
@@ -208,8 +208,8 @@ def spread(ids: Sequence[str], most: int = MOST_PICTURES) -> list[str]:
     return [ids[round(place * (len(ids) - 1) / (most - 1))] for place in range(most)]
 
 
-def added(rows: Iterable[dict[str, Any]]) -> Adder:
-    adder = Adder()
+def added(rows: Iterable[dict[str, Any]]) -> ReportBuilder:
+    adder = ReportBuilder()
     for row in rows:
         adder.add(row)
     return adder

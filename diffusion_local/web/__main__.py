@@ -14,12 +14,13 @@ from typing import Any
 
 import uvicorn
 
-from diffusion_local import faults, logs
+from diffusion_local import disk
 from diffusion_local.compose import open_studio
-from diffusion_local.decoding import return_freed_memory
+from diffusion_local.disk import kept_private
 from diffusion_local.errors import UserError
-from diffusion_local.modes import kept_private
+from diffusion_local.image_decoding import return_freed_memory
 from diffusion_local.settings import Settings, go_offline
+from diffusion_local.system import logs
 from diffusion_local.web.api.limits import MOST_HEADER_BYTES
 from diffusion_local.web.connections import Connections, listen, raise_file_limit
 from diffusion_local.web.protocol import Protocol
@@ -34,7 +35,7 @@ GRACE_SECONDS = 0.5  # for answers that are under way; open event streams are cu
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     try:
-        with kept_private(), faults.explained():
+        with kept_private(), disk.explained():
             settings = Settings.load()
             logs.start(settings, "web")
             go_offline(settings.home)
@@ -51,7 +52,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-class Server(uvicorn.Server):
+class WebServer(uvicorn.Server):
     """Stops on SIGINT and SIGTERM, and then ends in peace: uvicorn's own raises the signal again at the end."""
 
     @contextlib.contextmanager
@@ -124,7 +125,7 @@ def serve(settings: Settings, supervised: bool = False) -> None:
         ssl_keyfile=settings.tls_key or None,
     )
     config.timeout_graceful_shutdown = GRACE_SECONDS  # type: ignore[assignment]  # declared int, used as seconds
-    server = Server(config)
+    server = WebServer(config)
     app.state.watch.stopping = lambda: server.should_exit  # event streams end by themselves then
     if supervised:
         threading.Thread(target=stop_at_end_of_input, args=(server,), daemon=True).start()
@@ -137,7 +138,7 @@ def not_cut_off(record: logging.LogRecord) -> bool:
     return not cut and "timeout graceful shutdown exceeded" not in record.getMessage()
 
 
-def stop_at_end_of_input(server: Server) -> None:
+def stop_at_end_of_input(server: WebServer) -> None:
     """The supervisor holds the other end of standard input: when it dies, by whatever cause, the pipe closes."""
     while os.read(sys.stdin.fileno(), 1024):
         continue

@@ -8,8 +8,10 @@ person, if only this machine reaches the server or that was said aloud; otherwis
 import base64
 import binascii
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from math import ceil
 from typing import TypeVar
 from urllib.parse import quote
@@ -20,16 +22,55 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from diffusion_local.accounts import Accounts, network
+from diffusion_local.accounts.service import WINDOW, Accounts, network
 from diffusion_local.actor import LOCAL, NOBODY, Actor, acting
 from diffusion_local.errors import DatabaseProblem
-from diffusion_local.exposure import closed
 from diffusion_local.messages import Message, message
 from diffusion_local.settings import Settings
+from diffusion_local.system.network import closed
 from diffusion_local.web import cookies
-from diffusion_local.web.guesses import TokenGuesses
 from diffusion_local.web.proxies import PASSED
 from diffusion_local.web.refusals import NEVER, error_body
+
+MOST_WRONG = 60  # unknown tokens of an address within WINDOW seconds
+MOST_KEPT = 10_000  # addresses, and pairs of an address and its token
+
+
+class TokenGuesses:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # address: (how many, since when)
+        self._right: OrderedDict[tuple[str, bytes], None] = OrderedDict()
+
+    def wait(self, address: str, token: str) -> float:
+        """Seconds until the address may send this token; 0 where it may now."""
+        count, since = self._wrong.get(address, (0, 0.0))
+        left = since + WINDOW - self._clock()
+        if count < MOST_WRONG or left <= 0 or (address, digest(token)) in self._right:
+            return 0.0
+        return left
+
+    def note(self, address: str, token: str, right: bool) -> None:
+        """Count a token that was looked up."""
+        if right:
+            self._right[(address, digest(token))] = None
+            self._right.move_to_end((address, digest(token)))
+            trim(self._right)
+            return
+        now = self._clock()
+        count, since = self._wrong.pop(address, (0, now))
+        self._wrong[address] = (count + 1, since) if since + WINDOW > now else (1, now)
+        trim(self._wrong)
+
+
+def digest(token: str) -> bytes:
+    return sha256(token.encode("utf-8", "replace")).digest()
+
+
+def trim(kept: "OrderedDict[str, tuple[int, float]] | OrderedDict[tuple[str, bytes], None]") -> None:
+    while len(kept) > MOST_KEPT:
+        kept.popitem(last=False)
+
 
 T = TypeVar("T")
 
@@ -46,7 +87,7 @@ STILL = "diffusion_local.still"
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class Credentials:
     """What a request brought to say who it is."""
 
     token: str = ""
@@ -59,21 +100,21 @@ def cookie_name(settings: Settings) -> str:
     return f"diffusion_local_{settings.port}"
 
 
-def given(headers: Headers, cookie: str) -> Given:
+def given(headers: Headers, cookie: str) -> Credentials:
     key = headers.get("x-api-key", "")
     if key:
-        return Given(token=key.strip())
+        return Credentials(token=key.strip())
     kind, _, value = headers.get("authorization", "").partition(" ")
     if kind.lower() in ("bearer", "token") and value.strip():
-        return Given(token=value.strip())
+        return Credentials(token=value.strip())
     if kind.lower() == "basic":
         try:
             account, _, token = base64.b64decode(value.strip(), validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):
-            return Given(token="?")
+            return Credentials(token="?")
         if account or token:  # Open WebUI sends an empty one where none was set
-            return Given(token=token or account, account=account if token else "")
-    return Given(session=cookies.cookie(headers.get("cookie", ""), cookie))
+            return Credentials(token=token or account, account=account if token else "")
+    return Credentials(session=cookies.cookie(headers.get("cookie", ""), cookie))
 
 
 class Access:

@@ -7,7 +7,7 @@ from diffusion_local import __version__
 from diffusion_local.actor import LOCAL, acting
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web import docs, files, looks, manual, probes, refusals
+from diffusion_local.web import docs, files, health, manual, page_delta, refusals
 from diffusion_local.web.access import Access
 from diffusion_local.web.account import routes as account
 from diffusion_local.web.api import http
@@ -15,11 +15,11 @@ from diffusion_local.web.api.dialects import DIALECTS
 from diffusion_local.web.api.limits import BodyLimit
 from diffusion_local.web.api.watch import Watch
 from diffusion_local.web.cookies import Cookies
-from diffusion_local.web.floods import Floods
-from diffusion_local.web.frame import Frame
-from diffusion_local.web.guard import Guard, allowed_origins
+from diffusion_local.web.host_check import HostCheck, allowed_origins
 from diffusion_local.web.long_lived import HEARTBEAT_SECONDS, RECHECK_SECONDS, LongLived
+from diffusion_local.web.page_html import PageHtml
 from diffusion_local.web.proxies import Proxies, checked_root
+from diffusion_local.web.rate_limit import RateLimit
 from diffusion_local.web.ui import page
 
 
@@ -28,7 +28,7 @@ def create_app(
 ) -> FastAPI:
     """``heartbeat`` and ``recheck`` are the seconds of ``long_lived``."""
     app = FastAPI(title="diffusion-local", version=__version__, docs_url=None, redoc_url=None)
-    app.add_middleware(Frame)
+    app.add_middleware(PageHtml)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(LongLived, heartbeat=heartbeat, recheck=recheck)
     app.add_middleware(Access, accounts=studio.accounts, settings=settings)
@@ -40,16 +40,16 @@ def create_app(
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", "X-API-Key"],
         expose_headers=["Content-Disposition", "ETag", "Link", "Location", "Preference-Applied", "Retry-After"],
     )
-    app.add_middleware(Floods, settings=settings)
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(RateLimit, settings=settings)
+    app.add_middleware(HostCheck, settings=settings)
     app.add_middleware(Proxies, settings=settings)
     app.add_middleware(Cookies)
     refusals.add(app, settings)
     app.state.watch = watch = Watch(studio)
     account.add(app, studio.accounts, settings)
     files.add(app, studio)
-    looks.add(app, studio)
-    probes.add(app, studio, settings)
+    page_delta.add(app, studio)
+    health.add(app, studio, settings)
     docs.add(app)
     manual.add(app)
     app.include_router(http.router(studio, watch))

@@ -13,8 +13,8 @@ import socket
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
-from diffusion_local.accounts import network
-from diffusion_local.network import is_loopback
+from diffusion_local.accounts.service import network
+from diffusion_local.system.network import is_loopback
 
 log = logging.getLogger(__name__)
 

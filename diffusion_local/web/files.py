@@ -7,14 +7,14 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
 
-from diffusion_local import shapes
+from diffusion_local import serializers
 from diffusion_local.domain import Image, State
 from diffusion_local.errors import NotFound, echo
+from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.messages import message
 from diffusion_local.settings import assets
-from diffusion_local.store.blobs import StoredFile
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.etags import known_already
+from diffusion_local.web.api.headers import known_already
 from diffusion_local.web.api.stored import StoredResponse
 from diffusion_local.web.refusals import NEVER
 
@@ -44,7 +44,7 @@ def add(app: FastAPI, studio: Studio) -> None:
             if suffix != "png":
                 raise NotFound(message("kept_as", image=echo(image_id), format=image.suffix))
             query = "?download=1" if download else ""
-            return RedirectResponse(shapes.file_url(image) + query, headers=NEVER)
+            return RedirectResponse(serializers.file_url(image) + query, headers=NEVER)
         return kept(request, file, TYPES[image.suffix], download_name(image) if download else None)
 
     @readable(app, "/thumbnails/{image_id}.webp")
@@ -66,7 +66,7 @@ def add(app: FastAPI, studio: Studio) -> None:
         except (NotFound, FileNotFoundError):
             image = studio.images_of([job]).get(job_id) if job.state is State.DONE else None
             if image:
-                return RedirectResponse(shapes.thumbnail_url(image.id), headers=NEVER)
+                return RedirectResponse(serializers.thumbnail_url(image.id), headers=NEVER)
             return Response(NOTHING, media_type="image/gif", headers=NEVER)
 
     @readable(app, "/assets/icons/{name}")

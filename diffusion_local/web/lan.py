@@ -6,7 +6,7 @@ import socket
 import segno
 
 from diffusion_local.settings import Settings
-from diffusion_local.web.guard import EVERYWHERE
+from diffusion_local.web.host_check import EVERYWHERE
 
 #: Never sent to: choosing a route to it tells which of our addresses the network sees (RFC 5737).
 ELSEWHERE = ("192.0.2.1", 9)

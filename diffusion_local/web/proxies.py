@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from diffusion_local import shapes
+from diffusion_local import serializers
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
@@ -96,7 +96,7 @@ class Proxies:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             scope = self._read(scope)
-            with shapes.below(self._root):
+            with serializers.below(self._root):
                 await self._app(scope, receive, send)
             return
         await self._app(scope, receive, send)

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from diffusion_local import faults
+from diffusion_local import disk
 from diffusion_local.errors import (
     Conflict,
     DatabaseProblem,
@@ -79,10 +79,10 @@ def add(app: FastAPI, settings: Settings) -> None:
     @app.exception_handler(OSError)
     async def storage_error(request: Request, error: OSError) -> JSONResponse:
         """Raises the error again if it is not of a file."""
-        if not faults.is_storage(error):
+        if not disk.is_storage(error):
             raise error
         log.error("%s %s: %s", request.method, request.url.path, error)
-        return await user_error(request, faults.problem_of(error))
+        return await user_error(request, disk.problem_of(error))
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -7,19 +7,48 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import BinaryIO
 
-from diffusion_local import faults, logs
+from diffusion_local import disk
 from diffusion_local.actor import LOCAL, run_as
-from diffusion_local.catalog import Catalog
+from diffusion_local.disk import kept_private
 from diffusion_local.dispatch import Dispatch
 from diffusion_local.dispatch.local import open_dispatch
-from diffusion_local.domain import Room
+from diffusion_local.domain import DeviceMemory
+from diffusion_local.engine import Engine
 from diffusion_local.errors import DatabaseProblem, UserError
-from diffusion_local.models.places import Places
-from diffusion_local.modes import kept_private
-from diffusion_local.settings import Settings, go_offline
+from diffusion_local.models.catalog import Catalog
+from diffusion_local.models.directories import ModelDirectories
+from diffusion_local.settings import Settings, go_offline, keep_kernels
+from diffusion_local.system import logs
 from diffusion_local.worker.inputs import Inputs
 from diffusion_local.worker.stopping import Stop, leave_in_time, listen_to_signals, stop_at_end_of_input
+
+
+def open_engine(settings: Settings, slot: str, open_source: Callable[[str], BinaryIO]) -> Engine:
+    """The engine of the settings on the device of this slot (``gpu0``, ``mps0``, ``cpu0``), with no model loaded.
+
+    ``open_source`` opens a source picture by its id.
+
+    Raises DeviceUnavailable if this machine has no such device, UserError if it lacks the precision of the settings.
+    """
+    if settings.engine == "fake":
+        from diffusion_local.engine.fake import FakeEngine
+
+        return FakeEngine(settings.fake_step_seconds)
+
+    from diffusion_local.engine.devices import at_slot
+    from diffusion_local.engine.diffusers_engine import DiffusersEngine
+    from diffusion_local.engine.inputs import PictureInputs
+
+    keep_kernels(settings.kernels)
+    limit = int(settings.memory_limit_gb * 1024**3)
+    graphs = settings.cuda_graphs == "auto"
+    materials = PictureInputs(settings, open_source)
+    return DiffusersEngine(
+        at_slot(slot), settings.threads, settings.precision, limit, materials, graphs, settings.speed
+    )
+
 
 log = logging.getLogger("diffusion_local.worker")
 
@@ -32,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     run_as(LOCAL)  # it works on everybody's jobs
     try:
-        with kept_private(), faults.explained():
+        with kept_private(), disk.explained():
             settings = Settings.load()
             logs.start(settings, f"worker-{options.slot}")
             go_offline(settings.home)
@@ -57,12 +86,12 @@ def run(settings: Settings, slot: str, supervised: bool) -> None:
     terms = dispatch.take(TAKEOVER_SECONDS if supervised else RECOVERY_SECONDS)
     if supervised:
         threading.Thread(target=stop_at_end_of_input, args=(stop,), daemon=True).start()
-    dispatch.register(os.getpid(), "", Room())
+    dispatch.register(os.getpid(), "", DeviceMemory())
     threading.Thread(target=stay_seen, args=(dispatch,), daemon=True).start()
     # From here on a stop never takes longer than its grace, even inside an import or a long step.
     threading.Thread(target=leave_in_time, args=(dispatch, stop, settings.stop_grace), daemon=True).start()
 
-    from diffusion_local.engine.choose import open_engine  # torch: seconds
+    pass  # torch: seconds
     from diffusion_local.worker.runner import Runner
 
     inputs = Inputs(dispatch)
@@ -70,7 +99,7 @@ def run(settings: Settings, slot: str, supervised: bool) -> None:
     dispatch.register(os.getpid(), engine.device, engine.room)
     only_inform(lambda: dispatch.tell("idle", free=engine.free()))
     log.info("ready on %s", engine.device)
-    catalog = Catalog(settings.starter, Places.of(settings))
+    catalog = Catalog(settings.starter, ModelDirectories.of(settings))
     runner = Runner(
         dispatch,
         terms,

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from diffusion_local.catalog import Model
 from diffusion_local.domain import Fit, Params
 from diffusion_local.engine import Engine, OnProgress, OnStep, Picture
-from diffusion_local.engine.memory import Choice, below
+from diffusion_local.engine.memory import RungChoice, below
 from diffusion_local.errors import DatabaseProblem, OutOfMemory
 from diffusion_local.messages import Message, message
+from diffusion_local.models.catalog import Model
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Ladder:
                 raise OutOfMemory(hopeless(params, choice.rung))
             down.append(choice.rung)
             say(message("phase_stepping_down", how=message(f"rung_{rung}")))
-            choice = Choice(rung, f"{choice.rung} ran out of memory: {message(f'rung_{rung}')}")
+            choice = RungChoice(rung, f"{choice.rung} ran out of memory: {message(f'rung_{rung}')}")
         peak = picture.facts.get("peak_bytes", 0)
         if down or (fit.worked, fit.peak_bytes < peak) != (choice.rung, False):
             fit = replace(fit, worked=choice.rung, peak_bytes=max(peak, fit.peak_bytes * (fit.worked == choice.rung)))

@@ -7,11 +7,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from PIL import Image as PIL
 
-from diffusion_local.dispatch import Dispatch, Report
+from diffusion_local.dispatch import Dispatch, ProgressReport
 from diffusion_local.domain import Flags, Job
 from diffusion_local.engine import OnStep
 from diffusion_local.errors import DatabaseProblem, LostClaim, Stopped
-from diffusion_local.image_formats import PREVIEW_QUALITY, webp
+from diffusion_local.gallery.formats import PREVIEW_QUALITY, webp
 from diffusion_local.worker.stopping import Stop
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Reporter:
 
     def report(self, job: Job, step: int, phase: str = "") -> None:
         """Raises Stopped and LostClaim."""
-        self._hear(lambda: self._dispatch.report([Report(job.claim, step, phase)]))
+        self._hear(lambda: self._dispatch.report([ProgressReport(job.claim, step, phase)]))
 
     def _hear(self, ask: Callable[[], list[Flags | None]]) -> None:
         """A database that cannot be used for a while is no reason to throw the work away. It is asked again a little

@@ -6,9 +6,8 @@ import time
 import traceback
 from collections.abc import Callable
 
-from diffusion_local import faults
-from diffusion_local.catalog import Catalog, Model
-from diffusion_local.dispatch import Dispatch, Terms
+from diffusion_local import disk
+from diffusion_local.dispatch import Dispatch, OutputTerms
 from diffusion_local.domain import MAX_TRIES, Failure, Job, Kind
 from diffusion_local.engine import Engine, OnStep, Picture
 from diffusion_local.errors import (
@@ -21,9 +20,10 @@ from diffusion_local.errors import (
     Stopped,
     StorageProblem,
 )
-from diffusion_local.estimates import Measured
 from diffusion_local.messages import message
+from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.digests import Digests
+from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.worker.inputs import Inputs
 from diffusion_local.worker.ladder import Ladder
 from diffusion_local.worker.reporting import DATABASE_PAUSE, Reporter
@@ -44,7 +44,7 @@ class Runner:
     def __init__(
         self,
         dispatch: Dispatch,
-        terms: Terms,
+        terms: OutputTerms,
         engine: Engine,
         catalog: Catalog,
         stop: Stop,
@@ -123,7 +123,7 @@ class Runner:
         if self._settle(job, lambda: made.append(self._make(job))):
             # 3. Save on the other thread.
             run = time.monotonic() - started - self._load_seconds
-            measured = Measured(run, self._load_seconds, expected, str(made[0].facts.get("rung", "")))
+            measured = JobTimings(run, self._load_seconds, expected, str(made[0].facts.get("rung", "")))
             self._saver.save(job, made[0], measured)
             if job.crashes:  # a suspect is settled alone, so that the crash of another is not counted as its own
                 self._saver.wait()
@@ -209,7 +209,7 @@ class Runner:
         """
         try:
             try:
-                with faults.explained():
+                with disk.explained():
                     work()
                 return True
             except Stopped as stopped:

@@ -11,15 +11,16 @@ from dataclasses import replace
 
 from PIL import Image as PIL
 
-from diffusion_local import blemishes, decoding, faults, recipe
-from diffusion_local.dispatch import Dispatch, Finished, Report, Terms
+from diffusion_local import disk, image_decoding
+from diffusion_local.dispatch import Dispatch, Finished, OutputTerms, ProgressReport
 from diffusion_local.domain import Image, Job, Kind, Params, utc_now
 from diffusion_local.engine import Picture
 from diffusion_local.errors import DatabaseProblem, LostClaim, Stopped, StorageProblem, UserError
-from diffusion_local.estimates import Measured
-from diffusion_local.image_formats import encode
+from diffusion_local.gallery import quality, recipes
+from diffusion_local.gallery.formats import encode
 from diffusion_local.messages import message
 from diffusion_local.models.digests import Digests
+from diffusion_local.queue.estimates import JobTimings
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Saver:
     """
 
     def __init__(
-        self, dispatch: Dispatch, terms: Terms, digests: Digests, stop: threading.Event, settle: Settle
+        self, dispatch: Dispatch, terms: OutputTerms, digests: Digests, stop: threading.Event, settle: Settle
     ) -> None:
         self._dispatch = dispatch
         self._terms = terms
@@ -53,7 +54,7 @@ class Saver:
         self._closed = threading.Event()
         threading.Thread(target=self._keep, name="keeper", daemon=True).start()
 
-    def save(self, job: Job, picture: Picture, measured: Measured) -> None:
+    def save(self, job: Job, picture: Picture, measured: JobTimings) -> None:
         """Save it once the one before is saved."""
         self._unsaved[job.id] = job
         self.wait()
@@ -81,7 +82,7 @@ class Saver:
         for pool in (self._saver, self._hasher):
             pool.shutdown()
 
-    def _finish(self, job: Job, picture: Picture, measured: Measured, handed_at: float) -> None:
+    def _finish(self, job: Job, picture: Picture, measured: JobTimings, handed_at: float) -> None:
         try:
             self._settle(job, lambda: self._keep_until_saved(job, picture, self._whole(measured, picture, handed_at)))
         except DatabaseProblem as problem:  # the job is given back before the next claim
@@ -89,7 +90,7 @@ class Saver:
         finally:
             self._unsaved.pop(job.id, None)
 
-    def _whole(self, measured: Measured, picture: Picture, handed_at: float) -> Measured:
+    def _whole(self, measured: JobTimings, picture: Picture, handed_at: float) -> JobTimings:
         """Wait for a picture that was handed over before its device had finished, and count that time.
 
         The device makes one picture after the other: what it still did for the one before is not this one's. Raises
@@ -102,7 +103,7 @@ class Saver:
         self._ready_at = picture.ready_at
         return replace(measured, run=picture.ready_at - began)
 
-    def _keep_until_saved(self, job: Job, picture: Picture, measured: Measured) -> None:
+    def _keep_until_saved(self, job: Job, picture: Picture, measured: JobTimings) -> None:
         """Hold on to the picture while the studio cannot store it: it need not be made twice.
 
         Raises StorageProblem or DatabaseProblem where they can be written, and this picture still failed twice.
@@ -112,7 +113,7 @@ class Saver:
         finished = self._encode(job, picture, measured)
         while True:
             try:
-                with faults.explained():
+                with disk.explained():
                     self._save(job, finished)
                 return
             except (StorageProblem, DatabaseProblem) as problem:
@@ -140,11 +141,11 @@ class Saver:
             if self._dispatch.sound(needed):
                 return
 
-    def _encode(self, job: Job, picture: Picture, measured: Measured) -> Finished:
+    def _encode(self, job: Job, picture: Picture, measured: JobTimings) -> Finished:
         width, height = picture.image.size
         facts = picture.facts | self._model_hash(job.params) | self._flag(job, picture.image)
         image = Image(job.id, job.id, "", job.params, width, height, 0, utc_now(), measured.run + measured.load)
-        texts = recipe.texts(image, facts)
+        texts = recipes.texts(image, facts)
         encoded = encode(picture.image, texts, self._terms.image_format, self._terms.sidecar)
         return Finished(encoded, width, height, image.created_at, measured, facts)
 
@@ -154,13 +155,13 @@ class Saver:
 
     def _flag(self, job: Job, picture: PIL.Image) -> dict[str, str]:
         """The flag of a picture that is probably not what was wanted."""
-        flag = blemishes.flag_of(picture, job.params, lambda: self._source(job))
+        flag = quality.flag_of(picture, job.params, lambda: self._source(job))
         return {"flag": flag} if flag else {}
 
     def _source(self, job: Job) -> PIL.Image | None:
         try:
             file = io.BytesIO(self._dispatch.source(job.claim, job.params.source))
-            with PIL.open(file) as source, decoding.share(source):
+            with PIL.open(file) as source, image_decoding.share(source):
                 return source.convert("RGB")
         except (OSError, UserError):  # it was deleted meanwhile
             return None
@@ -177,7 +178,7 @@ class Saver:
         while not self._closed.wait(KEEP_SECONDS):
             waiting = dict(self._unsaved)
             reports = [
-                Report(job.claim, job.params.steps, message("phase_saving"))
+                ProgressReport(job.claim, job.params.steps, message("phase_saving"))
                 for job in waiting.values()
                 if job.id in seen
             ]

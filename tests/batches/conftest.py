@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.worker.stopping import Stop
 from tests.workers import open_runner
@@ -13,11 +13,11 @@ Work = Callable[[], None]
 
 
 @pytest.fixture
-def work(house: House) -> Work:
+def work(services: Services) -> Work:
     """Makes every picture that is due."""
 
     def off() -> None:
-        runner = open_runner(house, "cpu0", FakeEngine(0), Stop())
+        runner = open_runner(services, "cpu0", FakeEngine(0), Stop())
         runner.work_off()
         runner.close()
 

@@ -2,23 +2,23 @@
 
 import pytest
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.engine.fake import FakeEngine
-from diffusion_local.store.paces import estimate_error
+from diffusion_local.queue.history import estimate_error
 from diffusion_local.worker.stopping import Stop
 from tests.workers import open_runner
 
 LINES = "".join(f"picture {place} --size 128x128 --steps {2 + place % 3 * 4}\n" for place in range(18))
 
 
-def test_a_mixed_list_is_estimated_and_the_error_is_measured(house: House) -> None:
-    batch_id = house.studio.lists.submit(LINES).batch_id
-    runner = open_runner(house, "cpu0", FakeEngine(0.02), Stop())
+def test_a_mixed_list_is_estimated_and_the_error_is_measured(services: Services) -> None:
+    batch_id = services.studio.lists.submit(LINES).batch_id
+    runner = open_runner(services, "cpu0", FakeEngine(0.02), Stop())
     runner.work_off()
     runner.close()
-    error = estimate_error(house.database, batch_id)
+    error = estimate_error(services.database, batch_id)
     assert error.count >= 15  # of the first two or three nothing was known yet
     assert error.median is not None
     assert error.median < 1  # a few per cent where nothing else runs
-    check = house.studio.lists.check("a cat --size 128x128 --steps 10\n" * 10)
+    check = services.studio.lists.check("a cat --size 128x128 --steps 10\n" * 10)
     assert check.seconds == pytest.approx(10 * 10 * 0.02, rel=1.5)

@@ -21,42 +21,36 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import FileResponse
 
-from diffusion_local import (
-    accounts,
-    blemishes,
-    contact_sheet,
-    domain,
-    logs,
-    manual,
-    pictures,
-    prompts,
-    recipe,
-    styles,
-    when,
-)
-from diffusion_local.batches import bundle
+from diffusion_local import domain, manual, styles
+from diffusion_local.accounts import service as accounts
+from diffusion_local.batches import export
 from diffusion_local.db.search import terms
 from diffusion_local.domain import Batch, Image, new_job
 from diffusion_local.engine import fake
 from diffusion_local.errors import DiffusionLocalError
+from diffusion_local.gallery import contact_sheet, foreign_recipes, quality, recipes
+from diffusion_local.gallery import service as pictures
+from diffusion_local.gallery.images import GalleryFilter
 from diffusion_local.grammar import schedules, tags, weights
-from diffusion_local.hub import choice
+from diffusion_local.hub import fetcher
 from diffusion_local.hub.client import RemoteFile
-from diffusion_local.lists import encoding, expansion, fields, formats, grid, transfer
+from diffusion_local.lists import encoding, entries, formats, grid, queue_file, wildcards
 from diffusion_local.messages import described, message, restored, say_in
-from diffusion_local.models import adapters, distilled, fitting, headers, known, loras, names, unets, walk
-from diffusion_local.models.weights import View, quantisation_of
+from diffusion_local.models import adapters, curated, directories, distilled, headers, loras, prompt_limits, unets
+from diffusion_local.models.weights import TensorView, quantisation_of
+from diffusion_local.notify import addresses, dispatcher, hooks
 from diffusion_local.options import a1111 as a1111_recipe
 from diffusion_local.options import samplers, validate, values
+from diffusion_local.queue import groups, schedule
 from diffusion_local.remote import server
-from diffusion_local.reports import markdown, report
+from diffusion_local.reports import report, wording
 from diffusion_local.settings import Settings
-from diffusion_local.store import foreign, queue_groups, reading
-from diffusion_local.store.gallery_filter import GalleryFilter
-from diffusion_local.telling import addresses, hooks, receivers
-from diffusion_local.web import access, files, guard, proxies
-from diffusion_local.web.api import etags, prefer, uploads
-from diffusion_local.web.api import fields as bodies
+from diffusion_local.system import logs
+from diffusion_local.web import access, files, host_check, proxies
+from diffusion_local.web.api import headers as etags
+from diffusion_local.web.api import headers as prefer
+from diffusion_local.web.api import schemas as bodies
+from diffusion_local.web.api import uploads
 from diffusion_local.web.api.dialects import openai
 from diffusion_local.web.api.gradio import calls
 from diffusion_local.web.api.gradio.uploads import Uploads
@@ -88,7 +82,7 @@ def job(text: str) -> domain.Job:
 
 
 def logged(text: str) -> object:
-    return logs.Repeats().filter(logging.LogRecord("test", logging.ERROR, "", 0, "%s", (text,), None))
+    return logs.RepeatFilter().filter(logging.LogRecord("test", logging.ERROR, "", 0, "%s", (text,), None))
 
 
 def called(text: str) -> object:
@@ -121,14 +115,14 @@ def tensors(text: str, length: int = headers.MAX_NAME) -> headers.Header:
 def png(text: str) -> bytes:
     info, file = PngInfo(), io.BytesIO()
     info.add_itxt("parameters", text.encode("utf-8", "replace").decode(), zip=True)
-    info.add_itxt(recipe.JSON_KEY, text.encode("utf-8", "replace").decode(), zip=True)
+    info.add_itxt(recipes.JSON_KEY, text.encode("utf-8", "replace").decode(), zip=True)
     PIL.new("L", (1, 1)).save(file, "PNG", pnginfo=info)
     return file.getvalue()
 
 
 def webp(text: str) -> bytes:
     exif, file = PIL.Exif(), io.BytesIO()
-    exif.get_ifd(34665)[reading.USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-le", "replace")
+    exif.get_ifd(34665)[recipes.USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-le", "replace")
     PIL.new("L", (1, 1)).save(file, "WEBP", exif=exif)
     return file.getvalue()
 
@@ -143,8 +137,8 @@ def foreign_texts(text: str) -> object:
         {"XML:com.adobe.xmp": f"exif:UserComment{{{text}</rdf:li>"},
         {"Software": "NovelAI", "Source": text, "Description": text, "Comment": json.dumps({"sampler": text})},
     ]
-    found = [foreign.read(each) for each in named]
-    return [foreign.settings_of(each) for each in found if each]
+    found = [foreign_recipes.read(each) for each in named]
+    return [foreign_recipes.settings_of(each) for each in found if each]
 
 
 def request(**given: str) -> Request:
@@ -177,11 +171,11 @@ def composed(text: str) -> object:
 
 def wildcard(text: str) -> object:
     written("nasty.txt", raw(text))
-    return expansion.Expander(FOLDER).parse("__nasty__").count
+    return wildcards.Expander(FOLDER).parse("__nasty__").count
 
 
 def expanded(text: str) -> object:
-    return expansion.Expander(FOLDER).parse(text).count
+    return wildcards.Expander(FOLDER).parse(text).count
 
 
 def listed(form: str) -> Callable[[str], object]:
@@ -213,13 +207,13 @@ PARSERS = [
     Parser(
         "what a prompt asks for",
         "blemishes.py",
-        lambda text: [blemishes.asked_for(each, params(prompt=text)) for each in blemishes.BLEMISHES],
+        lambda text: [quality.asked_for(each, params(prompt=text)) for each in quality.BLEMISHES],
     ),
     Parser("account name", "accounts.py", accounts.checked_name),
     Parser("password", "accounts.py", accounts.checked_password),
     Parser("slug of a picture", "pictures.py", lambda text: pictures.name_of(image(text))),
     Parser("slug of a download", "web/files.py", lambda text: files.download_name(image(text))),
-    Parser("slug of a batch", "batches/bundle.py", lambda text: bundle.name_of(job(text), "a.png")),
+    Parser("slug of a batch", "batches/export.py", lambda text: export.name_of(job(text), "a.png")),
     Parser("names in a sentence", "web/ui/view_models.py", view_models.sentence),
     Parser("escaping", "web/ui/view.py", view.text),
     Parser("language", "web/ui/words.py", lambda text: words.preferred("", text)),
@@ -231,36 +225,36 @@ PARSERS = [
         "size, OpenAI", "web/api/dialects/openai.py", lambda text: openai.read(openai.Generation(prompt="", size=text))
     ),
     Parser("picture in Base64", "web/api/uploads.py", lambda text: uploads.decoded("image", text)),
-    Parser("body of a submit", "web/api/fields.py", lambda text: bodies.NewJobs.model_validate_json(raw(text))),
-    Parser("Prefer", "web/api/prefer.py", prefer.read_prefer),
-    Parser("If-None-Match", "web/api/etags.py", lambda text: etags.known_already(request(if_none_match=text), "x")),
+    Parser("body of a submit", "web/api/schemas.py", lambda text: bodies.NewJobs.model_validate_json(raw(text))),
+    Parser("Prefer", "web/api/headers.py", prefer.read_prefer),
+    Parser("If-None-Match", "web/api/headers.py", lambda text: etags.known_already(request(if_none_match=text), "x")),
     Parser("cookie", "web/access.py", lambda text: access.given(Headers({"cookie": text}), "session")),
     Parser(
         "Authorization", "web/access.py", lambda text: access.given(Headers({"authorization": f"Basic {text}"}), "")
     ),
-    Parser("Host", "web/guard.py", guard.host_name),
-    Parser("Origin", "web/guard.py", lambda text: guard.same_origin(text, "localhost")),
+    Parser("Host", "web/host_check.py", host_check.host_name),
+    Parser("Origin", "web/host_check.py", lambda text: host_check.same_origin(text, "localhost")),
     Parser("X-Forwarded-For", "web/proxies.py", forwarded),
     Parser("Range", "web/files.py", ranged),
-    Parser("window", "when.py", when.parse_window.__wrapped__),
-    Parser("past moment", "when.py", lambda text: when.parse_past("since", text, NOW, UTC)),
-    Parser("moment", "when.py", lambda text: when.parse_moment("start_at", text, NOW, UTC)),
+    Parser("window", "when.py", schedule.parse_window.__wrapped__),
+    Parser("past moment", "when.py", lambda text: schedule.parse_past("since", text, NOW, UTC)),
+    Parser("moment", "when.py", lambda text: schedule.parse_moment("start_at", text, NOW, UTC)),
     Parser("directives", "engine/fake.py", lambda text: fake._DIRECTIVE.findall(text)),
-    Parser("variants", "hub/choice.py", lambda text: choice.marks(RemoteFile(text, 1, "", False))),
-    Parser("words with weights", "prompts.py", prompts.first_weighted),
-    Parser("hub id", "models/names.py", names.REPO.fullmatch),
-    Parser("file of a shard", "models/walk.py", walk.is_later_shard),
+    Parser("variants", "hub/fetcher.py", lambda text: fetcher.marks(RemoteFile(text, 1, "", False))),
+    Parser("words with weights", "prompts.py", prompt_limits.first_weighted),
+    Parser("hub id", "models/curated.py", curated.REPO.fullmatch),
+    Parser("file of a shard", "models/directories.py", directories.is_later_shard),
     Parser(
         "name of a distilled model",
         "models/distilled.py",
         lambda text: (distilled.kind_of(text), distilled.steps_of(text), distilled.of_lora("sdxl", text)),
     ),
-    Parser("word of a textual inversion", "models/fitting.py", lambda text: fitting.holds(text, "ink")),
+    Parser("word of a textual inversion", "models/adapters.py", lambda text: adapters.holds(text, "ink")),
     Parser("tensors of a LoRA", "models/loras.py", lambda text: loras.read_lora(tensors(text))),
     Parser("name of a tensor", "models/lora_layers.py", lambda text: loras.read_lora(tensors(text, len(text)))),
-    Parser("tensors of a UNet", "models/unets.py", lambda text: unets.read_unet(View(tensors(text)))),
+    Parser("tensors of a UNet", "models/unets.py", lambda text: unets.read_unet(TensorView(tensors(text)))),
     Parser("quantised tensors", "models/weights.py", lambda text: quantisation_of(tensors(text))),
-    Parser("name of a known model", "models/known.py", lambda text: known.closest("sd1", "", text)),
+    Parser("name of a known model", "models/curated.py", lambda text: curated.closest("sd1", "", text)),
     Parser(
         "metadata of a model",
         "models/headers.py",
@@ -280,12 +274,16 @@ PARSERS = [
     ),
     Parser("choices", "grammar/templates.py", expanded),
     Parser("wildcard file", "grammar/templates.py", wildcard),
-    Parser("choices, printed", "grammar/trees.py", lambda text: expansion.Expander(FOLDER).parse(text).printed()),
+    Parser("choices, printed", "grammar/trees.py", lambda text: wildcards.Expander(FOLDER).parse(text).printed()),
     Parser("tags of a prompt", "grammar/tags.py", lambda text: (tags.found_in(text), tags.without(text))),
     Parser("other tags", "grammar/tags.py", tags.others_in),
     Parser("changing prompt", "grammar/schedules.py", lambda text: schedules.texts(text, 3)),
     Parser("weights of a prompt", "grammar/weights.py", lambda text: weights.printed(weights.parts(text))),
-    Parser("syntax of a prompt", "prompts.py", lambda text: prompts.BREAK.search(text) or prompts.AND.search(text)),
+    Parser(
+        "syntax of a prompt",
+        "prompts.py",
+        lambda text: prompt_limits.BREAK.search(text) or prompt_limits.AND.search(text),
+    ),
     Parser("JSON array", "lists/formats.py", listed("json")),
     Parser("axis", "lists/grid.py", axis),
     Parser("search and replace", "lists/grid.py", replaced),
@@ -298,45 +296,47 @@ PARSERS = [
         "lists/encoding.py",
         lambda text: encoding.decoded(text.encode("latin-1", "replace") + b"\xe9\xff"),
     ),
-    Parser("line of a queue file", "lists/transfer.py", lambda text: transfer.parcel(transfer.read_object(text))),
-    Parser("name of a field", "lists/fields.py", fields.field_name),
+    Parser("line of a queue file", "lists/queue_file.py", lambda text: queue_file.parcel(queue_file.read_object(text))),
+    Parser("name of a field", "lists/entries.py", entries.field_name),
     Parser("sampler", "options/samplers.py", samplers.check_sampler),
     Parser("sampler and schedule", "options/samplers.py", samplers.split),
     Parser("size of a recipe", "options/a1111.py", lambda text: a1111_recipe.settings_in({"Size": text})),
-    Parser("size", "lists/fields.py", fields.parse_size),
+    Parser("size", "lists/entries.py", entries.parse_size),
     Parser("address of a server", "remote/server.py", server.address),
-    Parser("recipe as text", "store/reading.py", reading.read_text),
-    Parser("pairs of a recipe", "store/reading.py", lambda text: reading.read_text(f"a\n{text}")),
-    Parser("recipe in a PNG", "store/reading.py", lambda text: reading.read_picture(png(text))),
-    Parser("recipe in EXIF", "store/reading.py", lambda text: reading.read_picture(webp(text))),
-    Parser("recipe of another program", "store/foreign.py", foreign_texts),
+    Parser("recipe as text", "gallery/recipes.py", recipes.read_text),
+    Parser("pairs of a recipe", "gallery/recipes.py", lambda text: recipes.read_text(f"a\n{text}")),
+    Parser("recipe in a PNG", "gallery/recipes.py", lambda text: recipes.read_picture(png(text))),
+    Parser("recipe in EXIF", "gallery/recipes.py", lambda text: recipes.read_picture(webp(text))),
+    Parser("recipe of another program", "gallery/foreign_recipes.py", foreign_texts),
     Parser(
         "recipe, written",
         "options/a1111.py",
         lambda text: a1111_recipe.text(params(prompt=text, negative=text, model=text)),
     ),
     Parser("search", "db/search.py", searched),
-    Parser("filter of the gallery", "store/gallery_filter.py", lambda text: GalleryFilter.of({"model": text})),
-    Parser("filter of the queue", "store/queue_groups.py", lambda text: queue_groups.Wanted(text=text).where()),
-    Parser("webhooks", "telling/receivers.py", lambda text: receivers.check_settings(settings_with(webhooks=text))),
-    Parser("time of the report", "telling/receivers.py", lambda text: receivers.morning(settings_with(report_at=text))),
+    Parser("filter of the gallery", "gallery/images.py", lambda text: GalleryFilter.of({"model": text})),
+    Parser("filter of the queue", "queue/groups.py", lambda text: groups.JobFilter(text=text).where()),
+    Parser("webhooks", "notify/dispatcher.py", lambda text: dispatcher.check_settings(settings_with(webhooks=text))),
+    Parser(
+        "time of the report", "notify/dispatcher.py", lambda text: dispatcher.morning(settings_with(report_at=text))
+    ),
     Parser(
         "arguments of a hook",
-        "telling/hooks.py",
+        "notify/hooks.py",
         lambda text: hooks.filled(("run", text, "{name}"), {"name": text}, "on_batch_done"),
     ),
-    Parser("webhook", "telling/addresses.py", addresses.read),
-    Parser("allowed networks", "telling/addresses.py", addresses.Allowed.of),
-    Parser("number as an address", "telling/addresses.py", addresses.looks_like_a_number),
+    Parser("webhook", "notify/addresses.py", addresses.read),
+    Parser("allowed networks", "notify/addresses.py", addresses.AllowedAddress.of),
+    Parser("number as an address", "notify/addresses.py", addresses.looks_like_a_number),
     Parser("group of an error", "reports/report.py", lambda text: report.reason_of("kind", text)),
-    Parser("Markdown", "reports/markdown.py", markdown.escaped),
+    Parser("Markdown", "reports/wording.py", wording.escaped),
     Parser("LoRAs of a prompt", "grammar/tags.py", lambda text: validate.with_tags(params(prompt=f"<lora:a:1>{text}"))),
     Parser("prompt", "options/values.py", lambda text: values.check_prompt("prompt", text, required=True)),
     Parser("LoRAs", "options/values.py", lambda text: values.loras("loras", text)),
     Parser("file name", "options/values.py", lambda text: values.file_name("vae", text)),
     Parser("number", "options/values.py", lambda text: values.number("steps", text, 1, 150)),
     Parser("source id", "options/values.py", lambda text: values.source_id("source", text, "img2img")),
-    Parser("foreign words", "prompts.py", lambda text: prompts.foreign_words(text, ("LATIN",))),
+    Parser("foreign words", "prompts.py", lambda text: prompt_limits.foreign_words(text, ("LATIN",))),
     Parser("styles", "styles.py", styled),
     Parser("log line", "logs.py", logged),
     Parser("words of the manual", "manual.py", manual.search),
@@ -351,9 +351,9 @@ PARSERS = [
 EXEMPT = {
     "cli/pictures.py": "an id that the person at the terminal typed",
     "engine/devices.py": "the slot's name, which the supervisor chose",
-    "engine/extras.py": "a file's name as literal text, in a prompt of bounded length",
+    "engine/adapters.py": "a file's name as literal text, in a prompt of bounded length",
     "operations/registry.py": "the paths of routes, as the program declares them",
-    "web/frame.py": "the page that gradio built",
+    "web/page_html.py": "the page that gradio built",
     "web/manual.py": "the path under which a proxy serves us, out of the settings",
     "web/ui/form.py": "a number of at most 20 digits",
 }

@@ -12,10 +12,10 @@ import psutil
 import pytest
 from PIL import Image as PIL
 
-from diffusion_local import decoding
-from diffusion_local.compose import House
-from diffusion_local.decoding import Budget
+from diffusion_local import image_decoding
+from diffusion_local.compose import Services
 from diffusion_local.errors import InvalidParams, Overloaded
+from diffusion_local.image_decoding import Budget
 from tests.cost.conftest import WebProcess
 from tests.web.conftest import client_of, made
 
@@ -89,19 +89,19 @@ def test_eight_huge_pictures_at_once_take_the_memory_of_two(web: WebProcess) -> 
     assert peak.growth < 2 * PIXELS + SLACK, f"{peak.growth / 1e6:.0f} MB"
 
 
-def test_pixels_are_counted_before_they_are_decoded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_are_counted_before_they_are_decoded(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.BytesIO()
     PIL.new("1", (20_000, 4000)).save(file, "PNG")
-    monkeypatch.setattr(decoding.budget, "taken", pytest.fail)
+    monkeypatch.setattr(image_decoding.budget, "taken", pytest.fail)
     with pytest.raises(InvalidParams, match=r"max_source_megapixels.*20000x4000"):
-        house.studio.sources.add(file.getvalue())
+        services.studio.sources.add(file.getvalue())
 
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> Budget:
     """A budget that is used up: whoever decodes a picture is refused."""
     budget = Budget(most_waiting=0)
-    monkeypatch.setattr(decoding, "budget", budget)
+    monkeypatch.setattr(image_decoding, "budget", budget)
     return budget
 
 
@@ -112,8 +112,8 @@ def png() -> bytes:
 
 
 @pytest.mark.parametrize("door", ["sources", "form", "json", "a1111", "a1111 larger", "openai", "cog", "gallery"])
-def test_every_door_says_when_too_many_wait(house: House, door: str, taken: Budget) -> None:
-    image, client, data = made(house), client_of(house), png()
+def test_every_door_says_when_too_many_wait(services: Services, door: str, taken: Budget) -> None:
+    image, client, data = made(services), client_of(services), png()
     text = base64.b64encode(data).decode()
     match door:
         case "sources":
@@ -137,16 +137,16 @@ def test_every_door_says_when_too_many_wait(house: House, door: str, taken: Budg
     assert "Too many pictures" in answer.text
 
 
-def test_own_pictures_take_their_share_too(house: House, taken: Budget) -> None:
-    image = made(house)
-    house.files.thumbnail(image.key).delete()
-    batch = house.studio.job(image.job_id).batch_id
-    for draw in (lambda: house.files.thumbnail(image.key), lambda: house.studio.batches.contact_sheet(batch)):
+def test_own_pictures_take_their_share_too(services: Services, taken: Budget) -> None:
+    image = made(services)
+    services.files.thumbnail(image.key).delete()
+    batch = services.studio.job(image.job_id).batch_id
+    for draw in (lambda: services.files.thumbnail(image.key), lambda: services.studio.batches.contact_sheet(batch)):
         with pytest.raises(Overloaded):
             draw()
 
 
-def test_a_recipe_is_read_without_decoding_a_pixel(house: House, taken: Budget) -> None:
-    client = client_of(house)
+def test_a_recipe_is_read_without_decoding_a_pixel(services: Services, taken: Budget) -> None:
+    client = client_of(services)
     answer = client.post("/sdapi/v1/png-info", json={"image": base64.b64encode(huge("L")).decode()})
     assert answer.status_code == 200

@@ -3,11 +3,11 @@
 import httpx
 import pytest
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.db.connections import LIMITS
 from diffusion_local.errors import InvalidParams
-from diffusion_local.store.gallery_filter import MAX_CHARS, MAX_VALUE, MAX_WORDS, GalleryFilter
-from diffusion_local.store.queue_groups import MOST_TEXT, Wanted
+from diffusion_local.gallery.images import MAX_CHARS, MAX_VALUE, MAX_WORDS, GalleryFilter
+from diffusion_local.queue.groups import MOST_TEXT, JobFilter
 from diffusion_local.web.ui import look
 from tests.cost.conftest import WebProcess
 from tests.support import run_python
@@ -49,18 +49,18 @@ def test_a_hundred_thousand_words_do_not_end_the_process(tmp_path: object) -> No
         ('"' + "a_" * (MAX_WORDS + 1) + '"', f"must have at most {MAX_WORDS} words (got {MAX_WORDS + 1})."),
     ],
 )
-def test_the_studio_names_field_and_limit(house: House, search: str, problem: str) -> None:
-    for ask in (house.studio.gallery, house.studio.pictures.page, house.studio.pictures.zip):
+def test_the_studio_names_field_and_limit(services: Services, search: str, problem: str) -> None:
+    for ask in (services.studio.gallery, services.studio.pictures.page, services.studio.pictures.zip):
         with pytest.raises(InvalidParams) as refused:
             ask(search=search)  # type: ignore[operator]
         assert (refused.value.field, refused.value.problem) == ("search", problem)
 
 
-def test_the_longest_search_still_finds(house: House) -> None:
-    image = made(house, "a boat by the sea")
+def test_the_longest_search_still_finds(services: Services) -> None:
+    image = made(services, "a boat by the sea")
     words = "boat " + "-car " * (MAX_WORDS - 1)
-    assert house.studio.gallery(search=words) == [image]
-    assert house.studio.gallery(search="boat " * MAX_WORDS) == [image]
+    assert services.studio.gallery(search=words) == [image]
+    assert services.studio.gallery(search="boat " * MAX_WORDS) == [image]
 
 
 @pytest.mark.parametrize("field", ["model", "board", "batch", "owner", "like"])
@@ -71,39 +71,39 @@ def test_other_filters_have_a_limit_too(field: str) -> None:
 
 @pytest.mark.parametrize("field", ["state", "model", "owner", "text"])
 def test_a_filter_of_the_queue_has_a_limit(field: str) -> None:
-    Wanted(**{field: "%" * MOST_TEXT}).where()
+    JobFilter(**{field: "%" * MOST_TEXT}).where()
     with pytest.raises(InvalidParams, match=f"^{field}: must have at most {MOST_TEXT} characters"):
-        Wanted(**{field: "a" * (MOST_TEXT + 1)}).where()
+        JobFilter(**{field: "a" * (MOST_TEXT + 1)}).where()
 
 
-def test_the_longest_filter_of_the_queue_is_a_pattern_that_sqlite_takes(house: House) -> None:
-    made(house)
-    wanted = Wanted(text="\\%_\n" * (MOST_TEXT // 4))
-    assert house.studio.groups.live(wanted, 10) == house.studio.groups.ended(wanted, 10) == []
+def test_the_longest_filter_of_the_queue_is_a_pattern_that_sqlite_takes(services: Services) -> None:
+    made(services)
+    wanted = JobFilter(text="\\%_\n" * (MOST_TEXT // 4))
+    assert services.studio.groups.live(wanted, 10) == services.studio.groups.ended(wanted, 10) == []
 
 
-def test_every_connection_has_the_limits(house: House) -> None:
-    with house.database.plain() as connection:
+def test_every_connection_has_the_limits(services: Services) -> None:
+    with services.database.plain() as connection:
         assert {limit: connection.getlimit(limit) for limit in LIMITS} == LIMITS
 
 
-def test_http_refuses_and_names_the_field(house: House) -> None:
-    client = client_of(house)
+def test_http_refuses_and_names_the_field(services: Services) -> None:
+    client = client_of(services)
     for path in ("/api/v1/images", "/api/v1/images/zip"):
         answer = client.get(path, params={"search": WORDS})
         assert (answer.status_code, answer.json()["error"]["field"]) == (422, "search")
         assert client.get(path, params={"search": LONGEST}).status_code == 200
 
 
-def test_the_page_says_so_and_shows_the_gallery(house: House) -> None:
-    made(house)
-    found = look.look(house.studio, "", "gallery", ["", "", "", "", CRASH])
+def test_the_page_says_so_and_shows_the_gallery(services: Services) -> None:
+    made(services)
+    found = look.look(services.studio, "", "gallery", ["", "", "", "", CRASH])
     assert found is not None
     assert f"must have at most {MAX_CHARS:,} characters" in found[1]["gallery"]
     assert "apple" in found[1]["gallery"]
 
 
-def test_the_command_line_refuses_too(house: House) -> None:
+def test_the_command_line_refuses_too(services: Services) -> None:
     code = f"import sys; sys.argv = ['diffusion-local', 'gallery', '--search', {WORDS!r}]\n"
     code += "from diffusion_local.cli import main\ntry:\n    main()\nexcept SystemExit as end:\n    print(end.code)"
     assert run_python(code).strip() not in ("", "0", "None")

@@ -14,7 +14,7 @@ import pytest
 
 from diffusion_local.db.database import Database, check_integrity
 from diffusion_local.errors import DatabaseProblem, DiffusionLocalError
-from diffusion_local.store.jobs import JobStore
+from diffusion_local.queue.jobs import JobStore
 from tests.support import REPOSITORY, claimed, enqueue, sql
 
 pytestmark = pytest.mark.real_migrations

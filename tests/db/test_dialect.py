@@ -24,7 +24,7 @@ from diffusion_local.db.dialect import (
     seconds_between,
 )
 from diffusion_local.domain import utc_now
-from diffusion_local.store.jobs import JobStore
+from diffusion_local.queue.jobs import JobStore
 from tests.support import enqueue
 
 

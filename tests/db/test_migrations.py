@@ -10,7 +10,7 @@ from diffusion_local.db.database import Database
 from diffusion_local.db.migrations import MIGRATIONS
 from diffusion_local.domain import State
 from diffusion_local.errors import DatabaseProblem
-from diffusion_local.store.jobs import JobStore
+from diffusion_local.queue.jobs import JobStore
 from tests.support import claimed, enqueue, image_of, in_state, sql, start_python
 
 pytestmark = pytest.mark.real_migrations

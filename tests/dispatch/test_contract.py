@@ -13,22 +13,22 @@ from typing import Any
 import pytest
 from PIL import Image as PIL
 
-from diffusion_local.compose import House
-from diffusion_local.dispatch import Dispatch, Finished, Report, Terms
+from diffusion_local.compose import Services
+from diffusion_local.dispatch import Dispatch, Finished, OutputTerms, ProgressReport
 from diffusion_local.dispatch.local import LocalDispatch
-from diffusion_local.domain import Claim, Failure, Fit, Flags, Image, Job, Kind, Lane, Room, State, utc_now
+from diffusion_local.domain import Claim, DeviceMemory, Failure, Fit, Flags, Image, Job, Kind, Lane, State, utc_now
 from diffusion_local.errors import DatabaseProblem, HomeInUse, LostClaim, NotFound, StorageProblem
-from diffusion_local.estimates import Measured
-from diffusion_local.image_formats import encode
+from diffusion_local.gallery.formats import encode
 from diffusion_local.messages import described, message
+from diffusion_local.queue.estimates import JobTimings
 from tests.dispatch.wire import CALLS, Wire, hints, plain, typed
 from tests.support import FAILURE, enqueue, eventually, params, sql
 
 PICTURE = PIL.radial_gradient("L").resize((128, 128)).convert("RGB")
 
 
-def open_both(house: House, slot: str, by_wire: bool) -> tuple[Dispatch, LocalDispatch]:
-    local = LocalDispatch(house, slot)
+def open_both(services: Services, slot: str, by_wire: bool) -> tuple[Dispatch, LocalDispatch]:
+    local = LocalDispatch(services, slot)
     return (Wire(local) if by_wire else local), local
 
 
@@ -38,27 +38,29 @@ def by_wire(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def dispatch(house: House, by_wire: bool) -> Iterator[Dispatch]:
-    opened, local = open_both(house, "cpu0", by_wire)
+def dispatch(services: Services, by_wire: bool) -> Iterator[Dispatch]:
+    opened, local = open_both(services, "cpu0", by_wire)
     yield opened
     local._storage.close()
 
 
 @pytest.fixture
-def other(house: House, by_wire: bool) -> Iterator[Dispatch]:
+def other(services: Services, by_wire: bool) -> Iterator[Dispatch]:
     """The dispatch of another slot."""
-    opened, local = open_both(house, "cpu1", by_wire)
+    opened, local = open_both(services, "cpu1", by_wire)
     yield opened
     local._storage.close()
 
 
 def finished(**changes: Any) -> Finished:
     encoded = encode(PICTURE, {"parameters": "a red apple"}, "png", True)
-    return replace(Finished(encoded, 128, 128, utc_now(), Measured(0.5, 0.25, 0.7, "resident"), {"a": [1]}), **changes)
+    return replace(
+        Finished(encoded, 128, 128, utc_now(), JobTimings(0.5, 0.25, 0.7, "resident"), {"a": [1]}), **changes
+    )
 
 
-def pictures(house: House) -> list[Path]:
-    return sorted(house.settings.gallery.rglob("*.png"))
+def pictures(services: Services) -> list[Path]:
+    return sorted(services.settings.gallery.rglob("*.png"))
 
 
 def claimed(dispatch: Dispatch) -> Job:
@@ -86,9 +88,9 @@ def test_both_take_the_same_calls() -> None:
         assert inspect.signature(getattr(LocalDispatch, name)) == inspect.signature(call), name
 
 
-def test_nouns_come_back_as_they_were(house: House) -> None:
-    enqueue(house.jobs, prompt="ein Ä 🍎", negative="n")
-    job = claimed(LocalDispatch(house, "cpu0"))
+def test_nouns_come_back_as_they_were(services: Services) -> None:
+    enqueue(services.jobs, prompt="ein Ä 🍎", negative="n")
+    job = claimed(LocalDispatch(services, "cpu0"))
     for kind, value in ((Job, job), (Finished, finished()), (Fit, Fit("m", Kind.INPAINT, 1, 2, "d"))):
         assert typed(kind, plain(value)) == value
     assert hints(CALLS["claim"])["return"] == list[Job]
@@ -103,9 +105,9 @@ def test_what_cannot_travel_is_refused(value: Any) -> None:
 # -- the slot --------------------------------------------------------------------------------------------------------
 
 
-def test_a_slot_is_held_by_one_and_free_after_it_left(house: House, dispatch: Dispatch, by_wire: bool) -> None:
-    assert dispatch.take(0) == Terms("png", False, 1)
-    again, local = open_both(house, "cpu0", by_wire)
+def test_a_slot_is_held_by_one_and_free_after_it_left(services: Services, dispatch: Dispatch, by_wire: bool) -> None:
+    assert dispatch.take(0) == OutputTerms("png", False, 1)
+    again, local = open_both(services, "cpu0", by_wire)
     with pytest.raises(HomeInUse, match="cpu0"):
         again.take(0)
     dispatch.leave()
@@ -114,80 +116,84 @@ def test_a_slot_is_held_by_one_and_free_after_it_left(house: House, dispatch: Di
     local._storage.close()
 
 
-def test_the_terms_are_the_studios(house: House, by_wire: bool) -> None:
-    settings = replace(house.settings, image_format="webp", sidecar="on", preview_every=5)
-    opened, _ = open_both(replace(house, settings=settings), "cpu0", by_wire)
-    assert opened.take(0) == Terms("webp", True, 5)
+def test_the_terms_are_the_studios(services: Services, by_wire: bool) -> None:
+    settings = replace(services.settings, image_format="webp", sidecar="on", preview_every=5)
+    opened, _ = open_both(replace(services, settings=settings), "cpu0", by_wire)
+    assert opened.take(0) == OutputTerms("webp", True, 5)
     opened.leave()
 
 
-def test_who_takes_a_slot_recovers_what_its_last_holder_left(house: House, dispatch: Dispatch, other: Dispatch) -> None:
-    enqueue(house.jobs, 2)
+def test_who_takes_a_slot_recovers_what_its_last_holder_left(
+    services: Services, dispatch: Dispatch, other: Dispatch
+) -> None:
+    enqueue(services.jobs, 2)
     lost, kept = claimed(dispatch), claimed(other)
     dispatch.take(0)
-    assert (house.jobs.get(lost.id).state, house.jobs.get(lost.id).crashes) == (State.QUEUED, 1)
-    assert house.jobs.get(kept.id).state is State.RUNNING
+    assert (services.jobs.get(lost.id).state, services.jobs.get(lost.id).crashes) == (State.QUEUED, 1)
+    assert services.jobs.get(kept.id).state is State.RUNNING
     dispatch.leave()
 
 
-def test_a_worker_is_seen_with_what_it_does(house: House, dispatch: Dispatch) -> None:
-    dispatch.register(os.getpid(), "a device", Room("cuda", 10**10, True))
+def test_a_worker_is_seen_with_what_it_does(services: Services, dispatch: Dispatch) -> None:
+    dispatch.register(os.getpid(), "a device", DeviceMemory("cuda", 10**10, True))
     dispatch.tell("loading", "starter", 5)
     dispatch.tell("busy", "starter")
-    [worker] = house.workers.all()
-    assert (worker.slot, worker.device, worker.room) == ("cpu0", "a device", Room("cuda", 10**10, True))
+    [worker] = services.workers.all()
+    assert (worker.slot, worker.device, worker.room) == ("cpu0", "a device", DeviceMemory("cuda", 10**10, True))
     assert (worker.status, worker.model, worker.free_bytes) == ("busy", "starter", 5)
     dispatch.seen()
-    assert house.workers.all()[0].seen_at >= worker.seen_at
+    assert services.workers.all()[0].seen_at >= worker.seen_at
     dispatch.leave()
-    assert house.workers.all()[0].status == "stopped"
+    assert services.workers.all()[0].status == "stopped"
 
 
 # -- claims ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_claim_takes_the_next_job_and_none_twice(house: House, dispatch: Dispatch, other: Dispatch) -> None:
-    ids = enqueue(house.jobs, 2)
+def test_a_claim_takes_the_next_job_and_none_twice(services: Services, dispatch: Dispatch, other: Dispatch) -> None:
+    ids = enqueue(services.jobs, 2)
     assert [dispatch.claim("")[0].id, other.claim("")[0].id] == ids
     assert dispatch.claim("") == []
     assert [job.id for job in dispatch.running()] == ids[:1]
-    assert house.jobs.get(ids[1]).worker == "cpu1"
+    assert services.jobs.get(ids[1]).worker == "cpu1"
 
 
-def test_a_claim_may_take_several_that_go_together(house: House, dispatch: Dispatch) -> None:
-    alike = enqueue(house.jobs, 5, lane=Lane.BATCH)
-    wider = enqueue(house.jobs, 2, lane=Lane.BATCH, width=256)
+def test_a_claim_may_take_several_that_go_together(services: Services, dispatch: Dispatch) -> None:
+    alike = enqueue(services.jobs, 5, lane=Lane.BATCH)
+    wider = enqueue(services.jobs, 2, lane=Lane.BATCH, width=256)
     assert [job.id for job in dispatch.claim("starter", 3)] == alike[:3]
     assert [job.id for job in dispatch.claim("starter", 8)] == alike[3:]  # not with those of another size
     assert [job.id for job in dispatch.claim("starter", 8)] == wider
     assert {(job.attempt, job.worker, job.state) for job in dispatch.running()} == {(1, "cpu0", State.RUNNING)}
 
 
-def test_several_keep_the_order_and_the_fair_shares_of_the_line(house: House, dispatch: Dispatch) -> None:
-    anns, bobs = (enqueue(house.jobs, 3, lane=Lane.BATCH, owner=name) for name in ("ann", "bob"))
+def test_several_keep_the_order_and_the_fair_shares_of_the_line(services: Services, dispatch: Dispatch) -> None:
+    anns, bobs = (enqueue(services.jobs, 3, lane=Lane.BATCH, owner=name) for name in ("ann", "bob"))
     assert [job.id for job in dispatch.claim("starter", 4)] == [anns[0], bobs[0], anns[1], bobs[1]]
 
 
 @pytest.mark.parametrize("changes", [{"steps": 9}, {"guidance": 1.0}, {"sampler": "Euler"}, {"height": 192}])
 def test_what_differs_in_more_than_prompts_and_seed_does_not_go_together(
-    house: House, dispatch: Dispatch, changes: dict[str, Any]
+    services: Services, dispatch: Dispatch, changes: dict[str, Any]
 ) -> None:
-    first = enqueue(house.jobs, lane=Lane.BATCH, prompt="one", negative="not")
-    with_it = enqueue(house.jobs, lane=Lane.BATCH, prompt="two", seed=99)
-    enqueue(house.jobs, lane=Lane.BATCH, **changes)
+    first = enqueue(services.jobs, lane=Lane.BATCH, prompt="one", negative="not")
+    with_it = enqueue(services.jobs, lane=Lane.BATCH, prompt="two", seed=99)
+    enqueue(services.jobs, lane=Lane.BATCH, **changes)
     assert [job.id for job in dispatch.claim("starter", 3)] == first + with_it
 
 
-def test_what_somebody_waits_for_and_what_killed_a_worker_is_taken_alone(house: House, dispatch: Dispatch) -> None:
-    enqueue(house.jobs, 2)
+def test_what_somebody_waits_for_and_what_killed_a_worker_is_taken_alone(
+    services: Services, dispatch: Dispatch
+) -> None:
+    enqueue(services.jobs, 2)
     assert len(dispatch.claim("starter", 4)) == 1
     assert len(dispatch.claim("starter", 4)) == 1
-    enqueue(house.jobs, 3, lane=Lane.BATCH)
+    enqueue(services.jobs, 3, lane=Lane.BATCH)
     dispatch.claim("starter")
-    house.jobs.recover("cpu0", FAILURE)
-    house.control.pause()
+    services.jobs.recover("cpu0", FAILURE)
+    services.control.pause()
     assert dispatch.claim("starter", 4) == []
-    house.control.resume()
+    services.control.resume()
     sizes = []
     while jobs := dispatch.claim("starter", 4):
         sizes.append(len(jobs))
@@ -195,58 +201,62 @@ def test_what_somebody_waits_for_and_what_killed_a_worker_is_taken_alone(house: 
     assert sum(sizes) == 5
 
 
-def test_a_worker_may_put_jobs_aside_and_report_on_all_of_them(house: House, dispatch: Dispatch) -> None:
-    enqueue(house.jobs, 2, lane=Lane.BATCH)
+def test_a_worker_may_put_jobs_aside_and_report_on_all_of_them(services: Services, dispatch: Dispatch) -> None:
+    enqueue(services.jobs, 2, lane=Lane.BATCH)
     held = dispatch.claim("starter", 2)
-    [urgent_id] = enqueue(house.jobs)
+    [urgent_id] = enqueue(services.jobs)
     [urgent] = dispatch.claim("starter")  # while the others wait
     assert urgent.id == urgent_id
-    reports = [Report(held[0].claim, 3, "aside"), Report(held[1].claim, 2, "aside"), Report(urgent.claim, 1)]
+    reports = [
+        ProgressReport(held[0].claim, 3, "aside"),
+        ProgressReport(held[1].claim, 2, "aside"),
+        ProgressReport(urgent.claim, 1),
+    ]
     assert dispatch.report(reports) == [Flags(False)] * 3
-    found = [house.jobs.get(job.id) for job in (*held, urgent)]
+    found = [services.jobs.get(job.id) for job in (*held, urgent)]
     assert [(job.step, job.phase) for job in found] == [(3, "aside"), (2, "aside"), (1, "")]
     dispatch.finish(urgent.claim, finished())
-    house.studio.cancel([held[0].id])
-    house.jobs.recover("cpu1", FAILURE)
+    services.studio.cancel([held[0].id])
+    services.jobs.recover("cpu1", FAILURE)
     claims = [job.claim for job in (*held, urgent)]
     assert dispatch.flags(claims) == [Flags(True), Flags(False), None]
-    assert dispatch.report([Report(claim, 4) for claim in claims]) == [Flags(True), Flags(False), None]
+    assert dispatch.report([ProgressReport(claim, 4) for claim in claims]) == [Flags(True), Flags(False), None]
 
 
-def test_a_pause_is_heard_in_both_ways(house: House, dispatch: Dispatch) -> None:
-    enqueue(house.jobs)
+def test_a_pause_is_heard_in_both_ways(services: Services, dispatch: Dispatch) -> None:
+    enqueue(services.jobs)
     job = claimed(dispatch)
     assert not dispatch.paused()
-    house.control.pause(give_back=True)
+    services.control.pause(give_back=True)
     assert dispatch.paused()
     assert dispatch.flags([job.claim]) == [Flags(False, True)]
 
 
-def test_a_ring_ends_the_wait(house: House, dispatch: Dispatch) -> None:
+def test_a_ring_ends_the_wait(services: Services, dispatch: Dispatch) -> None:
     assert not dispatch.wait(0.05)
-    house.queue.ring()
+    services.queue.ring()
     assert dispatch.wait(60)
 
 
 # -- settling --------------------------------------------------------------------------------------------------------
 
 
-def test_a_finished_picture_is_in_the_gallery_as_it_was_handed_in(house: House, dispatch: Dispatch) -> None:
-    enqueue(house.jobs)
+def test_a_finished_picture_is_in_the_gallery_as_it_was_handed_in(services: Services, dispatch: Dispatch) -> None:
+    enqueue(services.jobs)
     job = claimed(dispatch)
     dispatch.save_preview(job.claim, b"preview")
     picture = finished()
     dispatch.finish(job.claim, picture)
-    assert house.jobs.get(job.id).state is State.DONE
-    image: Image = house.images.get(job.id)
-    [path] = pictures(house)
+    assert services.jobs.get(job.id).state is State.DONE
+    image: Image = services.images.get(job.id)
+    [path] = pictures(services)
     assert path.read_bytes() == picture.encoded.data
     assert path.with_suffix(".webp").read_bytes() == picture.encoded.thumbnail
     assert path.with_suffix(".json").read_bytes() == picture.encoded.sidecar
     assert (image.width, image.height, image.bytes) == (128, 128, len(picture.encoded.data))
     assert (image.created_at, image.seconds, image.facts) == (picture.created_at, 0.75, {"a": [1]})
-    assert list(house.settings.previews.iterdir()) == []
-    with sql(house.settings.database) as db:
+    assert list(services.settings.previews.iterdir()) == []
+    with sql(services.settings.database) as db:
         row = db.execute("SELECT run_seconds, load_seconds, expected_seconds, rung FROM jobs").fetchone()
     assert tuple(row) == (0.5, 0.25, 0.7, "resident")
 
@@ -263,141 +273,143 @@ def settle(dispatch: Dispatch, claim: Claim, verb: str) -> object:
 
 
 @pytest.mark.parametrize("verb", ["finish", "fail", "stop", "requeue"])
-def test_a_claim_that_is_lost_writes_nothing(house: House, dispatch: Dispatch, other: Dispatch, verb: str) -> None:
+def test_a_claim_that_is_lost_writes_nothing(
+    services: Services, dispatch: Dispatch, other: Dispatch, verb: str
+) -> None:
     """The job was recovered and is another worker's now."""
-    enqueue(house.jobs)
+    enqueue(services.jobs)
     job = claimed(dispatch)
-    house.jobs.recover("cpu0", FAILURE)
+    services.jobs.recover("cpu0", FAILURE)
     again = claimed(other)
     assert again.id == job.id
     with pytest.raises(LostClaim):
         settle(dispatch, job.claim, verb)
-    assert dispatch.report([Report(job.claim, 3)]) == [None]
-    assert house.jobs.get(job.id) == again
-    assert pictures(house) == []
+    assert dispatch.report([ProgressReport(job.claim, 3)]) == [None]
+    assert services.jobs.get(job.id) == again
+    assert pictures(services) == []
 
 
 @pytest.mark.parametrize("verb", ["finish", "fail", "stop", "requeue"])
 def test_nobody_settles_with_the_claim_of_another_slot(
-    house: House, dispatch: Dispatch, other: Dispatch, verb: str
+    services: Services, dispatch: Dispatch, other: Dispatch, verb: str
 ) -> None:
-    enqueue(house.jobs)
+    enqueue(services.jobs)
     job = claimed(other)
     with pytest.raises(LostClaim):
         settle(dispatch, job.claim, verb)
     assert dispatch.flags([job.claim]) == [None]
-    assert dispatch.report([Report(job.claim, 3)]) == [None]
+    assert dispatch.report([ProgressReport(job.claim, 3)]) == [None]
     dispatch.save_preview(job.claim, b"preview")
-    assert house.jobs.get(job.id) == job
-    assert (pictures(house), list(house.settings.previews.iterdir())) == ([], [])
+    assert services.jobs.get(job.id) == job
+    assert (pictures(services), list(services.settings.previews.iterdir())) == ([], [])
 
 
 @pytest.mark.parametrize("verb", ["finish", "fail", "stop", "requeue"])
-def test_a_job_is_settled_once(house: House, dispatch: Dispatch, verb: str) -> None:
-    enqueue(house.jobs)
+def test_a_job_is_settled_once(services: Services, dispatch: Dispatch, verb: str) -> None:
+    enqueue(services.jobs)
     job = claimed(dispatch)
     settle(dispatch, job.claim, verb)
-    after = house.jobs.get(job.id)
+    after = services.jobs.get(job.id)
     for each in ("finish", "fail", "stop", "requeue"):
         with pytest.raises(LostClaim):
             settle(dispatch, job.claim, each)
-    assert house.jobs.get(job.id) == after
-    assert len(pictures(house)) == (verb == "finish")
+    assert services.jobs.get(job.id) == after
+    assert len(pictures(services)) == (verb == "finish")
 
 
-def test_a_failure_is_told_with_paths_below_the_home(house: House, dispatch: Dispatch) -> None:
-    enqueue(house.jobs)
+def test_a_failure_is_told_with_paths_below_the_home(services: Services, dispatch: Dispatch) -> None:
+    enqueue(services.jobs)
     job = claimed(dispatch)
-    told = f"{house.settings.home}/gallery/x.png cannot be used."
+    told = f"{services.settings.home}/gallery/x.png cannot be used."
     dispatch.fail(job.claim, Failure("storage_error", told, "traceback"))
-    assert house.jobs.get(job.id).failure == Failure("storage_error", "gallery/x.png cannot be used.", "traceback")
+    assert services.jobs.get(job.id).failure == Failure("storage_error", "gallery/x.png cannot be used.", "traceback")
 
 
-def test_messages_keep_their_id_and_parameters_all_the_way(house: House, dispatch: Dispatch) -> None:
+def test_messages_keep_their_id_and_parameters_all_the_way(services: Services, dispatch: Dispatch) -> None:
     """So that a person reads them in another language."""
-    enqueue(house.jobs, 2)
+    enqueue(services.jobs, 2)
     first, second = claimed(dispatch), claimed(dispatch)
     loading = message("phase_loading", model="starter", share=0.5)
-    dispatch.report([Report(first.claim, 0, loading)])
-    assert described(house.jobs.get(first.id).phase) == described(loading)
-    file = f"{house.settings.home}/gallery/x.png"
+    dispatch.report([ProgressReport(first.claim, 0, loading)])
+    assert described(services.jobs.get(first.id).phase) == described(loading)
+    file = f"{services.settings.home}/gallery/x.png"
     dispatch.fail(first.claim, Failure("x", message("storage_fault", file=file, reason="r", remedy="m")))
-    failure = house.jobs.get(first.id).failure
+    failure = services.jobs.get(first.id).failure
     assert failure is not None
     assert described(failure.message)["params"]["file"] == "gallery/x.png"
     dispatch.requeue(second.claim, message("event_given_back", reason="pause"))
-    assert described(house.studio.events(second.id)[-1].note)["id"] == "event_given_back"
+    assert described(services.studio.events(second.id)[-1].note)["id"] == "event_given_back"
     with pytest.raises(NotFound) as refused:
         dispatch.source(claimed(dispatch).claim, "none")
     assert described(refused.value.message)["id"] == "no_source_picture"
 
 
-def test_a_job_that_is_given_back_waits_its_pause_and_counts_its_tries(house: House, dispatch: Dispatch) -> None:
-    enqueue(house.jobs)
+def test_a_job_that_is_given_back_waits_its_pause_and_counts_its_tries(services: Services, dispatch: Dispatch) -> None:
+    enqueue(services.jobs)
     before = datetime.now(UTC)
     job = claimed(dispatch)
     assert dispatch.requeue(job.claim, "engine_error: not now", 100.0, tries=1, faults=2) is State.QUEUED
-    found = house.jobs.get(job.id)
+    found = services.jobs.get(job.id)
     assert (found.tries, found.faults, found.worker) == (1, 2, None)
     assert found.not_before is not None
     assert datetime.fromisoformat(found.not_before) >= before + timedelta(seconds=99)
     assert dispatch.claim("") == []
 
 
-def test_a_job_to_be_cancelled_is_not_given_back(house: House, dispatch: Dispatch) -> None:
-    enqueue(house.jobs)
+def test_a_job_to_be_cancelled_is_not_given_back(services: Services, dispatch: Dispatch) -> None:
+    enqueue(services.jobs)
     job = claimed(dispatch)
-    house.studio.cancel([job.id])
+    services.studio.cancel([job.id])
     assert dispatch.requeue(job.claim, "given back: pause") is State.CANCELLED
 
 
-def test_what_is_given_back_at_the_end_counts_no_crash(house: House, dispatch: Dispatch) -> None:
-    enqueue(house.jobs, 2)
+def test_what_is_given_back_at_the_end_counts_no_crash(services: Services, dispatch: Dispatch) -> None:
+    enqueue(services.jobs, 2)
     jobs = [claimed(dispatch), claimed(dispatch)]
     dispatch.give_back([job.claim for job in jobs])
-    assert {(house.jobs.get(job.id).state, house.jobs.get(job.id).crashes) for job in jobs} == {(State.QUEUED, 0)}
+    assert {(services.jobs.get(job.id).state, services.jobs.get(job.id).crashes) for job in jobs} == {(State.QUEUED, 0)}
 
 
-def test_what_could_not_be_given_back_counts_no_crash_either(house: House, dispatch: Dispatch) -> None:
-    enqueue(house.jobs)
+def test_what_could_not_be_given_back_counts_no_crash_either(services: Services, dispatch: Dispatch) -> None:
+    enqueue(services.jobs)
     job = claimed(dispatch)
-    house.database.close()
-    away = house.settings.home / "away.db"
-    house.settings.database.rename(away)
+    services.database.close()
+    away = services.settings.home / "away.db"
+    services.settings.database.rename(away)
     with pytest.raises(DatabaseProblem):
         dispatch.give_back([job.claim])
-    away.rename(house.settings.database)
+    away.rename(services.settings.database)
     dispatch.take(0)
-    assert (house.jobs.get(job.id).state, house.jobs.get(job.id).crashes) == (State.QUEUED, 0)
+    assert (services.jobs.get(job.id).state, services.jobs.get(job.id).crashes) == (State.QUEUED, 0)
     dispatch.leave()
 
 
 # -- previews, sources, storage, memory ------------------------------------------------------------------------------
 
 
-def test_a_preview_is_shown_while_the_claim_holds(house: House, dispatch: Dispatch) -> None:
-    enqueue(house.jobs)
+def test_a_preview_is_shown_while_the_claim_holds(services: Services, dispatch: Dispatch) -> None:
+    enqueue(services.jobs)
     job = claimed(dispatch)
     dispatch.save_preview(job.claim, b"preview")
-    assert [path.read_bytes() for path in house.settings.previews.iterdir()] == [b"preview"]
+    assert [path.read_bytes() for path in services.settings.previews.iterdir()] == [b"preview"]
     dispatch.requeue(job.claim, "back")
     dispatch.save_preview(job.claim, b"too late")
-    assert list(house.settings.previews.iterdir()) == []
+    assert list(services.settings.previews.iterdir()) == []
 
 
-def test_a_worker_reads_the_sources_of_its_jobs_and_no_other(house: House, dispatch: Dispatch) -> None:
+def test_a_worker_reads_the_sources_of_its_jobs_and_no_other(services: Services, dispatch: Dispatch) -> None:
     file = io.BytesIO()
     PICTURE.save(file, "PNG")
-    own = house.sources.add(file.getvalue()).id
-    other = house.sources.add(encode(PICTURE.rotate(90), {}).data).id
-    enqueue(house.jobs, kind=Kind.IMG2IMG, source=own, strength=0.5)
+    own = services.sources.add(file.getvalue()).id
+    other = services.sources.add(encode(PICTURE.rotate(90), {}).data).id
+    enqueue(services.jobs, kind=Kind.IMG2IMG, source=own, strength=0.5)
     job = claimed(dispatch)
     with PIL.open(io.BytesIO(dispatch.source(job.claim, own))) as picture:
         assert picture.tobytes() == PICTURE.tobytes()
     for wrong in (other, "", "../../app.db"):
         with pytest.raises(NotFound):
             dispatch.source(job.claim, wrong)
-    next(house.settings.sources.rglob(f"{own}.png")).unlink()
+    next(services.settings.sources.rglob(f"{own}.png")).unlink()
     with pytest.raises(NotFound):
         dispatch.source(job.claim, own)
     dispatch.stop(job.claim)
@@ -406,36 +418,36 @@ def test_a_worker_reads_the_sources_of_its_jobs_and_no_other(house: House, dispa
 
 
 def test_a_gallery_that_cannot_be_written_holds_the_queue_until_it_can(
-    house: House, dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch
+    services: Services, dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("diffusion_local.dispatch.storage.PROBE_SECONDS", 0.0)
-    enqueue(house.jobs)
+    enqueue(services.jobs)
     job = claimed(dispatch)
-    gallery, away = house.settings.gallery, house.settings.home / "away"
+    gallery, away = services.settings.gallery, services.settings.home / "away"
     assert (dispatch.ready(), dispatch.sound()) == (True, True)
     gallery.rename(away)
     with pytest.raises(StorageProblem, match="mounted"):
         dispatch.finish(job.claim, finished())
     assert not dispatch.sound(10_000)
-    assert "goes on by itself" in house.control.blocked()
+    assert "goes on by itself" in services.control.blocked()
     assert not dispatch.ready()
     assert dispatch.claim("") == []
     away.rename(gallery)
     assert dispatch.ready()
-    assert house.control.blocked() == ""
+    assert services.control.blocked() == ""
     dispatch.finish(job.claim, finished())  # the same call again
-    assert len(pictures(house)) == 1
+    assert len(pictures(services)) == 1
 
 
-def test_a_studio_whose_database_is_away_says_so(house: House, dispatch: Dispatch) -> None:
-    enqueue(house.jobs)
+def test_a_studio_whose_database_is_away_says_so(services: Services, dispatch: Dispatch) -> None:
+    enqueue(services.jobs)
     job = claimed(dispatch)
-    house.database.close()
-    house.settings.database.rename(house.settings.home / "away.db")
+    services.database.close()
+    services.settings.database.rename(services.settings.home / "away.db")
     for call in (
         lambda: dispatch.claim(""),
         lambda: dispatch.flags([job.claim]),
-        lambda: dispatch.report([Report(job.claim, 1)]),
+        lambda: dispatch.report([ProgressReport(job.claim, 1)]),
         lambda: dispatch.finish(job.claim, finished()),
         lambda: dispatch.requeue(job.claim, "back"),
         dispatch.running,
@@ -445,8 +457,8 @@ def test_a_studio_whose_database_is_away_says_so(house: House, dispatch: Dispatc
             call()
     assert not dispatch.sound()
     dispatch.save_preview(job.claim, b"preview")  # losing one raises nothing
-    assert pictures(house) == []
-    (house.settings.home / "away.db").rename(house.settings.database)
+    assert pictures(services) == []
+    (services.settings.home / "away.db").rename(services.settings.database)
 
 
 def test_what_was_learned_about_memory_is_known_again(dispatch: Dispatch) -> None:
@@ -457,9 +469,9 @@ def test_what_was_learned_about_memory_is_known_again(dispatch: Dispatch) -> Non
     assert replace(known, at="") == fit
 
 
-def test_the_time_of_a_picture_is_expected_from_those_before(house: House, dispatch: Dispatch) -> None:
+def test_the_time_of_a_picture_is_expected_from_those_before(services: Services, dispatch: Dispatch) -> None:
     assert dispatch.expected(params(), "starter") is None
-    enqueue(house.jobs)
+    enqueue(services.jobs)
     job = claimed(dispatch)
     dispatch.finish(job.claim, finished())
     assert eventually(lambda: dispatch.expected(job.params, "starter")) == pytest.approx(0.5)

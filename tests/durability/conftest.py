@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import Job
 from diffusion_local.settings import PREFIX
 from scripts.chaos_audit import audit, summary
@@ -21,7 +21,7 @@ WORKER = "import sys; from diffusion_local.worker.__main__ import main; sys.exit
 #: The page stays away: starting it takes longer than all the rest, and it has no part in these tests.
 SERVE = """
 import sys
-import diffusion_local.supervisor as supervisor
+import diffusion_local.supervisor.supervisor as supervisor
 supervisor.JOBS_LOOK_SECONDS = 0.2
 supervisor.Watchdog.answered = True
 start = supervisor.Child.start
@@ -42,7 +42,7 @@ def posix_only() -> None:
 
 
 @pytest.fixture
-def start(house: House, tmp_path: Path) -> Iterator[Start]:
+def start(services: Services, tmp_path: Path) -> Iterator[Start]:
     """Starts a Python child that runs the given pieces of code in turn on this test's home; ``changes`` are settings.
 
     Whatever is left of it at the end is killed, frozen or not.
@@ -50,7 +50,7 @@ def start(house: House, tmp_path: Path) -> Iterator[Start]:
     children: list[Child] = []
 
     def begin(*code: str, **changes: Any) -> Child:
-        environ = house.settings.child_environ() | {"PYTHONPATH": str(REPOSITORY)}
+        environ = services.settings.child_environ() | {"PYTHONPATH": str(REPOSITORY)}
         environ |= {name if name.isupper() else PREFIX + name.upper(): str(value) for name, value in changes.items()}
         with (tmp_path / f"child-{len(children)}.log").open("wb") as log:
             child = subprocess.Popen([sys.executable, "-c", "\n".join(code)], env=environ, stdout=log, stderr=log)
@@ -63,44 +63,46 @@ def start(house: House, tmp_path: Path) -> Iterator[Start]:
         kill_tree(child)
 
 
-def submit(house: House, prompt: str = "a red apple", count: int = 1, **changes: Any) -> list[str]:
-    return house.studio.submit(prompt, count=count, **SMALL | changes).job_ids
+def submit(services: Services, prompt: str = "a red apple", count: int = 1, **changes: Any) -> list[str]:
+    return services.studio.submit(prompt, count=count, **SMALL | changes).job_ids
 
 
-def running(house: House, job_id: str, step: int = 0) -> Job:
+def running(services: Services, job_id: str, step: int = 0) -> Job:
     """The job, once it has come to this step."""
 
     def look() -> Job | None:
-        job = house.jobs.get(job_id)
+        job = services.jobs.get(job_id)
         assert not job.final, job
         return job if job.worker and job.step >= step else None
 
     return eventually(look, 30)
 
 
-def ended(house: House, *job_ids: str, timeout: float = 45) -> list[Job]:
+def ended(services: Services, *job_ids: str, timeout: float = 45) -> list[Job]:
     """The jobs, once all of them have ended."""
 
     def look() -> list[Job] | None:
-        jobs = [house.jobs.get(job_id) for job_id in job_ids]
+        jobs = [services.jobs.get(job_id) for job_id in job_ids]
         return jobs if all(job.final for job in jobs) else None
 
     return eventually(look, timeout)
 
 
-def states(house: House, job_id: str) -> list[str]:
+def states(services: Services, job_id: str) -> list[str]:
     """What happened to a job, in order."""
-    return [event.state for event in house.view.events(job_id)]
+    return [event.state for event in services.view.events(job_id)]
 
 
-def pid_of(house: House, slot: str = "cpu0") -> int | None:
+def pid_of(services: Services, slot: str = "cpu0") -> int | None:
     """The process that works on this slot, once it is ready."""
-    found = {worker.slot: worker.pid for worker in house.workers.all() if worker.status in ("idle", "busy", "loading")}
+    found = {
+        worker.slot: worker.pid for worker in services.workers.all() if worker.status in ("idle", "busy", "loading")
+    }
     return found.get(slot)
 
 
-def assert_sound(house: House, drained: bool = True) -> dict[str, Any]:
+def assert_sound(services: Services, drained: bool = True) -> dict[str, Any]:
     """The audit of ``scripts/chaos.py``; its figures."""
-    found = audit(house.settings, drained=drained)
+    found = audit(services.settings, drained=drained)
     assert not found.violations, summary(found.violations)
     return found.counts

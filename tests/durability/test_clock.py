@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import State
 from tests.durability.conftest import SERVE, Start, assert_sound, ended, pid_of, running, states, submit
 from tests.support import REPOSITORY, eventually
@@ -51,42 +51,42 @@ def path(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("jump", [-DAY, pytest.param(DAY, marks=pytest.mark.slow)])
 def test_a_jump_in_the_middle_of_a_job_stops_nothing_and_nobody_counts_as_hung(
-    house: House, start: Start, clock: Callable[[float], None], tmp_path: Path, jump: float
+    services: Services, start: Start, clock: Callable[[float], None], tmp_path: Path, jump: float
 ) -> None:
     serve = start(SERVE, step_timeout=2, PYTHONPATH=path(tmp_path))
-    ids = submit(house, "[slow:0.2]", count=4, steps=10)
-    running(house, ids[0], step=2)
-    worker = pid_of(house)
+    ids = submit(services, "[slow:0.2]", count=4, steps=10)
+    running(services, ids[0], step=2)
+    worker = pid_of(services)
     clock(jump)
-    running(house, ids[1], step=2)
+    running(services, ids[1], step=2)
     clock(-jump)
-    running(house, ids[2], step=2)
+    running(services, ids[2], step=2)
     clock(0)
-    jobs = ended(house, *ids)
+    jobs = ended(services, *ids)
     assert [(job.state, job.attempt, job.crashes) for job in jobs] == [(State.DONE, 1, 0)] * 4
-    assert pid_of(house) == worker
-    with house.database.read() as db:
+    assert pid_of(services) == worker
+    with services.database.read() as db:
         done = db.execute("SELECT job_id FROM job_events WHERE state = 'done' ORDER BY id").fetchall()
     assert [row[0] for row in done] == ids  # in the order of their submit
     serve.terminate()
     assert serve.wait(20) == 0
-    assert_sound(house)
+    assert_sound(services)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("jump", [DAY, -DAY])
 def test_a_dead_and_a_frozen_worker_are_found_whatever_the_clock_says(
-    house: House, start: Start, clock: Callable[[float], None], tmp_path: Path, jump: float
+    services: Services, start: Start, clock: Callable[[float], None], tmp_path: Path, jump: float
 ) -> None:
     start(SERVE, step_timeout=1, PYTHONPATH=path(tmp_path))
-    killed, frozen = submit(house, "[slow:0.2]", count=2, steps=6)
-    running(house, killed, step=2)
+    killed, frozen = submit(services, "[slow:0.2]", count=2, steps=6)
+    running(services, killed, step=2)
     clock(jump)
-    os.kill(pid_of(house) or 0, signal.SIGKILL)
-    running(house, frozen, step=2)
-    pid = eventually(lambda: pid_of(house))
+    os.kill(pid_of(services) or 0, signal.SIGKILL)
+    running(services, frozen, step=2)
+    pid = eventually(lambda: pid_of(services))
     os.kill(pid, signal.SIGSTOP)
     clock(-jump)
-    assert [(job.state, job.crashes) for job in ended(house, killed, frozen)] == [(State.DONE, 1)] * 2
-    assert states(house, killed) == states(house, frozen) == ["queued", "running", "queued", "running", "done"]
-    assert_sound(house)
+    assert [(job.state, job.crashes) for job in ended(services, killed, frozen)] == [(State.DONE, 1)] * 2
+    assert states(services, killed) == states(services, frozen) == ["queued", "running", "queued", "running", "done"]
+    assert_sound(services)

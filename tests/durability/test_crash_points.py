@@ -7,10 +7,10 @@ import signal
 
 import pytest
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.dispatch import slots
 from diffusion_local.domain import State
-from diffusion_local.store.sweep import sweep
+from diffusion_local.gallery.sweep import sweep
 from tests.durability.conftest import WORKER, Start, assert_sound, ended, states, submit
 from tests.support import eventually
 
@@ -49,68 +49,70 @@ POINTS = {
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_worker_that_dies_leaves_its_job_to_the_next(house: House, start: Start, point: str) -> None:
+def test_a_worker_that_dies_leaves_its_job_to_the_next(services: Services, start: Start, point: str) -> None:
     code, left, files = POINTS[point]
-    [job_id] = submit(house)
+    [job_id] = submit(services)
     assert start(DIE, code, WORKER).wait(60) == -signal.SIGKILL
-    assert house.jobs.get(job_id).state is left
-    assert len(list(house.settings.gallery.rglob("*.png"))) == files
-    assert len(house.studio.gallery()) == (left is State.DONE)
+    assert services.jobs.get(job_id).state is left
+    assert len(list(services.settings.gallery.rglob("*.png"))) == files
+    assert len(services.studio.gallery()) == (left is State.DONE)
 
     start(WORKER)
-    [job] = ended(house, job_id)
+    [job] = ended(services, job_id)
     again = left is State.RUNNING
     assert (job.state, job.attempt, job.crashes) == (State.DONE, 1 + again, int(again))
-    assert states(house, job_id) == ["queued", *["running", "queued"] * again, "running", "done"]
-    eventually(lambda: not any(worker.status == "busy" for worker in house.workers.all()))
-    assert assert_sound(house)["images"] == 1
+    assert states(services, job_id) == ["queued", *["running", "queued"] * again, "running", "done"]
+    eventually(lambda: not any(worker.status == "busy" for worker in services.workers.all()))
+    assert assert_sound(services)["images"] == 1
 
 
-def test_half_written_files_stay_an_hour_and_are_swept_then(house: House, start: Start) -> None:
-    submit(house)
+def test_half_written_files_stay_an_hour_and_are_swept_then(services: Services, start: Start) -> None:
+    submit(services)
     start(DIE, POINTS["after the bytes, before the rename"][0], WORKER).wait(60)
-    [part] = house.settings.gallery.rglob(".*.part")
-    sweep(house.files, house.database)
+    [part] = services.settings.gallery.rglob(".*.part")
+    sweep(services.files, services.database)
     assert part.exists()  # it might be another worker's, at work on it
-    [job] = house.studio.jobs()
+    [job] = services.studio.jobs()
     start(WORKER)
-    ended(house, job.id)
-    assert assert_sound(house)["parts_dropped"] == 1
+    ended(services, job.id)
+    assert assert_sound(services)["parts_dropped"] == 1
     assert not part.exists()
 
 
 def test_a_job_cancelled_after_its_worker_died_leaves_its_picture_aside_and_nothing_in_the_gallery(
-    house: House, start: Start
+    services: Services, start: Start
 ) -> None:
-    [job_id] = submit(house)
+    [job_id] = submit(services)
     start(DIE, POINTS["after the rename, before the row"][0], WORKER).wait(60)
-    house.studio.cancel([job_id])
+    services.studio.cancel([job_id])
     start(WORKER)
-    [job] = ended(house, job_id)
+    [job] = ended(services, job_id)
     assert job.state is State.CANCELLED
-    assert [event.note for event in house.view.events(job_id)] == ["", "", "worker lost"]
-    assert assert_sound(house)["strays_moved_aside"] == 1
-    assert [path.stem for path in house.settings.strays.rglob("*.png")] == [job_id]
-    assert house.studio.gallery() == []
+    assert [event.note for event in services.view.events(job_id)] == ["", "", "worker lost"]
+    assert assert_sound(services)["strays_moved_aside"] == 1
+    assert [path.stem for path in services.settings.strays.rglob("*.png")] == [job_id]
+    assert services.studio.gallery() == []
 
 
-def test_a_second_death_at_the_same_job_fails_it_with_a_name_and_the_rest_runs(house: House, start: Start) -> None:
-    first, second = submit(house, count=2)
+def test_a_second_death_at_the_same_job_fails_it_with_a_name_and_the_rest_runs(
+    services: Services, start: Start
+) -> None:
+    first, second = submit(services, count=2)
     for _ in range(2):
         start(DIE, POINTS["mid-denoise"][0], WORKER).wait(60)
     start(WORKER)
-    poisoned, fine = ended(house, first, second)
+    poisoned, fine = ended(services, first, second)
     assert (poisoned.state, poisoned.crashes, poisoned.attempt) == (State.FAILED, 2, 2)
     assert poisoned.failure is not None
     assert poisoned.failure.kind == "worker_lost"
     assert fine.state is State.DONE
-    assert_sound(house)
+    assert_sound(services)
 
 
-def test_a_job_cancelled_long_after_its_worker_was_lost_does_not_say_so_again(house: House, start: Start) -> None:
-    [job_id] = submit(house)
+def test_a_job_cancelled_long_after_its_worker_was_lost_does_not_say_so_again(services: Services, start: Start) -> None:
+    [job_id] = submit(services)
     start(DIE, POINTS["mid-denoise"][0], WORKER).wait(60)
-    slots.recover_if_free(house, "cpu0")
-    house.studio.cancel([job_id])
-    history = [(event.state, event.note) for event in house.view.events(job_id)]
+    slots.recover_if_free(services, "cpu0")
+    services.studio.cancel([job_id])
+    history = [(event.state, event.note) for event in services.view.events(job_id)]
     assert history == [("queued", ""), ("running", ""), ("queued", "worker lost"), ("cancelled", "")]

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from tests.durability.conftest import Start, assert_sound
 from tests.support import eventually
 
@@ -28,9 +28,9 @@ for batch in range(25):
 """
 
 
-def test_eight_submit_at_once_and_every_answer_holds(house: House, start: Start) -> None:
+def test_eight_submit_at_once_and_every_answer_holds(services: Services, start: Start) -> None:
     """Half of the keys are one client's own, half are sent by all eight at the same moment."""
-    gate = house.settings.home.parent / "gate"
+    gate = services.settings.home.parent / "gate"
     gate.mkdir()
     children = [start(SUBMIT.format(me=me), GATE=gate) for me in range(8)]
     eventually(lambda: len(list(gate.glob("ready-*"))) == 8, 60)
@@ -42,11 +42,11 @@ def test_eight_submit_at_once_and_every_answer_holds(house: House, start: Start)
     assert len({key for key, _, _ in answers}) == len(set(answers)) == 8 * 12 + 13  # one batch a key
 
     promised = Counter(job_id for _, _, ids in set(answers) for job_id in ids)
-    with house.database.read() as db:
+    with services.database.read() as db:
         stored = [row[0] for row in db.execute("SELECT id FROM jobs ORDER BY position").fetchall()]
         counts = db.execute("SELECT id, count FROM batches").fetchall()
         positions = db.execute("SELECT count(DISTINCT position) FROM jobs").fetchone()[0]
     assert Counter(stored) == promised
     assert positions == len(stored)
     assert dict(counts) == {batch: len(ids) for _, batch, ids in answers}
-    assert_sound(house, drained=False)
+    assert_sound(services, drained=False)

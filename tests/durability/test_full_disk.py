@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import State
 from diffusion_local.errors import QueueBlocked
 from tests.durability.conftest import WORKER, Start, assert_sound, ended, pid_of, running, states, submit
@@ -23,9 +23,9 @@ IMPATIENT = (
 
 
 @pytest.fixture
-def small_gallery(house: House) -> Iterator[Path]:
+def small_gallery(services: Services) -> Iterator[Path]:
     """The gallery on a disk of its own, of 2 MB."""
-    folder = house.settings.gallery
+    folder = services.settings.gallery
     if not mounted(folder, "2m"):
         pytest.skip("mounting a small disk is not permitted here")
     yield folder
@@ -49,66 +49,66 @@ def fill(folder: Path, leave: int) -> Path:
 
 
 def test_below_the_reserve_nothing_is_claimed_and_with_room_again_it_goes_on_by_itself(
-    house: House, small_gallery: Path, start: Start
+    services: Services, small_gallery: Path, start: Start
 ) -> None:
     filler = fill(small_gallery, 500_000)
     start(WORKER, disk_reserve_mb=1)
-    [job_id] = submit(house)
-    reason = eventually(lambda: house.studio.snapshot().reason, 30)
+    [job_id] = submit(services)
+    reason = eventually(lambda: services.studio.snapshot().reason, 30)
     assert "less than 1 MB" in reason
-    assert states(house, job_id) == ["queued"]
+    assert states(services, job_id) == ["queued"]
     filler.unlink()
-    [job] = ended(house, job_id)
+    [job] = ended(services, job_id)
     assert (job.state, job.attempt) == (State.DONE, 1)
-    assert house.studio.snapshot().reason == ""
-    assert_sound(house)
+    assert services.studio.snapshot().reason == ""
+    assert_sound(services)
 
 
-def test_a_reserve_that_is_lowered_lets_the_queue_go_on(house: House, start: Start) -> None:
+def test_a_reserve_that_is_lowered_lets_the_queue_go_on(services: Services, start: Start) -> None:
     careful = start(WORKER, disk_reserve_mb=10**9)
-    [job_id] = submit(house)
-    assert "Free some space" in eventually(lambda: house.studio.snapshot().reason, 30)
-    assert states(house, job_id) == ["queued"]
+    [job_id] = submit(services)
+    assert "Free some space" in eventually(lambda: services.studio.snapshot().reason, 30)
+    assert states(services, job_id) == ["queued"]
     careful.terminate()
     assert careful.wait(20) == 0
     start(WORKER, disk_reserve_mb=1)
-    [job] = ended(house, job_id)
+    [job] = ended(services, job_id)
     assert job.state is State.DONE
-    assert house.studio.snapshot().reason == ""
+    assert services.studio.snapshot().reason == ""
 
 
 def test_a_disk_that_fills_up_in_the_middle_of_a_write_loses_nothing(
-    house: House, small_gallery: Path, start: Start
+    services: Services, small_gallery: Path, start: Start
 ) -> None:
     filler = fill(small_gallery, 12_000)
     child = start(WORKER, disk_reserve_mb=0)
-    [job_id] = submit(house, "a red apple", width=512, height=512)
-    assert "no room on the disk" in eventually(lambda: house.studio.snapshot().reason, 30)
+    [job_id] = submit(services, "a red apple", width=512, height=512)
+    assert "no room on the disk" in eventually(lambda: services.studio.snapshot().reason, 30)
     with pytest.raises(QueueBlocked, match="no room on the disk"):
-        submit(house)
+        submit(services)
     eventually(lambda: not [p for p in small_gallery.rglob("*") if p.is_file() and p != filler])  # nothing half-written
     filler.unlink()
-    eventually(lambda: house.studio.snapshot().reason == "", 30)
-    jobs = ended(house, job_id, *submit(house))
+    eventually(lambda: services.studio.snapshot().reason == "", 30)
+    jobs = ended(services, job_id, *submit(services))
     assert [(job.state, job.attempt, job.tries, job.faults, job.crashes) for job in jobs] == [
         (State.DONE, 1, 0, 0, 0)  # the finished picture was kept, and not made again
     ] * 2
-    assert house.studio.snapshot().reason == ""
+    assert services.studio.snapshot().reason == ""
     assert child.poll() is None
-    assert_sound(house)
+    assert_sound(services)
 
 
-def test_a_home_on_a_full_disk_stops_nobody_and_loses_nothing(house: House, start: Start) -> None:
+def test_a_home_on_a_full_disk_stops_nobody_and_loses_nothing(services: Services, start: Start) -> None:
     """Databases, doorbell, logs and gallery: not a byte can be written anywhere."""
-    home = house.settings.home
-    house.database.close()
+    home = services.settings.home
+    services.database.close()
     shutil.rmtree(home)
     home.mkdir()
     if not mounted(home, "8m"):
         pytest.skip("mounting a small disk is not permitted here")
     try:
-        house.settings.make_folders()
-        fresh = open_house(house.settings)
+        services.settings.make_folders()
+        fresh = open_services(services.settings)
         child = start(IMPATIENT, WORKER, disk_reserve_mb=0)
         ids = submit(fresh, "[slow:0.1]", count=3, steps=5)
         running(fresh, ids[0], step=1)
@@ -125,21 +125,23 @@ def test_a_home_on_a_full_disk_stops_nobody_and_loses_nothing(house: House, star
 
 
 @pytest.mark.parametrize("moment", [pytest.param("denoise", marks=pytest.mark.slow), "save"])
-def test_a_database_locked_for_longer_than_anyone_waits_loses_nothing(house: House, start: Start, moment: str) -> None:
+def test_a_database_locked_for_longer_than_anyone_waits_loses_nothing(
+    services: Services, start: Start, moment: str
+) -> None:
     child = start(IMPATIENT, WORKER)
-    ids = submit(house, "[slow:0.05]", count=5)
+    ids = submit(services, "[slow:0.05]", count=5)
     if moment == "denoise":
-        running(house, ids[0], step=1)
+        running(services, ids[0], step=1)
     else:
-        eventually(lambda: list(house.settings.gallery.rglob("*.png")), 30)
-    with closing(sqlite3.connect(house.settings.database, timeout=15, isolation_level=None)) as holder:
+        eventually(lambda: list(services.settings.gallery.rglob("*.png")), 30)
+    with closing(sqlite3.connect(services.settings.database, timeout=15, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         eventually(lambda: "cannot be used" in child.log_path.read_text())  # type: ignore[attr-defined]
         threading.Event().wait(1.0)  # it tries again, in vain, more than once
         holder.execute("ROLLBACK")
-    jobs = ended(house, *ids)
+    jobs = ended(services, *ids)
     assert {job.state for job in jobs} == {State.DONE}
     assert {job.crashes for job in jobs} == {0}
     assert child.poll() is None
-    assert pid_of(house) == child.pid
-    assert assert_sound(house)["images"] == 5
+    assert pid_of(services) == child.pid
+    assert assert_sound(services)["images"] == 5

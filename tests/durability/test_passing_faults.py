@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import State
 from diffusion_local.errors import QueueBlocked
 from tests.durability.conftest import SERVE, WORKER, Start, assert_sound, ended, pid_of, running, submit
@@ -69,141 +69,145 @@ def unwritable(*paths: Path) -> Iterator[None]:
             path.chmod(mode)
 
 
-def folders(house: House) -> list[Path]:
-    gallery = house.settings.gallery
+def folders(services: Services) -> list[Path]:
+    gallery = services.settings.gallery
     return [gallery, *(path for path in gallery.rglob("*") if path.is_dir())]
 
 
-def assert_nothing_paid(house: House, ids: list[str], attempts: int = 1) -> None:
-    jobs = ended(house, *ids)
+def assert_nothing_paid(services: Services, ids: list[str], attempts: int = 1) -> None:
+    jobs = ended(services, *ids)
     paid = {(job.state, job.tries, job.faults, job.crashes) for job in jobs}
     assert paid == {(State.DONE, 0, 0, 0)}
     assert max(job.attempt for job in jobs) <= attempts
-    assert_sound(house)
+    assert_sound(services)
 
 
-def test_a_gallery_that_is_unwritable_for_seconds_fails_nothing(house: House, start: Start) -> None:
+def test_a_gallery_that_is_unwritable_for_seconds_fails_nothing(services: Services, start: Start) -> None:
     child = start(OBEY, IMPATIENT, WORKER)
-    ids = submit(house, count=20)
-    ended(house, ids[0])
-    with unwritable(*folders(house)):
-        reason = eventually(lambda: house.studio.snapshot().reason, 30)
+    ids = submit(services, count=20)
+    ended(services, ids[0])
+    with unwritable(*folders(services)):
+        reason = eventually(lambda: services.studio.snapshot().reason, 30)
         assert "Check its owner and permissions" in reason
         with pytest.raises(QueueBlocked, match="Check its owner and permissions"):
-            submit(house)
-        assert not all(house.jobs.get(job_id).final for job_id in ids)  # what was submitted before waits
-    eventually(lambda: house.studio.snapshot().reason == "", 30)
-    assert_nothing_paid(house, ids + submit(house, count=5))
-    assert house.studio.snapshot().reason == ""
+            submit(services)
+        assert not all(services.jobs.get(job_id).final for job_id in ids)  # what was submitted before waits
+    eventually(lambda: services.studio.snapshot().reason == "", 30)
+    assert_nothing_paid(services, ids + submit(services, count=5))
+    assert services.studio.snapshot().reason == ""
     assert child.poll() is None
 
 
-def test_a_database_that_was_read_only_at_a_workers_first_save_is_written_again(house: House, start: Start) -> None:
+def test_a_database_that_was_read_only_at_a_workers_first_save_is_written_again(
+    services: Services, start: Start
+) -> None:
     """SQLite opens such a file read-only, and would keep it so for the life of the connection."""
     child = start(OBEY, IMPATIENT, AT_THE_SAVE, WORKER)
-    ids = submit(house, count=3)
-    eventually((house.settings.home / "saving").exists, 30)
-    with unwritable(house.settings.database):
-        (house.settings.home / "go on").touch()
+    ids = submit(services, count=3)
+    eventually((services.settings.home / "saving").exists, 30)
+    with unwritable(services.settings.database):
+        (services.settings.home / "go on").touch()
         eventually(lambda: "readonly" in child.log_path.read_text(), 30)  # type: ignore[attr-defined]
-    assert_nothing_paid(house, ids)
+    assert_nothing_paid(services, ids)
     assert child.poll() is None
 
 
-def test_a_gallery_that_is_away_for_seconds_is_waited_for(house: House, start: Start) -> None:
+def test_a_gallery_that_is_away_for_seconds_is_waited_for(services: Services, start: Start) -> None:
     child = start(IMPATIENT, WORKER)
-    ids = submit(house, count=10)
-    ended(house, ids[0])
-    gallery, away = house.settings.gallery, house.settings.home / "away"
+    ids = submit(services, count=10)
+    ended(services, ids[0])
+    gallery, away = services.settings.gallery, services.settings.home / "away"
     gallery.rename(away)
-    assert "mounted" in eventually(lambda: house.studio.snapshot().reason, 30)
+    assert "mounted" in eventually(lambda: services.studio.snapshot().reason, 30)
     assert not gallery.exists()
     away.rename(gallery)
-    assert_nothing_paid(house, ids)
+    assert_nothing_paid(services, ids)
     assert child.poll() is None
 
 
-def test_a_database_that_is_away_for_seconds_is_waited_for_and_not_made_anew(house: House, start: Start) -> None:
+def test_a_database_that_is_away_for_seconds_is_waited_for_and_not_made_anew(services: Services, start: Start) -> None:
     child = start(IMPATIENT, WORKER)
-    ids = submit(house, "[slow:0.02]", count=10)
-    ended(house, ids[0])
-    house.database.close()
-    files = [path for path in house.settings.home.glob("app.db*") if path.suffix != ".lock"]
+    ids = submit(services, "[slow:0.02]", count=10)
+    ended(services, ids[0])
+    services.database.close()
+    files = [path for path in services.settings.home.glob("app.db*") if path.suffix != ".lock"]
     for path in files:
         path.rename(path.with_name(f"away-{path.name}"))
     eventually(lambda: "cannot be used" in child.log_path.read_text(), 30)  # type: ignore[attr-defined]
-    assert not house.settings.database.exists()
+    assert not services.settings.database.exists()
     for path in files:
         path.with_name(f"away-{path.name}").rename(path)
-    assert_nothing_paid(house, ids, attempts=2)
+    assert_nothing_paid(services, ids, attempts=2)
     assert child.poll() is None
 
 
 def test_a_share_that_hangs_holds_the_queue_and_its_worker_is_not_taken_for_hung(
-    house: House, start: Start, tmp_path: Path
+    services: Services, start: Start, tmp_path: Path
 ) -> None:
     site, hang = tmp_path / "site", tmp_path / "hang"
     site.mkdir()
     (site / "sitecustomize.py").write_text(HANGING.format(hang=str(hang)), encoding="utf-8")
     hang.touch()
     serve = start(SERVE, step_timeout=1, PYTHONPATH=f"{site}:{REPOSITORY}")
-    ids = submit(house, count=3)
-    assert "does not answer" in eventually(lambda: house.studio.snapshot().reason, 60)
-    worker = pid_of(house)
+    ids = submit(services, count=3)
+    assert "does not answer" in eventually(lambda: services.studio.snapshot().reason, 60)
+    worker = pid_of(services)
     began = datetime.now(UTC)
     eventually(lambda: datetime.now(UTC) - began > LONG)
     hang.unlink()
-    assert_nothing_paid(house, ids)
-    assert pid_of(house) == worker
+    assert_nothing_paid(services, ids)
+    assert pid_of(services) == worker
     serve.terminate()
     assert serve.wait(30) == 0
 
 
 @pytest.mark.parametrize("moment", ["running", "held"])
-def test_a_stop_while_the_storage_is_faulty_costs_no_job_anything(house: House, start: Start, moment: str) -> None:
+def test_a_stop_while_the_storage_is_faulty_costs_no_job_anything(
+    services: Services, start: Start, moment: str
+) -> None:
     child = start(OBEY, IMPATIENT, WORKER)
-    ids = submit(house, "[slow:0.05]", count=4)
-    ended(house, ids[0])
-    with unwritable(*folders(house)):
+    ids = submit(services, "[slow:0.05]", count=4)
+    ended(services, ids[0])
+    with unwritable(*folders(services)):
         if moment == "held":
-            eventually(lambda: house.studio.snapshot().reason, 30)
+            eventually(lambda: services.studio.snapshot().reason, 30)
         else:
-            running(house, ids[1])
+            running(services, ids[1])
         child.terminate()
         assert child.wait(30) == 0
-        assert {house.jobs.get(job_id).state for job_id in ids[1:]} <= {State.QUEUED, State.DONE}
+        assert {services.jobs.get(job_id).state for job_id in ids[1:]} <= {State.QUEUED, State.DONE}
     start(OBEY, IMPATIENT, WORKER)
-    assert_nothing_paid(house, ids, attempts=2)
+    assert_nothing_paid(services, ids, attempts=2)
 
 
-def test_a_stop_while_the_database_is_away_counts_no_crash(house: House, start: Start) -> None:
+def test_a_stop_while_the_database_is_away_counts_no_crash(services: Services, start: Start) -> None:
     child = start(IMPATIENT, WORKER)
-    ids = submit(house, "[slow:0.1]", count=2, steps=20)
-    running(house, ids[0], step=2)
-    house.database.close()
-    away = house.settings.home / "away.db"
-    house.settings.database.rename(away)
+    ids = submit(services, "[slow:0.1]", count=2, steps=20)
+    running(services, ids[0], step=2)
+    services.database.close()
+    away = services.settings.home / "away.db"
+    services.settings.database.rename(away)
     child.terminate()
     assert child.wait(30) == 0
-    away.rename(house.settings.database)
+    away.rename(services.settings.database)
     start(IMPATIENT, WORKER)
-    assert_nothing_paid(house, ids, attempts=2)
+    assert_nothing_paid(services, ids, attempts=2)
 
 
-def test_the_supervisor_outlives_a_read_only_database_and_kills_nobody_for_it(house: House, start: Start) -> None:
+def test_the_supervisor_outlives_a_read_only_database_and_kills_nobody_for_it(services: Services, start: Start) -> None:
     serve = start(OBEY, SERVE, step_timeout=1)
-    ids = submit(house, "[slow:0.05]", count=3, steps=10)
-    running(house, ids[0], step=2)
-    worker = pid_of(house)
-    with unwritable(*(path for path in house.settings.home.glob("app.db*") if path.suffix != ".lock")):
-        eventually(lambda: silence(house) > LONG, 60)
-    assert_nothing_paid(house, ids)
-    assert pid_of(house) == worker
+    ids = submit(services, "[slow:0.05]", count=3, steps=10)
+    running(services, ids[0], step=2)
+    worker = pid_of(services)
+    with unwritable(*(path for path in services.settings.home.glob("app.db*") if path.suffix != ".lock")):
+        eventually(lambda: silence(services) > LONG, 60)
+    assert_nothing_paid(services, ids)
+    assert pid_of(services) == worker
     serve.terminate()
     assert serve.wait(30) == 0
 
 
-def silence(house: House) -> timedelta:
+def silence(services: Services) -> timedelta:
     """Since the newest report about a running job."""
-    reports = [datetime.fromisoformat(at) for _, at, _ in house.view.reports("cpu0", 1)]
+    reports = [datetime.fromisoformat(at) for _, at, _ in services.view.reports("cpu0", 1)]
     return datetime.now(UTC) - max(reports, default=datetime.now(UTC))

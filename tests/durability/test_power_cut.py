@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.engine.fake import FakeEngine
-from diffusion_local.store.jobs import JobStore
+from diffusion_local.queue.jobs import JobStore
 from diffusion_local.worker.stopping import Stop
 from tests.durability.conftest import submit
 from tests.workers import open_runner
 
 
-def test_bytes_then_name_then_folders_then_row(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_then_name_then_folders_then_row(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture in a folder of a new day: each folder's own entry must be safe, too."""
     calls: list[str] = []
-    gallery = house.settings.gallery
+    gallery = services.settings.gallery
 
     def told(owner: Any, name: str, words: Any) -> None:
         inner = getattr(owner, name)
@@ -34,15 +34,15 @@ def test_bytes_then_name_then_folders_then_row(house: House, monkeypatch: pytest
 
     if not Path("/proc/self/fd").exists():
         pytest.skip("names of open files are known on Linux only")
-    [job_id] = submit(house)
+    [job_id] = submit(services)
     told(os, "fsync", synced)
     told(Path, "replace", lambda part, target: f"name {target.suffix}")
     told(JobStore, "finish", lambda *_: "row")
-    runner = open_runner(house, "cpu0", FakeEngine(0), Stop())
+    runner = open_runner(services, "cpu0", FakeEngine(0), Stop())
     runner.work_off()
     runner.close()
 
-    day = house.images.get(job_id).key.rsplit("/", 1)[0]
+    day = services.images.get(job_id).key.rsplit("/", 1)[0]
     year, month, _ = day.split("/")
     assert calls[: calls.index("sync bytes")].count("sync gallery") == 1  # the year's entry
     assert {f"sync gallery/{year}", f"sync gallery/{year}/{month}"} < set(calls[: calls.index("sync bytes")])

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import State
 from tests.durability.conftest import SERVE, Child, Start, assert_sound, ended, running, states, submit
 from tests.support import eventually, soon
@@ -32,60 +32,62 @@ def seconds_to_stop(serve: Child, number: signal.Signals = signal.SIGTERM) -> fl
     ],
 )
 def test_serve_gives_the_running_picture_back_at_once_even_inside_a_long_step(
-    house: House, start: Start, number: signal.Signals, prompt: str
+    services: Services, start: Start, number: signal.Signals, prompt: str
 ) -> None:
     serve = start(SERVE)
-    [job_id] = submit(house, prompt, steps=50)
-    running(house, job_id)
+    [job_id] = submit(services, prompt, steps=50)
+    running(services, job_id)
     assert seconds_to_stop(serve, number) < soon(1 + GRACE + 0.5)
-    job = house.jobs.get(job_id)
+    job = services.jobs.get(job_id)
     assert (job.state, job.worker, job.crashes) == (State.QUEUED, None, 0)
-    assert states(house, job_id) == ["queued", "running", "queued"]
-    assert {worker.status for worker in house.workers.all()} == {"stopped"}
-    assert not list(house.settings.locks.glob("serve.json"))
-    assert_sound(house, drained=False)
+    assert states(services, job_id) == ["queued", "running", "queued"]
+    assert {worker.status for worker in services.workers.all()} == {"stopped"}
+    assert not list(services.settings.locks.glob("serve.json"))
+    assert_sound(services, drained=False)
 
 
-def test_serve_may_finish_the_running_picture_and_starts_no_other(house: House, start: Start) -> None:
+def test_serve_may_finish_the_running_picture_and_starts_no_other(services: Services, start: Start) -> None:
     serve = start(SERVE, on_stop="finish")
-    first, second = submit(house, "[slow:0.3]", count=2, steps=6)
-    running(house, first, step=1)
+    first, second = submit(services, "[slow:0.3]", count=2, steps=6)
+    running(services, first, step=1)
     seconds_to_stop(serve)
-    assert house.jobs.get(first).state is State.DONE
-    assert states(house, second) == ["queued"]
+    assert services.jobs.get(first).state is State.DONE
+    assert states(services, second) == ["queued"]
     start(SERVE)
-    assert [job.attempt for job in ended(house, first, second)] == [1, 1]
-    assert_sound(house)
+    assert [job.attempt for job in ended(services, first, second)] == [1, 1]
+    assert_sound(services)
 
 
 @pytest.mark.parametrize("at_once", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_a_second_signal_does_not_wait_for_the_picture(house: House, start: Start, at_once: bool) -> None:
+def test_a_second_signal_does_not_wait_for_the_picture(services: Services, start: Start, at_once: bool) -> None:
     """``at_once``: what the supervisor passes on to its worker must not merge into a single signal."""
     serve = start(SERVE, on_stop="finish")
-    [job_id] = submit(house, "[slow:30]")
-    running(house, job_id)
+    [job_id] = submit(services, "[slow:30]")
+    running(services, job_id)
     serve.terminate()
     if not at_once:
         with pytest.raises(subprocess.TimeoutExpired):
             serve.wait(1.5)
-        assert house.jobs.get(job_id).state is State.RUNNING
+        assert services.jobs.get(job_id).state is State.RUNNING
     assert seconds_to_stop(serve, signal.SIGINT) < soon(4)  # the supervisor would kill after 6
-    job = house.jobs.get(job_id)
+    job = services.jobs.get(job_id)
     assert (job.state, job.crashes) == (State.QUEUED, 0)
 
 
-def test_a_killed_supervisor_takes_its_worker_along_and_the_job_waits_for_the_next(house: House, start: Start) -> None:
+def test_a_killed_supervisor_takes_its_worker_along_and_the_job_waits_for_the_next(
+    services: Services, start: Start
+) -> None:
     serve = start(SERVE)
-    [job_id] = submit(house, "[slow:0.2]", steps=10)
-    running(house, job_id, step=2)
+    [job_id] = submit(services, "[slow:0.2]", steps=10)
+    running(services, job_id, step=2)
     serve.kill()
     serve.wait()
-    assert eventually(lambda: job if (job := house.jobs.get(job_id)).state is State.QUEUED else None).crashes == 0
-    eventually(lambda: {worker.status for worker in house.workers.all()} == {"stopped"})
+    assert eventually(lambda: job if (job := services.jobs.get(job_id)).state is State.QUEUED else None).crashes == 0
+    eventually(lambda: {worker.status for worker in services.workers.all()} == {"stopped"})
     start(SERVE)
-    [job] = ended(house, job_id)
+    [job] = ended(services, job_id)
     assert (job.state, job.attempt) == (State.DONE, 2)
-    assert_sound(house)
+    assert_sound(services)
 
 
 BOMBARDED = """

@@ -5,7 +5,7 @@ import threading
 import pytest
 from filelock import FileLock
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import State
 from tests.durability.conftest import SERVE, WORKER, Start, assert_sound, ended, running, submit
 from tests.support import eventually
@@ -13,51 +13,51 @@ from tests.support import eventually
 WORKER_1 = WORKER.replace("cpu0", "cpu1")
 
 
-def test_two_workers_share_sixty_jobs_and_one_is_killed(house: House, start: Start) -> None:
-    ids = submit(house, count=60)
+def test_two_workers_share_sixty_jobs_and_one_is_killed(services: Services, start: Start) -> None:
+    ids = submit(services, count=60)
     start(WORKER)
     victim = start(WORKER_1)
-    eventually(lambda: sum(image.job_id in ids for image in house.studio.gallery(limit=100)) >= 10, 30)
-    eventually(lambda: any(job.worker == "cpu1" for job in house.studio.jobs(state="running")), 30, every=0.001)
+    eventually(lambda: sum(image.job_id in ids for image in services.studio.gallery(limit=100)) >= 10, 30)
+    eventually(lambda: any(job.worker == "cpu1" for job in services.studio.jobs(state="running")), 30, every=0.001)
     victim.kill()
     victim.wait()
     start(WORKER_1)  # the slot's next holder recovers what was left
-    jobs = ended(house, *ids)
+    jobs = ended(services, *ids)
     assert {job.state for job in jobs} == {State.DONE}
     assert sum(job.crashes for job in jobs) <= 2  # one that was denoised, one that was saved
-    with house.database.read() as db:
+    with services.database.read() as db:
         makers = db.execute("SELECT DISTINCT worker FROM job_events WHERE state = 'running' ORDER BY 1").fetchall()
         busy = db.execute(
             "SELECT count(*) FROM job_events WHERE state = 'running' GROUP BY job_id HAVING count(*) > 2"
         ).fetchall()
     assert [row[0] for row in makers] == ["cpu0", "cpu1"]
     assert busy == []
-    assert assert_sound(house)["images"] == 60
+    assert assert_sound(services)["images"] == 60
 
 
 @pytest.mark.parametrize("slot", ["gpu0", pytest.param("cpu1", marks=pytest.mark.slow)])
 def test_the_job_of_a_slot_that_nobody_takes_again_is_recovered_by_the_supervisor(
-    house: House, start: Start, slot: str
+    services: Services, start: Start, slot: str
 ) -> None:
     """As after a power cut, if the machine comes back without its GPU."""
-    [job_id] = submit(house, "[slow:0.2]", steps=10)
+    [job_id] = submit(services, "[slow:0.2]", steps=10)
     victim = start(WORKER.replace("cpu0", slot))
-    assert running(house, job_id, step=1).worker == slot
+    assert running(services, job_id, step=1).worker == slot
     victim.kill()
     victim.wait()
     start(SERVE)
-    [job] = ended(house, job_id)
+    [job] = ended(services, job_id)
     assert (job.state, job.attempt, job.crashes) == (State.DONE, 2, 1)
-    assert_sound(house)
+    assert_sound(services)
 
 
-def test_a_slot_whose_last_job_is_just_being_recovered_is_free_in_a_moment(house: House, start: Start) -> None:
+def test_a_slot_whose_last_job_is_just_being_recovered_is_free_in_a_moment(services: Services, start: Start) -> None:
     """The supervisor holds the slot's lock while it recovers; a worker that starts then waits for it."""
-    lock = FileLock(house.settings.locks / "cpu0.lock", thread_local=False)
+    lock = FileLock(services.settings.locks / "cpu0.lock", thread_local=False)
     lock.acquire()
     threading.Timer(1.5, lock.release).start()
-    [job_id] = submit(house)
+    [job_id] = submit(services)
     worker = start(f"from diffusion_local.worker import __main__ as m; m.RECOVERY_SECONDS = 10; {WORKER}")
-    [job] = ended(house, job_id)
+    [job] = ended(services, job_id)
     assert job.state is State.DONE
     assert worker.poll() is None

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from diffusion_local.catalog import Catalog, Model, read_folder
 from diffusion_local.domain import Params
 from diffusion_local.engine import Engine, Picture
 from diffusion_local.engine.fake import FakeEngine
+from diffusion_local.models.catalog import Catalog, Model, read_folder
 from diffusion_local.settings import Settings, assets
 from tests.support import PARAMS
 
@@ -119,18 +119,20 @@ def draw_at_home(
     diffusers_engine: "DiffusersEngine", at_home: "Home", monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Draw]:
     """Draws with the starter and what lies in the home. The starter is loaded anew after a test that put files in."""
-    from diffusion_local.engine import extras
-    from diffusion_local.engine.materials import Materials
+    from diffusion_local.engine import adapters
+    from diffusion_local.engine.inputs import PictureInputs
 
     put_in: list[str] = []
-    opened = extras.opened
+    opened = adapters.opened
 
     def noted(what: str, *arguments: Any) -> Any:
         put_in.append(what)
         return opened(what, *arguments)
 
-    monkeypatch.setattr(extras, "opened", noted)
-    monkeypatch.setattr(diffusers_engine, "_materials", Materials(at_home.settings, at_home.house.files.open_source))
+    monkeypatch.setattr(adapters, "opened", noted)
+    monkeypatch.setattr(
+        diffusers_engine, "_materials", PictureInputs(at_home.settings, at_home.services.files.open_source)
+    )
     yield Draw(diffusers_engine)
     if put_in:
         diffusers_engine.unload()

@@ -9,7 +9,7 @@ from PIL import Image as PIL
 from PIL import ImageDraw
 from safetensors.torch import save_file
 
-from diffusion_local.compose import open_house
+from diffusion_local.compose import open_services
 from diffusion_local.settings import Settings
 
 
@@ -18,7 +18,7 @@ class Home:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.house = open_house(settings)
+        self.services = open_services(settings)
         self.circle = PIL.new("RGB", (128, 128), "#3060a0")
         ImageDraw.Draw(self.circle).ellipse((30, 30, 98, 98), fill="#e8c040")
         self.left = PIL.new("L", (128, 128), 0)
@@ -28,7 +28,7 @@ class Home:
     def add(self, picture: PIL.Image) -> str:
         data = io.BytesIO()
         picture.save(data, "PNG")
-        return self.house.sources.add(data.getvalue()).id
+        return self.services.sources.add(data.getvalue()).id
 
 
 def make_lora(path: Path, denoiser: Any, prefix: str = "unet", seed: int = 1, strength: float = 0.5) -> Path:

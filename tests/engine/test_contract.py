@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_local.catalog import Model, read_folder
 from diffusion_local.engine import Engine
 from diffusion_local.errors import ModelUnavailable, Stopped
+from diffusion_local.models.catalog import Model, read_folder
 from tests.engine.conftest import Draw
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_local.catalog import Model
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.errors import ModelUnavailable
+from diffusion_local.models.catalog import Model
 from tests.engine.conftest import Draw
 
 VAE = "vae/diffusion_pytorch_model.safetensors"

@@ -2,9 +2,9 @@ import time
 
 import pytest
 
-from diffusion_local.catalog import Model
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import EngineError, OutOfMemory
+from diffusion_local.models.catalog import Model
 from tests.engine.conftest import Draw
 from tests.support import start_python
 

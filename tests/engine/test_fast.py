@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_local.catalog import Model
 from diffusion_local.domain import Kind, Lora
 from diffusion_local.engine import painting
 from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.fused import operations
 from diffusion_local.engine.fused.operations import TorchOperations
-from diffusion_local.engine.materials import Materials
-from diffusion_local.engine.memory import Choice
+from diffusion_local.engine.inputs import PictureInputs
+from diffusion_local.engine.memory import RungChoice
+from diffusion_local.models.catalog import Model
 from tests.engine.conftest import Draw
 from tests.engine.fused.models import difference
 from tests.engine.home import Home, make_lora
@@ -28,7 +28,7 @@ SOURCE = {"kind": Kind.IMG2IMG, "strength": 0.6}
 @pytest.fixture
 def engines(at_home: Home, starter: Model) -> Iterator[dict[str, DiffusersEngine]]:
     """One that is exact, and one that is fast and runs by graphs."""
-    materials = Materials(at_home.settings, at_home.house.files.open_source)
+    materials = PictureInputs(at_home.settings, at_home.services.files.open_source)
     opened = {name: DiffusersEngine(at_slot("cpu0"), threads=1, materials=materials) for name in ("exact", "fast")}
     opened["fast"]._rack._operations = TorchOperations()
     opened["fast"]._rack._recorder = Recorder
@@ -114,16 +114,16 @@ def test_other_rungs(engines: dict[str, DiffusersEngine], starter: Model) -> Non
     first = fast(steps=2).image.tobytes()
     for rung, fused in (("vae_tiling", ["denoiser"]), ("attention_slicing", None)):
         for engine in engines.values():
-            engine.load(starter, Choice(rung))
+            engine.load(starter, RungChoice(rung))
         assert fast(steps=2).facts.get("fused") == fused
     assert fast(steps=2).image.tobytes() == exact(steps=2).image.tobytes()  # nothing of the fused form is left
-    engines["fast"].load(starter, Choice("resident"))
+    engines["fast"].load(starter, RungChoice("resident"))
     assert fast(steps=2).image.tobytes() == first
 
 
 def test_text_encoders_run_by_graphs_to_the_same_pictures(starter: Model, at_home: Home) -> None:
     engine = DiffusersEngine(
-        at_slot("cpu0"), threads=1, materials=Materials(at_home.settings, at_home.house.files.open_source)
+        at_slot("cpu0"), threads=1, materials=PictureInputs(at_home.settings, at_home.services.files.open_source)
     )
     recorder = Recorder()
     engine._rack._recorder = lambda: recorder
@@ -136,7 +136,7 @@ def test_text_encoders_run_by_graphs_to_the_same_pictures(starter: Model, at_hom
     parts = {part for part, _ in engine._loaded.graphs._recorded}
     assert "text_encoder" in parts
     plain = DiffusersEngine(
-        at_slot("cpu0"), threads=1, materials=Materials(at_home.settings, at_home.house.files.open_source)
+        at_slot("cpu0"), threads=1, materials=PictureInputs(at_home.settings, at_home.services.files.open_source)
     )
     plain.load(starter)
     again = [Draw(plain)(steps=1, prompt=f"apple {n % 2}", clip_skip=n // 2 % 2).image.tobytes() for n in range(4)]

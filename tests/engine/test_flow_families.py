@@ -12,11 +12,11 @@ import torch
 import transformers
 from PIL import Image as PIL
 
-from diffusion_local.catalog import Model, read_folder
 from diffusion_local.domain import Kind
-from diffusion_local.engine import autoencoder, kinds
+from diffusion_local.engine import autoencoder, img2img
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
-from diffusion_local.engine.materials import Materials
+from diffusion_local.engine.inputs import PictureInputs
+from diffusion_local.models.catalog import Model, read_folder
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
 
@@ -129,7 +129,9 @@ def tiny(request: pytest.FixtureRequest, starter: Model, tmp_path_factory: pytes
 
 @pytest.fixture
 def draw(diffusers_engine: DiffusersEngine, tiny: Model, at_home: Home, monkeypatch: pytest.MonkeyPatch) -> Draw:
-    monkeypatch.setattr(diffusers_engine, "_materials", Materials(at_home.settings, at_home.house.files.open_source))
+    monkeypatch.setattr(
+        diffusers_engine, "_materials", PictureInputs(at_home.settings, at_home.services.files.open_source)
+    )
     diffusers_engine.load(tiny)
     return Draw(diffusers_engine)
 
@@ -170,7 +172,7 @@ def test_image_to_image_has_the_pixels_of_diffusers_own_pipeline(draw: Draw, tin
     assert draw.steps == [3, 4]
     pipe = bare(tiny, "img2img")
     with torch.no_grad():
-        latents = autoencoder.encode(pipe.vae, kinds.Canvas(at_home.circle).pixels())
+        latents = autoencoder.encode(pipe.vae, img2img.SourceCanvas(at_home.circle).pixels())
     theirs = pipe(
         "a cat",
         image=latents,

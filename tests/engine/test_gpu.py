@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from diffusion_local.catalog import Model
-from diffusion_local.compose import open_house
+from diffusion_local.compose import open_services
 from diffusion_local.db.database import Database
 from diffusion_local.domain import Lora, State
-from diffusion_local.engine.memory import LADDERS, Choice
+from diffusion_local.engine.memory import LADDERS, RungChoice
 from diffusion_local.errors import OutOfMemory, Stopped
+from diffusion_local.models.catalog import Model
+from diffusion_local.queue.history import FitStore
 from diffusion_local.settings import Settings
-from diffusion_local.store.fits import FitStore
 from diffusion_local.worker.ladder import Ladder
 from tests.engine.conftest import Draw
 from tests.engine.home import Home, make_lora
@@ -89,9 +89,9 @@ def test_every_rung_draws_the_same_picture(gpu: "DiffusersEngine", starter: Mode
 
     draw = Draw(gpu)
     wanted = {"prompt": "a red apple", "steps": 6, "width": 256, "height": 256, "seed": 3}
-    gpu.load(starter, Choice("resident"))
+    gpu.load(starter, RungChoice("resident"))
     full = draw(**wanted).image
-    gpu.load(starter, Choice(rung))
+    gpu.load(starter, RungChoice(rung))
     first, again = draw(**wanted), draw(**wanted)
     assert first.image.tobytes() == again.image.tobytes()
     difference = np.abs(np.asarray(first.image, np.int16) - np.asarray(full, np.int16))
@@ -108,7 +108,7 @@ def test_a_vae_that_gave_no_numbers_is_run_in_fp32_on_every_rung(
     from diffusion_local.engine import placement
 
     gpu.unload()
-    gpu.load(starter, Choice(rung))
+    gpu.load(starter, RungChoice(rung))
     assert gpu._loaded is not None
     placement.vae_in_fp32(gpu._loaded.pipe, rung, "cuda:0")
     assert Draw(gpu)(steps=2).facts["vae_dtype"] == "float32"
@@ -119,7 +119,7 @@ def test_a_vae_that_gave_no_numbers_is_run_in_fp32_on_every_rung(
 def test_less_is_on_the_gpu_on_a_lower_rung(gpu: "DiffusersEngine", starter: Model) -> None:
     held = []
     for rung in ("resident", "model_offload", "sequential"):
-        gpu.load(starter, Choice(rung))
+        gpu.load(starter, RungChoice(rung))
         Draw(gpu)(steps=1)
         assert gpu._loaded is not None
         held.append(gpu._loaded.bytes)
@@ -134,7 +134,7 @@ def test_a_limit_is_kept_and_what_does_not_fit_is_out_of_memory(starter: Model) 
 
     small = DiffusersEngine(at_slot("gpu0"), memory_limit=40 * 2**20)
     with pytest.raises(OutOfMemory):
-        small.load(starter, Choice("resident"))
+        small.load(starter, RungChoice("resident"))
     assert small.loaded == ""
     roomy = DiffusersEngine(at_slot("gpu0"))
     roomy.load(starter)
@@ -179,9 +179,9 @@ def test_a_graph_draws_the_same_bytes(draw: Draw, eager: Draw, sampler: str) -> 
 def test_a_graph_follows_loras_and_rungs(at_home: Home, starter: Model, eager: Draw) -> None:
     from diffusion_local.engine.devices import at_slot
     from diffusion_local.engine.diffusers_engine import DiffusersEngine
-    from diffusion_local.engine.materials import Materials
+    from diffusion_local.engine.inputs import PictureInputs
 
-    materials = Materials(at_home.settings, at_home.house.files.open_source)
+    materials = PictureInputs(at_home.settings, at_home.services.files.open_source)
     engines = [DiffusersEngine(at_slot("gpu0"), materials=materials, graphs=graphs) for graphs in (True, False)]
     for engine in engines:
         engine.load(starter)
@@ -196,7 +196,7 @@ def test_a_graph_follows_loras_and_rungs(at_home: Home, starter: Model, eager: D
     assert len(set(seen)) == 3
     assert (seen[0], seen[1]) == (seen[4], seen[3])
     for rung in ("vae_tiling", "encoder_offload", "model_offload", "resident"):
-        engines[0].load(starter, Choice(rung))
+        engines[0].load(starter, RungChoice(rung))
         picture = Draw(engines[0])(**LARGE)
         assert picture.facts.get("cuda_graph", False) == (rung != "model_offload")
         assert rung == "model_offload" or picture.image.tobytes() == seen[0], rung
@@ -279,7 +279,7 @@ def test_a_recording_that_fails_costs_nothing_but_its_speed(
 ) -> None:
     import torch
 
-    from diffusion_local.engine import recording
+    from diffusion_local.engine import cuda_recording
 
     gpu.unload()
     gpu.load(starter)
@@ -292,7 +292,7 @@ def test_a_recording_that_fails_costs_nothing_but_its_speed(
         return forward(sample, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(recording.Waits, "_waits", lambda *args: False)
+        patch.setattr(cuda_recording.Waits, "_waits", lambda *args: False)
         patch.setattr(loaded.pipe.unet, "forward", waiting)
         for _ in range(2):
             picture = Draw(gpu)(**LARGE)
@@ -335,11 +335,11 @@ def test_what_waits_for_the_gpu_is_found_before_it_is_recorded(
 
 
 def test_a_worker_on_a_gpu_makes_pictures(settings: Settings) -> None:
-    house = open_house(settings)
-    receipt = house.studio.submit("a red apple", count=4)
+    services = open_services(settings)
+    receipt = services.studio.submit("a red apple", count=4)
     environ = settings.child_environ() | {"DIFFUSION_LOCAL_ENGINE": "diffusers"}
     command = [sys.executable, "-m", "diffusion_local.worker", "--slot", "gpu0"]
     with subprocess.Popen(command, env=environ) as worker:
-        jobs = house.studio.wait(receipt.job_ids, 120)
+        jobs = services.studio.wait(receipt.job_ids, 120)
         worker.terminate()
     assert [job.state for job in jobs] == [State.DONE] * 4

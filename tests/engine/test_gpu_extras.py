@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image as PIL
 
-from diffusion_local.catalog import Model
 from diffusion_local.domain import Kind, Lora
-from diffusion_local.engine.memory import LADDERS, Choice
+from diffusion_local.engine.memory import LADDERS, RungChoice
+from diffusion_local.models.catalog import Model
 from tests.engine.conftest import Draw
 from tests.engine.home import Home, make_lora
 
@@ -27,9 +27,11 @@ JOB = {"prompt": "a red apple", "steps": 6, "seed": 3}
 def gpu(at_home: Home) -> "Iterator[DiffusersEngine]":
     from diffusion_local.engine.devices import at_slot
     from diffusion_local.engine.diffusers_engine import DiffusersEngine
-    from diffusion_local.engine.materials import Materials
+    from diffusion_local.engine.inputs import PictureInputs
 
-    engine = DiffusersEngine(at_slot("gpu0"), materials=Materials(at_home.settings, at_home.house.files.open_source))
+    engine = DiffusersEngine(
+        at_slot("gpu0"), materials=PictureInputs(at_home.settings, at_home.services.files.open_source)
+    )
     yield engine
     engine.unload()
 
@@ -39,7 +41,7 @@ def draw(request: pytest.FixtureRequest, gpu: "DiffusersEngine", starter: Model,
     """On one rung, with a LoRA ``ink`` and a brighter VAE in the home."""
     from safetensors.torch import save_file
 
-    gpu.load(starter, Choice("resident"))
+    gpu.load(starter, RungChoice("resident"))
     assert gpu._loaded is not None
     pipe = gpu._loaded.pipe
     make_lora(at_home.settings.loras / "ink.safetensors", pipe.unet)
@@ -47,7 +49,7 @@ def draw(request: pytest.FixtureRequest, gpu: "DiffusersEngine", starter: Model,
     weights["decoder.conv_out.bias"] += 0.3
     save_file(weights, Path(at_home.settings.vae) / "bright.safetensors")
     gpu.unload()
-    gpu.load(starter, Choice(request.param))
+    gpu.load(starter, RungChoice(request.param))
     return Draw(gpu)
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from diffusion_local.catalog import Model
 from diffusion_local.domain import Kind, Lora
+from diffusion_local.models.catalog import Model
 from tests.engine.conftest import Draw
 from tests.engine.home import Home, make_lora
 from tests.support import PARAMS
@@ -24,9 +24,9 @@ LARGE = {"steps": 8, "width": 256, "height": 256}
 def engines(at_home: Home, starter: Model) -> "Iterator[dict[str, DiffusersEngine]]":
     from diffusion_local.engine.devices import at_slot
     from diffusion_local.engine.diffusers_engine import DiffusersEngine
-    from diffusion_local.engine.materials import Materials
+    from diffusion_local.engine.inputs import PictureInputs
 
-    materials = Materials(at_home.settings, at_home.house.files.open_source)
+    materials = PictureInputs(at_home.settings, at_home.services.files.open_source)
     opened = {speed: DiffusersEngine(at_slot("gpu0"), materials=materials, speed=speed) for speed in ("exact", "fast")}
     for engine in opened.values():
         engine.load(starter)

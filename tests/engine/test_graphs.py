@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion_local.catalog import Model
 from diffusion_local.db.database import Database
 from diffusion_local.domain import Lora
 from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
-from diffusion_local.engine.graphs import MOST, Graphs, Unrecordable, denoiser_of, mapped, signature
-from diffusion_local.engine.materials import Materials
-from diffusion_local.engine.memory import Choice
+from diffusion_local.engine.graphs import MOST, Graphs, NotRecordable, denoiser_of, mapped, signature
+from diffusion_local.engine.inputs import PictureInputs
+from diffusion_local.engine.memory import RungChoice
 from diffusion_local.errors import OutOfMemory, Stopped
-from diffusion_local.store.fits import FitStore
+from diffusion_local.models.catalog import Model
+from diffusion_local.queue.history import FitStore
 from diffusion_local.worker.ladder import Ladder
 from tests.engine.conftest import Draw
 from tests.engine.home import Home, make_lora
@@ -258,9 +258,9 @@ def test_without_a_recorder_there_are_none(denoiser: Denoiser) -> None:
 
 
 def test_a_signature_names_what_it_does_not_know() -> None:
-    with pytest.raises(Unrecordable, match="gives a int"):
+    with pytest.raises(NotRecordable, match="gives a int"):
         signature({"a": [1]}, [])
-    with pytest.raises(Unrecordable, match="gives a Denoiser"):
+    with pytest.raises(NotRecordable, match="gives a Denoiser"):
         signature((Denoiser(),), [])
 
 
@@ -276,7 +276,7 @@ def recorders() -> list[Recorder]:
 def engine(recorders: list[Recorder], at_home: Home) -> Iterator[DiffusersEngine]:
     """On the CPU, with a recorder for each model."""
     opened = DiffusersEngine(
-        at_slot("cpu0"), threads=1, materials=Materials(at_home.settings, at_home.house.files.open_source)
+        at_slot("cpu0"), threads=1, materials=PictureInputs(at_home.settings, at_home.services.files.open_source)
     )
     opened._rack._recorder = lambda: (recorders.append(Recorder()), recorders[-1])[1]
     yield opened
@@ -332,13 +332,13 @@ def test_a_lora_and_another_rung_end_the_graphs(
     assert draw(steps=3, loras=(Lora("ink"),)).image.tobytes() == inked
     assert draw(steps=3).image.tobytes() == bare == plain(steps=3).image.tobytes()
     assert recorders[0].cleared == 4
-    engine.load(starter, Choice("vae_tiling"))
+    engine.load(starter, RungChoice("vae_tiling"))
     assert recorders[0].cleared == 5
     assert draw(steps=3).facts["cuda_graph"]
 
 
 def test_there_are_none_where_weights_move(engine: DiffusersEngine, starter: Model, recorders: list[Recorder]) -> None:
-    engine.load(starter, Choice("attention_slicing"))
+    engine.load(starter, RungChoice("attention_slicing"))
     assert "cuda_graph" not in Draw(engine)(steps=3).facts
     assert recorders[0].tried == 0
 
@@ -394,6 +394,6 @@ def test_other_models_give_their_graphs_before_they_go(
     assert recorders[0].bytes
     engine.load(replace(starter, id="other"))
     monkeypatch.setattr(engine._gauge, "free", lambda: 500)
-    engine.load(starter, Choice("resident", takes=engine._rack._held["starter"].bytes))
+    engine.load(starter, RungChoice("resident", takes=engine._rack._held["starter"].bytes))
     assert recorders[0].bytes == 0
     assert list(engine._rack._held) == ["other", "starter"]

@@ -11,11 +11,11 @@ import torch
 import transformers
 from PIL import Image as PIL
 
-from diffusion_local.catalog import Model, read_folder
 from diffusion_local.domain import Kind
-from diffusion_local.engine import autoencoder, kinds, loading
+from diffusion_local.engine import autoencoder, img2img, loading
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
-from diffusion_local.engine.materials import Materials
+from diffusion_local.engine.inputs import PictureInputs
+from diffusion_local.models.catalog import Model, read_folder
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
 from tests.engine.test_flow_families import difference, t5, vae
@@ -191,7 +191,9 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def draw(diffusers_engine: DiffusersEngine, tiny: Model, at_home: Home, monkeypatch: pytest.MonkeyPatch) -> Draw:
-    monkeypatch.setattr(diffusers_engine, "_materials", Materials(at_home.settings, at_home.house.files.open_source))
+    monkeypatch.setattr(
+        diffusers_engine, "_materials", PictureInputs(at_home.settings, at_home.services.files.open_source)
+    )
     diffusers_engine.load(tiny)
     return Draw(diffusers_engine)
 
@@ -236,7 +238,7 @@ def test_image_to_image_comes_nearer_to_the_source_with_less_strength(draw: Draw
     """The last steps of many: what is left of the source is what the VAE, here a random one, makes of it."""
     loaded = draw.engine._loaded  # type: ignore[attr-defined]
     with torch.no_grad():
-        latents = autoencoder.encode(loaded.pipe.vae, kinds.Canvas(at_home.circle).pixels())
+        latents = autoencoder.encode(loaded.pipe.vae, img2img.SourceCanvas(at_home.circle).pixels())
         copy, _ = autoencoder.decode(loaded.pipe.vae, latents, lambda: None)
     wish = {"kind": Kind.IMG2IMG, "source": at_home.source, "height": 128, "steps": 20}
     weak, strong = (mean_difference(draw(**job(tiny, strength=s, **wish)).image, copy) for s in (0.05, 1.0))
@@ -249,7 +251,7 @@ def mean_difference(one: PIL.Image, other: PIL.Image) -> float:
 
 def test_what_a_family_packs_it_unpacks(draw: Draw, tiny: Model, at_home: Home) -> None:
     loaded = draw.engine._loaded  # type: ignore[attr-defined]
-    pipe, family, pixels = loaded.pipe, loaded.family, kinds.Canvas(at_home.circle).pixels()
+    pipe, family, pixels = loaded.pipe, loaded.family, img2img.SourceCanvas(at_home.circle).pixels()
     with torch.no_grad():
         latents, known = family.encode(pipe, pixels), autoencoder.encode(pipe.vae, pixels)
     assert tuple(latents.shape) == family.shape(pipe, 128, 128)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_local.catalog import Model
 from diffusion_local.domain import RUNGS, Fit, Kind
 from diffusion_local.engine import weights
-from diffusion_local.engine.memory import GIB, LADDERS, Choice, Need, Weights, below, choose, estimate
+from diffusion_local.engine.memory import GIB, LADDERS, MemoryNeed, RungChoice, Weights, below, choose, estimate
+from diffusion_local.models.catalog import Model
 from tests.support import params
 
 CUDA = LADDERS["cuda"]
@@ -121,7 +121,7 @@ BIG = params(model="sdxl", width=1024, height=1024)
 FIT = Fit("sdxl", Kind.TXT2IMG, 1024, 1024, "gpu")
 
 
-def chosen(free_gib: float, *learned: Fit, wanted: str = "", need: Need = NEED) -> Choice:
+def chosen(free_gib: float, *learned: Fit, wanted: str = "", need: MemoryNeed = NEED) -> RungChoice:
     return choose(CUDA, "SDXL", need, int(free_gib * GIB), BIG, learned, wanted)
 
 
@@ -132,7 +132,7 @@ def test_the_reason_is_in_words() -> None:
 
 
 def test_what_is_asked_for_is_done_whatever_fits() -> None:
-    assert chosen(79, wanted="sequential") == Choice("sequential", "asked for", NEED.at("sequential"))
+    assert chosen(79, wanted="sequential") == RungChoice("sequential", "asked for", NEED.at("sequential"))
     assert chosen(1, wanted="resident").rung == "resident"
     here = choose(LADDERS["cpu"], "it", NEED, GIB, BIG, [], "group_offload")
     assert here.rung == "attention_slicing"  # the CPU has no such rung: its last one

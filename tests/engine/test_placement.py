@@ -8,9 +8,9 @@ import diffusers
 import pytest
 import torch
 
-from diffusion_local.catalog import Model
 from diffusion_local.engine import placement
 from diffusion_local.engine.memory import SMALL_TILE, TILE
+from diffusion_local.models.catalog import Model
 
 
 @pytest.fixture

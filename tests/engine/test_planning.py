@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diffusion_local.catalog import Model
-from diffusion_local.domain import Fit, Kind, Room, Worker
+from diffusion_local.domain import DeviceMemory, Fit, Kind, Worker
 from diffusion_local.engine.memory import GIB
-from diffusion_local.engine.planning import Plan, at_work, first_picture, plan
+from diffusion_local.engine.planning import MemoryPlan, at_work, first_picture, plan
+from diffusion_local.models.catalog import Model
 from tests.models.files import write_header
 from tests.support import run_python
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def worker(total: float = 12, free: float = 0, kind: str = "cuda", slot: str = "gpu0", status: str = "idle") -> Worker:
-    room = Room(kind, int(total * GIB), bf16=True)
+    room = DeviceMemory(kind, int(total * GIB), bf16=True)
     return Worker(slot, 1, "A GPU", status, "", "", "", room, int((free or total) * GIB))
 
 
@@ -37,7 +37,7 @@ def large(starter: Model, tmp_path: Path) -> Model:
     return replace(starter, id="large", family="sdxl", file=file, defaults=defaults)
 
 
-def made(model: Model, worker: Worker, *learned: Fit, wanted: str = "") -> Plan:
+def made(model: Model, worker: Worker, *learned: Fit, wanted: str = "") -> MemoryPlan:
     return plan(model, worker, learned, "auto", wanted)
 
 
@@ -73,7 +73,9 @@ def test_what_was_learned_and_what_is_asked_for_count(large: Model) -> None:
 
 
 def test_numbers_are_those_of_the_device(large: Model) -> None:
-    half, full = (made(large, replace(worker(64, kind="cpu", slot="cpu0"), room=Room("cpu", 0, b))) for b in (1, 0))
+    half, full = (
+        made(large, replace(worker(64, kind="cpu", slot="cpu0"), room=DeviceMemory("cpu", 0, b))) for b in (1, 0)
+    )
     assert full.takes_bytes > 1.5 * half.takes_bytes
 
 
@@ -92,7 +94,7 @@ def test_it_is_what_the_engine_does(diffusers_engine: "DiffusersEngine", starter
 
 def test_workers_that_run_come_first() -> None:
     runs, ended = worker(), worker(slot="gpu1", status="stopped")
-    unknown = replace(worker(slot="gpu2"), room=Room())
+    unknown = replace(worker(slot="gpu2"), room=DeviceMemory())
     assert at_work([runs, ended, unknown]) == [runs]
     assert at_work([ended, unknown]) == [ended]
 

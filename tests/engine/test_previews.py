@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_local.catalog import Model
 from diffusion_local.engine import autoencoder, previews
 from diffusion_local.engine.devices import at_slot
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.errors import Stopped
+from diffusion_local.models.catalog import Model
 from tests.support import params, soon
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers
 
-from diffusion_local.catalog import Model, read_folder
 from diffusion_local.engine import loading
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
+from diffusion_local.models.catalog import Model, read_folder
 from tests.engine.conftest import Draw
 
 

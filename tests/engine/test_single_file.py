@@ -10,10 +10,10 @@ import safetensors.torch
 import torch
 import transformers
 
-from diffusion_local.catalog import Catalog, Model
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.errors import ModelUnavailable
-from diffusion_local.models.places import Places
+from diffusion_local.models.catalog import Catalog, Model
+from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.settings import assets
 from tests.engine.conftest import Draw
 from tests.models.files import original_encoder, original_unet, original_vae
@@ -68,7 +68,7 @@ def checkpoint(folder: Path, tmp_path: Path) -> Callable[[], Model]:
         pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
         state = original_unet(pipe.unet.state_dict())
         state |= original_vae(pipe.vae.state_dict()) | original_encoder(pipe.text_encoder.state_dict())
-        places = Places(tmp_path / "models", configs=tmp_path / "configs")
+        places = ModelDirectories(tmp_path / "models", configs=tmp_path / "configs")
         places.models.mkdir()
         weights = {name: tensor.contiguous() for name, tensor in state.items()}
         safetensors.torch.save_file(weights, places.models / "tiny.safetensors")

@@ -124,15 +124,15 @@ def test_an_upscaler_as_it_is_published_draws_as_its_safetensors_form(
     draw_at_home: Draw, at_home: Home, network: Path
 ) -> None:
     torch.save({"params_ema": load_file(network)}, at_home.settings.upscalers / "4x_published.pth")
-    assert [each.ready for each in at_home.house.catalog.upscalers()] == [True, True]
+    assert [each.ready for each in at_home.services.catalog.upscalers()] == [True, True]
     made = [draw_at_home(**UPSCALE, source=at_home.source, upscaler=name).image for name in ("tiny", "4x_published")]
     assert made[0].tobytes() == made[1].tobytes()
 
 
 def test_the_steps_told_at_submit_are_the_tiles(at_home: Home) -> None:
     big = at_home.add(PIL.new("RGB", (1030, 512)))
-    receipt = at_home.house.studio.submit("", kind="upscale", source=big, upscaler="Lanczos", scale=4)
-    job = at_home.house.studio.job(receipt.job_ids[0])
+    receipt = at_home.services.studio.submit("", kind="upscale", source=big, upscaler="Lanczos", scale=4)
+    job = at_home.services.studio.job(receipt.job_ids[0])
     assert (job.params.steps, job.params.width) == (1, 4120)
     assert len(list(upscale.tiles((1030, 512), TILE))) == 3
 

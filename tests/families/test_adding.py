@@ -54,7 +54,7 @@ from pathlib import Path
 import diffusion_local
 from diffusion_local import families, prompts
 from diffusion_local.actor import LOCAL, run_as
-from diffusion_local.compose import open_house
+from diffusion_local.compose import open_services
 from diffusion_local.engine import choose
 from diffusion_local.errors import InvalidParams
 from diffusion_local.models.known import known_models
@@ -65,16 +65,16 @@ from tests.models.files import write_header
 run_as(LOCAL)
 home = Path(sys.argv[1])
 assert Path(diffusion_local.__file__).is_relative_to(home.parent), diffusion_local.__file__
-house = open_house(Settings(home=home, device="cpu"))
-model = house.catalog.get("mine")
-write_header(house.settings.models / "one.safetensors", {"dummy_blocks.0.weight": (8, 8)})
-write_header(house.settings.loras / "style.safetensors", {"dummy_blocks.0.lora_A.weight": (8, 8)})
-params = house.catalog.complete("apple " * 30, {"seed": 1, "model": "mine", "negative": "red", "loras": ["style"]})
+services = open_services(Settings(home=home, device="cpu"))
+model = services.catalog.get("mine")
+write_header(services.settings.models / "one.safetensors", {"dummy_blocks.0.weight": (8, 8)})
+write_header(services.settings.loras / "style.safetensors", {"dummy_blocks.0.lora_A.weight": (8, 8)})
+params = services.catalog.complete("apple " * 30, {"seed": 1, "model": "mine", "negative": "red", "loras": ["style"]})
 
 
 def refused(**settings):
     try:
-        house.catalog.complete("x", {"seed": 1, "model": "mine"} | settings)
+        services.catalog.complete("x", {"seed": 1, "model": "mine"} | settings)
     except InvalidParams as error:
         return error.message
 
@@ -84,12 +84,12 @@ told = {
     "defaults": [params.width, params.steps, params.guidance, params.sampler],
     "refused": [refused(width=200), refused(steps=10), refused(sampler="DDIM"), refused(schedule="Uniform")],
     "warnings": prompts.prompt_warnings(model, params),
-    "file": house.catalog.get("one").problem,
-    "lora": [each.architecture for each in house.catalog.loras()],
+    "file": services.catalog.get("one").problem,
+    "lora": [each.architecture for each in services.catalog.loras()],
     "card": "Dummy 1" in view_models.card(model, None, (), ()),
-    "offered": "someone/dummy" in [each.id for each in house.studio.library.known()],
+    "offered": "someone/dummy" in [each.id for each in services.studio.library.known()],
 }
-engine = choose.open_engine(house.settings, "cpu0", house.files.open_source)
+engine = choose.open_engine(services.settings, "cpu0", services.files.open_source)
 engine.load(model)
 told["picture"] = engine.generate(replace(params, loras=()), lambda done, preview: None).image.size
 print("TOLD", json.dumps(told))

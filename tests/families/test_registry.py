@@ -12,7 +12,7 @@ from diffusion_local.engine.families import FAMILIES as ENGINES
 from diffusion_local.families.family import Family
 from diffusion_local.families.sign import Sign
 from diffusion_local.messages import say_in
-from diffusion_local.models.known import known_models
+from diffusion_local.models.curated import known_models
 from diffusion_local.models.parts import LATENTS, PARTS
 from diffusion_local.options.limits import check_size
 from diffusion_local.options.option import DENOISED

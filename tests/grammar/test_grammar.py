@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from diffusion_local.errors import InvalidParams
 from diffusion_local.grammar import schedules, tags, templates, weights
-from diffusion_local.lists.expansion import Expander
+from diffusion_local.lists.wildcards import Expander
 
 SIGNS = st.sampled_from(
     ["{", "}", "|", "$$", "2$$", "1-2$$", "0.5::", "__a__", "__", "_", "\\", "[", "]", "(", ")", ":", "0.5", "3", ".5",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_local.errors import InvalidParams
-from diffusion_local.lists.fields import ALIASES, FIELDS, BadLine, Entry
+from diffusion_local.lists.entries import ALIASES, FIELDS, BadLine, Entry
 from diffusion_local.lists.formats import FORMATS, format_of, parse
 
 

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_local.catalog import Catalog
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.errors import InvalidParams
 from diffusion_local.models.adapters import MOST_WORDS
+from diffusion_local.models.catalog import Catalog
 from diffusion_local.settings import Settings
 from tests.models import files
 from tests.models.files import write_header
 
 
 @pytest.fixture
-def catalog(house: House) -> Catalog:
-    return house.catalog
+def catalog(services: Services) -> Catalog:
+    return services.catalog
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_damaged_files_are_listed_with_the_reason(catalog: Catalog, settings: Se
 def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(
     catalog: Catalog, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import diffusion_local.models.shelf as shelf
+    import diffusion_local.models.index as shelf
 
     reads: list[Path] = []
     read = shelf.read_file

@@ -13,8 +13,8 @@ import torch
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import say_in
 from diffusion_local.models.adapters import read_adapter
-from diffusion_local.models.checkpoints import read_checkpoint
 from diffusion_local.models.identify import read_file
+from diffusion_local.models.single_files import read_checkpoint
 from tests.models.files import EMBEDDING, LORA, SD1, UPSCALER, Trap
 from tests.models.headers import tensors_of, write_gguf
 

@@ -2,17 +2,17 @@
 
 import pytest
 
-from diffusion_local.catalog import Catalog
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.models import distilled
+from diffusion_local.models.catalog import Catalog
 from diffusion_local.settings import Settings
 from tests.models import files
 from tests.models.files import write_header
 
 
 @pytest.fixture
-def catalog(house: House) -> Catalog:
-    return house.catalog
+def catalog(services: Services) -> Catalog:
+    return services.catalog
 
 
 @pytest.mark.parametrize(

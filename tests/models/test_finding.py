@@ -7,26 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_local.catalog import Catalog
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.errors import InvalidParams
-from diffusion_local.library import Library
-from diffusion_local.models.ids import Ids
-from diffusion_local.models.trees import places
-from diffusion_local.models.walk import walk
+from diffusion_local.models.catalog import Catalog
+from diffusion_local.models.directories import walk
+from diffusion_local.models.ids import ModelIds
+from diffusion_local.models.program_roots import places
+from diffusion_local.models.service import Library
 from diffusion_local.settings import Settings, assets
 from tests.models import files
 from tests.models.files import write_header
 
 
 @pytest.fixture
-def catalog(house: House) -> Catalog:
-    return house.catalog
+def catalog(services: Services) -> Catalog:
+    return services.catalog
 
 
 @pytest.fixture
-def library(house: House) -> Library:
-    return house.studio.library
+def library(services: Services) -> Library:
+    return services.studio.library
 
 
 def names(folder: Path) -> list[str]:
@@ -78,32 +78,32 @@ def test_suffixes_in_any_spelling_are_listed_and_ready(catalog: Catalog, setting
     assert [each.ready for each in found] == [True, True, True]
 
 
-def test_an_id_keeps_meaning_the_same_file(settings: Settings, house: House) -> None:
+def test_an_id_keeps_meaning_the_same_file(settings: Settings, services: Services) -> None:
     second = write_header(settings.models / "z/same.safetensors", files.SDXL)
-    assert house.catalog.get("same").path == second
+    assert services.catalog.get("same").path == second
     first = write_header(settings.models / "a/same.safetensors", files.SD1)
-    for catalog in (house.catalog, open_house(settings).catalog):
+    for catalog in (services.catalog, open_services(settings).catalog):
         ids = {model.id: model.path for model in catalog.all()[1:]}
         assert ids == {"same": second, "a--same": first}
     second.unlink()
     second.parent.rmdir()
-    assert [model.id for model in open_house(settings).catalog.all()[1:]] == ["a--same"]
+    assert [model.id for model in open_services(settings).catalog.all()[1:]] == ["a--same"]
     third = write_header(settings.models / "b/same.safetensors", files.SD2)
-    assert {model.id: model.path for model in house.catalog.all()[1:]} == {"a--same": first, "b--same": third}
+    assert {model.id: model.path for model in services.catalog.all()[1:]} == {"a--same": first, "b--same": third}
 
 
-def test_a_file_that_was_moved_keeps_its_id(settings: Settings, house: House) -> None:
+def test_a_file_that_was_moved_keeps_its_id(settings: Settings, services: Services) -> None:
     write_header(settings.models / "other/same.safetensors", files.SDXL)
     old = write_header(settings.models / "same.safetensors", files.SD1)
-    before = {model.id: model.family for model in house.catalog.all()[1:]}
+    before = {model.id: model.family for model in services.catalog.all()[1:]}
     (settings.models / "sorted").mkdir()
     old.rename(settings.models / "sorted/same.safetensors")
-    assert {model.id: model.family for model in house.catalog.all()[1:]} == before
+    assert {model.id: model.family for model in services.catalog.all()[1:]} == before
 
 
 def test_ids_of_a_home_that_cannot_be_written_to_hold_in_memory(tmp_path: Path) -> None:
     path = write_header(tmp_path / "x.safetensors", files.SD1)
-    ids = Ids(tmp_path / "nowhere/ids.json")
+    ids = ModelIds(tmp_path / "nowhere/ids.json")
     assert ids.of([path], {path: "x"}) == {path: "x"}
     assert ids.of([path], {path: "x"}) == {path: "x"}
 
@@ -112,7 +112,7 @@ def test_ids_of_a_home_that_cannot_be_written_to_hold_in_memory(tmp_path: Path) 
 def test_a_damaged_list_of_ids_is_begun_anew(tmp_path: Path, content: str) -> None:
     (tmp_path / "ids.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     path = write_header(tmp_path / "x.safetensors", files.SD1)
-    assert Ids(tmp_path / "ids.json").of([path], {path: "x"}) == {path: "x"}
+    assert ModelIds(tmp_path / "ids.json").of([path], {path: "x"}) == {path: "x"}
 
 
 # -- trees of other programs -------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ FLAT = {kind: f"publisher/{kind}-repo" for kind in COMFY}
     ids=["comfyui", "a1111", "invokeai", "swarmui", "publisher folders"],
 )
 def test_a_programs_root_is_used_in_place(
-    library: Library, house: House, tmp_path: Path, folders: dict[str, str], marks: tuple[str, ...]
+    library: Library, services: Services, tmp_path: Path, folders: dict[str, str], marks: tuple[str, ...]
 ) -> None:
     root = tmp_path / "program"
     everything(root, folders)
@@ -172,19 +172,19 @@ def test_a_programs_root_is_used_in_place(
         "loras": ["lora-program"], "vae": ["vae-program"], "upscalers": ["upscaler-program"],
         "embeddings": ["embedding-program"], "text_encoders": ["text_encoder-program"],
     }  # fmt: skip
-    params = house.catalog.complete("x <lora:lora-program:0.5>", {"seed": 1, "model": "checkpoint-program"})
+    params = services.catalog.complete("x <lora:lora-program:0.5>", {"seed": 1, "model": "checkpoint-program"})
     assert [(each.name, each.weight) for each in params.loras] == [("lora-program", 0.5)]
     write_header(root / folders["lora"] / "new.safetensors", files.LORA)  # it is looked into again
     assert "new" in [each.name for each in library.adapters()["loras"]]
 
 
-def test_the_engine_finds_what_lies_elsewhere(library: Library, house: House, tmp_path: Path) -> None:
-    from diffusion_local.engine.materials import Materials
+def test_the_engine_finds_what_lies_elsewhere(library: Library, services: Services, tmp_path: Path) -> None:
+    from diffusion_local.engine.inputs import PictureInputs
 
     everything(tmp_path / "ComfyUI", COMFY)
     (tmp_path / "ComfyUI/comfy").mkdir()
     library.add(str(tmp_path / "ComfyUI"))
-    materials = Materials(house.settings, house.files.open_source)
+    materials = PictureInputs(services.settings, services.files.open_source)
     assert materials.lora("lora-ComfyUI").parent.name == "loras"
     assert materials.embeddings()["embedding-ComfyUI"].is_file()
 
@@ -314,13 +314,13 @@ def test_what_is_made_for_another_base_is_refused_before_the_job_waits(catalog: 
     assert catalog.complete("x", given | {"vae": "some"}).vae == "some"
 
 
-def test_a_scan_imports_nothing_heavy(house: House, tmp_path: Path) -> None:
+def test_a_scan_imports_nothing_heavy(services: Services, tmp_path: Path) -> None:
     from tests.support import run_python
 
-    write_header(house.settings.models / "mine.safetensors", files.SD1)
+    write_header(services.settings.models / "mine.safetensors", files.SD1)
     told = run_python(
-        "import sys; from pathlib import Path; from diffusion_local.models.shelf import Shelf;"
-        f"from diffusion_local.models.places import Places; s = Shelf(Places(Path({str(house.settings.models)!r})));"
+        "import sys; from pathlib import Path; from diffusion_local.models.index import ModelIndex;"
+        f"from diffusion_local.models.directories import ModelDirectories; s = Shelf(ModelDirectories(Path({str(services.settings.models)!r})));"
         "assert len(s.entries()) == 1; print([n for n in ('torch', 'numpy', 'diffusers') if n in sys.modules])"
     )
     assert told.strip() == "[]"

@@ -10,9 +10,9 @@ import pytest
 
 from diffusion_local.messages import say_in
 from diffusion_local.models import adapters
-from diffusion_local.models.checkpoints import read_checkpoint
 from diffusion_local.models.identify import read_file
 from diffusion_local.models.probe import CHECKPOINT, DENOISER, Probe
+from diffusion_local.models.single_files import read_checkpoint
 from diffusion_local.settings import assets
 from tests.models.headers import Tensors, published, tensors_of, write, write_gguf, write_published
 
@@ -169,20 +169,22 @@ def test_what_a_file_holds_and_lacks_is_kept_for_the_engine(tmp_path: Path) -> N
     ("numbers", "prediction", "width"), [(0.02, "epsilon", 512), (0.2, "v_prediction", 768)], ids=["noise", "v"]
 )
 def test_how_sd2_was_trained_is_told_by_the_spread_of_one_tensor(
-    numbers: float, prediction: str, width: int, tmp_path: Path, house: Any
+    numbers: float, prediction: str, width: int, tmp_path: Path, services: Any
 ) -> None:
     """Whatever its name says."""
     import json
     import struct
 
     name = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
-    path = write(house.settings.models / "768-or-512.safetensors", tensors_of("models/v2-1_512-ema-pruned.safetensors"))
+    path = write(
+        services.settings.models / "768-or-512.safetensors", tensors_of("models/v2-1_512-ema-pruned.safetensors")
+    )
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         start, end = json.loads(file.read(length))[name]["data_offsets"]
         file.seek(8 + length + start)
         count = (end - start) // 4
         file.write(struct.pack(f"<{count}f", *(numbers if each % 2 else -numbers for each in range(count))))
-    model = house.catalog.get("768-or-512")
+    model = services.catalog.get("768-or-512")
     assert model.scheduler["prediction_type"] == prediction
     assert model.defaults.width == width

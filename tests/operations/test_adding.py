@@ -81,7 +81,7 @@ def run(copy: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[s
 
 def test_a_declaration_and_a_method_reach_every_interface(copy: Path) -> None:
     insert(copy / "diffusion_local/operations/gallery.py", '        "of_image": op(READ, SEEN),\n', DECLARATION)
-    insert(copy / "diffusion_local/store/boards.py", "    def of_image(self", METHOD.rstrip("\n") + "\n\n")
+    insert(copy / "diffusion_local/gallery/boards.py", "    def of_image(self", METHOD.rstrip("\n") + "\n\n")
     found = run(copy, USE, str(copy / "home"))
     assert found.returncode == 0, found.stderr
     told: dict[str, Any] = json.loads(found.stdout)
@@ -92,6 +92,6 @@ def test_a_declaration_and_a_method_reach_every_interface(copy: Path) -> None:
 
 
 def test_a_method_without_a_declaration_does_not_start(copy: Path) -> None:
-    insert(copy / "diffusion_local/store/boards.py", "    def of_image(self", METHOD.rstrip("\n") + "\n\n")
+    insert(copy / "diffusion_local/gallery/boards.py", "    def of_image(self", METHOD.rstrip("\n") + "\n\n")
     found = run(copy, "import diffusion_local.studio")
     assert "the registry of operations differ: ['size']" in found.stderr

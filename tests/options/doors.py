@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import Kind, Params
 from diffusion_local.options.table import OPTIONS
 from diffusion_local.web.api.dialects import openai
@@ -21,42 +21,42 @@ from diffusion_local.web.ui import form, form_lists, tab_lists
 from tests.support import gradio_endpoint
 
 Given = dict[str, Any]
-Door = Callable[[House, TestClient, Given], Params]
+Door = Callable[[Services, TestClient, Given], Params]
 
 
-def newest(house: House) -> Params:
-    return house.studio.jobs(limit=1)[0].params
+def newest(services: Services) -> Params:
+    return services.studio.jobs(limit=1)[0].params
 
 
-def studio(house: House, client: TestClient, given: Given) -> Params:
-    house.studio.submit(**given)
-    return newest(house)
+def studio(services: Services, client: TestClient, given: Given) -> Params:
+    services.studio.submit(**given)
+    return newest(services)
 
 
-def http(house: House, client: TestClient, given: Given) -> Params:
+def http(services: Services, client: TestClient, given: Given) -> Params:
     answer = client.post("/api/v1/jobs", json=given)
     assert answer.status_code == 202, answer.text
-    return newest(house)
+    return newest(services)
 
 
-def gradio(house: House, client: TestClient, given: Given) -> Params:
-    gradio_endpoint(house.studio, "submit")(**given)
-    return newest(house)
+def gradio(services: Services, client: TestClient, given: Given) -> Params:
+    gradio_endpoint(services.studio, "submit")(**given)
+    return newest(services)
 
 
-def cog(house: House, client: TestClient, given: Given) -> Params:
+def cog(services: Services, client: TestClient, given: Given) -> Params:
     answer = client.post("/predictions", json={"input": given}, headers={"Prefer": "respond-async"})
     assert answer.status_code == 202, answer.text
-    return newest(house)
+    return newest(services)
 
 
-def cog_spelled(house: House, client: TestClient, given: Given) -> Params:
+def cog_spelled(services: Services, client: TestClient, given: Given) -> Params:
     """By the last of the spellings that an option has in other tools."""
     named = {(*OPTIONS[name].spellings, name)[0] if name != "prompt" else name: each for name, each in given.items()}
-    return cog(house, client, named)
+    return cog(services, client, named)
 
 
-def a1111(house: House, client: TestClient, given: Given) -> Params:
+def a1111(services: Services, client: TestClient, given: Given) -> Params:
     kind = given["kind"]
     by_other_ways = {"prompt", *reading.ITS_OWN}
     body = {reading.name_of(OPTIONS[name]): each for name, each in given.items() if name not in by_other_ways}
@@ -66,23 +66,23 @@ def a1111(house: House, client: TestClient, given: Given) -> Params:
     if kind == Kind.TXT2IMG:
         wanted = reading.Wanted(**body)
     else:
-        pictures = {name: encoded(house, given[name]) for name in ("source", "mask") if name in given}
+        pictures = {name: encoded(services, given[name]) for name in ("source", "mask") if name in given}
         wanted = reading.Changed(**body, init_images=[pictures["source"]], mask=pictures.get("mask"))
-    house.studio.submit(**reading.read(house.studio, wanted, {}))
-    return newest(house)
+    services.studio.submit(**reading.read(services.studio, wanted, {}))
+    return newest(services)
 
 
-def encoded(house: House, source_id: str) -> str:
+def encoded(services: Services, source_id: str) -> str:
     import base64
 
-    return base64.b64encode(house.sources.file(source_id).read_bytes()).decode()
+    return base64.b64encode(services.sources.file(source_id).read_bytes()).decode()
 
 
-def openai_(house: House, client: TestClient, given: Given) -> Params:
+def openai_(services: Services, client: TestClient, given: Given) -> Params:
     body = {name: each for name, each in given.items() if name not in openai.ITS_OWN}
     size = {"size": f"{given['width']}x{given['height']}"}
-    house.studio.submit(**openai.read(openai.Generation(**body, **size)))
-    return newest(house)
+    services.studio.submit(**openai.read(openai.Generation(**body, **size)))
+    return newest(services)
 
 
 def written(value: Any) -> str:
@@ -90,67 +90,69 @@ def written(value: Any) -> str:
     return ", ".join(f"{each['name']}:{each['weight']}" for each in value) if isinstance(value, list) else str(value)
 
 
-def list_text(house: House, client: TestClient, given: Given) -> Params:
+def list_text(services: Services, client: TestClient, given: Given) -> Params:
     flags = "".join(f' --{name} "{written(each)}"' for name, each in given.items() if name != "prompt")
-    return listed(house, given["prompt"] + flags, "text")
+    return listed(services, given["prompt"] + flags, "text")
 
 
-def list_csv(house: House, client: TestClient, given: Given) -> Params:
+def list_csv(services: Services, client: TestClient, given: Given) -> Params:
     page = io.StringIO()
     rows = csv.DictWriter(page, list(given))
     rows.writeheader()
     rows.writerow({name: written(each) for name, each in given.items()})
-    return listed(house, page.getvalue(), "csv")
+    return listed(services, page.getvalue(), "csv")
 
 
-def list_jsonl(house: House, client: TestClient, given: Given) -> Params:
-    return listed(house, json.dumps(given), "jsonl")
+def list_jsonl(services: Services, client: TestClient, given: Given) -> Params:
+    return listed(services, json.dumps(given), "jsonl")
 
 
-def list_spelled(house: House, client: TestClient, given: Given) -> Params:
+def list_spelled(services: Services, client: TestClient, given: Given) -> Params:
     """By the first of the spellings that an option has in other tools."""
-    return list_jsonl(house, client, {(*OPTIONS[name].spellings, name)[0]: each for name, each in given.items()})
+    return list_jsonl(services, client, {(*OPTIONS[name].spellings, name)[0]: each for name, each in given.items()})
 
 
-def list_defaults(house: House, client: TestClient, given: Given) -> Params:
+def list_defaults(services: Services, client: TestClient, given: Given) -> Params:
     """Options that hold for lines that say nothing."""
     prompt = given["prompt"] or "-"
-    house.studio.lists.submit(prompt, **{name: each for name, each in given.items() if name != "prompt"})
-    return newest(house)
+    services.studio.lists.submit(prompt, **{name: each for name, each in given.items() if name != "prompt"})
+    return newest(services)
 
 
-def listed(house: House, text: str, form: str) -> Params:
-    house.studio.lists.submit(text, form)
-    return newest(house)
+def listed(services: Services, text: str, form: str) -> Params:
+    services.studio.lists.submit(text, form)
+    return newest(services)
 
 
-def page(house: House, client: TestClient, given: Given) -> Params:
+def page(services: Services, client: TestClient, given: Given) -> Params:
     """Create's form, filled from a recipe and read again."""
-    filled = form.fill(studio(house, client, given))
+    filled = form.fill(studio(services, client, given))
     values = form.read([given["model"] if isinstance(each, dict) else each for each in filled])
     for extra in ("count", "styles"):
         values.pop(extra)
-    house.studio.submit(**values | ({"width": given["width"], "height": given["height"]} if "width" in given else {}))
-    return newest(house)
+    services.studio.submit(
+        **values | ({"width": given["width"], "height": given["height"]} if "width" in given else {})
+    )
+    return newest(services)
 
 
-def lists_page(house: House, client: TestClient, given: Given) -> Params:
+def lists_page(services: Services, client: TestClient, given: Given) -> Params:
     """The form of the Lists tab."""
     fields: Given = dict.fromkeys(form_lists.NAMES, "")
     fields |= {"mode": "list", "format": "text", "expand": "no", "count": 1, "priority": 0, "text": given["prompt"]}
     fields |= {name: written(each) for name, each in given.items() if name in form_lists.OF_PICTURES}
     fields["size"] = f"{given['width']}x{given['height']}"
-    told = tab_lists.queue(house.studio, form_lists.read(list(fields.values())), "queue_list")
+    told = tab_lists.queue(services.studio, form_lists.read(list(fields.values())), "queue_list")
     assert "In the queue" in told
-    return newest(house)
+    return newest(services)
 
 
-def edit(house: House, client: TestClient, given: Given) -> Params:
+def edit(services: Services, client: TestClient, given: Given) -> Params:
     """A batch that waits, changed."""
     base = {name: given[name] for name in ("kind", "source", "mask") if name in given}
-    receipt = house.studio.submit("something else", **base)
-    house.studio.batches.edit(receipt.batch_id, **given)
-    return house.studio.job(receipt.job_ids[0]).params
+    receipt = services.studio.submit("something else", **base)
+    services.studio.batches.edit(receipt.batch_id, **given)
+    return services.studio.job(receipt.job_ids[0]).params
 
 
 DOORS: dict[str, Door] = {

@@ -14,24 +14,23 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
-from diffusion_local import recipe
-from diffusion_local.compose import House, open_files
+from diffusion_local.compose import Services, open_files
 from diffusion_local.domain import Image, Kind, Params
+from diffusion_local.gallery import recipes
+from diffusion_local.gallery.files import key_for
 from diffusion_local.lists.grid import FIELDS, VARYING
 from diffusion_local.options import a1111
 from diffusion_local.options.option import Option
 from diffusion_local.options.samplers import DIFFUSION, SAMPLERS
 from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
 from diffusion_local.options.table import Params as Table
-from diffusion_local.store import reading
-from diffusion_local.store.files import key_for
 from diffusion_local.web.ui import view_history, view_picture, view_recipe, words
 from tests.models import files
 from tests.models.files import write_header
 from tests.options.doors import CANNOT, DOORS, Given
 from tests.options.test_validate import png
 from tests.support import gradio_endpoint
-from tests.web.conftest import client_of, house_of
+from tests.web.conftest import client_of, services_of
 
 LORA = {"lora_unet_down_blocks_0_attentions_0_attn1_to_k.lora_down.weight": (2, 8)}
 FILE = "sample"  # of each kind that an option chooses from
@@ -44,21 +43,21 @@ BATCH = {
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> House:
-    made = house_of(tmp_path_factory)
+def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
+    made = services_of(tmp_path_factory)
     write_header(made.settings.loras / f"{FILE}.safetensors", LORA)
     write_header(made.settings.vae / f"{FILE}.safetensors", files.VAE)
     return made
 
 
 @pytest.fixture(scope="module")
-def client(house: House) -> TestClient:
-    return client_of(house)
+def client(services: Services) -> TestClient:
+    return client_of(services)
 
 
 @pytest.fixture(scope="module")
-def source(house: House) -> str:
-    return house.sources.add(png()).id
+def source(services: Services) -> str:
+    return services.sources.add(png()).id
 
 
 def sample(option: Option, source: str) -> Any:
@@ -97,8 +96,8 @@ def given(kind: Kind, source: str) -> Given:
 
 
 @pytest.fixture(scope="module")
-def made(house: House, client: TestClient, given: Given) -> Params:
-    return DOORS["studio"](house, client, given)
+def made(services: Services, client: TestClient, given: Given) -> Params:
+    return DOORS["studio"](services, client, given)
 
 
 def dropped(given: Given, params: Params) -> list[str]:
@@ -119,12 +118,12 @@ def test_every_option_is_stored(given: Given, made: Params) -> None:
 
 @pytest.mark.parametrize("door", [name for name in DOORS if name != "studio"])
 def test_every_option_is_taken_in_every_way(
-    house: House, client: TestClient, kind: Kind, given: Given, made: Params, door: str
+    services: Services, client: TestClient, kind: Kind, given: Given, made: Params, door: str
 ) -> None:
     if kind in CANNOT.get(door, ()):
         assert kind is not Kind.TXT2IMG
         return
-    got = DOORS[door](house, client, given)
+    got = DOORS[door](services, client, given)
     assert {name: (getattr(got, name), getattr(made, name)) for name in OPTIONS if differs(got, made, name)} == {}
 
 
@@ -133,7 +132,7 @@ def differs(first: Params, second: Params, name: str) -> bool:
 
 
 def test_every_option_is_a_flag_of_the_command_line(
-    house: House, kind: Kind, given: Given, made: Params, monkeypatch: pytest.MonkeyPatch
+    services: Services, kind: Kind, given: Given, made: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from typer.testing import CliRunner
 
@@ -145,22 +144,22 @@ def test_every_option_is_a_flag_of_the_command_line(
             flags += [f"--lora={each['name']}:{each['weight']}" for each in value]
         elif name not in ("prompt", "width", "height"):
             flags.append(f"--{name.replace('_', '-')}={value}")
-    monkeypatch.setenv("DIFFUSION_LOCAL_HOME", str(house.settings.home))
+    monkeypatch.setenv("DIFFUSION_LOCAL_HOME", str(services.settings.home))
     done = CliRunner().invoke(app, ["submit", given["prompt"], *flags], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert house.studio.jobs(limit=1)[0].params == made
+    assert services.studio.jobs(limit=1)[0].params == made
 
 
 @pytest.mark.parametrize("name", VARYING)
-def test_every_option_that_varies_is_an_axis(house: House, source: str, name: str) -> None:
+def test_every_option_that_varies_is_an_axis(services: Services, source: str, name: str) -> None:
     kind = OPTIONS[name].kinds[0]
     given = given_for(kind, source)
     prompt, value = given.pop("prompt"), given.pop(name)
     values = f"{value},something else" if name == "negative" else str(value)
     if name == "negative":  # search and replace
         given["negative"] = value
-    house.studio.grids.submit(prompt, x=f"{name}: {values}", **given)
-    [*_, first] = house.studio.jobs(limit=2 if name == "negative" else 1)
+    services.studio.grids.submit(prompt, x=f"{name}: {values}", **given)
+    [*_, first] = services.studio.jobs(limit=2 if name == "negative" else 1)
     assert dropped({name: value}, first.params) == []
 
 
@@ -184,9 +183,9 @@ def shown(option: Option, value: Any) -> str:
 
 
 def test_every_option_is_shown_in_the_viewer_and_in_the_history(
-    house: House, kind: Kind, given: Given, made: Params
+    services: Services, kind: Kind, given: Given, made: Params
 ) -> None:
-    job = replace(house.studio.jobs(limit=1)[0], params=made)
+    job = replace(services.studio.jobs(limit=1)[0], params=made)
     image = Image(job.id, job.id, "2026/01/02/id", made, made.width, made.height, 1, job.created_at)
     for panel in (view_picture.panel(image, view_picture.Kin()), view_history.panel(job, [], image)):
         text = plain(panel)
@@ -214,22 +213,22 @@ def test_every_option_has_words_in_each_language(name: str) -> None:
 # -- written and read back ------------------------------------------------------------------------------------------
 
 
-def saved(house: House, params: Params) -> Path:
-    storage = open_files(house.settings)
+def saved(services: Services, params: Params) -> Path:
+    storage = open_files(services.settings)
     key = key_for(str(params.seed) + params.kind, "2026-01-02T03:04:05.000Z")
     image = Image("id", "id", key, params, params.width, params.height, 0, "2026-01-02T03:04:05.000Z", 1.5)
-    storage.save(key, PIL.new("RGB", (64, 64), "teal"), recipe.texts(image, {}))
+    storage.save(key, PIL.new("RGB", (64, 64), "teal"), recipes.texts(image, {}))
     return storage.picture(key).local_path
 
 
-def test_every_option_is_read_back_from_the_picture(house: House, made: Params) -> None:
-    found = reading.read_picture(saved(house, made).read_bytes())
+def test_every_option_is_read_back_from_the_picture(services: Services, made: Params) -> None:
+    found = recipes.read_picture(saved(services, made).read_bytes())
     assert Params.from_dict(found.settings) == made
 
 
 def test_every_option_is_in_a1111s_text_under_its_name(given: Given, made: Params) -> None:
     written = a1111.text(made)
-    found = reading.read_text(written)
+    found = recipes.read_text(written)
     expected = {name: value for name, value in given.items() if OPTIONS[name].a1111 or name in ("prompt", "negative")}
     if "loras" in given:
         expected["loras"] = given["loras"]
@@ -239,75 +238,77 @@ def test_every_option_is_in_a1111s_text_under_its_name(given: Given, made: Param
     assert set(found.others) == {"Version"}
 
 
-def test_every_option_is_exported_and_imported_equal(house: House, kind: Kind, given: Given, made: Params) -> None:
-    batch = house.studio.submit(**given).batch_id
+def test_every_option_is_exported_and_imported_equal(
+    services: Services, kind: Kind, given: Given, made: Params
+) -> None:
+    batch = services.studio.submit(**given).batch_id
     for form in ("csv", "jsonl"):
-        text = "".join(house.studio.lists.export(batch, form))
-        house.studio.lists.submit(text, form)
-        assert house.studio.jobs(limit=1)[0].params == made, form
+        text = "".join(services.studio.lists.export(batch, form))
+        services.studio.lists.submit(text, form)
+        assert services.studio.jobs(limit=1)[0].params == made, form
 
 
-def test_every_option_is_carried_by_a_file_of_the_queue(house: House, given: Given, made: Params) -> None:
-    house.studio.cancel(waiting=True)
-    house.studio.submit(**given, **BATCH)
-    text = "".join(house.studio.queue_file.export())
-    house.studio.cancel(waiting=True)
-    receipt = house.studio.queue_file.take(text)
+def test_every_option_is_carried_by_a_file_of_the_queue(services: Services, given: Given, made: Params) -> None:
+    services.studio.cancel(waiting=True)
+    services.studio.submit(**given, **BATCH)
+    text = "".join(services.studio.queue_file.export())
+    services.studio.cancel(waiting=True)
+    receipt = services.studio.queue_file.take(text)
     assert (receipt.count, receipt.bad_count) == (1, 0)
-    job = house.studio.jobs(limit=1)[0]
+    job = services.studio.jobs(limit=1)[0]
     assert job.params == made
-    assert times(house, job.batch_id) == BATCH
+    assert times(services, job.batch_id) == BATCH
 
 
 # -- options of a batch ---------------------------------------------------------------------------------------------
 
 
-def times(house: House, batch_id: str) -> dict[str, str | None]:
-    batch = house.studio.batch(batch_id)[0]
+def times(services: Services, batch_id: str) -> dict[str, str | None]:
+    batch = services.studio.batch(batch_id)[0]
     kept = {name: getattr(batch, name) for name in BATCH_OPTIONS}
     return {name: re.sub(r"\.000Z$", "Z", value) if value else value for name, value in kept.items()}
 
 
-def by_http(house: House, client: TestClient) -> str:
+def by_http(services: Services, client: TestClient) -> str:
     return str(client.post("/api/v1/jobs", json={"prompt": "a cat", "lane": "batch"} | BATCH).json()["batch_id"])
 
 
-def by_http_list(house: House, client: TestClient) -> str:
+def by_http_list(services: Services, client: TestClient) -> str:
     answer = client.post("/api/v1/lists", params=BATCH, content="a cat", headers={"Content-Type": "text/plain"})
     return str(answer.json()["batch_id"])
 
 
-def by_http_grid(house: House, client: TestClient) -> str:
+def by_http_grid(services: Services, client: TestClient) -> str:
     return str(client.post("/api/v1/grids", json={"prompt": "a cat", "x": "seed: 1,2"} | BATCH).json()["batch_id"])
 
 
-def by_http_edit(house: House, client: TestClient) -> str:
-    batch = house.studio.submit("a cat").batch_id
+def by_http_edit(services: Services, client: TestClient) -> str:
+    batch = services.studio.submit("a cat").batch_id
     assert client.patch(f"/api/v1/batches/{batch}", json=BATCH).status_code == 200
     return batch
 
 
-def by_http_copy(house: House, client: TestClient) -> str:
-    batch = house.studio.submit("a cat").batch_id
+def by_http_copy(services: Services, client: TestClient) -> str:
+    batch = services.studio.submit("a cat").batch_id
     return str(client.post(f"/api/v1/batches/{batch}/duplicate", json=BATCH).json()["batch_id"])
 
 
-def by_gradio(house: House, client: TestClient) -> str:
-    return str(gradio_endpoint(house.studio, "submit")("a cat", **BATCH)["batch_id"])
+def by_gradio(services: Services, client: TestClient) -> str:
+    return str(gradio_endpoint(services.studio, "submit")("a cat", **BATCH)["batch_id"])
 
 
-def by_gradio_copy(house: House, client: TestClient) -> str:
-    batch = house.studio.submit("a cat").batch_id
-    return str(gradio_endpoint(house.studio, "duplicate_batch")(batch, **BATCH)["batch_id"])
+def by_gradio_copy(services: Services, client: TestClient) -> str:
+    batch = services.studio.submit("a cat").batch_id
+    return str(gradio_endpoint(services.studio, "duplicate_batch")(batch, **BATCH)["batch_id"])
 
 
-def by_the_lists_page(house: House, client: TestClient) -> str:
+def by_the_lists_page(services: Services, client: TestClient) -> str:
     from diffusion_local.web.ui import form_lists, tab_lists
 
     fields: Given = dict.fromkeys(form_lists.NAMES, "") | {"mode": "list", "format": "text", "expand": "no"}
     fields |= {"count": 1, "priority": 0, "text": "a cat"} | BATCH
-    tab_lists.queue(house.studio, form_lists.read(list(fields.values())), "queue_list")
-    return house.studio.jobs(limit=1)[0].batch_id
+    tab_lists.queue(services.studio, form_lists.read(list(fields.values())), "queue_list")
+    return services.studio.jobs(limit=1)[0].batch_id
 
 
 @pytest.mark.parametrize(
@@ -324,8 +325,8 @@ def by_the_lists_page(house: House, client: TestClient) -> str:
     ],
     ids=lambda submit: submit.__name__,
 )
-def test_every_option_of_a_batch_is_stored(house: House, client: TestClient, submit: Any) -> None:
-    assert times(house, submit(house, client)) == BATCH
+def test_every_option_of_a_batch_is_stored(services: Services, client: TestClient, submit: Any) -> None:
+    assert times(services, submit(services, client)) == BATCH
 
 
 def test_the_samples_of_batch_options_are_all_of_them() -> None:

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image as PIL
 
 from diffusion_local import families
-from diffusion_local.catalog import Catalog
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import RUNGS, Kind, Lora, Params
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.messages import verbatim
+from diffusion_local.models.catalog import Catalog
 from diffusion_local.options import validate
 from diffusion_local.options.limits import Limits, fitted_size
 from diffusion_local.options.validate import series, with_tags
@@ -166,11 +166,11 @@ def test_samplers_and_schedules_are_those_of_the_family(
     assert (made.sampler, made.schedule) == ("Euler", "Karras")
 
 
-def test_files_are_checked_before_the_job_waits_in_line(house: House) -> None:
+def test_files_are_checked_before_the_job_waits_in_line(services: Services) -> None:
     ink = {"lora_unet_down_blocks_0_attentions_0_attn2_to_k.lora_down.weight": ("F32", [2, 2048])}
-    write_header(house.settings.loras / "xl.safetensors", ink)
-    (house.settings.loras / "old.pt").write_bytes(pickle.dumps({}))
-    submit = house.studio.submit
+    write_header(services.settings.loras / "xl.safetensors", ink)
+    (services.settings.loras / "old.pt").write_bytes(pickle.dumps({}))
+    submit = services.studio.submit
     with pytest.raises(InvalidParams, match=r"loras: names no file there is: 'none'\. Known: old, xl"):
         submit("a boat", loras=["none"])
     with pytest.raises(InvalidParams, match=r"loras: cannot be 'old'\. old\.pt is cut short"):
@@ -179,7 +179,7 @@ def test_files_are_checked_before_the_job_waits_in_line(house: House) -> None:
         submit("a boat <lora:xl:0.5>")
     with pytest.raises(InvalidParams, match="vae: names no file"):
         submit("a boat", vae="none")
-    source = house.sources.add(png()).id
+    source = services.sources.add(png()).id
     with pytest.raises(InvalidParams, match="upscaler: names no file"):
         submit("", kind="upscale", source=source, upscaler="none")
 

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 
 from diffusion_local.cli import main
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from tests.support import eventually
 from tests.web.conftest import free_port
 
@@ -19,12 +19,14 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @contextmanager
-def serving(house: House) -> Iterator[str]:
+def serving(services: Services) -> Iterator[str]:
     """Address of a server over the house, without a worker."""
     from diffusion_local.web.app import create_app
 
     port = free_port()
-    running = uvicorn.Server(uvicorn.Config(create_app(house.studio, house.settings), port=port, log_level="warning"))
+    running = uvicorn.Server(
+        uvicorn.Config(create_app(services.studio, services.settings), port=port, log_level="warning")
+    )
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
     try:
@@ -36,8 +38,8 @@ def serving(house: House) -> Iterator[str]:
 
 
 @pytest.fixture
-def server(house: House) -> Iterator[str]:
-    with serving(house) as url:
+def server(services: Services) -> Iterator[str]:
+    with serving(services) as url:
         yield url
 
 
@@ -71,11 +73,11 @@ def there(run: Run, server: str) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def here(run: Run, house: House) -> Callable[..., Any]:
+def here(run: Run, services: Services) -> Callable[..., Any]:
     """What the same command prints when it is said to the home."""
 
     def ask(*arguments: object) -> Any:
-        status, output, errors = run(*arguments, "--home", house.settings.home, "--json")
+        status, output, errors = run(*arguments, "--home", services.settings.home, "--json")
         assert status == 0, errors
         return json.loads(output)
 

@@ -10,11 +10,11 @@ import pytest
 from typer.main import get_command
 
 from diffusion_local.cli import app
-from diffusion_local.compose import House
-from diffusion_local.domain import Room, State
+from diffusion_local.compose import Services
+from diffusion_local.domain import DeviceMemory, State
 from tests.remote.conftest import Run, serving
 from tests.support import FAILURE, claimed
-from tests.web.conftest import drawn, house_of, made
+from tests.web.conftest import drawn, made, services_of
 
 Ask = Callable[..., Any]
 OF_THIS_MACHINE = {"doctor", "help", "logs", "serve", "tls", "token", "user", "version", "webhook secret", "worker"}
@@ -36,20 +36,20 @@ def test_a_command_takes_a_server(name: str) -> None:
 
 
 @pytest.fixture
-def busy(house: House) -> dict[str, str]:
+def busy(services: Services) -> dict[str, str]:
     """One job in each state, by state."""
-    done = made(house).job_id
-    house.studio.submit("broken", width=128, height=128)
-    failed = claimed(house.jobs)
-    house.jobs.fail(failed.claim, FAILURE)
-    [cancelled] = house.studio.submit("unwanted").job_ids
-    house.studio.cancel([cancelled])
-    house.studio.submit("a cat", seed=1, name="animals", width=128, height=128)
-    running = claimed(house.jobs)
-    house.jobs.report(running.claim, 3, "denoising")
-    [queued] = house.studio.submit("a dog", seed=2, priority=4).job_ids
-    house.workers.register("cpu0", 1, "CPU", Room("cpu", 8 * 1024**3))
-    house.workers.tell("cpu0", "idle", free=6 * 1024**3)
+    done = made(services).job_id
+    services.studio.submit("broken", width=128, height=128)
+    failed = claimed(services.jobs)
+    services.jobs.fail(failed.claim, FAILURE)
+    [cancelled] = services.studio.submit("unwanted").job_ids
+    services.studio.cancel([cancelled])
+    services.studio.submit("a cat", seed=1, name="animals", width=128, height=128)
+    running = claimed(services.jobs)
+    services.jobs.report(running.claim, 3, "denoising")
+    [queued] = services.studio.submit("a dog", seed=2, priority=4).job_ids
+    services.workers.register("cpu0", 1, "CPU", DeviceMemory("cpu", 8 * 1024**3))
+    services.workers.tell("cpu0", "idle", free=6 * 1024**3)
     return {"done": done, "failed": failed.id, "cancelled": cancelled, "running": running.id, "queued": queued}
 
 
@@ -83,38 +83,38 @@ def test_both_print_the_same_for_people(busy: dict[str, str], run: Run, server: 
         assert run(*command, "--server", server) == run(*command)
 
 
-def test_a_picture_is_told_by_its_address(house: House, there: Ask, run: Run, server: str) -> None:
-    image = made(house)
+def test_a_picture_is_told_by_its_address(services: Services, there: Ask, run: Run, server: str) -> None:
+    image = made(services)
     [told] = there("gallery", "--search", "apple")
     assert told["file"] == f"{server}/images/{image.id}.png"
     assert told["file"] in run("gallery", "--server", server)[1]
 
 
-def test_submit_with_every_setting(house: House, there: Ask, here: Ask) -> None:
+def test_submit_with_every_setting(services: Services, there: Ask, here: Ask) -> None:
     arguments = [
         "a red apple", "--count", 2, "--seed", 7, *SMALL, "--negative", "blur", "--guidance", 3.5,
         "--sampler", "euler a", "--model", "starter", "--name", "n", "--priority", 5, "--idempotency-key", "k",
     ]  # fmt: skip
     told = there("submit", *arguments)
     assert here("submit", *arguments) == told
-    first, second = (house.studio.job(job_id) for job_id in told["job_ids"])
+    first, second = (services.studio.job(job_id) for job_id in told["job_ids"])
     assert (first.params.seed, second.params.seed, first.params.width, first.priority) == (7, 8, 128, 5)
     assert there("submit", "apple " * 500)["warnings"]
 
 
-def test_submit_and_wait(house: House, run: Run, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_submit_and_wait(services: Services, run: Run, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffusion_local.remote.studio import RemoteStudio
 
     def at_once(studio: RemoteStudio, *arguments: Any, **settings: Any) -> Any:
         receipt = studio.__getattr__("submit")(*arguments, **settings)
-        drawn(house, claimed(house.jobs))
+        drawn(services, claimed(services.jobs))
         return receipt
 
     monkeypatch.setattr(RemoteStudio, "submit", at_once, raising=False)
     status, output, errors = run("submit", "x", *SMALL, "--wait", "--server", server)
     assert (status, errors) == (0, "")
     assert output.startswith(f"{server}/images/")
-    assert house.studio.jobs("done")
+    assert services.studio.jobs("done")
 
 
 def test_a_wait_that_is_over_says_so(run: Run, server: str) -> None:
@@ -124,8 +124,8 @@ def test_a_wait_that_is_over_says_so(run: Run, server: str) -> None:
     assert "the work goes on" in errors
 
 
-def test_orders_reach_the_server(busy: dict[str, str], house: House, there: Ask, run: Run, server: str) -> None:
-    first, second, third = house.studio.submit("x", count=3).job_ids
+def test_orders_reach_the_server(busy: dict[str, str], services: Services, there: Ask, run: Run, server: str) -> None:
+    first, second, third = services.studio.submit("x", count=3).job_ids
     assert there("move", "top", third)["moved"] == [third]
     assert there("priority", 3, second)["changed"] == [second]
     assert there("cancel", first)["cancelled"] == [first]
@@ -135,14 +135,14 @@ def test_orders_reach_the_server(busy: dict[str, str], house: House, there: Ask,
     assert {second, third} <= set(there("cancel", "--waiting")["cancelled"])
     assert len(there("again", first, second)["job_ids"]) == 2
     assert first in there("forget", "--ended")["forgotten"]
-    batch_id = house.studio.submit("y").batch_id
+    batch_id = services.studio.submit("y").batch_id
     assert there("pause", "--batch", batch_id)["batch_id"] == batch_id
     assert there("pause")["paused"] is True
     assert there("queue")["paused"] is True
     there("resume")
     there("resume", "--batch", batch_id)
     assert len(there("cancel", "--batch", batch_id)["cancelled"]) == 1
-    image = made(house)
+    image = made(services)
     assert there("star", image.id)["starred"] is True
     assert there("trash", image.id)["trashed_at"]
     assert [each["id"] for each in there("gallery", "--trashed")] == [image.id]
@@ -150,9 +150,9 @@ def test_orders_reach_the_server(busy: dict[str, str], house: House, there: Ask,
 
 
 def test_reports_and_deliveries_are_read_from_there(
-    busy: dict[str, str], house: House, here: Ask, there: Ask, run: Run, server: str
+    busy: dict[str, str], services: Services, here: Ask, there: Ask, run: Run, server: str
 ) -> None:
-    batch_id = house.studio.job(busy["failed"]).batch_id
+    batch_id = services.studio.job(busy["failed"]).batch_id
     since = ("--since", "2020-01-01", "--until", "2100-01-01")
     for form in ("md", "html", "json"):
         for arguments in ((batch_id,), since):
@@ -160,33 +160,33 @@ def test_reports_and_deliveries_are_read_from_there(
             assert told == run("report", *arguments, "--format", form)
             assert told[0] == 0
     assert run("report", "nobody", "--server", server) == run("report", "nobody")
-    [delivery_id] = house.deliveries.add(house.notices.note("test"), "{}", {"https://example.com/": 1})
+    [delivery_id] = services.deliveries.add(services.notices.note("test"), "{}", {"https://example.com/": 1})
     [told] = there("webhook", "list")
     assert told["id"] == delivery_id
     assert here("webhook", "list") == [told]
-    house.deliveries.take(delivery_id)
-    house.deliveries.settle(delivery_id, False, 500, "", "it answered 500", None)
+    services.deliveries.take(delivery_id)
+    services.deliveries.settle(delivery_id, False, 500, "", "it answered 500", None)
     assert there("webhook", "resend", delivery_id)["state"] == "waiting"
     assert run("webhook", "test", "http://10.0.0.1/", "--server", server)[0] == 2
 
 
-def test_a_recipe_is_read_by_id(house: House, here: Ask, there: Ask) -> None:
-    image = made(house)
+def test_a_recipe_is_read_by_id(services: Services, here: Ask, there: Ask) -> None:
+    image = made(services)
     told = there("recipe", image.id)
     assert told == here("recipe", image.id)
     assert told["settings"]["prompt"] == image.params.prompt
 
 
-def test_webhooks(house: House, here: Ask, there: Ask, run: Run, server: str) -> None:
+def test_webhooks(services: Services, here: Ask, there: Ask, run: Run, server: str) -> None:
     sent = there("webhook", "test", "https://1.1.1.1/told")
     assert there("webhook", "list") == here("webhook", "list") == [sent]
     assert there("webhook", "list", "--state", "failed") == []
     assert there("webhook", "resend", sent["id"])["id"] == sent["id"]
 
 
-def test_models_are_added_loaded_and_removed_there(house: House, here: Ask, there: Ask, tmp_path: Path) -> None:
+def test_models_are_added_loaded_and_removed_there(services: Services, here: Ask, there: Ask, tmp_path: Path) -> None:
     elsewhere = tmp_path / "own"
-    copytree(house.studio.library.model("starter").folder, elsewhere)
+    copytree(services.studio.library.model("starter").folder, elsewhere)
     [added] = there("models", "add", elsewhere)
     assert without_moments(here("models", "info", added["id"])) == there("models", "info", added["id"])
     assert "no longer looked into" in there("models", "remove", added["id"])["message"]
@@ -195,19 +195,19 @@ def test_models_are_added_loaded_and_removed_there(house: House, here: Ask, ther
     assert there("models", "cancel", loading["id"])["cancel_requested"] or here("models", "downloads")
 
 
-def test_the_machine_there_stays_awake(house: House, run: Run, server: str) -> None:
+def test_the_machine_there_stays_awake(services: Services, run: Run, server: str) -> None:
     assert run("stay-awake", "--server", server) == (0, "the machine stays awake\n", "")
 
 
 def test_lists_go_there_and_come_back(
-    house: House, here: Ask, there: Ask, tmp_path: Path, run: Run, server: str
+    services: Services, here: Ask, there: Ask, tmp_path: Path, run: Run, server: str
 ) -> None:
     file = tmp_path / "night.csv"
     file.write_text("prompt,seed\na {red|blue} car,1\nx,2\n", encoding="utf-8")
     check = ["list", file, "--dry-run", "--expansion-seed", 1, "--combinatorial", *SMALL]
     assert there(*check) == here(*check)
     told = there("list", file, "--priority", 3, *SMALL)
-    batch, counts = house.studio.batch(told["batch_id"])
+    batch, counts = services.studio.batch(told["batch_id"])
     assert (batch.name, counts[State.QUEUED], told["count"]) == ("night", 2, 2)
     for form in ("csv", "jsonl"):
         wanted = run("export", told["batch_id"], "--format", form)
@@ -220,18 +220,18 @@ def test_lists_go_there_and_come_back(
 
 
 @pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, str]]:
-    house = house_of(tmp_path_factory)
-    with serving(house) as url:
-        yield house, url
-    house.database.close()
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Services, str]]:
+    services = services_of(tmp_path_factory)
+    with serving(services) as url:
+        yield services, url
+    services.database.close()
 
 
 @pytest.fixture
-def unchanged(shared_server: tuple[House, str], monkeypatch: pytest.MonkeyPatch) -> str:
+def unchanged(shared_server: tuple[Services, str], monkeypatch: pytest.MonkeyPatch) -> str:
     """Address of one server for all tests that change nothing; its home is also that of commands without a server."""
-    house, url = shared_server
-    monkeypatch.setenv("DIFFUSION_LOCAL_HOME", str(house.settings.home))
+    services, url = shared_server
+    monkeypatch.setenv("DIFFUSION_LOCAL_HOME", str(services.settings.home))
     return url
 
 
@@ -268,9 +268,9 @@ def test_a_refusal_sounds_the_same(run: Run, unchanged: str, arguments: list[str
 
 
 def test_where_a_command_goes(
-    house: House, run: Run, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    services: Services, run: Run, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    [job_id] = house.studio.submit("x").job_ids
+    [job_id] = services.studio.submit("x").job_ids
     elsewhere = tmp_path / "elsewhere"
     assert run("jobs", "--home", elsewhere)[1] == "no jobs\n"
     monkeypatch.setenv("DIFFUSION_LOCAL_SERVER", server.removeprefix("http://"))

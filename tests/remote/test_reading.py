@@ -4,39 +4,39 @@ from dataclasses import replace
 
 import pytest
 
-from diffusion_local import shapes
-from diffusion_local.compose import House
+from diffusion_local import serializers
+from diffusion_local.compose import Services
 from diffusion_local.domain import State
+from diffusion_local.queue.jobs import JobStore
 from diffusion_local.remote import reading
-from diffusion_local.store.jobs import JobStore
 from tests.support import claimed, image_of, in_state
 
 
 @pytest.mark.parametrize("state", State)
 def test_a_job(store: JobStore, state: State) -> None:
     job = in_state(store, state)
-    back = reading.job(shapes.job(job, position=3))
+    back = reading.job(serializers.job(job, position=3))
     known_there = {"position": 0, "crashes": 0}
     if job.failure:
         known_there["failure"] = replace(job.failure, detail="")  # type: ignore[assignment]
     assert back == replace(job, **known_there)
 
 
-def test_a_picture(house: House) -> None:
-    house.studio.submit("x")
-    image = image_of(claimed(house.jobs), starred=True)
-    assert reading.image(shapes.image(image)) == replace(image, key="")
+def test_a_picture(services: Services) -> None:
+    services.studio.submit("x")
+    image = image_of(claimed(services.jobs), starred=True)
+    assert reading.image(serializers.image(image)) == replace(image, key="")
 
 
-def test_a_model(house: House) -> None:
-    model = house.studio.models()[0]
-    from diffusion_local.catalog import Model
+def test_a_model(services: Services) -> None:
+    model = services.studio.models()[0]
+    from diffusion_local.models.catalog import Model
 
-    assert shapes.model(reading.read(Model, shapes.model(model))) == shapes.model(model)
+    assert serializers.model(reading.read(Model, serializers.model(model))) == serializers.model(model)
 
 
 def test_names_of_a_newer_server_are_passed_over_and_of_an_older_one_left_empty(store: JobStore) -> None:
-    told = shapes.job(in_state(store, State.QUEUED))
+    told = serializers.job(in_state(store, State.QUEUED))
     assert reading.job(told | {"colour": "red"}) == reading.job(told)
     del told["owner"], told["lane"], told["step"]
     assert reading.job(told).owner == ""

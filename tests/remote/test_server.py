@@ -16,15 +16,15 @@ from diffusion_local.errors import (
     Unauthorized,
     UserError,
 )
-from diffusion_local.remote.server import Server, address
+from diffusion_local.remote.server import RemoteServer, address
 from tests.remote.conftest import Run
 from tests.web.conftest import free_port
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
 
-def served(handler: Handler, token: str = "") -> Server:
-    server = Server("studio:7860", token)
+def served(handler: Handler, token: str = "") -> RemoteServer:
+    server = RemoteServer("studio:7860", token)
     server._client = httpx.Client(
         base_url=server.url, headers=server._client.headers, transport=httpx.MockTransport(handler)
     )

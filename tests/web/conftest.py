@@ -15,12 +15,12 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import Image, Job
 from diffusion_local.engine.fake import draw_card
 from diffusion_local.options import a1111
+from diffusion_local.queue.jobs import JobStore
 from diffusion_local.settings import Settings, go_offline
-from diffusion_local.store.jobs import JobStore
 from tests.support import claimed, eventually, image_of
 
 go_offline(Path(tempfile.mkdtemp(prefix="gradio-")))  # before any test module imports gradio
@@ -33,7 +33,7 @@ class Site:
     """A running server and what it serves."""
 
     url: str
-    house: House
+    services: Services
 
 
 @pytest.fixture(scope="session")
@@ -50,8 +50,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         port=free_port(),
         fake_step_seconds=STEP_SECONDS,
     )
-    house = open_house(settings)
-    app = create_app(house.studio, settings)
+    services = open_services(settings)
+    app = create_app(services.studio, settings)
     server = uvicorn.Server(uvicorn.Config(app, port=settings.port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -62,9 +62,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     ) as worker:
         try:
             eventually(lambda: server.started, 30)
-            eventually(lambda: any(each.status == "idle" for each in house.workers.all()), 60)
+            eventually(lambda: any(each.status == "idle" for each in services.workers.all()), 60)
             httpx.get(f"http://127.0.0.1:{settings.port}/", timeout=120)  # the first page is the slowest
-            yield Site(f"http://127.0.0.1:{settings.port}", house)
+            yield Site(f"http://127.0.0.1:{settings.port}", services)
         finally:
             worker.kill()
             server.should_exit = True
@@ -85,38 +85,38 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def client(house: House) -> TestClient:
+def client(services: Services) -> TestClient:
     """The application without network and worker."""
-    return client_of(house)
+    return client_of(services)
 
 
-def client_of(house: House) -> TestClient:
+def client_of(services: Services) -> TestClient:
     from diffusion_local.web.app import create_app
 
-    return TestClient(create_app(house.studio, house.settings), base_url="http://127.0.0.1:7860")
+    return TestClient(create_app(services.studio, services.settings), base_url="http://127.0.0.1:7860")
 
 
-def house_of(tmp_path_factory: pytest.TempPathFactory, **changes: Any) -> House:
+def services_of(tmp_path_factory: pytest.TempPathFactory, **changes: Any) -> Services:
     """For a module whose tests do not mind each other's jobs: an application takes a third of a second to build."""
     home = tmp_path_factory.mktemp("shared") / "home"
-    return open_house(Settings.load(environ={}, home=home, engine="fake", password_memory_kb=8, **changes))
+    return open_services(Settings.load(environ={}, home=home, engine="fake", password_memory_kb=8, **changes))
 
 
-def made(house: House, prompt: str = "a red apple", seed: int = 7) -> Image:
+def made(services: Services, prompt: str = "a red apple", seed: int = 7) -> Image:
     """A picture in the gallery, drawn by the test card."""
-    house.studio.submit(prompt, seed=seed, width=128, height=128, steps=4)
-    return drawn(house, claimed(house.jobs))
+    services.studio.submit(prompt, seed=seed, width=128, height=128, steps=4)
+    return drawn(services, claimed(services.jobs))
 
 
-def drawn(house: House, job: Job) -> Image:
+def drawn(services: Services, job: Job) -> Image:
     image = image_of(job, width=job.params.width, height=job.params.height)
-    saved = house.files.save(image.key, draw_card(job.params), {"parameters": a1111.text(job.params)})
+    saved = services.files.save(image.key, draw_card(job.params), {"parameters": a1111.text(job.params)})
     image = replace(image, key=saved.key)
-    house.jobs.finish(job.claim, image)
+    services.jobs.finish(job.claim, image)
     return image
 
 
-def failed(store: JobStore, house: House, message: str) -> Job:
+def failed(store: JobStore, services: Services, message: str) -> Job:
     from diffusion_local.domain import Failure
 
     job = claimed(store)

@@ -2,16 +2,16 @@
 
 from functools import partial
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.web.api.endpoints import Endpoints
 from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.watch import Watch
 from tests.support import gradio_endpoint
 
 
-def test_every_endpoint_says_its_sentence(house: House) -> None:
-    call = partial(gradio_endpoint, house.studio)
-    written = Endpoints(house.studio, Watch(house.studio), Uploads(house.settings))
+def test_every_endpoint_says_its_sentence(services: Services) -> None:
+    call = partial(gradio_endpoint, services.studio)
+    written = Endpoints(services.studio, Watch(services.studio), Uploads(services.settings))
     grid = call("submit_grid")("a cat", "steps: 2,3", width=128, height=128, window="23:00-07:00")
     assert call("check_grid")("a cat", "steps: 2,3")["pictures"] == 2
     assert call("batches")()["batches"][0]["id"] == grid["batch_id"]

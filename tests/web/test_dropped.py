@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from diffusion_local.compose import House
-from diffusion_local.store import reading
+from diffusion_local.compose import Services
+from diffusion_local.gallery import recipes
 from diffusion_local.web.ui import dropped, form
 from tests.models import files
 from tests.models.files import write_header
@@ -18,27 +18,27 @@ Denoising strength: 0.4"""
 
 
 def recipe(text: str) -> str:
-    found = reading.read_text(text)
+    found = recipes.read_text(text)
     return json.dumps({"settings": found.settings, "facts": found.facts, "others": found.others})
 
 
-def fill(house: House, text: str, **before: Any) -> tuple[str, dict[str, Any]]:
-    told, *values = dropped.fill(house.studio, text, *(dict.fromkeys(form.NAMES) | before).values())
+def fill(services: Services, text: str, **before: Any) -> tuple[str, dict[str, Any]]:
+    told, *values = dropped.fill(services.studio, text, *(dict.fromkeys(form.NAMES) | before).values())
     return told, dict(zip(form.NAMES, values, strict=True))
 
 
-def test_our_own_recipe_comes_back_and_says_what_changed(house: House) -> None:
-    image = made(house, seed=4242)
+def test_our_own_recipe_comes_back_and_says_what_changed(services: Services) -> None:
+    image = made(services, seed=4242)
     now = dict(zip(form.NAMES, form.fill(image.params), strict=True))
     ours = json.dumps({"settings": image.params.to_dict(), "facts": {}, "others": {}})
-    told, values = fill(house, ours, **now | {"steps": 50})
+    told, values = fill(services, ours, **now | {"steps": 50})
     assert values == now
     assert "changed: Steps</span>" in told
     assert "left out" not in told
 
 
-def test_another_tools_recipe_fills_the_form_and_names_what_is_not_here(house: House) -> None:
-    told, values = fill(house, recipe(FOREIGN), model="starter", seed="7")
+def test_another_tools_recipe_fills_the_form_and_names_what_is_not_here(services: Services) -> None:
+    told, values = fill(services, recipe(FOREIGN), model="starter", seed="7")
     assert values["model"] == SKIP
     expected = {"prompt": "a castle", "negative": "lowres", "steps": 28, "guidance": 7.5, "width": 192, "seed": ""}
     assert {name: values[name] for name in expected} == expected
@@ -47,15 +47,15 @@ def test_another_tools_recipe_fills_the_form_and_names_what_is_not_here(house: H
     assert f"left out: {lost}<" in told
 
 
-def test_a_model_is_known_by_its_files_name_in_any_case(house: House) -> None:
-    write_header(house.settings.models / "Dream.safetensors", files.SDXL, {"modelspec.title": "The dream"})
+def test_a_model_is_known_by_its_files_name_in_any_case(services: Services) -> None:
+    write_header(services.settings.models / "Dream.safetensors", files.SDXL, {"modelspec.title": "The dream"})
     for named in ("dream", "the DREAM"):
-        told, values = fill(house, recipe(f"a cat\nSteps: 9, Sampler: Euler, Seed: 7, Model: {named}"))
+        told, values = fill(services, recipe(f"a cat\nSteps: 9, Sampler: Euler, Seed: 7, Model: {named}"))
         assert values["model"] == "Dream"
         assert (values["sampler"], values["seed"], "left out" in told) == ("Euler", "7", False)
 
 
-def test_nonsense_changes_nothing(house: House) -> None:
+def test_nonsense_changes_nothing(services: Services) -> None:
     for nonsense in ("", "{}", "[]", '{"settings": 7, "others": {}}', "null", "[" * 100_000):
-        told, values = fill(house, nonsense)
+        told, values = fill(services, nonsense)
         assert (told, all(value == SKIP for value in values.values())) == (SKIP, True)

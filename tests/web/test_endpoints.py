@@ -10,7 +10,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from diffusion_local import shapes
+from diffusion_local import serializers
 from diffusion_local.options.table import BATCH_OPTIONS, SETTINGS
 from tests.support import soon
 from tests.web.conftest import Site
@@ -85,7 +85,7 @@ def test_a_prompt_becomes_a_picture(api: Client, site: Site) -> None:
     assert picture.content.startswith(b"\x89PNG")
     assert (job["image"]["width"], job["image"]["height"]) == (128, 128)
     image = call(api, "image", image_id=job["image"]["id"])
-    assert image["params"] == job["params"] == shapes.params(site.house.studio.job(job["id"]))
+    assert image["params"] == job["params"] == serializers.params(site.services.studio.job(job["id"]))
     assert httpx.get(site.url + image["thumbnail_url"]).status_code == 200
 
 
@@ -229,7 +229,7 @@ def test_lists_are_walked_by_next(api: Client) -> None:
 def test_models_tell_limits_and_no_path(api: Client, site: Site) -> None:
     model = call(api, "models")["models"][0]
     assert (model["id"], model["ready"], model["limits"]["max_size"]) == ("starter", True, 512)
-    assert str(site.house.settings.starter) not in str(model)
+    assert str(site.services.settings.starter) not in str(model)
 
 
 def waiting(api: Client) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image as PIL
 
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import Image
 from diffusion_local.settings import Settings
 from diffusion_local.web.api.dialects.pictures import converted
@@ -20,17 +20,17 @@ def form(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def other(settings: Settings, form: str) -> House:
+def other(settings: Settings, form: str) -> Services:
     """A house that keeps no PNG."""
-    return open_house(replace(settings, image_format=form))
+    return open_services(replace(settings, image_format=form))
 
 
-def image_in(house: House) -> tuple[Image, Path]:
-    image = made(house)
-    return image, house.files.picture(image.key).local_path
+def image_in(services: Services) -> tuple[Image, Path]:
+    image = made(services)
+    return image, services.files.picture(image.key).local_path
 
 
-def test_its_address_has_its_suffix_and_its_media_type(other: House, form: str) -> None:
+def test_its_address_has_its_suffix_and_its_media_type(other: Services, form: str) -> None:
     image, path = image_in(other)
     client = client_of(other)
     told = client.get(f"/api/v1/images/{image.id}").json()
@@ -44,7 +44,7 @@ def test_its_address_has_its_suffix_and_its_media_type(other: House, form: str) 
     assert image.suffix in named
 
 
-def test_who_asks_for_png_gets_png(other: House) -> None:
+def test_who_asks_for_png_gets_png(other: Services) -> None:
     image, _ = image_in(other)
     with PIL.open(io.BytesIO(converted(other.files.picture(image.key), "png", 90))) as picture:
         assert picture.format == "PNG"

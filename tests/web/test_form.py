@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from diffusion_local import catalog
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import Params
+from diffusion_local.models import catalog
 from diffusion_local.options import validate
 from diffusion_local.web.ui import form
 from tests.support import params
@@ -17,21 +17,21 @@ def test_the_form_has_fields_of_params_and_the_count() -> None:
     assert list(form.NAMES) == [f.name for f in fields(Params) if f.name in form.NAMES] + ["count", "styles", "expand"]
 
 
-def test_every_field_has_a_label_and_a_component(house: House) -> None:
+def test_every_field_has_a_label_and_a_component(services: Services) -> None:
     import gradio as gr
 
     with gr.Blocks(analytics_enabled=False):
         for name in form.NAMES:
-            made = form.component(name, house.studio)
+            made = form.component(name, services.studio)
             assert made.visible == "hidden" or made.label.key == f"common.{name}"
 
 
 @pytest.mark.parametrize("name", ["width", "height", "count"])
-def test_half_a_number_is_not_rounded_before_it_is_checked(house: House, name: str) -> None:
+def test_half_a_number_is_not_rounded_before_it_is_checked(services: Services, name: str) -> None:
     import gradio as gr
 
     with gr.Blocks(analytics_enabled=False):
-        assert form.component(name, house.studio).preprocess(1.5) == 1.5
+        assert form.component(name, services.studio).preprocess(1.5) == 1.5
 
 
 NONE: Any = None

@@ -13,16 +13,16 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
-from diffusion_local import chores
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.dispatch import storage
-from diffusion_local.doctor import examine, rebuild_gallery
 from diffusion_local.domain import State
 from diffusion_local.engine.fake import FakeEngine
-from diffusion_local.image_formats import webp
+from diffusion_local.gallery.blobs import MemoryBlobs
+from diffusion_local.gallery.formats import webp
+from diffusion_local.gallery.sweep import sweep
+from diffusion_local.health.doctor import examine, rebuild_gallery
 from diffusion_local.settings import Settings
-from diffusion_local.store.blobs import MemoryBlobs
-from diffusion_local.store.sweep import sweep
+from diffusion_local.supervisor import housekeeping
 from diffusion_local.worker.stopping import Stop
 from tests.web.conftest import client_of
 from tests.workers import open_runner
@@ -42,36 +42,36 @@ def form() -> str:
 
 
 @pytest.fixture
-def elsewhere(form: str, settings: Settings, blobs: MemoryBlobs) -> Iterator[House]:
+def elsewhere(form: str, settings: Settings, blobs: MemoryBlobs) -> Iterator[Services]:
     """A house whose pictures lie in memory, and nowhere below its home."""
-    house = open_house(replace(settings, image_format=form, sidecar="on"), blobs)
-    yield house
+    services = open_services(replace(settings, image_format=form, sidecar="on"), blobs)
+    yield services
     found = [
         path.relative_to(settings.home)
         for name in ("gallery", "sources", "previews", "sheets", "reports", "strays")
         for path in (settings.home / name).rglob("*")
     ]
-    house.database.close()
+    services.database.close()
     assert found == []
 
 
 @pytest.fixture
-def client(elsewhere: House) -> TestClient:
+def client(elsewhere: Services) -> TestClient:
     return client_of(elsewhere)
 
 
-def worked(house: House, client: TestClient, **options: object) -> list[str]:
+def worked(services: Services, client: TestClient, **options: object) -> list[str]:
     """Ids of pictures that a worker made of a submit over HTTP."""
     answer = client.post(JOBS, json={"prompt": "a red apple", "seed": 7} | SMALL | options)
     assert answer.status_code == 202, answer.text
-    work(house)
+    work(services)
     ids = answer.json()["job_ids"]
-    assert {house.jobs.get(job_id).state for job_id in ids} == {State.DONE}
+    assert {services.jobs.get(job_id).state for job_id in ids} == {State.DONE}
     return ids
 
 
-def work(house: House) -> None:
-    runner = open_runner(house, "cpu0", FakeEngine(0), Stop())
+def work(services: Services) -> None:
+    runner = open_runner(services, "cpu0", FakeEngine(0), Stop())
     runner.work_off()
     runner.close()
 
@@ -81,7 +81,7 @@ def keys(blobs: MemoryBlobs, prefix: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("form", ["png", "webp"])
-def test_a_picture_is_made_shown_and_downloaded(elsewhere: House, client: TestClient, blobs: MemoryBlobs) -> None:
+def test_a_picture_is_made_shown_and_downloaded(elsewhere: Services, client: TestClient, blobs: MemoryBlobs) -> None:
     [image_id] = worked(elsewhere, client)
     [shown] = client.get(IMAGES).json()["images"]
     assert shown["id"] == image_id
@@ -112,7 +112,7 @@ def test_a_picture_is_made_shown_and_downloaded(elsewhere: House, client: TestCl
         assert (small.format, small.size) == ("WEBP", (128, 128))
 
 
-def test_a_server_that_sends_files_by_path_is_given_the_bytes(elsewhere: House, client: TestClient) -> None:
+def test_a_server_that_sends_files_by_path_is_given_the_bytes(elsewhere: Services, client: TestClient) -> None:
     """ASGI's ``http.response.pathsend`` extension names a file of this machine, of which there is none."""
     [image_id] = worked(elsewhere, client)
     app = client.app
@@ -126,14 +126,14 @@ def test_a_server_that_sends_files_by_path_is_given_the_bytes(elsewhere: House, 
     assert answer.content == elsewhere.studio.picture_data(image_id)
 
 
-def test_a_lost_thumbnail_is_drawn_again(elsewhere: House, client: TestClient) -> None:
+def test_a_lost_thumbnail_is_drawn_again(elsewhere: Services, client: TestClient) -> None:
     [image_id] = worked(elsewhere, client)
     elsewhere.studio.thumbnail_file(image_id).delete()
     assert client.get(f"/thumbnails/{image_id}.webp").status_code == 200
     assert elsewhere.studio.thumbnail_file(image_id).exists()
 
 
-def test_a_source_is_sent_used_and_let_go(elsewhere: House, client: TestClient, blobs: MemoryBlobs) -> None:
+def test_a_source_is_sent_used_and_let_go(elsewhere: Services, client: TestClient, blobs: MemoryBlobs) -> None:
     file = io.BytesIO()
     PIL.new("RGB", (128, 128), "teal").save(file, "PNG")
     told = client.post("/api/v1/sources", content=file.getvalue()).json()
@@ -145,11 +145,11 @@ def test_a_source_is_sent_used_and_let_go(elsewhere: House, client: TestClient, 
     for source_id in (told["id"], again["id"]):
         key = f"sources/{source_id[:2]}/{source_id}.png"
         blobs._kept[key] = blobs._kept[key][0], time.time() - 31 * 86400
-    chores.let_go(elsewhere)
+    housekeeping.let_go(elsewhere)
     assert keys(blobs, "sources/") == [f"sources/{told['id'][:2]}/{told['id']}.png"]  # a picture was made from it
 
 
-def test_previews_come_and_go(elsewhere: House, client: TestClient, blobs: MemoryBlobs) -> None:
+def test_previews_come_and_go(elsewhere: Services, client: TestClient, blobs: MemoryBlobs) -> None:
     [job_id] = client.post(JOBS, json={"prompt": "x"} | SMALL).json()["job_ids"]
     elsewhere.files.save_preview(job_id, webp(PIL.new("RGB", (8, 8), "red"), 60))
     answer = client.get(f"/previews/{job_id}.webp")
@@ -161,11 +161,11 @@ def test_previews_come_and_go(elsewhere: House, client: TestClient, blobs: Memor
     assert client.get(f"/previews/{job_id}.webp").headers["Content-Type"] == "image/gif"
     elsewhere.files.save_preview("of-the-dead", webp(PIL.new("RGB", (8, 8)), 60))
     blobs._kept["previews/of-the-dead.webp"] = b"", time.time() - 86400
-    chores.let_go(elsewhere)
+    housekeeping.let_go(elsewhere)
     assert keys(blobs, "previews/") == []
 
 
-def test_a_batch_is_taken_home(elsewhere: House, client: TestClient, blobs: MemoryBlobs) -> None:
+def test_a_batch_is_taken_home(elsewhere: Services, client: TestClient, blobs: MemoryBlobs) -> None:
     """As a ZIP file, as a contact sheet, and as a report."""
     worked(elsewhere, client, count=3)
     [batch] = client.get("/api/v1/batches").json()["batches"]
@@ -190,7 +190,7 @@ def test_a_batch_is_taken_home(elsewhere: House, client: TestClient, blobs: Memo
     assert kept.read_bytes().count(b"data:image/webp;base64,") == 3
 
 
-def test_the_trash_is_emptied(elsewhere: House, client: TestClient, blobs: MemoryBlobs) -> None:
+def test_the_trash_is_emptied(elsewhere: Services, client: TestClient, blobs: MemoryBlobs) -> None:
     first, second = worked(elsewhere, client, count=2)
     assert len(keys(blobs, "gallery/")) == 6  # picture, thumbnail, sidecar
     client.post(f"{IMAGES}/trash", json={"image_ids": [first, second]})
@@ -202,7 +202,9 @@ def test_the_trash_is_emptied(elsewhere: House, client: TestClient, blobs: Memor
 
 
 @pytest.mark.parametrize("form", ["png", "webp"])
-def test_strays_are_swept_and_lost_rows_written_again(elsewhere: House, client: TestClient, blobs: MemoryBlobs) -> None:
+def test_strays_are_swept_and_lost_rows_written_again(
+    elsewhere: Services, client: TestClient, blobs: MemoryBlobs
+) -> None:
     lost, forgotten = worked(elsewhere, client, count=2)
     image = elsewhere.studio.image(forgotten)
     elsewhere.files.picture(elsewhere.studio.image(lost).key).delete()
@@ -221,7 +223,7 @@ def test_strays_are_swept_and_lost_rows_written_again(elsewhere: House, client: 
 
 
 def test_a_full_store_holds_the_queue_and_no_job_pays_for_it(
-    elsewhere: House, client: TestClient, blobs: MemoryBlobs, monkeypatch: pytest.MonkeyPatch
+    elsewhere: Services, client: TestClient, blobs: MemoryBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "PROBE_SECONDS", 0.0)
     [job_id] = client.post(JOBS, json={"prompt": "x"} | SMALL).json()["job_ids"]
@@ -236,13 +238,13 @@ def test_a_full_store_holds_the_queue_and_no_job_pays_for_it(
     assert (job.state, job.tries, job.faults, job.crashes) == (State.DONE, 0, 0, 0)
 
 
-def test_the_recipe_beside_a_picture_is_kept_with_it(elsewhere: House, client: TestClient) -> None:
+def test_the_recipe_beside_a_picture_is_kept_with_it(elsewhere: Services, client: TestClient) -> None:
     [image_id] = worked(elsewhere, client)
     beside = elsewhere.files.sidecar(elsewhere.studio.image(image_id).key)
     assert json.loads(beside.read_bytes())["params"]["prompt"] == "a red apple"
 
 
-def test_no_file_of_this_machine_is_named(elsewhere: House, client: TestClient) -> None:
+def test_no_file_of_this_machine_is_named(elsewhere: Services, client: TestClient) -> None:
     [image_id] = worked(elsewhere, client)
     file = elsewhere.studio.picture_file(image_id)
     assert file.local_path is None

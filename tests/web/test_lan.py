@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.settings import Settings
 from diffusion_local.web import lan
 from diffusion_local.web.ui import view_now
@@ -36,11 +36,11 @@ def test_the_own_address_is_one_or_none() -> None:
     assert found == "" or ipaddress.ip_address(found)
 
 
-def test_the_button_is_there_where_it_helps_and_opens_the_code(house: House) -> None:
+def test_the_button_is_there_where_it_helps_and_opens_the_code(services: Services) -> None:
     assert "phone" not in view_now.tools()
     assert 'data-id="http://10.0.0.7:1"' in view_now.tools("http://10.0.0.7:1")
-    panel = click(house, "phone", "http://10.0.0.7:1")["panel"]
+    panel = click(services, "phone", "http://10.0.0.7:1")["panel"]
     svg = panel[panel.index("<svg") : panel.index("</svg>") + 6]
     assert ElementTree.fromstring(svg).get("viewBox")
     for foreign in ("javascript:alert(1)", "", "http://" + "x" * 500):
-        assert click(house, "phone", foreign) == {}
+        assert click(services, "phone", foreign) == {}

@@ -5,7 +5,7 @@ import inspect
 import pytest
 from gradio_client import Client
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import State
 from diffusion_local.errors import InvalidParams
 from tests.support import gradio_endpoint
@@ -14,22 +14,24 @@ from tests.web.conftest import Site
 NAMES = ("check_list", "submit_list")
 
 
-def test_check_list_answers_in_plain_values_and_enqueues_nothing(house: House) -> None:
-    check = gradio_endpoint(house.studio, "check_list")
+def test_check_list_answers_in_plain_values_and_enqueues_nothing(services: Services) -> None:
+    check = gradio_endpoint(services.studio, "check_list")
     told = check("{red|blue} car\nx --mood 3", expand="all", width=128, height=128, steps=2, count=2)
     assert (told["pictures"], told["models"], told["first"][:3:2]) == (4, {"starter": 4}, ["red car", "blue car"])
     assert told["bad_lines"][0]["line"] == 2
-    assert house.studio.jobs() == []
+    assert services.studio.jobs() == []
 
 
-def test_submit_list_enqueues_one_batch(house: House) -> None:
+def test_submit_list_enqueues_one_batch(services: Services) -> None:
     text = "prompt,seed\na castle,7\n"
-    told = gradio_endpoint(house.studio, "submit_list")(text, "csv", name="n", priority=5, idempotency_key="k", steps=3)
-    [job] = house.studio.jobs()
+    told = gradio_endpoint(services.studio, "submit_list")(
+        text, "csv", name="n", priority=5, idempotency_key="k", steps=3
+    )
+    [job] = services.studio.jobs()
     assert (told["count"], told["job_ids"], job.priority, job.params.steps, job.params.seed) == (1, [job.id], 5, 3, 7)
     with pytest.raises(InvalidParams, match="1 bad line"):
-        gradio_endpoint(house.studio, "submit_list")("a\n--seed 1")
-    assert gradio_endpoint(house.studio, "submit_list")("a\n--seed 1", skip_bad_lines=True)["bad_count"] == 1
+        gradio_endpoint(services.studio, "submit_list")("a\n--seed 1")
+    assert gradio_endpoint(services.studio, "submit_list")("a\n--seed 1", skip_bad_lines=True)["bad_count"] == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -45,5 +47,5 @@ def test_a_program_submits_a_list_and_its_pictures_are_made(site: Site) -> None:
     check = api.predict("a castle\na car", width=128, height=128, steps=2, api_name="/check_list")
     assert check["pictures"] == 2
     told = api.predict("a castle\na car", width=128, height=128, steps=2, api_name="/submit_list")
-    ended = site.house.studio.wait(told["job_ids"], 60)
+    ended = site.services.studio.wait(told["job_ids"], 60)
     assert [job.state for job in ended] == [State.DONE, State.DONE]

@@ -14,13 +14,13 @@ import pytest
 import uvicorn
 
 from diffusion_local.actor import LOCAL, acting
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.web.access import STILL, cookie_name
 from diffusion_local.web.api.watch import Watch
 from diffusion_local.web.app import create_app
 from diffusion_local.web.long_lived import LongLived
 from tests.support import eventually
-from tests.web.conftest import free_port, house_of
+from tests.web.conftest import free_port, services_of
 
 SMALL = {"width": 128, "height": 128, "steps": 4}
 HEARTBEAT = 0.4
@@ -34,7 +34,7 @@ class Studio:
     """A server with the account ann, and a job of hers that waits for a worker that never comes."""
 
     url: str
-    house: House
+    services: Services
     job: str
     batch: str
     watch: Watch
@@ -46,24 +46,24 @@ class Studio:
 
     def token(self, scopes: tuple[str, ...] = ("submit", "control")) -> tuple[str, dict[str, str]]:
         """(id, headers) of a new token of ann."""
-        token, secret = self.house.studio.accounts.add_token("ann", "test", list(scopes))
+        token, secret = self.services.studio.accounts.add_token("ann", "test", list(scopes))
         return token.id, {"Authorization": f"Bearer {secret}"}
 
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    house = house_of(tmp_path_factory)
+    services = services_of(tmp_path_factory)
     with acting(LOCAL):
-        house.studio.accounts.add("root", PASSWORD)
-        house.studio.accounts.add("ann", PASSWORD)
-        receipt = house.studio.submit("a hill", **SMALL)
+        services.studio.accounts.add("root", PASSWORD)
+        services.studio.accounts.add("ann", PASSWORD)
+        receipt = services.studio.submit("a hill", **SMALL)
     port = free_port()
-    app = create_app(house.studio, house.settings, HEARTBEAT, RECHECK)
+    app = create_app(services.studio, services.settings, HEARTBEAT, RECHECK)
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     eventually(lambda: server.started, 30)
-    yield Studio(f"http://127.0.0.1:{port}", house, receipt.job_ids[0], receipt.batch_id, app.state.watch)
+    yield Studio(f"http://127.0.0.1:{port}", services, receipt.job_ids[0], receipt.batch_id, app.state.watch)
     server.should_exit = True
     thread.join(10)
 
@@ -164,7 +164,7 @@ def test_a_stream_ends_with_its_token(studio: Studio, kind: str, quiet: None) ->
         pieces = answer.iter_raw()
         if kind != "gradio wait":  # whose first piece takes a while
             assert next(pieces)
-        studio.house.studio.accounts.remove_token("ann", token)
+        studio.services.studio.accounts.remove_token("ann", token)
         result = in_thread(lambda: list(pieces))
         result()
 
@@ -180,7 +180,7 @@ def test_a_long_poll_ends_with_its_token(studio: Studio, kind: str, quiet: None)
 
     result = in_thread(ask)
     eventually(studio.waiting)
-    studio.house.studio.accounts.remove_token("ann", token)
+    studio.services.studio.accounts.remove_token("ann", token)
     status, text = result()
     assert (status, json.loads(text)["error"]["code"]) == (401, "unauthorized")
     eventually(lambda: not studio.waiting())
@@ -213,19 +213,19 @@ def test_a_slow_upload_ends_with_its_token(studio: Studio) -> None:
             f"POST /api/v1/sources HTTP/1.1\r\nHost: localhost\r\nAuthorization: {secret}\r\nContent-Length: 99\r\n\r\n"
         )
         connection.sendall(head.encode() + b"x")
-        studio.house.studio.accounts.remove_token("ann", token)
+        studio.services.studio.accounts.remove_token("ann", token)
         assert connection.recv(100).startswith(b"HTTP/1.1 401")
 
 
 @pytest.mark.parametrize("end", ["session", "account", "role"])
 def test_a_stream_ends_with_what_let_it_in(tmp_path_factory: pytest.TempPathFactory, studio: Studio, end: str) -> None:
-    accounts = studio.house.studio.accounts
+    accounts = studio.services.studio.accounts
     name = f"bob.{end}"
     accounts.add(name, PASSWORD)
     headers = {"Authorization": f"Bearer {accounts.add_token(name, 'test', [])[1]}"}
     if end == "session":
         cookie = accounts.sign_in(name, PASSWORD, "127.0.0.1", "test")
-        headers = {"Cookie": f"{cookie_name(studio.house.settings)}={cookie}"}
+        headers = {"Cookie": f"{cookie_name(studio.services.settings)}={cookie}"}
     ends = {
         "session": lambda: accounts.sign_out(name),
         "account": lambda: accounts.remove(name),
@@ -246,8 +246,8 @@ def test_a_stream_without_news_of_its_own_has_heartbeats_while_there_is_news_els
     def busy() -> None:
         with acting(LOCAL):
             while not over.wait(0.05):
-                ids = studio.house.studio.submit("elsewhere", **SMALL).job_ids
-                studio.house.studio.cancel(ids)
+                ids = studio.services.studio.submit("elsewhere", **SMALL).job_ids
+                studio.services.studio.cancel(ids)
 
     elsewhere = threading.Thread(target=busy)
     elsewhere.start()

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from diffusion_local import families
-from diffusion_local.compose import House
-from diffusion_local.domain import Fit, Kind, Room
+from diffusion_local.compose import Services
+from diffusion_local.domain import DeviceMemory, Fit, Kind
 from diffusion_local.engine.memory import GIB
-from diffusion_local.store.downloads import DownloadState
+from diffusion_local.hub.downloads import DownloadState
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import actions, form, look, tab_models, view
 from diffusion_local.web.ui.words import speaking
@@ -54,10 +54,10 @@ def test_only_models_that_can_run_are_offered(studio: Studio) -> None:
     assert all(families.get(each.family).supported for each in studio.library.known())
 
 
-def test_a_card_says_what_it_is_or_why_it_cannot_be_used(house: House) -> None:
-    write_header(house.settings.models / "fine.safetensors", files.SDXL, {"modelspec.title": "<Fine>"})
-    write_header(house.settings.models / "flux.safetensors", files.FLUX)
-    html = drawn(house.studio)
+def test_a_card_says_what_it_is_or_why_it_cannot_be_used(services: Services) -> None:
+    write_header(services.settings.models / "fine.safetensors", files.SDXL, {"modelspec.title": "<Fine>"})
+    write_header(services.settings.models / "flux.safetensors", files.FLUX)
+    html = drawn(services.studio)
     fine, flux = card(html, "fine"), card(html, "flux")
     assert "&lt;Fine&gt;" in fine
     assert "SDXL" in fine
@@ -69,101 +69,101 @@ def test_a_card_says_what_it_is_or_why_it_cannot_be_used(house: House) -> None:
     assert 'data-do="use_model"' not in flux
 
 
-def test_a_card_shows_the_newest_picture_and_how_memory_was_managed(house: House) -> None:
-    made(house)
-    newest = made(house, seed=8)
-    house.fits.learn(Fit("starter", Kind.TXT2IMG, 256, 256, "GPU", "model_offload", 2_000_000_000))
-    starter = card(drawn(house.studio), "starter")
+def test_a_card_shows_the_newest_picture_and_how_memory_was_managed(services: Services) -> None:
+    made(services)
+    newest = made(services, seed=8)
+    services.fits.learn(Fit("starter", Kind.TXT2IMG, 256, 256, "GPU", "model_offload", 2_000_000_000))
+    starter = card(drawn(services.studio), "starter")
     assert f'data-id="{newest.id}"' in starter
     assert "part by part on the GPU at 256×256, 2.0 GB at the most" in starter
 
 
-def test_a_card_says_before_the_first_picture_how_memory_will_be_managed(house: House) -> None:
+def test_a_card_says_before_the_first_picture_how_memory_will_be_managed(services: Services) -> None:
     for slot in ("gpu0", "gpu1"):
-        house.workers.register(slot, 1, "A GPU", Room("cuda", 12 * GIB, True))
-        house.workers.tell(slot, "idle", free=11 * GIB)
-    told = card(drawn(house.studio), "starter")
+        services.workers.register(slot, 1, "A GPU", DeviceMemory("cuda", 12 * GIB, True))
+        services.workers.tell(slot, "idle", free=11 * GIB)
+    told = card(drawn(services.studio), "starter")
     assert re.search(r"GPU 0, 1: all in memory, about \d\.\d of 12\.0 GiB<", told)
-    house.workers.tell("gpu1", "idle", free=1)
-    told = card(drawn(house.studio), "starter")
+    services.workers.tell("gpu1", "idle", free=1)
+    told = card(drawn(services.studio), "starter")
     assert "GPU 1: layer by layer" in told
     assert "it may not fit" in told
     with speaking("zh"):
-        assert "GPU 0：全部驻留内存，约需" in card(drawn(house.studio), "starter")
+        assert "GPU 0：全部驻留内存，约需" in card(drawn(services.studio), "starter")
 
 
-def test_the_hubs_models_say_what_is_more_than_the_machine_has(house: House) -> None:
+def test_the_hubs_models_say_what_is_more_than_the_machine_has(services: Services) -> None:
     def told(model: str) -> str:
-        found = re.search(rf'<li class="row" data-key="{re.escape(model)}">.*?</li>', drawn(house.studio), re.DOTALL)
+        found = re.search(rf'<li class="row" data-key="{re.escape(model)}">.*?</li>', drawn(services.studio), re.DOTALL)
         assert found
         return found[0]
 
     small, large = "stabilityai/sd-turbo", "black-forest-labs/FLUX.1-schnell"
     assert "larger than" not in told(large)
-    house.workers.register("gpu0", 1, "A GPU", Room("cuda", 12 * GIB, True))
+    services.workers.register("gpu0", 1, "A GPU", DeviceMemory("cuda", 12 * GIB, True))
     assert "larger than the GPU: its parts move there when needed" in told(large)
     assert "larger than" not in told(small)
-    house.workers.register("gpu1", 1, "A GPU", Room("cuda", 80 * GIB, True))
+    services.workers.register("gpu1", 1, "A GPU", DeviceMemory("cuda", 80 * GIB, True))
     assert "larger than" not in told(large)
-    house.workers.tell("gpu0", "stopped")
-    house.workers.register("gpu1", 1, "CPU", Room("cpu", 5 * GIB))
+    services.workers.tell("gpu0", "stopped")
+    services.workers.register("gpu1", 1, "CPU", DeviceMemory("cpu", 5 * GIB))
     assert "more than this machine’s memory" in told(small)  # 3.2 GB in half precision, so 6.4
 
 
-def test_downloads_show_their_progress_and_what_went_wrong(house: House) -> None:
-    library = house.studio.library
+def test_downloads_show_their_progress_and_what_went_wrong(services: Services) -> None:
+    library = services.studio.library
     loading = library.download("a/loading")
-    house.downloads.claim()
-    house.downloads.report(loading.id, 1_500_000_000, 6_000_000_000)
+    services.downloads.claim()
+    services.downloads.report(loading.id, 1_500_000_000, 6_000_000_000)
     library.download("a/waits")
-    html = drawn(house.studio)
+    html = drawn(services.studio)
     assert 'aria-valuenow="25"' in html
     assert "1.5 GB of 6.0 GB" in html
     assert html.count('data-do="cancel_download"') == 2
-    house.downloads.fail(loading.id, "gated", "It is gated.")
-    html = drawn(house.studio)
+    services.downloads.fail(loading.id, "gated", "It is gated.")
+    html = drawn(services.studio)
     assert "It is gated." in html
     assert f'data-do="retry_download" data-id="{loading.id}"' in html
 
 
-def test_the_tab_is_drawn_anew_for_bytes_and_for_files(house: House) -> None:
-    told, _ = look.look(house.studio, "", "models", [])
-    assert look.look(house.studio, told, "models", []) is None
-    write_header(house.settings.models / "new.safetensors", files.SD1)
-    fresh, parts = look.look(house.studio, told, "models", [])
+def test_the_tab_is_drawn_anew_for_bytes_and_for_files(services: Services) -> None:
+    told, _ = look.look(services.studio, "", "models", [])
+    assert look.look(services.studio, told, "models", []) is None
+    write_header(services.settings.models / "new.safetensors", files.SD1)
+    fresh, parts = look.look(services.studio, told, "models", [])
     assert "new" in parts["models"]
-    download = house.studio.library.download("a/b")
-    house.downloads.claim()
-    told, _ = look.look(house.studio, fresh, "models", [])
-    house.downloads.report(download.id, 10, 100)
-    assert "models" in look.look(house.studio, told, "models", [])[1]
+    download = services.studio.library.download("a/b")
+    services.downloads.claim()
+    told, _ = look.look(services.studio, fresh, "models", [])
+    services.downloads.report(download.id, 10, 100)
+    assert "models" in look.look(services.studio, told, "models", [])[1]
 
 
-def test_use_this_fills_the_form_with_the_models_defaults(house: House) -> None:
-    write_header(house.settings.models / "some_sdxl_turbo.safetensors", files.SDXL)
-    outputs = act(house.studio, "use_model", "some_sdxl_turbo")
+def test_use_this_fills_the_form_with_the_models_defaults(services: Services) -> None:
+    write_header(services.settings.models / "some_sdxl_turbo.safetensors", files.SDXL)
+    outputs = act(services.studio, "use_model", "some_sdxl_turbo")
     values = dict(zip(form.NAMES, outputs[-len(form.NAMES) :], strict=True))
     assert (values["width"], values["steps"], values["sampler"]) == (512, 4, "Euler a")
     assert values["model"].value == "some_sdxl_turbo"
     assert not isinstance(values["prompt"], str)
 
 
-def test_remove_says_where_the_files_are(house: House) -> None:
-    write_header(house.settings.models / "mine.safetensors", files.SD1)
-    assert "removed" in act(house.studio, "remove_model", "mine")[0]
-    assert not (house.settings.models / "mine.safetensors").exists()
-    assert "warn" in act(house.studio, "remove_model", "mine")[0]
+def test_remove_says_where_the_files_are(services: Services) -> None:
+    write_header(services.settings.models / "mine.safetensors", files.SD1)
+    assert "removed" in act(services.studio, "remove_model", "mine")[0]
+    assert not (services.settings.models / "mine.safetensors").exists()
+    assert "warn" in act(services.studio, "remove_model", "mine")[0]
 
 
-def test_download_cancel_and_try_again(house: House) -> None:
-    library = house.studio.library
-    assert "in line" in act(house.studio, "download_model", "stabilityai/sdxl-turbo")[0]
+def test_download_cancel_and_try_again(services: Services) -> None:
+    library = services.studio.library
+    assert "in line" in act(services.studio, "download_model", "stabilityai/sdxl-turbo")[0]
     [download] = library.downloads()
-    act(house.studio, "cancel_download", download.id)
+    act(services.studio, "cancel_download", download.id)
     assert library.downloads()[0].state is DownloadState.CANCELLED
-    act(house.studio, "retry_download", download.id)
+    act(services.studio, "retry_download", download.id)
     assert library.downloads()[0].state is DownloadState.WAITING
-    assert "no download" in act(house.studio, "retry_download", "x")[0]
+    assert "no download" in act(services.studio, "retry_download", "x")[0]
 
 
 @pytest.mark.parametrize(
@@ -197,9 +197,9 @@ def test_a_bad_wish_is_told_and_stays_in_the_line(studio: Studio, wish: Any) -> 
     assert emptied != ""
 
 
-def test_it_speaks_chinese_also_about_what_is_wrong(house: House) -> None:
-    (house.settings.models / "old.ckpt").write_bytes(b"<html>")
+def test_it_speaks_chinese_also_about_what_is_wrong(services: Services) -> None:
+    (services.settings.models / "old.ckpt").write_bytes(b"<html>")
     with speaking("zh"):
-        html = drawn(house.studio)
+        html = drawn(services.studio)
     assert "是网页，不是模型" in html
     assert "来自 Hub" in html

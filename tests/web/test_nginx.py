@@ -13,7 +13,7 @@ import httpx
 import pytest
 import uvicorn
 
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.settings import Settings
 from tests.support import REPOSITORY, claimed, eventually
 from tests.web.conftest import drawn, free_port
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not nginx, reason="nginx is not installed")
 @dataclass(frozen=True)
 class Proxied:
     url: str
-    house: House
+    services: Services
     token: str
 
 
@@ -58,11 +58,11 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
         root_path="/studio",
         trusted_proxies="127.0.0.1",
     )
-    house = open_house(settings)
-    house.studio.accounts.add("root", PASSWORD)
-    token = house.studio.accounts.add_token("root", "test", ["submit", "control"])[1]
+    services = open_services(settings)
+    services.studio.accounts.add("root", PASSWORD)
+    token = services.studio.accounts.add_token("root", "test", ["submit", "control"])[1]
     config = uvicorn.Config(
-        create_app(house.studio, settings), port=settings.port, log_level="warning", proxy_headers=False
+        create_app(services.studio, settings), port=settings.port, log_level="warning", proxy_headers=False
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -72,7 +72,7 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
     with subprocess.Popen([nginx, "-p", str(folder), "-c", str(folder / "nginx.conf")]) as child:
         try:
             eventually(lambda: server.started and listens(port), 30)
-            yield Proxied(f"http://127.0.0.1:{port}/studio", house, token)
+            yield Proxied(f"http://127.0.0.1:{port}/studio", services, token)
         finally:
             child.terminate()
             server.should_exit = True
@@ -102,7 +102,7 @@ def test_programs_work_through_it(proxied: Proxied) -> None:
     headers = {"Authorization": f"Bearer {proxied.token}"}
     client = Client(proxied.url + "/", headers=headers, verbose=False, httpx_kwargs={"timeout": 60})
     receipt = client.predict("a red apple", api_name="/submit")
-    picture = drawn(proxied.house, claimed(proxied.house.jobs))
+    picture = drawn(proxied.services, claimed(proxied.services.jobs))
     job = client.predict(receipt["job_ids"][0], 10, api_name="/wait")
     assert job["state"] == "done"
     assert job["owner"] == "root"
@@ -116,5 +116,5 @@ def test_events_come_at_once(proxied: Proxied) -> None:
     with httpx.stream("GET", f"{proxied.url}/api/v1/jobs/{job_id}/stream", headers=headers, timeout=20) as stream:
         lines = stream.iter_lines()
         assert any("queued" in line for line in lines)
-        drawn(proxied.house, claimed(proxied.house.jobs))
+        drawn(proxied.services, claimed(proxied.services.jobs))
         assert any(line == "event: end" for line in lines)

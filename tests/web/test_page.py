@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import State
 from diffusion_local.web.ui import actions, form, look, tab_create
 from tests.support import claimed
@@ -18,9 +18,9 @@ SKIP = {"__type__": "update"}
 FIELDS = ("prompt", "place", "batches")  # shown in text fields, not as HTML
 
 
-def press(house: House, **changes: Any) -> list[Any]:
+def press(services: Services, **changes: Any) -> list[Any]:
     values = dict.fromkeys(form.NAMES) | {"prompt": "a red apple", "seed": "", "count": 1, "styles": []} | changes
-    return list(tab_create.on_generate(house.studio, *values.values()))
+    return list(tab_create.on_generate(services.studio, *values.values()))
 
 
 class Click:
@@ -28,8 +28,8 @@ class Click:
         self._data = {"do": verb, "id": key}
 
 
-def click(house: House, verb: str, key: str = "", place: str = "") -> dict[str, Any]:
-    values = actions.act(house.studio, Click(verb, key), place)  # type: ignore[arg-type]
+def click(services: Services, verb: str, key: str = "", place: str = "") -> dict[str, Any]:
+    values = actions.act(services.studio, Click(verb, key), place)  # type: ignore[arg-type]
     names = ("toast", "receipt", "panel", "place", "tabs", "told", "batches", *form.NAMES)
     return {name: value for name, value in zip(names, values, strict=True) if value != SKIP}
 
@@ -37,10 +37,10 @@ def click(house: House, verb: str, key: str = "", place: str = "") -> dict[str, 
 # -- a press ------------------------------------------------------------------------------------------------------
 
 
-def test_ten_presses_are_ten_batches(house: House) -> None:
-    receipts = [press(house, count=2)[1] for _ in range(10)]
+def test_ten_presses_are_ten_batches(services: Services) -> None:
+    receipts = [press(services, count=2)[1] for _ in range(10)]
     assert len(set(receipts)) == 10
-    assert house.studio.snapshot().counts[State.QUEUED] == 20
+    assert services.studio.snapshot().counts[State.QUEUED] == 20
 
 
 @pytest.mark.parametrize(
@@ -64,233 +64,235 @@ def test_ten_presses_are_ten_batches(house: House) -> None:
     ],
 )
 def test_bad_input_names_field_and_limit_and_enqueues_nothing(
-    house: House, changes: dict[str, Any], words: str
+    services: Services, changes: dict[str, Any], words: str
 ) -> None:
-    notice, receipt = press(house, **changes)
+    notice, receipt = press(services, **changes)
     assert words in notice
     assert 'role="alert"' in notice
     assert "<b>" not in notice
     assert receipt == SKIP
-    assert house.studio.snapshot().counts[State.QUEUED] == 0
+    assert services.studio.snapshot().counts[State.QUEUED] == 0
 
 
-def test_a_prompt_past_the_encoders_limit_is_told_and_made(house: House) -> None:
-    notice, receipt = press(house, prompt="word " * 200)
+def test_a_prompt_past_the_encoders_limit_is_told_and_made(services: Services) -> None:
+    notice, receipt = press(services, prompt="word " * 200)
     assert "read in 6 parts" in notice
-    assert len(house.studio.jobs_of_batches([receipt])) == 1
+    assert len(services.studio.jobs_of_batches([receipt])) == 1
 
 
-def test_a_model_brings_its_defaults_where_they_were_not_changed(house: House) -> None:
-    starter = house.studio.models()[0]
-    sdxl = house.settings.models / "big"
+def test_a_model_brings_its_defaults_where_they_were_not_changed(services: Services) -> None:
+    starter = services.studio.models()[0]
+    sdxl = services.settings.models / "big"
     sdxl.mkdir(parents=True)
     (sdxl / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
-    told, shape, before, *values = tab_create.on_model(house.studio, "big", starter.id, 256, 256, 12, 3.5, "DPM++ 2M")
+    told, shape, before, *values = tab_create.on_model(
+        services.studio, "big", starter.id, 256, 256, 12, 3.5, "DPM++ 2M"
+    )
     assert "not ready" in told
     assert (before, values) == ("big", [1024, 1024, 30, 6.0, "DPM++ 2M"])
     assert shape.value == "1024x1024"
-    told, shape, before, *values = tab_create.on_model(house.studio, "starter", "big", 768, 1368, 99, 6.0, "Heun")
+    told, shape, before, *values = tab_create.on_model(services.studio, "starter", "big", 768, 1368, 99, 6.0, "Heun")
     assert (told, before, values[2:]) == ("", "starter", [99, 3.5, "Heun"])
     assert shape.value == f"{values[0]}x{values[1]}"
     assert values[0] < values[1] <= 512
 
 
-def test_what_means_nothing_to_the_kind_is_not_sent(house: House) -> None:
-    source = house.studio.sources.from_image(made(house).id).id
-    _, receipt = press(house, kind="img2img", source=source, strength=0.4, width=512, height=128, upscaler="Lanczos")
-    [job] = house.studio.jobs_of_batches([receipt])
+def test_what_means_nothing_to_the_kind_is_not_sent(services: Services) -> None:
+    source = services.studio.sources.from_image(made(services).id).id
+    _, receipt = press(services, kind="img2img", source=source, strength=0.4, width=512, height=128, upscaler="Lanczos")
+    [job] = services.studio.jobs_of_batches([receipt])
     assert (job.params.kind, job.params.strength, job.params.width, job.params.height) == ("img2img", 0.4, 128, 128)
-    _, receipt = press(house, kind="upscale", source=source, scale=2, strength=0.4, prompt="", loras="ink:1")
-    [job] = house.studio.jobs_of_batches([receipt])
+    _, receipt = press(services, kind="upscale", source=source, scale=2, strength=0.4, prompt="", loras="ink:1")
+    [job] = services.studio.jobs_of_batches([receipt])
     assert (job.params.kind, job.params.scale, job.params.width) == ("upscale", 2.0, 256)
-    notice, _ = press(house, kind="inpaint", source=source)
+    notice, _ = press(services, kind="inpaint", source=source)
     assert "Nothing is painted yet" in notice
-    notice, _ = press(house, kind="nonsense")
+    notice, _ = press(services, kind="nonsense")
     assert "Kind must be one of" in notice
 
 
-def test_styles_go_around_the_prompt(house: House) -> None:
-    _, receipt = press(house, styles=["Ink drawing"], negative="green")
-    [job] = house.studio.jobs_of_batches([receipt])
+def test_styles_go_around_the_prompt(services: Services) -> None:
+    _, receipt = press(services, styles=["Ink drawing"], negative="green")
+    [job] = services.studio.jobs_of_batches([receipt])
     assert job.params.prompt.startswith("ink drawing of a red apple,")
     assert job.params.negative.startswith("green, ")
-    assert "Styles must be among" in press(house, styles=["none"])[0]
+    assert "Styles must be among" in press(services, styles=["none"])[0]
 
 
-def test_the_seed_of_the_last_press_can_be_kept(house: House) -> None:
-    receipts = [house.studio.submit("x", seed=seed).batch_id for seed in (7, 8)]
-    assert tab_create.on_keep(house.studio, " ".join(reversed(receipts))) == "8"
-    assert tab_create.on_keep(house.studio, "") == SKIP
+def test_the_seed_of_the_last_press_can_be_kept(services: Services) -> None:
+    receipts = [services.studio.submit("x", seed=seed).batch_id for seed in (7, 8)]
+    assert tab_create.on_keep(services.studio, " ".join(reversed(receipts))) == "8"
+    assert tab_create.on_keep(services.studio, "") == SKIP
 
 
 # -- the buttons ----------------------------------------------------------------------------------------------------
 
 
-def test_every_button_that_is_drawn_has_a_verb(house: House) -> None:
-    image = made(house)
-    house.studio.submit("waits")
-    failed(house.jobs, house, "broken")
-    house.studio.submit("waits")
-    mine = " ".join(job.batch_id for job in house.studio.jobs())
-    pages = [look.look(house.studio, "", tab, [mine]) for tab in look.TABS]
-    html = json.dumps(pages) + click(house, "open", image.id)["panel"] + click(house, "trash", image.id)["toast"]
+def test_every_button_that_is_drawn_has_a_verb(services: Services) -> None:
+    image = made(services)
+    services.studio.submit("waits")
+    failed(services.jobs, services, "broken")
+    services.studio.submit("waits")
+    mine = " ".join(job.batch_id for job in services.studio.jobs())
+    pages = [look.look(services.studio, "", tab, [mine]) for tab in look.TABS]
+    html = json.dumps(pages) + click(services, "open", image.id)["panel"] + click(services, "trash", image.id)["toast"]
     verbs = set(re.findall(r'data-do=\\?"(\w+)', html))
     assert verbs >= {"open", "close", "again", "cancel", "cancel_batch", "cancel_waiting", "pause", "restore", "recipe"}
     assert verbs <= set(actions.VERBS)
 
 
-def test_cancel_again_and_pause(house: House) -> None:
-    job_id = house.studio.submit("a red apple").job_ids[0]
-    assert "Cancelled" in click(house, "cancel", job_id)["toast"]
-    assert house.studio.job(job_id).state is State.CANCELLED
-    receipt = click(house, "again", job_id)["receipt"]
-    assert house.studio.jobs_of_batches([receipt])[0].from_job == job_id
-    click(house, "pause")
-    assert house.studio.snapshot().paused
-    click(house, "resume")
-    assert not house.studio.snapshot().paused
-    click(house, "cancel_batch", receipt)
-    assert house.studio.jobs_of_batches([receipt])[0].state is State.CANCELLED
+def test_cancel_again_and_pause(services: Services) -> None:
+    job_id = services.studio.submit("a red apple").job_ids[0]
+    assert "Cancelled" in click(services, "cancel", job_id)["toast"]
+    assert services.studio.job(job_id).state is State.CANCELLED
+    receipt = click(services, "again", job_id)["receipt"]
+    assert services.studio.jobs_of_batches([receipt])[0].from_job == job_id
+    click(services, "pause")
+    assert services.studio.snapshot().paused
+    click(services, "resume")
+    assert not services.studio.snapshot().paused
+    click(services, "cancel_batch", receipt)
+    assert services.studio.jobs_of_batches([receipt])[0].state is State.CANCELLED
 
 
-def test_again_of_a_finished_picture_draws_another_seed(house: House) -> None:
-    old = house.studio.job(made(house).job_id)
-    receipt = click(house, "again", old.id)["receipt"]
-    new = house.studio.jobs_of_batches([receipt])[0]
+def test_again_of_a_finished_picture_draws_another_seed(services: Services) -> None:
+    old = services.studio.job(made(services).job_id)
+    receipt = click(services, "again", old.id)["receipt"]
+    new = services.studio.jobs_of_batches([receipt])[0]
     assert new.params.seed != old.params.seed
     assert replace(new.params, seed=old.params.seed) == old.params
 
 
-def test_cancel_all_waiting_leaves_what_runs(house: House) -> None:
-    house.studio.submit("x", count=5)
-    running = claimed(house.jobs)
-    assert "4 pictures" in click(house, "cancel_waiting")["toast"]
-    assert not house.studio.job(running.id).cancel_requested
+def test_cancel_all_waiting_leaves_what_runs(services: Services) -> None:
+    services.studio.submit("x", count=5)
+    running = claimed(services.jobs)
+    assert "4 pictures" in click(services, "cancel_waiting")["toast"]
+    assert not services.studio.job(running.id).cancel_requested
 
 
-def test_a_selection_is_moved_raised_and_cancelled(house: House) -> None:
-    ids = house.studio.submit("x", count=4).job_ids
+def test_a_selection_is_moved_raised_and_cancelled(services: Services) -> None:
+    ids = services.studio.submit("x", count=4).job_ids
     chosen = f"{ids[2]} {ids[3]} {ids[2]}"
-    assert "2 pictures" in click(house, "move_top", chosen)["toast"]
-    assert [job.id for job in house.studio.snapshot().waiting] == [ids[2], ids[3], ids[0], ids[1]]
-    assert "now +1" in click(house, "priority_up", chosen)["toast"]
-    click(house, "priority_down", ids[2])
-    assert [house.studio.job(job_id).priority for job_id in ids] == [0, 0, 0, 1]
-    click(house, "move_down", ids[3])
-    assert [job.id for job in house.studio.snapshot().waiting][:2] == [ids[2], ids[3]]
-    click(house, "move_up", ids[3])
-    toast = click(house, "cancel_these", chosen)["toast"]
+    assert "2 pictures" in click(services, "move_top", chosen)["toast"]
+    assert [job.id for job in services.studio.snapshot().waiting] == [ids[2], ids[3], ids[0], ids[1]]
+    assert "now +1" in click(services, "priority_up", chosen)["toast"]
+    click(services, "priority_down", ids[2])
+    assert [services.studio.job(job_id).priority for job_id in ids] == [0, 0, 0, 1]
+    click(services, "move_down", ids[3])
+    assert [job.id for job in services.studio.snapshot().waiting][:2] == [ids[2], ids[3]]
+    click(services, "move_up", ids[3])
+    toast = click(services, "cancel_these", chosen)["toast"]
     assert "Cancelled 2 pictures" in toast
-    receipt = click(house, "again_these", " ".join(re.findall(r"[0-9A-Z]{26}", toast.split("again_these")[1])))[
+    receipt = click(services, "again_these", " ".join(re.findall(r"[0-9A-Z]{26}", toast.split("again_these")[1])))[
         "receipt"
     ]
-    assert {job.from_job for job in house.studio.jobs_of_batches([receipt])} == {ids[2], ids[3]}
+    assert {job.from_job for job in services.studio.jobs_of_batches([receipt])} == {ids[2], ids[3]}
 
 
 @pytest.mark.parametrize(
     "verb", ["cancel_these", "again_these", "move_top", "move_bottom", "priority_up", "priority_down"]
 )
 @pytest.mark.parametrize(("key", "words"), [("", "Nothing is selected"), ("nope", "nope"), ("x " * 500, "no job")])
-def test_a_selection_from_a_browser_is_not_trusted(house: House, verb: str, key: str, words: str) -> None:
-    known = house.studio.submit("x").job_ids[0]
-    assert words in click(house, verb, key)["toast"]
-    assert "nope" in click(house, verb, f"{known} nope")["toast"]  # then nothing is done to the others either
-    assert "at most 500" in click(house, verb, " ".join(map(str, range(501))))["toast"]
-    job = house.studio.job(known)
+def test_a_selection_from_a_browser_is_not_trusted(services: Services, verb: str, key: str, words: str) -> None:
+    known = services.studio.submit("x").job_ids[0]
+    assert words in click(services, verb, key)["toast"]
+    assert "nope" in click(services, verb, f"{known} nope")["toast"]  # then nothing is done to the others either
+    assert "at most 500" in click(services, verb, " ".join(map(str, range(501))))["toast"]
+    job = services.studio.job(known)
     assert (job.state, job.priority) == (State.QUEUED, 0)
-    assert house.studio.snapshot().counts[State.QUEUED] == 1
+    assert services.studio.snapshot().counts[State.QUEUED] == 1
 
 
-def test_priority_stays_within_its_limits(house: House) -> None:
-    job_id = house.studio.submit("x", priority=100).job_ids[0]
-    click(house, "priority_up", job_id)
-    assert house.studio.job(job_id).priority == 100
+def test_priority_stays_within_its_limits(services: Services) -> None:
+    job_id = services.studio.submit("x", priority=100).job_ids[0]
+    click(services, "priority_up", job_id)
+    assert services.studio.job(job_id).priority == 100
 
 
-def test_a_batch_is_held_and_goes_on(house: House) -> None:
-    receipt = house.studio.submit("x", count=2)
-    toast = click(house, "pause_batch", receipt.batch_id)["toast"]
+def test_a_batch_is_held_and_goes_on(services: Services) -> None:
+    receipt = services.studio.submit("x", count=2)
+    toast = click(services, "pause_batch", receipt.batch_id)["toast"]
     assert f'data-do="resume_batch" data-id="{receipt.batch_id}"' in toast
-    assert all(job.held for job in house.studio.jobs_of_batches([receipt.batch_id]))
-    assert not house.studio.snapshot().paused
-    click(house, "resume_batch", receipt.batch_id)
-    assert not any(job.held for job in house.studio.jobs_of_batches([receipt.batch_id]))
+    assert all(job.held for job in services.studio.jobs_of_batches([receipt.batch_id]))
+    assert not services.studio.snapshot().paused
+    click(services, "resume_batch", receipt.batch_id)
+    assert not any(job.held for job in services.studio.jobs_of_batches([receipt.batch_id]))
     for verb in ("pause_batch", "pause_batch_now", "resume_batch"):
-        assert "not there any more" in click(house, verb, "")["toast"]  # and not: the whole queue
-    assert not house.studio.snapshot().paused
+        assert "not there any more" in click(services, verb, "")["toast"]  # and not: the whole queue
+    assert not services.studio.snapshot().paused
 
 
-def test_all_failed_again_and_the_list_cleared(house: House) -> None:
+def test_all_failed_again_and_the_list_cleared(services: Services) -> None:
     for _ in range(2):
-        house.studio.submit("broken")
-        failed(house.jobs, house, "it broke")
-    receipt = click(house, "again_failed")["receipt"]
-    assert len(house.studio.jobs_of_batches([receipt])) == 2
-    one = house.studio.jobs(state="failed")[0].id
-    click(house, "forget", one)
-    assert one not in [job.id for job in house.studio.jobs()]
-    assert "not ended" in click(house, "forget", house.studio.jobs_of_batches([receipt])[0].id)["toast"]
-    assert "1 picture" in click(house, "forget_ended")["toast"]
-    assert {job.state for job in house.studio.jobs()} == {State.QUEUED}
-    assert "No failed job is left" in click(house, "again_failed")["toast"]
+        services.studio.submit("broken")
+        failed(services.jobs, services, "it broke")
+    receipt = click(services, "again_failed")["receipt"]
+    assert len(services.studio.jobs_of_batches([receipt])) == 2
+    one = services.studio.jobs(state="failed")[0].id
+    click(services, "forget", one)
+    assert one not in [job.id for job in services.studio.jobs()]
+    assert "not ended" in click(services, "forget", services.studio.jobs_of_batches([receipt])[0].id)["toast"]
+    assert "1 picture" in click(services, "forget_ended")["toast"]
+    assert {job.state for job in services.studio.jobs()} == {State.QUEUED}
+    assert "No failed job is left" in click(services, "again_failed")["toast"]
 
 
-def test_what_happened_opens_a_panel(house: House) -> None:
-    image = made(house)
-    panel = click(house, "what_happened", image.job_id)["panel"]
+def test_what_happened_opens_a_panel(services: Services) -> None:
+    image = made(services)
+    panel = click(services, "what_happened", image.job_id)["panel"]
     assert "attempt 1" in panel
     assert f"/thumbnails/{image.id}.webp" in panel
 
 
-def test_open_star_trash_and_undo(house: House) -> None:
-    image = made(house)
-    assert "a red apple" in click(house, "open", image.id)["panel"]
-    assert "Starred" in click(house, "star", image.id)["panel"]
-    assert house.studio.image(image.id).starred
-    click(house, "unstar", image.id)
-    gone = click(house, "trash", image.id)
+def test_open_star_trash_and_undo(services: Services) -> None:
+    image = made(services)
+    assert "a red apple" in click(services, "open", image.id)["panel"]
+    assert "Starred" in click(services, "star", image.id)["panel"]
+    assert services.studio.image(image.id).starred
+    click(services, "unstar", image.id)
+    gone = click(services, "trash", image.id)
     assert gone["panel"] == ""
     assert f'data-do="restore" data-id="{image.id}"' in gone["toast"]
-    assert house.studio.gallery() == []
-    click(house, "restore", image.id)
-    assert len(house.studio.gallery()) == 1
+    assert services.studio.gallery() == []
+    click(services, "restore", image.id)
+    assert len(services.studio.gallery()) == 1
 
 
-def test_a_picture_in_the_trash_is_restored_where_it_is_looked_at(house: House) -> None:
-    image = made(house)
-    house.studio.trash(image.id)
-    looked_at = click(house, "open", image.id)["panel"]
+def test_a_picture_in_the_trash_is_restored_where_it_is_looked_at(services: Services) -> None:
+    image = made(services)
+    services.studio.trash(image.id)
+    looked_at = click(services, "open", image.id)["panel"]
     assert 'data-do="restore_open"' in looked_at
     assert 'data-do="trash"' not in looked_at
-    back = click(house, "restore_open", image.id)
+    back = click(services, "restore_open", image.id)
     assert 'data-do="trash"' in back["panel"]
     assert "Back in the gallery" in back["toast"]
-    assert len(house.studio.gallery()) == 1
+    assert len(services.studio.gallery()) == 1
 
 
-def test_use_this_recipe_fills_the_form_and_goes_there(house: House) -> None:
-    image = made(house, seed=4242)
-    effect = click(house, "recipe", image.id)
+def test_use_this_recipe_fills_the_form_and_goes_there(services: Services) -> None:
+    image = made(services, seed=4242)
+    effect = click(services, "recipe", image.id)
     assert (effect["prompt"], effect["seed"], effect["steps"], effect["count"]) == ("a red apple", "4242", 4, 1)
     assert effect["tabs"].selected == "create"
     assert effect["panel"] == ""
-    assert click(house, "recipe_of_job", image.job_id)["seed"] == "4242"
+    assert click(services, "recipe_of_job", image.job_id)["seed"] == "4242"
 
 
-def test_a_recipe_says_which_settings_it_changed(house: House) -> None:
-    image = made(house, seed=4242)
+def test_a_recipe_says_which_settings_it_changed(services: Services) -> None:
+    image = made(services, seed=4242)
     before = form.fill(image.params)
     for name, value in (("steps", 50), ("negative", "blur"), ("prompt", "other"), ("count", 9)):
         before[form.NAMES.index(name)] = value
-    values = actions.act(house.studio, Click("recipe", image.id), "", *before)  # type: ignore[arg-type]
+    values = actions.act(services.studio, Click("recipe", image.id), "", *before)  # type: ignore[arg-type]
     assert "changed: Negative prompt, Steps</span>" in values[5]
 
 
-def test_more_of_a_picture(house: House) -> None:
-    image = made(house, seed=4242)
+def test_more_of_a_picture(services: Services) -> None:
+    image = made(services, seed=4242)
 
     def jobs(verb: str) -> list[Any]:
-        return house.studio.jobs_of_batches([click(house, verb, image.id)["receipt"]])
+        return services.studio.jobs_of_batches([click(services, verb, image.id)["receipt"]])
 
     [fresh] = jobs("again_new")
     assert fresh.params.seed != 4242
@@ -301,50 +303,50 @@ def test_more_of_a_picture(house: House) -> None:
     assert len({job.params.variation_seed for job in near}) == len(near) == 4
     [larger] = jobs("upscale")
     assert (larger.params.kind, larger.params.width, larger.params.height) == ("upscale", 256, 256)
-    form_now = click(house, "to_inpaint", image.id)
+    form_now = click(services, "to_inpaint", image.id)
     assert (form_now["kind"], form_now["prompt"], form_now["mask"]) == ("inpaint", "a red apple", "")
-    assert house.studio.sources.file(form_now["source"]).exists()
-    assert click(house, "to_img2img", image.id)["strength"] == 0.6
+    assert services.studio.sources.file(form_now["source"]).exists()
+    assert click(services, "to_img2img", image.id)["strength"] == 0.6
 
 
-def test_a_link_opens_its_picture(house: House) -> None:
-    image = made(house)
-    assert f'data-picture="{image.id}"' in actions.linked(house.studio, image.id)
-    assert actions.linked(house.studio, "gone") == SKIP
-    assert actions.linked(house.studio, "") == SKIP
+def test_a_link_opens_its_picture(services: Services) -> None:
+    image = made(services)
+    assert f'data-picture="{image.id}"' in actions.linked(services.studio, image.id)
+    assert actions.linked(services.studio, "gone") == SKIP
+    assert actions.linked(services.studio, "") == SKIP
 
 
-def test_everything_of_mine_is_cancelled(house: House) -> None:
-    mine = [house.studio.submit("x", count=2).batch_id for _ in range(2)]
-    house.studio.submit("not mine")
-    assert "4 pictures" in click(house, "cancel_mine", " ".join(mine))["toast"]
-    assert house.studio.snapshot().counts[State.QUEUED] == 1
+def test_everything_of_mine_is_cancelled(services: Services) -> None:
+    mine = [services.studio.submit("x", count=2).batch_id for _ in range(2)]
+    services.studio.submit("not mine")
+    assert "4 pictures" in click(services, "cancel_mine", " ".join(mine))["toast"]
+    assert services.studio.snapshot().counts[State.QUEUED] == 1
 
 
-def test_again_of_a_picture_works_after_its_job_was_cleared_away(house: House) -> None:
-    image = made(house, seed=4242)
-    house.studio.forget(ended=True)
-    receipt = click(house, "again_picture", image.id)["receipt"]
-    assert house.studio.jobs_of_batches([receipt])[0].params == image.params
+def test_again_of_a_picture_works_after_its_job_was_cleared_away(services: Services) -> None:
+    image = made(services, seed=4242)
+    services.studio.forget(ended=True)
+    receipt = click(services, "again_picture", image.id)["receipt"]
+    assert services.studio.jobs_of_batches([receipt])[0].params == image.params
 
 
-def test_pages_are_walked_there_and_back(house: House) -> None:
-    assert click(house, "older", "I2", "model=starter&at=I1")["place"] == "model=starter&at=I1+I2"
-    assert click(house, "newer", "", "model=starter&at=I1+I2")["place"] == "model=starter&at=I1"
-    assert click(house, "newer", "", "at=I1")["place"] == ""
+def test_pages_are_walked_there_and_back(services: Services) -> None:
+    assert click(services, "older", "I2", "model=starter&at=I1")["place"] == "model=starter&at=I1+I2"
+    assert click(services, "newer", "", "model=starter&at=I1+I2")["place"] == "model=starter&at=I1"
+    assert click(services, "newer", "", "at=I1")["place"] == ""
 
 
 @pytest.mark.parametrize("verb", sorted(actions.VERBS))
-def test_a_click_on_what_is_not_there_is_told(house: House, verb: str) -> None:
-    effect = click(house, verb, "nope'\"<script>")
+def test_a_click_on_what_is_not_there_is_told(services: Services, verb: str) -> None:
+    effect = click(services, verb, "nope'\"<script>")
     assert "<script>" not in json.dumps({name: str(value) for name, value in effect.items() if name not in FIELDS})
 
 
 @pytest.mark.parametrize("data", [None, "text", [], {"do": 7}, {"do": "__class__", "id": {}}, {"do": {"x": 1}}])
-def test_a_nonsense_event_does_nothing(house: House, data: Any) -> None:
+def test_a_nonsense_event_does_nothing(services: Services, data: Any) -> None:
     event = Click("x")
     event._data = data
-    assert all(value == SKIP for value in actions.act(house.studio, event, ""))  # type: ignore[arg-type]
+    assert all(value == SKIP for value in actions.act(services.studio, event, ""))  # type: ignore[arg-type]
 
 
 # -- the page's make-up ---------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.settings import PREFIX, Settings
 from tests.support import eventually, soon
 from tests.web.conftest import free_port
@@ -115,11 +115,11 @@ def aside(work: Callable[[Any], Any], app: Any) -> None:
         other.submit(lambda: asyncio.run(work(app))).result()
 
 
-def test_the_first_visitor_does_not_wait_for_the_routes(house: House) -> None:
+def test_the_first_visitor_does_not_wait_for_the_routes(services: Services) -> None:
     from diffusion_local.web.__main__ import draw_once
     from diffusion_local.web.app import create_app
 
-    app = create_app(house.studio, house.settings)
+    app = create_app(services.studio, services.settings)
     told: list[Any] = []
 
     async def watched(scope: Any, receive: Any, send: Any) -> None:

@@ -9,8 +9,8 @@ from fastapi.testclient import TestClient
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from diffusion_local import shapes
-from diffusion_local.compose import House
+from diffusion_local import serializers
+from diffusion_local.compose import Services
 from diffusion_local.errors import InvalidParams
 from diffusion_local.settings import Settings
 from diffusion_local.web.api.dialects import calls
@@ -36,7 +36,7 @@ def asked(settings: Settings, address: str, path: str = "/jobs", headers: Any = 
             "headers": sorted(request.headers),
             "path": scope["path"],
             "base": str(request.base_url),
-            "picture": shapes.picture_url("x"),
+            "picture": serializers.picture_url("x"),
         }
         await JSONResponse(content)(scope, receive, send)
 
@@ -75,7 +75,7 @@ def test_below_a_path_with_the_prefix_or_without(settings: Settings, path: str) 
     assert told["path"] == "/jobs"
     assert told["base"] == "https://studio.example/studio/"
     assert told["picture"] == "/studio/images/x.png"
-    assert shapes.picture_url("x") == "/images/x.png"
+    assert serializers.picture_url("x") == "/images/x.png"
 
 
 @pytest.mark.parametrize("root", ["studio", "/a//b", "/a b", "/<b>", "/a?b", "https://evil.example"])
@@ -91,17 +91,17 @@ def test_proxies_are_addresses(text: str) -> None:
 
 
 @pytest.fixture
-def below(house: House) -> TestClient:
+def below(services: Services) -> TestClient:
     """The application as a proxy serves it that takes the path off, to somebody at https://studio.example/studio."""
-    settings = replace(house.settings, root_path="/studio", auth="none")
-    return TestClient(create_app(house.studio, settings), base_url="http://127.0.0.1:7860")
+    settings = replace(services.settings, root_path="/studio", auth="none")
+    return TestClient(create_app(services.studio, settings), base_url="http://127.0.0.1:7860")
 
 
-def test_every_address_of_the_page_is_below_the_path(below: TestClient, house: House) -> None:
+def test_every_address_of_the_page_is_below_the_path(below: TestClient, services: Services) -> None:
     html = below.get("/").text
     assert 'href="/studio/assets/icons/app.webmanifest"' in html
     assert 'window.diffusionLocalRoot = "/studio"' in html
-    with shapes.below("/studio"):
+    with serializers.below("/studio"):
         drawn = view_gallery_bar.bar(Place(), "", [], [], [], view.utc())
     assert "/studio/api/v1/images/zip?ids=" in drawn
     assert '"/api/v1' not in drawn
@@ -124,8 +124,8 @@ def test_addresses_in_answers_are_below_the_path(below: TestClient) -> None:
     assert below.get("/studio/api/v1/jobs?limit=1").headers["Link"].startswith("</studio/api/v1/jobs?limit=1&before=")
 
 
-def test_a_whole_address_has_the_path_once(below: TestClient, house: House) -> None:
-    image = made(house)
+def test_a_whole_address_has_the_path_once(below: TestClient, services: Services) -> None:
+    image = made(services)
     seen: list[str] = []
 
     @below.app.get("/told")  # type: ignore[attr-defined]

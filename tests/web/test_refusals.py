@@ -10,20 +10,25 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from tests.web.api.test_sources import SOURCES, in_base64, png
 from tests.web.conftest import client_of, made
 
 
 @pytest.fixture
-def full(house: House) -> TestClient:
+def full(services: Services) -> TestClient:
     """A studio whose disk is below its reserve."""
-    return client_of(open_house(replace(house.settings, disk_reserve_mb=10**9)))
+    return client_of(open_services(replace(services.settings, disk_reserve_mb=10**9)))
 
 
-def everything(house: House) -> list[str]:
+def everything(services: Services) -> list[str]:
     """Files of pictures, sources, sheets, reports and what is half-written."""
-    folders = (house.settings.gallery, house.settings.sources, house.settings.sheets, house.settings.reports)
+    folders = (
+        services.settings.gallery,
+        services.settings.sources,
+        services.settings.sheets,
+        services.settings.reports,
+    )
     return [str(path) for folder in folders for path in folder.rglob("*") if path.is_file()]
 
 
@@ -35,19 +40,19 @@ UPLOADS: dict[str, Callable[[TestClient], Any]] = {
 
 
 @pytest.mark.parametrize("upload", UPLOADS)
-def test_uploads_leave_the_reserve_of_the_disk_alone(full: TestClient, house: House, upload: str) -> None:
+def test_uploads_leave_the_reserve_of_the_disk_alone(full: TestClient, services: Services, upload: str) -> None:
     answer = UPLOADS[upload](full)
     assert answer.status_code == 507, answer.text
     assert "disk_reserve_mb" in answer.text
     assert int(answer.headers["Retry-After"]) > 0
-    assert str(house.settings.home) not in answer.text
-    assert everything(house) == []
-    assert house.studio.jobs() == []
+    assert str(services.settings.home) not in answer.text
+    assert everything(services) == []
+    assert services.studio.jobs() == []
 
 
 @pytest.mark.parametrize(("name", "status"), [("EROFS", 503), ("EIO", 503), ("ESTALE", 503), ("ENOSPC", 507)])
 def test_a_fault_of_the_disk_at_a_door_has_the_documented_shape(
-    client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch, name: str, status: int
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch, name: str, status: int
 ) -> None:
     number = getattr(errno, name)
 
@@ -60,30 +65,30 @@ def test_a_fault_of_the_disk_at_a_door_has_the_documented_shape(
     error = answer.json()["error"]
     assert error["code"] == ("disk_full" if status == 507 else "storage_error")
     assert error["message"].endswith((".", "by itself."))
-    assert str(house.settings.home) not in answer.text
-    assert everything(house) == []
+    assert str(services.settings.home) not in answer.text
+    assert everything(services) == []
 
 
 def test_a_picture_that_cannot_be_read_for_now_is_503(
-    client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = made(house)
+    image = made(services)
 
     def stale(*_: Any) -> Any:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(house.files.picture(image.key).local_path))
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(services.files.picture(image.key).local_path))
 
-    monkeypatch.setattr(type(house.studio), "picture_file", stale)
+    monkeypatch.setattr(type(services.studio), "picture_file", stale)
     answer = client.get(f"/images/{image.id}.png")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_error")
     assert "Check the network share" in answer.json()["error"]["message"]
-    assert str(house.settings.home) not in answer.text
+    assert str(services.settings.home) not in answer.text
 
 
-def test_an_error_that_is_no_fault_of_the_disk_stays_one(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_is_no_fault_of_the_disk_stays_one(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Any:
         raise OSError("a library's own")
 
-    monkeypatch.setattr(type(house.studio), "picture_file", broken)
-    image = made(house)
+    monkeypatch.setattr(type(services.studio), "picture_file", broken)
+    image = made(services)
     with pytest.raises(OSError, match="a library's own"):
-        client_of(house).get(f"/images/{image.id}.png")
+        client_of(services).get(f"/images/{image.id}.png")

@@ -4,17 +4,17 @@ from typing import Any
 
 import pytest
 
-from diffusion_local import catalog
-from diffusion_local.catalog import Model
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
+from diffusion_local.models import catalog
+from diffusion_local.models.catalog import Model
 from diffusion_local.options.limits import Defaults, Limits, check_size
 from diffusion_local.web.ui import sizes
 
 STARTER = (catalog.STARTER_DEFAULTS, catalog.STARTER_LIMITS)
 
 
-def model(house: House, defaults: Defaults, limits: Limits) -> Model:
-    return Model("m", "M", house.settings.home, "sd", defaults, limits)
+def model(services: Services, defaults: Defaults, limits: Limits) -> Model:
+    return Model("m", "M", services.settings.home, "sd", defaults, limits)
 
 
 @pytest.mark.parametrize("lying", [False, True])
@@ -27,8 +27,10 @@ def model(house: House, defaults: Defaults, limits: Limits) -> Model:
         (Defaults(512, 512), Limits(max_pixels=512 * 512)),
     ],
 )
-def test_every_shape_is_a_size_the_model_takes(defaults: Defaults, limits: Limits, lying: bool, house: House) -> None:
-    one = model(house, defaults, limits)
+def test_every_shape_is_a_size_the_model_takes(
+    defaults: Defaults, limits: Limits, lying: bool, services: Services
+) -> None:
+    one = model(services, defaults, limits)
     found = sizes.sizes(one, lying)
     assert found[0] == ("1:1", f"{defaults.width}x{defaults.height}")
     for _, value in found:
@@ -42,6 +44,8 @@ def test_every_shape_is_a_size_the_model_takes(defaults: Defaults, limits: Limit
     ("size", "becomes"),
     [((256, 256), (512, 512)), ((296, 224), (592, 440)), ((304, 304), (304, 304)), ((None, "x"), (512, 512))],
 )
-def test_a_shape_stays_what_it_is_over_a_change_of_model(size: Any, becomes: tuple[int, int], house: House) -> None:
-    before, after = model(house, *STARTER), model(house, Defaults(), Limits())
+def test_a_shape_stays_what_it_is_over_a_change_of_model(
+    size: Any, becomes: tuple[int, int], services: Services
+) -> None:
+    before, after = model(services, *STARTER), model(services, Defaults(), Limits())
     assert sizes.moved(before, after, *size) == becomes

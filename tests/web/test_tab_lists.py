@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import Lane, State
 from diffusion_local.errors import InvalidParams
 from diffusion_local.web.ui import actions, form_lists, tab_lists, view, view_batches
@@ -24,8 +24,8 @@ def form(**changes: Any) -> list[Any]:
     return list((values | changes).values())
 
 
-def check(house: House, **changes: Any) -> str:
-    return tab_lists.on_check(house.studio, *form(**changes))
+def check(services: Services, **changes: Any) -> str:
+    return tab_lists.on_check(services.studio, *form(**changes))
 
 
 class Click:
@@ -33,23 +33,23 @@ class Click:
         self._data = {"do": verb, "id": key}
 
 
-def press(house: House, verb: str, key: str = "", sent: str = "", **changes: Any) -> str:
-    return tab_lists.on_press(house.studio, Click(verb, key), sent, *form(**changes))  # type: ignore[arg-type]
+def press(services: Services, verb: str, key: str = "", sent: str = "", **changes: Any) -> str:
+    return tab_lists.on_press(services.studio, Click(verb, key), sent, *form(**changes))  # type: ignore[arg-type]
 
 
-def act(house: House, verb: str, key: str = "") -> dict[str, Any]:
-    values = actions.act(house.studio, Click(verb, key), "")  # type: ignore[arg-type]
+def act(services: Services, verb: str, key: str = "") -> dict[str, Any]:
+    values = actions.act(services.studio, Click(verb, key), "")  # type: ignore[arg-type]
     names = ("toast", "receipt", "panel", "place", "tabs", "told", "batches")
     told = dict(zip(names, values, strict=False))
     return {name: value for name, value in told.items() if value != {"__type__": "update"}}
 
 
-def batch_of(house: House, text: str = "a red apple\na blue heart", **more: Any) -> str:
-    return house.studio.lists.submit(text, **SMALL, **more).batch_id
+def batch_of(services: Services, text: str = "a red apple\na blue heart", **more: Any) -> str:
+    return services.studio.lists.submit(text, **SMALL, **more).batch_id
 
 
-def shown(house: House, at: str = "") -> str:
-    return tab_lists.draw(house.studio, house.studio.snapshot(), view.utc(), at)
+def shown(services: Services, at: str = "") -> str:
+    return tab_lists.draw(services.studio, services.studio.snapshot(), view.utc(), at)
 
 
 # -- the form -------------------------------------------------------------------------------------------------------
@@ -80,16 +80,16 @@ def test_an_axis_is_its_field_and_values() -> None:
 # -- check and queue ------------------------------------------------------------------------------------------------
 
 
-def test_a_check_tells_the_bad_line_and_queues_nothing(house: House) -> None:
-    told = check(house, text="a red apple\na pear --steps many\na {red|blue} boat --count 3", **SMALL)
+def test_a_check_tells_the_bad_line_and_queues_nothing(services: Services) -> None:
+    told = check(services, text="a red apple\na pear --steps many\na {red|blue} boat --count 3", **SMALL)
     assert ">4 pictures<" in told
     assert "from 2 lines" in told
     assert "<td>2</td>" in told
     assert "<b>Steps</b> must be" in told
     assert "Queue 4 pictures, skip 1 bad line<" in told
-    assert house.studio.snapshot().counts[State.QUEUED] == 0
+    assert services.studio.snapshot().counts[State.QUEUED] == 0
     with speaking("zh"):
-        assert "<b>步数</b> 必须" in check(house, text="a pear --steps many\na plum", **SMALL)
+        assert "<b>步数</b> 必须" in check(services, text="a pear --steps many\na plum", **SMALL)
 
 
 @pytest.mark.parametrize(
@@ -103,40 +103,40 @@ def test_a_check_tells_the_bad_line_and_queues_nothing(house: House) -> None:
         ({"text": "a plum --model <b>nothing</b>"}, "&lt;b&gt;nothing"),
     ],
 )
-def test_what_cannot_be_is_told_by_its_label(house: House, changes: dict[str, Any], words: str) -> None:
-    told = check(house, **changes)
+def test_what_cannot_be_is_told_by_its_label(services: Services, changes: dict[str, Any], words: str) -> None:
+    told = check(services, **changes)
     assert words in told
     assert "queue_" not in told
     assert "<b>nothing" not in told
 
 
-def test_what_is_queued_is_what_was_shown_and_twice_is_once(house: House) -> None:
+def test_what_is_queued_is_what_was_shown_and_twice_is_once(services: Services) -> None:
     options = {"text": "a {red|blue|green|black|white} boat --count 5\nbad --steps x", "name": "Boats", **SMALL}
-    told = check(house, **options)
+    told = check(services, **options)
     key = told.partition('data-do="queue_skipping" data-id="')[2].partition('"')[0]
     seed = int(key.split()[1])
-    assert "1 bad line" in press(house, "queue_list", key, **options)  # not skipped unless it was said
+    assert "1 bad line" in press(services, "queue_list", key, **options)  # not skipped unless it was said
     for _ in range(2):
-        assert "In the queue: 5 pictures" in press(house, "queue_skipping", key, **options)
-    [progress] = house.studio.batches.page(large=True)
+        assert "In the queue: 5 pictures" in press(services, "queue_skipping", key, **options)
+    [progress] = services.studio.batches.page(large=True)
     assert (progress.batch.name, progress.batch.lane, progress.batch.count) == ("Boats", Lane.BATCH, 5)
-    made = house.studio.lists.check(options["text"], expansion_seed=seed, **SMALL)
-    assert sorted(job.params.prompt for job in house.studio.jobs()) == sorted(made.first)
+    made = services.studio.lists.check(options["text"], expansion_seed=seed, **SMALL)
+    assert sorted(job.params.prompt for job in services.studio.jobs()) == sorted(made.first)
 
 
-def test_a_grid_is_counted_and_queued(house: House) -> None:
+def test_a_grid_is_counted_and_queued(services: Services) -> None:
     options = {"mode": "grid", "prompt": "a red apple", "axis_x": "prompt", "values_x": "red,blue"}
     options |= {"axis_y": "steps", "values_y": "1-3", "size": "128x128"}
-    told = check(house, **options)
+    told = check(services, **options)
     assert ">6 pictures<" in told
     assert "2 × 3" in told
-    assert "In the queue: 6 pictures" in press(house, "queue_grid", "key", **options)
-    assert house.studio.snapshot().counts[State.QUEUED] == 6
+    assert "In the queue: 6 pictures" in press(services, "queue_grid", "key", **options)
+    assert services.studio.snapshot().counts[State.QUEUED] == 6
 
 
-def test_an_unknown_press_does_nothing(house: House) -> None:
-    assert press(house, "nonsense", text="a red apple") == ""
-    assert house.studio.snapshot().counts[State.QUEUED] == 0
+def test_an_unknown_press_does_nothing(services: Services) -> None:
+    assert press(services, "nonsense", text="a red apple") == ""
+    assert services.studio.snapshot().counts[State.QUEUED] == 0
 
 
 # -- files ----------------------------------------------------------------------------------------------------------
@@ -146,78 +146,78 @@ def sent(what: str, name: str, data: bytes) -> str:
     return json.dumps({"what": what, "name": name, "data": base64.b64encode(data).decode()})
 
 
-def test_a_file_becomes_the_list(house: House) -> None:
-    assert tab_lists.on_file(house.studio, sent("list", "a.csv", "prompt\n苹果".encode("gbk"))) == [
+def test_a_file_becomes_the_list(services: Services) -> None:
+    assert tab_lists.on_file(services.studio, sent("list", "a.csv", "prompt\n苹果".encode("gbk"))) == [
         "",
         "prompt\n苹果",
         "csv",
     ]
-    told = tab_lists.on_file(house.studio, sent("list", "a.txt", b"\0\1\2" * 100))[0]
+    told = tab_lists.on_file(services.studio, sent("list", "a.txt", b"\0\1\2" * 100))[0]
     assert "List is a binary file" in told
 
 
 @pytest.mark.parametrize("written", ["", "{}", "[]", '{"what": "list", "name": "a", "data": "§"}', "null"])
-def test_what_is_no_file_is_told(house: House, written: str) -> None:
-    assert "File must be a file" in tab_lists.on_file(house.studio, written)[0]
+def test_what_is_no_file_is_told(services: Services, written: str) -> None:
+    assert "File must be a file" in tab_lists.on_file(services.studio, written)[0]
 
 
-def test_the_queue_comes_from_a_file_without_its_bad_lines_if_so_wished(house: House) -> None:
-    batch_of(house)
-    lines = "".join(house.studio.queue_file.export())
-    house.studio.cancel(waiting=True)
+def test_the_queue_comes_from_a_file_without_its_bad_lines_if_so_wished(services: Services) -> None:
+    batch_of(services)
+    lines = "".join(services.studio.queue_file.export())
+    services.studio.cancel(waiting=True)
     written = sent("queue", "q.jsonl", (lines + "nonsense\n").encode())
-    told = tab_lists.on_file(house.studio, written)[0]
+    told = tab_lists.on_file(services.studio, written)[0]
     assert "1 bad line" in told
     assert "import_skipping" in told
-    assert house.studio.snapshot().counts[State.QUEUED] == 0
-    assert "In the queue: 2 pictures" in press(house, "import_skipping", sent=written)
-    assert house.studio.snapshot().counts[State.QUEUED] == 2
+    assert services.studio.snapshot().counts[State.QUEUED] == 0
+    assert "In the queue: 2 pictures" in press(services, "import_skipping", sent=written)
+    assert services.studio.snapshot().counts[State.QUEUED] == 2
 
 
 # -- batches --------------------------------------------------------------------------------------------------------
 
 
-def test_the_list_of_batches_has_no_single_pictures_that_somebody_waits_for(house: House) -> None:
-    house.studio.submit("a red apple")
-    assert "No batches yet" in shown(house)
-    assert "{red|blue|green}" in shown(house)
-    several = house.studio.submit("a red apple", count=2).batch_id
-    listed = batch_of(house, name="<i>Night</i>")
-    told = shown(house)
+def test_the_list_of_batches_has_no_single_pictures_that_somebody_waits_for(services: Services) -> None:
+    services.studio.submit("a red apple")
+    assert "No batches yet" in shown(services)
+    assert "{red|blue|green}" in shown(services)
+    several = services.studio.submit("a red apple", count=2).batch_id
+    listed = batch_of(services, name="<i>Night</i>")
+    told = shown(services)
     assert told.index(f'data-key="{listed}"') < told.index(f'data-key="{several}"')
     assert "&lt;i&gt;Night" in told
     assert told.count("batch-line") == 2
 
 
-def test_pages_of_batches(house: House) -> None:
-    ids = [batch_of(house) for _ in range(view_batches.PAGE + 1)]
-    assert ids[0] not in shown(house)
-    at = act(house, "batches_at", ids[1])["batches"]
-    assert shown(house, at).count("batch-line") == 1
-    assert ids[0] in shown(house, at)
-    assert "No older batches" in shown(house, ids[0])
+def test_pages_of_batches(services: Services) -> None:
+    ids = [batch_of(services) for _ in range(view_batches.PAGE + 1)]
+    assert ids[0] not in shown(services)
+    at = act(services, "batches_at", ids[1])["batches"]
+    assert shown(services, at).count("batch-line") == 1
+    assert ids[0] in shown(services, at)
+    assert "No older batches" in shown(services, ids[0])
 
 
-def test_how_far_a_batch_is(house: House) -> None:
-    batch_id = batch_of(house, "a red apple\na blue heart\na green tree", window="23:00-07:00")
-    assert "0 of 3 pictures done" in shown(house)
-    assert "only 23:00-07:00" in shown(house)
-    house.studio.batches.edit(batch_id, window="")
-    drawn(house, claimed(house.jobs))
-    house.jobs.fail(claimed(house.jobs).claim, FAILURE)
-    told = shown(house)
+def test_how_far_a_batch_is(services: Services) -> None:
+    batch_id = batch_of(services, "a red apple\na blue heart\na green tree", window="23:00-07:00")
+    assert "0 of 3 pictures done" in shown(services)
+    assert "only 23:00-07:00" in shown(services)
+    services.studio.batches.edit(batch_id, window="")
+    drawn(services, claimed(services.jobs))
+    services.jobs.fail(claimed(services.jobs).claim, FAILURE)
+    told = shown(services)
     assert "1 of 3 pictures done" in told
     assert "1 failed" in told
     assert 'aria-valuenow="66.7"' in told
     assert f"/api/v1/batches/{batch_id}/sheet.webp" in told
-    assert "In the queue again: 1 picture" in act(house, "batch_again", batch_id)["toast"]
-    house.studio.cancel(batch_id=batch_id)
-    assert "Ended" in shown(house)
+    assert "In the queue again: 1 picture" in act(services, "batch_again", batch_id)["toast"]
+    services.studio.cancel(batch_id=batch_id)
+    assert "Ended" in shown(services)
 
 
-def test_a_late_batch_says_so(house: House) -> None:
-    batch_id = batch_of(house)
-    progress = house.studio.batches.get(batch_id)
+def test_a_late_batch_says_so(services: Services) -> None:
+    batch_id = batch_of(services)
+    progress = services.studio.batches.get(batch_id)
     from dataclasses import replace
 
     late = replace(
@@ -226,29 +226,29 @@ def test_a_late_batch_says_so(house: House) -> None:
     assert "It will not be done by" in view_batches.row(late, view.utc())
 
 
-def test_renaming_copying_and_arranging(house: House) -> None:
-    batch_id = batch_of(house)
-    act(house, "batch_rename", f"{batch_id}\nTonight")
-    assert house.studio.batches.get(batch_id).batch.name == "Tonight"
-    assert "In the queue: 2 pictures" in act(house, "batch_duplicate", batch_id)["toast"]
+def test_renaming_copying_and_arranging(services: Services) -> None:
+    batch_id = batch_of(services)
+    act(services, "batch_rename", f"{batch_id}\nTonight")
+    assert services.studio.batches.get(batch_id).batch.name == "Tonight"
+    assert "In the queue: 2 pictures" in act(services, "batch_duplicate", batch_id)["toast"]
     for verb, priority in (("batch_up", 1), ("batch_down", 0), ("batch_down", -1)):
-        act(house, verb, batch_id)
-        assert {job.priority for job in house.studio.jobs(batch_id=batch_id)} == {priority}
-    house.studio.cancel(batch_id=batch_id)
-    assert "None of them waits" in act(house, "batch_up", batch_id)["toast"]
+        act(services, verb, batch_id)
+        assert {job.priority for job in services.studio.jobs(batch_id=batch_id)} == {priority}
+    services.studio.cancel(batch_id=batch_id)
+    assert "None of them waits" in act(services, "batch_up", batch_id)["toast"]
     for verb in ("batch_up", "batch_again", "batch_panel", "batch_change", "batch_duplicate", "batch_rename"):
-        assert "warn" in act(house, verb, "nothing")["toast"]
+        assert "warn" in act(services, verb, "nothing")["toast"]
 
 
-def test_what_waits_is_changed_by_the_panel(house: House) -> None:
-    batch_id = batch_of(house, window="23:00-07:00")
-    assert 'value="23:00-07:00"' in act(house, "batch_panel", batch_id)["panel"]
-    told = act(house, "batch_change", f"{batch_id}\nmodel=&size=256x128&steps=3&window=")
+def test_what_waits_is_changed_by_the_panel(services: Services) -> None:
+    batch_id = batch_of(services, window="23:00-07:00")
+    assert 'value="23:00-07:00"' in act(services, "batch_panel", batch_id)["panel"]
+    told = act(services, "batch_change", f"{batch_id}\nmodel=&size=256x128&steps=3&window=")
     assert "Changed: 2 pictures" in told["toast"]
     assert told["panel"] == ""
-    jobs = house.studio.jobs(batch_id=batch_id)
+    jobs = services.studio.jobs(batch_id=batch_id)
     assert {(job.params.width, job.params.height, job.params.steps) for job in jobs} == {(256, 128, 3)}
-    assert house.studio.batches.get(batch_id).batch.window == ""
-    refused = act(house, "batch_change", f"{batch_id}\nsteps=many")["panel"]
+    assert services.studio.batches.get(batch_id).batch.window == ""
+    refused = act(services, "batch_change", f"{batch_id}\nsteps=many")["panel"]
     assert "Steps must be" in refused
-    assert act(house, "batch_change", f"{batch_id}\nmodel=&steps=") == {"panel": ""}
+    assert act(services, "batch_change", f"{batch_id}\nmodel=&steps=") == {"panel": ""}

@@ -8,8 +8,8 @@ import pytest
 from diffusion_local.actor import Actor, acting
 from diffusion_local.domain import Event, Failure, Image, Job, Snapshot, State, Worker, utc_text
 from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.gallery.boards import Board
 from diffusion_local.messages import verbatim
-from diffusion_local.store.boards import Board
 from diffusion_local.web.ui import view, view_gallery, view_gallery_bar, view_history, view_jobs, view_now, view_picture
 from diffusion_local.web.ui.place import Place
 from tests.support import params

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from diffusion_local.domain import Batch, Failure, Job, Lane, State
-from diffusion_local.store.batch_rows import Progress
-from diffusion_local.store.queue_groups import Group, Key, Turn, Wanted, Window
+from diffusion_local.queue.batches import BatchProgress
+from diffusion_local.queue.groups import Group, JobFilter, JobWindow, ListPosition, QueuePosition
 from diffusion_local.web.ui import view_queue
 from diffusion_local.web.ui.place_queue import MOST_PAGES, MOST_WIDE, QueuePlace
 from diffusion_local.web.ui.view_queue import Page
@@ -26,13 +26,17 @@ def around(**changes: Any) -> Around:
 
 
 def shown(
-    jobs: list[Job] | None = None, name: str = "foxes", alone: bool = False, window: Window | None = None, **counts: int
+    jobs: list[Job] | None = None,
+    name: str = "foxes",
+    alone: bool = False,
+    window: JobWindow | None = None,
+    **counts: int,
 ) -> Shown:
     """A batch with so many jobs in each state; open, if there are jobs to show."""
     of_states = dict.fromkeys(State, 0) | {State(state): count for state, count in counts.items()}
     batch = Batch("B1", name, "", Lane.INTERACTIVE, sum(counts.values()), "2026-01-02T03:04:05.000Z")
-    opened = window or (Window(jobs) if jobs is not None else None)
-    return Shown(Group(Progress(batch, of_states), ["starter"], Turn(0, 0, 1)), opened, alone)
+    opened = window or (JobWindow(jobs) if jobs is not None else None)
+    return Shown(Group(BatchProgress(batch, of_states), ["starter"], QueuePosition(0, 0, 1)), opened, alone)
 
 
 def moved(each: Shown, **changes: Any) -> Shown:
@@ -96,11 +100,11 @@ def test_neighbours_of_one_owner_and_lane_can_change_places() -> None:
 
 
 def test_a_window_tells_where_it_is_and_goes_both_ways() -> None:
-    few = shown(window=Window([job()], later=Key(1, 0, 8)), queued=3000)
+    few = shown(window=JobWindow([job()], later=ListPosition(1, 0, 8)), queued=3000)
     html = group(few, QueuePlace(), around())
     assert "1–1 of 3,000" in html
     assert 'data-turn="wide" data-id="B1" data-value=""' in html
-    middle = shown(window=Window([job()], 51, True, Key(1, 0, 1), Key(1, -3, 100)), queued=3000)
+    middle = shown(window=JobWindow([job()], 51, True, ListPosition(1, 0, 1), ListPosition(1, -3, 100)), queued=3000)
     html = group(middle, QueuePlace.read("wide=B1:1.0.50"), around())
     assert "51–51 of 3,000" in html
     assert 'data-value="1.0.1">Previous 50' in html
@@ -180,7 +184,7 @@ def test_a_persons_text_is_never_html() -> None:
     each = moved(shown(jobs, EVIL, queued=1, done=9), owner=EVIL, window=EVIL)
     each = replace(each, group=replace(each.group, models=[EVIL]))
     lone = moved(shown(jobs[:1], EVIL, alone=True, queued=1), id="B2")
-    place = QueuePlace(Wanted(model=EVIL, owner=EVIL, text=EVIL))
+    place = QueuePlace(JobFilter(model=EVIL, owner=EVIL, text=EVIL))
     choices = {"model": [EVIL], "owner": [EVIL]}
     live = Page([each, lone], True)
     html = view_queue.queue(snapshot(), place, live, Page([each]), 1, choices, {"J1": image(params=evil)}, NOW)
@@ -245,10 +249,10 @@ def test_the_tab_speaks_chinese() -> None:
 
 def test_a_place_is_read() -> None:
     place = QueuePlace.read("state=failed&text=boat&open=A+B&shut=C&wide=A:1.-2.3+B:&live=0.0.9+1.5.-7&ended=X+Y")
-    assert place.wanted == Wanted(state="failed", text="boat")
+    assert place.wanted == JobFilter(state="failed", text="boat")
     assert (place.opened, place.shut) == ({"A", "B"}, {"C"})
-    assert place.wide == {"A": Key(1, -2, 3), "B": None}
-    assert place.live == (Turn(0, 0, 9), Turn(1, 5, -7))
+    assert place.wide == {"A": ListPosition(1, -2, 3), "B": None}
+    assert place.live == (QueuePosition(0, 0, 9), QueuePosition(1, 5, -7))
     assert place.ended == ("X", "Y")
 
 
@@ -257,7 +261,7 @@ def test_a_place_is_read() -> None:
 )
 def test_what_is_not_understood_is_left_out(sent: object) -> None:
     place = QueuePlace.read(sent)
-    assert (place.wanted, place.live) == (Wanted(), ())
+    assert (place.wanted, place.live) == (JobFilter(), ())
     assert set(place.wide.values()) <= {None}
 
 

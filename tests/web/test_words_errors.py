@@ -7,7 +7,7 @@ import re
 from fastapi.testclient import TestClient
 
 from diffusion_local import errors
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import Failure
 from diffusion_local.settings import Settings
 from diffusion_local.web.ui import words
@@ -17,8 +17,8 @@ from tests.web.conftest import made
 
 #: Errors of a terminal or for programs, never on the page.
 ELSEWHERE = (
-    "cli/", "remote/", "supervisor.py", "dispatch/slots.py", "tls.py", "network.py", "web/api/", "web/guard.py",
-    "web/proxies.py", "web/looks.py",
+    "cli/", "remote/", "supervisor.py", "dispatch/slots.py", "tls.py", "network.py", "web/api/", "web/host_check.py",
+    "web/proxies.py", "web/page_delta.py",
 )  # fmt: skip
 
 
@@ -34,11 +34,11 @@ def test_every_field_that_can_be_wrong_has_a_name() -> None:
     assert {each for each in fields if each[1] not in own and not words.known(f"common.{each[1]}")} == set()
 
 
-def test_the_page_of_a_report_speaks_the_readers_language(client: TestClient, house: House) -> None:
-    made(house)
-    failed = house.studio.submit("a boat", width=128, height=128).job_ids[0]
-    house.jobs.fail(claimed(house.jobs).claim, Failure("out_of_memory", errors.OutOfMemory().message))
-    batch = house.studio.job(failed).batch_id
+def test_the_page_of_a_report_speaks_the_readers_language(client: TestClient, services: Services) -> None:
+    made(services)
+    failed = services.studio.submit("a boat", width=128, height=128).job_ids[0]
+    services.jobs.fail(claimed(services.jobs).claim, Failure("out_of_memory", errors.OutOfMemory().message))
+    batch = services.studio.job(failed).batch_id
     told = client.get(f"/reports/batch/{batch}.html", headers={"Accept-Language": "zh-CN"}).text
     assert '<html lang="zh-CN">' in told
     assert "<dt>失败</dt>" in told

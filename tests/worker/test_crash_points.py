@@ -5,11 +5,11 @@ The child dies by itself in the middle of the real code, by a function that is r
 
 import pytest
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.dispatch import slots
 from diffusion_local.domain import State
 from diffusion_local.engine.fake import FakeEngine
-from diffusion_local.store.sweep import sweep
+from diffusion_local.gallery.sweep import sweep
 from diffusion_local.worker.stopping import Stop
 from tests.support import sql, start_python
 from tests.workers import open_runner
@@ -17,7 +17,7 @@ from tests.workers import open_runner
 DIE_AT = """
 import os, sys
 from diffusion_local.actor import LOCAL, run_as
-from diffusion_local.compose import open_house
+from diffusion_local.compose import open_services
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.settings import Settings
 from diffusion_local.store import files, jobs, local_blobs, rows
@@ -62,9 +62,9 @@ match sys.argv[1]:
     case "after the commit":
         jobs.JobStore.finish = after(jobs.JobStore.finish)
 run_as(LOCAL)
-house = open_house(Settings.load())
+services = open_services(Settings.load())
 open_runner(house, "cpu0", FakeEngine(0), Stop()).work_off()
-house.database.close()
+services.database.close()
 os._exit(0)
 """
 
@@ -83,31 +83,31 @@ POINTS = {
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_worker_may_die_anywhere(house: House, point: str) -> None:
-    [job_id] = house.studio.submit("a red apple", width=128, height=128, steps=2).job_ids
+def test_a_worker_may_die_anywhere(services: Services, point: str) -> None:
+    [job_id] = services.studio.submit("a red apple", width=128, height=128, steps=2).job_ids
     child = start_python(DIE_AT, point)
     _, errors = child.communicate(timeout=60)
     assert child.returncode == 9, errors
-    left = house.jobs.get(job_id)
+    left = services.jobs.get(job_id)
     assert left.state is POINTS[point]
-    assert rows_without_a_file(house) == []
+    assert rows_without_a_file(services) == []
 
-    slots.recover(house, "cpu0")
-    assert sweep(house.files, house.database).strays == []  # its file, if there is one, is about to be made again
-    runner = open_runner(house, "cpu0", FakeEngine(0), Stop())
+    slots.recover(services, "cpu0")
+    assert sweep(services.files, services.database).strays == []  # its file, if there is one, is about to be made again
+    runner = open_runner(services, "cpu0", FakeEngine(0), Stop())
     runner.work_off()
     runner.close()
-    job = house.jobs.get(job_id)
+    job = services.jobs.get(job_id)
     again = left.state is State.RUNNING
     assert (job.state, job.attempt, job.crashes) == (State.DONE, 2 if again else 1, int(again))
-    assert rows_without_a_file(house) == []
-    assert [path.stem for path in house.settings.gallery.rglob("*.png")] == [job_id]
-    assert [image.id for image in house.studio.gallery()] == [job_id]
-    swept = sweep(house.files, house.database)
+    assert rows_without_a_file(services) == []
+    assert [path.stem for path in services.settings.gallery.rglob("*.png")] == [job_id]
+    assert [image.id for image in services.studio.gallery()] == [job_id]
+    swept = sweep(services.files, services.database)
     assert (swept.strays, swept.missing) == ([], [])
 
 
-def rows_without_a_file(house: House) -> list[str]:
-    with sql(house.settings.database) as db:
+def rows_without_a_file(services: Services) -> list[str]:
+    with sql(services.settings.database) as db:
         keys = [row["key"] for row in db.execute("SELECT key FROM images")]
-    return [key for key in keys if not house.files.picture(key).local_path.exists()]
+    return [key for key in keys if not services.files.picture(key).local_path.exists()]

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 from PIL import Image as PIL
 
-from diffusion_local import recipe
-from diffusion_local.catalog import Model
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import Claim, Job, Kind, State
 from diffusion_local.engine import OnProgress
 from diffusion_local.engine.fake import FakeEngine
-from diffusion_local.engine.memory import Choice
+from diffusion_local.engine.memory import RungChoice
 from diffusion_local.errors import OutOfMemory
+from diffusion_local.gallery import recipes
 from diffusion_local.messages import message
-from diffusion_local.store.jobs import Flags, JobStore
+from diffusion_local.models.catalog import Model
+from diffusion_local.queue.jobs import Flags, JobStore
 from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
 from tests.workers import open_runner
@@ -31,7 +31,7 @@ class Recording(FakeEngine):
         self.others = others
         self.fails_to_load: set[str] = set()
 
-    def load(self, model: Model, choice: Choice | None = None, on_progress: OnProgress | None = None) -> None:
+    def load(self, model: Model, choice: RungChoice | None = None, on_progress: OnProgress | None = None) -> None:
         assert choice is not None
         self.rungs.append(choice.rung)
         if choice.rung in self.fails_to_load:
@@ -50,17 +50,17 @@ def engine() -> Recording:
 
 
 @pytest.fixture
-def runner(house: House, engine: Recording) -> Iterator[Runner]:
-    opened = open_runner(house, "cpu0", engine, Stop())
+def runner(services: Services, engine: Recording) -> Iterator[Runner]:
+    opened = open_runner(services, "cpu0", engine, Stop())
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def phases(house: House, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def phases(services: Services, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What jobs are said to be doing."""
     told: list[str] = []
-    report = house.jobs.report
+    report = services.jobs.report
 
     def listen(self: JobStore, claim: Claim, step: int, phase: str = "") -> Flags:
         told.append(phase)
@@ -70,24 +70,24 @@ def phases(house: House, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return told
 
 
-def run(house: House, runner: Runner, prompt: str, **settings: Any) -> Job:
+def run(services: Services, runner: Runner, prompt: str, **settings: Any) -> Job:
     sizes = {"width": 256, "height": 256, "steps": 4, "seed": 7}
-    [job_id] = house.studio.submit(prompt, **sizes | settings).job_ids
+    [job_id] = services.studio.submit(prompt, **sizes | settings).job_ids
     runner.work_off()
-    return house.jobs.get(job_id)
+    return services.jobs.get(job_id)
 
 
-def facts(house: House, job: Job) -> dict[str, Any]:
+def facts(services: Services, job: Job) -> dict[str, Any]:
     assert job.state is State.DONE, job.failure
-    image = house.images.of_jobs([job.id])[job.id]
-    with PIL.open(house.files.picture(image.key).local_path) as stored:
-        found = recipe.read(stored)
+    image = services.images.of_jobs([job.id])[job.id]
+    with PIL.open(services.files.picture(image.key).local_path) as stored:
+        found = recipes.read(stored)
     assert found is not None
     return dict(found["facts"])
 
 
-def test_a_job_that_fits_says_on_which_rung_and_why(house: House, runner: Runner, engine: Recording) -> None:
-    found = facts(house, run(house, runner, "a red apple"))
+def test_a_job_that_fits_says_on_which_rung_and_why(services: Services, runner: Runner, engine: Recording) -> None:
+    found = facts(services, run(services, runner, "a red apple"))
     assert found["rung"] == "resident"
     assert "GiB free" in found["rung_why"]
     assert "steps_down" not in found
@@ -95,10 +95,10 @@ def test_a_job_that_fits_says_on_which_rung_and_why(house: House, runner: Runner
 
 
 def test_out_of_memory_steps_down_and_runs_the_same_job_again(
-    house: House, runner: Runner, engine: Recording, phases: list[str]
+    services: Services, runner: Runner, engine: Recording, phases: list[str]
 ) -> None:
-    job = run(house, runner, "[oom:model_offload]")
-    found = facts(house, job)
+    job = run(services, runner, "[oom:model_offload]")
+    found = facts(services, job)
     assert (job.attempt, job.tries, job.crashes) == (1, 0, 0)
     assert engine.rungs == ["resident", "vae_tiling", "encoder_offload", "model_offload"]
     assert found["rung"] == "model_offload"
@@ -107,67 +107,69 @@ def test_out_of_memory_steps_down_and_runs_the_same_job_again(
     assert message("phase_stepping_down", how=message("rung_model_offload")) in phases
 
 
-def test_the_rung_is_remembered_for_model_and_size(house: House, runner: Runner, engine: Recording) -> None:
-    run(house, runner, "[oom:model_offload]")
+def test_the_rung_is_remembered_for_model_and_size(services: Services, runner: Runner, engine: Recording) -> None:
+    run(services, runner, "[oom:model_offload]")
     engine.rungs.clear()
-    found = facts(house, run(house, runner, "[oom:model_offload]", seed=8))
+    found = facts(services, run(services, runner, "[oom:model_offload]", seed=8))
     assert engine.rungs == ["model_offload"]
     assert "before" in found["rung_why"]
     engine.rungs.clear()
-    run(house, runner, "a red apple", width=128)  # smaller: nothing is known of it
+    run(services, runner, "a red apple", width=128)  # smaller: nothing is known of it
     assert engine.rungs == ["resident"]
-    [fit] = [fit for fit in house.fits.of("starter", engine.device) if fit.failed]
+    [fit] = [fit for fit in services.fits.of("starter", engine.device) if fit.failed]
     assert (fit.kind, fit.width, fit.worked, fit.failed) == (Kind.TXT2IMG, 256, "model_offload", "encoder_offload")
 
 
-def test_only_the_last_rung_fails_the_job_and_says_what_to_try(house: House, runner: Runner, engine: Recording) -> None:
-    job = run(house, runner, "[oom]")
+def test_only_the_last_rung_fails_the_job_and_says_what_to_try(
+    services: Services, runner: Runner, engine: Recording
+) -> None:
+    job = run(services, runner, "[oom]")
     assert job.failure is not None
     assert (job.state, job.failure.kind) == (State.FAILED, "out_of_memory")
     assert engine.rungs == list(engine.ladder)
     assert "256x256" in job.failure.message
     assert "Try a smaller size" in job.failure.message
-    assert run(house, runner, "a red apple", width=128).state is State.DONE
+    assert run(services, runner, "a red apple", width=128).state is State.DONE
 
 
-def test_out_of_memory_while_loading_steps_down_too(house: House, runner: Runner, engine: Recording) -> None:
+def test_out_of_memory_while_loading_steps_down_too(services: Services, runner: Runner, engine: Recording) -> None:
     engine.fails_to_load = {"resident", "vae_tiling"}
-    found = facts(house, run(house, runner, "a red apple"))
+    found = facts(services, run(services, runner, "a red apple"))
     assert found["steps_down"] == ["resident", "vae_tiling"]
 
 
-def test_other_models_are_put_away_before_a_step_down(house: House) -> None:
+def test_other_models_are_put_away_before_a_step_down(services: Services) -> None:
     engine = Recording(others=1)
     engine.fails_to_load = {"resident"}
-    opened = open_runner(house, "cpu0", engine, Stop())
-    found = facts(house, run(house, opened, "a red apple"))
+    opened = open_runner(services, "cpu0", engine, Stop())
+    found = facts(services, run(services, opened, "a red apple"))
     opened.close()
     assert engine.rungs == ["resident", "resident", "vae_tiling"]
     assert found["steps_down"] == ["resident"]
 
 
-def test_a_rung_of_the_settings_is_where_it_begins(house: House, engine: Recording) -> None:
-    forced = replace(house, settings=replace(house.settings, memory="group_offload"))
+def test_a_rung_of_the_settings_is_where_it_begins(services: Services, engine: Recording) -> None:
+    forced = replace(services, settings=replace(services.settings, memory="group_offload"))
     opened = open_runner(forced, "cpu0", engine, Stop())
-    found = facts(house, run(house, opened, "a red apple"))
+    found = facts(services, run(services, opened, "a red apple"))
     assert (found["rung"], found["rung_why"]) == ("group_offload", "asked for")
-    found = facts(house, run(house, opened, "[oom:sequential]", seed=8))
+    found = facts(services, run(services, opened, "[oom:sequential]", seed=8))
     opened.close()
     assert (found["rung"], found["steps_down"]) == ("sequential", ["group_offload"])
 
 
-def test_what_is_known_is_written_once(house: House, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(house, runner, "a red apple")
-    monkeypatch.setattr(type(house.fits), "learn", lambda self, fit: pytest.fail("nothing new was learned"))
-    assert run(house, runner, "a red apple", seed=9).state is State.DONE
+def test_what_is_known_is_written_once(services: Services, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(services, runner, "a red apple")
+    monkeypatch.setattr(type(services.fits), "learn", lambda self, fit: pytest.fail("nothing new was learned"))
+    assert run(services, runner, "a red apple", seed=9).state is State.DONE
 
 
-def test_loading_shows_how_far_it_is(house: House, runner: Runner, phases: list[str]) -> None:
-    run(house, runner, "a red apple")
+def test_loading_shows_how_far_it_is(services: Services, runner: Runner, phases: list[str]) -> None:
+    run(services, runner, "a red apple")
     assert [phase for phase in phases if phase.startswith("loading")] == [
         "loading starter, 0%",
         "loading starter, 100%",
     ]
     phases.clear()
-    run(house, runner, "a red apple", seed=8)
+    run(services, runner, "a red apple", seed=8)
     assert not any(phases)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import Job, State
 from tests.conftest import StartWorker
 from tests.support import FAILURE, eventually, soon, sql
@@ -18,33 +18,33 @@ FAST = {"width": 128, "height": 128, "steps": 3}
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
 
-def submit(house: House, prompt: str, count: int = 1, **changes: Any) -> list[str]:
-    return house.studio.submit(prompt, count=count, **FAST | changes).job_ids
+def submit(services: Services, prompt: str, count: int = 1, **changes: Any) -> list[str]:
+    return services.studio.submit(prompt, count=count, **FAST | changes).job_ids
 
 
-def running(house: House, job_id: str, step: int = 0) -> Job:
+def running(services: Services, job_id: str, step: int = 0) -> Job:
     def look() -> Job | None:
-        job = house.jobs.get(job_id)
+        job = services.jobs.get(job_id)
         return job if job.state is State.RUNNING and job.step >= step else None
 
     return eventually(look)
 
 
-def ended(house: House, job_id: str, timeout: float = 30) -> Job:
+def ended(services: Services, job_id: str, timeout: float = 30) -> Job:
     def look() -> Job | None:
-        job = house.jobs.get(job_id)
+        job = services.jobs.get(job_id)
         return job if job.final else None
 
     return eventually(look, timeout)
 
 
-def pictures(house: House) -> list[str]:
+def pictures(services: Services) -> list[str]:
     """Ids of the pictures on disk; each must have its row, and each row its picture."""
-    with sql(house.settings.database) as db:
+    with sql(services.settings.database) as db:
         rows = sorted(row["job_id"] for row in db.execute("SELECT job_id FROM images"))
-    files = sorted(path.stem for path in house.settings.gallery.rglob("*.png"))
+    files = sorted(path.stem for path in services.settings.gallery.rglob("*.png"))
     assert rows == files
-    assert not list(house.settings.gallery.rglob("*.part"))
+    assert not list(services.settings.gallery.rglob("*.part"))
     return files
 
 
@@ -55,231 +55,239 @@ def wait(child: "subprocess.Popen[bytes]", timeout: float) -> float:
     return time.monotonic() - started
 
 
-def test_a_picture_is_made_soon_after_its_submit(house: House, worker_process: StartWorker) -> None:
+def test_a_picture_is_made_soon_after_its_submit(services: Services, worker_process: StartWorker) -> None:
     worker_process()
-    [first] = submit(house, "a red apple")
-    ended(house, first)  # the model is in memory now
+    [first] = submit(services, "a red apple")
+    ended(services, first)  # the model is in memory now
     asked = time.monotonic()
-    [job_id] = submit(house, "a red apple")
-    job = ended(house, job_id)
+    [job_id] = submit(services, "a red apple")
+    job = ended(services, job_id)
     assert time.monotonic() - asked < soon(2.0)  # a ring wakes the worker: no idle look is waited for
     assert (job.state, job.attempt, job.crashes) == (State.DONE, 1, 0)
-    assert pictures(house) == sorted([first, job_id])
+    assert pictures(services) == sorted([first, job_id])
 
 
-def test_what_waited_before_the_worker_came_is_made(house: House, worker_process: StartWorker) -> None:
-    ids = submit(house, "a red apple", count=3)
-    for file in house.settings.home.glob("queue.db*"):
+def test_what_waited_before_the_worker_came_is_made(services: Services, worker_process: StartWorker) -> None:
+    ids = submit(services, "a red apple", count=3)
+    for file in services.settings.home.glob("queue.db*"):
         file.unlink()  # every ring is lost
     worker_process(ready=False)
-    assert {ended(house, job_id).state for job_id in ids} == {State.DONE}
+    assert {ended(services, job_id).state for job_id in ids} == {State.DONE}
 
 
-def test_a_cancel_reaches_a_running_job_within_a_step(house: House, worker_process: StartWorker) -> None:
+def test_a_cancel_reaches_a_running_job_within_a_step(services: Services, worker_process: StartWorker) -> None:
     worker_process()
-    [job_id] = submit(house, "[slow:0.3]", steps=50)
-    running(house, job_id, step=1)
+    [job_id] = submit(services, "[slow:0.3]", steps=50)
+    running(services, job_id, step=1)
     asked = time.monotonic()
-    house.studio.cancel([job_id])
-    job = ended(house, job_id)
+    services.studio.cancel([job_id])
+    job = ended(services, job_id)
     assert time.monotonic() - asked < soon(1.5)
     assert job.state is State.CANCELLED
-    [after] = submit(house, "a red apple")
-    ended(house, after)
-    assert pictures(house) == [after]
+    [after] = submit(services, "a red apple")
+    ended(services, after)
+    assert pictures(services) == [after]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("prompt", ["[slow:0.2]", "[slow:30]"])  # at a step; in the middle of a long one
 def test_a_signal_gives_the_job_back_at_once(
-    house: House, worker_process: StartWorker, number: signal.Signals, prompt: str
+    services: Services, worker_process: StartWorker, number: signal.Signals, prompt: str
 ) -> None:
     child = worker_process()
-    [job_id] = submit(house, prompt, steps=100)
-    running(house, job_id)
+    [job_id] = submit(services, prompt, steps=100)
+    running(services, job_id)
     child.send_signal(number)
     assert wait(child, 10) < soon(2.0)
     assert child.returncode == 0
-    job = house.jobs.get(job_id)
+    job = services.jobs.get(job_id)
     assert (job.state, job.worker, job.attempt, job.crashes) == (State.QUEUED, None, 1, 0)
-    assert {worker.status for worker in house.workers.all()} == {"stopped"}
-    assert pictures(house) == []
+    assert {worker.status for worker in services.workers.all()} == {"stopped"}
+    assert pictures(services) == []
 
 
 def test_a_stopping_worker_may_finish_its_picture_and_a_second_signal_does_not_wait(
-    house: House, worker_process: StartWorker
+    services: Services, worker_process: StartWorker
 ) -> None:
     child = worker_process(on_stop="finish")
-    [first, second] = submit(house, "[slow:0.3]", count=2, steps=5)
-    running(house, first)
+    [first, second] = submit(services, "[slow:0.3]", count=2, steps=5)
+    running(services, first)
     child.send_signal(signal.SIGTERM)
     wait(child, 10)
     assert child.returncode == 0
-    assert [house.jobs.get(job_id).state for job_id in (first, second)] == [State.DONE, State.QUEUED]
+    assert [services.jobs.get(job_id).state for job_id in (first, second)] == [State.DONE, State.QUEUED]
     child = worker_process(on_stop="finish")
-    [long] = submit(house, "[slow:30]", steps=100)
-    running(house, long)
+    [long] = submit(services, "[slow:30]", steps=100)
+    running(services, long)
     child.send_signal(signal.SIGTERM)
     time.sleep(0.2)  # the two must not merge into one
     child.send_signal(signal.SIGTERM)
     assert wait(child, 10) < soon(2.0)
-    assert house.jobs.get(long).state is State.QUEUED
+    assert services.jobs.get(long).state is State.QUEUED
 
 
-def test_a_signal_stops_an_idle_worker_at_once(house: House, worker_process: StartWorker) -> None:
+def test_a_signal_stops_an_idle_worker_at_once(services: Services, worker_process: StartWorker) -> None:
     child = worker_process()
     child.send_signal(signal.SIGTERM)
     assert wait(child, 10) < soon(1.0)
     assert child.returncode == 0
 
 
-def test_a_killed_workers_job_is_done_once_by_the_next(house: House, worker_process: StartWorker) -> None:
+def test_a_killed_workers_job_is_done_once_by_the_next(services: Services, worker_process: StartWorker) -> None:
     child = worker_process()
-    [job_id] = submit(house, "[slow:0.2]", steps=10)
-    running(house, job_id, step=2)
+    [job_id] = submit(services, "[slow:0.2]", steps=10)
+    running(services, job_id, step=2)
     child.kill()
     child.wait()
-    assert house.jobs.get(job_id).state is State.RUNNING  # as it was left
+    assert services.jobs.get(job_id).state is State.RUNNING  # as it was left
     worker_process(ready=False)
-    job = ended(house, job_id)
+    job = ended(services, job_id)
     assert (job.state, job.attempt, job.crashes) == (State.DONE, 2, 1)
-    assert pictures(house) == [job_id]
-    states = [event.state for event in house.studio.events(job_id)]
+    assert pictures(services) == [job_id]
+    states = [event.state for event in services.studio.events(job_id)]
     assert states == ["queued", "running", "queued", "running", "done"]
 
 
-def test_a_cancelled_job_of_a_killed_worker_is_not_made_again(house: House, worker_process: StartWorker) -> None:
+def test_a_cancelled_job_of_a_killed_worker_is_not_made_again(services: Services, worker_process: StartWorker) -> None:
     child = worker_process()
-    [job_id] = submit(house, "[slow:30]", steps=10)
-    running(house, job_id)
+    [job_id] = submit(services, "[slow:30]", steps=10)
+    running(services, job_id)
     child.kill()
     child.wait()
-    house.studio.cancel([job_id])
+    services.studio.cancel([job_id])
     worker_process()
-    assert ended(house, job_id).state is State.CANCELLED
+    assert ended(services, job_id).state is State.CANCELLED
 
 
-def test_a_job_that_kills_its_workers_is_failed_and_the_rest_runs(house: House, worker_process: StartWorker) -> None:
-    [poison] = submit(house, "[crash]")
-    [after] = submit(house, "a red apple")
+def test_a_job_that_kills_its_workers_is_failed_and_the_rest_runs(
+    services: Services, worker_process: StartWorker
+) -> None:
+    [poison] = submit(services, "[crash]")
+    [after] = submit(services, "a red apple")
     for _ in range(2):
         child = worker_process(ready=False)
         child.wait(30)
         assert child.returncode == 13
     worker_process()
-    job = ended(house, poison)
+    job = ended(services, poison)
     assert job.failure is not None
     assert (job.state, job.failure.kind, job.attempt, job.crashes) == (State.FAILED, "worker_lost", 2, 2)
-    assert ended(house, after).state is State.DONE
-    assert pictures(house) == [after]
+    assert ended(services, after).state is State.DONE
+    assert pictures(services) == [after]
 
 
-def test_a_job_being_saved_is_not_blamed_for_the_next_ones_crashes(house: House, worker_process: StartWorker) -> None:
+def test_a_job_being_saved_is_not_blamed_for_the_next_ones_crashes(
+    services: Services, worker_process: StartWorker
+) -> None:
     """While a picture is saved the next one is made already: a worker then dies with two jobs in hand."""
-    [innocent] = submit(house, "a red apple", width=512, height=512, steps=1)
-    [poison] = submit(house, "[crash]", steps=1)
+    [innocent] = submit(services, "a red apple", width=512, height=512, steps=1)
+    [poison] = submit(services, "[crash]", steps=1)
     for _ in range(2):
         worker_process(ready=False, fake_step_seconds=0).wait(30)
     worker_process()
-    assert ended(house, poison).state is State.FAILED
-    assert ended(house, innocent).state is State.DONE
+    assert ended(services, poison).state is State.FAILED
+    assert ended(services, innocent).state is State.DONE
 
 
-def test_a_held_slot_is_refused_with_words(house: House, worker_process: StartWorker) -> None:
+def test_a_held_slot_is_refused_with_words(services: Services, worker_process: StartWorker) -> None:
     first = worker_process()
     second = worker_process(ready=False)
     assert second.wait(30) == 2
     said = second.log_path.read_text()
-    assert f"Slot cpu0 of {house.settings.home} is held by process {first.pid}" in said
+    assert f"Slot cpu0 of {services.settings.home} is held by process {first.pid}" in said
     assert "Traceback" not in said
     assert first.poll() is None
-    [worker] = house.workers.all()
+    [worker] = services.workers.all()
     assert worker.pid == first.pid
 
 
-def test_two_slots_share_one_queue(house: House, worker_process: StartWorker) -> None:
+def test_two_slots_share_one_queue(services: Services, worker_process: StartWorker) -> None:
     worker_process("cpu0")
     worker_process("cpu1")
-    ids = submit(house, "[slow:0.05]", count=12, steps=3)
-    jobs = [ended(house, job_id) for job_id in ids]
+    ids = submit(services, "[slow:0.05]", count=12, steps=3)
+    jobs = [ended(services, job_id) for job_id in ids]
     assert {(job.state, job.attempt) for job in jobs} == {(State.DONE, 1)}
-    with sql(house.settings.database) as db:
+    with sql(services.settings.database) as db:
         each = db.execute("SELECT DISTINCT worker FROM job_events WHERE state = 'running'").fetchall()
     assert {row["worker"] for row in each} == {"cpu0", "cpu1"}
-    assert pictures(house) == sorted(ids)
+    assert pictures(services) == sorted(ids)
 
 
-def test_a_fault_that_passes_is_tried_again(house: House, worker_process: StartWorker) -> None:
+def test_a_fault_that_passes_is_tried_again(services: Services, worker_process: StartWorker) -> None:
     worker_process()
-    [job_id] = submit(house, "[flaky]")
-    eventually(lambda: house.jobs.get(job_id).tries == 1)
-    assert house.jobs.get(job_id).not_before is not None
-    with sql(house.settings.database) as db:
+    [job_id] = submit(services, "[flaky]")
+    eventually(lambda: services.jobs.get(job_id).tries == 1)
+    assert services.jobs.get(job_id).not_before is not None
+    with sql(services.settings.database) as db:
         db.execute("UPDATE jobs SET not_before = '2000-01-01T00:00:00.000Z'")
-    assert ended(house, job_id).state is State.DONE  # found by the idle look: nobody rang
+    assert ended(services, job_id).state is State.DONE  # found by the idle look: nobody rang
 
 
-def test_an_engine_error_is_told_by_kind_and_message(house: House, worker_process: StartWorker) -> None:
+def test_an_engine_error_is_told_by_kind_and_message(services: Services, worker_process: StartWorker) -> None:
     worker_process()
-    [job_id] = submit(house, "[oom]")
-    job = ended(house, job_id)
+    [job_id] = submit(services, "[oom]")
+    job = ended(services, job_id)
     assert job.failure is not None
     assert (job.failure.kind, "smaller size" in job.failure.message) == ("out_of_memory", True)
 
 
-def test_the_end_of_its_input_stops_a_supervised_worker(house: House, worker_process: StartWorker) -> None:
+def test_the_end_of_its_input_stops_a_supervised_worker(services: Services, worker_process: StartWorker) -> None:
     """So it stops when its supervisor dies, by whatever cause."""
     child = worker_process(supervised=True)
-    [job_id] = submit(house, "[slow:30]", steps=100)
-    running(house, job_id)
+    [job_id] = submit(services, "[slow:30]", steps=100)
+    running(services, job_id)
     assert child.stdin is not None
     child.stdin.close()
     assert wait(child, 10) < soon(2.0)
     assert child.returncode == 0
-    assert house.jobs.get(job_id).state is State.QUEUED
+    assert services.jobs.get(job_id).state is State.QUEUED
 
 
-def test_a_worker_of_its_own_does_not_need_an_input(house: House, worker_process: StartWorker) -> None:
+def test_a_worker_of_its_own_does_not_need_an_input(services: Services, worker_process: StartWorker) -> None:
     child = worker_process()
     assert child.stdin is not None
     child.stdin.close()
-    [job_id] = submit(house, "a red apple")
-    assert ended(house, job_id).state is State.DONE
+    [job_id] = submit(services, "a red apple")
+    assert ended(services, job_id).state is State.DONE
     assert child.poll() is None
 
 
-def test_a_pause_reaches_a_running_job_and_is_kept_over_a_restart(house: House, worker_process: StartWorker) -> None:
+def test_a_pause_reaches_a_running_job_and_is_kept_over_a_restart(
+    services: Services, worker_process: StartWorker
+) -> None:
     child = worker_process()
-    [job_id] = submit(house, "[slow:0.1]", steps=30)
-    running(house, job_id, step=1)
-    house.control.pause(give_back=True)
-    eventually(lambda: house.jobs.get(job_id).state is State.QUEUED)
+    [job_id] = submit(services, "[slow:0.1]", steps=30)
+    running(services, job_id, step=1)
+    services.control.pause(give_back=True)
+    eventually(lambda: services.jobs.get(job_id).state is State.QUEUED)
     child.send_signal(signal.SIGTERM)
     child.wait(10)
     worker_process()
     time.sleep(0.3)  # time in which it could claim
-    assert house.jobs.get(job_id).state is State.QUEUED
-    house.studio.resume()
-    assert ended(house, job_id).state is State.DONE
+    assert services.jobs.get(job_id).state is State.QUEUED
+    services.studio.resume()
+    assert ended(services, job_id).state is State.DONE
 
 
-def test_a_worker_that_was_frozen_loses_its_claim_and_writes_nothing(house: House, worker_process: StartWorker) -> None:
+def test_a_worker_that_was_frozen_loses_its_claim_and_writes_nothing(
+    services: Services, worker_process: StartWorker
+) -> None:
     """SIGSTOP, recovery by hand, another worker's picture, SIGCONT: still one picture, and the first goes on."""
     frozen = worker_process("cpu0")
-    [job_id] = submit(house, "[slow:0.1]", steps=20)
-    running(house, job_id, step=2)
+    [job_id] = submit(services, "[slow:0.1]", steps=20)
+    running(services, job_id, step=2)
     frozen.send_signal(signal.SIGSTOP)
-    house.jobs.recover("cpu0", FAILURE)
+    services.jobs.recover("cpu0", FAILURE)
     worker_process("cpu1")
-    job = ended(house, job_id)
+    job = ended(services, job_id)
     assert (job.state, job.attempt) == (State.DONE, 2)
-    before = next(house.settings.gallery.rglob("*.png")).stat().st_mtime_ns
+    before = next(services.settings.gallery.rglob("*.png")).stat().st_mtime_ns
     frozen.send_signal(signal.SIGCONT)
-    ids = submit(house, "a red apple", count=6)
+    ids = submit(services, "a red apple", count=6)
     for each in ids:
-        ended(house, each)
+        ended(services, each)
     eventually(lambda: "the claim was lost" in frozen.log_path.read_text())
-    assert house.jobs.get(job_id) == job
-    assert house.files.picture(house.images.get(job_id).key).local_path.stat().st_mtime_ns == before
+    assert services.jobs.get(job_id) == job
+    assert services.files.picture(services.images.get(job_id).key).local_path.stat().st_mtime_ns == before
     assert frozen.poll() is None
-    assert pictures(house) == sorted([job_id, *ids])
+    assert pictures(services) == sorted([job_id, *ids])

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from PIL import Image as PIL
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import Params, State
 from diffusion_local.engine import OnStep, Picture
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import BadImage, OutOfMemory
-from diffusion_local.estimates import Measured
+from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
 from tests.support import eventually
@@ -37,11 +37,11 @@ class Late(FakeEngine):
 
 
 @pytest.fixture
-def work(house: House) -> Iterator[Callable[[FakeEngine], Runner]]:
+def work(services: Services) -> Iterator[Callable[[FakeEngine], Runner]]:
     opened: list[Runner] = []
 
     def start(engine: FakeEngine) -> Runner:
-        opened.append(open_runner(house, "cpu0", engine, Stop()))
+        opened.append(open_runner(services, "cpu0", engine, Stop()))
         return opened[-1]
 
     yield start
@@ -49,11 +49,11 @@ def work(house: House) -> Iterator[Callable[[FakeEngine], Runner]]:
         runner.close()
 
 
-def submit(house: House, *prompts: str) -> list[str]:
-    return [house.studio.submit(prompt, seed=1, **SIZES).job_ids[0] for prompt in prompts]
+def submit(services: Services, *prompts: str) -> list[str]:
+    return [services.studio.submit(prompt, seed=1, **SIZES).job_ids[0] for prompt in prompts]
 
 
-def test_the_next_picture_begins_before_the_last_is_there(house: House, work: Any) -> None:
+def test_the_next_picture_begins_before_the_last_is_there(services: Services, work: Any) -> None:
     second_begun = threading.Event()
 
     def finish(prompt: str, image: PIL.Image) -> PIL.Image:
@@ -63,43 +63,43 @@ def test_the_next_picture_begins_before_the_last_is_there(house: House, work: An
         return image
 
     engine = Late(finish)
-    ids = submit(house, "first", "second")
+    ids = submit(services, "first", "second")
     work(engine).work_off()
     assert second_begun.is_set()
-    assert [house.jobs.get(each).state for each in ids] == [State.DONE] * 2
-    assert all(image.facts["late"] for image in house.images.of_jobs(ids).values())
+    assert [services.jobs.get(each).state for each in ids] == [State.DONE] * 2
+    assert all(image.facts["late"] for image in services.images.of_jobs(ids).values())
 
 
 @pytest.mark.parametrize("error", [BadImage, OutOfMemory])
-def test_one_that_turns_out_unusable_fails_alone(house: House, work: Any, error: Any) -> None:
+def test_one_that_turns_out_unusable_fails_alone(services: Services, work: Any, error: Any) -> None:
     def finish(prompt: str, image: PIL.Image) -> PIL.Image:
         if prompt == "bad":
             raise error
         return image
 
-    bad, good = submit(house, "bad", "good")
+    bad, good = submit(services, "bad", "good")
     work(Late(finish)).work_off()
-    job = house.jobs.get(bad)
+    job = services.jobs.get(bad)
     assert job.state is State.FAILED
     assert job.failure is not None
     assert job.failure.kind == error.kind
-    assert house.jobs.get(good).state is State.DONE
-    assert list(house.images.of_jobs([bad, good])) == [good]
+    assert services.jobs.get(good).state is State.DONE
+    assert list(services.images.of_jobs([bad, good])) == [good]
 
 
-def test_one_that_may_come_another_time_is_made_again(house: House, work: Any) -> None:
+def test_one_that_may_come_another_time_is_made_again(services: Services, work: Any) -> None:
     def finish(prompt: str, image: PIL.Image) -> PIL.Image:
         problem = OutOfMemory()
         problem.transient = True
         raise problem
 
-    [job_id] = submit(house, "a red apple")
+    [job_id] = submit(services, "a red apple")
     work(Late(finish)).work_off()
-    job = house.jobs.get(job_id)
+    job = services.jobs.get(job_id)
     assert (job.state, job.tries) == (State.QUEUED, 1)
 
 
-def test_the_device_s_time_is_counted_once(house: House, work: Any) -> None:
+def test_the_device_s_time_is_counted_once(services: Services, work: Any) -> None:
     saver = work(FakeEngine(0))._saver
     now = time.monotonic()
 
@@ -109,7 +109,7 @@ def test_the_device_s_time_is_counted_once(house: House, work: Any) -> None:
         return picture
 
     def run(picture: Picture, seconds: float, handed_at: float) -> float:
-        found: Measured = saver._whole(Measured(seconds), picture, handed_at)
+        found: JobTimings = saver._whole(JobTimings(seconds), picture, handed_at)
         return round(found.run, 6)
 
     assert run(Picture(PIL.new("RGB", (2, 2))), 1.0, now) == 1.0  # an engine that waits

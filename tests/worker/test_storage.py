@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.dispatch import storage
 from diffusion_local.domain import State
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import StorageProblem
-from diffusion_local.store import files
+from diffusion_local.gallery import files
 from diffusion_local.worker import reporting, runner, saving
 from diffusion_local.worker.runner import MAX_TRIES, Runner
 from diffusion_local.worker.stopping import Stop
@@ -59,8 +59,8 @@ def stop() -> Stop:
 
 
 @pytest.fixture
-def worker(house: House, stop: Stop) -> Iterator[Runner]:
-    opened = open_runner(house, "cpu0", FakeEngine(0), stop)
+def worker(services: Services, stop: Stop) -> Iterator[Runner]:
+    opened = open_runner(services, "cpu0", FakeEngine(0), stop)
     yield opened
     stop.request()
     opened.close()
@@ -101,51 +101,53 @@ class Disk:
 
 
 @pytest.fixture
-def disk(house: House, monkeypatch: pytest.MonkeyPatch) -> Disk:
-    return Disk(house.settings.gallery, monkeypatch)
+def disk(services: Services, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(services.settings.gallery, monkeypatch)
 
 
-def done(house: House, ids: list[str]) -> Callable[[], bool]:
-    return lambda: all(house.jobs.get(job_id).final for job_id in ids)
+def done(services: Services, ids: list[str]) -> Callable[[], bool]:
+    return lambda: all(services.jobs.get(job_id).final for job_id in ids)
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_of_the_disk_holds_the_queue_and_no_job_pays_for_it(
-    house: House, disk: Disk, working: None, name: str
+    services: Services, disk: Disk, working: None, name: str
 ) -> None:
     disk.number = getattr(errno, name)
-    ids = submit(house, count=3)
-    reason = eventually(lambda: house.studio.snapshot().reason)
+    ids = submit(services, count=3)
+    reason = eventually(lambda: services.studio.snapshot().reason)
     assert "goes on by itself" in reason
-    assert str(house.settings.home) not in reason
+    assert str(services.settings.home) not in reason
     refused = disk.refused
     eventually(lambda: disk.refused > refused + 2)  # it asks again and again
-    assert [house.jobs.get(job_id).state for job_id in ids].count(State.QUEUED) >= 1
+    assert [services.jobs.get(job_id).state for job_id in ids].count(State.QUEUED) >= 1
     disk.number = 0
-    eventually(done(house, ids))
-    jobs = [house.jobs.get(job_id) for job_id in ids]
+    eventually(done(services, ids))
+    jobs = [services.jobs.get(job_id) for job_id in ids]
     assert [(job.state, job.tries, job.faults, job.crashes) for job in jobs] == [(State.DONE, 0, 0, 0)] * 3
     assert [job.attempt for job in jobs] == [1, 1, 1]  # what was made when the fault came is saved, not made again
-    assert pictures(house) == sorted(ids)
-    assert eventually(lambda: house.studio.snapshot().reason == "")
+    assert pictures(services) == sorted(ids)
+    assert eventually(lambda: services.studio.snapshot().reason == "")
 
 
-def test_a_fault_that_only_one_job_meets_is_tried_three_times_and_fails_by_name(house: House, worker: Runner) -> None:
-    [cursed], [sound] = submit(house), submit(house)
-    job = house.jobs.get(cursed)
-    (house.settings.gallery / f"{files.key_for(job.id, job.created_at)}.png").mkdir(parents=True)  # in its way
+def test_a_fault_that_only_one_job_meets_is_tried_three_times_and_fails_by_name(
+    services: Services, worker: Runner
+) -> None:
+    [cursed], [sound] = submit(services), submit(services)
+    job = services.jobs.get(cursed)
+    (services.settings.gallery / f"{files.key_for(job.id, job.created_at)}.png").mkdir(parents=True)  # in its way
     waits = []
     for count in range(1, MAX_TRIES):
         worker.work_off()
-        job = house.jobs.get(cursed)
+        job = services.jobs.get(cursed)
         assert (job.state, job.faults, job.tries, job.attempt) == (State.QUEUED, count, 0, count)
         waits.append(job.not_before or "")
-        assert house.jobs.get(sound).state is State.DONE
-        assert house.control.blocked() == ""
-        now_due(house)
+        assert services.jobs.get(sound).state is State.DONE
+        assert services.control.blocked() == ""
+        now_due(services)
     assert len(set(waits)) == MAX_TRIES - 1
     worker.work_off()
-    job = house.jobs.get(cursed)
+    job = services.jobs.get(cursed)
     assert job.failure is not None
     assert (job.state, job.failure.kind, job.tries, job.crashes) == (State.FAILED, "storage_error", 0, 0)
     assert job.failure.message.startswith("gallery/")  # which file, relative to the home; why; what to do
@@ -154,147 +156,149 @@ def test_a_fault_that_only_one_job_meets_is_tried_three_times_and_fails_by_name(
 
 
 def test_a_job_that_was_cancelled_while_it_waited_to_be_saved_is_cancelled(
-    house: House, disk: Disk, working: None
+    services: Services, disk: Disk, working: None
 ) -> None:
     disk.number = errno.EIO
-    [job_id] = submit(house)
-    eventually(lambda: house.studio.snapshot().reason)
-    house.studio.cancel([job_id])
-    eventually(done(house, [job_id]))
-    assert house.jobs.get(job_id).state is State.CANCELLED
+    [job_id] = submit(services)
+    eventually(lambda: services.studio.snapshot().reason)
+    services.studio.cancel([job_id])
+    eventually(done(services, [job_id]))
+    assert services.jobs.get(job_id).state is State.CANCELLED
     disk.number = 0
-    assert pictures(house) == []
+    assert pictures(services) == []
 
 
 def test_a_stop_gives_a_picture_that_waits_to_be_saved_back(
-    house: House, disk: Disk, working: None, stop: Stop
+    services: Services, disk: Disk, working: None, stop: Stop
 ) -> None:
     disk.number = errno.EIO
-    [job_id] = submit(house)
-    eventually(lambda: house.studio.snapshot().reason)
+    [job_id] = submit(services)
+    eventually(lambda: services.studio.snapshot().reason)
     stop.request()
-    job = eventually(lambda: job if (job := house.jobs.get(job_id)).state is State.QUEUED else None)
+    job = eventually(lambda: job if (job := services.jobs.get(job_id)).state is State.QUEUED else None)
     assert (job.tries, job.faults, job.crashes) == (0, 0, 0)
-    assert house.studio.events(job_id)[-1].note == "given back: shutdown"
+    assert services.studio.events(job_id)[-1].note == "given back: shutdown"
 
 
 def test_a_preview_that_cannot_be_written_does_not_matter(
-    house: House, worker: Runner, monkeypatch: pytest.MonkeyPatch
+    services: Services, worker: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reporting, "PREVIEW_SECONDS", 0.0)
-    previews = Disk(house.settings.previews, monkeypatch)
+    previews = Disk(services.settings.previews, monkeypatch)
     previews.number = errno.EROFS
-    [job_id] = submit(house)
+    [job_id] = submit(services)
     worker.work_off()
-    assert house.jobs.get(job_id).state is State.DONE
+    assert services.jobs.get(job_id).state is State.DONE
     assert previews.refused
 
 
-def test_a_gallery_that_is_gone_is_not_made_anew(house: House, working: None) -> None:
-    gallery = house.settings.gallery
+def test_a_gallery_that_is_gone_is_not_made_anew(services: Services, working: None) -> None:
+    gallery = services.settings.gallery
     away = gallery.with_name("away")
-    [before] = submit(house)
-    eventually(done(house, [before]))
+    [before] = submit(services)
+    eventually(done(services, [before]))
     gallery.rename(away)
-    ids = submit(house, count=2)
-    reason = eventually(lambda: house.studio.snapshot().reason)
+    ids = submit(services, count=2)
+    reason = eventually(lambda: services.studio.snapshot().reason)
     assert reason.startswith("gallery cannot be used")
     assert "mounted" in reason
     assert not gallery.exists()
     away.rename(gallery)
-    eventually(done(house, ids))
-    assert {house.jobs.get(job_id).state for job_id in ids} == {State.DONE}
-    assert pictures(house) == sorted([before, *ids])
+    eventually(done(services, ids))
+    assert {services.jobs.get(job_id).state for job_id in ids} == {State.DONE}
+    assert pictures(services) == sorted([before, *ids])
 
 
-def test_a_picture_that_waits_keeps_its_worker_from_counting_as_hung(house: House, disk: Disk, working: None) -> None:
+def test_a_picture_that_waits_keeps_its_worker_from_counting_as_hung(
+    services: Services, disk: Disk, working: None
+) -> None:
     disk.number = errno.ESTALE
-    [job_id] = submit(house)
-    eventually(lambda: house.studio.snapshot().reason)
+    [job_id] = submit(services)
+    eventually(lambda: services.studio.snapshot().reason)
 
     def reported() -> str:
-        [(_, at, _)] = house.view.reports("cpu0", 1)
+        [(_, at, _)] = services.view.reports("cpu0", 1)
         return at
 
     first = reported()
     eventually(lambda: reported() > first)
-    assert house.jobs.get(job_id).phase == "saving"
+    assert services.jobs.get(job_id).phase == "saving"
 
 
 def test_a_gallery_that_does_not_answer_holds_the_queue(
-    house: House, working: None, monkeypatch: pytest.MonkeyPatch
+    services: Services, working: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "SLOW_SECONDS", 0.2)
     answers, fsync = threading.Event(), os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: (answers.wait(), fsync(descriptor)))
-    ids = submit(house, count=3)
+    ids = submit(services, count=3)
     try:
-        assert "does not answer" in eventually(lambda: house.studio.snapshot().reason)
+        assert "does not answer" in eventually(lambda: services.studio.snapshot().reason)
     finally:
         answers.set()
-    eventually(done(house, ids))
-    jobs = [house.jobs.get(job_id) for job_id in ids]
+    eventually(done(services, ids))
+    jobs = [services.jobs.get(job_id) for job_id in ids]
     assert [(job.state, job.attempt, job.faults, job.crashes) for job in jobs] == [(State.DONE, 1, 0, 0)] * 3
-    assert eventually(lambda: house.studio.snapshot().reason == "")
+    assert eventually(lambda: services.studio.snapshot().reason == "")
 
 
 def test_a_database_fault_in_the_middle_of_denoising_throws_no_work_away(
-    house: House, worker: Runner, monkeypatch: pytest.MonkeyPatch
+    services: Services, worker: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = []
 
     def broken(*args: Any) -> Any:
         failed.append(1)
-        with house.database.write():
+        with services.database.write():
             raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(house.jobs, "report", broken)
-    [job_id] = submit(house)
+    monkeypatch.setattr(services.jobs, "report", broken)
+    [job_id] = submit(services)
     worker.work_off()
-    job = house.jobs.get(job_id)
+    job = services.jobs.get(job_id)
     assert failed
     assert (job.state, job.attempt, job.faults) == (State.DONE, 1, 0)
 
 
 def test_a_claim_that_was_written_although_a_fault_was_reported_is_given_back(
-    house: House, worker: Runner, monkeypatch: pytest.MonkeyPatch
+    services: Services, worker: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim_jobs = house.jobs.claim
+    claim_jobs = services.jobs.claim
 
     def claim(*args: Any) -> Any:
         claim_jobs(*args)
-        with house.database.read():
+        with services.database.read():
             raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(house.jobs, "claim", claim)
-    [job_id] = submit(house)
+    monkeypatch.setattr(services.jobs, "claim", claim)
+    [job_id] = submit(services)
     worker.work_off()
     monkeypatch.undo()
     worker.work_off()
-    job = house.jobs.get(job_id)
+    job = services.jobs.get(job_id)
     assert (job.state, job.attempt, job.crashes) == (State.DONE, 2, 0)
 
 
-def test_a_job_whose_row_can_never_be_written_comes_to_an_end(house: House, worker: Runner) -> None:
+def test_a_job_whose_row_can_never_be_written_comes_to_an_end(services: Services, worker: Runner) -> None:
     """The database refuses this one picture's row each time, and takes all others."""
-    [job_id], [sound] = submit(house), submit(house)
-    with sql(house.settings.database) as db:
+    [job_id], [sound] = submit(services), submit(services)
+    with sql(services.settings.database) as db:
         db.execute(
             "CREATE TRIGGER refused BEFORE INSERT ON images WHEN new.job_id = "
             f"'{job_id}' BEGIN SELECT RAISE(ABORT, 'database disk image is malformed'); END"
         )
     for _ in range(MAX_TRIES):
         worker.work_off()
-        now_due(house)
-    job = house.jobs.get(job_id)
-    assert house.jobs.get(sound).state is State.DONE
+        now_due(services)
+    job = services.jobs.get(job_id)
+    assert services.jobs.get(sound).state is State.DONE
     assert job.failure is not None
     assert (job.state, job.failure.kind, job.attempt) == (State.FAILED, "storage_error", MAX_TRIES)
 
 
-def test_the_probe_leaves_nothing_behind(house: House) -> None:
-    house.files.probe()
-    assert [path for path in house.settings.gallery.rglob("*") if path.is_file()] == []
-    house.settings.gallery.rename(house.settings.home / "away")
+def test_the_probe_leaves_nothing_behind(services: Services) -> None:
+    services.files.probe()
+    assert [path for path in services.settings.gallery.rglob("*") if path.is_file()] == []
+    services.settings.gallery.rename(services.settings.home / "away")
     with pytest.raises(StorageProblem, match="mounted"):
-        house.files.probe()
+        services.files.probe()

@@ -3,9 +3,9 @@
 import html
 from typing import Any
 
-from diffusion_local.accounts import SHORTEST
+from diffusion_local.accounts.service import SHORTEST
+from diffusion_local.accounts.store import Session, Token
 from diffusion_local.actor import SCOPES, Actor, Allowance, Scope
-from diffusion_local.store.accounts import Session, Token
 from diffusion_local.web.ui.words import TAGS, language, say
 
 STYLE = """

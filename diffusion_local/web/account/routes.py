@@ -13,12 +13,12 @@ import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from diffusion_local.accounts import Accounts
+from diffusion_local.accounts.service import Accounts
+from diffusion_local.accounts.sign_ins import KNOWN_DAYS
 from diffusion_local.actor import Actor, current
 from diffusion_local.errors import Forbidden, InvalidParams, LimitReached, Unauthorized, UserError
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
-from diffusion_local.store.sign_ins import KNOWN_DAYS
 from diffusion_local.web import cookies
 from diffusion_local.web.access import SESSION, cookie_name
 from diffusion_local.web.account import pages

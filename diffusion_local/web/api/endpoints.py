@@ -16,15 +16,15 @@ import anyio.to_thread
 import gradio as gr
 from gradio import FileData
 
-from diffusion_local import actor, answers, authority, faults
+from diffusion_local import actor, authority, disk
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.messages import message
-from diffusion_local.operations import registry
+from diffusion_local.operations import answers, registry
 from diffusion_local.operations.operation import Operation
 from diffusion_local.options.signature import taking_options
 from diffusion_local.options.values import number
 from diffusion_local.studio import MAX_WAIT, Studio
-from diffusion_local.web.api.following import Followed, told_until_end
+from diffusion_local.web.api.following import JobEvents, told_until_end
 from diffusion_local.web.api.gradio.calls import UPLOAD
 from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.watch import Watch, until_final
@@ -183,7 +183,7 @@ class Endpoints:
         if bool(job_id) == bool(batch_id):
             raise InvalidParams("job_id", message("job_or_batch"))
         checked_timeout(timeout)
-        source = Followed(self._studio, None, job_id=job_id, batch_id=batch_id)
+        source = JobEvents(self._studio, None, job_id=job_id, batch_id=batch_id)
         async for each in told_until_end(self._watch, source, timeout):
             yield each
 
@@ -205,7 +205,7 @@ def checked_timeout(timeout: float) -> float:
 def refusals() -> Iterator[None]:
     """A UserError reaches the caller as its sentence; Gradio hides every other error."""
     try:
-        with faults.explained():
+        with disk.explained():
             yield
     except UserError as error:
         raise gr.Error(error.message, print_exception=False) from None

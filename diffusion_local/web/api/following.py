@@ -9,7 +9,7 @@ from typing import Protocol
 
 import anyio.to_thread
 
-from diffusion_local import shapes
+from diffusion_local import serializers
 from diffusion_local.errors import NotFound, UserError
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.watch import Watch
@@ -18,26 +18,26 @@ PAGE = 500  # events in one look
 LARGEST = 2**63 - 1
 
 
-class Source(Protocol):
+class EventSource(Protocol):
     """What a stream is about; ``look`` gives what is new, and whether that was the end."""
 
     seconds: float  # between two looks
     number: int
     more: bool  # events were left for the next look
 
-    def look(self) -> "tuple[list[News], bool]": ...
+    def look(self) -> "tuple[list[FollowEvent], bool]": ...
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class FollowEvent:
     """One event; those that a client can resume behind have a number."""
 
     event: str
-    data: shapes.Json
+    data: serializers.Json
     number: int | None = None
 
 
-class Followed:
+class JobEvents:
     """A job, or the jobs of a batch, until all have ended."""
 
     seconds = 0.2
@@ -50,67 +50,67 @@ class Followed:
         self.more = False
         self.number = number_of(last_id)
 
-    def look(self) -> tuple[list[News], bool]:
+    def look(self) -> tuple[list[FollowEvent], bool]:
         whole = self._whole()  # before the events: they then tell at least as much
         found = self._studio.events_after(self.number, self._job_id or None, self._batch_id or None, PAGE)
         news = []
         for self.number, event in found:
-            news.append(News("state", shapes.event(event), self.number))
+            news.append(FollowEvent("state", serializers.event(event), self.number))
         self.more = len(found) == PAGE
         if self._job_id:
             ended = whole["finished_at"] is not None
             running = [] if ended or whole["state"] != "running" else [whole]
         else:
             ended = whole["finished"]
-            running = [shapes.job(each) for each in self._studio.jobs("running", self._batch_id)]
+            running = [serializers.job(each) for each in self._studio.jobs("running", self._batch_id)]
         for each in running:
             news += self._progress(each)
         if ended and not self.more:
-            return [*news, News("end", whole)], True
+            return [*news, FollowEvent("end", whole)], True
         return news, False
 
-    def _whole(self) -> shapes.Json:
+    def _whole(self) -> serializers.Json:
         if self._job_id:
-            return shapes.one_job(self._studio, self._job_id)
-        return shapes.progress(self._studio.batches.get(self._batch_id))
+            return serializers.one_job(self._studio, self._job_id)
+        return serializers.progress(self._studio.batches.get(self._batch_id))
 
-    def _progress(self, job: shapes.Json) -> list[News]:
+    def _progress(self, job: serializers.Json) -> list[FollowEvent]:
         now = (job["step"], job["phase"])
         if self._steps.get(job["id"]) == now:
             return []
         self._steps[job["id"]] = now
         told = {"job_id": job["id"], "step": job["step"], "steps": job["steps"], "phase": job["phase"]}
-        return [News("progress", told)]
+        return [FollowEvent("progress", told)]
 
 
-class Everything:
+class QueueEvents:
     """All events of all jobs, and the counts whenever they change."""
 
     seconds = 0.5
 
     def __init__(self, studio: Studio, last_id: str | None) -> None:
         self._studio = studio
-        self._counts: shapes.Json = {}
+        self._counts: serializers.Json = {}
         self.more = False
         self.number = -1 if last_id is None else number_of(last_id)
 
-    def look(self) -> tuple[list[News], bool]:
+    def look(self) -> tuple[list[FollowEvent], bool]:
         if self.number < 0:
             self.number = self._studio.moment()[1]
         news = []
         found = self._studio.events_after(self.number, limit=PAGE)
         for self.number, event in found:
-            news.append(News("state", shapes.event(event), self.number))
+            news.append(FollowEvent("state", serializers.event(event), self.number))
         self.more = len(found) == PAGE
-        queue = shapes.queue(self._studio.snapshot(0, 0))
+        queue = serializers.queue(self._studio.snapshot(0, 0))
         counts = {name: queue[name] for name in ("paused", "reason", "counts")}
         if counts != self._counts:
             self._counts = counts
-            news.append(News("queue", counts))
+            news.append(FollowEvent("queue", counts))
         return news, False
 
 
-async def news_of(watch: Watch, source: Source, deadline: float = math.inf) -> AsyncIterator[list[News]]:
+async def news_of(watch: Watch, source: EventSource, deadline: float = math.inf) -> AsyncIterator[list[FollowEvent]]:
     """What is new, until the end. Ends when the server stops, and at the ``deadline`` (by the monotonic clock)."""
     revision, ended = -1, False
     while not ended:
@@ -131,7 +131,7 @@ async def news_of(watch: Watch, source: Source, deadline: float = math.inf) -> A
         await asyncio.sleep(source.seconds)
 
 
-async def told_until_end(watch: Watch, source: Source, timeout: float) -> AsyncIterator[shapes.Json]:
+async def told_until_end(watch: Watch, source: EventSource, timeout: float) -> AsyncIterator[serializers.Json]:
     """Each event of a source as ``{"event", "data"}``, and ``timeout`` if the time is over before the end."""
     deadline = time.monotonic() + timeout
     news, ended = await anyio.to_thread.run_sync(source.look)

@@ -4,24 +4,74 @@ Each describes what ``answers`` makes of a value; a test compares the two.
 """
 
 from dataclasses import fields
+from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
 
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, create_model
 from typing_extensions import TypedDict
 
-from diffusion_local.batches.batches import Edited
-from diffusion_local.catalog import Model
+from diffusion_local.batches.service import BatchEdit
 from diffusion_local.domain import Batch, Image, Job, Params, Receipt, Snapshot, State
-from diffusion_local.engine.planning import Plan
-from diffusion_local.library import Removed
-from diffusion_local.lists.prompt_lists import ListReceipt
+from diffusion_local.engine.planning import MemoryPlan
+from diffusion_local.gallery.sources import Source
+from diffusion_local.hub.downloads import Download
+from diffusion_local.lists.service import ListReceipt
 from diffusion_local.models.adapters import Adapter
+from diffusion_local.models.catalog import Model
+from diffusion_local.models.service import Removed
+from diffusion_local.notify.deliveries import Delivery
 from diffusion_local.operations import registry
 from diffusion_local.operations.operation import After, Answer, Constant, Named, Operation, Paged
-from diffusion_local.store.batch_rows import Progress
-from diffusion_local.store.deliveries import Delivery
-from diffusion_local.store.downloads import Download
-from diffusion_local.store.sources import Source
+from diffusion_local.operations.registry import OPERATIONS, Argument
+from diffusion_local.options.option import Option
+from diffusion_local.queue.batches import BatchProgress
+from diffusion_local.studio import Studio  # noqa: F401 - the arguments of operations are those of its methods
+
+HEADER = "idempotency_key"  # sent as a header, whatever the route
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Parameters(BaseModel):
+    """Of a query, where all values are text at first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def model_of(title: str, offered: list[Argument], base: type[BaseModel] = Body) -> type[BaseModel]:
+    """A model with a field for each argument; null is as if it were left out."""
+    fields: dict[str, Any] = {}
+    for each in offered:
+        kind, default = each.kind, ... if each.required else each.default
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            kind = Literal[tuple(str(value) for value in kind)]
+            default = str(default)
+        examples = None if each.example is None else [each.example]
+        field = Field(default, description=each.meaning or None, examples=examples)
+        fields[each.name] = (kind if each.required else kind | None, field)
+    return create_model(title, __base__=base, **fields)
+
+
+def offered(name: str, method: str, path: str) -> list[Argument]:
+    """The arguments that a route takes in its body or query."""
+    operation = OPERATIONS[name]
+    route = operation.route(method, path)
+    return [each for each in registry.arguments(operation, route.takes) if each.name not in (HEADER, route.content)]
+
+
+def field_of(option: Option, *names: str) -> tuple[Any, Any]:
+    """A field that may be left out; with ``names`` it is read under those."""
+    examples = None if option.example is None else [option.example]
+    alias = AliasChoices(*names) if names else None
+    return option.taken | None, Field(None, description=option.meaning, examples=examples, validation_alias=alias)
+
+
+NewJobs = model_of("NewJobs", offered("submit", "POST", "/jobs"))
+ListSettings = model_of("ListSettings", offered("lists.check", "POST", "/lists/check"), Parameters)
+ListOptions = model_of("ListOptions", offered("lists.submit", "POST", "/lists"), Parameters)
 
 
 def typed(title: str, noun: type | None = None, /, *without: str, **more: Any) -> Any:
@@ -73,19 +123,19 @@ QUEUE = typed(
     waiting=several(JOB),
     ended=several(JOB),
 )
-PLAN = typed("MemoryPlan", Plan, fits=bool)
+PLAN = typed("MemoryPlan", MemoryPlan, fits=bool)
 MODEL = typed("Model", Model, "folder", "file", "scheduler", "probe", ready=bool, memory_plan=several(PLAN))
 SCHEMAS: dict[Any, Any] = {
     Job: JOB,
     Image: IMAGE,
-    Progress: BATCH,
+    BatchProgress: BATCH,
     Snapshot: QUEUE,
     Model: MODEL,
     Adapter: typed("Adapter", Adapter, "path", ready=bool),
     Download: typed("Download", Download, "error_kind", "error_message", error=FAULT | None),
     Delivery: typed("Delivery", Delivery, "payload"),
     Removed: typed("Removed", id=str, message=str),
-    Edited: typed("Edited", changed=int, warnings=list[str]),
+    BatchEdit: typed("BatchEdit", changed=int, warnings=list[str]),
     Source: typed("Source", Source, url=str),
 }
 #: Answers to what enqueues a batch.

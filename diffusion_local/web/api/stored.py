@@ -10,7 +10,7 @@ import anyio
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from diffusion_local.store.blobs import StoredFile
+from diffusion_local.gallery.blobs import StoredFile
 
 
 class StoredResponse(FileResponse):

@@ -16,7 +16,7 @@ from diffusion_local.messages import message
 from diffusion_local.options.table import PICTURES
 from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.fields import NewJobs
+from diffusion_local.web.api.schemas import NewJobs
 
 FORM_FIELD_BYTES = 1024 * 1024
 

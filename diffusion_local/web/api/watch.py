@@ -18,7 +18,7 @@ GONE_SECONDS = 1.0  # between two looks whether a waiting caller is still connec
 Moment = tuple[int, int]  # revision, number of the newest event
 
 
-class Line:
+class Waiters:
     """Who waits in one event loop, each with the condition it waits for."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Watch:
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
-        self._lines: dict[asyncio.AbstractEventLoop, Line] = {}
+        self._lines: dict[asyncio.AbstractEventLoop, Waiters] = {}
         #: Whether the server is about to stop; nobody waits any longer then.
         self.stopping: Callable[[], bool] = lambda: False
 
@@ -40,7 +40,7 @@ class Watch:
         loop = asyncio.get_running_loop()
         line = self._lines.get(loop)
         if line is None:
-            line = self._lines[loop] = Line()
+            line = self._lines[loop] = Waiters()
         future: asyncio.Future[Moment | None] = loop.create_future()
         line.waiting[future] = wanted
         if line.looking is None:
@@ -51,7 +51,7 @@ class Watch:
         finally:
             del line.waiting[future]
 
-    async def _look(self, loop: asyncio.AbstractEventLoop, line: Line) -> None:
+    async def _look(self, loop: asyncio.AbstractEventLoop, line: Waiters) -> None:
         while line.waiting:
             moment, problem = None, None
             try:

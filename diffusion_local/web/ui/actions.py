@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from diffusion_local import faults
+from diffusion_local import disk
 from diffusion_local.domain import Kind
 from diffusion_local.errors import UserError
 from diffusion_local.options.validate import STRENGTHS
@@ -37,7 +37,7 @@ def act(studio: Studio, event: gr.EventData, place: str, *values: Any) -> list[A
     data = event._data if isinstance(event._data, dict) else {}
     verb, key = str(data.get("do", "")), str(data.get("id", ""))
     try:
-        with faults.explained():
+        with disk.explained():
             effect = VERBS.get(verb, unknown)(studio, key, place)
     except UserError as error:
         effect = Effect(toast=said(view.problem(error), kind="warn"))

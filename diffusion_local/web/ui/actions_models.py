@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from diffusion_local.library import size_words
+from diffusion_local.models.service import size_words
 from diffusion_local.options.limits import FOLLOW_MODEL
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form

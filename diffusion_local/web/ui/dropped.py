@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from diffusion_local.catalog import Model
 from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import NotFound
+from diffusion_local.models.catalog import Model
 from diffusion_local.options.a1111 import CHOICES, MODEL_HASH, NOTES
 from diffusion_local.options.table import OPTIONS
 from diffusion_local.studio import Studio

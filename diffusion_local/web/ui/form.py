@@ -9,10 +9,10 @@ from typing import Any
 
 import gradio as gr
 
-from diffusion_local.catalog import Model
 from diffusion_local.domain import Kind, Params
 from diffusion_local.grammar.templates import SPECIAL
-from diffusion_local.lists.fields import EXPANSIONS
+from diffusion_local.lists.entries import EXPANSIONS
+from diffusion_local.models.catalog import Model
 from diffusion_local.options.limits import FOLLOW_MODEL
 from diffusion_local.options.option import Option, Widget
 from diffusion_local.options.table import OPTIONS, refused_by

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from diffusion_local.domain import PRIORITIES, Kind
-from diffusion_local.lists.fields import EXPANSIONS, parse_size
+from diffusion_local.lists.entries import EXPANSIONS, parse_size
 from diffusion_local.lists.formats import FORMATS
 from diffusion_local.lists.grid import PROMPTS
 from diffusion_local.options.option import Option, Widget

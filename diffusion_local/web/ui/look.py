@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from diffusion_local import faults
+from diffusion_local import disk
 from diffusion_local.errors import UserError
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import (
@@ -38,7 +38,7 @@ Look = tuple[str, dict[str, str]]  # what was seen, and the HTML of the parts th
 def look(studio: Studio, seen: str, tab: str, asked: Sequence[Any]) -> Look | None:
     """None where nothing has changed since ``seen``, as in nearly every second."""
     try:
-        with faults.explained():
+        with disk.explained():
             return changes(studio, seen, tab if tab in TABS else "create", asked)
     except UserError as error:  # the database: told in the now-line until it is well again
         return "", {"now": view_now.now_problem(error)}

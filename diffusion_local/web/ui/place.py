@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlencode
 
-from diffusion_local.store.gallery_filter import MAX_VALUE, GalleryFilter
+from diffusion_local.gallery.images import MAX_VALUE, GalleryFilter
 
 MOST_PAGES = 200  # that one can walk back
 FLAGS = ("starred", "trashed", "flagged")

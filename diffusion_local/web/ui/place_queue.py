@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 from urllib.parse import parse_qsl
 
-from diffusion_local.store.queue_groups import MOST_TEXT, STATES, Key, Turn, Wanted
+from diffusion_local.queue.groups import MOST_TEXT, STATES, JobFilter, ListPosition, QueuePosition
 
 MOST_IDS = 60
 MOST_WIDE = 4  # batches of which a long window is shown at once
@@ -19,28 +19,28 @@ class QueuePlace:
     """``opened`` and ``shut`` are the batches that a person has unfolded and folded, ``wide`` those with a long window
     and the key behind which it begins; ``live`` and ``ended`` the last ones of the pages before."""
 
-    wanted: Wanted = field(default_factory=Wanted)
+    wanted: JobFilter = field(default_factory=JobFilter)
     opened: frozenset[str] = frozenset()
     shut: frozenset[str] = frozenset()
-    wide: dict[str, Key | None] = field(default_factory=dict)
-    live: tuple[Turn, ...] = ()
+    wide: dict[str, ListPosition | None] = field(default_factory=dict)
+    live: tuple[QueuePosition, ...] = ()
     ended: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, written: Any) -> Self:
         """What a browser sends is not trusted: what is not understood is left out."""
         values = dict(parse_qsl(written)) if isinstance(written, str) else {}
-        named = {each.name: values.get(each.name, "").strip()[:MOST_TEXT] for each in fields(Wanted)}
+        named = {each.name: values.get(each.name, "").strip()[:MOST_TEXT] for each in fields(JobFilter)}
         if named["state"] not in STATES:
             named["state"] = ""
         pages = [numbers(each) for each in values.get("live", "").split()[-MOST_PAGES:]]
         windows = [each.partition(":") for each in values.get("wide", "").split()[-MOST_WIDE:]]
         return cls(
-            Wanted(**named),
+            JobFilter(**named),
             frozenset(values.get("open", "").split()[-MOST_IDS:]),
             frozenset(values.get("shut", "").split()[-MOST_IDS:]),
-            {batch_id: Key(*key) if (key := numbers(written)) else None for batch_id, _, written in windows},
-            tuple(Turn(*each) for each in pages if each),
+            {batch_id: ListPosition(*key) if (key := numbers(written)) else None for batch_id, _, written in windows},
+            tuple(QueuePosition(*each) for each in pages if each),
             tuple(values.get("ended", "").split()[-MOST_PAGES:]),
         )
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from diffusion_local.catalog import Model
+from diffusion_local.models.catalog import Model
 from diffusion_local.options.limits import Limits
 
 #: Width : height of the upright shapes; the first is every model's own size. Each but the first can be turned.

@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from diffusion_local.catalog import Model
 from diffusion_local.domain import Kind, Snapshot
 from diffusion_local.errors import UserError
+from diffusion_local.models.catalog import Model
 from diffusion_local.options.limits import FOLLOW_MODEL
 from diffusion_local.options.table import OPTIONS
 from diffusion_local.studio import Studio

@@ -8,7 +8,7 @@ import gradio as gr
 
 from diffusion_local.domain import Snapshot
 from diffusion_local.errors import InvalidParams, UserError
-from diffusion_local.store.gallery_filter import GalleryFilter
+from diffusion_local.gallery.images import GalleryFilter
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_gallery, view_gallery_bar
 from diffusion_local.web.ui.live import QUIET, hidden, live

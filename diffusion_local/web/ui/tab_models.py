@@ -9,8 +9,8 @@ import gradio as gr
 
 from diffusion_local.domain import Snapshot
 from diffusion_local.errors import UserError
-from diffusion_local.library import FOLDERS
-from diffusion_local.models.names import REPO
+from diffusion_local.models.curated import REPO
+from diffusion_local.models.service import FOLDERS
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import view, view_models
 from diffusion_local.web.ui.effects import said

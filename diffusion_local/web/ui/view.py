@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from diffusion_local import shapes
+from diffusion_local import serializers
 from diffusion_local.domain import MAX_TRIES, Image, Job, Params, State, utc_text
 from diffusion_local.errors import InvalidParams, UserError
-from diffusion_local.reports.page import words_of
+from diffusion_local.reports.html import words_of
 from diffusion_local.web.ui.words import FIRST, known, language, say, translated
 
 
@@ -231,8 +231,8 @@ def flag(image: Image) -> str:
 def picture_link(image: Image, alt: str) -> str:
     """A thumbnail that opens the picture."""
     return (
-        f'<a class="open" href="{shapes.file_url(image)}" data-do="open" data-id="{image.id}">'
-        f'<img src="{shapes.thumbnail_url(image.id)}" alt="{text(alt)}" loading="lazy" '
+        f'<a class="open" href="{serializers.file_url(image)}" data-do="open" data-id="{image.id}">'
+        f'<img src="{serializers.thumbnail_url(image.id)}" alt="{text(alt)}" loading="lazy" '
         f'width="{image.width}" height="{image.height}"></a>'
     )
 

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from diffusion_local import shapes
-from diffusion_local.catalog import Model
+from diffusion_local import serializers
 from diffusion_local.domain import FINAL, State
+from diffusion_local.models.catalog import Model
 from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
-from diffusion_local.store.batch_rows import Progress
+from diffusion_local.queue.batches import BatchProgress
 from diffusion_local.web.ui.view import ask, button, item, menu, moment, notice, pictures, text
 from diffusion_local.web.ui.view_help import dialog
 from diffusion_local.web.ui.words import say
@@ -17,7 +17,7 @@ PAGE = 20
 SETTINGS = ("size", *(name for name, option in OPTIONS.items() if option.place == "numbers"))
 
 
-def batches(found: Sequence[Progress], cursors: Sequence[str], now: datetime) -> str:
+def batches(found: Sequence[BatchProgress], cursors: Sequence[str], now: datetime) -> str:
     """A page of them; ``cursors`` are the last ids of the pages before."""
     shown = found[:PAGE]
     head = f'<header><h2>{say("lists.batches")}</h2><div class="acts">{file_menu()}</div></header>'
@@ -53,11 +53,11 @@ def pager(cursors: Sequence[str], last: str) -> str:
 
 def file_menu() -> str:
     items = [
-        link(say("lists.night"), shapes.report_url(), opens=True),
-        link(say("lists.queue_file"), shapes.queue_url("file")),
+        link(say("lists.night"), serializers.report_url(), opens=True),
+        link(say("lists.queue_file"), serializers.queue_url("file")),
         f'<button type="button" class="act" data-import="queue">{say("lists.import")}</button>',
-        link(say("lists.waiting_csv"), shapes.queue_url("export?format=csv")),
-        link(say("lists.waiting_jsonl"), shapes.queue_url("export?format=jsonl")),
+        link(say("lists.waiting_csv"), serializers.queue_url("export?format=csv")),
+        link(say("lists.waiting_jsonl"), serializers.queue_url("export?format=jsonl")),
     ]
     return menu("queue-files", say("lists.files"), items, f'{say("lists.files")} <span aria-hidden="true">▾</span>')
 
@@ -71,7 +71,7 @@ def link(words: str, url: str, opens: bool = False) -> str:
 # -- a batch --------------------------------------------------------------------------------------------------------
 
 
-def row(each: Progress, now: datetime) -> str:
+def row(each: BatchProgress, now: datetime) -> str:
     batch = each.batch
     ended = sum(each.counts[state] for state in FINAL)
     total = sum(each.counts.values())  # ended ones may have been cleared away
@@ -85,7 +85,7 @@ def row(each: Progress, now: datetime) -> str:
     )
 
 
-def counted(each: Progress) -> str:
+def counted(each: BatchProgress) -> str:
     done, total = each.counts[State.DONE], sum(each.counts.values())
     words = [say("lists.done_of", done=done, n=total)]
     for state, key in ((State.FAILED, "lists.n_failed"), (State.CANCELLED, "lists.n_cancelled")):
@@ -95,7 +95,7 @@ def counted(each: Progress) -> str:
     return " · ".join(words)
 
 
-def bar(each: Progress, ended: int, total: int) -> str:
+def bar(each: BatchProgress, ended: int, total: int) -> str:
     if ended == total:
         return ""
     percent = round(100 * ended / total, 1)
@@ -105,7 +105,7 @@ def bar(each: Progress, ended: int, total: int) -> str:
     )
 
 
-def why(each: Progress, now: datetime) -> str:
+def why(each: BatchProgress, now: datetime) -> str:
     """What it waits for, and that it will be late."""
     batch, told = each.batch, []
     waits = each.counts[State.QUEUED]
@@ -120,7 +120,7 @@ def why(each: Progress, now: datetime) -> str:
     return quiet + (f'<span class="meta late">{late}</span>' if late else "")
 
 
-def standing(each: Progress, ended: int, total: int) -> str:
+def standing(each: BatchProgress, ended: int, total: int) -> str:
     if ended == total:
         return f'<span class="quiet">{say("lists.ended")}</span>'
     if each.batch.paused:
@@ -130,7 +130,7 @@ def standing(each: Progress, ended: int, total: int) -> str:
     return f"<span>{first}</span>{done}"
 
 
-def acts(each: Progress) -> str:
+def acts(each: BatchProgress) -> str:
     """The likeliest one beside the menu."""
     batch = each.batch
     first = ""
@@ -141,7 +141,7 @@ def acts(each: Progress) -> str:
     return first + menu(f"batch-{batch.id}", say("queue.more_about", prompt=batch.name), items_of(each))
 
 
-def items_of(each: Progress, files: bool = True) -> list[str]:
+def items_of(each: BatchProgress, files: bool = True) -> list[str]:
     """``files``: what of it can be taken away, too."""
     batch, counts = each.batch, each.counts
     key, waits = batch.id, counts[State.QUEUED]
@@ -163,14 +163,14 @@ def items_of(each: Progress, files: bool = True) -> list[str]:
         items.append(item(say("lists.pictures"), "batch_pictures", key))
     if counts[State.DONE] and files:
         items += [
-            link(say("lists.sheet"), shapes.batch_url(key, "sheet.webp"), opens=True),
-            link(say("gallery.zip"), shapes.batch_url(key, "zip")),
+            link(say("lists.sheet"), serializers.batch_url(key, "sheet.webp"), opens=True),
+            link(say("gallery.zip"), serializers.batch_url(key, "zip")),
         ]
-    items.append(link(say("lists.report"), shapes.report_url(key), opens=True))
+    items.append(link(say("lists.report"), serializers.report_url(key), opens=True))
     if files:
         items += [
-            link(say("lists.export_csv"), shapes.batch_url(key, "export?format=csv")),
-            link(say("lists.export_jsonl"), shapes.batch_url(key, "export?format=jsonl")),
+            link(say("lists.export_csv"), serializers.batch_url(key, "export?format=csv")),
+            link(say("lists.export_jsonl"), serializers.batch_url(key, "export?format=jsonl")),
         ]
     if waits or counts[State.RUNNING]:
         sure = say("lists.cancel_sure", pictures=pictures(waits + counts[State.RUNNING]))
@@ -181,7 +181,7 @@ def items_of(each: Progress, files: bool = True) -> list[str]:
 # -- the panel ------------------------------------------------------------------------------------------------------
 
 
-def panel(each: Progress, models: Sequence[Model], times: Mapping[str, str], problem: str = "") -> str:
+def panel(each: BatchProgress, models: Sequence[Model], times: Mapping[str, str], problem: str = "") -> str:
     """What still waits of a batch, to be changed; the fields go with the press (``live.js``)."""
     waits = pictures(each.counts[State.QUEUED])
     choices = f'<option value="">{say("lists.as_it_is")}</option>'

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from diffusion_local import shapes
+from diffusion_local import serializers
 from diffusion_local.domain import Image
 from diffusion_local.web.ui.place import Place
 from diffusion_local.web.ui.view import button, close_button, flag, picture_link, pictures, text
@@ -62,8 +62,8 @@ def pager(first_page: bool, more: bool, last: str = "") -> str:
 def compared(first: Image, second: Image) -> str:
     """Two pictures side by side, with the recipe's lines in which they differ."""
     sides = "".join(
-        f'<figure data-key="{each.id}"><a href="{shapes.file_url(each)}" data-do="open" data-id="{each.id}">'
-        f'<img src="{shapes.file_url(each)}" alt="{text(each.params.prompt)}" width="{each.width}" '
+        f'<figure data-key="{each.id}"><a href="{serializers.file_url(each)}" data-do="open" data-id="{each.id}">'
+        f'<img src="{serializers.file_url(each)}" alt="{text(each.params.prompt)}" width="{each.width}" '
         f'height="{each.height}"></a></figure>'
         for each in (first, second)
     )

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from zlib import crc32
 
-from diffusion_local import actor, shapes
-from diffusion_local.store.boards import Board
-from diffusion_local.store.gallery_filter import SHAPES
+from diffusion_local import actor, serializers
+from diffusion_local.gallery.boards import Board
+from diffusion_local.gallery.images import SHAPES
 from diffusion_local.web.ui.place import Place
 from diffusion_local.web.ui.view import ask, button, item, menu, pictures, text
 from diffusion_local.web.ui.words import say
@@ -109,7 +109,7 @@ def headed(words: str, acts: str = "") -> str:
 
 
 def zip_link(query: str) -> str:
-    return f'<a class="act small" href="{shapes.api_url(ZIP)}?{text(query)}" download>{say("gallery.zip")}</a>'
+    return f'<a class="act small" href="{serializers.api_url(ZIP)}?{text(query)}" download>{say("gallery.zip")}</a>'
 
 
 def selection_bar(place: Place, boards: Sequence[Board]) -> str:
@@ -127,7 +127,7 @@ def selection_bar(place: Place, boards: Sequence[Board]) -> str:
         if place.get("board"):
             acts += button(say("gallery.take_off"), "board_take", place.get("board"), kind=small, extra=many)
         acts += button(say("gallery.compare"), "compare", kind=small, extra=many)
-        href = f"{shapes.api_url(ZIP)}?ids="
+        href = f"{serializers.api_url(ZIP)}?ids="
         acts += f'<button type="button" class="act small" data-href="{href}">{say("gallery.zip")}</button>'
         acts += button(say("gallery.to_trash"), "trash_these", kind=small, extra=many)
     name, key = (

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from itertools import chain
 
-from diffusion_local import shapes
+from diffusion_local import serializers
 from diffusion_local.domain import FINAL, Event, Image, Job, State
 from diffusion_local.web.ui import view_recipe
 from diffusion_local.web.ui.view import (
@@ -31,7 +31,7 @@ def panel(job: Job, events: Sequence[Event], image: Image | None) -> str:
         acts = button(say("common.again"), "again", job.id, "primary")
         acts += button(say("common.use_recipe"), "recipe_of_job", job.id)
     if job.batch_id:
-        acts += report_link(shapes.report_url(job.batch_id), say("queue.batch_report"))
+        acts += report_link(serializers.report_url(job.batch_id), say("queue.batch_report"))
     return (
         '<div class="overlay" data-do="close" data-self data-key="overlay">'
         f'<div class="panel history" role="dialog" aria-modal="true" data-key="{job.id}" '

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 
-from diffusion_local import shapes
+from diffusion_local import serializers
 from diffusion_local.domain import FINAL, Image, Job, Snapshot, State
 from diffusion_local.web.ui.view import (
     button,
@@ -133,7 +133,7 @@ def card(job: Job, image: Image | None, eta: float | None, position: int | None)
             lines = []
         case State.RUNNING:
             # No width and height here: the frame has the shape, and a missing preview shows nothing.
-            body = f'<img src="{shapes.preview_url(job.id, job.step)}" alt="">' if job.step else ""
+            body = f'<img src="{serializers.preview_url(job.id, job.step)}" alt="">' if job.step else ""
             body += ring(job, eta)
         case State.FAILED:
             body = f'<p class="empty">{why(job)}</p>'

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from diffusion_local.batches.grids import GridCheck
-from diffusion_local.lists.fields import BadLine
+from diffusion_local.lists.entries import BadLine
+from diffusion_local.lists.grid_service import GridCheck
 from diffusion_local.lists.plan import ListCheck
 from diffusion_local.messages import Message
 from diffusion_local.web.ui.view import button, duration, manual_link, moment, name_of, notice, pictures, size, text

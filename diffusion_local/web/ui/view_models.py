@@ -4,15 +4,15 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 
-from diffusion_local import families, shapes
-from diffusion_local.catalog import STARTER, Model
-from diffusion_local.domain import Fit, Image, Room
+from diffusion_local import families, serializers
+from diffusion_local.domain import DeviceMemory, Fit, Image
 from diffusion_local.engine.memory import GIB
-from diffusion_local.engine.planning import Plan
-from diffusion_local.library import size_words
+from diffusion_local.engine.planning import MemoryPlan
+from diffusion_local.hub.downloads import Download, DownloadState
 from diffusion_local.models.adapters import Adapter
-from diffusion_local.models.known import Known
-from diffusion_local.store.downloads import Download, DownloadState
+from diffusion_local.models.catalog import STARTER, Model
+from diffusion_local.models.curated import CuratedModel
+from diffusion_local.models.service import size_words
 from diffusion_local.web.ui.view import button, manual_link, text
 from diffusion_local.web.ui.words import known as is_known
 from diffusion_local.web.ui.words import say, translated
@@ -26,10 +26,10 @@ def library(
     models: Sequence[Model],
     samples: Mapping[str, Image],
     fits: Mapping[str, Sequence[Fit]],
-    plans: Mapping[str, Sequence[Plan]],
+    plans: Mapping[str, Sequence[MemoryPlan]],
     downloads: Sequence[Download],
-    known: Sequence[Known],
-    room: Room,
+    known: Sequence[CuratedModel],
+    room: DeviceMemory,
     adapters: Mapping[str, Sequence[Adapter]],
 ) -> str:
     there = {model.hub_id.lower() for model in models} | {each.repo.lower() for each in downloads if not each.final}
@@ -48,14 +48,14 @@ def library(
     )
 
 
-def card(model: Model, sample: Image | None, fits: Sequence[Fit], plans: Sequence[Plan]) -> str:
+def card(model: Model, sample: Image | None, fits: Sequence[Fit], plans: Sequence[MemoryPlan]) -> str:
     """One model. Its picture opens in the viewer; where there is none a calm letter stands in."""
     name = text(model.name)
     if sample:
         alt = text(say("models.sample", name=model.name))
         picture = (
-            f'<a class="open" href="{shapes.file_url(sample)}" data-do="open" data-id="{sample.id}">'
-            f'<img src="{shapes.thumbnail_url(sample.id)}" alt="{alt}" loading="lazy" width="96" height="96"></a>'
+            f'<a class="open" href="{serializers.file_url(sample)}" data-do="open" data-id="{sample.id}">'
+            f'<img src="{serializers.thumbnail_url(sample.id)}" alt="{alt}" loading="lazy" width="96" height="96"></a>'
         )
     else:
         title = text(say("models.no_sample"))
@@ -75,7 +75,7 @@ def card(model: Model, sample: Image | None, fits: Sequence[Fit], plans: Sequenc
     )
 
 
-def facts(model: Model, fits: Sequence[Fit], plans: Sequence[Plan]) -> str:
+def facts(model: Model, fits: Sequence[Fit], plans: Sequence[MemoryPlan]) -> str:
     licence = model.licence if model.licence != "unknown" else say("models.licence_unknown")
     rows = [("licence", text(licence)), ("disk", size_words(model.size_bytes))]
     if model.precision:
@@ -90,16 +90,16 @@ def facts(model: Model, fits: Sequence[Fit], plans: Sequence[Plan]) -> str:
     return "".join(f"<dt>{say(f'models.{name}')}</dt><dd>{value}</dd>" for name, value in rows)
 
 
-def planned(plans: Sequence[Plan]) -> list[str]:
+def planned(plans: Sequence[MemoryPlan]) -> list[str]:
     """What the memory policy will do with a model, a line for devices that are alike."""
-    alike: dict[tuple[str, ...], list[Plan]] = {}
+    alike: dict[tuple[str, ...], list[MemoryPlan]] = {}
     for plan in plans:
         kind = plan.slot.rstrip(DIGITS)
         alike.setdefault((kind, plan.device, plan.rung, str(plan.fits)), []).append(plan)
     return [text(plan_line(kind, each)) for (kind, *_), each in alike.items()]
 
 
-def plan_line(kind: str, plans: Sequence[Plan]) -> str:
+def plan_line(kind: str, plans: Sequence[MemoryPlan]) -> str:
     plan, numbers = plans[0], ", ".join(each.slot.lstrip(LETTERS) for each in plans)
     device = say(f"models.on_{kind}", numbers=numbers) if is_known(f"models.on_{kind}") else plan.slot
     takes, total, free = (f"{each / GIB:.1f}" for each in (plan.takes_bytes, plan.total_bytes, plan.free_bytes))
@@ -156,7 +156,7 @@ def bar(key: str, what: str, percent: float) -> str:
     )
 
 
-def hub(known: Sequence[Known], room: Room) -> str:
+def hub(known: Sequence[CuratedModel], room: DeviceMemory) -> str:
     if not known:
         return ""
     rows = "".join(known_row(each, room) for each in known)
@@ -166,7 +166,7 @@ def hub(known: Sequence[Known], room: Room) -> str:
     )
 
 
-def known_row(model: Known, room: Room) -> str:
+def known_row(model: CuratedModel, room: DeviceMemory) -> str:
     disk, memory = f"{model.disk_gb:g} GB", f"{model.memory_gb:g} GB"
     told = [model.licence, f"{say('models.disk')} {disk}", f"{say('models.memory')} {memory}"]
     told += [say("models.gated")] if model.gated else []
@@ -176,7 +176,7 @@ def known_row(model: Known, room: Room) -> str:
     return row(model.id, title, " · ".join(told), act=get)
 
 
-def larger(model: Known, room: Room) -> bool:
+def larger(model: CuratedModel, room: DeviceMemory) -> bool:
     """Whether it is more than the largest device holds at once. Memory is told in half precision, which not every CPU
     computes in."""
     numbers = 1 if room.type == "cuda" or room.bf16 else 2

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from diffusion_local import shapes
+from diffusion_local import serializers
 from diffusion_local.actor import current
 from diffusion_local.domain import Job, Lane, Snapshot, State, Worker
 from diffusion_local.errors import UserError
-from diffusion_local.store.workers import silent
+from diffusion_local.queue.workers import silent
 from diffusion_local.web.ui.icons import icon
 from diffusion_local.web.ui.view import (
     bar,
@@ -138,7 +138,7 @@ def thumbnail(job: Job) -> str:
     """The newest preview of what runs."""
     if job.hidden or not job.step:
         return ""
-    return f'<img class="mini" src="{shapes.preview_url(job.id, job.step)}" alt="">'
+    return f'<img class="mini" src="{serializers.preview_url(job.id, job.step)}" alt="">'
 
 
 def tools(url: str = "") -> str:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from diffusion_local import shapes
+from diffusion_local import serializers
 from diffusion_local.domain import Image, Kind
-from diffusion_local.store.boards import Board
+from diffusion_local.gallery.boards import Board
 from diffusion_local.web.ui import view_recipe
 from diffusion_local.web.ui.icons import icon
 from diffusion_local.web.ui.view import ask, button, close_button, elapsed, flag, menu, moment, size, text
@@ -25,7 +25,7 @@ class Kin:
 
 
 def panel(image: Image, kin: Kin) -> str:
-    url, prompt = shapes.file_url(image), text(image.params.prompt)
+    url, prompt = serializers.file_url(image), text(image.params.prompt)
     return (
         '<div class="overlay viewer" data-key="overlay">'
         f'<div class="panel" role="dialog" aria-modal="true" data-key="viewer" data-picture="{image.id}" '
@@ -73,7 +73,7 @@ def acts(image: Image) -> str:
         button(star, "unstar" if image.starred else "star", image.id, "sign", extra=" data-star"),
         f'<button type="button" class="act sign" data-copy="{text(image.params.prompt)}">'
         f"{signed(icon('copy'), say('viewer.copy'))}</button>",
-        f'<a class="act sign" href="{shapes.file_url(image)}?download=1" download>'
+        f'<a class="act sign" href="{serializers.file_url(image)}?download=1" download>'
         f"{signed(icon('download'), say('common.download'))}</a>",
         button(signed(icon("back"), say("gallery.restore")), "restore_open", image.id, "sign")
         if image.trashed_at

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from diffusion_local import shapes
+from diffusion_local import serializers
 from diffusion_local.domain import FINAL, Snapshot, State
-from diffusion_local.store.queue_groups import STATES
+from diffusion_local.queue.groups import STATES
 from diffusion_local.web.ui.place_queue import QueuePlace, written
 from diffusion_local.web.ui.view import button, duration, item, menu, report_link, text
 from diffusion_local.web.ui.view_jobs import Images
@@ -159,7 +159,7 @@ def ended_acts(snapshot: Snapshot) -> str:
     if ended:
         sure = say("queue.clear_ended_sure", pictures=say("common.ended_pictures", n=ended))
         acts += button(say("queue.clear_ended"), "forget_ended", kind="small", sure=sure)
-        acts = report_link(shapes.report_url(), say("queue.night_report")) + acts
+        acts = report_link(serializers.report_url(), say("queue.night_report")) + acts
     return acts
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from diffusion_local.domain import FINAL, State
-from diffusion_local.store.queue_groups import Group, Key, Window
+from diffusion_local.queue.groups import Group, JobWindow, ListPosition
 from diffusion_local.web.ui import view_batches
 from diffusion_local.web.ui.place_queue import QueuePlace, written
 from diffusion_local.web.ui.view import button, item, menu, moment, text
@@ -20,7 +20,7 @@ class Shown:
     """A batch on the page with the jobs that are shown of it, if it is open; ``alone``: there is one job only."""
 
     group: Group
-    window: Window | None
+    window: JobWindow | None
     alone: bool
 
 
@@ -121,7 +121,7 @@ def fits(each: Group, other: Group) -> bool:
     return bool(other.progress.counts[State.QUEUED]) and (one.owner, one.lane) == (two.owner, two.lane)
 
 
-def pager(shown: Shown, window: Window, place: QueuePlace) -> str:
+def pager(shown: Shown, window: JobWindow, place: QueuePlace) -> str:
     """Below the jobs that are shown, if there are more."""
     batch_id = shown.group.progress.batch.id
     if not (window.later or window.has_earlier):
@@ -141,5 +141,5 @@ def pager(shown: Shown, window: Window, place: QueuePlace) -> str:
     )
 
 
-def way(words: str, batch_id: str, key: Key | None) -> str:
+def way(words: str, batch_id: str, key: ListPosition | None) -> str:
     return turn(say(words), "wide", batch_id, written(key) if key else "")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from diffusion_local import shapes
+from diffusion_local import serializers
 from diffusion_local.domain import Image, Job, Snapshot, State
 from diffusion_local.web.ui.view import (
     bar,
@@ -126,7 +126,7 @@ def thumb(job: Job, image: Image | None, several: bool) -> str:
     if image:
         inside = picture_link(image, job.params.prompt)
     elif job.state is State.RUNNING and job.step:
-        inside = f'<img src="{shapes.preview_url(job.id, job.step)}" alt="">'
+        inside = f'<img src="{serializers.preview_url(job.id, job.step)}" alt="">'
     return f'<div class="thumb" data-key="thumb-{job.id}">{inside}</div>'
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from diffusion_local import shapes
+from diffusion_local import serializers
 from diffusion_local.domain import Kind, Params
 from diffusion_local.options.option import Option, Shown
 from diffusion_local.options.table import OPTIONS
@@ -28,7 +28,7 @@ def recipe(params: Params) -> Iterator[tuple[str, str]]:
 
 def shown(option: Option, value: Any) -> str:
     if option.is_picture:
-        return f'<a href="{text(shapes.source_url(value))}" target="_blank" rel="noopener">{text(value[:12])}</a>'
+        return f'<a href="{text(serializers.source_url(value))}" target="_blank" rel="noopener">{text(value[:12])}</a>'
     if option.type is float:
         return exact(value)
     return text(", ".join(map(str, value)) if isinstance(value, tuple) else value)

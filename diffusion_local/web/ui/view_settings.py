@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from diffusion_local.doctor import PACKAGES, Finding
 from diffusion_local.domain import Worker
-from diffusion_local.gpus import Gpu
-from diffusion_local.health import Vitals
-from diffusion_local.library import size_words
+from diffusion_local.health.doctor import PACKAGES, Finding
+from diffusion_local.health.service import HealthStatus
+from diffusion_local.models.service import size_words
 from diffusion_local.preferences import EDITABLE, PATHS, Preference
+from diffusion_local.queue.workers import silent
 from diffusion_local.settings import Settings
-from diffusion_local.store.workers import silent
+from diffusion_local.system.gpus import Gpu
 from diffusion_local.web.ui.icons import icon
 from diffusion_local.web.ui.view import button, manual_link, moment, text
 from diffusion_local.web.ui.words import LANGUAGES, TAGS, known, language, say, translated
@@ -113,7 +113,7 @@ def badge(name: str) -> str:
 # -- the machine -----------------------------------------------------------------------------------------------------
 
 
-def machine(workers: Sequence[Worker], vitals: Vitals, settings: Settings, now: datetime) -> str:
+def machine(workers: Sequence[Worker], vitals: HealthStatus, settings: Settings, now: datetime) -> str:
     items = [worker_row(each, now) for each in workers] or [row("none", say("settings.no_worker"), "")]
     items += [gpu_row(each, settings.gpu_max_temp) for each in vitals.gpus]
     if vitals.memory[1]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from diffusion_local import shapes
+from diffusion_local import serializers
 from diffusion_local.domain import Image
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.web.ui.view import text
@@ -30,7 +30,7 @@ def panel() -> str:
 
 def sample(image: Image | None) -> str:
     """Decoration: the name stands beside it."""
-    return f'<img src="{shapes.thumbnail_url(image.id)}" alt="" width="48" height="48">' if image else ""
+    return f'<img src="{serializers.thumbnail_url(image.id)}" alt="" width="48" height="48">' if image else ""
 
 
 def painter() -> str:

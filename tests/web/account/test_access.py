@@ -9,10 +9,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from diffusion_local.actor import LOCAL, acting, current
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.web.access import cookie_name
 from tests.support import eventually
-from tests.web.conftest import client_of, house_of, made
+from tests.web.conftest import client_of, made, services_of
 
 PASSWORD = "correct horse"
 SUBMIT = {"prompt": "a red apple", "width": 128, "height": 128, "steps": 4}
@@ -20,8 +20,8 @@ HTML = {"Accept": "text/html"}
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> House:
-    found = house_of(tmp_path_factory, share="own")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
+    found = services_of(tmp_path_factory, share="own")
     found.studio.accounts.add("root", PASSWORD)
     for name, role in (("ann", "user"), ("bob", "user"), ("eve", "viewer")):
         found.studio.accounts.add(name, PASSWORD, role)
@@ -29,8 +29,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
 
 
 @pytest.fixture(scope="module")
-def application(house: House) -> TestClient:
-    return client_of(house)
+def application(services: Services) -> TestClient:
+    return client_of(services)
 
 
 @pytest.fixture
@@ -41,14 +41,14 @@ def client(application: TestClient) -> Iterator[TestClient]:
 
 
 @pytest.fixture(scope="module")
-def tokens(house: House) -> dict[str, str]:
+def tokens(services: Services) -> dict[str, str]:
     scopes = {
         "root": ["submit", "control", "admin"],
         "ann": ["submit", "control"],
         "bob": ["submit", "control"],
         "eve": [],
     }
-    return {name: house.studio.accounts.add_token(name, "test", of)[1] for name, of in scopes.items()}
+    return {name: services.studio.accounts.add_token(name, "test", of)[1] for name, of in scopes.items()}
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -90,10 +90,10 @@ def test_somebody_unknown_gets_nothing(client: TestClient, path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/gradio_api/run/submit", "/gradio_api/queue/join", "/api/v1/jobs", "/gradio_api/upload"]
 )
-def test_somebody_unknown_does_nothing(client: TestClient, house: House, path: str) -> None:
-    before = house.studio.revision()
+def test_somebody_unknown_does_nothing(client: TestClient, services: Services, path: str) -> None:
+    before = services.studio.revision()
     assert client.post(path, json={"data": ["a red apple"], "fn_index": 0}).status_code == 401
-    assert house.studio.revision() == before
+    assert services.studio.revision() == before
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/login", "/assets/icons/mark.svg"])
@@ -121,10 +121,10 @@ def test_the_way_back_leads_nowhere_else(client: TestClient, evil: str) -> None:
     assert answer.headers["Location"] == "/"
 
 
-def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(client: TestClient, house: House) -> None:
+def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(client: TestClient, services: Services) -> None:
     answer = client.post("/login", data={"username": "ann", "password": PASSWORD})
     cookie = answer.headers["Set-Cookie"]
-    assert cookie.startswith(cookie_name(house.settings))
+    assert cookie.startswith(cookie_name(services.settings))
     for part in ("HttpOnly", "SameSite=lax", "Path=/", "Max-Age=2592000"):
         assert part in cookie
     assert "Secure" not in cookie
@@ -132,9 +132,9 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(client: TestClien
     assert "Secure" in secure.post("/login", data={"username": "ann", "password": PASSWORD}).headers["Set-Cookie"]
 
 
-def test_a_session_works_after_a_restart(client: TestClient, house: House) -> None:
+def test_a_session_works_after_a_restart(client: TestClient, services: Services) -> None:
     signed_in(client)
-    restarted = TestClient(client_of(house).app, base_url="http://127.0.0.1:7860", cookies=dict(client.cookies))
+    restarted = TestClient(client_of(services).app, base_url="http://127.0.0.1:7860", cookies=dict(client.cookies))
     assert restarted.get("/api/v1/jobs").status_code == 200
 
 
@@ -146,9 +146,11 @@ def test_signing_out_ends_the_session_itself(client: TestClient) -> None:
     assert thief.get("/api/v1/jobs").status_code == 401
 
 
-def test_guesses_from_everywhere_do_not_lock_out_a_browser_that_has_signed_in(client: TestClient, house: House) -> None:
-    house.studio.accounts.add("dan", PASSWORD, "user")
-    cookie = f"{cookie_name(house.settings)}_device"
+def test_guesses_from_everywhere_do_not_lock_out_a_browser_that_has_signed_in(
+    client: TestClient, services: Services
+) -> None:
+    services.studio.accounts.add("dan", PASSWORD, "user")
+    cookie = f"{cookie_name(services.settings)}_device"
     told = client.post("/login", data={"username": "dan", "password": PASSWORD}).headers.get_list("Set-Cookie")
     [device] = [each for each in told if each.startswith(cookie)]
     for part in ("HttpOnly", "SameSite=lax", "Path=/", "Max-Age=15552000"):
@@ -221,7 +223,7 @@ def test_anothers_token_under_ones_own_name_is_refused(client: TestClient, token
     assert client.get("/sdapi/v1/options", headers=headers).status_code == 401
 
 
-def test_scopes_hold_in_every_door(client: TestClient, house: House, tokens: dict[str, str]) -> None:
+def test_scopes_hold_in_every_door(client: TestClient, services: Services, tokens: dict[str, str]) -> None:
     looks = bearer(tokens["eve"])
     assert client.post("/api/v1/jobs", json=SUBMIT, headers=looks).status_code == 403
     assert client.post("/v1/images/generations", json={"prompt": "a tree"}, headers=looks).status_code == 403
@@ -235,11 +237,13 @@ def test_scopes_hold_in_every_door(client: TestClient, house: House, tokens: dic
     client.post("/api/v1/queue/resume", headers=bearer(tokens["root"]))
 
 
-def test_what_is_anothers_is_not_there_in_any_door(client: TestClient, house: House, tokens: dict[str, str]) -> None:
-    house.studio.cancel(waiting=True)
+def test_what_is_anothers_is_not_there_in_any_door(
+    client: TestClient, services: Services, tokens: dict[str, str]
+) -> None:
+    services.studio.cancel(waiting=True)
     with acting(replace(LOCAL, name="ann")):
-        image = made(house, "a secret garden")
-        job = house.studio.submit("a secret hill", width=128, height=128, steps=4)
+        image = made(services, "a secret garden")
+        job = services.studio.submit("a secret hill", width=128, height=128, steps=4)
     bobs = bearer(tokens["bob"])
     for path in (
         f"/images/{image.id}.png",
@@ -268,8 +272,8 @@ def test_what_is_anothers_is_not_there_in_any_door(client: TestClient, house: Ho
         assert "secret" not in told.text
 
 
-def test_a_limit_is_429_with_the_time_to_wait(client: TestClient, house: House, tokens: dict[str, str]) -> None:
-    house.studio.accounts.set_limits("bob", per_day=1)
+def test_a_limit_is_429_with_the_time_to_wait(client: TestClient, services: Services, tokens: dict[str, str]) -> None:
+    services.studio.accounts.set_limits("bob", per_day=1)
     try:
         assert client.post("/api/v1/jobs", json=SUBMIT, headers=bearer(tokens["bob"])).status_code == 202
         for path, body in (
@@ -283,22 +287,22 @@ def test_a_limit_is_429_with_the_time_to_wait(client: TestClient, house: House, 
             assert 0 < int(answer.headers["Retry-After"]) <= 86400
             assert "1 pictures a day" in answer.text
     finally:
-        house.studio.accounts.set_limits("bob", per_day=None)
+        services.studio.accounts.set_limits("bob", per_day=None)
 
 
 def test_accounts_that_come_while_the_server_runs_count_at_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    house = house_of(tmp_path_factory)
-    client = client_of(house)
+    services = services_of(tmp_path_factory)
+    client = client_of(services)
     assert client.get("/api/v1/jobs").status_code == 200
-    house.studio.accounts.add("root", PASSWORD)
+    services.studio.accounts.add("root", PASSWORD)
     eventually(lambda: client.get("/api/v1/jobs").status_code == 401, 5, every=0.1)
 
 
 def test_a_server_for_others_without_accounts_lets_nobody_in(tmp_path_factory: pytest.TempPathFactory) -> None:
-    client = client_of(house_of(tmp_path_factory, host="0.0.0.0"))
+    client = client_of(services_of(tmp_path_factory, host="0.0.0.0"))
     answer = client.get("/api/v1/jobs")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_accounts")
-    said = client_of(house_of(tmp_path_factory, host="0.0.0.0", auth="none"))
+    said = client_of(services_of(tmp_path_factory, host="0.0.0.0", auth="none"))
     assert said.get("/api/v1/jobs").status_code == 200
 
 
@@ -319,27 +323,27 @@ def test_the_page_shows_the_way_to_ones_account(client: TestClient) -> None:
         assert '<a class="who" href="account" title="Account">ann</a>' in view_now.tools()
 
 
-def test_the_account_page_makes_and_removes_tokens(client: TestClient, house: House) -> None:
+def test_the_account_page_makes_and_removes_tokens(client: TestClient, services: Services) -> None:
     signed_in(client, "bob")
     made_page = client.post("/account/tokens", data={"name": "<b>night</b>", "scope": ["submit"]})
     [secret] = [word for word in made_page.text.replace("<", " ").replace(">", " ").split() if word.startswith("dl_")]
     assert "<b>night" not in made_page.text
-    who = house.studio.accounts.by_token(secret)
+    who = services.studio.accounts.by_token(secret)
     assert who
-    [token] = [each for each in house.studio.accounts.tokens("bob") if each.name == "<b>night</b>"]
+    [token] = [each for each in services.studio.accounts.tokens("bob") if each.name == "<b>night</b>"]
     assert secret not in client.get("/account").text
     client.post("/account/tokens/remove", data={"id": token.id})
-    assert house.studio.accounts.by_token(secret) is None
+    assert services.studio.accounts.by_token(secret) is None
 
 
-def test_the_account_page_changes_the_password_and_signs_out_elsewhere(client: TestClient, house: House) -> None:
-    house.studio.accounts.add("zoe", PASSWORD, "user")
-    elsewhere = house.studio.accounts.sign_in("zoe", PASSWORD, "10.0.0.7", "another browser")
+def test_the_account_page_changes_the_password_and_signs_out_elsewhere(client: TestClient, services: Services) -> None:
+    services.studio.accounts.add("zoe", PASSWORD, "user")
+    elsewhere = services.studio.accounts.sign_in("zoe", PASSWORD, "10.0.0.7", "another browser")
     signed_in(client, "zoe")
     assert "another browser" in client.get("/account").text
     refused = client.post("/account/password", data={"old": "not this one", "new": "another horse"})
     assert refused.status_code == 401
     done = client.post("/account/password", data={"old": PASSWORD, "new": "another horse"})
     assert "every other browser is signed out" in done.text
-    assert house.studio.accounts.by_session(elsewhere) is None
+    assert services.studio.accounts.by_session(elsewhere) is None
     assert client.get("/account").status_code == 200

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.db.database import Database
 from diffusion_local.errors import UserError
-from diffusion_local.supervisor import Supervisor
+from diffusion_local.supervisor.supervisor import Supervisor
 from tests.support import eventually
-from tests.web.conftest import client_of, house_of
+from tests.web.conftest import client_of, services_of
 
 PASSWORD = "correct horse"
 SUBMIT = {"prompt": "a red apple", "width": 128, "height": 128, "steps": 4}
@@ -29,19 +29,19 @@ DEEDS = (
 )
 
 
-def local_client(house: House) -> TestClient:
+def local_client(services: Services) -> TestClient:
     """Requests from this machine, as a proxy beside the server sends them."""
-    return TestClient(client_of(house).app, base_url="http://127.0.0.1:7860", client=("127.0.0.1", 5))
+    return TestClient(client_of(services).app, base_url="http://127.0.0.1:7860", client=("127.0.0.1", 5))
 
 
 @pytest.fixture(scope="module")
-def proxied(tmp_path_factory: pytest.TempPathFactory) -> House:
-    return house_of(tmp_path_factory, **PROXIED)
+def proxied(tmp_path_factory: pytest.TempPathFactory) -> Services:
+    return services_of(tmp_path_factory, **PROXIED)
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> House:
-    return house_of(tmp_path_factory)
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Services:
+    return services_of(tmp_path_factory)
 
 
 def refused(answer: Any) -> bool:
@@ -51,7 +51,7 @@ def refused(answer: Any) -> bool:
 @pytest.mark.parametrize(("method", "path"), DEEDS)
 @pytest.mark.parametrize("headers", [{}, STRANGER], ids=["plain", "forwarded"])
 def test_a_stranger_behind_a_configured_proxy_does_nothing(
-    proxied: House, method: str, path: str, headers: dict[str, str]
+    proxied: Services, method: str, path: str, headers: dict[str, str]
 ) -> None:
     before = proxied.studio.revision()
     body = SUBMIT if path == "/api/v1/jobs" else {"data": []}
@@ -63,7 +63,7 @@ def test_a_stranger_behind_a_configured_proxy_does_nothing(
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-def test_probes_answer_all_the_same(proxied: House, path: str) -> None:
+def test_probes_answer_all_the_same(proxied: Services, path: str) -> None:
     answer = local_client(proxied).get(path)
     assert "no_accounts" not in answer.text
 
@@ -103,7 +103,7 @@ def test_probes_answer_all_the_same(proxied: House, path: str) -> None:
     ],
     ids=str,
 )
-def test_a_proxy_that_nobody_configured_is_noticed(plain: House, headers: dict[str, str]) -> None:
+def test_a_proxy_that_nobody_configured_is_noticed(plain: Services, headers: dict[str, str]) -> None:
     client = local_client(plain)
     assert client.get("/api/v1/jobs").status_code == 200
     before = plain.studio.revision()
@@ -115,40 +115,40 @@ def test_a_proxy_that_nobody_configured_is_noticed(plain: House, headers: dict[s
 
 
 def test_who_said_no_auth_is_served_through_any_proxy(tmp_path_factory: pytest.TempPathFactory) -> None:
-    client = local_client(house_of(tmp_path_factory, auth="none", **PROXIED))
+    client = local_client(services_of(tmp_path_factory, auth="none", **PROXIED))
     assert client.get("/api/v1/jobs", headers=STRANGER).status_code == 200
 
 
 def test_with_an_account_a_forgotten_proxy_asks_to_sign_in(tmp_path_factory: pytest.TempPathFactory) -> None:
-    house = house_of(tmp_path_factory)
-    house.studio.accounts.add("root", PASSWORD)
-    assert local_client(house).get("/api/v1/jobs", headers=STRANGER).status_code == 401
+    services = services_of(tmp_path_factory)
+    services.studio.accounts.add("root", PASSWORD)
+    assert local_client(services).get("/api/v1/jobs", headers=STRANGER).status_code == 401
 
 
 def test_when_the_last_account_goes_the_server_closes(tmp_path_factory: pytest.TempPathFactory) -> None:
-    house = house_of(tmp_path_factory, **PROXIED)
-    house.studio.accounts.add("root", PASSWORD)
-    client = local_client(house)
+    services = services_of(tmp_path_factory, **PROXIED)
+    services.studio.accounts.add("root", PASSWORD)
+    client = local_client(services)
     assert client.get("/api/v1/jobs", headers=STRANGER).status_code == 401
-    house.studio.accounts.store.remove("root")  # as another process with other settings does
+    services.studio.accounts.store.remove("root")  # as another process with other settings does
     eventually(lambda: refused(client.get("/api/v1/jobs", headers=STRANGER)), 5, every=0.1)
     assert refused(client.post("/api/v1/queue/pause", headers=STRANGER))
 
 
 def test_a_database_set_aside_opens_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
-    house = house_of(tmp_path_factory, **PROXIED)
-    house.studio.accounts.add("root", PASSWORD)
-    house.database.close()
-    for file in house.settings.home.glob("app.db*"):
+    services = services_of(tmp_path_factory, **PROXIED)
+    services.studio.accounts.add("root", PASSWORD)
+    services.database.close()
+    for file in services.settings.home.glob("app.db*"):
         file.rename(file.with_name("aside." + file.name))
-    client = local_client(replace(house, studio=open_house(house.settings).studio))
+    client = local_client(replace(services, studio=open_services(services.settings).studio))
     assert refused(client.get("/api/v1/jobs", headers=STRANGER))
-    Database.open(house.settings.database).close()
+    Database.open(services.settings.database).close()
     assert refused(client.get("/api/v1/jobs", headers=STRANGER))
 
 
 @pytest.mark.parametrize(("name", "value"), PROXIED.items())
-def test_it_does_not_start(house: House, name: str, value: str) -> None:
-    reached = replace(house.settings, **{name: value})
+def test_it_does_not_start(services: Services, name: str, value: str) -> None:
+    reached = replace(services.settings, **{name: value})
     with pytest.raises(UserError, match=rf"Others can reach this server \({name} = "):
         Supervisor(reached, False, print).run()

@@ -5,48 +5,48 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import Failure, Image
 from diffusion_local.studio import Studio
 from tests.support import claimed
-from tests.web.conftest import client_of, drawn, house_of
+from tests.web.conftest import client_of, drawn, services_of
 
 SMALL = {"width": 128, "height": 128, "steps": 4}
 JOBS = "/api/v1/jobs"
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> House:
-    return house_of(tmp_path_factory)
+def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
+    return services_of(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def client(house: House) -> TestClient:
-    return client_of(house)
+def client(services: Services) -> TestClient:
+    return client_of(services)
 
 
 @pytest.fixture(autouse=True)
-def empty_queue(house: House) -> None:
+def empty_queue(services: Services) -> None:
     """What another test of the module left waiting is gone."""
-    house.studio.resume()
-    house.studio.cancel(waiting=True)
-    for job in house.studio.jobs("running"):
-        house.jobs.stop(job.claim)
+    services.studio.resume()
+    services.studio.cancel(waiting=True)
+    for job in services.studio.jobs("running"):
+        services.jobs.stop(job.claim)
 
 
-def draw_next(house: House) -> Image:
-    return drawn(house, claimed(house.jobs))
+def draw_next(services: Services) -> Image:
+    return drawn(services, claimed(services.jobs))
 
 
-def fail_next(house: House, message: str = "it broke") -> None:
-    house.jobs.fail(claimed(house.jobs).claim, Failure("engine_error", message))
+def fail_next(services: Services, message: str = "it broke") -> None:
+    services.jobs.fail(claimed(services.jobs).claim, Failure("engine_error", message))
 
 
 class Hands:
     """Ends each job in the moment in which it is submitted: what a worker would take seconds for."""
 
-    def __init__(self, house: House, end: Callable[[House], object]) -> None:
-        self._house, self._end = house, end
+    def __init__(self, services: Services, end: Callable[[Services], object]) -> None:
+        self._house, self._end = services, end
         self.submitted = 0
         self._submit = Studio.submit
 
@@ -59,17 +59,17 @@ class Hands:
         return receipt
 
 
-def hands(house: House, monkeypatch: pytest.MonkeyPatch, end: Callable[[House], object]) -> Hands:
-    worker = Hands(house, end)
+def hands(services: Services, monkeypatch: pytest.MonkeyPatch, end: Callable[[Services], object]) -> Hands:
+    worker = Hands(services, end)
     monkeypatch.setattr(Studio, "submit", lambda studio, *args, **named: worker.submit(studio, *args, **named))
     return worker
 
 
 @pytest.fixture
-def drawing(house: House, monkeypatch: pytest.MonkeyPatch) -> Hands:
-    return hands(house, monkeypatch, draw_next)
+def drawing(services: Services, monkeypatch: pytest.MonkeyPatch) -> Hands:
+    return hands(services, monkeypatch, draw_next)
 
 
 @pytest.fixture
-def failing(house: House, monkeypatch: pytest.MonkeyPatch) -> Hands:
-    return hands(house, monkeypatch, fail_next)
+def failing(services: Services, monkeypatch: pytest.MonkeyPatch) -> Hands:
+    return hands(services, monkeypatch, fail_next)

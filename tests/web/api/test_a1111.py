@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from tests.support import claimed, eventually
 from tests.web.api.conftest import Hands
 from tests.web.conftest import Site, made
@@ -126,12 +126,12 @@ def test_progress_and_interrupt_are_the_callers_own(site: Site) -> None:
     ],
 )
 def test_what_would_change_the_picture_is_refused(
-    client: TestClient, house: House, changes: dict[str, Any], field: str
+    client: TestClient, services: Services, changes: dict[str, Any], field: str
 ) -> None:
     answer = client.post(f"{API}/txt2img", json={"prompt": "x"} | changes)
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith(f"{field}: ")
-    assert house.studio.jobs("queued") == []
+    assert services.studio.jobs("queued") == []
 
 
 @pytest.mark.parametrize("options", [{"sd_model_checkpoint": "nope"}, {"sd_vae": "x"}, {"samples_format": "jpg"}])
@@ -164,9 +164,9 @@ def test_a_failed_job_is_an_error_with_its_reason(client: TestClient, failing: H
     assert (answer.status_code, answer.json()["errors"]) == (500, "it broke")
 
 
-def test_a_forgotten_job_is_no_progress(client: TestClient, house: House, drawing: Hands) -> None:
+def test_a_forgotten_job_is_no_progress(client: TestClient, services: Services, drawing: Hands) -> None:
     client.post(f"{API}/txt2img", json={"prompt": "x"} | SMALL)
-    house.studio.forget(ended=True)
+    services.studio.forget(ended=True)
     assert client.get(f"{API}/progress").json()["progress"] == 0
     assert client.post(f"{API}/interrupt").json() == {}
 
@@ -177,25 +177,25 @@ def png(colour: str = "red", size: tuple[int, int] = (128, 128)) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def test_img2img(client: TestClient, house: House, drawing: Hands) -> None:
+def test_img2img(client: TestClient, services: Services, drawing: Hands) -> None:
     body = {"prompt": "x", "init_images": [f"data:image/png;base64,{png()}"], "denoising_strength": 0.4, "steps": 4}
     answer = client.post(f"{API}/img2img", json=body).json()
     info = json.loads(answer["info"])
-    params = house.studio.job(info["job_ids"][0]).params
+    params = services.studio.job(info["job_ids"][0]).params
     assert (params.kind, params.strength, params.width, len(answer["images"])) == ("img2img", 0.4, 128, 1)
     assert "init_images" not in answer["parameters"]
 
 
 @pytest.mark.parametrize(("invert", "corner"), [(0, 255), (1, 0)])
 def test_inpainting_with_a_mask_either_way_round(
-    client: TestClient, house: House, drawing: Hands, invert: int, corner: int
+    client: TestClient, services: Services, drawing: Hands, invert: int, corner: int
 ) -> None:
     body = {"prompt": "x", "init_images": [png()], "mask": png("white"), "inpainting_mask_invert": invert}
     more = {"inpainting_fill": 1, "mask_blur": 4, "inpaint_full_res": False, "steps": 4}
     info = json.loads(client.post(f"{API}/img2img", json=body | more).json()["info"])
-    params = house.studio.job(info["job_ids"][0]).params
+    params = services.studio.job(info["job_ids"][0]).params
     assert params.kind == "inpaint"
-    with PIL.open(house.studio.sources.file(params.mask).local_path) as mask:
+    with PIL.open(services.studio.sources.file(params.mask).local_path) as mask:
         assert mask.convert("L").getpixel((0, 0)) == corner
     assert set(info["not_used"]) == {"mask_blur", "inpaint_full_res"}
 
@@ -213,21 +213,21 @@ def test_inpainting_with_a_mask_either_way_round(
     ],
 )
 def test_what_img2img_cannot_do_is_refused(
-    client: TestClient, house: House, changes: dict[str, Any], field: str
+    client: TestClient, services: Services, changes: dict[str, Any], field: str
 ) -> None:
     answer = client.post(f"{API}/img2img", json={"prompt": "x", "init_images": [png()]} | changes)
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith(f"{field}: ")
-    assert house.studio.jobs("queued") == []
+    assert services.studio.jobs("queued") == []
 
 
-def test_settings_that_go_by_other_names(client: TestClient, house: House, drawing: Hands) -> None:
+def test_settings_that_go_by_other_names(client: TestClient, services: Services, drawing: Hands) -> None:
     body = {"prompt": "a cat <lora:ink:0.5> in <lora:paper> rain", "clip_skip": 2, "scheduler": "sgm_uniform"} | SMALL
     body |= {"sampler_name": "DDIM", "subseed": 9, "subseed_strength": 0.25}
-    Path(house.settings.loras / "ink.safetensors").write_bytes(lora_file())
-    Path(house.settings.loras / "paper.safetensors").write_bytes(lora_file())
+    Path(services.settings.loras / "ink.safetensors").write_bytes(lora_file())
+    Path(services.settings.loras / "paper.safetensors").write_bytes(lora_file())
     info = json.loads(client.post(f"{API}/txt2img", json=body).json()["info"])
-    params = house.studio.job(info["job_ids"][0]).params
+    params = services.studio.job(info["job_ids"][0]).params
     assert (params.prompt, [str(each) for each in params.loras]) == ("a cat in rain", ["ink:0.5", "paper:1"])
     assert (params.clip_skip, params.schedule, params.sampler) == (2, "SGM Uniform", "DDIM")
     assert (params.variation_seed, info["subseed"], info["subseed_strength"]) == (9, 9, 0.25)
@@ -249,8 +249,8 @@ def test_a_picture_is_made_larger(client: TestClient, drawing: Hands) -> None:
     assert (refused.status_code, refused.json()["detail"][:21]) == (422, "gfpgan_visibility: is")
 
 
-def test_png_info_reads_the_recipe(client: TestClient, house: House) -> None:
-    data = house.studio.picture_file(made(house).id).read_bytes()
+def test_png_info_reads_the_recipe(client: TestClient, services: Services) -> None:
+    data = services.studio.picture_file(made(services).id).read_bytes()
     told = client.post(f"{API}/png-info", json={"image": base64.b64encode(data).decode()}).json()
     assert told["info"] == told["items"]["parameters"]
     assert told["info"].startswith("a red apple\nSteps: 4, ")
@@ -266,7 +266,7 @@ def test_options_are_each_callers_own(client: TestClient) -> None:
     assert client.post(f"{API}/refresh-loras").status_code == 200
 
 
-def test_no_model_path_is_told(client: TestClient, house: House) -> None:
-    assert str(house.settings.starter) not in client.get(f"{API}/sd-models").text
-    house.studio.submit("x")
-    claimed(house.jobs)
+def test_no_model_path_is_told(client: TestClient, services: Services) -> None:
+    assert str(services.settings.starter) not in client.get(f"{API}/sd-models").text
+    services.studio.submit("x")
+    claimed(services.jobs)

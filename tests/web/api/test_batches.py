@@ -8,10 +8,10 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import State
 from tests.web.api.conftest import SMALL, draw_next
-from tests.web.conftest import client_of, house_of
+from tests.web.conftest import client_of, services_of
 
 V1 = "/api/v1"
 
@@ -31,11 +31,11 @@ def test_batches_are_listed_by_pages_with_links(client: TestClient) -> None:
     assert (following[0]["counts"]["queued"], following[0]["finished"], following[0]["done_at"]) == (2, False, None)
 
 
-def test_a_batch_is_renamed_and_edited_in_one_request(client: TestClient, house: House) -> None:
+def test_a_batch_is_renamed_and_edited_in_one_request(client: TestClient, services: Services) -> None:
     batch_id = submit(client)
     told = client.patch(f"{V1}/batches/{batch_id}", json={"name": "owls", "steps": 9, "window": "23:00-07:00"}).json()
     assert (told["name"], told["changed"], told["window"]) == ("owls", 2, "23:00-07:00")
-    assert {job.params.steps for job in house.studio.jobs(batch_id=batch_id)} == {9}
+    assert {job.params.steps for job in services.studio.jobs(batch_id=batch_id)} == {9}
     for body in ({"steps": 0}, {}, {"window": "at night"}, {"mood": 3}, {"steps": "9"}):
         assert client.patch(f"{V1}/batches/{batch_id}", json=body).status_code == 422
     assert client.patch(f"{V1}/batches/nope", json={"name": "x"}).status_code == 404
@@ -52,10 +52,10 @@ def test_a_batch_is_copied(client: TestClient) -> None:
     assert client.post(f"{V1}/batches/{batch_id}/duplicate").status_code == 202
 
 
-def test_a_batchs_pictures_and_files_are_sent(client: TestClient, house: House) -> None:
+def test_a_batchs_pictures_and_files_are_sent(client: TestClient, services: Services) -> None:
     batch_id = submit(client)
     for _ in range(2):
-        draw_next(house)
+        draw_next(services)
     told = client.get(f"{V1}/batches/{batch_id}").json()
     images = client.get(told["images_url"]).json()["images"]
     assert [image["params"]["prompt"] for image in images] == ["a cat", "a dog"]
@@ -83,10 +83,10 @@ def test_a_grid_is_checked_and_submitted(client: TestClient) -> None:
 
 
 def test_a_queue_goes_to_another_machine(
-    client: TestClient, house: House, tmp_path_factory: pytest.TempPathFactory
+    client: TestClient, services: Services, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     submit(client, name="night", window="23:00-07:00", priority=3)
-    other_house = house_of(tmp_path_factory)
+    other_house = services_of(tmp_path_factory)
     other = client_of(other_house)
     file = client.get(f"{V1}/queue/file").text
     answer = other.post(f"{V1}/queue/import", content=file)
@@ -99,16 +99,16 @@ def test_a_queue_goes_to_another_machine(
     assert len(other_house.studio.jobs("queued")) == 2
 
 
-def test_the_window_of_the_queue_is_set_and_shown(client: TestClient, house: House) -> None:
+def test_the_window_of_the_queue_is_set_and_shown(client: TestClient, services: Services) -> None:
     assert client.put(f"{V1}/queue/window", json={"window": " 23:00-07:00 "}).json() == {"window": "23:00-07:00"}
     assert client.get(f"{V1}/queue").json()["window"] == "23:00-07:00"
     assert client.put(f"{V1}/queue/window", json={"window": "never"}).status_code == 422
     assert client.put(f"{V1}/queue/window", json={"window": ""}).json() == {"window": ""}
 
 
-def test_times_are_taken_with_a_single_prompt_too(client: TestClient, house: House) -> None:
+def test_times_are_taken_with_a_single_prompt_too(client: TestClient, services: Services) -> None:
     answer = client.post(f"{V1}/jobs", json={"prompt": "a cat", "window": "23:00-07:00"} | SMALL)
-    assert house.studio.batch(answer.json()["batch_id"])[0].window == "23:00-07:00"
+    assert services.studio.batch(answer.json()["batch_id"])[0].window == "23:00-07:00"
     refused = client.post(f"{V1}/jobs", json={"prompt": "a cat", "start_at": "soon"})
     assert refused.json()["error"]["message"].startswith("start_at: must be a time")
-    assert len(house.studio.jobs(str(State.QUEUED))) == 1
+    assert len(services.studio.jobs(str(State.QUEUED))) == 1

@@ -5,14 +5,14 @@ import zipfile
 
 from fastapi.testclient import TestClient
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from tests.web.conftest import made
 
 IMAGES, BOARDS = "/api/v1/images", "/api/v1/boards"
 
 
-def test_a_board_from_its_making_to_its_end(client: TestClient, house: House) -> None:
-    first, second = made(house, seed=1).id, made(house, seed=2).id
+def test_a_board_from_its_making_to_its_end(client: TestClient, services: Services) -> None:
+    first, second = made(services, seed=1).id, made(services, seed=2).id
     answer = client.post(BOARDS, json={"name": "Autumn", "image_ids": [first]})
     assert answer.status_code == 201
     board = f"{BOARDS}/{answer.json()['id']}"
@@ -27,9 +27,9 @@ def test_a_board_from_its_making_to_its_end(client: TestClient, house: House) ->
     assert client.get(board).status_code == 404
 
 
-def test_filters_of_the_gallery(client: TestClient, house: House) -> None:
-    image = made(house, prompt="a lighthouse", seed=3)
-    batch = house.studio.job(image.job_id).batch_id
+def test_filters_of_the_gallery(client: TestClient, services: Services) -> None:
+    image = made(services, prompt="a lighthouse", seed=3)
+    batch = services.studio.job(image.job_id).batch_id
     for asked in (
         {"search": "light"},
         {"batch": batch},
@@ -42,8 +42,8 @@ def test_filters_of_the_gallery(client: TestClient, house: House) -> None:
     assert (refused.status_code, refused.json()["error"]["field"]) == (422, "since")
 
 
-def test_many_at_once(client: TestClient, house: House) -> None:
-    ids = [made(house, seed=seed).id for seed in (11, 12)]
+def test_many_at_once(client: TestClient, services: Services) -> None:
+    ids = [made(services, seed=seed).id for seed in (11, 12)]
     answer = client.post(f"{IMAGES}/star", json={"image_ids": ids})
     assert all(each["starred"] for each in answer.json()["images"])
     assert client.post(f"{IMAGES}/delete", json={"image_ids": ids}).status_code == 409
@@ -54,12 +54,12 @@ def test_many_at_once(client: TestClient, house: House) -> None:
     assert client.get(f"{IMAGES}/{ids[1]}").status_code == 410
 
 
-def test_pictures_in_one_file(client: TestClient, house: House) -> None:
-    image = made(house, prompt="a windmill")
+def test_pictures_in_one_file(client: TestClient, services: Services) -> None:
+    image = made(services, prompt="a windmill")
     for asked in ({"ids": image.id}, {"search": "windmill"}):
         answer = client.get(f"{IMAGES}/zip", params=asked)
         assert answer.headers["content-type"] == "application/zip"
         with zipfile.ZipFile(io.BytesIO(answer.content)) as file:
             [name] = file.namelist()
-            assert file.read(name) == house.studio.picture_file(image.id).read_bytes()
+            assert file.read(name) == services.studio.picture_file(image.id).read_bytes()
     assert client.get(f"{IMAGES}/zip", params={"ids": "nobody"}).status_code == 404

@@ -9,11 +9,11 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
-from diffusion_local.compose import House
-from diffusion_local.telling.predictions import Subscription
+from diffusion_local.compose import Services
+from diffusion_local.notify.predictions import Subscription
 from tests.support import claimed
 from tests.web.api.conftest import Hands, draw_next, fail_next
-from tests.web.conftest import client_of, house_of
+from tests.web.conftest import client_of, services_of
 
 INPUT = {"prompt": "a red apple", "width": 128, "height": 128, "num_inference_steps": 4}
 LATER = {"Prefer": "respond-async"}
@@ -29,16 +29,16 @@ def test_a_prediction_waits_for_its_end(client: TestClient, drawing: Hands) -> N
     assert client.get(told["urls"]["get"]).json() == told
 
 
-def test_an_asynchronous_one_goes_through_its_states(client: TestClient, house: House) -> None:
+def test_an_asynchronous_one_goes_through_its_states(client: TestClient, services: Services) -> None:
     answer = client.post("/predictions", json={"input": INPUT}, headers=LATER)
     told = answer.json()
     assert (answer.status_code, told["status"], told["output"]) == (202, "starting", None)
     assert answer.headers["Preference-Applied"] == "respond-async"
     url = answer.headers["Location"]
-    job = claimed(house.jobs)
+    job = claimed(services.jobs)
     assert client.get(url).json()["status"] == "processing"
-    house.jobs.requeue(job.claim, "test")
-    draw_next(house)
+    services.jobs.requeue(job.claim, "test")
+    draw_next(services)
     assert client.get(url).json()["status"] == "succeeded"
 
 
@@ -47,13 +47,13 @@ def test_a_bounded_wait_gives_it_back_unfinished(client: TestClient) -> None:
     assert (answer.status_code, answer.json()["status"]) == (202, "starting")
 
 
-def test_an_id_of_the_clients_own_is_one_prediction(client: TestClient, house: House) -> None:
-    before = len(house.studio.jobs(limit=1000))
+def test_an_id_of_the_clients_own_is_one_prediction(client: TestClient, services: Services) -> None:
+    before = len(services.studio.jobs(limit=1000))
     for send in (client.put, client.put):
         answer = send("/predictions/my%20own-ü", json={"input": INPUT}, headers=LATER)
         assert (answer.status_code, answer.json()["id"]) == (202, "my own-ü")
     assert client.post("/predictions", json={"input": INPUT, "id": "my own-ü"}, headers=LATER).status_code == 202
-    assert len(house.studio.jobs(limit=1000)) == before + 1
+    assert len(services.studio.jobs(limit=1000)) == before + 1
     assert client.get(answer.headers["Location"]).json()["status"] == "starting"
     other = client.put("/predictions/my%20own-ü", json={"input": INPUT | {"prompt": "y"}}, headers=LATER)
     assert other.status_code == 409
@@ -65,9 +65,9 @@ def test_cancel(client: TestClient) -> None:
     assert client.post(told["urls"]["cancel"]).json()["status"] == "canceled"
 
 
-def test_a_failed_one_says_why(client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_one_says_why(client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     told = client.post("/predictions", json={"input": INPUT}, headers=LATER).json()
-    fail_next(house)
+    fail_next(services)
     told = client.get(told["urls"]["get"]).json()
     assert (told["status"], told["error"], told["output"]) == ("failed", "it broke", None)
 
@@ -89,14 +89,16 @@ def test_a_failed_one_says_why(client: TestClient, house: House, monkeypatch: py
         ({"input": INPUT, "id": " "}, "id: must not be empty"),
     ],
 )
-def test_what_cannot_be_done_is_refused(client: TestClient, house: House, body: dict[str, Any], words: str) -> None:
+def test_what_cannot_be_done_is_refused(
+    client: TestClient, services: Services, body: dict[str, Any], words: str
+) -> None:
     answer = client.post("/predictions", json=body)
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith(words)
-    assert house.studio.jobs("queued") == []
+    assert services.studio.jobs("queued") == []
 
 
-def test_a_picture_comes_as_a_data_url(client: TestClient, house: House) -> None:
+def test_a_picture_comes_as_a_data_url(client: TestClient, services: Services) -> None:
     file = io.BytesIO()
     PIL.new("RGB", (128, 128), "red").save(file, "PNG")
     url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -106,11 +108,11 @@ def test_a_picture_comes_as_a_data_url(client: TestClient, house: House) -> None
     assert client.get(f"/sources/{told['input']['source']}.png").status_code == 200
 
 
-def test_a_webhook_is_the_batchs(client: TestClient, house: House) -> None:
+def test_a_webhook_is_the_batchs(client: TestClient, services: Services) -> None:
     hook = "https://1.1.1.1/told"
     body = {"input": INPUT, "webhook": hook, "webhook_events_filter": ["completed"]}
     told = client.post("/predictions", json=body, headers=LATER).json()
-    batch = house.studio.batch(told["id"])[0]
+    batch = services.studio.batch(told["id"])[0]
     assert (batch.webhook, Subscription.of(batch).id) == (hook, told["id"])
     assert "prediction" not in client.get(f"/api/v1/batches/{batch.id}").json()
 
@@ -127,15 +129,15 @@ def test_a_webhook_is_the_batchs(client: TestClient, house: House) -> None:
 def test_a_webhook_hears_the_prediction(
     tmp_path_factory: pytest.TempPathFactory, chosen: str | None, asked: list[str] | None, heard: list[str]
 ) -> None:
-    house = house_of(tmp_path_factory)
-    client, hook = client_of(house), "https://1.1.1.1/told"
+    services = services_of(tmp_path_factory)
+    client, hook = client_of(services), "https://1.1.1.1/told"
     body = {"input": INPUT | {"num_outputs": 2}, "webhook": hook, "id": chosen}
     body |= {"webhook_events_filter": asked} if asked is not None else {}
     told = client.post("/predictions", json=body, headers=LATER).json()
-    draw_next(house)
-    draw_next(house)
-    house.teller.tell()
-    log = house.studio.webhooks.deliveries()
+    draw_next(services)
+    draw_next(services)
+    services.teller.tell()
+    log = services.studio.webhooks.deliveries()
     payloads = [json.loads(each.payload) for each in reversed(log)]
     assert [each["status"] for each in payloads] == heard
     assert {each.receiver for each in log} <= {hook}
@@ -161,11 +163,11 @@ def test_an_unknown_one_is_404(client: TestClient) -> None:
     assert client.put("/predictions/a", json={"input": INPUT, "id": "b"}).status_code == 422
 
 
-def test_health_check(client: TestClient, house: House) -> None:
+def test_health_check(client: TestClient, services: Services) -> None:
     assert client.get("/health-check").json() == {"status": "STARTING"}
-    house.workers.register("cpu0", 1, "CPU")
-    house.workers.tell("cpu0", "idle")
+    services.workers.register("cpu0", 1, "CPU")
+    services.workers.tell("cpu0", "idle")
     assert client.get("/health-check").json() == {"status": "READY"}
-    house.studio.submit("x")
-    claimed(house.jobs)
+    services.studio.submit("x")
+    claimed(services.jobs)
     assert client.get("/health-check").json() == {"status": "BUSY"}

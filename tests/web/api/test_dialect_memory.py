@@ -7,8 +7,8 @@ from fastapi.testclient import TestClient
 
 from diffusion_local.actor import LOCAL, Actor, acting
 from diffusion_local.web.api.dialects import calls
-from diffusion_local.web.api.dialects.calls import MOST_CALLERS, Remembered
-from tests.web.conftest import client_of, house_of
+from diffusion_local.web.api.dialects.calls import MOST_CALLERS, PerAccount
+from tests.web.conftest import client_of, services_of
 
 API = "/sdapi/v1"
 PASSWORD = "correct horse"
@@ -18,15 +18,15 @@ CHOSEN = {"CLIP_stop_at_last_layers": 2}
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, dict[str, dict[str, str]]]]:
     """A client, and by account or token the headers that name it."""
-    house = house_of(tmp_path_factory)
-    accounts = house.studio.accounts
+    services = services_of(tmp_path_factory)
+    accounts = services.studio.accounts
     scopes = {"root": ["submit"], "ann": ["submit"], "bob": ["submit"], "eve": []}
     with acting(LOCAL):
         for name, role in (("root", "admin"), ("ann", "user"), ("bob", "user"), ("eve", "viewer")):
             accounts.add(name, PASSWORD, role)
         secrets = {name: accounts.add_token(name, "test", scopes[name])[1] for name in scopes}
         secrets["ann, reading"] = accounts.add_token("ann", "reading", [])[1]
-    with client_of(house) as client:
+    with client_of(services) as client:
         yield client, {name: {"Authorization": f"Bearer {secret}"} for name, secret in secrets.items()}
 
 
@@ -53,7 +53,7 @@ def test_only_who_may_submit_sets_options(served: tuple[TestClient, dict[str, di
 
 
 def test_an_account_keeps_its_newest_keys_and_sees_no_others() -> None:
-    kept: Remembered[int] = Remembered(2)
+    kept: PerAccount[int] = PerAccount(2)
     with acting(Actor("ann")):
         kept["a"] = 0
     with acting(Actor("bob")):
@@ -69,7 +69,7 @@ def test_an_account_keeps_its_newest_keys_and_sees_no_others() -> None:
 
 def test_the_number_of_accounts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "MOST_ACCOUNTS", 2)
-    kept: Remembered[str] = Remembered()
+    kept: PerAccount[str] = PerAccount()
     for name in ("", "ann", "", "bob"):
         with acting(Actor(name)):
             kept["key"] = name

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diffusion_local.web.api.dialects import a1111, cog, openai
-from diffusion_local.web.api.fields import NewJobs
+from diffusion_local.web.api.schemas import NewJobs
 from tests.web.api.conftest import JOBS, Hands
 
 EXAMPLES = settings(

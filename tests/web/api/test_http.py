@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.errors import DatabaseProblem, QueueFull
 from diffusion_local.messages import verbatim
 from diffusion_local.options.table import BATCH_OPTIONS, SETTINGS
-from diffusion_local.web.api.fields import NewJobs
-from diffusion_local.web.api.prefer import MOST_SECONDS, read_prefer
+from diffusion_local.web.api.headers import MOST_SECONDS, read_prefer
+from diffusion_local.web.api.schemas import NewJobs
 from tests.support import claimed
 from tests.web.api.conftest import JOBS, SMALL, Hands, draw_next, fail_next
 from tests.web.conftest import made
@@ -40,10 +40,10 @@ def test_a_submit_is_accepted_at_once_and_says_where_to_look(client: TestClient)
     assert (job["state"], job["params"]["seed"], job["params"]["width"]) == ("queued", 7, 256)
 
 
-def test_several_pictures_are_a_batch(client: TestClient, house: House) -> None:
+def test_several_pictures_are_a_batch(client: TestClient, services: Services) -> None:
     told = submitted(client, count=3, name="apples", lane="batch")
     assert told["status_url"] == f"/api/v1/batches/{told['batch_id']}"
-    draw_next(house)
+    draw_next(services)
     batch = client.get(told["status_url"]).json()
     assert (batch["name"], batch["lane"], batch["finished"]) == ("apples", "batch", False)
     assert (batch["counts"]["done"], batch["counts"]["queued"]) == (1, 2)
@@ -51,11 +51,11 @@ def test_several_pictures_are_a_batch(client: TestClient, house: House) -> None:
     assert [job["id"] for job in jobs] == told["job_ids"]
 
 
-def test_a_batch_has_times_and_a_webhook(client: TestClient, house: House) -> None:
+def test_a_batch_has_times_and_a_webhook(client: TestClient, services: Services) -> None:
     told = submitted(
         client, window="23:00-07:00", start_at="2030-01-01T00:00:00Z", webhook="https://1.1.1.1/", lane="batch"
     )
-    batch = house.studio.batch(told["batch_id"])[0]
+    batch = services.studio.batch(told["batch_id"])[0]
     assert (batch.window, batch.start_at[:4], batch.webhook) == ("23:00-07:00", "2030", "https://1.1.1.1/")
     for name, value in (("window", "never"), ("start_at", "soon"), ("webhook", "http://127.0.0.1/")):
         answer = client.post(JOBS, json={"prompt": "x", "lane": "batch", name: value})
@@ -77,10 +77,10 @@ def test_a_failed_job_ends_the_wait_too(client: TestClient, failing: Hands) -> N
     assert (answer.status_code, job["state"], job["error"]["kind"]) == (200, "failed", "engine_error")
 
 
-def test_a_wait_that_was_too_short_is_accepted_and_goes_on(client: TestClient, house: House) -> None:
+def test_a_wait_that_was_too_short_is_accepted_and_goes_on(client: TestClient, services: Services) -> None:
     answer = client.post(JOBS, json={"prompt": "x"} | SMALL, headers={"Prefer": "wait=1"})
     assert (answer.status_code, answer.headers["Preference-Applied"]) == (202, "wait=1")
-    assert house.studio.job(answer.json()["job_ids"][0]).state == "queued"
+    assert services.studio.job(answer.json()["job_ids"][0]).state == "queued"
 
 
 @pytest.mark.parametrize(
@@ -137,11 +137,11 @@ def test_a_batch_is_read_page_by_page_in_its_own_order(client: TestClient) -> No
     assert found == told["job_ids"]
 
 
-def test_an_answer_that_has_not_changed_is_not_sent_again(client: TestClient, house: House) -> None:
+def test_an_answer_that_has_not_changed_is_not_sent_again(client: TestClient, services: Services) -> None:
     url = submitted(client)["status_url"]
     tag = client.get(url).headers["ETag"]
     assert client.get(url, headers={"If-None-Match": f'"other", W/{tag}'}).status_code == 304
-    draw_next(house)
+    draw_next(services)
     assert client.get(url, headers={"If-None-Match": tag}).status_code == 200
 
 
@@ -157,9 +157,9 @@ def test_cancel_again_and_history(client: TestClient) -> None:
     assert [each["state"] for each in client.get(f"{url}/events").json()["events"]] == ["queued", "cancelled"]
 
 
-def test_a_running_job_is_flagged_to_stop(client: TestClient, house: House) -> None:
+def test_a_running_job_is_flagged_to_stop(client: TestClient, services: Services) -> None:
     url = submitted(client)["status_url"]
-    claimed(house.jobs)
+    claimed(services.jobs)
     job = client.post(f"{url}/cancel").json()
     assert (job["state"], job["cancel_requested"]) == ("running", True)
 
@@ -179,8 +179,8 @@ def test_the_queue_pauses_and_resumes(client: TestClient) -> None:
     assert client.post("/api/v1/queue/resume").json() == {"paused": False}
 
 
-def test_images_are_starred_trashed_and_restored(client: TestClient, house: House) -> None:
-    image = made(house, "a green pear")
+def test_images_are_starred_trashed_and_restored(client: TestClient, services: Services) -> None:
+    image = made(services, "a green pear")
     url = f"/api/v1/images/{image.id}"
     assert client.get(url).json()["params"]["prompt"] == "a green pear"
     assert client.patch(url, json={"starred": True}).json()["starred"] is True
@@ -191,10 +191,10 @@ def test_images_are_starred_trashed_and_restored(client: TestClient, house: Hous
     assert client.get("/api/v1/images?search=pear").json()["images"][0]["id"] == image.id
 
 
-def test_models_tell_no_path(client: TestClient, house: House) -> None:
+def test_models_tell_no_path(client: TestClient, services: Services) -> None:
     answer = client.get("/api/v1/models")
     assert answer.json()["models"][0]["id"] == "starter"
-    assert str(house.settings.starter) not in answer.text
+    assert str(services.settings.starter) not in answer.text
 
 
 @pytest.mark.parametrize(
@@ -255,13 +255,13 @@ def test_another_verb_is_405(client: TestClient, method: str, path: str, allow: 
     ],
 )
 def test_bad_input_names_the_field_and_enqueues_nothing(
-    client: TestClient, house: House, body: Any, field: str
+    client: TestClient, services: Services, body: Any, field: str
 ) -> None:
     answer = client.post(JOBS, json=body)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["field"]) == (422, "invalid_params", field)
     assert error["message"].startswith(f"{field}: ")
-    assert house.studio.jobs("queued") == []
+    assert services.studio.jobs("queued") == []
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"prompt": "\\ud800"}', b'{"\\ud800": 1, "prompt": "x"}'])
@@ -309,15 +309,15 @@ def test_where_no_picture_is_sent_a_megabyte_is_enough(client: TestClient, path:
     assert client.post(path, json={"prompt": "x" * 1_100_000}).status_code == 413
 
 
-def test_pages_of_other_sites_cannot_submit(client: TestClient, house: House) -> None:
+def test_pages_of_other_sites_cannot_submit(client: TestClient, services: Services) -> None:
     answer = client.post(JOBS, json={"prompt": "x"}, headers={"Origin": "https://evil.example"})
     assert answer.status_code == 403
-    assert house.studio.jobs("queued") == []
+    assert services.studio.jobs("queued") == []
 
 
-def test_an_error_of_the_worker_is_told_without_its_traceback(client: TestClient, house: House) -> None:
+def test_an_error_of_the_worker_is_told_without_its_traceback(client: TestClient, services: Services) -> None:
     url = submitted(client)["status_url"]
-    fail_next(house, "no such file")
+    fail_next(services, "no such file")
     assert client.get(url).json()["error"] == {
         "kind": "engine_error",
         "message": "no such file",

@@ -12,10 +12,10 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Mount
 
 from diffusion_local.actor import NOBODY, SCOPES, Actor, Role, acting
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.settings import Settings
 from diffusion_local.web.api import limits
-from tests.web.conftest import client_of, house_of
+from tests.web.conftest import client_of, services_of
 
 SETTINGS = Settings.load(environ={}, engine="fake")
 BODIES = {"POST", "PUT", "PATCH", "DELETE"}
@@ -33,7 +33,7 @@ def routes(found: list[BaseRoute], prefix: str = "") -> Iterator[tuple[str, set[
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
-    return client_of(house_of(tmp_path_factory, writes_per_second=0))
+    return client_of(services_of(tmp_path_factory, writes_per_second=0))
 
 
 def test_every_route_that_takes_a_body_refuses_one_beyond_its_limit(shared: TestClient) -> None:
@@ -74,9 +74,9 @@ def test_unknown_paths_and_short_ones_have_the_common_limit(shared: TestClient, 
     assert shared.post(path, content=iter([b"x"])).status_code == 411
 
 
-def test_a_body_longer_than_it_says_is_cut(house: House) -> None:
+def test_a_body_longer_than_it_says_is_cut(services: Services) -> None:
     """Servers other than ours may pass on more than the header announces."""
-    client = client_of(house)
+    client = client_of(services)
     body = b'{"seen": "' + b"x" * limits.MOST_BYTES + b'"}'
     answer = client.post("/look", content=body, headers={"Content-Length": "10"})
     assert answer.status_code == 413

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 
 LISTS = "/api/v1/lists"
 SIZE = "width=128&height=128&steps=2"
@@ -22,13 +22,13 @@ SIZE = "width=128&height=128&steps=2"
     ],
 )
 def test_the_media_type_tells_the_format(
-    client: TestClient, house: House, media: str, data: bytes, prompts: list[str]
+    client: TestClient, services: Services, media: str, data: bytes, prompts: list[str]
 ) -> None:
     answer = client.post(f"{LISTS}?{SIZE}", content=data, headers={"Content-Type": media})
     told = answer.json()
     assert (answer.status_code, told["count"]) == (202, len(prompts))
     assert answer.headers["Location"] == told["status_url"] == f"/api/v1/batches/{told['batch_id']}"
-    assert [job.params.prompt for job in house.studio.jobs(batch_id=told["batch_id"])] == prompts
+    assert [job.params.prompt for job in services.studio.jobs(batch_id=told["batch_id"])] == prompts
     assert client.get(told["status_url"]).json()["lane"] == "batch"
 
 
@@ -40,11 +40,11 @@ def test_a_form_names_the_list_by_its_file(client: TestClient) -> None:
     assert client.get(told["status_url"]).json()["name"] == "other"
 
 
-def test_check_enqueues_nothing(client: TestClient, house: House) -> None:
-    before = len(house.studio.jobs(limit=1000))
+def test_check_enqueues_nothing(client: TestClient, services: Services) -> None:
+    before = len(services.studio.jobs(limit=1000))
     told = client.post(f"{LISTS}/check?expand=all&{SIZE}", content=b"{a|b} car\nx --mood 3").json()
     assert (told["pictures"], told["bad_lines"][0]["line"]) == (2, 2)
-    assert len(house.studio.jobs(limit=1000)) == before
+    assert len(services.studio.jobs(limit=1000)) == before
 
 
 def test_a_key_makes_one_batch_and_a_bad_line_none(client: TestClient) -> None:
@@ -71,21 +71,21 @@ def test_a_form_without_a_file_is_refused(client: TestClient, parts: dict[str, A
     assert answer.json()["error"]["message"]
 
 
-def test_a_list_may_be_longer_than_other_bodies_but_not_endless(client: TestClient, house: House) -> None:
+def test_a_list_may_be_longer_than_other_bodies_but_not_endless(client: TestClient, services: Services) -> None:
     line = b"# " + b"x" * 900 + b"\n"
     assert client.post(f"{LISTS}/check", content=line * 2000 + b"a cat").json()["pictures"] == 1
-    too_long = client.post(LISTS, content=b"x" * (house.settings.max_list_mb * 1_000_000 + 2_000_000))
+    too_long = client.post(LISTS, content=b"x" * (services.settings.max_list_mb * 1_000_000 + 2_000_000))
     assert (too_long.status_code, too_long.json()["error"]["code"]) == (413, "content_too_large")
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_what_is_exported_can_be_sent_again(client: TestClient, house: House, form: str) -> None:
+def test_what_is_exported_can_be_sent_again(client: TestClient, services: Services, form: str) -> None:
     told = client.post(f"{LISTS}?{SIZE}", content=b"a cat --seed 7\na dog --seed 8").json()
     answer = client.get(f"/api/v1/batches/{told['batch_id']}/export?format={form}")
     assert answer.headers["Content-Disposition"].endswith(f'.{form}"')
     assert answer.headers["Content-Type"].partition(";")[0] in ("text/csv", "application/jsonl")
     again = client.post(LISTS, content=answer.content, headers={"Content-Type": answer.headers["Content-Type"]}).json()
-    params = [[job.params for job in house.studio.jobs(batch_id=each["batch_id"])] for each in (told, again)]
+    params = [[job.params for job in services.studio.jobs(batch_id=each["batch_id"])] for each in (told, again)]
     assert params[0] == params[1]
     assert len(client.get(f"/api/v1/queue/export?format={form}").text.splitlines()) >= 4
 

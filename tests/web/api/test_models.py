@@ -2,15 +2,15 @@
 
 from fastapi.testclient import TestClient
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from tests.models import files
 from tests.models.files import write_header
 
 ROOT = "/api/v1"
 
 
-def test_models_are_listed_and_one_is_shown(client: TestClient, house: House) -> None:
-    write_header(house.settings.models / "mine.safetensors", files.SDXL)
+def test_models_are_listed_and_one_is_shown(client: TestClient, services: Services) -> None:
+    write_header(services.settings.models / "mine.safetensors", files.SDXL)
     found = {each["id"]: each for each in client.get(f"{ROOT}/models").json()["models"]}
     assert found["starter"]["ready"]
     one = client.get(f"{ROOT}/models/mine").json()
@@ -18,11 +18,11 @@ def test_models_are_listed_and_one_is_shown(client: TestClient, house: House) ->
     assert (one["state"], one["family"], one["source"], one["kinds"]) == (
         "ready", "sdxl", "file", ["txt2img", "img2img", "inpaint"],
     )  # fmt: skip
-    assert str(house.settings.home) not in client.get(f"{ROOT}/models").text
+    assert str(services.settings.home) not in client.get(f"{ROOT}/models").text
     assert client.get(f"{ROOT}/models/none").status_code == 404
 
 
-def test_a_model_elsewhere_is_added_and_taken_out(client: TestClient, house: House, tmp_path) -> None:
+def test_a_model_elsewhere_is_added_and_taken_out(client: TestClient, services: Services, tmp_path) -> None:
     path = write_header(tmp_path / "elsewhere.safetensors", files.SD1)
     added = client.post(f"{ROOT}/models", json={"path": str(path)})
     assert [each["id"] for each in added.json()["models"]] == ["elsewhere"]
@@ -32,8 +32,8 @@ def test_a_model_elsewhere_is_added_and_taken_out(client: TestClient, house: Hou
     assert (refused.status_code, refused.json()["error"]["field"]) == (422, "path")
 
 
-def test_a_scan_tells_of_adapters(client: TestClient, house: House) -> None:
-    write_header(house.settings.loras / "style.safetensors", files.LORA)
+def test_a_scan_tells_of_adapters(client: TestClient, services: Services) -> None:
+    write_header(services.settings.loras / "style.safetensors", files.LORA)
     [lora] = client.post(f"{ROOT}/models/scan").json()["loras"]
     assert (lora["name"], lora["architecture"], lora["ready"]) == ("style", "sd1", True)
     assert client.get(f"{ROOT}/adapters").json()["loras"] == [lora]

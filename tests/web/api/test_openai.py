@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.web.api.dialects import openai as dialect
 from tests.support import eventually
 from tests.web.api.conftest import Hands
@@ -31,7 +31,7 @@ def sdk(site: Site) -> Iterator[openai.OpenAI]:
 
 
 def jobs_of(site: Site, prompt: str) -> list[str]:
-    return [job.id for job in site.house.studio.jobs(limit=100) if job.params.prompt == prompt]
+    return [job.id for job in site.services.studio.jobs(limit=100) if job.params.prompt == prompt]
 
 
 def test_pictures_come_as_base64(sdk: openai.OpenAI) -> None:
@@ -100,7 +100,7 @@ def test_a_picture_is_edited(sdk: openai.OpenAI, site: Site) -> None:
         sdk.images.edit(image=("a.png", png()), prompt=prompt, response_format="b64_json", extra_body=more).data or []
     )
     assert PIL.open(io.BytesIO(base64.b64decode(data.b64_json or ""))).size == (128, 128)
-    params = site.house.studio.job(jobs_of(site, prompt)[0]).params
+    params = site.services.studio.job(jobs_of(site, prompt)[0]).params
     assert (params.kind, params.strength, params.steps) == ("img2img", 0.5, 4)
 
 
@@ -108,9 +108,9 @@ def test_a_picture_is_edited(sdk: openai.OpenAI, site: Site) -> None:
 def test_what_is_clear_is_painted_anew(sdk: openai.OpenAI, site: Site, files: dict[str, bytes]) -> None:
     prompt = f"a hat {len(files)}"
     sdk.images.edit(prompt=prompt, extra_body={"steps": 4}, **files)  # type: ignore[arg-type]
-    params = site.house.studio.job(jobs_of(site, prompt)[0]).params
+    params = site.services.studio.job(jobs_of(site, prompt)[0]).params
     assert params.kind == "inpaint"
-    with PIL.open(site.house.studio.sources.file(params.mask).local_path) as mask:
+    with PIL.open(site.services.studio.sources.file(params.mask).local_path) as mask:
         assert [mask.convert("L").getpixel((x, 5)) for x in (5, 100)] == [255, 0]
 
 
@@ -172,7 +172,7 @@ def test_a_caller_without_the_package_gets_its_first_pictures_too(site: Site) ->
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(site.url + URL, json=BODY | {"prompt": prompt}, timeout=0.5)
     [job_id] = eventually(lambda: jobs_of(site, prompt))
-    eventually(lambda: site.house.studio.job(job_id).final)  # hanging up cancelled nothing
+    eventually(lambda: site.services.studio.job(job_id).final)  # hanging up cancelled nothing
     eventually(lambda: httpx.post(site.url + URL, json=BODY | {"prompt": prompt}, timeout=20).status_code == 200)
     assert jobs_of(site, prompt) == [job_id]
 
@@ -187,12 +187,12 @@ def test_a_key_of_the_callers_own_holds_for_ever(client: TestClient, drawing: Ha
 
 
 def test_what_failed_is_told_beside_what_was_made(
-    client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.web.api.conftest import draw_next, fail_next, hands
 
     ends = iter([draw_next, fail_next])
-    hands(house, monkeypatch, lambda house: next(ends)(house))
+    hands(services, monkeypatch, lambda services: next(ends)(services))
     answer = client.post(URL, json=BODY | {"n": 2}).json()
     assert len(answer["data"]) == 1
     assert answer["warnings"] == ["A picture is missing: it broke"]

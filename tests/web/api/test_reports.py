@@ -5,17 +5,17 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from tests.web.api.conftest import SMALL, draw_next, fail_next
 
 API = "/api/v1"
 
 
 @pytest.fixture
-def batch_id(house: House) -> str:
-    found = house.studio.submit("a <b>bold</b> apple", count=2, name="Apples", **SMALL).batch_id
-    draw_next(house)
-    fail_next(house, "it broke")
+def batch_id(services: Services) -> str:
+    found = services.studio.submit("a <b>bold</b> apple", count=2, name="Apples", **SMALL).batch_id
+    draw_next(services)
+    fail_next(services, "it broke")
     return found
 
 
@@ -48,12 +48,12 @@ def test_a_night_and_what_is_wrong_with_one(client: TestClient, batch_id: str) -
     assert client.get(f"{API}/reports/batch/nothing").status_code == 404
 
 
-def test_again_for_a_reason(client: TestClient, house: House, batch_id: str) -> None:
+def test_again_for_a_reason(client: TestClient, services: Services, batch_id: str) -> None:
     [reason] = client.get(f"{API}/reports/batch/{batch_id}").json()["reasons"]
     body = {"reason": reason["id"], "batch_id": batch_id}
     made = client.post(f"{API}/reports/again", json=body)
     assert (made.status_code, len(made.json()["job_ids"])) == (202, 1)
-    assert house.studio.job(made.json()["job_ids"][0]).from_job == reason["job_ids"][0]
+    assert services.studio.job(made.json()["job_ids"][0]).from_job == reason["job_ids"][0]
     assert client.post(f"{API}/reports/again", json=body).status_code == 409
     assert client.post(f"{API}/reports/again", json=body | {"reason": "x"}).status_code == 404
     assert client.post(f"{API}/reports/again", json={}).status_code == 422
@@ -67,23 +67,25 @@ def test_the_pages_lead_into_the_app(client: TestClient, batch_id: str) -> None:
     assert client.get("/reports/batch/nothing.html").status_code == 404
 
 
-def test_the_button_of_a_page_makes_what_failed_again(client: TestClient, house: House, batch_id: str) -> None:
-    [reason] = house.studio.reports.batch(batch_id).reasons
+def test_the_button_of_a_page_makes_what_failed_again(client: TestClient, services: Services, batch_id: str) -> None:
+    [reason] = services.studio.reports.batch(batch_id).reasons
     form = {"reason": reason.id, "batch_id": batch_id}
     foreign = client.post("/reports/again", data=form, headers={"Origin": "https://evil.example"})
     assert foreign.status_code == 403
     made = client.post("/reports/again", data=form, follow_redirects=False)
-    new = house.studio.jobs(limit=1)[0]
+    new = services.studio.jobs(limit=1)[0]
     assert (made.status_code, made.headers["location"]) == (303, f"/reports/batch/{new.batch_id}.html")
     assert new.from_job == reason.job_ids[0]
     assert client.post("/reports/again", data=form).status_code == 409
     assert client.post("/reports/again").status_code == 404
 
 
-def test_the_delivery_log(client: TestClient, house: House) -> None:
+def test_the_delivery_log(client: TestClient, services: Services) -> None:
     forbidden = client.post(f"{API}/webhooks/test", json={"url": "http://169.254.169.254/latest"})
     assert (forbidden.status_code, forbidden.json()["error"]["field"]) == (422, "webhook")
-    ids = [house.deliveries.add(house.notices.note("test"), "{}", {"https://example.com/": 1})[0] for _ in range(3)]
+    ids = [
+        services.deliveries.add(services.notices.note("test"), "{}", {"https://example.com/": 1})[0] for _ in range(3)
+    ]
 
     def log(**params: Any) -> dict[str, Any]:
         return client.get(f"{API}/webhooks/deliveries", params=params).json()
@@ -93,9 +95,9 @@ def test_the_delivery_log(client: TestClient, house: House) -> None:
     assert [each["id"] for each in log(limit=2, before=first["next"])["deliveries"]] == ids[:1]
     one = client.get(f"{API}/webhooks/deliveries/{ids[0]}").json()
     assert (one["payload"], one["state"]) == ("{}", "waiting")
-    assert house.deliveries.take(ids[0])
+    assert services.deliveries.take(ids[0])
     assert client.post(f"{API}/webhooks/deliveries/{ids[0]}/resend").status_code == 409
-    house.deliveries.settle(ids[0], False, 500, "", "it answered 500", None)
+    services.deliveries.settle(ids[0], False, 500, "", "it answered 500", None)
     assert [each["id"] for each in log(state="failed")["deliveries"]] == [ids[0]]
     again = client.post(f"{API}/webhooks/deliveries/{ids[0]}/resend")
     assert (again.status_code, again.json()["state"]) == (202, "waiting")

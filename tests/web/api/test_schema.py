@@ -7,7 +7,7 @@ import schemathesis
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.settings import Settings
 
 #: Endless, or it would reach out into the network; and the dialects wait for a worker: ``test_fuzz`` has those.
@@ -27,9 +27,9 @@ def lines(_: Any, value: Any) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> House:
+def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
     home = tmp_path_factory.mktemp("schema") / "home"
-    return open_house(Settings.load(environ={}, home=home, engine="fake", allowed_hosts="testserver", auth="none"))
+    return open_services(Settings.load(environ={}, home=home, engine="fake", allowed_hosts="testserver", auth="none"))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_every_refusal_is_in_the_document(client: TestClient) -> None:
                 assert operation.get("description") or operation.get("summary")
 
 
-def test_examples_are_good_requests(client: TestClient, house: House) -> None:
+def test_examples_are_good_requests(client: TestClient, services: Services) -> None:
     body = client.get("/openapi.json").json()["paths"]["/api/v1/jobs"]["post"]["requestBody"]
     fields = body["content"]["application/json"]["schema"]["properties"]
     example = {name: each["examples"][0] for name, each in fields.items() if each.get("examples")}

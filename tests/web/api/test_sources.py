@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.errors import InvalidParams
 from diffusion_local.web.api import uploads
 from tests.web.api.conftest import JOBS, SMALL
@@ -40,34 +40,34 @@ def test_a_picture_is_kept_once_and_can_be_fetched(client: TestClient) -> None:
     assert client.get(told["url"], headers={"If-None-Match": file.headers["ETag"]}).status_code == 304
 
 
-def test_a_picture_of_the_gallery_becomes_a_source(client: TestClient, house: House) -> None:
-    image = made(house)
+def test_a_picture_of_the_gallery_becomes_a_source(client: TestClient, services: Services) -> None:
+    image = made(services)
     told = client.post(f"/api/v1/images/{image.id}/source").json()
     job = client.post(JOBS, json={"prompt": "x", "source": told["id"]} | SMALL).json()
-    params = house.studio.job(job["job_ids"][0]).params
+    params = services.studio.job(job["job_ids"][0]).params
     assert (params.kind, params.source, params.strength) == ("img2img", told["id"], 0.6)
 
 
 @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
-def test_pictures_may_come_within_the_json(client: TestClient, house: House, prefix: str) -> None:
+def test_pictures_may_come_within_the_json(client: TestClient, services: Services, prefix: str) -> None:
     source, mask = prefix + in_base64(png()), prefix + in_base64(png("white"))
     told = client.post(JOBS, json={"prompt": "x", "source": source, "mask": mask} | SMALL).json()
-    params = house.studio.job(told["job_ids"][0]).params
+    params = services.studio.job(told["job_ids"][0]).params
     assert params.kind == "inpaint"
-    assert [house.studio.sources.size(each) for each in (params.source, params.mask)] == [(128, 128)] * 2
+    assert [services.studio.sources.size(each) for each in (params.source, params.mask)] == [(128, 128)] * 2
 
 
-def test_pictures_may_come_as_a_form(client: TestClient, house: House) -> None:
+def test_pictures_may_come_as_a_form(client: TestClient, services: Services) -> None:
     job = json.dumps({"prompt": "x", "strength": 0.3} | SMALL)
     told = client.post(JOBS, data={"job": job}, files={"source": ("a.png", png("blue"))}).json()
-    params = house.studio.job(told["job_ids"][0]).params
+    params = services.studio.job(told["job_ids"][0]).params
     assert (params.kind, params.strength) == ("img2img", 0.3)
 
 
-def test_an_upscale_needs_no_prompt(client: TestClient, house: House) -> None:
+def test_an_upscale_needs_no_prompt(client: TestClient, services: Services) -> None:
     body = {"prompt": "", "kind": "upscale", "source": in_base64(png()), "scale": 2.0}
     told = client.post(JOBS, json=body).json()
-    assert (house.studio.job(told["job_ids"][0]).params.width, told["warnings"]) == (256, [])
+    assert (services.studio.job(told["job_ids"][0]).params.width, told["warnings"]) == (256, [])
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ def test_an_upscale_needs_no_prompt(client: TestClient, house: House) -> None:
     ],
 )
 def test_what_is_no_picture_is_refused_by_its_field(
-    client: TestClient, house: House, body: dict[str, Any], field: str
+    client: TestClient, services: Services, body: dict[str, Any], field: str
 ) -> None:
     answer = client.post(JOBS, json={"prompt": "x"} | body)
     assert (answer.status_code, answer.json()["error"]["field"]) == (422, field)
-    assert house.studio.jobs("queued") == []
+    assert services.studio.jobs("queued") == []
 
 
 def test_uploads_that_are_no_picture_are_refused(client: TestClient) -> None:

@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from tests.support import claimed
 from tests.web.api.conftest import JOBS, draw_next, fail_next
 from tests.web.conftest import made
 
 
-def submit(house: House, count: int = 1) -> list[str]:
-    return house.studio.submit("x", count=count, width=128, height=128, steps=4).job_ids
+def submit(services: Services, count: int = 1) -> list[str]:
+    return services.studio.submit("x", count=count, width=128, height=128, steps=4).job_ids
 
 
 def post(client: TestClient, verb: str, **body: Any) -> Any:
@@ -21,17 +21,17 @@ def post(client: TestClient, verb: str, **body: Any) -> Any:
     return answer.json()
 
 
-def test_cancel_by_ids_by_batch_and_all_that_wait(client: TestClient, house: House) -> None:
-    first, second, third = submit(house, 3)
-    other = submit(house)
+def test_cancel_by_ids_by_batch_and_all_that_wait(client: TestClient, services: Services) -> None:
+    first, second, third = submit(services, 3)
+    other = submit(services)
     assert post(client, "cancel", job_ids=[first]) == {"job_ids": [first]}
-    batch_id = house.studio.job(first).batch_id
+    batch_id = services.studio.job(first).batch_id
     assert sorted(post(client, "cancel", batch_id=batch_id)["job_ids"]) == sorted([second, third])
     assert post(client, "cancel", waiting=True) == {"job_ids": other}
 
 
-def test_order(client: TestClient, house: House) -> None:
-    first, second, third = submit(house, 3)
+def test_order(client: TestClient, services: Services) -> None:
+    first, second, third = submit(services, 3)
     assert post(client, "move", to="top", job_ids=[third]) == {"job_ids": [third]}
     assert post(client, "move", to="up", job_ids=[second]) == {"job_ids": [second]}
     assert post(client, "priority", value=5, job_ids=[first]) == {"job_ids": [first]}
@@ -39,9 +39,9 @@ def test_order(client: TestClient, house: House) -> None:
     assert [job["id"] for job in waiting] == [first, third, second]
 
 
-def test_again_answers_as_a_submit_does(client: TestClient, house: House) -> None:
-    submit(house)
-    fail_next(house)
+def test_again_answers_as_a_submit_does(client: TestClient, services: Services) -> None:
+    submit(services)
+    fail_next(services)
     answer = client.post(f"{JOBS}/again", json={"failed": True})
     assert answer.status_code == 202
     new = client.get(answer.headers["Location"]).json()
@@ -49,9 +49,9 @@ def test_again_answers_as_a_submit_does(client: TestClient, house: House) -> Non
     assert client.post(f"{JOBS}/again", json={"failed": True}).status_code == 409
 
 
-def test_what_was_deleted_is_410_ever_after(client: TestClient, house: House) -> None:
-    image = made(house)
-    batch_id = house.studio.job(image.job_id).batch_id
+def test_what_was_deleted_is_410_ever_after(client: TestClient, services: Services) -> None:
+    image = made(services)
+    batch_id = services.studio.job(image.job_id).batch_id
     assert client.delete(f"{JOBS}/{image.job_id}").json() == {"job_ids": [image.job_id]}
     for method, path in (
         ("GET", f"/jobs/{image.job_id}"),
@@ -65,10 +65,10 @@ def test_what_was_deleted_is_410_ever_after(client: TestClient, house: House) ->
     assert client.get(f"/api/v1/images/{image.id}").status_code == 200
 
 
-def test_only_what_has_ended_can_be_forgotten(client: TestClient, house: House) -> None:
-    [job_id] = submit(house)
+def test_only_what_has_ended_can_be_forgotten(client: TestClient, services: Services) -> None:
+    [job_id] = submit(services)
     assert client.delete(f"{JOBS}/{job_id}").status_code == 409
-    draw_next(house)
+    draw_next(services)
     assert job_id in post(client, "forget", ended=True)["job_ids"]
 
 
@@ -92,9 +92,9 @@ def test_an_order_must_say_whom_it_means(client: TestClient, verb: str, body: di
     assert answer.json()["error"]["field"] in (field, "priority")
 
 
-def test_a_queue_that_holds_itself_back_takes_nothing_on(client: TestClient, house: House) -> None:
-    [waiting] = submit(house)
-    house.control.block("less than 500 MB are free")
+def test_a_queue_that_holds_itself_back_takes_nothing_on(client: TestClient, services: Services) -> None:
+    [waiting] = submit(services)
+    services.control.block("less than 500 MB are free")
     try:
         for path, body in (
             (JOBS, {"prompt": "x"}),
@@ -107,7 +107,7 @@ def test_a_queue_that_holds_itself_back_takes_nothing_on(client: TestClient, hou
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "60"), path
             assert "500 MB" in answer.text
         assert client.post("/api/v1/lists", content=b"x").status_code == 503
-        assert [job.id for job in house.studio.jobs("queued")] == [waiting]
+        assert [job.id for job in services.studio.jobs("queued")] == [waiting]
     finally:
-        house.control.block("")
-    claimed(house.jobs)
+        services.control.block("")
+    claimed(services.jobs)

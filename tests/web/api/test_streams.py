@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.errors import NotFound
 from diffusion_local.web.api.http import streams
 from tests.support import claimed, soon
@@ -113,32 +113,36 @@ def text_of(client: TestClient, path: str, last_id: str | None = None) -> list[T
 
 
 @pytest.mark.parametrize("last_id", ["nonsense", "-5", "0", ""])
-def test_an_id_that_is_none_of_ours_starts_from_the_beginning(client: TestClient, house: House, last_id: str) -> None:
-    job = house.studio.submit("x", **SMALL).job_ids[0]
-    fail_next(house)
+def test_an_id_that_is_none_of_ours_starts_from_the_beginning(
+    client: TestClient, services: Services, last_id: str
+) -> None:
+    job = services.studio.submit("x", **SMALL).job_ids[0]
+    fail_next(services)
     found = text_of(client, f"/jobs/{job}", last_id)
     assert states(found) == ["queued", "running", "failed"]
     assert found[-1]["data"]["error"]["message"] == "it broke"
 
 
 @pytest.mark.parametrize("last_id", ["9" * 18, "9" * 40])
-def test_an_id_beyond_the_newest_is_no_fault(client: TestClient, house: House, last_id: str) -> None:
-    job = house.studio.submit("x", **SMALL).job_ids[0]
-    draw_next(house)
+def test_an_id_beyond_the_newest_is_no_fault(client: TestClient, services: Services, last_id: str) -> None:
+    job = services.studio.submit("x", **SMALL).job_ids[0]
+    draw_next(services)
     assert client.get(f"/api/v1/jobs/{job}/stream", headers={"Last-Event-ID": last_id}).status_code in (200, 204)
 
 
-def test_a_long_history_comes_in_pages(client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_history_comes_in_pages(client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "PAGE", 2)
-    receipt = house.studio.submit("x", count=3, **SMALL)
+    receipt = services.studio.submit("x", count=3, **SMALL)
     for _ in receipt.job_ids:
-        draw_next(house)
+        draw_next(services)
     found = text_of(client, f"/batches/{receipt.batch_id}")
     assert states(found) == ["queued"] * 3 + ["running", "done"] * 3
     assert [each["event"] for each in found].count("end") == 1
 
 
-def test_a_stream_ends_when_the_server_stops(client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_ends_when_the_server_stops(
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
     looks: list[int] = []
 
     def stops_after_a_while() -> bool:
@@ -146,24 +150,24 @@ def test_a_stream_ends_when_the_server_stops(client: TestClient, house: House, m
         return len(looks) > 5
 
     monkeypatch.setattr(client.app.state.watch, "stopping", stops_after_a_while)  # type: ignore[attr-defined]
-    job = house.studio.submit("x", **SMALL).job_ids[0]
+    job = services.studio.submit("x", **SMALL).job_ids[0]
     assert states(text_of(client, f"/jobs/{job}")) == ["queued"]
 
 
-def test_a_job_that_is_forgotten_meanwhile_ends_its_stream(house: House) -> None:
-    job = house.studio.submit("x", **SMALL).job_ids[0]
-    source = streams.Followed(house.studio, None, job_id=job)
+def test_a_job_that_is_forgotten_meanwhile_ends_its_stream(services: Services) -> None:
+    job = services.studio.submit("x", **SMALL).job_ids[0]
+    source = streams.Followed(services.studio, None, job_id=job)
     assert source.look()[1] is False
-    house.studio.cancel([job])
-    house.studio.forget([job])
+    services.studio.cancel([job])
+    services.studio.forget([job])
     with pytest.raises(NotFound):
         source.look()
 
 
-def test_a_batch_sees_its_own_events_only(house: House) -> None:
-    studio = house.studio
+def test_a_batch_sees_its_own_events_only(services: Services) -> None:
+    studio = services.studio
     first, second = studio.submit("x", count=2, **SMALL), studio.submit("y", **SMALL)
-    assert claimed(house.jobs).id == first.job_ids[0]
+    assert claimed(services.jobs).id == first.job_ids[0]
     found = studio.events_after(0, batch_id=first.batch_id)
     assert [(event.job_id, event.state) for _, event in found] == [
         (first.job_ids[0], "queued"),
@@ -178,10 +182,10 @@ def test_a_batch_sees_its_own_events_only(house: House) -> None:
 STREAM = {"Accept": "text/event-stream"}
 
 
-def test_histories_are_json_unless_a_stream_is_asked_for(client: TestClient, house: House) -> None:
-    receipt = house.studio.submit("x", count=2, **SMALL)
+def test_histories_are_json_unless_a_stream_is_asked_for(client: TestClient, services: Services) -> None:
+    receipt = services.studio.submit("x", count=2, **SMALL)
     for _ in receipt.job_ids:
-        draw_next(house)
+        draw_next(services)
     job, batch = f"/api/v1/jobs/{receipt.job_ids[0]}", f"/api/v1/batches/{receipt.batch_id}"
     for path in (job, batch):
         told = client.get(f"{path}/events", headers={"Accept": "application/json, */*"})
@@ -194,10 +198,10 @@ def test_histories_are_json_unless_a_stream_is_asked_for(client: TestClient, hou
         )
 
 
-def test_histories_are_read_on_by_their_numbers(client: TestClient, house: House) -> None:
-    receipt = house.studio.submit("x", count=2, **SMALL)
+def test_histories_are_read_on_by_their_numbers(client: TestClient, services: Services) -> None:
+    receipt = services.studio.submit("x", count=2, **SMALL)
     for _ in receipt.job_ids:
-        draw_next(house)
+        draw_next(services)
     path = f"/api/v1/batches/{receipt.batch_id}/events"
     first = client.get(path, params={"limit": 4}).json()
     rest = client.get(path, params={"after": first["next"]}).json()

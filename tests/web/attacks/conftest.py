@@ -11,8 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from diffusion_local.actor import LOCAL, acting
-from diffusion_local.compose import House
-from tests.web.conftest import client_of, house_of, made
+from diffusion_local.compose import Services
+from tests.web.conftest import client_of, made, services_of
 
 PASSWORD = "correct horse"
 SMALL = {"width": 128, "height": 128, "steps": 4}
@@ -22,7 +22,7 @@ SMALL = {"width": 128, "height": 128, "steps": 4}
 class Victim:
     """What ann has, and bob wants."""
 
-    house: House
+    services: Services
     image: str
     job: str
     batch: str
@@ -34,8 +34,8 @@ class Victim:
 
 @pytest.fixture(scope="session")
 def victim(tmp_path_factory: pytest.TempPathFactory) -> Victim:
-    house = house_of(tmp_path_factory, share="own")
-    accounts = house.studio.accounts
+    services = services_of(tmp_path_factory, share="own")
+    accounts = services.studio.accounts
     accounts.add("root", PASSWORD)
     tokens = {}
     for name, role, scopes in (
@@ -50,14 +50,14 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Victim:
     tokens["root"] = accounts.add_token("root", "test", ["submit", "control", "admin"])[1]
     tokens["quiet root"] = accounts.add_token("root", "test", ["submit", "control"])[1]
     with acting(replace(LOCAL, name="ann")):
-        image = made(house, "a secret garden")
-        job = house.studio.submit("a secret hill", **SMALL, idempotency_key="anns-key")
-    return Victim(house, image.id, job.job_ids[0], job.batch_id, tokens)
+        image = made(services, "a secret garden")
+        job = services.studio.submit("a secret hill", **SMALL, idempotency_key="anns-key")
+    return Victim(services, image.id, job.job_ids[0], job.batch_id, tokens)
 
 
 @pytest.fixture(scope="session")
 def application(victim: Victim) -> TestClient:
-    return client_of(victim.house)
+    return client_of(victim.services)
 
 
 @pytest.fixture

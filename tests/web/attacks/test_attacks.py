@@ -12,19 +12,24 @@ from fastapi.testclient import TestClient
 from PIL import Image as PIL
 from PIL import PngImagePlugin
 
-from diffusion_local import accounts
+from diffusion_local.accounts import service
 from diffusion_local.actor import LOCAL, acting
 from diffusion_local.errors import InvalidParams, UserError
 from tests.support import soon
 from tests.web.attacks.conftest import PASSWORD, SMALL, Victim
 from tests.web.attacks.table import ATTACKS, INSIDE, LONGER, Attack
-from tests.web.conftest import client_of, house_of, made
+from tests.web.conftest import client_of, made, services_of
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'>"
 
 
 def filled(text: str, victim: Victim) -> str:
-    places = {"image": victim.image, "job": victim.job, "batch": victim.batch, "home": str(victim.house.settings.home)}
+    places = {
+        "image": victim.image,
+        "job": victim.job,
+        "batch": victim.batch,
+        "home": str(victim.services.settings.home),
+    }
     for name, value in places.items():
         text = text.replace(f"{{{name}}}", value)
     return text
@@ -42,7 +47,7 @@ def sent(client: TestClient, victim: Victim, attack: Attack):  # type: ignore[no
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: f"{attack.what}: {attack.tried}")
 def test_an_attack_is_refused_and_changes_nothing(client: TestClient, victim: Victim, attack: Attack) -> None:
-    studio = victim.house.studio
+    studio = victim.services.studio
     before = studio.revision()
     answer = sent(client, victim, attack)
     assert answer.status_code in attack.refused, answer.text
@@ -60,15 +65,15 @@ def test_the_longer_attacks_are_those_of_the_table() -> None:
 @pytest.mark.parametrize("url", INSIDE)
 def test_a_webhook_does_not_reach_inside(victim: Victim, url: str) -> None:
     with acting(replace(LOCAL, name="ann")), pytest.raises(InvalidParams):
-        victim.house.studio.webhooks.check(url)
+        victim.services.studio.webhooks.check(url)
 
 
 def test_a_script_is_text_wherever_it_is_shown(tmp_path_factory: pytest.TempPathFactory) -> None:
-    house = house_of(tmp_path_factory)
-    client = client_of(house)
-    house.studio.submit(SCRIPT, name=SCRIPT, owner=SCRIPT, **SMALL)
-    image = made(house, SCRIPT)
-    batch = house.studio.job(image.job_id).batch_id
+    services = services_of(tmp_path_factory)
+    client = client_of(services)
+    services.studio.submit(SCRIPT, name=SCRIPT, owner=SCRIPT, **SMALL)
+    image = made(services, SCRIPT)
+    batch = services.studio.job(image.job_id).batch_id
     for path in ("/", "/docs", f"/api/v1/batches/{batch}", f"/api/v1/batches/{batch}/report?format=html"):
         answer = client.get(path)
         if "text/html" in answer.headers.get("content-type", ""):
@@ -87,7 +92,7 @@ def test_a_script_is_text_wherever_it_is_shown(tmp_path_factory: pytest.TempPath
 
 def test_guessing_a_password_is_stopped(client: TestClient) -> None:
     answers = [client.post("/login", data={"username": "root", "password": f"guess-{n}"}) for n in range(30)]
-    assert [each.status_code for each in answers] == [401] * accounts.MOST_FOR_BOTH + [429] * 25
+    assert [each.status_code for each in answers] == [401] * service.MOST_FOR_BOTH + [429] * 25
     assert int(answers[-1].headers["Retry-After"]) > 600
     assert client.post("/login", data={"username": "root", "password": PASSWORD}).status_code == 429
     unknown = client.post("/login", data={"username": "no-such-person", "password": "guess"})
@@ -134,13 +139,13 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_before_it_is_unpacked(client: TestClient, victim: Victim, name: str) -> None:
-    kept = sum(1 for _ in victim.house.settings.sources.rglob("*"))
+    kept = sum(1 for _ in victim.services.settings.sources.rglob("*"))
     started = time.monotonic()
     headers = victim.headers("ann") | {"Content-Type": "image/png"}
     answer = client.post("/api/v1/sources", content=BOMBS[name], headers=headers)
     assert answer.status_code in (413, 422), answer.text
     assert time.monotonic() - started < soon(5)
-    assert sum(1 for _ in victim.house.settings.sources.rglob("*")) == kept
+    assert sum(1 for _ in victim.services.settings.sources.rglob("*")) == kept
 
 
 def endless() -> Iterator[bytes]:
@@ -171,16 +176,16 @@ def test_a_viewer_fills_no_disk(client: TestClient, victim: Victim) -> None:
 
 
 def test_gradios_upload_takes_nothing_large(client: TestClient, victim: Victim) -> None:
-    limit = (victim.house.settings.max_source_mb + victim.house.settings.max_list_mb + 2) * 1_000_000
+    limit = (victim.services.settings.max_source_mb + victim.services.settings.max_list_mb + 2) * 1_000_000
     files = {"files": ("../../evil.html", b"<script>" * (limit // 8), "text/html")}
     answer = client.post("/gradio_api/upload", files=files, headers=victim.headers("ann"))
     assert answer.status_code in (400, 413)
-    assert not list(victim.house.settings.home.rglob("evil*"))
+    assert not list(victim.services.settings.home.rglob("evil*"))
 
 
 def test_the_page_answers_during_a_flood(tmp_path_factory: pytest.TempPathFactory) -> None:
-    house = house_of(tmp_path_factory, auth="none", host="0.0.0.0")
-    application = client_of(house).app
+    services = services_of(tmp_path_factory, auth="none", host="0.0.0.0")
+    application = client_of(services).app
     attacker = TestClient(application, base_url="http://127.0.0.1:7860", client=("10.0.0.9", 1))
     person = TestClient(application, base_url="http://127.0.0.1:7860", client=("10.0.0.8", 1))
     statuses, slowest = [], 0.0
@@ -196,7 +201,7 @@ def test_the_page_answers_during_a_flood(tmp_path_factory: pytest.TempPathFactor
 
 
 def test_no_answer_tells_a_path_of_the_machine(client: TestClient, victim: Victim) -> None:
-    home = str(victim.house.settings.home)
+    home = str(victim.services.settings.home)
     headers = victim.headers("root")
     for path in (
         "/",
@@ -220,7 +225,7 @@ def test_no_secret_is_logged(client: TestClient, victim: Victim, caplog: pytest.
     client.post("/login", data={"username": "ann", "password": PASSWORD})
     client.get("/api/v1/jobs", headers=victim.headers("bob"))
     with pytest.raises(UserError):
-        victim.house.studio.accounts.sign_in("ann", "a wrong password", "10.0.0.5", "")
+        victim.services.studio.accounts.sign_in("ann", "a wrong password", "10.0.0.5", "")
     for secret in (PASSWORD, "a wrong password", victim.tokens["bob"], *client.cookies.values()):
         assert secret not in caplog.text
 

@@ -33,13 +33,13 @@ def server(victim: Victim) -> Iterator[str]:
     from diffusion_local.web.app import create_app
 
     port = free_port()
-    app = create_app(victim.house.studio, victim.house.settings)
+    app = create_app(victim.services.studio, victim.services.settings)
     running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
     eventually(lambda: running.started, 30)
-    (victim.house.settings.home / "config.toml").write_text("# secret-of-the-config\n")
-    (victim.house.settings.home / ".secret").write_text("secret-of-the-dotfile")
+    (victim.services.settings.home / "config.toml").write_text("# secret-of-the-config\n")
+    (victim.services.settings.home / ".secret").write_text("secret-of-the-dotfile")
     yield f"http://127.0.0.1:{port}"
     running.should_exit = True
     thread.join(10)
@@ -91,7 +91,7 @@ def sent(client: httpx.Client, data: bytes, name: str = "apple.png") -> str:
 
 
 def kept(victim: Victim) -> set[str]:
-    return {str(each) for each in (victim.house.settings.home / "tmp").rglob("*")}
+    return {str(each) for each in (victim.services.settings.home / "tmp").rglob("*")}
 
 
 def by_run(client: httpx.Client, name: str, parameter: str, value: Any) -> httpx.Response:
@@ -166,7 +166,7 @@ def references(home: Path, victims_upload: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def forged(victim: Victim, callers: Any) -> dict[str, Any]:
-    return references(victim.house.settings.home, sent(callers("ann"), picture()))
+    return references(victim.services.settings.home, sent(callers("ann"), picture()))
 
 
 @pytest.mark.parametrize("who", ["eve", "bob"])
@@ -185,7 +185,14 @@ def test_no_file_reference_reads_anything(
         if answer.status_code == 200:  # not a FileData to Gradio: the endpoint itself refuses it
             text = results(client, answer, endpoint[0])
             assert "error" in text, name
-        for secret in (MARK, "SQLite format", "secret-of", str(victim.house.settings.home), "/etc/passwd", "environ"):
+        for secret in (
+            MARK,
+            "SQLite format",
+            "secret-of",
+            str(victim.services.settings.home),
+            "/etc/passwd",
+            "environ",
+        ):
             assert secret not in text, f"{name}: {text}"
     assert opened == []
     assert kept(victim) == before
@@ -362,7 +369,7 @@ def test_an_upload_is_read_back_by_its_uploader_only(callers: Any) -> None:
     ],
 )
 def test_no_other_file_is_served(victim: Victim, callers: Any, path: str) -> None:
-    address = "/gradio_api/file=" + path.replace("{home}", str(victim.house.settings.home))
+    address = "/gradio_api/file=" + path.replace("{home}", str(victim.services.settings.home))
     for method in ("GET", "HEAD"):
         assert callers("root").request(method, address, follow_redirects=False).status_code == 404
 
@@ -399,7 +406,7 @@ def test_who_may_not_submit_is_refused_before_the_body(server: str, victim: Vict
 
 def test_an_upload_is_not_larger_than_a_picture_may_be(victim: Victim, callers: Any) -> None:
     before = kept(victim)
-    size = (victim.house.settings.max_source_mb + 1) * 1_000_000
+    size = (victim.services.settings.max_source_mb + 1) * 1_000_000
     form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
 
@@ -421,7 +428,7 @@ def test_an_upload_is_not_larger_than_a_picture_may_be(victim: Victim, callers: 
 def test_a_name_of_an_upload_names_nothing(victim: Victim, callers: Any, name: str) -> None:
     answer = callers("submitter").post("/gradio_api/upload", files={"files": (name, b"<script>", "text/html")})
     assert answer.status_code in (200, 400)
-    assert not list(victim.house.settings.home.rglob("*evil*"))
+    assert not list(victim.services.settings.home.rglob("*evil*"))
     if answer.status_code == 200:
         callers("submitter").post(
             "/gradio_api/run/add_source", json={"data": [{"path": answer.json()[0], "meta": META}]}

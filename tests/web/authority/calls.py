@@ -7,7 +7,7 @@ import base64
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffusion_local.store.queue_groups import Wanted
+from diffusion_local.queue.groups import JobFilter
 from tests.web.authority.scene import OWNER, PASSWORD, SMALL, png
 
 
@@ -359,9 +359,9 @@ SENTENCES: dict[str, tuple[Any, ...]] = {
     "lists.submit": ("a tree",),
     "lists.export": ("{batch}",),
     "queue_file.take": ("{file}",),
-    "groups.live": (Wanted(), 10),
-    "groups.ended": (Wanted(), 10),
-    "groups.window": ("{batch}", Wanted(), 10),
+    "groups.live": (JobFilter(), 10),
+    "groups.ended": (JobFilter(), 10),
+    "groups.window": ("{batch}", JobFilter(), 10),
     "sources.add": (png("green"),),
     "sources.from_image": ("{image}",),
     "sources.file": ("{source}",),

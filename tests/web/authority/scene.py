@@ -15,16 +15,17 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
-from diffusion_local import accounts, authority
+from diffusion_local import authority
+from diffusion_local.accounts import service
 from diffusion_local.actor import LOCAL, NOBODY, Actor, Scope, acting, run_as
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.domain import Failure, Lane, State
 from diffusion_local.operations.operation import Whose
 from diffusion_local.operations.registry import OPERATIONS
-from diffusion_local.store.selection import Selection
+from diffusion_local.queue.jobs import Selection
 from diffusion_local.web.access import cookie_name
 from tests.support import claimed
-from tests.web.conftest import client_of, drawn, house_of
+from tests.web.conftest import client_of, drawn, services_of
 
 PASSWORD = "correct horse"
 OWNER = "wilhelmina"  # a name that stands in no text by chance
@@ -67,10 +68,10 @@ class Person:
 class Pristine:
     """The home as it was: tells whether anything was changed since, and brings it back."""
 
-    def __init__(self, house: House, copy: Path) -> None:
-        self._home, self._copy = house.settings.home, copy
-        self._watch = sqlite3.connect(house.settings.database, check_same_thread=False)
-        self._write = sqlite3.connect(house.settings.database, check_same_thread=False)
+    def __init__(self, services: Services, copy: Path) -> None:
+        self._home, self._copy = services.settings.home, copy
+        self._watch = sqlite3.connect(services.settings.database, check_same_thread=False)
+        self._write = sqlite3.connect(services.settings.database, check_same_thread=False)
         self._write.execute("PRAGMA synchronous = OFF")
         self._rows = sqlite3.connect(":memory:", check_same_thread=False)
         self._watch.backup(self._rows)
@@ -126,7 +127,7 @@ def told(path: Path) -> tuple[int, int]:
 class Scene:
     """``names`` are ids of the owner's things, as requests name them; ``said`` the sentences of the last call."""
 
-    house: House
+    services: Services
     client: TestClient
     names: dict[str, str]
     people: list[Person]
@@ -182,18 +183,18 @@ def png(colour: str) -> bytes:
     return file.getvalue()
 
 
-def furnished(house: House) -> dict[str, str]:
+def furnished(services: Services) -> dict[str, str]:
     """What the owner has, one of each kind; ids by the names of ``THINGS``, and of what is everybody's."""
-    studio = house.studio
+    studio = services.studio
     source, mask = studio.sources.add(png("red")).id, studio.sources.add(png("white")).id
     done = studio.submit("a secret garden", **SMALL, name="secret plans", seed=424242, count=3)
-    images = [drawn(house, claimed(house.jobs)) for _ in range(3)]
+    images = [drawn(services, claimed(services.jobs)) for _ in range(3)]
     studio.trash(images[2].id)
     board = studio.boards.create("secret board", [images[0].id])
     failed = studio.submit("a secret failure", **SMALL)
-    house.jobs.fail(claimed(house.jobs).claim, Failure("engine_error", "a secret fault"))
+    services.jobs.fail(claimed(services.jobs).claim, Failure("engine_error", "a secret fault"))
     running = studio.submit("a secret river", **SMALL)
-    claim = claimed(house.jobs).claim
+    claim = claimed(services.jobs).claim
     first, second = (
         studio.submit(
             "a secret hill",
@@ -210,9 +211,9 @@ def furnished(house: House) -> dict[str, str]:
         for each in range(2)
     )
     report = studio.reports.batch(failed.batch_id)
-    house.files.preview(running.job_ids[0]).write(lambda file: file.write(b"RIFF a secret preview"))
-    house.workers.register(claim.worker, 1, "cpu")
-    house.workers.tell(claim.worker, "busy", "starter")
+    services.files.preview(running.job_ids[0]).write(lambda file: file.write(b"RIFF a secret preview"))
+    services.workers.register(claim.worker, 1, "cpu")
+    services.workers.tell(claim.worker, "busy", "starter")
     return {
         "job": first.job_ids[0],
         "job2": first.job_ids[1],
@@ -233,15 +234,15 @@ def furnished(house: House) -> dict[str, str]:
     }
 
 
-def callers(house: House) -> Iterator[Person]:
+def callers(services: Services) -> Iterator[Person]:
     """Nobody, each account as it is signed in, and tokens with each scope of those that have it."""
     yield Person("nobody", NOBODY)
-    found = house.studio.accounts
+    found = services.studio.accounts
     for account, scopes in ((OWNER, SCOPES[:2]), ("bob", SCOPES[:2]), ("eve", ()), ("root", SCOPES)):
         secret = found.sign_in(account, PASSWORD, "127.0.0.1", "test")
         known = found.by_session(secret)
         assert known
-        yield Person(f"{account}, signed in", known[0], {"Cookie": f"{cookie_name(house.settings)}={secret}"})
+        yield Person(f"{account}, signed in", known[0], {"Cookie": f"{cookie_name(services.settings)}={secret}"})
         chosen = [[], *([each] for each in scopes)] if account in (OWNER, "root") else [list(scopes)]
         for each in chosen:
             secret = found.add_token(account, "test", each)[1]
@@ -253,22 +254,22 @@ def callers(house: House) -> Iterator[Person]:
 
 @contextmanager
 def scene(folder: pytest.TempPathFactory, patch: pytest.MonkeyPatch, share: str) -> Iterator[Scene]:
-    patch.setattr(accounts, "SEEN_SECONDS", 10.0**8)  # when a token was used is written once
+    patch.setattr(service, "SEEN_SECONDS", 10.0**8)  # when a token was used is written once
     run_as(LOCAL)
-    house = house_of(folder, share=share, writes_per_second=0)
+    services = services_of(folder, share=share, writes_per_second=0)
     for name, role in (("root", "admin"), (OWNER, "user"), ("bob", "user"), ("eve", "viewer")):
-        house.studio.accounts.add(name, PASSWORD, role)
-    mine, people = house.studio.accounts, list(callers(house))
+        services.studio.accounts.add(name, PASSWORD, role)
+    mine, people = services.studio.accounts, list(callers(services))
     with acting(next(each.actor for each in people if each.name == f"{OWNER}, signed in")):
-        names = furnished(house)
+        names = furnished(services)
     names["token"], names["session"] = mine.tokens(OWNER)[0].id, mine.sessions(OWNER)[0].id
-    names["delivery"] = house.studio.webhooks.test("https://93.184.216.34/").id
-    house.deliveries.take(names["delivery"])
-    house.deliveries.settle(names["delivery"], False, 500, "", "it broke", None)
-    names["download"] = house.studio.library.download("some/model").id
-    names["file"] = "".join(house.studio.queue_file.export())
+    names["delivery"] = services.studio.webhooks.test("https://93.184.216.34/").id
+    services.deliveries.take(names["delivery"])
+    services.deliveries.settle(names["delivery"], False, 500, "", "it broke", None)
+    names["download"] = services.studio.library.download("some/model").id
+    names["file"] = "".join(services.studio.queue_file.export())
     names["file64"] = base64.b64encode(names["file"].encode()).decode()
-    house.queue.ring = ringing(house)  # type: ignore[method-assign]
+    services.queue.ring = ringing(services)  # type: ignore[method-assign]
     said: list[str] = []
     check = authority.check
 
@@ -277,26 +278,26 @@ def scene(folder: pytest.TempPathFactory, patch: pytest.MonkeyPatch, share: str)
         check(name, account)
 
     patch.setattr(authority, "check", heard)
-    with client_of(house) as client:
+    with client_of(services) as client:
         client.app.state.watch.stopping = lambda: True  # type: ignore[attr-defined]  # streams end with what there is
         for each in people:
             client.get("/api/v1/queue", headers=each.headers)
         run_as(NOBODY)  # as the web process
         try:
-            yield Scene(house, client, names, people, Pristine(house, folder.mktemp("pristine")), said)
+            yield Scene(services, client, names, people, Pristine(services, folder.mktemp("pristine")), said)
         finally:
             run_as(LOCAL)
 
 
-def ringing(house: House) -> Callable[..., None]:
+def ringing(services: Services) -> Callable[..., None]:
     """In the place of a worker: what somebody submits to be waited for is drawn at once."""
 
     def ring(times: int = 1) -> None:
         with acting(LOCAL):
-            for job in house.view.jobs(State.QUEUED):
+            for job in services.view.jobs(State.QUEUED):
                 if job.params.prompt == "at once":
-                    house.control.move_to_top(Selection((job.id,)))
-                    drawn(house, claimed(house.jobs))
+                    services.control.move_to_top(Selection((job.id,)))
+                    drawn(services, claimed(services.jobs))
 
     return ring
 

@@ -25,8 +25,8 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 def described(studio: Scene) -> dict[str, dict[int, Any]]:
     """By method and path, the type of the answer of each status."""
     watch = studio.client.app.state.watch  # type: ignore[attr-defined]
-    parts = [jobs.router(studio.house.studio, watch)]
-    parts += [each.router(studio.house.studio) for each in (lists, sources, images, models, derived)]
+    parts = [jobs.router(studio.services.studio, watch)]
+    parts += [each.router(studio.services.studio) for each in (lists, sources, images, models, derived)]
     found = {}
     for route in (each for part in parts for each in part.routes if isinstance(each, APIRoute)):
         types = {status: each["model"] for status, each in route.responses.items() if "model" in each}

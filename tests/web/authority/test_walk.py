@@ -17,7 +17,7 @@ from starlette.routing import Mount
 
 from diffusion_local import authority
 from diffusion_local.actor import LOCAL, Scope, acting
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound, UserError
 from diffusion_local.operations.operation import Whose
 from diffusion_local.operations.registry import OPERATIONS
@@ -106,9 +106,9 @@ def test_every_door_is_walked_through(studio: Scene) -> None:
     assert {*calls.HANDLERS, "act"} == set(handlers(application))  # `act` is what the buttons call
 
 
-def test_the_table_has_every_public_method_of_the_studio_and_of_its_parts(house: House) -> None:
+def test_the_table_has_every_public_method_of_the_studio_and_of_its_parts(services: Services) -> None:
     found = {name for name in dir(Studio) if not name.startswith("_")}
-    for part, each in vars(house.studio).items():
+    for part, each in vars(services.studio).items():
         if not part.startswith("_"):
             found |= {f"{part}.{name}" for name in dir(each) if not name.startswith("_")}
     assert found == set(OPERATIONS)
@@ -353,7 +353,7 @@ def say_to_all(studio: Scene, name: str) -> None:
 
 def said(studio: Scene, person: Person, name: str, given: tuple[Any, ...]) -> tuple[UserError | None, str]:
     """(why it was refused, what came back)."""
-    asked = studio.house.studio
+    asked = studio.services.studio
     with acting(LOCAL):
         things = {
             "@job": asked.job(studio.names["job"]),

@@ -48,7 +48,7 @@ def findings(page: Any) -> list[str]:
 def test_nothing_serious_is_found_on_any_tab(
     people: Any, site: Site, scheme: str, viewport: dict[str, int], locale: str
 ) -> None:
-    studio = site.house.studio
+    studio = site.services.studio
     page = people(color_scheme=scheme, viewport=viewport, reduced_motion="reduce", locale=locale).open()
     assert findings(page) == []  # the invitation
     prompt, broken = a_prompt(), a_prompt("broken [fail]")
@@ -126,9 +126,9 @@ def test_keys_do_what_their_list_says(people: Any, site: Site) -> None:
 
 def test_the_title_tells_how_far_it_is(people: Any, site: Site) -> None:
     page = people().open()
-    job = site.house.studio.submit(a_prompt("slow [slow:0.3]"), width=128, height=128, steps=12)
+    job = site.services.studio.submit(a_prompt("slow [slow:0.3]"), width=128, height=128, steps=12)
     page.wait_for_function("/^\\d+ % · .*diffusion-local$|^\\d+ % · diffusion-local$/.test(document.title)")
-    site.house.studio.wait(job.job_ids, 30)
+    site.services.studio.wait(job.job_ids, 30)
     page.wait_for_function("document.title === 'diffusion-local'")
 
 

@@ -54,13 +54,13 @@ def test_from_prompt_to_picture_to_gallery_and_back(page: Any) -> None:
 
 def test_a_press_is_shown_at_once_and_ten_are_ten(people: Any, site: Site) -> None:
     page = people().open()
-    site.house.studio.pause()
-    before = site.house.studio.snapshot().counts[State.QUEUED]
+    site.services.studio.pause()
+    before = site.services.studio.snapshot().counts[State.QUEUED]
     prompt = a_prompt()
     page.fill("#prompt textarea", prompt)
     for _ in range(10):
         page.click("#generate")
-    eventually(lambda: site.house.studio.snapshot().counts[State.QUEUED] == before + 10)
+    eventually(lambda: site.services.studio.snapshot().counts[State.QUEUED] == before + 10)
     page.wait_for_function("document.querySelectorAll('.batch').length === 10")  # all that is not finished is shown
     assert page.locator(".notice", has_text="Paused").count() == 1
 
@@ -68,9 +68,9 @@ def test_a_press_is_shown_at_once_and_ten_are_ten(people: Any, site: Site) -> No
     page.locator("#queue >> text=Next").wait_for()
     page.on("dialog", lambda dialog: dialog.accept())
     page.locator("#queue >> text=Cancel all waiting").click()
-    eventually(lambda: site.house.studio.snapshot().counts[State.QUEUED] == 0)
+    eventually(lambda: site.services.studio.snapshot().counts[State.QUEUED] == 0)
     page.locator("#notices .notice button", has_text="Resume").click()
-    eventually(lambda: not site.house.studio.snapshot().paused)
+    eventually(lambda: not site.services.studio.snapshot().paused)
 
 
 def test_cancel_and_again(page: Any, site: Site) -> None:
@@ -88,7 +88,7 @@ def test_cancel_and_again(page: Any, site: Site) -> None:
     row.locator("text=Cancel").click()
     page.locator("#queue li.line.cancelled", has_text=prompt).nth(1).wait_for()
     assert fits(page)
-    assert all(job.state is State.CANCELLED for job in site.house.studio.jobs() if job.params.prompt == prompt)
+    assert all(job.state is State.CANCELLED for job in site.services.studio.jobs() if job.params.prompt == prompt)
 
 
 def test_a_failed_picture_says_why(people: Any) -> None:
@@ -127,7 +127,7 @@ def test_opening_the_settings_changes_none_of_them(people: Any, site: Site) -> N
     for prompt in prompts:
         press(page, prompt)
         batch(page, prompt).locator(".card").wait_for()
-    seeds = [job.params.seed for job in site.house.studio.jobs() if job.params.prompt in prompts]
+    seeds = [job.params.seed for job in site.services.studio.jobs() if job.params.prompt in prompts]
     assert len(set(seeds)) == 2
 
 
@@ -137,7 +137,7 @@ def test_a_shape_sets_the_size(people: Any, site: Site) -> None:
     prompt = a_prompt()
     press(page, prompt)
     batch(page, prompt).locator(".card").wait_for()
-    job = next(each for each in site.house.studio.jobs() if each.params.prompt == prompt)
+    job = next(each for each in site.services.studio.jobs() if each.params.prompt == prompt)
     assert (job.params.width, job.params.height) == (224, 296)
 
 

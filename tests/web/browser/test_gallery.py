@@ -36,7 +36,7 @@ def test_search_star_trash_and_undo(people: Any, site: Site) -> None:
     page.click(".tile a.open")
     page.locator("[role=dialog] [data-do=star]").click()
     page.locator("[role=dialog] [data-do=unstar]").wait_for()
-    assert site.house.studio.image(image).starred
+    assert site.services.studio.image(image).starred
     page.locator("[role=dialog] >> text=Move to trash").click()
     page.locator(".invite", has_text="No picture fits").wait_for()
     page.locator(".toast >> text=Undo").click()
@@ -65,7 +65,7 @@ def test_ticked_pictures_go_on_a_board_are_compared_and_thrown_away(people: Any,
     bar.locator("summary").click()
     bar.locator("[data-do=board_new]").click()
     page.locator(".toast", has_text="Autumn <b>").wait_for()
-    [board] = [each for each in site.house.studio.boards.all() if first in each.name]
+    [board] = [each for each in site.services.studio.boards.all() if first in each.name]
     assert board.count == 2
 
     page.locator(f".tile[data-key='{third}'] .tick").click()  # while some are ticked, all of a tile is its box
@@ -78,7 +78,7 @@ def test_ticked_pictures_go_on_a_board_are_compared_and_thrown_away(people: Any,
 
 def test_the_gallery_is_narrowed_to_a_board_and_to_the_trash(people: Any, site: Site) -> None:
     kept, other = worked(site, a_prompt()), worked(site, a_prompt())
-    board = site.house.studio.boards.create(f"Winter {kept}", [kept])
+    board = site.services.studio.boards.create(f"Winter {kept}", [kept])
     page = people().open()
     go(page, "gallery")
     page.locator(f".tile[data-key='{other}']").wait_for()
@@ -92,7 +92,7 @@ def test_the_gallery_is_narrowed_to_a_board_and_to_the_trash(people: Any, site: 
 
     page.locator("[data-do=everything]").click()
     page.locator(f".tile[data-key='{other}']").wait_for()  # a click before the answer would still mean the board
-    site.house.studio.trash(other)
+    site.services.studio.trash(other)
     page.locator("[data-id='trashed=1']").click()
     page.locator(".gallery-head", has_text="Trash").wait_for()
     page.locator(f".tile[data-key='{other}'] .tick input").check(force=True)
@@ -100,7 +100,7 @@ def test_the_gallery_is_narrowed_to_a_board_and_to_the_trash(people: Any, site: 
     page.locator(".picked:visible [data-do=delete_these]").click()
     page.locator(f".tile[data-key='{other}']").wait_for(state="detached")
     with pytest.raises(Gone):
-        site.house.studio.image(other)
+        site.services.studio.image(other)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ def option(page: Any, name: str, value: str) -> None:
 
 
 def test_a_list_is_checked_queued_without_its_bad_line_and_reported(page: Any, site: Site) -> None:
-    studio, first = site.house.studio, a_prompt("a list of boats")
+    studio, first = site.services.studio, a_prompt("a list of boats")
     go(page, "lists")
     page.fill(TEXT, f"{first}\na red apple --steps many\n# nothing\na {{red|blue}} tree --count 2\n")
     page.click("#list-for-all > button")
@@ -67,7 +67,7 @@ def test_a_list_is_checked_queued_without_its_bad_line_and_reported(page: Any, s
 
 
 def test_what_waits_is_changed_renamed_and_cancelled(page: Any, site: Site) -> None:
-    studio, prompt = site.house.studio, a_prompt("waiting in a list")
+    studio, prompt = site.services.studio, a_prompt("waiting in a list")
     studio.pause()
     batch_id = studio.lists.submit(f"{prompt}\na blue whale", name=prompt, size="128x128", steps=2).batch_id
     go(page, "lists")
@@ -114,7 +114,7 @@ def test_a_grid_is_counted_before_it_is_queued(people: Any, site: Site) -> None:
 
 
 def test_a_file_becomes_the_list_and_the_queue_comes_from_a_file(people: Any, site: Site, tmp_path: Path) -> None:
-    studio, page, prompt = site.house.studio, people().open(), a_prompt("从文件")
+    studio, page, prompt = site.services.studio, people().open(), a_prompt("从文件")
     studio.pause()
     go(page, "lists")
     path = tmp_path / "list.csv"

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 
 
 def test_models_are_shown_added_used_and_cancelled(page: Any, site: Site, tmp_path: Any) -> None:
-    library = site.house.studio.library
+    library = site.services.studio.library
     go(page, "models")
     page.wait_for_selector("#models .model[data-key=starter]")
     assert fits(page)

@@ -35,7 +35,7 @@ def choose(row: Any, label: str) -> None:
 
 
 def test_the_line_is_ordered_selected_and_cancelled(page: Any, site: Site) -> None:
-    studio = site.house.studio
+    studio = site.services.studio
     studio.pause()
     prompts = [a_prompt("in line") for _ in range(4)]
     ids = [studio.submit(prompt, width=128, height=128).job_ids[0] for prompt in prompts]
@@ -90,19 +90,19 @@ def test_the_line_is_ordered_selected_and_cancelled(page: Any, site: Site) -> No
 def test_pause_now_gives_the_running_picture_back_and_resume_goes_on(people: Any, site: Site) -> None:
     page = people().open()
     prompt = a_prompt("given back [slow:0.2]")
-    job_id = site.house.studio.submit(prompt, width=128, height=128, steps=12).job_ids[0]
-    eventually(lambda: site.house.studio.job(job_id).step > 0)
+    job_id = site.services.studio.submit(prompt, width=128, height=128, steps=12).job_ids[0]
+    eventually(lambda: site.services.studio.job(job_id).step > 0)
     go(page, "queue")
     page.locator("#queue .split summary").click()
     page.locator("#queue .split .items >> text=Now, give it back").click()
-    eventually(lambda: site.house.studio.job(job_id).state is State.QUEUED, 5)
+    eventually(lambda: site.services.studio.job(job_id).state is State.QUEUED, 5)
     page.locator("#notices .notice button", has_text="Resume").click()
-    eventually(lambda: site.house.studio.job(job_id).attempt == 2)
-    assert site.house.studio.wait([job_id], 30)[0].state is State.DONE
+    eventually(lambda: site.services.studio.job(job_id).attempt == 2)
+    assert site.services.studio.wait([job_id], 30)[0].state is State.DONE
 
 
 def test_a_batch_is_held_and_goes_on(page: Any, site: Site) -> None:
-    studio = site.house.studio
+    studio = site.services.studio
     studio.pause()
     prompt = a_prompt("a batch to hold")
     receipt = studio.submit(prompt, count=2, width=128, height=128, steps=2)
@@ -115,7 +115,7 @@ def test_a_batch_is_held_and_goes_on(page: Any, site: Site) -> None:
 
 
 def test_all_failed_again_and_what_happened(page: Any, site: Site) -> None:
-    studio = site.house.studio
+    studio = site.services.studio
     studio.forget(ended=True)
     prompt = a_prompt("broken [fail]")
     studio.wait(studio.submit(prompt, count=2, width=128, height=128, steps=2).job_ids, 30)
@@ -145,7 +145,7 @@ def test_all_failed_again_and_what_happened(page: Any, site: Site) -> None:
 @pytest.fixture
 def names(site: Site) -> Iterator[list[str]]:
     """Three batches of some pictures that wait, the first one open."""
-    studio = site.house.studio
+    studio = site.services.studio
     studio.pause()
     studio.cancel(waiting=True)
     studio.forget(ended=True)
@@ -171,7 +171,7 @@ def test_a_fold_outlives_a_look_and_a_reload_and_goes_by_keyboard(page: Any, sit
     assert line(page, names[1]).count() == 8
     page.evaluate("document.querySelectorAll('#queue li').forEach((each) => { each.seen = true })")
     other = a_prompt("another")
-    site.house.studio.submit(other, width=128, height=128)  # the next look draws anew
+    site.services.studio.submit(other, width=128, height=128)  # the next look draws anew
     line(page, other).wait_for()
     # What was there is the same as before, not drawn in its place.
     assert page.evaluate("[...document.querySelectorAll('#queue li')].filter((each) => !each.seen).length") == 1
@@ -187,7 +187,7 @@ def test_a_fold_outlives_a_look_and_a_reload_and_goes_by_keyboard(page: Any, sit
 
 def test_filters_narrow_outlive_a_reload_and_are_cleared(page: Any, site: Site, names: list[str]) -> None:
     boat = a_prompt("a boat at sea")
-    site.house.studio.submit(boat, width=128, height=128)
+    site.services.studio.submit(boat, width=128, height=128)
     go(page, "queue")
     unfolded(page, names[0])
     page.fill("#queue [type=search]", "BOAT")
@@ -210,7 +210,7 @@ def test_filters_narrow_outlive_a_reload_and_are_cleared(page: Any, site: Site, 
 
 
 def test_a_range_is_ticked_with_shift_and_cancelled(people: Any, site: Site, names: list[str]) -> None:
-    page, studio = people().open(), site.house.studio
+    page, studio = people().open(), site.services.studio
     go(page, "queue")
     unfolded(page, names[0])
     rows = line(page, names[0])
@@ -244,7 +244,7 @@ def test_batches_change_places(page: Any, site: Site, names: list[str]) -> None:
 
 
 def test_with_thousands_waiting_there_are_few_rows_and_all_can_be_reached(page: Any, site: Site) -> None:
-    studio = site.house.studio
+    studio = site.services.studio
     studio.pause()
     name = a_prompt("a long list")
     try:

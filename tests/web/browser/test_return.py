@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from diffusion_local.compose import House, open_house
+from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import State
 from diffusion_local.settings import Settings
 from tests.support import eventually
@@ -29,7 +29,7 @@ class Served:
         self.settings = Settings.load(
             environ={}, home=home, engine="fake", port=free_port(), fake_step_seconds=0.05, **changes
         )
-        self.house: House = open_house(self.settings)
+        self.services: Services = open_services(self.settings)
         self.url = f"http://127.0.0.1:{self.settings.port}{self.settings.root_path}"
         self._log = (home / "out").open("wb")
         self._worker = self._run("worker", "--slot", "cpu0")
@@ -77,7 +77,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture
 def person(chromium: Any, served: Served) -> Iterator[Person]:
     """Their console may complain of a server that was away."""
-    found = Person(chromium.new_context(), Site(served.url, served.house))
+    found = Person(chromium.new_context(), Site(served.url, served.services))
     yield found
     found.context.close()
 
@@ -112,7 +112,7 @@ def test_a_press_into_the_void_is_told_and_the_form_is_kept(person: Person, serv
     page.locator("#told .notice", has_text="did not reach the studio").wait_for(timeout=60_000)
     page.locator(AWAY).wait_for(state="detached")
     assert page.input_value("#prompt textarea") == prompt
-    assert prompt not in [job.params.prompt for job in served.house.studio.jobs()]
+    assert prompt not in [job.params.prompt for job in served.services.studio.jobs()]
     page.click("#generate")
     batch(page, prompt).locator(".card.done").first.wait_for()
 
@@ -123,7 +123,7 @@ def test_a_dropped_network_is_told_and_what_happened_meanwhile_is_shown(person: 
     person.context.set_offline(True)
     page.locator(AWAY).wait_for()
     prompt = a_prompt("made meanwhile")
-    served.house.studio.wait(served.house.studio.submit(prompt, width=128, height=128, steps=2).job_ids, 30)
+    served.services.studio.wait(served.services.studio.submit(prompt, width=128, height=128, steps=2).job_ids, 30)
     person.context.set_offline(False)
     page.locator(f".tile img[alt='{prompt}']").wait_for()
     assert page.locator(AWAY).count() == 0
@@ -150,7 +150,7 @@ def test_a_page_in_the_background_looks_rarely_and_at_once_when_it_is_back(perso
 
 def test_what_one_device_does_the_other_sees(chromium: Any, person: Person, served: Served) -> None:
     page = person.open()
-    phone = Person(chromium.new_context(viewport=PHONE), Site(served.url, served.house))
+    phone = Person(chromium.new_context(viewport=PHONE), Site(served.url, served.services))
     try:
         other = phone.open()
         press(page, a_prompt("runs first [slow:0.3]"))
@@ -166,7 +166,7 @@ def test_what_one_device_does_the_other_sees(chromium: Any, person: Person, serv
         batch(page, prompt).locator(".card.done").first.wait_for()
     finally:
         phone.context.close()
-    assert served.house.studio.snapshot().counts[State.QUEUED] == 0
+    assert served.services.studio.snapshot().counts[State.QUEUED] == 0
 
 
 def test_below_a_path_everything_is_found(chromium: Any, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_below_a_path_everything_is_found(chromium: Any, tmp_path: Path) -> None
 
     try:
         context.on("response", heard)
-        guest = Person(context, Site(f"{below.url}/", below.house))
+        guest = Person(context, Site(f"{below.url}/", below.services))
         page = guest.open()
         prompt = a_prompt("below a path")
         press(page, prompt)

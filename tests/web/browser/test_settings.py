@@ -24,7 +24,7 @@ def test_a_setting_is_changed_and_one_from_the_command_line_is_not(page: Any, si
     go(page, "settings")
     row.locator(".later").wait_for()
     assert row.locator("input").input_value() == "12"
-    assert "keep_trash_days = 12" in (site.house.settings.home / "config.toml").read_text()
+    assert "keep_trash_days = 12" in (site.services.settings.home / "config.toml").read_text()
     row.locator("[data-do=reset_setting]").click()
     row.locator(".later").wait_for(state="detached")
     page.click("#settings details[data-key=rest] summary")

@@ -21,12 +21,12 @@ DROP = """(bytes) => {
 
 
 def made_of(site: Site, prompt: str) -> Any:
-    found = eventually(lambda: [job for job in site.house.studio.jobs() if job.params.prompt == prompt])
+    found = eventually(lambda: [job for job in site.services.studio.jobs() if job.params.prompt == prompt])
     return found[0].params
 
 
 def test_the_button_opens_a_chooser_of_pictures(page: Any, site: Site) -> None:
-    picture = site.house.studio.picture_file(worked(site, a_prompt())).local_path
+    picture = site.services.studio.picture_file(worked(site, a_prompt())).local_path
     with page.expect_file_chooser() as chosen:
         page.click("#source [data-source=pick]")
     chosen.value.set_files({"name": "a.jpg", "mimeType": "image/jpeg", "buffer": plain(picture)})
@@ -34,7 +34,7 @@ def test_the_button_opens_a_chooser_of_pictures(page: Any, site: Site) -> None:
 
 
 def test_a_file_becomes_a_source_and_its_mask_is_painted(page: Any, site: Site) -> None:
-    picture = site.house.studio.picture_file(worked(site, a_prompt())).local_path
+    picture = site.services.studio.picture_file(worked(site, a_prompt())).local_path
     page.set_input_files("#source [data-file]", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": plain(picture)})
     page.wait_for_selector("#source .begin", state="visible")
     assert fits(page)
@@ -59,7 +59,7 @@ def test_a_file_becomes_a_source_and_its_mask_is_painted(page: Any, site: Site) 
     press(page, prompt)
     params = made_of(site, prompt)
     assert params.kind is Kind.INPAINT
-    lit = light(site.house.studio.sources.file(params.mask).local_path)
+    lit = light(site.services.studio.sources.file(params.mask).local_path)
     assert 0.01 < lit < 0.5
     page.click("#source [data-source=remove]")
     page.wait_for_selector("#source .begin", state="hidden")
@@ -70,7 +70,7 @@ def test_a_file_becomes_a_source_and_its_mask_is_painted(page: Any, site: Site) 
 
 def test_a_dropped_picture_offers_its_recipe(people: Any, site: Site) -> None:
     original = a_prompt("the dropped one")
-    data = list(site.house.studio.picture_file(worked(site, original)).read_bytes())
+    data = list(site.services.studio.picture_file(worked(site, original)).read_bytes())
     page = people().open()
     page.evaluate(DROP, data)
     page.click("[data-ask=recipe]")

@@ -41,7 +41,7 @@ def test_keys_walk_zoom_star_and_close(people: Any, site: Site) -> None:
     assert scale(page) < 3
     page.keyboard.press("s")
     page.wait_for_selector("[data-do=unstar]")
-    assert site.house.studio.image(newer).starred
+    assert site.services.studio.image(newer).starred
     page.keyboard.press("i")
     assert page.locator(".side .prompt").is_hidden()
     page.keyboard.press("i")
@@ -62,7 +62,7 @@ def test_the_open_picture_goes_on_a_board_and_stays_open(people: Any, site: Site
     page.click("[role=dialog] [data-do=pin_new]")
     page.locator("[role=dialog] [data-do=board_pictures]", has_text=name).wait_for()
     shown(page, image)
-    [board] = [each for each in site.house.studio.boards.all() if each.name == name]
+    [board] = [each for each in site.services.studio.boards.all() if each.name == name]
     assert board.count == 1
     page.click("[role=dialog] [data-do=board_pictures]")
     page.locator("h2, h3", has_text=name).first.wait_for()
@@ -138,5 +138,5 @@ def test_more_of_a_picture_appears_on_create(people: Any, site: Site) -> None:
     page.locator(".toast", has_text="In the queue").wait_for()
     page.keyboard.press("Escape")
     page.wait_for_function("document.querySelectorAll('.batch .card.done').length === 2")
-    seeds = {job.params.seed for job in site.house.studio.jobs() if job.params.prompt == prompt}
+    seeds = {job.params.seed for job in site.services.studio.jobs() if job.params.prompt == prompt}
     assert len(seeds) == 2

@@ -21,9 +21,9 @@ def press(page: Any, prompt: str) -> None:
 
 def worked(site: Site, prompt: str) -> str:
     """Id of a picture that somebody else submitted and the worker has made."""
-    job_ids = site.house.studio.submit(prompt, width=128, height=128, steps=2).job_ids
-    job = site.house.studio.wait(job_ids, 30)[0]
-    return site.house.studio.images_of([job])[job.id].id
+    job_ids = site.services.studio.submit(prompt, width=128, height=128, steps=2).job_ids
+    job = site.services.studio.wait(job_ids, 30)[0]
+    return site.services.studio.images_of([job])[job.id].id
 
 
 def go(page: Any, tab: str) -> None:

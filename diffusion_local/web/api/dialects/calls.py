@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 
-from diffusion_local import faults, shapes
+from diffusion_local import disk, serializers
 from diffusion_local.actor import current
 from diffusion_local.domain import Image, Job, State
 from diffusion_local.errors import InvalidParams, UserError, echo
@@ -36,7 +36,7 @@ def refusing(say: Callable[[Request, UserError], JSONResponse]) -> type[APIRoute
 
             async def call(request: Request) -> Response:
                 try:
-                    with faults.explained():
+                    with disk.explained():
                         return await handle(request)
                 except RequestValidationError as error:
                     return say(request, of_validation(error))
@@ -56,7 +56,7 @@ def caller(request: Request) -> str:
     return hashlib.sha256("\0".join(told).encode()).hexdigest()
 
 
-class Remembered(Generic[T]):
+class PerAccount(Generic[T]):
     """One value for each key, kept apart by the current actor's account ("" for the local user).
 
     Only the last ``most`` keys of each account are kept. Callers choose much of their keys (User-Agent, request body),
@@ -117,7 +117,7 @@ def encoded(studio: Studio, image: Image, form: str = "png", quality: int = 90) 
 
 def address(request: Request, image: Image) -> str:
     """A picture's whole address, under the name by which the caller knows this server."""
-    return root_of(request).removesuffix(shapes.root()) + shapes.file_url(image)
+    return root_of(request).removesuffix(serializers.root()) + serializers.file_url(image)
 
 
 def root_of(request: Request) -> str:

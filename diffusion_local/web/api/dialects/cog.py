@@ -16,13 +16,13 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, create_model
 
 from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
 from diffusion_local.messages import message
+from diffusion_local.notify.predictions import FILTER, MOST_JOBS, Subscription, prediction
 from diffusion_local.options.signature import options_of
-from diffusion_local.shapes import Json
+from diffusion_local.serializers import Json
 from diffusion_local.studio import Studio
-from diffusion_local.telling.predictions import FILTER, MOST_JOBS, Subscription, prediction
 from diffusion_local.web.api.dialects.calls import neutral, refusing, root_of
-from diffusion_local.web.api.fields import field_of
-from diffusion_local.web.api.prefer import MOST_SECONDS, read_prefer
+from diffusion_local.web.api.headers import MOST_SECONDS, read_prefer
+from diffusion_local.web.api.schemas import field_of
 from diffusion_local.web.api.uploads import kept_pictures
 from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.web.refusals import headers_of, sentence, status_of

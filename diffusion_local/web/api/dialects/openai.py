@@ -28,11 +28,11 @@ from diffusion_local.errors import Conflict, InvalidParams, NotFound, UserError,
 from diffusion_local.messages import message
 from diffusion_local.options.signature import options_of
 from diffusion_local.options.table import PICTURES
-from diffusion_local.shapes import Json
+from diffusion_local.serializers import Json
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.calls import (
     LONGEST,
-    Remembered,
+    PerAccount,
     address,
     caller,
     encoded,
@@ -42,7 +42,7 @@ from diffusion_local.web.api.dialects.calls import (
     why_not,
 )
 from diffusion_local.web.api.dialects.pictures import opened, painted_where_clear
-from diffusion_local.web.api.fields import field_of
+from diffusion_local.web.api.schemas import field_of
 from diffusion_local.web.api.uploads import media_type
 from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.web.refusals import NEVER, headers_of, printable, sentence, status_of
@@ -130,7 +130,7 @@ EDIT = {"requestBody": {"required": True, "content": {"multipart/form-data": {"s
 
 def router(studio: Studio, watch: Watch) -> APIRouter:
     api = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=refusing(refusal))
-    unanswered: Remembered[Pending] = Remembered(MOST_UNANSWERED)
+    unanswered: PerAccount[Pending] = PerAccount(MOST_UNANSWERED)
 
     @api.post("/images/generations")
     async def generate(

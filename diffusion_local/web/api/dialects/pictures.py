@@ -5,9 +5,9 @@ import io
 from PIL import Image as PIL
 from PIL import ImageOps
 
-from diffusion_local import decoding
-from diffusion_local.store.blobs import StoredFile
-from diffusion_local.store.sources import Sources
+from diffusion_local import image_decoding
+from diffusion_local.gallery.blobs import StoredFile
+from diffusion_local.gallery.sources import Sources
 
 ENCODERS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
@@ -19,7 +19,7 @@ def opened(sources: Sources, data: bytes, field: str) -> PIL.Image:
 
 def inverted(mask: PIL.Image) -> bytes:
     """A mask with black for white. Raises Overloaded."""
-    with decoding.share(mask):
+    with image_decoding.share(mask):
         return as_png(ImageOps.invert(mask.convert("L")))
 
 
@@ -30,7 +30,7 @@ def painted_where_clear(picture: PIL.Image) -> bytes | None:
     """
     if not picture.has_transparency_data:
         return None
-    with decoding.share(picture):
+    with image_decoding.share(picture):
         clear = picture if picture.mode == "RGBA" else picture.convert("RGBA")
         return as_png(ImageOps.invert(clear.getchannel("A")))
 
@@ -49,6 +49,6 @@ def converted(stored: StoredFile, form: str, quality: int) -> bytes:
     if form == "png" and stored.suffix == ".png":
         return stored.read_bytes()
     file = io.BytesIO()
-    with stored.open() as kept, PIL.open(kept) as picture, decoding.share(picture):
+    with stored.open() as kept, PIL.open(kept) as picture, image_decoding.share(picture):
         picture.convert("RGB").save(file, ENCODERS[form], quality=quality)
     return file.getvalue()

@@ -13,7 +13,7 @@ from typing import Any
 
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.messages import message
-from diffusion_local.web.api.gradio.routes import Kind
+from diffusion_local.web.api.gradio.routes import RouteKind
 from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.limits import MAX_STRUCTURE, Structure
 
@@ -26,9 +26,9 @@ UPLOAD = "upload"
 SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 #: Fields that a caller may send; all others are dropped.
 FIELDS = {
-    Kind.CALL: ("data", "session_hash", "fn_index", "trigger_id", "event_data"),
-    Kind.CANCEL: ("session_hash", "fn_index", "event_id"),
-    Kind.RESET: ("event_id",),
+    RouteKind.CALL: ("data", "session_hash", "fn_index", "trigger_id", "event_data"),
+    RouteKind.CANCEL: ("session_hash", "fn_index", "event_id"),
+    RouteKind.RESET: ("event_id",),
 }
 
 
@@ -39,7 +39,7 @@ class Calls:
         self._uploads = uploads
         self._events: dict[str, OrderedDict[str, str]] = {}  # owner: {event id: Gradio's key of its results}
 
-    def body(self, kind: Kind, body: bytes, owner: str) -> dict[str, Any]:
+    def body(self, kind: RouteKind, body: bytes, owner: str) -> dict[str, Any]:
         """A body as Gradio may have it. Raises InvalidParams, and NotFound for what is not the caller's."""
         structure = Structure()
         structure.add(body)
@@ -51,17 +51,17 @@ class Calls:
             raise InvalidParams("body", message("json_body")) from None
         if not isinstance(given, dict):
             raise InvalidParams("body", message("json_object"))
-        if kind is Kind.CALL_BY_NAME:
+        if kind is RouteKind.CALL_BY_NAME:
             return {str(name): self._checked(value, owner) for name, value in given.items()}
         kept = {name: given[name] for name in FIELDS[kind] if given.get(name) is not None}
-        if kind is Kind.CALL:
+        if kind is RouteKind.CALL:
             if not isinstance(kept.get("data"), list):
                 raise InvalidParams("data", message("parameter_list"))
             for name in ("data", "event_data"):
                 kept |= {name: self._checked(kept[name], owner)} if name in kept else {}
         if "session_hash" in kept:
             kept["session_hash"] = session_key(owner, kept["session_hash"])
-        if kind is Kind.CANCEL:
+        if kind is RouteKind.CANCEL:
             self.results(kept.get("event_id"), owner)
         return kept
 

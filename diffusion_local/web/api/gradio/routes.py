@@ -14,7 +14,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 
-class Kind(Enum):
+class RouteKind(Enum):
     """How a request to a route is checked before Gradio gets it."""
 
     PLAIN = auto()  # nothing in it to check
@@ -27,12 +27,12 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True)
-class Allowed:
+class AllowedRoute:
     """One method and path; ``kind`` says how requests are checked, ``starts`` whether the answer names a new event."""
 
     method: str
     path: str
-    kind: Kind = Kind.PLAIN
+    kind: RouteKind = RouteKind.PLAIN
     starts: bool = False
     _route: Route = field(init=False, repr=False, compare=False)
 
@@ -54,36 +54,36 @@ async def _nowhere(*_: Any) -> None:
 API = "/gradio_api"
 ALLOWED = (
     # the page
-    Allowed("GET", "/"),
-    Allowed("HEAD", "/"),
-    Allowed("GET", "/config"),
-    Allowed("GET", "/config/"),
-    Allowed("GET", "/theme.css"),
-    Allowed("GET", "/static/{path:path}"),
-    Allowed("GET", "/assets/{path:path}"),
-    Allowed("GET", "/favicon.ico"),
-    Allowed("GET", "/robots.txt"),
-    Allowed("GET", f"{API}/app_id"),
+    AllowedRoute("GET", "/"),
+    AllowedRoute("HEAD", "/"),
+    AllowedRoute("GET", "/config"),
+    AllowedRoute("GET", "/config/"),
+    AllowedRoute("GET", "/theme.css"),
+    AllowedRoute("GET", "/static/{path:path}"),
+    AllowedRoute("GET", "/assets/{path:path}"),
+    AllowedRoute("GET", "/favicon.ico"),
+    AllowedRoute("GET", "/robots.txt"),
+    AllowedRoute("GET", f"{API}/app_id"),
     # documentation of the endpoints; the clients need it too
-    Allowed("GET", f"{API}/info"),
-    Allowed("GET", f"{API}/info/"),
-    Allowed("GET", f"{API}/openapi.json"),
+    AllowedRoute("GET", f"{API}/info"),
+    AllowedRoute("GET", f"{API}/info/"),
+    AllowedRoute("GET", f"{API}/openapi.json"),
     # calls that are answered at once
-    Allowed("POST", f"{API}/run/{{api_name}}", Kind.CALL),
-    Allowed("POST", f"{API}/run/{{api_name}}/", Kind.CALL),
+    AllowedRoute("POST", f"{API}/run/{{api_name}}", RouteKind.CALL),
+    AllowedRoute("POST", f"{API}/run/{{api_name}}/", RouteKind.CALL),
     # calls whose results are fetched by event id
-    Allowed("POST", f"{API}/call/{{api_name}}", Kind.CALL, starts=True),
-    Allowed("POST", f"{API}/call/{{api_name}}/", Kind.CALL, starts=True),
-    Allowed("GET", f"{API}/call/{{api_name}}/{{event_id}}", Kind.RESULT),
-    Allowed("POST", f"{API}/call/v2/{{api_name}}", Kind.CALL_BY_NAME, starts=True),
-    Allowed("POST", f"{API}/call/v2/{{api_name}}/", Kind.CALL_BY_NAME, starts=True),
-    Allowed("GET", f"{API}/call/v2/{{api_name}}/{{event_id}}", Kind.RESULT),
+    AllowedRoute("POST", f"{API}/call/{{api_name}}", RouteKind.CALL, starts=True),
+    AllowedRoute("POST", f"{API}/call/{{api_name}}/", RouteKind.CALL, starts=True),
+    AllowedRoute("GET", f"{API}/call/{{api_name}}/{{event_id}}", RouteKind.RESULT),
+    AllowedRoute("POST", f"{API}/call/v2/{{api_name}}", RouteKind.CALL_BY_NAME, starts=True),
+    AllowedRoute("POST", f"{API}/call/v2/{{api_name}}/", RouteKind.CALL_BY_NAME, starts=True),
+    AllowedRoute("GET", f"{API}/call/v2/{{api_name}}/{{event_id}}", RouteKind.RESULT),
     # calls of gradio_client and @gradio/client, and their results
-    Allowed("POST", f"{API}/queue/join", Kind.CALL, starts=True),
-    Allowed("GET", f"{API}/queue/data", Kind.EVENTS),
-    Allowed("POST", f"{API}/cancel", Kind.CANCEL),
-    Allowed("POST", f"{API}/reset", Kind.RESET),
-    Allowed("POST", f"{API}/reset/", Kind.RESET),
+    AllowedRoute("POST", f"{API}/queue/join", RouteKind.CALL, starts=True),
+    AllowedRoute("GET", f"{API}/queue/data", RouteKind.EVENTS),
+    AllowedRoute("POST", f"{API}/cancel", RouteKind.CANCEL),
+    AllowedRoute("POST", f"{API}/reset", RouteKind.RESET),
+    AllowedRoute("POST", f"{API}/reset/", RouteKind.RESET),
 )
 
 #: (method, path) of Gradio's routes that answer 404, and why.
@@ -158,7 +158,7 @@ REFUSED: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def find(scope: Scope, allowed: Sequence[Allowed] = ALLOWED) -> tuple[Allowed, dict[str, Any]] | None:
+def find(scope: Scope, allowed: Sequence[AllowedRoute] = ALLOWED) -> tuple[AllowedRoute, dict[str, Any]] | None:
     """The allowed route of a request, with the parameters of its path."""
     for route in allowed:
         parameters = route.match(scope)

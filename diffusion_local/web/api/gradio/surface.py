@@ -18,7 +18,7 @@ from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.web import refusals
 from diffusion_local.web.api.gradio.calls import Calls, session_key
-from diffusion_local.web.api.gradio.routes import Allowed, Kind, find
+from diffusion_local.web.api.gradio.routes import AllowedRoute, RouteKind, find
 from diffusion_local.web.api.limits import MOST_BYTES, refusal
 from diffusion_local.web.refusals import NEVER
 
@@ -57,19 +57,19 @@ class Surface:
             await refused(error)(scope, receive, send)
 
     async def _checked(
-        self, route: Allowed, parameters: dict[str, Any], scope: Scope, receive: Receive, send: Send
+        self, route: AllowedRoute, parameters: dict[str, Any], scope: Scope, receive: Receive, send: Send
     ) -> None:
         owner = actor.current().name
         match route.kind:
-            case Kind.PLAIN:
+            case RouteKind.PLAIN:
                 await self._app(scope, receive, send)
-            case Kind.EVENTS:
+            case RouteKind.EVENTS:
                 hashes = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [])
                 key = session_key(owner, hashes[0] if len(hashes) == 1 else None)
                 self._require_results(key)
                 scope = {**scope, "query_string": urlencode({"session_hash": key}).encode()}
                 await self._app(scope, receive, send)
-            case Kind.RESULT:
+            case RouteKind.RESULT:
                 self._require_results(self._calls.results(parameters["event_id"], owner))
                 await self._app(scope, receive, send)
             case _:
@@ -80,7 +80,7 @@ class Surface:
             raise NotFound(message("no_results"))
 
     async def _call(
-        self, route: Allowed, parameters: dict[str, Any], owner: str, scope: Scope, receive: Receive, send: Send
+        self, route: AllowedRoute, parameters: dict[str, Any], owner: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         headers = Headers(scope=scope)
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
@@ -93,13 +93,13 @@ class Surface:
             await refusal(413, "content_too_large", text)(scope, receive, send)
             return
         body, encoded = await anyio.to_thread.run_sync(self._rewritten, route.kind, given, owner)
-        index = body.get("fn_index") if route.kind is Kind.CALL else None
-        is_call = route.kind in (Kind.CALL, Kind.CALL_BY_NAME)
+        index = body.get("fn_index") if route.kind is RouteKind.CALL else None
+        is_call = route.kind in (RouteKind.CALL, RouteKind.CALL_BY_NAME)
         if is_call and not self._sessions.has_endpoint(parameters.get("api_name", ""), index):
             raise NotFound(message("no_endpoint"))
 
         async def started(event_id: str) -> None:
-            session = body.get("session_hash") if route.kind is Kind.CALL else None
+            session = body.get("session_hash") if route.kind is RouteKind.CALL else None
             for key in self._calls.started(event_id, session, owner):
                 await self._sessions.forget(key)
 
@@ -120,7 +120,7 @@ class Surface:
             finally:
                 watching.cancel()
 
-    def _rewritten(self, kind: Kind, given: bytes, owner: str) -> tuple[dict[str, Any], bytes]:
+    def _rewritten(self, kind: RouteKind, given: bytes, owner: str) -> tuple[dict[str, Any], bytes]:
         body = self._calls.body(kind, given, owner)
         return body, json.dumps(body).encode()
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from diffusion_local import shapes
+from diffusion_local import serializers
 from diffusion_local.errors import NotFound
 from diffusion_local.messages import message
 from diffusion_local.studio import Studio
@@ -16,7 +16,7 @@ from diffusion_local.web.api.watch import Watch
 ROOT = "/api/v1"
 #: What any route may answer instead, all in one shape.
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": shapes.Problem, "description": meaning}
+    status: {"model": serializers.Problem, "description": meaning}
     for status, meaning in {
         400: "this cannot be read, or comes from where it must not",
         401: "it is not known who asks",

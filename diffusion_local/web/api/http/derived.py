@@ -11,19 +11,18 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
-from diffusion_local import answers, shapes
+from diffusion_local import serializers
 from diffusion_local.domain import Receipt
-from diffusion_local.lists.prompt_lists import ListReceipt
-from diffusion_local.operations import registry
+from diffusion_local.gallery.blobs import StoredFile
+from diffusion_local.gallery.sources import Source
+from diffusion_local.hub.downloads import Download
+from diffusion_local.lists.service import ListReceipt
+from diffusion_local.operations import answers, registry
 from diffusion_local.operations.operation import File, Operation, Paged, Route, Whole
 from diffusion_local.operations.registry import Argument
-from diffusion_local.store.blobs import StoredFile
-from diffusion_local.store.downloads import Download
-from diffusion_local.store.sources import Source
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.etags import REVALIDATE, linked, tagged
-from diffusion_local.web.api.fields import HEADER, model_of
-from diffusion_local.web.api.schemas import answer_schema
+from diffusion_local.web.api.headers import REVALIDATE, linked, tagged
+from diffusion_local.web.api.schemas import HEADER, answer_schema, model_of
 from diffusion_local.web.api.stored import StoredResponse
 
 NO_LONGER = 60  # seconds: the longest pause that Retry-After asks for
@@ -157,8 +156,8 @@ def answered(
 
 def location(value: Any) -> dict[str, str]:
     if isinstance(value, Download):
-        return {"Location": shapes.api_url(f"downloads/{value.id}")}
-    return {"Location": shapes.source_url(value.id)} if isinstance(value, Source) else {}
+        return {"Location": serializers.api_url(f"downloads/{value.id}")}
+    return {"Location": serializers.source_url(value.id)} if isinstance(value, Source) else {}
 
 
 def accepted(studio: Studio, receipt: Receipt | ListReceipt) -> JSONResponse:
@@ -167,11 +166,11 @@ def accepted(studio: Studio, receipt: Receipt | ListReceipt) -> JSONResponse:
     return JSONResponse(content, 202, headers={"Location": content["status_url"], "Retry-After": str(pause)})
 
 
-def where_it_stands(studio: Studio, receipt: Receipt | ListReceipt) -> tuple[shapes.Json, int]:
+def where_it_stands(studio: Studio, receipt: Receipt | ListReceipt) -> tuple[serializers.Json, int]:
     """The answer to what enqueued a batch, and after how many seconds it is worth asking again."""
-    batch = shapes.api_url(f"batches/{receipt.batch_id}")
+    batch = serializers.api_url(f"batches/{receipt.batch_id}")
     one = isinstance(receipt, Receipt) and len(receipt.job_ids) == 1
-    status = shapes.api_url(f"jobs/{receipt.job_ids[0]}") if one else batch
+    status = serializers.api_url(f"jobs/{receipt.job_ids[0]}") if one else batch
     seconds = studio.place(studio.job(receipt.job_ids[0]))[1]
     content = answers.as_json(studio, receipt) | {"status_url": status, "sheet_url": f"{batch}/sheet.webp"}
     return content | {"finished": False}, max(1, min(NO_LONGER, round(seconds or 1)))

@@ -5,10 +5,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from diffusion_local import shapes
+from diffusion_local import serializers
 from diffusion_local.options import a1111
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.etags import tagged
+from diffusion_local.web.api.headers import tagged
 from diffusion_local.web.api.schemas import PARAMS, typed
 
 RECIPE: dict[int | str, dict[str, Any]] = {200: {"model": typed("Recipe", params=PARAMS, text=str)}}
@@ -21,6 +21,6 @@ def router(studio: Studio) -> APIRouter:
     def recipe(image_id: str, request: Request) -> Response:
         """How a picture was made: `params` (to be submitted again as they are), and `text` as A1111 writes it."""
         image = studio.image(image_id)
-        return tagged(request, {"params": shapes.params(image), "text": a1111.text(image.params)})
+        return tagged(request, {"params": serializers.params(image), "text": a1111.text(image.params)})
 
     return images

@@ -7,15 +7,13 @@ from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from diffusion_local import answers
 from diffusion_local.domain import Receipt
-from diffusion_local.operations import registry
+from diffusion_local.operations import answers, registry
 from diffusion_local.operations.registry import MEANINGS, OPERATIONS
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.fields import NewJobs
+from diffusion_local.web.api.headers import read_prefer
 from diffusion_local.web.api.http.derived import where_it_stands
-from diffusion_local.web.api.prefer import read_prefer
-from diffusion_local.web.api.schemas import ACCEPTED, JOB, WHERE, several, typed
+from diffusion_local.web.api.schemas import ACCEPTED, JOB, WHERE, NewJobs, several, typed
 from diffusion_local.web.api.uploads import job_of, kept_pictures
 from diffusion_local.web.api.watch import Watch, until_final
 

@@ -9,19 +9,18 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 
-from diffusion_local import answers, shapes
+from diffusion_local import serializers
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.formats import format_of
 from diffusion_local.lists.plan import ListCheck
-from diffusion_local.lists.prompt_lists import ListReceipt
+from diffusion_local.lists.service import ListReceipt
 from diffusion_local.messages import message
-from diffusion_local.operations import registry
+from diffusion_local.operations import answers, registry
 from diffusion_local.operations.operation import Operation
 from diffusion_local.operations.registry import MEANINGS, OPERATIONS
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.fields import ListOptions, ListSettings
 from diffusion_local.web.api.http.derived import accepted
-from diffusion_local.web.api.schemas import ACCEPTED, schema
+from diffusion_local.web.api.schemas import ACCEPTED, ListOptions, ListSettings, schema
 from diffusion_local.web.api.uploads import media_type
 
 FORMATS = {
@@ -69,7 +68,7 @@ def router(studio: Studio) -> APIRouter:
     async def check_list(
         request: Request,
         settings: Annotated[ListSettings, Query()],  # type: ignore[valid-type]
-    ) -> shapes.Json:
+    ) -> serializers.Json:
         """What a list would make: pictures, models, seconds, bytes, prompts, bad lines. Nothing is enqueued."""
         given, _ = await sent(request, settings)
         return answers.as_json(studio, await anyio.to_thread.run_sync(called, studio, check, given))

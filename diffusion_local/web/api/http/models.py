@@ -4,9 +4,9 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from diffusion_local import answers
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.verdicts import PLACES
+from diffusion_local.operations import answers
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.schemas import MODEL, schema, several, typed
 

@@ -6,11 +6,11 @@ import anyio.to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
-from diffusion_local import shapes
+from diffusion_local import serializers
 from diffusion_local.domain import Receipt
 from diffusion_local.reports.report import Report
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.etags import tagged
+from diffusion_local.web.api.headers import tagged
 from diffusion_local.web.ui.words import TAGS, language, translated
 
 FORMATS = {".json": "json", ".md": "md", ".html": "html"}
@@ -41,7 +41,7 @@ def router(studio: Studio) -> APIRouter:
     def one_delivery(delivery_id: str, request: Request) -> Response:
         """One delivery with the message that was, or is to be, sent."""
         found = studio.webhooks.delivery(delivery_id)
-        return tagged(request, shapes.delivery(found) | {"payload": found.payload})
+        return tagged(request, serializers.delivery(found) | {"payload": found.payload})
 
     return api
 
@@ -51,7 +51,7 @@ def page_router(studio: Studio) -> APIRouter:
     pages = APIRouter(prefix="/reports", include_in_schema=False, default_response_class=HTMLResponse)
 
     def shown(report: Report) -> HTMLResponse:
-        written = studio.reports.page(report, shapes.root(), translated, TAGS[language()])
+        written = studio.reports.page(report, serializers.root(), translated, TAGS[language()])
         return HTMLResponse(written, headers=NEVER)
 
     @pages.get("/batch/{batch_id}.html")
@@ -73,7 +73,7 @@ def page_router(studio: Studio) -> APIRouter:
             return studio.again_of_reason(said["reason"], **of)
 
         receipt = await anyio.to_thread.run_sync(make)
-        return RedirectResponse(shapes.report_url(receipt.batch_id), 303, headers=NEVER)
+        return RedirectResponse(serializers.report_url(receipt.batch_id), 303, headers=NEVER)
 
     return pages
 

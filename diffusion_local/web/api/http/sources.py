@@ -6,9 +6,10 @@ import anyio.to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
-from diffusion_local import answers, authority, shapes
+from diffusion_local import authority, serializers
 from diffusion_local.errors import InvalidParams
-from diffusion_local.store.reading import read_picture
+from diffusion_local.gallery.recipes import read_picture
+from diffusion_local.operations import answers
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.uploads import picture_of
 
@@ -27,7 +28,9 @@ BODY = {
 def router(studio: Studio) -> APIRouter:
     sources = APIRouter(tags=["sources"])
 
-    @sources.post("/sources", status_code=201, openapi_extra=BODY, responses={201: {"model": shapes.SourcePicture}})
+    @sources.post(
+        "/sources", status_code=201, openapi_extra=BODY, responses={201: {"model": serializers.SourcePicture}}
+    )
     async def add_source(
         request: Request,
         field: Annotated[Literal["source", "mask"], Query(description="what a refusal calls it")] = "source",
@@ -49,7 +52,7 @@ def router(studio: Studio) -> APIRouter:
     return sources
 
 
-def recipe_in(data: bytes) -> shapes.Json | None:
+def recipe_in(data: bytes) -> serializers.Json | None:
     try:
         found = read_picture(data)
     except InvalidParams:  # most pictures carry none

@@ -14,11 +14,11 @@ import anyio.to_thread
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from diffusion_local import shapes
+from diffusion_local import serializers
 from diffusion_local.domain import Event
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.etags import REVALIDATE
-from diffusion_local.web.api.following import LARGEST, PAGE, Everything, Followed, News, Source, news_of
+from diffusion_local.web.api.following import LARGEST, PAGE, EventSource, FollowEvent, JobEvents, QueueEvents, news_of
+from diffusion_local.web.api.headers import REVALIDATE
 from diffusion_local.web.api.watch import Watch
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -42,17 +42,17 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     @streams.get("/jobs/{job_id}/stream", response_class=StreamingResponse)
     async def job_stream(job_id: str, last_event_id: LastId = None) -> Response:
         """`state` and `progress` events of a job as they come, and `end` with the whole job."""
-        return await followed(watch, Followed(studio, last_event_id, job_id=job_id), last_event_id)
+        return await followed(watch, JobEvents(studio, last_event_id, job_id=job_id), last_event_id)
 
     @streams.get("/batches/{batch_id}/stream", response_class=StreamingResponse)
     async def batch_stream(batch_id: str, last_event_id: LastId = None) -> Response:
         """`state` and `progress` events of a batch's jobs as they come, and `end` with the batch."""
-        return await followed(watch, Followed(studio, last_event_id, batch_id=batch_id), last_event_id)
+        return await followed(watch, JobEvents(studio, last_event_id, batch_id=batch_id), last_event_id)
 
     @streams.get("/queue/stream", response_class=StreamingResponse)
     async def queue_stream(last_event_id: LastId = None) -> Response:
         """`state` events of all jobs from now on (or after `Last-Event-ID`), and `queue` with the counts; endless."""
-        return await followed(watch, Everything(studio, last_event_id), last_event_id)
+        return await followed(watch, QueueEvents(studio, last_event_id), last_event_id)
 
     @streams.get("/jobs/{job_id}/events", responses=HISTORY)
     async def job_events(job_id: str, request: Request, last_event_id: LastId = None) -> Response:
@@ -60,7 +60,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         if wants_stream(request):
             return await job_stream(job_id, last_event_id)
         found = await anyio.to_thread.run_sync(studio.events, job_id)
-        return JSONResponse({"events": [shapes.event(each) for each in found]}, headers=VARIES)
+        return JSONResponse({"events": [serializers.event(each) for each in found]}, headers=VARIES)
 
     @streams.get("/batches/{batch_id}/events", responses=HISTORY)
     async def batch_events(
@@ -90,12 +90,12 @@ def wants_stream(request: Request) -> bool:
 
 
 def history(found: list[tuple[int, Event]], limit: int) -> JSONResponse:
-    told = [{"number": number} | shapes.event(event) for number, event in found]
+    told = [{"number": number} | serializers.event(event) for number, event in found]
     following = found[-1][0] if len(found) == limit else None
     return JSONResponse({"events": told, "next": following}, headers=VARIES)
 
 
-async def followed(watch: Watch, source: Source, last_id: str | None) -> Response:
+async def followed(watch: Watch, source: EventSource, last_id: str | None) -> Response:
     """The stream of a source. What is unknown or already over is said before it begins."""
     before = source.number
     news, ended = await anyio.to_thread.run_sync(source.look)
@@ -104,14 +104,14 @@ async def followed(watch: Watch, source: Source, last_id: str | None) -> Respons
     return StreamingResponse(events(watch, source, news, ended), media_type="text/event-stream", headers=HEADERS)
 
 
-async def events(watch: Watch, source: Source, news: list[News], ended: bool) -> AsyncIterator[str]:
+async def events(watch: Watch, source: EventSource, news: list[FollowEvent], ended: bool) -> AsyncIterator[str]:
     yield "retry: 2000\n\n" + "".join(map(framed, news))
     if not ended:
         async for later in news_of(watch, source):
             yield "".join(map(framed, later))
 
 
-def framed(news: News) -> str:
+def framed(news: FollowEvent) -> str:
     """As a server-sent event; JSON has no line breaks."""
     head = f"id: {news.number}\n" if news.number is not None else ""
     return f"{head}event: {news.event}\ndata: {json.dumps(news.data)}\n\n"

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.web.api.gradio.calls import MAX_DEPTH, MAX_EVENTS, Calls, session_key
-from diffusion_local.web.api.gradio.routes import Kind
+from diffusion_local.web.api.gradio.routes import RouteKind
 from diffusion_local.web.api.gradio.uploads import Uploads
 
 
 @pytest.fixture
-def uploads(house: House) -> Uploads:
-    return Uploads(house.settings)
+def uploads(services: Services) -> Uploads:
+    return Uploads(services.settings)
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def calls(uploads: Uploads) -> Calls:
     return Calls(uploads)
 
 
-def body(calls: Calls, kind: Kind, value: Any, owner: str = "ann") -> dict[str, Any]:
+def body(calls: Calls, kind: RouteKind, value: Any, owner: str = "ann") -> dict[str, Any]:
     return calls.body(kind, json.dumps(value).encode(), owner)
 
 
@@ -31,30 +31,30 @@ def test_an_own_upload_becomes_what_only_uploads_reads(calls: Calls, uploads: Up
     with uploads.room("ann", 1):
         path = uploads.keep("ann", io.BytesIO(b"x"))
     file = {"path": path, "url": "http://x/", "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
-    assert body(calls, Kind.CALL, {"data": [1, [{"a": file}]]})["data"] == [1, [{"a": {"upload": path}}]]
-    assert body(calls, Kind.CALL_BY_NAME, {"picture": file}) == {"picture": {"upload": path}}
+    assert body(calls, RouteKind.CALL, {"data": [1, [{"a": file}]]})["data"] == [1, [{"a": {"upload": path}}]]
+    assert body(calls, RouteKind.CALL_BY_NAME, {"picture": file}) == {"picture": {"upload": path}}
     with pytest.raises(NotFound):
-        body(calls, Kind.CALL, {"data": [file]}, "bob")
+        body(calls, RouteKind.CALL, {"data": [file]}, "bob")
 
 
 def test_only_known_fields_reach_gradio(calls: Calls) -> None:
     more = {"event_id": "x", "oauth_token": "x", "simple_format": True, "batched": True, "request": {}, "more": 1}
     given = {"data": ["x"], "fn_index": 3, "trigger_id": 4, "event_data": {"do": "x"}}
-    assert body(calls, Kind.CALL, given | more) == given
+    assert body(calls, RouteKind.CALL, given | more) == given
 
 
 def test_values_keep_their_kind(calls: Calls) -> None:
     values = [None, True, 1, 1.5, "text", ["a", {"b": {"c": []}}], {}]
-    assert body(calls, Kind.CALL, {"data": values})["data"] == values
+    assert body(calls, RouteKind.CALL, {"data": values})["data"] == values
 
 
 def test_depth_is_bounded(calls: Calls) -> None:
     def nested(depth: int) -> Any:
         return [nested(depth - 1)] if depth else 1
 
-    assert body(calls, Kind.CALL, {"data": [nested(MAX_DEPTH - 1)]})
+    assert body(calls, RouteKind.CALL, {"data": [nested(MAX_DEPTH - 1)]})
     with pytest.raises(InvalidParams):
-        body(calls, Kind.CALL, {"data": [nested(MAX_DEPTH)]})
+        body(calls, RouteKind.CALL, {"data": [nested(MAX_DEPTH)]})
 
 
 @pytest.mark.parametrize(
@@ -73,32 +73,33 @@ def test_many_small_values_are_refused_before_they_are_read(
 ) -> None:
     monkeypatch.setattr(json, "loads", None)
     with pytest.raises(InvalidParams, match="beside its texts"):
-        calls.body(Kind.CALL, f'{{"data": {text}}}'.encode(), "ann")
+        calls.body(RouteKind.CALL, f'{{"data": {text}}}'.encode(), "ann")
 
 
 def test_a_long_list_of_prompts_is_one_text(calls: Calls) -> None:
     prompts = 'a "red" apple \\ pear\n' * 100_000
-    assert body(calls, Kind.CALL, {"data": [prompts]})["data"] == [prompts]
+    assert body(calls, RouteKind.CALL, {"data": [prompts]})["data"] == [prompts]
 
 
 def test_another_encoding_is_refused(calls: Calls) -> None:
     with pytest.raises(InvalidParams, match="must be JSON"):
-        calls.body(Kind.CALL, '{"data": []}'.encode("utf-16"), "ann")
+        calls.body(RouteKind.CALL, '{"data": []}'.encode("utf-16"), "ann")
 
 
 def test_a_file_in_the_data_of_an_event_is_refused(calls: Calls) -> None:
     with pytest.raises(NotFound):
-        body(calls, Kind.CALL, {"data": [], "event_data": {"value": {"path": "/etc/passwd"}}})
+        body(calls, RouteKind.CALL, {"data": [], "event_data": {"value": {"path": "/etc/passwd"}}})
 
 
 def test_a_session_of_one_account_is_not_anothers(calls: Calls) -> None:
     keys = {
-        body(calls, Kind.CALL, {"data": [], "session_hash": "x"}, who)["session_hash"] for who in ("ann", "bob", "")
+        body(calls, RouteKind.CALL, {"data": [], "session_hash": "x"}, who)["session_hash"]
+        for who in ("ann", "bob", "")
     }
     assert len(keys) == 3
     assert session_key("bob", session_key("ann", "x")) not in keys
-    assert body(calls, Kind.CALL, {"data": [], "session_hash": "x"}) == body(
-        calls, Kind.CALL, {"data": [], "session_hash": "x"}
+    assert body(calls, RouteKind.CALL, {"data": [], "session_hash": "x"}) == body(
+        calls, RouteKind.CALL, {"data": [], "session_hash": "x"}
     )
 
 

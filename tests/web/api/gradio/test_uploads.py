@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_local.compose import House
+from diffusion_local.compose import Services
 from diffusion_local.errors import LimitReached, NotFound, QueueBlocked
 from diffusion_local.web.api.gradio import uploads as module
 from diffusion_local.web.api.gradio.uploads import MAX_AGE, MAX_FILES, MAX_PICTURES, Uploads
@@ -26,8 +26,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def uploads(house: House, clock: Clock) -> Uploads:
-    return Uploads(house.settings, clock)
+def uploads(services: Services, clock: Clock) -> Uploads:
+    return Uploads(services.settings, clock)
 
 
 def keep(uploads: Uploads, owner: str, data: bytes = b"data") -> str:
@@ -35,27 +35,27 @@ def keep(uploads: Uploads, owner: str, data: bytes = b"data") -> str:
         return uploads.keep(owner, io.BytesIO(data))
 
 
-def on_disk(house: House) -> list[Path]:
-    return [each for each in house.settings.uploads.rglob("*") if each.is_file()]
+def on_disk(services: Services) -> list[Path]:
+    return [each for each in services.settings.uploads.rglob("*") if each.is_file()]
 
 
-def test_a_file_is_read_once_and_deleted(house: House, uploads: Uploads) -> None:
+def test_a_file_is_read_once_and_deleted(services: Services, uploads: Uploads) -> None:
     path = keep(uploads, "ann", b"a picture")
-    [file] = on_disk(house)
+    [file] = on_disk(services)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert uploads.take(path, "ann") == b"a picture"
-    assert on_disk(house) == []
+    assert on_disk(services) == []
     with pytest.raises(NotFound):
         uploads.take(path, "ann")
 
 
 @pytest.mark.parametrize("other", ["bob", "", "?", "ann ", "Ann"])
-def test_only_its_owner_can_name_a_file(house: House, uploads: Uploads, other: str) -> None:
+def test_only_its_owner_can_name_a_file(services: Services, uploads: Uploads, other: str) -> None:
     path = keep(uploads, "ann")
     with pytest.raises(NotFound):
         uploads.take(path, other)
-    assert len(on_disk(house)) == 1
+    assert len(on_disk(services)) == 1
 
 
 @pytest.mark.parametrize(
@@ -73,33 +73,33 @@ def test_a_path_with_more_after_it_names_nothing(uploads: Uploads) -> None:
             uploads.file(odd, "ann")
 
 
-def test_a_symlink_in_the_folder_names_nothing(house: House, uploads: Uploads) -> None:
+def test_a_symlink_in_the_folder_names_nothing(services: Services, uploads: Uploads) -> None:
     keep(uploads, "ann")
-    (house.settings.uploads / ("0" * 32)).symlink_to("/etc/passwd")
+    (services.settings.uploads / ("0" * 32)).symlink_to("/etc/passwd")
     with pytest.raises(NotFound):
         uploads.take("uploads/" + "0" * 32, "ann")
 
 
-def test_old_files_are_deleted(house: House, uploads: Uploads, clock: Clock) -> None:
+def test_old_files_are_deleted(services: Services, uploads: Uploads, clock: Clock) -> None:
     old = keep(uploads, "ann")
     clock.now += MAX_AGE - 1
     new = keep(uploads, "ann")
     uploads.expire()
-    assert len(on_disk(house)) == 2
+    assert len(on_disk(services)) == 2
     clock.now += 1
     uploads.expire()
-    assert [each.name for each in on_disk(house)] == [new.removeprefix("uploads/")]
+    assert [each.name for each in on_disk(services)] == [new.removeprefix("uploads/")]
     with pytest.raises(NotFound):
         uploads.take(old, "ann")
 
 
-def test_files_of_an_earlier_process_are_deleted_at_start(house: House, uploads: Uploads) -> None:
+def test_files_of_an_earlier_process_are_deleted_at_start(services: Services, uploads: Uploads) -> None:
     path = keep(uploads, "ann")
-    left = house.settings.home / "tmp" / "0123abcd" / "passwd"
+    left = services.settings.home / "tmp" / "0123abcd" / "passwd"
     left.parent.mkdir(parents=True)
     left.write_text("a copy that Gradio made")
-    again = Uploads(house.settings)
-    assert on_disk(house) == []
+    again = Uploads(services.settings)
+    assert on_disk(services) == []
     assert not left.exists()
     with pytest.raises(NotFound):
         again.take(path, "ann")
@@ -126,8 +126,8 @@ def test_uploads_under_way_count(uploads: Uploads) -> None:
         pass
 
 
-def test_the_disks_reserve_is_kept(uploads: Uploads, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = house.settings.disk_reserve_mb * 1_000_000 + 100
+def test_the_disks_reserve_is_kept(uploads: Uploads, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = services.settings.disk_reserve_mb * 1_000_000 + 100
     usage = module.shutil._ntuple_diskusage(10**12, 10**12 - free, free)  # type: ignore[attr-defined]
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
     with uploads.room("ann", 100):
@@ -136,11 +136,11 @@ def test_the_disks_reserve_is_kept(uploads: Uploads, house: House, monkeypatch: 
         pass
 
 
-def test_a_file_that_cannot_be_written_leaves_nothing(house: House, uploads: Uploads) -> None:
+def test_a_file_that_cannot_be_written_leaves_nothing(services: Services, uploads: Uploads) -> None:
     class Broken(io.BytesIO):
         def read(self, *_: Any) -> bytes:
             raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space"), uploads.room("ann", 10):
         uploads.keep("ann", Broken())
-    assert on_disk(house) == []
+    assert on_disk(services) == []

@@ -24,7 +24,7 @@ from diffusion_local.options import a1111
 from diffusion_local.options.samplers import SAMPLERS, SCHEDULES, api_name
 from diffusion_local.options.signature import options_of
 from diffusion_local.options.table import FROM_SOURCE, LANCZOS
-from diffusion_local.shapes import Json
+from diffusion_local.serializers import Json
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.a1111.reading import (
     ITS_OWN,
@@ -42,7 +42,7 @@ from diffusion_local.web.api.dialects.a1111.reading import (
 )
 from diffusion_local.web.api.dialects.calls import (
     LONGEST,
-    Remembered,
+    PerAccount,
     caller,
     encoded,
     neutral,
@@ -81,8 +81,8 @@ class Read(BaseModel):
 
 def router(studio: Studio, watch: Watch) -> APIRouter:
     api = APIRouter(prefix="/sdapi/v1", tags=["A1111"], route_class=refusing(refusal))
-    chosen: Remembered[dict[str, Any]] = Remembered()  # options by caller
-    newest: Remembered[Receipt] = Remembered()  # what each caller submitted last
+    chosen: PerAccount[dict[str, Any]] = PerAccount()  # options by caller
+    newest: PerAccount[Receipt] = PerAccount()  # what each caller submitted last
 
     async def made(body: Common, request: Request) -> Response:
         who = caller(request)

@@ -18,7 +18,7 @@ from diffusion_local.options.values import whole_number
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.calls import neutral
 from diffusion_local.web.api.dialects.pictures import inverted, opened
-from diffusion_local.web.api.fields import field_of
+from diffusion_local.web.api.schemas import field_of
 from diffusion_local.web.api.uploads import decoded
 
 MOST_PICTURES = 100

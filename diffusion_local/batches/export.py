@@ -1,0 +1,86 @@
+"""A batch's pictures as one ZIP file, made while it is sent."""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import PurePath
+
+from diffusion_local import image_decoding
+from diffusion_local.domain import Batch, Job, shortened
+from diffusion_local.gallery import service
+from diffusion_local.gallery.blobs import StoredFile
+from diffusion_local.gallery.contact_sheet import MOST_CELLS, MOST_PIXELS, Cell, contact_sheet
+from diffusion_local.gallery.files import ImageFiles
+from diffusion_local.gallery.service import Member
+from diffusion_local.lists.entries import written
+from diffusion_local.lists.grid import Grid
+
+LABEL_CHARS = 80
+SHEET_BYTES = 2 * 3 * MOST_PIXELS  # while it is drawn, and as the encoder's own copy
+QUALITY = 85
+
+
+def draw(batch: Batch, results: Iterator[tuple[Job, str | None]], files: ImageFiles, mark: str) -> StoredFile:
+    """The sheet, drawn unless it is there; of a batch too long for one its first pictures.
+
+    Raises InvalidParams if the batch has none, Overloaded and StorageProblem.
+    """
+    sheet = files.sheet(batch.id, mark)
+    if not sheet.exists():
+        with image_decoding.budget.taken(SHEET_BYTES):
+            if not sheet.exists():  # another thread may have drawn it meanwhile
+                draw_whole(batch, results, files, mark)
+    return sheet
+
+
+def draw_whole(batch: Batch, results: Iterator[tuple[Job, str | None]], files: ImageFiles, mark: str) -> None:
+    few = islice(results, MOST_CELLS)
+    title = batch.name if batch.count <= MOST_CELLS else f"{batch.name} (the first {MOST_CELLS:,} of {batch.count:,})"
+    if batch.grid:
+        grid = Grid.from_json(batch.grid)
+        cells = [Cell(None, note="deleted") for _ in range(min(grid.count, MOST_CELLS))]
+        for job, key in (each for each in few if each[0].index < len(cells)):
+            cells[job.index] = cell(job, key, files, label="")
+        picture = contact_sheet(cells, column_heads=grid.column_heads, row_heads=grid.row_heads, title=title)
+    else:
+        label = "{0.prompt} · {0.seed}"
+        cells = [cell(job, key, files, label.format(job.params)) for job, key in few]
+        picture = contact_sheet(cells, title=title)
+    files.keep_sheet(batch.id, mark, picture, QUALITY)
+
+
+def cell(job: Job, key: str | None, files: ImageFiles, label: str) -> Cell:
+    if key and files.picture(key).exists():
+        return Cell(files.thumbnail(key).open, shortened(label, LABEL_CHARS))
+    return Cell(None, shortened(label, LABEL_CHARS), job.failure.message if job.failure else str(job.state))
+
+
+SLUG_CHARS = 40
+
+
+def zipped(results: Iterator[tuple[Job, str | None]], files: ImageFiles) -> Iterator[bytes]:
+    """The ZIP file in pieces. Pictures do not shrink any more: they are stored; the list comes last, as results.csv.
+
+    A picture whose file is gone is left out, and has no file in the list.
+    """
+    told: list[tuple[Job, PurePath | None]] = []
+
+    def members() -> Iterator[Member]:
+        for job, key in results:
+            name = None
+            if key and (file := files.picture(key)).exists():
+                name = name_of(job, key)
+                finished = datetime.fromisoformat(job.finished_at) if job.finished_at else datetime.now(UTC)
+                yield name, finished, file.pieces()
+            told.append((job, PurePath(name) if name else None))
+        lines = (line.encode() for line in written(told, "csv"))
+        yield "results.csv", datetime.now(UTC), lines
+
+    return service.zipped(members())
+
+
+def name_of(job: Job, key: str) -> str:
+    """Sorts as the batch does, and tells what it shows."""
+    slug = re.sub(r"[^\w-]+", "-", job.params.prompt)[:SLUG_CHARS].strip("-") or "picture"
+    return f"{job.index + 1:05}-{slug}-{job.params.seed}{PurePath(key).suffix or '.png'}"

@@ -1,0 +1,223 @@
+"""Rows to nouns."""
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from diffusion_local.db.access import seen
+from diffusion_local.db.database import Transaction
+from diffusion_local.db.schema import recipe_mark
+from diffusion_local.domain import (
+    Batch,
+    DeviceMemory,
+    Event,
+    Failure,
+    Image,
+    Job,
+    Lane,
+    Params,
+    State,
+    Worker,
+    utc_text,
+)
+from diffusion_local.errors import Gone, NotFound, echo
+from diffusion_local.messages import decoded, encoded, message
+from diffusion_local.queue.estimates import JobTimings
+
+
+def missing(db: Transaction, what: str, row_id: str) -> NotFound:
+    """The error for a job, batch or picture that is not there: Gone if it was deleted, and whoever asks might have
+    looked at it."""
+    if db.scalar(f"SELECT 1 FROM deleted WHERE what = :what AND id = :id AND {seen()}", what=what, id=row_id):
+        return Gone(message(f"deleted_{what}", id=echo(row_id)))
+    return NotFound(message(f"no_such_{what}", id=echo(row_id)))
+
+
+Row = dict[str, Any]
+
+#: The lane as stored: its rank in ``claim_next``'s order.
+LANE_RANKS = {Lane.INTERACTIVE: 0, Lane.BATCH: 1}
+LANES = {rank: lane for lane, rank in LANE_RANKS.items()}
+
+
+def job(row: Row) -> Job:
+    failure = None
+    if row["error_kind"]:
+        failure = Failure(
+            row["error_kind"], decoded(row["error_message"] or "", row["error_json"]), row["error_detail"] or ""
+        )
+    return Job(
+        id=row["id"],
+        batch_id=row["batch_id"],
+        index=row["idx"],
+        params=Params.from_json(row["params"]),
+        state=State(row["state"]),
+        created_at=row["created_at"],
+        owner=row["owner"],
+        lane=LANES[row["lane"]],
+        priority=row["priority"],
+        position=row["position"],
+        held=bool(row["held"]),
+        gate=row["gate"],
+        not_before=row["not_before"],
+        worker=row["worker"],
+        attempt=row["attempt"],
+        crashes=row["crashes"],
+        tries=row["tries"],
+        faults=row["faults"],
+        step=row["step"],
+        phase=decoded(row["phase"], row["phase_json"]),
+        cancel_requested=bool(row["cancel_requested"]),
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        from_job=row["from_job"],
+        failure=failure,
+    )
+
+
+def measured_row(measured: JobTimings) -> Row:
+    """Columns of a finished job that estimates learn from."""
+    return {
+        "run_seconds": measured.run,
+        "load_seconds": measured.load or None,
+        "expected_seconds": measured.expected,
+        "rung": measured.rung,
+        "together": measured.together,
+    }
+
+
+def job_row(job: Job) -> Row:
+    """A new job's row; everything not named here has the table's default."""
+    return {
+        "id": job.id,
+        "batch_id": job.batch_id,
+        "idx": job.index,
+        "owner": job.owner,
+        "state": str(job.state),
+        **params_row(job.params),
+        "lane": LANE_RANKS[job.lane],
+        "priority": job.priority,
+        "position": job.position,
+        "not_before": job.not_before,
+        "created_at": job.created_at,
+        "from_job": job.from_job,
+    }
+
+
+def failure_row(failure: Failure) -> Row:
+    """The columns of a failed job that tell why."""
+    return {
+        "error_kind": failure.kind,
+        "error_message": failure.message,
+        "error_json": encoded(failure.message),
+        "error_detail": failure.detail,
+    }
+
+
+def note_row(note: str) -> Row:
+    return {"note": note, "note_json": encoded(note)}
+
+
+def setting(row: Row) -> str:
+    """The columns of a row as what an UPDATE sets, with a comma before each."""
+    return "".join(f", {name} = :{name}" for name in row)
+
+
+def params_row(params: Params) -> Row:
+    """The columns of a job that tell what is to be made."""
+    return {
+        "params": params.to_json(),
+        "model": params.runs_on,
+        "cost": params.cost,
+        "kind": str(params.kind),
+        "pixels": params.width * params.height,
+        "steps": params.steps,
+    }
+
+
+def utc(moment: datetime | None) -> str | None:
+    return utc_text(moment) if moment else None
+
+
+def batch(row: Row) -> Batch:
+    return Batch(
+        id=row["id"],
+        name=row["name"],
+        owner=row["owner"],
+        lane=Lane(row["lane"]),
+        count=row["count"],
+        created_at=row["created_at"],
+        paused=bool(row["paused"]),
+        window=row["window"],
+        start_at=row["start_at"],
+        finish_by=row["finish_by"],
+        webhook=row["webhook"],
+        grid=row["grid"],
+        prediction=row["prediction"],
+    )
+
+
+def batch_row(batch: Batch) -> Row:
+    """A new batch's row, without the key it may have come with."""
+    return asdict(batch) | {"lane": str(batch.lane), "paused": int(batch.paused)}
+
+
+def image(row: Row) -> Image:
+    return Image(
+        id=row["id"],
+        job_id=row["job_id"],
+        key=row["key"],
+        params=Params.from_json(row["params"]),
+        width=row["width"],
+        height=row["height"],
+        bytes=row["bytes"],
+        created_at=row["created_at"],
+        seconds=row["seconds"],
+        starred=bool(row["starred"]),
+        trashed_at=row["trashed_at"],
+        owner=row["owner"],
+        facts=json.loads(row["facts"]),
+    )
+
+
+def image_row(image: Image) -> Row:
+    return {
+        "id": image.id,
+        "job_id": image.job_id,
+        "key": image.key,
+        "params": image.params.to_json(),
+        "mark": recipe_mark(image.params),
+        "facts": json.dumps(image.facts, ensure_ascii=False),
+        "flag": image.flag,
+        "prompt": image.params.prompt,
+        "model": image.params.model,
+        "seed": image.params.seed,
+        "width": image.width,
+        "height": image.height,
+        "bytes": image.bytes,
+        "seconds": image.seconds,
+        "starred": int(image.starred),
+        "trashed_at": image.trashed_at,
+        "created_at": image.created_at,
+    }
+
+
+def event(row: Row) -> Event:
+    return Event(
+        row["job_id"], row["state"], row["at"], row["attempt"], row["worker"], decoded(row["note"], row["note_json"])
+    )
+
+
+def worker(row: Row) -> Worker:
+    return Worker(
+        row["slot"],
+        row["pid"],
+        row["device"],
+        row["status"],
+        row["model"],
+        row["started_at"],
+        row["seen_at"],
+        DeviceMemory(row["type"], row["memory_bytes"], bool(row["bf16"])),
+        row["free_bytes"],
+    )

@@ -1,0 +1,161 @@
+"""What a person puts into a loaded model: LoRAs, another VAE, textual inversions. It stays in while it is asked for."""
+
+import re
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from safetensors.torch import load_file
+
+from diffusion_local.domain import Lora, Params
+from diffusion_local.engine import faults, placement, previews
+from diffusion_local.engine.inputs import PictureInputs, short_hash
+from diffusion_local.engine.loaded import Loaded
+from diffusion_local.errors import EngineError, ModelUnavailable
+from diffusion_local.messages import Message, message
+
+
+def put_in(loaded: Loaded, params: Params, materials: PictureInputs | None, device: str) -> dict[str, Any]:
+    """Make the model as the params want it; facts for the recipe. Raises ModelUnavailable naming the file."""
+    if materials is None:
+        if params.loras or params.vae:
+            raise ModelUnavailable(message("no_home_files"))
+        return {}
+    facts: dict[str, Any] = {}
+    put_vae(loaded, params.vae, materials, device)
+    put_loras(loaded, params.loras, materials)
+    words = put_words(loaded, params, materials)
+    if params.vae:
+        facts["vae_hash"] = short_hash(materials.vae(params.vae))
+    if params.loras:
+        facts["lora_hashes"] = {lora.name: short_hash(materials.lora(lora.name)) for lora in params.loras}
+    if words:
+        facts["embedding_hashes"] = {word: short_hash(path) for word, path in words.items()}
+    return facts
+
+
+def put_loras(loaded: Loaded, wanted: tuple[Lora, ...], materials: PictureInputs) -> None:
+    """Those that are in already stay in, whatever their weights are now; without any the model is as it was."""
+    if wanted == loaded.loras:
+        return
+    before = loaded.loras
+    loaded.weights_change()
+    loaded.loras = ()  # whatever goes wrong from here on, they are put in anew
+    with placement.without_hooks(loaded.pipe, loaded.rung):
+        exchange_loras(loaded, before, wanted, materials)
+    loaded.loras = wanted
+
+
+def exchange_loras(
+    loaded: Loaded, before: tuple[Lora, ...], wanted: tuple[Lora, ...], materials: PictureInputs
+) -> None:
+    pipe = loaded.pipe
+    if not wanted:
+        pipe.unload_lora_weights()
+        return
+    files = {lora.name: materials.lora(lora.name) for lora in wanted}
+    held = {lora.name for lora in before}
+    if gone := held - set(files):
+        pipe.delete_adapters([adapter_name(name) for name in gone])
+    try:
+        for name in files:
+            if name not in held:
+                load_lora(loaded, name, files[name])
+        pipe.set_adapters([adapter_name(lora.name) for lora in wanted], [lora.weight for lora in wanted])
+    except EngineError:
+        pipe.unload_lora_weights()
+        raise
+
+
+def load_lora(loaded: Loaded, name: str, path: Path) -> None:
+    pipe, adapter = loaded.pipe, adapter_name(name)
+    opened(f"The LoRA {name!r}", lambda: pipe.load_lora_weights(load_file(path), adapter_name=adapter), loaded.model.id)
+    if not any(adapter in adapters for adapters in pipe.get_list_adapters().values()):
+        raise ModelUnavailable(message("lora_fits", name=name, model=loaded.model.id))
+
+
+def adapter_name(name: str) -> str:
+    """peft makes it a module's name, which must hold no dot."""
+    return f"lora_{sha256(name.encode()).hexdigest()[:16]}"
+
+
+def put_vae(loaded: Loaded, name: str, materials: PictureInputs, device: str) -> None:
+    if name == loaded.vae:
+        return
+    own, factors = loaded.own_vae = loaded.own_vae or (loaded.pipe.vae, loaded.factors)
+    vae = own
+    if name:
+        path = materials.vae(name)
+        vae = opened(f"The VAE {name!r}", lambda: read_vae(path, own), loaded.model.id)
+        factors = previews.fit(vae.to(device, own.dtype))
+        vae.to("cpu")
+    placement.swap_vae(loaded.pipe, vae, loaded.rung, device)
+    loaded.factors, loaded.vae = factors, name
+
+
+def read_vae(path: Path, like: Any) -> Any:
+    """A VAE of the same shape as the model's own, from diffusers' or the original layout."""
+    weights = load_file(path)
+    vae = type(like).from_config(like.config)
+    if "encoder.down_blocks.0.resnets.0.conv1.weight" not in weights:
+        start = "first_stage_model."
+        named = {start + key.removeprefix(start).removeprefix("vae."): tensor for key, tensor in weights.items()}
+        weights = convert_ldm_vae_checkpoint(named, vae.config)
+    vae.load_state_dict(weights)
+    return vae.eval()
+
+
+def put_words(loaded: Loaded, params: Params, materials: PictureInputs) -> dict[str, Path]:
+    """Load the textual inversions whose words the prompts hold; words and their files."""
+    if not isinstance(loaded.pipe, diffusers.loaders.TextualInversionLoaderMixin):
+        return {}
+    text = f"{params.prompt}\n{params.negative}"
+    called = {word: path for word, path in materials.embeddings().items() if holds(text, word)}
+    for word in sorted(set(called) - loaded.words):
+        loaded.graphs.forget()  # the text encoder gets another table of words
+        with placement.without_hooks(loaded.pipe, loaded.rung):
+            opened(f"The embedding {word!r}", lambda: load_word(loaded.pipe, word, called[word]), loaded.model.id)  # noqa: B023
+        loaded.words |= {word}
+    return called
+
+
+def holds(text: str, word: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def load_word(pipe: Any, word: str, path: Path) -> None:
+    weights = load_file(path)
+    if "clip_g" in weights:  # SDXL: one for each text encoder
+        for key, number in (("clip_l", ""), ("clip_g", "_2")):
+            put_word(pipe, word, weights[key], number)
+    else:
+        put_word(pipe, word, next(iter(weights.values())), "")
+
+
+def put_word(pipe: Any, word: str, vectors: torch.Tensor, number: str) -> None:
+    encoder, tokenizer = getattr(pipe, f"text_encoder{number}"), getattr(pipe, f"tokenizer{number}")
+    width = encoder.get_input_embeddings().weight.shape[1]
+    if vectors.shape[-1] != width:
+        raise ModelUnavailable(message("embedding_fits", name=word, width=vectors.shape[-1], wanted=width))
+    pipe.load_textual_inversion({word: vectors}, token=word, text_encoder=encoder, tokenizer=tokenizer)
+
+
+def opened(what: str, load: Callable[[], Any], model_id: str) -> Any:
+    """What ``load`` gives; its errors as one that names the file and the model."""
+    problem: EngineError
+    try:
+        return load()
+    except Exception as error:
+        problem = faults.named(error, lambda error: ModelUnavailable(unfit(what, model_id, error)))
+    raise problem
+
+
+def unfit(what: str, model_id: str, error: Exception) -> Message:
+    shapes = any(words in str(error) for words in ("size mismatch", "shape", "Target modules"))
+    if isinstance(error, RuntimeError | ValueError) and shapes:
+        return message("unfit", what=what, model=model_id)
+    return message("unloadable", what=what, error=faults.first_line(error), model=model_id)

@@ -1,0 +1,129 @@
+"""How a picture begins from another one: every kind of work runs through a model's one pipeline.
+
+A pipeline is handed a tensor to begin with and a scheduler that begins late. Once the scheduler knows its noise levels
+the tensor is filled with the source, noised for the first of them; inpainting puts the source back outside of the mask
+after each step. This is what diffusers' image-to-image and inpainting pipelines do (tests compare the pixels), for any
+family that takes latents, and with the noise that text to image has.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image as PIL
+from PIL import ImageChops, ImageFilter, ImageOps
+
+#: Pixels over which a repainted part fades into what is kept; inside the mask, so that what is kept stays as it was.
+FEATHER = 6
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCanvas:
+    """A source picture (RGB) and, for inpainting, its mask (L, white is painted anew), at the size of the job."""
+
+    source: PIL.Image
+    mask: PIL.Image | None = None
+
+    def pixels(self) -> torch.Tensor:
+        """The source as 1 x 3 x H x W in [-1, 1]."""
+        array = torch.from_numpy(np.array(self.source)).movedim(-1, 0)
+        return array[None].float() / 127.5 - 1
+
+    def latent_mask(self, size: tuple[int, int]) -> torch.Tensor | None:
+        """1 where a latent's pixels are painted anew, even in part, else 0; 1 x 1 x h x w."""
+        if self.mask is None:
+            return None
+        white = torch.from_numpy(np.array(self.mask))[None, None].float() / 255
+        return (torch.nn.functional.adaptive_max_pool2d(white, size) > 0.5).float()
+
+    def paste(self, painted: PIL.Image) -> PIL.Image:
+        """The painted part in the source: outside of the mask each pixel is the source's own."""
+        if self.mask is None:
+            return painted
+        inner = self.mask.filter(ImageFilter.MinFilter(FEATHER | 1)).filter(ImageFilter.GaussianBlur(FEATHER / 2))
+        return PIL.composite(painted, self.source, ImageChops.darker(self.mask, inner))
+
+
+def canvas(source: PIL.Image, mask: PIL.Image | None, size: tuple[int, int]) -> SourceCanvas:
+    """Both filled to a size, the overhang cut off on two sides; transparent parts of a source are white."""
+    whole = on(source, "white").convert("RGB")
+    fitted = ImageOps.fit(whole, size, PIL.Resampling.LANCZOS) if whole.size != size else whole
+    if mask is None:
+        return SourceCanvas(fitted)
+    shade = on(mask, "black").convert("L")
+    if shade.size != whole.size:
+        shade = shade.resize(whole.size, PIL.Resampling.BILINEAR)
+    return SourceCanvas(fitted, ImageOps.fit(shade, size, PIL.Resampling.BILINEAR) if shade.size != size else shade)
+
+
+def on(picture: PIL.Image, ground: str) -> PIL.Image:
+    if picture.mode != "RGBA":
+        return picture
+    return PIL.alpha_composite(PIL.new("RGBA", picture.size, ground), picture)
+
+
+def skipped(steps: int, strength: float) -> int:
+    """Steps that are left out at the beginning; at least one is always made."""
+    return steps - max(1, min(steps, int(steps * strength)))
+
+
+def noised(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    """Latents as they are before the step of a timestep (shape 1)."""
+    if hasattr(scheduler, "scale_noise"):  # flow matching
+        mixed: torch.Tensor = scheduler.scale_noise(latents, timestep, noise)
+        return mixed
+    if scheduler.config.get("prediction_type") == "trigflow":  # the angle from the picture to the noise
+        return torch.cos(timestep) * latents + torch.sin(timestep) * noise
+    added: torch.Tensor = scheduler.add_noise(latents, noise, timestep)
+    return added
+
+
+def begin_late(scheduler: Any, skip: int, ready: Callable[[], None]) -> None:
+    """Make a scheduler leave out its first ``skip`` steps; ``ready`` is called once its timesteps are known.
+
+    The pipeline is shown the later timesteps only. From the first step on the scheduler has all of them again, as some
+    tell by their number which step is the last.
+    """
+    set_timesteps, step = scheduler.set_timesteps, scheduler.step
+    set_begin_index = getattr(scheduler, "set_begin_index", None)
+    first = skip * scheduler.order
+    whole: list[Any] = []
+
+    @wraps(set_timesteps)  # pipelines read the signature
+    def set_late(*args: Any, **kwargs: Any) -> None:
+        set_timesteps(*args, **kwargs)
+        whole[:] = [scheduler.timesteps]
+        if set_begin_index:
+            set_begin_index(first)
+        scheduler.timesteps = scheduler.timesteps[first:]
+        ready()
+
+    @wraps(step)
+    def whole_step(*args: Any, **kwargs: Any) -> Any:
+        scheduler.timesteps = whole[0]
+        return step(*args, **kwargs)
+
+    scheduler.set_timesteps, scheduler.step = set_late, whole_step
+    if set_begin_index:  # some pipelines set it to 0 themselves
+        scheduler.set_begin_index = lambda begin=0: set_begin_index(begin + first)
+
+
+@dataclass(frozen=True, slots=True)
+class StartLatents:
+    """Latents of a source (1 x C x h x w, scaled), and the noise that is mixed in; ``mask`` of the same h and w."""
+
+    latents: torch.Tensor
+    noise: torch.Tensor
+    mask: torch.Tensor | None
+
+    def put_back(self, scheduler: Any, index: int, latents: torch.Tensor) -> torch.Tensor:
+        """Latents after the scheduler's step ``index`` with the source, noised as they are, outside of the mask."""
+        if self.mask is None:
+            return latents
+        kept = self.latents
+        if index + 1 < len(scheduler.timesteps):
+            kept = noised(scheduler, kept, self.noise, scheduler.timesteps[index + 1 : index + 2])
+        return (1 - self.mask) * kept + self.mask * latents

@@ -1,0 +1,95 @@
+"""What a picture is made from beside its model: source pictures, and files of the home's folders. No torch here."""
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from PIL import Image as PIL
+
+from diffusion_local.errors import ModelUnavailable
+from diffusion_local.messages import message
+from diffusion_local.models.adapters import VAE, Adapter
+from diffusion_local.models.directories import ModelDirectories
+from diffusion_local.models.index import ModelIndex
+from diffusion_local.models.probe import EMBEDDING, LORA, UPSCALER
+from diffusion_local.models.verdicts import PLACES
+from diffusion_local.settings import Settings
+
+#: Seconds for which a look at folders elsewhere holds.
+LOOK_SECONDS = 2.0
+
+
+class PictureInputs:
+    """Finds what Params name: files of one home, and source pictures by what opens them.
+
+    ``open_source`` takes an id and raises FileNotFoundError for one that is not kept any more.
+    """
+
+    def __init__(self, settings: Settings, open_source: Callable[[str], BinaryIO]) -> None:
+        self._open_source = open_source
+        self._shelf = ModelIndex(ModelDirectories.of(settings))
+        self._seen: dict[str, tuple[float, list[Adapter]]] = {}
+
+    def source(self, source_id: str) -> PIL.Image:
+        """A source picture as it is kept (L, RGB or RGBA). Raises ModelUnavailable if it is gone or damaged."""
+        try:
+            with self._open_source(source_id) as file, PIL.open(file, formats=("PNG",)) as picture:
+                picture.load()
+                return picture
+        except FileNotFoundError:
+            raise ModelUnavailable(message("source_gone", source=source_id)) from None
+        except (OSError, SyntaxError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the picture
+                raise
+            raise ModelUnavailable(message("source_damaged", source=source_id)) from None
+
+    def lora(self, name: str) -> Path:
+        return self._file(LORA, name, "LoRA")
+
+    def vae(self, name: str) -> Path:
+        return self._file(VAE, name, "VAE")
+
+    def upscaler(self, name: str) -> Path:
+        return self._file(UPSCALER, name, "upscaler")
+
+    def embeddings(self) -> dict[str, Path]:
+        """Textual inversions by the word that calls them up."""
+        return {PurePosixPath(each.name).name: each.path for each in self._adapters(EMBEDDING) if each.ready}
+
+    def _file(self, kind: str, name: str, what: str) -> Path:
+        """The file of a name. Raises ModelUnavailable with why it cannot be used."""
+        folder = self._shelf.places.folder(PLACES[kind])
+        if folder and (path := folder / f"{name}.safetensors").is_file():
+            return path
+        found = next((each for each in self._adapters(kind) if each.name == name), None)
+        if found is None:
+            raise ModelUnavailable(message("material_missing", kind=what, name=name, file=f"{PLACES[kind]}/{name}"))
+        if not found.ready:
+            raise ModelUnavailable(message("material_unusable", kind=what, name=name, problem=found.problem))
+        return found.path
+
+    def _adapters(self, kind: str) -> list[Adapter]:
+        """The files of a kind. Folders elsewhere, which may hold very many, are looked into after a while only."""
+        at, found = self._seen.get(kind, (0.0, []))
+        if time.monotonic() - at > LOOK_SECONDS or not found or not self._shelf.added():
+            found = self._shelf.adapters(kind)
+            self._seen[kind] = (time.monotonic(), found)
+        return found
+
+
+def short_hash(path: Path) -> str:
+    """The first ten digits of a file's SHA-256, as A1111 writes hashes; computed once while the file stays."""
+    status = path.stat()
+    return _digest(path, status.st_mtime_ns, status.st_size)[:10]
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, changed: int, size: int) -> str:
+    digest = sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

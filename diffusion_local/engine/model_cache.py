@@ -1,0 +1,187 @@
+"""The models in memory: the one used longest ago is put away first, and only when its room is needed."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from diffusion_local.engine import OnProgress, faults, graphs, placement, precision, previews, single_file, weights
+from diffusion_local.engine.devices import Device
+from diffusion_local.engine.families import FAMILIES
+from diffusion_local.engine.fused.forms import Forms
+from diffusion_local.engine.fused.operations import Operations
+from diffusion_local.engine.loaded import Loaded
+from diffusion_local.engine.loading import load_parts
+from diffusion_local.engine.memory import MemoryNeed, RungChoice
+from diffusion_local.engine.placement import MemoryGauge
+from diffusion_local.errors import EngineError, ModelUnavailable
+from diffusion_local.messages import message
+from diffusion_local.models import integrity
+from diffusion_local.models.catalog import Model
+
+
+class ModelCache:
+    """Models by id, the one used last at the end; ``current`` is the one that draws."""
+
+    def __init__(
+        self,
+        device: Device,
+        precision: str,
+        gauge: MemoryGauge,
+        recorder: Callable[[], graphs.Recorder] | None = None,
+        operations: Operations | None = None,
+    ) -> None:
+        """``recorder`` makes what CUDA graphs of a model are recorded with, and ``operations`` are what fused forms of
+        its parts are made of; None: there are none."""
+        self._recorder = recorder
+        self._operations = operations
+        self._device = device
+        self._precision = precision
+        self._gauge = gauge
+        self._held: OrderedDict[str, Loaded] = OrderedDict()
+        self.current: Loaded | None = None
+
+    def free(self) -> int:
+        """Bytes of the device that are free, with those that models and graphs held here would give back."""
+        return self._gauge.free() + sum(held.bytes for held in self._held.values())
+
+    def bytes_of_others(self) -> int:
+        return sum(held.bytes for held in self._held.values() if held is not self.current)
+
+    def dtype_of(self, model: Model) -> torch.dtype:
+        parameters = sum(weights.read(model.path).parts.values())
+        name = precision.dtype_of(self._precision, self._device.type, model.family, parameters, self._device.bf16)
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+
+    def load(self, model: Model, choice: RungChoice, on_progress: OnProgress) -> None:
+        """See ``Engine.load``."""
+        held = self._held.get(model.id)
+        if held and held.model.path == model.path and held.rung == choice.rung:
+            self._use(held)
+            self._make_room(model.id, choice.takes - held.bytes)
+            return
+        if not model.ready:
+            raise ModelUnavailable(message("model_cannot_load", model=model.id, problem=model.problem))
+        if model.family not in FAMILIES:
+            raise ModelUnavailable(message("family_unsupported", model=model.id, family=model.family))
+        if held and (held.model.path != model.path or held.rung not in placement.MOVABLE):
+            held = None
+        if held is None:
+            integrity.check(model.path)
+            self._held.pop(model.id, None)
+        self.current = None
+        raised: list[BaseException] = []
+
+        def tell(share: float) -> None:
+            try:
+                on_progress(share)
+            except BaseException as error:
+                raised.append(error)
+                raise
+
+        problem: EngineError
+        try:
+            self._hold(held, model, choice, tell)
+            return
+        except Exception as error:
+            self._held.pop(model.id, None)
+            held = None
+            if error in raised:
+                raise
+            problem = faults.named(error, partial(faults.unloadable, model))
+        self._gauge.collect()
+        raise problem
+
+    def spare(self) -> bool:
+        """Put away all graphs, and all models but the current one. Whether there were any."""
+        had = self._forget_graphs()
+        others = [name for name, held in self._held.items() if held is not self.current]
+        for name in others:
+            del self._held[name]
+        self._gauge.collect()
+        return bool(others) or had
+
+    def room_for_graphs(self, need: MemoryNeed) -> int:
+        """Bytes that graphs of the current model may hold beside what a picture needs; those of others make room."""
+        held = self.current
+        if held is None or held.rung not in graphs.RUNGS:
+            return 0
+        room = self._free_but_for_graphs() + held.graphs.bytes - (need.at(held.rung) - held.bytes)
+        if room >= need.graph:
+            return room
+        for other in self._held.values():
+            if other is not held:
+                room += other.graphs.bytes
+                other.graphs.forget()
+        return room
+
+    def clear(self) -> None:
+        self.current = None
+        self._held.clear()
+        self._gauge.collect()
+
+    def _hold(self, held: Loaded | None, model: Model, choice: RungChoice, on_progress: OnProgress) -> None:
+        """Bring a model to a rung, from another one where it is held, else from its files."""
+        if held is None:
+            self._gauge.collect()
+            weight = sum(weights.read(model.path).parts.values()) * self.dtype_of(model).itemsize
+            self._make_room(model.id, choice.takes, weight)
+            held = self._load(model, on_progress)
+        else:
+            self._make_room(model.id, choice.takes - held.bytes)
+        held.weights_change()
+        held.forms = Forms(self._operations, held.graphs.forget, self._device.bf16)
+        held.checked = False
+        placement.place(held.pipe, choice.rung, self._device.torch)
+        held.rung = choice.rung
+        held.bytes = placement.bytes_on(held.pipe, self._device.type)
+        self._use(held)
+        self._gauge.collect()
+
+    def _load(self, model: Model, on_progress: OnProgress) -> Loaded:
+        started = time.monotonic()
+        family, dtype = FAMILIES[model.family], self.dtype_of(model)
+        if model.file:
+            on_progress(0.0)
+            pipe = single_file.load(model, dtype)
+            on_progress(1.0)
+        else:
+            pipe = family.load(model.folder, dtype, load_parts(model.folder, dtype, on_progress))
+        pipe.set_progress_bar_config(disable=True)
+        pipe.vae.to(self._device.torch)  # where the previews' factors are fitted faster
+        return Loaded(
+            model=model,
+            family=family,
+            pipe=pipe,
+            dtype=dtype,
+            scheduler_config=dict(pipe.scheduler.config),
+            factors=previews.fit(pipe.vae),
+            rung="",
+            load_seconds=time.monotonic() - started,
+            graphs=graphs.Graphs(self._recorder() if self._recorder else None),
+        )
+
+    def _use(self, held: Loaded) -> None:
+        self._held[held.model.id] = self.current = held
+        self._held.move_to_end(held.model.id)
+
+    def _make_room(self, keep: str, device_bytes: int, main_bytes: int = 0) -> None:
+        """Until so many bytes are free put away the graphs, then the models used longest ago, but for ``keep``."""
+        if self._free_but_for_graphs() < device_bytes:
+            self._forget_graphs()
+        for name in [name for name in self._held if name != keep]:
+            if self._gauge.free() >= device_bytes and placement.free_main_memory() >= main_bytes:
+                return
+            del self._held[name]
+            self._gauge.collect()
+
+    def _free_but_for_graphs(self) -> int:
+        """What graphs hold from one step to the next counts as free with torch."""
+        return self._gauge.free() - sum(held.graphs.bytes for held in self._held.values())
+
+    def _forget_graphs(self) -> bool:
+        had = [held.graphs.forget() for held in self._held.values()]
+        return any(had)

@@ -1,0 +1,257 @@
+"""The images table: the gallery. Rows are written by ``JobStore.finish`` together with the job's end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import date
+from typing import Any, Self
+
+from diffusion_local import actor
+from diffusion_local.db import rows, search
+from diffusion_local.db.access import own, ruled, seen
+from diffusion_local.db.database import Database
+from diffusion_local.db.dialect import as_list, contains, each_value, in_list
+from diffusion_local.db.rows import missing
+from diffusion_local.db.schema import SHAPE, recipe_mark
+from diffusion_local.db.search import word_count
+from diffusion_local.domain import Image, utc_now
+from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
+
+SHAPES = {"square": 0, "portrait": -1, "landscape": 1}
+#: Of a search: an index descends into its expression with a call for each word, and a long one overflows the stack.
+MAX_CHARS, MAX_WORDS = 1000, 50
+MAX_VALUE = 200  # characters of any other filter
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryFilter:
+    """Every field narrows; empty ones do not. ``since`` and ``until`` are days (UTC, YYYY-MM-DD), both included."""
+
+    search: str = ""
+    starred: bool = False
+    trashed: bool = False
+    flagged: bool = False  # those that are probably not what was wanted
+    model: str = ""
+    board: str = ""
+    batch: str = ""
+    owner: str = ""
+    shape: str = ""
+    since: str = ""
+    until: str = ""
+    like: str = ""  # id of a picture: those of the same recipe
+
+    def __bool__(self) -> bool:
+        return self != type(self)()
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """A filter from its fields; what is None is not asked for. Raises InvalidParams."""
+        known = {field.name for field in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise InvalidParams(name, message("gallery_filter", known=sorted(known)))
+        given = {name: value for name, value in values.items() if value is not None}
+        if isinstance(given.get("search"), str):
+            given["search"] = given["search"].strip()
+        asked = cls(**given)
+        asked.check_lengths()
+        if asked.shape and asked.shape not in SHAPES:
+            raise InvalidParams("shape", message("one_of", known=list(SHAPES), got=echo(asked.shape)))
+        for field in ("since", "until"):
+            check_day(field, getattr(asked, field))
+        return asked
+
+    def check_lengths(self) -> None:
+        """Raises InvalidParams naming the first filter that is too long."""
+        for field in fields(self):
+            if field.type != "str" and field.type is not str:
+                continue
+            value, most = getattr(self, field.name), MAX_CHARS if field.name == "search" else MAX_VALUE
+            if not isinstance(value, str):
+                raise InvalidParams(field.name, message("text"))
+            if len(value) > most:
+                raise InvalidParams(field.name, message("too_long", most=most, got=len(value)))
+        if (words := word_count(self.search)) > MAX_WORDS:
+            raise InvalidParams("search", message("most_words", most=MAX_WORDS, got=words))
+
+    def where(self) -> tuple[list[str], dict[str, Any]]:
+        """Conditions on ``images`` and their values."""
+        conditions = ["trashed_at IS NOT NULL" if self.trashed else "trashed_at IS NULL"]
+        values: dict[str, Any] = {}
+        if self.starred:
+            conditions.append("starred = 1")
+        if self.flagged:
+            conditions.append("flag != ''")
+        for field, column in (("model", "model"), ("batch", "batch_id"), ("owner", "owner")):
+            if value := getattr(self, field):
+                conditions.append(f"{column} = :{field}")
+                values[field] = value
+        if self.board:
+            conditions.append("id IN (SELECT image_id FROM board_images WHERE board_id = :board)")
+            values["board"] = self.board
+        if self.like:
+            conditions.append("mark = (SELECT mark FROM images AS liked WHERE liked.id = :like)")
+            values["like"] = self.like
+        if self.shape:
+            conditions.append(f"{SHAPE} = {SHAPES[self.shape]}")
+        if self.since:
+            conditions.append("created_at >= :since")
+            values["since"] = self.since
+        if self.until:
+            conditions.append("created_at < :until")
+            values["until"] = self.until + "U"  # after every time of that day, which goes on with a T
+        return conditions, values
+
+
+def check_day(field: str, text: str) -> None:
+    try:
+        if text:
+            date.fromisoformat(text)
+    except (ValueError, TypeError):
+        raise InvalidParams(field, message("gallery_day", got=echo(text))) from None
+
+
+RECENT = 100
+EVERYTHING = GalleryFilter()
+SAMPLED = 2000
+
+
+class ImageStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, image_id: str) -> Image:
+        with self._database.read() as db:
+            for row in db.query(f"SELECT * FROM images WHERE id = ? AND {seen()}", [image_id]):
+                return rows.image(row)
+            raise missing(db, "picture", image_id)
+
+    def of_jobs(self, job_ids: list[str]) -> dict[str, Image]:
+        """Pictures by job id; jobs without one are left out."""
+        with self._database.read() as db:
+            found = db.query(
+                f"SELECT * FROM images WHERE {in_list('job_id')} AND trashed_at IS NULL AND {seen()}",
+                {"ids": as_list(job_ids)},
+            )
+            return {image.job_id: image for image in map(rows.image, found)}
+
+    def page(self, limit: int = 48, before: str | None = None, asked: GalleryFilter = EVERYTHING) -> list[Image]:
+        """Pictures, newest first. ``before`` is the last id of the page before: any depth costs the same."""
+        conditions, values = asked.where()
+        only_own = not actor.current().sees_all
+        conditions.append(own("images") if only_own else seen())
+        values["limit"] = limit
+        source, order = "images", "created_at DESC, id DESC"
+        after = "(created_at, id) < (SELECT created_at, id FROM images AS last WHERE last.id = :before)"
+        with self._database.read() as db:
+            if words := search.terms(asked.search):
+                source, order, after = search.SOURCE, search.ORDER, search.AFTER
+                if only_own or replace(asked, search=""):
+                    conditions += search.bounds(db, conditions, values)
+                conditions.append(search.MATCHES)
+                values["words"] = words
+            elif asked.search:
+                conditions.append(contains("images.prompt", ":search"))
+                values["search"] = asked.search
+            if before:
+                conditions.append(after)
+                values["before"] = before
+            sql = f"SELECT images.* FROM {source} WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT :limit"
+            return [rows.image(row) for row in db.query(sql, values)]
+
+    def forget(self, image_ids: Sequence[str]) -> list[tuple[str, str]]:
+        """Delete rows of the trash: (id, key) of each that was there."""
+        with self._database.write() as db:
+            gone = db.query(
+                f"DELETE FROM images WHERE {in_list('id')} AND trashed_at IS NOT NULL AND {ruled()} RETURNING id, key",
+                {"ids": as_list(image_ids)},
+            )
+            return [(row["id"], row["key"]) for row in gone]
+
+    def alike(self, image: Image) -> int:
+        """How many other pictures have this one's recipe, seed included; without the trash."""
+        same = f"SELECT count(*) FROM images WHERE mark = :mark AND id != :id AND trashed_at IS NULL AND {seen()}"
+        with self._database.read() as db:
+            return db.scalar(same, mark=recipe_mark(image.params), id=image.id)
+
+    def repeated(self, images: Sequence[Image]) -> dict[str, int]:
+        """Of those whose recipe, seed included, was made more than once: how often, by id; without the trash."""
+        same = f"SELECT count(*) FROM images WHERE mark = each.mark AND trashed_at IS NULL AND {seen()}"
+        counted = f"SELECT id, ({same}) AS times FROM images AS each WHERE {in_list('id')} AND trashed_at IS NULL"
+        with self._database.read() as db:
+            found = db.query(counted, {"ids": as_list(image.id for image in images)})
+            return {row["id"]: row["times"] for row in found if row["times"] > 1}
+
+    def owners(self) -> list[str]:
+        """Accounts that the gallery has pictures of; without the machine's own person."""
+        with self._database.read() as db:
+            found = db.query(
+                f"SELECT owner FROM image_counts WHERE images > 0 AND owner != '' AND {seen()} ORDER BY owner"
+            )
+            return [row["owner"] for row in found]
+
+    def models(self) -> list[str]:
+        """Models of the pictures in the gallery that may be looked at."""
+        only_own = "" if actor.current().sees_all else f" AND {own()}"
+        with self._database.read() as db:
+            return each_value(db, "images", "model", f"trashed_at IS NULL{only_own}")
+
+    def newest_of_models(self) -> dict[str, Image]:
+        """The newest picture of each model that is among the newest SAMPLED."""
+        newest = (
+            f"SELECT id, model, created_at FROM images WHERE trashed_at IS NULL AND {seen()} "
+            f"ORDER BY created_at DESC, id DESC LIMIT {SAMPLED}"
+        )
+        ranked = (
+            "SELECT id, row_number() OVER (PARTITION BY model ORDER BY created_at DESC, id DESC) AS place "
+            f"FROM ({newest}) AS newest"
+        )
+        with self._database.read() as db:
+            found = db.query(f"SELECT * FROM images WHERE id IN (SELECT id FROM ({ranked}) AS ranked WHERE place = 1)")
+            return {image.params.model: image for image in map(rows.image, found)}
+
+    def count(self) -> int:
+        """Pictures in the gallery, without the trash."""
+        with self._database.read() as db:
+            return db.scalar(f"SELECT coalesce(sum(images), 0) FROM image_counts WHERE {seen()}")
+
+    def bytes_per_pixel(self) -> float | None:
+        """Of the newest RECENT pictures; None if there is none."""
+        recent = (
+            "SELECT bytes, width * height AS pixels FROM images WHERE trashed_at IS NULL "
+            f"ORDER BY created_at DESC, id DESC LIMIT {RECENT}"
+        )
+        with self._database.read() as db:
+            return db.scalar(f"SELECT 1.0 * sum(bytes) / sum(pixels) FROM ({recent}) AS recent")
+
+    def about_bytes(self) -> int:
+        """What all pictures take on the disk, by the size of the newest RECENT ones."""
+        recent = f"SELECT bytes FROM images ORDER BY created_at DESC, id DESC LIMIT {RECENT}"
+        with self._database.read() as db:
+            each = db.scalar(f"SELECT avg(bytes) FROM ({recent}) AS recent") or 0
+            return int(each * db.scalar("SELECT count(*) FROM images"))
+
+    def star(self, image_ids: Sequence[str], starred: bool) -> list[Image]:
+        return self._change(image_ids, "starred = :value", int(starred))
+
+    def trash(self, image_ids: Sequence[str]) -> list[Image]:
+        return self._change(image_ids, "trashed_at = :value", utc_now())
+
+    def restore(self, image_ids: Sequence[str]) -> list[Image]:
+        return self._change(image_ids, "trashed_at = :value", None)
+
+    def _change(self, image_ids: Sequence[str], sets: str, value: str | int | None) -> list[Image]:
+        """All of them or, where one is not there, none."""
+        changed = []
+        with self._database.write() as db:
+            for image_id in image_ids:
+                found = list(
+                    db.query(
+                        f"UPDATE images SET {sets} WHERE id = :id AND {ruled()} RETURNING *",
+                        {"id": image_id, "value": value},
+                    )
+                )
+                if not found:
+                    raise missing(db, "picture", image_id)
+                changed.append(rows.image(found[0]))
+        return changed

@@ -1,0 +1,200 @@
+"""Blobs as files in the folders of a home, written whole or not at all."""
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from diffusion_local import disk
+from diffusion_local.gallery.blobs import CHUNK, Area, Stat, Write, checked, nearly_full
+from diffusion_local.settings import Settings
+
+PART = ".part"  # the end of the name of a file that is being written
+DEEPEST = 6  # folders below an area that a listing enters, so that a link to a folder above it does no harm
+
+
+class LocalBlobs:
+    """Each area is a folder. Files are private, but in the gallery as its own folder is: see ``modes.like``.
+
+    The gallery's folder is not made anew where it is gone: its disk or share may come back.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._folders = {
+            Area.GALLERY: settings.gallery,
+            Area.SOURCES: settings.sources,
+            Area.PREVIEWS: settings.previews,
+            Area.SHEETS: settings.sheets,
+            Area.REPORTS: settings.reports,
+            Area.STRAYS: settings.strays,
+        }
+        self._root = settings.gallery
+
+    def write(self, key: str, write: Write, durable: bool = False, reserve: int = 0) -> int:
+        target = self.local_path(key)
+        write_whole(target, write, durable, like=self._like(key), reserve=reserve)
+        with disk.explained(target):
+            return target.stat().st_size
+
+    def open(self, key: str) -> BinaryIO:
+        return self.local_path(key).open("rb")
+
+    def stat(self, key: str) -> Stat | None:
+        try:
+            found = self.local_path(key).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Stat(key, found.st_size, found.st_mtime) if stat.S_ISREG(found.st_mode) else None
+
+    def list(self, prefix: str) -> Iterator[Stat]:
+        """Hidden files are left out, and so are folders deeper than DEEPEST."""
+        area, _, rest = prefix.partition("/")
+        below, _, start = rest.rpartition("/")
+        folder = self._folders[Area(area)] / below
+        yield from walked(folder, f"{area}/{below}/" if below else f"{area}/", start, DEEPEST)
+
+    def touch(self, key: str) -> None:
+        with contextlib.suppress(OSError):
+            os.utime(self.local_path(key))
+
+    def move(self, key: str, target: str) -> None:
+        source, path, like = self.local_path(key), self.local_path(target), self._like(target)
+        with disk.explained(path):
+            make_folder(path.parent, disk.like(like)[0] if like else disk.FOLDER, like)
+            try:
+                source.replace(path)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                with source.open("rb") as file:  # the areas are on different disks
+                    write_whole(path, lambda copy: shutil.copyfileobj(file, copy, CHUNK), durable=True, like=like)
+                source.unlink()
+
+    def delete(self, key: str) -> None:
+        self.local_path(key).unlink(missing_ok=True)
+
+    def drop_unfinished(self, area: Area, seconds: float) -> None:
+        for part in self._folders[area].rglob(f".*{PART}"):
+            with contextlib.suppress(OSError):
+                if time.time() - part.stat().st_mtime > seconds:
+                    part.unlink()
+
+    def free_bytes(self) -> int:
+        with disk.explained(self._root):
+            return shutil.disk_usage(self._root).free
+
+    def probe(self, prefix: str, size: int) -> None:
+        folder = self.local_path(prefix)
+        with disk.explained(self._root):
+            make_folder(folder, disk.like(self._root)[0], self._root)
+            descriptor, name = tempfile.mkstemp(dir=folder, prefix=".probe-", suffix=PART)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(bytes(size))
+                    file.flush()
+                    os.fsync(file.fileno())
+            finally:
+                Path(name).unlink(missing_ok=True)
+
+    def local_path(self, key: str) -> Path:
+        area, _, rest = checked(key).partition("/")
+        return self._folders[Area(area)] / rest
+
+    def _like(self, key: str) -> Path | None:
+        return self._root if key.startswith(f"{Area.GALLERY}/") else None
+
+
+def walked(folder: Path, prefix: str, start: str, deepest: int) -> Iterator[Stat]:
+    """The files below a folder whose first part begins with ``start``, sorted as their keys are."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name + "/" * entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if not entry.name.startswith(start) or entry.name.startswith("."):
+            continue
+        try:
+            if entry.is_dir():
+                if deepest:
+                    yield from walked(folder / entry.name, f"{prefix}{entry.name}/", "", deepest - 1)
+            elif entry.is_file():
+                found = entry.stat()
+                yield Stat(prefix + entry.name, found.st_size, found.st_mtime)
+        except FileNotFoundError:  # deleted meanwhile
+            continue
+
+
+def write_whole(
+    target: Path,
+    write: Write,
+    durable: bool = False,
+    like: Path | None = None,
+    reserve: int = 0,
+) -> None:
+    """Write beside the target, then rename: readers see the whole file or none. ``durable`` also survives a power cut.
+
+    The file is its owner's only, or may be read by whoever may read the folder ``like``, which is above the target and
+    not made if it is gone. ``reserve`` is the number of bytes that the disk must have free before.
+    Raises StorageProblem, DiskFull if there is no room; nothing is left behind then.
+    """
+    with disk.explained(target):
+        folder_mode, file_mode = disk.like(like) if like else (disk.FOLDER, disk.FILE)
+        make_folder(target.parent, folder_mode, like)
+        if reserve:
+            check_room(target.parent, reserve)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=PART)  # with mode 0600
+        part = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                if file_mode != disk.FILE:
+                    with contextlib.suppress(OSError):  # a file system without modes
+                        part.chmod(file_mode)
+                write(file)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            part.replace(target)
+            if durable:
+                sync_folder(target.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
+
+
+def check_room(folder: Path, reserve: int) -> None:
+    """Raises DiskFull if a folder's disk has less than ``reserve`` bytes free."""
+    if shutil.disk_usage(folder).free < reserve:
+        raise nearly_full(reserve)
+
+
+def make_folder(folder: Path, mode: int = disk.FOLDER, below: Path | None = None) -> None:
+    """A folder with those above it, each entry made durable: a synced file in a lost folder is lost.
+
+    ``below`` itself is not made: raises FileNotFoundError if it is not there.
+    """
+    if not folder.is_dir():
+        if folder == below:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+        make_folder(folder.parent, mode, below)
+        folder.mkdir(exist_ok=True)
+        with contextlib.suppress(OSError):
+            folder.chmod(folder.stat().st_mode & 0o7000 | mode)  # the umask does not count; setgid is inherited
+        sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename durable; Windows has no such call and needs none."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

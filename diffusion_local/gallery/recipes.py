@@ -1,0 +1,197 @@
+"""Recipes out of pictures and texts, ours and those of other tools, as settings that a form can take.
+
+What is read comes from anywhere: it is bounded, and what makes no sense is handed back by name. Pictures of A1111 and
+its kin carry the text in a PNG chunk, or in the EXIF comment of a JPEG or WebP; ``foreign`` reads the others. A text
+that none of them recognises as its own is no recipe.
+"""
+
+import io
+import json
+import re
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import ExifTags, UnidentifiedImageError
+from PIL import Image as PIL
+
+from diffusion_local import __version__
+from diffusion_local.domain import Image, Params
+from diffusion_local.errors import InvalidParams
+from diffusion_local.gallery import foreign_recipes
+from diffusion_local.grammar import tags
+from diffusion_local.image_decoding import FORMATS
+from diffusion_local.messages import message
+from diffusion_local.options import a1111
+from diffusion_local.options.table import OPTIONS
+from diffusion_local.options.values import MAX_LORA_WEIGHT, MAX_LORAS, MAX_PROMPT_CHARS
+
+A1111_KEY = "parameters"
+JSON_KEY = "diffusion-local"
+
+
+def texts(image: Image, facts: dict[str, Any]) -> dict[str, str]:
+    """Texts by keyword, for `encoding`."""
+    return {
+        A1111_KEY: a1111.text(image.params, facts),
+        JSON_KEY: json.dumps(
+            {
+                "version": __version__,
+                "id": image.id,
+                "job_id": image.job_id,
+                "created_at": image.created_at,
+                "seconds": image.seconds,
+                "params": json.loads(image.params.to_json()),
+                "facts": facts,
+            },
+            ensure_ascii=False,
+        ),
+    }
+
+
+def read(picture: PIL.Image) -> dict[str, Any] | None:
+    """Our JSON from an opened picture, or None if it carries none that can be read."""
+    try:
+        recipe = json.loads(picture.info.get(JSON_KEY) or picture.getexif()[ExifTags.Base.ImageDescription])
+        Params.from_dict(recipe["params"])
+    except (KeyError, ValueError, ArithmeticError, TypeError, AttributeError, RecursionError):
+        return None
+    return recipe
+
+
+MAX_TEXT = 200_000
+MAX_PAIRS = 200
+USER_COMMENT = 0x9286
+#: A pair's name and value at their longest; what is longer is passed over.
+_MAX_NAME, _MAX_VALUE, _MAX_QUOTED = 61, 2000, 20_000
+_NAME = re.compile(r"\w[\w \-/]*")
+_SPACES = re.compile(r"\s*")
+_QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """``settings`` are fields of Params as far as they could be read, not checked against a model; ``facts`` those of
+    our own pictures, ``others`` what another tool noted beside and is not used (also a seed or a sampler that we do not
+    have). ``text`` is the text as it was found; ``tool`` the program, where that is known."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
+    text: str = ""
+    tool: str = ""
+
+
+def read_picture(data: bytes) -> Recipe:
+    """Of a picture's bytes. Raises InvalidParams for what is no picture, or carries no recipe."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PIL.DecompressionBombWarning)  # no pixel is decoded
+            with PIL.open(io.BytesIO(data), formats=FORMATS) as picture:
+                ours, text, texts = read(picture), text_of(picture), texts_of(picture)
+    except UnidentifiedImageError:
+        raise InvalidParams("image", message("not_a_picture", formats=list(FORMATS))) from None
+    except Exception as error:  # decoders raise what they like for damaged files
+        raise InvalidParams("image", message("whole_picture", what=list(FORMATS), error=error)) from None
+    if ours:
+        facts = ours.get("facts")
+        known = Params.from_dict(ours["params"]).to_dict()
+        newer = {
+            str(name)[:_MAX_NAME]: str(ours["params"][name])[:_MAX_NAME] for name in ours["params"].keys() - OPTIONS
+        }
+        return Recipe(known, facts if isinstance(facts, dict) else {}, newer, text)
+    if found := foreign_recipes.read(texts):
+        settings, others = foreign_recipes.settings_of(found)
+        return Recipe(settings, {}, others, text, found.tool)
+    if not recognised(text):
+        raise InvalidParams("image", message("no_recipe"))
+    return read_text(text)
+
+
+def texts_of(picture: PIL.Image) -> dict[str, str]:
+    """The texts by keyword that an opened picture carries, bounded."""
+    found = {str(name): each for name, each in picture.info.items() if isinstance(each, str)}
+    comment = text_of(picture)
+    if comment.lstrip().startswith("{"):  # Fooocus and SwarmUI write their JSON there, outside of PNG
+        found.setdefault("parameters", comment)
+    xmp = picture.info.get("xmp")
+    if isinstance(xmp, bytes):
+        found.setdefault("XML:com.adobe.xmp", xmp[: 4 * MAX_TEXT].decode("utf-8", "replace"))
+    return {name: text[:MAX_TEXT] for name, text in list(found.items())[:MAX_PAIRS]}
+
+
+def recognised(text: str) -> bool:
+    """Whether a text is a recipe in A1111's form: by a line of its pairs, or by its negative prompt."""
+    lines = text[:MAX_TEXT].strip().splitlines()
+    named = {name for name, _ in pairs_in(lines[-1])} if lines else set()
+    return len(named & set(a1111.ORDER)) >= 2 or any(line.startswith(a1111.NEGATIVE) for line in lines)
+
+
+def text_of(picture: PIL.Image) -> str:
+    """A1111's text in an opened picture, or an empty one."""
+    text = picture.info.get(A1111_KEY, "")
+    if not isinstance(text, str) or not text:
+        comment = picture.getexif().get_ifd(ExifTags.IFD.Exif).get(USER_COMMENT, b"")
+        text = decoded(comment) if isinstance(comment, bytes) else str(comment)
+    return text[:MAX_TEXT]
+
+
+def decoded(comment: bytes) -> str:
+    """An EXIF comment: eight bytes that name the encoding, then the text."""
+    encoding, text = comment[:8], comment[8 : 8 + 4 * MAX_TEXT]
+    if encoding.startswith(b"UNICODE"):
+        # EXIF leaves the order of bytes to the file; western text has its zeros on one side
+        little = text[1::2].count(0) > text[0::2].count(0)
+        return text.decode("utf-16-le" if little else "utf-16-be", "replace").strip("\0")
+    return (text if encoding.startswith(b"ASCII") else comment).decode("utf-8", "replace").strip("\0")
+
+
+def read_text(text: str) -> Recipe:
+    """Of A1111's text: prompt, ``Negative prompt: ...``, a last line of ``Name: value`` pairs; each may be missing."""
+    text = text[:MAX_TEXT]
+    lines = text.strip().splitlines()
+    pairs: dict[str, str] = {}
+    if lines and len(found := pairs_in(lines[-1])) >= 3:
+        lines.pop()
+        pairs = {name: a1111.unquoted(value) for name, value in found}
+    prompt, mark, negative = "\n".join(lines).partition(a1111.NEGATIVE)
+    settings: dict[str, Any] = {"prompt": tags.without(prompt).strip()[:MAX_PROMPT_CHARS]}
+    if mark and negative.strip():
+        settings["negative"] = negative.strip()[:MAX_PROMPT_CHARS]
+    settings |= a1111.settings_in(pairs)
+    loras, left = read_loras(prompt)
+    if loras:
+        settings["loras"] = loras
+    return Recipe(settings, {}, a1111.not_read(pairs, settings) | left, text)
+
+
+def pairs_in(line: str) -> list[tuple[str, str]]:
+    """The first MAX_PAIRS of ``Name: value, Name: "value, quoted"``, in one pass along the line."""
+    found: list[tuple[str, str]] = []
+    place = 0
+    while len(found) < MAX_PAIRS and (colon := line.find(":", place)) >= 0:
+        name = line[max(place, colon - _MAX_NAME) : colon].rpartition(",")[2].strip()
+        start = _SPACES.match(line, colon + 1).end()  # type: ignore[union-attr]
+        quoted = _QUOTED.match(line, start, start + _MAX_QUOTED)
+        if quoted and line[quoted.end() : quoted.end() + 1] in ("", ","):
+            end, most = quoted.end(), _MAX_QUOTED
+        else:
+            comma = line.find(",", start)
+            end, most = comma if comma >= 0 else len(line), _MAX_VALUE
+        if _NAME.fullmatch(name) and end - start <= most:
+            found.append((name, line[start:end]))
+        place = end + 1
+    return found
+
+
+def read_loras(prompt: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """(LoRAs, tags that cannot be used)."""
+    found: dict[str, float] = {}
+    left: dict[str, str] = {}
+    for tag in tags.found_in(prompt):
+        number = a1111.number_in(tag.weight or "1", -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT)
+        if number is not None and tag.kind in tags.LORAS and len(found) < MAX_LORAS:
+            found[tag.name] = number
+        elif len(left) < MAX_PAIRS:
+            left[f"<{tag.kind}:{tag.name[:_MAX_NAME]}>"] = tag.weight[:_MAX_NAME]
+    return [{"name": name, "weight": weight} for name, weight in found.items()], left

@@ -1,0 +1,225 @@
+"""Source pictures: what img2img, inpainting and upscaling begin from, kept by the hash of their content."""
+
+import io
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+
+from PIL import Image as PIL
+from PIL import ImageCms, ImageMath, ImageOps, UnidentifiedImageError
+
+from diffusion_local import actor, image_decoding
+from diffusion_local.authority import guarded
+from diffusion_local.db.access import RULES_ALL, own, seen
+from diffusion_local.db.database import Database
+from diffusion_local.db.dialect import field
+from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
+from diffusion_local.gallery.blobs import StoredFile
+from diffusion_local.gallery.files import ImageFiles
+from diffusion_local.gallery.formats import PNG_LEVEL
+from diffusion_local.gallery.images import ImageStore
+from diffusion_local.image_decoding import FORMATS
+from diffusion_local.messages import Message, message
+from diffusion_local.options.values import SOURCE_ID
+from diffusion_local.settings import Settings
+
+ADDED = f"EXISTS (SELECT 1 FROM source_owners WHERE source_id = :id AND {own()})"
+USED = " OR ".join(
+    f"EXISTS (SELECT 1 FROM {table} WHERE {field('params', name)} = :id "
+    f"AND {field('params', name)} IS NOT NULL AND {seen(table)})"  # said twice: the index is a partial one
+    for table in ("jobs", "images")
+    for name in ("source", "mask")
+)
+
+
+class SourceOwners:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def note(self, source_id: str) -> None:
+        """The current actor has added this picture."""
+        with self._database.read() as db:
+            if db.scalar(f"SELECT {ADDED}", id=source_id):
+                return
+        with self._database.write() as db:
+            db.execute(
+                "INSERT INTO source_owners (source_id, owner) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                [source_id, actor.current().name],
+            )
+
+    def visible(self, source_id: str) -> bool:
+        """Whether the current actor may look at it."""
+        with self._database.read() as db:
+            return bool(db.scalar(f"SELECT {RULES_ALL} OR {ADDED} OR {USED}", id=source_id))
+
+
+#: A mask paints anew where it is brighter.
+HALF_GREY = 127
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A source picture. ``id`` is the SHA-256, in hex, of the PNG that is kept; sizes in pixels."""
+
+    id: str
+    width: int
+    height: int
+
+
+@guarded("sources")
+class Sources:
+    """Part of the Studio, as ``studio.sources``. The same pixels are kept once."""
+
+    def __init__(self, settings: Settings, owners: SourceOwners, images: ImageStore, files: ImageFiles) -> None:
+        self._max_bytes = settings.max_source_mb * 1_000_000
+        self._max_pixels = settings.max_source_megapixels * 1_000_000
+        self._owners = owners
+        self._images = images
+        self._files = files
+        self._size_of = lru_cache(maxsize=1024)(self._read_size)  # once for an id: a source never changes
+        self._paints = lru_cache(maxsize=1024)(self._read_paints)
+
+    def add(self, data: bytes, field: str = "source") -> Source:
+        """Keep a picture: its first frame upright in sRGB, without metadata. Durable once this returns.
+
+        Raises InvalidParams naming ``field`` for what is no picture or too large, Overloaded, and DiskFull.
+        """
+        if len(data) > self._max_bytes:
+            raise InvalidParams(
+                field, message("source_bytes", most=self._max_bytes // 10**6, got=len(data) / 1000000.0)
+            )
+        encoded, size = self._as_png(data, field)
+        source = Source(sha256(encoded).hexdigest(), *size)
+        kept = self._files.source(source.id)
+        if kept.exists():
+            kept.touch()  # retention goes by the time of the last use
+        else:
+            self._files.keep(kept, lambda file: file.write(encoded), durable=True, needed=len(encoded))
+        self._owners.note(source.id)
+        return source
+
+    def from_image(self, image_id: str) -> Source:
+        """A picture of the gallery as a source. Raises NotFound."""
+        try:
+            return self.add(self._files.picture(self._images.get(image_id).key).read_bytes())
+        except FileNotFoundError:
+            raise NotFound(message("file_of_picture", image=echo(image_id))) from None
+
+    def file(self, source_id: str) -> StoredFile:
+        """The file of a source that the current actor may look at. Raises NotFound."""
+        known = SOURCE_ID.fullmatch(source_id) and self._files.source(source_id).exists()
+        if not known or not self._owners.visible(source_id):
+            raise NotFound(message("no_source_picture", source=echo(source_id)))
+        return self._files.source(source_id)
+
+    def size(self, source_id: str) -> tuple[int, int]:
+        """Width and height; asked before a submit, so it counts as a use. Raises NotFound."""
+        self.file(source_id).touch()
+        return self._size_of(source_id)
+
+    def paints(self, mask_id: str) -> bool:
+        """Whether a mask paints anything anew: white does, black and what is clear do not. Raises NotFound."""
+        self.file(mask_id)  # visible
+        return self._paints(mask_id)
+
+    def _read_size(self, source_id: str) -> tuple[int, int]:
+        with self._files.source(source_id).open() as file, PIL.open(file, formats=("PNG",)) as picture:
+            return picture.size
+
+    def _read_paints(self, mask_id: str) -> bool:
+        file = self._files.source(mask_id).open()
+        with file, PIL.open(file, formats=("PNG",)) as picture, image_decoding.share(picture):
+            ground = PIL.new("RGBA", picture.size, "black") if picture.mode == "RGBA" else None
+            shown = PIL.alpha_composite(ground, picture) if ground else picture
+            return int(shown.convert("L").getextrema()[1]) > HALF_GREY  # type: ignore[arg-type]
+
+    def _as_png(self, data: bytes, field: str) -> tuple[bytes, tuple[int, int]]:
+        """The picture as it is kept, and its size; decoded within the budget of this process."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", PIL.DecompressionBombWarning)  # our own limit is asked below
+                with PIL.open(io.BytesIO(data), formats=FORMATS) as picture:
+                    self._check_pixels(*picture.size, field)
+                    with image_decoding.share(picture):
+                        return png_of(picture)
+        except UnidentifiedImageError:
+            raise InvalidParams(field, message("not_a_picture", formats=list(FORMATS))) from None
+        except PIL.DecompressionBombError:
+            raise InvalidParams(field, self._too_many_pixels()) from None
+        except UserError:
+            raise
+        except Exception as error:  # decoders raise what they like: OSError, SyntaxError, ValueError, struct.error, ...
+            raise InvalidParams(field, message("damaged_picture", error=error)) from None
+
+    def _check_pixels(self, width: int, height: int, field: str) -> None:
+        """Asked before a pixel is decoded."""
+        if width * height > self._max_pixels:
+            raise InvalidParams(
+                field, message("too_many_megapixels", most=self._max_pixels // 10**6, got=f"{width}x{height}")
+            )
+
+    def _too_many_pixels(self) -> Message:
+        return message("megapixels", most=self._max_pixels // 10**6)
+
+
+def png_of(picture: PIL.Image) -> tuple[bytes, tuple[int, int]]:
+    """A picture as it is kept, and its size. Changes the picture."""
+    kept, encoded = plain(picture), io.BytesIO()
+    kept.save(encoded, "PNG", compress_level=PNG_LEVEL)
+    return encoded.getvalue(), kept.size
+
+
+def plain(picture: PIL.Image) -> PIL.Image:
+    """Upright, in sRGB as L, RGB or RGBA, and nothing but pixels.
+
+    Changes the picture itself where it can, as a second copy of a large one costs as much memory again.
+    """
+    ImageOps.exif_transpose(picture, in_place=True)
+    upright = in_srgb(in_8_bits(picture))
+    clear = upright.has_transparency_data
+    mode = "RGBA" if clear else "L" if upright.mode in ("1", "L") else "RGB"
+    found = upright if upright.mode == mode else upright.convert(mode)
+    found.info = {}
+    return found
+
+
+def in_8_bits(picture: PIL.Image) -> PIL.Image:
+    """A picture with more than 8 bits a channel scaled to 8; Pillow's own conversion would cut off at 255.
+
+    Integers are on a scale to 65,535 (to 2,147,483,647 if one is larger), numbers with a fraction on one to 1 (to 255
+    if one is larger).
+    """
+    if picture.mode == "La":
+        return picture.convert("LA")  # the only conversion that Pillow has for it
+    if picture.mode not in image_decoding.WIDE:
+        return picture
+    wide = picture.convert("F")
+    high = max(0.0, float(wide.getextrema()[1]))  # type: ignore[arg-type]  # of one channel it is a number
+    scales = (1.0, 255.0) if picture.mode == "F" else (65_535.0, 2_147_483_647.0)
+    scale = next((each for each in scales if high <= each), high)
+    scaled = wide.point(lambda value: value * (255 / scale) + 0.5).convert("L")
+    clear = picture.info.get("transparency")
+    if isinstance(clear, int):  # one value of the wide scale
+        alpha = ImageMath.lambda_eval(lambda given: given["wide"] != float(clear), wide=wide)
+        scaled = PIL.merge("LA", (scaled, alpha.point(lambda value: value * 255.0).convert("L")))
+    return scaled
+
+
+def in_srgb(picture: PIL.Image) -> PIL.Image:
+    """Colours of a wide-gamut photograph as they look; a profile that cannot be read says nothing."""
+    profile = picture.info.get("icc_profile")
+    if picture.mode == "LAB":
+        to_rgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
+        return ImageCms.applyTransform(picture, to_rgb) or picture
+    if not profile or picture.mode not in ("RGB", "RGBA", "CMYK"):
+        return picture
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = "RGBA" if picture.mode == "RGBA" else "RGB"
+        converted = ImageCms.profileToProfile(
+            picture, own, ImageCms.createProfile("sRGB"), outputMode=mode, inPlace=mode == picture.mode
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return picture
+    return converted or picture

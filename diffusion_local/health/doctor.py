@@ -1,0 +1,209 @@
+"""What is here, what is wrong with it, and how to mend it. ``examine`` changes nothing."""
+
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from diffusion_local import __version__
+from diffusion_local.accounts.store import AccountStore
+from diffusion_local.db import upkeep
+from diffusion_local.db.database import Database, DatabaseError, check_integrity
+from diffusion_local.engine import inventory
+from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams, NotFound, UserError, message_of
+from diffusion_local.gallery.files import ImageFiles
+from diffusion_local.gallery.sweep import rebuild
+from diffusion_local.health.storage import StorageProbe
+from diffusion_local.messages import message
+from diffusion_local.models.catalog import Catalog
+from diffusion_local.models.directories import ModelDirectories
+from diffusion_local.queue.huey_backends import open_huey, parse, url_of
+from diffusion_local.queue.workers import WorkerStore
+from diffusion_local.settings import Settings
+from diffusion_local.system import gpus, permissions
+from diffusion_local.system.network import closed, exposing
+
+PACKAGES = ("gradio", "huey", "diffusers", "transformers", "torch", "sqlite-utils", "pillow")
+LOW_DISK = 2 * 1024**3
+TOO_MUCH_FREE = 100_000_000  # bytes of a database that only take room
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at; ``mend`` says what to do where it is not ``ok``, ``grave`` whether pictures come at all."""
+
+    name: str
+    ok: bool
+    text: str
+    mend: str = ""
+    grave: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(settings: Settings, files: ImageFiles) -> list[Finding]:
+    """Look at everything; a check that breaks is a finding, not a crash."""
+
+    def storage(settings: Settings) -> Iterator[Finding]:
+        return stored(settings, files)
+
+    checks: list[Callable[[Settings], Iterator[Finding]]] = [
+        versions,
+        home,
+        access,
+        permitted,
+        database,
+        reclaimable,
+        storage,
+        message_queue,
+        devices,
+        graphics,
+        models,
+        workers,
+    ]
+    findings: list[Finding] = []
+    for check in checks:
+        try:
+            findings += check(settings)
+        except (UserError, OSError, DatabaseError) as error:
+            findings.append(Finding(check.__name__, False, message_of(error), message("found_see")))
+    return findings
+
+
+def back_up(settings: Settings, target: Path) -> None:
+    """Copy the database by SQLite's online backup. Raises Conflict if the target exists."""
+    if target.exists():
+        raise Conflict(message("file_exists", file=target))
+    if not settings.database.exists():
+        raise NotFound(message("no_database", folder=settings.home))
+    if not target.absolute().parent.is_dir():
+        raise NotFound(message("no_folder", folder=target.parent))
+    Database(settings.database).backup(target)
+
+
+def rebuild_gallery(settings: Settings, files: ImageFiles) -> int:
+    """Write the gallery's missing rows from the recipes in the pictures; the number of rows written."""
+    settings.make_folders()
+    return rebuild(files, Database.open(settings.database))
+
+
+def versions(settings: Settings) -> Iterator[Finding]:
+    yield Finding(
+        "diffusion-local",
+        True,
+        message("found_packages", version=__version__, python=platform.python_version(), system=platform.platform()),
+    )
+    for package in PACKAGES:
+        try:
+            yield Finding(package, True, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            yield Finding(package, False, message("found_not_installed"), message("mend_packages"))
+
+
+def home(settings: Settings) -> Iterator[Finding]:
+    yield Finding("home", settings.home.is_dir(), str(settings.home), message("found_first"))
+    if settings.home.is_dir():
+        free = shutil.disk_usage(settings.home).free
+        text = message("found_free", size=free / 1024**3)
+        low = free < settings.disk_reserve_mb * 10**6
+        yield Finding("disk", free > LOW_DISK, text, message("mend_disk"), low)
+
+
+def access(settings: Settings) -> Iterator[Finding]:
+    there = settings.database.exists() and AccountStore(Database(settings.database)).any()
+    if closed(settings, there):
+        text = message("found_reached", setting=exposing(settings))
+        mend = message("mend_reached")
+        yield Finding("access", False, text, mend)
+    else:
+        yield Finding("access", True, message("found_sign_in") if there else message("found_no_accounts"))
+
+
+def permitted(settings: Settings) -> Iterator[Finding]:
+    """A gallery that others may read is taken for shared on purpose."""
+    if not settings.home.is_dir():
+        return
+    found = permissions.shared(settings)
+    names = [path.name for path in found]
+    mend = message("mend_shared")
+    if found:
+        yield Finding("permissions", found == [settings.gallery], message("found_shared", names=names), mend, False)
+    else:
+        yield Finding("permissions", True, message("found_private"))
+
+
+def reclaimable(settings: Settings) -> Iterator[Finding]:
+    if settings.database.exists():
+        found = upkeep.measure(Database(settings.database))
+        text = message("found_space", size=found.size / 1000000.0, free=found.free / 1000000.0)
+        mend = message("mend_space")
+        yield Finding("space", not (found.worth_it and found.free > TOO_MUCH_FREE), text, mend, False)
+
+
+def database(settings: Settings) -> Iterator[Finding]:
+    if not settings.database.exists():
+        yield Finding("database", True, message("found_no_database"))
+        return
+    try:
+        found = check_integrity(Database(settings.database))
+    except DatabaseProblem as problem:  # where even the check cannot be run
+        found = [problem.message]
+    mend = message("rebuild", file=settings.database.name)
+    told = found[0] if len(found) == 1 else "; ".join(found[:3])
+    yield Finding("database", not found, told or message("found_sound"), mend)
+
+
+def stored(settings: Settings, files: ImageFiles) -> Iterator[Finding]:
+    """Whether gallery and database can be written: it writes a small file to the one, a number to the other."""
+    if settings.database.exists():
+        database = Database(settings.database)
+        found = StorageProbe(database, files).fault()
+        yield Finding("storage", not found, found or message("found_writable"), message("found_see"))
+
+
+def message_queue(settings: Settings) -> Iterator[Finding]:
+    """Whether the queue that wakes workers can be used. Without it they find a job some seconds later."""
+    if not settings.database.exists():
+        return
+    url = url_of(settings)
+    try:
+        waiting = open_huey(url, "doorbell").pending_count()
+    except UserError as problem:
+        yield Finding("queue", False, problem.message, message("queue_mend"), isinstance(problem, InvalidParams))
+    else:
+        yield Finding("queue", True, message("queue_well", url=parse(url).words, count=waiting))
+
+
+def devices(settings: Settings) -> Iterator[Finding]:
+    found, warning = inventory.look(settings)
+    for device in found:
+        yield Finding(f"device {device['slot']}", True, device["words"])
+    if warning:
+        yield Finding("GPU", False, warning, message("found_see"))
+
+
+def graphics(settings: Settings) -> Iterator[Finding]:
+    for gpu in gpus.read():
+        hot = gpu.temperature is not None and 0 < settings.gpu_max_temp < gpu.temperature
+        yield Finding(gpu.slot, not hot, gpu.words(), message("mend_hot"), False)
+
+
+def models(settings: Settings) -> Iterator[Finding]:
+    for model in Catalog(settings.starter, ModelDirectories.of(settings)).all():
+        text = f"{model.family}, {model.size_bytes / 1e6:.0f} MB" if model.ready else model.problem
+        yield Finding(f"model {model.id}", model.ready, text, message("mend_model"), False)
+
+
+def workers(settings: Settings) -> Iterator[Finding]:
+    if not settings.database.exists():
+        return
+    for worker in WorkerStore(Database(settings.database)).all():
+        yield Finding(
+            f"worker {worker.slot}",
+            True,
+            message("found_worker", status=worker.status, process=worker.pid, seen=worker.seen_at),
+        )

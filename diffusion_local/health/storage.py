@@ -1,0 +1,75 @@
+"""Whether gallery and database can be written now, asked without waiting for a disk or a share that hangs."""
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+from diffusion_local.authority import guarded
+from diffusion_local.db.database import Database
+from diffusion_local.errors import DatabaseProblem, StorageProblem
+from diffusion_local.gallery.files import ImageFiles
+from diffusion_local.messages import message
+
+log = logging.getLogger(__name__)
+
+FRESH_SECONDS = 5.0
+PATIENCE_SECONDS = 2.0
+
+
+@guarded("storage")
+class StorageProbe:
+    """One per process. It writes to both at most once in FRESH_SECONDS, however many ask."""
+
+    def __init__(self, database: Database, files: ImageFiles) -> None:
+        self._database = database
+        self._files = files
+        self._lock = threading.Lock()
+        self._running: threading.Thread | None = None
+        self._found = ""
+        self._at = float("-inf")
+
+    def fault(self) -> str:
+        """Why gallery or database cannot be written; empty if they can."""
+        with self._lock:
+            if self._running is None and time.monotonic() - self._at >= FRESH_SECONDS:
+                self._running = threading.Thread(target=self._write, name="probe", daemon=True)
+                self._running.start()
+            running = self._running
+        if running is not None:
+            running.join(PATIENCE_SECONDS)
+            if running.is_alive():
+                return message("storage_no_answer")
+        return self._found
+
+    def _write(self) -> None:
+        try:
+            self._found = fault(self._database, self._files)
+        finally:
+            self._at = time.monotonic()
+            self._database.close()  # of this thread
+            self._running = None
+
+
+def fault(database: Database, files: ImageFiles) -> str:
+    """Write to both; why one cannot be written, empty if they can. Waits for a disk that hangs."""
+    try:
+        files.probe()
+        database.probe()
+    except (StorageProblem, DatabaseProblem) as problem:
+        return problem.message
+    return ""
+
+
+def can_write(path: Path) -> bool:
+    """Whether a database can be written by a connection that is opened now: one that is open already may still write
+    where a new one cannot."""
+    database = Database(path)
+    try:
+        database.probe()
+    except DatabaseProblem as problem:
+        log.error("%s", problem)
+        return False
+    finally:
+        database.close()
+    return True

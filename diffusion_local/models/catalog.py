@@ -1,0 +1,279 @@
+"""What can be run: models with their defaults and limits, samplers, and the check of Params against them.
+
+Pure data and rules; nothing here loads a weight. A model is the bundled starter, a diffusers folder or a checkpoint
+in one file; ``models`` finds them and tells what they are.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from diffusion_local import families
+from diffusion_local.domain import Kind, Params
+from diffusion_local.errors import InvalidParams, NotFound, echo
+from diffusion_local.messages import message
+from diffusion_local.models import distilled, folders
+from diffusion_local.models.adapters import TEXT_ENCODER, VAE, Adapter, check_adapter, check_words, whole_name
+from diffusion_local.models.curated import closest
+from diffusion_local.models.description import READY, RECOGNISED
+from diffusion_local.models.directories import ModelDirectories
+from diffusion_local.models.index import IndexEntry, ModelIndex, signature_of
+from diffusion_local.models.probe import EMBEDDING, LORA, UPSCALER, Probe
+from diffusion_local.options import validate
+from diffusion_local.options.limits import Defaults, Limits
+from diffusion_local.options.option import DENOISED
+from diffusion_local.options.table import LANCZOS
+from diffusion_local.options.validate import SizeOf, with_tags
+
+STARTER = "starter"
+#: Families whose text encoders take textual inversions.
+TAKES_WORDS = ("sd", "sdxl")
+LATIN = "LATIN"
+#: Side of the pictures that SD 2's models were trained on which predict noise; the others' are larger.
+SMALL_OF_SD2 = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A catalogue entry. ``problem`` says what is missing where ``ready`` is false.
+
+    ``folder`` has configuration and tokenizer; the weights too, unless ``file`` is a checkpoint in one file.
+    ``scripts`` are those whose words its text encoder has learned, as Unicode names them; empty is unknown.
+    ``architecture`` says which LoRAs fit; ``kinds`` what it can do; ``memory_bytes`` is that of all its weights in
+    fp16; ``source`` is bundled, folder, file or hub. ``scheduler`` has what differs from the folder's.
+    ``precision`` is that of most weights, and ``probe`` what the header of a file says, None for a folder.
+    """
+
+    id: str
+    name: str
+    folder: Path
+    family: str
+    defaults: Defaults
+    limits: Limits
+    licence: str = "unknown"
+    size_bytes: int = 0
+    problem: str = ""
+    state: str = READY
+    architecture: str = "unknown"
+    kinds: tuple[str, ...] = DENOISED
+    memory_bytes: int = 0
+    source: str = "folder"
+    hub_id: str = ""
+    sha256: str = ""
+    file: Path | None = None
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    scripts: tuple[str, ...] = ()
+    precision: str = ""
+    probe: Probe | None = None
+
+    @property
+    def ready(self) -> bool:
+        return not self.problem
+
+    @property
+    def path(self) -> Path:
+        """What a person put there: the checkpoint, or the folder."""
+        return self.file or self.folder
+
+
+STARTER_DEFAULTS = Defaults(256, 256, 12, 3.5)  # as measured: see assets/starter/README.md
+STARTER_LIMITS = Limits(min_size=128, max_size=512, max_pixels=512 * 512, max_steps=100)
+
+
+class Catalog:
+    """The models of one installation: the starter, what lies in ``models/``, and what a person named elsewhere."""
+
+    def __init__(
+        self,
+        starter: Path,
+        places: ModelDirectories | Path,
+        size_of: SizeOf | None = None,
+        paints: Callable[[str], bool] = lambda mask_id: True,
+    ) -> None:
+        """``places`` may be the folder of models alone. ``size_of`` tells the sizes of source pictures; without it
+        there are none. ``paints`` tells whether a mask has any white."""
+        self._starter_folder = starter
+        self.shelf = ModelIndex(places if isinstance(places, ModelDirectories) else ModelDirectories(places))
+        self.size_of = size_of or no_source
+        self.paints = paints
+
+    def all(self) -> list[Model]:
+        """Every entry, the default model first. Looks at the folders anew, so a new model needs no restart."""
+        return [self.default, *(described(entry) for entry in self.shelf.entries() if entry.id != STARTER)]
+
+    @cached_property
+    def _starter(self) -> Model:
+        starter = (STARTER, "Starter", STARTER_DEFAULTS, STARTER_LIMITS, "MIT", "bundled")
+        return replace(read_folder(self._starter_folder, *starter), scripts=(LATIN,))
+
+    @property
+    def default(self) -> Model:
+        starter = self._starter
+        return replace(starter, sha256=self.shelf.sha256(starter.folder, signature_of(starter.folder)))
+
+    def get(self, model_id: str) -> Model:
+        if model_id == STARTER:
+            return self.default
+        entry = self.shelf.entry(model_id)
+        if entry:
+            return described(entry)
+        raise NotFound(message("no_model", model=echo(model_id), known=[m.id for m in self.all()]))
+
+    def loras(self) -> list[Adapter]:
+        return self.shelf.adapters(LORA)
+
+    def vaes(self) -> list[Adapter]:
+        return self.shelf.adapters(VAE)
+
+    def upscalers(self) -> list[Adapter]:
+        return self.shelf.adapters(UPSCALER)
+
+    def embeddings(self) -> list[Adapter]:
+        return self.shelf.adapters(EMBEDDING)
+
+    def text_encoders(self) -> list[Adapter]:
+        return self.shelf.adapters(TEXT_ENCODER)
+
+    def complete(self, prompt: str, settings: Mapping[str, Any], drawn: bool = True) -> Params:
+        """Fill in the model's defaults and check every field.
+
+        ``settings`` holds fields of Params; one that is absent or None takes the model's default. ``seed`` must be
+        set by the caller. The tags of a prompt are taken out of it, unless its choices are still to be ``drawn``.
+        Raises InvalidParams naming the first field that is out of its limits.
+        """
+        given = validate.known(settings)
+        model = self._named(given.get("model", ""))
+        params = self._filled(model, model.defaults, prompt, given, drawn)
+        if advice := self._advice(params, model):
+            params = self._filled(model, advice, prompt, given, drawn)
+        self._check_files(params, model)
+        return params
+
+    def _filled(self, model: Model, defaults: Defaults, prompt: str, given: Mapping[str, Any], drawn: bool) -> Params:
+        sampling = families.get(model.family).sampling
+        params = validate.complete(model.id, defaults, model.limits, prompt, given, self.size_of, sampling)
+        if drawn:
+            params = with_tags(params)
+        return self._named_loras(params)
+
+    def _advice(self, params: Params, model: Model) -> Defaults | None:
+        """The model's defaults with the steps, guidance and sampler that a distilled LoRA was made for."""
+        found = {each.name: each for each in self.loras()} if params.loras else {}
+        for lora in params.loras:
+            known = found.get(lora.name)
+            wanted = known and distilled.of_lora(model.family, PurePosixPath(lora.name).name, known.title)
+            if wanted:
+                steps, guidance, sampler = wanted
+                return replace(model.defaults, steps=steps, guidance=guidance, sampler=sampler)
+        return None
+
+    def _named_loras(self, params: Params) -> Params:
+        """With the whole name of each LoRA that is named by its file alone."""
+        if not params.loras:
+            return params
+        found = [each.name for each in self.loras()]
+        return replace(params, loras=tuple(replace(each, name=whole_name(each.name, found)) for each in params.loras))
+
+    def _check_files(self, params: Params, model: Model) -> None:
+        """What the params name is there and fits the model: told before the job waits in line."""
+        if params.kind is Kind.UPSCALE:
+            if params.upscaler != LANCZOS:
+                check_adapter("upscaler", params.upscaler, self.upscalers())
+            return
+        if params.kind not in model.kinds:
+            raise InvalidParams(
+                "kind", message("model_kinds", kinds=" or ".join(model.kinds), model=model.id, got=params.kind)
+            )
+        self.check_loras(params, model)
+        if params.vae:
+            check_adapter("vae", params.vae, self.vaes(), model.architecture)
+        self._check_words(params, model)
+
+    def _check_words(self, params: Params, model: Model) -> None:
+        """The textual inversions whose words the prompts hold are made for the model."""
+        if model.family not in TAKES_WORDS:
+            return
+        for each in self.embeddings():
+            check_words(each, {"prompt": params.prompt, "negative": params.negative}, model.architecture)
+
+    def check_loras(self, params: Params, model: Model) -> None:
+        """Raises InvalidParams for a LoRA that is not there or does not fit the model."""
+        if params.loras and not families.get(model.family).loras:
+            raise InvalidParams("loras", message("no_loras", model=model.id))
+        found = self.loras() if params.loras else []
+        for lora in params.loras:
+            check_adapter("loras", lora.name, found, model.architecture)
+
+    def _named(self, model_id: str) -> Model:
+        if not isinstance(model_id, str):
+            raise InvalidParams("model", message("model_id", got=echo(model_id)))
+        try:
+            return self.get(model_id) if model_id else self.default
+        except NotFound as error:
+            raise InvalidParams("model", error.message) from None
+
+
+def no_source(source_id: str) -> tuple[int, int]:
+    raise NotFound(message("no_source_picture", source=echo(source_id)))
+
+
+def read_folder(
+    folder: Path,
+    model_id: str,
+    name: str,
+    defaults: Defaults | None = None,
+    limits: Limits | None = None,
+    licence: str = "",
+    source: str = "folder",
+) -> Model:
+    """Describe a diffusers folder from its own files; whatever is wrong becomes the entry's ``problem``."""
+    model = described(IndexEntry(model_id, folder, folders.read_folder(folder)))
+    return replace(
+        model,
+        name=name,
+        defaults=defaults or model.defaults,
+        limits=limits or model.limits,
+        licence=licence or model.licence,
+        source=source,
+    )
+
+
+def described(entry: IndexEntry) -> Model:
+    """A model with the defaults of its kind, as the curated list has them."""
+    found = entry.found
+    known = closest(found.architecture, found.hub_id, entry.id, found.title)
+    state, problem = found.state, found.problem
+    family = families.get(found.family)
+    if not problem and not family.supported:
+        state, problem = RECOGNISED, family.problem
+    defaults = family.defaults
+    if known:
+        defaults = Defaults(known.width, known.height, known.steps, known.guidance, known.sampler)
+        defaults = distilled.adjusted(defaults, known.words, entry.id, found.title)
+    if found.architecture == "sd2" and found.scheduler.get("prediction_type") == "epsilon":
+        defaults = replace(defaults, width=SMALL_OF_SD2, height=SMALL_OF_SD2)
+    spacing = {"timestep_spacing": known.spacing} if known and known.spacing and entry.is_file else {}
+    return Model(
+        id=entry.id,
+        name=(known.title if known and known.id == found.hub_id and found.hub_id else found.title) or entry.id,
+        folder=found.config or entry.path,
+        family=found.family,
+        defaults=defaults,
+        limits=family.limits,
+        licence=found.licence or (known.licence if known and found.hub_id else "") or "unknown",
+        size_bytes=found.size_bytes,
+        problem=problem,
+        state=state,
+        architecture=found.architecture,
+        kinds=found.kinds,
+        memory_bytes=found.memory_bytes,
+        source="file" if entry.is_file else "hub" if found.hub_id else "folder",
+        hub_id=found.hub_id,
+        sha256=entry.sha256,
+        file=entry.path if entry.is_file else None,
+        scheduler=spacing | found.scheduler,
+        precision=found.precision,
+        probe=found.probe,
+    )

@@ -1,0 +1,66 @@
+"""The curated list: well-known models with licence, sizes and good defaults, each with its source (assets/models.json).
+
+An entry without an id cannot be downloaded as a diffusers folder; its defaults hold for checkpoints of its kind.
+Sizes are about right: what a download weighs is asked of the hub before it starts.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from diffusion_local.models.distilled import kind_of
+from diffusion_local.settings import assets
+
+#: https://huggingface.co/docs/hub/repositories-getting-started: owner/name, of 96 characters each.
+REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
+@dataclass(frozen=True, slots=True)
+class CuratedModel:
+    """``words`` are the kinds of distillation (of ``models.distilled``) whose defaults these are; sizes in GB (1e9
+    bytes),
+    ``memory_gb`` with everything on the device in half precision; ``spacing`` is the scheduler's timestep spacing."""
+
+    id: str
+    title: str
+    family: str
+    architecture: str
+    words: tuple[str, ...]
+    licence: str
+    gated: bool
+    disk_gb: float
+    memory_gb: float
+    variant: str
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    sampler: str
+    about: str
+    source: str
+    spacing: str = ""
+
+
+@lru_cache(maxsize=1)
+def known_models() -> tuple[CuratedModel, ...]:
+    entries = json.loads((assets() / "models.json").read_text(encoding="utf-8"))
+    return tuple(CuratedModel(**entry | {"words": tuple(entry["words"])}) for entry in entries)
+
+
+def by_id(hub_id: str) -> CuratedModel | None:
+    return next((each for each in known_models() if each.id and each.id.lower() == hub_id.lower()), None)
+
+
+def closest(architecture: str, hub_id: str, *names: str) -> CuratedModel | None:
+    """The entry whose defaults hold: by hub id, else by architecture, and by the kind that the names tell
+    (``turbo``)."""
+    known = by_id(hub_id) if hub_id else None
+    if known and known.architecture == architecture:
+        return known
+    kind = kind_of(*names)
+    fitting = [each for each in known_models() if each.architecture == architecture]
+    distilled = next((each for each in fitting if kind in each.words), None)
+    if distilled is None and kind == "turbo_merge":
+        distilled = next((each for each in fitting if "turbo" in each.words), None)
+    return distilled or next((each for each in fitting if not each.words), None)

@@ -1,0 +1,153 @@
+"""Where models and what goes with them lie."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Self
+
+from diffusion_local.models.formats import SUFFIXES
+from diffusion_local.settings import Settings, assets, hub_cache
+
+#: Limits against folders that are none of models.
+MOST_DEPTH, MOST_FILES = 24, 100_000
+#: Folders in which programs keep no models.
+JUNK = frozenset(
+    ("__pycache__", "node_modules", "site-packages", "venv", "custom_nodes", "output", "outputs", "extensions",
+     "repositories", "__macosx", "temp", "cache")
+)  # fmt: skip
+#: Folders of a diffusers model with its denoiser, and how its weights are named.
+DENOISERS, WEIGHTS = ("unet", "transformer"), "diffusion_pytorch_model"
+#: The second and further pieces of weights that come in several.
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
+
+
+@dataclass(frozen=True, slots=True)
+class WalkedFile:
+    """``folder`` says that it is a diffusers folder, or a part of one, which is not looked into any further.
+    ``below`` are the names of the folders between the start of the walk and it."""
+
+    path: Path
+    folder: bool = False
+    below: tuple[str, ...] = ()
+
+
+def walk(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[WalkedFile]:
+    """In the order of names. A folder that is reached twice, through a link or a loop of links, counts once."""
+    if root.is_file():
+        if root.suffix.lower() in suffixes:
+            yield WalkedFile(root)
+        return
+    seen: set[tuple[int, int]] = set()
+    yield from islice(inside(root, (), seen, suffixes), MOST_FILES)
+
+
+def inside(
+    folder: Path, below: tuple[str, ...], seen: set[tuple[int, int]], suffixes: tuple[str, ...]
+) -> Iterator[WalkedFile]:
+    try:
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen or len(below) > MOST_DEPTH:
+            return
+        seen.add((status.st_dev, status.st_ino))
+        entries = sorted(os.scandir(folder), key=lambda each: each.name)
+    except OSError:
+        return
+    names = {entry.name for entry in entries}
+    if is_model(names, folder):
+        yield WalkedFile(folder, True, below)
+        return
+    for entry in entries:
+        if entry.name.startswith((".", "._")):
+            continue
+        try:
+            is_folder = entry.is_dir()
+        except OSError:
+            continue
+        if is_folder:
+            if entry.name.lower() not in JUNK:
+                yield from inside(Path(entry.path), (*below, entry.name), seen, suffixes)
+        elif entry.name.lower().endswith(suffixes) and not is_later_shard(entry.name) and entry.is_file():
+            yield WalkedFile(Path(entry.path), below=below)
+
+
+def is_model(names: set[str], folder: Path) -> bool:
+    """Whether a folder with these names in it is a diffusers model, or a part of one."""
+    if "model_index.json" in names:
+        return True
+    if "config.json" in names and any(name.endswith((".safetensors", ".bin", ".index.json")) for name in names):
+        return True
+    return any(part in names and is_part(folder / part) for part in DENOISERS)
+
+
+def is_part(folder: Path) -> bool:
+    """Whether this is the denoiser of a diffusers folder, and not a folder of denoisers as other programs have it."""
+    try:
+        return any(entry.name == "config.json" or entry.name.startswith(WEIGHTS) for entry in os.scandir(folder))
+    except OSError:
+        return False
+
+
+def is_later_shard(name: str) -> bool:
+    found = SHARD.search(name)
+    return found is not None and int(found[1]) != 1
+
+
+BUNDLED_CONFIGS = ("sd1", "sd2", "sdxl")
+MOST_SNAPSHOTS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDirectories:
+    """``added`` and ``hashes`` are small JSON files: paths outside of ``models`` that a person named, and the digests
+    that were computed of files; ``ids`` is one too, with the ids of models. A path that is None has nothing."""
+
+    models: Path
+    loras: Path | None = None
+    vae: Path | None = None
+    upscalers: Path | None = None
+    embeddings: Path | None = None
+    text_encoders: Path | None = None
+    configs: Path | None = None
+    hub_cache: Path | None = None
+    added: Path | None = None
+    hashes: Path | None = None
+    ids: Path | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        return cls(
+            models=settings.models,
+            loras=settings.loras,
+            vae=settings.vae,
+            upscalers=settings.upscalers,
+            embeddings=settings.embeddings,
+            text_encoders=settings.text_encoders,
+            configs=settings.configs_folder,
+            hub_cache=hub_cache(),
+            added=settings.home / "models.json",
+            hashes=settings.home / "hashes.json",
+            ids=settings.home / "ids.json",
+        )
+
+    def folder(self, name: str) -> Path | None:
+        """``loras``, ``vae``, ``upscalers``, ``embeddings`` or ``text_encoders``."""
+        found: Path | None = getattr(self, name)
+        return found
+
+    def config_folders(self) -> Iterator[Path]:
+        """Folders that may hold the configuration of a checkpoint: the person's, ours, models at hand, the hub's
+        cache; the preferred first."""
+        if self.configs:
+            yield from (path for path in [self.configs, *sorted(self.configs.glob("*"))] if is_config(path))
+        yield from (assets() / "configs" / name for name in BUNDLED_CONFIGS)
+        yield from (path for path in sorted(self.models.glob("*")) if is_config(path))
+        if self.hub_cache:
+            snapshots = sorted(self.hub_cache.glob("models--*/snapshots/*"))[:MOST_SNAPSHOTS]
+            yield from (path for path in snapshots if is_config(path))
+
+
+def is_config(path: Path) -> bool:
+    return (path / "model_index.json").is_file()

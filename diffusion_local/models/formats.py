@@ -1,0 +1,86 @@
+"""Opens the header of whatever file of weights: told by its content, whatever its name ends in."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusion_local.errors import ModelUnavailable
+from diffusion_local.messages import message
+from diffusion_local.models.gguf import MAGIC, read_gguf
+from diffusion_local.models.headers import Header, cut_short, read_header
+from diffusion_local.models.pickled import read_pickle
+
+SAFETENSORS = (".safetensors", ".sft")
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+#: Formats of other programs, which say what they are.
+FOREIGN = (".onnx", ".engine", ".trt", ".plan")
+#: Names of files that may be weights, in lower case.
+SUFFIXES = (*SAFETENSORS, ".gguf", *PICKLES, *FOREIGN)
+POINTER = b"version https://git-lfs"
+WEB = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
+#: Files of these sizes and less are never weights: texts that were saved under their name.
+SMALL = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFile:
+    """``calls`` are names that a pickle would call beside those which build tensors; such a file is not opened."""
+
+    header: Header
+    calls: tuple[str, ...] = ()
+
+
+def open_header(path: Path, name: str = "") -> OpenedFile:
+    """Raises ModelUnavailable with what the file is if it is no file of weights, or not a whole one."""
+    name = name or path.name
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except FileNotFoundError:
+        raise ModelUnavailable(message("model_file_missing", name=name)) from None
+    except OSError as error:
+        raise ModelUnavailable(message("file_unreadable", name=name, error=error.strerror)) from None
+    refuse_foreign(path, name, start)
+    if start[:4] == MAGIC:
+        return OpenedFile(read_gguf(path, name))
+    if is_pickle(path, start):
+        header, calls = read_pickle(path, name)
+        return OpenedFile(header, calls)
+    return OpenedFile(read_header(path, name))
+
+
+def is_pickle(path: Path, start: bytes) -> bool:
+    """A safetensors file begins with the length of its header, whose first bytes may look like a pickle's."""
+    if start[:2] != b"PK" and start[:1] != b"\x80":
+        return False
+    return int.from_bytes(start[:8], "little") > path.stat().st_size - 8
+
+
+def refuse_foreign(path: Path, name: str, start: bytes) -> None:
+    """Raises ModelUnavailable for what is not weights at all, or weights in a format of another program."""
+    length = int.from_bytes(start[:8], "little")
+    if start[8:9] == b"{" and 0 < length <= path.stat().st_size - 8:  # whose first bytes may look like anything
+        return
+    text = start.lstrip().lower()
+    if not start:
+        raise ModelUnavailable(message("file_empty", name=name))
+    if start.startswith(POINTER):
+        raise ModelUnavailable(message("file_pointer", name=name))
+    if text.startswith(WEB):
+        raise ModelUnavailable(message("file_web", name=name))
+    if text.startswith((b"{", b"[")):
+        raise ModelUnavailable(message("file_json", name=name))
+    suffix = path.suffix.lower()
+    if suffix in (".engine", ".trt", ".plan") or start[:4] in (b"ftrt", b"ptrt"):
+        raise ModelUnavailable(message("file_engine", name=name))
+    if suffix == ".onnx":
+        raise ModelUnavailable(message("file_onnx", name=name))
+    if not any(start):
+        raise ModelUnavailable(message("file_zeros", name=name))
+    if suffix == ".gguf" and start[:4] != MAGIC:
+        raise ModelUnavailable(message("file_gguf_damaged", name=name))
+    if len(start) < 8:
+        raise ModelUnavailable(cut_short(name))
+    if path.stat().st_size <= SMALL and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
+        raise ModelUnavailable(message("file_text", name=name))
+    if suffix in PICKLES and not is_pickle(path, start):
+        raise ModelUnavailable(message("file_pickle_damaged", name=name))

@@ -1,0 +1,270 @@
+"""Everything that lies in the folders, described; what has not changed on the disk is not read twice."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from diffusion_local.errors import ModelUnavailable
+from diffusion_local.models import adapters, single_files
+from diffusion_local.models.adapters import Adapter
+from diffusion_local.models.description import INCOMPLETE, ModelFacts, incomplete
+from diffusion_local.models.directories import ModelDirectories, WalkedFile, walk
+from diffusion_local.models.folders import read_folder
+from diffusion_local.models.formats import PICKLES, SUFFIXES
+from diffusion_local.models.headers import PICKLE
+from diffusion_local.models.identify import read_file
+from diffusion_local.models.ids import ModelIds
+from diffusion_local.models.probe import CHECKPOINT, DENOISER, STRANGER, UNKNOWN, Contents
+from diffusion_local.models.program_roots import ProgramFolder, places
+from diffusion_local.models.verdicts import PLACES
+
+#: Kinds of files that are entries of the catalogue where they lie among a program's; the rest are adapters or nothing.
+MODELS = (CHECKPOINT, DENOISER, STRANGER)
+#: (relative path, time of change in ns, size) of each file that counts: equal means unchanged.
+Signature = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """A model that lies somewhere. ``added`` is whether it is outside of ``models/``, named by a person."""
+
+    id: str
+    path: Path
+    found: ModelFacts
+    added: bool = False
+    sha256: str = ""
+
+    @property
+    def is_file(self) -> bool:
+        return self.path.suffix.lower() in SUFFIXES
+
+
+@dataclass(slots=True)
+class IndexedFile:
+    """What was read of a file, or why it cannot be read."""
+
+    signature: Signature
+    contents: Contents | None = None
+    problem: str = ""
+
+
+class ModelIndex:
+    """Reads the folders of ``places``."""
+
+    def __init__(self, places: ModelDirectories) -> None:
+        self.places = places
+        self._files: dict[Path, IndexedFile] = {}
+        self._found: dict[Path, tuple[Any, ModelFacts]] = {}  # path -> (signature and configurations, what was found)
+        self._adapters: dict[tuple[Path, str], tuple[Signature, Adapter]] = {}
+        self._index: dict[str, IndexEntry] = {}
+        self._ids = ModelIds(places.ids)
+        self._hashes: tuple[Any, dict[str, list[str]]] = (None, {})
+
+    def entries(self) -> list[IndexEntry]:
+        """Every model, in the order of their places and names."""
+        configs = tuple(self.places.config_folders())
+        candidates = list(self._candidates())
+        stems = {place.seen.path: stem_of(place) for place, _ in candidates}
+        ids = self._ids.of(list(stems), stems)
+        found: dict[str, IndexEntry] = {}
+        for place, added in candidates:
+            path = place.seen.path
+            entry = self.look(path, configs, added)
+            found[ids[path]] = replace(entry, id=ids[path])
+        self._index = found
+        return list(found.values())
+
+    def entry(self, model_id: str) -> IndexEntry | None:
+        """One model by its id; looks at its own files only, if it was seen before."""
+        known = self._index.get(model_id)
+        if known and known.path.exists():
+            return replace(self.look(known.path, None, known.added), id=model_id)
+        return next((entry for entry in self.entries() if entry.id == model_id), None)
+
+    def adapters(self, kind: str) -> list[Adapter]:
+        """LoRAs, VAEs, upscalers, textual inversions or text encoders, by name: those of their folder, with the
+        names of
+        folders below it, then those among what a person named elsewhere."""
+        found: dict[str, Adapter] = {}
+        folder = self.places.folder(PLACES[kind])
+        real: set[tuple[int, int]] = set()
+        for seen in walk(folder) if folder and folder.is_dir() else ():
+            if not seen.folder and (mark := identity(seen.path)) not in real:
+                real.add(mark)
+                name = "/".join([*seen.below, seen.path.name])
+                self._enter(found, self._adapter(seen.path, kind), name.removesuffix(seen.path.suffix))
+        for place in self._elsewhere():
+            path = place.seen.path
+            if place.seen.folder or (mark := identity(path)) in real:
+                continue
+            read = self.read(path)
+            if read.contents and read.contents.probe.kind == kind:
+                real.add(mark)
+                self._enter(found, self._adapter(path, kind), path.name.removesuffix(path.suffix))
+        return sorted(found.values(), key=lambda each: each.name)
+
+    def _enter(self, found: dict[str, Adapter], adapter: Adapter, name: str) -> None:
+        """Under its name, which a folder's name makes unique."""
+        path, free = adapter.path, name
+        for free in (
+            name,
+            f"{path.parent.name}/{name}",
+            f"{path.parent.parent.name}/{path.parent.name}/{name}",
+            str(path),
+        ):
+            if free not in found:
+                break
+        found[free] = replace(adapter, name=free, sha256=self.sha256(path, signature_of(path)))
+
+    def _adapter(self, path: Path, kind: str) -> Adapter:
+        read = self.read(path)
+        known, adapter = self._adapters.get((path, kind), (None, None))
+        if adapter is None or known != read.signature:
+            if read.contents:
+                adapter = adapters.described(path, kind, read.contents)
+            else:
+                adapter = Adapter(path.stem, kind, path, state=INCOMPLETE, problem=read.problem)
+            self._adapters[path, kind] = (read.signature, adapter)
+        return adapter
+
+    def read(self, path: Path) -> IndexedFile:
+        """The header of a file, read again if the file has changed."""
+        signature = signature_of(path)
+        known = self._files.get(path)
+        if known is None or known.signature != signature:
+            known = IndexedFile(signature)
+            try:
+                known.contents = read_file(path)
+            except ModelUnavailable as problem:
+                known.problem = problem.message
+            self._files[path] = known
+        return known
+
+    def added(self) -> list[Path]:
+        """Paths outside of ``models/`` that a person named."""
+        try:
+            listed = json.loads(self.places.added.read_text(encoding="utf-8"))["paths"] if self.places.added else []
+            return [Path(path) for path in listed if isinstance(path, str)]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+
+    def sha256(self, path: Path, signature: Signature) -> str:
+        """The digest of a file, or of a folder's weights, if it was computed since the last change; else empty."""
+        digest = self.known_hashes().get(str(path))
+        return digest[1] if digest and digest[0] == stamp(signature) else ""
+
+    def known_hashes(self) -> dict[str, list[str]]:
+        """Path -> [what its files were like, their digest]."""
+        path = self.places.hashes
+        try:
+            changed = path and path.stat().st_mtime_ns
+            if path and changed != self._hashes[0]:
+                self._hashes = (changed, dict(json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError):
+            return {}
+        return self._hashes[1]
+
+    def look(self, path: Path, configs: tuple[Path, ...] | None, added: bool = False) -> IndexEntry:
+        """The entry, still without an id, of a path. ``configs`` None: those of the last look at it."""
+        signature = signature_of(path)
+        known, found = self._found.get(path, (None, None))
+        if configs is None:
+            configs = known[1] if known else tuple(self.places.config_folders())
+        if found is None or known != (signature, configs):
+            is_file = path.suffix.lower() in SUFFIXES and not path.is_dir()
+            found = self._checkpoint(path, configs) if is_file else read_folder(path)
+            self._found[path] = ((signature, configs), found)
+        return IndexEntry("", path, found, added, self.sha256(path, signature))
+
+    def _checkpoint(self, path: Path, configs: tuple[Path, ...]) -> ModelFacts:
+        read = self.read(path)
+        if read.contents is None:
+            return incomplete(read.problem, size_bytes=single_files.size_of(path))
+        return single_files.described(path, read.contents, configs)
+
+    def _candidates(self) -> Iterator[tuple[ProgramFolder, bool]]:
+        """Places of models, each once, and whether a person named them."""
+        seen: set[tuple[int, int]] = set()
+        for place, added in [(place, False) for place in self._own()] + [(place, True) for place in self._elsewhere()]:
+            mark = identity(place.seen.path)
+            if mark not in seen and (not added or self.is_model(place)):
+                seen.add(mark)
+                yield place, added
+
+    def _own(self) -> Iterator[ProgramFolder]:
+        """What lies in ``models/``; a folder there in which there is nothing has a line too."""
+        try:
+            children = sorted(path for path in self.places.models.iterdir() if not path.name.startswith("."))
+        except OSError:
+            return
+        for child in children:
+            below = list(places(child)) if child.is_dir() or child.suffix.lower() in SUFFIXES else []
+            if below or not child.is_dir():
+                yield from below
+            else:
+                yield ProgramFolder(WalkedFile(child, folder=True))
+
+    def _elsewhere(self) -> Iterator[ProgramFolder]:
+        for root in self.added():
+            if root.exists():
+                yield from places(root)
+            else:
+                yield ProgramFolder(WalkedFile(root, folder=True))
+
+    def is_model(self, place: ProgramFolder) -> bool:
+        """Whether what lies among a program's files is worth a line: a model, or what claims to be one."""
+        if place.seen.folder:
+            return not place.cached or (place.seen.path / "model_index.json").exists()
+        contents = self.read(place.seen.path).contents
+        if contents is None:
+            return not place.cached and place.seen.path.suffix.lower() not in PICKLES
+        unknown = contents.probe.kind == UNKNOWN and not place.cached and contents.probe.container != PICKLE
+        return contents.probe.kind in MODELS or unknown
+
+
+def stem_of(place: ProgramFolder) -> str:
+    path = place.seen.path
+    return place.stem or (path.name if place.seen.folder else path.name.removesuffix(path.suffix))
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Equal for two ways to one file or folder."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, hash(path))
+    return (status.st_dev, status.st_ino)
+
+
+def signature_of(path: Path) -> Signature:
+    """Of a file itself; of a folder of all files in it and in its folders."""
+    if not path.is_dir():
+        return tuple(stat_of(path, path.name))
+    found: list[tuple[str, int, int]] = []
+    try:
+        for entry in os.scandir(path):
+            if entry.is_file():
+                found += stat_of(Path(entry.path), entry.name)
+            elif entry.is_dir() and not entry.name.startswith("."):
+                for inner in os.scandir(entry.path):
+                    if inner.is_file():
+                        found += stat_of(Path(inner.path), f"{entry.name}/{inner.name}")
+    except OSError:
+        pass
+    return tuple(sorted(found))
+
+
+def stat_of(path: Path, name: str) -> list[tuple[str, int, int]]:
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [(name, status.st_mtime_ns, status.st_size)]
+
+
+def stamp(signature: Signature) -> str:
+    """A signature as text, for the file of digests."""
+    return ";".join(f"{name}:{changed}:{size}" for name, changed, size in signature if name.lower().endswith(SUFFIXES))

@@ -1,0 +1,145 @@
+"""Where other programs keep models: which folders of a program's root hold some, and how entries there are called.
+
+Of what lies there each file is told by its header, so a folder's name is needed only to leave out the rest of a
+program.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from diffusion_local.models.directories import WalkedFile, walk
+
+#: Roots of programs, by a file or folder that only they have, and the folders below with models.
+#: ComfyUI, A1111 and Forge, SwarmUI, InvokeAI, SD.Next, Fooocus, Stability Matrix.
+ROOTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+    (("comfy", "models"), ("models",)),
+    (("custom_nodes", "models"), ("models",)),
+    (("webui.py", "models"), ("models", "embeddings")),
+    (("modules", "extensions-builtin"), ("models", "embeddings")),
+    (("SwarmUI.sln",), ("Models",)),
+    (("Models", "Data"), ("Models",)),
+    (("src", "Models", "dlbackend"), ("Models",)),
+    (("invokeai.yaml",), ("models", "autoimport")),
+    (("databases", "models"), ("models", "autoimport")),
+    (("fooocus_version.py",), ("models",)),
+    (("Packages", "Models"), ("Models",)),
+)
+EXTRA = ("extra_model_paths.yaml", "extra_model_paths.yml")
+#: Names of a hub's cache: models--owner--name/snapshots/commit.
+CACHED = "models--"
+MOST_YAML = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramFolder:
+    """A file or folder that holds models. ``stem`` is what its entry is called where its own name does not tell."""
+
+    seen: WalkedFile
+    stem: str = ""
+    cached: bool = False
+
+
+def places(root: Path) -> Iterator[ProgramFolder]:
+    """Everything below a path that a person named: a file, a folder, a program's root, the hub's cache, or a list of
+    folders (``extra_model_paths.yaml``)."""
+    if root.is_file() and root.suffix.lower() in (".yaml", ".yml"):
+        for folder in listed(root):
+            yield from places_below(folder)
+        return
+    folders = list(model_folders(root))
+    for folder in folders:
+        yield from places_below(folder)
+    for name in EXTRA:
+        if folders and (root / name).is_file():
+            for folder in listed(root / name):
+                yield from places_below(folder)
+
+
+def model_folders(root: Path) -> Iterator[Path]:
+    """The folders of models of a program's root; of all else itself."""
+    if not root.is_dir():
+        yield root
+        return
+    names = {entry.name for entry in scan(root)}
+    nested = root / "ComfyUI"
+    if nested.is_dir() and (nested / "models").is_dir() and "models" not in names:  # the portable package
+        yield from model_folders(nested)
+        return
+    if "hub" in names and any(entry.name.startswith(CACHED) for entry in scan(root / "hub")):
+        yield root / "hub"
+        return
+    for marks, folders in ROOTS:
+        if all(mark in names for mark in marks):
+            yield from (root / folder for folder in folders if folder in names)
+            return
+    yield root
+
+
+def places_below(folder: Path) -> Iterator[ProgramFolder]:
+    name = folder.name
+    if name.startswith(CACHED):
+        yield from cached(folder)
+    elif folder.is_dir() and any(entry.name.startswith(CACHED) for entry in scan(folder)):
+        for entry in sorted(scan(folder), key=lambda each: each.name):
+            if entry.name.startswith(CACHED):
+                yield from cached(folder / entry.name)
+    else:
+        yield from (ProgramFolder(seen) for seen in walk(folder))
+
+
+def cached(folder: Path) -> Iterator[ProgramFolder]:
+    """The newest snapshot of a repository in the hub's cache, called as the repository."""
+    stem = folder.name.removeprefix(CACHED).split("--")[-1]
+    snapshot = snapshot_of(folder)
+    if snapshot is None:
+        return
+    for seen in walk(snapshot):
+        whole = seen.folder and seen.path == snapshot
+        yield ProgramFolder(seen, stem if whole else "", cached=True)
+
+
+def snapshot_of(folder: Path) -> Path | None:
+    """The snapshot that ``main`` refers to, else the one that changed last."""
+    try:
+        commit = (folder / "refs/main").read_text(encoding="utf-8").strip()
+        if commit and "/" not in commit and (folder / "snapshots" / commit).is_dir():
+            return folder / "snapshots" / commit
+    except (OSError, UnicodeDecodeError):
+        pass
+    found = [entry for entry in scan(folder / "snapshots") if entry.is_dir()]
+    return Path(max(found, key=lambda each: each.stat().st_mtime).path) if found else None
+
+
+def listed(path: Path) -> list[Path]:
+    """The folders that a list in ComfyUI's form names: sections with ``base_path`` and a path or paths for each
+    kind."""
+    try:
+        if path.stat().st_size > MOST_YAML:
+            return []
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError):
+        return []
+    found: dict[Path, None] = {}
+    for section in content.values() if isinstance(content, dict) else ():
+        if not isinstance(section, dict):
+            continue
+        base = Path(str(section.get("base_path", ""))).expanduser()
+        for kind, value in section.items():
+            if kind in ("base_path", "is_default", "custom_nodes") or not isinstance(value, str):
+                continue
+            for line in value.splitlines():
+                if line.strip():
+                    found[path.parent / base / Path(line.strip()).expanduser()] = None
+    there = [folder for folder in found if folder.is_dir()]
+    return [each for each in there if not any(other != each and each.is_relative_to(other) for other in there)]
+
+
+def scan(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        return list(os.scandir(folder))
+    except OSError:
+        return []

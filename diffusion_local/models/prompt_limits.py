@@ -1,0 +1,158 @@
+"""What a model will make of a text: how much of it its text encoder reads, and which words it never learned."""
+
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from diffusion_local import families
+from diffusion_local.domain import Kind, Params, shortened
+from diffusion_local.grammar import schedules, tags
+from diffusion_local.messages import message
+from diffusion_local.models.catalog import Model
+from diffusion_local.settings import assets
+
+#: What stands in round brackets without others in them, and a weight within, as A1111 writes it: ``(word:1.2)``.
+BRACKETS = re.compile(r"(?<!\\)\(([^()]{1,100})\)")
+NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+", re.ASCII)
+#: Signs without which a prompt has no syntax that could be warned of.
+SYNTAX = ("<", "[", "(", "BREAK", "AND")
+AND = re.compile(r"(?:^|\s)AND(?::\S{1,20})?(?=\s|$)")
+BREAK = re.compile(r"\bBREAK\b")
+#: Marks that only stand within an emoji: zero-width joiner, variation selector.
+JOINERS = "\u200d\ufe0f"
+FIRST_EMOJI = "\u2300"  # signs such as the degree's come before
+
+
+def prompt_warnings(model: Model, params: Params) -> list[str]:
+    """Say which text the model's encoder will not read or understand, as it would otherwise be silently so."""
+    warnings: list[str] = []
+    family = families.get(model.family)
+    for name, text in (("prompt", params.prompt), ("negative", params.negative)):
+        limit, count = count_read(model, text)
+        if limit and count > limit:
+            read = {"field": name, "limit": limit, "count": count}
+            if in_parts(model):
+                warnings.append(message("tokens_in_parts", **read, parts=math.ceil(count / limit)))
+            else:
+                warnings.append(message("too_many_tokens", **read))
+        if model.scripts and (foreign := foreign_words(text, model.scripts)):
+            words = shortened(", ".join(foreign), 60)
+            warnings.append(message("unknown_words", field=name, model=model.name, words=words))
+    warnings += syntax_warnings(model, params).values()
+    if params.negative and not family.negative:
+        warnings.append(message("no_negative"))
+    if params.clip_skip and not family.clip_skip:
+        warnings.append(message("no_clip_skip"))
+    return warnings
+
+
+def syntax_warnings(model: Model, params: Params) -> dict[str, str]:
+    """What of a prompt's syntax the model cannot follow, by a key that is the same for warnings of one kind."""
+    found: dict[str, str] = {}
+    if params.kind is Kind.UPSCALE:
+        return found
+    for name, text in (("prompt", params.prompt), ("negative", params.negative)):
+        if AND.search(text):
+            found[f"{name} AND"] = message("joins_no_prompts", field=name)
+        if in_parts(model):
+            continue
+        if weighted := first_weighted(text):
+            found[f"{name} weights"] = message("prompt_weights", field=name, weight=weighted)
+        if changing := schedules.first_in(text):
+            shown = shortened(changing, 60)
+            found[f"{name} schedule"] = message("no_schedule", field=name, text=shown)
+        if BREAK.search(text):
+            found[f"{name} BREAK"] = message("no_break", field=name)
+    return found
+
+
+def tag_warnings(prompt: str, negative: str) -> dict[str, str]:
+    """What is passed over of the tags of a prompt as it was written, by a key as in ``syntax_warnings``."""
+    found: dict[str, str] = {}
+    for tag in tags.found_in(prompt):
+        if tag.rest:
+            shown = shortened(tag.printed(), 60)
+            found["prompt rest"] = message("tag_rest", tag=shown)
+    if without := tags.found_in(negative):
+        shown = shortened(without[0].printed(), 60)
+        found["negative tag"] = message("tag_negative", tag=shown)
+    for name, text in (("prompt", prompt), ("negative", negative)):
+        if others := tags.others_in(text):
+            found[f"{name} other"] = message("tag_unknown", field=name, tag=shortened(others[0], 60))
+    return found
+
+
+def first_weighted(text: str) -> str:
+    """The first words with a weight, brackets included; empty if there are none."""
+    for found in BRACKETS.finditer(text):
+        words, _, weight = found[1].rpartition(":")
+        if words and NUMBER.fullmatch(weight.strip()):
+            return found[0]
+    return ""
+
+
+def in_parts(model: Model) -> bool:
+    """Whether its text is encoded here: with weights, and in parts where it is too long for the encoder."""
+    return families.get(model.family).weights
+
+
+def count_read(model: Model, text: str) -> tuple[int, int]:
+    """(tokens that the encoder which reads most reads at once, tokens in the text); (0, 0) if unknown."""
+    part, most = families.get(model.family).tokenizer, families.tokens_of(model.family, model.architecture)
+    folder = model.folder / part
+    if part == "tokenizer" or not folder.is_dir():
+        folder = tokenizer_of(model)
+    limit, count = count_tokens(folder, text)
+    return min(limit, most - 2) if most else limit, count
+
+
+def tokenizer_of(model: Model) -> Path:
+    """The folder of a model's tokenizer; checkpoints in one file have CLIP's, which comes with us."""
+    folder = model.folder / "tokenizer"
+    has_words = any((folder / name).exists() for name in ("tokenizer.json", "vocab.json"))
+    return folder if has_words or model.file is None else assets() / "configs/clip_tokenizer"
+
+
+def count_tokens(folder: Path, text: str) -> tuple[int, int]:
+    """(tokens the text encoder reads, tokens in the text), both without start and end marks; (0, 0) if unknown."""
+    try:
+        limit = int(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["model_max_length"])
+        tokenizer = _tokenizer(str(folder))
+        count = len(tokenizer.encode(text, add_special_tokens=False).ids) if tokenizer else 0
+    except Exception:  # the tokenizers library raises bare Exceptions for damaged files
+        return 0, 0
+    return (limit - 2, count) if tokenizer else (0, 0)
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(folder: str) -> Any:
+    from tokenizers import Tokenizer  # 30 MB of memory: only once a prompt is checked
+    from tokenizers.models import BPE
+
+    path = Path(folder)
+    if (path / "tokenizer.json").exists():
+        return Tokenizer.from_file(str(path / "tokenizer.json"))
+    if (path / "vocab.json").exists() and (path / "merges.txt").exists():
+        return Tokenizer(BPE.from_file(str(path / "vocab.json"), str(path / "merges.txt"), end_of_word_suffix="</w>"))
+    return None
+
+
+def foreign_words(text: str, scripts: Sequence[str]) -> list[str]:
+    """Runs of letters of other scripts than these, and of emoji; each once. Punctuation and digits are everybody's."""
+    runs = ("".join(run) for foreign, run in groupby(text, lambda mark: is_foreign(mark, scripts)) if foreign)
+    return list(dict.fromkeys(run for run in runs if run.strip(JOINERS)))
+
+
+def is_foreign(mark: str, scripts: Sequence[str]) -> bool:
+    if mark in JOINERS:
+        return True
+    kind = unicodedata.category(mark)
+    if kind in ("So", "Sk"):
+        return mark >= FIRST_EMOJI
+    return kind.startswith("L") and not any(script in unicodedata.name(mark, "") for script in scripts)

@@ -1,0 +1,233 @@
+"""What a person can do with models: look, add what lies elsewhere, load from the hub, take out again."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock
+
+from diffusion_local import actor, disk, families
+from diffusion_local.authority import guarded
+from diffusion_local.domain import DeviceMemory, Fit, Image
+from diffusion_local.engine.planning import MemoryPlan, at_work, plan
+from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
+from diffusion_local.gallery.images import ImageStore
+from diffusion_local.hub.downloads import Download, DownloadStore
+from diffusion_local.messages import message
+from diffusion_local.models.adapters import Adapter
+from diffusion_local.models.catalog import STARTER, Catalog, Model, described
+from diffusion_local.models.curated import REPO, CuratedModel, known_models
+from diffusion_local.models.program_roots import places
+from diffusion_local.models.verdicts import PLACES
+from diffusion_local.options.values import check_prompt
+from diffusion_local.queue.history import FitStore
+from diffusion_local.queue.workers import WorkerStore
+from diffusion_local.settings import Settings
+
+FOLDERS = ("models", *PLACES.values())
+MAX_NAME = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What became of a model that was taken out: ``moved_to`` is where its files lie now, empty if they stayed."""
+
+    id: str
+    moved_to: str
+    words: str
+
+
+@guarded("library")
+class Library:
+    """Part of the Studio, as ``studio.library``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        downloads: DownloadStore,
+        images: ImageStore,
+        fits: FitStore,
+        workers: WorkerStore,
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._downloads = downloads
+        self._images = images
+        self._fits = fits
+        self._workers = workers
+
+    # -- look ------------------------------------------------------------------------------------------------------
+
+    def models(self) -> list[Model]:
+        """Every entry, the default model first; the folders are looked at anew."""
+        return self._catalog.all()
+
+    def model(self, model_id: str) -> Model:
+        return self._catalog.get(model_id)
+
+    def adapters(self) -> dict[str, list[Adapter]]:
+        """By the names of their folders: loras, vae, upscalers, embeddings, text_encoders."""
+        return {folder: self._catalog.shelf.adapters(kind) for kind, folder in PLACES.items()}
+
+    def samples(self) -> dict[str, Image]:
+        """By model, the newest picture made with it that is among the newest of the gallery."""
+        return self._images.newest_of_models()
+
+    def fits(self) -> dict[str, list[Fit]]:
+        """By model, how it was held in memory where that worked, the newest first."""
+        return self._fits.worked()
+
+    def plans(self, *models: Model) -> dict[str, list[MemoryPlan]]:
+        """By model, how each device would hold it; of every model if none is named. Those not ready have no plan."""
+        devices, settings = at_work(self._workers.all()), self._settings
+        wanted = "" if settings.memory == "auto" else settings.memory
+        return {
+            model.id: [
+                plan(model, each, self._fits.of(model.id, each.device), settings.precision, wanted)
+                for each in devices
+                if model.ready
+            ]
+            for model in models or self.models()
+        }
+
+    def largest(self) -> DeviceMemory:
+        """The device with the most memory; an empty one before any worker told of its own."""
+        return max(
+            (each.room for each in at_work(self._workers.all())), key=lambda room: room.bytes, default=DeviceMemory()
+        )
+
+    def known(self) -> list[CuratedModel]:
+        """The curated models that can be downloaded and that this version can run."""
+        return [each for each in known_models() if each.id and families.get(each.family).supported]
+
+    # -- add and take out ------------------------------------------------------------------------------------------
+
+    def add(self, path: str) -> list[Model]:
+        """Use models where they lie: a diffusers folder, a checkpoint, or a folder of such. Nothing is copied.
+
+        The entries that came of it. Raises InvalidParams if there is none that can be used.
+        """
+        check_prompt("path", path, required=True)
+        there = Path(path.strip()).expanduser().absolute()
+        if not there.exists():
+            raise InvalidParams("path", message("local_path", path=path.strip()))
+        if there.is_relative_to(self._settings.models.absolute()):
+            raise InvalidParams("path", message("local_inside"))
+        found = self._described(there)
+        usable = [model for model in found if model.ready]
+        if not usable:
+            why = found[0].problem if found else "there is no .safetensors checkpoint and no diffusers folder."
+            raise InvalidParams("path", message("local_none", problem=why))
+        self._change(lambda paths: [*paths, str(there)] if str(there) not in paths else paths)
+        real = {model.path.resolve() for model in usable}
+        return [model for model in self._catalog.all() if model.path.resolve() in real]
+
+    def remove(self, model_id: str) -> Removed:
+        """Take a model out of the catalogue. What lies elsewhere is left as it is; what lies in ``models/`` is moved
+        into ``removed/``, out of which it can be moved back."""
+        if model_id == STARTER:
+            raise Conflict(message("starter_stays"))
+        entry = next((each for each in self._catalog.shelf.entries() if each.id == model_id), None)
+        if entry is None:
+            raise NotFound(message("no_model_named", model=echo(model_id)))
+        if entry.added:
+            named = next(path for path in self._catalog.shelf.added() if entry.path.is_relative_to(path))
+            self._change(lambda paths: [path for path in paths if Path(path) != named])
+            return Removed(model_id, "", f"{named.name} is no longer looked into; its files are where they were.")
+        target = free_name(self._settings.removed / entry.path.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(entry.path, target)
+        return Removed(
+            model_id,
+            str(target),
+            f"{entry.path.name} lies in `removed` in the home now. Delete it there to free "
+            f"{size_words(entry.found.size_bytes)}.",
+        )
+
+    # -- load from the hub -----------------------------------------------------------------------------------------
+
+    def download(self, repo: str, file: str = "", into: str = "models", revision: str = "main") -> Download:
+        """Put a download into line: a diffusers model, or with ``file`` one .safetensors file of a repository.
+
+        ``into`` is models, loras, vae, upscalers, embeddings or text_encoders. Asking twice is one download.
+        """
+        for field, text in (("repo", repo), ("file", file), ("into", into), ("revision", revision)):
+            check_prompt(field, text, required=field == "repo")
+        repo, file = repo.strip().removeprefix("https://huggingface.co/").strip("/"), file.strip().strip("/")
+        if not REPO.fullmatch(repo) or ".." in repo:
+            raise InvalidParams("repo", message("hub_repo", got=echo(repo)))
+        if into not in FOLDERS:
+            raise InvalidParams("into", message("one_of", known=list(FOLDERS), got=echo(into)))
+        if into != "models" and not file:
+            raise InvalidParams("file", message("hub_name_file", folder=into))
+        if file:
+            check_file(file)
+        revision = revision.strip() or "main"
+        name = self._name(repo, file, into)
+        download, _ = self._downloads.add(repo, revision, file, into, name, actor.current().name)
+        return download
+
+    def downloads(self) -> list[Download]:
+        """Those on their way, then the ended ones, the newest first."""
+        return self._downloads.all()
+
+    def one_download(self, download_id: str) -> Download:
+        return self._downloads.get(download_id)
+
+    def cancel_download(self, download_id: str) -> Download:
+        """Stop a download; what it has loaded is thrown away."""
+        return self._downloads.cancel(download_id)
+
+    def _name(self, repo: str, file: str, into: str) -> str:
+        """How it will be called in its folder. Raises Conflict if that is there."""
+        owner, _, short = repo.partition("/")
+        folder = self._settings.home / into
+        names = [PurePosixPath(file).name] if file else [short, f"{owner}--{short}"]
+        for model in self._catalog.all() if not file else []:
+            if model.hub_id.lower() == repo.lower():
+                raise Conflict(message("there_as", name=repo, other=model.id))
+        for name in names:
+            if not (folder / name).exists():
+                return name
+        raise Conflict(message("there_remove", path=f"{into}/{names[0]}"))
+
+    def _described(self, there: Path) -> list[Model]:
+        """The models at a path, as they would be listed."""
+        shelf = self._catalog.shelf
+        configs = tuple(shelf.places.config_folders())
+        return [described(shelf.look(each.seen.path, configs)) for each in places(there)]
+
+    def _change(self, change: Callable[[list[str]], list[str]]) -> None:
+        path = self._settings.home / "models.json"
+        with FileLock(self._settings.locks / "models.lock", mode=disk.FILE):
+            paths = change([str(each) for each in self._catalog.shelf.added()])
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps({"paths": paths}, indent=2) + "\n", encoding="utf-8")
+            part.replace(path)
+
+
+def check_file(file: str) -> None:
+    path = PurePosixPath(file)
+    if path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file or path.name.startswith("."):
+        raise InvalidParams("file", message("hub_path"))
+    if path.suffix.lower() != ".safetensors":
+        raise InvalidParams("file", message("hub_suffix", got=echo(path.name)))
+    if len(path.name) > MAX_NAME:
+        raise InvalidParams("file", message("name_length", most=MAX_NAME))
+
+
+def free_name(path: Path) -> Path:
+    number = 1
+    found = path
+    while found.exists():
+        number += 1
+        found = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return found
+
+
+def size_words(size: int) -> str:
+    """1.4 GB, 320 MB: what people compare."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"

@@ -1,0 +1,79 @@
+"""A model in one file, as an entry of the catalogue."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from diffusion_local import families
+from diffusion_local.errors import ModelUnavailable
+from diffusion_local.messages import message
+from diffusion_local.models import verdicts
+from diffusion_local.models.description import READY, ModelFacts, incomplete
+from diffusion_local.models.folders import INPAINT_CHANNELS, config_of
+from diffusion_local.models.identify import read_file
+from diffusion_local.models.probe import CHECKPOINT, DENOISER, Contents, Probe
+from diffusion_local.models.unets import Unet
+from diffusion_local.options.option import DENOISED
+from diffusion_local.options.types import Kind
+
+
+def read_checkpoint(path: Path, configs: Iterable[Path]) -> ModelFacts:
+    """``configs`` are folders in which a fitting configuration may be, the preferred first."""
+    try:
+        return described(path, read_file(path), configs)
+    except ModelUnavailable as problem:
+        return incomplete(problem.message, size_bytes=size_of(path))
+
+
+def described(path: Path, contents: Contents, configs: Iterable[Path]) -> ModelFacts:
+    probe, metadata = contents.probe, contents.metadata
+    known: dict[str, Any] = {
+        "size_bytes": contents.size_bytes,
+        "memory_bytes": contents.memory_bytes,
+        "title": metadata.get("modelspec.title", "")[:100],
+        "licence": metadata.get("modelspec.license", "")[:100],
+        "probe": probe,
+        "precision": verdicts.described(probe) if probe.kind in (CHECKPOINT, DENOISER) else probe.precision,
+    }
+    if probe.kind in (CHECKPOINT, DENOISER) and probe.architecture:
+        known |= {"family": probe.family, "architecture": probe.architecture}
+    unet = probe.unet
+    kinds = (Kind.INPAINT,) if unet and unet.channels == INPAINT_CHANNELS else DENOISED
+    state, problem = verdicts.as_model(path.name, probe)
+    if state != READY:
+        return ModelFacts(state=state, problem=problem, kinds=kinds, **known)
+    assert unet is not None
+    config = next((folder for folder in configs if fits(folder, unet)), None)
+    if config is None:
+        return incomplete(
+            message("no_configuration", title=families.title_of(probe.architecture)),
+            kinds=kinds,
+            **known,
+        )
+    return ModelFacts(kinds=kinds, config=config, scheduler=scheduler_of(probe), **known)
+
+
+def size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def fits(folder: Path, unet: Unet) -> bool:
+    """Whether a configuration's UNet has these sizes; the channels of a mask may come on top."""
+    config = config_of(folder / "unet")
+    channels = config.get("block_out_channels")
+    same = isinstance(channels, list) and channels[:1] == [unet.first]
+    return same and config.get("cross_attention_dim") == unet.width
+
+
+def scheduler_of(probe: Probe) -> dict[str, Any]:
+    """How the checkpoint was trained, as entries of a diffusers scheduler's configuration."""
+    if not probe.prediction:
+        return {}
+    told: dict[str, Any] = {"prediction_type": probe.prediction}
+    if probe.prediction == "v_prediction" and probe.zero_snr:
+        # Such a model was trained on pure noise too, which only trailing steps begin with.
+        told |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return told

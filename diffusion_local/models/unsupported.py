@@ -1,0 +1,149 @@
+"""Models that are no model for pictures of ours, and what is put onto models: named, so that a person knows."""
+
+from dataclasses import dataclass
+
+from diffusion_local.families.sign import Sign
+from diffusion_local.models.parts import sign
+
+VIDEO, AUDIO, SOLID, PICTURE = "video", "audio", "3D", "picture"
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    title: str
+    makes: str
+    signs: tuple[Sign, ...]
+
+
+FIVE = (None,) * 5
+WAN = ("head.modulation", "patch_embedding", "blocks.0.self_attn")
+STRANGERS = (
+    Foreign("Wan", VIDEO, (sign(*WAN), sign("patch_embedding", "condition_embedder.text_embedder", "blocks.0.attn1"))),
+    Foreign("Wan 2.1 1.3B", VIDEO, (Sign(has=WAN, shapes={"patch_embedding.weight": (1536, 16, 1, 2, 2)}),)),
+    Foreign("Wan 2.2 5B", VIDEO, (Sign(has=WAN, shapes={"patch_embedding.weight": (3072, 48, 1, 2, 2)}),)),
+    Foreign("Wan 14B", VIDEO, (Sign(has=WAN, shapes={"patch_embedding.weight": (5120, None, 1, 2, 2)}),)),
+    Foreign("Wan VACE", VIDEO, (sign(*WAN, "vace_blocks.0", "vace_patch_embedding", "head"),)),
+    Foreign("Wan Animate", VIDEO, (sign(*WAN, "face_adapter", "pose_patch_embedding", "head"),)),
+    Foreign("LTX-Video", VIDEO, (
+        sign("patchify_proj", "adaln_single", "transformer_blocks.0.attn2"),
+        Sign(has=("proj_in", "time_embed.emb", "caption_projection", "transformer_blocks.0.attn2"),
+            lacks=("patch_embed",)),
+    )),
+    Foreign("LTX-2", VIDEO, (
+        sign("patchify_proj", "adaln_single", "audio_adaln_single", "transformer_blocks.0"),
+        sign("audio_proj_in", "audio_time_embed", "transformer_blocks.0", "proj_in", "time_embed",
+            "caption_projection"),
+    )),
+    Foreign("HunyuanVideo", VIDEO, (
+        Sign(has=("double_blocks.0", "single_blocks.0", "txt_in.individual_token_refiner"),
+            shapes={"img_in.proj.weight": FIVE}),
+        Sign(has=("double_blocks.0", "single_blocks.0", "txt_in.individual_token_refiner"), lacks=("img_in.proj",)),
+        Sign(has=("transformer_blocks.0", "context_embedder.token_refiner"), shapes={"x_embedder.proj.weight": FIVE}),
+    )),
+    Foreign("Stable Video Diffusion", VIDEO, (sign("down_blocks.0.resnets.0.spatial_res_block"),)),
+    Foreign("Sana Video", VIDEO, (sign("patch_embedding", "caption_norm", "transformer_blocks.0.ff.conv_inverted"),)),
+    Foreign("HunyuanVideo 1.5", VIDEO, (
+        sign("double_blocks.0", "txt_in.individual_token_refiner", "cond_type_embedding", "vision_in", "byt5_in",
+            "img_in"),
+    )),
+    Foreign("Mochi", VIDEO, (sign("blocks.0.attn.qkv_x"), sign("t5_yproj", "blocks.0"), sign("time_embed.pooler",
+        "pos_frequencies"))),
+    Foreign("CogVideoX", VIDEO, (
+        sign("patch_embed.text_proj", "blocks.0.norm1.linear"),
+        Sign(has=("patch_embed.text_proj", "transformer_blocks.0.norm1.linear"), lacks=("time_condition_embed",)),
+        sign("transformer.layers.0.attention.query_key_value", "mixins"),
+    )),
+    Foreign("Cosmos 1", VIDEO, (sign("blocks.block0.blocks.0"), sign("learnable_pos_embed", "transformer_blocks.0"))),
+    Foreign("Kandinsky 5", VIDEO, (sign("visual_embeddings.in_layer", "text_transformer_blocks.0"),)),
+    Foreign("Allegro", VIDEO, (Sign(has=("pos_embed.proj", "transformer_blocks.0.scale_shift_table",
+        "transformer_blocks.0.attn2"),
+        shapes={"pos_embed.proj.weight": (2304, 4, 2, 2)}),)),
+    Foreign("SeedVR2", VIDEO, (sign("blocks.0.attn.proj_qkv.vid"), sign("blocks.0.mlp.vid"),
+        sign("blocks.31.mlp.all"))),
+    Foreign("MiniMax H3", VIDEO, (sign("video_patch_proj", "audio_patch_proj"),
+        sign("token_refiner.blocks.0.attn.qkv_proj"))),
+    Foreign("Stable Audio", AUDIO, (sign("transformer.rotary_pos_emb"), sign("preprocess_conv", "postprocess_conv",
+        "transformer.layers.0"))),
+    Foreign("ACE-Step", AUDIO, (sign("genre_embedder", "lyric_embs"), sign("genre_embedder"), sign("lyric_encoder"),
+
+        sign("layers.0.scale_shift_table", "layers.0.self_attn_norm", "layers.0.cross_attn_norm"))),
+    Foreign("Hunyuan3D", SOLID, (sign("latent_in", "cond_in"), sign("t_embedder.mlp.2", "blocks.0.attn1.k_norm",
+        "blocks.0.attn2"))),
+    Foreign("TRELLIS", SOLID, (sign("img2shape"), sign("shape2txt"))),
+    Foreign("OmniGen 2", PICTURE, (
+        sign("ref_image_refiner.0", "time_caption_embed.caption_embedder.1", "noise_refiner.0",
+            "ref_image_patch_embedder"),
+    )),
+    Foreign("OmniGen", PICTURE, (sign("llm.layers.0", "x_embedder", "time_token"),)),
+    Foreign("Anima", PICTURE, (
+        sign("llm_adapter", "blocks.0.self_attn.q_proj", "x_embedder.proj.1", "blocks.0.self_attn"),
+        sign("llm_adapter", "blocks.0.self_attn.q_proj", "blocks.0.mlp.layer1", "x_embedder.proj.1", "blocks.0"),
+    )),
+    Foreign("NewBie", PICTURE, (sign("clip_text_pooled_proj", "cap_embedder.1", "noise_refiner.0",
+        "layers.0.adaLN_modulation.1", "x_embedder"),)),
+    Foreign("HiDream O1", PICTURE, (sign("t_embedder1.mlp.0", "x_embedder.proj1"),)),
+    Foreign("GLM-Image", PICTURE, (sign("glyph_projector", "prior_token_embedding", "transformer_blocks.0"),)),
+    Foreign("FLUX.3", PICTURE, (sign("early_stream_modulations", "single_stream_modulations"),)),
+    Foreign("Ideogram 4", PICTURE, (sign("llm_cond_proj", "embed_image_indicator", "layers.0.attention"),)),
+    Foreign("PRX", PICTURE, (sign("blocks.0.attention.img_qkv_proj", "blocks.0.attention.txt_kv_proj"),)),
+    Foreign("Bria", PICTURE, (
+        Sign(has=("single_transformer_blocks.0", "transformer_blocks.0", "time_embed", "caption_projection")),
+        Sign(has=("single_transformer_blocks.0", "transformer_blocks.0", "time_embed"), lacks=("time_text_embed",),
+            shapes={"context_embedder.weight": (None, 4096)}),
+    )),
+    Foreign("FLUX.1 Redux", PICTURE, (sign("redux_down", "redux_up"), sign("redux_up"))),
+    Foreign("PixelDiT", PICTURE, (sign("core.pixel_embedder"),)),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """Something that is put onto a model: ``title`` with ```` for the models that it fits."""
+
+    id: str
+    title: str
+    signs: tuple[Sign, ...]
+
+
+#: Looked for before all else, as their names are those of models with more in between.
+ATTACHMENTS = (
+    Attachment("ip_adapter", "an IP-Adapter", (
+        sign("ip_adapter", "image_proj"), sign("ip_adapter_proj_model"), sign("ip_adapter.1.to_k_ip"),
+        sign("double_blocks.0.processor.ip_adapter_double_stream_k_proj"), sign("ip_adapter.0.to_k_ip"),
+        sign("image_proj_model", "ip_adapter"),
+    )),
+    Attachment("id_adapter", "an identity adapter (PuLID, PhotoMaker)", (
+        sign("pulid_encoder"), sign("pulid_ca"), sign("id_adapter"), sign("id_encoder", "lora_weights"),
+            sign("pulid_ca.0"),
+    )),
+    Attachment("controlnet", "a ControlNet", (
+        sign("control_model.input_blocks.0.0"), sign("control_model.time_embed"), sign("input_hint_block.0",
+            "zero_convs.0"),
+        sign("controlnet_cond_embedding"), sign("controlnet_x_embedder"), sign("controlnet_blocks.0"),
+        sign("controlnet_down_blocks.0"), sign("control_all_x_embedder"), sign("control_layers.0",
+            "control_noise_refiner"),
+        sign("control_layers.0"), sign("lora_controlnet"), sign("after_proj_list.0", "before_proj"),
+        sign("pos_embed_input", "controlnet_blocks"), sign("control_add_embedding"), sign("controlnet"),
+        sign("zero_convs.0.0", "middle_block_out"),
+    )),
+    Attachment("t2i_adapter", "a T2I-Adapter", (
+        sign("adapter.body.0"), sign("adapter.conv_in"), sign("body.0.block1", "conv_in"), sign("body.0.in_conv",
+            "conv_in"),
+        sign("body.0.resnets.0.block1", "conv_in"), sign("style_embedding", "transformer_layes.0"),
+    )),
+    Attachment("motion_module", "a motion module for video (AnimateDiff)", (
+        sign("down_blocks.0.motion_modules.0"), sign("up_blocks.0.motion_modules.0"),
+            sign("mid_block.motion_modules.0"),
+        sign("up_blocks.1.motion_modules.0"), sign("module.down_blocks.0.motion_modules.0"),
+    )),
+    Attachment("gligen", "a GLIGEN adapter", (sign("position_net"), sign("position_net.linears"))),
+    Attachment("face_restorer", "a network that restores faces", (
+        sign("stylegan_decoder"), sign("quantize.embedding", "fuse_convs_dict"),
+    )),
+    Attachment("segmenter", "a network that selects objects (Segment Anything)", (
+        sign("image_encoder", "mask_decoder"), sign("sam_mask_decoder"),
+    )),
+    Attachment("depth", "a network that estimates depth", (sign("depth_head", "pretrained.blocks.0"),
+        sign("depth_head"))),
+    Attachment("hypernetwork", "a hypernetwork of A1111", (sign("320", "768", "1280"), sign("320.0", "640.0"))),
+)  # fmt: skip

@@ -1,0 +1,159 @@
+"""Where a webhook may go. A person who can name an address must not reach this machine's own network through it.
+
+The name is resolved and every address it stands for is checked; the caller then connects to a checked address and
+not to the name, so a name that points elsewhere a moment later (DNS rebinding) changes nothing.
+"""
+
+import ipaddress
+import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as TooLate
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
+
+if TYPE_CHECKING:
+    import httpx
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+MOST_LETTERS = 2000
+RESOLVE_SECONDS = 5.0
+MOST_ADDRESSES = 8  # of one name that are tried
+#: Below 1024 only the web's own ports: the others belong to services that must not be spoken to.
+PORTS = {80, 443}
+#: Addresses of clouds' metadata services and the like that are outside of the private ranges.
+NAMED_DANGERS = {ipaddress.ip_address("168.63.129.16")}
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+#: IPv6 ranges that carry an IPv4 address for a relay: Teredo, IPv4-compatible, local NAT64.
+RELAYS = tuple(ipaddress.ip_network(each) for each in ("2001::/32", "::/96", "64:ff9b:1::/48"))
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedAddress:
+    """What ``webhook_allow_private`` names: host names, addresses and networks inside."""
+
+    hosts: frozenset[str] = frozenset()
+    networks: tuple[Network, ...] = ()
+
+    @classmethod
+    def of(cls, text: str) -> "AllowedAddress":
+        """Read the setting. Raises InvalidParams naming an entry that is none."""
+        hosts, networks = set(), []
+        for entry in re.split(r"[,\s]+", text.strip()):
+            try:
+                networks.append(ipaddress.ip_network(entry, strict=False))
+            except ValueError:
+                if entry and not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", entry):
+                    problem = message("hook_networks", got=echo(entry))
+                    raise InvalidParams("webhook_allow_private", problem) from None
+                if entry:
+                    hosts.add(entry.lower().rstrip("."))
+        return cls(frozenset(hosts), tuple(networks))
+
+    def names(self, host: str, address: Address) -> bool:
+        return host in self.hosts or any(address in network for network in self.networks)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A checked address: the URL as it was given, its host, and the addresses to connect to."""
+
+    url: "httpx.URL"
+    host: str
+    addresses: tuple[Address, ...]
+
+
+def read(url: str, field: str = "webhook") -> "httpx.URL":
+    """The URL's parts, if it is one that could be used at all; nothing is resolved. Raises InvalidParams.
+
+    Read by the library that sends, so that no other reading of the same text can differ.
+    """
+    import httpx
+
+    if len(url) > MOST_LETTERS:
+        raise InvalidParams(field, message("hook_letters", most=MOST_LETTERS, got=len(url)))
+    if any(ord(sign) <= 32 or ord(sign) == 127 or sign == "\\" for sign in url):
+        raise InvalidParams(field, message("hook_spaces"))
+    try:
+        parts = httpx.URL(url)
+        host = parts.host
+    except (httpx.InvalidURL, ValueError, TypeError) as error:
+        raise InvalidParams(field, message("hook_address", error=error)) from None
+    if parts.scheme not in ("http", "https"):
+        raise InvalidParams(field, message("hook_scheme", got=echo(url)))
+    if not host:
+        raise InvalidParams(field, message("hook_host", got=echo(url)))
+    if parts.userinfo:
+        raise InvalidParams(field, message("hook_user"))
+    if parts.port is not None and parts.port not in PORTS and not 1024 <= parts.port <= 65535:
+        raise InvalidParams(field, message("hook_port", got=parts.port))
+    if "%" in host:
+        raise InvalidParams(field, message("hook_interface"))
+    if looks_like_a_number(host):
+        raise InvalidParams(field, message("hook_numbers", got=echo(host)))
+    return parts
+
+
+def looks_like_a_number(host: str) -> bool:
+    """Whether a host is an IPv4 address in a spelling (2130706433, 0x7f.1, 0177.0.0.1) that only some readers take."""
+    last = host.rstrip(".").rpartition(".")[2]
+    if ":" in host or not re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]*", last):
+        return False
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return True
+    return False
+
+
+def check(url: str, allowed: AllowedAddress, field: str = "webhook") -> Target:
+    """A target that may be connected to. Raises InvalidParams saying why not."""
+    parts = read(url, field)
+    host = parts.raw_host.decode("ascii").lower().rstrip(".")
+    addresses = resolve(host, parts.port or (443 if parts.scheme == "https" else 80), field)
+    for address in addresses:
+        if not is_public(address) and not allowed.names(host, address):
+            where = host if host == str(address) else f"{host} ({address})"
+            raise InvalidParams(
+                field,
+                message("hook_private", host=where),
+            )
+    return Target(parts, host, addresses)
+
+
+def resolve(host: str, port: int, field: str) -> tuple[Address, ...]:
+    """Every address that a host stands for, at most MOST_ADDRESSES. Raises InvalidParams."""
+    try:
+        return (ipaddress.ip_address(host),)
+    except ValueError:
+        pass
+    pool = ThreadPoolExecutor(1, thread_name_prefix="resolve")
+    try:
+        found = pool.submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM).result(RESOLVE_SECONDS)
+    except (OSError, UnicodeError, TooLate) as error:
+        why = message("no_name_service") if isinstance(error, TooLate) else str(error)
+        raise InvalidParams(field, message("hook_found_why", host=host, error=why)) from None
+    finally:
+        pool.shutdown(wait=False)
+    addresses = tuple(dict.fromkeys(ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found))
+    if not addresses:
+        raise InvalidParams(field, message("hook_found", host=host))
+    return addresses[:MOST_ADDRESSES]
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address is out on the internet, the IPv4 address inside an IPv6 one included."""
+    if isinstance(address, ipaddress.IPv6Address):
+        inside = address.ipv4_mapped or address.sixtofour
+        if inside is None and address in NAT64:
+            inside = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inside is not None:
+            return is_public(inside)
+        if any(address in relay for relay in RELAYS):
+            return False
+    return address.is_global and not address.is_multicast and not address.is_reserved and address not in NAMED_DANGERS

@@ -1,0 +1,176 @@
+"""The delivery log: who was, or is to be, told of what."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from diffusion_local.db.database import Database
+from diffusion_local.domain import new_id, utc_now, utc_text
+from diffusion_local.errors import Conflict, NotFound, echo
+from diffusion_local.messages import message
+from diffusion_local.notify.outbox import Notice
+
+HOOK = "hook:"  # a receiver that is a command of config.toml
+NONE: Mapping[str, str] = {}
+#: Deliveries that are due, with the account whose batch they are about.
+DUE = (
+    "FROM deliveries AS d LEFT JOIN notices AS n ON n.id = d.notice LEFT JOIN batches AS b ON b.id = n.batch_id "
+    "WHERE d.state = 'waiting' AND (d.next_try_at <= ? OR d.next_try_at > ?)"
+)
+LONGEST_SECONDS = 12 * 3600.0  # between two tries; see MOST_TRIES of the receivers
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One notice to one receiver. ``tries_left`` counts the tries it still has; ``status`` is of the last answer."""
+
+    id: str
+    event: str
+    receiver: str
+    payload: str
+    state: str  # waiting, sending, delivered, failed
+    attempts: int
+    tries_left: int
+    status: int | None
+    answer: str
+    error: str
+    created_at: str
+    tried_at: str | None
+    next_try_at: str | None
+
+
+class DeliveryStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, notice: Notice, payload: str, tries: dict[str, int], own: Mapping[str, str] = NONE) -> list[str]:
+        """One delivery for each receiver, with its number of tries, and the notice is told: all or nothing.
+
+        ``own`` are payloads of receivers that are told otherwise.
+
+        A receiver that has this notice already gets no second one. Their ids.
+        """
+        now, ids = utc_now(), []
+        with self._database.write() as db:
+            for receiver, tries_left in tries.items():
+                delivery_id = new_id()
+                added = db.execute(
+                    "INSERT INTO deliveries (id, notice, event, receiver, payload, state, tries_left, "
+                    "created_at, next_try_at) VALUES (?, ?, ?, ?, ?, 'waiting', ?, ?, ?) ON CONFLICT DO NOTHING",
+                    [
+                        delivery_id,
+                        notice.id,
+                        notice.event,
+                        receiver,
+                        own.get(receiver, payload),
+                        tries_left,
+                        now,
+                        now,
+                    ],
+                ).rowcount
+                ids += [delivery_id] if added else []
+            db.execute("UPDATE notices SET told_at = ? WHERE id = ? AND told_at IS NULL", [now, notice.id])
+        return ids
+
+    def take(self, delivery_id: str) -> Delivery | None:
+        """Claim one that is due, for a try; None if it is not due, being sent, or over."""
+        soon = utc_text(datetime.now(UTC) + timedelta(seconds=1))
+        with self._database.write() as db:
+            found = list(
+                db.query(
+                    "UPDATE deliveries SET state = 'sending', attempts = attempts + 1, tries_left = tries_left - 1, "
+                    "next_try_at = NULL, tried_at = ? WHERE id = ? AND state = 'waiting' "
+                    "AND (next_try_at <= ? OR next_try_at > ?) RETURNING *",
+                    [utc_now(), delivery_id, soon, latest()],
+                )
+            )
+        return delivery(found[0]) if found else None
+
+    def settle(
+        self, delivery_id: str, delivered: bool, status: int | None, answer: str, error: str, again_at: str | None
+    ) -> None:
+        """Write what a try came to; ``again_at`` is when the next one is due, if there is one."""
+        state = "delivered" if delivered else "waiting" if again_at else "failed"
+        with self._database.write() as db:
+            db.execute(
+                "UPDATE deliveries SET state = ?, status = ?, answer = ?, error = ?, next_try_at = ? "
+                "WHERE id = ? AND state = 'sending'",
+                [state, status, answer, error, again_at, delivery_id],
+            )
+
+    def recover(self) -> None:
+        """At the start of the only process that delivers: what the last one was sending is tried anew.
+
+        A command is not: it may have done its work.
+        """
+        now = utc_now()
+        with self._database.write() as db:
+            db.execute(
+                "UPDATE deliveries SET state = 'failed', error = 'stopped while it ran' "
+                f"WHERE state = 'sending' AND (receiver LIKE '{HOOK}%' OR tries_left < 1)"
+            )
+            db.execute("UPDATE deliveries SET state = 'waiting', next_try_at = ? WHERE state = 'sending'", [now])
+
+    def due_receivers(self) -> list[tuple[str, str]]:
+        """(receiver, account whose batch it is about) of everything that is due, the longest due first."""
+        with self._database.read() as db:
+            found = db.execute(
+                f"SELECT d.receiver, coalesce(b.owner, '') AS account {DUE} GROUP BY 1, 2 ORDER BY min(d.next_try_at)",
+                [utc_now(), latest()],
+            )
+            return [(row[0], row[1]) for row in found.fetchall()]
+
+    def next_due(self, receiver: str, account: str) -> tuple[str, int] | None:
+        """(id, tries left) of the delivery to a receiver that is due the longest."""
+        with self._database.read() as db:
+            found = db.execute(
+                f"SELECT d.id, d.tries_left {DUE} AND d.receiver = ? AND coalesce(b.owner, '') = ? "
+                "ORDER BY d.next_try_at, d.id LIMIT 1",
+                [utc_now(), latest(), receiver, account],
+            )
+            row = found.fetchone()
+            return (row[0], row[1]) if row else None
+
+    def resend(self, delivery_id: str, tries: int) -> Delivery:
+        """Make one due again that has ended or that waits for its next try. Raises NotFound, Conflict."""
+        with self._database.write() as db:
+            found = list(
+                db.query(
+                    "UPDATE deliveries SET state = 'waiting', next_try_at = ?, tries_left = ?, error = '' "
+                    "WHERE id = ? AND state != 'sending' RETURNING *",
+                    [utc_now(), tries, delivery_id],
+                )
+            )
+        if not found:
+            self.get(delivery_id)
+            raise Conflict(message("delivery_going", delivery=delivery_id))
+        return delivery(found[0])
+
+    def get(self, delivery_id: str) -> Delivery:
+        with self._database.read() as db:
+            for row in db.query("SELECT * FROM deliveries WHERE id = ?", [delivery_id]):
+                return delivery(row)
+        raise NotFound(message("no_delivery", delivery=echo(delivery_id)))
+
+    def page(self, limit: int, before: str | None = None, state: str | None = None) -> Sequence[Delivery]:
+        """Newest first; ``before`` is the last id of the page before."""
+        where, values = ["1"], []
+        for clause, value in (("id < ?", before), ("state = ?", state)):
+            if value:
+                where.append(clause)
+                values.append(value)
+        with self._database.read() as db:
+            found = db.query(
+                f"SELECT * FROM deliveries WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?", [*values, limit]
+            )
+            return [delivery(row) for row in found]
+
+
+def latest() -> str:
+    """No try is due later than this; what seems to be was put off while the clock was wrong."""
+    return utc_text(datetime.now(UTC) + timedelta(seconds=LONGEST_SECONDS))
+
+
+def delivery(row: dict[str, Any]) -> Delivery:
+    return Delivery(*(row[name] for name in Delivery.__slots__))

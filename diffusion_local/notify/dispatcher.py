@@ -1,0 +1,248 @@
+"""From notices to deliveries, and each delivery on its way: what the chores' process does about telling."""
+
+import json
+import logging
+import re
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+from diffusion_local.domain import Batch, Job, Lane, shortened, utc_text
+from diffusion_local.errors import DiskFull, InvalidParams, NotFound, UserError, echo
+from diffusion_local.gallery.files import ImageFiles
+from diffusion_local.gallery.images import ImageStore
+from diffusion_local.messages import message
+from diffusion_local.notify import hooks, predictions, webhook
+from diffusion_local.notify.addresses import AllowedAddress, read
+from diffusion_local.notify.deliveries import HOOK, DeliveryStore
+from diffusion_local.notify.outbox import EVENTS, Notice, NoticeStore
+from diffusion_local.notify.webhook import secret_of
+from diffusion_local.queue.jobs import JobStore
+from diffusion_local.queue.views import QueueView
+from diffusion_local.reports.report import Report
+from diffusion_local.reports.service import Reports
+from diffusion_local.settings import Settings
+
+MOST_TRIES = 8  # 10 s, then 4 times longer each: the last about 15 hours after the first
+#: Events that a batch's own webhook hears of.
+BATCH_OPTIONS = ("batch.done", "job.failed")
+
+
+def webhooks(settings: Settings) -> list[str]:
+    return list(dict.fromkeys(re.findall(r"[^\s,]+", settings.webhooks)))
+
+
+def events(settings: Settings) -> set[str]:
+    return set(re.findall(r"[^\s,]+", settings.webhook_events))
+
+
+def check_settings(settings: Settings) -> None:
+    """Raises InvalidParams naming the setting that cannot be used; names are not looked up in the network."""
+    for url in webhooks(settings):
+        read(url, "webhooks")
+    unknown = events(settings) - set(EVENTS)
+    if unknown:
+        raise InvalidParams(
+            "webhook_events", message("hook_events", known=list(EVENTS), got=echo(", ".join(sorted(unknown))))
+        )
+    AllowedAddress.of(settings.webhook_allow_private)
+    morning(settings)
+
+
+def morning(settings: Settings) -> time | None:
+    """The local time of the night's report; None for none. Raises InvalidParams."""
+    text = settings.report_at.strip()
+    if not text:
+        return None
+    if not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", text):
+        raise InvalidParams("report_at", message("report_clock", got=echo(text)))
+    hours, minutes = text.split(":")
+    return time(int(hours), int(minutes))
+
+
+def receivers(settings: Settings, event: str, webhook: str) -> dict[str, int]:
+    """The number of tries by receiver; ``webhook`` is the batch's own, or empty."""
+    found = [*webhooks(settings)] if event in events(settings) else []
+    if webhook and event in BATCH_OPTIONS:
+        found.append(webhook)
+    tries = dict.fromkeys(found, MOST_TRIES)
+    hook = hooks.receiver_of(settings, event)
+    return tries | ({hook: 1} if hook else {})
+
+
+log = logging.getLogger(__name__)
+
+IDLE = timedelta(seconds=20)  # that nothing waits or runs, before anybody is told: a person may just be thinking
+STALE = timedelta(hours=1)  # after which nobody wants to hear that the queue was idle, or paused, then
+
+
+class NotificationDispatcher:
+    def __init__(
+        self,
+        settings: Settings,
+        notices: NoticeStore,
+        deliveries: DeliveryStore,
+        jobs: JobStore,
+        view: QueueView,
+        reports: Reports,
+        images: ImageStore,
+        files: ImageFiles,
+    ) -> None:
+        self._settings = settings
+        self._notices = notices
+        self._deliveries = deliveries
+        self._jobs = jobs
+        self._view = view
+        self._reports = reports
+        self._images = images
+        self._files = files
+        self._reported: date | None = None
+
+    def tell(self) -> list[str]:
+        """Make deliveries of what happened; their ids."""
+        made = []
+        for notice in self._notices.untold():
+            wait = self._wait(notice)
+            if wait is None:
+                self._notices.drop(notice)
+            elif not wait:
+                if notice.event == "batch.done":
+                    self._keep_report(notice.batch_id)
+                made += self._deliveries.add(notice, *self._message(notice))
+        return made
+
+    def deliver(self, delivery_id: str, seconds_to_next: float | None) -> bool:
+        """One try, if it is due; False asks for another after ``seconds_to_next``."""
+        delivery = self._deliveries.take(delivery_id)
+        if delivery is None:
+            return True
+        if delivery.receiver.startswith(HOOK):
+            outcome = hooks.run(self._settings, delivery.receiver, delivery.payload)
+        else:
+            try:
+                secret = secret_of(self._settings)
+                allowed = self._settings.webhook_allow_private
+                outcome = webhook.post(delivery.receiver, delivery.id, delivery.payload, secret, allowed)
+            except (UserError, OSError) as problem:  # of our own settings or disk
+                outcome = webhook.Outcome(False, error=str(problem))
+        again_at = None
+        if not outcome.delivered and not outcome.final and delivery.tries_left > 0 and seconds_to_next is not None:
+            again_at = utc_text(datetime.now(UTC) + timedelta(seconds=seconds_to_next))
+        self._deliveries.settle(delivery.id, outcome.delivered, outcome.status, outcome.answer, outcome.error, again_at)
+        told = f"{delivery.event} to {delivery.receiver}"
+        if outcome.delivered:
+            log.info("told %s", told)
+        else:
+            log.warning("not told %s: %s%s", told, outcome.error, f"; again at {again_at}" if again_at else "")
+        return again_at is None
+
+    def morning(self, now: datetime) -> None:
+        """Write the last 24 hours' report once a day at ``report_at``, if a list was worked on. ``now`` is local."""
+        at = morning(self._settings)
+        if at is None or now.time() < at or self._reported == now.date():
+            return
+        self._reported = now.date()
+        stem = f"{now:%Y-%m-%d}-morning"
+        if self._files.report(f"{stem}.html").exists():
+            return
+        until = datetime.combine(now.date(), at, now.tzinfo)
+        report = self._reports.night((until - timedelta(days=1)).isoformat(), until.isoformat())
+        if any(each.lane == Lane.BATCH for each in report.batches):
+            log.info("the morning report is %s", self._reports.keep(report, stem))
+
+    def _keep_report(self, batch_id: str) -> None:
+        """A prompt list's report, as files; whoever is to be told is told whether or not the disk took them."""
+        try:
+            report = self._reports.batch(batch_id)
+            if any(each.lane == Lane.BATCH for each in report.batches):
+                day = datetime.fromisoformat(report.until).astimezone() if report.until else datetime.now()
+                self._reports.keep(report, f"{day:%Y-%m-%d}-{batch_id}")
+        except NotFound:
+            return
+        except (DiskFull, OSError) as problem:
+            log.warning("the report of batch %s could not be written: %s", batch_id, problem)
+
+    def _wait(self, notice: Notice) -> bool | None:
+        """Whether it is too early to tell; None if nobody needs to hear of it any more."""
+        age = datetime.now(UTC) - datetime.fromisoformat(notice.at)
+        if notice.event in ("queue.idle", "queue.paused") and age > STALE:
+            return None
+        if notice.event != "queue.idle":
+            return False
+        if self._notices.busy() or self._notices.superseded(notice):
+            return None
+        return timedelta() <= age < IDLE  # one from times to come: the clock was wrong
+
+    def _message(self, notice: Notice) -> tuple[str, dict[str, int], dict[str, str]]:
+        """(payload, tries by receiver, payloads of receivers that are told otherwise). A batch that was forgotten
+        meanwhile is told without its report."""
+        batch = self._batch(notice.batch_id)
+        if batch is not None and batch.webhook and batch.prediction:
+            found, own = receivers(self._settings, notice.event, ""), self._prediction(notice.event, batch)
+        else:
+            found, own = receivers(self._settings, notice.event, batch.webhook if batch else ""), {}
+        payload = payload_of(notice.event, notice.at, self._data(notice) if found else {})
+        return payload, found | dict.fromkeys(own, MOST_TRIES), own
+
+    def _batch(self, batch_id: str) -> Batch | None:
+        try:
+            return self._view.batch(batch_id)[0] if batch_id else None
+        except NotFound:
+            return None
+
+    def _prediction(self, event: str, batch: Batch) -> dict[str, str]:
+        """What the batch's own webhook hears of an event, if it asked for it: the prediction, and nothing else."""
+        subscription = predictions.Subscription.of(batch)
+        if predictions.EVENTS.get(event) not in subscription.events:
+            return {}
+        jobs = self._view.jobs(None, batch.id, predictions.MOST_JOBS, None)
+        if event == "batch.started":
+            told = predictions.started(subscription, batch, jobs)
+        else:
+            told = predictions.prediction(subscription, batch, jobs, self._images.of_jobs([job.id for job in jobs]))
+        return {batch.webhook: json.dumps(told, ensure_ascii=False)}
+
+    def _data(self, notice: Notice) -> dict[str, Any]:
+        try:
+            match notice.event:
+                case "batch.done":
+                    return of_report(self._reports.batch(notice.batch_id))
+                case "job.failed":
+                    return of_job(self._jobs.get(notice.job_id))
+                case "queue.idle":
+                    # Moments are kept in milliseconds, and a report ends before its last one.
+                    until = datetime.now(UTC) + timedelta(milliseconds=1)
+                    return of_report(self._reports.night(self._notices.told_before(notice), utc_text(until)))
+        except NotFound:
+            return {"batch_id": notice.batch_id, "job_id": notice.job_id}
+        return {"reason": notice.note or "paused by a person"}
+
+
+def payload_of(event: str, at: str, data: dict[str, Any]) -> str:
+    """The body by Standard Webhooks."""
+    return json.dumps({"type": event, "timestamp": at, "data": data}, ensure_ascii=False)
+
+
+def of_report(report: Report) -> dict[str, Any]:
+    told = report.to_dict()
+    facts = {
+        "batch_id": report.batch_id,
+        "name": shortened(report.title, 200),
+        **{state: report.counts[state] for state in ("done", "failed", "cancelled")},
+        "count": sum(report.counts.values()),
+        "flagged": sum(report.flagged.values()),
+        "seconds": round(report.seconds, 1),
+        "report": f"/reports/batch/{report.batch_id}.html" if report.batch_id else "/reports/night.html",
+    }
+    return {name: value for name, value in facts.items() if value is not None} | {"summary": told}
+
+
+def of_job(job: Job) -> dict[str, Any]:
+    assert job.failure is not None
+    return {
+        "batch_id": job.batch_id,
+        "job_id": job.id,
+        "name": shortened(job.params.prompt),
+        "reason": f"{job.failure.kind}: {job.failure.message}",
+        "error": {"kind": job.failure.kind, "message": job.failure.message},
+        "params": json.loads(job.params.to_json()),
+    }

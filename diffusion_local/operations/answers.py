@@ -1,0 +1,100 @@
+"""Answers of operations as JSON: what HTTP and Gradio send, and what the command line prints with ``--json``."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from diffusion_local import serializers
+from diffusion_local.batches.service import BatchEdit
+from diffusion_local.domain import Image, Job, Snapshot
+from diffusion_local.gallery.sources import Source
+from diffusion_local.hub.downloads import Download
+from diffusion_local.models.adapters import Adapter
+from diffusion_local.models.catalog import Model
+from diffusion_local.models.service import Removed
+from diffusion_local.notify.deliveries import Delivery
+from diffusion_local.operations import registry
+from diffusion_local.operations.operation import After, Answer, Constant, File, Named, Operation, Paged
+from diffusion_local.queue.batches import BatchProgress
+from diffusion_local.reports.report import Report
+from diffusion_local.serializers import Json
+
+
+def removed(removed: Removed) -> Json:
+    """A model that was taken out of the catalogue, without the path of its files."""
+    return {"id": removed.id, "message": removed.words}
+
+
+def edited(edited: BatchEdit) -> Json:
+    return {"changed": edited.count, "warnings": edited.warnings}
+
+
+def source(source: Source) -> Json:
+    return asdict(source) | {"url": serializers.source_url(source.id)}
+
+
+def with_plans(studio: Any, models: list[Model]) -> list[Json]:
+    """Models, each with how every device would hold it."""
+    plans = studio.library.plans(*models) if models else {}
+    return [serializers.model(each, plans.get(each.id, [])) for each in models]
+
+
+#: Values whose JSON is not simply their fields.
+NOUNS: dict[type, Callable[[Any], Json]] = {
+    Image: serializers.image,
+    BatchProgress: serializers.progress,
+    Adapter: serializers.adapter,
+    Download: serializers.download,
+    Delivery: serializers.delivery,
+    Snapshot: serializers.queue,
+    Removed: removed,
+    BatchEdit: edited,
+    Source: source,
+    Report: Report.to_dict,
+}
+#: Values whose JSON contains more than they have themselves, read for many at once.
+COMPLETED: dict[type, Callable[[Any, list[Any]], list[Json]]] = {Job: serializers.with_places, Model: with_plans}
+
+
+def as_json(studio: Any, value: Any) -> Any:
+    """Whatever a method of the Studio returned, as JSON."""
+    if isinstance(value, list | tuple):
+        if value and type(value[0]) in COMPLETED:
+            return COMPLETED[type(value[0])](studio, list(value))
+        return [as_json(studio, each) for each in value]
+    if isinstance(value, dict):
+        return {str(name): as_json(studio, each) for name, each in value.items()}
+    if type(value) in COMPLETED:
+        return as_json(studio, [value])[0]
+    if type(value) in NOUNS:
+        return NOUNS[type(value)](value)
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def content(studio: Any, operation: Operation, answer: Answer, given: dict[str, Any], value: Any) -> Json:
+    """The JSON object that answers an operation. ``given`` are the arguments, ``value`` is what the method returned."""
+    match answer:
+        case Constant(content=told):
+            return told
+        case Named(name=name):
+            return {name: as_json(studio, list(value) if isinstance(value, Iterator) else value)}
+        case Paged(name=name):
+            return {name: as_json(studio, value), "next": following(operation, given, value)}
+        case After(operation=name, also=also):
+            after = registry.OPERATIONS[name]
+            known = given | ({"job_id": given["job_ids"][0]} if given.get("job_ids") else {})
+            asked = {each.name: known[each.name] for each in registry.arguments(after) if each.name in known}
+            told = content(studio, after, after.answer, asked, registry.call(studio, after, asked))
+            return told | as_json(studio, value) if also else told
+        case File():
+            return {"text": "".join(value)}
+    return as_json(studio, value)
+
+
+def following(operation: Operation, given: dict[str, Any], found: list[Any]) -> str | None:
+    """The cursor of the next page; None if this was the last."""
+    limit = given.get("limit", registry.signature(operation.name).parameters["limit"].default)
+    if not found or len(found) != limit or given.get("ids"):
+        return None
+    last = found[-1]
+    return last.batch.id if isinstance(last, BatchProgress) else last.id

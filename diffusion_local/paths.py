@@ -1,0 +1,118 @@
+"""Where things lie: the folders and files of one home, and what comes with the program."""
+
+from pathlib import Path
+
+from diffusion_local import disk
+
+
+class Folders:
+    """Everything below ``home``; paths in the database are relative to these."""
+
+    __slots__ = ()
+    home: Path
+
+    @property
+    def database(self) -> Path:
+        return self.home / "app.db"
+
+    @property
+    def queue_database(self) -> Path:
+        return self.home / "queue.db"
+
+    @property
+    def gallery(self) -> Path:
+        return self.home / "gallery"
+
+    @property
+    def previews(self) -> Path:
+        return self.home / "previews"
+
+    @property
+    def models(self) -> Path:
+        return self.home / "models"
+
+    @property
+    def loras(self) -> Path:
+        return self.home / "loras"
+
+    @property
+    def vae(self) -> Path:
+        return self.home / "vae"
+
+    @property
+    def upscalers(self) -> Path:
+        return self.home / "upscalers"
+
+    @property
+    def embeddings(self) -> Path:
+        return self.home / "embeddings"
+
+    @property
+    def text_encoders(self) -> Path:
+        return self.home / "text_encoders"
+
+    @property
+    def removed(self) -> Path:
+        """Models that a person took out of the catalogue, until they delete them."""
+        return self.home / "removed"
+
+    @property
+    def sources(self) -> Path:
+        return self.home / "sources"
+
+    @property
+    def uploads(self) -> Path:
+        """Files that callers of Gradio's API sent, until they are used. Emptied at start, with its parent."""
+        return self.home / "tmp" / "uploads"
+
+    @property
+    def wildcards(self) -> Path:
+        return self.home / "wildcards"
+
+    @property
+    def reports(self) -> Path:
+        return self.home / "reports"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def sheets(self) -> Path:
+        """Contact sheets, each made again when it is asked for."""
+        return self.home / "sheets"
+
+    @property
+    def kernels(self) -> Path:
+        """GPU kernels that were compiled on this machine; missing ones are compiled again."""
+        return self.home / "kernels"
+
+    @property
+    def locks(self) -> Path:
+        return self.home / "locks"
+
+    @property
+    def strays(self) -> Path:
+        return self.home / "strays"
+
+    @property
+    def starter(self) -> Path:
+        return assets() / "starter"
+
+    def make_folders(self) -> None:
+        """Create the folders that are missing, for their owner only; the mode of an existing one is left as it is.
+
+        The gallery is made with a new home only: later, its disk or share may just be away.
+        """
+        new = not self.database.exists()
+        data = (*([self.gallery] if new else []), self.previews, self.sources, self.wildcards, self.logs, self.locks)
+        adapters = (self.loras, self.vae, self.upscalers, self.embeddings, self.text_encoders)
+        for folder in (self.home, *data, self.models, *adapters):
+            folder.mkdir(disk.FOLDER, parents=True, exist_ok=True)
+
+
+def assets() -> Path:
+    """Starter model, icons and css: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "assets"
+    return inside if inside.is_dir() else package.parent / "assets"

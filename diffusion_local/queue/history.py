@@ -1,0 +1,90 @@
+"""What estimates learn from: how long pictures took on this machine, and how good earlier estimates were."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from statistics import median
+
+from diffusion_local.db.database import Database, Transaction
+from diffusion_local.db.dialect import by_index, seconds_between
+from diffusion_local.domain import Fit, Kind, utc_now
+from diffusion_local.queue.estimates import FinishedPicture, Pace, Work
+
+
+class FitStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def of(self, model: str, device: str) -> list[Fit]:
+        """All that was learned about a model on a device."""
+        with self._database.read() as db:
+            found = db.query("SELECT * FROM fits WHERE model = ? AND device = ?", [model, device])
+            return [Fit(**row | {"kind": Kind(row["kind"])}) for row in found]
+
+    def worked(self) -> dict[str, list[Fit]]:
+        """What worked, by model, on whatever device; the newest first."""
+        found: dict[str, list[Fit]] = {}
+        with self._database.read() as db:
+            for row in db.query("SELECT * FROM fits WHERE worked != '' ORDER BY at DESC"):
+                found.setdefault(row["model"], []).append(Fit(**row | {"kind": Kind(row["kind"])}))
+        return found
+
+    def learn(self, fit: Fit) -> None:
+        """Write it over what was known of this model, kind, size and device."""
+        row = asdict(fit) | {"kind": str(fit.kind), "at": utc_now()}
+        with self._database.write() as db:
+            db.upsert("fits", row, key=("model", "kind", "width", "height", "device"))
+
+    def forget(self, model: str) -> None:
+        """A model that was replaced or removed is to be measured anew."""
+        with self._database.write() as db:
+            db.execute("DELETE FROM fits WHERE model = ?", [model])
+
+
+PACE_JOBS = 200  # newest pictures of a model that it is learned from
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateError:
+    """Of ``count`` pictures whose time was estimated when they were begun: the median of |estimated - took| / took."""
+
+    count: int
+    median: float | None
+
+
+def pace_of(db: Transaction, models: Iterable[str]) -> Pace:
+    history = []
+    for model in models:
+        found = db.execute(
+            f"SELECT kind, pixels, steps, coalesce(run_seconds, {seconds_between('started_at', 'finished_at')}), "
+            "load_seconds, rung, together FROM jobs "
+            f"WHERE state = 'done' AND model = ? ORDER BY finished_at DESC LIMIT {PACE_JOBS}",
+            [model],
+        ).fetchall()
+        history += [FinishedPicture(Work(model, *each[:3]), *each[3:]) for each in found]
+    return Pace.of(history)
+
+
+def waiting_work(db: Transaction, where: str = "", **values: int | str) -> dict[Work, int]:
+    """How many jobs of each kind of work wait; ``where`` is a literal of the store about the line's order."""
+    counted = "SELECT model, kind, pixels, steps, jobs FROM job_counts WHERE state = 'queued' AND jobs > 0"
+    if where:
+        counted = (
+            f"SELECT model, kind, pixels, steps, count(*) FROM {by_index('jobs', 'jobs_queued')} "
+            f"WHERE state = 'queued' AND {where} GROUP BY model, kind, pixels, steps"
+        )
+    found = db.execute(counted, values).fetchall()
+    return {Work(*work): count for *work, count in found}
+
+
+def estimate_error(database: Database, batch_id: str | None = None, since: str = "") -> EstimateError:
+    """How far estimates were off, of a batch or of all that was finished ``since`` then (UTC)."""
+    of_batch = "batch_id = :batch_id" if batch_id else "finished_at >= :since"
+    with database.read() as db:
+        found = db.execute(
+            "SELECT abs(expected_seconds - run_seconds - coalesce(load_seconds, 0)) "
+            "/ (run_seconds + coalesce(load_seconds, 0)) FROM jobs "
+            f"WHERE {of_batch} AND state = 'done' AND expected_seconds IS NOT NULL AND run_seconds > 0",
+            {"batch_id": batch_id, "since": since},
+        ).fetchall()
+    errors = [row[0] for row in found]
+    return EstimateError(len(errors), median(errors) if errors else None)

@@ -1,0 +1,72 @@
+"""New batches into the table, with what was promised of them: a key makes one batch, a limit holds."""
+
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+
+from diffusion_local.accounts import quota
+from diffusion_local.db import rows
+from diffusion_local.db.access import SEPARATOR, scoped
+from diffusion_local.db.database import Transaction
+from diffusion_local.domain import Batch, Job
+from diffusion_local.errors import Conflict, QueueBlocked, QueueFull, echo
+from diffusion_local.messages import decoded, message
+from diffusion_local.queue.order import gate_of
+
+#: A batch, its jobs, the idempotency key it came with, and a digest of what was asked for.
+Lot = tuple[Batch, Iterable[Job], str | None, str]
+
+
+def insert(
+    db: Transaction,
+    batch: Batch,
+    jobs: Iterable[Job],
+    idempotency_key: str | None,
+    request: str,
+    max_queued: int,
+) -> tuple[str, list[str]]:
+    """Within a transaction; see ``JobStore.insert_batch``."""
+    key = scoped(idempotency_key) if idempotency_key else None
+    if key and (found := seen_before(db, key, request)):
+        return found
+    refuse_while_blocked(db)
+    quota.check(db, batch.count)
+    waiting = db.scalar("SELECT coalesce(sum(jobs), 0) FROM job_counts WHERE state = 'queued'")
+    if waiting + batch.count > max_queued:
+        raise QueueFull(message("queue_room", most=max_queued, waiting=waiting, asked=batch.count))
+    db.insert("batches", rows.batch_row(batch) | {"idempotency_key": key, "request": request})
+    gate = gate_of(db, batch.window, batch.start_at)
+    last = db.scalar("SELECT coalesce(max(position), 0) FROM jobs")
+    ids: list[str] = []
+
+    def lined_up() -> Iterator[rows.Row]:
+        for place, job in enumerate(quota.small_enough(jobs)):
+            ids.append(job.id)
+            yield rows.job_row(job) | {"position": last + 1 + place, "gate": gate}
+
+    db.insert_many("jobs", lined_up())
+    return batch.id, ids
+
+
+def refuse_while_blocked(db: Transaction) -> None:
+    """Raises QueueBlocked while the queue is held because the storage cannot be written. Jobs stored before wait."""
+    reason = decoded(*db.execute("SELECT blocked, blocked_json FROM queue").fetchone())
+    if reason:
+        raise QueueBlocked(message("queue_takes_nothing", reason=reason))
+
+
+def seen_before(db: Transaction, key: str, request: str) -> tuple[str, list[str]] | None:
+    for batch in db.query("SELECT id, request FROM batches WHERE idempotency_key = ?", [key]):
+        if batch["request"] != request:
+            given = key.rpartition(SEPARATOR)[2]
+            raise Conflict(message("key_used", key=echo(given)))
+        found = db.query("SELECT id FROM jobs WHERE batch_id = ? ORDER BY idx", [batch["id"]])
+        return batch["id"], [row["id"] for row in found]
+    return None
+
+
+def digest(jobs: Iterable[Job]) -> str:
+    """What tells one request from another (SHA-256); without seeds."""
+    asked = sha256()
+    for job in jobs:
+        asked.update(job.params.without_seeds().to_json().encode())
+    return asked.hexdigest()

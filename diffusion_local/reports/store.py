@@ -1,0 +1,58 @@
+"""What a report is made from: one pass over the ended jobs of a batch or of a time, and some of their pictures."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from diffusion_local.db import rows
+from diffusion_local.db.access import seen
+from diffusion_local.db.database import Database
+from diffusion_local.db.dialect import as_list, in_list, seconds_between
+from diffusion_local.domain import Image
+
+COLUMNS = (
+    "jobs.id, jobs.batch_id, jobs.state, jobs.model, jobs.started_at, jobs.finished_at, jobs.error_kind, "
+    "substr(jobs.error_message, 1, 500) AS error_message, "
+    "CASE WHEN length(jobs.error_message) <= 500 THEN jobs.error_json END AS error_json, "
+    f"coalesce(jobs.run_seconds, {seconds_between('jobs.started_at', 'jobs.finished_at')}) AS run_seconds, "
+    "jobs.load_seconds, jobs.expected_seconds, jobs.rung, "
+    "coalesce((SELECT flag FROM images WHERE images.job_id = jobs.id), '') AS flag"
+)
+
+
+class ReportStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @contextmanager
+    def of_batch(self, batch_id: str) -> Iterator[Iterator[dict[str, Any]]]:
+        """Every job of a batch, in its order, read one by one."""
+        with self._database.read() as db:
+            yield db.query(f"SELECT {COLUMNS} FROM jobs WHERE batch_id = ? AND {seen('jobs')} ORDER BY idx", [batch_id])
+
+    @contextmanager
+    def of_time(self, since: str, until: str) -> Iterator[Iterator[dict[str, Any]]]:
+        """Every job that ended in a time, in the order of their ends."""
+        with self._database.read() as db:
+            yield db.query(
+                f"SELECT {COLUMNS} FROM jobs WHERE finished_at >= ? AND finished_at < ? "
+                f"AND {seen('jobs')} ORDER BY finished_at",
+                [since, until],
+            )
+
+    def names(self, batch_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """(name, lane) of batches by id."""
+        with self._database.read() as db:
+            found = db.execute(
+                f"SELECT id, name, lane FROM batches WHERE {in_list('id')} AND {seen()}", {"ids": as_list(batch_ids)}
+            )
+            return {row[0]: (row[1], row[2]) for row in found.fetchall()}
+
+    def images(self, job_ids: Sequence[str]) -> dict[str, Image]:
+        """Pictures that are still in the gallery, by job id."""
+        with self._database.read() as db:
+            found = db.query(
+                f"SELECT * FROM images WHERE {in_list('job_id')} AND trashed_at IS NULL AND {seen()}",
+                {"ids": as_list(job_ids)},
+            )
+            return {row["job_id"]: rows.image(row) for row in found}

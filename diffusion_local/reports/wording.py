@@ -1,0 +1,108 @@
+"""The facts of a report as sentences, the same in every form."""
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+
+from diffusion_local.gallery.quality import BLEMISHES
+from diffusion_local.messages import Message, message
+from diffusion_local.reports.report import Report
+
+
+def facts(report: Report) -> list[tuple[Message, str]]:
+    """(what, how much) in the order of interest; what does not apply is left out."""
+    counts = report.counts
+    found: list[tuple[Message, str]] = [
+        (message("report_done"), f"{counts['done']:,}"),
+        (message("report_failed"), f"{counts['failed']:,}"),
+    ]
+    if report.flagged:
+        flags = [
+            message("report_flag_count", flag=message(f"flag_{flag}") if flag in BLEMISHES else flag, count=count)
+            for flag, count in sorted(report.flagged.items())
+        ]
+        total = sum(report.flagged.values())
+        found.append((message("report_flagged"), message("report_flagged_told", total=total, ways=flags)))
+    if counts["cancelled"]:
+        found.append((message("report_cancelled"), f"{counts['cancelled']:,}"))
+    if report.open:
+        found.append((message("report_to_come"), f"{report.open:,}"))
+    if report.since and report.until:
+        found.append((message("report_from"), when(report.since)))
+        found.append((message("report_to"), when(report.until)))
+    if report.seconds:
+        found.append((message("report_duration"), duration(report.seconds)))
+    if report.per_hour is not None:
+        found.append(
+            (
+                message("report_per_hour"),
+                f"{report.per_hour:,.0f}" if report.per_hour >= 10 else f"{report.per_hour:.1f}",
+            )
+        )
+    if report.loads:
+        told = message("report_loads_told", count=report.loads, time=duration(report.load_seconds))
+        found.append((message("report_loads"), told))
+    if report.steps_down:
+        total = sum(report.steps_down.values())
+        ways = [
+            message("report_rung_count", rung=rung.replace("_", " "), count=count)
+            for rung, count in sorted(report.steps_down.items())
+        ]
+        found.append((message("report_less_memory"), message("report_less_memory_told", total=total, ways=ways)))
+    if report.estimate:
+        made = report.estimate
+        told = message(
+            "report_estimate_told",
+            expected=duration(made.expected_seconds),
+            taken=duration(made.actual_seconds),
+            error=made.error,
+            jobs=made.jobs,
+        )
+        found.append((message("report_estimate"), told))
+    return found
+
+
+def when(text: str) -> str:
+    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s"
+
+
+def written(report: Report) -> str:
+    lines = [f"# {escaped(report.title)}", "", *table(("", ""), facts(report))]
+    if report.reasons:
+        lines += ["", "## Failed", ""]
+        for reason in report.reasons:
+            lines.append(f"- **{reason.count:,} × {escaped(reason.kind)}**: {escaped(reason.message)}")
+            shown = ", ".join(f"`{each}`" for each in reason.job_ids[:5])
+            lines.append(f"  - reason `{reason.id}`: {shown}{' …' if reason.count > 5 else ''}")
+    if len(report.batches) > 1:
+        lines += ["", "## Batches", ""]
+        parts = [
+            (escaped(each.name or each.id), *(f"{each.counts.get(s, 0):,}" for s in ("done", "failed", "cancelled")))
+            for each in report.batches
+        ]
+        lines += table(("batch", "done", "failed", "cancelled"), parts)
+    if report.models:
+        lines += ["", "## Models", ""]
+        models = [(escaped(each.model), f"{each.done:,}", duration(each.seconds)) for each in report.models]
+        lines += table(("model", "pictures", "time"), models)
+    return "\n".join(lines) + "\n"
+
+
+def table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    return [
+        f"| {' | '.join(heads)} |",
+        f"|{'|'.join('---' for _ in heads)}|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+
+
+def escaped(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>()#+|!~])", r"\\\1", " ".join(text.split()))

@@ -1,1 +1,0 @@
-"""Everything that is kept: the database (all SQL lives here) and the picture files."""

@@ -1,0 +1,70 @@
+"""Every store of one database, opened once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Self
+
+from diffusion_local.accounts.store import AccountStore
+from diffusion_local.db.database import Database
+from diffusion_local.gallery.boards import BoardStore
+from diffusion_local.gallery.images import ImageStore
+from diffusion_local.gallery.sources import SourceOwners
+from diffusion_local.hub.downloads import DownloadStore
+from diffusion_local.notify.deliveries import DeliveryStore
+from diffusion_local.notify.outbox import NoticeStore
+from diffusion_local.queue.batches import BatchResults, BatchRows
+from diffusion_local.queue.control import QueueControl
+from diffusion_local.queue.groups import QueueGroups
+from diffusion_local.queue.history import FitStore
+from diffusion_local.queue.jobs import JobStore
+from diffusion_local.queue.order import OrderRules
+from diffusion_local.queue.views import QueueCounts, QueueView, read_tally
+from diffusion_local.queue.workers import WorkerStore
+from diffusion_local.reports.store import ReportStore
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """``compose`` hands each use-case those that it needs."""
+
+    jobs: JobStore
+    control: QueueControl
+    view: QueueView
+    groups: QueueGroups
+    batches: BatchRows
+    results: BatchResults
+    reports: ReportStore
+    images: ImageStore
+    boards: BoardStore
+    source_owners: SourceOwners
+    workers: WorkerStore
+    fits: FitStore
+    notices: NoticeStore
+    deliveries: DeliveryStore
+    downloads: DownloadStore
+    accounts: AccountStore
+    tally: Callable[[], QueueCounts]
+
+    @classmethod
+    def of(cls, database: Database, rules: OrderRules) -> Self:
+        """``rules`` hold for the order of the queue and for times."""
+        return cls(
+            JobStore(database, rules),
+            QueueControl(database),
+            QueueView(database, rules),
+            QueueGroups(database, rules),
+            BatchRows(database, rules),
+            BatchResults(database),
+            ReportStore(database),
+            ImageStore(database),
+            BoardStore(database),
+            SourceOwners(database),
+            WorkerStore(database),
+            FitStore(database),
+            NoticeStore(database),
+            DeliveryStore(database),
+            DownloadStore(database),
+            AccountStore(database),
+            partial(read_tally, database),
+        )

@@ -1,0 +1,74 @@
+"""The chore that downloads models, on a queue of its own: neither pictures nor other chores wait for it."""
+
+import logging
+import threading
+import time
+
+from diffusion_local.compose import Services
+from diffusion_local.errors import DatabaseProblem
+from diffusion_local.hub.client import FIRST_PAUSE
+from diffusion_local.hub.fetcher import Fetcher
+from diffusion_local.models.digests import Digests
+from diffusion_local.queue.doorbell import ChoreQueue
+from diffusion_local.queue.huey_backends import url_of
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+LOST_SECONDS = 15.0  # after which a ring that had no effect must have been lost
+DIGESTS_SECONDS = 60.0
+
+
+class DownloadChore:
+    """One per home, in the supervisor's process. ``look`` is cheap and called often; the work is Huey's.
+
+    Digests of models are computed here, too, when nothing is to be downloaded.
+    """
+
+    def __init__(self, services: Services, pause: float = FIRST_PAUSE) -> None:
+        self._house = services
+        self._fetcher = Fetcher(services.settings, services.downloads, pause)
+        self._digests = Digests(services.catalog.shelf, services.settings.starter)
+        self._queue = ChoreQueue(url_of(services.settings), "downloads")
+        self._ring = self._queue.add_rung("download", self._run)
+        self._busy = threading.Event()
+        self._rung_at = float("-inf")
+        self._looked_at = 0.0
+        self._digested_at = 0.0
+
+    def start(self) -> None:
+        """What an earlier process was loading goes on."""
+        self._house.downloads.recover()
+        self._queue.start()
+
+    def look(self) -> None:
+        """Ring for downloads that wait, and now and then for digests."""
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_SECONDS or self._busy.is_set():
+            return
+        self._looked_at = now
+        try:
+            wanted = self._house.downloads.any_waiting()
+        except DatabaseProblem as problem:
+            log.error("%s", problem)
+            return
+        if (wanted or now - self._digested_at > DIGESTS_SECONDS) and now - self._rung_at > LOST_SECONDS:
+            self._rung_at = now
+            self._ring()
+
+    def stop(self) -> None:
+        self._fetcher.stop()
+        self._digests.stop()
+        self._queue.stop()
+
+    def _run(self) -> None:
+        self._busy.set()
+        try:
+            self._digested_at = time.monotonic()
+            self._fetcher.run()
+            self._digests.run(self._house.downloads.any_waiting)
+        except DatabaseProblem as problem:
+            log.error("%s", problem)
+        finally:
+            self._rung_at = float("-inf")
+            self._busy.clear()

@@ -1,0 +1,183 @@
+"""Care for the machine: prompt lists rest while a GPU is hot or needed by another program; sleep when all is done.
+
+Only the batch lane rests: somebody who waits at the page is served all the same. A person's own pause is another
+thing and is left as it is; a person's resume ends a rest until its cause comes anew.
+"""
+
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from diffusion_local.compose import Services
+from diffusion_local.domain import utc_text
+from diffusion_local.errors import DatabaseProblem
+from diffusion_local.messages import Message, joined, message
+from diffusion_local.system import gpus
+from diffusion_local.system.gpus import Gpu
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 5.0
+COOLER = 8  # °C below the limit before work goes on: else it would start and stop all the time
+FREE_SECONDS = 30.0  # that other programs have left the GPU alone before work goes on
+NOTICE = timedelta(seconds=60)  # between saying that the machine goes to sleep, and doing so
+COMMANDS = {
+    "linux": {"sleep": ["systemctl", "suspend"], "shutdown": ["systemctl", "poweroff"]},
+    "darwin": {
+        "sleep": ["pmset", "sleepnow"],
+        "shutdown": ["osascript", "-e", 'tell application "System Events" to shut down'],
+    },
+    "win32": {
+        "sleep": ["rundll32.exe", "powrprof.dll,SetSuspendState", "0,1,0"],
+        "shutdown": ["shutdown", "/s", "/t", "0"],
+    },
+}
+
+
+def run_command(command: list[str]) -> None:
+    """Raises OSError and subprocess.SubprocessError."""
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
+
+
+class PowerPolicy:
+    """One per home, in the supervisor's process. ``look`` is called often and does its work every LOOK_SECONDS."""
+
+    def __init__(
+        self,
+        services: Services,
+        read: Callable[[], list[Gpu]] = gpus.read,
+        run: Callable[[list[str]], None] = run_command,
+    ) -> None:
+        self._settings = services.settings
+        self._control = services.control
+        self._workers = services.workers
+        self._queue = services.queue
+        self._read = read
+        self._run = run
+        self._looked_at = float("-inf")
+        self._resting = ""
+        self._hot: set[int] = set()
+        self._shared: dict[int, float] = {}  # GPU: when another program was last seen on it, monotonic
+        self._since = utc_text(datetime.now(UTC))  # only lists that end after this are followed by sleep
+        self._sleep_at = ""
+
+    def start(self) -> None:
+        """What an earlier process said does not hold any more."""
+        self._control.rest("")
+        self._control.announce_sleep("")
+
+    def look(self) -> None:
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        try:
+            if self._settings.gpu_max_temp or self._settings.gpu_share == "wait":
+                self._rest_if_needed(now)
+            if self._settings.when_done != "nothing":
+                self._sleep_if_done(datetime.now(UTC))
+        except DatabaseProblem as problem:
+            log.error("%s", problem)
+
+    def stop(self) -> None:
+        try:
+            self.start()
+        except DatabaseProblem as problem:
+            log.error("%s", problem)
+
+    # -- rest ------------------------------------------------------------------------------------------------------
+
+    def _rest_if_needed(self, now: float) -> None:
+        found = self._read()
+        reason = joined(filter(None, (self._heat(found), self._share(found, now))))
+        if bool(reason) == bool(self._resting):
+            return  # also where a person has resumed meanwhile: the cause must come anew
+        self._resting = reason
+        self._control.rest(reason)
+        if reason:
+            log.warning("prompt lists rest: %s", reason)
+        else:
+            log.info("prompt lists go on")
+            self._queue.ring()
+
+    def _heat(self, found: list[Gpu]) -> Message | None:
+        limit = self._settings.gpu_max_temp
+        if not limit:
+            return None
+        for gpu in found:
+            if gpu.temperature is not None and gpu.temperature > limit:
+                self._hot.add(gpu.index)
+            elif gpu.temperature is None or gpu.temperature <= limit - COOLER:
+                self._hot.discard(gpu.index)
+        hot = [gpu for gpu in found if gpu.index in self._hot]
+        if not hot:
+            return None
+        told = [message("gpu_at", gpu=gpu.slot, temperature=gpu.temperature) for gpu in hot]
+        return message("gpu_hot", gpus=told, limit=limit - COOLER)
+
+    def _share(self, found: list[Gpu], now: float) -> Message | None:
+        if self._settings.gpu_share != "wait":
+            return None
+        ours = {worker.pid: bool(worker.model) for worker in self._workers.all() if worker.status != "stopped"}
+        for gpu in found:
+            if used_by_others(gpu, ours) > self._settings.gpu_share_mb * 10**6:
+                self._shared[gpu.index] = now
+        busy = sorted(index for index, seen in self._shared.items() if now - seen < FREE_SECONDS)
+        return message("gpu_shared", gpus=[f"gpu{index}" for index in busy]) if busy else None
+
+    # -- sleep -----------------------------------------------------------------------------------------------------
+
+    def _sleep_if_done(self, now: datetime) -> None:
+        """Say that the machine goes to sleep, and after the notice do it, unless work came or a person said no."""
+        announced = self._control.sleep_at()
+        if utc_text(now) < self._since:  # the clock was set back
+            self._since = utc_text(now)
+        if self._sleep_at and not announced:  # a person wants it awake
+            self._sleep_at, self._since = "", utc_text(now)
+            log.info("the machine stays awake")
+            return
+        done_at = self._control.lists_done_at(self._since)
+        if done_at is None:  # something waits or runs, or no list has ended
+            if announced:
+                self._sleep_at = ""
+                self._control.announce_sleep("")
+                log.info("new work came: the machine stays awake")
+            return
+        if not announced or datetime.fromisoformat(announced) > now + NOTICE:  # the clock was set back since
+            rested = now - datetime.fromisoformat(done_at)
+            if not timedelta() <= rested < timedelta(minutes=self._settings.when_done_minutes):
+                self._sleep_at = utc_text(now + NOTICE)
+                self._control.announce_sleep(self._sleep_at)
+                log.warning(
+                    "all is done: %s at %s; `diffusion-local stay-awake` stops it", self._what(), self._sleep_at
+                )
+        elif now >= datetime.fromisoformat(announced):
+            self._sleep_at, self._since = "", utc_text(now)
+            self._control.announce_sleep("")
+            self._do()
+
+    def _what(self) -> str:
+        return self._settings.when_done
+
+    def _do(self) -> None:
+        command = COMMANDS.get(sys.platform, COMMANDS["linux"])[self._what()]
+        log.warning("all is done: %s", self._what())
+        try:
+            self._run(command)
+        except (OSError, subprocess.SubprocessError) as error:
+            log.error("%s failed: %s", " ".join(command), error)
+
+
+def used_by_others(gpu: Gpu, ours: dict[int, bool]) -> int:
+    """Bytes of a GPU's memory that other programs have. ``ours``: our processes, and whether each has a model loaded.
+
+    A container sees process ids that are not its own: where one of ours has a model loaded and none of ours is seen,
+    nobody can tell whose they are, and nobody is blamed.
+    """
+    seen = {pid for pid, _ in gpu.processes}
+    if any(ours.values()) and not seen & set(ours):
+        return 0
+    return sum(used for pid, used in gpu.processes if pid not in ours)

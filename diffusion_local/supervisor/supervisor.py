@@ -1,0 +1,299 @@
+"""``serve``: starts the web process and one worker per device, restarts what dies, and stops all of it together."""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from diffusion_local import disk
+from diffusion_local.actor import LOCAL, run_as
+from diffusion_local.compose import Services, open_services
+from diffusion_local.dispatch import slots
+from diffusion_local.domain import State
+from diffusion_local.engine import inventory
+from diffusion_local.errors import HomeInUse, InvalidParams, UserError
+from diffusion_local.health.storage import can_write
+from diffusion_local.messages import message
+from diffusion_local.settings import Settings
+from diffusion_local.supervisor import exit_causes
+from diffusion_local.supervisor.downloads import DownloadChore
+from diffusion_local.supervisor.housekeeping import start_chores
+from diffusion_local.supervisor.notifier import NotificationChore
+from diffusion_local.supervisor.power import PowerPolicy
+from diffusion_local.supervisor.watchdog import Watchdog, answers
+from diffusion_local.system import permissions
+from diffusion_local.system.network import announced, check_exposure, check_tls, others, url
+from diffusion_local.worker.stopping import Stop, listen_to_signals
+
+log = logging.getLogger("diffusion_local.supervisor.supervisor")
+
+LOOK_SECONDS = 0.2
+JOBS_LOOK_SECONDS = 5.0
+FIRST_RESTART_DELAY = 0.5  # doubled at each death in a row, up to the last
+LAST_RESTART_DELAY = 30.0
+STEADY_SECONDS = 60.0  # a worker that ran this long starts anew with the first delay
+HEALTHY_SECONDS = 10.0  # and the web process, if it has answered for this long
+STOP_SECONDS = 6.0
+FAULT_SECONDS = 1.0  # rest after a fault of the storage
+LENIENT_LOOKS = 3
+
+
+@dataclass
+class Child:
+    """A process of ours, started anew when it dies."""
+
+    name: str
+    module: str
+    arguments: tuple[str, ...] = ()
+    slot: str = ""
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    delay: float = FIRST_RESTART_DELAY
+    due: float = field(default_factory=time.monotonic)
+    hung: bool = False
+    kills: int | None = None  # of the out-of-memory killer, as it began
+    heard: dict[tuple[str, str], float] = field(default_factory=dict)  # (job, time of its report): when we saw it first
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def start(self, settings: Settings) -> None:
+        # The pipe on standard input closes when this process dies, by whatever cause: no child outlives us.
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", self.module, *self.arguments, "--supervised"],
+            stdin=subprocess.PIPE,
+            env=settings.child_environ(),
+            start_new_session=True,  # Ctrl-C in the terminal reaches us only; we stop the children in order
+        )
+        self.started, self.hung, self.kills = time.monotonic(), False, exit_causes.kills()
+
+    def plan_restart(self, steady: bool) -> float:
+        """Seconds until the next start; ``steady`` if the process had worked for a while."""
+        wait = FIRST_RESTART_DELAY if steady else self.delay
+        self.delay = min(wait * 2, LAST_RESTART_DELAY)
+        self.due = time.monotonic() + wait
+        return wait
+
+
+class Supervisor:
+    """One per home. ``run`` returns when it was told to stop."""
+
+    def __init__(self, settings: Settings, with_workers: bool, say: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._with_workers = with_workers
+        self._say = say
+        self._stop = Stop(finish_first=settings.on_stop == "finish")
+        self._children: list[Child] = []
+        self._watchdog = Watchdog(lambda: answers(self._settings))
+        self._looked_at_jobs = 0.0
+
+    def run(self) -> None:
+        """Raises HomeInUse if another ``serve`` has this home, InvalidParams if the port is taken."""
+        run_as(LOCAL)  # in the threads of chores, webhooks and downloads too
+        self._settings.make_folders()
+        with hold_home(self._settings):
+            check_modes(self._settings)
+            self._settings = replace(self._settings, port=free_port(self._settings.host, self._settings.port))
+            services = open_services(self._settings)
+            check_exposure(self._settings, services.studio.accounts.any())
+            check_tls(self._settings)
+            write_address(self._settings)
+            post, loading, care = NotificationChore(services), DownloadChore(services), PowerPolicy(services)
+            chores = start_chores(services)
+            post.start()
+            care.start()
+            loading.start()
+            listen_to_signals(self._stop)
+            try:
+                with announced(self._settings.port, self._settings.root_path, self._settings.mdns == "on"):
+                    self._serve(services, post, loading, care)
+            finally:
+                self._watchdog.stop()
+                self._stop_children()
+                for child in self._children:
+                    if child.slot:
+                        self._try(slots.recover_if_free, services, child.slot)
+                loading.stop()
+                care.stop()
+                post.stop()
+                chores.stop()
+                self._try(address_file(self._settings).unlink, True)
+
+    def _serve(self, services: Services, post: NotificationChore, loading: DownloadChore, care: PowerPolicy) -> None:
+        web = Child("web", "diffusion_local.web")
+        self._children.append(web)
+        self._start(web)
+        self._watchdog.start()
+        if self._with_workers:
+            self._children += self._workers()
+        announced = False
+        while not self._stop.wanted.is_set():
+            for child in self._children:
+                self._try(self._look_after, child, services)
+            if not announced and self._watchdog.answered:
+                announced = True
+                self._say(f"diffusion-local is at {url(self._settings)}  (Ctrl-C stops it; nothing is lost)")
+                for other in others(self._settings):
+                    self._say(f"  others reach it at {other}")
+            for look in (partial(self._look_at_jobs, services), post.look, care.look, loading.look):
+                self._try(look)
+            self._stop.wanted.wait(LOOK_SECONDS)
+
+    def _try(self, work: Callable[..., object], *arguments: Any) -> None:
+        """A fault of the storage passes, or is told by the work itself; it never ends this process."""
+        try:
+            work(*arguments)
+        except (UserError, OSError) as problem:
+            log.error("%s", problem)
+            self._stop.wanted.wait(FAULT_SECONDS)
+
+    def _workers(self) -> list[Child]:
+        devices, warning = inventory.look(self._settings)
+        if warning:
+            self._say(warning)
+        slots = [device["slot"] for device in devices]
+        return [Child(f"worker {slot}", "diffusion_local.worker", ("--slot", slot), slot) for slot in slots]
+
+    def _look_after(self, child: Child, services: Services) -> None:
+        if child.alive:
+            return
+        if child.process is not None:
+            death = exit_causes.death_of(child.process.pid, child.process.returncode, child.kills)
+            child.process = None
+            wait = child.plan_restart(self._was_steady(child))
+            log.warning("%s: %s; again in %.1f s", child.name, death.words, wait)
+            if child.slot:
+                # If the storage has a fault, its successor recovers instead.
+                lost = slots.HUNG if child.hung else slots.LOST
+                failure = exit_causes.failure_of(lost, death, self._settings, child.slot)
+                self._try(slots.recover_if_free, services, child.slot, failure)
+        if time.monotonic() >= child.due:
+            self._start(child)
+
+    def _start(self, child: Child) -> None:
+        child.start(self._settings)
+        if not child.slot and child.process is not None:
+            self._watchdog.watch(child.process)
+
+    def _was_steady(self, child: Child) -> bool:
+        if child.slot:
+            return time.monotonic() - child.started > STEADY_SECONDS
+        return self._watchdog.healthy_seconds > HEALTHY_SECONDS
+
+    def _look_at_jobs(self, services: Services) -> None:
+        """Now and then: kill our workers that hang, and recover the jobs of workers that nobody else looks after."""
+        since = time.monotonic() - self._looked_at_jobs
+        if since < JOBS_LOOK_SECONDS:
+            return
+        self._looked_at_jobs = time.monotonic()
+        if since > LENIENT_LOOKS * JOBS_LOOK_SECONDS:
+            for child in self._children:  # this process itself stood still, so their silence says nothing
+                child.heard.clear()
+        self._kill_hung(services)
+        ours = {child.slot for child in self._children}
+        running = {job.worker for job in services.studio.jobs(State.RUNNING, limit=1000) if job.worker}
+        for slot in sorted(running - ours):
+            slots.recover_if_free(services, slot)
+
+    def _kill_hung(self, services: Services) -> None:
+        """A worker that reports no step for its job's limit is killed; the job is recovered at once.
+
+        Silence is timed here, by a clock that neither a change of the time of day nor a machine put to sleep moves.
+        """
+        now = time.monotonic()
+        for child in self._children:
+            if not child.slot or not child.alive or child.process is None:
+                continue
+            running = services.view.reports(child.slot, self._settings.step_timeout)
+            reports = [((job.id, at), limit) for job, at, limit in running]
+            child.heard = {report: child.heard.get(report, now) for report, _ in reports}
+            for report, limit in reports:
+                silence = now - child.heard[report]
+                if silence > limit and not can_write(self._settings.database):
+                    child.heard[report] = now
+                elif silence > limit + LENIENT_LOOKS * JOBS_LOOK_SECONDS:  # in which one that could not may report
+                    log.error("%s made no progress for too long; killed", child.name, extra={"job": report[0]})
+                    child.hung = True
+                    child.process.kill()
+
+    def _stop_children(self) -> None:
+        """Ask all to stop; workers set to finish their picture get the time, until a second Ctrl-C."""
+        self._terminate()
+        while any(child.alive for child in self._children) and not self._stop.now.wait(LOOK_SECONDS):
+            continue
+        deadline = time.monotonic() + STOP_SECONDS
+        while any(child.alive for child in self._children) and time.monotonic() < deadline:
+            self._terminate()  # more than once: two signals that come at the same moment merge into one
+            time.sleep(LOOK_SECONDS)
+        for child in self._children:
+            if child.process is None:
+                continue
+            try:
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.warning("%s did not stop in time; killed", child.name)
+                child.process.kill()
+                child.process.wait()
+
+    def _terminate(self) -> None:
+        for child in self._children:
+            if child.alive and child.process:
+                child.process.terminate()
+
+
+def check_modes(settings: Settings) -> None:
+    """Close databases and secrets to other users of this machine, and warn of what else they may read."""
+    for each in permissions.tighten_secrets(settings):
+        log.warning("closed to other users: %s", each)
+    if found := permissions.shared(settings):
+        names = ", ".join(path.name for path in found)
+        log.warning("other users may read %s; `diffusion-local doctor --fix` closes it to them", names)
+
+
+def hold_home(settings: Settings) -> FileLock:
+    """The home's lock, as a context manager. Raises HomeInUse saying who has it and how to reach it."""
+    lock = FileLock(settings.locks / "serve.lock", mode=disk.FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        try:
+            holder = json.loads(address_file(settings).read_text(encoding="utf-8"))
+            who = message("serves_at", process=holder["pid"], url=holder["url"])
+        except (OSError, ValueError, KeyError):
+            who = message("just_starting")
+        raise HomeInUse(message("running_already", home=settings.home, who=who)) from None
+    return lock
+
+
+def address_file(settings: Settings) -> Path:
+    return settings.locks / "serve.json"
+
+
+def write_address(settings: Settings) -> None:
+    address_file(settings).write_text(json.dumps({"pid": os.getpid(), "url": url(settings)}), encoding="utf-8")
+
+
+def free_port(host: str, port: int) -> int:
+    """The port, or a free one for 0. Raises InvalidParams if it is taken or not allowed."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        if os.name != "nt":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise InvalidParams(
+                "port", message("port_unusable", address=f"{host}:{port}", error=error, next=port + 1)
+            ) from None
+        return probe.getsockname()[1]

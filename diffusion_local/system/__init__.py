@@ -1,0 +1,1 @@
+"""The machine: network, TLS, GPUs, logs and file permissions."""

@@ -1,0 +1,218 @@
+"""Logs: one JSON object a line in a rotating file per process, and short lines for the terminal."""
+
+import contextlib
+import gzip
+import json
+import logging
+import re
+import shutil
+import sys
+import threading
+import time
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any
+
+from diffusion_local.domain import utc_now
+from diffusion_local.settings import Settings
+
+MAX_BYTES = 5_000_000
+MOST_REPEATS = 20  # of one line in WINDOW_SECONDS
+WINDOW_SECONDS = 60.0
+MOST_SEEN = 1000  # different lines that are remembered
+SHAPE_LETTERS = 500  # of a line, by which it is compared
+NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
+KEPT_FILES = 5  # full ones of a process, compressed
+KEPT_DAYS, MOST_KEPT_BYTES = 30, 20_000_000  # of all full files together
+DISK_SECONDS = 10.0  # between two looks at the room on the disk
+NOISY = (
+    "huey",
+    "httpx",
+    "httpcore",
+    "filelock",
+    "PIL",
+    "uvicorn.access",
+    "uvicorn.error",
+    "asyncio",
+    "urllib3",
+    "matplotlib",
+)
+
+
+def start(settings: Settings, process: str, terminal: bool = True) -> None:
+    """Send this process's log to ``logs/<process>.log`` and, if wanted, to standard error."""
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    to_file = LogFile(
+        settings.logs / f"{process}.log", maxBytes=MAX_BYTES, backupCount=KEPT_FILES, encoding="utf-8", delay=True
+    )
+    to_file.namer, to_file.rotator = compressed_name, compress
+    to_file.reserve = settings.disk_reserve_mb * 10**6
+    to_file.setFormatter(JsonLines(process))
+    handlers: list[logging.Handler] = [to_file]
+    if terminal:
+        to_terminal = logging.StreamHandler(sys.stderr)
+        to_terminal.setFormatter(logging.Formatter(f"%(asctime)s {process}: %(message)s", "%H:%M:%S"))
+        handlers.append(to_terminal)
+    repeats = RepeatFilter()
+    for handler in handlers:
+        handler.addFilter(repeats)
+    logging.basicConfig(level=settings.log_level.upper(), handlers=handlers, force=True)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def compressed_name(name: str) -> str:
+    return f"{name}.gz"
+
+
+def compress(source: str, target: str) -> None:
+    """Put a full log aside, compressed if there is room for it."""
+    try:
+        with Path(source).open("rb") as full, gzip.open(target, "wb", compresslevel=1) as kept:
+            shutil.copyfileobj(full, kept)
+        Path(source).unlink()
+    except OSError:
+        Path(source).replace(target)
+
+
+def text_of(path: Path) -> str:
+    """Empty if the file was rotated away, or is damaged."""
+    with contextlib.suppress(OSError, EOFError, zlib.error):
+        data = path.read_bytes()
+        return (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).decode("utf-8", "replace")
+    return ""
+
+
+def trim(settings: Settings) -> int:
+    """Delete full logs that are older than KEPT_DAYS, and the oldest beyond MOST_KEPT_BYTES; the bytes deleted.
+
+    The file that a process writes to is never touched. Those of processes that no longer run are full ones, too.
+    """
+    found = []
+    for path in sorted(settings.logs.glob("*.log*"), reverse=True):  # a process's oldest file first
+        with contextlib.suppress(OSError):
+            info = path.stat()
+            found.append((info.st_mtime, info.st_size, path))
+    kept, deleted = 0, 0
+    oldest = time.time() - KEPT_DAYS * 86400
+    for at, size, path in sorted(found, reverse=True):
+        if path.suffix == ".log" and at >= oldest:
+            continue
+        if at >= oldest and kept + size <= MOST_KEPT_BYTES:
+            kept += size
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+                deleted += size
+    return deleted
+
+
+def read(settings: Settings, job: str = "") -> list[dict[str, Any]]:
+    """Every line of every process's log by time, of one job if one is named; lines that are no JSON are left out."""
+    found = []
+    for path in sorted(settings.logs.glob("*.log*"), reverse=True):  # a process's oldest file first
+        for text in text_of(path).splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict) and "at" in line and (not job or line.get("job") == job):
+                found.append(line)
+    return sorted(found, key=lambda line: line["at"])
+
+
+class RepeatFilter(logging.Filter):
+    """Passes a line ``most`` times in ``seconds``, then counts it; the count is written with the next line to pass.
+
+    Lines are the same if they have the same text; warnings and errors also if they differ in numbers only, as an
+    address or the name of a task does. Those about different jobs are never the same.
+    """
+
+    def __init__(
+        self, most: int = MOST_REPEATS, seconds: float = WINDOW_SECONDS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__()
+        self._most = most
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seen: OrderedDict[tuple[Any, ...], tuple[float, int, str]] = OrderedDict()  # oldest first
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Asked by each handler, decided by the first: all of them write the same."""
+        decided = getattr(record, "passes", None)
+        if decided is None:
+            decided, over = self._decide(record)
+            record.passes = decided
+            for name, level, text, left_out in over:
+                logging.getLogger(name).log(level, "%d more in %g s like: %s", left_out, self._seconds, text)
+        return bool(decided)
+
+    def _decide(self, record: logging.LogRecord) -> tuple[bool, list[tuple[str, int, str, int]]]:
+        """(whether it passes, what was left out of windows that are over)."""
+        text = record.getMessage()
+        shape = NUMBERS.sub("#", text[:SHAPE_LETTERS]) if record.levelno >= logging.WARNING else text
+        key = (record.name, record.levelno, getattr(record, "job", None), shape)
+        with self._lock:
+            now, over = self._clock(), []
+            while self._seen:
+                (name, level, *_), (since, count, first) = next(iter(self._seen.items()))
+                if now - since < self._seconds and len(self._seen) <= MOST_SEEN:
+                    break
+                self._seen.popitem(last=False)
+                if count > self._most:
+                    over.append((name, level, first, count - self._most))
+            since, count, first = self._seen.get(key, (now, 0, text[:SHAPE_LETTERS]))
+            self._seen[key] = (since, count + 1, first)
+            return count < self._most, over
+
+
+class LogFile(RotatingFileHandler):
+    """While the disk has less free than ``reserve`` bytes only warnings and errors are written. A log that cannot be
+    written is no reason to fail, nor to fill the terminal with tracebacks."""
+
+    reserve = 0
+    _low = False
+    _looked_at = float("-inf")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING or not self._is_low():
+            super().emit(record)
+
+    def _is_low(self) -> bool:
+        now = time.monotonic()
+        if now - self._looked_at > DISK_SECONDS:
+            self._looked_at = now
+            try:
+                self._low = shutil.disk_usage(Path(self.baseFilename).parent).free < self.reserve
+            except OSError:
+                self._low = False
+        return self._low
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+class JsonLines(logging.Formatter):
+    """``{"at", "level", "process", "event"}``, and ``job`` where a call gives ``extra={"job": id}``."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "at": utc_now(),
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "event": record.getMessage(),
+        }
+        if job := getattr(record, "job", None):
+            line["job"] = job
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)

@@ -1,0 +1,67 @@
+"""How the HTTP API answers questions beyond its JSON: entity tags, links to the next page."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+from diffusion_local import serializers
+
+MOST_SECONDS = 600.0  # as long as most clients hold a connection open
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """``seconds`` to wait, and what ``Preference-Applied`` says of it; None where nothing was preferred."""
+
+    seconds: float | None = None
+    applied: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Preference-Applied": self.applied} if self.applied else {}
+
+
+def read_prefer(header: str | None) -> Preference:
+    """``respond-async`` never waits, also beside ``wait``; a value that is not understood is ignored (section 2)."""
+    found: dict[str, str] = {}
+    for each in (header or "").split(","):
+        name, _, value = each.partition(";")[0].partition("=")
+        found.setdefault(name.strip().lower(), value.strip().strip('"'))
+    if "respond-async" in found:
+        return Preference(0.0, "respond-async")
+    wait = found.get("wait", "")
+    if wait.isascii() and wait.isdigit():
+        seconds = min(float(wait), MOST_SECONDS)
+        return Preference(seconds, f"wait={seconds:.0f}")
+    return Preference()
+
+
+REVALIDATE = {"Cache-Control": "private, no-cache"}
+
+
+def tagged(request: Request, content: dict[str, Any], more: dict[str, str] | None = None) -> Response:
+    """JSON with an ``ETag``; 304 without a body if the caller has it already (RFC 9110, section 13.1.2)."""
+    tag = f'"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]}"'
+    headers = REVALIDATE | {"ETag": tag} | (more or {})
+    if known_already(request, tag):
+        return Response(status_code=304, headers=headers)
+    return JSONResponse(content, headers=headers)
+
+
+def known_already(request: Request, tag: str) -> bool:
+    """Whether ``If-None-Match`` names the tag."""
+    known = [each.strip().removeprefix("W/") for each in request.headers.get("If-None-Match", "").split(",")]
+    return tag in known or "*" in known
+
+
+def linked(request: Request, following: str | None) -> dict[str, str]:
+    """The header that links to the next page (RFC 8288)."""
+    if not following:
+        return {}
+    url = request.url.include_query_params(before=following)
+    path = serializers.root() + request.scope["path"]  # where a proxy serves us the two differ
+    return {"Link": f'<{path}?{url.query}>; rel="next"'}

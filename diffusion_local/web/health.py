@@ -1,0 +1,147 @@
+"""What machines ask about the server's health: ``/healthz``, ``/readyz``, and ``/metrics`` for Prometheus."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from diffusion_local import __version__
+from diffusion_local.actor import LOCAL, acting
+from diffusion_local.domain import Worker
+from diffusion_local.queue.views import RECENT
+from diffusion_local.queue.workers import silent
+from diffusion_local.settings import Settings
+from diffusion_local.studio import Studio
+from diffusion_local.system import gpus
+from diffusion_local.web.refusals import NEVER
+
+PREFIX = "diffusion_local_"
+WAIT_BUCKETS = (1, 5, 15, 60, 300, 1800, 7200, 28800)
+RUN_BUCKETS = (0.5, 1, 2, 5, 10, 30, 60, 300)
+
+
+def add(app: FastAPI, studio: Studio, settings: Settings) -> None:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Numbers(studio, settings))
+
+    @app.get("/healthz", tags=["health"])
+    def healthz() -> dict[str, Any]:
+        """Whether the server answers and can read its database."""
+        return {"status": "ok", "version": __version__, "revision": studio.revision()}
+
+    @app.get("/readyz", tags=["health"])
+    def readyz() -> JSONResponse:
+        """Whether a job submitted now would be worked on: 503 says why not. A pause by a person is no fault.
+
+        Gallery and database are written to for it, every few seconds at most."""
+        with acting(LOCAL):  # whoever asks: it tells one sentence about the machine
+            reason = why_not_ready(studio).replace(f"{settings.home}/", "")
+        content = {"ready": not reason} | ({"reason": reason} if reason else {})
+        return JSONResponse(content, 503 if reason else 200, headers=NEVER)
+
+    @app.get("/metrics", tags=["health"], response_class=Response)
+    def metrics() -> Response:
+        """The numbers for Prometheus, all of one moment."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4, headers=NEVER)
+
+
+def why_not_ready(studio: Studio) -> str:
+    snapshot = studio.snapshot(0, 0)
+    if snapshot.reason:
+        return f"The queue holds itself back: {snapshot.reason}"
+    if fault := studio.storage.fault():
+        return fault
+    if any(up(worker) and worker.status != "starting" for worker in snapshot.workers):
+        return ""
+    told = ", ".join(f"{w.slot} {w.status if up(w) or w.status == 'stopped' else 'silent'}" for w in snapshot.workers)
+    return f"No worker is ready ({told or 'none was ever started'})."
+
+
+def up(worker: Worker) -> bool:
+    return worker.status != "stopped" and not silent(worker, datetime.now(UTC))
+
+
+class Numbers(Collector):
+    """Reads everything afresh at each scrape: nothing is counted in this process, so a restart changes nothing.
+
+    All are gauges, as jobs are forgotten after their time. The histograms are of the last RECENT ended jobs: their
+    buckets are gauges, so take ``histogram_quantile`` of them without ``rate``.
+    """
+
+    def __init__(self, studio: Studio, settings: Settings) -> None:
+        self._studio = studio
+        self._settings = settings
+
+    def collect(self) -> Iterator[Metric]:
+        tally = self._studio.tally()
+        depth = gauge("queue_jobs", "Jobs that wait or run", ["lane", "state"])
+        for state, lanes in (("queued", tally.waiting), ("running", tally.running)):
+            for lane, count in lanes.items():
+                depth.add_metric([lane, state], count)
+        yield depth
+        yield counted("ended_jobs", "Ended jobs that are still listed", "state", tally.ended)
+        yield counted("failed_jobs", "Failed jobs that are still listed, by kind of error", "kind", tally.failures)
+        yield single("pictures", "Pictures in the gallery", tally.pictures)
+        yield counted("worker_up", "Whether a worker is alive", "slot", {w.slot: int(up(w)) for w in tally.workers})
+        yield single("queue_paused", "Whether a person paused the queue", int(tally.paused))
+        yield single("queue_blocked", "Whether the queue holds itself back, as for a full disk", int(tally.blocked))
+        yield from histogram("wait_seconds", "Submit to start", WAIT_BUCKETS, tally.wait_seconds)
+        yield from histogram("run_seconds", "Start to end", RUN_BUCKETS, tally.run_seconds)
+        yield from graphics()
+        yield single("disk_free_bytes", "Free space for pictures", shutil.disk_usage(self._settings.home).free)
+
+
+def graphics() -> Iterator[Metric]:
+    """Of each GPU, by the slot of its worker; nothing where there is none."""
+    found = gpus.read()
+    if not found:
+        return
+    memory = gauge("gpu_memory_bytes", "Memory of a GPU", ["slot", "kind"])
+    power = gauge("gpu_power_watts", "Power that a GPU takes, and may take", ["slot", "kind"])
+    for gpu in found:
+        memory.add_metric([gpu.slot, "used"], gpu.used)
+        memory.add_metric([gpu.slot, "total"], gpu.total)
+        for kind, watts in (("draw", gpu.power), ("limit", gpu.power_limit)):
+            if watts is not None:
+                power.add_metric([gpu.slot, kind], watts)
+    yield memory
+    yield power
+    heat = {gpu.slot: gpu.temperature for gpu in found if gpu.temperature is not None}
+    yield counted("gpu_temperature_celsius", "Temperature of a GPU", "slot", heat)
+    busy = {gpu.slot: gpu.busy for gpu in found if gpu.busy is not None}
+    yield counted("gpu_busy_ratio", "Part of the time that a GPU was busy", "slot", busy)
+
+
+def gauge(name: str, meaning: str, labels: Sequence[str] = ()) -> GaugeMetricFamily:
+    return GaugeMetricFamily(PREFIX + name, f"{meaning}.", labels=labels)
+
+
+def single(name: str, meaning: str, value: float) -> Metric:
+    family = gauge(name, meaning)
+    family.add_metric([], value)
+    return family
+
+
+def counted(name: str, meaning: str, label: str, counts: Mapping[str, float]) -> Metric:
+    family = gauge(name, meaning, [label])
+    for value, count in sorted(counts.items()):
+        family.add_metric([value], count)
+    return family
+
+
+def histogram(name: str, meaning: str, bounds: Sequence[float], values: list[float]) -> Iterator[Metric]:
+    """A histogram of what is there now, as OpenMetrics' gauge histogram, written in the older text format."""
+    buckets = gauge(f"{name}_bucket", f"{meaning}, of the last {RECENT} ended jobs", ["le"])
+    for bound in bounds:
+        buckets.add_metric([f"{float(bound):g}"], sum(value <= bound for value in values))
+    buckets.add_metric(["+Inf"], len(values))
+    yield buckets
+    yield single(f"{name}_gcount", f"{meaning}: jobs in the buckets", len(values))
+    yield single(f"{name}_gsum", f"{meaning}: seconds of all in the buckets", sum(values))

@@ -1,0 +1,144 @@
+"""Who may talk to the server: Host and Origin checks, and the headers that keep a page in its frame.
+
+A web site that somebody has open must not drive this server. Its requests carry its own Origin; one that points its
+own name at this machine (DNS rebinding) carries that name as Host.
+"""
+
+import ipaddress
+import re
+import socket
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from diffusion_local import messages
+from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
+from diffusion_local.settings import Settings
+from diffusion_local.web.refusals import error_body
+
+READS = {"GET", "HEAD", "OPTIONS"}
+#: A Host header: a DNS name or an IPv4 address, or an IPv6 address in brackets; then, optionally, a port.
+HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[0-9A-Za-z._-]+))(?::[0-9]{0,5})?")
+EVERYWHERE = {"0.0.0.0", "::", ""}
+#: gradio's page needs inline scripts and `Function`; nothing may come from, or go to, another host.
+CONTENT_POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'self'"
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_POLICY,
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
+}
+
+
+def host_rule(settings: Settings) -> Callable[[str], bool]:
+    """Whether a host name (without port) is one of ours.
+
+    A server for the whole network also answers to any bare IP address: a rebinding site always comes under a name.
+    """
+    bound = settings.host.strip("[]").lower()
+    names = {"localhost", bound, *(name.strip().lower() for name in settings.allowed_hosts.split(",") if name.strip())}
+    everywhere = bound in EVERYWHERE
+    if everywhere:
+        own = socket.gethostname().lower()
+        names |= {own, f"{own.split('.')[0]}.local"}
+
+    def allowed(name: str) -> bool:
+        if name in names:
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return everywhere or address.is_loopback
+
+    return allowed
+
+
+def host_name(host: str) -> str:
+    """The name in a Host header, in lower case and without port and brackets; empty if the header is malformed.
+
+    Only ``name``, ``name:port``, ``[v6]`` and ``[v6]:port`` are accepted. A URL parser would also find a name in
+    ``user@name`` or ``name#other``, while other readers of the same header take it for a different host.
+    """
+    found = HOST.fullmatch(host)
+    return (found["v6"] or found["name"]).lower() if found else ""
+
+
+def same_origin(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower() != ""
+    except ValueError:
+        return False
+
+
+def foreign_page(headers: Headers, host: str) -> str:
+    """The page that sent a request, if it is not ours; empty if it is, or if no browser sent it.
+
+    Browsers say ``Origin`` with every write, all but old ones ``Sec-Fetch-Site``; ``Referer`` is the last resort. With
+    none of them it is a program, or a browser that keeps our cookie (SameSite) from other sites all the same.
+    """
+    origin, fetched, referer = (headers.get(name) for name in ("origin", "sec-fetch-site", "referer"))
+    if origin is not None:
+        return "" if same_origin(origin, host) else origin or "another site"
+    if fetched is not None:
+        return "" if fetched in ("same-origin", "none") else "another site"
+    return "" if referer is None or same_origin(referer, host) else referer
+
+
+def allowed_origins(settings: Settings) -> set[str]:
+    """Raises InvalidParams; ``*`` is not to be had."""
+    found = {each.strip().rstrip("/").lower() for each in settings.cors_origins.split(",") if each.strip()}
+    for origin in found:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.netloc or f"{parts.scheme}://{parts.netloc}" != origin:
+            raise InvalidParams("cors_origins", message("origins", got=echo(origin)))
+    return found
+
+
+class HostCheck:
+    """ASGI middleware: refuses foreign hosts (400) and foreign writes (403), and adds the security headers."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._allowed = host_rule(settings)
+        self._origins = allowed_origins(settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if not self._allowed(host_name(host)):
+            name = echo(host_name(host) or host)
+            text = message("host_name", name=name)
+            await refusal(400, "host_not_allowed", text)(scope, receive, send)
+            return
+        writes = scope["type"] == "websocket" or scope["method"] not in READS
+        if origin in self._origins:
+            # Another page that may call us, with a token of its own: never with the session of who looks at it.
+            scope = dict(scope) | {"headers": [each for each in scope["headers"] if each[0] != b"cookie"]}
+        elif writes and (foreign := foreign_page(headers, host)):
+            text = message("foreign_page", page=foreign)
+            await refusal(403, "origin_not_allowed", text)(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                told = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    told.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def refusal(status: int, code: str, problem: messages.Message) -> JSONResponse:
+    return JSONResponse(error_body(code, problem), status)

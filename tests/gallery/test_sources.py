@@ -1,0 +1,235 @@
+"""Source pictures: checked before they are decoded, kept without metadata by the hash of their content."""
+
+import io
+import struct
+import zlib
+from hashlib import sha256
+from typing import Any
+
+import pillow_heif
+import pytest
+from PIL import Image as PIL
+from PIL.PngImagePlugin import PngInfo
+
+from diffusion_local import image_decoding
+from diffusion_local.compose import Services, open_services
+from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.gallery.sources import Source, SourceOwners, Sources, plain
+from diffusion_local.settings import Settings
+from tests.support import claimed, enqueue, image_of
+
+
+@pytest.fixture
+def services(settings: Settings) -> Services:
+    return open_services(settings)
+
+
+@pytest.fixture
+def sources(services: Services) -> Sources:
+    return services.studio.sources
+
+
+def encoded(picture: PIL.Image | None = None, form: str = "PNG", **options: Any) -> bytes:
+    data = io.BytesIO()
+    (picture or PIL.linear_gradient("L").convert("RGB")).save(data, form, **options)
+    return data.getvalue()
+
+
+def test_a_source_is_kept_by_the_hash_of_its_file(sources: Sources) -> None:
+    source = sources.add(encoded())
+    assert (source.width, source.height) == (256, 256)
+    assert sha256(sources.file(source.id).read_bytes()).hexdigest() == source.id
+    assert sources.size(source.id) == (256, 256)
+
+
+def test_the_same_pixels_are_kept_once_and_without_metadata(sources: Sources) -> None:
+    info = PngInfo()
+    info.add_text("parameters", "a secret prompt")
+    first, second = sources.add(encoded(pnginfo=info)), sources.add(encoded(form="BMP"))
+    assert first == second
+    assert b"secret" not in sources.file(first.id).read_bytes()
+
+
+def test_a_photograph_is_turned_upright(sources: Sources) -> None:
+    exif = PIL.Exif()
+    exif[0x0112] = 6
+    source = sources.add(encoded(PIL.new("RGB", (40, 20)), "JPEG", exif=exif))
+    assert (source.width, source.height) == (20, 40)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kept"), [("1", "L"), ("L", "L"), ("P", "RGB"), ("RGBA", "RGBA"), ("I;16", "L"), ("LA", "RGBA")]
+)
+def test_a_picture_is_kept_as_grey_colour_or_with_its_transparency(sources: Sources, mode: str, kept: str) -> None:
+    source = sources.add(encoded(PIL.new(mode, (8, 8))))
+    with PIL.open(sources.file(source.id).local_path) as picture:
+        assert picture.mode == kept
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says it is large."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "must be a picture"),
+        (b"GIF89a", "must be a"),
+        (b"%PDF-1.4 hello", "must be a picture"),
+        (encoded()[:600], "damaged"),
+        (bomb(60_000, 60_000), "megapixels"),
+        (bomb(9_000, 9_000), "megapixels"),
+    ],
+)
+def test_what_is_no_sound_picture_is_refused(sources: Sources, settings: Settings, data: bytes, words: str) -> None:
+    with pytest.raises(InvalidParams, match=words) as refused:
+        sources.add(data, "mask")
+    assert refused.value.field == "mask"
+    assert not [path for path in settings.sources.rglob("*") if path.is_file()]
+
+
+def test_a_file_that_is_too_large_is_not_opened(settings: Settings, services: Services) -> None:
+    limited = Settings.load({}, home=settings.home, max_source_mb=1)
+    small = Sources(limited, SourceOwners(services.database), services.images, services.files)
+    with pytest.raises(InvalidParams, match="at most 1 MB"):
+        small.add(b"\0" * 1_000_001)
+
+
+@pytest.mark.parametrize("name", ["", "x", "../../app", "A" * 64, "0" * 64])
+def test_an_unknown_source_is_not_found(sources: Sources, name: str) -> None:
+    with pytest.raises(NotFound):
+        sources.file(name)
+
+
+def test_a_picture_of_the_gallery_becomes_a_source(services: Services) -> None:
+    enqueue(services.jobs)
+    job = claimed(services.jobs)
+    image = image_of(job)
+    services.files.save(image.key, PIL.new("RGB", (128, 128), "red"), {"parameters": "a red apple"})
+    services.jobs.finish(job.claim, image)
+    source = services.studio.sources.from_image(image.id)
+    assert source.width == 128
+    services.files.discard(image.key)
+    with pytest.raises(NotFound):
+        services.studio.sources.from_image(image.id)
+
+
+def test_a_job_with_a_source_is_accepted_and_one_without_is_not(services: Services) -> None:
+    source = services.studio.sources.add(encoded())
+    receipt = services.studio.submit("a boat", source=source.id, strength=0.4)
+    job = services.studio.job(receipt.job_ids[0])
+    assert (job.params.source, job.params.strength, job.params.width) == (source.id, 0.4, 256)
+    with pytest.raises(InvalidParams, match="source: names no picture"):
+        services.studio.submit("a boat", source="0" * 64)
+
+
+def wide_png(bits: int, colour: int, pixels: bytes, width: int, clear: bytes = b"") -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, 1, bits, colour, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"tRNS", clear) if clear else b"", chunk(b"IDAT", zlib.compress(pixels))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b"")
+
+
+def pixels(picture: PIL.Image) -> list[Any]:
+    return [picture.getpixel((place, 0)) for place in range(picture.width)]
+
+
+def test_sixteen_bits_are_scaled_and_not_cut_off() -> None:
+    data = wide_png(16, 0, b"\0" + struct.pack(">5H", 0, 983, 32768, 65278, 65535), 5)
+    with PIL.open(io.BytesIO(data)) as picture:
+        assert pixels(plain(picture)) == [0, 4, 128, 254, 255]
+
+
+def test_a_dark_mask_of_sixteen_bits_stays_dark(sources: Sources) -> None:
+    data = wide_png(16, 0, b"\0" + struct.pack(">2H", 983, 983), 2)
+    with sources.file(sources.add(data, "mask").id).open() as file, PIL.open(file) as kept:
+        assert pixels(kept) == [4, 4]
+
+
+def test_the_clear_grey_of_sixteen_bits_is_clear_and_no_other() -> None:
+    data = wide_png(16, 0, b"\0" + struct.pack(">3H", 983, 984, 65535), 3, struct.pack(">H", 983))
+    with PIL.open(io.BytesIO(data)) as picture:
+        assert [pixel[-1] for pixel in pixels(plain(picture))] == [0, 255, 255]
+
+
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+
+
+@pytest.mark.parametrize("mode", [*MODES, "I", "F", "I;16", "I;16L", "I;16B", "I;16N"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_mode_of_pillow_is_kept_upright(mode: str, orientation: int) -> None:
+    picture = PIL.new(mode, (3, 2))
+    picture.getexif()[0x0112] = orientation
+    kept = plain(picture)
+    assert kept.mode in ("L", "RGB", "RGBA")
+    assert kept.size == ((2, 3) if orientation > 4 else (3, 2))
+
+
+def test_numbers_with_a_fraction_are_scaled_by_their_range() -> None:
+    for brightest, seen in ((1.0, [0, 128, 255]), (255.0, [0, 128, 255]), (1000.0, [0, 128, 255])):
+        picture = PIL.new("F", (3, 1))
+        for place, share in enumerate((0.0, 0.5, 1.0)):
+            picture.putpixel((place, 0), share * brightest)
+        assert pixels(plain(picture)) == seen
+
+
+@pytest.mark.skipif("AVIF" not in image_decoding.FORMATS, reason="Pillow was built without AVIF")
+def test_avif_is_opened_within_the_budget(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    held_by(sources, monkeypatch, encoded(PIL.linear_gradient("L").convert("RGB"), "AVIF"))
+
+
+def test_the_heic_of_a_phone_is_opened_within_the_budget(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = PIL.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    pillow_heif.from_pillow(PIL.linear_gradient("L").convert("RGB").resize((64, 32))).save(file, exif=exif.tobytes())
+    source = held_by(sources, monkeypatch, file.getvalue())
+    assert (source.width, source.height) in ((64, 32), (32, 64))
+
+
+def held_by(sources: Sources, monkeypatch: pytest.MonkeyPatch, data: bytes) -> Source:
+    """The kept source; its decoder takes as much of the budget as one that holds the whole picture itself."""
+    taken: list[int] = []
+    monkeypatch.setattr(image_decoding.budget, "_take", lambda thread, size: taken.append(size) or held(thread, size))
+
+    def held(thread: int, size: int) -> None:
+        image_decoding.budget._holders[thread] = size
+
+    source = sources.add(data)
+    assert taken == [source.width * source.height * image_decoding.BYTES_PER_PIXEL * image_decoding.COPIES * 2]
+    return source
+
+
+def test_a_picture_of_heif_that_says_it_is_too_large_is_not_decoded(settings: Settings, services: Services) -> None:
+    limited = Settings.load({}, home=settings.home, max_source_megapixels=1)
+    file = io.BytesIO()
+    pillow_heif.from_pillow(PIL.new("RGB", (1200, 1000))).save(file)
+    sources = Sources(limited, SourceOwners(services.database), services.images, services.files)
+    with pytest.raises(InvalidParams, match="megapixels"):
+        sources.add(file.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("picture", "warned"),
+    [
+        (PIL.new("L", (128, 128), 0), True),
+        (PIL.new("L", (128, 128), 127), True),
+        (PIL.new("RGBA", (128, 128), (255, 255, 255, 0)), True),
+        (PIL.linear_gradient("L").resize((128, 128)), False),
+        (PIL.new("RGBA", (128, 128), "white"), False),
+    ],
+)
+def test_a_mask_without_white_is_warned_of(services: Services, picture: PIL.Image, warned: bool) -> None:
+    source, mask = (services.studio.sources.add(encoded(each)).id for each in (None, picture))
+    receipt = services.studio.submit("a boat", source=source, mask=mask, width=128, height=128)
+    assert any("has no white" in warning for warning in receipt.warnings) is warned
+    line = f"a boat --source {source} --mask {mask} --size 128x128"
+    assert any("has no white" in warning for warning in services.studio.lists.check(line).warnings) is warned

@@ -1,0 +1,110 @@
+"""What is said of a prompt before it is made: how much of it is read, and which words were never learned."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from diffusion_local.models.catalog import Catalog, Model
+from diffusion_local.models.prompt_limits import count_read, count_tokens, prompt_warnings
+from diffusion_local.settings import Settings
+from tests.models.test_catalog import model_folder
+from tests.support import params
+
+
+@pytest.fixture
+def catalog(settings: Settings) -> Catalog:
+    settings.make_folders()
+    return Catalog(settings.starter, settings.models)
+
+
+def test_a_prompt_past_the_encoders_limit_is_reported_with_both_numbers(catalog: Catalog) -> None:
+    model = catalog.default
+    limit, _ = count_tokens(model.folder / "tokenizer", "")
+    assert limit > 10
+    fits = catalog.complete("apple " * 5, {"seed": 1})
+    assert prompt_warnings(model, fits) == []
+    long = catalog.complete("apple " * 500, {"seed": 1, "negative": "pear " * 500})
+    warnings = prompt_warnings(model, long)
+    assert [warning.split(":")[0] for warning in warnings] == ["prompt", "negative"]
+    assert all(f"reads {limit} tokens" in warning and "parts." in warning for warning in warnings)
+
+
+def test_a_model_without_a_tokenizer_warns_of_nothing(catalog: Catalog, settings: Settings) -> None:
+    model_folder(settings, "mine", {"_class_name": "StableDiffusionPipeline"})
+    params = catalog.complete("apple " * 500, {"seed": 1, "model": "mine"})
+    assert prompt_warnings(catalog.get("mine"), params) == []
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "", "\0", '{"model": {"type": "BPE"}}'])
+def test_a_damaged_tokenizer_is_as_none(catalog: Catalog, settings: Settings, content: str) -> None:
+    """JSON that is no tokenizer raises a bare Exception in the tokenizers library."""
+    folder = model_folder(settings, "mine", {"_class_name": "StableDiffusionPipeline"}) / "tokenizer"
+    folder.mkdir()
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 77}')
+    (folder / "tokenizer.json").write_text(content)
+    params = catalog.complete("apple " * 500, {"seed": 1, "model": "mine"})
+    assert prompt_warnings(catalog.get("mine"), params) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "unknown"),
+    [
+        ("a café at 25°, naïve & “quoted” — №1", ""),
+        ("红苹果 on a 桌子, 红苹果", "红苹果, 桌子"),
+        ("красное яблоко", "красное, яблоко"),
+        ("a happy 👩‍🚀!", "👩‍🚀"),
+        ("سماء", "سماء"),
+    ],
+)
+def test_words_of_a_script_that_the_starter_never_saw_are_told(catalog: Catalog, prompt: str, unknown: str) -> None:
+    params = catalog.complete(prompt, {"seed": 1})
+    told = [f"prompt: Starter has learned English words only; it does not know {unknown}"] if unknown else []
+    assert prompt_warnings(catalog.default, params) == told
+
+
+def test_of_other_models_it_is_not_known_what_they_read(catalog: Catalog, settings: Settings) -> None:
+    model_folder(settings, "mine", {"_class_name": "StableDiffusionPipeline"})
+    params = catalog.complete("红苹果", {"seed": 1, "model": "mine"})
+    assert prompt_warnings(catalog.get("mine"), params) == []
+
+
+def another(starter: Model, folder: Path, family: str, part: str) -> Model:
+    """A model whose tokenizer of most tokens is in ``part``."""
+    (folder / part).mkdir(parents=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / part / name).write_bytes((starter.folder / "tokenizer" / name).read_bytes())
+    config = json.loads((folder / part / "tokenizer_config.json").read_text())
+    (folder / part / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": 512}))
+    return replace(starter, id="mine", family=family, architecture=family, folder=folder, scripts=())
+
+
+@pytest.mark.parametrize(
+    ("family", "part", "limit"),
+    [("flux", "tokenizer_2", 510), ("sd3", "tokenizer_3", 254), ("pixart", "tokenizer", 298)],
+)
+def test_the_others_read_what_their_longest_encoder_reads(
+    catalog: Catalog, tmp_path: Path, family: str, part: str, limit: int
+) -> None:
+    model = another(catalog.default, tmp_path / "mine", family, part)
+    assert count_read(model, "apple " * 100) == (limit, 100)
+    assert prompt_warnings(model, params(prompt="apple " * 100)) == []
+    told = f"prompt: the model reads {limit} tokens of text; this has 600, the end is ignored."
+    assert prompt_warnings(model, params(prompt="apple " * 600)) == [told]
+
+
+def test_weights_are_for_models_that_know_them(catalog: Catalog, tmp_path: Path) -> None:
+    weighted = params(prompt="an (apple:1.3) on a table (really)")
+    assert prompt_warnings(catalog.default, weighted) == []
+    model = another(catalog.default, tmp_path / "mine", "flux", "tokenizer_2")
+    assert prompt_warnings(model, weighted) == ["prompt: the model knows no weights; (apple:1.3) is read as it stands."]
+    assert prompt_warnings(model, params(prompt="a cat (at 5:30 pm), \\(a:1\\)")) == []
+
+
+def test_what_a_model_has_no_use_for_is_told(catalog: Catalog, tmp_path: Path) -> None:
+    given = params(negative="blurry", clip_skip=2)
+    assert prompt_warnings(catalog.default, given) == []
+    model = another(catalog.default, tmp_path / "mine", "flux", "tokenizer_2")
+    assert [told.split(":")[0] for told in prompt_warnings(model, given)] == ["negative", "clip_skip"]
+    assert prompt_warnings(model, params()) == []

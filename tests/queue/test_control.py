@@ -1,0 +1,192 @@
+"""A person's hand on the queue: pause, order, priority, clearing away; none of it changes a job's state."""
+
+from collections.abc import Callable
+
+import pytest
+
+from diffusion_local.compose import Services
+from diffusion_local.db.database import Database
+from diffusion_local.domain import Lane, State
+from diffusion_local.errors import Conflict, NotFound
+from diffusion_local.gallery.images import ImageStore
+from diffusion_local.queue.control import QueueControl
+from diffusion_local.queue.jobs import JobStore, Selection
+from diffusion_local.queue.views import QueueView
+from tests.support import FAILURE, claimed, enqueue, image_of, in_state, sql
+
+
+@pytest.fixture
+def control(database: Database) -> QueueControl:
+    return QueueControl(database)
+
+
+def line(database: Database) -> list[str]:
+    return [job.id for job in QueueView(database).snapshot(waiting=1000).waiting]
+
+
+def test_a_paused_batch_waits_and_the_others_run(store: JobStore, control: QueueControl) -> None:
+    held, free = enqueue(store, 2), enqueue(store, 1)
+    batch_id = store.get(held[0]).batch_id
+    control.pause(batch_id)
+    assert claimed(store).id == free[0]
+    assert store.claim_next("cpu0") is None
+    control.resume(batch_id)
+    assert [claimed(store).id, claimed(store).id] == held
+
+
+def test_a_job_given_back_into_a_paused_batch_waits_too(store: JobStore, control: QueueControl) -> None:
+    enqueue(store)
+    job = claimed(store)
+    control.pause(job.batch_id)
+    store.requeue(job.claim, "paused")
+    assert store.claim_next("cpu0") is None
+
+
+@pytest.mark.parametrize("of_batch", [True, False])
+def test_a_pause_lets_the_running_picture_finish_or_asks_for_it_back(
+    store: JobStore, control: QueueControl, of_batch: bool
+) -> None:
+    enqueue(store)
+    job = claimed(store)
+    batch_id = job.batch_id if of_batch else None
+    control.pause(batch_id)
+    assert not store.flags(job.claim).give_back
+    assert not store.report(job.claim, 1).give_back
+    control.pause(batch_id, give_back=True)
+    assert store.flags(job.claim).give_back
+    assert store.report(job.claim, 2).give_back
+    control.resume(batch_id)
+    assert not store.flags(job.claim).give_back
+
+
+def test_a_pause_of_an_unknown_batch_is_not_found(control: QueueControl) -> None:
+    with pytest.raises(NotFound, match="nobody"):
+        control.pause("nobody")
+
+
+def test_a_block_is_apart_from_a_persons_pause(control: QueueControl, store: JobStore) -> None:
+    enqueue(store)
+    control.pause()
+    control.block("the disk is full")
+    assert control.blocked() == "the disk is full"
+    control.block("")
+    assert store.claim_next("cpu0") is None  # the disk is fine again; the person's pause stands
+    control.resume()
+    assert store.claim_next("cpu0") is not None
+
+
+def test_priority_reaches_waiting_jobs_only(store: JobStore, control: QueueControl) -> None:
+    first, second, third = enqueue(store, 3)
+    claimed(store)
+    assert control.set_priority(Selection((first, third)), 5) == [third]
+    assert [claimed(store).id, claimed(store).id] == [third, second]
+
+
+def test_move_to_top_keeps_the_chosen_in_their_order(
+    store: JobStore, control: QueueControl, database: Database
+) -> None:
+    first, second, third, fourth = enqueue(store, 4)
+    [urgent] = enqueue(store, 1, priority=9)
+    assert control.move_to_top(Selection((fourth, third))) == [third, fourth]
+    assert line(database) == [third, fourth, urgent, first, second]
+
+
+def test_up_and_down_swap_with_the_neighbour_in_line(
+    store: JobStore, control: QueueControl, database: Database
+) -> None:
+    [urgent] = enqueue(store, 1, priority=9)
+    first, second = enqueue(store, 2)
+    [listed] = enqueue(store, 1, Lane.BATCH)
+    control.move(second, up=True)
+    assert line(database) == [urgent, second, first, listed]
+    control.move(second, up=True)
+    assert line(database) == [second, urgent, first, listed]
+    control.move(second, up=True)  # the top
+    control.move(first, up=False)  # the end of its lane
+    assert line(database) == [second, urgent, first, listed]
+    control.move(second, up=False)
+    assert line(database) == [urgent, second, first, listed]
+
+
+def test_what_does_not_wait_is_not_moved(store: JobStore, control: QueueControl) -> None:
+    job = in_state(store, State.DONE)
+    with pytest.raises(Conflict, match="done"):
+        control.move(job.id, up=True)
+    with pytest.raises(NotFound):
+        control.move("nobody", up=True)
+    assert control.move_to_top(Selection((job.id, "nobody"))) == []
+
+
+@pytest.mark.parametrize("verb", ["top", "up", "down"])
+def test_reordering_costs_the_same_in_a_long_queue(
+    database: Database, store: JobStore, control: QueueControl, verb: str
+) -> None:
+    middle = enqueue(store, 20)[10]
+    verbs: dict[str, Callable[[], object]] = {
+        "top": lambda: control.move_to_top(Selection((middle,))),
+        "up": lambda: control.move(middle, up=True),
+        "down": lambda: control.move(middle, up=False),
+    }
+    few = instructions(database, verbs[verb])
+    enqueue(store, 4000)
+    assert instructions(database, verbs[verb]) < 4 * few
+
+
+def instructions(database: Database, work: Callable[[], object]) -> int:
+    """SQLite's own instructions that ``work`` takes."""
+    count = 0
+
+    def tick() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    with database.plain() as connection:
+        pass  # it stays this thread's
+    connection.set_progress_handler(tick, 1)
+    try:
+        work()
+    finally:
+        connection.set_progress_handler(None, 0)
+    return count
+
+
+def test_clearing_away_takes_what_has_ended_and_leaves_pictures(
+    store: JobStore, control: QueueControl, database: Database
+) -> None:
+    done, failed = in_state(store, State.DONE), in_state(store, State.FAILED)
+    [waiting] = enqueue(store)
+    assert sorted(control.delete_ended(Selection(everything=True))) == sorted([done.id, failed.id])
+    assert line(database) == [waiting]
+    assert ImageStore(database).get(done.id).job_id == done.id
+    with sql(database.path) as db:
+        assert {row["job_id"] for row in db.execute("SELECT job_id FROM job_events")} == {waiting}
+        assert db.execute("SELECT count(*) FROM batches").fetchone()[0] == 1
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+def test_no_verb_of_a_hand_changes_a_state(store: JobStore, control: QueueControl, database: Database) -> None:
+    ids = [in_state(store, state).id for state in (State.DONE, State.FAILED, State.CANCELLED, State.RUNNING)]
+    ids += enqueue(store, 2)
+    before = [store.get(job_id).state for job_id in ids]
+    control.pause()
+    control.block("full")
+    control.set_priority(Selection(everything=True), 3)
+    control.move_to_top(Selection(everything=True))
+    control.move(ids[-1], up=True)
+    assert [store.get(job_id).state for job_id in ids] == before
+    assert FAILURE.kind in {(store.get(job_id).failure or FAILURE).kind for job_id in ids}
+    assert control.ids(Selection(everything=True), State.QUEUED) == ids[-2:]
+    assert image_of(store.get(ids[0])).job_id == ids[0]
+
+
+def test_all_failed_asked_for_twice_are_made_again_once(services: Services) -> None:
+    first = services.studio.submit("a red apple").job_ids[0]
+    job = services.jobs.claim_next("cpu0")
+    assert job is not None
+    services.jobs.fail(job.claim, FAILURE)
+    again = services.studio.again(failed=True)
+    assert services.studio.job(again.job_ids[0]).from_job == first
+    with pytest.raises(Conflict, match="No failed job is left"):
+        services.studio.again(failed=True)
+    assert len(services.studio.again([first]).job_ids) == 1  # named, it is what the person wants

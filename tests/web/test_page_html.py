@@ -1,0 +1,81 @@
+"""The HTML around the page, in the language of whoever asks."""
+
+import pytest
+from fastapi.testclient import TestClient
+
+from diffusion_local.web import page_html
+from diffusion_local.web.ui import words
+from tests.web.conftest import client_of, services_of
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
+    """One application for all of them: they only read."""
+    return client_of(services_of(tmp_path_factory))
+
+
+@pytest.mark.parametrize(
+    ("headers", "tag"),
+    [
+        ({}, "en"),
+        ({"accept-language": "zh-CN"}, "zh-CN"),
+        ({"accept-language": "zh-CN", "cookie": "language=en"}, "en"),
+        ({"cookie": "a=b; language=zh"}, "zh-CN"),
+        ({"cookie": "language=<script>"}, "en"),
+        ({"cookie": '";;=\x7f; language'}, "en"),
+    ],
+)
+def test_the_page_comes_in_the_language_of_the_browser_or_the_chosen_one(
+    client: TestClient, headers: dict[str, str], tag: str
+) -> None:
+    answer = client.get("/", headers=headers | {"accept-encoding": "br, gzip"})
+    assert answer.headers["content-language"] == tag
+    assert f'lang="{tag}"' in answer.text
+    assert f'["language", "{tag}"]' in answer.text
+    assert "Cookie" in answer.headers["vary"]
+    assert answer.text.count("window.diffusionLocalWords = ") == 1
+
+
+def test_the_page_names_nobody_elses_addresses_in_its_head(client: TestClient) -> None:
+    head = client.get("/").text.split("<script>window.gradio_config")[0].split("</style>")[0]
+    assert "githubusercontent" not in head
+    assert "@Gradio" not in head
+
+
+def test_what_is_drawn_speaks_the_language_of_the_request(client: TestClient) -> None:
+    body = {"seen": "", "tab": "create", "asked": []}
+    for language, phrase in (("zh", "创作"), ("en", "Your pictures")):
+        answer = client.post("/look", json=body, headers={"accept-language": language})
+        with words.speaking(language):
+            assert words.say("create.invite") in answer.json()["parts"]["create"], phrase
+
+
+def test_the_page_is_packed_for_who_can_unpack_it(client: TestClient) -> None:
+    sizes = {}
+    for coding in ("gzip", "identity"):
+        with client.stream("GET", "/", headers={"accept-encoding": coding}) as answer:
+            sizes[coding] = len(b"".join(answer.iter_raw()))
+            assert answer.headers.get("content-encoding", "identity") == coding
+            assert int(answer.headers["content-length"]) == sizes[coding]
+            assert "Accept-Encoding" in answer.headers["vary"]
+    assert sizes["gzip"] < 120_000 < sizes["identity"] / 4
+
+
+def test_labels_of_components_are_there_in_both(client: TestClient) -> None:
+    config = client.get("/config").json()
+    assert config["i18n_translations"]["zh-CN"]["page.create"] == "创作"
+    assert config["i18n_translations"]["en"]["page.create"] == "Create"
+
+
+def test_words_for_the_scripts_cannot_end_their_element() -> None:
+    assert "<" not in page_html.script({"a": "</script><b>"})
+
+
+def test_the_page_can_be_installed(client: TestClient) -> None:
+    assert 'rel="manifest" href="/assets/icons/app.webmanifest"' in client.get("/").text
+    answer = client.get("/assets/icons/app.webmanifest")
+    assert answer.headers["content-type"].startswith("application/manifest+json")
+    assert answer.json()["display"] == "standalone"
+    for icon in answer.json()["icons"]:
+        found = client.get(f"/assets/icons/{icon['src']}")
+        assert found.headers["content-type"] == icon["type"]
