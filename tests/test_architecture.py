@@ -12,27 +12,25 @@ import pytest
 from tests.support import PACKAGE, run_python
 
 #: From the bottom up. A module imports from lower rows and from its own unit; units of one row do not know each other.
+#: A package is a unit. Its use cases (``service``) stand higher than its data, and some of its modules lower.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "messages", "modes"),
+    ("__init__", "messages"),
     ("errors",),
-    ("grammar",),
-    ("options", "home", "faults"),
-    ("families",),
-    ("settings", "actor", "turns", "when", "decoding"),
-    ("operations",),
-    ("domain", "authority"),
-    ("db",),
-    ("models", "recipe"),
-    ("catalog", "doorbell", "estimates", "image_formats", "timing"),
-    ("contact_sheet", "gpus", "logs", "styles", "network", "manual", "blemishes"),
-    ("tls", "engine", "store", "queue", "prompts", "exposure", "permissions"),
-    ("questions", "lists", "pictures", "reports", "hub", "library", "accounts", "doctor"),
-    ("telling", "batches", "orders"),
-    ("preferences", "health"),
-    ("studio",),
-    ("compose", "shapes"),
-    ("answers", "dispatch"),
-    ("remote", "worker", "web", "chores", "post", "care", "loading", "watchdog"),
+    ("actor", "disk", "grammar", "image_decoding"),
+    ("options", "paths"),
+    ("domain", "families", "operations", "settings"),
+    ("authority", "gallery.foreign_recipes", "gallery.quality", "manual", "models", "queue.estimates", "system"),
+    ("db", "engine", "gallery.recipes", "styles"),
+    ("accounts", "engine.planning", "gallery.formats", "hub"),
+    ("gallery",),
+    ("accounts.service", "gallery.service", "queue", "reports"),
+    ("health", "lists", "models.service", "reports.service"),
+    ("batches", "health.service", "lists.grid_service", "lists.service", "notify", "queue.service"),
+    ("batches.service", "notify.service", "preferences", "serializers", "stores"),
+    ("operations.answers", "studio"),
+    ("compose", "remote"),
+    ("dispatch", "web"),
+    ("worker",),
     ("supervisor",),
     ("cli",),
     ("__main__",),
@@ -41,13 +39,13 @@ RANKS = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 
 #: Library -> the only places that may import it, as path prefixes below the package.
 HOMES = {
-    "huey": ("doorbell.py", "queue.py"),
-    "redis": ("doorbell.py",),
+    "huey": ("queue/huey_backends.py", "queue/doorbell.py"),
+    "redis": ("queue/huey_backends.py",),
     "gradio": ("web/",),
     "fastapi": ("web/",),
     "starlette": ("web/",),
     "uvicorn": ("web/",),
-    "httpx": ("remote/", "telling/", "hub/"),
+    "httpx": ("remote/", "notify/", "hub/"),
     "pydantic": ("web/api/",),
     "prometheus_client": ("web/",),
     "segno": ("web/lan.py",),
@@ -65,23 +63,23 @@ HOMES = {
     "torchvision": ("engine/",),
     "triton": ("engine/fused/kernels.py",),
     "numpy": ("engine/",),
-    "psutil": ("engine/", "health.py"),
+    "psutil": ("engine/", "health/service.py"),
     "sqlite_utils": ("db/",),
-    "sqlite3": ("db/", "doorbell.py"),  # the last one only to name its errors
-    "pillow_heif": ("decoding.py",),
-    "sd_parsers": ("store/",),
-    "pynvml": ("gpus.py",),
-    "standardwebhooks": ("telling/",),
-    "argon2": ("accounts.py",),
-    "cryptography": ("tls.py",),
-    "ifaddr": ("network.py",),
-    "zeroconf": ("network.py",),
+    "sqlite3": ("db/", "queue/huey_backends.py"),  # the last one only to name its errors
+    "pillow_heif": ("image_decoding.py",),
+    "sd_parsers": ("gallery/foreign_recipes.py",),
+    "pynvml": ("system/gpus.py",),
+    "standardwebhooks": ("notify/",),
+    "argon2": ("accounts/service.py",),
+    "cryptography": ("system/tls.py",),
+    "ifaddr": ("system/network.py",),
+    "zeroconf": ("system/network.py",),
     "platformdirs": ("settings.py",),
     "tomllib": ("messages/", "settings.py", "web/ui/words.py"),
     "tomlkit": ("preferences.py",),
     "yaml": ("models/program_roots.py",),
     "charset_normalizer": ("lists/",),
-    "stream_zip": ("pictures.py",),
+    "stream_zip": ("gallery/service.py",),
     "typer": ("cli/",),
     "ulid": ("domain.py",),
 }
@@ -99,7 +97,14 @@ def place(path: Path) -> str:
 
 
 def unit(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return unit_of(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
+
+
+def unit_of(name: str) -> str:
+    """The longest prefix of a module's dotted name (below the package) that LAYERS lists, or else its first part."""
+    parts = name.split(".")
+    prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((prefix for prefix in prefixes if prefix in RANKS), parts[0])
 
 
 @functools.cache
@@ -131,8 +136,7 @@ def ours(path: Path) -> set[str]:
     for name in imported(path):
         first, _, rest = name.partition(".")
         if first == "diffusion_local":
-            top = rest.split(".")[0]
-            units.add("__init__" if top.startswith("__") or not top else top)
+            units.add("__init__" if rest.startswith("__") or not rest else unit_of(rest))
     return units
 
 
@@ -206,9 +210,15 @@ def statements(path: Path) -> list[str]:
     ]
 
 
+#: Modules with tables of their own.
+STORES = (
+    "accounts/", "gallery/", "hub/downloads.py", "notify/deliveries.py", "notify/outbox.py", "queue/", "reports/store.py",
+)  # fmt: skip
+
+
 def test_sql_is_only_in_the_stores_and_the_database() -> None:
     found = {place(path): statements(path) for path in MODULES}
-    homes = ("store/", "db/")
+    homes = (*STORES, "db/")
     assert all(any(place.startswith(home) for place, texts in found.items() if texts) for home in homes)
     assert {place: texts for place, texts in found.items() if texts and not place.startswith(homes)} == {}
 
@@ -232,7 +242,7 @@ def test_what_only_sqlite_understands_is_in_the_database_package() -> None:
     found = {
         place(path): dialect
         for path in MODULES
-        if place(path).startswith("store/")
+        if place(path).startswith(STORES)
         and (
             dialect := [
                 text
@@ -320,13 +330,13 @@ def test_folders_of_pictures_are_known_to_their_backend_only() -> None:
         and node.attr in PICTURE_FOLDERS
         and ast.unparse(node.value).endswith("settings")
     }
-    assert users == {"gallery/local_blobs.py", "doctor.py"}
+    assert users == {"gallery/local_blobs.py", "health/doctor.py"}
 
 
 #: What a worker may import of ours: it meets the studio by its dispatch only, so that it may run on another machine.
 WORKERS_OWN = {
-    "actor", "blemishes", "catalog", "decoding", "dispatch", "domain", "engine", "errors", "estimates", "faults",
-    "image_formats", "logs", "messages", "models", "modes", "recipe", "settings", "worker",
+    "actor", "disk", "dispatch", "domain", "engine", "errors", "gallery.formats", "gallery.quality", "gallery.recipes",
+    "image_decoding", "messages", "models", "queue.estimates", "settings", "system", "worker",
 }  # fmt: skip
 
 
@@ -342,7 +352,7 @@ def test_a_worker_asks_the_studio_by_its_dispatch_only() -> None:
 def test_the_dispatch_itself_knows_no_store() -> None:
     """What is declared for all workers; ``dispatch.local`` is one way of it."""
     [protocol] = [path for path in MODULES if place(path) == "dispatch/__init__.py"]
-    assert ours(protocol) == {"domain", "estimates", "image_formats"}
+    assert ours(protocol) == {"domain", "gallery.formats", "queue.estimates"}
 
 
 def test_the_environment_is_read_in_settings_only() -> None:
