@@ -84,7 +84,7 @@ class Batch:
     finish_by: str | None = None  # for a warning only: nothing is dropped that comes late
     webhook: str = ""
     grid: str = ""  # its axes as JSON, where it is a grid
-    prediction: str = ""  # as JSON how its webhook is told, where that is as Replicate does; see telling.predictions
+    prediction: str = ""  # as JSON how its webhook is told, where that is as Replicate does; see notify.predictions
 
 
 @dataclass(frozen=True, slots=True)

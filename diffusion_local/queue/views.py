@@ -85,7 +85,7 @@ ORDER = "ORDER BY lane, priority DESC, position"
 RUNNING = f"SELECT * FROM {by_index('jobs', 'jobs_running')} WHERE state = 'running'"
 STALL_STEPS = 20
 FEW = 3  # jobs whose places are cheaper to look up one by one
-#: What stands before a job in line, as positions go; between owners and models it is turns that decide (store.line).
+#: What stands before a job in line, as positions go; between owners and models it is turns that decide (queue.order).
 BEFORE = "(lane < :lane OR lane = :lane AND (priority > :priority OR priority = :priority AND position < :position))"
 VISIBLE = f"({SEES_ALL} OR EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_id AND {seen('jobs')}))"
 

@@ -320,7 +320,8 @@ def test_a_scan_imports_nothing_heavy(services: Services, tmp_path: Path) -> Non
     write_header(services.settings.models / "mine.safetensors", files.SD1)
     told = run_python(
         "import sys; from pathlib import Path; from diffusion_local.models.index import ModelIndex;"
-        f"from diffusion_local.models.directories import ModelDirectories; s = Shelf(ModelDirectories(Path({str(services.settings.models)!r})));"
+        "from diffusion_local.models.directories import ModelDirectories;"
+        f"s = ModelIndex(ModelDirectories(Path({str(services.settings.models)!r})));"
         "assert len(s.entries()) == 1; print([n for n in ('torch', 'numpy', 'diffusers') if n in sys.modules])"
     )
     assert told.strip() == "[]"
