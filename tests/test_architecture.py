@@ -212,7 +212,8 @@ def statements(path: Path) -> list[str]:
 
 #: Modules with tables of their own.
 STORES = (
-    "accounts/", "gallery/", "hub/downloads.py", "notify/deliveries.py", "notify/outbox.py", "queue/", "reports/store.py",
+    "accounts/", "gallery/", "hub/downloads.py", "notify/deliveries.py", "notify/outbox.py", "queue/",
+    "reports/store.py",
 )  # fmt: skip
 
 
