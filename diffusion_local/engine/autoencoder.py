@@ -1,6 +1,7 @@
 """Between pictures and latents.
 
-Pixels are float in [-1, 1], N x 3 x H x W; latents are N x C x h x w, scaled as the denoiser sees them.
+Pixels are float in [-1, 1], N x 3 x H x W; latents are N x C x h x w, scaled as the denoiser sees them. A VAE made for
+video, which some models of pictures have, is given one frame.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,11 @@ from diffusion_local.messages import message
 
 def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     """The mode of the posterior, scaled."""
-    encoded = vae.encode(pixels.to(vae.dtype))
+    pixels = pixels.to(vae.dtype)
+    encoded = vae.encode(pixels[:, :, None] if of_video(vae) else pixels)
     latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
+    if of_video(vae):
+        latents = latents[:, :, 0]
     mean, std = _statistics(vae, latents)
     return (latents - mean) / std * _scale(vae)
 
@@ -83,7 +87,7 @@ def decode_later(
     """
     mean, std = _statistics(vae, latents)
     unscaled = latents / _scale(vae) * std + mean
-    run = decoder or (lambda latents: vae.decode(latents.to(vae.dtype), return_dict=False)[0])
+    run = decoder or (lambda latents: decoded(vae, latents))
     pixels = run(unscaled)[0]
     shown = _eight_bits(pixels).permute(1, 2, 0).contiguous()
     sound = torch.stack([torch.isfinite(latents).all(), torch.isfinite(pixels).all(), shown.any()])
@@ -104,9 +108,24 @@ def decode_later(
     return finished
 
 
+def of_video(vae: Any) -> bool:
+    """Whether the VAE wants an axis for time behind that of the channels."""
+    return hasattr(vae.config, "temperal_downsample")  # as diffusers spells it
+
+
+def decoded(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Pixels of unscaled latents."""
+    latents = latents.to(vae.dtype)
+    if of_video(vae):
+        frame: torch.Tensor = vae.decode(latents[:, :, None], return_dict=False)[0][:, :, 0]
+        return frame
+    pixels: torch.Tensor = vae.decode(latents, return_dict=False)[0]
+    return pixels
+
+
 def _decode(vae: Any, latents: torch.Tensor) -> torch.Tensor | None:
     """3 x H x W, 8 bits a channel; None where the VAE gave no numbers."""
-    return _checked(vae.decode(latents.to(vae.dtype), return_dict=False)[0][0])
+    return _checked(decoded(vae, latents)[0])
 
 
 def _checked(pixels: torch.Tensor) -> torch.Tensor | None:

@@ -60,7 +60,7 @@ ANGULAR: dict[str, tuple[str, dict[str, Any]]] = {"SCM": ("SCMScheduler", {})}
 
 def scheduler(name: str, base_config: Mapping[str, Any], schedule: str = "") -> Any:
     """A fresh diffusers scheduler for a sampler of ``options.samplers.SAMPLERS``, with the model's noise schedule."""
-    flows = base_config.get("_class_name") == "FlowMatchEulerDiscreteScheduler" or base_config.get("use_flow_sigmas")
+    flows = str(base_config.get("_class_name")).startswith("FlowMatch") or base_config.get("use_flow_sigmas")
     angular = base_config.get("_class_name") == "SCMScheduler"
     class_name, overrides = (FLOW if flows else ANGULAR if angular else TABLE)[name]
     config = dict(base_config)
@@ -68,7 +68,34 @@ def scheduler(name: str, base_config: Mapping[str, Any], schedule: str = "") -> 
         # what one kind of scheduler calls the shift the other calls the flow's
         shift = base_config.get("shift", base_config.get("flow_shift", 1.0))
         config |= {"flow_shift": shift, "shift": shift, "prediction_type": "flow_prediction"}
-    return getattr(diffusers, class_name).from_config(config, **overrides | SPACINGS.get(schedule, {}))
+    made = getattr(diffusers, class_name).from_config(config, **overrides | SPACINGS.get(schedule, {}))
+    if flows and class_name != FLOW["Euler"][0]:
+        space_itself(made)
+    return made
+
+
+def space_itself(scheduler: Any) -> None:
+    """Let a scheduler choose its own noise levels where a pipeline asks for the usual ones of flow matching.
+
+    Pipelines hand the levels of ``FlowMatchEulerDiscreteScheduler`` to whatever scheduler they have, which others
+    refuse; these space and shift levels themselves, to nearly the same.
+    """
+    set_timesteps = scheduler.set_timesteps
+    dynamic = scheduler.config.get("use_dynamic_shifting")
+
+    def own_timesteps(
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        sigmas: Any = None,
+        timesteps: Any = None,
+        mu: Any = None,
+    ) -> None:
+        given = next((each for each in (sigmas, timesteps) if each is not None), None)
+        set_timesteps(
+            len(given) if given is not None else num_inference_steps, device=device, mu=mu if dynamic else None
+        )
+
+    scheduler.set_timesteps = own_timesteps
 
 
 def watch(scheduler: Any) -> Callable[[], torch.Tensor | None]:

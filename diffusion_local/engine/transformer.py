@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from diffusion_local.domain import Params
-from diffusion_local.engine.family import Conditioning, Parts, sized_and_guided
+from diffusion_local.engine.family import Change, Conditioning, Parts, sized_and_guided
 
 
 def loads(pipeline: Any) -> Any:
     def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
-        left_out = {name: None for name, spec in index_of(folder).items() if isinstance(spec, list) and spec[0] is None}
+        left_out = {name: None for name, spec in index_of(folder).items() if spec == [None, None]}
         return pipeline.from_pretrained(
             folder, **left_out | parts, dtype=dtype, local_files_only=True, use_safetensors=True
         )
@@ -40,6 +40,34 @@ def never_guided(pipe: Any, guidance: float) -> bool:
 def shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
     scale = pipe.vae_scale_factor
     return (1, pipe.transformer.config.in_channels, height // scale, width // scale)
+
+
+def packed_shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
+    """Of latents that the pipeline packs: it counts the channels of a patch of two by two."""
+    scale = pipe.vae_scale_factor
+    return (1, pipe.transformer.config.in_channels // 4, height // scale, width // scale)
+
+
+def pack(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
+    """1 x C x h x w to 1 x (h/2 * w/2) x 4C: a row for each patch of two by two latents."""
+    batch, channels, height, width = latents.shape
+    patches = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(batch, (height // 2) * (width // 2), channels * 4)
+
+
+def unpack(pipe: Any, width: int, height: int) -> Change:
+    """The inverse of ``pack`` for a picture of this size in pixels."""
+    _, channels, rows, columns = packed_shape(pipe, width, height)
+
+    def spread(latents: torch.Tensor) -> torch.Tensor:
+        patches = latents.view(-1, rows // 2, columns // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
+        return patches.reshape(-1, channels, rows, columns)
+
+    return spread
+
+
+#: The fields of an ``EngineFamily`` whose pipeline takes, denoises and returns packed latents.
+PACKED: dict[str, Any] = {"shape": packed_shape, "start": pack, "pack": pack, "unpack": unpack, "end": unpack}
 
 
 def masked_embeds(pipe: Any, prompt: str, negative: str | None, **options: Any) -> Conditioning:

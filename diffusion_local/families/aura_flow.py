@@ -1,8 +1,9 @@
-"""AuraFlow, which is recognised and not run."""
+"""AuraFlow."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
 from diffusion_local.families.sign import LoraSign, Sign
-from diffusion_local.messages import message
+from diffusion_local.options.limits import Defaults, Limits
+from diffusion_local.options.samplers import FLOW
 
 FAMILY = Family(
     id="aura_flow",
@@ -26,5 +27,9 @@ FAMILY = Family(
             lora_words=("auraflow", "aura-flow", "aura_flow"),
         ),
     },
-    problem=message("file_not_yet", title="AuraFlow"),
+    limits=Limits(multiple=16),
+    defaults=Defaults(width=1024, height=1024, steps=50, guidance=3.5, sampler="Euler"),
+    sampling=FLOW,
+    tokens=256,
+    lora_layouts=("diffusers",),
 )

@@ -1,8 +1,10 @@
-"""Chroma, which is recognised and not run."""
+"""Chroma. Its Radiance, which works on pixels, is recognised and not run."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
 from diffusion_local.families.sign import LoraSign, Sign
 from diffusion_local.messages import message
+from diffusion_local.options.limits import Defaults, Limits
+from diffusion_local.options.samplers import FLOW
 
 FAMILY = Family(
     id="chroma",
@@ -26,7 +28,7 @@ FAMILY = Family(
         ),
         "chroma_radiance": Architecture(
             title="Chroma Radiance",
-            problem=message("file_chroma", title="Chroma Radiance"),
+            problem=message("file_not_yet_other", title="Chroma Radiance", other="Chroma"),
             signs=(
                 Sign(
                     has=(
@@ -41,5 +43,9 @@ FAMILY = Family(
             ),
         ),
     },
-    problem=message("file_chroma", title="Chroma"),
+    limits=Limits(multiple=16),
+    defaults=Defaults(width=1024, height=1024, steps=35, guidance=5.0, sampler="Euler"),
+    sampling=FLOW,
+    tokens=512,
+    lora_layouts=("kohya", "diffusers"),
 )

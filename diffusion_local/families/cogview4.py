@@ -1,8 +1,10 @@
-"""CogView3 Plus and CogView4, which are recognised and not run."""
+"""CogView4. CogView3 Plus is recognised and not run."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
 from diffusion_local.families.sign import LoraSign, Sign
 from diffusion_local.messages import message
+from diffusion_local.options.limits import Defaults, Limits
+from diffusion_local.options.samplers import FLOW_BY_EULER
 
 FAMILY = Family(
     id="cogview4",
@@ -28,6 +30,14 @@ FAMILY = Family(
             ),
             lora_words=("cogview4",),
         ),
+        "cogview3_plus": Architecture(
+            title="CogView3 Plus", problem=message("file_not_yet_other", title="CogView3 Plus", other="CogView4")
+        ),
     },
-    problem=message("file_not_yet", title="CogView4"),
+    variants={"CogView3PlusPipeline": "cogview3_plus"},
+    limits=Limits(multiple=16),
+    defaults=Defaults(width=1024, height=1024, steps=50, guidance=5.0, sampler="Euler"),
+    sampling=FLOW_BY_EULER,
+    tokens=1024,
+    lora_layouts=("diffusers",),
 )

@@ -1,8 +1,9 @@
-"""ERNIE-Image, which is recognised and not run."""
+"""ERNIE-Image."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
 from diffusion_local.families.sign import LoraSign, Sign
-from diffusion_local.messages import message
+from diffusion_local.options.limits import Defaults, Limits
+from diffusion_local.options.samplers import FLOW
 
 FAMILY = Family(
     id="ernie_image",
@@ -17,5 +18,8 @@ FAMILY = Family(
             lora_words=("ernie-image", "ernie_image"),
         ),
     },
-    problem=message("file_not_yet", title="ERNIE-Image"),
+    limits=Limits(multiple=16),
+    defaults=Defaults(width=1024, height=1024, steps=50, guidance=4.0, sampler="Euler"),
+    sampling=FLOW,
+    lora_layouts=("diffusers", "comfy", "peft"),
 )

@@ -1,8 +1,9 @@
-"""FLUX.2 dev, which is recognised and not run."""
+"""FLUX.2 dev."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
 from diffusion_local.families.flux2 import loras, signs
-from diffusion_local.messages import message
+from diffusion_local.options.limits import Defaults, Limits
+from diffusion_local.options.samplers import FLOW
 
 #: Width of the text that it reads.
 WIDTH = 15360
@@ -20,5 +21,10 @@ FAMILY = Family(
             lora_words=("flux2-dev", "flux2_dev", "flux-2-dev"),
         )
     },
-    problem=message("file_flux2_dev", title="FLUX.2 dev"),
+    limits=Limits(multiple=16),
+    defaults=Defaults(width=1024, height=1024, steps=50, guidance=4.0, sampler="Euler"),
+    sampling=FLOW,
+    tokens=512,
+    negative=False,  # guidance is distilled into it
+    lora_layouts=("diffusers", "comfy", "kohya"),
 )

@@ -1,8 +1,9 @@
-"""HiDream I1 (Full, Dev, Fast), which is recognised and not run."""
+"""HiDream I1 (Full, Dev, Fast)."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
 from diffusion_local.families.sign import LoraSign, Sign
-from diffusion_local.messages import message
+from diffusion_local.options.limits import Defaults, Limits
+from diffusion_local.options.samplers import FLOW
 
 FAMILY = Family(
     id="hidream",
@@ -20,5 +21,10 @@ FAMILY = Family(
             lora_words=("hidream",),
         ),
     },
-    problem=message("file_not_yet", title="HiDream"),
+    limits=Limits(multiple=16, max_pixels=1024 * 1024),
+    defaults=Defaults(width=1024, height=1024, steps=50, guidance=5.0, sampler="Euler"),
+    sampling=FLOW,
+    tokenizer="tokenizer_4",
+    tokens=128,
+    lora_layouts=("diffusers", "comfy"),
 )

@@ -1,8 +1,8 @@
-"""Hunyuan-DiT, which is recognised and not run."""
+"""Hunyuan-DiT."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
 from diffusion_local.families.sign import Sign
-from diffusion_local.messages import message
+from diffusion_local.options.limits import Defaults, Limits
 
 FAMILY = Family(
     id="hunyuan_dit",
@@ -19,5 +19,9 @@ FAMILY = Family(
             lora_words=("hunyuan-dit", "hydit"),
         ),
     },
-    problem=message("file_not_yet", title="Hunyuan-DiT"),
+    limits=Limits(multiple=16),
+    defaults=Defaults(width=1024, height=1024, steps=50, guidance=5.0, sampler="DPM++ 2M"),
+    tokenizer="tokenizer_2",
+    tokens=256,
+    loras=False,
 )

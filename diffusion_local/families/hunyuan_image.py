@@ -1,8 +1,9 @@
-"""HunyuanImage 2.1, which is recognised and not run."""
+"""HunyuanImage 2.1, base and distilled. Its refiner is not used."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
 from diffusion_local.families.sign import LoraSign, Sign
-from diffusion_local.messages import message
+from diffusion_local.options.limits import Defaults, Limits
+from diffusion_local.options.samplers import FLOW
 
 FAMILY = Family(
     id="hunyuan_image",
@@ -32,5 +33,9 @@ FAMILY = Family(
             lora_words=("hunyuan-image", "hunyuan_image"),
         ),
     },
-    problem=message("file_not_yet", title="HunyuanImage 2.1"),
+    limits=Limits(multiple=32),
+    defaults=Defaults(width=2048, height=2048, steps=50, guidance=3.5, sampler="Euler"),
+    sampling=FLOW,
+    tokens=1000,
+    loras=False,
 )

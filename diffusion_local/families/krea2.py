@@ -1,8 +1,9 @@
-"""Krea 2, which is recognised and not run."""
+"""Krea 2, base and distilled."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
 from diffusion_local.families.sign import LoraSign, Sign
-from diffusion_local.messages import message
+from diffusion_local.options.limits import Defaults, Limits
+from diffusion_local.options.samplers import FLOW
 
 FAMILY = Family(
     id="krea2",
@@ -26,5 +27,9 @@ FAMILY = Family(
             lora_words=("krea2", "krea-2", "krea_2"),
         ),
     },
-    problem=message("file_not_yet", title="Krea 2"),
+    limits=Limits(multiple=16),
+    defaults=Defaults(width=1024, height=1024, steps=28, guidance=4.5, sampler="Euler"),
+    sampling=FLOW,
+    tokens=512,
+    lora_layouts=("diffusers", "comfy", "peft"),
 )

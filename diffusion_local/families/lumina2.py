@@ -1,8 +1,9 @@
-"""Lumina Image 2, which is recognised and not run."""
+"""Lumina Image 2."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
 from diffusion_local.families.sign import LoraSign, Sign
-from diffusion_local.messages import message
+from diffusion_local.options.limits import Defaults, Limits
+from diffusion_local.options.samplers import FLOW
 
 FAMILY = Family(
     id="lumina2",
@@ -28,5 +29,9 @@ FAMILY = Family(
             lora_words=("lumina-2", "lumina2", "lumina_2", "lumina-image-2"),
         ),
     },
-    problem=message("file_not_yet", title="Lumina Image 2"),
+    limits=Limits(multiple=16),
+    defaults=Defaults(width=1024, height=1024, steps=30, guidance=4.0, sampler="Euler"),
+    sampling=FLOW,
+    tokens=256,
+    lora_layouts=("diffusers", "comfy"),
 )

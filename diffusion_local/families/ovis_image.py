@@ -1,8 +1,9 @@
-"""Ovis-Image, which is recognised and not run."""
+"""Ovis-Image."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
 from diffusion_local.families.sign import Sign
-from diffusion_local.messages import message
+from diffusion_local.options.limits import Defaults, Limits
+from diffusion_local.options.samplers import FLOW
 
 FAMILY = Family(
     id="ovis_image",
@@ -20,5 +21,9 @@ FAMILY = Family(
             ),
         ),
     },
-    problem=message("file_not_yet", title="Ovis-Image"),
+    limits=Limits(multiple=16),
+    defaults=Defaults(width=1024, height=1024, steps=50, guidance=5.0, sampler="Euler"),
+    sampling=FLOW,
+    tokens=256,
+    loras=False,
 )

@@ -1,8 +1,10 @@
-"""Qwen-Image and Qwen-Image-Edit, which are recognised and not run."""
+"""Qwen-Image. Its editing models are recognised and not run."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
 from diffusion_local.families.sign import LoraSign, Sign
 from diffusion_local.messages import message
+from diffusion_local.options.limits import Defaults, Limits
+from diffusion_local.options.samplers import FLOW
 
 LAST_OF_FLUX = 19  # its blocks are named alike, and there are fewer
 
@@ -27,8 +29,16 @@ FAMILY = Family(
             ),
             lora_words=("qwen-image", "qwen_image", "qwenimage"),
         ),
-        "qwen_image_edit": Architecture(title="Qwen-Image-Edit", adapters="qwen_image"),
+        "qwen_image_edit": Architecture(
+            title="Qwen-Image-Edit",
+            adapters="qwen_image",
+            problem=message("file_not_yet_other", title="Qwen-Image-Edit", other="Qwen-Image"),
+        ),
     },
     variants={"QwenImageEditPipeline": "qwen_image_edit", "QwenImageEditPlusPipeline": "qwen_image_edit"},
-    problem=message("file_qwen", title="Qwen-Image"),
+    limits=Limits(multiple=16),
+    defaults=Defaults(width=1328, height=1328, steps=50, guidance=4.0, sampler="Euler"),
+    sampling=FLOW,
+    tokens=512,
+    lora_layouts=("diffusers", "comfy", "kohya"),
 )

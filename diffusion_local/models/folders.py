@@ -121,7 +121,7 @@ def memory_bytes(folder: Path, index: dict[str, Any]) -> int:
     """Of all loaded parts, in fp16; of weights that are there in several forms only one counts."""
     total = 0
     for name, spec in index.items():
-        if isinstance(spec, list) and name not in integrity.UNUSED and (folder / name).is_dir():
+        if integrity.is_part(spec) and name not in integrity.UNUSED and (folder / name).is_dir():
             total += sum(read_header(path).memory_bytes() for path in loaded_weights(folder / name))
     return total
 

@@ -9,7 +9,7 @@ from diffusion_local.messages import message
 from diffusion_local.models.headers import read_header
 
 #: Parts that are not loaded, so they may be missing.
-UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "pe", "pe_tokenizer")
 
 
 def check(path: Path) -> None:
@@ -25,8 +25,7 @@ def check(path: Path) -> None:
 
 def check_folder(folder: Path) -> None:
     for name, spec in _read_json(folder, folder / "model_index.json").items():
-        is_part = isinstance(spec, list) and len(spec) == 2 and spec[1] is not None
-        if not is_part or name in UNUSED:
+        if not is_part(spec) or name in UNUSED:
             continue
         part = folder / name
         if not part.is_dir():
@@ -37,9 +36,16 @@ def check_folder(folder: Path) -> None:
             _check_tokenizer(folder, part)
         elif name == "scheduler":
             _must_exist(folder, part / "scheduler_config.json")
+        elif name.endswith("guider"):  # settings of guidance, without weights
+            _must_exist(folder, part / "guider_config.json")
         else:
             _must_exist(folder, part / "config.json")
             _check_weights(folder, part)
+
+
+def is_part(spec: Any) -> bool:
+    """Whether an entry of model_index.json names the library and the class of a part that is there."""
+    return isinstance(spec, list) and len(spec) == 2 and all(isinstance(each, str) for each in spec)
 
 
 def _check_tokenizer(folder: Path, part: Path) -> None:

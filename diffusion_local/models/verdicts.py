@@ -123,17 +123,10 @@ def of_transformer(found: Probe) -> Verdict:
 
 def of_file(problem: str, title: str) -> Message:
     """The message about a family that is not run, as one about a file of it."""
-    match problem.id if isinstance(problem, Message) else "":
-        case "file_not_yet":
-            return message("file_not_yet_that", title=title)
-        case "file_not_yet_other":
-            return message("file_not_yet_other_file", title=title, other="FLUX.1 dev")
-        case "file_flux2_dev":
-            return message("file_flux2_dev_file", title=title)
-        case "file_chroma":
-            return message("file_chroma_file", title=title)
-        case "file_qwen":
-            return message("file_qwen_file", title=title)
+    if isinstance(problem, Message) and problem.id == "file_not_yet":
+        return message("file_not_yet_that", title=title)
+    if isinstance(problem, Message) and problem.id == "file_not_yet_other":
+        return message("file_not_yet_other_file", title=title, other=problem.params["other"])
     return message("file_its_family", title=title, problem=problem)
 
 

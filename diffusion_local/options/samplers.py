@@ -71,6 +71,8 @@ TRIGFLOW = Sampling(samplers=("SCM",), schedules=("Automatic",), spaced=())
 FLOW = Sampling(
     samplers=("Euler", "DPM++ 2M", "UniPC"), schedules=("Automatic", "Karras", "Exponential"), spaced=("Euler",)
 )
+#: Those whose pipelines shift the noise levels in a way that only Euler's scheduler knows.
+FLOW_BY_EULER = Sampling(samplers=("Euler",), schedules=FLOW.schedules, spaced=("Euler",))
 #: Models trained to remove noise, on a fixed scale of timesteps.
 DIFFUSION = Sampling(
     samplers=tuple(name for name in SAMPLERS if name not in TRIGFLOW.samplers),

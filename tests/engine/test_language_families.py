@@ -6,46 +6,21 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
-import tokenizers
 import torch
 import transformers
 from PIL import Image as PIL
 
+from diffusion_local import families
 from diffusion_local.domain import Kind
 from diffusion_local.engine import autoencoder, img2img, loading
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.models.catalog import Model, read_folder
+from tests.engine import tiny as models
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
-from tests.engine.test_flow_families import difference, t5, vae
-
-SIGNS = "▁abcdefghijklmnopqrstuvwxyz"
-
-
-def tokenizer() -> Any:
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -2.0), *((sign, -3.0) for sign in SIGNS)]
-    found = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, 2)),
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        model_max_length=512,
-    )
-    found.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    return found
-
-
-SIZES = {
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "vocab_size": len(SIGNS) + 3,
-    "max_position_embeddings": 1024,
-}
+from tests.engine.test_flow_families import difference, t5
+from tests.engine.tiny import SIZES, tokenizer, vae
 
 
 def z_image() -> Any:
@@ -175,6 +150,7 @@ def pixart() -> Any:
 
 
 MAKERS = {"z_image": z_image, "sana": sana, "sana_sprint": sana_sprint, "flux2": flux2, "pixart": pixart}
+MAKERS |= models.MAKERS
 JOB = {"model": "tiny", "steps": 2, "prompt": "a cat", "width": 128, "height": 96}
 
 
@@ -200,12 +176,23 @@ def draw(diffusers_engine: DiffusersEngine, tiny: Model, at_home: Home, monkeypa
 
 def job(model: Model, **more: Any) -> dict[str, Any]:
     """With the sampler that the family's own scheduler is."""
-    own = {"sana_sprint": "SCM", "pixart": "DPM++ 2M"}
+    own = {"sana_sprint": "SCM", "pixart": "DPM++ 2M", "hunyuan_dit": "DDPM"}
     return JOB | {"sampler": own.get(model.family, "Euler")} | more
 
 
-#: So that the size stays as it is.
-UNBINNED = {family: {"use_resolution_binning": False} for family in ("sana", "sana_sprint", "pixart")}
+def reference(family: str, pipe: Any, guidance: float) -> dict[str, Any]:
+    """Further arguments of diffusers' own pipeline, which is prepared for this strength of guidance."""
+    match family:
+        case "qwen_image":
+            return {"true_cfg_scale": guidance, "negative_prompt": " "}
+        case "hidream":  # so that the size stays as it is, as below
+            pipe.default_sample_size = (128 * 96) ** 0.5 / 8 + 1e-6
+        case "hunyuan_image":
+            pipe.guider = pipe.guider.new(guidance_scale=guidance) if guidance > 1 else None
+            return {}
+        case "sana" | "sana_sprint" | "pixart" | "hunyuan_dit":
+            return {"guidance_scale": guidance, "use_resolution_binning": False}
+    return {"guidance_scale": guidance}
 
 
 @pytest.mark.parametrize("guidance", [0.0, 3.0])
@@ -221,9 +208,8 @@ def test_pixels_are_those_of_a_bare_pipeline(draw: Draw, tiny: Model, guidance: 
         width=128,
         height=96,
         num_inference_steps=2,
-        guidance_scale=guidance,
         generator=torch.Generator().manual_seed(7),
-        **UNBINNED.get(tiny.family, {}),
+        **reference(tiny.family, pipe, guidance),
     ).images[0]
     assert difference(ours, theirs) <= 1
 
@@ -308,3 +294,10 @@ def test_pixart_takes_the_samplers_of_sd(draw: Draw, at_home: Home, sampler: str
     wish = {"sampler": sampler, "height": 128, "kind": Kind.INPAINT, "source": at_home.source, "mask": at_home.mask}
     assert draw(**JOB | wish, strength=0.5).image.size == (128, 128)
     assert draw.steps == [2]
+
+
+def test_every_sampler_of_a_family_draws(draw: Draw, tiny: Model, at_home: Home) -> None:
+    wish = {"kind": Kind.IMG2IMG, "source": at_home.source, "height": 128, "strength": 0.6, "steps": 4}
+    for sampler in families.get(tiny.family).sampling.samplers:
+        assert draw(**job(tiny, **wish) | {"sampler": sampler}).image.size == (128, 128)
+        assert draw.steps == [3, 4]

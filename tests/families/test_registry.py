@@ -66,9 +66,14 @@ def test_every_pipeline_class_exists(family: Family) -> None:
         assert families.of_pipeline(name)[0] is family
 
 
+def problem_of(family: Family, pipeline: str) -> str:
+    return family.architectures[family.variants[pipeline]].problem if pipeline in family.variants else ""
+
+
 @supported
 def test_loras_are_for_pipelines_that_take_them(family: Family) -> None:
-    pipelines = [getattr(diffusers, name) for name in family.pipelines]
+    run = [name for name in family.pipelines if not problem_of(family, name)]
+    pipelines = [getattr(diffusers, name) for name in run]
     assert {hasattr(pipeline, "load_lora_weights") for pipeline in pipelines} == {family.loras}
 
 
@@ -116,7 +121,8 @@ def test_samplers_and_schedules_exist_and_a_scheduler_stands_for_each(family: Fa
     assert set(sampling.samplers) <= set(SAMPLERS)
     assert set(sampling.schedules) <= set(SCHEDULES)
     assert set(sampling.spaced) <= set(sampling.samplers)
-    assert sampling.samplers in (tuple(samplers.TABLE), tuple(samplers.FLOW), tuple(samplers.ANGULAR))
+    tables = (samplers.TABLE, samplers.FLOW, samplers.ANGULAR)
+    assert any(set(sampling.samplers) <= set(table) for table in tables)
 
 
 @every

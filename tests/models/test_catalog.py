@@ -155,7 +155,10 @@ def test_a_family_has_samplers_of_its_own() -> None:
         check_schedule("Karras", "SCM", sprint)
 
 
-@pytest.mark.parametrize(("pipeline", "words"), [("Flux2Pipeline", "FLUX.2 klein can"), ("ChromaPipeline", "schnell")])
+@pytest.mark.parametrize(
+    ("pipeline", "words"),
+    [("CogView3PlusPipeline", "CogView4 can"), ("QwenImageEditPipeline", "Qwen-Image can")],
+)
 def test_a_family_that_is_not_run_says_what_to_take_instead(
     catalog: Catalog, settings: Settings, pipeline: str, words: str
 ) -> None:

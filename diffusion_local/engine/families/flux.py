@@ -3,10 +3,9 @@
 from typing import Any
 
 import diffusers
-import torch
 
 from diffusion_local.engine import transformer
-from diffusion_local.engine.family import Change, Conditioning, EngineFamily
+from diffusion_local.engine.family import Conditioning, EngineFamily
 
 
 def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
@@ -15,28 +14,4 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
     return {"prompt_embeds": positive, "pooled_prompt_embeds": pooled}
 
 
-def shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:
-    scale = pipe.vae_scale_factor
-    return (1, pipe.transformer.config.in_channels // 4, height // scale, width // scale)
-
-
-def pack(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
-    packed: torch.Tensor = pipe._pack_latents(latents, *latents.shape)
-    return packed
-
-
-def unpack(pipe: Any, width: int, height: int) -> Change:
-    spread, scale = type(pipe)._unpack_latents, pipe.vae_scale_factor
-    return lambda latents: spread(latents, height, width, scale)
-
-
-FAMILY = EngineFamily(
-    transformer.loads(diffusers.FluxPipeline),
-    embed,
-    transformer.never_guided,
-    shape,
-    start=pack,
-    pack=pack,
-    unpack=unpack,
-    end=unpack,
-)
+FAMILY = EngineFamily(transformer.loads(diffusers.FluxPipeline), embed, transformer.never_guided, **transformer.PACKED)

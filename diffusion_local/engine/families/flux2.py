@@ -35,23 +35,24 @@ def unpack(pipe: Any, width: int, height: int) -> Change:
     return lambda latents: latents.movedim(1, 2).reshape(patches)
 
 
-def encode(pipe: Any, pixels: torch.Tensor) -> torch.Tensor:
+def encode(pipe: Any, pixels: torch.Tensor, epsilon: float | None = None) -> torch.Tensor:
     patches = pipe._patchify_latents(autoencoder.encode(pipe.vae, pixels))
-    mean, std = statistics(pipe)
+    mean, std = statistics(pipe, epsilon)
     normal: torch.Tensor = (patches - mean.to(patches)) / std.to(patches)
     return normal
 
 
-def plain(pipe: Any) -> Change:
-    mean, std = statistics(pipe)
+def plain(pipe: Any, epsilon: float | None = None) -> Change:
+    mean, std = statistics(pipe, epsilon)
     spread = type(pipe)._unpatchify_latents
     return lambda latents: spread(latents * std.to(latents) + mean.to(latents))
 
 
-def statistics(pipe: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of each channel of patches."""
+def statistics(pipe: Any, epsilon: float | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each channel of patches; ``epsilon`` is added to the variance, by default the
+    VAE's own."""
     norm = pipe.vae.bn
-    variance = norm.running_var + pipe.vae.config.batch_norm_eps
+    variance = norm.running_var + (pipe.vae.config.batch_norm_eps if epsilon is None else epsilon)
     return norm.running_mean.view(1, -1, 1, 1).clone(), variance.sqrt().view(1, -1, 1, 1)
 
 

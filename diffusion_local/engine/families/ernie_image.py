@@ -1,0 +1,43 @@
+"""ERNIE-Image. Its second language model, which rewrites prompts, is not loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from diffusion_local.engine import transformer
+from diffusion_local.engine.families import flux2
+from diffusion_local.engine.family import Change, Conditioning, EngineFamily, Parts
+
+#: The pipeline's own, whatever the VAE's configuration says.
+EPSILON = 1e-5
+
+
+def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
+    return transformer.loads(diffusers.ErnieImagePipeline)(folder, dtype, parts | {"pe": None, "pe_tokenizer": None})
+
+
+def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
+    positive = pipe.encode_prompt(prompt, pipe._execution_device)
+    against = None if negative is None else pipe.encode_prompt(negative, pipe._execution_device)
+    return {"prompt_embeds": positive, "negative_prompt_embeds": against}
+
+
+def encode(pipe: Any, pixels: torch.Tensor) -> torch.Tensor:
+    return flux2.encode(pipe, pixels, EPSILON)
+
+
+def plain(pipe: Any) -> Change:
+    return flux2.plain(pipe, EPSILON)
+
+
+FAMILY = EngineFamily(
+    load,
+    embed,
+    transformer.guided,
+    transformer.shape,
+    plain=plain,
+    end=lambda pipe, width, height: plain(pipe),
+    encode=encode,
+)

@@ -1,0 +1,42 @@
+"""FLUX.2 dev. Guidance is an input of the model."""
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+from diffusion_local.engine import transformer
+from diffusion_local.engine.families import flux2
+from diffusion_local.engine.family import Change, Conditioning, EngineFamily, Parts
+
+
+def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
+    """With the tokenizer alone in the place of its processor, which reads pictures too and asks for torchvision."""
+    pipe = transformer.loads(diffusers.Flux2Pipeline)(folder, dtype, parts | {"tokenizer": None})
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    pipe.register_modules(tokenizer=tokenizer)
+    return pipe
+
+
+def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
+    return {"prompt_embeds": pipe.encode_prompt(prompt, pipe._execution_device)[0]}
+
+
+def end(pipe: Any, width: int, height: int) -> Change:
+    spread, plain = flux2.unpack(pipe, width, height), flux2.plain(pipe)
+    return lambda latents: plain(spread(latents))
+
+
+FAMILY = EngineFamily(
+    load,
+    embed,
+    transformer.never_guided,
+    flux2.shape,
+    pack=flux2.pack,
+    unpack=flux2.unpack,
+    end=end,
+    plain=flux2.plain,
+    encode=flux2.encode,
+)

@@ -1,0 +1,42 @@
+"""Hunyuan-DiT: a transformer that is sampled as SD is."""
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from diffusion_local.engine import transformer, unet
+from diffusion_local.engine.family import Conditioning, EngineFamily, Parts
+
+#: Tokens that each text encoder reads.
+READ = {0: 77, 1: 256}
+
+
+def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
+    unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return unet.upcast_vae(transformer.loads(diffusers.HunyuanDiTPipeline)(folder, dtype, parts | unused))
+
+
+def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
+    found: Conditioning = {}
+    for number, end in ((0, ""), (1, "_2")):
+        positive, against, mask, mask_against = pipe.encode_prompt(
+            prompt,
+            pipe._execution_device,
+            pipe.transformer.dtype,
+            do_classifier_free_guidance=negative is not None,
+            negative_prompt=negative or None,
+            max_sequence_length=READ[number],
+            text_encoder_index=number,
+        )
+        found |= {
+            f"prompt_embeds{end}": positive,
+            f"negative_prompt_embeds{end}": against,
+            f"prompt_attention_mask{end}": mask,
+            f"negative_prompt_attention_mask{end}": mask_against,
+        }
+    return found
+
+
+FAMILY = EngineFamily(load, embed, transformer.guided, transformer.shape, call=transformer.unbinned, scales_start=True)

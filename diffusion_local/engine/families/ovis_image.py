@@ -1,0 +1,20 @@
+"""Ovis-Image."""
+
+from typing import Any
+
+import diffusers
+
+from diffusion_local.engine import transformer
+from diffusion_local.engine.family import Conditioning, EngineFamily
+
+
+def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
+    positive, against, _, _ = pipe.encode_prompt(prompt, negative, negative is not None, device=pipe._execution_device)
+    return {
+        "prompt_embeds": positive,
+        "negative_prompt": None,  # its default, an empty text, does not go with embeddings
+        "negative_prompt_embeds": against,
+    }
+
+
+FAMILY = EngineFamily(transformer.loads(diffusers.OvisImagePipeline), embed, transformer.guided, **transformer.PACKED)
