@@ -4,6 +4,7 @@ After the table in diffusers' documentation (api/schedulers/overview). Each row 
 its name says, so that a model's own scheduler config does not leak into another sampler.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
@@ -68,10 +69,29 @@ def scheduler(name: str, base_config: Mapping[str, Any], schedule: str = "") -> 
         # what one kind of scheduler calls the shift the other calls the flow's
         shift = base_config.get("shift", base_config.get("flow_shift", 1.0))
         config |= {"flow_shift": shift, "shift": shift, "prediction_type": "flow_prediction"}
-    made = getattr(diffusers, class_name).from_config(config, **overrides | SPACINGS.get(schedule, {}))
+    kind = getattr(diffusers, class_name)
+    if config.get("rescale_betas_zero_snr") and not knows(kind, "rescale_betas_zero_snr"):
+        config |= {"trained_betas": betas_of_pure_noise(config)}
+    made = kind.from_config(config, **overrides | SPACINGS.get(schedule, {}))
     if flows and class_name != FLOW["Euler"][0]:
         space_itself(made)
     return made
+
+
+def knows(kind: Any, setting: str) -> bool:
+    return setting in inspect.signature(kind).parameters
+
+
+def betas_of_pure_noise(config: Mapping[str, Any]) -> list[float]:
+    """The betas of a model that was trained on pure noise too, for a scheduler that cannot rescale them itself.
+
+    diffusers' own rescaling, but for the last: a trace of the picture is left, as the noise would be endless without.
+    """
+    rescaled = diffusers.DDIMScheduler.from_config(config, rescale_betas_zero_snr=True)
+    kept = rescaled.alphas_cumprod.clone().double()
+    kept[-1] = 2.0**-24  # as in diffusers' Euler scheduler
+    alphas = kept / torch.cat([kept.new_ones(1), kept[:-1]])
+    return [float(each) for each in 1 - alphas]
 
 
 def space_itself(scheduler: Any) -> None:

@@ -1,4 +1,7 @@
-"""Stable Diffusion XL, with its distilled models (Turbo, Lightning, LCM). Its refiner is recognised and not run."""
+"""Stable Diffusion XL, with its distilled models (Turbo, Lightning, LCM) and smaller ones. Its refiner is recognised
+and not run."""
+
+from typing import Any
 
 from diffusion_local.families.family import Architecture, Configs, Family, every_kind
 from diffusion_local.messages import message
@@ -7,8 +10,33 @@ from diffusion_local.options.limits import Defaults
 REFINER_WIDTH = 1280
 
 
+#: Transformer blocks in each attention on the way down -> architecture.
+DEPTHS = {(2, 2, 10, 10): "sdxl", (2, 2, 4, 4): "ssd1b", (1, 1, 2, 2): "vega", (2, 5): "koala", (2, 6): "koala"}
+ENCODERS = (("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),)
+PARTS = ("clip_l", "clip_g", "vae_sdxl")
+
+
 def find_architecture(configs: Configs) -> str:
-    return "sdxl_refiner" if configs("unet").get("cross_attention_dim") == REFINER_WIDTH else "sdxl"
+    config = configs("unet")
+    if config.get("cross_attention_dim") == REFINER_WIDTH:
+        return "sdxl_refiner"
+    return DEPTHS.get(depths(config), "sdxl")
+
+
+def depths(config: Any) -> tuple[int, ...]:
+    """Transformer blocks in each attention on the way down, by the configuration of a UNet; empty if it is damaged."""
+    each, layers = config.get("transformer_layers_per_block", 1), config.get("layers_per_block", 2)
+    kinds = config.get("down_block_types", ())
+    try:
+        found: list[int] = []
+        for level, kind in enumerate(kinds):
+            if "CrossAttn" in kind:
+                here = each[level] if isinstance(each, list) else each
+                count = layers[level] if isinstance(layers, list) else layers
+                found += here if isinstance(here, list) else [here] * count
+        return tuple(found)
+    except (TypeError, IndexError):
+        return ()
 
 
 FAMILY = Family(
@@ -21,18 +49,16 @@ FAMILY = Family(
         "sdxl": Architecture(
             title="SDXL",
             text_width=2048,
-            parts=("clip_l", "clip_g", "vae_sdxl"),
-            encoders=(("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),),
+            parts=PARTS,
+            encoders=ENCODERS,
             lora_words=("xl", "sdxl", "stable-diffusion-xl"),
             # of CLIP-G, which only SDXL and its refiner have; CLIP-L's 768 alone is Stable Diffusion 1
             token_width=1280,
             embedding_keys=frozenset({"clip_l", "clip_g"}),
         ),
-        "ssd1b": Architecture(
-            title="SSD-1B", problem=message("file_smaller_xl", title="SSD-1B"), lora_words=("ssd-1b", "ssd1b")
-        ),
-        "vega": Architecture(title="Segmind Vega", problem=message("file_smaller_xl", title="Segmind Vega")),
-        "koala": Architecture(title="KOALA", problem=message("file_smaller_xl", title="KOALA")),
+        "ssd1b": Architecture(title="SSD-1B", parts=PARTS, encoders=ENCODERS, lora_words=("ssd-1b", "ssd1b")),
+        "vega": Architecture(title="Segmind Vega", parts=PARTS, encoders=ENCODERS),
+        "koala": Architecture(title="KOALA", parts=PARTS, encoders=ENCODERS),
         "sdxl_refiner": Architecture(title="SDXL refiner", problem=message("refiner"), text_width=REFINER_WIDTH),
     },
     unet=True,

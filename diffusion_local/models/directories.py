@@ -95,7 +95,7 @@ def is_later_shard(name: str) -> bool:
     return found is not None and int(found[1]) != 1
 
 
-BUNDLED_CONFIGS = ("sd1", "sd2", "sdxl")
+BUNDLED_CONFIGS = ("sd1", "sd2", "sdxl", "ssd1b", "vega", "koala_700m", "koala_1b")
 MOST_SNAPSHOTS = 200
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from diffusion_local import families
 from diffusion_local.errors import ModelUnavailable
+from diffusion_local.families.sdxl import depths
 from diffusion_local.messages import message
 from diffusion_local.models import verdicts
 from diffusion_local.models.description import READY, ModelFacts, incomplete
@@ -61,11 +62,12 @@ def size_of(path: Path) -> int:
 
 
 def fits(folder: Path, unet: Unet) -> bool:
-    """Whether a configuration's UNet has these sizes; the channels of a mask may come on top."""
+    """Whether a configuration's UNet has these sizes and blocks; the channels of a mask may come on top."""
     config = config_of(folder / "unet")
     channels = config.get("block_out_channels")
     same = isinstance(channels, list) and channels[:1] == [unet.first]
-    return same and config.get("cross_attention_dim") == unet.width
+    same = same and config.get("cross_attention_dim") == unet.width
+    return same and (not unet.depths or depths(config) == unet.depths)
 
 
 def scheduler_of(probe: Probe) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The names are those of the original training code (``input_blocks``), or those o
 import re
 from dataclasses import dataclass
 
+from diffusion_local.families import sdxl
 from diffusion_local.models.weights import TensorView
 
 ORIGINAL, DIFFUSERS = "original", "diffusers"
@@ -15,8 +16,6 @@ KOLORS_ADDED, UNCLIP_ADDED, SVD_ADDED = 5632, (2048, 1536), 768
 DEPTH = re.compile(r"input_blocks\.(\d+)\.1\.transformer_blocks\.(\d+)\.norm1\.weight")
 DEPTH_DIFFUSERS = re.compile(r"down_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.norm1\.weight")
 CROSS = re.compile(r"(?:attn2|crossattn)\.to_k\.weight$")
-#: Transformer blocks in each of the attentions on the way down -> architecture.
-DEPTHS_OF_XL = {(2, 2, 10, 10): "sdxl", (2, 2, 4, 4): "ssd1b", (1, 1, 2, 2): "vega", (2, 5): "koala", (2, 6): "koala"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class Unet:
         if self.width == XL:
             if self.added == KOLORS_ADDED:
                 return "kolors"
-            return DEPTHS_OF_XL.get(self.depths, "sdxl")
+            return sdxl.DEPTHS.get(self.depths, "sdxl")
         return {SD1: "sd1", SD2: "sd2", REFINER: "sdxl_refiner"}.get(self.width, "")
 
 

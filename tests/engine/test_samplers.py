@@ -38,6 +38,38 @@ def test_a_models_own_scheduler_settings_do_not_leak_into_another_sampler() -> N
     assert (plain.use_karras_sigmas, plain.algorithm_type) == (False, "dpmsolver++")
 
 
+ZERO_SNR = {
+    "_class_name": "EulerDiscreteScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+}
+
+
+@pytest.mark.parametrize("name", samplers.TABLE)
+def test_a_model_trained_on_pure_noise_begins_with_it_whatever_the_sampler(name: str) -> None:
+    scheduler = samplers.scheduler(name, ZERO_SNR)
+    scheduler.set_timesteps(10)
+    assert (int(scheduler.timesteps[0]), scheduler.config.prediction_type) == (999, "v_prediction")
+    assert float(scheduler.alphas_cumprod[-1]) < 1e-6  # nothing of the picture
+    if hasattr(scheduler, "sigmas"):
+        assert float(scheduler.sigmas[0]) > 4000
+
+
+def test_schedulers_space_their_own_levels_where_a_pipeline_hands_them_others() -> None:
+    """As pipelines of flow matching do, which most of their samplers refuse."""
+    for name in samplers.FLOW:
+        made = samplers.scheduler(name, {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0})
+        made.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], device="cpu", mu=0.7)
+        assert len(made.timesteps) == 4
+        assert float(made.timesteps[0]) > 990
+        assert sorted(made.timesteps.tolist(), reverse=True) == made.timesteps.tolist()
+
+
 def difference(one: Image.Image, other: Image.Image) -> float:
     """Mean absolute difference of two pictures (0 to 255) at 32x32."""
     small = (image.resize((32, 32), Image.Resampling.BOX) for image in (one, other))

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 import transformers
 
+from diffusion_local.engine import samplers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Catalog, Model
@@ -105,6 +106,23 @@ def test_what_the_checkpoint_says_of_its_training_reaches_the_scheduler(
     assert (config.prediction_type, config.timestep_spacing) == ("v_prediction", "trailing")
 
 
+def test_a_checkpoint_trained_on_pure_noise_is_sampled_from_it(
+    diffusers_engine: DiffusersEngine, checkpoint: Callable[[], Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = checkpoint().path
+    marks = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    safetensors.torch.save_file(safetensors.torch.load_file(path) | marks, path)
+    diffusers_engine.load(
+        Catalog(assets() / "starter", ModelDirectories(path.parent, configs=tmp_path / "configs")).get("tiny")
+    )
+    used = []
+    monkeypatch.setattr(samplers, "watch", lambda scheduler: used.append(scheduler) or (lambda: None))
+    for sampler in ("Euler", "DPM++ 2M", "Heun"):
+        Draw(diffusers_engine)(model="tiny", steps=2, width=64, height=64, sampler=sampler)
+        config = used[-1].config
+        assert (config.prediction_type, int(used[-1].timesteps[0])) == ("v_prediction", 999)
+
+
 def test_a_file_that_is_cut_short_is_named(diffusers_engine: DiffusersEngine, checkpoint: Callable[[], Model]) -> None:
     model = checkpoint()
     with model.path.open("r+b") as file:
@@ -129,7 +147,15 @@ def test_weights_that_do_not_fit_the_configuration_are_an_error_of_the_model(
 
 @pytest.mark.parametrize(
     ("name", "unet", "text"),
-    [("sd1", 859_520_964, 123_060_480), ("sd2", 865_910_724, 340_387_840), ("sdxl", 2_567_463_684, 123_060_480)],
+    [
+        ("sd1", 859_520_964, 123_060_480),
+        ("sd2", 865_910_724, 340_387_840),
+        ("sdxl", 2_567_463_684, 123_060_480),
+        ("ssd1b", 1_331_334_404, 123_060_480),
+        ("vega", 745_225_604, 123_060_480),
+        ("koala_700m", 782_822_724, 123_060_480),
+        ("koala_1b", 1_161_184_324, 123_060_480),
+    ],
 )
 def test_our_configurations_have_the_sizes_of_the_published_models(name: str, unet: int, text: int) -> None:
     folder = assets() / "configs" / name

@@ -148,7 +148,7 @@ def test_no_two_families_share_what_they_are_recognised_by() -> None:
         [each.text_width for each in architectures if each.text_width],
         [each.token_width for each in architectures if each.token_width],
         [word for each in architectures for word in each.lora_words],
-        [group for each in architectures for group in each.encoders],
+        [group for family in RECORDS for group in {g for a in family.architectures.values() for g in a.encoders}],
     ):
         assert len(shared) == len(set(shared))
 

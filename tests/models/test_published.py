@@ -10,13 +10,14 @@ import pytest
 
 from diffusion_local.messages import say_in
 from diffusion_local.models import adapters
+from diffusion_local.models.directories import BUNDLED_CONFIGS
 from diffusion_local.models.identify import read_file
 from diffusion_local.models.probe import CHECKPOINT, DENOISER, Probe
 from diffusion_local.models.single_files import read_checkpoint
 from diffusion_local.settings import assets
 from tests.models.headers import Tensors, published, tensors_of, write, write_gguf, write_published
 
-CONFIGS = [assets() / "configs" / name for name in ("sd1", "sd2", "sdxl")]
+CONFIGS = [assets() / "configs" / name for name in BUNDLED_CONFIGS]
 with Path(__file__).with_name("headers.tsv").open(encoding="utf-8", newline="") as table:
     EXPECTED = list(csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE))
 DENOISERS = [row for row in EXPECTED if row["kind"] in (CHECKPOINT, DENOISER) and row["scheme"] in ("-", "fp8")]
