@@ -47,6 +47,8 @@ HOMES = {
     "uvicorn": ("web/",),
     "httpx": ("remote/", "notify/", "hub/"),
     "pydantic": ("web/api/",),
+    "mcp": ("web/api/mcp/",),
+    "mcp_types": ("web/api/mcp/",),
     "prometheus_client": ("web/",),
     "segno": ("web/lan.py",),
     "jinja2": ("web/",),

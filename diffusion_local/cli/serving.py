@@ -1,4 +1,4 @@
-"""Commands about the installation: serve, worker, logs, doctor."""
+"""Commands about the installation: serve, worker, mcp, logs, doctor."""
 
 import os
 import subprocess
@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from diffusion_local import __version__, manual
-from diffusion_local.cli.terminal import AsJson, Home, tell
+from diffusion_local.cli.terminal import AsJson, Home, Server, Token, studio_at, tell
 from diffusion_local.compose import open_files, open_services
 from diffusion_local.engine import inventory
 from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.health.doctor import back_up, examine, rebuild_gallery
 from diffusion_local.messages import message
+from diffusion_local.remote.studio import RemoteStudio
 from diffusion_local.settings import Settings
 from diffusion_local.supervisor.housekeeping import compact
 from diffusion_local.system.logs import read as read_logs
@@ -73,6 +74,15 @@ def worker(
     if os.name == "nt":
         sys.exit(subprocess.run(command, env=settings.child_environ()).returncode)
     os.execve(sys.executable, command, settings.child_environ())
+
+
+@app.command("mcp")
+def serve_mcp(home: Home = None, server: Server = None, token: Token = None) -> None:
+    """Serve the studio's tools to an agent over standard input and output (Model Context Protocol)."""
+    from diffusion_local.web.api.mcp.serving import run_stdio
+
+    studio = studio_at(home, server, token)
+    run_stdio(studio, studio.url if isinstance(studio, RemoteStudio) else "")
 
 
 @app.command()

@@ -97,6 +97,11 @@ class RemoteStudio(RemotePart):
         for name in {each.rpartition(".")[0] for each in registry.OPERATIONS} - {""}:
             setattr(self, name, own.get(name, RemotePart)(self._server, name))
 
+    @property
+    def url(self) -> str:
+        """The address of the server."""
+        return self._server.url
+
     def wait(self, job_ids: Sequence[str], timeout: float) -> list[Job]:
         """The jobs, once all have ended or ``timeout`` seconds have passed; work goes on either way."""
         deadline = time.monotonic() + timeout

@@ -13,6 +13,7 @@ from diffusion_local.web.account import routes as account
 from diffusion_local.web.api import http
 from diffusion_local.web.api.dialects import DIALECTS
 from diffusion_local.web.api.limits import BodyLimit
+from diffusion_local.web.api.mcp import serving as mcp
 from diffusion_local.web.api.watch import Watch
 from diffusion_local.web.cookies import Cookies
 from diffusion_local.web.host_check import HostCheck, allowed_origins
@@ -56,5 +57,6 @@ def create_app(
     app.include_router(http.reports.page_router(studio))
     for dialect in DIALECTS:
         app.include_router(dialect.router(studio, watch))
+    mcp.add(app, studio, watch, settings)
     with acting(LOCAL):  # nobody has called yet; the page is laid out with the models that are there
         return page.mount(app, studio, watch, settings, checked_root(settings.root_path))

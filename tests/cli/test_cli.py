@@ -25,7 +25,16 @@ from tests.workers import open_runner
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 WITHOUT_HOME = {"version", "help"}
-WITHOUT_JSON = {"version", "help", "serve", "worker", "export", "export-queue", "report"}  # the last three write a file
+WITHOUT_JSON = {
+    "version",
+    "help",
+    "serve",
+    "worker",
+    "mcp",
+    "export",
+    "export-queue",
+    "report",
+}  # the last three write a file
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -51,6 +51,7 @@ def larger(settings: Settings) -> dict[str, int]:
         "/sdapi/v1/img2img": in_base64,
         "/sdapi/v1/extra-single-image": in_base64,
         "/sdapi/v1/png-info": in_base64,
+        "/mcp": max(in_base64, list_in_json),
         "/predictions": in_base64,
         "/predictions/{id}": in_base64,
         # The page's events and those of Gradio's clients, whichever they are for.

@@ -1,0 +1,93 @@
+"""Arguments of tools: their JSON schemas, derived from the registry of operations and the table of options, and the
+check of values against them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from diffusion_local.domain import Kind
+from diffusion_local.errors import InvalidParams
+from diffusion_local.messages import message
+from diffusion_local.operations import registry
+from diffusion_local.operations.registry import OPERATIONS, Argument
+from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS, PICTURES
+from diffusion_local.serializers import Json
+from diffusion_local.web.api.schemas import model_of
+from diffusion_local.web.refusals import of_validation
+
+DRAWN = ("seed", "variation_seed")  # -1 draws one
+
+
+def of_operation(name: str, takes: str) -> list[Argument]:
+    """Arguments of an operation, as ``registry.arguments`` lists them."""
+    return registry.arguments(OPERATIONS[name], takes)
+
+
+def of_picture(*kinds: Kind, without: Iterable[str] = ()) -> list[Argument]:
+    """The options of pictures of these kinds; not those that carry pictures, and not the kind itself."""
+    left_out = {"kind", *PICTURES, *without}
+    offered = registry.options(OPERATIONS["submit"])
+    return [
+        each
+        for each in offered
+        if each.name in OPTIONS and each.name not in left_out and set(kinds) & set(OPTIONS[each.name].kinds)
+    ]
+
+
+def of_batch() -> list[Argument]:
+    return [each for each in registry.options(OPERATIONS["submit"]) if each.name in BATCH_OPTIONS]
+
+
+def model_for(tool: str, offered: list[Argument]) -> type[BaseModel]:
+    return model_of("".join(part.capitalize() for part in tool.split("_")), offered)
+
+
+def schema_of(model: type[BaseModel]) -> Json:
+    """The JSON schema of a tool's arguments, with the limits and choices of the table of options."""
+    schema = model.model_json_schema()
+    schema.pop("title", None)
+    for name, declared in schema["properties"].items():
+        declared.pop("title", None)
+        if declared.get("default", ...) is None:
+            del declared["default"]
+        not_null(declared)
+        if name in OPTIONS:
+            limited(declared, name)
+    return schema
+
+
+def not_null(declared: Json) -> None:
+    """Leave null out of a schema: it is accepted, and means the same as leaving the argument out."""
+    alternatives = [each for each in declared.pop("anyOf", []) if each != {"type": "null"}]
+    if len(alternatives) == 1:
+        declared |= alternatives[0]
+    elif alternatives:
+        declared["anyOf"] = alternatives
+
+
+def limited(declared: Json, name: str) -> None:
+    option = OPTIONS[name]
+    if option.is_number and option.low is not None and option.high is not None:
+        declared |= {"minimum": -1 if name in DRAWN else option.low, "maximum": option.high}
+    if option.choices:
+        declared["enum"] = [str(each) for each in option.choices]
+
+
+def output_schema(kind: Any) -> Json:
+    schema = TypeAdapter(kind).json_schema()
+    return schema if schema.get("type") == "object" else {"type": "object"} | schema
+
+
+def validated(model: type[BaseModel], given: Any) -> dict[str, Any]:
+    """The arguments that a caller gave, without those that are null. Raises InvalidParams with the field's name."""
+    try:
+        found = model.model_validate({} if given is None else given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "extra_forbidden":
+            raise InvalidParams(str(first["loc"][-1]), message("field_unknown")) from None
+        told = RequestValidationError([first | {"loc": ("arguments", *first["loc"])}])
+        raise of_validation(told) from None
+    return {name: value for name, value in found.model_dump().items() if value is not None}

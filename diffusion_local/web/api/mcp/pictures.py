@@ -1,0 +1,66 @@
+"""Pictures in and out of a conversation: ids or Base64 in, small JPEGs or whole files out."""
+
+import io
+import re
+from typing import Any
+
+from PIL import Image as PIL
+
+from diffusion_local import image_decoding
+from diffusion_local.domain import Image
+from diffusion_local.options.values import SOURCE_ID
+from diffusion_local.web.api.uploads import decoded
+
+PREVIEW_SIDE = 768  # pixels
+PREVIEW_QUALITY = 85
+MOST_BYTES = 4_000_000  # of a whole file in an answer; larger ones are sent as previews
+MOST_PICTURES = 8  # in one answer
+GALLERY_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+SCHEME = "diffusion-local://images/"
+MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
+FORMATS = {b"\x89PN": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIF": "image/webp"}
+
+
+def source_of(studio: Any, field: str, text: str) -> str:
+    """The id of the source picture that an argument names: by its id, by a gallery picture's id, or itself in Base64.
+
+    Raises InvalidParams, NotFound.
+    """
+    given = text.strip()
+    if SOURCE_ID.fullmatch(given):
+        return given
+    if GALLERY_ID.fullmatch(given):
+        return str(studio.sources.from_image(given).id)
+    return str(studio.sources.add(decoded(field, given), field).id)
+
+
+def preview(data: bytes) -> bytes:
+    """A picture as a JPEG with at most PREVIEW_SIDE pixels a side. Raises Overloaded."""
+    file = io.BytesIO()
+    with PIL.open(io.BytesIO(data)) as picture, image_decoding.share(picture):
+        picture.draft("RGB", (PREVIEW_SIDE, PREVIEW_SIDE))
+        small = picture.convert("RGB")
+        small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+        small.save(file, "JPEG", quality=PREVIEW_QUALITY)
+    return file.getvalue()
+
+
+def shown(data: bytes, whole: bool) -> tuple[bytes, str]:
+    """(bytes, media type) of a picture for an answer: the whole file if that is wanted and not too large."""
+    if whole and len(data) <= MOST_BYTES:
+        return data, media_type(data)
+    return preview(data), "image/jpeg"
+
+
+def media_type(data: bytes) -> str:
+    return FORMATS.get(data[:3], "application/octet-stream")
+
+
+def uri_of(image: Image) -> str:
+    return SCHEME + image.id
+
+
+def image_id_of(uri: str) -> str | None:
+    """The id in an address of ours, None in any other."""
+    found = uri.removeprefix(SCHEME)
+    return found if found != uri and GALLERY_ID.fullmatch(found) else None

@@ -1,0 +1,112 @@
+"""Waiting for jobs: bounded in time and in number, with progress for the caller."""
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from diffusion_local.actor import current
+from diffusion_local.domain import FINAL, Job, State
+from diffusion_local.errors import LimitReached
+from diffusion_local.messages import message
+from diffusion_local.studio import MOST_BY_ID
+
+LOOK_SECONDS = 0.5
+MOST_WAITS = 50  # calls of one account that wait at the same time
+MOST_JOBS = MOST_BY_ID  # in one answer
+
+Report = Callable[[float, float, str], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One call: whom it asks, and where it reports progress (done, total, words)."""
+
+    studio: Any
+    report: Report
+    stopping: Callable[[], bool]
+
+
+_waits: Counter[str] = Counter()  # by account; used in the event loop only
+
+
+@contextlib.contextmanager
+def one_more_wait() -> Iterator[None]:
+    """Raises LimitReached where the account has too many calls that wait."""
+    name = current().name
+    if _waits[name] >= MOST_WAITS:
+        raise LimitReached(message("waits_most", most=MOST_WAITS), retry_after=30)
+    _waits[name] += 1
+    try:
+        yield
+    finally:
+        _waits[name] -= 1
+        if not _waits[name]:
+            del _waits[name]
+
+
+async def until_ended(context: Context, job_ids: list[str], seconds: float) -> tuple[list[Job], bool]:
+    """(the jobs, whether all have ended), once they have, the time is over, or the server stops."""
+
+    def look() -> tuple[list[Job], float, str]:
+        jobs = context.studio.jobs(ids=job_ids)
+        return jobs, sum(map(share_done, jobs)), progress_of(jobs)
+
+    jobs = await polled(context, look, all_ended, len(job_ids), seconds)
+    return jobs, all_ended(jobs)
+
+
+def all_ended(jobs: list[Job]) -> bool:
+    return all(job.final for job in jobs)
+
+
+async def until_batch_ended(context: Context, batch_id: str, seconds: float) -> tuple[list[Job], bool]:
+    """(the first jobs of a batch, whether all have ended), at that time."""
+    batch, _ = await anyio.to_thread.run_sync(context.studio.batch, batch_id)
+
+    def look() -> tuple[int, float, str]:
+        counts = context.studio.batch(batch_id)[1]
+        left = sum(count for state, count in counts.items() if state not in FINAL)
+        return left, float(batch.count - left), f"{batch.count - left:,} of {batch.count:,} pictures"
+
+    left = await polled(context, look, lambda left: left == 0, batch.count, seconds)
+    jobs = await anyio.to_thread.run_sync(lambda: context.studio.jobs(batch_id=batch_id, limit=MOST_JOBS))
+    return jobs, left == 0
+
+
+async def polled(
+    context: Context, look: Callable[[], Any], over: Callable[[Any], bool], total: int, seconds: float
+) -> Any:
+    """What ``look`` finds, once it is ``over`` or the time is; each change is reported."""
+    deadline = time.monotonic() + seconds
+    before: tuple[float, str] | None = None
+    while True:
+        found, done, words = await anyio.to_thread.run_sync(look)
+        if before is None or (done > before[0] or words != before[1]):
+            done = max(done, before[0] if before else 0.0)  # the protocol wants progress that only grows
+            await context.report(done, float(total), words)
+            before = done, words
+        left = deadline - time.monotonic()
+        if over(found) or left <= 0 or context.stopping():
+            return found
+        await anyio.sleep(min(LOOK_SECONDS, left))
+
+
+def share_done(job: Job) -> float:
+    if job.final:
+        return 1.0
+    return min(job.step / job.params.steps, 1.0) if job.state is State.RUNNING and job.params.steps else 0.0
+
+
+def progress_of(jobs: list[Job]) -> str:
+    ended = sum(job.final for job in jobs)
+    running = next((job for job in jobs if job.state is State.RUNNING), None)
+    step = f", step {running.step} of {running.params.steps}" if running and running.step else ""
+    return f"{ended} of {len(jobs)} pictures{step}" + (
+        "" if running or ended == len(jobs) else ", waiting in the queue"
+    )
