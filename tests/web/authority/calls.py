@@ -28,7 +28,6 @@ class Call:
     less: bool = False
     own: bool = False
     fine: tuple[int, ...] = ()  # answers beside success that are no refusal
-    needs: str = ""  # a library without which it cannot be called
 
     @property
     def named(self) -> list[Any]:
@@ -52,8 +51,6 @@ SAY_NOTHING = {
     "GET /login",
     "GET /assets/icons/{name}",
     "POST /v1/images/variations",
-    "GET /mcp",
-    "DELETE /mcp",
     "GET /gradio_api/file={path:path}",
     "POST /sdapi/v1/png-info",
     "GET /sdapi/v1/samplers",
@@ -92,18 +89,6 @@ ROUTES: dict[str, Call] = {
     "GET /reports/night.html": Call(),
     "POST /gradio_api/upload": Call(files={"files": png("green")}),
     "GET /gradio_api/file={path:path}": Call("/gradio_api/file=uploads/0", fine=(404,)),
-    "POST /mcp": Call(
-        body={
-            "jsonrpc": "2.0",
-            "id": 1,
-            "method": "tools/call",
-            "params": {"name": "get_job", "arguments": {"job_id": "{job}"}},
-        },
-        headers={"Accept": "application/json, text/event-stream"},
-        needs="mcp",
-    ),
-    "GET /mcp": Call(fine=(405,)),
-    "DELETE /mcp": Call(fine=(405,)),
     # -- the native API
     "POST /api/v1/jobs": Call(body=SMALL | {"prompt": "a tree", "source": "{source}"}),
     "GET /api/v1/jobs": Call("/api/v1/jobs?batch_id={batch}&id={job}"),

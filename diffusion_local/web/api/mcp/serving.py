@@ -32,12 +32,7 @@ PATH = "/mcp"
 
 
 def add(app: FastAPI, studio: Studio, watch: Watch, settings: Settings) -> None:
-    app.router.routes.append(Route(PATH, Endpoint(studio, watch, settings), methods=["POST"]))
-    app.router.routes.append(Route(PATH, only_post, methods=["GET", "DELETE"]))
-
-
-def only_post(request: Request) -> None:
-    raise HTTPException(405, "Use POST here.", {"Allow": "POST"})
+    app.router.routes.append(Route(PATH, Endpoint(studio, watch, settings)))
 
 
 class Endpoint:
@@ -51,6 +46,8 @@ class Endpoint:
         self._lock = threading.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST":
+            raise HTTPException(405, "Use POST here.", {"Allow": "POST"})
         server = await anyio.to_thread.run_sync(self._server)
         from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
