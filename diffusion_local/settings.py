@@ -81,6 +81,11 @@ class Settings(Folders):
     speed: str = setting(
         "fast", "exact: bit for bit as diffusers computes; fast: fused GPU kernels, which round differently", SPEEDS
     )
+    batch_size: str = setting(
+        "auto",
+        "most pictures of prompt lists in one pass of the model; auto is what is measured to pay on a GPU",
+        ("auto", *map(str, range(1, 17))),
+    )
     expand_prompts: str = setting(
         "random",
         "what becomes of {a|b} and __name__ in a prompt: random draws one, all makes each, no leaves them",

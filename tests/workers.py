@@ -34,6 +34,7 @@ def open_runner(services: Services, slot: str, engine: Engine, stop: Stop) -> Ru
         services.catalog,
         stop,
         memory=settings.memory,
+        batch_size=settings.batch_size,
         idle_unload=settings.idle_unload,
     )
     runner.local = local

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from diffusion_local.domain import Claim, DeviceMemory, Failure, Fit, Flags, Job, Params, State
 from diffusion_local.gallery.formats import Encoded
-from diffusion_local.queue.estimates import JobTimings
+from diffusion_local.queue.estimates import JobTimings, Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +86,30 @@ class Dispatch(Protocol):
         """Whether jobs may be claimed: the studio's gallery can be written and has room."""
         ...
 
-    def claim(self, loaded: str, most: int = 1) -> list[Job]:
-        """Take the job that is due next, with up to ``most`` - 1 that one forward pass could make with it.
+    def claim(self, loaded: str, most: int = 1, beside: Claim | None = None, urgent: bool = False) -> list[Job]:
+        """Take the job that is due next, with up to ``most`` - 1 that one pass could make with it.
 
-        ``loaded`` is the model in memory. Jobs that the worker holds already stay its own. Empty if nothing is due.
+        ``loaded`` is the model in memory. With ``beside``, a claim of this slot, take up to ``most`` jobs that one pass
+        could make with that one; with ``urgent``, a job of the interactive lane or none. Jobs that the worker holds
+        already stay its own. Empty if nothing is due. Raises LostClaim.
         """
+        ...
+
+    def urgent(self) -> bool:
+        """Whether a job of the interactive lane is due."""
         ...
 
     def paused(self) -> bool:
         """Whether a person paused the queue, so that nothing will be due for a while."""
         ...
 
-    def expected(self, params: Params, loaded: str) -> float | None:
-        """Seconds that a picture should take a worker that has ``loaded`` in memory; None if nothing is known."""
+    def expected(self, params: Params, loaded: str, together: int = 1) -> float | None:
+        """Seconds that a picture in a pass of ``together`` should take a worker that has ``loaded`` in memory; None if
+        nothing is known."""
+        ...
+
+    def shares(self, params: Params) -> list[Share]:
+        """What such pictures took here by the number of pictures in their pass, the smallest first."""
         ...
 
     def source(self, claim: Claim, source_id: str) -> bytes:

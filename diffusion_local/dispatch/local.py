@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +16,7 @@ from diffusion_local.domain import Claim, DeviceMemory, Failure, Fit, Flags, Ima
 from diffusion_local.errors import DatabaseProblem, LostClaim, NotFound, echo
 from diffusion_local.gallery.files import PROBE_BYTES, key_for
 from diffusion_local.messages import message
+from diffusion_local.queue.estimates import Share
 from diffusion_local.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -62,14 +63,20 @@ class LocalDispatch:
     def ready(self) -> bool:
         return self._storage.ready()
 
-    def claim(self, loaded: str, most: int = 1) -> list[Job]:
-        return self._house.jobs.claim(self._slot, loaded, most)
+    def claim(self, loaded: str, most: int = 1, beside: Claim | None = None, urgent: bool = False) -> list[Job]:
+        return self._house.jobs.claim(self._slot, loaded, most, beside and self._own(beside), urgent)
+
+    def urgent(self) -> bool:
+        return self._house.jobs.urgent()
 
     def paused(self) -> bool:
         return self._house.control.closed()
 
-    def expected(self, params: Params, loaded: str) -> float | None:
-        return self._house.view.expected(params, loaded)
+    def expected(self, params: Params, loaded: str, together: int = 1) -> float | None:
+        return self._house.view.expected(params, loaded, together)
+
+    def shares(self, params: Params) -> list[Share]:
+        return self._house.view.shares(params)
 
     def source(self, claim: Claim, source_id: str) -> bytes:
         if source_id not in self._held(claim).params.inputs:
@@ -82,13 +89,13 @@ class LocalDispatch:
                 raise NotFound(message("no_source_picture", source=echo(source_id))) from None
 
     def report(self, reports: Sequence[ProgressReport]) -> list[Flags | None]:
-        def report(each: ProgressReport) -> Flags | None:
-            return self._flags(each.claim, lambda claim: self._house.jobs.report(claim, each.step, each.phase))
-
-        return [report(each) for each in reports]
+        own = [each for each in reports if each.claim.worker == self._slot]
+        flags = self._house.jobs.report_all([(each.claim, each.step, each.phase) for each in own])
+        return self._in_order([each.claim for each in reports], flags)
 
     def flags(self, claims: Sequence[Claim]) -> list[Flags | None]:
-        return [self._flags(claim, self._house.jobs.flags) for claim in claims]
+        own = [each for each in claims if each.worker == self._slot]
+        return self._in_order(claims, self._house.jobs.flags_of(own))
 
     def save_preview(self, claim: Claim, picture: bytes) -> None:
         if claim.worker != self._slot:
@@ -160,11 +167,10 @@ class LocalDispatch:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _flags(self, claim: Claim, ask: Callable[[Claim], Flags]) -> Flags | None:
-        try:
-            return ask(self._own(claim))
-        except LostClaim:
-            return None
+    def _in_order(self, claims: Sequence[Claim], flags: list[Flags | None]) -> list[Flags | None]:
+        """Answers about the claims of this slot among all that were asked for; None for those of another."""
+        found = iter(flags)
+        return [next(found) if claim.worker == self._slot else None for claim in claims]
 
     def _own(self, claim: Claim) -> Claim:
         """Raises LostClaim for the claim of another slot."""

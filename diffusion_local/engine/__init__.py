@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from PIL import Image as PIL
@@ -10,6 +11,7 @@ from PIL import Image as PIL
 from diffusion_local.domain import DeviceMemory, Fit, Params
 from diffusion_local.engine.memory import RungChoice
 from diffusion_local.models.catalog import Model
+from diffusion_local.options.values import MOST_TOGETHER, place_and_size
 
 #: Called after each denoising step with the number of steps done (1 = first) and a function that draws a small
 #: preview when called, or None. Whatever it raises (Stopped, LostClaim) leaves ``generate`` unchanged.
@@ -52,6 +54,87 @@ class Picture:
         return self._image
 
 
+class Held(Protocol):
+    """Where a pass was put aside between two steps: what its engine needs to go on."""
+
+    @property
+    def steps(self) -> int:
+        """Steps that are done."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """One picture of a pass, at its ``place`` (0 is the first) once it runs.
+
+    What ``on_step`` raises ends this part and no other. In the end ``made`` or ``problem`` is set.
+    """
+
+    params: Params
+    on_step: OnStep
+    place: int = 0
+    made: Picture | None = None
+    problem: BaseException | None = None
+
+    @property
+    def live(self) -> bool:
+        return self.made is None and self.problem is None
+
+    def check(self) -> None:
+        """Raise the problem that ended it, if one did."""
+        if self.problem is not None:
+            raise self.problem
+
+    def result(self) -> Picture:
+        """The picture, or the problem raised."""
+        self.check()
+        assert self.made is not None
+        return self.made
+
+
+@dataclass(slots=True, eq=False)
+class Pass:
+    """Pictures that are denoised in one loop. Their params differ in prompts and seed only.
+
+    ``size`` is the number of places in the loop, set by the engine; a place without a part is filled with a copy.
+    ``wanted`` is asked between two steps whether the device is needed for something else. Where it is, ``run`` returns
+    with ``held`` set, and running the pass again continues from there, to the same pixels. ``rung`` is that of the
+    memory policy on which it runs. Parts that cannot share the loop, such as one with a longer prompt, are moved to
+    ``left``, untouched.
+    """
+
+    parts: list[Part]
+    wanted: Callable[[], bool] | None = None
+    size: int = 0
+    held: Held | None = None
+    rung: str = ""
+    left: list[Part] = field(default_factory=list)
+
+    @property
+    def live(self) -> list[Part]:
+        return [part for part in self.parts if part.live]
+
+    def place_of(self, part: Part) -> dict[str, str]:
+        """The fact of a recipe that ``Params.place`` is made of; nothing for a picture that was made alone."""
+        return {"place": f"{part.place + 1}/{self.size}"} if self.size > 1 else {}
+
+
+def seat(crew: Pass) -> None:
+    """Set the size of a pass that begins, and the places of its parts; what is too many is left over.
+
+    Sizes are powers of two, so that few CUDA graphs serve all lists. A picture that names its place gets it.
+    """
+    pinned = crew.parts[0].params.place
+    crew.size = 2 ** (min(len(crew.parts), MOST_TOGETHER).bit_length() - 1)
+    kept = 1 if pinned else crew.size
+    crew.parts, left = crew.parts[:kept], crew.parts[kept:]
+    crew.left = left + crew.left
+    for place, part in enumerate(crew.parts):
+        part.place = place
+    if pinned:
+        crew.parts[0].place, crew.size = place_and_size(pinned)
+
+
 #: Called while a model is loaded with the share of its bytes that is there (0 to 1); not called where it was there
 #: already. Whatever it raises leaves ``load`` unchanged.
 OnProgress = Callable[[float], None]
@@ -80,8 +163,11 @@ class Engine(Protocol):
         """Id of the model loaded last and still in memory, or an empty string."""
         ...
 
-    def plan(self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "") -> RungChoice:
-        """How to hold a model for this picture, from what is free now and what was learned; ``wanted``: a rung."""
+    def plan(
+        self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "", together: int = 1
+    ) -> RungChoice:
+        """How to hold a model for passes of ``together`` such pictures, from what is free now and what was learned;
+        ``wanted``: a rung. More than one picture never changes the rung."""
         ...
 
     def free(self) -> int:
@@ -100,6 +186,15 @@ class Engine(Protocol):
 
         It may return once the device has been given all of the work. Raises EngineError (OutOfMemory, BadImage) and
         whatever ``on_step`` raises; usable again after each of them.
+        """
+        ...
+
+    def run(self, crew: Pass) -> None:
+        """Make several pictures in one loop with the loaded model; see ``Pass`` and ``Part``.
+
+        A part's pixels depend on its params, the size of the pass and its place there, not on the other
+        parts. Raises EngineError for what concerns the pass as a whole (OutOfMemory, DeviceLost, ModelUnavailable);
+        parts that were made already stay so.
         """
         ...
 

@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -16,6 +17,8 @@ from diffusion_local.domain import DeviceMemory, Fit, Kind, Params
 from diffusion_local.engine import (
     OnProgress,
     OnStep,
+    Part,
+    Pass,
     Picture,
     cuda_recording,
     faults,
@@ -33,7 +36,7 @@ from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.memory import LADDERS, MemoryNeed, RungChoice, choose, estimate
 from diffusion_local.engine.model_cache import ModelCache
 from diffusion_local.engine.placement import MemoryGauge
-from diffusion_local.engine.steps import Steps
+from diffusion_local.engine.steps import Interrupted, Steps
 from diffusion_local.engine.upscale import Upscaler
 from diffusion_local.errors import ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
@@ -76,7 +79,7 @@ class DiffusersEngine:
             log.warning("models run the exact way: %s", problem)
         recorder = cuda_recording.recorders(device.torch) if graphs and nvidia else None
         self._rack = ModelCache(device, numbers, self._gauge, recorder, operations)
-        self._latest: Picture | None = None
+        self._latest: list[Picture] = []
         self._upscaler = Upscaler(device.torch)
         if threads:
             torch.set_num_threads(threads)
@@ -101,8 +104,12 @@ class DiffusersEngine:
     def loaded(self) -> str:
         return self._loaded.model.id if self._loaded else ""
 
-    def plan(self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "") -> RungChoice:
-        return choose(self.ladder, model.id, self._need(model, params), self.free(), params, learned, wanted)
+    def plan(
+        self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "", together: int = 1
+    ) -> RungChoice:
+        choice = choose(self.ladder, model.id, self._need(model, params), self.free(), params, learned, wanted)
+        takes = self._need(model, params, together).at(choice.rung) if together > 1 else 0
+        return replace(choice, takes=max(choice.takes, takes))
 
     def free(self) -> int:
         return self._rack.free()
@@ -114,19 +121,30 @@ class DiffusersEngine:
         self._rack.load(model, choice or RungChoice(self.ladder[0]), on_progress or (lambda share: None))
 
     def generate(self, params: Params, on_step: OnStep) -> Picture:
+        part = Part(params, on_step)
+        self.run(Pass([part]))
+        return part.result()
+
+    def run(self, crew: Pass) -> None:
+        params = crew.parts[0].params
         if params.kind is not Kind.UPSCALE and self.loaded != params.model:
             raise ModelUnavailable(message("not_loaded", model=params.model))
-        steps = Steps(on_step)
+        steps = Steps(crew)
         self._gauge.start()
         try:
             with torch.no_grad():
-                picture = self._upscale(params, steps) if params.kind is Kind.UPSCALE else self._paint(params, steps)
-                if peak := self._gauge.peak():
-                    picture.facts["peak_bytes"] = peak - self._rack.bytes_of_others()
-                return picture
+                if params.kind is Kind.UPSCALE:
+                    crew.parts, crew.left = crew.parts[:1], crew.parts[1:] + crew.left
+                    crew.parts[0].made = self._upscale(params, steps)
+                else:
+                    self._paint(crew, steps)
+                for part in crew.parts:
+                    if part.made is not None and (peak := self._gauge.peak()):
+                        part.made.facts["peak_bytes"] = peak - self._rack.bytes_of_others()
+                return
+        except Interrupted:
+            return
         except Exception as error:
-            if error is steps.raised:
-                raise
             problem = faults.named(error, faults.unmakeable)
         finally:
             if self._loaded is not None:
@@ -149,8 +167,9 @@ class DiffusersEngine:
     def _loaded(self) -> Loaded | None:
         return self._rack.current
 
-    def _need(self, model: Model, params: Params) -> MemoryNeed:
-        return estimate(weights.read(model.path), self._rack.dtype_of(model).itemsize, params.width, params.height)
+    def _need(self, model: Model, params: Params, together: int = 1) -> MemoryNeed:
+        size = self._rack.dtype_of(model).itemsize
+        return estimate(weights.read(model.path), size, params.width, params.height, together)
 
     def _upscale(self, params: Params, steps: Steps) -> Picture:
         if self._materials is None:
@@ -159,37 +178,46 @@ class DiffusersEngine:
         picture.facts.update(self._facts(None))
         return picture
 
-    def _paint(self, params: Params, steps: Steps) -> Picture:
-        loaded = self._loaded
+    def _paint(self, crew: Pass, steps: Steps) -> None:
+        loaded, params = self._loaded, crew.parts[0].params
         assert loaded is not None
         if (params.vae, params.loras) != (loaded.vae, loaded.loras):
             self._finish_latest()
-        extras = put_in(loaded, params, self._materials, self._device.torch)
-        need = self._need(loaded.model, params)
+        extras: dict[Part, dict[str, Any]] = {}
+        for part in crew.live:
+            with painting.spared(part):
+                extras[part] = put_in(loaded, part.params, self._materials, self._device.torch)
+        if not crew.live:
+            raise Interrupted
+        need = self._need(loaded.model, params, crew.size if crew.held else len(crew.live))
         room = self._rack.room_for_graphs(need)
         whole = loaded.rung in placement.WHOLE
         form = loaded.forms.denoiser(loaded.pipe, max(0, room - need.graph)) if loaded.rung in RUNGS else None
         encoders = clip_encoders(loaded.pipe) if whole else {}
         with loaded.graphs.around(denoiser_of(loaded.pipe), room, need.graph, form, encoders):
-            picture = painting.paint(loaded, params, steps, self._materials)
-        self._latest = picture
-        if not (loaded.checked and whole and self._device.type == "cuda"):
-            picture.image  # noqa: B018 - waits for it
-            loaded.checked = True
-        picture.facts.update(self._facts(loaded) | extras | loaded.forms.facts())
-        if loaded.graphs.replayed:
-            picture.facts["cuda_graph"] = True
-        if loaded.load_seconds is not None:
-            picture.facts["load_seconds"] = round(loaded.load_seconds, 3)
-            loaded.load_seconds = None
-        return picture
+            painting.paint(loaded, crew, steps, self._materials)
+        made = {part: part.made for part in crew.parts if part.made is not None}
+        self._latest = list(made.values())
+        for part, picture in made.items():
+            if not (loaded.checked and whole and self._device.type == "cuda"):
+                with painting.spared(part):
+                    picture.image  # noqa: B018 - waits for it
+            if part.problem is not None:
+                part.made = None
+            picture.facts.update(self._facts(loaded) | extras.get(part, {}) | loaded.forms.facts())
+            if loaded.graphs.replayed:
+                picture.facts["cuda_graph"] = True
+            if loaded.load_seconds is not None:
+                picture.facts["load_seconds"] = round(loaded.load_seconds, 3)
+                loaded.load_seconds = None
+        loaded.checked = all(part.problem is None for part in made)
 
     def _finish_latest(self) -> None:
-        """Before parts of the model move or go: the latest picture may still need them. Its own thread reports it."""
-        latest, self._latest = self._latest, None
-        if latest is not None:
+        """Before parts of the model move or go: the latest pictures may still need them. Threads report it."""
+        latest, self._latest = self._latest, []
+        for picture in latest:
             with suppress(Exception):
-                latest.image  # noqa: B018 - waits for it
+                picture.image  # noqa: B018 - waits for it
 
     def _facts(self, loaded: Loaded | None) -> dict[str, Any]:
         numbers = {"dtype": loaded.dtype, "vae_dtype": loaded.pipe.vae.dtype} if loaded else {}

@@ -6,12 +6,13 @@ import re
 import textwrap
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from PIL import Image as PIL
 from PIL import ImageDraw, ImageFont
 
 from diffusion_local.domain import DeviceMemory, Fit, Kind, Params
-from diffusion_local.engine import OnProgress, OnStep, Picture
+from diffusion_local.engine import OnProgress, OnStep, Part, Pass, Picture, seat
 from diffusion_local.engine.memory import GIB, LADDERS, RungChoice, Weights, choose, estimate
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
@@ -25,6 +26,13 @@ class TransientFault(EngineError):
     """A fault that is gone at the next try."""
 
     transient = True
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """A pass that was put aside after so many steps."""
+
+    steps: int
 
 
 class FakeEngine:
@@ -55,7 +63,9 @@ class FakeEngine:
     def loaded(self) -> str:
         return self._model.id if self._model else ""
 
-    def plan(self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "") -> RungChoice:
+    def plan(
+        self, model: Model, params: Params, learned: Sequence[Fit], wanted: str = "", together: int = 1
+    ) -> RungChoice:
         return choose(self.ladder, model.id, estimate(Weights(), 2, 1, 1), self.free(), params, learned, wanted)
 
     def free(self) -> int:
@@ -70,20 +80,40 @@ class FakeEngine:
         self._model, self._rung = model, choice.rung if choice else self.ladder[0]
 
     def generate(self, params: Params, on_step: OnStep) -> Picture:
+        part = Part(params, on_step)
+        self.run(Pass([part]))
+        return part.result()
+
+    def run(self, crew: Pass) -> None:
+        params, held = crew.parts[0].params, crew.held
         if self.loaded != params.model and params.kind is not Kind.UPSCALE:
             raise ModelUnavailable(message("not_loaded", model=params.model))
-        started = time.monotonic()
+        if held is None:
+            seat(crew)
+        crew.held, started = None, time.monotonic()
+        cards = {part: draw_card(part.params) for part in crew.live}
+        for step in range((held.steps if held else 0) + 1, params.steps + 1):
+            time.sleep(max((self._seconds(part.params) for part in crew.live), default=0.0))
+            for part in crew.live:
+                try:
+                    if step == min(2, params.steps):
+                        self._misbehave(_DIRECTIVE.findall(part.params.prompt), part.params.seed)
+                    part.on_step(step, _preview(cards[part], step / params.steps))
+                except OutOfMemory:
+                    raise
+                except BaseException as problem:
+                    part.problem = problem
+            if crew.live and step < params.steps and crew.wanted and crew.wanted():
+                crew.held = Aside(step)
+                return
+        facts = {"engine": "fake", "device": self.device, "denoise_seconds": round(time.monotonic() - started, 3)}
+        for part in crew.live:
+            part.made = Picture(cards[part], facts | crew.place_of(part))
+
+    def _seconds(self, params: Params) -> float:
+        """Of a step."""
         directives = _DIRECTIVE.findall(params.prompt)
-        step_seconds = next((float(d[5:]) for d in directives if d.startswith("slow:")), self._step_seconds)
-        card = draw_card(params)
-        for step in range(1, params.steps + 1):
-            time.sleep(step_seconds)
-            if step == min(2, params.steps):
-                self._misbehave(directives, params.seed)
-            on_step(step, _preview(card, step / params.steps))
-        return Picture(
-            card, {"engine": "fake", "device": self.device, "denoise_seconds": round(time.monotonic() - started, 3)}
-        )
+        return next((float(each[5:]) for each in directives if each.startswith("slow:")), self._step_seconds)
 
     def spare(self) -> bool:
         return False

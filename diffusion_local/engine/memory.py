@@ -95,8 +95,11 @@ class Weights:
     upcasts_vae: bool = False
 
 
-def estimate(weights: Weights, number_bytes: int, width: int, height: int) -> MemoryNeed:
-    """What a picture of this size needs with numbers of so many bytes (2 = half precision)."""
+def estimate(weights: Weights, number_bytes: int, width: int, height: int, together: int = 1) -> MemoryNeed:
+    """What a pass of ``together`` pictures of this size needs with numbers of so many bytes (2 = half precision).
+
+    They are decoded one by one.
+    """
     vae_bytes = 4 if weights.upcasts_vae else number_bytes
     parts = {part: count * (vae_bytes if part == "vae" else number_bytes) for part, count in weights.parts.items()}
 
@@ -106,7 +109,7 @@ def estimate(weights: Weights, number_bytes: int, width: int, height: int) -> Me
     pixels = width * height
     return MemoryNeed(
         parts=parts,
-        step=pixels * STEP_NUMBERS * number_bytes,
+        step=pixels * STEP_NUMBERS * number_bytes * together,
         decode=decoding(pixels),
         tiled=decoding(min(pixels, TILE**2)),
         small_tiled=decoding(min(pixels, SMALL_TILE**2)),

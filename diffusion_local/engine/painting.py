@@ -1,7 +1,9 @@
-"""One picture by diffusion, in readable steps. Families differ in ``engine.families``, kinds of work in ``kinds``."""
+"""Pictures by diffusion, in readable steps. Families differ in ``engine.families``, kinds of work in ``kinds``."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +12,8 @@ from PIL import Image as PIL
 
 from diffusion_local.domain import Kind, Params
 from diffusion_local.engine import (
+    Part,
+    Pass,
     Picture,
     autoencoder,
     faults,
@@ -18,51 +22,79 @@ from diffusion_local.engine import (
     placement,
     previews,
     samplers,
+    seat,
     transfers,
 )
 from diffusion_local.engine.family import Conditioning
 from diffusion_local.engine.graphs import denoiser_of
+from diffusion_local.engine.holding import Paused, go_on
 from diffusion_local.engine.img2img import SourceCanvas, StartLatents
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
-from diffusion_local.engine.steps import Steps
-from diffusion_local.errors import BadImage, ModelUnavailable, OutOfMemory
+from diffusion_local.engine.steps import Interrupted, Steps
+from diffusion_local.errors import BadImage, DeviceLost, ModelUnavailable, OutOfMemory
 from diffusion_local.grammar import schedules
 from diffusion_local.messages import message
 
 #: Prompts whose embeddings are kept: about 0.3 MB each for SD, 0.6 MB for SDXL, with their negatives.
-PROMPTS_KEPT = 32
+PROMPTS_KEPT = 64
 #: Channels of a UNet that reads the mask and the masked picture beside the latents.
 INPAINT_CHANNELS = 9
 
 
-def paint(loaded: Loaded, params: Params, steps: Steps, materials: PictureInputs | None) -> Picture:
-    """Make the picture with the model in memory. Raises EngineError and whatever ``steps`` is told to raise.
+@dataclass(slots=True)
+class Sketch:
+    """One picture of a pass before its first step. ``texts`` are (prompt, negative) at each step."""
 
-    On a CUDA device it may return before the device has finished; see ``Picture``.
+    texts: list[tuple[str, str]]
+    embedded: dict[tuple[str, str], Conditioning]
+    noise: torch.Tensor
+    generator: torch.Generator
+
+    def at(self, step: int) -> tuple[str, str]:
+        return self.texts[min(step, len(self.texts) - 1)]
+
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """Equal for those that fit into one loop. A prompt whose length changes on the way has one of its own."""
+        found = {shapes(each) for each in self.embedded.values()}
+        return (tuple(self.noise.shape), *found, *[id(self)] * (len(found) > 1))
+
+
+def paint(loaded: Loaded, crew: Pass, steps: Steps, materials: PictureInputs | None) -> None:
+    """Make the pictures of a pass with the model in memory. See ``Engine.run``.
+
+    On a CUDA device it may return before the device has finished; see ``Picture``. Raises Interrupted and EngineError.
     """
     pipe, family = loaded.pipe, loaded.family
-    device = pipe._execution_device
-    # 1. What it begins from.
-    canvas = opened(params, materials)
-
+    device, params = pipe._execution_device, crew.parts[0].params
+    paused = crew.held if isinstance(crew.held, Paused) else None
+    # 1. What the pictures begin from.
+    canvases = [opened_for(part, materials) for part in crew.live][:1]
+    if not crew.live:
+        raise Interrupted
+    canvas = canvases[0]
     skipped = 0 if canvas is None else img2img.skipped(params.steps, params.strength)
 
     with transfers.Prelude(device) as prelude:
-        # 2. Text to embeddings: of each text, where the prompt changes from step to step.
-        texts = texts_of(loaded, params, params.steps - skipped)
-        embedded = {pair: embed(loaded, params, *pair) for pair in texts}
-        conditioning = embedded[texts[0]]
+        # 2. Text to embeddings: of each text, where the prompt changes from step to step. Noise from the seeds.
+        sketches = {part: sketch for part in crew.live if (sketch := sketched(loaded, part, params.steps - skipped))}
+        if not sketches:
+            raise Interrupted
+        if paused is None:
+            seat_alike(crew, sketches, alone=reads_mask(pipe))
+        places = at_places(crew, sketches, lambda part: drawn(loaded, part.params))
+        embedded = each_step(places)
         placement.step_back(pipe)
 
-        # 3. A scheduler of this picture's own: it keeps state between steps, and an interrupted one keeps it for good.
+        # 3. A scheduler of this pass's own: it keeps state between steps, and an interrupted one keeps it for good.
         scheduler = pipe.scheduler = samplers.scheduler(params.sampler, loaded.scheduler_config, params.schedule)
         transfers.spare_waits(scheduler, device)
 
-        # 4. Noise from the seed; the latents of what it begins from.
-        drawn, generator = noise.draw(params, family.shape(pipe, params.width, params.height))
-        drawn = drawn.to(device, family.latents_dtype or loaded.dtype)
-        start = family.start(pipe, drawn)
+        # 4. The latents that it begins with.
+        noise_drawn = torch.cat([each.noise for each in places]).to(device, family.latents_dtype or loaded.dtype)
+        generators = [each.generator for each in places]
+        start = family.start(pipe, noise_drawn)
         run = family.run(pipe)
         change, said = None, ""
         vae_in_fp32 = partial(placement.vae_in_fp32, pipe, loaded.rung, str(device))
@@ -70,49 +102,156 @@ def paint(loaded: Loaded, params: Params, steps: Steps, materials: PictureInputs
             run = masked(loaded, canvas, params)
         elif canvas is not None:
             with loaded.forms.lock:
-                begun, said = begin(loaded, canvas, drawn, vae_in_fp32)
+                begun, said = begin(loaded, canvas, noise_drawn, vae_in_fp32)
             change = partial(put_back, loaded, begun, params, skipped * scheduler.order)
-            if skipped or params.kind is not Kind.INPAINT:  # a whole repaint begins from noise alone
+            # a whole repaint begins from noise alone
+            if paused is None and (skipped or params.kind is not Kind.INPAINT):
                 start = start.clone()
                 img2img.begin_late(scheduler, skipped, partial(fill, loaded, begun, start))
-        changing = len(embedded) > 1
-        turn = partial(turn_to, loaded, [embedded[pair] for pair in texts], scheduler.order) if changing else None
-        steps.follow(scheduler, previewer(loaded, params), skipped, change, turn)
+        if paused is not None:
+            start = paused.latents.clone()
+            for generator, state in zip(generators, paused.generators, strict=True):
+                generator.set_state(state)
+            go_on(scheduler, paused, skipped * scheduler.order, family.scales_start)
+        before = paused.calls if paused else 0
+        turn = partial(turn_to, loaded, embedded, scheduler.order) if len(embedded) > 1 else None
+        hold = None if reads_mask(pipe) else partial(Paused.at, scheduler=scheduler, generators=generators)
+        steps.follow(scheduler, previewer(loaded, params), skipped, change, turn, hold, before)
+        crew.held = None
         prelude.end_at(denoiser_of(pipe))
 
         # 5. Noise to latents, step by step.
         watch = Stopwatch(device)
         latents = run(
-            **conditioning,
+            **embedded[min(before // scheduler.order, len(embedded) - 1)],
             **family.call(params),
             num_inference_steps=params.steps,
             latents=start,
-            generator=generator,
+            generator=generators if len(generators) > 1 else generators[0],
             output_type="latent",
             callback_on_step_end=steps,
-            **({"callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]} if changing else {}),
+            **({"callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]} if turn else {}),
         ).images
         watch.stop()
 
-    # 6. Latents to a picture.
+    # 6. Latents to pictures, one by one.
     spread = family.end(pipe, params.width, params.height)(latents)
-    decoded = decode(loaded, spread, vae_in_fp32)
+    facts = {"scheduler": type(scheduler).__name__}
+    for part in crew.live:
+        with spared(part):
+            decoded = decode(loaded, spread[part.place : part.place + 1], vae_in_fp32)
+            part.made = Picture(
+                partial(finished, part.params, decoded, canvas, watch, said), facts | crew.place_of(part)
+            )
 
-    def finish() -> tuple[PIL.Image, dict[str, Any]]:
-        try:
-            image, said_later = decoded()
-        except Exception as error:  # perhaps on another thread, beside the next picture
-            problem = faults.named(error, faults.unmakeable)
-            problem.transient |= isinstance(problem, OutOfMemory)
+
+def finished(
+    params: Params,
+    decoded: Callable[[], tuple[PIL.Image, str]],
+    canvas: SourceCanvas | None,
+    watch: "Stopwatch",
+    said: str,
+) -> tuple[PIL.Image, dict[str, Any]]:
+    """The picture and what is known once the device has made it. Raises EngineError."""
+    try:
+        image, said_later = decoded()
+    except Exception as error:  # perhaps on another thread, beside the next picture
+        problem = faults.named(error, faults.unmakeable)
+        problem.transient |= isinstance(problem, OutOfMemory)
+        raise problem from error
+    if image.size != (params.width, params.height):
+        raise BadImage(message("wrong_size", got=f"{image.width}x{image.height}"))
+    if canvas is not None:
+        image = canvas.paste(image)
+    retry = said or said_later
+    return image, {"denoise_seconds": round(watch.seconds(), 3)} | ({"vae_retry": retry} if retry else {})
+
+
+@contextmanager
+def spared(part: Part) -> Iterator[None]:
+    """What goes wrong inside ends this part only, but for what concerns every part of the pass."""
+    try:
+        yield
+    except Exception as error:
+        problem = faults.named(error, faults.unmakeable)
+        if isinstance(problem, OutOfMemory | DeviceLost):
             raise problem from error
-        if image.size != (params.width, params.height):
-            raise BadImage(message("wrong_size", got=f"{image.width}x{image.height}"))
-        if canvas is not None:
-            image = canvas.paste(image)
-        retry = said or said_later
-        return image, {"denoise_seconds": round(watch.seconds(), 3)} | ({"vae_retry": retry} if retry else {})
+        part.problem = problem
 
-    return Picture(finish, {"scheduler": type(scheduler).__name__})
+
+def opened_for(part: Part, materials: PictureInputs | None) -> SourceCanvas | None:
+    with spared(part):
+        return opened(part.params, materials)
+    return None
+
+
+def sketched(loaded: Loaded, part: Part, steps: int) -> Sketch | None:
+    """None where it cannot be made, which ends the part."""
+    with spared(part):
+        texts = texts_of(loaded, part.params, steps)
+        embedded = {pair: embed(loaded, part.params, *pair) for pair in texts}
+        return Sketch(texts, embedded, *drawn(loaded, part.params))
+    return None
+
+
+def drawn(loaded: Loaded, params: Params) -> tuple[torch.Tensor, torch.Generator]:
+    return noise.draw(params, loaded.family.shape(loaded.pipe, params.width, params.height))
+
+
+def seat_alike(crew: Pass, sketches: dict[Part, Sketch], alone: bool) -> None:
+    """Give the parts of a pass that begins their places; those that are unlike the first are left over."""
+    first, *others = sketches
+    beside = [each for each in others if not alone and sketches[each].form == sketches[first].form]
+    ended = [part for part in crew.parts if not part.live]
+    crew.left = [part for part in others if part not in beside] + crew.left
+    crew.parts = [first, *beside]
+    seat(crew)
+    crew.parts += ended
+
+
+def at_places(
+    crew: Pass,
+    sketches: dict[Part, Sketch],
+    again: Callable[[Part], tuple[torch.Tensor, torch.Generator]],
+) -> list[Sketch]:
+    """A sketch for each place of a pass. Where there is no part left it is another one's, with its own generator."""
+    there = {part.place: sketch for part, sketch in sketches.items() if part in crew.live}
+    model, copied = next((part, sketch) for part, sketch in sketches.items() if part in crew.live)
+    return [
+        there[place] if place in there else replace(copied, generator=again(model)[1]) for place in range(crew.size)
+    ]
+
+
+def each_step(places: Sequence[Sketch]) -> list[Conditioning]:
+    """What the pipeline is told at each step, or once if that never changes. Equal texts give the same object."""
+    known: dict[tuple[tuple[str, str], ...], Conditioning] = {}
+    found = []
+    for step in range(max(len(each.texts) for each in places)):
+        pairs = tuple(each.at(step) for each in places)
+        if pairs not in known:
+            known[pairs] = stacked([each.embedded[pair] for each, pair in zip(places, pairs, strict=True)])
+        found.append(known[pairs])
+    return found if len(known) > 1 else found[:1]
+
+
+def stacked(each: Sequence[Conditioning]) -> Conditioning:
+    """The conditionings of several pictures as that of one batch."""
+    if len(each) == 1:
+        return each[0]
+
+    def together(values: list[Any]) -> Any:
+        if torch.is_tensor(values[0]):
+            return torch.cat(values)
+        return [item for value in values for item in value] if isinstance(values[0], list) else values[0]
+
+    return {name: together([one[name] for one in each]) for name in each[0]}
+
+
+def shapes(conditioning: Conditioning) -> tuple[Any, ...]:
+    """What of a conditioning must be equal for ``stacked``; lists hold a tensor of any length for each picture."""
+    return tuple(
+        (name, tuple(value.shape) if torch.is_tensor(value) else type(value)) for name, value in conditioning.items()
+    )
 
 
 def decode(loaded: Loaded, latents: torch.Tensor, in_fp32: Callable[[], None]) -> Callable[[], tuple[PIL.Image, str]]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image as PIL
 
-from diffusion_local.engine import OnStep, samplers
+from diffusion_local.engine import Held, Part, Pass, samplers
 
 #: A small picture of latents as the pipeline has them.
 Preview = Callable[[torch.Tensor], PIL.Image]
@@ -15,18 +15,24 @@ Preview = Callable[[torch.Tensor], PIL.Image]
 Change = Callable[[int, torch.Tensor], torch.Tensor]
 #: Other tensors of the pipeline for the call after this one, by their names there.
 Turn = Callable[[int, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+#: What a pass needs to continue after so many calls and whole steps, with its latents then.
+Hold = Callable[[int, int, torch.Tensor], Held]
+
+
+class Interrupted(Exception):
+    """Raised through a pipeline: no part of the pass is left, or the pass is held."""
 
 
 class Steps:
-    """diffusers' ``callback_on_step_end``: hands whole steps to ``on_step`` and remembers what that raises."""
+    """diffusers' ``callback_on_step_end``: hands whole steps to the parts of a pass, and keeps what they raise."""
 
-    def __init__(self, on_step: OnStep) -> None:
-        self.raised: BaseException | None = None
-        self._on_step = on_step
+    def __init__(self, crew: Pass) -> None:
+        self._crew = crew
         self._preview: Preview | None = None
-        self._skipped = 0
+        self._skipped = self._before = 0
         self._change: Change | None = None
         self._turn: Turn | None = None
+        self._hold: Hold | None = None
         self._scheduler: Any = None
         self._estimate: Callable[[], torch.Tensor | None] = lambda: None
 
@@ -37,33 +43,50 @@ class Steps:
         skipped: int = 0,
         change: Change | None = None,
         turn: Turn | None = None,
+        hold: Hold | None = None,
+        before: int = 0,
     ) -> None:
         """``preview`` draws latents; ``skipped`` steps count as done; ``change(index, latents)`` has the last word;
-        ``turn(index, tensors)`` gives the next call another prompt."""
+        ``turn(index, tensors)`` gives the next call another prompt; without ``hold`` the pass cannot be put aside.
+        ``before``: calls that were made before the pass was put aside."""
         self._scheduler, self._preview, self._skipped = scheduler, preview, skipped
-        self._change, self._turn = change, turn
+        self._change, self._turn, self._hold, self._before = change, turn, hold, before
         self._estimate = samplers.watch(scheduler)
 
     def __call__(self, pipe: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         """A second order sampler (Heun) calls twice a step, but for the last, which has one call."""
+        index += self._before
         calls, order = index + 1, self._scheduler.order
+        last = calls == self._before + pipe.num_timesteps
         changed = {"latents": self._change(index, tensors["latents"])} if self._change else {}
         if self._turn:
             changed |= self._turn(index, tensors)
-        if calls % order == 0 or calls == pipe.num_timesteps:
-            self.tell(self._skipped - (-calls // order), changed.get("latents", tensors["latents"]))
+        if calls % order == 0 or last:
+            latents, done = changed.get("latents", tensors["latents"]), self._skipped - (-calls // order)
+            self.tell(done, latents)
+            if not last and self._hold and self._crew.wanted and self._crew.wanted():
+                self._crew.held = self._hold(calls, done, latents)
+                raise Interrupted
         return changed
 
     def tell(self, step: int, latents: torch.Tensor | None = None) -> None:
-        """That so many steps are done."""
-        try:
-            self._on_step(step, None if latents is None else self._picture(latents))
-        except BaseException as error:
-            self.raised = error
-            raise
+        """That so many steps are done. Raises Interrupted once no part is left."""
+        shown = self._shown(latents)
+        for part in self._crew.live:
+            try:
+                part.on_step(step, self._picture(part, shown))
+            except BaseException as error:
+                part.problem = error
+        if not self._crew.live:
+            raise Interrupted
 
-    def _picture(self, latents: torch.Tensor) -> Callable[[], PIL.Image] | None:
-        if self._preview is None:
+    def _shown(self, latents: torch.Tensor | None) -> torch.Tensor | None:
+        if latents is None or self._preview is None:
             return None
         estimate = self._estimate()
-        return partial(self._preview, latents if estimate is None else estimate)
+        return latents if estimate is None else estimate
+
+    def _picture(self, part: Part, latents: torch.Tensor | None) -> Callable[[], PIL.Image] | None:
+        if latents is None or self._preview is None:
+            return None
+        return partial(self._preview, latents[part.place : part.place + 1])

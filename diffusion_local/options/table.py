@@ -117,6 +117,10 @@ class Params:
         meaning="forces a memory policy, such as vae_tiling", a1111=(), kinds=EVERY_KIND, choices=RUNGS,
         place="expert.files"
     )] = ""
+    place: Annotated[str, Option(
+        meaning="makes a picture of a batch again bit for bit: its place and the size of the pass, such as 3/8",
+        a1111=(), check=values.place, example="3/8", widget=Widget.HIDDEN, place="expert.files", varies=False
+    )] = ""
     # fmt: on
 
     @property

@@ -9,6 +9,8 @@ from diffusion_local.messages import message
 from diffusion_local.options.types import Lora
 
 MAX_SEED = 2**32 - 1
+#: The most pictures in one pass of the denoiser.
+MOST_TOGETHER = 16
 MAX_PROMPT_CHARS = 10_000
 MAX_LORAS = 8
 MAX_LORA_WEIGHT = 4.0
@@ -70,6 +72,22 @@ def one_of(field: str, name: Any, known: tuple[str, ...]) -> str:
         if isinstance(name, str) and name.strip().casefold() == each.casefold():
             return each
     raise InvalidParams(field, message("one_of", known=list(known), got=echo(name)))
+
+
+def place(field: str, value: Any) -> str:
+    """A place in a pass and the size of the pass, both from 1: ``3/8``. Empty is none."""
+    if value in ("", None):
+        return ""
+    found = re.fullmatch(r"\s*(\d{1,2})\s*/\s*(\d{1,2})\s*", str(value), re.ASCII)
+    if not found or not 1 <= int(found[1]) <= int(found[2]) <= MOST_TOGETHER:
+        raise InvalidParams(field, message("place_in_pass", most=MOST_TOGETHER, got=echo(value)))
+    return f"{int(found[1])}/{int(found[2])}"
+
+
+def place_and_size(text: str) -> tuple[int, int]:
+    """(place from 0, size) of what ``place`` gave."""
+    number, size = text.split("/")
+    return int(number) - 1, int(size)
 
 
 def source_id(field: str, value: Any, needed: str) -> str:

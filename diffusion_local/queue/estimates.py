@@ -1,7 +1,8 @@
 """Estimates of time from this machine's own history. Pure arithmetic; the store brings the numbers.
 
 A kind of picture (``Work``) that was made before takes what it took then: the median of the newest, made on the rung of
-the memory policy and in forward passes of the size that the newest had. One that was not takes what a line through the
+the memory policy that the newest had and in the largest passes among them (the last of a list run in smaller ones). One
+that was not takes what a line through the
 model's other pictures says, over their cost in step-megapixels. Where a model has made nothing there is no guess.
 """
 
@@ -12,7 +13,7 @@ from itertools import combinations
 from statistics import median
 from typing import Self
 
-from diffusion_local.domain import Job
+from diffusion_local.domain import Job, Lane
 from diffusion_local.options.table import Params
 
 NEWEST = 20  # pictures of one kind that its median is of
@@ -64,6 +65,15 @@ class FinishedPicture:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What a picture took in passes of ``together``: the median of ``count`` pictures, in seconds."""
+
+    together: int
+    seconds: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class LinearFit:
     """Seconds as ``base + slope * cost``."""
 
@@ -92,6 +102,7 @@ class Pace:
     """What was learned of some models."""
 
     known: dict[Work, float] = field(default_factory=dict)
+    shares: dict[Work, list[Share]] = field(default_factory=dict)  # by size of the pass, the smallest first
     lines: dict[tuple[str, str], LinearFit] = field(
         default_factory=dict
     )  # by model and kind; kind "" for all of a model
@@ -110,17 +121,27 @@ class Pace:
         pace = cls(loads={model: median(each[:NEWEST]) for model, each in loads.items()})
         points: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
         for work, each in by_work.items():
-            newest = each[0]
-            alike = [made.seconds for made in each if (made.rung, made.together) == (newest.rung, newest.together)]
-            pace.known[work] = median(alike[:NEWEST])
+            by_size: dict[int, list[float]] = defaultdict(list)
+            for made in each:
+                if made.rung == each[0].rung:
+                    by_size[made.together].append(made.seconds)
+            pace.shares[work] = [
+                Share(size, median(found[:NEWEST]), len(found)) for size, found in sorted(by_size.items())
+            ]
+            largest = max(made.together for made in each[:NEWEST] if made.rung == each[0].rung)
+            pace.known[work] = median(by_size[largest][:NEWEST])
             for key in ((work.model, work.kind), (work.model, "")):
                 points[key].append((work.cost, pace.known[work]))
         lines = {key: LinearFit.through(found[:MOST_KINDS]) for key, found in points.items()}
         pace.lines = {key: line for key, line in lines.items() if line}
         return pace
 
-    def seconds(self, work: Work) -> float | None:
-        """What one picture takes with its model loaded; None if nothing is known."""
+    def seconds(self, work: Work, together: int | None = None) -> float | None:
+        """What one picture takes with its model loaded, in passes of ``together`` where that is told and known; None if
+        nothing is known."""
+        for share in self.shares.get(work, ()):
+            if share.together == together:
+                return share.seconds
         if work in self.known:
             return self.known[work]
         line = self.lines.get((work.model, work.kind)) or self.lines.get((work.model, ""))
@@ -132,8 +153,8 @@ class Pace:
 
 
 def seconds_left(job: Job, pace: Pace, loaded: str = "") -> float | None:
-    """Seconds a job still needs once it runs (all of it, and its model's load, if it waits)."""
-    known = pace.seconds(Work.of(job.params))
+    """Seconds a job still needs once it runs (all of it, and its model's load, if it waits); of a pass, its share."""
+    known = pace.seconds(Work.of(job.params), 1 if job.lane is Lane.INTERACTIVE else None)
     if known is None:
         return None
     load = 0.0 if job.step else pace.load(job.params.model, loaded)
@@ -151,17 +172,22 @@ def finish_times(
     """Seconds from now until each job is done, where what all before it take is known.
 
     Jobs are dealt in order to the worker that is free first; ``loaded`` has the workers' models, ``opens`` the seconds
-    until each gate that is closed opens.
+    until each gate that is closed opens. What one worker runs, in one pass or put aside, ends when all of it does.
     """
     hands = max(1, workers)
     free, models = [0.0] * hands, [*loaded, *[""] * hands][:hands]
     times: dict[str, float] = {}
-    for place, job in enumerate(running):
-        left = seconds_left(job, pace, models[place % hands])
-        if left is None:
-            return times
-        times[job.id] = free[place % hands] = left
-        models[place % hands] = job.params.model
+    held: dict[str, list[Job]] = defaultdict(list)
+    for job in running:
+        held[job.worker or job.id].append(job)
+    for place, jobs in enumerate(held.values()):
+        for job in jobs:
+            left = seconds_left(job, pace, models[place % hands])
+            if left is None:
+                return times
+            free[place % hands] += left
+            models[place % hands] = job.params.model
+        times |= {job.id: free[place % hands] for job in jobs}
     for job in waiting:
         first = free.index(min(free))
         left = seconds_left(job, pace, models[first])

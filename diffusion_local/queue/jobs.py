@@ -18,6 +18,7 @@ from diffusion_local.domain import (
     Flags,
     Image,
     Job,
+    Kind,
     Lane,
     Params,
     State,
@@ -62,6 +63,7 @@ LONGEST_PAUSE = timedelta(minutes=5)
 #: Values of `paused`, of the queue and of a batch: open; running pictures are finished; they are given back at once.
 OPEN, FINISH, GIVE_BACK = 0, 1, 2
 
+INTERACTIVE = rows.LANE_RANKS[Lane.INTERACTIVE]
 OPEN_QUEUE = f"SELECT paused = {OPEN} AND blocked = '' FROM queue"
 WANTED = (
     f"cancel_requested, (SELECT paused FROM queue) = {GIVE_BACK} "
@@ -123,12 +125,15 @@ class JobStore:
         """Take the job that is due next, or None."""
         return next(iter(self.claim(worker, loaded)), None)
 
-    def claim(self, worker: str, loaded: str = "", most: int = 1) -> list[Job]:
-        """Take the job that is due next, with up to ``most`` - 1 that come right after it and that one forward pass
-        could make with it. ``loaded`` is the model that the worker has in memory.
+    def claim(
+        self, worker: str, loaded: str = "", most: int = 1, beside: Claim | None = None, urgent: bool = False
+    ) -> list[Job]:
+        """Take the job that is due next, with up to ``most`` - 1 that one pass could make with it; with ``beside``, up
+        to ``most`` that one pass could make with that claim's job; with ``urgent``, of the interactive lane only.
+        ``loaded`` is the model that the worker has in memory.
 
         The order is the line's (see ``queue.order``). Left out: a paused or blocked queue, held jobs, those whose
-        `not_before` is still to come, and those outside their window.
+        `not_before` is still to come, and those outside their window. Raises LostClaim.
         """
         now = utc_now()
         moment = datetime.fromisoformat(now)
@@ -146,40 +151,63 @@ class JobStore:
                 for ripen in RIPEN:
                     db.execute(ripen, pauses)
             line = QueueOrder(db, moment, self._rules)
-
-            def suits(job_id: str) -> bool:
-                return not taken or go_together(taken[0], next(rows.job(row) for row in db.query(JOB, [job_id])))
-
-            while len(taken) < most and (job_id := line.next(taken[0].params.model if taken else loaded, suits)):
-                taken += self._move(
-                    db,
-                    "claim",
-                    "AND id = :id",
-                    ", worker = :worker, attempt = attempt + 1, step = 0, phase = '', note = '', not_before = NULL, "
-                    "started_at = :now, reported_at = :now",
-                    now=now,
-                    worker=worker,
-                    id=job_id,
-                )
+            first = None if beside is None else held_by(db, beside)
+            if first is None and (job_id := line.next(loaded, INTERACTIVE if urgent else None)):
+                taken += self._take(db, worker, job_id, now)
+                first = taken[0]
+            while first and len(taken) < most and (job_id := line_beside(db, line, first)):
+                taken += self._take(db, worker, job_id, now)
         return taken
+
+    def urgent(self) -> bool:
+        """Whether a job of the interactive lane is due."""
+        with self._database.read() as db:
+            moment = datetime.fromisoformat(utc_now())
+            return bool(db.scalar(OPEN_QUEUE)) and QueueOrder(db, moment, self._rules).any_due_of(INTERACTIVE)
+
+    def _take(self, db: Transaction, worker: str, job_id: str, now: str) -> list[Job]:
+        return self._move(
+            db,
+            "claim",
+            "AND id = :id",
+            ", worker = :worker, attempt = attempt + 1, step = 0, phase = '', note = '', not_before = NULL, "
+            "started_at = :now, reported_at = :now",
+            now=now,
+            worker=worker,
+            id=job_id,
+        )
 
     def flags(self, claim: Claim) -> Flags:
         """What a person wants of a running job. Raises LostClaim."""
+        return there(self.flags_of([claim]))
+
+    def flags_of(self, claims: Sequence[Claim]) -> list[Flags | None]:
+        """The same of several; None for each whose claim is lost."""
         with self._database.read() as db:
-            wanted = db.query(
-                f"SELECT {WANTED} FROM jobs WHERE id = :id AND state = 'running' {CLAIMED}", values_of(claim)
-            )
-            return told(wanted)
+            query = f"SELECT {WANTED} FROM jobs WHERE id = :id AND state = 'running' {CLAIMED}"
+            return [told(db.query(query, values_of(claim))) for claim in claims]
 
     def report(self, claim: Claim, step: int, phase: str = "") -> Flags:
         """Say how far the job is, and hear what a person wants of it. Raises LostClaim."""
+        return there(self.report_all([(claim, step, phase)]))
+
+    def report_all(self, reports: Sequence[tuple[Claim, int, str]]) -> list[Flags | None]:
+        """The same of several, in one transaction; None for each whose claim is lost."""
+        now = utc_now()
+        update = (
+            "UPDATE jobs SET step = :step, phase = :phase, phase_json = :phase_json, reported_at = :now "
+            f"WHERE id = :id AND state = 'running' {CLAIMED} RETURNING {WANTED}"
+        )
         with self._database.write() as db:
-            wanted = db.query(
-                "UPDATE jobs SET step = :step, phase = :phase, phase_json = :phase_json, reported_at = :now "
-                f"WHERE id = :id AND state = 'running' {CLAIMED} RETURNING {WANTED}",
-                values_of(claim) | {"step": step, "phase": phase, "phase_json": encoded(phase), "now": utc_now()},
-            )
-            return told(wanted)
+            return [
+                told(
+                    db.query(
+                        update,
+                        values_of(claim) | {"step": step, "phase": phase, "phase_json": encoded(phase), "now": now},
+                    )
+                )
+                for claim, step, phase in reports
+            ]
 
     def finish(self, claim: Claim, image: Image, measured: JobTimings | None = None) -> None:
         """The picture's row and `done`, in one transaction. Its file must be there already. Raises LostClaim."""
@@ -225,10 +253,7 @@ class JobStore:
     def held(self, claim: Claim) -> Job:
         """The running job of a claim. Raises LostClaim."""
         with self._database.read() as db:
-            query = f"SELECT * FROM jobs WHERE id = :id AND state = 'running' {CLAIMED}"
-            for row in list(db.query(query, values_of(claim))):
-                return rows.job(row)
-        raise LostClaim
+            return held_by(db, claim)
 
     def running(self, worker: str) -> list[Job]:
         """The jobs that a worker holds claims on."""
@@ -286,21 +311,46 @@ class JobStore:
         return [rows.job(row) for row in moved]
 
 
+def held_by(db: Transaction, claim: Claim) -> Job:
+    query = f"SELECT * FROM jobs WHERE id = :id AND state = 'running' {CLAIMED}"
+    for row in list(db.query(query, values_of(claim))):
+        return rows.job(row)
+    raise LostClaim
+
+
+def line_beside(db: Transaction, line: QueueOrder, first: Job) -> str | None:
+    """The next job for a pass with a job that was taken."""
+
+    def suits(job_id: str) -> bool:
+        return go_together(first, next(rows.job(row) for row in db.query(JOB, [job_id])))
+
+    return line.beside(rows.LANE_RANKS[first.lane], first.priority, first.params.model, suits)
+
+
 def go_together(first: Job, other: Job) -> bool:
-    """Whether one forward pass could make both: jobs of the batch lane that differ in prompts and seed only. A job that
-    took down a worker runs alone."""
+    """Whether one pass could make both: jobs of the batch lane that differ in prompts and seed only. Alone run: a job
+    that took down a worker, an upscale, and a picture that is made again in its old place."""
     one, two = (replace(job.params, prompt="", negative="", seed=0) for job in (first, other))
-    return one == two and all(job.lane is Lane.BATCH and not job.crashes for job in (first, other))
+    alike = one == two and one.kind is not Kind.UPSCALE and not one.place
+    return alike and all(job.lane is Lane.BATCH and not job.crashes for job in (first, other))
 
 
 def values_of(claim: Claim) -> dict[str, Any]:
     return {"id": claim.job_id, "worker": claim.worker, "attempt": claim.attempt}
 
 
-def told(wanted: Iterable[dict[str, Any]]) -> Flags:
+def told(wanted: Iterable[dict[str, Any]]) -> Flags | None:
     for row in list(wanted):  # to the end: an unread RETURNING is not committed
         return Flags(bool(row["cancel_requested"]), bool(row["give_back"]))
-    raise LostClaim
+    return None
+
+
+def there(answers: Sequence[Flags | None]) -> Flags:
+    """The only answer. Raises LostClaim where there is none."""
+    [flags] = answers
+    if flags is None:
+        raise LostClaim
+    return flags
 
 
 def new_jobs(batch: Batch, params: Sequence[Params], priority: int = 0, from_jobs: Sequence[str] = ()) -> list[Job]:

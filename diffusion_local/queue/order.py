@@ -179,16 +179,35 @@ class QueueOrder:
                 if below is not None:
                     yield lane, below
 
-    def next(self, loaded: str, suits: Callable[[str], bool] = lambda job_id: True) -> str | None:
-        """The id of the job that is taken next; that it is taken is written down here. None if it does not suit."""
-        for lane, priority in self._awake():
-            turns = turns_of(self._db, lane)
-            head, passed_over = choose(self._heads(lane, priority), turns, loaded, self._streak)
-            if not suits(head.job_id):
-                return None
-            write_turns(self._db, lane, turns.after(head, passed_over, loaded), head.owner)
+    def next(self, loaded: str, lane: int | None = None) -> str | None:
+        """The id of the job that is taken next, of one lane if that is told; that it is taken is written down here."""
+        for group, priority in self._awake():
+            if lane is not None and group != lane:
+                continue
+            turns = turns_of(self._db, group)
+            head, passed_over = choose(self._heads(group, priority), turns, loaded, self._streak)
+            write_turns(self._db, group, turns.after(head, passed_over, loaded), head.owner)
             return head.job_id
         return None
+
+    def beside(self, lane: int, priority: int, model: str, suits: Callable[[str], bool]) -> str | None:
+        """The first job, by turns, that can share a pass with one that was taken, written down as ``next`` does it.
+
+        Owners whose next job cannot are passed over, as for the model that is loaded: each picture is charged to its
+        owner, so they come first afterwards. None while anything goes before that lane and priority.
+        """
+        if next(self._awake(), None) != (lane, priority):
+            return None
+        turns = turns_of(self._db, lane)
+        ranked = sorted(self._heads(lane, priority), key=turns.rank)
+        for head in ranked:
+            if head.model == model and suits(head.job_id):
+                write_turns(self._db, lane, turns.after(head, head is not ranked[0], model), head.owner)
+                return head.job_id
+        return None
+
+    def any_due_of(self, lane: int) -> bool:
+        return any(group == lane for group, _ in self._awake())
 
     def upcoming(self, loaded: str, count: int) -> list[str]:
         """Ids of the jobs that one worker would take next, if nothing else came or went."""

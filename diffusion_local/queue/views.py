@@ -14,7 +14,7 @@ from diffusion_local.db.schema import RANKS
 from diffusion_local.domain import FINAL, Batch, Event, Job, Params, Snapshot, State, Worker, utc_now
 from diffusion_local.messages import decoded
 from diffusion_local.queue import estimates
-from diffusion_local.queue.estimates import Work
+from diffusion_local.queue.estimates import Share, Work
 from diffusion_local.queue.history import pace_of, waiting_work
 from diffusion_local.queue.order import OrderRules, QueueOrder
 
@@ -161,7 +161,8 @@ class QueueView:
             models = {*(each.model for each in ahead), job.params.runs_on, *(each.params.runs_on for each in running)}
             pace = pace_of(db, models)
         if job.state is State.RUNNING:
-            return None, estimates.seconds_left(job, pace, job.params.runs_on)
+            beside = [each for each in running if each.worker == job.worker and each.id != job.id]
+            return None, estimates.finish_times([job, *beside], (), pace, 1, [job.params.runs_on]).get(job.id)
         ahead[Work.of(job.params)] = ahead.get(Work.of(job.params), 0) + 1
         return position, estimates.total(running, ahead, pace, len(hands), hands)
 
@@ -287,7 +288,8 @@ class QueueView:
             found = list(db.query("SELECT * FROM jobs WHERE state = 'running' AND worker = ?", [slot]))
             running = [(rows.job(row), str(row["reported_at"])) for row in found]
             pace = pace_of(db, {job.params.runs_on for job, _ in running})
-        steps = [(pace.seconds(Work.of(job.params)) or 0.0) / job.params.steps for job, _ in running]
+        # those of one pass make their steps together, and each has its share of their time
+        steps = [len(running) * (pace.seconds(Work.of(job.params)) or 0.0) / job.params.steps for job, _ in running]
         return [(job, at, max(floor, STALL_STEPS * step)) for (job, at), step in zip(running, steps, strict=True)]
 
     def seconds(self, work: Mapping[Work, int]) -> float | None:
@@ -296,11 +298,16 @@ class QueueView:
             hands = hands_of([rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")])
             return estimates.total((), work, pace_of(db, {each.model for each in work}), len(hands), hands)
 
-    def expected(self, params: Params, loaded: str) -> float | None:
-        """Seconds that a picture takes a worker that has ``loaded`` in memory, its model's load included."""
+    def shares(self, params: Params) -> list[Share]:
+        """What such a picture took by the number of pictures in its pass."""
+        with self._database.read() as db:
+            return pace_of(db, [params.runs_on]).shares.get(Work.of(params), [])
+
+    def expected(self, params: Params, loaded: str, together: int = 1) -> float | None:
+        """Seconds that a picture of a pass takes a worker that has ``loaded`` in memory, its model's load included."""
         with self._database.read() as db:
             pace = pace_of(db, [params.runs_on])
-        each = pace.seconds(Work.of(params))
+        each = pace.seconds(Work.of(params), together)
         return None if each is None else each + pace.load(params.runs_on, loaded)
 
 

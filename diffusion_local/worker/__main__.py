@@ -108,6 +108,7 @@ def run(settings: Settings, slot: str, supervised: bool) -> None:
         stop,
         inputs=inputs,
         memory=settings.memory,
+        batch_size=settings.batch_size,
         idle_unload=settings.idle_unload,
     )
     runner.serve()

@@ -1,12 +1,12 @@
-"""Makes a picture on the rung of memory that should fit, and on the next one if it does not: the same job, anew."""
+"""Runs a pass on the rung of memory that should fit, and on the next one if it does not: the same jobs, anew."""
 
 import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from diffusion_local.domain import Fit, Params
-from diffusion_local.engine import Engine, OnProgress, OnStep, Picture
+from diffusion_local.domain import Fit, Kind, Params
+from diffusion_local.engine import Engine, OnProgress, Pass
 from diffusion_local.engine.memory import RungChoice, below
 from diffusion_local.errors import DatabaseProblem, OutOfMemory
 from diffusion_local.messages import Message, message
@@ -29,35 +29,59 @@ class Ladder:
         self._fits = fits
         self._note = learn
         self._wanted = "" if wanted == "auto" else wanted
+        self._most: dict[tuple[str, Kind, int, int], int] = {}
 
-    def make(
+    def together(self, model: Model, params: Params, wanted: int) -> int:
+        """How many pictures, of so many that are wanted, should fit into memory in one pass."""
+        engine = self._engine
+        size = min(wanted, self._most.get(size_of(params), wanted))
+        while size > 1:
+            learned = self._fits(model.id, engine.device)
+            if engine.plan(model, params, learned, params.rung or self._wanted, size).takes <= engine.free():
+                break
+            size //= 2
+        return max(1, size)
+
+    def run(
         self,
         model: Model,
-        params: Params,
+        crew: Pass,
         on_progress: OnProgress,
-        on_steps: Callable[[], OnStep],
+        begin: Callable[[], None],
         say: Callable[[str], None],
-    ) -> Picture:
-        """``on_steps`` gives a fresh ``on_step`` for each run; ``say`` is told what is being done about the memory.
+    ) -> None:
+        """Run a pass. ``begin`` is called before each run, and ``say`` is told what is being done about the memory.
 
-        Raises what the engine raises, OutOfMemory only from the last rung.
+        A pass that runs out of memory is halved before it is put on the next rung. Raises what the engine raises,
+        OutOfMemory only from the last rung.
         """
-        engine, device = self._engine, self._engine.device
+        engine, device, params = self._engine, self._engine.device, crew.parts[0].params
         learned = self._fits(model.id, device)
-        choice = engine.plan(model, params, learned, params.rung or self._wanted)
+        wanted = params.rung or self._wanted if crew.held is None else crew.rung
+        choice = engine.plan(model, params, learned, wanted, max(crew.size, len(crew.parts)))
         fit = next((each for each in learned if about(each, params)), None) or new_fit(params, device)
         known = fit
         down: list[str] = []
         while True:
             free = engine.free()
+            crew.rung = choice.rung
             try:
                 engine.load(model, choice, on_progress)
-                picture = engine.generate(params, on_steps())
+                begin()
+                engine.run(crew)
                 break
             except OutOfMemory as error:
                 problem = str(error.__cause__ or error).splitlines()[0]
             if engine.spare():
                 log.info("out of memory at %s: other models and CUDA graphs were put away", choice.rung)
+                continue
+            crew.held = None
+            if len(live := crew.live) > 1:
+                half = len(live) // 2
+                log.warning("out of memory at %s with %d pictures: %d from now on", choice.rung, len(live), half)
+                self._most[size_of(params)] = half
+                crew.left = live[half:] + crew.left
+                crew.parts = [part for part in crew.parts if part not in crew.left]
                 continue
             rung = below(engine.ladder, choice.rung)
             log.warning("out of memory at %s (%s)", choice.rung, problem)
@@ -68,14 +92,16 @@ class Ladder:
             down.append(choice.rung)
             say(message("phase_stepping_down", how=message(f"rung_{rung}")))
             choice = RungChoice(rung, f"{choice.rung} ran out of memory: {message(f'rung_{rung}')}")
-        peak = picture.facts.get("peak_bytes", 0)
-        if down or (fit.worked, fit.peak_bytes < peak) != (choice.rung, False):
-            fit = replace(fit, worked=choice.rung, peak_bytes=max(peak, fit.peak_bytes * (fit.worked == choice.rung)))
+        made = [part.made for part in crew.parts if part.made is not None]
+        if made:
+            peak = max(picture.facts.get("peak_bytes", 0) for picture in made) if crew.size == 1 else 0
+            if down or (fit.worked, fit.peak_bytes < peak) != (choice.rung, False):
+                kept = fit.peak_bytes * (fit.worked == choice.rung)
+                fit = replace(fit, worked=choice.rung, peak_bytes=max(peak, kept))
         if fit != known:
             self._learn(fit)
-        memory = {"rung": choice.rung, "rung_why": choice.why} | ({"steps_down": down} if down else {})
-        picture.facts.update(memory)
-        return picture
+        for picture in made:
+            picture.facts.update({"rung": choice.rung, "rung_why": choice.why} | ({"steps_down": down} if down else {}))
 
     def _learn(self, fit: Fit) -> None:
         with suppress(DatabaseProblem):  # it is learned from a later picture
@@ -84,6 +110,10 @@ class Ladder:
 
 def about(fit: Fit, params: Params) -> bool:
     return (fit.kind, fit.width, fit.height) == (params.kind, params.width, params.height)
+
+
+def size_of(params: Params) -> tuple[str, Kind, int, int]:
+    return params.model, params.kind, params.width, params.height
 
 
 def new_fit(params: Params, device: str) -> Fit:

@@ -1,28 +1,31 @@
-"""Reports how far a job is while it is made, and stops it when a person wants it stopped."""
+"""Reports how far jobs are while they are made, and ends those that a person wants ended."""
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from PIL import Image as PIL
 
 from diffusion_local.dispatch import Dispatch, ProgressReport
 from diffusion_local.domain import Flags, Job
-from diffusion_local.engine import OnStep
+from diffusion_local.engine import Part, Pass
 from diffusion_local.errors import DatabaseProblem, LostClaim, Stopped
 from diffusion_local.gallery.formats import PREVIEW_QUALITY, webp
+from diffusion_local.messages import message
 from diffusion_local.worker.stopping import Stop
 
 log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.2  # at most five writes a second about a running job; flags are read at every step
 PREVIEW_SECONDS = 0.5
+KEEP_SECONDS = 1.0  # between two reports about what is put aside
 DATABASE_PAUSE = 2.0
 
 
 class Reporter:
-    """Reports and previews of the job that is made on the calling thread; previews are drawn on another one."""
+    """Reports and previews of what is made on the calling thread; previews are drawn on another one."""
 
     def __init__(self, dispatch: Dispatch, stop: Stop, every: int) -> None:
         """``every``: steps between two previews; 0 draws none."""
@@ -30,58 +33,114 @@ class Reporter:
         self._every = every
         self._stop = stop
         self._previewer = ThreadPoolExecutor(1, thread_name_prefix="preview")
-        self._drawing: Future[None] | None = None
+        self._drawing: dict[str, Future[None]] = {}
         self._silent_until = 0.0
 
-    def on_step(self, job: Job) -> OnStep:
-        """What an engine calls after each step, with a function that draws a preview."""
-        self.report(job, 0)
-        reported = previewed = time.monotonic()
+    def follow(self, jobs: Sequence[Job], aside: "Followed | None" = None) -> "Followed":
+        """The jobs of one claim, as parts of passes that report themselves, and ``aside`` as well."""
+        return Followed(self, jobs, aside)
 
-        def on_step(step: int, preview: Callable[[], PIL.Image] | None) -> None:
-            nonlocal reported, previewed
-            now = time.monotonic()
-            if preview is not None and self._every and step % self._every == 0 and now - previewed >= PREVIEW_SECONDS:
-                previewed = now
-                self._draw_preview(job, preview)
-            if now - reported >= REPORT_SECONDS or step == job.params.steps:
-                reported = now
-                self.report(job, step)
-            else:
-                self._hear(lambda: self._dispatch.flags([job.claim]))
+    def hear(self, reports: Sequence[ProgressReport], write: bool) -> list[Exception | None]:
+        """Report, or only ask; what ends each of the jobs, or None.
 
-        return on_step
-
-    def report(self, job: Job, step: int, phase: str = "") -> None:
-        """Raises Stopped and LostClaim."""
-        self._hear(lambda: self._dispatch.report([ProgressReport(job.claim, step, phase)]))
-
-    def _hear(self, ask: Callable[[], list[Flags | None]]) -> None:
-        """A database that cannot be used for a while is no reason to throw the work away. It is asked again a little
+        A database that cannot be used for a while is no reason to throw the work away. It is asked again a little
         later, as each time may take as long as the database waits for a lock.
         """
-        flags: Flags | None = Flags(cancel=False)
-        if time.monotonic() >= self._silent_until:
+        answers: list[Flags | None] = [Flags(cancel=False)] * len(reports)
+        if reports and time.monotonic() >= self._silent_until:
             try:
-                [flags] = ask()
+                claims = [each.claim for each in reports]
+                answers = self._dispatch.report(reports) if write else self._dispatch.flags(claims)
             except DatabaseProblem as problem:
                 self._silent_until = time.monotonic() + DATABASE_PAUSE
                 log.error("the database cannot be used, going on without: %s", problem)
-        if flags is None:
-            raise LostClaim
-        if flags.cancel:
-            raise Stopped("cancel")
-        if flags.give_back:
-            raise Stopped("pause")
-        if self._stop.now.is_set():
-            raise Stopped("shutdown")
+        return [self._ends(flags) for flags in answers]
 
-    def _draw_preview(self, job: Job, preview: Callable[[], PIL.Image]) -> None:
-        """Beside the denoising, and left out while the one before is still being drawn."""
-        if self._drawing is None or self._drawing.done():
-            self._drawing = self._previewer.submit(
+    def preview_is_due(self, step: int) -> bool:
+        return bool(self._every) and step % self._every == 0
+
+    def draw_preview(self, job: Job, preview: Callable[[], PIL.Image]) -> None:
+        """Beside the denoising, and left out while the job's one before is still being drawn."""
+        drawing = self._drawing.get(job.id)
+        if drawing is None or drawing.done():
+            self._drawing = {name: future for name, future in self._drawing.items() if not future.done()}
+            self._drawing[job.id] = self._previewer.submit(
                 lambda: self._dispatch.save_preview(job.claim, webp(preview(), PREVIEW_QUALITY))
             )
 
+    def _ends(self, flags: Flags | None) -> Exception | None:
+        if flags is None:
+            return LostClaim()
+        if flags.cancel:
+            return Stopped("cancel")
+        if flags.give_back:
+            return Stopped("pause")
+        return Stopped("shutdown") if self._stop.now.is_set() else None
+
     def close(self) -> None:
         self._previewer.shutdown()
+
+
+class Followed:
+    """Jobs that are made together: a question or report a step is about all of them, and ends only those it must.
+
+    ``aside``, if there is one, is what was put aside for these: it is reported as well.
+    """
+
+    def __init__(self, reporter: Reporter, jobs: Sequence[Job], aside: "Followed | None") -> None:
+        self._reporter = reporter
+        self._aside = aside
+        self.parts = {job.id: Part(job.params, partial(self._on_step, job)) for job in jobs}
+        self._jobs = {self.parts[job.id]: job for job in jobs}
+        self._running: Pass | None = None
+        self._step = 0
+        self._reported = self._kept = 0.0
+        self._previewed: dict[str, float] = {}
+
+    def job(self, part: Part) -> Job:
+        return self._jobs[part]
+
+    def begin(self, crew: Pass) -> None:
+        """Before each run of a pass. Raises what ended the last of its parts, if none is left."""
+        self._running, self._step = crew, 0
+        self._previewed = dict.fromkeys(self.parts, time.monotonic())
+        self.report(crew)
+
+    def report(self, crew: Pass, phase: str = "") -> None:
+        """That a pass is where it was, and what else is done. Raises Stopped or LostClaim if no part is left."""
+        self._running = crew
+        self._hear(crew.held.steps if crew.held else 0, phase, write=True)
+        if not crew.live and (problems := [part.problem for part in crew.parts if part.problem]):
+            raise problems[-1]
+
+    def keep(self) -> None:
+        """While it is aside: report from time to time, and end what a person wants ended."""
+        crew = self._running
+        if crew is not None and time.monotonic() - self._kept >= KEEP_SECONDS:
+            self._kept = time.monotonic()
+            self._hear(crew.held.steps if crew.held else 0, message("phase_aside"), write=True)
+
+    def _on_step(self, job: Job, step: int, preview: Callable[[], PIL.Image] | None) -> None:
+        part, now = self.parts[job.id], time.monotonic()
+        if step != self._step:  # the first part of a step asks for all
+            self._step = step
+            self._hear(step, "", write=now - self._reported >= REPORT_SECONDS or step == job.params.steps)
+        if part.problem is not None:
+            raise part.problem
+        due = preview is not None and self._reporter.preview_is_due(step)
+        if due and now - self._previewed.get(job.id, 0.0) >= PREVIEW_SECONDS:
+            assert preview is not None
+            self._previewed[job.id] = now
+            self._reporter.draw_preview(job, preview)
+
+    def _hear(self, step: int, phase: str, write: bool) -> None:
+        """Those that wait for a pass of their own are at the beginning."""
+        if write:
+            self._reported = time.monotonic()
+        if self._aside is not None:
+            self._aside.keep()
+        running = self._running.parts if self._running else []
+        live = [part for part in self.parts.values() if part.live]
+        reports = [ProgressReport(self._jobs[part].claim, step if part in running else 0, phase) for part in live]
+        for part, problem in zip(live, self._reporter.hear(reports, write), strict=True):
+            part.problem = problem

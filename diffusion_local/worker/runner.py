@@ -1,15 +1,16 @@
-"""One job's way through a worker: claim, load, denoise, save, settle."""
+"""The way of jobs through a worker: claim, load, denoise, save, settle; and what somebody waits for goes first."""
 
 import contextlib
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from diffusion_local import disk
 from diffusion_local.dispatch import Dispatch, OutputTerms
-from diffusion_local.domain import MAX_TRIES, Failure, Job, Kind
-from diffusion_local.engine import Engine, OnStep, Picture
+from diffusion_local.domain import MAX_TRIES, Failure, Job, Kind, Lane
+from diffusion_local.engine import Engine, Pass
 from diffusion_local.errors import (
     DatabaseProblem,
     DeviceLost,
@@ -26,8 +27,9 @@ from diffusion_local.models.digests import Digests
 from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.worker.inputs import Inputs
 from diffusion_local.worker.ladder import Ladder
-from diffusion_local.worker.reporting import DATABASE_PAUSE, Reporter
+from diffusion_local.worker.reporting import DATABASE_PAUSE, Followed, Reporter
 from diffusion_local.worker.saving import Saver
+from diffusion_local.worker.sizes import Sizes
 from diffusion_local.worker.stopping import Stop
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,9 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF = 10.0  # seconds, doubled at each further try
 PAUSED_UNLOAD = 60.0  # seconds; a long pause frees the device's memory
 IDLE_LOOK_SECONDS = 2.0  # an idle worker finds a job that nobody rang for
+TURN_SECONDS = 60.0  # of interactive work for which a pass of the batch lane stays aside
+OWED_SHARE = 0.1  # of the time that a pass was aside: so long it then runs before it is put aside again
+OWED_FOR_NOTHING = 2.0  # seconds, where nothing was to be had after all
 WAIT_SECONDS = 0.25  # of one wait for a ring: the most that an idle worker takes to stop
 
 
@@ -51,10 +56,11 @@ class Runner:
         *,
         inputs: Inputs | None = None,
         memory: str = "auto",
+        batch_size: str = "auto",
         idle_unload: float = 600.0,
     ) -> None:
-        """``catalog`` has the models of this machine, ``inputs`` the sources that the engine opens. ``memory`` is the
-        setting; a model is taken out of memory after ``idle_unload`` idle seconds.
+        """``catalog`` has the models of this machine, ``inputs`` the sources that the engine opens. ``memory`` and
+        ``batch_size`` are the settings; a model is taken out of memory after ``idle_unload`` idle seconds.
         """
         self._dispatch = dispatch
         self._engine = engine
@@ -64,11 +70,14 @@ class Runner:
         self._idle_unload = idle_unload
         self._unsettled: list[tuple[Job, DatabaseProblem, bool]] = []
         self._reporter = Reporter(dispatch, stop, terms.preview_every)
-        self._saver = Saver(dispatch, terms, Digests(catalog.shelf), stop.wanted, self._settle)
+        self._sizes = Sizes(batch_size, engine.room.type == "cuda", dispatch.shares)
+        self._saver = Saver(dispatch, terms, Digests(catalog.shelf), stop.wanted, self._settle, self._sizes.learn)
         self._ladder = Ladder(engine, dispatch.fits, dispatch.learn, memory)
         self._model: Model | None = None
         self._worked_at = time.monotonic()
         self._load_seconds = 0.0
+        self._owed_until = 0.0
+        self._aside: Followed | None = None
 
     def serve(self) -> None:
         """Work until told to stop: at once, at each ring, and every IDLE_LOOK_SECONDS."""
@@ -86,13 +95,12 @@ class Runner:
                 not self._stop.wanted.is_set()
                 and self._give_back_unsettled()
                 and self._dispatch.ready()
-                and (jobs := self._dispatch.claim(self._engine.loaded))
+                and (jobs := self._claim())
             ):
                 if not busy:
                     busy = True
                     self._tell("busy", self._engine.loaded)
-                for job in jobs:
-                    self.run(job)
+                self.run(jobs)
             if busy:
                 self._saver.wait()
                 self._worked_at = time.monotonic()
@@ -114,23 +122,98 @@ class Runner:
         """Idle seconds after which the model is taken out of memory."""
         return min(PAUSED_UNLOAD, self._idle_unload) if self._dispatch.paused() else self._idle_unload
 
-    def run(self, job: Job) -> None:
-        """Make one job's picture. Whatever happens, the job is settled, or given back once the database is there."""
-        made: list[Picture] = []
-        self._load_seconds = 0.0
-        expected = self._expected(job)
-        started = time.monotonic()
-        if self._settle(job, lambda: made.append(self._make(job))):
-            # 3. Save on the other thread.
-            run = time.monotonic() - started - self._load_seconds
-            measured = JobTimings(run, self._load_seconds, expected, str(made[0].facts.get("rung", "")))
-            self._saver.save(job, made[0], measured)
-            if job.crashes:  # a suspect is settled alone, so that the crash of another is not counted as its own
-                self._saver.wait()
+    def _claim(self) -> list[Job]:
+        """What is due next, with as many jobs like it as should share its passes."""
+        jobs = self._dispatch.claim(self._engine.loaded)
+        if jobs and (wanted := self._sizes.of(jobs[0])) > 1:
+            with contextlib.suppress(NotFound, LostClaim):
+                model = self._catalog.get(jobs[0].params.model)
+                size = self._ladder.together(model, jobs[0].params, wanted)
+                if size > 1:
+                    jobs += self._dispatch.claim(model.id, size - 1, jobs[0].claim)
+        return jobs
 
-    def _expected(self, job: Job) -> float | None:
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Make the pictures of jobs that may share passes. Whatever happens, each job is settled, or given back once
+        the database is there."""
+        followed = self._reporter.follow(jobs, self._aside)
+        waiting = list(followed.parts.values())
+        may_wait = all(job.lane is Lane.BATCH and not job.crashes for job in jobs)
+        while waiting:
+            crew = Pass(waiting, self._urgent if may_wait else None)
+            self._run_pass(crew, followed)
+            waiting = crew.left
+
+    def _run_pass(self, crew: Pass, followed: Followed) -> None:
+        aside = self._load_seconds = 0.0
+        expected = self._expected(crew, self._engine.loaded)
+        started = time.monotonic()
         try:
-            return self._dispatch.expected(job.params, self._engine.loaded)
+            self._make(crew, followed)
+            while crew.held is not None:
+                aside += self._let_go_first(crew, followed)
+                self._make(crew, followed)
+        except Exception as error:
+            for part in crew.live:
+                part.problem = error
+        run = time.monotonic() - started - self._load_seconds - aside
+        self._settle_parts(crew, followed, JobTimings(run, self._load_seconds, expected))
+
+    def _settle_parts(self, crew: Pass, followed: Followed, measured: JobTimings) -> None:
+        """Save what was made on other threads, and end the other jobs of a pass. Raises DatabaseProblem."""
+        made, trouble = [], None
+        together = sum(part.made is not None for part in crew.parts)
+        for part in crew.parts:
+            job = followed.job(part)
+            try:
+                if self._settle(job, part.check):
+                    picture = part.result()
+                    rung = str(picture.facts.get("rung", ""))
+                    made.append((job, picture, replace(measured, rung=rung, together=together)))
+                    if measured.load:  # the first of a pass has waited for it
+                        measured = replace(measured, load=0.0, expected=self._expected(crew, job.params.model))
+            except DatabaseProblem as problem:
+                trouble = problem
+        self._saver.save(made)
+        if any(job.crashes for job, _, _ in made):
+            self._saver.wait()  # a suspect is settled alone, so that the crash of another is not counted as its own
+        if trouble is not None:
+            raise trouble
+
+    def _urgent(self) -> bool:
+        """Whether a pass of the batch lane should make room for a job that somebody waits for."""
+        if time.monotonic() < self._owed_until or self._stop.wanted.is_set():
+            return False
+        with contextlib.suppress(DatabaseProblem):
+            return self._dispatch.urgent()
+        return False
+
+    def _let_go_first(self, crew: Pass, followed: Followed) -> float:
+        """Run interactive jobs while a pass is aside; the seconds that took. Raises what ended its last part."""
+        began, served = time.monotonic(), False
+        self._aside = followed
+        try:
+            followed.report(crew, message("phase_aside"))
+            while (
+                not self._stop.wanted.is_set()
+                and time.monotonic() - began < TURN_SECONDS
+                and self._dispatch.ready()
+                and (jobs := self._dispatch.claim(self._engine.loaded, urgent=True))
+            ):
+                self.run(jobs)
+                served = True
+        except DatabaseProblem as problem:  # the pass may go on; what runs is given back later
+            log.error("the database cannot be used: %s", problem)
+        finally:
+            self._aside = None
+        seconds = time.monotonic() - began
+        self._owed_until = time.monotonic() + (OWED_SHARE * seconds if served else OWED_FOR_NOTHING)
+        followed.report(crew)
+        return seconds
+
+    def _expected(self, crew: Pass, loaded: str) -> float | None:
+        try:
+            return self._dispatch.expected(crew.parts[0].params, loaded, len(crew.parts))
         except DatabaseProblem:
             return None
 
@@ -171,25 +254,28 @@ class Runner:
                 self._dispatch.give_back([job.claim for job, _, _ in self._unsettled])
         self._reporter.close()
 
-    def _make(self, job: Job) -> Picture:
-        params, began = job.params, 0.0
-        self._inputs.fetch(job)
+    def _make(self, crew: Pass, followed: Followed) -> None:
+        params, began = crew.parts[0].params, 0.0
+        for part in crew.live[:1]:  # those of one pass have the same sources
+            self._inputs.fetch(followed.job(part))
 
         def on_progress(share: float) -> None:
             nonlocal began
             began = began or time.monotonic()
-            self._reporter.report(job, 0, message("phase_loading", model=params.model, share=share))
+            followed.report(crew, message("phase_loading", model=params.model, share=share))
             self._tell("loading" if share < 1 else "busy", params.model)
 
-        def on_steps() -> OnStep:
-            self._load_seconds = time.monotonic() - began if began else self._load_seconds
-            return self._reporter.on_step(job)
+        def begin() -> None:
+            self._load_seconds += time.monotonic() - began if began else 0.0
+            followed.begin(crew)
 
         def say(words: str) -> None:
-            self._reporter.report(job, 0, words)
+            followed.report(crew, words)
 
         if params.kind is Kind.UPSCALE:  # it needs no model
-            return self._engine.generate(params, self._reporter.on_step(job))
+            followed.begin(crew)
+            self._engine.run(crew)
+            return
         # 1. Know the model; one that is in memory needs no look at its files.
         if self._model is None or self._model.id != params.model or self._engine.loaded != params.model:
             try:
@@ -200,7 +286,7 @@ class Runner:
                 path = self._model.path
                 self._saver.hash(params.model, lambda digests: digests.of(path))
         # 2. Have it in memory and denoise, with a report after each step; a smaller way of holding it if need be.
-        return self._ladder.make(self._model, params, on_progress, on_steps, say)
+        self._ladder.run(self._model, crew, on_progress, begin, say)
 
     def _settle(self, job: Job, work: Callable[[], None]) -> bool:
         """Do the work, and turn whatever it raises into the job's transition: the one place where outcomes are decided.

@@ -1,11 +1,11 @@
-"""Saves finished pictures on a thread of its own, and keeps them while gallery or database cannot be written."""
+"""Saves finished pictures on threads of its own, and keeps them while gallery or database cannot be written."""
 
 import contextlib
 import io
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -24,22 +24,45 @@ from diffusion_local.queue.estimates import JobTimings
 
 log = logging.getLogger(__name__)
 
+SAVERS = 2  # threads
 TRY_SECONDS = 1.0  # between two questions whether a picture that waits can be saved
 KEEP_SECONDS = 1.0  # between two reports about pictures that wait to be saved
 #: Runs the work, and settles the job by what it raises.
 Settle = Callable[[Job, Callable[[], None]], bool]
 
 
+class Shared:
+    """Seconds of each picture of a pass, computed once, by whichever thread asks first."""
+
+    def __init__(self, compute: Callable[[], float]) -> None:
+        self._compute = compute
+        self._lock = threading.Lock()
+        self._seconds: float | None = None
+
+    def __call__(self) -> float:
+        with self._lock:
+            if self._seconds is None:
+                self._seconds = self._compute()
+            return self._seconds
+
+
 class Saver:
-    """Saves one picture at a time, so that memory stays flat: one is saved while the next is made.
+    """Saves the pictures of one pass while the next is made, so that memory stays flat.
 
     A picture that waits keeps its claim: reports go on, so that neither a share that hangs nor a queue that is held
     makes the worker count as hung.
     """
 
     def __init__(
-        self, dispatch: Dispatch, terms: OutputTerms, digests: Digests, stop: threading.Event, settle: Settle
+        self,
+        dispatch: Dispatch,
+        terms: OutputTerms,
+        digests: Digests,
+        stop: threading.Event,
+        settle: Settle,
+        learn: Callable[[Params, int, float], None] = lambda params, together, seconds: None,
     ) -> None:
+        """``learn`` is told of the seconds that each picture of a pass took."""
         self._dispatch = dispatch
         self._terms = terms
         self._stop = stop
@@ -47,24 +70,36 @@ class Saver:
         self._digests = digests
         self._hashes: dict[str, Future[str]] = {}
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hasher")
-        self._saver = ThreadPoolExecutor(1, thread_name_prefix="saver")
-        self._saving: Future[None] | None = None
+        self._learn = learn
+        # saving takes as long as making where small pictures share a pass
+        self._saver = ThreadPoolExecutor(SAVERS, thread_name_prefix="saver")
+        self._saving: list[Future[None]] = []
         self._ready_at = 0.0
         self._unsaved: dict[str, Job] = {}
         self._closed = threading.Event()
         threading.Thread(target=self._keep, name="keeper", daemon=True).start()
 
-    def save(self, job: Job, picture: Picture, measured: JobTimings) -> None:
-        """Save it once the one before is saved."""
-        self._unsaved[job.id] = job
+    def save(self, made: Sequence[tuple[Job, Picture, JobTimings]]) -> None:
+        """Save the pictures of a pass once those before are saved. ``Measured.run`` is that of the whole pass."""
+        if not made:
+            return
+        self._unsaved |= {job.id: job for job, _, _ in made}
         self.wait()
-        self._saving = self._saver.submit(self._finish, job, picture, measured, time.monotonic())
+        pictures, measured, handed_at = [picture for _, picture, _ in made], made[0][2], time.monotonic()
+
+        def compute() -> float:
+            seconds = self._seconds(pictures, measured.run, handed_at) / len(made)
+            self._learn(made[0][0].params, measured.together, seconds)
+            return seconds
+
+        share = Shared(compute)
+        self._saving = [self._saver.submit(self._finish, job, picture, each, share) for job, picture, each in made]
 
     def wait(self) -> None:
-        """Until the last picture is saved, or its job settled otherwise."""
-        saving, self._saving = self._saving, None
-        if saving is not None:
-            saving.result()
+        """Until the last pictures are saved, or their jobs settled otherwise."""
+        saving, self._saving = self._saving, []
+        for each in saving:
+            each.result()
 
     @property
     def unsaved(self) -> set[str]:
@@ -82,26 +117,33 @@ class Saver:
         for pool in (self._saver, self._hasher):
             pool.shutdown()
 
-    def _finish(self, job: Job, picture: Picture, measured: JobTimings, handed_at: float) -> None:
+    def _finish(self, job: Job, picture: Picture, measured: JobTimings, share: Shared) -> None:
+        def work() -> None:
+            seconds = share()
+            picture.image  # noqa: B018 - raises what went wrong with this one
+            self._keep_until_saved(job, picture, replace(measured, run=seconds))
+
         try:
-            self._settle(job, lambda: self._keep_until_saved(job, picture, self._whole(measured, picture, handed_at)))
+            self._settle(job, work)
         except DatabaseProblem as problem:  # the job is given back before the next claim
             log.error("the database cannot be used: %s", problem)
         finally:
             self._unsaved.pop(job.id, None)
 
-    def _whole(self, measured: JobTimings, picture: Picture, handed_at: float) -> JobTimings:
-        """Wait for a picture that was handed over before its device had finished, and count that time.
+    def _seconds(self, pictures: Sequence[Picture], run: float, handed_at: float) -> float:
+        """Wait for pictures that were handed over before their device had finished, and count that time.
 
-        The device makes one picture after the other: what it still did for the one before is not this one's. Raises
-        EngineError.
+        The device makes one pass after the other: what it still did for the one before is not this one's.
         """
-        picture.image  # noqa: B018 - waits for it
-        if picture.ready_at is None or picture.ready_at <= handed_at:
-            return measured
-        began = max(handed_at - measured.run, self._ready_at)
-        self._ready_at = picture.ready_at
-        return replace(measured, run=picture.ready_at - began)
+        for picture in pictures:
+            with contextlib.suppress(Exception):  # its own job is told
+                picture.image  # noqa: B018 - waits for it
+        ready = max((picture.ready_at or handed_at for picture in pictures), default=handed_at)
+        if ready <= handed_at:
+            return run
+        began = max(handed_at - run, self._ready_at)
+        self._ready_at = ready
+        return ready - began
 
     def _keep_until_saved(self, job: Job, picture: Picture, measured: JobTimings) -> None:
         """Hold on to the picture while the studio cannot store it: it need not be made twice.

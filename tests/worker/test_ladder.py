@@ -1,6 +1,6 @@
 """Out of memory is a step down, not a failure: the same job again, and the rung remembered."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,13 +60,13 @@ def runner(services: Services, engine: Recording) -> Iterator[Runner]:
 def phases(services: Services, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What jobs are said to be doing."""
     told: list[str] = []
-    report = services.jobs.report
+    report = services.jobs.report_all
 
-    def listen(self: JobStore, claim: Claim, step: int, phase: str = "") -> Flags:
-        told.append(phase)
-        return report(claim, step, phase)
+    def listen(self: JobStore, reports: Sequence[tuple[Claim, int, str]]) -> list[Flags | None]:
+        told.extend(phase for _, _, phase in reports)
+        return report(reports)
 
-    monkeypatch.setattr(JobStore, "report", listen)
+    monkeypatch.setattr(JobStore, "report_all", listen)
     return told
 
 

@@ -15,7 +15,7 @@ from diffusion_local import serializers
 from diffusion_local.compose import Services
 from diffusion_local.db import connections
 from diffusion_local.domain import DeviceMemory, Job, Params, State, utc_text
-from diffusion_local.engine import OnStep, Picture
+from diffusion_local.engine import Pass, Picture
 from diffusion_local.engine.fake import FakeEngine, TransientFault, draw_card
 from diffusion_local.errors import BadImage
 from diffusion_local.gallery import recipes
@@ -50,9 +50,9 @@ class Scripted(FakeEngine):
         super().__init__(0)
         self.script = script
 
-    def generate(self, params: Params, on_step: OnStep) -> Picture:
-        self.script(params)
-        return super().generate(params, on_step)
+    def run(self, crew: Pass) -> None:
+        self.script(crew.parts[0].params)
+        super().run(crew)
 
 
 def submit(services: Services, prompt: str = "a red apple", count: int = 1, **settings: object) -> list[str]:
@@ -270,11 +270,10 @@ def test_a_lost_claim_writes_nothing(services: Services, stop: Stop) -> None:
 
 def test_a_claim_lost_after_the_last_step_saves_nothing(services: Services, stop: Stop) -> None:
     class LosesAtTheEnd(FakeEngine):
-        def generate(self, params: Params, on_step: OnStep) -> Picture:
-            picture = super().generate(params, on_step)
+        def run(self, crew: Pass) -> None:
+            super().run(crew)
             services.jobs.recover("cpu0", FAILURE)
             services.control.pause()
-            return picture
 
     runner = open_runner(services, "cpu0", LosesAtTheEnd(0), stop)
     [job_id] = submit(services)
@@ -329,7 +328,7 @@ def test_a_database_that_is_locked_for_a_while_loses_nothing(
             holder = sqlite3.connect(services.settings.database, isolation_level=None, check_same_thread=False)
             holder.execute("BEGIN IMMEDIATE")
             threading.Timer(1.0, lambda: (holder.execute("COMMIT"), holder.close())).start()
-            eventually(lambda: runner._saver._saving is not None and runner._saver._saving.done())
+            eventually(lambda: runner._saver._saving and runner._saver._saving[0].done())
             eventually(lambda: not holding(services))
 
     runner = open_runner(services, "cpu0", Scripted(lock), stop)
@@ -372,7 +371,7 @@ def test_previews_are_drawn_every_so_many_steps(
         replace(services, settings=replace(services.settings, preview_every=every)), "cpu0", FakeEngine(0), stop
     )
     asked: list[Callable[[], PIL.Image]] = []
-    monkeypatch.setattr(runner._reporter, "_draw_preview", lambda job, preview: asked.append(preview))
+    monkeypatch.setattr(runner._reporter, "draw_preview", lambda job, preview: asked.append(preview))
     submit(services)
     runner.work_off()
     runner.close()
@@ -386,9 +385,11 @@ class OneColour(FakeEngine):
         super().__init__(0)
         self.colour = colour
 
-    def generate(self, params: Params, on_step: OnStep) -> Picture:
-        made = super().generate(params, on_step)
-        return Picture(PIL.new("RGB", made.image.size, self.colour), made.facts)
+    def run(self, crew: Pass) -> None:
+        super().run(crew)
+        for part in crew.parts:
+            made = part.result()
+            part.made = Picture(PIL.new("RGB", made.image.size, self.colour), made.facts)
 
 
 def test_a_black_picture_is_kept_and_flagged_unless_it_was_asked_for(services: Services, stop: Stop) -> None:

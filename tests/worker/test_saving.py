@@ -9,11 +9,10 @@ import pytest
 from PIL import Image as PIL
 
 from diffusion_local.compose import Services
-from diffusion_local.domain import Params, State
-from diffusion_local.engine import OnStep, Picture
+from diffusion_local.domain import State
+from diffusion_local.engine import Pass, Picture
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import BadImage, OutOfMemory
-from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
 from tests.support import eventually
@@ -30,10 +29,14 @@ class Late(FakeEngine):
         self.finish = finish
         self.begun: list[str] = []
 
-    def generate(self, params: Params, on_step: OnStep) -> Picture:
-        self.begun.append(params.prompt)
-        made = super().generate(params, on_step)
-        return Picture(lambda: (self.finish(params.prompt, made.image), {"late": True}), made.facts)
+    def run(self, crew: Pass) -> None:
+        self.begun += [part.params.prompt for part in crew.live]
+        super().run(crew)
+        for part in crew.parts:
+            part.made = self.late(part.params.prompt, part.result())
+
+    def late(self, prompt: str, made: Picture) -> Picture:
+        return Picture(lambda: (self.finish(prompt, made.image), {"late": True}), made.facts)
 
 
 @pytest.fixture
@@ -109,8 +112,7 @@ def test_the_device_s_time_is_counted_once(services: Services, work: Any) -> Non
         return picture
 
     def run(picture: Picture, seconds: float, handed_at: float) -> float:
-        found: JobTimings = saver._whole(JobTimings(seconds), picture, handed_at)
-        return round(found.run, 6)
+        return round(saver._seconds([picture], seconds, handed_at), 6)
 
     assert run(Picture(PIL.new("RGB", (2, 2))), 1.0, now) == 1.0  # an engine that waits
     assert run(late(now + 0.5), 1.0, now) == 1.5  # handed over 0.5 s early

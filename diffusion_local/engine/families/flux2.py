@@ -31,8 +31,8 @@ def pack(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
 
 
 def unpack(pipe: Any, width: int, height: int) -> Change:
-    patches = shape(pipe, width, height)
-    return lambda latents: latents.movedim(1, 2).reshape(patches)
+    patches = shape(pipe, width, height)[1:]
+    return lambda latents: latents.movedim(1, 2).reshape(-1, *patches)
 
 
 def encode(pipe: Any, pixels: torch.Tensor, epsilon: float | None = None) -> torch.Tensor:

@@ -1,0 +1,65 @@
+"""A pass that is put aside between two steps, and how its loop is entered again at the step that follows.
+
+The pipeline is called anew with the latents of then, and with a scheduler that is shown the steps that are left and has
+the state that it had: the numbers are those of an undisturbed run, bit by bit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import torch
+
+#: What a scheduler keeps from step to step, and no wrapper that was put around its methods.
+_PLAIN = (bool, int, float, str, torch.Tensor, list, tuple, type(None))
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """After ``calls`` of the denoiser, which are ``steps`` whole steps. ``latents`` are as the pipeline has them."""
+
+    calls: int
+    steps: int
+    latents: torch.Tensor
+    scheduler: dict[str, Any]
+    generators: list[torch.Tensor]
+
+    @classmethod
+    def at(
+        cls, calls: int, steps: int, latents: torch.Tensor, scheduler: Any, generators: Sequence[torch.Generator]
+    ) -> "Paused":
+        state = {
+            name: list(value) if isinstance(value, list) else value
+            for name, value in vars(scheduler).items()
+            if isinstance(value, _PLAIN) and not name.startswith("__")
+        }
+        return cls(calls, steps, latents.clone(), state, [each.get_state() for each in generators])
+
+
+def go_on(scheduler: Any, paused: Paused, skipped_calls: int, scales_start: bool) -> None:
+    """Make a fresh scheduler continue. ``skipped_calls`` were left out at the beginning of the picture.
+
+    ``scales_start``: the pipeline multiplies what it is handed by ``init_noise_sigma``, which must be 1 for latents
+    that are under way.
+    """
+    set_timesteps, step = scheduler.set_timesteps, scheduler.step
+    whole: list[Any] = []
+
+    @wraps(set_timesteps)  # pipelines read the signature
+    def set_rest(*args: Any, **kwargs: Any) -> None:
+        set_timesteps(*args, **kwargs)
+        for name, value in paused.scheduler.items():
+            setattr(scheduler, name, list(value) if isinstance(value, list) else value)
+        whole[:] = [scheduler.timesteps]
+        scheduler.timesteps = scheduler.timesteps[skipped_calls + paused.calls :]
+
+    @wraps(step)
+    def whole_step(*args: Any, **kwargs: Any) -> Any:
+        scheduler.timesteps = whole[0]
+        return step(*args, **kwargs)
+
+    scheduler.set_timesteps, scheduler.step = set_rest, whole_step
+    if scales_start:
+        kind = type(scheduler)
+        scheduler.__class__ = type(kind.__name__, (kind,), {"init_noise_sigma": 1.0})

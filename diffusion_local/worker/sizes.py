@@ -1,0 +1,74 @@
+"""How many pictures of a list share a pass: what was measured to pay on this device, within bounds."""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping
+from statistics import median
+
+from diffusion_local.domain import Job, Kind, Lane, Params
+from diffusion_local.options.values import MOST_TOGETHER
+from diffusion_local.queue.estimates import NEWEST, Share, Work
+
+#: Whoever comes while a pass runs waits for its step: none is chosen whose steps take longer, in seconds.
+LONGEST_STEP = 0.5
+#: A pass of twice the size must save this share of a picture's time, or larger ones are not tried.
+LEAST_GAIN = 0.015
+#: Passes of a size that are measured before it is judged.
+PASSES = 2
+
+
+class Sizes:
+    """``wanted`` is the setting ``batch_size``: a number, or ``auto``.
+
+    ``explores``: whether ``auto`` tries larger passes by itself; without, it uses those that were measured to pay.
+    ``history`` gives what earlier pictures took. Two threads may use it: one asks, one learns.
+    """
+
+    def __init__(self, wanted: str, explores: bool, history: Callable[[Params], list[Share]]) -> None:
+        self._fixed = 0 if wanted == "auto" else int(wanted)
+        self._explores = explores
+        self._history = history
+        self._known: dict[Work, dict[int, deque[float]]] = {}
+        self._met: dict[Work, set[int]] = defaultdict(set)
+
+    def of(self, job: Job) -> int:
+        """How many pictures like that of a job should share a pass, its own included. Raises DatabaseProblem."""
+        params = job.params
+        if job.lane is not Lane.BATCH or job.crashes or params.kind is Kind.UPSCALE or params.place:
+            return 1
+        if self._fixed:
+            return min(self._fixed, MOST_TOGETHER)
+        work = Work.of(params)
+        if work not in self._known:
+            known = {share.together: deque([share.seconds] * share.count, NEWEST) for share in self._history(params)}
+            self._known[work] = known
+        enough = {size: median(found) for size, found in self._known[work].items() if len(found) >= PASSES * size}
+        return best(enough, params.steps, self._explores)
+
+    def learn(self, params: Params, together: int, seconds: float) -> None:
+        """What each picture of a pass took. The first of a size is left out: it is when graphs are recorded."""
+        work = Work.of(params)
+        if together in self._met[work]:
+            self._known.setdefault(work, {}).setdefault(together, deque(maxlen=NEWEST)).extend([seconds] * together)
+        self._met[work].add(together)
+
+
+def best(known: Mapping[int, float], steps: int, explores: bool) -> int:
+    """The size to use, or to measure next, by the seconds a picture took in passes of each size."""
+
+    def bearable(size: int, seconds: float) -> bool:
+        return size == 1 or size * seconds / steps <= LONGEST_STEP
+
+    size = 1
+    while explores:
+        if size not in known:
+            return size
+        if size > 1 and known[size] > (1 - LEAST_GAIN) * known[size // 2]:
+            break
+        if 2 * size > MOST_TOGETHER or not bearable(2 * size, known[size]):
+            break
+        size *= 2
+    found = {each: seconds for each, seconds in known.items() if bearable(each, seconds)}
+    if 1 not in found:
+        return 1
+    fastest = min(found.values())
+    return min(each for each, seconds in found.items() if seconds <= 1.01 * fastest)
