@@ -117,6 +117,7 @@ def paint(loaded: Loaded, crew: Pass, steps: Steps, materials: PictureInputs | N
         turn = partial(turn_to, loaded, embedded, scheduler.order) if len(embedded) > 1 else None
         hold = None if reads_mask(pipe) else partial(Paused.at, scheduler=scheduler, generators=generators)
         steps.follow(scheduler, previewer(loaded, params), skipped, change, turn, hold, before)
+        steps.keep_pace(device)
         crew.held = None
         prelude.end_at(denoiser_of(pipe))
 

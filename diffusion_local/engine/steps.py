@@ -1,5 +1,7 @@
 """How a running pipeline tells of its steps."""
 
+import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,6 +21,10 @@ Turn = Callable[[int, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 Hold = Callable[[int, int, torch.Tensor], Held]
 
 
+#: Seconds before the end of a step on the device in which the next one is launched.
+LEAD = 0.006
+
+
 class Interrupted(Exception):
     """Raised through a pipeline: no part of the pass is left, or the pass is held."""
 
@@ -35,6 +41,7 @@ class Steps:
         self._hold: Hold | None = None
         self._scheduler: Any = None
         self._estimate: Callable[[], torch.Tensor | None] = lambda: None
+        self._pace: Pace | None = None
 
     def follow(
         self,
@@ -53,6 +60,10 @@ class Steps:
         self._change, self._turn, self._hold, self._before = change, turn, hold, before
         self._estimate = samplers.watch(scheduler)
 
+    def keep_pace(self, device: torch.device) -> None:
+        """For a pass that may be put aside: launch no step of a CUDA device long before the one before has ended."""
+        self._pace = Pace(device) if device.type == "cuda" and self._crew.wanted else None
+
     def __call__(self, pipe: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         """A second order sampler (Heun) calls twice a step, but for the last, which has one call."""
         index += self._before
@@ -64,9 +75,12 @@ class Steps:
         if calls % order == 0 or last:
             latents, done = changed.get("latents", tensors["latents"]), self._skipped - (-calls // order)
             self.tell(done, latents)
-            if not last and self._hold and self._crew.wanted and self._crew.wanted():
-                self._crew.held = self._hold(calls, done, latents)
-                raise Interrupted
+            if not last and self._hold and self._crew.wanted:
+                if self._pace is not None:
+                    self._pace.wait()
+                if self._crew.wanted():
+                    self._crew.held = self._hold(calls, done, latents)
+                    raise Interrupted
         return changed
 
     def tell(self, step: int, latents: torch.Tensor | None = None) -> None:
@@ -90,3 +104,31 @@ class Steps:
         if latents is None or self._preview is None:
             return None
         return partial(self._preview, latents[part.place : part.place + 1])
+
+
+class Pace:
+    """Waits until the device has nearly done the step that was launched last.
+
+    Whoever comes meanwhile waits for that step only, and not for others that were launched ahead.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._launched: deque[torch.cuda.Event] = deque()
+        self._ended: float | None = None
+        self._shortest = float("inf")  # of the pass: a step that was launched late takes longer, and must not count
+
+    def wait(self) -> None:
+        with torch.cuda.device(self._device):
+            event = torch.cuda.Event(blocking=True)
+            event.record()
+        self._launched.append(event)
+        if len(self._launched) < 2:
+            return
+        self._launched.popleft().synchronize()
+        now = time.monotonic()
+        if self._ended is not None:
+            self._shortest = min(self._shortest, now - self._ended)
+            if self._shortest > LEAD:
+                time.sleep(self._shortest - LEAD)
+        self._ended = now

@@ -172,7 +172,44 @@ def test_several_keep_the_order_and_the_fair_shares_of_the_line(services: Servic
     assert [job.id for job in dispatch.claim("starter", 4)] == [anns[0], bobs[0], anns[1], bobs[1]]
 
 
-@pytest.mark.parametrize("changes", [{"steps": 9}, {"guidance": 1.0}, {"sampler": "Euler"}, {"height": 192}])
+def test_jobs_are_taken_beside_one_that_is_held(services: Services, dispatch: Dispatch, other: Dispatch) -> None:
+    ids = enqueue(services.jobs, 4, lane=Lane.BATCH)
+    [first] = dispatch.claim("starter")
+    assert [job.id for job in dispatch.claim("starter", 2, first.claim)] == ids[1:3]
+    enqueue(services.jobs)
+    assert dispatch.claim("starter", 2, first.claim) == []  # somebody waits
+    with pytest.raises(LostClaim):
+        other.claim("starter", 2, first.claim)
+    services.jobs.recover("cpu0", FAILURE)
+    with pytest.raises(LostClaim):
+        dispatch.claim("starter", 2, first.claim)
+
+
+def test_whoever_has_other_wishes_is_passed_over_for_one_pass_only(services: Services, dispatch: Dispatch) -> None:
+    anns = enqueue(services.jobs, 4, lane=Lane.BATCH, owner="ann")
+    bobs = enqueue(services.jobs, 4, lane=Lane.BATCH, owner="bob", steps=9)
+    assert [job.id for job in dispatch.claim("starter", 2)] == anns[:2]
+    assert [job.id for job in dispatch.claim("starter", 2)] == bobs[:2]
+    assert [job.id for job in dispatch.claim("starter", 2)] == anns[2:]
+    assert [job.id for job in dispatch.claim("starter", 2)] == bobs[2:]
+
+
+def test_only_of_the_interactive_lane_where_that_is_asked_for(services: Services, dispatch: Dispatch) -> None:
+    enqueue(services.jobs, lane=Lane.BATCH)
+    assert not dispatch.urgent()
+    assert dispatch.claim("", urgent=True) == []
+    [waited_for] = enqueue(services.jobs)
+    assert dispatch.urgent()
+    services.control.pause()
+    assert not dispatch.urgent()
+    services.control.resume()
+    assert [job.id for job in dispatch.claim("", urgent=True)] == [waited_for]
+    assert not dispatch.urgent()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"steps": 9}, {"guidance": 1.0}, {"sampler": "Euler"}, {"height": 192}, {"place": "1/2"}]
+)
 def test_what_differs_in_more_than_prompts_and_seed_does_not_go_together(
     services: Services, dispatch: Dispatch, changes: dict[str, Any]
 ) -> None:
@@ -471,6 +508,7 @@ def test_what_was_learned_about_memory_is_known_again(dispatch: Dispatch) -> Non
 
 def test_the_time_of_a_picture_is_expected_from_those_before(services: Services, dispatch: Dispatch) -> None:
     assert dispatch.expected(params(), "starter") is None
+    assert dispatch.shares(params()) == []
     enqueue(services.jobs)
     job = claimed(dispatch)
     dispatch.finish(job.claim, finished())

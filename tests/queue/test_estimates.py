@@ -6,8 +6,8 @@ from statistics import median
 
 import pytest
 
-from diffusion_local.domain import Job, State
-from diffusion_local.queue.estimates import FinishedPicture, Pace, Work, finish_times, seconds_left, total
+from diffusion_local.domain import Job, Lane, State
+from diffusion_local.queue.estimates import FinishedPicture, Pace, Share, Work, finish_times, seconds_left, total
 from tests.support import params
 
 ONE = params(width=1000, height=1000, steps=1)  # of cost 1
@@ -37,6 +37,24 @@ def test_another_rung_or_forward_passes_of_another_size_begin_anew() -> None:
     before = [FinishedPicture(WORK, 10)] * 20
     assert Pace.of([FinishedPicture(WORK, 30, rung="sequential"), *before]).seconds(WORK) == 30
     assert Pace.of([FinishedPicture(WORK, 4, together=4), *before]).seconds(WORK) == 4
+    assert (
+        Pace.of([FinishedPicture(WORK, 9), *[FinishedPicture(WORK, 4, together=4)] * 4, *before]).seconds(WORK) == 4
+    )  # the last of a list
+
+
+def test_a_picture_in_a_pass_takes_what_its_size_takes() -> None:
+    known = Pace.of([FinishedPicture(WORK, 4, together=4), FinishedPicture(WORK, 10), FinishedPicture(WORK, 12)])
+    assert [known.seconds(WORK, size) for size in (1, 4, 8)] == [11, 4, 4]
+    assert known.shares[WORK] == [Share(1, 11, 2), Share(4, 4, 1)]
+    waiting = job("a")
+    assert seconds_left(waiting, known, "starter") == 11  # somebody waits for it
+    assert seconds_left(replace(waiting, lane=Lane.BATCH), known, "starter") == 4
+
+
+def test_what_one_worker_runs_ends_together() -> None:
+    pass_of_two = [replace(job(name), worker="gpu0") for name in "ab"]
+    times = finish_times([*pass_of_two, replace(job("c"), worker="gpu1")], [job("d")], pace(), 2, ["starter"] * 2)
+    assert times == {"a": 20, "b": 20, "c": 10, "d": 20}
 
 
 def test_another_size_is_told_by_a_line_through_those_that_were_made() -> None:
