@@ -11,7 +11,8 @@ from PIL import Image as PIL
 from diffusion_local.domain import DeviceMemory, Fit, Params
 from diffusion_local.engine.memory import RungChoice
 from diffusion_local.models.catalog import Model
-from diffusion_local.options.values import MOST_TOGETHER, place_and_size
+from diffusion_local.options.values import MOST_TOGETHER as MOST_TOGETHER
+from diffusion_local.options.values import place_and_size
 
 #: Called after each denoising step with the number of steps done (1 = first) and a function that draws a small
 #: preview when called, or None. Whatever it raises (Stopped, LostClaim) leaves ``generate`` unchanged.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from statistics import median
 
 from diffusion_local.domain import Job, Kind, Lane, Params
-from diffusion_local.options.values import MOST_TOGETHER
+from diffusion_local.engine import MOST_TOGETHER
 from diffusion_local.queue.estimates import NEWEST, Share, Work
 
 #: Whoever comes while a pass runs waits for its step: none is chosen whose steps take longer, in seconds.
