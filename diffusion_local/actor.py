@@ -47,7 +47,8 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """``name`` is empty for the machine's own person. ``source``: local, session, token or nobody."""
+    """``name`` is empty for the machine's own person. ``source``: local, session, token, link (a signed address) or
+    nobody; ``token`` is the id of the token that was used."""
 
     name: str = ""
     role: Role = Role.ADMIN
@@ -55,6 +56,7 @@ class Actor:
     sees_all: bool = True
     allowance: Allowance = Allowance()
     source: str = "local"
+    token: str = ""
 
     @property
     def rules_all(self) -> bool:

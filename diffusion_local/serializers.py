@@ -1,7 +1,7 @@
 """The JSON shapes that the API answers and the command line prints with ``--json``. Programs lean on these names."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict
@@ -26,17 +26,34 @@ Json = dict[str, Any]
 #: Failures whose detail begins with how the worker died.
 DEATHS = ("worker_lost", "timed_out")
 
+#: The query string that opens the picture at a path, without the prefix of a proxy; empty where none is needed.
+Sign = Callable[[str], str]
+
 _root: ContextVar[str] = ContextVar("root", default="")
+_origin: ContextVar[str] = ContextVar("origin", default="")
+_sign: ContextVar[Sign | None] = ContextVar("sign", default=None)
 
 
 @contextmanager
-def below(root: str) -> Iterator[None]:
-    """Inside, the addresses of files begin with the path under which a proxy serves us."""
-    token = _root.set(root)
+def below(root: str, origin: str = "") -> Iterator[None]:
+    """Inside, the addresses of files begin with the path under which a proxy serves us, and absolute ones with
+    ``origin`` (scheme and host), by which the caller knows this server."""
+    tokens = _root.set(root), _origin.set(origin)
     try:
         yield
     finally:
-        _root.reset(token)
+        _root.reset(tokens[0])
+        _origin.reset(tokens[1])
+
+
+@contextmanager
+def signing(sign: Sign) -> Iterator[None]:
+    """Inside, ``public_url`` is signed."""
+    token = _sign.set(sign)
+    try:
+        yield
+    finally:
+        _sign.reset(token)
 
 
 class JobFacts(Protocol):
@@ -130,10 +147,11 @@ def params(owner: Job | Image) -> Json:
 
 
 def image_link(image: Image) -> Json:
-    """What a client needs to fetch the picture; the URL is relative to the server's root."""
+    """What a client needs to fetch the picture: ``url`` is relative to the server's root, ``public_url`` absolute."""
     return {
         "id": image.id,
         "url": file_url(image),
+        "public_url": public_url(image),
         "thumbnail_url": thumbnail_url(image.id),
         "width": image.width,
         "height": image.height,
@@ -159,6 +177,15 @@ def file_url(image: Image) -> str:
 
 def picture_url(image_id: str, suffix: str = ".png") -> str:
     return f"{_root.get()}/images/{image_id}{suffix}"
+
+
+def public_url(image: Image) -> str:
+    """An absolute address that opens the picture with a plain GET, for at most an hour where accounts are in use.
+
+    Outside of a request it is relative.
+    """
+    path, sign = f"/images/{image.id}{image.suffix}", _sign.get()
+    return f"{_origin.get()}{_root.get()}{path}{sign(path) if sign else ''}"
 
 
 def thumbnail_url(image_id: str) -> str:

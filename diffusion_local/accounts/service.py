@@ -9,6 +9,7 @@ import ipaddress
 import re
 import secrets
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from hashlib import sha256
@@ -20,7 +21,7 @@ from diffusion_local.accounts.store import LIMITS, Account, AccountStore, Sessio
 from diffusion_local.actor import SCOPES, Actor, Allowance, Role, Scope
 from diffusion_local.authority import guarded
 from diffusion_local.domain import utc_text
-from diffusion_local.errors import Conflict, InvalidParams, LimitReached, Unauthorized, echo
+from diffusion_local.errors import Conflict, InvalidParams, LimitReached, NotFound, Unauthorized, echo
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.system.network import closed, is_loopback
@@ -197,7 +198,17 @@ class Accounts:
         owner, token = found
         if token.used_at is None or older(token.used_at):
             self._store.token_used(token.id)
-        return self._actor(owner, token.scopes, "token")
+        return replace(self._actor(owner, token.scopes, "token"), token=token.id)
+
+    def by_link(self, name: str, token_id: str) -> Actor | None:
+        """Who opens a signed address: the account as a reader, while it and the token that signed are still there."""
+        try:
+            owner = self._store.get(name)
+        except NotFound:
+            return None
+        if token_id and all(each.id != token_id for each in self._store.tokens(name)):
+            return None
+        return self._actor(owner, frozenset({Scope.READ}), "link")
 
     def by_session(self, secret: str) -> tuple[Actor, Session] | None:
         """Who is signed in with this cookie."""

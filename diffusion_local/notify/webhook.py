@@ -26,7 +26,11 @@ def secret_of(settings: Settings) -> str:
     """The one of config.toml, else the one kept in the home, made at the first call. Raises InvalidParams."""
     if settings.webhook_secret:
         return checked(settings.webhook_secret, "webhook_secret")
-    path = settings.home / "webhook.secret"
+    return kept_in(settings.home / "webhook.secret")
+
+
+def kept_in(path: Path) -> str:
+    """The secret in a file of the home, made at the first call. Raises InvalidParams if the file holds none."""
     with contextlib.suppress(FileNotFoundError):
         return checked(path.read_text(encoding="ascii", errors="replace").strip(), path.name)
     return keep(path, PREFIX + base64.b64encode(secrets.token_bytes(32)).decode())

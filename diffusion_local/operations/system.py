@@ -119,6 +119,7 @@ PARTS: dict[str, dict[str, Operation]] = {
         "check_password": op(OPEN, NOTHING),
         "by_token": op(OPEN, NOTHING),
         "by_session": op(OPEN, NOTHING),
+        "by_link": op(OPEN, NOTHING),
         "get": op(READ, ACCOUNT),
         "allowance": op(READ, ACCOUNT),
         "used_today": op(READ, ACCOUNT),

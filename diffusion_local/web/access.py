@@ -1,8 +1,9 @@
 """Who is it: tells from a cookie or a token on whose behalf each request acts, and turns away whoever must sign in.
 
 A token comes as ``Authorization: Bearer``, ``Authorization: Token`` (cog), ``Authorization: Basic name:token`` (A1111)
-or ``X-API-Key``; a browser's session as a cookie. While there is no account everybody acts as the machine's own
-person, if only this machine reaches the server or that was said aloud; otherwise nobody comes in (``exposure``).
+or ``X-API-Key``; a browser's session as a cookie. A picture also opens by a signed address. While there is no account
+everybody acts as the machine's own person, if only this machine reaches the server or that was said aloud; otherwise
+nobody comes in (``exposure``).
 """
 
 import base64
@@ -10,6 +11,7 @@ import binascii
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from math import ceil
@@ -22,12 +24,14 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from diffusion_local import serializers
 from diffusion_local.accounts.service import WINDOW, Accounts, network
 from diffusion_local.actor import LOCAL, NOBODY, Actor, acting
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.messages import Message, message
 from diffusion_local.settings import Settings
 from diffusion_local.system.network import closed
+from diffusion_local.telling.links import Links
 from diffusion_local.web import cookies
 from diffusion_local.web.proxies import PASSED
 from diffusion_local.web.refusals import NEVER, error_body
@@ -76,6 +80,8 @@ T = TypeVar("T")
 
 #: Where one comes in, what its page needs, and what only says whether the server lives.
 OPEN_PATHS = ("/login", "/logout", "/healthz", "/readyz", "/favicon.ico", "/assets/icons/")
+#: What a signed address may open (see ``telling.links``).
+PICTURES, READS = "/images/", (("http", "GET"), ("http", "HEAD"))
 PROBES = ("/healthz", "/readyz")  # answer also where nobody is let in
 SHORTEST_LOOK = 1.0  # seconds for which "there are accounts" is not asked again
 THREADS = 8
@@ -126,6 +132,7 @@ class Access:
         self._settings = settings
         self._cookie = cookie_name(settings)
         self._guesses = TokenGuesses()
+        self._links = Links(settings)
         self._any = False
         self._looked = -SHORTEST_LOOK
         self._threads: anyio.CapacityLimiter | None = None
@@ -144,8 +151,14 @@ class Access:
             await who(scope, receive, send)
             return
         scope[KEY], scope[STILL] = who, lambda: self._still(dict(scope), who)
-        with acting(who):
+        with acting(who), self._signing(who):
             await self._app(scope, receive, send)
+
+    def _signing(self, who: Actor) -> AbstractContextManager[None]:
+        """Sign the addresses of pictures on behalf of an account; without accounts they need no signature."""
+        if not who.name or who == NOBODY:
+            return nullcontext()
+        return serializers.signing(lambda path: self._links.query(path, who.name, who.token))
 
     async def _still(self, scope: Scope, who: Actor) -> bool:
         try:
@@ -177,6 +190,9 @@ class Access:
             found = await self._in_thread(self._accounts.by_session, brought.session)
             if found:
                 who, scope[SESSION] = found
+        if who is None and (scope["type"], scope.get("method")) in READS and scope["path"].startswith(PICTURES):
+            bearer = self._links.bearer(scope["path"], scope["query_string"].decode("latin-1"))
+            who = bearer and await self._in_thread(self._accounts.by_link, bearer.account, bearer.token)
         if who is None:
             open_path = scope["type"] == "http" and is_open_path(scope["path"])
             return NOBODY if open_path else turned_away(scope, headers)

@@ -85,6 +85,13 @@ def passed_on(name: bytes) -> bool:
     return name in PASSED_ON or name.startswith(b"x-forwarded")
 
 
+def origin_of(scope: Scope) -> str:
+    """Scheme and host by which the caller knows this server. The guard refuses hosts that are not ours."""
+    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+    scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
+    return f"{scheme}://{host}"
+
+
 class Proxies:
     """ASGI middleware, the outermost."""
 
@@ -96,7 +103,7 @@ class Proxies:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             scope = self._read(scope)
-            with serializers.below(self._root):
+            with serializers.below(self._root, origin_of(scope)):
                 await self._app(scope, receive, send)
             return
         await self._app(scope, receive, send)

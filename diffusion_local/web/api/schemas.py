@@ -89,8 +89,17 @@ PARAMS = typed("Params", Params)
 FAULT = typed(
     "JobError", kind=str, message=str, cause=NotRequired[str], id=NotRequired[str], params=NotRequired[dict[str, Any]]
 )
-IMAGE_LINK = typed("ImageLink", id=str, url=str, thumbnail_url=str, width=int, height=int, flag=str)
-IMAGE = typed("Image", Image, "key", "owner", "facts", params=PARAMS, url=str, thumbnail_url=str, flag=str)
+IMAGE_LINK = typed("ImageLink", id=str, url=str, public_url=str, thumbnail_url=str, width=int, height=int, flag=str)
+IMAGE = typed(
+    "Image",
+    Image,
+    *("key", "owner", "facts"),
+    params=PARAMS,
+    url=str,
+    public_url=str,
+    thumbnail_url=str,
+    flag=str,
+)
 JOB = typed(
     "Job",
     Job,

@@ -404,6 +404,7 @@ SENTENCES: dict[str, tuple[Any, ...]] = {
     "accounts.check_password": ("eve", PASSWORD, "127.0.0.1"),
     "accounts.by_token": ("dl_none",),
     "accounts.by_session": ("none",),
+    "accounts.by_link": ("nobody", ""),
     "accounts.get": (OWNER,),
     "accounts.allowance": (OWNER,),
     "accounts.used_today": (OWNER,),

@@ -40,7 +40,7 @@ from tests.web.authority.scene import (
 
 RECORD = Path(__file__).parents[3] / "scripts" / "results" / "authority.md"
 #: Said for every request, to find out whose it is.
-AT_THE_GATE = {"accounts.any", "accounts.by_token", "accounts.by_session"}
+AT_THE_GATE = {"accounts.any", "accounts.by_token", "accounts.by_session", "accounts.by_link"}
 REFUSED = re.compile(
     r"(A viewer|A user|An admin|This token) may not|: only its owner|Only an admin|There is no |toast warn"
 )
