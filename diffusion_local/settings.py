@@ -91,6 +91,17 @@ class Settings(Folders):
         "what becomes of {a|b} and __name__ in a prompt: random draws one, all makes each, no leaves them",
         ("random", "all", "no"),
     )
+    model_aliases: str = setting(
+        "dall-e-2, dall-e-3, gpt-image-1, gpt-image-1-mini, gpt-image-1.5, gpt-image-2, dall-e-*, gpt-image-*, "
+        "chatgpt-image-*",
+        "further names of models for programs, as name=model, comma separated; a name alone means the default model",
+    )
+    fit: str = setting(
+        "nearest",
+        "what the OpenAI, A1111 and Replicate APIs do with sizes and samplers that a model lacks: nearest, or strict, "
+        "which refuses them",
+        ("nearest", "strict"),
+    )
     max_count: int = setting(100, "most pictures in one submit")
     max_queued: int = setting(100_000, "most jobs waiting at once")
     queue: str = setting(

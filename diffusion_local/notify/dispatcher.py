@@ -6,7 +6,7 @@ import re
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from diffusion_local.domain import Batch, Job, Lane, shortened, utc_text
+from diffusion_local.domain import Batch, Image, Job, Lane, shortened, utc_text
 from diffusion_local.errors import DiskFull, InvalidParams, NotFound, UserError, echo
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.images import ImageStore
@@ -21,6 +21,7 @@ from diffusion_local.queue.views import QueueView
 from diffusion_local.reports.report import Report
 from diffusion_local.reports.service import Reports
 from diffusion_local.settings import Settings
+from diffusion_local.telling.links import Links
 
 MOST_TRIES = 8  # 10 s, then 4 times longer each: the last about 15 hours after the first
 #: Events that a batch's own webhook hears of.
@@ -95,6 +96,7 @@ class NotificationDispatcher:
         self._reports = reports
         self._images = images
         self._files = files
+        self._links = Links(settings)
         self._reported: date | None = None
 
     def tell(self) -> list[str]:
@@ -198,8 +200,16 @@ class NotificationDispatcher:
         if event == "batch.started":
             told = predictions.started(subscription, batch, jobs)
         else:
-            told = predictions.prediction(subscription, batch, jobs, self._images.of_jobs([job.id for job in jobs]))
+            images = self._images.of_jobs([job.id for job in jobs])
+            told = predictions.prediction(
+                subscription, batch, jobs, images, lambda image: self._address(subscription.root, image, batch.owner)
+            )
         return {batch.webhook: json.dumps(told, ensure_ascii=False)}
+
+    def _address(self, root: str, image: Image, owner: str) -> str:
+        """An absolute address of a picture, signed on behalf of its owner."""
+        path = f"/images/{image.id}{image.suffix}"
+        return f"{root}{path}{self._links.query(path, owner) if owner else ''}"
 
     def _data(self, notice: Notice) -> dict[str, Any]:
         try:

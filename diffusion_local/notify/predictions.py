@@ -1,8 +1,9 @@
 """Predictions as cog and Replicate tell them: what a call is answered with, and what its webhook hears."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
@@ -14,54 +15,100 @@ EVENTS = {"batch.started": "start", "batch.done": "completed"}
 FILTER = ("start", "output", "logs", "completed")
 
 
+#: The owner of models that come from no hub.
+OWNER = "local"
+BAR = 10  # characters
+
+
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """Under which id a prediction is known, the address of the server as its client knows it, and what is told."""
+    """Under which id a prediction is known, the address of the server as its client knows it, which events its webhook
+    hears of, and the lines of its log that say what was adapted or passed over."""
 
     id: str
     root: str
     events: tuple[str, ...] = FILTER
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, batch: Batch) -> "Subscription":
         """What was said as the batch was submitted; its own id where the client chose none."""
         told = json.loads(batch.prediction)
-        return cls(told["id"] or batch.id, told["root"], tuple(told["events"]))
+        return cls(told["id"] or batch.id, told["root"], tuple(told["events"]), tuple(told.get("notes", ())))
 
     def text(self) -> str:
         return json.dumps(asdict(self))
 
 
+def full_name(model_id: str, hub_id: str = "") -> str:
+    """A model's name as ``owner/name``."""
+    return hub_id if "/" in hub_id else f"{OWNER}/{model_id}"
+
+
+def version_of(model_id: str) -> str:
+    """The id of a model's one version: 64 hexadecimal digits, always the same."""
+    return sha256(model_id.encode("utf-8", "replace")).hexdigest()
+
+
+def local_address(root: str, image: Image) -> str:
+    return f"{root}/images/{image.id}{image.suffix}"
+
+
 def prediction(
-    subscription: Subscription, batch: Batch, jobs: Sequence[Job], images: Mapping[str, Image]
+    subscription: Subscription,
+    batch: Batch,
+    jobs: Sequence[Job],
+    images: Mapping[str, Image],
+    address: Callable[[Image], str],
 ) -> dict[str, Any]:
-    """A batch as a prediction; ``output`` and times of its end once all its jobs have ended."""
+    """A batch as a prediction; ``output`` and times of its end once all its jobs have ended.
+
+    ``address`` gives the absolute address of a picture.
+    """
     ended = [job.finished_at for job in jobs if job.finished_at]
     finished = len(ended) == len(jobs)
     failed = next((job for job in jobs if job.failure and job.state is State.FAILED), None)
     url = f"{subscription.root}/predictions/{quote(subscription.id, safe='')}"
-    output = [
-        f"{subscription.root}/images/{images[job.id].id}{images[job.id].suffix}" for job in jobs if job.id in images
-    ]
+    output = [address(images[job.id]) for job in jobs if job.id in images]
+    model = jobs[0].params.model
     return {
         "id": subscription.id,
+        "model": full_name(model),
+        "version": version_of(model),
         "status": status(jobs),
         "input": asdict(jobs[0].params) | {"count": len(jobs)},
         "output": output if finished and output else None,
         "error": failed.failure.message if failed and failed.failure else None,
-        "logs": "",
+        "logs": "".join(f"{line}\n" for line in [*subscription.notes, progress(jobs)]),
         "metrics": {"predict_time": sum(image.seconds for image in images.values())},
         "created_at": batch.created_at,
         "started_at": min((job.started_at for job in jobs if job.started_at), default=None),
         "completed_at": max(ended) if finished else None,
-        "urls": {"get": url, "cancel": f"{url}/cancel"},
+        "urls": {"get": url, "cancel": f"{url}/cancel", "stream": f"{url}/stream"},
+        "data_removed": False,
+        "source": "api",
     }
+
+
+def progress(jobs: Sequence[Job]) -> str:
+    """How far the jobs are, as tqdm writes it: clients of Replicate read it from the log."""
+    total = sum(job.params.steps for job in jobs)
+    done = sum(job.params.steps if job.state is State.DONE else min(job.step, job.params.steps) for job in jobs)
+    filled = BAR * done // total
+    return f"{100 * done // total}%|{'█' * filled}{' ' * (BAR - filled)}| {done}/{total}"
 
 
 def started(subscription: Subscription, batch: Batch, jobs: Sequence[Job]) -> dict[str, Any]:
     """As it was when its first picture began, whatever has become of it."""
-    told = prediction(subscription, batch, jobs, {})
-    return told | {"status": "processing", "output": None, "error": None, "metrics": {}, "completed_at": None}
+    told = prediction(subscription, batch, jobs, {}, lambda image: "")
+    return told | {
+        "status": "processing",
+        "output": None,
+        "error": None,
+        "metrics": {},
+        "completed_at": None,
+        "logs": "",
+    }
 
 
 def status(jobs: Sequence[Job]) -> str:

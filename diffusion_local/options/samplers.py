@@ -102,6 +102,68 @@ def schedule_named(text: str) -> str:
     return SCHEDULE_BY_SPELLING.get(squeezed(text), "")
 
 
+#: Samplers that only other tools have, squeezed, with the nearest of ours.
+NEAREST = {
+    squeezed(name): ours
+    for ours, names in {
+        "Euler": ("LMS", "k_lms", "LMSDiscrete", "DPM fast", "dpm_fast", "Restart", "ER SDE", "euler_cfg_pp", "DEIS"),
+        "Euler a": (
+            *("DPM2 a", "k_dpm_2_a", "dpm_2_ancestral", "DPM++ 2S a", "k_dpmpp_2s_a", "dpmpp_2s_ancestral"),
+            *("dpm++2s_a", "euler_ancestral_cfg_pp"),
+        ),
+        "DPM++ 2M": ("DPM adaptive", "dpm_adaptive", "dpm++2m", "dpm++2mv2", "ipndm", "ipndm_v", "dpmpp_2m_cfg_pp"),
+        "DPM++ 2M SDE": (
+            *("DPM++ SDE", "dpmpp_sde", "k_dpmpp_sde", "dpmpp_sde_gpu", "dpmpp_2m_sde_gpu", "DPM++ 3M SDE"),
+            *("dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "DPM++ 2M SDE Heun", "dpmpp_2m_sde_heun"),
+        ),
+        "Heun": ("DPM2", "k_dpm_2", "dpm_2", "heunpp2", "exp_heun_2_x0"),
+        "DDIM": ("PLMS", "PNDM", "ddim_trailing", "DDIM CFG++"),
+        "UniPC": ("uni_pc", "uni_pc_bh2"),
+        "LCM": ("tcd", "k_lcm"),
+    }.items()
+    for name in names
+}
+#: Schedules that only other tools have, squeezed, with the nearest of ours; "" is the sampler's own.
+NEAREST_SCHEDULES = {
+    squeezed(name): ours
+    for ours, names in {
+        "": (
+            *("normal", "discrete", "default", "beta", "kl_optimal", "align_your_steps", "align_your_steps_GITS"),
+            *("align_your_steps_11", "align_your_steps_32", "ays", "ays_30", "gits", "turbo", "linear_quadratic"),
+            *("smoothstep", "lcm", "bong_tangent"),
+        ),
+        "SGM Uniform": ("simple",),
+        "Uniform": ("ddim", "ddim_uniform"),
+        "Exponential": ("polyexponential",),
+    }.items()
+    for name in names
+}
+
+
+def adapted_sampler(text: str, sampling: Sampling) -> tuple[str, str, bool]:
+    """(the nearest sampler that the models can use, the schedule that the same text names, whether it is the sampler
+    named); empty where there is none."""
+    found, schedule = sampler_named(text), ""
+    if not found:
+        found, schedule = split(text)
+    if found:
+        return (found, schedule, True) if found in sampling.samplers else ("", schedule, False)
+    name = squeezed(text)
+    found = NEAREST.get(name, "")
+    for spelling, each in () if found else SCHEDULE_BY_SPELLING.items():
+        if name.endswith(spelling) and (near := NEAREST.get(name.removesuffix(spelling), "")):
+            found, schedule = near, each
+    return found if found in sampling.samplers else "", schedule, False
+
+
+def adapted_schedule(text: str, sampler: str, sampling: Sampling) -> tuple[str, bool]:
+    """(the nearest schedule that the sampler takes, "" for its own; whether it is the one named)."""
+    found = schedule_named(text)
+    nearest = found or NEAREST_SCHEDULES.get(squeezed(text), "")
+    taken = nearest if nearest in sampling.schedules_for(sampler) else ""
+    return taken, bool(found) and taken == found
+
+
 def split(text: str) -> tuple[str, str]:
     """(sampler, schedule) of a text that may name both, as older versions of A1111 wrote them; empty where unknown."""
     name = squeezed(text)

@@ -12,6 +12,7 @@ from diffusion_local.web.access import Access
 from diffusion_local.web.account import routes as account
 from diffusion_local.web.api import http
 from diffusion_local.web.api.dialects import DIALECTS
+from diffusion_local.web.api.dialects.paths import Paths
 from diffusion_local.web.api.limits import BodyLimit
 from diffusion_local.web.api.mcp import serving as mcp
 from diffusion_local.web.api.watch import Watch
@@ -22,6 +23,12 @@ from diffusion_local.web.page_html import PageHtml
 from diffusion_local.web.proxies import Proxies, checked_root
 from diffusion_local.web.rate_limit import RateLimit
 from diffusion_local.web.ui import page
+
+#: Headers of answers that scripts of other pages may read.
+EXPOSED = (
+    "Content-Disposition", "ETag", "Link", "Location", "Preference-Applied", "RateLimit", "RateLimit-Policy",
+    "Retry-After", "Warning", "X-Request-Id",
+)  # fmt: skip
 
 
 def create_app(
@@ -38,11 +45,12 @@ def create_app(
         CORSMiddleware,
         allow_origins=sorted(allowed_origins(settings)),
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", "X-API-Key"],
-        expose_headers=["Content-Disposition", "ETag", "Link", "Location", "Preference-Applied", "Retry-After"],
+        allow_headers=["*"],  # clients of other tools send headers of their own, such as x-stainless-lang
+        expose_headers=EXPOSED,
     )
     app.add_middleware(RateLimit, settings=settings)
     app.add_middleware(HostCheck, settings=settings)
+    app.add_middleware(Paths)
     app.add_middleware(Proxies, settings=settings)
     app.add_middleware(Cookies)
     refusals.add(app, settings)
@@ -56,7 +64,7 @@ def create_app(
     app.include_router(http.router(studio, watch))
     app.include_router(http.reports.page_router(studio))
     for dialect in DIALECTS:
-        app.include_router(dialect.router(studio, watch))
+        app.include_router(dialect.router(studio, watch, settings))
     mcp.add(app, studio, watch, settings)
     with acting(LOCAL):  # nobody has called yet; the page is laid out with the models that are there
         return page.mount(app, studio, watch, settings, checked_root(settings.root_path))

@@ -4,6 +4,7 @@ Every route of the application has a limit: ``MOST_BYTES``, unless ``larger`` na
 refused, so that nothing has to be read to find out how long one is.
 """
 
+import re
 import sys
 
 from starlette.datastructures import Headers
@@ -30,6 +31,8 @@ MAX_STRUCTURE = 500_000
 MAX_TEXTS = 50_000
 #: Paths whose body is a file as it is.
 RAW = frozenset({"/api/v1/lists", "/api/v1/lists/check", "/api/v1/queue/import", "/api/v1/sources"})
+#: Predictions of a model that the path names.
+BY_MODEL = re.compile(r"/replicate/v1/models/[^/]+/[^/]+/predictions")
 MOST_HEADERS = 100
 MOST_HEADER_BYTES = 32 * 1024
 GRADIO_DOORS = ("run", "call", "call/v2")
@@ -53,6 +56,7 @@ def larger(settings: Settings) -> dict[str, int]:
         "/sdapi/v1/png-info": in_base64,
         "/mcp": max(in_base64, list_in_json),
         "/predictions": in_base64,
+        "/replicate/v1/files": picture,
         "/predictions/{id}": in_base64,
         # The page's events and those of Gradio's clients, whichever they are for.
         "/gradio_api/run/predict": list_in_json,
@@ -129,6 +133,8 @@ class BodyLimit:
 
     def limit_of(self, path: str) -> int:
         found = self._larger.get(path) or self._larger.get(f"{path.rpartition('/')[0]}/{{id}}")
+        if not found and BY_MODEL.fullmatch(path):
+            found = self._larger["/predictions"]
         return found or MOST_BYTES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

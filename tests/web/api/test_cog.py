@@ -79,13 +79,19 @@ def test_a_failed_one_says_why(client: TestClient, services: Services, monkeypat
         ({"input": {}}, "prompt: "),
         ({}, "input: "),
         ({"input": INPUT | {"colour": "red"}}, "colour: "),
-        ({"input": INPUT | {"width": 100}}, "width: "),
+        ({"input": INPUT | {"width": 100, "fit": "strict"}}, "width: "),
+        ({"input": INPUT | {"scheduler": "PNDM", "fit": "strict"}}, "scheduler: "),
+        ({"input": INPUT | {"fit": "loosely"}}, "fit: must be one of nearest, strict"),
+        ({"input": INPUT | {"guidance_scael": 3}}, "guidance_scael: is not known here. Did you mean guidance_scale?"),
+        ({"input": {"prompt": "x", "aspect_ratio": "wide"}}, "aspect_ratio: "),
+        ({"input": {"prompt": "x", "model": "nope"}}, "model: There is no model 'nope'"),
         ({"input": INPUT, "webhook": "http://169.254.169.254/"}, "webhook: "),
         (
             {"input": INPUT, "webhook": "https://example.com/", "webhook_events_filter": ["done"]},
             "webhook_events_filter",
         ),
-        ({"input": INPUT | {"image": "https://example.com/a.png"}}, "source: must be the picture itself"),
+        ({"input": INPUT | {"image": "https://example.com/a.png"}}, "image: must be the picture itself"),
+        ({"input": INPUT | {"image": "http://127.0.0.1:7860/images/none.png"}}, "image: There is no"),
         ({"input": INPUT, "id": " "}, "id: must not be empty"),
     ],
 )
@@ -96,6 +102,58 @@ def test_what_cannot_be_done_is_refused(
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith(words)
     assert services.studio.jobs("queued") == []
+
+
+def test_what_replicates_models_take_is_passed_over_with_a_line_in_the_log(
+    client: TestClient, services: Services
+) -> None:
+    body = INPUT | {"width": 1024, "height": 512, "scheduler": "PNDM", "refine": "expert_ensemble_refiner"}
+    body |= {"go_fast": True, "disable_safety_checker": False, "output_format": "webp", "apply_watermark": False}
+    told = client.post("/predictions", json={"input": body}, headers=LATER).json()
+    assert (told["input"]["width"], told["input"]["height"], told["input"]["sampler"]) == (512, 256, "DDIM")
+    lines = told["logs"].splitlines()
+    named = ("refine", "go_fast", "disable_safety_checker", "output_format", "size", "scheduler")
+    assert sorted(line.partition(":")[0] for line in lines[:-1]) == sorted(named)
+    assert lines[-1].startswith("0%|")
+    assert client.get(told["urls"]["get"]).json()["logs"] == told["logs"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sampler", "schedule"),
+    [
+        ("K_EULER", "Euler", ""),
+        ("K_EULER_ANCESTRAL", "Euler a", ""),
+        ("DPMSolverMultistep", "DPM++ 2M", ""),
+        ("KarrasDPM", "DPM++ 2M Karras", ""),
+        ("HeunDiscrete", "Heun", ""),
+        ("DDIM", "DDIM", ""),
+        ("K_LMS", "Euler", ""),
+        ("none of these", "DPM++ 2M", ""),
+    ],
+)
+def test_schedulers_go_by_replicates_names(client: TestClient, given: str, sampler: str, schedule: str) -> None:
+    told = client.post("/predictions", json={"input": INPUT | {"scheduler": given}}, headers=LATER).json()
+    assert (told["input"]["sampler"], told["input"]["schedule"]) == (sampler, schedule)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "megapixels", "size"),
+    [("1:1", None, (256, 256)), ("16:9", None, (344, 192)), ("2:3", "0.25", (344, 512)), ("custom", None, (256, 256))],
+)
+def test_an_aspect_ratio_gives_the_size(
+    client: TestClient, ratio: str, megapixels: str | None, size: tuple[int, int]
+) -> None:
+    body = {"prompt": "x", "aspect_ratio": ratio, "megapixels": megapixels}
+    told = client.post("/predictions", json={"input": body}, headers=LATER).json()["input"]
+    assert (told["width"], told["height"]) == size
+
+
+def test_a_picture_of_this_server_is_named_by_its_address(
+    client: TestClient, services: Services, drawing: Hands
+) -> None:
+    made = client.post("/predictions", json={"input": INPUT}).json()
+    told = client.post("/predictions", json={"input": INPUT | {"image": made["output"][0]}}).json()
+    assert (told["input"]["kind"], told["status"]) == ("img2img", "succeeded")
 
 
 def test_a_picture_comes_as_a_data_url(client: TestClient, services: Services) -> None:

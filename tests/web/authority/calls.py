@@ -46,6 +46,7 @@ SAY_NOTHING = {
     "GET /openapi.json",
     "GET /docs",
     "GET /manual",
+    "GET /replicate/v1/account",
     "GET /manual/search",
     "GET /manual/{topic:path}",
     "GET /login",
@@ -207,6 +208,20 @@ ROUTES: dict[str, Call] = {
     "GET /predictions": Call(),
     "GET /predictions/{prediction_id}": Call("/predictions/{batch}"),
     "POST /predictions/{prediction_id}/cancel": Call("/predictions/{batch}/cancel"),
+    "GET /predictions/{prediction_id}/stream": Call("/predictions/{done_batch}/stream"),
+    "POST /replicate/v1/models/{owner}/{name}/predictions": Call(
+        "/replicate/v1/models/local/starter/predictions", {"input": AT_ONCE}
+    ),
+    "POST /replicate/v1/files": Call(files={"content": png("green")}),
+    "GET /replicate/v1/files/{file_id}": Call("/replicate/v1/files/{source}"),
+    "GET /replicate/v1/models": Call(),
+    "GET /replicate/v1/models/{owner}/{name}": Call("/replicate/v1/models/local/starter"),
+    "GET /replicate/v1/models/{owner}/{name}/versions": Call("/replicate/v1/models/local/starter/versions"),
+    "GET /replicate/v1/models/{owner}/{name}/versions/{version_id}": Call(
+        "/replicate/v1/models/local/starter/versions/x"
+    ),
+    "GET /replicate/v1/account": Call(),
+    "GET /replicate/v1/webhooks/default/secret": Call(),
     "GET /health-check": Call(),
 }
 #: Gradio's endpoints, by their arguments.

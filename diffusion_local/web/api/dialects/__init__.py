@@ -6,6 +6,6 @@ where it would change the picture. A caller that hangs up cancels nothing.
 
 from types import ModuleType
 
-from diffusion_local.web.api.dialects import a1111, cog, openai
+from diffusion_local.web.api.dialects import a1111, cog, openai, replicate
 
-DIALECTS: tuple[ModuleType, ...] = (openai, a1111, cog)
+DIALECTS: tuple[ModuleType, ...] = (openai, a1111, cog, replicate)

@@ -2,7 +2,8 @@
 
 import base64
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from fastapi import Request
@@ -10,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 
-from diffusion_local import disk, serializers
+from diffusion_local import disk
 from diffusion_local.actor import current
 from diffusion_local.domain import Image, Job, State
 from diffusion_local.errors import InvalidParams, UserError, echo
@@ -27,8 +28,13 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 
-def refusing(say: Callable[[Request, UserError], JSONResponse]) -> type[APIRoute]:
-    """Routes that say every refusal in a dialect's own shape."""
+def refusing(
+    say: Callable[[Request, UserError], JSONResponse], names: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> type[APIRoute]:
+    """Routes that say every refusal in a dialect's own shape.
+
+    ``names`` are those that a dialect has for our fields: a refusal names the one that the request holds.
+    """
 
     class Refusing(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -40,12 +46,27 @@ def refusing(say: Callable[[Request, UserError], JSONResponse]) -> type[APIRoute
                         return await handle(request)
                 except RequestValidationError as error:
                     return say(request, of_validation(error))
+                except InvalidParams as error:
+                    field = await name_given(request, error.field, names.get(error.field, ()))
+                    return say(request, InvalidParams(field, error.problem))
                 except UserError as error:
                     return say(request, error)
 
             return call
 
     return Refusing
+
+
+async def name_given(request: Request, field: str, names: Sequence[str]) -> str:
+    """The name, of those that a dialect has for a field, under which a JSON request holds it; else the first one."""
+    if not names:
+        return field
+    try:
+        body = await request.json()
+    except (ValueError, RuntimeError, RecursionError):  # a form, or no body
+        body = {}
+    given = set(body) | set(body.get("input") or ()) if isinstance(body, dict) else set()
+    return next((name for name in names if name in given), field if field in given else names[0])
 
 
 def caller(request: Request) -> str:
@@ -113,11 +134,6 @@ def why_not(job: Job) -> str:
 def encoded(studio: Studio, image: Image, form: str = "png", quality: int = 90) -> str:
     """A picture as Base64 text."""
     return base64.b64encode(converted(studio.picture_file(image.id), form, quality)).decode("ascii")
-
-
-def address(request: Request, image: Image) -> str:
-    """A picture's whole address, under the name by which the caller knows this server."""
-    return root_of(request).removesuffix(serializers.root()) + serializers.file_url(image)
 
 
 def root_of(request: Request) -> str:

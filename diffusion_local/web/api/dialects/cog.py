@@ -1,26 +1,37 @@
-"""Predictions as cog and Replicate speak them: ``POST /predictions``, ``PUT`` and ``GET /predictions/{id}``, cancel.
+"""Predictions as cog and Replicate have them, for Replicate's Python and JavaScript clients and for cog's.
 
-As in cog a call waits for its end unless it says ``Prefer: respond-async``; ``wait=N`` bounds the wait, and after it
-the prediction comes back unfinished, with 202. An id that the client chose makes a repeated call the same prediction.
-A webhook hears of the start and of the end, each time the prediction as it is then, signed as Replicate signs;
-`output` and `logs` may stand in its filter, but are not told on their own: all output comes with the end. Pictures come
-as data URLs: an address is not fetched.
+The routes are below ``/predictions``; ``paths`` leads Replicate's own addresses there. As in cog a call waits for its
+end unless it says ``Prefer: respond-async``, and ``wait=N`` bounds the wait; at Replicate's addresses it only waits if
+it says ``Prefer: wait``. An id that the client chose makes a repeated call the same prediction. A webhook hears of the
+start and of the end, each time the prediction as it is then, signed as Replicate signs; `output` and `logs` may stand
+in its filter, but are not told on their own. Inputs that have no effect here are passed over, with a line in `logs`.
+A picture comes as a data URL, or as the address of a file or picture of this server: no other address is fetched.
 """
 
+import json
+import re
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter, Header, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, create_model
 
+from diffusion_local import serializers
 from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
 from diffusion_local.messages import message
-from diffusion_local.notify.predictions import FILTER, MOST_JOBS, Subscription, prediction
+from diffusion_local.models.catalog import Model
+from diffusion_local.notify.predictions import FILTER, MOST_JOBS, Subscription, prediction, version_of
 from diffusion_local.options.signature import options_of
+from diffusion_local.options.table import PICTURES
 from diffusion_local.serializers import Json
+from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
+from diffusion_local.web.api.dialects.adapting import Aliases, adapted, in_shape, model_named, passed_over, unknown
+from diffusion_local.web.api.dialects.adapting import strict as is_strict
 from diffusion_local.web.api.dialects.calls import neutral, refusing, root_of
+from diffusion_local.web.api.dialects.paths import DIALECT, REPLICATE
 from diffusion_local.web.api.headers import MOST_SECONDS, read_prefer
 from diffusion_local.web.api.schemas import field_of
 from diffusion_local.web.api.uploads import kept_pictures
@@ -29,26 +40,62 @@ from diffusion_local.web.refusals import headers_of, sentence, status_of
 
 KEY = "prediction:"
 PAGE = 20
-NEUTRAL: dict[str, tuple[Any, ...]] = {"output_file_prefix": ("",), "stream": (False,), "context": ({},)}
+WAIT = 60.0  # seconds of Replicate's ``Prefer: wait``
+NEUTRAL: dict[str, tuple[Any, ...]] = {"output_file_prefix": ("",), "context": ({},)}
 Prefer = Annotated[str | None, Header(description="`respond-async` or `wait=N` (RFC 7240)")]
+#: Inputs of Replicate's models that change nothing here, and the value of each that asks for nothing.
+HARMLESS: dict[str, Any] = {
+    "apply_watermark": False,
+    "cost": None,
+    "disable_safety_checker": None,
+    "enable_safety_checker": None,
+    "go_fast": None,
+    "high_noise_frac": None,
+    "interval": None,
+    "lora_scale": None,
+    "magic_prompt_option": "Off",
+    "num_inference_steps_refiner": None,
+    "output_format": "png",
+    "output_quality": None,
+    "prompt_upsampling": False,
+    "raw": False,
+    "refine": "no_refiner",
+    "refine_steps": None,
+    "safety_checker": None,
+    "safety_tolerance": None,
+    "speed_mode": None,
+}
+#: Shapes that say nothing of the size.
+NO_SHAPE = ("", "custom", "match_input_image")
+#: Addresses of this server that name a picture: of an uploaded file, a source, or the gallery.
+OWN_FILE = re.compile(r"(?:/replicate)?/v1/files/(?P<file>[0-9a-f]{64})|/sources/(?P<source>[0-9a-f]{64})\.png")
+OWN_IMAGE = re.compile(r"/images/(?P<image>[^/?]+)\.\w+(?:\?.*)?")
 
 
 class Named(BaseModel):
     """The names of our options, or those that image models have on Replicate."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="allow")
 
     prompt: str
-    count: int = Field(1, validation_alias=AliasChoices("count", "num_outputs"))
+    count: int = Field(1, validation_alias=AliasChoices("count", "num_outputs", "num_images", "number_of_images"))
     expand: str | None = None
+    aspect_ratio: str | None = Field(None, description="such as 16:9, where no width and height are given")
+    megapixels: float | str | None = Field(None, description="of a picture with an aspect ratio")
+    fit: str | None = Field(None, description="strict refuses sizes and samplers that the model lacks")
 
 
 #: Names of this dialect alone: in A1111's API a scheduler is the spacing of the noise levels.
-ALSO = {"sampler": ("scheduler",)}
+ALSO = {"sampler": ("scheduler",), "source": ("input_image", "init_image", "image_input")}
 FIELDS: dict[str, Any] = {
     option.name: field_of(option, option.name, *option.spellings, *ALSO.get(option.name, ())) for option in options_of()
 }
 Input: Any = create_model("Input", __base__=Named, __doc__=Named.__doc__, **FIELDS)
+#: The names under which callers give our options; the first one that a request holds is told in a refusal.
+SPELLED: dict[str, tuple[str, ...]] = {
+    option.name: (*ALSO.get(option.name, ()), *option.spellings, option.name) for option in options_of()
+} | {"count": ("num_outputs", "count")}
+KNOWN = sorted({name for each in options_of() for name in (each.name, *each.spellings)} | set(Named.model_fields))
 
 
 class Prediction(BaseModel):
@@ -56,26 +103,38 @@ class Prediction(BaseModel):
 
     input: Input
     id: str | None = None
+    version: str | None = Field(None, description="a model's version or name; an unknown one means the default model")
+    model: str | None = None
+    stream: bool | None = Field(None, description="every prediction can be followed at `urls.stream`")
     webhook: str | None = Field(None, description="told of the start and of the end")
+    webhook_completed: str | None = Field(None, description="told of the end only")
     webhook_events_filter: list[Literal["start", "output", "logs", "completed"]] | None = Field(
         None, description="all by default; `output` and `logs` are never told on their own"
     )
 
 
-def router(studio: Studio, watch: Watch) -> APIRouter:
-    api = APIRouter(tags=["predictions"], route_class=refusing(refusal))
+def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
+    api = APIRouter(tags=["predictions"], route_class=refusing(refusal, SPELLED))
+    aliases = Aliases.of(settings.model_aliases)
 
     @api.post("/predictions")
     async def create(body: Prediction, request: Request, prefer: Prefer = None) -> Response:
-        """Make pictures: 200 with the ended prediction, or 202 with one that goes on."""
-        return await made(body, body.id, request, prefer)
+        """Make pictures: 200 with the ended prediction, or 202 with one that goes on; at Replicate's address 201."""
+        return await made(body, body.id, request, prefer, body.model or "")
 
     @api.put("/predictions/{prediction_id}")
     async def create_with_id(prediction_id: str, body: Prediction, request: Request, prefer: Prefer = None) -> Response:
         """The same under an id of the client's choice; sent again it is the same prediction."""
         if body.id not in (None, prediction_id):
             raise InvalidParams("id", message("as_in_address"))
-        return await made(body, prediction_id, request, prefer)
+        return await made(body, prediction_id, request, prefer, body.model or "")
+
+    @api.post("/replicate/v1/models/{owner}/{name}/predictions", status_code=201)
+    async def create_by_model(
+        owner: str, name: str, body: Prediction, request: Request, prefer: Prefer = None
+    ) -> Response:
+        """The same with a model by its name."""
+        return await made(body, body.id, request, prefer, f"{owner}/{name}")
 
     @api.get("/predictions")
     def listed(request: Request, cursor: str = "") -> Json:
@@ -88,6 +147,15 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
     @api.get("/predictions/{prediction_id}")
     def one(prediction_id: str, request: Request) -> Json:
         return shape(studio, request, prediction_id, batch_of(studio, prediction_id))
+
+    @api.get("/predictions/{prediction_id}/stream", response_class=StreamingResponse)
+    async def stream(prediction_id: str, request: Request) -> Response:
+        """Server-sent events as Replicate's: `output` with the address of each picture, `logs`, `error`, `done`."""
+        batch_id = await anyio.to_thread.run_sync(batch_of, studio, prediction_id)
+        ask = lambda: shape(studio, request, prediction_id, batch_id)  # noqa: E731
+        first = await anyio.to_thread.run_sync(ask)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(events(watch, first, ask), media_type="text/event-stream", headers=headers)
 
     @api.post("/predictions/{prediction_id}/cancel")
     def cancel(prediction_id: str, request: Request) -> Json:
@@ -104,27 +172,99 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
             return {"status": "STARTING"}
         return {"status": "BUSY" if snapshot.running else "READY"}
 
-    async def made(body: Prediction, chosen: str | None, request: Request, prefer: str | None) -> Response:
-        neutral(body.model_extra or {}, NEUTRAL)
+    async def made(body: Prediction, chosen: str | None, request: Request, prefer: str | None, named: str) -> Response:
         if chosen is not None and not chosen.strip():
             raise InvalidParams("id", message("not_empty"))
         preference = read_prefer(prefer)
-        options = body.input.model_dump() | {"idempotency_key": KEY + chosen if chosen else None}
-        if body.webhook:
-            told = FILTER if body.webhook_events_filter is None else tuple(body.webhook_events_filter)
-            options |= {
-                "webhook": body.webhook,
-                "prediction": Subscription(chosen or "", root_of(request), told).text(),
-            }
+        replicate = request.scope.get(DIALECT) == REPLICATE
+        options, notes = await anyio.to_thread.run_sync(read, studio, settings, aliases, body, named, request)
+        events_told = FILTER if body.webhook_events_filter is None else tuple(body.webhook_events_filter)
+        hook = body.webhook or body.webhook_completed
+        events_told = events_told if body.webhook else ("completed",)
+        told = Subscription(chosen or "", root_of(request), events_told, tuple(notes))
+        options |= {"idempotency_key": KEY + chosen if chosen else None, "webhook": hook, "prediction": told.text()}
         receipt = await anyio.to_thread.run_sync(lambda: studio.submit(**kept_pictures(studio, options)))
         seconds = MOST_SECONDS if preference.seconds is None else preference.seconds
+        if replicate and preference.seconds is None:
+            seconds = WAIT if "wait" in (prefer or "").lower() else 0.0
         finished = await until_final(studio, watch, receipt.job_ids, seconds, request)
         name = chosen or receipt.batch_id
         content = await anyio.to_thread.run_sync(shape, studio, request, name, receipt.batch_id)
+        if replicate and not finished:
+            content["status"] = "starting"  # with another status its Python client takes the output for complete
         headers = preference.headers | {"Location": content["urls"]["get"]}
-        return JSONResponse(content, 200 if finished else 202, headers=headers)
+        return JSONResponse(content, 201 if replicate else 200 if finished else 202, headers=headers)
 
     return api
+
+
+def read(
+    studio: Studio, settings: Settings, aliases: Aliases, body: Prediction, named: str, request: Request
+) -> tuple[dict[str, Any], list[str]]:
+    """(arguments of ``Studio.submit``, lines for the log). Raises InvalidParams."""
+    neutral({name: value for name, value in (body.model_extra or {}).items() if name in NEUTRAL}, NEUTRAL)
+    extra: dict[str, Any] = body.input.model_extra or {}
+    for name in extra:
+        if name not in HARMLESS:
+            raise unknown(name, KNOWN)
+    options = body.input.model_dump(include=set(Named.model_fields) | set(FIELDS))
+    strict = is_strict(options.pop("fit"), settings.fit)
+    ratio, megapixels = options.pop("aspect_ratio"), options.pop("megapixels")
+    model, notes = chosen_model(studio, aliases, options.get("model") or named, body.version)
+    options["model"] = model.id
+    notes += passed_over(extra, HARMLESS)
+    if ratio and ratio not in NO_SHAPE and options.get("width") is None and options.get("height") is None:
+        options["width"], options["height"] = in_shape(ratio, pixels(megapixels), model)
+    options |= {name: own_picture(studio, request, name, options[name]) for name in PICTURES if options.get(name)}
+    given = body.input.model_fields_set
+    fitted = adapted(model, options, strict, {name: SPELLED[name][0] for name in ("sampler",) if name in given})
+    return fitted.options, notes + fitted.warnings
+
+
+def chosen_model(studio: Studio, aliases: Aliases, name: str, version: str | None) -> tuple[Model, list[str]]:
+    """(the model that a request names, lines for the log). A version that is not known means the default model, as one
+    of Replicate's is a digest that only it knows. Raises InvalidParams."""
+    models = studio.models()
+    if name:
+        return model_named(models, name, aliases)
+    if not version:
+        return models[0], []
+    for each in models:
+        if version.rpartition(":")[2] == version_of(each.id):
+            return each, []
+    try:
+        return model_named(models, version, aliases, "version")
+    except InvalidParams:
+        return models[0], [message("version_unknown", version=echo(version), model=models[0].id)]
+
+
+def pixels(megapixels: float | str | None) -> float | None:
+    """Raises InvalidParams."""
+    if megapixels is None or megapixels == "match_input":
+        return None
+    try:
+        found = float(str(megapixels).removesuffix("MP").strip())
+    except ValueError:
+        found = 0.0
+    if not 0.01 <= found <= 100:
+        raise InvalidParams("megapixels", message("number", low=0.01, high=100, got=echo(megapixels)))
+    return found
+
+
+def own_picture(studio: Studio, request: Request, field: str, value: Any) -> Any:
+    """The id of the source that an address of this server names; anything else as it is."""
+    root = root_of(request)
+    if not isinstance(value, str) or not value.startswith(f"{root}/"):
+        return value
+    path = value.removeprefix(root)
+    if found := OWN_FILE.fullmatch(path):
+        return found["file"] or found["source"]
+    if found := OWN_IMAGE.fullmatch(path):
+        try:
+            return studio.sources.from_image(found["image"]).id
+        except NotFound as error:
+            raise InvalidParams(field, error.message) from None
+    return value
 
 
 def batch_of(studio: Studio, prediction_id: str) -> str:
@@ -139,9 +279,46 @@ def shape(studio: Studio, request: Request, prediction_id: str, batch_id: str) -
     jobs = studio.jobs(batch_id=batch_id, limit=MOST_JOBS)
     if not jobs:
         raise NotFound(message("no_prediction", prediction=echo(prediction_id)))
-    subscription = Subscription(prediction_id, root_of(request))
-    return prediction(subscription, studio.batch(batch_id)[0], jobs, studio.images_of(jobs))
+    batch = studio.batch(batch_id)[0]
+    notes = Subscription.of(batch).notes if batch.prediction else ()
+    subscription = Subscription(prediction_id, root_of(request), notes=notes)
+    return prediction(subscription, batch, jobs, studio.images_of(jobs), serializers.public_url)
+
+
+async def events(watch: Watch, told: Json, ask: Any) -> AsyncIterator[str]:
+    """A prediction as it changes, until it has ended."""
+    number, logs, seen = 0, "", -1
+
+    def event(name: str, data: str) -> str:
+        nonlocal number
+        number += 1
+        lines = "".join(f"data: {line}\n" for line in data.split("\n"))
+        return f"event: {name}\nid: {number}\n{lines}\n"
+
+    while True:
+        if told["logs"] != logs:
+            logs = told["logs"]
+            yield event("logs", logs.rstrip("\n"))
+        if told["completed_at"]:
+            break
+        moment = await watch.until(lambda now, seen=seen: now != seen, 1.0)  # type: ignore[misc]
+        if watch.stopping():
+            return
+        if moment is not None:
+            seen = moment
+            told = await anyio.to_thread.run_sync(ask)
+    for url in told["output"] or []:
+        yield event("output", url)
+    if told["status"] == "failed":
+        yield event("error", json.dumps({"detail": told["error"]}))
+    reason = {"failed": "error", "canceled": "canceled"}.get(told["status"])
+    yield event("done", json.dumps({"reason": reason} if reason else {}))
 
 
 def refusal(request: Request, error: UserError) -> JSONResponse:
-    return JSONResponse({"detail": sentence(request, error)}, status_of(error), headers=headers_of(error))
+    """Replicate's shape; the caller's own names of fields."""
+    status, text = status_of(error), sentence(request, error)
+    told = {"title": error.code, "detail": text, "status": status}
+    if isinstance(error, InvalidParams):
+        told["invalid_fields"] = [{"field": error.field, "description": text}]
+    return JSONResponse(told, status, headers=headers_of(error))

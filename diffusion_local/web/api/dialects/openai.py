@@ -22,18 +22,18 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from starlette.datastructures import UploadFile
 
-from diffusion_local import authority
+from diffusion_local import authority, serializers
 from diffusion_local.domain import Kind, Receipt
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, UserError, echo
 from diffusion_local.messages import message
 from diffusion_local.options.signature import options_of
 from diffusion_local.options.table import PICTURES
 from diffusion_local.serializers import Json
+from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.calls import (
     LONGEST,
     PerAccount,
-    address,
     caller,
     encoded,
     neutral,
@@ -128,7 +128,7 @@ FORM["required"] = ["image", "prompt"]
 EDIT = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}}
 
 
-def router(studio: Studio, watch: Watch) -> APIRouter:
+def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     api = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=refusing(refusal))
     unanswered: PerAccount[Pending] = PerAccount(MOST_UNANSWERED)
 
@@ -267,7 +267,7 @@ def answer(studio: Studio, request: Request, body: OwnFields, receipt: Receipt) 
         return problem(status, "server_error", why_not(missed[0]), code=code, headers=FINAL_WORD)
     form, quality = body.output_format or "png", 90 if body.output_compression is None else body.output_compression
     if body.response_format == "url":
-        data = [{"url": address(request, image)} for _, image in made]
+        data = [{"url": serializers.public_url(image)} for _, image in made]
     else:
         data = [{"b64_json": encoded(studio, image, form, quality)} for _, image in made]
     told: Json = {"created": int(time.time()), "data": data, "output_format": form}

@@ -25,6 +25,7 @@ from diffusion_local.options.samplers import SAMPLERS, SCHEDULES, api_name
 from diffusion_local.options.signature import options_of
 from diffusion_local.options.table import FROM_SOURCE, LANCZOS
 from diffusion_local.serializers import Json
+from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.a1111.reading import (
     ITS_OWN,
@@ -79,7 +80,7 @@ class Read(BaseModel):
     image: str
 
 
-def router(studio: Studio, watch: Watch) -> APIRouter:
+def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     api = APIRouter(prefix="/sdapi/v1", tags=["A1111"], route_class=refusing(refusal))
     chosen: PerAccount[dict[str, Any]] = PerAccount()  # options by caller
     newest: PerAccount[Receipt] = PerAccount()  # what each caller submitted last

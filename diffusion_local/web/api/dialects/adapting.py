@@ -1,0 +1,172 @@
+"""What other tools' clients ask for, adapted to what the models here can do. Each change is reported as a warning.
+
+Clients of other tools name models, samplers and sizes that this machine may lack, often as defaults that nobody chose.
+With ``fit`` "strict" nothing is adapted, and the Studio refuses what it cannot do.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any
+
+from diffusion_local import families
+from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import Message, message
+from diffusion_local.models.catalog import Model
+from diffusion_local.options.limits import fitted_size
+from diffusion_local.options.samplers import Sampling, adapted_sampler, adapted_schedule
+from diffusion_local.options.types import Kind
+
+FITS = ("nearest", "strict")
+LARGEST = 16384  # pixels; a larger side is a mistake, and refused
+
+
+@dataclass(slots=True)
+class Adapted:
+    """Arguments of ``Studio.submit``, and what was changed or passed over."""
+
+    options: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Aliases:
+    """Other names of models: name or pattern -> id of a model, "" for the default model."""
+
+    names: Mapping[str, str]
+
+    @classmethod
+    def of(cls, setting: str) -> "Aliases":
+        """Read ``name=model, name, pattern*=model``."""
+        found = {}
+        for each in setting.split(","):
+            name, _, model = each.partition("=")
+            if name.strip():
+                found[name.strip().casefold()] = model.strip()
+        return cls(found)
+
+    @property
+    def listed(self) -> list[str]:
+        """The names that are no patterns."""
+        return [name for name in self.names if not set(name) & set("*?[")]
+
+    def get(self, name: str) -> str | None:
+        """The model that a name stands for; None if it is no alias."""
+        wanted = name.casefold()
+        if wanted in self.names:
+            return self.names[wanted]
+        return next((model for pattern, model in self.names.items() if fnmatchcase(wanted, pattern)), None)
+
+
+def model_named(models: Sequence[Model], name: Any, aliases: Aliases, field: str = "model") -> tuple[Model, list[str]]:
+    """(the model, warnings). A name may be a model's id, its file, ``owner/name`` or an alias; none is the default.
+
+    Raises InvalidParams.
+    """
+    if name is None or name == "":
+        return models[0], []
+    text = str(name)
+    short = text.rpartition("/")[2]
+    for wanted in (text, text.removesuffix(".safetensors"), short, short.partition(":")[0]):
+        for each in models:
+            if wanted == each.id:
+                return each, []
+    for each in models:
+        if each.hub_id and text.partition(":")[0].casefold() == each.hub_id.casefold():
+            return each, []
+    stands_for = aliases.get(text)
+    if stands_for is None:
+        raise InvalidParams(field, message("no_model", model=echo(name), known=[each.id for each in models]))
+    found = next((each for each in models if each.id == stands_for), None) if stands_for else models[0]
+    if found is None:
+        raise InvalidParams(field, message("no_model", model=echo(stands_for), known=[each.id for each in models]))
+    return found, [message("model_stands_for", name=text, model=found.id)]
+
+
+def adapted(model: Model, options: Mapping[str, Any], strict: bool = False, names: Mapping[str, str] = {}) -> Adapted:
+    """The options fitted to a model's sizes, steps, guidance and samplers. ``names`` are the caller's names."""
+    done = Adapted(dict(options))
+    if strict or options.get("kind") == Kind.UPSCALE:
+        return done
+    fit_size(done, model, names)
+    for name, high in (("steps", model.limits.max_steps), ("guidance", model.limits.max_guidance)):
+        value = options.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value > high:
+            done.options[name] = high
+            done.warnings.append(message("fitted", field=names.get(name, name), got=value, to=high, model=model.id))
+    fit_sampler(done, families.get(model.family).sampling, model, names)
+    return done
+
+
+def fit_size(done: Adapted, model: Model, names: Mapping[str, str]) -> None:
+    """Sizes that are no numbers, or out of all reason, are left for the Studio to refuse."""
+    width, height = done.options.get("width"), done.options.get("height")
+    if width is None and height is None:
+        return
+    wanted = (width or model.defaults.width, height or model.defaults.height)
+    if not all(isinstance(each, int) and 0 < each <= LARGEST for each in wanted):
+        return
+    size = fitted_size(*wanted, model.limits)
+    if size != wanted:
+        sizes = {"got": f"{wanted[0]}x{wanted[1]}", "to": f"{size[0]}x{size[1]}"}
+        done.warnings.append(message("fitted", field=names.get("size", "size"), **sizes, model=model.id))
+    done.options |= {"width": size[0], "height": size[1]}
+
+
+def fit_sampler(done: Adapted, sampling: Sampling, model: Model, names: Mapping[str, str]) -> None:
+    wanted = done.options.get("sampler")
+    sampler, schedule = wanted, done.options.get("schedule")
+    if isinstance(wanted, str) and wanted:
+        sampler, told, exact = adapted_sampler(wanted, sampling)
+        schedule = schedule or told
+        if not exact:
+            done.warnings.append(_replaced(names.get("sampler", "sampler"), wanted, sampler or model.defaults.sampler))
+    if isinstance(schedule, str) and schedule:
+        found, exact = adapted_schedule(schedule, sampler or model.defaults.sampler, sampling)
+        if not exact:
+            told = names.get("schedule", "schedule")
+            done.warnings.append(_replaced(told, schedule, found or "Automatic"))
+        schedule = found
+    done.options |= {"sampler": sampler or None, "schedule": schedule or None}
+
+
+def _replaced(field: str, got: str, to: str) -> Message:
+    return message("replaced", field=field, got=echo(got), to=to)
+
+
+def passed_over(given: Mapping[str, Any], harmless: Mapping[str, Any]) -> list[str]:
+    """A warning for each harmless field that asks for something; the value in ``harmless`` is what asks for nothing."""
+    return [
+        message("passed_over", field=name, got=echo(value))
+        for name, value in given.items()
+        if name in harmless and value is not None and value != harmless[name]
+    ]
+
+
+def unknown(name: str, known: Sequence[str]) -> InvalidParams:
+    """The refusal of a field that there is not, with the nearest that there is."""
+    near = get_close_matches(name, known, 1, 0.75)
+    return InvalidParams(name, message("field_near", near=near[0]) if near else message("field_unknown"))
+
+
+def strict(fit: Any, setting: str) -> bool:
+    """Whether a request, or else the setting, says that nothing is fitted. Raises InvalidParams."""
+    chosen = fit or setting
+    if chosen not in FITS:
+        raise InvalidParams("fit", message("one_of", known=list(FITS), got=echo(fit)))
+    return bool(chosen == "strict")
+
+
+def in_shape(ratio: str, megapixels: float | None, model: Model) -> tuple[int, int]:
+    """The size of a picture with an aspect ratio such as ``16:9``: as many pixels as the model makes by default.
+
+    Raises InvalidParams.
+    """
+    parts = ratio.split(":")
+    if len(parts) != 2 or not all(each.isascii() and each.isdigit() and 0 < int(each) <= 100 for each in parts):
+        raise InvalidParams("aspect_ratio", message("aspect_ratio", got=echo(ratio)))
+    wide, high = map(int, parts)
+    pixels = model.defaults.width * model.defaults.height if megapixels is None else megapixels * 1e6
+    unit = (pixels / (wide * high)) ** 0.5
+    return fitted_size(max(1, round(wide * unit)), max(1, round(high * unit)), model.limits)

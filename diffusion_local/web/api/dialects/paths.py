@@ -1,0 +1,129 @@
+"""The paths under which clients reach the dialects, and the shape of refusals on them.
+
+Clients of OpenAI and of Replicate both ask below ``/v1``; each dialect also has a prefix of its own, so that none
+shadows another: ``/openai/v1``, ``/replicate/v1`` and ``/a1111``. Every such path leads to one route. What middlewares
+and missing routes refuse there is told in the dialect's shape.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+OPENAI, A1111, REPLICATE, COG = "openai", "a1111", "replicate", "cog"
+#: Where in the scope it says by which dialect's path a request came.
+DIALECT = "diffusion_local.dialect"
+#: (dialect, path that clients use, path of the route); the first one that fits holds.
+ALIASES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
+    (dialect, re.compile(pattern), path)
+    for dialect, pattern, path in (
+        (REPLICATE, r"(?:/replicate)?/v1(/predictions(?:/.*)?)", r"\1"),
+        (
+            REPLICATE,
+            r"(?:/replicate)?/v1/deployments/([^/]+)/([^/]+)/predictions",
+            r"/replicate/v1/models/\1/\2/predictions",
+        ),
+        (REPLICATE, r"/v1(/models/[^/]+/[^/]+(?:/.*)?|/files(?:/.*)?|/account|/webhooks/.*)", r"/replicate/v1\1"),
+        (REPLICATE, r"/replicate(/v1(?:/.*)?)", r"/replicate\1"),
+        (REPLICATE, r"/replicate(/predictions(?:/.*)?)", r"\1"),
+        (OPENAI, r"(?:/openai)?(/v1(?:/.*)?)", r"\1"),
+        (A1111, r"(?:/a1111)?(/(?:sdapi|internal|sdcpp)(?:/.*)?)", r"\1"),
+        (COG, r"(/predictions(?:/.*)?)", r"\1"),
+    )
+)
+#: A refusal in a dialect's shape: (status, code, message, field) -> body.
+Shape = Callable[[int, str, str, str | None], dict[str, Any]]
+
+
+def openai_shape(status: int, code: str, text: str, field: str | None) -> dict[str, Any]:
+    kind = "invalid_request_error" if status < 429 else "rate_limit_error" if status == 429 else "server_error"
+    if status in (401, 403):
+        kind = "authentication_error" if status == 401 else "permission_error"
+    return {"error": {"message": text, "type": kind, "param": field, "code": code}}
+
+
+def a1111_shape(status: int, code: str, text: str, field: str | None) -> dict[str, Any]:
+    return {"error": code, "detail": text, "body": "", "errors": text}
+
+
+def replicate_shape(status: int, code: str, text: str, field: str | None) -> dict[str, Any]:
+    return {"title": code, "detail": text, "status": status}
+
+
+SHAPES: dict[str, Shape] = {
+    OPENAI: openai_shape,
+    A1111: a1111_shape,
+    REPLICATE: replicate_shape,
+    COG: replicate_shape,
+}
+
+
+def routed(path: str) -> tuple[str, str]:
+    """(dialect, path of the route); ("", path) for what is no dialect's."""
+    for dialect, pattern, target in ALIASES:
+        found = pattern.fullmatch(path)
+        if found:
+            return dialect, found.expand(target)
+    return "", path
+
+
+class Paths:
+    """ASGI middleware, outside of those that look at the path."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        dialect, path = routed(scope["path"])
+        if not dialect:
+            await self._app(scope, receive, send)
+            return
+        changed = dict(scope) | {"path": path, DIALECT: dialect}
+        if path != scope["path"]:
+            changed["raw_path"] = path.encode("utf-8", "surrogateescape")
+        await self._app(changed, receive, Reshaped(send, SHAPES[dialect]).send)
+
+
+class Reshaped:
+    """Sends an answer on; a refusal in the program's own shape is told in a dialect's."""
+
+    def __init__(self, send: Send, shape: Shape) -> None:
+        self._send = send
+        self._shape = shape
+        self._start: Message | None = None
+        self._body = b""
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] >= 400:
+            headers = MutableHeaders(scope=message)
+            if headers.get("content-type", "").startswith("application/json"):
+                self._start = message
+                return
+        if message["type"] != "http.response.body" or self._start is None:
+            await self._send(message)
+            return
+        self._body += message.get("body", b"")
+        if message.get("more_body"):
+            return
+        body = self._reshaped(self._start["status"])
+        MutableHeaders(scope=self._start)["content-length"] = str(len(body))
+        await self._send(self._start)
+        await self._send({"type": "http.response.body", "body": body})
+
+    def _reshaped(self, status: int) -> bytes:
+        try:
+            told = json.loads(self._body)
+        except ValueError:
+            return self._body
+        error = told.get("error") if isinstance(told, dict) else None
+        if isinstance(error, dict) and "id" in error:  # see refusals.error_body
+            return json.dumps(self._shape(status, error["code"], error["message"], error.get("field"))).encode()
+        if isinstance(told, dict) and set(told) == {"detail"} and isinstance(told["detail"], str):
+            return json.dumps(self._shape(status, "not_found", told["detail"], None)).encode()
+        return self._body
