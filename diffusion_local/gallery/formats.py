@@ -72,13 +72,16 @@ def holds(form: str, picture: PIL.Image, texts: dict[str, str]) -> bool:
     return max(picture.size) <= LARGEST_SIDE[form] and (form != "jpeg" or len(exif(texts)) <= MOST_EXIF)
 
 
-def write(file: IO[bytes], form: str, picture: PIL.Image, texts: dict[str, str]) -> None:
+def write(file: IO[bytes], form: str, picture: PIL.Image, texts: dict[str, str], quality: int | None = None) -> None:
+    """``quality`` is 0 to 100, of JPEG and WebP; none is that of pictures that are kept."""
     if form == "jpeg":
         encoded = io.BytesIO()  # given a file, Pillow's JPEG encoder hides why a write failed
-        picture.convert("RGB").save(encoded, "JPEG", quality=95, subsampling=0, exif=exif(texts))
+        picture.convert("RGB").save(
+            encoded, "JPEG", quality=95 if quality is None else quality, subsampling=0, exif=exif(texts)
+        )
         file.write(encoded.getbuffer())
     elif form == "webp":
-        picture.save(file, "WEBP", quality=92, exif=exif(texts))
+        picture.save(file, "WEBP", quality=92 if quality is None else quality, exif=exif(texts))
     else:
         info = PngInfo()
         for keyword, text in texts.items():

@@ -107,7 +107,7 @@ def cookie_name(settings: Settings) -> str:
 
 
 def given(headers: Headers, cookie: str) -> Credentials:
-    key = headers.get("x-api-key", "")
+    key = headers.get("x-api-key") or headers.get("api-key", "")  # the latter from Azure's clients
     if key:
         return Credentials(token=key.strip())
     kind, _, value = headers.get("authorization", "").partition(" ")

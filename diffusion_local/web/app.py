@@ -10,8 +10,7 @@ from diffusion_local.studio import Studio
 from diffusion_local.web import docs, files, health, manual, page_delta, refusals
 from diffusion_local.web.access import Access
 from diffusion_local.web.account import routes as account
-from diffusion_local.web.api import http
-from diffusion_local.web.api.dialects import DIALECTS
+from diffusion_local.web.api import dialects, http
 from diffusion_local.web.api.dialects.paths import Paths
 from diffusion_local.web.api.limits import BodyLimit
 from diffusion_local.web.api.mcp import serving as mcp
@@ -63,8 +62,7 @@ def create_app(
     manual.add(app)
     app.include_router(http.router(studio, watch))
     app.include_router(http.reports.page_router(studio))
-    for dialect in DIALECTS:
-        app.include_router(dialect.router(studio, watch, settings))
+    app.include_router(dialects.router(studio, watch, settings))
     mcp.add(app, studio, watch, settings)
     with acting(LOCAL):  # nobody has called yet; the page is laid out with the models that are there
         return page.mount(app, studio, watch, settings, checked_root(settings.root_path))

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
 from diffusion_local.compose import Services
+from diffusion_local.gallery.recipes import read_picture
 from diffusion_local.web.api.dialects import openai as dialect
 from tests.support import eventually
 from tests.web.api.conftest import Hands
@@ -60,24 +61,145 @@ def test_models(sdk: openai.OpenAI) -> None:
     ("changes", "param"),
     [
         ({"prompt": " "}, "prompt"),
-        ({"model": "dall-e-3"}, "model"),
+        ({"model": "none-of-these"}, "model"),
         ({"size": "huge"}, "size"),
-        ({"size": "4096x4096"}, "size"),
+        ({"size": "4096x4096", "extra_body": {"fit": "strict"}}, "size"),
+        ({"size": "99999x1"}, "size"),
         ({"n": 11}, "n"),
         ({"n": 0}, "n"),
-        ({"quality": "hd"}, "quality"),
-        ({"stream": True}, "stream"),
-        ({"background": "transparent"}, "background"),
-        ({"output_format": "webp", "response_format": "url"}, "output_format"),
+        ({"quality": "superb"}, "quality"),
         ({"output_format": "gif"}, "output_format"),
-        ({"extra_body": {"colour": "red"}}, "colour"),
-        ({"extra_body": {"steps": 1000}}, "steps"),
+        ({"extra_body": {"partial_images": 4}}, "partial_images"),
+        ({"extra_body": {"colour": "red", "fit": "strict"}}, "colour"),
+        ({"extra_body": {"negative_promt": "red"}}, "negative_promt"),
+        ({"extra_body": {"num_inference_steps": -1}}, "num_inference_steps"),
+        ({"extra_body": {"guidance_scale": "much"}}, "guidance_scale"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(sdk: openai.OpenAI, changes: dict[str, Any], param: str) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         sdk.images.generate(**{"prompt": "x"} | changes)
     assert (refused.value.param, refused.value.type) == (param, "invalid_request_error")
+
+
+@pytest.mark.parametrize("name", ["dall-e-2", "dall-e-3", "gpt-image-1", "gpt-image-1.5", "gpt-image-9-mini"])
+def test_names_of_openais_models_mean_the_default_model_with_a_warning(sdk: openai.OpenAI, name: str) -> None:
+    answer = sdk.images.with_raw_response.generate(prompt="x", model=name, **SMALL)
+    assert name in answer.headers["Warning"]
+    assert "starter" in answer.headers["Warning"]
+    assert len(answer.parse().data or []) == 1
+    assert sdk.models.retrieve(name).id == name
+
+
+def test_the_other_names_of_models_are_listed_behind_the_models(sdk: openai.OpenAI) -> None:
+    ids = [each.id for each in sdk.models.list()]
+    assert ids[0] == "starter"
+    assert {"dall-e-3", "gpt-image-1"} <= set(ids)
+
+
+def test_a_size_that_the_model_cannot_do_is_fitted(sdk: openai.OpenAI) -> None:
+    for size, made in (("1024x1024", "512x512"), ("1536x1024", "512x344"), ("130x131", "128x128")):
+        answer = sdk.images.with_raw_response.generate(prompt="x", size=size, extra_body={"steps": 1})
+        assert (answer.parse().size, f"{size} is changed to {made}" in answer.headers["Warning"]) == (made, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps", "warned"),
+    [
+        ({"quality": "low"}, 6, []),
+        ({"quality": "medium"}, 12, []),
+        ({"quality": "hd"}, 18, []),
+        ({"quality": "high", "num_inference_steps": 3}, 3, []),
+        ({"style": "vivid", "moderation": "low", "user": "me", "metadata": {"a": "b"}}, 12, []),
+        ({"background": "transparent"}, 12, ["background"]),
+        ({"colour": "red", "background": "opaque"}, 12, ["colour"]),
+        ({"steps": 400}, 100, ["steps"]),
+        ({"sampler": "dpmpp_3m_sde_karras"}, 12, ["sampler"]),
+        ({"output_format": "webp", "response_format": "url"}, 12, ["output_format"]),
+    ],
+)
+def test_what_openais_clients_choose_is_a_hint_or_passed_over(
+    client: TestClient, services: Services, drawing: Hands, changes: dict[str, Any], steps: int, warned: list[str]
+) -> None:
+    body = {"prompt": "x", "size": "128x128"} | changes
+    told = client.post(URL, json=body).json()
+    assert [each.partition(":")[0] for each in told.get("warnings", [])] == warned
+    assert services.studio.jobs(limit=1)[0].params.steps == steps
+
+
+def test_names_of_other_tools_are_taken(client: TestClient, services: Services, drawing: Hands) -> None:
+    more = {"negative_prompt": "blur", "guidance_scale": 2.5, "num_inference_steps": 3, "aspectRatio": "1:2"}
+    assert "warnings" not in client.post(URL, json={"prompt": "x"} | more).json()
+    params = services.studio.jobs(limit=1)[0].params
+    assert (params.negative, params.guidance, params.steps) == ("blur", 2.5, 3)
+    assert (params.width, params.height) == (184, 360)
+
+
+def test_an_answer_has_both_forms_unless_one_is_asked_for(client: TestClient, drawing: Hands) -> None:
+    assert {"b64_json", "url"} <= set(client.post(URL, json=BODY).json()["data"][0])
+    assert "url" not in client.post(URL, json=BODY | {"response_format": "b64_json"}).json()["data"][0]
+    assert "b64_json" not in client.post(URL, json=BODY | {"response_format": "url"}).json()["data"][0]
+
+
+def test_a_picture_is_streamed_with_its_previews(sdk: openai.OpenAI) -> None:
+    slow = {"steps": 6}
+    stream = sdk.images.generate(
+        prompt="patience [slow:0.5]", stream=True, partial_images=2, size="128x128", extra_body=slow
+    )
+    seen = list(stream)
+    assert [each.type for each in seen] == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
+    assert [each.partial_image_index for each in seen[:2]] == [0, 1]  # type: ignore[union-attr]
+    for each in seen:
+        with PIL.open(io.BytesIO(base64.b64decode(each.b64_json))) as picture:
+            assert picture.format == "PNG"
+    assert seen[-1].size == "128x128"
+
+
+def test_an_edit_is_streamed_and_a_failure_is_an_error(sdk: openai.OpenAI) -> None:
+    more = {"steps": 2, "strength": 1.0}
+    seen = list(sdk.images.edit(image=png(), prompt="x", stream=True, extra_body=more))
+    assert [each.type for each in seen] == ["image_edit.completed"]
+    with pytest.raises(openai.APIError):
+        list(sdk.images.generate(prompt="broken [fail]", stream=True, **SMALL))
+
+
+def test_of_several_pictures_the_first_is_edited(sdk: openai.OpenAI, site: Site) -> None:
+    prompt = "two pictures"
+    answer = sdk.images.with_raw_response.edit(image=[png("red"), png("blue")], prompt=prompt, extra_body={"steps": 2})
+    assert "first one" in answer.headers["Warning"]
+    params = site.services.studio.job(jobs_of(site, prompt)[0]).params
+    with PIL.open(site.services.studio.sources.file(params.source).local_path) as picture:
+        assert picture.convert("RGB").getpixel((1, 1)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
+def test_the_recipe_is_in_every_format(client: TestClient, services: Services, drawing: Hands, form: str) -> None:
+    told = client.post(URL, json=BODY | {"output_format": form}).json()
+    found = read_picture(base64.b64decode(told["data"][0]["b64_json"]))
+    assert found.settings["prompt"] == "a red apple"
+    assert found.settings["steps"] == 4
+
+
+@pytest.mark.parametrize("path", ["/openai/v1", "/openai/deployments/starter"])
+def test_it_is_at_paths_of_its_own_too(client: TestClient, drawing: Hands, path: str) -> None:
+    answer = client.post(f"{path}/images/generations?api-version=2024-02-01", json=BODY, headers={"api-key": "none"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/nope", 404),
+        ("POST", "/v1/responses", 404),
+        ("POST", "/openai/v1/chat/completions", 404),
+        ("GET", "/v1/images/generations", 405),
+        ("DELETE", "/v1/models/starter", 405),
+    ],
+)
+def test_what_is_not_there_is_told_in_openais_shape(client: TestClient, method: str, path: str, status: int) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == status
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
 def png(colour: str | tuple[int, ...] = "red", mode: str = "RGB", clear: bool = False) -> bytes:
@@ -117,7 +239,7 @@ def test_what_is_clear_is_painted_anew(sdk: openai.OpenAI, site: Site, files: di
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
-        ({"image": [png(), png()]}, "image"),
+        ({"image": [png()] * 17}, "image"),
         ({"image": b"no picture"}, "image"),
         ({"mask": png()}, "mask"),
         ({"n": 0}, "n"),

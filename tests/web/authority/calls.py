@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffusion_local.queue.groups import JobFilter
+from diffusion_local.web.api.dialects import METHODS, PREFIXES
 from tests.web.authority.scene import OWNER, PASSWORD, SMALL, png
 
 
@@ -61,6 +62,7 @@ SAY_NOTHING = {
     "POST /sdapi/v1/refresh-loras",
     "POST /sdapi/v1/refresh-vae",
     *(f"{verb} /api/v1/{{rest:path}}" for verb in ("GET", "POST", "PUT", "PATCH", "DELETE")),
+    *(f"{verb} {prefix}/{{rest:path}}" for prefix in PREFIXES for verb in METHODS if verb != "HEAD"),
 }
 ROUTES: dict[str, Call] = {
     "GET /openapi.json": Call(),
@@ -176,6 +178,12 @@ ROUTES: dict[str, Call] = {
     **{
         f"{verb} /api/v1/{{rest:path}}": Call("/api/v1/nowhere", fine=(404,))
         for verb in ("GET", "POST", "PUT", "PATCH", "DELETE")
+    },
+    **{
+        f"{verb} {prefix}/{{rest:path}}": Call(f"{prefix}/nowhere/at/all", fine=(404,))
+        for prefix in PREFIXES
+        for verb in METHODS
+        if verb != "HEAD"
     },
     # -- the dialects
     "POST /v1/images/generations": body(prompt="at once", size="128x128", steps=4),

@@ -1,11 +1,49 @@
 """Other servers' dialects over the same Studio, for clients that speak one already.
 
-What a dialect can say and the Studio cannot do is refused, or named in the answer; it is never passed over in silence
-where it would change the picture. A caller that hangs up cancels nothing.
+What a client of another tool sends by default works: what asks for nothing here is passed over, and sizes and samplers
+that the model lacks are fitted to it, each with a warning in the answer. What would change the picture and cannot be
+done is refused. A caller that hangs up cancels nothing.
 """
 
 from types import ModuleType
 
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from diffusion_local.errors import NotFound
+from diffusion_local.messages import message
+from diffusion_local.settings import Settings
+from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects import a1111, cog, openai, replicate
+from diffusion_local.web.api.watch import Watch
 
 DIALECTS: tuple[ModuleType, ...] = (openai, a1111, cog, replicate)
+#: Where all of a dialect's routes are, so that what none of them takes is told here.
+PREFIXES = ("/v1", "/sdapi", "/predictions", "/replicate")
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
+    """The routes of all dialects; below their paths other addresses are 404, and other methods 405."""
+    found = APIRouter()
+    parts = [dialect.router(studio, watch, settings) for dialect in DIALECTS]
+    known = [route for part in parts for route in part.routes if isinstance(route, APIRoute)]
+    for part in parts:
+        found.include_router(part)
+
+    def elsewhere(request: Request, rest: str) -> Response:
+        here = [route for route in known if route.path_regex.match(request.scope["path"])]
+        allowed = ", ".join(sorted({verb for route in here for verb in route.methods or ()}))
+        if not allowed:
+            raise NotFound(message("no_address"))
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers={"Allow": allowed})
+        raise HTTPException(405, f"Use {allowed} here.", {"Allow": allowed})
+
+    for prefix in PREFIXES:
+        found.add_api_route(
+            f"{prefix}/{{rest:path}}", elsewhere, methods=METHODS, include_in_schema=False, response_class=JSONResponse
+        )
+    return found

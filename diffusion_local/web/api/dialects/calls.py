@@ -15,6 +15,7 @@ from diffusion_local import disk
 from diffusion_local.actor import current
 from diffusion_local.domain import Image, Job, State
 from diffusion_local.errors import InvalidParams, UserError, echo
+from diffusion_local.gallery import recipes
 from diffusion_local.messages import message
 from diffusion_local.studio import MAX_WAIT, Studio
 from diffusion_local.web.api.dialects.pictures import converted
@@ -131,9 +132,10 @@ def why_not(job: Job) -> str:
     return "The picture was deleted." if job.state is State.DONE else "The job was cancelled."
 
 
-def encoded(studio: Studio, image: Image, form: str = "png", quality: int = 90) -> str:
-    """A picture as Base64 text."""
-    return base64.b64encode(converted(studio.picture_file(image.id), form, quality)).decode("ascii")
+def encoded(studio: Studio, image: Image, form: str = "png", quality: int | None = None) -> str:
+    """A picture as Base64 text, with its recipe."""
+    texts = recipes.texts(image, image.facts)
+    return base64.b64encode(converted(studio.picture_file(image.id), form, quality, texts)).decode("ascii")
 
 
 def root_of(request: Request) -> str:

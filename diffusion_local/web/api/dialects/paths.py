@@ -29,6 +29,7 @@ ALIASES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
         (REPLICATE, r"/v1(/models/[^/]+/[^/]+(?:/.*)?|/files(?:/.*)?|/account|/webhooks/.*)", r"/replicate/v1\1"),
         (REPLICATE, r"/replicate(/v1(?:/.*)?)", r"/replicate\1"),
         (REPLICATE, r"/replicate(/predictions(?:/.*)?)", r"\1"),
+        (OPENAI, r"/openai/deployments/[^/]+(/images/.*)", r"/v1\1"),  # Azure's
         (OPENAI, r"(?:/openai)?(/v1(?:/.*)?)", r"\1"),
         (A1111, r"(?:/a1111)?(/(?:sdapi|internal|sdcpp)(?:/.*)?)", r"\1"),
         (COG, r"(/predictions(?:/.*)?)", r"\1"),

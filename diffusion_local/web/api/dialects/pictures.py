@@ -7,9 +7,8 @@ from PIL import ImageOps
 
 from diffusion_local import image_decoding
 from diffusion_local.gallery.blobs import StoredFile
+from diffusion_local.gallery.formats import holds, write
 from diffusion_local.gallery.sources import Sources
-
-ENCODERS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
 
 def opened(sources: Sources, data: bytes, field: str) -> PIL.Image:
@@ -41,14 +40,20 @@ def as_png(picture: PIL.Image) -> bytes:
     return file.getvalue()
 
 
-def converted(stored: StoredFile, form: str, quality: int) -> bytes:
-    """A picture's file, byte for byte where it is a PNG and one is wanted; else again encoded, without its recipe.
+def converted(stored: StoredFile, form: str, quality: int | None, texts: dict[str, str]) -> bytes:
+    """A picture's file in a format, with its recipe: byte for byte where it is kept as that. ``texts`` are the recipe.
 
     Raises Overloaded.
     """
     if form == "png" and stored.suffix == ".png":
         return stored.read_bytes()
-    file = io.BytesIO()
     with stored.open() as kept, PIL.open(kept) as picture, image_decoding.share(picture):
-        picture.convert("RGB").save(file, ENCODERS[form], quality=quality)
+        return encoded_as(picture, form, quality, texts)
+
+
+def encoded_as(picture: PIL.Image, form: str, quality: int | None = None, texts: dict[str, str] | None = None) -> bytes:
+    """A picture in a format; without a recipe that the format cannot hold."""
+    told = texts if texts and holds(form, picture, texts) else {}
+    file = io.BytesIO()
+    write(file, form, picture.convert("RGB"), told, quality)
     return file.getvalue()

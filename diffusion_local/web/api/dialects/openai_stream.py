@@ -1,0 +1,127 @@
+"""OpenAI's images API as server-sent events: previews while a picture is made, then the picture."""
+
+import base64
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+
+import anyio.to_thread
+from fastapi.responses import Response, StreamingResponse
+from PIL import Image as PIL
+
+from diffusion_local import image_decoding
+from diffusion_local.domain import Image, Job, Receipt
+from diffusion_local.errors import NotFound
+from diffusion_local.serializers import Json
+from diffusion_local.studio import Studio
+from diffusion_local.web.api.dialects.calls import encoded, outcome, why_not
+from diffusion_local.web.api.dialects.pictures import encoded_as
+from diffusion_local.web.api.watch import Watch
+
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+LOOK = 5.0  # seconds between two looks at the jobs where nothing is heard of them
+MOST_WARNING = 2000  # characters of the header
+USAGE = {
+    "input_tokens": 0,
+    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+    "output_tokens": 0,
+    "total_tokens": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How the pictures of a stream are shown. ``event`` is the first part of the events' names, ``partial`` the most
+    previews of a picture; ``quality`` and ``size`` are the request's."""
+
+    event: str
+    form: str
+    quality_of_form: int
+    partial: int
+    quality: str | None
+    size: str | None
+
+    def fields(self, name: str, picture: str, size: str) -> Json:
+        return {
+            "type": f"{self.event}.{name}",
+            "b64_json": picture,
+            "created_at": int(time.time()),
+            "background": "opaque",
+            "output_format": self.form,
+            "quality": self.quality or "auto",
+            "size": size,
+        }
+
+
+def warned(warnings: Sequence[str]) -> dict[str, str]:
+    """The header that says what was adapted (RFC 7234, section 5.5); empty where nothing was."""
+    if not warnings:
+        return {}
+    text = " ".join(warnings)[:MOST_WARNING].encode("ascii", "replace").decode()
+    text = "".join(each if each.isprintable() else " " for each in text)
+    return {"Warning": '299 diffusion-local "' + text.replace("\\", "/").replace('"', "'") + '"'}
+
+
+def streamed(studio: Studio, watch: Watch, receipt: Receipt, shown: Shown) -> Response:
+    headers = HEADERS | warned(receipt.warnings)
+    return StreamingResponse(events(studio, watch, receipt, shown), media_type="text/event-stream", headers=headers)
+
+
+async def events(studio: Studio, watch: Watch, receipt: Receipt, shown: Shown) -> AsyncIterator[str]:
+    left, previews, seen = list(receipt.job_ids), dict.fromkeys(receipt.job_ids, 0), (-1, -1)
+
+    def look() -> list[Json]:
+        """What is new; ``left`` are then the jobs that have not ended."""
+        jobs = [studio.job(job_id) for job_id in left]
+        left[:] = [job.id for job in jobs if not job.final]
+        return [
+            *partial(studio, jobs, previews, shown),
+            *completed(studio, [job for job in jobs if job.final], receipt, shown),
+        ]
+
+    while left:
+        for told in await anyio.to_thread.run_sync(look):
+            yield framed(told)
+        if left:
+            moment = await watch.until(lambda now, seen=seen: now != seen, LOOK)  # type: ignore[misc]
+            seen = moment or seen
+            if watch.stopping():
+                return
+
+
+def partial(studio: Studio, jobs: Sequence[Job], previews: dict[str, int], shown: Shown) -> Iterator[Json]:
+    """A preview of each running picture that has come so far since its last one; counts them in ``previews``."""
+    for job in jobs:
+        number = previews[job.id]
+        if job.final or number >= shown.partial or job.step * (shown.partial + 1) < job.params.steps * (number + 1):
+            continue
+        try:
+            data = studio.preview_file(job.id).read_bytes()
+        except (NotFound, FileNotFoundError):
+            continue
+        previews[job.id] += 1
+        with PIL.open(io.BytesIO(data), formats=("WEBP",)) as picture, image_decoding.share(picture):
+            text = base64.b64encode(encoded_as(picture, shown.form, shown.quality_of_form)).decode("ascii")
+        size = f"{job.params.width}x{job.params.height}"
+        yield shown.fields("partial_image", text, size) | {"partial_image_index": number}
+
+
+def completed(studio: Studio, jobs: Sequence[Job], receipt: Receipt, shown: Shown) -> Iterator[Json]:
+    made, missed = outcome(studio, [job.id for job in jobs])
+    for _, image in made:
+        yield finished(studio, image, shown) | ({"warnings": receipt.warnings} if receipt.warnings else {})
+    for job in missed:
+        code = job.failure.kind if job.failure else "cancelled"
+        fault = {"type": "server_error", "code": code, "message": why_not(job), "param": None}
+        yield {"type": "error", "error": fault} | fault
+
+
+def finished(studio: Studio, image: Image, shown: Shown) -> Json:
+    text = encoded(studio, image, shown.form, shown.quality_of_form)
+    return shown.fields("completed", text, f"{image.width}x{image.height}") | {"usage": USAGE}
+
+
+def framed(told: Json) -> str:
+    return f"event: {told['type']}\ndata: {json.dumps(told)}\n\n"
