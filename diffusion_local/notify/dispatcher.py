@@ -14,6 +14,7 @@ from diffusion_local.messages import message
 from diffusion_local.notify import hooks, predictions, webhook
 from diffusion_local.notify.addresses import AllowedAddress, read
 from diffusion_local.notify.deliveries import HOOK, DeliveryStore
+from diffusion_local.notify.links import Links
 from diffusion_local.notify.outbox import EVENTS, Notice, NoticeStore
 from diffusion_local.notify.webhook import secret_of
 from diffusion_local.queue.jobs import JobStore
@@ -21,7 +22,6 @@ from diffusion_local.queue.views import QueueView
 from diffusion_local.reports.report import Report
 from diffusion_local.reports.service import Reports
 from diffusion_local.settings import Settings
-from diffusion_local.telling.links import Links
 
 MOST_TRIES = 8  # 10 s, then 4 times longer each: the last about 15 hours after the first
 #: Events that a batch's own webhook hears of.

@@ -29,9 +29,9 @@ from diffusion_local.accounts.service import WINDOW, Accounts, network
 from diffusion_local.actor import LOCAL, NOBODY, Actor, acting
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.messages import Message, message
+from diffusion_local.notify.links import Links
 from diffusion_local.settings import Settings
 from diffusion_local.system.network import closed
-from diffusion_local.telling.links import Links
 from diffusion_local.web import cookies
 from diffusion_local.web.proxies import PASSED
 from diffusion_local.web.refusals import NEVER, error_body
@@ -80,7 +80,7 @@ T = TypeVar("T")
 
 #: Where one comes in, what its page needs, and what only says whether the server lives.
 OPEN_PATHS = ("/login", "/logout", "/healthz", "/readyz", "/favicon.ico", "/assets/icons/")
-#: What a signed address may open (see ``telling.links``).
+#: What a signed address may open (see ``notify.links``).
 PICTURES, READS = "/images/", (("http", "GET"), ("http", "HEAD"))
 PROBES = ("/healthz", "/readyz")  # answer also where nobody is let in
 SHORTEST_LOOK = 1.0  # seconds for which "there are accounts" is not asked again
@@ -192,7 +192,8 @@ class Access:
                 who, scope[SESSION] = found
         if who is None and (scope["type"], scope.get("method")) in READS and scope["path"].startswith(PICTURES):
             bearer = self._links.bearer(scope["path"], scope["query_string"].decode("latin-1"))
-            who = bearer and await self._in_thread(self._accounts.by_link, bearer.account, bearer.token)
+            if bearer:
+                who = await self._in_thread(self._accounts.by_link, bearer.account, bearer.token)
         if who is None:
             open_path = scope["type"] == "http" and is_open_path(scope["path"])
             return NOBODY if open_path else turned_away(scope, headers)

@@ -287,7 +287,7 @@ def shape(studio: Studio, request: Request, prediction_id: str, batch_id: str) -
 
 async def events(watch: Watch, told: Json, ask: Any) -> AsyncIterator[str]:
     """A prediction as it changes, until it has ended."""
-    number, logs, seen = 0, "", -1
+    number, logs, seen = 0, "", (-1, -1)
 
     def event(name: str, data: str) -> str:
         nonlocal number

@@ -1,0 +1,228 @@
+"""OpenAI's images API: generations, edits and models, as the ``openai`` package calls them.
+
+Beside OpenAI's own fields it takes our options of a picture by their names and by those of other tools, such as
+``negative_prompt`` or ``steps``. What asks for something that is not there is passed over, and sizes and samplers that
+the model lacks are fitted to it, each with a warning: in ``warnings`` of the answer and in its ``Warning`` header.
+
+The package sends a request that timed out again, without a key. A caller that hung up before its answer and asks for
+the same within UNANSWERED_SECONDS is therefore given the first request's pictures. The same wish after an answer makes
+new pictures, unless the package marks it as a retry.
+"""
+
+import asyncio
+import hashlib
+import json
+import time
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import anyio.to_thread
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import JSONResponse, Response
+
+from diffusion_local import authority, serializers
+from diffusion_local.domain import Receipt
+from diffusion_local.errors import Conflict, InvalidParams, NotFound, UserError, echo
+from diffusion_local.messages import message
+from diffusion_local.serializers import Json
+from diffusion_local.settings import Settings
+from diffusion_local.studio import Studio
+from diffusion_local.web.api.dialects.adapting import Aliases
+from diffusion_local.web.api.dialects.calls import (
+    LONGEST,
+    PerAccount,
+    caller,
+    encoded,
+    outcome,
+    refusing,
+    why_not,
+)
+from diffusion_local.web.api.dialects.openai.reading import (
+    EDIT,
+    SPELLED,
+    Generation,
+    OwnFields,
+    Wish,
+    edit_form,
+    form_of,
+    pictures_of,
+    read,
+    validated,
+)
+from diffusion_local.web.api.dialects.openai.streaming import Shown, streamed, warned
+from diffusion_local.web.api.watch import Watch, until_final
+from diffusion_local.web.refusals import NEVER, headers_of, printable, sentence, status_of
+
+UNANSWERED_SECONDS = 900
+MOST_UNANSWERED = 256  # requests of one account
+UNHEARD_SECONDS = 30
+FINAL_WORD = {"x-should-retry": "false"}  # the package would make the same failing job twice more
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+
+
+@dataclass(slots=True)
+class Pending:
+    """A request, and since when it is answered, or its caller gone."""
+
+    submitted: asyncio.Task[Receipt]
+    left_at: float | None = None
+    answered_at: float | None = None
+
+    def belongs_to(self, retry: bool) -> bool:
+        """Whether a caller that asks for the same now is the one that asked then.
+
+        The package says which calls are retries; its time may have run out while the answer was on its way.
+        """
+        now = time.monotonic()
+        if self.answered_at is not None:
+            return retry and now - self.answered_at < UNHEARD_SECONDS
+        return retry or (self.left_at is not None and now - self.left_at < UNANSWERED_SECONDS)
+
+
+def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
+    api = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=refusing(refusal, SPELLED))
+    unanswered: PerAccount[Pending] = PerAccount(MOST_UNANSWERED)
+    aliases = Aliases.of(settings.model_aliases)
+
+    def wish_of(body: OwnFields) -> Wish:
+        return read(studio, settings, aliases, body)
+
+    @api.post("/images/generations", responses=STREAMED)
+    async def generate(
+        body: Generation,
+        request: Request,
+        idempotency_key: Annotated[str | None, Header()] = None,
+        retries: Annotated[str, Header(alias="x-stainless-retry-count", include_in_schema=False)] = "0",
+    ) -> Response:
+        """Make pictures and answer once they are there, as `b64_json` and `url`, or the one that `response_format` is.
+
+        With `stream` the answer is server-sent events: `image_generation.partial_image`, then
+        `image_generation.completed` for each picture."""
+        wish = await anyio.to_thread.run_sync(wish_of, body)
+        return await served(body, request, wish, idempotency_key, retries)
+
+    @api.post("/images/edits", openapi_extra=EDIT, responses=STREAMED)
+    async def edit(
+        request: Request,
+        idempotency_key: Annotated[str | None, Header()] = None,
+        retries: Annotated[str, Header(alias="x-stainless-retry-count", include_in_schema=False)] = "0",
+    ) -> Response:
+        """Change a picture: a form with `image`, `prompt` and perhaps a `mask`, clear where it is painted anew.
+
+        Of several pictures the first one is changed."""
+        authority.check("sources.add")  # before the body is read
+        fields, images, mask = await edit_form(request)
+        body = validated(fields)
+
+        def prepared() -> Wish:
+            wish = wish_of(body)
+            wish.options |= pictures_of(studio, images[0], mask)
+            if len(images) > 1:
+                wish.warnings.append(message("first_picture", count=len(images)))
+            return wish
+
+        wish = await anyio.to_thread.run_sync(prepared)
+        return await served(body, request, wish, idempotency_key, retries, "image_edit")
+
+    async def served(
+        body: OwnFields,
+        request: Request,
+        wish: Wish,
+        idempotency_key: str | None,
+        retries: str,
+        event: str = "image_generation",
+    ) -> Response:
+        """The pictures of a wish: of a call that was made before, where this one is the same sent again."""
+        options = wish.options
+        if idempotency_key:
+            options["idempotency_key"] = f"openai:{idempotency_key}"
+        pictures = [options.get(name) for name in ("source", "mask")]
+        told = json.dumps([body.model_dump(), pictures])
+        key = hashlib.sha256(f"{caller(request)}{told}".encode()).hexdigest()
+        pending = unanswered[key]
+        if pending is None or not pending.belongs_to(retry=retries.strip("0") != ""):
+            submit = anyio.to_thread.run_sync(lambda: studio.submit(**options))
+            pending = unanswered[key] = Pending(asyncio.create_task(submit))
+        pending.left_at = None
+        try:
+            receipt = await pending.submitted
+        except Exception:
+            unanswered.pop(key)
+            raise
+        receipt = replace(receipt, warnings=[*wish.warnings, *receipt.warnings])
+        if body.stream:
+            pending.answered_at = time.monotonic()
+            form, quality = form_of(body)
+            shown = Shown(event, form, quality, body.partial_images or 0, body.quality, body.size)
+            return streamed(studio, watch, receipt, shown)
+        finished = await until_final(studio, watch, receipt.job_ids, LONGEST, request)
+        if not finished or await request.is_disconnected():
+            pending.left_at = time.monotonic()
+            text = "It is not done yet, and goes on. Ask again."
+            return problem(503, "server_error", text, headers={"Retry-After": "1"})
+        pending.answered_at = time.monotonic()
+        return await anyio.to_thread.run_sync(answer, studio, body, receipt)
+
+    @api.post("/images/variations", status_code=501, include_in_schema=False)
+    def variations() -> Response:
+        """Says that it is not there."""
+        text = "Variations are not supported: edit the picture, with a prompt."
+        return problem(501, "invalid_request_error", text, code="not_supported", headers=FINAL_WORD)
+
+    @api.get("/models")
+    def models() -> Json:
+        """The models, then the other names under which they can be asked for."""
+        known = [each.id for each in studio.models()]
+        return {"object": "list", "data": [model(each) for each in [*known, *aliases.listed]]}
+
+    @api.get("/models/{model_id}")
+    def one_model(model_id: str) -> Json:
+        known = [each.id for each in studio.models()]
+        if model_id not in known and aliases.get(model_id) is None:
+            raise NotFound(message("no_model_named", model=echo(model_id)))
+        return model(model_id)
+
+    return api
+
+
+def answer(studio: Studio, body: OwnFields, receipt: Receipt) -> Response:
+    made, missed = outcome(studio, receipt.job_ids)
+    warnings = receipt.warnings + [f"A picture is missing: {why_not(job)}" for job in missed]
+    if not made:
+        failed = missed[0].failure
+        status, code = (500, failed.kind) if failed else (409, "cancelled")
+        return problem(status, "server_error", why_not(missed[0]), code=code, headers=FINAL_WORD)
+    form, quality = form_of(body)
+    data: list[Json] = []
+    for job, image in made:
+        told: Json = {"revised_prompt": job.params.prompt}
+        if body.response_format != "url":
+            told["b64_json"] = encoded(studio, image, form, quality)
+        if body.response_format != "b64_json":
+            told["url"] = serializers.public_url(image)
+        data.append(told)
+    width, height = made[0][1].width, made[0][1].height
+    content: Json = {"created": int(time.time()), "data": data, "output_format": form, "size": f"{width}x{height}"}
+    content |= {"warnings": warnings} if warnings else {}
+    return JSONResponse(content, headers=NEVER | warned(warnings))
+
+
+def model(model_id: str) -> Json:
+    return {"id": model_id, "object": "model", "created": 0, "owned_by": "diffusion-local"}
+
+
+def refusal(request: Request, error: UserError) -> JSONResponse:
+    status = 400 if isinstance(error, InvalidParams) else status_of(error)
+    kind = "invalid_request_error" if status < 429 else "rate_limit_error" if status == 429 else "server_error"
+    field = error.field if isinstance(error, InvalidParams) else None
+    final = FINAL_WORD if isinstance(error, Conflict) else {}
+    return problem(
+        status, kind, sentence(request, error), printable(field or "") or None, error.code, headers_of(error) | final
+    )
+
+
+def problem(
+    status: int, kind: str, message: str, param: str | None = None, code: str | None = None, headers: Any = None
+) -> JSONResponse:
+    told = {"message": message, "type": kind, "param": param, "code": code}
+    return JSONResponse({"error": told}, status, headers=headers)

@@ -1,0 +1,214 @@
+"""Requests of OpenAI's images API, as arguments of ``Studio.submit``."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args, get_origin
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, create_model
+from starlette.datastructures import UploadFile
+
+from diffusion_local.domain import Kind
+from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
+from diffusion_local.models.catalog import Model
+from diffusion_local.options.signature import options_of
+from diffusion_local.options.table import PICTURES
+from diffusion_local.settings import Settings
+from diffusion_local.studio import Studio
+from diffusion_local.web.api.dialects.adapting import Aliases, adapted, in_shape, model_named, unknown
+from diffusion_local.web.api.dialects.adapting import strict as is_strict
+from diffusion_local.web.api.dialects.pictures import opened, painted_where_clear
+from diffusion_local.web.api.schemas import field_of
+from diffusion_local.web.api.uploads import media_type
+
+MOST_PICTURES = 10  # as OpenAI's own limit
+SIZE = re.compile(r"(\d{1,5})\s*[xX×]\s*(\d{1,5})", re.ASCII)
+RATIO = re.compile(r"\d{1,3}:\d{1,3}", re.ASCII)
+NAMES = {"size": "size", "width": "size", "height": "size", "count": "n"}  # our fields, as callers know them
+#: Fields that have no effect here, and the value of each that asks for nothing.
+HARMLESS: dict[str, Any] = {
+    "background": "auto",
+    "input_fidelity": None,
+    "metadata": None,
+    "moderation": None,
+    "safety_identifier": None,
+    "prompt_cache_key": None,
+    "store": None,
+    "style": None,
+    "user": None,
+}
+#: Values that ask for nothing, beside those.
+NOTHING_ASKED: dict[str, tuple[Any, ...]] = {"background": ("opaque",)}
+#: Fields about the caller or the answer: passed over without a word.
+SILENT = ("metadata", "moderation", "safety_identifier", "prompt_cache_key", "store", "user", "style", "input_fidelity")
+#: Steps by quality, as a part of the model's default.
+QUALITIES = {"low": 0.5, "high": 1.5, "hd": 1.5, "xhigh": 2.0, "max": 2.0}
+USUAL_QUALITIES = ("auto", "standard", "medium")
+MOST_PARTIAL = 3  # as OpenAI's own limit
+MOST_IMAGES = 16  # of an edit, as OpenAI's own limit
+IMAGE = re.compile(r"image(\[\d{0,2}\])?")
+
+
+#: Options that this dialect has ways of its own for: the size, pictures as files of a form, and the kind by its route.
+ITS_OWN = ("width", "height", "kind", *PICTURES)
+
+
+def options_for(*kinds: Kind) -> dict[str, Any]:
+    """A field for each option that applies to these kinds of work; in a form, a list is text."""
+    found = [each for each in options_of(without=ITS_OWN) if set(kinds) & set(each.kinds)]
+    return {each.name: text_or_more(*field_of(each, each.name, *each.spellings)) for each in found}
+
+
+def text_or_more(taken: Any, field: Any) -> tuple[Any, Any]:
+    return (taken | str if get_origin(get_args(taken)[0]) is list else taken), field
+
+
+class OwnFields(BaseModel):
+    """OpenAI's own fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    prompt: str
+    n: int | None = None
+    size: str | None = None
+    response_format: Literal["b64_json", "url"] | None = None
+    output_format: Literal["png", "jpeg", "webp"] | None = None
+    output_compression: int | None = Field(None, ge=0, le=100, description="quality of jpeg and webp")
+    quality: str | None = Field(None, description="low, medium or high: fewer or more steps than the model's default")
+    stream: bool | None = Field(None, description="answer with server-sent events")
+    partial_images: int | None = Field(None, ge=0, le=MOST_PARTIAL, description="previews in such a stream, 0 to 3")
+    aspect_ratio: str | None = Field(
+        None, validation_alias=AliasChoices("aspect_ratio", "aspectRatio"), description="such as 16:9, without a size"
+    )
+    fit: str | None = Field(None, description="strict refuses sizes and samplers that the model lacks")
+
+
+#: The names under which callers give our options; a refusal tells the one that the request holds.
+SPELLED: dict[str, tuple[str, ...]] = {each.name: (each.name, *each.spellings) for each in options_of(without=ITS_OWN)}
+
+SPELLED |= {"width": ("size",), "height": ("size",), "count": ("n",)}
+
+
+Generation: Any = create_model("Generation", __base__=OwnFields, **options_for(Kind.TXT2IMG))
+
+Edit: Any = create_model(
+    "Edit",
+    __base__=Generation,
+    __doc__="The fields of the form, beside `image` and `mask`.",
+    **options_for(Kind.IMG2IMG, Kind.INPAINT),
+)
+
+
+KNOWN = sorted({*Edit.model_fields, *HARMLESS, *(name for names in SPELLED.values() for name in names)})
+FILE = {"type": "string", "format": "binary"}
+FORM = Edit.model_json_schema()
+
+FORM["properties"] |= {"image": FILE, "mask": FILE}
+
+FORM["required"] = ["image", "prompt"]
+
+EDIT = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}}
+
+
+async def edit_form(request: Request) -> tuple[dict[str, str], list[bytes], bytes | None]:
+    """(fields, pictures, mask) of a form. Raises InvalidParams."""
+    if media_type(request) != "multipart/form-data":
+        raise InvalidParams("image", message("form_file"))
+    async with request.form(max_files=MOST_IMAGES + 1, max_fields=50) as form:
+        files = {name: [each for each in form.getlist(name) if isinstance(each, UploadFile)] for name in form}
+        images = [each for name in files for each in files[name] if IMAGE.fullmatch(name)]
+        if not 1 <= len(images) <= MOST_IMAGES:
+            raise InvalidParams("image", message("some_pictures", most=MOST_IMAGES, got=len(images)))
+        masks = files.get("mask", [])
+        fields = {name: value for name, value in form.items() if isinstance(value, str)}
+        return fields, [await each.read() for each in images], await masks[0].read() if masks else None
+
+
+def validated(fields: dict[str, str]) -> OwnFields:
+    try:
+        return cast(OwnFields, Edit.model_validate(fields))
+    except ValidationError as error:
+        raise RequestValidationError([each | {"loc": ("body", *each["loc"])} for each in error.errors()]) from None
+
+
+def pictures_of(studio: Studio, image: bytes, mask: bytes | None) -> dict[str, Any]:
+    """What is clear in the mask, or without one in the picture, is painted anew. Raises InvalidParams."""
+    source = studio.sources.add(image, "image").id
+    found: dict[str, Any] = {"source": source}
+    with opened(studio.sources, mask or image, "mask" if mask else "image") as picture:
+        painted = painted_where_clear(picture)
+    if mask and not painted:
+        raise InvalidParams("mask", message("mask_clear"))
+    if not painted:
+        return found | {"kind": "img2img"}
+    return found | {"kind": "inpaint", "mask": studio.sources.add(painted, "mask").id}
+
+
+@dataclass(slots=True)
+class Wish:
+    """Arguments of ``Studio.submit``, and what was adapted or passed over."""
+
+    options: dict[str, Any]
+    warnings: list[str]
+
+
+def read(studio: Studio, settings: Settings, aliases: Aliases, body: OwnFields) -> Wish:
+    """Raises InvalidParams."""
+    strict = is_strict(body.fit, settings.fit)
+    chosen, warnings = model_named(studio.models(), getattr(body, "model", None), aliases)
+    warnings += extra_fields(body, strict)
+    count = 1 if body.n is None else body.n
+    if not 1 <= count <= MOST_PICTURES:
+        raise InvalidParams("n", message("range", low=1, high=MOST_PICTURES, got=count))
+    if body.response_format == "url" and body.output_format not in (None, "png"):
+        warnings.append(message("passed_over", field="output_format", got=echo(body.output_format)))
+    taken = [each.name for each in options_of(without=ITS_OWN)]
+    options: dict[str, Any] = {name: getattr(body, name) for name in taken if name in type(body).model_fields}
+    options |= {"prompt": body.prompt, "count": count, "model": chosen.id}
+    if body.quality and body.quality not in USUAL_QUALITIES:
+        if body.quality not in QUALITIES:
+            raise InvalidParams(
+                "quality", message("one_of", known=[*USUAL_QUALITIES, *QUALITIES], got=echo(body.quality))
+            )
+        if options.get("steps") is None:
+            steps = max(1, round(chosen.defaults.steps * QUALITIES[body.quality]))
+            options["steps"] = min(steps, chosen.limits.max_steps)
+    options |= size_of(body, chosen)
+    fitted = adapted(chosen, options, strict, NAMES)
+    return Wish(fitted.options, warnings + fitted.warnings)
+
+
+def size_of(body: OwnFields, chosen: Model) -> dict[str, int]:
+    """Raises InvalidParams."""
+    wanted = body.size if body.size and body.size != "auto" else body.aspect_ratio
+    if not wanted or wanted == "auto":
+        return {}
+    if RATIO.fullmatch(wanted):
+        width, height = in_shape(wanted, None, chosen)
+        return {"width": width, "height": height}
+    size = SIZE.fullmatch(wanted)
+    if size is None:
+        raise InvalidParams("size", message("size_or_auto", got=echo(wanted)))
+    return {"width": int(size[1]), "height": int(size[2])}
+
+
+def extra_fields(body: OwnFields, strict: bool) -> list[str]:
+    """A warning for each field that has no effect. Raises InvalidParams for one that is probably misspelt, and for
+    every unknown one where nothing may be passed over."""
+    told: list[str] = []
+    for name, value in (body.model_extra or {}).items():
+        if name not in HARMLESS:
+            refusal = unknown(name, KNOWN)
+            if strict or refusal.problem.id == "field_near":
+                raise refusal
+        elif value in (None, HARMLESS[name]) or name in SILENT or value in NOTHING_ASKED.get(name, ()):
+            continue
+        told.append(message("passed_over", field=name, got=echo(value)))
+    return told
+
+
+def form_of(body: OwnFields) -> tuple[str, int]:
+    """(format of the answer's pictures, their quality)."""
+    return body.output_format or "png", 90 if body.output_compression is None else body.output_compression
