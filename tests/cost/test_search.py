@@ -21,8 +21,8 @@ import sys
 from pathlib import Path
 from diffusion_local.errors import InvalidParams
 from diffusion_local.db.database import Database
-from diffusion_local.store.gallery_filter import GalleryFilter
-from diffusion_local.store.images import ImageStore
+from diffusion_local.gallery.images import GalleryFilter
+from diffusion_local.gallery.images import ImageStore
 
 images = ImageStore(Database.open(Path(sys.argv[1])))
 for count in (10, 49, 50, 1000, 100_000):

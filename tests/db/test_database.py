@@ -131,7 +131,7 @@ import os, sys
 from pathlib import Path
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.db.database import Database
-from diffusion_local.store.jobs import JobStore
+from diffusion_local.queue.jobs import JobStore
 if os.geteuid() == 0:
     os.setuid(65534)
 try:

@@ -33,7 +33,9 @@ always = lambda *args: True
 is_png = lambda part, target: str(target).endswith(".png")
 is_webp = lambda part, target: str(target).endswith(".webp") and "gallery" in str(target)
 from diffusion_local.engine import fake
-from diffusion_local.store import files, jobs, rows
+from diffusion_local.gallery import files
+from diffusion_local.queue import jobs
+from diffusion_local.db import rows
 """
 #: point: (how the child dies there, state that its job is left in, PNG files there by then)
 POINTS = {

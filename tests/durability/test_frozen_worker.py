@@ -56,7 +56,7 @@ def test_a_worker_that_wakes_after_its_job_was_made_elsewhere_writes_nothing(
     """``save``: it has passed its last look at the claim, and stands before the bytes."""
     stand = """
 import os, signal, threading
-from diffusion_local.store import files
+from diffusion_local.gallery import files
 save = files.ImageFiles.save_encoded
 def stand(*args):
     os.kill(os.getpid(), signal.SIGSTOP)
@@ -93,7 +93,7 @@ def test_a_worker_frozen_inside_a_transaction_holds_up_the_others_only_until_it_
     services.database.close()
     freeze = """
 import os, signal, threading
-from diffusion_local.store import rows
+from diffusion_local.db import rows
 inner = rows.image_row
 def stand(image):
     flag = os.path.join(os.environ["DIFFUSION_LOCAL_HOME"], "once")

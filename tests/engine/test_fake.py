@@ -49,8 +49,8 @@ def test_any_prompt_fits_on_any_card(draw: Draw, prompt: str, size: tuple[int, i
 def test_crash_ends_the_process_and_nothing_imports_torch() -> None:
     code = """
 import sys
-from diffusion_local.catalog import read_folder
-from diffusion_local.engine.choose import open_engine
+from diffusion_local.models.catalog import read_folder
+from diffusion_local.engine.factory import open_engine
 from diffusion_local.settings import Settings, assets
 from tests.support import params
 

@@ -52,12 +52,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import diffusion_local
-from diffusion_local import families, prompts
+from diffusion_local import families
+from diffusion_local.models import prompt_limits as prompts
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import open_services
-from diffusion_local.engine import choose
+from diffusion_local.engine.factory import open_engine
 from diffusion_local.errors import InvalidParams
-from diffusion_local.models.known import known_models
+from diffusion_local.models.curated import known_models
 from diffusion_local.settings import Settings
 from diffusion_local.web.ui import view_models
 from tests.models.files import write_header
@@ -89,7 +90,7 @@ told = {
     "card": "Dummy 1" in view_models.card(model, None, (), ()),
     "offered": "someone/dummy" in [each.id for each in services.studio.library.known()],
 }
-engine = choose.open_engine(services.settings, "cpu0", services.files.open_source)
+engine = open_engine(services.settings, "cpu0", services.files.open_source)
 engine.load(model)
 told["picture"] = engine.generate(replace(params, loras=()), lambda done, preview: None).image.size
 print("TOLD", json.dumps(told))

@@ -77,7 +77,7 @@ def test_what_is_no_model_says_what_it_is(name: str, content: bytes, told: str, 
 HOSTILE = """
 import sys
 from pathlib import Path
-from diffusion_local.models.checkpoints import read_checkpoint
+from diffusion_local.models.single_files import read_checkpoint
 for path in sorted(Path(sys.argv[1]).iterdir()):
     read_checkpoint(path, [])
 print("done", [name for name in ("torch", "diffusers", "transformers", "numpy") if name in sys.modules])

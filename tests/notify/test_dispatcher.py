@@ -402,7 +402,7 @@ import sys, time
 from dataclasses import replace
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import open_services
-from diffusion_local.post import NotificationChore
+from diffusion_local.supervisor.notifier import NotificationChore
 from diffusion_local.settings import Settings
 run_as(LOCAL)
 url = sys.argv[1]

@@ -216,7 +216,7 @@ def test_a_ring_wakes_at_once(path: Path) -> None:
 
 RING = """
 import sys, time
-from diffusion_local.queue import HueyQueue
+from diffusion_local.queue.doorbell import HueyQueue
 HueyQueue(sys.argv[1]).ring()
 """
 

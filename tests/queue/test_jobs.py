@@ -118,7 +118,7 @@ CLAIM_ALL = """
 import sys, time
 from pathlib import Path
 from diffusion_local.db.database import Database
-from diffusion_local.store.jobs import JobStore
+from diffusion_local.queue.jobs import JobStore
 store = JobStore(Database.open(Path(sys.argv[1])))
 Path(sys.argv[3], sys.argv[2]).touch()
 while not Path(sys.argv[3], "go").exists():

@@ -21,11 +21,11 @@ LOAD = """
 import signal, sys, threading, time
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import open_services
-from diffusion_local.loading import Loading
+from diffusion_local.supervisor.downloads import DownloadChore
 from diffusion_local.settings import Settings
 run_as(LOCAL)
 services = open_services(Settings.load())
-loading = Loading(house, pause=0.01)
+loading = DownloadChore(services, pause=0.01)
 loading.start()
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -20,7 +20,10 @@ from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import open_services
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.settings import Settings
-from diffusion_local.store import files, jobs, local_blobs, rows
+from diffusion_local.gallery import files
+from diffusion_local.queue import jobs
+from diffusion_local.gallery import local_blobs
+from diffusion_local.db import rows
 from diffusion_local.worker.runner import Runner
 from diffusion_local.worker.stopping import Stop
 from tests.workers import open_runner
