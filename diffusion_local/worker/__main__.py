@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from diffusion_local import disk
 from diffusion_local.actor import LOCAL, run_as
