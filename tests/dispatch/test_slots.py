@@ -23,7 +23,7 @@ from diffusion_local.compose import open_services
 from diffusion_local.settings import Settings
 from diffusion_local.dispatch import slots
 services = open_services(Settings.load())
-lock = slots.take(house, "cpu0", 0)
+lock = slots.take(services, "cpu0", 0)
 services.workers.register("cpu0", 4242, "")
 print("held", flush=True)
 time.sleep(60)

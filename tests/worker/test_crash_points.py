@@ -66,7 +66,7 @@ match sys.argv[1]:
         jobs.JobStore.finish = after(jobs.JobStore.finish)
 run_as(LOCAL)
 services = open_services(Settings.load())
-open_runner(house, "cpu0", FakeEngine(0), Stop()).work_off()
+open_runner(services, "cpu0", FakeEngine(0), Stop()).work_off()
 services.database.close()
 os._exit(0)
 """
