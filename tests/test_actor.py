@@ -127,7 +127,7 @@ def run(server, *sockets):
         thread.join()
     print(actor.current().source, *seen, flush=True)
 
-web.Server.run = run
+web.WebServer.run = run
 print(web.main([]))
 """
 
