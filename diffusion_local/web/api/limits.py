@@ -53,6 +53,7 @@ def larger(settings: Settings) -> dict[str, int]:
         "/v1/images/edits": 2 * picture,
         "/sdapi/v1/img2img": in_base64,
         "/sdapi/v1/extra-single-image": in_base64,
+        "/sdapi/v1/extra-batch-images": in_base64,
         "/sdapi/v1/png-info": in_base64,
         "/mcp": max(in_base64, list_in_json),
         "/predictions": in_base64,

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
 from diffusion_local.compose import Services
+from diffusion_local.web.api.dialects.pictures import in_size
 from tests.support import claimed, eventually
 from tests.web.api.conftest import Hands
 from tests.web.conftest import Site, made
@@ -58,6 +59,7 @@ def test_sillytavern(site: Site) -> None:
         assert tavern.get(f"{API}/options").json()["sd_model_checkpoint"]
         samplers = [each["name"] for each in tavern.get(f"{API}/samplers").json()]
         assert {"automatic", "karras", "sgm_uniform"} <= {x["name"] for x in tavern.get(f"{API}/schedulers").json()}
+        assert "SCM" not in samplers
         assert [each["name"] for each in tavern.get(f"{API}/upscalers").json()] == ["Lanczos"]
         for empty in ("latent-upscale-modes", "sd-vae", "loras"):
             assert tavern.get(f"{API}/{empty}").json() == []
@@ -108,7 +110,10 @@ def test_progress_and_interrupt_are_the_callers_own(site: Site) -> None:
         ({"tiling": True}, "tiling"),
         ({"clip_skip": 99}, "clip_skip"),
         ({"styles": ["x"]}, "styles"),
-        ({"alwayson_scripts": {"ControlNet": {}}}, "alwayson_scripts"),
+        ({"styles": "x"}, "styles"),
+        ({"alwayson_scripts": {"ControlNet": {"args": [{"module": "canny"}]}}}, "alwayson_scripts.ControlNet"),
+        ({"alwayson_scripts": {"ADetailer": {"args": [True, {}]}}}, "alwayson_scripts.ADetailer"),
+        ({"script_name": "X/Y/Z plot"}, "script_name"),
         ({"override_settings": {"CLIP_stop_at_last_layers": 99}}, "CLIP_stop_at_last_layers"),
         ({"prompt": "x <hypernet:y:1>"}, "prompt"),
         ({"prompt": "x <lora:y:much>"}, "prompt"),
@@ -116,9 +121,12 @@ def test_progress_and_interrupt_are_the_callers_own(site: Site) -> None:
         ({"init_images": ["x"]}, "init_images"),
         ({"override_settings": {"sd_model_checkpoint": "nope"}}, "sd_model_checkpoint"),
         ({"override_settings": {"sd_vae": "other.pt"}}, "sd_vae"),
-        ({"scheduler": "turbo"}, "scheduler"),
-        ({"sampler_name": "magic"}, "sampler"),
-        ({"width": 100}, "width"),
+        ({"scheduler": "turbo", "fit": "strict"}, "scheduler"),
+        ({"sampler_name": "magic", "fit": "strict"}, "sampler_name"),
+        ({"sampler_index": "magic", "fit": "strict"}, "sampler_index"),
+        ({"width": 100, "fit": "strict"}, "width"),
+        ({"override_settings": {"samples_format": "bmp"}}, "samples_format"),
+        ({"cfg_scale": -1}, "cfg_scale"),
         ({"batch_size": 0}, "batch_size"),
         ({"n_iter": 10**300}, "n_iter"),
         ({"steps": "many"}, "steps"),
@@ -134,7 +142,7 @@ def test_what_would_change_the_picture_is_refused(
     assert services.studio.jobs("queued") == []
 
 
-@pytest.mark.parametrize("options", [{"sd_model_checkpoint": "nope"}, {"sd_vae": "x"}, {"samples_format": "jpg"}])
+@pytest.mark.parametrize("options", [{"sd_model_checkpoint": "nope"}, {"sd_vae": "x"}, {"samples_format": "gif"}])
 def test_options_that_cannot_be_set_are_refused(client: TestClient, options: dict[str, str]) -> None:
     assert client.post(f"{API}/options", json=options).status_code == 422
 
@@ -148,6 +156,13 @@ def test_options_that_cannot_be_set_are_refused(client: TestClient, options: dic
         ("DPM++ 2M Karras", "karras", "DPM++ 2M Karras"),
         ("Automatic", "automatic", "DPM++ 2M"),
         (None, None, "DPM++ 2M"),
+        ("DPM++ 2M SDE Karras", None, "DPM++ 2M SDE"),
+        ("k_euler_a", "normal", "Euler a"),
+        ("euler_ancestral", "simple", "Euler a"),
+        ("dpmpp_2m", "karras", "DPM++ 2M Karras"),
+        ("DPM++ 3M SDE Karras", "Align Your Steps", "DPM++ 2M SDE"),
+        ("LMS", "beta", "Euler"),
+        ("no such sampler", "no such schedule", "DPM++ 2M"),
     ],
 )
 def test_samplers_and_schedules(
@@ -207,9 +222,10 @@ def test_inpainting_with_a_mask_either_way_round(
         ({"init_images": ["http://10.0.0.1/x.png"]}, "init_images"),
         ({"init_images": ["AAAA"]}, "init_images"),
         ({"mask": "AAAA"}, "mask"),
-        ({"inpainting_fill": 3, "mask": "x"}, "inpainting_fill"),
-        ({"resize_mode": 2}, "resize_mode"),
-        ({"denoising_strength": 7}, "strength"),
+        ({"inpainting_fill": 4}, "inpainting_fill"),
+        ({"inpainting_fill": 3, "fit": "strict"}, "inpainting_fill"),
+        ({"resize_mode": 4}, "resize_mode"),
+        ({"denoising_strength": 7}, "denoising_strength"),
     ],
 )
 def test_what_img2img_cannot_do_is_refused(
@@ -247,6 +263,132 @@ def test_a_picture_is_made_larger(client: TestClient, drawing: Hands) -> None:
     assert PIL.open(io.BytesIO(base64.b64decode(answer.json()["image"]))).size == (256, 256)
     refused = client.post(f"{API}/extra-single-image", json=body | {"gfpgan_visibility": 1})
     assert (refused.status_code, refused.json()["detail"][:21]) == (422, "gfpgan_visibility: is")
+
+
+def test_a_picture_is_made_larger_to_a_size(client: TestClient, drawing: Hands) -> None:
+    body = {"image": png(), "resize_mode": 1, "upscaling_resize_w": 300, "upscaling_resize_h": 200}
+    for crop, size in ((True, (300, 200)), (False, (200, 200))):
+        told = client.post(f"{API}/extra-single-image", json=body | {"upscaling_crop": crop}).json()
+        assert PIL.open(io.BytesIO(base64.b64decode(told["image"]))).size == size
+    told = client.post(f"{API}/extra-single-image", json=body | {"upscaler_1": "R-ESRGAN 4x+"}).json()
+    assert told["html_info"].startswith("upscaler_1: 'R-ESRGAN 4x+' is not available")
+
+
+def test_several_pictures_are_made_larger(client: TestClient, drawing: Hands) -> None:
+    body = {"imageList": [{"data": png(colour), "name": colour} for colour in ("red", "blue")], "upscaling_resize": 2}
+    told = client.post(f"{API}/extra-batch-images", json=body).json()
+    assert [PIL.open(io.BytesIO(base64.b64decode(each))).size for each in told["images"]] == [(256, 256)] * 2
+    assert client.post(f"{API}/extra-batch-images", json=body | {"imageList": []}).status_code == 422
+
+
+@pytest.mark.parametrize(("mode", "corner"), [(0, "red"), (1, "red"), (2, "red"), (3, "red")])
+def test_a_source_of_another_shape_is_resized_as_asked(
+    client: TestClient, services: Services, drawing: Hands, mode: int, corner: str
+) -> None:
+    body = {"prompt": "x", "init_images": [png(corner, (128, 256))], "resize_mode": mode, "steps": 4}
+    info = json.loads(client.post(f"{API}/img2img", json=body | {"width": 256, "height": 128}).json()["info"])
+    params = services.studio.job(info["job_ids"][0]).params
+    width, height = services.studio.sources.size(params.source)
+    assert (width, height) == ((128, 256) if mode == 1 else (256, 128))
+    assert bool(info["warnings"]) == (mode == 3)
+
+
+def test_a_source_is_filled_with_its_edges() -> None:
+    picture = PIL.new("RGB", (2, 2), "red")
+    picture.putpixel((1, 0), (0, 0, 255))
+    picture.putpixel((1, 1), (0, 0, 255))
+    with PIL.open(io.BytesIO(in_size(picture, (8, 2), 2))) as filled:
+        assert filled.size == (8, 2)
+        assert [filled.getpixel((x, 1)) for x in (0, 7)] == [(255, 0, 0), (0, 0, 255)]
+
+
+def test_what_was_fitted_is_warned_of(client: TestClient, drawing: Hands) -> None:
+    body = {"prompt": "x", "width": 1024, "height": 1024, "steps": 150, "scheduler": "normal", "inpainting_fill": 2}
+    info = json.loads(client.post(f"{API}/txt2img", json=body).json()["info"])
+    assert (info["width"], info["height"], info["steps"]) == (512, 512, 100)
+    assert [each.partition(":")[0] for each in info["warnings"]] == ["width", "steps", "scheduler"]
+
+
+def test_styles_are_the_studios(client: TestClient, services: Services, drawing: Hands) -> None:
+    names = [each["name"] for each in client.get(f"{API}/prompt-styles").json()]
+    assert "Photo" in names
+    answer = client.post(f"{API}/txt2img", json={"prompt": "a cat", "styles": ["Photo"]} | SMALL).json()
+    info = json.loads(answer["info"])
+    assert (info["prompt"][:21], info["styles"]) == ("photograph of a cat, ", ["Photo"])
+
+
+def test_every_field_of_a1111_is_there(client: TestClient, drawing: Hands) -> None:
+    info = json.loads(client.post(f"{API}/txt2img", json={"prompt": "x"} | SMALL).json()["info"])
+    assert {
+        *("prompt", "all_prompts", "negative_prompt", "all_negative_prompts", "seed", "all_seeds", "subseed"),
+        *("all_subseeds", "subseed_strength", "width", "height", "sampler_name", "cfg_scale", "steps", "batch_size"),
+        *("restore_faces", "face_restoration_model", "sd_model_name", "sd_model_hash", "sd_vae_name", "sd_vae_hash"),
+        *("seed_resize_from_w", "seed_resize_from_h", "denoising_strength", "extra_generation_params"),
+        *("index_of_first_image", "infotexts", "styles", "job_timestamp", "clip_skip"),
+        *("is_using_inpainting_conditioning", "version"),
+    } <= set(info)
+    assert len(info["job_timestamp"]) == 14
+    state = client.get(f"{API}/progress").json()["state"]
+    assert {"job_timestamp", "stopping_generation", "job_count", "sampling_step"} <= set(state)
+
+
+def test_a_model_goes_by_its_title_and_by_its_hash(client: TestClient, drawing: Hands) -> None:
+    [model] = client.get(f"{API}/sd-models").json()
+    for name in (
+        "starter [65c96241f7]",
+        "starter",
+        "starter.safetensors",
+        model["title"],
+        model["sha256"] or "starter",
+        "gpt-image-1",
+    ):
+        override = {"override_settings": {"sd_model_checkpoint": name}}
+        assert client.post(f"{API}/txt2img", json={"prompt": "x"} | SMALL | override).status_code == 200, name
+
+
+@pytest.mark.parametrize(("form", "head"), [("jpg", b"\xff\xd8\xff"), ("webp", b"RIFF"), ("png", b"\x89PNG")])
+def test_answers_and_their_recipes_in_other_formats(client: TestClient, drawing: Hands, form: str, head: bytes) -> None:
+    override = {"override_settings": {"samples_format": form}}
+    [image] = client.post(f"{API}/txt2img", json={"prompt": "a fox"} | SMALL | override).json()["images"]
+    assert base64.b64decode(image).startswith(head)
+    told = client.post(f"{API}/png-info", json={"image": image}).json()
+    assert told["info"].startswith("a fox\nSteps: 4, ")
+    assert told["parameters"]["Steps"] == "4"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("cmd-flags", "scripts", "script-info", "memory", "hypernetworks", "embeddings", "sd-modules", "loras"),
+        *("upscalers", "latent-upscale-modes", "schedulers", "samplers", "face-restorers", "realesrgan-models"),
+        *("prompt-styles", "extensions", "sd-vae", "sd-models", "options", "progress"),
+    ],
+)
+def test_what_clients_probe_is_answered_also_below_a1111(client: TestClient, path: str) -> None:
+    assert client.get(f"{API}/{path}").status_code == 200
+    assert client.get(f"/a1111{API}/{path}").status_code == 200
+
+
+def test_what_is_not_there_is_told_in_a1111s_shape(client: TestClient) -> None:
+    assert client.get("/internal/ping").status_code == 200
+    for method, path, status in (("POST", "interrogate", 501), ("GET", "nope", 404), ("GET", "txt2img", 405)):
+        answer = client.request(method, f"{API}/{path}")
+        assert (answer.status_code, isinstance(answer.json()["detail"], str)) == (status, True)
+
+
+SWITCHED_OFF: list[dict[str, Any]] = [
+    {},
+    {"ADetailer": {"args": [False]}},
+    {"ControlNet": {"args": []}},
+    {"ControlNet": {"args": [{"enabled": False, "module": "canny"}]}},
+    {"ADetailer": {"args": [False, False, {"ad_model": "None"}]}},
+]
+
+
+@pytest.mark.parametrize("scripts", SWITCHED_OFF)
+def test_scripts_that_are_off_ask_for_nothing(client: TestClient, drawing: Hands, scripts: dict[str, Any]) -> None:
+    body = {"prompt": "x", "alwayson_scripts": scripts} | SMALL
+    assert client.post(f"{API}/txt2img", json=body).status_code == 200
 
 
 def test_png_info_reads_the_recipe(client: TestClient, services: Services) -> None:

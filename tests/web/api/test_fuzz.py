@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diffusion_local.web.api.dialects import a1111, cog, openai
+from diffusion_local.web.api.dialects.openai.reading import HARMLESS
 from diffusion_local.web.api.schemas import NewJobs
 from tests.web.api.conftest import JOBS, Hands
 
@@ -47,7 +48,7 @@ def test_submit(client: TestClient, failing: Hands, body: Any) -> None:
 
 
 @EXAMPLES
-@given(body=bodies(*openai.Generation.model_fields, *openai.NEUTRAL, "user"))
+@given(body=bodies(*openai.Generation.model_fields, *HARMLESS, "quality"))
 def test_openai(client: TestClient, drawing: Hands, body: Any) -> None:
     sent(client, "POST", "/v1/images/generations", body)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from diffusion_local.queue.groups import JobFilter
 from diffusion_local.web.api.dialects import METHODS, PREFIXES
+from diffusion_local.web.api.dialects.a1111.lists import EMPTY
 from tests.web.authority.scene import OWNER, PASSWORD, SMALL, png
 
 
@@ -42,6 +43,11 @@ def body(**fields: Any) -> Call:
 PNG = base64.b64encode(png("blue")).decode()
 AT_ONCE = {"prompt": "at once", **SMALL}
 LIST = b"a tree\na hill"
+A1111_SAYS_NOTHING = {
+    *(f"GET /sdapi/v1{path}" for path in (*EMPTY, "/cmd-flags", "/memory")),
+    *(f"POST /sdapi/v1/{path}" for path in ("refresh-embeddings", "unload-checkpoint", "reload-checkpoint")),
+    "GET /internal/ping",
+}
 #: Routes that say nothing to the Studio: words about the program, or a calculation from what was sent.
 SAY_NOTHING = {
     "GET /openapi.json",
@@ -55,9 +61,8 @@ SAY_NOTHING = {
     "POST /v1/images/variations",
     "GET /gradio_api/file={path:path}",
     "POST /sdapi/v1/png-info",
-    "GET /sdapi/v1/samplers",
-    "GET /sdapi/v1/schedulers",
-    "GET /sdapi/v1/latent-upscale-modes",
+    *A1111_SAYS_NOTHING,
+    "POST /sdapi/v1/interrogate",
     "POST /sdapi/v1/refresh-checkpoints",
     "POST /sdapi/v1/refresh-loras",
     "POST /sdapi/v1/refresh-vae",
@@ -205,9 +210,13 @@ ROUTES: dict[str, Call] = {
     "GET /sdapi/v1/schedulers": Call(),
     "GET /sdapi/v1/sd-vae": Call(),
     "GET /sdapi/v1/upscalers": Call(),
-    "GET /sdapi/v1/latent-upscale-modes": Call(),
     "GET /sdapi/v1/loras": Call(),
     "GET /sdapi/v1/embeddings": Call(),
+    "POST /sdapi/v1/extra-batch-images": Call(body={"imageList": [{"data": PNG}], "upscaling_resize": 2}, fine=(503,)),
+    "POST /sdapi/v1/interrogate": Call(fine=(501,)),
+    "GET /sdapi/v1/sd-modules": Call(),
+    "GET /sdapi/v1/prompt-styles": Call(),
+    **{f"{verb}": Call() for verb in A1111_SAYS_NOTHING},
     "POST /sdapi/v1/refresh-checkpoints": Call(),
     "POST /sdapi/v1/refresh-loras": Call(),
     "POST /sdapi/v1/refresh-vae": Call(),

@@ -33,6 +33,11 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     for part in parts:
         found.include_router(part)
 
+    @found.get("/internal/ping", include_in_schema=False)
+    def ping() -> dict[str, str]:
+        """Clients of A1111 ask it whether the server lives."""
+        return {}
+
     def elsewhere(request: Request, rest: str) -> Response:
         here = [route for route in known if route.path_regex.match(request.scope["path"])]
         allowed = ", ".join(sorted({verb for route in here for verb in route.methods or ()}))

@@ -34,6 +34,38 @@ def painted_where_clear(picture: PIL.Image) -> bytes | None:
         return as_png(ImageOps.invert(clear.getchannel("A")))
 
 
+def in_size(picture: PIL.Image, size: tuple[int, int], mode: int) -> bytes:
+    """A picture of another shape in a size, as A1111 resizes: 0 stretched, 2 whole, its edges drawn out. PNG.
+
+    Raises Overloaded.
+    """
+    with image_decoding.share(picture):
+        if mode == 0:
+            return as_png(picture.resize(size, PIL.Resampling.LANCZOS))
+        whole = ImageOps.contain(picture, size, PIL.Resampling.LANCZOS)
+        left, top = (size[0] - whole.width) // 2, (size[1] - whole.height) // 2
+        filled = PIL.new(whole.mode, size)
+        for box, place in edges(whole.size, size, (left, top)):
+            filled.paste(whole.resize((place[2] - place[0], place[3] - place[1]), box=box), place)
+        filled.paste(whole, (left, top))
+        return as_png(filled)
+
+
+def edges(
+    whole: tuple[int, int], size: tuple[int, int], corner: tuple[int, int]
+) -> list[tuple[tuple[int, int, int, int], tuple[int, int, int, int]]]:
+    """(a line at an edge of a picture, the part of the larger one that it fills), where there is such a part."""
+    (width, height), (left, top) = whole, corner
+    right, bottom = left + width, top + height
+    found = [
+        ((0, 0, 1, height), (0, 0, left, size[1])),
+        ((width - 1, 0, width, height), (right, 0, size[0], size[1])),
+        ((0, 0, width, 1), (0, 0, size[0], top)),
+        ((0, height - 1, width, height), (0, bottom, size[0], size[1])),
+    ]
+    return [(line, place) for line, place in found if place[2] > place[0] and place[3] > place[1]]
+
+
 def as_png(picture: PIL.Image) -> bytes:
     file = io.BytesIO()
     picture.save(file, "PNG")

@@ -1,8 +1,11 @@
 """What A1111's clients ask for, as arguments of ``Studio.submit``.
 
-What would change the picture and cannot be done is refused by name; what else is passed over is named in ``not_used``.
+What would change the picture and cannot be done is refused by name; sizes and samplers that the model lacks are fitted
+to it, with a warning; what else is passed over is named in ``not_used``.
 """
 
+import re
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, create_model
@@ -10,14 +13,18 @@ from pydantic import BaseModel, ConfigDict, create_model
 from diffusion_local.domain import Kind
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
+from diffusion_local.models.catalog import Model
 from diffusion_local.options.option import Option
-from diffusion_local.options.samplers import SCHEDULES, paired, schedule_named
+from diffusion_local.options.samplers import paired
 from diffusion_local.options.signature import options_of
 from diffusion_local.options.table import OPTIONS, PICTURES
 from diffusion_local.options.values import whole_number
+from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
+from diffusion_local.web.api.dialects.adapting import Aliases, adapted, model_named
+from diffusion_local.web.api.dialects.adapting import strict as is_strict
 from diffusion_local.web.api.dialects.calls import neutral
-from diffusion_local.web.api.dialects.pictures import inverted, opened
+from diffusion_local.web.api.dialects.pictures import in_size, inverted, opened
 from diffusion_local.web.api.schemas import field_of
 from diffusion_local.web.api.uploads import decoded
 
@@ -25,21 +32,31 @@ MOST_PICTURES = 100
 NONE = ("", "automatic", "none")
 #: What asks for nothing that we could not do.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "alwayson_scripts": ({},),
     "enable_hr": (False,),
     "firstpass_image": ("",),
     "refiner_checkpoint": ("", "None"),
     "restore_faces": (False,),
-    "resize_mode": (0,),
     "script_name": ("", "None"),
-    "styles": ([],),
     "tiling": (False,),
 }
-OF_IMG2IMG: dict[str, tuple[Any, ...]] = {"include_init_images": (False,), "inpainting_fill": (0, 1)}
+#: Fills of the masked part before it is painted anew: 0 and 1 are ours.
+OWN_FILLS, FILLS = (0, 1), (0, 1, 2, 3)
+OF_IMG2IMG: dict[str, tuple[Any, ...]] = {"include_init_images": (False,)}
+READ_ELSEWHERE = ("alwayson_scripts", "inpainting_fill", "resize_mode", "styles", "fit")
+#: Formats of pictures in answers, by the setting ``samples_format``.
+FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
+HASH = re.compile(r"\s*\[[0-9a-fA-F]{8,64}\]$")
 #: Says something about the answer or the saving, not about the picture.
 WITHOUT_EFFECT = {"do_not_save_grid", "do_not_save_samples", "override_settings_restore_afterwards", "save_images"}
-SETTABLE = ("sd_model_checkpoint", "sd_vae", "CLIP_stop_at_last_layers")
+SETTABLE = ("sd_model_checkpoint", "sd_vae", "CLIP_stop_at_last_layers", "samples_format")
 LEAST_SKIPPED, MOST_SKIPPED = map(int, OPTIONS["clip_skip"].bounds)
+
+
+SHORTEST_HASH = 8
+#: How a picture of another shape is resized: 0 stretched, 1 cropped (as the engine does), 2 filled at its edges.
+RESIZED, LATENT = (0, 1, 2), 3
+#: Our fields, as callers of this dialect know them.
+NAMES = {"size": "width", "guidance": "cfg_scale", "sampler": "sampler_name", "schedule": "scheduler"}
 
 
 #: Options that this dialect has ways of its own for: in the prompt, in options, or by another route.
@@ -80,17 +97,33 @@ class Pictures(BaseModel):
     inpainting_mask_invert: int | None = None
 
 
+#: The names under which callers give our fields; a refusal tells the one that the request holds.
+SPELLED: dict[str, tuple[str, ...]] = {each.name: (name_of(each),) for each in options_of(without=ITS_OWN)}
+SPELLED |= {"sampler": ("sampler_name", "sampler_index"), "count": ("batch_size", "n_iter"), "source": ("init_images",)}
+
 Wanted: Any = create_model("Wanted", __base__=Common, **options_for(Kind.TXT2IMG))
 Changed: Any = create_model("Changed", __base__=(Pictures, Wanted), **options_for(Kind.IMG2IMG, Kind.TXT2IMG))
 
 
-def read(studio: Studio, body: Any, set_before: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of ``Studio.submit``; pictures that came along are kept. ``set_before`` are the caller's own options.
+@dataclass(slots=True)
+class Wish:
+    """Arguments of ``Studio.submit``, what was adapted, the caller's own prompt with styles, and how to answer."""
+
+    options: dict[str, Any]
+    warnings: list[str]
+    styles: list[str]
+    form: str
+
+
+def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_before: dict[str, Any]) -> Wish:
+    """Pictures that came along are kept. ``set_before`` are the caller's own options.
 
     ``body`` is a ``Wanted``. Raises InvalidParams.
     """
     extra = body.model_extra or {}
+    strict = is_strict(extra.get("fit"), settings.fit)
     neutral(extra, NEUTRAL)
+    check_scripts(extra.get("alwayson_scripts"))
     if not isinstance(body, Pictures):
         neutral(extra, {"init_images": ([],)})
     for name in ("batch_size", "n_iter"):
@@ -98,16 +131,20 @@ def read(studio: Studio, body: Any, set_before: dict[str, Any]) -> dict[str, Any
         if value is not None and not 1 <= value <= MOST_PICTURES:
             raise InvalidParams(name, message("range", low=1, high=MOST_PICTURES, got=value))
     override = body.override_settings or {}
-    checked_options(studio, override)
+    checked_options(studio, aliases, override)
     set_up = set_before | override
+    model, warnings = model_of(studio, aliases, set_up.get("sd_model_checkpoint"))
     sampler, schedule = sampler_of(body)
     skip = body.clip_skip if body.clip_skip is not None else set_up.get("CLIP_stop_at_last_layers")
     declared = type(body).model_fields  # clients send img2img's fields to txt2img, too
     taken = [each for each in options_of(without=ITS_OWN) if name_of(each) in declared]
     given = {each.name: getattr(body, name_of(each)) for each in taken}
+    styles = styles_of(extra.get("styles"))
+    prompt, negative = studio.styles.apply(styles, body.prompt, given["negative"] or "")
     given |= {
-        "prompt": body.prompt,
-        "model": named_model(studio, set_up.get("sd_model_checkpoint")),
+        "prompt": prompt,
+        "negative": negative,
+        "model": model.id,
         "vae": named_vae(set_up.get("sd_vae")),
         "clip_skip": skipped(skip),
         "sampler": sampler,
@@ -116,22 +153,83 @@ def read(studio: Studio, body: Any, set_before: dict[str, Any]) -> dict[str, Any
     }
     if not body.subseed_strength:  # A1111 sends a subseed with every call
         given |= {"variation_seed": None, "variation_strength": None}
-    return given | (pictures_of(studio, body) if isinstance(body, Pictures) else {})
+    fitted = adapted(model, given, strict, NAMES)
+    given, warnings = fitted.options, warnings + fitted.warnings
+    whole, spacing = paired(given["sampler"] or "", given["schedule"] or "")  # a pair that we know by one name
+    given |= {"sampler": whole or None, "schedule": spacing or None}
+    if isinstance(body, Pictures):
+        found, told = pictures_of(studio, body, given, strict)
+        given, warnings = given | found, warnings + told
+    return Wish(given, warnings, styles, FORMATS[str(set_up.get("samples_format") or "png")])
 
 
-def pictures_of(studio: Studio, body: Any) -> dict[str, Any]:
-    neutral(body.model_extra or {}, OF_IMG2IMG)
+def styles_of(given: Any) -> list[str]:
+    """Raises InvalidParams."""
+    if given is None:
+        return []
+    if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+        raise InvalidParams("styles", message("list_of_names", got=echo(given)))
+    return [each for each in given if each and each != "None"]
+
+
+def check_scripts(given: Any) -> None:
+    """Scripts that are there but switched off, as clients send them for extensions they know, ask for nothing.
+
+    Raises InvalidParams.
+    """
+    if not given:
+        return
+    for name, script in given.items() if isinstance(given, dict) else [("", given)]:
+        args = script.get("args") if isinstance(script, dict) else script
+        if not is_off(args):
+            raise InvalidParams(f"alwayson_scripts.{name}".rstrip("."), message("no_script", name=echo(name)))
+
+
+def is_off(args: Any) -> bool:
+    if isinstance(args, dict) and "enabled" not in args:
+        return all(map(is_off, args.values()))
+    if isinstance(args, dict):
+        return not args["enabled"]
+    if isinstance(args, list | tuple):
+        return not args or args[0] is False or all(map(is_off, args))
+    return not args
+
+
+def pictures_of(studio: Studio, body: Any, given: dict[str, Any], strict: bool) -> tuple[dict[str, Any], list[str]]:
+    """(the options that name the pictures, warnings). Raises InvalidParams."""
+    extra: dict[str, Any] = body.model_extra or {}
+    warnings: list[str] = []
+    neutral(extra, OF_IMG2IMG)
     if len(body.init_images) != 1:
         raise InvalidParams("init_images", message("one_picture", got=len(body.init_images)))
-    source = studio.sources.add(decoded("init_images", body.init_images[0]), "init_images").id
-    found: dict[str, Any] = {"source": source}
+    fill = extra.get("inpainting_fill")
+    if fill is not None and fill not in (OWN_FILLS if strict or not isinstance(fill, int) else FILLS):
+        raise InvalidParams("inpainting_fill", message("not_supported", got=echo(fill)))
+    if body.mask and fill not in (None, *OWN_FILLS):
+        warnings.append(message("replaced", field="inpainting_fill", got=echo(fill), to=1))
+    mode = extra.get("resize_mode") or 0
+    if mode not in (*RESIZED, LATENT):
+        raise InvalidParams("resize_mode", message("one_of", known=[*RESIZED, LATENT], got=echo(mode)))
+    if mode == LATENT:
+        warnings.append(message("replaced", field="resize_mode", got=LATENT, to=0))
+        mode = 0
+    size = (given["width"], given["height"]) if given.get("width") and given.get("height") else None
+
+    def kept(data: bytes, field: str) -> str:
+        source = studio.sources.add(data, field)
+        if size is None or mode == 1 or source.width * size[1] == source.height * size[0]:
+            return source.id
+        with opened(studio.sources, data, field) as picture:
+            return studio.sources.add(in_size(picture, size, mode), field).id
+
+    found: dict[str, Any] = {"source": kept(decoded("init_images", body.init_images[0]), "init_images")}
     if not body.mask:
-        return found | {"kind": "img2img"}
+        return found | {"kind": "img2img"}, warnings
     mask = decoded("mask", body.mask)
     if body.inpainting_mask_invert:
         with opened(studio.sources, mask, "mask") as picture:
             mask = inverted(picture)
-    return found | {"kind": "inpaint", "mask": studio.sources.add(mask, "mask").id}
+    return found | {"kind": "inpaint", "mask": kept(mask, "mask")}, warnings
 
 
 def skipped(layers: Any) -> int | None:
@@ -142,23 +240,17 @@ def skipped(layers: Any) -> int | None:
 
 
 def sampler_of(body: Any) -> tuple[str | None, str | None]:
-    """(sampler, schedule). A pair that we know by one name goes by that. Raises InvalidParams."""
+    """(sampler, schedule) that a request names."""
     sampler, wanted = body.sampler_name or body.sampler_index or "", body.scheduler or ""
-    if sampler.lower() in NONE:
-        sampler = ""
-    if wanted.lower() in NONE:
-        return sampler or None, None
-    schedule = schedule_named(wanted)
-    if not schedule:
-        raise InvalidParams("scheduler", message("one_of", known=list(SCHEDULES), got=echo(wanted)))
-    sampler, schedule = paired(sampler, schedule)
-    return sampler or None, schedule or None
+    return (None if sampler.lower() in NONE else sampler), (None if wanted.lower() in NONE else wanted)
 
 
-def checked_options(studio: Studio, options: dict[str, Any]) -> None:
+def checked_options(studio: Studio, aliases: Aliases, options: dict[str, Any]) -> None:
     """Raises InvalidParams for a value that cannot be set."""
-    neutral(options, {"samples_format": ("png",)})
-    named_model(studio, options.get("sd_model_checkpoint"))
+    form = options.get("samples_format")
+    if form is not None and form not in FORMATS:
+        raise InvalidParams("samples_format", message("one_of", known=list(FORMATS), got=echo(form)))
+    model_of(studio, aliases, options.get("sd_model_checkpoint"))
     vae, skip = named_vae(options.get("sd_vae")), options.get("CLIP_stop_at_last_layers")
     if vae and vae not in {each.name for each in studio.adapters("vae")}:
         raise InvalidParams("sd_vae", message("no_vae", name=echo(vae)))
@@ -166,15 +258,21 @@ def checked_options(studio: Studio, options: dict[str, Any]) -> None:
         whole_number("CLIP_stop_at_last_layers", skip, LEAST_SKIPPED, MOST_SKIPPED)
 
 
-def named_model(studio: Studio, name: Any) -> str | None:
-    """The model that an option names, with or without a file's ending. Raises InvalidParams."""
-    if not name:
-        return None
-    known = [each.id for each in studio.models()]
-    for model_id in known:
-        if str(name) in (model_id, f"{model_id}.safetensors"):
-            return model_id
-    raise InvalidParams("sd_model_checkpoint", message("no_model", model=echo(name), known=list(known)))
+def model_of(studio: Studio, aliases: Aliases, name: Any) -> tuple[Model, list[str]]:
+    """(the model that an option names, warnings): by id, file, title with its hash, hash alone, or alias.
+
+    Raises InvalidParams.
+    """
+    models, text = studio.models(), HASH.sub("", str(name or ""))
+    for each in models:
+        if len(text) >= SHORTEST_HASH and each.sha256.startswith(text.lower()):
+            return each, []
+    return model_named(models, text, aliases, "sd_model_checkpoint")
+
+
+def title(model: Model) -> str:
+    """A model's name with the beginning of its hash, as A1111 lists it."""
+    return f"{model.id} [{model.sha256[:10]}]" if model.sha256 else model.id
 
 
 def named_vae(name: Any) -> str | None:

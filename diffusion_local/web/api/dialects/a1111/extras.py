@@ -1,0 +1,177 @@
+"""A1111's extras: pictures made larger, one or several, and the recipe that a picture carries."""
+
+import base64
+import io
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio.to_thread
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from PIL import Image as PIL
+from PIL import ImageOps
+from pydantic import BaseModel, ConfigDict
+
+from diffusion_local import authority
+from diffusion_local.domain import Image, Receipt
+from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.gallery import recipes
+from diffusion_local.image_decoding import FORMATS
+from diffusion_local.image_decoding import share as decoding_share
+from diffusion_local.messages import message
+from diffusion_local.options.table import LANCZOS, OPTIONS
+from diffusion_local.serializers import Json
+from diffusion_local.settings import Settings
+from diffusion_local.studio import Studio
+from diffusion_local.web.api.dialects.a1111.reading import NONE
+from diffusion_local.web.api.dialects.adapting import strict as is_strict
+from diffusion_local.web.api.dialects.calls import encoded, neutral, outcome, why_not
+from diffusion_local.web.api.dialects.pictures import encoded_as
+from diffusion_local.web.api.uploads import decoded
+from diffusion_local.web.refusals import NEVER
+
+PNG_INFO_CHARS = 100_000
+MOST_PICTURES = 50
+LARGEST_SIDE = 16_384
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "codeformer_visibility": (0,),
+    "codeformer_weight": (0,),
+    "extras_upscaler_2_visibility": (0,),
+    "gfpgan_visibility": (0,),
+}
+
+#: Submits the arguments of several submits, and waits for all of them to end.
+Ended = Callable[[list[dict[str, Any]], Request], Awaitable[list[Receipt]]]
+
+
+class Larger(BaseModel):
+    """How pictures are made larger: by a factor, or with ``resize_mode`` 1 to a size."""
+
+    model_config = ConfigDict(extra="allow")
+
+    resize_mode: int = 0
+    upscaling_resize: float = 2.0
+    upscaling_resize_w: int = 512
+    upscaling_resize_h: int = 512
+    upscaling_crop: bool = True
+    upscaler_1: str = ""
+    fit: str | None = None
+
+
+class One(Larger):
+    image: str
+
+
+class Named(BaseModel):
+    data: str
+    name: str = ""
+
+
+class Several(Larger):
+    imageList: list[Named]
+
+
+class Read(BaseModel):
+    image: str
+
+
+def add(api: APIRouter, studio: Studio, settings: Settings, ended: Ended) -> None:
+    @api.post("/extra-single-image")
+    async def enlarge(body: One, request: Request) -> Response:
+        """Make a picture larger: `image` (Base64), `upscaling_resize` (a factor) or `resize_mode` 1 with a size,
+        `upscaler_1`."""
+        [picture], told = await enlarged(body, [body.image], request, "image")
+        return JSONResponse({"html_info": told, "image": picture}, headers=NEVER)
+
+    @api.post("/extra-batch-images")
+    async def enlarge_several(body: Several, request: Request) -> Response:
+        """The same for several pictures: `imageList` of `data` (Base64) and `name`; answers `images`."""
+        if not 1 <= len(body.imageList) <= MOST_PICTURES:
+            raise InvalidParams("imageList", message("some_pictures", most=MOST_PICTURES, got=len(body.imageList)))
+        pictures, told = await enlarged(body, [each.data for each in body.imageList], request, "imageList")
+        return JSONResponse({"html_info": told, "images": pictures}, headers=NEVER)
+
+    @api.post("/png-info")
+    def png_info(body: Read) -> Json:
+        """The recipe that a picture carries (PNG, JPEG, WebP): `info` as A1111 writes it, `items` the other texts."""
+        with opened(decoded("image", body.image)) as picture:
+            found = {name: text[:PNG_INFO_CHARS] for name, text in recipes.texts_of(picture).items()}
+            text = recipes.text_of(picture)[:PNG_INFO_CHARS]
+        items = found | ({recipes.A1111_KEY: text} if text else {})
+        line = text.strip().rpartition("\n")[2]
+        pairs = dict(recipes.pairs_in(line)) if recipes.recognised(text) else {}
+        return {"info": text, "items": items, "parameters": pairs}
+
+    async def enlarged(body: Larger, pictures: list[str], request: Request, field: str) -> tuple[list[str], str]:
+        """(the pictures in Base64, what was adapted)."""
+        authority.check("submit")
+        wishes, told = await anyio.to_thread.run_sync(read, studio, settings, body, pictures, field)
+        receipts = await ended(wishes, request)
+        return await anyio.to_thread.run_sync(results, studio, body, receipts), told
+
+
+def read(
+    studio: Studio, settings: Settings, body: Larger, pictures: list[str], field: str
+) -> tuple[list[dict[str, Any]], str]:
+    """(arguments of ``Studio.submit`` for each picture, what was adapted). Raises InvalidParams."""
+    extra = body.model_extra or {}
+    neutral(extra, NEUTRAL)
+    if extra.get("extras_upscaler_2_visibility"):
+        neutral(extra, {"upscaler_2": ("", "None")})
+    if body.resize_mode not in (0, 1):
+        raise InvalidParams("resize_mode", message("one_of", known=[0, 1], got=body.resize_mode))
+    if body.resize_mode == 1:
+        for name in ("upscaling_resize_w", "upscaling_resize_h"):
+            if not 1 <= getattr(body, name) <= LARGEST_SIDE:
+                raise InvalidParams(name, message("range", low=1, high=LARGEST_SIDE, got=getattr(body, name)))
+    upscaler: str | None = None if body.upscaler_1.lower() in NONE else body.upscaler_1
+    told = ""
+    known = [LANCZOS, *(each.name for each in studio.adapters("upscaler"))]
+    if upscaler and upscaler.casefold() not in {each.casefold() for each in known}:
+        if is_strict(body.fit, settings.fit):
+            raise InvalidParams("upscaler_1", message("one_of", known=known, got=echo(upscaler)))
+        told = message("replaced", field="upscaler_1", got=echo(upscaler), to=LANCZOS)
+        upscaler = LANCZOS
+    wishes = []
+    for each in pictures:
+        source = studio.sources.add(decoded(field, each), field)
+        scale = body.upscaling_resize
+        if body.resize_mode == 1:
+            scale = scale_to(body, source.width, source.height)
+        wishes.append({"prompt": "", "kind": "upscale", "source": source.id, "scale": scale, "upscaler": upscaler})
+    return wishes, told
+
+
+def scale_to(body: Larger, width: int, height: int) -> float:
+    """The factor by which a picture reaches the size that is asked for, as far as upscaling goes."""
+    factors = (body.upscaling_resize_w / width, body.upscaling_resize_h / height)
+    low, high = OPTIONS["scale"].bounds
+    return min(max((max if body.upscaling_crop else min)(factors), low), high)
+
+
+def results(studio: Studio, body: Larger, receipts: list[Receipt]) -> list[str]:
+    """Raises InvalidParams."""
+    made, missed = outcome(studio, [job_id for each in receipts for job_id in each.job_ids])
+    if missed:
+        raise InvalidParams("image", message("not_enlarged", reason=why_not(missed[0])))
+    return [in_base64(studio, body, image) for _, image in made]
+
+
+def in_base64(studio: Studio, body: Larger, image: Image) -> str:
+    size = (body.upscaling_resize_w, body.upscaling_resize_h)
+    if body.resize_mode == 0 or (image.width, image.height) == size:
+        return encoded(studio, image)
+    stored = studio.picture_file(image.id)
+    with stored.open() as kept, PIL.open(kept) as picture, decoding_share(picture):
+        fit = ImageOps.fit if body.upscaling_crop else ImageOps.contain
+        fitted = fit(picture.convert("RGB"), size, PIL.Resampling.LANCZOS)
+        texts = recipes.texts(image, image.facts)
+        return base64.b64encode(encoded_as(fitted, "png", texts=texts)).decode("ascii")
+
+
+def opened(data: bytes) -> PIL.Image:
+    """Raises InvalidParams."""
+    try:
+        return PIL.open(io.BytesIO(data), formats=FORMATS)
+    except (OSError, ValueError, SyntaxError, PIL.DecompressionBombError):
+        raise InvalidParams("image", message("not_a_picture", formats=list(FORMATS))) from None

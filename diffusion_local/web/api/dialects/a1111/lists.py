@@ -1,0 +1,148 @@
+"""What A1111's clients ask before they make a picture: what there is to choose from, and what the server is."""
+
+import os
+from typing import Any
+
+from fastapi import APIRouter
+
+from diffusion_local import families
+from diffusion_local.models.catalog import Model
+from diffusion_local.options.samplers import SAMPLERS, SCHEDULES, api_name
+from diffusion_local.options.table import LANCZOS
+from diffusion_local.serializers import Json
+from diffusion_local.studio import Studio
+from diffusion_local.system import gpus
+from diffusion_local.web.api.dialects.a1111.reading import title
+
+#: Paths whose lists are always empty: clients ask for them whatever they are about to do.
+EMPTY: dict[str, Any] = {
+    "/hypernetworks": [],
+    "/face-restorers": [],
+    "/realesrgan-models": [],
+    "/latent-upscale-modes": [],
+    "/scripts": {"txt2img": [], "img2img": []},
+    "/script-info": [],
+    "/extensions": [],
+}
+
+
+def add(api: APIRouter, studio: Studio) -> None:
+    @api.get("/sd-models")
+    def sd_models() -> list[Json]:
+        return [
+            {
+                "title": title(each),
+                "model_name": each.id,
+                "hash": each.sha256[:10] or None,
+                "sha256": each.sha256 or None,
+                "filename": each.id,
+                "config": None,
+            }
+            for each in studio.models()
+            if each.ready
+        ]
+
+    @api.get("/samplers")
+    def samplers() -> list[Json]:
+        """Those that any of the models takes; the default model's first."""
+        return [
+            {"name": name, "aliases": list(SAMPLERS[name].spellings), "options": {}}
+            for name in offered(studio.models(), "samplers")
+        ]
+
+    @api.get("/schedulers")
+    def schedulers() -> list[Json]:
+        rest = {"default_rho": -1, "need_inner_model": False}
+        return [
+            {"name": api_name(each), "label": each, "aliases": list(SCHEDULES[each]) or None} | rest
+            for each in offered(studio.models(), "schedules")
+        ]
+
+    @api.get("/sd-vae")
+    def sd_vae() -> list[Json]:
+        return [{"model_name": each.name, "filename": each.name} for each in studio.adapters("vae")]
+
+    @api.get("/sd-modules")
+    def sd_modules() -> list[Json]:
+        """Forge's list: VAEs and text encoders."""
+        found = [*studio.adapters("vae"), *studio.adapters("text_encoder")]
+        return [{"model_name": each.name, "filename": each.name} for each in found]
+
+    @api.get("/upscalers")
+    def upscalers() -> list[Json]:
+        names = [LANCZOS, *(each.name for each in studio.adapters("upscaler"))]
+        empty = dict.fromkeys(["model_name", "model_path", "model_url"])
+        return [{"name": name, "scale": 4} | empty for name in names]
+
+    @api.get("/loras")
+    def loras() -> list[Json]:
+        """Those that `<lora:name:0.8>` in a prompt can name."""
+        return [
+            {"name": x.name, "alias": x.title or x.name, "path": x.name, "metadata": {}}
+            for x in studio.adapters("lora")
+        ]
+
+    @api.get("/embeddings")
+    def embeddings() -> Json:
+        found = {
+            each.name: {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None, "shape": 0, "vectors": 1}
+            for each in studio.adapters("embedding")
+        }
+        return {"loaded": found, "skipped": {}}
+
+    @api.get("/prompt-styles")
+    def prompt_styles() -> list[Json]:
+        return [
+            {"name": each.name, "prompt": each.prompt, "negative_prompt": each.negative} for each in studio.styles.all()
+        ]
+
+    @api.get("/memory")
+    def memory() -> Json:
+        """Bytes of memory of the machine and of its GPUs."""
+        found = gpus.read()
+        if not found:
+            return {"ram": ram(), "cuda": {"error": "no GPU"}}
+        used, total = sum(each.used for each in found), sum(each.total for each in found)
+        return {"ram": ram(), "cuda": {"system": {"free": total - used, "used": used, "total": total}}}
+
+    @api.get("/cmd-flags")
+    def cmd_flags() -> Json:
+        """Clients ask for them to find out whether the API answers."""
+        return {"api": True, "nowebui": False, "api_server_stop": False}
+
+    for path, content in EMPTY.items():
+        api.add_api_route(path, said(content), methods=["GET"], name=path.strip("/").replace("-", "_"))
+
+    @api.post("/refresh-checkpoints")
+    @api.post("/refresh-loras", include_in_schema=False)
+    @api.post("/refresh-vae", include_in_schema=False)
+    @api.post("/refresh-embeddings", include_in_schema=False)
+    @api.post("/unload-checkpoint", include_in_schema=False)
+    @api.post("/reload-checkpoint", include_in_schema=False)
+    def refresh() -> Json:
+        """Nothing to do: the folders are looked at anew each time, and models are loaded and unloaded as needed."""
+        return {}
+
+
+def said(content: Any) -> Any:
+    def empty() -> Any:
+        """Always empty: there is no such thing here."""
+        return content
+
+    return empty
+
+
+def offered(models: list[Model], what: str) -> list[str]:
+    """Samplers or schedules that any of the models takes, in order."""
+    found: dict[str, None] = {}
+    for each in models:
+        found |= dict.fromkeys(getattr(families.get(each.family).sampling, what))
+    return list(found)
+
+
+def ram() -> Json:
+    try:
+        page, total, free = (os.sysconf(name) for name in ("SC_PAGE_SIZE", "SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return {"error": "not known on this system"}
+    return {"free": free * page, "used": (total - free) * page, "total": total * page}
