@@ -216,7 +216,7 @@ ROUTES: dict[str, Call] = {
     "POST /sdapi/v1/interrogate": Call(fine=(501,)),
     "GET /sdapi/v1/sd-modules": Call(),
     "GET /sdapi/v1/prompt-styles": Call(),
-    **{f"{verb}": Call() for verb in A1111_SAYS_NOTHING},
+    **{verb: Call() for verb in sorted(A1111_SAYS_NOTHING)},
     "POST /sdapi/v1/refresh-checkpoints": Call(),
     "POST /sdapi/v1/refresh-loras": Call(),
     "POST /sdapi/v1/refresh-vae": Call(),
