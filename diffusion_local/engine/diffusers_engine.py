@@ -169,7 +169,7 @@ class DiffusersEngine:
 
     def _need(self, model: Model, params: Params, together: int = 1) -> MemoryNeed:
         size = self._rack.dtype_of(model).itemsize
-        return estimate(weights.read(model.path), size, params.width, params.height, together)
+        return estimate(weights.of(model), size, params.width, params.height, together)
 
     def _upscale(self, params: Params, steps: Steps) -> Picture:
         if self._materials is None:

@@ -29,8 +29,6 @@ def sized_and_guided(params: Params) -> dict[str, Any]:
 @dataclass(frozen=True, slots=True)
 class EngineFamily:
     """``load(folder, dtype, parts)`` gives a pipeline on the CPU, of parts that have their weights already.
-    ``load_file(file, config, dtype)`` gives one of a checkpoint in one file and a folder of configurations; None: such
-    files cannot be run.
 
     ``embed(pipe, prompt, negative, clip_skip)`` gives what it is to draw; ``negative`` is None without classifier-free
     guidance: ``guided(pipe, guidance)`` says whether there is. ``shape(pipe, width, height)`` is that of the latents,
@@ -64,5 +62,4 @@ class EngineFamily:
     turned: Callable[[Conditioning], dict[str, torch.Tensor]] | None = None
     latents_dtype: torch.dtype | None = None
     scales_start: bool = False
-    load_file: Callable[[Path, Path, torch.dtype], Any] | None = None
     inpainting: Callable[[Any], Any] | None = None

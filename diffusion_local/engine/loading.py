@@ -22,15 +22,15 @@ def load_parts(folder: Path, dtype: torch.dtype, on_progress: OnProgress) -> dic
         library, class_name = index[name] if isinstance(index.get(name), list) else (None, None)
         if library in _LIBRARIES and class_name:
             on_progress(sum(sizes[part] for part in parts) / sum(sizes.values()))
-            parts[name] = getattr(importlib.import_module(library), class_name).from_pretrained(
-                folder / name,
-                dtype=dtype,
-                variant=variant(folder / name, dtype),
-                local_files_only=True,
-                use_safetensors=True,
-            )
+            parts[name] = load_part(getattr(importlib.import_module(library), class_name), folder / name, dtype)
     on_progress(1.0)
     return parts
+
+
+def load_part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
+    return cls.from_pretrained(
+        folder, dtype=dtype, variant=variant(folder, dtype), local_files_only=True, use_safetensors=True
+    )
 
 
 def variant(part: Path, dtype: torch.dtype) -> str | None:

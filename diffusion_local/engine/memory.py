@@ -30,8 +30,8 @@ GRAPH_SHARE = 1.4
 LAYERS_SHARE = 32
 #: What the allocator loses to fragments, and the libraries' workspaces.
 MARGIN, WORKSPACE = 1.05, 160 * 1024**2
-#: What the denoiser is called in a folder or, by ``weights``, in a single file.
-DENOISERS = ("unet", "transformer", "denoiser")
+#: What the denoiser is called.
+DENOISERS = ("unet", "transformer")
 #: With this much more memory free than at a failure, the rung that failed is tried again.
 RETRY_WITH = 1.15
 

@@ -4,6 +4,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -51,7 +52,7 @@ class ModelCache:
         return sum(held.bytes for held in self._held.values() if held is not self.current)
 
     def dtype_of(self, model: Model) -> torch.dtype:
-        parameters = sum(weights.read(model.path).parts.values())
+        parameters = sum(weights.of(model).parts.values())
         name = precision.dtype_of(self._precision, self._device.type, model.family, parameters, self._device.bf16)
         dtype: torch.dtype = getattr(torch, name)
         return dtype
@@ -59,7 +60,7 @@ class ModelCache:
     def load(self, model: Model, choice: RungChoice, on_progress: OnProgress) -> None:
         """See ``Engine.load``."""
         held = self._held.get(model.id)
-        if held and held.model.path == model.path and held.rung == choice.rung:
+        if held and same_files(held.model, model) and held.rung == choice.rung:
             self._use(held)
             self._make_room(model.id, choice.takes - held.bytes)
             return
@@ -67,10 +68,11 @@ class ModelCache:
             raise ModelUnavailable(message("model_cannot_load", model=model.id, problem=model.problem))
         if model.family not in FAMILIES:
             raise ModelUnavailable(message("family_unsupported", model=model.id, family=model.family))
-        if held and (held.model.path != model.path or held.rung not in placement.MOVABLE):
+        if held and (not same_files(held.model, model) or held.rung not in placement.MOVABLE):
             held = None
         if held is None:
-            integrity.check(model.path)
+            for path in files_of(model):
+                integrity.check(path)
             self._held.pop(model.id, None)
         self.current = None
         raised: list[BaseException] = []
@@ -127,7 +129,7 @@ class ModelCache:
         """Bring a model to a rung, from another one where it is held, else from its files."""
         if held is None:
             self._gauge.collect()
-            weight = sum(weights.read(model.path).parts.values()) * self.dtype_of(model).itemsize
+            weight = sum(weights.of(model).parts.values()) * self.dtype_of(model).itemsize
             self._make_room(model.id, choice.takes, weight)
             held = self._load(model, on_progress)
         else:
@@ -145,9 +147,7 @@ class ModelCache:
         started = time.monotonic()
         family, dtype = FAMILIES[model.family], self.dtype_of(model)
         if model.file:
-            on_progress(0.0)
-            pipe = single_file.load(model, dtype)
-            on_progress(1.0)
+            pipe = single_file.load(model, dtype, on_progress)
         else:
             pipe = family.load(model.folder, dtype, load_parts(model.folder, dtype, on_progress))
         pipe.set_progress_bar_config(disable=True)
@@ -185,3 +185,12 @@ class ModelCache:
     def _forget_graphs(self) -> bool:
         had = [held.graphs.forget() for held in self._held.values()]
         return any(had)
+
+
+def files_of(model: Model) -> list[Path]:
+    """The files that a model is loaded from, or its folder."""
+    return list(dict.fromkeys(each.path for each in model.sources)) or [model.path]
+
+
+def same_files(one: Model, other: Model) -> bool:
+    return files_of(one) == files_of(other)

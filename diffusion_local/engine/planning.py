@@ -43,7 +43,7 @@ class MemoryPlan:
 def plan(model: Model, worker: Worker, learned: Sequence[Fit], numbers: str, wanted: str) -> MemoryPlan:
     """``learned`` is of this model and device; ``numbers`` and ``wanted`` are the settings ``precision`` and
     ``memory``, the second empty for the policy's own choice."""
-    room, size = worker.room, weights.read(model.path)
+    room, size = worker.room, weights.of(model)
     dtype = precision.dtype_of(numbers, room.type, model.family, sum(size.parts.values()), room.bf16)
     params = first_picture(model)
     need = estimate(size, precision.NUMBER_BYTES[dtype], params.width, params.height)

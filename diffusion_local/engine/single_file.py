@@ -1,8 +1,9 @@
-"""A pipeline out of one checkpoint file, without a network: sizes and tokenizer come from a folder of configurations.
+"""A pipeline out of files of weights, without a network: one checkpoint, or a file for each part of a model.
 
-diffusers asks the hub for them where it is not given a folder, even with ``local_files_only``; so it always is.
+Sizes and tokenizers come from folders of configurations (``Model.folder`` and ``Model.tokenizers``).
 """
 
+import importlib
 import json
 import shutil
 import tempfile
@@ -11,52 +12,140 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 
-from diffusion_local.domain import Kind
+from diffusion_local.engine import OnProgress, naming, tensors
 from diffusion_local.engine.families import FAMILIES
+from diffusion_local.engine.family import Parts
+from diffusion_local.engine.loading import load_part
+from diffusion_local.engine.tensors import State
 from diffusion_local.errors import ModelUnavailable, echo
 from diffusion_local.messages import message
+from diffusion_local.models import tokenizers
 from diffusion_local.models.catalog import Model
-from diffusion_local.models.folders import INPAINT_CHANNELS
-from diffusion_local.settings import assets
+from diffusion_local.models.headers import GGUF
+from diffusion_local.models.probe import DENOISER
+from diffusion_local.models.source import FOLDER, Source
+
+LDM_UNET = "model.diffusion_model."
 
 
-def load(model: Model, dtype: torch.dtype) -> Any:
-    """A pipeline on the CPU. Raises ModelUnavailable, and what diffusers raises."""
-    load_file = FAMILIES[model.family].load_file
-    if load_file is None or model.file is None:
+def load(model: Model, dtype: torch.dtype, on_progress: OnProgress = lambda share: None) -> Any:
+    """A pipeline on the CPU. ``on_progress`` is told the share of the weights that is there.
+
+    Raises ModelUnavailable, and what diffusers and transformers raise.
+    """
+    if not model.sources:
         raise ModelUnavailable(message("one_file", model=echo(model.id)))
-    with tempfile.TemporaryDirectory(prefix="diffusion-local-") as folder:
-        only_inpaints = model.kinds == (Kind.INPAINT,)
-        config = merge(model.folder, Path(folder), model.scheduler, only_inpaints=only_inpaints)
-        return load_file(named(model.file, Path(folder)), config, dtype)
+    with tempfile.TemporaryDirectory(prefix="diffusion-local-") as temporary:
+        config = merge(model, Path(temporary))
+        index = json.loads((config / "model_index.json").read_text(encoding="utf-8"))
+        whole, done, found = sum(each.count for each in model.sources) or 1, 0, Parts()
+        for source in model.sources:
+            on_progress(done / whole)
+            library, name = index[source.slot]
+            found[source.slot] = load_source(getattr(importlib.import_module(library), name), source, config, dtype)
+            done += source.count
+        on_progress(1.0)
+        return FAMILIES[model.family].load(config, dtype, found)
 
 
-def named(file: Path, folder: Path) -> Path:
-    """The file under a name that diffusers reads as safetensors: it goes by the end of the name, as it is written."""
-    if file.suffix == ".safetensors":
-        return file
-    link = folder / "weights.safetensors"
-    link.symlink_to(file.resolve())
-    return link
+def load_source(cls: Any, source: Source, config: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """One part of a model, on the CPU. Raises ModelUnavailable where tensors are missing."""
+    folder = config / source.slot
+    if source.container == FOLDER:
+        return load_part(cls, source.path, dtype)
+    if source.slot.startswith("text_encoder"):
+        return text_encoder(cls, source, folder, dtype)
+    if source.part == DENOISER and source.container == GGUF:
+        return gguf_denoiser(cls, source, folder, dtype)
+    state = tensors.read(source, dtype)
+    if source.slot == "unet" and source.naming == "original":
+        state = {LDM_UNET + name: tensor for name, tensor in state.items()}
+    if source.slot == "vae" and cls.__name__ not in SINGLE_FILE_LOADABLE_CLASSES and source.naming == "original":
+        state = naming.of_vae(state, cls.load_config(folder))
+    return checked(model_of(cls, state, folder, dtype), source)
 
 
-def merge(config: Path, folder: Path, scheduler: Mapping[str, Any], only_inpaints: bool) -> Path:
-    """A folder of configurations as diffusers wants it: small files only, changed as the checkpoint asks."""
+def model_of(cls: Any, state: State, folder: Path, dtype: torch.dtype, **more: Any) -> torch.nn.Module:
+    """A model of diffusers out of tensors with its own names, or those of its authors."""
+    if cls.__name__ in SINGLE_FILE_LOADABLE_CLASSES:
+        made: torch.nn.Module = cls.from_single_file(
+            state, config=str(folder), dtype=dtype, local_files_only=True, **more
+        )
+        return made
+    with init_empty_weights():
+        empty: torch.nn.Module = cls.from_config(cls.load_config(folder))
+    kept = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    empty.load_state_dict(kept, strict=True, assign=True)
+    return empty.eval()
+
+
+def gguf_denoiser(cls: Any, source: Source, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """A transformer whose matrices stay in the blocks of its file, each unpacked when it is used."""
+    from diffusers import GGUFQuantizationConfig
+    from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter, dequantize_gguf_tensor
+
+    state, form = tensors.packed(source, dtype), GGUFQuantizationConfig(compute_dtype=dtype)
+    made = model_of(cls, state, folder, dtype, quantization_config=form)
+    for module in made.modules():
+        for name, held in list(module.named_parameters(recurse=False)):
+            if isinstance(held, GGUFParameter) and not isinstance(module, GGUFLinear):
+                setattr(module, name, torch.nn.Parameter(dequantize_gguf_tensor(held).to(dtype), requires_grad=False))
+    return checked(made, source)
+
+
+def text_encoder(cls: Any, source: Source, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    config = cls.config_class.from_pretrained(folder, local_files_only=True)
+    state = tensors.read(source, dtype)
+    if source.container == GGUF:
+        state = naming.of_llama_cpp(state)
+    if "transformer.resblocks.0.attn.in_proj_weight" in state:
+        with init_empty_weights():
+            empty = cls(config)
+        state = naming.of_open_clip(state, empty, config.num_hidden_layers)
+    made, told = cls.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
+    if missing := sorted(told["missing_keys"]):
+        raise ModelUnavailable(message("file_tensor_missing", name=source.path.name, tensor=missing[0]))
+    encoder: torch.nn.Module = made.eval()
+    return encoder
+
+
+def checked(module: torch.nn.Module, source: Source) -> torch.nn.Module:
+    """A module that has all of its weights. Raises ModelUnavailable for the first that its file lacks."""
+    missing = next((name for name, each in module.named_parameters() if each.is_meta), None)
+    if missing:
+        raise ModelUnavailable(message("file_tensor_missing", name=source.path.name, tensor=missing))
+    return module
+
+
+def merge(model: Model, folder: Path) -> Path:
+    """A folder of configurations as diffusers wants it: small files only, changed as the model's files ask."""
     target = folder / "config"
-    shutil.copytree(config, target, ignore=heavy, dirs_exist_ok=True)
-    for tokenizer in target.glob("tokenizer*"):
-        if not any((tokenizer / name).exists() for name in ("vocab.json", "tokenizer.json", "spiece.model")):
-            shutil.copytree(assets() / "configs/clip_tokenizer", tokenizer, dirs_exist_ok=True)
-    change(target / "scheduler/scheduler_config.json", dict(scheduler))
-    if only_inpaints:
-        change(target / "unet/config.json", {"in_channels": INPAINT_CHANNELS})
+    shutil.copytree(model.folder, target, ignore=heavy, dirs_exist_ok=True)
+    for source in model.sources:
+        if source.slot.startswith("text_encoder"):
+            add_tokenizer(model, target, source)
+    change(target / "scheduler/scheduler_config.json", model.scheduler)
+    for name, entries in model.changes.items():
+        change(target / name, entries)
     return target
+
+
+def add_tokenizer(model: Model, config: Path, source: Source) -> None:
+    """That of a text encoder, unless it is there already."""
+    slot = source.slot.replace("text_encoder", "tokenizer")
+    if tokenizers.has_words(config / slot):
+        return
+    words = model.tokenizers.get(slot) or tokenizers.of_part(source.part)
+    if words is not None:
+        shutil.copytree(words, config / slot, ignore=heavy, dirs_exist_ok=True)
 
 
 def heavy(folder: str, names: list[str]) -> list[str]:
     """Everything that is no configuration or vocabulary, for `copytree`."""
-    light = (".json", ".txt", ".model")
+    light = (".json", ".txt", ".model", ".jinja")
     return [
         name
         for name in names
@@ -64,6 +153,6 @@ def heavy(folder: str, names: list[str]) -> list[str]:
     ]
 
 
-def change(path: Path, entries: dict[str, Any]) -> None:
+def change(path: Path, entries: Mapping[str, Any]) -> None:
     if entries:
-        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | entries), encoding="utf-8")
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | dict(entries)), encoding="utf-8")

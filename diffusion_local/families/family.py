@@ -61,6 +61,9 @@ class Family:
     ``find_architecture`` tells the architecture of a diffusers folder by its configuration; None: it is the family's
     id. ``variants`` are pipeline classes whose models are of one architecture, whatever their configuration.
 
+    ``original_names`` says that a transformer's file is loaded with the names of its authors too, not only diffusers'.
+    ``undistilled`` are entries of ``model_index.json`` of models that were not distilled, which only their name tells.
+
     ``defaults`` hold for models that the curated list does not know. ``half`` says that the weights stay within fp16's
     range; other families run in bf16 where the device computes in it.
 
@@ -78,6 +81,7 @@ class Family:
     unet: bool = False
     find_architecture: Callable[[Configs], str] | None = None
     variants: Mapping[str, str] = field(default_factory=dict)
+    undistilled: Mapping[str, Any] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     defaults: Defaults = field(default_factory=Defaults)
     sampling: Sampling = DIFFUSION
@@ -88,6 +92,7 @@ class Family:
     negative: bool = True
     clip_skip: bool = False
     loras: bool = True
+    original_names: bool = True
     lora_layouts: tuple[str, ...] = ()
 
     @property

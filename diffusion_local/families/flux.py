@@ -15,6 +15,20 @@ DIFFUSERS = (
     "transformer_blocks.0.attn.add_q_proj",
     "time_text_embed.text_embedder",
 )
+SIZES = {
+    "in_channels": "img_in.weight:1",
+    "num_layers": "double_blocks.#",
+    "num_single_layers": "single_blocks.#",
+    "joint_attention_dim": "txt_in.weight:1",
+    "pooled_projection_dim": "vector_in.in_layer.weight:1",
+}
+SIZES_DIFFUSERS = {
+    "in_channels": "x_embedder.weight:1",
+    "num_layers": "transformer_blocks.#",
+    "num_single_layers": "single_transformer_blocks.#",
+    "joint_attention_dim": "context_embedder.weight:1",
+    "pooled_projection_dim": "time_text_embed.text_embedder.linear_1.weight:1",
+}
 #: Channels of a packed latent, alone and with those of a mask and a picture, or of a picture.
 PLAIN, FILL, CONTROL = 64, 384, 128
 
@@ -28,21 +42,23 @@ def signs(guided: bool, channels: int | None) -> tuple[Sign, ...]:
     second = {} if channels is None else {"x_embedder.weight": (None, channels)}
     if guided:
         return (
-            Sign(has=(*BLOCKS, "guidance_in"), lacks=(VIDEO,), shapes=first),
+            Sign(has=(*BLOCKS, "guidance_in"), lacks=(VIDEO,), shapes=first, sizes=SIZES),
             Sign(
                 has=(*DIFFUSERS, "time_text_embed.guidance_embedder"),
                 lacks=(VIDEO_DIFFUSERS,),
                 shapes=second,
                 naming="diffusers",
+                sizes=SIZES_DIFFUSERS,
             ),
         )
     return (
-        Sign(has=BLOCKS, lacks=("guidance_in", VIDEO), shapes=first),
+        Sign(has=BLOCKS, lacks=("guidance_in", VIDEO), shapes=first, sizes=SIZES),
         Sign(
             has=DIFFUSERS,
             lacks=("time_text_embed.guidance_embedder", VIDEO_DIFFUSERS),
             shapes=second,
             naming="diffusers",
+            sizes=SIZES_DIFFUSERS,
         ),
     )
 

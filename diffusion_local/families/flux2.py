@@ -9,6 +9,18 @@ from diffusion_local.options.samplers import FLOW
 SMALL, LARGE = 7680, 12288
 NAMES = ("double_blocks.0", "double_stream_modulation_img", "single_stream_modulation")
 DIFFUSERS = ("transformer_blocks.0", "double_stream_modulation_img", "single_stream_modulation")
+SIZES = {
+    "in_channels": "img_in.weight:1",
+    "num_layers": "double_blocks.#",
+    "num_single_layers": "single_blocks.#",
+    "joint_attention_dim": "txt_in.weight:1",
+}
+SIZES_DIFFUSERS = {
+    "in_channels": "x_embedder.weight:1",
+    "num_layers": "transformer_blocks.#",
+    "num_single_layers": "single_transformer_blocks.#",
+    "joint_attention_dim": "context_embedder.weight:1",
+}
 
 
 def find_architecture(configs: Configs) -> str:
@@ -18,8 +30,13 @@ def find_architecture(configs: Configs) -> str:
 
 def signs(width: int) -> tuple[Sign, ...]:
     return (
-        Sign(has=NAMES, shapes={"txt_in.weight": (None, width)}),
-        Sign(has=DIFFUSERS, shapes={"context_embedder.weight": (None, width)}, naming="diffusers"),
+        Sign(has=NAMES, shapes={"txt_in.weight": (None, width)}, sizes=SIZES),
+        Sign(
+            has=DIFFUSERS,
+            shapes={"context_embedder.weight": (None, width)},
+            naming="diffusers",
+            sizes=SIZES_DIFFUSERS,
+        ),
     )
 
 
@@ -66,6 +83,7 @@ FAMILY = Family(
         ),
     },
     find_architecture=find_architecture,
+    undistilled={"is_distilled": False},
     limits=Limits(multiple=16),
     defaults=Defaults(width=1024, height=1024, steps=4, guidance=1.0, sampler="Euler"),
     sampling=FLOW,

@@ -29,4 +29,5 @@ FAMILY = Family(
     defaults=Defaults(width=1024, height=1024, steps=20, guidance=4.5, sampler="DPM++ 2M"),
     tokens=300,
     loras=False,
+    original_names=False,
 )

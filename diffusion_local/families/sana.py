@@ -7,6 +7,16 @@ from diffusion_local.options.samplers import FLOW
 
 #: Patches are single latents of 32 channels.
 ENTRANCE = {"x_embedder.proj.weight": (None, 32, None, None)}
+SIZES = {
+    "num_layers": "blocks.#",
+    "cross_attention_dim": "blocks.0.cross_attn.q_linear.weight:0",
+    "caption_channels": "y_embedder.y_proj.fc1.weight:1",
+}
+SIZES_DIFFUSERS = {
+    "num_layers": "transformer_blocks.#",
+    "cross_attention_dim": "transformer_blocks.0.attn2.to_q.weight:0",
+    "caption_channels": "caption_projection.linear_1.weight:1",
+}
 
 FAMILY = Family(
     id="sana",
@@ -17,10 +27,13 @@ FAMILY = Family(
             title="Sana",
             parts=("gemma2_2b", "vae_dc"),
             signs=(
-                Sign(has=("blocks.0.cross_attn.q_linear", "blocks.0.cross_attn.kv_linear"), shapes=ENTRANCE),
+                Sign(
+                    has=("blocks.0.cross_attn.q_linear", "blocks.0.cross_attn.kv_linear"), shapes=ENTRANCE, sizes=SIZES
+                ),
                 Sign(
                     has=("patch_embed.proj", "caption_norm", "transformer_blocks.0.ff.conv_inverted"),
                     naming="diffusers",
+                    sizes=SIZES_DIFFUSERS,
                 ),
             ),
             loras=(LoraSign(reads={"transformer_blocks_#_attn1_to_q": (2240, 1152)}, lacks=("attentions", "ff_net")),),

@@ -10,6 +10,20 @@ MEDIUM, LARGE = 1536, 2432  # widths of a block
 PARTS = ("clip_l", "clip_g", "t5_xxl", "vae_sd3")
 NAMES = ("joint_blocks.0.context_block", "joint_blocks.0.x_block", "context_embedder")
 DIFFUSERS = ("transformer_blocks.0.attn.add_q_proj", "transformer_blocks.0.norm1_context", "pos_embed.proj")
+SIZES = {
+    "in_channels": "x_embedder.proj.weight:1",
+    "num_layers": "joint_blocks.#",
+    "caption_projection_dim": "context_embedder.weight:0",
+    "joint_attention_dim": "context_embedder.weight:1",
+    "pooled_projection_dim": "y_embedder.mlp.0.weight:1",
+}
+SIZES_DIFFUSERS = {
+    "in_channels": "pos_embed.proj.weight:1",
+    "num_layers": "transformer_blocks.#",
+    "caption_projection_dim": "context_embedder.weight:0",
+    "joint_attention_dim": "context_embedder.weight:1",
+    "pooled_projection_dim": "time_text_embed.text_embedder.linear_1.weight:1",
+}
 
 
 def find_architecture(configs: Configs) -> str:
@@ -29,8 +43,13 @@ FAMILY = Family(
             adapters="sd3_medium",
             parts=PARTS,
             signs=(
-                Sign(has=NAMES),
-                Sign(has=DIFFUSERS, lacks=("single_transformer_blocks",), naming="diffusers"),
+                Sign(has=NAMES, sizes=SIZES),
+                Sign(
+                    has=DIFFUSERS,
+                    lacks=("single_transformer_blocks",),
+                    naming="diffusers",
+                    sizes=SIZES_DIFFUSERS,
+                ),
             ),
             # of those that do not tell for which of the three they were made
             loras=(
@@ -65,11 +84,12 @@ FAMILY = Family(
             adapters="sd3_medium",
             parts=PARTS,
             signs=(
-                Sign(has=(*NAMES, "joint_blocks.0.x_block.attn2")),
+                Sign(has=(*NAMES, "joint_blocks.0.x_block.attn2"), sizes=SIZES),
                 Sign(
                     has=(*DIFFUSERS, "transformer_blocks.0.attn2"),
                     lacks=("single_transformer_blocks",),
                     naming="diffusers",
+                    sizes=SIZES_DIFFUSERS,
                 ),
             ),
         ),
@@ -77,11 +97,12 @@ FAMILY = Family(
             title="SD 3.5 Large",
             parts=PARTS,
             signs=(
-                Sign(has=(*NAMES, f"joint_blocks.{LAYERS_OF_LARGE - 1}")),
+                Sign(has=(*NAMES, f"joint_blocks.{LAYERS_OF_LARGE - 1}"), sizes=SIZES),
                 Sign(
                     has=(*DIFFUSERS, f"transformer_blocks.{LAYERS_OF_LARGE - 1}"),
                     lacks=("single_transformer_blocks",),
                     naming="diffusers",
+                    sizes=SIZES_DIFFUSERS,
                 ),
             ),
             loras=(

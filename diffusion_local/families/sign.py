@@ -15,12 +15,15 @@ class Sign:
     ``blocks.0.norm`` and the whole. All of ``has`` are present and none of ``lacks``; ``shapes`` gives shapes of
     tensors. ``naming`` is the code whose names the file uses: ``original``, that of the model's authors, which other
     programs keep, or ``diffusers``.
+
+    ``sizes`` maps entries of the denoiser's ``config.json`` to rules by which the file tells them (see ``measure``).
     """
 
     has: tuple[str, ...]
     lacks: tuple[str, ...] = ()
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     naming: str = "original"
+    sizes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def specificity(self) -> int:
@@ -30,6 +33,24 @@ class Sign:
         if not all(name in names for name in self.has) or any(name in names for name in self.lacks):
             return False
         return all(fits(shape(name), wanted) for name, wanted in self.shapes.items())
+
+
+def measure(rule: str, names: Iterable[str], shape: Callable[[str], tuple[int, ...] | None]) -> int | None:
+    """A number that the tensors of a file tell, None if they do not.
+
+    ``blocks.#`` is the count of numbered modules below ``blocks``; ``img_in.weight:1`` is the second length of a
+    tensor's shape, and ``img_in.weight:0/128`` the first one divided by 128.
+    """
+    if rule.endswith(".#"):
+        start = rule[:-1]
+        numbers = {name[len(start) :].partition(".")[0] for name in names if name.startswith(start)}
+        return max((int(each) + 1 for each in numbers if each.isdigit()), default=None)
+    tensor, _, place = rule.partition(":")
+    dimension, _, divisor = place.partition("/")
+    lengths = shape(tensor)
+    if lengths is None or len(lengths) <= int(dimension):
+        return None
+    return lengths[int(dimension)] // int(divisor or 1)
 
 
 @dataclass(slots=True)

@@ -5,6 +5,13 @@ from diffusion_local.families.sign import LoraSign, Sign
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.samplers import FLOW
 
+SIZES = {
+    "dim": "cap_embedder.1.weight:0",
+    "cap_feat_dim": "cap_embedder.1.weight:1",
+    "n_layers": "layers.#",
+    "n_refiner_layers": "noise_refiner.#",
+}
+
 FAMILY = Family(
     id="z_image",
     title="Z-Image",
@@ -14,10 +21,13 @@ FAMILY = Family(
             title="Z-Image",
             parts=("qwen3_4b", "vae_flux"),
             signs=(
-                Sign(has=("layers.0.adaLN_modulation.0", "cap_embedder.1", "noise_refiner.0", "x_embedder")),
+                Sign(
+                    has=("layers.0.adaLN_modulation.0", "cap_embedder.1", "noise_refiner.0", "x_embedder"), sizes=SIZES
+                ),
                 Sign(
                     has=("layers.0.adaLN_modulation.0", "cap_embedder.1", "noise_refiner.0", "all_x_embedder"),
                     naming="diffusers",
+                    sizes=SIZES,
                 ),
             ),
             loras=(

@@ -21,6 +21,7 @@ from diffusion_local.models.description import READY, RECOGNISED
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.models.index import IndexEntry, ModelIndex, signature_of
 from diffusion_local.models.probe import EMBEDDING, LORA, UPSCALER, Probe
+from diffusion_local.models.source import Source
 from diffusion_local.options import validate
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.option import DENOISED
@@ -43,7 +44,8 @@ class Model:
     ``scripts`` are those whose words its text encoder has learned, as Unicode names them; empty is unknown.
     ``architecture`` says which LoRAs fit; ``kinds`` what it can do; ``memory_bytes`` is that of all its weights in
     fp16; ``source`` is bundled, folder, file or hub. ``scheduler`` has what differs from the folder's.
-    ``precision`` is that of most weights, and ``probe`` what the header of a file says, None for a folder.
+    ``precision`` is that of most weights, and ``probe`` what the header of a file says, None for a folder. ``sources``,
+    ``tokenizers`` and ``changes`` are as in ``Found``.
     """
 
     id: str
@@ -67,6 +69,9 @@ class Model:
     scripts: tuple[str, ...] = ()
     precision: str = ""
     probe: Probe | None = None
+    sources: tuple[Source, ...] = ()
+    tokenizers: dict[str, Path] = field(default_factory=dict)
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:
@@ -276,4 +281,7 @@ def described(entry: IndexEntry) -> Model:
         scheduler=spacing | found.scheduler,
         precision=found.precision,
         probe=found.probe,
+        sources=found.sources,
+        tokenizers=found.tokenizers,
+        changes=found.changes,
     )

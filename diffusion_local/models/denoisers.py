@@ -1,13 +1,15 @@
 """Denoisers: which model a transformer or UNet is of, and which other parts of it lie in the same file."""
 
+from collections.abc import Iterator
+
 from diffusion_local import families
+from diffusion_local.families.sign import Sign, measure
 from diffusion_local.models import parts, unets
 from diffusion_local.models.headers import Header
-from diffusion_local.models.parts import Part
 from diffusion_local.models.probe import CHECKPOINT, DENOISER, STRANGER, HeldPart, Probe
 from diffusion_local.models.unets import Unet
-from diffusion_local.models.unsupported import STRANGERS
-from diffusion_local.models.weights import SVDQUANT, TensorView, precision_of, quantisation_of, views
+from diffusion_local.models.unsupported import STRANGERS, Foreign
+from diffusion_local.models.weights import SVDQUANT, TensorView, numbers_in, precision_of, quantisation_of, views
 
 
 def svdquant(header: Header) -> Probe | None:
@@ -38,36 +40,41 @@ def svdquant(header: Header) -> Probe | None:
 
 def transformer(header: Header) -> Probe | None:
     """A transformer, alone or with other parts; also one of a model that is none of ours."""
-    found: list[tuple[int, int, TensorView, str, str]] = []
+    found: list[tuple[int, int, TensorView, str | Foreign, Sign]] = []
     for at, view in enumerate(views(header)):
         ours = families.of_denoiser(view.names, view.shape)
         if ours:
-            found.append((ours[1].specificity, -at, view, ours[0], ours[1].naming))
+            found.append((ours[1].specificity, -at, view, *ours))
         for stranger in STRANGERS:
             for sign in stranger.signs:
                 if sign.matches(view.names, view.shape):
-                    found.append((sign.specificity, -at, view, "", stranger.title))
+                    found.append((sign.specificity, -at, view, stranger, sign))
     if not found:
         return None
-    _, _, view, architecture, naming = max(found, key=lambda each: each[:2])
-    if not architecture:
-        stranger = next(each for each in STRANGERS if each.title == naming)
-        return Probe(STRANGER, id=stranger.title, title=stranger.title, base=stranger.makes)
-    return whole(header, view, architecture, naming)
+    _, _, view, what, sign = max(found, key=lambda each: each[:2])
+    if not isinstance(what, str):
+        return Probe(STRANGER, id=what.title, title=what.title, base=what.makes)
+    measured = {entry: measure(rule, view.tensors, view.shape) for entry, rule in sign.sizes.items()}
+    sizes = tuple((entry, value) for entry, value in measured.items() if value is not None)
+    return whole(header, view, what, sign.naming, sizes=sizes)
 
 
 def whole(header: Header, view: TensorView, architecture: str, naming: str, **more: object) -> Probe:
     """A denoiser with what else of its model the file holds."""
     quantisation = quantisation_of(header, view.tensors)
     precision = precision_of(view.tensors, quantisation)
-    held = (HeldPart(DENOISER, view.prefix, precision, quantisation), *companions(header, view))
     needed = families.ARCHITECTURES[architecture].parts
-    there = {each.id for each in held}
-    missing = tuple(
-        each
+    beside = companions(header, view)
+    there = {each.id for each in beside}
+    unusual = [
+        found
         for each in needed
-        if each not in there and parts.LATENTS.get(each, each) not in there and not beside(header, architecture, each)
-    )
+        if each not in there and parts.LATENTS.get(each, each) not in there
+        for found in of_unusual_size(header, architecture, each)
+    ]
+    held = (held_as(DENOISER, view), *beside, *unusual)
+    there |= {each.id for each in unusual}
+    missing = tuple(each for each in needed if each not in there and parts.LATENTS.get(each, each) not in there)
     alone = len(held) == 1 and missing == needed
     return Probe(
         DENOISER if alone else CHECKPOINT,
@@ -92,23 +99,29 @@ def companions(header: Header, denoiser: TensorView) -> tuple[HeldPart, ...]:
             view = TensorView(header, prefix)
             part = parts.best(view, among)
             if part and part.id not in found:
-                found[part.id] = held_as(part, view)
+                found[part.id] = held_as(part.id, view)
     return tuple(found.values())
 
 
-def beside(header: Header, architecture: str, part: str) -> bool:
-    """Whether a part of a UNet's checkpoint is there, of whatever size, by the prefix of its names."""
+def of_unusual_size(header: Header, architecture: str, part: str) -> Iterator[HeldPart]:
+    """A part of a UNet's checkpoint, told by nothing but the prefix of its names."""
+    known = families.ARCHITECTURES[architecture]
     if part.startswith("vae_"):
-        return any(name.startswith("first_stage_model.") for name in header.tensors)
-    return any(
-        all(any(name.startswith(prefix) for name in header.tensors) for prefix in group)
-        for group in families.ARCHITECTURES[architecture].encoders
-    )
+        prefixes = ["first_stage_model."]
+    else:
+        place = [each for each in known.parts if not each.startswith("vae_")].index(part)
+        prefixes = [group[place] for group in known.encoders if len(group) > place]
+    for prefix in prefixes:
+        view = TensorView(header, prefix)
+        if view.tensors:
+            yield held_as(part, view)
+            return
 
 
-def held_as(part: Part, view: TensorView) -> HeldPart:
+def held_as(part: str, view: TensorView) -> HeldPart:
     quantisation = quantisation_of(view.header, view.tensors)
-    return HeldPart(part.id, view.prefix, precision_of(view.tensors, quantisation), quantisation)
+    precision = precision_of(view.tensors, quantisation)
+    return HeldPart(part, view.prefix, precision, quantisation, numbers_in(view.tensors))
 
 
 def unet(header: Header) -> Probe | None:

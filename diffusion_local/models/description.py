@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_local.models.probe import Probe
+from diffusion_local.models.source import Source
 from diffusion_local.options.option import DENOISED
 
 #: States of an entry. What is recognised is known by name, and this version cannot run it yet.
@@ -18,6 +19,8 @@ class ModelFacts:
     ``config`` is the folder with the configuration and tokenizer of a single-file checkpoint; ``scheduler`` holds
     entries that differ from the scheduler's configuration there. ``memory_bytes`` is that of all weights in fp16.
     ``probe`` is what a file's header says, None for a folder; ``precision`` that of most weights, as people write it.
+    ``sources`` are the files that it is put together from, ``tokenizers`` folders by their names in a diffusers folder,
+    and ``changes`` entries that differ from those of ``config``, by the file that they are in.
     """
 
     family: str = "unknown"
@@ -34,6 +37,9 @@ class ModelFacts:
     scheduler: dict[str, Any] = field(default_factory=dict)
     probe: Probe | None = None
     precision: str = ""
+    sources: tuple[Source, ...] = ()
+    tokenizers: dict[str, Path] = field(default_factory=dict)
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def not_supported(problem: str, **known: Any) -> ModelFacts:

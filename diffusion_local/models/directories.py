@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Self
@@ -95,7 +96,6 @@ def is_later_shard(name: str) -> bool:
     return found is not None and int(found[1]) != 1
 
 
-BUNDLED_CONFIGS = ("sd1", "sd2", "sdxl", "ssd1b", "vega", "koala_700m", "koala_1b")
 MOST_SNAPSHOTS = 200
 
 
@@ -142,11 +142,17 @@ class ModelDirectories:
         cache; the preferred first."""
         if self.configs:
             yield from (path for path in [self.configs, *sorted(self.configs.glob("*"))] if is_config(path))
-        yield from (assets() / "configs" / name for name in BUNDLED_CONFIGS)
+        yield from bundled_configs()
         yield from (path for path in sorted(self.models.glob("*")) if is_config(path))
         if self.hub_cache:
             snapshots = sorted(self.hub_cache.glob("models--*/snapshots/*"))[:MOST_SNAPSHOTS]
             yield from (path for path in snapshots if is_config(path))
+
+
+@lru_cache(maxsize=1)
+def bundled_configs() -> tuple[Path, ...]:
+    """A folder for each architecture whose configuration comes with the program, called as it."""
+    return tuple(path for path in sorted((assets() / "configs").iterdir()) if is_config(path))
 
 
 def is_config(path: Path) -> bool:

@@ -125,7 +125,8 @@ def part(header: Header) -> Probe | None:
     """A text encoder, a VAE or an image encoder in a file of its own."""
     found = parts.of_gguf(header)
     if found:
-        return Probe(found.kind, id=found.id, title=found.title)
+        held = (denoisers.held_as(found.id, TensorView(header)),)
+        return Probe(found.kind, id=found.id, title=found.title, held=held, naming="llama.cpp")
     tried: list[tuple[TensorView, tuple[Part, ...]]] = []
     for anchors, kinds in ((parts.VAE_ANCHORS, parts.VAES), (parts.ANCHORS, parts.TEXT_ENCODERS)):
         tried += [(TensorView(header, prefix), kinds) for prefix in parts.prefixes(header, anchors)]
@@ -134,7 +135,7 @@ def part(header: Header) -> Probe | None:
         tried += [(view, parts.VAES), (view, parts.VISIONS), (view, parts.TEXT_ENCODERS)]
     for view, among in tried:
         if each := parts.best(view, among):
-            held = (denoisers.held_as(each, view),)
+            held = (denoisers.held_as(each.id, view),)
             return Probe(each.kind, id=each.id, title=each.title, held=held, naming=naming_of(view))
     if any(len(tensor.shape) == 5 for tensor in header.tensors.values()) and any(
         "decoder." in name for name in header.tensors

@@ -9,7 +9,8 @@ from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models import adapters, single_files
-from diffusion_local.models.adapters import Adapter
+from diffusion_local.models.adapters import TEXT_ENCODER, VAE, Adapter
+from diffusion_local.models.assembly import Pool
 from diffusion_local.models.description import INCOMPLETE, ModelFacts, incomplete
 from diffusion_local.models.directories import ModelDirectories, WalkedFile, walk
 from diffusion_local.models.folders import read_folder
@@ -62,11 +63,14 @@ class ModelIndex:
         self._index: dict[str, IndexEntry] = {}
         self._ids = ModelIds(places.ids)
         self._hashes: tuple[Any, dict[str, list[str]]] = (None, {})
+        self._pool: tuple[Any, Pool] = (None, Pool())
 
     def entries(self) -> list[IndexEntry]:
         """Every model, in the order of their places and names."""
         configs = tuple(self.places.config_folders())
-        candidates = list(self._candidates())
+        elsewhere = list(self._elsewhere())
+        candidates = list(self._candidates(elsewhere))
+        self._fill_pool(configs, [place.seen.path for place, _ in candidates], elsewhere)
         stems = {place.seen.path: stem_of(place) for place, _ in candidates}
         ids = self._ids.of(list(stems), stems)
         found: dict[str, IndexEntry] = {}
@@ -173,22 +177,54 @@ class ModelIndex:
         known, found = self._found.get(path, (None, None))
         if configs is None:
             configs = known[1] if known else tuple(self.places.config_folders())
-        if found is None or known != (signature, configs):
-            is_file = path.suffix.lower() in SUFFIXES and not path.is_dir()
+        is_file = path.suffix.lower() in SUFFIXES and not path.is_dir()
+        state = (signature, configs, self._pool[0] if is_file else None)
+        if found is None or known != state:
             found = self._checkpoint(path, configs) if is_file else read_folder(path)
-            self._found[path] = ((signature, configs), found)
+            self._found[path] = (state, found)
         return IndexEntry("", path, found, added, self.sha256(path, signature))
+
+    def _fill_pool(self, configs: tuple[Path, ...], models: list[Path], elsewhere: list[ProgramFolder]) -> None:
+        """Know the parts that files among the models, among the adapters and elsewhere hold, if any of them changed."""
+        files, folders = list(self._part_files(models, elsewhere)), [path for path in models if path.is_dir()]
+        state = (
+            tuple((path, self.read(path).signature) for path in files),
+            tuple((path, signature_of(path)) for path in folders),
+            configs,
+        )
+        if state == self._pool[0]:
+            return
+        pool = Pool()
+        for path in files:
+            if contents := self.read(path).contents:
+                pool.add_file(path, contents.probe)
+        for path in folders:
+            pool.add_folder(path, self.look(path, configs).found)
+        for folder in configs:
+            pool.add_tokenizers(folder)
+        self._pool = (state, pool)
+
+    def _part_files(self, models: list[Path], elsewhere: list[ProgramFolder]) -> Iterator[Path]:
+        """Files that may hold a part of a model: of each only one of the ways to it."""
+        seen: set[tuple[int, int]] = set()
+        folders = [self.places.folder(PLACES[kind]) for kind in (TEXT_ENCODER, VAE)]
+        beside = [each for folder in folders if folder and folder.is_dir() for each in walk(folder)]
+        further = [*beside, *(place.seen for place in elsewhere)]
+        for path in (*models, *(each.path for each in further if not each.folder)):
+            if not path.is_dir() and (mark := identity(path)) not in seen:
+                seen.add(mark)
+                yield path
 
     def _checkpoint(self, path: Path, configs: tuple[Path, ...]) -> ModelFacts:
         read = self.read(path)
         if read.contents is None:
             return incomplete(read.problem, size_bytes=single_files.size_of(path))
-        return single_files.described(path, read.contents, configs)
+        return single_files.described(path, read.contents, configs, self._pool[1])
 
-    def _candidates(self) -> Iterator[tuple[ProgramFolder, bool]]:
+    def _candidates(self, elsewhere: list[ProgramFolder]) -> Iterator[tuple[ProgramFolder, bool]]:
         """Places of models, each once, and whether a person named them."""
         seen: set[tuple[int, int]] = set()
-        for place, added in [(place, False) for place in self._own()] + [(place, True) for place in self._elsewhere()]:
+        for place, added in [(place, False) for place in self._own()] + [(place, True) for place in elsewhere]:
             mark = identity(place.seen.path)
             if mark not in seen and (not added or self.is_model(place)):
                 seen.add(mark)

@@ -6,6 +6,7 @@ from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.messages import message
+from diffusion_local.models.formats import open_header
 from diffusion_local.models.headers import read_header
 
 #: Parts that are not loaded, so they may be missing.
@@ -13,12 +14,14 @@ UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "pe", "pe_toke
 
 
 def check(path: Path) -> None:
-    """Of a folder, or of a checkpoint in one file.
+    """Of a folder, a part's folder, or a file.
 
     Raises ModelUnavailable for the first file that is missing, truncated or not what its name says.
     """
-    if path.is_file():
-        read_header(path)
+    if not path.is_dir():
+        open_header(path)
+    elif (path / "config.json").exists() and not (path / "model_index.json").exists():
+        _check_weights(path.parent, path)
     else:
         check_folder(path)
 

@@ -16,13 +16,15 @@ TEXT_ENCODER, VAE, VISION = "text_encoder", "vae", "image_encoder"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """``title`` completes "It is ..."; ``signs`` identify it by its names without a prefix."""
+    """``title`` completes "It is ..."; ``signs`` identify it by its names without a prefix. ``tokenizer`` is the kind
+    of a text encoder's tokenizer, by which models share it."""
 
     id: str
     kind: str
     title: str
     signs: tuple[Sign, ...]
     gguf: tuple[str, int] | None = None
+    tokenizer: str = ""
 
 
 def sign(*has: str, lacks: tuple[str, ...] = (), **shapes: Shape) -> Sign:
@@ -64,46 +66,47 @@ def language(words: int | None, width: int, *has: str, lacks: tuple[str, ...] = 
 
 QK, BIAS, AFTER = "self_attn.q_norm", "self_attn.q_proj.bias", "post_feedforward_layernorm"
 TEXT_ENCODERS = (
-    Part("clip_l", TEXT_ENCODER, "CLIP-L", clip(768)),
-    Part("clip_h", TEXT_ENCODER, "OpenCLIP-H", clip(1024)),
-    Part("clip_g", TEXT_ENCODER, "CLIP-G", clip(1280)),
-    Part("t5_xxl", TEXT_ENCODER, "T5-XXL", t5(None, 4096), ("t5", 4096)),
+    Part("clip_l", TEXT_ENCODER, "CLIP-L", clip(768), tokenizer="clip"),
+    Part("clip_h", TEXT_ENCODER, "OpenCLIP-H", clip(1024), tokenizer="clip"),
+    Part("clip_g", TEXT_ENCODER, "CLIP-G", clip(1280), tokenizer="clip"),
+    Part("t5_xxl", TEXT_ENCODER, "T5-XXL", t5(None, 4096), ("t5", 4096), "t5"),
     Part("umt5_xxl", TEXT_ENCODER, "UMT5-XXL", (
         *t5(256384, 4096),
         Sign(has=("blocks.0.attn.q", "blocks.0.ffn.gate"), shapes={"token_embedding.weight": (256384, 4096)}),
     )),
     Part("t5_xl", TEXT_ENCODER, "T5-XL", t5(None, 2048), ("t5", 2048)),
     Part("mt5_xl", TEXT_ENCODER, "mT5-XL", t5(250112, 2048)),
-    Part("t5_base", TEXT_ENCODER, "T5-Base", t5(None, 768), ("t5", 768)),
+    Part("t5_base", TEXT_ENCODER, "T5-Base", t5(None, 768), ("t5", 768), "t5"),
     Part("byt5", TEXT_ENCODER, "ByT5", (*t5(384, 1472), *t5(1510, 1472), *t5(None, 1472))),
-    Part("qwen3_06b", TEXT_ENCODER, "Qwen3 0.6B", language(None, 1024, QK, lacks=(AFTER,)), ("qwen3", 1024)),
-    Part("qwen3_17b", TEXT_ENCODER, "Qwen3 1.7B", language(None, 2048, QK, lacks=(AFTER,)), ("qwen3", 2048)),
-    Part("qwen3_4b", TEXT_ENCODER, "Qwen3 4B", language(None, 2560, QK, lacks=(AFTER,)), ("qwen3", 2560)),
-    Part("qwen3_8b", TEXT_ENCODER, "Qwen3 8B", language(None, 4096, QK, lacks=(AFTER,)), ("qwen3", 4096)),
+    Part("qwen3_06b", TEXT_ENCODER, "Qwen3 0.6B", language(None, 1024, QK, lacks=(AFTER,)), ("qwen3", 1024), "qwen"),
+    Part("qwen3_17b", TEXT_ENCODER, "Qwen3 1.7B", language(None, 2048, QK, lacks=(AFTER,)), ("qwen3", 2048), "qwen"),
+    Part("qwen3_4b", TEXT_ENCODER, "Qwen3 4B", language(None, 2560, QK, lacks=(AFTER,)), ("qwen3", 2560), "qwen"),
+    Part("qwen3_8b", TEXT_ENCODER, "Qwen3 8B", language(None, 4096, QK, lacks=(AFTER,)), ("qwen3", 4096), "qwen"),
     Part("qwen3_vl_4b", TEXT_ENCODER, "Qwen3-VL 4B", (
         Sign(has=("language_model.layers.0.self_attn.q_norm", "visual"),
              shapes={"language_model.embed_tokens.weight": (None, 2560)}),
         Sign(has=("layers.0.self_attn.q_norm", "visual"), shapes={"embed_tokens.weight": (None, 2560)}),
-    ), ("qwen3vl", 2560)),
+    ), ("qwen3vl", 2560), "qwen"),
     Part("qwen3_vl_8b", TEXT_ENCODER, "Qwen3-VL 8B", (
         Sign(has=("language_model.layers.0.self_attn.q_norm", "visual"),
              shapes={"language_model.embed_tokens.weight": (None, 4096)}),
         Sign(has=("layers.0.self_attn.q_norm", "visual"), shapes={"embed_tokens.weight": (None, 4096)}),
-    ), ("qwen3vl", 4096)),
+    ), ("qwen3vl", 4096), "qwen"),
     Part("qwen25_vl_7b", TEXT_ENCODER, "Qwen2.5-VL 7B", (
         *language(None, 3584, BIAS),
         Sign(has=("language_model.layers.0.self_attn.q_proj.bias",),
              shapes={"language_model.embed_tokens.weight": (None, 3584)}),
-    ), ("qwen2vl", 3584)),
-    Part("qwen25_vl_3b", TEXT_ENCODER, "Qwen2.5-VL 3B", language(None, 2048, BIAS), ("qwen2vl", 2048)),
-    Part("gemma2_2b", TEXT_ENCODER, "Gemma 2 2B", language(None, 2304, AFTER), ("gemma2", 2304)),
-    Part("gemma3_1b", TEXT_ENCODER, "Gemma 3 1B", language(None, 1152, AFTER, QK), ("gemma3", 1152)),
-    Part("gemma3_4b", TEXT_ENCODER, "Gemma 3 4B", language(None, 2560, AFTER, QK), ("gemma3", 2560)),
-    Part("gemma3_12b", TEXT_ENCODER, "Gemma 3 12B", language(None, 3840, AFTER, QK), ("gemma3", 3840)),
-    Part("llama31_8b", TEXT_ENCODER, "Llama 3.1 8B", language(None, 4096, lacks=(QK, BIAS, AFTER)), ("llama", 4096)),
+    ), ("qwen2vl", 3584), "qwen"),
+    Part("qwen25_vl_3b", TEXT_ENCODER, "Qwen2.5-VL 3B", language(None, 2048, BIAS), ("qwen2vl", 2048), "qwen"),
+    Part("gemma2_2b", TEXT_ENCODER, "Gemma 2 2B", language(None, 2304, AFTER), ("gemma2", 2304), "gemma2"),
+    Part("gemma3_1b", TEXT_ENCODER, "Gemma 3 1B", language(None, 1152, AFTER, QK), ("gemma3", 1152), "gemma3"),
+    Part("gemma3_4b", TEXT_ENCODER, "Gemma 3 4B", language(None, 2560, AFTER, QK), ("gemma3", 2560), "gemma3"),
+    Part("gemma3_12b", TEXT_ENCODER, "Gemma 3 12B", language(None, 3840, AFTER, QK), ("gemma3", 3840), "gemma3"),
+    Part("llama31_8b", TEXT_ENCODER, "Llama 3.1 8B", language(None, 4096, lacks=(QK, BIAS, AFTER)),
+         ("llama", 4096), "llama3"),
     Part("llava_llama3", TEXT_ENCODER, "LLaVA Llama 3 8B", language(128320, 4096, lacks=(QK, BIAS, AFTER))),
     Part("mistral_small", TEXT_ENCODER, "Mistral Small 24B", language(None, 5120, lacks=(QK, BIAS, AFTER)),
-         ("llama", 5120)),
+         ("llama", 5120), "mistral"),
     Part("ministral_3b", TEXT_ENCODER, "Ministral 3B", language(None, 3072, lacks=(QK, BIAS, AFTER)), ("mistral3",
         3072)),
     Part("chatglm3_6b", TEXT_ENCODER, "ChatGLM3 6B", (

@@ -18,13 +18,14 @@ CHECKPOINT, DENOISER, LORA, EMBEDDING, UPSCALER, ATTACHMENT, STRANGER, UNKNOWN =
 
 @dataclass(frozen=True, slots=True)
 class HeldPart:
-    """A part that a file holds: its id in ``parts``, or ``denoiser``; the prefix of its tensors; how its weights
-    come."""
+    """A part that a file holds: its id in ``parts``, or ``denoiser``; the prefix of its tensors; how its weights come,
+    and how many numbers they are."""
 
     id: str
     prefix: str
     precision: str
     quantisation: str = ""
+    count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Probe:
     of the
     main part. ``id`` is that of a part, an attachment, or a stranger's title; ``base`` what an attachment fits.
 
+    ``sizes`` are entries of the denoiser's configuration that its tensors tell.
     ``prediction`` is "epsilon", "v_prediction" or "edm", empty where the family's own holds; ``zero_snr`` says that its
     noise ends at a signal of zero. ``old_names`` says that the text encoder has names of older programs.
     """
@@ -50,6 +52,7 @@ class Probe:
     held: tuple[HeldPart, ...] = ()
     missing: tuple[str, ...] = ()
     unet: Unet | None = None
+    sizes: tuple[tuple[str, int], ...] = ()
     prediction: str = ""
     zero_snr: bool = False
     old_names: bool = False

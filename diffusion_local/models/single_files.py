@@ -9,6 +9,7 @@ from diffusion_local.errors import ModelUnavailable
 from diffusion_local.families.sdxl import depths
 from diffusion_local.messages import message
 from diffusion_local.models import verdicts
+from diffusion_local.models.assembly import Pool, assemble, configuration
 from diffusion_local.models.description import READY, ModelFacts, incomplete
 from diffusion_local.models.folders import INPAINT_CHANNELS, config_of
 from diffusion_local.models.identify import read_file
@@ -18,15 +19,16 @@ from diffusion_local.options.option import DENOISED
 from diffusion_local.options.types import Kind
 
 
-def read_checkpoint(path: Path, configs: Iterable[Path]) -> ModelFacts:
-    """``configs`` are folders in which a fitting configuration may be, the preferred first."""
+def read_checkpoint(path: Path, configs: Iterable[Path], pool: Pool | None = None) -> ModelFacts:
+    """``configs`` are folders in which a fitting configuration may be, the preferred first; ``pool`` has the parts that
+    other files hold."""
     try:
-        return described(path, read_file(path), configs)
+        return described(path, read_file(path), tuple(configs), pool or Pool())
     except ModelUnavailable as problem:
         return incomplete(problem.message, size_bytes=size_of(path))
 
 
-def described(path: Path, contents: Contents, configs: Iterable[Path]) -> ModelFacts:
+def described(path: Path, contents: Contents, configs: tuple[Path, ...], pool: Pool) -> ModelFacts:
     probe, metadata = contents.probe, contents.metadata
     known: dict[str, Any] = {
         "size_bytes": contents.size_bytes,
@@ -43,15 +45,28 @@ def described(path: Path, contents: Contents, configs: Iterable[Path]) -> ModelF
     state, problem = verdicts.as_model(path.name, probe)
     if state != READY:
         return ModelFacts(state=state, problem=problem, kinds=kinds, **known)
-    assert unet is not None
-    config = next((folder for folder in configs if fits(folder, unet)), None)
-    if config is None:
+    put = assemble(path, probe, pool)
+    state, problem = verdicts.of_parts(probe, put.missing, put.wordless)
+    if state != READY:
+        return ModelFacts(state=state, problem=problem, kinds=kinds, **known)
+    fitting = of_unet(unet, configs) if unet else configuration(path, probe, configs)
+    if fitting is None:
         return incomplete(
             message("no_configuration", title=families.title_of(probe.architecture)),
             kinds=kinds,
             **known,
         )
-    return ModelFacts(kinds=kinds, config=config, scheduler=scheduler_of(probe), **known)
+    config, changes = fitting
+    known |= {"config": config, "changes": changes, "scheduler": scheduler_of(probe)}
+    known["memory_bytes"] += sum(each.count * 2 for each in put.sources if each.path != path)
+    return ModelFacts(kinds=kinds, sources=put.sources, tokenizers=put.tokenizers, **known)
+
+
+def of_unet(unet: Unet, configs: tuple[Path, ...]) -> tuple[Path, dict[str, dict[str, Any]]] | None:
+    """The first folder of configurations whose UNet has these sizes, with the entries that differ."""
+    config = next((folder for folder in configs if fits(folder, unet)), None)
+    inpaints = {"unet/config.json": {"in_channels": INPAINT_CHANNELS}} if unet.channels == INPAINT_CHANNELS else {}
+    return (config, inpaints) if config else None
 
 
 def size_of(path: Path) -> int:

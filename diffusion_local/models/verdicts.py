@@ -4,12 +4,14 @@
 load is said in a few tables here (and in ``loras``), so a new way of loading is a line in one of them.
 """
 
+from functools import lru_cache
+from importlib.util import find_spec
 from typing import NamedTuple
 
 from diffusion_local import families
 from diffusion_local.messages import Message, message
 from diffusion_local.models import parts
-from diffusion_local.models.description import READY, RECOGNISED, UNSUPPORTED
+from diffusion_local.models.description import INCOMPLETE, READY, RECOGNISED, UNSUPPORTED
 from diffusion_local.models.folders import no_picture
 from diffusion_local.models.headers import PICKLE, SAFETENSORS
 from diffusion_local.models.lora_layers import BFL_CONTROL
@@ -25,10 +27,14 @@ from diffusion_local.models.probe import (
     UPSCALER,
     Probe,
 )
-from diffusion_local.models.weights import GGUF, PLAIN_FP8, TITLES
+from diffusion_local.models.weights import COMFY, FP4, GGUF, INT8, NF4, PLAIN_FP8, SCALED_FP8, TITLES
 
-#: Schemes of quantisation that checkpoints in one file are loaded from: what diffusers casts as it loads.
-LOADED = frozenset(("", PLAIN_FP8))
+#: Schemes of quantisation that parts of models are loaded from: each is undone as it is read.
+LOADED = frozenset(("", PLAIN_FP8, SCALED_FP8, COMFY, NF4, FP4, INT8))
+#: Schemes of a VAE that replaces a model's own.
+LOADED_VAE = frozenset(("", PLAIN_FP8))
+#: The package that reads files of a container.
+PACKAGES = {GGUF: "gguf"}
 #: VAEs that another model's VAE is replaced by, and the naming that each is loaded in (empty: any).
 REPLACING = {"vae_sd": "", "vae_16": "", "vae_flux2": "diffusers"}
 #: Folders of the home that files of a kind belong into.
@@ -110,15 +116,14 @@ def of_stranger(found: Probe) -> Verdict:
 
 
 def of_transformer(found: Probe) -> Verdict:
-    """None is loaded from one file yet."""
     architecture = families.ARCHITECTURES[found.architecture]
     title = architecture.title
     titled = f"{title} ({described(found)})"
     if problem := architecture.problem or families.get(found.family).problem:
         return Verdict(RECOGNISED, of_file(problem, titled))
-    if not found.missing:
-        return Verdict(RECOGNISED, message("file_whole_file", title=titled, again=title))
-    return Verdict(RECOGNISED, message("file_parts_missing", title=titled, parts=listed(found.missing), again=title))
+    if found.naming == "original" and not families.get(found.family).original_names:
+        return Verdict(RECOGNISED, message("file_authors_names", title=titled, again=title))
+    return loadable(found)
 
 
 def of_file(problem: str, title: str) -> Message:
@@ -138,30 +143,62 @@ def of_unet(found: Probe) -> Verdict:
     family = families.of_architecture(architecture)
     if problem := families.ARCHITECTURES[architecture].problem or family.problem:
         return Verdict(UNSUPPORTED if architecture == "sdxl_refiner" else RECOGNISED, problem)
-    if unet.naming == "diffusers":
-        return Verdict(UNSUPPORTED, message("model_bare_unet"))
     if (problem := CHANNELS.get((architecture, unet.channels), "")) or unet.channels not in (4, 9):
         return Verdict(UNSUPPORTED, problem or message("unet_channels", channels=unet.channels))
     if architecture in ("sd1", "sd2") and unet.added:
         return Verdict(UNSUPPORTED, message("file_unclip"))
     if found.prediction == "edm":
         return Verdict(RECOGNISED, message("file_edm"))
-    if found.missing:
-        return Verdict(UNSUPPORTED, message("file_lacks", parts=listed(found.missing, plain=True)))
     return loadable(found)
 
 
 def loadable(found: Probe) -> Verdict:
-    """Whether the engine can load a whole checkpoint of a UNet as it comes."""
+    """Whether the engine can load what a file holds of a model, in the precision that it has."""
     title = families.title_of(found.architecture)
-    if found.container != SAFETENSORS:
+    if found.container == GGUF and found.unet:
         return Verdict(RECOGNISED, message("file_as_container", title=title, container=container(found)))
-    schemes = [each.quantisation for each in found.held if each.quantisation not in LOADED]
-    if schemes:
-        return Verdict(RECOGNISED, message("file_quantised", title=title, scheme=TITLES.get(schemes[0], schemes[0])))
-    if found.old_names:
-        return Verdict(RECOGNISED, message("file_old_names", title=title))
+    if found.container == PICKLE:
+        return Verdict(RECOGNISED, message("file_as_container", title=title, container=container(found)))
+    if verdict := readable(found.container, tuple(each.quantisation for each in found.held), title):
+        return verdict
     return USABLE
+
+
+def readable(container: str, schemes: tuple[str, ...], title: str) -> Verdict | None:
+    """Why weights in these schemes of quantisation cannot be read, None if they can."""
+    if container == GGUF and GGUF in schemes:
+        schemes = tuple(each for each in schemes if each != GGUF)
+        if not has_package(PACKAGES[GGUF]):
+            package = PACKAGES[GGUF]
+            return Verdict(RECOGNISED, message("file_needs_package", title=title, what="GGUF", package=package))
+    if unknown := [each for each in schemes if each not in LOADED]:
+        scheme = TITLES.get(unknown[0], unknown[0])
+        return Verdict(RECOGNISED, message("file_quantised", title=title, scheme=scheme))
+    return None
+
+
+@lru_cache(maxsize=8)
+def has_package(name: str) -> bool:
+    return find_spec(name) is not None
+
+
+def of_parts(found: Probe, missing: tuple[str, ...], wordless: tuple[str, ...]) -> Verdict:
+    """Of a denoiser with the parts that it is put together with: which are in no file, and whose tokenizer is not."""
+    title = f"{families.title_of(found.architecture)} ({described(found)})"
+    if missing:
+        return Verdict(
+            INCOMPLETE, message("file_needs_parts", title=title, parts=listed(missing), places=places(missing))
+        )
+    if wordless:
+        words = parts.title_of(wordless[0])
+        return Verdict(INCOMPLETE, message("file_needs_tokenizer", title=title, part=words))
+    return USABLE
+
+
+def places(missing: tuple[str, ...]) -> str:
+    """The folders of the home that parts belong into: `text_encoders` and `vae`."""
+    kinds = [VAE if each.startswith("vae") else TEXT_ENCODER for each in missing]
+    return " / ".join(f"`{PLACES[kind]}`" for kind in (TEXT_ENCODER, VAE) if kind in kinds)
 
 
 def container(found: Probe) -> str:
@@ -180,15 +217,9 @@ def described(found: Probe) -> str:
     return scheme if found.precision in scheme.lower() else f"{found.precision}, {scheme}"
 
 
-def listed(missing: tuple[str, ...], plain: bool = False) -> str:
-    """Parts in words: by name, or only as VAE and text encoders."""
-    encoders = [each for each in missing if not each.startswith("vae_")]
-    vae = [each for each in missing if each.startswith("vae_")]
-    if plain:
-        words = ["VAE"] if vae else []
-        words += ["text encoder" if len(encoders) == 1 else "text encoders"] if encoders else []
-        return " and the ".join(words)
-    words = [*(parts.title_of(each) for each in encoders), *(["the VAE"] if vae else [])]
+def listed(missing: tuple[str, ...]) -> str:
+    """Parts by name."""
+    words = [parts.title_of(each) for each in missing]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
@@ -213,10 +244,30 @@ def as_adapter(name: str, kind: str, found: Probe) -> Verdict:
     if kind == VAE:
         return of_vae(found)
     if kind == TEXT_ENCODER:
-        return Verdict(RECOGNISED, message("file_encoder", title=f"{found.title} ({described(found)})"))
+        return of_encoder(found)
     if kind == EMBEDDING and found.container != SAFETENSORS:
         return Verdict(RECOGNISED, message("file_embedding_pickle"))
     return USABLE
+
+
+def of_encoder(found: Probe) -> Verdict:
+    """A text encoder is usable where a family that is run needs it."""
+    title = f"{found.title} ({described(found)})"
+    if found.id not in NEEDED:
+        return Verdict(RECOGNISED, message("file_encoder", title=title))
+    if found.container == PICKLE:
+        return Verdict(RECOGNISED, message("file_as_container", title=found.title, container=container(found)))
+    return readable(found.container, (found.quantisation,), title) or USABLE
+
+
+#: Text encoders of models that are run.
+NEEDED = frozenset(
+    part
+    for family in families.FAMILIES.values()
+    for each in family.architectures.values()
+    if not each.problem and not family.problem
+    for part in each.parts
+)
 
 
 def of_vae(found: Probe) -> Verdict:
@@ -225,7 +276,7 @@ def of_vae(found: Probe) -> Verdict:
         return Verdict(RECOGNISED, message("file_vae_other", title=found.title))
     if found.container != SAFETENSORS:
         return Verdict(RECOGNISED, message("file_as_container", title="VAE", container=container(found)))
-    if found.quantisation not in LOADED:
+    if found.quantisation not in LOADED_VAE:
         scheme = TITLES.get(found.quantisation, found.quantisation)
         return Verdict(RECOGNISED, message("file_vae_scheme", scheme=scheme))
     return USABLE

@@ -20,13 +20,16 @@ PRECISIONS = {
 }  # fmt: skip
 #: Schemes of quantisation.
 PLAIN_FP8, SCALED_FP8, COMFY, NVFP4, MXFP8 = "fp8", "fp8_scaled", "comfy_quant", "nvfp4", "mxfp8"
-NF4, FP4, INT8, TORCHAO, QUANTO, SVDQUANT, SDNQ, GPTQ, GGUF = (
-    "bnb_nf4", "bnb_fp4", "bnb_int8", "torchao", "quanto", "svdquant", "sdnq", "gptq", "gguf",
+NF4, FP4, INT8, TORCHAO, QUANTO, SVDQUANT, SDNQ, GPTQ, GGUF, RARE_GGUF = (
+    "bnb_nf4", "bnb_fp4", "bnb_int8", "torchao", "quanto", "svdquant", "sdnq", "gptq", "gguf", "gguf_rare",
 )  # fmt: skip
+#: Types of GGUF's tensors that diffusers unpacks.
+UNPACKED = frozenset(("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K",
+    "Q2_K", "IQ4_NL", "IQ4_XS"))  # fmt: skip
 TITLES = {
     PLAIN_FP8: "fp8", SCALED_FP8: "scaled fp8", COMFY: "comfy_quant", NVFP4: "NVFP4", MXFP8: "MXFP8",
     NF4: "bitsandbytes nf4", FP4: "bitsandbytes fp4", INT8: "int8", TORCHAO: "torchao", QUANTO: "quanto",
-    SVDQUANT: "SVDQuant (nunchaku)", SDNQ: "SDNQ", GPTQ: "GPTQ", GGUF: "GGUF",
+    SVDQUANT: "SVDQuant (nunchaku)", SDNQ: "SDNQ", GPTQ: "GPTQ", GGUF: "GGUF", RARE_GGUF: "a rare type of GGUF",
 }  # fmt: skip
 #: Ends of tensor names that only one scheme has, one or two words long, in the order in which they decide.
 MARKS: tuple[tuple[str, frozenset[str]], ...] = (
@@ -100,7 +103,7 @@ def quantisation_of(header: Header, tensors: Mapping[str, Tensor] | None = None)
     """The scheme in which (some of) the weights are quantised, empty for plain floating-point numbers."""
     tensors = header.tensors if tensors is None else tensors
     if header.container == GGUF:
-        return GGUF
+        return GGUF if {tensor.dtype for tensor in tensors.values()} <= UNPACKED else RARE_GGUF
     stated = header.metadata.get("_quantization_metadata", "")
     ends: set[str] = set()
     for name in tensors:
@@ -119,13 +122,27 @@ def quantisation_of(header: Header, tensors: Mapping[str, Tensor] | None = None)
 
 
 def scheme_of(scheme: str, tensors: Mapping[str, Tensor]) -> str:
-    """Scales beside integers are no fp8."""
+    """Scales beside integers are no fp8; in the layout of ComfyUI they tell of formats that are not undone here."""
+    if scheme == COMFY:
+        if any(name.endswith("weight_scale_2") for name in tensors):
+            return NVFP4
+        scales = {tensor.dtype for name, tensor in tensors.items() if name.endswith("weight_scale")}
+        return MXFP8 if scales & {"U8", "F8_E8M0"} else COMFY
     if scheme != SCALED_FP8:
         return scheme
     kinds = {tensor.dtype for name, tensor in tensors.items() if len(tensor.shape) > 1 and not AIDS.search(name)}
     if any(kind.startswith("F8_") for kind in kinds):
         return SCALED_FP8
     return "int8" if "I8" in kinds else SCALED_FP8
+
+
+def numbers_in(tensors: Mapping[str, Tensor]) -> int:
+    """Of weights once they are dequantised; a second copy of them does not count."""
+    return sum(
+        tensor.count * (2 if tensor.dtype == "U8" and f"{name}.absmax" in tensors else 1)
+        for name, tensor in tensors.items()
+        if not name.startswith(TWINS) and not AIDS.search(name)
+    )
 
 
 def precision_of(tensors: Mapping[str, Tensor], quantisation: str = "") -> str:

@@ -24,18 +24,6 @@ def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
     )
 
 
-def load_file(file: Path, config: Path, dtype: torch.dtype) -> Any:
-    return diffusers.StableDiffusionPipeline.from_single_file(
-        str(file),
-        config=str(config),
-        dtype=dtype,
-        local_files_only=True,
-        use_safetensors=True,
-        safety_checker=None,
-        requires_safety_checker=False,
-    )
-
-
 def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
     device = pipe._execution_device
     text, against = unet.plain_and_short(pipe, prompt, negative)
@@ -60,6 +48,5 @@ FAMILY = EngineFamily(
     unet.shape,
     turned=unet.turned,
     scales_start=True,
-    load_file=load_file,
     inpainting=inpainting,
 )

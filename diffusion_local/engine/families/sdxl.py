@@ -24,18 +24,6 @@ def load(folder: Path, dtype: torch.dtype, parts: Parts) -> Any:
     return unet.upcast_vae(pipe)
 
 
-def load_file(file: Path, config: Path, dtype: torch.dtype) -> Any:
-    pipe = diffusers.StableDiffusionXLPipeline.from_single_file(
-        str(file),
-        config=str(config),
-        dtype=dtype,
-        local_files_only=True,
-        use_safetensors=True,
-        add_watermarker=False,
-    )
-    return unet.upcast_vae(pipe)
-
-
 def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
     device, skip = pipe._execution_device, max(0, clip_skip - 2)  # trained with the last layer but one
     text, against = unet.plain_and_short(pipe, prompt, negative)
@@ -76,6 +64,5 @@ FAMILY = EngineFamily(
     unet.shape,
     turned=unet.turned,
     scales_start=True,
-    load_file=load_file,
     inpainting=inpainting,
 )

@@ -1,0 +1,158 @@
+"""Tensors of a part of a model as its file has them, and as numbers to compute with.
+
+Files are mapped into memory: a tensor takes none of its own until it is converted. What a file keeps quantised is
+multiplied out, one tensor after the other.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from diffusion_local.errors import ModelUnavailable
+from diffusion_local.messages import message
+from diffusion_local.models.formats import open_header
+from diffusion_local.models.headers import GGUF
+from diffusion_local.models.source import Source
+
+State = dict[str, torch.Tensor]
+#: Tensors beside a weight by which it is multiplied, the names of different programs for it.
+SCALES = ("scale_weight", "weight_scale")
+#: Tensors that are no weights: notes on how others are quantised, and a mark on the whole file.
+NOTES = ("scale_input", "input_scale", "comfy_quant", "scaled_fp8")
+FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
+
+
+def read(source: Source, dtype: torch.dtype) -> State:
+    """The tensors of a part without their prefix; those that are quantised as ``dtype``, the others as they are.
+
+    Raises ModelUnavailable for a format that is not known.
+    """
+    if source.container == GGUF:
+        return unpacked(packed(source, dtype), dtype)
+    return multiplied_out(mapped(source.path, source.prefix), dtype, source.path.name)
+
+
+def mapped(path: Path, prefix: str) -> State:
+    """Of a safetensors file, whatever its name ends in."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name[len(prefix) :]: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelUnavailable(message("model_damaged", name=path.name)) from error
+
+
+def packed(source: Source, dtype: torch.dtype) -> State:
+    """Of a GGUF file: matrices in its blocks, as diffusers' parameters over the mapped file, the rest as numbers."""
+    import gguf
+    from diffusers.quantizers.gguf.utils import GGUFParameter, dequantize_gguf_tensor
+
+    kinds = gguf.GGMLQuantizationType
+    shapes = {name: tensor.shape for name, tensor in open_header(source.path).header.tensors.items()}
+    found: State = {}
+    for tensor in gguf.GGUFReader(source.path, "c").tensors:
+        if not tensor.name.startswith(source.prefix):
+            continue
+        name, shape = tensor.name[len(source.prefix) :], shapes[tensor.name]
+        weights = torch.from_numpy(tensor.data)
+        if tensor.tensor_type in (kinds.F32, kinds.F16):
+            found[name] = weights.reshape(shape)
+        elif tensor.tensor_type == kinds.BF16:
+            found[name] = weights.view(torch.bfloat16).reshape(shape)
+        else:
+            found[name] = GGUFParameter(weights, quant_type=tensor.tensor_type)
+            if len(shape) != 2:
+                found[name] = dequantize_gguf_tensor(found[name]).to(dtype).reshape(shape)
+    return found
+
+
+def unpacked(state: State, dtype: torch.dtype) -> State:
+    """GGUF's blocks as numbers."""
+    from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
+
+    for name, tensor in state.items():
+        if hasattr(tensor, "quant_type"):
+            state[name] = dequantize_gguf_tensor(tensor).to(dtype)
+    return state
+
+
+def multiplied_out(state: State, dtype: torch.dtype, file: str) -> State:
+    """Without the scales and notes beside the weights, which are in ``dtype`` where they had any."""
+    for name in list(state):
+        if name not in state:
+            continue
+        stem = name.removesuffix(".weight")
+        if f"{name}.absmax" in state:
+            state[name] = from_four_bits(name, state).to(dtype)
+        elif name != stem and (scale := scale_of(stem, state, file)) is not None:
+            state[name] = scaled(state[name], scale, dtype)
+        elif state[name].dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+            state[name] = state[name].to(dtype)
+    notes = [name for name in state if name.rpartition(".")[2] in NOTES]
+    for name in notes:
+        del state[name]
+    return state
+
+
+def scale_of(stem: str, state: State, file: str) -> torch.Tensor | None:
+    """What the weight of a layer is to be multiplied by, None if it is whole; taken out of ``state``."""
+    noted = state.get(f"{stem}.comfy_quant")
+    if noted is not None:
+        form = json.loads(bytes(noted.flatten().tolist())).get("format", "")
+        if form not in FORMATS:
+            raise ModelUnavailable(message("file_quantised", title=file, scheme=str(form)[:40]))
+    for name in SCALES:
+        if (scale := state.pop(f"{stem}.{name}", None)) is not None:
+            return scale.float()
+    if (rows := state.pop(f"{stem}.SCB", None)) is not None:  # of bitsandbytes' int8
+        state.pop(f"{stem}.weight_format", None)
+        return rows.float() / 127
+    return None
+
+
+def scaled(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """``scale`` is one number, or one for each row."""
+    if scale.numel() > 1:
+        scale = scale.reshape(-1, *(1 for _ in weight.shape[1:]))
+    if dtype == torch.float32:
+        return weight.float().mul_(scale.reshape(()) if scale.numel() == 1 else scale)
+    rows = [piece.float().mul_(by).to(dtype) for piece, by in pieces(weight, scale)]
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+
+#: Numbers that are converted at once: large tensors would take twice their size otherwise.
+PIECE = 1 << 24
+
+
+def pieces(weight: torch.Tensor, scale: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Some rows of a weight after the other, with their scales."""
+    rows = max(1, PIECE // max(1, weight[0].numel())) if weight.dim() else 1
+    for piece, at in zip(weight.split(rows), range(0, len(weight), rows), strict=True) if weight.dim() else ():
+        yield piece, scale.reshape(()) if scale.numel() == 1 else scale[at : at + rows]
+
+
+def from_four_bits(name: str, state: State) -> torch.Tensor:
+    """A weight of bitsandbytes' nf4 or fp4, with its notes taken out of ``state``: two numbers a byte, the first in
+    the upper half, each a place in a table, multiplied by its block's greatest number."""
+    notes = {key[len(name) + 1 :]: key for key in list(state) if key.startswith(f"{name}.")}
+    taken = {short: state.pop(key) for short, key in notes.items()}
+    told = next(value for short, value in taken.items() if short.startswith("quant_state"))
+    facts: dict[str, Any] = json.loads(bytes(told.tolist()))
+    largest = taken["absmax"].float()
+    if "nested_absmax" in taken:
+        block = int(facts["nested_blocksize"])
+        by = taken["nested_absmax"].float().repeat_interleave(block)[: largest.numel()]
+        largest = taken["nested_quant_map"].float()[taken["absmax"].long()] * by + float(facts["nested_offset"])
+    shape, size = [int(each) for each in facts["shape"]], int(facts["blocksize"])
+    numbers = torch.Size(shape).numel()
+    packed = state[name].flatten()
+    table = taken["quant_map"].float()
+    places = torch.stack((packed >> 4, packed & 15), dim=1).flatten()[:numbers]
+    values = table[places.int()]
+    whole = values.numel() // size * size
+    values[:whole].view(-1, size).mul_(largest[: whole // size, None])
+    values[whole:].mul_(largest[-1])
+    return values.reshape(shape)

@@ -1,0 +1,177 @@
+"""The files that a model is put together from: its denoiser's, with the text encoders and the VAE beside it.
+
+Programs keep these parts in files of their own (``diffusion_models``, ``text_encoders``, ``vae``), or some of them
+together. ``families`` name what a denoiser needs; a part that its own file lacks is looked for among all files.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from diffusion_local import families
+from diffusion_local.models import parts, tokenizers
+from diffusion_local.models.description import READY, ModelFacts
+from diffusion_local.models.distilled import kind_of
+from diffusion_local.models.folders import config_of, loaded_weights
+from diffusion_local.models.probe import CHECKPOINT, DENOISER, HeldPart, Probe
+from diffusion_local.models.source import FOLDER as PARTS_FOLDER
+from diffusion_local.models.source import Source
+
+#: Where a part is kept: in a file of its own, in a diffusers folder, or beside other parts.
+ALONE, FOLDER, TOGETHER = range(3)
+
+
+@dataclass(slots=True)
+class Pool:
+    """Parts of models that files hold, by the part's id; a tokenizer's folders by its kind."""
+
+    sources: dict[str, list[tuple[int, Source]]] = field(default_factory=dict)
+    tokenizers: dict[str, list[Path]] = field(default_factory=dict)
+
+    def add_file(self, path: Path, probe: Probe) -> None:
+        """Whatever parts a file holds; a denoiser is none, as models are made around it."""
+        if probe.kind in (parts.TEXT_ENCODER, parts.VAE):
+            held = probe.held[0] if probe.held else HeldPart(probe.id, "", probe.precision, probe.quantisation)
+            self._add(ALONE, source_of(path, probe, held, probe.base or held.id))
+            if tokenizers.has_words(path.parent) and probe.id in parts.PARTS:
+                self.tokenizers.setdefault(parts.PARTS[probe.id].tokenizer, []).append(path.parent)
+        elif probe.kind == CHECKPOINT and probe.architecture:
+            own = families.ARCHITECTURES[probe.architecture].parts
+            for held in probe.held:
+                exact = next((each for each in own if parts.LATENTS.get(each) == held.id), held.id)
+                if held.id != DENOISER:
+                    self._add(TOGETHER, source_of(path, probe, held, exact))
+
+    def add_folder(self, folder: Path, found: ModelFacts) -> None:
+        """The parts of a diffusers folder."""
+        known = families.ARCHITECTURES.get(found.architecture)
+        if known is None or found.state != READY:
+            return
+        for slot, part in slots(known.parts):
+            if files := loaded_weights(folder / slot):
+                count = sum(file.stat().st_size for file in files) // 2  # about right: most are in half precision
+                source = Source(slot, part, folder / slot, "", "", PARTS_FOLDER, found.precision, "", count)
+                self._add(FOLDER, source)
+
+    def add_tokenizers(self, folder: Path) -> None:
+        """Those of a folder of configurations."""
+        known = families.ARCHITECTURES.get(architecture_of(folder))
+        for slot, part in slots(known.parts) if known else ():
+            place = folder / slot.replace("text_encoder", "tokenizer")
+            if part in parts.PARTS and tokenizers.has_words(place):
+                self.tokenizers.setdefault(parts.PARTS[part].tokenizer, []).append(place)
+
+    def _add(self, place: int, source: Source) -> None:
+        self.sources.setdefault(source.part, []).append((place, source))
+
+    def best(self, part: str, slot: str) -> Source | None:
+        """A VAE that does not tell for which of two models it is stands in for both."""
+        for name in (part, parts.LATENTS.get(part)):
+            among = sorted(self.sources.get(name or "", ()), key=lambda each: (each[0], each[1].rank))
+            if among:
+                source = among[0][1]
+                return Source(slot, part, *(getattr(source, each) for each in FIELDS))
+        return None
+
+
+FIELDS = ("path", "prefix", "naming", "container", "precision", "quantisation", "count")
+
+
+def source_of(path: Path, probe: Probe, held: HeldPart, part: str, slot: str = "") -> Source:
+    come = (held.precision, held.quantisation, held.count)
+    return Source(slot, part, path, held.prefix, probe.naming, probe.container, *come)
+
+
+def slots(wanted: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The name of each part in a diffusers folder, with its id."""
+    number = 0
+    for part in wanted:
+        if part.startswith("vae"):
+            yield "vae", part
+        else:
+            number += 1
+            yield "text_encoder" if number == 1 else f"text_encoder_{number}", part
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """``missing`` are ids of parts that no file holds, ``wordless`` those whose tokenizer is nowhere;
+    ``tokenizers`` are folders by their names in a diffusers folder."""
+
+    sources: tuple[Source, ...]
+    tokenizers: dict[str, Path]
+    missing: tuple[str, ...]
+    wordless: tuple[str, ...]
+
+
+def assemble(path: Path, probe: Probe, pool: Pool) -> Assembly:
+    architecture = families.ARCHITECTURES[probe.architecture]
+    denoiser = probe.denoiser or HeldPart(DENOISER, "", probe.precision, probe.quantisation)
+    found = [source_of(path, probe, denoiser, DENOISER, "unet" if probe.unet else "transformer")]
+    words: dict[str, Path] = {}
+    missing, wordless = [], []
+    for slot, part in slots(architecture.parts):
+        own = inside(path, probe, slot, part)
+        source = own or pool.best(part, slot)
+        if source is None:
+            missing.append(part)
+        else:
+            found.append(source)
+        kind = parts.PARTS[part].tokenizer if part in parts.PARTS else ""
+        if not slot.startswith("text_encoder") or tokenizers.is_bundled(kind):
+            continue
+        place = tokenizers.found(pool.tokenizers.get(kind, ()))
+        if place is None:
+            wordless.append(part)
+        else:
+            words[slot.replace("text_encoder", "tokenizer")] = place
+    return Assembly(tuple(found), words, tuple(missing), tuple(wordless))
+
+
+def inside(path: Path, probe: Probe, slot: str, part: str) -> Source | None:
+    """A part that lies in the denoiser's own file."""
+    for held in probe.held:
+        if held.id in (part, parts.LATENTS.get(part)):
+            return source_of(path, probe, held, part, slot)
+    return None
+
+
+def configuration(path: Path, probe: Probe, configs: Iterable[Path]) -> tuple[Path, dict[str, dict[str, Any]]] | None:
+    """The folder of configurations of a transformer, and the entries that differ, by the file that they are in.
+
+    One whose sizes are those of the file; else the first of its architecture, with the sizes of the file.
+    """
+    among = [folder for folder in configs if architecture_of(folder) == probe.architecture]
+    differing = [
+        {key: value for key, value in probe.sizes if config.get(key, value) != value}
+        for config in (config_of(folder / "transformer") for folder in among)
+    ]
+    if not among:
+        return None
+    best = next((at for at, sizes in enumerate(differing) if not sizes), 0)
+    changes: dict[str, dict[str, Any]] = {"transformer/config.json": differing[best]} if differing[best] else {}
+    undistilled = families.of_architecture(probe.architecture).undistilled
+    if undistilled and kind_of(path.name) == "base":
+        changes["model_index.json"] = dict(undistilled)
+    return among[best], changes
+
+
+def architecture_of(folder: Path) -> str:
+    """The architecture of a folder of configurations, empty if it has none that is known."""
+    try:
+        return _architecture_of(folder, (folder / "model_index.json").stat().st_mtime_ns)
+    except OSError:
+        return ""
+
+
+@lru_cache(maxsize=512)
+def _architecture_of(folder: Path, changed: int) -> str:
+    try:
+        name = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name", "")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    family, _ = families.of_pipeline(name if isinstance(name, str) else "")
+    return "" if family is families.UNKNOWN else family.architecture_of(lambda part: config_of(folder / part), name)

@@ -1,0 +1,97 @@
+"""Tokenizers of text encoders that come without one: bundled, or found among a person's files.
+
+A tokenizer is a folder with ``tokenizer.json`` (or ``vocab.json`` and ``merges.txt``) and ``tokenizer_config.json``.
+The bundled ones of T5 and Qwen are compressed (``assets/tokenizers``) and are written out once per process.
+"""
+
+import base64
+import json
+import lzma
+import struct
+import tempfile
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from diffusion_local.models.parts import PARTS
+from diffusion_local.settings import assets
+
+#: Files of which one is in the folder of every tokenizer.
+WORDS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+
+
+def bundled(kind: str) -> Path | None:
+    """The folder of a tokenizer that comes with the program: ``clip``, ``t5`` or ``qwen``; None for other kinds."""
+    if kind == "clip":
+        return assets() / "configs/clip_tokenizer"
+    return expanded(kind) if kind and packed(kind).is_file() else None
+
+
+def of_part(part: str) -> Path | None:
+    """The bundled tokenizer of a text encoder."""
+    return bundled(PARTS[part].tokenizer) if part in PARTS else None
+
+
+def is_bundled(kind: str) -> bool:
+    return kind == "clip" or (kind != "" and packed(kind).is_file())
+
+
+def packed(kind: str) -> Path:
+    return assets() / "tokenizers" / f"{kind}.json.xz"
+
+
+def has_words(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in WORDS)
+
+
+def found(folders: Iterable[Path]) -> Path | None:
+    """The first of these folders that holds a tokenizer."""
+    return next((folder for folder in folders if has_words(folder)), None)
+
+
+@lru_cache(maxsize=8)
+def expanded(kind: str) -> Path:
+    """The folder of a compressed tokenizer, which lasts as long as this process."""
+    content = json.loads(lzma.decompress(packed(kind).read_bytes()))
+    folder = Path(_folder().name) / kind
+    folder.mkdir(exist_ok=True)
+    tokenizer = content["tokenizer.json"]
+    tokenizer["model"] |= vocabulary(content["pieces"], content["scores"])
+    for name, written in (("tokenizer_config.json", content["tokenizer_config.json"]), ("tokenizer.json", tokenizer)):
+        (folder / name).write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
+    return folder
+
+
+@lru_cache(maxsize=1)
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="diffusion-local-tokenizers-")
+
+
+def vocabulary(pieces: list[str], scores: str | None) -> dict[str, Any]:
+    """The vocabulary as ``tokenizer.json`` has it: with scores (Unigram), or with the merges that lead to it (BPE)."""
+    if scores is None:
+        return {"vocab": {piece: number for number, piece in enumerate(pieces)}, "merges": merges(pieces)}
+    planes, count = base64.b64decode(scores), len(pieces)
+    numbers = struct.unpack(
+        f"<{count}f", bytes(planes[place * count + at] for at in range(count) for place in range(4))
+    )
+    return {"vocab": [list(each) for each in zip(pieces, numbers, strict=True)]}
+
+
+def merges(pieces: list[str]) -> list[list[str]]:
+    """The pair that each piece was merged from: it is merged itself by the pieces that came before."""
+    ranks = {piece: number for number, piece in enumerate(pieces)}
+    return [halves(piece, rank, ranks) for piece, rank in ranks.items() if len(piece) > 1]
+
+
+def halves(piece: str, rank: int, ranks: dict[str, int]) -> list[str]:
+    parts = list(piece)
+    while len(parts) > 2:
+        pairs = [ranks.get(parts[at] + parts[at + 1], rank) for at in range(len(parts) - 1)]
+        best = min(pairs)
+        if best >= rank:
+            raise ValueError(f"no merge leads to {piece!r}")
+        at = pairs.index(best)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return parts
