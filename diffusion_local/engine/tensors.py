@@ -27,13 +27,17 @@ FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
 
 
 def read(source: Source, dtype: torch.dtype) -> State:
-    """The tensors of a part without their prefix; those that are quantised as ``dtype``, the others as they are.
-
-    Raises ModelUnavailable for a format that is not known.
+    """The tensors of a part without their prefix: matrices as ``dtype``, which is converted to once, the others as they
+    are. Raises ModelUnavailable for a format that is not known.
     """
     if source.container == GGUF:
-        return unpacked(packed(source, dtype), dtype)
-    return multiplied_out(mapped(source.path, source.prefix), dtype, source.path.name)
+        state = unpacked(packed(source, dtype), dtype)
+    else:
+        state = multiplied_out(mapped(source.path, source.prefix), dtype, source.path.name)
+    for name, tensor in state.items():
+        if tensor.dim() > 1 and tensor.is_floating_point():
+            state[name] = tensor.to(dtype)
+    return state
 
 
 def mapped(path: Path, prefix: str) -> State:

@@ -70,6 +70,18 @@ class Header:
         found = self.tensors.get(name)
         return found.shape if found else None
 
+    def bytes_of(self, name: str, most: int = 4096) -> bytes:
+        """A small tensor of bytes, such as a note in JSON; empty if that is not possible."""
+        found = self.tensors.get(name)
+        if found is None or found.start < 0 or self.path is None or not 0 < found.bytes <= most:
+            return b""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(found.start)
+                return file.read(found.bytes)
+        except OSError:
+            return b""
+
     def numbers(self, name: str, most: int = 4096) -> tuple[float, ...]:
         """The first numbers of a small floating-point tensor, read from the file; empty if that is not possible."""
         found = self.tensors.get(name)

@@ -1,5 +1,6 @@
 """How the weights of a file come: under which prefix, in which precision, quantised how."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -84,10 +85,22 @@ class TensorView:
             found = self.tensors.get(f"{stem}.qweight") or self.tensors.get(f"{stem}.weight._data")
             return found.shape if found else None
         if found.dtype == "U8" and f"{name}.absmax" in self.tensors:  # two numbers a byte, in one row
+            if noted := self._noted_shape(name):
+                return noted
             bias = self.tensors.get(name.removesuffix("weight") + "bias")
             if bias is not None and bias.count and found.count * 2 % bias.count == 0:
                 return (bias.count, found.count * 2 // bias.count)
         return found.shape
+
+    def _noted_shape(self, name: str) -> tuple[int, ...]:
+        """The shape that bitsandbytes noted beside a weight of four bits, empty if there is none that can be read."""
+        notes = (f"{name}.quant_state.bitsandbytes__{kind}" for kind in ("nf4", "fp4"))
+        note = next((each for each in notes if each in self.tensors), "")
+        try:
+            lengths = json.loads(self.header.bytes_of(self.prefix + note))["shape"] if note else []
+            return tuple(length for length in lengths if type(length) is int and length > 0)
+        except (ValueError, KeyError, TypeError):
+            return ()
 
     def has(self, *names: str) -> bool:
         return all(name in self.names for name in names)
