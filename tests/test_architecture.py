@@ -62,6 +62,7 @@ HOMES = {
     "compel": ("engine/",),
     "peft": ("engine/",),
     "spandrel": ("engine/",),
+    "gguf": ("engine/",),
     "torchvision": ("engine/",),
     "triton": ("engine/fused/kernels.py",),
     "numpy": ("engine/",),

@@ -3,7 +3,11 @@
 import re
 from typing import Any
 
-from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint, convert_open_clip_checkpoint
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+    convert_wan_vae_to_diffusers,
+)
 
 from diffusion_local.engine.tensors import State
 
@@ -59,7 +63,12 @@ def of_open_clip(state: State, encoder: Any, layers: int) -> State:
 
 
 def of_vae(state: State, config: dict[str, Any]) -> State:
-    """An autoencoder of Stable Diffusion's kind with the names of its authors."""
+    """An autoencoder of Stable Diffusion's kind, or Wan's, with the names of its authors; of diffusers' as it is."""
+    if any(name.startswith("decoder.up_blocks.") for name in state):
+        return state
+    if any(name.startswith("decoder.middle.") for name in state):
+        converted: State = convert_wan_vae_to_diffusers(state)
+        return converted
     inner = {"decoder.post_quant_conv.": "post_quant_conv.", "encoder.quant_conv.": "quant_conv."}
     for name in list(state):
         for before, after in inner.items():

@@ -63,7 +63,7 @@ def load_source(cls: Any, source: Source, config: Path, dtype: torch.dtype) -> t
     state = tensors.read(source, dtype)
     if source.slot == "unet" and source.naming == "original":
         state = {LDM_UNET + name: tensor for name, tensor in state.items()}
-    if source.slot == "vae" and cls.__name__ not in SINGLE_FILE_LOADABLE_CLASSES and source.naming == "original":
+    if source.slot == "vae" and cls.__name__ not in SINGLE_FILE_LOADABLE_CLASSES:
         state = naming.of_vae(state, cls.load_config(folder))
     return checked(model_of(cls, state, folder, dtype), source)
 

@@ -30,8 +30,8 @@ def _read(path: Path, files: tuple[tuple[Path, int], ...]) -> Weights:
     sizes: dict[str, dict[str, int]] = {}  # by tensor too: a folder may have the same one in two precisions
     for file, _ in files:
         part = file.relative_to(path).parts[0]
-        if part not in UNUSED:
-            sizes.setdefault(part, {}).update(_counts(file))
+        if part not in UNUSED and (counts := _counts(file)):
+            sizes.setdefault(part, {}).update(counts)
     return weights_of({part: sum(counts.values()) for part, counts in sizes.items()}, path, "text_encoder_2" in sizes)
 
 

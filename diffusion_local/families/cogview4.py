@@ -40,4 +40,5 @@ FAMILY = Family(
     sampling=FLOW_BY_EULER,
     tokens=1024,
     lora_layouts=("diffusers",),
+    original_names=False,
 )

@@ -15,4 +15,5 @@ FAMILY = Family(
         ),
     },
     problem=message("file_not_yet", title="Cosmos Predict 2"),
+    original_names=False,
 )

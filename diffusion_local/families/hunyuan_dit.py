@@ -24,4 +24,5 @@ FAMILY = Family(
     tokenizer="tokenizer_2",
     tokens=256,
     loras=False,
+    original_names=False,
 )

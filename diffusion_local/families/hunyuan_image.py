@@ -38,4 +38,5 @@ FAMILY = Family(
     sampling=FLOW,
     tokens=1000,
     loras=False,
+    original_names=False,
 )

@@ -27,4 +27,5 @@ FAMILY = Family(
         ),
     },
     problem=message("file_not_yet", title="LongCat-Image"),
+    original_names=False,
 )

@@ -26,4 +26,5 @@ FAMILY = Family(
     sampling=FLOW,
     tokens=256,
     loras=False,
+    original_names=False,
 )

@@ -96,6 +96,8 @@ def is_later_shard(name: str) -> bool:
     return found is not None and int(found[1]) != 1
 
 
+#: Architectures that others are variants of: a file that tells little of its sizes is of these.
+FIRST = ("sd1", "sd2", "sdxl")
 MOST_SNAPSHOTS = 200
 
 
@@ -152,7 +154,8 @@ class ModelDirectories:
 @lru_cache(maxsize=1)
 def bundled_configs() -> tuple[Path, ...]:
     """A folder for each architecture whose configuration comes with the program, called as it."""
-    return tuple(path for path in sorted((assets() / "configs").iterdir()) if is_config(path))
+    found = [path for path in (assets() / "configs").iterdir() if is_config(path)]
+    return tuple(sorted(found, key=lambda path: (path.name not in FIRST, path.name)))
 
 
 def is_config(path: Path) -> bool:

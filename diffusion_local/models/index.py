@@ -81,6 +81,13 @@ class ModelIndex:
         self._index = found
         return list(found.values())
 
+    def preview(self, root: Path) -> list[IndexEntry]:
+        """The entries that a path would have, put together with the parts that lie there and everywhere else."""
+        configs, there = tuple(self.places.config_folders()), list(places(root))
+        own = [place.seen.path for place in self._own()]
+        self._fill_pool(configs, own, [*self._elsewhere(), *there])
+        return [self.look(place.seen.path, configs) for place in there]
+
     def entry(self, model_id: str) -> IndexEntry | None:
         """One model by its id; looks at its own files only, if it was seen before."""
         known = self._index.get(model_id)

@@ -19,7 +19,6 @@ from diffusion_local.messages import message
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import STARTER, Catalog, Model, described
 from diffusion_local.models.curated import REPO, CuratedModel, known_models
-from diffusion_local.models.program_roots import places
 from diffusion_local.models.verdicts import PLACES
 from diffusion_local.options.values import check_prompt
 from diffusion_local.queue.history import FitStore
@@ -196,9 +195,7 @@ class Library:
 
     def _described(self, there: Path) -> list[Model]:
         """The models at a path, as they would be listed."""
-        shelf = self._catalog.shelf
-        configs = tuple(shelf.places.config_folders())
-        return [described(shelf.look(each.seen.path, configs)) for each in places(there)]
+        return [described(entry) for entry in self._catalog.shelf.preview(there)]
 
     def _change(self, change: Callable[[list[str]], list[str]]) -> None:
         path = self._settings.home / "models.json"

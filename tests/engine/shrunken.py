@@ -125,7 +125,7 @@ class Layout:
         return next(iter(self.parts))
 
     def write(self, home: Path, change: Callable[[State], State] = lambda state: state) -> Path:
-        """``change`` is made of the denoiser's file, whose path is returned; the configuration goes into ``configs``."""
+        """``change`` is made of the denoiser's file, whose path is returned; ``configs`` gets the configuration."""
         for place, state in self.parts.items():
             target = home / place
             target.parent.mkdir(parents=True, exist_ok=True)

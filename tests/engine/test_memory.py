@@ -12,6 +12,8 @@ from diffusion_local.domain import RUNGS, Fit, Kind
 from diffusion_local.engine import weights
 from diffusion_local.engine.memory import GIB, LADDERS, MemoryNeed, RungChoice, Weights, below, choose, estimate
 from diffusion_local.models.catalog import Model
+from diffusion_local.models.source import Source
+from diffusion_local.settings import assets
 from tests.support import params
 
 CUDA = LADDERS["cuda"]
@@ -197,8 +199,9 @@ def test_a_tensor_in_two_precisions_counts_once_and_unused_parts_do_not(tmp_path
     assert (found.vae_channels, found.upcasts_vae) == (32, True)
 
 
-def test_a_single_file_is_weighed_by_the_names_of_its_tensors(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    safetensors(path, {"model.diffusion_model.x": [7], "first_stage_model.x": [5], "conditioner.x": [3], "alphas": [1]})
-    assert weights.read(path).parts == {"denoiser": 8, "vae": 5, "text_encoder": 3}
-    assert weights.read(path).upcasts_vae  # it is SDXL by its text encoders
+def test_a_model_of_several_files_is_weighed_by_its_parts(starter: Model, tmp_path: Path) -> None:
+    counts = {"unet": 8, "text_encoder": 3, "text_encoder_2": 4, "vae": 5}
+    sources = tuple(Source(slot, slot, tmp_path / "model.safetensors", count=count) for slot, count in counts.items())
+    model = replace(starter, folder=assets() / "configs/sdxl", sources=sources)
+    assert weights.of(model).parts == counts
+    assert weights.of(model).upcasts_vae  # it is SDXL by its text encoders

@@ -10,7 +10,8 @@ from diffusion_local.domain import DeviceMemory, Fit, Kind, Worker
 from diffusion_local.engine.memory import GIB
 from diffusion_local.engine.planning import MemoryPlan, at_work, first_picture, plan
 from diffusion_local.models.catalog import Model
-from tests.models.files import write_header
+from diffusion_local.models.source import Source
+from diffusion_local.settings import assets
 from tests.support import run_python
 
 if TYPE_CHECKING:
@@ -25,16 +26,11 @@ def worker(total: float = 12, free: float = 0, kind: str = "cuda", slot: str = "
 @pytest.fixture
 def large(starter: Model, tmp_path: Path) -> Model:
     """As large as SDXL, in one file."""
-    file = write_header(
-        tmp_path / "large.safetensors",
-        {
-            "model.diffusion_model.input_blocks.0.0.weight": (2_567, 1_000_000),
-            "conditioner.embedders.0.transformer.x": (818, 1_000_000),
-            "first_stage_model.decoder.conv_in.weight": (84, 1_000_000),
-        },
-    )
-    defaults = replace(starter.defaults, width=1024, height=1024)
-    return replace(starter, id="large", family="sdxl", file=file, defaults=defaults)
+    counts = {"unet": 2_567_000_000, "text_encoder": 123_000_000, "text_encoder_2": 695_000_000, "vae": 84_000_000}
+    file = tmp_path / "large.safetensors"
+    sources = tuple(Source(slot, slot, file, count=count) for slot, count in counts.items())
+    config, defaults = assets() / "configs/sdxl", replace(starter.defaults, width=1024, height=1024)
+    return replace(starter, id="large", family="sdxl", file=file, folder=config, sources=sources, defaults=defaults)
 
 
 def made(model: Model, worker: Worker, *learned: Fit, wanted: str = "") -> MemoryPlan:
