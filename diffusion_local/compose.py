@@ -21,7 +21,7 @@ from diffusion_local.queue.batch_times import Timetable
 from diffusion_local.queue.control import QueueControl
 from diffusion_local.queue.doorbell import HueyQueue
 from diffusion_local.queue.history import FitStore
-from diffusion_local.queue.huey_backends import url_of
+from diffusion_local.queue.huey_backends import queue_url
 from diffusion_local.queue.jobs import JobStore
 from diffusion_local.queue.order import OrderRules
 from diffusion_local.queue.views import QueueView
@@ -68,7 +68,7 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
     database = Database.open(settings.database)
     rules = OrderRules(settings.zone, settings.model_streak)
     stores = Stores.of(database, rules)
-    files, queue = ImageFiles(blobs, settings) if blobs else open_files(settings), HueyQueue(url_of(settings))
+    files, queue = ImageFiles(blobs, settings) if blobs else open_files(settings), HueyQueue(queue_url(settings))
     sources = Sources(settings, stores.source_owners, stores.images, files)
     catalog = Catalog(settings.starter, ModelDirectories.of(settings), sources.size, sources.paints)
     reports = Reports(settings, stores.reports, stores.view, stores.control, files)

@@ -19,7 +19,7 @@ from diffusion_local.queue.groups import QueueGroups
 from diffusion_local.queue.history import FitStore
 from diffusion_local.queue.jobs import JobStore
 from diffusion_local.queue.order import OrderRules
-from diffusion_local.queue.views import QueueCounts, QueueView, read_tally
+from diffusion_local.queue.views import QueueCounts, QueueView, count_queue
 from diffusion_local.queue.workers import WorkerStore
 from diffusion_local.reports.store import ReportStore
 
@@ -66,5 +66,5 @@ class Stores:
             DeliveryStore(database),
             DownloadStore(database),
             AccountStore(database),
-            partial(read_tally, database),
+            partial(count_queue, database),
         )

@@ -47,8 +47,8 @@ from diffusion_local.preferences import Preferences
 from diffusion_local.queue.batch_times import Timetable
 from diffusion_local.queue.doorbell import JobQueue
 from diffusion_local.queue.jobs import new_jobs
-from diffusion_local.queue.service import QueueCommands, QueueQueries, known_state
-from diffusion_local.queue.workers import silent
+from diffusion_local.queue.service import QueueCommands, QueueQueries, parse_state
+from diffusion_local.queue.workers import is_silent
 from diffusion_local.reports.service import Reports
 from diffusion_local.settings import Settings
 from diffusion_local.stores import Stores
@@ -144,7 +144,7 @@ class Studio(QueueCommands, QueueQueries):
         count = whole_number("count", count, 1, self._settings.max_count)
         for field, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             check_prompt(field, text)
-        times = self._timetable.timing(lane, {each: settings.pop(each, None) for each in BATCH_OPTIONS})
+        times = self._timetable.resolve(lane, {each: settings.pop(each, None) for each in BATCH_OPTIONS})
         first = draw_seed() if seed is None or seed == -1 else seed
         expand = checked_expansion(expand, self._settings)
         drafts = Drafts(self._catalog, Expander(self._settings.wildcards))
@@ -195,12 +195,12 @@ class Studio(QueueCommands, QueueQueries):
             raise InvalidParams("job_ids", message("job_ids_most", most=MOST_BY_ID, got=len(ids)))
         if ids:
             return [self._jobs.get(job_id) for job_id in ids]
-        known = known_state(state) if state else None
+        known = parse_state(state) if state else None
         return self._view.jobs(known, batch_id or None, whole_number("limit", limit, 1, 1000), before or None)
 
     def jobs_of_batches(self, batch_ids: Sequence[str], most: int = 1000) -> list[Job]:
         """The first ``most`` jobs of each of these batches, newest batch first; unknown ids are left out."""
-        return self._view.newest_batches(list(batch_ids), most)
+        return self._view.first_jobs(list(batch_ids), most)
 
     def counts_of_batches(self, batch_ids: Sequence[str]) -> dict[str, dict[State, int]]:
         """How many jobs of each of these batches are in each state; unknown ids are left out."""
@@ -214,7 +214,7 @@ class Studio(QueueCommands, QueueQueries):
     def snapshot(self, waiting: int = 50, ended: int = 20) -> Snapshot:
         """The queue at one moment."""
         found = self._view.snapshot(waiting, ended)
-        if not found.reason and any(map(silent, found.workers)):
+        if not found.reason and any(map(is_silent, found.workers)):
             found = replace(found, reason=self.storage.fault())  # a database that cannot be written cannot hold it
         return replace(found, warnings=self.batches.late())
 
@@ -224,7 +224,7 @@ class Studio(QueueCommands, QueueQueries):
 
     def workers(self) -> list[Worker]:
         """Every worker; the models in their memory only for who may see everybody's jobs."""
-        found = self._workers.all()
+        found = self._workers.list_all()
         return found if actor.current().sees_all else [replace(each, model="") for each in found]
 
     # -- pictures and models ---------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class App:
         command = [sys.executable, "-m", "diffusion_local.worker", "--slot", slot]
         began = time.monotonic()
         self.worker = subprocess.Popen(command, env=self.settings.child_environ())
-        eventually(lambda: any(each.status == "idle" for each in self.services.workers.all()))
+        eventually(lambda: any(each.status == "idle" for each in self.services.workers.list_all()))
         self.start_seconds = time.monotonic() - began
 
     def draw(self, name: str, prompts: list[str], side: int, steps: int) -> list[Job]:

@@ -116,7 +116,7 @@ class Bench:
         self, name: str, seed: int = 1, wanted: str = "auto", say: Callable[[str], None] | None = None
     ) -> tuple[float, Picture]:
         """Seconds and picture, as a worker makes it: with its ladder, and loaded first if need be."""
-        ladder = Ladder(self.engine, self.fits.of, self.fits.learn, wanted)
+        ladder = Ladder(self.engine, self.fits.of, self.fits.save, wanted)
         model = self.catalog.get(name)
         return timed(ladder.make, model, self.params(name, seed), quiet, lambda: quiet, say or quiet)
 

@@ -90,7 +90,7 @@ def serving_url(settings: Settings) -> str:
 
 
 def wait_for_worker(services: Services) -> None:
-    eventually(lambda: any(worker.status == "idle" for worker in services.workers.all()))
+    eventually(lambda: any(worker.status == "idle" for worker in services.workers.list_all()))
     services.studio.wait(services.studio.submit(PROMPT, steps=2).job_ids, 120)  # the model is loaded now
 
 

@@ -86,7 +86,7 @@ def database(jobs: int, old: bool) -> dict[str, Any]:
             if old:
                 upkeep.rewrite(services.database)
             else:
-                told["steps_ms"] = percentiles(upkeep.cut_off(services.database, 600))
+                told["steps_ms"] = percentiles(upkeep.release_pages(services.database, 600))
             upkeep.truncate_log(services.database)
             told["seconds"] = round(time.perf_counter() - clock, 2)
             ended = time.time()
@@ -114,7 +114,7 @@ def fill(services: Services, jobs: int) -> None:
 
 
 def as_before(services: Services) -> None:
-    with services.database.plain() as conn:
+    with services.database.outside_transaction() as conn:
         conn.execute("PRAGMA auto_vacuum = NONE")
         conn.execute("VACUUM")
     upkeep.truncate_log(services.database)

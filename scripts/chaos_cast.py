@@ -90,7 +90,9 @@ class Scene:
 
     def workers(self) -> list[psutil.Process]:
         """Every worker's process that holds its slot."""
-        held = {worker.pid for worker in self.services.workers.all() if worker.status in ("idle", "loading", "busy")}
+        held = {
+            worker.pid for worker in self.services.workers.list_all() if worker.status in ("idle", "loading", "busy")
+        }
         found = self.children("diffusion_local.worker")
         if self.other is not None and self.other.poll() is None:
             found.append(psutil.Process(self.other.pid))
@@ -319,7 +321,7 @@ class Killer:
         worker.suspend()
         seconds = self._rng.uniform(0.3, 3 * STEP_TIMEOUT)
         with suppress(DatabaseProblem):
-            slot = next((w.slot for w in self._scene.services.workers.all() if w.pid == worker.pid), None)
+            slot = next((w.slot for w in self._scene.services.workers.list_all() if w.pid == worker.pid), None)
             if steal and slot and may_write(self._scene.services.settings.database):
                 slots.recover(self._scene.services, slot)
         thread = threading.Thread(target=self._wake, args=(worker, seconds), daemon=True)
@@ -345,7 +347,7 @@ class Killer:
             self._scene.start()
             with suppress(DatabaseProblem):
                 running = {job.worker for job in self._scene.services.studio.jobs(state="running")}
-                pids = {w.pid for w in self._scene.services.workers.all() if w.slot in running}
+                pids = {w.pid for w in self._scene.services.workers.list_all() if w.slot in running}
                 busy = [worker for worker in self._scene.workers() if worker.pid in pids]
                 if busy:
                     return self._rng.choice(busy)

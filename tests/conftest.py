@@ -155,7 +155,7 @@ def is_ready(services: Services, slot: str, child: subprocess.Popen[bytes]) -> b
     assert child.poll() is None, child.log_path.read_text()  # type: ignore[attr-defined]
     return any(
         worker.slot == slot and worker.pid == child.pid and worker.status in ("idle", "busy", "loading")
-        for worker in services.workers.all()
+        for worker in services.workers.list_all()
     )
 
 

@@ -485,7 +485,7 @@ def test_of_anothers_work_no_model_no_worker_and_no_name_is_told(studio: Studio,
         running = studio.submit("a secret river", variation_seed=5, variation_strength=0.5, rung="vae_tiling", **SMALL)
         claim = claimed(services.jobs).claim
         services.workers.register(claim.worker, 1, "cpu")
-        services.workers.tell(claim.worker, "busy", "starter")
+        services.workers.update(claim.worker, "busy", "starter")
     with acting(SHY):
         [job] = studio.snapshot().running
         assert job.id == running.job_ids[0]

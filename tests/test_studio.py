@@ -21,7 +21,7 @@ from tests.support import FAILURE, claimed, image_of, soon, sql
 def nothing_is_there(services: Services) -> bool:
     with sql(services.settings.database) as db:
         rows = [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("jobs", "batches")]
-    return rows == [0, 0] and services.queue.waiting() == 0
+    return rows == [0, 0] and services.queue.pending() == 0
 
 
 def made(services: Services, count: int = 1) -> list[str]:
@@ -42,7 +42,7 @@ def test_a_submit_is_a_batch_of_jobs_with_consecutive_seeds(services: Services) 
         (State.QUEUED, receipt.batch_id, "me", 5)
     }
     assert receipt.warnings == []
-    assert services.queue.waiting() == 3
+    assert services.queue.pending() == 3
 
 
 def test_no_seed_is_a_random_one_and_so_is_minus_one(studio: Studio) -> None:
@@ -337,9 +337,9 @@ def test_pause_holds_the_queue_until_resume_which_rings(services: Services) -> N
     services.studio.pause()
     assert services.studio.snapshot().paused
     assert services.jobs.claim_next("cpu0") is None
-    rings = services.queue.waiting()
+    rings = services.queue.pending()
     services.studio.resume()
-    assert services.queue.waiting() == rings + 1
+    assert services.queue.pending() == rings + 1
     assert not services.studio.snapshot().paused
     assert services.jobs.claim_next("cpu0") is not None
 

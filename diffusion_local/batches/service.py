@@ -22,11 +22,11 @@ from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.prompt_limits import prompt_warnings
 from diffusion_local.options.table import BATCH_OPTIONS, SETTINGS
 from diffusion_local.options.values import check_prompt, whole_number
-from diffusion_local.queue.batch_times import Timetable, moment
+from diffusion_local.queue.batch_times import Timetable, parse_utc
 from diffusion_local.queue.batches import BatchProgress, BatchResults, BatchRows
 from diffusion_local.queue.doorbell import JobQueue
 from diffusion_local.queue.jobs import JobStore, new_jobs
-from diffusion_local.queue.schedule import local
+from diffusion_local.queue.schedule import format_local
 from diffusion_local.queue.views import QueueView
 from diffusion_local.settings import Settings
 
@@ -98,14 +98,14 @@ class Batches:
         """
         before = self._view.snapshot(0, 0).total_eta
         left = None if seconds is None or before is None else before + seconds
-        return self._timetable.foreseen(left, times)
+        return self._timetable.forecast(left, times)
 
     def times(self, batch: Batch) -> dict[str, str]:
         """Its times as a person would write them here, for a form."""
         zone = self._timetable.zone
-        moments = {"start_at": moment(batch.start_at), "finish_by": moment(batch.finish_by)}
+        moments = {"start_at": parse_utc(batch.start_at), "finish_by": parse_utc(batch.finish_by)}
         kept = {name: getattr(batch, name) or "" for name in BATCH_OPTIONS}
-        return kept | {name: local(at, zone) if at else "" for name, at in moments.items()}
+        return kept | {name: format_local(at, zone) if at else "" for name, at in moments.items()}
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
@@ -138,11 +138,11 @@ class Batches:
             raise InvalidParams(strange[0], message("edit_fields", known=[*SETTINGS, *BATCH_OPTIONS]))
         if not given and not times:
             raise InvalidParams("changes", message("one_field"))
-        waiting = self._rows.waiting(batch_id)
+        waiting = self._rows.queued(batch_id)
         if not waiting:
             raise Conflict(message("none_waits_any_more", batch=batch_id))
         changed = [] if not given else self._changed(waiting, given)
-        kept = self._timetable.changed(progress.batch, times) if times else {}
+        kept = self._timetable.resolve_changes(progress.batch, times) if times else {}
         warnings = self._warnings(changed)
         count = self._rows.change(batch_id, changed, kept)
         self._queue.ring()
@@ -186,7 +186,7 @@ class Batches:
         """
         old = self._rows.get(batch_id).batch
         check_prompt("name", name)
-        timing = self._timetable.timing(old.lane, times)
+        timing = self._timetable.resolve(old.lane, times)
         recipes = self._rows.recipes(batch_id)
         if not recipes:
             raise Conflict(message("batch_empty", batch=batch_id))

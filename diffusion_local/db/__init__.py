@@ -1,1 +1,1 @@
-"""The database: connections and transactions, its tables, who may see which rows, and all SQL of one dialect only."""
+"""The database: connections, transactions, migrations, row mapping, row access, and all dialect-specific SQL."""

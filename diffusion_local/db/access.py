@@ -1,7 +1,7 @@
-"""Which rows the current actor may see or change: conditions for a WHERE, which a connection answers by functions.
+"""Row access of the current actor, as SQL conditions over functions that each connection defines.
 
-Every read on a person's behalf carries ``seen``, every write ``ruled``, so no interface and no use-case can forget it.
-The functions have no arguments and are evaluated once for a statement. Another database has to define the same three.
+Reads on a user's behalf include ``readable``, writes include ``writable``, so no interface or use case can forget the
+check. SQLite evaluates the functions once per statement. A second database backend has to define the same three.
 """
 
 import sqlite3
@@ -10,26 +10,26 @@ from collections.abc import Callable
 from diffusion_local import actor
 from diffusion_local.domain import Job, Params
 
-SEPARATOR = "\x1f"  # between an account and its idempotency key
+SEPARATOR = "\x1f"  # separates an account name from its idempotency key
 SEES_ALL, RULES_ALL = "actor_sees_all()", "actor_rules_all()"
 
 
-def seen(table: str = "") -> str:
-    """Rows that may be looked at."""
-    return f"(actor_sees_all() OR {column(table)} = actor_name())"
+def readable(table: str = "") -> str:
+    """SQL condition: rows the actor may read."""
+    return f"(actor_sees_all() OR {owner_column(table)} = actor_name())"
 
 
-def ruled(table: str = "") -> str:
-    """Rows that may be changed."""
-    return f"(actor_rules_all() OR {column(table)} = actor_name())"
+def writable(table: str = "") -> str:
+    """SQL condition: rows the actor may change."""
+    return f"(actor_rules_all() OR {owner_column(table)} = actor_name())"
 
 
-def own(table: str = "") -> str:
-    """Rows of the actor's own, said outright, so that an index finds them among those of others."""
-    return f"{column(table)} = actor_name()"
+def owned(table: str = "") -> str:
+    """SQL condition: rows owned by the actor. Names the owner explicitly, so that an index on it is used."""
+    return f"{owner_column(table)} = actor_name()"
 
 
-def column(table: str) -> str:
+def owner_column(table: str) -> str:
     return f"{table}.owner" if table else "owner"
 
 
@@ -43,16 +43,16 @@ def add_functions(connection: sqlite3.Connection) -> None:
         connection.create_function(name, 0, function, deterministic=True)
 
 
-def scoped(idempotency_key: str) -> str:
-    """The key as it is stored: each account has keys of its own."""
+def scoped_key(idempotency_key: str) -> str:
+    """An idempotency key as stored: prefixed with the actor's name, so each account has its own key space."""
     name = actor.current().name
     return name + SEPARATOR + idempotency_key if name else idempotency_key
 
 
-def veiled(job: Job) -> Job:
-    """The job, or where it may not be looked at only its place and progress: somebody's job of some size and steps.
+def redacted(job: Job) -> Job:
+    """The job itself, or, if the actor may not read it, a copy with only its place and progress.
 
-    Made from nothing, so that a field that is added later is not told by oversight.
+    The copy starts from an empty Job, so that a field added later is not disclosed by accident.
     """
     if actor.current().may_see(job.owner):
         return job

@@ -1,9 +1,9 @@
-"""This process's connections to a SQLite file: one a thread, all of them replaced after a fault of the disk.
+"""This process's SQLite connections to a file: one per thread, all of them replaced after a disk fault.
 
 SQLite never writes again through a connection that had to open its file read-only. In WAL mode the connections of a
-process also share their access to the -shm file: if the first of them had to open that read-only, all later ones are
-read-only too, until the last is closed. So after a fault every connection of the process is closed: at once where its
-thread does nothing with it, else at the end of its transaction.
+process also share access to the -shm file: if the first of them had to open it read-only, later ones are read-only too,
+until the last is closed. So after a fault every connection of the process is closed: an idle one at once, a busy one at
+the end of its transaction.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from urllib.parse import quote
 from diffusion_local.db.access import add_functions
 
 BUSY_SECONDS = 15
-#: For which a new connection waits for those that are to be closed before it.
-CLOSING_SECONDS = 2.0
-#: SQLite's own bounds on a statement, behind those that each question has: bytes of a value or a row, how deep an
-#: expression nests, and bytes of a pattern.
+#: How long a new connection waits for those that are being closed.
+CLOSE_WAIT_SECONDS = 2.0
+#: SQLite's own limits, a second line of defence behind the limits of each operation: bytes of a value or row, depth of
+#: an expression, bytes of a LIKE pattern.
 LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: 100_000_000,
     sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 200,
@@ -38,7 +38,7 @@ DISK_FAULTS = {
 
 @dataclass(eq=False)
 class Connection:
-    """One thread's connection; ``file`` is the identity of its file when it was opened, ``uses`` counts borrowers."""
+    """One thread's connection. ``file``: (device, inode) of the file when it was opened; ``uses``: open borrows."""
 
     conn: sqlite3.Connection
     path: Path
@@ -49,19 +49,19 @@ class Connection:
 
 
 _changed = threading.Condition()
-_open: weakref.WeakSet[Connection] = weakref.WeakSet()  # a thread's connection goes with its thread
+_open: weakref.WeakSet[Connection] = weakref.WeakSet()  # weak: a thread's connection is dropped with its thread
 
 
 class Connections:
-    """To one file. Several objects for the same file share the knowledge of its faults."""
+    """The connections to one file. Several objects for the same file share what is known of its faults."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._local = threading.local()
 
     @contextlib.contextmanager
-    def borrowed(self) -> Iterator[sqlite3.Connection]:
-        """This thread's connection."""
+    def borrow(self) -> Iterator[sqlite3.Connection]:
+        """This thread's connection, opened on first use."""
         try:
             mine = self._take()
             try:
@@ -74,24 +74,24 @@ class Connections:
             raise
 
     def close(self) -> None:
-        """Close this thread's connection; one that is borrowed is closed when it is given back."""
+        """Close this thread's connection; a borrowed one is closed when it is released."""
         mine: Connection | None = self._local.__dict__.get("mine")
         if mine is not None:
             close([mine])
 
     def _take(self) -> Connection:
         mine: Connection | None = self._local.__dict__.get("mine")
-        file = identity(self._path)
-        if mine is not None and mine.file != file:  # moved or replaced: what is written here would be lost
+        file = file_identity(self._path)
+        if mine is not None and mine.file != file:  # the file was moved or replaced: writes to it would be lost
             close([mine])
         with _changed:
             if mine is not None and not mine.closing and (mine.uses or not mine.to_close):
                 mine.uses += 1
                 return mine
             _changed.wait_for(
-                lambda: not any(each.to_close for each in _open if each.path == self._path), CLOSING_SECONDS
+                lambda: not any(each.to_close for each in _open if each.path == self._path), CLOSE_WAIT_SECONDS
             )
-        mine = self._local.mine = Connection(opened(self._path), self._path, file)
+        mine = self._local.mine = Connection(open_connection(self._path), self._path, file)
         with _changed:
             _open.add(mine)
         return mine
@@ -105,21 +105,21 @@ def release(connection: Connection) -> None:
 
 
 def close_all(path: Path) -> None:
-    """Close this process's connections to a file."""
+    """Close all connections of this process to a file."""
     with _changed:
-        found = [each for each in _open if each.path == path]
-    close(found)
+        matching = [each for each in _open if each.path == path]
+    close(matching)
 
 
 def close(connections: list[Connection]) -> None:
-    """Each at once, or when it is released."""
+    """Close idle connections at once, and busy ones when they are released."""
     with _changed:
         for each in connections:
             each.to_close = True
         idle = [each for each in connections if not each.uses and not each.closing]
         for each in idle:
-            each.closing = True  # by this thread
-    for each in idle:  # without the lock, as a disk may hang
+            each.closing = True  # claimed by this thread
+    for each in idle:  # outside the lock, because a faulty disk may hang
         each.conn.close()
     with _changed:
         for each in idle:
@@ -127,16 +127,16 @@ def close(connections: list[Connection]) -> None:
         _changed.notify_all()
 
 
-def opened(path: Path) -> sqlite3.Connection:
-    # Autocommit: transactions begin and end where the store says so, and nowhere else.
+def open_connection(path: Path) -> sqlite3.Connection:
+    # Autocommit: only ``Database`` begins and ends transactions.
     conn = connect(path, "rw")
     try:
         conn.execute("PRAGMA journal_mode = WAL")
-        conn.execute("PRAGMA synchronous = FULL")  # an acknowledged submit survives a power cut
+        conn.execute("PRAGMA synchronous = FULL")  # a submit that was acknowledged survives a power cut
         conn.execute("PRAGMA foreign_keys = ON")
-        conn.execute("PRAGMA recursive_triggers = ON")  # a row that is replaced counts as deleted
-        for limit, most in LIMITS.items():
-            conn.setlimit(limit, most)
+        conn.execute("PRAGMA recursive_triggers = ON")  # so that a replaced row fires its delete triggers
+        for limit, value in LIMITS.items():
+            conn.setlimit(limit, value)
         add_functions(conn)
     except BaseException:
         conn.close()
@@ -145,13 +145,13 @@ def opened(path: Path) -> sqlite3.Connection:
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
-    """Any thread may close it; only one uses it at a time."""
+    """Connect without implicit transactions. Any thread may close the connection, but only one uses it at a time."""
     address = f"file:{quote(path.absolute().as_posix())}?mode={mode}"
     return sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 
-def identity(path: Path) -> tuple[int, int]:
-    """Tells a file from another one of its name; zeros where it is not there."""
+def file_identity(path: Path) -> tuple[int, int]:
+    """(device, inode) of a file, which tells it from another file of the same name; (0, 0) if there is none."""
     try:
         found = path.stat()
     except OSError:

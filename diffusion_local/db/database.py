@@ -1,4 +1,4 @@
-"""Opens ``app.db``: migrations under a lock, the two kinds of transaction, and SQLite's faults in words."""
+"""Opens ``app.db``: migrations under a lock, read and write transactions, and SQLite's errors as DatabaseProblem."""
 
 import contextlib
 import sqlite3
@@ -19,17 +19,17 @@ from diffusion_local.messages import message
 Row = dict[str, Any]
 Values = Mapping[str, Any] | Sequence[Any]
 
-#: What the database raises that is not explained as a DatabaseProblem.
+#: Database errors that have not been translated to DatabaseProblem.
 DatabaseError = sqlite3.Error
 
-VALUES_AT_ONCE = 900  # of a statement: any SQLite takes 999
+VALUES_PER_STATEMENT = 900  # bound values per statement; every SQLite build accepts 999
 
 
 class Transaction:
-    """What a store may do between the begin and the end of one transaction.
+    """The operations available inside one transaction.
 
-    SQL is the portable kind, with ``:name`` or ``?`` for values; what only one database understands comes from
-    ``db.dialect`` and ``db.search``. Rows are dictionaries, or tuples where a cursor is read.
+    SQL must be portable, with ``:name`` or ``?`` for values; dialect-specific SQL comes from ``db.dialect`` and
+    ``db.search``. Rows are dictionaries, or tuples when read from a cursor.
     """
 
     __slots__ = ("execute", "execute_many")
@@ -39,14 +39,14 @@ class Transaction:
         self.execute_many = connection.executemany
 
     def query(self, sql: str, values: Values = ()) -> Iterator[Row]:
-        """Rows one by one. A statement that changes rows and returns them must be read to its end."""
+        """Iterate over rows as dictionaries. A ``RETURNING`` statement must be read to its end to take effect."""
         cursor = self.execute(sql, values)
         names = [column[0] for column in cursor.description]
         for row in cursor:
             yield dict(zip(names, row, strict=True))
 
     def scalar(self, sql: str, **values: Any) -> Any:
-        """The first column of the first row, or None."""
+        """The first column of the first row, or None if there is no row."""
         row = self.execute(sql, values).fetchone()
         return None if row is None else row[0]
 
@@ -54,29 +54,29 @@ class Transaction:
         self.insert_many(table, rows)
 
     def insert_many(self, table: str, rows: Iterable[Row]) -> None:
-        """Insert rows of equal columns, taken as they come; several go into one statement."""
-        each = iter(rows)
-        some = list(islice(each, 1))
-        names = list(some[0]) if some else []
-        while some:
+        """Insert rows with the same columns, several per statement. ``rows`` may be a generator."""
+        remaining = iter(rows)
+        chunk = list(islice(remaining, 1))
+        names = list(chunk[0]) if chunk else []
+        while chunk:
             marks = f"({', '.join('?' * len(names))})"
-            sql = f"INSERT INTO {table} ({', '.join(names)}) VALUES {', '.join([marks] * len(some))}"
-            self.execute(sql, [row[name] for row in some for name in names])
-            some = list(islice(each, max(1, VALUES_AT_ONCE // len(names))))
+            sql = f"INSERT INTO {table} ({', '.join(names)}) VALUES {', '.join([marks] * len(chunk))}"
+            self.execute(sql, [row[name] for row in chunk for name in names])
+            chunk = list(islice(remaining, max(1, VALUES_PER_STATEMENT // len(names))))
 
     def upsert(self, table: str, row: Row, key: Sequence[str]) -> None:
-        """Insert a row, or change the one that has the same values in the columns of ``key``."""
+        """Insert a row, or update the row with equal values in the ``key`` columns."""
         sets = ", ".join(f"{name} = excluded.{name}" for name in row if name not in key)
-        self.execute(f"{inserting(table, row)} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sets}", row)
+        self.execute(f"{insert_sql(table, row)} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sets}", row)
 
 
-def inserting(table: str, row: Row) -> str:
+def insert_sql(table: str, row: Row) -> str:
     return f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join(f':{name}' for name in row)})"
 
 
 class Database:
-    """``app.db``. Reads see one consistent moment; writes take the write lock at once (BEGIN IMMEDIATE), because a
-    transaction that reads first and writes later dies with "database is locked" under concurrency.
+    """``app.db``. Read transactions see one consistent state. Write transactions take the write lock at once (BEGIN
+    IMMEDIATE), because one that first reads and then writes fails with "database is locked" under concurrency.
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,57 +85,57 @@ class Database:
 
     @classmethod
     def open(cls, path: Path) -> "Database":
-        """Create or migrate the file. Raises DatabaseProblem with what to do."""
+        """Create or migrate the file. Raises DatabaseProblem, which names the remedy."""
         database = cls(path)
         try:
             path.parent.mkdir(disk.FOLDER, parents=True, exist_ok=True)
             lock = FileLock(path.with_suffix(".migrate.lock"), timeout=BUSY_SECONDS, mode=disk.FILE)
-            with explained(path), lock:
-                # Only here the file is made: opened later, one that is gone must not come back empty.
+            with translate_errors(path), lock:
+                # The only place that creates the file: if it disappears later, an empty one must not replace it.
                 disk.create_private(path)  # SQLite gives -wal and -shm the same mode
                 database._migrate()
-        except OSError as error:  # of the folder, or of the lock that lies beside the database
+        except OSError as error:  # from the folder, or from the lock file beside the database
             reason = error.strerror or str(error)
             raise DatabaseProblem(message("database_owner", file=path.name, error=reason)) from error
         return database
 
     def _migrate(self) -> None:
-        with self._connected() as conn:
+        with self._connect() as conn:
             db = sqlite_utils.Database(conn)
             known = {migration.name for migration in MIGRATIONS.pending(db)} | {m.name for m in MIGRATIONS.applied(db)}
             newer = sorted({m.name for m in MIGRATIONS.applied(db)} - {m.name for m in MIGRATIONS._migrations})
             if newer:
                 raise DatabaseProblem(message("database_newer", file=self.path.name, version=newer[-1]))
-            if not db.table_names():  # space of deleted rows can be given back bit by bit (see db.upkeep)
+            if not db.table_names():  # allows db.upkeep to release free pages step by step
                 conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
-                conn.execute("VACUUM")  # without it the mode is not written down once the file is in WAL mode
+                conn.execute("VACUUM")  # the mode is stored only if VACUUM runs before the file is in WAL mode
             pending = MIGRATIONS.pending(db)
             if pending and len(pending) < len(known):
                 copy(conn, self.path.with_name(f"{self.path.stem}.before-{pending[0].name}.db"))
             MIGRATIONS.apply(db)
 
     def backup(self, target: Path) -> None:
-        """Copy the database while it is in use, by SQLite's online backup."""
-        with self._connected() as conn:
+        """Copy the database while it is in use, with SQLite's online backup."""
+        with self._connect() as conn:
             copy(conn, target)
 
     def upkeep(self) -> None:
-        """SQLite's own care: fresh statistics, and the write-ahead log folded back into the file."""
-        with self.plain() as conn:
-            conn.execute("PRAGMA analysis_limit = 400")  # rows of an index, so that writers do not wait for long
-        with self.write() as db:  # by itself it reads first, and fails where another writes before it does
+        """Refresh the planner's statistics and checkpoint the write-ahead log."""
+        with self.outside_transaction() as conn:
+            conn.execute("PRAGMA analysis_limit = 400")  # rows per index, so that writers do not wait for long
+        with self.write() as db:  # on its own it would read first, and fail if another connection writes in between
             db.execute("PRAGMA optimize")
-        with self.plain() as conn:
+        with self.outside_transaction() as conn:
             conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     @contextlib.contextmanager
-    def plain(self) -> Iterator[sqlite3.Connection]:
-        """The connection outside of a transaction, for what SQLite runs by itself: VACUUM, checkpoints, pragmas."""
-        with self._connected() as conn:
+    def outside_transaction(self) -> Iterator[sqlite3.Connection]:
+        """The connection outside of a transaction, for VACUUM, checkpoints and pragmas."""
+        with self._connect() as conn:
             yield conn
 
     def probe(self) -> None:
-        """Write a number that nobody reads. Raises DatabaseProblem where nothing can be written."""
+        """Check that the database is writable, by changing an unused number. Raises DatabaseProblem if it is not."""
         with self.write() as db:
             db.execute(f"PRAGMA user_version = {(db.scalar('PRAGMA user_version') + 1) % 2**31}")
 
@@ -145,19 +145,19 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Transaction]:
-        """Several reads of one moment."""
+        """A read transaction: all reads see the same state."""
         with self._transaction("BEGIN") as db:
             yield db
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Transaction]:
-        """Reads and writes that belong together; all or nothing. Do not nest."""
+        """A write transaction: all changes are applied or none. Must not be nested."""
         with self._transaction("BEGIN IMMEDIATE") as db:
             yield db
 
     @contextlib.contextmanager
     def _transaction(self, begin: str) -> Iterator[Transaction]:
-        with self._connected() as conn:
+        with self._connect() as conn:
             conn.execute(begin)
             try:
                 yield Transaction(conn)
@@ -166,14 +166,14 @@ class Database:
                 try:
                     if conn.in_transaction:
                         conn.execute("ROLLBACK")
-                except sqlite3.Error:  # closed, it cannot write the half that it has
+                except sqlite3.Error:  # the disk failed: closing the connection discards the open transaction
                     self.close()
                 raise
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
+    def _connect(self) -> Iterator[sqlite3.Connection]:
         """This thread's connection, outside of a transaction."""
-        with explained(self.path), self._connections.borrowed() as conn:
+        with translate_errors(self.path), self._connections.borrow() as conn:
             yield conn
 
 
@@ -188,8 +188,8 @@ def copy(conn: sqlite3.Connection, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn SQLite's faults into sentences that say what to do."""
+def translate_errors(path: Path) -> Iterator[None]:
+    """Translate SQLite's errors to DatabaseProblem with a message that names the remedy."""
     try:
         yield
     except Timeout:
@@ -210,7 +210,7 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def check_integrity(database: Database) -> list[str]:
-    """SQLite's own findings; an empty list is a sound database."""
+    """SQLite's integrity check: its findings, empty for a sound database."""
     with database.read() as db:
-        found = [row["integrity_check"] for row in db.query("PRAGMA integrity_check")]
-    return [] if found == ["ok"] else found
+        findings = [row["integrity_check"] for row in db.query("PRAGMA integrity_check")]
+    return [] if findings == ["ok"] else findings

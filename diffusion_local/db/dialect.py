@@ -1,7 +1,7 @@
-"""SQL that only this database understands, by the name of what it does.
+"""SQLite-specific SQL, named by purpose.
 
-Stores write portable SQL and put these into it; another database answers each in its own way. A test of the
-architecture fails where such SQL stands outside of ``db/``.
+Stores write portable SQL and insert these fragments; another database backend would implement the same functions. An
+architecture test rejects dialect-specific SQL outside of ``db/``.
 """
 
 import json
@@ -14,13 +14,14 @@ DAY_SECONDS = 86400
 
 
 def by_index(table: str, index: str) -> str:
-    """A table that is to be read by this index. With fresh statistics the planner would rather read every row."""
+    """A table read through the given index. With fresh statistics the planner would otherwise scan the table."""
     return f"{table} INDEXED BY {index}"
 
 
 def in_list(column: str, values: str = ":ids") -> str:
-    """Whether a column is one of many values, given as one value made by ``as_list``: there is no limit to their
-    number, and the statement's text stays the same."""
+    """Condition: the column is one of many values, bound as one parameter made by ``as_list``. There is no limit to
+    their number, and the statement text stays the same.
+    """
     return f"{column} IN ({list_rows(values)})"
 
 
@@ -29,35 +30,35 @@ def not_in_list(column: str, values: str) -> str:
 
 
 def list_rows(values: str = ":ids") -> str:
-    """A SELECT of ``value`` for each of a list."""
+    """SELECT that yields one row ``value`` per list element."""
     return f"SELECT value FROM json_each({values})"
 
 
 def as_list(values: Iterable[Any]) -> str:
-    """Values for ``in_list`` and ``list_rows``."""
+    """Bind value for ``in_list`` and ``list_rows``."""
     return json.dumps(list(values))
 
 
-def field(column: str, name: str) -> str:
-    """A field of the JSON object in a column; NULL if it has none."""
+def json_field(column: str, name: str) -> str:
+    """A field of the JSON object in a column, or NULL."""
     return f"json_extract({column}, '$.{name}')"
 
 
 def seconds_between(start: str, end: str) -> str:
-    """Seconds from one time to another, both texts of UTC; NULL if one is."""
+    """Seconds between two UTC timestamps stored as text; NULL if either is NULL."""
     return f"(julianday({end}) - julianday({start})) * {DAY_SECONDS}"
 
 
 def contains(text: str, part: str) -> str:
-    """Whether a text has another in it, in capitals or not."""
+    """Condition: ``text`` contains ``part``, ignoring case."""
     return f"instr(lower({text}), lower({part})) > 0"
 
 
 def first_of_each(source: str, groups: tuple[str, str], order: str, columns: str) -> str:
-    """A SELECT of the first row, by ``order``, for each pair of values that two columns have.
+    """SELECT of the first row by ``order`` for each distinct pair of the two ``groups`` columns.
 
-    ``source`` is ``table WHERE condition``, read by an index over the two columns and ``order``: each row is found by
-    one look-up, however many rows stand behind it.
+    ``source`` is ``table WHERE condition``, read through an index over the two columns and ``order``: each row is one
+    index look-up, however many rows follow it.
     """
     outer, inner = groups
     table = source.split()[0]
@@ -75,8 +76,8 @@ def first_of_each(source: str, groups: tuple[str, str], order: str, columns: str
     """
 
 
-def each_value(db: Transaction, table: str, column: str, where: str = "true") -> list[Any]:
-    """The different values of an indexed column, ascending, but for NULL: from each the index is asked for the next."""
+def distinct_values(db: Transaction, table: str, column: str, where: str = "true") -> list[Any]:
+    """Distinct non-NULL values of an indexed column, ascending, with one index look-up per value."""
     least = f"SELECT min({column}) FROM {table} WHERE {where}"
     found = db.execute(
         f"WITH RECURSIVE each (value) AS ({least} UNION ALL "
@@ -86,8 +87,8 @@ def each_value(db: Transaction, table: str, column: str, where: str = "true") ->
     return [row[0] for row in found.fetchall()]
 
 
-def count_values(db: Transaction, source: str, column: str, most: int) -> int:
-    """How many different values an indexed column has, counted up to ``most``; ``source`` as in ``first_of_each``."""
+def count_distinct(db: Transaction, source: str, column: str, most: int) -> int:
+    """Number of distinct values of an indexed column, counted up to ``most``. ``source``: see ``first_of_each``."""
     least = f"SELECT min({column}) FROM {source}"
     return db.scalar(
         f"WITH RECURSIVE each (id) AS ({least} UNION ALL SELECT ({least} AND {column} > each.id) FROM each "

@@ -1,11 +1,11 @@
-"""Rows to nouns."""
+"""Conversion between table rows and domain objects."""
 
 import json
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from diffusion_local.db.access import seen
+from diffusion_local.db.access import readable
 from diffusion_local.db.database import Transaction
 from diffusion_local.db.schema import recipe_mark
 from diffusion_local.domain import (
@@ -26,22 +26,23 @@ from diffusion_local.messages import decoded, encoded, message
 from diffusion_local.queue.estimates import JobTimings
 
 
-def missing(db: Transaction, what: str, row_id: str) -> NotFound:
-    """The error for a job, batch or picture that is not there: Gone if it was deleted, and whoever asks might have
-    looked at it."""
-    if db.scalar(f"SELECT 1 FROM deleted WHERE what = :what AND id = :id AND {seen()}", what=what, id=row_id):
-        return Gone(message(f"deleted_{what}", id=echo(row_id)))
-    return NotFound(message(f"no_such_{what}", id=echo(row_id)))
+def not_found(db: Transaction, noun: str, row_id: str) -> NotFound:
+    """The error for a missing job, batch or picture: Gone if it was deleted and the actor could have read it, otherwise
+    NotFound.
+    """
+    if db.scalar(f"SELECT 1 FROM deleted WHERE what = :what AND id = :id AND {readable()}", what=noun, id=row_id):
+        return Gone(message(f"deleted_{noun}", id=echo(row_id)))
+    return NotFound(message(f"no_such_{noun}", id=echo(row_id)))
 
 
 Row = dict[str, Any]
 
-#: The lane as stored: its rank in ``claim_next``'s order.
+#: Lanes as stored: by their rank in the queue order.
 LANE_RANKS = {Lane.INTERACTIVE: 0, Lane.BATCH: 1}
 LANES = {rank: lane for lane, rank in LANE_RANKS.items()}
 
 
-def job(row: Row) -> Job:
+def to_job(row: Row) -> Job:
     failure = None
     if row["error_kind"]:
         failure = Failure(
@@ -76,19 +77,19 @@ def job(row: Row) -> Job:
     )
 
 
-def measured_row(measured: JobTimings) -> Row:
-    """Columns of a finished job that estimates learn from."""
+def timings_row(timings: JobTimings) -> Row:
+    """Measured times of a finished job, the input of later estimates."""
     return {
-        "run_seconds": measured.run,
-        "load_seconds": measured.load or None,
-        "expected_seconds": measured.expected,
-        "rung": measured.rung,
-        "together": measured.together,
+        "run_seconds": timings.run,
+        "load_seconds": timings.load or None,
+        "expected_seconds": timings.expected,
+        "rung": timings.rung,
+        "together": timings.together,
     }
 
 
 def job_row(job: Job) -> Row:
-    """A new job's row; everything not named here has the table's default."""
+    """Row of a new job. Columns not listed here have the table's defaults."""
     return {
         "id": job.id,
         "batch_id": job.batch_id,
@@ -106,7 +107,7 @@ def job_row(job: Job) -> Row:
 
 
 def failure_row(failure: Failure) -> Row:
-    """The columns of a failed job that tell why."""
+    """Columns that describe why a job failed."""
     return {
         "error_kind": failure.kind,
         "error_message": failure.message,
@@ -119,13 +120,13 @@ def note_row(note: str) -> Row:
     return {"note": note, "note_json": encoded(note)}
 
 
-def setting(row: Row) -> str:
-    """The columns of a row as what an UPDATE sets, with a comma before each."""
+def set_clauses(row: Row) -> str:
+    """SET clauses for the columns of a row, each preceded by a comma."""
     return "".join(f", {name} = :{name}" for name in row)
 
 
 def params_row(params: Params) -> Row:
-    """The columns of a job that tell what is to be made."""
+    """Columns of a job that depend on its Params."""
     return {
         "params": params.to_json(),
         "model": params.runs_on,
@@ -136,11 +137,11 @@ def params_row(params: Params) -> Row:
     }
 
 
-def utc(moment: datetime | None) -> str | None:
+def utc_or_none(moment: datetime | None) -> str | None:
     return utc_text(moment) if moment else None
 
 
-def batch(row: Row) -> Batch:
+def to_batch(row: Row) -> Batch:
     return Batch(
         id=row["id"],
         name=row["name"],
@@ -159,11 +160,11 @@ def batch(row: Row) -> Batch:
 
 
 def batch_row(batch: Batch) -> Row:
-    """A new batch's row, without the key it may have come with."""
+    """Row of a new batch, without its idempotency key."""
     return asdict(batch) | {"lane": str(batch.lane), "paused": int(batch.paused)}
 
 
-def image(row: Row) -> Image:
+def to_image(row: Row) -> Image:
     return Image(
         id=row["id"],
         job_id=row["job_id"],
@@ -203,13 +204,13 @@ def image_row(image: Image) -> Row:
     }
 
 
-def event(row: Row) -> Event:
+def to_event(row: Row) -> Event:
     return Event(
         row["job_id"], row["state"], row["at"], row["attempt"], row["worker"], decoded(row["note"], row["note_json"])
     )
 
 
-def worker(row: Row) -> Worker:
+def to_worker(row: Row) -> Worker:
     return Worker(
         row["slot"],
         row["pid"],

@@ -1,19 +1,19 @@
-"""Facts of the tables that more than one query relies on."""
+"""Facts about the tables that several queries rely on."""
 
 from hashlib import sha256
 
 from diffusion_local.domain import Params
 
-#: By ``jobs.list_rank``: states in the order of a batch's list: what runs, what waits, what failed, then the rest.
+#: Index = ``jobs.list_rank``: the order of states in a batch's job list.
 RANKS = ("running", "queued", "failed", "done", "cancelled")
 
-#: Of a picture: 1 for landscape, 0 for square, -1 for portrait; an expression that has an index of its own.
+#: Orientation of a picture: 1 landscape, 0 square, -1 portrait. This exact expression is indexed.
 SHAPE = "(width > height) - (width < height)"
 
-#: Notices of failed jobs that a batch gives one by one; the report at its end has them all.
-FAILURES_TOLD = 20
+#: Failed jobs of a batch that get a notification of their own; the batch's report lists all of them.
+FAILURES_NOTIFIED = 20
 
 
 def recipe_mark(params: Params) -> str:
-    """``images.mark``: equal for equal recipes, seed included; the first 64 bits of SHA-256 in hex."""
+    """``images.mark``: equal for equal recipes, seed included. The first 64 bits of SHA-256, in hex."""
     return sha256(params.to_json().encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""Gives the space of deleted rows back to the file system, in steps that are short for whoever writes meanwhile.
+"""Returns the space of deleted rows to the file system, in steps short enough not to hold up writers.
 
-A database made since is in SQLite's incremental auto-vacuum mode: its free pages are cut off a few at a time. An older
-one must be written anew once (``rewrite``), which keeps writers waiting for as long as it takes.
+New databases use SQLite's incremental auto-vacuum mode, where free pages can be released a few at a time. An older one
+has to be rewritten once (``rewrite``), which blocks writers meanwhile.
 """
 
 import contextlib
@@ -14,19 +14,23 @@ from pathlib import Path
 from diffusion_local.db.database import Database
 
 MB = 1_000_000
-WORTH_BYTES, WORTH_SHARE, LEAST_BYTES = 8 * MB, 0.25, 1 * MB
-SLICE_SECONDS = 0.03  # for which a step holds the write lock
-PAUSE_SECONDS = 0.03  # between two steps, in which others get it
-FEWEST_PAGES, MOST_PAGES = 128, 4096  # of a step
-MERGED_PAGES = 64  # of the text index in a step
-SMALL_BYTES, LARGE_BYTES = 16 * MB, 200 * MB  # content that is rewritten at any time, and at most while nothing waits
-PATIENCE_MS, USUAL_MS = 200, 15_000  # for other connections: of a checkpoint, and of everything else
+MIN_FREE_BYTES, MIN_FREE_SHARE, FREE_FLOOR_BYTES = 8 * MB, 0.25, 1 * MB
+SLICE_SECONDS = 0.03  # how long one step holds the write lock
+PAUSE_SECONDS = 0.03  # pause between steps, in which other writers get the lock
+MIN_PAGES, MAX_PAGES = 128, 4096  # pages per step
+MERGED_PAGES = 64  # pages of the text index per step
+# content rewritten at any time; content rewritten at most, while the queue is idle
+SMALL_BYTES, LARGE_BYTES = 16 * MB, 200 * MB
+CHECKPOINT_TIMEOUT_MS, BUSY_TIMEOUT_MS = (
+    200,
+    15_000,
+)  # busy timeout of other connections during a checkpoint, and otherwise
 INCREMENTAL = 2
 
 
 @dataclass(frozen=True, slots=True)
 class FreeSpace:
-    """Bytes of a database file, and how many of them are free pages; ``incremental`` if they can be cut off."""
+    """Size and free pages of a database file, in bytes. ``incremental``: free pages can be released step by step."""
 
     size: int
     free: int
@@ -38,33 +42,35 @@ class FreeSpace:
 
     @property
     def worth_it(self) -> bool:
-        """Whether there is so much to gain that it is worth the work."""
-        return self.free >= WORTH_BYTES or (self.free >= LEAST_BYTES and self.free >= WORTH_SHARE * self.size)
+        """Whether enough space is free to justify the work."""
+        return self.free >= MIN_FREE_BYTES or (
+            self.free >= FREE_FLOOR_BYTES and self.free >= MIN_FREE_SHARE * self.size
+        )
 
 
 def measure(database: Database) -> FreeSpace:
-    with database.plain() as conn:
-        return space_of(conn)
+    with database.outside_transaction() as conn:
+        return free_space(conn)
 
 
-def space_of(conn: sqlite3.Connection) -> FreeSpace:
+def free_space(conn: sqlite3.Connection) -> FreeSpace:
     names = ("page_size", "page_count", "freelist_count", "auto_vacuum")
     size, pages, free, mode = (conn.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
     return FreeSpace(pages * size, free * size, mode == INCREMENTAL)
 
 
-def shrink(database: Database, reserve_bytes: int, seconds: float, anyhow: bool = False) -> int:
-    """Give free pages back, for about ``seconds``; the bytes by which the file became smaller.
+def shrink(database: Database, reserve_bytes: int, seconds: float, force: bool = False) -> int:
+    """Release free pages for about ``seconds``; returns the bytes by which the file shrank.
 
-    A database of the older kind is rewritten if it is small, or if nothing waits or runs (``anyhow``: in any case), and
-    if the disk has room for a second copy beside the reserve. Raises DatabaseProblem.
+    A database without incremental auto-vacuum is rewritten if it is small or the queue is idle (``force``: always), and
+    only if the disk has room for a second copy beside the reserve. Raises DatabaseProblem.
     """
     before = measure(database)
-    if not before.worth_it and not (anyhow and before.free):
+    if not before.worth_it and not (force and before.free):
         return 0
     if before.incremental:
-        cut_off(database, seconds)
-    elif anyhow or may_rewrite(database, before):
+        release_pages(database, seconds)
+    elif force or rewrite_allowed(database, before):
         if shutil.disk_usage(database.path.parent).free < reserve_bytes + 2 * before.content:
             return 0
         rewrite(database)
@@ -72,7 +78,7 @@ def shrink(database: Database, reserve_bytes: int, seconds: float, anyhow: bool 
     return before.size - measure(database).size
 
 
-def may_rewrite(database: Database, space: FreeSpace) -> bool:
+def rewrite_allowed(database: Database, space: FreeSpace) -> bool:
     if space.content <= SMALL_BYTES:
         return True
     with database.read() as db:
@@ -80,44 +86,44 @@ def may_rewrite(database: Database, space: FreeSpace) -> bool:
     return not busy and space.content <= LARGE_BYTES
 
 
-def cut_off(database: Database, seconds: float) -> list[float]:
-    """Cut free pages off the end of the file until there are none, or time is up; the seconds that each step took.
+def release_pages(database: Database, seconds: float) -> list[float]:
+    """Release free pages until there are none left or time is up; returns the seconds per step.
 
-    A step moves as many pages as fit into SLICE_SECONDS, judging by the one before.
+    The number of pages per step adapts so that a step takes about SLICE_SECONDS.
     """
-    taken, pages, deadline = [], FEWEST_PAGES, time.monotonic() + seconds
+    durations, pages, deadline = [], MIN_PAGES, time.monotonic() + seconds
     while time.monotonic() < deadline and measure(database).free:
         began = time.perf_counter()
-        with database.plain() as conn:
-            conn.executescript(f"PRAGMA incremental_vacuum({pages})")  # `execute` would run it for the first page only
-        taken.append(time.perf_counter() - began)
-        pages = max(FEWEST_PAGES, min(MOST_PAGES, int(pages * min(2.0, SLICE_SECONDS / max(taken[-1], 1e-6)))))
-        time.sleep(max(PAUSE_SECONDS, taken[-1]))
-    return taken
+        with database.outside_transaction() as conn:
+            conn.executescript(f"PRAGMA incremental_vacuum({pages})")  # `execute` would process the first page only
+        durations.append(time.perf_counter() - began)
+        pages = max(MIN_PAGES, min(MAX_PAGES, int(pages * min(2.0, SLICE_SECONDS / max(durations[-1], 1e-6)))))
+        time.sleep(max(PAUSE_SECONDS, durations[-1]))
+    return durations
 
 
 def rewrite(database: Database) -> None:
-    """Write the whole file anew, in incremental auto-vacuum mode from then on."""
-    with database.plain() as conn:
+    """Rewrite the whole file, in incremental auto-vacuum mode from then on."""
+    with database.outside_transaction() as conn:
         conn.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
         conn.execute("VACUUM")
 
 
 def truncate_log(database: Database) -> None:
-    """Fold the write-ahead log back, and cut it to nothing unless others read from it just now."""
-    with database.plain() as conn:
+    """Checkpoint the write-ahead log, and truncate it unless another connection is reading from it."""
+    with database.outside_transaction() as conn:
         conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        conn.execute(f"PRAGMA busy_timeout = {PATIENCE_MS}")  # it keeps writers waiting
+        conn.execute(f"PRAGMA busy_timeout = {CHECKPOINT_TIMEOUT_MS}")  # a truncating checkpoint blocks writers
         try:
             conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         finally:
-            conn.execute(f"PRAGMA busy_timeout = {USUAL_MS}")
+            conn.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
 
 
-def merge_text(database: Database, since: str, seconds: float) -> int:
-    """Merge the text index so that the words of deleted pictures leave it, if any was deleted since then; the steps.
+def merge_text_index(database: Database, since: str, seconds: float) -> int:
+    """Merge the full-text index if pictures were deleted after ``since``; returns the number of steps.
 
-    FTS5 only notes that a text is deleted, until the parts that hold it are merged.
+    FTS5 only marks a text as deleted until the segments that hold it are merged.
     """
     with database.read() as db:
         if not db.scalar("SELECT 1 FROM deleted WHERE what = 'picture' AND at >= :since LIMIT 1", since=since):
@@ -126,9 +132,9 @@ def merge_text(database: Database, since: str, seconds: float) -> int:
     while time.monotonic() < deadline:
         with database.write() as db:
             before = db.scalar("SELECT total_changes()")
-            pages = -MERGED_PAGES if steps == 0 else MERGED_PAGES  # the negative one begins a merge of all parts
+            pages = -MERGED_PAGES if steps == 0 else MERGED_PAGES  # a negative number starts a merge of all segments
             db.execute("INSERT INTO images_text (images_text, rank) VALUES ('merge', ?)", [pages])
-            if db.scalar("SELECT total_changes()") - before < 2:  # as FTS5 tells that nothing is left to do
+            if db.scalar("SELECT total_changes()") - before < 2:  # FTS5's sign that nothing is left to merge
                 break
         steps += 1
         time.sleep(PAUSE_SECONDS)
@@ -136,13 +142,13 @@ def merge_text(database: Database, since: str, seconds: float) -> int:
 
 
 def shrink_file(path: Path) -> int:
-    """Rewrite a small database of somebody else, such as the doorbell's, if that is worth it; the bytes gained."""
+    """Rewrite a small database of another component (the doorbell's) if it is worth it; returns the bytes gained."""
     if not path.exists():
         return 0
     with contextlib.closing(sqlite3.connect(path, timeout=1, isolation_level=None)) as conn:
-        before = space_of(conn)
+        before = free_space(conn)
         if not before.worth_it or before.content > SMALL_BYTES:
             return 0
         conn.execute("VACUUM")
         conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        return before.size - space_of(conn).size
+        return before.size - free_space(conn).size

@@ -42,10 +42,10 @@ class LocalDispatch:
         self._house.workers.register(self._slot, pid, device, room)
 
     def tell(self, status: str, model: str = "", free: int | None = None) -> None:
-        self._house.workers.tell(self._slot, status, model, free)
+        self._house.workers.update(self._slot, status, model, free)
 
     def seen(self) -> None:
-        self._house.workers.seen(self._slot)
+        self._house.workers.heartbeat(self._slot)
 
     def leave(self) -> None:
         self._storage.close()
@@ -70,7 +70,7 @@ class LocalDispatch:
         return self._house.jobs.urgent()
 
     def paused(self) -> bool:
-        return self._house.control.closed()
+        return self._house.control.is_paused()
 
     def expected(self, params: Params, loaded: str, together: int = 1) -> float | None:
         return self._house.view.expected(params, loaded, together)
@@ -163,7 +163,7 @@ class LocalDispatch:
         return self._house.fits.of(model, device)
 
     def learn(self, fit: Fit) -> None:
-        self._house.fits.learn(fit)
+        self._house.fits.save(fit)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -179,7 +179,7 @@ class LocalDispatch:
         return claim
 
     def _held(self, claim: Claim) -> Job:
-        return self._house.jobs.held(self._own(claim))
+        return self._house.jobs.of_claim(self._own(claim))
 
 
 def terms_of(settings: Settings) -> OutputTerms:

@@ -42,7 +42,7 @@ def take(services: Services, slot: str, patience: float) -> FileLock:
     try:
         lock.acquire(timeout=patience)
     except Timeout:
-        holder = next((w for w in services.workers.all() if w.slot == slot), None)
+        holder = next((w for w in services.workers.list_all() if w.slot == slot), None)
         who = message("the_process", process=holder.pid) if holder else message("another_process")
         raise HomeInUse(message("slot_held", slot=slot, home=services.settings.home, who=who)) from None
     return lock
@@ -88,7 +88,7 @@ def recover_if_free(services: Services, slot: str, failure: Failure = LOST) -> l
     """
     try:
         with disk.explained(), slot_lock(services, slot).acquire(timeout=0):
-            services.workers.tell(slot, "stopped")
+            services.workers.update(slot, "stopped")
             return recover(services, slot, failure)
     except Timeout:
         return []

@@ -37,7 +37,7 @@ class Storage:
     def ready(self) -> bool:
         """Whether a job may be claimed. Holds the queue where the gallery cannot be written or its disk is nearly full,
         and opens it again. Raises DatabaseProblem."""
-        held = self._control.blocked()
+        held = self._control.blocked_reason()
         if held and time.monotonic() - self._probed_at < PROBE_SECONDS:
             return False
         reason = self._full() or (self._fault() if held else "")
@@ -100,7 +100,7 @@ class Storage:
             since = min(list(self._waits.values()), default=None)
             if since is not None and time.monotonic() - since >= SLOW_SECONDS:
                 with contextlib.suppress(DatabaseProblem):
-                    if not self._control.blocked():
+                    if not self._control.blocked_reason():
                         self._hold(message("storage_silent"))
 
     def _fault(self) -> str:

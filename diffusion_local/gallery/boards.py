@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from diffusion_local import actor
 from diffusion_local.authority import guarded
-from diffusion_local.db.access import ruled, seen
+from diffusion_local.db.access import readable, writable
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import as_list, in_list
 from diffusion_local.domain import new_id, utc_now
@@ -38,11 +38,11 @@ class BoardStore:
     def all(self) -> list[Board]:
         """Every board that may be seen, by name."""
         with self._database.read() as db:
-            return [board(row) for row in db.query(f"{BOARDS} WHERE {seen('boards')} ORDER BY lower(name)")]
+            return [board(row) for row in db.query(f"{BOARDS} WHERE {readable('boards')} ORDER BY lower(name)")]
 
     def get(self, board_id: str) -> Board:
         with self._database.read() as db:
-            for row in db.query(f"{BOARDS} WHERE boards.id = ? AND {seen('boards')}", [board_id]):
+            for row in db.query(f"{BOARDS} WHERE boards.id = ? AND {readable('boards')}", [board_id]):
                 return board(row)
         raise no_board(board_id)
 
@@ -92,13 +92,14 @@ class BoardStore:
 
     def of_image(self, image_id: str) -> list[Board]:
         """The boards that a picture is on."""
-        on = f"{BOARDS} WHERE boards.id IN (SELECT board_id FROM board_images WHERE image_id = ?) AND {seen('boards')}"
+        having = "boards.id IN (SELECT board_id FROM board_images WHERE image_id = ?)"
+        on = f"{BOARDS} WHERE {having} AND {readable('boards')}"
         with self._database.read() as db:
             return [board(row) for row in db.query(f"{on} ORDER BY lower(name)", [image_id])]
 
     @staticmethod
     def _own(db: Transaction, board_id: str) -> dict[str, str]:
-        for row in list(db.query(f"SELECT * FROM boards WHERE id = ? AND {ruled()}", [board_id])):
+        for row in list(db.query(f"SELECT * FROM boards WHERE id = ? AND {writable()}", [board_id])):
             return row
         raise no_board(board_id)
 
@@ -115,7 +116,7 @@ BOARDS = """
 def put(db: Transaction, board_id: str, image_ids: Sequence[str]) -> None:
     asked = as_list(image_ids)
     shown = "CASE WHEN trashed_at IS NULL THEN 1 ELSE 0 END"
-    known = f"SELECT id, {shown} AS shown FROM images WHERE {in_list('id')} AND {seen()}"
+    known = f"SELECT id, {shown} AS shown FROM images WHERE {in_list('id')} AND {readable()}"
     if db.scalar(f"SELECT count(*) FROM ({known}) AS known", ids=asked) != len(set(image_ids)):
         raise NotFound(message("picture_missing"))
     db.execute(

@@ -7,10 +7,10 @@ from typing import Any, Self
 
 from diffusion_local import actor
 from diffusion_local.db import rows, search
-from diffusion_local.db.access import own, ruled, seen
+from diffusion_local.db.access import owned, readable, writable
 from diffusion_local.db.database import Database
-from diffusion_local.db.dialect import as_list, contains, each_value, in_list
-from diffusion_local.db.rows import missing
+from diffusion_local.db.dialect import as_list, contains, distinct_values, in_list
+from diffusion_local.db.rows import not_found
 from diffusion_local.db.schema import SHAPE, recipe_mark
 from diffusion_local.db.search import word_count
 from diffusion_local.domain import Image, utc_now
@@ -122,33 +122,33 @@ class ImageStore:
 
     def get(self, image_id: str) -> Image:
         with self._database.read() as db:
-            for row in db.query(f"SELECT * FROM images WHERE id = ? AND {seen()}", [image_id]):
-                return rows.image(row)
-            raise missing(db, "picture", image_id)
+            for row in db.query(f"SELECT * FROM images WHERE id = ? AND {readable()}", [image_id]):
+                return rows.to_image(row)
+            raise not_found(db, "picture", image_id)
 
     def of_jobs(self, job_ids: list[str]) -> dict[str, Image]:
         """Pictures by job id; jobs without one are left out."""
         with self._database.read() as db:
             found = db.query(
-                f"SELECT * FROM images WHERE {in_list('job_id')} AND trashed_at IS NULL AND {seen()}",
+                f"SELECT * FROM images WHERE {in_list('job_id')} AND trashed_at IS NULL AND {readable()}",
                 {"ids": as_list(job_ids)},
             )
-            return {image.job_id: image for image in map(rows.image, found)}
+            return {image.job_id: image for image in map(rows.to_image, found)}
 
     def page(self, limit: int = 48, before: str | None = None, asked: GalleryFilter = EVERYTHING) -> list[Image]:
         """Pictures, newest first. ``before`` is the last id of the page before: any depth costs the same."""
         conditions, values = asked.where()
         only_own = not actor.current().sees_all
-        conditions.append(own("images") if only_own else seen())
+        conditions.append(owned("images") if only_own else readable())
         values["limit"] = limit
         source, order = "images", "created_at DESC, id DESC"
         after = "(created_at, id) < (SELECT created_at, id FROM images AS last WHERE last.id = :before)"
         with self._database.read() as db:
-            if words := search.terms(asked.search):
+            if words := search.match_query(asked.search):
                 source, order, after = search.SOURCE, search.ORDER, search.AFTER
                 if only_own or replace(asked, search=""):
-                    conditions += search.bounds(db, conditions, values)
-                conditions.append(search.MATCHES)
+                    conditions += search.index_bounds(db, conditions, values)
+                conditions.append(search.MATCH)
                 values["words"] = words
             elif asked.search:
                 conditions.append(contains("images.prompt", ":search"))
@@ -157,26 +157,27 @@ class ImageStore:
                 conditions.append(after)
                 values["before"] = before
             sql = f"SELECT images.* FROM {source} WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT :limit"
-            return [rows.image(row) for row in db.query(sql, values)]
+            return [rows.to_image(row) for row in db.query(sql, values)]
 
     def forget(self, image_ids: Sequence[str]) -> list[tuple[str, str]]:
         """Delete rows of the trash: (id, key) of each that was there."""
         with self._database.write() as db:
             gone = db.query(
-                f"DELETE FROM images WHERE {in_list('id')} AND trashed_at IS NOT NULL AND {ruled()} RETURNING id, key",
+                f"DELETE FROM images WHERE {in_list('id')} AND trashed_at IS NOT NULL AND {writable()} "
+                "RETURNING id, key",
                 {"ids": as_list(image_ids)},
             )
             return [(row["id"], row["key"]) for row in gone]
 
     def alike(self, image: Image) -> int:
         """How many other pictures have this one's recipe, seed included; without the trash."""
-        same = f"SELECT count(*) FROM images WHERE mark = :mark AND id != :id AND trashed_at IS NULL AND {seen()}"
+        same = f"SELECT count(*) FROM images WHERE mark = :mark AND id != :id AND trashed_at IS NULL AND {readable()}"
         with self._database.read() as db:
             return db.scalar(same, mark=recipe_mark(image.params), id=image.id)
 
     def repeated(self, images: Sequence[Image]) -> dict[str, int]:
         """Of those whose recipe, seed included, was made more than once: how often, by id; without the trash."""
-        same = f"SELECT count(*) FROM images WHERE mark = each.mark AND trashed_at IS NULL AND {seen()}"
+        same = f"SELECT count(*) FROM images WHERE mark = each.mark AND trashed_at IS NULL AND {readable()}"
         counted = f"SELECT id, ({same}) AS times FROM images AS each WHERE {in_list('id')} AND trashed_at IS NULL"
         with self._database.read() as db:
             found = db.query(counted, {"ids": as_list(image.id for image in images)})
@@ -186,20 +187,20 @@ class ImageStore:
         """Accounts that the gallery has pictures of; without the machine's own person."""
         with self._database.read() as db:
             found = db.query(
-                f"SELECT owner FROM image_counts WHERE images > 0 AND owner != '' AND {seen()} ORDER BY owner"
+                f"SELECT owner FROM image_counts WHERE images > 0 AND owner != '' AND {readable()} ORDER BY owner"
             )
             return [row["owner"] for row in found]
 
     def models(self) -> list[str]:
         """Models of the pictures in the gallery that may be looked at."""
-        only_own = "" if actor.current().sees_all else f" AND {own()}"
+        only_own = "" if actor.current().sees_all else f" AND {owned()}"
         with self._database.read() as db:
-            return each_value(db, "images", "model", f"trashed_at IS NULL{only_own}")
+            return distinct_values(db, "images", "model", f"trashed_at IS NULL{only_own}")
 
     def newest_of_models(self) -> dict[str, Image]:
         """The newest picture of each model that is among the newest SAMPLED."""
         newest = (
-            f"SELECT id, model, created_at FROM images WHERE trashed_at IS NULL AND {seen()} "
+            f"SELECT id, model, created_at FROM images WHERE trashed_at IS NULL AND {readable()} "
             f"ORDER BY created_at DESC, id DESC LIMIT {SAMPLED}"
         )
         ranked = (
@@ -208,12 +209,12 @@ class ImageStore:
         )
         with self._database.read() as db:
             found = db.query(f"SELECT * FROM images WHERE id IN (SELECT id FROM ({ranked}) AS ranked WHERE place = 1)")
-            return {image.params.model: image for image in map(rows.image, found)}
+            return {image.params.model: image for image in map(rows.to_image, found)}
 
     def count(self) -> int:
         """Pictures in the gallery, without the trash."""
         with self._database.read() as db:
-            return db.scalar(f"SELECT coalesce(sum(images), 0) FROM image_counts WHERE {seen()}")
+            return db.scalar(f"SELECT coalesce(sum(images), 0) FROM image_counts WHERE {readable()}")
 
     def bytes_per_pixel(self) -> float | None:
         """Of the newest RECENT pictures; None if there is none."""
@@ -247,11 +248,11 @@ class ImageStore:
             for image_id in image_ids:
                 found = list(
                     db.query(
-                        f"UPDATE images SET {sets} WHERE id = :id AND {ruled()} RETURNING *",
+                        f"UPDATE images SET {sets} WHERE id = :id AND {writable()} RETURNING *",
                         {"id": image_id, "value": value},
                     )
                 )
                 if not found:
-                    raise missing(db, "picture", image_id)
-                changed.append(rows.image(found[0]))
+                    raise not_found(db, "picture", image_id)
+                changed.append(rows.to_image(found[0]))
         return changed

@@ -6,7 +6,7 @@ import time
 from datetime import datetime, timedelta
 
 from diffusion_local.db.database import Database
-from diffusion_local.db.dialect import field
+from diffusion_local.db.dialect import json_field
 from diffusion_local.domain import utc_now, utc_text
 from diffusion_local.errors import StorageProblem
 from diffusion_local.gallery.blobs import StoredFile
@@ -108,7 +108,7 @@ def drop_old_sources(settings: Settings, database: Database, files: ImageFiles) 
             row[0]
             for table in ("jobs", "images")
             for name in ("source", "mask")
-            for row in db.execute(f"SELECT DISTINCT {field('params', name)} FROM {table}").fetchall()
+            for row in db.execute(f"SELECT DISTINCT {json_field('params', name)} FROM {table}").fetchall()
         }
     dropped = 0
     for source_id in old:

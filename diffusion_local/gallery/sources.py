@@ -11,9 +11,9 @@ from PIL import ImageCms, ImageMath, ImageOps, UnidentifiedImageError
 
 from diffusion_local import actor, image_decoding
 from diffusion_local.authority import guarded
-from diffusion_local.db.access import RULES_ALL, own, seen
+from diffusion_local.db.access import RULES_ALL, owned, readable
 from diffusion_local.db.database import Database
-from diffusion_local.db.dialect import field
+from diffusion_local.db.dialect import json_field
 from diffusion_local.errors import InvalidParams, NotFound, UserError, echo
 from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.gallery.files import ImageFiles
@@ -24,10 +24,10 @@ from diffusion_local.messages import Message, message
 from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.settings import Settings
 
-ADDED = f"EXISTS (SELECT 1 FROM source_owners WHERE source_id = :id AND {own()})"
+ADDED = f"EXISTS (SELECT 1 FROM source_owners WHERE source_id = :id AND {owned()})"
 USED = " OR ".join(
-    f"EXISTS (SELECT 1 FROM {table} WHERE {field('params', name)} = :id "
-    f"AND {field('params', name)} IS NOT NULL AND {seen(table)})"  # said twice: the index is a partial one
+    f"EXISTS (SELECT 1 FROM {table} WHERE {json_field('params', name)} = :id "
+    f"AND {json_field('params', name)} IS NOT NULL AND {readable(table)})"  # said twice: the index is a partial one
     for table in ("jobs", "images")
     for name in ("source", "mask")
 )

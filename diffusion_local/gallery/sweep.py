@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from PIL import Image as PIL
 
 from diffusion_local.db import rows
-from diffusion_local.db.database import Database, inserting
+from diffusion_local.db.database import Database, insert_sql
 from diffusion_local.domain import Image, Params, State, utc_now
 from diffusion_local.gallery import recipes
 from diffusion_local.gallery.blobs import Area, StoredFile
@@ -83,7 +83,7 @@ def rebuild(files: ImageFiles, database: Database) -> int:
             continue
         with database.write() as db:
             values = rows.image_row(image)
-            written += db.execute(f"{inserting('images', values)} ON CONFLICT DO NOTHING", values).rowcount
+            written += db.execute(f"{insert_sql('images', values)} ON CONFLICT DO NOTHING", values).rowcount
     return written
 
 

@@ -20,7 +20,7 @@ from diffusion_local.health.storage import StorageProbe
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.directories import ModelDirectories
-from diffusion_local.queue.huey_backends import open_huey, parse, url_of
+from diffusion_local.queue.huey_backends import open_huey, parse_url, queue_url
 from diffusion_local.queue.workers import WorkerStore
 from diffusion_local.settings import Settings
 from diffusion_local.system import gpus, permissions
@@ -169,13 +169,13 @@ def message_queue(settings: Settings) -> Iterator[Finding]:
     """Whether the queue that wakes workers can be used. Without it they find a job some seconds later."""
     if not settings.database.exists():
         return
-    url = url_of(settings)
+    url = queue_url(settings)
     try:
         waiting = open_huey(url, "doorbell").pending_count()
     except UserError as problem:
         yield Finding("queue", False, problem.message, message("queue_mend"), isinstance(problem, InvalidParams))
     else:
-        yield Finding("queue", True, message("queue_well", url=parse(url).words, count=waiting))
+        yield Finding("queue", True, message("queue_well", url=parse_url(url).display, count=waiting))
 
 
 def devices(settings: Settings) -> Iterator[Finding]:
@@ -201,7 +201,7 @@ def models(settings: Settings) -> Iterator[Finding]:
 def workers(settings: Settings) -> Iterator[Finding]:
     if not settings.database.exists():
         return
-    for worker in WorkerStore(Database(settings.database)).all():
+    for worker in WorkerStore(Database(settings.database)).list_all():
         yield Finding(
             f"worker {worker.slot}",
             True,

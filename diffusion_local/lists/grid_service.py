@@ -68,7 +68,7 @@ class Grids:
     ) -> GridCheck:
         """What the grid would make; nothing is enqueued. Raises InvalidParams naming the axis or the field."""
         grid, each, warnings, _ = self._planned(prompt, x, y, z, settings | {"expand": expand})
-        work = Counter(Work.of(params) for params in each)
+        work = Counter(Work.of_params(params) for params in each)
         return GridCheck(
             grid.count,
             grid.column_heads,
@@ -100,7 +100,7 @@ class Grids:
         """
         for what, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             check_prompt(what, text)
-        times = self._timetable.timing(lane, {each: settings.pop(each, None) for each in BATCH_OPTIONS})
+        times = self._timetable.resolve(lane, {each: settings.pop(each, None) for each in BATCH_OPTIONS})
         grid, each, warnings, request = self._planned(prompt, x, y, z, settings | {"expand": expand})
         batch = Batch(
             new_id(),

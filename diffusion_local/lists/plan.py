@@ -146,7 +146,7 @@ class ListPlan:
                 else:
                     self._newest.append(prompt)
                 yield replace(done, seed=one.seed, variation_seed=one.variation_seed)
-            self.work[Work.of(params)] += count
+            self.work[Work.of_params(params)] += count
             self.pixels += params.width * params.height * count
 
     def _warn_of(self, model: Model, params: Params, pair: Pair) -> None:

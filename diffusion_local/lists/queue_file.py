@@ -22,7 +22,7 @@ from diffusion_local.messages import joined, message
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.options.values import check_prompt, whole_number
-from diffusion_local.queue.batch_times import checked_url
+from diffusion_local.queue.batch_times import check_url
 from diffusion_local.queue.batches import BatchResults
 from diffusion_local.queue.doorbell import JobQueue
 from diffusion_local.queue.jobs import JobStore
@@ -114,7 +114,7 @@ def check_times(found: dict[str, Any]) -> None:
     """They are moments by now, and may be past: what should have begun then begins at once."""
     if found.get("window"):
         parse_window(found["window"])
-    checked_url(found.get("webhook"))
+    check_url(found.get("webhook"))
     try:
         for name in ("start_at", "finish_by"):
             if found.get(name) and datetime.fromisoformat(found[name]).tzinfo is None:
@@ -165,7 +165,7 @@ class QueueFile:
 
     def export(self) -> Iterator[str]:
         """All that waits, line by line, batch by batch."""
-        return packed(self._results.waiting_by_batch())
+        return packed(self._results.queued_by_batch())
 
     def take(self, source: str | bytes | Path | BinaryIO, skip_bad_lines: bool = False) -> QueueReceipt:
         """Enqueue what such a file holds; a second time nothing new is made, and the first one's batches come back.

@@ -142,7 +142,7 @@ class PromptLists:
             check_prompt(what, text)
         checked_priority = whole_number("priority", priority, *PRIORITIES)
         defaults = ({} if count is None else {"count": count}) | defaults
-        times = self._timetable.timing(Lane.BATCH, {each: defaults.pop(each, None) for each in BATCH_OPTIONS})
+        times = self._timetable.resolve(Lane.BATCH, {each: defaults.pop(each, None) for each in BATCH_OPTIONS})
         self._files.check_room()
         data, form = self._read(content), format or format_named(content)
         expand = checked_expansion(expand, self._settings)
@@ -180,7 +180,7 @@ class PromptLists:
         It can be read again, here or on another machine: what became of the jobs then says nothing. Files are named
         relative to the gallery. Raises NotFound and InvalidParams.
         """
-        found = self._results.of_batch(batch_id) if batch_id else self._results.waiting()
+        found = self._results.of_batch(batch_id) if batch_id else self._results.queued()
         return written(((job, self._file(key)) for job, key in found), format)
 
     def _file(self, key: str | None) -> PurePath | None:

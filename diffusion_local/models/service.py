@@ -77,11 +77,11 @@ class Library:
 
     def fits(self) -> dict[str, list[Fit]]:
         """By model, how it was held in memory where that worked, the newest first."""
-        return self._fits.worked()
+        return self._fits.successful()
 
     def plans(self, *models: Model) -> dict[str, list[MemoryPlan]]:
         """By model, how each device would hold it; of every model if none is named. Those not ready have no plan."""
-        devices, settings = at_work(self._workers.all()), self._settings
+        devices, settings = at_work(self._workers.list_all()), self._settings
         wanted = "" if settings.memory == "auto" else settings.memory
         return {
             model.id: [
@@ -95,7 +95,9 @@ class Library:
     def largest(self) -> DeviceMemory:
         """The device with the most memory; an empty one before any worker told of its own."""
         return max(
-            (each.room for each in at_work(self._workers.all())), key=lambda room: room.bytes, default=DeviceMemory()
+            (each.room for each in at_work(self._workers.list_all())),
+            key=lambda room: room.bytes,
+            default=DeviceMemory(),
         )
 
     def known(self) -> list[CuratedModel]:

@@ -1,4 +1,4 @@
-"""Batches as a whole: how far each is, when it will be done, and what of it can still be changed."""
+"""Batches as a whole: progress, estimated completion, and changes to their queued jobs."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,20 +8,20 @@ from typing import Any
 
 from diffusion_local.accounts import quota
 from diffusion_local.db import rows
-from diffusion_local.db.access import ruled, seen
+from diffusion_local.db.access import readable, writable
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import as_list, by_index, in_list
-from diffusion_local.db.rows import missing
+from diffusion_local.db.rows import not_found
 from diffusion_local.db.schema import RANKS
 from diffusion_local.domain import Batch, Image, Job, Lane, Params, State, utc_now
 from diffusion_local.queue import estimates
-from diffusion_local.queue.batch_times import late_warning, of_batch
+from diffusion_local.queue.batch_times import late_warning, timing_of
 from diffusion_local.queue.estimates import Pace, Work
-from diffusion_local.queue.history import pace_of, waiting_work
-from diffusion_local.queue.order import OrderRules, gate_of
-from diffusion_local.queue.views import RUNNING, hands_of, jobs
+from diffusion_local.queue.history import pace_of, queued_work
+from diffusion_local.queue.order import OrderRules, get_gate
+from diffusion_local.queue.views import RUNNING, loaded_models, read_jobs
 
-PAGE = 500  # jobs that are in memory at once
+PAGE_JOBS = 500  # jobs in memory at once
 
 
 class BatchResults:
@@ -29,28 +29,29 @@ class BatchResults:
         self._database = database
 
     def of_batch(self, batch_id: str) -> Iterator[tuple[Job, str | None]]:
-        """The batch's jobs in their order, each with its picture's key. Raises NotFound."""
+        """The batch's jobs in order, each with its picture's key or None. Raises NotFound."""
         with self._database.read() as db:
-            if not db.scalar(f"SELECT 1 FROM batches WHERE id = :id AND {seen()}", id=batch_id):
-                raise missing(db, "batch", batch_id)
+            if not db.scalar(f"SELECT 1 FROM batches WHERE id = :id AND {readable()}", id=batch_id):
+                raise not_found(db, "batch", batch_id)
             found = db.execute("SELECT id FROM jobs WHERE batch_id = ? ORDER BY idx", [batch_id]).fetchall()
         return self._pages([row[0] for row in found])
 
-    def waiting(self) -> Iterator[tuple[Job, str | None]]:
-        """Every job that waits, in the order in which they will run."""
-        line = f"SELECT id FROM jobs WHERE state = 'queued' AND {seen()} ORDER BY lane, priority DESC, position"
+    def queued(self) -> Iterator[tuple[Job, str | None]]:
+        """All queued jobs, in queue order."""
+        line = f"SELECT id FROM jobs WHERE state = 'queued' AND {readable()} ORDER BY lane, priority DESC, position"
         with self._database.read() as db:
             return self._pages([row[0] for row in db.execute(line).fetchall()])
 
-    def waiting_by_batch(self) -> Iterator[tuple[Batch, Job]]:
-        """Every job that waits with its batch: the oldest batch first, each in its own order."""
+    def queued_by_batch(self) -> Iterator[tuple[Batch, Job]]:
+        """All queued jobs with their batches: oldest batch first, each batch in queue order."""
         with self._database.read() as db:
             found = db.execute(
-                f"SELECT id FROM jobs WHERE state = 'queued' AND {seen()} ORDER BY batch_id, priority DESC, position"
+                f"SELECT id FROM jobs WHERE state = 'queued' AND {readable()} "
+                "ORDER BY batch_id, priority DESC, position"
             )
             ids = [row[0] for row in found.fetchall()]
             batches = {
-                row["id"]: rows.batch(row)
+                row["id"]: rows.to_batch(row)
                 for row in db.query(
                     "SELECT * FROM batches WHERE id IN (SELECT batch_id FROM jobs WHERE state = 'queued')"
                 )
@@ -58,32 +59,34 @@ class BatchResults:
         return ((batches[job.batch_id], job) for job, _ in self._pages(ids))
 
     def _pages(self, ids: list[str]) -> Iterator[tuple[Job, str | None]]:
-        """By ids, so that a job that ends meanwhile is told once; one that is forgotten meanwhile is left out."""
-        for start in range(0, len(ids), PAGE):
-            asked = ids[start : start + PAGE]
+        """Read by id, so that a job which changes state meanwhile still appears once; jobs deleted meanwhile are
+        skipped.
+        """
+        for start in range(0, len(ids), PAGE_JOBS):
+            chunk = ids[start : start + PAGE_JOBS]
             with self._database.read() as db:
                 found = db.query(
                     "SELECT jobs.*, images.key AS image_key FROM jobs LEFT JOIN images "
                     "ON images.job_id = jobs.id AND images.trashed_at IS NULL "
                     f"WHERE {in_list('jobs.id')}",
-                    {"ids": as_list(asked)},
+                    {"ids": as_list(chunk)},
                 )
-                jobs = {row["id"]: (rows.job(row), row["image_key"]) for row in found}
-            yield from (jobs[job_id] for job_id in asked if job_id in jobs)
+                jobs = {row["id"]: (rows.to_job(row), row["image_key"]) for row in found}
+            yield from (jobs[job_id] for job_id in chunk if job_id in jobs)
 
 
 log = logging.getLogger(__name__)
 
-LINE = (
+QUEUE = (
     f"SELECT lane, -priority, position, model, kind, pixels, steps FROM {by_index('jobs', 'jobs_queued')} "
     "WHERE state = 'queued' ORDER BY lane, priority DESC, position"
 )
-END = (
+QUEUE_END = (
     f"SELECT lane, -priority, position FROM {by_index('jobs', 'jobs_queued')} "
     "WHERE state = 'queued' ORDER BY lane DESC, priority, position DESC LIMIT 1"
 )
-NOWHERE = (-1, 0, 0)  # before the line
-LAST = (
+NOT_QUEUED = (-1, 0, 0)  # before the first job
+BATCH_END = (
     f"SELECT list_priority, list_place FROM {by_index('jobs', 'jobs_listed')} WHERE batch_id = :id AND list_rank = 1 "
     "ORDER BY list_priority DESC, list_place DESC LIMIT 1"
 )
@@ -91,10 +94,11 @@ LAST = (
 
 @dataclass(frozen=True, slots=True)
 class BatchProgress:
-    """A batch, how many of its jobs are in each state, and when it will be done (UTC; None: nobody knows).
+    """A batch, its job counts by state, and its estimated completion (UTC; None: unknown).
 
-    ``done_at`` counts what stands before it in line and rests while its window is shut; fair shares between owners are
-    not foreseen. While the queue is held nobody knows. ``warning`` says that it comes later than it should.
+    ``done_at`` includes the jobs ahead in the queue and the hours in which the batch's window is closed, but not fair
+    sharing between owners. It is unknown while the queue is paused or blocked. ``warning``: the deadline will be
+    missed.
     """
 
     batch: Batch
@@ -109,39 +113,40 @@ class BatchRows:
         self._zone = rules.zone
 
     def page(self, limit: int, before: str | None, large: bool = False) -> list[BatchProgress]:
-        """Batches, newest first; ``before`` is the last id of the page before.
+        """Batches, newest first. ``before``: last id of the previous page.
 
-        ``large`` leaves out single pictures that somebody waits for.
+        ``large`` leaves out single interactive pictures.
         """
         further = "AND id < :before" if before else ""
         if large:
             further += f" AND (lane = '{Lane.BATCH}' OR count > 1)"
         with self._database.read() as db:
             found = db.query(
-                f"SELECT * FROM batches WHERE {seen()} {further} ORDER BY id DESC LIMIT :limit",
+                f"SELECT * FROM batches WHERE {readable()} {further} ORDER BY id DESC LIMIT :limit",
                 {"before": before, "limit": limit},
             )
-            return self.progress(db, [rows.batch(row) for row in found])
+            return self.progress(db, [rows.to_batch(row) for row in found])
 
     def get(self, batch_id: str) -> BatchProgress:
-        """Raises NotFound."""
+        """Progress of one batch. Raises NotFound."""
         with self._database.read() as db:
-            return self.progress(db, [batch_row(db, batch_id)])[0]
+            return self.progress(db, [read_batch(db, batch_id)])[0]
 
     def with_finish_by(self) -> list[BatchProgress]:
-        """The batches that have jobs waiting and should be done by some time."""
+        """Batches with queued jobs and a deadline."""
         with self._database.read() as db:
             found = db.query(
-                f"SELECT * FROM batches WHERE {seen()} AND finish_by IS NOT NULL AND EXISTS "
+                f"SELECT * FROM batches WHERE {readable()} AND finish_by IS NOT NULL AND EXISTS "
                 "(SELECT 1 FROM jobs WHERE batch_id = batches.id AND list_rank = 1)"
             )
-            return self.progress(db, [rows.batch(row) for row in found])
+            return self.progress(db, [rows.to_batch(row) for row in found])
 
     def lateness(self, batch_id: str) -> list[str]:
-        """A sentence, if the batch is not estimated to be done by its ``finish_by``.
+        """Deadline warning for one batch, as a list of 0 or 1 sentences.
 
-        It is asked for once the batch is committed, as its place in the queue decides. An estimate that fails is
-        logged and says nothing: the caller would take the error for a submit that failed, and submit again.
+        Called after the batch is committed, because the estimate depends on its place in the queue. A failing estimate
+        is logged and yields no warning: as an error it would look like a failed submit, and the caller would submit
+        again.
         """
         try:
             warning = self.get(batch_id).warning
@@ -151,7 +156,7 @@ class BatchRows:
         return [warning] if warning else []
 
     def progress(self, db: Transaction, batches: Sequence[Batch], most: int | None = None) -> list[BatchProgress]:
-        """Of each batch; when it will be done is not told of what more than ``most`` jobs come before."""
+        """Progress per batch. ``done_at`` is None if more than ``most`` jobs are ahead."""
         counts: dict[str, dict[State, int]] = {batch.id: dict.fromkeys(State, 0) for batch in batches}
         for batch_id, rank, count in db.execute(
             f"SELECT batch_id, list_rank, count(*) FROM {by_index('jobs', 'jobs_listed')} "
@@ -163,48 +168,48 @@ class BatchRows:
         window, held = db.execute("SELECT window, paused != 0 OR blocked != '' FROM queue").fetchone()
         seconds = {} if held else self._seconds_until(db, unfinished, most)
         now = datetime.fromisoformat(utc_now())
-        told = []
+        progress = []
         for batch in batches:
             left = seconds.get(batch.id)
             done = None
             if left is not None:
                 queue_window = window if rows.LANE_RANKS[batch.lane] else ""
-                done = of_batch(batch).done_at(now, left, self._zone, queue_window)
+                done = timing_of(batch).done_at(now, left, self._zone, queue_window)
             late = late_warning(batch.finish_by, done, self._zone)
-            told.append(BatchProgress(batch, counts[batch.id], rows.utc(done), late))
-        return told
+            progress.append(BatchProgress(batch, counts[batch.id], rows.utc_or_none(done), late))
+        return progress
 
     def _seconds_until(self, db: Transaction, batches: Sequence[Batch], most: int | None) -> dict[str, float]:
-        """Seconds of work until the last job of each batch is done. One walk along the line, however many batches."""
+        """Seconds of work until each batch's last job is done, in one pass over the queue."""
         if not batches:
             return {}
-        running = jobs(db, RUNNING)
-        workers = hands_of([rows.worker(row) for row in db.query("SELECT * FROM workers")])
-        work, loaded = waiting_work(db), {job.params.model for job in running}
+        running = read_jobs(db, RUNNING)
+        workers = loaded_models([rows.to_worker(row) for row in db.query("SELECT * FROM workers")])
+        work, loaded = queued_work(db), {job.params.model for job in running}
         pace = pace_of(db, {each.model for each in work} | loaded)
-        spent = estimates.total(running, {}, pace, 1, workers)
+        spent = estimates.total_seconds(running, {}, pace, 1, workers)
         if spent is None:
             return {}
         cuts = []
         for batch in batches:
-            last = db.execute(LAST, {"id": batch.id}).fetchone()
-            cuts.append(((rows.LANE_RANKS[batch.lane], *last) if last else NOWHERE, batch.id))
-        end = db.execute(END).fetchone() or NOWHERE
-        everything = estimates.total(running, work, pace, len(workers), workers)
-        told = {batch_id: everything for cut, batch_id in cuts if cut == end and everything is not None}
+            last = db.execute(BATCH_END, {"id": batch.id}).fetchone()
+            cuts.append(((rows.LANE_RANKS[batch.lane], *last) if last else NOT_QUEUED, batch.id))
+        end = db.execute(QUEUE_END).fetchone() or NOT_QUEUED
+        everything = estimates.total_seconds(running, work, pace, len(workers), workers)
+        at_end = {batch_id: everything for cut, batch_id in cuts if cut == end and everything is not None}
         before = sorted(each for each in cuts if each[0] != end)
-        return told | dict(walked(db, before, spent, pace, workers, loaded, most))
+        return at_end | dict(seconds_until_cuts(db, before, spent, pace, workers, loaded, most))
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
     def rename(self, batch_id: str, name: str) -> None:
         """Raises NotFound."""
         with self._database.write() as db:
-            if not db.execute(f"UPDATE batches SET name = ? WHERE id = ? AND {ruled()}", [name, batch_id]).rowcount:
-                raise missing(db, "batch", batch_id)
+            if not db.execute(f"UPDATE batches SET name = ? WHERE id = ? AND {writable()}", [name, batch_id]).rowcount:
+                raise not_found(db, "batch", batch_id)
 
-    def waiting(self, batch_id: str) -> list[tuple[str, int, Params]]:
-        """(id, place in the batch, Params) of what waits."""
+    def queued(self, batch_id: str) -> list[tuple[str, int, Params]]:
+        """(id, index in the batch, Params) of the queued jobs."""
         with self._database.read() as db:
             found = db.execute(
                 "SELECT id, idx, params FROM jobs WHERE batch_id = ? AND state = 'queued' ORDER BY idx", [batch_id]
@@ -212,59 +217,60 @@ class BatchRows:
         return [(job_id, index, Params.from_json(params)) for job_id, index, params in found]
 
     def recipes(self, batch_id: str) -> list[Params]:
-        """Of all its jobs, in their order."""
+        """Params of all jobs, in batch order."""
         with self._database.read() as db:
             found = db.execute("SELECT params FROM jobs WHERE batch_id = ? ORDER BY idx", [batch_id]).fetchall()
         return [Params.from_json(row[0]) for row in found]
 
     def change(self, batch_id: str, params: Iterable[tuple[str, Params]], times: dict[str, Any]) -> int:
-        """Give waiting jobs other Params, and the batch other times, in one transaction; how many jobs it reached.
+        """Replace the Params of queued jobs and the times of the batch, in one transaction; returns the number of jobs
+        changed.
 
-        A job that has begun meanwhile is left as it is. Raises InvalidParams for one that becomes larger than the
-        account's pictures may be, and then nothing is changed.
+        Jobs that have started meanwhile are left alone. Raises InvalidParams, and changes nothing, if a picture exceeds
+        the account's size limit.
         """
         with self._database.write() as db:
-            reached = 0
+            changed = 0
             for job_id, each in params:
                 quota.check_size(each)
                 values = rows.params_row(each)
                 sets = ", ".join(f"{name} = :{name}" for name in values)
-                reached += db.execute(
+                changed += db.execute(
                     f"UPDATE jobs SET {sets} WHERE id = :id AND state = 'queued'", values | {"id": job_id}
                 ).rowcount
             if times:
                 sets = ", ".join(f"{name} = :{name}" for name in times)
                 db.execute(f"UPDATE batches SET {sets} WHERE id = :id", times | {"id": batch_id})
-                batch = batch_row(db, batch_id)
+                batch = read_batch(db, batch_id)
                 db.execute(
                     "UPDATE jobs SET gate = ? WHERE batch_id = ? AND state IN ('queued', 'running')",
-                    [gate_of(db, batch.window, batch.start_at), batch_id],
+                    [get_gate(db, batch.window, batch.start_at), batch_id],
                 )
-        return reached
+        return changed
 
     # -- pictures --------------------------------------------------------------------------------------------------
 
     def images(self, batch_id: str, limit: int, after: str | None = None) -> list[Image]:
-        """The batch's pictures in its own order; ``after`` is the last id of the page before."""
+        """The batch's pictures in batch order. ``after``: last picture's job id of the previous page."""
         further = "AND jobs.idx > (SELECT idx FROM jobs WHERE id = :after)" if after else ""
         with self._database.read() as db:
             found = db.query(
                 "SELECT images.* FROM jobs JOIN images ON images.job_id = jobs.id "
-                f"WHERE jobs.batch_id = :id AND images.trashed_at IS NULL AND {seen('images')} {further} "
+                f"WHERE jobs.batch_id = :id AND images.trashed_at IS NULL AND {readable('images')} {further} "
                 "ORDER BY jobs.idx LIMIT :limit",
                 {"id": batch_id, "after": after, "limit": limit},
             )
-            return [rows.image(row) for row in found]
+            return [rows.to_image(row) for row in found]
 
 
-def batch_row(db: Transaction, batch_id: str) -> Batch:
+def read_batch(db: Transaction, batch_id: str) -> Batch:
     """Raises NotFound."""
-    for row in db.query(f"SELECT * FROM batches WHERE id = ? AND {seen()}", [batch_id]):
-        return rows.batch(row)
-    raise missing(db, "batch", batch_id)
+    for row in db.query(f"SELECT * FROM batches WHERE id = ? AND {readable()}", [batch_id]):
+        return rows.to_batch(row)
+    raise not_found(db, "batch", batch_id)
 
 
-def walked(
+def seconds_until_cuts(
     db: Transaction,
     cuts: list[tuple[tuple[int, int, int], str]],
     spent: float,
@@ -273,17 +279,17 @@ def walked(
     loaded: set[str],
     most: int | None = None,
 ) -> Iterator[tuple[str, float]]:
-    """(batch id, seconds until it is done), for each cut before the end of the line, up to where a pace is not known.
+    """(batch id, seconds until done) per cut (queue position of a batch's last job), in queue order.
 
-    What comes behind ``most`` jobs is left out.
+    Stops at the first job whose duration is unknown, and after ``most`` jobs.
     """
     if not cuts:
         return
-    known: dict[tuple[Any, ...], float | None] = {}
+    durations: dict[tuple[Any, ...], float | None] = {}
     loaded |= set(workers)
     ahead = iter(cuts)
     cut, batch_id = next(ahead)
-    for lane, priority, position, *work in db.execute(LINE if most is None else f"{LINE} LIMIT {most}"):
+    for lane, priority, position, *work in db.execute(QUEUE if most is None else f"{QUEUE} LIMIT {most}"):
         place = (lane, priority, position)
         while place > cut:
             yield batch_id, spent / len(workers)
@@ -292,12 +298,12 @@ def walked(
                 return
             cut, batch_id = following
         key = tuple(work)
-        if key not in known:
-            known[key] = pace.seconds(Work(*work))
-        seconds = known[key]
+        if key not in durations:
+            durations[key] = pace.seconds(Work(*work))
+        seconds = durations[key]
         if seconds is None:
             return
         if work[0] not in loaded:
             loaded.add(work[0])
-            spent += pace.load(work[0], "")
+            spent += pace.load_seconds(work[0], "")
         spent += seconds

@@ -1,10 +1,10 @@
-"""A person's hand on the queue: hold it, order it, clear it away. No verb here changes a job's state."""
+"""User control of the queue: pause, reorder and clear it. Nothing here changes a job's state."""
 
 from typing import Any
 
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import as_list, in_list
-from diffusion_local.db.rows import missing
+from diffusion_local.db.rows import not_found
 from diffusion_local.domain import State
 from diffusion_local.errors import Conflict
 from diffusion_local.messages import decoded, encoded, message
@@ -18,9 +18,9 @@ class QueueControl:
         self._database = database
 
     def pause(self, batch_id: str | None = None, give_back: bool = False) -> None:
-        """Hand out no further jobs, of the queue or of one batch, until ``resume``; kept over restarts.
+        """Start no further jobs of the queue, or of one batch, until ``resume``. Survives restarts.
 
-        Running pictures are finished, or given back at their next step.
+        Running jobs are finished, or with ``give_back`` requeued at their next step.
         """
         self._set_paused(GIVE_BACK if give_back else FINISH, batch_id)
 
@@ -30,7 +30,7 @@ class QueueControl:
     def _set_paused(self, paused: int, batch_id: str | None) -> None:
         with self._database.write() as db:
             if batch_id is None:
-                # To resume is also to say that the batch lane need not rest any more.
+                # Resuming also ends a rest of the batch lane.
                 db.execute(
                     "UPDATE queue SET paused = :paused, resting = CASE WHEN :paused = 0 THEN '' ELSE resting END "
                     "WHERE id = 1",
@@ -38,15 +38,15 @@ class QueueControl:
                 )
                 return
             if not db.execute("UPDATE batches SET paused = ? WHERE id = ?", [paused, batch_id]).rowcount:
-                raise missing(db, "batch", batch_id)
-            # The batch's pause is copied to its jobs, so that `claim_next` stays one look into one index.
+                raise not_found(db, "batch", batch_id)
+            # The batch's pause is copied to its jobs, so that claiming needs one look into one index.
             db.execute(
                 "UPDATE jobs SET held = ? WHERE batch_id = ? AND state IN ('queued', 'running')",
                 [int(paused != OPEN), batch_id],
             )
 
     def set_window(self, window: str) -> None:
-        """Hand out jobs of the batch lane inside this window only; empty is always."""
+        """Start jobs of the batch lane only inside this window; "" for always."""
         with self._database.write() as db:
             db.execute("UPDATE queue SET window = ? WHERE id = 1", [window])
 
@@ -55,7 +55,7 @@ class QueueControl:
             return db.scalar("SELECT window FROM queue")
 
     def block(self, reason: str) -> None:
-        """Hand out no further jobs for a reason of the machine's own; an empty reason opens the queue again."""
+        """Start no jobs because of a fault of this machine; an empty reason unblocks the queue."""
         with self._database.write() as db:
             db.execute(
                 "UPDATE queue SET blocked = :reason, blocked_json = :json WHERE id = 1 AND blocked != :reason",
@@ -63,7 +63,7 @@ class QueueControl:
             )
 
     def rest(self, reason: str) -> None:
-        """Hand out no further jobs of the batch lane, to spare the machine; an empty reason ends the rest."""
+        """Start no jobs of the batch lane, to spare the hardware; an empty reason ends the rest."""
         with self._database.write() as db:
             db.execute(
                 "UPDATE queue SET resting = :reason, resting_json = :json WHERE id = 1 AND resting != :reason",
@@ -71,7 +71,7 @@ class QueueControl:
             )
 
     def announce_sleep(self, at: str) -> None:
-        """Say when the machine goes to sleep, or off (UTC); empty: it does not."""
+        """Set the time (UTC) at which the machine will sleep or shut down; "" for none."""
         with self._database.write() as db:
             db.execute("UPDATE queue SET sleep_at = ? WHERE id = 1 AND sleep_at != ?", [at, at])
 
@@ -79,8 +79,10 @@ class QueueControl:
         with self._database.read() as db:
             return db.scalar("SELECT sleep_at FROM queue")
 
-    def lists_done_at(self, since: str) -> str | None:
-        """When the last job ended, if nothing waits or runs and a job of the batch lane ended after ``since``."""
+    def idle_since(self, since: str) -> str | None:
+        """When the last job ended, if the queue is empty and a job of the batch lane ended after ``since``; otherwise
+        None.
+        """
         with self._database.read() as db:
             if db.scalar("SELECT 1 FROM jobs WHERE state IN ('queued', 'running') LIMIT 1"):
                 return None
@@ -89,17 +91,17 @@ class QueueControl:
                 return None
             return db.scalar("SELECT max(finished_at) FROM jobs")
 
-    def blocked(self) -> str:
+    def blocked_reason(self) -> str:
         with self._database.read() as db:
             return decoded(*db.execute("SELECT blocked, blocked_json FROM queue").fetchone())
 
-    def closed(self) -> bool:
-        """Whether a person paused the queue."""
+    def is_paused(self) -> bool:
+        """Whether a user paused the queue."""
         with self._database.read() as db:
             return bool(db.scalar("SELECT paused FROM queue"))
 
     def set_priority(self, selection: Selection, priority: int) -> list[str]:
-        """Give waiting jobs another priority; ids of those it reached."""
+        """Set the priority of queued jobs; returns the ids of the changed ones."""
         where, values = selection.where()
         with self._database.write() as db:
             found = db.query(
@@ -109,10 +111,10 @@ class QueueControl:
             return [row["id"] for row in found]
 
     def move_to_top(self, selection: Selection) -> list[str]:
-        """Put waiting jobs before all others of their lane, keeping their own order; their ids."""
+        """Move queued jobs to the front of their lane, keeping their relative order; returns their ids."""
         where, values = selection.where()
         with self._database.write() as db:
-            chosen = in_line(db, where, values)
+            chosen = queued_rows(db, where, values)
             first = (db.scalar("SELECT min(position) FROM jobs") or 0) - len(chosen)
             highest = {
                 lane: db.scalar("SELECT max(priority) FROM jobs WHERE state = 'queued' AND lane = :lane", lane=lane)
@@ -125,10 +127,10 @@ class QueueControl:
             return [row["id"] for row in chosen]
 
     def move_to_bottom(self, selection: Selection) -> list[str]:
-        """Put waiting jobs behind all others of their lane, keeping their own order; their ids."""
+        """Move queued jobs to the end of their lane, keeping their relative order; returns their ids."""
         where, values = selection.where()
         with self._database.write() as db:
-            chosen = in_line(db, where, values)
+            chosen = queued_rows(db, where, values)
             last = db.scalar("SELECT max(position) FROM jobs") or 0
             lowest = {
                 lane: db.scalar("SELECT min(priority) FROM jobs WHERE state = 'queued' AND lane = :lane", lane=lane)
@@ -139,46 +141,47 @@ class QueueControl:
             return [row["id"] for row in chosen]
 
     def move_batch(self, batch_id: str, before: str) -> list[str]:
-        """Let what waits of a batch and of another of its lane change places, the batch first; ids of what waits of it.
+        """Reorder two batches of a lane so that the queued jobs of ``batch_id`` precede those of ``before``; returns
+        their ids.
 
-        The two share out the places that they have, so that nobody else's changes. Raises Conflict.
+        The two exchange places only with each other, so other batches keep theirs. Raises Conflict if the lanes differ.
         """
         where, values = Selection(batch_id=batch_id).where()
         others, other_values = Selection(batch_id=before).where()
         with self._database.write() as db:
-            moved, passed = in_line(db, where, values), in_line(db, others, other_values)
+            moved, passed = queued_rows(db, where, values), queued_rows(db, others, other_values)
             if {row["lane"] for row in moved} != {row["lane"] for row in passed}:
                 raise Conflict(message("other_lanes"))
             places = sorted((-row["priority"], row["position"]) for row in (*moved, *passed))
-            given = [
+            moves = [
                 (position, -priority, row["id"])
                 for (priority, position), row in zip(places, (*moved, *passed), strict=True)
             ]
-            db.execute_many(SET_PLACE, given)
+            db.execute_many(SET_PLACE, moves)
             return [row["id"] for row in moved]
 
     def move(self, job_id: str, up: bool) -> None:
-        """Swap a waiting job with its owner's next one in line; nothing happens at the end of its lane.
+        """Swap a queued job with the owner's next or previous one; a no-op at the end of the lane.
 
-        Only positions of one owner say what runs before what; between owners it is a matter of turns.
+        Positions order the jobs of one owner only; between owners fair sharing decides.
         """
         with self._database.write() as db:
-            own = place_of(db, job_id)
-            neighbour = neighbour_of(db, own, up)
+            place = queue_place(db, job_id)
+            neighbour = adjacent_job(db, place, up)
             if neighbour is not None:
                 swap = "UPDATE jobs SET priority = ?, position = ? WHERE id = ?"
                 db.execute(swap, [neighbour[1], neighbour[2], job_id])
-                db.execute(swap, [own["priority"], own["position"], neighbour[0]])
+                db.execute(swap, [place["priority"], place["position"], neighbour[0]])
 
     def delete_ended(self, selection: Selection) -> list[str]:
-        """Forget jobs that have ended, with their history; their pictures stay in the gallery."""
+        """Delete jobs that have ended, with their history; their pictures stay in the gallery. Returns their ids."""
         where, values = selection.where()
         with self._database.write() as db:
             found = db.query(f"DELETE FROM jobs WHERE finished_at IS NOT NULL AND {where} RETURNING id", values)
-            gone = [row["id"] for row in found]
-            db.execute(f"DELETE FROM job_events WHERE {in_list('job_id')}", {"ids": as_list(gone)})
+            deleted = [row["id"] for row in found]
+            db.execute(f"DELETE FROM job_events WHERE {in_list('job_id')}", {"ids": as_list(deleted)})
             db.execute("DELETE FROM batches WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE batch_id = batches.id)")
-            return gone
+            return deleted
 
     def ids(self, selection: Selection, state: State) -> list[str]:
         """Ids of the selected jobs in one state, oldest first."""
@@ -187,7 +190,7 @@ class QueueControl:
             found = db.query(f"SELECT id FROM jobs WHERE state = '{state}' AND {where} ORDER BY id", values)
             return [row["id"] for row in found]
 
-    def not_made_again(self, selection: Selection, state: State) -> list[str]:
+    def not_resubmitted(self, selection: Selection, state: State) -> list[str]:
         """Ids of the selected jobs in one state that no later job was made from, oldest first."""
         where, values = selection.where()
         with self._database.read() as db:
@@ -199,31 +202,31 @@ class QueueControl:
             return [row["id"] for row in found]
 
 
-def in_line(db: Transaction, where: str, values: dict[str, Any]) -> list[dict[str, Any]]:
-    """What waits of a selection, in its order."""
+def queued_rows(db: Transaction, where: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Queued jobs of a selection, in queue order."""
     waiting = f"SELECT id, lane, priority, position FROM jobs WHERE state = 'queued' AND {where}"
     return list(db.query(f"{waiting} ORDER BY lane, priority DESC, position", values))
 
 
-def neighbour_of(db: Transaction, own: dict[str, int | str], up: bool) -> tuple[str, int, int] | None:
-    """(id, priority, position) of the job next in line: of the same priority, else of the next."""
+def adjacent_job(db: Transaction, place: dict[str, int | str], up: bool) -> tuple[str, int, int] | None:
+    """(id, priority, position) of the owner's adjacent job: of the same priority if there is one, else of the next."""
     nearer, order = ("<", "DESC") if up else (">", "ASC")
     further, priorities, positions = (">", "ASC", "DESC") if up else ("<", "DESC", "ASC")
     waiting = "SELECT id, priority, position FROM jobs WHERE state = 'queued' AND lane = :lane AND owner = :owner"
-    for rest in (
+    for clause in (
         f"priority = :priority AND position {nearer} :position ORDER BY position {order}",
         f"priority {further} :priority ORDER BY priority {priorities}, position {positions}",
     ):
-        found = db.execute(f"{waiting} AND {rest} LIMIT 1", own).fetchone()
+        found = db.execute(f"{waiting} AND {clause} LIMIT 1", place).fetchone()
         if found is not None:
             return found
     return None
 
 
-def place_of(db: Transaction, job_id: str) -> dict[str, int | str]:
+def queue_place(db: Transaction, job_id: str) -> dict[str, int | str]:
     row = db.execute("SELECT state, lane, priority, position, owner FROM jobs WHERE id = ?", [job_id]).fetchone()
     if row is None:
-        raise missing(db, "job", job_id)
+        raise not_found(db, "job", job_id)
     if row[0] != State.QUEUED:
         raise Conflict(message("not_waiting", job=job_id, state=message(f"state_{row[0]}")))
     return {"lane": row[1], "priority": row[2], "position": row[3], "owner": row[4]}

@@ -1,4 +1,7 @@
-"""Ringing for workers and running chores, over the queues of ``doorbell``. A ring says "look into the jobs table"."""
+"""The doorbell that wakes workers, and the queue of background chores, both on Huey.
+
+A ring carries no data: it means "look into the jobs table".
+"""
 
 import logging
 import time
@@ -12,24 +15,22 @@ from diffusion_local.queue.huey_backends import open_huey
 
 log = logging.getLogger(__name__)
 
-#: Idle seconds between two looks for a ring where the backend cannot wait for one: half of them, on average, are an
-#: idle worker's start latency.
+#: Polling interval of an idle worker if the backend cannot block: half of it is the mean start latency.
 POLL_SECONDS = 0.03
-#: Seconds for which a queue that failed is left alone: by a submit, which must not wait for it each time, and by an
-#: idle worker.
-REST_SECONDS = 1.0
-#: A submit rings at most so often: enough to wake every worker of one machine.
-MOST_RINGS = 16
+#: How long a failed queue is left alone, so that submits do not wait for it again and again.
+RETRY_SECONDS = 1.0
+#: Rings per submit at most: enough to wake every worker of one machine.
+MAX_RINGS = 16
 CHORE_STOP_SECONDS = 5
 
 
 class JobQueue(Protocol):
     def ring(self, times: int = 1) -> None:
-        """Wake as many workers. Losing it costs seconds, never a job."""
+        """Wake up to ``times`` workers. A lost ring costs seconds, never a job."""
         ...
 
     def wait(self, seconds: float) -> bool:
-        """Wait for a ring, at most about so long; whether one came. Raises nothing while the queue is away."""
+        """Wait about ``seconds`` for a ring; returns whether one came. Never raises while the queue is unavailable."""
         ...
 
 
@@ -37,22 +38,22 @@ class HueyQueue:
     """Rings as Huey tasks."""
 
     def __init__(self, url: str) -> None:
-        """See ``open_huey``."""
+        """``url``: see ``open_huey``."""
         self._huey = open_huey(url, "doorbell")
         # Huey names a task by its function's module: declared here, the name is the same in every process.
-        self._ring = self._huey.task(name="ring")(ring)
-        self._resting_until = float("-inf")
+        self._ring_task = self._huey.task(name="ring")(ring)
+        self._retry_at = float("-inf")
         self._available = True
 
     def ring(self, times: int = 1) -> None:
-        if time.monotonic() < self._resting_until:
+        if time.monotonic() < self._retry_at:
             return
         try:
-            # As many as wake every worker; rings that nobody hears must not pile up where no worker runs.
-            for _ in range(min(times, MOST_RINGS - self.waiting())):
-                self._ring()
-        except QueueUnavailable as problem:  # what was rung for is in the table, and is found by the next look
-            self._rest(problem)
+            # Enough to wake every worker; unheard rings must not pile up while no worker runs.
+            for _ in range(min(times, MAX_RINGS - self.pending())):
+                self._ring_task()
+        except QueueUnavailable as problem:  # the jobs are in the table, and the workers' next poll finds them
+            self._back_off(problem)
 
     def wait(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -61,14 +62,15 @@ class HueyQueue:
             if left <= 0:
                 return False
             if not self._available:
-                time.sleep(min(left, REST_SECONDS))
+                time.sleep(min(left, RETRY_SECONDS))
             elif not self._huey.storage.blocking:
                 time.sleep(min(left, POLL_SECONDS))
         return True
 
     def _take(self) -> bool:
-        """Whether there was a ring, after a moment if the backend can wait for one. A message that cannot be read
-        counts as a ring."""
+        """Take one ring, waiting briefly if the backend can block; returns whether there was one. An unreadable message
+        counts as a ring.
+        """
         try:
             task = self._huey.dequeue()
             if not self._available:
@@ -78,61 +80,61 @@ class HueyQueue:
                 return False
             self._huey.execute(task)
         except QueueUnavailable as problem:
-            self._rest(problem)
+            self._back_off(problem)
             return False
         except Exception as error:
             log.warning("a message that cannot be read was dropped: %r", error)
         return True
 
-    def _rest(self, problem: QueueUnavailable) -> None:
-        self._resting_until = time.monotonic() + REST_SECONDS
-        if self._available:  # said once, however often it is tried
+    def _back_off(self, problem: QueueUnavailable) -> None:
+        self._retry_at = time.monotonic() + RETRY_SECONDS
+        if self._available:  # log once per outage
             self._available = False
             log.warning("%s", problem)
 
-    def waiting(self) -> int:
+    def pending(self) -> int:
         """Rings that no worker has taken. Raises QueueUnavailable."""
         return self._huey.pending_count()
 
 
 class ChoreQueue:
-    """Tasks on Huey's own consumer, in threads of the calling process; queues of another name do not wait for it."""
+    """Background tasks on Huey's consumer, in threads of this process; queues of other names do not wait for it."""
 
     def __init__(self, url: str, name: str = "chores") -> None:
         self._huey = open_huey(url, name)
         self._consumer: Any = None
 
-    def add(self, name: str, chore: Callable[[], None], hours: int) -> None:
-        """Run ``chore`` now, once started, and each ``hours`` hours."""
+    def add_periodic(self, name: str, chore: Callable[[], None], hours: int) -> None:
+        """Run ``chore`` at start and every ``hours`` hours."""
 
         def run() -> None:
             chore()
 
         task = self._huey.periodic_task(crontab(minute="17", hour=f"*/{hours}"), name=name)(run)
-        attempt(task)
+        send_or_log(task)
 
-    def add_rung(self, name: str, work: Callable[[], None]) -> Callable[[], None]:
-        """A task that runs soon whenever the function that is returned is called."""
+    def add_on_demand(self, name: str, work: Callable[[], None]) -> Callable[[], None]:
+        """Declare a task; calling the returned function schedules it to run soon."""
 
         def run() -> None:
             work()
 
         declared = self._huey.task(name=name)(run)
-        return lambda: attempt(declared)
+        return lambda: send_or_log(declared)
 
     def start(self) -> None:
-        """Takes SIGINT and SIGTERM, as every Huey consumer does: set the process's own handlers after this."""
+        """Start the consumer. It installs SIGINT and SIGTERM handlers: set the process's own ones afterwards."""
         self._consumer = self._huey.create_consumer(workers=1, shutdown_timeout=CHORE_STOP_SECONDS)
         self._consumer.start()
 
     def stop(self) -> None:
-        """Let the chore in hand end, and start no other."""
+        """Finish the current chore and start no other."""
         if self._consumer is not None:
             self._consumer.stop(graceful=True)
 
 
-def attempt(send: Callable[[], object]) -> None:
-    """Send a message, unless the queue is away: the work is in its table, and a later look finds it."""
+def send_or_log(send: Callable[[], object]) -> None:
+    """Send a message unless the queue is unavailable: the work is in its table, where a later poll finds it."""
     try:
         send()
     except QueueUnavailable as problem:
@@ -140,4 +142,4 @@ def attempt(send: Callable[[], object]) -> None:
 
 
 def ring() -> None:
-    """The doorbell's task; that it ran is all it says."""
+    """The ring task. It does nothing: its arrival is the message."""

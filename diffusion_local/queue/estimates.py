@@ -1,9 +1,9 @@
-"""Estimates of time from this machine's own history. Pure arithmetic; the store brings the numbers.
+"""Time estimates from this machine's own history. Pure arithmetic; stores supply the numbers.
 
-A kind of picture (``Work``) that was made before takes what it took then: the median of the newest, made on the rung of
-the memory policy that the newest had and in the largest passes among them (the last of a list run in smaller ones). One
-that was not takes what a line through the
-model's other pictures says, over their cost in step-megapixels. Where a model has made nothing there is no guess.
+A kind of picture (``Work``) made before takes the median of its newest pictures: of those on the same memory rung as the
+newest, and in the largest passes among them (the last pictures of a list run in smaller ones). An unknown kind is
+estimated by a line through the model's other pictures, over their cost in step-megapixels. A model without history has
+no estimate.
 """
 
 from collections import defaultdict
@@ -16,15 +16,16 @@ from typing import Self
 from diffusion_local.domain import Job, Lane
 from diffusion_local.options.table import Params
 
-NEWEST = 20  # pictures of one kind that its median is of
-MOST_KINDS = 12  # newest kinds of picture that a model's line goes through
+MEDIAN_PICTURES = 20  # pictures per kind in a median
+LINE_KINDS = 12  # kinds of picture in a model's line, newest first
 
 
 @dataclass(frozen=True, slots=True)
 class JobTimings:
-    """How a picture came to be, in seconds; ``expected`` was estimated before, ``load`` and ``run`` took place.
+    """Measured times of a finished job, in seconds. ``expected``: estimate made beforehand; ``load``: loading the
+    model.
 
-    ``run`` is the picture's share of a forward pass of ``together`` pictures, on ``rung`` of the memory policy.
+    ``run``: this picture's share of a forward pass of ``together`` pictures, on memory rung ``rung``.
     """
 
     run: float
@@ -36,7 +37,7 @@ class JobTimings:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a picture's time depends on, as far as it is known before it is made."""
+    """The known facts that a picture's duration depends on."""
 
     model: str
     kind: str
@@ -44,7 +45,7 @@ class Work:
     steps: int
 
     @classmethod
-    def of(cls, params: Params) -> Self:
+    def of_params(cls, params: Params) -> Self:
         return cls(params.model, str(params.kind), params.width * params.height, params.steps)
 
     @property
@@ -55,7 +56,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class FinishedPicture:
-    """A picture that was made: ``seconds`` without loading the model, its share of a forward pass of ``together``."""
+    """A finished picture. ``seconds``: without model load, its share of a forward pass of ``together`` pictures."""
 
     work: Work
     seconds: float
@@ -82,11 +83,11 @@ class LinearFit:
 
     @classmethod
     def through(cls, points: Sequence[tuple[float, float]]) -> Self | None:
-        """The median line (Theil and Sen) through (cost, seconds); neither part of it is negative."""
+        """The Theil-Sen line through (cost, seconds), without negative coefficients; None without points."""
         if not points:
             return None
         slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(points, 2) if a[0] != b[0]]
-        if not slopes or median(slopes) <= 0:  # one size only, or noise: in proportion
+        if not slopes or median(slopes) <= 0:  # a single size, or noise: assume proportionality
             each = [seconds / cost for cost, seconds in points if cost > 0]
             return cls(0.0, median(each)) if each else None
         slope = median(slopes)
@@ -99,18 +100,18 @@ class LinearFit:
 
 @dataclass(slots=True)
 class Pace:
-    """What was learned of some models."""
+    """Learned durations of some models."""
 
-    known: dict[Work, float] = field(default_factory=dict)
-    shares: dict[Work, list[Share]] = field(default_factory=dict)  # by size of the pass, the smallest first
+    medians: dict[Work, float] = field(default_factory=dict)
+    shares: dict[Work, list[Share]] = field(default_factory=dict)  # by pass size, ascending
     lines: dict[tuple[str, str], LinearFit] = field(
         default_factory=dict
     )  # by model and kind; kind "" for all of a model
     loads: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, history: Iterable[FinishedPicture]) -> Self:
-        """Learn from pictures, the newest first."""
+    def learn(cls, history: Iterable[FinishedPicture]) -> Self:
+        """Learn from finished pictures, newest first."""
         by_work: dict[Work, list[FinishedPicture]] = defaultdict(list)
         loads: dict[str, list[float]] = defaultdict(list)
         for made in history:
@@ -118,7 +119,7 @@ class Pace:
                 by_work[made.work].append(made)
             if made.load_seconds:
                 loads[made.work.model].append(made.load_seconds)
-        pace = cls(loads={model: median(each[:NEWEST]) for model, each in loads.items()})
+        pace = cls(loads={model: median(each[:MEDIAN_PICTURES]) for model, each in loads.items()})
         points: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
         for work, each in by_work.items():
             by_size: dict[int, list[float]] = defaultdict(list)
@@ -126,38 +127,40 @@ class Pace:
                 if made.rung == each[0].rung:
                     by_size[made.together].append(made.seconds)
             pace.shares[work] = [
-                Share(size, median(found[:NEWEST]), len(found)) for size, found in sorted(by_size.items())
+                Share(size, median(found[:MEDIAN_PICTURES]), len(found)) for size, found in sorted(by_size.items())
             ]
-            largest = max(made.together for made in each[:NEWEST] if made.rung == each[0].rung)
-            pace.known[work] = median(by_size[largest][:NEWEST])
+            largest = max(made.together for made in each[:MEDIAN_PICTURES] if made.rung == each[0].rung)
+            pace.medians[work] = median(by_size[largest][:MEDIAN_PICTURES])
             for key in ((work.model, work.kind), (work.model, "")):
-                points[key].append((work.cost, pace.known[work]))
-        lines = {key: LinearFit.through(found[:MOST_KINDS]) for key, found in points.items()}
+                points[key].append((work.cost, pace.medians[work]))
+        lines = {key: LinearFit.through(found[:LINE_KINDS]) for key, found in points.items()}
         pace.lines = {key: line for key, line in lines.items() if line}
         return pace
 
     def seconds(self, work: Work, together: int | None = None) -> float | None:
-        """What one picture takes with its model loaded, in passes of ``together`` where that is told and known; None if
-        nothing is known."""
+        """Seconds for one picture with its model loaded, in passes of ``together`` pictures if that is given and known.
+
+        None if unknown.
+        """
         for share in self.shares.get(work, ()):
             if share.together == together:
                 return share.seconds
-        if work in self.known:
-            return self.known[work]
+        if work in self.medians:
+            return self.medians[work]
         line = self.lines.get((work.model, work.kind)) or self.lines.get((work.model, ""))
         return line.at(work.cost) if line else None
 
-    def load(self, model: str, loaded: str) -> float:
-        """What it takes to have the model in memory."""
+    def load_seconds(self, model: str, loaded: str) -> float:
+        """Seconds to load the model, 0 if it is ``loaded``."""
         return 0.0 if model == loaded else self.loads.get(model, 0.0)
 
 
 def seconds_left(job: Job, pace: Pace, loaded: str = "") -> float | None:
-    """Seconds a job still needs once it runs (all of it, and its model's load, if it waits); of a pass, its share."""
-    known = pace.seconds(Work.of(job.params), 1 if job.lane is Lane.INTERACTIVE else None)
+    """Seconds a job still needs once it runs (its share of a pass); for a queued job with its model's load."""
+    known = pace.seconds(Work.of_params(job.params), 1 if job.lane is Lane.INTERACTIVE else None)
     if known is None:
         return None
-    load = 0.0 if job.step else pace.load(job.params.model, loaded)
+    load = 0.0 if job.step else pace.load_seconds(job.params.model, loaded)
     return load + known * max(0.0, 1 - job.step / job.params.steps)
 
 
@@ -169,25 +172,25 @@ def finish_times(
     loaded: Sequence[str] = (),
     opens: Mapping[int, float] | None = None,
 ) -> dict[str, float]:
-    """Seconds from now until each job is done, where what all before it take is known.
+    """Seconds from now until each job is done; ends at the first job whose duration is unknown.
 
-    Jobs are dealt in order to the worker that is free first; ``loaded`` has the workers' models, ``opens`` the seconds
-    until each gate that is closed opens. What one worker runs, in one pass or put aside, ends when all of it does.
+    Jobs go in order to the worker that is free first. ``loaded``: the workers' models; ``opens``: seconds until each
+    closed gate opens. The running jobs of one worker, in one pass or set aside, end together.
     """
-    hands = max(1, workers)
-    free, models = [0.0] * hands, [*loaded, *[""] * hands][:hands]
+    count = max(1, workers)
+    free, models = [0.0] * count, [*loaded, *[""] * count][:count]
     times: dict[str, float] = {}
     held: dict[str, list[Job]] = defaultdict(list)
     for job in running:
         held[job.worker or job.id].append(job)
     for place, jobs in enumerate(held.values()):
         for job in jobs:
-            left = seconds_left(job, pace, models[place % hands])
+            left = seconds_left(job, pace, models[place % count])
             if left is None:
                 return times
-            free[place % hands] += left
-            models[place % hands] = job.params.model
-        times |= {job.id: free[place % hands] for job in jobs}
+            free[place % count] += left
+            models[place % count] = job.params.model
+        times |= {job.id: free[place % count] for job in jobs}
     for job in waiting:
         first = free.index(min(free))
         left = seconds_left(job, pace, models[first])
@@ -199,10 +202,10 @@ def finish_times(
     return times
 
 
-def total(
+def total_seconds(
     running: Iterable[Job], waiting: Mapping[Work, int], pace: Pace, workers: int, loaded: Sequence[str] = ()
 ) -> float | None:
-    """Seconds until everything is done, each model being loaded once; None while something is not known."""
+    """Seconds until all jobs are done, loading each model once; None if any duration is unknown."""
     seconds, models = 0.0, set(loaded)
     for job in running:
         left = seconds_left(job, pace, job.params.model)
@@ -215,5 +218,5 @@ def total(
         if each is None:
             return None
         seconds += count * each
-    seconds += sum(pace.load(model, "") for model in {work.model for work in waiting} - models)
+    seconds += sum(pace.load_seconds(model, "") for model in {work.model for work in waiting} - models)
     return seconds / max(1, workers)

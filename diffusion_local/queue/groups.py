@@ -1,7 +1,7 @@
-"""The queue by batches: which of them a page shows, and a window of each one's jobs. Nothing is read that is not shown.
+"""The queue grouped by batch: a page of batches, and a window of each one's jobs. Reads only the rows shown.
 
-Batches with work left come as the line runs: what runs first, then by their first job in line; ended ones newest first.
-A batch's jobs are listed as `db.schema.RANKS` says, and every page begins behind a key, not after a number of rows.
+Batches with work left come in queue order: running ones first, then by their first queued job; ended ones newest first.
+A batch's jobs are listed in the order of `db.schema.RANKS`. Pages start behind a key, not at an offset.
 """
 
 import json
@@ -12,16 +12,24 @@ from typing import Any, NamedTuple
 from diffusion_local import actor
 from diffusion_local.authority import guarded
 from diffusion_local.db import rows
-from diffusion_local.db.access import own, seen
+from diffusion_local.db.access import owned, readable
 from diffusion_local.db.database import Database, Transaction
-from diffusion_local.db.dialect import as_list, by_index, count_values, each_value, field, in_list, not_in_list
+from diffusion_local.db.dialect import (
+    as_list,
+    by_index,
+    count_distinct,
+    distinct_values,
+    in_list,
+    json_field,
+    not_in_list,
+)
 from diffusion_local.domain import Job, State
 from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import message
 from diffusion_local.queue.batches import BatchProgress, BatchRows
 from diffusion_local.queue.order import OrderRules
 
-#: What a person may ask to see, and which jobs that is.
+#: State filters of the queue view, as conditions on jobs.
 STATES = {
     "waiting": "list_rank = 1",
     "paused": "list_rank = 1 AND held = 1",
@@ -31,11 +39,11 @@ STATES = {
     "cancelled": "list_rank = 4",
 }
 UNFINISHED = ("", "waiting", "paused", "running")
-LISTED = by_index("jobs", "jobs_listed")
+BATCH_JOBS = by_index("jobs", "jobs_listed")
 KEY = "(list_rank, list_priority, list_place)"
-IN_ORDER = "list_rank, list_priority, list_place"
+FORWARDS = "list_rank, list_priority, list_place"
 BACKWARDS = "list_rank DESC, list_priority DESC, list_place DESC"
-#: What comes behind a job in line, nearest first; one by one, as each is then a look-up.
+#: Jobs behind a given one in the queue, nearest first; tried one by one, so that each is an index look-up.
 BEHIND = (
     "lane = :lane AND priority = :priority AND position > :position",
     "lane = :lane AND priority < :priority",
@@ -43,10 +51,10 @@ BEHIND = (
 )
 
 
-#: Jobs that are walked along for the estimates of a page: what comes behind them is hours away.
-MOST_WALKED = 20_000
-MOST_LOOKED_AT = 50
-MOST_TEXT = 200  # characters of a filter
+#: Jobs visited for a page's estimates: anything behind them is hours away.
+MOST_ESTIMATED = 20_000
+MOST_SCANNED = 50
+MAX_TEXT = 200  # characters of a filter
 
 
 class ListPosition(NamedTuple):
@@ -58,7 +66,7 @@ class ListPosition(NamedTuple):
 
 
 class QueuePosition(NamedTuple):
-    """A place in line: that of a batch's first waiting job."""
+    """A place in the queue: that of a batch's first queued job."""
 
     lane: int
     priority: int
@@ -70,7 +78,7 @@ START = QueuePosition(-1, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Which jobs a person wants to see; what is empty leaves none out. ``text`` is a part of the prompt."""
+    """Filter of the queue view; empty fields match everything. ``text``: substring of the prompt."""
 
     state: str = ""
     model: str = ""
@@ -81,21 +89,23 @@ class JobFilter:
         return any(getattr(self, each.name) for each in fields(self))
 
     def where(self) -> tuple[str, dict[str, Any]]:
-        """Literal conditions on jobs, and their values. Raises InvalidParams for a text that is too long."""
+        """SQL conditions on jobs (from literals) and their values. Raises InvalidParams if a text is too long."""
         for each in fields(self):
-            if len(getattr(self, each.name)) > MOST_TEXT:
-                raise InvalidParams(each.name, message("most_characters", most=MOST_TEXT))
-        told = [STATES[self.state]] if self.state in STATES else []
-        told += [f"{name} = :wanted_{name}" for name in ("model", "owner") if getattr(self, name)]
-        if self.text:  # first in the recipe as it lies there, which spares reading most of them as JSON
-            told.append(f"params LIKE :written ESCAPE '\\' AND {field('params', 'prompt')} LIKE :text ESCAPE '\\'")
-        values = {"wanted_model": self.model, "wanted_owner": self.owner, "text": part(self.text)}
-        values["written"] = part(json.dumps(self.text, ensure_ascii=False)[1:-1])
-        return "".join(f" AND {each}" for each in told), values
+            if len(getattr(self, each.name)) > MAX_TEXT:
+                raise InvalidParams(each.name, message("most_characters", most=MAX_TEXT))
+        conditions = [STATES[self.state]] if self.state in STATES else []
+        conditions += [f"{name} = :wanted_{name}" for name in ("model", "owner") if getattr(self, name)]
+        if self.text:  # the raw JSON is matched first, which spares parsing most of the rows
+            conditions.append(
+                f"params LIKE :written ESCAPE '\\' AND {json_field('params', 'prompt')} LIKE :text ESCAPE '\\'"
+            )
+        values = {"wanted_model": self.model, "wanted_owner": self.owner, "text": like_pattern(self.text)}
+        values["written"] = like_pattern(json.dumps(self.text, ensure_ascii=False)[1:-1])
+        return "".join(f" AND {each}" for each in conditions), values
 
 
-def part(text: str) -> str:
-    """A pattern for LIKE."""
+def like_pattern(text: str) -> str:
+    """LIKE pattern for a substring, with wildcards escaped."""
     for each in "\\%_":
         text = text.replace(each, f"\\{each}")
     return f"%{text}%"
@@ -103,8 +113,9 @@ def part(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class JobWindow:
-    """Some of a batch's jobs in their order. ``earlier`` and ``later`` are the keys behind which the windows before and
-    after it begin (None: at the start), where there are any; ``first`` is the place of its first job, from 1."""
+    """A window of a batch's jobs. ``earlier``, ``later``: keys behind which the adjacent windows start (None: at the
+    start), if there are any. ``first``: 1-based index of the first job.
+    """
 
     jobs: list[Job]
     first: int = 1
@@ -115,10 +126,10 @@ class JobWindow:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A batch of the page; ``turn`` is where the page after it begins, of one that has work left."""
+    """A batch on the page. ``turn``: key of the next page, for a batch with work left."""
 
     progress: BatchProgress
-    models: list[str]  # of the first MOST_LOOKED_AT jobs in its list
+    models: list[str]  # of the first MOST_SCANNED jobs in its list
     turn: QueuePosition | None = None
     ended_at: str | None = None
 
@@ -133,107 +144,107 @@ class QueueGroups:
         self._database = database
         self._batches = BatchRows(database, rules)
 
-    def live(self, wanted: JobFilter, limit: int, after: QueuePosition | None = None) -> list[Group]:
-        """Batches with work left of which something is wanted; ``after`` is the turn of the last one before."""
-        if wanted.state not in UNFINISHED:
+    def live(self, job_filter: JobFilter, limit: int, after: QueuePosition | None = None) -> list[Group]:
+        """Batches with unfinished jobs that match the filter. ``after``: ``turn`` of the previous page's last batch."""
+        if job_filter.state not in UNFINISHED:
             return []
-        where, values = wanted.where()
+        where, values = job_filter.where()
         with self._database.read() as db:
             running = running_batches(db, where, values)
             found: dict[str, QueuePosition] = {} if after else dict.fromkeys(running[:limit], START)
-            if wanted.state != "running":
-                most = limit if wanted or after else open_batches(db, limit)  # there is no more to be found
+            if job_filter.state != "running":
+                most = limit if job_filter or after else open_batches(db, limit)  # stop at the number of open batches
                 line = waiting_batches(db, where, values, after or START, set(running))
                 while len(found) < most and (waiting := next(line, None)):
                     found.update([waiting])
             return self._groups(db, found)
 
-    def ended(self, wanted: JobFilter, limit: int, after: str | None = None) -> list[Group]:
-        """Batches that have ended, newest first; ``after`` is the last id of the page before.
+    def ended(self, job_filter: JobFilter, limit: int, after: str | None = None) -> list[Group]:
+        """Ended batches, newest first. ``after``: last id of the previous page.
 
-        With something wanted: those where only jobs that have ended are it, the ones submitted last first.
+        With a filter: batches whose matching jobs have all ended, newest submit first.
         """
         with self._database.read() as db:
-            if wanted:
-                return self._groups(db, dict.fromkeys(ended_matches(db, wanted, limit, after)))
+            if job_filter:
+                return self._groups(db, dict.fromkeys(ended_matches(db, job_filter, limit, after)))
             further = "AND (ended_at, id) < (SELECT ended_at, id FROM batches WHERE id = :after)" if after else ""
             found = db.execute(
                 f"SELECT id FROM {by_index('batches', 'batches_ended')} WHERE ended_at IS NOT NULL "
-                f"AND {seen()} {further} "
+                f"AND {readable()} {further} "
                 "ORDER BY ended_at DESC, id DESC LIMIT :limit",
                 {"after": after, "limit": limit},
             ).fetchall()
             return self._groups(db, dict.fromkeys(row[0] for row in found))
 
-    def window(self, batch_id: str, wanted: JobFilter, limit: int, after: ListPosition | None = None) -> JobWindow:
-        """``limit`` jobs of a batch that come behind ``after`` in its list."""
-        where, values = wanted.where()
-        listed = f"{LISTED} WHERE batch_id = :batch_id AND {seen()}{where}"
+    def window(self, batch_id: str, job_filter: JobFilter, limit: int, after: ListPosition | None = None) -> JobWindow:
+        """Up to ``limit`` jobs of a batch behind ``after`` in its list."""
+        where, values = job_filter.where()
+        listed = f"{BATCH_JOBS} WHERE batch_id = :batch_id AND {readable()}{where}"
         values |= {"batch_id": batch_id, "n": limit + 1} | (after._asdict() if after else {})
         behind = f"AND {KEY} > (:rank, :priority, :place)" if after else ""
         before = f"{listed} AND {KEY} <= (:rank, :priority, :place)"
         with self._database.read() as db:
-            found = list(db.query(f"SELECT * FROM {listed} {behind} ORDER BY {IN_ORDER} LIMIT :n", values))
+            found = list(db.query(f"SELECT * FROM {listed} {behind} ORDER BY {FORWARDS} LIMIT :n", values))
             shown = found[:limit]
             window = JobWindow(
-                [rows.job(row) for row in shown], later=key_of(shown[-1]) if len(found) > limit else None
+                [rows.to_job(row) for row in shown], later=key_of(shown[-1]) if len(found) > limit else None
             )
             if not after:
                 return window
             count = db.scalar(f"SELECT count(*) FROM {before}", **values)
-            back = f"SELECT {IN_ORDER} FROM {before} ORDER BY {BACKWARDS} LIMIT 1 OFFSET :limit"
-            earlier = db.execute(back, values | {"limit": limit}).fetchone()
+            previous = f"SELECT {FORWARDS} FROM {before} ORDER BY {BACKWARDS} LIMIT 1 OFFSET :limit"
+            earlier = db.execute(previous, values | {"limit": limit}).fetchone()
             return JobWindow(
                 window.jobs, count + 1, count > 0, ListPosition(*earlier) if earlier else None, window.later
             )
 
     def others_waiting(self) -> int:
-        """How many jobs wait that whoever acts may not look at."""
+        """Number of queued jobs that the actor may not read."""
         if actor.current().sees_all:
             return 0
         mine = by_index("jobs", "jobs_queued_by_owner")
         with self._database.read() as db:
             return db.scalar(
                 "SELECT (SELECT coalesce(sum(jobs), 0) FROM job_counts WHERE state = 'queued') "
-                f"- (SELECT count(*) FROM {mine} WHERE state = 'queued' AND {own()})",
+                f"- (SELECT count(*) FROM {mine} WHERE state = 'queued' AND {owned()})",
             )
 
     def models(self) -> list[str]:
-        """Of all jobs that may be looked at, for the filter."""
+        """Models of all jobs that the actor may read, for the filter."""
         with self._database.read() as db:
             if actor.current().sees_all:
-                return each_value(db, "job_counts", "model")
-            return each_value(db, "jobs", "model", own())
+                return distinct_values(db, "job_counts", "model")
+            return distinct_values(db, "jobs", "model", owned())
 
     def owners(self) -> list[str]:
-        """Whoever has jobs here, of those whose jobs may be looked at; the machine's own person has no name."""
+        """Owners of jobs that the actor may read, for the filter; the local user's name is ""."""
         with self._database.read() as db:
             if actor.current().sees_all:
-                return each_value(db, "jobs", "owner")
-            return each_value(db, "jobs", "owner", own())
+                return distinct_values(db, "jobs", "owner")
+            return distinct_values(db, "jobs", "owner", owned())
 
     def _groups(self, db: Transaction, found: dict[str, QueuePosition] | dict[str, None]) -> list[Group]:
         read = db.query(f"SELECT * FROM batches WHERE {in_list('id')}", {"ids": as_list(found)})
         batches, ended = {}, {}
         for row in read:
-            batches[row["id"]], ended[row["id"]] = rows.batch(row), row["ended_at"]
-        told = self._batches.progress(db, [batches[batch_id] for batch_id in found], MOST_WALKED)
+            batches[row["id"]], ended[row["id"]] = rows.to_batch(row), row["ended_at"]
+        progress = self._batches.progress(db, [batches[batch_id] for batch_id in found], MOST_ESTIMATED)
         return [
             Group(each, models_of(db, batch_id), found[batch_id], ended[batch_id])
-            for each in told
+            for each in progress
             if (batch_id := each.batch.id)
         ]
 
 
 def models_of(db: Transaction, batch_id: str) -> list[str]:
-    first = f"SELECT model FROM {LISTED} WHERE batch_id = ? ORDER BY {IN_ORDER} LIMIT {MOST_LOOKED_AT}"
+    first = f"SELECT model FROM {BATCH_JOBS} WHERE batch_id = ? ORDER BY {FORWARDS} LIMIT {MOST_SCANNED}"
     found = db.execute(f"SELECT DISTINCT model FROM ({first}) AS few", [batch_id])
     return [row[0] for row in found.fetchall()]
 
 
 def running_batches(db: Transaction, where: str, values: dict[str, Any]) -> list[str]:
     found = db.execute(
-        f"SELECT batch_id FROM {by_index('jobs', 'jobs_running')} WHERE state = 'running' AND {seen()}{where} "
+        f"SELECT batch_id FROM {by_index('jobs', 'jobs_running')} WHERE state = 'running' AND {readable()}{where} "
         "GROUP BY batch_id ORDER BY min(started_at), batch_id",
         values,
     )
@@ -243,41 +254,41 @@ def running_batches(db: Transaction, where: str, values: dict[str, Any]) -> list
 def waiting_batches(
     db: Transaction, where: str, values: dict[str, Any], after: QueuePosition, skipped: set[str]
 ) -> Iterator[tuple[str, QueuePosition]]:
-    """(batch, its turn) of those whose first wanted job in line comes behind ``after``, without the ``skipped``."""
-    wanted = f"FROM {by_index('jobs', 'jobs_queued')} WHERE state = 'queued' AND {seen()}{where}"
+    """(batch id, its turn) for batches whose first matching queued job is behind ``after``, without ``skipped``."""
+    matching = f"FROM {by_index('jobs', 'jobs_queued')} WHERE state = 'queued' AND {readable()}{where}"
     others = not_in_list("batch_id", ":skipped")
     queries = [
-        f"SELECT batch_id, lane, priority, position {wanted} AND {others} AND {behind} "
+        f"SELECT batch_id, lane, priority, position {matching} AND {others} AND {behind} "
         "ORDER BY lane, priority DESC, position LIMIT 1"
         for behind in BEHIND
     ]
-    listed = f"FROM {LISTED} WHERE batch_id = :batch_id AND list_rank = 1{where}"
+    listed = f"FROM {BATCH_JOBS} WHERE batch_id = :batch_id AND list_rank = 1{where}"
     earliest = f"SELECT -list_priority, list_place {listed} ORDER BY list_priority, list_place LIMIT 1"
     turn = after
     while True:
-        asked = values | turn._asdict() | {"skipped": as_list(sorted(skipped))}
-        found = next((row for query in queries if (row := db.execute(query, asked).fetchone())), None)
+        bound = values | turn._asdict() | {"skipped": as_list(sorted(skipped))}
+        found = next((row for query in queries if (row := db.execute(query, bound).fetchone())), None)
         if found is None:
             return
         batch_id, turn = found[0], QueuePosition(*found[1:])
         skipped.add(batch_id)
-        # A page that begins in the middle of the line may meet a batch whose turn came on a page before.
+        # A page that starts mid-queue may meet a batch that an earlier page has shown already.
         if after is START or tuple(turn[1:]) == db.execute(earliest, values | {"batch_id": batch_id}).fetchone():
             yield batch_id, turn
 
 
 def open_batches(db: Transaction, limit: int) -> int:
-    """How many batches have work left, counted up to ``limit``; by skipping from one to the next."""
+    """Number of batches with unfinished jobs, counted up to ``limit``."""
     opened = f"{by_index('jobs', 'jobs_open')} WHERE state IN ('queued', 'running')"
-    return count_values(db, opened, "batch_id", limit)
+    return count_distinct(db, opened, "batch_id", limit)
 
 
-def ended_matches(db: Transaction, wanted: JobFilter, limit: int, after: str | None) -> list[str]:
-    where, values = wanted.where()
-    jobs_of = f"SELECT 1 FROM {LISTED} WHERE batch_id = batches.id AND list_rank {{ranks}}{where}"
+def ended_matches(db: Transaction, job_filter: JobFilter, limit: int, after: str | None) -> list[str]:
+    where, values = job_filter.where()
+    jobs_of = f"SELECT 1 FROM {BATCH_JOBS} WHERE batch_id = batches.id AND list_rank {{ranks}}{where}"
     further = "AND id < :after" if after else ""
     found = db.execute(
-        f"SELECT id FROM batches WHERE {seen()} {further} AND EXISTS ({jobs_of.format(ranks='> 1')}) "
+        f"SELECT id FROM batches WHERE {readable()} {further} AND EXISTS ({jobs_of.format(ranks='> 1')}) "
         f"AND NOT EXISTS ({jobs_of.format(ranks='< 2')}) ORDER BY id DESC LIMIT :limit",
         values | {"after": after, "limit": limit},
     )

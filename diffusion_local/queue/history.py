@@ -1,4 +1,4 @@
-"""What estimates learn from: how long pictures took on this machine, and how good earlier estimates were."""
+"""Measurements that estimates and the memory policy learn from."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -15,37 +15,37 @@ class FitStore:
         self._database = database
 
     def of(self, model: str, device: str) -> list[Fit]:
-        """All that was learned about a model on a device."""
+        """All measurements of a model on a device."""
         with self._database.read() as db:
             found = db.query("SELECT * FROM fits WHERE model = ? AND device = ?", [model, device])
             return [Fit(**row | {"kind": Kind(row["kind"])}) for row in found]
 
-    def worked(self) -> dict[str, list[Fit]]:
-        """What worked, by model, on whatever device; the newest first."""
+    def successful(self) -> dict[str, list[Fit]]:
+        """Successful measurements by model, on any device, newest first."""
         found: dict[str, list[Fit]] = {}
         with self._database.read() as db:
             for row in db.query("SELECT * FROM fits WHERE worked != '' ORDER BY at DESC"):
                 found.setdefault(row["model"], []).append(Fit(**row | {"kind": Kind(row["kind"])}))
         return found
 
-    def learn(self, fit: Fit) -> None:
-        """Write it over what was known of this model, kind, size and device."""
+    def save(self, fit: Fit) -> None:
+        """Store a measurement, replacing the one of the same model, kind, size and device."""
         row = asdict(fit) | {"kind": str(fit.kind), "at": utc_now()}
         with self._database.write() as db:
             db.upsert("fits", row, key=("model", "kind", "width", "height", "device"))
 
-    def forget(self, model: str) -> None:
-        """A model that was replaced or removed is to be measured anew."""
+    def delete(self, model: str) -> None:
+        """Delete the measurements of a model that was replaced or removed."""
         with self._database.write() as db:
             db.execute("DELETE FROM fits WHERE model = ?", [model])
 
 
-PACE_JOBS = 200  # newest pictures of a model that it is learned from
+HISTORY_JOBS = 200  # newest pictures per model to learn from
 
 
 @dataclass(frozen=True, slots=True)
 class EstimateError:
-    """Of ``count`` pictures whose time was estimated when they were begun: the median of |estimated - took| / took."""
+    """Accuracy of ``count`` estimates made at the start of jobs: median of |estimated - actual| / actual."""
 
     count: int
     median: float | None
@@ -57,15 +57,15 @@ def pace_of(db: Transaction, models: Iterable[str]) -> Pace:
         found = db.execute(
             f"SELECT kind, pixels, steps, coalesce(run_seconds, {seconds_between('started_at', 'finished_at')}), "
             "load_seconds, rung, together FROM jobs "
-            f"WHERE state = 'done' AND model = ? ORDER BY finished_at DESC LIMIT {PACE_JOBS}",
+            f"WHERE state = 'done' AND model = ? ORDER BY finished_at DESC LIMIT {HISTORY_JOBS}",
             [model],
         ).fetchall()
         history += [FinishedPicture(Work(model, *each[:3]), *each[3:]) for each in found]
-    return Pace.of(history)
+    return Pace.learn(history)
 
 
-def waiting_work(db: Transaction, where: str = "", **values: int | str) -> dict[Work, int]:
-    """How many jobs of each kind of work wait; ``where`` is a literal of the store about the line's order."""
+def queued_work(db: Transaction, where: str = "", **values: int | str) -> dict[Work, int]:
+    """Number of queued jobs per kind of work. ``where``: literal condition on the queue order."""
     counted = "SELECT model, kind, pixels, steps, jobs FROM job_counts WHERE state = 'queued' AND jobs > 0"
     if where:
         counted = (
@@ -77,7 +77,7 @@ def waiting_work(db: Transaction, where: str = "", **values: int | str) -> dict[
 
 
 def estimate_error(database: Database, batch_id: str | None = None, since: str = "") -> EstimateError:
-    """How far estimates were off, of a batch or of all that was finished ``since`` then (UTC)."""
+    """Accuracy of estimates, of a batch or of everything finished after ``since`` (UTC)."""
     of_batch = "batch_id = :batch_id" if batch_id else "finished_at >= :since"
     with database.read() as db:
         found = db.execute(

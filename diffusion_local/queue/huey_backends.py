@@ -1,7 +1,7 @@
 """Huey by URL: the message queue that wakes workers and runs chores, on SQLite or Redis.
 
-Huey delivers a message at most once and forgets the one in hand when its process dies. So messages hold no state: one
-that is lost or doubled never loses or doubles a picture, and a queue may be deleted at any time.
+Huey delivers a message at most once and forgets the current one when its process dies. So messages carry no state: a
+lost or duplicated one never loses or duplicates a picture, and a queue may be deleted at any time.
 """
 
 import contextlib
@@ -30,18 +30,18 @@ from diffusion_local.settings import Settings
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a blocking dequeue waits in the server: the most that a stopping worker waits for it.
-WAIT_SECONDS = 0.25
-#: Seconds after which a Redis server that does not answer counts as away; a submit may wait for it so long.
-ANSWER_SECONDS = 1.0
+#: Seconds that a blocking dequeue waits in the server, and so the longest delay of a stopping worker.
+BLOCK_SECONDS = 0.25
+#: Timeout of a Redis server; a submit waits so long at most.
+TIMEOUT_SECONDS = 1.0
 SQLITE_BUSY_SECONDS = 15
-#: The calls of a Huey storage by which this program uses it.
-CALLS = ("enqueue", "dequeue", "queue_size", "add_to_schedule", "read_schedule")
+#: The Huey storage methods that this program uses.
+STORAGE_METHODS = ("enqueue", "dequeue", "queue_size", "add_to_schedule", "read_schedule")
 EXAMPLES = "sqlite:////folder/queue.db, redis://host:6379/0 or unix:///run/redis/redis.sock"
 
 
 class JsonSerializer(Serializer):
-    """Huey's messages as JSON. Its own serializer pickles, which runs whatever code a crafted message holds."""
+    """Huey messages as JSON. The default serializer pickles, which would run the code of a crafted message."""
 
     def _serialize(self, data: Any) -> bytes:
         if isinstance(data, Message):
@@ -67,31 +67,33 @@ class JsonSerializer(Serializer):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """A queue URL taken apart. ``prefix`` begins the names of all its queues, so that studios can share one server."""
+class QueueUrl:
+    """A parsed queue URL. ``prefix``: prepended to the names of its queues, so that several studios can share one
+    server.
+    """
 
     url: SplitResult
     prefix: str
 
     @property
-    def words(self) -> str:
-        """The URL without user name and password, for messages."""
+    def display(self) -> str:
+        """The URL without credentials, for messages."""
         place = f"/{self.path.as_posix()}" if self.url.scheme == "sqlite" else self.url.path
         return f"{self.url.scheme}://{self.url.netloc.rpartition('@')[2]}{place}"
 
     def text(self, **options: str) -> str:
-        """The URL without its prefix, with further options."""
+        """The URL without its prefix option, with further options."""
         query = "&".join(filter(None, (self.url.query, urlencode(options))))  # geturl() drops the slashes of unix:///
         return f"{self.url.scheme}://{self.url.netloc}{self.url.path}{'?' if query else ''}{query}"
 
     @property
     def path(self) -> Path:
-        """The file of a SQLite URL; three slashes begin a relative path, four an absolute one."""
+        """The file of a SQLite URL; three slashes start a relative path, four an absolute one."""
         return Path(unquote(self.url.path[1:]))
 
 
-def parse(url: str) -> Address:
-    """Raises InvalidParams naming the setting ``queue``, without repeating a password."""
+def parse_url(url: str) -> QueueUrl:
+    """Parse a queue URL. Raises InvalidParams for the setting ``queue``, without echoing a password."""
     try:
         split = urlsplit(url)
         port, query = split.port, parse_qs(split.query, strict_parsing=bool(split.query))
@@ -108,24 +110,24 @@ def parse(url: str) -> Address:
     prefix = query.pop("prefix", [""])[-1]
     if split.scheme == "sqlite" and query:
         raise InvalidParams("queue", message("queue_url_option", option=echo(next(iter(query)))))
-    return Address(split._replace(query=urlencode(query, doseq=True)), prefix)
+    return QueueUrl(split._replace(query=urlencode(query, doseq=True)), prefix)
 
 
-def url_of(settings: Settings) -> str:
-    """The URL of the settings with a prefix of the home's own; without a setting, that of the home's ``queue.db``."""
+def queue_url(settings: Settings) -> str:
+    """The URL of the settings, with the home's own prefix; by default the home's ``queue.db``."""
     if not settings.queue:
         return sqlite_url(settings.queue_database)
-    address = parse(settings.queue)
+    address = parse_url(settings.queue)
     if address.url.scheme == "sqlite":
         address = replace(address, url=urlsplit(sqlite_url(settings.home / address.path)))
     return address.text(prefix=address.prefix or home_prefix(settings))
 
 
-def file_of(settings: Settings) -> Path | None:
-    """The file of a queue on SQLite; None where it is on a server."""
+def queue_file(settings: Settings) -> Path | None:
+    """The queue's SQLite file, or None if it is on a server."""
     if not settings.queue:
         return settings.queue_database
-    address = parse(settings.queue)
+    address = parse_url(settings.queue)
     return settings.home / address.path if address.url.scheme == "sqlite" else None
 
 
@@ -134,7 +136,7 @@ def sqlite_url(path: Path) -> str:
 
 
 def home_prefix(settings: Settings) -> str:
-    """A random name that all processes of one home use, kept in the home from the first call on."""
+    """A random queue prefix shared by all processes of a home, created on first use."""
     path = settings.home / "queue.id"
     create_private(path)
     with FileLock(settings.locks / "queue.id.lock", mode=FILE):
@@ -144,17 +146,17 @@ def home_prefix(settings: Settings) -> str:
 
 
 def open_huey(url: str, name: str) -> Huey:
-    """The queue of this name. Its calls raise QueueUnavailable, whatever the backend.
+    """Open the queue of this name. Its calls raise QueueUnavailable, whatever the backend.
 
-    A server need not be there yet. Raises InvalidParams naming the setting ``queue`` for a URL that cannot be used, and
-    QueueUnavailable for a file that cannot.
+    A server need not be reachable yet. Raises InvalidParams for the setting ``queue`` if the URL is unusable, and
+    QueueUnavailable if its file is.
     """
-    address = parse(url)
+    address = parse_url(url)
     return BACKENDS[address.url.scheme](address, f"{address.prefix}.{name}" if address.prefix else name)
 
 
-def open_sqlite(address: Address, name: str) -> Huey:
-    """A damaged file is set aside: nothing in it is worth a stop."""
+def open_sqlite(address: QueueUrl, name: str) -> Huey:
+    """Open a queue file. A damaged one is set aside, since nothing in it is worth stopping for."""
     path = address.path
     with contextlib.suppress(FileNotFoundError):  # another process set it aside first
         try:
@@ -170,13 +172,13 @@ def open_sqlite(address: Address, name: str) -> Huey:
 
 
 def connect_sqlite(path: Path, name: str) -> Huey:
-    """Not synced to the disk: a lost message costs nothing."""
+    """Open without fsync: a lost message costs nothing."""
     create_private(path)
     return Huey(
         name=name,
         results=False,
         serializer=JsonSerializer(),
-        storage_class=with_one_error(SqliteStorage, sqlite3.Error),
+        storage_class=unify_errors(SqliteStorage, sqlite3.Error),
         filename=str(path),
         timeout=SQLITE_BUSY_SECONDS,
         strict_fifo=True,
@@ -184,39 +186,39 @@ def connect_sqlite(path: Path, name: str) -> Huey:
     )
 
 
-def open_redis(address: Address, name: str) -> Huey:
+def open_redis(address: QueueUrl, name: str) -> Huey:
     try:
         from redis import ConnectionPool, RedisError
         from redis.backoff import NoBackoff
         from redis.retry import Retry
     except ImportError:
         raise InvalidParams("queue", message("queue_library")) from None
-    # A client tries again by itself, with pauses of seconds; here a submit waits for the answer.
+    # By default the client retries with pauses of seconds, while a submit would wait.
     options = {
-        "socket_timeout": ANSWER_SECONDS,
-        "socket_connect_timeout": ANSWER_SECONDS,
+        "socket_timeout": TIMEOUT_SECONDS,
+        "socket_connect_timeout": TIMEOUT_SECONDS,
         "retry": Retry(NoBackoff(), 0),
     }
     if address.url.scheme == "unix":
         del options["socket_connect_timeout"]
     try:
         pool = ConnectionPool.from_url(address.text(), **options)
-        pool.make_connection()  # opens nothing; an option that there is not is told now
+        pool.make_connection()  # opens no connection; reports unknown options now
     except (TypeError, ValueError) as error:
         raise InvalidParams("queue", message("queue_url_refused", why=error)) from None
     return Huey(
         name=name,
         results=False,
         serializer=JsonSerializer(),
-        storage_class=with_one_error(RedisStorage, RedisError, OSError),
+        storage_class=unify_errors(RedisStorage, RedisError, OSError),
         connection_pool=pool,
-        read_timeout=WAIT_SECONDS,
+        read_timeout=BLOCK_SECONDS,
         clean_name=False,
     )
 
 
-#: URL scheme -> what opens it.
-BACKENDS: dict[str, Callable[[Address, str], Huey]] = {
+#: Backend by URL scheme.
+BACKENDS: dict[str, Callable[[QueueUrl, str], Huey]] = {
     "sqlite": open_sqlite,
     "redis": open_redis,
     "rediss": open_redis,
@@ -224,8 +226,8 @@ BACKENDS: dict[str, Callable[[Address, str], Huey]] = {
 }
 
 
-def with_one_error(storage: type, *errors: type[Exception]) -> type:
-    """A Huey storage whose calls raise QueueUnavailable in place of these errors of its backend."""
+def unify_errors(storage: type, *errors: type[Exception]) -> type:
+    """A Huey storage class that raises QueueUnavailable in place of its backend's errors."""
 
     def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
@@ -237,4 +239,4 @@ def with_one_error(storage: type, *errors: type[Exception]) -> type:
 
         return both
 
-    return type(storage.__name__, (storage,), {name: wrapped(getattr(storage, name)) for name in CALLS})
+    return type(storage.__name__, (storage,), {name: wrapped(getattr(storage, name)) for name in STORAGE_METHODS})

@@ -1,4 +1,4 @@
-"""The jobs table's verbs. With ``recover`` beside it, ``_move`` is the only writer of a job's state."""
+"""Operations on the jobs table. ``_move`` is the only writer of a job's state."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from diffusion_local.db import rows
-from diffusion_local.db.access import ruled, seen
+from diffusion_local.db.access import readable, writable
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import as_list, in_list
-from diffusion_local.db.rows import missing
+from diffusion_local.db.rows import not_found
 from diffusion_local.domain import (
     TRANSITIONS,
     Batch,
@@ -29,24 +29,24 @@ from diffusion_local.domain import (
 from diffusion_local.errors import LostClaim
 from diffusion_local.messages import encoded, known, message
 from diffusion_local.queue.estimates import JobTimings
-from diffusion_local.queue.order import RIPE, RIPEN, OrderRules, QueueOrder
-from diffusion_local.queue.submission import Lot, digest, insert
+from diffusion_local.queue.order import CLEAR_DELAYS, RETRY_DUE, OrderRules, QueueOrder
+from diffusion_local.queue.submission import NewBatch, insert_batch, request_digest
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which jobs a person means: by id, by batch, or every one there is."""
+    """A selection of jobs: by id, by batch, or everything."""
 
     ids: tuple[str, ...] = ()
     batch_id: str | None = None
     everything: bool = False
 
     def where(self) -> tuple[str, dict[str, Any]]:
-        """A literal WHERE and its values; what whoever acts may not change is left out."""
-        which, values = self._named()
-        return f"{which} AND {ruled()}", values
+        """SQL condition (from literals) and its values; excludes jobs that the actor may not change."""
+        which, values = self._condition()
+        return f"{which} AND {writable()}", values
 
-    def _named(self) -> tuple[str, dict[str, Any]]:
+    def _condition(self) -> tuple[str, dict[str, Any]]:
         if self.ids:
             return in_list("id"), {"ids": as_list(self.ids)}
         if self.batch_id:
@@ -54,56 +54,59 @@ class Selection:
         return ("true", {}) if self.everything else ("false", {})
 
 
-#: A job that took down this many workers is failed, so that the rest of the queue runs.
+#: A job that crashed this many workers fails, so that the rest of the queue can run.
 CRASH_LIMIT = 2
 
-#: A job never waits longer for another try; see FIRST_BACKOFF of the runner.
-LONGEST_PAUSE = timedelta(minutes=5)
+#: Longest delay before a retry; see FIRST_BACKOFF in the runner.
+MAX_DELAY = timedelta(minutes=5)
 
-#: Values of `paused`, of the queue and of a batch: open; running pictures are finished; they are given back at once.
+#: `paused` of a queue or batch: open; running jobs finish; running jobs are given back at once.
 OPEN, FINISH, GIVE_BACK = 0, 1, 2
 
 INTERACTIVE = rows.LANE_RANKS[Lane.INTERACTIVE]
 OPEN_QUEUE = f"SELECT paused = {OPEN} AND blocked = '' FROM queue"
-WANTED = (
+REQUESTS = (
     f"cancel_requested, (SELECT paused FROM queue) = {GIVE_BACK} "
     f"OR (SELECT paused FROM batches WHERE batches.id = batch_id) = {GIVE_BACK} AS give_back"
 )
 JOB = "SELECT * FROM jobs WHERE id = ?"
-CLAIMED = "AND worker = :worker AND attempt = :attempt"
-BACK = ", worker = NULL, step = 0, phase = ''"
+HOLDS_CLAIM = "AND worker = :worker AND attempt = :attempt"
+REQUEUED = ", worker = NULL, step = 0, phase = ''"
 ENDED = ", worker = NULL, phase = '', not_before = NULL, finished_at = :now"
 
 
 class JobStore:
-    """Every change of a job's row."""
+    """All changes of jobs."""
 
     def __init__(self, database: Database, rules: OrderRules | None = None) -> None:
         self._database = database
         self._rules = rules or OrderRules()
 
-    # -- a person's verbs ------------------------------------------------------------------------------------------
+    # -- for users -------------------------------------------------------------------------------------------------
 
     def insert_batch(
         self, batch: Batch, jobs: Iterable[Job], idempotency_key: str | None, max_queued: int, request: str = ""
     ) -> tuple[str, list[str]]:
-        """Store a batch with its jobs in one transaction; (batch id, job ids).
+        """Store a batch with its jobs in one transaction; returns (batch id, job ids).
 
-        With an idempotency key that was seen before nothing is stored, and the first submit's ids come back.
-        With ``request``, a digest of what was asked for, the jobs may be an iterator: they are taken one by one.
-        Raises QueueBlocked, QueueFull, and Conflict if the key came with another request then.
+        If the idempotency key was used before, nothing is stored and the first submit's ids are returned. With
+        ``request`` (a digest of the submit) ``jobs`` may be a generator, consumed one by one. Raises QueueBlocked,
+        QueueFull, and Conflict if the key was used with another request.
         """
         [stored] = self.insert_batches([(batch, jobs, idempotency_key, request)], max_queued)
         return stored
 
-    def insert_batches(self, lots: Sequence[Lot], max_queued: int) -> list[tuple[str, list[str]]]:
-        """The same for several batches with their keys and requests: all of them or none."""
-        asked = [(batch, jobs, key, request or (digest(jobs) if key else "")) for batch, jobs, key, request in lots]
+    def insert_batches(self, batches: Sequence[NewBatch], max_queued: int) -> list[tuple[str, list[str]]]:
+        """Store several batches with their keys and requests: all or none."""
+        complete = [
+            (batch, jobs, key, request or (request_digest(jobs) if key else ""))
+            for batch, jobs, key, request in batches
+        ]
         with self._database.write() as db:
-            return [insert(db, *lot, max_queued) for lot in asked]
+            return [insert_batch(db, *batch, max_queued) for batch in complete]
 
     def cancel(self, selection: Selection) -> list[str]:
-        """End what waits and flag what runs; ids of the jobs this touched. A job that has ended is left as it is."""
+        """Cancel queued jobs and flag running ones; returns the ids of the affected jobs. Ended jobs are skipped."""
         where, values = selection.where()
         now = utc_now()
         with self._database.write() as db:
@@ -115,41 +118,41 @@ class JobStore:
 
     def get(self, job_id: str) -> Job:
         with self._database.read() as db:
-            for row in db.query(f"SELECT * FROM jobs WHERE id = ? AND {seen()}", [job_id]):
-                return rows.job(row)
-            raise missing(db, "job", job_id)
+            for row in db.query(f"SELECT * FROM jobs WHERE id = ? AND {readable()}", [job_id]):
+                return rows.to_job(row)
+            raise not_found(db, "job", job_id)
 
-    # -- a worker's verbs ------------------------------------------------------------------------------------------
+    # -- for workers -----------------------------------------------------------------------------------------------
 
     def claim_next(self, worker: str, loaded: str = "") -> Job | None:
-        """Take the job that is due next, or None."""
+        """Claim the next due job, or None."""
         return next(iter(self.claim(worker, loaded)), None)
 
     def claim(
         self, worker: str, loaded: str = "", most: int = 1, beside: Claim | None = None, urgent: bool = False
     ) -> list[Job]:
-        """Take the job that is due next, with up to ``most`` - 1 that one pass could make with it; with ``beside``, up
-        to ``most`` that one pass could make with that claim's job; with ``urgent``, of the interactive lane only.
-        ``loaded`` is the model that the worker has in memory.
+        """Claim the next due job, and up to ``most`` - 1 jobs that fit into the same forward pass.
 
-        The order is the line's (see ``queue.order``). Left out: a paused or blocked queue, held jobs, those whose
-        `not_before` is still to come, and those outside their window. Raises LostClaim.
+        With ``beside``: only up to ``most`` jobs that fit into a pass with that claim's job. With ``urgent``: only jobs
+        of the interactive lane. ``loaded``: the model in the worker's memory. For the order see ``queue.order``.
+        Nothing is claimed from a paused or blocked queue; held jobs, jobs with a later `not_before` and jobs outside
+        their window are skipped. Raises LostClaim.
         """
         now = utc_now()
         moment = datetime.fromisoformat(now)
-        pauses = {"now": now, "latest": utc_text(moment + LONGEST_PAUSE)}
-        with self._database.read() as db:  # an idle look must not take the write lock
+        delays = {"now": now, "latest": utc_text(moment + MAX_DELAY)}
+        with self._database.read() as db:  # an idle poll must not take the write lock
             if not db.scalar(OPEN_QUEUE):
                 return []
-            if not QueueOrder(db, moment, self._rules).any_due() and db.scalar(RIPE, **pauses) is None:
+            if not QueueOrder(db, moment, self._rules).any_due() and db.scalar(RETRY_DUE, **delays) is None:
                 return []
         taken: list[Job] = []
         with self._database.write() as db:
             if not db.scalar(OPEN_QUEUE):
                 return []
-            if db.scalar(RIPE, **pauses):
-                for ripen in RIPEN:
-                    db.execute(ripen, pauses)
+            if db.scalar(RETRY_DUE, **delays):
+                for clear in CLEAR_DELAYS:
+                    db.execute(clear, delays)
             line = QueueOrder(db, moment, self._rules)
             first = None if beside is None else held_by(db, beside)
             if first is None and (job_id := line.next(loaded, INTERACTIVE if urgent else None)):
@@ -178,50 +181,53 @@ class JobStore:
         )
 
     def flags(self, claim: Claim) -> Flags:
-        """What a person wants of a running job. Raises LostClaim."""
-        return there(self.flags_of([claim]))
+        """Pending requests to a running job. Raises LostClaim."""
+        return only_answer(self.flags_of([claim]))
 
     def flags_of(self, claims: Sequence[Claim]) -> list[Flags | None]:
-        """The same of several; None for each whose claim is lost."""
+        """Pending requests per claim; None for a lost claim."""
         with self._database.read() as db:
-            query = f"SELECT {WANTED} FROM jobs WHERE id = :id AND state = 'running' {CLAIMED}"
-            return [told(db.query(query, values_of(claim))) for claim in claims]
+            query = f"SELECT {REQUESTS} FROM jobs WHERE id = :id AND state = 'running' {HOLDS_CLAIM}"
+            return [read_flags(db.query(query, claim_values(claim))) for claim in claims]
 
     def report(self, claim: Claim, step: int, phase: str = "") -> Flags:
-        """Say how far the job is, and hear what a person wants of it. Raises LostClaim."""
-        return there(self.report_all([(claim, step, phase)]))
+        """Report a job's progress; returns the pending requests to it. Raises LostClaim."""
+        return only_answer(self.report_all([(claim, step, phase)]))
 
     def report_all(self, reports: Sequence[tuple[Claim, int, str]]) -> list[Flags | None]:
-        """The same of several, in one transaction; None for each whose claim is lost."""
+        """Report (claim, step, phase) of several jobs in one transaction; None for a lost claim."""
         now = utc_now()
         update = (
             "UPDATE jobs SET step = :step, phase = :phase, phase_json = :phase_json, reported_at = :now "
-            f"WHERE id = :id AND state = 'running' {CLAIMED} RETURNING {WANTED}"
+            f"WHERE id = :id AND state = 'running' {HOLDS_CLAIM} RETURNING {REQUESTS}"
         )
         with self._database.write() as db:
             return [
-                told(
+                read_flags(
                     db.query(
                         update,
-                        values_of(claim) | {"step": step, "phase": phase, "phase_json": encoded(phase), "now": now},
+                        claim_values(claim) | {"step": step, "phase": phase, "phase_json": encoded(phase), "now": now},
                     )
                 )
                 for claim, step, phase in reports
             ]
 
-    def finish(self, claim: Claim, image: Image, measured: JobTimings | None = None) -> None:
-        """The picture's row and `done`, in one transaction. Its file must be there already. Raises LostClaim."""
-        taken = rows.measured_row(measured) if measured else {}
+    def finish(self, claim: Claim, image: Image, timings: JobTimings | None = None) -> None:
+        """Insert the picture's row and mark the job `done`, in one transaction. The file must exist already.
+
+        Raises LostClaim.
+        """
+        taken = rows.timings_row(timings) if timings else {}
         ended = ENDED + ", step = :step, cancel_requested = 0" + "".join(f", {name} = :{name}" for name in taken)
         with self._database.write() as db:
             owner = self._settle(db, "finish", claim, ended, step=image.params.steps, **taken).owner
             db.insert("images", rows.image_row(image) | {"owner": owner})
 
     def fail(self, claim: Claim, failure: Failure) -> None:
-        """End the job with an error. Raises LostClaim."""
+        """End the job as failed. Raises LostClaim."""
         columns = rows.failure_row(failure)
         with self._database.write() as db:
-            self._settle(db, "fail", claim, ENDED + ", cancel_requested = 0" + rows.setting(columns), **columns)
+            self._settle(db, "fail", claim, ENDED + ", cancel_requested = 0" + rows.set_clauses(columns), **columns)
 
     def stop(self, claim: Claim) -> None:
         """End the job as cancelled. Raises LostClaim."""
@@ -229,28 +235,32 @@ class JobStore:
             self._settle(db, "stop", claim, ENDED)
 
     def requeue(self, claim: Claim, note: str, not_before: str | None = None, tries: int = 0, faults: int = 0) -> State:
-        """Give the job back to the queue, in its old place. A job that was to be cancelled is cancelled instead.
+        """Return the job to its place in the queue, or cancel it if that was requested; returns the new state.
 
-        ``tries`` and ``faults`` are added to the counts of that name, ``not_before`` holds it back until then.
-        Raises LostClaim.
+        ``tries`` and ``faults`` are added to the job's counters; it is not claimed again before ``not_before``. Raises
+        LostClaim.
         """
         noted = rows.note_row(note)
         with self._database.write() as db:
-            values = values_of(claim)
-            if db.scalar(f"SELECT cancel_requested FROM jobs WHERE id = :id AND state = 'running' {CLAIMED}", **values):
+            values = claim_values(claim)
+            if db.scalar(
+                f"SELECT cancel_requested FROM jobs WHERE id = :id AND state = 'running' {HOLDS_CLAIM}", **values
+            ):
                 return self._settle(db, "stop", claim, ENDED).state
             return self._settle(
                 db,
                 "requeue",
                 claim,
-                BACK + ", not_before = :until, tries = tries + :tries, faults = faults + :faults" + rows.setting(noted),
+                REQUEUED
+                + ", not_before = :until, tries = tries + :tries, faults = faults + :faults"
+                + rows.set_clauses(noted),
                 **noted,
                 until=not_before,
                 tries=tries,
                 faults=faults,
             ).state
 
-    def held(self, claim: Claim) -> Job:
+    def of_claim(self, claim: Claim) -> Job:
         """The running job of a claim. Raises LostClaim."""
         with self._database.read() as db:
             return held_by(db, claim)
@@ -259,94 +269,100 @@ class JobStore:
         """The jobs that a worker holds claims on."""
         with self._database.read() as db:
             found = db.query("SELECT * FROM jobs WHERE state = 'running' AND worker = ?", [worker])
-            return [rows.job(row) for row in found]
+            return [rows.to_job(row) for row in found]
 
     def recover(self, worker: str, failure: Failure, given_back: Collection[Claim] = ()) -> list[Job]:
-        """Settle what a dead worker left running; the jobs as they are now.
+        """Settle the running jobs of a dead worker; returns them in their new state.
 
-        The caller holds the worker's slot lock, so nobody runs them. A job goes back to its place; it ends as
-        cancelled if that was asked for, and as failed, with ``failure``, once it took down CRASH_LIMIT workers. Claims
-        that the worker gave up itself are no losses.
+        The caller holds the worker's slot lock, so nobody runs these jobs. A job returns to its place; it is cancelled
+        if that was requested, and fails with ``failure`` once it has crashed CRASH_LIMIT workers. Claims in
+        ``given_back`` were released by the worker itself and do not count as crashes.
         """
         settled = []
         with self._database.write() as db:
             orphans = [
-                rows.job(r) for r in db.query("SELECT * FROM jobs WHERE state = 'running' AND worker = ?", [worker])
+                rows.to_job(r) for r in db.query("SELECT * FROM jobs WHERE state = 'running' AND worker = ?", [worker])
             ]
             for job in orphans:
                 if job.claim in given_back:
                     verb = "stop" if job.cancel_requested else "requeue"
-                    sets = ENDED if job.cancel_requested else BACK
+                    sets = ENDED if job.cancel_requested else REQUEUED
                     note = rows.note_row(message("event_given_back", reason="shutdown"))
-                    settled.append(self._settle(db, verb, job.claim, sets + rows.setting(note), **note))
+                    settled.append(self._settle(db, verb, job.claim, sets + rows.set_clauses(note), **note))
                     continue
-                note = rows.note_row(note_of(failure.kind))
-                counted = ", crashes = crashes + 1" + rows.setting(note)
+                note = rows.note_row(failure_note(failure.kind))
+                counted = ", crashes = crashes + 1" + rows.set_clauses(note)
                 if job.cancel_requested:
                     settled.append(self._settle(db, "stop", job.claim, ENDED + counted, **note))
                 elif job.crashes + 1 < CRASH_LIMIT:
-                    settled.append(self._settle(db, "requeue", job.claim, BACK + counted, **note))
+                    settled.append(self._settle(db, "requeue", job.claim, REQUEUED + counted, **note))
                 else:
                     why = rows.failure_row(failure)
-                    sets = ENDED + counted + rows.setting(why)
+                    sets = ENDED + counted + rows.set_clauses(why)
                     settled.append(self._settle(db, "fail", job.claim, sets, **note, **why))
         return settled
 
-    # -- the one writer of state -----------------------------------------------------------------------------------
+    # -- state transitions -------------------------------------------------------------------------------------------
 
     def _settle(self, db: Transaction, verb: str, claim: Claim, sets: str, **values: Any) -> Job:
-        moved = self._move(db, verb, f"AND id = :id {CLAIMED}", sets, now=utc_now(), **values_of(claim), **values)
+        moved = self._move(
+            db, verb, f"AND id = :id {HOLDS_CLAIM}", sets, now=utc_now(), **claim_values(claim), **values
+        )
         if not moved:
             raise LostClaim
         return moved[0]
 
     @staticmethod
     def _move(db: Transaction, verb: str, also: str, sets: str, **values: Any) -> list[Job]:
-        """Jobs moved by ``verb``. ``also`` and ``sets`` are literals of this file, never input."""
+        """Apply the transition ``verb``; returns the moved jobs. ``also`` and ``sets`` are literals of this file, never
+        input.
+        """
         start, end, _ = TRANSITIONS[verb]
         moved = db.query(
             f"UPDATE jobs SET state = '{end}'{sets} WHERE state = '{start}' {also} RETURNING *",
             values,
         )
-        return [rows.job(row) for row in moved]
+        return [rows.to_job(row) for row in moved]
 
 
 def held_by(db: Transaction, claim: Claim) -> Job:
-    query = f"SELECT * FROM jobs WHERE id = :id AND state = 'running' {CLAIMED}"
-    for row in list(db.query(query, values_of(claim))):
-        return rows.job(row)
+    query = f"SELECT * FROM jobs WHERE id = :id AND state = 'running' {HOLDS_CLAIM}"
+    for row in list(db.query(query, claim_values(claim))):
+        return rows.to_job(row)
     raise LostClaim
 
 
 def line_beside(db: Transaction, line: QueueOrder, first: Job) -> str | None:
-    """The next job for a pass with a job that was taken."""
+    """Id of the next job that fits into a pass with the claimed job ``first``; None if there is none."""
 
     def suits(job_id: str) -> bool:
-        return go_together(first, next(rows.job(row) for row in db.query(JOB, [job_id])))
+        return batchable(first, next(rows.to_job(row) for row in db.query(JOB, [job_id])))
 
     return line.beside(rows.LANE_RANKS[first.lane], first.priority, first.params.model, suits)
 
 
-def go_together(first: Job, other: Job) -> bool:
-    """Whether one pass could make both: jobs of the batch lane that differ in prompts and seed only. Alone run: a job
-    that took down a worker, an upscale, and a picture that is made again in its old place."""
+def batchable(first: Job, other: Job) -> bool:
+    """Whether one forward pass could make both: batch-lane jobs that differ only in prompts and seed.
+
+    A job that crashed a worker, an upscale, and a picture that is remade in its old place run alone.
+    """
     one, two = (replace(job.params, prompt="", negative="", seed=0) for job in (first, other))
     alike = one == two and one.kind is not Kind.UPSCALE and not one.place
     return alike and all(job.lane is Lane.BATCH and not job.crashes for job in (first, other))
 
 
-def values_of(claim: Claim) -> dict[str, Any]:
+def claim_values(claim: Claim) -> dict[str, Any]:
     return {"id": claim.job_id, "worker": claim.worker, "attempt": claim.attempt}
 
 
-def told(wanted: Iterable[dict[str, Any]]) -> Flags | None:
-    for row in list(wanted):  # to the end: an unread RETURNING is not committed
+def read_flags(found: Iterable[dict[str, Any]]) -> Flags | None:
+    for row in list(found):  # to the end: an unread RETURNING is not committed
         return Flags(bool(row["cancel_requested"]), bool(row["give_back"]))
     return None
 
 
-def there(answers: Sequence[Flags | None]) -> Flags:
-    """The only answer. Raises LostClaim where there is none."""
+def only_answer(answers: Sequence[Flags | None]) -> Flags:
+    """The flags of a single claim. Raises LostClaim if it is None."""
     [flags] = answers
     if flags is None:
         raise LostClaim
@@ -354,13 +370,13 @@ def there(answers: Sequence[Flags | None]) -> Flags:
 
 
 def new_jobs(batch: Batch, params: Sequence[Params], priority: int = 0, from_jobs: Sequence[str] = ()) -> list[Job]:
-    """Queued jobs of a batch, one for each Params."""
+    """Queued jobs of a batch, one per Params."""
     return [
         new_job(batch, index, each, priority, from_jobs[index] if from_jobs else None)
         for index, each in enumerate(params)
     ]
 
 
-def note_of(kind: str) -> str:
-    """A kind of failure as the note of an event."""
+def failure_note(kind: str) -> str:
+    """The kind of a failure as the note of an event."""
     return message(f"note_{kind}") if known(f"note_{kind}") else kind.replace("_", " ")

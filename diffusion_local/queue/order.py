@@ -1,8 +1,8 @@
-"""The line of waiting jobs: which of them a worker takes next, and which come after.
+"""The order of queued jobs: which one a worker claims next, and which follow.
 
-Order: interactive lane, higher priority, the owner whose turn it is, the loaded model for a bounded streak, position
-(see ``turns``). The index ``jobs_due`` begins with the gate, so what waits for its window costs nothing; the heads of
-its (owner, model) runs are found by one look-up each, however many jobs stand behind them.
+The order is: interactive lane first, then priority, then the owner whose turn it is (start-time fair queueing), then
+the loaded model for a bounded streak, then position. The index ``jobs_due`` starts with the gate, so jobs waiting for
+their window cost nothing. The first job of each (owner, model) takes one index look-up, however many jobs follow.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ from diffusion_local.queue import schedule
 
 @dataclass(frozen=True, slots=True)
 class QueueHead:
-    """The first waiting job of one owner and model, within one lane and priority."""
+    """The first due job of one owner and model, within one lane and priority."""
 
     job_id: str
     owner: str
@@ -30,7 +30,7 @@ class QueueHead:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What an owner was served: the virtual time at which the last picture ended, and the turn in which it began."""
+    """An owner's service so far: virtual finish time of the last picture, and the turn that started it."""
 
     finish: int = 0
     turn: int = 0
@@ -38,8 +38,8 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class FairShares:
-    """The state of one lane. ``passed_over``: picks since the last change of model in which the loaded one
-    went before whose turn it was.
+    """Fair-queueing state of one lane. ``passed_over``: picks since the last model change that went to the loaded model
+    out of turn.
     """
 
     virtual: int = 0
@@ -48,12 +48,12 @@ class FairShares:
     shares: Mapping[str, Share] = field(default_factory=dict)
 
     def rank(self, head: QueueHead) -> tuple[int, int, int]:
-        """The order of turns: earliest start, then the owner served least recently, then the place in line."""
+        """Sort key of turns: earliest virtual start, then the least recently served owner, then position."""
         share = self.shares.get(head.owner, Share())
         return max(self.virtual, share.finish), share.turn, head.position
 
     def after(self, head: QueueHead, passed_over: bool, loaded: str) -> "FairShares":
-        """The state once this head's job is taken by a worker that has ``loaded``."""
+        """The state after a worker with model ``loaded`` claimed this head's job."""
         start, turn = self.rank(head)[0], self.turn + 1
         return replace(
             self,
@@ -64,11 +64,11 @@ class FairShares:
         )
 
 
-def choose(heads: Iterable[QueueHead], turns: FairShares, loaded: str, streak: int) -> tuple[QueueHead, bool]:
-    """(the head that runs next, whether others were passed over for it). ``heads`` must not be empty.
+def choose_head(heads: Iterable[QueueHead], turns: FairShares, loaded: str, streak: int) -> tuple[QueueHead, bool]:
+    """(next head, whether others were passed over for it). ``heads`` must not be empty.
 
-    Between two changes of model at most ``streak`` picks go to jobs whose turn it is not; then turns alone decide until
-    one of them changes the model. The count belongs to the lane, so jobs of the other lane do not begin it anew.
+    Between two model changes at most ``streak`` picks go out of turn to the loaded model; then turns alone decide until
+    the model changes. The count belongs to the lane, so jobs of the other lane do not reset it.
     """
     line: Sequence[QueueHead] = sorted(heads, key=turns.rank)
     if line[0].model != loaded and turns.passed_over < streak:
@@ -79,18 +79,18 @@ def choose(heads: Iterable[QueueHead], turns: FairShares, loaded: str, streak: i
 
 
 BATCH_RANK = rows.LANE_RANKS[Lane.BATCH]
-#: Jobs that only a gate holds back. By index: the planner would take jobs_by_state and sort every waiting job.
+#: Jobs that only a gate holds back. The index is forced: the planner would take jobs_by_state and sort all queued jobs.
 DUE = f"{by_index('jobs', 'jobs_due')} WHERE state = 'queued' AND held = 0 AND not_before IS NULL AND gate = :gate"
 RUN = f"{DUE} AND lane = :lane AND priority = :priority"
 HEADS = first_of_each(RUN, ("owner", "model"), "position", "id, owner, model, position")
-#: As many as are wanted of one owner and model, of one gate.
-RUN_OF = (
+#: The first ``:n`` jobs of one owner and model behind one gate.
+OWNER_MODEL_RUN = (
     f"SELECT id, owner, model, position FROM {RUN} AND owner = :owner AND model = :model ORDER BY position LIMIT :n"
 )
-#: A pause before another try is over, or longer than any: the clock was wrong when it began. Each half by the index.
-LATER = f"{by_index('jobs', 'jobs_later')} WHERE state = 'queued' AND not_before"
-RIPE = f"SELECT 1 FROM {LATER} <= :now UNION ALL SELECT 1 FROM {LATER} > :latest LIMIT 1"
-RIPEN = tuple(
+#: The retry delay is over, or is longer than any allowed one because the clock was wrong. Each half uses the index.
+DELAYED = f"{by_index('jobs', 'jobs_later')} WHERE state = 'queued' AND not_before"
+RETRY_DUE = f"SELECT 1 FROM {DELAYED} <= :now UNION ALL SELECT 1 FROM {DELAYED} > :latest LIMIT 1"
+CLEAR_DELAYS = tuple(
     f"UPDATE {by_index('jobs', 'jobs_later')} SET not_before = NULL WHERE state = 'queued' AND not_before {reached}"
     for reached in ("<= :now", "> :latest")
 )
@@ -98,20 +98,20 @@ RIPEN = tuple(
 
 @dataclass(frozen=True, slots=True)
 class BatchGate:
-    """Times at which some batches may run: ``start_at`` (UTC, or empty) and a window (or empty)."""
+    """Start conditions shared by batches: ``start_at`` (UTC, or "") and a daily window (or "")."""
 
     id: int
     window: str
     start_at: str
 
     def opens(self, now: datetime, zone: tzinfo, also: str = "") -> datetime | None:
-        """The first moment from now on at which it and the window ``also`` are open; None where none is."""
+        """The first time from ``now`` on at which the gate and the window ``also`` are open; None if there is none."""
         windows = tuple(schedule.parse_window(text) for text in (self.window, also) if text)
         try:
             return schedule.allowed_from(
                 now, datetime.fromisoformat(self.start_at) if self.start_at else None, windows, zone
             )
-        except InvalidParams:  # the queue's window was changed since
+        except InvalidParams:  # the queue's window has changed since
             return None
 
     def is_open(self, now: datetime, zone: tzinfo, also: str = "") -> bool:
@@ -125,43 +125,45 @@ ALWAYS = BatchGate(0, "", "")
 
 @dataclass(frozen=True, slots=True)
 class OrderRules:
-    """What holds for every look: whose local time windows are in, and how often a loaded model may go first."""
+    """Rules of the queue order: the time zone of windows, and how many jobs in a row may go to the loaded model."""
 
     zone: tzinfo = UTC
     streak: int = 16
 
 
 class QueueOrder:
-    """The line at one moment, within a transaction."""
+    """The queue order at one moment, within a transaction."""
 
     def __init__(self, db: Transaction, now: datetime, rules: OrderRules) -> None:
         self._db = db
         self._streak = rules.streak
         self._now, self._zone = now, rules.zone
-        (self._window, self._resting), every = db.execute("SELECT window, resting FROM queue").fetchone(), gates(db)
-        #: By lane: the gates that are open. The queue's own window is for the batch lane only.
+        (self._window, self._resting), all_gates = db.execute("SELECT window, resting FROM queue").fetchone(), gates(db)
+        #: Open gates by lane. The queue's own window applies to the batch lane only.
         self._open = {
             lane: [
-                gate.id for gate in every if gate.is_open(now, rules.zone, self._window if lane == BATCH_RANK else "")
+                gate.id
+                for gate in all_gates
+                if gate.is_open(now, rules.zone, self._window if lane == BATCH_RANK else "")
             ]
             for lane in rows.LANES
         }
 
     def any_due(self) -> bool:
-        return next(self._awake(), None) is not None
+        return next(self._claimable_groups(), None) is not None
 
-    def _awake(self) -> Iterator[tuple[int, int]]:
-        """What of ``_groups`` may be taken now: none of the batch lane while the machine rests from it."""
+    def _claimable_groups(self) -> Iterator[tuple[int, int]]:
+        """The (lane, priority) groups that may be claimed now; without the batch lane while it rests."""
         return ((lane, priority) for lane, priority in self._groups() if lane != BATCH_RANK or not self._resting)
 
-    def closed(self) -> dict[int, str | None]:
-        """When each gate opens that is closed to the batch lane, in UTC; None for one that never does."""
+    def closed_gates(self) -> dict[int, str | None]:
+        """When each gate that is closed for the batch lane opens (UTC); None for never."""
         shut = [gate for gate in gates(self._db) if gate.id not in self._open[BATCH_RANK]]
         opening = {gate.id: gate.opens(self._now, self._zone, self._window) for gate in shut}
         return {number: utc_text(at) if at else None for number, at in opening.items()}
 
     def _groups(self) -> Iterator[tuple[int, int]]:
-        """(lane, priority) of all that is due, in the order in which they run."""
+        """(lane, priority) of all due jobs, in queue order."""
         for lane, open_gates in sorted(self._open.items()):
             below: int | None = 10**9
             while below is not None:
@@ -180,25 +182,25 @@ class QueueOrder:
                     yield lane, below
 
     def next(self, loaded: str, lane: int | None = None) -> str | None:
-        """The id of the job that is taken next, of one lane if that is told; that it is taken is written down here."""
-        for group, priority in self._awake():
+        """Id of the next job, optionally of one lane; it is charged to its owner's share. None if none is due."""
+        for group, priority in self._claimable_groups():
             if lane is not None and group != lane:
                 continue
-            turns = turns_of(self._db, group)
-            head, passed_over = choose(self._heads(group, priority), turns, loaded, self._streak)
+            turns = read_turns(self._db, group)
+            head, passed_over = choose_head(self._heads(group, priority), turns, loaded, self._streak)
             write_turns(self._db, group, turns.after(head, passed_over, loaded), head.owner)
             return head.job_id
         return None
 
     def beside(self, lane: int, priority: int, model: str, suits: Callable[[str], bool]) -> str | None:
-        """The first job, by turns, that can share a pass with one that was taken, written down as ``next`` does it.
+        """The first job, by turns, that can share a pass with a claimed one, charged to its owner as in ``next``.
 
-        Owners whose next job cannot are passed over, as for the model that is loaded: each picture is charged to its
-        owner, so they come first afterwards. None while anything goes before that lane and priority.
+        Owners whose next job does not fit are passed over, as for the loaded model: each picture is charged to its
+        owner, so they come first afterwards. None while jobs of a higher lane or priority are due.
         """
-        if next(self._awake(), None) != (lane, priority):
+        if next(self._claimable_groups(), None) != (lane, priority):
             return None
-        turns = turns_of(self._db, lane)
+        turns = read_turns(self._db, lane)
         ranked = sorted(self._heads(lane, priority), key=turns.rank)
         for head in ranked:
             if head.model == model and suits(head.job_id):
@@ -207,16 +209,16 @@ class QueueOrder:
         return None
 
     def any_due_of(self, lane: int) -> bool:
-        return any(group == lane for group, _ in self._awake())
+        return any(group == lane for group, _ in self._claimable_groups())
 
     def upcoming(self, loaded: str, count: int) -> list[str]:
-        """Ids of the jobs that one worker would take next, if nothing else came or went."""
+        """Ids of the next jobs of a single worker, assuming no other changes."""
         taken: list[str] = []
-        lanes = {lane: turns_of(self._db, lane) for lane in rows.LANES}
+        lanes = {lane: read_turns(self._db, lane) for lane in rows.LANES}
         for lane, priority in self._groups():
             turns, runs = lanes[lane], self._runs(lane, priority, count - len(taken))
             while runs and len(taken) < count:
-                head, passed_over = choose((run[0] for run in runs.values()), turns, loaded, self._streak)
+                head, passed_over = choose_head((run[0] for run in runs.values()), turns, loaded, self._streak)
                 turns, loaded = turns.after(head, passed_over, loaded), head.model
                 taken.append(head.job_id)
                 runs[head.owner, head.model].popleft()
@@ -228,26 +230,26 @@ class QueueOrder:
         return taken
 
     def _runs(self, lane: int, priority: int, count: int) -> dict[tuple[str, str], deque[QueueHead]]:
-        """The first ``count`` jobs of each owner and model, over all gates that are open."""
+        """The first ``count`` jobs of each (owner, model), over all open gates."""
         found = {}
         for head in self._heads(lane, priority):
             values = {"lane": lane, "priority": priority, "owner": head.owner, "model": head.model, "n": count}
             run = [
                 QueueHead(*row)
                 for gate in self._open[lane]
-                for row in self._db.execute(RUN_OF, values | {"gate": gate}).fetchall()
+                for row in self._db.execute(OWNER_MODEL_RUN, values | {"gate": gate}).fetchall()
             ]
             found[head.owner, head.model] = deque(sorted(run, key=lambda each: each.position)[:count])
         return found
 
     def _heads(self, lane: int, priority: int) -> list[QueueHead]:
-        """The first job of each owner and model, over all gates that are open."""
+        """The first job of each (owner, model), over all open gates."""
         first: dict[tuple[str, str], QueueHead] = {}
         for gate in self._open[lane]:
             for row in self._db.execute(HEADS, {"gate": gate, "lane": lane, "priority": priority}).fetchall():
                 head = QueueHead(*row)
-                known = first.get((head.owner, head.model))
-                if known is None or head.position < known.position:
+                best = first.get((head.owner, head.model))
+                if best is None or head.position < best.position:
                     first[head.owner, head.model] = head
         return list(first.values())
 
@@ -256,7 +258,7 @@ def gates(db: Transaction) -> list[BatchGate]:
     return [ALWAYS, *(BatchGate(*row) for row in db.execute("SELECT id, window, start_at FROM gates").fetchall())]
 
 
-def turns_of(db: Transaction, lane: int) -> FairShares:
+def read_turns(db: Transaction, lane: int) -> FairShares:
     virtual, turn, passed_over = db.execute(
         "SELECT virtual, turn, passed_over FROM turns WHERE lane = ?", [lane]
     ).fetchone()
@@ -277,8 +279,8 @@ def write_turns(db: Transaction, lane: int, turns: FairShares, owner: str) -> No
     )
 
 
-def gate_of(db: Transaction, window: str, start_at: str | None) -> int:
-    """The gate with these times; made if there is none."""
+def get_gate(db: Transaction, window: str, start_at: str | None) -> int:
+    """The id of the gate with these times, created on demand."""
     if not window and not start_at:
         return ALWAYS.id
     times = {"window": window, "start_at": start_at or ""}

@@ -1,8 +1,8 @@
-"""When work may run: moments as people write them, time windows in local time, and work laid out on the clock.
+"""Times and windows: parsing user input, local-time windows, and scheduling work around them.
 
-Pure: every function is told the time. A window is an interval between two instants, so that a night with a
-daylight-saving change is an hour longer or shorter and nothing opens twice. A wall-clock time that is skipped means the
-moment of the change; one that comes twice means the first.
+Pure functions; the current time is an argument. A window is an interval between two instants, so a night with a
+daylight-saving change is an hour longer or shorter and nothing opens twice. A skipped wall-clock time means the moment
+of the change, an ambiguous one the first occurrence.
 """
 
 import re
@@ -16,7 +16,7 @@ from diffusion_local.messages import message
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 DAY_MINUTES = 24 * 60
-LOOK_AHEAD_DAYS = 15  # a weekly span that a daylight-saving change swallows comes again a week later
+LOOK_AHEAD_DAYS = 15  # a weekly span swallowed by a daylight-saving change recurs a week later
 MAX_CHARS = 200
 MAX_YEARS = 10
 
@@ -26,27 +26,27 @@ CLOCK = re.compile(r"(?:(?P<day>[a-z]+)\s+)?(?P<time>\d{1,2}:\d{2})")
 
 @dataclass(frozen=True, slots=True)
 class TimeSpan:
-    """Minutes of the day from ``start`` to ``end`` on these days; an end at or before the start is on the next day."""
+    """From ``start`` to ``end`` (minutes of the day) on these weekdays; an end before the start is on the next day."""
 
     days: frozenset[int]
     start: int
     end: int
 
     def on(self, day: date, zone: tzinfo) -> tuple[datetime, datetime]:
-        """The interval that begins on this day, in UTC; empty where a daylight-saving change swallows it."""
+        """The interval that begins on this day, in UTC; empty if a daylight-saving change swallows it."""
         later = day + timedelta(days=self.end <= self.start)
-        return instant(day, self.start, zone), instant(later, self.end, zone)
+        return to_utc(day, self.start, zone), to_utc(later, self.end, zone)
 
 
 @dataclass(frozen=True, slots=True)
 class TimeWindow:
-    """Spans of time in which work may begin."""
+    """Time spans in which work may start."""
 
     text: str
     spans: tuple[TimeSpan, ...]
 
     def intervals(self, after: datetime, zone: tzinfo) -> Iterator[tuple[datetime, datetime]]:
-        """The intervals that end after this moment, for LOOK_AHEAD_DAYS, those that meet made one; in UTC."""
+        """Intervals ending after this time, for LOOK_AHEAD_DAYS, adjacent ones merged; in UTC."""
         first = after.astimezone(zone).date() - timedelta(days=1)
         found = sorted(
             span.on(day, zone)
@@ -69,7 +69,7 @@ class TimeWindow:
             yield start, end
 
     def opens(self, after: datetime, zone: tzinfo) -> datetime:
-        """The first moment, from this one on, at which it is open."""
+        """The first time from ``after`` on at which the window is open."""
         start, _ = next(self.intervals(after, zone))
         return max(start, after)
 
@@ -79,7 +79,10 @@ class TimeWindow:
 
 @lru_cache(maxsize=1000)
 def parse_window(text: str, field: str = "window") -> TimeWindow:
-    """``23:00-07:00``, ``mon-fri 22:00-06:00; sat,sun 00:00-24:00``. Raises InvalidParams; so for one never open."""
+    """Parse ``23:00-07:00`` or ``mon-fri 22:00-06:00; sat,sun 00:00-24:00``.
+
+    Raises InvalidParams, also for a window that never opens.
+    """
     if len(text) > MAX_CHARS:
         raise InvalidParams(field, message("most_characters", most=MAX_CHARS))
     spans = []
@@ -87,26 +90,26 @@ def parse_window(text: str, field: str = "window") -> TimeWindow:
         found = SPAN.fullmatch(part.strip())
         if not found:
             raise InvalidParams(field, message("window_form", got=echo(text)))
-        start, end = minutes(field, found["start"]), minutes(field, found["end"])
+        start, end = parse_minutes(field, found["start"]), parse_minutes(field, found["end"])
         if start in (end, DAY_MINUTES):
             raise InvalidParams(field, message("never_opens", got=echo(text)))
-        spans.append(TimeSpan(days_of(field, found["days"] or ""), start, end))
+        spans.append(TimeSpan(parse_days(field, found["days"] or ""), start, end))
     return TimeWindow(text.strip(), tuple(spans))
 
 
-def days_of(field: str, text: str) -> frozenset[int]:
+def parse_days(field: str, text: str) -> frozenset[int]:
     if not text.strip():
         return frozenset(range(7))
     days: set[int] = set()
     for part in text.split(","):
         first, dash, last = (each.strip() for each in part.partition("-"))
-        begin = weekday(field, first)
-        end = weekday(field, last) if dash else begin
+        begin = parse_weekday(field, first)
+        end = parse_weekday(field, last) if dash else begin
         days |= {(begin + step) % 7 for step in range((end - begin) % 7 + 1)}
     return frozenset(days)
 
 
-def weekday(field: str, name: str) -> int:
+def parse_weekday(field: str, name: str) -> int:
     full = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
     for number, day in enumerate(full):
         if len(name) >= 3 and day.startswith(name):
@@ -114,7 +117,7 @@ def weekday(field: str, name: str) -> int:
     raise InvalidParams(field, message("no_day", name=echo(name), days=list(DAYS)))
 
 
-def minutes(field: str, text: str) -> int:
+def parse_minutes(field: str, text: str) -> int:
     """Minutes of the day; 24:00 is its end."""
     hour, minute = (int(part) for part in text.split(":"))
     if minute > 59 or hour * 60 + minute > DAY_MINUTES:
@@ -122,14 +125,14 @@ def minutes(field: str, text: str) -> int:
     return hour * 60 + minute
 
 
-def instant(day: date, minute: int, zone: tzinfo) -> datetime:
-    """The moment, in UTC, at which the clocks of a zone show this minute of a day."""
+def to_utc(day: date, minute: int, zone: tzinfo) -> datetime:
+    """The UTC time at which clocks of the zone show this minute of a day."""
     days, minute = divmod(minute, DAY_MINUTES)
     wall = datetime.combine(day + timedelta(days=days), time(minute // 60, minute % 60), zone)
     at = wall.astimezone(UTC)
     if at.astimezone(zone).replace(tzinfo=None) == wall.replace(tzinfo=None):
         return at
-    # The clocks skip this time: the moment at which they do lies between the two readings of it.
+    # The clocks skip this time: the change lies between its two readings.
     before, after = wall.replace(fold=1).astimezone(UTC), at
     offset = before.astimezone(zone).utcoffset()
     while after - before > timedelta(minutes=1):
@@ -142,9 +145,9 @@ def instant(day: date, minute: int, zone: tzinfo) -> datetime:
 
 
 def parse_moment(field: str, text: str, after: datetime, zone: tzinfo) -> datetime:
-    """The moment meant, in UTC: ``23:00`` (the next one after ``after``), ``tomorrow 07:00``, ``sat 9:30``, ISO 8601.
+    """Parse a future time to UTC: ``23:00`` (the next one after ``after``), ``tomorrow 07:00``, ``sat 9:30``, ISO 8601.
 
-    What names no offset is local time. Raises InvalidParams, also for a moment that is not after ``after``.
+    Without an offset it is local time. Raises InvalidParams, also if it is not after ``after``.
     """
     if len(text) > MAX_CHARS:
         raise InvalidParams(field, message("most_characters", most=MAX_CHARS))
@@ -152,71 +155,72 @@ def parse_moment(field: str, text: str, after: datetime, zone: tzinfo) -> dateti
     today = after.astimezone(zone).date()
     clock = CLOCK.fullmatch(plain)
     if clock:
-        minute = minutes(field, clock["time"])
+        minute = parse_minutes(field, clock["time"])
         day = clock["day"]
         if day == "today":
-            at = instant(today, minute, zone)
+            at = to_utc(today, minute, zone)
         elif day == "tomorrow":
-            at = instant(today + timedelta(days=1), minute, zone)
+            at = to_utc(today + timedelta(days=1), minute, zone)
         else:
-            days = range(7) if day is None else {weekday(field, day)}
+            days = range(7) if day is None else {parse_weekday(field, day)}
             dates = (today + timedelta(days=number) for number in range(9))
             at = next(
                 moment
-                for moment in (instant(each, minute, zone) for each in dates if each.weekday() in days)
+                for moment in (to_utc(each, minute, zone) for each in dates if each.weekday() in days)
                 if moment > after
             )
     else:
-        at = iso_moment(field, text, zone)
+        at = parse_iso(field, text, zone)
     if at <= after:
-        raise InvalidParams(field, message("later_than", after=local(after, zone), got=local(at, zone)))
+        raise InvalidParams(field, message("later_than", after=format_local(after, zone), got=format_local(at, zone)))
     if at - after > timedelta(days=365 * MAX_YEARS):
         raise InvalidParams(field, message("within_years", years=MAX_YEARS, got=echo(text)))
     return at
 
 
 def parse_past(field: str, text: str, before: datetime, zone: tzinfo) -> datetime:
-    """A past moment in UTC: ``23:00`` (the last one before ``before``), ``yesterday 23:00``, ``sat 9:30``, ISO 8601.
+    """Parse a past time to UTC: ``23:00`` (the last one before ``before``), ``yesterday 23:00``, ``sat 9:30``, ISO
+    8601.
 
-    What names no offset is local time. Raises InvalidParams.
+    Without an offset it is local time. Raises InvalidParams.
     """
     if len(text) > MAX_CHARS:
         raise InvalidParams(field, message("most_characters", most=MAX_CHARS))
     clock = CLOCK.fullmatch(" ".join(text.lower().split()))
     if not clock:
-        return iso_moment(field, text, zone)
-    minute, day, today = minutes(field, clock["time"]), clock["day"], before.astimezone(zone).date()
+        return parse_iso(field, text, zone)
+    minute, day, today = parse_minutes(field, clock["time"]), clock["day"], before.astimezone(zone).date()
     if day in ("today", "yesterday"):
-        return instant(today - timedelta(days=int(day == "yesterday")), minute, zone)
-    days = range(7) if day is None else {weekday(field, day)}
+        return to_utc(today - timedelta(days=int(day == "yesterday")), minute, zone)
+    days = range(7) if day is None else {parse_weekday(field, day)}
     dates = (today - timedelta(days=number) for number in range(9))
-    moments = (instant(each, minute, zone) for each in dates if each.weekday() in days)
+    moments = (to_utc(each, minute, zone) for each in dates if each.weekday() in days)
     return next(moment for moment in moments if moment < before)
 
 
-def iso_moment(field: str, text: str, zone: tzinfo) -> datetime:
-    """ISO 8601, in UTC; without an offset it is local time. Raises InvalidParams."""
+def parse_iso(field: str, text: str, zone: tzinfo) -> datetime:
+    """Parse ISO 8601 to UTC; local time without an offset. Raises InvalidParams."""
     try:
         at = datetime.fromisoformat(text.strip())
     except ValueError:
         raise InvalidParams(field, message("moment_form", got=echo(text))) from None
     if at.tzinfo is None:
-        at = instant(at.date(), at.hour * 60 + at.minute, zone)
+        at = to_utc(at.date(), at.hour * 60 + at.minute, zone)
     try:
         return at.astimezone(UTC)
     except OverflowError:
         raise InvalidParams(field, message("out_of_times", got=echo(text))) from None
 
 
-def local(at: datetime, zone: tzinfo) -> str:
-    """A moment as people of a zone read it."""
+def format_local(at: datetime, zone: tzinfo) -> str:
+    """A time as local text, to the minute."""
     return at.astimezone(zone).strftime("%Y-%m-%d %H:%M")
 
 
 def allowed_from(now: datetime, start_at: datetime | None, windows: tuple[TimeWindow, ...], zone: tzinfo) -> datetime:
-    """The first moment, from now on, at which work may begin: ``start_at`` reached and every window open.
+    """The first time from ``now`` on at which work may start: after ``start_at``, with every window open.
 
-    Raises InvalidParams where the windows are never open together.
+    Raises InvalidParams if the windows are never open together.
     """
     at = now if start_at is None else max(now, start_at)
     limit = at + timedelta(days=LOOK_AHEAD_DAYS)
@@ -231,12 +235,12 @@ def allowed_from(now: datetime, start_at: datetime | None, windows: tuple[TimeWi
 def finished_at(
     now: datetime, seconds: float, start_at: datetime | None, windows: tuple[TimeWindow, ...], zone: tzinfo
 ) -> datetime:
-    """When so many seconds of work are done, if it goes on while it is allowed and rests while it is not."""
+    """When ``seconds`` of work are done, if it pauses whenever it is not allowed."""
     left, at = timedelta(seconds=seconds), now
     if not windows:
         return max(now, start_at or now) + left
-    share = weekly(now, start_at, windows, zone)
-    if share and left > share * 4:  # a long way off: whole weeks at once
+    share = weekly_open_time(now, start_at, windows, zone)
+    if share and left > share * 4:  # far off: skip whole weeks at once
         weeks = left // share - 1
         at, left = at + timedelta(weeks=weeks), left - share * weeks
     while True:
@@ -248,8 +252,10 @@ def finished_at(
         at = closes
 
 
-def weekly(now: datetime, start_at: datetime | None, windows: tuple[TimeWindow, ...], zone: tzinfo) -> timedelta:
-    """How much of a week is open."""
+def weekly_open_time(
+    now: datetime, start_at: datetime | None, windows: tuple[TimeWindow, ...], zone: tzinfo
+) -> timedelta:
+    """Open time within one week."""
     at = allowed_from(now, start_at, windows, zone)
     end, total = at + timedelta(weeks=1), timedelta()
     while at < end:

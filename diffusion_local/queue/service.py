@@ -1,8 +1,7 @@
-"""What a person orders about jobs in the queue: stop, hold, arrange and clear them away. Part of the Studio.
+"""Queue use cases of the Studio: queries, and commands to stop, pause, reorder and delete jobs.
 
-Jobs belong to whoever submitted them: only the owner or an admin may do any of this; the queue as a whole is an
-admin's. A job that is named and is somebody else's raises Forbidden (NotFound where it may not even be seen); in "all
-of them" it is left out.
+Jobs belong to their submitter: only the owner or an admin may change them; commands on the whole queue need an admin.
+Naming another owner's job raises Forbidden (NotFound if the actor may not even read it); "all" skips it.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,40 +28,40 @@ class QueueQueries:
     _tally: Callable[[], QueueCounts]
 
     def moment(self) -> tuple[int, int]:
-        """(revision, number of the newest event). The second one stays the same while pictures only advance."""
-        return self._view.moment()
+        """(revision, number of the newest event). The second stays the same while pictures only advance."""
+        return self._view.position()
 
     def events_after(
         self, number: int, job_id: str | None = None, batch_id: str | None = None, limit: int = 500
     ) -> list[tuple[int, Event]]:
-        """Events with their numbers, oldest first: of a job, of a batch's jobs, or of all."""
+        """Events with their numbers, oldest first: of a job, of a batch's jobs, or all."""
         return self._view.events_after(number, job_id, batch_id, limit)
 
     def batch(self, batch_id: str) -> tuple[Batch, dict[State, int]]:
-        """A batch, and how many of its jobs are in each state."""
+        """A batch, and its job counts by state."""
         return self._view.batch(batch_id)
 
     def submitted_under(self, idempotency_key: str) -> str:
-        """The id of the batch that was submitted with this key. Raises NotFound."""
+        """The id of the batch submitted with this idempotency key. Raises NotFound."""
         batch_id = self._view.batch_of_key(idempotency_key)
         if batch_id is None:
             raise NotFound(message("no_key"))
         return batch_id
 
     def adapters(self, kind: str) -> list[Adapter]:
-        """The files there are of a kind: lora, vae, upscaler or embedding."""
+        """The usable files of a kind: lora, vae, upscaler or embedding."""
         return [each for each in self._catalog.shelf.adapters(kind) if each.ready]
 
     def unfinished(self, job_ids: Sequence[str]) -> list[str]:
-        """Those of the jobs that have not ended; a job that is not there any more counts as ended."""
+        """Those of the jobs that have not ended; a deleted job counts as ended."""
         return self._view.unfinished(list(job_ids))
 
     def tally(self) -> QueueCounts:
-        """Everything that is counted for monitoring, read in one transaction."""
+        """All counters for monitoring, read in one transaction."""
         return self._tally()
 
 
-MOST_NAMED = 1000  # ids in one call; a batch or "all" has no such limit
+MAX_IDS = 1000  # ids per call; a batch or "all" has no such limit
 
 
 class QueueCommands:
@@ -80,23 +79,23 @@ class QueueCommands:
         failed: bool = False,
         state: str | None = None,
     ) -> Receipt:
-        """Make new jobs from the recipes of old ones; the old ones stay as they are.
+        """Submit new jobs with the recipes of old ones, which stay as they are.
 
-        Without ``job_ids``: those of ``batch_id``, or with ``failed`` or a ``state`` of the whole list, that are in
-        ``state`` (by default failed) and were not made again before, so asking twice makes nothing twice.
+        Without ``job_ids``: the jobs of ``batch_id``, or with ``failed`` or ``state`` of the whole list, that are in
+        ``state`` (by default failed) and were not submitted again before, so a repeated call adds nothing twice.
         """
-        wanted = known_state(state or State.FAILED)
+        wanted_state = parse_state(state or State.FAILED)
         if job_ids and batch_id:
             raise InvalidParams("batch_id", message("no_batch_with_jobs"))
         if failed and job_ids:
-            alone("failed", job_ids, None)
+            require_alone("failed", job_ids, None)
         if not (job_ids or batch_id or failed or state):
             raise InvalidParams("job_ids", message("jobs_or_failed"))
-        chosen = list(dict.fromkeys(job_ids)) or self._control.not_made_again(
-            Selection((), batch_id or None, not batch_id), wanted
+        chosen = list(dict.fromkeys(job_ids)) or self._control.not_resubmitted(
+            Selection((), batch_id or None, not batch_id), wanted_state
         )
         if not chosen:
-            raise Conflict(message("none_left", state=message(f"state_{wanted}")))
+            raise Conflict(message("none_left", state=message(f"state_{wanted_state}")))
         if len(chosen) > self._settings.max_queued:
             raise InvalidParams("job_ids", message("most_jobs", most=self._settings.max_queued))
         old = [self._jobs.get(job_id) for job_id in chosen]
@@ -112,18 +111,19 @@ class QueueCommands:
     def again_of_reason(
         self, reason: str, batch_id: str | None = None, since: str | None = None, until: str | None = None
     ) -> Receipt:
-        """New jobs for those that failed for one reason of a report: of a batch's, or of the one from ``since`` to
-        ``until``. Asking twice makes nothing twice. Raises NotFound and Conflict."""
+        """Submit jobs again that failed for one reason of a report: of a batch's, or of the report from ``since`` to
+        ``until``. A repeated call adds nothing twice. Raises NotFound and Conflict.
+        """
         return self.again(self.reports.failed(reason, batch_id or None, since or None, until or None))
 
     def cancel(self, job_ids: Sequence[str] = (), batch_id: str | None = None, waiting: bool = False) -> list[str]:
-        """Cancel jobs that wait, and stop those that run at their next step; ids of the jobs this touched.
+        """Cancel queued jobs, and stop running ones at their next step; returns the ids of the affected jobs.
 
-        ``waiting`` selects every waiting job that the actor may cancel, and leaves running ones alone. A single job
-        that has ended already raises Conflict; in a selection it is left out.
+        ``waiting`` selects every queued job that the actor may cancel, and no running ones. A single job that has ended
+        raises Conflict; in a selection it is skipped.
         """
         if waiting:
-            alone("waiting", job_ids, batch_id)
+            require_alone("waiting", job_ids, batch_id)
             return self._jobs.cancel(Selection(tuple(self._control.ids(Selection(everything=True), State.QUEUED))))
         touched = self._jobs.cancel(self._select(job_ids, batch_id))
         if not touched and len(job_ids) == 1:
@@ -133,9 +133,9 @@ class QueueCommands:
         return touched
 
     def pause(self, give_back: bool = False) -> None:
-        """Start no further picture until ``resume``; kept over restarts.
+        """Start no further jobs until ``resume``. Survives restarts.
 
-        Running pictures are finished, or with ``give_back`` put back into their place at their next step.
+        Running jobs are finished, or with ``give_back`` returned to their place at their next step.
         """
         self._control.pause(give_back=give_back)
 
@@ -144,34 +144,38 @@ class QueueCommands:
         self._queue.ring()
 
     def pause_batch(self, batch_id: str, give_back: bool = False) -> None:
-        """The same for one batch, until ``resume_batch``. Raises NotFound, and Forbidden for another's batch."""
-        self._require_own_batch(batch_id)
+        """Pause one batch until ``resume_batch``. Raises NotFound, and Forbidden for another owner's batch."""
+        self._require_ownership(batch_id)
         self._control.pause(batch_id, give_back)
 
     def resume_batch(self, batch_id: str) -> None:
-        """Raises NotFound, and Forbidden for another's batch."""
-        self._require_own_batch(batch_id)
+        """Raises NotFound, and Forbidden for another owner's batch."""
+        self._require_ownership(batch_id)
         self._control.resume(batch_id)
         self._queue.ring()
 
     def set_window(self, window: str = "") -> str:
-        """Start pictures of the batch lane in this window only (``23:00-07:00``; empty: always), as it comes back."""
-        kept = schedule.parse_window(window).text if window.strip() else ""
-        self._control.set_window(kept)
+        """Start jobs of the batch lane in this window only (``23:00-07:00``; empty: always); returns the normalised
+        window.
+        """
+        normalised = schedule.parse_window(window).text if window.strip() else ""
+        self._control.set_window(normalised)
         self._queue.ring()
-        return kept
+        return normalised
 
     def stay_awake(self) -> None:
-        """Let the machine not go to sleep, or off, until further lists are done."""
+        """Cancel the planned sleep or shutdown until further lists are done."""
         self._control.announce_sleep("")
 
     def set_priority(self, value: int, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
-        """Give waiting jobs another priority (-100 to 100, higher runs first); ids of those it reached."""
+        """Set the priority of queued jobs (-100 to 100, higher runs first); returns the ids of the changed ones."""
         checked = whole_number("priority", value, *PRIORITIES)
         return self._control.set_priority(self._select(job_ids, batch_id), checked)
 
     def move(self, to: str, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
-        """Move waiting jobs ``to`` the top or bottom of their lane, or one ``up`` or ``down`` by a place; their ids."""
+        """Move queued jobs to the ``top`` or ``bottom`` of their lane, or one job ``up`` or ``down`` by one; returns
+        their ids.
+        """
         if to == "top":
             return self._control.move_to_top(self._select(job_ids, batch_id))
         if to == "bottom":
@@ -185,9 +189,10 @@ class QueueCommands:
         return list(job_ids)
 
     def move_batch(self, batch_id: str, before: str) -> list[str]:
-        """Let what waits of a batch run before what waits of another; ids of what moved. Both must be one's own.
+        """Run the queued jobs of a batch before those of another; returns the moved ids. The actor must own both.
 
-        Raises Conflict where that is no matter of places: in different lanes, or of different owners.
+        Raises Conflict if the batches are in different lanes or of different owners, where order is not a matter of
+        position.
         """
         self._select((), batch_id)
         self._select((), before)
@@ -196,46 +201,46 @@ class QueueCommands:
         return self._control.move_batch(batch_id, before)
 
     def forget(self, job_ids: Sequence[str] = (), batch_id: str | None = None, ended: bool = False) -> list[str]:
-        """Delete ended jobs (``ended``: all of them) from the list, with their history; their pictures stay. Their ids.
+        """Delete ended jobs (``ended``: all of them) and their history; their pictures stay. Returns their ids.
 
-        A single job that has not ended raises Conflict; in a selection it is left out.
+        A single job that has not ended raises Conflict; in a selection it is skipped.
         """
         if ended:
-            alone("ended", job_ids, batch_id)
+            require_alone("ended", job_ids, batch_id)
         selection = Selection(everything=True) if ended else self._select(job_ids, batch_id)
-        gone = self._control.delete_ended(selection)
-        if not gone and len(job_ids) == 1:
+        deleted = self._control.delete_ended(selection)
+        if not deleted and len(job_ids) == 1:
             state = message(f"state_{self._jobs.get(job_ids[0]).state}")
             raise Conflict(message("job_not_ended", job=job_ids[0], state=state))
-        return gone
+        return deleted
 
-    def _require_own_batch(self, batch_id: str) -> None:
+    def _require_ownership(self, batch_id: str) -> None:
         actor.current().require_own(self._view.batch(batch_id)[0].owner, message("the_batch", id=batch_id))
 
     def _select(self, job_ids: Sequence[str], batch_id: str | None) -> Selection:
-        """Raises NotFound for an unknown job, Forbidden for another's, InvalidParams if nothing is named."""
+        """Raises NotFound for an unknown job, Forbidden for another owner's, InvalidParams if nothing is named."""
         who = actor.current()
         if not job_ids and not batch_id:
             raise InvalidParams("job_ids", message("name_a_job"))
         if job_ids and batch_id:
             raise InvalidParams("batch_id", message("no_batch_with_jobs"))
-        if len(job_ids) > MOST_NAMED:
-            raise InvalidParams("job_ids", message("job_ids_most", most=MOST_NAMED, got=len(job_ids)))
+        if len(job_ids) > MAX_IDS:
+            raise InvalidParams("job_ids", message("job_ids_most", most=MAX_IDS, got=len(job_ids)))
         chosen = tuple(dict.fromkeys(job_ids))
         for job_id in chosen:
             who.require_own(self._jobs.get(job_id).owner, message("the_job", id=job_id))
         if batch_id:
-            self._require_own_batch(batch_id)
+            self._require_ownership(batch_id)
         return Selection(chosen, batch_id or None)
 
 
-def alone(field: str, job_ids: Sequence[str], batch_id: str | None) -> None:
-    """Raises InvalidParams if ``field``, which selects all jobs of a kind, stands beside another selection."""
+def require_alone(field: str, job_ids: Sequence[str], batch_id: str | None) -> None:
+    """Raise InvalidParams if ``field``, which selects all jobs of a kind, is combined with another selection."""
     if job_ids or batch_id:
         raise InvalidParams(field, message("all_of_them"))
 
 
-def known_state(name: str) -> State:
+def parse_state(name: str) -> State:
     try:
         return State(name)
     except ValueError:

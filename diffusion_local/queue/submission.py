@@ -1,22 +1,22 @@
-"""New batches into the table, with what was promised of them: a key makes one batch, a limit holds."""
+"""Inserts batches: idempotency keys, quotas and queue limits are checked in the same transaction."""
 
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 
 from diffusion_local.accounts import quota
 from diffusion_local.db import rows
-from diffusion_local.db.access import SEPARATOR, scoped
+from diffusion_local.db.access import SEPARATOR, scoped_key
 from diffusion_local.db.database import Transaction
 from diffusion_local.domain import Batch, Job
 from diffusion_local.errors import Conflict, QueueBlocked, QueueFull, echo
 from diffusion_local.messages import decoded, message
-from diffusion_local.queue.order import gate_of
+from diffusion_local.queue.order import get_gate
 
-#: A batch, its jobs, the idempotency key it came with, and a digest of what was asked for.
-Lot = tuple[Batch, Iterable[Job], str | None, str]
+#: (batch, its jobs, its idempotency key, digest of the request).
+NewBatch = tuple[Batch, Iterable[Job], str | None, str]
 
 
-def insert(
+def insert_batch(
     db: Transaction,
     batch: Batch,
     jobs: Iterable[Job],
@@ -24,37 +24,37 @@ def insert(
     request: str,
     max_queued: int,
 ) -> tuple[str, list[str]]:
-    """Within a transaction; see ``JobStore.insert_batch``."""
-    key = scoped(idempotency_key) if idempotency_key else None
-    if key and (found := seen_before(db, key, request)):
+    """Insert a batch within a transaction; see ``JobStore.insert_batch``."""
+    key = scoped_key(idempotency_key) if idempotency_key else None
+    if key and (found := earlier_submit(db, key, request)):
         return found
-    refuse_while_blocked(db)
+    require_not_blocked(db)
     quota.check(db, batch.count)
     waiting = db.scalar("SELECT coalesce(sum(jobs), 0) FROM job_counts WHERE state = 'queued'")
     if waiting + batch.count > max_queued:
         raise QueueFull(message("queue_room", most=max_queued, waiting=waiting, asked=batch.count))
     db.insert("batches", rows.batch_row(batch) | {"idempotency_key": key, "request": request})
-    gate = gate_of(db, batch.window, batch.start_at)
+    gate = get_gate(db, batch.window, batch.start_at)
     last = db.scalar("SELECT coalesce(max(position), 0) FROM jobs")
     ids: list[str] = []
 
-    def lined_up() -> Iterator[rows.Row]:
+    def job_rows() -> Iterator[rows.Row]:
         for place, job in enumerate(quota.small_enough(jobs)):
             ids.append(job.id)
             yield rows.job_row(job) | {"position": last + 1 + place, "gate": gate}
 
-    db.insert_many("jobs", lined_up())
+    db.insert_many("jobs", job_rows())
     return batch.id, ids
 
 
-def refuse_while_blocked(db: Transaction) -> None:
-    """Raises QueueBlocked while the queue is held because the storage cannot be written. Jobs stored before wait."""
+def require_not_blocked(db: Transaction) -> None:
+    """Raise QueueBlocked while the queue is blocked because storage cannot be written. Queued jobs keep waiting."""
     reason = decoded(*db.execute("SELECT blocked, blocked_json FROM queue").fetchone())
     if reason:
         raise QueueBlocked(message("queue_takes_nothing", reason=reason))
 
 
-def seen_before(db: Transaction, key: str, request: str) -> tuple[str, list[str]] | None:
+def earlier_submit(db: Transaction, key: str, request: str) -> tuple[str, list[str]] | None:
     for batch in db.query("SELECT id, request FROM batches WHERE idempotency_key = ?", [key]):
         if batch["request"] != request:
             given = key.rpartition(SEPARATOR)[2]
@@ -64,8 +64,8 @@ def seen_before(db: Transaction, key: str, request: str) -> tuple[str, list[str]
     return None
 
 
-def digest(jobs: Iterable[Job]) -> str:
-    """What tells one request from another (SHA-256); without seeds."""
+def request_digest(jobs: Iterable[Job]) -> str:
+    """SHA-256 that identifies a request; seeds are excluded."""
     asked = sha256()
     for job in jobs:
         asked.update(job.params.without_seeds().to_json().encode())

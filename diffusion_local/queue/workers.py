@@ -1,4 +1,4 @@
-"""The workers table: who holds which slot. It only informs; whether a worker lives is told by its slot's lock."""
+"""The workers table: slots and their workers. Informative only; the slot's file lock decides whether a worker lives."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -7,15 +7,17 @@ from diffusion_local.db.database import Database
 from diffusion_local.domain import DeviceMemory, Worker, utc_now
 
 NONE_YET = DeviceMemory()
-#: A worker reports that it is alive every few seconds; after this silence the page says that it does not answer.
-SILENT = timedelta(seconds=20)
+#: Workers report every few seconds; after this silence the page shows that one does not answer.
+SILENCE = timedelta(seconds=20)
 
 
-def silent(worker: Worker, now: datetime | None = None) -> bool:
-    """Whether a worker that should be there has not been heard of for a while. A time that is still to come counts as
-    long ago: the clock was wrong when it was written."""
+def is_silent(worker: Worker, now: datetime | None = None) -> bool:
+    """Whether an active worker has not reported for a while. A time in the future counts as silence: the clock was
+    wrong.
+    """
     return (
-        worker.status != "stopped" and abs((now or datetime.now(UTC)) - datetime.fromisoformat(worker.seen_at)) > SILENT
+        worker.status != "stopped"
+        and abs((now or datetime.now(UTC)) - datetime.fromisoformat(worker.seen_at)) > SILENCE
     )
 
 
@@ -43,8 +45,8 @@ class WorkerStore:
                 key=("slot",),
             )
 
-    def tell(self, slot: str, status: str, model: str = "", free: int | None = None) -> None:
-        """Say what the worker does now; ``free`` are the bytes that models may take, None leaves what was told."""
+    def update(self, slot: str, status: str, model: str = "", free: int | None = None) -> None:
+        """Update a worker's status. ``free``: bytes available for models; None keeps the last value."""
         with self._database.write() as db:
             db.execute(
                 "UPDATE workers SET status = ?, model = ?, seen_at = ?, free_bytes = coalesce(?, free_bytes) "
@@ -52,10 +54,10 @@ class WorkerStore:
                 [status, model, utc_now(), free, slot],
             )
 
-    def seen(self, slot: str) -> None:
+    def heartbeat(self, slot: str) -> None:
         with self._database.write() as db:
             db.execute("UPDATE workers SET seen_at = ? WHERE slot = ?", [utc_now(), slot])
 
-    def all(self) -> list[Worker]:
+    def list_all(self) -> list[Worker]:
         with self._database.read() as db:
-            return [rows.worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")]
+            return [rows.to_worker(row) for row in db.query("SELECT * FROM workers ORDER BY slot")]

@@ -86,7 +86,7 @@ class Reports:
             ]
         if not failed:
             raise NotFound(message("report_reason", reason=echo(reason)))
-        left = self._control.not_made_again(Selection(tuple(failed)), State.FAILED)
+        left = self._control.not_resubmitted(Selection(tuple(failed)), State.FAILED)
         if not left:
             raise Conflict(message("report_again"))
         return left

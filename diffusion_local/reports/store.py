@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from diffusion_local.db import rows
-from diffusion_local.db.access import seen
+from diffusion_local.db.access import readable
 from diffusion_local.db.database import Database
 from diffusion_local.db.dialect import as_list, in_list, seconds_between
 from diffusion_local.domain import Image
@@ -28,7 +28,9 @@ class ReportStore:
     def of_batch(self, batch_id: str) -> Iterator[Iterator[dict[str, Any]]]:
         """Every job of a batch, in its order, read one by one."""
         with self._database.read() as db:
-            yield db.query(f"SELECT {COLUMNS} FROM jobs WHERE batch_id = ? AND {seen('jobs')} ORDER BY idx", [batch_id])
+            yield db.query(
+                f"SELECT {COLUMNS} FROM jobs WHERE batch_id = ? AND {readable('jobs')} ORDER BY idx", [batch_id]
+            )
 
     @contextmanager
     def of_time(self, since: str, until: str) -> Iterator[Iterator[dict[str, Any]]]:
@@ -36,7 +38,7 @@ class ReportStore:
         with self._database.read() as db:
             yield db.query(
                 f"SELECT {COLUMNS} FROM jobs WHERE finished_at >= ? AND finished_at < ? "
-                f"AND {seen('jobs')} ORDER BY finished_at",
+                f"AND {readable('jobs')} ORDER BY finished_at",
                 [since, until],
             )
 
@@ -44,7 +46,8 @@ class ReportStore:
         """(name, lane) of batches by id."""
         with self._database.read() as db:
             found = db.execute(
-                f"SELECT id, name, lane FROM batches WHERE {in_list('id')} AND {seen()}", {"ids": as_list(batch_ids)}
+                f"SELECT id, name, lane FROM batches WHERE {in_list('id')} AND {readable()}",
+                {"ids": as_list(batch_ids)},
             )
             return {row[0]: (row[1], row[2]) for row in found.fetchall()}
 
@@ -52,7 +55,7 @@ class ReportStore:
         """Pictures that are still in the gallery, by job id."""
         with self._database.read() as db:
             found = db.query(
-                f"SELECT * FROM images WHERE {in_list('job_id')} AND trashed_at IS NULL AND {seen()}",
+                f"SELECT * FROM images WHERE {in_list('job_id')} AND trashed_at IS NULL AND {readable()}",
                 {"ids": as_list(job_ids)},
             )
-            return {row["job_id"]: rows.image(row) for row in found}
+            return {row["job_id"]: rows.to_image(row) for row in found}

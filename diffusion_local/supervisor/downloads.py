@@ -10,7 +10,7 @@ from diffusion_local.hub.client import FIRST_PAUSE
 from diffusion_local.hub.fetcher import Fetcher
 from diffusion_local.models.digests import Digests
 from diffusion_local.queue.doorbell import ChoreQueue
-from diffusion_local.queue.huey_backends import url_of
+from diffusion_local.queue.huey_backends import queue_url
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ class DownloadChore:
         self._house = services
         self._fetcher = Fetcher(services.settings, services.downloads, pause)
         self._digests = Digests(services.catalog.shelf, services.settings.starter)
-        self._queue = ChoreQueue(url_of(services.settings), "downloads")
-        self._ring = self._queue.add_rung("download", self._run)
+        self._queue = ChoreQueue(queue_url(services.settings), "downloads")
+        self._ring = self._queue.add_on_demand("download", self._run)
         self._busy = threading.Event()
         self._rung_at = float("-inf")
         self._looked_at = 0.0

@@ -10,7 +10,7 @@ from diffusion_local.errors import UserError
 from diffusion_local.gallery import retention
 from diffusion_local.gallery.sweep import sweep
 from diffusion_local.queue.doorbell import ChoreQueue
-from diffusion_local.queue.huey_backends import file_of, url_of
+from diffusion_local.queue.huey_backends import queue_file, queue_url
 from diffusion_local.system import logs
 
 MERGED_DAYS = 2  # before, as a chore of each night may have been missed
@@ -53,10 +53,10 @@ def give_back_space(services: Services) -> None:
 
 def compact(services: Services, seconds: float, anyhow: bool = False) -> tuple[int, int, int]:
     """Bytes given back by app.db, queue.db and the logs; ``anyhow`` as in ``upkeep.shrink``."""
-    upkeep.merge_text(services.database, retention.days_ago(MERGED_DAYS), seconds)
+    upkeep.merge_text_index(services.database, retention.days_ago(MERGED_DAYS), seconds)
     reserve = services.settings.disk_reserve_mb * 1_000_000
     gained = upkeep.shrink(services.database, reserve, seconds, anyhow)
-    queue = file_of(services.settings)
+    queue = queue_file(services.settings)
     return gained, upkeep.shrink_file(queue) if queue else 0, logs.trim(services.settings)
 
 
@@ -83,8 +83,8 @@ CHORES: tuple[tuple[str, Callable[[Services], None], int], ...] = (
 
 
 def start_chores(services: Services) -> ChoreQueue:
-    chores = ChoreQueue(url_of(services.settings))
+    chores = ChoreQueue(queue_url(services.settings))
     for name, chore, hours in CHORES:
-        chores.add(name, partial(attempt, chore, services), hours)
+        chores.add_periodic(name, partial(attempt, chore, services), hours)
     chores.start()
     return chores

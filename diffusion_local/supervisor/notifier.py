@@ -9,7 +9,7 @@ from diffusion_local.errors import DatabaseProblem
 from diffusion_local.notify.dispatcher import check_settings
 from diffusion_local.notify.queues import FIRST_DELAY, DeliveryQueues
 from diffusion_local.queue.doorbell import ChoreQueue
-from diffusion_local.queue.huey_backends import url_of
+from diffusion_local.queue.huey_backends import queue_url
 from diffusion_local.settings import local_zone
 
 log = logging.getLogger(__name__)
@@ -26,13 +26,13 @@ class NotificationChore:
         """``delay`` is the seconds before a second try. Raises InvalidParams for a setting that cannot be used."""
         check_settings(services.settings)
         self._house = services
-        self._queue = ChoreQueue(url_of(services.settings), "telling")
+        self._queue = ChoreQueue(queue_url(services.settings), "telling")
         self._slots = DeliveryQueues(services.settings, services.deliveries, services.teller.deliver, delay)
         self._rung_at: float | None = None
         self._looked_at = 0.0
         self._minute_at = 0.0
-        self._ring_morning = self._queue.add_rung("morning", self._morning)
-        self._ring = self._queue.add_rung("tell", self._tell)
+        self._ring_morning = self._queue.add_on_demand("morning", self._morning)
+        self._ring = self._queue.add_on_demand("tell", self._tell)
 
     def start(self) -> None:
         """Begin with what an earlier process left."""

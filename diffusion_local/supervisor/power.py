@@ -121,7 +121,7 @@ class PowerPolicy:
     def _share(self, found: list[Gpu], now: float) -> Message | None:
         if self._settings.gpu_share != "wait":
             return None
-        ours = {worker.pid: bool(worker.model) for worker in self._workers.all() if worker.status != "stopped"}
+        ours = {worker.pid: bool(worker.model) for worker in self._workers.list_all() if worker.status != "stopped"}
         for gpu in found:
             if used_by_others(gpu, ours) > self._settings.gpu_share_mb * 10**6:
                 self._shared[gpu.index] = now
@@ -139,7 +139,7 @@ class PowerPolicy:
             self._sleep_at, self._since = "", utc_text(now)
             log.info("the machine stays awake")
             return
-        done_at = self._control.lists_done_at(self._since)
+        done_at = self._control.idle_since(self._since)
         if done_at is None:  # something waits or runs, or no list has ended
             if announced:
                 self._sleep_at = ""

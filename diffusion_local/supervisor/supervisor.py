@@ -215,7 +215,7 @@ class Supervisor:
         for child in self._children:
             if not child.slot or not child.alive or child.process is None:
                 continue
-            running = services.view.reports(child.slot, self._settings.step_timeout)
+            running = services.view.running_reports(child.slot, self._settings.step_timeout)
             reports = [((job.id, at), limit) for job, at, limit in running]
             child.heard = {report: child.heard.get(report, now) for report, _ in reports}
             for report, limit in reports:

@@ -15,8 +15,8 @@ from prometheus_client.registry import Collector
 from diffusion_local import __version__
 from diffusion_local.actor import LOCAL, acting
 from diffusion_local.domain import Worker
-from diffusion_local.queue.views import RECENT
-from diffusion_local.queue.workers import silent
+from diffusion_local.queue.views import RECENT_JOBS
+from diffusion_local.queue.workers import is_silent
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.system import gpus
@@ -65,7 +65,7 @@ def why_not_ready(studio: Studio) -> str:
 
 
 def up(worker: Worker) -> bool:
-    return worker.status != "stopped" and not silent(worker, datetime.now(UTC))
+    return worker.status != "stopped" and not is_silent(worker, datetime.now(UTC))
 
 
 class Numbers(Collector):
@@ -138,7 +138,7 @@ def counted(name: str, meaning: str, label: str, counts: Mapping[str, float]) ->
 
 def histogram(name: str, meaning: str, bounds: Sequence[float], values: list[float]) -> Iterator[Metric]:
     """A histogram of what is there now, as OpenMetrics' gauge histogram, written in the older text format."""
-    buckets = gauge(f"{name}_bucket", f"{meaning}, of the last {RECENT} ended jobs", ["le"])
+    buckets = gauge(f"{name}_bucket", f"{meaning}, of the last {RECENT_JOBS} ended jobs", ["le"])
     for bound in bounds:
         buckets.add_metric([f"{float(bound):g}"], sum(value <= bound for value in values))
     buckets.add_metric(["+Inf"], len(values))

@@ -6,7 +6,7 @@ from statistics import median
 
 from diffusion_local.domain import Job, Kind, Lane, Params
 from diffusion_local.engine import MOST_TOGETHER
-from diffusion_local.queue.estimates import NEWEST, Share, Work
+from diffusion_local.queue.estimates import MEDIAN_PICTURES, Share, Work
 
 #: Whoever comes while a pass runs waits for its step: none is chosen whose steps take longer, in seconds.
 LONGEST_STEP = 0.5
@@ -37,18 +37,22 @@ class Sizes:
             return 1
         if self._fixed:
             return min(self._fixed, MOST_TOGETHER)
-        work = Work.of(params)
+        work = Work.of_params(params)
         if work not in self._known:
-            known = {share.together: deque([share.seconds] * share.count, NEWEST) for share in self._history(params)}
+            known = {
+                share.together: deque([share.seconds] * share.count, MEDIAN_PICTURES) for share in self._history(params)
+            }
             self._known[work] = known
         enough = {size: median(found) for size, found in self._known[work].items() if len(found) >= PASSES * size}
         return best(enough, params.steps, self._explores)
 
     def learn(self, params: Params, together: int, seconds: float) -> None:
         """What each picture of a pass took. The first of a size is left out: it is when graphs are recorded."""
-        work = Work.of(params)
+        work = Work.of_params(params)
         if together in self._met[work]:
-            self._known.setdefault(work, {}).setdefault(together, deque(maxlen=NEWEST)).extend([seconds] * together)
+            self._known.setdefault(work, {}).setdefault(together, deque(maxlen=MEDIAN_PICTURES)).extend(
+                [seconds] * together
+            )
         self._met[work].add(together)
 
 

@@ -344,7 +344,7 @@ def test_a_real_process_takes_home_engine_and_slot(services: Services, tmp_path:
         other = open_services(Settings.load({}, home=elsewhere, engine="fake"))
         [job_id] = other.studio.submit("x", width=128, height=128, steps=2).job_ids
         eventually(lambda: other.studio.job(job_id).state is State.DONE, 30)
-        assert [(worker.slot, worker.pid) for worker in other.workers.all()] == [("cpu7", child.pid)]
+        assert [(worker.slot, worker.pid) for worker in other.workers.list_all()] == [("cpu7", child.pid)]
     finally:
         child.terminate()
         child.communicate(timeout=10)

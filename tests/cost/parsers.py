@@ -24,7 +24,7 @@ from starlette.responses import FileResponse
 from diffusion_local import domain, manual, styles
 from diffusion_local.accounts import service as accounts
 from diffusion_local.batches import export
-from diffusion_local.db.search import terms
+from diffusion_local.db.search import match_query
 from diffusion_local.domain import Batch, Image, new_job
 from diffusion_local.engine import fake
 from diffusion_local.errors import DiffusionLocalError
@@ -148,7 +148,7 @@ def request(**given: str) -> Request:
 
 def searched(text: str) -> object:
     asked = GalleryFilter.of({"search": text})
-    return asked.where(), terms(asked.search)
+    return asked.where(), match_query(asked.search)
 
 
 def forwarded(text: str) -> object:

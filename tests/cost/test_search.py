@@ -7,7 +7,7 @@ from diffusion_local.compose import Services
 from diffusion_local.db.connections import LIMITS
 from diffusion_local.errors import InvalidParams
 from diffusion_local.gallery.images import MAX_CHARS, MAX_VALUE, MAX_WORDS, GalleryFilter
-from diffusion_local.queue.groups import MOST_TEXT, JobFilter
+from diffusion_local.queue.groups import MAX_TEXT, JobFilter
 from diffusion_local.web.ui import look
 from tests.cost.conftest import WebProcess
 from tests.support import run_python
@@ -71,19 +71,19 @@ def test_other_filters_have_a_limit_too(field: str) -> None:
 
 @pytest.mark.parametrize("field", ["state", "model", "owner", "text"])
 def test_a_filter_of_the_queue_has_a_limit(field: str) -> None:
-    JobFilter(**{field: "%" * MOST_TEXT}).where()
-    with pytest.raises(InvalidParams, match=f"^{field}: must have at most {MOST_TEXT} characters"):
-        JobFilter(**{field: "a" * (MOST_TEXT + 1)}).where()
+    JobFilter(**{field: "%" * MAX_TEXT}).where()
+    with pytest.raises(InvalidParams, match=f"^{field}: must have at most {MAX_TEXT} characters"):
+        JobFilter(**{field: "a" * (MAX_TEXT + 1)}).where()
 
 
 def test_the_longest_filter_of_the_queue_is_a_pattern_that_sqlite_takes(services: Services) -> None:
     made(services)
-    wanted = JobFilter(text="\\%_\n" * (MOST_TEXT // 4))
+    wanted = JobFilter(text="\\%_\n" * (MAX_TEXT // 4))
     assert services.studio.groups.live(wanted, 10) == services.studio.groups.ended(wanted, 10) == []
 
 
 def test_every_connection_has_the_limits(services: Services) -> None:
-    with services.database.plain() as connection:
+    with services.database.outside_transaction() as connection:
         assert {limit: connection.getlimit(limit) for limit in LIMITS} == LIMITS
 
 

@@ -64,7 +64,7 @@ def test_an_update_that_returns_rows_is_committed(database: Database) -> None:
     with sql(database.path) as other:
         assert other.execute("SELECT state FROM jobs WHERE id = ?", [job.id]).fetchone()[0] == "running"
         other.execute("UPDATE queue SET paused = 1")  # no write lock is left behind
-    with database.plain() as connection:
+    with database.outside_transaction() as connection:
         assert not connection.in_transaction
 
 
@@ -169,7 +169,7 @@ def test_a_read_only_home_is_told_in_words(existing: bool) -> None:
 
 
 def test_a_connection_that_met_a_fault_is_replaced(database: Database) -> None:
-    with database.plain() as bad:
+    with database.outside_transaction() as bad:
         pass
     error = sqlite3.OperationalError("attempt to write a readonly database")
     error.sqlite_errorcode = sqlite3.SQLITE_READONLY

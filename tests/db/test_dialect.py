@@ -8,17 +8,17 @@ import pytest
 
 from diffusion_local.actor import Actor, Role, Scope, acting
 from diffusion_local.db import search
-from diffusion_local.db.access import RULES_ALL, SEES_ALL, own, ruled, seen
+from diffusion_local.db.access import RULES_ALL, SEES_ALL, owned, readable, writable
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import (
     as_list,
     by_index,
     contains,
-    count_values,
-    each_value,
-    field,
+    count_distinct,
+    distinct_values,
     first_of_each,
     in_list,
+    json_field,
     list_rows,
     not_in_list,
     seconds_between,
@@ -85,7 +85,7 @@ def test_a_field_of_a_json_column(db: Transaction) -> None:
     recipe = json.dumps({"source": "abc", "mask": None, "prompt": 'ein "Apfel" 🍎'})
     row = "(SELECT :recipe AS params) AS row"
     for name, value in {"source": "abc", "mask": None, "prompt": 'ein "Apfel" 🍎', "nothing": None}.items():
-        assert db.scalar(f"SELECT {field('params', name)} FROM {row}", recipe=recipe) == value
+        assert db.scalar(f"SELECT {json_field('params', name)} FROM {row}", recipe=recipe) == value
 
 
 def test_seconds_between_two_times(db: Transaction) -> None:
@@ -121,12 +121,12 @@ def test_different_values_of_a_column(database: Database) -> None:
     for owner in ("zoe", "ann", "ann", "bob"):
         enqueue(store, owner=owner)
     with database.read() as db:
-        assert each_value(db, "jobs", "owner") == ["ann", "bob", "zoe"]
-        assert each_value(db, "jobs", "owner", "owner > 'ann'") == ["bob", "zoe"]
-        assert each_value(db, "jobs", "owner", "false") == []
+        assert distinct_values(db, "jobs", "owner") == ["ann", "bob", "zoe"]
+        assert distinct_values(db, "jobs", "owner", "owner > 'ann'") == ["bob", "zoe"]
+        assert distinct_values(db, "jobs", "owner", "false") == []
         waiting = f"{by_index('jobs', 'jobs_open')} WHERE state IN ('queued', 'running')"
-        assert [count_values(db, waiting, "batch_id", most) for most in (1, 3, 100)] == [1, 3, 4]
-        assert count_values(db, f"{waiting} AND false", "batch_id", 5) == 0
+        assert [count_distinct(db, waiting, "batch_id", most) for most in (1, 3, 100)] == [1, 3, 4]
+        assert count_distinct(db, f"{waiting} AND false", "batch_id", 5) == 0
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,9 @@ def test_rows_that_an_actor_may_see_and_change(
             return {row["owner"] for row in db.query(f"SELECT owner FROM boards WHERE {where}")}
 
     with acting(actor):
-        assert owners(seen()) == owners(seen("boards")) == visible
-        assert owners(ruled()) == owners(ruled("boards")) == changeable
-        assert owners(own()) == {actor.name} & {"ann", "bob"}
+        assert owners(readable()) == owners(readable("boards")) == visible
+        assert owners(writable()) == owners(writable("boards")) == changeable
+        assert owners(owned()) == {actor.name} & {"ann", "bob"}
         with database.read() as db:
             assert db.execute(f"SELECT {SEES_ALL}, {RULES_ALL}").fetchone() == (actor.sees_all, actor.rules_all)
 
@@ -168,4 +168,4 @@ def test_rows_that_an_actor_may_see_and_change(
     ],
 )
 def test_a_search_becomes_a_query_of_the_index(typed: str, asked: str) -> None:
-    assert search.terms(typed) == asked
+    assert search.match_query(typed) == asked

@@ -64,7 +64,7 @@ def test_why_the_queue_waits_or_rests_keeps_its_message(services: Services) -> N
     snapshot = services.studio.snapshot()
     assert say_in("zh", snapshot.reason) == say_in("zh", message("storage_silent")) != snapshot.reason
     assert say_in("zh", snapshot.resting) == "另一个程序正在使用 gpu0（gpu_share）。"
-    assert isinstance(services.control.blocked(), Message)
+    assert isinstance(services.control.blocked_reason(), Message)
     services.control.block("")
     services.control.rest("")
     assert (services.studio.snapshot().reason, services.studio.snapshot().resting) == ("", "")

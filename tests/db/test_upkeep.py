@@ -46,7 +46,7 @@ def test_a_new_database_gives_free_pages_back_in_steps(services: Services) -> No
     free = upkeep.measure(services.database)
     assert free.worth_it
     assert free.free > before.size / 2
-    steps = upkeep.cut_off(services.database, 60)
+    steps = upkeep.release_pages(services.database, 60)
     assert len(steps) > 1
     upkeep.truncate_log(services.database)
     assert upkeep.measure(services.database).free == 0
@@ -59,7 +59,7 @@ def test_time_is_bounded_and_the_rest_is_for_the_next_time(services: Services) -
     filled(services)
     forget_old_jobs(services.settings, services.database)
     free = upkeep.measure(services.database).free
-    assert upkeep.cut_off(services.database, 0) == []
+    assert upkeep.release_pages(services.database, 0) == []
     assert upkeep.measure(services.database).free == free
 
 
@@ -86,8 +86,8 @@ def test_an_old_large_one_is_not_rewritten_while_jobs_wait(services: Services, m
     services.jobs.stop(claimed(services.jobs).claim)
     monkeypatch.setattr(upkeep, "LARGE_BYTES", 1000)
     assert upkeep.shrink(services.database, 0, 1) == 0
-    assert upkeep.shrink(services.database, 10**18, 1, anyhow=True) == 0  # no room for the copy
-    assert upkeep.shrink(services.database, 0, 1, anyhow=True) > 1_000_000
+    assert upkeep.shrink(services.database, 10**18, 1, force=True) == 0  # no room for the copy
+    assert upkeep.shrink(services.database, 0, 1, force=True) > 1_000_000
 
 
 def test_little_is_left_alone(services: Services) -> None:
@@ -112,12 +112,12 @@ def test_a_reader_holds_nothing_up(services: Services) -> None:
 def test_another_program_that_writes_is_waited_for(services: Services) -> None:
     filled(services)
     forget_old_jobs(services.settings, services.database)
-    with sql(services.settings.database) as other, services.database.plain() as conn:
+    with sql(services.settings.database) as other, services.database.outside_transaction() as conn:
         other.execute("BEGIN IMMEDIATE")
         conn.execute("PRAGMA busy_timeout = 50")
         with pytest.raises(DatabaseProblem, match="locked"):
-            upkeep.cut_off(services.database, 10)
-    assert upkeep.cut_off(services.database, 10)
+            upkeep.release_pages(services.database, 10)
+    assert upkeep.release_pages(services.database, 10)
 
 
 def test_words_of_deleted_pictures_leave_the_index(services: Services) -> None:
@@ -131,8 +131,8 @@ def test_words_of_deleted_pictures_leave_the_index(services: Services) -> None:
     with services.database.write() as db:
         db.execute("DELETE FROM images WHERE id = ?", [gone])
     assert in_index(services, secret)
-    assert upkeep.merge_text(services.database, days_ago(-1), 10) == 0  # none was deleted since
-    assert upkeep.merge_text(services.database, days_ago(1), 10)
+    assert upkeep.merge_text_index(services.database, days_ago(-1), 10) == 0  # none was deleted since
+    assert upkeep.merge_text_index(services.database, days_ago(1), 10)
     assert not in_index(services, secret)
     assert len(services.studio.gallery(search="apple")) == 1
     with services.database.write() as db:
@@ -147,13 +147,13 @@ def in_index(services: Services, word: str) -> bool:
 def test_the_doorbells_file_shrinks_and_rings_do_not_pile_up(services: Services) -> None:
     for _ in range(200):
         services.queue.ring(16)
-    assert services.queue.waiting() == 16
+    assert services.queue.pending() == 16
     path = services.settings.queue_database
     with sql(path) as db:
         db.execute("INSERT INTO task (queue, data, priority) SELECT 'x', zeroblob(3000000), 0")
         db.execute("DELETE FROM task WHERE queue = 'x'")
     assert upkeep.shrink_file(path) > 2_000_000
-    assert services.queue.waiting() == 16
+    assert services.queue.pending() == 16
     assert upkeep.shrink_file(path) == 0
     assert upkeep.shrink_file(path.with_name("none.db")) == 0
 

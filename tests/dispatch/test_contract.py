@@ -138,13 +138,13 @@ def test_a_worker_is_seen_with_what_it_does(services: Services, dispatch: Dispat
     dispatch.register(os.getpid(), "a device", DeviceMemory("cuda", 10**10, True))
     dispatch.tell("loading", "starter", 5)
     dispatch.tell("busy", "starter")
-    [worker] = services.workers.all()
+    [worker] = services.workers.list_all()
     assert (worker.slot, worker.device, worker.room) == ("cpu0", "a device", DeviceMemory("cuda", 10**10, True))
     assert (worker.status, worker.model, worker.free_bytes) == ("busy", "starter", 5)
     dispatch.seen()
-    assert services.workers.all()[0].seen_at >= worker.seen_at
+    assert services.workers.list_all()[0].seen_at >= worker.seen_at
     dispatch.leave()
-    assert services.workers.all()[0].status == "stopped"
+    assert services.workers.list_all()[0].status == "stopped"
 
 
 # -- claims ----------------------------------------------------------------------------------------------------------
@@ -466,12 +466,12 @@ def test_a_gallery_that_cannot_be_written_holds_the_queue_until_it_can(
     with pytest.raises(StorageProblem, match="mounted"):
         dispatch.finish(job.claim, finished())
     assert not dispatch.sound(10_000)
-    assert "goes on by itself" in services.control.blocked()
+    assert "goes on by itself" in services.control.blocked_reason()
     assert not dispatch.ready()
     assert dispatch.claim("") == []
     away.rename(gallery)
     assert dispatch.ready()
-    assert services.control.blocked() == ""
+    assert services.control.blocked_reason() == ""
     dispatch.finish(job.claim, finished())  # the same call again
     assert len(pictures(services)) == 1
 

@@ -53,11 +53,11 @@ def test_a_held_slot_says_who_holds_it_and_is_free_once_the_holder_dies(services
 def test_recovering_rings_for_what_waits_again(services: Services) -> None:
     enqueue(services.jobs, 2)
     claimed(services.jobs), claimed(services.jobs)
-    before = services.queue.waiting()
+    before = services.queue.pending()
     assert len(slots.recover(services, "cpu0")) == 2
-    assert services.queue.waiting() == before + 2
+    assert services.queue.pending() == before + 2
     assert slots.recover(services, "cpu0") == []
-    assert services.queue.waiting() == before + 2
+    assert services.queue.pending() == before + 2
 
 
 @pytest.mark.parametrize(("failure", "kind"), [(slots.LOST, "worker_lost"), (slots.HUNG, "timed_out")])

@@ -96,7 +96,9 @@ def states(services: Services, job_id: str) -> list[str]:
 def pid_of(services: Services, slot: str = "cpu0") -> int | None:
     """The process that works on this slot, once it is ready."""
     found = {
-        worker.slot: worker.pid for worker in services.workers.all() if worker.status in ("idle", "busy", "loading")
+        worker.slot: worker.pid
+        for worker in services.workers.list_all()
+        if worker.status in ("idle", "busy", "loading")
     }
     return found.get(slot)
 

@@ -39,7 +39,7 @@ from diffusion_local.db import rows
 """
 #: point: (how the child dies there, state that its job is left in, PNG files there by then)
 POINTS = {
-    "before the claim is committed": ("wrap(jobs.rows, 'job', before=always)", State.QUEUED, 0),
+    "before the claim is committed": ("wrap(jobs.rows, 'to_job', before=always)", State.QUEUED, 0),
     "after the claim": ("wrap(jobs.JobStore, 'claim', after=always)", State.RUNNING, 0),
     "mid-denoise": ("wrap(jobs.JobStore, 'flags', before=always)", State.RUNNING, 0),
     "after the thumbnail": ("wrap(Path, 'replace', after=is_webp)", State.RUNNING, 0),
@@ -64,7 +64,7 @@ def test_a_worker_that_dies_leaves_its_job_to_the_next(services: Services, start
     again = left is State.RUNNING
     assert (job.state, job.attempt, job.crashes) == (State.DONE, 1 + again, int(again))
     assert states(services, job_id) == ["queued", *["running", "queued"] * again, "running", "done"]
-    eventually(lambda: not any(worker.status == "busy" for worker in services.workers.all()))
+    eventually(lambda: not any(worker.status == "busy" for worker in services.workers.list_all()))
     assert assert_sound(services)["images"] == 1
 
 

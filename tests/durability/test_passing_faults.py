@@ -209,5 +209,5 @@ def test_the_supervisor_outlives_a_read_only_database_and_kills_nobody_for_it(se
 
 def silence(services: Services) -> timedelta:
     """Since the newest report about a running job."""
-    reports = [datetime.fromisoformat(at) for _, at, _ in services.view.reports("cpu0", 1)]
+    reports = [datetime.fromisoformat(at) for _, at, _ in services.view.running_reports("cpu0", 1)]
     return datetime.now(UTC) - max(reports, default=datetime.now(UTC))

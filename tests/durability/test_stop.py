@@ -41,7 +41,7 @@ def test_serve_gives_the_running_picture_back_at_once_even_inside_a_long_step(
     job = services.jobs.get(job_id)
     assert (job.state, job.worker, job.crashes) == (State.QUEUED, None, 0)
     assert states(services, job_id) == ["queued", "running", "queued"]
-    assert {worker.status for worker in services.workers.all()} == {"stopped"}
+    assert {worker.status for worker in services.workers.list_all()} == {"stopped"}
     assert not list(services.settings.locks.glob("serve.json"))
     assert_sound(services, drained=False)
 
@@ -83,7 +83,7 @@ def test_a_killed_supervisor_takes_its_worker_along_and_the_job_waits_for_the_ne
     serve.kill()
     serve.wait()
     assert eventually(lambda: job if (job := services.jobs.get(job_id)).state is State.QUEUED else None).crashes == 0
-    eventually(lambda: {worker.status for worker in services.workers.all()} == {"stopped"})
+    eventually(lambda: {worker.status for worker in services.workers.list_all()} == {"stopped"})
     start(SERVE)
     [job] = ended(services, job_id)
     assert (job.state, job.attempt) == (State.DONE, 2)

@@ -265,7 +265,7 @@ def test_out_of_memory_with_a_graph_is_tried_again_without(
         return decode(*args, **kwargs)
 
     monkeypatch.setattr(loaded.pipe.vae, "decode", full)
-    ladder = Ladder(gpu, FitStore(database).of, FitStore(database).learn, "resident")
+    ladder = Ladder(gpu, FitStore(database).of, FitStore(database).save, "resident")
     picture = ladder.make(starter, params(**LARGE), lambda share: None, lambda: lambda *_: None, print)
     assert picture.facts["rung"] == "resident"
     assert "steps_down" not in picture.facts

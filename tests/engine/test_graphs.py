@@ -373,7 +373,7 @@ def test_after_an_out_of_memory_the_same_rung_is_tried_without_graphs(
     monkeypatch.setattr(engine._loaded.pipe.vae, "decode", full)
     fits = FitStore(database)
     wanted = params(steps=4)
-    ladder = Ladder(engine, fits.of, fits.learn, "auto")
+    ladder = Ladder(engine, fits.of, fits.save, "auto")
     picture = ladder.make(starter, wanted, lambda share: None, lambda: lambda *_: None, print)
     assert picture.facts["rung"] == "resident"
     assert "steps_down" not in picture.facts

@@ -174,7 +174,7 @@ def test_a_pipeline_that_runs_out_of_memory_once_steps_down_and_ends(
     engine: DiffusersEngine, starter: Model, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fits, said = FitStore(database), []
-    ladder = Ladder(engine, fits.of, fits.learn, "auto")
+    ladder = Ladder(engine, fits.of, fits.save, "auto")
     engine.load(starter)
     assert engine._loaded is not None
     forward, calls = engine._loaded.pipe.unet.forward, []

@@ -153,7 +153,7 @@ def test_a_search_within_few_and_within_many_finds_the_same(
     images.star([apple.id, pear.id], True)
     asked = GalleryFilter(search="red", starred=True, until="2999-01-01")
     few = images.page(asked=asked)
-    monkeypatch.setattr("diffusion_local.db.search.FEW", 0)
+    monkeypatch.setattr("diffusion_local.db.search.MOST_PINNED", 0)
     assert [image.id for image in few] == [apple.id] == [image.id for image in images.page(asked=asked)]
     assert images.page(asked=GalleryFilter(search="red", until="2000-01-01")) == []
 

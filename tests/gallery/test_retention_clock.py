@@ -10,7 +10,7 @@ from diffusion_local.compose import Services
 from diffusion_local.domain import utc_text
 from diffusion_local.gallery import retention
 from diffusion_local.notify import deliveries
-from diffusion_local.queue.jobs import LONGEST_PAUSE
+from diffusion_local.queue.jobs import MAX_DELAY
 from diffusion_local.supervisor import housekeeping
 from tests.support import FAILURE, claimed, enqueue, image_of, sql
 
@@ -113,7 +113,7 @@ def test_what_was_stamped_by_a_wrong_clock_is_kept_for_its_whole_time(
 
 def test_a_pause_before_another_try_is_never_longer_than_the_longest(services: Services) -> None:
     later, much_later = enqueue(services.jobs, 2)
-    for wait in (LONGEST_PAUSE - timedelta(minutes=1), 90 * DAY):  # the second was written by a wrong clock
+    for wait in (MAX_DELAY - timedelta(minutes=1), 90 * DAY):  # the second was written by a wrong clock
         services.jobs.requeue(claimed(services.jobs).claim, "hiccup", utc_text(datetime.now(UTC) + wait), tries=1)
     assert claimed(services.jobs).id == much_later
     assert services.jobs.claim_next("cpu0") is None

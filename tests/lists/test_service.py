@@ -34,7 +34,7 @@ def nothing_is_there(services: Services) -> bool:
         rows = [
             db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("jobs", "batches", "job_events")
         ]
-    return rows == [0, 0, 0] and services.queue.waiting() == 0
+    return rows == [0, 0, 0] and services.queue.pending() == 0
 
 
 def jobs_of(services: Services, batch_id: str) -> list[Job]:
@@ -66,7 +66,7 @@ def test_a_list_becomes_one_batch_in_the_batch_lane(services: Services, lists: P
     assert [job.id for job in jobs] == receipt.job_ids
     batch, counts = services.studio.batch(receipt.batch_id)
     assert (batch.name, batch.count, receipt.count, counts[State.QUEUED]) == ("night", 3, 3, 3)
-    assert services.queue.waiting() > 0
+    assert services.queue.pending() > 0
 
 
 def test_a_list_waits_behind_what_somebody_waits_for(services: Services, lists: PromptLists) -> None:

@@ -11,7 +11,7 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from diffusion_local.compose import Services
-from diffusion_local.db.schema import FAILURES_TOLD
+from diffusion_local.db.schema import FAILURES_NOTIFIED
 from diffusion_local.domain import Lane, State, utc_text
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
 from diffusion_local.notify import dispatcher as module
@@ -206,12 +206,12 @@ def test_proxies_of_the_environment_are_not_used(
 
 def test_many_failures_of_a_batch_are_a_bounded_number_of_messages(telling: OpenHouse, receiver: Receiver) -> None:
     services = telling()
-    enqueue(services.jobs, FAILURES_TOLD + 15)
+    enqueue(services.jobs, FAILURES_NOTIFIED + 15)
     run_all(services, fail)
     tell(services)
-    assert len(told(receiver, "job.failed")) == FAILURES_TOLD
+    assert len(told(receiver, "job.failed")) == FAILURES_NOTIFIED
     [done] = told(receiver, "batch.done")
-    assert done["summary"]["reasons"][0]["count"] == FAILURES_TOLD + 15
+    assert done["summary"]["reasons"][0]["count"] == FAILURES_NOTIFIED + 15
     failed = told(receiver, "job.failed")[0]
     assert (failed["error"]["kind"], failed["params"]["prompt"]) == ("engine_error", "a red apple")
 

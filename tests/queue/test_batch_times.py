@@ -10,7 +10,7 @@ import pytest
 from diffusion_local.domain import Batch
 from diffusion_local.errors import InvalidParams
 from diffusion_local.options.table import BATCH_OPTIONS
-from diffusion_local.queue.batch_times import Timing, late_warning, timing
+from diffusion_local.queue.batch_times import Timing, late_warning, resolve_times
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -20,7 +20,7 @@ def at(text: str) -> datetime:
 
 
 def asked(now: str = "2026-11-22T12:00", queue_window: str = "", **options: Any) -> Timing:
-    return timing(at(now), BERLIN, queue_window, **options)
+    return resolve_times(at(now), BERLIN, queue_window, **options)
 
 
 def test_what_is_not_asked_is_empty() -> None:

@@ -14,6 +14,6 @@ def test_the_queues_window_counts_for_its_lane_only(database: Database) -> None:
     QueueControl(database).set_window("mon 10:00-11:00")
     timetable = Timetable(database, OrderRules(), lambda url: None)
     with pytest.raises(InvalidParams, match="never opens"):
-        timetable.timing(Lane.BATCH, {"window": "tue 10:00-11:00"})
-    assert timetable.timing(Lane.INTERACTIVE, {"window": "tue 10:00-11:00"}) == Timing("tue 10:00-11:00")
-    assert timetable.timing(Lane.BATCH, {"window": None}) == Timing()
+        timetable.resolve(Lane.BATCH, {"window": "tue 10:00-11:00"})
+    assert timetable.resolve(Lane.INTERACTIVE, {"window": "tue 10:00-11:00"}) == Timing("tue 10:00-11:00")
+    assert timetable.resolve(Lane.BATCH, {"window": None}) == Timing()

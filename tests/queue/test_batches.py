@@ -16,7 +16,7 @@ from tests.support import claimed, enqueue, image_of
 
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "PAGE", 2)
+    monkeypatch.setattr(batches, "PAGE_JOBS", 2)
 
 
 def test_a_batch_comes_whole_and_in_its_order_with_keys(database: Database, store: JobStore) -> None:
@@ -41,7 +41,7 @@ def test_what_waits_comes_in_the_order_in_which_it_runs(database: Database, stor
     first = enqueue(store, 2, Lane.BATCH, priority=5)
     now = enqueue(store, 2)
     claimed(store)
-    assert [job.id for job, _ in BatchResults(database).waiting()] == [now[1], *first, *night]
+    assert [job.id for job, _ in BatchResults(database).queued()] == [now[1], *first, *night]
 
 
 def test_a_job_that_ends_or_goes_while_it_is_read_is_told_once_or_not(database: Database, store: JobStore) -> None:

@@ -68,7 +68,7 @@ def test_a_block_is_apart_from_a_persons_pause(control: QueueControl, store: Job
     enqueue(store)
     control.pause()
     control.block("the disk is full")
-    assert control.blocked() == "the disk is full"
+    assert control.blocked_reason() == "the disk is full"
     control.block("")
     assert store.claim_next("cpu0") is None  # the disk is fine again; the person's pause stands
     control.resume()
@@ -141,7 +141,7 @@ def instructions(database: Database, work: Callable[[], object]) -> int:
         count += 1
         return 0
 
-    with database.plain() as connection:
+    with database.outside_transaction() as connection:
         pass  # it stays this thread's
     connection.set_progress_handler(tick, 1)
     try:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from huey.exceptions import HueyException
 
-from diffusion_local.queue.doorbell import MOST_RINGS, ChoreQueue, HueyQueue
+from diffusion_local.queue.doorbell import MAX_RINGS, ChoreQueue, HueyQueue
 from diffusion_local.queue.huey_backends import open_huey, sqlite_url
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
@@ -239,7 +239,7 @@ def test_a_lost_ring_is_found_by_the_idle_look(path: Path) -> None:
 def test_many_jobs_ring_a_few_times(path: Path) -> None:
     queue = HueyQueue(sqlite_url(path))
     queue.ring(100_000)
-    assert queue.waiting() == len(rows(path)) == MOST_RINGS
+    assert queue.pending() == len(rows(path)) == MAX_RINGS
 
 
 def test_a_submit_holds_without_its_ring(studio: Studio, settings: Settings) -> None:
@@ -264,7 +264,7 @@ def test_a_damaged_queue_file_is_set_aside(path: Path) -> None:
     path.write_bytes(b"these are words, not a database. " * 500)
     queue = HueyQueue(sqlite_url(path))
     queue.ring()
-    assert queue.waiting() == 1
+    assert queue.pending() == 1
 
 
 def test_the_queue_file_may_be_deleted(path: Path) -> None:
@@ -273,7 +273,7 @@ def test_the_queue_file_may_be_deleted(path: Path) -> None:
         file.unlink()
     queue = HueyQueue(sqlite_url(path))
     queue.ring()
-    assert queue.waiting() == 1
+    assert queue.pending() == 1
 
 
 def test_a_chore_runs_at_the_start_and_one_that_fails_stops_nothing(path: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_chore_runs_at_the_start_and_one_that_fails_stops_nothing(path: Path) 
 
     work: dict[str, Callable[[], None]] = {"broken": broken, "sound": lambda: ran.append("sound")}
     for name, chore in work.items():
-        chores.add(name, chore, hours=6)
+        chores.add_periodic(name, chore, hours=6)
     handlers = saved_handlers()
     try:
         chores.start()

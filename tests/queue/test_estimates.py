@@ -7,11 +7,19 @@ from statistics import median
 import pytest
 
 from diffusion_local.domain import Job, Lane, State
-from diffusion_local.queue.estimates import FinishedPicture, Pace, Share, Work, finish_times, seconds_left, total
+from diffusion_local.queue.estimates import (
+    FinishedPicture,
+    Pace,
+    Share,
+    Work,
+    finish_times,
+    seconds_left,
+    total_seconds,
+)
 from tests.support import params
 
 ONE = params(width=1000, height=1000, steps=1)  # of cost 1
-WORK = Work.of(ONE)
+WORK = Work.of_params(ONE)
 
 
 def job(name: str, step: int = 0, gate: int = 0, **changes: object) -> Job:
@@ -20,17 +28,17 @@ def job(name: str, step: int = 0, gate: int = 0, **changes: object) -> Job:
 
 
 def pace(seconds: float = 10.0, **loads: float) -> Pace:
-    return Pace.of(
+    return Pace.learn(
         [FinishedPicture(WORK, seconds)]
         + [FinishedPicture(Work(name, "txt2img", 0, 1), 0, load) for name, load in loads.items()]
     )
 
 
 def test_a_kind_of_picture_takes_the_median_of_what_it_took() -> None:
-    known = Pace.of([FinishedPicture(WORK, seconds) for seconds in (10, 11, 900, 9, 10)])
+    known = Pace.learn([FinishedPicture(WORK, seconds) for seconds in (10, 11, 900, 9, 10)])
     assert known.seconds(WORK) == 10  # one slow picture does not count
-    assert Pace.of([]).seconds(WORK) is None
-    assert Pace.of([FinishedPicture(WORK, 10)]).seconds(replace(WORK, model="new")) is None
+    assert Pace.learn([]).seconds(WORK) is None
+    assert Pace.learn([FinishedPicture(WORK, 10)]).seconds(replace(WORK, model="new")) is None
 
 
 def test_another_rung_or_forward_passes_of_another_size_begin_anew() -> None:
@@ -58,17 +66,19 @@ def test_what_one_worker_runs_ends_together() -> None:
 
 
 def test_another_size_is_told_by_a_line_through_those_that_were_made() -> None:
-    one_size = Pace.of([FinishedPicture(WORK, 10)])
+    one_size = Pace.learn([FinishedPicture(WORK, 10)])
     assert one_size.seconds(replace(WORK, steps=3)) == 30  # in proportion
     made = [FinishedPicture(replace(WORK, steps=steps), 5 + 2 * steps) for steps in (1, 10, 20)]
-    assert Pace.of(made).seconds(replace(WORK, steps=30)) == pytest.approx(65)
-    assert Pace.of(made).seconds(replace(WORK, steps=5, kind="img2img")) == pytest.approx(15)  # of the model's others
+    assert Pace.learn(made).seconds(replace(WORK, steps=30)) == pytest.approx(65)
+    assert Pace.learn(made).seconds(replace(WORK, steps=5, kind="img2img")) == pytest.approx(
+        15
+    )  # of the model's others
 
 
 def test_a_line_is_never_below_nothing() -> None:
-    falling = Pace.of([FinishedPicture(replace(WORK, steps=1), 10), FinishedPicture(replace(WORK, steps=10), 5)])
+    falling = Pace.learn([FinishedPicture(replace(WORK, steps=1), 10), FinishedPicture(replace(WORK, steps=10), 5)])
     assert falling.seconds(replace(WORK, steps=100)) > 0  # type: ignore[operator]
-    steep = Pace.of([FinishedPicture(replace(WORK, steps=2), 1), FinishedPicture(replace(WORK, steps=4), 10)])
+    steep = Pace.learn([FinishedPicture(replace(WORK, steps=2), 1), FinishedPicture(replace(WORK, steps=4), 10)])
     assert steep.seconds(replace(WORK, steps=1)) > 0  # type: ignore[operator]
 
 
@@ -87,7 +97,7 @@ def test_a_synthetic_machine_is_learned_to_a_few_per_cent() -> None:
     for _ in range(400):
         work = lot.choice(works)
         seconds = took(work)
-        guess = Pace.of(history[:200]).seconds(work)
+        guess = Pace.learn(history[:200]).seconds(work)
         if guess is not None:
             errors.append(abs(guess - seconds) / seconds)
         history.insert(0, FinishedPicture(work, seconds))
@@ -126,9 +136,9 @@ def test_estimates_end_where_a_model_is_not_known() -> None:
 
 
 def test_the_total_is_shared_by_the_workers_and_unknown_with_an_unknown_model() -> None:
-    assert total([job("a")], {WORK: 3}, pace(), 2) == 20
-    assert total([], {replace(WORK, model="new"): 1}, pace(), 1) is None
-    assert total([job("a", model="new")], {}, pace(), 1) is None
-    assert total([], {}, Pace(), 1) == 0
-    assert total([], {WORK: 3}, pace(starter=5.0), 1) == 35
-    assert total([], {WORK: 3}, pace(starter=5.0), 1, ["starter"]) == 30
+    assert total_seconds([job("a")], {WORK: 3}, pace(), 2) == 20
+    assert total_seconds([], {replace(WORK, model="new"): 1}, pace(), 1) is None
+    assert total_seconds([job("a", model="new")], {}, pace(), 1) is None
+    assert total_seconds([], {}, Pace(), 1) == 0
+    assert total_seconds([], {WORK: 3}, pace(starter=5.0), 1) == 35
+    assert total_seconds([], {WORK: 3}, pace(starter=5.0), 1, ["starter"]) == 30

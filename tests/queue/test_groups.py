@@ -216,7 +216,7 @@ def test_no_question_scans_the_table(store: JobStore, groups: QueueGroups, datab
         db.commit()
     database.close()  # the next connection reads the statistics
     asked: list[str] = []
-    with database.plain() as connection:
+    with database.outside_transaction() as connection:
         connection.set_trace_callback(asked.append)
     batch_id = ids(groups.live(ALL, 5))[0]
     groups.live(ALL, 5, groups.live(ALL, 5)[-1].turn)
@@ -224,7 +224,7 @@ def test_no_question_scans_the_table(store: JobStore, groups: QueueGroups, datab
     key = groups.window(batch_id, ALL, 1).later
     groups.window(batch_id, ALL, 1, key)
     groups.owners()
-    with database.plain() as connection:
+    with database.outside_transaction() as connection:
         connection.set_trace_callback(None)
     with sql(database.path) as db:
         db.create_function("actor_sees_all", 0, lambda: 1)

@@ -4,7 +4,7 @@ import pytest
 
 from diffusion_local.db.database import Database
 from diffusion_local.queue.estimates import JobTimings, Work
-from diffusion_local.queue.history import estimate_error, pace_of, waiting_work
+from diffusion_local.queue.history import estimate_error, pace_of, queued_work
 from diffusion_local.queue.jobs import JobStore
 from tests.support import claimed, enqueue, image_of, params
 
@@ -21,8 +21,8 @@ def test_measured_seconds_and_loads_are_learned(database: Database, store: JobSt
     make(store, JobTimings(6.0, rung="resident"))
     with database.read() as db:
         pace = pace_of(db, ["starter"])
-    assert pace.seconds(Work.of(params())) == 5.0
-    assert pace.load("starter", "") == 9.0
+    assert pace.seconds(Work.of_params(params())) == 5.0
+    assert pace.load_seconds("starter", "") == 9.0
 
 
 def test_a_rung_is_learned_apart(database: Database, store: JobStore) -> None:
@@ -30,14 +30,14 @@ def test_a_rung_is_learned_apart(database: Database, store: JobStore) -> None:
     make(store, JobTimings(4.0, rung="resident"))
     make(store, JobTimings(40.0, rung="sequential"))
     with database.read() as db:
-        assert pace_of(db, ["starter"]).seconds(Work.of(params())) == 40.0
+        assert pace_of(db, ["starter"]).seconds(Work.of_params(params())) == 40.0
 
 
 def test_what_waits_is_counted_by_work(database: Database, store: JobStore) -> None:
     enqueue(store, 3)
     enqueue(store, 2, steps=9)
     with database.read() as db:
-        assert waiting_work(db) == {Work.of(params()): 3, Work.of(params(steps=9)): 2}
+        assert queued_work(db) == {Work.of_params(params()): 3, Work.of_params(params(steps=9)): 2}
 
 
 def test_the_error_is_the_median_of_what_was_off(database: Database, store: JobStore) -> None:

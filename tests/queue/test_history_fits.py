@@ -12,10 +12,10 @@ FIT = Fit("sdxl", Kind.TXT2IMG, 1024, 1024, "Test GPU", worked="model_offload", 
 def test_what_was_learned_is_found_again_and_written_over(database: Database) -> None:
     fits = FitStore(database)
     assert fits.of("sdxl", "Test GPU") == []
-    fits.learn(FIT)
-    fits.learn(replace(FIT, width=512))
-    fits.learn(replace(FIT, failed="resident", free_bytes=8_000_000_000))
-    fits.learn(replace(FIT, device="Other GPU"))
+    fits.save(FIT)
+    fits.save(replace(FIT, width=512))
+    fits.save(replace(FIT, failed="resident", free_bytes=8_000_000_000))
+    fits.save(replace(FIT, device="Other GPU"))
     found = sorted(fits.of("sdxl", "Test GPU"), key=lambda fit: fit.width)
     assert [(fit.width, fit.worked, fit.failed) for fit in found] == [
         (512, "model_offload", ""),
@@ -27,6 +27,6 @@ def test_what_was_learned_is_found_again_and_written_over(database: Database) ->
 
 def test_a_replaced_model_is_measured_anew(database: Database) -> None:
     fits = FitStore(database)
-    fits.learn(FIT)
-    fits.forget("sdxl")
+    fits.save(FIT)
+    fits.delete("sdxl")
     assert fits.of("sdxl", "Test GPU") == []

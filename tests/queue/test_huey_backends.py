@@ -9,7 +9,7 @@ import pytest
 from diffusion_local.compose import Services, open_services
 from diffusion_local.errors import InvalidParams, QueueUnavailable
 from diffusion_local.health import doctor
-from diffusion_local.queue.huey_backends import file_of, home_prefix, open_huey, parse, sqlite_url, url_of
+from diffusion_local.queue.huey_backends import home_prefix, open_huey, parse_url, queue_file, queue_url, sqlite_url
 from diffusion_local.settings import Settings
 from tests.servers import redis_server
 
@@ -53,8 +53,8 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
 
 
 def test_messages_name_a_server_without_its_password() -> None:
-    address = parse("rediss://ann:secret@host:6380/2?prefix=studio")
-    assert (address.words, address.prefix) == ("rediss://host:6380/2", "studio")
+    address = parse_url("rediss://ann:secret@host:6380/2?prefix=studio")
+    assert (address.display, address.prefix) == ("rediss://host:6380/2", "studio")
     with pytest.raises(InvalidParams) as refused:
         open_huey("redis://ann:secret@host/0?no_such_option=secret", "doorbell")
     assert "secret" not in str(refused.value)
@@ -62,19 +62,19 @@ def test_messages_name_a_server_without_its_password() -> None:
 
 @pytest.mark.parametrize("name", ["queue.db", "with a space #1 %41?.db"])
 def test_a_file_keeps_its_name(tmp_path: Path, name: str) -> None:
-    assert parse(sqlite_url(tmp_path / name)).path == tmp_path / name
-    assert parse(sqlite_url(tmp_path / name)).words == f"sqlite:///{tmp_path / name}"
+    assert parse_url(sqlite_url(tmp_path / name)).path == tmp_path / name
+    assert parse_url(sqlite_url(tmp_path / name)).display == f"sqlite:///{tmp_path / name}"
 
 
 def test_without_the_setting_it_is_the_homes_own_file(settings: Settings) -> None:
-    assert url_of(settings) == f"sqlite:///{settings.home}/queue.db"
-    assert file_of(settings) == settings.queue_database
+    assert queue_url(settings) == f"sqlite:///{settings.home}/queue.db"
+    assert queue_file(settings) == settings.queue_database
 
 
 def test_a_relative_file_lies_in_the_home(settings: Settings, tmp_path: Path) -> None:
-    assert file_of(replace(settings, queue="sqlite:///bells/queue.db")) == settings.home / "bells/queue.db"
-    assert file_of(replace(settings, queue=f"sqlite:///{tmp_path}/queue.db")) == tmp_path / "queue.db"
-    assert file_of(replace(settings, queue="redis://host/0")) is None
+    assert queue_file(replace(settings, queue="sqlite:///bells/queue.db")) == settings.home / "bells/queue.db"
+    assert queue_file(replace(settings, queue=f"sqlite:///{tmp_path}/queue.db")) == tmp_path / "queue.db"
+    assert queue_file(replace(settings, queue="redis://host/0")) is None
 
 
 def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
@@ -87,15 +87,15 @@ def test_homes_that_share_a_server_have_queues_of_their_own(tmp_path: Path) -> N
         houses = [open_services(Settings.load(home=tmp_path / name, queue=server.url)) for name in ("one", "two")]
         houses[0].queue.ring()
         again = open_services(houses[0].settings)
-        assert [each.queue.waiting() for each in (*houses, again)] == [1, 0, 1]
+        assert [each.queue.pending() for each in (*houses, again)] == [1, 0, 1]
         for each in (*houses, again):
             each.database.close()
 
 
 def test_a_prefix_of_the_url_is_taken(services: Services) -> None:
     given = replace(services.settings, queue="redis://host/3?prefix=studio")
-    assert url_of(given) == "redis://host/3?prefix=studio"
-    own = url_of(replace(services.settings, queue="redis://host/3"))
+    assert queue_url(given) == "redis://host/3?prefix=studio"
+    own = queue_url(replace(services.settings, queue="redis://host/3"))
     assert own == f"redis://host/3?prefix={home_prefix(services.settings)}"
     assert len(home_prefix(services.settings)) == 16
 

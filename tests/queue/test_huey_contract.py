@@ -14,7 +14,7 @@ from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import State
 from diffusion_local.errors import QueueUnavailable
 from diffusion_local.queue import doorbell as queue_module
-from diffusion_local.queue.doorbell import MOST_RINGS, ChoreQueue, HueyQueue
+from diffusion_local.queue.doorbell import MAX_RINGS, ChoreQueue, HueyQueue
 from diffusion_local.queue.huey_backends import open_huey, sqlite_url
 from diffusion_local.settings import Settings
 from tests.conftest import StartWorker
@@ -77,17 +77,17 @@ def test_each_ring_wakes_one_worker(backend: Backend) -> None:
         queue = HueyQueue(backend.url)
         queue.ring(2)
         eventually(lambda: len(first) + len(second) == before + 2)
-        eventually(lambda: queue.waiting() == 0)
+        eventually(lambda: queue.pending() == 0)
 
 
 def test_rings_that_nobody_hears_do_not_pile_up_and_wake_who_comes(backend: Backend) -> None:
     queue = HueyQueue(backend.url)
     for _ in range(3):
         queue.ring(100_000)
-    assert queue.waiting() == MOST_RINGS
+    assert queue.pending() == MAX_RINGS
     with consuming(HueyQueue(backend.url)) as looks:
-        eventually(lambda: len(looks) > MOST_RINGS)
-        eventually(lambda: queue.waiting() == 0)
+        eventually(lambda: len(looks) > MAX_RINGS)
+        eventually(lambda: queue.pending() == 0)
 
 
 def test_without_a_ring_the_worker_looks_by_itself(backend: Backend) -> None:
@@ -117,12 +117,12 @@ def test_queues_of_other_names_do_not_wake(backend: Backend) -> None:
         before = len(looks)
         HueyQueue(parted).ring()
         open_huey(backend.url, "chores").task(name="ring")(len)()
-        assert HueyQueue(parted).waiting() == 1
+        assert HueyQueue(parted).pending() == 1
         HueyQueue(backend.url).ring()
         eventually(lambda: len(looks) > before)
-        eventually(lambda: HueyQueue(backend.url).waiting() == 0)
+        eventually(lambda: HueyQueue(backend.url).pending() == 0)
         assert len(looks) == before + 1
-    assert HueyQueue(parted).waiting() == 1
+    assert HueyQueue(parted).pending() == 1
 
 
 @pytest.mark.parametrize("message", [b"\x80\x04N.", b"[]", b"", b"\xff", b'{"message": {"id": "1", "name": "gone"}}'])
@@ -173,8 +173,8 @@ def test_a_worker_that_waits_hears_rings_again_once_the_backend_is_back(backend:
 def test_chores_run_at_the_start_and_when_rung_for(backend: Backend) -> None:
     chores = ChoreQueue(backend.url)
     ran: list[str] = []
-    chores.add("at the start", lambda: ran.append("start"), hours=6)
-    ring = chores.add_rung("rung", lambda: ran.append("rung"))
+    chores.add_periodic("at the start", lambda: ran.append("start"), hours=6)
+    ring = chores.add_on_demand("rung", lambda: ran.append("rung"))
     handlers = saved_handlers()
     try:
         chores.start()
@@ -189,7 +189,7 @@ def test_chores_run_at_the_start_and_when_rung_for(backend: Backend) -> None:
 def test_chores_go_on_after_their_backend_was_away(backend: Backend) -> None:
     chores = ChoreQueue(backend.url)
     ran: list[str] = []
-    ring = chores.add_rung("rung", lambda: ran.append("rung"))
+    ring = chores.add_on_demand("rung", lambda: ran.append("rung"))
     handlers = saved_handlers()
     try:
         chores.start()
@@ -231,12 +231,12 @@ def test_an_idle_worker_of_a_server_waits_in_it_instead_of_asking_over_and_over(
 
 def test_a_server_that_does_not_answer_holds_up_one_submit_and_not_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """It hangs with its connections open, as behind a broken network."""
-    monkeypatch.setattr(queue_module, "REST_SECONDS", NEVER)
+    monkeypatch.setattr(queue_module, "RETRY_SECONDS", NEVER)
     with redis_server() as server:
         queue = HueyQueue(server.url)
         queue.ring()
         asked: list[int] = []
-        waiting = queue.waiting
+        waiting = queue.pending
         monkeypatch.setattr(queue, "waiting", lambda: (asked.append(1), waiting())[1])
         server.process.send_signal(signal.SIGSTOP)
         try:

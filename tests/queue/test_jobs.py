@@ -239,7 +239,7 @@ def instructions(database: Database, store: JobStore) -> int:
         count += 1
         return 0
 
-    with database.plain() as connection:
+    with database.outside_transaction() as connection:
         pass  # it stays this thread's
     connection.set_progress_handler(tick, 1)
     try:
@@ -253,7 +253,7 @@ def instructions(database: Database, store: JobStore) -> int:
 def test_claim_next_is_an_index_look_up(database: Database, store: JobStore) -> None:
     enqueue(store, 3)
     said: list[str] = []
-    with database.plain() as connection:
+    with database.outside_transaction() as connection:
         pass  # it stays this thread's
     connection.set_trace_callback(said.append)
     claimed(store)

@@ -201,7 +201,7 @@ def instructions(database: Database, store: JobStore) -> int:
         count += 1
         return 0
 
-    with database.plain() as connection:
+    with database.outside_transaction() as connection:
         pass  # it stays this thread's
     connection.set_progress_handler(tick, 1)
     try:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_local.queue.order import FairShares, QueueHead, choose
+from diffusion_local.queue.order import FairShares, QueueHead, choose_head
 
 
 class Simulated:
@@ -20,7 +20,7 @@ class Simulated:
         heads: dict[tuple[str, str], QueueHead] = {}
         for job in self.line:
             heads.setdefault((job.owner, job.model), job)
-        head, passed_over = choose(heads.values(), self.turns, self.loaded, self.streak)
+        head, passed_over = choose_head(heads.values(), self.turns, self.loaded, self.streak)
         self.turns = self.turns.after(head, passed_over, self.loaded)
         self.loads += head.model != self.loaded
         self.loaded = head.model

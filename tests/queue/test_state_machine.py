@@ -45,7 +45,7 @@ class Walk(RuleBasedStateMachine):
         self.database = Database.open(Path(self.folder.name) / "app.db")
         with self.database.write() as db:
             assert db.execute("SELECT count(*) FROM jobs").fetchone()[0] == 0
-        with self.database.plain() as connection:
+        with self.database.outside_transaction() as connection:
             connection.execute("PRAGMA synchronous = OFF")  # speed; nothing here loses power
         self.store = JobStore(self.database)
         self.jobs: dict[str, Modelled] = {}

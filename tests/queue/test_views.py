@@ -83,7 +83,7 @@ def test_pages_of_jobs_go_newest_first_and_a_batch_in_its_own_order(store: JobSt
     assert [job.id for job in view.jobs(batch_id=batch_id)] == second
     claimed(store)
     assert [job.id for job in view.jobs(state=State.RUNNING)] == [first[0]]
-    assert [job.id for job in view.newest_batches([batch_id, "nobody"], 10)] == second
+    assert [job.id for job in view.first_jobs([batch_id, "nobody"], 10)] == second
 
 
 def test_of_a_long_batch_only_the_first_jobs_are_read(
@@ -92,9 +92,9 @@ def test_of_a_long_batch_only_the_first_jobs_are_read(
     ids = enqueue(store, 200)
     store.finish((job := claimed(store)).claim, image_of(job))
     read: list[str] = []
-    row_to_job = rows.job
-    monkeypatch.setattr(rows, "job", lambda row: read.append(row["id"]) or row_to_job(row))
-    assert [each.id for each in view.newest_batches([job.batch_id], 24)] == read == ids[:24]
+    row_to_job = rows.to_job
+    monkeypatch.setattr(rows, "to_job", lambda row: read.append(row["id"]) or row_to_job(row))
+    assert [each.id for each in view.first_jobs([job.batch_id], 24)] == read == ids[:24]
     counts = view.counts([job.batch_id, "nobody"])
     assert {state: count for state, count in counts.pop(job.batch_id).items() if count} == {
         State.QUEUED: 199,
@@ -122,7 +122,7 @@ def changes(database: Database, store: JobStore) -> dict[str, Callable[[], objec
     return {
         "submit": lambda: enqueue(store, priority=-1),
         "a worker comes": lambda: workers.register("cpu0", 1, ""),
-        "a worker tells": lambda: workers.tell("cpu0", "busy"),
+        "a worker tells": lambda: workers.update("cpu0", "busy"),
         "claim": lambda: store.claim_next("cpu0"),
         "report": lambda: store.report(running(), 2),  # type: ignore[arg-type]
         "cancel a running job": lambda: store.cancel(Selection((job_id,))),
@@ -149,7 +149,7 @@ def test_the_revision_rests_while_nothing_changes(database: Database, store: Job
     WorkerStore(database).register("cpu0", 1, "")
     QueueControl(database).block("the disk is full")
     before = view.revision()
-    WorkerStore(database).seen("cpu0")
+    WorkerStore(database).heartbeat("cpu0")
     store.flags(job.claim)
     store.get(job_id)
     view.snapshot()
@@ -167,7 +167,7 @@ def test_a_snapshot_of_a_long_queue_does_not_sort_it(database: Database, store: 
     """What waits is read from an index in its order; only grouping by model may need a helper table."""
     enqueue(store, 3)
     said: list[str] = []
-    with database.plain() as connection:
+    with database.outside_transaction() as connection:
         pass  # it stays this thread's
     connection.set_trace_callback(said.append)
     view.snapshot()

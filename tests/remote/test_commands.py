@@ -49,7 +49,7 @@ def busy(services: Services) -> dict[str, str]:
     services.jobs.report(running.claim, 3, "denoising")
     [queued] = services.studio.submit("a dog", seed=2, priority=4).job_ids
     services.workers.register("cpu0", 1, "CPU", DeviceMemory("cpu", 8 * 1024**3))
-    services.workers.tell("cpu0", "idle", free=6 * 1024**3)
+    services.workers.update("cpu0", "idle", free=6 * 1024**3)
     return {"done": done, "failed": failed.id, "cancelled": cancelled, "running": running.id, "queued": queued}
 
 

@@ -88,7 +88,7 @@ def test_a_person_ends_a_rest_until_its_cause_comes_anew(services: Services, mon
 def test_another_program_on_the_gpu_is_given_way(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(services, monkeypatch, gpu_share="wait", gpu_share_mb=1000)
     services.workers.register("gpu0", 77, "test")
-    services.workers.tell("gpu0", "busy", "starter")
+    services.workers.update("gpu0", "busy", "starter")
     ours, theirs = (77, 9_000_000_000), (99, 1_000_000_001)
     assert machine.look(processes=(ours, (99, 1_000_000_000))) == ""
     assert machine.look(processes=(ours, theirs)) == "Another program uses gpu0 (gpu_share)."

@@ -62,7 +62,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     ) as worker:
         try:
             eventually(lambda: server.started, 30)
-            eventually(lambda: any(each.status == "idle" for each in services.workers.all()), 60)
+            eventually(lambda: any(each.status == "idle" for each in services.workers.list_all()), 60)
             httpx.get(f"http://127.0.0.1:{settings.port}/", timeout=120)  # the first page is the slowest
             yield Site(f"http://127.0.0.1:{settings.port}", services)
         finally:

@@ -15,7 +15,7 @@ from diffusion_local.errors import DatabaseProblem
 from diffusion_local.health import storage
 from diffusion_local.health.doctor import examine
 from diffusion_local.messages import verbatim
-from diffusion_local.queue.views import RECENT, read_tally
+from diffusion_local.queue.views import RECENT_JOBS, count_queue
 from tests.support import claimed, eventually, soon
 from tests.web.conftest import drawn, failed
 
@@ -39,14 +39,14 @@ def test_ready_once_a_worker_is_there(client: TestClient, services: Services) ->
     assert "none was ever started" in answer.json()["reason"]
     services.workers.register("cpu0", 1, "CPU")
     assert "cpu0 starting" in client.get("/readyz").json()["reason"]
-    services.workers.tell("cpu0", "idle")
+    services.workers.update("cpu0", "idle")
     assert client.get("/readyz").json() == {"ready": True}
     services.studio.pause()
     assert client.get("/readyz").status_code == 200
     services.control.block("The disk is nearly full.")
     assert "disk is nearly full" in client.get("/readyz").json()["reason"]
     services.control.block("")
-    services.workers.tell("cpu0", "stopped")
+    services.workers.update("cpu0", "stopped")
     assert "cpu0 stopped" in client.get("/readyz").json()["reason"]
 
 
@@ -55,7 +55,7 @@ def test_what_cannot_be_written_is_not_ready(
     client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     services.workers.register("cpu0", 1, "CPU")
-    services.workers.tell("cpu0", "idle")
+    services.workers.update("cpu0", "idle")
     assert client.get("/readyz").json() == {"ready": True}
     monkeypatch.setattr(storage, "FRESH_SECONDS", 0.0)
     monkeypatch.setattr(storage, "PATIENCE_SECONDS", 0.2)
@@ -102,7 +102,7 @@ def test_readiness_is_asked_of_the_disk_now_and_then_only(
 
 def test_a_silent_worker_is_not_ready(client: TestClient, services: Services) -> None:
     services.workers.register("cpu0", 1, "CPU")
-    services.workers.tell("cpu0", "idle")
+    services.workers.update("cpu0", "idle")
     with sqlite3.connect(services.settings.database) as db:
         db.execute("UPDATE workers SET seen_at = '2020-01-01T00:00:00.000Z'")
     assert "cpu0 silent" in client.get("/readyz").json()["reason"]
@@ -159,12 +159,12 @@ def test_metrics_stay_cheap_in_a_long_table(services: Services) -> None:
             "params, model, cost, i, created_at, created_at, "
             "CASE WHEN i % 50 AND i % 3 = 0 THEN NULL ELSE created_at END, 'engine_error' FROM jobs, n"
         )
-    read_tally(services.database)
+    count_queue(services.database)
     started = time.monotonic()
-    tally = read_tally(services.database)
+    tally = count_queue(services.database)
     assert time.monotonic() - started < soon(0.5)  # some 20 ms; tests run on busy machines
     assert sum(tally.ended.values()) + sum(tally.waiting.values()) == 30_001
-    assert len(tally.run_seconds) == RECENT
+    assert len(tally.run_seconds) == RECENT_JOBS
     assert receipt.job_ids
 
 

@@ -127,8 +127,8 @@ def test_a_long_press_is_drawn_from_its_first_jobs_and_its_counts(
     mine = services.studio.submit("a cat", count=60).batch_id
     snapshot = services.studio.snapshot()
     read: list[str] = []
-    row_to_job = rows.job
-    monkeypatch.setattr(rows, "job", lambda row: read.append(row["id"]) or row_to_job(row))
+    row_to_job = rows.to_job
+    monkeypatch.setattr(rows, "to_job", lambda row: read.append(row["id"]) or row_to_job(row))
     html = tab_create.draw(services.studio, snapshot, view.utc(), mine)
     assert len(read) == html.count("<article") == view_jobs.MOST_CARDS
     assert "0 of 60" in html

@@ -71,7 +71,7 @@ def test_a_card_says_what_it_is_or_why_it_cannot_be_used(services: Services) -> 
 def test_a_card_shows_the_newest_picture_and_how_memory_was_managed(services: Services) -> None:
     made(services)
     newest = made(services, seed=8)
-    services.fits.learn(Fit("starter", Kind.TXT2IMG, 256, 256, "GPU", "model_offload", 2_000_000_000))
+    services.fits.save(Fit("starter", Kind.TXT2IMG, 256, 256, "GPU", "model_offload", 2_000_000_000))
     starter = card(drawn(services.studio), "starter")
     assert f'data-id="{newest.id}"' in starter
     assert "part by part on the GPU at 256×256, 2.0 GB at the most" in starter
@@ -80,10 +80,10 @@ def test_a_card_shows_the_newest_picture_and_how_memory_was_managed(services: Se
 def test_a_card_says_before_the_first_picture_how_memory_will_be_managed(services: Services) -> None:
     for slot in ("gpu0", "gpu1"):
         services.workers.register(slot, 1, "A GPU", DeviceMemory("cuda", 12 * GIB, True))
-        services.workers.tell(slot, "idle", free=11 * GIB)
+        services.workers.update(slot, "idle", free=11 * GIB)
     told = card(drawn(services.studio), "starter")
     assert re.search(r"GPU 0, 1: all in memory, about \d\.\d of 12\.0 GiB<", told)
-    services.workers.tell("gpu1", "idle", free=1)
+    services.workers.update("gpu1", "idle", free=1)
     told = card(drawn(services.studio), "starter")
     assert "GPU 1: layer by layer" in told
     assert "it may not fit" in told
@@ -104,7 +104,7 @@ def test_the_hubs_models_say_what_is_more_than_the_machine_has(services: Service
     assert "larger than" not in told(small)
     services.workers.register("gpu1", 1, "A GPU", DeviceMemory("cuda", 80 * GIB, True))
     assert "larger than" not in told(large)
-    services.workers.tell("gpu0", "stopped")
+    services.workers.update("gpu0", "stopped")
     services.workers.register("gpu1", 1, "CPU", DeviceMemory("cpu", 5 * GIB))
     assert "more than this machine’s memory" in told(small)  # 3.2 GB in half precision, so 6.4
 

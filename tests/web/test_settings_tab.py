@@ -114,10 +114,10 @@ def test_findings_are_told_with_what_to_do_and_without_paths_to_others() -> None
 
 def test_the_machine_shows_workers_gpus_and_disk(services: Services) -> None:
     services.workers.register("cpu0", 1, "CPU <x>")
-    services.workers.tell("cpu0", "busy", "sdxl")
+    services.workers.update("cpu0", "busy", "sdxl")
     vitals = HealthStatus((Gpu(0, "H100", 20 * 10**9, 80 * 10**9, 91, 0.5, 300.0),), 6 * 10**9, 10 * 10**9, 10**9)
     settings = Settings.load({}, home=services.settings.home, gpu_max_temp=85)
-    html = view_settings.machine(services.workers.all(), vitals, settings, view.utc())
+    html = view_settings.machine(services.workers.list_all(), vitals, settings, view.utc())
     assert "CPU &lt;x&gt;" in html
     assert "<b>sdxl</b> is loaded" in html
     assert "Working" in html

@@ -160,7 +160,7 @@ def test_a_rung_of_the_settings_is_where_it_begins(services: Services, engine: R
 
 def test_what_is_known_is_written_once(services: Services, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     run(services, runner, "a red apple")
-    monkeypatch.setattr(type(services.fits), "learn", lambda self, fit: pytest.fail("nothing new was learned"))
+    monkeypatch.setattr(type(services.fits), "save", lambda self, fit: pytest.fail("nothing new was learned"))
     assert run(services, runner, "a red apple", seed=9).state is State.DONE
 
 

@@ -102,7 +102,7 @@ def test_a_signal_gives_the_job_back_at_once(
     assert child.returncode == 0
     job = services.jobs.get(job_id)
     assert (job.state, job.worker, job.attempt, job.crashes) == (State.QUEUED, None, 1, 0)
-    assert {worker.status for worker in services.workers.all()} == {"stopped"}
+    assert {worker.status for worker in services.workers.list_all()} == {"stopped"}
     assert pictures(services) == []
 
 
@@ -197,7 +197,7 @@ def test_a_held_slot_is_refused_with_words(services: Services, worker_process: S
     assert f"Slot cpu0 of {services.settings.home} is held by process {first.pid}" in said
     assert "Traceback" not in said
     assert first.poll() is None
-    [worker] = services.workers.all()
+    [worker] = services.workers.list_all()
     assert worker.pid == first.pid
 
 

@@ -305,12 +305,12 @@ def test_with_too_little_room_the_queue_holds_itself_back_and_goes_on_by_itself(
     runner = open_runner(small, "cpu0", FakeEngine(0), stop)
     assert work_off(runner, services, job_id).state is State.QUEUED
     runner.close()
-    assert "nearly full" in services.control.blocked()
+    assert "nearly full" in services.control.blocked_reason()
     assert "Free some space" in services.studio.snapshot().reason
     runner = open_runner(services, "cpu0", FakeEngine(0), stop)  # there is room again
     assert work_off(runner, services, job_id).state is State.DONE
     runner.close()
-    assert services.control.blocked() == ""
+    assert services.control.blocked_reason() == ""
 
 
 def test_a_database_that_is_locked_for_a_while_loses_nothing(

@@ -143,7 +143,7 @@ def test_a_fault_that_only_one_job_meets_is_tried_three_times_and_fails_by_name(
         assert (job.state, job.faults, job.tries, job.attempt) == (State.QUEUED, count, 0, count)
         waits.append(job.not_before or "")
         assert services.jobs.get(sound).state is State.DONE
-        assert services.control.blocked() == ""
+        assert services.control.blocked_reason() == ""
         now_due(services)
     assert len(set(waits)) == MAX_TRIES - 1
     worker.work_off()
@@ -217,7 +217,7 @@ def test_a_picture_that_waits_keeps_its_worker_from_counting_as_hung(
     eventually(lambda: services.studio.snapshot().reason)
 
     def reported() -> str:
-        [(_, at, _)] = services.view.reports("cpu0", 1)
+        [(_, at, _)] = services.view.running_reports("cpu0", 1)
         return at
 
     first = reported()

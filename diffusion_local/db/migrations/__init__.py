@@ -1,7 +1,7 @@
-"""The tables, as append-only steps: one file of SQL each, in the order of their names.
+"""The schema as append-only migrations: one SQL file each, applied in name order.
 
-A released step is never edited; ``sqlite_utils`` records which have run. Invariants are CHECKs; history, counts,
-notices and ``queue.revision`` are written by triggers, so that no code can forget them.
+A released migration is never edited; ``sqlite_utils`` records the applied ones. Invariants are CHECK constraints.
+History, counts, notifications and ``queue.revision`` are maintained by triggers, so that no code can forget them.
 """
 
 import sqlite3
@@ -18,17 +18,17 @@ MIGRATIONS = Migrations("diffusion_local")
 
 
 def run(file: Path, db: Database) -> None:
-    """Execute a step. Its SQL may call ``recipe_mark`` with the JSON of Params."""
+    """Execute a migration. Its SQL may call ``recipe_mark(params_json)``."""
     db.conn.create_function("recipe_mark", 1, lambda text: recipe_mark(Params.from_json(text)), deterministic=True)
     for statement in statements(file.read_text(encoding="utf-8")):
         db.execute(statement)
 
 
 def statements(text: str) -> Iterator[str]:
-    """The statements of a file, triggers with the semicolons inside them whole."""
+    """Split SQL into statements; a trigger's inner semicolons do not split it."""
     statement = ""
     for line in text.splitlines(keepends=True):
-        if statement or (line.strip() and not line.startswith("--")):  # a comment before a statement is not part of it
+        if statement or (line.strip() and not line.startswith("--")):  # skip comments between statements
             statement += line
         if statement and sqlite3.complete_statement(statement):
             yield statement.strip()

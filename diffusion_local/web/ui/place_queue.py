@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 from urllib.parse import parse_qsl
 
-from diffusion_local.queue.groups import MOST_TEXT, STATES, JobFilter, ListPosition, QueuePosition
+from diffusion_local.queue.groups import MAX_TEXT, STATES, JobFilter, ListPosition, QueuePosition
 
 MOST_IDS = 60
 MOST_WIDE = 4  # batches of which a long window is shown at once
@@ -30,7 +30,7 @@ class QueuePlace:
     def read(cls, written: Any) -> Self:
         """What a browser sends is not trusted: what is not understood is left out."""
         values = dict(parse_qsl(written)) if isinstance(written, str) else {}
-        named = {each.name: values.get(each.name, "").strip()[:MOST_TEXT] for each in fields(JobFilter)}
+        named = {each.name: values.get(each.name, "").strip()[:MAX_TEXT] for each in fields(JobFilter)}
         if named["state"] not in STATES:
             named["state"] = ""
         pages = [numbers(each) for each in values.get("live", "").split()[-MOST_PAGES:]]

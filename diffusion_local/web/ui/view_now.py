@@ -7,7 +7,7 @@ from diffusion_local import serializers
 from diffusion_local.actor import current
 from diffusion_local.domain import Job, Lane, Snapshot, State, Worker
 from diffusion_local.errors import UserError
-from diffusion_local.queue.workers import silent
+from diffusion_local.queue.workers import is_silent
 from diffusion_local.web.ui.icons import icon
 from diffusion_local.web.ui.view import (
     bar,
@@ -26,13 +26,13 @@ from diffusion_local.web.ui.words import LANGUAGES, TAGS, language, say, transla
 
 def worker_health(workers: Iterable[Worker], now: datetime) -> str:
     """Changes when what `worker_notice` says changes; time alone does not."""
-    return ",".join(f"{w.slot}:{'silent' if silent(w, now) else w.status}" for w in workers)
+    return ",".join(f"{w.slot}:{'silent' if is_silent(w, now) else w.status}" for w in workers)
 
 
 def worker_notice(snapshot: Snapshot, now: datetime) -> str:
     """What keeps the queue from moving, or an empty string."""
     held = hold_notice(snapshot) or window_notice(snapshot)
-    alive = [w for w in snapshot.workers if w.status != "stopped" and not silent(w, now)]
+    alive = [w for w in snapshot.workers if w.status != "stopped" and not is_silent(w, now)]
     if any(w.status in ("idle", "busy") for w in alive) or (held and alive):
         return held
     for worker in alive:
@@ -40,7 +40,7 @@ def worker_notice(snapshot: Snapshot, now: datetime) -> str:
             return notice("info", say("page.loading_model", model=text(worker.model)))
     if alive:
         return notice("info", say("page.worker_starting"))
-    quiet = [w.slot for w in snapshot.workers if silent(w, now)]
+    quiet = [w.slot for w in snapshot.workers if is_silent(w, now)]
     words = say("page.worker_silent", slots=text(", ".join(quiet))) if quiet else say("page.no_worker")
     return notice("bad", words, manual_link("trouble")) + held
 
@@ -84,7 +84,9 @@ def now_line(snapshot: Snapshot, now: datetime) -> str:
     and tells, if asked to, when ``data-work`` goes back to nothing."""
     waiting = snapshot.counts[State.QUEUED]
     held = snapshot.paused or snapshot.reason
-    gone = bool(snapshot.workers) and all(silent(worker, now) for worker in snapshot.workers)  # nobody knows how long
+    gone = bool(snapshot.workers) and all(
+        is_silent(worker, now) for worker in snapshot.workers
+    )  # nobody knows how long
     title = []
     if snapshot.running:
         job = snapshot.running[0]

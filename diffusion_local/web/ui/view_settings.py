@@ -9,7 +9,7 @@ from diffusion_local.health.doctor import PACKAGES, Finding
 from diffusion_local.health.service import HealthStatus
 from diffusion_local.models.service import size_words
 from diffusion_local.preferences import EDITABLE, PATHS, Preference
-from diffusion_local.queue.workers import silent
+from diffusion_local.queue.workers import is_silent
 from diffusion_local.settings import Settings
 from diffusion_local.system.gpus import Gpu
 from diffusion_local.web.ui.icons import icon
@@ -141,7 +141,7 @@ def worker_row(worker: Worker, now: datetime) -> str:
     if worker.model:
         told.insert(0, say("settings.worker_holds", model=text(worker.model)))
     status, dot = worker.status, "good"
-    if silent(worker, now):
+    if is_silent(worker, now):
         status, dot = "silent", "bad"
         told.append(say("settings.worker_seen", time=moment(worker.seen_at, exact=True)))
     elif status in ("stopped", "starting"):

@@ -224,7 +224,7 @@ def test_an_unknown_one_is_404(client: TestClient) -> None:
 def test_health_check(client: TestClient, services: Services) -> None:
     assert client.get("/health-check").json() == {"status": "STARTING"}
     services.workers.register("cpu0", 1, "CPU")
-    services.workers.tell("cpu0", "idle")
+    services.workers.update("cpu0", "idle")
     assert client.get("/health-check").json() == {"status": "READY"}
     services.studio.submit("x")
     claimed(services.jobs)

@@ -213,7 +213,7 @@ def furnished(services: Services) -> dict[str, str]:
     report = studio.reports.batch(failed.batch_id)
     services.files.preview(running.job_ids[0]).write(lambda file: file.write(b"RIFF a secret preview"))
     services.workers.register(claim.worker, 1, "cpu")
-    services.workers.tell(claim.worker, "busy", "starter")
+    services.workers.update(claim.worker, "busy", "starter")
     return {
         "job": first.job_ids[0],
         "job2": first.job_ids[1],
