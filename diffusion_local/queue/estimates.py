@@ -1,7 +1,7 @@
 """Time estimates from this machine's own history. Pure arithmetic; stores supply the numbers.
 
-A kind of picture (``Work``) made before takes the median of its newest pictures: of those on the same memory rung as the
-newest, and in the largest passes among them (the last pictures of a list run in smaller ones). An unknown kind is
+A kind of picture (``Work``) made before takes the median of its newest pictures: of those on the same memory rung as
+the newest, and in the largest passes among them (the last pictures of a list run in smaller ones). An unknown kind is
 estimated by a line through the model's other pictures, over their cost in step-megapixels. A model without history has
 no estimate.
 """

@@ -43,15 +43,15 @@ def test_a_kind_of_picture_takes_the_median_of_what_it_took() -> None:
 
 def test_another_rung_or_forward_passes_of_another_size_begin_anew() -> None:
     before = [FinishedPicture(WORK, 10)] * 20
-    assert Pace.of([FinishedPicture(WORK, 30, rung="sequential"), *before]).seconds(WORK) == 30
-    assert Pace.of([FinishedPicture(WORK, 4, together=4), *before]).seconds(WORK) == 4
+    assert Pace.learn([FinishedPicture(WORK, 30, rung="sequential"), *before]).seconds(WORK) == 30
+    assert Pace.learn([FinishedPicture(WORK, 4, together=4), *before]).seconds(WORK) == 4
     assert (
-        Pace.of([FinishedPicture(WORK, 9), *[FinishedPicture(WORK, 4, together=4)] * 4, *before]).seconds(WORK) == 4
+        Pace.learn([FinishedPicture(WORK, 9), *[FinishedPicture(WORK, 4, together=4)] * 4, *before]).seconds(WORK) == 4
     )  # the last of a list
 
 
 def test_a_picture_in_a_pass_takes_what_its_size_takes() -> None:
-    known = Pace.of([FinishedPicture(WORK, 4, together=4), FinishedPicture(WORK, 10), FinishedPicture(WORK, 12)])
+    known = Pace.learn([FinishedPicture(WORK, 4, together=4), FinishedPicture(WORK, 10), FinishedPicture(WORK, 12)])
     assert [known.seconds(WORK, size) for size in (1, 4, 8)] == [11, 4, 4]
     assert known.shares[WORK] == [Share(1, 11, 2), Share(4, 4, 1)]
     waiting = job("a")

@@ -236,8 +236,8 @@ def test_a_server_that_does_not_answer_holds_up_one_submit_and_not_each(monkeypa
         queue = HueyQueue(server.url)
         queue.ring()
         asked: list[int] = []
-        waiting = queue.pending
-        monkeypatch.setattr(queue, "waiting", lambda: (asked.append(1), waiting())[1])
+        pending = queue.pending
+        monkeypatch.setattr(queue, "pending", lambda: (asked.append(1), pending())[1])
         server.process.send_signal(signal.SIGSTOP)
         try:
             for _ in range(20):
