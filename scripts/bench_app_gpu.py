@@ -1,8 +1,10 @@
 """Seconds a picture of the whole app on a GPU, saving included, beside a bare diffusers loop in the same minutes.
 
-For each model the real worker process works off prompt lists through the real queue, once with each of ``--speeds``, in
-turns with ``pipe(prompt).images[0].save()`` in this process; all of them stay on the GPU. A process beside them reads
-the queue as open pages do. Models have the true architecture and random weights (``bench_models``).
+For each model the real worker process works off prompt lists through the real queue, once with each of ``--runs`` (a
+speed and the setting ``batch_size``), in turns with ``pipe(prompt).images[0].save()`` in this process, also with
+``--by-hand`` prompts in one call; all of them stay on the GPU. A process beside them reads the queue as open pages do.
+Then somebody asks for single pictures while a list runs. Models have the true architecture and random weights
+(``bench_models``).
 
     python scripts/bench_app_gpu.py --pictures 24 --rounds 2
 
@@ -24,7 +26,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ import transformers
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
 from diffusion_local.domain import Job, State, utc_now
-from diffusion_local.settings import SPEEDS, Settings, go_offline
+from diffusion_local.settings import Settings, go_offline
 
 RESULT = Path(__file__).parent / "results" / "gpu-app.json"
 SIDES = {"sd15": 512, "sdxl": 1024}
@@ -49,9 +50,12 @@ LOOK_SECONDS = 0.5
 class App:
     """A home with one model and a worker at work on it."""
 
-    def __init__(self, folder: Path, models: Path, speed: str, tiny: bool) -> None:
-        self.speed, self.tiny = speed, tiny
-        self.settings = Settings.load({}, home=str(folder), speed=speed, threads=1 if tiny else 0)
+    def __init__(self, folder: Path, models: Path, run: str, tiny: bool) -> None:
+        self.name, self.tiny = run, tiny
+        speed, _, batch_size = run.partition(":")
+        self.settings = Settings.load(
+            {}, home=str(folder), speed=speed, batch_size=batch_size or "auto", threads=1 if tiny else 0
+        )
         self.settings.models.parent.mkdir(parents=True, exist_ok=True)
         self.settings.models.symlink_to(models)
         self.services: Services = open_services(self.settings)
@@ -64,14 +68,29 @@ class App:
 
     def draw(self, name: str, prompts: list[str], side: int, steps: int) -> list[Job]:
         """Work off a list of prompts; its jobs, in order."""
+        return self.finish(self.start(name, prompts, side, steps))
+
+    def start(self, name: str, prompts: list[str], side: int, steps: int) -> list[str]:
         numbers = {"width": side, "height": side, "steps": steps, "guidance": GUIDANCE, "sampler": "Euler"}
         receipt = self.services.studio.lists.submit("\n".join(prompts), "text", model=name, **numbers)
-        ids = [job.id for job in self.services.studio.jobs_of_batches([receipt.batch_id])]
+        return [job.id for job in self.services.studio.jobs_of_batches([receipt.batch_id])]
+
+    def finish(self, ids: list[str]) -> list[Job]:
         jobs = self.services.studio.wait(ids, 600)
         failed = [job.failure for job in jobs if job.state is not State.DONE]
         if failed:
             raise RuntimeError(f"{len(failed)} pictures failed: {failed[0]}")
         return sorted(jobs, key=lambda job: job.started_at or "")
+
+    def urge(self, name: str, side: int, steps: int, count: int, pause: float) -> list[Job]:
+        """Ask for single pictures, one after another with pauses between them."""
+        numbers = {"width": side, "height": side, "steps": steps, "guidance": GUIDANCE, "sampler": "Euler"}
+        done = []
+        for number in range(count):
+            [job_id] = self.services.studio.submit(f"somebody waits, {number}", model=name, **numbers).job_ids
+            done += self.services.studio.wait([job_id], 600)
+            time.sleep(pause * (1 + number % 7 / 7))  # at other moments of the running step
+        return done
 
     def facts(self, job: Job) -> dict[str, Any]:
         return self.services.studio.images_of([job])[job.id].facts
@@ -125,24 +144,54 @@ def bare_loop(name: str, folder: Path, side: int, steps: int, tiny: bool) -> Any
     pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
 
-    def draw(prompt: str, seed: int, to: Path) -> None:
-        generator = torch.Generator().manual_seed(seed)
+    def draw(prompts: list[str], seed: int, to: Path) -> None:
+        generators = [torch.Generator().manual_seed(seed + number) for number in range(len(prompts))]
         numbers = {"width": side, "height": side, "num_inference_steps": steps, "guidance_scale": GUIDANCE}
-        pipe(prompt, generator=generator, **numbers).images[0].save(to)
+        for image in pipe(prompts, generator=generators, **numbers).images:
+            image.save(to)
 
     return draw
 
 
+def moment(at: str | None) -> float:
+    return datetime.fromisoformat(at or "").timestamp()
+
+
 def measured(jobs: list[Job]) -> dict[str, Any]:
-    """Of a list that was worked off: seconds between two claims, and from the first claim to the last file."""
-    started = [datetime.fromisoformat(job.started_at or "").timestamp() for job in jobs]
-    ended = max(datetime.fromisoformat(job.finished_at or "").timestamp() for job in jobs)
-    periods = sorted(later - earlier for earlier, later in pairwise(started))
+    """Of a list that was worked off, without its first pass: seconds a picture from claim to claim, and all in all."""
+    started = sorted(moment(job.started_at) for job in jobs)
+    ended = max(moment(job.finished_at) for job in jobs)
+    passes: list[list[float]] = []
+    for at in started:  # jobs of one pass are claimed by two calls, a few milliseconds apart
+        if passes and at - passes[-1][0] < 0.02:
+            passes[-1].append(at)
+        else:
+            passes.append([at])
+    before = sum(map(len, passes[:-1])) or 1
     return {
-        "period": round(statistics.median(periods), 4),
-        "p10_p90": [round(periods[int(len(periods) * share)], 4) for share in (0.1, 0.9)],
+        "period": round((passes[-1][0] - passes[0][0]) / before, 4),
         "with_last_file": round((ended - started[0]) / len(jobs), 4),
     }
+
+
+def waited(app: App, name: str, side: int, steps: int, jobs: int) -> dict[str, Any]:
+    """Milliseconds that single pictures wait beside a running list, and what they take then and with nothing beside."""
+
+    def told(done: list[Job]) -> dict[str, Any]:
+        claimed = sorted(1000 * (moment(job.started_at) - moment(job.created_at)) for job in done)
+        whole = sorted(1000 * (moment(job.finished_at) - moment(job.created_at)) for job in done)
+        return {
+            "until_claimed": [round(claimed[0]), round(statistics.median(claimed)), round(claimed[-1])],
+            "until_there": [round(whole[0]), round(statistics.median(whole)), round(whole[-1])],
+        }
+
+    pause = 0.02 if app.tiny else 0.25
+    alone = told(app.urge(name, side, steps, 7, pause))
+    ids = app.start(name, prompts(jobs, 5000), side, steps)
+    time.sleep(2 * pause)
+    beside = told(app.urge(name, side, steps, 14, pause))
+    app.finish(ids)
+    return {"unit": "ms: least, median, most", "beside_a_list": beside, "alone": alone}
 
 
 def compare(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -153,50 +202,68 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     bench_models.make(name, models / name, device, options.tiny)
     if not options.tiny:
         torch.cuda.empty_cache()
-    apps = [App(folder / f"home-{name}-{speed}", models, speed, options.tiny) for speed in options.speeds]
-    row: dict[str, Any] = {"side": side, "steps": steps, "bare": []}
+    apps = [App(folder / f"home-{name}-{run.replace(':', '-')}", models, run, options.tiny) for run in options.runs]
+    row: dict[str, Any] = {"side": side, "steps": steps, "bare": [], f"bare_{options.by_hand}_at_once": []}
     try:
         draw = bare_loop(name, models / name, side, steps, options.tiny)
         for app in apps:
             first = app.draw(name, prompts(1, 0), side, steps)[0]
-            seconds = datetime.fromisoformat(first.finished_at or "") - datetime.fromisoformat(first.started_at or "")
-            row[app.speed] = {
+            row[app.name] = {
                 "worker_start": round(app.start_seconds, 1),
-                "first_picture": round(seconds.total_seconds(), 2),
+                "first_picture": round(moment(first.finished_at) - moment(first.started_at), 2),
                 "rounds": [],
             }
-            app.draw(name, prompts(4, 1), side, steps)
+            began = time.monotonic()
+            # what pays is learned, and graphs are recorded
+            app.draw(name, prompts(8 if app.name.endswith(":1") else options.warm, 1), side, steps)
+            row[app.name]["warming"] = round(time.monotonic() - began, 1)
         for number in range(2):
-            draw("a red apple", number, folder / "bare.png")
+            draw(["a red apple"], number, folder / "bare.png")
+            draw(["a red apple"] * options.by_hand, number, folder / "bare.png")
         with watched([app.settings.home for app in apps]):
             for turn in range(options.rounds):
-                began, bare = 100 * (turn + 1), max(3, options.pictures // 3)
-                times = []
-                for prompt in prompts(bare, began):
-                    start = time.perf_counter()
-                    draw(prompt, 1, folder / "bare.png")
-                    times.append(time.perf_counter() - start)
-                row["bare"].append(round(statistics.median(times), 4))
+                began_at, bare = 100 * (turn + 1), max(3, options.pictures // 6)
+                for size, key in ((1, "bare"), (options.by_hand, f"bare_{options.by_hand}_at_once")):
+                    times = []
+                    for number in range(max(2, bare // size)):
+                        start = time.perf_counter()
+                        draw(prompts(size, began_at + number * size), 1, folder / "bare.png")
+                        times.append((time.perf_counter() - start) / size)
+                    row[key].append(round(statistics.median(times), 4))
                 for app in apps:
-                    jobs = app.draw(name, prompts(options.pictures, began), side, steps)
-                    row[app.speed]["rounds"].append(measured(jobs))
-                    facts = app.facts(jobs[-1])
-                    row[app.speed]["made_by"] = {k: facts.get(k) for k in ("dtype", "speed", "fused", "cuda_graph")}
+                    jobs = app.draw(name, prompts(options.pictures, began_at), side, steps)
+                    facts = app.facts(jobs[len(jobs) // 2])
+                    together = int(facts.get("place", "1/1").split("/")[1])
+                    on_gpu = facts["denoise_seconds"] / together
+                    row[app.name]["rounds"].append(
+                        measured(jobs) | {"together": together, "denoising": round(on_gpu, 4)}
+                    )
+                    row[app.name]["made_by"] = {k: facts.get(k) for k in ("dtype", "speed", "fused", "cuda_graph")}
+            pace = row[apps[-1].name]["rounds"][-1]["period"]
+            row[apps[-1].name]["somebody_waits"] = waited(apps[-1], name, side, steps, int(options.waiting / pace))
     finally:
         for app in apps:
             app.stop()
-    bare = statistics.median(row["bare"])
+    bare_one = statistics.median(row["bare"])
+    by_hand = statistics.median(row[f"bare_{options.by_hand}_at_once"])
     for app in apps:
-        period = statistics.median(each["period"] for each in row[app.speed]["rounds"])
-        row[app.speed] |= {"seconds_a_picture": round(period, 4), "times_as_fast_as_bare": round(bare / period, 2)}
+        period = statistics.median(each["period"] for each in row[app.name]["rounds"])
+        row[app.name] |= {
+            "seconds_a_picture": round(period, 4),
+            "times_as_fast_as_bare": round(bare_one / period, 2),
+            "times_as_fast_as_by_hand": round(by_hand / period, 2),
+        }
     return row
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["sd15", "sdxl"], choices=list(SIDES))
-    parser.add_argument("--speeds", nargs="+", default=list(SPEEDS), choices=SPEEDS)
-    parser.add_argument("--pictures", type=int, default=24, help="in a list; a third as many by the bare loop")
+    parser.add_argument("--runs", nargs="+", default=["fast:1", "fast:auto"], help="speed:batch_size")
+    parser.add_argument("--by-hand", type=int, default=8, help="prompts in one call of the bare loop")
+    parser.add_argument("--waiting", type=float, default=20, help="seconds of the list beside which somebody waits")
+    parser.add_argument("--warm", type=int, default=120, help="pictures before the first round")
+    parser.add_argument("--pictures", type=int, default=24, help="in a list; a sixth as many by the bare loop")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--tiny", action="store_true", help="small models on the CPU: to try the script")
     parser.add_argument("--folder", type=Path, help="where models and homes are made: 20 GB; a RAM disk is fastest")

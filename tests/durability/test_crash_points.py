@@ -41,7 +41,7 @@ from diffusion_local.db import rows
 POINTS = {
     "before the claim is committed": ("wrap(jobs.rows, 'to_job', before=always)", State.QUEUED, 0),
     "after the claim": ("wrap(jobs.JobStore, 'claim', after=always)", State.RUNNING, 0),
-    "mid-denoise": ("wrap(jobs.JobStore, 'flags', before=always)", State.RUNNING, 0),
+    "mid-denoise": ("wrap(jobs.JobStore, 'flags_of', before=always)", State.RUNNING, 0),
     "after the thumbnail": ("wrap(Path, 'replace', after=is_webp)", State.RUNNING, 0),
     "after the bytes, before the rename": ("wrap(Path, 'replace', before=is_png)", State.RUNNING, 0),
     "after the rename, before the row": ("wrap(files.ImageFiles, 'save_encoded', after=always)", State.RUNNING, 1),

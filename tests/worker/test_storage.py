@@ -252,7 +252,7 @@ def test_a_database_fault_in_the_middle_of_denoising_throws_no_work_away(
         with services.database.write():
             raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(services.jobs, "report", broken)
+    monkeypatch.setattr(services.jobs, "report_all", broken)
     [job_id] = submit(services)
     worker.work_off()
     job = services.jobs.get(job_id)
