@@ -10,6 +10,7 @@ any promise was broken. Needs the `test` extra (psutil).
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -85,7 +86,7 @@ def run(options: argparse.Namespace, home: Path) -> tuple[Audit, dict[str, Any]]
     timeout = STEP_TIMEOUT if options.engine == "fake" else 60
     settings = Settings.load(
         {}, home=home, engine=options.engine, port=0, fake_step_seconds=options.step_seconds, step_timeout=timeout,
-        device="cpu", threads=1, disk_reserve_mb=30, log_level="info",
+        batch_size=options.batch_size, device="cpu", threads=1, disk_reserve_mb=30, log_level="info",
     )  # fmt: skip
     scene = Scene(open_services(settings), options.workers > 1)
     try:
@@ -110,9 +111,24 @@ def run(options: argparse.Namespace, home: Path) -> tuple[Audit, dict[str, Any]]
         "cancels_asked": len(clients.ledger.cancelled),
         "kills": {"total": killer.count, **dict(sorted(killer.kills.items()))},
         **found.counts,
+        "made_in_passes_of": passes(settings),
+        "put_aside": put_aside(settings),
         "strays_in_all": strays,
         "violations": found.violations,
     }
+
+
+def passes(settings: Settings) -> dict[str, int]:
+    """How many pictures were made together with so many others, their own counted."""
+    with contextlib.closing(sqlite3.connect(settings.database)) as db:
+        found = db.execute("SELECT together, count(*) FROM jobs WHERE state = 'done' GROUP BY together").fetchall()
+    return {str(size): count for size, count in found}
+
+
+def put_aside(settings: Settings) -> int:
+    """How often passes made room for a job that somebody waited for, by the workers' logs."""
+    logs = settings.logs.glob("worker-*")
+    return sum(path.read_text(encoding="utf-8", errors="replace").count("put aside") for path in logs)
 
 
 def conditions(options: argparse.Namespace) -> dict[str, Any]:
@@ -138,6 +154,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, choices=[1, 2], default=1)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--batch-size", default="4", help="most pictures in one pass")
     parser.add_argument("--step-seconds", type=float, default=0.01, help="of the fake engine")
     parser.add_argument("--only", default="", help="which faults, such as worker,gallery; all of them if left out")
     parser.add_argument(

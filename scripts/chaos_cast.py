@@ -22,6 +22,7 @@ from chaos_audit import Ledger
 
 from diffusion_local.compose import Services
 from diffusion_local.dispatch import slots
+from diffusion_local.domain import Lane
 from diffusion_local.errors import Conflict, DatabaseProblem, QueueBlocked
 
 #: The product waits up to 30 s before it restarts what dies again and again; here it is to die often.
@@ -166,6 +167,8 @@ class Clients:
                 continue
             wish = {"prompt": self._prompt(rng), "count": count, "steps": self._options.steps}
             wish |= {"width": 128, "height": 128, "seed": rng.randrange(10**6)}
+            if name != "program" and rng.random() < 0.6:  # which may share passes, and is put aside for the others
+                wish |= {"lane": Lane.BATCH}
             key = f"{self._options.seed}-{rng.getrandbits(64)}" if name == "program" or rng.random() < 0.4 else None
             ids = self._by_api(wish, key) if name == "program" else self._in_process(wish, key)
             self._note(ids, str(wish["prompt"]), key)

@@ -191,6 +191,8 @@ class Runner:
     def _let_go_first(self, crew: Pass, followed: Followed) -> float:
         """Run interactive jobs while a pass is aside; the seconds that took. Raises what ended its last part."""
         began, served = time.monotonic(), False
+        assert crew.held is not None
+        log.info("put aside after step %d: somebody waits", crew.held.steps)
         self._aside = followed
         try:
             followed.report(crew, message("phase_aside"))

@@ -10,6 +10,7 @@ import pytest
 
 from diffusion_local.compose import Services
 from diffusion_local.domain import Job, State
+from diffusion_local.messages import message
 from tests.conftest import StartWorker
 from tests.support import FAILURE, eventually, soon, sql
 
@@ -131,6 +132,61 @@ def test_a_signal_stops_an_idle_worker_at_once(services: Services, worker_proces
     child.send_signal(signal.SIGTERM)
     assert wait(child, 10) < soon(1.0)
     assert child.returncode == 0
+
+
+def submit_list(services: Services, *prompts: str, steps: int) -> list[str]:
+    receipt = services.studio.lists.submit("\n".join(prompts), "text", **FAST | {"steps": steps, "seed": 7})
+    return [job.id for job in services.studio.jobs_of_batches([receipt.batch_id])]
+
+
+def test_a_worker_killed_in_the_middle_of_a_pass_loses_and_doubles_nothing(
+    services: Services, worker_process: StartWorker
+) -> None:
+    child = worker_process(batch_size="4")
+    ids = submit_list(services, *(f"[slow:0.2] number {number}" for number in range(4)), steps=12)
+    assert {running(services, job_id, step=2).attempt for job_id in ids} == {1}
+    child.kill()
+    child.wait()
+    assert {services.jobs.get(job_id).state for job_id in ids} == {State.RUNNING}
+    worker_process(batch_size="4")
+    jobs = [ended(services, job_id, 60) for job_id in ids]
+    assert {(job.state, job.attempt, job.crashes) for job in jobs} == {(State.DONE, 2, 1)}
+    assert pictures(services) == sorted(ids)
+    for job in jobs:
+        verbs = [event.state for event in services.view.events(job.id)]
+        assert verbs.count("done") == 1
+
+
+def test_the_death_of_a_worker_recovers_what_ran_and_what_was_aside(
+    services: Services, worker_process: StartWorker
+) -> None:
+    child = worker_process(batch_size="2")
+    ids = submit_list(services, "[slow:0.2] one", "[slow:0.2] two", steps=12)
+    for job_id in ids:
+        running(services, job_id, step=2)
+    [urgent] = submit(services, "[slow:0.3] somebody waits", steps=8)
+    running(services, urgent, step=1)
+    held = [services.jobs.get(job_id) for job_id in ids]
+    assert {(job.state, job.phase) for job in held} == {(State.RUNNING, message("phase_aside"))}
+    child.kill()
+    child.wait()
+    worker_process(batch_size="2")
+    jobs = [ended(services, job_id, 60) for job_id in [urgent, *ids]]
+    assert {(job.state, job.attempt, job.crashes) for job in jobs} == {(State.DONE, 2, 1)}
+    assert pictures(services) == sorted([urgent, *ids])
+
+
+def test_a_signal_gives_back_what_runs_and_what_is_aside(services: Services, worker_process: StartWorker) -> None:
+    child = worker_process(batch_size="2")
+    ids = submit_list(services, "[slow:0.2] one", "[slow:0.2] two", steps=12)
+    for job_id in ids:
+        running(services, job_id, step=2)
+    [urgent] = submit(services, "[slow:30] somebody waits", steps=8)
+    running(services, urgent)
+    child.send_signal(signal.SIGTERM)
+    assert wait(child, 10) < soon(2.0)
+    jobs = [services.jobs.get(job_id) for job_id in [urgent, *ids]]
+    assert {(job.state, job.worker, job.crashes) for job in jobs} == {(State.QUEUED, None, 0)}
 
 
 def test_a_killed_workers_job_is_done_once_by_the_next(services: Services, worker_process: StartWorker) -> None:
