@@ -86,12 +86,16 @@ def again(
     job_ids: JobIds = None,
     batch: Annotated[str | None, typer.Option(help="The failed jobs of this batch.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Every failed job.")] = False,
+    exactly: Annotated[
+        bool, typer.Option("--exactly", help="The same pixels, on the same device with the same versions.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make new jobs from the recipes of old ones."""
     if not job_ids and not batch and not failed:
         raise InvalidParams("job_ids", message("name_jobs_failed"))
-    tell_receipt(studio, studio.again(job_ids or [], batch, failed), wait=False, timeout=0, as_json=as_json)
+    receipt = studio.again(job_ids or [], batch, failed, exactly=exactly)
+    tell_receipt(studio, receipt, wait=False, timeout=0, as_json=as_json)
 
 
 @app.command()

@@ -39,10 +39,11 @@ OPERATIONS = {
     "again": op(
         SUBMIT,
         OWN,
-        post("/jobs/again", "job_ids batch_id failed", status=202),
+        post("/jobs/again", "job_ids batch_id failed exactly", status=202),
         post("/jobs/{job_id}/again", "", status=202),
-        endpoint="again(job_id job_ids batch_id failed)",
+        endpoint="again(job_id job_ids batch_id failed exactly)",
         meanings={
+            "exactly": "the same pixels, bit for bit, on the same device with the same versions",
             "batch_id": "the failed jobs of this batch",
             "failed": "every failed job; of a batch it is the failed ones anyway",
         },

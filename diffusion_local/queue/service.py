@@ -4,11 +4,25 @@ Jobs belong to their submitter: only the owner or an admin may change them; comm
 Naming another owner's job raises Forbidden (NotFound if the actor may not even read it); "all" skips it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from diffusion_local import actor
-from diffusion_local.domain import PRIORITIES, Batch, Event, Receipt, State, new_id, shortened, utc_now
+from diffusion_local.domain import (
+    PRIORITIES,
+    RUNGS,
+    Batch,
+    Event,
+    Params,
+    Receipt,
+    State,
+    new_id,
+    shortened,
+    utc_now,
+)
 from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound, echo
+from diffusion_local.gallery.images import ImageStore
 from diffusion_local.messages import message
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import Catalog
@@ -70,6 +84,7 @@ class QueueCommands:
     _jobs: JobStore
     _control: QueueControl
     _view: QueueView
+    _images: ImageStore
     _queue: JobQueue
 
     def again(
@@ -78,11 +93,15 @@ class QueueCommands:
         batch_id: str | None = None,
         failed: bool = False,
         state: str | None = None,
+        exactly: bool = False,
     ) -> Receipt:
         """Submit new jobs with the recipes of old ones, which stay as they are.
 
         Without ``job_ids``: the jobs of ``batch_id``, or with ``failed`` or ``state`` of the whole list, that are in
         ``state`` (by default failed) and were not submitted again before, so a repeated call adds nothing twice.
+
+        ``exactly``: pictures that were made come back bit for bit on the same device with the same versions, as each is
+        made at its place in a pass of the same size, and on the same rung of the memory policy.
         """
         wanted_state = parse_state(state or State.FAILED)
         if job_ids and batch_id:
@@ -103,7 +122,9 @@ class QueueCommands:
             raise Forbidden(message("anothers_job", job=foreign[0]))
         owner = actor.current().owner(old[0].owner)
         batch = Batch(new_id(), shortened(old[0].params.prompt), owner, old[0].lane, len(old), utc_now())
-        jobs = new_jobs(batch, [job.params for job in old], old[0].priority, [job.id for job in old])
+        made = self._images.of_jobs(chosen) if exactly else {}
+        wishes = [pinned(job.params, made[job.id].facts) if job.id in made else job.params for job in old]
+        jobs = new_jobs(batch, wishes, old[0].priority, [job.id for job in old])
         new_batch, ids = self._jobs.insert_batch(batch, jobs, None, self._settings.max_queued)
         self._queue.ring(len(ids))
         return Receipt(new_batch, ids)
@@ -238,6 +259,12 @@ def require_alone(field: str, job_ids: Sequence[str], batch_id: str | None) -> N
     """Raise InvalidParams if ``field``, which selects all jobs of a kind, is combined with another selection."""
     if job_ids or batch_id:
         raise InvalidParams(field, message("all_of_them"))
+
+
+def pinned(params: Params, facts: Mapping[str, Any]) -> Params:
+    """The params with what their picture's recipe says about how it was computed."""
+    rung = str(facts.get("rung", ""))
+    return replace(params, place=str(facts.get("place", "")), rung=rung if rung in RUNGS else params.rung)
 
 
 def parse_state(name: str) -> State:

@@ -206,6 +206,19 @@ def test_a_picture_with_a_place_is_made_in_it(services: Services, engine: Watche
     assert {services.images.of_jobs(ids)[job_id].facts["place"] for job_id in ids} == {"3/4"}
 
 
+def test_a_picture_is_asked_for_again_exactly(services: Services, engine: Watched, runner: Runner) -> None:
+    ids = submit_list(services, *PROMPTS)
+    runner.work_off()
+    facts = services.images.of_jobs(ids)[ids[2]].facts
+    [plain] = services.studio.again([ids[2]]).job_ids
+    [exact] = services.studio.again([ids[2]], exactly=True).job_ids
+    assert job_of(services, plain).params == job_of(services, ids[2]).params
+    wanted = job_of(services, exact).params
+    assert (wanted.place, wanted.rung) == ("3/4", facts["rung"])
+    runner.work_off()
+    assert services.images.of_jobs([exact])[exact].facts["place"] == "3/4"
+
+
 # -- put aside -------------------------------------------------------------------------------------------------------
 
 

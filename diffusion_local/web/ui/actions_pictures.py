@@ -83,7 +83,7 @@ def again_picture(studio: Studio, key: str, place: str) -> Effect:
     """The same picture once more, also where its job was cleared from the list long ago."""
     image = studio.image(key)
     try:
-        receipt = studio.again([image.job_id])
+        receipt = studio.again([image.job_id], exactly=True)
     except NotFound:
         return submitted(studio, image.params, shortened(image.params.prompt, 40))
     what = shortened(image.params.prompt, 40)
