@@ -87,12 +87,6 @@ class Fault(TypedDict):
     params: NotRequired[dict[str, Any]]
 
 
-class Problem(TypedDict):
-    """The answer of every refusal."""
-
-    error: Fault
-
-
 def receipt(receipt: Receipt) -> Json:
     return asdict(receipt)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_t
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, create_model
 from typing_extensions import TypedDict
 
+from diffusion_local import serializers
 from diffusion_local.batches.service import BatchEdit
 from diffusion_local.domain import Batch, Image, Job, Params, Receipt, Snapshot, State
 from diffusion_local.engine.planning import MemoryPlan
@@ -72,6 +73,13 @@ def field_of(option: Option, *names: str) -> tuple[Any, Any]:
 NewJobs = model_of("NewJobs", offered("submit", "POST", "/jobs"))
 ListSettings = model_of("ListSettings", offered("lists.check", "POST", "/lists/check"), Parameters)
 ListOptions = model_of("ListOptions", offered("lists.submit", "POST", "/lists"), Parameters)
+
+
+# Not a TypedDict: every route names it for a dozen statuses, and pydantic compiles only models once for all.
+class Problem(BaseModel):
+    """The answer of every refusal."""
+
+    error: serializers.Fault
 
 
 def typed(title: str, noun: type | None = None, /, *without: str, **more: Any) -> Any:

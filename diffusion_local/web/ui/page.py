@@ -64,7 +64,7 @@ LAYOUTS: dict[str, Callable[[Studio], Any]] = {
 
 def build(studio: Studio, watch: Watch, kept: Uploads, url: str = "") -> gr.Blocks:
     """``url`` is where other devices of the network find the page; empty if they do not."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
+    with compat.unserved(), gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
         compat.prepare(blocks, tuple(endpoints.names()), endpoints.MOST_WAITING)
         with gr.Row(elem_id="top", equal_height=True):
             gr.HTML(BRAND, apply_default_css=False, elem_id="brand")

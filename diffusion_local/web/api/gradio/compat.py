@@ -7,13 +7,15 @@ program does not start.
 import inspect
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
 import gradio as gr
 from fastapi import FastAPI
 from gradio import processing_utils, queueing, route_utils
+from gradio.routes import App
 from gradio.utils import LRUCache
 from gradio_client.utils import traverse
 from starlette.routing import Mount
@@ -91,6 +93,20 @@ def source(function: Any) -> str:
         return inspect.getsource(function)
     except (TypeError, OSError):
         return ""
+
+
+@contextmanager
+def unserved() -> Iterator[None]:
+    """Inside, a page that is built makes no web application of its own.
+
+    Gradio makes three on the way, each with all routes, and uses only the one that mounting the page makes afterwards.
+    """
+    create = App.create_app
+    App.create_app = staticmethod(lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        App.create_app = create
 
 
 def prepare(blocks: gr.Blocks, endpoints: tuple[str, ...], most_waiting: int) -> None:

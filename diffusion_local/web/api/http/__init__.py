@@ -6,17 +6,17 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from diffusion_local import serializers
 from diffusion_local.errors import NotFound
 from diffusion_local.messages import message
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.http import derived, images, jobs, lists, models, reports, sources, streams
+from diffusion_local.web.api.schemas import Problem
 from diffusion_local.web.api.watch import Watch
 
 ROOT = "/api/v1"
 #: What any route may answer instead, all in one shape.
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": serializers.Problem, "description": meaning}
+    status: {"model": Problem, "description": meaning}
     for status, meaning in {
         400: "this cannot be read, or comes from where it must not",
         401: "it is not known who asks",
