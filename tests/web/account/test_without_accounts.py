@@ -1,6 +1,6 @@
 """A server without accounts behind a proxy, configured or forgotten: nobody is taken for its owner."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -34,14 +34,26 @@ def local_client(services: Services) -> TestClient:
     return TestClient(client_of(services).app, base_url="http://127.0.0.1:7860", client=("127.0.0.1", 5))
 
 
-@pytest.fixture(scope="module")
-def proxied(tmp_path_factory: pytest.TempPathFactory) -> Services:
-    return services_of(tmp_path_factory, **PROXIED)
+@dataclass(frozen=True)
+class Served:
+    """An application that all tests of the module share, and the services behind it."""
+
+    services: Services
+    client: TestClient
+
+
+def served(services: Services) -> Served:
+    return Served(services, local_client(services))
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Services:
-    return services_of(tmp_path_factory)
+def proxied(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return served(services_of(tmp_path_factory, **PROXIED))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return served(services_of(tmp_path_factory))
 
 
 def refused(answer: Any) -> bool:
@@ -51,20 +63,20 @@ def refused(answer: Any) -> bool:
 @pytest.mark.parametrize(("method", "path"), DEEDS)
 @pytest.mark.parametrize("headers", [{}, STRANGER], ids=["plain", "forwarded"])
 def test_a_stranger_behind_a_configured_proxy_does_nothing(
-    proxied: Services, method: str, path: str, headers: dict[str, str]
+    proxied: Served, method: str, path: str, headers: dict[str, str]
 ) -> None:
-    before = proxied.studio.revision()
+    before = proxied.services.studio.revision()
     body = SUBMIT if path == "/api/v1/jobs" else {"data": []}
     json = body if method == "POST" else None
-    answer = local_client(proxied).request(method, path, json=json, headers=headers)
+    answer = proxied.client.request(method, path, json=json, headers=headers)
     assert refused(answer)
     assert "trusted_proxies = 127.0.0.1" in answer.json()["error"]["message"]
-    assert proxied.studio.revision() == before
+    assert proxied.services.studio.revision() == before
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-def test_probes_answer_all_the_same(proxied: Services, path: str) -> None:
-    answer = local_client(proxied).get(path)
+def test_probes_answer_all_the_same(proxied: Served, path: str) -> None:
+    answer = proxied.client.get(path)
     assert "no_accounts" not in answer.text
 
 
@@ -103,15 +115,15 @@ def test_probes_answer_all_the_same(proxied: Services, path: str) -> None:
     ],
     ids=str,
 )
-def test_a_proxy_that_nobody_configured_is_noticed(plain: Services, headers: dict[str, str]) -> None:
-    client = local_client(plain)
+def test_a_proxy_that_nobody_configured_is_noticed(plain: Served, headers: dict[str, str]) -> None:
+    client = plain.client
     assert client.get("/api/v1/jobs").status_code == 200
-    before = plain.studio.revision()
+    before = plain.services.studio.revision()
     for method, path in DEEDS:
         answer = client.request(method, path, json=SUBMIT if method == "POST" else None, headers=headers)
         assert refused(answer), path
         assert next(iter(headers)).lower() in answer.json()["error"]["message"]
-    assert plain.studio.revision() == before
+    assert plain.services.studio.revision() == before
 
 
 def test_who_said_no_auth_is_served_through_any_proxy(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -107,9 +107,19 @@ def by_call_v2(client: httpx.Client, name: str, parameter: str, value: Any) -> h
 
 
 def by_join(client: httpx.Client, name: str, parameter: str, value: Any) -> httpx.Response:
-    endpoints = client.get("/config").json()["dependencies"]
-    index = next(each["id"] for each in endpoints if each["api_name"] == name)
-    return client.post("/gradio_api/queue/join", json={"data": [value], "fn_index": index, "session_hash": "evil"})
+    call = {"data": [value], "fn_index": index_of(str(client.base_url), client, name), "session_hash": "evil"}
+    return client.post("/gradio_api/queue/join", json=call)
+
+
+_indices: dict[tuple[str, str], int] = {}
+
+
+def index_of(server: str, client: httpx.Client, name: str) -> int:
+    """The number of an endpoint, which every caller's page names equally."""
+    if (server, name) not in _indices:
+        for each in client.get("/config").json()["dependencies"]:
+            _indices[server, each["api_name"]] = each["id"]
+    return _indices[server, name]
 
 
 DOORS = (by_run, by_call, by_call_v2, by_join)
