@@ -1,10 +1,12 @@
-"""Every parser reads, or refuses, 200,000 characters of each nasty kind in a moment: none of them takes quadratic time.
+"""Every parser reads, or refuses, a long text of each nasty kind in a moment: none of them takes quadratic time.
 
-The walk runs in a child process that must end before a deadline, as a regular expression holds the interpreter's lock
-and no other thread could stop it. What is quadratic takes minutes for a single text.
+The walk runs in a child process, as a regular expression holds the interpreter's lock and no other thread could stop it.
+The system ends the child once a single text has taken more than a few seconds of processor time, however busy the
+machine is; 50,000 characters take a quadratic parser far longer.
 """
 
 import ast
+import signal
 import subprocess
 
 import pytest
@@ -13,18 +15,22 @@ from tests.cost.parsers import EXEMPT, PARSERS
 from tests.cost.texts import texts
 from tests.support import PACKAGE, start_python
 
-LENGTH = 200_000
-PARTS = 4  # child processes that the parsers are shared out among
-DEADLINE = 300.0  # seconds for a part, which takes some ten on an idle machine
+LENGTH, LONG = 50_000, 200_000  # characters; the second tier has the long ones
+SECONDS = 3.0  # of processor time for one text of LENGTH, most of which take milliseconds
+PARTS = 4  # child processes that the parsers are shared out among in the second tier
+DEADLINE = 170.0  # seconds for a whole walk, where the system has no limit of processor time
 WALK = """
-import sys
+import signal, sys
 from tests.cost.parsers import PARSERS, REFUSALS
 from tests.cost.texts import texts
 
-part, parts, length = map(int, sys.argv[1:])
+part, parts, length = map(int, sys.argv[1:4])
+seconds = float(sys.argv[4])
 for parser in PARSERS[part::parts]:
     for name, text in texts(length):
         print(f"{parser.name} ({parser.module}): {name!r}", flush=True)
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_PROF, seconds)  # nobody handles its signal, so it ends the process
         try:
             parser.read(text)
         except REFUSALS:
@@ -42,12 +48,30 @@ def walked(code: str, *arguments: str) -> None:
         output, _ = child.communicate()
         pytest.fail(f"not done after {DEADLINE:.0f} s; it was at {output.splitlines()[-1]}")
     last = output.splitlines()[-1] if output else ""
+    assert child.returncode != -getattr(signal, "SIGPROF", 0), f"a text took too long: {last}"
     assert (child.returncode, last) == (0, "done"), errors[-2000:]
 
 
+def test_every_parser_is_done_with_every_nasty_text_in_time() -> None:
+    walked(WALK, "0", "1", str(LENGTH), str(SECONDS))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
-def test_every_parser_is_done_with_every_nasty_text_in_time(part: int) -> None:
-    walked(WALK, str(part), str(PARTS), str(LENGTH))
+def test_every_parser_is_done_with_every_long_text_in_time(part: int) -> None:
+    walked(WALK, str(part), str(PARTS), str(LONG), str(SECONDS * LONG / LENGTH))
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a limit of processor time")
+@pytest.mark.parametrize("pattern", [r"(a+)+!", r"a*a*!", r"\s+$"])
+def test_a_parser_that_takes_too_long_is_named(pattern: str) -> None:
+    """The walk itself finds what it looks for: expressions of exponential and of quadratic time."""
+    slow = f"""
+import re, tests.cost.parsers as parsers
+parsers.PARSERS = [parsers.Parser("careless", "x.py", re.compile(r"{pattern}").search)]
+"""
+    with pytest.raises(AssertionError, match=r"a text took too long: careless \(x.py\)"):
+        walked(slow + WALK, "0", "1", str(LENGTH), str(SECONDS))
 
 
 def test_every_text_has_its_length() -> None:
