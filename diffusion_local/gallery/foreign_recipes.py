@@ -7,6 +7,7 @@ those into options, and what is none, or makes no sense, is handed back by name.
 
 import html
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -23,6 +24,8 @@ from diffusion_local.options.values import MAX_LORA_WEIGHT, MAX_LORAS, MAX_PROMP
 
 MAX_TEXT = 200_000  # characters of one text, and of all that a reader gets
 MAX_NODES = 1000
+#: More white space in a row than a recipe has; expressions of sd-parsers take quadratic time for it.
+LONG_SPACE = re.compile(r"\s{100,}")
 MAX_OTHERS, MAX_SHOWN = 100, 200
 #: Our options by the names that these programs have for them, in lower case and with underscores.
 NAMES = {
@@ -61,6 +64,7 @@ def read(texts: Texts) -> ForeignRecipe | None:
     """The recipe of the first program that recognises its own; None if none does."""
     if sum(map(len, texts.values())) > MAX_TEXT:
         texts = {name: text[: MAX_TEXT // max(1, len(texts))] for name, text in texts.items()}
+    texts = {name: LONG_SPACE.sub(" ", text) for name, text in texts.items()}
     for reader in READERS:
         try:
             found = reader(texts)

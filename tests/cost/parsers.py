@@ -49,15 +49,18 @@ from diffusion_local.system import logs
 from diffusion_local.web import access, files, host_check, proxies
 from diffusion_local.web.api import headers as etags
 from diffusion_local.web.api import headers as prefer
+from diffusion_local.web.api import limits, uploads
 from diffusion_local.web.api import schemas as bodies
-from diffusion_local.web.api import uploads
-from diffusion_local.web.api.dialects import openai
+from diffusion_local.web.api.dialects import cog, paths
+from diffusion_local.web.api.dialects.openai import reading as openai
 from diffusion_local.web.api.gradio import calls
 from diffusion_local.web.api.gradio.uploads import Uploads
+from diffusion_local.web.api.mcp import pictures as mcp
 from diffusion_local.web.ui import place, place_queue, view, view_history, view_models, words
 from tests.support import params
 
 UPLOADS = Uploads(Settings.load(environ={}, home=Path(tempfile.mkdtemp(prefix="uploads-"))))
+ANY: Any = None  # in the place of an argument that no text of ours leads to
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 FOLDER = Path(tempfile.mkdtemp(prefix="parsers-"))
 #: What a parser may raise for a text that it refuses.
@@ -86,7 +89,7 @@ def logged(text: str) -> object:
 
 
 def called(text: str) -> object:
-    return calls.Calls(UPLOADS).body(calls.Kind.CALL, json.dumps({"data": [text]}).encode(), "ann")
+    return calls.Calls(UPLOADS).body(calls.RouteKind.CALL, json.dumps({"data": [text]}).encode(), "ann")
 
 
 def raw(text: str) -> bytes:
@@ -222,7 +225,26 @@ PARSERS = [
     Parser("place in the gallery", "web/ui/place.py", lambda text: place.Place.read(text).written()),
     Parser("place in the queue", "web/ui/place_queue.py", place_queue.QueuePlace.read),
     Parser(
-        "size, OpenAI", "web/api/dialects/openai.py", lambda text: openai.read(openai.Generation(prompt="", size=text))
+        "size, OpenAI",
+        "web/api/dialects/openai/reading.py",
+        lambda text: openai.size_of(openai.Generation(prompt="", size=text), ANY),
+    ),
+    Parser(
+        "unknown field, OpenAI",
+        "web/api/dialects/openai/reading.py",
+        lambda text: openai.extra_fields(openai.Generation(**{"prompt": "", text: 1}), strict=False),
+    ),
+    Parser("address of a picture, MCP", "web/api/mcp/pictures.py", lambda text: mcp.image_id_of(mcp.SCHEME + text)),
+    Parser(
+        "path of a dialect", "web/api/dialects/paths.py", lambda text: [paths.routed(text), paths.routed(f"/v1/{text}")]
+    ),
+    Parser(
+        "address of an own picture",
+        "web/api/dialects/cog.py",
+        lambda text: [cog.OWN_FILE.fullmatch(text), cog.OWN_IMAGE.fullmatch(f"/images/{text}")],
+    ),
+    Parser(
+        "path with a model", "web/api/limits.py", lambda text: limits.BY_MODEL.fullmatch(f"/replicate/v1/models/{text}")
     ),
     Parser("picture in Base64", "web/api/uploads.py", lambda text: uploads.decoded("image", text)),
     Parser("body of a submit", "web/api/schemas.py", lambda text: bodies.NewJobs.model_validate_json(raw(text))),
