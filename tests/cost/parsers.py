@@ -52,6 +52,7 @@ from diffusion_local.web.api import headers as prefer
 from diffusion_local.web.api import limits, uploads
 from diffusion_local.web.api import schemas as bodies
 from diffusion_local.web.api.dialects import cog, paths
+from diffusion_local.web.api.dialects.a1111 import reading as a1111
 from diffusion_local.web.api.dialects.openai import reading as openai
 from diffusion_local.web.api.gradio import calls
 from diffusion_local.web.api.gradio.uploads import Uploads
@@ -235,6 +236,7 @@ PARSERS = [
         lambda text: openai.extra_fields(openai.Generation(**{"prompt": "", text: 1}), strict=False),
     ),
     Parser("address of a picture, MCP", "web/api/mcp/pictures.py", lambda text: mcp.image_id_of(mcp.SCHEME + text)),
+    Parser("hash behind a model's name", "web/api/dialects/a1111/reading.py", lambda text: a1111.HASH.sub("", text)),
     Parser(
         "path of a dialect", "web/api/dialects/paths.py", lambda text: [paths.routed(text), paths.routed(f"/v1/{text}")]
     ),
