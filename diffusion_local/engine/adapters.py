@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,18 @@ import torch
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from safetensors.torch import load_file
 
+from diffusion_local import families
 from diffusion_local.domain import Lora, Params
 from diffusion_local.engine import faults, placement, previews
+from diffusion_local.engine.hooked import HookedAdapter, Misfit
 from diffusion_local.engine.inputs import PictureInputs, short_hash
 from diffusion_local.engine.loaded import Loaded
-from diffusion_local.errors import EngineError, ModelUnavailable
+from diffusion_local.errors import EngineError, ModelUnavailable, echo
+from diffusion_local.families.family import Family
 from diffusion_local.messages import Message, message
+from diffusion_local.models.headers import read_header
+from diffusion_local.models.lora_layers import LOCON, LORA
+from diffusion_local.models.loras import read_lora
 
 
 def put_in(loaded: Loaded, params: Params, materials: PictureInputs | None, device: str) -> dict[str, Any]:
@@ -53,27 +60,66 @@ def put_loras(loaded: Loaded, wanted: tuple[Lora, ...], materials: PictureInputs
 def exchange_loras(
     loaded: Loaded, before: tuple[Lora, ...], wanted: tuple[Lora, ...], materials: PictureInputs
 ) -> None:
-    pipe = loaded.pipe
-    if not wanted:
-        pipe.unload_lora_weights()
-        return
+    """Both ways in which adapters are in a model: diffusers' own, through peft, and hooks."""
     files = {lora.name: materials.lora(lora.name) for lora in wanted}
     held = {lora.name for lora in before}
-    if gone := held - set(files):
-        pipe.delete_adapters([adapter_name(name) for name in gone])
+    drop_loras(loaded, held - set(files), held)
     try:
         for name in files:
             if name not in held:
                 load_lora(loaded, name, files[name])
-        pipe.set_adapters([adapter_name(lora.name) for lora in wanted], [lora.weight for lora in wanted])
+        for lora in wanted:
+            if lora.name in loaded.hooked:
+                loaded.hooked[lora.name].weight = lora.weight
+        if through_peft := [lora for lora in wanted if lora.name not in loaded.hooked]:
+            names = [adapter_name(lora.name) for lora in through_peft]
+            loaded.pipe.set_adapters(names, [lora.weight for lora in through_peft])
     except EngineError:
-        pipe.unload_lora_weights()
+        drop_loras(loaded, held | set(files), held | set(files))
         raise
 
 
+def drop_loras(loaded: Loaded, gone: set[str], held: set[str]) -> None:
+    """Take out those that are ``gone``, of all that are ``held``."""
+    for name in gone & set(loaded.hooked):
+        loaded.hooked.pop(name).remove()
+        held = held - {name}
+    through_peft = held - set(loaded.hooked)
+    if through_peft and through_peft <= gone:
+        loaded.pipe.unload_lora_weights()
+    elif gone & through_peft:
+        loaded.pipe.delete_adapters([adapter_name(name) for name in gone & through_peft])
+
+
 def load_lora(loaded: Loaded, name: str, path: Path) -> None:
+    what, family = f"The LoRA {name!r}", families.get(loaded.model.family)
+    opened(what, lambda: load_by_kind(loaded, family, name, path), loaded.model.id)
+
+
+def load_by_kind(loaded: Loaded, family: Family, name: str, path: Path) -> None:
+    """By diffusers' loader where it reads the method and the layout, else, or where it fails, by hooks."""
+    found, tensors = read_lora(read_header(path)), load_file(path)
+    if found.method in (LORA, LOCON) and (not family.lora_layouts or found.layout in family.lora_layouts):
+        try:
+            load_through_peft(loaded, name, tensors)
+            return
+        except Exception:  # of whatever kind: its loaders assert, too
+            loaded.pipe.delete_adapters([adapter_name(name)])
+            with suppress(Misfit, ValueError):  # what diffusers says is told
+                loaded.hooked[name] = HookedAdapter(loaded.pipe, tensors, family.id)
+                return
+            raise
+    try:
+        loaded.hooked[name] = HookedAdapter(loaded.pipe, tensors, family.id)
+    except Misfit as layer:
+        raise ModelUnavailable(
+            message("lora_layer", name=name, model=loaded.model.id, layer=echo(str(layer)))
+        ) from None
+
+
+def load_through_peft(loaded: Loaded, name: str, tensors: dict[str, torch.Tensor]) -> None:
     pipe, adapter = loaded.pipe, adapter_name(name)
-    opened(f"The LoRA {name!r}", lambda: pipe.load_lora_weights(load_file(path), adapter_name=adapter), loaded.model.id)
+    pipe.load_lora_weights(dict(tensors), adapter_name=adapter)
     if not any(adapter in adapters for adapters in pipe.get_list_adapters().values()):
         raise ModelUnavailable(message("lora_fits", name=name, model=loaded.model.id))
 

@@ -192,7 +192,11 @@ class DiffusersEngine:
         need = self._need(loaded.model, params, crew.size if crew.held else len(crew.live))
         room = self._rack.room_for_graphs(need)
         whole = loaded.rung in placement.WHOLE
-        form = loaded.forms.denoiser(loaded.pipe, max(0, room - need.graph)) if loaded.rung in RUNGS else None
+        form = (
+            loaded.forms.denoiser(loaded.pipe, max(0, room - need.graph))
+            if loaded.rung in RUNGS and not loaded.hooked
+            else None
+        )
         encoders = clip_encoders(loaded.pipe) if whole else {}
         with loaded.graphs.around(denoiser_of(loaded.pipe), room, need.graph, form, encoders):
             painting.paint(loaded, crew, steps, self._materials)

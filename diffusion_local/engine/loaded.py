@@ -12,6 +12,7 @@ from diffusion_local.engine import previews
 from diffusion_local.engine.family import Conditioning, EngineFamily
 from diffusion_local.engine.fused.forms import Forms
 from diffusion_local.engine.graphs import Graphs
+from diffusion_local.engine.hooked import HookedAdapter
 from diffusion_local.models.catalog import Model
 
 
@@ -19,7 +20,8 @@ from diffusion_local.models.catalog import Model
 class Loaded:
     """A model in memory and what was learned about it. ``bytes`` are those of its weights that stay on the device.
 
-    ``prompts`` are embeddings by what they were made from; ``loras``, ``words`` and ``vae`` what was put into it;
+    ``prompts`` are embeddings by what they were made from; ``loras``, ``words`` and ``vae`` what was put into it, and
+    ``hooked`` those of the LoRAs and their kin that are not diffusers' own, by name;
     ``own_vae`` is the one that it came with, once another was put in, and the factors of its previews.
     """
 
@@ -36,6 +38,7 @@ class Loaded:
     forms: Forms = field(default_factory=Forms)
     prompts: OrderedDict[Hashable, Conditioning] = field(default_factory=OrderedDict)
     loras: tuple[Lora, ...] = ()
+    hooked: dict[str, HookedAdapter] = field(default_factory=dict)
     words: frozenset[str] = frozenset()
     vae: str = ""
     own_vae: tuple[Any, previews.Factors | None] | None = None

@@ -10,6 +10,8 @@ from diffusion_local.models.headers import Tensor
 KOHYA, DIFFUSERS, OLD_DIFFUSERS, COMFY, PEFT, XLABS, BFL_CONTROL, ONETRAINER, LYCORIS, BARE = (
     "kohya", "diffusers", "old_diffusers", "comfy", "peft", "xlabs", "bfl_control", "onetrainer", "lycoris", "bare",
 )  # fmt: skip
+#: Those whose names the engine finds the layers of by itself.
+GENERIC = frozenset((KOHYA, DIFFUSERS, COMFY, PEFT, ONETRAINER, LYCORIS, BARE))
 LORA, LOCON, TUCKER, DORA, LOHA, LOKR, OFT, IA3, FULL, GLORA, NORM, VERA = (
     "lora", "locon", "locon_mid", "dora", "loha", "lokr", "oft", "ia3", "full", "glora", "norm", "vera",
 )  # fmt: skip

@@ -40,7 +40,7 @@ METHODS = {
     VERA: "a VeRA",
 }  # fmt: skip
 #: Methods that the engine applies.
-APPLIED = frozenset((LORA, LOCON))
+APPLIED = frozenset((LORA, LOCON, TUCKER, DORA, LOHA, LOKR, FULL))
 
 MARKS = (
     "lora_",

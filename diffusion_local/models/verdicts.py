@@ -14,7 +14,7 @@ from diffusion_local.models import parts
 from diffusion_local.models.description import INCOMPLETE, READY, RECOGNISED, UNSUPPORTED
 from diffusion_local.models.folders import no_picture
 from diffusion_local.models.headers import PICKLE, SAFETENSORS
-from diffusion_local.models.lora_layers import BFL_CONTROL
+from diffusion_local.models.lora_layers import BFL_CONTROL, GENERIC
 from diffusion_local.models.loras import APPLIED, METHODS, NOT_OURS, LoraFile
 from diffusion_local.models.parts import TEXT_ENCODER, VAE, VISION
 from diffusion_local.models.probe import (
@@ -300,6 +300,6 @@ def of_lora(found: LoraFile, container: str) -> Verdict:
         return Verdict(RECOGNISED, message("file_lora_unknown", kind=kind, name=found.unknown[0]))
     if found.bundled:
         return Verdict(RECOGNISED, message("file_lora_bundled", kind=kind))
-    if found.base and family.lora_layouts and found.layout not in family.lora_layouts:
+    if found.base and family.lora_layouts and found.layout not in GENERIC | set(family.lora_layouts):
         return Verdict(RECOGNISED, message("file_lora_layout", kind=kind, layout=found.layout))
     return USABLE

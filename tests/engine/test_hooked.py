@@ -1,0 +1,326 @@
+"""LoRAs and their kin draw what a model draws whose weights were changed by hand, and leave no trace."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PIL
+from safetensors.torch import save_file
+
+from diffusion_local.domain import Lora
+from diffusion_local.engine import differences
+from diffusion_local.engine.adapter_names import Layers
+from diffusion_local.engine.diffusers_engine import DiffusersEngine
+from diffusion_local.engine.graphs import denoiser_of
+from diffusion_local.engine.inputs import PictureInputs
+from diffusion_local.errors import ModelUnavailable
+from diffusion_local.models.catalog import Model, read_folder
+from tests.engine import tiny
+from tests.engine.conftest import Draw
+from tests.engine.home import Home
+from tests.engine.test_flow_families import flux, sd3
+
+Tensors = dict[str, torch.Tensor]
+RANK = 2
+
+
+class Random:
+    def __init__(self) -> None:
+        self._generator = torch.Generator().manual_seed(5)
+
+    def __call__(self, *shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=self._generator) * 0.3
+
+
+def lora(weight: torch.Tensor, random: Random) -> tuple[Tensors, torch.Tensor]:
+    up, down = random(weight.shape[0], RANK), random(RANK, *weight.shape[1:])
+    if weight.ndim == 4:
+        up = up[:, :, None, None]
+    parts = {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(1.0)}
+    return parts, (up.flatten(1) @ down.flatten(1)).reshape(weight.shape) * (1.0 / RANK)
+
+
+def locon_mid(weight: torch.Tensor, random: Random) -> tuple[Tensors, torch.Tensor]:
+    if weight.ndim == 2:
+        return lora(weight, random)
+    rows, columns, *size = weight.shape
+    up, mid, down = random(rows, RANK, 1, 1), random(RANK, RANK, *size), random(RANK, columns, 1, 1)
+    change = torch.zeros_like(weight)
+    for p in range(RANK):
+        for q in range(RANK):
+            outer = up[:, p, 0, 0][:, None] * down[q, :, 0, 0][None, :]
+            change += outer[:, :, None, None] * mid[p, q][None, None]
+    return {"lora_up.weight": up, "lora_mid.weight": mid, "lora_down.weight": down}, change
+
+
+def loha(weight: torch.Tensor, random: Random) -> tuple[Tensors, torch.Tensor]:
+    rows, columns = weight.flatten(1).shape
+    a1, a2, b1, b2 = random(rows, RANK), random(rows, RANK), random(RANK, columns), random(RANK, columns)
+    parts = {"hada_w1_a": a1, "hada_w1_b": b1, "hada_w2_a": a2, "hada_w2_b": b2, "alpha": torch.tensor(3.0)}
+    return parts, ((a1 @ b1) * (a2 @ b2)).reshape(weight.shape) * (3.0 / RANK)
+
+
+def lokr(weight: torch.Tensor, random: Random) -> tuple[Tensors, torch.Tensor]:
+    rows, columns, *size = weight.shape
+    small = random(2, 2)
+    if size:  # the large one is a whole kernel, and the strength has no say
+        large = random(rows // 2, columns // 2, *size)
+        parts = {"lokr_w1": small, "lokr_w2": large, "alpha": torch.tensor(99.0)}
+        blocks = [[small[i, j] * large for j in range(2)] for i in range(2)]
+        return parts, torch.cat([torch.cat(row, dim=1) for row in blocks])
+    a, b = random(rows // 2, RANK), random(RANK, columns // 2)
+    parts = {"lokr_w1": small, "lokr_w2_a": a, "lokr_w2_b": b, "alpha": torch.tensor(1.0)}
+    return parts, torch.from_numpy(np.kron(small.numpy(), (a @ b).numpy())) * (1.0 / RANK)
+
+
+def diff(weight: torch.Tensor, random: Random) -> tuple[Tensors, torch.Tensor]:
+    change = random(*weight.shape) * 0.2
+    return {"diff": change}, change
+
+
+def dora_rows(weight: torch.Tensor, random: Random) -> tuple[Tensors, torch.Tensor]:
+    parts, change = lora(weight, random)
+    magnitude = random(weight.shape[0], *[1] * (weight.ndim - 1)).abs() + 0.5
+    merged = weight + change
+    norms = torch.stack([row.norm() for row in merged]).reshape(magnitude.shape)
+    return parts | {"dora_scale": magnitude}, magnitude * merged / norms - weight
+
+
+def dora_columns(weight: torch.Tensor, random: Random) -> tuple[Tensors, torch.Tensor]:
+    parts, change = lora(weight, random)
+    magnitude = random(1, weight.shape[1], *[1] * (weight.ndim - 2)).abs() + 0.5
+    merged = weight + change
+    norms = torch.stack([column.norm() for column in merged.transpose(0, 1)]).reshape(magnitude.shape)
+    return parts | {"dora_scale": magnitude}, magnitude * merged / norms - weight
+
+
+METHODS = [lora, locon_mid, loha, lokr, diff, dora_rows, dora_columns]
+JOB = {"steps": 2, "guidance": 3.0, "seed": 7}
+
+
+def difference(one: PIL.Image, other: PIL.Image) -> int:
+    return int(np.abs(np.asarray(one).astype(int) - np.asarray(other).astype(int)).max())
+
+
+def changed(part: torch.nn.Module, ends: tuple[str, ...]) -> dict[str, torch.nn.Module]:
+    found = {name: module for name, module in part.named_modules() if name.endswith(ends)}
+    assert found
+    return found
+
+
+@pytest.fixture
+def merged() -> Iterator[Callable[[torch.nn.Module, torch.Tensor], None]]:
+    """Adds to weights, which are as they were afterwards."""
+    kept: list[tuple[Any, torch.Tensor]] = []
+
+    def add(module: Any, change: torch.Tensor) -> None:
+        kept.append((module, module.weight.data.clone()))
+        module.weight.data += change
+
+    yield add
+    for module, weight in kept:
+        module.weight.data.copy_(weight)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_draws_what_merged_weights_draw(
+    draw_at_home: Draw, at_home: Home, diffusers_engine: DiffusersEngine, method: Any, merged: Any
+) -> None:
+    """Linear layers and convolutions of the UNet and a text encoder, under kohya's names."""
+    assert diffusers_engine._loaded is not None
+    pipe, random = diffusers_engine._loaded.pipe, Random()
+    bare = draw_at_home(**JOB).image
+    layers = {f"lora_unet_{name}": module for name, module in changed(pipe.unet, ("to_q", "conv1", "proj_in")).items()}
+    layers |= {f"lora_te_text_model_{name}": each for name, each in changed(pipe.text_encoder, ("q_proj",)).items()}
+    tensors: Tensors = {}
+    changes = []
+    for name, module in layers.items():
+        parts, change = method(module.weight.data, random)
+        tensors |= {f"{name.replace('.', '_')}.{end}": tensor.contiguous() for end, tensor in parts.items()}
+        changes.append((module, change))
+    save_file(tensors, at_home.settings.loras / "mine.safetensors")
+    ours = draw_at_home(**JOB, loras=(Lora("mine"),)).image
+    half = draw_at_home(**JOB, loras=(Lora("mine", 0.5),)).image
+    assert draw_at_home(**JOB).image.tobytes() == bare.tobytes()
+    for module, change in changes:
+        merged(module, change)
+    diffusers_engine._loaded.prompts.clear()
+    by_hand = draw_at_home(**JOB).image
+    diffusers_engine._loaded.prompts.clear()
+    assert difference(ours, by_hand) <= 1
+    assert difference(by_hand, bare) > 8
+    assert len({half.tobytes(), ours.tobytes(), bare.tobytes()}) == 3
+
+
+def test_both_ways_of_applying_add_up(draw_at_home: Draw, at_home: Home, diffusers_engine: DiffusersEngine) -> None:
+    """One adapter through peft and one by hooks, in either order, and each alone again."""
+    assert diffusers_engine._loaded is not None
+    module_name = next(iter(changed(diffusers_engine._loaded.pipe.unet, ("to_q",))))
+    weight = diffusers_engine._loaded.pipe.unet.get_submodule(module_name).weight.data
+    for name, method in (("plain", lora), ("hada", loha)):
+        parts, _ = method(weight, Random())
+        start = f"lora_unet_{module_name.replace('.', '_')}"
+        save_file(
+            {f"{start}.{end}": tensor for end, tensor in parts.items()}, at_home.settings.loras / f"{name}.safetensors"
+        )
+    bare = draw_at_home(**JOB).image.tobytes()
+    alone = [draw_at_home(**JOB, loras=(Lora(name),)).image.tobytes() for name in ("plain", "hada")]
+    both = draw_at_home(**JOB, loras=(Lora("plain"), Lora("hada"))).image.tobytes()
+    assert len({bare, both, *alone}) == 4
+    assert draw_at_home(**JOB, loras=(Lora("plain"),)).image.tobytes() == alone[0]
+    assert draw_at_home(**JOB, loras=(Lora("hada"), Lora("plain"))).image.tobytes() == both
+    assert draw_at_home(**JOB, loras=(Lora("hada"),)).image.tobytes() == alone[1]
+    assert draw_at_home(**JOB).image.tobytes() == bare
+
+
+def test_an_adapter_with_a_layer_that_the_model_lacks_is_named(draw_at_home: Draw, at_home: Home) -> None:
+    bare = draw_at_home(**JOB).image.tobytes()
+    parts, _ = loha(torch.zeros(8, 8), Random())
+    save_file(
+        {f"lora_unet_down_blocks_9_attn.{end}": tensor for end, tensor in parts.items()},
+        at_home.settings.loras / "mine.safetensors",
+    )
+    with pytest.raises(ModelUnavailable, match="has no layer 'lora_unet_down_blocks_9_attn'"):
+        draw_at_home(**JOB, loras=(Lora("mine"),))
+    assert draw_at_home(**JOB).image.tobytes() == bare
+
+
+#: Families, with names of their authors that stand for one layer or for several: (name, layers in the order of rows).
+BLOCK = "transformer_blocks.0"
+ORIGINAL: dict[str, list[tuple[str, tuple[str, ...]]]] = {
+    "flux": [
+        ("double_blocks.0.img_attn.qkv", (f"{BLOCK}.attn.to_q", f"{BLOCK}.attn.to_k", f"{BLOCK}.attn.to_v")),
+        ("double_blocks.0.txt_mlp.2", (f"{BLOCK}.ff_context.net.2",)),
+        (
+            "single_blocks.0.linear1",
+            (*(f"single_{BLOCK}.attn.to_{each}" for each in "qkv"), f"single_{BLOCK}.proj_mlp"),
+        ),
+    ],
+    "sd3": [
+        ("joint_blocks.0.x_block.attn.qkv", tuple(f"{BLOCK}.attn.to_{each}" for each in "qkv")),
+        ("joint_blocks.0.x_block.mlp.fc1", (f"{BLOCK}.ff.net.0.proj",)),
+    ],
+    "chroma": [
+        ("double_blocks.0.txt_attn.qkv", tuple(f"{BLOCK}.attn.add_{each}_proj" for each in "qkv")),
+        ("single_blocks.0.linear2", (f"single_{BLOCK}.proj_out",)),
+    ],
+    "lumina2": [
+        ("layers.0.attention.qkv", tuple(f"layers.0.attn.to_{each}" for each in "qkv")),
+        ("layers.0.feed_forward.w2", ("layers.0.feed_forward.linear_2",)),
+    ],
+    "qwen_image": [(f"{BLOCK}.attn.to_q", (f"{BLOCK}.attn.to_q",))],
+    "krea2": [("blocks.0.attn.wq", (f"{BLOCK}.attn.to_q",)), ("blocks.0.mlp.gate", (f"{BLOCK}.ff.gate",))],
+    "flux2_dev": [("single_blocks.0.linear1", (f"single_{BLOCK}.attn.to_qkv_mlp_proj",))],
+    "aura_flow": [
+        ("joint_transformer_blocks.0.attn.to_v", ("joint_transformer_blocks.0.attn.to_v",)),
+        ("proj_out", ("proj_out",)),
+    ],
+    "cogview4": [(f"{BLOCK}.attn1.to_q", (f"{BLOCK}.attn1.to_q",))],
+    "hidream": [("double_stream_blocks.0.block.attn1.to_q", ("double_stream_blocks.0.block.attn1.to_q",))],
+    "ernie_image": [
+        ("layers.0.self_attention.to_v", ("layers.0.self_attention.to_v",)),
+        ("final_linear", ("final_linear",)),
+    ],
+}
+#: What layouts write before a name and instead of its dots, and how they call the two matrices.
+LAYOUTS = {
+    "comfy": ("diffusion_model.", ".", "lora_A.weight", "lora_B.weight"),
+    "comfy whole": ("model.diffusion_model.", ".", "lora_down.weight", "lora_up.weight"),
+    "peft": ("base_model.model.", ".", "lora_A.weight", "lora_B.weight"),
+    "bare": ("", ".", "lora_A.weight", "lora_B.weight"),
+    "kohya": ("lora_unet_", "_", "lora_down.weight", "lora_up.weight"),
+    "onetrainer": ("lora_transformer_", "_", "lora_down.weight", "lora_up.weight"),
+}
+
+
+@pytest.fixture(scope="module", params=ORIGINAL)
+def model(request: pytest.FixtureRequest, starter: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        folder: Path = tmp_path_factory.mktemp("models") / "tiny"
+        known = {"flux": flux, "sd3": sd3}
+        made = known[request.param](starter) if request.param in known else tiny.MAKERS[request.param]()
+        made.save_pretrained(folder)
+    return read_folder(folder, "tiny", request.param)
+
+
+@pytest.fixture
+def draw(diffusers_engine: DiffusersEngine, model: Model, at_home: Home, monkeypatch: pytest.MonkeyPatch) -> Draw:
+    monkeypatch.setattr(
+        diffusers_engine, "_materials", PictureInputs(at_home.settings, at_home.services.files.open_source)
+    )
+    diffusers_engine.load(model)
+    return Draw(diffusers_engine)
+
+
+def test_each_layout_of_each_family_draws_what_merged_weights_draw(draw: Draw, at_home: Home, merged: Any) -> None:
+    engine: Any = draw.engine
+    family, denoiser = engine._loaded.model.name, denoiser_of(engine._loaded.pipe)
+    job = JOB | {"model": "tiny", "sampler": "Euler", "width": 64, "height": 64}
+    bare = draw(**job).image
+    matrices, changes = {}, []
+    random = Random()
+    for name, layers in ORIGINAL[family]:
+        modules = [denoiser.get_submodule(layer) for layer in layers]
+        rows = sum(module.weight.shape[0] for module in modules)
+        up, down = random(rows, RANK) * 10, random(RANK, modules[0].weight.shape[1]) * 10
+        matrices[name] = up, down
+        changes += zip(modules, (up @ down).split([module.weight.shape[0] for module in modules]), strict=True)
+    for layout, (prefix, dot, first, second) in LAYOUTS.items():
+        tensors = {}
+        for name, (up, down) in matrices.items():
+            stem = f"{prefix}{name.replace('.', dot)}"
+            tensors |= {f"{stem}.{first}": down, f"{stem}.{second}": up}
+        save_file(tensors, at_home.settings.loras / f"{layout}.safetensors")
+    drawn = {layout: draw(**job, loras=(Lora(layout),)).image for layout in LAYOUTS}
+    assert draw(**job).image.tobytes() == bare.tobytes()
+    for module, change in changes:
+        merged(module, change)
+    by_hand = draw(**job).image
+    assert difference(by_hand, bare) > 1
+    assert {layout: difference(picture, by_hand) <= 1 for layout, picture in drawn.items()} == dict.fromkeys(
+        LAYOUTS, True
+    )
+
+
+@pytest.mark.parametrize(
+    ("original", "ours"),
+    [
+        (
+            "input_blocks_1_1_transformer_blocks_0_attn1_to_q",
+            "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
+        ),
+        ("input_blocks_2_0_in_layers_2", "down_blocks.0.resnets.1.conv1"),
+        ("input_blocks_3_0_op", "down_blocks.0.downsamplers.0.conv"),
+        ("middle_block_1_proj_in", "mid_block.attentions.0.proj_in"),
+        ("middle_block_2_out_layers_3", "mid_block.resnets.1.conv2"),
+        ("output_blocks_4_1_proj_out", "up_blocks.1.attentions.1.proj_out"),
+        ("output_blocks_2_1_conv", "up_blocks.0.upsamplers.0.conv"),
+        ("output_blocks_3_0_skip_connection", "up_blocks.1.resnets.0.conv_shortcut"),
+        ("time_embed_0", "time_embedding.linear_1"),
+    ],
+)
+def test_names_of_the_original_unet_stand_for_diffusers_layers(original: str, ours: str) -> None:
+    assert Layers([ours]).named(original) == (ours,)
+    assert Layers([ours]).named(ours) == (ours,)
+    assert Layers([ours]).named("input_blocks_8_0_in_layers_2") == ()
+
+
+def test_a_product_in_a_cores_form_is_that_of_its_factors() -> None:
+    """LoHa and LoKr with a core for the kernel (Tucker), element by element."""
+    random = Random()
+    parts = {name: random(*shape) for name, shape in {
+        "hada_t1": (RANK, RANK, 3, 3), "hada_w1_a": (RANK, 4), "hada_w1_b": (RANK, 6),
+        "hada_t2": (RANK, RANK, 3, 3), "hada_w2_a": (RANK, 4), "hada_w2_b": (RANK, 6),
+    }.items()}  # fmt: skip
+    found = differences.full(parts)
+    assert found.shape == (4, 6, 3, 3)
+
+    def half(number: int, o: int, i: int, y: int, x: int) -> float:
+        core, a, b = (parts[f"hada_{name}"] for name in (f"t{number}", f"w{number}_a", f"w{number}_b"))
+        return sum(float(core[p, q, y, x] * a[p, o] * b[q, i]) for p in range(RANK) for q in range(RANK))
+
+    assert abs(float(found[3, 5, 1, 2]) - half(1, 3, 5, 1, 2) * half(2, 3, 5, 1, 2)) < 1e-5
