@@ -122,5 +122,5 @@ def run(module: torch.nn.Module, given: torch.Tensor, weight: torch.Tensor) -> t
     """The layer with another weight and without a bias."""
     if isinstance(module, torch.nn.Conv2d):
         weight = weight if weight.ndim == 4 else weight[:, :, None, None]
-        return conv2d(given, weight, None, module.stride, module.padding, module.dilation, module.groups)  # type: ignore[arg-type]
+        return conv2d(given, weight, None, module.stride, module.padding, module.dilation, module.groups)
     return linear(given, weight.flatten(1))

@@ -33,7 +33,8 @@ class HookedAdapter:
         """``tensors`` are those of the file. Raises Misfit, and ValueError for tensors that do not fit together."""
         self.weight = 1.0
         self._handles: list[Any] = []
-        device, dtype = pipe._execution_device, denoiser_of(pipe).dtype
+        denoiser: Any = denoiser_of(pipe)
+        device, dtype = pipe._execution_device, denoiser.dtype
         kept = sum(each.nbytes for each in tensors.values()) <= MOST_KEPT
         planned = list(planned_layers(pipe, tensors, family))
         for module, parts, rows in planned:
