@@ -174,12 +174,21 @@ def holds(text: str, word: str) -> bool:
 
 
 def load_word(pipe: Any, word: str, path: Path) -> None:
-    weights = load_file(path)
+    weights = read_word(path)
     if "clip_g" in weights:  # SDXL: one for each text encoder
         for key, number in (("clip_l", ""), ("clip_g", "_2")):
             put_word(pipe, word, weights[key], number)
     else:
         put_word(pipe, word, next(iter(weights.values())), "")
+
+
+def read_word(path: Path) -> dict[str, torch.Tensor]:
+    """The vectors of a textual inversion; a pickle file is opened without running anything of it."""
+    if path.suffix.lower() in (".safetensors", ".sft"):
+        return load_file(path)
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    inside = found.get("string_to_param", found)  # as A1111 writes them, beside other entries
+    return {name: tensor.detach() for name, tensor in inside.items() if isinstance(tensor, torch.Tensor)}
 
 
 def put_word(pipe: Any, word: str, vectors: torch.Tensor, number: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from diffusion_local import families
 from diffusion_local.errors import InvalidParams, ModelUnavailable, echo, message_of
 from diffusion_local.messages import message
-from diffusion_local.models import parts, verdicts
+from diffusion_local.models import parts, side_files, verdicts
 from diffusion_local.models.description import INCOMPLETE, READY, RECOGNISED
 from diffusion_local.models.identify import read_file
 from diffusion_local.models.probe import EMBEDDING, LORA, UPSCALER, Contents, Probe
@@ -74,16 +74,16 @@ def described(path: Path, kind: str, contents: Contents) -> Adapter:
     verdict = verdicts.as_adapter(path.name, kind, probe)
     if kind == UPSCALER and not verdict.problem and path.suffix.lower() not in LOADED_UPSCALERS:
         verdict = Verdict(RECOGNISED, message("file_upscaler_suffix", suffix=path.suffix))
-    same = probe.kind == kind
+    same, notes = probe.kind == kind, side_files.read(path)
     vae = (probe.base or probe.id) if kind == VAE and same else ""
     return Adapter(
         name=path.stem,
         kind=kind,
         path=path,
         architecture=fitting(kind, probe, vae) if same else "",
-        title=(told.get("modelspec.title") or told.get("ss_output_name") or "")[:100],
-        about=told.get("modelspec.description", "")[:MOST_TEXT],
-        words=trigger_words(told) if kind == LORA else (),
+        title=(told.get("modelspec.title") or notes.title or told.get("ss_output_name") or "")[:100],
+        about=(told.get("modelspec.description") or notes.about)[:MOST_TEXT],
+        words=trigger_words(told, notes.words) if kind == LORA else (),
         size_bytes=contents.size_bytes,
         state=verdict.state,
         problem=verdict.problem,
@@ -111,8 +111,8 @@ def vae_fits(part: str, architecture: str) -> bool:
     return not part or not own or part in (own, parts.LATENTS.get(own))
 
 
-def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """The tags of the training pictures, most frequent first."""
+def trigger_words(metadata: Mapping[str, str], noted: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Those ``noted`` beside the file, then those in it, then the tags of its pictures, most frequent first."""
     said = metadata.get("modelspec.trigger_phrase") or metadata.get("trigger_words") or ""
     words = [word.strip()[:60] for word in said.split(",") if word.strip()]
     counts: dict[str, int] = {}
@@ -123,7 +123,7 @@ def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
     except (ValueError, TypeError, AttributeError, RecursionError):
         counts = {}
     frequent = sorted(counts, key=lambda tag: (-counts[tag], tag))
-    return tuple(dict.fromkeys([*words, *(tag[:60] for tag in frequent if tag)]))[:MOST_WORDS]
+    return tuple(dict.fromkeys([*noted, *words, *(tag[:60] for tag in frequent if tag)]))[:MOST_WORDS]
 
 
 def check_adapter(field: str, name: str, found: list[Adapter], model_architecture: str = "") -> None:

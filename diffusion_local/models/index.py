@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_local.errors import ModelUnavailable
-from diffusion_local.models import adapters, single_files
+from diffusion_local.models import adapters, side_files, single_files
 from diffusion_local.models.adapters import TEXT_ENCODER, VAE, Adapter
 from diffusion_local.models.assembly import Pool
 from diffusion_local.models.description import INCOMPLETE, ModelFacts, incomplete
@@ -59,7 +59,7 @@ class ModelIndex:
         self.places = places
         self._files: dict[Path, IndexedFile] = {}
         self._found: dict[Path, tuple[Any, ModelFacts]] = {}  # path -> (signature and configurations, what was found)
-        self._adapters: dict[tuple[Path, str], tuple[Signature, Adapter]] = {}
+        self._adapters: dict[tuple[Path, str], tuple[Any, Adapter]] = {}
         self._index: dict[str, IndexEntry] = {}
         self._ids = ModelIds(places.ids)
         self._hashes: tuple[Any, dict[str, list[str]]] = (None, {})
@@ -132,13 +132,14 @@ class ModelIndex:
 
     def _adapter(self, path: Path, kind: str) -> Adapter:
         read = self.read(path)
+        signature = (read.signature, side_files.stamp(path))
         known, adapter = self._adapters.get((path, kind), (None, None))
-        if adapter is None or known != read.signature:
+        if adapter is None or known != signature:
             if read.contents:
                 adapter = adapters.described(path, kind, read.contents)
             else:
                 adapter = Adapter(path.stem, kind, path, state=INCOMPLETE, problem=read.problem)
-            self._adapters[path, kind] = (read.signature, adapter)
+            self._adapters[path, kind] = (signature, adapter)
         return adapter
 
     def read(self, path: Path) -> IndexedFile:

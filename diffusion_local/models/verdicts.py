@@ -245,8 +245,6 @@ def as_adapter(name: str, kind: str, found: Probe) -> Verdict:
         return of_vae(found)
     if kind == TEXT_ENCODER:
         return of_encoder(found)
-    if kind == EMBEDDING and found.container != SAFETENSORS:
-        return Verdict(RECOGNISED, message("file_embedding_pickle"))
     return USABLE
 
 

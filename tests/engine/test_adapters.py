@@ -145,3 +145,27 @@ def test_an_embedding_is_called_by_its_name(draw_at_home: Draw, at_home: Home, l
     save_file({"emb_params": torch.zeros(1, width + 1)}, at_home.settings.embeddings / "misfit.safetensors")
     with pytest.raises(ModelUnavailable, match="'misfit' is made for another model"):
         draw_at_home(steps=1, prompt="a misfit")
+
+
+def test_an_embedding_in_a_pickle_file_is_that_of_safetensors(
+    draw_at_home: Draw, at_home: Home, loaded: Loaded, tmp_path: Path
+) -> None:
+    width = loaded.pipe.text_encoder.get_input_embeddings().weight.shape[1]
+    vectors = torch.randn(2, width, generator=torch.Generator().manual_seed(1))
+    save_file({"emb_params": vectors}, at_home.settings.embeddings / "plainword.safetensors")
+    a1111 = {"string_to_token": {"*": 265}, "string_to_param": {"*": vectors}, "name": "x", "step": 3}
+    torch.save(a1111, at_home.settings.embeddings / "oldword.pt")
+    torch.save({"<x>": vectors}, tmp_path / "of-diffusers.bin")
+    assert torch.equal(adapters.read_word(tmp_path / "of-diffusers.bin")["<x>"], vectors)
+    same = [draw_at_home(steps=1, prompt=f"a {word} apple").image.tobytes() for word in ("plainword", "oldword")]
+    assert same[0] == same[1] != draw_at_home(steps=1, prompt="a nice apple").image.tobytes()
+
+
+def test_an_embedding_that_would_run_code_is_not_opened(draw_at_home: Draw, at_home: Home, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+            return open, (str(tmp_path / "run"), "w")
+
+    torch.save({"string_to_param": {"*": torch.zeros(1, 768)}, "x": Evil()}, at_home.settings.embeddings / "evil.pt")
+    draw_at_home(steps=1, prompt="an evil apple")  # plain text
+    assert not (tmp_path / "run").exists()

@@ -145,3 +145,26 @@ def test_a_model_that_takes_no_loras_says_so_before_the_job_waits(catalog: Catal
     transformer_model(settings, "mine", "PixArtSigmaPipeline", {})
     with pytest.raises(InvalidParams, match="loras: must be left out: mine takes no LoRAs"):
         catalog.complete("x", {"seed": 1, "model": "mine", "loras": ["style"]})
+
+
+def test_what_other_programs_noted_beside_a_file_is_told_and_read_again(catalog: Catalog, settings: Settings) -> None:
+    write_header(settings.loras / "ink.safetensors", files.LORA, {"ss_tag_frequency": '{"set": {"paper": 3}}'})
+    assert catalog.loras()[0].words == ("paper",)
+    info = {"trainedWords": ["inkstyle, black ink", "brush  stroke"], "model": {"name": "Ink Wash"}, "images": []}
+    (settings.loras / "ink.civitai.info").write_text(json.dumps(info))
+    assert catalog.loras()[0].words == ("inkstyle", "black ink", "brush stroke", "paper")
+    (settings.loras / "ink.json").write_text(json.dumps({"activation text": "my ink", "notes": "at 0.7"}))
+    ink = catalog.loras()[0]
+    assert ink.words == ("my ink", "inkstyle", "black ink", "brush stroke", "paper")
+    assert (ink.title, ink.about) == ("Ink Wash", "at 0.7")
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{", '{"activation text": 7, "trainedWords": {"a": 1}, "model": []}', "[" * 9999]
+)
+def test_strange_notes_beside_a_file_say_nothing(catalog: Catalog, settings: Settings, content: str) -> None:
+    write_header(settings.loras / "ink.safetensors", files.LORA)
+    for suffix in (".json", ".civitai.info"):
+        (settings.loras / f"ink{suffix}").write_text(content)
+    ink = catalog.loras()[0]
+    assert (ink.words, ink.title, ink.about, ink.ready) == ((), "", "", True)

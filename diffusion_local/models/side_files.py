@@ -1,0 +1,77 @@
+"""What other programs write beside a model or an adapter: the words that call it up, and what it is.
+
+``name.json`` is A1111's, ``name.civitai.info`` that of its extension for Civitai. Either may be damaged, huge or of
+another kind; then it says nothing.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 2_000_000
+SUFFIXES = (".json", ".civitai.info")
+#: Of words and of all text.
+MOST_WORDS, MOST_WORD, MOST_TEXT = 24, 200, 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    words: tuple[str, ...] = ()
+    title: str = ""
+    about: str = ""
+
+
+def places(path: Path) -> Iterator[Path]:
+    for suffix in SUFFIXES:
+        yield path.with_name(f"{path.stem}{suffix}")
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """Changes whenever one of the files beside ``path`` does."""
+    found = []
+    for place in places(path):
+        try:
+            found.append(place.stat().st_mtime_ns)
+        except OSError:
+            found.append(0)
+    return tuple(found)
+
+
+def read(path: Path) -> Notes:
+    """Of the files beside ``path``; A1111's, which a person may have written, comes first."""
+    words: list[str] = []
+    titles: list[str] = []
+    abouts: list[str] = []
+    for place in places(path):
+        told = content(place)
+        phrases = [told.get("activation text"), *listed(told.get("trainedWords"))]
+        words += [word for phrase in phrases if isinstance(phrase, str) for word in split(phrase)]
+        model = told.get("model")
+        titles += [each for each in (model.get("name") if isinstance(model, dict) else None,) if isinstance(each, str)]
+        abouts += [each for each in (told.get("description"), told.get("notes")) if isinstance(each, str) and each]
+    return Notes(
+        tuple(dict.fromkeys(words))[:MOST_WORDS],
+        next((each.strip()[:100] for each in titles if each.strip()), ""),
+        next((each.strip()[:MOST_TEXT] for each in abouts if each.strip()), ""),
+    )
+
+
+def listed(value: Any) -> list[Any]:
+    return value[: MOST_WORDS * 4] if isinstance(value, list) else []
+
+
+def split(phrase: str) -> list[str]:
+    """A phrase of several words is one where it has no commas."""
+    return [word for each in phrase[:MOST_TEXT].split(",") if (word := " ".join(each.split())[:MOST_WORD])]
+
+
+def content(place: Path) -> dict[str, Any]:
+    try:
+        if place.stat().st_size > MOST_BYTES:
+            return {}
+        told = json.loads(place.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
