@@ -22,11 +22,18 @@ from diffusers.loaders import single_file_utils
 
 from diffusion_local.settings import assets
 from tests.engine.test_flow_families import t5
-from tests.engine.test_language_families import SIGNS, tokenizer
 from tests.models.files import original_vae
 from tests.models.headers import tensors_of
 
 State = dict[str, torch.Tensor]
+#: Words of the tokenizer of T5's kind that language models have here too.
+SIGNS = "▁abcdefghijklmnopqrstuvwxyz"
+
+
+def tokenizer() -> Any:
+    words, _ = t5()
+    words.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    return words
 
 
 def state_of(file: str, shrink: Callable[[int], int], kept: Callable[[str], str], prefix: str = "") -> State:
