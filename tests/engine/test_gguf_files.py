@@ -27,7 +27,8 @@ T5 = (
     ("layer.1.DenseReluDense.wo", "ffn_down"),
 )  # fmt: skip
 QWEN = (
-    ("model.norm.", "output_norm."), ("model.", ""), ("embed_tokens", "token_embd"), ("layers.", "blk."), ("input_layernorm", "attn_norm"),
+    ("model.norm.", "output_norm."), ("model.", ""), ("embed_tokens", "token_embd"), ("layers.", "blk."),
+    ("input_layernorm", "attn_norm"),
     ("post_attention_layernorm", "ffn_norm"), ("self_attn.q_norm", "attn_q_norm"), ("self_attn.k_norm", "attn_k_norm"),
     ("self_attn.o_proj", "attn_output"), ("self_attn.", "attn_"), ("mlp.", "ffn_"), ("_proj", ""),
 )  # fmt: skip
