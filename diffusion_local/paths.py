@@ -88,6 +88,11 @@ class Folders:
         return self.home / "kernels"
 
     @property
+    def passes(self) -> Path:
+        """Half-made pictures that a stopping worker kept for the next one."""
+        return self.home / "passes"
+
+    @property
     def locks(self) -> Path:
         return self.home / "locks"
 

@@ -36,6 +36,7 @@ def open_runner(services: Services, slot: str, engine: Engine, stop: Stop) -> Ru
         memory=settings.memory,
         batch_size=settings.batch_size,
         idle_unload=settings.idle_unload,
+        passes=settings.passes,
     )
     runner.local = local
     return runner

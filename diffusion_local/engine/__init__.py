@@ -199,6 +199,15 @@ class Engine(Protocol):
         """
         ...
 
+    def keep(self, held: Held) -> bytes:
+        """A held pass as bytes, from which ``kept`` restores it, also in another process."""
+        ...
+
+    def kept(self, data: bytes) -> Held | None:
+        """The held pass of these bytes; None where they are damaged, or where this engine would continue with other
+        pixels: another version, device or setting wrote them."""
+        ...
+
     def spare(self) -> bool:
         """Put away every model but the loaded one, and what only makes that one faster. Whether there was any."""
         ...

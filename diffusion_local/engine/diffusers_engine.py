@@ -13,8 +13,10 @@ import transformers
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+from diffusion_local import __version__
 from diffusion_local.domain import DeviceMemory, Fit, Kind, Params
 from diffusion_local.engine import (
+    Held,
     OnProgress,
     OnStep,
     Part,
@@ -31,6 +33,7 @@ from diffusion_local.engine.adapters import put_in
 from diffusion_local.engine.devices import Device
 from diffusion_local.engine.fused.operations import available
 from diffusion_local.engine.graphs import RUNGS, clip_encoders, denoiser_of
+from diffusion_local.engine.holding import Paused
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.memory import LADDERS, MemoryNeed, RungChoice, choose, estimate
@@ -71,6 +74,7 @@ class DiffusersEngine:
         """
         precision.check(numbers, device.type)
         self._device = device
+        self._precision, self._speed = numbers, speed
         self._materials = materials
         self._gauge = MemoryGauge(device.torch, memory_limit)
         nvidia = device.type == "cuda" and torch.version.hip is None
@@ -153,6 +157,18 @@ class DiffusersEngine:
             self._loaded.graphs.refuse()
         self._gauge.collect()
         raise problem
+
+    def keep(self, held: Held) -> bytes:
+        assert isinstance(held, Paused)
+        return held.to_bytes(self._stamp())
+
+    def kept(self, data: bytes) -> Held | None:
+        return Paused.from_bytes(data, self._stamp())
+
+    def _stamp(self) -> str:
+        """Equal where a pass can be continued to the same pixels."""
+        versions = (torch.__version__, diffusers.__version__, transformers.__version__, __version__)
+        return " ".join(map(str, (self.device, self._precision, self._speed, *versions)))
 
     def spare(self) -> bool:
         self._finish_latest()

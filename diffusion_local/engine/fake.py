@@ -12,7 +12,7 @@ from PIL import Image as PIL
 from PIL import ImageDraw, ImageFont
 
 from diffusion_local.domain import DeviceMemory, Fit, Kind, Params
-from diffusion_local.engine import OnProgress, OnStep, Part, Pass, Picture, seat
+from diffusion_local.engine import Held, OnProgress, OnStep, Part, Pass, Picture, seat
 from diffusion_local.engine.memory import GIB, LADDERS, RungChoice, Weights, choose, estimate
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
@@ -114,6 +114,12 @@ class FakeEngine:
         """Of a step."""
         directives = _DIRECTIVE.findall(params.prompt)
         return next((float(each[5:]) for each in directives if each.startswith("slow:")), self._step_seconds)
+
+    def keep(self, held: Held) -> bytes:
+        return str(held.steps).encode()
+
+    def kept(self, data: bytes) -> Held | None:
+        return Aside(int(data)) if data.isdigit() else None
 
     def spare(self) -> bool:
         return False

@@ -4,12 +4,16 @@ The pipeline is called anew with the latents of then, and with a scheduler that 
 the state that it had: the numbers are those of an undisturbed run, bit by bit.
 """
 
+import io
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Any
 
 import torch
+
+log = logging.getLogger(__name__)
 
 #: What a scheduler keeps from step to step, and no wrapper that was put around its methods.
 _PLAIN = (bool, int, float, str, torch.Tensor, list, tuple, type(None))
@@ -35,6 +39,22 @@ class Paused:
             if isinstance(value, _PLAIN) and not name.startswith("__")
         }
         return cls(calls, steps, latents.clone(), state, [each.get_state() for each in generators])
+
+    def to_bytes(self, stamp: str) -> bytes:
+        """``stamp`` says what computed it."""
+        file = io.BytesIO()
+        torch.save({"stamp": stamp} | {each.name: getattr(self, each.name) for each in fields(self)}, file)
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, stamp: str) -> "Paused | None":
+        """None for damaged bytes, and for those with another stamp."""
+        try:
+            found = torch.load(io.BytesIO(data), weights_only=True)
+            return cls(**found) if found.pop("stamp") == stamp else None
+        except Exception as problem:  # whatever a damaged file makes of it
+            log.warning("a picture that was put aside starts anew: %s", problem)
+            return None
 
 
 def go_on(scheduler: Any, paused: Paused, skipped_calls: int, scales_start: bool) -> None:

@@ -83,6 +83,7 @@ def run(settings: Settings, slot: str, supervised: bool) -> None:
         memory=settings.memory,
         batch_size=settings.batch_size,
         idle_unload=settings.idle_unload,
+        passes=settings.passes,
     )
     runner.serve()
     runner.close()

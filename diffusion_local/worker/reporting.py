@@ -40,8 +40,8 @@ class Reporter:
         """The jobs of one claim, as parts of passes that report themselves, and ``aside`` as well."""
         return Followed(self, jobs, aside)
 
-    def hear(self, reports: Sequence[ProgressReport], write: bool) -> list[Exception | None]:
-        """Report, or only ask; what ends each of the jobs, or None.
+    def hear(self, reports: Sequence[ProgressReport], write: bool, stops: bool = True) -> list[Exception | None]:
+        """Report, or only ask; what ends each of the jobs, or None. Without ``stops`` a stop of the worker ends none.
 
         A database that cannot be used for a while is no reason to throw the work away. It is asked again a little
         later, as each time may take as long as the database waits for a lock.
@@ -54,7 +54,7 @@ class Reporter:
             except DatabaseProblem as problem:
                 self._silent_until = time.monotonic() + DATABASE_PAUSE
                 log.error("the database cannot be used, going on without: %s", problem)
-        return [self._ends(flags) for flags in answers]
+        return [self._ends(flags, stops) for flags in answers]
 
     def preview_is_due(self, step: int) -> bool:
         return bool(self._every) and step % self._every == 0
@@ -68,14 +68,14 @@ class Reporter:
                 lambda: self._dispatch.save_preview(job.claim, webp(preview(), PREVIEW_QUALITY))
             )
 
-    def _ends(self, flags: Flags | None) -> Exception | None:
+    def _ends(self, flags: Flags | None, stops: bool) -> Exception | None:
         if flags is None:
             return LostClaim()
         if flags.cancel:
             return Stopped("cancel")
         if flags.give_back:
             return Stopped("pause")
-        return Stopped("shutdown") if self._stop.now.is_set() else None
+        return Stopped("shutdown") if stops and self._stop.now.is_set() else None
 
     def close(self) -> None:
         self._previewer.shutdown()
@@ -118,13 +118,15 @@ class Followed:
         crew = self._running
         if crew is not None and time.monotonic() - self._kept >= KEEP_SECONDS:
             self._kept = time.monotonic()
-            self._hear(crew.held.steps if crew.held else 0, message("phase_aside"), write=True)
+            self._hear(crew.held.steps if crew.held else 0, message("phase_aside"), write=True, stops=False)
 
     def _on_step(self, job: Job, step: int, preview: Callable[[], PIL.Image] | None) -> None:
         part, now = self.parts[job.id], time.monotonic()
         if step != self._step:  # the first part of a step asks for all
             self._step = step
-            self._hear(step, "", write=now - self._reported >= REPORT_SECONDS or step == job.params.steps)
+            write = now - self._reported >= REPORT_SECONDS or step == job.params.steps
+            # one that can be put aside is, for the next start
+            self._hear(step, "", write, stops=self._running is None or self._running.wanted is None)
         if part.problem is not None:
             raise part.problem
         due = preview is not None and self._reporter.preview_is_due(step)
@@ -133,7 +135,7 @@ class Followed:
             self._previewed[job.id] = now
             self._reporter.draw_preview(job, preview)
 
-    def _hear(self, step: int, phase: str, write: bool) -> None:
+    def _hear(self, step: int, phase: str, write: bool, stops: bool = True) -> None:
         """Those that wait for a pass of their own are at the beginning."""
         if write:
             self._reported = time.monotonic()
@@ -142,5 +144,5 @@ class Followed:
         running = self._running.parts if self._running else []
         live = [part for part in self.parts.values() if part.live]
         reports = [ProgressReport(self._jobs[part].claim, step if part in running else 0, phase) for part in live]
-        for part, problem in zip(live, self._reporter.hear(reports, write), strict=True):
+        for part, problem in zip(live, self._reporter.hear(reports, write, stops), strict=True):
             part.problem = problem

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from diffusion_local import disk
 from diffusion_local.dispatch import Dispatch, OutputTerms
@@ -26,6 +27,7 @@ from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.digests import Digests
 from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.worker.inputs import Inputs
+from diffusion_local.worker.kept import Kept
 from diffusion_local.worker.ladder import Ladder
 from diffusion_local.worker.reporting import DATABASE_PAUSE, Followed, Reporter
 from diffusion_local.worker.saving import Saver
@@ -58,9 +60,11 @@ class Runner:
         memory: str = "auto",
         batch_size: str = "auto",
         idle_unload: float = 600.0,
+        passes: Path | None = None,
     ) -> None:
         """``catalog`` has the models of this machine, ``inputs`` the sources that the engine opens. ``memory`` and
-        ``batch_size`` are the settings; a model is taken out of memory after ``idle_unload`` idle seconds.
+        ``batch_size`` are the settings; a model is taken out of memory after ``idle_unload`` idle seconds. Pictures
+        that are half made are kept over a stop in the folder ``passes``.
         """
         self._dispatch = dispatch
         self._engine = engine
@@ -71,6 +75,7 @@ class Runner:
         self._unsettled: list[tuple[Job, DatabaseProblem, bool]] = []
         self._reporter = Reporter(dispatch, stop, terms.preview_every)
         self._sizes = Sizes(batch_size, engine.room.type == "cuda", dispatch.shares)
+        self._kept = Kept(engine, passes)
         self._saver = Saver(dispatch, terms, Digests(catalog.shelf), stop.wanted, self._settle, self._sizes.learn)
         self._ladder = Ladder(engine, dispatch.fits, dispatch.learn, memory)
         self._model: Model | None = None
@@ -149,9 +154,15 @@ class Runner:
         expected = self._expected(crew, self._engine.loaded)
         started = time.monotonic()
         try:
+            if crew.wanted is not None:
+                self._kept.restore(crew, [followed.job(part) for part in crew.parts], self._state_of(crew))
             self._make(crew, followed)
             while crew.held is not None:
-                aside += self._let_go_first(crew, followed)
+                if not self._stop.now.is_set():
+                    aside += self._let_go_first(crew, followed)
+                if self._stop.now.is_set():
+                    self._kept.keep(crew, [followed.job(part) for part in crew.live], self._state_of(crew))
+                    raise Stopped("shutdown")
                 self._make(crew, followed)
         except Exception as error:
             for part in crew.live:
@@ -181,7 +192,9 @@ class Runner:
             raise trouble
 
     def _urgent(self) -> bool:
-        """Whether a pass of the batch lane should make room for a job that somebody waits for."""
+        """Whether a pass of the batch lane should make room: for a job that somebody waits for, or for a stop."""
+        if self._stop.now.is_set():
+            return True
         if time.monotonic() < self._owed_until or self._stop.wanted.is_set():
             return False
         with contextlib.suppress(DatabaseProblem):
@@ -210,8 +223,16 @@ class Runner:
             self._aside = None
         seconds = time.monotonic() - began
         self._owed_until = time.monotonic() + (OWED_SHARE * seconds if served else OWED_FOR_NOTHING)
-        followed.report(crew)
+        if not self._stop.now.is_set():
+            followed.report(crew)
         return seconds
+
+    def _state_of(self, crew: Pass) -> str:
+        """Tells one state of the model's files from another."""
+        with contextlib.suppress(NotFound, OSError):
+            path = self._catalog.get(crew.parts[0].params.model).path
+            return f"{path} {path.stat().st_mtime_ns}"
+        return ""
 
     def _expected(self, crew: Pass, loaded: str) -> float | None:
         try:

@@ -195,6 +195,30 @@ def test_another_model_may_be_used_meanwhile(engine: Engine, starter_copy: Any, 
     assert held.result().image.tobytes() == undisturbed
 
 
+def test_a_held_pass_continues_from_bytes_in_an_engine_started_anew(engine: Engine, starter: Any) -> None:
+    undisturbed = run(engine, part(1, sampler="DPM++ 2M SDE"), part(2, "a blue car", sampler="DPM++ 2M SDE"))
+    asked = iter(range(1, 9))
+    crew = Pass([part(1, sampler="DPM++ 2M SDE"), part(2, "a blue car", sampler="DPM++ 2M SDE")])
+    crew.wanted = lambda: next(asked) == 2
+    engine.run(crew)
+    assert crew.held is not None
+    data = engine.keep(crew.held)
+    engine.unload()
+    engine.load(starter)
+    parts = [part(1, sampler="DPM++ 2M SDE"), part(2, "a blue car", sampler="DPM++ 2M SDE")]
+    parts[1].place = 1
+    again = Pass(list(parts), size=2, held=engine.kept(data))
+    assert again.held is not None
+    assert again.held.steps == 2
+    engine.run(again)
+    assert [each.result().image.tobytes() for each in parts] == undisturbed
+
+
+@pytest.mark.parametrize("data", [b"", b"nothing of ours", b"\x80\x04K\x01."])
+def test_damaged_bytes_hold_no_pass(engine: Engine, data: bytes) -> None:
+    assert engine.kept(data) is None
+
+
 # -- of one engine only ----------------------------------------------------------------------------------------------
 
 
@@ -245,3 +269,15 @@ def test_the_fake_engine_fails_a_part_and_runs_out_of_memory_as_a_whole() -> Non
     assert good.made is not None
     with pytest.raises(OutOfMemory):
         engine.run(Pass([part(1, "[oom]"), part(2)]))
+
+
+def test_another_version_does_not_continue_a_pass(diffusers_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusion_local.engine import diffusers_engine as module
+
+    crew = Pass([part(1)], lambda: True)
+    diffusers_engine.run(crew)
+    assert crew.held is not None
+    data = diffusers_engine.keep(crew.held)
+    assert diffusers_engine.kept(data) is not None
+    monkeypatch.setattr(module, "__version__", "another")
+    assert diffusers_engine.kept(data) is None

@@ -3,12 +3,13 @@
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from PIL import Image as PIL
 
 from diffusion_local.compose import Services
-from diffusion_local.domain import Job, State
+from diffusion_local.domain import Job, Params, State
 from diffusion_local.engine import Pass
 from diffusion_local.engine.fake import FakeEngine, draw_card
 from diffusion_local.errors import OutOfMemory
@@ -342,3 +343,96 @@ def test_recovery_covers_what_runs_and_what_is_aside(services: Services, engine:
     runner.work_off()
     assert recovered.is_set()
     assert set(states(services, [*ids, *urgent])) == {State.QUEUED}
+
+
+# -- kept over a stop ------------------------------------------------------------------------------------------------
+
+
+class Counting(Watched):
+    """Counts the steps that it makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 0
+
+    def _seconds(self, params: Params) -> float:
+        self.steps += 1
+        return 0.0
+
+
+@pytest.fixture
+def restarted(services: Services) -> Iterator[Callable[[], tuple[Counting, Runner, Stop]]]:
+    """Starts workers one after another, each with the first one's folder."""
+    opened: list[Runner] = []
+
+    def start() -> tuple[Counting, Runner, Stop]:
+        engine, stop = Counting(), Stop()
+        settings = replace(services.settings, batch_size="2")
+        opened.append(open_runner(replace(services, settings=settings), "cpu0", engine, stop))
+        return engine, opened[-1], stop
+
+    yield start
+    for runner in opened:
+        runner.close()
+
+
+def kept_files(services: Services) -> list[str]:
+    return sorted(path.name for path in services.settings.passes.glob("*"))
+
+
+def test_a_stop_keeps_what_was_made_for_the_next_start(services: Services, restarted: Any) -> None:
+    ids = submit_list(services, "one", "two", steps=10)
+    engine, runner, stop = restarted()
+    engine.at["one", 7] = stop.request
+    runner.work_off()
+    assert set(states(services, ids)) == {State.QUEUED}
+    assert kept_files(services) == [f"{ids[0]}-1.pass"]
+    engine, runner, _ = restarted()
+    runner.work_off()
+    assert engine.steps == 2 * 3
+    assert set(states(services, ids)) == {State.DONE}
+    assert [services.images.of_jobs(ids)[job_id].facts["place"] for job_id in ids] == ["1/2", "2/2"]
+    assert kept_files(services) == []
+
+
+def test_a_stop_keeps_what_is_aside_too(services: Services, restarted: Any) -> None:
+    ids = submit_list(services, "one", "two", steps=10)
+    engine, runner, stop = restarted()
+    urgent: list[str] = []
+    engine.at["one", 7] = lambda: urgent.append(submit(services))
+    engine.at["urgent", 2] = stop.request
+    runner.work_off()
+    assert set(states(services, [*ids, *urgent])) == {State.QUEUED}
+    assert kept_files(services) == [f"{ids[0]}-1.pass"]
+    engine, runner, _ = restarted()
+    runner.work_off()
+    assert engine.steps == 4 + 2 * 3
+    assert set(states(services, [*ids, *urgent])) == {State.DONE}
+
+
+def test_one_that_is_gone_leaves_its_place_empty(services: Services, restarted: Any) -> None:
+    ids = submit_list(services, "one", "two", "three", steps=10)
+    engine, runner, stop = restarted()
+    engine.at["one", 7] = stop.request
+    runner.work_off()
+    services.studio.cancel([ids[1]])
+    engine, runner, _ = restarted()
+    runner.work_off()
+    assert states(services, ids) == [State.DONE, State.CANCELLED, State.DONE]
+    images = services.images.of_jobs(ids)
+    assert [images[job_id].facts.get("place") for job_id in (ids[0], ids[2])] == ["1/2", None]
+    assert engine.steps == 3 + 10
+
+
+def test_what_is_kept_is_used_once_and_only_where_it_fits(services: Services, restarted: Any) -> None:
+    ids = submit_list(services, "one", "two", steps=10)
+    engine, runner, stop = restarted()
+    engine.at["one", 7] = stop.request
+    runner.work_off()
+    [path] = services.settings.passes.iterdir()
+    path.write_bytes(path.read_bytes()[:-1] + b"damaged")
+    engine, runner, _ = restarted()
+    runner.work_off()
+    assert engine.steps == 2 * 10
+    assert set(states(services, ids)) == {State.DONE}
+    assert kept_files(services) == []

@@ -347,3 +347,27 @@ def test_a_worker_that_was_frozen_loses_its_claim_and_writes_nothing(
     assert services.files.picture(services.images.get(job_id).key).local_path.stat().st_mtime_ns == before
     assert frozen.poll() is None
     assert pictures(services) == sorted([job_id, *ids])
+
+
+def test_a_list_continues_at_its_step_after_a_restart(services: Services, worker_process: StartWorker) -> None:
+    child = worker_process(batch_size="2", stop_grace="5")
+    ids = submit_list(services, "[slow:0.2] one", "[slow:0.2] two", steps=40)
+    for job_id in ids:
+        running(services, job_id, step=25)
+    child.send_signal(signal.SIGTERM)
+    wait(child, 10)
+    assert {services.jobs.get(job_id).state for job_id in ids} == {State.QUEUED}
+    [kept] = services.settings.passes.iterdir()
+    assert kept.name == f"{ids[0]}-1.pass"
+    worker_process(batch_size="2")
+    steps = []
+
+    def look() -> bool:
+        jobs = [services.jobs.get(job_id) for job_id in ids]
+        steps.extend(job.step for job in jobs if job.state is State.RUNNING and job.step)
+        return all(job.final for job in jobs)
+
+    eventually(look, 60)
+    assert {services.jobs.get(job_id).state for job_id in ids} == {State.DONE}
+    assert min(steps) >= 25
+    assert pictures(services) == sorted(ids)

@@ -1,0 +1,90 @@
+"""Half-made pictures over a stop of the worker: one file for each pass, by its first job and attempt."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from diffusion_local import disk
+from diffusion_local.domain import Job
+from diffusion_local.engine import Engine, Part, Pass
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".pass"
+#: Of a file that nobody came back for.
+KEPT_SECONDS = 7 * 86_400.0
+
+
+class Kept:
+    """``folder`` is on this machine, beside its device; None keeps nothing."""
+
+    def __init__(self, engine: Engine, folder: Path | None) -> None:
+        self._engine = engine
+        self._folder = folder
+        for path in folder.glob("*") if folder and folder.is_dir() else ():
+            with suppress(OSError):
+                if path.stat().st_mtime < time.time() - KEPT_SECONDS:
+                    path.unlink()
+
+    def keep(self, crew: Pass, jobs: Sequence[Job], model: str) -> None:
+        """Write a held pass down; ``jobs`` are those of its live parts, in order, and ``model`` tells one state of its
+        files from another. A disk that refuses costs only the steps that were made."""
+        if self._folder is None or crew.held is None or not jobs:
+            return
+        head = {
+            "jobs": [[job.id, job.attempt, part.place] for job, part in zip(jobs, crew.live, strict=True)],
+            "model": model,
+            "size": crew.size,
+            "rung": crew.rung,
+        }
+        with suppress(OSError):
+            self._folder.mkdir(disk.FOLDER, parents=True, exist_ok=True)
+            data = json.dumps(head).encode() + b"\n" + self._engine.keep(crew.held)
+            write(self._folder / f"{jobs[0].id}-{jobs[0].attempt}{SUFFIX}", data)
+            log.info("kept after step %d for the next start", crew.held.steps, extra={"job": jobs[0].id})
+
+    def restore(self, crew: Pass, jobs: Sequence[Job], model: str) -> None:
+        """Let a pass that begins continue where one of the same jobs was kept. ``jobs`` are those of its parts.
+
+        The file is used once: should the worker die now, they start anew.
+        """
+        if self._folder is None or not jobs or jobs[0].attempt < 2:
+            return
+        path = self._folder / f"{jobs[0].id}-{jobs[0].attempt - 1}{SUFFIX}"
+        try:
+            head, _, data = path.read_bytes().partition(b"\n")
+            path.unlink()
+            found = json.loads(head)
+            here = {(job.id, job.attempt - 1): part for job, part in zip(jobs, crew.parts, strict=True)}
+            seats = [(here[job, attempt], place) for job, attempt, place in found["jobs"] if (job, attempt) in here]
+            size, rung, held = int(found["size"]), str(found["rung"]), self._engine.kept(data)
+        except (OSError, ValueError, TypeError, KeyError):
+            return
+        if held is None or found.get("model") != model or not seats or seats[0][0] is not crew.parts[0]:
+            return
+        sit(crew, seats)
+        crew.held, crew.size, crew.rung = held, size, rung
+        log.info("continues after step %d", held.steps, extra={"job": jobs[0].id})
+
+
+def write(target: Path, data: bytes) -> None:
+    """Readers see the whole file or none, also after a power cut. Raises OSError."""
+    part = target.with_suffix(".part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(target)
+
+
+def sit(crew: Pass, seats: Sequence[tuple[Part, int]]) -> None:
+    """Give parts their places; the others are left over."""
+    for part, place in seats:
+        part.place = place
+    kept = [part for part, _ in seats]
+    crew.left = [part for part in crew.parts if part not in kept] + crew.left
+    crew.parts = kept
