@@ -85,6 +85,7 @@ class Batch:
     webhook: str = ""
     grid: str = ""  # its axes as JSON, where it is a grid
     prediction: str = ""  # as JSON how its webhook is told, where that is as Replicate does; see notify.predictions
+    graph: str = ""  # of a new batch: the graph of nodes that it was submitted as; read by ``queue.graphs``
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,7 +225,7 @@ def progress(progress: BatchProgress) -> Json:
     root = f"{_root.get()}/api/v1"
     url = f"{root}/batches/{batch.id}"
     values = asdict(batch)
-    del values["prediction"]
+    del values["prediction"], values["graph"]
     values |= {"lane": str(batch.lane), "grid": json.loads(batch.grid) if batch.grid else None}
     return values | {
         "counts": {str(state): count for state, count in progress.counts.items()},

@@ -15,6 +15,7 @@ from diffusion_local.notify.deliveries import DeliveryStore
 from diffusion_local.notify.outbox import NoticeStore
 from diffusion_local.queue.batches import BatchResults, BatchRows
 from diffusion_local.queue.control import QueueControl
+from diffusion_local.queue.graphs import GraphStore
 from diffusion_local.queue.groups import QueueGroups
 from diffusion_local.queue.history import FitStore
 from diffusion_local.queue.jobs import JobStore
@@ -32,6 +33,7 @@ class Stores:
     control: QueueControl
     view: QueueView
     groups: QueueGroups
+    graphs: GraphStore
     batches: BatchRows
     results: BatchResults
     reports: ReportStore
@@ -54,6 +56,7 @@ class Stores:
             QueueControl(database),
             QueueView(database, rules),
             QueueGroups(database, rules),
+            GraphStore(database),
             BatchRows(database, rules),
             BatchResults(database),
             ReportStore(database),

@@ -107,6 +107,7 @@ class Studio(QueueCommands, QueueQueries):
         self.prompts = Prompts(settings, catalog)
         self.grids = Grids(settings, jobs, view, stores.batches, queue, catalog, timetable)
         self.groups = stores.groups
+        self.graphs = stores.graphs
         self.queue_file = QueueFile(settings, jobs, stores.results, queue, catalog)
         self.accounts = Accounts(settings, stores.accounts)
         self.pictures = Pictures(images, files)
@@ -129,6 +130,7 @@ class Studio(QueueCommands, QueueQueries):
         priority: int = 0,
         idempotency_key: str | None = None,
         prediction: str = "",
+        graph: str = "",
         expand: str | None = None,
         **settings: Any,
     ) -> Receipt:
@@ -136,9 +138,10 @@ class Studio(QueueCommands, QueueQueries):
 
         Seeds are consecutive; where the noise of a variation seed is mixed in it is that one that counts up.
         ``settings`` are fields of Params; what is absent or None is the model's default, no seed (or -1) a random one.
-        ``start_at``, ``window``, ``finish_by`` and ``webhook`` among them are the batch's own (see ``when``), and so is
-        ``prediction`` (see ``Batch``). ``expand`` says what becomes of wildcards and choices in both prompts (see
-        ``lists``): each picture draws its own by the first seed, ``all`` makes ``count`` of each; none is the setting.
+        ``start_at``, ``window``, ``finish_by`` and ``webhook`` among them are the batch's own (see ``when``), and so
+        are ``prediction`` and ``graph`` (see ``Batch``). ``expand`` says what becomes of wildcards and choices in both
+        prompts (see ``lists``): each picture draws its own by the first seed, ``all`` makes ``count`` of each; none is
+        the setting.
         Raises InvalidParams, QueueFull and Conflict, and then nothing is enqueued.
         """
         count = whole_number("count", count, 1, self._settings.max_count)
@@ -152,7 +155,8 @@ class Studio(QueueCommands, QueueQueries):
         each, warnings = draft.pictures(count, expand, self._settings.max_count)
         who = actor.current().owner(owner)
         title = name or shortened(each[0].prompt if draft.fixed else draft.params.prompt)
-        batch = Batch(new_id(), title, who, lane, len(each), utc_now(), prediction=prediction, **times.fields())
+        told: dict[str, Any] = {"prediction": prediction, "graph": graph}
+        batch = Batch(new_id(), title, who, lane, len(each), utc_now(), **told, **times.fields())
         jobs = new_jobs(batch, each, whole_number("priority", priority, *PRIORITIES))
         key, request = idempotency_key or None, draft.request(count, expand) if idempotency_key else ""
         batch_id, job_ids = self._jobs.insert_batch(batch, jobs, key, self._settings.max_queued, request)

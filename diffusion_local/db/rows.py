@@ -160,8 +160,10 @@ def to_batch(row: Row) -> Batch:
 
 
 def batch_row(batch: Batch) -> Row:
-    """Row of a new batch, without its idempotency key."""
-    return asdict(batch) | {"lane": str(batch.lane), "paused": int(batch.paused)}
+    """Row of a new batch, without its idempotency key, and without its graph, which has a table of its own."""
+    row = asdict(batch) | {"lane": str(batch.lane), "paused": int(batch.paused)}
+    del row["graph"]
+    return row
 
 
 def to_image(row: Row) -> Image:

@@ -187,6 +187,12 @@ GROUPS = {
     "owners": op(READ, SEEN),
 }
 
+GRAPHS = {
+    "get": op(READ, OWN),
+    "page": op(READ, OWN),
+    "unfinished": op(READ, OWN),
+}
+
 PARTS: dict[str, dict[str, Operation]] = {
     "batches": BATCHES,
     "prompts": PROMPTS,
@@ -194,4 +200,5 @@ PARTS: dict[str, dict[str, Operation]] = {
     "lists": LISTS,
     "queue_file": QUEUE_FILE,
     "groups": GROUPS,
+    "graphs": GRAPHS,
 }

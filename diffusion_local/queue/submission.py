@@ -34,6 +34,8 @@ def insert_batch(
     if waiting + batch.count > max_queued:
         raise QueueFull(message("queue_room", most=max_queued, waiting=waiting, asked=batch.count))
     db.insert("batches", rows.batch_row(batch) | {"idempotency_key": key, "request": request})
+    if batch.graph:
+        db.insert("graphs", {"batch_id": batch.id, "owner": batch.owner, "graph": batch.graph})
     gate = get_gate(db, batch.window, batch.start_at)
     last = db.scalar("SELECT coalesce(max(position), 0) FROM jobs")
     ids: list[str] = []

@@ -10,7 +10,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import uvicorn
 
@@ -28,6 +29,8 @@ from diffusion_local.web.proxies import trusted
 
 log = logging.getLogger(__name__)
 
+WEBSOCKETS: Literal["websockets-sansio"] = "websockets-sansio"  # uvicorn's name of its implementation
+MOST_MESSAGE_BYTES = 64 * 1024  # of a WebSocket; clients have nothing to say there
 STARTUP_FAILURE = 3  # exit status, as uvicorn's own
 GRACE_SECONDS = 0.5  # for answers that are under way; open event streams are cut then
 
@@ -114,7 +117,9 @@ def serve(settings: Settings, supervised: bool = False) -> None:
         app,
         loop="asyncio",  # whose way to accept connections is the one that counts them
         http=partial(Protocol, connections),  # type: ignore[arg-type]  # called as a class is
-        ws="none",
+        ws=WEBSOCKETS if find_spec("websockets") else "none",
+        ws_max_size=MOST_MESSAGE_BYTES,
+        ws_max_queue=1,
         h11_max_incomplete_event_size=MOST_HEADER_BYTES,
         log_config=None,
         log_level=settings.log_level,

@@ -41,7 +41,14 @@ class Protocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
         super().data_received(data)
-        self._follow()
+        if self.transport.get_protocol() is self:
+            self._follow()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Another protocol takes the connection over, with time-outs of its own: pings."""
+        super().handle_websocket_upgrade(event)
+        self._enter("")
+        self._connections.mark(self._number, busy=True)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

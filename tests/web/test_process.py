@@ -20,6 +20,7 @@ import pytest
 from diffusion_local.compose import Services
 from diffusion_local.settings import PREFIX, Settings
 from tests.support import eventually, soon
+from tests.web.api.comfyui.graphs import TXT2IMG
 from tests.web.conftest import free_port
 
 MOST_MEGABYTES = 250
@@ -139,3 +140,17 @@ def test_a_page_that_cannot_be_drawn_in_advance_stops_nothing(caplog: pytest.Log
 
     aside(draw_once, object())
     assert "could not be drawn" in caplog.text
+
+
+def test_a_websocket_is_served_and_does_not_hold_up_the_stop(process: Any, tmp_path: Path) -> None:
+    client = pytest.importorskip("websockets.sync.client", reason="websockets is not installed")
+    child, url = process
+    with client.connect(url.replace("http", "ws") + "/ws?clientId=c") as socket:
+        assert '"queue_remaining":0' in socket.recv(30).replace(" ", "")
+        assert httpx.post(f"{url}/prompt", json={"prompt": TXT2IMG, "client_id": "c"}).status_code == 200
+        assert '"queue_remaining":1' in socket.recv(30).replace(" ", "")
+        started = time.monotonic()
+        child.terminate()
+        assert child.wait(30) == 0
+        assert time.monotonic() - started < soon(MOST_SECONDS)
+    assert "Traceback" not in (tmp_path / "web.out").read_text()

@@ -55,6 +55,8 @@ def larger(settings: Settings) -> dict[str, int]:
         "/sdapi/v1/extra-single-image": in_base64,
         "/sdapi/v1/extra-batch-images": in_base64,
         "/sdapi/v1/png-info": in_base64,
+        "/upload/image": picture,
+        "/upload/mask": picture,
         "/mcp": max(in_base64, list_in_json),
         "/predictions": in_base64,
         "/replicate/v1/files": picture,

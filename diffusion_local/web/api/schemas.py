@@ -122,7 +122,7 @@ JOB = typed(
 BATCH = typed(
     "Batch",
     Batch,
-    *("prediction",),
+    *("prediction", "graph"),
     grid=dict[str, Any] | None,
     counts=dict[State, int],
     finished=bool,

@@ -10,6 +10,7 @@ from typing import Any
 from diffusion_local.queue.groups import JobFilter
 from diffusion_local.web.api.dialects import METHODS, PREFIXES
 from diffusion_local.web.api.dialects.a1111.lists import EMPTY
+from tests.web.api.comfyui.graphs import TXT2IMG
 from tests.web.authority.scene import OWNER, PASSWORD, SMALL, png
 
 
@@ -63,6 +64,9 @@ SAY_NOTHING = {
     "POST /sdapi/v1/png-info",
     *A1111_SAYS_NOTHING,
     "POST /sdapi/v1/interrogate",
+    "GET /models",
+    "GET /extensions",
+    "GET /features",
     "POST /sdapi/v1/refresh-checkpoints",
     "POST /sdapi/v1/refresh-loras",
     "POST /sdapi/v1/refresh-vae",
@@ -97,6 +101,28 @@ ROUTES: dict[str, Call] = {
     "GET /reports/night.html": Call(),
     "POST /gradio_api/upload": Call(files={"files": png("green")}),
     "GET /gradio_api/file={path:path}": Call("/gradio_api/file=uploads/0", fine=(404,)),
+    # -- ComfyUI
+    "POST /prompt": body(prompt=TXT2IMG),
+    "GET /prompt": Call(),
+    "GET /queue": Call(),
+    "POST /queue": body(clear=True),
+    "POST /interrupt": body(),
+    "GET /history": Call(),
+    "GET /history/{prompt_id}": Call("/history/{done_batch}", own=True),
+    "POST /history": body(clear=True),
+    "GET /view": Call("/view?filename={image}.png", own=True),
+    "POST /upload/image": Call(files={"image": png("green")}),
+    "POST /upload/mask": Call(files={"image": png("green")}, form={"original_ref": '{"filename": "{source}.png"}'}),
+    "GET /object_info": Call(),
+    "GET /object_info/": Call(),
+    "GET /object_info/{node}": Call("/object_info/KSampler"),
+    "GET /models": Call(),
+    "GET /models/{folder}": Call("/models/checkpoints"),
+    "GET /embeddings": Call(),
+    "GET /extensions": Call(),
+    "GET /features": Call(),
+    "POST /free": body(),
+    "GET /system_stats": Call(less=True),
     # -- the native API
     "POST /api/v1/jobs": Call(body=SMALL | {"prompt": "a tree", "source": "{source}"}),
     "GET /api/v1/jobs": Call("/api/v1/jobs?batch_id={batch}&id={job}"),
@@ -398,6 +424,7 @@ SENTENCES: dict[str, tuple[Any, ...]] = {
     "sources.from_image": ("{image}",),
     "sources.file": ("{source}",),
     "sources.size": ("{mask}",),
+    "graphs.get": ("{batch}",),
     "sources.paints": ("{mask}",),
     "pictures.repeated": (["@image"],),
     "pictures.alike": ("@image",),
@@ -460,6 +487,7 @@ USES = {
     "POST /api/v1/images/{image_id}/source",
     "POST /api/v1/queue/import",
     "PUT /predictions/{prediction_id}",
+    "POST /upload/mask",
     "submit",
     "import_queue",
     "queue_file.take",

@@ -33,6 +33,8 @@ SECRETS = ("secret", OWNER)
 SMALL = {"width": 128, "height": 128, "steps": 4}
 #: Beside the home's databases: what is written while nothing is asked for.
 LOOSE = ("app.db", "queue.db", "logs", "locks", "tmp")
+#: As ComfyUI's dialect keeps one.
+GRAPH = '{"id": "", "client_id": "", "graph": {"9": {"class_type": "SaveImage"}}, "outputs": ["9"], "worker": "9"}'
 SCOPES = ("submit", "control", "admin")
 
 
@@ -187,7 +189,7 @@ def furnished(services: Services) -> dict[str, str]:
     """What the owner has, one of each kind; ids by the names of ``THINGS``, and of what is everybody's."""
     studio = services.studio
     source, mask = studio.sources.add(png("red")).id, studio.sources.add(png("white")).id
-    done = studio.submit("a secret garden", **SMALL, name="secret plans", seed=424242, count=3)
+    done = studio.submit("a secret garden", **SMALL, name="secret plans", seed=424242, count=3, graph=GRAPH)
     images = [drawn(services, claimed(services.jobs)) for _ in range(3)]
     studio.trash(images[2].id)
     board = studio.boards.create("secret board", [images[0].id])
@@ -206,6 +208,7 @@ def furnished(services: Services) -> dict[str, str]:
             variation_strength=0.5,
             count=2,
             idempotency_key=f"key {each}",
+            graph=GRAPH,
             **SMALL,
         )
         for each in range(2)

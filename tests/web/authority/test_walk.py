@@ -75,7 +75,7 @@ def routes(application: Any) -> set[str]:
             if hasattr(each, "effective_candidates"):
                 look(each.effective_candidates())
             elif not isinstance(each, Mount):
-                found.update(f"{verb} {each.path}" for verb in each.methods or () if verb != "HEAD")
+                found.update(f"{verb} {each.path}" for verb in getattr(each, "methods", None) or () if verb != "HEAD")
 
     look(application.routes)
     return found

@@ -16,10 +16,10 @@ from diffusion_local.errors import NotFound
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.dialects import a1111, cog, openai, replicate
+from diffusion_local.web.api.dialects import a1111, cog, comfyui, openai, replicate
 from diffusion_local.web.api.watch import Watch
 
-DIALECTS: tuple[ModuleType, ...] = (openai, a1111, cog, replicate)
+DIALECTS: tuple[ModuleType, ...] = (openai, a1111, cog, replicate, comfyui)
 #: Where all of a dialect's routes are, so that what none of them takes is told here.
 PREFIXES = ("/v1", "/sdapi", "/predictions", "/replicate")
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

@@ -1,8 +1,8 @@
 """The paths under which clients reach the dialects, and the shape of refusals on them.
 
 Clients of OpenAI and of Replicate both ask below ``/v1``; each dialect also has a prefix of its own, so that none
-shadows another: ``/openai/v1``, ``/replicate/v1`` and ``/a1111``. Every such path leads to one route. What middlewares
-and missing routes refuse there is told in the dialect's shape.
+shadows another: ``/openai/v1``, ``/replicate/v1``, ``/a1111`` and ``/comfyui``. Every such path leads to one route.
+What middlewares and missing routes refuse there is told in the dialect's shape.
 """
 
 import json
@@ -13,7 +13,11 @@ from typing import Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-OPENAI, A1111, REPLICATE, COG = "openai", "a1111", "replicate", "cog"
+OPENAI, A1111, REPLICATE, COG, COMFYUI = "openai", "a1111", "replicate", "cog", "comfyui"
+#: The first parts of ComfyUI's paths. It has them below ``/api`` too, where ``/api/v1`` is ours.
+OF_COMFYUI = (
+    "prompt|queue|history|view|upload|object_info|system_stats|interrupt|free|embeddings|models|extensions|features|ws"
+)
 #: Where in the scope it says by which dialect's path a request came.
 DIALECT = "diffusion_local.dialect"
 #: (dialect, path that clients use, path of the route); the first one that fits holds.
@@ -33,6 +37,7 @@ ALIASES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
         (OPENAI, r"(?:/openai)?(/v1(?:/.*)?)", r"\1"),
         (A1111, r"(?:/a1111)?(/(?:sdapi|internal|sdcpp)(?:/.*)?)", r"\1"),
         (COG, r"(/predictions(?:/.*)?)", r"\1"),
+        (COMFYUI, rf"(?:/comfyui)?(?:/api)?(/(?:{OF_COMFYUI})(?:/.*)?)", r"\1"),
     )
 )
 #: A refusal in a dialect's shape: (status, code, message, field) -> body.
@@ -54,11 +59,17 @@ def replicate_shape(status: int, code: str, text: str, field: str | None) -> dic
     return {"title": code, "detail": text, "status": status}
 
 
+def comfyui_shape(status: int, code: str, text: str, field: str | None) -> dict[str, Any]:
+    error = {"type": code, "message": text, "details": field or "", "extra_info": {}}
+    return {"error": error, "node_errors": {}}
+
+
 SHAPES: dict[str, Shape] = {
     OPENAI: openai_shape,
     A1111: a1111_shape,
     REPLICATE: replicate_shape,
     COG: replicate_shape,
+    COMFYUI: comfyui_shape,
 }
 
 
@@ -78,7 +89,7 @@ class Paths:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         dialect, path = routed(scope["path"])
@@ -88,7 +99,8 @@ class Paths:
         changed = dict(scope) | {"path": path, DIALECT: dialect}
         if path != scope["path"]:
             changed["raw_path"] = path.encode("utf-8", "surrogateescape")
-        await self._app(changed, receive, Reshaped(send, SHAPES[dialect]).send)
+        answer = Reshaped(send, SHAPES[dialect]).send if scope["type"] == "http" else send
+        await self._app(changed, receive, answer)
 
 
 class Reshaped:

@@ -1,0 +1,181 @@
+"""The check of a graph against the nodes that are understood.
+
+A graph maps node ids to ``{"class_type", "inputs"}``; an input is a value, or a link ``[node id, output]``. Only nodes
+that an output node depends on are looked at, each once and without recursion, so that neither size nor cycles matter.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffusion_local.serializers import Json
+from diffusion_local.web.api.dialects.comfyui.nodes import NODES, WIDGETS, Input, Names
+
+MOST_NODES = 200  # that are looked at
+MOST_LISTED = 50  # values named in an error
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An error of one node, as ComfyUI words it."""
+
+    node_id: str
+    type: str
+    message: str
+    details: str
+    extra: Json = field(default_factory=dict)
+
+    def shape(self) -> Json:
+        return {"type": self.type, "message": self.message, "details": self.details, "extra_info": self.extra}
+
+
+def is_link(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def output_nodes(graph: Mapping[str, Any]) -> list[str]:
+    return [
+        node_id
+        for node_id, node in graph.items()
+        if (found := NODES.get(class_of(node))) is not None and found.is_output
+    ]
+
+
+def class_of(node: Any) -> str:
+    found = node.get("class_type") if isinstance(node, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def inputs_of(node: Any) -> dict[str, Any]:
+    found = node.get("inputs") if isinstance(node, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def reached(graph: Mapping[str, Any], ends: list[str]) -> list[str]:
+    """The nodes that the ends depend on, and the ends: at most MOST_NODES and one more."""
+    found, waiting = dict.fromkeys(ends), list(ends)
+    while waiting and len(found) <= MOST_NODES:
+        for value in inputs_of(graph[waiting.pop()]).values():
+            if is_link(value) and value and isinstance(value[0], str) and value[0] in graph and value[0] not in found:
+                found[value[0]] = None
+                waiting.append(value[0])
+    return list(found)
+
+
+def in_order(graph: Mapping[str, Any], node_ids: list[str]) -> list[str] | None:
+    """The nodes, each after those that it depends on; None where they depend on each other in a circle."""
+    left = {
+        node_id: {value[0] for value in inputs_of(graph[node_id]).values() if is_link(value)} for node_id in node_ids
+    }
+    ordered: list[str] = []
+    while left:
+        ready = [node_id for node_id, needed in left.items() if not needed & left.keys()]
+        if not ready:
+            return None
+        ordered += ready
+        for node_id in ready:
+            del left[node_id]
+    return ordered
+
+
+def faults(graph: Mapping[str, Any], node_ids: list[str], names: Names) -> Iterator[Fault]:
+    """Everything that is wrong with these nodes, each for itself."""
+    for node_id in node_ids:
+        name = class_of(graph[node_id])
+        if name not in NODES:
+            yield Fault(
+                node_id,
+                "missing_node_type",
+                f"Node '{name[:100]}' not found. This server does not have it.",
+                f"Node ID '#{node_id}'",
+                {"node_id": node_id, "class_type": name[:100]},
+            )
+            continue
+        given = inputs_of(graph[node_id])
+        for key, each in NODES[name].inputs.items():
+            if key not in given:
+                if each.required:
+                    yield Fault(
+                        node_id, "required_input_missing", "Required input is missing", key, {"input_name": key}
+                    )
+            elif is_link(given[key]):
+                yield from link_faults(graph, node_id, key, each, given[key])
+            else:
+                yield from value_faults(node_id, key, each, given[key], names)
+
+
+def link_faults(graph: Mapping[str, Any], node_id: str, key: str, each: Input, link: list[Any]) -> Iterator[Fault]:
+    extra = {"input_name": key, "received_value": shortened(link)}
+    good = len(link) == 2 and isinstance(link[0], str) and isinstance(link[1], int) and not isinstance(link[1], bool)
+    if not good or link[0] not in graph:
+        problem = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
+        yield Fault(node_id, "bad_linked_input", problem, key, extra)
+        return
+    source = NODES.get(class_of(graph[link[0]]))
+    if source is None:
+        return  # named for itself
+    outputs = source.outputs
+    kind = outputs[link[1]] if 0 <= link[1] < len(outputs) else "nothing"
+    if not fits(kind, each.kind):
+        details = f"{key}, received_type({kind}) mismatch input_type({each.kind})"
+        yield Fault(node_id, "return_type_mismatch", "Return type mismatch between linked nodes", details, extra)
+
+
+def fits(kind: str, wanted: str) -> bool:
+    return kind == wanted or (kind, wanted) in (("INT", "FLOAT"), ("STRING", "COMBO"))
+
+
+def value_faults(node_id: str, key: str, each: Input, value: Any, names: Names) -> Iterator[Fault]:
+    extra: Json = {"input_name": key, "received_value": shortened(value)}
+    if each.kind not in (*WIDGETS, "COMBO"):
+        problem = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
+        yield Fault(node_id, "bad_linked_input", problem, key, extra)
+        return
+    found = converted(each.kind, value)
+    if found is None:
+        problem = f"Failed to convert an input value to a {each.kind} value"
+        yield Fault(node_id, "invalid_input_type", problem, f"{key}, {shortened(value)}", extra)
+    elif each.low is not None and found < each.low:
+        yield Fault(node_id, "value_smaller_than_min", f"Value {found} smaller than min of {each.low}", key, extra)
+    elif each.high is not None and found > each.high:
+        yield Fault(node_id, "value_bigger_than_max", f"Value {found} bigger than max of {each.high}", key, extra)
+    elif each.kind == "COMBO" and not each.open and not known(found, names.of(each)):
+        yield not_in_list(node_id, key, found, names.of(each))
+
+
+def known(value: str, choices: tuple[str, ...]) -> bool:
+    return value in choices or chosen(value, choices) != ""
+
+
+def chosen(value: str, choices: tuple[str, ...]) -> str:
+    """The choice that a file's name means, without its folder, with or without its ending; empty if there is none."""
+    name = value.replace("\\", "/").rpartition("/")[2]
+    stem = name.rpartition(".")[0] or name
+    return next((each for each in (value, name, stem) if each in choices), "")
+
+
+def not_in_list(node_id: str, key: str, value: str, choices: tuple[str, ...]) -> Fault:
+    listed = list(choices[:MOST_LISTED])
+    details = f"{key}: '{shortened(value)}' not in {listed}"
+    extra = {"input_name": key, "received_value": shortened(value)}
+    return Fault(node_id, "value_not_in_list", "Value not in list", details, extra)
+
+
+def converted(kind: str, value: Any) -> Any:
+    """A value in the type of its input, as ComfyUI converts it; None where it cannot be."""
+    try:
+        if kind == "INT":
+            return None if isinstance(value, str) and len(value) > 40 else int(value)
+        if kind == "FLOAT":
+            found = float(value)
+            return found if found == found and abs(found) != float("inf") else None
+        if kind == "BOOLEAN":
+            return bool(value)
+        return str(value) if isinstance(value, str | int | float) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def shortened(value: Any) -> str:
+    text = str(value) if not isinstance(value, dict | list) else "..."
+    return text if len(text) <= 100 else text[:100] + "..."

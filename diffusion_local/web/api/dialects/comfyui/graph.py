@@ -1,0 +1,393 @@
+"""A graph of ComfyUI read as one submit: what its output nodes show is followed back through the links.
+
+Nodes are found by their links, never by their numbers. A graph stands for the pictures of one sampler, or for one
+picture that is enlarged; what goes beyond that is refused with the node's name.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from diffusion_local.web.api.dialects.comfyui import checking, sampling
+from diffusion_local.web.api.dialects.comfyui.checking import MOST_NODES, Fault
+from diffusion_local.web.api.dialects.comfyui.nodes import NODES, WIDGETS, Input, Names
+
+MOST_SEED = 2**32
+
+
+class Refused(Exception):
+    """The graph cannot be done. ``faults`` are of its nodes; without any the graph as a whole is meant."""
+
+    def __init__(self, type: str, message: str, details: str = "", faults: list[Fault] | None = None) -> None:
+        super().__init__(message)
+        self.type = type
+        self.message = message
+        self.details = details
+        self.faults = faults or []
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image of LoadImage, by the name that the graph has for it."""
+
+    name: str
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """What is painted anew: where this ``channel`` is white, of ``alpha`` where it is clear; grown by some pixels."""
+
+    name: str
+    channel: str
+    node_id: str
+    grow: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    name: str
+    node_id: str
+    split: bool = False
+    loras: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    skip: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Vae:
+    name: str = ""
+    node_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    text: str
+    clip: Clip
+    node_id: str
+    guidance: float | None = None
+    zero: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    node_id: str
+    width: int | None = None
+    height: int | None = None
+    count: int = 1
+    picture: Picture | None = None
+    mask: Mask | None = None
+    vae: Vae = Vae()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be made: options of a submit, pictures that have to be found for it, and where each came from.
+
+    ``origins`` maps options to (node id, input); ``node_id`` is the node that does the work.
+    """
+
+    node_id: str
+    options: dict[str, Any]
+    model: Model | None = None
+    vae: Vae = Vae()
+    picture: Picture | None = None
+    mask: Mask | None = None
+    origins: dict[str, tuple[str, str]] = field(default_factory=dict, hash=False)
+    sampled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    work: Work
+    outputs: list[str]  # ids of the output nodes
+    order: list[str]
+    warnings: list[str]
+
+
+def read(graph: Any, names: Names) -> Plan:
+    """Raises Refused."""
+    if not isinstance(graph, dict) or not graph:
+        raise Refused("prompt_no_outputs", "Prompt has no outputs")
+    for node_id, node in graph.items():
+        if not checking.class_of(node):
+            problem = "Cannot execute because a node is missing the class_type property."
+            raise Refused("invalid_prompt", problem, f"Node ID '#{checking.shortened(node_id)}'")
+    outputs = checking.output_nodes(graph)
+    if not outputs:
+        unknown = [
+            each for each in checking.faults(graph, list(graph)[:MOST_NODES], names) if each.type == "missing_node_type"
+        ]
+        raise Refused("prompt_no_outputs", "Prompt has no outputs", faults=unknown)
+    node_ids = checking.reached(graph, outputs)
+    if len(node_ids) > MOST_NODES:
+        raise Refused("invalid_prompt", f"A graph must have at most {MOST_NODES} nodes that its outputs depend on.")
+    found = list(checking.faults(graph, node_ids, names))
+    if found:
+        raise failed(found)
+    order = checking.in_order(graph, node_ids)
+    if order is None:
+        raise Refused("dependency_cycle", "Dependency cycle detected", "The nodes depend on each other in a circle.")
+    reader = Reader(graph, names)
+    for node_id in order:
+        reader.evaluate(node_id)
+    works = {id(work): work for work in reader.shown}
+    if len(works) > 1:
+        first, second = list(works.values())[:2]
+        raise failed(
+            [
+                beyond(
+                    second.node_id,
+                    f"only the pictures of one node can be made at once, and #{first.node_id} makes others",
+                )
+            ]
+        )
+    return Plan(next(iter(works.values())), outputs, order, reader.warnings)
+
+
+def failed(found: list[Fault]) -> Refused:
+    details = "\n".join(f"{each.message}: {each.details}" for each in found)
+    return Refused("prompt_outputs_failed_validation", "Prompt outputs failed validation", details, found)
+
+
+def beyond(node_id: str, why: str, key: str = "") -> Fault:
+    """A node that is known, used in a way that is not."""
+    extra = {"input_name": key} if key else {}
+    return Fault(
+        node_id, "custom_validation_failed", "This server cannot do this", f"{key} - {why}" if key else why, extra
+    )
+
+
+class Reader:
+    """Evaluates nodes, those that a node depends on first. What an output node shows is in ``shown``."""
+
+    def __init__(self, graph: Mapping[str, Any], names: Names) -> None:
+        self._graph = graph
+        self._names = names
+        self._values: dict[str, tuple[Any, ...]] = {}
+        self.shown: list[Work] = []
+        self.warnings: list[str] = []
+
+    def evaluate(self, node_id: str) -> None:
+        name = checking.class_of(self._graph[node_id])
+        given = {key: self._input(node_id, key, each) for key, each in NODES[name].inputs.items()}
+        self._values[node_id] = READERS[name](self, node_id, given)
+
+    def _input(self, node_id: str, key: str, declared: Input) -> Any:
+        given = checking.inputs_of(self._graph[node_id])
+        if key not in given:
+            return declared.default
+        if not checking.is_link(given[key]):
+            return checking.converted(declared.kind, given[key])
+        value = self._values[given[key][0]][given[key][1]]
+        if declared.kind in WIDGETS or declared.kind == "COMBO":  # of a primitive: not checked yet
+            found = list(checking.value_faults(node_id, key, declared, value, self._names))
+            if found:
+                raise failed(found)
+            return checking.converted(declared.kind, value)
+        return value
+
+    def warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    # -- loaders -------------------------------------------------------------------------------------------------------
+
+    def checkpoint(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        return Model(self._chosen("models", given["ckpt_name"]), node_id), Clip(), Vae()
+
+    def unet(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        if given["weight_dtype"] not in (None, "default"):
+            self.warn(f"weight_dtype {given['weight_dtype']}: weights run as this machine can")
+        return (Model(self._chosen("models", given["unet_name"]), node_id, split=True),)
+
+    def clip(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        return (Clip(),)
+
+    def vae(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        return (Vae(str(given["vae_name"]), node_id),)
+
+    def lora(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        model, clip = given["model"], given.get("clip")
+        weight = given["strength_model"]
+        if given.get("strength_clip", weight) != weight:
+            self.warn(f"strength_clip of {given['lora_name']}: a LoRA has one weight here, {weight:g}")
+        if weight:
+            model = replace(model, loras=(*model.loras, (self._chosen("loras", given["lora_name"]), weight)))
+        return (model, clip) if clip is not None else (model,)
+
+    def upscaler(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        return (self._chosen("upscalers", given["model_name"]),)
+
+    def _chosen(self, key: str, value: str) -> str:
+        return checking.chosen(value, self._names.lists.get(key, ()))
+
+    # -- conditioning and latents --------------------------------------------------------------------------------------
+
+    def text(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        return (Conditioning(given["text"], given["clip"], node_id),)
+
+    def last_layer(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        skip = -int(given["stop_at_clip_layer"])
+        return (replace(given["clip"], skip=skip if skip > 1 else 0),)
+
+    def zero(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        return (replace(given["conditioning"], zero=True),)
+
+    def flux_guidance(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        return (replace(given["conditioning"], guidance=given["guidance"]),)
+
+    def empty(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        return (Latent(node_id, given["width"], given["height"], given["batch_size"]),)
+
+    def load(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        return Picture(given["image"], node_id), Mask(given["image"], "alpha", node_id)
+
+    def load_mask(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        return (Mask(given["image"], given["channel"], node_id),)
+
+    def encode(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        if not isinstance(given["pixels"], Picture):
+            raise failed([beyond(node_id, "only an image of LoadImage can be encoded", "pixels")])
+        return (Latent(node_id, picture=given["pixels"], vae=given["vae"]),)
+
+    def encode_masked(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        [latent] = self.encode(node_id, given)
+        return (replace(latent, mask=replace(given["mask"], grow=given["grow_mask_by"] or 0)),)
+
+    def noise_mask(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        latent = given["samples"]
+        if not isinstance(latent, Latent) or latent.picture is None:
+            raise failed([beyond(node_id, "only an encoded image of LoadImage can have a mask", "samples")])
+        return (replace(latent, mask=given["mask"]),)
+
+    # -- sampling and pictures -----------------------------------------------------------------------------------------
+
+    def sampler(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        return (self._sampled(node_id, given, given["seed"], "seed", given["denoise"]),)
+
+    def sampler_advanced(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        for key, value in (("add_noise", "enable"), ("return_with_leftover_noise", "disable")):
+            if given[key] != value:
+                raise failed([beyond(node_id, f"must be {value}: a sampler is run as a whole", key)])
+        if given["start_at_step"] > 0:
+            raise failed([beyond(node_id, "must be 0: a sampler is run as a whole", "start_at_step")])
+        if given["end_at_step"] < given["steps"]:
+            raise failed([beyond(node_id, "must be at least steps: a sampler is run as a whole", "end_at_step")])
+        return (self._sampled(node_id, given, given["noise_seed"], "noise_seed", 1.0),)
+
+    def _sampled(self, node_id: str, given: dict[str, Any], seed: int, seed_key: str, denoise: float) -> Work:
+        model, latent = given["model"], given["latent_image"]
+        positive, negative = given["positive"], given["negative"]
+        if not isinstance(latent, Latent):
+            raise failed([beyond(node_id, "the pictures of another sampler cannot be sampled again", "latent_image")])
+        if positive.zero:
+            raise failed([beyond(node_id, "must not be zeroed out", "positive")])
+        if denoise <= 0:
+            raise failed([beyond(node_id, "must be more than 0", "denoise")])
+        if latent.picture is None and denoise < 1:
+            raise failed([beyond(node_id, "must be 1 for an empty latent image", "denoise")])
+        options: dict[str, Any] = {
+            "prompt": positive.text,
+            "negative": "" if negative.zero else negative.text,
+            "model": model.name,
+            "steps": given["steps"],
+            "seed": seed % MOST_SEED,
+            "sampler": sampling.sampler(given["sampler_name"], self.warnings),
+            "count": latent.count,
+        }
+        if seed >= MOST_SEED:
+            self.warn(f"{seed_key}: {seed} is taken as {seed % MOST_SEED}, as seeds here have 32 bits")
+        if spacing := sampling.schedule(given["scheduler"], self.warnings):
+            options["schedule"] = spacing
+        if positive.guidance is not None:
+            options["guidance"] = positive.guidance
+        options["cfg"] = given["cfg"]
+        if model.loras:
+            options["loras"] = [{"name": name, "weight": weight} for name, weight in model.loras]
+        if positive.clip.skip:
+            options["clip_skip"] = positive.clip.skip
+        if latent.picture is None:
+            options |= {"width": latent.width, "height": latent.height}
+        else:
+            options["kind"] = "inpaint" if latent.mask else "img2img"
+            options["strength"] = denoise
+        origins = {
+            "prompt": (positive.node_id, "text"),
+            "negative": (negative.node_id, "text"),
+            "model": (model.node_id, "unet_name" if model.split else "ckpt_name"),
+            "width": (latent.node_id, "width"),
+            "height": (latent.node_id, "height"),
+            "count": (latent.node_id, "batch_size"),
+            "seed": (node_id, seed_key),
+            "sampler": (node_id, "sampler_name"),
+            "schedule": (node_id, "scheduler"),
+            "guidance": (node_id, "cfg"),
+            "strength": (node_id, "denoise"),
+        }
+        return Work(node_id, options, model, latent.vae, latent.picture, latent.mask, origins)
+
+    def decode(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        work = given["samples"]
+        if not isinstance(work, Work):
+            raise failed([beyond(node_id, "only what a sampler has made can be decoded", "samples")])
+        if given["vae"].name and work.vae.name != given["vae"].name:
+            work = replace(work, vae=given["vae"])
+        return (self._same(work),)
+
+    def _same(self, work: Work) -> Work:
+        """One object for what is decoded twice with the same result."""
+        return next((each for each in self._decoded() if each == work), work)
+
+    def _decoded(self) -> list[Work]:
+        return [each for values in self._values.values() for each in values if isinstance(each, Work)]
+
+    def upscale(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        if not isinstance(given["image"], Picture):
+            why = "only an image of LoadImage can be enlarged; save the picture first and enlarge it then"
+            raise failed([beyond(node_id, why, "image")])
+        options = {"prompt": "", "kind": "upscale", "upscaler": given["upscale_model"]}
+        origins = {"upscaler": (node_id, "upscale_model"), "scale": (node_id, "upscale_model")}
+        return (Work(node_id, options, picture=given["image"], origins=origins, sampled=False),)
+
+    def show(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        if not isinstance(given["images"], Work):
+            raise failed([beyond(node_id, "only what a sampler or an upscaler has made can be shown", "images")])
+        self.shown.append(given["images"])
+        return ()
+
+    def primitive(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
+        return (given["value"],)
+
+
+READERS: dict[str, Callable[[Reader, str, dict[str, Any]], tuple[Any, ...]]] = {
+    "CheckpointLoaderSimple": Reader.checkpoint,
+    "UNETLoader": Reader.unet,
+    "CLIPLoader": Reader.clip,
+    "DualCLIPLoader": Reader.clip,
+    "TripleCLIPLoader": Reader.clip,
+    "VAELoader": Reader.vae,
+    "LoraLoader": Reader.lora,
+    "LoraLoaderModelOnly": Reader.lora,
+    "CLIPTextEncode": Reader.text,
+    "CLIPSetLastLayer": Reader.last_layer,
+    "ConditioningZeroOut": Reader.zero,
+    "FluxGuidance": Reader.flux_guidance,
+    "EmptyLatentImage": Reader.empty,
+    "EmptySD3LatentImage": Reader.empty,
+    "LoadImage": Reader.load,
+    "LoadImageMask": Reader.load_mask,
+    "VAEEncode": Reader.encode,
+    "VAEEncodeForInpaint": Reader.encode_masked,
+    "SetLatentNoiseMask": Reader.noise_mask,
+    "KSampler": Reader.sampler,
+    "KSamplerAdvanced": Reader.sampler_advanced,
+    "VAEDecode": Reader.decode,
+    "UpscaleModelLoader": Reader.upscaler,
+    "ImageUpscaleWithModel": Reader.upscale,
+    "SaveImage": Reader.show,
+    "PreviewImage": Reader.show,
+} | {name: Reader.primitive for name in NODES if name.startswith("Primitive")}

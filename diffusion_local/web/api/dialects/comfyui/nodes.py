@@ -1,0 +1,252 @@
+"""The nodes of ComfyUI that are understood here, with their inputs and outputs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffusion_local.serializers import Json
+
+#: Values that a choice may have beside the names of files: see ``Names``.
+WEIGHTS = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
+CLIP_TYPES = (
+    *("stable_diffusion", "sdxl", "sd3", "flux", "flux2", "hunyuan_image", "lumina2", "pixart", "qwen_image", "chroma"),
+    *("hidream", "stable_cascade", "cosmos", "omnigen2", "z_image"),
+)
+WIDGETS: dict[str, type | tuple[type, ...]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """``kind`` is a type of ComfyUI, or COMBO with its ``choices``: values, or the name of a list of ``Names``.
+
+    With ``open`` a choice that is not listed is accepted: the studio's models know their own text encoders and VAEs.
+    """
+
+    kind: str
+    low: float | None = None
+    high: float | None = None
+    default: Any = None
+    choices: tuple[str, ...] | str = ()
+    required: bool = True
+    open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    title: str
+    category: str
+    inputs: dict[str, Input]
+    outputs: tuple[str, ...] = ()
+    is_output: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What choices offer: names of files and models, samplers and schedulers, by list."""
+
+    lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def of(self, each: Input) -> tuple[str, ...]:
+        return self.lists.get(each.choices, ()) if isinstance(each.choices, str) else each.choices
+
+
+def integer(low: int, high: int, default: int, required: bool = True) -> Input:
+    return Input("INT", low, high, default, required=required)
+
+
+def decimal(low: float, high: float, default: float) -> Input:
+    return Input("FLOAT", low, high, default)
+
+
+def combo(
+    choices: tuple[str, ...] | str, default: str | None = None, required: bool = True, open: bool = False
+) -> Input:
+    return Input("COMBO", default=default, choices=choices, required=required, open=open)
+
+
+TEXT = Input("STRING")
+SIZE = integer(16, 16384, 512)
+SEED = integer(0, 2**64 - 1, 0)
+STEPS = integer(1, 10_000, 20)
+LATENT_SIZE = {"width": SIZE, "height": SIZE, "batch_size": integer(1, 4096, 1)}
+SAMPLED = {
+    "steps": STEPS,
+    "cfg": decimal(0, 100, 8),
+    "sampler_name": combo("samplers"),
+    "scheduler": combo("schedulers"),
+    "positive": Input("CONDITIONING"),
+    "negative": Input("CONDITIONING"),
+    "latent_image": Input("LATENT"),
+}
+WHERE = combo(("default", "cpu"), "default", required=False)
+STRENGTH = decimal(-100, 100, 1)
+
+NODES: dict[str, Node] = {
+    "CheckpointLoaderSimple": Node(
+        "Load Checkpoint", "loaders", {"ckpt_name": combo("models")}, ("MODEL", "CLIP", "VAE")
+    ),
+    "UNETLoader": Node(
+        "Load Diffusion Model",
+        "advanced/loaders",
+        {"unet_name": combo("models"), "weight_dtype": combo(WEIGHTS, "default", required=False, open=True)},
+        ("MODEL",),
+    ),
+    "CLIPLoader": Node(
+        "Load CLIP",
+        "advanced/loaders",
+        {"clip_name": combo("clips", open=True), "type": combo(CLIP_TYPES, required=False, open=True), "device": WHERE},
+        ("CLIP",),
+    ),
+    "DualCLIPLoader": Node(
+        "DualCLIPLoader",
+        "advanced/loaders",
+        {
+            "clip_name1": combo("clips", open=True),
+            "clip_name2": combo("clips", open=True),
+            "type": combo(CLIP_TYPES, required=False, open=True),
+            "device": WHERE,
+        },
+        ("CLIP",),
+    ),
+    "TripleCLIPLoader": Node(
+        "TripleCLIPLoader",
+        "advanced/loaders",
+        {f"clip_name{number}": combo("clips", open=True) for number in (1, 2, 3)},
+        ("CLIP",),
+    ),
+    "VAELoader": Node("Load VAE", "loaders", {"vae_name": combo("vaes", open=True)}, ("VAE",)),
+    "LoraLoader": Node(
+        "Load LoRA",
+        "loaders",
+        {
+            "model": Input("MODEL"),
+            "clip": Input("CLIP"),
+            "lora_name": combo("loras"),
+            "strength_model": STRENGTH,
+            "strength_clip": STRENGTH,
+        },
+        ("MODEL", "CLIP"),
+    ),
+    "LoraLoaderModelOnly": Node(
+        "LoraLoaderModelOnly",
+        "loaders",
+        {"model": Input("MODEL"), "lora_name": combo("loras"), "strength_model": STRENGTH},
+        ("MODEL",),
+    ),
+    "CLIPTextEncode": Node(
+        "CLIP Text Encode (Prompt)", "conditioning", {"text": TEXT, "clip": Input("CLIP")}, ("CONDITIONING",)
+    ),
+    "CLIPSetLastLayer": Node(
+        "CLIP Set Last Layer",
+        "conditioning",
+        {"clip": Input("CLIP"), "stop_at_clip_layer": integer(-24, -1, -1)},
+        ("CLIP",),
+    ),
+    "ConditioningZeroOut": Node(
+        "ConditioningZeroOut", "advanced/conditioning", {"conditioning": Input("CONDITIONING")}, ("CONDITIONING",)
+    ),
+    "FluxGuidance": Node(
+        "FluxGuidance",
+        "advanced/conditioning/flux",
+        {"conditioning": Input("CONDITIONING"), "guidance": decimal(0, 100, 3.5)},
+        ("CONDITIONING",),
+    ),
+    "EmptyLatentImage": Node("Empty Latent Image", "latent", LATENT_SIZE, ("LATENT",)),
+    "EmptySD3LatentImage": Node("EmptySD3LatentImage", "latent/sd3", LATENT_SIZE, ("LATENT",)),
+    "LoadImage": Node("Load Image", "image", {"image": combo("images", open=True)}, ("IMAGE", "MASK")),
+    "LoadImageMask": Node(
+        "Load Image (as Mask)",
+        "mask",
+        {"image": combo("images", open=True), "channel": combo(("alpha", "red", "green", "blue"), "alpha")},
+        ("MASK",),
+    ),
+    "VAEEncode": Node("VAE Encode", "latent", {"pixels": Input("IMAGE"), "vae": Input("VAE")}, ("LATENT",)),
+    "VAEEncodeForInpaint": Node(
+        "VAE Encode (for Inpainting)",
+        "latent/inpaint",
+        {
+            "pixels": Input("IMAGE"),
+            "vae": Input("VAE"),
+            "mask": Input("MASK"),
+            "grow_mask_by": integer(0, 64, 6, required=False),
+        },
+        ("LATENT",),
+    ),
+    "SetLatentNoiseMask": Node(
+        "Set Latent Noise Mask", "latent/inpaint", {"samples": Input("LATENT"), "mask": Input("MASK")}, ("LATENT",)
+    ),
+    "KSampler": Node(
+        "KSampler",
+        "sampling",
+        {"model": Input("MODEL"), "seed": SEED, **SAMPLED, "denoise": decimal(0, 1, 1)},
+        ("LATENT",),
+    ),
+    "KSamplerAdvanced": Node(
+        "KSampler (Advanced)",
+        "sampling",
+        {
+            "model": Input("MODEL"),
+            "add_noise": combo(("enable", "disable"), "enable"),
+            "noise_seed": SEED,
+            **SAMPLED,
+            "start_at_step": integer(0, 10_000, 0),
+            "end_at_step": integer(0, 10_000, 10_000),
+            "return_with_leftover_noise": combo(("disable", "enable"), "disable"),
+        },
+        ("LATENT",),
+    ),
+    "VAEDecode": Node("VAE Decode", "latent", {"samples": Input("LATENT"), "vae": Input("VAE")}, ("IMAGE",)),
+    "UpscaleModelLoader": Node("Load Upscale Model", "loaders", {"model_name": combo("upscalers")}, ("UPSCALE_MODEL",)),
+    "ImageUpscaleWithModel": Node(
+        "Upscale Image (using Model)",
+        "image/upscaling",
+        {"upscale_model": Input("UPSCALE_MODEL"), "image": Input("IMAGE")},
+        ("IMAGE",),
+    ),
+    "SaveImage": Node(
+        "Save Image",
+        "image",
+        {"images": Input("IMAGE"), "filename_prefix": Input("STRING", default="ComfyUI", required=False)},
+        is_output=True,
+    ),
+    "PreviewImage": Node("Preview Image", "image", {"images": Input("IMAGE")}, is_output=True),
+    "PrimitiveInt": Node("Int", "utils/primitive", {"value": integer(-(2**63), 2**64 - 1, 0)}, ("INT",)),
+    "PrimitiveFloat": Node("Float", "utils/primitive", {"value": decimal(-1e18, 1e18, 0)}, ("FLOAT",)),
+    "PrimitiveString": Node("String", "utils/primitive", {"value": TEXT}, ("STRING",)),
+    "PrimitiveStringMultiline": Node("String (Multiline)", "utils/primitive", {"value": TEXT}, ("STRING",)),
+    "PrimitiveBoolean": Node("Boolean", "utils/primitive", {"value": Input("BOOLEAN", default=True)}, ("BOOLEAN",)),
+}
+
+
+# -- what /object_info tells -------------------------------------------------------------------------------------------
+
+
+def info(name: str, names: Names) -> Json:
+    """A node as ComfyUI describes it."""
+    node = NODES[name]
+    inputs: dict[str, dict[str, Any]] = {"required": {}}
+    for key, each in node.inputs.items():
+        part = inputs.setdefault("required" if each.required else "optional", {})
+        part[key] = described(each, names)
+    return {
+        "input": inputs,
+        "input_order": {part: list(each) for part, each in inputs.items()},
+        "output": list(node.outputs),
+        "output_is_list": [False] * len(node.outputs),
+        "output_name": list(node.outputs),
+        "name": name,
+        "display_name": node.title,
+        "description": "",
+        "python_module": "nodes",
+        "category": node.category,
+        "output_node": node.is_output,
+    }
+
+
+def described(each: Input, names: Names) -> list[Any]:
+    if each.kind == "COMBO":
+        return [list(names.of(each)), {} if each.default is None else {"default": each.default}]
+    if each.kind not in WIDGETS:
+        return [each.kind]
+    limits = {"default": each.default, "min": each.low, "max": each.high}
+    return [each.kind, {name: value for name, value in limits.items() if value is not None}]

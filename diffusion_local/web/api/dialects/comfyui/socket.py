@@ -1,0 +1,212 @@
+"""Events of ComfyUI's ``/ws``: the caller's prompts as they run, previews, and how many wait.
+
+A socket hears of the prompts that were submitted with its ``clientId``. The queue is looked at by ``Watch``, once for
+all who wait. A consumer that does not read is dropped; one that may no longer listen is sent away.
+"""
+
+import contextlib
+import io
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from fastapi import WebSocket, WebSocketDisconnect
+from PIL import Image as PIL
+
+from diffusion_local import image_decoding
+from diffusion_local.actor import current
+from diffusion_local.domain import Job, State, new_id
+from diffusion_local.errors import NotFound, Overloaded
+from diffusion_local.studio import Studio
+from diffusion_local.web.access import STILL
+from diffusion_local.web.api.dialects.comfyui import records
+from diffusion_local.web.api.dialects.comfyui.records import Record
+from diffusion_local.web.api.watch import Watch
+
+MOST_OF_ACCOUNT = 50
+MOST = 500
+SEND_SECONDS = 10.0  # for one message
+RECHECK_SECONDS = 10.0
+MOST_NEW = 50  # prompts between two looks
+MOST_RECEIVED = 100  # messages that a client sends; it has nothing to say
+PREVIEW, JPEG = 1, 1  # ComfyUI's numbers of a binary message and of a format
+POLICY_VIOLATION, TRY_AGAIN_LATER, GOING_AWAY = 1008, 1013, 1001
+
+Told = dict[str, Any] | bytes
+
+
+@dataclass(slots=True)
+class Followed:
+    """A prompt, and what was told of it."""
+
+    record: Record
+    started: bool = False
+    steps: dict[str, int] = field(default_factory=dict)  # by running job
+
+
+class Endpoint:
+    """Used in one event loop."""
+
+    def __init__(self, studio: Studio, watch: Watch) -> None:
+        self._studio = studio
+        self._watch = watch
+        self._open: Counter[str] = Counter()  # sockets by account
+
+    async def serve(self, socket: WebSocket) -> None:
+        with self._counted() as admitted:
+            if not admitted:
+                await socket.close(TRY_AGAIN_LATER)
+                return
+            await socket.accept()
+            events = Events(self._studio, socket.query_params.get("clientId", "")[:100] or new_id())
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(ended, socket, tasks.cancel_scope)
+                    await self._follow(socket, events)
+                    tasks.cancel_scope.cancel()
+
+    async def _follow(self, socket: WebSocket, events: "Events") -> None:
+        seen, still = (-1, -1), socket.scope[STILL]
+        checked = anyio.current_time()
+        while True:
+            if anyio.current_time() - checked >= RECHECK_SECONDS:
+                checked = anyio.current_time()
+                if not await still():
+                    await socket.close(POLICY_VIOLATION)
+                    return
+            for told in await anyio.to_thread.run_sync(events.news):
+                if not await sent(socket, told):
+                    return
+            moment = await self._watch.until(lambda now, seen=seen: now != seen, RECHECK_SECONDS)  # type: ignore[misc]
+            seen = moment or seen
+            if self._watch.stopping():
+                await socket.close(GOING_AWAY)
+                return
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[bool]:
+        name = current().name
+        admitted = self._open[name] < MOST_OF_ACCOUNT and self._open.total() < MOST
+        if not admitted:
+            yield False
+            return
+        self._open[name] += 1
+        try:
+            yield True
+        finally:
+            self._open[name] -= 1
+
+
+async def ended(socket: WebSocket, scope: anyio.CancelScope) -> None:
+    """Read what the client sends, without use for it, until it hangs up; one that sends too much is sent away."""
+    for _ in range(MOST_RECEIVED):
+        if (await socket.receive())["type"] == "websocket.disconnect":
+            break
+    else:
+        await socket.close(POLICY_VIOLATION)
+    scope.cancel()
+
+
+async def sent(socket: WebSocket, told: Told) -> bool:
+    """Whether the message was taken in time."""
+    with anyio.move_on_after(SEND_SECONDS) as limit:
+        await (socket.send_bytes(told) if isinstance(told, bytes) else socket.send_json(told))
+    return not limit.cancelled_caught
+
+
+class Events:
+    """What there is to tell one client, found by comparing the queue with what was told before."""
+
+    def __init__(self, studio: Studio, client_id: str) -> None:
+        self._studio = studio
+        self._client_id = client_id
+        self._left: int | None = None
+        self._followed: dict[str, Followed] = {}  # by batch
+        self._known: set[str] = set()  # batches, of other clients too
+
+    def news(self) -> list[Told]:
+        """What happened since the last call. A prompt that came and ended meanwhile is told from its start, too."""
+        newest = self._studio.graphs.page(MOST_NEW)  # before the unfinished: what is missing there has ended
+        unfinished = {kept.batch_id: kept for kept in self._studio.graphs.unfinished()}
+        if self._left is None:  # at first: what had ended before is not told
+            self._known = {kept.batch_id for kept in newest} - unfinished.keys()
+        found = {kept.batch_id: kept for kept in newest} | unfinished
+        for batch_id in sorted(found.keys() - self._known):
+            each = records.record(found[batch_id])
+            if each.client_id == self._client_id:
+                self._followed[batch_id] = Followed(each)
+        self._known = set(found)
+        told: list[Told] = []
+        if len(unfinished) != self._left:
+            told.append(self._status(len(unfinished)))
+        for batch_id, followed in list(self._followed.items()):
+            told += self._of(followed)
+            if batch_id not in unfinished:
+                told += self._end(followed)
+                del self._followed[batch_id]
+        return told
+
+    def _status(self, left: int) -> Told:
+        data: dict[str, Any] = {"status": {"exec_info": {"queue_remaining": left}}}
+        if self._left is None:
+            data["sid"] = self._client_id
+        self._left = left
+        return {"type": "status", "data": data}
+
+    def _of(self, followed: Followed) -> list[Told]:
+        """A prompt's start, steps and previews."""
+        jobs = records.jobs_of(self._studio, followed.record)
+        told: list[Told] = []
+        if not followed.started and any(job.state is not State.QUEUED for job in jobs):
+            followed.started = True
+            told += self._start(followed.record, jobs)
+        for job in jobs:
+            if job.state is State.RUNNING and job.step and followed.steps.get(job.id) != job.step:
+                followed.steps[job.id] = job.step
+                told.append(self._progress(followed.record, job))
+                told += self._preview(job)
+        return told
+
+    def _start(self, record: Record, jobs: list[Job]) -> list[Told]:
+        started = min((job.started_at for job in jobs if job.started_at), default=record.created_at)
+        head = {"prompt_id": record.id, "timestamp": records.milliseconds(started)}
+        return [
+            {"type": "execution_start", "data": head},
+            {"type": "execution_cached", "data": head | {"nodes": []}},
+            executing(record, record.worker),
+        ]
+
+    def _progress(self, record: Record, job: Job) -> Told:
+        data = {"value": job.step, "max": job.params.steps, "prompt_id": record.id, "node": record.worker}
+        return {"type": "progress", "data": data}
+
+    def _preview(self, job: Job) -> list[Told]:
+        """A job's newest preview as a JPEG with ComfyUI's head before it."""
+        try:
+            data = self._studio.preview_file(job.id).read_bytes()
+            file = io.BytesIO()
+            with PIL.open(io.BytesIO(data)) as picture, image_decoding.share(picture):
+                picture.convert("RGB").save(file, "JPEG", quality=90)
+        except (NotFound, Overloaded, OSError):  # there is none yet, or the job has ended meanwhile
+            return []
+        return [struct.pack(">II", PREVIEW, JPEG) + file.getvalue()]
+
+    def _end(self, followed: Followed) -> list[Told]:
+        record = followed.record
+        ended = records.history(self._studio, record)
+        told: list[Told] = [] if followed.started else self._start(record, [])
+        for node, output in ended["outputs"].items():
+            data = {"node": node, "display_node": node, "output": output, "prompt_id": record.id}
+            told.append({"type": "executed", "data": data})
+        kind, data = ended["status"]["messages"][-1]
+        if kind == "execution_success":
+            return [*told, executing(record, None), {"type": kind, "data": data}]
+        return [*told, {"type": kind, "data": data}, executing(record, None)]
+
+
+def executing(record: Record, node: str | None) -> Told:
+    return {"type": "executing", "data": {"node": node, "display_node": node, "prompt_id": record.id}}

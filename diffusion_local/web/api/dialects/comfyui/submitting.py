@@ -1,0 +1,151 @@
+"""A plan of a graph as arguments of ``Studio.submit``: files found by their names, masks made, limits of the model."""
+
+import io
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image as PIL
+from PIL import ImageChops, ImageFilter, ImageOps
+
+from diffusion_local import image_decoding
+from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.options.values import SOURCE_ID
+from diffusion_local.studio import Studio
+from diffusion_local.web.api.dialects.calls import PerAccount
+from diffusion_local.web.api.dialects.comfyui import checking, sampling
+from diffusion_local.web.api.dialects.comfyui.checking import Fault
+from diffusion_local.web.api.dialects.comfyui.graph import (
+    Mask,
+    Picture,
+    Plan,
+    Refused,
+    Work,
+    failed,
+)
+from diffusion_local.web.api.dialects.comfyui.nodes import Names
+from diffusion_local.web.api.dialects.pictures import as_png
+
+IMAGE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+ANNOTATION = re.compile(r" \[(input|output|temp)\]$")
+FACTOR = re.compile(r"(?<![0-9a-z])(?:([2-8])x|x([2-8]))(?![0-9])", re.IGNORECASE)
+OWN_PARTS = ("from the model",)
+
+
+def names_of(studio: Studio) -> Names:
+    """What the choices of nodes offer to the current actor."""
+    models = [each for each in studio.models() if each.ready]
+    files = {kind: tuple(each.name for each in studio.adapters(kind)) for kind in ("lora", "vae", "upscaler")}
+    return Names(
+        {
+            "models": tuple(each.id for each in models),
+            "loras": files["lora"],
+            "vaes": (*files["vae"], *OWN_PARTS),
+            "clips": OWN_PARTS,
+            "upscalers": files["upscaler"],
+            "samplers": sampling.LISTED_SAMPLERS,
+            "schedulers": sampling.LISTED_SCHEDULERS,
+            "images": (),
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """The ids of uploaded pictures by the names under which a caller sent them; a restart forgets the names."""
+
+    remembered: PerAccount[str]
+
+    def source_id(self, studio: Studio, name: str) -> str | None:
+        """The id of the source picture that a name means: ours of an upload, a picture's of the gallery, or the
+        caller's own name of an upload."""
+        text = ANNOTATION.sub("", name.strip())
+        stem = text.replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
+        try:
+            if SOURCE_ID.fullmatch(stem):
+                studio.sources.file(stem)  # whether it is there, and the caller's
+                return stem
+            if IMAGE_ID.fullmatch(stem):
+                return studio.sources.from_image(stem).id
+        except NotFound:
+            return None
+        return self.remembered[text] if text else None
+
+
+def options_of(studio: Studio, plan: Plan, uploads: Uploads) -> tuple[dict[str, Any], list[str]]:
+    """(arguments of ``Studio.submit``, warnings). Raises Refused."""
+    work, warnings = plan.work, list(plan.warnings)
+    options = dict(work.options)
+    if work.model is not None:
+        model = next(each for each in studio.models() if each.id == work.model.name)
+        sampling.guidance(options, model, warnings)
+        sampling.spacing(options, model, warnings)
+        sampling.steps(options, model)
+        vae(options, work, [each.name for each in studio.adapters("vae")], warnings)
+    elif factor := FACTOR.search(str(options["upscaler"])):  # the models' files are named by it
+        options["scale"] = float(factor[1] or factor[2])
+    if work.picture is not None:
+        options["source"] = found(studio, work.picture, uploads)
+    if work.mask is not None:
+        options["mask"] = studio.sources.add(painted(studio, work.mask, uploads), "mask").id
+    return options | {"expand": "no"}, warnings
+
+
+def vae(options: dict[str, Any], work: Work, known: list[str], warnings: list[str]) -> None:
+    if not work.vae.name or work.vae.name in OWN_PARTS:
+        return
+    name = checking.chosen(work.vae.name, tuple(known))
+    if name:
+        options["vae"] = name
+    elif work.model and work.model.split:
+        warnings.append(f"vae_name: {work.vae.name} is not here; the model's own VAE is taken")
+    else:
+        raise failed([checking.not_in_list(work.vae.node_id, "vae_name", work.vae.name, (*known, *OWN_PARTS))])
+
+
+def found(studio: Studio, picture: Picture | Mask, uploads: Uploads) -> str:
+    source_id = uploads.source_id(studio, picture.name)
+    if source_id is None:
+        details = f"image - Invalid image file: {checking.shortened(picture.name)}"
+        extra = {"input_name": "image", "received_value": checking.shortened(picture.name)}
+        problem = "Custom validation failed for node"
+        raise failed([Fault(picture.node_id, "custom_validation_failed", problem, details, extra)])
+    return source_id
+
+
+def painted(studio: Studio, mask: Mask, uploads: Uploads) -> bytes:
+    """A mask as a PNG, white where it is painted anew. Raises Refused, Overloaded."""
+    data = studio.sources.file(found(studio, mask, uploads)).read_bytes()
+    with PIL.open(io.BytesIO(data)) as picture, image_decoding.share(picture):
+        if mask.channel == "alpha":
+            white = ImageOps.invert(picture.convert("RGBA").getchannel("A"))
+        else:
+            white = picture.convert("RGB").getchannel(mask.channel[0].upper())
+        if mask.grow > 1:
+            white = white.filter(ImageFilter.MaxFilter(mask.grow | 1))
+        if white.getextrema() == (0, 0):
+            details = f"image - the mask is empty: nothing of {mask.channel} is painted anew"
+            raise failed([Fault(mask.node_id, "custom_validation_failed", "Empty mask", details)])
+        return as_png(white)
+
+
+def with_alpha(picture: bytes, mask: bytes) -> bytes:
+    """A picture as a PNG with the alpha channel of another, as the mask editor sends it. Raises InvalidParams."""
+    with PIL.open(io.BytesIO(picture)) as whole, image_decoding.share(whole):
+        whole_rgb = whole.convert("RGB")
+    with PIL.open(io.BytesIO(mask)) as drawn, image_decoding.share(drawn):
+        alpha = drawn.convert("RGBA").getchannel("A")
+    if alpha.size != whole_rgb.size:
+        alpha = ImageChops.duplicate(alpha).resize(whole_rgb.size)
+    whole_rgb.putalpha(alpha)
+    return as_png(whole_rgb)
+
+
+def refused(plan: Plan, graph: dict[str, Any], error: InvalidParams) -> Refused:
+    """What the Studio refuses, at the node that it came from."""
+    renamed = {"source": "image", "mask": "image", "loras": "lora_name"}
+    node_id, key = plan.work.origins.get(error.field, (plan.work.node_id, renamed.get(error.field, error.field)))
+    given = checking.inputs_of(graph.get(node_id)).get(key)
+    extra = {"input_name": key, "received_value": checking.shortened(given)}
+    details = f"{key}: {error.problem}"
+    return failed([Fault(node_id, "custom_validation_failed", "Value not possible here", details, extra)])

@@ -1,0 +1,293 @@
+"""Graphs of ComfyUI, read as one submit, or refused with the node and the input that are at fault."""
+
+from typing import Any
+
+import pytest
+
+from diffusion_local.web.api.dialects.comfyui.checking import MOST_NODES
+from diffusion_local.web.api.dialects.comfyui.graph import Plan, Refused, read
+from diffusion_local.web.api.dialects.comfyui.nodes import NODES, Names, info
+from diffusion_local.web.api.dialects.comfyui.sampling import LISTED_SAMPLERS, LISTED_SCHEDULERS
+from tests.web.api.comfyui.graphs import TXT2IMG, img2img, renumbered, txt2img, upscale
+
+NAMES = Names(
+    {
+        "models": ("starter", "flux-dev"),
+        "loras": ("ink", "gold"),
+        "vaes": ("sharp",),
+        "clips": (),
+        "upscalers": ("4x_ultra",),
+        "samplers": LISTED_SAMPLERS,
+        "schedulers": LISTED_SCHEDULERS,
+        "images": (),
+    }
+)
+
+
+def plan(graph: Any) -> Plan:
+    return read(graph, NAMES)
+
+
+def refused(graph: Any) -> Refused:
+    with pytest.raises(Refused) as found:
+        plan(graph)
+    return found.value
+
+
+def test_the_standard_graph() -> None:
+    found = plan(TXT2IMG)
+    assert found.work.options == {
+        "prompt": "a red apple",
+        "negative": "blurry",
+        "model": "starter",
+        "steps": 4,
+        "seed": 7,
+        "sampler": "Euler",
+        "count": 1,
+        "cfg": 6.5,
+        "width": 128,
+        "height": 128,
+    }
+    assert (found.outputs, found.work.node_id, found.warnings) == (["9"], "3", [])
+
+
+def test_a_graph_is_read_by_its_links() -> None:
+    assert plan(renumbered(TXT2IMG)).work.options == plan(TXT2IMG).work.options
+
+
+def test_loras_clip_skip_and_batches() -> None:
+    graph = txt2img(EmptyLatentImage={"batch_size": 3})
+    graph["20"] = {
+        "class_type": "LoraLoader",
+        "inputs": {
+            "model": ["4", 0],
+            "clip": ["4", 1],
+            "lora_name": "ink.safetensors",
+            "strength_model": 0.8,
+            "strength_clip": 0.8,
+        },
+    }
+    graph["21"] = {
+        "class_type": "LoraLoaderModelOnly",
+        "inputs": {"model": ["20", 0], "lora_name": "styles\\gold.safetensors", "strength_model": 0.5},
+    }
+    graph["22"] = {"class_type": "CLIPSetLastLayer", "inputs": {"clip": ["20", 1], "stop_at_clip_layer": -2}}
+    graph["3"]["inputs"]["model"] = ["21", 0]
+    graph["6"]["inputs"]["clip"] = ["22", 0]
+    options = plan(graph).work.options
+    assert options["loras"] == [{"name": "ink", "weight": 0.8}, {"name": "gold", "weight": 0.5}]
+    assert (options["clip_skip"], options["count"]) == (2, 3)
+
+
+def test_split_loaders_with_flux_guidance() -> None:
+    graph = txt2img(KSampler={"cfg": 1.0})
+    graph["4"] = {
+        "class_type": "UNETLoader",
+        "inputs": {"unet_name": "flux-dev.safetensors", "weight_dtype": "default"},
+    }
+    graph["30"] = {
+        "class_type": "DualCLIPLoader",
+        "inputs": {"clip_name1": "t5xxl_fp16.safetensors", "clip_name2": "clip_l.safetensors", "type": "flux"},
+    }
+    graph["31"] = {"class_type": "VAELoader", "inputs": {"vae_name": "ae.safetensors"}}
+    graph["32"] = {"class_type": "FluxGuidance", "inputs": {"conditioning": ["6", 0], "guidance": 2.5}}
+    graph["33"] = {"class_type": "ConditioningZeroOut", "inputs": {"conditioning": ["6", 0]}}
+    graph["5"] = {"class_type": "EmptySD3LatentImage", "inputs": {"width": 256, "height": 128, "batch_size": 1}}
+    graph["6"]["inputs"]["clip"] = ["30", 0]
+    graph["8"]["inputs"]["vae"] = ["31", 0]
+    graph["3"]["inputs"] |= {"positive": ["32", 0], "negative": ["33", 0]}
+    del graph["7"]
+    work = plan(graph).work
+    assert work.model is not None
+    assert (work.model.name, work.model.split, work.vae.name) == ("flux-dev", True, "ae.safetensors")
+    assert (work.options["guidance"], work.options["negative"], work.options["width"]) == (2.5, "", 256)
+
+
+def test_from_a_picture_with_and_without_a_mask() -> None:
+    work = plan(img2img("apple.png", 0.4)).work
+    assert (work.options["kind"], work.options["strength"]) == ("img2img", 0.4)
+    assert work.picture is not None
+    assert (work.picture.name, work.mask) == ("apple.png", None)
+    for name, grow in (("VAEEncodeForInpaint", 6), ("SetLatentNoiseMask", 0)):
+        work = plan(img2img("apple.png", 1, name)).work
+        assert work.options["kind"] == "inpaint"
+        assert work.mask is not None
+        assert (work.mask.name, work.mask.channel, work.mask.grow) == ("apple.png", "alpha", grow)
+
+
+def test_enlarging_by_a_model() -> None:
+    work = plan(upscale("apple.png", "4x_ultra.pth")).work
+    assert work.options == {"prompt": "", "kind": "upscale", "upscaler": "4x_ultra"}
+
+
+def test_a_whole_run_of_the_advanced_sampler() -> None:
+    graph = txt2img()
+    inputs = graph["3"]["inputs"]
+    del inputs["seed"], inputs["denoise"]
+    inputs |= {"noise_seed": 9, "add_noise": "enable", "start_at_step": 0, "end_at_step": 10000}
+    inputs |= {"return_with_leftover_noise": "disable"}
+    graph["3"]["class_type"] = "KSamplerAdvanced"
+    assert plan(graph).work.options["seed"] == 9
+    for key, value in (("start_at_step", 2), ("end_at_step", 3), ("add_noise", "disable")):
+        part = txt2img()
+        part["3"] = {"class_type": "KSamplerAdvanced", "inputs": inputs | {key: value}}
+        [fault] = refused(part).faults
+        assert (fault.node_id, fault.extra["input_name"]) == ("3", key)
+
+
+def test_values_may_come_from_primitives() -> None:
+    graph = txt2img(KSampler={"seed": ["40", 0]}, CLIPTextEncode={"text": ["41", 0]})
+    graph["40"] = {"class_type": "PrimitiveInt", "inputs": {"value": 2**40 + 5}}
+    graph["41"] = {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "a pear"}}
+    found = plan(graph)
+    assert (found.work.options["seed"], found.work.options["prompt"]) == ((2**40 + 5) % 2**32, "a pear")
+    assert any("32 bits" in each for each in found.warnings)
+    graph["40"]["inputs"]["value"] = -1
+    assert refused(graph).faults[0].type == "value_smaller_than_min"
+
+
+def test_samplers_by_all_of_comfyuis_names() -> None:
+    for name in LISTED_SAMPLERS:
+        assert plan(txt2img(KSampler={"sampler_name": name})).work.options["sampler"]
+    for name in LISTED_SCHEDULERS:
+        plan(txt2img(KSampler={"scheduler": name}))
+    found = plan(txt2img(KSampler={"sampler_name": "dpmpp_3m_sde", "scheduler": "beta"}))
+    assert found.work.options["sampler"] == "DPM++ 2M SDE"
+    assert len(found.warnings) == 2
+
+
+def test_nodes_that_no_output_needs_are_left_aside() -> None:
+    graph = txt2img()
+    graph["50"] = {"class_type": "Note", "inputs": {"text": "remember"}}
+    assert plan(graph).work.options == plan(TXT2IMG).work.options
+
+
+def test_other_nodes_are_refused_by_name() -> None:
+    graph = txt2img()
+    graph["60"] = {"class_type": "IPAdapterApply", "inputs": {"model": ["4", 0]}}
+    graph["3"]["inputs"]["model"] = ["60", 0]
+    found = refused(graph)
+    assert [(each.node_id, each.type) for each in found.faults] == [("60", "missing_node_type")]
+    assert "IPAdapterApply" in found.faults[0].message
+    del graph["9"]
+    graph["61"] = {"class_type": "SaveAnimatedWEBP", "inputs": {}}
+    found = refused(graph)
+    assert found.type == "prompt_no_outputs"
+    assert {each.node_id for each in found.faults} == {"60", "61"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "node", "type", "key"),
+    [
+        ({"KSampler": {"steps": None}}, "3", "required_input_missing", "steps"),
+        ({"KSampler": {"steps": "many"}}, "3", "invalid_input_type", "steps"),
+        ({"KSampler": {"steps": {}}}, "3", "invalid_input_type", "steps"),
+        ({"KSampler": {"steps": 0}}, "3", "value_smaller_than_min", "steps"),
+        ({"KSampler": {"cfg": 101}}, "3", "value_bigger_than_max", "cfg"),
+        ({"KSampler": {"cfg": float("nan")}}, "3", "invalid_input_type", "cfg"),
+        ({"KSampler": {"seed": "9" * 5000}}, "3", "invalid_input_type", "seed"),
+        ({"KSampler": {"sampler_name": "magic"}}, "3", "value_not_in_list", "sampler_name"),
+        ({"CheckpointLoaderSimple": {"ckpt_name": "model.safetensors"}}, "4", "value_not_in_list", "ckpt_name"),
+        ({"CheckpointLoaderSimple": {"ckpt_name": None}}, "4", "required_input_missing", "ckpt_name"),
+        ({"KSampler": {"model": "starter"}}, "3", "bad_linked_input", "model"),
+        ({"KSampler": {"model": []}}, "3", "bad_linked_input", "model"),
+        ({"KSampler": {"model": ["4"]}}, "3", "bad_linked_input", "model"),
+        ({"KSampler": {"model": ["404", 0]}}, "3", "bad_linked_input", "model"),
+        ({"KSampler": {"model": [4, 0]}}, "3", "bad_linked_input", "model"),
+        ({"KSampler": {"model": [["4"], 0]}}, "3", "bad_linked_input", "model"),
+        ({"KSampler": {"model": ["4", "0"]}}, "3", "bad_linked_input", "model"),
+        ({"KSampler": {"model": ["4", 1]}}, "3", "return_type_mismatch", "model"),
+        ({"KSampler": {"model": ["4", 9]}}, "3", "return_type_mismatch", "model"),
+        ({"KSampler": {"model": ["4", -1]}}, "3", "return_type_mismatch", "model"),
+        ({"KSampler": {"denoise": 0.5}}, "3", "custom_validation_failed", "denoise"),
+        ({"KSampler": {"latent_image": ["3", 0]}}, None, "dependency_cycle", ""),
+    ],
+)
+def test_what_is_wrong_is_named_by_node_and_input(changes: Any, node: str | None, type: str, key: str) -> None:
+    found = refused(txt2img(**changes))
+    if node is None:
+        assert found.type == type
+        return
+    assert [(each.node_id, each.type, each.extra["input_name"]) for each in found.faults] == [(node, type, key)]
+
+
+def test_all_faults_of_a_graph_at_once() -> None:
+    found = refused(txt2img(KSampler={"steps": 0, "cfg": "x"}, CheckpointLoaderSimple={"ckpt_name": "none"}))
+    assert {(each.node_id, each.type) for each in found.faults} == {
+        ("3", "value_smaller_than_min"),
+        ("3", "invalid_input_type"),
+        ("4", "value_not_in_list"),
+    }
+
+
+@pytest.mark.parametrize("graph", [None, [], {}, "text", 7, {"1": None}, {"1": []}, {"1": {"inputs": {}}}])
+def test_what_is_no_graph(graph: Any) -> None:
+    assert refused(graph).type in ("prompt_no_outputs", "invalid_prompt")
+
+
+@pytest.mark.parametrize("inputs", [None, [], "x", 7])
+def test_inputs_that_are_no_object(inputs: Any) -> None:
+    graph = txt2img()
+    graph["3"]["inputs"] = inputs
+    assert {each.type for each in refused(graph).faults} == {"required_input_missing"}
+
+
+def test_cycles_chains_and_crowds_of_nodes_end() -> None:
+    graph = txt2img()
+    graph["a"] = {"class_type": "CLIPSetLastLayer", "inputs": {"clip": ["b", 0], "stop_at_clip_layer": -1}}
+    graph["b"] = {"class_type": "CLIPSetLastLayer", "inputs": {"clip": ["a", 0], "stop_at_clip_layer": -1}}
+    graph["6"]["inputs"]["clip"] = ["b", 0]
+    assert refused(graph).type == "dependency_cycle"
+    chain = txt2img()
+    for place in range(5000):
+        before = ["4", 1] if place == 0 else [f"c{place - 1}", 0]
+        chain[f"c{place}"] = {"class_type": "CLIPSetLastLayer", "inputs": {"clip": before, "stop_at_clip_layer": -1}}
+    chain["6"]["inputs"]["clip"] = ["c4999", 0]
+    assert str(MOST_NODES) in refused(chain).message
+    chain["6"]["inputs"]["clip"] = [f"c{MOST_NODES // 2}", 0]
+    assert plan(chain).work.options["prompt"] == "a red apple"
+    crowd = txt2img() | {f"n{place}": {"class_type": "Note", "inputs": {}} for place in range(20_000)}
+    assert plan(crowd).outputs == ["9"]
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs", "at"),
+    [
+        ("8", {"samples": ["5", 0]}, "8"),  # a latent that nobody sampled
+        ("9", {"images": ["70", 0]}, "9"),  # an image that nobody made
+        ("3", {"positive": ["71", 0]}, "3"),  # nothing to show
+        ("3", {"latent_image": ["72", 0]}, "3"),  # sampled again
+    ],
+)
+def test_known_nodes_in_an_order_that_is_not_understood(node: str, inputs: Any, at: str) -> None:
+    graph = txt2img()
+    graph["70"] = {"class_type": "LoadImage", "inputs": {"image": "a.png"}}
+    graph["71"] = {"class_type": "ConditioningZeroOut", "inputs": {"conditioning": ["6", 0]}}
+    graph["72"] = {"class_type": "KSampler", "inputs": dict(graph["3"]["inputs"])}
+    graph[node]["inputs"] |= inputs
+    [fault] = refused(graph).faults
+    assert (fault.node_id, fault.type) == (at, "custom_validation_failed")
+
+
+def test_two_samplers_are_refused_and_two_outputs_of_one_are_not() -> None:
+    graph = txt2img()
+    graph["80"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
+    graph["81"] = {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}}
+    graph["82"] = {"class_type": "SaveImage", "inputs": {"images": ["81", 0]}}
+    assert plan(graph).outputs == ["9", "80", "82"]
+    graph["83"] = {"class_type": "KSampler", "inputs": graph["3"]["inputs"] | {"seed": 8}}
+    graph["81"]["inputs"]["samples"] = ["83", 0]
+    [fault] = refused(graph).faults
+    assert fault.node_id == "83"
+
+
+def test_object_info_describes_every_node() -> None:
+    for name in NODES:
+        found = info(name, NAMES)
+        assert found["name"] == name
+        assert len(found["output"]) == len(found["output_name"])
+        assert found["output_node"] == (name in ("SaveImage", "PreviewImage"))
+    sampler = info("KSampler", NAMES)["input"]["required"]
+    assert sampler["sampler_name"][0][0] == "euler"
+    assert sampler["steps"] == ["INT", {"default": 20, "min": 1, "max": 10000}]
+    assert info("CheckpointLoaderSimple", NAMES)["input"]["required"]["ckpt_name"][0] == ["starter", "flux-dev"]
