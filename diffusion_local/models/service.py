@@ -1,10 +1,12 @@
 """What a person can do with models: look, add what lies elsewhere, load from the hub, take out again."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from filelock import FileLock
 
@@ -27,6 +29,11 @@ from diffusion_local.settings import Settings
 
 FOLDERS = ("models", *PLACES.values())
 MAX_NAME = 100
+#: A page or a file of a repository: https://huggingface.co/owner/name/blob/main/folder/file?download=true
+HUB_ADDRESS = re.compile(
+    r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>[^/?#]+/[^/?#]+)"
+    r"(?:/(?:blob|resolve|tree|raw)/(?P<revision>[^/?#]+)(?:/(?P<file>[^?#]*))?)?/?(?:[?#].*)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +160,12 @@ class Library:
     def download(self, repo: str, file: str = "", into: str = "models", revision: str = "main") -> Download:
         """Put a download into line: a diffusers model, or with ``file`` one .safetensors file of a repository.
 
-        ``into`` is models, loras, vae, upscalers, embeddings or text_encoders. Asking twice is one download.
+        ``repo`` may be the address of a repository or of a file in it. ``into`` is models, loras, vae, upscalers,
+        embeddings or text_encoders. Asking twice is one download.
         """
         for field, text in (("repo", repo), ("file", file), ("into", into), ("revision", revision)):
             check_prompt(field, text, required=field == "repo")
-        repo, file = repo.strip().removeprefix("https://huggingface.co/").strip("/"), file.strip().strip("/")
+        repo, revision, file = located(repo.strip(), revision.strip(), file.strip().strip("/"))
         if not REPO.fullmatch(repo) or ".." in repo:
             raise InvalidParams("repo", message("hub_repo", got=echo(repo)))
         if into not in FOLDERS:
@@ -166,7 +174,6 @@ class Library:
             raise InvalidParams("file", message("hub_name_file", folder=into))
         if file:
             check_file(file)
-        revision = revision.strip() or "main"
         name = self._name(repo, file, into)
         download, _ = self._downloads.add(repo, revision, file, into, name, actor.current().name)
         return download
@@ -206,6 +213,16 @@ class Library:
             part = path.with_suffix(".part")
             part.write_text(json.dumps({"paths": paths}, indent=2) + "\n", encoding="utf-8")
             part.replace(path)
+
+
+def located(repo: str, revision: str, file: str) -> tuple[str, str, str]:
+    """(repository, revision, file), with what the address of a repository or file on the hub says of them."""
+    address = HUB_ADDRESS.fullmatch(repo)
+    if address is None:
+        return repo.removeprefix("https://huggingface.co/").strip("/"), revision or "main", file
+    there = unquote(address["revision"] or "")
+    named = unquote(address["file"] or "").strip("/")
+    return address["repo"], revision if revision not in ("", "main") else there or "main", file or named
 
 
 def check_file(file: str) -> None:

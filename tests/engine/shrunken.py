@@ -169,12 +169,14 @@ def vae_file(vae: Any) -> State:
 NARROW = 256
 
 
-def narrowed() -> Any:
-    source = textwrap.dedent(inspect.getsource(single_file_utils.convert_flux_transformer_checkpoint_to_diffusers))
+def narrowed(model: str) -> Any:
+    """The function that renames the tensors of ``flux`` or ``chroma``."""
+    name = f"convert_{model}_transformer_checkpoint_to_diffusers"
+    source = textwrap.dedent(inspect.getsource(getattr(single_file_utils, name)))
     assert source.count("inner_dim = 3072") == 1
     scope: dict[str, Any] = dict(vars(single_file_utils))
     exec(source.replace("inner_dim = 3072", f"inner_dim = {NARROW}"), scope)  # noqa: S102
-    return scope["convert_flux_transformer_checkpoint_to_diffusers"]
+    return scope[name]
 
 
 FLOW = {"use_dynamic_shifting": True, "base_image_seq_len": 256, "max_image_seq_len": 4096}
@@ -196,6 +198,25 @@ def flux() -> Layout:
     )
     encoders = encoder_files(clip_l=one, t5xxl_fp16=two)
     return Layout("flux", {"models/tiny.safetensors": state} | encoders | {"vae/ae.safetensors": vae_file(vae)}, pipe)
+
+
+def chroma() -> Layout:
+    def shrink(length: int) -> int:
+        return 128 if length == 5120 else divided(3072, 12)(length)
+
+    state = state_of("models/chroma1-hd.safetensors", shrink, first_blocks("double_blocks", "single_blocks"))
+    config = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2, "approximator_hidden_dim": 128}
+    words, _ = t5()
+    vae, text = random(kl(16)), t5_xxl()
+    pipe = diffusers.ChromaPipeline(
+        transformer=loaded(diffusers.ChromaTransformer2DModel, state, config),
+        vae=vae,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**FLOW),
+        text_encoder=text,
+        tokenizer=words,
+    )
+    encoders = encoder_files(t5xxl_fp16=text)
+    return Layout("chroma", {"models/tiny.safetensors": state} | encoders | {"vae/ae.safetensors": vae_file(vae)}, pipe)
 
 
 def sd3() -> Layout:
@@ -279,7 +300,7 @@ def flux2() -> Layout:
     return Layout("flux2", {"models/tiny.safetensors": state} | parts, pipe)
 
 
-LAYOUTS = {"flux": flux, "sd3": sd3, "z_image": z_image, "flux2": flux2}
+LAYOUTS = {"flux": flux, "chroma": chroma, "sd3": sd3, "z_image": z_image, "flux2": flux2}
 
 
 def as_folder(layout: Layout, folder: Path) -> Path:

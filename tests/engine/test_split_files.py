@@ -28,8 +28,9 @@ JOB: dict[str, Any] = {"steps": 2, "prompt": "a cat", "width": 64, "height": 64,
 @pytest.fixture(scope="module", autouse=True)
 def narrow_flux() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        known = SINGLE_FILE_LOADABLE_CLASSES["FluxTransformer2DModel"]
-        patch.setitem(known, "checkpoint_mapping_fn", narrowed())
+        for name in ("Flux", "Chroma"):
+            known = SINGLE_FILE_LOADABLE_CLASSES[f"{name}Transformer2DModel"]
+            patch.setitem(known, "checkpoint_mapping_fn", narrowed(name.lower()))
         yield
 
 
