@@ -15,7 +15,7 @@ import tomlkit
 from diffusion_local.authority import guarded
 from diffusion_local.errors import Conflict, InvalidParams, echo
 from diffusion_local.messages import message
-from diffusion_local.notify.dispatcher import morning
+from diffusion_local.notify.dispatcher import report_time
 from diffusion_local.settings import Settings, local_zone, parse, read_toml, spec_of, specs
 
 #: Never shown: what lets somebody in, and addresses and commands that often hold such words.
@@ -173,7 +173,7 @@ def check(settings: Settings, name: str, value: str) -> Any:
     if name == "timezone":
         local_zone(typed)
     if name == "report_at":
-        morning(replace(settings, report_at=typed))
+        report_time(replace(settings, report_at=typed))
     return parsed
 
 

@@ -184,7 +184,7 @@ def check_picture(found: Audit, path: Path, image: Row) -> None:
     try:
         with PIL.open(path) as picture:
             picture.load()
-            carried, size = recipes.read(picture), picture.size
+            carried, size = recipes.read_json(picture), picture.size
     except (OSError, SyntaxError, ValueError) as error:
         found.violations.append(f"picture {image['key']} cannot be read: {error}")
         return

@@ -15,7 +15,7 @@ from diffusion_local import disk
 from diffusion_local.compose import Services, open_files, open_services
 from diffusion_local.domain import State
 from diffusion_local.gallery.formats import webp
-from diffusion_local.gallery.local_blobs import write_whole
+from diffusion_local.gallery.local_blobs import write_atomically
 from diffusion_local.notify.hooks import run as run_hook
 from diffusion_local.settings import Settings
 from tests.conftest import kill_tree
@@ -132,7 +132,7 @@ def test_previews_and_sources_are_private_wherever_they_lie(settings: Settings, 
     settings.previews.chmod(0o777)
     with umask(value):
         open_files(settings).save_preview("x", webp(PIL.new("RGB", (8, 8)), 60))
-        write_whole(settings.sources / "ab" / "x.png", lambda file: file.write(b"x"))
+        write_atomically(settings.sources / "ab" / "x.png", lambda file: file.write(b"x"))
     assert mode(settings.previews / "x.webp") == mode(settings.sources / "ab" / "x.png") == 0o600
     assert mode(settings.sources / "ab") == 0o700
 

@@ -1,4 +1,4 @@
-"""What an account may still ask for, checked in the transaction that stores its jobs: two submits cannot both fit."""
+"""Account quotas, checked in the transaction that inserts the jobs, so that concurrent submits cannot both fit."""
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,18 +9,18 @@ from diffusion_local.domain import Job, Params
 from diffusion_local.errors import InvalidParams, LimitReached
 from diffusion_local.messages import message
 
-SOON = 30  # seconds after which some of the queue may be done
+RETRY_SECONDS = 30  # seconds until a retry is worthwhile
 
 
 def check(db: Transaction, count: int) -> None:
-    """Raises LimitReached if ``count`` more pictures are too many, for the queue or for today (UTC)."""
+    """Raise LimitReached if ``count`` more pictures exceed the quota of queued pictures or of today (UTC)."""
     who = actor.current()
     if who.allowance.queued:
         waiting = db.scalar("SELECT count(*) FROM jobs WHERE state = 'queued' AND owner = :owner", owner=who.name)
         if waiting + count > who.allowance.queued:
             raise LimitReached(
                 message("quota_waiting", name=who.name, most=who.allowance.queued, waiting=waiting, asked=count),
-                SOON,
+                RETRY_SECONDS,
             )
     if who.allowance.per_day:
         used = used_today(db, who.name)
@@ -42,15 +42,15 @@ def seconds_to_midnight() -> int:
     return max(1, round((midnight - now).total_seconds()))
 
 
-def small_enough(jobs: Iterable[Job]) -> Iterator[Job]:
-    """The jobs as they come. Raises InvalidParams at one that is larger than the account's pictures may be."""
+def check_sizes(jobs: Iterable[Job]) -> Iterator[Job]:
+    """Pass the jobs through. Raises InvalidParams at one that exceeds the account's picture size."""
     for job in jobs:
         check_size(job.params)
         yield job
 
 
 def check_size(params: Params) -> None:
-    """Raises InvalidParams for a picture that is larger than the account's may be."""
+    """Raise InvalidParams if a picture exceeds the account's size limit."""
     who = actor.current()
     most = who.allowance.pixels
     if most and params.width * params.height > most:

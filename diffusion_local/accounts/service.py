@@ -1,8 +1,9 @@
-"""Accounts: who may come in. Passwords by argon2id; tokens and sessions are 256 random bits, of which a digest is kept.
+"""Accounts: sign-in, tokens and sessions. Passwords use argon2id; of tokens and sessions (256 random bits) only digests
+are stored.
 
-A sign-in takes as long for a name that does not exist as for one that does, and failed ones are counted in the table
-(``check_password``). While there is no account, everybody who reaches the server is the machine's own
-person; a server that others can reach does not start that way (``exposure``).
+A sign-in takes as long for an unknown name as for a known one, and failures are counted in the database
+(``check_password``). Without any account, everyone who reaches the server is the local admin; a server that others can
+reach refuses to start like that (``system.network``).
 """
 
 import ipaddress
@@ -24,21 +25,21 @@ from diffusion_local.domain import utc_text
 from diffusion_local.errors import Conflict, InvalidParams, LimitReached, NotFound, Unauthorized, echo
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
-from diffusion_local.system.network import closed, is_loopback
+from diffusion_local.system.network import is_loopback, refusal_reason
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
-SHORTEST, LONGEST = 8, 200  # characters of a password
-TOKEN_PREFIX = "dl_"  # so that a leaked token can be found, and told from a password
+MIN_PASSWORD, MAX_PASSWORD = 8, 200  # password length in characters
+TOKEN_PREFIX = "dl_"  # identifies leaked tokens, and tells them from passwords
 WINDOW = 15 * 60.0  # seconds for which failed sign-ins count
-MOST_FOR_BOTH, MOST_FOR_ADDRESS, MOST_FOR_ACCOUNT = 5, 20, 60
-SEEN_SECONDS = 60.0  # between two writes of when a session or token was used
+MAX_FOR_BOTH, MAX_FOR_ADDRESS, MAX_FOR_ACCOUNT = 5, 20, 60
+USE_UPDATE_SECONDS = 60.0  # minimum interval between updates of a session's or token's last use
 AGENT_CHARS = 200
 MOST_TOKENS = 100
 
 
 @guarded("accounts")
 class Accounts:
-    """Part of the Studio, as ``studio.accounts``. Whether whoever acts may do it is for the door to know."""
+    """Account use cases, available as ``studio.accounts``. Interfaces check whether the actor may use them."""
 
     def __init__(self, settings: Settings, store: AccountStore) -> None:
         self._settings = settings
@@ -52,32 +53,32 @@ class Accounts:
     # -- accounts --------------------------------------------------------------------------------------------------
 
     def any(self) -> bool:
-        """Whether there is an account, so that one must sign in."""
-        return self._store.any()
+        """Whether any account exists, so that signing in is required."""
+        return self._store.exists_any()
 
     def all(self) -> list[Account]:
-        return self._store.all()
+        return self._store.list_all()
 
     def get(self, name: str) -> Account:
         return self._store.get(name)
 
     def add(self, name: str, password: str, role: str | None = None) -> Account:
-        """A new account; the first one is an admin's. Raises InvalidParams and Conflict."""
-        name = checked_name(name)
-        chosen = known_role(role) if role else (Role.USER if self._store.any() else Role.ADMIN)
-        self._store.add(name, chosen, self._hasher.hash(checked_password(password)))
+        """Create an account; the first one is always an admin. Raises InvalidParams and Conflict."""
+        name = check_name(name)
+        chosen = parse_role(role) if role else (Role.USER if self._store.exists_any() else Role.ADMIN)
+        self._store.add(name, chosen, self._hasher.hash(validate_password(password)))
         return self._store.get(name)
 
     def set_password(self, name: str, password: str, keep_session: str = "") -> None:
-        """A new password; signs the account out, but for one session."""
-        self._store.change(name, password=self._hasher.hash(checked_password(password)))
+        """Set a password and end the account's other sessions, except ``keep_session``."""
+        self._store.change(name, password=self._hasher.hash(validate_password(password)))
         self._store.end_sessions(name, keep_session)
 
     def set_role(self, name: str, role: str) -> None:
-        self._store.change(name, role=str(known_role(role)))
+        self._store.change(name, role=str(parse_role(role)))
 
     def set_limits(self, name: str, **limits: int | None) -> Account:
-        """Limits of one account, by the names of ``Allowance``; 0 is without one, None as the settings say."""
+        """Set limits of one account, by the names of ``Allowance``: 0 is unlimited, None falls back to the settings."""
         for field, value in limits.items():
             if field not in LIMITS or (value is not None and not 0 <= value <= 10**12):
                 raise InvalidParams(field, message("not_negative"))
@@ -85,9 +86,9 @@ class Accounts:
         return self._store.get(name)
 
     def remove(self, name: str) -> None:
-        """Raises Conflict for the last account of a server that others can reach."""
-        others = any(each.name != name for each in self._store.all())
-        if reason := closed(self._settings, others):
+        """Delete an account. Raises Conflict for the last one of a server that others can reach."""
+        others = any(each.name != name for each in self._store.list_all())
+        if reason := refusal_reason(self._settings, others):
             raise Conflict(message("last_account", reason=reason))
         self._store.remove(name)
 
@@ -96,10 +97,9 @@ class Accounts:
     def sign_in(
         self, name: str, password: str, address: str, agent: str, device: str = "", next_device: str = ""
     ) -> str:
-        """A new session's secret. Raises Unauthorized, and LimitReached after too many failed ones.
+        """Sign in; returns the new session's secret. Raises Unauthorized, and LimitReached after too many failures.
 
-        ``device`` is the secret that this browser was given when it signed in last, ``next_device`` the one it is
-        given now in its place.
+        ``device``: the browser's secret from its last sign-in; ``next_device``: the one that replaces it.
         """
         name = name.strip().lower()
         key = name if NAME.fullmatch(name) else "?"
@@ -107,26 +107,26 @@ class Accounts:
         secret = secrets.token_urlsafe(32)
         self._store.add_session(key, digest(secret), address, agent[:AGENT_CHARS], self._expiry())
         following = digest(next_device) if next_device else ""
-        self._store.sign_ins.remember(key, following, network(address), instead=digest(device))
+        self._store.sign_ins.remember(key, following, network_of(address), instead=digest(device))
         return secret
 
     def check_password(self, name: str, password: str, address: str, device: str = "") -> None:
-        """As ``sign_in`` does, without signing in.
+        """Check a password and count failures, without signing in. Raises as ``sign_in`` does.
 
-        Guessing locks the guesser, and nobody else: failures count by account and network, by network, and by account.
-        The last limit, which anybody on the internet can use up, holds for networks from which the account has not
-        signed in before. A browser that has signed in is told by its cookie, and has a count of its own that nobody
-        else can use up (the device cookies of OWASP's "Slow Down Online Guessing Attacks with Device Cookies").
+        Guessing locks out the guesser and nobody else: failures count per account and network, per network, and per
+        account. The last limit, which anyone can exhaust, applies only to networks from which the account has never
+        signed in. A browser that has signed in before is recognised by its cookie and has a counter of its own that
+        nobody else can exhaust (OWASP's "Slow Down Online Guessing Attacks with Device Cookies").
         """
-        place, browser = network(address), digest(device)
-        by_browser, by_network = self._store.sign_ins.known(name, browser, place)
+        place, browser = network_of(address), digest(device)
+        by_browser, by_network = self._store.sign_ins.is_known(name, browser, place)
         if by_browser:
             own, shared = f"device {name} {browser}", {}
         else:
-            own, shared = f"both {name} {place}", {f"address {place}": MOST_FOR_ADDRESS}
+            own, shared = f"both {name} {place}", {f"address {place}": MAX_FOR_ADDRESS}
             if not (by_network or is_loopback(address)):
-                shared[f"account {name}"] = MOST_FOR_ACCOUNT
-        wait = self._store.sign_ins.count({own: MOST_FOR_BOTH, **shared}, time.time(), WINDOW)
+                shared[f"account {name}"] = MAX_FOR_ACCOUNT
+        wait = self._store.sign_ins.count({own: MAX_FOR_BOTH, **shared}, time.time(), WINDOW)
         if wait:
             minutes = round(wait / 60) or 1
             raise LimitReached(message("sign_ins", minutes=minutes), round(wait))
@@ -135,10 +135,10 @@ class Accounts:
         self._store.sign_ins.forgive(own, [*shared])
 
     def _verify(self, name: str, password: str) -> bool:
-        stored, other = self._store.password(name), self._nobodys
+        stored, other = self._store.password(name), self._dummy_hash
         try:
-            # Of an unknown name some other hash is checked: it takes as long, and never fits.
-            self._hasher.verify(stored or other, password[: LONGEST + 1])
+            # For an unknown name a dummy hash is checked: it takes as long, and never matches.
+            self._hasher.verify(stored or other, password[: MAX_PASSWORD + 1])
         except (VerificationError, InvalidHashError):
             return False
         if stored is None:
@@ -148,18 +148,18 @@ class Accounts:
         return True
 
     @cached_property
-    def _nobodys(self) -> str:
+    def _dummy_hash(self) -> str:
         return self._hasher.hash(secrets.token_urlsafe(32))
 
     def _expiry(self) -> str:
         return utc_text(datetime.now(UTC) + timedelta(days=self._settings.session_days))
 
     def sessions(self, name: str) -> list[Session]:
-        """Where the account is signed in, last used first."""
+        """The account's sessions, last used first."""
         return self._store.sessions(name)
 
     def sign_out(self, name: str, session_id: str = "", but: str = "") -> None:
-        """End one session, or all of them, or all but one."""
+        """End one session, all of them, or all but one."""
         if session_id:
             self._store.end_session(name, session_id)
         else:
@@ -168,7 +168,9 @@ class Accounts:
     # -- tokens ----------------------------------------------------------------------------------------------------
 
     def add_token(self, name: str, token_name: str, scopes: list[str]) -> tuple[Token, str]:
-        """A new token and its secret, which is told this once. Raises InvalidParams for a scope the role has not."""
+        """Create a token; returns it with its secret, which is not stored. Raises InvalidParams for a scope outside the
+        role.
+        """
         owner = self._store.get(name)
         if not 1 <= len(token_name.strip()) <= 100 or not token_name.isprintable():
             raise InvalidParams("name", message("token_name"))
@@ -191,17 +193,17 @@ class Accounts:
     # -- who is it -------------------------------------------------------------------------------------------------
 
     def by_token(self, secret: str, account: str = "") -> Actor | None:
-        """Who has this token; ``account``, if given, must be whose it is."""
-        found = self._store.of_token(digest(secret))
+        """The actor of a token; ``account``, if given, must be its owner. None if it is unknown."""
+        found = self._store.by_token(digest(secret))
         if found is None or (account and account.lower() != found[0].name):
             return None
         owner, token = found
-        if token.used_at is None or older(token.used_at):
+        if token.used_at is None or is_stale(token.used_at):
             self._store.token_used(token.id)
         return replace(self._actor(owner, token.scopes, "token"), token=token.id)
 
     def by_link(self, name: str, token_id: str) -> Actor | None:
-        """Who opens a signed address: the account as a reader, while it and the token that signed are still there."""
+        """The actor of a signed address: the account with read scope, while it and the signing token exist."""
         try:
             owner = self._store.get(name)
         except NotFound:
@@ -211,17 +213,17 @@ class Accounts:
         return self._actor(owner, frozenset({Scope.READ}), "link")
 
     def by_session(self, secret: str) -> tuple[Actor, Session] | None:
-        """Who is signed in with this cookie."""
-        found = self._store.of_session(digest(secret))
+        """The actor and session of a session cookie, or None."""
+        found = self._store.by_session(digest(secret))
         if found is None:
             return None
         owner, session = found
-        if older(session.used_at):
+        if is_stale(session.used_at):
             self._store.session_used(session.id, self._expiry())
         return self._actor(owner, SCOPES[owner.role], "session"), session
 
     def allowance(self, name: str) -> Allowance:
-        """What an account may ask for, the settings' defaults filled in."""
+        """The account's limits, with the settings' defaults filled in."""
         owner = self._store.get(name)
         return self._actor(owner, frozenset(), "local").allowance
 
@@ -235,18 +237,18 @@ class Accounts:
 
 
 def digest(secret: str) -> str:
-    """Random secrets of 256 bits need no salt and no slow hash."""
+    """Digest of a secret. Secrets of 256 random bits need neither salt nor a slow hash."""
     return sha256(secret.encode("utf-8", "replace")).hexdigest()
 
 
-def older(moment: str) -> bool:
-    """Whether a moment is worth writing anew; also one that is still to come, as the clock was wrong then."""
+def is_stale(moment: str) -> bool:
+    """Whether a last-use time should be updated; also if it is in the future, because the clock was wrong."""
     now = datetime.now(UTC)
-    return not utc_text(now - timedelta(seconds=SEEN_SECONDS)) <= moment <= utc_text(now)
+    return not utc_text(now - timedelta(seconds=USE_UPDATE_SECONDS)) <= moment <= utc_text(now)
 
 
-def network(address: str) -> str:
-    """The address as failed sign-ins are counted: of IPv6 the /64 that one person has."""
+def network_of(address: str) -> str:
+    """The network by which failures are counted: the address, for IPv6 its /64."""
     try:
         known = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -258,19 +260,19 @@ def network(address: str) -> str:
     return str(known)
 
 
-def checked_name(name: str) -> str:
+def check_name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise InvalidParams("name", message("account_name"))
     return name
 
 
-def checked_password(password: str) -> str:
-    if not SHORTEST <= len(password) <= LONGEST:
-        raise InvalidParams("password", message("characters", low=SHORTEST, high=LONGEST))
+def validate_password(password: str) -> str:
+    if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
+        raise InvalidParams("password", message("characters", low=MIN_PASSWORD, high=MAX_PASSWORD))
     return password
 
 
-def known_role(role: str) -> Role:
+def parse_role(role: str) -> Role:
     try:
         return Role(role)
     except ValueError:

@@ -1,13 +1,13 @@
-"""Failed sign-ins, counted by key, and the browsers and networks from which each account has signed in."""
+"""Failed sign-ins, counted by key, and the browsers and networks from which accounts have signed in."""
 
 from datetime import UTC, datetime, timedelta
 
 from diffusion_local.db.database import Database
 from diffusion_local.domain import utc_now, utc_text
 
-KNOWN_DAYS = 180  # that a browser or a network is known after its last sign-in
-MOST_KNOWN = 50  # of an account; the one unused for longest goes first
-MOST_COUNTED = 20_000  # keys; the oldest goes first
+KNOWN_DAYS = 180  # how long a browser or network is remembered after its last sign-in
+MAX_DEVICES = 50  # per account; the least recently used is dropped
+MAX_KEYS = 20_000  # keys; the oldest are dropped
 
 
 class SignIns:
@@ -17,10 +17,10 @@ class SignIns:
     # -- failed ones -----------------------------------------------------------------------------------------------
 
     def count(self, limits: dict[str, int], now: float, window: float) -> float:
-        """Count one more attempt for each key, before its password is checked.
+        """Count one more attempt per key, before the password is checked.
 
-        Returns 0, or the seconds to wait where a key has had as many as ``limits`` says within ``window`` seconds;
-        then nothing is counted. ``now`` is in seconds since 1970. Keys older than the window are deleted.
+        Returns 0, or the seconds to wait if a key has reached its limit within ``window`` seconds; then nothing is
+        counted. ``now``: seconds since the epoch. Keys older than the window are deleted.
         """
         with self._database.write() as db:
             db.execute("DELETE FROM failed_logins WHERE first_at < ? OR first_at > ?", [now - window, now])
@@ -35,7 +35,7 @@ class SignIns:
                     "ON CONFLICT (who) DO UPDATE SET failures = failures + 1",
                     [who, now],
                 )
-            over = db.scalar("SELECT count(*) FROM failed_logins") - MOST_COUNTED
+            over = db.scalar("SELECT count(*) FROM failed_logins") - MAX_KEYS
             if over > 0:
                 db.execute(
                     "DELETE FROM failed_logins WHERE who IN (SELECT who FROM failed_logins ORDER BY first_at LIMIT ?)",
@@ -44,8 +44,8 @@ class SignIns:
         return 0.0
 
     def forgive(self, own: str, shared: list[str]) -> None:
-        """Forget the attempts of ``own`` after a success, and take as many off the ``shared`` keys: those of others
-        stay, or somebody with an account would guess the passwords of others without end.
+        """After a success, clear the attempts of ``own`` and subtract as many from the ``shared`` keys. Attempts of
+        others stay, or an account holder could guess other passwords without limit.
         """
         with self._database.write() as db:
             made = db.scalar("SELECT failures FROM failed_logins WHERE who = :who", who=own) or 1
@@ -56,8 +56,8 @@ class SignIns:
 
     # -- where an account has signed in ----------------------------------------------------------------------------
 
-    def known(self, account: str, device: str, network: str) -> tuple[bool, bool]:
-        """Whether the account has signed in by this browser (the digest of its cookie), and from this network."""
+    def is_known(self, account: str, device: str, network: str) -> tuple[bool, bool]:
+        """Whether the account has signed in with this browser (digest of its cookie), and from this network."""
         with self._database.read() as db:
             since = utc_text(datetime.now(UTC) - timedelta(days=KNOWN_DAYS))
             found = db.execute(
@@ -66,15 +66,15 @@ class SignIns:
         return any(digest == device for digest, _ in found), any(place == network for _, place in found)
 
     def remember(self, account: str, device: str, network: str, instead: str = "") -> None:
-        """Note a sign-in by a browser from a network; the browser had the digest ``instead`` before."""
+        """Record a sign-in with a browser from a network. ``instead``: the browser's previous digest."""
         with self._database.write() as db:
             db.execute("DELETE FROM devices WHERE account = ? AND digest = ?", [account, instead])
-            if not device:  # a program without cookies: one row for its network
+            if not device:  # a client without cookies: one row per network
                 device = f"network {network}"
                 db.execute("DELETE FROM devices WHERE account = ? AND digest = ?", [account, device])
             db.insert("devices", {"account": account, "digest": device, "network": network, "used_at": utc_now()})
             db.execute(
                 "DELETE FROM devices WHERE account = :account AND digest NOT IN (SELECT digest FROM devices "
-                f"WHERE account = :account ORDER BY used_at DESC, digest LIMIT {MOST_KNOWN})",
+                f"WHERE account = :account ORDER BY used_at DESC, digest LIMIT {MAX_DEVICES})",
                 {"account": account},
             )

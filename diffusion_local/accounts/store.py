@@ -1,4 +1,4 @@
-"""Accounts with their tokens and sessions. Knows digests, never a secret."""
+"""The tables of accounts, tokens and sessions. They hold digests, never secrets."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +13,12 @@ from diffusion_local.messages import message
 
 #: Columns of an account's limits, by the names of ``Allowance``.
 LIMITS = {"queued": "max_queued", "per_day": "max_per_day", "pixels": "max_pixels"}
-MOST_SESSIONS = 50  # of an account; the one unused for longest goes first
+MOST_SESSIONS = 50  # per account; the least recently used is dropped
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """``limits`` are its own, by the names of ``Allowance``; what is absent is as the settings say."""
+    """An account. ``limits``: its own, by the names of ``Allowance``; absent ones fall back to the settings."""
 
     name: str
     role: Role
@@ -40,7 +40,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A browser that is signed in."""
+    """A signed-in browser."""
 
     id: str
     account: str
@@ -58,18 +58,18 @@ class AccountStore:
 
     # -- accounts --------------------------------------------------------------------------------------------------
 
-    def any(self) -> bool:
+    def exists_any(self) -> bool:
         with self._database.read() as db:
             return db.scalar("SELECT 1 FROM accounts LIMIT 1") is not None
 
-    def all(self) -> list[Account]:
+    def list_all(self) -> list[Account]:
         with self._database.read() as db:
-            return [account(row) for row in db.query("SELECT * FROM accounts ORDER BY name")]
+            return [to_account(row) for row in db.query("SELECT * FROM accounts ORDER BY name")]
 
     def get(self, name: str) -> Account:
         with self._database.read() as db:
             for row in db.query("SELECT * FROM accounts WHERE name = ?", [name]):
-                return account(row)
+                return to_account(row)
         raise NotFound(message("no_account", name=echo(name)))
 
     def password(self, name: str) -> str | None:
@@ -78,7 +78,7 @@ class AccountStore:
             return db.scalar("SELECT password FROM accounts WHERE name = :name", name=name)
 
     def add(self, name: str, role: Role, password: str) -> None:
-        """Raises Conflict if the name is taken, or if the first account is not an admin's."""
+        """Raises Conflict if the name is taken, or if the first account is not an admin."""
         with self._database.write() as db:
             if db.scalar("SELECT 1 FROM accounts WHERE name = :name", name=name):
                 raise Conflict(message("account_there", name=echo(name)))
@@ -87,8 +87,8 @@ class AccountStore:
             db.insert("accounts", {"name": name, "role": str(role), "password": password, "created_at": utc_now()})
 
     def change(self, name: str, **values: Any) -> None:
-        """Write columns of an account: names of this file, never input. Raises NotFound, and Conflict if no admin
-        would be left.
+        """Update columns of an account (names from code, never input). Raises NotFound, and Conflict if no admin would
+        be left.
         """
         sets = ", ".join(f"{column} = :{column}" for column in values)
         with self._database.write() as db:
@@ -118,7 +118,7 @@ class AccountStore:
 
     def add_token(self, name: str, token_name: str, scopes: frozenset[Scope], digest: str) -> Token:
         made = Token(new_id(), name, token_name, scopes, utc_now(), None)
-        told = " ".join(sorted(scopes))
+        scope_text = " ".join(sorted(scopes))
         with self._database.write() as db:
             db.insert(
                 "tokens",
@@ -127,7 +127,7 @@ class AccountStore:
                     "account": name,
                     "name": token_name,
                     "digest": digest,
-                    "scopes": told,
+                    "scopes": scope_text,
                     "created_at": made.created_at,
                 },
             )
@@ -135,19 +135,19 @@ class AccountStore:
 
     def tokens(self, name: str) -> list[Token]:
         with self._database.read() as db:
-            return [token(row) for row in db.query("SELECT * FROM tokens WHERE account = ? ORDER BY id", [name])]
+            return [to_token(row) for row in db.query("SELECT * FROM tokens WHERE account = ? ORDER BY id", [name])]
 
     def remove_token(self, name: str, token_id: str) -> None:
         with self._database.write() as db:
             if not db.execute("DELETE FROM tokens WHERE id = ? AND account = ?", [token_id, name]).rowcount:
                 raise NotFound(message("no_token", name=name, token=echo(token_id)))
 
-    def of_token(self, digest: str) -> tuple[Account, Token] | None:
+    def by_token(self, digest: str) -> tuple[Account, Token] | None:
         with self._database.read() as db:
             for row in db.query("SELECT * FROM tokens WHERE digest = ?", [digest]):
-                found = token(row)
+                found = to_token(row)
                 [owner] = db.query("SELECT * FROM accounts WHERE name = ?", [found.account])
-                return account(owner), found
+                return to_account(owner), found
         return None
 
     def token_used(self, token_id: str) -> None:
@@ -160,7 +160,7 @@ class AccountStore:
         now = utc_now()
         with self._database.write() as db:
             db.execute("DELETE FROM sessions WHERE expires_at < ?", [now])
-            # None lasts longer than a new one: it began while the clock was wrong.
+            # No session may outlast a new one: it was made while the clock was wrong.
             db.execute("UPDATE sessions SET expires_at = :at WHERE expires_at > :at", {"at": expires_at})
             db.insert(
                 "sessions",
@@ -186,14 +186,14 @@ class AccountStore:
             found = db.query(
                 "SELECT * FROM sessions WHERE account = ? AND expires_at > ? ORDER BY used_at DESC", [name, utc_now()]
             )
-            return [session(row) for row in found]
+            return [to_session(row) for row in found]
 
-    def of_session(self, digest: str) -> tuple[Account, Session] | None:
+    def by_session(self, digest: str) -> tuple[Account, Session] | None:
         with self._database.read() as db:
             for row in db.query("SELECT * FROM sessions WHERE digest = ? AND expires_at > ?", [digest, utc_now()]):
-                found = session(row)
+                found = to_session(row)
                 [owner] = db.query("SELECT * FROM accounts WHERE name = ?", [found.account])
-                return account(owner), found
+                return to_account(owner), found
         return None
 
     def session_used(self, session_id: str, expires_at: str) -> None:
@@ -208,29 +208,29 @@ class AccountStore:
                 raise NotFound(message("no_session", name=name, session=echo(session_id)))
 
     def end_sessions(self, name: str, but: str = "") -> int:
-        """Sign an account out everywhere, or everywhere else; how many sessions that were."""
+        """End the account's sessions, except ``but``; returns their number."""
         with self._database.write() as db:
             return db.execute("DELETE FROM sessions WHERE account = ? AND id != ?", [name, but]).rowcount
 
 
-def account(row: dict[str, Any]) -> Account:
+def to_account(row: dict[str, Any]) -> Account:
     limits = {name: row[column] for name, column in LIMITS.items() if row[column] is not None}
     return Account(row["name"], Role(row["role"]), row["created_at"], limits)
 
 
-def token(row: dict[str, Any]) -> Token:
+def to_token(row: dict[str, Any]) -> Token:
     scopes = frozenset(Scope(each) for each in row["scopes"].split())
     return Token(row["id"], row["account"], row["name"], scopes, row["created_at"], row["used_at"])
 
 
-def session(row: dict[str, Any]) -> Session:
+def to_session(row: dict[str, Any]) -> Session:
     return Session(
         row["id"], row["account"], row["address"], row["agent"], row["created_at"], row["used_at"], row["expires_at"]
     )
 
 
 def actor_of(found: Account, scopes: frozenset[Scope], source: str, shared: bool, defaults: Allowance) -> Actor:
-    """Who acts for an account. An admin's limits are its own only."""
+    """The actor of an account. Admins have only their own limits, not the settings' defaults."""
     admin = found.role is Role.ADMIN
     base = Allowance() if admin else defaults
     limits = {name: found.limits.get(name, getattr(base, name)) for name in LIMITS}

@@ -10,14 +10,14 @@ from diffusion_local import image_decoding
 from diffusion_local.domain import Batch, Job, shortened
 from diffusion_local.gallery import service
 from diffusion_local.gallery.blobs import StoredFile
-from diffusion_local.gallery.contact_sheet import MOST_CELLS, MOST_PIXELS, Cell, contact_sheet
+from diffusion_local.gallery.contact_sheet import MAX_CELLS, MAX_PIXELS, Cell, contact_sheet
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.service import Member
 from diffusion_local.lists.entries import written
 from diffusion_local.lists.grid import Grid
 
 LABEL_CHARS = 80
-SHEET_BYTES = 2 * 3 * MOST_PIXELS  # while it is drawn, and as the encoder's own copy
+SHEET_BYTES = 2 * 3 * MAX_PIXELS  # while it is drawn, and as the encoder's own copy
 QUALITY = 85
 
 
@@ -35,11 +35,11 @@ def draw(batch: Batch, results: Iterator[tuple[Job, str | None]], files: ImageFi
 
 
 def draw_whole(batch: Batch, results: Iterator[tuple[Job, str | None]], files: ImageFiles, mark: str) -> None:
-    few = islice(results, MOST_CELLS)
-    title = batch.name if batch.count <= MOST_CELLS else f"{batch.name} (the first {MOST_CELLS:,} of {batch.count:,})"
+    few = islice(results, MAX_CELLS)
+    title = batch.name if batch.count <= MAX_CELLS else f"{batch.name} (the first {MAX_CELLS:,} of {batch.count:,})"
     if batch.grid:
         grid = Grid.from_json(batch.grid)
-        cells = [Cell(None, note="deleted") for _ in range(min(grid.count, MOST_CELLS))]
+        cells = [Cell(None, note="deleted") for _ in range(min(grid.count, MAX_CELLS))]
         for job, key in (each for each in few if each[0].index < len(cells)):
             cells[job.index] = cell(job, key, files, label="")
         picture = contact_sheet(cells, column_heads=grid.column_heads, row_heads=grid.row_heads, title=title)
@@ -47,7 +47,7 @@ def draw_whole(batch: Batch, results: Iterator[tuple[Job, str | None]], files: I
         label = "{0.prompt} · {0.seed}"
         cells = [cell(job, key, files, label.format(job.params)) for job, key in few]
         picture = contact_sheet(cells, title=title)
-    files.keep_sheet(batch.id, mark, picture, QUALITY)
+    files.save_sheet(batch.id, mark, picture, QUALITY)
 
 
 def cell(job: Job, key: str | None, files: ImageFiles, label: str) -> Cell:
@@ -72,12 +72,12 @@ def zipped(results: Iterator[tuple[Job, str | None]], files: ImageFiles) -> Iter
             if key and (file := files.picture(key)).exists():
                 name = name_of(job, key)
                 finished = datetime.fromisoformat(job.finished_at) if job.finished_at else datetime.now(UTC)
-                yield name, finished, file.pieces()
+                yield name, finished, file.chunks()
             told.append((job, PurePath(name) if name else None))
         lines = (line.encode() for line in written(told, "csv"))
         yield "results.csv", datetime.now(UTC), lines
 
-    return service.zipped(members())
+    return service.stream_members(members())
 
 
 def name_of(job: Job, key: str) -> str:

@@ -137,7 +137,7 @@ def mend(settings: Settings, as_json: bool) -> None:
     if not settings.home.is_dir():
         raise NotFound(message("no_folder", folder=settings.home))
     changed = close_all(settings)
-    gained = compact(open_services(settings), FIX_SECONDS, anyhow=True)
+    gained = compact(open_services(settings), FIX_SECONDS, force=True)
     told = {"closed": [str(each) for each in changed]} | dict(zip(("app_db", "queue_db", "logs"), gained, strict=True))
     lines = [f"closed to other users: {each}" if not each.problem else f"{each}" for each in changed]
     tell(told, as_json, [*lines, f"gave back {sum(gained) / 1e6:.1f} MB"])

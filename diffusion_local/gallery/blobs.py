@@ -1,7 +1,7 @@
-"""Where the bytes of the gallery are kept: what a backend must do, and one that keeps everything in memory.
+"""Storage of the gallery's bytes: the backend interface, and an in-memory backend.
 
 Keys are relative paths with ``/`` whose first part is an ``Area``: ``gallery/2026/11/22/<id>.png``,
-``sources/ab/<sha256>.png``. Nobody but a backend knows what folder or bucket an area is.
+``sources/ab/<sha256>.png``. Only a backend knows which folder or bucket an area is.
 """
 
 import errno
@@ -20,12 +20,12 @@ from diffusion_local.errors import DiskFull, echo
 from diffusion_local.messages import message
 
 CHUNK = 256 * 1024
-#: Writes the content of a blob to an open file.
+#: Writes a blob's content to an open file.
 Write = Callable[[IO[bytes]], object]
 
 
 class Area(StrEnum):
-    """The first part of every key."""
+    """First part of every key."""
 
     GALLERY = "gallery"
     SOURCES = "sources"
@@ -39,7 +39,7 @@ AREAS = frozenset(map(str, Area))
 
 
 class Stat(NamedTuple):
-    """A blob's key, its size in bytes, and when it was last written or touched, in seconds since the epoch."""
+    """A blob's key, its size in bytes, and its last write or touch in seconds since the epoch."""
 
     key: str
     size: int
@@ -47,21 +47,21 @@ class Stat(NamedTuple):
 
 
 class Blobs(Protocol):
-    """A backend. Reads of a key that is absent raise FileNotFoundError; other faults raise StorageProblem or OSError.
+    """A storage backend. Reading a missing key raises FileNotFoundError; other faults raise StorageProblem or OSError.
 
-    ``tests/gallery/test_blobs.py`` is the contract.
+    Contract: ``tests/gallery/test_blobs.py``.
     """
 
     def write(self, key: str, write: Write, durable: bool = False, reserve: int = 0) -> int:
-        """Store what ``write`` writes, whole or not at all, and return its size; an older blob is replaced.
+        """Store what ``write`` writes, atomically, replacing an older blob; returns the size in bytes.
 
-        ``durable`` content survives a power cut once this returns. ``reserve`` is the number of bytes that must be
-        free before. Raises StorageProblem, DiskFull if there is no room, and whatever ``write`` raises.
+        ``durable`` content survives a power cut once this returns. ``reserve``: bytes that must be free beforehand.
+        Raises StorageProblem, DiskFull, and whatever ``write`` raises.
         """
         ...
 
     def open(self, key: str) -> BinaryIO:
-        """A seekable file of the content as it is now; a later write does not change it."""
+        """A seekable file of the current content; later writes do not affect it."""
         ...
 
     def stat(self, key: str) -> Stat | None:
@@ -69,41 +69,41 @@ class Blobs(Protocol):
         ...
 
     def list(self, prefix: str) -> Iterator[Stat]:
-        """Every whole blob whose key begins with ``prefix``, in the order of keys."""
+        """All complete blobs whose key starts with ``prefix``, sorted by key."""
         ...
 
     def touch(self, key: str) -> None:
-        """Set its time to now; an absent one is left alone."""
+        """Set a blob's time to now; no-op if it is missing."""
         ...
 
     def move(self, key: str, target: str) -> None:
-        """Give a blob another key. What was stored under ``target`` is replaced."""
+        """Rename a blob, replacing one at ``target``."""
         ...
 
     def delete(self, key: str) -> None:
-        """Delete a blob, if it is there."""
+        """Delete a blob if it exists."""
         ...
 
     def drop_unfinished(self, area: Area, seconds: float) -> None:
-        """Delete what writers of more than ``seconds`` ago left half-written when they died."""
+        """Delete incomplete files that writers left behind more than ``seconds`` ago."""
         ...
 
     def free_bytes(self) -> int:
-        """Free bytes for pictures; a number beyond any size where the backend has no limit. Raises StorageProblem."""
+        """Free bytes for pictures; a huge number if the backend has no limit. Raises StorageProblem."""
         ...
 
     def probe(self, prefix: str, size: int) -> None:
-        """Write ``size`` bytes to a new blob below ``prefix`` and delete it. Raises StorageProblem."""
+        """Write and delete a blob of ``size`` bytes below ``prefix``. Raises StorageProblem."""
         ...
 
     def local_path(self, key: str) -> Path | None:
-        """The file of a key on this machine, whether or not it exists; None if the backend has no files."""
+        """The local file of a key, existing or not; None if the backend has no files."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """One blob as its readers use it. It need not exist: methods that read then raise FileNotFoundError."""
+    """Handle of one blob. It need not exist: reading a missing one raises FileNotFoundError."""
 
     blobs: Blobs
     key: str
@@ -129,7 +129,7 @@ class StoredFile:
     def stat(self) -> Stat:
         found = self.blobs.stat(self.key)
         if found is None:
-            raise missing(self.key)
+            raise no_such_key(self.key)
         return found
 
     def open(self) -> BinaryIO:
@@ -139,16 +139,16 @@ class StoredFile:
         with self.open() as file:
             return file.read()
 
-    def pieces(self, size: int = CHUNK) -> Iterator[bytes]:
-        """The content in pieces of at most ``size`` bytes."""
+    def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
+        """The content in chunks of at most ``size`` bytes."""
         with self.open() as file:
             while piece := file.read(size):
                 yield piece
 
     def sha256(self) -> str:
-        """The content's SHA-256, in hex."""
+        """SHA-256 of the content, in hex."""
         digest = sha256()
-        for piece in self.pieces():
+        for piece in self.chunks():
             digest.update(piece)
         return digest.hexdigest()
 
@@ -164,7 +164,7 @@ class StoredFile:
 
 
 class MemoryBlobs:
-    """Keeps everything in memory, at most ``capacity`` bytes; all is gone when the process ends."""
+    """A backend that keeps at most ``capacity`` bytes in memory until the process ends."""
 
     def __init__(self, capacity: int = 2**62) -> None:
         self._capacity = capacity
@@ -172,9 +172,9 @@ class MemoryBlobs:
         self._kept: dict[str, tuple[bytes, float]] = {}
 
     def write(self, key: str, write: Write, durable: bool = False, reserve: int = 0) -> int:
-        checked(key)
+        check_key(key)
         if reserve and self.free_bytes() < reserve:
-            raise nearly_full(reserve)
+            raise disk_full_error(reserve)
         file = io.BytesIO()
         write(file)
         content = file.getvalue()
@@ -186,13 +186,13 @@ class MemoryBlobs:
 
     def open(self, key: str) -> BinaryIO:
         with self._lock:
-            if checked(key) not in self._kept:
-                raise missing(key)
+            if check_key(key) not in self._kept:
+                raise no_such_key(key)
             return io.BytesIO(self._kept[key][0])
 
     def stat(self, key: str) -> Stat | None:
         with self._lock:
-            found = self._kept.get(checked(key))
+            found = self._kept.get(check_key(key))
         return None if found is None else Stat(key, len(found[0]), found[1])
 
     def list(self, prefix: str) -> Iterator[Stat]:
@@ -202,29 +202,29 @@ class MemoryBlobs:
 
     def touch(self, key: str) -> None:
         with self._lock:
-            if checked(key) in self._kept:
+            if check_key(key) in self._kept:
                 self._kept[key] = self._kept[key][0], time.time()
 
     def move(self, key: str, target: str) -> None:
-        checked(target)
+        check_key(target)
         with self._lock:
             if key not in self._kept:
-                raise missing(key)
+                raise no_such_key(key)
             self._kept[target] = self._kept.pop(key)
 
     def delete(self, key: str) -> None:
         with self._lock:
-            self._kept.pop(checked(key), None)
+            self._kept.pop(check_key(key), None)
 
     def drop_unfinished(self, area: Area, seconds: float) -> None:
-        """Nothing is ever half-written here."""
+        """No-op: writes are atomic."""
 
     def free_bytes(self) -> int:
         with self._lock:
             return self._capacity - self._used()
 
     def probe(self, prefix: str, size: int) -> None:
-        checked(prefix)
+        check_key(prefix)
         if self.free_bytes() < size:
             raise DiskFull
 
@@ -238,18 +238,18 @@ class MemoryBlobs:
         return len(self._kept[key][0]) if key in self._kept else 0
 
 
-def checked(key: str) -> str:
-    """The key, if it is one. Raises ValueError for what would lead out of its area."""
+def check_key(key: str) -> str:
+    """The key if it is valid. Raises ValueError if it could leave its area."""
     area, _, rest = key.partition("/")
     if area not in AREAS or "\\" in rest or "\0" in rest or any(part[:1] in ("", ".") for part in rest.split("/")):
         raise ValueError(f"not a key: {echo(key)}")
     return key
 
 
-def missing(key: str) -> FileNotFoundError:
+def no_such_key(key: str) -> FileNotFoundError:
     return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
 
 
-def nearly_full(reserve: int) -> DiskFull:
-    """What to say where less than the reserve, in bytes, is free."""
+def disk_full_error(reserve: int) -> DiskFull:
+    """The error for less than ``reserve`` free bytes."""
     return DiskFull(message("storage_low", reserve=reserve // 10**6))

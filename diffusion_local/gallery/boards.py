@@ -1,4 +1,4 @@
-"""Boards: albums of pictures. A picture may be on several; deleting a board deletes no picture."""
+"""Boards: albums of pictures. A picture may be on several boards; deleting a board deletes no pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from diffusion_local.domain import new_id, utc_now
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, echo
 from diffusion_local.messages import message
 
-MOST_BOARDS = 1000  # of one owner
+MOST_BOARDS = 1000  # per owner
 NAME_CHARS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """An album. ``count`` leaves out the trash; ``cover`` is the id of its newest picture, or empty."""
+    """An album. ``count`` excludes the trash; ``cover``: id of the newest picture, or ""."""
 
     id: str
     name: str
@@ -30,60 +30,60 @@ class Board:
 
 @guarded("boards")
 class BoardStore:
-    """Built by ``compose``; hangs on the Studio as ``boards``."""
+    """Boards use cases, available as ``studio.boards``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def all(self) -> list[Board]:
-        """Every board that may be seen, by name."""
+    def list_all(self) -> list[Board]:
+        """Boards that the actor may read, by name."""
         with self._database.read() as db:
-            return [board(row) for row in db.query(f"{BOARDS} WHERE {readable('boards')} ORDER BY lower(name)")]
+            return [to_board(row) for row in db.query(f"{BOARDS} WHERE {readable('boards')} ORDER BY lower(name)")]
 
     def get(self, board_id: str) -> Board:
         with self._database.read() as db:
             for row in db.query(f"{BOARDS} WHERE boards.id = ? AND {readable('boards')}", [board_id]):
-                return board(row)
+                return to_board(row)
         raise no_board(board_id)
 
     def create(self, name: str, image_ids: Sequence[str] = ()) -> Board:
-        """A new board, with these pictures on it. Raises Conflict if the name is taken."""
-        made = Board(new_id(), checked(name), actor.current().name, utc_now())
+        """Create a board with these pictures. Raises Conflict if the name is taken."""
+        made = Board(new_id(), check_name(name), actor.current().name, utc_now())
         with self._database.write() as db:
             if db.scalar("SELECT count(*) FROM boards WHERE owner = :owner", owner=made.owner) >= MOST_BOARDS:
                 raise InvalidParams("name", message("board_many", count=MOST_BOARDS))
-            refuse_taken(db, made.owner, made.name)
+            require_free_name(db, made.owner, made.name)
             db.insert("boards", {"id": made.id, "name": made.name, "owner": made.owner, "created_at": made.created_at})
-            put(db, made.id, image_ids)
+            add_images(db, made.id, image_ids)
         return self.get(made.id)
 
     def rename(self, board_id: str, name: str) -> Board:
         with self._database.write() as db:
-            found = self._own(db, board_id)
-            if checked(name) != found["name"]:
-                refuse_taken(db, found["owner"], checked(name))
-            db.execute("UPDATE boards SET name = ? WHERE id = ?", [checked(name), board_id])
+            found = self._require_writable(db, board_id)
+            if check_name(name) != found["name"]:
+                require_free_name(db, found["owner"], check_name(name))
+            db.execute("UPDATE boards SET name = ? WHERE id = ?", [check_name(name), board_id])
         return self.get(board_id)
 
     def delete(self, board_id: str) -> Board:
-        """Delete the board; its pictures stay in the gallery."""
+        """Delete a board; its pictures stay in the gallery. Returns it."""
         gone = self.get(board_id)
         with self._database.write() as db:
-            self._own(db, board_id)
+            self._require_writable(db, board_id)
             db.execute("DELETE FROM boards WHERE id = ?", [board_id])
         return gone
 
     def add(self, board_id: str, image_ids: Sequence[str]) -> Board:
-        """Put pictures on a board; those that are there already stay there. Raises NotFound for an unknown picture."""
+        """Put pictures on a board; ones already there stay. Raises NotFound for an unknown picture."""
         with self._database.write() as db:
-            self._own(db, board_id)
-            put(db, board_id, image_ids)
+            self._require_writable(db, board_id)
+            add_images(db, board_id, image_ids)
         return self.get(board_id)
 
     def take(self, board_id: str, image_ids: Sequence[str]) -> Board:
         """Take pictures off a board."""
         with self._database.write() as db:
-            self._own(db, board_id)
+            self._require_writable(db, board_id)
             db.execute(
                 f"DELETE FROM board_images WHERE board_id = :board AND {in_list('image_id')}",
                 {"board": board_id, "ids": as_list(image_ids)},
@@ -95,10 +95,10 @@ class BoardStore:
         having = "boards.id IN (SELECT board_id FROM board_images WHERE image_id = ?)"
         on = f"{BOARDS} WHERE {having} AND {readable('boards')}"
         with self._database.read() as db:
-            return [board(row) for row in db.query(f"{on} ORDER BY lower(name)", [image_id])]
+            return [to_board(row) for row in db.query(f"{on} ORDER BY lower(name)", [image_id])]
 
     @staticmethod
-    def _own(db: Transaction, board_id: str) -> dict[str, str]:
+    def _require_writable(db: Transaction, board_id: str) -> dict[str, str]:
         for row in list(db.query(f"SELECT * FROM boards WHERE id = ? AND {writable()}", [board_id])):
             return row
         raise no_board(board_id)
@@ -113,7 +113,7 @@ BOARDS = """
 """
 
 
-def put(db: Transaction, board_id: str, image_ids: Sequence[str]) -> None:
+def add_images(db: Transaction, board_id: str, image_ids: Sequence[str]) -> None:
     asked = as_list(image_ids)
     shown = "CASE WHEN trashed_at IS NULL THEN 1 ELSE 0 END"
     known = f"SELECT id, {shown} AS shown FROM images WHERE {in_list('id')} AND {readable()}"
@@ -126,12 +126,12 @@ def put(db: Transaction, board_id: str, image_ids: Sequence[str]) -> None:
     )
 
 
-def refuse_taken(db: Transaction, owner: str, name: str) -> None:
+def require_free_name(db: Transaction, owner: str, name: str) -> None:
     if db.scalar("SELECT 1 FROM boards WHERE owner = :owner AND name = :name", owner=owner, name=name):
         raise Conflict(message("board_there", name=echo(name)))
 
 
-def checked(name: str) -> str:
+def check_name(name: str) -> str:
     line = " ".join(name.split()) if isinstance(name, str) else ""
     if not 0 < len(line) <= NAME_CHARS:
         raise InvalidParams("name", message("board_name", most=NAME_CHARS))
@@ -142,7 +142,7 @@ def no_board(board_id: str) -> NotFound:
     return NotFound(message("no_board", board=echo(board_id)))
 
 
-def board(row: dict[str, str | int]) -> Board:
+def to_board(row: dict[str, str | int]) -> Board:
     return Board(
         str(row["id"]),
         str(row["name"]),

@@ -1,6 +1,6 @@
-"""A contact sheet: many pictures small on one, each with a label, or as a grid with heads of rows and columns.
+"""Contact sheets: many small labelled pictures on one, as a plain sheet or a grid with row and column headings.
 
-One picture is in memory at a time beside the sheet itself, and the sheet has at most MOST_PIXELS.
+Only one picture is in memory beside the sheet, which has at most MAX_PIXELS.
 """
 
 import contextlib
@@ -18,15 +18,15 @@ from diffusion_local import image_decoding
 from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import message
 
-MOST_CELLS = 2000
-MOST_PIXELS = 36_000_000  # of a sheet: about 110 MB while it is drawn
-LONGEST = 16_000  # pixels of a side: WebP's own limit is 16,383
+MAX_CELLS = 2000
+MAX_PIXELS = 36_000_000  # per sheet: about 110 MB while it is drawn
+MAX_SIDE = 16_000  # pixels per side; WebP's limit is 16,383
 LARGEST, SMALLEST = 256, 24  # pixels of a cell's longer side
 GAP, MARGIN = 8, 16
-TEXT, HEAD, TITLE = 12, 14, 20  # heights of letters
+TEXT, HEAD, TITLE = 12, 14, 20  # letter heights
 LABEL_LINES, HEAD_LINES, NOTE_LINES = 2, 3, 5
-HEAD_WIDTH = 140  # of the column that holds the rows' heads
-#: Fonts by which more than ASCII can be written, where the system has one of them.
+HEAD_WIDTH = 140  # column of row headings
+#: Fonts tried for text beyond ASCII, if the system has them.
 FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "segoeui.ttf", "msyh.ttc", "PingFang.ttc")
 
 #: Opens a picture's file.
@@ -36,7 +36,9 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What opens a picture (a thumbnail does), or None and a ``note`` that says why; the label goes below."""
+    """A cell: a function that opens the picture (or a thumbnail), or None and a ``note`` with the reason. The label
+    goes below it.
+    """
 
     open: Opener | None
     label: str = ""
@@ -64,14 +66,14 @@ def contact_sheet(
     title: str = "",
     colors: Colors = LIGHT,
 ) -> PIL.Image:
-    """The cells in rows of ``columns`` (0 chooses: about square), as an RGB picture.
+    """Draw the cells in rows of ``columns`` (0: roughly square), as an RGB picture.
 
-    With ``column_heads`` or ``row_heads`` it is a grid whose cells come row by row. A file that cannot be read becomes
-    an empty cell that says so. Raises InvalidParams if there is nothing to draw, the heads do not fit the cells, or
-    the sheet would be larger than its limits.
+    With ``column_heads`` or ``row_heads`` it is a grid, filled row by row. An unreadable file becomes an empty cell
+    with a note. Raises InvalidParams if there is nothing to draw, the headings do not fit the cells, or the sheet
+    exceeds its limits.
     """
-    if not 0 < len(cells) <= MOST_CELLS:
-        raise InvalidParams("cells", message("sheet_cells", most=MOST_CELLS, got=len(cells)))
+    if not 0 < len(cells) <= MAX_CELLS:
+        raise InvalidParams("cells", message("sheet_cells", most=MAX_CELLS, got=len(cells)))
     across = len(column_heads) or columns or math.ceil(math.sqrt(len(cells)))
     down = len(row_heads) or math.ceil(len(cells) / across)
     if across * down < len(cells) or (row_heads and across * down != len(cells)):
@@ -80,29 +82,29 @@ def contact_sheet(
     sheet = PIL.new("RGB", plan.size, colors.ground)
     draw = ImageDraw.Draw(sheet)
     if title:
-        write(draw, title, (MARGIN, MARGIN), plan.size[0] - 2 * MARGIN, TITLE, 1, colors.text)
+        draw_text(draw, title, (MARGIN, MARGIN), plan.size[0] - 2 * MARGIN, TITLE, 1, colors.text)
     for place, head in enumerate(column_heads):
         x, _ = plan.corner(place)
-        write(draw, head, (x, plan.top - plan.head_height), plan.box[0], HEAD, HEAD_LINES, colors.text)
+        draw_text(draw, head, (x, plan.top - plan.head_height), plan.box[0], HEAD, HEAD_LINES, colors.text)
     for place, head in enumerate(row_heads):
         _, y = plan.corner(place * across)
-        write(draw, head, (MARGIN, y), HEAD_WIDTH, HEAD, max(1, plan.box[1] // line_height(HEAD)), colors.text)
+        draw_text(draw, head, (MARGIN, y), HEAD_WIDTH, HEAD, max(1, plan.box[1] // line_height(HEAD)), colors.text)
     for place, cell in enumerate(cells):
         x, y = plan.corner(place)
-        small = opened(cell.open, plan.box)
+        small = open_thumbnail(cell.open, plan.box)
         if small is None:
             draw.rectangle((x, y, x + plan.box[0] - 1, y + plan.box[1] - 1), fill=colors.empty)
             why = cell.note or ("" if cell.open is None else "cannot be read")
-            write(draw, why, (x + 4, y + 4), plan.box[0] - 8, TEXT, NOTE_LINES, colors.faint)
+            draw_text(draw, why, (x + 4, y + 4), plan.box[0] - 8, TEXT, NOTE_LINES, colors.faint)
         else:
             sheet.paste(small, (x + (plan.box[0] - small.width) // 2, y + (plan.box[1] - small.height) // 2))
-        write(draw, cell.label, (x, y + plan.box[1] + 2), plan.box[0], TEXT, LABEL_LINES, colors.text)
+        draw_text(draw, cell.label, (x, y + plan.box[1] + 2), plan.box[0], TEXT, LABEL_LINES, colors.text)
     return sheet
 
 
 @dataclass(frozen=True, slots=True)
 class SheetLayout:
-    """Where everything goes, in pixels: the sheet's size, a cell's box, the corner of the first cell, and the steps."""
+    """Geometry in pixels: sheet size, cell box, corner of the first cell, and row height."""
 
     across: int
     box: tuple[int, int]
@@ -122,18 +124,18 @@ class SheetLayout:
         row_heads: Sequence[str],
         title: str,
     ) -> "SheetLayout":
-        wide, high = shape_of(cells)
+        wide, high = common_shape(cells)
         left = MARGIN + (HEAD_WIDTH + GAP if row_heads else 0)
         label = LABEL_LINES * line_height(TEXT) + 2 if any(cell.label for cell in cells) else 0
         side = LARGEST
         while True:
             box = (max(1, round(side * wide)), max(1, round(side * high)))
-            lines = max((len(wrapped(head, box[0], HEAD, HEAD_LINES)) for head in column_heads), default=0)
+            lines = max((len(wrap_text(head, box[0], HEAD, HEAD_LINES)) for head in column_heads), default=0)
             heads = lines * line_height(HEAD) + GAP if column_heads else 0
             top = MARGIN + (line_height(TITLE) + GAP if title else 0) + heads
             row = box[1] + label + GAP
             size = (left + across * (box[0] + GAP) - GAP + MARGIN, top + down * row - GAP + MARGIN)
-            if size[0] * size[1] <= MOST_PIXELS and max(size) <= LONGEST:
+            if size[0] * size[1] <= MAX_PIXELS and max(size) <= MAX_SIDE:
                 return cls(across, box, left, top, heads, row, size)
             if side <= SMALLEST:
                 raise InvalidParams("columns", message("sheet_many", across=across, down=down))
@@ -144,8 +146,8 @@ class SheetLayout:
         return self.left + column * (self.box[0] + GAP), self.top + row * self.row_height
 
 
-def shape_of(cells: Sequence[Cell]) -> tuple[float, float]:
-    """The box into which all pictures fit, its longer side being 1; from the files' heads alone."""
+def common_shape(cells: Sequence[Cell]) -> tuple[float, float]:
+    """(width, height) of a box that all pictures fit into, with a longer side of 1; reads file headers only."""
     wide = high = 0.0
     for cell in cells:
         with contextlib.suppress(OSError, PIL.DecompressionBombError):
@@ -156,8 +158,8 @@ def shape_of(cells: Sequence[Cell]) -> tuple[float, float]:
     return (wide, high) if wide and high else (1.0, 1.0)
 
 
-def opened(open_picture: Opener | None, box: tuple[int, int]) -> PIL.Image | None:
-    """The picture, small enough for the box; None if there is none or it cannot be read."""
+def open_thumbnail(open_picture: Opener | None, box: tuple[int, int]) -> PIL.Image | None:
+    """The picture scaled down to the box; None if there is none or it is unreadable."""
     if open_picture is None:
         return None
     try:
@@ -170,19 +172,19 @@ def opened(open_picture: Opener | None, box: tuple[int, int]) -> PIL.Image | Non
     return small
 
 
-def write(
+def draw_text(
     draw: ImageDraw.ImageDraw, text: str, at: tuple[int, int], width: int, height: int, lines: int, fill: str
 ) -> None:
     font = font_for(text, height)
-    for place, line in enumerate(wrapped(text, width, height, lines)):
+    for place, line in enumerate(wrap_text(text, width, height, lines)):
         draw.text((at[0], at[1] + place * line_height(height)), line, fill=fill, font=font)
 
 
-def wrapped(text: str, width: int, height: int, most: int) -> list[str]:
-    """At most so many lines of a text that fit the width; what is left out is told by an ellipsis."""
+def wrap_text(text: str, width: int, height: int, most: int) -> list[str]:
+    """Wrap text into at most ``most`` lines of ``width`` pixels; an ellipsis marks omitted text."""
     measure = font_for(text, height).getlength
     lines: list[str] = []
-    left = list(words(text))
+    left = list(break_units(text))
     while left and len(lines) < most:
         line = ""
         while left and measure((line + left[0]).strip()) <= width:
@@ -203,8 +205,8 @@ def wrapped(text: str, width: int, height: int, most: int) -> list[str]:
     return lines
 
 
-def words(text: str, most: int = 400) -> Iterator[str]:
-    """Pieces that may be parted: words with the space behind them; each sign of a script that is written without."""
+def break_units(text: str, most: int = 400) -> Iterator[str]:
+    """Units between which a line may break: words with trailing space, and single characters of unspaced scripts."""
     piece = ""
     for sign in " ".join(text[:most].split()):
         piece += sign
@@ -220,14 +222,14 @@ def line_height(height: int) -> int:
 
 
 def font_for(text: str, height: int) -> Font:
-    """The first font that has every letter of the text; else the one that lacks the fewest."""
+    """The first font that has every character of the text, or the one that lacks the fewest."""
     signs = "".join(sorted(set(text) - {" ", "…"}))
-    return min((found for found in fonts(height)), key=lambda found: sum(not has(found, sign) for sign in signs))
+    return min((found for found in fonts(height)), key=lambda found: sum(not has_glyph(found, sign) for sign in signs))
 
 
 @lru_cache
 def fonts(height: int) -> list[Font]:
-    """Pillow's own font, which is always there and has the ASCII letters, then those of FONTS that the system has."""
+    """Pillow's built-in font (ASCII), then those of FONTS that the system has."""
     found: list[Font] = [ImageFont.load_default(height)]
     for name in FONTS:
         with contextlib.suppress(OSError):
@@ -236,6 +238,6 @@ def fonts(height: int) -> list[Font]:
 
 
 @lru_cache(10_000)
-def has(font: Font, sign: str) -> bool:
-    """Whether a font can draw a sign: one that it lacks looks like one that does not exist."""
+def has_glyph(font: Font, sign: str) -> bool:
+    """Whether a font has a glyph: missing ones are drawn like a non-existent character."""
     return sign.isascii() or bytes(font.getmask(sign)) != bytes(font.getmask("\uffff"))

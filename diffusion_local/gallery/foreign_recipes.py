@@ -1,8 +1,8 @@
 """Recipes in pictures of other programs: ComfyUI, InvokeAI, Fooocus, NovelAI, SwarmUI, Draw Things, Easy Diffusion.
 
-The library sd-parsers reads the first four. It has no limits of its own, so no text is longer and no graph larger than
-the bounds here before it gets them. Each reader gives plain pairs under the program's own names; ``settings_of`` turns
-those into options, and what is none, or makes no sense, is handed back by name.
+The library sd-parsers reads the first four. It has no limits of its own, so texts and graphs are bounded here first.
+Each reader returns pairs under the program's own names; ``to_settings`` maps them to options and returns the rest,
+unusable values included, by name.
 """
 
 import html
@@ -22,12 +22,12 @@ from diffusion_local.options.table import OPTIONS
 from diffusion_local.options.types import exact
 from diffusion_local.options.values import MAX_LORA_WEIGHT, MAX_LORAS, MAX_PROMPT_CHARS
 
-MAX_TEXT = 200_000  # characters of one text, and of all that a reader gets
+MAX_TEXT = 200_000  # characters of one text, and of a reader's whole input
 MAX_NODES = 1000
 #: More white space in a row than a recipe has; expressions of sd-parsers take quadratic time for it.
 LONG_SPACE = re.compile(r"\s{100,}")
 MAX_OTHERS, MAX_SHOWN = 100, 200
-#: Our options by the names that these programs have for them, in lower case and with underscores.
+#: Options by the names that these programs use, lower-case with underscores.
 NAMES = {
     "prompt": "prompt", "positive_prompt": "prompt", "c": "prompt",
     "negative": "negative", "negative_prompt": "negative", "negativeprompt": "negative", "uc": "negative",
@@ -39,7 +39,7 @@ NAMES = {
     "vae": "vae", "vae_name": "vae", "use_vae_model": "vae", "clip_skip": "clip_skip", "clipskip": "clip_skip",
 }  # fmt: skip
 FILES = ("model", "vae")
-#: Values that ask for nothing.
+#: Values that mean "default".
 NEUTRAL: dict[str, tuple[str, ...]] = {
     "schedule": ("normal", "simple", "automatic", "default", "none"),
     "strength": ("0", "1"),
@@ -53,7 +53,7 @@ Pairs = dict[str, Any]
 
 @dataclass(slots=True)
 class ForeignRecipe:
-    """What a program noted: pairs by its own names, and LoRAs as (name, weight)."""
+    """Metadata of another program: pairs by its own names, and LoRAs as (name, weight)."""
 
     tool: str
     pairs: Pairs
@@ -61,7 +61,7 @@ class ForeignRecipe:
 
 
 def read(texts: Texts) -> ForeignRecipe | None:
-    """The recipe of the first program that recognises its own; None if none does."""
+    """The recipe of the first program that recognises its own metadata, or None."""
     if sum(map(len, texts.values())) > MAX_TEXT:
         texts = {name: text[: MAX_TEXT // max(1, len(texts))] for name, text in texts.items()}
     texts = {name: LONG_SPACE.sub(" ", text) for name, text in texts.items()}
@@ -78,17 +78,17 @@ def read(texts: Texts) -> ForeignRecipe | None:
             IndexError,
             RecursionError,
         ):
-            continue  # texts of another program, or damaged ones
+            continue  # metadata of another program, or damaged
         if found is not None:
             return found
     return None
 
 
 def comfyui(texts: Texts) -> ForeignRecipe | None:
-    """The links are taken from the graph that was run: those of the drawn workflow may be missing or of subgraphs."""
+    """Uses the links of the executed graph: those of the drawn workflow may be missing, or inside subgraphs."""
     if "prompt" not in texts or not texts["prompt"].lstrip().startswith("{"):
         return None
-    graph = {str(name): node for name, node in object_in(texts["prompt"]).items() if isinstance(node, dict)}
+    graph = {str(name): node for name, node in parse_object(texts["prompt"]).items() if isinstance(node, dict)}
     nodes = {
         name: node for name, node in graph.items() if "class_type" in node and isinstance(node.get("inputs"), dict)
     }
@@ -106,21 +106,22 @@ def comfyui(texts: Texts) -> ForeignRecipe | None:
         return ForeignRecipe(
             "ComfyUI", {"graph": ", ".join(sorted({str(node["class_type"]) for node in nodes.values()}))}
         )
-    found = parsed("ComfyUI", info)
+    found = from_prompt_info("ComfyUI", info)
     for node in nodes.values():
-        take_node(found, str(node["class_type"]), node["inputs"])
+        apply_node(found, str(node["class_type"]), node["inputs"])
     return found
 
 
 def unlinked(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """A node's inputs without its link to a model, which sd-parsers would take for the name of one; a sampler's stays,
-    as the library begins there."""
+    """A node's inputs without its model link, which sd-parsers would take for a model name. A sampler keeps its link,
+    because the library starts there.
+    """
     sampler = "steps" in inputs
     return {name: value for name, value in inputs.items() if sampler or name != "model" or not isinstance(value, list)}
 
 
-def take_node(found: ForeignRecipe, kind: str, inputs: Mapping[str, Any]) -> None:
-    """What nodes beside the sampler set."""
+def apply_node(found: ForeignRecipe, kind: str, inputs: Mapping[str, Any]) -> None:
+    """Apply the settings of nodes other than the sampler."""
     if "lora_name" in inputs:
         found.loras.append((inputs["lora_name"], inputs.get("strength_model", 1)))
     elif kind.startswith("Empty") and "width" in inputs:
@@ -134,19 +135,24 @@ def take_node(found: ForeignRecipe, kind: str, inputs: Mapping[str, Any]) -> Non
     else:
         return
     for name in [name for name in found.pairs if name.partition(".")[0] == kind]:
-        del found.pairs[name]  # it is read
+        del found.pairs[name]  # consumed
 
 
 def invokeai(texts: Texts) -> ForeignRecipe | None:
     if not {"invokeai_metadata", "sd-metadata", "Dream"} & set(texts):
         return None
-    told: dict[str, Any] = dict(texts)
+    data: dict[str, Any] = dict(texts)
     loras: list[tuple[str, Any]] = []
     if "invokeai_metadata" in texts:
-        metadata = object_in(texts["invokeai_metadata"])
+        metadata = parse_object(texts["invokeai_metadata"])
         for each in metadata.pop("loras", None) or []:
-            of = each.get("model") or each.get("lora") or {}
-            loras.append((str(of.get("name") or of.get("model_name") or of.get("key")), each.get("weight", 1)))
+            lora_model = each.get("model") or each.get("lora") or {}
+            loras.append(
+                (
+                    str(lora_model.get("name") or lora_model.get("model_name") or lora_model.get("key")),
+                    each.get("weight", 1),
+                )
+            )
         model = metadata.get("model")
         if isinstance(model, dict):
             metadata["model"] = {
@@ -155,27 +161,27 @@ def invokeai(texts: Texts) -> ForeignRecipe | None:
             }
         vae = metadata.get("vae")
         metadata["vae"] = vae.get("name") if isinstance(vae, dict) else vae
-        told["invokeai_metadata"] = json.dumps(metadata)
-    found = parsed("InvokeAI", InvokeAIParser().parse(told))
+        data["invokeai_metadata"] = json.dumps(metadata)
+    found = from_prompt_info("InvokeAI", InvokeAIParser().parse(data))
     found.loras = loras
     return found
 
 
 def fooocus(texts: Texts) -> ForeignRecipe | None:
-    """Its other scheme is A1111's text, which is read as such."""
+    """Only Fooocus' JSON scheme; its other scheme is A1111's text."""
     if not texts.get("parameters", "").lstrip().startswith("{"):
         return None
-    told = object_in(texts["parameters"])
-    if not str(told.get("version", "")).startswith("Fooocus") and "base_model" not in told:
+    data = parse_object(texts["parameters"])
+    if not str(data.get("version", "")).startswith("Fooocus") and "base_model" not in data:
         return None
     loras = []
-    for name in [name for name in told if name.startswith("lora_combined_")]:
-        lora, _, weight = str(told.pop(name)).rpartition(" : ")
+    for name in [name for name in data if name.startswith("lora_combined_")]:
+        lora, _, weight = str(data.pop(name)).rpartition(" : ")
         loras.append((lora, weight))
-    loras += [(each[0], each[1]) for each in told.pop("loras", [])]
-    size = [each.strip() for each in str(told.pop("resolution", "")).strip("()").split(",")]
-    told = {"base_model_hash": "", "negative_prompt": "", "sampler": ""} | told
-    found = parsed("Fooocus", FooocusParser().parse({"parameters": json.dumps(told)}))
+    loras += [(each[0], each[1]) for each in data.pop("loras", [])]
+    size = [each.strip() for each in str(data.pop("resolution", "")).strip("()").split(",")]
+    data = {"base_model_hash": "", "negative_prompt": "", "sampler": ""} | data
+    found = from_prompt_info("Fooocus", FooocusParser().parse({"parameters": json.dumps(data)}))
     if len(size) == 2:
         found.pairs |= {"width": size[0], "height": size[1]}
     found.loras = loras
@@ -185,38 +191,38 @@ def fooocus(texts: Texts) -> ForeignRecipe | None:
 def novelai(texts: Texts) -> ForeignRecipe | None:
     if texts.get("Software") != "NovelAI":
         return None
-    found = parsed("NovelAI", NovelAIParser().parse(dict(texts)))
-    found.pairs["model"] = None  # a service's own
+    found = from_prompt_info("NovelAI", NovelAIParser().parse(dict(texts)))
+    found.pairs["model"] = None  # the service's own model
     return found
 
 
 def swarmui(texts: Texts) -> ForeignRecipe | None:
-    told = object_in(texts["parameters"])["sui_image_params"]
-    loras = list(zip(told.pop("loras", None) or [], told.pop("loraweights", None) or [], strict=False))
-    return ForeignRecipe("SwarmUI", {name: value for name, value in told.items() if name != "images"}, loras)
+    data = parse_object(texts["parameters"])["sui_image_params"]
+    loras = list(zip(data.pop("loras", None) or [], data.pop("loraweights", None) or [], strict=False))
+    return ForeignRecipe("SwarmUI", {name: value for name, value in data.items() if name != "images"}, loras)
 
 
 def draw_things(texts: Texts) -> ForeignRecipe | None:
-    """JSON within the user comment of the XMP packet."""
+    """JSON in the user comment of the XMP packet."""
     packet = texts.get("XML:com.adobe.xmp", "")
     start = packet.index("{", packet.index("exif:UserComment"))
-    told = object_in(html.unescape(packet[start : packet.index("</rdf:li>", start)]))
-    if not {"c", "sampler"} <= set(told):
+    data = parse_object(html.unescape(packet[start : packet.index("</rdf:li>", start)]))
+    if not {"c", "sampler"} <= set(data):
         return None
-    told.pop("v2", None)  # the same once more
-    loras = [(each.get("model"), each.get("weight", 1)) for each in told.pop("lora", None) or []]
-    width, _, height = str(told.pop("size", "")).partition("x")
-    return ForeignRecipe("Draw Things", told | {"width": width, "height": height}, loras)
+    data.pop("v2", None)  # a duplicate
+    loras = [(each.get("model"), each.get("weight", 1)) for each in data.pop("lora", None) or []]
+    width, _, height = str(data.pop("size", "")).partition("x")
+    return ForeignRecipe("Draw Things", data | {"width": width, "height": height}, loras)
 
 
 def easy_diffusion(texts: Texts) -> ForeignRecipe | None:
     names = {"prompt", "seed", "num_inference_steps"}
-    told: Mapping[str, Any] = {name.lower().replace(" ", "_"): text for name, text in texts.items()}
-    if not names <= set(told):
+    data: Mapping[str, Any] = {name.lower().replace(" ", "_"): text for name, text in texts.items()}
+    if not names <= set(data):
         return None
-    loras = [(told["use_lora_model"], told.get("lora_alpha", 1))] if told.get("use_lora_model") else []
+    loras = [(data["use_lora_model"], data.get("lora_alpha", 1))] if data.get("use_lora_model") else []
     return ForeignRecipe(
-        "Easy Diffusion", {n: each for n, each in told.items() if n not in ("use_lora_model", "lora_alpha")}, loras
+        "Easy Diffusion", {n: each for n, each in data.items() if n not in ("use_lora_model", "lora_alpha")}, loras
     )
 
 
@@ -225,10 +231,10 @@ READERS: tuple[Callable[[Texts], ForeignRecipe | None], ...] = (
 )  # fmt: skip
 
 
-def parsed(tool: str, info: PromptInfo) -> ForeignRecipe:
-    """What sd-parsers found, of the last sampler: one before it makes a sketch that is worked over."""
+def from_prompt_info(tool: str, info: PromptInfo) -> ForeignRecipe:
+    """The metadata that sd-parsers found for the last sampler; earlier ones make a draft for it."""
     sampler, others = info.samplers[-1], info.samplers[:-1]
-    pairs: Pairs = dict(flat(info.metadata)) | dict(sampler.parameters)
+    pairs: Pairs = dict(flatten(info.metadata)) | dict(sampler.parameters)
     pairs |= {"sampler": sampler.name, "prompt": ", ".join(map(str, sampler.prompts))}
     pairs["negative_prompt"] = ", ".join(map(str, sampler.negative_prompts))
     if sampler.model is not None:
@@ -238,32 +244,32 @@ def parsed(tool: str, info: PromptInfo) -> ForeignRecipe:
     return ForeignRecipe(tool, pairs)
 
 
-def flat(values: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(values: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in list(values.items())[:MAX_OTHERS]:
         if isinstance(value, dict) and not above:
-            yield from flat(value, f"{name}.")
+            yield from flatten(value, f"{name}.")
         elif isinstance(value, list) and value and all(isinstance(each, dict) for each in value) and not above:
             for each in value[:MAX_OTHERS]:
-                yield from flat(each, f"{name}.")
+                yield from flatten(each, f"{name}.")
         elif name != "id":
             yield f"{above}{name}", value
 
 
-def object_in(text: str) -> dict[str, Any]:
+def parse_object(text: str) -> dict[str, Any]:
     found = json.loads(text[:MAX_TEXT])
     if not isinstance(found, dict):
         raise ValueError("no JSON object")
     return found
 
 
-def settings_of(found: ForeignRecipe) -> tuple[dict[str, Any], dict[str, str]]:
-    """(options, what was not used, by the program's names)."""
+def to_settings(found: ForeignRecipe) -> tuple[dict[str, Any], dict[str, str]]:
+    """(options, unused values by the program's names)."""
     settings: dict[str, Any] = {"prompt": ""}
     others: dict[str, str] = {}
     for theirs, value in found.pairs.items():
         name = NAMES.get(theirs.lower().replace(" ", "_"), "")
         text = exact(value) if isinstance(value, float) else "" if value is None else str(value)
-        if text.strip() and not take(settings, name, text) and text.casefold() not in NEUTRAL.get(name, ()):
+        if text.strip() and not set_option(settings, name, text) and text.casefold() not in NEUTRAL.get(name, ()):
             others[theirs] = text
     loras: dict[str, float] = {}
     for lora, weight in found.loras:
@@ -280,8 +286,8 @@ def settings_of(found: ForeignRecipe) -> tuple[dict[str, Any], dict[str, str]]:
     return settings, cut
 
 
-def take(settings: dict[str, Any], name: str, text: str) -> bool:
-    """Put an option in, and tell whether there is one that has this value."""
+def set_option(settings: dict[str, Any], name: str, text: str) -> bool:
+    """Set an option from text; returns whether the option exists and accepts the value."""
     if not name or text.casefold() in NEUTRAL.get(name, ()):
         return False
     if name in ("prompt", "negative"):
@@ -296,7 +302,7 @@ def take(settings: dict[str, Any], name: str, text: str) -> bool:
         settings |= {"schedule": schedule} if schedule else {}
         return bool(sampler)
     if name == "schedule" and samplers.sampler_named(text) and "sampler" not in settings:
-        settings["sampler"] = samplers.sampler_named(text)  # InvokeAI and Easy Diffusion call it so
+        settings["sampler"] = samplers.sampler_named(text)  # InvokeAI and Easy Diffusion use this name
         return True
     value = a1111.value_in(OPTIONS[name], text)
     if value is None or (OPTIONS[name].type is int and a1111.number_in(text, *OPTIONS[name].bounds) != value):
@@ -306,7 +312,7 @@ def take(settings: dict[str, Any], name: str, text: str) -> bool:
 
 
 def stem_of(path: str) -> str:
-    """A file's name without its folders and its ending."""
+    """File name without folders and extension."""
     name = PurePosixPath(path.replace("\\", "/")).name
     for ending in (".safetensors", ".ckpt", ".pt", ".gguf", ".sft"):
         name = name.removesuffix(ending)

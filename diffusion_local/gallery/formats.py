@@ -1,7 +1,7 @@
-"""Formats that pictures are kept in, each with the recipe inside.
+"""Picture file formats, each with the recipe embedded.
 
-PNG has text chunks. WebP and JPEG have EXIF: the A1111 text as UserComment, as AUTOMATIC1111's web UI writes it, and
-our JSON, in ASCII, as ImageDescription.
+PNG uses text chunks. WebP and JPEG use EXIF: the A1111 text in UserComment, like AUTOMATIC1111's web UI, and our JSON
+(ASCII) in ImageDescription.
 """
 
 import io
@@ -15,10 +15,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from diffusion_local.gallery.recipes import A1111_KEY, JSON_KEY
 
-PNG_LEVEL = 4  # as small as 6 and a third faster (measured at 512 and 1024 pixels)
+PNG_LEVEL = 4  # as small as level 6 and a third faster, measured at 512 and 1024 pixels
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".full.webp"}
-MOST_EXIF = 65_500  # bytes that a JPEG's one segment holds, less its head
-LARGEST_SIDE = {"jpeg": 65_500, "webp": 16_383}
+MAX_EXIF = 65_500  # bytes in a JPEG's single EXIF segment, less its header
+MAX_SIDE = {"jpeg": 65_500, "webp": 16_383}
 UNICODE = b"UNICODE\0"
 THUMBNAIL = (320, 320)
 QUALITY, PREVIEW_QUALITY = 82, 60
@@ -26,8 +26,9 @@ QUALITY, PREVIEW_QUALITY = 82, 60
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A picture as it is kept: the bytes of its file in a format of SUFFIXES with the recipe inside, of its thumbnail
-    (WebP) and of its sidecar (JSON; empty if there is to be none)."""
+    """An encoded picture: file bytes in a format of SUFFIXES with the recipe inside, thumbnail (WebP), and sidecar
+    (JSON, or empty).
+    """
 
     form: str
     data: bytes
@@ -36,8 +37,8 @@ class Encoded:
 
 
 def encode(picture: PIL.Image, texts: dict[str, str], form: str = "png", with_sidecar: bool = False) -> Encoded:
-    """Encode a picture with its recipe, as PNG where ``form`` cannot hold it."""
-    form = form if holds(form, picture, texts) else "png"
+    """Encode a picture with its recipe; as PNG if ``form`` cannot hold it."""
+    form = form if can_hold(form, picture, texts) else "png"
     file = io.BytesIO()
     write(file, form, picture, texts)
     thumbnail = webp(draw_thumbnail(picture), QUALITY)
@@ -65,17 +66,17 @@ def exif(texts: dict[str, str]) -> bytes:
     return found.tobytes()
 
 
-def holds(form: str, picture: PIL.Image, texts: dict[str, str]) -> bool:
-    """Whether a format can take a picture of this size with its whole recipe. PNG always can."""
+def can_hold(form: str, picture: PIL.Image, texts: dict[str, str]) -> bool:
+    """Whether a format can hold a picture of this size with its whole recipe. PNG always can."""
     if form == "png":
         return True
-    return max(picture.size) <= LARGEST_SIDE[form] and (form != "jpeg" or len(exif(texts)) <= MOST_EXIF)
+    return max(picture.size) <= MAX_SIDE[form] and (form != "jpeg" or len(exif(texts)) <= MAX_EXIF)
 
 
 def write(file: IO[bytes], form: str, picture: PIL.Image, texts: dict[str, str], quality: int | None = None) -> None:
     """``quality`` is 0 to 100, of JPEG and WebP; none is that of pictures that are kept."""
     if form == "jpeg":
-        encoded = io.BytesIO()  # given a file, Pillow's JPEG encoder hides why a write failed
+        encoded = io.BytesIO()  # given a file, Pillow's JPEG encoder would hide the reason of a failed write
         picture.convert("RGB").save(
             encoded, "JPEG", quality=95 if quality is None else quality, subsampling=0, exif=exif(texts)
         )
@@ -90,6 +91,6 @@ def write(file: IO[bytes], form: str, picture: PIL.Image, texts: dict[str, str],
 
 
 def sidecar(texts: dict[str, str]) -> bytes:
-    """Our JSON with A1111's text in it, for a file beside the picture."""
-    told = json.loads(texts.get(JSON_KEY, "{}")) | {A1111_KEY: texts.get(A1111_KEY, "")}
-    return (json.dumps(told, ensure_ascii=False, indent=2) + "\n").encode()
+    """Our JSON with A1111's text added, for a file beside the picture."""
+    content = json.loads(texts.get(JSON_KEY, "{}")) | {A1111_KEY: texts.get(A1111_KEY, "")}
+    return (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()

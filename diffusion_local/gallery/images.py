@@ -1,4 +1,4 @@
-"""The images table: the gallery. Rows are written by ``JobStore.finish`` together with the job's end."""
+"""The images table: the gallery. ``JobStore.finish`` inserts the rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,19 +18,19 @@ from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 
 SHAPES = {"square": 0, "portrait": -1, "landscape": 1}
-#: Of a search: an index descends into its expression with a call for each word, and a long one overflows the stack.
+#: Limits of a search: FTS recurses per word of the expression, and a long one would overflow the stack.
 MAX_CHARS, MAX_WORDS = 1000, 50
-MAX_VALUE = 200  # characters of any other filter
+MAX_VALUE = 200  # characters of other filters
 
 
 @dataclass(frozen=True, slots=True)
 class GalleryFilter:
-    """Every field narrows; empty ones do not. ``since`` and ``until`` are days (UTC, YYYY-MM-DD), both included."""
+    """Gallery filter; empty fields match everything. ``since``, ``until``: days (UTC, YYYY-MM-DD), inclusive."""
 
     search: str = ""
     starred: bool = False
     trashed: bool = False
-    flagged: bool = False  # those that are probably not what was wanted
+    flagged: bool = False  # pictures flagged as probably unwanted
     model: str = ""
     board: str = ""
     batch: str = ""
@@ -38,31 +38,31 @@ class GalleryFilter:
     shape: str = ""
     since: str = ""
     until: str = ""
-    like: str = ""  # id of a picture: those of the same recipe
+    like: str = ""  # id of a picture: pictures with the same recipe
 
     def __bool__(self) -> bool:
         return self != type(self)()
 
     @classmethod
-    def of(cls, values: dict[str, Any]) -> Self:
-        """A filter from its fields; what is None is not asked for. Raises InvalidParams."""
+    def parse(cls, values: dict[str, Any]) -> Self:
+        """A filter from named fields; None means absent. Raises InvalidParams."""
         known = {field.name for field in fields(cls)}
         for name in values:
             if name not in known:
                 raise InvalidParams(name, message("gallery_filter", known=sorted(known)))
-        given = {name: value for name, value in values.items() if value is not None}
-        if isinstance(given.get("search"), str):
-            given["search"] = given["search"].strip()
-        asked = cls(**given)
-        asked.check_lengths()
-        if asked.shape and asked.shape not in SHAPES:
-            raise InvalidParams("shape", message("one_of", known=list(SHAPES), got=echo(asked.shape)))
+        values_given = {name: value for name, value in values.items() if value is not None}
+        if isinstance(values_given.get("search"), str):
+            values_given["search"] = values_given["search"].strip()
+        parsed = cls(**values_given)
+        parsed.check_lengths()
+        if parsed.shape and parsed.shape not in SHAPES:
+            raise InvalidParams("shape", message("one_of", known=list(SHAPES), got=echo(parsed.shape)))
         for field in ("since", "until"):
-            check_day(field, getattr(asked, field))
-        return asked
+            check_day(field, getattr(parsed, field))
+        return parsed
 
     def check_lengths(self) -> None:
-        """Raises InvalidParams naming the first filter that is too long."""
+        """Raise InvalidParams for the first filter that is too long."""
         for field in fields(self):
             if field.type != "str" and field.type is not str:
                 continue
@@ -75,7 +75,7 @@ class GalleryFilter:
             raise InvalidParams("search", message("most_words", most=MAX_WORDS, got=words))
 
     def where(self) -> tuple[list[str], dict[str, Any]]:
-        """Conditions on ``images`` and their values."""
+        """SQL conditions on ``images``, and their values."""
         conditions = ["trashed_at IS NOT NULL" if self.trashed else "trashed_at IS NULL"]
         values: dict[str, Any] = {}
         if self.starred:
@@ -99,7 +99,7 @@ class GalleryFilter:
             values["since"] = self.since
         if self.until:
             conditions.append("created_at < :until")
-            values["until"] = self.until + "U"  # after every time of that day, which goes on with a T
+            values["until"] = self.until + "U"  # sorts after every time of that day, whose 11th character is T
         return conditions, values
 
 
@@ -135,32 +135,34 @@ class ImageStore:
             )
             return {image.job_id: image for image in map(rows.to_image, found)}
 
-    def page(self, limit: int = 48, before: str | None = None, asked: GalleryFilter = EVERYTHING) -> list[Image]:
-        """Pictures, newest first. ``before`` is the last id of the page before: any depth costs the same."""
-        conditions, values = asked.where()
+    def page(
+        self, limit: int = 48, before: str | None = None, gallery_filter: GalleryFilter = EVERYTHING
+    ) -> list[Image]:
+        """Pictures, newest first. ``before``: last id of the previous page; the cost does not depend on the depth."""
+        conditions, values = gallery_filter.where()
         only_own = not actor.current().sees_all
         conditions.append(owned("images") if only_own else readable())
         values["limit"] = limit
         source, order = "images", "created_at DESC, id DESC"
         after = "(created_at, id) < (SELECT created_at, id FROM images AS last WHERE last.id = :before)"
         with self._database.read() as db:
-            if words := search.match_query(asked.search):
+            if words := search.match_query(gallery_filter.search):
                 source, order, after = search.SOURCE, search.ORDER, search.AFTER
-                if only_own or replace(asked, search=""):
+                if only_own or replace(gallery_filter, search=""):
                     conditions += search.index_bounds(db, conditions, values)
                 conditions.append(search.MATCH)
                 values["words"] = words
-            elif asked.search:
+            elif gallery_filter.search:
                 conditions.append(contains("images.prompt", ":search"))
-                values["search"] = asked.search
+                values["search"] = gallery_filter.search
             if before:
                 conditions.append(after)
                 values["before"] = before
             sql = f"SELECT images.* FROM {source} WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT :limit"
             return [rows.to_image(row) for row in db.query(sql, values)]
 
-    def forget(self, image_ids: Sequence[str]) -> list[tuple[str, str]]:
-        """Delete rows of the trash: (id, key) of each that was there."""
+    def delete_trashed(self, image_ids: Sequence[str]) -> list[tuple[str, str]]:
+        """Delete rows from the trash; returns (id, key) of the deleted ones."""
         with self._database.write() as db:
             gone = db.query(
                 f"DELETE FROM images WHERE {in_list('id')} AND trashed_at IS NOT NULL AND {writable()} "
@@ -169,14 +171,14 @@ class ImageStore:
             )
             return [(row["id"], row["key"]) for row in gone]
 
-    def alike(self, image: Image) -> int:
-        """How many other pictures have this one's recipe, seed included; without the trash."""
+    def count_alike(self, image: Image) -> int:
+        """Number of other pictures with the same recipe and seed, without the trash."""
         same = f"SELECT count(*) FROM images WHERE mark = :mark AND id != :id AND trashed_at IS NULL AND {readable()}"
         with self._database.read() as db:
             return db.scalar(same, mark=recipe_mark(image.params), id=image.id)
 
     def repeated(self, images: Sequence[Image]) -> dict[str, int]:
-        """Of those whose recipe, seed included, was made more than once: how often, by id; without the trash."""
+        """How often each picture's recipe and seed was made, by id, for those above once; without the trash."""
         same = f"SELECT count(*) FROM images WHERE mark = each.mark AND trashed_at IS NULL AND {readable()}"
         counted = f"SELECT id, ({same}) AS times FROM images AS each WHERE {in_list('id')} AND trashed_at IS NULL"
         with self._database.read() as db:
@@ -184,7 +186,7 @@ class ImageStore:
             return {row["id"]: row["times"] for row in found if row["times"] > 1}
 
     def owners(self) -> list[str]:
-        """Accounts that the gallery has pictures of; without the machine's own person."""
+        """Accounts with pictures in the gallery, without the local user."""
         with self._database.read() as db:
             found = db.query(
                 f"SELECT owner FROM image_counts WHERE images > 0 AND owner != '' AND {readable()} ORDER BY owner"
@@ -192,13 +194,13 @@ class ImageStore:
             return [row["owner"] for row in found]
 
     def models(self) -> list[str]:
-        """Models of the pictures in the gallery that may be looked at."""
+        """Models of the pictures that the actor may read."""
         only_own = "" if actor.current().sees_all else f" AND {owned()}"
         with self._database.read() as db:
             return distinct_values(db, "images", "model", f"trashed_at IS NULL{only_own}")
 
     def newest_of_models(self) -> dict[str, Image]:
-        """The newest picture of each model that is among the newest SAMPLED."""
+        """Newest picture per model, among the newest SAMPLED pictures."""
         newest = (
             f"SELECT id, model, created_at FROM images WHERE trashed_at IS NULL AND {readable()} "
             f"ORDER BY created_at DESC, id DESC LIMIT {SAMPLED}"
@@ -212,12 +214,12 @@ class ImageStore:
             return {image.params.model: image for image in map(rows.to_image, found)}
 
     def count(self) -> int:
-        """Pictures in the gallery, without the trash."""
+        """Number of pictures, without the trash."""
         with self._database.read() as db:
             return db.scalar(f"SELECT coalesce(sum(images), 0) FROM image_counts WHERE {readable()}")
 
     def bytes_per_pixel(self) -> float | None:
-        """Of the newest RECENT pictures; None if there is none."""
+        """Average over the newest RECENT pictures; None if there are none."""
         recent = (
             "SELECT bytes, width * height AS pixels FROM images WHERE trashed_at IS NULL "
             f"ORDER BY created_at DESC, id DESC LIMIT {RECENT}"
@@ -225,8 +227,8 @@ class ImageStore:
         with self._database.read() as db:
             return db.scalar(f"SELECT 1.0 * sum(bytes) / sum(pixels) FROM ({recent}) AS recent")
 
-    def about_bytes(self) -> int:
-        """What all pictures take on the disk, by the size of the newest RECENT ones."""
+    def estimated_bytes(self) -> int:
+        """Estimated disk use of all pictures, from the newest RECENT ones."""
         recent = f"SELECT bytes FROM images ORDER BY created_at DESC, id DESC LIMIT {RECENT}"
         with self._database.read() as db:
             each = db.scalar(f"SELECT avg(bytes) FROM ({recent}) AS recent") or 0
@@ -242,7 +244,7 @@ class ImageStore:
         return self._change(image_ids, "trashed_at = :value", None)
 
     def _change(self, image_ids: Sequence[str], sets: str, value: str | int | None) -> list[Image]:
-        """All of them or, where one is not there, none."""
+        """Change all of the pictures, or none if one does not exist."""
         changed = []
         with self._database.write() as db:
             for image_id in image_ids:

@@ -1,4 +1,4 @@
-"""Blobs as files in the folders of a home, written whole or not at all."""
+"""Blobs as files in the folders of a home, written atomically."""
 
 import contextlib
 import errno
@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from diffusion_local import disk
-from diffusion_local.gallery.blobs import CHUNK, Area, Stat, Write, checked, nearly_full
+from diffusion_local.gallery.blobs import CHUNK, Area, Stat, Write, check_key, disk_full_error
 from diffusion_local.settings import Settings
 
-PART = ".part"  # the end of the name of a file that is being written
-DEEPEST = 6  # folders below an area that a listing enters, so that a link to a folder above it does no harm
+PART = ".part"  # suffix of a file being written
+MAX_DEPTH = 6  # depth limit of listings, so that a link to a parent folder does no harm
 
 
 class LocalBlobs:
-    """Each area is a folder. Files are private, but in the gallery as its own folder is: see ``modes.like``.
+    """One folder per area. Files are private, except in the gallery, where they take the folder's mode (``disk.like``).
 
-    The gallery's folder is not made anew where it is gone: its disk or share may come back.
+    A missing gallery folder is not created: its disk or share may come back.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -38,7 +38,7 @@ class LocalBlobs:
 
     def write(self, key: str, write: Write, durable: bool = False, reserve: int = 0) -> int:
         target = self.local_path(key)
-        write_whole(target, write, durable, like=self._like(key), reserve=reserve)
+        write_atomically(target, write, durable, like=self._like(key), reserve=reserve)
         with disk.explained(target):
             return target.stat().st_size
 
@@ -53,11 +53,11 @@ class LocalBlobs:
         return Stat(key, found.st_size, found.st_mtime) if stat.S_ISREG(found.st_mode) else None
 
     def list(self, prefix: str) -> Iterator[Stat]:
-        """Hidden files are left out, and so are folders deeper than DEEPEST."""
+        """Skips hidden files and folders deeper than MAX_DEPTH."""
         area, _, rest = prefix.partition("/")
         below, _, start = rest.rpartition("/")
         folder = self._folders[Area(area)] / below
-        yield from walked(folder, f"{area}/{below}/" if below else f"{area}/", start, DEEPEST)
+        yield from walk(folder, f"{area}/{below}/" if below else f"{area}/", start, MAX_DEPTH)
 
     def touch(self, key: str) -> None:
         with contextlib.suppress(OSError):
@@ -73,7 +73,7 @@ class LocalBlobs:
                 if error.errno != errno.EXDEV:
                     raise
                 with source.open("rb") as file:  # the areas are on different disks
-                    write_whole(path, lambda copy: shutil.copyfileobj(file, copy, CHUNK), durable=True, like=like)
+                    write_atomically(path, lambda copy: shutil.copyfileobj(file, copy, CHUNK), durable=True, like=like)
                 source.unlink()
 
     def delete(self, key: str) -> None:
@@ -103,15 +103,15 @@ class LocalBlobs:
                 Path(name).unlink(missing_ok=True)
 
     def local_path(self, key: str) -> Path:
-        area, _, rest = checked(key).partition("/")
+        area, _, rest = check_key(key).partition("/")
         return self._folders[Area(area)] / rest
 
     def _like(self, key: str) -> Path | None:
         return self._root if key.startswith(f"{Area.GALLERY}/") else None
 
 
-def walked(folder: Path, prefix: str, start: str, deepest: int) -> Iterator[Stat]:
-    """The files below a folder whose first part begins with ``start``, sorted as their keys are."""
+def walk(folder: Path, prefix: str, start: str, deepest: int) -> Iterator[Stat]:
+    """Files below a folder whose name starts with ``start``, sorted by key."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name + "/" * entry.is_dir())
     except (FileNotFoundError, NotADirectoryError):
@@ -122,7 +122,7 @@ def walked(folder: Path, prefix: str, start: str, deepest: int) -> Iterator[Stat
         try:
             if entry.is_dir():
                 if deepest:
-                    yield from walked(folder / entry.name, f"{prefix}{entry.name}/", "", deepest - 1)
+                    yield from walk(folder / entry.name, f"{prefix}{entry.name}/", "", deepest - 1)
             elif entry.is_file():
                 found = entry.stat()
                 yield Stat(prefix + entry.name, found.st_size, found.st_mtime)
@@ -130,25 +130,25 @@ def walked(folder: Path, prefix: str, start: str, deepest: int) -> Iterator[Stat
             continue
 
 
-def write_whole(
+def write_atomically(
     target: Path,
     write: Write,
     durable: bool = False,
     like: Path | None = None,
     reserve: int = 0,
 ) -> None:
-    """Write beside the target, then rename: readers see the whole file or none. ``durable`` also survives a power cut.
+    """Write a temporary file beside the target, then rename it: readers see the whole file or none. ``durable``: fsync.
 
-    The file is its owner's only, or may be read by whoever may read the folder ``like``, which is above the target and
-    not made if it is gone. ``reserve`` is the number of bytes that the disk must have free before.
-    Raises StorageProblem, DiskFull if there is no room; nothing is left behind then.
+    The file is private, or with ``like`` readable by those who may read that folder (a parent of the target, which is
+    not created). ``reserve``: bytes that must be free beforehand. Raises StorageProblem or DiskFull and leaves nothing
+    behind.
     """
     with disk.explained(target):
         folder_mode, file_mode = disk.like(like) if like else (disk.FOLDER, disk.FILE)
         make_folder(target.parent, folder_mode, like)
         if reserve:
             check_room(target.parent, reserve)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=PART)  # with mode 0600
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=PART)  # created with mode 0600
         part = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -169,15 +169,15 @@ def write_whole(
 
 
 def check_room(folder: Path, reserve: int) -> None:
-    """Raises DiskFull if a folder's disk has less than ``reserve`` bytes free."""
+    """Raise DiskFull if the folder's disk has less than ``reserve`` bytes free."""
     if shutil.disk_usage(folder).free < reserve:
-        raise nearly_full(reserve)
+        raise disk_full_error(reserve)
 
 
 def make_folder(folder: Path, mode: int = disk.FOLDER, below: Path | None = None) -> None:
-    """A folder with those above it, each entry made durable: a synced file in a lost folder is lost.
+    """Create a folder and its parents durably: a synced file in a lost folder would be lost.
 
-    ``below`` itself is not made: raises FileNotFoundError if it is not there.
+    Raises FileNotFoundError if ``below`` does not exist; it is never created.
     """
     if not folder.is_dir():
         if folder == below:
@@ -185,12 +185,12 @@ def make_folder(folder: Path, mode: int = disk.FOLDER, below: Path | None = None
         make_folder(folder.parent, mode, below)
         folder.mkdir(exist_ok=True)
         with contextlib.suppress(OSError):
-            folder.chmod(folder.stat().st_mode & 0o7000 | mode)  # the umask does not count; setgid is inherited
+            folder.chmod(folder.stat().st_mode & 0o7000 | mode)  # ignore the umask, and keep the inherited setgid bit
         sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename durable; Windows has no such call and needs none."""
+    """Make a rename durable. Not needed on Windows."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

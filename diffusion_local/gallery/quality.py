@@ -1,8 +1,7 @@
-"""Pictures that are probably not what was wanted: black, of one colour, nearly flat, or mere noise.
+"""Detects pictures that are probably unwanted: black, single-coloured, nearly flat, or mere noise.
 
-They are kept and flagged, as only a person can say. A picture is not flagged where it was asked for: where the prompt
-says so in words such as "black background" or "static noise", or consists of nothing but such words; or where the
-picture that it was made from looks the same.
+They are kept and flagged. A picture is not flagged if the prompt asks for it ("black background", "static noise"),
+consists of colour words only, or if its source picture looks the same.
 """
 
 import re
@@ -15,25 +14,25 @@ from diffusion_local.domain import Kind, Params
 
 BLACK, ONE_COLOUR, FLAT, NOISE = "black", "one_colour", "flat", "noise"
 BLEMISHES = (BLACK, ONE_COLOUR, FLAT, NOISE)
-DARKEST = 8  # brightest value, of 255, of a black picture
-SAME = 4  # distance between the values of a channel in a picture of one colour
+DARKEST = 8  # brightest value (of 255) of a black picture
+SAME = 4  # range of a channel's values in a single-coloured picture
 FLATTEST = 3.0  # standard deviation of the brightness of a nearly flat picture
-SIDE = 512  # pixels of the middle that is looked at for noise, at most
+SIDE = 512  # longest side of the centre crop examined for noise
 LEAST_SIDE = 128
 BLOCK = 32
-#: Noise loses its variance in averages over blocks of 32 and 16 pixels, as its neighbourhoods do not hang together;
-#: latents that were never denoised do so from about 16 pixels on.
+#: Averaging over blocks removes the variance of noise, because its pixels are uncorrelated; for undenoised latents this
+#: holds from blocks of about 16 pixels on. Largest share of the variance left, by block size.
 MOST_KEPT = {16: 0.3, 32: 0.09}
-LEAST_LOSS = 2.2  # from 16 to 32 pixels; nothing that hangs together loses so much
+LEAST_LOSS = 2.2  # loss from 16 to 32 pixels; coherent pictures lose less
 LEAST_VARIANCE = 400.0
-LEAST_EVEN = 0.2  # variance of the quietest block, as a part of the average one
+LEAST_EVEN = 0.2  # variance of the quietest block relative to the mean
 
 COLOURS = (
     "black|white|grey|gray|red|green|blue|yellow|orange|purple|violet|pink|brown|beige|cyan|magenta|teal|navy|gold"
 )
 GROUNDS = "background|screen|image|picture|frame|canvas|void|square|wallpaper|wall|surface|colou?r|card|rectangle"
-#: Words by which each blemish is asked for.
-ASKED = {
+#: Words that ask for such a picture.
+REQUESTS = {
     BLACK: re.compile(
         r"\b(?:all|pure|pitch|plain|solid|entirely|completely|totally|fully|just|only)[ -]black\b"
         rf"|\bblack[ -]?(?:{GROUNDS}|out)\b|\b(?:blank|void|nothing|darkness|lights? out)\b"
@@ -53,14 +52,14 @@ ASKED = {
         re.IGNORECASE,
     ),
 }
-ASKED_TOO = {BLACK: (BLACK,), ONE_COLOUR: (BLACK, ONE_COLOUR), FLAT: (BLACK, ONE_COLOUR, FLAT), NOISE: (NOISE,)}
+IMPLIED = {BLACK: (BLACK,), ONE_COLOUR: (BLACK, ONE_COLOUR), FLAT: (BLACK, ONE_COLOUR, FLAT), NOISE: (NOISE,)}
 WORD = re.compile(r"\w+")
-#: A prompt of nothing else asks for a picture of one colour.
+#: A prompt of only these words asks for a single colour.
 PLAIN = frozenset(f"a an the of in on and just only simple very dark night light {COLOURS}".replace("|", " ").split())
 
 
 def blemish_of(picture: PIL.Image) -> str:
-    """One of BLEMISHES, or an empty text. About 10 ms for a megapixel."""
+    """One of BLEMISHES, or "". About 10 ms per megapixel."""
     image = picture if picture.mode == "RGB" else picture.convert("RGB")
     if max(image.size) > 2 * SIDE:
         image = image.reduce(max(image.size) // SIDE)
@@ -71,11 +70,11 @@ def blemish_of(picture: PIL.Image) -> str:
         return ONE_COLOUR
     if max(ImageStat.Stat(image).stddev) < FLATTEST:
         return FLAT
-    return NOISE if is_noise(middle(picture).convert("L")) else ""
+    return NOISE if is_noise(centre_crop(picture).convert("L")) else ""
 
 
-def middle(picture: PIL.Image) -> PIL.Image:
-    """Its middle in whole blocks, at most SIDE wide and high."""
+def centre_crop(picture: PIL.Image) -> PIL.Image:
+    """Centre crop in whole blocks, at most SIDE on each side."""
     width, height = (min(side, SIDE) // BLOCK * BLOCK for side in picture.size)
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
     return picture.crop((left, top, left + width, top + height))
@@ -90,7 +89,7 @@ def is_noise(grey: PIL.Image) -> bool:
         return False
     if kept[32] > 1 and kept[16] < LEAST_LOSS * kept[32]:
         return False
-    blocks = spread(grey)
+    blocks = block_variances(grey)
     return min(blocks) > LEAST_EVEN * sum(blocks) / len(blocks)
 
 
@@ -98,7 +97,7 @@ def variance(grey: PIL.Image) -> float:
     return float(ImageStat.Stat(grey).var[0])
 
 
-def spread(grey: PIL.Image) -> list[float]:
+def block_variances(grey: PIL.Image) -> list[float]:
     """The variance within each block."""
     exact = grey.convert("F")
     difference = ImageChops.difference(grey, exact.reduce(BLOCK).convert("L").resize(grey.size, PIL.Resampling.NEAREST))
@@ -109,7 +108,7 @@ def spread(grey: PIL.Image) -> list[float]:
 def flag_of(picture: PIL.Image, params: Params, source: Callable[[], PIL.Image | None]) -> str:
     """The blemish of a picture that was not asked for; empty if there is none. ``source`` opens what it began from."""
     found = blemish_of(picture)
-    if not found or asked_for(found, params):
+    if not found or is_requested(found, params):
         return ""
     if params.kind is not Kind.TXT2IMG:
         begun = source()
@@ -118,9 +117,9 @@ def flag_of(picture: PIL.Image, params: Params, source: Callable[[], PIL.Image |
     return found
 
 
-def asked_for(blemish: str, params: Params) -> bool:
+def is_requested(blemish: str, params: Params) -> bool:
     """Whether the prompt asks for such a picture."""
     words = set(WORD.findall(params.prompt.lower()))
     if blemish != NOISE and words and words <= PLAIN:
         return True
-    return any(ASKED[each].search(params.prompt) for each in ASKED_TOO[blemish])
+    return any(REQUESTS[each].search(params.prompt) for each in IMPLIED[blemish])

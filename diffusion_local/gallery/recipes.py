@@ -1,8 +1,8 @@
-"""Recipes out of pictures and texts, ours and those of other tools, as settings that a form can take.
+"""Reads recipes from pictures and texts, our own and those of other tools, as form settings.
 
-What is read comes from anywhere: it is bounded, and what makes no sense is handed back by name. Pictures of A1111 and
-its kin carry the text in a PNG chunk, or in the EXIF comment of a JPEG or WebP; ``foreign`` reads the others. A text
-that none of them recognises as its own is no recipe.
+The input is untrusted: it is bounded, and values that make no sense are returned by name. A1111 and related tools keep
+the text in a PNG chunk, or in the EXIF comment of a JPEG or WebP; ``foreign_recipes`` reads the others. Text that no
+reader recognises is no recipe.
 """
 
 import io
@@ -30,8 +30,8 @@ A1111_KEY = "parameters"
 JSON_KEY = "diffusion-local"
 
 
-def texts(image: Image, facts: dict[str, Any]) -> dict[str, str]:
-    """Texts by keyword, for `encoding`."""
+def to_texts(image: Image, facts: dict[str, Any]) -> dict[str, str]:
+    """Metadata texts by keyword, for ``formats``."""
     return {
         A1111_KEY: a1111.text(image.params, facts),
         JSON_KEY: json.dumps(
@@ -49,8 +49,8 @@ def texts(image: Image, facts: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def read(picture: PIL.Image) -> dict[str, Any] | None:
-    """Our JSON from an opened picture, or None if it carries none that can be read."""
+def read_json(picture: PIL.Image) -> dict[str, Any] | None:
+    """Our JSON from an opened picture, or None."""
     try:
         recipe = json.loads(picture.info.get(JSON_KEY) or picture.getexif()[ExifTags.Base.ImageDescription])
         Params.from_dict(recipe["params"])
@@ -62,7 +62,7 @@ def read(picture: PIL.Image) -> dict[str, Any] | None:
 MAX_TEXT = 200_000
 MAX_PAIRS = 200
 USER_COMMENT = 0x9286
-#: A pair's name and value at their longest; what is longer is passed over.
+#: Longest name and value of a pair; longer pairs are skipped.
 _MAX_NAME, _MAX_VALUE, _MAX_QUOTED = 61, 2000, 20_000
 _NAME = re.compile(r"\w[\w \-/]*")
 _SPACES = re.compile(r"\s*")
@@ -71,9 +71,10 @@ _QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """``settings`` are fields of Params as far as they could be read, not checked against a model; ``facts`` those of
-    our own pictures, ``others`` what another tool noted beside and is not used (also a seed or a sampler that we do not
-    have). ``text`` is the text as it was found; ``tool`` the program, where that is known."""
+    """A recipe that was read. ``settings``: fields of Params, not validated against a model; ``facts``: of our own
+    pictures; ``others``: unused values of other tools, such as an unknown sampler; ``text``: the text as found;
+    ``tool``: the program, if known.
+    """
 
     settings: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -83,15 +84,15 @@ class Recipe:
 
 
 def read_picture(data: bytes) -> Recipe:
-    """Of a picture's bytes. Raises InvalidParams for what is no picture, or carries no recipe."""
+    """The recipe in a picture's bytes. Raises InvalidParams if it is no picture, or has no recipe."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PIL.DecompressionBombWarning)  # no pixel is decoded
+            warnings.simplefilter("ignore", PIL.DecompressionBombWarning)  # no pixels are decoded
             with PIL.open(io.BytesIO(data), formats=FORMATS) as picture:
-                ours, text, texts = read(picture), text_of(picture), texts_of(picture)
+                ours, text, texts = read_json(picture), a1111_text(picture), metadata_texts(picture)
     except UnidentifiedImageError:
         raise InvalidParams("image", message("not_a_picture", formats=list(FORMATS))) from None
-    except Exception as error:  # decoders raise what they like for damaged files
+    except Exception as error:  # decoders raise arbitrary errors for damaged files
         raise InvalidParams("image", message("whole_picture", what=list(FORMATS), error=error)) from None
     if ours:
         facts = ours.get("facts")
@@ -101,18 +102,18 @@ def read_picture(data: bytes) -> Recipe:
         }
         return Recipe(known, facts if isinstance(facts, dict) else {}, newer, text)
     if found := foreign_recipes.read(texts):
-        settings, others = foreign_recipes.settings_of(found)
+        settings, others = foreign_recipes.to_settings(found)
         return Recipe(settings, {}, others, text, found.tool)
-    if not recognised(text):
+    if not is_a1111(text):
         raise InvalidParams("image", message("no_recipe"))
     return read_text(text)
 
 
-def texts_of(picture: PIL.Image) -> dict[str, str]:
-    """The texts by keyword that an opened picture carries, bounded."""
+def metadata_texts(picture: PIL.Image) -> dict[str, str]:
+    """Metadata texts of an opened picture by keyword, bounded."""
     found = {str(name): each for name, each in picture.info.items() if isinstance(each, str)}
-    comment = text_of(picture)
-    if comment.lstrip().startswith("{"):  # Fooocus and SwarmUI write their JSON there, outside of PNG
+    comment = a1111_text(picture)
+    if comment.lstrip().startswith("{"):  # Fooocus and SwarmUI put their JSON there in formats other than PNG
         found.setdefault("parameters", comment)
     xmp = picture.info.get("xmp")
     if isinstance(xmp, bytes):
@@ -120,38 +121,38 @@ def texts_of(picture: PIL.Image) -> dict[str, str]:
     return {name: text[:MAX_TEXT] for name, text in list(found.items())[:MAX_PAIRS]}
 
 
-def recognised(text: str) -> bool:
-    """Whether a text is a recipe in A1111's form: by a line of its pairs, or by its negative prompt."""
+def is_a1111(text: str) -> bool:
+    """Whether a text is an A1111 recipe, judged by its line of pairs or its negative prompt."""
     lines = text[:MAX_TEXT].strip().splitlines()
-    named = {name for name, _ in pairs_in(lines[-1])} if lines else set()
+    named = {name for name, _ in parse_pairs(lines[-1])} if lines else set()
     return len(named & set(a1111.ORDER)) >= 2 or any(line.startswith(a1111.NEGATIVE) for line in lines)
 
 
-def text_of(picture: PIL.Image) -> str:
-    """A1111's text in an opened picture, or an empty one."""
+def a1111_text(picture: PIL.Image) -> str:
+    """A1111's text in an opened picture, or ""."""
     text = picture.info.get(A1111_KEY, "")
     if not isinstance(text, str) or not text:
         comment = picture.getexif().get_ifd(ExifTags.IFD.Exif).get(USER_COMMENT, b"")
-        text = decoded(comment) if isinstance(comment, bytes) else str(comment)
+        text = decode_comment(comment) if isinstance(comment, bytes) else str(comment)
     return text[:MAX_TEXT]
 
 
-def decoded(comment: bytes) -> str:
-    """An EXIF comment: eight bytes that name the encoding, then the text."""
+def decode_comment(comment: bytes) -> str:
+    """Decode an EXIF comment: eight bytes that name the encoding, then the text."""
     encoding, text = comment[:8], comment[8 : 8 + 4 * MAX_TEXT]
     if encoding.startswith(b"UNICODE"):
-        # EXIF leaves the order of bytes to the file; western text has its zeros on one side
+        # EXIF does not define the byte order; Western text has its zeros on one side
         little = text[1::2].count(0) > text[0::2].count(0)
         return text.decode("utf-16-le" if little else "utf-16-be", "replace").strip("\0")
     return (text if encoding.startswith(b"ASCII") else comment).decode("utf-8", "replace").strip("\0")
 
 
 def read_text(text: str) -> Recipe:
-    """Of A1111's text: prompt, ``Negative prompt: ...``, a last line of ``Name: value`` pairs; each may be missing."""
+    """Parse A1111's text: prompt, ``Negative prompt: ...``, and a last line of ``Name: value`` pairs, each optional."""
     text = text[:MAX_TEXT]
     lines = text.strip().splitlines()
     pairs: dict[str, str] = {}
-    if lines and len(found := pairs_in(lines[-1])) >= 3:
+    if lines and len(found := parse_pairs(lines[-1])) >= 3:
         lines.pop()
         pairs = {name: a1111.unquoted(value) for name, value in found}
     prompt, mark, negative = "\n".join(lines).partition(a1111.NEGATIVE)
@@ -165,8 +166,8 @@ def read_text(text: str) -> Recipe:
     return Recipe(settings, {}, a1111.not_read(pairs, settings) | left, text)
 
 
-def pairs_in(line: str) -> list[tuple[str, str]]:
-    """The first MAX_PAIRS of ``Name: value, Name: "value, quoted"``, in one pass along the line."""
+def parse_pairs(line: str) -> list[tuple[str, str]]:
+    """The first MAX_PAIRS of ``Name: value, Name: "value, quoted"``, in one pass."""
     found: list[tuple[str, str]] = []
     place = 0
     while len(found) < MAX_PAIRS and (colon := line.find(":", place)) >= 0:
@@ -185,7 +186,7 @@ def pairs_in(line: str) -> list[tuple[str, str]]:
 
 
 def read_loras(prompt: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """(LoRAs, tags that cannot be used)."""
+    """(LoRAs, unusable tags)."""
     found: dict[str, float] = {}
     left: dict[str, str] = {}
     for tag in tags.found_in(prompt):

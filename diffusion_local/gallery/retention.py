@@ -1,4 +1,4 @@
-"""What is let go after its time: ended jobs, the trash, previews, source pictures; and the database's own upkeep."""
+"""Deletes expired data: ended jobs, trash, previews, unused source pictures."""
 
 import contextlib
 import math
@@ -13,13 +13,15 @@ from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.settings import Settings
 
-BACK = timedelta(hours=1)  # that a clock may be set back without a doubt
-FORTH = timedelta(days=2)  # that may have passed since the last look
+BACK = timedelta(hours=1)  # accepted step of the clock backwards
+FORTH = timedelta(days=2)  # accepted step forwards between two checks
 TRUSTED_AFTER = timedelta(days=7)
 
 
-def trusted(database: Database) -> bool:
-    """Note the time of day, and tell whether it agrees with the times noted before. Call it every few hours."""
+def clock_trusted(database: Database) -> bool:
+    """Record the time and return whether the clock can be trusted, compared with earlier records. Call
+    every few hours.
+    """
     now = datetime.fromisoformat(utc_now())
     with database.write() as db:
         at, doubted = db.execute("SELECT at, doubted_at FROM clock").fetchone()
@@ -35,16 +37,16 @@ def trusted(database: Database) -> bool:
 
 OLD_PREVIEW_SECONDS = 3600.0
 DAY = 86400.0
-REMEMBERED_DAYS = 365  # that something was deleted
-BATCH = 500  # rows a transaction, so that a worker's report never waits long
+TOMBSTONE_DAYS = 365  # how long deleted ids are remembered
+BATCH = 500  # rows per transaction, so that a worker's report never waits long
 
 
 def days_ago(days: int) -> str:
     return utc_text(datetime.fromisoformat(utc_now()) - timedelta(days=days))
 
 
-def forget_old_jobs(settings: Settings, database: Database) -> int:
-    """Delete jobs that ended more than ``keep_jobs_days`` ago, with their history; their pictures stay."""
+def delete_old_jobs(settings: Settings, database: Database) -> int:
+    """Delete jobs that ended over ``keep_jobs_days`` ago, with their history; pictures stay. Returns the number."""
     if not settings.keep_jobs_days:
         return 0
     gone = 0
@@ -53,7 +55,7 @@ def forget_old_jobs(settings: Settings, database: Database) -> int:
             old = [
                 row[0]
                 for row in db.execute(
-                    # Both times: one that ended before it was submitted ended while the clock was wrong.
+                    # Both times: a job that ended before it was submitted ended while the clock was wrong.
                     "SELECT id FROM jobs WHERE finished_at < :before AND created_at < :before LIMIT :most",
                     {"before": days_ago(settings.keep_jobs_days), "most": BATCH},
                 ).fetchall()
@@ -67,18 +69,18 @@ def forget_old_jobs(settings: Settings, database: Database) -> int:
             return gone
 
 
-def forget_deleted(database: Database) -> int:
-    """Forget the ids of what was deleted over REMEMBERED_DAYS ago."""
+def delete_tombstones(database: Database) -> int:
+    """Delete tombstones older than TOMBSTONE_DAYS; returns the number."""
     with database.write() as db:
-        return db.execute("DELETE FROM deleted WHERE at < ?", [days_ago(REMEMBERED_DAYS)]).rowcount
+        return db.execute("DELETE FROM deleted WHERE at < ?", [days_ago(TOMBSTONE_DAYS)]).rowcount
 
 
 def empty_trash(settings: Settings, database: Database, files: ImageFiles) -> int:
-    """Delete pictures that are in the trash for over ``keep_trash_days``; the row first, so that none lacks a file."""
+    """Delete pictures that are in the trash for over ``keep_trash_days``, rows first, so that no row lacks a file."""
     if not settings.keep_trash_days:
         return 0
     with database.write() as db:
-        # Put into the trash before it was made, or in times to come: the clock was wrong, so its time begins now.
+        # Trashed before it was made, or in the future: the clock was wrong, so the period starts now.
         db.execute(
             "UPDATE images SET trashed_at = :now WHERE trashed_at IS NOT NULL "
             "AND (trashed_at < created_at OR trashed_at > :now)",
@@ -95,8 +97,10 @@ def empty_trash(settings: Settings, database: Database, files: ImageFiles) -> in
     return len(old)
 
 
-def drop_old_sources(settings: Settings, database: Database, files: ImageFiles) -> int:
-    """Delete source pictures that nothing refers to and nobody used for ``keep_sources_days``."""
+def delete_old_sources(settings: Settings, database: Database, files: ImageFiles) -> int:
+    """Delete source pictures that nothing refers to and that were unused for ``keep_sources_days``; returns
+    the number.
+    """
     if not settings.keep_sources_days:
         return 0
     before = time.time() - settings.keep_sources_days * DAY
@@ -113,7 +117,7 @@ def drop_old_sources(settings: Settings, database: Database, files: ImageFiles) 
     dropped = 0
     for source_id in old:
         file = files.source(source_id)
-        if source_id not in kept and modified(file) < before:  # a submit touches what it names
+        if source_id not in kept and modified_at(file) < before:  # a submit touches the sources it names
             with database.write() as db:
                 db.execute("DELETE FROM source_owners WHERE source_id = ?", [source_id])
             file.delete()
@@ -121,19 +125,19 @@ def drop_old_sources(settings: Settings, database: Database, files: ImageFiles) 
     return dropped
 
 
-def drop_old_previews(files: ImageFiles) -> int:
-    """Delete previews that a worker which died left behind."""
+def delete_old_previews(files: ImageFiles) -> int:
+    """Delete previews left by dead workers; returns the number."""
     dropped = 0
     for preview, stat in list(files.previews()):
         if time.time() - stat.modified > OLD_PREVIEW_SECONDS:
-            with contextlib.suppress(OSError, StorageProblem):  # the next night tries again
+            with contextlib.suppress(OSError, StorageProblem):  # retried the next night
                 preview.delete()
                 dropped += 1
     return dropped
 
 
-def modified(file: StoredFile) -> float:
-    """When a file was changed last, in seconds since 1970; infinity if it has gone meanwhile."""
+def modified_at(file: StoredFile) -> float:
+    """Modification time in seconds since the epoch; infinity if the file is gone."""
     try:
         return file.stat().modified
     except FileNotFoundError:
@@ -141,5 +145,5 @@ def modified(file: StoredFile) -> float:
 
 
 def optimize(database: Database) -> None:
-    """Let SQLite refresh its statistics and fold the write-ahead log back."""
+    """Refresh SQLite's statistics and checkpoint the write-ahead log."""
     database.upkeep()

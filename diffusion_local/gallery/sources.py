@@ -1,4 +1,4 @@
-"""Source pictures: what img2img, inpainting and upscaling begin from, kept by the hash of their content."""
+"""Source pictures of img2img, inpainting and upscaling, stored by content hash."""
 
 import io
 import warnings
@@ -27,7 +27,7 @@ from diffusion_local.settings import Settings
 ADDED = f"EXISTS (SELECT 1 FROM source_owners WHERE source_id = :id AND {owned()})"
 USED = " OR ".join(
     f"EXISTS (SELECT 1 FROM {table} WHERE {json_field('params', name)} = :id "
-    f"AND {json_field('params', name)} IS NOT NULL AND {readable(table)})"  # said twice: the index is a partial one
+    f"AND {json_field('params', name)} IS NOT NULL AND {readable(table)})"  # repeated because the index is partial
     for table in ("jobs", "images")
     for name in ("source", "mask")
 )
@@ -37,8 +37,8 @@ class SourceOwners:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def note(self, source_id: str) -> None:
-        """The current actor has added this picture."""
+    def add(self, source_id: str) -> None:
+        """Record that the actor added this picture."""
         with self._database.read() as db:
             if db.scalar(f"SELECT {ADDED}", id=source_id):
                 return
@@ -48,19 +48,19 @@ class SourceOwners:
                 [source_id, actor.current().name],
             )
 
-    def visible(self, source_id: str) -> bool:
-        """Whether the current actor may look at it."""
+    def is_readable(self, source_id: str) -> bool:
+        """Whether the actor may read a source."""
         with self._database.read() as db:
             return bool(db.scalar(f"SELECT {RULES_ALL} OR {ADDED} OR {USED}", id=source_id))
 
 
-#: A mask paints anew where it is brighter.
+#: A mask repaints where it is brighter than this.
 HALF_GREY = 127
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A source picture. ``id`` is the SHA-256, in hex, of the PNG that is kept; sizes in pixels."""
+    """A source picture. ``id``: SHA-256 (hex) of the stored PNG; sizes in pixels."""
 
     id: str
     width: int
@@ -69,7 +69,7 @@ class Source:
 
 @guarded("sources")
 class Sources:
-    """Part of the Studio, as ``studio.sources``. The same pixels are kept once."""
+    """Source-picture use cases, available as ``studio.sources``. Equal pixels are stored once."""
 
     def __init__(self, settings: Settings, owners: SourceOwners, images: ImageStore, files: ImageFiles) -> None:
         self._max_bytes = settings.max_source_mb * 1_000_000
@@ -77,13 +77,13 @@ class Sources:
         self._owners = owners
         self._images = images
         self._files = files
-        self._size_of = lru_cache(maxsize=1024)(self._read_size)  # once for an id: a source never changes
+        self._size_of = lru_cache(maxsize=1024)(self._read_size)  # cached by id: a source never changes
         self._paints = lru_cache(maxsize=1024)(self._read_paints)
 
     def add(self, data: bytes, field: str = "source") -> Source:
-        """Keep a picture: its first frame upright in sRGB, without metadata. Durable once this returns.
+        """Store a picture durably: its first frame, upright, in sRGB, without metadata.
 
-        Raises InvalidParams naming ``field`` for what is no picture or too large, Overloaded, and DiskFull.
+        Raises InvalidParams for ``field`` if it is not a picture or too large, Overloaded, and DiskFull.
         """
         if len(data) > self._max_bytes:
             raise InvalidParams(
@@ -93,33 +93,33 @@ class Sources:
         source = Source(sha256(encoded).hexdigest(), *size)
         kept = self._files.source(source.id)
         if kept.exists():
-            kept.touch()  # retention goes by the time of the last use
+            kept.touch()  # retention goes by the time of last use
         else:
-            self._files.keep(kept, lambda file: file.write(encoded), durable=True, needed=len(encoded))
-        self._owners.note(source.id)
+            self._files.write_reserving(kept, lambda file: file.write(encoded), durable=True, needed=len(encoded))
+        self._owners.add(source.id)
         return source
 
     def from_image(self, image_id: str) -> Source:
-        """A picture of the gallery as a source. Raises NotFound."""
+        """Copy a gallery picture to the sources. Raises NotFound."""
         try:
             return self.add(self._files.picture(self._images.get(image_id).key).read_bytes())
         except FileNotFoundError:
             raise NotFound(message("file_of_picture", image=echo(image_id))) from None
 
     def file(self, source_id: str) -> StoredFile:
-        """The file of a source that the current actor may look at. Raises NotFound."""
+        """The file of a source that the actor may read. Raises NotFound."""
         known = SOURCE_ID.fullmatch(source_id) and self._files.source(source_id).exists()
-        if not known or not self._owners.visible(source_id):
+        if not known or not self._owners.is_readable(source_id):
             raise NotFound(message("no_source_picture", source=echo(source_id)))
         return self._files.source(source_id)
 
     def size(self, source_id: str) -> tuple[int, int]:
-        """Width and height; asked before a submit, so it counts as a use. Raises NotFound."""
+        """(width, height). Called before a submit, so it counts as a use. Raises NotFound."""
         self.file(source_id).touch()
         return self._size_of(source_id)
 
     def paints(self, mask_id: str) -> bool:
-        """Whether a mask paints anything anew: white does, black and what is clear do not. Raises NotFound."""
+        """Whether a mask repaints anything: white does, black and transparent do not. Raises NotFound."""
         self.file(mask_id)  # visible
         return self._paints(mask_id)
 
@@ -135,25 +135,26 @@ class Sources:
             return int(shown.convert("L").getextrema()[1]) > HALF_GREY  # type: ignore[arg-type]
 
     def _as_png(self, data: bytes, field: str) -> tuple[bytes, tuple[int, int]]:
-        """The picture as it is kept, and its size; decoded within the budget of this process."""
+        """(PNG bytes, (width, height)), decoded within this process's budget."""
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", PIL.DecompressionBombWarning)  # our own limit is asked below
+                warnings.simplefilter("ignore", PIL.DecompressionBombWarning)  # our own limit is checked below
                 with PIL.open(io.BytesIO(data), formats=FORMATS) as picture:
                     self._check_pixels(*picture.size, field)
                     with image_decoding.share(picture):
-                        return png_of(picture)
+                        return to_png(picture)
         except UnidentifiedImageError:
             raise InvalidParams(field, message("not_a_picture", formats=list(FORMATS))) from None
         except PIL.DecompressionBombError:
             raise InvalidParams(field, self._too_many_pixels()) from None
         except UserError:
             raise
-        except Exception as error:  # decoders raise what they like: OSError, SyntaxError, ValueError, struct.error, ...
+        # decoders raise arbitrary errors: OSError, SyntaxError, ValueError, struct.error, ...
+        except Exception as error:
             raise InvalidParams(field, message("damaged_picture", error=error)) from None
 
     def _check_pixels(self, width: int, height: int, field: str) -> None:
-        """Asked before a pixel is decoded."""
+        """Checked before any pixel is decoded."""
         if width * height > self._max_pixels:
             raise InvalidParams(
                 field, message("too_many_megapixels", most=self._max_pixels // 10**6, got=f"{width}x{height}")
@@ -163,20 +164,20 @@ class Sources:
         return message("megapixels", most=self._max_pixels // 10**6)
 
 
-def png_of(picture: PIL.Image) -> tuple[bytes, tuple[int, int]]:
+def to_png(picture: PIL.Image) -> tuple[bytes, tuple[int, int]]:
     """A picture as it is kept, and its size. Changes the picture."""
-    kept, encoded = plain(picture), io.BytesIO()
+    kept, encoded = normalise(picture), io.BytesIO()
     kept.save(encoded, "PNG", compress_level=PNG_LEVEL)
     return encoded.getvalue(), kept.size
 
 
-def plain(picture: PIL.Image) -> PIL.Image:
+def normalise(picture: PIL.Image) -> PIL.Image:
     """Upright, in sRGB as L, RGB or RGBA, and nothing but pixels.
 
     Changes the picture itself where it can, as a second copy of a large one costs as much memory again.
     """
     ImageOps.exif_transpose(picture, in_place=True)
-    upright = in_srgb(in_8_bits(picture))
+    upright = to_srgb(to_8_bits(picture))
     clear = upright.has_transparency_data
     mode = "RGBA" if clear else "L" if upright.mode in ("1", "L") else "RGB"
     found = upright if upright.mode == mode else upright.convert(mode)
@@ -184,7 +185,7 @@ def plain(picture: PIL.Image) -> PIL.Image:
     return found
 
 
-def in_8_bits(picture: PIL.Image) -> PIL.Image:
+def to_8_bits(picture: PIL.Image) -> PIL.Image:
     """A picture with more than 8 bits a channel scaled to 8; Pillow's own conversion would cut off at 255.
 
     Integers are on a scale to 65,535 (to 2,147,483,647 if one is larger), numbers with a fraction on one to 1 (to 255
@@ -206,7 +207,7 @@ def in_8_bits(picture: PIL.Image) -> PIL.Image:
     return scaled
 
 
-def in_srgb(picture: PIL.Image) -> PIL.Image:
+def to_srgb(picture: PIL.Image) -> PIL.Image:
     """Colours of a wide-gamut photograph as they look; a profile that cannot be read says nothing."""
     profile = picture.info.get("icc_profile")
     if picture.mode == "LAB":

@@ -1,4 +1,4 @@
-"""Brings the gallery's files and the images table together after the worst. Moves strays aside; deletes no picture."""
+"""Reconciles the gallery's files with the images table. Moves stray files aside; deletes no pictures."""
 
 import logging
 from dataclasses import dataclass
@@ -10,42 +10,42 @@ from diffusion_local.db.database import Database, insert_sql
 from diffusion_local.domain import Image, Params, State, utc_now
 from diffusion_local.gallery import recipes
 from diffusion_local.gallery.blobs import Area, StoredFile
-from diffusion_local.gallery.files import ImageFiles, id_of
+from diffusion_local.gallery.files import ImageFiles, job_id_of
 
 log = logging.getLogger(__name__)
 
-FEW_GONE = 10  # as many may well have been deleted by hand
+MAX_DELETED_BY_HAND = 10  # so few may have been deleted by hand
 
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """Keys of pictures without a row, which were moved to the strays, and ids of rows without a file."""
+    """``strays``: keys of pictures without a row, moved aside; ``missing``: ids of rows without a file."""
 
     strays: list[str]
     missing: list[str]
 
 
 def sweep(files: ImageFiles, database: Database) -> SweepResult:
-    """Move pictures that no row knows to the strays, put rows whose file is gone into the trash.
+    """Move pictures without a row to the strays, and rows without a file to the trash.
 
-    A picture whose job is still queued or running is left alone: its row may be written in this very moment.
+    Pictures whose job is queued or running are left alone: their row may be written at this moment.
     """
-    strays, there = [], set()
+    strays, present = [], set()
     for key in files.pictures():
-        if known(database, id_of(key)):
-            there.add(key)
+        if is_known(database, job_id_of(key)):
+            present.add(key)
         else:
             files.set_aside(key)
             strays.append(key)
             log.warning("a picture without a row was moved aside: %s", key)
     files.drop_unfinished()
-    for companion in files.lone_companions():
-        if not known(database, id_of(companion.name)):  # else its job goes on and will need it
+    for companion in files.orphaned_companions():
+        if not is_known(database, job_id_of(companion.name)):  # otherwise its job is still running and will need it
             companion.delete()
-    return SweepResult(strays, trash_missing(files, database, there))
+    return SweepResult(strays, trash_missing(files, database, present))
 
 
-def known(database: Database, image_id: str) -> bool:
+def is_known(database: Database, image_id: str) -> bool:
     with database.read() as db:
         found = db.execute(
             "SELECT 1 FROM images WHERE id = :id "
@@ -55,15 +55,15 @@ def known(database: Database, image_id: str) -> bool:
     return found is not None
 
 
-def trash_missing(files: ImageFiles, database: Database, there: set[str]) -> list[str]:
-    """Ids of rows without a file, now in the trash. Where most files are gone it is rather the drive that is.
+def trash_missing(files: ImageFiles, database: Database, present: set[str]) -> list[str]:
+    """Move rows without a file to the trash; returns their ids. If most files are gone, the drive is assumed missing.
 
-    ``there`` are keys that need not be looked for again; a picture may have been saved since they were listed.
+    ``present``: keys known to exist; a picture may have been saved since they were listed.
     """
     with database.read() as db:
         shown = db.execute("SELECT id, key FROM images WHERE trashed_at IS NULL").fetchall()
-    gone = [image_id for image_id, key in shown if key not in there and not files.picture(key).exists()]
-    if len(gone) > FEW_GONE and len(gone) * 2 > len(shown):
+    gone = [image_id for image_id, key in shown if key not in present and not files.picture(key).exists()]
+    if len(gone) > MAX_DELETED_BY_HAND and len(gone) * 2 > len(shown):
         log.error("most pictures' files are gone: is the gallery's drive there? Nothing was changed.")
         return []
     with database.write() as db:
@@ -74,11 +74,11 @@ def trash_missing(files: ImageFiles, database: Database, there: set[str]) -> lis
 
 
 def rebuild(files: ImageFiles, database: Database) -> int:
-    """Write rows for pictures that have none, from the recipes they carry; the number of rows written."""
-    bring_back(files, database)
+    """Insert rows for pictures that have none, from their embedded recipes; returns the number."""
+    restore_strays(files, database)
     written = 0
     for key in files.pictures():
-        image = from_picture(key, files.picture(key))
+        image = read_image(key, files.picture(key))
         if image is None:
             continue
         with database.write() as db:
@@ -87,22 +87,22 @@ def rebuild(files: ImageFiles, database: Database) -> int:
     return written
 
 
-def bring_back(files: ImageFiles, database: Database) -> None:
-    """Strays of a job that the table does not know were swept after the database was lost, or set back to a backup."""
+def restore_strays(files: ImageFiles, database: Database) -> None:
+    """Restore strays of unknown jobs: they were swept after the database was lost or restored from a backup."""
     for key in list(files.pictures(Area.STRAYS)):
         with database.read() as db:
-            own = db.execute("SELECT 1 FROM jobs WHERE id = ?", [id_of(key)]).fetchone() is not None
-        if not own and not files.picture(key).exists() and from_picture(key, files.stray(key)) is not None:
-            files.bring_back(key)
+            own = db.execute("SELECT 1 FROM jobs WHERE id = ?", [job_id_of(key)]).fetchone() is not None
+        if not own and not files.picture(key).exists() and read_image(key, files.stray(key)) is not None:
+            files.restore_stray(key)
 
 
-def from_picture(key: str, file: StoredFile) -> Image | None:
-    """The Image that a file's own recipe describes, or None if it carries none."""
+def read_image(key: str, file: StoredFile) -> Image | None:
+    """The Image described by a file's embedded recipe, or None."""
     try:
         with file.open() as opened, PIL.open(opened) as picture:
-            found = recipes.read(picture)
+            found = recipes.read_json(picture)
             size = picture.size
-    except (OSError, ValueError, SyntaxError):  # what Pillow raises for damaged files
+    except (OSError, ValueError, SyntaxError):  # raised by Pillow for damaged files
         found = None
     if found is None:
         log.warning("%s carries no recipe that can be read", key)

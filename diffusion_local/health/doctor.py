@@ -1,4 +1,4 @@
-"""What is here, what is wrong with it, and how to mend it. ``examine`` changes nothing."""
+"""Diagnosis of an installation: what is present, what is wrong, and how to fix it. ``examine`` changes nothing."""
 
 import platform
 import shutil
@@ -24,16 +24,16 @@ from diffusion_local.queue.huey_backends import open_huey, parse_url, queue_url
 from diffusion_local.queue.workers import WorkerStore
 from diffusion_local.settings import Settings
 from diffusion_local.system import gpus, permissions
-from diffusion_local.system.network import closed, exposing
+from diffusion_local.system.network import exposing_setting, refusal_reason
 
 PACKAGES = ("gradio", "huey", "diffusers", "transformers", "torch", "sqlite-utils", "pillow")
 LOW_DISK = 2 * 1024**3
-TOO_MUCH_FREE = 100_000_000  # bytes of a database that only take room
+TOO_MUCH_FREE = 100_000_000  # free bytes in a database worth reporting
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at; ``mend`` says what to do where it is not ``ok``, ``grave`` whether pictures come at all."""
+    """One check's result. ``mend``: the remedy if not ``ok``; ``grave``: whether it prevents pictures."""
 
     name: str
     ok: bool
@@ -46,10 +46,10 @@ class Finding:
 
 
 def examine(settings: Settings, files: ImageFiles) -> list[Finding]:
-    """Look at everything; a check that breaks is a finding, not a crash."""
+    """Run all checks; a check that raises becomes a finding."""
 
     def storage(settings: Settings) -> Iterator[Finding]:
-        return stored(settings, files)
+        return storage_check(settings, files)
 
     checks: list[Callable[[Settings], Iterator[Finding]]] = [
         versions,
@@ -75,7 +75,7 @@ def examine(settings: Settings, files: ImageFiles) -> list[Finding]:
 
 
 def back_up(settings: Settings, target: Path) -> None:
-    """Copy the database by SQLite's online backup. Raises Conflict if the target exists."""
+    """Copy the database online. Raises Conflict if the target exists, NotFound for a missing database or folder."""
     if target.exists():
         raise Conflict(message("file_exists", file=target))
     if not settings.database.exists():
@@ -86,7 +86,7 @@ def back_up(settings: Settings, target: Path) -> None:
 
 
 def rebuild_gallery(settings: Settings, files: ImageFiles) -> int:
-    """Write the gallery's missing rows from the recipes in the pictures; the number of rows written."""
+    """Insert missing gallery rows from the recipes in the pictures; returns the number of rows."""
     settings.make_folders()
     return rebuild(files, Database.open(settings.database))
 
@@ -114,9 +114,9 @@ def home(settings: Settings) -> Iterator[Finding]:
 
 
 def access(settings: Settings) -> Iterator[Finding]:
-    there = settings.database.exists() and AccountStore(Database(settings.database)).any()
-    if closed(settings, there):
-        text = message("found_reached", setting=exposing(settings))
+    there = settings.database.exists() and AccountStore(Database(settings.database)).exists_any()
+    if refusal_reason(settings, there):
+        text = message("found_reached", setting=exposing_setting(settings))
         mend = message("mend_reached")
         yield Finding("access", False, text, mend)
     else:
@@ -124,7 +124,7 @@ def access(settings: Settings) -> Iterator[Finding]:
 
 
 def permitted(settings: Settings) -> Iterator[Finding]:
-    """A gallery that others may read is taken for shared on purpose."""
+    """A readable gallery is assumed to be shared on purpose."""
     if not settings.home.is_dir():
         return
     found = permissions.shared(settings)
@@ -150,15 +150,15 @@ def database(settings: Settings) -> Iterator[Finding]:
         return
     try:
         found = check_integrity(Database(settings.database))
-    except DatabaseProblem as problem:  # where even the check cannot be run
+    except DatabaseProblem as problem:  # the check itself could not run
         found = [problem.message]
     mend = message("rebuild", file=settings.database.name)
-    told = found[0] if len(found) == 1 else "; ".join(found[:3])
-    yield Finding("database", not found, told or message("found_sound"), mend)
+    text = found[0] if len(found) == 1 else "; ".join(found[:3])
+    yield Finding("database", not found, text or message("found_sound"), mend)
 
 
-def stored(settings: Settings, files: ImageFiles) -> Iterator[Finding]:
-    """Whether gallery and database can be written: it writes a small file to the one, a number to the other."""
+def storage_check(settings: Settings, files: ImageFiles) -> Iterator[Finding]:
+    """Whether gallery and database are writable; writes a small file and a number."""
     if settings.database.exists():
         database = Database(settings.database)
         found = StorageProbe(database, files).fault()
@@ -166,7 +166,7 @@ def stored(settings: Settings, files: ImageFiles) -> Iterator[Finding]:
 
 
 def message_queue(settings: Settings) -> Iterator[Finding]:
-    """Whether the queue that wakes workers can be used. Without it they find a job some seconds later."""
+    """Whether the queue that wakes workers is usable. Without it, workers find jobs some seconds later."""
     if not settings.database.exists():
         return
     url = queue_url(settings)
@@ -189,7 +189,7 @@ def devices(settings: Settings) -> Iterator[Finding]:
 def graphics(settings: Settings) -> Iterator[Finding]:
     for gpu in gpus.read():
         hot = gpu.temperature is not None and 0 < settings.gpu_max_temp < gpu.temperature
-        yield Finding(gpu.slot, not hot, gpu.words(), message("mend_hot"), False)
+        yield Finding(gpu.slot, not hot, gpu.summary(), message("mend_hot"), False)
 
 
 def models(settings: Settings) -> Iterator[Finding]:

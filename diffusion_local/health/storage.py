@@ -1,4 +1,4 @@
-"""Whether gallery and database can be written now, asked without waiting for a disk or a share that hangs."""
+"""Whether gallery and database can be written, probed without waiting for a hanging disk or share."""
 
 import logging
 import threading
@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 2.0
 
 @guarded("storage")
 class StorageProbe:
-    """One per process. It writes to both at most once in FRESH_SECONDS, however many ask."""
+    """One per process. Writes at most once in FRESH_SECONDS, however many ask."""
 
     def __init__(self, database: Database, files: ImageFiles) -> None:
         self._database = database
@@ -30,7 +30,7 @@ class StorageProbe:
         self._at = float("-inf")
 
     def fault(self) -> str:
-        """Why gallery or database cannot be written; empty if they can."""
+        """Why gallery or database cannot be written; "" if they can."""
         with self._lock:
             if self._running is None and time.monotonic() - self._at >= FRESH_SECONDS:
                 self._running = threading.Thread(target=self._write, name="probe", daemon=True)
@@ -47,12 +47,12 @@ class StorageProbe:
             self._found = fault(self._database, self._files)
         finally:
             self._at = time.monotonic()
-            self._database.close()  # of this thread
+            self._database.close()  # this thread's connection
             self._running = None
 
 
 def fault(database: Database, files: ImageFiles) -> str:
-    """Write to both; why one cannot be written, empty if they can. Waits for a disk that hangs."""
+    """Write to both; returns the fault or "". Waits for a hanging disk."""
     try:
         files.probe()
         database.probe()
@@ -62,8 +62,7 @@ def fault(database: Database, files: ImageFiles) -> str:
 
 
 def can_write(path: Path) -> bool:
-    """Whether a database can be written by a connection that is opened now: one that is open already may still write
-    where a new one cannot."""
+    """Whether a newly opened connection can write to a database: an older one may still work where a new one cannot."""
     database = Database(path)
     try:
         database.probe()

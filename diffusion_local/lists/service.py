@@ -11,7 +11,7 @@ from diffusion_local import actor
 from diffusion_local.authority import guarded
 from diffusion_local.domain import PRIORITIES, Batch, Job, Lane, Params, new_id, new_job, shortened, utc_now
 from diffusion_local.errors import InvalidParams
-from diffusion_local.gallery.files import ImageFiles, bare, suffix_of
+from diffusion_local.gallery.files import ImageFiles, bare_key, suffix_of
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.lists.drafts import checked_expansion
 from diffusion_local.lists.encoding import read_bounded
@@ -184,7 +184,7 @@ class PromptLists:
         return written(((job, self._file(key)) for job, key in found), format)
 
     def _file(self, key: str | None) -> PurePath | None:
-        return PurePath(bare(key) + suffix_of(key)) if key else None
+        return PurePath(bare_key(key) + suffix_of(key)) if key else None
 
     def _read(self, source: Source) -> bytes:
         if isinstance(source, str):

@@ -1,7 +1,7 @@
-"""Where a webhook may go. A person who can name an address must not reach this machine's own network through it.
+"""Which addresses webhooks may call. A user who can choose a URL must not reach internal networks through this server.
 
-The name is resolved and every address it stands for is checked; the caller then connects to a checked address and
-not to the name, so a name that points elsewhere a moment later (DNS rebinding) changes nothing.
+The host is resolved and all its addresses are checked; the caller then connects to a checked address instead of the
+name, so DNS rebinding has no effect.
 """
 
 import ipaddress
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-MOST_LETTERS = 2000
+MAX_URL_CHARS = 2000
 RESOLVE_SECONDS = 5.0
-MOST_ADDRESSES = 8  # of one name that are tried
-#: Below 1024 only the web's own ports: the others belong to services that must not be spoken to.
+MAX_ADDRESSES = 8  # addresses tried per name
+#: Below 1024 only the web's ports: the others belong to services that must not be contacted.
 PORTS = {80, 443}
-#: Addresses of clouds' metadata services and the like that are outside of the private ranges.
-NAMED_DANGERS = {ipaddress.ip_address("168.63.129.16")}
+#: Cloud metadata services and the like outside of the private ranges.
+BLOCKED = {ipaddress.ip_address("168.63.129.16")}
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
-#: IPv6 ranges that carry an IPv4 address for a relay: Teredo, IPv4-compatible, local NAT64.
+#: IPv6 ranges that embed an IPv4 address for a relay: Teredo, IPv4-compatible, local NAT64.
 RELAYS = tuple(ipaddress.ip_network(each) for each in ("2001::/32", "::/96", "64:ff9b:1::/48"))
 
 
 @dataclass(frozen=True, slots=True)
-class AllowedAddress:
-    """What ``webhook_allow_private`` names: host names, addresses and networks inside."""
+class AllowedTargets:
+    """The setting ``webhook_allow_private``: host names and networks inside the private ranges that may be called."""
 
     hosts: frozenset[str] = frozenset()
     networks: tuple[Network, ...] = ()
 
     @classmethod
-    def of(cls, text: str) -> "AllowedAddress":
-        """Read the setting. Raises InvalidParams naming an entry that is none."""
+    def parse(cls, text: str) -> "AllowedTargets":
+        """Parse the setting. Raises InvalidParams for an invalid entry."""
         hosts, networks = set(), []
         for entry in re.split(r"[,\s]+", text.strip()):
             try:
@@ -55,28 +55,28 @@ class AllowedAddress:
                     hosts.add(entry.lower().rstrip("."))
         return cls(frozenset(hosts), tuple(networks))
 
-    def names(self, host: str, address: Address) -> bool:
+    def allows(self, host: str, address: Address) -> bool:
         return host in self.hosts or any(address in network for network in self.networks)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A checked address: the URL as it was given, its host, and the addresses to connect to."""
+    """A checked target: the URL as given, its host, and the addresses to connect to."""
 
     url: "httpx.URL"
     host: str
     addresses: tuple[Address, ...]
 
 
-def read(url: str, field: str = "webhook") -> "httpx.URL":
-    """The URL's parts, if it is one that could be used at all; nothing is resolved. Raises InvalidParams.
+def parse_url(url: str, field: str = "webhook") -> "httpx.URL":
+    """Parse and validate a URL without resolving its host. Raises InvalidParams.
 
-    Read by the library that sends, so that no other reading of the same text can differ.
+    Uses the sending library's parser, so that no two parsers can disagree.
     """
     import httpx
 
-    if len(url) > MOST_LETTERS:
-        raise InvalidParams(field, message("hook_letters", most=MOST_LETTERS, got=len(url)))
+    if len(url) > MAX_URL_CHARS:
+        raise InvalidParams(field, message("hook_letters", most=MAX_URL_CHARS, got=len(url)))
     if any(ord(sign) <= 32 or ord(sign) == 127 or sign == "\\" for sign in url):
         raise InvalidParams(field, message("hook_spaces"))
     try:
@@ -94,13 +94,13 @@ def read(url: str, field: str = "webhook") -> "httpx.URL":
         raise InvalidParams(field, message("hook_port", got=parts.port))
     if "%" in host:
         raise InvalidParams(field, message("hook_interface"))
-    if looks_like_a_number(host):
+    if is_numeric_host(host):
         raise InvalidParams(field, message("hook_numbers", got=echo(host)))
     return parts
 
 
-def looks_like_a_number(host: str) -> bool:
-    """Whether a host is an IPv4 address in a spelling (2130706433, 0x7f.1, 0177.0.0.1) that only some readers take."""
+def is_numeric_host(host: str) -> bool:
+    """Whether a host is an IPv4 address in a non-standard spelling (2130706433, 0x7f.1, 0177.0.0.1)."""
     last = host.rstrip(".").rpartition(".")[2]
     if ":" in host or not re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]*", last):
         return False
@@ -111,13 +111,13 @@ def looks_like_a_number(host: str) -> bool:
     return False
 
 
-def check(url: str, allowed: AllowedAddress, field: str = "webhook") -> Target:
-    """A target that may be connected to. Raises InvalidParams saying why not."""
-    parts = read(url, field)
+def check_target(url: str, allowed: AllowedTargets, field: str = "webhook") -> Target:
+    """A target that may be called. Raises InvalidParams with the reason otherwise."""
+    parts = parse_url(url, field)
     host = parts.raw_host.decode("ascii").lower().rstrip(".")
     addresses = resolve(host, parts.port or (443 if parts.scheme == "https" else 80), field)
     for address in addresses:
-        if not is_public(address) and not allowed.names(host, address):
+        if not is_public(address) and not allowed.allows(host, address):
             where = host if host == str(address) else f"{host} ({address})"
             raise InvalidParams(
                 field,
@@ -127,7 +127,7 @@ def check(url: str, allowed: AllowedAddress, field: str = "webhook") -> Target:
 
 
 def resolve(host: str, port: int, field: str) -> tuple[Address, ...]:
-    """Every address that a host stands for, at most MOST_ADDRESSES. Raises InvalidParams."""
+    """The host's addresses, at most MAX_ADDRESSES. Raises InvalidParams."""
     try:
         return (ipaddress.ip_address(host),)
     except ValueError:
@@ -143,11 +143,11 @@ def resolve(host: str, port: int, field: str) -> tuple[Address, ...]:
     addresses = tuple(dict.fromkeys(ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found))
     if not addresses:
         raise InvalidParams(field, message("hook_found", host=host))
-    return addresses[:MOST_ADDRESSES]
+    return addresses[:MAX_ADDRESSES]
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is out on the internet, the IPv4 address inside an IPv6 one included."""
+    """Whether an address is on the public internet; for IPv6 also checks an embedded IPv4 address."""
     if isinstance(address, ipaddress.IPv6Address):
         inside = address.ipv4_mapped or address.sixtofour
         if inside is None and address in NAT64:
@@ -156,4 +156,4 @@ def is_public(address: Address) -> bool:
             return is_public(inside)
         if any(address in relay for relay in RELAYS):
             return False
-    return address.is_global and not address.is_multicast and not address.is_reserved and address not in NAMED_DANGERS
+    return address.is_global and not address.is_multicast and not address.is_reserved and address not in BLOCKED

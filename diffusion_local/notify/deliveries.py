@@ -1,4 +1,4 @@
-"""The delivery log: who was, or is to be, told of what."""
+"""The delivery log: every notification, its receivers and attempts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from diffusion_local.errors import Conflict, NotFound, echo
 from diffusion_local.messages import message
 from diffusion_local.notify.outbox import Notice
 
-HOOK = "hook:"  # a receiver that is a command of config.toml
+HOOK = "hook:"  # prefix of receivers that are command hooks of config.toml
 NONE: Mapping[str, str] = {}
-#: Deliveries that are due, with the account whose batch they are about.
+#: Due deliveries, with the owner of their batch.
 DUE = (
     "FROM deliveries AS d LEFT JOIN notices AS n ON n.id = d.notice LEFT JOIN batches AS b ON b.id = n.batch_id "
     "WHERE d.state = 'waiting' AND (d.next_try_at <= ? OR d.next_try_at > ?)"
 )
-LONGEST_SECONDS = 12 * 3600.0  # between two tries; see MOST_TRIES of the receivers
+MAX_DELAY_SECONDS = 12 * 3600.0  # longest delay between two attempts; see MAX_TRIES
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One notice to one receiver. ``tries_left`` counts the tries it still has; ``status`` is of the last answer."""
+    """One notification to one receiver. ``status``: of the last response; ``tries_left``: remaining attempts."""
 
     id: str
     event: str
@@ -45,11 +45,11 @@ class DeliveryStore:
         self._database = database
 
     def add(self, notice: Notice, payload: str, tries: dict[str, int], own: Mapping[str, str] = NONE) -> list[str]:
-        """One delivery for each receiver, with its number of tries, and the notice is told: all or nothing.
+        """Add a delivery per receiver (with its number of attempts) and mark the notification handled, in one
+        transaction.
 
-        ``own`` are payloads of receivers that are told otherwise.
-
-        A receiver that has this notice already gets no second one. Their ids.
+        ``own``: payloads of receivers that get another one. A receiver that already has this notification gets no
+        second one. Returns the ids of the new deliveries.
         """
         now, ids = utc_now(), []
         with self._database.write() as db:
@@ -74,7 +74,7 @@ class DeliveryStore:
         return ids
 
     def take(self, delivery_id: str) -> Delivery | None:
-        """Claim one that is due, for a try; None if it is not due, being sent, or over."""
+        """Claim a due delivery for an attempt; None if it is not due, is being sent, or has ended."""
         soon = utc_text(datetime.now(UTC) + timedelta(seconds=1))
         with self._database.write() as db:
             found = list(
@@ -82,15 +82,15 @@ class DeliveryStore:
                     "UPDATE deliveries SET state = 'sending', attempts = attempts + 1, tries_left = tries_left - 1, "
                     "next_try_at = NULL, tried_at = ? WHERE id = ? AND state = 'waiting' "
                     "AND (next_try_at <= ? OR next_try_at > ?) RETURNING *",
-                    [utc_now(), delivery_id, soon, latest()],
+                    [utc_now(), delivery_id, soon, latest_valid()],
                 )
             )
-        return delivery(found[0]) if found else None
+        return to_delivery(found[0]) if found else None
 
     def settle(
         self, delivery_id: str, delivered: bool, status: int | None, answer: str, error: str, again_at: str | None
     ) -> None:
-        """Write what a try came to; ``again_at`` is when the next one is due, if there is one."""
+        """Record the result of an attempt. ``again_at``: when the next attempt is due, if any."""
         state = "delivered" if delivered else "waiting" if again_at else "failed"
         with self._database.write() as db:
             db.execute(
@@ -100,9 +100,9 @@ class DeliveryStore:
             )
 
     def recover(self) -> None:
-        """At the start of the only process that delivers: what the last one was sending is tried anew.
+        """At startup of the delivering process: retry deliveries that the last one was sending.
 
-        A command is not: it may have done its work.
+        Command hooks are not retried: they may have run already.
         """
         now = utc_now()
         with self._database.write() as db:
@@ -113,27 +113,27 @@ class DeliveryStore:
             db.execute("UPDATE deliveries SET state = 'waiting', next_try_at = ? WHERE state = 'sending'", [now])
 
     def due_receivers(self) -> list[tuple[str, str]]:
-        """(receiver, account whose batch it is about) of everything that is due, the longest due first."""
+        """(receiver, owner of the batch) of everything due, longest overdue first."""
         with self._database.read() as db:
             found = db.execute(
                 f"SELECT d.receiver, coalesce(b.owner, '') AS account {DUE} GROUP BY 1, 2 ORDER BY min(d.next_try_at)",
-                [utc_now(), latest()],
+                [utc_now(), latest_valid()],
             )
             return [(row[0], row[1]) for row in found.fetchall()]
 
     def next_due(self, receiver: str, account: str) -> tuple[str, int] | None:
-        """(id, tries left) of the delivery to a receiver that is due the longest."""
+        """(id, attempts left) of the receiver's longest overdue delivery, or None."""
         with self._database.read() as db:
             found = db.execute(
                 f"SELECT d.id, d.tries_left {DUE} AND d.receiver = ? AND coalesce(b.owner, '') = ? "
                 "ORDER BY d.next_try_at, d.id LIMIT 1",
-                [utc_now(), latest(), receiver, account],
+                [utc_now(), latest_valid(), receiver, account],
             )
             row = found.fetchone()
             return (row[0], row[1]) if row else None
 
     def resend(self, delivery_id: str, tries: int) -> Delivery:
-        """Make one due again that has ended or that waits for its next try. Raises NotFound, Conflict."""
+        """Make a delivery due again. Raises NotFound, and Conflict while it is being sent."""
         with self._database.write() as db:
             found = list(
                 db.query(
@@ -145,16 +145,16 @@ class DeliveryStore:
         if not found:
             self.get(delivery_id)
             raise Conflict(message("delivery_going", delivery=delivery_id))
-        return delivery(found[0])
+        return to_delivery(found[0])
 
     def get(self, delivery_id: str) -> Delivery:
         with self._database.read() as db:
             for row in db.query("SELECT * FROM deliveries WHERE id = ?", [delivery_id]):
-                return delivery(row)
+                return to_delivery(row)
         raise NotFound(message("no_delivery", delivery=echo(delivery_id)))
 
     def page(self, limit: int, before: str | None = None, state: str | None = None) -> Sequence[Delivery]:
-        """Newest first; ``before`` is the last id of the page before."""
+        """Deliveries, newest first. ``before``: last id of the previous page."""
         where, values = ["1"], []
         for clause, value in (("id < ?", before), ("state = ?", state)):
             if value:
@@ -164,13 +164,13 @@ class DeliveryStore:
             found = db.query(
                 f"SELECT * FROM deliveries WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?", [*values, limit]
             )
-            return [delivery(row) for row in found]
+            return [to_delivery(row) for row in found]
 
 
-def latest() -> str:
-    """No try is due later than this; what seems to be was put off while the clock was wrong."""
-    return utc_text(datetime.now(UTC) + timedelta(seconds=LONGEST_SECONDS))
+def latest_valid() -> str:
+    """Upper bound of a valid next attempt; a later one was computed while the clock was wrong."""
+    return utc_text(datetime.now(UTC) + timedelta(seconds=MAX_DELAY_SECONDS))
 
 
-def delivery(row: dict[str, Any]) -> Delivery:
+def to_delivery(row: dict[str, Any]) -> Delivery:
     return Delivery(*(row[name] for name in Delivery.__slots__))

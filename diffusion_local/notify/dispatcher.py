@@ -1,4 +1,4 @@
-"""From notices to deliveries, and each delivery on its way: what the chores' process does about telling."""
+"""Turns notifications into deliveries and makes delivery attempts; runs in the supervisor."""
 
 import json
 import logging
@@ -12,19 +12,19 @@ from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.messages import message
 from diffusion_local.notify import hooks, predictions, webhook
-from diffusion_local.notify.addresses import AllowedAddress, read
+from diffusion_local.notify.addresses import AllowedTargets, parse_url
 from diffusion_local.notify.deliveries import HOOK, DeliveryStore
 from diffusion_local.notify.links import Links
 from diffusion_local.notify.outbox import EVENTS, Notice, NoticeStore
-from diffusion_local.notify.webhook import secret_of
+from diffusion_local.notify.webhook import webhook_secret
 from diffusion_local.queue.jobs import JobStore
 from diffusion_local.queue.views import QueueView
 from diffusion_local.reports.report import Report
 from diffusion_local.reports.service import Reports
 from diffusion_local.settings import Settings
 
-MOST_TRIES = 8  # 10 s, then 4 times longer each: the last about 15 hours after the first
-#: Events that a batch's own webhook hears of.
+MAX_TRIES = 8  # 10 s, then 4 times longer each: the last about 15 hours after the first
+#: Events sent to a batch's own webhook.
 BATCH_OPTIONS = ("batch.done", "job.failed")
 
 
@@ -37,20 +37,20 @@ def events(settings: Settings) -> set[str]:
 
 
 def check_settings(settings: Settings) -> None:
-    """Raises InvalidParams naming the setting that cannot be used; names are not looked up in the network."""
+    """Raise InvalidParams for a setting that cannot be used; host names are not resolved."""
     for url in webhooks(settings):
-        read(url, "webhooks")
+        parse_url(url, "webhooks")
     unknown = events(settings) - set(EVENTS)
     if unknown:
         raise InvalidParams(
             "webhook_events", message("hook_events", known=list(EVENTS), got=echo(", ".join(sorted(unknown))))
         )
-    AllowedAddress.of(settings.webhook_allow_private)
-    morning(settings)
+    AllowedTargets.parse(settings.webhook_allow_private)
+    report_time(settings)
 
 
-def morning(settings: Settings) -> time | None:
-    """The local time of the night's report; None for none. Raises InvalidParams."""
+def report_time(settings: Settings) -> time | None:
+    """Local time of the daily report, or None. Raises InvalidParams."""
     text = settings.report_at.strip()
     if not text:
         return None
@@ -61,19 +61,19 @@ def morning(settings: Settings) -> time | None:
 
 
 def receivers(settings: Settings, event: str, webhook: str) -> dict[str, int]:
-    """The number of tries by receiver; ``webhook`` is the batch's own, or empty."""
+    """Number of attempts by receiver. ``webhook``: the batch's own, or ""."""
     found = [*webhooks(settings)] if event in events(settings) else []
     if webhook and event in BATCH_OPTIONS:
         found.append(webhook)
-    tries = dict.fromkeys(found, MOST_TRIES)
-    hook = hooks.receiver_of(settings, event)
+    tries = dict.fromkeys(found, MAX_TRIES)
+    hook = hooks.hook_receiver(settings, event)
     return tries | ({hook: 1} if hook else {})
 
 
 log = logging.getLogger(__name__)
 
-IDLE = timedelta(seconds=20)  # that nothing waits or runs, before anybody is told: a person may just be thinking
-STALE = timedelta(hours=1)  # after which nobody wants to hear that the queue was idle, or paused, then
+IDLE = timedelta(seconds=20)  # how long the queue must be idle before it is announced: the user may just be thinking
+STALE = timedelta(hours=1)  # age at which idle and paused notifications are no longer of interest
 
 
 class NotificationDispatcher:
@@ -99,11 +99,11 @@ class NotificationDispatcher:
         self._links = Links(settings)
         self._reported: date | None = None
 
-    def tell(self) -> list[str]:
-        """Make deliveries of what happened; their ids."""
+    def create_deliveries(self) -> list[str]:
+        """Create deliveries for new notifications; returns their ids."""
         made = []
-        for notice in self._notices.untold():
-            wait = self._wait(notice)
+        for notice in self._notices.unhandled():
+            wait = self._too_early(notice)
             if wait is None:
                 self._notices.drop(notice)
             elif not wait:
@@ -113,7 +113,7 @@ class NotificationDispatcher:
         return made
 
     def deliver(self, delivery_id: str, seconds_to_next: float | None) -> bool:
-        """One try, if it is due; False asks for another after ``seconds_to_next``."""
+        """Make one attempt if it is due; returns False if another is due after ``seconds_to_next``."""
         delivery = self._deliveries.take(delivery_id)
         if delivery is None:
             return True
@@ -121,25 +121,27 @@ class NotificationDispatcher:
             outcome = hooks.run(self._settings, delivery.receiver, delivery.payload)
         else:
             try:
-                secret = secret_of(self._settings)
+                secret = webhook_secret(self._settings)
                 allowed = self._settings.webhook_allow_private
                 outcome = webhook.post(delivery.receiver, delivery.id, delivery.payload, secret, allowed)
-            except (UserError, OSError) as problem:  # of our own settings or disk
+            except (UserError, OSError) as problem:  # from our own settings or disk
                 outcome = webhook.Outcome(False, error=str(problem))
         again_at = None
         if not outcome.delivered and not outcome.final and delivery.tries_left > 0 and seconds_to_next is not None:
             again_at = utc_text(datetime.now(UTC) + timedelta(seconds=seconds_to_next))
         self._deliveries.settle(delivery.id, outcome.delivered, outcome.status, outcome.answer, outcome.error, again_at)
-        told = f"{delivery.event} to {delivery.receiver}"
+        summary = f"{delivery.event} to {delivery.receiver}"
         if outcome.delivered:
-            log.info("told %s", told)
+            log.info("told %s", summary)
         else:
-            log.warning("not told %s: %s%s", told, outcome.error, f"; again at {again_at}" if again_at else "")
+            log.warning("not told %s: %s%s", summary, outcome.error, f"; again at {again_at}" if again_at else "")
         return again_at is None
 
-    def morning(self, now: datetime) -> None:
-        """Write the last 24 hours' report once a day at ``report_at``, if a list was worked on. ``now`` is local."""
-        at = morning(self._settings)
+    def write_daily_report(self, now: datetime) -> None:
+        """Write the last 24 hours' report once a day at ``report_at``, if a list was worked on. ``now`` is
+        local time.
+        """
+        at = report_time(self._settings)
         if at is None or now.time() < at or self._reported == now.date():
             return
         self._reported = now.date()
@@ -149,22 +151,22 @@ class NotificationDispatcher:
         until = datetime.combine(now.date(), at, now.tzinfo)
         report = self._reports.night((until - timedelta(days=1)).isoformat(), until.isoformat())
         if any(each.lane == Lane.BATCH for each in report.batches):
-            log.info("the morning report is %s", self._reports.keep(report, stem))
+            log.info("the morning report is %s", self._reports.save(report, stem))
 
     def _keep_report(self, batch_id: str) -> None:
-        """A prompt list's report, as files; whoever is to be told is told whether or not the disk took them."""
+        """Write a prompt list's report to files. A failure does not prevent the notification."""
         try:
             report = self._reports.batch(batch_id)
             if any(each.lane == Lane.BATCH for each in report.batches):
                 day = datetime.fromisoformat(report.until).astimezone() if report.until else datetime.now()
-                self._reports.keep(report, f"{day:%Y-%m-%d}-{batch_id}")
+                self._reports.save(report, f"{day:%Y-%m-%d}-{batch_id}")
         except NotFound:
             return
         except (DiskFull, OSError) as problem:
             log.warning("the report of batch %s could not be written: %s", batch_id, problem)
 
-    def _wait(self, notice: Notice) -> bool | None:
-        """Whether it is too early to tell; None if nobody needs to hear of it any more."""
+    def _too_early(self, notice: Notice) -> bool | None:
+        """Whether it is too early to deliver; None if the notification is obsolete."""
         age = datetime.now(UTC) - datetime.fromisoformat(notice.at)
         if notice.event in ("queue.idle", "queue.paused") and age > STALE:
             return None
@@ -172,18 +174,19 @@ class NotificationDispatcher:
             return False
         if self._notices.busy() or self._notices.superseded(notice):
             return None
-        return timedelta() <= age < IDLE  # one from times to come: the clock was wrong
+        return timedelta() <= age < IDLE  # negative: a time in the future, set while the clock was wrong
 
     def _message(self, notice: Notice) -> tuple[str, dict[str, int], dict[str, str]]:
-        """(payload, tries by receiver, payloads of receivers that are told otherwise). A batch that was forgotten
-        meanwhile is told without its report."""
+        """(payload, attempts by receiver, receivers with payloads of their own). Without a report if the batch was
+        deleted meanwhile.
+        """
         batch = self._batch(notice.batch_id)
         if batch is not None and batch.webhook and batch.prediction:
             found, own = receivers(self._settings, notice.event, ""), self._prediction(notice.event, batch)
         else:
             found, own = receivers(self._settings, notice.event, batch.webhook if batch else ""), {}
         payload = payload_of(notice.event, notice.at, self._data(notice) if found else {})
-        return payload, found | dict.fromkeys(own, MOST_TRIES), own
+        return payload, found | dict.fromkeys(own, MAX_TRIES), own
 
     def _batch(self, batch_id: str) -> Batch | None:
         try:
@@ -192,22 +195,24 @@ class NotificationDispatcher:
             return None
 
     def _prediction(self, event: str, batch: Batch) -> dict[str, str]:
-        """What the batch's own webhook hears of an event, if it asked for it: the prediction, and nothing else."""
-        subscription = predictions.Subscription.of(batch)
+        """The prediction that the batch's own webhook gets for an event, by receiver; empty if it did not subscribe to
+        it.
+        """
+        subscription = predictions.Subscription.of_batch(batch)
         if predictions.EVENTS.get(event) not in subscription.events:
             return {}
         jobs = self._view.jobs(None, batch.id, predictions.MOST_JOBS, None)
         if event == "batch.started":
-            told = predictions.started(subscription, batch, jobs)
+            content = predictions.started_prediction(subscription, batch, jobs)
         else:
             images = self._images.of_jobs([job.id for job in jobs])
-            told = predictions.prediction(
+            content = predictions.prediction(
                 subscription, batch, jobs, images, lambda image: self._address(subscription.root, image, batch.owner)
             )
-        return {batch.webhook: json.dumps(told, ensure_ascii=False)}
+        return {batch.webhook: json.dumps(content, ensure_ascii=False)}
 
     def _address(self, root: str, image: Image, owner: str) -> str:
-        """An absolute address of a picture, signed on behalf of its owner."""
+        """Absolute address of a picture, signed on behalf of its owner."""
         path = f"/images/{image.id}{image.suffix}"
         return f"{root}{path}{self._links.query(path, owner) if owner else ''}"
 
@@ -215,24 +220,24 @@ class NotificationDispatcher:
         try:
             match notice.event:
                 case "batch.done":
-                    return of_report(self._reports.batch(notice.batch_id))
+                    return report_data(self._reports.batch(notice.batch_id))
                 case "job.failed":
-                    return of_job(self._jobs.get(notice.job_id))
+                    return job_data(self._jobs.get(notice.job_id))
                 case "queue.idle":
-                    # Moments are kept in milliseconds, and a report ends before its last one.
+                    # Times have millisecond precision, and a report excludes its end.
                     until = datetime.now(UTC) + timedelta(milliseconds=1)
-                    return of_report(self._reports.night(self._notices.told_before(notice), utc_text(until)))
+                    return report_data(self._reports.night(self._notices.previous_at(notice), utc_text(until)))
         except NotFound:
             return {"batch_id": notice.batch_id, "job_id": notice.job_id}
         return {"reason": notice.note or "paused by a person"}
 
 
 def payload_of(event: str, at: str, data: dict[str, Any]) -> str:
-    """The body by Standard Webhooks."""
+    """Request body as Standard Webhooks defines it."""
     return json.dumps({"type": event, "timestamp": at, "data": data}, ensure_ascii=False)
 
 
-def of_report(report: Report) -> dict[str, Any]:
+def report_data(report: Report) -> dict[str, Any]:
     told = report.to_dict()
     facts = {
         "batch_id": report.batch_id,
@@ -246,7 +251,7 @@ def of_report(report: Report) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value is not None} | {"summary": told}
 
 
-def of_job(job: Job) -> dict[str, Any]:
+def job_data(job: Job) -> dict[str, Any]:
     assert job.failure is not None
     return {
         "batch_id": job.batch_id,

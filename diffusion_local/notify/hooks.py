@@ -1,7 +1,7 @@
-"""Command hooks: programs that config.toml names, run when something happened.
+"""Command hooks: programs from config.toml that run on events.
 
 A hook runs without a shell. It gets the message as JSON on standard input and its facts as environment variables
-``DIFFUSION_LOCAL_EVENT``, ``…_BATCH_ID``, ``…_NAME`` and so on; ``{name}`` and the like in its arguments are replaced.
+``DIFFUSION_LOCAL_EVENT``, ``…_BATCH_ID``, ``…_NAME`` and so on; ``{name}`` placeholders in its arguments are replaced.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from diffusion_local import disk
 from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import message
 from diffusion_local.notify.deliveries import HOOK
-from diffusion_local.notify.webhook import MOST_READ, Outcome, printable
+from diffusion_local.notify.webhook import MAX_READ, Outcome, printable
 from diffusion_local.settings import PREFIX, Settings, inherited
 
-#: event -> the setting with its command.
+#: Event -> setting with its command.
 SETTINGS = {
     "batch.done": "on_batch_done",
     "job.failed": "on_job_failed",
@@ -29,30 +29,30 @@ SETTINGS = {
     "queue.paused": "on_queue_paused",
 }
 FACTS = ("event", "batch_id", "job_id", "name", "done", "failed", "cancelled", "count", "seconds", "reason", "report")
-MOST_LETTERS = 1000  # of a fact
+MOST_LETTERS = 1000  # per fact
 
 
-def receiver_of(settings: Settings, event: str) -> str | None:
+def hook_receiver(settings: Settings, event: str) -> str | None:
     name = SETTINGS.get(event)
     return HOOK + name if name and getattr(settings, name) else None
 
 
 def run(settings: Settings, receiver: str, payload: str) -> Outcome:
-    """Run a hook to its end, or to its time limit. Never tried again: a command may have done half of its work."""
+    """Run a hook until it ends or times out. It is never retried: a command may have done half of its work."""
     name = receiver.removeprefix(HOOK)
     command = getattr(settings, name, ()) if name in SETTINGS.values() else ()
     if not command:
         return Outcome(False, error=f"config.toml has no command {name} any more", final=True)
     message = json.loads(payload)
-    told = facts(message)
+    facts_by_name = facts(message)
     try:
-        words = filled(command, told, name)
+        words = fill_arguments(command, facts_by_name, name)
         process = subprocess.Popen(
             words,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=inherited() | {PREFIX + fact.upper(): value for fact, value in told.items()},
+            env=inherited() | {PREFIX + fact.upper(): value for fact, value in facts_by_name.items()},
             cwd=settings.home,
             start_new_session=True,
             umask=disk.inherited_umask(),
@@ -65,7 +65,7 @@ def run(settings: Settings, receiver: str, payload: str) -> Outcome:
     try:
         status = process.wait(settings.hook_timeout)
     except subprocess.TimeoutExpired:
-        end(process)
+        kill_group(process)
         return Outcome(
             False, None, output.text(), f"stopped after {settings.hook_timeout} s (hook_timeout)", final=True
         )
@@ -74,9 +74,9 @@ def run(settings: Settings, receiver: str, payload: str) -> Outcome:
 
 
 class Output:
-    """Feeds a process and reads what it says to the end, of which only the beginning is kept.
+    """Feeds a process and reads its output to the end, keeping only the beginning.
 
-    On threads of its own, as a command may read nothing, say a great deal, or leave a child behind that holds the pipe.
+    Uses threads, because a command may read nothing, print a lot, or leave a child behind that holds the pipe.
     """
 
     def __init__(self, process: "subprocess.Popen[bytes]", data: bytes) -> None:
@@ -88,7 +88,7 @@ class Output:
     def _read(self, pipe: Any) -> None:
         with pipe:
             while piece := pipe.read1(4096):
-                self._kept += piece[: max(0, MOST_READ - len(self._kept))]
+                self._kept += piece[: max(0, MAX_READ - len(self._kept))]
 
     def text(self) -> str:
         self._reader.join(1.0)
@@ -96,32 +96,34 @@ class Output:
 
 
 def feed(pipe: Any, data: bytes) -> None:
-    with contextlib.suppress(OSError), pipe:  # a command need not read it
+    with contextlib.suppress(OSError), pipe:  # a command need not read its input
         pipe.write(data)
 
 
 def facts(message: Mapping[str, Any]) -> dict[str, str]:
-    """What a message says, as short texts by name."""
+    """The facts of a message as short texts, by name."""
     data = message.get("data", {}) | {"event": message["type"]}
     batch = data.get("batch") or {}
     known = batch.get("counts", {}) | batch | {name: value for name, value in data.items() if value is not None}
     return {name: str(known[name])[:MOST_LETTERS].replace("\0", "") for name in FACTS if known.get(name) is not None}
 
 
-def filled(command: tuple[str, ...], told: Mapping[str, str], name: str) -> list[str]:
-    """The command's words with ``{fact}`` replaced in all but the program; words of others never become an option."""
+def fill_arguments(command: tuple[str, ...], values: Mapping[str, str], name: str) -> list[str]:
+    """The command with ``{fact}`` placeholders replaced in its arguments; a substituted text never becomes
+    an option.
+    """
     if os.name == "nt" and command[0].lower().endswith((".bat", ".cmd")):
         raise InvalidParams(name, message("hook_windows"))
 
     def fill(word: str) -> str:
-        found = re.sub(r"\{(\w+)\}", lambda mark: told.get(mark[1], "" if mark[1] in FACTS else mark[0]), word)
+        found = re.sub(r"\{(\w+)\}", lambda mark: values.get(mark[1], "" if mark[1] in FACTS else mark[0]), word)
         return " " + found if found.startswith("-") and not word.startswith("-") else found
 
     return [command[0], *map(fill, command[1:])]
 
 
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """Kill a command with all that it started."""
+def kill_group(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a command and everything it started."""
     if os.name == "nt":
         process.kill()
     else:

@@ -1,4 +1,4 @@
-"""The outbox: what happened that others may want to hear of, written by triggers in the same transaction."""
+"""The outbox: events to notify about, written by database triggers in the transaction of the change."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ EVENTS = ("batch.done", "job.failed", "queue.idle", "queue.paused")
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One thing that happened. ``note`` is the kind of a job's failure, or why the queue holds itself back."""
+    """One event. ``note``: kind of a job's failure, or the reason why the queue is blocked."""
 
     id: int
     event: str
@@ -24,18 +24,18 @@ class NoticeStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def untold(self, limit: int = 100) -> list[Notice]:
-        """The oldest that nobody was told of yet."""
+    def unhandled(self, limit: int = 100) -> list[Notice]:
+        """The oldest notifications without deliveries."""
         with self._database.read() as db:
             found = db.query("SELECT * FROM notices WHERE told_at IS NULL ORDER BY id LIMIT ?", [limit])
             return [Notice(*(row[name] for name in Notice.__slots__)) for row in found]
 
-    def any_untold(self) -> bool:
+    def any_unhandled(self) -> bool:
         with self._database.read() as db:
             return db.scalar("SELECT 1 FROM notices WHERE told_at IS NULL LIMIT 1") is not None
 
-    def note(self, event: str) -> Notice:
-        """Write one by hand, told already: for a test."""
+    def add_handled(self, event: str) -> Notice:
+        """Insert a notification that is already handled, for a trial message."""
         with self._database.write() as db:
             now = utc_now()
             [made] = db.query(
@@ -44,12 +44,12 @@ class NoticeStore:
             return Notice(made["id"], event, "", "", "", now)
 
     def drop(self, notice: Notice) -> None:
-        """Nobody needs to hear of it any more."""
+        """Mark a notification as handled without delivering it."""
         with self._database.write() as db:
             db.execute("UPDATE notices SET told_at = ? WHERE id = ? AND told_at IS NULL", [utc_now(), notice.id])
 
-    def told_before(self, notice: Notice) -> str | None:
-        """When the same event was told last before this one."""
+    def previous_at(self, notice: Notice) -> str | None:
+        """When the previous notification of the same event was handled."""
         with self._database.read() as db:
             return db.scalar(
                 "SELECT max(n.told_at) FROM notices AS n JOIN deliveries ON deliveries.notice = n.id "
@@ -59,18 +59,20 @@ class NoticeStore:
             )
 
     def superseded(self, notice: Notice) -> bool:
-        """Whether the same event happened again after this one."""
+        """Whether the same event occurred again later."""
         with self._database.read() as db:
             later = "SELECT 1 FROM notices WHERE event = :event AND id > :id LIMIT 1"
             return db.scalar(later, event=notice.event, id=notice.id) is not None
 
     def busy(self) -> bool:
-        """Whether any job waits or runs."""
+        """Whether any job is queued or running."""
         with self._database.read() as db:
             return db.scalar("SELECT 1 FROM jobs WHERE state IN ('queued', 'running') LIMIT 1") is not None
 
-    def forget(self, before: str) -> int:
-        """Delete what was told, and its ended deliveries, from before a time."""
+    def delete_old(self, before: str) -> int:
+        """Delete handled notifications and ended deliveries older than ``before``; returns the number of
+        notifications.
+        """
         with self._database.write() as db:
             db.execute("DELETE FROM deliveries WHERE created_at < ? AND state IN ('delivered', 'failed')", [before])
             return db.execute(

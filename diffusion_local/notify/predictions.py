@@ -1,4 +1,4 @@
-"""Predictions as cog and Replicate tell them: what a call is answered with, and what its webhook hears."""
+"""Predictions in the format of cog and Replicate: responses, and messages to their webhooks."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,20 +10,21 @@ from urllib.parse import quote
 from diffusion_local.domain import Batch, Image, Job, State
 
 MOST_JOBS = 1000
-#: What Replicate calls the events that there are here.
+#: Replicate's names of our events.
 EVENTS = {"batch.started": "start", "batch.done": "completed"}
 FILTER = ("start", "output", "logs", "completed")
 
 
-#: The owner of models that come from no hub.
+#: Owner of models that come from no hub.
 OWNER = "local"
 BAR = 10  # characters
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """Under which id a prediction is known, the address of the server as its client knows it, which events its webhook
-    hears of, and the lines of its log that say what was adapted or passed over."""
+    """A prediction's public id, the server's address as its client knows it, the events its webhook gets, and log lines
+    about adapted or ignored inputs.
+    """
 
     id: str
     root: str
@@ -31,10 +32,10 @@ class Subscription:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, batch: Batch) -> "Subscription":
-        """What was said as the batch was submitted; its own id where the client chose none."""
-        told = json.loads(batch.prediction)
-        return cls(told["id"] or batch.id, told["root"], tuple(told["events"]), tuple(told.get("notes", ())))
+    def of_batch(cls, batch: Batch) -> "Subscription":
+        """The subscription stored with a batch; the id defaults to the batch's."""
+        stored = json.loads(batch.prediction)
+        return cls(stored["id"] or batch.id, stored["root"], tuple(stored["events"]), tuple(stored.get("notes", ())))
 
     def text(self) -> str:
         return json.dumps(asdict(self))
@@ -46,7 +47,7 @@ def full_name(model_id: str, hub_id: str = "") -> str:
 
 
 def version_of(model_id: str) -> str:
-    """The id of a model's one version: 64 hexadecimal digits, always the same."""
+    """Id of a model's only version: 64 hexadecimal digits, always the same."""
     return sha256(model_id.encode("utf-8", "replace")).hexdigest()
 
 
@@ -61,9 +62,9 @@ def prediction(
     images: Mapping[str, Image],
     address: Callable[[Image], str],
 ) -> dict[str, Any]:
-    """A batch as a prediction; ``output`` and times of its end once all its jobs have ended.
+    """A batch as a prediction; ``output`` and the end times are set once all its jobs have ended.
 
-    ``address`` gives the absolute address of a picture.
+    ``address``: returns a picture's absolute address.
     """
     ended = [job.finished_at for job in jobs if job.finished_at]
     finished = len(ended) == len(jobs)
@@ -91,17 +92,17 @@ def prediction(
 
 
 def progress(jobs: Sequence[Job]) -> str:
-    """How far the jobs are, as tqdm writes it: clients of Replicate read it from the log."""
+    """Progress as tqdm prints it: Replicate's clients parse it from the log."""
     total = sum(job.params.steps for job in jobs)
     done = sum(job.params.steps if job.state is State.DONE else min(job.step, job.params.steps) for job in jobs)
     filled = BAR * done // total
     return f"{100 * done // total}%|{'█' * filled}{' ' * (BAR - filled)}| {done}/{total}"
 
 
-def started(subscription: Subscription, batch: Batch, jobs: Sequence[Job]) -> dict[str, Any]:
-    """As it was when its first picture began, whatever has become of it."""
-    told = prediction(subscription, batch, jobs, {}, lambda image: "")
-    return told | {
+def started_prediction(subscription: Subscription, batch: Batch, jobs: Sequence[Job]) -> dict[str, Any]:
+    """The prediction as it was when its first picture started, whatever its current state."""
+    content = prediction(subscription, batch, jobs, {}, lambda image: "")
+    return content | {
         "status": "processing",
         "output": None,
         "error": None,

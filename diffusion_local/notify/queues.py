@@ -1,8 +1,8 @@
-"""Slots: each receiver has one of its own, in which its deliveries go out one after the other.
+"""Delivery queues: each receiver has its own, in which deliveries are sent one after the other.
 
-A receiver that hangs, or that answers a byte a second, holds up its own slot only. The slots are bounded, for each
-account and for all accounts together, so that one person with many such receivers holds up nobody else's; those of the
-settings and command hooks have room of their own.
+A receiver that hangs, or answers a byte a second, delays only its own queue. The number of active queues is bounded per
+account and for all accounts together, so that one user's slow receivers delay nobody else; receivers from the settings
+and command hooks have their own bounds.
 """
 
 import logging
@@ -14,24 +14,24 @@ from urllib.parse import urlsplit
 
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.notify.deliveries import HOOK, DeliveryStore
-from diffusion_local.notify.dispatcher import MOST_TRIES, webhooks
+from diffusion_local.notify.dispatcher import MAX_TRIES, webhooks
 from diffusion_local.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MOST_OF_ACCOUNT = 4
-MOST_OF_ACCOUNTS = 32
-MOST_OF_SETTINGS = 16
-FIRST_DELAY, BACKOFF = 10.0, 4.0  # seconds before the second try, and how much longer each further one
+MAX_PER_ACCOUNT = 4
+MAX_OF_ACCOUNTS = 32
+MAX_OF_SETTINGS = 16
+FIRST_DELAY, BACKOFF = 10.0, 4.0  # seconds before the second attempt, and the factor of each further delay
 STOP_SECONDS = 5.0
 
-#: One try of a delivery, by its id; the seconds until the next one, or None if there is none.
+#: One attempt of a delivery: (id, seconds until the next attempt or None).
 Deliver = Callable[[str, float | None], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryQueue:
-    """A receiver: a command hook by its name, or a host and port with the account it is told for ("": the settings)."""
+    """A receiver: a command hook by name, or host and port with the account it belongs to ("": the settings)."""
 
     address: str
     account: str = ""
@@ -42,7 +42,7 @@ class DeliveryQueue:
 
 
 class DeliveryQueues:
-    """One per home, in the process that delivers. ``look`` is cheap and called often."""
+    """One per home, in the delivering process. ``poll`` is cheap and called often."""
 
     def __init__(
         self, settings: Settings, deliveries: DeliveryStore, deliver: Deliver, delay: float = FIRST_DELAY
@@ -55,8 +55,8 @@ class DeliveryQueues:
         self._lock = threading.Lock()
         self._stop = threading.Event()
 
-    def look(self) -> None:
-        """Begin with every receiver that something is due for, as far as there is room. Raises DatabaseProblem."""
+    def poll(self) -> None:
+        """Start a thread for every receiver with due deliveries, within the bounds. Raises DatabaseProblem."""
         for receiver, account in self._deliveries.due_receivers():
             slot = self.slot_of(receiver, account)
             with self._lock:
@@ -67,7 +67,9 @@ class DeliveryQueues:
                 thread.start()
 
     def stop(self) -> None:
-        """Begin nothing more, and give those under way some seconds; what is cut off is sent anew after a restart."""
+        """Start nothing more and give running deliveries a few seconds; interrupted ones are retried after
+        a restart.
+        """
         with self._lock:
             self._stop.set()
             working = list(self._working.values())
@@ -86,12 +88,12 @@ class DeliveryQueues:
         working = [each for each in self._working if not each.is_hook]
         of_account = sum(each.account == slot.account for each in working)
         if not slot.account:
-            return of_account < MOST_OF_SETTINGS
+            return of_account < MAX_OF_SETTINGS
         of_accounts = sum(each.account != "" for each in working)
-        return of_account < MOST_OF_ACCOUNT and of_accounts < MOST_OF_ACCOUNTS
+        return of_account < MAX_PER_ACCOUNT and of_accounts < MAX_OF_ACCOUNTS
 
     def _work(self, slot: DeliveryQueue) -> None:
-        """Deliver what is due for this slot, until nothing is."""
+        """Send the due deliveries of a queue, one after the other."""
         try:
             while not self._stop.is_set() and self._deliver_next(slot):
                 continue
@@ -111,7 +113,7 @@ class DeliveryQueues:
             if found is None:
                 continue
             delivery_id, tries_left = found
-            wait = self._delay * BACKOFF ** max(0, MOST_TRIES - tries_left)
+            wait = self._delay * BACKOFF ** max(0, MAX_TRIES - tries_left)
             self._deliver(delivery_id, wait if tries_left > 1 else None)
             return True
         return False

@@ -1,5 +1,4 @@
-"""What a person can ask about telling: the delivery log, sending again, a trial, the secret, and whether an address is
-allowed."""
+"""Webhook use cases: delivery log, resending, trial messages, the signing secret, and address checks."""
 
 from collections.abc import Sequence
 
@@ -8,11 +7,11 @@ from diffusion_local.domain import utc_now
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.notify import dispatcher
-from diffusion_local.notify.addresses import AllowedAddress, check
+from diffusion_local.notify.addresses import AllowedTargets, check_target
 from diffusion_local.notify.deliveries import HOOK, Delivery, DeliveryStore
-from diffusion_local.notify.dispatcher import MOST_TRIES
+from diffusion_local.notify.dispatcher import MAX_TRIES
 from diffusion_local.notify.outbox import NoticeStore
-from diffusion_local.notify.webhook import secret_of
+from diffusion_local.notify.webhook import webhook_secret
 from diffusion_local.settings import Settings
 
 STATES = ("waiting", "sending", "delivered", "failed")
@@ -20,7 +19,7 @@ STATES = ("waiting", "sending", "delivered", "failed")
 
 @guarded("webhooks")
 class Webhooks:
-    """Part of the Studio, as ``studio.webhooks``. All but ``check`` is an admin's business."""
+    """Webhook use cases, available as ``studio.webhooks``. All but ``check`` require an admin."""
 
     def __init__(self, settings: Settings, notices: NoticeStore, deliveries: DeliveryStore) -> None:
         self._settings = settings
@@ -28,11 +27,11 @@ class Webhooks:
         self._deliveries = deliveries
 
     def check(self, url: str) -> None:
-        """Raises InvalidParams naming ``webhook`` if a message must not, or cannot, be sent there."""
-        check(url, AllowedAddress.of(self._settings.webhook_allow_private))
+        """Raise InvalidParams for ``webhook`` if messages may not, or cannot, be sent there."""
+        check_target(url, AllowedTargets.parse(self._settings.webhook_allow_private))
 
     def deliveries(self, limit: int = 50, before: str | None = None, state: str | None = None) -> Sequence[Delivery]:
-        """The delivery log, newest first; ``before`` is the last id of the page before."""
+        """The delivery log, newest first. ``before``: last id of the previous page."""
         if not isinstance(limit, int) or not 1 <= limit <= 500:
             raise InvalidParams("limit", message("range", low=1, high=500, got=echo(limit)))
         if state and state not in STATES:
@@ -43,17 +42,17 @@ class Webhooks:
         return self._deliveries.get(delivery_id)
 
     def resend(self, delivery_id: str) -> Delivery:
-        """Send one again, with the same id, so that a receiver can see that it has it already."""
+        """Send a delivery again with the same id, so that the receiver can detect the repetition."""
         found = self.delivery(delivery_id)
-        return self._deliveries.resend(delivery_id, 1 if found.receiver.startswith(HOOK) else MOST_TRIES)
+        return self._deliveries.resend(delivery_id, 1 if found.receiver.startswith(HOOK) else MAX_TRIES)
 
     def test(self, url: str) -> Delivery:
-        """Put a trial message into the log, to be sent soon. Raises InvalidParams."""
+        """Queue a trial message. Raises InvalidParams."""
         self.check(url)
         body = dispatcher.payload_of("test", utc_now(), {"text": "A trial message of diffusion-local."})
-        [delivery_id] = self._deliveries.add(self._notices.note("test"), body, {url: 1})
+        [delivery_id] = self._deliveries.add(self._notices.add_handled("test"), body, {url: 1})
         return self._deliveries.get(delivery_id)
 
     def secret(self) -> str:
-        """What receivers verify the signature with."""
-        return secret_of(self._settings)
+        """The secret with which receivers verify signatures."""
+        return webhook_secret(self._settings)

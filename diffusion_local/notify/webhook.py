@@ -1,4 +1,4 @@
-"""One webhook message on its way: signed, sent to a checked address, its answer read no further than needed."""
+"""Sends one webhook message: signed, to a checked address, reading only a bounded response."""
 
 import asyncio
 import base64
@@ -15,30 +15,30 @@ from pathlib import Path
 from diffusion_local import __version__
 from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import message
-from diffusion_local.notify.addresses import AllowedAddress, Target, check
+from diffusion_local.notify.addresses import AllowedTargets, Target, check_target
 from diffusion_local.settings import Settings
 
 PREFIX = "whsec_"
 BYTES = range(24, 65)
 
 
-def secret_of(settings: Settings) -> str:
-    """The one of config.toml, else the one kept in the home, made at the first call. Raises InvalidParams."""
+def webhook_secret(settings: Settings) -> str:
+    """The secret of config.toml, or the home's own, created on first use. Raises InvalidParams."""
     if settings.webhook_secret:
-        return checked(settings.webhook_secret, "webhook_secret")
-    return kept_in(settings.home / "webhook.secret")
+        return check_secret(settings.webhook_secret, "webhook_secret")
+    return stored_secret(settings.home / "webhook.secret")
 
 
-def kept_in(path: Path) -> str:
-    """The secret in a file of the home, made at the first call. Raises InvalidParams if the file holds none."""
+def stored_secret(path: Path) -> str:
+    """The secret in a file of the home, created on first use. Raises InvalidParams if the file holds no secret."""
     with contextlib.suppress(FileNotFoundError):
-        return checked(path.read_text(encoding="ascii", errors="replace").strip(), path.name)
-    return keep(path, PREFIX + base64.b64encode(secrets.token_bytes(32)).decode())
+        return check_secret(path.read_text(encoding="ascii", errors="replace").strip(), path.name)
+    return store_secret(path, PREFIX + base64.b64encode(secrets.token_bytes(32)).decode())
 
 
-def keep(path: Path, secret: str) -> str:
-    """Write it for the owner's eyes only, whole or not at all; where two do so at once the first one holds for both."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".secret-")  # made with mode 0600
+def store_secret(path: Path, secret: str) -> str:
+    """Write a private file atomically; of two concurrent writers the first one wins for both."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".secret-")  # created with mode 0600
     part = Path(name)
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
@@ -48,7 +48,7 @@ def keep(path: Path, secret: str) -> str:
         try:
             os.link(part, path)
         except FileExistsError:
-            return checked(path.read_text(encoding="ascii").strip(), path.name)
+            return check_secret(path.read_text(encoding="ascii").strip(), path.name)
         except OSError:  # a file system without links
             part.replace(path)
         return secret
@@ -56,8 +56,8 @@ def keep(path: Path, secret: str) -> str:
         part.unlink(missing_ok=True)
 
 
-def checked(secret: str, where: str) -> str:
-    """Raises InvalidParams without repeating the secret."""
+def check_secret(secret: str, where: str) -> str:
+    """The secret if it is valid. Raises InvalidParams, without echoing it."""
     try:
         key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
     except (binascii.Error, ValueError):
@@ -68,35 +68,35 @@ def checked(secret: str, where: str) -> str:
 
 
 CONNECT_SECONDS = 5.0
-READ_SECONDS = 10.0  # between two pieces of an answer
-ALL_SECONDS = 20.0  # for everything, so that an answer that drips in does not hold the line
-MOST_READ = 4096  # bytes of an answer's body
-EXCERPT = 500  # letters of it that are kept
-GONE = 410  # the receiver does not exist any more: asking again is of no use
+READ_SECONDS = 10.0  # between two chunks of a response
+TOTAL_SECONDS = 20.0  # for everything, so that a slowly dripping response does not block the queue
+MAX_READ = 4096  # bytes read of a response body
+EXCERPT = 500  # characters of it that are stored
+GONE = 410  # the receiver has been removed: retrying is pointless
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``status`` is the HTTP status, or a command's exit status; None if there was no answer."""
+    """Result of an attempt. ``status``: HTTP status, or a command's exit status; None without a response."""
 
     delivered: bool
     status: int | None = None
     answer: str = ""
     error: str = ""
-    final: bool = False  # not to be tried again
+    final: bool = False  # must not be retried
 
 
 def post(url: str, message_id: str, payload: str, secret: str, allow_private: str) -> Outcome:
-    """Send once. Whatever happens is in the outcome; nothing is raised for what the other side does."""
+    """Make one attempt. Never raises for what the receiver does; the outcome has the error."""
     try:
-        target = check(url, AllowedAddress.of(allow_private))
+        target = check_target(url, AllowedTargets.parse(allow_private))
     except InvalidParams as refused:
         return Outcome(False, error=refused.message)
-    return asyncio.run(in_time(target, payload, headers(message_id, payload, secret)))
+    return asyncio.run(send_in_time(target, payload, headers(message_id, payload, secret)))
 
 
 def headers(message_id: str, payload: str, secret: str) -> dict[str, str]:
-    """By Standard Webhooks 1.0: the id stays the same over retries, the time is that of the attempt."""
+    """Headers of Standard Webhooks 1.0: the id stays the same over retries, the time is that of the attempt."""
     from standardwebhooks import Webhook
 
     now = datetime.now(UTC)
@@ -110,22 +110,22 @@ def headers(message_id: str, payload: str, secret: str) -> dict[str, str]:
     }
 
 
-async def in_time(target: Target, payload: str, headers: dict[str, str]) -> Outcome:
+async def send_in_time(target: Target, payload: str, headers: dict[str, str]) -> Outcome:
     import httpx
 
     try:
-        async with asyncio.timeout(ALL_SECONDS):
+        async with asyncio.timeout(TOTAL_SECONDS):
             return await send(target, payload, headers)
     except TimeoutError:
-        return Outcome(False, error=f"no whole answer within {ALL_SECONDS:g} s")
+        return Outcome(False, error=f"no whole answer within {TOTAL_SECONDS:g} s")
     except (httpx.HTTPError, ssl.SSLError, OSError) as error:
         return Outcome(False, error=f"{type(error).__name__}: {error}"[:EXCERPT])
 
 
 async def send(target: Target, payload: str, headers: dict[str, str]) -> Outcome:
-    """To the first of the checked addresses that takes the connection; the name serves for Host and certificate only.
+    """Send to the first checked address that accepts the connection; the name is used only for Host and certificate.
 
-    No proxy and no netrc of the environment is used: either would connect to somewhere that was not checked.
+    Proxies and netrc of the environment are ignored: either would connect to an unchecked address.
     """
     import httpx
 
@@ -146,20 +146,20 @@ async def send(target: Target, payload: str, headers: dict[str, str]) -> Outcome
                     raise
                 continue
             try:
-                return outcome(response.status_code, await beginning(response))
+                return outcome(response.status_code, await read_start(response))
             finally:
                 await response.aclose()
     raise AssertionError("a checked target has an address")
 
 
-async def beginning(response: "httpx.Response") -> str:  # type: ignore[name-defined]  # noqa: F821
-    """The first MOST_READ bytes of an answer, as it came: nothing is unpacked."""
+async def read_start(response: "httpx.Response") -> str:  # type: ignore[name-defined]  # noqa: F821
+    """The first MAX_READ bytes of a response, without decompression."""
     read = b""
     async for piece in response.aiter_raw():
         read += piece
-        if len(read) >= MOST_READ:
+        if len(read) >= MAX_READ:
             break
-    return printable(read[:MOST_READ].decode("utf-8", "replace"))
+    return printable(read[:MAX_READ].decode("utf-8", "replace"))
 
 
 def outcome(status: int, answer: str) -> Outcome:

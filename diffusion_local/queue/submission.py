@@ -41,7 +41,7 @@ def insert_batch(
     ids: list[str] = []
 
     def job_rows() -> Iterator[rows.Row]:
-        for place, job in enumerate(quota.small_enough(jobs)):
+        for place, job in enumerate(quota.check_sizes(jobs)):
             ids.append(job.id)
             yield rows.job_row(job) | {"position": last + 1 + place, "gate": gate}
 

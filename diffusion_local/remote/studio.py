@@ -21,7 +21,7 @@ from diffusion_local.operations.operation import Constant, File, Named, Operatio
 from diffusion_local.remote import reading
 from diffusion_local.remote.reading import read
 from diffusion_local.remote.server import RemoteServer, part
-from diffusion_local.reports.service import as_json
+from diffusion_local.reports.service import to_json
 from diffusion_local.studio import MOST_BY_ID
 
 LOOK_SECONDS = 0.5
@@ -191,7 +191,7 @@ class RemoteReports(RemotePart):
     ) -> str:
         path = f"/reports/batch/{part(batch_id)}" if batch_id else "/reports/night"
         if form == "json":
-            return as_json(self._server.get(path, since=since, until=until))
+            return to_json(self._server.get(path, since=since, until=until))
         return "".join(self._server.lines(f"{path}.{form}", since=since, until=until))
 
 

@@ -1,1 +1,1 @@
-"""The morning report: what a batch, or a night, came to; as data, as Markdown and as one HTML file."""
+"""Reports on a batch or a period, as data, Markdown and a single HTML file."""

@@ -1,4 +1,4 @@
-"""A report as one HTML file: the contact sheet inside it, nothing fetched from anywhere, every text escaped."""
+"""A report as one self-contained HTML file: contact sheet included, nothing fetched, every text escaped."""
 
 import base64
 import io
@@ -7,14 +7,14 @@ from html import escape
 
 from diffusion_local.domain import Image, shortened
 from diffusion_local.errors import DiffusionLocalError
-from diffusion_local.gallery.contact_sheet import Opener, opened
+from diffusion_local.gallery.contact_sheet import Opener, open_thumbnail
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.quality import BLEMISHES
 from diffusion_local.messages import Message, known, message
 from diffusion_local.reports.report import Reason, Report
 from diffusion_local.reports.wording import duration, facts
 
-SIDE = 192  # pixels of a picture in the page
+SIDE = 192  # side of an embedded picture in pixels
 STYLE = """
 :root{color-scheme:light dark;--ground:#fff;--card:#f6f6f7;--text:#18181b;--faint:#63636b;--line:#e2e2e6;--bad:#b42318;
 --accent:#5046c8}
@@ -41,33 +41,39 @@ background:var(--ground);color:var(--accent);cursor:pointer;margin-top:.3rem}
 figure,.reason,dl div{break-inside:avoid}a[href]{color:inherit;text-decoration:none}}
 """
 WIDE = ("report_estimate", "report_less_memory", "report_flagged")
-#: A message -> its text in the language of whoever reads.
-Told = Callable[[str], str]
+#: Translates a message to the reader's language.
+Translate = Callable[[str], str]
 
 
-def written(report: Report, files: ImageFiles, root: str | None = None, told: Told = str, tag: str = "en") -> str:
-    """``root`` is the app's address, empty at the top of a server, where the page is served by it: its links then lead
-    to the pictures, and its buttons make again what failed. A file has neither. ``told`` composes its messages in
-    the language of ``tag``."""
-    title = report.title if report.batch_id else told(report.title)  # a batch has its own name
-    parts = [f"<h1>{escape(title)}</h1><dl>", *(fact(*each, told) for each in facts(report)), "</dl>"]
+def render(
+    report: Report, files: ImageFiles, root: str | None = None, translate: Translate = str, tag: str = "en"
+) -> str:
+    """Render a report. ``root``: path prefix of the app if it serves the page, which then links to pictures and offers
+    to resubmit failed jobs; None for a file. ``translate`` renders messages in the language ``tag``.
+    """
+    title = report.title if report.batch_id else translate(report.title)  # a batch's title is its own name
+    parts = [f"<h1>{escape(title)}</h1><dl>", *(render_fact(*each, translate) for each in facts(report)), "</dl>"]
     if report.reasons:
         parts += [
-            f"<h2>{told(message('report_failed'))}</h2>",
-            *(reason(each, report, root, told) for each in report.reasons),
+            f"<h2>{translate(message('report_failed'))}</h2>",
+            *(render_reason(each, report, root, translate) for each in report.reasons),
         ]
     if report.pictures:
         shown, done = len(report.pictures), report.counts["done"]
         some = message("report_some", shown=shown, count=done) if shown < done else message("report_pictures")
-        parts.append(f"<h2>{told(some)}</h2>")
-        parts += ['<div class="sheet">', *(figure(each, files, root, told) for each in report.pictures), "</div>"]
+        parts.append(f"<h2>{translate(some)}</h2>")
+        parts += [
+            '<div class="sheet">',
+            *(render_figure(each, files, root, translate) for each in report.pictures),
+            "</div>",
+        ]
     if len(report.batches) > 1:
-        parts += [f"<h2>{told(message('report_batches'))}</h2>", batches(report, root, told)]
+        parts += [f"<h2>{translate(message('report_batches'))}</h2>", render_batches(report, root, translate)]
     if report.models:
         rows = [[each.model, f"{each.done:,}", duration(each.seconds)] for each in report.models]
         parts += [
-            f"<h2>{told(message('report_models'))}</h2>",
-            table([told(message(f"report_head_{name}")) for name in ("model", "pictures", "time")], rows),
+            f"<h2>{translate(message('report_models'))}</h2>",
+            table([translate(message(f"report_head_{name}")) for name in ("model", "pictures", "time")], rows),
         ]
     return (
         f'<!doctype html><html lang="{tag}"><head><meta charset="utf-8">'
@@ -77,47 +83,47 @@ def written(report: Report, files: ImageFiles, root: str | None = None, told: To
     )
 
 
-def fact(what: Message, much: str, told: Told) -> str:
-    kind = ' class="wide"' if what.id in WIDE else ""
-    bad = ' class="bad"' if what.id == "report_failed" and much != "0" else ""
-    return f"<div{kind}><dt>{escape(told(what))}</dt><dd{bad}>{escape(told(much))}</dd></div>"
+def render_fact(label: Message, value: str, translate: Translate) -> str:
+    kind = ' class="wide"' if label.id in WIDE else ""
+    bad = ' class="bad"' if label.id == "report_failed" and value != "0" else ""
+    return f"<div{kind}><dt>{escape(translate(label))}</dt><dd{bad}>{escape(translate(value))}</dd></div>"
 
 
-def reason(each: Reason, report: Report, root: str | None, told: Told) -> str:
-    """A group of failed jobs; in the app with a button to make them again, which a file cannot have."""
+def render_reason(each: Reason, report: Report, root: str | None, translate: Translate) -> str:
+    """A group of failed jobs; in the app with a button that resubmits them."""
     of = {"batch_id": report.batch_id} if report.batch_id else {"since": report.since, "until": report.until}
     hidden = "".join(
         f'<input type="hidden" name="{name}" value="{escape(value or "")}">'
         for name, value in ({"reason": each.id} | of).items()
     )
-    label = told(message("report_make_again"))
+    label = translate(message("report_make_again"))
     button = f'<form method="post" action="{root}/reports/again">{hidden}<button>{label}</button></form>'
     again = button if root is not None else ""
     ids = ", ".join(each.job_ids[:5]) + (" …" if each.count > 5 else "")
     return (
-        f'<div class="reason"><p><b>{each.count:,} × {escape(told(words_of(each.kind)))}</b></p>'
-        f"<p>{escape(told(each.message))}</p><p><small>{escape(ids)}</small></p>{again}</div>"
+        f'<div class="reason"><p><b>{each.count:,} × {escape(translate(kind_text(each.kind)))}</b></p>'
+        f"<p>{escape(translate(each.message))}</p><p><small>{escape(ids)}</small></p>{again}</div>"
     )
 
 
-def words_of(kind: str) -> str:
+def kind_text(kind: str) -> str:
     return message(f"kind_{kind}") if known(f"kind_{kind}") else kind.replace("_", " ").capitalize()
 
 
-def figure(image: Image, files: ImageFiles, root: str | None, told: Told) -> str:
+def render_figure(image: Image, files: ImageFiles, root: str | None, translate: Translate) -> str:
     label = escape(shortened(image.params.prompt, 80))
-    flag = f"<br><b>{escape(told(message(f'flag_{image.flag}')))}</b>" if image.flag in BLEMISHES else ""
+    flag = f"<br><b>{escape(translate(message(f'flag_{image.flag}')))}</b>" if image.flag in BLEMISHES else ""
     seen = f'<img alt="{label}" src="{inline(lambda: files.thumbnail(image.key).open())}">'
     if root is not None:
         seen = f'<a href="{root}/images/{image.id}{image.suffix}">{seen}</a>'
-    seed = f"{told(message('report_seed'))} {image.params.seed}"
+    seed = f"{translate(message('report_seed'))} {image.params.seed}"
     return f"<figure>{seen}<figcaption>{label}<br>{seed}{flag}</figcaption></figure>"
 
 
 def inline(open_picture: Opener) -> str:
-    """A picture's file, small, as a data address; an empty picture where there is none to read."""
+    """A small copy of a picture as a data URL; a transparent pixel if it cannot be read."""
     try:
-        small = opened(open_picture, (SIDE, SIDE))
+        small = open_thumbnail(open_picture, (SIDE, SIDE))
     except DiffusionLocalError:
         small = None
     if small is None:
@@ -127,7 +133,7 @@ def inline(open_picture: Opener) -> str:
     return f"data:image/webp;base64,{base64.b64encode(held.getvalue()).decode()}"
 
 
-def batches(report: Report, root: str | None, told: Told) -> str:
+def render_batches(report: Report, root: str | None, translate: Translate) -> str:
     rows = []
     for each in report.batches:
         name = escape(shortened(each.name or each.id))
@@ -138,12 +144,12 @@ def batches(report: Report, root: str | None, told: Told) -> str:
             ]
         )
     return table(
-        [told(message(f"report_head_{name}")) for name in ("batch", "done", "failed", "cancelled")], rows, raw=True
+        [translate(message(f"report_head_{name}")) for name in ("batch", "done", "failed", "cancelled")], rows, raw=True
     )
 
 
 def table(heads: list[str], rows: list[list[str]], raw: bool = False) -> str:
-    """The first column is text, which is escaped unless it is ``raw``; the others are numbers."""
+    """An HTML table. The first column is text, escaped unless ``raw``; the others are numbers."""
     head = "".join(f"<th{' class=n' if place else ''}>{escape(each)}" for place, each in enumerate(heads))
     body = "".join(
         "<tr>"

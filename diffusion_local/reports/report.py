@@ -1,4 +1,4 @@
-"""A report as data, added up from jobs one by one."""
+"""A report as data, accumulated from jobs one by one."""
 
 import hashlib
 import re
@@ -11,13 +11,13 @@ from typing import Any
 from diffusion_local.domain import FINAL, Image, State
 from diffusion_local.messages import decoded
 
-MOST_PICTURES = 64  # in a report's contact sheet
-MOST_IDS = 100  # of a group's failed jobs that are named
+MAX_PICTURES = 64  # pictures in a report's contact sheet
+MAX_IDS = 100  # ids listed per group of failed jobs
 
 
 @dataclass(slots=True)
 class Reason:
-    """Failed jobs whose errors say the same but for names and numbers. ``job_ids`` are the first MOST_IDS of them."""
+    """Failed jobs whose errors differ only in names and numbers. ``job_ids``: the first MAX_IDS of them."""
 
     id: str
     kind: str
@@ -28,7 +28,7 @@ class Reason:
 
 @dataclass(slots=True)
 class ModelLine:
-    """A model's part; times in seconds."""
+    """A model's share of a report; times in seconds."""
 
     model: str
     done: int = 0
@@ -39,7 +39,7 @@ class ModelLine:
 
 @dataclass(slots=True)
 class BatchLine:
-    """A batch's part: how many of its jobs are in each state."""
+    """A batch's share of a report: job counts by state."""
 
     id: str
     name: str = ""
@@ -49,9 +49,9 @@ class BatchLine:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """How good the estimates were that were made as each job began: seconds of all jobs that had one.
+    """Accuracy of the estimates made at the start of jobs; seconds are totals over all jobs with an estimate.
 
-    ``error`` is the median of each job's error as a part of the time it took.
+    ``error``: median of each job's error relative to its actual time.
     """
 
     jobs: int
@@ -62,7 +62,7 @@ class Estimate:
 
 @dataclass(slots=True)
 class Report:
-    """Times are UTC; ``seconds`` is from the first start to the last end, ``busy_seconds`` the sum over all jobs."""
+    """A report; times are UTC. ``seconds``: from first start to last end; ``busy_seconds``: sum over all jobs."""
 
     title: str
     batch_id: str | None
@@ -80,16 +80,16 @@ class Report:
     reasons: list[Reason]
     batches: list[BatchLine]
     pictures: list[Image] = field(default_factory=list)
-    #: Pictures that are probably not what was wanted, by their flag; they are counted as done as well.
+    #: Counts of flagged pictures by flag; they also count as done.
     flagged: dict[str, int] = field(default_factory=dict)
 
     @property
     def open(self) -> int:
-        """Jobs that have not ended."""
+        """Number of jobs that have not ended."""
         return sum(count for state, count in self.counts.items() if State(state) not in FINAL)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it; of each picture its id and what it shows."""
+        """As JSON-compatible data; pictures as id, prompt, seed and flag."""
         values = asdict(self) | {"open": self.open}
         values["pictures"] = [
             {
@@ -104,12 +104,12 @@ class Report:
         return values
 
 
-#: Memory rungs that are not a step down: where a job starts on a device that has room.
+#: Rungs where a job starts on a device with enough memory; others are a step down.
 FIRST_RUNGS = ("", "resident")
 
 
 class ReportBuilder:
-    """Takes jobs' rows one by one, in bounded memory but for the ids of jobs that are done."""
+    """Accumulates job rows, in bounded memory except for the ids of finished jobs."""
 
     def __init__(self) -> None:
         self.counts = {str(state): 0 for state in State}
@@ -140,7 +140,7 @@ class ReportBuilder:
             reason = reason_of(row["error_kind"] or "", decoded(row["error_message"] or "", row["error_json"]))
             kept = self._reasons.setdefault(reason.id, reason)
             kept.count += 1
-            if len(kept.job_ids) < MOST_IDS:
+            if len(kept.job_ids) < MAX_IDS:
                 kept.job_ids.append(row["id"])
 
     def _add_done(self, row: dict[str, Any]) -> None:
@@ -159,8 +159,8 @@ class ReportBuilder:
             self._errors.append((row["expected_seconds"], row["run_seconds"]))
 
     def report(self, title: str, batch_id: str | None, since: str | None = None, until: str | None = None) -> Report:
-        """``since`` and ``until`` are the first start and the last end, where they are not given."""
-        seconds = between(self._began, self._ended)
+        """Build the report. ``since`` and ``until`` default to the first start and the last end."""
+        seconds = seconds_between(self._began, self._ended)
         done = self.counts[State.DONE]
         return Report(
             title=title,
@@ -183,7 +183,7 @@ class ReportBuilder:
 
 
 def reason_of(kind: str, message: str) -> Reason:
-    """The group of an error: its kind, and its sentence without what differs from job to job."""
+    """The group of an error: its kind, and its message without parts that differ from job to job."""
     shape = re.sub(r"""'[^']*'|"[^"]*"|\d+(?:[.,]\d+)*|\b[0-9A-HJKMNP-TV-Z]{26}\b""", "…", message)
     return Reason(hashlib.sha256(f"{kind}\n{shape}".encode()).hexdigest()[:12], kind, message)
 
@@ -195,20 +195,20 @@ def estimate_of(pairs: Sequence[tuple[float, float]]) -> Estimate | None:
     return Estimate(len(pairs), sum(each for each, _ in pairs), sum(each for _, each in pairs), error)
 
 
-def between(began: str | None, ended: str | None) -> float:
+def seconds_between(began: str | None, ended: str | None) -> float:
     if not began or not ended:
         return 0.0
     return max(0.0, (datetime.fromisoformat(ended) - datetime.fromisoformat(began)).total_seconds())
 
 
-def spread(ids: Sequence[str], most: int = MOST_PICTURES) -> list[str]:
-    """At most so many, evenly over the whole, the first and the last among them."""
+def evenly_spaced(ids: Sequence[str], most: int = MAX_PICTURES) -> list[str]:
+    """At most ``most`` ids, evenly spaced, first and last included."""
     if len(ids) <= most:
         return list(ids)
     return [ids[round(place * (len(ids) - 1) / (most - 1))] for place in range(most)]
 
 
-def added(rows: Iterable[dict[str, Any]]) -> ReportBuilder:
+def build(rows: Iterable[dict[str, Any]]) -> ReportBuilder:
     adder = ReportBuilder()
     for row in rows:
         adder.add(row)

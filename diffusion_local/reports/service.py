@@ -1,4 +1,4 @@
-"""What a person can ask of reports: of a batch, of a night, as text or as a file, and to try again what failed."""
+"""Report use cases: of a batch or a period, as data, text or files, and the failed jobs of one reason."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from diffusion_local.queue.schedule import parse_past
 from diffusion_local.queue.views import QueueView
 from diffusion_local.reports import html as page
 from diffusion_local.reports import wording
-from diffusion_local.reports.report import Report, added, reason_of, spread
+from diffusion_local.reports.report import Report, build, evenly_spaced, reason_of
 from diffusion_local.reports.store import ReportStore
 from diffusion_local.settings import Settings
 
@@ -30,7 +30,7 @@ NIGHT = timedelta(hours=12)
 
 @guarded("reports")
 class Reports:
-    """Part of the Studio, as ``studio.reports``."""
+    """Report use cases, available as ``studio.reports``."""
 
     def __init__(
         self, settings: Settings, store: ReportStore, view: QueueView, control: QueueControl, files: ImageFiles
@@ -42,15 +42,15 @@ class Reports:
         self._files = files
 
     def batch(self, batch_id: str) -> Report:
-        """What a batch came to, or has come to so far. Raises NotFound."""
+        """The report of a batch, finished or not. Raises NotFound."""
         batch, _ = self._view.batch(batch_id)
-        with self._store.of_batch(batch_id) as rows:
-            found = added(rows)
+        with self._store.batch_rows(batch_id) as rows:
+            found = build(rows)
         report = found.report(batch.name or batch.id, batch_id)
-        return self._dressed(report, found.done)
+        return self._completed(report, found.done)
 
     def night(self, since: str | None = None, until: str | None = None) -> Report:
-        """What ended between two times (see ``parse_past``), by default in the last 12 hours.
+        """The report of a period (see ``parse_past``), by default the last 12 hours.
 
         Raises InvalidParams.
         """
@@ -59,24 +59,24 @@ class Reports:
         start = parse_past("since", since, end, zone) if since else end - NIGHT
         if start >= end:
             raise InvalidParams("since", message("report_span"))
-        with self._store.of_time(utc_text(start), utc_text(end)) as rows:
-            found = added(rows)
-        title = message("report_title", start=local(start), end=local(end))
-        return self._dressed(found.report(title, None, utc_text(start), utc_text(end)), found.done)
+        with self._store.period_rows(utc_text(start), utc_text(end)) as rows:
+            found = build(rows)
+        title = message("report_title", start=format_local(start), end=format_local(end))
+        return self._completed(found.report(title, None, utc_text(start), utc_text(end)), found.done)
 
     def failed(
         self, reason: str, batch_id: str | None = None, since: str | None = None, until: str | None = None
     ) -> list[str]:
-        """Ids of the jobs that failed for one reason (its id in the report), of a batch or of a time.
+        """Ids of the jobs that failed for one reason (its id in the report), of a batch or a period.
 
-        Those that were made again already are left out. Raises NotFound, and Conflict where that leaves none.
+        Jobs that were resubmitted are left out. Raises NotFound, and Conflict if none remain.
         """
         if batch_id:
             self._view.batch(batch_id)
-            source: AbstractContextManager = self._store.of_batch(batch_id)
+            source: AbstractContextManager = self._store.batch_rows(batch_id)
         else:
             asked = self.night(since or None, until or None)
-            source = self._store.of_time(asked.since or "", asked.until or "")
+            source = self._store.period_rows(asked.since or "", asked.until or "")
         with source as rows:
             failed = [
                 row["id"]
@@ -91,53 +91,51 @@ class Reports:
             raise Conflict(message("report_again"))
         return left
 
-    def written(
-        self, form: str, batch_id: str | None = None, since: str | None = None, until: str | None = None
-    ) -> str:
-        """The report of a batch, or of a time, as text. Raises as ``batch``, ``night`` and ``text`` do."""
+    def render(self, form: str, batch_id: str | None = None, since: str | None = None, until: str | None = None) -> str:
+        """The report of a batch or a period as text. Raises as ``batch``, ``night`` and ``text`` do."""
         return self.text(self.batch(batch_id) if batch_id else self.night(since, until), form)
 
     def text(self, report: Report, form: str) -> str:
         """A report as ``md``, ``html`` or ``json``. Raises InvalidParams."""
         if form == "md":
-            return wording.written(report)
+            return wording.render(report)
         if form == "html":
-            return page.written(report, self._files)
+            return page.render(report, self._files)
         if form == "json":
-            return as_json(report.to_dict())
+            return to_json(report.to_dict())
         raise InvalidParams("format", message("one_of", known=list(FORMATS), got=echo(form)))
 
-    def page(self, report: Report, root: str = "", told: page.Told = str, tag: str = "en") -> str:
-        """As HTML for a browser that has the app, at the path ``root``: with links into it, as ``told``."""
-        return page.written(report, self._files, root, told, tag)
+    def page(self, report: Report, root: str = "", translate: page.Translate = str, tag: str = "en") -> str:
+        """A report as HTML served by the app at path ``root``, with links into the app."""
+        return page.render(report, self._files, root, translate, tag)
 
-    def keep(self, report: Report, stem: str) -> StoredFile:
-        """Write it beside the gallery, as Markdown and as HTML; the HTML file.
+    def save(self, report: Report, stem: str) -> StoredFile:
+        """Store a report as Markdown and HTML beside the gallery; returns the HTML file.
 
         Raises StorageProblem.
         """
         for form in ("md", "html"):
             data = self.text(report, form).encode()
-            self._files.keep(self._files.report(f"{stem}.{form}"), partial(written, data))
+            self._files.write_reserving(self._files.report(f"{stem}.{form}"), partial(write_bytes, data))
         return self._files.report(f"{stem}.html")
 
-    def _dressed(self, report: Report, done: Sequence[str]) -> Report:
-        """With names of batches, and pictures for the contact sheet."""
+    def _completed(self, report: Report, done: Sequence[str]) -> Report:
+        """Add batch names, and pictures for the contact sheet."""
         names = self._store.names([each.id for each in report.batches])
         for line in report.batches:
             line.name, line.lane = names.get(line.id, ("", ""))
-        chosen = spread(done)
+        chosen = evenly_spaced(done)
         images = self._store.images(chosen)
         return replace(report, pictures=[images[job_id] for job_id in chosen if job_id in images])
 
 
-def as_json(told: dict[str, Any]) -> str:
-    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+def to_json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def local(when: datetime) -> str:
+def format_local(when: datetime) -> str:
     return when.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def written(data: bytes, file: IO[bytes]) -> None:
+def write_bytes(data: bytes, file: IO[bytes]) -> None:
     file.write(data)

@@ -1,4 +1,4 @@
-"""What a report is made from: one pass over the ended jobs of a batch or of a time, and some of their pictures."""
+"""Queries of reports: ended jobs of a batch or a period, with some of their pictures."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,16 +25,16 @@ class ReportStore:
         self._database = database
 
     @contextmanager
-    def of_batch(self, batch_id: str) -> Iterator[Iterator[dict[str, Any]]]:
-        """Every job of a batch, in its order, read one by one."""
+    def batch_rows(self, batch_id: str) -> Iterator[Iterator[dict[str, Any]]]:
+        """Rows of a batch's jobs, in batch order, streamed."""
         with self._database.read() as db:
             yield db.query(
                 f"SELECT {COLUMNS} FROM jobs WHERE batch_id = ? AND {readable('jobs')} ORDER BY idx", [batch_id]
             )
 
     @contextmanager
-    def of_time(self, since: str, until: str) -> Iterator[Iterator[dict[str, Any]]]:
-        """Every job that ended in a time, in the order of their ends."""
+    def period_rows(self, since: str, until: str) -> Iterator[Iterator[dict[str, Any]]]:
+        """Rows of the jobs that ended in a period, by end time, streamed."""
         with self._database.read() as db:
             yield db.query(
                 f"SELECT {COLUMNS} FROM jobs WHERE finished_at >= ? AND finished_at < ? "
@@ -43,7 +43,7 @@ class ReportStore:
             )
 
     def names(self, batch_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-        """(name, lane) of batches by id."""
+        """(name, lane) of batches, by id."""
         with self._database.read() as db:
             found = db.execute(
                 f"SELECT id, name, lane FROM batches WHERE {in_list('id')} AND {readable()}",

@@ -1,4 +1,4 @@
-"""The facts of a report as sentences, the same in every form."""
+"""A report's facts as text, shared by all formats."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from diffusion_local.reports.report import Report
 
 
 def facts(report: Report) -> list[tuple[Message, str]]:
-    """(what, how much) in the order of interest; what does not apply is left out."""
+    """(label, value) pairs in order of interest; facts that do not apply are left out."""
     counts = report.counts
     found: list[tuple[Message, str]] = [
         (message("report_done"), f"{counts['done']:,}"),
@@ -74,24 +74,27 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s"
 
 
-def written(report: Report) -> str:
-    lines = [f"# {escaped(report.title)}", "", *table(("", ""), facts(report))]
+def render(report: Report) -> str:
+    lines = [f"# {escape_markdown(report.title)}", "", *table(("", ""), facts(report))]
     if report.reasons:
         lines += ["", "## Failed", ""]
         for reason in report.reasons:
-            lines.append(f"- **{reason.count:,} × {escaped(reason.kind)}**: {escaped(reason.message)}")
+            lines.append(f"- **{reason.count:,} × {escape_markdown(reason.kind)}**: {escape_markdown(reason.message)}")
             shown = ", ".join(f"`{each}`" for each in reason.job_ids[:5])
             lines.append(f"  - reason `{reason.id}`: {shown}{' …' if reason.count > 5 else ''}")
     if len(report.batches) > 1:
         lines += ["", "## Batches", ""]
         parts = [
-            (escaped(each.name or each.id), *(f"{each.counts.get(s, 0):,}" for s in ("done", "failed", "cancelled")))
+            (
+                escape_markdown(each.name or each.id),
+                *(f"{each.counts.get(s, 0):,}" for s in ("done", "failed", "cancelled")),
+            )
             for each in report.batches
         ]
         lines += table(("batch", "done", "failed", "cancelled"), parts)
     if report.models:
         lines += ["", "## Models", ""]
-        models = [(escaped(each.model), f"{each.done:,}", duration(each.seconds)) for each in report.models]
+        models = [(escape_markdown(each.model), f"{each.done:,}", duration(each.seconds)) for each in report.models]
         lines += table(("model", "pictures", "time"), models)
     return "\n".join(lines) + "\n"
 
@@ -104,5 +107,5 @@ def table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def escaped(text: str) -> str:
+def escape_markdown(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>()#+|!~])", r"\\\1", " ".join(text.split()))

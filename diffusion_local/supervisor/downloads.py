@@ -1,4 +1,4 @@
-"""The chore that downloads models, on a queue of its own: neither pictures nor other chores wait for it."""
+"""Downloads models on a queue of its own, so that neither jobs nor other chores wait for it."""
 
 import logging
 import threading
@@ -14,41 +14,41 @@ from diffusion_local.queue.huey_backends import queue_url
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0
-LOST_SECONDS = 15.0  # after which a ring that had no effect must have been lost
+POLL_SECONDS = 1.0
+LOST_SECONDS = 15.0  # after which a ring without effect must have been lost
 DIGESTS_SECONDS = 60.0
 
 
 class DownloadChore:
-    """One per home, in the supervisor's process. ``look`` is cheap and called often; the work is Huey's.
+    """One per home, in the supervisor. ``poll`` is cheap and called often; the work runs in Huey's consumer.
 
-    Digests of models are computed here, too, when nothing is to be downloaded.
+    Also computes digests of models while nothing is to be downloaded.
     """
 
     def __init__(self, services: Services, pause: float = FIRST_PAUSE) -> None:
-        self._house = services
+        self._services = services
         self._fetcher = Fetcher(services.settings, services.downloads, pause)
         self._digests = Digests(services.catalog.shelf, services.settings.starter)
         self._queue = ChoreQueue(queue_url(services.settings), "downloads")
         self._ring = self._queue.add_on_demand("download", self._run)
         self._busy = threading.Event()
         self._rung_at = float("-inf")
-        self._looked_at = 0.0
+        self._polled_at = 0.0
         self._digested_at = 0.0
 
     def start(self) -> None:
-        """What an earlier process was loading goes on."""
-        self._house.downloads.recover()
+        """Start, resuming interrupted downloads."""
+        self._services.downloads.recover()
         self._queue.start()
 
-    def look(self) -> None:
-        """Ring for downloads that wait, and now and then for digests."""
+    def poll(self) -> None:
+        """Ring for waiting downloads, and periodically for digests."""
         now = time.monotonic()
-        if now - self._looked_at < LOOK_SECONDS or self._busy.is_set():
+        if now - self._polled_at < POLL_SECONDS or self._busy.is_set():
             return
-        self._looked_at = now
+        self._polled_at = now
         try:
-            wanted = self._house.downloads.any_waiting()
+            wanted = self._services.downloads.any_waiting()
         except DatabaseProblem as problem:
             log.error("%s", problem)
             return
@@ -66,7 +66,7 @@ class DownloadChore:
         try:
             self._digested_at = time.monotonic()
             self._fetcher.run()
-            self._digests.run(self._house.downloads.any_waiting)
+            self._digests.run(self._services.downloads.any_waiting)
         except DatabaseProblem as problem:
             log.error("%s", problem)
         finally:

@@ -1,4 +1,4 @@
-"""Housekeeping, as Huey periodic tasks in the supervisor's process. Each is safe at any time and to run twice."""
+"""Periodic housekeeping in the supervisor, on Huey. Every chore is idempotent and safe at any time."""
 
 import logging
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from diffusion_local.queue.doorbell import ChoreQueue
 from diffusion_local.queue.huey_backends import queue_file, queue_url
 from diffusion_local.system import logs
 
-MERGED_DAYS = 2  # before, as a chore of each night may have been missed
-SECONDS_A_TIME = 10.0  # of each part of giving space back
-KEEP_TOLD_DAYS = 30  # that the delivery log goes back
+MERGED_DAYS = 2  # look-back in days, because a nightly chore may have been missed
+SECONDS_A_TIME = 10.0  # per part of a compaction
+KEEP_TOLD_DAYS = 30  # retention of the delivery log
 
 log = logging.getLogger(__name__)
 
@@ -27,35 +27,34 @@ def sweep_gallery(services: Services) -> None:
         log.warning("swept: %d strays, %d missing", len(swept.strays), len(swept.missing))
 
 
-def let_go(services: Services) -> None:
-    """Retention of ended jobs, of the trash, of source pictures and of left-over previews; none while the clock is
-    in doubt."""
-    if not retention.trusted(services.database):
+def delete_expired(services: Services) -> None:
+    """Delete expired jobs, trash, source pictures and previews; nothing while the clock cannot be trusted."""
+    if not retention.clock_trusted(services.database):
         log.warning("the time of day has jumped, or nothing ran for days: nothing is deleted by its age for a while")
         return
-    jobs = retention.forget_old_jobs(services.settings, services.database)
+    jobs = retention.delete_old_jobs(services.settings, services.database)
     images = retention.empty_trash(services.settings, services.database, services.files)
-    retention.forget_deleted(services.database)
-    services.notices.forget(retention.days_ago(KEEP_TOLD_DAYS))
-    previews = retention.drop_old_previews(services.files)
-    sources = retention.drop_old_sources(services.settings, services.database, services.files)
+    retention.delete_tombstones(services.database)
+    services.notices.delete_old(retention.days_ago(KEEP_TOLD_DAYS))
+    previews = retention.delete_old_previews(services.files)
+    sources = retention.delete_old_sources(services.settings, services.database, services.files)
     if jobs or images or previews or sources:
         words = "let go: %d jobs, %d pictures of the trash, %d previews, %d source pictures"
         log.info(words, jobs, images, previews, sources)
 
 
 def give_back_space(services: Services) -> None:
-    """Shrink databases and logs after much was deleted from them; what is left over is for the next time."""
+    """Compact databases and logs; the rest is left for the next run."""
     gained = compact(services, SECONDS_A_TIME)
     if any(gained):
         log.info("gave back %d kB of app.db, %d kB of queue.db, %d kB of logs", *(each // 1000 for each in gained))
 
 
-def compact(services: Services, seconds: float, anyhow: bool = False) -> tuple[int, int, int]:
-    """Bytes given back by app.db, queue.db and the logs; ``anyhow`` as in ``upkeep.shrink``."""
+def compact(services: Services, seconds: float, force: bool = False) -> tuple[int, int, int]:
+    """Compact app.db, queue.db and the logs; returns the bytes released by each. ``force``: see ``upkeep.shrink``."""
     upkeep.merge_text_index(services.database, retention.days_ago(MERGED_DAYS), seconds)
     reserve = services.settings.disk_reserve_mb * 1_000_000
-    gained = upkeep.shrink(services.database, reserve, seconds, anyhow)
+    gained = upkeep.shrink(services.database, reserve, seconds, force)
     queue = queue_file(services.settings)
     return gained, upkeep.shrink_file(queue) if queue else 0, logs.trim(services.settings)
 
@@ -64,19 +63,19 @@ def optimize(services: Services) -> None:
     retention.optimize(services.database)
 
 
-def attempt(chore: Callable[[Services], None], services: Services) -> None:
-    """A fault of the storage puts a chore off until its next time."""
+def run_or_postpone(chore: Callable[[Services], None], services: Services) -> None:
+    """Run a chore; a storage fault postpones it to its next run."""
     try:
         chore(services)
     except (UserError, OSError) as problem:
         log.error("%s was put off: %s", chore.__name__, problem)
 
 
-#: (name, chore, hours between). All of them also run once when the supervisor starts. Names are kept for ever: Huey
-#: drops a message whose task it does not know.
+#: (name, chore, interval in hours). All run once at startup, too. Names must never change: Huey drops messages of
+#: unknown tasks.
 CHORES: tuple[tuple[str, Callable[[Services], None], int], ...] = (
     ("sweep_gallery", sweep_gallery, 6),
-    ("let_go", let_go, 1),
+    ("let_go", delete_expired, 1),
     ("optimize", optimize, 6),
     ("give_back_space", give_back_space, 24),
 )
@@ -85,6 +84,6 @@ CHORES: tuple[tuple[str, Callable[[Services], None], int], ...] = (
 def start_chores(services: Services) -> ChoreQueue:
     chores = ChoreQueue(queue_url(services.settings))
     for name, chore, hours in CHORES:
-        chores.add_periodic(name, partial(attempt, chore, services), hours)
+        chores.add_periodic(name, partial(run_or_postpone, chore, services), hours)
     chores.start()
     return chores

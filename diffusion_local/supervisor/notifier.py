@@ -1,4 +1,4 @@
-"""Telling others: what happened becomes deliveries, on a queue of its own, which go out by a slot for each receiver."""
+"""Turns events into notifications and sends them, on a queue of its own."""
 
 import logging
 import time
@@ -14,45 +14,45 @@ from diffusion_local.settings import local_zone
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0
-LOST_SECONDS = 5.0  # after which a ring that had no effect must have been lost
+POLL_SECONDS = 1.0
+LOST_SECONDS = 5.0  # after which a ring without effect must have been lost
 MINUTE = 60.0
 
 
 class NotificationChore:
-    """One per home, in the supervisor's process. ``look`` is cheap and called often."""
+    """One per home, in the supervisor. ``poll`` is cheap and called often."""
 
     def __init__(self, services: Services, delay: float = FIRST_DELAY) -> None:
-        """``delay`` is the seconds before a second try. Raises InvalidParams for a setting that cannot be used."""
+        """``delay``: seconds before a second attempt. Raises InvalidParams for an unusable setting."""
         check_settings(services.settings)
-        self._house = services
+        self._services = services
         self._queue = ChoreQueue(queue_url(services.settings), "telling")
         self._slots = DeliveryQueues(services.settings, services.deliveries, services.teller.deliver, delay)
         self._rung_at: float | None = None
-        self._looked_at = 0.0
+        self._polled_at = 0.0
         self._minute_at = 0.0
-        self._ring_morning = self._queue.add_on_demand("morning", self._morning)
-        self._ring = self._queue.add_on_demand("tell", self._tell)
+        self._ring_daily = self._queue.add_on_demand("morning", self._write_daily_report)
+        self._ring = self._queue.add_on_demand("tell", self._create_deliveries)
 
     def start(self) -> None:
-        """Begin with what an earlier process left."""
-        self._house.deliveries.recover()
+        """Start, recovering deliveries of an earlier process."""
+        self._services.deliveries.recover()
         self._queue.start()
-        self._slots.look()
+        self._slots.poll()
 
-    def look(self) -> None:
-        """Ring for what happened, and deliver what is due."""
+    def poll(self) -> None:
+        """Ring for new notifications, and deliver what is due."""
         now = time.monotonic()
-        if now - self._looked_at < LOOK_SECONDS:
+        if now - self._polled_at < POLL_SECONDS:
             return
-        self._looked_at = now
+        self._polled_at = now
         if now - self._minute_at > MINUTE:
             self._minute_at = now
-            self._ring_morning()
+            self._ring_daily()
         try:
-            self._slots.look()
+            self._slots.poll()
             rung = self._rung_at is not None and now - self._rung_at < LOST_SECONDS
-            if not rung and self._house.notices.any_untold():
+            if not rung and self._services.notices.any_unhandled():
                 self._rung_at = now
                 self._ring()
         except DatabaseProblem as problem:
@@ -62,12 +62,12 @@ class NotificationChore:
         self._slots.stop()
         self._queue.stop()
 
-    def _morning(self) -> None:
-        self._house.teller.morning(datetime.now(local_zone(self._house.settings.timezone)))
+    def _write_daily_report(self) -> None:
+        self._services.teller.write_daily_report(datetime.now(local_zone(self._services.settings.timezone)))
 
-    def _tell(self) -> None:
+    def _create_deliveries(self) -> None:
         try:
-            if self._house.teller.tell():
-                self._slots.look()
+            if self._services.teller.create_deliveries():
+                self._slots.poll()
         finally:
             self._rung_at = None

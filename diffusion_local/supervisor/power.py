@@ -1,7 +1,7 @@
-"""Care for the machine: prompt lists rest while a GPU is hot or needed by another program; sleep when all is done.
+"""Protects the hardware: rests the batch lane while a GPU is hot or used by other programs, and sleeps when all is
+done.
 
-Only the batch lane rests: somebody who waits at the page is served all the same. A person's own pause is another
-thing and is left as it is; a person's resume ends a rest until its cause comes anew.
+Interactive jobs still run. A user's own pause is independent; a user's resume ends a rest until its cause recurs.
 """
 
 import logging
@@ -20,10 +20,10 @@ from diffusion_local.system.gpus import Gpu
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 5.0
-COOLER = 8  # °C below the limit before work goes on: else it would start and stop all the time
-FREE_SECONDS = 30.0  # that other programs have left the GPU alone before work goes on
-NOTICE = timedelta(seconds=60)  # between saying that the machine goes to sleep, and doing so
+POLL_SECONDS = 5.0
+COOLER_BY = 8  # °C below the limit before work resumes, to avoid oscillation
+FREE_SECONDS = 30.0  # how long other programs must have left the GPU alone before work resumes
+NOTICE = timedelta(seconds=60)  # between announcing sleep and going to sleep
 COMMANDS = {
     "linux": {"sleep": ["systemctl", "suspend"], "shutdown": ["systemctl", "poweroff"]},
     "darwin": {
@@ -43,7 +43,7 @@ def run_command(command: list[str]) -> None:
 
 
 class PowerPolicy:
-    """One per home, in the supervisor's process. ``look`` is called often and does its work every LOOK_SECONDS."""
+    """One per home, in the supervisor. ``poll`` is called often and works every POLL_SECONDS."""
 
     def __init__(
         self,
@@ -57,23 +57,23 @@ class PowerPolicy:
         self._queue = services.queue
         self._read = read
         self._run = run
-        self._looked_at = float("-inf")
+        self._polled_at = float("-inf")
         self._resting = ""
         self._hot: set[int] = set()
-        self._shared: dict[int, float] = {}  # GPU: when another program was last seen on it, monotonic
-        self._since = utc_text(datetime.now(UTC))  # only lists that end after this are followed by sleep
+        self._shared: dict[int, float] = {}  # GPU: monotonic time when another program was last seen on it
+        self._since = utc_text(datetime.now(UTC))  # sleep follows only lists that end after this
         self._sleep_at = ""
 
     def start(self) -> None:
-        """What an earlier process said does not hold any more."""
+        """Clear the state announced by an earlier process."""
         self._control.rest("")
         self._control.announce_sleep("")
 
-    def look(self) -> None:
+    def poll(self) -> None:
         now = time.monotonic()
-        if now - self._looked_at < LOOK_SECONDS:
+        if now - self._polled_at < POLL_SECONDS:
             return
-        self._looked_at = now
+        self._polled_at = now
         try:
             if self._settings.gpu_max_temp or self._settings.gpu_share == "wait":
                 self._rest_if_needed(now)
@@ -94,7 +94,7 @@ class PowerPolicy:
         found = self._read()
         reason = joined(filter(None, (self._heat(found), self._share(found, now))))
         if bool(reason) == bool(self._resting):
-            return  # also where a person has resumed meanwhile: the cause must come anew
+            return  # also if a user has resumed meanwhile: the cause must recur
         self._resting = reason
         self._control.rest(reason)
         if reason:
@@ -110,13 +110,13 @@ class PowerPolicy:
         for gpu in found:
             if gpu.temperature is not None and gpu.temperature > limit:
                 self._hot.add(gpu.index)
-            elif gpu.temperature is None or gpu.temperature <= limit - COOLER:
+            elif gpu.temperature is None or gpu.temperature <= limit - COOLER_BY:
                 self._hot.discard(gpu.index)
         hot = [gpu for gpu in found if gpu.index in self._hot]
         if not hot:
             return None
-        told = [message("gpu_at", gpu=gpu.slot, temperature=gpu.temperature) for gpu in hot]
-        return message("gpu_hot", gpus=told, limit=limit - COOLER)
+        temperatures = [message("gpu_at", gpu=gpu.slot, temperature=gpu.temperature) for gpu in hot]
+        return message("gpu_hot", gpus=temperatures, limit=limit - COOLER_BY)
 
     def _share(self, found: list[Gpu], now: float) -> Message | None:
         if self._settings.gpu_share != "wait":
@@ -131,40 +131,40 @@ class PowerPolicy:
     # -- sleep -----------------------------------------------------------------------------------------------------
 
     def _sleep_if_done(self, now: datetime) -> None:
-        """Say that the machine goes to sleep, and after the notice do it, unless work came or a person said no."""
+        """Announce sleep, and go to sleep after the notice unless new work came or a user objected."""
         announced = self._control.sleep_at()
         if utc_text(now) < self._since:  # the clock was set back
             self._since = utc_text(now)
-        if self._sleep_at and not announced:  # a person wants it awake
+        if self._sleep_at and not announced:  # a user wants the machine to stay awake
             self._sleep_at, self._since = "", utc_text(now)
             log.info("the machine stays awake")
             return
         done_at = self._control.idle_since(self._since)
-        if done_at is None:  # something waits or runs, or no list has ended
+        if done_at is None:  # jobs are queued or running, or no list has ended
             if announced:
                 self._sleep_at = ""
                 self._control.announce_sleep("")
                 log.info("new work came: the machine stays awake")
             return
-        if not announced or datetime.fromisoformat(announced) > now + NOTICE:  # the clock was set back since
+        if not announced or datetime.fromisoformat(announced) > now + NOTICE:  # the latter: the clock was set back
             rested = now - datetime.fromisoformat(done_at)
             if not timedelta() <= rested < timedelta(minutes=self._settings.when_done_minutes):
                 self._sleep_at = utc_text(now + NOTICE)
                 self._control.announce_sleep(self._sleep_at)
                 log.warning(
-                    "all is done: %s at %s; `diffusion-local stay-awake` stops it", self._what(), self._sleep_at
+                    "all is done: %s at %s; `diffusion-local stay-awake` stops it", self._action(), self._sleep_at
                 )
         elif now >= datetime.fromisoformat(announced):
             self._sleep_at, self._since = "", utc_text(now)
             self._control.announce_sleep("")
-            self._do()
+            self._run_action()
 
-    def _what(self) -> str:
+    def _action(self) -> str:
         return self._settings.when_done
 
-    def _do(self) -> None:
-        command = COMMANDS.get(sys.platform, COMMANDS["linux"])[self._what()]
-        log.warning("all is done: %s", self._what())
+    def _run_action(self) -> None:
+        command = COMMANDS.get(sys.platform, COMMANDS["linux"])[self._action()]
+        log.warning("all is done: %s", self._action())
         try:
             self._run(command)
         except (OSError, subprocess.SubprocessError) as error:
@@ -172,10 +172,10 @@ class PowerPolicy:
 
 
 def used_by_others(gpu: Gpu, ours: dict[int, bool]) -> int:
-    """Bytes of a GPU's memory that other programs have. ``ours``: our processes, and whether each has a model loaded.
+    """Bytes of GPU memory used by other programs. ``ours``: our process ids, and whether each has a model loaded.
 
-    A container sees process ids that are not its own: where one of ours has a model loaded and none of ours is seen,
-    nobody can tell whose they are, and nobody is blamed.
+    In a container process ids differ: if one of ours has a model loaded but is not listed, usage cannot be attributed
+    and 0 is returned.
     """
     seen = {pid for pid, _ in gpu.processes}
     if any(ours.values()) and not seen & set(ours):

@@ -1,4 +1,4 @@
-"""``serve``: starts the web process and one worker per device, restarts what dies, and stops all of it together."""
+"""``serve``: starts the web process and one worker per device, restarts them when they die, and stops all together."""
 
 import json
 import logging
@@ -32,25 +32,25 @@ from diffusion_local.supervisor.notifier import NotificationChore
 from diffusion_local.supervisor.power import PowerPolicy
 from diffusion_local.supervisor.watchdog import Watchdog, answers
 from diffusion_local.system import permissions
-from diffusion_local.system.network import announced, check_exposure, check_tls, others, url
+from diffusion_local.system.network import announced, check_exposure, check_tls, local_url, other_urls
 from diffusion_local.worker.stopping import Stop, listen_to_signals
 
 log = logging.getLogger("diffusion_local.supervisor.supervisor")
 
-LOOK_SECONDS = 0.2
-JOBS_LOOK_SECONDS = 5.0
-FIRST_RESTART_DELAY = 0.5  # doubled at each death in a row, up to the last
+POLL_SECONDS = 0.2
+JOBS_POLL_SECONDS = 5.0
+FIRST_RESTART_DELAY = 0.5  # doubled at each consecutive death, up to the last
 LAST_RESTART_DELAY = 30.0
-STEADY_SECONDS = 60.0  # a worker that ran this long starts anew with the first delay
-HEALTHY_SECONDS = 10.0  # and the web process, if it has answered for this long
+STEADY_SECONDS = 60.0  # a worker that ran so long restarts with the first delay
+HEALTHY_SECONDS = 10.0  # the same for a web process that has answered so long
 STOP_SECONDS = 6.0
-FAULT_SECONDS = 1.0  # rest after a fault of the storage
-LENIENT_LOOKS = 3
+FAULT_SECONDS = 1.0  # pause after a storage fault
+LENIENT_POLLS = 3
 
 
 @dataclass
 class Child:
-    """A process of ours, started anew when it dies."""
+    """A child process, restarted when it dies."""
 
     name: str
     module: str
@@ -61,25 +61,25 @@ class Child:
     delay: float = FIRST_RESTART_DELAY
     due: float = field(default_factory=time.monotonic)
     hung: bool = False
-    kills: int | None = None  # of the out-of-memory killer, as it began
-    heard: dict[tuple[str, str], float] = field(default_factory=dict)  # (job, time of its report): when we saw it first
+    kills: int | None = None  # out-of-memory kills at its start
+    heard: dict[tuple[str, str], float] = field(default_factory=dict)  # (job, time of its report): when we first saw it
 
     @property
     def alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
     def start(self, settings: Settings) -> None:
-        # The pipe on standard input closes when this process dies, by whatever cause: no child outlives us.
+        # The stdin pipe closes when this process dies for any reason, so no child outlives it.
         self.process = subprocess.Popen(
             [sys.executable, "-m", self.module, *self.arguments, "--supervised"],
             stdin=subprocess.PIPE,
             env=settings.child_environ(),
-            start_new_session=True,  # Ctrl-C in the terminal reaches us only; we stop the children in order
+            start_new_session=True,  # Ctrl-C in the terminal reaches only us; we stop the children in order
         )
-        self.started, self.hung, self.kills = time.monotonic(), False, exit_causes.kills()
+        self.started, self.hung, self.kills = time.monotonic(), False, exit_causes.count_oom_kills()
 
     def plan_restart(self, steady: bool) -> float:
-        """Seconds until the next start; ``steady`` if the process had worked for a while."""
+        """Schedule a restart; returns the delay in seconds. ``steady``: the process had worked for a while."""
         wait = FIRST_RESTART_DELAY if steady else self.delay
         self.delay = min(wait * 2, LAST_RESTART_DELAY)
         self.due = time.monotonic() + wait
@@ -87,7 +87,7 @@ class Child:
 
 
 class Supervisor:
-    """One per home. ``run`` returns when it was told to stop."""
+    """One per home. ``run`` returns when it is asked to stop."""
 
     def __init__(self, settings: Settings, with_workers: bool, say: Callable[[str], None]) -> None:
         self._settings = settings
@@ -99,8 +99,10 @@ class Supervisor:
         self._looked_at_jobs = 0.0
 
     def run(self) -> None:
-        """Raises HomeInUse if another ``serve`` has this home, InvalidParams if the port is taken."""
-        run_as(LOCAL)  # in the threads of chores, webhooks and downloads too
+        """Run until stopped. Raises HomeInUse if another ``serve`` uses this home, InvalidParams if the
+        port is taken.
+        """
+        run_as(LOCAL)  # also for the threads of chores, webhooks and downloads
         self._settings.make_folders()
         with hold_home(self._settings):
             check_modes(self._settings)
@@ -109,28 +111,30 @@ class Supervisor:
             check_exposure(self._settings, services.studio.accounts.any())
             check_tls(self._settings)
             write_address(self._settings)
-            post, loading, care = NotificationChore(services), DownloadChore(services), PowerPolicy(services)
+            notifier, downloads, power = NotificationChore(services), DownloadChore(services), PowerPolicy(services)
             chores = start_chores(services)
-            post.start()
-            care.start()
-            loading.start()
+            notifier.start()
+            power.start()
+            downloads.start()
             listen_to_signals(self._stop)
             try:
                 with announced(self._settings.port, self._settings.root_path, self._settings.mdns == "on"):
-                    self._serve(services, post, loading, care)
+                    self._serve(services, notifier, downloads, power)
             finally:
                 self._watchdog.stop()
                 self._stop_children()
                 for child in self._children:
                     if child.slot:
                         self._try(slots.recover_if_free, services, child.slot)
-                loading.stop()
-                care.stop()
-                post.stop()
+                downloads.stop()
+                power.stop()
+                notifier.stop()
                 chores.stop()
                 self._try(address_file(self._settings).unlink, True)
 
-    def _serve(self, services: Services, post: NotificationChore, loading: DownloadChore, care: PowerPolicy) -> None:
+    def _serve(
+        self, services: Services, notifier: NotificationChore, downloads: DownloadChore, power: PowerPolicy
+    ) -> None:
         web = Child("web", "diffusion_local.web")
         self._children.append(web)
         self._start(web)
@@ -140,18 +144,18 @@ class Supervisor:
         announced = False
         while not self._stop.wanted.is_set():
             for child in self._children:
-                self._try(self._look_after, child, services)
+                self._try(self._restart_if_dead, child, services)
             if not announced and self._watchdog.answered:
                 announced = True
-                self._say(f"diffusion-local is at {url(self._settings)}  (Ctrl-C stops it; nothing is lost)")
-                for other in others(self._settings):
+                self._say(f"diffusion-local is at {local_url(self._settings)}  (Ctrl-C stops it; nothing is lost)")
+                for other in other_urls(self._settings):
                     self._say(f"  others reach it at {other}")
-            for look in (partial(self._look_at_jobs, services), post.look, care.look, loading.look):
-                self._try(look)
-            self._stop.wanted.wait(LOOK_SECONDS)
+            for poll in (partial(self._check_jobs, services), notifier.poll, power.poll, downloads.poll):
+                self._try(poll)
+            self._stop.wanted.wait(POLL_SECONDS)
 
     def _try(self, work: Callable[..., object], *arguments: Any) -> None:
-        """A fault of the storage passes, or is told by the work itself; it never ends this process."""
+        """Run a step; a storage fault is logged and never ends this process."""
         try:
             work(*arguments)
         except (UserError, OSError) as problem:
@@ -165,16 +169,16 @@ class Supervisor:
         slots = [device["slot"] for device in devices]
         return [Child(f"worker {slot}", "diffusion_local.worker", ("--slot", slot), slot) for slot in slots]
 
-    def _look_after(self, child: Child, services: Services) -> None:
+    def _restart_if_dead(self, child: Child, services: Services) -> None:
         if child.alive:
             return
         if child.process is not None:
-            death = exit_causes.death_of(child.process.pid, child.process.returncode, child.kills)
+            death = exit_causes.exit_cause(child.process.pid, child.process.returncode, child.kills)
             child.process = None
             wait = child.plan_restart(self._was_steady(child))
-            log.warning("%s: %s; again in %.1f s", child.name, death.words, wait)
+            log.warning("%s: %s; again in %.1f s", child.name, death.text, wait)
             if child.slot:
-                # If the storage has a fault, its successor recovers instead.
+                # If storage is at fault, the worker's successor recovers instead.
                 lost = slots.HUNG if child.hung else slots.LOST
                 failure = exit_causes.failure_of(lost, death, self._settings, child.slot)
                 self._try(slots.recover_if_free, services, child.slot, failure)
@@ -191,14 +195,14 @@ class Supervisor:
             return time.monotonic() - child.started > STEADY_SECONDS
         return self._watchdog.healthy_seconds > HEALTHY_SECONDS
 
-    def _look_at_jobs(self, services: Services) -> None:
-        """Now and then: kill our workers that hang, and recover the jobs of workers that nobody else looks after."""
+    def _check_jobs(self, services: Services) -> None:
+        """Periodically kill hung workers, and recover jobs of workers that nobody else supervises."""
         since = time.monotonic() - self._looked_at_jobs
-        if since < JOBS_LOOK_SECONDS:
+        if since < JOBS_POLL_SECONDS:
             return
         self._looked_at_jobs = time.monotonic()
-        if since > LENIENT_LOOKS * JOBS_LOOK_SECONDS:
-            for child in self._children:  # this process itself stood still, so their silence says nothing
+        if since > LENIENT_POLLS * JOBS_POLL_SECONDS:
+            for child in self._children:  # this process itself was suspended, so the workers' silence means nothing
                 child.heard.clear()
         self._kill_hung(services)
         ours = {child.slot for child in self._children}
@@ -207,9 +211,9 @@ class Supervisor:
             slots.recover_if_free(services, slot)
 
     def _kill_hung(self, services: Services) -> None:
-        """A worker that reports no step for its job's limit is killed; the job is recovered at once.
+        """Kill workers that report no progress within their job's limit.
 
-        Silence is timed here, by a clock that neither a change of the time of day nor a machine put to sleep moves.
+        Silence is measured by a monotonic clock, which neither time changes nor suspend affect.
         """
         now = time.monotonic()
         for child in self._children:
@@ -222,20 +226,21 @@ class Supervisor:
                 silence = now - child.heard[report]
                 if silence > limit and not can_write(self._settings.database):
                     child.heard[report] = now
-                elif silence > limit + LENIENT_LOOKS * JOBS_LOOK_SECONDS:  # in which one that could not may report
+                # grace period in which a worker that was blocked can report
+                elif silence > limit + LENIENT_POLLS * JOBS_POLL_SECONDS:
                     log.error("%s made no progress for too long; killed", child.name, extra={"job": report[0]})
                     child.hung = True
                     child.process.kill()
 
     def _stop_children(self) -> None:
-        """Ask all to stop; workers set to finish their picture get the time, until a second Ctrl-C."""
+        """Ask all children to stop; workers set to finish their picture get the time, until a second Ctrl-C."""
         self._terminate()
-        while any(child.alive for child in self._children) and not self._stop.now.wait(LOOK_SECONDS):
+        while any(child.alive for child in self._children) and not self._stop.now.wait(POLL_SECONDS):
             continue
         deadline = time.monotonic() + STOP_SECONDS
         while any(child.alive for child in self._children) and time.monotonic() < deadline:
-            self._terminate()  # more than once: two signals that come at the same moment merge into one
-            time.sleep(LOOK_SECONDS)
+            self._terminate()  # repeated, because two simultaneous signals merge into one
+            time.sleep(POLL_SECONDS)
         for child in self._children:
             if child.process is None:
                 continue
@@ -253,7 +258,7 @@ class Supervisor:
 
 
 def check_modes(settings: Settings) -> None:
-    """Close databases and secrets to other users of this machine, and warn of what else they may read."""
+    """Restrict databases and secrets to their owner, and warn about other readable files."""
     for each in permissions.tighten_secrets(settings):
         log.warning("closed to other users: %s", each)
     if found := permissions.shared(settings):
@@ -262,7 +267,7 @@ def check_modes(settings: Settings) -> None:
 
 
 def hold_home(settings: Settings) -> FileLock:
-    """The home's lock, as a context manager. Raises HomeInUse saying who has it and how to reach it."""
+    """The home's lock, as a context manager. Raises HomeInUse naming its holder."""
     lock = FileLock(settings.locks / "serve.lock", mode=disk.FILE)
     try:
         lock.acquire(timeout=0)
@@ -281,7 +286,7 @@ def address_file(settings: Settings) -> Path:
 
 
 def write_address(settings: Settings) -> None:
-    address_file(settings).write_text(json.dumps({"pid": os.getpid(), "url": url(settings)}), encoding="utf-8")
+    address_file(settings).write_text(json.dumps({"pid": os.getpid(), "url": local_url(settings)}), encoding="utf-8")
 
 
 def free_port(host: str, port: int) -> int:

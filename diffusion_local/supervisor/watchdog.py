@@ -1,7 +1,7 @@
-"""The watchdog: asks the web process for ``/healthz`` over and over, and has it killed when it no longer answers.
+"""Polls ``/healthz`` of the web process and kills it when it no longer answers.
 
-A process can be alive and yet of no use: stopped, in an endless computation, or with an event loop that is blocked. Any
-answer counts, also one that reports a fault or a connection that the server closes: only silence is a reason to kill.
+A process can be alive but useless: stopped, in an endless computation, or with a blocked event loop. Any response
+counts, even an error or a closed connection: only silence is a reason to kill.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from diffusion_local.system.network import local_host
 log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 5.0
-STARTING_INTERVAL = 0.2  # until the first answer
-MOST_STARTING = 300.0  # seconds until the first answer
+STARTING_INTERVAL = 0.2  # until the first response
+MAX_STARTING = 300.0  # seconds allowed until the first response
 TIMEOUT_SECONDS = 5.0
-MOST_FAILURES = 4  # in a row: a process may be busy for some seconds
-MISSED_SECONDS = 5.0  # by which a turn of ours may be late, before we were the ones that were stopped
+MAX_FAILURES = 4  # in a row: a process may be busy for some seconds
+MISSED_SECONDS = 5.0  # delay of our own loop from which we must have been suspended ourselves
 
 
 class Killable(Protocol):
@@ -31,10 +31,10 @@ class Killable(Protocol):
 
 
 class Watchdog:
-    """On a thread of its own, as an answer may take its whole time-out."""
+    """Runs on its own thread, because a probe may take its whole timeout."""
 
     def __init__(self, answers: Callable[[], bool], clock: Callable[[], float] = time.monotonic) -> None:
-        """``answers`` takes about TIMEOUT_SECONDS at most."""
+        """``answers`` probes the process and takes about TIMEOUT_SECONDS at most."""
         self._answers = answers
         self._clock = clock
         self._lock = threading.Lock()
@@ -53,24 +53,24 @@ class Watchdog:
         self._stop.set()
 
     def watch(self, process: Killable) -> None:
-        """Watch a process that has just been started; it may take MOST_STARTING seconds for its first answer."""
+        """Watch a newly started process, which may take MAX_STARTING seconds until its first response."""
         with self._lock:
             self._watched, self._started_at = process, self._clock()
             self._answered_at, self._failures = None, 0
 
     @property
     def answered(self) -> bool:
-        """Whether the watched process has answered since its start."""
+        """Whether the watched process has responded since its start."""
         return self._answered_at is not None
 
     @property
     def healthy_seconds(self) -> float:
-        """Seconds since the first answer of the watched process; 0 before it."""
+        """Seconds since the watched process's first response; 0 before it."""
         with self._lock:
             return 0.0 if self._answered_at is None else self._clock() - self._answered_at
 
-    def look(self) -> None:
-        """One turn."""
+    def poll(self) -> None:
+        """Probe once."""
         with self._lock:
             asked = self._watched
         answered = self._answers()
@@ -84,33 +84,33 @@ class Watchdog:
             if answered:
                 self._failures = 0
                 self._answered_at = self._answered_at or now
-            elif late:  # the machine slept, or we were stopped: nobody could answer then
+            elif late:  # the machine slept, or this process was suspended
                 self._failures = 0
-            elif self._answered_at is not None or now - self._started_at > MOST_STARTING:
+            elif self._answered_at is not None or now - self._started_at > MAX_STARTING:
                 self._failures += 1
-            if self._failures < MOST_FAILURES:
+            if self._failures < MAX_FAILURES:
                 return
             self._failures = 0
-        log.error("the web process has not answered %d times in a row; killed", MOST_FAILURES)
+        log.error("the web process has not answered %d times in a row; killed", MAX_FAILURES)
         process.kill()
 
     def _run(self) -> None:
         while not self._stop.wait(INTERVAL_SECONDS if self._answered_at else STARTING_INTERVAL):
             try:
-                self.look()
-            except Exception:  # of this thread nobody else would hear
+                self.poll()
+            except Exception:  # nobody else would notice an error in this thread
                 log.exception("the watchdog could not look")
 
 
 def answers(settings: Settings) -> bool:
-    """Whether the server on this machine answers in time, whatever it says."""
+    """Whether the server on this machine responds in time, with anything."""
     connection = connect(settings)
     try:
         connection.request("GET", "/healthz", headers={"Connection": "close"})
         connection.getresponse()
     except (ConnectionRefusedError, TimeoutError):
         return False
-    except (http.client.HTTPException, OSError):  # it closed the connection: it has too many, but it is at work
+    except (http.client.HTTPException, OSError):  # closed by an overloaded but working server
         return True
     finally:
         with contextlib.suppress(OSError):
@@ -123,6 +123,6 @@ def connect(settings: Settings) -> http.client.HTTPConnection:
     if not settings.tls_cert:
         return http.client.HTTPConnection(host, settings.port, timeout=TIMEOUT_SECONDS)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # it is asked whether it lives, not who it is
+    context.check_hostname = False  # only liveness is probed, not identity
     context.verify_mode = ssl.CERT_NONE
     return http.client.HTTPSConnection(host, settings.port, timeout=TIMEOUT_SECONDS, context=context)

@@ -1,4 +1,4 @@
-"""What NVIDIA's management library says of the GPUs. Nothing of torch; on a machine without a GPU there are none."""
+"""GPU state from NVIDIA's management library, without torch. Empty on machines without a GPU."""
 
 import contextlib
 import logging
@@ -12,9 +12,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """Memory in bytes, temperature in °C, power in watts, ``busy`` from 0 to 1; None where the driver does not say.
+    """A GPU. Memory in bytes, temperature in °C, power in watts, ``busy`` from 0 to 1; None if the driver does not
+    report it.
 
-    ``processes`` maps process ids, as the driver sees them, to their bytes. ``index`` is the driver's own order.
+    ``processes``: (process id as the driver sees it, bytes). ``index``: the driver's order.
     """
 
     index: int
@@ -32,25 +33,25 @@ class Gpu:
     def slot(self) -> str:
         return f"gpu{self.index}"
 
-    def words(self) -> str:
-        """For people."""
-        told = [f"{self.name}: {self.used / 1e9:.1f} of {self.total / 1e9:.1f} GB used"]
+    def summary(self) -> str:
+        """Summary text."""
+        parts = [f"{self.name}: {self.used / 1e9:.1f} of {self.total / 1e9:.1f} GB used"]
         if self.temperature is not None:
-            told.append(f"{self.temperature} °C")
+            parts.append(f"{self.temperature} °C")
         if self.power_limit is not None:
-            told.append(f"at most {self.power_limit:.0f} W")
+            parts.append(f"at most {self.power_limit:.0f} W")
             if self.usual_limit is not None and self.power_limit < self.usual_limit - 1:
-                told[-1] += f" (held below its usual {self.usual_limit:.0f} W, so it is slower)"
-        return ", ".join(told)
+                parts[-1] += f" (held below its usual {self.usual_limit:.0f} W, so it is slower)"
+        return ", ".join(parts)
 
 
 def read() -> list[Gpu]:
-    """Every GPU as it is now; none where the library or the driver is not there."""
+    """Current state of all GPUs; empty without library or driver."""
     nvml = library()
     if nvml is None:
         return []
     try:
-        return [one(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+        return [read_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
     except nvml.NVMLError as error:
         log.debug("the GPUs cannot be read: %s", error)
         return []
@@ -58,22 +59,22 @@ def read() -> list[Gpu]:
 
 @lru_cache(1)
 def library() -> Any:
-    """The library, started; None where there is no GPU driver."""
+    """The initialised library; None without a GPU driver."""
     try:
         import pynvml  # type: ignore[import-untyped]
 
         pynvml.nvmlInit()
-    except Exception as error:  # not installed, or no driver, of which each system has its own error
+    except Exception as error:  # not installed, or no driver; the error depends on the system
         log.debug("no NVIDIA GPU can be read: %s", error)
         return None
     return pynvml
 
 
-def one(nvml: Any, index: int) -> Gpu:
+def read_gpu(nvml: Any, index: int) -> Gpu:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
 
     def asked(question: Callable[..., Any], *more: Any) -> Any:
-        """None for what this GPU, or this container, does not answer."""
+        """None if this GPU or container does not support the query."""
         with contextlib.suppress(nvml.NVMLError):
             return question(handle, *more)
         return None

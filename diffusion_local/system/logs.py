@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line in a rotating file per process, and short lines for the terminal."""
+"""Logging: JSON lines in a rotating file per process, and short lines on the terminal."""
 
 import contextlib
 import gzip
@@ -20,14 +20,14 @@ from diffusion_local.domain import utc_now
 from diffusion_local.settings import Settings
 
 MAX_BYTES = 5_000_000
-MOST_REPEATS = 20  # of one line in WINDOW_SECONDS
+MAX_REPEATS = 20  # repetitions of a line per WINDOW_SECONDS
 WINDOW_SECONDS = 60.0
-MOST_SEEN = 1000  # different lines that are remembered
-SHAPE_LETTERS = 500  # of a line, by which it is compared
+MAX_LINES_SEEN = 1000  # distinct lines remembered
+SHAPE_LETTERS = 500  # characters compared per line
 NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
-KEPT_FILES = 5  # full ones of a process, compressed
-KEPT_DAYS, MOST_KEPT_BYTES = 30, 20_000_000  # of all full files together
-DISK_SECONDS = 10.0  # between two looks at the room on the disk
+KEPT_FILES = 5  # rotated files per process, compressed
+KEPT_DAYS, MAX_KEPT_BYTES = 30, 20_000_000  # limits of all rotated files together
+DISK_SECONDS = 10.0  # interval between checks of free disk space
 NOISY = (
     "huey",
     "httpx",
@@ -43,7 +43,7 @@ NOISY = (
 
 
 def start(settings: Settings, process: str, terminal: bool = True) -> None:
-    """Send this process's log to ``logs/<process>.log`` and, if wanted, to standard error."""
+    """Log to ``logs/<process>.log`` and optionally to standard error."""
     settings.logs.mkdir(parents=True, exist_ok=True)
     to_file = LogFile(
         settings.logs / f"{process}.log", maxBytes=MAX_BYTES, backupCount=KEPT_FILES, encoding="utf-8", delay=True
@@ -69,7 +69,7 @@ def compressed_name(name: str) -> str:
 
 
 def compress(source: str, target: str) -> None:
-    """Put a full log aside, compressed if there is room for it."""
+    """Rotate a full log, compressed if there is room."""
     try:
         with Path(source).open("rb") as full, gzip.open(target, "wb", compresslevel=1) as kept:
             shutil.copyfileobj(full, kept)
@@ -78,8 +78,8 @@ def compress(source: str, target: str) -> None:
         Path(source).replace(target)
 
 
-def text_of(path: Path) -> str:
-    """Empty if the file was rotated away, or is damaged."""
+def read_text(path: Path) -> str:
+    """Text of a log file; empty if it was rotated away or is damaged."""
     with contextlib.suppress(OSError, EOFError, zlib.error):
         data = path.read_bytes()
         return (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).decode("utf-8", "replace")
@@ -87,9 +87,9 @@ def text_of(path: Path) -> str:
 
 
 def trim(settings: Settings) -> int:
-    """Delete full logs that are older than KEPT_DAYS, and the oldest beyond MOST_KEPT_BYTES; the bytes deleted.
+    """Delete rotated logs older than KEPT_DAYS, and the oldest beyond MAX_KEPT_BYTES; returns the bytes deleted.
 
-    The file that a process writes to is never touched. Those of processes that no longer run are full ones, too.
+    Never touches the file that a process writes to. Files of processes that no longer run count as rotated.
     """
     found = []
     for path in sorted(settings.logs.glob("*.log*"), reverse=True):  # a process's oldest file first
@@ -101,7 +101,7 @@ def trim(settings: Settings) -> int:
     for at, size, path in sorted(found, reverse=True):
         if path.suffix == ".log" and at >= oldest:
             continue
-        if at >= oldest and kept + size <= MOST_KEPT_BYTES:
+        if at >= oldest and kept + size <= MAX_KEPT_BYTES:
             kept += size
         else:
             with contextlib.suppress(OSError):
@@ -111,10 +111,10 @@ def trim(settings: Settings) -> int:
 
 
 def read(settings: Settings, job: str = "") -> list[dict[str, Any]]:
-    """Every line of every process's log by time, of one job if one is named; lines that are no JSON are left out."""
+    """Log lines of all processes by time, optionally of one job; lines that are not JSON are skipped."""
     found = []
     for path in sorted(settings.logs.glob("*.log*"), reverse=True):  # a process's oldest file first
-        for text in text_of(path).splitlines():
+        for text in read_text(path).splitlines():
             try:
                 line = json.loads(text)
             except ValueError:
@@ -125,14 +125,14 @@ def read(settings: Settings, job: str = "") -> list[dict[str, Any]]:
 
 
 class RepeatFilter(logging.Filter):
-    """Passes a line ``most`` times in ``seconds``, then counts it; the count is written with the next line to pass.
+    """Passes a line ``most`` times in ``seconds``, then counts repetitions; the count is logged when the window ends.
 
-    Lines are the same if they have the same text; warnings and errors also if they differ in numbers only, as an
-    address or the name of a task does. Those about different jobs are never the same.
+    Lines are equal if their text is; warnings and errors also if only numbers differ. Lines about different jobs are
+    never equal.
     """
 
     def __init__(
-        self, most: int = MOST_REPEATS, seconds: float = WINDOW_SECONDS, clock: Callable[[], float] = time.monotonic
+        self, most: int = MAX_REPEATS, seconds: float = WINDOW_SECONDS, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__()
         self._most = most
@@ -142,7 +142,7 @@ class RepeatFilter(logging.Filter):
         self._seen: OrderedDict[tuple[Any, ...], tuple[float, int, str]] = OrderedDict()  # oldest first
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Asked by each handler, decided by the first: all of them write the same."""
+        """Decided once per record, so that all handlers write the same."""
         decided = getattr(record, "passes", None)
         if decided is None:
             decided, over = self._decide(record)
@@ -152,7 +152,7 @@ class RepeatFilter(logging.Filter):
         return bool(decided)
 
     def _decide(self, record: logging.LogRecord) -> tuple[bool, list[tuple[str, int, str, int]]]:
-        """(whether it passes, what was left out of windows that are over)."""
+        """(whether the record passes, suppressed lines of windows that have ended)."""
         text = record.getMessage()
         shape = NUMBERS.sub("#", text[:SHAPE_LETTERS]) if record.levelno >= logging.WARNING else text
         key = (record.name, record.levelno, getattr(record, "job", None), shape)
@@ -160,7 +160,7 @@ class RepeatFilter(logging.Filter):
             now, over = self._clock(), []
             while self._seen:
                 (name, level, *_), (since, count, first) = next(iter(self._seen.items()))
-                if now - since < self._seconds and len(self._seen) <= MOST_SEEN:
+                if now - since < self._seconds and len(self._seen) <= MAX_LINES_SEEN:
                     break
                 self._seen.popitem(last=False)
                 if count > self._most:
@@ -171,8 +171,9 @@ class RepeatFilter(logging.Filter):
 
 
 class LogFile(RotatingFileHandler):
-    """While the disk has less free than ``reserve`` bytes only warnings and errors are written. A log that cannot be
-    written is no reason to fail, nor to fill the terminal with tracebacks."""
+    """A rotating file that takes only warnings and errors while less than ``reserve`` bytes are free. A log that cannot
+    be written must neither fail the process nor flood the terminal with tracebacks.
+    """
 
     reserve = 0
     _low = False
@@ -198,7 +199,7 @@ class LogFile(RotatingFileHandler):
 
 
 class JsonLines(logging.Formatter):
-    """``{"at", "level", "process", "event"}``, and ``job`` where a call gives ``extra={"job": id}``."""
+    """``{"at", "level", "process", "event"}``, plus ``job`` if a call passes ``extra={"job": id}``."""
 
     def __init__(self, process: str) -> None:
         super().__init__()

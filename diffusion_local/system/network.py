@@ -1,4 +1,4 @@
-"""This machine in its network: the addresses under which others reach it, and its announcement by mDNS."""
+"""Network: addresses of this machine, mDNS announcement, TLS checks, and whether a server is exposed."""
 
 import ipaddress
 import logging
@@ -20,7 +20,7 @@ SERVICE = "_http._tcp.local."
 
 
 def addresses() -> list[str]:
-    """Addresses of this machine that others in the network can use: IPv4 first, no loopback and no link-local ones."""
+    """Addresses that other machines can use: IPv4 first, without loopback and link-local ones."""
     found: list[str] = []
     for adapter in ifaddr.get_adapters():
         for each in adapter.ips:
@@ -31,7 +31,7 @@ def addresses() -> list[str]:
 
 
 def urls(scheme: str, host: str, port: int, root: str = "") -> list[str]:
-    """Where others reach a server that listens on ``host``."""
+    """URLs under which others reach a server that listens on ``host``."""
     if host not in ("0.0.0.0", "::", ""):
         return [f"{scheme}://{bracketed(host)}:{port}{root}"]
     reached = [each for each in addresses() if host != "0.0.0.0" or ":" not in each]
@@ -44,7 +44,7 @@ def bracketed(host: str) -> str:
 
 @contextmanager
 def announced(port: int, root: str = "", wanted: bool = True) -> Iterator[None]:
-    """While inside, the server can be found by mDNS as ``diffusion-local on <host>``. A failure is only logged."""
+    """Announce the server by mDNS as ``diffusion-local on <host>`` inside the context. Failures are only logged."""
     if not wanted:
         yield
         return
@@ -63,7 +63,7 @@ def announced(port: int, root: str = "", wanted: bool = True) -> Iterator[None]:
     try:
         zeroconf = Zeroconf()
         zeroconf.register_service(service, allow_name_change=True)
-    except Exception as error:  # no network, no multicast: the server works all the same
+    except Exception as error:  # no network or no multicast: the server works anyway
         log.warning("cannot be announced by mDNS: %s", error)
     try:
         yield
@@ -73,7 +73,7 @@ def announced(port: int, root: str = "", wanted: bool = True) -> Iterator[None]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens on ``host``."""
+    """Whether a server listening on ``host`` is reachable from this machine only."""
     name = host.strip("[]").lower()
     try:
         return ipaddress.ip_address(name).is_loopback
@@ -82,20 +82,20 @@ def is_loopback(host: str) -> bool:
 
 
 def local_host(host: str) -> str:
-    """Where this machine reaches a server that listens on ``host``."""
+    """The host by which this machine reaches a server listening on ``host``."""
     if host in ("", "0.0.0.0"):
         return "127.0.0.1"
     return "::1" if host == "::" else host.strip("[]")
 
 
-def url(settings: Settings) -> str:
+def local_url(settings: Settings) -> str:
     return (
         f"{scheme(settings)}://{bracketed(local_host(settings.host))}:{settings.port}{settings.root_path.rstrip('/')}"
     )
 
 
-def others(settings: Settings) -> list[str]:
-    """Where other machines reach it; empty for a server of this machine only."""
+def other_urls(settings: Settings) -> list[str]:
+    """URLs for other machines; empty if the server listens on loopback only."""
     if is_loopback(settings.host):
         return []
     return urls(scheme(settings), settings.host, settings.port, settings.root_path.rstrip("/"))
@@ -106,7 +106,9 @@ def scheme(settings: Settings) -> str:
 
 
 def check_tls(settings: Settings) -> None:
-    """Raises InvalidParams if certificate and key cannot be used, before a child dies of it again and again."""
+    """Raise InvalidParams if certificate and key are unusable, instead of letting a child process die again
+    and again.
+    """
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise InvalidParams("tls_cert", message("tls_together"))
     if settings.tls_cert:
@@ -116,8 +118,8 @@ def check_tls(settings: Settings) -> None:
             raise InvalidParams("tls_cert", message("tls_unusable", error=error)) from None
 
 
-def exposing(settings: Settings) -> str:
-    """The setting by which others than this machine's users reach the server, with its value; empty if none does."""
+def exposing_setting(settings: Settings) -> str:
+    """The setting (with its value) that exposes the server to other machines, or ""."""
     if not is_loopback(settings.host):
         return f"host = {settings.host}"
     for name in ("trusted_proxies", "root_path"):
@@ -131,22 +133,22 @@ def exposing(settings: Settings) -> str:
 
 
 def host_of(text: str) -> str:
-    """The host name of a name or of an origin; the text itself if it is neither."""
+    """Host name of a host or origin; the text itself if it is neither."""
     try:
         return urlsplit(text if "//" in text else f"//{text}").hostname or text
     except ValueError:
         return text
 
 
-def closed(settings: Settings, has_accounts: bool, forwarded: str = "") -> Message | None:
-    """Why a server without accounts must not serve, as a sentence; None if it may.
+def refusal_reason(settings: Settings, has_accounts: bool, forwarded: str = "") -> Message | None:
+    """Why a server without accounts must not serve, or None if it may.
 
-    ``forwarded`` is the header by which a request says that a proxy or a tunnel passed it on, if it has one: where
-    none is configured, that is one whose operator forgot about it, and anybody may stand behind it.
+    ``forwarded``: the proxy header of a request, if any. Without a configured proxy it is from one that the operator
+    forgot about, which may let anyone through.
     """
     if has_accounts or settings.auth == "none":
         return None
-    if setting := exposing(settings):
+    if setting := exposing_setting(settings):
         return message("exposed", setting=setting)
     if forwarded:
         return message("exposed_by_proxy", header=forwarded)
@@ -154,6 +156,6 @@ def closed(settings: Settings, has_accounts: bool, forwarded: str = "") -> Messa
 
 
 def check_exposure(settings: Settings, has_accounts: bool) -> None:
-    """Raises UserError where others could reach a server that has no accounts."""
-    if reason := closed(settings, has_accounts):
+    """Raise UserError if others could reach a server without accounts."""
+    if reason := refusal_reason(settings, has_accounts):
         raise UserError(reason)

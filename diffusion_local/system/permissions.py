@@ -1,7 +1,7 @@
-"""Which files of a home others than its owner may read, and how they are closed to them.
+"""Finds and fixes files of a home that other users may read.
 
-Databases and secrets are closed whenever the studio starts. Everything else may be shared on purpose, above all the
-gallery: it is only reported, and changed where somebody asks for it (``doctor --fix``).
+Databases and secrets are restricted at every start. Anything else, above all the gallery, may be shared on purpose: it
+is only reported, and changed on request (``doctor --fix``).
 """
 
 import os
@@ -13,14 +13,14 @@ from pathlib import Path
 from diffusion_local.disk import FILE, FOLDER, OTHERS
 from diffusion_local.settings import Settings
 
-MODES = os.name != "nt"  # whether files have any
-#: Patterns below the home. Whole databases lie beside app.db, set aside, before an upgrade or as backups.
+MODES = os.name != "nt"  # whether the platform has file modes
+#: Patterns below the home. Damaged, pre-upgrade and backup copies of the database lie beside app.db.
 SECRETS = ("*.db", "*.db-wal", "*.db-shm", "*.damaged", "webhook.secret", "config.toml", "tls/*key*")
 
 
 @dataclass(frozen=True, slots=True)
 class ModeChange:
-    """A file or folder that others could read: its mode before, and why it could not be changed, if so."""
+    """A file or folder that others could read: its former mode, and why it could not be changed, if so."""
 
     path: Path
     mode: int
@@ -33,14 +33,14 @@ class ModeChange:
 
 
 def tighten_secrets(settings: Settings) -> list[ModeChange]:
-    """Close databases and secrets to everybody but their owner; those that were not closed before."""
+    """Restrict databases and secrets to their owner; returns those that were readable."""
     return close(path for pattern in SECRETS for path in sorted(settings.home.glob(pattern)))
 
 
 def shared(settings: Settings) -> list[Path]:
-    """The home, and what lies directly in it, where others may read it; models are no secret.
+    """The home and its direct entries that others may read, except models.
 
-    Empty where the home itself is closed, as nobody then reaches anything below it.
+    Empty if the home itself is restricted, since nothing below it is reachable then.
     """
     if not is_open(settings.home):
         return []
@@ -50,16 +50,16 @@ def shared(settings: Settings) -> list[Path]:
 
 
 def close_all(settings: Settings) -> list[ModeChange]:
-    """Close all that ``shared`` finds, and databases and secrets."""
+    """Restrict everything that ``shared`` finds, and databases and secrets."""
     return [*tighten_secrets(settings), *close(shared(settings))]
 
 
 def close(paths: Iterable[Path]) -> list[ModeChange]:
-    """Take every right from group and others. Links are left alone, as their targets lie elsewhere."""
-    return [shut(path) for path in paths if is_open(path)]
+    """Remove all rights of group and others. Links are skipped, because their targets lie elsewhere."""
+    return [restrict(path) for path in paths if is_open(path)]
 
 
-def shut(path: Path) -> ModeChange:
+def restrict(path: Path) -> ModeChange:
     mode = mode_of(path)
     try:
         path.chmod(private(mode))
@@ -77,12 +77,12 @@ def private(mode: int) -> int:
 
 
 def is_open(path: Path) -> bool:
-    """Whether others than the owner have a right to it."""
+    """Whether others than the owner have any right to it."""
     return MODES and bool(mode_of(path) & OTHERS)
 
 
 def mode_of(path: Path) -> int:
-    """Mode with its file type; 0 of a link, and of a path that is gone or out of reach."""
+    """Mode with file type; 0 for links and for missing or unreachable paths."""
     try:
         mode = path.lstat().st_mode
     except OSError:

@@ -1,4 +1,4 @@
-"""TLS without an authority: a certificate of one's own for this machine's names and addresses."""
+"""Self-signed TLS certificates for this machine's names and addresses."""
 
 import ipaddress
 import os
@@ -15,13 +15,13 @@ from diffusion_local.errors import Conflict, InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.system.network import addresses
 
-DAYS = 825  # the most that Apple's systems accept
+DAYS = 825  # the maximum that Apple's systems accept
 
 
 def self_signed(certificate: Path, key: Path, more_names: list[str], replace: bool = False) -> tuple[list[str], str]:
-    """Write a certificate and its key (mode 0600); (the names in it, its SHA-256 fingerprint).
+    """Write a certificate and its key (mode 0600); returns (names in it, SHA-256 fingerprint).
 
-    Raises Conflict if there is one already, InvalidParams if a file cannot be written.
+    Raises Conflict if they exist already, InvalidParams if a file cannot be written.
     """
     for path in (certificate, key):
         if path.exists() and not replace:
@@ -68,7 +68,7 @@ def general_name(name: str) -> x509.GeneralName:
 
 
 def write(path: Path, data: bytes, mode: int) -> None:
-    """A file that nobody else can read even for a moment."""
+    """Write a file that other users cannot read at any moment."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:

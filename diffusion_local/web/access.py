@@ -25,13 +25,13 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from diffusion_local import serializers
-from diffusion_local.accounts.service import WINDOW, Accounts, network
+from diffusion_local.accounts.service import WINDOW, Accounts, network_of
 from diffusion_local.actor import LOCAL, NOBODY, Actor, acting
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.messages import Message, message
 from diffusion_local.notify.links import Links
 from diffusion_local.settings import Settings
-from diffusion_local.system.network import closed
+from diffusion_local.system.network import refusal_reason
 from diffusion_local.web import cookies
 from diffusion_local.web.proxies import PASSED
 from diffusion_local.web.refusals import NEVER, error_body
@@ -171,7 +171,7 @@ class Access:
         if self._settings.auth == "none":
             return LOCAL
         if not await self._has_accounts():
-            reason = closed(self._settings, has_accounts=False, forwarded=scope.get(PASSED, ""))
+            reason = refusal_reason(self._settings, has_accounts=False, forwarded=scope.get(PASSED, ""))
             if not reason:
                 return LOCAL
             return NOBODY if scope["path"] in PROBES else refusal(503, "no_accounts", reason)
@@ -179,7 +179,7 @@ class Access:
         brought = given(headers, self._cookie)
         who: Actor | None = None
         if brought.token:
-            address = network((scope.get("client") or ("",))[0])
+            address = network_of((scope.get("client") or ("",))[0])
             if wait := self._guesses.wait(address, brought.token):
                 return too_many(wait)
             who = await self._in_thread(self._accounts.by_token, brought.token, brought.account)

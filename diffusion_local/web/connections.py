@@ -13,7 +13,7 @@ import socket
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
-from diffusion_local.accounts.service import network
+from diffusion_local.accounts.service import network_of
 from diffusion_local.system.network import is_loopback
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Connections:
 
     def admit(self, connection: Connection, host: str) -> bool:
         """Count a new connection, if there is room for it or room can be made."""
-        address = "" if is_loopback(host) else network(host)
+        address = "" if is_loopback(host) else network_of(host)
         others = len(self) - self._counts[""]
         room = True
         if address and not self._unlimited(host) and self._counts[address] >= self.most_of_address:

@@ -12,7 +12,7 @@ from math import ceil
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from diffusion_local.accounts.service import network
+from diffusion_local.accounts.service import network_of
 from diffusion_local.messages import message
 from diffusion_local.settings import Settings
 from diffusion_local.system.network import is_loopback
@@ -42,7 +42,7 @@ class RateLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._rate and scope["type"] == "http" and scope["method"] not in READS:
             address = (scope.get("client") or ("",))[0]
-            wait = self._take(network(address), scope["path"].endswith(QUIET)) if not is_loopback(address) else 0.0
+            wait = self._take(network_of(address), scope["path"].endswith(QUIET)) if not is_loopback(address) else 0.0
             if wait:
                 told = error_body("too_many_requests", message("too_many_requests"))
                 headers = {"Retry-After": str(ceil(wait)), "Cache-Control": "no-store"}

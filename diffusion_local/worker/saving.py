@@ -187,7 +187,7 @@ class Saver:
         width, height = picture.image.size
         facts = picture.facts | self._model_hash(job.params) | self._flag(job, picture.image)
         image = Image(job.id, job.id, "", job.params, width, height, 0, utc_now(), measured.run + measured.load)
-        texts = recipes.texts(image, facts)
+        texts = recipes.to_texts(image, facts)
         encoded = encode(picture.image, texts, self._terms.image_format, self._terms.sidecar)
         return Finished(encoded, width, height, image.created_at, measured, facts)
 

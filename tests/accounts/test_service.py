@@ -9,7 +9,7 @@ import pytest
 
 from diffusion_local.accounts import service as module
 from diffusion_local.accounts import sign_ins
-from diffusion_local.accounts.service import Accounts, network
+from diffusion_local.accounts.service import Accounts, network_of
 from diffusion_local.accounts.sign_ins import KNOWN_DAYS
 from diffusion_local.accounts.store import AccountStore
 from diffusion_local.actor import Role, Scope
@@ -200,7 +200,7 @@ def guess(accounts: Accounts, name: str = "ann", address: str = "10.0.0.9") -> N
 
 @pytest.mark.parametrize("name", ["ann", "nobody-of-this-name"])
 def test_after_a_few_failures_one_waits_whether_the_account_exists_or_not(accounts: Accounts, name: str) -> None:
-    for _ in range(module.MOST_FOR_BOTH):
+    for _ in range(module.MAX_FOR_BOTH):
         guess(accounts, name)
     with pytest.raises(LimitReached, match="Try again in 15 minutes") as error:
         accounts.sign_in(name, PASSWORD, "10.0.0.9", "")
@@ -210,13 +210,13 @@ def test_after_a_few_failures_one_waits_whether_the_account_exists_or_not(accoun
 
 
 def test_an_address_that_tries_many_names_waits(accounts: Accounts) -> None:
-    for number in range(module.MOST_FOR_ADDRESS):
+    for number in range(module.MAX_FOR_ADDRESS):
         guess(accounts, f"name{number}")
     with pytest.raises(LimitReached):
         accounts.sign_in("root", PASSWORD, "10.0.0.9", "")
 
 
-def attack(accounts: Accounts, name: str = "ann", count: int = module.MOST_FOR_ACCOUNT) -> None:
+def attack(accounts: Accounts, name: str = "ann", count: int = module.MAX_FOR_ACCOUNT) -> None:
     """Guesses from so many addresses that only the count of the account itself sees them all."""
     for number in range(count):
         guess(accounts, name, f"10.{number // 200 + 1}.1.{number % 200}")
@@ -249,9 +249,9 @@ def test_guessing_from_everywhere_does_not_lock_out_the_owner(accounts: Accounts
 
 def test_a_guesser_in_the_owners_own_network_does_not_lock_the_owners_browser(accounts: Accounts) -> None:
     accounts.sign_in("ann", PASSWORD, "10.0.0.9", "", next_device="one")
-    for _ in range(module.MOST_FOR_BOTH):
+    for _ in range(module.MAX_FOR_BOTH):
         guess(accounts)
-    for number in range(module.MOST_FOR_ADDRESS - module.MOST_FOR_BOTH):
+    for number in range(module.MAX_FOR_ADDRESS - module.MAX_FOR_BOTH):
         guess(accounts, f"name{number}")
     with pytest.raises(LimitReached):
         accounts.sign_in("ann", PASSWORD, "10.0.0.9", "")
@@ -260,7 +260,7 @@ def test_a_guesser_in_the_owners_own_network_does_not_lock_the_owners_browser(ac
 
 def test_a_known_browser_has_a_limit_too_and_helps_for_its_own_account_only(accounts: Accounts) -> None:
     accounts.sign_in("ann", PASSWORD, "10.0.0.5", "", next_device="anns")
-    for number in range(module.MOST_FOR_BOTH):
+    for number in range(module.MAX_FOR_BOTH):
         with pytest.raises(Unauthorized):
             accounts.sign_in("ann", "wrong password", f"10.0.3.{number}", "", device="anns")
     with pytest.raises(LimitReached):
@@ -294,14 +294,14 @@ def test_a_browser_is_forgotten_after_its_time_and_with_its_account(services: Se
 
 def test_signing_in_to_ones_own_account_does_not_forgive_guesses_at_others(accounts: Accounts) -> None:
     with pytest.raises(LimitReached):  # noqa: PT012  # the loop is the attack
-        for number in range(2 * module.MOST_FOR_ADDRESS):
+        for number in range(2 * module.MAX_FOR_ADDRESS):
             guess(accounts, f"name{number}")
             accounts.sign_in("ann", PASSWORD, "10.0.0.9", "")
 
 
 def test_what_is_counted_is_bounded(services: Services, accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sign_ins, "MOST_COUNTED", 30)
-    monkeypatch.setattr(sign_ins, "MOST_KNOWN", 4)
+    monkeypatch.setattr(sign_ins, "MAX_KEYS", 30)
+    monkeypatch.setattr(sign_ins, "MAX_DEVICES", 4)
     attack(accounts, count=40)
     for number in range(10):
         accounts.sign_in("root", PASSWORD, f"10.9.9.{number}", "", next_device=f"device {number}")
@@ -319,7 +319,7 @@ def test_what_is_counted_is_bounded(services: Services, accounts: Accounts, monk
 def test_the_wait_ends_and_survives_a_restart(
     services: Services, accounts: Accounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in range(module.MOST_FOR_BOTH):
+    for _ in range(module.MAX_FOR_BOTH):
         guess(accounts)
     again = Accounts(services.settings, AccountStore(services.database))
     with pytest.raises(LimitReached):
@@ -331,16 +331,16 @@ def test_the_wait_ends_and_survives_a_restart(
 
 def test_a_success_forgives_earlier_slips(accounts: Accounts) -> None:
     for _ in range(3):
-        for _ in range(module.MOST_FOR_BOTH - 1):
+        for _ in range(module.MAX_FOR_BOTH - 1):
             guess(accounts)
         accounts.sign_in("ann", PASSWORD, "10.0.0.9", "")
 
 
 def test_a_whole_ipv6_network_is_one_guesser() -> None:
-    assert network("2001:db8::1") == network("2001:db8::ffff:2") != network("2001:db8:0:1::1")
-    assert network("::ffff:10.0.0.9") == network("10.0.0.9")
-    assert network("fe80::1%eth0") == network("fe80::2%eth1")
-    assert network("a name") == "?"
+    assert network_of("2001:db8::1") == network_of("2001:db8::ffff:2") != network_of("2001:db8:0:1::1")
+    assert network_of("::ffff:10.0.0.9") == network_of("10.0.0.9")
+    assert network_of("fe80::1%eth0") == network_of("fe80::2%eth1")
+    assert network_of("a name") == "?"
 
 
 def test_an_unknown_name_costs_a_hash_as_well(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:

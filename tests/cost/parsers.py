@@ -142,7 +142,7 @@ def foreign_texts(text: str) -> object:
         {"Software": "NovelAI", "Source": text, "Description": text, "Comment": json.dumps({"sampler": text})},
     ]
     found = [foreign_recipes.read(each) for each in named]
-    return [foreign_recipes.settings_of(each) for each in found if each]
+    return [foreign_recipes.to_settings(each) for each in found if each]
 
 
 def request(**given: str) -> Request:
@@ -151,7 +151,7 @@ def request(**given: str) -> Request:
 
 
 def searched(text: str) -> object:
-    asked = GalleryFilter.of({"search": text})
+    asked = GalleryFilter.parse({"search": text})
     return asked.where(), match_query(asked.search)
 
 
@@ -211,11 +211,11 @@ PARSERS = [
     Parser(
         "what a prompt asks for",
         "gallery/quality.py",
-        lambda text: [quality.asked_for(each, params(prompt=text)) for each in quality.BLEMISHES],
+        lambda text: [quality.is_requested(each, params(prompt=text)) for each in quality.BLEMISHES],
     ),
-    Parser("account name", "accounts/service.py", accounts.checked_name),
-    Parser("password", "accounts/service.py", accounts.checked_password),
-    Parser("slug of a picture", "gallery/service.py", lambda text: pictures.name_of(image(text))),
+    Parser("account name", "accounts/service.py", accounts.check_name),
+    Parser("password", "accounts/service.py", accounts.validate_password),
+    Parser("slug of a picture", "gallery/service.py", lambda text: pictures.file_name(image(text))),
     Parser("slug of a download", "web/files.py", lambda text: files.download_name(image(text))),
     Parser("slug of a batch", "batches/export.py", lambda text: export.name_of(job(text), "a.png")),
     Parser("names in a sentence", "web/ui/view_models.py", view_models.sentence),
@@ -338,22 +338,22 @@ PARSERS = [
         lambda text: a1111_recipe.text(params(prompt=text, negative=text, model=text)),
     ),
     Parser("search", "db/search.py", searched),
-    Parser("filter of the gallery", "gallery/images.py", lambda text: GalleryFilter.of({"model": text})),
+    Parser("filter of the gallery", "gallery/images.py", lambda text: GalleryFilter.parse({"model": text})),
     Parser("filter of the queue", "queue/groups.py", lambda text: groups.JobFilter(text=text).where()),
     Parser("webhooks", "notify/dispatcher.py", lambda text: dispatcher.check_settings(settings_with(webhooks=text))),
     Parser(
-        "time of the report", "notify/dispatcher.py", lambda text: dispatcher.morning(settings_with(report_at=text))
+        "time of the report", "notify/dispatcher.py", lambda text: dispatcher.report_time(settings_with(report_at=text))
     ),
     Parser(
         "arguments of a hook",
         "notify/hooks.py",
-        lambda text: hooks.filled(("run", text, "{name}"), {"name": text}, "on_batch_done"),
+        lambda text: hooks.fill_arguments(("run", text, "{name}"), {"name": text}, "on_batch_done"),
     ),
-    Parser("webhook", "notify/addresses.py", addresses.read),
-    Parser("allowed networks", "notify/addresses.py", addresses.AllowedAddress.of),
-    Parser("number as an address", "notify/addresses.py", addresses.looks_like_a_number),
+    Parser("webhook", "notify/addresses.py", addresses.parse_url),
+    Parser("allowed networks", "notify/addresses.py", addresses.AllowedTargets.parse),
+    Parser("number as an address", "notify/addresses.py", addresses.is_numeric_host),
     Parser("group of an error", "reports/report.py", lambda text: report.reason_of("kind", text)),
-    Parser("Markdown", "reports/wording.py", wording.escaped),
+    Parser("Markdown", "reports/wording.py", wording.escape_markdown),
     Parser("LoRAs of a prompt", "grammar/tags.py", lambda text: validate.with_tags(params(prompt=f"<lora:a:1>{text}"))),
     Parser("prompt", "options/values.py", lambda text: values.check_prompt("prompt", text, required=True)),
     Parser("LoRAs", "options/values.py", lambda text: values.loras("loras", text)),
@@ -369,7 +369,7 @@ PARSERS = [
     Parser("call of Gradio", "web/api/gradio/calls.py", called),
     Parser("session of Gradio", "web/api/gradio/calls.py", lambda text: calls.session_key("ann", text)),
     Parser("upload of Gradio", "web/api/gradio/uploads.py", lambda text: UPLOADS.file(text, "ann")),
-    Parser("label of a sheet", "gallery/contact_sheet.py", lambda text: contact_sheet.wrapped(text, 200, 14, 3)),
+    Parser("label of a sheet", "gallery/contact_sheet.py", lambda text: contact_sheet.wrap_text(text, 200, 14, 3)),
 ]
 #: Modules that use regular expressions, and the reason why no text of a caller reaches those.
 EXEMPT = {

@@ -66,7 +66,7 @@ def test_the_longest_search_still_finds(services: Services) -> None:
 @pytest.mark.parametrize("field", ["model", "board", "batch", "owner", "like"])
 def test_other_filters_have_a_limit_too(field: str) -> None:
     with pytest.raises(InvalidParams, match=f"^{field}: must have at most {MAX_VALUE} characters"):
-        GalleryFilter.of({field: "a" * (MAX_VALUE + 1)})
+        GalleryFilter.parse({field: "a" * (MAX_VALUE + 1)})
 
 
 @pytest.mark.parametrize("field", ["state", "model", "owner", "text"])

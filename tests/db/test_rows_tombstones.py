@@ -5,7 +5,7 @@ import pytest
 from diffusion_local.actor import SCOPES, Actor, Role, acting
 from diffusion_local.compose import Services
 from diffusion_local.errors import Gone, NotFound
-from diffusion_local.gallery.retention import REMEMBERED_DAYS, days_ago, empty_trash, forget_deleted, forget_old_jobs
+from diffusion_local.gallery.retention import TOMBSTONE_DAYS, days_ago, delete_old_jobs, delete_tombstones, empty_trash
 from tests.support import claimed, image_of, sql
 
 
@@ -46,7 +46,7 @@ def test_what_retention_lets_go_is_gone_too(services: Services) -> None:
     with sql(services.settings.database) as db:
         db.execute("UPDATE jobs SET created_at = ?1, finished_at = ?1", [days_ago(1000)])
         db.execute("UPDATE images SET created_at = ?1, trashed_at = ?1", [days_ago(1000)])
-    forget_old_jobs(services.settings, services.database)
+    delete_old_jobs(services.settings, services.database)
     empty_trash(services.settings, services.database, services.files)
     for ask in (services.studio.job, services.studio.image, services.studio.star, services.studio.restore):
         with pytest.raises(Gone):
@@ -69,10 +69,10 @@ def test_what_never_was_is_not_gone(services: Services) -> None:
 def test_after_a_year_it_is_forgotten_for_good(services: Services) -> None:
     job_id, _ = done(services)
     services.studio.forget([job_id])
-    assert forget_deleted(services.database) == 0
+    assert delete_tombstones(services.database) == 0
     with sql(services.settings.database) as db:
-        db.execute("UPDATE deleted SET at = ?", [days_ago(REMEMBERED_DAYS + 1)])
-    assert forget_deleted(services.database) == 2
+        db.execute("UPDATE deleted SET at = ?", [days_ago(TOMBSTONE_DAYS + 1)])
+    assert delete_tombstones(services.database) == 2
     with pytest.raises(NotFound) as refused:
         services.studio.job(job_id)
     assert type(refused.value) is NotFound

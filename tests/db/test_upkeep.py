@@ -9,7 +9,7 @@ from diffusion_local.compose import Services
 from diffusion_local.db import upkeep
 from diffusion_local.db.database import Database, check_integrity
 from diffusion_local.errors import DatabaseProblem
-from diffusion_local.gallery.retention import days_ago, forget_old_jobs
+from diffusion_local.gallery.retention import days_ago, delete_old_jobs
 from diffusion_local.supervisor.housekeeping import give_back_space
 from tests.support import claimed, enqueue, image_of, sql
 
@@ -42,7 +42,7 @@ def test_a_new_database_gives_free_pages_back_in_steps(services: Services) -> No
     kept = enqueue(services.jobs, 10)
     before = upkeep.measure(services.database)
     assert before.incremental
-    assert forget_old_jobs(services.settings, services.database) == 2000
+    assert delete_old_jobs(services.settings, services.database) == 2000
     free = upkeep.measure(services.database)
     assert free.worth_it
     assert free.free > before.size / 2
@@ -57,7 +57,7 @@ def test_a_new_database_gives_free_pages_back_in_steps(services: Services) -> No
 
 def test_time_is_bounded_and_the_rest_is_for_the_next_time(services: Services) -> None:
     filled(services)
-    forget_old_jobs(services.settings, services.database)
+    delete_old_jobs(services.settings, services.database)
     free = upkeep.measure(services.database).free
     assert upkeep.release_pages(services.database, 0) == []
     assert upkeep.measure(services.database).free == free
@@ -66,7 +66,7 @@ def test_time_is_bounded_and_the_rest_is_for_the_next_time(services: Services) -
 def test_an_old_database_is_rewritten_once(services: Services) -> None:
     filled(services)
     made_old(services.database)
-    forget_old_jobs(services.settings, services.database)
+    delete_old_jobs(services.settings, services.database)
     before = bytes_on_disk(services.settings.database)
     give_back_space(services)
     after = upkeep.measure(services.database)
@@ -80,7 +80,7 @@ def test_an_old_large_one_is_not_rewritten_while_jobs_wait(services: Services, m
     monkeypatch.setattr(upkeep, "SMALL_BYTES", 1000)
     filled(services)
     made_old(services.database)
-    forget_old_jobs(services.settings, services.database)
+    delete_old_jobs(services.settings, services.database)
     enqueue(services.jobs)
     assert upkeep.shrink(services.database, 0, 1) == 0
     services.jobs.stop(claimed(services.jobs).claim)
@@ -100,7 +100,7 @@ def test_little_is_left_alone(services: Services) -> None:
 
 def test_a_reader_holds_nothing_up(services: Services) -> None:
     filled(services)
-    forget_old_jobs(services.settings, services.database)
+    delete_old_jobs(services.settings, services.database)
     with sql(services.settings.database) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM jobs").fetchone()
@@ -111,7 +111,7 @@ def test_a_reader_holds_nothing_up(services: Services) -> None:
 
 def test_another_program_that_writes_is_waited_for(services: Services) -> None:
     filled(services)
-    forget_old_jobs(services.settings, services.database)
+    delete_old_jobs(services.settings, services.database)
     with sql(services.settings.database) as other, services.database.outside_transaction() as conn:
         other.execute("BEGIN IMMEDIATE")
         conn.execute("PRAGMA busy_timeout = 50")

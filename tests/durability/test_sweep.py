@@ -158,7 +158,7 @@ def test_old_jobs_and_old_trash_are_let_go_and_pictures_stay(services: Services,
         db.execute(
             f"UPDATE images SET created_at = {two_days_ago}, trashed_at = {two_days_ago} WHERE id = ?", [three[0]]
         )
-    housekeeping.let_go(short)
+    housekeeping.delete_expired(short)
     assert {job.id for job in services.studio.jobs()} == {three[1], waiting}  # what waits is never let go
     assert [files[image_id].exists() for image_id in three] == [False, True, True]
     assert [image.id for image in services.studio.gallery()] == [three[2]]
@@ -166,7 +166,7 @@ def test_old_jobs_and_old_trash_are_let_go_and_pictures_stay(services: Services,
     with services.database.read() as db:
         left = db.execute("SELECT count(*) FROM job_events WHERE job_id = ?", [three[0]]).fetchone()[0]
     assert left == 0
-    housekeeping.let_go(services)  # by its own, longer terms nothing more goes
+    housekeeping.delete_expired(services)  # by its own, longer terms nothing more goes
     assert len(services.studio.jobs()) == 2
 
 
@@ -176,7 +176,7 @@ def test_zero_days_keep_for_ever(services: Services, three: list[str]) -> None:
     with services.database.write() as db:
         db.execute("UPDATE jobs SET finished_at = '2001-01-01T00:00:00.000Z'")
         db.execute("UPDATE images SET trashed_at = '2001-01-01T00:00:00.000Z' WHERE trashed_at IS NOT NULL")
-    housekeeping.let_go(forever)
+    housekeeping.delete_expired(forever)
     assert len(services.studio.jobs()) == 3
     assert path_of(services, three[0]).exists()
 

@@ -60,7 +60,7 @@ def test_what_was_written_is_read_back(blobs: Blobs, area: Area, durable: bool) 
     assert (stat.key, stat.size) == (f"{area}/a/b.png", 5)
     assert before - 2 <= stat.modified <= time.time() + 2
     assert file.sha256() == "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5"
-    assert list(file.pieces(2)) == [b"12", b"34", b"5"]
+    assert list(file.chunks(2)) == [b"12", b"34", b"5"]
 
 
 def test_any_part_can_be_read(blobs: Blobs) -> None:
@@ -75,7 +75,7 @@ def test_any_part_can_be_read(blobs: Blobs) -> None:
 def test_what_is_absent_is_said_to_be_so(blobs: Blobs) -> None:
     file = StoredFile(blobs, KEY)
     assert (file.exists(), blobs.stat(KEY)) == (False, None)
-    for read in (file.open, file.read_bytes, file.stat, file.sha256, lambda: next(file.pieces())):
+    for read in (file.open, file.read_bytes, file.stat, file.sha256, lambda: next(file.chunks())):
         with pytest.raises(FileNotFoundError) as error:
             read()
         assert error.value.errno == errno.ENOENT

@@ -21,7 +21,7 @@ def test_a_board_holds_pictures_and_tells_of_them(store: JobStore, boards: Board
     assert (board.name, board.count, board.cover) == ("Autumn leaves", 1, first.id)
     assert boards.add(board.id, [first.id, second.id]).count == 2
     assert [each.id for each in boards.of_image(second.id)] == [board.id]
-    on_it = ImageStore(database).page(asked=GalleryFilter(board=board.id))
+    on_it = ImageStore(database).page(gallery_filter=GalleryFilter(board=board.id))
     assert {image.id for image in on_it} == {first.id, second.id}
     assert boards.take(board.id, [first.id]).cover == second.id
 
@@ -34,7 +34,7 @@ def test_the_trash_is_on_no_board_but_comes_back_to_it(store: JobStore, boards: 
     images.restore([image.id])
     assert boards.get(board.id).count == 1
     images.trash([image.id])
-    images.forget([image.id])
+    images.delete_trashed([image.id])
     assert boards.of_image(image.id) == []
 
 
@@ -49,7 +49,7 @@ def test_names_are_kept_apart(boards: BoardStore) -> None:
     with pytest.raises(Conflict):
         boards.rename(other.id, "Autumn")
     assert boards.rename(other.id, "Winter").name == "Winter"
-    assert [each.name for each in boards.all()] == ["Autumn", "Winter"]
+    assert [each.name for each in boards.list_all()] == ["Autumn", "Winter"]
     boards.delete(board.id)
     assert boards.create("Autumn").id != board.id
 
@@ -62,7 +62,7 @@ def test_an_unknown_picture_or_board_changes_nothing(store: JobStore, boards: Bo
     assert boards.get(board.id).count == 0
     with pytest.raises(NotFound):
         boards.create("Winter", ["nobody"])
-    assert [each.name for each in boards.all()] == ["Autumn"]
+    assert [each.name for each in boards.list_all()] == ["Autumn"]
     for ask in (
         boards.get,
         boards.delete,

@@ -10,14 +10,14 @@ from diffusion_local.errors import InvalidParams
 from diffusion_local.gallery import contact_sheet as module
 from diffusion_local.gallery.contact_sheet import (
     DARK,
-    LONGEST,
-    MOST_CELLS,
-    MOST_PIXELS,
+    MAX_CELLS,
+    MAX_PIXELS,
+    MAX_SIDE,
     Cell,
     Opener,
     SheetLayout,
     contact_sheet,
-    wrapped,
+    wrap_text,
 )
 
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
@@ -94,16 +94,16 @@ def test_portraits_do_not_leave_room_for_landscapes(tmp_path: Path) -> None:
     assert portrait.height == square.height
 
 
-@pytest.mark.parametrize(("count", "columns"), [(MOST_CELLS, 0), (200, 200), (200, 1), (65, 8)])
+@pytest.mark.parametrize(("count", "columns"), [(MAX_CELLS, 0), (200, 200), (200, 1), (65, 8)])
 def test_a_sheet_is_bounded(tmp_path: Path, count: int, columns: int) -> None:
     width, height = contact_sheet([Cell(opener(tmp_path, RED), "label")] * count, columns).size
-    assert width * height <= MOST_PIXELS
-    assert max(width, height) <= LONGEST
+    assert width * height <= MAX_PIXELS
+    assert max(width, height) <= MAX_SIDE
 
 
 def test_one_picture_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
-    kept = module.opened
+    kept = module.open_thumbnail
 
     def watched(open_picture: Opener | None, box: tuple[int, int]) -> PIL.Image | None:
         small = kept(open_picture, box)
@@ -111,7 +111,7 @@ def test_one_picture_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.
         sizes.append(small.size)
         return small
 
-    monkeypatch.setattr(module, "opened", watched)
+    monkeypatch.setattr(module, "open_thumbnail", watched)
     contact_sheet([Cell(opener(tmp_path, RED, (1024, 768)))] * 3)
     assert sizes == [(256, 192)] * 3
 
@@ -120,10 +120,10 @@ def test_one_picture_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.
     ("count", "options"),
     [
         (0, {}),
-        (MOST_CELLS + 1, {}),
+        (MAX_CELLS + 1, {}),
         (5, {"column_heads": ["a", "b"], "row_heads": ["c", "d"]}),
         (3, {"column_heads": ["a", "b"], "row_heads": ["c", "d"]}),
-        (MOST_CELLS, {"columns": 1}),
+        (MAX_CELLS, {"columns": 1}),
     ],
 )
 def test_what_cannot_be_a_sheet_is_refused(count: int, options: dict[str, list[str]]) -> None:
@@ -135,7 +135,7 @@ def test_what_cannot_be_a_sheet_is_refused(count: int, options: dict[str, list[s
     "text", ["a red apple on a wooden table in the morning sun", "x" * 300, "一只红苹果放在木桌上" * 9, "", "  \n "]
 )
 def test_lines_fit_their_width(text: str) -> None:
-    lines = wrapped(text, 120, 12, 2)
+    lines = wrap_text(text, 120, 12, 2)
     assert len(lines) <= 2
     measure = module.font_for(text, 12).getlength
     assert all(measure(line) <= 120 for line in lines)
@@ -148,6 +148,6 @@ def test_lines_fit_their_width(text: str) -> None:
 def test_a_font_is_chosen_that_has_the_letters() -> None:
     own, *others = module.fonts(12)
     assert module.font_for("a red apple", 12) is own
-    if any(module.has(found, "é") for found in others):
-        assert module.has(module.font_for("un café", 12), "é")
-    assert not module.has(own, "\ufffe")
+    if any(module.has_glyph(found, "é") for found in others):
+        assert module.has_glyph(module.font_for("un café", 12), "é")
+    assert not module.has_glyph(own, "\ufffe")

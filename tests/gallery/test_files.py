@@ -17,7 +17,7 @@ from diffusion_local.gallery import recipes, retention
 from diffusion_local.gallery.blobs import Blobs, MemoryBlobs, StoredFile
 from diffusion_local.gallery.files import ImageFiles, key_for
 from diffusion_local.gallery.formats import webp
-from diffusion_local.gallery.local_blobs import LocalBlobs, write_whole
+from diffusion_local.gallery.local_blobs import LocalBlobs, write_atomically
 from diffusion_local.queue.jobs import JobStore
 from diffusion_local.settings import Settings
 from tests.support import enqueue, image_of, run_python
@@ -70,7 +70,7 @@ def test_a_key_is_relative_and_made_of_day_and_job(store: JobStore) -> None:
 def test_the_recipe_is_inside_for_other_tools_and_for_ours(files: ImageFiles, store: JobStore) -> None:
     [job_id] = enqueue(store, prompt="ein roter Apfel, äöü 🍎", negative="blurry")
     image = image_of(store.get(job_id))
-    files.save(KEY, noise(), recipes.texts(image, {"engine": "fake"}))
+    files.save(KEY, noise(), recipes.to_texts(image, {"engine": "fake"}))
     with files.picture(KEY).open() as file, PIL.open(file) as stored:
         stored.load()
         texts = stored.info
@@ -105,7 +105,7 @@ def test_what_fails_half_way_leaves_nothing_and_keeps_what_was_there(tmp_path: P
         raise RuntimeError("the power of two")
 
     with pytest.raises(RuntimeError):
-        write_whole(target, half, durable=True)
+        write_atomically(target, half, durable=True)
     assert kept(tmp_path) == ["picture.png"]
     assert target.read_bytes() == b"before"
 
@@ -119,7 +119,7 @@ def test_readers_see_the_whole_file_or_none(tmp_path: Path) -> None:
         assert not target.exists()
         file.write(b"second half")
 
-    write_whole(target, write)
+    write_atomically(target, write)
     assert target.read_bytes() == b"first half, second half"
 
 
@@ -192,5 +192,5 @@ def test_a_preview_that_cannot_be_deleted_does_not_keep_the_others(
         delete(file)
 
     monkeypatch.setattr(StoredFile, "delete", failing)
-    assert retention.drop_old_previews(services.files) == 1
+    assert retention.delete_old_previews(services.files) == 1
     assert [file.key for file, _ in services.files.previews()] == [services.files.preview("a").key]

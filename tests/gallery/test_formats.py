@@ -48,7 +48,7 @@ def test_the_recipe_is_inside_for_other_tools_and_for_ours(other: Services, form
     with PIL.open(path) as stored:
         assert stored.format == form.upper()
         comment = stored.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
-        assert recipes.decoded(comment).startswith(PROMPT)
+        assert recipes.decode_comment(comment).startswith(PROMPT)
     assert recipes.read_picture(path.read_bytes()).settings["prompt"] == PROMPT
     told = ParserManager().parse(path)
     assert told is not None
@@ -102,5 +102,5 @@ def test_what_a_format_cannot_hold_is_kept_as_png(settings: Settings) -> None:
     settings.make_folders()
     long = {"parameters": "x" * 40_000, "diffusion-local": "{}"}
     assert open_files(replace(settings, image_format="jpeg")).save(KEY, PICTURE, long).key == KEY
-    wide = PIL.new("RGB", (formats.LARGEST_SIDE["webp"] + 1, 1))
+    wide = PIL.new("RGB", (formats.MAX_SIDE["webp"] + 1, 1))
     assert open_files(replace(settings, image_format="webp")).save(KEY, wide, {}).key == KEY

@@ -45,17 +45,17 @@ def test_a_picture_comes_back_as_it_was_stored(store: JobStore, images: ImageSto
 def test_search_takes_words_as_they_are_and_not_as_patterns(store: JobStore, images: ImageStore) -> None:
     [apple] = made(store, prompt="a Red apple 100%")
     [heart] = made(store, prompt="a blue_heart")
-    assert images.page(asked=GalleryFilter(search="red APPLE")) == [apple]
-    assert images.page(asked=GalleryFilter(search="100%")) == [apple]
-    assert images.page(asked=GalleryFilter(search="blue_")) == [heart]
-    assert images.page(asked=GalleryFilter(search="%")) == [apple]
-    assert images.page(asked=GalleryFilter(search="'; DROP TABLE images; --")) == []
+    assert images.page(gallery_filter=GalleryFilter(search="red APPLE")) == [apple]
+    assert images.page(gallery_filter=GalleryFilter(search="100%")) == [apple]
+    assert images.page(gallery_filter=GalleryFilter(search="blue_")) == [heart]
+    assert images.page(gallery_filter=GalleryFilter(search="%")) == [apple]
+    assert images.page(gallery_filter=GalleryFilter(search="'; DROP TABLE images; --")) == []
 
 
 def test_stars(store: JobStore, images: ImageStore) -> None:
     first, second = made(store, 2)
     assert images.star([first.id], True)[0].starred
-    assert [image.id for image in images.page(asked=GalleryFilter(starred=True))] == [first.id]
+    assert [image.id for image in images.page(gallery_filter=GalleryFilter(starred=True))] == [first.id]
     assert not images.star([first.id], False)[0].starred
     assert {image.id for image in images.page()} == {first.id, second.id}
 
@@ -64,7 +64,7 @@ def test_the_trash_hides_and_restore_shows_again(store: JobStore, images: ImageS
     [image] = made(store)
     assert images.trash([image.id])[0].trashed_at
     assert (images.page(), images.count(), images.of_jobs([image.job_id])) == ([], 0, {})
-    assert [each.id for each in images.page(asked=GalleryFilter(trashed=True))] == [image.id]
+    assert [each.id for each in images.page(gallery_filter=GalleryFilter(trashed=True))] == [image.id]
     assert images.restore([image.id]) == [image]
     assert images.page() == [image]
 
@@ -83,7 +83,7 @@ def test_search_finds_words_and_their_beginnings(store: JobStore, images: ImageS
     [chinese] = made(store, prompt="雪山上的小屋")
 
     def found(search: str) -> list[Image]:
-        return images.page(asked=GalleryFilter(search=search))
+        return images.page(gallery_filter=GalleryFilter(search=search))
 
     assert found("cast") == [cat, castle]
     assert found("castle cat") == [cat]
@@ -99,7 +99,7 @@ def test_search_finds_words_and_their_beginnings(store: JobStore, images: ImageS
 def test_pages_of_a_search_lose_and_double_nothing(store: JobStore, images: ImageStore) -> None:
     pictures = made(store, 11, prompt="a castle")
     seen: list[Image] = []
-    while page := images.page(4, before=seen[-1].id if seen else None, asked=GalleryFilter(search="castle")):
+    while page := images.page(4, before=seen[-1].id if seen else None, gallery_filter=GalleryFilter(search="castle")):
         seen += page
     assert seen == pictures[::-1]
 
@@ -113,7 +113,7 @@ def test_filters_narrow_together(store: JobStore, images: ImageStore, database: 
     [other] = made(store, prompt="a castle", model="sdxl")
 
     def found(**asked: object) -> list[str]:
-        return [image.id for image in images.page(asked=GalleryFilter.of(asked))]
+        return [image.id for image in images.page(gallery_filter=GalleryFilter.parse(asked))]
 
     assert found(shape="landscape") == [wide.id]
     assert found(model="sdxl") == [other.id]
@@ -124,22 +124,22 @@ def test_filters_narrow_together(store: JobStore, images: ImageStore, database: 
     assert images.models() == sorted({square.params.model, "sdxl"})
     for asked in ({"shape": "round"}, {"since": "yesterday"}, {"colour": "red"}):
         with pytest.raises(InvalidParams):
-            GalleryFilter.of(asked)
+            GalleryFilter.parse(asked)
 
 
 def test_pictures_of_one_recipe_are_recognised(store: JobStore, images: ImageStore) -> None:
     first, second = made(store, prompt="a castle", seed=7) + made(store, prompt="a castle", seed=7)
     [other] = made(store, prompt="a castle", seed=8)
-    assert images.alike(first) == 1
-    assert images.alike(other) == 0
-    assert images.page(asked=GalleryFilter(like=first.id)) == [second, first]
+    assert images.count_alike(first) == 1
+    assert images.count_alike(other) == 0
+    assert images.page(gallery_filter=GalleryFilter(like=first.id)) == [second, first]
 
 
 def test_a_forgotten_picture_is_found_no_more(store: JobStore, images: ImageStore) -> None:
     first, second = made(store, 2, prompt="a castle")
     images.trash([first.id])
-    assert images.forget([first.id, second.id]) == [(first.id, first.key)]
-    assert images.page(asked=GalleryFilter(search="castle")) == [second]
+    assert images.delete_trashed([first.id, second.id]) == [(first.id, first.key)]
+    assert images.page(gallery_filter=GalleryFilter(search="castle")) == [second]
 
 
 # -- a search within a filter walks only where the filter's pictures are -------------------------------------------
@@ -152,19 +152,19 @@ def test_a_search_within_few_and_within_many_finds_the_same(
     made(store, prompt="red bricks")
     images.star([apple.id, pear.id], True)
     asked = GalleryFilter(search="red", starred=True, until="2999-01-01")
-    few = images.page(asked=asked)
+    few = images.page(gallery_filter=asked)
     monkeypatch.setattr("diffusion_local.db.search.MOST_PINNED", 0)
-    assert [image.id for image in few] == [apple.id] == [image.id for image in images.page(asked=asked)]
-    assert images.page(asked=GalleryFilter(search="red", until="2000-01-01")) == []
+    assert [image.id for image in few] == [apple.id] == [image.id for image in images.page(gallery_filter=asked)]
+    assert images.page(gallery_filter=GalleryFilter(search="red", until="2000-01-01")) == []
 
 
 def test_whoever_sees_only_their_own_finds_only_their_own(store: JobStore, images: ImageStore) -> None:
     [apple] = made(store, prompt="a red apple")
     red = GalleryFilter(search="red")
     with acting(Actor("ann", Role.USER, SCOPES[Role.USER], sees_all=False)):
-        assert images.page() == images.page(asked=red) == []
+        assert images.page() == images.page(gallery_filter=red) == []
         assert images.count() == 0
-    assert images.page(asked=red) == [apple]
+    assert images.page(gallery_filter=red) == [apple]
     assert images.count() == 1
 
 
@@ -174,7 +174,7 @@ def test_the_count_is_kept_through_trash_and_deletion(store: JobStore, images: I
     images.trash([first.id])  # again
     assert images.count() == 1
     images.restore([second.id])
-    images.forget([first.id])
+    images.delete_trashed([first.id])
     assert images.count() == 2
 
 
@@ -193,5 +193,5 @@ def test_owners_are_those_whose_pictures_one_may_see(store: JobStore, images: Im
     assert images.owners() == ["ann", "bob"]
     with acting(Actor("ann", Role.USER, SCOPES[Role.USER], sees_all=False)):
         assert images.owners() == ["ann"]
-    images.trash([images.page(asked=GalleryFilter(owner="bob"))[0].id])
+    images.trash([images.page(gallery_filter=GalleryFilter(owner="bob"))[0].id])
     assert images.owners() == ["ann"]

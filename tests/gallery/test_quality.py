@@ -9,7 +9,7 @@ from PIL import ImageDraw, ImageFilter
 
 from diffusion_local.domain import Kind, Params
 from diffusion_local.engine.fake import draw_card
-from diffusion_local.gallery.quality import asked_for, blemish_of, flag_of
+from diffusion_local.gallery.quality import blemish_of, flag_of, is_requested
 from tests.support import PACKAGE, params
 
 ASSETS = PACKAGE.parent / "assets"
@@ -89,7 +89,7 @@ def test_test_cards_have_none(seed: int) -> None:
     ],
 )
 def test_what_was_asked_for_is_none(blemish: str, prompt: str, asked: bool) -> None:
-    assert asked_for(blemish, params(prompt=prompt)) is asked
+    assert is_requested(blemish, params(prompt=prompt)) is asked
 
 
 def test_a_picture_made_from_one_alike_is_not_flagged() -> None:

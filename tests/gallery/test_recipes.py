@@ -40,7 +40,7 @@ def saved(settings: Settings, made: Params) -> Path:
     settings.make_folders()
     files = open_files(settings)
     image = Image("id", "id", "2026/01/02/id", made, 128, 128, 0, "2026-01-02T03:04:05.000Z", 1.5)
-    files.save(image.key, PIL.new("RGB", (128, 128), "teal"), recipes.texts(image, FACTS))
+    files.save(image.key, PIL.new("RGB", (128, 128), "teal"), recipes.to_texts(image, FACTS))
     return files.picture(image.key).local_path
 
 
@@ -190,8 +190,8 @@ def test_what_carries_no_recipe_is_refused(data: bytes, words: str) -> None:
     ],
 )
 def test_pairs_are_read_in_one_pass(line: str, pairs: list[tuple[str, str]]) -> None:
-    assert recipes.pairs_in(line) == pairs
+    assert recipes.parse_pairs(line) == pairs
 
 
 def test_a_line_has_only_so_many_pairs() -> None:
-    assert len(recipes.pairs_in("a: b, " * 1000)) == recipes.MAX_PAIRS
+    assert len(recipes.parse_pairs("a: b, " * 1000)) == recipes.MAX_PAIRS

@@ -28,10 +28,10 @@ def test_a_name_with_a_comma_is_quoted() -> None:
 def test_our_json_gives_the_params_back(store: JobStore) -> None:
     [job_id] = enqueue(store, prompt="two\nlines, 🍎")
     job = store.get(job_id)
-    texts = recipes.texts(image_of(job), {"engine": "fake"})
+    texts = recipes.to_texts(image_of(job), {"engine": "fake"})
     picture = PIL.new("RGB", (8, 8))
     picture.info.update(texts)
-    found = recipes.read(picture)
+    found = recipes.read_json(picture)
     assert found is not None
     assert Params.from_json(json.dumps(found["params"])) == job.params
     assert (found["job_id"], found["facts"]) == (job_id, {"engine": "fake"})
@@ -42,4 +42,4 @@ def test_a_picture_without_a_recipe_has_none() -> None:
     for text in (None, "no json", "{}", '{"params": {"prompt": "x"}}', '{"params": 3}', "3"):
         if text is not None:
             picture.info[recipes.JSON_KEY] = text
-        assert recipes.read(picture) is None
+        assert recipes.read_json(picture) is None

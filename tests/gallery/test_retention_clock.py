@@ -48,45 +48,45 @@ def kept(services: Services) -> tuple[int, int]:
 def test_a_clock_that_jumps_is_not_trusted_until_it_has_gone_on_for_days(
     services: Services, turn: Turn, jump: timedelta
 ) -> None:
-    assert retention.trusted(services.database)
+    assert retention.clock_trusted(services.database)
     turn(jump)
-    assert not retention.trusted(services.database)
+    assert not retention.clock_trusted(services.database)
     turn(jump + retention.TRUSTED_AFTER - HOUR)
-    assert not retention.trusted(services.database)
+    assert not retention.clock_trusted(services.database)
     turn(jump + retention.TRUSTED_AFTER)
-    assert retention.trusted(services.database)
+    assert retention.clock_trusted(services.database)
 
 
 def test_a_clock_that_goes_on_is_trusted_and_so_is_one_that_is_set_by_minutes(services: Services, turn: Turn) -> None:
     for hours in (0.0, 1.0, 0.5, 24.0, 25.0, 60.0):
         turn(hours * HOUR)
-        assert retention.trusted(services.database)
+        assert retention.clock_trusted(services.database)
 
 
 def test_a_machine_that_runs_on_sundays_only_is_trusted_every_other_time(services: Services, turn: Turn) -> None:
-    retention.trusted(services.database)
+    retention.clock_trusted(services.database)
     found = []
     for week in range(1, 6):
         turn(7 * week * DAY)
-        found.append(retention.trusted(services.database))
+        found.append(retention.clock_trusted(services.database))
     assert found == [False, True, False, True, False]
 
 
 def test_a_clock_that_was_wrong_for_a_while_deletes_nothing(services: Services, turn: Turn) -> None:
     trashed(services)
-    housekeeping.let_go(services)
+    housekeeping.delete_expired(services)
     for wrong in (90 * DAY, 90 * DAY + HOUR, -400 * DAY, HOUR, 2 * HOUR):
         turn(wrong)
-        housekeeping.let_go(services)
+        housekeeping.delete_expired(services)
         assert kept(services) == (1, 1)
 
 
 def test_what_is_old_by_a_clock_that_is_trusted_again_goes(services: Services, turn: Turn) -> None:
     trashed(services)
-    housekeeping.let_go(services)
+    housekeeping.delete_expired(services)
     for days in (100, 104, 108):
         turn(days * DAY)
-        housekeeping.let_go(services)
+        housekeeping.delete_expired(services)
     assert kept(services) == (0, 0)
 
 
@@ -101,13 +101,13 @@ def test_what_was_stamped_by_a_wrong_clock_is_kept_for_its_whole_time(
         db.execute("UPDATE images SET trashed_at = ?", [then])
     short = replace(services, settings=replace(services.settings, keep_trash_days=10))
     turn(HOUR)
-    housekeeping.let_go(short)
+    housekeeping.delete_expired(short)
     for days in (1, 2.5, 4, 5.5, 7, 8.5, 10):
         turn(days * DAY)
-        housekeeping.let_go(short)
+        housekeeping.delete_expired(short)
         assert kept(services)[1] == 1
     turn(11.5 * DAY)
-    housekeeping.let_go(short)
+    housekeeping.delete_expired(short)
     assert kept(services)[1] == 0
 
 
@@ -121,9 +121,9 @@ def test_a_pause_before_another_try_is_never_longer_than_the_longest(services: S
 
 
 def test_a_delivery_is_never_put_off_for_longer_than_the_longest_pause(services: Services) -> None:
-    notice = services.notices.note("batch.done")
+    notice = services.notices.add_handled("batch.done")
     [delivery_id] = services.deliveries.add(notice, "{}", {"https://example.org": 3})
-    for wait, due in ((deliveries.LONGEST_SECONDS - 60, False), (90 * 86400, True)):
+    for wait, due in ((deliveries.MAX_DELAY_SECONDS - 60, False), (90 * 86400, True)):
         with sql(services.settings.database) as db:
             db.execute("UPDATE deliveries SET next_try_at = ?", [utc_text(datetime.now(UTC) + timedelta(seconds=wait))])
         assert bool(services.deliveries.due_receivers()) == due
@@ -136,5 +136,5 @@ def test_a_notice_from_times_to_come_is_told(services: Services) -> None:
     services.jobs.fail(claimed(services.jobs).claim, FAILURE)
     with sql(services.settings.database) as db:
         db.execute("UPDATE notices SET at = ?", [utc_text(datetime.now(UTC) + 90 * DAY)])
-    services.teller.tell()
-    assert not services.notices.any_untold()
+    services.teller.create_deliveries()
+    assert not services.notices.any_unhandled()

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from diffusion_local import image_decoding
 from diffusion_local.compose import Services, open_services
 from diffusion_local.errors import InvalidParams, NotFound
-from diffusion_local.gallery.sources import Source, SourceOwners, Sources, plain
+from diffusion_local.gallery.sources import Source, SourceOwners, Sources, normalise
 from diffusion_local.settings import Settings
 from tests.support import claimed, enqueue, image_of
 
@@ -145,7 +145,7 @@ def pixels(picture: PIL.Image) -> list[Any]:
 def test_sixteen_bits_are_scaled_and_not_cut_off() -> None:
     data = wide_png(16, 0, b"\0" + struct.pack(">5H", 0, 983, 32768, 65278, 65535), 5)
     with PIL.open(io.BytesIO(data)) as picture:
-        assert pixels(plain(picture)) == [0, 4, 128, 254, 255]
+        assert pixels(normalise(picture)) == [0, 4, 128, 254, 255]
 
 
 def test_a_dark_mask_of_sixteen_bits_stays_dark(sources: Sources) -> None:
@@ -157,7 +157,7 @@ def test_a_dark_mask_of_sixteen_bits_stays_dark(sources: Sources) -> None:
 def test_the_clear_grey_of_sixteen_bits_is_clear_and_no_other() -> None:
     data = wide_png(16, 0, b"\0" + struct.pack(">3H", 983, 984, 65535), 3, struct.pack(">H", 983))
     with PIL.open(io.BytesIO(data)) as picture:
-        assert [pixel[-1] for pixel in pixels(plain(picture))] == [0, 255, 255]
+        assert [pixel[-1] for pixel in pixels(normalise(picture))] == [0, 255, 255]
 
 
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
@@ -168,7 +168,7 @@ MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK",
 def test_every_mode_of_pillow_is_kept_upright(mode: str, orientation: int) -> None:
     picture = PIL.new(mode, (3, 2))
     picture.getexif()[0x0112] = orientation
-    kept = plain(picture)
+    kept = normalise(picture)
     assert kept.mode in ("L", "RGB", "RGBA")
     assert kept.size == ((2, 3) if orientation > 4 else (3, 2))
 
@@ -178,7 +178,7 @@ def test_numbers_with_a_fraction_are_scaled_by_their_range() -> None:
         picture = PIL.new("F", (3, 1))
         for place, share in enumerate((0.0, 0.5, 1.0)):
             picture.putpixel((place, 0), share * brightest)
-        assert pixels(plain(picture)) == seen
+        assert pixels(normalise(picture)) == seen
 
 
 @pytest.mark.skipif("AVIF" not in image_decoding.FORMATS, reason="Pillow was built without AVIF")

@@ -8,9 +8,9 @@ import pytest
 
 from diffusion_local.errors import InvalidParams
 from diffusion_local.notify import addresses
-from diffusion_local.notify.addresses import AllowedAddress, check, is_public, looks_like_a_number, read
+from diffusion_local.notify.addresses import AllowedTargets, check_target, is_numeric_host, is_public, parse_url
 
-NOTHING = AllowedAddress()
+NOTHING = AllowedTargets()
 
 
 def names(monkeypatch: pytest.MonkeyPatch, **known: list[str]) -> list[str]:
@@ -40,7 +40,7 @@ def names(monkeypatch: pytest.MonkeyPatch, **known: list[str]) -> list[str]:
 )  # fmt: skip
 def test_an_address_inside_is_refused(host: str) -> None:
     with pytest.raises(InvalidParams, match=r"^webhook: .*private network"):
-        check(f"http://{host}:8080/hook", NOTHING)
+        check_target(f"http://{host}:8080/hook", NOTHING)
 
 
 @pytest.mark.parametrize(
@@ -50,12 +50,12 @@ def test_an_address_inside_is_refused(host: str) -> None:
 )  # fmt: skip
 def test_other_spellings_of_numbers_are_refused(host: str) -> None:
     with pytest.raises(InvalidParams, match="webhook: "):
-        check(f"http://{host}/", NOTHING)
+        check_target(f"http://{host}/", NOTHING)
 
 
 @pytest.mark.parametrize("host", ["8.8.8.8", "[2606:4700::1111]", "[64:ff9b::8.8.8.8]", "[::ffff:8.8.8.8]"])
 def test_an_address_outside_is_allowed(host: str) -> None:
-    assert [str(each) for each in check(f"https://{host}/x", NOTHING).addresses] == [
+    assert [str(each) for each in check_target(f"https://{host}/x", NOTHING).addresses] == [
         str(ipaddress.ip_address(host.strip("[]")))
     ]
 
@@ -91,23 +91,26 @@ def test_an_address_outside_is_allowed(host: str) -> None:
 def test_what_is_no_address_is_told_why(monkeypatch: pytest.MonkeyPatch, url: str, words: str) -> None:
     asked = names(monkeypatch)
     with pytest.raises(InvalidParams, match=r"^webhook: ") as told:
-        check(url, NOTHING)
+        check_target(url, NOTHING)
     assert words in told.value.message
     assert asked == []
 
 
 def test_every_address_of_a_name_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     names(monkeypatch, good_example=["8.8.8.8", "2606:4700::1111"], bad_example=["8.8.8.8", "10.0.0.1"])
-    assert [str(each) for each in check("https://good.example/x", NOTHING).addresses] == ["8.8.8.8", "2606:4700::1111"]
+    assert [str(each) for each in check_target("https://good.example/x", NOTHING).addresses] == [
+        "8.8.8.8",
+        "2606:4700::1111",
+    ]
     with pytest.raises(InvalidParams, match=r"bad.example \(10.0.0.1\) is an address"):
-        check("https://bad.example/x", NOTHING)
+        check_target("https://bad.example/x", NOTHING)
 
 
 def test_a_name_that_nobody_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     names(monkeypatch, empty_example=[])
     for host in ("nowhere.example", "empty.example"):
         with pytest.raises(InvalidParams, match=f"webhook: {host} cannot be found"):
-            check(f"https://{host}/", NOTHING)
+            check_target(f"https://{host}/", NOTHING)
 
 
 def test_a_name_service_that_does_not_answer_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,37 +120,37 @@ def test_a_name_service_that_does_not_answer_holds_nobody(monkeypatch: pytest.Mo
     monkeypatch.setattr(addresses.socket, "getaddrinfo", lambda *_, **__: over.wait(30))
     monkeypatch.setattr(addresses, "RESOLVE_SECONDS", 0.05)
     with pytest.raises(InvalidParams, match="did not answer"):
-        check("https://slow.example/", NOTHING)
+        check_target("https://slow.example/", NOTHING)
     over.set()
 
 
 def test_what_the_settings_name_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     names(monkeypatch, nas_local=["192.168.1.7"], other_local=["192.168.2.7"])
-    allowed = AllowedAddress.of("10.0.0.0/8, nas.local\nfd00::/8 127.0.0.1")
+    allowed = AllowedTargets.parse("10.0.0.0/8, nas.local\nfd00::/8 127.0.0.1")
     for url in ("http://10.1.2.3:8123/", "http://NAS.local:8123/", "http://[fd00::5]/", "http://127.0.0.1:7000/"):
-        check(url, allowed)
+        check_target(url, allowed)
     for url in ("http://192.168.1.7/", "http://other.local/", "http://127.0.0.2/", "http://[::ffff:10.1.2.3]/"):
         with pytest.raises(InvalidParams):
-            check(url, allowed)
-    assert AllowedAddress.of("") == NOTHING
+            check_target(url, allowed)
+    assert AllowedTargets.parse("") == NOTHING
     with pytest.raises(InvalidParams, match=r"^webhook_allow_private: "):
-        AllowedAddress.of("10.0.0.0/8, http://nas")
+        AllowedTargets.parse("10.0.0.0/8, http://nas")
 
 
 def test_an_international_name_is_looked_up_as_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = names(monkeypatch, **{"xn--bcher-kva_example": ["8.8.8.8"]})
-    check("https://bücher.example/", NOTHING)
+    check_target("https://bücher.example/", NOTHING)
     assert asked == ["xn--bcher-kva.example"]
 
 
 @pytest.mark.parametrize("host", ["example.com", "1.2.3.4", "v1.example.com", "0x7f.example", "::1", "a1", "1a"])
 def test_what_is_no_number(host: str) -> None:
-    assert not looks_like_a_number(host)
+    assert not is_numeric_host(host)
 
 
 def test_reading_alone_asks_no_name_service(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = names(monkeypatch)
-    assert read("https://anything.example/x").host == "anything.example"
+    assert parse_url("https://anything.example/x").host == "anything.example"
     assert asked == []
 
 

@@ -23,7 +23,7 @@ from tests.support import FAILURE, claimed, enqueue, eventually, image_of, sql, 
 
 def tell(services: Services) -> list[str]:
     """One round, each delivery tried once; ids that were rung for."""
-    rung = services.teller.tell()
+    rung = services.teller.create_deliveries()
     for delivery_id in rung:
         services.teller.deliver(delivery_id, 10.0)
     return rung
@@ -147,7 +147,7 @@ def test_a_long_answer_is_cut_and_a_redirect_not_followed(telling: OpenHouse, re
 def test_an_answer_that_does_not_come_ends(
     telling: OpenHouse, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhook, "ALL_SECONDS", 0.3)
+    monkeypatch.setattr(webhook, "TOTAL_SECONDS", 0.3)
     services = telling(webhook_events="batch.done")
     receiver.hold.clear()
     enqueue(services.jobs)
@@ -262,7 +262,7 @@ def test_nobody_hears_that_the_queue_was_idle_or_paused_long_ago(telling: OpenHo
         db.execute("UPDATE notices SET at = ?", [utc_text(datetime.now(UTC) - timedelta(hours=2))])
     tell(services)
     assert [json.loads(body)["type"] for body in receiver.bodies()] == ["batch.done"]
-    assert not services.notices.any_untold()
+    assert not services.notices.any_unhandled()
 
 
 def test_without_receivers_nothing_is_kept_for_later(telling: OpenHouse) -> None:
@@ -386,7 +386,7 @@ def test_what_a_killed_process_was_sending_is_sent_by_the_next(
     services = telling(webhook_events="batch.done", on_batch_done=("true",))
     enqueue(services.jobs)
     run_all(services)
-    services.teller.tell()
+    services.teller.create_deliveries()
     for each in services.studio.webhooks.deliveries():
         assert services.deliveries.take(each.id)  # and here the process dies
     posted(services)
@@ -442,7 +442,7 @@ def test_a_lost_message_is_found_by_the_next_look(telling: OpenHouse, receiver: 
     post = posted(services)
     enqueue(services.jobs)
     run_all(services)
-    services.teller.tell()  # the ring for it is lost
+    services.teller.create_deliveries()  # the ring for it is lost
     due(services)
     eventually(lambda: (post.look(), receiver.got)[1], 30)
 
@@ -468,10 +468,10 @@ def test_old_notices_and_deliveries_are_let_go(telling: OpenHouse, receiver: Rec
     enqueue(services.jobs)
     run_all(services)
     tell(services)
-    assert services.notices.forget("2020-01-01") == 0
-    assert services.notices.forget("2999-01-01") >= 1
+    assert services.notices.delete_old("2020-01-01") == 0
+    assert services.notices.delete_old("2999-01-01") >= 1
     assert services.studio.webhooks.deliveries() == []
-    assert services.notices.any_untold()  # the queue's idleness, which is still to be told
+    assert services.notices.any_unhandled()  # the queue's idleness, which is still to be told
 
 
 def test_both_lanes_tell(telling: OpenHouse, receiver: Receiver) -> None:

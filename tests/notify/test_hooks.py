@@ -11,7 +11,7 @@ import pytest
 from diffusion_local.compose import Services
 from diffusion_local.errors import InvalidParams
 from diffusion_local.notify.deliveries import Delivery
-from diffusion_local.notify.hooks import filled
+from diffusion_local.notify.hooks import fill_arguments
 from diffusion_local.settings import PREFIX, Settings
 from tests.notify.conftest import OpenHouse
 from tests.support import FAILURE, claimed, enqueue, eventually, image_of
@@ -28,7 +28,7 @@ def after_one(services: Services, name: str = "") -> Delivery:
     services.studio.submit("a red apple", name=name, width=128, height=128)
     job = claimed(services.jobs)
     services.jobs.finish(job.claim, image_of(job))
-    rung = services.teller.tell()
+    rung = services.teller.create_deliveries()
     assert services.teller.deliver(rung[0], None)
     return services.deliveries.get(rung[0])
 
@@ -51,12 +51,12 @@ def test_it_gets_the_facts_in_three_ways(telling: OpenHouse, tmp_path: Path) -> 
 
 
 def test_a_name_never_becomes_an_option(telling: OpenHouse) -> None:
-    assert filled(("notify-send", "{name}", "--icon={name}"), {"name": "--help"}, "x") == [
+    assert fill_arguments(("notify-send", "{name}", "--icon={name}"), {"name": "--help"}, "x") == [
         "notify-send",
         " --help",
         "--icon=--help",
     ]
-    assert filled(("{name}", "{name.__class__}", "{job_id}"), {"name": "evil"}, "x") == [
+    assert fill_arguments(("{name}", "{name.__class__}", "{job_id}"), {"name": "evil"}, "x") == [
         "{name}",
         "{name.__class__}",
         "",
@@ -66,7 +66,7 @@ def test_a_name_never_becomes_an_option(telling: OpenHouse) -> None:
 def test_a_batch_file_of_windows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffusion_local.notify.hooks.os.name", "nt")
     with pytest.raises(InvalidParams, match="on_batch_done"):
-        filled(("notify.BAT", "{name}"), {}, "on_batch_done")
+        fill_arguments(("notify.BAT", "{name}"), {}, "on_batch_done")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_each_event_has_a_hook_of_its_own(telling: OpenHouse) -> None:
     enqueue(services.jobs)
     services.jobs.fail(claimed(services.jobs).claim, FAILURE)
     services.studio.pause()
-    rung = services.teller.tell()
+    rung = services.teller.create_deliveries()
     told = sorted(services.deliveries.get(each).receiver for each in rung)
     assert told == ["hook:on_job_failed", "hook:on_queue_paused"]
 

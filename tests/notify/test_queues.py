@@ -15,7 +15,7 @@ from diffusion_local.actor import LOCAL, acting
 from diffusion_local.compose import Services
 from diffusion_local.notify import queues, webhook
 from diffusion_local.notify.deliveries import Delivery
-from diffusion_local.notify.queues import MOST_OF_ACCOUNT, MOST_OF_ACCOUNTS, MOST_OF_SETTINGS, DeliveryQueues
+from diffusion_local.notify.queues import MAX_OF_ACCOUNTS, MAX_OF_SETTINGS, MAX_PER_ACCOUNT, DeliveryQueues
 from diffusion_local.supervisor.notifier import NotificationChore
 from tests.notify.conftest import OpenHouse, Receiver
 from tests.support import FAILURE, claimed, enqueue, eventually, image_of
@@ -80,7 +80,7 @@ def post(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Services], Calla
         opened = NotificationChore(services, 0.1)
         opened.start()
         started.append(opened)
-        return opened.look
+        return opened.poll
 
     yield start
     for each in started:
@@ -119,18 +119,18 @@ def test_receivers_that_hang_or_drip_do_not_delay_another(
 def test_many_hanging_receivers_of_one_account_do_not_delay_others_nor_the_settings(
     telling: OpenHouse, receiver: Receiver, bad: Any, post: Any
 ) -> None:
-    hanging = [bad() for _ in range(MOST_OF_ACCOUNT + 3)]
+    hanging = [bad() for _ in range(MAX_PER_ACCOUNT + 3)]
     services = telling(webhook_events="batch.done", **ALLOWED)
     for each in hanging:
         batch_of(services, "bob", each.url)
     batch_of(services, "ann", receiver.url.replace("/hook", "/anns"))
     look = post(services)
     eventually(lambda: (look(), len(by_state(services, "delivered")) == len(hanging) + 2)[1], 60)
-    assert len(by_state(services, "sending")) == MOST_OF_ACCOUNT
+    assert len(by_state(services, "sending")) == MAX_PER_ACCOUNT
 
 
 def test_command_hooks_wait_for_no_webhook(telling: OpenHouse, bad: Any, post: Any, tmp_path: Path) -> None:
-    urls = ",".join(bad().url for _ in range(MOST_OF_SETTINGS + 1))
+    urls = ",".join(bad().url for _ in range(MAX_OF_SETTINGS + 1))
     touch = (sys.executable, "-c", f"open({str(tmp_path / 'ran')!r}, 'a').write('x')")
     services = telling(webhooks=urls, webhook_events="batch.done", on_batch_done=touch, **ALLOWED)
     batch_of(services, "")
@@ -138,7 +138,7 @@ def test_command_hooks_wait_for_no_webhook(telling: OpenHouse, bad: Any, post: A
     look = post(services)
     eventually(lambda: (look(), len(by_state(services, "delivered")) == 2)[1], 60)
     assert (tmp_path / "ran").read_text() == "xx"
-    assert len(by_state(services, "sending")) <= MOST_OF_SETTINGS
+    assert len(by_state(services, "sending")) <= MAX_OF_SETTINGS
 
 
 def test_a_hook_that_hangs_delays_no_other_and_no_webhook(
@@ -161,8 +161,8 @@ def test_a_hook_that_hangs_delays_no_other_and_no_webhook(
 def test_all_accounts_together_have_a_bound(telling: OpenHouse) -> None:
     services = telling(webhooks="http://127.0.0.1:1/")
     made = DeliveryQueues(services.settings, services.deliveries, lambda *_: True)
-    for number in range(MOST_OF_ACCOUNTS):
-        slot = made.slot_of(f"http://127.0.0.1:{number + 10}/", f"person{number // MOST_OF_ACCOUNT}")
+    for number in range(MAX_OF_ACCOUNTS):
+        slot = made.slot_of(f"http://127.0.0.1:{number + 10}/", f"person{number // MAX_PER_ACCOUNT}")
         assert made._has_room(slot)
         made._working[slot] = threading.current_thread()
     assert not made._has_room(made.slot_of("http://127.0.0.1:2/", "ann"))
@@ -183,7 +183,7 @@ def test_a_delivery_that_raises_ends_its_turn_only(telling: OpenHouse, caplog: p
     enqueue(services.jobs)
     job = claimed(services.jobs)
     services.jobs.finish(job.claim, image_of(job))
-    services.teller.tell()
+    services.teller.create_deliveries()
     tried: list[str] = []
 
     def breaks(delivery_id: str, _: float | None) -> bool:
@@ -191,8 +191,8 @@ def test_a_delivery_that_raises_ends_its_turn_only(telling: OpenHouse, caplog: p
         raise ValueError("broken")
 
     made = DeliveryQueues(services.settings, services.deliveries, breaks)
-    made.look()
+    made.poll()
     eventually(lambda: tried and not made._working)
     assert "broken" in caplog.text
-    made.look()
+    made.poll()
     eventually(lambda: len(tried) == 2 and not made._working)

@@ -217,7 +217,7 @@ def saved(services: Services, params: Params) -> Path:
     storage = open_files(services.settings)
     key = key_for(str(params.seed) + params.kind, "2026-01-02T03:04:05.000Z")
     image = Image("id", "id", key, params, params.width, params.height, 0, "2026-01-02T03:04:05.000Z", 1.5)
-    storage.save(key, PIL.new("RGB", (64, 64), "teal"), recipes.texts(image, {}))
+    storage.save(key, PIL.new("RGB", (64, 64), "teal"), recipes.to_texts(image, {}))
     return storage.picture(key).local_path
 
 

@@ -160,7 +160,7 @@ def test_reports_and_deliveries_are_read_from_there(
             assert told == run("report", *arguments, "--format", form)
             assert told[0] == 0
     assert run("report", "nobody", "--server", server) == run("report", "nobody")
-    [delivery_id] = services.deliveries.add(services.notices.note("test"), "{}", {"https://example.com/": 1})
+    [delivery_id] = services.deliveries.add(services.notices.add_handled("test"), "{}", {"https://example.com/": 1})
     [told] = there("webhook", "list")
     assert told["id"] == delivery_id
     assert here("webhook", "list") == [told]

@@ -14,7 +14,7 @@ from diffusion_local.actor import SCOPES, Actor, Role, acting
 from diffusion_local.compose import Services
 from diffusion_local.domain import Failure, Job, Lane, State, utc_text
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
-from diffusion_local.reports.report import MOST_IDS, MOST_PICTURES, between, estimate_of, reason_of, spread
+from diffusion_local.reports.report import MAX_IDS, MAX_PICTURES, estimate_of, evenly_spaced, reason_of, seconds_between
 from tests.support import claimed, image_of, sql
 
 EVIL = '<script>alert(1)</script> & "quoted" [link](http://x) `code` |'
@@ -191,21 +191,21 @@ def test_a_report_is_bounded(services: Services) -> None:
     batch_id = batch(services, 100)
     for _ in range(100):
         done(services)
-    long = batch(services, MOST_IDS, name="bad")
+    long = batch(services, MAX_IDS, name="bad")
     more = batch(services, 5)
-    for _ in range(MOST_IDS + 5):
+    for _ in range(MAX_IDS + 5):
         failed(services)
     report = services.studio.reports.batch(batch_id)
-    assert len(report.pictures) == MOST_PICTURES
+    assert len(report.pictures) == MAX_PICTURES
     night = services.studio.reports.night()
-    assert (night.reasons[0].count, len(night.reasons[0].job_ids)) == (MOST_IDS + 5, MOST_IDS)
+    assert (night.reasons[0].count, len(night.reasons[0].job_ids)) == (MAX_IDS + 5, MAX_IDS)
     assert {long, more} <= {each.id for each in night.batches}
-    assert f"Pictures ({MOST_PICTURES} of 100)" in services.studio.reports.text(report, "html")
+    assert f"Pictures ({MAX_PICTURES} of 100)" in services.studio.reports.text(report, "html")
 
 
 def test_it_is_kept_as_two_files(services: Services, tmp_path: Path) -> None:
     report = services.studio.reports.batch(batch(services, 1))
-    path = services.studio.reports.keep(report, "2026-11-22-x").local_path
+    path = services.studio.reports.save(report, "2026-11-22-x").local_path
     assert path is not None
     assert sorted(each.name for each in path.parent.iterdir()) == ["2026-11-22-x.html", "2026-11-22-x.md"]
     with pytest.raises(InvalidParams, match=r"^format: "):
@@ -217,7 +217,7 @@ def test_a_list_leaves_its_report_and_a_press_does_not(services: Services) -> No
     [listed] = services.studio.lists.submit("a car", width=128, height=128).job_ids
     done(services)
     done(services)
-    services.teller.tell()
+    services.teller.create_deliveries()
     batch_id = services.studio.job(listed).batch_id
     assert [path.name[11:] for path in sorted(services.settings.reports.iterdir())] == [
         f"{batch_id}.html",
@@ -230,14 +230,14 @@ def test_the_morning_report_is_written_once_a_day_after_a_list(services: Service
     noon = noon.replace(hour=12, minute=0)
     batch(services, 1)
     done(services)
-    services.teller.morning(noon)
+    services.teller.write_daily_report(noon)
     assert not services.settings.reports.exists()
     services.studio.lists.submit("a car", width=128, height=128)
     job = done(services)
     with sql(services.settings.database) as db:
         at = utc_text(noon - timedelta(hours=8))
         db.execute("UPDATE jobs SET finished_at = ?, started_at = ? WHERE id = ?", [at, at, job.id])
-    services.teller.morning(noon)  # it looked on this day already, and nothing was there then
+    services.teller.write_daily_report(noon)  # it looked on this day already, and nothing was there then
     fresh = type(services.teller)(
         services.settings,
         services.notices,
@@ -248,28 +248,28 @@ def test_the_morning_report_is_written_once_a_day_after_a_list(services: Service
         services.images,
         services.files,
     )
-    fresh.morning(noon.replace(hour=6))
+    fresh.write_daily_report(noon.replace(hour=6))
     assert not services.settings.reports.exists()
-    fresh.morning(noon)
+    fresh.write_daily_report(noon)
     name = f"{noon:%Y-%m-%d}-morning"
     assert sorted(path.name for path in services.settings.reports.iterdir()) == [f"{name}.html", f"{name}.md"]
     before = (services.settings.reports / f"{name}.html").stat().st_mtime_ns
-    fresh.morning(noon + timedelta(hours=1))
+    fresh.write_daily_report(noon + timedelta(hours=1))
     off = type(fresh)(
         replace(services.settings, report_at=""), services.notices, services.deliveries, services.jobs, services.view,
         services.studio.reports, services.images, services.files,
     )  # fmt: skip
-    off.morning(noon + timedelta(days=1))
+    off.write_daily_report(noon + timedelta(days=1))
     assert (services.settings.reports / f"{name}.html").stat().st_mtime_ns == before
     assert len(list(services.settings.reports.iterdir())) == 2
 
 
 def test_small_sums() -> None:
-    assert spread(list("abc"), 5) == ["a", "b", "c"]
-    assert spread([str(each) for each in range(100)], 4) == ["0", "33", "66", "99"]
+    assert evenly_spaced(list("abc"), 5) == ["a", "b", "c"]
+    assert evenly_spaced([str(each) for each in range(100)], 4) == ["0", "33", "66", "99"]
     assert estimate_of([]) is None
-    assert between(None, "2026-11-22T10:00:00.000Z") == 0.0
-    assert between("2026-11-22T10:00:00.000Z", "2026-11-22T10:00:01.500Z") == 1.5
+    assert seconds_between(None, "2026-11-22T10:00:00.000Z") == 0.0
+    assert seconds_between("2026-11-22T10:00:00.000Z", "2026-11-22T10:00:01.500Z") == 1.5
     assert reason_of("a", "x 12 'y'").id == reason_of("a", "x 9 'zz'").id != reason_of("b", "x 9 'zz'").id
 
 

@@ -70,13 +70,13 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(services: Services, hub: F
 
 def test_a_ring_that_is_lost_is_rung_again(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue that was away or deleted for a moment must not stop downloads until the next start."""
-    monkeypatch.setattr(downloads, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(downloads, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(downloads, "LOST_SECONDS", 0.0)
     rung: list[int] = []
     opened = downloads.DownloadChore(services)
     monkeypatch.setattr(opened, "_ring", lambda: rung.append(1))  # nobody hears it
     monkeypatch.setattr(type(services.downloads), "any_waiting", lambda self: True)
-    eventually(lambda: (opened.look(), len(rung) >= 2)[1])
+    eventually(lambda: (opened.poll(), len(rung) >= 2)[1])
 
 
 def parts_of(models: Path) -> list[Path]:

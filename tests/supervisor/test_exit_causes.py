@@ -32,31 +32,31 @@ def counted(kernel: Path, kills: int, version: int = 2) -> None:
 
 
 def test_a_signal_is_named() -> None:
-    assert exit_causes.death_of(7, -11, None).words == "process 7 ended by signal 11 (SIGSEGV)"
-    assert exit_causes.death_of(7, 13, None).words == "process 7 ended with exit status 13"
+    assert exit_causes.exit_cause(7, -11, None).text == "process 7 ended by signal 11 (SIGSEGV)"
+    assert exit_causes.exit_cause(7, 13, None).text == "process 7 ended with exit status 13"
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_the_out_of_memory_killer_is_told_by_its_count(kernel: Path, version: int) -> None:
     counted(kernel, 2, version)
-    before = exit_causes.kills()
+    before = exit_causes.count_oom_kills()
     assert before == 2
-    assert exit_causes.death_of(7, -signal.SIGKILL, before).out_of_memory == ""
+    assert exit_causes.exit_cause(7, -signal.SIGKILL, before).out_of_memory == ""
     counted(kernel, 3, version)
-    assert "control group" in exit_causes.death_of(7, -signal.SIGKILL, before).out_of_memory
-    assert exit_causes.death_of(7, -signal.SIGSEGV, before).out_of_memory == ""
-    assert exit_causes.death_of(7, -signal.SIGKILL, None).out_of_memory == ""
+    assert "control group" in exit_causes.exit_cause(7, -signal.SIGKILL, before).out_of_memory
+    assert exit_causes.exit_cause(7, -signal.SIGSEGV, before).out_of_memory == ""
+    assert exit_causes.exit_cause(7, -signal.SIGKILL, None).out_of_memory == ""
 
 
 def test_the_out_of_memory_killer_is_told_by_the_kernels_log(kernel: Path) -> None:
     (kernel / "kmsg").write_text("6,1,2,-;Out of memory: Killed process 71 (python) total-vm:1kB\n")
-    assert exit_causes.death_of(71, -signal.SIGKILL, None).out_of_memory == "the kernel's log"
-    assert exit_causes.death_of(7, -signal.SIGKILL, None).out_of_memory == ""
+    assert exit_causes.exit_cause(71, -signal.SIGKILL, None).out_of_memory == "the kernel's log"
+    assert exit_causes.exit_cause(7, -signal.SIGKILL, None).out_of_memory == ""
 
 
 @pytest.mark.usefixtures("kernel")
 def test_a_system_that_tells_nothing_is_no_fault() -> None:
-    assert (exit_causes.kills(), exit_causes.kernel_messages()) == (None, "")
+    assert (exit_causes.count_oom_kills(), exit_causes.kernel_messages()) == (None, "")
 
 
 def test_a_job_that_took_down_its_workers_keeps_the_cause(services: Services, settings: Settings, kernel: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_job_that_took_down_its_workers_keeps_the_cause(services: Services, se
         "\n".join(map(json.dumps, lines)) + "\nno JSON \udcff\n", errors="replace"
     )
     [job_id] = enqueue(services.jobs)
-    death = exit_causes.death_of(71, -signal.SIGKILL, None)
+    death = exit_causes.exit_cause(71, -signal.SIGKILL, None)
     for _ in range(2):
         claimed(services.jobs)
         slots.recover(services, "cpu0", exit_causes.failure_of(slots.LOST, death, settings, "cpu0"))

@@ -15,7 +15,7 @@ from diffusion_local.domain import utc_text
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.gallery.files import key_for
 from diffusion_local.messages import verbatim
-from diffusion_local.supervisor.housekeeping import CHORES, attempt, let_go, optimize, sweep_gallery
+from diffusion_local.supervisor.housekeeping import CHORES, delete_expired, optimize, run_or_postpone, sweep_gallery
 from tests.support import FAILURE, claimed, image_of, sql
 
 
@@ -90,7 +90,7 @@ def test_old_ended_jobs_are_forgotten_and_their_pictures_kept(services: Services
     aged(services, "jobs", "finished_at", 91)
     young = made(services)
     [waiting] = services.studio.submit("x").job_ids
-    let_go(services)
+    delete_expired(services)
     assert {job.id for job in services.studio.jobs()} == {young, waiting}
     assert {image.id for image in services.studio.gallery()} == {old, young}
     with sql(services.settings.database) as db:
@@ -102,10 +102,10 @@ def test_the_trash_is_emptied_after_its_time(services: Services) -> None:
     old = made(services)
     path = services.studio.picture_file(old).local_path
     services.studio.trash(old)
-    let_go(services)
+    delete_expired(services)
     assert path.exists()
     aged(services, "images", "trashed_at", 31)
-    let_go(services)
+    delete_expired(services)
     assert not path.exists()
     assert services.studio.gallery(trashed=True) == []
 
@@ -117,7 +117,7 @@ def test_zero_days_keep_for_ever(services: Services, days: float) -> None:
     services.studio.trash(old)
     aged(services, "jobs", "finished_at", days)
     aged(services, "images", "trashed_at", days)
-    let_go(keeping)
+    delete_expired(keeping)
     assert [job.id for job in services.studio.jobs()] == [old]
     assert [image.id for image in services.studio.gallery(trashed=True)] == [old]
 
@@ -128,7 +128,7 @@ def test_previews_of_the_dead_are_cleared(services: Services) -> None:
     for preview in (old, young):
         preview.write_bytes(b"x")
     os.utime(old, (time.time() - 86400, time.time() - 86400))
-    let_go(services)
+    delete_expired(services)
     assert (old.exists(), young.exists()) == (False, True)
 
 
@@ -165,13 +165,13 @@ def test_a_source_that_nothing_refers_to_is_let_go_after_its_time(services: Serv
     services.studio.sources.size(again.stem)  # as a submit that is under way does
     for path in (seen, base, mask):
         os.utime(path, (time.time() - 31 * 86400,) * 2)
-    let_go(replace(services, settings=replace(services.settings, keep_sources_days=0)))
+    delete_expired(replace(services, settings=replace(services.settings, keep_sources_days=0)))
     assert unused.exists()
-    let_go(services)
+    delete_expired(services)
     assert [path.exists() for path in (unused, fresh, seen, base, mask, again)] == [False, True, True, True, True, True]
     with sql(services.settings.database) as db:
         db.execute("UPDATE jobs SET params = json_remove(params, '$.source', '$.mask')")
-    let_go(services)
+    delete_expired(services)
     kept = {drawn.params.source, drawn.params.mask}
     assert {path.stem for path in (seen, base, mask) if path.exists()} == kept - {""}
 
@@ -183,5 +183,5 @@ def test_a_fault_of_the_storage_puts_a_chore_off(
     def chore(_: Services) -> None:
         raise fault
 
-    attempt(chore, services)
+    run_or_postpone(chore, services)
     assert "chore was put off" in caplog.text

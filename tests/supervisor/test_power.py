@@ -34,7 +34,7 @@ class Machine:
         self.now += after
         if gpu:
             self.gpus = [replace(COOL, **gpu)]
-        self.care.look()
+        self.care.poll()
         return self.services.studio.snapshot().resting
 
 

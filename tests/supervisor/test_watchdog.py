@@ -13,7 +13,7 @@ import pytest
 
 from diffusion_local.settings import Settings
 from diffusion_local.supervisor import watchdog
-from diffusion_local.supervisor.watchdog import MOST_FAILURES, MOST_STARTING, Watchdog, answers
+from diffusion_local.supervisor.watchdog import MAX_FAILURES, MAX_STARTING, Watchdog, answers
 from diffusion_local.system import tls
 
 
@@ -39,7 +39,7 @@ class World:
         self.answers = answers
         for _ in range(count):
             self.now += seconds
-            self.dog.look()
+            self.dog.poll()
         return self.process.killed
 
 
@@ -50,32 +50,32 @@ def world() -> World:
 
 def test_silence_kills_once(world: World) -> None:
     assert world.turns(1, True) == 0
-    assert world.turns(MOST_FAILURES - 1, False) == 0
+    assert world.turns(MAX_FAILURES - 1, False) == 0
     assert world.turns(1, False) == 1
-    assert world.turns(MOST_FAILURES - 1, False) == 1
+    assert world.turns(MAX_FAILURES - 1, False) == 1
 
 
 def test_an_answer_begins_the_count_anew(world: World) -> None:
     world.turns(1, True)
     for _ in range(10):
-        world.turns(MOST_FAILURES - 1, False)
+        world.turns(MAX_FAILURES - 1, False)
         assert world.turns(1, True) == 0
 
 
 def test_a_start_takes_its_time_but_not_for_ever(world: World) -> None:
     assert world.turns(20, False) == 0
     assert not world.dog.answered
-    assert world.turns(int(MOST_STARTING / 10), False) >= 1
+    assert world.turns(int(MAX_STARTING / 10), False) >= 1
 
 
 def test_a_new_process_is_given_time_again(world: World) -> None:
     world.turns(1, True)
-    world.turns(MOST_FAILURES, False)
+    world.turns(MAX_FAILURES, False)
     assert world.dog.answered
     world.process = Process()
     world.dog.watch(world.process)
     assert (world.dog.answered, world.dog.healthy_seconds) == (False, 0.0)
-    assert world.turns(MOST_FAILURES + 1, False) == 0
+    assert world.turns(MAX_FAILURES + 1, False) == 0
     world.turns(1, True)
     world.turns(3, True)
     assert world.dog.healthy_seconds == 30.0
@@ -84,13 +84,13 @@ def test_a_new_process_is_given_time_again(world: World) -> None:
 def test_time_that_the_watchdog_slept_through_is_no_silence(world: World) -> None:
     world.turns(1, True)
     for _ in range(5):
-        world.turns(MOST_FAILURES - 1, False)
+        world.turns(MAX_FAILURES - 1, False)
         assert world.turns(1, False, seconds=3600) == 0
 
 
 def test_an_answer_about_a_process_that_was_replaced_meanwhile_does_not_count(world: World) -> None:
     world.turns(1, True)
-    world.turns(MOST_FAILURES - 1, False)
+    world.turns(MAX_FAILURES - 1, False)
     second = Process()
 
     def replaces() -> bool:
@@ -98,7 +98,7 @@ def test_an_answer_about_a_process_that_was_replaced_meanwhile_does_not_count(wo
         return False
 
     world.dog._answers = replaces
-    world.dog.look()
+    world.dog.poll()
     assert (world.process.killed, second.killed) == (0, 0)
 
 

@@ -57,7 +57,7 @@ def test_everything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         0, "NVIDIA H100", 3_000_000_000, 80_000_000_000, 61, 0.42, 312.5, 500.0, 700.0, ((7, 2_000_000_000), (8, 0))
     )
     assert (first.slot, second.slot) == ("gpu0", "gpu1")
-    assert first.words() == (
+    assert first.summary() == (
         "NVIDIA H100: 3.0 of 80.0 GB used, 61 °C, at most 500 W (held below its usual 700 W, so it is slower)"
     )
 
@@ -67,7 +67,7 @@ def test_what_a_gpu_does_not_say_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
               "ComputeRunningProcesses", "GraphicsRunningProcesses")  # fmt: skip
     monkeypatch.setattr(gpus, "library", lambda: Driver(*silent))
     assert gpus.read()[0] == Gpu(0, "NVIDIA H100", 3_000_000_000, 80_000_000_000)
-    assert gpus.read()[0].words() == "NVIDIA H100: 3.0 of 80.0 GB used"
+    assert gpus.read()[0].summary() == "NVIDIA H100: 3.0 of 80.0 GB used"
 
 
 def test_a_driver_that_fails_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,17 +99,17 @@ def test_lines_with_different_facts_or_jobs_are_all_written(settings: Settings) 
 
 def test_many_different_lines_are_remembered_in_part(settings: Settings) -> None:
     repeats = logs.RepeatFilter()
-    for number in range(3 * logs.MOST_SEEN):
+    for number in range(3 * logs.MAX_LINES_SEEN):
         repeats.filter(logging.LogRecord("x", logging.INFO, "", 0, "line %d", (number,), None))
-    assert len(repeats._seen) <= logs.MOST_SEEN + 1
+    assert len(repeats._seen) <= logs.MAX_LINES_SEEN + 1
 
 
 def test_every_handler_writes_the_same(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     logs.start(settings, "web")
     for _ in range(100):
         logging.getLogger("diffusion_local.test").warning("again")
-    assert len(logs.read(settings)) == logs.MOST_REPEATS
-    assert capsys.readouterr().err.count("again") == logs.MOST_REPEATS
+    assert len(logs.read(settings)) == logs.MAX_REPEATS
+    assert capsys.readouterr().err.count("again") == logs.MAX_REPEATS
 
 
 def write(path: Path, *lines: dict[str, str]) -> None:
@@ -149,7 +149,7 @@ def test_a_full_file_that_cannot_be_compressed_is_kept_as_it_is(
 
 
 def test_old_and_many_full_files_are_deleted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "MOST_KEPT_BYTES", 2500)
+    monkeypatch.setattr(logs, "MAX_KEPT_BYTES", 2500)
     settings.logs.mkdir(parents=True)
     now = time.time()
     for name, days in (

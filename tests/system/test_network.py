@@ -9,20 +9,20 @@ from diffusion_local.system import network
 
 
 def test_a_server_of_this_machine_is_reached_by_nobody_else(settings: Settings) -> None:
-    assert network.others(settings) == []
-    assert network.url(replace(settings, port=7860)) == "http://127.0.0.1:7860"
-    assert network.url(replace(settings, host="::1", port=7860)) == "http://[::1]:7860"
+    assert network.other_urls(settings) == []
+    assert network.local_url(replace(settings, port=7860)) == "http://127.0.0.1:7860"
+    assert network.local_url(replace(settings, host="::1", port=7860)) == "http://[::1]:7860"
 
 
 def test_others_use_this_machines_addresses(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "addresses", lambda: ["192.168.1.5", "2001:db8::5"])
     open_to_all = replace(settings, host="0.0.0.0", port=80, tls_cert="cert.pem", root_path="/studio")
-    assert network.others(open_to_all) == ["https://192.168.1.5:80/studio"]
-    assert network.others(replace(open_to_all, host="::")) == [
+    assert network.other_urls(open_to_all) == ["https://192.168.1.5:80/studio"]
+    assert network.other_urls(replace(open_to_all, host="::")) == [
         "https://192.168.1.5:80/studio",
         "https://[2001:db8::5]:80/studio",
     ]
-    assert network.others(replace(settings, host="192.168.1.5", port=80)) == ["http://192.168.1.5:80"]
+    assert network.other_urls(replace(settings, host="192.168.1.5", port=80)) == ["http://192.168.1.5:80"]
 
 
 def test_addresses_are_others_to_use() -> None:

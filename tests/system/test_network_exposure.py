@@ -7,7 +7,7 @@ import pytest
 from diffusion_local.compose import Services
 from diffusion_local.errors import Conflict, UserError
 from diffusion_local.settings import Settings
-from diffusion_local.system.network import check_exposure, exposing, is_loopback
+from diffusion_local.system.network import check_exposure, exposing_setting, is_loopback
 
 PASSWORD = "correct horse"
 
@@ -58,7 +58,7 @@ def test_a_server_for_others_needs_accounts(settings: Settings, changes: dict[st
 @pytest.mark.parametrize("changes", LOCAL_ONLY, ids=str)
 def test_a_server_of_this_machine_needs_none(settings: Settings, changes: dict[str, str]) -> None:
     local = replace(settings, **changes)  # type: ignore[arg-type]
-    assert exposing(local) == ""
+    assert exposing_setting(local) == ""
     check_exposure(local, has_accounts=False)
 
 

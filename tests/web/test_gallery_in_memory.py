@@ -145,7 +145,7 @@ def test_a_source_is_sent_used_and_let_go(elsewhere: Services, client: TestClien
     for source_id in (told["id"], again["id"]):
         key = f"sources/{source_id[:2]}/{source_id}.png"
         blobs._kept[key] = blobs._kept[key][0], time.time() - 31 * 86400
-    housekeeping.let_go(elsewhere)
+    housekeeping.delete_expired(elsewhere)
     assert keys(blobs, "sources/") == [f"sources/{told['id'][:2]}/{told['id']}.png"]  # a picture was made from it
 
 
@@ -161,7 +161,7 @@ def test_previews_come_and_go(elsewhere: Services, client: TestClient, blobs: Me
     assert client.get(f"/previews/{job_id}.webp").headers["Content-Type"] == "image/gif"
     elsewhere.files.save_preview("of-the-dead", webp(PIL.new("RGB", (8, 8)), 60))
     blobs._kept["previews/of-the-dead.webp"] = b"", time.time() - 86400
-    housekeeping.let_go(elsewhere)
+    housekeeping.delete_expired(elsewhere)
     assert keys(blobs, "previews/") == []
 
 
@@ -185,7 +185,7 @@ def test_a_batch_is_taken_home(elsewhere: Services, client: TestClient, blobs: M
     [second] = keys(blobs, "sheets/")
     assert first != second
     report = elsewhere.studio.reports.batch(batch["id"])
-    kept = elsewhere.studio.reports.keep(report, "2026-11-22-x")
+    kept = elsewhere.studio.reports.save(report, "2026-11-22-x")
     assert keys(blobs, "reports/") == ["reports/2026-11-22-x.html", "reports/2026-11-22-x.md"]
     assert kept.read_bytes().count(b"data:image/webp;base64,") == 3
 

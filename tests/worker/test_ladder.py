@@ -81,7 +81,7 @@ def facts(services: Services, job: Job) -> dict[str, Any]:
     assert job.state is State.DONE, job.failure
     image = services.images.of_jobs([job.id])[job.id]
     with PIL.open(services.files.picture(image.key).local_path) as stored:
-        found = recipes.read(stored)
+        found = recipes.read_json(stored)
     assert found is not None
     return dict(found["facts"])
 

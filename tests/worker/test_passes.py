@@ -108,7 +108,7 @@ def test_jobs_of_a_list_share_passes_and_each_has_its_own_picture(
     for job_id in ids:
         with PIL.open(services.files.picture(images[job_id].key).local_path) as stored:
             assert stored.tobytes() == draw_card(job_of(services, job_id).params).tobytes()
-            assert recipes.read(stored) is not None
+            assert recipes.read_json(stored) is not None
     places = [images[job_id].facts.get("place") for job_id in ids]
     assert places == ["1/4", "2/4", "3/4", "4/4", "1/2", "2/2", None]
 

@@ -20,7 +20,7 @@ from diffusion_local.engine.fake import FakeEngine, TransientFault, draw_card
 from diffusion_local.errors import BadImage
 from diffusion_local.gallery import recipes
 from diffusion_local.messages import verbatim
-from diffusion_local.notify.dispatcher import of_report
+from diffusion_local.notify.dispatcher import report_data
 from diffusion_local.reports.wording import facts
 from diffusion_local.worker import runner as runner_module
 from diffusion_local.worker.runner import MAX_TRIES, Runner
@@ -96,7 +96,7 @@ def test_a_job_becomes_a_picture_with_its_recipe(services: Services, runner: Run
     with PIL.open(services.files.picture(image.key).local_path) as stored:
         assert stored.tobytes() == draw_card(job.params).tobytes()
         assert stored.info["parameters"].startswith("a red apple\nNegative prompt: blurry\nSteps: 4")
-        found = recipes.read(stored)
+        found = recipes.read_json(stored)
     assert found is not None
     assert found["facts"]["engine"] == "fake"
     assert services.files.thumbnail(image.key).exists()
@@ -408,9 +408,9 @@ def test_a_black_picture_is_kept_and_flagged_unless_it_was_asked_for(services: S
     report = services.studio.reports.batch(job["batch_id"])
     assert (report.flagged, report.counts["done"]) == ({"black": 1}, 1)
     assert ("To look at", "1 (Black 1)") in facts(report)
-    assert of_report(report)["flagged"] == 1
+    assert report_data(report)["flagged"] == 1
     with services.files.picture(images[flagged].key).open() as file, PIL.open(file) as stored:
-        found = recipes.read(stored)
+        found = recipes.read_json(stored)
     assert found is not None
     assert found["facts"]["flag"] == "black"
 

@@ -3,7 +3,7 @@
 import html
 from typing import Any
 
-from diffusion_local.accounts.service import SHORTEST
+from diffusion_local.accounts.service import MIN_PASSWORD
 from diffusion_local.accounts.store import Session, Token
 from diffusion_local.actor import SCOPES, Actor, Allowance, Scope
 from diffusion_local.web.ui.words import TAGS, language, say
@@ -139,7 +139,7 @@ def password_part(root: str, who: Actor) -> str:
         f'<label>{text(say(f"account.{which}_password"))}<input type="password" name="{which}" required{more}></label>'
         for which, more in (
             ("old", ' autocomplete="current-password"'),
-            ("new", f' autocomplete="new-password" minlength="{SHORTEST}"'),
+            ("new", f' autocomplete="new-password" minlength="{MIN_PASSWORD}"'),
         )
     )
     return (

@@ -26,14 +26,14 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, written: Any, search
     place = Place.read(written)
     search, refused = search.strip() if isinstance(search, str) else "", ""
     try:
-        GalleryFilter.of({"search": search})
+        GalleryFilter.parse({"search": search})
     except InvalidParams as error:
         search, refused = "", view.notice("warn", view.text(view.problem(error)))
     try:
         found = studio.pictures.page(PAGE + 1, place.before, search=search, **place.asked())
     except UserError:  # a place that is not there: everything
         place, found = Place(), studio.pictures.page(PAGE + 1, search=search)
-    boards = studio.boards.all()
+    boards = studio.boards.list_all()
     bar = view_gallery_bar.bar(place, search, boards, studio.pictures.models(), studio.pictures.owners(), now)
     repeated = {} if place.get("like") else studio.pictures.repeated(found)
     total = studio.gallery_count() if not (search or place.filters) else 0

@@ -7,7 +7,7 @@ from html import escape
 from diffusion_local import serializers
 from diffusion_local.domain import MAX_TRIES, Image, Job, Params, State, utc_text
 from diffusion_local.errors import InvalidParams, UserError
-from diffusion_local.reports.html import words_of
+from diffusion_local.reports.html import kind_text
 from diffusion_local.web.ui.words import FIRST, known, language, say, translated
 
 
@@ -104,7 +104,7 @@ def why(job: Job) -> str:
     """Why a job failed: its kind and the message, as HTML."""
     if not job.failure:
         return ""
-    kind = translated(words_of(job.failure.kind))
+    kind = translated(kind_text(job.failure.kind))
     return f'<b class="kind">{text(kind)}</b> {text(translated(job.failure.message))}'
 
 

@@ -171,7 +171,7 @@ def test_a_webhook_is_the_batchs(client: TestClient, services: Services) -> None
     body = {"input": INPUT, "webhook": hook, "webhook_events_filter": ["completed"]}
     told = client.post("/predictions", json=body, headers=LATER).json()
     batch = services.studio.batch(told["id"])[0]
-    assert (batch.webhook, Subscription.of(batch).id) == (hook, told["id"])
+    assert (batch.webhook, Subscription.of_batch(batch).id) == (hook, told["id"])
     assert "prediction" not in client.get(f"/api/v1/batches/{batch.id}").json()
 
 
@@ -194,7 +194,7 @@ def test_a_webhook_hears_the_prediction(
     told = client.post("/predictions", json=body, headers=LATER).json()
     draw_next(services)
     draw_next(services)
-    services.teller.tell()
+    services.teller.create_deliveries()
     log = services.studio.webhooks.deliveries()
     payloads = [json.loads(each.payload) for each in reversed(log)]
     assert [each["status"] for each in payloads] == heard

@@ -84,7 +84,8 @@ def test_the_delivery_log(client: TestClient, services: Services) -> None:
     forbidden = client.post(f"{API}/webhooks/test", json={"url": "http://169.254.169.254/latest"})
     assert (forbidden.status_code, forbidden.json()["error"]["field"]) == (422, "webhook")
     ids = [
-        services.deliveries.add(services.notices.note("test"), "{}", {"https://example.com/": 1})[0] for _ in range(3)
+        services.deliveries.add(services.notices.add_handled("test"), "{}", {"https://example.com/": 1})[0]
+        for _ in range(3)
     ]
 
     def log(**params: Any) -> dict[str, Any]:

@@ -257,7 +257,7 @@ def callers(services: Services) -> Iterator[Person]:
 
 @contextmanager
 def scene(folder: pytest.TempPathFactory, patch: pytest.MonkeyPatch, share: str) -> Iterator[Scene]:
-    patch.setattr(service, "SEEN_SECONDS", 10.0**8)  # when a token was used is written once
+    patch.setattr(service, "USE_UPDATE_SECONDS", 10.0**8)  # when a token was used is written once
     run_as(LOCAL)
     services = services_of(folder, share=share, writes_per_second=0)
     for name, role in (("root", "admin"), (OWNER, "user"), ("bob", "user"), ("eve", "viewer")):

@@ -134,7 +134,7 @@ def why_not(job: Job) -> str:
 
 def encoded(studio: Studio, image: Image, form: str = "png", quality: int | None = None) -> str:
     """A picture as Base64 text, with its recipe."""
-    texts = recipes.texts(image, image.facts)
+    texts = recipes.to_texts(image, image.facts)
     return base64.b64encode(converted(studio.picture_file(image.id), form, quality, texts)).decode("ascii")
 
 

@@ -280,7 +280,7 @@ def shape(studio: Studio, request: Request, prediction_id: str, batch_id: str) -
     if not jobs:
         raise NotFound(message("no_prediction", prediction=echo(prediction_id)))
     batch = studio.batch(batch_id)[0]
-    notes = Subscription.of(batch).notes if batch.prediction else ()
+    notes = Subscription.of_batch(batch).notes if batch.prediction else ()
     subscription = Subscription(prediction_id, root_of(request), notes=notes)
     return prediction(subscription, batch, jobs, studio.images_of(jobs), serializers.public_url)
 

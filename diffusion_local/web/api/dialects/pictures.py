@@ -7,7 +7,7 @@ from PIL import ImageOps
 
 from diffusion_local import image_decoding
 from diffusion_local.gallery.blobs import StoredFile
-from diffusion_local.gallery.formats import holds, write
+from diffusion_local.gallery.formats import can_hold, write
 from diffusion_local.gallery.sources import Sources
 
 
@@ -85,7 +85,7 @@ def converted(stored: StoredFile, form: str, quality: int | None, texts: dict[st
 
 def encoded_as(picture: PIL.Image, form: str, quality: int | None = None, texts: dict[str, str] | None = None) -> bytes:
     """A picture in a format; without a recipe that the format cannot hold."""
-    told = texts if texts and holds(form, picture, texts) else {}
+    told = texts if texts and can_hold(form, picture, texts) else {}
     file = io.BytesIO()
     write(file, form, picture.convert("RGB"), told, quality)
     return file.getvalue()

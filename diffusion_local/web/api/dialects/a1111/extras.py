@@ -95,11 +95,11 @@ def add(api: APIRouter, studio: Studio, settings: Settings, ended: Ended) -> Non
     def png_info(body: Read) -> Json:
         """The recipe that a picture carries (PNG, JPEG, WebP): `info` as A1111 writes it, `items` the other texts."""
         with opened(decoded("image", body.image)) as picture:
-            found = {name: text[:PNG_INFO_CHARS] for name, text in recipes.texts_of(picture).items()}
-            text = recipes.text_of(picture)[:PNG_INFO_CHARS]
+            found = {name: text[:PNG_INFO_CHARS] for name, text in recipes.metadata_texts(picture).items()}
+            text = recipes.a1111_text(picture)[:PNG_INFO_CHARS]
         items = found | ({recipes.A1111_KEY: text} if text else {})
         line = text.strip().rpartition("\n")[2]
-        pairs = dict(recipes.pairs_in(line)) if recipes.recognised(text) else {}
+        pairs = dict(recipes.parse_pairs(line)) if recipes.is_a1111(text) else {}
         return {"info": text, "items": items, "parameters": pairs}
 
     async def enlarged(body: Larger, pictures: list[str], request: Request, field: str) -> tuple[list[str], str]:
@@ -165,7 +165,7 @@ def in_base64(studio: Studio, body: Larger, image: Image) -> str:
     with stored.open() as kept, PIL.open(kept) as picture, decoding_share(picture):
         fit = ImageOps.fit if body.upscaling_crop else ImageOps.contain
         fitted = fit(picture.convert("RGB"), size, PIL.Resampling.LANCZOS)
-        texts = recipes.texts(image, image.facts)
+        texts = recipes.to_texts(image, image.facts)
         return base64.b64encode(encoded_as(fitted, "png", texts=texts)).decode("ascii")
 
 
