@@ -163,7 +163,7 @@ def looks_at(services: Services, ids: list[str]) -> dict[str, Callable[[], Any]]
     from diffusion_local.web.ui.view import utc
 
     count = len(ids)
-    pictures, boards = services.studio.pictures, services.studio.boards.list_all()
+    pictures, boards = services.studio.pictures, services.studio.boards.all()
     deep = ids[-min(DEEP * PAGE, count // 2)]
     batch = services.images.get(ids[len(ids) // 2])
     batch_id = batch_of(services, batch.id)
@@ -187,7 +187,7 @@ def looks_at(services: Services, ids: list[str]) -> dict[str, Callable[[], Any]]
             services.studio, services.studio.snapshot(), utc(), "", ""
         ),
         "models": pictures.models,
-        f"{BOARDS} boards of {len(boards) and boards[0].count}": services.studio.boards.list_all,
+        f"{BOARDS} boards of {len(boards) and boards[0].count}": services.studio.boards.all,
         "count": services.studio.gallery_count,
     }
     for name, asked in filters.items():

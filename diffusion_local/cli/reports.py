@@ -35,7 +35,7 @@ def report(
         raise InvalidParams("format", message("one_of", known=list(FORMATS), got=echo(form)))
     if batch and (since or until):
         raise InvalidParams("batch", message("without_since"))
-    text = studio.reports.render(form, batch, since, until)
+    text = studio.reports.written(form, batch, since, until)
     if output is None:
         print(text, end="")
         return

@@ -35,7 +35,7 @@ class BoardStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def list_all(self) -> list[Board]:
+    def all(self) -> list[Board]:
         """Boards that the actor may read, by name."""
         with self._database.read() as db:
             return [to_board(row) for row in db.query(f"{BOARDS} WHERE {readable('boards')} ORDER BY lower(name)")]

@@ -151,7 +151,7 @@ class NotificationDispatcher:
         until = datetime.combine(now.date(), at, now.tzinfo)
         report = self._reports.night((until - timedelta(days=1)).isoformat(), until.isoformat())
         if any(each.lane == Lane.BATCH for each in report.batches):
-            log.info("the morning report is %s", self._reports.save(report, stem))
+            log.info("the morning report is %s", self._reports.keep(report, stem))
 
     def _keep_report(self, batch_id: str) -> None:
         """Write a prompt list's report to files. A failure does not prevent the notification."""
@@ -159,7 +159,7 @@ class NotificationDispatcher:
             report = self._reports.batch(batch_id)
             if any(each.lane == Lane.BATCH for each in report.batches):
                 day = datetime.fromisoformat(report.until).astimezone() if report.until else datetime.now()
-                self._reports.save(report, f"{day:%Y-%m-%d}-{batch_id}")
+                self._reports.keep(report, f"{day:%Y-%m-%d}-{batch_id}")
         except NotFound:
             return
         except (DiskFull, OSError) as problem:

@@ -91,7 +91,9 @@ class Reports:
             raise Conflict(message("report_again"))
         return left
 
-    def render(self, form: str, batch_id: str | None = None, since: str | None = None, until: str | None = None) -> str:
+    def written(
+        self, form: str, batch_id: str | None = None, since: str | None = None, until: str | None = None
+    ) -> str:
         """The report of a batch or a period as text. Raises as ``batch``, ``night`` and ``text`` do."""
         return self.text(self.batch(batch_id) if batch_id else self.night(since, until), form)
 
@@ -109,7 +111,7 @@ class Reports:
         """A report as HTML served by the app at path ``root``, with links into the app."""
         return page.render(report, self._files, root, translate, tag)
 
-    def save(self, report: Report, stem: str) -> StoredFile:
+    def keep(self, report: Report, stem: str) -> StoredFile:
         """Store a report as Markdown and HTML beside the gallery; returns the HTML file.
 
         Raises StorageProblem.

@@ -28,7 +28,7 @@ images = ImageStore(Database.open(Path(sys.argv[1])))
 for count in (10, 49, 50, 1000, 100_000):
     for text in ("b " + "-a " * count, "a " * count, '"' + "a " * count + '"', "-a " * count, '"a" ' * count):
         try:
-            images.page(asked=GalleryFilter.of({"search": text}))
+            images.page(gallery_filter=GalleryFilter.parse({"search": text}))
             print(count, "found")
         except InvalidParams as error:
             print(count, error.field, error.problem)

@@ -22,7 +22,7 @@ WORKER = "import sys; from diffusion_local.worker.__main__ import main; sys.exit
 SERVE = """
 import sys
 import diffusion_local.supervisor.supervisor as supervisor
-supervisor.JOBS_LOOK_SECONDS = 0.2
+supervisor.JOBS_POLL_SECONDS = 0.2
 supervisor.Watchdog.answered = True
 start = supervisor.Child.start
 supervisor.Child.start = lambda self, settings: start(self, settings) if self.slot else None

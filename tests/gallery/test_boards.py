@@ -49,7 +49,7 @@ def test_names_are_kept_apart(boards: BoardStore) -> None:
     with pytest.raises(Conflict):
         boards.rename(other.id, "Autumn")
     assert boards.rename(other.id, "Winter").name == "Winter"
-    assert [each.name for each in boards.list_all()] == ["Autumn", "Winter"]
+    assert [each.name for each in boards.all()] == ["Autumn", "Winter"]
     boards.delete(board.id)
     assert boards.create("Autumn").id != board.id
 
@@ -62,7 +62,7 @@ def test_an_unknown_picture_or_board_changes_nothing(store: JobStore, boards: Bo
     assert boards.get(board.id).count == 0
     with pytest.raises(NotFound):
         boards.create("Winter", ["nobody"])
-    assert [each.name for each in boards.list_all()] == ["Autumn"]
+    assert [each.name for each in boards.all()] == ["Autumn"]
     for ask in (
         boards.get,
         boards.delete,

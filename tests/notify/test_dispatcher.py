@@ -372,7 +372,7 @@ def test_huey_delivers_and_tries_again(telling: OpenHouse, receiver: Receiver, p
     run_all(services)
 
     def delivered() -> bool:
-        post.look()
+        post.poll()
         return [each.state for each in services.studio.webhooks.deliveries()] == ["delivered"]
 
     eventually(delivered, 30)
@@ -411,7 +411,7 @@ settings = replace(Settings.load(engine="fake"), webhooks=url, webhook_events="b
 post = NotificationChore(open_services(settings))
 post.start()
 while True:
-    post.look()
+    post.poll()
     time.sleep(0.1)
 """
 
@@ -444,7 +444,7 @@ def test_a_lost_message_is_found_by_the_next_look(telling: OpenHouse, receiver: 
     run_all(services)
     services.teller.create_deliveries()  # the ring for it is lost
     due(services)
-    eventually(lambda: (post.look(), receiver.got)[1], 30)
+    eventually(lambda: (post.poll(), receiver.got)[1], 30)
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def test_a_report_is_bounded(services: Services) -> None:
 
 def test_it_is_kept_as_two_files(services: Services, tmp_path: Path) -> None:
     report = services.studio.reports.batch(batch(services, 1))
-    path = services.studio.reports.save(report, "2026-11-22-x").local_path
+    path = services.studio.reports.keep(report, "2026-11-22-x").local_path
     assert path is not None
     assert sorted(each.name for each in path.parent.iterdir()) == ["2026-11-22-x.html", "2026-11-22-x.md"]
     with pytest.raises(InvalidParams, match=r"^format: "):

@@ -30,7 +30,7 @@ loading.start()
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
 while not stop.is_set():
-    loading.look()
+    loading.poll()
     stop.wait(0.05)
 loading.stop()
 """

@@ -185,7 +185,7 @@ def test_a_batch_is_taken_home(elsewhere: Services, client: TestClient, blobs: M
     [second] = keys(blobs, "sheets/")
     assert first != second
     report = elsewhere.studio.reports.batch(batch["id"])
-    kept = elsewhere.studio.reports.save(report, "2026-11-22-x")
+    kept = elsewhere.studio.reports.keep(report, "2026-11-22-x")
     assert keys(blobs, "reports/") == ["reports/2026-11-22-x.html", "reports/2026-11-22-x.md"]
     assert kept.read_bytes().count(b"data:image/webp;base64,") == 3
 

@@ -42,7 +42,7 @@ def half(file):
     file.flush()
     die()
 
-write_whole = local_blobs.write_whole
+write_atomically = local_blobs.write_atomically
 match sys.argv[1]:
     case "after the claim":
         Runner.run = die
@@ -51,7 +51,7 @@ match sys.argv[1]:
     case "before the bytes":
         files.ImageFiles.save_encoded = die
     case "in the middle of the bytes":
-        local_blobs.write_whole = lambda target, write, durable=False, **more: write_whole(
+        local_blobs.write_atomically = lambda target, write, durable=False, **more: write_atomically(
             target, half if durable else write, durable, **more
         )
     case "after the bytes":

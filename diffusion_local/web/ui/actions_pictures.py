@@ -29,7 +29,7 @@ def panel(studio: Studio, image_id: str) -> str:
     except NotFound:  # the list was cleared since
         batch_id = ""
     kin = view_picture.Kin(
-        studio.pictures.alike(image), batch_id, studio.boards.of_image(image.id), studio.boards.list_all()
+        studio.pictures.alike(image), batch_id, studio.boards.of_image(image.id), studio.boards.all()
     )
     return view_picture.panel(image, kin)
 

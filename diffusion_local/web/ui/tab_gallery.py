@@ -33,7 +33,7 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, written: Any, search
         found = studio.pictures.page(PAGE + 1, place.before, search=search, **place.asked())
     except UserError:  # a place that is not there: everything
         place, found = Place(), studio.pictures.page(PAGE + 1, search=search)
-    boards = studio.boards.list_all()
+    boards = studio.boards.all()
     bar = view_gallery_bar.bar(place, search, boards, studio.pictures.models(), studio.pictures.owners(), now)
     repeated = {} if place.get("like") else studio.pictures.repeated(found)
     total = studio.gallery_count() if not (search or place.filters) else 0

@@ -65,7 +65,7 @@ def test_ticked_pictures_go_on_a_board_are_compared_and_thrown_away(people: Any,
     bar.locator("summary").click()
     bar.locator("[data-do=board_new]").click()
     page.locator(".toast", has_text="Autumn <b>").wait_for()
-    [board] = [each for each in site.services.studio.boards.list_all() if first in each.name]
+    [board] = [each for each in site.services.studio.boards.all() if first in each.name]
     assert board.count == 2
 
     page.locator(f".tile[data-key='{third}'] .tick").click()  # while some are ticked, all of a tile is its box

@@ -62,7 +62,7 @@ def test_the_open_picture_goes_on_a_board_and_stays_open(people: Any, site: Site
     page.click("[role=dialog] [data-do=pin_new]")
     page.locator("[role=dialog] [data-do=board_pictures]", has_text=name).wait_for()
     shown(page, image)
-    [board] = [each for each in site.services.studio.boards.list_all() if each.name == name]
+    [board] = [each for each in site.services.studio.boards.all() if each.name == name]
     assert board.count == 1
     page.click("[role=dialog] [data-do=board_pictures]")
     page.locator("h2, h3", has_text=name).first.wait_for()
