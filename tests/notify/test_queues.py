@@ -72,7 +72,7 @@ def bad() -> Iterator[Callable[..., Bad]]:
 def post(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Services], Callable[[], None]]]:
     """Starts the post of a house; call what comes back in place of the supervisor's loop."""
     monkeypatch.setattr(queues, "STOP_SECONDS", 0.1)
-    for name in ("ALL_SECONDS", "READ_SECONDS"):  # no test waits for the end of what hangs
+    for name in ("TOTAL_SECONDS", "READ_SECONDS"):  # no test waits for the end of what hangs
         monkeypatch.setattr(webhook, name, 300.0)
     started: list[NotificationChore] = []
 
