@@ -6,6 +6,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from diffusion_local import manual
+from tests.web.conftest import client_of, services_of
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
+    """Nothing here changes anything, so one application is enough."""
+    return client_of(services_of(tmp_path_factory))
+
 
 LANGUAGES = {"en": "en", "zh": "zh-CN"}
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -78,34 +79,47 @@ class Pristine:
         self._rows = sqlite3.connect(":memory:", check_same_thread=False)
         self._watch.backup(self._rows)
         self._dump = list(self._rows.iterdump())
-        for path in self._files():
-            target = copy / path.relative_to(self._home)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, target)
         self._listed = self._listing()
+        self._untouched = False  # as the last look for changes found it
+        for name in self._listed:
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(self._home / name, copy / name)
         self._version = self._now()
 
     def _now(self) -> int:
         return self._watch.execute("PRAGMA data_version").fetchone()[0]
 
-    def _files(self) -> Iterator[Path]:
-        """All but the file with which the program itself finds out whether the gallery can be written."""
-        for path in self._home.rglob("*"):
-            loose = path.name.startswith(".probe-") or path.relative_to(self._home).parts[0].startswith(LOOSE)
-            if path.is_file() and not loose:
-                yield path
-
     def _listing(self) -> dict[str, tuple[int, int]]:
-        return {str(path.relative_to(self._home)): told(path) for path in self._files()}
+        """Size and time of each file by its path below the home.
+
+        Left out are LOOSE, and the file with which the program itself finds out whether the gallery can be written.
+        The walk does this thousands of times, so it is done with ``os`` instead of paths.
+        """
+        found, home = {}, str(self._home)
+        for folder, folders, files in os.walk(home):
+            if folder == home:
+                folders[:] = [name for name in folders if not name.startswith(LOOSE)]
+                files = [name for name in files if not name.startswith(LOOSE)]
+            for name in files:
+                if not name.startswith(".probe-"):
+                    path = os.path.join(folder, name)  # noqa: PTH118
+                    stat = os.stat(path)  # noqa: PTH116
+                    found[path[len(home) + 1 :]] = (stat.st_size, stat.st_mtime_ns)
+        return found
 
     def changes(self) -> list[str]:
         """What is other than it was: rows, and files by size and time."""
         found = [str(each) for each in set(self._listing().items()) ^ set(self._listed.items())]
         if self._now() != self._version:  # another connection has written
             found += sorted(set(self._watch.iterdump()) ^ set(self._dump))
+        self._untouched = not found and self._now() == self._version
         return found
 
     def restore(self) -> None:
+        """Bring back what is other than it was; nothing happens between a look that found no change and this."""
+        if self._untouched:
+            self._untouched = False
+            return
         if self._now() != self._version:
             self._rows.backup(self._write)
             self._version = self._now()
@@ -118,11 +132,6 @@ class Pristine:
             if now.get(name) != was:
                 (self._home / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(self._copy / name, self._home / name)
-
-
-def told(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
 
 
 @dataclass
