@@ -37,6 +37,34 @@ def pytest_configure() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY_DISK))
 
 
+#: What takes longest, mostly in waits for processes and browsers. Left to the end it would run while other
+#: processes of pytest have nothing to do any more.
+FIRST = (
+    "tests/web/browser/test_return.py",
+    "tests/supervisor/test_supervisor.py",
+    "tests/web/authority/",
+    "tests/web/browser/",
+    "tests/durability/",
+    "tests/worker/test_process.py",
+    "tests/worker/test_crash_points.py",
+    "tests/cost/",
+    "tests/web/test_endpoints.py",
+    "tests/web/test_process.py",
+    "tests/web/attacks/",
+    "tests/test_read_only_home.py",
+    "tests/remote/",
+    "tests/engine/",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return next((at for at, path in enumerate(FIRST) if item.nodeid.startswith(path)), len(FIRST))
+
+    items.sort(key=place)  # keeps the order within each
+
+
 @pytest.fixture(scope="module", autouse=True)
 def small_heap() -> None:
     """Keep collections short: an engine collects with every model, and imports leave much to walk through."""

@@ -1,5 +1,6 @@
 """Servers that tests start for themselves, in folders of their own."""
 
+import http.client
 import os
 import shutil
 import subprocess
@@ -7,10 +8,23 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.support import eventually
+
+
+def answers(url: str, timeout: float = 30.0) -> bool:
+    """Whether a web process answers its health probe. It is asked often, so no client with certificates is made."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 class RedisServer:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 
 from diffusion_local.settings import PREFIX, Settings
+from tests.servers import answers
 from tests.support import eventually
 from tests.web.conftest import free_port
 
@@ -38,10 +38,3 @@ def web(settings: Settings, tmp_path: Path) -> Iterator[WebProcess]:
         child.wait()
         if child.stdin:
             child.stdin.close()
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/healthz", timeout=30).status_code == 200
-    except httpx.TransportError:
-        return False

@@ -151,7 +151,9 @@ def seconds_until_gone(process: "subprocess.Popen[bytes]", family: list[psutil.P
     return time.monotonic() - started
 
 
-def test_it_says_where_it_is_and_makes_pictures(services: Services, serve: Callable[..., Serve]) -> None:
+def test_it_says_where_it_is_makes_pictures_and_goes_on_after_a_poison_job(
+    services: Services, serve: Callable[..., Serve]
+) -> None:
     served = serve()
     url = served.url()
     assert url.startswith("http://127.0.0.1:")
@@ -161,6 +163,13 @@ def test_it_says_where_it_is_and_makes_pictures(services: Services, serve: Calla
     assert one_picture_each(services) == [job_id]
     holder = json.loads((services.settings.locks / "serve.json").read_text())
     assert holder == {"pid": served.process.pid, "url": url}
+    poison, after = submit(services, "[crash]"), submit(services)
+    job = when(services, poison, lambda job: job.final)
+    assert job.failure is not None
+    assert job.failure.kind == "worker_lost"
+    when(services, after, done)
+    assert served.process.poll() is None
+    assert one_picture_each(services) == sorted([job_id, after])
     family = served.family()
     served.process.terminate()
     assert seconds_until_gone(served.process, family, 15) < soon(3.0)
@@ -190,7 +199,7 @@ def test_what_dies_comes_back_and_nothing_is_lost(services: Services, serve: Cal
     assert one_picture_each(services) == sorted([first, second])
 
 
-def test_a_killed_supervisor_leaves_no_process_and_no_job_behind(
+def test_a_killed_supervisor_leaves_nothing_behind_and_ctrl_c_stops_the_next_one(
     services: Services, serve: Callable[..., Serve]
 ) -> None:
     served = serve()
@@ -205,22 +214,16 @@ def test_a_killed_supervisor_leaves_no_process_and_no_job_behind(
     assert (job.state, job.crashes) == (State.QUEUED, 0)
     again = serve()  # its address file is stale, its lock is free
     again.worker()
-    when(services, job_id, lambda job: job.attempt == 2)
-
-
-def test_ctrl_c_stops_all_and_gives_the_job_back(services: Services, serve: Callable[..., Serve]) -> None:
-    served = serve()
-    served.url()
-    job_id = submit(services, "[slow:30]", steps=50)
-    when(services, job_id, lambda job: job.state is State.RUNNING)
-    family = served.family()
-    served.process.send_signal(signal.SIGINT)
-    assert seconds_until_gone(served.process, family, 15) < soon(3.0)
-    assert served.process.returncode == 0
+    when(services, job_id, lambda job: job.attempt == 2 and job.state is State.RUNNING)
+    again.url()
+    family = again.family()
+    again.process.send_signal(signal.SIGINT)
+    assert seconds_until_gone(again.process, family, 15) < soon(3.0)
+    assert again.process.returncode == 0
     job = services.studio.job(job_id)
     assert (job.state, job.crashes) == (State.QUEUED, 0)
     assert not (services.settings.locks / "serve.json").exists()
-    assert "Traceback" not in served.said
+    assert "Traceback" not in again.said
 
 
 def test_a_stop_while_it_starts_stops_it(services: Services, serve: Callable[..., Serve]) -> None:
@@ -230,17 +233,6 @@ def test_a_stop_while_it_starts_stops_it(services: Services, serve: Callable[...
     served.process.terminate()
     assert seconds_until_gone(served.process, family, 15) < soon(8.0)
     assert "Traceback" not in served.said
-
-
-def test_a_poison_job_does_not_stop_the_queue(services: Services, serve: Callable[..., Serve]) -> None:
-    served = serve()
-    poison, after = submit(services, "[crash]"), submit(services)
-    job = when(services, poison, lambda job: job.final)
-    assert job.failure is not None
-    assert job.failure.kind == "worker_lost"
-    when(services, after, done)
-    assert served.process.poll() is None
-    assert one_picture_each(services) == [after]
 
 
 def test_a_web_process_that_does_not_answer_is_replaced_and_the_queue_goes_on(

@@ -19,6 +19,7 @@ import pytest
 
 from diffusion_local.compose import Services
 from diffusion_local.settings import PREFIX, Settings
+from tests.servers import answers
 from tests.support import eventually, soon
 from tests.web.api.comfyui.graphs import TXT2IMG
 from tests.web.conftest import free_port
@@ -55,16 +56,11 @@ def process(settings: Settings, tmp_path: Path) -> Iterator[tuple["subprocess.Po
         yield found
 
 
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/healthz").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 @pytest.mark.parametrize("how", ["terminate", "parent gone"])
-def test_stops_at_once_with_streams_open(process: Any, how: str, tmp_path: Path) -> None:
+def test_is_small_calls_nobody_and_stops_at_once_with_streams_open(process: Any, how: str, tmp_path: Path) -> None:
     child, url = process
+    assert httpx.get(url).status_code == 200
+    is_small_and_calls_nobody(psutil.Process(child.pid))
     job_id = httpx.post(f"{url}/api/v1/jobs", json={"prompt": "x", "width": 128, "height": 128}).json()["job_ids"][0]
     event_id = httpx.post(f"{url}/gradio_api/call/wait", json={"data": [job_id, 60]}).json()["event_id"]
     for path in (f"gradio_api/call/wait/{event_id}", "api/v1/queue/stream", "api/v1/queue/stream"):
@@ -89,10 +85,7 @@ def stream(url: str) -> None:
         return
 
 
-def test_is_small_without_torch_and_calls_nobody(process: Any) -> None:
-    child, url = process
-    assert httpx.get(url).status_code == 200
-    me = psutil.Process(child.pid)
+def is_small_and_calls_nobody(me: psutil.Process) -> None:
     assert me.memory_info().rss / 1e6 < MOST_MEGABYTES
     if hasattr(me, "memory_maps"):
         assert not [each.path for each in me.memory_maps() if "libtorch" in each.path]

@@ -1,6 +1,7 @@
 """Whatever is sent, no door answers with a server's fault."""
 
 import json
+import os
 from typing import Any
 from urllib.parse import quote
 
@@ -14,8 +15,9 @@ from diffusion_local.web.api.dialects.openai.reading import HARMLESS
 from diffusion_local.web.api.schemas import NewJobs
 from tests.web.api.conftest import JOBS, Hands
 
+pytestmark = pytest.mark.fuzz
 EXAMPLES = settings(
-    max_examples=60,
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "20")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
