@@ -167,7 +167,7 @@ class Clients:
                 continue
             wish = {"prompt": self._prompt(rng), "count": count, "steps": self._options.steps}
             wish |= {"width": 128, "height": 128, "seed": rng.randrange(10**6)}
-            if name != "program" and rng.random() < 0.9:  # which may share passes, and is put aside for the others
+            if name != "program" and rng.random() < 0.8:  # which may share passes, and is put aside for the others
                 wish |= {"lane": Lane.BATCH}
             key = f"{self._options.seed}-{rng.getrandbits(64)}" if name == "program" or rng.random() < 0.4 else None
             ids = self._by_api(wish, key) if name == "program" else self._in_process(wish, key)

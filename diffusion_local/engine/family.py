@@ -45,6 +45,8 @@ class EngineFamily:
 
     ``call(params)`` gives further arguments; ``run(pipe)`` what is called with all of them; ``inpainting(pipe)`` the
     pipeline for a UNet that reads a mask.
+
+    ``together``: several pictures may share a pass, and a pass may be put aside; ``tests/engine/passes.py`` checks it.
     """
 
     load: Callable[[Path, torch.dtype, Parts], Any]
@@ -62,4 +64,5 @@ class EngineFamily:
     turned: Callable[[Conditioning], dict[str, torch.Tensor]] | None = None
     latents_dtype: torch.dtype | None = None
     scales_start: bool = False
+    together: bool = False
     inpainting: Callable[[Any], Any] | None = None

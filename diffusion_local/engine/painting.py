@@ -69,6 +69,7 @@ def paint(loaded: Loaded, crew: Pass, steps: Steps, materials: PictureInputs | N
     pipe, family = loaded.pipe, loaded.family
     device, params = pipe._execution_device, crew.parts[0].params
     paused = crew.held if isinstance(crew.held, Paused) else None
+    together = family.together and not reads_mask(pipe)
     # 1. What the pictures begin from.
     canvases = [opened_for(part, materials) for part in crew.live][:1]
     if not crew.live:
@@ -82,7 +83,7 @@ def paint(loaded: Loaded, crew: Pass, steps: Steps, materials: PictureInputs | N
         if not sketches:
             raise Interrupted
         if paused is None:
-            seat_alike(crew, sketches, alone=reads_mask(pipe))
+            seat_alike(crew, sketches, together)
         places = at_places(crew, sketches, lambda part: drawn(loaded, part.params))
         embedded = each_step(places)
         placement.step_back(pipe)
@@ -109,13 +110,13 @@ def paint(loaded: Loaded, crew: Pass, steps: Steps, materials: PictureInputs | N
                 start = start.clone()
                 img2img.begin_late(scheduler, skipped, partial(fill, loaded, begun, start))
         if paused is not None:
-            start = paused.latents.clone()
+            start = family.start(pipe, family.unpack(pipe, params.width, params.height)(paused.latents)).clone()
             for generator, state in zip(generators, paused.generators, strict=True):
                 generator.set_state(state)
             go_on(scheduler, paused, skipped * scheduler.order, family.scales_start)
         before = paused.calls if paused else 0
         turn = partial(turn_to, loaded, embedded, scheduler.order) if len(embedded) > 1 else None
-        hold = None if reads_mask(pipe) else partial(Paused.at, scheduler=scheduler, generators=generators)
+        hold = partial(Paused.at, scheduler=scheduler, generators=generators) if together else None
         steps.follow(scheduler, previewer(loaded, params), skipped, change, turn, hold, before)
         steps.keep_pace(device)
         crew.held = None
@@ -199,10 +200,10 @@ def drawn(loaded: Loaded, params: Params) -> tuple[torch.Tensor, torch.Generator
     return noise.draw(params, loaded.family.shape(loaded.pipe, params.width, params.height))
 
 
-def seat_alike(crew: Pass, sketches: dict[Part, Sketch], alone: bool) -> None:
+def seat_alike(crew: Pass, sketches: dict[Part, Sketch], together: bool) -> None:
     """Give the parts of a pass that begins their places; those that are unlike the first are left over."""
     first, *others = sketches
-    beside = [each for each in others if not alone and sketches[each].form == sketches[first].form]
+    beside = [each for each in others if together and sketches[each].form == sketches[first].form]
     ended = [part for part in crew.parts if not part.live]
     crew.left = [part for part in others if part not in beside] + crew.left
     crew.parts = [first, *beside]

@@ -68,12 +68,14 @@ class Steps:
         """A second order sampler (Heun) calls twice a step, but for the last, which has one call."""
         index += self._before
         calls, order = index + 1, self._scheduler.order
-        last = calls == self._before + pipe.num_timesteps
+        done = self._skipped - (-calls // order)
+        ends = calls == self._before + getattr(pipe, "num_timesteps", -1)  # not every pipeline tells
+        last = ends or done >= self._crew.parts[0].params.steps
         changed = {"latents": self._change(index, tensors["latents"])} if self._change else {}
         if self._turn:
             changed |= self._turn(index, tensors)
         if calls % order == 0 or last:
-            latents, done = changed.get("latents", tensors["latents"]), self._skipped - (-calls // order)
+            latents = changed.get("latents", tensors["latents"])
             self.tell(done, latents)
             if not last and self._hold and self._crew.wanted:
                 if self._pace is not None:

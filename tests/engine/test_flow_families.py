@@ -19,6 +19,7 @@ from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.models.catalog import Model, read_folder
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
+from tests.engine.passes import check_passes
 
 
 def vae(channels: int) -> Any:
@@ -197,3 +198,14 @@ def test_inpainting_keeps_what_the_mask_keeps(draw: Draw, at_home: Home) -> None
 @pytest.mark.parametrize(("sampler", "schedule"), [("DPM++ 2M", ""), ("UniPC", ""), ("Euler", "Karras")])
 def test_the_samplers_of_flow_matching_draw(draw: Draw, sampler: str, schedule: str) -> None:
     assert draw(**JOB | {"sampler": sampler}, schedule=schedule).image.size == (128, 128)
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "UniPC"])
+def test_pictures_share_a_pass_and_continue_bit_for_bit(draw: Draw, sampler: str) -> None:
+    check_passes(draw.engine, **JOB | {"sampler": sampler})
+
+
+def test_pictures_from_others_share_a_pass_and_continue_bit_for_bit(draw: Draw, at_home: Home) -> None:
+    source = {"source": at_home.source, "strength": 0.8}
+    check_passes(draw.engine, **JOB | source | {"kind": Kind.IMG2IMG, "steps": 4})
+    check_passes(draw.engine, **JOB | source | {"kind": Kind.INPAINT, "mask": at_home.mask, "steps": 4})

@@ -14,11 +14,13 @@ from diffusion_local import families
 from diffusion_local.domain import Kind
 from diffusion_local.engine import autoencoder, img2img, loading
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
+from diffusion_local.engine.families import FAMILIES
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.models.catalog import Model, read_folder
 from tests.engine import tiny as models
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
+from tests.engine.passes import check_alone, check_passes
 from tests.engine.test_flow_families import difference, t5
 from tests.engine.tiny import SIZES, tokenizer, vae
 
@@ -301,3 +303,8 @@ def test_every_sampler_of_a_family_draws(draw: Draw, tiny: Model, at_home: Home)
     for sampler in families.get(tiny.family).sampling.samplers:
         assert draw(**job(tiny, **wish) | {"sampler": sampler}).image.size == (128, 128)
         assert draw.steps == [3, 4]
+
+
+def test_pictures_share_a_pass_and_continue_bit_for_bit(draw: Draw, tiny: Model) -> None:
+    check = check_passes if FAMILIES[tiny.family].together else check_alone
+    check(draw.engine, **job(tiny, steps=3))

@@ -14,6 +14,7 @@ from diffusion_local.engine import loading
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.models.catalog import Model, read_folder
 from tests.engine.conftest import Draw
+from tests.engine.passes import check_passes
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +136,8 @@ def test_a_folder_of_half_precision_files_only_is_loaded(
         path.rename(path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")))
     diffusers_engine.load(read_folder(folder, "half", "Half"))
     Draw(diffusers_engine)(model="half", steps=1)
+
+
+def test_pictures_share_a_pass_and_continue_bit_for_bit(diffusers_engine: DiffusersEngine, tiny: Model) -> None:
+    diffusers_engine.load(tiny)
+    check_passes(diffusers_engine, model=tiny.id, steps=3, sampler="Euler a")

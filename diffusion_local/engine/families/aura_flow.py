@@ -26,4 +26,10 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
     }
 
 
-FAMILY = EngineFamily(load, embed, transformer.guided, transformer.shape)
+FAMILY = EngineFamily(
+    load,
+    embed,
+    transformer.guided,
+    transformer.shape,
+    together=True,
+)

@@ -20,4 +20,10 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
     }
 
 
-FAMILY = EngineFamily(transformer.loads(diffusers.ChromaPipeline), embed, transformer.guided, **transformer.PACKED)
+FAMILY = EngineFamily(
+    transformer.loads(diffusers.ChromaPipeline),
+    embed,
+    transformer.guided,
+    **transformer.PACKED,
+    together=True,
+)

@@ -20,4 +20,5 @@ FAMILY = EngineFamily(
     transformer.guided,
     transformer.shape,
     latents_dtype=torch.float32,  # of the pipeline, whatever the model runs in
+    together=True,
 )

@@ -40,4 +40,5 @@ FAMILY = EngineFamily(
     plain=plain,
     end=lambda pipe, width, height: plain(pipe),
     encode=encode,
+    together=True,
 )

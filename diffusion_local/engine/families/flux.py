@@ -14,4 +14,10 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
     return {"prompt_embeds": positive, "pooled_prompt_embeds": pooled}
 
 
-FAMILY = EngineFamily(transformer.loads(diffusers.FluxPipeline), embed, transformer.never_guided, **transformer.PACKED)
+FAMILY = EngineFamily(
+    transformer.loads(diffusers.FluxPipeline),
+    embed,
+    transformer.never_guided,
+    **transformer.PACKED,
+    together=True,
+)

@@ -65,4 +65,5 @@ FAMILY = EngineFamily(
     unpack=unpack,
     plain=plain,
     encode=encode,
+    together=True,
 )

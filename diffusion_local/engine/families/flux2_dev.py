@@ -39,4 +39,5 @@ FAMILY = EngineFamily(
     end=end,
     plain=flux2.plain,
     encode=flux2.encode,
+    together=True,
 )

@@ -39,4 +39,12 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
     return found
 
 
-FAMILY = EngineFamily(load, embed, transformer.guided, transformer.shape, call=transformer.unbinned, scales_start=True)
+FAMILY = EngineFamily(
+    load,
+    embed,
+    transformer.guided,
+    transformer.shape,
+    call=transformer.unbinned,
+    scales_start=True,
+    together=True,
+)

@@ -24,4 +24,10 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
     }
 
 
-FAMILY = EngineFamily(transformer.loads(diffusers.Krea2Pipeline), embed, guided, **transformer.PACKED)
+FAMILY = EngineFamily(
+    transformer.loads(diffusers.Krea2Pipeline),
+    embed,
+    guided,
+    **transformer.PACKED,
+    together=True,
+)

@@ -17,4 +17,10 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
     }
 
 
-FAMILY = EngineFamily(transformer.loads(diffusers.OvisImagePipeline), embed, transformer.guided, **transformer.PACKED)
+FAMILY = EngineFamily(
+    transformer.loads(diffusers.OvisImagePipeline),
+    embed,
+    transformer.guided,
+    **transformer.PACKED,
+    together=True,
+)

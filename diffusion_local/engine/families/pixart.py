@@ -54,5 +54,12 @@ def run(pipe: Any) -> Callable[..., Any]:
 
 
 FAMILY = EngineFamily(
-    load, embed, transformer.guided, transformer.shape, call=transformer.unbinned, run=run, scales_start=True
+    load,
+    embed,
+    transformer.guided,
+    transformer.shape,
+    call=transformer.unbinned,
+    run=run,
+    scales_start=True,
+    together=True,
 )

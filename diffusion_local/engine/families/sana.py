@@ -26,4 +26,5 @@ FAMILY = EngineFamily(
     transformer.shape,
     call=transformer.unbinned,
     latents_dtype=torch.float32,  # of the pipeline, whatever the model runs in
+    together=True,
 )

@@ -42,4 +42,5 @@ FAMILY = EngineFamily(
     pack=pack,
     unpack=unpack,
     latents_dtype=torch.float32,  # of the pipeline, whatever the model runs in
+    together=True,
 )

@@ -49,4 +49,5 @@ FAMILY = EngineFamily(
     turned=unet.turned,
     scales_start=True,
     inpainting=inpainting,
+    together=True,
 )

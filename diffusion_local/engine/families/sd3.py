@@ -27,5 +27,9 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
 
 
 FAMILY = EngineFamily(
-    transformer.loads(diffusers.StableDiffusion3Pipeline), embed, transformer.guided, transformer.shape
+    transformer.loads(diffusers.StableDiffusion3Pipeline),
+    embed,
+    transformer.guided,
+    transformer.shape,
+    together=True,
 )

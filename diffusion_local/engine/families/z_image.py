@@ -30,4 +30,5 @@ FAMILY = EngineFamily(
     guided,
     transformer.shape,
     latents_dtype=torch.float32,  # of the pipeline, whatever the model runs in
+    together=True,
 )
