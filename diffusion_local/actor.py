@@ -20,6 +20,7 @@ class Scope(StrEnum):
     READ = "read"  # look; every credential may
     SUBMIT = "submit"  # make pictures
     CONTROL = "control"  # cancel, order, star and delete what is one's own
+    WORKER = "worker"  # claim jobs and hand in their pictures, from another machine
     ADMIN = "admin"  # the whole queue, models, settings, and what is others'
 
 

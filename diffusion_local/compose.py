@@ -23,6 +23,7 @@ from diffusion_local.queue.doorbell import HueyQueue
 from diffusion_local.queue.history import FitStore
 from diffusion_local.queue.huey_backends import queue_url
 from diffusion_local.queue.jobs import JobStore
+from diffusion_local.queue.leases import LeaseStore
 from diffusion_local.queue.order import OrderRules
 from diffusion_local.queue.views import QueueView
 from diffusion_local.queue.workers import WorkerStore
@@ -52,6 +53,7 @@ class Services:
     deliveries: DeliveryStore
     teller: NotificationDispatcher
     downloads: DownloadStore
+    leases: LeaseStore
     studio: Studio
 
 
@@ -97,6 +99,7 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
         deliveries,
         teller,
         stores.downloads,
+        LeaseStore(database, settings.lease_seconds),
         studio,
     )
 

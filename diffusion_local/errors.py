@@ -28,6 +28,7 @@ DiffusionLocalError
 |   `-- TimedOut          no step was reported within the job's limit
 |-- Stopped               raised through the engine to stop it at a step
 `-- LostClaim             somebody else decides about this job now; write nothing
+    `-- LeaseLost         so of every job of a worker on another machine: its slot was given up
 """
 
 from diffusion_local import messages
@@ -273,3 +274,7 @@ class LostClaim(DiffusionLocalError):
     """The claim on this job is no longer valid."""
 
     usual = "lost_claim"
+
+
+class LeaseLost(LostClaim):
+    """The lease of a worker on another machine ended; it may take its slot again."""

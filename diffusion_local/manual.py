@@ -25,6 +25,7 @@ TOPICS = (
     "programs",
     "accounts",
     "service",
+    "machines",
     "trouble",
     "reference/cli",
     "reference/http",

@@ -32,6 +32,7 @@ EDITABLE: dict[str, tuple[float, float] | None] = {
     "preview_every": (0, FAR),
     "disk_reserve_mb": (0, FAR),
     "idle_unload": (0, FAR),
+    "lease_seconds": (5, 3600),
     "model_streak": (1, FAR),
     "image_format": None,
     "sidecar": None,

@@ -122,6 +122,7 @@ class Settings(Folders):
     on_stop: str = setting("give_back", "what a stopping worker does with its running picture", ON_STOP)
     disk_reserve_mb: int = setting(500, "megabytes kept free on the disk; with less the queue waits")
     idle_unload: int = setting(600, "idle seconds after which a worker takes the model out of memory")
+    lease_seconds: int = setting(30, "seconds without a word after which a worker on another machine counts as lost")
     keep_jobs_days: int = setting(90, "days that ended jobs stay in the list; 0 keeps them for ever")
     keep_trash_days: int = setting(30, "days that a picture stays in the trash; 0 keeps it for ever")
     keep_sources_days: int = setting(

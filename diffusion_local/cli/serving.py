@@ -67,10 +67,15 @@ def worker(
     home: Home = None,
     engine: Annotated[str | None, typer.Option(help="diffusers, or fake for test cards.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu.")] = None,
+    join: Annotated[str, typer.Option(help="Work for the studio at this address, on another machine.")] = "",
+    token: Annotated[str | None, typer.Option(help="A token of the scope worker, made at that studio.")] = None,
+    machine: Annotated[str, typer.Option(help="This machine's name there; its host name if left out.")] = "",
 ) -> None:
-    """Run one worker, without the page."""
-    settings = Settings.load(home=home, engine=engine, device=device)
+    """Run one worker, without the page; with --join for a studio on another machine."""
+    settings = Settings.load(home=home, engine=engine, device=device, token=token)
     command = [sys.executable, "-m", "diffusion_local.worker", "--slot", slot or inventory.devices(settings)[0]["slot"]]
+    if join:
+        command += ["--join", join, "--machine", machine]
     if os.name == "nt":
         sys.exit(subprocess.run(command, env=settings.child_environ()).returncode)
     os.execve(sys.executable, command, settings.child_environ())

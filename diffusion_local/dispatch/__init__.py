@@ -72,6 +72,12 @@ class Dispatch(Protocol):
         """The worker lives; called every few seconds."""
         ...
 
+    def offer(self, files: dict[str, dict[str, str]]) -> None:
+        """Say which files the worker has: their digests by kind and name (see ``dispatch.offers``).
+
+        A worker on the studio's machine has what the studio has, and is given any job."""
+        ...
+
     def leave(self) -> None:
         """Give the slot up. The worker holds no job any more."""
         ...

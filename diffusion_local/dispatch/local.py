@@ -25,11 +25,16 @@ log = logging.getLogger(__name__)
 class LocalDispatch:
     """See ``Dispatch``. A slot is held by a file's lock, which the operating system releases when the process dies."""
 
-    def __init__(self, services: Services, slot: str) -> None:
+    def __init__(self, services: Services, slot: str, storage: Storage | None = None) -> None:
+        """``storage`` is the process's, where it has several slots."""
         self._house = services
         self._slot = slot
-        self._storage = Storage(services)
+        self._storage = storage or Storage(services)
         self._lock: FileLock | None = None
+
+    @property
+    def slot(self) -> str:
+        return self._slot
 
     # -- the slot ------------------------------------------------------------------------------------------------------
 
@@ -54,6 +59,9 @@ class LocalDispatch:
         finally:
             if self._lock is not None:
                 self._lock.release()
+
+    def offer(self, files: dict[str, dict[str, str]]) -> None:
+        pass  # it has the studio's own
 
     # -- jobs ----------------------------------------------------------------------------------------------------------
 

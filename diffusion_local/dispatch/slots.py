@@ -32,6 +32,9 @@ HUNG = Failure(
 )
 
 
+LEASE_PATIENCE = 10.0  # seconds; a lease is taken and its slot recovered under the slot's lock
+
+
 def slot_lock(services: Services, slot: str) -> FileLock:
     return FileLock(services.settings.locks / f"{slot}.lock", mode=FILE)
 
@@ -88,7 +91,20 @@ def recover_if_free(services: Services, slot: str, failure: Failure = LOST) -> l
     """
     try:
         with disk.explained(), slot_lock(services, slot).acquire(timeout=0):
+            if services.leases.get(slot) is not None:
+                return []  # held from another machine; ``recover_expired`` looks after it
             services.workers.update(slot, "stopped")
             return recover(services, slot, failure)
     except Timeout:
         return []
+
+
+def recover_expired(services: Services) -> list[Job]:
+    """Recover the jobs of workers on other machines whose leases ended."""
+    settled = []
+    for slot in services.leases.expired():
+        with contextlib.suppress(Timeout), disk.explained(), slot_lock(services, slot).acquire(timeout=LEASE_PATIENCE):
+            if services.leases.end(slot):  # nobody took it meanwhile
+                services.workers.update(slot, "stopped")
+                settled += recover(services, slot)
+    return settled

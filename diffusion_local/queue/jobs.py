@@ -1,6 +1,6 @@
 """Operations on the jobs table. ``_move`` is the only writer of a job's state."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -129,12 +129,19 @@ class JobStore:
         return next(iter(self.claim(worker, loaded)), None)
 
     def claim(
-        self, worker: str, loaded: str = "", most: int = 1, beside: Claim | None = None, urgent: bool = False
+        self,
+        worker: str,
+        loaded: str = "",
+        most: int = 1,
+        beside: Claim | None = None,
+        urgent: bool = False,
+        able: Callable[[Params], bool] | None = None,
     ) -> list[Job]:
         """Claim the next due job, and up to ``most`` - 1 jobs that fit into the same forward pass.
 
         With ``beside``: only up to ``most`` jobs that fit into a pass with that claim's job. With ``urgent``: only jobs
-        of the interactive lane. ``loaded``: the model in the worker's memory. For the order see ``queue.order``.
+        of the interactive lane. ``loaded``: the model in the worker's memory.
+        ``able``: which jobs the worker can make; None for all. For the order see ``queue.order``.
         Nothing is claimed from a paused or blocked queue; held jobs, jobs with a later `not_before` and jobs outside
         their window are skipped. Raises LostClaim.
         """
@@ -155,10 +162,11 @@ class JobStore:
                     db.execute(clear, delays)
             line = QueueOrder(db, moment, self._rules)
             first = None if beside is None else held_by(db, beside)
-            if first is None and (job_id := line.next(loaded, INTERACTIVE if urgent else None)):
+            suits = None if able is None else lambda job_id: able(by_id(db, job_id).params)
+            if first is None and (job_id := line.next(loaded, INTERACTIVE if urgent else None, suits)):
                 taken += self._take(db, worker, job_id, now)
                 first = taken[0]
-            while first and len(taken) < most and (job_id := line_beside(db, line, first)):
+            while first and len(taken) < most and (job_id := line_beside(db, line, first, able)):
                 taken += self._take(db, worker, job_id, now)
         return taken
 
@@ -332,11 +340,16 @@ def held_by(db: Transaction, claim: Claim) -> Job:
     raise LostClaim
 
 
-def line_beside(db: Transaction, line: QueueOrder, first: Job) -> str | None:
+def by_id(db: Transaction, job_id: str) -> Job:
+    return next(rows.to_job(row) for row in db.query(JOB, [job_id]))
+
+
+def line_beside(db: Transaction, line: QueueOrder, first: Job, able: Callable[[Params], bool] | None) -> str | None:
     """Id of the next job that fits into a pass with the claimed job ``first``; None if there is none."""
 
     def suits(job_id: str) -> bool:
-        return batchable(first, next(rows.to_job(row) for row in db.query(JOB, [job_id])))
+        job = by_id(db, job_id)
+        return batchable(first, job) and (able is None or able(job.params))
 
     return line.beside(rows.LANE_RANKS[first.lane], first.priority, first.params.model, suits)
 

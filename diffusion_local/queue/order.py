@@ -181,13 +181,20 @@ class QueueOrder:
                 if below is not None:
                     yield lane, below
 
-    def next(self, loaded: str, lane: int | None = None) -> str | None:
-        """Id of the next job, optionally of one lane; it is charged to its owner's share. None if none is due."""
+    def next(self, loaded: str, lane: int | None = None, suits: Callable[[str], bool] | None = None) -> str | None:
+        """Id of the next job, optionally of one lane; it is charged to its owner's share. None if none is due.
+
+        With ``suits``, the jobs of an owner and model are skipped if the first of them does not suit.
+        """
         for group, priority in self._claimable_groups():
             if lane is not None and group != lane:
                 continue
-            turns = read_turns(self._db, group)
-            head, passed_over = choose_head(self._heads(group, priority), turns, loaded, self._streak)
+            turns, heads = read_turns(self._db, group), self._heads(group, priority)
+            if suits is not None:
+                heads = [head for head in heads if suits(head.job_id)]
+            if not heads:
+                continue
+            head, passed_over = choose_head(heads, turns, loaded, self._streak)
             write_turns(self._db, group, turns.after(head, passed_over, loaded), head.owner)
             return head.job_id
         return None

@@ -205,6 +205,8 @@ class Supervisor:
             for child in self._children:  # this process itself was suspended, so the workers' silence means nothing
                 child.heard.clear()
         self._kill_hung(services)
+        if self._watchdog.healthy_seconds > self._settings.lease_seconds:
+            slots.recover_expired(services)  # whoever lives has renewed its lease since the web process is there
         ours = {child.slot for child in self._children}
         running = {job.worker for job in services.studio.jobs(State.RUNNING, limit=1000) if job.worker}
         for slot in sorted(running - ours):

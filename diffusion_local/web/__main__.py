@@ -16,7 +16,7 @@ from typing import Any, Literal
 import uvicorn
 
 from diffusion_local import disk
-from diffusion_local.compose import open_studio
+from diffusion_local.compose import open_services
 from diffusion_local.disk import kept_private
 from diffusion_local.errors import UserError
 from diffusion_local.image_decoding import return_freed_memory
@@ -106,7 +106,8 @@ def serve(settings: Settings, supervised: bool = False) -> None:
     from diffusion_local.web.app import create_app  # gradio reads the environment when it is imported
 
     logging.getLogger("uvicorn.error").addFilter(not_cut_off)
-    app = create_app(open_studio(settings), settings)
+    services = open_services(settings)
+    app = create_app(services.studio, settings, services=services)
     connections = Connections(raise_file_limit(), trusted(settings))
     try:
         listeners = listen(settings.host, settings.port, connections)

@@ -5,6 +5,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from diffusion_local import __version__
 from diffusion_local.actor import LOCAL, acting
+from diffusion_local.compose import Services
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web import docs, files, health, manual, page_delta, refusals
@@ -31,9 +32,14 @@ EXPOSED = (
 
 
 def create_app(
-    studio: Studio, settings: Settings, heartbeat: float = HEARTBEAT_SECONDS, recheck: float = RECHECK_SECONDS
+    studio: Studio,
+    settings: Settings,
+    heartbeat: float = HEARTBEAT_SECONDS,
+    recheck: float = RECHECK_SECONDS,
+    services: Services | None = None,
 ) -> FastAPI:
-    """``heartbeat`` and ``recheck`` are the seconds of ``long_lived``."""
+    """``heartbeat`` and ``recheck`` are the seconds of ``long_lived``. Without ``services`` no worker on another
+    machine can join."""
     app = FastAPI(title="diffusion-local", version=__version__, docs_url=None, redoc_url=None)
     app.add_middleware(PageHtml)
     app.add_middleware(BodyLimit, settings=settings)
@@ -60,7 +66,7 @@ def create_app(
     health.add(app, studio, settings)
     docs.add(app)
     manual.add(app)
-    app.include_router(http.router(studio, watch))
+    app.include_router(http.router(studio, watch, services))
     app.include_router(http.reports.page_router(studio))
     app.include_router(dialects.router(studio, watch, settings))
     mcp.add(app, studio, watch, settings)

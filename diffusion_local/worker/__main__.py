@@ -1,22 +1,27 @@
 """``python -m diffusion_local.worker --slot cpu0``: hold the slot, recover orphans, work until told to stop."""
 
 import argparse
+import contextlib
 import logging
 import os
+import platform
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import cast
 
 from diffusion_local import disk
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.disk import kept_private
-from diffusion_local.dispatch import Dispatch
+from diffusion_local.dispatch import Dispatch, offers
 from diffusion_local.dispatch.local import open_dispatch
 from diffusion_local.domain import DeviceMemory
 from diffusion_local.engine.factory import open_engine
 from diffusion_local.errors import DatabaseProblem, UserError
 from diffusion_local.models.catalog import Catalog
+from diffusion_local.models.digests import Digests
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.settings import Settings, go_offline
 from diffusion_local.system import logs
@@ -26,6 +31,7 @@ from diffusion_local.worker.stopping import Stop, leave_in_time, listen_to_signa
 log = logging.getLogger("diffusion_local.worker")
 
 SEEN_SECONDS = 5.0
+OFFER_SECONDS = 10.0  # between two looks at the files of a worker whose studio is elsewhere
 TAKEOVER_SECONDS = 10.0  # a supervisor's restart waits for the worker before it to end
 RECOVERY_SECONDS = 1.0  # any other waits only for a supervisor that holds the slot while it recovers its jobs
 
@@ -38,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
             settings = Settings.load()
             logs.start(settings, f"worker-{options.slot}")
             go_offline(settings.home)
-            run(settings, options.slot, options.supervised)
+            run(settings, options.slot, options.supervised, options.join, options.machine)
     except UserError as error:
         print(f"diffusion-local: {error}", file=sys.stderr)
         return 2
@@ -48,14 +54,18 @@ def main(argv: list[str] | None = None) -> int:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m diffusion_local.worker", description=__doc__)
     parser.add_argument("--slot", required=True, help="gpu0, gpu1, mps0 or cpu0")
+    parser.add_argument(
+        "--join", default="", help="address of a studio on another machine; its token is in the settings"
+    )
+    parser.add_argument("--machine", default="", help="this machine's name there")
     parser.add_argument("--supervised", action="store_true", help="stop when standard input closes")
     return parser.parse_args(argv)
 
 
-def run(settings: Settings, slot: str, supervised: bool) -> None:
+def run(settings: Settings, slot: str, supervised: bool, studio: str = "", machine: str = "") -> None:
     stop = Stop(finish_first=settings.on_stop == "finish")
     listen_to_signals(stop)
-    dispatch: Dispatch = open_dispatch(settings, slot)
+    dispatch = connect(settings, slot, studio, machine)
     terms = dispatch.take(TAKEOVER_SECONDS if supervised else RECOVERY_SECONDS)
     if supervised:
         threading.Thread(target=stop_at_end_of_input, args=(stop,), daemon=True).start()
@@ -85,10 +95,41 @@ def run(settings: Settings, slot: str, supervised: bool) -> None:
         idle_unload=settings.idle_unload,
         passes=settings.passes,
     )
+    if studio:
+        threading.Thread(target=keep_offering, args=(dispatch, catalog), daemon=True).start()
     runner.serve()
     runner.close()
     only_inform(dispatch.leave)
     log.info("stopped")
+
+
+def connect(settings: Settings, slot: str, studio: str, machine: str) -> Dispatch:
+    """The stores of this machine's studio, or a connection to another's. Raises UserError."""
+    if not studio:
+        return open_dispatch(settings, slot)
+    from diffusion_local.remote.dispatch import join
+
+    settings.make_folders()
+    return cast(Dispatch, join(studio, settings.token, f"{machine_name(machine)}.{slot}"))
+
+
+def machine_name(given: str) -> str:
+    """A name as slots have it: small letters, digits and hyphens."""
+    name = re.sub(r"[^a-z0-9]+", "-", (given or platform.node()).lower()).strip("-")[:40].strip("-")
+    return name or "worker"
+
+
+def keep_offering(dispatch: Dispatch, catalog: Catalog) -> None:
+    """Tell the studio which files are here, again whenever that changes; digests are computed on the way."""
+    digests, offered = Digests(catalog.shelf, catalog.default.folder), None
+    while True:
+        digests.run()
+        files = offers.files_of(catalog)
+        if files != offered:
+            with contextlib.suppress(DatabaseProblem):
+                dispatch.offer(files)
+                offered = files
+        time.sleep(OFFER_SECONDS)
 
 
 def only_inform(tell: Callable[[], None]) -> None:

@@ -16,12 +16,13 @@ from PIL import Image as PIL
 from diffusion_local.compose import Services
 from diffusion_local.dispatch import Dispatch, Finished, OutputTerms, ProgressReport
 from diffusion_local.dispatch.local import LocalDispatch
+from diffusion_local.dispatch.wire import CALLS, hints, packed, plain, typed, unpacked
 from diffusion_local.domain import Claim, DeviceMemory, Failure, Fit, Flags, Image, Job, Kind, Lane, State, utc_now
 from diffusion_local.errors import DatabaseProblem, HomeInUse, LostClaim, NotFound, StorageProblem
 from diffusion_local.gallery.formats import encode
 from diffusion_local.messages import described, message
 from diffusion_local.queue.estimates import JobTimings
-from tests.dispatch.wire import CALLS, Wire, hints, plain, typed
+from tests.dispatch.wire import Wire
 from tests.support import FAILURE, enqueue, eventually, params, sql
 
 PICTURE = PIL.radial_gradient("L").resize((128, 128)).convert("RGB")
@@ -92,14 +93,16 @@ def test_nouns_come_back_as_they_were(services: Services) -> None:
     enqueue(services.jobs, prompt="ein Ä 🍎", negative="n")
     job = claimed(LocalDispatch(services, "cpu0"))
     for kind, value in ((Job, job), (Finished, finished()), (Fit, Fit("m", Kind.INPAINT, 1, 2, "d"))):
-        assert typed(kind, plain(value)) == value
+        blobs: list[bytes] = []
+        head, found = unpacked(packed({"value": plain(value, blobs)}, blobs))
+        assert typed(kind, head["value"], iter(found)) == value
     assert hints(CALLS["claim"])["return"] == list[Job]
 
 
 @pytest.mark.parametrize("value", [Path("x"), io.BytesIO(), print, [Path("x")]])
 def test_what_cannot_travel_is_refused(value: Any) -> None:
     with pytest.raises(TypeError, match="cannot travel"):
-        plain(value)
+        plain(value, [])
 
 
 # -- the slot --------------------------------------------------------------------------------------------------------

@@ -6,10 +6,11 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
+from diffusion_local.compose import Services
 from diffusion_local.errors import NotFound
 from diffusion_local.messages import message
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.http import derived, images, jobs, lists, models, reports, sources, streams
+from diffusion_local.web.api.http import derived, images, jobs, lists, models, reports, sources, streams, workers
 from diffusion_local.web.api.schemas import Problem
 from diffusion_local.web.api.watch import Watch
 
@@ -34,7 +35,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 
-def router(studio: Studio, watch: Watch) -> APIRouter:
+def router(studio: Studio, watch: Watch, services: Services | None = None) -> APIRouter:
     api = APIRouter(prefix=ROOT, responses=REFUSALS, generate_unique_id_function=lambda route: route.name)
     parts = [
         jobs.router(studio, watch),
@@ -45,6 +46,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
         reports.router(studio),
         streams.router(studio, watch),
         derived.router(studio),
+        *([workers.router(services, watch)] if services else []),
     ]
     for part in parts:
         api.include_router(part)

@@ -1,0 +1,60 @@
+"""The dispatch of a worker on another machine, at the studio's end: its slot is held by a lease."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from diffusion_local import disk
+from diffusion_local.compose import Services
+from diffusion_local.dispatch import OutputTerms, slots
+from diffusion_local.dispatch.local import LocalDispatch, terms_of
+from diffusion_local.dispatch.offers import able, files_of
+from diffusion_local.dispatch.storage import Storage
+from diffusion_local.domain import Claim, Job
+from diffusion_local.errors import Conflict, InvalidParams, LeaseLost, echo
+from diffusion_local.messages import message
+
+#: A machine's name and a device of it: the name must not be one that a slot of this machine has.
+SLOT = re.compile(r"[a-z0-9][a-z0-9-]{0,39}\.(gpu|mps|cpu|xpu)\d{1,2}")
+
+
+class LeasedDispatch(LocalDispatch):
+    """One for each session. ``open`` takes the slot; every other call renews the lease, or raises LeaseLost."""
+
+    def __init__(self, services: Services, slot: str, storage: Storage, account: str) -> None:
+        """Raises InvalidParams for a slot that is not ``machine.device``."""
+        if not SLOT.fullmatch(slot):
+            raise InvalidParams("slot", message("slot_name", got=echo(slot)))
+        super().__init__(services, slot, storage)
+        self.account = account
+        self.session = ""
+
+    def take(self, patience: float) -> OutputTerms:
+        with disk.explained(), slots.slot_lock(self._house, self._slot).acquire(timeout=slots.LEASE_PATIENCE):
+            self.session = self._house.leases.take(self._slot, self.account)
+            slots.recover(self._house, self._slot)
+        return terms_of(self._house.settings)
+
+    def call(self, name: str, arguments: dict[str, Any]) -> Any:
+        """Carry a call of the session out. Raises what the call raises, and LeaseLost once the lease is lost."""
+        if name == "take":
+            raise Conflict(message("slot_leased", slot=self._slot))
+        self._house.leases.renew(self._slot, self.session)
+        method: Callable[..., Any] = getattr(self, name)
+        return method(**arguments)
+
+    def leave(self) -> None:
+        try:
+            self.tell("stopped")
+        finally:
+            self._house.leases.release(self._slot, self.session)
+
+    def offer(self, files: dict[str, dict[str, str]]) -> None:
+        self._house.leases.note_files(self._slot, files)
+
+    def claim(self, loaded: str, most: int = 1, beside: Claim | None = None, urgent: bool = False) -> list[Job]:
+        lease = self._house.leases.get(self._slot)
+        if lease is None or lease.session != self.session:
+            raise LeaseLost(message("lease_lost", slot=self._slot))
+        can = able(files_of(self._house.catalog), lease.files)
+        return self._house.jobs.claim(self._slot, loaded, most, beside and self._own(beside), urgent, can)

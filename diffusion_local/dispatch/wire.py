@@ -1,0 +1,175 @@
+"""Calls of a ``Dispatch`` as bytes: how a worker on another machine speaks to its studio.
+
+A message is the length of its head (4 bytes, big-endian), the head as JSON, and after it the binary values one after
+the other; the head has ``{"$bytes": length}`` in place of each, in order. Types are those that ``Dispatch`` declares,
+so both ends must be of the same ``PROTOCOL``; a request names its own.
+"""
+
+import collections.abc
+import dataclasses
+import enum
+import functools
+import inspect
+import json
+import struct
+import types
+from collections.abc import Callable
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from diffusion_local import errors
+from diffusion_local.dispatch import Dispatch, OutputTerms
+from diffusion_local.errors import DiffusionLocalError, InvalidParams
+from diffusion_local.messages import Message, described, message, restored
+
+#: Grows with every change of a call, or of a type that calls carry.
+PROTOCOL = 1
+#: The calls of the protocol, by name.
+CALLS = {name: call for name, call in vars(Dispatch).items() if inspect.isfunction(call) and not name.startswith("_")}
+BINARY = "$bytes"
+#: Of requests and answers.
+MEDIA = "application/vnd.diffusion-local.worker"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Taken:
+    """The answer to ``take``: ``session`` goes with every other call."""
+
+    session: str
+    terms: OutputTerms
+
+
+class UnreadableMessage(ValueError):
+    """The bytes are no message of this protocol."""
+
+
+@functools.cache
+def hints(thing: Any) -> dict[str, Any]:
+    return get_type_hints(thing)
+
+
+def plain(value: Any, blobs: list[bytes]) -> Any:
+    """A value as JSON has it; bytes are appended to ``blobs``. Raises TypeError for anything that could not travel."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: plain(getattr(value, each.name), blobs) for each in dataclasses.fields(value)}
+    if isinstance(value, Message):
+        return described(value) | {"message": str(value)}
+    if isinstance(value, bytes):
+        blobs.append(value)
+        return {BINARY: len(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, list | tuple):
+        return [plain(each, blobs) for each in value]
+    if isinstance(value, dict):
+        return {str(key): plain(each, blobs) for key, each in value.items()}
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise TypeError(f"A {type(value).__name__} cannot travel.")
+
+
+def typed(kind: Any, value: Any, blobs: "collections.abc.Iterator[bytes]") -> Any:
+    """The value that ``plain`` was given, by its declared type. Raises ValueError, TypeError or LookupError."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return typed(next(each for each in inner if each is not type(None)), value, blobs)
+    if origin in (list, collections.abc.Sequence):
+        return [typed(inner[0], each, blobs) for each in value]
+    if origin is tuple:
+        return tuple(typed(inner[0], each, blobs) for each in value)
+    if origin is dict:
+        return {key: typed(inner[1], each, blobs) for key, each in value.items()}
+    if kind is str and isinstance(value, dict):
+        return restored(value["message"], value)
+    if kind is bytes:
+        value[BINARY]  # a value that is not binary raises here, before it takes another one's bytes
+        return next(blobs)
+    if dataclasses.is_dataclass(kind):
+        noun: Any = kind
+        return noun(**{name: typed(hints(noun)[name], each, blobs) for name, each in value.items()})
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return kind(value)
+    if value is not None if kind is type(None) else not isinstance(value, (float, int) if kind is float else kind):
+        raise TypeError(f"expected {kind}, got {type(value).__name__}")
+    return value
+
+
+def packed(head: dict[str, Any], blobs: list[bytes]) -> bytes:
+    text = json.dumps(head).encode()
+    return b"".join([struct.pack(">I", len(text)), text, *blobs])
+
+
+def unpacked(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    """(head, binary values). Raises UnreadableMessage."""
+    try:
+        (length,) = struct.unpack_from(">I", data)
+        lengths: list[int] = []
+
+        def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            if len(pairs) == 1 and pairs[0][0] == BINARY:
+                lengths.append(int(pairs[0][1]))
+            return dict(pairs)
+
+        head = json.loads(data[4 : 4 + length], object_pairs_hook=note)
+    except (struct.error, ValueError, TypeError, RecursionError) as error:
+        raise UnreadableMessage(str(error)) from None
+    if not isinstance(head, dict) or any(each < 0 for each in lengths) or 4 + length + sum(lengths) != len(data):
+        raise UnreadableMessage("the lengths do not add up")
+    blobs, start = [], 4 + length
+    for each in lengths:
+        blobs.append(data[start : start + each])
+        start += each
+    return head, blobs
+
+
+def request(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], **head: Any) -> bytes:
+    """A call with its arguments; ``head`` is what goes beside it."""
+    _, *given = inspect.signature(CALLS[name]).bind(None, *args, **kwargs).arguments.items()
+    blobs: list[bytes] = []
+    arguments = {key: plain(value, blobs) for key, value in given}
+    return packed(head | {"protocol": PROTOCOL, "call": name, "arguments": arguments}, blobs)
+
+
+def arguments_of(head: dict[str, Any], blobs: list[bytes]) -> tuple[str, dict[str, Any]]:
+    """(call, arguments) of a request. Raises InvalidParams and UnreadableMessage."""
+    if head.get("protocol") != PROTOCOL:
+        raise InvalidParams("protocol", message("worker_protocol", here=PROTOCOL, there=str(head.get("protocol"))))
+    name, given = head.get("call"), head.get("arguments")
+    if not isinstance(name, str) or name not in CALLS or not isinstance(given, dict):
+        raise UnreadableMessage("no such call")
+    kinds, following = hints(CALLS[name]), iter(blobs)
+    try:
+        arguments = {key: typed(kinds[key], value, following) for key, value in given.items() if key != "return"}
+        inspect.signature(CALLS[name]).bind(None, **arguments)
+    except (ValueError, TypeError, LookupError, AttributeError, StopIteration) as error:
+        raise UnreadableMessage(f"{type(error).__name__}: {error}") from None
+    return name, arguments
+
+
+def answer(call: Callable[[], Any]) -> bytes:
+    """Make a call; its answer, or the error that it raised, as a message."""
+    blobs: list[bytes] = []
+    try:
+        head = {"answer": plain(call(), blobs)}
+    except DiffusionLocalError as error:
+        blobs = []
+        head = {"error": type(error).__name__, "message": plain(error.message, blobs)}
+        if isinstance(error, InvalidParams):
+            head |= {"field": error.field, "message": plain(error.problem, blobs)}
+    return packed(head, blobs)
+
+
+def result(name: str, data: bytes) -> Any:
+    """The answer to a call. Raises the error that it raised at the other end, and UnreadableMessage."""
+    head, blobs = unpacked(data)
+    following = iter(blobs)
+    try:
+        if "error" in head:
+            kind, said = getattr(errors, head["error"]), typed(str, head["message"], following)
+            raise kind(head["field"], said) if "field" in head else kind(said)
+        return typed(Taken if name == "take" else hints(CALLS[name]).get("return"), head["answer"], following)
+    except (ValueError, TypeError, LookupError, AttributeError, StopIteration) as error:
+        raise UnreadableMessage(f"{type(error).__name__}: {error}") from None

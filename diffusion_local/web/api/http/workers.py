@@ -1,0 +1,120 @@
+"""``POST /api/v1/worker``: the calls of workers on other machines (see ``dispatch.wire``).
+
+The body is one call as ``dispatch.wire`` packs it, with the slot and, after ``take``, the session. The credential must
+have the scope ``worker``; what a session may touch is what its slot holds, whoever the jobs belong to.
+"""
+
+import secrets
+import threading
+from typing import Any
+
+import anyio.to_thread
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from diffusion_local import actor
+from diffusion_local.actor import LOCAL, Scope, acting
+from diffusion_local.compose import Services
+from diffusion_local.dispatch import wire
+from diffusion_local.dispatch.leased import LeasedDispatch
+from diffusion_local.dispatch.storage import Storage
+from diffusion_local.errors import InvalidParams, LeaseLost
+from diffusion_local.messages import message
+from diffusion_local.web.api.watch import Watch
+
+PATH = "/worker"
+MOST_SESSIONS = 1000
+MOST_WAIT = 20.0  # seconds of one wait; proxies cut what takes longer
+
+
+class Sessions:
+    """The sessions of this process. One that is not known here was taken before a restart, and goes on by its lease."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._storage: Storage | None = None
+        self._open: dict[str, LeasedDispatch] = {}
+        self._lock = threading.Lock()
+
+    def take(self, slot: str, account: str) -> tuple[LeasedDispatch, Any]:
+        """Raises HomeInUse and InvalidParams."""
+        dispatch = self._dispatch(slot, account)
+        terms = dispatch.take(0)
+        self._keep(dispatch)
+        return dispatch, terms
+
+    def get(self, slot: str, session: str, account: str) -> LeasedDispatch:
+        """Raises LeaseLost unless this account took the session for this slot."""
+        found = self._open.get(session)
+        if found is None:
+            lease = self._services.leases.get(slot)
+            if lease is None or not secrets.compare_digest(lease.session, session):
+                raise LeaseLost(message("lease_lost", slot=slot))
+            found = self._dispatch(slot, lease.account)
+            found.session = session
+            self._keep(found)
+        if found.slot != slot or found.account != account:
+            raise LeaseLost(message("lease_lost", slot=slot))
+        return found
+
+    def _dispatch(self, slot: str, account: str) -> LeasedDispatch:
+        with self._lock:
+            self._storage = self._storage or Storage(self._services)
+        return LeasedDispatch(self._services, slot, self._storage, account)
+
+    def _keep(self, dispatch: LeasedDispatch) -> None:
+        with self._lock:
+            while len(self._open) >= MOST_SESSIONS:
+                self._open.pop(next(iter(self._open)))
+            self._open[dispatch.session] = dispatch
+
+
+def router(services: Services, watch: Watch) -> APIRouter:
+    workers = APIRouter(tags=["workers"])
+    sessions = Sessions(services)
+
+    @workers.post(PATH, include_in_schema=False, response_class=Response)
+    async def call(request: Request) -> Response:
+        who = actor.current()
+        who.require(Scope.WORKER)  # before the body is read
+        head, name, arguments = opened(await request.body())
+        slot, session = str(head.get("slot", "")), str(head.get("session", ""))
+        account = f"{who.name}/{who.token}"
+        if name == "wait":
+            return packed(wire.packed({"answer": await rung(arguments["seconds"], slot, session, account)}, []))
+        return packed(await anyio.to_thread.run_sync(carried_out, name, arguments, slot, session, account))
+
+    async def rung(seconds: float, slot: str, session: str, account: str) -> bool:
+        """Whether anything changed in the queue within some seconds."""
+        await anyio.to_thread.run_sync(carried_out, "paused", {}, slot, session, account)
+        now = await anyio.to_thread.run_sync(moment)
+        return await watch.until(lambda then: then[1] != now, min(max(seconds, 0.0), MOST_WAIT)) is not None
+
+    def moment() -> int:
+        with acting(LOCAL):
+            return services.studio.moment()[1]
+
+    def carried_out(name: str, arguments: dict[str, Any], slot: str, session: str, account: str) -> bytes:
+        with acting(LOCAL):  # it works on everybody's jobs
+            if name == "take":
+                return wire.answer(lambda: taken(slot, account))
+            return wire.answer(lambda: sessions.get(slot, session, account).call(name, arguments))
+
+    def taken(slot: str, account: str) -> Any:
+        dispatch, terms = sessions.take(slot, account)
+        return wire.Taken(dispatch.session, terms)
+
+    return workers
+
+
+def opened(body: bytes) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """(head, call, arguments) of a request. Raises InvalidParams."""
+    try:
+        head, blobs = wire.unpacked(body)
+        return head, *wire.arguments_of(head, blobs)
+    except wire.UnreadableMessage as error:
+        raise InvalidParams("body", message("worker_body", error=str(error))) from None
+
+
+def packed(data: bytes) -> Response:
+    return Response(data, media_type=wire.MEDIA)

@@ -1,0 +1,78 @@
+"""Calls as bytes: what cannot be read is refused, and nothing else happens."""
+
+import json
+import struct
+from typing import Any
+
+import pytest
+
+from diffusion_local.dispatch import wire
+from diffusion_local.errors import InvalidParams
+
+
+def request(**changes: Any) -> bytes:
+    head, blobs = wire.unpacked(wire.request("source", (), {"claim": claim(), "source_id": "a"}))
+    return wire.packed(head | changes, blobs)
+
+
+def claim() -> Any:
+    from diffusion_local.domain import Claim
+
+    return Claim("job", "attic.cpu0", 3)
+
+
+def test_a_call_comes_back_as_it_was() -> None:
+    name, arguments = wire.arguments_of(*wire.unpacked(request()))
+    assert (name, arguments) == ("source", {"claim": claim(), "source_id": "a"})
+
+
+def test_another_version_says_who_must_be_updated() -> None:
+    with pytest.raises(InvalidParams, match=r"version 1 .* version 99") as raised:
+        wire.arguments_of(*wire.unpacked(request(protocol=99)))
+    assert raised.value.field == "protocol"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"call": "remove_everything"},
+        {"call": "__init__"},
+        {"call": 7},
+        {"arguments": []},
+        {"arguments": {"claim": {"job_id": "x"}, "source_id": "a"}},
+        {"arguments": {"claim": "x", "source_id": "a"}},
+        {"arguments": {"source_id": "a"}},
+        {"arguments": {"claim": {"job_id": "x", "worker": "y", "attempt": "1"}, "source_id": "a"}},
+        {"arguments": {"claim": None, "source_id": "a", "more": 1}},
+    ],
+)
+def test_what_is_no_call_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(wire.UnreadableMessage):
+        wire.arguments_of(*wire.unpacked(request(**changes)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0\0",
+        struct.pack(">I", 4) + b"null",
+        struct.pack(">I", 2**31) + b"{}",
+        struct.pack(">I", 2) + b"[]",
+        struct.pack(">I", 2) + b"{}" + b"too much",
+        struct.pack(">I", 15) + json.dumps({"$bytes": 99}).encode() + b"xx",
+        struct.pack(">I", 14) + json.dumps({"$bytes": -1}).encode() + b"",
+        struct.pack(">I", 100_000) + b"[" * 100_000,
+        b"GET / HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_what_is_no_message_is_refused(data: bytes) -> None:
+    with pytest.raises(wire.UnreadableMessage):
+        wire.unpacked(data)
+
+
+def test_binary_values_are_not_copied_into_text() -> None:
+    picture = bytes(range(256)) * 1000
+    data = wire.request("save_preview", (claim(), picture), {})
+    assert len(data) < len(picture) + 300
+    assert wire.arguments_of(*wire.unpacked(data))[1]["picture"] == picture
