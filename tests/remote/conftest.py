@@ -25,7 +25,9 @@ def serving(services: Services) -> Iterator[str]:
 
     port = free_port()
     running = uvicorn.Server(
-        uvicorn.Config(create_app(services.studio, services.settings), port=port, log_level="warning")
+        uvicorn.Config(
+            create_app(services.studio, services.settings, services=services), port=port, log_level="warning"
+        )
     )
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()

@@ -51,7 +51,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         fake_step_seconds=STEP_SECONDS,
     )
     services = open_services(settings)
-    app = create_app(services.studio, settings)
+    app = create_app(services.studio, settings, services=services)
     server = uvicorn.Server(uvicorn.Config(app, port=settings.port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -93,7 +93,9 @@ def client(services: Services) -> TestClient:
 def client_of(services: Services) -> TestClient:
     from diffusion_local.web.app import create_app
 
-    return TestClient(create_app(services.studio, services.settings), base_url="http://127.0.0.1:7860")
+    return TestClient(
+        create_app(services.studio, services.settings, services=services), base_url="http://127.0.0.1:7860"
+    )
 
 
 def services_of(tmp_path_factory: pytest.TempPathFactory, **changes: Any) -> Services:

@@ -113,7 +113,7 @@ def test_the_first_visitor_does_not_wait_for_the_routes(services: Services) -> N
     from diffusion_local.web.__main__ import draw_once
     from diffusion_local.web.app import create_app
 
-    app = create_app(services.studio, services.settings)
+    app = create_app(services.studio, services.settings, services=services)
     told: list[Any] = []
 
     async def watched(scope: Any, receive: Any, send: Any) -> None:

@@ -94,7 +94,7 @@ def test_proxies_are_addresses(text: str) -> None:
 def below(services: Services) -> TestClient:
     """The application as a proxy serves it that takes the path off, to somebody at https://studio.example/studio."""
     settings = replace(services.settings, root_path="/studio", auth="none")
-    return TestClient(create_app(services.studio, settings), base_url="http://127.0.0.1:7860")
+    return TestClient(create_app(services.studio, settings, services=services), base_url="http://127.0.0.1:7860")
 
 
 def test_every_address_of_the_page_is_below_the_path(below: TestClient, services: Services) -> None:

@@ -33,7 +33,7 @@ def server(victim: Victim) -> Iterator[str]:
     from diffusion_local.web.app import create_app
 
     port = free_port()
-    app = create_app(victim.services.studio, victim.services.settings)
+    app = create_app(victim.services.studio, victim.services.settings, services=victim.services)
     running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
