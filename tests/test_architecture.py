@@ -28,9 +28,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("batches", "health.service", "lists.grid_service", "lists.service", "notify", "queue.service"),
     ("batches.service", "notify.service", "preferences", "serializers", "stores"),
     ("operations.answers", "studio"),
-    ("compose", "remote"),
+    ("compose",),
     ("dispatch",),
-    ("web",),
+    ("remote", "web"),
     ("worker",),
     ("supervisor",),
     ("cli",),
@@ -341,7 +341,7 @@ def test_folders_of_pictures_are_known_to_their_backend_only() -> None:
 #: What a worker may import of ours: it meets the studio by its dispatch only, so that it may run on another machine.
 WORKERS_OWN = {
     "actor", "disk", "dispatch", "domain", "engine", "errors", "gallery.formats", "gallery.quality", "gallery.recipes",
-    "image_decoding", "messages", "models", "queue.estimates", "settings", "system", "worker",
+    "image_decoding", "messages", "models", "queue.estimates", "remote", "settings", "system", "worker",
 }  # fmt: skip
 
 
