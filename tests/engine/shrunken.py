@@ -300,6 +300,33 @@ def flux2() -> Layout:
     return Layout("flux2", {"models/tiny.safetensors": state} | parts, pipe)
 
 
+def qwen_image() -> Layout:
+    """Its text encoder is of the true width, so its file is large."""
+    state = state_of("models/qwen_image_bf16.safetensors", divided(3072, 12), first_blocks("transformer_blocks"))
+    text = random(
+        transformers.Qwen2_5_VLTextModel(
+            transformers.Qwen2_5_VLTextConfig(
+                hidden_size=3584, intermediate_size=8, num_hidden_layers=1, num_attention_heads=28,
+                num_key_value_heads=4, vocab_size=len(SIGNS) + 3, max_position_embeddings=1024, pad_token_id=0,
+                rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [16, 24, 24]},
+            )
+        )
+    )  # fmt: skip
+    with torch.device("cpu"):
+        vae = random(diffusers.AutoencoderKLQwenImage(base_dim=8, num_res_blocks=1))
+    pipe = diffusers.QwenImagePipeline(
+        transformer=loaded(diffusers.QwenImageTransformer2DModel, state, {"num_layers": 1, "num_attention_heads": 2}),
+        vae=vae,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**FLOW),
+        text_encoder=text,
+        tokenizer=tokenizer(),
+    )
+    parts = encoder_files(qwen_2_5_vl_7b=text) | {"vae/qwen_image_vae.safetensors": dict(vae.state_dict())}
+    return Layout("qwen_image", {"models/tiny.safetensors": state} | parts, pipe)
+
+
+#: Tried in one form of the weights only.
+ONCE = {"qwen_image": qwen_image}
 LAYOUTS = {"flux": flux, "chroma": chroma, "sd3": sd3, "z_image": z_image, "flux2": flux2}
 
 

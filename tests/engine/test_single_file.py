@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -10,7 +11,7 @@ import safetensors.torch
 import torch
 import transformers
 
-from diffusion_local.engine import samplers
+from diffusion_local.engine import naming, samplers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Catalog, Model
@@ -18,6 +19,7 @@ from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.settings import assets
 from tests.engine.conftest import Draw
 from tests.models.files import original_encoder, original_unet, original_vae
+from tests.models.headers import tensors_of
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +169,33 @@ def test_our_configurations_have_the_sizes_of_the_published_models(name: str, un
         vae = diffusers.AutoencoderKL.from_config(diffusers.AutoencoderKL.load_config(folder / "vae"))
     counts = [sum(each.numel() for each in part.parameters()) for part in (denoiser, encoder, vae)]
     assert counts == [unet, text, 83_653_863]
+
+
+@pytest.mark.parametrize(
+    ("slot", "cls", "file"),
+    [
+        ("transformer", diffusers.QwenImageTransformer2DModel, "models/qwen_image_bf16.safetensors"),
+        ("text_encoder", transformers.Qwen2_5_VLTextModel, "models/te/qwen_2.5_vl_7b_fp8_scaled.safetensors"),
+        ("vae", diffusers.AutoencoderKLQwenImage, "parts/qwen_image_vae.safetensors"),
+    ],
+)
+def test_our_configurations_of_qwen_image_have_the_tensors_of_the_published_files(
+    slot: str, cls: Any, file: str
+) -> None:
+    folder = assets() / "configs/qwen_image" / slot
+    with torch.device("meta"):
+        if slot == "text_encoder":
+            ours = cls(cls.config_class.from_pretrained(folder))
+        else:
+            ours = cls.from_config(cls.load_config(folder))
+        state = {name: torch.empty(shape) for name, (_, shape) in tensors_of(file).items()}
+    state = naming.of_vae(state, dict(ours.config)) if slot == "vae" else state
+    prefixes = ("model.diffusion_model.", "model.")
+    theirs = {}
+    for name, tensor in state.items():
+        bare = next((name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix)), name)
+        theirs[bare] = tuple(tensor.shape)
+    assert theirs == {name: tuple(tensor.shape) for name, tensor in ours.state_dict().items()}
 
 
 def test_our_tokenizer_is_clips(tmp_path: Path) -> None:

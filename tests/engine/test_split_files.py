@@ -19,7 +19,7 @@ from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.settings import assets
 from tests.engine.conftest import Draw
-from tests.engine.shrunken import LAYOUTS, Layout, State, as_folder, narrowed
+from tests.engine.shrunken import LAYOUTS, ONCE, Layout, State, as_folder, narrowed
 from tests.engine.test_flow_families import difference
 
 JOB: dict[str, Any] = {"steps": 2, "prompt": "a cat", "width": 64, "height": 64, "guidance": 3.0}
@@ -38,7 +38,7 @@ def narrow_flux() -> Iterator[None]:
 def layout(request: pytest.FixtureRequest) -> Layout:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        made: Layout = LAYOUTS[request.param]()
+        made: Layout = (LAYOUTS | ONCE)[request.param]()
         return made
 
 
@@ -72,6 +72,7 @@ def close(one: PIL.Image, other: PIL.Image) -> bool:
     return difference(one, other) <= 1
 
 
+@pytest.mark.parametrize("layout", [*LAYOUTS, *ONCE], indirect=True)
 def test_split_files_draw_what_the_folder_draws(
     layout: Layout, whole: Path, drawn: Callable[[Model], PIL.Image], tmp_path: Path
 ) -> None:
