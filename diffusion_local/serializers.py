@@ -251,7 +251,7 @@ def worker(worker: Worker) -> Json:
 def model(model: Model, plans: Sequence[MemoryPlan] | None = None) -> Json:
     """A model without its path on disk; ``plans`` where they were asked for: how each device would hold it."""
     values = asdict(model)
-    for name in ("folder", "file", "scheduler", "probe"):
+    for name in ("folder", "file", "scheduler", "probe", "sources", "tokenizers", "changes"):
         del values[name]
     values |= {"kinds": list(model.kinds), "scripts": list(model.scripts), "ready": model.ready}
     return values if plans is None else values | {"memory_plan": [memory_plan(each) for each in plans]}

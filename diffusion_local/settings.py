@@ -28,7 +28,7 @@ ENGINES = ("diffusers", "fake")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 ON_STOP = ("give_back", "finish")
 SPEEDS = ("exact", "fast")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp8")
 FORMATS = ("png", "webp", "jpeg")
 AUTH = ("accounts", "none")
 SHARE = ("shared", "own")
@@ -77,7 +77,11 @@ class Settings(Folders):
     cuda_graphs: str = setting(
         "auto", "whether models run by CUDA graphs on an NVIDIA GPU: faster, and some more memory", ("auto", "off")
     )
-    precision: str = setting("auto", "numbers that models run in; auto chooses by device and model", PRECISIONS)
+    precision: str = setting(
+        "auto",
+        "numbers that models run in; auto chooses by device and model, fp8 keeps denoisers in 8 bits",
+        PRECISIONS,
+    )
     speed: str = setting(
         "fast", "exact: bit for bit as diffusers computes; fast: fused GPU kernels, which round differently", SPEEDS
     )

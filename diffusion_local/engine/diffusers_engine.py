@@ -27,7 +27,6 @@ from diffusion_local.engine import (
     painting,
     placement,
     precision,
-    weights,
 )
 from diffusion_local.engine.adapters import put_in
 from diffusion_local.engine.devices import Device
@@ -185,7 +184,7 @@ class DiffusersEngine:
 
     def _need(self, model: Model, params: Params, together: int = 1) -> MemoryNeed:
         size = self._rack.dtype_of(model).itemsize
-        return estimate(weights.of(model), size, params.width, params.height, together)
+        return estimate(self._rack.weights_of(model), size, params.width, params.height, together)
 
     def _upscale(self, params: Params, steps: Steps) -> Picture:
         if self._materials is None:
@@ -241,10 +240,12 @@ class DiffusersEngine:
 
     def _facts(self, loaded: Loaded | None) -> dict[str, Any]:
         numbers = {"dtype": loaded.dtype, "vae_dtype": loaded.pipe.vae.dtype} if loaded else {}
+        kept = {"weights": loaded.kept} if loaded and loaded.kept else {}
         return {
             "engine": "diffusers",
             "device": self.device,
             **{name: str(dtype).removeprefix("torch.") for name, dtype in numbers.items()},
+            **kept,
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,

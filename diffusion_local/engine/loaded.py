@@ -18,7 +18,8 @@ from diffusion_local.models.catalog import Model
 
 @dataclass(slots=True)
 class Loaded:
-    """A model in memory and what was learned about it. ``bytes`` are those of its weights that stay on the device.
+    """A model in memory and what was learned about it. ``bytes`` are those of its weights that stay on the device;
+    ``kept`` is how its denoiser's are kept where that is not what they are computed in.
 
     ``prompts`` are embeddings by what they were made from; ``loras``, ``words`` and ``vae`` what was put into it, and
     ``hooked`` those of the LoRAs and their kin that are not diffusers' own, by name;
@@ -34,6 +35,7 @@ class Loaded:
     rung: str
     bytes: int = 0
     load_seconds: float | None = None
+    kept: str = ""
     graphs: Graphs = field(default_factory=Graphs)
     forms: Forms = field(default_factory=Forms)
     prompts: OrderedDict[Hashable, Conditioning] = field(default_factory=OrderedDict)

@@ -88,11 +88,14 @@ class RungChoice:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Numbers (parameters) in each part of a model; ``vae_channels`` are those of its VAE at full size."""
+    """Numbers (parameters) in each part of a model; ``vae_channels`` are those of its VAE at full size.
+
+    ``kept`` has the bytes of parts whose weights are kept otherwise than they are computed in."""
 
     parts: Mapping[str, int] = field(default_factory=dict)
     vae_channels: int = 128
     upcasts_vae: bool = False
+    kept: Mapping[str, int] = field(default_factory=dict)
 
 
 def estimate(weights: Weights, number_bytes: int, width: int, height: int, together: int = 1) -> MemoryNeed:
@@ -102,6 +105,7 @@ def estimate(weights: Weights, number_bytes: int, width: int, height: int, toget
     """
     vae_bytes = 4 if weights.upcasts_vae else number_bytes
     parts = {part: count * (vae_bytes if part == "vae" else number_bytes) for part, count in weights.parts.items()}
+    parts |= weights.kept
 
     def decoding(pixels: int) -> int:
         return pixels * DECODE_NUMBERS * weights.vae_channels // 128 * vae_bytes

@@ -15,7 +15,7 @@ from diffusion_local.engine.fused.forms import Forms
 from diffusion_local.engine.fused.operations import Operations
 from diffusion_local.engine.loaded import Loaded
 from diffusion_local.engine.loading import load_parts
-from diffusion_local.engine.memory import MemoryNeed, RungChoice
+from diffusion_local.engine.memory import MemoryNeed, RungChoice, Weights
 from diffusion_local.engine.placement import MemoryGauge
 from diffusion_local.errors import EngineError, ModelUnavailable
 from diffusion_local.messages import message
@@ -56,6 +56,9 @@ class ModelCache:
         name = precision.dtype_of(self._precision, self._device.type, model.family, parameters, self._device.bf16)
         dtype: torch.dtype = getattr(torch, name)
         return dtype
+
+    def weights_of(self, model: Model) -> Weights:
+        return precision.weights_of(self._precision, model)
 
     def load(self, model: Model, choice: RungChoice, on_progress: OnProgress) -> None:
         """See ``Engine.load``."""
@@ -135,7 +138,7 @@ class ModelCache:
         else:
             self._make_room(model.id, choice.takes - held.bytes)
         held.weights_change()
-        held.forms = Forms(self._operations, held.graphs.forget, self._device.bf16)
+        held.forms = Forms(None if held.kept else self._operations, held.graphs.forget, self._device.bf16)
         held.checked = False
         placement.place(held.pipe, choice.rung, self._device.torch)
         held.rung = choice.rung
@@ -150,6 +153,9 @@ class ModelCache:
             pipe = single_file.load(model, dtype, on_progress)
         else:
             pipe = family.load(model.folder, dtype, load_parts(model.folder, dtype, on_progress))
+        kept = precision.kept(self._precision, model)
+        if kept == precision.FP8:
+            placement.keep_in_eight_bits(pipe, dtype)
         pipe.set_progress_bar_config(disable=True)
         pipe.vae.to(self._device.torch)  # where the previews' factors are fitted faster
         return Loaded(
@@ -161,7 +167,8 @@ class ModelCache:
             factors=previews.fit(pipe.vae),
             rung="",
             load_seconds=time.monotonic() - started,
-            graphs=graphs.Graphs(self._recorder() if self._recorder else None),
+            graphs=graphs.Graphs(self._recorder() if self._recorder and not kept else None),
+            kept=kept,
         )
 
     def _use(self, held: Loaded) -> None:

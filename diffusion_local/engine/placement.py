@@ -52,6 +52,16 @@ def place(pipe: Any, rung: str, device: str) -> None:
             pipe.to(device)
 
 
+def keep_in_eight_bits(pipe: Any, dtype: torch.dtype) -> None:
+    """Keep the denoiser's matrices in fp8; each is cast when it is used. What reads and writes latents stays whole."""
+    denoiser: Any = denoiser_of(pipe)
+    denoiser.enable_layerwise_casting(torch.float8_e4m3fn, dtype, skip_modules_pattern=WHOLE_LAYERS)
+
+
+#: Layers that stay as they are beside fp8, as patterns of their names. Norms have no matrices, so they stay too.
+WHOLE_LAYERS = ("pos_embed", "patch_embed", "^proj_in$", "^proj_out$", "^conv_in$", "^conv_out$")
+
+
 def swap_vae(pipe: Any, vae: Any, rung: str, device: str) -> None:
     """Put another VAE, from the CPU, into a pipeline that was placed; the one before goes there, free of hooks."""
     before = pipe.vae

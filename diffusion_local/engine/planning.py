@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffusion_local.domain import Fit, Kind, Params, Worker
-from diffusion_local.engine import precision, weights
+from diffusion_local.engine import precision
 from diffusion_local.engine.memory import LADDERS, choose, estimate, gib
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
@@ -18,7 +18,8 @@ class MemoryPlan:
     """How a model would be held on the device of a slot, for a picture of its default size.
 
     ``takes_bytes`` at the peak, of ``total_bytes`` that models may take there, of which ``free_bytes`` are free now
-    or held by models that can be put away.
+    or held by models that can be put away. ``numbers`` is what it computes in, and how its denoiser is kept where that
+    is not the same.
     """
 
     slot: str
@@ -28,6 +29,7 @@ class MemoryPlan:
     takes_bytes: int
     free_bytes: int
     total_bytes: int
+    numbers: str = ""
 
     @property
     def fits(self) -> bool:
@@ -36,19 +38,23 @@ class MemoryPlan:
     @property
     def words(self) -> str:
         """For people: ``gpu0: all of it stays in memory, about 9.1 of 12.0 GiB``."""
-        told = f"{self.slot}: {message(f'rung_{self.rung}')}, about {gib(self.takes_bytes)} of {gib(self.total_bytes)}"
+        how = f" ({self.numbers})" if self.numbers else ""
+        takes = f"about {gib(self.takes_bytes)} of {gib(self.total_bytes)}"
+        told = f"{self.slot}: {message(f'rung_{self.rung}')}{how}, {takes}"
         return told if self.fits else f"{told}, which may be too little: {gib(self.free_bytes)} are free"
 
 
 def plan(model: Model, worker: Worker, learned: Sequence[Fit], numbers: str, wanted: str) -> MemoryPlan:
     """``learned`` is of this model and device; ``numbers`` and ``wanted`` are the settings ``precision`` and
     ``memory``, the second empty for the policy's own choice."""
-    room, size = worker.room, weights.of(model)
+    room, size = worker.room, precision.weights_of(numbers, model)
     dtype = precision.dtype_of(numbers, room.type, model.family, sum(size.parts.values()), room.bf16)
     params = first_picture(model)
     need = estimate(size, precision.NUMBER_BYTES[dtype], params.width, params.height)
     choice = choose(LADDERS[room.type], model.id, need, worker.free_bytes, params, learned, wanted)
-    return MemoryPlan(worker.slot, worker.device, choice.rung, choice.why, choice.takes, worker.free_bytes, room.bytes)
+    how = precision.in_words(dtype, precision.kept(numbers, model))
+    held = (choice.rung, choice.why, choice.takes, worker.free_bytes, room.bytes)
+    return MemoryPlan(worker.slot, worker.device, *held, how)
 
 
 def first_picture(model: Model) -> Params:

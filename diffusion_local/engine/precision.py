@@ -3,29 +3,56 @@
 A rule that depends on the machine and the model only, so that equal seeds give equal pictures on it.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 from diffusion_local import families
+from diffusion_local.engine import weights
+from diffusion_local.engine.memory import DENOISERS, Weights
 from diffusion_local.errors import UserError
 from diffusion_local.messages import message
+from diffusion_local.models.catalog import Model
+from diffusion_local.models.headers import GGUF
+from diffusion_local.models.probe import DENOISER
 
 #: Parameters from which a model is worth bf16 on a CPU that computes in it: 1.6 times as fast as fp32 with SD 1.5.
 LARGE = 400_000_000
 #: Bytes of one number, by torch's name of the dtype.
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+#: The setting that keeps the denoiser in 8 bits.
+FP8 = "fp8"
 _NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def dtype_of(setting: str, device: str, family: str, parameters: int, bf16: bool) -> str:
     """torch's name of the dtype. ``device``: cuda, mps, cpu; ``bf16``: whether the device computes in it natively."""
-    if setting != "auto":
+    if setting in _NAMES:
         return _NAMES[setting]
     if device == "cuda":
         return "float16" if families.get(family).half or not bf16 else "bfloat16"
     if device == "cpu":
         return "bfloat16" if bf16 and parameters >= LARGE else "float32"
     return "float32"  # fp16 gives black pictures with some models on Apple GPUs
+
+
+def kept(setting: str, model: Model) -> str:
+    """How the denoiser's weights are kept in memory where that is not what they are computed in: ``fp8``, the type of
+    their file such as ``Q8_0``, or empty."""
+    denoiser = next((each for each in model.sources if each.part == DENOISER), None)
+    if denoiser and denoiser.container == GGUF:
+        return denoiser.precision
+    return FP8 if setting == FP8 else ""
+
+
+def weights_of(setting: str, model: Model) -> Weights:
+    """What a model's parts hold, with the bytes of those that are kept otherwise than they are computed in."""
+    found, how = weights.of(model), kept(setting, model)
+    name = next((each for each in DENOISERS if each in found.parts), "")
+    if not how or not name:
+        return found
+    size = next((each.size for each in model.sources if each.part == DENOISER), 0)
+    return replace(found, kept={name: found.parts[name] if how == FP8 else size})
 
 
 def check(setting: str, device: str) -> None:
@@ -47,3 +74,9 @@ def multiplies_bf16(cpuinfo: str) -> bool:
     """By the flags that Linux lists: AVX512-BF16, AMX, or Arm's BF16."""
     lines = (line.partition(":")[2].split() for line in cpuinfo.splitlines() if line.startswith(("flags", "Features")))
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(next(lines, [])))
+
+
+def in_words(dtype: str, kept: str) -> str:
+    """For people: ``bf16``; ``Q8_0, computed in bf16``."""
+    short = next((name for name, each in _NAMES.items() if each == dtype), dtype)
+    return f"{kept}, computed in {short}" if kept else short

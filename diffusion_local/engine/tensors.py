@@ -5,7 +5,6 @@ multiplied out, one tensor after the other.
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,25 +116,19 @@ def scale_of(stem: str, state: State, file: str) -> torch.Tensor | None:
     return None
 
 
+#: Numbers that are multiplied at once: a large tensor would need several times its size otherwise.
+PIECE = 1 << 20
+
+
 def scaled(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """``scale`` is one number, or one for each row."""
-    if scale.numel() > 1:
-        scale = scale.reshape(-1, *(1 for _ in weight.shape[1:]))
-    if dtype == torch.float32:
-        return weight.float().mul_(scale.reshape(()) if scale.numel() == 1 else scale)
-    rows = [piece.float().mul_(by).to(dtype) for piece, by in pieces(weight, scale)]
-    return rows[0] if len(rows) == 1 else torch.cat(rows)
-
-
-#: Numbers that are converted at once: large tensors would take twice their size otherwise.
-PIECE = 1 << 24
-
-
-def pieces(weight: torch.Tensor, scale: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Some rows of a weight after the other, with their scales."""
-    rows = max(1, PIECE // max(1, weight[0].numel())) if weight.dim() else 1
-    for piece, at in zip(weight.split(rows), range(0, len(weight), rows), strict=True) if weight.dim() else ():
-        yield piece, scale.reshape(()) if scale.numel() == 1 else scale[at : at + rows]
+    found = torch.empty(weight.shape, dtype=dtype)
+    numbers, by = found.view(len(weight) if weight.dim() > 1 else 1, -1), scale.reshape(-1, 1)
+    rows = max(1, PIECE // max(1, numbers.shape[1]))
+    for at in range(0, len(numbers), rows):
+        piece = weight.view(numbers.shape)[at : at + rows].float()
+        numbers[at : at + rows] = piece.mul_(by if len(by) == 1 else by[at : at + rows])
+    return found
 
 
 def from_four_bits(name: str, state: State) -> torch.Tensor:

@@ -77,11 +77,11 @@ class Pool:
         return None
 
 
-FIELDS = ("path", "prefix", "naming", "container", "precision", "quantisation", "count")
+FIELDS = ("path", "prefix", "naming", "container", "precision", "quantisation", "count", "size")
 
 
 def source_of(path: Path, probe: Probe, held: HeldPart, part: str, slot: str = "") -> Source:
-    come = (held.precision, held.quantisation, held.count)
+    come = (held.precision, held.quantisation, held.count, held.size)
     return Source(slot, part, path, held.prefix, probe.naming, probe.container, *come)
 
 

@@ -9,7 +9,15 @@ from diffusion_local.models.headers import Header
 from diffusion_local.models.probe import CHECKPOINT, DENOISER, STRANGER, HeldPart, Probe
 from diffusion_local.models.unets import Unet
 from diffusion_local.models.unsupported import STRANGERS, Foreign
-from diffusion_local.models.weights import SVDQUANT, TensorView, numbers_in, precision_of, quantisation_of, views
+from diffusion_local.models.weights import (
+    SVDQUANT,
+    TensorView,
+    numbers_in,
+    precision_of,
+    quantisation_of,
+    size_of,
+    views,
+)
 
 
 def svdquant(header: Header) -> Probe | None:
@@ -121,7 +129,7 @@ def of_unusual_size(header: Header, architecture: str, part: str) -> Iterator[He
 def held_as(part: str, view: TensorView) -> HeldPart:
     quantisation = quantisation_of(view.header, view.tensors)
     precision = precision_of(view.tensors, quantisation)
-    return HeldPart(part, view.prefix, precision, quantisation, numbers_in(view.tensors))
+    return HeldPart(part, view.prefix, precision, quantisation, numbers_in(view.tensors), size_of(view.tensors))
 
 
 def unet(header: Header) -> Probe | None:

@@ -19,13 +19,14 @@ CHECKPOINT, DENOISER, LORA, EMBEDDING, UPSCALER, ATTACHMENT, STRANGER, UNKNOWN =
 @dataclass(frozen=True, slots=True)
 class HeldPart:
     """A part that a file holds: its id in ``parts``, or ``denoiser``; the prefix of its tensors; how its weights come,
-    and how many numbers they are."""
+    how many numbers they are, and how many bytes of the file."""
 
     id: str
     prefix: str
     precision: str
     quantisation: str = ""
     count: int = 0
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

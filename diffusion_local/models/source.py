@@ -15,7 +15,8 @@ FOLDER = "folder"
 class Source:
     """The weights of one part of a model. ``slot`` is the part's name in a diffusers folder (``text_encoder_2``),
     ``part`` its id in ``models.parts``, or ``denoiser``; ``path`` the file, in which the names of its tensors begin
-    with ``prefix``, or the part's diffusers folder. ``count`` is how many numbers the weights are."""
+    with ``prefix``, or the part's diffusers folder. ``count`` is how many numbers the weights are, ``size``
+    how many bytes they take in the file."""
 
     slot: str
     part: str
@@ -26,6 +27,7 @@ class Source:
     precision: str = ""
     quantisation: str = ""
     count: int = 0
+    size: int = 0
 
     @property
     def rank(self) -> tuple[int, str, str]:

@@ -158,6 +158,11 @@ def numbers_in(tensors: Mapping[str, Tensor]) -> int:
     )
 
 
+def size_of(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes in the file, without a second copy of the weights."""
+    return sum(tensor.bytes for name, tensor in tensors.items() if not name.startswith(TWINS))
+
+
 def precision_of(tensors: Mapping[str, Tensor], quantisation: str = "") -> str:
     """The type of most weights, as people write it: fp16, fp8_e4m3, Q8_0, nf4."""
     if quantisation in (NF4, FP4):

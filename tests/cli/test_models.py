@@ -40,7 +40,7 @@ def test_it_tells_how_a_device_will_hold_a_model(settings: Settings) -> None:
     workers = open_services(settings).workers
     workers.register("gpu0", 1, "A GPU", DeviceMemory("cuda", 12 * GIB, True))
     workers.update("gpu0", "idle", free=12 * GIB)
-    assert "gpu0: all of it stays in memory, about " in run()
+    assert "gpu0: all of it stays in memory (fp16), about " in run()
     assert "starter at 256x256 needs about" in run("info", "starter")
     [plan] = json.loads(run("info", "starter", "--json"))["memory_plan"]
     assert (plan["slot"], plan["rung"], plan["total_bytes"], plan["fits"]) == ("gpu0", "resident", 12 * GIB, True)

@@ -44,7 +44,7 @@ def test_the_rung_follows_the_device(large: Model) -> None:
 
 def test_it_is_told_in_words(large: Model) -> None:
     told = made(large, worker(6))
-    assert told.words.startswith("gpu0: parts move to the GPU when needed, about ")
+    assert told.words.startswith("gpu0: parts move to the GPU when needed (fp16), about ")
     assert told.words.endswith(" of 6.0 GiB")
     assert "large at 1024x1024 needs about" in told.why
 

@@ -141,7 +141,19 @@ QUEUE = typed(
     ended=several(JOB),
 )
 PLAN = typed("MemoryPlan", MemoryPlan, fits=bool)
-MODEL = typed("Model", Model, "folder", "file", "scheduler", "probe", ready=bool, memory_plan=several(PLAN))
+MODEL = typed(
+    "Model",
+    Model,
+    "folder",
+    "file",
+    "scheduler",
+    "probe",
+    "sources",
+    "tokenizers",
+    "changes",
+    ready=bool,
+    memory_plan=several(PLAN),
+)
 SCHEMAS: dict[Any, Any] = {
     Job: JOB,
     Image: IMAGE,

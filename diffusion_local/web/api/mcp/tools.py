@@ -322,7 +322,21 @@ def declared() -> list[Tool]:
             "The models, with their defaults and limits; the default one first.",
             [],
             typed(
-                "Models", models=several(typed("ModelFacts", Model, "folder", "file", "scheduler", "probe", ready=bool))
+                "Models",
+                models=several(
+                    typed(
+                        "ModelFacts",
+                        Model,
+                        "folder",
+                        "file",
+                        "scheduler",
+                        "probe",
+                        "sources",
+                        "tokenizers",
+                        "changes",
+                        ready=bool,
+                    )
+                ),
             ),
             list_models,
         ),
