@@ -18,7 +18,7 @@ from diffusion_local.engine.planning import MemoryPlan
 from diffusion_local.hub.downloads import Download
 from diffusion_local.messages import described
 from diffusion_local.models.adapters import Adapter
-from diffusion_local.models.catalog import Model
+from diffusion_local.models.catalog import LOCAL_FIELDS, Model
 from diffusion_local.notify.deliveries import Delivery
 from diffusion_local.queue.batches import BatchProgress
 
@@ -251,7 +251,7 @@ def worker(worker: Worker) -> Json:
 def model(model: Model, plans: Sequence[MemoryPlan] | None = None) -> Json:
     """A model without its path on disk; ``plans`` where they were asked for: how each device would hold it."""
     values = asdict(model)
-    for name in ("folder", "file", "scheduler", "probe", "sources", "tokenizers", "changes"):
+    for name in LOCAL_FIELDS:
         del values[name]
     values |= {"kinds": list(model.kinds), "scripts": list(model.scripts), "ready": model.ready}
     return values if plans is None else values | {"memory_plan": [memory_plan(each) for each in plans]}

@@ -29,6 +29,8 @@ from diffusion_local.options.table import LANCZOS
 from diffusion_local.options.validate import SizeOf, with_tags
 
 STARTER = "starter"
+#: Fields of a model that concern only the machine where its files lie.
+LOCAL_FIELDS = ("folder", "file", "scheduler", "probe", "sources", "tokenizers", "changes")
 #: Families whose text encoders take textual inversions.
 TAKES_WORDS = ("sd", "sdxl")
 LATIN = "LATIN"

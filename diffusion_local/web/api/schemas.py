@@ -19,7 +19,7 @@ from diffusion_local.gallery.sources import Source
 from diffusion_local.hub.downloads import Download
 from diffusion_local.lists.service import ListReceipt
 from diffusion_local.models.adapters import Adapter
-from diffusion_local.models.catalog import Model
+from diffusion_local.models.catalog import LOCAL_FIELDS, Model
 from diffusion_local.models.service import Removed
 from diffusion_local.notify.deliveries import Delivery
 from diffusion_local.operations import registry
@@ -141,19 +141,7 @@ QUEUE = typed(
     ended=several(JOB),
 )
 PLAN = typed("MemoryPlan", MemoryPlan, fits=bool)
-MODEL = typed(
-    "Model",
-    Model,
-    "folder",
-    "file",
-    "scheduler",
-    "probe",
-    "sources",
-    "tokenizers",
-    "changes",
-    ready=bool,
-    memory_plan=several(PLAN),
-)
+MODEL = typed("Model", Model, *LOCAL_FIELDS, ready=bool, memory_plan=several(PLAN))
 SCHEMAS: dict[Any, Any] = {
     Job: JOB,
     Image: IMAGE,

@@ -18,7 +18,7 @@ from diffusion_local.domain import Image, Job, Kind
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.service import ListReceipt
 from diffusion_local.messages import message
-from diffusion_local.models.catalog import Model
+from diffusion_local.models.catalog import LOCAL_FIELDS, Model
 from diffusion_local.operations import answers, registry
 from diffusion_local.operations.registry import OPERATIONS, Argument
 from diffusion_local.options.values import number, whole_number
@@ -323,20 +323,7 @@ def declared() -> list[Tool]:
             [],
             typed(
                 "Models",
-                models=several(
-                    typed(
-                        "ModelFacts",
-                        Model,
-                        "folder",
-                        "file",
-                        "scheduler",
-                        "probe",
-                        "sources",
-                        "tokenizers",
-                        "changes",
-                        ready=bool,
-                    )
-                ),
+                models=several(typed("ModelFacts", Model, *LOCAL_FIELDS, ready=bool)),
             ),
             list_models,
         ),
