@@ -4,6 +4,7 @@
 itself: a way that has no place for an option at all says so in ``CANNOT``, with the reason.
 """
 
+import asyncio
 import csv
 import io
 import json
@@ -17,6 +18,8 @@ from diffusion_local.domain import Kind, Params
 from diffusion_local.options.table import OPTIONS
 from diffusion_local.web.api.dialects import openai
 from diffusion_local.web.api.dialects.a1111 import reading
+from diffusion_local.web.api.mcp.tools import Tools
+from diffusion_local.web.api.mcp.waiting import Context
 from diffusion_local.web.ui import form, form_lists, tab_lists
 from tests.support import gradio_endpoint
 
@@ -155,6 +158,20 @@ def edit(services: Services, client: TestClient, given: Given) -> Params:
     return services.studio.job(receipt.job_ids[0]).params
 
 
+def mcp(services: Services, client: TestClient, given: Given) -> Params:
+    """A tool for agents."""
+    tools = Tools()
+    tool = tools.get("generate_image" if given["kind"] == Kind.TXT2IMG else "edit_image")
+    assert tool is not None
+    names = {"source": "image"}
+    arguments = {names.get(name, name): each for name, each in given.items() if name != "kind"}
+
+    async def report(*progress: Any) -> None: ...
+
+    asyncio.run(tools.call(tool, Context(services.studio, report, lambda: True), arguments | {"seconds": 0}))
+    return newest(services)
+
+
 DOORS: dict[str, Door] = {
     "studio": studio,
     "http": http,
@@ -171,9 +188,11 @@ DOORS: dict[str, Door] = {
     "create": page,
     "lists page": lists_page,
     "edit": edit,
+    "mcp": mcp,
 }
 #: Kinds of work that a way does not know.
 CANNOT: dict[str, tuple[Kind, ...]] = {
+    "mcp": (Kind.UPSCALE,),  # the tool takes a picture, an upscaler and a factor, nothing else
     "a1111": (Kind.UPSCALE,),  # extra-single-image takes a factor and an upscaler, nothing else
     "openai": (Kind.IMG2IMG, Kind.INPAINT, Kind.UPSCALE),  # pictures come as files of a form; see test_openai
     "lists page": (Kind.IMG2IMG, Kind.INPAINT, Kind.UPSCALE),  # a list of prompts has no source pictures

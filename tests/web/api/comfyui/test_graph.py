@@ -7,7 +7,6 @@ import pytest
 from diffusion_local.web.api.dialects.comfyui.checking import MOST_NODES
 from diffusion_local.web.api.dialects.comfyui.graph import Plan, Refused, read
 from diffusion_local.web.api.dialects.comfyui.nodes import NODES, Names, info
-from diffusion_local.web.api.dialects.comfyui.sampling import LISTED_SAMPLERS, LISTED_SCHEDULERS
 from tests.web.api.comfyui.graphs import TXT2IMG, img2img, renumbered, txt2img, upscale
 
 NAMES = Names(
@@ -17,10 +16,9 @@ NAMES = Names(
         "vaes": ("sharp",),
         "clips": (),
         "upscalers": ("4x_ultra",),
-        "samplers": LISTED_SAMPLERS,
-        "schedulers": LISTED_SCHEDULERS,
         "images": (),
-    }
+    },
+    {"any.safetensors": "starter"}.get,
 )
 
 
@@ -42,7 +40,7 @@ def test_the_standard_graph() -> None:
         "model": "starter",
         "steps": 4,
         "seed": 7,
-        "sampler": "Euler",
+        "sampler": "euler",
         "count": 1,
         "cfg": 6.5,
         "width": 128,
@@ -146,14 +144,10 @@ def test_values_may_come_from_primitives() -> None:
     assert refused(graph).faults[0].type == "value_smaller_than_min"
 
 
-def test_samplers_by_all_of_comfyuis_names() -> None:
-    for name in LISTED_SAMPLERS:
-        assert plan(txt2img(KSampler={"sampler_name": name})).work.options["sampler"]
-    for name in LISTED_SCHEDULERS:
-        plan(txt2img(KSampler={"scheduler": name}))
-    found = plan(txt2img(KSampler={"sampler_name": "dpmpp_3m_sde", "scheduler": "beta"}))
-    assert found.work.options["sampler"] == "DPM++ 2M SDE"
-    assert len(found.warnings) == 2
+def test_another_name_of_a_model_is_taken_with_a_warning() -> None:
+    found = plan(txt2img(CheckpointLoaderSimple={"ckpt_name": "any.safetensors"}))
+    assert found.work.options["model"] == "starter"
+    assert "any.safetensors stands for the model starter" in found.warnings[0]
 
 
 def test_nodes_that_no_output_needs_are_left_aside() -> None:

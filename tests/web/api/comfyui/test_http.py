@@ -9,6 +9,11 @@ from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
 from diffusion_local.compose import Services
+from diffusion_local.web.api.dialects.adapting import Aliases
+from diffusion_local.web.api.dialects.calls import PerAccount
+from diffusion_local.web.api.dialects.comfyui.graph import read
+from diffusion_local.web.api.dialects.comfyui.nodes import SAMPLERS, SCHEDULERS
+from diffusion_local.web.api.dialects.comfyui.submitting import Uploads, names_of, options_of
 from tests.support import claimed
 from tests.web.api.comfyui.graphs import TXT2IMG, Graph, img2img, txt2img, upscale
 from tests.web.api.conftest import Hands, draw_next, fail_next
@@ -185,6 +190,28 @@ def test_a_drawn_mask_becomes_the_pictures_alpha(client: TestClient, services: S
         assert answer.status_code in (400, 404), wrong
 
 
+def test_what_the_model_cannot_do_is_fitted_and_said(client: TestClient, services: Services) -> None:
+    graph = txt2img(
+        EmptyLatentImage={"width": 1024, "height": 1024},
+        KSampler={"sampler_name": "dpmpp_3m_sde", "scheduler": "beta", "steps": 500},
+        CheckpointLoaderSimple={"ckpt_name": "model.safetensors"},
+    )
+    told = " ".join(submit(client, graph)["warnings"])
+    for name in ("size", "sampler_name", "scheduler", "steps", "model.safetensors"):
+        assert name in told
+    made = params(services)
+    assert (made.width, made.height, made.steps, made.sampler) == (512, 512, 100, "DPM++ 2M SDE")
+
+
+def test_every_listed_sampler_with_every_listed_scheduler(services: Services) -> None:
+    studio, uploads = services.studio, Uploads(PerAccount())
+    names = names_of(studio, Aliases.of(""))
+    for sampler in SAMPLERS:
+        for scheduler in SCHEDULERS:
+            plan = read(txt2img(KSampler={"sampler_name": sampler, "scheduler": scheduler}), names)
+            studio.submit(**options_of(studio, plan, uploads, strict=False)[0])
+
+
 def test_lists(client: TestClient) -> None:
     info = client.get("/object_info/").json()
     assert info["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"][0] == ["starter"]
@@ -202,11 +229,11 @@ def test_lists(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("graph", "node", "input"),
     [
-        (txt2img(EmptyLatentImage={"width": 100}), "5", "width"),
+        (txt2img(EmptyLatentImage={"width": 16384, "height": 17000}), "5", "height"),
         (txt2img(EmptyLatentImage={"batch_size": 4096}), "5", "batch_size"),
-        (txt2img(KSampler={"steps": 5000}), "3", "steps"),
+        (txt2img(KSampler={"steps": 50_000}), "3", "steps"),
         (txt2img(CLIPTextEncode={"text": ""}), "6", "text"),
-        (txt2img(CheckpointLoaderSimple={"ckpt_name": "model.safetensors"}), "4", "ckpt_name"),
+        (txt2img(CheckpointLoaderSimple={"ckpt_name": "sd_xl_base_1.0.safetensors"}), "4", "ckpt_name"),
         (img2img("unknown.png"), "10", "image"),
         (img2img("../../app.db"), "10", "image"),
         (img2img("0" * 64 + ".png"), "10", "image"),

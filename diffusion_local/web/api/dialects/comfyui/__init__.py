@@ -27,6 +27,7 @@ from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.serializers import Json
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
+from diffusion_local.web.api.dialects.adapting import Aliases
 from diffusion_local.web.api.dialects.calls import PerAccount, refusing
 from diffusion_local.web.api.dialects.comfyui import checking, nodes, records, socket
 from diffusion_local.web.api.dialects.comfyui.graph import Refused, read
@@ -50,6 +51,7 @@ FOLDERS |= {"upscale_models": "upscalers", "text_encoders": "clips"}
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     api = APIRouter(tags=["ComfyUI"], route_class=refusing(refusal), include_in_schema=False)
     uploads = Uploads(PerAccount(MOST_NAMES))
+    aliases, strict = Aliases.of(settings.model_aliases), settings.fit == "strict"
     api.add_api_websocket_route("/ws", socket.Endpoint(studio, watch).serve)
 
     # -- prompts -------------------------------------------------------------------------------------------------------
@@ -69,8 +71,8 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         if graph is None:
             raise Refused("no_prompt", "No prompt provided", "No prompt provided")
         prompt_id, client_id = text_of(body, "prompt_id"), text_of(body, "client_id")
-        plan = read(graph, names_of(studio))
-        options, warnings = options_of(studio, plan, uploads)
+        plan = read(graph, names_of(studio, aliases))
+        options, warnings = options_of(studio, plan, uploads, strict)
         kept = records.written(prompt_id, client_id, graph, plan.outputs, plan.work.node_id)
         if len(kept) > MOST_GRAPH_CHARS:
             raise Refused("invalid_prompt", f"A graph must have at most {MOST_GRAPH_CHARS:,} characters.")
@@ -223,12 +225,12 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     @api.get("/object_info/")
     def object_info() -> Json:
         """Every node that is understood, with what its choices offer."""
-        names = names_of(studio)
+        names = names_of(studio, aliases)
         return {name: nodes.info(name, names) for name in nodes.NODES}
 
     @api.get("/object_info/{node}")
     def one_object_info(node: str) -> Json:
-        return {node: nodes.info(node, names_of(studio))} if node in nodes.NODES else {}
+        return {node: nodes.info(node, names_of(studio, aliases))} if node in nodes.NODES else {}
 
     @api.get("/models")
     def folders() -> list[str]:
@@ -240,7 +242,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
             return embeddings()
         if folder not in FOLDERS:
             raise NotFound(message("no_address"))
-        return list(names_of(studio).lists[FOLDERS[folder]])
+        return list(names_of(studio, aliases).lists[FOLDERS[folder]])
 
     @api.get("/embeddings")
     def embeddings() -> list[str]:

@@ -139,12 +139,12 @@ def value_faults(node_id: str, key: str, each: Input, value: Any, names: Names) 
         yield Fault(node_id, "value_smaller_than_min", f"Value {found} smaller than min of {each.low}", key, extra)
     elif each.high is not None and found > each.high:
         yield Fault(node_id, "value_bigger_than_max", f"Value {found} bigger than max of {each.high}", key, extra)
-    elif each.kind == "COMBO" and not each.open and not known(found, names.of(each)):
+    elif each.kind == "COMBO" and not each.open and not known(found, each, names):
         yield not_in_list(node_id, key, found, names.of(each))
 
 
-def known(value: str, choices: tuple[str, ...]) -> bool:
-    return value in choices or chosen(value, choices) != ""
+def known(value: str, each: Input, names: Names) -> bool:
+    return chosen(value, names.of(each)) != "" or (each.choices == "models" and names.alias(value) is not None)
 
 
 def chosen(value: str, choices: tuple[str, ...]) -> str:

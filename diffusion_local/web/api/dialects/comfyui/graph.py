@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from diffusion_local.web.api.dialects.comfyui import checking, sampling
+from diffusion_local.messages import message
+from diffusion_local.web.api.dialects.comfyui import checking
 from diffusion_local.web.api.dialects.comfyui.checking import MOST_NODES, Fault
-from diffusion_local.web.api.dialects.comfyui.nodes import NODES, WIDGETS, Input, Names
+from diffusion_local.web.api.dialects.comfyui.nodes import NODES, OWN_SPACING, WIDGETS, Input, Names
 
 MOST_SEED = 2**32
 
@@ -194,15 +195,13 @@ class Reader:
         if text not in self.warnings:
             self.warnings.append(text)
 
-    # -- loaders -------------------------------------------------------------------------------------------------------
-
     def checkpoint(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
-        return Model(self._chosen("models", given["ckpt_name"]), node_id), Clip(), Vae()
+        return Model(self._model(given["ckpt_name"]), node_id), Clip(), Vae()
 
     def unet(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
         if given["weight_dtype"] not in (None, "default"):
             self.warn(f"weight_dtype {given['weight_dtype']}: weights run as this machine can")
-        return (Model(self._chosen("models", given["unet_name"]), node_id, split=True),)
+        return (Model(self._model(given["unet_name"]), node_id, split=True),)
 
     def clip(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
         return (Clip(),)
@@ -222,10 +221,15 @@ class Reader:
     def upscaler(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
         return (self._chosen("upscalers", given["model_name"]),)
 
+    def _model(self, name: str) -> str:
+        found = self._chosen("models", name)
+        if not found:
+            found = self._names.alias(name) or ""
+            self.warn(message("model_stands_for", name=name, model=found))
+        return found
+
     def _chosen(self, key: str, value: str) -> str:
         return checking.chosen(value, self._names.lists.get(key, ()))
-
-    # -- conditioning and latents --------------------------------------------------------------------------------------
 
     def text(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
         return (Conditioning(given["text"], given["clip"], node_id),)
@@ -264,8 +268,6 @@ class Reader:
             raise failed([beyond(node_id, "only an encoded image of LoadImage can have a mask", "samples")])
         return (replace(latent, mask=given["mask"]),)
 
-    # -- sampling and pictures -----------------------------------------------------------------------------------------
-
     def sampler(self, node_id: str, given: dict[str, Any]) -> tuple[Any, ...]:
         return (self._sampled(node_id, given, given["seed"], "seed", given["denoise"]),)
 
@@ -296,13 +298,13 @@ class Reader:
             "model": model.name,
             "steps": given["steps"],
             "seed": seed % MOST_SEED,
-            "sampler": sampling.sampler(given["sampler_name"], self.warnings),
+            "sampler": given["sampler_name"],
             "count": latent.count,
         }
         if seed >= MOST_SEED:
             self.warn(f"{seed_key}: {seed} is taken as {seed % MOST_SEED}, as seeds here have 32 bits")
-        if spacing := sampling.schedule(given["scheduler"], self.warnings):
-            options["schedule"] = spacing
+        if given["scheduler"] not in OWN_SPACING:
+            options["schedule"] = given["scheduler"]
         if positive.guidance is not None:
             options["guidance"] = positive.guidance
         options["cfg"] = given["cfg"]

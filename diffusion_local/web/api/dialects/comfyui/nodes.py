@@ -1,6 +1,6 @@
 """The nodes of ComfyUI that are understood here, with their inputs and outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,19 @@ CLIP_TYPES = (
     *("stable_diffusion", "sdxl", "sd3", "flux", "flux2", "hunyuan_image", "lumina2", "pixart", "qwen_image", "chroma"),
     *("hidream", "stable_cascade", "cosmos", "omnigen2", "z_image"),
 )
+#: ComfyUI's samplers and schedulers that have a counterpart here; ``adapting`` has the nearest of others.
+SAMPLERS = (
+    *("euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "ddim", "ddpm", "lcm", "uni_pc"),
+    *("euler_cfg_pp", "euler_ancestral_cfg_pp", "heunpp2", "dpm_2", "dpm_2_ancestral", "lms", "dpm_fast"),
+    *("dpm_adaptive", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_sde_gpu", "dpmpp_2m_sde_gpu", "dpmpp_3m_sde"),
+    *("dpmpp_3m_sde_gpu", "ipndm", "deis", "uni_pc_bh2"),
+)
+#: The first two are the sampler's own spacing.
+SCHEDULERS = (
+    *("normal", "simple", "karras", "exponential", "sgm_uniform", "ddim_uniform", "beta", "linear_quadratic"),
+    "kl_optimal",
+)
+OWN_SPACING = SCHEDULERS[:2]
 WIDGETS: dict[str, type | tuple[type, ...]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 
 
@@ -42,9 +55,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What choices offer: names of files and models, samplers and schedulers, by list."""
+    """What choices offer: names of files and models, by list. ``alias`` is the model that another name stands for."""
 
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    alias: Callable[[str], str | None] = lambda name: None
 
     def of(self, each: Input) -> tuple[str, ...]:
         return self.lists.get(each.choices, ()) if isinstance(each.choices, str) else each.choices
@@ -72,8 +86,8 @@ LATENT_SIZE = {"width": SIZE, "height": SIZE, "batch_size": integer(1, 4096, 1)}
 SAMPLED = {
     "steps": STEPS,
     "cfg": decimal(0, 100, 8),
-    "sampler_name": combo("samplers"),
-    "scheduler": combo("schedulers"),
+    "sampler_name": combo(SAMPLERS),
+    "scheduler": combo(SCHEDULERS),
     "positive": Input("CONDITIONING"),
     "negative": Input("CONDITIONING"),
     "latent_image": Input("LATENT"),

@@ -8,12 +8,14 @@ from typing import Any
 from PIL import Image as PIL
 from PIL import ImageChops, ImageFilter, ImageOps
 
-from diffusion_local import image_decoding
+from diffusion_local import families, image_decoding
 from diffusion_local.errors import InvalidParams, NotFound
+from diffusion_local.models.catalog import Model
 from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.studio import Studio
+from diffusion_local.web.api.dialects.adapting import Aliases, adapted
 from diffusion_local.web.api.dialects.calls import PerAccount
-from diffusion_local.web.api.dialects.comfyui import checking, sampling
+from diffusion_local.web.api.dialects.comfyui import checking
 from diffusion_local.web.api.dialects.comfyui.checking import Fault
 from diffusion_local.web.api.dialects.comfyui.graph import (
     Mask,
@@ -29,11 +31,18 @@ from diffusion_local.web.api.dialects.pictures import as_png
 IMAGE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 ANNOTATION = re.compile(r" \[(input|output|temp)\]$")
 FACTOR = re.compile(r"(?<![0-9a-z])(?:([2-8])x|x([2-8]))(?![0-9])", re.IGNORECASE)
+#: The model in Open WebUI's workflow where nobody chose one.
+PLACEHOLDER = "model.safetensors"
 OWN_PARTS = ("from the model",)
 
 
-def names_of(studio: Studio) -> Names:
+def names_of(studio: Studio, aliases: Aliases) -> Names:
     """What the choices of nodes offer to the current actor."""
+
+    def alias(name: str) -> str | None:
+        stands_for = "" if name == PLACEHOLDER else aliases.get(name)
+        return models[0].id if models and stands_for == "" else stands_for
+
     models = [each for each in studio.models() if each.ready]
     files = {kind: tuple(each.name for each in studio.adapters(kind)) for kind in ("lora", "vae", "upscaler")}
     return Names(
@@ -43,10 +52,9 @@ def names_of(studio: Studio) -> Names:
             "vaes": (*files["vae"], *OWN_PARTS),
             "clips": OWN_PARTS,
             "upscalers": files["upscaler"],
-            "samplers": sampling.LISTED_SAMPLERS,
-            "schedulers": sampling.LISTED_SCHEDULERS,
             "images": (),
-        }
+        },
+        alias,
     )
 
 
@@ -72,15 +80,17 @@ class Uploads:
         return self.remembered[text] if text else None
 
 
-def options_of(studio: Studio, plan: Plan, uploads: Uploads) -> tuple[dict[str, Any], list[str]]:
+def options_of(studio: Studio, plan: Plan, uploads: Uploads, strict: bool) -> tuple[dict[str, Any], list[str]]:
     """(arguments of ``Studio.submit``, warnings). Raises Refused."""
     work, warnings = plan.work, list(plan.warnings)
     options = dict(work.options)
     if work.model is not None:
         model = next(each for each in studio.models() if each.id == work.model.name)
-        sampling.guidance(options, model, warnings)
-        sampling.spacing(options, model, warnings)
-        sampling.steps(options, model)
+        guidance(options, model, warnings)
+        steps(options, model)
+        fitted = adapted(model, options, strict, {"sampler": "sampler_name", "schedule": "scheduler"})
+        options = fitted.options
+        warnings += fitted.warnings
         vae(options, work, [each.name for each in studio.adapters("vae")], warnings)
     elif factor := FACTOR.search(str(options["upscaler"])):  # the models' files are named by it
         options["scale"] = float(factor[1] or factor[2])
@@ -89,6 +99,29 @@ def options_of(studio: Studio, plan: Plan, uploads: Uploads) -> tuple[dict[str, 
     if work.mask is not None:
         options["mask"] = studio.sources.add(painted(studio, work.mask, uploads), "mask").id
     return options | {"expand": "no"}, warnings
+
+
+def guidance(options: dict[str, Any], model: Model, warnings: list[str]) -> None:
+    """``cfg`` or the guidance of FluxGuidance, whichever the model has."""
+    cfg = options.pop("cfg")
+    if families.get(model.family).negative:
+        if "guidance" in options:
+            warnings.append("FluxGuidance: this model has none; cfg is taken")
+        options["guidance"] = cfg
+        return
+    if cfg != 1 and "guidance" not in options:
+        warnings.append("cfg: guidance is distilled into this model; FluxGuidance sets it")
+    if options["negative"]:
+        warnings.append("negative: guidance is distilled into this model, so that it has no negative prompt")
+    options["negative"] = ""
+
+
+def steps(options: dict[str, Any], model: Model) -> None:
+    """ComfyUI makes all the steps from a picture, however far it goes from it; here strength shortens them."""
+    strength = options.get("strength", 1.0)
+    if strength < 1:
+        wanted = max(1, round(options["steps"] / strength))
+        options["steps"] = max(options["steps"], min(wanted, model.limits.max_steps))
 
 
 def vae(options: dict[str, Any], work: Work, known: list[str], warnings: list[str]) -> None:
