@@ -167,7 +167,13 @@ SCHEMES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+#: Tried with every family in the default suite; the others with the slow ones.
+FIRST = ("fp8_scaled", "bnb_nf4")
+
+
+@pytest.mark.parametrize(
+    "scheme", [each if each in FIRST else pytest.param(each, marks=pytest.mark.slow) for each in SCHEMES]
+)
 def test_quantised_files_draw_what_their_numbers_draw(
     layout: Layout, scheme: str, drawn: Callable[[Model], PIL.Image], tmp_path: Path
 ) -> None:
@@ -200,7 +206,9 @@ def test_a_file_with_all_parts_draws_what_the_folder_draws(
     assert close(drawn(model), drawn(Catalog(assets() / "starter", whole.parent).get("tiny")))
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+@pytest.mark.parametrize(
+    "kind", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=["fp16", "bf16"]
+)
 def test_half_precision_is_read_as_it_is(
     layout: Layout, kind: torch.dtype, drawn: Callable[[Model], PIL.Image], tmp_path: Path
 ) -> None:
