@@ -314,26 +314,6 @@ def reload(page: Any) -> None:
     page.wait_for_selector("#now .now")
 
 
-def opened_out(page: Any) -> None:
-    tab("create")(page)
-    if page.locator("#dice").is_hidden():
-        page.click("#more > button")
-    page.evaluate("document.querySelector('#more').scrollIntoView()")
-
-
-def expert(page: Any) -> None:
-    opened_out(page)
-    if page.locator("#width input").is_hidden():
-        page.click("#expert > button")
-    page.wait_for_selector("#width input", state="visible")
-    page.evaluate("document.querySelector('#numbers').scrollIntoView()")
-
-
-def folded(page: Any) -> None:
-    if page.locator("#dice").is_visible():
-        page.click("#more > button")
-
-
 def wrong(page: Any) -> None:
     """A press with a mistake in it."""
     tab("create")(page)
@@ -472,8 +452,6 @@ SHOTS = (
     Shot("10-phone", clicking("create", "[data-do=phone]"), put_back=escape, of="desktop"),
     Shot("11-create-idle", tab("create"), pictures),
     Shot("12-create-wrong", wrong, put_back=reload),
-    Shot("13-create-more", opened_out, put_back=folded),
-    Shot("14-create-expert", expert, put_back=folded),
     Shot("20-gallery", tab("gallery")),
     Shot("21-gallery-board-menu", clicking("gallery", ".filters .menu summary"), put_back=escape),
     Shot("22-gallery-ticked", ticked, put_back=unticked),

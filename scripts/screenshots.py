@@ -148,8 +148,8 @@ def page_of(browser: Any, url: str, **options: Any) -> Any:
 
 
 def go(page: Any, tab: str, seconds: float = 2) -> None:
-    page.click(f"[role=tab][data-tab-id={tab}]")
-    page.wait_for_selector(f"[role=tab][data-tab-id={tab}][aria-selected=true]")
+    page.evaluate("(view) => diffusionLocalRouter.go(diffusionLocalRouter.base + view)", tab)
+    page.wait_for_selector(f"[role=tab][data-tab-id={tab}][aria-selected=true]", state="attached")
     time.sleep(seconds)
 
 
@@ -157,11 +157,9 @@ def press(page: Any, prompt: str, count: int, seed: int) -> None:
     """A press of Generate. The settings are opened for the seed, and closed again."""
     page.fill("#prompt textarea", prompt)
     page.fill("#count input", str(count))
-    page.click("#more > button")
     page.fill("#seed input", str(seed))
-    page.click("#more > button")
     page.click("#generate")
-    page.locator(".batch h2", has_text=prompt).first.wait_for()
+    page.locator(f".batch[data-prompt='{prompt}']").first.wait_for()
 
 
 def running_at(studio: Studio, prompt: str, index: int) -> None:

@@ -8,7 +8,7 @@ from diffusion_local.actor import LOCAL, acting
 from diffusion_local.compose import Services
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web import docs, files, health, manual, page_delta, refusals
+from diffusion_local.web import docs, files, health, lan, manual, page_delta, refusals
 from diffusion_local.web.access import Access
 from diffusion_local.web.account import routes as account
 from diffusion_local.web.api import dialects, http
@@ -41,7 +41,7 @@ def create_app(
     """``heartbeat`` and ``recheck`` are the seconds of ``long_lived``. Without ``services`` no worker on another
     machine can join."""
     app = FastAPI(title="diffusion-local", version=__version__, docs_url=None, redoc_url=None)
-    app.add_middleware(PageHtml)
+    app.add_middleware(PageHtml, url=lan.address(settings))
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(LongLived, heartbeat=heartbeat, recheck=recheck)
     app.add_middleware(Access, accounts=studio.accounts, settings=settings)

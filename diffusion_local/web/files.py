@@ -30,6 +30,10 @@ ICONS = {
     "mark-192.png": "image/png",
     "mark-512.png": "image/png",
     "app.webmanifest": "application/manifest+json",
+    "example-apple.webp": "image/webp",
+    "example-heart.webp": "image/webp",
+    "example-star.webp": "image/webp",
+    "example-tree.webp": "image/webp",
 }
 
 

@@ -20,8 +20,7 @@ from diffusion_local.web.ui.look import look
 
 def add(app: FastAPI, studio: Studio) -> None:
     async def answer(request: Request) -> Response:
-        seen, tab, asked = read(await request.body())
-        found = await run_in_threadpool(look, studio, seen, tab, asked)
+        found = await run_in_threadpool(look, studio, *read(await request.body()))
         if found is None:
             return Response(status_code=204, headers=NEVER)
         return JSONResponse({"version": __version__, "seen": found[0], "parts": found[1]}, headers=NEVER)
@@ -29,15 +28,15 @@ def add(app: FastAPI, studio: Studio) -> None:
     app.add_route("/look", answer, methods=["POST"], include_in_schema=False)
 
 
-def read(body: bytes) -> tuple[str, str, list[Any]]:
-    """(what was seen, the open tab, what the tabs ask for). Raises InvalidParams."""
+def read(body: bytes) -> tuple[str, str, list[Any], bool]:
+    """(what was seen, the open tab, what the tabs ask for, whether the drawer is open). Raises InvalidParams."""
     try:
         sent = json.loads(body)
-        seen, tab, asked = sent["seen"], sent["tab"], sent["asked"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        seen, tab, asked, drawer = sent["seen"], sent["tab"], sent["asked"], sent.get("drawer", False)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InvalidParams(
             "body", message("look_json", example='{"seen": "", "tab": "create", "asked": []}')
         ) from None
     if not (isinstance(seen, str) and isinstance(tab, str) and isinstance(asked, list)):
         raise InvalidParams("body", message("look_fields"))
-    return seen, tab, asked
+    return seen, tab, asked, drawer is True

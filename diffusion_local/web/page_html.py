@@ -9,7 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_local import serializers
 from diffusion_local.web.cookies import cookie
-from diffusion_local.web.ui import words
+from diffusion_local.web.ui import addresses, theme, words
+from diffusion_local.web.ui.shell import shell
 
 #: Gradio's components ask the browser for its language; this answers with the one that the person has chosen.
 HEAD = """<head>
@@ -21,7 +22,8 @@ HEAD = """<head>
   try {{ // the same for light and dark
     const theme = localStorage.getItem("diffusion-local-theme");
     const asked = window.matchMedia.bind(window);
-    if (theme) document.documentElement.style.colorScheme = theme;
+    const dark = theme ? theme === "dark" : asked("(prefers-color-scheme: dark)").matches;
+    document.documentElement.classList.toggle("dark", dark); // before the first paint; Gradio does it later
     if (theme) window.matchMedia = (query) => query.includes("prefers-color-scheme")
       ? Object.assign(new EventTarget(), {{
         matches: query.includes(theme), media: query, addListener() {{}}, removeListener() {{}}
@@ -31,17 +33,20 @@ HEAD = """<head>
 </script>
 <link rel="manifest" href="{path}/assets/icons/app.webmanifest">
 <link rel="apple-touch-icon" href="{path}/assets/icons/mark-192.png">
-<meta name="theme-color" content="#fafaf9" media="(prefers-color-scheme: light)">
-<meta name="theme-color" content="#141312" media="(prefers-color-scheme: dark)">"""
+<meta name="theme-color" content="#ffffff" media="(prefers-color-scheme: light)">
+<meta name="theme-color" content="#151517" media="(prefers-color-scheme: dark)">"""
 LEVEL = 5  # of gzip: some milliseconds for a sixth of the bytes
+BASE = re.compile(rb'<base href="[^"]*" />')
 FOREIGN = re.compile(rb'\s*<meta\s[^>]*(?:property="og:|name="twitter:)[^>]*>')  # gradio's own advertisement
 
 
 class PageHtml:
     """ASGI middleware: sets the language, and writes it into the page's HTML."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, url: str = "") -> None:
+        """``url`` is where other devices of the network find the page; empty if they do not."""
         self._app = app
+        self._url = url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -50,13 +55,14 @@ class PageHtml:
         headers = Headers(scope=scope)
         code = words.preferred(cookie(headers.get("cookie", ""), words.COOKIE), headers.get("accept-language", ""))
         with words.speaking(code):
-            if scope["path"] == "/" and scope["method"] == "GET":
+            if scope["method"] == "GET" and addresses.serves(scope["path"]):
                 await self._page(scope, receive, send, words.TAGS[code], "gzip" in headers.get("accept-encoding", ""))
             else:
                 await self._app(scope, receive, send)
 
     async def _page(self, scope: Scope, receive: Receive, send: Send, tag: str, packed: bool) -> None:
         plain = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+        path = str(scope["path"])
         start: Message = {}
         body = b""
 
@@ -73,7 +79,9 @@ class PageHtml:
                 return
             told = MutableHeaders(scope=start)
             if told.get("content-type", "").startswith("text/html"):
-                body = page(body, tag)
+                body = page(body, tag, shell(path, self._url))
+                if not addresses.known(path):
+                    start["status"] = 404  # the page itself says so
                 if packed:  # half a megabyte otherwise
                     body = gzip.compress(body, LEVEL)
                     told["content-encoding"] = "gzip"
@@ -83,7 +91,9 @@ class PageHtml:
             await send(start)
             await send({"type": "http.response.body", "body": body})
 
-        await self._app({**scope, "headers": plain}, receive, framed)
+        # Gradio knows one page; which view of it is open is for the page to follow (router.js).
+        inner = {**scope, "path": "/", "raw_path": b"/", "query_string": b"", "headers": plain}
+        await self._app(inner, receive, framed)
 
 
 def script(value: object) -> str:
@@ -91,9 +101,13 @@ def script(value: object) -> str:
     return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
 
 
-def page(html: bytes, tag: str) -> bytes:
+def page(html: bytes, tag: str, around: str = "") -> bytes:
+    """``around`` is what stands before Gradio's part."""
     html = FOREIGN.sub(b"", html)
+    html = BASE.sub(f'<base href="{serializers.root()}/" />'.encode(), html, count=1)
+    html = html.replace(b"<gradio-app", around.encode() + b"<gradio-app", 1)
     html = html.replace(b'lang="en"', f'lang="{tag}"'.encode(), 1)
     root = serializers.root()  # without signs that HTML has a use for: see proxies.checked_root
     head = HEAD.format(tag=tag, words=script(words.of_script()), root=script(root), path=root)
-    return html.replace(b"<head>", head.encode(), 1)
+    # Not by Gradio's own ``head``: its page adds that once it runs, long after the first paint.
+    return html.replace(b"<head>", (head + theme.HEAD).encode(), 1)

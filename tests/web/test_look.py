@@ -10,7 +10,7 @@ from diffusion_local.compose import Services
 from diffusion_local.db import rows
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.messages import verbatim
-from diffusion_local.web.ui import look, tab_create, view, view_jobs
+from diffusion_local.web.ui import look, tab_create, view, view_stage
 from tests.support import claimed
 from tests.web.conftest import made
 
@@ -21,10 +21,10 @@ def poll(
     tab: str = "create",
     mine: Any = (),
     place: str = "",
-    search: str = "",
     queue: str = "",
+    drawer: bool = False,
 ) -> dict:
-    found = look.look(services.studio, seen, tab, [" ".join(mine), "", queue, place, search])
+    found = look.look(services.studio, seen, tab, [" ".join(mine), "", "", queue, place], drawer)
     return {"seen": found[0], **found[1]} if found else {"seen": seen}
 
 
@@ -61,22 +61,51 @@ def test_steps_do_not_redraw_the_gallery_but_a_new_picture_does(services: Servic
     assert image.id in answer["gallery"]
 
 
-def test_an_older_page_of_the_gallery_stays_still(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffusion_local.web.ui.tab_gallery.PAGE", 2)
+def test_the_drawer_is_drawn_while_it_is_open(services: Services) -> None:
+    services.studio.submit("waits")
+    seen = poll(services)["seen"]
+    answer = poll(services, seen, drawer=True)
+    assert drawn(answer) == {"drawer"}
+    assert "waits" in answer["drawer"]
+    assert drawn(poll(services, answer["seen"], drawer=True)) == set()
+
+
+def test_new_pictures_are_counted_and_do_not_move_what_is_there(services: Services) -> None:
+    images = [made(services, seed=seed) for seed in range(3)]
+    place = f"top={images[2].id}"
+    answer = poll(services, tab="gallery", place=place)
+    later = [made(services, seed=seed) for seed in (98, 99)]
+    html = poll(services, answer["seen"], "gallery", place=place)["gallery"]
+    assert "2 new pictures" in html
+    assert not any(f'data-key="{each.id}"' in html for each in later)
+    assert all(f'data-key="{each.id}"' in html for each in images)
+    services.studio.trash(images[2].id)  # the newest of before is gone: everything is shown
+    html = poll(services, answer["seen"], "gallery", place=place)["gallery"]
+    assert all(f'data-key="{each.id}"' in html for each in (*later, *images[:2]))
+
+
+def test_an_address_of_no_board_says_so(services: Services) -> None:
+    assert "No such board" in poll(services, tab="gallery", place="board=nope")["gallery"]
+
+
+def test_an_older_part_of_the_gallery_stays_still(services: Services) -> None:
     images = [made(services, seed=seed) for seed in range(5)]
     place = f"at={images[3].id}"  # the newest page holds 4 and 3
     answer = poll(services, tab="gallery", place=place)
     assert images[2].id in answer["gallery"]
-    assert images[3].id not in answer["gallery"]
+    assert f'data-key="{images[3].id}"' not in answer["gallery"]
     made(services, seed=99)
-    assert "gallery" not in drawn(poll(services, answer["seen"], "gallery", place=place))
+    tiles = [html.split('class="pictures"')[1].split('class="picked"')[0] for html in (
+        answer["gallery"], poll(services, answer["seen"], "gallery", place=place)["gallery"]
+    )]  # fmt: skip
+    assert tiles[0] == tiles[1]
 
 
 def test_a_search_redraws(services: Services) -> None:
     made(services, "a red apple")
     made(services, "a blue heart")
     seen = poll(services, tab="gallery")["seen"]
-    html = poll(services, seen, "gallery", search="HEART")["gallery"]
+    html = poll(services, seen, "gallery", place="search=HEART")["gallery"]
     assert html.count('class="tile"') == 1
 
 
@@ -86,6 +115,9 @@ def test_presses_of_this_browser_are_shown(services: Services) -> None:
     html = poll(services, mine=[mine])["create"]
     assert "mine" in html
     assert "somebody" not in html
+    claimed(services.jobs)
+    claimed(services.jobs)
+    assert "somebody" in poll(services, mine=[mine])["create"]  # what runs is shown, whoever asked for it
 
 
 def test_what_is_not_finished_is_shown_before_what_is(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,18 +126,19 @@ def test_what_is_not_finished_is_shown_before_what_is(services: Services, monkey
     running = claimed(services.jobs).batch_id
     waiting = [services.studio.submit("more").batch_id for _ in range(3)]
     mine = sorted([*ended, running, *waiting], reverse=True)
-    assert tab_create.choose(mine, services.studio.snapshot()) == ([running, *waiting[::-1], ended[7], ended[6]], 0)
+    monkeypatch.setattr(tab_create, "SHOWN_BATCHES", 6)
+    assert tab_create.choose(mine, services.studio.snapshot())[0] == [running, *waiting[::-1], ended[7], ended[6]]
     monkeypatch.setattr(tab_create, "MOST_BATCHES", 2)
     monkeypatch.setattr(tab_create, "SHOWN_BATCHES", 2)
     assert tab_create.choose(mine, services.studio.snapshot()) == ([running, waiting[2]], 2)
-    assert "and 2 more in the queue" in poll(services, mine=mine)["create"]
+    assert "2 more in the queue" in poll(services, mine=mine)["create"]
 
 
 @pytest.mark.parametrize("mine", [None, "text", {"a": 1}, [None, 7], "no such batch", "' OR 1=1", "x " * 5000])
 def test_whatever_a_browser_remembers_the_page_is_drawn(services: Services, mine: Any) -> None:
     found = look.look(services.studio, "", "nonsense", [mine])
     assert found
-    assert "Your pictures appear here" in found[1]["create"]
+    assert "Describe a picture" in found[1]["create"]
 
 
 def test_a_database_problem_is_told_and_passes(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,10 +162,10 @@ def test_a_long_press_is_drawn_from_its_first_jobs_and_its_counts(
     read: list[str] = []
     row_to_job = rows.to_job
     monkeypatch.setattr(rows, "to_job", lambda row: read.append(row["id"]) or row_to_job(row))
-    html = tab_create.draw(services.studio, snapshot, view.utc(), mine)
-    assert len(read) == html.count("<article") == view_jobs.MOST_CARDS
-    assert "0 of 60" in html
-    assert "and 36 more pictures" in html
+    html = tab_create.draw(services.studio, snapshot, view.utc(), mine, "")
+    assert len(read) == html.count('class="shot ') == view_stage.MOST_SHOTS
+    assert "0/60" in html
+    assert "36 more pictures" in html
     assert 'data-do="cancel_batch"' in html
 
 

@@ -15,7 +15,7 @@ from tests.support import claimed
 from tests.web.conftest import failed, made
 
 SKIP = {"__type__": "update"}
-FIELDS = ("prompt", "place", "batches")  # shown in text fields, not as HTML
+FIELDS = ("prompt", "batches")  # shown in text fields, not as HTML
 
 
 def press(services: Services, **changes: Any) -> list[Any]:
@@ -28,9 +28,9 @@ class Click:
         self._data = {"do": verb, "id": key}
 
 
-def click(services: Services, verb: str, key: str = "", place: str = "") -> dict[str, Any]:
-    values = actions.act(services.studio, Click(verb, key), place)  # type: ignore[arg-type]
-    names = ("toast", "receipt", "panel", "place", "tabs", "told", "batches", *form.NAMES)
+def click(services: Services, verb: str, key: str = "") -> dict[str, Any]:
+    values = actions.act(services.studio, Click(verb, key))  # type: ignore[arg-type]
+    names = ("toast", "receipt", "panel", "tabs", "told", "batches", *form.NAMES)
     return {name: value for name, value in zip(names, values, strict=True) if value != SKIP}
 
 
@@ -51,14 +51,14 @@ def test_ten_presses_are_ten_batches(services: Services) -> None:
         ({"width": 100}, "Width must be from 128 to 512"),
         ({"height": 130}, "Height must be a multiple of 8"),
         ({"steps": 0}, "Steps must be from 1 to 100"),
-        ({"kind": "inpaint", "source": "a" * 64}, "Nothing is painted yet: press “Paint the mask”"),
+        ({"kind": "inpaint", "source": "a" * 64}, "The mask is empty. Press “Edit mask”"),
         ({"guidance": 99}, "Guidance must be from 0 to 30"),
         ({"sampler": "<b>"}, "Sampler must be one of"),
         ({"seed": "seven"}, "Seed must be a number"),
         ({"seed": str(2**32)}, "Seed must be from 0 to 4"),
-        ({"count": 0}, "Pictures must be from 1 to 100"),
-        ({"count": 101}, "Pictures must be from 1 to 100"),
-        ({"count": 1.5}, "Pictures must be a whole number from 1 to 100"),
+        ({"count": 0}, "Images must be from 1 to 100"),
+        ({"count": 101}, "Images must be from 1 to 100"),
+        ({"count": 1.5}, "Images must be a whole number from 1 to 100"),
         ({"model": "none"}, "Model There is no model"),
         ({"prompt": ["a", "list"]}, "Prompt must be text"),
     ],
@@ -106,7 +106,7 @@ def test_what_means_nothing_to_the_kind_is_not_sent(services: Services) -> None:
     [job] = services.studio.jobs_of_batches([receipt])
     assert (job.params.kind, job.params.scale, job.params.width) == ("upscale", 2.0, 256)
     notice, _ = press(services, kind="inpaint", source=source)
-    assert "Nothing is painted yet" in notice
+    assert "The mask is empty" in notice
     notice, _ = press(services, kind="nonsense")
     assert "Kind must be one of" in notice
 
@@ -284,8 +284,8 @@ def test_a_recipe_says_which_settings_it_changed(services: Services) -> None:
     before = form.fill(image.params)
     for name, value in (("steps", 50), ("negative", "blur"), ("prompt", "other"), ("count", 9)):
         before[form.NAMES.index(name)] = value
-    values = actions.act(services.studio, Click("recipe", image.id), "", *before)  # type: ignore[arg-type]
-    assert "changed: Negative prompt, Steps</span>" in values[5]
+    values = actions.act(services.studio, Click("recipe", image.id), *before)  # type: ignore[arg-type]
+    assert "Applied: Negative prompt, Steps</span>" in values[4]
 
 
 def test_more_of_a_picture(services: Services) -> None:
@@ -312,15 +312,30 @@ def test_more_of_a_picture(services: Services) -> None:
 def test_a_link_opens_its_picture(services: Services) -> None:
     image = made(services)
     assert f'data-picture="{image.id}"' in actions.linked(services.studio, image.id)
-    assert actions.linked(services.studio, "gone") == SKIP
+    assert "Picture not found" in actions.linked(services.studio, "gone")
+    assert "Picture not found" in click(services, "open_link", "gone")["panel"]
     assert actions.linked(services.studio, "") == SKIP
 
 
-def test_everything_of_mine_is_cancelled(services: Services) -> None:
-    mine = [services.studio.submit("x", count=2).batch_id for _ in range(2)]
-    services.studio.submit("not mine")
-    assert "4 pictures" in click(services, "cancel_mine", " ".join(mine))["toast"]
+def test_a_batch_that_was_cancelled_can_be_had_back(services: Services) -> None:
+    mine = services.studio.submit("x", count=2).batch_id
+    services.studio.submit("another")
+    toast = click(services, "cancel_batch", mine)["toast"]
+    assert "2 pictures" in toast
     assert services.studio.snapshot().counts[State.QUEUED] == 1
+    click(services, "again_these", " ".join(re.findall(r"[0-9A-Z]{26}", toast.split("again_these")[1])))
+    assert services.studio.snapshot().counts[State.QUEUED] == 3
+
+
+def test_only_a_part_of_the_settings_is_used(services: Services) -> None:
+    image = made(services, seed=4242)
+    seed = click(services, "recipe_seed", image.id)
+    assert (seed["seed"], seed["tabs"].selected) == ("4242", "create")
+    assert set(seed) & set(form.NAMES) == {"seed"}
+    assert set(click(services, "recipe_size", image.id)) & set(form.NAMES) == {"width", "height"}
+    words = click(services, "recipe_prompt", image.id)
+    assert words["prompt"] == "a red apple"
+    assert not {"seed", "width", "model"} & set(words)
 
 
 def test_again_of_a_picture_works_after_its_job_was_cleared_away(services: Services) -> None:
@@ -328,12 +343,6 @@ def test_again_of_a_picture_works_after_its_job_was_cleared_away(services: Servi
     services.studio.forget(ended=True)
     receipt = click(services, "again_picture", image.id)["receipt"]
     assert services.studio.jobs_of_batches([receipt])[0].params == image.params
-
-
-def test_pages_are_walked_there_and_back(services: Services) -> None:
-    assert click(services, "older", "I2", "model=starter&at=I1")["place"] == "model=starter&at=I1+I2"
-    assert click(services, "newer", "", "model=starter&at=I1+I2")["place"] == "model=starter&at=I1"
-    assert click(services, "newer", "", "at=I1")["place"] == ""
 
 
 @pytest.mark.parametrize("verb", sorted(actions.VERBS))
@@ -346,7 +355,7 @@ def test_a_click_on_what_is_not_there_is_told(services: Services, verb: str) -> 
 def test_a_nonsense_event_does_nothing(services: Services, data: Any) -> None:
     event = Click("x")
     event._data = data
-    assert all(value == SKIP for value in actions.act(services.studio, event, ""))  # type: ignore[arg-type]
+    assert all(value == SKIP for value in actions.act(services.studio, event))  # type: ignore[arg-type]
 
 
 # -- the page's make-up ---------------------------------------------------------------------------------------------

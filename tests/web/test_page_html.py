@@ -44,7 +44,7 @@ def test_the_page_names_nobody_elses_addresses_in_its_head(client: TestClient) -
 
 def test_what_is_drawn_speaks_the_language_of_the_request(client: TestClient) -> None:
     body = {"seen": "", "tab": "create", "asked": []}
-    for language, phrase in (("zh", "创作"), ("en", "Your pictures")):
+    for language, phrase in (("zh", "描述"), ("en", "Describe")):
         answer = client.post("/look", json=body, headers={"accept-language": language})
         with words.speaking(language):
             assert words.say("create.invite") in answer.json()["parts"]["create"], phrase
@@ -69,6 +69,29 @@ def test_labels_of_components_are_there_in_both(client: TestClient) -> None:
 
 def test_words_for_the_scripts_cannot_end_their_element() -> None:
     assert "<" not in page_html.script({"a": "</script><b>"})
+
+
+def test_the_frame_is_there_before_gradio_and_speaks_the_language(client: TestClient) -> None:
+    page = client.get("/ui/gallery", headers={"accept-language": "zh-CN"}).text
+    before = page.split("<gradio-app")[0]
+    assert 'data-view="gallery" aria-current="page"' in before
+    assert "图库" in before
+    assert "--accent" in before.split("</head>")[0]
+
+
+@pytest.mark.parametrize("path", ["/", "/ui", "/ui/", "/ui/create", "/ui/gallery?starred=1", "/ui/picture/ABC"])
+def test_every_view_has_an_address(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert '<base href="/" />' in answer.text
+    assert client.get("/gallery").status_code == 404  # the root belongs to APIs
+
+
+@pytest.mark.parametrize("path", ["/ui/nonsense", "/ui/gallery/more", "/ui/picture", "/ui/picture/"])
+def test_an_address_that_names_nothing_says_so(client: TestClient, path: str) -> None:
+    answer = client.get(path, headers={"accept": "text/html"})
+    assert answer.status_code == 404
+    assert "data-unknown" in answer.text
 
 
 def test_the_page_can_be_installed(client: TestClient) -> None:

@@ -2,30 +2,31 @@
 
 import pytest
 
-from diffusion_local.web.ui.place import MOST_PAGES, Place
+from diffusion_local.web.ui.place import MOST, SHOW, Place
 
 
 def test_a_place_is_written_and_read() -> None:
-    place = Place().narrowed("model", "a&b=c").narrowed("starred", "1").older("I1").older("I2")
+    place = Place({"model": "a&b=c", "starred": "1", "search": "boat"}, at="I2", top="I1", show=200)
     assert Place.read(place.written()) == place
-    assert place.asked() == {"model": "a&b=c", "starred": True}
-    assert place.before == "I2"
-    assert place.newer().newer().newer().before is None
+    assert place.asked() == {"model": "a&b=c", "starred": True, "search": "boat"}
 
 
-def test_another_filter_begins_at_its_first_page() -> None:
-    place = Place().narrowed("board", "B").older("I1")
-    assert place.narrowed("shape", "square").cursors == ()
+def test_the_address_has_the_filters_alone() -> None:
+    place = Place({"model": "a&b"}, at="I2", top="I1", show=200)
+    assert place.address() == "/ui/gallery?model=a%26b"
+
+
+def test_another_filter_begins_at_the_newest() -> None:
+    place = Place({"board": "B"}, at="I1", top="I2", show=300)
+    assert place.narrowed("shape", "square") == Place({"board": "B", "shape": "square"})
     assert place.narrowed("board", "") == Place()
 
 
-@pytest.mark.parametrize("written", [None, 7, "", "colour=red&search=x", "&&&=", "at="])
+@pytest.mark.parametrize("written", [None, 7, "", "colour=red", "&&&=", "at=", "show=x", "search=+", f"show={SHOW}"])
 def test_what_a_browser_sends_is_not_trusted(written: object) -> None:
     assert Place.read(written) == Place()
 
 
-def test_the_way_back_is_bounded() -> None:
-    place = Place()
-    for number in range(MOST_PAGES + 5):
-        place = place.older(str(number))
-    assert len(place.cursors) == MOST_PAGES
+@pytest.mark.parametrize(("sent", "shown"), [("1", 48), ("99999999", MOST), ("200", 200), ("-5", SHOW), ("²", SHOW)])
+def test_what_is_drawn_at_once_is_bounded(sent: str, shown: int) -> None:
+    assert Place.read(f"show={sent}").show == shown

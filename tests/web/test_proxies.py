@@ -16,7 +16,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.web.api.dialects import calls
 from diffusion_local.web.app import create_app
 from diffusion_local.web.proxies import NEVER_TAKEN, Proxies, checked_root, trusted_networks
-from diffusion_local.web.ui import view, view_gallery_bar
+from diffusion_local.web.ui import view, view_gallery
 from diffusion_local.web.ui.place import Place
 from tests.web.conftest import made
 
@@ -102,9 +102,12 @@ def test_every_address_of_the_page_is_below_the_path(below: TestClient, services
     assert 'href="/studio/assets/icons/app.webmanifest"' in html
     assert 'window.diffusionLocalRoot = "/studio"' in html
     with serializers.below("/studio"):
-        drawn = view_gallery_bar.bar(Place(), "", [], [], [], view.utc())
+        drawn = view_gallery.gallery(Place(), view_gallery.Shown([]), [], [], [], view.utc())
     assert "/studio/api/v1/images/zip?ids=" in drawn
     assert '"/api/v1' not in drawn
+    assert 'href="/studio/ui/gallery?starred=1"' in drawn
+    assert '<base href="/studio/" />' in html
+    assert 'href="/studio/ui/models"' in html
     manifest = below.get("/assets/icons/app.webmanifest").json()
     start = urljoin("https://studio.example/studio/assets/icons/app.webmanifest", manifest["start_url"])
     assert start == "https://studio.example/studio/"

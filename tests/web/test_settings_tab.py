@@ -11,7 +11,7 @@ from diffusion_local.health.doctor import Finding
 from diffusion_local.health.service import HealthStatus
 from diffusion_local.settings import PREFIX, Settings, specs
 from diffusion_local.system.gpus import Gpu
-from diffusion_local.web.ui import actions, look, tab_settings, view, view_jobs, view_settings
+from diffusion_local.web.ui import actions, look, tab_settings, view, view_settings, view_stage
 from diffusion_local.web.ui.words import phrases, speaking
 from tests.web.conftest import made
 
@@ -148,9 +148,11 @@ def test_it_speaks_chinese(services: Services) -> None:
 
 
 def test_the_first_run_makes_a_picture_in_one_press(services: Services) -> None:
-    create = look.TABS["create"][0](services.studio, services.studio.snapshot(), view.utc(), "")
+    create = look.TABS["create"][0](services.studio, services.studio.snapshot(), view.utc(), "", "")
     assert 'data-do="first_picture"' in create
-    outputs = act(services, "first_picture", view_jobs.EXAMPLES[0])
-    assert [job.params.prompt for job in services.studio.jobs_of_batches([outputs[1]])] == [view_jobs.EXAMPLES[0]]
+    outputs = act(services, "first_picture", view_stage.EXAMPLES[0])
+    assert [job.params.prompt for job in services.studio.jobs_of_batches([outputs[1]])] == [view_stage.EXAMPLES[0]]
     made(services)
-    assert "first_picture" not in look.TABS["create"][0](services.studio, services.studio.snapshot(), view.utc(), "")
+    assert "first_picture" not in look.TABS["create"][0](
+        services.studio, services.studio.snapshot(), view.utc(), "", ""
+    )

@@ -60,7 +60,7 @@ def test_a_filter_shows_what_it_is_for_in_open_batches(services: Services) -> No
     assert re.findall(r'class="title">([^<]*boat)<', html)[-2:] == ["a red boat", "a blue boat"]
     assert "a green tree" not in html
     assert rows(html) == 2
-    assert "Nothing matches" in draw(services, "text=zebra")
+    assert "No matches" in draw(services, "text=zebra")
 
 
 def test_only_the_open_batch_is_of_the_poll_and_an_unchanged_one_answers_nothing(services: Services) -> None:
@@ -79,8 +79,8 @@ def test_somebody_without_sight_of_others_sees_that_they_wait(services: Services
     with acting(Actor("bob", Role.USER, SCOPES[Role.USER], sees_all=False)):
         html = draw(services)
     assert "secret" not in html
-    assert "Someone’s picture" in html
-    assert "2 pictures of others wait" in html
+    assert "Another user’s picture" in html
+    assert "2 pictures of other users are waiting" in html
 
 
 def test_buttons_of_a_batch(services: Services) -> None:

@@ -1,17 +1,19 @@
 """What the page says: pure functions, plain asserts."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from diffusion_local.actor import Actor, acting
-from diffusion_local.domain import Event, Failure, Image, Job, Snapshot, State, Worker, utc_text
+from diffusion_local.domain import Event, Failure, Image, Job, Lane, Snapshot, State, Worker, utc_text
 from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.gallery.boards import Board
 from diffusion_local.messages import verbatim
-from diffusion_local.web.ui import view, view_gallery, view_gallery_bar, view_history, view_jobs, view_now, view_picture
+from diffusion_local.web.ui import view, view_drawer, view_gallery, view_history, view_now, view_picture, view_stage
 from diffusion_local.web.ui.place import Place
+from diffusion_local.web.ui.view_gallery import Shown
 from tests.support import params
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -45,6 +47,29 @@ def counted(jobs: list[Job]) -> dict[str, dict[State, int]]:
     return counts
 
 
+EVERYTHING, NOTHING = Place(), Shown([])
+
+
+def stage(
+    jobs: list[Job], images: dict[str, Image] | None = None, chosen: str = "", shown: Snapshot | None = None
+) -> str:
+    """Create's right side; ``chosen`` is an id, or the state of the job that is at hand."""
+    stacks = view_stage.stacked(jobs, counted(jobs), images or {}, shown or snapshot())
+    hand = next((each for stack in stacks for each in stack.shots if chosen and each.state == chosen), None)
+    return view_stage.stage(stacks, [], hand or view_stage.at_hand(stacks, [], chosen))
+
+
+def gallery(
+    place: Place = EVERYTHING,
+    shown: Shown = NOTHING,
+    boards: Sequence[Board] = (),
+    models: Sequence[str] = (),
+    owners: Sequence[str] = (),
+    total: int = 0,
+) -> str:
+    return view_gallery.gallery(place, shown, boards, models, owners, NOW, total, 30)
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
@@ -71,7 +96,7 @@ def test_durations_are_said_as_estimates(seconds: float, words: str) -> None:
         (job(), 2, "2nd in line"),
         (job(), 11, "11th in line"),
         (job(), 1003, "1,003rd in line"),
-        (job(held=True), 1, "Held"),
+        (job(held=True), 1, "Paused"),
         (job(State.RUNNING), None, "Starting …"),
         (job(State.RUNNING, phase="loading model"), None, "Loading model …"),
         (job(State.RUNNING, step=3), None, "Step 3 of 16"),
@@ -93,10 +118,13 @@ def test_a_persons_text_is_never_html() -> None:
     shown = snapshot(running=[jobs[1]], waiting=[jobs[0]], ended=jobs[2:], workers=[worker("loading", model=EVIL)])
     picture = image(params=evil)
     pages = [
-        view_jobs.created(jobs, counted(jobs), {"J1": picture}, shown, NOW),
+        *(stage(jobs, {"J1": picture} if state is State.DONE else {}, chosen=state, shown=shown) for state in State),
+        view_stage.stage([], [view_stage.Shot("I1", evil, "done", image=picture)], None),
+        view_drawer.drawer(shown, [], NOW),
         view_now.now_line(shown, NOW),
         view_picture.panel(picture, view_picture.Kin()),
-        view_gallery.gallery([picture], 1, Place(), False, False),
+        gallery(Place({"search": EVIL}), Shown([picture]), [Board("B", EVIL, "", "2026")], [EVIL, "x"], [EVIL]),
+        view_gallery.compared(picture, image()),
         view.toast(EVIL, EVIL),
         view_now.worker_notice(snapshot(reason=EVIL), NOW),
         view_now.now_problem(NotFound(EVIL)),
@@ -115,11 +143,11 @@ def test_a_persons_text_is_never_html() -> None:
         (snapshot(workers=[]), "No worker is running"),
         (snapshot(workers=[worker("stopped")]), "No worker is running"),
         (snapshot(workers=[worker("starting")]), "The worker is starting"),
-        (snapshot(workers=[worker("loading", model="sdxl")]), "Loading model sdxl"),
-        (snapshot(workers=[worker("busy", seen=60)]), "does not answer"),
+        (snapshot(workers=[worker("loading", model="sdxl")]), "Loading sdxl"),
+        (snapshot(workers=[worker("busy", seen=60)]), "is not responding"),
         (snapshot(workers=[worker("busy", seen=60), worker()]), ""),
-        (snapshot(paused=True), "Paused"),
-        (snapshot(reason="the disk is full"), "<b>The queue waits.</b> the disk is full"),
+        (snapshot(paused=True), ""),  # the bar says so, where it is ended
+        (snapshot(reason="the disk is full"), "<b>The queue is on hold.</b> the disk is full"),
     ],
 )
 def test_what_holds_the_queue_up_is_said(shown: Snapshot, words: str) -> None:
@@ -157,8 +185,8 @@ def test_a_paused_queue_can_be_resumed_from_the_now_line_and_a_dead_worker_is_to
     shown = snapshot(paused=True, workers=[worker("idle", seen=60)])
     assert 'data-do="resume"' in view_now.now_line(shown, NOW)
     told = view_now.worker_notice(shown, NOW)
-    assert "does not answer" in told
-    assert "Paused." in told
+    assert "is not responding" in told
+    assert "Paused" in view_now.now_line(shown, NOW)
 
 
 def test_now_line_promises_no_time_while_paused() -> None:
@@ -166,46 +194,86 @@ def test_now_line_promises_no_time_while_paused() -> None:
     assert "done about" not in view_now.now_line(snapshot(paused=True, counts=counts, total_eta=9.0), NOW)
 
 
+def test_a_closed_window_promises_no_time() -> None:
+    counts = dict.fromkeys(State, 0) | {State.QUEUED: 1}
+    waits = job(lane=Lane.BATCH)
+    shown = snapshot(waiting=[waits], counts=counts, total_eta=9.0)
+    assert "done about" in view_now.now_line(shown, NOW)
+    closed = replace(shown, opens={waits.gate: "2026-01-02T23:00:00.000Z"})
+    assert "done about" not in view_now.now_line(closed, NOW)
+
+
 def test_a_failed_job_says_why_and_offers_again() -> None:
-    card = view_jobs.card(job(State.FAILED, failure=Failure("oom", "Too big.")), None, None, None)
-    assert "Too big." in card
-    assert 'data-do="again"' in card
+    html = stage([job(State.FAILED, failure=Failure("oom", "Too big."))])
+    assert "Too big." in html
+    assert 'data-do="again"' in html
+    assert 'data-do="forget"' in html
 
 
-def test_a_running_card_shows_preview_progress_and_time_left() -> None:
-    card = view_jobs.card(job(State.RUNNING, step=8), None, 42.0, None)
-    assert "/previews/J1.webp?step=8" in card
-    assert 'aria-valuenow="50"' in card
-    assert "about 40 s" in card
+@pytest.mark.parametrize(("rung", "offered"), [("", False), ("vae_tiling", False), ("full", True)])
+def test_another_memory_mode_is_offered_only_where_one_is_left(rung: str, offered: bool) -> None:
+    failure = Failure("out_of_memory", "Too big.")
+    html = stage([job(State.FAILED, failure=failure, params=params(rung=rung))])
+    assert ('data-do="again_auto"' in html) is offered
 
 
-def test_a_trashed_picture_is_said_to_be_in_the_trash() -> None:
-    assert "In the trash" in view_jobs.card(job(State.DONE), None, None, None)
+def test_the_running_picture_is_at_hand_with_its_preview_progress_and_time_left() -> None:
+    running = job(State.RUNNING, step=8)
+    html = stage([running], shown=snapshot(running=[running], eta={"J1": 42.0}))
+    assert '<figure class="canvas running"' in html
+    assert "/previews/J1.webp?step=8" in html
+    assert 'aria-valuenow="50"' in html
+    assert "about 40 s" in html
 
 
-def test_a_long_press_shows_some_cards_and_counts_the_rest() -> None:
+def test_until_there_is_a_preview_the_newest_picture_stays_at_hand() -> None:
+    done = job(State.DONE, id="J2", finished_at="2026-01-02T03:04:06.000Z")
+    jobs = [job(State.RUNNING), done]
+    stacks = view_stage.stacked(jobs, counted(jobs), {"J2": image(id="I2", job_id="J2")}, snapshot())
+    hand = view_stage.at_hand(stacks, [], "")
+    assert hand
+    assert hand.id == "J2"
+    chosen = view_stage.at_hand(stacks, [], "J1")
+    assert chosen
+    assert chosen.id == "J1"
+
+
+def test_a_picture_in_the_trash_leaves_the_strip() -> None:
+    assert view_stage.stacked([job(State.DONE)], counted([job(State.DONE)]), {}, snapshot()) == []
+
+
+def test_a_browser_that_made_nothing_sees_what_there_is() -> None:
+    earlier = view_stage.older([image(), image(id="I2")], [])
+    html = view_stage.stage([], earlier, view_stage.at_hand([], earlier, ""))
+    assert "/images/I1.png" in html
+    assert "/thumbnails/I2.webp" in html
+    assert 'data-do="example"' not in html
+
+
+def test_a_long_press_shows_some_pictures_and_counts_the_rest() -> None:
     jobs = [job(id=f"J{n}") for n in range(100)]
-    html = view_jobs.created(jobs, counted(jobs), {}, snapshot(), NOW)
-    assert html.count("<article") == view_jobs.MOST_CARDS
-    assert "and 76 more pictures" in html
+    stacks = view_stage.stacked(jobs[: view_stage.MOST_SHOTS], counted(jobs), {}, snapshot())
+    html = view_stage.stage(stacks, [], None)
+    assert html.count('class="shot queued"') == view_stage.MOST_SHOTS
+    assert "76 more pictures" in html
 
 
 def test_presses_come_newest_first_as_given() -> None:
-    jobs = [job(id="J2", batch_id="B2"), job(id="J1", batch_id="B1")]
-    html = view_jobs.created(jobs, counted(jobs), {}, snapshot(), NOW)
+    html = stage([job(id="J2", batch_id="B2"), job(id="J1", batch_id="B1")])
     assert html.index('data-key="B2"') < html.index('data-key="B1"')
 
 
 def test_an_empty_page_invites() -> None:
-    html = view_jobs.created([], {}, {}, snapshot(), NOW)
-    for example in view_jobs.EXAMPLES:
+    html = stage([])
+    for example in view_stage.EXAMPLES:
         assert f'data-id="{example}"' in html
+    assert "emoji-like" in html
 
 
 def test_a_job_that_is_tried_again_says_when_and_which_try() -> None:
     html = view.standing(job(not_before="2026-01-02T02:14:00.000Z", tries=1), 1)
     assert html == 'Again at <time datetime="2026-01-02T02:14:00.000Z">02:14 UTC</time>, try 2 of 3'
-    assert html in view_jobs.card(job(not_before="2026-01-02T02:14:00.000Z", tries=1), None, None, 1)
+    assert html in stage([job(not_before="2026-01-02T02:14:00.000Z", tries=1)])
     assert view.standing(job(State.RUNNING, phase="<b>")) == "&lt;b&gt; …"
 
 
@@ -232,28 +300,33 @@ def test_what_happened_tells_all_and_folds_the_detail() -> None:
 
 
 def test_a_pause_and_a_reason_are_both_told() -> None:
-    notice = view_now.worker_notice(snapshot(paused=True, reason="No room.", running=[job(State.RUNNING)]), NOW)
-    assert "No room." in notice
-    assert 'data-do="resume"' in notice
-    assert 'data-do="pause_now"' in notice
+    shown = snapshot(paused=True, reason="No room.", running=[job(State.RUNNING)])
+    assert "No room." in view_now.worker_notice(shown, NOW)
+    line = view_now.now_line(shown, NOW)
+    assert "Pausing after this image" in line
+    assert 'data-do="resume"' in line
+    assert 'data-do="pause_now"' in line
 
 
-def test_gallery_pages_go_both_ways() -> None:
-    first = view_gallery.gallery([image()], 100, Place(), True, False)
-    assert 'data-do="older"' in first
-    assert 'data-do="newer"' not in first
-    assert "100 pictures" in first
-    last = view_gallery.gallery([image()], 100, Place(cursors=("I9",)), False, False)
-    assert 'data-do="older"' not in last
-    assert 'data-do="newer"' in last
+def test_the_gallery_says_whether_there_is_more_and_what_is_new() -> None:
+    assert "data-more" in gallery(shown=Shown([image()], more=True))
+    assert "data-more" not in gallery(shown=Shown([image()]))
+    assert "12 new pictures" in gallery(shown=Shown([image()], fresh=12))
+    assert "data-fresh" not in gallery(shown=Shown([image()]))
+    assert "1,234" in gallery(total=1234)  # also while something is searched
+    assert "1,234" in gallery(Place({"search": "boat"}), total=1234)
+
+
+def test_tiles_have_the_pictures_own_shape() -> None:
+    assert "--r:1.500" in gallery(shown=Shown([image(width=768, height=512)]))
 
 
 def test_a_recipe_that_was_made_more_than_once_is_marked() -> None:
-    marked = view_gallery.gallery([image()], 100, Place(), False, False, {image().id: 3})
-    assert f'data-do="alike" data-id="{image().id}"' in marked
+    marked = gallery(shown=Shown([image()], repeated={image().id: 3}))
+    assert f'href="/ui/gallery?like={image().id}"' in marked
     assert "×3" in marked
-    assert "3 pictures of this recipe and seed" in marked
-    assert "alike" not in view_gallery.gallery([image()], 100, Place(), False, False, {"another": 3})
+    assert "3 pictures with the same settings and seed" in marked
+    assert "like=" not in gallery(shown=Shown([image()], repeated={"another": 3}))
 
 
 @pytest.mark.parametrize(
@@ -268,14 +341,17 @@ def test_a_recipe_that_was_made_more_than_once_is_marked() -> None:
 )
 def test_owners_are_offered_where_there_are_others(owners: list[str], place: Place, offered: bool) -> None:
     with acting(Actor("ann")):
-        bar = view_gallery_bar.bar(place, "", [], [], owners, view.utc())
-    assert ("filter-owner" in bar) is offered
-    assert all((f'data-id="owner={name}"' in bar) is offered for name in owners)
+        html = gallery(place, owners=owners)
+    assert ("filter-owner" in html) is offered
+    assert all((f"owner={name}" in html) is offered for name in owners)
 
 
 def test_gallery_says_why_it_is_empty() -> None:
-    assert "No pictures yet" in view_gallery.gallery([], 0, Place(), False, False)
-    assert "No picture fits" in view_gallery.gallery([], 0, Place({"model": "sdxl"}), False, True)
+    assert "No pictures yet" in gallery()
+    assert "No matches" in gallery(Place({"model": "sdxl"}))
+    assert "The trash is empty" in gallery(Place({"trashed": "1"}))
+    assert "Deleted after 30 days" in gallery(Place({"trashed": "1"}))
+    assert "No such board" in gallery(Place({"board": "B"}), Shown([], missing=True))
 
 
 def test_panel_shows_the_whole_recipe() -> None:
@@ -288,14 +364,15 @@ def test_panel_shows_the_whole_recipe() -> None:
 def test_panel_leads_to_what_is_akin() -> None:
     tea, sea = (Board(f"B{name}", f"<{name}>", "", "2026-01-02T03:04:05.000Z") for name in ("tea", "sea"))
     html = view_picture.panel(image(), view_picture.Kin(2, "BATCH", [tea], [sea, tea]))
-    assert "2 others with this recipe" in html
-    for verb, key in (("alike", "I1"), ("batch_pictures", "BATCH"), ("board_pictures", "Btea"), ("pin", "Bsea I1")):
-        assert f'data-do="{verb}" data-id="{key}"' in html
+    assert "2 others with these settings" in html
+    for query in ("like=I1", "batch=BATCH", "board=Btea"):
+        assert f'href="/ui/gallery?{query}"' in html
+    assert 'data-do="pin" data-id="Bsea I1"' in html
     assert "Btea I1" not in html
     assert "&lt;tea&gt;" in html
     trashed = view_picture.panel(replace(image(), trashed_at="2026-01-02T03:04:05.000Z"), view_picture.Kin())
     assert 'data-do="pin' not in trashed
-    assert 'data-do="alike' not in trashed
+    assert "like=" not in trashed
 
 
 def test_problems_name_the_field_as_the_page_does() -> None:

@@ -127,7 +127,7 @@ def test_a_waiting_row_can_be_selected_moved_and_paused() -> None:
 
 def test_a_held_picture_that_stands_alone_offers_to_resume() -> None:
     html = row(job(held=True), around(waiting=[job()], eta={"J1": 30.0}), several=False)
-    assert ">Held<" in html
+    assert ">Paused<" in html
     assert "about" not in html.split('class="state"')[1].split("</div>")[0]
     assert 'class="act small" data-do="resume_batch" data-id="B1"' in html
     assert 'class="act small" data-do="cancel"' in row(job(held=True), around())  # its batch's header resumes
@@ -147,7 +147,7 @@ def test_a_row_says_what_it_waits_for() -> None:
     shut = job(lane=Lane.BATCH, gate=3)
     html = row(shut, around(opens={3: "2026-01-02T23:00:00.000Z"}))
     assert 'not before <time datetime="2026-01-02T23:00:00.000Z">' in html
-    assert "its times never come" in row(shut, around(opens={3: None}))
+    assert "its time window never opens" in row(shut, around(opens={3: None}))
     assert "not before" not in row(replace(shut, lane=Lane.INTERACTIVE), around(opens={3: "2026-01-02T23:00:00.000Z"}))
     assert "Again at <time" in row(job(not_before="2026-01-02T02:14:00.000Z", tries=1), around())
 
@@ -157,22 +157,24 @@ def test_a_job_that_a_loaded_model_goes_before_says_so() -> None:
     line = [job(id="J1", position=1), job(id="J3", position=3), job(id="J2", position=2, params=flux)]
     assert passed_over(line) == {"J2"}
     assert passed_over([*line[:2], replace(line[2], owner="ann")]) == set()  # between owners it is turns
-    assert "the loaded model first" in row(line[2], around(waiting=line, eta={"J2": 9.0}))
+    assert "loaded model first" in row(line[2], around(waiting=line, eta={"J2": 9.0}))
 
 
 def test_a_failed_row_tells_why_and_offers_the_mend() -> None:
     failed = job(State.FAILED, failure=Failure("out_of_memory", "Too big."), finished_at="2026-01-02T03:04:06.000Z")
     html = row(failed, around())
     assert "Too big." in html
-    assert 'class="act small" data-do="again_tiled"' in html
-    assert 'data-do="again"' in html
+    assert 'data-do="again_auto"' not in html  # the automatic mode has tried everything
+    fixed = replace(failed, params=params(rung="full"))
+    assert 'class="act small" data-do="again_auto"' in row(fixed, around())
+    assert 'data-do="again"' in row(fixed, around())
     broken = replace(failed, failure=Failure("engine_error", "It broke."))
     assert 'class="act small" data-do="again"' in row(broken, around())
 
 
 def test_somebody_elses_row_has_nothing_to_press() -> None:
     html = row(job(State.RUNNING, hidden=True, step=2), around())
-    assert "Someone’s picture" in html
+    assert "Another user’s picture" in html
     assert "<button" not in html
     assert "data-pick" not in html
 
@@ -197,10 +199,10 @@ def test_a_persons_text_is_never_html() -> None:
 
 
 def test_the_empty_tab_invites_and_an_empty_answer_offers_to_clear_the_filters() -> None:
-    assert "Nothing here yet" in page()
+    assert "The queue is empty" in page()
     assert "data-wanted" not in page()
     html = page(place="state=failed&text=zebra")
-    assert "Nothing matches" in html
+    assert "No matches" in html
     assert 'data-turn="clear"' in html
     assert 'value="zebra"' in html
 
@@ -230,13 +232,13 @@ def test_what_is_for_all_stands_at_the_top() -> None:
     counts = dict.fromkeys(State, 0) | {State.QUEUED: 1000, State.FAILED: 2, State.DONE: 5}
     html = page(Page([shown(None, queued=1000)]), Page([shown(None, failed=2, done=5)]), counts=counts)
     assert "Cancel 1,000 waiting pictures?" in html
-    assert "Again for all failed (2)" in html
-    assert "Clear 7 ended pictures" in html
+    assert "Retry 2 failed" in html
+    assert "Clear 7 finished pictures" in html
     assert "data-picked" in html
 
 
 def test_others_pictures_are_counted() -> None:
-    assert "12 pictures of others wait" in page(others=12)
+    assert "12 pictures of other users are waiting" in page(others=12)
 
 
 def test_the_tab_speaks_chinese() -> None:

@@ -46,13 +46,16 @@ def test_a_file_of_phrases_is_one_line_a_phrase() -> None:
 
 
 def test_every_key_that_is_said_exists_and_every_phrase_is_said() -> None:
-    code = "\n".join(path.read_text(encoding="utf-8") for path in UI.parent.rglob("*.[pj][ys]"))
-    assert set(re.findall(r"""(?:say|label)\(\s*["'](\w+\.\w+)["']""", code)) <= set(words.phrases())
+    files = [path for suffix in ("py", "js", "html") for path in UI.parent.rglob(f"*.{suffix}")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    said = set(re.findall(r"""(?:say|label)\(\s*["'](\w+\.\w+)["'](?!\s*~)""", code))
+    assert said <= set(words.phrases()), sorted(said - set(words.phrases()))
     for key in words.phrases():
         section, _, name = key.partition(".")
         if section.startswith("errors") or section == "common":  # by the sentence; by the field or the state
             continue
-        starts = [key, *(f"{key[:cut]}{{" for cut in range(len(section) + 1, len(key)))]
+        cuts = range(len(section) + 1, len(key))
+        starts = [key, *(f"{key[:cut]}{{" for cut in cuts), *(f'{key[:cut]}" ~' for cut in cuts)]
         used = any(quote + start in code for start in starts for quote in "'\"")
         assert used or (section == "script" and f".{name}" in code), f"{key} is not used"
 
@@ -84,6 +87,14 @@ def test_no_module_of_the_page_has_words_of_its_own() -> None:
     assert MODULES
     retold = {said["en"] for key, said in words.phrases().items() if key.startswith("errors")}
     assert {path.name: own for path in MODULES if (own := own_words(path) - retold)} == {}
+
+
+def test_no_template_has_words_of_its_own() -> None:
+    templates = sorted((UI / "templates").glob("*.html"))
+    assert templates
+    for path in templates:
+        html = re.sub(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}", "", path.read_text(encoding="utf-8"), flags=re.S)
+        assert SHOWN.findall(html.replace('"diffusion-local"', '""')) == [], path.name
 
 
 def test_a_phrase_with_a_number_has_two_forms() -> None:

@@ -22,14 +22,15 @@ from diffusion_local.web.ui import (
     view,
     view_help,
 )
+from diffusion_local.web.ui.actions_pictures import DRAWN
 from diffusion_local.web.ui.effects import Effect, Verb, said
 
 #: Verbs that fill the form from a recipe: what they have changed is told, as most of it is folded away.
-RECIPES = ("recipe", "recipe_of_job")
+RECIPES = ("recipe", "recipe_of_job", "recipe_seed", "recipe_size")
 MOST_ADDRESS = 200
 
 
-def act(studio: Studio, event: gr.EventData, place: str, *values: Any) -> list[Any]:
+def act(studio: Studio, event: gr.EventData, *values: Any) -> list[Any]:
     """A click on a drawn button, with the form's values as they are.
 
     What a browser sends is not trusted: unknown verbs and ids are told as such.
@@ -38,7 +39,7 @@ def act(studio: Studio, event: gr.EventData, place: str, *values: Any) -> list[A
     verb, key = str(data.get("do", "")), str(data.get("id", ""))
     try:
         with disk.explained():
-            effect = VERBS.get(verb, unknown)(studio, key, place)
+            effect = VERBS.get(verb, unknown)(studio, key)
     except UserError as error:
         effect = Effect(toast=said(view.problem(error), kind="warn"))
     if verb in RECIPES and len(values) == len(effect.form):
@@ -46,20 +47,20 @@ def act(studio: Studio, event: gr.EventData, place: str, *values: Any) -> list[A
     return effect.outputs()
 
 
-def unknown(studio: Studio, key: str, place: str) -> Effect:
+def unknown(studio: Studio, key: str) -> Effect:
     return Effect()
 
 
-def close(studio: Studio, key: str, place: str) -> Effect:
+def close(studio: Studio, key: str) -> Effect:
     return Effect(panel="")
 
 
-def keys(studio: Studio, key: str, place: str) -> Effect:
+def keys(studio: Studio, key: str) -> Effect:
     return Effect(panel=view_help.keys())
 
 
-def phone(studio: Studio, key: str, place: str) -> Effect:
-    """``key`` is the address that `view_now.tools` wrote."""
+def phone(studio: Studio, key: str) -> Effect:
+    """``key`` is the address that the shell wrote."""
     if not key.startswith(("http://", "https://")) or len(key) > MOST_ADDRESS:
         return Effect()
     return Effect(panel=view_help.phone(key, lan.qr(key)))
@@ -71,26 +72,45 @@ def linked(studio: Studio, picture: str) -> Any:
         return gr.skip()
     try:
         return actions_pictures.panel(studio, picture)
-    except UserError:  # gone for good, or mistyped: the page itself is still right
-        return gr.skip()
+    except UserError:
+        return view_help.not_found(picture)
+
+
+def open_link(studio: Studio, key: str) -> Effect:
+    """The picture of an address that Back or Forward has led to."""
+    return Effect(panel=linked(studio, key))
 
 
 # -- the form ----------------------------------------------------------------------------
 
 
-def recipe(studio: Studio, key: str, place: str) -> Effect:
+def recipe(studio: Studio, key: str) -> Effect:
     return to_form(form.fill(studio.image(key).params))
 
 
-def recipe_of_job(studio: Studio, key: str, place: str) -> Effect:
+def recipe_of_job(studio: Studio, key: str) -> Effect:
     return to_form(form.fill(studio.job(key).params))
 
 
-def to_img2img(studio: Studio, key: str, place: str) -> Effect:
+def recipe_prompt(studio: Studio, key: str) -> Effect:
+    params = studio.image(key).params
+    return to_form(form.only(prompt=params.prompt, negative=params.negative, styles=[], expand=DRAWN))
+
+
+def recipe_seed(studio: Studio, key: str) -> Effect:
+    return to_form(form.only(seed=str(studio.image(key).params.seed)))
+
+
+def recipe_size(studio: Studio, key: str) -> Effect:
+    params = studio.image(key).params
+    return to_form(form.only(width=params.width, height=params.height))
+
+
+def to_img2img(studio: Studio, key: str) -> Effect:
     return begin_from(studio, key, Kind.IMG2IMG)
 
 
-def to_inpaint(studio: Studio, key: str, place: str) -> Effect:
+def to_inpaint(studio: Studio, key: str) -> Effect:
     return begin_from(studio, key, Kind.INPAINT)
 
 
@@ -105,7 +125,7 @@ def to_form(values: list[Any]) -> Effect:
     return Effect(panel="", tabs=gr.Tabs(selected="create"), form=values)
 
 
-def example(studio: Studio, key: str, place: str) -> Effect:
+def example(studio: Studio, key: str) -> Effect:
     return Effect(form=form.only(prompt=key))
 
 
@@ -124,6 +144,10 @@ VERBS: dict[str, Verb] = (
         "to_inpaint": to_inpaint,
         "recipe": recipe,
         "recipe_of_job": recipe_of_job,
+        "recipe_prompt": recipe_prompt,
+        "recipe_seed": recipe_seed,
+        "recipe_size": recipe_size,
+        "open_link": open_link,
         "example": example,
     }
 )

@@ -30,46 +30,42 @@ def pictures(ids: list[str]) -> str:
 # -- cancel and again -----------------------------------------------------------------------------------------------
 
 
-def cancel(studio: Studio, key: str, place: str) -> Effect:
-    studio.cancel([key])
-    return Effect(toast=said(say("page.cancelled")))
+def cancel(studio: Studio, key: str) -> Effect:
+    return cancelled(studio.cancel([key]))
 
 
-def cancel_these(studio: Studio, key: str, place: str) -> Effect:
+def cancel_these(studio: Studio, key: str) -> Effect:
     ids = selected(key)
-    touched = studio.cancel(ids)
-    undo = view.button(say("common.again"), "again_these", " ".join(touched)) if 0 < len(touched) <= MOST_UNDO else ""
+    return cancelled(studio.cancel(ids))
+
+
+def cancel_batch(studio: Studio, key: str) -> Effect:
+    return cancelled(studio.cancel(batch_id=key))
+
+
+def cancel_waiting(studio: Studio, key: str) -> Effect:
+    return cancelled(studio.cancel(waiting=True))
+
+
+def cancelled(touched: list[str]) -> Effect:
+    """With an undo: what was cancelled is made anew."""
+    undo = view.button(say("common.undo"), "again_these", " ".join(touched)) if 0 < len(touched) <= MOST_UNDO else ""
     return Effect(toast=said(say("page.cancelled_pictures", pictures=pictures(touched)), undo))
 
 
-def cancel_batch(studio: Studio, key: str, place: str) -> Effect:
-    return Effect(toast=said(say("page.cancelled_pictures", pictures=pictures(studio.cancel(batch_id=key)))))
-
-
-def cancel_waiting(studio: Studio, key: str, place: str) -> Effect:
-    return Effect(toast=said(say("page.cancelled_pictures", pictures=pictures(studio.cancel(waiting=True)))))
-
-
-def cancel_mine(studio: Studio, key: str, place: str) -> Effect:
-    """``key`` names the batches of this browser that have not ended."""
-    touched = [job_id for batch_id in selected(key) for job_id in studio.cancel(batch_id=batch_id)]
-    undo = view.button(say("common.again"), "again_these", " ".join(touched)) if len(touched) <= MOST_UNDO else ""
-    return Effect(toast=said(say("page.cancelled_pictures", pictures=pictures(touched)), undo if touched else ""))
-
-
-def again_tiled(studio: Studio, key: str, place: str) -> Effect:
-    """The mend for a picture that was too large: decoded in tiles."""
+def again_auto(studio: Studio, key: str) -> Effect:
+    """Out of memory in a memory mode that a person fixed: once more in the automatic one."""
     params = studio.job(key).params
-    receipt = studio.submit(params.prompt, expand=DRAWN, **settings_of(params) | {"rung": "vae_tiling"})
+    receipt = studio.submit(params.prompt, expand=DRAWN, **{**settings_of(params), "rung": ""})
     return Effect(toast=said(say("page.queued_again", what=shortened(params.prompt, 40))), receipt=receipt.batch_id)
 
 
-def first_picture(studio: Studio, key: str, place: str) -> Effect:
+def first_picture(studio: Studio, key: str) -> Effect:
     """The welcome's button: a picture in one press, with the first model's own defaults."""
     return Effect(receipt=studio.submit(key).batch_id)
 
 
-def again(studio: Studio, key: str, place: str) -> Effect:
+def again(studio: Studio, key: str) -> Effect:
     """The recipe once more; what came out already is drawn with another seed, as the same would come out again."""
     job = studio.job(key)
     prompt = shortened(job.params.prompt, 40)
@@ -79,12 +75,12 @@ def again(studio: Studio, key: str, place: str) -> Effect:
     return Effect(toast=said(say("page.queued_again", what=prompt)), receipt=receipt.batch_id, panel="")
 
 
-def again_these(studio: Studio, key: str, place: str) -> Effect:
+def again_these(studio: Studio, key: str) -> Effect:
     receipt = studio.again(selected(key))
     return Effect(toast=said(say("page.queued_again", what=pictures(receipt.job_ids))), receipt=receipt.batch_id)
 
 
-def again_failed(studio: Studio, key: str, place: str) -> Effect:
+def again_failed(studio: Studio, key: str) -> Effect:
     receipt = studio.again(state=State.FAILED)
     return Effect(toast=said(say("page.queued_again", what=pictures(receipt.job_ids))), receipt=receipt.batch_id)
 
@@ -92,31 +88,31 @@ def again_failed(studio: Studio, key: str, place: str) -> Effect:
 # -- pause and resume -----------------------------------------------------------------------------------------------
 
 
-def pause(studio: Studio, key: str, place: str) -> Effect:
+def pause(studio: Studio, key: str) -> Effect:
     studio.pause()
     return Effect(toast=said(say("page.paused")))
 
 
-def pause_now(studio: Studio, key: str, place: str) -> Effect:
+def pause_now(studio: Studio, key: str) -> Effect:
     studio.pause(give_back=True)
     return Effect(toast=said(say("page.paused_now")))
 
 
-def resume(studio: Studio, key: str, place: str) -> Effect:
+def resume(studio: Studio, key: str) -> Effect:
     studio.resume()
     return Effect(toast=said(say("page.going_on")))
 
 
-def stay_awake(studio: Studio, key: str, place: str) -> Effect:
+def stay_awake(studio: Studio, key: str) -> Effect:
     studio.stay_awake()
     return Effect(toast=said(say("page.stays_awake")))
 
 
-def pause_batch(studio: Studio, key: str, place: str) -> Effect:
+def pause_batch(studio: Studio, key: str) -> Effect:
     return held(studio, key, give_back=False)
 
 
-def pause_batch_now(studio: Studio, key: str, place: str) -> Effect:
+def pause_batch_now(studio: Studio, key: str) -> Effect:
     return held(studio, key, give_back=True)
 
 
@@ -126,7 +122,7 @@ def held(studio: Studio, batch_id: str, give_back: bool) -> Effect:
     return Effect(toast=said(say("page.held"), view.button(say("common.resume"), "resume_batch", batch_id)))
 
 
-def resume_batch(studio: Studio, key: str, place: str) -> Effect:
+def resume_batch(studio: Studio, key: str) -> Effect:
     known_batch(studio, key)
     studio.resume_batch(key)
     return Effect(toast=said(say("page.going_on_with")))
@@ -140,32 +136,32 @@ def known_batch(studio: Studio, batch_id: str) -> None:
 # -- order ----------------------------------------------------------------------------------------------------------
 
 
-def move_top(studio: Studio, key: str, place: str) -> Effect:
+def move_top(studio: Studio, key: str) -> Effect:
     moved = studio.move("top", selected(key))
     return Effect(toast=said(say("page.moved_top", pictures=pictures(moved)) if moved else say("page.none_waits")))
 
 
-def move_bottom(studio: Studio, key: str, place: str) -> Effect:
+def move_bottom(studio: Studio, key: str) -> Effect:
     moved = studio.move("bottom", selected(key))
     words = say("page.moved_bottom", pictures=pictures(moved)) if moved else say("page.none_waits")
     return Effect(toast=said(words))
 
 
-def move_up(studio: Studio, key: str, place: str) -> Effect:
+def move_up(studio: Studio, key: str) -> Effect:
     studio.move("up", [key])
     return Effect()
 
 
-def move_down(studio: Studio, key: str, place: str) -> Effect:
+def move_down(studio: Studio, key: str) -> Effect:
     studio.move("down", [key])
     return Effect()
 
 
-def priority_up(studio: Studio, key: str, place: str) -> Effect:
+def priority_up(studio: Studio, key: str) -> Effect:
     return shift_priority(studio, key, 1)
 
 
-def priority_down(studio: Studio, key: str, place: str) -> Effect:
+def priority_down(studio: Studio, key: str) -> Effect:
     return shift_priority(studio, key, -1)
 
 
@@ -186,17 +182,17 @@ def shift_priority(studio: Studio, key: str, by: int) -> Effect:
 # -- the past ---------------------------------------------------------------------------------------------------------
 
 
-def forget(studio: Studio, key: str, place: str) -> Effect:
+def forget(studio: Studio, key: str) -> Effect:
     gone = studio.forget([key])
     return Effect(toast=said(say("page.removed" if gone else "page.not_ended")))
 
 
-def forget_ended(studio: Studio, key: str, place: str) -> Effect:
+def forget_ended(studio: Studio, key: str) -> Effect:
     gone = studio.forget(ended=True)
     return Effect(toast=said(say("page.cleared", pictures=pictures(gone))))
 
 
-def what_happened(studio: Studio, key: str, place: str) -> Effect:
+def what_happened(studio: Studio, key: str) -> Effect:
     job = studio.job(key)
     return Effect(panel=view_history.panel(job, studio.events(key), studio.images_of([job]).get(key)))
 
@@ -206,10 +202,9 @@ VERBS: dict[str, Verb] = {
     "cancel_these": cancel_these,
     "cancel_batch": cancel_batch,
     "cancel_waiting": cancel_waiting,
-    "cancel_mine": cancel_mine,
     "first_picture": first_picture,
     "again": again,
-    "again_tiled": again_tiled,
+    "again_auto": again_auto,
     "again_these": again_these,
     "again_failed": again_failed,
     "pause": pause,

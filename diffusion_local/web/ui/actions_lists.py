@@ -12,32 +12,32 @@ from diffusion_local.web.ui.effects import Effect, Verb, said
 from diffusion_local.web.ui.words import say, translated
 
 
-def batches_at(studio: Studio, key: str, cursors: str) -> Effect:
+def batches_at(studio: Studio, key: str) -> Effect:
     """Another page of the list of batches; ``key`` has the last ids of the pages before it."""
     return Effect(batches=key)
 
 
-def batch_rename(studio: Studio, key: str, cursors: str) -> Effect:
+def batch_rename(studio: Studio, key: str) -> Effect:
     batch_id, _, name = key.partition("\n")
     studio.batches.rename(batch_id, name)
     return Effect()
 
 
-def batch_duplicate(studio: Studio, key: str, cursors: str) -> Effect:
+def batch_duplicate(studio: Studio, key: str) -> Effect:
     receipt = studio.batches.duplicate(key)
     return Effect(toast=said(say("lists.queued", pictures=view.pictures(len(receipt.job_ids)))))
 
 
-def batch_again(studio: Studio, key: str, cursors: str) -> Effect:
+def batch_again(studio: Studio, key: str) -> Effect:
     receipt = studio.again(batch_id=key, state=State.FAILED)
     return Effect(toast=said(say("page.queued_again", what=view.pictures(len(receipt.job_ids)))))
 
 
-def batch_up(studio: Studio, key: str, cursors: str) -> Effect:
+def batch_up(studio: Studio, key: str) -> Effect:
     return shift(studio, key, 1)
 
 
-def batch_down(studio: Studio, key: str, cursors: str) -> Effect:
+def batch_down(studio: Studio, key: str) -> Effect:
     return shift(studio, key, -1)
 
 
@@ -52,11 +52,11 @@ def shift(studio: Studio, batch_id: str, by: int) -> Effect:
     return Effect(toast=said(words))
 
 
-def batch_top(studio: Studio, key: str, cursors: str) -> Effect:
+def batch_top(studio: Studio, key: str) -> Effect:
     return moved(studio.move("top", batch_id=key), "page.moved_top")
 
 
-def batch_bottom(studio: Studio, key: str, cursors: str) -> Effect:
+def batch_bottom(studio: Studio, key: str) -> Effect:
     return moved(studio.move("bottom", batch_id=key), "page.moved_bottom")
 
 
@@ -64,19 +64,19 @@ def moved(ids: list[str], words: str) -> Effect:
     return Effect(toast=said(say(words, pictures=view.pictures(len(ids))) if ids else say("page.none_waits")))
 
 
-def batch_before(studio: Studio, key: str, cursors: str) -> Effect:
+def batch_before(studio: Studio, key: str) -> Effect:
     """``key`` has the batch, and the one with which it changes places."""
     batch_id, _, before = key.partition(" ")
     studio.move_batch(batch_id, before)
     return Effect()
 
 
-def batch_forget(studio: Studio, key: str, cursors: str) -> Effect:
+def batch_forget(studio: Studio, key: str) -> Effect:
     gone = studio.forget(batch_id=key)
     return Effect(toast=said(say("page.cleared", pictures=view.pictures(len(gone)))))
 
 
-def batch_panel(studio: Studio, key: str, cursors: str) -> Effect:
+def batch_panel(studio: Studio, key: str) -> Effect:
     return Effect(panel=panel(studio, key))
 
 
@@ -85,7 +85,7 @@ def panel(studio: Studio, batch_id: str, problem: str = "") -> str:
     return view_batches.panel(progress, studio.models(), studio.batches.times(progress.batch), problem)
 
 
-def batch_change(studio: Studio, key: str, cursors: str) -> Effect:
+def batch_change(studio: Studio, key: str) -> Effect:
     """``key`` is the batch and, behind a line break, the panel's fields; only those that were changed say anything."""
     batch_id, _, written = key.partition("\n")
     sent = {name: value.strip() for name, value in parse_qsl(written, keep_blank_values=True)}

@@ -12,7 +12,7 @@ from diffusion_local.web.ui.effects import Effect, Verb, said
 from diffusion_local.web.ui.words import say
 
 
-def use_model(studio: Studio, key: str, place: str) -> Effect:
+def use_model(studio: Studio, key: str) -> Effect:
     """Into the form, with its own defaults; what was typed stays."""
     model = studio.library.model(key)
     values: dict[str, Any] = {name: getattr(model.defaults, name) for name in FOLLOW_MODEL}
@@ -20,28 +20,28 @@ def use_model(studio: Studio, key: str, place: str) -> Effect:
     return Effect(tabs=gr.Tabs(selected="create"), form=form.only(**values))
 
 
-def remove_model(studio: Studio, key: str, place: str) -> Effect:
+def remove_model(studio: Studio, key: str) -> Effect:
     model = studio.library.model(key)
     removed = studio.library.remove(key)
     phrase = "models.removed_moved" if removed.moved_to else "models.removed_forgotten"
     return Effect(toast=said(say(phrase, name=model.name, size=size_words(model.size_bytes))))
 
 
-def scan(studio: Studio, key: str, place: str) -> Effect:
+def scan(studio: Studio, key: str) -> Effect:
     return Effect(toast=said(say("models.looked", n=len(studio.library.models()))))
 
 
-def download_model(studio: Studio, key: str, place: str) -> Effect:
+def download_model(studio: Studio, key: str) -> Effect:
     return Effect(toast=said(say("models.queued", name=studio.library.download(key).repo)))
 
 
-def retry_download(studio: Studio, key: str, place: str) -> Effect:
+def retry_download(studio: Studio, key: str) -> Effect:
     old = studio.library.one_download(key)
     again = studio.library.download(old.repo, old.file, old.folder, old.revision)
     return Effect(toast=said(say("models.queued", name=again.repo)))
 
 
-def cancel_download(studio: Studio, key: str, place: str) -> Effect:
+def cancel_download(studio: Studio, key: str) -> Effect:
     studio.library.cancel_download(key)
     return Effect(toast=said(say("models.cancelled")))
 

@@ -34,31 +34,42 @@ def panel(studio: Studio, image_id: str) -> str:
     return view_picture.panel(image, kin)
 
 
-def show(studio: Studio, key: str, place: str) -> Effect:
+def show(studio: Studio, key: str) -> Effect:
     return Effect(panel=panel(studio, key))
 
 
-def star(studio: Studio, key: str, place: str) -> Effect:
+def star(studio: Studio, key: str) -> Effect:
     return Effect(panel=panel(studio, studio.star(key).id))
 
 
-def unstar(studio: Studio, key: str, place: str) -> Effect:
+def unstar(studio: Studio, key: str) -> Effect:
     return Effect(panel=panel(studio, studio.star(key, False).id))
 
 
-def trash(studio: Studio, key: str, place: str) -> Effect:
+def stage_star(studio: Studio, key: str) -> Effect:
+    """Where a picture is shown without the viewer; the next look draws the star."""
+    studio.star(key)
+    return Effect()
+
+
+def stage_unstar(studio: Studio, key: str) -> Effect:
+    studio.star(key, False)
+    return Effect()
+
+
+def trash(studio: Studio, key: str) -> Effect:
     studio.trash(key)
     return Effect(toast=said(say("page.trashed"), view.button(say("common.undo"), "restore", key)), panel="")
 
 
-def restore(studio: Studio, key: str, place: str) -> Effect:
+def restore(studio: Studio, key: str) -> Effect:
     studio.restore(key)
     return Effect(toast=said(say("page.restored")))
 
 
-def restore_open(studio: Studio, key: str, place: str) -> Effect:
+def restore_open(studio: Studio, key: str) -> Effect:
     """From the trash, in the viewer, which stays."""
-    return Effect(toast=restore(studio, key, place).toast, panel=panel(studio, key))
+    return Effect(toast=restore(studio, key).toast, panel=panel(studio, key))
 
 
 # -- more of it -------------------------------------------------------------------------------------------------------
@@ -69,7 +80,7 @@ def submitted(studio: Studio, params: Params, what: str, count: int = 1, **chang
     return Effect(toast=said(say("viewer.queued", what=what)), receipt=receipt.batch_id)
 
 
-def again_new(studio: Studio, key: str, place: str) -> Effect:
+def again_new(studio: Studio, key: str) -> Effect:
     """The recipe with another seed; of a variation, another variation."""
     params = studio.image(key).params
     return submitted(studio, params, shortened(params.prompt, 40), **other_seed(params))
@@ -79,7 +90,7 @@ def other_seed(params: Params) -> dict[str, Any]:
     return {"variation_seed" if params.variation_strength else "seed": None}
 
 
-def again_picture(studio: Studio, key: str, place: str) -> Effect:
+def again_picture(studio: Studio, key: str) -> Effect:
     """The same picture once more, also where its job was cleared from the list long ago."""
     image = studio.image(key)
     try:
@@ -90,7 +101,7 @@ def again_picture(studio: Studio, key: str, place: str) -> Effect:
     return Effect(toast=said(say("viewer.queued", what=what)), receipt=receipt.batch_id)
 
 
-def variations(studio: Studio, key: str, place: str) -> Effect:
+def variations(studio: Studio, key: str) -> Effect:
     """Pictures near to this one: its own noise with a little of another's."""
     params = studio.image(key).params
     what = say("viewer.n_variations", n=VARIATIONS, prompt=shortened(params.prompt, 40))
@@ -98,7 +109,7 @@ def variations(studio: Studio, key: str, place: str) -> Effect:
     return submitted(studio, params, what, VARIATIONS, **changes)
 
 
-def upscale(studio: Studio, key: str, place: str) -> Effect:
+def upscale(studio: Studio, key: str) -> Effect:
     image = studio.image(key)
     what = say("viewer.upscaled", prompt=shortened(image.params.prompt, 40))
     receipt = studio.submit(
@@ -117,6 +128,8 @@ VERBS: dict[str, Verb] = {
     "open": show,
     "star": star,
     "unstar": unstar,
+    "stage_star": stage_star,
+    "stage_unstar": stage_unstar,
     "trash": trash,
     "restore": restore,
     "restore_open": restore_open,

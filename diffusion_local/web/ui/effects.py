@@ -22,18 +22,17 @@ class Effect:
     toast: Any = field(default_factory=gr.skip)
     receipt: Any = field(default_factory=gr.skip)
     panel: Any = field(default_factory=gr.skip)
-    place: Any = field(default_factory=gr.skip)
     tabs: Any = field(default_factory=gr.skip)
     told: Any = field(default_factory=gr.skip)
     batches: Any = field(default_factory=gr.skip)  # where in the list of batches one is
     form: list[Any] = field(default_factory=skipped_form)
 
     def outputs(self) -> list[Any]:
-        return [self.toast, self.receipt, self.panel, self.place, self.tabs, self.told, self.batches, *self.form]
+        return [self.toast, self.receipt, self.panel, self.tabs, self.told, self.batches, *self.form]
 
 
-#: Studio, the id (or ids) that the button names, where in the gallery the page is (see ``place``).
-Verb = Callable[[Studio, str, str], Effect]
+#: Studio, and the id (or ids) that the button names.
+Verb = Callable[[Studio, str], Effect]
 
 
 def said(words: str, more: str = "", kind: str = "") -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from diffusion_local import disk
 from diffusion_local.errors import UserError
+from diffusion_local.queue.groups import JobFilter
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import (
     tab_create,
@@ -15,43 +16,44 @@ from diffusion_local.web.ui import (
     tab_queue,
     tab_settings,
     view,
+    view_drawer,
     view_now,
 )
 from diffusion_local.web.ui.words import language
 
 #: Each tab: how it is drawn, and how many values of the page that takes (its ``asked``).
 TABS: dict[str, tuple[Callable[..., str], int]] = {
-    "create": (tab_create.draw, 1),
+    "create": (tab_create.draw, 2),
     "lists": (tab_lists.draw, 1),
     "queue": (tab_queue.draw, 1),
-    "gallery": (tab_gallery.draw, 2),
+    "gallery": (tab_gallery.draw, 1),
     "models": (tab_models.draw, 0),
     "settings": (tab_settings.draw, 0),
 }
 #: What a tab shows beside the database: a text that changes with it.
 PULSES: dict[str, Callable[[Studio], str]] = {"models": tab_models.pulse, "settings": tab_settings.pulse}
-PARTS = ("now", "notices", *TABS)
+PARTS = ("now", "notices", "drawer", *TABS)
 
 Look = tuple[str, dict[str, str]]  # what was seen, and the HTML of the parts that are other than before
 
 
-def look(studio: Studio, seen: str, tab: str, asked: Sequence[Any]) -> Look | None:
-    """None where nothing has changed since ``seen``, as in nearly every second."""
+def look(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: bool = False) -> Look | None:
+    """None where nothing has changed since ``seen``, as in nearly every second. ``drawer``: the queue's is open."""
     try:
         with disk.explained():
-            return changes(studio, seen, tab if tab in TABS else "create", asked)
+            return changes(studio, seen, tab if tab in TABS else "create", asked, drawer)
     except UserError as error:  # the database: told in the now-line until it is well again
         return "", {"now": view_now.now_problem(error)}
 
 
-def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any]) -> Look | None:
+def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: bool) -> Look | None:
     """``asked`` has the values of every tab, in the order of ``TABS``; only those of the open one matter."""
     now = view.utc()
     draw, count = TABS[tab]
     first = sum(each for _, each in list(TABS.values())[: list(TABS).index(tab)])
     values = [*asked[first : first + count], *[""] * count][:count]
     key = f"{studio.revision()}-{mark(view_now.worker_health(studio.workers(), now))}"
-    key += f"-{mark(repr((tab, values, language(), PULSES[tab](studio) if tab in PULSES else '')))}"
+    key += f"-{mark(repr((tab, values, drawer, language(), PULSES[tab](studio) if tab in PULSES else '')))}"
     seen_key, *seen_marks = seen.split() or [""]
     if key == seen_key:
         return None
@@ -61,6 +63,8 @@ def changes(studio: Studio, seen: str, tab: str, asked: Sequence[Any]) -> Look |
         "notices": view_now.worker_notice(snapshot, now),
         tab: draw(studio, snapshot, now, *values),
     }
+    if drawer:
+        drawn["drawer"] = view_drawer.drawer(snapshot, studio.groups.live(JobFilter(), view_drawer.MOST), now)
     marks = dict(zip(PARTS, seen_marks, strict=False))
     changed = {part: html for part, html in drawn.items() if mark(html) != marks.get(part)}
     marks |= {part: mark(html) for part, html in changed.items()}

@@ -1,4 +1,5 @@
-"""The page: brand and now-line, the tabs, the panel of a picture. What keeps its parts true is ``look``."""
+"""Gradio's part of the page: a tab for each view, the panel of a picture, and the wiring. ``look`` keeps it true; the
+bar around it is ``shell``."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,6 @@ from fastapi import FastAPI
 
 from diffusion_local.settings import Settings, assets
 from diffusion_local.studio import Studio
-from diffusion_local.web import lan
 from diffusion_local.web.api import endpoints
 from diffusion_local.web.api.gradio import compat, uploads
 from diffusion_local.web.api.gradio.calls import Calls
@@ -24,16 +24,12 @@ from diffusion_local.web.ui import (
     tab_models,
     tab_queue,
     tab_settings,
-    view_now,
 )
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
-from diffusion_local.web.ui.theme import HEAD, THEME
+from diffusion_local.web.ui.theme import THEME
 from diffusion_local.web.ui.words import label, translations
 
 TITLE = "diffusion-local"
-BRAND = (
-    '<div class="brand"><img src="assets/icons/mark.svg" alt="" width="28" height="28"><h1>diffusion-local</h1></div>'
-)
 RESTORE = "(...values) => diffusionLocal.restore(...values)"
 RESTORE_QUEUE = "() => diffusionLocalQueue.written()"
 RESTORE_LIST = "(...values) => diffusionLocalLists.restore(...values)"
@@ -44,9 +40,9 @@ REMEMBER = f"(id, mine) => [diffusionLocal.remember({tab_create.REMEMBERED_BATCH
 # -- handlers -------------------------------------------------------------------------------------------------------
 
 
-def on_load(studio: Studio, url: str, model_id: str, width: Any, height: Any) -> list[Any]:
+def on_load(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
     """What is drawn once for each page."""
-    return [view_now.tools(url), *tab_create.once(studio, model_id, width, height), *form_lists.once(studio)]
+    return [*tab_create.once(studio, model_id, width, height), *form_lists.once(studio)]
 
 
 # -- layout and wiring ----------------------------------------------------------------------------------------------
@@ -62,33 +58,27 @@ LAYOUTS: dict[str, Callable[[Studio], Any]] = {
 }
 
 
-def build(studio: Studio, watch: Watch, kept: Uploads, url: str = "") -> gr.Blocks:
-    """``url`` is where other devices of the network find the page; empty if they do not."""
+def build(studio: Studio, watch: Watch, kept: Uploads) -> gr.Blocks:
     with compat.unserved(), gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
         compat.prepare(blocks, tuple(endpoints.names()), endpoints.MOST_WAITING)
-        with gr.Row(elem_id="top", equal_height=True):
-            gr.HTML(BRAND, apply_default_css=False, elem_id="brand")
-            now, tools = live("now"), live("tools")
-        notices = live("notices")
         items, laid_out = {}, {}
         with gr.Tabs(selected="create", elem_id="tabs") as tabs:
             for name, layout in LAYOUTS.items():
                 with gr.Tab(label(f"page.{name}"), id=name) as items[name]:
                     laid_out[name] = layout(studio)
-        create, lists, gallery = laid_out["create"], laid_out["lists"], laid_out["gallery"]
+        create, lists = laid_out["create"], laid_out["lists"]
         panel, toast = live("panel"), live("toast")
         tab, receipt = hidden("create"), hidden()
         linked = hidden()  # the picture that the page's address names
 
         # -- wiring
         for name, item in items.items():
-            item.select(None, None, tab, js=f"() => '{name}'", **QUIET)
+            item.select(None, None, tab, js=f"() => diffusionLocalRouter.opened('{name}')", **QUIET)
         pressed = tab_create.wire(create, studio, receipt)
-        tab_gallery.wire(gallery)
         added = tab_models.wire(laid_out["models"], studio, toast)
         listed = tab_lists.wire(lists, studio)
 
-        parts = [now, notices, *(each.drawn for each in laid_out.values())]
+        parts = [each.drawn for each in laid_out.values()]
         asked = [part for each in laid_out.values() for part in each.asked]
         here = [tab, *asked]
         looks: dict[str, Any] = {"fn": None, "inputs": here, "js": LOOK, "trigger_mode": "multiple", **QUIET}
@@ -98,21 +88,20 @@ def build(studio: Studio, watch: Watch, kept: Uploads, url: str = "") -> gr.Bloc
         back = blocks.load(None, outlives, outlives, js=RESTORE, **QUIET)
         blocks.load(None, None, laid_out["queue"].place, js=RESTORE_QUEUE, **QUIET)
         back.then(**looks).then(bound(actions.linked, studio), linked, panel, **QUIET)
-        address = hidden(url)
-        once = [tools, *create.drawn_once, *lists.drawn_once]
-        back.then(bound(on_load, studio), [address, *shown], once, **QUIET).then(
+        once = [*create.drawn_once, *lists.drawn_once]
+        back.then(bound(on_load, studio), shown, once, **QUIET).then(
             None, lists.fields, lists.fields, js=RESTORE_LIST, **QUIET
         )
         added.then(**looks)
         changes_of_form = [part.change for part in create.fields]
         gr.on(changes_of_form, None, create.fields, None, js="diffusionLocal.keep", trigger_mode="multiple", **QUIET)
 
-        outputs = [toast, receipt, panel, gallery.place, tabs, create.told, lists.at, *create.fields]
-        clicks = [part.click for part in (*parts, tools, create.told, panel, toast)]
+        outputs = [toast, receipt, panel, tabs, create.told, lists.at, *create.fields]
+        clicks = [part.click for part in (*parts, create.told, panel, toast)]
         acted = gr.on(
             clicks,
             bound(actions.act, studio),
-            [gallery.place, *create.fields],
+            create.fields,
             outputs,
             trigger_mode="multiple",
             **QUIET,
@@ -131,7 +120,7 @@ def mount(app: FastAPI, studio: Studio, watch: Watch, settings: Settings, root_p
     """Serve the page and its API below the application's own routes."""
     kept = Uploads(settings)
     uploads.add(app, kept)
-    blocks = build(studio, watch, kept, lan.address(settings))
+    blocks = build(studio, watch, kept)
     gr.mount_gradio_app(
         app,
         blocks,
@@ -139,8 +128,6 @@ def mount(app: FastAPI, studio: Studio, watch: Watch, settings: Settings, root_p
         root_path=root_path or None,
         theme=THEME,
         i18n=translations(),
-        css=(assets() / "app.css").read_text(encoding="utf-8"),
-        head=HEAD,
         favicon_path=str(assets() / "icons" / "mark.svg"),
         footer_links=[],
         run_history=False,

@@ -1,56 +1,62 @@
-"""Where in the gallery somebody is: the filters, and the pages behind. One line of text that the page carries along.
+"""Where in the gallery somebody is: the filters, and which part of the pictures is drawn. One line of text that the
+page carries along; the filters alone are its address.
 
-``model=sdxl&starred=1&at=ID+ID``: fields of GalleryFilter, and the last ids of the pages before this one.
+``model=sdxl&starred=1&at=ID&top=ID&show=200``: fields of GalleryFilter, the picture behind which the drawn part begins,
+the newest picture when the page was opened, and how many are drawn.
 """
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlencode
 
-from diffusion_local.gallery.images import MAX_VALUE, GalleryFilter
+from diffusion_local.gallery.images import MAX_CHARS, MAX_VALUE, GalleryFilter
+from diffusion_local.web.ui import addresses
 
-MOST_PAGES = 200  # that one can walk back
 FLAGS = ("starred", "trashed", "flagged")
-NAMES = frozenset(each.name for each in fields(GalleryFilter)) - {"search"}
+NAMES = frozenset(each.name for each in fields(GalleryFilter))
+FEWEST, SHOW, MOST = 48, 160, 480  # pictures that are drawn at once
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     filters: dict[str, str] = field(default_factory=dict)
-    cursors: tuple[str, ...] = ()
+    at: str = ""
+    top: str = ""
+    show: int = SHOW
 
     @classmethod
     def read(cls, written: Any) -> Self:
         """What a browser sends is not trusted: unknown names are left out."""
         values = dict(parse_qsl(written)) if isinstance(written, str) else {}
-        at = tuple(each[:MAX_VALUE] for each in values.pop("at", "").split()[-MOST_PAGES:])
-        return cls({name: value[:MAX_VALUE] for name, value in values.items() if name in NAMES}, at)
+        at, top, show = (values.pop(name, "")[:MAX_VALUE] for name in ("at", "top", "show"))
+        number = int(show) if show.isascii() and show.isdigit() else SHOW
+        filters = {
+            name: value.strip()[: MAX_CHARS + 1 if name == "search" else MAX_VALUE]
+            for name, value in values.items()
+            if name in NAMES
+        }
+        return cls({name: value for name, value in filters.items() if value}, at, top, max(FEWEST, min(MOST, number)))
 
     def written(self) -> str:
-        return urlencode(self.filters | ({"at": " ".join(self.cursors)} if self.cursors else {}))
+        more = {"at": self.at, "top": self.top, "show": "" if self.show == SHOW else str(self.show)}
+        return urlencode(self.filters | {name: value for name, value in more.items() if value})
+
+    def address(self) -> str:
+        return addresses.address("gallery", **self.filters)
 
     def asked(self) -> dict[str, Any]:
         """Arguments of ``Pictures.page``."""
         return {name: value == "1" if name in FLAGS else value for name, value in self.filters.items()}
 
-    @property
-    def before(self) -> str | None:
-        return self.cursors[-1] if self.cursors else None
-
     def get(self, name: str) -> str:
         return self.filters.get(name, "")
 
-    def only(self, **filters: str) -> Self:
-        """The first page of these filters alone."""
-        return type(self)(filters)
-
     def narrowed(self, name: str, value: str) -> Self:
-        """The first page with one filter more; an empty value takes it away."""
+        """With one filter more, from the beginning; an empty value takes it away."""
         rest = {each: kept for each, kept in self.filters.items() if each != name}
-        return type(self)(rest | ({name: value} if value and name in NAMES else {}))
+        return replace(
+            self, filters=rest | ({name: value} if value and name in NAMES else {}), at="", top="", show=SHOW
+        )
 
-    def older(self, last: str) -> Self:
-        return replace(self, cursors=(*self.cursors, last)[-MOST_PAGES:])
-
-    def newer(self) -> Self:
-        return replace(self, cursors=self.cursors[:-1])
+    def without(self, *names: str) -> Self:
+        return replace(self, filters={name: value for name, value in self.filters.items() if name not in names})

@@ -1,4 +1,4 @@
-"""Create: the prompt, the settings, and the pictures of this browser's latest presses."""
+"""Create: the dock with the prompt and the settings, and the stage with the pictures of this browser's presses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,19 +8,22 @@ from typing import Any
 import gradio as gr
 
 from diffusion_local.domain import Kind, Snapshot
-from diffusion_local.errors import UserError
+from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.limits import FOLLOW_MODEL
 from diffusion_local.options.table import OPTIONS
 from diffusion_local.studio import Studio
-from diffusion_local.web.ui import dropped, form, sizes, view, view_jobs, view_source
+from diffusion_local.web.ui import dropped, form, sizes, view, view_source, view_stage
+from diffusion_local.web.ui.icons import icon
 from diffusion_local.web.ui.live import QUIET, bound, hidden, live
+from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.words import known, label, say, translated
 
 SHOWN_PROMPTS = 10  # of a preview
-SHOWN_BATCHES = 6  # at least, finished ones among them
+SHOWN_BATCHES = 12  # at least, finished ones among them
 MOST_BATCHES = 30  # at most, all of them unfinished
 REMEMBERED_BATCHES = 100
+EARLIER = 24  # pictures of the gallery, behind those of this session
 
 DICE = "() => String(Math.floor(Math.random() * 2 ** 32))"
 SPLIT_SIZE = "(size) => size ? size.split('x').map(Number) : [null, null]"
@@ -37,8 +40,14 @@ def on_generate(studio: Studio, *values: Any) -> tuple[str, Any]:
             return view.notice("bad", say("create.mask_missing")), gr.skip()
         receipt = studio.submit(**styled(studio, given))
     except UserError as error:
-        return view.notice("bad", view.text(view.problem(error))), gr.skip()
+        return refused(error), gr.skip()
     return view.warnings_notice(receipt.warnings), receipt.batch_id
+
+
+def refused(error: UserError) -> str:
+    """Why nothing was made. What names a field stands until that is changed (dock.js)."""
+    field = error.field if isinstance(error, InvalidParams) else ""
+    return render("refused.html", words=view.problem(error), field=field)
 
 
 def on_preview(studio: Studio, *values: Any) -> str:
@@ -46,7 +55,7 @@ def on_preview(studio: Studio, *values: Any) -> str:
     try:
         preview = studio.prompts.preview(**styled(studio, form.read(values)))
     except UserError as error:
-        return view.notice("bad", view.text(view.problem(error)))
+        return refused(error)
     drawn = "".join(f"<li>{view.text(prompt)}</li>" for prompt in preview.prompts[:SHOWN_PROMPTS])
     said = say("create.would_draw", n=preview.pictures, combinations=preview.combinations, seed=preview.seed)
     return view.notice("info", f"{said}<ol>{drawn}</ol>") + view.warnings_notice(preview.warnings)
@@ -112,14 +121,22 @@ def choose(batch_ids: Sequence[str], snapshot: Snapshot) -> tuple[list[str], int
     return shown + finished[: max(0, SHOWN_BATCHES - len(shown))], len(going) - len(shown)
 
 
-def draw(studio: Studio, snapshot: Snapshot, now: datetime, mine: Any) -> str:
-    """``mine`` has the ids of this browser's batches, newest first."""
+def draw(studio: Studio, snapshot: Snapshot, now: datetime, mine: Any, chosen: Any) -> str:
+    """``mine`` has the ids of this browser's batches, newest first; ``chosen`` is the picture of the strip that was
+    pressed.
+
+    What runs is shown whoever submitted it, and behind this session's pictures come the gallery's newest: a browser
+    that has made nothing yet shows what there is.
+    """
     batch_ids = mine.split() if isinstance(mine, str) else []
     shown, left_out = choose(batch_ids[:REMEMBERED_BATCHES], snapshot)
-    jobs = studio.jobs_of_batches(shown, view_jobs.MOST_CARDS)
-    first = not jobs and not studio.gallery_count()
-    counts = studio.counts_of_batches(shown)
-    return view_jobs.created(jobs, counts, studio.images_of(jobs), snapshot, now, left_out, first)
+    running = [job.batch_id for job in snapshot.running if not job.hidden and job.batch_id not in shown]
+    shown = [*dict.fromkeys(running), *shown]
+    jobs = studio.jobs_of_batches(shown, view_stage.MOST_SHOTS)
+    stacks = view_stage.stacked(jobs, studio.counts_of_batches(shown), studio.images_of(jobs), snapshot)
+    earlier = view_stage.older(studio.pictures.page(EARLIER), stacks)
+    hand = view_stage.at_hand(stacks, earlier, chosen if isinstance(chosen, str) else "")
+    return view_stage.stage(stacks, earlier, hand, left_out)
 
 
 # -- layout ---------------------------------------------------------------------------------------------------------
@@ -138,33 +155,29 @@ class CreateTab:
     told: Any
     source: Any  # the panel of the picture to begin from; source.js
     loras: Any  # the list of LoRAs; loras.js
-    sample: Any  # the newest picture of the chosen model
+    sample: Any  # a picture of the chosen model
     drawn: Any
-    mine: Any  # the ids of this browser's batches; page.js keeps them
-    before: Any  # the model whose defaults the form has
-    dropped: Any  # the recipe of a picture that was dropped on the page
+    mine: Any  # ids of this browser's batches, newest first; its store is page.js
+    at: Any  # the picture of the strip that was pressed; dock.js
+    before: Any  # the model that was chosen before
+    dropped: Any  # the recipe of a dropped picture; source.js
 
     @property
     def asked(self) -> list[Any]:
-        return [self.mine]
+        return [self.mine, self.at]
 
     def field(self, name: str) -> Any:
         return self.fields[form.NAMES.index(name)]
 
     @property
     def drawn_once(self) -> list[Any]:
-        """What `once` draws for each page."""
-        return [
-            self.size,
-            self.sample,
-            self.source,
-            self.loras,
-            *(self.field(name) for name in ("model", "styles", *form.OF_FILES)),
-        ]
+        names = ("model", "styles", *form.OF_FILES)
+        return [self.size, self.sample, self.source, self.loras, *(self.field(name) for name in names)]
 
 
 def once(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
-    """A new page knows models and files that came after the server's start, and speaks its own language."""
+    """For ``CreateTab.drawn_once``, when a page is loaded: it may be older than the server's start, and speaks its own
+    language."""
     names = {style.name: f"styles.{style.name.lower().replace(' ', '_')}" for style in studio.styles.all()}
     return [
         on_size_typed(studio, model_id, width, height),
@@ -177,6 +190,20 @@ def once(studio: Studio, model_id: str, width: Any, height: Any) -> list[Any]:
     ]
 
 
+#: How many tokens the prompt has, of how many; dock.js counts.
+TOKENS = (
+    '<output class="tokens" aria-live="off"></output>'
+    f'<button type="button" class="act icon" data-sheet>{icon("settings")}</button>'
+)
+
+#: Named groups of settings below the prompt, and the fields of each; dock.js keeps them open.
+GROUPS = {
+    "sampling": ("steps", "guidance", "sampler", "schedule"),
+    "files": ("vae", "clip_skip", "rung"),
+    "variation": ("variation_seed", "variation_strength"),
+}
+
+
 def layout(studio: Studio) -> CreateTab:
     model = form.default(studio)
     made: dict[str, Any] = {}
@@ -185,53 +212,59 @@ def layout(studio: Studio) -> CreateTab:
         for name in names:
             made[name] = form.component(name, studio)
 
-    with gr.Column(elem_id="composer"):
-        place(*form.at("prompt"))
-        source = live("source")
-        place(*form.at("source"))
-        with gr.Row(elem_id="source-settings"):
-            place(*form.at("source-settings"))
-        with gr.Row(elem_id="composer-bar", equal_height=True):
-            size = gr.Radio(
-                sizes.sizes(model),
-                value=sizes.size_of(model, model.defaults.width, model.defaults.height),
-                label=label("create.shape"),
-                elem_id="size",
-                container=False,
-                min_width=280,
-                scale=4,
-            )
-            swap = gr.Button(label("create.swap"), elem_id="swap", min_width=44, scale=0)
-            place("count")
-            generate = gr.Button(
-                label("create.generate"), variant="primary", elem_id="generate", scale=1, min_width=140
-            )
-    told = live("told")
-    with gr.Accordion(label("create.more"), open=False, elem_id="more"):
-        with gr.Row():
-            with gr.Row(elem_id="model-row"):
-                sample = live("sample")
-                place(*form.at("model"))
-            place("styles")
-        place(*form.at("negative"))
-        with gr.Row(elem_id="expand-row", equal_height=True):
-            place("expand")
-            preview = gr.Button(label("create.preview"), elem_id="preview-prompts", min_width=60, scale=0)
-        with gr.Row(elem_id="seed-row", equal_height=True):
-            place(*form.at("seed"))
-            dice = gr.Button(label("create.draw_seed"), elem_id="dice", min_width=60, scale=0)
-            keep = gr.Button(label("create.keep_seed"), elem_id="keep-seed", min_width=60, scale=0)
-            any_seed = gr.Button(label("create.clear_seed"), elem_id="any-seed", min_width=60, scale=0)
-        with gr.Row(elem_id="numbers"):
-            place(*form.at("numbers"))
-        loras = live("loras")
-        with gr.Accordion(label("create.expert"), open=False, elem_id="expert"):
-            for row in form.rows_for_experts():
-                with gr.Row():
-                    place(*row)
-    drawn = live("create")
+    with gr.Row(elem_id="studio"):
+        with gr.Column(elem_id="dock", min_width=200):
+            with gr.Column(elem_id="composer", min_width=200):
+                place("prompt")
+                with gr.Row(elem_id="composer-bar"):
+                    gr.HTML(TOKENS, elem_id="tokens", apply_default_css=False)
+                    place("count")
+                    generate = gr.Button(
+                        label("create.generate"), variant="primary", elem_id="generate", scale=1, min_width=120
+                    )
+            told = live("told")
+            with gr.Column(elem_id="more", min_width=200):
+                with gr.Row(elem_id="model-row"):
+                    sample = live("sample")
+                    place("model")
+                size = gr.Radio(
+                    sizes.sizes(model),
+                    value=sizes.size_of(model, model.defaults.width, model.defaults.height),
+                    label=label("create.shape"),
+                    elem_id="size",
+                    min_width=200,
+                )
+                with gr.Row(elem_id="pixels"):
+                    place("width")
+                    swap = gr.Button("⇄", elem_id="swap", min_width=36, scale=0)
+                    place("height")
+                with gr.Row(elem_id="seed-row"):
+                    place("seed")
+                    dice = gr.Button(label("create.draw_seed"), elem_id="dice", min_width=36, scale=0)
+                    keep = gr.Button(label("create.keep_seed"), elem_id="keep-seed", min_width=36, scale=0)
+                    any_seed = gr.Button(label("create.clear_seed"), elem_id="any-seed", min_width=36, scale=0)
+                place("negative")
+                place("styles")
+                source = live("source")
+                place(*form.at("source"))
+                with gr.Row(elem_id="source-settings"):
+                    place(*form.at("source-settings"))
+                with gr.Accordion(label("create.group_sampling"), open=True, elem_id="group-sampling"), gr.Row():
+                    place(*GROUPS["sampling"])
+                with gr.Accordion(label("common.loras"), open=False, elem_id="group-loras"):
+                    loras = live("loras")
+                with gr.Accordion(label("create.group_words"), open=False, elem_id="group-words"), gr.Row():
+                    place("expand")
+                    preview = gr.Button(label("create.preview"), elem_id="preview-prompts", min_width=60, scale=0)
+                with gr.Accordion(label("create.group_variation"), open=False, elem_id="group-variation"), gr.Row():
+                    place(*GROUPS["variation"])
+                with gr.Accordion(label("create.group_files"), open=False, elem_id="group-files"):
+                    with gr.Row():
+                        place(*GROUPS["files"])
+                    place(*(name for name in form.NAMES if name not in made))
+        drawn = live("create")
     fields = [made[name] for name in form.NAMES]
-    rest = [hidden(), hidden(model.id), hidden("", "dropped")]
+    rest = [hidden(), hidden(elem_id="at"), hidden(model.id), hidden("", "dropped")]
     return CreateTab(
         fields, size, swap, generate, preview, dice, keep, any_seed, told, source, loras, sample, drawn, *rest
     )

@@ -1,47 +1,64 @@
-"""Gallery: filters and boards, pages of thumbnails, and what is done with the ticked ones."""
+"""Gallery: boards and filters, the pictures, and what is done with the ticked ones. All drawn; see ``gallery.js``."""
 
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import gradio as gr
-
 from diffusion_local.domain import Snapshot
-from diffusion_local.errors import InvalidParams, UserError
+from diffusion_local.errors import InvalidParams, NotFound, UserError
 from diffusion_local.gallery.images import GalleryFilter
 from diffusion_local.studio import Studio
-from diffusion_local.web.ui import view, view_gallery, view_gallery_bar
-from diffusion_local.web.ui.live import QUIET, hidden, live
+from diffusion_local.web.ui import view, view_gallery
+from diffusion_local.web.ui.live import hidden, live
 from diffusion_local.web.ui.place import Place
-from diffusion_local.web.ui.view_gallery import PAGE
-from diffusion_local.web.ui.words import label
-
-FIRST_PAGE = "(place) => { const at = new URLSearchParams(place); at.delete('at'); return at.toString(); }"
+from diffusion_local.web.ui.view_gallery import Shown
 
 # -- handlers -------------------------------------------------------------------------------------------------------
 
 
-def draw(studio: Studio, snapshot: Snapshot, now: datetime, written: Any, search: Any) -> str:
-    """The page of the gallery at this place."""
+def draw(studio: Studio, snapshot: Snapshot, now: datetime, written: Any) -> str:
     place = Place.read(written)
-    search, refused = search.strip() if isinstance(search, str) else "", ""
-    try:
-        GalleryFilter.parse({"search": search})
-    except InvalidParams as error:
-        search, refused = "", view.notice("warn", view.text(view.problem(error)))
-    try:
-        found = studio.pictures.page(PAGE + 1, place.before, search=search, **place.asked())
-    except UserError:  # a place that is not there: everything
-        place, found = Place(), studio.pictures.page(PAGE + 1, search=search)
-    boards = studio.boards.all()
-    bar = view_gallery_bar.bar(place, search, boards, studio.pictures.models(), studio.pictures.owners(), now)
-    repeated = {} if place.get("like") else studio.pictures.repeated(found)
-    total = studio.gallery_count() if not (search or place.filters) else 0
-    return (
-        refused
-        + bar
-        + view_gallery.gallery(found[:PAGE], total, place, len(found) > PAGE, bool(search or place.filters), repeated)
+    return view_gallery.gallery(
+        place,
+        found(studio, place),
+        studio.boards.all(),
+        studio.pictures.models(),
+        studio.pictures.owners(),
+        now,
+        studio.gallery_count(),
+        studio.preferences.settings.keep_trash_days,
     )
+
+
+def found(studio: Studio, place: Place) -> Shown:
+    """The pictures at this place. Newer ones than its ``top`` are counted, not shown: what is there does not move."""
+    refused = ""
+    try:
+        GalleryFilter.parse(place.asked())
+    except InvalidParams as error:
+        refused, place = view.problem(error), place.without("search", error.field)
+    if place.get("board") and not exists(studio, place.get("board")):
+        return Shown([], missing=True)
+    asked = place.asked()
+    try:
+        images = studio.pictures.page(place.show + 1, place.at or None, **asked)
+    except UserError:  # a place that is not there any more
+        images = studio.pictures.page(place.show + 1, **asked)
+    fresh = 0
+    if place.top and not place.at:
+        fresh = next((number for number, each in enumerate(images) if each.id == place.top), 0)
+    if fresh:
+        images = [images[fresh], *studio.pictures.page(place.show, place.top, **asked)]
+    shown = images[: place.show]
+    repeated = {} if place.get("like") else studio.pictures.repeated(shown)
+    return Shown(shown, len(images) > place.show, fresh, repeated, refused=refused)
+
+
+def exists(studio: Studio, board_id: str) -> bool:
+    try:
+        return bool(studio.boards.get(board_id))
+    except NotFound:
+        return False
 
 
 # -- layout ---------------------------------------------------------------------------------------------------------
@@ -49,30 +66,13 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime, written: Any, search
 
 @dataclass(frozen=True, slots=True)
 class GalleryTab:
-    search: Any
     place: Any
     drawn: Any
 
     @property
     def asked(self) -> list[Any]:
-        return [self.place, self.search]
+        return [self.place]
 
 
 def layout(studio: Studio) -> GalleryTab:
-    with gr.Row(elem_id="gallery-bar", equal_height=True):
-        search = gr.Textbox(
-            placeholder=label("gallery.search_hint"),
-            show_label=False,
-            label=label("gallery.search"),
-            container=False,
-            elem_id="search",
-        )
-    return GalleryTab(search, hidden(elem_id="place"), live("gallery"))
-
-
-# -- wiring ---------------------------------------------------------------------------------------------------------
-
-
-def wire(tab: GalleryTab) -> None:
-    """Another search begins at its first page."""
-    tab.search.input(None, tab.place, tab.place, js=FIRST_PAGE, **QUIET)
+    return GalleryTab(hidden(elem_id="place"), live("gallery"))

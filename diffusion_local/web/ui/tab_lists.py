@@ -174,7 +174,7 @@ def layout(studio: Studio) -> ListsTab:
                 place(*form_lists.at("model"), "size", *form_lists.at("numbers"), *form_lists.at("seed"))
             with gr.Row():
                 place(*form_lists.at("negative"))
-            with gr.Accordion(label("create.expert"), open=False, elem_id="list-expert"):
+            with gr.Accordion(label("create.group_files"), open=False, elem_id="list-expert"):
                 for row in form_lists.rows_for_experts():
                     with gr.Row():
                         place(*row)

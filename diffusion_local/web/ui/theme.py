@@ -1,14 +1,19 @@
-"""Colours, type and spacing: a quiet stone palette with one green accent. The rest is ``assets/app.css``."""
+"""Gradio's theme in the page's own colours (``static/base.css``), and what stands in the page's head."""
 
 from pathlib import Path
 
 import gradio as gr
 
-SCRIPT = "\n".join(
-    (Path(__file__).parent / name).read_text(encoding="utf-8")
-    for name in ("page.js", "look.js", "live.js", "viewer.js", "source.js", "loras.js", "lists.js", "queue.js")
-)
+#: In this order: later ones use earlier ones.
+SCRIPTS = (
+    "look", "router", "live", "shell", "page", "dock", "viewer", "source", "loras", "lists", "queue", "gallery"
+)  # fmt: skip
+SCRIPT = "\n".join((Path(__file__).parent / "static" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
+STYLES = ("base", "rest", "create", "gallery")
+STYLE = "\n".join((Path(__file__).parent / "static" / f"{name}.css").read_text(encoding="utf-8") for name in STYLES)
+#: The styles stand here and not in Gradio's ``css``, which would come later and rewrite their selectors.
 HEAD = f"""
+<style>{STYLE}</style>
 <link rel="icon" type="image/svg+xml" href="assets/icons/mark.svg">
 <meta name="color-scheme" content="light dark">
 <script>{SCRIPT}</script>
@@ -27,61 +32,58 @@ FONT = [
 ]
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
+
+def both(**values: str) -> dict[str, str]:
+    """The same for light and dark: the variables of ``static/base.css`` know which it is."""
+    return values | {f"{name}_dark": value for name, value in values.items()}
+
+
 THEME = gr.themes.Base(
     primary_hue=gr.themes.colors.teal,
     secondary_hue=gr.themes.colors.teal,
-    neutral_hue=gr.themes.colors.stone,
-    radius_size=gr.themes.sizes.radius_lg,
-    spacing_size=gr.themes.sizes.spacing_lg,
-    text_size=gr.themes.sizes.text_md,
+    neutral_hue=gr.themes.colors.zinc,
+    radius_size=gr.themes.sizes.radius_md,
+    spacing_size=gr.themes.sizes.spacing_md,
+    text_size=gr.themes.sizes.text_sm,
     font=FONT,
     font_mono=MONO,
 ).set(
-    body_background_fill="*neutral_50",
-    body_background_fill_dark="#141312",
-    body_text_color="*neutral_900",
-    body_text_color_dark="#ece9e6",
-    body_text_color_subdued="*neutral_600",
-    body_text_color_subdued_dark="*neutral_400",
-    background_fill_primary="#ffffff",
-    background_fill_primary_dark="#1c1b1a",
-    background_fill_secondary="*neutral_100",
-    background_fill_secondary_dark="#252321",
-    block_background_fill="#ffffff",
-    block_background_fill_dark="#1c1b1a",
-    block_border_width="0px",
-    block_border_width_dark="0px",
-    block_label_text_color="*neutral_600",
-    block_title_text_color="*neutral_600",
-    block_title_text_color_dark="*neutral_400",
+    **both(
+        body_background_fill="var(--page)",
+        body_text_color="var(--ink)",
+        body_text_color_subdued="var(--quiet)",
+        background_fill_primary="var(--panel)",
+        background_fill_secondary="var(--sunk)",
+        block_background_fill="transparent",
+        block_border_color="var(--line)",
+        block_info_text_color="var(--quiet)",
+        block_label_text_color="var(--quiet)",
+        block_title_text_color="var(--quiet)",
+        block_shadow="none",
+        border_color_primary="var(--line)",
+        border_color_accent="var(--accent)",
+        input_background_fill="var(--sunk)",
+        input_background_fill_focus="var(--sunk)",
+        input_border_color="transparent",
+        input_border_color_focus="var(--accent)",
+        input_placeholder_color="var(--quiet)",
+        input_shadow="none",
+        input_shadow_focus="none",
+        button_primary_background_fill="var(--accent-fill)",
+        button_primary_background_fill_hover="var(--accent-fill)",
+        button_primary_text_color="var(--on-accent)",
+        button_secondary_background_fill="var(--sunk)",
+        button_secondary_background_fill_hover="var(--hover)",
+        button_secondary_text_color="var(--ink)",
+        checkbox_label_background_fill="var(--sunk)",
+        checkbox_label_background_fill_hover="var(--hover)",
+        checkbox_label_background_fill_selected="var(--accent-soft)",
+        checkbox_label_text_color="var(--ink)",
+        checkbox_label_text_color_selected="var(--ink)",
+        checkbox_background_color_selected="var(--accent-fill)",
+        slider_color="var(--accent)",
+        link_text_color="var(--accent)",
+    ),
+    block_label_text_weight="500",
     block_title_text_weight="500",
-    block_shadow="none",
-    block_shadow_dark="none",
-    border_color_primary="*neutral_200",
-    border_color_primary_dark="#34312e",
-    input_background_fill="*neutral_50",
-    input_background_fill_dark="#252321",
-    input_border_color="*neutral_200",
-    input_border_color_dark="#34312e",
-    input_border_color_focus="*primary_600",
-    input_border_color_focus_dark="*primary_400",
-    input_shadow_focus="none",
-    input_shadow_focus_dark="none",
-    button_primary_background_fill="*primary_700",
-    button_primary_background_fill_hover="*primary_800",
-    button_primary_background_fill_dark="*primary_700",
-    button_primary_background_fill_hover_dark="*primary_800",
-    button_primary_text_color="#ffffff",
-    button_secondary_background_fill="*neutral_100",
-    button_secondary_background_fill_hover="*neutral_200",
-    button_secondary_background_fill_dark="#2c2a27",
-    button_secondary_background_fill_hover_dark="#3a3733",
-    checkbox_label_background_fill="*neutral_100",
-    checkbox_label_background_fill_dark="#2c2a27",
-    checkbox_label_background_fill_selected="*primary_100",
-    checkbox_label_background_fill_selected_dark="*primary_900",
-    checkbox_background_color_selected="*primary_700",
-    checkbox_background_color_selected_dark="*primary_500",
-    slider_color="*primary_700",
-    slider_color_dark="*primary_500",
 )

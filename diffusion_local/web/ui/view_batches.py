@@ -8,6 +8,7 @@ from diffusion_local.domain import FINAL, State
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
 from diffusion_local.queue.batches import BatchProgress
+from diffusion_local.web.ui import addresses
 from diffusion_local.web.ui.view import ask, button, item, menu, moment, notice, pictures, text
 from diffusion_local.web.ui.view_help import dialog
 from diffusion_local.web.ui.words import say
@@ -137,8 +138,12 @@ def acts(each: BatchProgress) -> str:
     if batch.paused and each.counts[State.QUEUED]:
         first = button(say("common.resume"), "resume_batch", batch.id, "small")
     elif each.counts[State.DONE]:
-        first = button(say("lists.pictures"), "batch_pictures", batch.id, "small")
+        first = pictures_link(batch.id)
     return first + menu(f"batch-{batch.id}", say("queue.more_about", prompt=batch.name), items_of(each))
+
+
+def pictures_link(batch_id: str) -> str:
+    return f'<a class="act" href="{addresses.address("gallery", batch=batch_id)}">{say("lists.pictures")}</a>'
 
 
 def items_of(each: BatchProgress, files: bool = True) -> list[str]:
@@ -160,7 +165,7 @@ def items_of(each: BatchProgress, files: bool = True) -> list[str]:
     if counts[State.FAILED]:
         items.append(item(say("lists.again_failed", n=counts[State.FAILED]), "batch_again", key))
     if counts[State.DONE]:
-        items.append(item(say("lists.pictures"), "batch_pictures", key))
+        items.append(pictures_link(key))
     if counts[State.DONE] and files:
         items += [
             link(say("lists.sheet"), serializers.batch_url(key, "sheet.webp"), opens=True),
@@ -197,7 +202,7 @@ def panel(each: BatchProgress, models: Sequence[Model], times: Mapping[str, str]
         f'<p class="quiet">{say("lists.edit_how", pictures=waits)}</p>{told}<form class="fields" data-fields>{rows}'
         f'<div class="acts">{button(say("lists.change"), "batch_change", each.batch.id, kind="primary")}</div></form>'
     )
-    return dialog(f"edit-{each.batch.id}", text(each.batch.name), inside)
+    return dialog(f"edit-{each.batch.id}", each.batch.name, inside)
 
 
 def field(name: str, words: str, hint: str, value: str = "") -> str:

@@ -1,40 +1,40 @@
-"""Small dialogs of the frame: the keys, and the way to a phone. Pure."""
+"""Small dialogs of the frame: the shortcuts, the way to a phone, an address without a picture. Pure."""
 
-from diffusion_local.web.ui.view import close_button, manual_link, text
-from diffusion_local.web.ui.words import say
+from markupsafe import Markup
+
+from diffusion_local.web.ui.templates import render
 
 #: Keys, and the phrase that says what they do.
 KEYS = (
-    ("Ctrl + Enter", "keys.generate"),
+    ("Enter", "keys.generate"),
+    ("Shift + Enter", "keys.newline"),
+    ("Ctrl + ↑ ↓", "keys.weight"),
+    ("Q", "keys.drawer"),
+    ("/", "keys.prompt"),
     ("Esc", "keys.escape"),
     ("← →", "keys.walk"),
-    ("Enter", "keys.open"),
     ("S", "keys.star"),
     ("Delete", "keys.trash"),
     ("+ − 0", "keys.zoom"),
     ("I", "keys.recipe"),
-    ("/", "keys.prompt"),
     ("?", "keys.this"),
 )
 
 
 def dialog(key: str, title: str, inside: str) -> str:
-    return (
-        '<div class="overlay" data-do="close" data-self data-key="overlay">'
-        f'<div class="panel small-dialog" role="dialog" aria-modal="true" data-key="{key}" aria-label="{title}">'
-        f'<div class="side">{close_button()}<h2>{title}</h2>{inside}</div></div></div>'
-    )
+    """``inside`` is HTML, ``title`` is text."""
+    return render("dialog.html", key=key, title=title, inside=Markup(inside))
 
 
 def keys() -> str:
-    rows = "".join(f"<dt><kbd>{key}</kbd></dt><dd>{say(phrase)}</dd>" for key, phrase in KEYS)
-    return dialog("keys", say("page.keys"), f'<dl class="keys">{rows}</dl><p>{manual_link("page")}</p>')
+    return render("keys.html", keys=KEYS)
 
 
 def phone(url: str, code: str) -> str:
     """``code`` is the address as SVG."""
-    return dialog(
-        "phone",
-        say("page.phone"),
-        f'<p>{say("page.phone_how")}</p><div class="qr">{code}</div><p><a href="{text(url)}">{text(url)}</a></p>',
-    )
+    return render("phone.html", url=url, code=Markup(code))
+
+
+def not_found(picture: str) -> str:
+    """For an address that names no picture."""
+    return render("not_found.html")

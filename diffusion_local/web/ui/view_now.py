@@ -1,16 +1,16 @@
-"""What is shown above every tab: what runs and waits, what holds the queue up, and the page's own tools. Pure."""
+"""What the bar shows on every view: what runs and waits, and what holds the queue up. Pure."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from diffusion_local import serializers
-from diffusion_local.actor import current
+from markupsafe import Markup
+
 from diffusion_local.domain import Job, Lane, Snapshot, State, Worker
 from diffusion_local.errors import UserError
 from diffusion_local.queue.workers import is_silent
-from diffusion_local.web.ui.icons import icon
+from diffusion_local.web.ui import templates
+from diffusion_local.web.ui.templates import render
 from diffusion_local.web.ui.view import (
-    bar,
     button,
     duration,
     manual_link,
@@ -21,7 +21,7 @@ from diffusion_local.web.ui.view import (
     state_words,
     text,
 )
-from diffusion_local.web.ui.words import LANGUAGES, TAGS, language, say, translated
+from diffusion_local.web.ui.words import say, translated
 
 
 def worker_health(workers: Iterable[Worker], now: datetime) -> str:
@@ -46,7 +46,7 @@ def worker_notice(snapshot: Snapshot, now: datetime) -> str:
 
 
 def hold_notice(snapshot: Snapshot) -> str:
-    """The queue is closed: by a person, by the machine itself, or by both."""
+    """Why the machine itself holds the queue back. A pause by a person is in the now-line, where it is ended."""
     told = ""
     if snapshot.reason:
         told = notice("warn", say("page.queue_waits", reason=text(translated(snapshot.reason))))
@@ -56,12 +56,6 @@ def hold_notice(snapshot: Snapshot) -> str:
     if snapshot.sleep_at:
         awake = f'<span class="acts">{button(say("page.stay_awake"), "stay_awake")}</span>'
         told += notice("warn", say("page.goes_to_sleep", at=moment(snapshot.sleep_at)), awake)
-    if snapshot.paused:
-        words, acts = say("page.queue_paused"), ""
-        if snapshot.running:
-            words += " " + say("page.running_finishes")
-            acts = button(say("page.give_back"), "pause_now", title=say("page.give_back_title"))
-        told += notice("warn", words, f'<span class="acts">{acts}{button(say("common.resume"), "resume")}</span>')
     return told
 
 
@@ -80,95 +74,58 @@ def shut(job: Job, snapshot: Snapshot) -> bool:
 
 
 def now_line(snapshot: Snapshot, now: datetime) -> str:
-    """One line: what runs, how many wait, when all will be done. ``page.js`` puts ``data-title`` into the tab's title,
-    and tells, if asked to, when ``data-work`` goes back to nothing."""
+    """One line: what runs, how many wait, when all will be done."""
     waiting = snapshot.counts[State.QUEUED]
-    held = snapshot.paused or snapshot.reason
+    held = bool(snapshot.paused or snapshot.reason)
     gone = bool(snapshot.workers) and all(
         is_silent(worker, now) for worker in snapshot.workers
     )  # nobody knows how long
-    title = []
-    if snapshot.running:
-        job = snapshot.running[0]
-        more = f" + {len(snapshot.running) - 1}" if len(snapshot.running) > 1 else ""
-        title.append(f"{progress(job):.0f} %")
-        first = f'{thumbnail(job)}<span class="what">{text(job.params.prompt)}</span>'
-        parts = [f'<span class="step">{step_words(job)}{more}</span>']
-        if job.id in snapshot.eta and not gone:
-            parts.append(
-                f'<span class="wait" title="{duration(snapshot.eta[job.id])}">{short(snapshot.eta[job.id])}</span>'
-            )
-        parts.append(bar(job))
-    elif waiting:
-        why_not = "page.now_paused" if snapshot.paused else "page.now_held" if snapshot.reason else "page.now_waiting"
-        first, parts = f'<span class="step">{say(why_not)}</span>', []
-    else:
-        idle = say("page.now_paused" if snapshot.paused else "page.now_idle")
-        first, parts = f'<span class="step quiet">{idle}</span>', []
-    if waiting:
-        title.append(say("page.now_behind", n=waiting))
-        parts.append(f'<span class="wait">{title[-1]}</span>')
-    if snapshot.total_eta is not None and (snapshot.running or waiting) and not held and not gone:
-        at = moment(now + timedelta(seconds=snapshot.total_eta))
-        parts.append(f'<span class="eta">{say("page.now_done_at", time=at)}</span>')
-    told = f'{first}<span class="rest">{"".join(parts)}</span>'
-    if snapshot.paused:
-        told += button("▶", "resume", kind="small icon", title=say("common.resume"), extra=named("common.resume"))
-    elif snapshot.running or waiting:
-        told += button("❚❚", "pause", kind="small icon", title=say("common.pause"), extra=named("common.pause"))
-    dot = "paused" if held else "busy" if snapshot.running else "idle"
-    work = len(snapshot.running) + waiting
-    return (
-        f'<div class="now" role="group" aria-label="{say("page.now")}" data-title="{text(" · ".join(title))}" '
-        f'data-work="{work}"><i class="dot {dot}"></i>{told}</div>'
+    job = snapshot.running[0] if snapshot.running else None
+    left = snapshot.eta.get(job.id) if job and not gone else None
+    title = ([f"{progress(job):.0f} %"] if job else []) + ([say("page.now_behind", n=waiting)] if waiting else [])
+    return render(
+        "now.html",
+        title=title,
+        work=len(snapshot.running) + waiting,
+        dot="paused" if held else "busy" if job else "idle",
+        job=job,
+        step=step_words(job, snapshot.paused) if job else "",
+        percent=progress(job) if job else 0.0,
+        others=max(0, len(snapshot.running) - 1),
+        left="" if left is None else short(left),
+        left_exact="" if left is None else duration(left),
+        idle=idle_words(snapshot),
+        waiting=waiting,
+        done_at=done_at(snapshot, now, certain=not (held or gone)),
+        paused=snapshot.paused,
     )
 
 
-def step_words(job: Job) -> str:
+def idle_words(snapshot: Snapshot) -> str:
+    if snapshot.paused:
+        return say("page.now_paused")
+    if not snapshot.counts[State.QUEUED]:
+        return say("page.now_idle")
+    return say("page.now_held" if snapshot.reason else "page.now_waiting")
+
+
+def done_at(snapshot: Snapshot, now: datetime, certain: bool) -> Markup:
+    """When all is done. Unknown while something that waits may not start yet: its closed hours are in no estimate."""
+    work = snapshot.running or snapshot.counts[State.QUEUED]
+    if not (certain and work) or snapshot.total_eta is None or any(shut(job, snapshot) for job in snapshot.waiting):
+        return Markup()
+    return Markup(moment(now + timedelta(seconds=snapshot.total_eta)))
+
+
+def step_words(job: Job, pausing: bool) -> Markup:
     """``state_words``, and where there is little room the numbers alone."""
+    if pausing and not job.cancel_requested:
+        return templates.say("page.pausing")
     words = state_words(job)
     if not job.step or job.cancel_requested:
-        return words
-    return f'<span class="long">{words}</span><span class="brief">{job.step}/{job.params.steps}</span>'
-
-
-def named(key: str) -> str:
-    return f' aria-label="{say(key)}"'
-
-
-def thumbnail(job: Job) -> str:
-    """The newest preview of what runs."""
-    if job.hidden or not job.step:
-        return ""
-    return f'<img class="mini" src="{serializers.preview_url(job.id, job.step)}" alt="">'
-
-
-def tools(url: str = "") -> str:
-    """What is at the end of the top line. ``url`` is where a phone finds this server, if it can."""
-    chosen = language()
-    options = "".join(
-        f'<option value="{code}" lang="{TAGS[code]}"{" selected" if code == chosen else ""}>{name}</option>'
-        for code, name in LANGUAGES.items()
-    )
-    phone = tool(icon("phone"), "phone", "page.phone", url) if url else ""
-    return (
-        f'<div class="tools">{who()}{phone}'
-        f'<button type="button" class="act small icon" data-bell hidden aria-pressed="false" '
-        f'title="{say("page.bell")}"{named("page.bell")}>{icon("bell")}</button>{tool("?", "keys", "page.keys")}'
-        f"<select data-language{named('page.language')}>{options}</select></div>"
-    )
-
-
-def who() -> str:
-    """The way to one's account, where one is signed in."""
-    person = current()
-    if person.source != "session":
-        return ""
-    return f'<a class="who" href="account" title="{say("account.account")}">{text(person.name)}</a>'
-
-
-def tool(sign: str, verb: str, name: str, key: str = "") -> str:
-    return button(sign, verb, key, kind="small icon", title=say(name), extra=named(name))
+        return Markup.escape(words)
+    brief = f"{job.step}/{job.params.steps}"
+    return Markup('<span class="long">{}</span><span class="brief">{}</span>').format(words, brief)
 
 
 def now_problem(error: UserError) -> str:

@@ -9,9 +9,9 @@ from diffusion_local.domain import FINAL, Snapshot, State
 from diffusion_local.queue.groups import STATES
 from diffusion_local.web.ui.place_queue import QueuePlace, written
 from diffusion_local.web.ui.view import button, duration, item, menu, report_link, text
-from diffusion_local.web.ui.view_jobs import Images
 from diffusion_local.web.ui.view_queue_groups import Shown, group, turn
 from diffusion_local.web.ui.view_queue_rows import Around, row
+from diffusion_local.web.ui.view_stage import Images
 from diffusion_local.web.ui.words import say
 
 __all__ = ["Page", "Shown", "queue"]
@@ -103,7 +103,8 @@ def filters(place: QueuePlace, choices: Mapping[str, Sequence[str]]) -> str:
     hint = say("queue.search")
     return (
         f'<div class="filters" data-key="filters" role="group" aria-label="{say("gallery.filters")}">'
-        f'<input type="search" data-key="text" data-wanted="text" value="{text(wanted.text)}" placeholder="{hint}" '
+        f'<input type="search" class="field" data-key="text" data-wanted="text" value="{text(wanted.text)}" '
+        f'placeholder="{hint}" '
         f'aria-label="{hint}" autocomplete="off" maxlength="200">{menus}{clear}</div>'
     )
 

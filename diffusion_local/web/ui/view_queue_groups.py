@@ -96,7 +96,7 @@ def acts(each: Group, above: Group | None, below: Group | None) -> str:
     elif counts[State.FAILED] and not (counts[State.QUEUED] or counts[State.RUNNING]):
         first = button(say("lists.again_failed", n=counts[State.FAILED]), "batch_again", batch.id, "small")
     elif counts[State.DONE]:
-        first = button(say("lists.pictures"), "batch_pictures", batch.id, "small")
+        first = view_batches.pictures_link(batch.id)
     items = places(each, above, below) + view_batches.items_of(each.progress, files=False)
     if not (counts[State.QUEUED] or counts[State.RUNNING]):
         items.append(item(say("queue.remove"), "batch_forget", batch.id))

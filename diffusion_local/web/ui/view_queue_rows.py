@@ -19,8 +19,8 @@ from diffusion_local.web.ui.view import (
     text,
     why,
 )
-from diffusion_local.web.ui.view_jobs import places
 from diffusion_local.web.ui.view_now import shut
+from diffusion_local.web.ui.view_stage import Shot, places
 from diffusion_local.web.ui.words import say
 
 
@@ -131,8 +131,8 @@ def thumb(job: Job, image: Image | None, several: bool) -> str:
 
 
 def main_act(job: Job, several: bool) -> str:
-    if job.failure and job.failure.kind == "out_of_memory" and not job.params.rung:
-        return button(say("create.again_tiled"), "again_tiled", job.id, "small")
+    if Shot(job.id, job.params, str(job.state), job).mend:
+        return button(say("create.again_auto"), "again_auto", job.id, "small")
     if job.final:
         return button(say("common.again"), "again", job.id, "small")
     if job.held and job.state is State.QUEUED and not several:  # else the batch's header offers it
@@ -143,7 +143,7 @@ def main_act(job: Job, several: bool) -> str:
 def row_menu(job: Job, several: bool) -> str:
     items = [item(say("queue.what_happened"), "what_happened", job.id)]
     if job.final:
-        if job.failure and job.failure.kind == "out_of_memory":
+        if Shot(job.id, job.params, str(job.state), job).mend:
             items.append(item(say("common.again"), "again", job.id))
         items += [item(say("common.use_recipe"), "recipe_of_job", job.id), item(say("queue.remove"), "forget", job.id)]
     if job.state is State.QUEUED:

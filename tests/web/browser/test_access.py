@@ -7,7 +7,7 @@ import pytest
 from diffusion_local.domain import State
 from diffusion_local.web.ui import view_help
 from tests.web.browser.conftest import DESKTOP, PHONE
-from tests.web.browser.ways import a_prompt, batch, fits, go, press, worked
+from tests.web.browser.ways import a_prompt, at_hand, batch, fits, go, press, sheet, worked
 from tests.web.conftest import Site
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
@@ -54,27 +54,35 @@ def test_nothing_serious_is_found_on_any_tab(
     prompt, broken = a_prompt(), a_prompt("broken [fail]")
     press(page, broken)
     press(page, prompt)
-    batch(page, broken).locator(".card.failed").wait_for()
-    batch(page, prompt).locator(".card.done").wait_for()
+    batch(page, broken).locator(".shot.failed").wait_for()
+    batch(page, prompt).locator(".shot.done").wait_for()
     studio.pause()
     press(page, a_prompt("waits"))
     studio.submit(a_prompt("several wait"), count=12)  # a batch with a header, and more than is shown of it
-    page.locator(".card.queued").first.wait_for()
-    page.click("#more > button")
-    page.click("#expert > button")
+    page.locator(".shot.queued").first.wait_for()
+    sheet(page)
     page.wait_for_selector("#width input", state="visible")
     assert findings(page) == []
-    batch(page, prompt).locator("a.open").click()
+    page.keyboard.press("Escape")
+    page.evaluate("document.documentElement.classList.remove('with-sheet')")
+    at_hand(page, batch(page, broken).locator(".shot.failed"))
+    page.locator(".canvas.failed").wait_for()
+    assert findings(page) == []
+    at_hand(page, batch(page, prompt).locator(".shot.done")).locator(".canvas.done a.open").click()
     page.wait_for_selector("[data-picture]")
     assert findings(page) == []
     page.keyboard.press("Escape")
     page.locator("[data-picture]").wait_for(state="detached")
-    page.wait_for_selector("[data-do=keys]", state="attached")
-    page.keyboard.press("?")  # a phone has no sign for it
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("?")
     page.wait_for_selector("[role=dialog]")
     assert findings(page) == []
     page.keyboard.press("Escape")
     page.locator("[role=dialog]").wait_for(state="detached")
+    page.keyboard.press("q")
+    page.locator("#drawer .waiting li").first.wait_for()
+    assert findings(page) == []
+    page.keyboard.press("q")
     for tab in page.evaluate("[...document.querySelectorAll('#tabs [role=tab]')].map((each) => each.dataset.tabId)"):
         if tab and tab != "create":
             go(page, tab)
@@ -89,18 +97,19 @@ def test_the_page_speaks_the_browsers_language_and_the_chosen_one(people: Any, s
     page = people(locale="zh-CN").open()
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
     assert page.inner_text("#generate") == "生成"
-    assert page.get_attribute("#prompt textarea", "placeholder") == "想画什么？"
-    page.locator("[role=tab]", has_text="图库").click()
-    page.locator(".total", has_text="张图片").wait_for()
+    assert page.get_attribute("#prompt textarea", "placeholder") == "描述您想要的图片"
+    page.locator("#views a", has_text="图库").click()
+    page.locator(".shelves", has_text="全部图片").wait_for()
     go(page, "create")
     page.fill("#count input", "0")
     press(page, "x")
     page.locator("#told", has_text="张数 必须在 1 到 100 之间（输入为 0）。").wait_for()
+    go(page, "settings")
     page.select_option("[data-language]", "en")
-    page.wait_for_function("document.querySelector('#generate')?.innerText === 'Generate'")
-    page.locator("[role=tab]", has_text="Gallery").click()
-    page.locator(".total", has_text="picture").wait_for()
-    page.reload()
+    page.wait_for_function("document.documentElement.lang === 'en' && document.querySelector('#now .now')")
+    page.locator("#views a", has_text="Gallery").click()
+    page.locator(".shelves", has_text="All pictures").wait_for()
+    page.goto(site.url)
     page.wait_for_function("document.querySelector('#generate')?.innerText === 'Generate'")
 
 
@@ -115,13 +124,11 @@ def test_keys_do_what_their_list_says(people: Any, site: Site) -> None:
     page.locator("[role=dialog]").wait_for(state="detached")
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.closest('#prompt') !== null")
-    prompt = a_prompt("to be stopped [slow:0.5]")
-    press(page, prompt)
-    batch(page, prompt).locator(".card.running").wait_for()
     page.focus("#generate")
-    page.keyboard.press("Escape")
-    batch(page, prompt).locator(".card.cancelled").wait_for()
-    page.locator(".toast >> text=Again").wait_for()
+    page.keyboard.press("q")
+    page.locator("#drawer").wait_for()
+    page.keyboard.press("q")
+    page.locator("#drawer").wait_for(state="hidden")
 
 
 def test_the_title_tells_how_far_it_is(people: Any, site: Site) -> None:
@@ -137,15 +144,19 @@ def test_arrow_keys_walk_the_results_and_enter_opens_one(people: Any, site: Site
     prompt = a_prompt("three of them")
     page.fill("#count input", "3")
     press(page, prompt)
-    page.wait_for_function("document.querySelectorAll('.card.done a.open').length === 3")
-    ids = page.evaluate("[...document.querySelectorAll('.card.done a.open')].map((each) => each.dataset.id)")
-    page.focus("#generate")
-    for image in (ids[0], ids[1], ids[2], ids[2]):
+    shots = f".batch[data-prompt='{prompt}'] .shot.done"
+    page.wait_for_function("(shots) => document.querySelectorAll(shots).length === 3", arg=shots)
+    ids = page.evaluate("(shots) => [...document.querySelectorAll(shots)].map((each) => each.dataset.at)", shots)
+    page.focus(f".shot[data-at='{ids[0]}']")
+    for shot in (ids[1], ids[2]):
         page.keyboard.press("ArrowRight")
-        assert page.evaluate("document.activeElement.dataset.id") == image
+        assert page.evaluate("document.activeElement.dataset.at") == shot
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Enter")
-    page.wait_for_selector(f"[data-picture='{ids[1]}']")
+    page.wait_for_function("(id) => document.querySelector('#at :is(input, textarea)').value === id", arg=ids[1])
+    page.focus(".canvas a.open")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("[data-picture]")
 
 
 def test_the_bell_is_asked_for_and_rings_when_all_is_done(people: Any, site: Site) -> None:
@@ -161,16 +172,19 @@ def test_the_bell_is_asked_for_and_rings_when_all_is_done(people: Any, site: Sit
       Object.defineProperty(document, "hidden", { get: () => window.looksAway ?? false });
     """)
     page = person.open()
+    go(page, "settings")
     bell = page.locator("[data-bell]").first
     bell.wait_for()
     assert bell.get_attribute("aria-pressed") == "false"
     bell.click()
     page.wait_for_function("document.querySelector('[data-bell]').getAttribute('aria-pressed') === 'true'")
+    go(page, "create")
     press(page, a_prompt("nobody looks [slow:0.1]"))
-    page.locator(".card.running").first.wait_for()
+    page.locator(".shot.running").first.wait_for()
     page.evaluate("window.looksAway = true")
     page.wait_for_function("window.rung.length === 1")
     assert page.evaluate("window.rung") == ["diffusion-local: All pictures are done."]
     page.evaluate("window.looksAway = false")
+    go(page, "settings")
     bell.click()
     page.wait_for_function("document.querySelector('[data-bell]').getAttribute('aria-pressed') === 'false'")

@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_local.domain import State
 from tests.support import eventually
-from tests.web.browser.ways import a_prompt, batch, fits, go, press
+from tests.web.browser.ways import a_prompt, at_hand, batch, fits, go, press, sheet
 from tests.web.conftest import Site
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -20,11 +20,11 @@ def test_from_prompt_to_picture_to_gallery_and_back(page: Any) -> None:
     assert page.title() == "diffusion-local"
     press(page, prompt)
     mine = batch(page, prompt)
-    mine.locator(".card.running .state", has_text=re.compile(r"Step \d+ of 12")).wait_for()
-    mine.locator(".card.running img[src*='/previews/']").wait_for()
+    page.locator(".caption .state", has_text=re.compile(r"Step \d+ of 12")).wait_for()
+    page.locator(".canvas.running img[src*='/previews/']").wait_for()
     assert fits(page)
-    mine.locator(".card.done img[src^='/thumbnails/']").wait_for()
-    mine.locator(".ring").wait_for(state="detached")
+    mine.locator(".shot.done img[src^='/thumbnails/']").wait_for()
+    page.locator(f".canvas.done img[src^='/images/'][alt='{prompt}']").wait_for()
 
     go(page, "gallery")
     tile = page.locator(f".tile a.open:has(img[alt='{prompt}'])")
@@ -43,11 +43,12 @@ def test_from_prompt_to_picture_to_gallery_and_back(page: Any) -> None:
     panel.wait_for(state="detached")
 
     tile.click()
+    panel.locator(".menu[data-key=use] summary").click()
     panel.locator("[data-do=recipe]").click()
     panel.wait_for(state="detached")
-    page.wait_for_selector("[role=tab][data-tab-id=create][aria-selected=true]")
+    page.wait_for_url("**/ui/create")
     assert page.input_value("#prompt textarea") == prompt
-    page.click("#more > button")
+    sheet(page)
     assert page.input_value("#seed input") == seed
     assert fits(page)
 
@@ -62,14 +63,14 @@ def test_a_press_is_shown_at_once_and_ten_are_ten(people: Any, site: Site) -> No
         page.click("#generate")
     eventually(lambda: site.services.studio.snapshot().counts[State.QUEUED] == before + 10)
     page.wait_for_function("document.querySelectorAll('.batch').length === 10")  # all that is not finished is shown
-    assert page.locator(".notice", has_text="Paused").count() == 1
+    assert "Paused" in page.locator("#now").inner_text()
 
     go(page, "queue")
     page.locator("#queue >> text=Next").wait_for()
-    page.on("dialog", lambda dialog: dialog.accept())
     page.locator("#queue >> text=Cancel all waiting").click()
+    page.click("#asking .primary")
     eventually(lambda: site.services.studio.snapshot().counts[State.QUEUED] == 0)
-    page.locator("#notices .notice button", has_text="Resume").click()
+    page.locator("#now [data-do=resume]").click()
     eventually(lambda: not site.services.studio.snapshot().paused)
 
 
@@ -77,10 +78,9 @@ def test_cancel_and_again(page: Any, site: Site) -> None:
     prompt = a_prompt("long way [slow:0.4]")
     press(page, prompt)
     mine = batch(page, prompt)
-    mine.locator(".card.running").wait_for()
-    mine.locator("text=Cancel").click()
-    mine.locator(".card.cancelled").wait_for()
-    mine.locator("text=Again").click()
+    mine.locator(".shot.running").wait_for()
+    mine.locator("[data-do=cancel_batch]").click()
+    at_hand(page, mine.locator(".shot.cancelled")).locator(".canvas [data-do=again]").click()
     mine.nth(1).wait_for()
 
     go(page, "queue")
@@ -95,18 +95,22 @@ def test_a_failed_picture_says_why(people: Any) -> None:
     page = people().open()
     prompt = a_prompt("broken [fail]")
     press(page, prompt)
-    card = batch(page, prompt).locator(".card.failed")
-    card.wait_for()
-    assert "asked the fake engine to fail" in card.inner_text()
-    assert card.locator("text=Again").count() == 1
+    batch(page, prompt).locator(".shot.failed").wait_for()
+    told = page.locator(".canvas.failed")
+    told.locator("text=asked the fake engine to fail").wait_for()
+    told.locator("text=Dismiss").click()
+    batch(page, prompt).wait_for(state="detached")
 
 
 def test_bad_input_is_told_beside_the_form(people: Any, site: Site) -> None:
     page = people().open()
     page.fill("#count input", "0")
     press(page, "a red apple")
-    page.locator("#told .notice", has_text="Pictures must be from 1 to 100 (got 0).").wait_for()
+    page.locator("#told .notice", has_text="Images must be from 1 to 100 (got 0).").wait_for()
+    assert page.get_attribute("#count input", "aria-invalid") == "true"
     page.fill("#count input", "1")
+    page.locator("#told .notice").wait_for(state="detached")  # it is right now
+    assert page.get_attribute("#count input", "aria-invalid") is None
     page.fill("#prompt textarea", "")
     page.click("#generate")
     page.locator("#told .notice", has_text="Prompt must not be empty").wait_for()
@@ -116,7 +120,6 @@ def test_bad_input_is_told_beside_the_form(people: Any, site: Site) -> None:
 def test_opening_the_settings_changes_none_of_them(people: Any, site: Site) -> None:
     """gr.Number shows an empty value as 0 when its accordion opens, and would have sent that as the seed."""
     page = people().open()
-    page.click("#more > button")
     page.wait_for_selector("#seed input", state="visible")
     assert page.input_value("#seed input") == ""
     page.click("#dice")
@@ -126,7 +129,7 @@ def test_opening_the_settings_changes_none_of_them(people: Any, site: Site) -> N
     prompts = [a_prompt(), a_prompt()]
     for prompt in prompts:
         press(page, prompt)
-        batch(page, prompt).locator(".card").wait_for()
+        batch(page, prompt).locator(".shot").wait_for()
     seeds = [job.params.seed for job in site.services.studio.jobs() if job.params.prompt in prompts]
     assert len(set(seeds)) == 2
 
@@ -136,23 +139,75 @@ def test_a_shape_sets_the_size(people: Any, site: Site) -> None:
     page.locator("#size label", has_text="3:4").click()
     prompt = a_prompt()
     press(page, prompt)
-    batch(page, prompt).locator(".card").wait_for()
+    batch(page, prompt).locator(".shot").wait_for()
     job = next(each for each in site.services.studio.jobs() if each.params.prompt == prompt)
     assert (job.params.width, job.params.height) == (224, 296)
 
 
-def test_examples_invite_and_keys_submit(people: Any) -> None:
+def test_enter_generates_but_not_while_an_input_method_composes(people: Any, site: Site) -> None:
     page = people().open()
-    page.locator(".invite >> text=a blue heart").click()
-    page.wait_for_function("document.querySelector('#prompt textarea').value === 'a blue heart'")
+    prompt = a_prompt()
+    page.fill("#prompt textarea", prompt)
     page.focus("#prompt textarea")
+    page.keyboard.press("Shift+Enter")
+    assert page.input_value("#prompt textarea") == prompt + "\n"
+    page.fill("#prompt textarea", prompt)
+    for composing in ("{isComposing: true}", "{keyCode: 229}"):
+        page.evaluate(
+            "document.querySelector('#prompt textarea').dispatchEvent(new KeyboardEvent('keydown', "
+            f"Object.assign({{key: 'Enter', bubbles: true, cancelable: true}}, {composing})))"
+        )
+    page.keyboard.press("Enter")
+    batch(page, prompt).wait_for()
+    eventually(lambda: [job for job in site.services.studio.jobs() if job.params.prompt.strip() == prompt])
+    assert len([job for job in site.services.studio.jobs() if job.params.prompt.strip() == prompt]) == 1
+
+    page.keyboard.press("Escape")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("?")
+    page.locator("[role=dialog] [data-enter]").check()  # turned round
+    page.keyboard.press("Escape")
+    other = a_prompt()
+    page.fill("#prompt textarea", other)
+    page.focus("#prompt textarea")
+    page.keyboard.press("Enter")
+    assert page.input_value("#prompt textarea") == other + "\n"
     page.keyboard.press("Control+Enter")
-    page.locator(".batch h2", has_text="a blue heart").wait_for()
+    eventually(lambda: [job for job in site.services.studio.jobs() if job.params.prompt.strip() == other])
+
+
+def test_escape_closes_and_never_cancels(people: Any, site: Site) -> None:
+    page = people().open()
+    site.services.studio.pause()
+    prompt = a_prompt()
+    page.fill("#count input", "4")
+    press(page, prompt)
+    batch(page, prompt).locator(".shot").nth(3).wait_for()
+    waiting = site.services.studio.snapshot().counts[State.QUEUED]
+    for place in ("#prompt textarea", "#steps input", "#styles input", "#model input", "#seed input"):
+        page.click(place)
+        page.keyboard.press("Escape")
+        page.keyboard.press("Escape")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(300)
+    assert site.services.studio.snapshot().counts[State.QUEUED] == waiting
+
+
+def test_weights_are_set_by_keyboard(people: Any) -> None:
+    page = people().open()
+    page.fill("#prompt textarea", "a red apple")
+    page.evaluate("document.querySelector('#prompt textarea').setSelectionRange(3, 3)")
+    page.keyboard.press("Control+ArrowUp")
+    page.keyboard.press("Control+ArrowUp")
+    assert page.input_value("#prompt textarea") == "a (red:1.2) apple"
+    for _ in range(2):
+        page.keyboard.press("Control+ArrowDown")
+    assert page.input_value("#prompt textarea") == "a red apple"
 
 
 def test_a_reload_brings_the_whole_form_back(people: Any) -> None:
     page = people().open()
-    page.click("#more > button")
     page.locator("#size label", has_text="3:4").click()
     page.fill("#seed input", "4242")
     page.fill("#count input", "3")
@@ -165,10 +220,8 @@ def test_a_reload_brings_the_whole_form_back(people: Any) -> None:
         page.wait_for_function("document.querySelector('#prompt textarea')?.value === 'a draft'")
         assert page.input_value("#count input") == "3"
         page.locator("#size label.selected", has_text="3:4").wait_for()
-        page.click("#more > button")
         assert page.input_value("#seed input") == "4242"
         assert page.input_value("#steps input") == "9"
-        page.click("#expert > button")
         assert page.input_value("#width input") == "224"
         playwright_api.expect(page.locator("#negative :is(input, textarea)")).to_have_value("blur")
 
@@ -211,7 +264,7 @@ def test_a_prompt_is_shown_as_text(people: Any) -> None:
     page = people().open()
     prompt = a_prompt('<img src=x onerror="window.hit = 1"> ${window.hit = 2} {{hit}} `')
     press(page, prompt.replace("{", r"\{").replace("}", r"\}"))  # else they are choices
-    batch(page, prompt).locator(".card.done").wait_for()
+    batch(page, prompt).locator(".shot.done").wait_for()
     go(page, "gallery")
     page.locator(".tile").first.click()
     page.locator("[role=dialog]").wait_for()

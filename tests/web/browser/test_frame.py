@@ -18,13 +18,14 @@ def test_a_reload_a_second_tab_and_another_device_show_the_truth(people: Any, si
     page = person.open()
     prompt = a_prompt()
     press(page, prompt)
-    batch(page, prompt).locator(".card.done").wait_for()
+    batch(page, prompt).locator(".shot.done").wait_for()
     page.reload()
-    batch(page, prompt).locator(".card.done").wait_for()
-    batch(person.open(), prompt).locator(".card.done").wait_for()
+    batch(page, prompt).locator(".shot.done").wait_for()
+    batch(person.open(), prompt).locator(".shot.done").wait_for()
 
     other = people(viewport=PHONE).open()
     assert other.locator(".batch").count() == 0  # not its own press
+    other.locator(f".shot img[alt='{prompt}']").wait_for()  # but what there is
     go(other, "gallery")
     other.locator(f".tile img[alt='{prompt}']").wait_for()
     go(other, "queue")
@@ -37,7 +38,7 @@ def test_a_seventh_tab_loads(people: Any) -> None:
     tabs = [person.open() for _ in range(7)]
     prompt = a_prompt()
     press(tabs[-1], prompt)
-    batch(tabs[-1], prompt).locator(".card.done").wait_for()
+    batch(tabs[-1], prompt).locator(".shot.done").wait_for()
 
 
 def test_whoever_was_signed_out_elsewhere_is_sent_to_the_sign_in(people: Any) -> None:
@@ -52,7 +53,7 @@ def test_whoever_was_signed_out_elsewhere_is_sent_to_the_sign_in(people: Any) ->
 def test_light_and_dark_have_readable_words(people: Any) -> None:
     for scheme in ("light", "dark"):
         page = people(color_scheme=scheme).open()
-        page.locator(".invite").wait_for()
+        page.locator(".caption .meta, .welcome").first.wait_for()
         assert page.evaluate(CONTRAST) >= 4.5, scheme
 
 
@@ -64,7 +65,7 @@ CONTRAST = """() => {
     const [r, g, b] = rgb(colour).slice(0, 3).map((v) => linear(v / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
-  const words = document.querySelector(".invite p");
+  const words = document.querySelector(".caption .meta, .welcome p");
   let behind = words;
   while (behind && (rgb(getComputedStyle(behind).backgroundColor)[3] ?? 1) === 0) behind = behind.parentElement;
   const both = [getComputedStyle(words).color, getComputedStyle(behind ?? document.body).backgroundColor].map(light);

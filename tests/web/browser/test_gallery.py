@@ -6,7 +6,7 @@ import pytest
 
 from diffusion_local.errors import Gone
 from tests.web.browser.conftest import PHONE
-from tests.web.browser.ways import a_prompt, go, worked
+from tests.web.browser.ways import a_prompt, answer, go, worked
 from tests.web.conftest import Site
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -14,16 +14,22 @@ playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright i
 pytestmark = pytest.mark.browser
 
 
-def test_new_pictures_come_into_the_open_gallery_without_touching_the_others(people: Any, site: Site) -> None:
+def test_new_pictures_are_offered_and_nothing_moves_by_itself(people: Any, site: Site) -> None:
     page = people().open()
     first = worked(site, a_prompt())
     go(page, "gallery")
-    shown = page.locator(f".tile[data-key='{first}'] img")
+    shown = page.locator(f".tile[data-key='{first}'] .open img")
     shown.wait_for()
     shown.evaluate("(img) => { img.marked = true; }")
+    before = shown.bounding_box()
     second = worked(site, a_prompt())
+    page.locator("[data-fresh]", has_text="1 new picture").wait_for()
+    assert page.locator(f".tile[data-key='{second}']").count() == 0
+    assert shown.bounding_box() == before
+    page.click("[data-fresh]")
     page.locator(f".tile[data-key='{second}']").wait_for()
     assert shown.evaluate("(img) => img.marked") is True  # the same element: nothing flickers
+    assert page.locator("[data-fresh]").count() == 0
 
 
 def test_search_star_trash_and_undo(people: Any, site: Site) -> None:
@@ -31,18 +37,29 @@ def test_search_star_trash_and_undo(people: Any, site: Site) -> None:
     worked(site, a_prompt("something else"))
     page = people().open()
     go(page, "gallery")
-    page.fill("#search :is(input, textarea)", "special boat")
+    page.fill("[data-search]", "special boat")
     page.wait_for_function("document.querySelectorAll('.tile').length === 1")
     page.click(".tile a.open")
     page.locator("[role=dialog] [data-do=star]").click()
     page.locator("[role=dialog] [data-do=unstar]").wait_for()
     assert site.services.studio.image(image).starred
-    page.locator("[role=dialog] >> text=Move to trash").click()
-    page.locator(".invite", has_text="No picture fits").wait_for()
+    page.wait_for_function("location.pathname.startsWith('/ui/picture/')")
+    page.locator("[role=dialog] [data-trash]").click()
+    page.locator(".invite", has_text="No matches").wait_for()
+    page.wait_for_url("**/ui/gallery?search=special+boat")
+    assert page.locator(".shelves .number").first.inner_text() != ""  # how many there are, also while one searches
     page.locator(".toast >> text=Undo").click()
     page.locator(f".tile[data-key='{image}']").wait_for()
-    page.fill("#search :is(input, textarea)", "")
-    page.click("[data-do=narrow][data-id='starred=1']")
+    page.fill("[data-search]", "")
+    page.wait_for_url("**/ui/gallery")
+    page.click(".shelves a[href$='starred=1']")
+    page.wait_for_function("document.querySelectorAll('.tile').length === 1")
+    assert page.evaluate("location.search") == "?starred=1"
+    page.go_back()
+    page.wait_for_function("document.querySelectorAll('.tile').length > 1")
+    page.go_forward()
+    page.wait_for_function("document.querySelectorAll('.tile').length === 1")
+    page.reload()
     page.wait_for_function("document.querySelectorAll('.tile').length === 1")
 
 
@@ -61,9 +78,9 @@ def test_ticked_pictures_go_on_a_board_are_compared_and_thrown_away(people: Any,
     assert "Prompt" in table.inner_text()
     page.keyboard.press("Escape")
 
-    page.once("dialog", lambda dialog: dialog.accept(f"Autumn <b>{first}"))
     bar.locator("summary").click()
     bar.locator("[data-do=board_new]").click()
+    answer(page, f"Autumn <b>{first}")
     page.locator(".toast", has_text="Autumn <b>").wait_for()
     [board] = [each for each in site.services.studio.boards.all() if first in each.name]
     assert board.count == 2
@@ -82,25 +99,44 @@ def test_the_gallery_is_narrowed_to_a_board_and_to_the_trash(people: Any, site: 
     page = people().open()
     go(page, "gallery")
     page.locator(f".tile[data-key='{other}']").wait_for()
-    page.locator(".filters [data-key=filter-board] summary").click()
-    page.locator(f"[data-id='board={board.id}']").click()
+    page.locator(f".shelves [data-board='{board.id}']").click()
     page.wait_for_function("document.querySelectorAll('.tile').length === 1")
     assert page.locator(".gallery-head h2").inner_text().startswith(board.name)
     with page.expect_download() as download:
         page.locator(".gallery-head a[download]").click()
     assert download.value.suggested_filename.endswith(".zip")
 
-    page.locator("[data-do=everything]").click()
+    page.locator(".shelves a").first.click()
     page.locator(f".tile[data-key='{other}']").wait_for()  # a click before the answer would still mean the board
     site.services.studio.trash(other)
-    page.locator("[data-id='trashed=1']").click()
+    page.locator(".shelves a[href$='trashed=1']").click()
     page.locator(".gallery-head", has_text="Trash").wait_for()
     page.locator(f".tile[data-key='{other}'] .tick input").check(force=True)
-    page.once("dialog", lambda dialog: dialog.accept())
     page.locator(".picked:visible [data-do=delete_these]").click()
+    answer(page)
     page.locator(f".tile[data-key='{other}']").wait_for(state="detached")
     with pytest.raises(Gone):
         site.services.studio.image(other)
+
+
+def test_a_picture_is_dragged_to_a_board(people: Any, site: Site) -> None:
+    image = worked(site, a_prompt())
+    board = site.services.studio.boards.create(f"Spring {image}", [])
+    page = people().open()
+    go(page, "gallery")
+    page.drag_and_drop(f".tile[data-key='{image}']", f".shelves [data-board='{board.id}']")
+    page.locator(f".shelves [data-board='{board.id}'] .number", has_text="1").wait_for()
+    assert site.services.studio.boards.get(board.id).count == 1
+
+
+def test_tools_of_a_tile_star_it(people: Any, site: Site) -> None:
+    image = worked(site, a_prompt())
+    page = people().open()
+    go(page, "gallery")
+    page.hover(f".tile[data-key='{image}']")
+    page.click("#tile-tools [data-star]")
+    page.locator(f".tile[data-key='{image}'][data-starred]").wait_for()
+    assert site.services.studio.image(image).starred
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_local.domain import State
 from tests.support import eventually
-from tests.web.browser.ways import a_prompt, fits, go
+from tests.web.browser.ways import a_prompt, answer, fits, go
 from tests.web.conftest import Site
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -42,7 +42,7 @@ def test_a_list_is_checked_queued_without_its_bad_line_and_reported(page: Any, s
     assert fits(page)
 
     page.reload()
-    page.wait_for_selector("#generate")
+    page.wait_for_selector("#generate", state="attached")
     go(page, "lists")
     page.wait_for_function(f"document.querySelector('{TEXT}').value.includes({first!r})")
     page.click("#list-for-all > button")
@@ -62,7 +62,7 @@ def test_a_list_is_checked_queued_without_its_bad_line_and_reported(page: Any, s
     for part in ("sheet.webp", "/zip", f"/reports/batch/{progress.batch.id}.html", "export?format=csv"):
         [address] = [each for each in addresses if part in each]
         assert page.request.get(address).status == 200
-    row.locator("[data-do=batch_pictures]").last.click()
+    row.locator("a[href*='/ui/gallery?batch=']").last.click()
     page.wait_for_function("document.querySelectorAll('#gallery .tile').length === 3")
 
 
@@ -84,14 +84,14 @@ def test_what_waits_is_changed_renamed_and_cancelled(page: Any, site: Site) -> N
     assert {job.params.steps for job in studio.jobs(batch_id=batch_id)} == {3}
     row.locator(".meta", has_text="only 23:00-07:00").wait_for()
 
-    page.once("dialog", lambda dialog: dialog.accept(f"{prompt} at night"))
     row.locator(".menu summary").click()
     row.locator("[data-do=batch_rename]").click()
+    answer(page, f"{prompt} at night")
     row = batch(page, f"{prompt} at night")
     row.wait_for()
-    page.once("dialog", lambda dialog: dialog.accept())
     row.locator(".menu summary").click()
     row.locator("[data-do=cancel_batch]").click()
+    answer(page)
     row.locator(".meta", has_text="2 cancelled").wait_for()
 
 

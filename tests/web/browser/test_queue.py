@@ -8,7 +8,7 @@ import pytest
 
 from diffusion_local.domain import State
 from tests.support import eventually
-from tests.web.browser.ways import a_prompt, fits, go
+from tests.web.browser.ways import a_prompt, answer, fits, go
 from tests.web.conftest import Site
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -83,7 +83,7 @@ def test_the_line_is_ordered_selected_and_cancelled(page: Any, site: Site) -> No
     eventually(lambda: order() == [ids[2]])
     bar.wait_for(state="hidden")
     line(page, prompts[2]).locator(".tick").click()
-    bar.locator("text=Clear selection").click()
+    bar.locator("[data-unpick]:not([data-do])").click()
     bar.wait_for(state="hidden")
 
 
@@ -94,9 +94,9 @@ def test_pause_now_gives_the_running_picture_back_and_resume_goes_on(people: Any
     eventually(lambda: site.services.studio.job(job_id).step > 0)
     go(page, "queue")
     page.locator("#queue .split summary").click()
-    page.locator("#queue .split .items >> text=Now, give it back").click()
+    page.locator("#queue .split .items >> text=Stop now and requeue").click()
     eventually(lambda: site.services.studio.job(job_id).state is State.QUEUED, 5)
-    page.locator("#notices .notice button", has_text="Resume").click()
+    page.locator("#now [data-do=resume]").click()
     eventually(lambda: site.services.studio.job(job_id).attempt == 2)
     assert site.services.studio.wait([job_id], 30)[0].state is State.DONE
 
@@ -108,7 +108,7 @@ def test_a_batch_is_held_and_goes_on(page: Any, site: Site) -> None:
     receipt = studio.submit(prompt, count=2, width=128, height=128, steps=2)
     go(page, "queue")
     choose(line(page, prompt).first, "Pause this batch")
-    page.locator("#queue .line", has_text=prompt).locator("text=Held").nth(1).wait_for()
+    page.locator("#queue .line", has_text=prompt).locator("text=Paused").nth(1).wait_for()
     studio.resume()
     group(page, prompt).locator(".group-head [data-do=resume_batch]").first.click()
     assert {job.state for job in studio.wait(receipt.job_ids, 30)} == {State.DONE}
@@ -119,13 +119,13 @@ def test_all_failed_again_and_what_happened(page: Any, site: Site) -> None:
     studio.forget(ended=True)
     prompt = a_prompt("broken [fail]")
     studio.wait(studio.submit(prompt, count=2, width=128, height=128, steps=2).job_ids, 30)
-    page.on("dialog", lambda dialog: dialog.accept())
     go(page, "queue")
-    page.locator("#queue >> text=Again for all failed (2)").click()
-    page.locator("#queue >> text=Again for all failed (4)").wait_for()
+    page.locator("#queue >> text=Retry 2 failed").click()
+    answer(page)
+    page.locator("#queue >> text=Retry 4 failed").wait_for()
 
     group(page, prompt).first.locator(".fold").click()
-    choose(line(page, prompt).first, "What happened?")
+    choose(line(page, prompt).first, "History")
     panel = page.locator("[role=dialog]")
     panel.locator(".timeline >> text=Started").wait_for()
     assert "worker cpu0" in panel.inner_text()
@@ -137,7 +137,8 @@ def test_all_failed_again_and_what_happened(page: Any, site: Site) -> None:
     page.keyboard.press("Escape")
     panel.wait_for(state="detached")
 
-    page.locator("#queue >> text=Clear ended").click()
+    page.locator("#queue >> text=Clear finished").click()
+    answer(page)
     page.locator("#queue .group").first.wait_for(state="detached")
     assert studio.jobs() == []
 
@@ -202,7 +203,7 @@ def test_filters_narrow_outlive_a_reload_and_are_cleared(page: Any, site: Site, 
     assert page.locator("#queue li.line").count() == 1
     page.locator("[data-key=choice-state] summary").click()
     page.locator("[data-key=choice-state] .items button", has_text="Failed").click()
-    page.locator("#queue >> text=Nothing matches").wait_for()
+    page.locator("#queue >> text=No matches").wait_for()
     assert fits(page)
     page.locator("[data-key=nothing] >> text=Clear filters").click()
     unfolded(page, names[0])

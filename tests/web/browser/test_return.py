@@ -14,7 +14,7 @@ from diffusion_local.domain import State
 from diffusion_local.settings import Settings
 from tests.support import eventually
 from tests.web.browser.conftest import PHONE, Person
-from tests.web.browser.ways import a_prompt, batch, go, press
+from tests.web.browser.ways import a_prompt, at_hand, batch, go, press
 from tests.web.conftest import Site, free_port
 
 pytestmark = pytest.mark.browser
@@ -88,18 +88,18 @@ def test_the_page_outlives_its_server_without_a_reload(person: Person, served: S
     prompt = a_prompt("goes on meanwhile")
     page.fill("#count input", "4")
     press(page, prompt)
-    batch(page, prompt).locator(".card").first.wait_for()
+    batch(page, prompt).locator(".shot").first.wait_for()
     page.fill("#prompt textarea", "half a thou")
     served.kill()
     page.locator(AWAY).wait_for()
     served.restart()
     page.locator(AWAY).wait_for(state="detached")
-    page.wait_for_function("document.querySelectorAll('.card.done').length === 4")
+    page.wait_for_function("document.querySelectorAll('.batch .shot.done').length === 4")
     assert page.evaluate("window.since") == "the beginning"
     assert page.input_value("#prompt textarea") == "half a thou"
     again = a_prompt("after the restart")
     press(page, again)
-    page.wait_for_function("document.querySelectorAll('.card.done').length === 8")
+    page.wait_for_function("document.querySelectorAll('.batch .shot.done').length === 8")
 
 
 def test_a_press_into_the_void_is_told_and_the_form_is_kept(person: Person, served: Served) -> None:
@@ -114,7 +114,7 @@ def test_a_press_into_the_void_is_told_and_the_form_is_kept(person: Person, serv
     assert page.input_value("#prompt textarea") == prompt
     assert prompt not in [job.params.prompt for job in served.services.studio.jobs()]
     page.click("#generate")
-    batch(page, prompt).locator(".card.done").first.wait_for()
+    batch(page, prompt).locator(".shot.done").first.wait_for()
 
 
 def test_a_dropped_network_is_told_and_what_happened_meanwhile_is_shown(person: Person, served: Served) -> None:
@@ -125,6 +125,7 @@ def test_a_dropped_network_is_told_and_what_happened_meanwhile_is_shown(person: 
     prompt = a_prompt("made meanwhile")
     served.services.studio.wait(served.services.studio.submit(prompt, width=128, height=128, steps=2).job_ids, 30)
     person.context.set_offline(False)
+    page.click("[data-fresh]")
     page.locator(f".tile img[alt='{prompt}']").wait_for()
     assert page.locator(AWAY).count() == 0
 
@@ -158,12 +159,12 @@ def test_what_one_device_does_the_other_sees(chromium: Any, person: Person, serv
         page.locator("[data-do=resume]").first.wait_for()
         prompt = a_prompt("waits for both")
         press(page, prompt)
-        batch(page, prompt).locator(".card.queued").first.wait_for()
+        batch(page, prompt).locator(".shot.queued").first.wait_for()
         go(other, "queue")
         other.locator("#queue", has_text=prompt).wait_for()
         page.click("[data-do=resume]")
         other.locator("[data-do=resume]").first.wait_for(state="detached")
-        batch(page, prompt).locator(".card.done").first.wait_for()
+        batch(page, prompt).locator(".shot.done").first.wait_for()
     finally:
         phone.context.close()
     assert served.services.studio.snapshot().counts[State.QUEUED] == 0
@@ -185,11 +186,11 @@ def test_below_a_path_everything_is_found(chromium: Any, tmp_path: Path) -> None
         page = guest.open()
         prompt = a_prompt("below a path")
         press(page, prompt)
-        card = batch(page, prompt).locator(".card.done").first
+        card = batch(page, prompt).locator(".shot.done").first
         card.wait_for()
-        seen = "document.querySelector('.card.done img')?.naturalWidth > 0"
+        seen = "document.querySelector('.shot.done img')?.naturalWidth > 0"
         page.wait_for_function(seen)
-        card.locator("a.open").click()
+        at_hand(page, card).locator("a.open").click()
         page.wait_for_function("document.querySelector('.stage img')?.naturalWidth > 0")
         with page.expect_download() as download:
             page.click("[role=dialog] a[download]")
@@ -208,8 +209,9 @@ def test_below_a_path_everything_is_found(chromium: Any, tmp_path: Path) -> None
         for link in {each.split("#")[0] for each in links if each.startswith("http://127.0.0.1")}:
             assert context.request.get(link).status < 400, link
         assert context.request.get(f"{below.url}/api/v1/queue").status == 200
+        go(page, "create")
         page.reload()
-        batch(page, prompt).locator(".card.done").first.wait_for()
+        batch(page, prompt).locator(".shot.done").first.wait_for()
         assert bad == []
         assert guest.complaints == []
     finally:

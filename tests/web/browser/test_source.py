@@ -43,7 +43,7 @@ def test_a_file_becomes_a_source_and_its_mask_is_painted(page: Any, site: Site) 
     params = made_of(site, prompt)
     assert (params.kind, params.width, params.height, params.strength) == (Kind.IMG2IMG, 128, 128, 0.6)
 
-    page.locator("#source .kinds label", has_text="Paint part anew").click()
+    page.locator("#source .kinds label", has_text="Inpaint").click()
     canvas = page.locator("#source .easel canvas")
     canvas.wait_for()
     page.wait_for_function("document.querySelector('#source .easel img').naturalWidth === 128")
@@ -75,7 +75,7 @@ def test_a_dropped_picture_offers_its_recipe(people: Any, site: Site) -> None:
     page.evaluate(DROP, data)
     page.click("[data-ask=recipe]")
     page.wait_for_function(f"document.querySelector('#prompt textarea').value === '{original}'")
-    page.locator("#told .notice", has_text="The recipe has changed: Width, Height, Steps, Seed").wait_for()
+    page.locator("#told .notice", has_text="Applied: Width, Height, Steps, Seed").wait_for()
     page.evaluate(DROP, data)
     page.click("[data-ask=source]")
     page.wait_for_selector("#source .begin img[src^='/sources/']")
@@ -96,7 +96,6 @@ def test_a_picture_of_another_tool_fills_the_form_and_says_what_it_could_not_tak
     assert "Restart" in told.inner_text()
     assert "old ink" in told.inner_text()
     assert page.input_value("#prompt textarea").strip() == "a lighthouse in fog"
-    page.click("#more > button")
     page.wait_for_selector("#seed :is(input, textarea)", state="visible")
     assert page.input_value("#seed :is(input, textarea)") == "77"
     assert page.input_value("#negative :is(input, textarea)") == "people"

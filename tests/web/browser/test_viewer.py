@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.web.browser.conftest import PHONE
-from tests.web.browser.ways import a_prompt, batch, go, press, worked
+from tests.web.browser.ways import a_prompt, answer, at_hand, batch, go, press, worked
 from tests.web.conftest import Site
 
 pytestmark = pytest.mark.browser
@@ -25,7 +25,7 @@ def test_keys_walk_zoom_star_and_close(people: Any, site: Site) -> None:
     go(page, "gallery")
     page.click(f".tile[data-key='{newer}'] a.open")
     shown(page, newer)
-    assert page.evaluate("new URL(location).searchParams.get('picture')") == newer
+    assert page.evaluate("location.pathname") == f"/ui/picture/{newer}"
     page.keyboard.press("ArrowRight")
     shown(page, older)
     page.keyboard.press("ArrowLeft")
@@ -47,24 +47,24 @@ def test_keys_walk_zoom_star_and_close(people: Any, site: Site) -> None:
     page.keyboard.press("i")
     page.keyboard.press("Escape")
     page.locator("[data-picture]").wait_for(state="detached")
-    page.wait_for_function("!location.search")
+    page.wait_for_url("**/ui/gallery")
 
 
 def test_the_open_picture_goes_on_a_board_and_stays_open(people: Any, site: Site) -> None:
     image = worked(site, a_prompt())
     name = a_prompt("board")
     page = people().open()
-    page.on("dialog", lambda dialog: dialog.accept(name))
     go(page, "gallery")
     page.click(f".tile[data-key='{image}'] a.open")
     shown(page, image)
     page.click("[role=dialog] .menu[data-key=pin] summary")
     page.click("[role=dialog] [data-do=pin_new]")
-    page.locator("[role=dialog] [data-do=board_pictures]", has_text=name).wait_for()
+    answer(page, name)
+    page.locator("[role=dialog] a[href*='board=']", has_text=name).wait_for()
     shown(page, image)
     [board] = [each for each in site.services.studio.boards.all() if each.name == name]
     assert board.count == 1
-    page.click("[role=dialog] [data-do=board_pictures]")
+    page.click("[role=dialog] a[href*='board=']")
     page.locator("h2, h3", has_text=name).first.wait_for()
     assert page.locator(".tile").count() == 1
 
@@ -99,19 +99,30 @@ def test_a_link_opens_a_picture_and_back_closes_it(people: Any, site: Site) -> N
     image = worked(site, a_prompt())
     person = people()
     page = person.open()
-    page.goto(f"{site.url}/?picture={image}")
+    page.goto(f"{site.url}/ui/picture/{image}")
+    shown(page, image)
+    page.reload()
     shown(page, image)
     page.keyboard.press("Escape")
     page.locator("[data-picture]").wait_for(state="detached")
-    page.wait_for_function("!location.search")
-    go(page, "gallery")
+    page.wait_for_url("**/ui/gallery")
     page.click(f".tile[data-key='{image}'] a.open")
     shown(page, image)
     page.go_back()
     page.locator("[data-picture]").wait_for(state="detached")
-    page.goto(f"{site.url}/?picture=nonsense")
-    page.wait_for_selector("#generate")
-    assert page.locator("[data-picture]").count() == 0
+    page.go_forward()
+    shown(page, image)
+    page.goto(f"{site.url}/?picture={image}")  # as they were before
+    shown(page, image)
+
+
+def test_an_address_of_no_picture_says_so(people: Any, site: Site) -> None:
+    page = people().open()
+    page.goto(f"{site.url}/ui/picture/nonsense")
+    page.locator("[role=dialog]", has_text="Picture not found").wait_for()
+    page.click("[role=dialog] a.primary")
+    page.wait_for_url("**/ui/gallery")
+    page.locator("[role=dialog]").wait_for(state="detached")
 
 
 @pytest.mark.slow
@@ -132,11 +143,11 @@ def test_more_of_a_picture_appears_on_create(people: Any, site: Site) -> None:
     page = people().open()
     prompt = a_prompt()
     press(page, prompt)
-    batch(page, prompt).locator(".card.done a.open").click()
+    at_hand(page, batch(page, prompt).locator(".shot.done")).locator("a.open").click()
     page.wait_for_selector("[data-picture]")
     page.click("[role=dialog] [data-do=again_new]")
-    page.locator(".toast", has_text="In the queue").wait_for()
+    page.locator(".toast", has_text="Queued").wait_for()
     page.keyboard.press("Escape")
-    page.wait_for_function("document.querySelectorAll('.batch .card.done').length === 2")
+    page.wait_for_function("document.querySelectorAll('.batch .shot.done').length >= 2")
     seeds = {job.params.seed for job in site.services.studio.jobs() if job.params.prompt == prompt}
     assert len(seeds) == 2

@@ -1,7 +1,7 @@
 """What the journeys do again and again."""
 
 import itertools
-import re
+import json
 from typing import Any
 
 from tests.web.conftest import Site
@@ -27,8 +27,13 @@ def worked(site: Site, prompt: str) -> str:
 
 
 def go(page: Any, tab: str) -> None:
-    page.click(f"[role=tab][data-tab-id={tab}]")
-    page.wait_for_selector(f"[role=tab][data-tab-id={tab}][aria-selected=true]")
+    """By the navigation where that has an entry, else by the address."""
+    link = page.locator(f"#views [data-view={tab}]:visible, #tabbar > [data-view={tab}]:visible")
+    if link.count():
+        link.first.click()
+    else:
+        page.evaluate("(view) => diffusionLocalRouter.go(diffusionLocalRouter.base + view)", tab)
+    page.wait_for_selector(f"#tabs [role=tab][data-tab-id={tab}][aria-selected=true]", state="attached")
 
 
 def fits(page: Any) -> bool:
@@ -36,4 +41,29 @@ def fits(page: Any) -> bool:
 
 
 def batch(page: Any, prompt: str) -> Any:
-    return page.locator(".batch", has=page.locator("h2", has_text=re.compile(f"^{re.escape(prompt)}$")))
+    """The pictures of a press in Create's strip."""
+    return page.locator(f".batch[data-prompt={json.dumps(prompt)}]")
+
+
+def at_hand(page: Any, shot: Any) -> Any:
+    """The stage, with this picture of the strip on it."""
+    shot.click()
+    page.wait_for_function(
+        "(id) => document.querySelector('.shot[aria-current=true]')?.dataset.at === id",
+        arg=shot.get_attribute("data-at"),
+    )
+    return page.locator(".stagehand")
+
+
+def sheet(page: Any) -> None:
+    """Opens the settings where they are a sheet: on a phone."""
+    button = page.locator("[data-sheet]:visible")
+    if button.count():
+        button.click()
+
+
+def answer(page: Any, text: str | None = None) -> None:
+    """Of the page's own dialog: what is asked for is typed, or confirmed."""
+    if text is not None:
+        page.fill("#asking input", text)
+    page.click("#asking .primary")

@@ -10,6 +10,7 @@ window.diffusionLocalLook = (() => {
   let seen = "";
   let version = "";
   let failed = 0;
+  let drawer = false; // whether the queue's drawer is open
   let busy = false;
   let again = false; // asked for while a look was on its way
   let timer = 0;
@@ -23,7 +24,7 @@ window.diffusionLocalLook = (() => {
     const answer = await fetch(`${window.diffusionLocalRoot}/look`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ seen: failed >= FORGIVEN ? "" : seen, tab, asked: rest }),
+      body: JSON.stringify({ seen: failed >= FORGIVEN ? "" : seen, tab, asked: rest, drawer }),
       signal: AbortSignal.timeout(PATIENCE),
     });
     if (answer.status === 204) return;
@@ -63,6 +64,10 @@ window.diffusionLocalLook = (() => {
 
   return {
     drawn,
+    drawer(on) {
+      drawer = on;
+      look();
+    },
     ask(...values) {
       asked = values;
       look();

@@ -31,7 +31,7 @@
     if (mask && over.getAttribute("src") !== address(mask)) over.src = address(mask);
     for (const radio of root.querySelectorAll("[name=kind]")) radio.checked = radio.value === kind;
     root.querySelector("[data-source=paint]").hidden = kind !== "inpaint";
-    document.getElementById("composer").dataset.kind = kind;
+    document.getElementById("dock").dataset.kind = kind;
     const told = root.querySelector("[data-told]");
     const text = said || (kind === "inpaint" && !mask ? words.no_mask : "");
     if (told.textContent !== text) told.textContent = text;

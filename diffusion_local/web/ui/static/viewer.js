@@ -47,30 +47,28 @@
     view = { scale: 1, x: 0, y: 0 };
     for (const button of dialog().querySelectorAll("[data-walk]")) button.disabled = !neighbour(Number(button.dataset.walk));
     const next = neighbour(1);
-    if (next) new Image().src = next.getAttribute("href");
+    if (next) new Image().src = next.dataset.file;
     if (localStorage.getItem("diffusion-local-recipe") === "hidden") dialog().classList.add("bare");
   }
   // The address names the open picture: it can be sent to somebody, and "back" closes it.
   function follow() {
     const id = dialog()?.dataset.picture ?? null;
     if (id === shown) return;
-    const address = new URL(location);
+    const router = window.diffusionLocalRouter;
     if (id) {
-      address.searchParams.set("picture", id);
-      if (shown || address.href === location.href) history.replaceState(history.state, "", address);
+      const address = `${router.base}picture/${id}`;
+      if (shown || router.picture()) history.replaceState(history.state, "", address);
       else history.pushState({ picture: id }, "", address);
       opened();
-    } else if (history.state?.picture) {
-      history.back();
-    } else {
-      address.searchParams.delete("picture");
-      history.replaceState(history.state, "", address);
+    } else if (router.picture()) {
+      setTimeout(() => { // closed, unless an action leads to another view: back to what lies under it
+        if (!router.picture() || dialog()) return;
+        if (history.state?.picture) history.back();
+        else router.go(`${router.base}${router.view()}`, { replace: true });
+      }, 100);
     }
     shown = id;
   }
-  window.addEventListener("popstate", () => {
-    if (dialog() && !new URL(location).searchParams.has("picture")) dialog().querySelector("[data-first]").click();
-  });
   new MutationObserver(follow).observe(document.documentElement, {
     subtree: true, childList: true, attributes: true, attributeFilter: ["data-picture"],
   });

@@ -1,9 +1,7 @@
-// For each gr.HTML of the page, when it appears (element, trigger, props and watch come from Gradio).
-// Draws props.value, or what the last look has found (look.js), by patching what is there, matched by data-key, so that
-// pictures do not flicker, a progress bar glides and the keyboard focus stays; and turns clicks on [data-do] into one
-// Gradio event.
-window.diffusionLocalLive = (element, trigger, props, watch) => {
-  const root = element.querySelector(".live");
+// A part of the page that the server draws (look.js): patches what is there, matched by data-key, so that pictures do not
+// flicker, a progress bar glides and the keyboard focus stays; and turns clicks on [data-do] into events for the server.
+// Parts inside Gradio's page are gr.HTML components; those of the shell (templates/shell.html) are plain elements.
+window.diffusionLocalPart = (element, root, name, trigger) => {
 
   function children(old, fresh) {
     const keyed = new Map();
@@ -24,7 +22,22 @@ window.diffusionLocalLive = (element, trigger, props, watch) => {
         kept.add(node);
       }
     }
-    for (const node of [...old.childNodes]) if (!kept.has(node)) node.remove();
+    for (const node of [...old.childNodes]) {
+      if (kept.has(node)) continue;
+      if (node.id === "tile-tools") kept.add(node);
+      else {
+        rescue(node);
+        node.remove();
+      }
+    }
+  }
+
+  // The tools of the tile under the pointer belong to the page, not to the tile.
+  function rescue(node) {
+    const tools = node.querySelector?.("#tile-tools");
+    if (!tools) return;
+    tools.hidden = true;
+    document.body.append(tools);
   }
 
   const OURS = new Set(["open", "data-above", "style"]); // of a <details>: set here, not by the server
@@ -108,15 +121,15 @@ window.diffusionLocalLive = (element, trigger, props, watch) => {
     }
   }
 
-  function act(target) {
+  async function act(target) {
     const { do: verb, id = "", sure, many, stay, ask, answer } = target.dataset;
-    if (sure && !window.confirm(sure)) return;
-    const line = ask && window.prompt(ask, answer); // what is typed goes behind the id
-    if (ask && !line?.trim()) return;
     const named = many === undefined ? id : [id, ...picked].filter(Boolean).join(" ");
-    const form = target.closest("[data-fields]"); // and so does what its form says
-    const said = ask ? line.trim() : form && new URLSearchParams(new FormData(form)).toString();
-    trigger("click", { do: verb, id: said ? `${named}\n${said}` : named });
+    const form = target.closest("[data-fields]"); // what its form holds goes behind the id, and so does what is typed
+    let typed = form && new URLSearchParams(new FormData(form)).toString();
+    if (ask) typed = await window.diffusionLocalAsk(ask, { answer, label: target.textContent.trim() });
+    if (sure && (await window.diffusionLocalAsk(sure, { label: target.ariaLabel ?? target.textContent.trim() })) === null) return;
+    if (ask && !typed?.trim()) return;
+    trigger("click", { do: verb, id: typed ? `${named}\n${typed.trim()}` : named });
     if (target.dataset.unpick !== undefined) unpick();
     const menu = target.closest("details.menu");
     if (menu && stay === undefined) shut(menu);
@@ -179,8 +192,12 @@ window.diffusionLocalLive = (element, trigger, props, watch) => {
   });
 
   element.addEventListener("click", (event) => {
-    const left = event.target.closest(".menu a, .menu [data-import], .menu [data-turn]");
+    const left = event.target.closest(".menu a, .menu [data-import], .menu [data-turn], .menu [data-use]");
     if (left) shut(left.closest("details.menu"));
+    if (event.target.closest("[data-pick-all]")) {
+      for (const box of root.querySelectorAll("[data-pick]")) picked.add(box.dataset.pick);
+      showPicked();
+    }
     if (event.target.closest("[data-unpick]:not([data-do])")) {
       unpick();
       return;
@@ -210,11 +227,22 @@ window.diffusionLocalLive = (element, trigger, props, watch) => {
     }
   });
 
-  watch("value", () => draw(props.value));
-  const looks = window.diffusionLocalLook;
-  const name = element.closest(".block.live-part").id;
   document.addEventListener("diffusion-local:drawn", ({ detail }) => {
     if (name in detail && element.isConnected) draw(detail[name]);
   });
-  draw(looks.drawn[name] ?? props.value);
+  return draw;
 };
+
+// Called by each gr.HTML when it appears (element, trigger, props and watch come from Gradio). The toast, which is always
+// there, also takes the events of the shell's parts.
+window.diffusionLocalLive = (element, trigger, props, watch) => {
+  const name = element.closest(".block.live-part").id;
+  const draw = window.diffusionLocalPart(element, element.querySelector(".live"), name, trigger);
+  watch("value", () => draw(props.value));
+  draw(window.diffusionLocalLook.drawn[name] ?? props.value);
+  if (name !== "toast") return;
+  window.diffusionLocalAct = (data) => trigger("click", data);
+  for (const data of window.diffusionLocalWaiting.splice(0)) trigger("click", data);
+};
+window.diffusionLocalWaiting = []; // events from before Gradio was there
+window.diffusionLocalAct = (data) => window.diffusionLocalWaiting.push(data);

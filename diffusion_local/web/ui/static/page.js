@@ -1,26 +1,26 @@
 // Once for the page: the keyboard, and what outlives a reload.
-document.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || !event.target.closest?.("#prompt")) return;
-  event.preventDefault();
-  document.getElementById("generate")?.click();
-});
 
 // Keys of the page; those of a dialog are its own (live.js, viewer.js). All of them are listed under "?" (view_help.py).
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input:not([type=radio], [type=checkbox], [type=range]), textarea, select");
-  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("[role=dialog], .menu[open]")) return;
-  if (event.key === "Escape" && !event.defaultPrevented) {
-    document.querySelector("[data-escape]")?.click();
-    return;
-  }
-  if (typing) return;
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  if (document.querySelector("[role=dialog], dialog[open], .menu[open]")) return;
   if (event.key === "?") document.querySelector("[data-do=keys]")?.click();
-  else if (event.key === "/") document.querySelector("#prompt textarea")?.focus();
+  else if (event.key === "/") window.diffusionLocalRouter.search();
+  else if (event.key.toLowerCase() === "q") window.diffusionLocalDrawer.toggle();
   else if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
-    if (document.activeElement.closest("[role=tablist], [role=radiogroup], [type=range]")) return;
-    const links = [...document.querySelectorAll("a.open[data-id]")].filter((link) => link.offsetParent);
+    const step = event.key === "ArrowRight" ? 1 : -1;
+    const views = document.activeElement.closest("#views, #tabbar");
+    if (views) {
+      const links = [...views.querySelectorAll("a")];
+      links[(links.indexOf(document.activeElement) + step + links.length) % links.length]?.focus();
+      event.preventDefault();
+      return;
+    }
+    if (document.activeElement.closest("[role=tablist], [role=radiogroup], [type=range], [type=radio]")) return;
+    const links = [...document.querySelectorAll("a.open[data-id], .shot[data-at]")].filter((link) => link.offsetParent);
     const at = links.indexOf(document.activeElement);
-    links[at < 0 ? 0 : Math.max(0, Math.min(links.length - 1, at + (event.key === "ArrowRight" ? 1 : -1)))]?.focus();
+    links[at < 0 ? 0 : Math.max(0, Math.min(links.length - 1, at + step))]?.focus();
   } else return;
   event.preventDefault();
 });
@@ -130,7 +130,8 @@ window.diffusionLocal = (() => {
       restored = true;
       window.diffusionLocalSource.show();
       window.diffusionLocalLoras.show();
-      const asked = new URL(location).searchParams.get("picture") ?? linked; // a link to a picture
+      window.diffusionLocalDock.show();
+      const asked = window.diffusionLocalRouter.picture() ?? linked; // a link to a picture
       const fits = Array.isArray(draft) && draft.length === form.length;
       const notice = `<div class="notice bad" role="alert"><span>${words.lost_press}</span></div>`;
       return [lost ? notice : told, localStorage.getItem(BATCHES) ?? mine, asked, ...(fits ? draft : form)];
@@ -139,9 +140,11 @@ window.diffusionLocal = (() => {
       if (restored) sessionStorage.setItem(DRAFT, JSON.stringify(form));
       window.diffusionLocalSource.show();
       window.diffusionLocalLoras.show();
+      window.diffusionLocalDock.show();
     },
     press(...form) {
       sessionStorage.setItem(PRESSED, unanswered() + 1);
+      window.diffusionLocalDock.pressed(form[0]);
       return form;
     },
     answered(arrived) {

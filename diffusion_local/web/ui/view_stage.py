@@ -1,0 +1,135 @@
+"""Create's right side as HTML: the picture at hand, and the strip of this session's pictures. Pure, like ``view``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from markupsafe import Markup
+
+from diffusion_local.domain import FINAL, Image, Job, Params, Snapshot, State
+from diffusion_local.web.ui.templates import render
+from diffusion_local.web.ui.view import duration, progress, standing, why
+
+#: Pictures of one press in the strip; the rest of a long one is a number.
+MOST_SHOTS = 24
+EXAMPLES = ("a red apple", "a blue heart", "a yellow star", "a green tree")
+FREE = ("vae_tiling",)  # memory modes that leave nothing to try
+
+Images = Mapping[str, Image]
+Counts = Mapping[State, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """A picture of the strip: a job of this session, or an older picture, whose job may be gone."""
+
+    id: str
+    params: Params
+    state: str
+    job: Job | None = None
+    image: Image | None = None
+    position: int | None = None
+    eta: float | None = None
+
+    @property
+    def standing(self) -> Markup:
+        return Markup(standing(self.job, self.position)) if self.job else Markup()
+
+    @property
+    def left(self) -> str:
+        return "" if self.eta is None else duration(self.eta)
+
+    @property
+    def percent(self) -> float:
+        return progress(self.job) if self.job else 0.0
+
+    @property
+    def why(self) -> Markup:
+        return Markup(why(self.job)) if self.job else Markup()
+
+    @property
+    def mend(self) -> bool:
+        """Whether the automatic memory mode may make what a fixed one could not."""
+        failure = self.job.failure if self.job else None
+        return bool(failure and failure.kind == "out_of_memory" and self.params.rung not in ("", *FREE))
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The pictures of one press."""
+
+    id: str
+    prompt: str
+    shots: Sequence[Shot]
+    done: int
+    left: int
+    total: int
+
+    @property
+    def more(self) -> int:
+        return max(0, self.total - MOST_SHOTS)
+
+
+def places(snapshot: Snapshot) -> dict[str, int]:
+    return {job.id: place for place, job in enumerate(snapshot.waiting, start=1)}
+
+
+def estimates(snapshot: Snapshot) -> dict[str, float]:
+    """Seconds to go, by job. Nobody knows how long what is held stays so."""
+    if snapshot.paused or snapshot.reason:
+        return {job.id: snapshot.eta[job.id] for job in snapshot.running if job.id in snapshot.eta}
+    return dict(snapshot.eta)
+
+
+def stacked(jobs: Sequence[Job], counts: Mapping[str, Counts], images: Images, snapshot: Snapshot) -> list[Stack]:
+    """``jobs`` are the first MOST_SHOTS of each batch, ``counts`` how many of each are in each state. Pictures that
+    are in the trash by now are left out."""
+    order, eta = places(snapshot), estimates(snapshot)
+    found = []
+    for batch_id, group in groupby(jobs, key=lambda job: job.batch_id):
+        if batch_id not in counts:  # cleared away between two reads
+            continue
+        mine = list(group)
+        shots = [
+            Shot(
+                job.id, job.params, str(job.state), job, image, order.get(job.id), None if job.held else eta.get(job.id)
+            )
+            for job in mine
+            if (image := images.get(job.id)) or job.state is not State.DONE
+        ]
+        number = counts[batch_id]
+        left = sum(count for state, count in number.items() if state not in FINAL)
+        total = sum(number.values())
+        if shots:
+            found.append(Stack(batch_id, mine[0].params.prompt, shots, number[State.DONE], left, total))
+    return found
+
+
+def older(images: Sequence[Image], shown: Sequence[Stack]) -> list[Shot]:
+    """Pictures of the gallery that are in no stack."""
+    there = {shot.image.id for stack in shown for shot in stack.shots if shot.image}
+    return [Shot(each.id, each.params, "done", image=each) for each in images if each.id not in there]
+
+
+def at_hand(stacks: Sequence[Stack], earlier: Sequence[Shot], chosen: str) -> Shot | None:
+    """The chosen one; else what can be seen of the running one, the newest that has ended, or what comes first."""
+    shots = [shot for stack in stacks for shot in stack.shots]
+    for shot in (*shots, *earlier):
+        if chosen and shot.id == chosen:
+            return shot
+    ended = [shot for shot in shots if shot.state in (State.DONE, State.FAILED)]
+    for some in (
+        [shot for shot in shots if shot.state == State.RUNNING and shot.job and shot.job.step],
+        sorted(ended, key=lambda shot: (shot.job and shot.job.finished_at) or "", reverse=True),
+        [shot for shot in shots if shot.state == State.RUNNING],
+        earlier,
+        [shot for shot in shots if shot.state == State.QUEUED][-1:],
+    ):
+        if some:
+            return some[0]
+    return None
+
+
+def stage(stacks: Sequence[Stack], earlier: Sequence[Shot], hand: Shot | None, left_out: int = 0) -> str:
+    """``left_out``: unfinished batches that are not in the strip."""
+    return render("stage.html", stacks=stacks, earlier=earlier, hand=hand, left_out=left_out, examples=EXAMPLES)
