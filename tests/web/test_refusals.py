@@ -12,13 +12,24 @@ from fastapi.testclient import TestClient
 
 from diffusion_local.compose import Services, open_services
 from tests.web.api.test_sources import SOURCES, in_base64, png
-from tests.web.conftest import client_of, made
+from tests.web.conftest import client_of, made, services_of
 
 
-@pytest.fixture
-def full(services: Services) -> TestClient:
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Services:
+    """For tests in which nothing is taken: each of them finds it empty."""
+    return services_of(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def empty(untouched: Services) -> TestClient:
+    return client_of(untouched)
+
+
+@pytest.fixture(scope="module")
+def full(untouched: Services) -> TestClient:
     """A studio whose disk is below its reserve."""
-    return client_of(open_services(replace(services.settings, disk_reserve_mb=10**9)))
+    return client_of(open_services(replace(untouched.settings, disk_reserve_mb=10**9)))
 
 
 def everything(services: Services) -> list[str]:
@@ -40,19 +51,19 @@ UPLOADS: dict[str, Callable[[TestClient], Any]] = {
 
 
 @pytest.mark.parametrize("upload", UPLOADS)
-def test_uploads_leave_the_reserve_of_the_disk_alone(full: TestClient, services: Services, upload: str) -> None:
+def test_uploads_leave_the_reserve_of_the_disk_alone(full: TestClient, untouched: Services, upload: str) -> None:
     answer = UPLOADS[upload](full)
     assert answer.status_code == 507, answer.text
     assert "disk_reserve_mb" in answer.text
     assert int(answer.headers["Retry-After"]) > 0
-    assert str(services.settings.home) not in answer.text
-    assert everything(services) == []
-    assert services.studio.jobs() == []
+    assert str(untouched.settings.home) not in answer.text
+    assert everything(untouched) == []
+    assert untouched.studio.jobs() == []
 
 
 @pytest.mark.parametrize(("name", "status"), [("EROFS", 503), ("EIO", 503), ("ESTALE", 503), ("ENOSPC", 507)])
 def test_a_fault_of_the_disk_at_a_door_has_the_documented_shape(
-    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch, name: str, status: int
+    empty: TestClient, untouched: Services, monkeypatch: pytest.MonkeyPatch, name: str, status: int
 ) -> None:
     number = getattr(errno, name)
 
@@ -60,13 +71,13 @@ def test_a_fault_of_the_disk_at_a_door_has_the_documented_shape(
         raise OSError(number, os.strerror(number), kwargs["dir"])
 
     monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
-    answer = UPLOADS["source"](client)
+    answer = UPLOADS["source"](empty)
     assert answer.status_code == status
     error = answer.json()["error"]
     assert error["code"] == ("disk_full" if status == 507 else "storage_error")
     assert error["message"].endswith((".", "by itself."))
-    assert str(services.settings.home) not in answer.text
-    assert everything(services) == []
+    assert str(untouched.settings.home) not in answer.text
+    assert everything(untouched) == []
 
 
 def test_a_picture_that_cannot_be_read_for_now_is_503(
