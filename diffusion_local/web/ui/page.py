@@ -113,6 +113,7 @@ def build(studio: Studio, watch: Watch, kept: Uploads) -> gr.Blocks:
         for event in listed:
             event.then(**looks)
         endpoints.add(studio, watch, kept)
+        compat.keep_signatures(blocks)
     return blocks
 
 

@@ -119,6 +119,17 @@ def prepare(blocks: gr.Blocks, endpoints: tuple[str, ...], most_waiting: int) ->
     refuse_files(blocks)
 
 
+def keep_signatures(blocks: gr.Blocks) -> None:
+    """Compute the signature of each kind of component once.
+
+    Gradio asks for it for every component of the page at the first call of a session and at each call without one,
+    which is half of the time that such a call takes. ``inspect`` returns a signature that a function carries.
+    """
+    for kind in {type(each) for each in blocks.blocks.values()}:
+        init: Any = kind.__init__
+        init.__signature__ = inspect.signature(init)
+
+
 def tune_queue(queue: Any, most_waiting: int) -> None:
     """The queue serves only the callers of ``wait``, ``generate`` and ``watch``.
 
