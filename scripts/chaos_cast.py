@@ -169,6 +169,8 @@ class Clients:
             wish |= {"width": 128, "height": 128, "seed": rng.randrange(10**6)}
             if name != "program" and rng.random() < 0.8:  # which may share passes, and is put aside for the others
                 wish |= {"lane": Lane.BATCH}
+            else:
+                self.over.wait(rng.random() * 6)  # comes while what was submitted with others is being made
             key = f"{self._options.seed}-{rng.getrandbits(64)}" if name == "program" or rng.random() < 0.4 else None
             ids = self._by_api(wish, key) if name == "program" else self._in_process(wish, key)
             self._note(ids, str(wish["prompt"]), key)

@@ -38,15 +38,17 @@ def test_a_tiny_run_fills_each_section(tmp_path: Path) -> None:
 def test_a_tiny_run_of_the_whole_app_compares_it_with_a_bare_loop(tmp_path: Path) -> None:
     out = tmp_path / "app.json"
     script = REPOSITORY / "scripts" / "bench_app_gpu.py"
-    sizes = ["--models", "sd15", "--pictures", "4", "--rounds", "1"]
+    sizes = ["--models", "sd15", "--pictures", "4", "--rounds", "1", "--warm", "4", "--waiting", "1"]
     command = [sys.executable, script, "--tiny", *sizes, "--folder", tmp_path, "--out", out]
     subprocess.run(command, check=True, cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, timeout=600)
     found = json.loads(out.read_text())
-    for speed in ("exact", "fast"):
-        row = found["sd15"][speed]
+    for run in ("fast:1", "fast:auto"):
+        row = found["sd15"][run]
         assert row["seconds_a_picture"] > 0
         assert row["times_as_fast_as_bare"] > 0
         assert row["made_by"]["speed"] == "exact"  # fused kernels are for GPUs
-    assert len(found["sd15"]["bare"]) == 1
+    assert len(found["sd15"]["bare"]) == len(found["sd15"]["bare_8_at_once"]) == 1
+    waits = found["sd15"]["fast:auto"]["somebody_waits"]
+    assert 0 < waits["beside_a_list"]["until_claimed"][0] < waits["beside_a_list"]["until_there"][2]
     assert str(tmp_path) not in out.read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["app.json"]
