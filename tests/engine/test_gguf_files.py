@@ -1,20 +1,20 @@
 """Transformers and text encoders as GGUF draw what the numbers in their blocks draw."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from PIL import Image as PIL
 from safetensors.torch import load_file, save_file
 
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.models.catalog import Model
 from tests.engine.conftest import Draw
-from tests.engine.shrunken import LAYOUTS, Layout, State, narrowed
-from tests.engine.test_split_files import JOB, catalogue, close, matrices
+from tests.engine.shrunken import LAYOUTS, Layout, State
+from tests.engine.test_flow_families import difference
+from tests.engine.test_split_files import JOB, catalogue, close, matrices, narrow_flux  # noqa: F401 - a fixture
 
 gguf = pytest.importorskip("gguf")
 
@@ -32,13 +32,6 @@ QWEN = (
     ("post_attention_layernorm", "ffn_norm"), ("self_attn.q_norm", "attn_q_norm"), ("self_attn.k_norm", "attn_k_norm"),
     ("self_attn.o_proj", "attn_output"), ("self_attn.", "attn_"), ("mlp.", "ffn_"), ("_proj", ""),
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def narrow_flux() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SINGLE_FILE_LOADABLE_CLASSES["FluxTransformer2DModel"], "checkpoint_mapping_fn", narrowed())
-        yield
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
@@ -101,7 +94,8 @@ def test_a_transformer_in_blocks(
         layout.write(tmp_path / "whole", lambda state: whole)
     models = [catalogue(tmp_path / place).get("tiny") for place in ("packed", "whole")]
     assert models[0].precision.startswith("GGUF")
-    assert close(*(drawn(model) for model in models))
+    # Blocks are unpacked to fp16, which rounds.
+    assert difference(*(drawn(model) for model in models)) <= 4
 
 
 def test_a_text_encoder_in_blocks(layout: Layout, drawn: Callable[[Model], PIL.Image], tmp_path: Path) -> None:
