@@ -94,10 +94,36 @@ class InvalidParams(UserError):
         super().__init__(messages.message("in_field", field=field, problem=problem))
         self.field = field
         self._problem = problem
+        #: Further faults of the same request.
+        self.also: tuple[InvalidParams, ...] = ()
 
     @property
     def problem(self) -> Message:
         return self._problem
+
+
+class Faults:
+    """Every fault of a request, so that one refusal names them all."""
+
+    def __init__(self) -> None:
+        self._found: list[InvalidParams] = []
+
+    def __enter__(self) -> "Faults":
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> bool:
+        """Note an InvalidParams that the block raised, and go on."""
+        if isinstance(error, InvalidParams):
+            self._found.append(error)
+            return True
+        return False
+
+    def check(self) -> None:
+        """Raises the first fault that was noted, with the others in ``also``."""
+        if self._found:
+            first, *others = self._found
+            first.also = tuple(others)
+            raise first
 
 
 class NotFound(UserError):

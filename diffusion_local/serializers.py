@@ -85,6 +85,16 @@ class Fault(TypedDict):
     field: NotRequired[str]
     id: NotRequired[str]
     params: NotRequired[dict[str, Any]]
+    errors: NotRequired[list["FieldFault"]]
+
+
+class FieldFault(TypedDict):
+    """One of several faults of a request."""
+
+    field: str
+    message: str
+    id: NotRequired[str]
+    params: NotRequired[dict[str, Any]]
 
 
 def receipt(receipt: Receipt) -> Json:

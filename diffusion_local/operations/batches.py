@@ -12,6 +12,7 @@ from diffusion_local.operations.operation import (
     Operation,
     Paged,
     Route,
+    awaited,
     elsewhere,
     get,
     op,
@@ -32,7 +33,7 @@ BATCHES = {
     "get": op(
         READ,
         SEEN,
-        get("/batches/{batch_id}"),
+        awaited("/batches/{batch_id}"),
         endpoint="batch",
         doc="One batch: counts by state, `done_at` (estimated, null where unknown), `warning` if that is too late.",
     ),

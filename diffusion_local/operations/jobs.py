@@ -14,6 +14,7 @@ from diffusion_local.operations.operation import (
     Constant,
     Named,
     Paged,
+    awaited,
     delete,
     elsewhere,
     get,
@@ -68,7 +69,7 @@ OPERATIONS = {
     "job": op(
         READ,
         SEEN,
-        get("/jobs/{job_id}"),
+        awaited("/jobs/{job_id}"),
         endpoint="job",
         doc="One job: state (queued, running, done, failed, cancelled), step, position in line, eta in seconds, "
         "error, image.",

@@ -85,7 +85,8 @@ class Route:
 
     ``takes`` names the arguments besides those of the path, as explained at ``Operation``. ``status`` is that of
     success. ``content`` is the argument that is the request's body as it is. ``served`` is false where the route is
-    written by hand, or is another operation's: then the row only tells clients how to ask.
+    written by hand, or is another operation's: then the row only tells clients how to ask. With ``waits`` a caller may
+    prefer to wait until the job or batch that the path names has ended.
     """
 
     method: str
@@ -95,6 +96,7 @@ class Route:
     status: int = 200
     content: str = ""
     served: bool = True
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,10 @@ def op(scope: Scope | None, whose: Whose, *routes: Route, doc: str = "", **more:
 
 def get(path: str, takes: str | None = None, answer: Answer | None = None) -> Route:
     return Route("GET", path, takes, answer)
+
+
+def awaited(path: str) -> Route:
+    return Route("GET", path, waits=True)
 
 
 def post(path: str, takes: str | None = None, answer: Answer | None = None, status: int = 200) -> Route:

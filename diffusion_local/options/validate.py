@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from diffusion_local.errors import InvalidParams, NotFound, echo
+from diffusion_local.errors import Faults, InvalidParams, NotFound, echo
 from diffusion_local.grammar import tags
 from diffusion_local.messages import message
 from diffusion_local.options import values
-from diffusion_local.options.limits import Defaults, Limits, check_size, fitted_size
+from diffusion_local.options.limits import FOLLOW_MODEL, Defaults, Limits, check_size, fitted_size
 from diffusion_local.options.samplers import DIFFUSION, Sampling, check_sampler, check_schedule
 from diffusion_local.options.table import LANCZOS, OPTIONS, SETTINGS, Params, refused_by
 from diffusion_local.options.types import Kind, Lora
@@ -45,29 +45,39 @@ def complete(
     """Params with every option that ``given`` lacks at its default.
 
     Options that depend on the model, the kind of work or each other are worked out here; all others are checked as the
-    table declares them. The first value that is out of its limits raises InvalidParams.
+    table declares them. Values that are out of their limits raise InvalidParams, which names them all.
     """
     kind = kind_of(given)
+    faults = Faults()
     for name in refused_by(kind):
-        if given.get(name):
-            raise InvalidParams(name, message("foreign_kind", kind=kind))
-    values.check_prompt("prompt", prompt, required=kind is not Kind.UPSCALE)
+        with faults:
+            if given.get(name):
+                raise InvalidParams(name, message("foreign_kind", kind=kind))
     negative = given.get("negative", "")
-    values.check_prompt("negative", negative)
-    done: dict[str, Any] = {"kind": kind, "prompt": prompt.strip(), "negative": negative.strip(), "model": model_id}
+    with faults:
+        values.check_prompt("prompt", prompt, required=kind is not Kind.UPSCALE)
+    with faults:
+        values.check_prompt("negative", negative)
+    done: dict[str, Any] = {"kind": kind, "model": model_id}
     size = (defaults.width, defaults.height)
     if kind is not Kind.TXT2IMG:
-        done["source"] = values.source_id("source", given.get("source"), kind)
-        size = sized("source", done["source"], size_of)
-    done["seed"] = values.whole_number("seed", given["seed"], 0, values.MAX_SEED)
+        with faults:
+            done["source"] = values.source_id("source", given.get("source"), kind)
+            size = sized("source", done["source"], size_of)
+    with faults:
+        done["seed"] = values.whole_number("seed", given["seed"], 0, values.MAX_SEED)
     if kind is Kind.UPSCALE:
-        done |= upscaled(size, given)
+        with faults:
+            done |= upscaled(size, given)
     else:
-        done |= denoised(kind, size, model_id, defaults, limits, sampling, given, size_of)
+        done |= denoised(kind, size, model_id, defaults, limits, sampling, given, size_of, faults)
     for name, option in OPTIONS.items():
-        if name not in done:
-            done[name] = option.of(given.get(name)) if kind in option.kinds else option.default
-    return Params(**done)
+        if name not in done and name not in ("prompt", "negative", *FOLLOW_MODEL, "source", "mask", "seed"):
+            with faults:
+                done[name] = option.of(given.get(name)) if kind in option.kinds else option.default
+    faults.check()
+    done |= {"prompt": prompt.strip(), "negative": negative.strip()}
+    return Params(**{name: option.default for name, option in OPTIONS.items() if name not in done} | done)
 
 
 def denoised(
@@ -79,26 +89,36 @@ def denoised(
     sampling: Sampling,
     given: Mapping[str, Any],
     size_of: SizeOf,
+    faults: Faults,
 ) -> dict[str, Any]:
     """The options of a picture that a model draws. ``size`` is the model's own, or the source's."""
     done: dict[str, Any] = {}
     if kind in STRENGTHS:
         size = fitted_size(*size, limits)
-        done["strength"] = given_or("strength", given, STRENGTHS[kind])
+        with faults:
+            done["strength"] = given_or("strength", given, STRENGTHS[kind])
     if kind is Kind.INPAINT:
-        done["mask"] = values.source_id("mask", given.get("mask"), kind)
-        sized("mask", done["mask"], size_of)
-    done["width"], done["height"] = check_size(
-        given.get("width", size[0]), given.get("height", size[1]), limits, model_id
-    )
-    sampler, schedule = check_sampler(given.get("sampler", defaults.sampler), sampling)
-    return done | {
-        "sampler": sampler,
-        "steps": values.whole_number("steps", given.get("steps", defaults.steps), 1, limits.max_steps),
-        "guidance": values.number("guidance", given.get("guidance", defaults.guidance), 0.0, limits.max_guidance),
-        "schedule": check_schedule(given.get("schedule") or schedule, sampler, sampling),
-        "variation_seed": variation_seed(given),
-    }
+        with faults:
+            done["mask"] = values.source_id("mask", given.get("mask"), kind)
+            sized("mask", done["mask"], size_of)
+    with faults:
+        done["width"], done["height"] = check_size(
+            given.get("width", size[0]), given.get("height", size[1]), limits, model_id
+        )
+    sampler, schedule = "", ""
+    with faults:
+        sampler, schedule = check_sampler(given.get("sampler", defaults.sampler), sampling)
+        done["sampler"] = sampler
+    with faults:
+        done["steps"] = values.whole_number("steps", given.get("steps", defaults.steps), 1, limits.max_steps)
+    with faults:
+        done["guidance"] = values.number("guidance", given.get("guidance", defaults.guidance), 0.0, limits.max_guidance)
+    with faults:
+        if sampler:
+            done["schedule"] = check_schedule(given.get("schedule") or schedule, sampler, sampling)
+    with faults:
+        done["variation_seed"] = variation_seed(given)
+    return done
 
 
 def given_or(name: str, given: Mapping[str, Any], default: Any) -> Any:

@@ -11,7 +11,8 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,20 @@ NOISY = (
     "urllib3",
     "matplotlib",
 )
+
+
+#: The id of the HTTP request that is being served.
+_request: ContextVar[str] = ContextVar("request", default="")
+
+
+@contextlib.contextmanager
+def serving(request: str) -> Iterator[None]:
+    """Lines that are logged inside name the request."""
+    token = _request.set(request)
+    try:
+        yield
+    finally:
+        _request.reset(token)
 
 
 def start(settings: Settings, process: str, terminal: bool = True) -> None:
@@ -199,7 +214,8 @@ class LogFile(RotatingFileHandler):
 
 
 class JsonLines(logging.Formatter):
-    """``{"at", "level", "process", "event"}``, plus ``job`` if a call passes ``extra={"job": id}``."""
+    """``{"at", "level", "process", "event"}``, ``job`` where a call gives ``extra={"job": id}``, and ``request`` while
+    one is served."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
@@ -214,6 +230,8 @@ class JsonLines(logging.Formatter):
         }
         if job := getattr(record, "job", None):
             line["job"] = job
+        if request := _request.get():
+            line["request"] = request
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)

@@ -22,6 +22,7 @@ from diffusion_local.web.long_lived import HEARTBEAT_SECONDS, RECHECK_SECONDS, L
 from diffusion_local.web.page_html import PageHtml
 from diffusion_local.web.proxies import Proxies, checked_root
 from diffusion_local.web.rate_limit import RateLimit
+from diffusion_local.web.request_ids import RequestIds
 from diffusion_local.web.ui import page
 
 #: Headers of answers that scripts of other pages may read.
@@ -58,6 +59,7 @@ def create_app(
     app.add_middleware(Paths)
     app.add_middleware(Proxies, settings=settings)
     app.add_middleware(Cookies)
+    app.add_middleware(RequestIds)
     refusals.add(app, settings)
     app.state.watch = watch = Watch(studio)
     account.add(app, studio.accounts, settings)

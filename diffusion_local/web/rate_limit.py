@@ -7,10 +7,11 @@ are cheap; this machine's own programs are not either. In memory, for the addres
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from math import ceil
+from math import ceil, floor
 
+from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_local.accounts.service import network_of
 from diffusion_local.messages import message
@@ -40,23 +41,42 @@ class RateLimit:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address: (left, at)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._rate and scope["type"] == "http" and scope["method"] not in READS:
-            address = (scope.get("client") or ("",))[0]
-            wait = self._take(network_of(address), scope["path"].endswith(QUIET)) if not is_loopback(address) else 0.0
-            if wait:
-                told = error_body("too_many_requests", message("too_many_requests"))
-                headers = {"Retry-After": str(ceil(wait)), "Cache-Control": "no-store"}
-                await JSONResponse(told, 429, headers=headers)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        address = (scope.get("client") or ("",))[0]
+        if not self._rate or scope["type"] != "http" or scope["method"] in READS or is_loopback(address):
+            await self._app(scope, receive, send)
+            return
+        wait, left = self._take(network_of(address), scope["path"].endswith(QUIET))
+        headers = self._headers(left)
+        if wait:
+            told = error_body("too_many_requests", message("too_many_requests"))
+            headers |= {"Retry-After": str(ceil(wait)), "Cache-Control": "no-store"}
+            await JSONResponse(told, 429, headers=headers)(scope, receive, send)
+            return
 
-    def _take(self, address: str, page_poll: bool) -> float:
-        """0, or the seconds until there is room for another. The page's polls have a bucket of their own."""
+        async def send_with_limits(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(headers)
+            await send(message)
+
+        await self._app(scope, receive, send_with_limits)
+
+    def _headers(self, left: float) -> dict[str, str]:
+        """What is left of the bucket (draft-ietf-httpapi-ratelimit-headers); ``t`` is when it is full again."""
+        most = self._rate * BURST_SECONDS
+        return {
+            "RateLimit-Policy": f'"writes";q={floor(most)};w={BURST_SECONDS}',
+            "RateLimit": f'"writes";r={floor(left)};t={ceil((most - left) / self._rate)}',
+        }
+
+    def _take(self, address: str, page_poll: bool) -> tuple[float, float]:
+        """(0, or the seconds until there is room for another; requests that are left). The page's polls have a bucket
+        of their own."""
         key = f"{address} poll" if page_poll else address
         most, now = self._rate * BURST_SECONDS, self._clock()
         left, at = self._buckets.pop(key, (most, now))
         left = min(most, left + (now - at) * self._rate)
-        self._buckets[key] = (max(0.0, left - 1), now)
+        after = max(0.0, left - 1)
+        self._buckets[key] = (after, now)
         while len(self._buckets) > MOST_ADDRESSES:
             self._buckets.popitem(last=False)
-        return 0.0 if left >= 1 else (1 - left) / self._rate
+        return (0.0 if left >= 1 else (1 - left) / self._rate), after

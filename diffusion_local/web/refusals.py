@@ -5,6 +5,9 @@
 """
 
 import logging
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 
@@ -34,6 +37,8 @@ from diffusion_local.errors import (
     UserError,
 )
 from diffusion_local.messages import changed, described, message, verbatim
+from diffusion_local.operations.registry import MEANINGS
+from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
 from diffusion_local.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -66,6 +71,7 @@ RETRY_AFTER: dict[type[UserError], int] = {
     StorageProblem: 5,
     DiskFull: 60,
 }
+MOST_FAULTS = 20  # that one answer names
 NEVER = {"Cache-Control": "no-store"}
 
 
@@ -118,7 +124,14 @@ def shape(request: Request, error: UserError) -> dict[str, Any]:
     told: dict[str, Any] = {"code": error.code, "message": sentence(request, error)}
     if isinstance(error, InvalidParams):
         told["field"] = printable(error.field)
+        if error.also:
+            told["errors"] = [fault(request, each) for each in (error, *error.also)]
     return {"error": told | parts(request, error)}
+
+
+def fault(request: Request, error: InvalidParams) -> dict[str, Any]:
+    """One of several faults of a request."""
+    return {"field": printable(error.field), "message": sentence(request, error), **parts(request, error)}
 
 
 def sentence(request: Request, error: UserError) -> str:
@@ -140,10 +153,33 @@ def printable(text: str) -> str:
 
 
 def of_validation(error: RequestValidationError) -> InvalidParams:
-    """The first thing that pydantic found, as the Studio would have said it."""
-    first = error.errors()[0]
-    names = [str(part) for part in first["loc"][1:] if isinstance(part, str)]
-    broken = first["type"] == "json_invalid"
-    return InvalidParams(
-        "body" if broken or not names else names[-1], message("not_valid", error=first["msg"].rstrip("."))
-    )
+    """What pydantic found, as the Studio would have said it: the first fault, with the others in ``also``."""
+    first, *others = [of_detail(each) for each in list(error.errors())[:MOST_FAULTS]]
+    first.also = tuple(others)
+    return first
+
+
+def of_detail(detail: Mapping[str, Any]) -> InvalidParams:
+    names = [str(part) for part in detail["loc"][1:] if isinstance(part, str)]
+    if detail["type"] == "json_invalid" or not names:
+        return InvalidParams("body", message("not_valid", error=detail["msg"].rstrip(".")))
+    if detail["type"] == "extra_forbidden":
+        near = nearest(names[-1])
+        return InvalidParams(names[-1], message("field_near", near=near) if near else message("field_unknown"))
+    return InvalidParams(names[-1], message("not_valid", error=detail["msg"].rstrip(".")))
+
+
+@cache
+def names_of_fields() -> dict[str, str]:
+    """Our fields by their names here and in other tools."""
+    found = {name: each.name for each in [*OPTIONS.values(), *BATCH_OPTIONS.values()] for name in each.spellings}
+    found |= {each.web_api: each.name for each in OPTIONS.values() if each.web_api}
+    ours = {*OPTIONS, *BATCH_OPTIONS, *MEANINGS, "limit", "state", "search", "count"}
+    return {"num_outputs": "count", "n": "count", "batch_size": "count"} | found | {name: name for name in ours}
+
+
+def nearest(name: str) -> str:
+    """The field of ours that a name probably means; empty if none is near."""
+    known = names_of_fields()
+    close = get_close_matches(name, known, 1, 0.75)
+    return known[close[0]] if close else ""

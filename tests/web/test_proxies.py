@@ -116,7 +116,7 @@ def test_every_address_of_the_page_is_below_the_path(below: TestClient, services
 def test_addresses_in_answers_are_below_the_path(below: TestClient) -> None:
     wish = {"prompt": "x", "width": 128, "height": 128, "steps": 2}
     one = below.post("/api/v1/jobs", json=wish)
-    assert one.headers["Location"] == one.json()["status_url"] == f"/studio/api/v1/jobs/{one.json()['job_ids'][0]}"
+    assert one.headers["Location"] == one.json()["status_url"] == f"/studio/api/v1/batches/{one.json()['batch_id']}"
     many = below.post("/api/v1/jobs", json=wish | {"count": 2}).json()
     assert many["status_url"] == f"/studio/api/v1/batches/{many['batch_id']}"
     copied = below.post(f"/api/v1/batches/{many['batch_id']}/duplicate")

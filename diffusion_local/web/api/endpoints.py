@@ -215,7 +215,7 @@ def told(function: Any) -> Any:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         with refusals():
-            return function(*args, **kwargs)
+            return function(**without_nulls(function, args, kwargs))
 
     return signed_as(function, call)
 
@@ -224,7 +224,7 @@ def told_later(function: Any) -> Any:
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
         with refusals():
-            return await function(*args, **kwargs)
+            return await function(**without_nulls(function, args, kwargs))
 
     return signed_as(function, call)
 
@@ -233,10 +233,17 @@ def told_as_it_comes(function: Any) -> Any:
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
         with refusals():
-            async for each in function(*args, **kwargs):
+            async for each in function(**without_nulls(function, args, kwargs)):
                 yield each
 
     return signed_as(function, call)
+
+
+def without_nulls(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name; null, as positional clients send it, is as if it were left out."""
+    bound = inspect.signature(function).bind(*args, **kwargs).arguments
+    given = bound | bound.pop("options", {}) if isinstance(bound.get("options"), dict) else bound
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def signed_as(function: Any, call: Any) -> Any:

@@ -156,7 +156,8 @@ SCHEMAS: dict[Any, Any] = {
     Source: typed("Source", Source, url=str),
 }
 #: Answers to what enqueues a batch.
-WHERE: dict[str, Any] = {"status_url": str, "sheet_url": str, "finished": bool}
+URLS = ("status_url", "stream_url", "result_url", "cancel_url", "jobs_url", "sheet_url")
+WHERE: dict[str, Any] = dict.fromkeys(URLS, str) | {"finished": bool}
 ACCEPTED = {Receipt: typed("Accepted", Receipt, **WHERE), ListReceipt: typed("ListAccepted", ListReceipt, **WHERE)}
 
 

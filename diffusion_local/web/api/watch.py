@@ -89,3 +89,20 @@ async def until_final(
             seen = moment[1]
             left = await anyio.to_thread.run_sync(studio.unfinished, left)
     return True
+
+
+async def until(watch: Watch, done: Callable[[], bool], timeout: float, request: Request | None = None) -> bool:
+    """Whether ``done`` came to be true within ``timeout`` seconds; it is asked whenever anything has changed.
+
+    Gives up early as ``until_final`` does.
+    """
+    deadline, seen = time.monotonic() + timeout, (-1, -1)
+    while not await anyio.to_thread.run_sync(done):
+        moment = None
+        while moment is None:
+            seconds = deadline - time.monotonic()
+            if seconds <= 0 or watch.stopping() or (request is not None and await request.is_disconnected()):
+                return False
+            moment = await watch.until(lambda now, seen=seen: now != seen, min(seconds, GONE_SECONDS))  # type: ignore[misc]
+        seen = moment
+    return True

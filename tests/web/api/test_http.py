@@ -22,6 +22,11 @@ def submitted(client: TestClient, **changes: Any) -> dict[str, Any]:
     return answer.json()
 
 
+def job_url(told: dict[str, Any]) -> str:
+    """The address of the first job of a submit."""
+    return f"{JOBS}/{told['job_ids'][0]}"
+
+
 def test_a_body_has_one_field_for_each_setting() -> None:
     assert {*SETTINGS, *BATCH_OPTIONS, "prompt", "count", "name", "priority", "lane", "expand"} == set(
         NewJobs.model_fields
@@ -32,11 +37,11 @@ def test_a_submit_is_accepted_at_once_and_says_where_to_look(client: TestClient)
     answer = client.post(JOBS, json={"prompt": "a red apple", "seed": 7})
     told = answer.json()
     assert answer.status_code == 202
-    assert answer.headers["Location"] == told["status_url"] == f"{JOBS}/{told['job_ids'][0]}"
+    assert answer.headers["Location"] == told["status_url"] == f"/api/v1/batches/{told['batch_id']}"
     assert int(answer.headers["Retry-After"]) >= 1
     assert "Preference-Applied" not in answer.headers
     assert (told["finished"], told["warnings"]) == (False, [])
-    job = client.get(told["status_url"]).json()
+    [job] = client.get(told["jobs_url"]).json()["jobs"]
     assert (job["state"], job["params"]["seed"], job["params"]["width"]) == ("queued", 7, 256)
 
 
@@ -138,7 +143,7 @@ def test_a_batch_is_read_page_by_page_in_its_own_order(client: TestClient) -> No
 
 
 def test_an_answer_that_has_not_changed_is_not_sent_again(client: TestClient, services: Services) -> None:
-    url = submitted(client)["status_url"]
+    url = job_url(submitted(client))
     tag = client.get(url).headers["ETag"]
     assert client.get(url, headers={"If-None-Match": f'"other", W/{tag}'}).status_code == 304
     draw_next(services)
@@ -146,19 +151,19 @@ def test_an_answer_that_has_not_changed_is_not_sent_again(client: TestClient, se
 
 
 def test_cancel_again_and_history(client: TestClient) -> None:
-    url = submitted(client, seed=3)["status_url"]
+    url = job_url(submitted(client, seed=3))
     assert client.post(f"{url}/cancel").json()["state"] == "cancelled"
     refused = client.post(f"{url}/cancel")
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
     new = client.post(f"{url}/again")
     assert new.status_code == 202
-    job = client.get(new.headers["Location"]).json()
+    job = client.get(job_url(new.json())).json()
     assert (job["from_job"], job["params"]["seed"]) == (url.rpartition("/")[2], 3)
     assert [each["state"] for each in client.get(f"{url}/events").json()["events"]] == ["queued", "cancelled"]
 
 
 def test_a_running_job_is_flagged_to_stop(client: TestClient, services: Services) -> None:
-    url = submitted(client)["status_url"]
+    url = job_url(submitted(client))
     claimed(services.jobs)
     job = client.post(f"{url}/cancel").json()
     assert (job["state"], job["cancel_requested"]) == ("running", True)
@@ -297,9 +302,9 @@ def test_what_may_work_later_says_when(
 )
 def test_a_body_must_not_be_huge_or_endless(client: TestClient, path: str) -> None:
     answer = client.post(path, content=b"x", headers={"Content-Length": "200000000"})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "content_too_large")
+    assert (answer.status_code, "content_too_large" in answer.text) == (413, True)
     answer = client.post(path, content=iter([b"x"]))
-    assert (answer.status_code, answer.json()["error"]["code"]) == (411, "length_required")
+    assert (answer.status_code, "length_required" in answer.text) == (411, True)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +321,7 @@ def test_pages_of_other_sites_cannot_submit(client: TestClient, services: Servic
 
 
 def test_an_error_of_the_worker_is_told_without_its_traceback(client: TestClient, services: Services) -> None:
-    url = submitted(client)["status_url"]
+    url = job_url(submitted(client))
     fail_next(services, "no such file")
     assert client.get(url).json()["error"] == {
         "kind": "engine_error",

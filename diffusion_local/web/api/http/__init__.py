@@ -45,7 +45,7 @@ def router(studio: Studio, watch: Watch, services: Services | None = None) -> AP
         models.router(studio),
         reports.router(studio),
         streams.router(studio, watch),
-        derived.router(studio),
+        derived.router(studio, watch),
         *([workers.router(services, watch)] if services else []),
     ]
     for part in parts:

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
 from diffusion_local import serializers
-from diffusion_local.domain import Receipt
+from diffusion_local.domain import FINAL, Receipt
 from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.gallery.sources import Source
 from diffusion_local.hub.downloads import Download
@@ -21,10 +21,12 @@ from diffusion_local.operations import answers, registry
 from diffusion_local.operations.operation import File, Operation, Paged, Route, Whole
 from diffusion_local.operations.registry import Argument
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.headers import REVALIDATE, linked, tagged
+from diffusion_local.web.api.headers import REVALIDATE, linked, read_prefer, tagged
 from diffusion_local.web.api.schemas import HEADER, answer_schema, model_of
 from diffusion_local.web.api.stored import StoredResponse
+from diffusion_local.web.api.watch import Watch, until
 
+Prefer = Annotated[str | None, Header(description="`wait=N` (RFC 7240): answer once it has ended, or after N seconds")]
 NO_LONGER = 60  # seconds: the longest pause that Retry-After asks for
 MEDIA = {
     ".csv": "text/csv",
@@ -44,7 +46,7 @@ def routes() -> list[tuple[Operation, Route]]:
     return sorted(found, key=lambda each: [part.startswith("{") for part in each[1].path.split("/")])
 
 
-def router(studio: Studio) -> APIRouter:
+def router(studio: Studio, watch: Watch) -> APIRouter:
     api = APIRouter()
     for operation, route in routes():
         word = route.path.split("/")[1]
@@ -55,7 +57,7 @@ def router(studio: Studio) -> APIRouter:
             described = {"model": answer_schema(operation, answer, route.status)}
         api.add_api_route(
             route.path,
-            endpoint(studio, operation, route),
+            endpoint(studio, watch, operation, route),
             methods=[route.method],
             tags=[TAGS.get(word, word)],
             status_code=route.status,
@@ -79,7 +81,7 @@ def operation_id(operation: Operation, route: Route) -> str:
     return name + (about if registry.in_path(route) else f"_{route.path.split('/')[1]}")
 
 
-def endpoint(studio: Studio, operation: Operation, route: Route) -> Callable[..., Any]:
+def endpoint(studio: Studio, watch: Watch, operation: Operation, route: Route) -> Callable[..., Any]:
     """The function of a route, with a signature that FastAPI reads."""
     path = registry.arguments(operation, " ".join(registry.in_path(route)))
     named = {each.name for each in path}
@@ -110,7 +112,18 @@ def endpoint(studio: Studio, operation: Operation, route: Route) -> Callable[...
         content = await request.body()
         return await anyio.to_thread.run_sync(functools.partial(asked, request, content=content, **named))
 
+    async def waiting(request: Request, prefer: str | None = None, **named: Any) -> Response:
+        preference = read_prefer(prefer)
+        if preference.seconds:
+            await until_ended(studio, watch, operation.name, named, preference.seconds, request)
+        found = await anyio.to_thread.run_sync(functools.partial(asked, request, **named))
+        found.headers.update(preference.headers)
+        return found
+
     function: Any = with_content if route.content else asked
+    if route.waits:
+        shown.append(parameter("prefer", Prefer, None))
+        function = waiting
     function.__signature__ = inspect.Signature(shown)
     return function
 
@@ -169,11 +182,31 @@ def accepted(studio: Studio, receipt: Receipt | ListReceipt) -> JSONResponse:
 def where_it_stands(studio: Studio, receipt: Receipt | ListReceipt) -> tuple[serializers.Json, int]:
     """The answer to what enqueued a batch, and after how many seconds it is worth asking again."""
     batch = serializers.api_url(f"batches/{receipt.batch_id}")
-    one = isinstance(receipt, Receipt) and len(receipt.job_ids) == 1
-    status = serializers.api_url(f"jobs/{receipt.job_ids[0]}") if one else batch
     seconds = studio.place(studio.job(receipt.job_ids[0]))[1]
-    content = answers.as_json(studio, receipt) | {"status_url": status, "sheet_url": f"{batch}/sheet.webp"}
-    return content | {"finished": False}, max(1, min(NO_LONGER, round(seconds or 1)))
+    addresses = {
+        "status_url": batch,
+        "stream_url": f"{batch}/stream",
+        "result_url": f"{batch}/images",
+        "cancel_url": f"{batch}/cancel",
+        "jobs_url": serializers.api_url(f"jobs?batch_id={receipt.batch_id}"),
+        "sheet_url": f"{batch}/sheet.webp",
+    }
+    content = answers.as_json(studio, receipt) | addresses | {"finished": False}
+    return content, max(1, min(NO_LONGER, round(seconds or 1)))
+
+
+async def until_ended(
+    studio: Studio, watch: Watch, name: str, given: dict[str, Any], seconds: float, request: Request
+) -> None:
+    """Return once a job or a batch has ended, the time is over, or the caller has hung up. Raises NotFound."""
+
+    def ended() -> bool:
+        if name == "job":
+            return studio.job(given["job_id"]).final
+        counts = studio.batches.get(given["batch_id"]).counts
+        return all(count == 0 for state, count in counts.items() if state not in FINAL)
+
+    await until(watch, ended, seconds, request)
 
 
 def download(name: str, value: Iterator[bytes] | Iterator[str] | StoredFile) -> Response:

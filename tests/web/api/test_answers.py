@@ -1,0 +1,150 @@
+"""What every answer of the native API has: addresses, ids of requests, all faults at once, and the wait for an end."""
+
+import json
+import logging
+import threading
+import time
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from diffusion_local.compose import Services
+from diffusion_local.system.logs import JsonLines
+from diffusion_local.web.rate_limit import RateLimit
+from tests.web.api.conftest import JOBS, SMALL, draw_next
+from tests.web.conftest import Site
+
+URLS = {"status_url", "stream_url", "result_url", "cancel_url", "jobs_url", "sheet_url"}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_submit_answers_in_one_shape_whatever_the_count(client: TestClient, count: int) -> None:
+    answer = client.post(JOBS, json={"prompt": "x", "count": count} | SMALL)
+    told = answer.json()
+    assert set(told) >= URLS
+    batch = f"/api/v1/batches/{told['batch_id']}"
+    assert answer.headers["Location"] == told["status_url"] == batch
+    for name in ("status_url", "result_url", "jobs_url"):
+        assert client.get(told[name]).status_code == 200
+    assert len(client.post(told["cancel_url"]).json()["job_ids"]) == count
+
+
+def test_lists_grids_and_repetitions_answer_so_too(client: TestClient, services: Services) -> None:
+    client.post(JOBS, json={"prompt": "x"} | SMALL)
+    job = services.studio.jobs("queued")[0]
+    draw_next(services)
+    for told in (
+        client.post("/api/v1/lists", content="a tree\na hill", headers={"Content-Type": "text/plain"}),
+        client.post("/api/v1/grids", json={"prompt": "x", "x": "steps: 4,6"}),
+        client.post(f"/api/v1/jobs/{job.id}/again"),
+        client.post(f"/api/v1/batches/{job.batch_id}/duplicate"),
+    ):
+        assert told.status_code == 202, told.text
+        assert set(told.json()) >= URLS
+
+
+@pytest.mark.parametrize("noun", ["jobs", "batches"])
+def test_who_prefers_to_wait_for_a_job_or_batch_gets_it_ended(
+    client: TestClient, services: Services, noun: str
+) -> None:
+    told = client.post(JOBS, json={"prompt": "x"} | SMALL).json()
+    path = f"/api/v1/{noun}/{told['job_ids'][0] if noun == 'jobs' else told['batch_id']}"
+    timer = threading.Timer(0.3, draw_next, [services])
+    timer.start()
+    answer = client.get(path, headers={"Prefer": "wait=30"})
+    timer.join()
+    assert answer.headers["Preference-Applied"] == "wait=30"
+    assert answer.json()["state" if noun == "jobs" else "finished"] in ("done", True)
+
+
+def test_a_wait_that_was_too_short_answers_what_is_there(client: TestClient) -> None:
+    told = client.post(JOBS, json={"prompt": "x"} | SMALL).json()
+    answer = client.get(f"{JOBS}/{told['job_ids'][0]}", headers={"Prefer": "wait=1"})
+    assert (answer.status_code, answer.json()["state"]) == (200, "queued")
+    assert client.get(f"{JOBS}/none", headers={"Prefer": "wait=5"}).status_code == 404
+
+
+def faults(answer: Any) -> list[str]:
+    return [each["field"] for each in answer.json()["error"]["errors"]]
+
+
+def test_every_fault_of_a_request_is_told_at_once(client: TestClient) -> None:
+    body = {"prompt": "x", "width": 77, "steps": 0, "guidance": -1, "sampler": "magic", "seed": -5, "vae": "../x"}
+    answer = client.post(JOBS, json=body)
+    assert answer.status_code == 422
+    assert set(faults(answer)) == {"width", "steps", "guidance", "sampler", "seed", "vae"}
+    assert answer.json()["error"]["field"] == faults(answer)[0]
+    assert all(each["message"].startswith(f"{each['field']}: ") for each in answer.json()["error"]["errors"])
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("negative_prompt", "negative"),
+        ("cfg_scale", "guidance"),
+        ("num_inference_steps", "steps"),
+        ("sampler_name", "sampler"),
+        ("promt", "prompt"),
+        ("n", "count"),
+        ("something_else", ""),
+    ],
+)
+def test_a_field_that_there_is_not_is_answered_with_the_one_that_was_meant(
+    client: TestClient, name: str, meant: str
+) -> None:
+    answer = client.post(JOBS, json={"prompt": "x", name: "1", "width": "wide"})
+    assert set(faults(answer)) == {name, "width"}
+    [told] = [each["message"] for each in answer.json()["error"]["errors"] if each["field"] == name]
+    assert told == f"{name}: is not known here." + (f" Did you mean {meant}?" if meant else "")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("my-request.1", True), ("two words", False), ("x" * 65, False), ("", False)]
+)
+def test_a_request_has_an_id(client: TestClient, given: str, kept: bool) -> None:
+    for path in ("/api/v1/queue", "/v1/models", "/nope", "/api/v1/jobs/none"):
+        told = client.get(path, headers={"X-Request-Id": given}).headers["X-Request-Id"]
+        assert (told == given) is kept
+        assert len(told) >= 12
+
+
+def test_the_id_of_a_request_is_in_what_is_logged_meanwhile(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[Any] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(json.loads(self.format(record)))
+
+    handler = Kept()
+    handler.setFormatter(JsonLines("web"))
+    logger = logging.getLogger("diffusion_local.web.refusals")
+    logger.addHandler(handler)
+    try:
+        monkeypatch.setattr(
+            "diffusion_local.studio.Studio.workers", lambda studio: (_ for _ in ()).throw(OSError(5, "no disk"))
+        )
+        client.get("/api/v1/workers", headers={"X-Request-Id": "look-here"})
+    finally:
+        logger.removeHandler(handler)
+    assert [line.get("request") for line in lines] == ["look-here"] * len(lines)
+
+
+def test_headers_of_the_rate(services: Services) -> None:
+    limit = RateLimit(None, services.settings, time.monotonic)  # type: ignore[arg-type]
+    wait, left = limit._take("10.0.0.1", False)
+    told = limit._headers(left)
+    assert (wait, told["RateLimit-Policy"]) == (0.0, '"writes";q=200;w=10')
+    assert told["RateLimit"] == '"writes";r=199;t=1'
+
+
+def test_positional_calls_of_gradios_javascript_client_send_null_for_the_rest(site: Site) -> None:
+    import gradio_client
+
+    client = gradio_client.Client(site.url, verbose=False)
+    told = client.predict("a red apple", *[None] * 4, api_name="/submit")
+    assert len(told["job_ids"]) == 1
+    waited = client.predict(told["job_ids"][0], None, api_name="/wait")
+    assert waited["state"] == "done"
