@@ -51,6 +51,9 @@ class Settings(Folders):
     host: str = setting("127.0.0.1", "address to listen on; 127.0.0.1 is this machine only")
     port: int = setting(7860, "port of the page and the API; 0 takes a free one")
     allowed_hosts: str = setting("", "further host names under which the page may be opened, comma separated")
+    public_url: str = setting(
+        "", "address under which others reach the server, for addresses in webhooks; that of host and port if empty"
+    )
     root_path: str = setting("", "path under which a reverse proxy serves it, as /studio")
     trusted_proxies: str = setting("", "addresses or networks whose forwarded headers are taken for true")
     tls_cert: str = setting("", "certificate file (PEM); with it and its key the server speaks HTTPS")

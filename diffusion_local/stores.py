@@ -69,5 +69,5 @@ class Stores:
             DeliveryStore(database),
             DownloadStore(database),
             AccountStore(database),
-            partial(count_queue, database),
+            partial(count_queue, database, rules),
         )

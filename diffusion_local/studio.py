@@ -42,7 +42,14 @@ from diffusion_local.models.service import Library
 from diffusion_local.notify.service import Webhooks
 from diffusion_local.options.table import BATCH_OPTIONS
 from diffusion_local.options.validate import ignored
-from diffusion_local.options.values import check_prompt, draw_seed, number, whole_number
+from diffusion_local.options.values import (
+    check_prompt,
+    checked_cursor,
+    draw_seed,
+    moment_of,
+    number,
+    whole_number,
+)
 from diffusion_local.preferences import Preferences
 from diffusion_local.queue.batch_times import Timetable
 from diffusion_local.queue.doorbell import JobQueue
@@ -193,14 +200,22 @@ class Studio(QueueCommands, QueueQueries):
         limit: int = 50,
         before: str | None = None,
         ids: Sequence[str] = (),
+        since: str | None = None,
+        until: str | None = None,
     ) -> list[Job]:
-        """Jobs, newest first; ``before`` is the last id of the page before. With ``ids`` these jobs, at most 100."""
+        """Jobs, newest first; ``before`` is the last id of the page before. With ``ids`` these jobs, at most 100.
+
+        ``state`` may be several with commas. ``since`` and ``until`` (exclusive) bound when a job was submitted.
+        Raises InvalidParams.
+        """
         if len(ids) > MOST_BY_ID:
             raise InvalidParams("job_ids", message("job_ids_most", most=MOST_BY_ID, got=len(ids)))
         if ids:
             return [self._jobs.get(job_id) for job_id in ids]
-        known = parse_state(state) if state else None
-        return self._view.jobs(known, batch_id or None, whole_number("limit", limit, 1, 1000), before or None)
+        states = [parse_state(each.strip()) for each in (state or "").split(",") if each.strip()]
+        times = [moment_of(name, text) for name, text in (("since", since), ("until", until))]
+        most, cursor = whole_number("limit", limit, 1, 1000), checked_cursor("before", before)
+        return self._view.jobs(states, batch_id or None, most, cursor, *times)
 
     def jobs_of_batches(self, batch_ids: Sequence[str], most: int = 1000) -> list[Job]:
         """The first ``most`` jobs of each of these batches, newest batch first; unknown ids are left out."""

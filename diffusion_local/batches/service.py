@@ -21,7 +21,7 @@ from diffusion_local.messages import message
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.prompt_limits import prompt_warnings
 from diffusion_local.options.table import BATCH_OPTIONS, SETTINGS
-from diffusion_local.options.values import check_prompt, whole_number
+from diffusion_local.options.values import check_prompt, checked_cursor, whole_number
 from diffusion_local.queue.batch_times import Timetable, parse_utc
 from diffusion_local.queue.batches import BatchProgress, BatchResults, BatchRows
 from diffusion_local.queue.doorbell import JobQueue
@@ -72,7 +72,7 @@ class Batches:
 
         ``large`` leaves out single pictures that somebody waits for.
         """
-        return self._rows.page(whole_number("limit", limit, 1, 200), before or None, large)
+        return self._rows.page(whole_number("limit", limit, 1, 200), checked_cursor("before", before), large)
 
     def get(self, batch_id: str) -> BatchProgress:
         """Raises NotFound."""

@@ -17,7 +17,7 @@ from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.images import GalleryFilter, ImageStore
 from diffusion_local.messages import message
 from diffusion_local.options.signature import taking_fields
-from diffusion_local.options.values import whole_number
+from diffusion_local.options.values import checked_cursor, whole_number
 
 MAX_IDS = 1000
 PAGE = 500
@@ -36,7 +36,8 @@ class Pictures:
     @taking_fields(GalleryFilter)
     def page(self, limit: int = 48, before: str | None = None, **filters: Any) -> list[Image]:
         """Pictures, newest first. ``before``: last id of the previous page; ``filters``: fields of GalleryFilter."""
-        return self._images.page(whole_number("limit", limit, 1, PAGE), before or None, GalleryFilter.parse(filters))
+        most, cursor = whole_number("limit", limit, 1, PAGE), checked_cursor("before", before)
+        return self._images.page(most, cursor, GalleryFilter.parse(filters))
 
     def models(self) -> list[str]:
         """Models of the pictures in the gallery."""

@@ -14,7 +14,7 @@ from diffusion_local.messages import message
 from diffusion_local.notify import hooks, predictions, webhook
 from diffusion_local.notify.addresses import AllowedTargets, parse_url
 from diffusion_local.notify.deliveries import HOOK, DeliveryStore
-from diffusion_local.notify.links import Links
+from diffusion_local.notify.links import Links, root_of
 from diffusion_local.notify.outbox import EVENTS, Notice, NoticeStore
 from diffusion_local.notify.webhook import webhook_secret
 from diffusion_local.queue.jobs import JobStore
@@ -73,6 +73,7 @@ def receivers(settings: Settings, event: str, webhook: str) -> dict[str, int]:
 log = logging.getLogger(__name__)
 
 IDLE = timedelta(seconds=20)  # how long the queue must be idle before it is announced: the user may just be thinking
+MOST_PICTURES = 100  # of one message
 STALE = timedelta(hours=1)  # age at which idle and paused notifications are no longer of interest
 
 
@@ -201,7 +202,7 @@ class NotificationDispatcher:
         subscription = predictions.Subscription.of_batch(batch)
         if predictions.EVENTS.get(event) not in subscription.events:
             return {}
-        jobs = self._view.jobs(None, batch.id, predictions.MOST_JOBS, None)
+        jobs = self._view.jobs((), batch.id, predictions.MOST_JOBS, None)
         if event == "batch.started":
             content = predictions.started_prediction(subscription, batch, jobs)
         else:
@@ -210,6 +211,25 @@ class NotificationDispatcher:
                 subscription, batch, jobs, images, lambda image: self._address(subscription.root, image, batch.owner)
             )
         return {batch.webhook: json.dumps(content, ensure_ascii=False)}
+
+    def _addresses(self, batch_id: str) -> dict[str, Any]:
+        """Absolute addresses of a batch, its report and its first MOST_PICTURES pictures. These are signed on behalf of
+        the owner as long as accounts are in use, so that a plain GET opens them."""
+        root, batch = root_of(self._settings), self._view.batch(batch_id)[0]
+        jobs = self._view.jobs((), batch_id, MOST_PICTURES)
+        images = self._images.of_jobs([job.id for job in jobs])
+        pictures = [
+            {"id": image.id, "job_id": job.id, "url": self._address(root, image, batch.owner)}
+            for job in jobs
+            if (image := images.get(job.id))
+        ]
+        addresses = {
+            "status_url": f"{root}/api/v1/batches/{batch_id}",
+            "result_url": f"{root}/api/v1/batches/{batch_id}/images",
+            "zip_url": f"{root}/api/v1/batches/{batch_id}/zip",
+            "report_url": f"{root}/reports/batch/{batch_id}.html",
+        }
+        return addresses | {"images": pictures}
 
     def _address(self, root: str, image: Image, owner: str) -> str:
         """Absolute address of a picture, signed on behalf of its owner."""
@@ -220,7 +240,8 @@ class NotificationDispatcher:
         try:
             match notice.event:
                 case "batch.done":
-                    return report_data(self._reports.batch(notice.batch_id))
+                    told = report_data(self._reports.batch(notice.batch_id))
+                    return told | self._addresses(notice.batch_id)
                 case "job.failed":
                     return job_data(self._jobs.get(notice.job_id))
                 case "queue.idle":

@@ -6,6 +6,7 @@ strings are not logged.
 """
 
 import hmac
+import socket
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ FILE = "links.secret"
 SECONDS = 3600
 #: Addresses made within so many seconds are equal, so that clients can cache answers that contain them.
 STEP = 600
+EVERYWHERE = ("0.0.0.0", "::", "[::]", "")
 FIELDS = ("expires", "account", "token", "signature")
 
 
@@ -59,3 +61,13 @@ class Links:
     def _signature(self, path: str, values: dict[str, str]) -> str:
         text = "\n".join([path, *(values[name] for name in FIELDS[:-1])])
         return hmac.new(self._key, text.encode("utf-8", "replace"), sha256).hexdigest()
+
+
+def root_of(settings: Settings) -> str:
+    """Where others reach the server, for addresses outside of a request: the setting, or host, port and path."""
+    if settings.public_url:
+        return settings.public_url.rstrip("/")
+    scheme = "https" if settings.tls_cert else "http"
+    host = socket.gethostname() if settings.host in EVERYWHERE else settings.host
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return f"{scheme}://{host}:{settings.port}{settings.root_path.rstrip('/')}"

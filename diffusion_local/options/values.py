@@ -2,6 +2,7 @@
 
 import random
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 from diffusion_local.errors import InvalidParams, echo
@@ -88,6 +89,30 @@ def place_and_size(text: str) -> tuple[int, int]:
     """(place from 0, size) of what ``place`` gave."""
     number, size = text.split("/")
     return int(number) - 1, int(size)
+
+
+CURSOR = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+
+
+def checked_cursor(field: str, value: Any) -> str | None:
+    """The `next` of a page before: an id of ours (ULID). None for none. Raises InvalidParams."""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or not CURSOR.fullmatch(value):
+        raise InvalidParams(field, message("cursor", got=echo(value)))
+    return value
+
+
+def moment_of(field: str, value: Any) -> str | None:
+    """A moment (ISO 8601, UTC where no zone is given) in UTC as it is stored. None for none. Raises InvalidParams."""
+    if value is None or value == "":
+        return None
+    try:
+        found = datetime.fromisoformat(value)
+        found = found if found.tzinfo else found.replace(tzinfo=UTC)
+        return found.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidParams(field, message("moment", got=echo(value))) from None
 
 
 def source_id(field: str, value: Any, needed: str) -> str:

@@ -156,6 +156,19 @@ class QueueOrder:
         """The (lane, priority) groups that may be claimed now; without the batch lane while it rests."""
         return ((lane, priority) for lane, priority in self._groups() if lane != BATCH_RANK or not self._resting)
 
+    def claimable(self) -> dict[tuple[str, str], int]:
+        """How many jobs a worker could take now, by (lane, model)."""
+        found: dict[tuple[str, str], int] = {}
+        for lane, open_gates in self._open.items():
+            if lane == BATCH_RANK and self._resting:
+                continue
+            for gate in open_gates:
+                counted = f"SELECT model, count(*) FROM {DUE} AND lane = :lane GROUP BY model"
+                for model, count in self._db.execute(counted, {"gate": gate, "lane": lane}).fetchall():
+                    key = (str(rows.LANES[lane]), model)
+                    found[key] = found.get(key, 0) + count
+        return found
+
     def closed_gates(self) -> dict[int, str | None]:
         """When each gate that is closed for the batch lane opens (UTC); None for never."""
         shut = [gate for gate in gates(self._db) if gate.id not in self._open[BATCH_RANK]]

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from diffusion_local.db import rows
 from diffusion_local.db.access import SEES_ALL, readable, redacted, scoped_key
@@ -23,8 +23,8 @@ RECENT_JOBS = 1000  # ended jobs whose times are counted
 
 @dataclass(frozen=True, slots=True)
 class QueueCounts:
-    """Counters for monitoring. ``waiting``, ``running``: by lane; ``ended``: by state; times: seconds, of the last
-    RECENT_JOBS ended jobs.
+    """Counters for monitoring. ``waiting``, ``running``: by lane; ``claimable``: jobs that a worker could take now, by
+    lane and model; ``ended``: by state; times: seconds, of the last RECENT_JOBS ended jobs.
     """
 
     revision: int
@@ -32,6 +32,7 @@ class QueueCounts:
     blocked: bool
     waiting: dict[str, int]
     running: dict[str, int]
+    claimable: dict[tuple[str, str], int]
     ended: dict[str, int]
     failures: dict[str, int]
     pictures: int
@@ -40,7 +41,7 @@ class QueueCounts:
     run_seconds: list[float]
 
 
-def count_queue(database: Database) -> QueueCounts:
+def count_queue(database: Database, rules: OrderRules) -> QueueCounts:
     with database.read() as db:
 
         def counted(sql: str) -> dict[str, int]:
@@ -66,6 +67,7 @@ def count_queue(database: Database) -> QueueCounts:
             blocked=bool(blocked),
             waiting=by_lane("queued", "jobs_queued"),
             running=by_lane("running", "jobs_running"),
+            claimable={} if paused or blocked else QueueOrder(db, datetime.now(UTC), rules).claimable(),
             ended=counted(
                 "SELECT state, sum(jobs) FROM job_counts WHERE state IN ('done', 'failed', 'cancelled') "
                 "GROUP BY state HAVING sum(jobs) > 0"
@@ -195,12 +197,30 @@ class QueueView:
         return places | dict.fromkeys(left, (None, None))  # started or ended since they were read
 
     def jobs(
-        self, state: State | None = None, batch_id: str | None = None, limit: int = 50, before: str | None = None
+        self,
+        states: Sequence[State] = (),
+        batch_id: str | None = None,
+        limit: int = 50,
+        before: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
     ) -> list[Job]:
-        """Jobs, newest first; a batch's jobs in batch order. ``before``: last id of the previous page."""
-        where, values = [readable()], []
+        """Jobs, newest first; ``before`` is the last id of the page before. A batch's jobs come in its own order.
+
+        ``since`` and ``until`` (UTC) bound when they were submitted.
+        """
+        where: list[str] = [readable()]
+        values: list[str] = []
+        if states:
+            where.append(f"state IN ({', '.join('?' * len(states))})")
+            values += map(str, states)
         further = "idx > (SELECT idx FROM jobs WHERE id = ?)" if batch_id else "id < ?"
-        for clause, value in (("state = ?", state), ("batch_id = ?", batch_id), (further, before)):
+        for clause, value in (
+            ("batch_id = ?", batch_id),
+            (further, before),
+            ("created_at >= ?", since),
+            ("created_at < ?", until),
+        ):
             if value is not None:
                 where.append(clause)
                 values.append(str(value))

@@ -22,7 +22,7 @@ from diffusion_local.web.long_lived import HEARTBEAT_SECONDS, RECHECK_SECONDS, L
 from diffusion_local.web.page_html import PageHtml
 from diffusion_local.web.proxies import Proxies, checked_root
 from diffusion_local.web.rate_limit import RateLimit
-from diffusion_local.web.request_ids import RequestIds
+from diffusion_local.web.requests import RequestMetrics, Requests
 from diffusion_local.web.ui import page
 
 #: Headers of answers that scripts of other pages may read.
@@ -59,13 +59,14 @@ def create_app(
     app.add_middleware(Paths)
     app.add_middleware(Proxies, settings=settings)
     app.add_middleware(Cookies)
-    app.add_middleware(RequestIds)
+    metrics = RequestMetrics()
+    app.add_middleware(Requests, metrics=metrics)
     refusals.add(app, settings)
     app.state.watch = watch = Watch(studio)
     account.add(app, studio.accounts, settings)
     files.add(app, studio)
     page_delta.add(app, studio)
-    health.add(app, studio, settings)
+    health.add(app, studio, settings, metrics.registry)
     docs.add(app)
     manual.add(app)
     app.include_router(http.router(studio, watch, services))

@@ -27,8 +27,8 @@ WAIT_BUCKETS = (1, 5, 15, 60, 300, 1800, 7200, 28800)
 RUN_BUCKETS = (0.5, 1, 2, 5, 10, 30, 60, 300)
 
 
-def add(app: FastAPI, studio: Studio, settings: Settings) -> None:
-    registry = CollectorRegistry(auto_describe=False)
+def add(app: FastAPI, studio: Studio, settings: Settings, registry: CollectorRegistry) -> None:
+    """``registry`` may hold further metrics, as those of ``web.requests``."""
     registry.register(Numbers(studio, settings))
 
     @app.get("/healthz", tags=["health"])
@@ -69,7 +69,7 @@ def up(worker: Worker) -> bool:
 
 
 class Numbers(Collector):
-    """Reads everything afresh at each scrape: nothing is counted in this process, so a restart changes nothing.
+    """Reads the queue afresh at each scrape: a restart changes nothing.
 
     All are gauges, as jobs are forgotten after their time. The histograms are of the last RECENT ended jobs: their
     buckets are gauges, so take ``histogram_quantile`` of them without ``rate``.
@@ -86,6 +86,10 @@ class Numbers(Collector):
             for lane, count in lanes.items():
                 depth.add_metric([lane, state], count)
         yield depth
+        claimable = gauge("claimable_jobs", "Jobs that a worker could take now, for autoscalers", ["lane", "model"])
+        for (lane, model), count in sorted(tally.claimable.items()):
+            claimable.add_metric([lane, model], count)
+        yield claimable
         yield counted("ended_jobs", "Ended jobs that are still listed", "state", tally.ended)
         yield counted("failed_jobs", "Failed jobs that are still listed, by kind of error", "kind", tally.failures)
         yield single("pictures", "Pictures in the gallery", tally.pictures)

@@ -4,18 +4,24 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from diffusion_local.actor import LOCAL, acting
 from diffusion_local.compose import Services
 from diffusion_local.db.schema import FAILURES_NOTIFIED
 from diffusion_local.domain import Lane, State, utc_text
 from diffusion_local.errors import Conflict, InvalidParams, NotFound
 from diffusion_local.notify import dispatcher as module
 from diffusion_local.notify import webhook
+from diffusion_local.notify.links import Bearer, Links, root_of
+from diffusion_local.settings import Settings
 from diffusion_local.supervisor.notifier import NotificationChore
 from tests.notify.conftest import OpenHouse, Receiver
 from tests.support import FAILURE, claimed, enqueue, eventually, image_of, sql, start_python
@@ -59,7 +65,34 @@ def test_a_batch_is_told_once_when_its_last_job_ends(telling: OpenHouse, receive
     [done] = told(receiver, "batch.done")
     assert (done["done"], done["failed"], done["count"], done["name"]) == (2, 1, 3, "test")
     assert done["summary"]["reasons"][0]["kind"] == "engine_error"
+    root = f"http://127.0.0.1:{services.settings.port}"
+    assert done["status_url"] == f"{root}/api/v1/batches/{done['batch_id']}"
+    assert [each["url"] for each in done["images"]] == [f"{root}/images/{each['id']}.png" for each in done["images"]]
+    assert len(done["images"]) == 2
     assert len(told(receiver, "job.failed")) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "root"),
+    [
+        ({"public_url": "https://studio.example/x/"}, "https://studio.example/x"),
+        ({"host": "::1", "port": 9, "root_path": "/studio"}, "http://[::1]:9/studio"),
+        ({"host": "10.0.0.1", "port": 9, "tls_cert": "c.pem"}, "https://10.0.0.1:9"),
+    ],
+)
+def test_addresses_in_messages_begin_with_that_of_the_server(tmp_path: Path, changes: Any, root: str) -> None:
+    assert root_of(replace(Settings(home=tmp_path), **changes)) == root
+
+
+def test_pictures_of_an_account_are_told_by_signed_addresses(telling: OpenHouse, receiver: Receiver) -> None:
+    services = telling()
+    with acting(replace(LOCAL, name="ann")):
+        services.studio.submit("x", width=128, height=128, steps=4)
+    run_all(services)
+    tell(services)
+    [done] = told(receiver, "batch.done")
+    parts = urlsplit(done["images"][0]["url"])
+    assert Links(services.settings).bearer(parts.path, parts.query) == Bearer("ann", "")
 
 
 def test_a_batch_that_is_cancelled_as_a_whole_is_told_once(telling: OpenHouse, receiver: Receiver) -> None:

@@ -16,6 +16,7 @@ from diffusion_local.health import storage
 from diffusion_local.health.doctor import examine
 from diffusion_local.messages import verbatim
 from diffusion_local.queue.views import RECENT_JOBS, count_queue
+from diffusion_local.queue.order import OrderRules
 from tests.support import claimed, eventually, soon
 from tests.web.conftest import drawn, failed
 
@@ -159,9 +160,10 @@ def test_metrics_stay_cheap_in_a_long_table(services: Services) -> None:
             "params, model, cost, i, created_at, created_at, "
             "CASE WHEN i % 50 AND i % 3 = 0 THEN NULL ELSE created_at END, 'engine_error' FROM jobs, n"
         )
-    count_queue(services.database)
+    count_queue(services.database, OrderRules())
     started = time.monotonic()
-    tally = count_queue(services.database)
+    tally = count_queue(services.database, OrderRules())
+from diffusion_local.queue.order import OrderRules
     assert time.monotonic() - started < soon(0.5)  # some 20 ms; tests run on busy machines
     assert sum(tally.ended.values()) + sum(tally.waiting.values()) == 30_001
     assert len(tally.run_seconds) == RECENT_JOBS
@@ -183,3 +185,27 @@ def test_every_operation_says_what_it_does_and_has_a_name_of_its_own(client: Tes
     names = [each["operationId"] for each in operations]
     assert len(set(names)) == len(names)
     assert all(each.get("tags") for each in operations)
+
+
+def test_what_a_worker_could_take_is_counted_by_model_and_lane(client: TestClient, services: Services) -> None:
+    studio = services.studio
+    studio.submit("x", count=3)
+    studio.submit("x", lane=Lane.BATCH, count=2)
+    studio.submit("x", lane=Lane.BATCH, start_at="2100-01-01T00:00:00Z")
+    held = studio.submit("x", lane=Lane.BATCH)
+    studio.pause_batch(held.batch_id)
+    found = {key[1:]: value for key, value in numbers(client).items() if key[0] == "claimable_jobs"}
+    assert found == {("interactive", "starter"): 3, ("batch", "starter"): 2}
+    studio.pause()
+    assert not [key for key in numbers(client) if key[0] == "claimable_jobs"]
+
+
+def test_requests_are_counted_with_the_time_that_they_took(client: TestClient) -> None:
+    for path in ("/api/v1/queue", "/api/v1/jobs/none", "/v1/models", "/a1111/sdapi/v1/options", "/predictions"):
+        client.get(path)
+    found = numbers(client)
+    counted = {key[1:]: value for key, value in found.items() if key[0] == "http_requests_total"}
+    assert counted["http", "GET", "200"] == counted["http", "GET", "404"] == 1
+    assert counted["openai", "GET", "200"] == counted["a1111", "GET", "200"] == counted["cog", "GET", "200"] == 1
+    assert found["http_request_seconds_count", "http", "GET"] == 2
+    assert found["http_request_seconds_bucket", "http", "60.0", "GET"] == 2

@@ -148,3 +148,33 @@ def test_positional_calls_of_gradios_javascript_client_send_null_for_the_rest(si
     assert len(told["job_ids"]) == 1
     waited = client.predict(told["job_ids"][0], None, api_name="/wait")
     assert waited["state"] == "done"
+
+
+def ids(client: TestClient, query: str) -> set[str]:
+    return {job["id"] for job in client.get(f"{JOBS}?limit=1000&{query}").json()["jobs"]}
+
+
+def test_jobs_by_several_states(client: TestClient, services: Services) -> None:
+    cancelled = client.post(JOBS, json={"prompt": "x"} | SMALL).json()["job_ids"][0]
+    services.studio.cancel(job_ids=[cancelled])
+    waiting = client.post(JOBS, json={"prompt": "x"} | SMALL).json()["job_ids"][0]
+    for query in ("state=queued,cancelled", "state=queued&state=cancelled", "state=cancelled&state=queued,running"):
+        assert {cancelled, waiting} <= ids(client, query), query
+    assert waiting not in ids(client, "state=done&state=cancelled")
+    refused = client.get(f"{JOBS}?state=queued,lost")
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, "state")
+
+
+def test_jobs_by_the_time_of_their_submit(client: TestClient, services: Services) -> None:
+    job_id = client.post(JOBS, json={"prompt": "x"} | SMALL).json()["job_ids"][0]
+    at = services.studio.job(job_id).created_at
+    assert job_id in ids(client, f"since={at}")
+    assert job_id not in ids(client, f"until={at}")
+    assert job_id in ids(client, "since=2020-01-01&until=2100-01-01T00:00:00Z")
+    assert client.get(f"{JOBS}?since=soon").json()["error"]["field"] == "since"
+
+
+@pytest.mark.parametrize("path", ["jobs", "batches", "images", "webhooks/deliveries"])
+def test_an_unknown_cursor_is_refused(client: TestClient, path: str) -> None:
+    answer = client.get(f"/api/v1/{path}", params={"before": "nope"})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "before")

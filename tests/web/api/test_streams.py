@@ -54,7 +54,7 @@ def states(events: list[Told]) -> list[str]:
 
 def test_a_job_is_followed_to_its_end(site: Site) -> None:
     told = submit(site, prompt="slowly [slow:0.3]")
-    with follow(f"{site.url}{told['status_url']}/stream") as events:
+    with follow(f"{site.url}/api/v1/jobs/{told['job_ids'][0]}/stream") as events:
         found = list(events)
     assert states(found) == ["queued", "running", "done"]
     steps = [event["data"]["step"] for event in found if event["event"] == "progress"]
@@ -67,7 +67,7 @@ def test_a_job_is_followed_to_its_end(site: Site) -> None:
 
 def test_a_dropped_stream_is_resumed_without_a_gap_and_not_begun_again_after_the_end(site: Site) -> None:
     told = submit(site, prompt="slowly [slow:0.2]")
-    url = f"{site.url}{told['status_url']}/stream"
+    url = f"{site.url}/api/v1/jobs/{told['job_ids'][0]}/stream"
     with follow(url) as events:
         first = next(events)
     with follow(url, first["id"]) as events:
@@ -95,7 +95,7 @@ def test_the_queue_is_followed_from_now_on(site: Site) -> None:
 
 def test_many_followers_hold_no_thread_each(site: Site) -> None:
     told = submit(site, prompt="slowly [slow:0.4]")
-    url = f"{site.url}{told['status_url']}/stream"
+    url = f"{site.url}/api/v1/jobs/{told['job_ids'][0]}/stream"
     with contextlib.ExitStack() as stack:
         followers = [stack.enter_context(follow(url)) for _ in range(60)]  # more than there are threads
         started = time.monotonic()

@@ -27,6 +27,7 @@ from diffusion_local.web.api.stored import StoredResponse
 from diffusion_local.web.api.watch import Watch, until
 
 Prefer = Annotated[str | None, Header(description="`wait=N` (RFC 7240): answer once it has ended, or after N seconds")]
+REPEATED = ("state",)  # parameters of a query that may come several times
 NO_LONGER = 60  # seconds: the longest pause that Retry-After asks for
 MEDIA = {
     ".csv": "text/csv",
@@ -103,6 +104,7 @@ def endpoint(studio: Studio, watch: Watch, operation: Operation, route: Route) -
 
     def asked(request: Request, body: BaseModel | None = None, **named: Any) -> Response:
         given = {name: split(value) for name, value in named.items()} | (body.model_dump() if body else {})
+        given |= {name: ",".join(request.query_params.getlist(name)) for name in REPEATED if given.get(name)}
         known = registry.values(given, path + offered)
         if route.content:
             known[route.content] = named["content"]
