@@ -8,7 +8,7 @@ from diffusion_local.actor import LOCAL, acting
 from diffusion_local.compose import Services
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web import docs, files, health, lan, manual, page_delta, refusals
+from diffusion_local.web import docs, files, health, lan, manual, openapi, page_delta, refusals
 from diffusion_local.web.access import Access
 from diffusion_local.web.account import routes as account
 from diffusion_local.web.api import dialects, http
@@ -67,6 +67,7 @@ def create_app(
     files.add(app, studio)
     page_delta.add(app, studio)
     health.add(app, studio, settings, metrics.registry)
+    openapi.add(app)
     docs.add(app)
     manual.add(app)
     app.include_router(http.router(studio, watch, services))

@@ -176,7 +176,33 @@ def test_the_docs_list_every_route_and_load_nothing(client: TestClient) -> None:
     for path in document["paths"]:
         assert path in page
     assert "idempotency-key" in page
-    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//|@import|<script", page)
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//|@import|<script\s|<link", page)
+    assert len(re.findall("<script>", page)) == 1
+
+
+def test_the_docs_have_types_required_marks_examples_and_a_form_to_try(client: TestClient) -> None:
+    page = client.get("/docs").text
+    submit = page[page.index("</b>/api/v1/jobs</code>", page.index("<b>POST")) :].partition("</section>")[0]
+    assert '<code>prompt</code><span class="needed"' in submit
+    assert re.search(r"<code>steps</code><td>body<td>integer<td>denoising steps", submit)
+    assert 'data-method="POST" data-path="/api/v1/jobs" data-type="application/json"' in submit
+    assert "a red apple" in submit
+    assert "status_url" in submit
+    assert "Refusals: " in submit
+
+
+def test_the_document_has_sign_in_webhooks_and_the_shapes_of_dialects(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey", "basic"}
+    assert {} in document["security"]
+    assert document["servers"] == [{"url": "/"}]
+    assert {"batch.done", "job.failed", "queue.idle", "queue.paused"} <= set(document["webhooks"])
+    assert "HTTPValidationError" not in str(document["paths"])
+    answer = document["paths"]["/v1/images/generations"]["post"]["responses"]["400"]
+    assert answer["content"]["application/json"]["schema"]["$ref"].endswith("/OpenAIError")
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert any(status.startswith(("2", "5")) for status in operation["responses"]), path
 
 
 def test_every_operation_says_what_it_does_and_has_a_name_of_its_own(client: TestClient) -> None:
@@ -191,7 +217,7 @@ def test_what_a_worker_could_take_is_counted_by_model_and_lane(client: TestClien
     studio = services.studio
     studio.submit("x", count=3)
     studio.submit("x", lane=Lane.BATCH, count=2)
-    studio.submit("x", lane=Lane.BATCH, start_at="2100-01-01T00:00:00Z")
+    studio.submit("x", lane=Lane.BATCH, start_at="tomorrow 23:59")
     held = studio.submit("x", lane=Lane.BATCH)
     studio.pause_batch(held.batch_id)
     found = {key[1:]: value for key, value in numbers(client).items() if key[0] == "claimable_jobs"}

@@ -79,6 +79,16 @@ def test_sillytavern(site: Site) -> None:
     }
 
 
+def test_sillytavern_as_a_client_of_stable_diffusion_cpp(client: TestClient, drawing: Hands) -> None:
+    assert client.options("/v1/images/generations").status_code == 204
+    assert client.get("/v1/models").json()["data"][0]["id"] == "starter"
+    wanted = {"prompt": "a cat", "negative_prompt": "", "cfg_scale": 7, "seed": -1, "batch_size": 1, "clip_skip": 1}
+    wanted |= {"sampler_name": "euler_a", "scheduler": "discrete", "width": 512, "height": 512, "steps": 20}
+    answer = client.post(f"{API}/txt2img", json=wanted).json()
+    assert len(answer["images"]) == 1
+    assert json.loads(answer["info"])["sampler_name"] == "Euler a"
+
+
 def test_progress_and_interrupt_are_the_callers_own(site: Site) -> None:
     mine = httpx.Client(base_url=site.url, headers={"User-Agent": "mine"}, timeout=30)
     other = httpx.Client(base_url=site.url, headers={"User-Agent": "other"}, timeout=30)

@@ -135,6 +135,22 @@ def test_names_of_other_tools_are_taken(client: TestClient, services: Services, 
     assert (params.width, params.height) == (184, 360)
 
 
+def test_arguments_of_stable_diffusion_cpp_in_the_prompt(
+    client: TestClient, services: Services, drawing: Hands
+) -> None:
+    assert client.options(URL).status_code == 204  # how SillyTavern connects
+    inner = {"seed": 5, "vae_tiling": True, "sample_params": {"sample_steps": 3, "sample_method": "euler_a"}}
+    inner["sample_params"] |= {"scheduler": "discrete", "guidance": {"txt_cfg": 2.5}}  # type: ignore[operator]
+    prompt = f"a fox <sd_cpp_extra_args>{json.dumps(inner)}</sd_cpp_extra_args>"
+    told = client.post(URL, json={"prompt": prompt, "size": "128x128"}).json()
+    params = services.studio.jobs(limit=1)[0].params
+    assert (params.prompt, params.seed, params.steps, params.guidance) == ("a fox", 5, 3, 2.5)
+    assert params.sampler == "Euler a"
+    assert [each.partition(":")[0] for each in told["warnings"]] == ["vae_tiling", "schedule"]
+    refused = client.post(URL, json={"prompt": "x <sd_cpp_extra_args>{</sd_cpp_extra_args>"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "prompt")
+
+
 def test_an_answer_has_both_forms_unless_one_is_asked_for(client: TestClient, drawing: Hands) -> None:
     assert {"b64_json", "url"} <= set(client.post(URL, json=BODY).json()["data"][0])
     assert "url" not in client.post(URL, json=BODY | {"response_format": "b64_json"}).json()["data"][0]

@@ -90,7 +90,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         name = current().name or "local"
         return {"type": "user", "username": name, "name": name, "github_url": None}
 
-    @api.get("/webhooks/default/secret")
+    @api.get("/webhooks/default/secret", include_in_schema=False)
     def webhook_secret() -> Json:
         return {"key": studio.webhooks.secret()}
 

@@ -19,6 +19,7 @@ from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.adapting import Aliases, adapted, in_shape, model_named, unknown
 from diffusion_local.web.api.dialects.adapting import strict as is_strict
+from diffusion_local.web.api.dialects.openai.sd_cpp import taken_out
 from diffusion_local.web.api.dialects.pictures import opened, painted_where_clear
 from diffusion_local.web.api.schemas import field_of
 from diffusion_local.web.api.uploads import media_type
@@ -166,7 +167,9 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: OwnFields) 
         warnings.append(message("passed_over", field="output_format", got=echo(body.output_format)))
     taken = [each.name for each in options_of(without=ITS_OWN)]
     options: dict[str, Any] = {name: getattr(body, name) for name in taken if name in type(body).model_fields}
-    options |= {"prompt": body.prompt, "count": count, "model": chosen.id}
+    prompt, further, told = taken_out(body.prompt)
+    options |= {"prompt": prompt, "count": count, "model": chosen.id}
+    warnings += told
     if body.quality and body.quality not in USUAL_QUALITIES:
         if body.quality not in QUALITIES:
             raise InvalidParams(
@@ -176,6 +179,7 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: OwnFields) 
             steps = max(1, round(chosen.defaults.steps * QUALITIES[body.quality]))
             options["steps"] = min(steps, chosen.limits.max_steps)
     options |= size_of(body, chosen)
+    options |= {name: value for name, value in further.items() if options.get(name) is None}
     fitted = adapted(chosen, options, strict, NAMES)
     return Wish(fitted.options, warnings + fitted.warnings)
 

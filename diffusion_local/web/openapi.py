@@ -1,0 +1,122 @@
+"""``/openapi.json``: what FastAPI derives from the routes, with sign-in, webhooks and the dialects' own refusals."""
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from diffusion_local import serializers
+from diffusion_local.notify.outbox import EVENTS
+from diffusion_local.web.api.dialects.paths import A1111, COG, OPENAI, REPLICATE, routed
+
+Json = dict[str, Any]
+
+SECURITY: Json = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "a token, which the account page makes"},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "the same token"},
+    "basic": {"type": "http", "scheme": "basic", "description": "name and token, as clients of A1111 send them"},
+}
+#: Any of them; none is needed while the server has no accounts.
+ANY: list[Json] = [{}, *({name: []} for name in SECURITY)]
+#: Routes that need nobody to have signed in.
+OPEN = ("/healthz", "/readyz")
+TEXT: Json = {"type": "string"}
+MAYBE: Json = {"anyOf": [TEXT, {"type": "null"}]}
+SHAPES: dict[str, tuple[str, Json]] = {
+    OPENAI: (
+        "OpenAIError",
+        {"error": {"type": "object", "properties": {"message": TEXT, "type": TEXT, "param": MAYBE, "code": MAYBE}}},
+    ),
+    A1111: ("A1111Error", {"error": TEXT, "detail": TEXT, "errors": TEXT}),
+    REPLICATE: ("ReplicateError", {"title": TEXT, "detail": TEXT, "status": {"type": "integer"}}),
+}
+SHAPES[COG] = SHAPES[REPLICATE]
+MEANINGS = {
+    "400": "this cannot be read, or a field is out of its limits",
+    "401": "it is not known who asks",
+    "403": "whoever asks may not do this",
+    "404": "there is no such thing",
+    "409": "its state does not allow this, or it was cancelled",
+    "411": "the length is not said",
+    "413": "the body is too long",
+    "422": "a field is out of its limits",
+    "429": "a limit is reached; `Retry-After` says for how long",
+    "500": "a picture could not be made",
+    "503": "not now; `Retry-After` says for how long",
+}
+#: Of pictures' files and of what machines ask about health.
+OF_FILES = {status: MEANINGS[status] for status in ("400", "401", "403", "404", "422", "429", "503")}
+EVENT_MEANINGS = {
+    "batch.started": "The first picture of a batch has begun.",
+    "batch.done": "The last picture of a batch has ended; with its addresses, and those of its pictures.",
+    "job.failed": "A picture failed.",
+    "queue.idle": "Nothing waits or runs any more.",
+    "queue.paused": "The queue was paused, or holds itself back.",
+}
+MESSAGE: Json = {
+    "type": "object",
+    "title": "WebhookMessage",
+    "required": ["type", "timestamp", "data"],
+    "properties": {"type": TEXT, "timestamp": {"type": "string", "format": "date-time"}, "data": {"type": "object"}},
+}
+
+
+def add(app: FastAPI) -> None:
+    """Let ``app.openapi()`` give the whole document."""
+    derive = app.openapi
+
+    def whole() -> Json:
+        if not app.openapi_schema:
+            app.openapi_schema = completed(derive())
+        return app.openapi_schema | {"servers": [{"url": serializers.root() or "/"}]}
+
+    app.openapi = whole  # type: ignore[method-assign]
+
+
+def completed(document: Json) -> Json:
+    components = document.setdefault("components", {})
+    components["securitySchemes"] = SECURITY
+    schemas = components.setdefault("schemas", {})
+    for name, properties in SHAPES.values():
+        schemas[name] = {"type": "object", "title": name, "required": sorted(properties), "properties": properties}
+    schemas["WebhookMessage"] = MESSAGE
+    document["security"] = ANY
+    document["webhooks"] = {event: webhook(event) for event in EVENT_MEANINGS if event in (*EVENTS, "batch.started")}
+    for path, methods in document["paths"].items():
+        dialect = routed(path)[0]
+        for operation in methods.values():
+            if path in OPEN:
+                operation["security"] = []
+            if dialect:
+                refused(operation["responses"], SHAPES[dialect][0], MEANINGS)
+            elif not path.startswith("/api/v1"):
+                refused(operation["responses"], "Problem", OF_FILES)
+    return document
+
+
+def refused(responses: Json, schema: str, meanings: dict[str, str]) -> None:
+    """Write the refusals with these statuses into the answers of an operation, in one shape."""
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    for status, meaning in meanings.items():
+        responses[status] = {"description": meaning, "content": content}
+
+
+def webhook(event: str) -> Json:
+    """By Standard Webhooks: signed in ``webhook-signature``, sent again until a 2xx answers."""
+    body = {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/WebhookMessage"}}},
+    }
+    headers = [
+        {"name": name, "in": "header", "required": True, "schema": TEXT}
+        for name in ("webhook-id", "webhook-timestamp", "webhook-signature")
+    ]
+    return {
+        "post": {
+            "operationId": "webhook_" + event.replace(".", "_"),
+            "summary": EVENT_MEANINGS[event],
+            "tags": ["webhooks"],
+            "parameters": headers,
+            "requestBody": body,
+            "responses": {"2XX": {"description": "heard; anything else is tried again"}},
+        }
+    }
