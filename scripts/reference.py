@@ -131,10 +131,10 @@ def routes() -> Iterator[str]:
 
 def taken(operation: dict[str, Any], document: dict[str, Any]) -> list[str]:
     """Names of what an operation takes besides the ids in its path: query, headers, fields of its body."""
-    from diffusion_local.web.docs import fields
+    from diffusion_local.web.docs import Page
 
     given = [each["name"] for each in operation.get("parameters", []) if each["in"] != "path"]
-    return list(dict.fromkeys([*given, *(name for name, _ in fields(operation, document))]))
+    return list(dict.fromkeys([*given, *(name for name, _, _ in Page(document).fields(operation))]))
 
 
 def endpoints() -> Iterator[str]:

@@ -106,7 +106,7 @@ class Page:
         ]
         rows += [
             (name, "body", schema, needed, schema.get("description", ""))
-            for name, schema, needed in self._fields(operation)
+            for name, schema, needed in self.fields(operation)
         ]
         cells = "".join(
             f"<tr><td><code>{text(name)}</code>{needed_mark(needed)}<td>{text(where)}<td>{text(self.type_of(schema))}"
@@ -118,7 +118,7 @@ class Page:
 
     def _answers(self, operation: Json) -> str:
         """The body of success as an example, and which refusals there are."""
-        good = next((each for status, each in operation["responses"].items() if status.startswith("2")), {})
+        good: Json = next((each for status, each in operation["responses"].items() if status.startswith("2")), {})
         refusals = ", ".join(status for status in operation["responses"] if not status.startswith("2"))
         schema = good.get("content", {}).get("application/json", {}).get("schema")
         sample = json.dumps(self.example(schema), indent=1)[:MOST_EXAMPLE] if schema else ""
@@ -144,7 +144,7 @@ class Page:
             f'data-type="{text(kind)}">{inputs}{body}<button>Send</button><pre></pre></form></details>'
         )
 
-    def _fields(self, operation: Json) -> list[tuple[str, Json, bool]]:
+    def fields(self, operation: Json) -> list[tuple[str, Json, bool]]:
         """(name, schema, whether it is required) of the fields of a request's body."""
         found: dict[str, tuple[Json, bool]] = {}
         for content in operation.get("requestBody", {}).get("content", {}).values():

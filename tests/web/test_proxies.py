@@ -13,7 +13,6 @@ from diffusion_local import serializers
 from diffusion_local.compose import Services
 from diffusion_local.errors import InvalidParams
 from diffusion_local.settings import Settings
-from diffusion_local.web.api.dialects import calls
 from diffusion_local.web.app import create_app
 from diffusion_local.web.proxies import NEVER_TAKEN, Proxies, checked_root, trusted_networks
 from diffusion_local.web.ui import view, view_gallery
@@ -133,7 +132,7 @@ def test_a_whole_address_has_the_path_once(below: TestClient, services: Services
 
     @below.app.get("/told")  # type: ignore[attr-defined]
     def told(request: Request) -> None:
-        seen.append(calls.address(request, image))
+        seen.append(serializers.public_url(image))
 
     below.app.router.routes.insert(0, below.app.router.routes.pop())  # type: ignore[attr-defined]
     below.get("/told")

@@ -156,7 +156,7 @@ def test_a_stream_ends_when_the_server_stops(
 
 def test_a_job_that_is_forgotten_meanwhile_ends_its_stream(services: Services) -> None:
     job = services.studio.submit("x", **SMALL).job_ids[0]
-    source = streams.Followed(services.studio, None, job_id=job)
+    source = streams.JobEvents(services.studio, None, job_id=job)
     assert source.look()[1] is False
     services.studio.cancel([job])
     services.studio.forget([job])
