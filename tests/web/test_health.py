@@ -15,8 +15,8 @@ from diffusion_local.errors import DatabaseProblem
 from diffusion_local.health import storage
 from diffusion_local.health.doctor import examine
 from diffusion_local.messages import verbatim
-from diffusion_local.queue.views import RECENT_JOBS, count_queue
 from diffusion_local.queue.order import OrderRules
+from diffusion_local.queue.views import RECENT_JOBS, count_queue
 from tests.support import claimed, eventually, soon
 from tests.web.conftest import drawn, failed
 
@@ -163,7 +163,6 @@ def test_metrics_stay_cheap_in_a_long_table(services: Services) -> None:
     count_queue(services.database, OrderRules())
     started = time.monotonic()
     tally = count_queue(services.database, OrderRules())
-from diffusion_local.queue.order import OrderRules
     assert time.monotonic() - started < soon(0.5)  # some 20 ms; tests run on busy machines
     assert sum(tally.ended.values()) + sum(tally.waiting.values()) == 30_001
     assert len(tally.run_seconds) == RECENT_JOBS
