@@ -67,6 +67,9 @@ def answered_well(case: Any) -> None:
     (case.headers or {}).pop("Prefer", None)  # to wait for a worker that there is not
     answer = case.call()
     assert answer.status_code < 500 or answer.status_code == 503, answer.text
+    documented = case.operation.definition.raw["responses"]
+    told = f"{case.method} {case.path}: {answer.status_code} {answer.text[:200]}"
+    assert case.method == "TRACE" or str(answer.status_code) in documented, told
     if answer.status_code >= 400 and case.method != "HEAD" and case.path.startswith("/api/v1"):
         assert answer.json()["error"]["message"]
 
