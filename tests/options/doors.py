@@ -16,8 +16,9 @@ from fastapi.testclient import TestClient
 from diffusion_local.compose import Services
 from diffusion_local.domain import Kind, Params
 from diffusion_local.options.table import OPTIONS
-from diffusion_local.web.api.dialects import openai
 from diffusion_local.web.api.dialects.a1111 import reading
+from diffusion_local.web.api.dialects.adapting import Aliases
+from diffusion_local.web.api.dialects.openai import reading as openai
 from diffusion_local.web.api.mcp.tools import Tools
 from diffusion_local.web.api.mcp.waiting import Context
 from diffusion_local.web.ui import form, form_lists, tab_lists
@@ -71,7 +72,8 @@ def a1111(services: Services, client: TestClient, given: Given) -> Params:
     else:
         pictures = {name: encoded(services, given[name]) for name in ("source", "mask") if name in given}
         wanted = reading.Changed(**body, init_images=[pictures["source"]], mask=pictures.get("mask"))
-    services.studio.submit(**reading.read(services.studio, wanted, {}))
+    aliases = Aliases.of(services.settings.model_aliases)
+    services.studio.submit(**reading.read(services.studio, services.settings, aliases, wanted, {}).options)
     return newest(services)
 
 
@@ -84,7 +86,9 @@ def encoded(services: Services, source_id: str) -> str:
 def openai_(services: Services, client: TestClient, given: Given) -> Params:
     body = {name: each for name, each in given.items() if name not in openai.ITS_OWN}
     size = {"size": f"{given['width']}x{given['height']}"}
-    services.studio.submit(**openai.read(openai.Generation(**body, **size)))
+    aliases = Aliases.of(services.settings.model_aliases)
+    wanted = openai.Generation(**body, **size)
+    services.studio.submit(**openai.read(services.studio, services.settings, aliases, wanted).options)
     return newest(services)
 
 
