@@ -1,9 +1,9 @@
-"""Authority: every operation is checked against the registry before it is carried out.
+"""Authorization: every operation is checked against the registry before it is carried out.
 
-The registry (``diffusion_local.operations``) names the scope that an actor must have for an operation, and whose things
-it reads or changes. Scope, and the account where an account is concerned, are checked here; ownership of rows is
-checked where the rows are read (``db.access``). A class with a public method that the registry does not declare
-cannot be imported, so there is no operation without authority.
+The registry (``diffusion_local.operations``) defines the required scope of an operation and whose data it touches.
+Scope, and the account for account operations, are checked here; ownership of rows is checked where they are read
+(``db.access``). A class with a public method that the registry does not declare cannot be imported, so no operation is
+unguarded.
 """
 
 import functools
@@ -21,7 +21,7 @@ C = TypeVar("C", bound=type)
 
 
 def check(name: str, account: Any = None) -> None:
-    """Raises Forbidden unless the current actor may ask for the operation; ``account`` is the one that it concerns."""
+    """Raise Forbidden unless the current actor may use the operation. ``account``: the account concerned, if any."""
     operation, who = registry.OPERATIONS[name], actor.current()
     if operation.scope is not None:
         who.require(operation.scope)
@@ -30,9 +30,9 @@ def check(name: str, account: Any = None) -> None:
 
 
 def guarded(part: str) -> Callable[[C], C]:
-    """A class decorator that puts ``check`` before every public method and property of a part of the Studio.
+    """Class decorator that runs ``check`` before every public method and property of a part of the Studio.
 
-    Raises TypeError where the class and the registry do not name the same operations.
+    Raises TypeError if the class and the registry declare different operations.
     """
 
     def guard(cls: C) -> C:
@@ -40,23 +40,23 @@ def guarded(part: str) -> Callable[[C], C]:
         if public != declared:
             raise TypeError(f"{cls.__name__} and the registry of operations differ: {sorted(public ^ declared)}")
         for name in public:
-            setattr(cls, name, checked(f"{part}.{name}".lstrip("."), inspect.getattr_static(cls, name)))
+            setattr(cls, name, guard_member(f"{part}.{name}".lstrip("."), inspect.getattr_static(cls, name)))
         return cls
 
     return guard
 
 
-def checked(name: str, found: Any) -> Any:
-    """A method or property with the check before it."""
-    if isinstance(found, property) and found.fget:
-        return property(checked(name, found.fget))
-    if not inspect.isfunction(found):
+def guard_member(name: str, member: Any) -> Any:
+    """A method or property with the check in front."""
+    if isinstance(member, property) and member.fget:
+        return property(guard_member(name, member.fget))
+    if not inspect.isfunction(member):
         raise TypeError(f"{name} must be a method or a property to have authority.")
-    registry.implement(name, found)
+    registry.implement(name, member)
 
-    @functools.wraps(found)
+    @functools.wraps(member)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         check(name, args[0] if args else kwargs.get("name"))
-        return found(self, *args, **kwargs)
+        return member(self, *args, **kwargs)
 
     return call

@@ -1,4 +1,4 @@
-"""Builds the objects of one process from its settings: the one place that names the chosen backends."""
+"""Builds the objects of a process from its settings. The only place that chooses backends."""
 
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ from diffusion_local.studio import Studio
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What is kept in one home, opened."""
+    """The opened objects of one home."""
 
     settings: Settings
     database: Database
@@ -62,9 +62,9 @@ def open_files(settings: Settings) -> ImageFiles:
 
 
 def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
-    """Make the folders, migrate the database, open everything. Raises DatabaseProblem.
+    """Create folders, migrate the database and open everything. Raises DatabaseProblem.
 
-    ``blobs`` keeps the pictures instead of the home's folders.
+    ``blobs``: storage backend of pictures, instead of the home's folders.
     """
     settings.make_folders()
     database = Database.open(settings.database)

@@ -1,4 +1,4 @@
-"""File modes that do not depend on the umask the program was started under. On Windows nothing here has an effect."""
+"""File-system faults as StorageProblem, and file modes independent of the inherited umask (no effect on Windows)."""
 
 import contextlib
 import errno
@@ -10,31 +10,30 @@ from diffusion_local.errors import DiskFull, StorageProblem
 from diffusion_local.messages import message
 
 
-def numbers(*names: str) -> frozenset[int]:
-    """The numbers of errors, of those that this operating system has."""
+def error_numbers(*names: str) -> frozenset[int]:
+    """Error numbers by name, as far as this platform defines them."""
     return frozenset(getattr(errno, name) for name in names if hasattr(errno, name))
 
 
-NO_SPACE = numbers("ENOSPC", "EDQUOT", "EFBIG")
-SHARE_GONE = numbers(
+NO_SPACE = error_numbers("ENOSPC", "EDQUOT", "EFBIG")
+SHARE_GONE = error_numbers(
     "ESTALE", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ETIMEDOUT", "EREMOTEIO"
 )
 REMEDIES = (
-    (numbers("EACCES", "EPERM"), message("remedy_owner")),
-    (numbers("EROFS"), message("remedy_mount")),
-    (numbers("EIO"), message("remedy_copy")),
-    (numbers("EMFILE", "ENFILE"), message("remedy_limit")),
+    (error_numbers("EACCES", "EPERM"), message("remedy_owner")),
+    (error_numbers("EROFS"), message("remedy_mount")),
+    (error_numbers("EIO"), message("remedy_copy")),
+    (error_numbers("EMFILE", "ENFILE"), message("remedy_limit")),
     (
-        numbers("ENOENT", "ENOTDIR", "ENODEV", "ENXIO"),
+        error_numbers("ENOENT", "ENOTDIR", "ENODEV", "ENXIO"),
         message("remedy_mounted"),
     ),
     (SHARE_GONE, message("remedy_share")),
 )
 
 
-def problem_of(error: OSError, path: Path | None = None) -> StorageProblem:
-    """The problem that an error of the operating system is; ``path`` is the file, if the error does not name the one
-    that was meant."""
+def to_problem(error: OSError, path: Path | None = None) -> StorageProblem:
+    """The StorageProblem for an operating-system error. ``path``: the file, if the error names another one."""
     if error.errno in NO_SPACE:
         return DiskFull()
     name = path or error.filename or message("a_file")
@@ -44,25 +43,25 @@ def problem_of(error: OSError, path: Path | None = None) -> StorageProblem:
 
 
 def is_storage(error: OSError) -> bool:
-    """Whether the operating system reported it, and of a file: not a connection that the other side closed, and not
-    an OSError without a number, which is a library's own (Pillow raises them for what it cannot encode).
+    """Whether the error is from the operating system and about a file: not a closed connection, and not an OSError
+    without a number, which is a library's own (Pillow raises them for pictures it cannot encode).
     """
     return error.errno is not None and not isinstance(error, ConnectionError)
 
 
 @contextlib.contextmanager
 def explained(path: Path | None = None) -> Iterator[None]:
-    """Raise StorageProblem in place of an error of the operating system about a file."""
+    """Translate operating-system errors about files to StorageProblem."""
     try:
         yield
     except OSError as error:
         if not is_storage(error):
             raise
-        raise problem_of(error, path) from error
+        raise to_problem(error, path) from error
 
 
 FOLDER, FILE = 0o700, 0o600
-OTHERS = 0o077  # every right of the group and of others
+OTHERS = 0o077  # all rights of group and others
 UNCHANGED = -1  # as ``subprocess`` takes it
 
 _inherited = UNCHANGED
@@ -70,7 +69,7 @@ _inherited = UNCHANGED
 
 @contextlib.contextmanager
 def kept_private() -> Iterator[None]:
-    """While inside, this process and its children create files for their owner only."""
+    """Inside, this process and its children create files for their owner only."""
     global _inherited
     before, remembered = os.umask(OTHERS), _inherited
     _inherited = before
@@ -82,13 +81,13 @@ def kept_private() -> Iterator[None]:
 
 
 def inherited_umask() -> int:
-    """The umask outside of ``kept_private``, for programs of the user; UNCHANGED if that was not entered."""
+    """The umask outside of ``kept_private``, for the user's programs; UNCHANGED if it was not entered."""
     return _inherited
 
 
 @contextlib.contextmanager
 def as_inherited() -> Iterator[None]:
-    """Create files as the user's umask says while inside: for exports out of the home, in a process of one thread."""
+    """Inside, files are created with the user's umask: for exports out of the home, in a single-threaded process."""
     if _inherited == UNCHANGED:
         yield
         return
@@ -100,7 +99,7 @@ def as_inherited() -> Iterator[None]:
 
 
 def create_private(path: Path) -> None:
-    """Create an empty file with mode 0600 unless it exists. Where that fails, whoever opens the file says why.
+    """Create an empty file with mode 0600 unless it exists. Errors are left to whoever opens the file.
 
     An existing file is not opened: closing a descriptor of a database would drop SQLite's locks in this process.
     """
@@ -109,13 +108,13 @@ def create_private(path: Path) -> None:
 
 
 def like(folder: Path) -> tuple[int, int]:
-    """Modes of a new folder and a new file below ``folder``: whoever may enter or read it may do so with them."""
+    """(folder mode, file mode) for new entries that are as accessible as ``folder``."""
     mode = folder.stat().st_mode
     return FOLDER | mode & OTHERS, FILE | mode & 0o044
 
 
 def share_like(tree: Path, folder: Path) -> None:
-    """Give a file, or a folder with everything in it, to whoever may read ``folder``, where the file system can."""
+    """Make a file or tree as accessible as ``folder``, as far as the file system can."""
     folder_mode, file_mode = like(folder)
     for path in (tree, *tree.rglob("*")) if tree.is_dir() else (tree,):
         if not path.is_symlink():

@@ -1,7 +1,7 @@
-"""The nouns: Params, Batch, Job, Claim, Image, Worker, Snapshot, and the table of state transitions.
+"""The domain objects: Params, Batch, Job, Claim, Image, Worker, Snapshot, and the job state machine.
 
-Plain frozen values without behaviour of their own; ``store`` reads and writes them, everyone else passes them on.
-Times are UTC, ISO 8601 with milliseconds and ``Z``; ids are ULIDs (sortable, safe in file names and URLs).
+Plain frozen values; stores read and write them. Times are UTC, ISO 8601 with milliseconds and ``Z``; ids are ULIDs
+(sortable, safe in file names and URLs).
 """
 
 from dataclasses import dataclass, field
@@ -19,15 +19,15 @@ from diffusion_local.options.types import Lora as Lora
 
 
 class State(StrEnum):
-    QUEUED = "queued"  # waits in line
+    QUEUED = "queued"  # waits in the queue
     RUNNING = "running"  # a worker holds a claim on it
     DONE = "done"  # its picture is in the gallery
-    FAILED = "failed"  # it ended with an error; `again` makes a new job of it
-    CANCELLED = "cancelled"  # a person stopped it
+    FAILED = "failed"  # ended with an error; `again` submits it anew
+    CANCELLED = "cancelled"  # stopped by a user
 
 
-#: verb: (from, to, who). The whole state machine; ``queue.jobs`` moves a job by nothing else (``recover`` chooses
-#: among ``requeue``, ``fail`` and ``stop`` for a worker that died).
+#: verb: (from, to, who). The complete state machine; ``queue.jobs`` moves jobs by nothing else (``recover`` chooses
+#: among ``requeue``, ``fail`` and ``stop`` for a dead worker).
 TRANSITIONS: dict[str, tuple[State, State, str]] = {
     "claim": (State.QUEUED, State.RUNNING, "worker"),
     "finish": (State.RUNNING, State.DONE, "worker"),
@@ -39,15 +39,15 @@ TRANSITIONS: dict[str, tuple[State, State, str]] = {
 FINAL = frozenset(State) - {start for start, _, _ in TRANSITIONS.values()}
 
 
-#: Lowest and highest priority of a job; higher runs first.
+#: Lowest and highest priority; higher runs first.
 PRIORITIES = (-100, 100)
 
-#: How often a job with transient faults is tried.
+#: Attempts of a job with transient faults.
 MAX_TRIES = 3
 
 
 class Lane(StrEnum):
-    INTERACTIVE = "interactive"  # somebody is waiting: always before the batch lane
+    INTERACTIVE = "interactive"  # a user is waiting: always before the batch lane
     BATCH = "batch"  # prompt lists
 
 
@@ -70,7 +70,7 @@ def utc_text(moment: datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Jobs that were submitted together."""
+    """Jobs submitted together."""
 
     id: str
     name: str
@@ -79,18 +79,18 @@ class Batch:
     count: int
     created_at: str
     paused: bool = False
-    window: str = ""  # in which its pictures may begin, as ``23:00-07:00`` in local time; empty is always
+    window: str = ""  # daily hours in which its jobs may start, as ``23:00-07:00`` local time; "" for always
     start_at: str | None = None
-    finish_by: str | None = None  # for a warning only: nothing is dropped that comes late
+    finish_by: str | None = None  # for a warning only: late jobs still run
     webhook: str = ""
-    grid: str = ""  # its axes as JSON, where it is a grid
-    prediction: str = ""  # as JSON how its webhook is told, where that is as Replicate does; see notify.predictions
+    grid: str = ""  # the axes as JSON, if it is a grid
+    prediction: str = ""  # webhook format as JSON, if it is Replicate's; see notify.predictions
     graph: str = ""  # of a new batch: the graph of nodes that it was submitted as; read by ``queue.graphs``
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a job failed: a named kind, a sentence for the person, and the traceback or other detail."""
+    """Why a job failed: kind, message for users, and detail such as a traceback."""
 
     kind: str
     message: str
@@ -99,7 +99,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The proof that a worker may write about a job. ``attempt`` only grows, so an old claim never fits again."""
+    """Proof that a worker may write about a job. ``attempt`` only grows, so a stale claim never matches."""
 
     job_id: str
     worker: str
@@ -108,7 +108,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """Whether a person wants a running job to end for good, or to be given back because of a pause."""
+    """Requests to a running job: cancel it, or give it back because of a pause."""
 
     cancel: bool
     give_back: bool = False
@@ -129,13 +129,13 @@ class Job:
     priority: int = 0
     position: int = 0
     held: bool = False
-    gate: int = 0  # of the times at which it may begin; 0 is always
+    gate: int = 0  # gate (start conditions) of its batch; 0 is always open
     not_before: str | None = None
     worker: str | None = None
     attempt: int = 0
     crashes: int = 0
     tries: int = 0
-    faults: int = 0  # tries that the storage failed, and only for this job
+    faults: int = 0  # attempts that failed because of storage, for this job only
     step: int = 0
     phase: str = ""
     cancel_requested: bool = False
@@ -143,7 +143,7 @@ class Job:
     finished_at: str | None = None
     from_job: str | None = None
     failure: Failure | None = None
-    hidden: bool = False  # somebody else's: only its place and progress are told
+    hidden: bool = False  # another owner's: only place and progress are disclosed
 
     @property
     def final(self) -> bool:
@@ -151,7 +151,7 @@ class Job:
 
     @property
     def claim(self) -> Claim:
-        """The claim under which a running job runs."""
+        """The claim of a running job."""
         return Claim(self.id, self.worker or "", self.attempt)
 
 
@@ -185,9 +185,9 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A saved picture. ``key`` is its path below the gallery, without the suffix of a PNG; sizes in pixels and bytes.
+    """A saved picture. ``key``: path below the gallery, without a PNG's suffix; sizes in pixels and bytes.
 
-    ``facts`` tell how it was made beside its params: versions, device, rung, hashes of files.
+    ``facts``: how it was made besides its params: versions, device, rung, file hashes.
     """
 
     id: str
@@ -206,21 +206,21 @@ class Image:
 
     @property
     def flag(self) -> str:
-        """Why it is probably not what was wanted (see ``blemishes``): black, one_colour, flat, noise; or empty."""
+        """Why it is probably unwanted (see ``gallery.quality``): black, one_colour, flat, noise; or ""."""
         return str(self.facts.get("flag", ""))
 
     @property
     def suffix(self) -> str:
-        """Of its format: .png, .jpg or .webp."""
+        """Suffix of its format: .png, .jpg or .webp."""
         return PurePath(self.key).suffix or ".png"
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What was learned about the memory of one model, kind of work and size (pixels) on one device.
+    """Memory measurements of one model, kind of work and size (pixels) on one device.
 
-    ``worked`` and ``failed`` are rungs or empty: the one used last with success, with the ``peak_bytes`` it took, and
-    the one nearest to the end of the ladder that ran out of memory while ``free_bytes`` were free.
+    ``worked``: last successful rung, with its ``peak_bytes``; ``failed``: lowest rung that ran out of memory, while
+    ``free_bytes`` were free; "" if there is none.
     """
 
     model: str
@@ -237,8 +237,9 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """A device as the memory policy sees it. ``type`` is cuda, mps or cpu, empty where no model is held at all;
-    ``bytes`` is all of its memory that models may take; ``bf16`` whether it computes in bfloat16 itself."""
+    """A device as the memory policy sees it. ``type``: cuda, mps or cpu, "" if it holds no models; ``bytes``: memory
+    available to models; ``bf16``: native bfloat16 support.
+    """
 
     type: str = ""
     bytes: int = 0
@@ -257,7 +258,7 @@ class Worker:
     started_at: str
     seen_at: str
     room: DeviceMemory = DeviceMemory()
-    free_bytes: int = 0  # that models may take, as it last told
+    free_bytes: int = 0  # bytes available to models, as last reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +272,9 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a submit would draw: how many pictures, of how many different prompts, and the prompts of the first ones.
+    """What a submit would draw: number of pictures and of prompt combinations, and the first prompts.
 
-    ``combinations`` stops at a billion.
+    ``combinations`` is capped at a billion.
     """
 
     pictures: int
@@ -287,9 +288,9 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything the queue view shows, read in one transaction. ``eta`` maps job ids to seconds from now.
+    """Everything the queue view shows, read in one transaction. ``eta``: seconds from now by job id.
 
-    ``opens`` says of each gate that is closed when it opens (UTC; None: never), ``window`` is the batch lane's own.
+    ``opens``: when each closed gate opens (UTC; None: never); ``window``: that of the batch lane.
     """
 
     revision: int
@@ -298,12 +299,12 @@ class Snapshot:
     waiting: list[Job]
     ended: list[Job]
     workers: list[Worker]
-    paused: bool  # by a person
-    reason: str  # why the queue holds itself back (no disk space); empty if it does not
+    paused: bool  # by a user
+    reason: str  # why the queue is blocked (such as a full disk), or ""
     eta: dict[str, float]
     total_eta: float | None
     window: str = ""
-    resting: str = ""  # why the batch lane rests (heat, another program); empty if it does not
-    sleep_at: str = ""  # when the machine goes to sleep or off, in UTC; empty if it does not
+    resting: str = ""  # why the batch lane rests (heat, another program), or ""
+    sleep_at: str = ""  # when the machine sleeps or shuts down (UTC), or ""
     opens: dict[int, str | None] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)

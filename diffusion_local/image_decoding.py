@@ -1,8 +1,7 @@
-"""Limits on decoding pictures that others send: how much memory they may take, and how many are decoded at once.
+"""Limits on decoding untrusted pictures: how much memory they may take, and how many are decoded at once.
 
-A PNG of 261 kB can hold 64 megapixels, which are 256 MB once decoded. Every place that decodes a picture therefore
-takes a share of one budget first (`share`, `budget.taken`), by the size that the picture's header names; whoever finds
-the budget used up waits in line.
+A PNG of 261 kB can hold 64 megapixels, which take 256 MB decoded. So all code that decodes pictures first takes a share
+of one budget (`share`, `budget.taken`), by the size in the picture's header, and queues if it is exhausted.
 """
 
 import contextlib
@@ -18,38 +17,38 @@ from PIL import PngImagePlugin, TiffImagePlugin, features
 
 from diffusion_local.errors import Overloaded
 
-#: Two RGBA pictures of 64 megapixels: one that is decoded, and a second copy while it is turned or converted.
-MOST_BYTES = 2 * 64_000_000 * 4
-MOST_AT_ONCE = 2
-MOST_WAITING = 16  # each of them holds a thread of the web process
-PATIENCE = 30.0  # seconds in line
+#: Two RGBA pictures of 64 megapixels: a decoded one, and a copy while it is rotated or converted.
+MAX_BYTES = 2 * 64_000_000 * 4
+MAX_AT_ONCE = 2
+MAX_WAITING = 16  # each of them occupies a thread of the web process
+PATIENCE = 30.0  # seconds to wait
 BYTES_PER_PIXEL = 4
-COPIES = 2  # while a picture is turned or converted
-#: Formats whose decoders hold the whole picture themselves, beside Pillow's copy.
+COPIES = 2  # while a picture is rotated or converted
+#: Formats whose decoders keep a whole picture besides Pillow's copy.
 BUFFERED = ("WEBP", "AVIF", "HEIF")
 
-#: Modes with more than 8 bits a channel, which take a further copy to be scaled.
+#: Modes with more than 8 bits per channel; scaling them takes another copy.
 WIDE = ("F", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
-#: Of PNG's compressed text chunks: of one, and of all together. Pillow's own limit for all is 64 MB.
+#: Limits of PNG's compressed text chunks: of one, and of all. Pillow's default for all is 64 MB.
 PngImagePlugin.MAX_TEXT_CHUNK = 1_000_000
 PngImagePlugin.MAX_TEXT_MEMORY = 4_000_000
 MAX_EXIF_BYTES = 1_000_000
-M_MMAP_THRESHOLD = -3  # of malloc.h
+M_MMAP_THRESHOLD = -3  # from malloc.h
 
 
 class Budget:
-    """Memory for decoded pictures, in bytes, shared by the threads of a process, first come, first served.
+    """Memory budget for decoded pictures, in bytes, shared by the threads of a process in FIFO order.
 
-    A request that is larger than the whole budget is served alone. A thread that holds a share already gets no second
-    one, since it would wait for itself.
+    A request larger than the whole budget runs alone. A thread that holds a share gets no second one, which would
+    deadlock.
     """
 
     def __init__(
         self,
-        most_bytes: int = MOST_BYTES,
-        most_at_once: int = MOST_AT_ONCE,
-        most_waiting: int = MOST_WAITING,
+        most_bytes: int = MAX_BYTES,
+        most_at_once: int = MAX_AT_ONCE,
+        most_waiting: int = MAX_WAITING,
         patience: float = PATIENCE,
     ) -> None:
         self._most_bytes = most_bytes
@@ -62,7 +61,7 @@ class Budget:
 
     @contextmanager
     def taken(self, size: int) -> Iterator[None]:
-        """Hold ``size`` bytes of the budget. Raises Overloaded if too many wait, or after the budget's patience."""
+        """Hold ``size`` bytes. Raises Overloaded if too many threads wait, or after the budget's patience."""
         thread = threading.get_ident()
         if thread in self._holders:
             yield
@@ -99,9 +98,9 @@ budget = Budget()
 
 @contextmanager
 def share(picture: PIL.Image) -> Iterator[None]:
-    """Hold the memory that an opened picture takes while it is decoded and converted. Raises Overloaded.
+    """Hold the memory that an opened picture needs for decoding and conversion. Raises Overloaded.
 
-    The picture is closed at the end, so that its memory is free before somebody else gets it.
+    The picture is closed at the end, so that its memory is free before the next one starts.
     """
     pixels = picture.width * picture.height
     with budget.taken(
@@ -114,23 +113,23 @@ def share(picture: PIL.Image) -> Iterator[None]:
 
 
 def return_freed_memory() -> None:
-    """Let glibc give large blocks back to the system as soon as they are free; called once at a process's start.
+    """Make glibc return large blocks to the system when they are freed; call once at process start.
 
-    By default it stops doing so for blocks as large as Pillow's after the first one, and then keeps a picture's memory
-    for each thread that ever decoded one (``M_MMAP_THRESHOLD`` in mallopt(3)). Elsewhere nothing is done.
+    By default it stops doing so for blocks as large as Pillow's after the first one, and keeps a picture's memory per
+    thread that ever decoded one (``M_MMAP_THRESHOLD`` in mallopt(3)). A no-op on other platforms.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1_000_000)
 
 
-def formats() -> tuple[str, ...]:
-    """Formats that pictures of others may have. Pillow knows dozens more, whose decoders are little tried.
+def supported_formats() -> tuple[str, ...]:
+    """Accepted picture formats. Pillow supports dozens more, whose decoders are less tested.
 
-    AVIF is among them where Pillow was built with it, HEIF (the HEIC of phones) where pillow-heif is installed.
+    AVIF is included if Pillow was built with it, HEIF (HEIC of phones) if pillow-heif is installed.
     """
     try:
         from pillow_heif import register_heif_opener
-    except ImportError:  # a platform that it has no wheel for
+    except ImportError:  # no wheel for this platform
         heif = []
     else:
         register_heif_opener(thumbnails=False)
@@ -138,11 +137,11 @@ def formats() -> tuple[str, ...]:
     return ("PNG", "JPEG", "WEBP", "GIF", "BMP", *(["AVIF"] if features.check("avif") else []), *heif)
 
 
-FORMATS = formats()
+FORMATS = supported_formats()
 
 
-class Metered:
-    """A file of which no more than MAX_EXIF_BYTES can be read."""
+class BoundedFile:
+    """A file that yields at most MAX_EXIF_BYTES."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -158,11 +157,11 @@ class Metered:
         return getattr(self._file, name)
 
 
-def load_metered(directory: TiffImagePlugin.ImageFileDirectory_v2, file: IO[bytes]) -> None:
-    _load(directory, Metered(file))  # type: ignore[arg-type]
+def load_bounded(directory: TiffImagePlugin.ImageFileDirectory_v2, file: IO[bytes]) -> None:
+    _load(directory, BoundedFile(file))  # type: ignore[arg-type]
 
 
-# Entries of an EXIF directory may all point to the same bytes, and Pillow keeps a copy for each: a JPEG of 500 kB can
-# take gigabytes as it is opened. Pillow has no limit for this, so its reader gets a file that has one.
+# Entries of an EXIF directory may all point to the same bytes, and Pillow copies them for each: a JPEG of 500 kB can
+# take gigabytes when opened. Pillow has no limit for this, so its reader gets a limited file.
 _load = TiffImagePlugin.ImageFileDirectory_v2.load
-TiffImagePlugin.ImageFileDirectory_v2.load = load_metered  # type: ignore[method-assign,assignment]
+TiffImagePlugin.ImageFileDirectory_v2.load = load_bounded  # type: ignore[method-assign,assignment]

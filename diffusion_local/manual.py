@@ -1,7 +1,7 @@
-"""The manual: Markdown pages in ``assets/docs``, found by topic and searched by section.
+"""The manual: Markdown pages in ``assets/docs``, looked up by topic and searched by section.
 
-A page exists in English; the pages a person reads first also exist in Chinese, below ``zh/``. A topic without a page in
-the wanted language is answered in English.
+Every page exists in English, the introductory ones also in Chinese, below ``zh/``. Missing translations fall back to
+English.
 """
 
 import re
@@ -47,7 +47,7 @@ HEADING = re.compile(r"^(#{1,3}) (.+)$")
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """``language`` is that of the text, which may be English although Chinese was asked for."""
+    """A page. ``language``: of the text, which may be English although Chinese was requested."""
 
     topic: str
     title: str
@@ -57,7 +57,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of a page below one heading. ``anchor`` is the heading's id in HTML; empty above the first one."""
+    """The part of a page below one heading. ``anchor``: the heading's id in HTML, "" above the first one."""
 
     page: Page
     title: str
@@ -72,19 +72,19 @@ class Result:
 
 
 def page(topic: str, language: str = "en") -> Page:
-    """Raises NotFound, naming the topics there are."""
+    """A page by topic. Raises NotFound naming the available topics."""
     if topic not in TOPICS:
         raise NotFound(message("no_topic", topic=echo(topic), topics=list(TOPICS)))
     return _read(topic, language if _path(topic, language).exists() else "en")
 
 
 def pages(language: str = "en") -> list[Page]:
-    """Every page, in reading order."""
+    """All pages, in reading order."""
     return [page(topic, language) for topic in TOPICS]
 
 
 def search(query: str, language: str = "en") -> list[Result]:
-    """Sections that contain every word of ``query``, ignoring case; matches in titles first.
+    """Sections that contain every word of ``query``, ignoring case; title matches first.
 
     Raises InvalidParams for a query of more than ``MAX_QUERY`` characters.
     """
@@ -94,7 +94,7 @@ def search(query: str, language: str = "en") -> list[Result]:
     if not words:
         return []
     ranked = []
-    for place, section in enumerate(section for each in pages(language) for section in sections(each)):
+    for place, section in enumerate(section for each in pages(language) for section in split_sections(each)):
         text = f"{section.title}\n{section.text}".casefold()
         if all(word in text for word in words):
             in_title = sum(word in section.title.casefold() for word in words)
@@ -102,27 +102,27 @@ def search(query: str, language: str = "en") -> list[Result]:
     return [result for _, _, result in sorted(ranked, key=lambda each: each[:2])[:MAX_RESULTS]]
 
 
-def sections(whole: Page) -> Iterator[Section]:
-    title, anchor, fenced = whole.title, "", False
+def split_sections(page: Page) -> Iterator[Section]:
+    title, anchor, fenced = page.title, "", False
     lines: list[str] = []
-    for line in whole.text.splitlines():
+    for line in page.text.splitlines():
         fenced ^= line.startswith("```")
         heading = None if fenced else HEADING.match(line)
         if heading and len(heading[1]) > 1:
-            yield Section(whole, title, anchor, "\n".join(lines))
+            yield Section(page, title, anchor, "\n".join(lines))
             title, anchor, lines = heading[2], slug(heading[2]), []
         elif not heading:
             lines.append(line)
-    yield Section(whole, title, anchor, "\n".join(lines))
+    yield Section(page, title, anchor, "\n".join(lines))
 
 
 def slug(heading: str) -> str:
-    """The id of a heading, as links in the pages write it: ``What runs next`` is ``what-runs-next``."""
+    """The id of a heading as used in links: ``What runs next`` is ``what-runs-next``."""
     return re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading.replace("`", "")).strip().lower())
 
 
 def excerpt(text: str, words: list[str]) -> str:
-    """The text around the first match, on one line, without Markdown's marks."""
+    """The text around the first match, on one line, without Markdown markup."""
     flat = re.sub(r"\s+", " ", re.sub(r"[`*|#]+|-{3,}|\]\([^)\s]*\)|\[", " ", text)).strip()
     found = [at for word in words if (at := flat.casefold().find(word)) >= 0]
     start = max(0, min(found, default=0) - EXCERPT // 4)

@@ -1,4 +1,4 @@
-"""Where things lie: the folders and files of one home, and what comes with the program."""
+"""Locations: the folders and files of a home, and the files shipped with the program."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class Folders:
 
     @property
     def removed(self) -> Path:
-        """Models that a person took out of the catalogue, until they delete them."""
+        """Models removed from the catalogue, until they are deleted."""
         return self.home / "removed"
 
     @property
@@ -62,7 +62,7 @@ class Folders:
 
     @property
     def uploads(self) -> Path:
-        """Files that callers of Gradio's API sent, until they are used. Emptied at start, with its parent."""
+        """Uploads of Gradio API callers, until they are used. Emptied at startup, with its parent."""
         return self.home / "tmp" / "uploads"
 
     @property
@@ -79,12 +79,12 @@ class Folders:
 
     @property
     def sheets(self) -> Path:
-        """Contact sheets, each made again when it is asked for."""
+        """Contact sheets, redrawn on demand."""
         return self.home / "sheets"
 
     @property
     def kernels(self) -> Path:
-        """GPU kernels that were compiled on this machine; missing ones are compiled again."""
+        """GPU kernels compiled on this machine; missing ones are recompiled."""
         return self.home / "kernels"
 
     @property
@@ -105,9 +105,9 @@ class Folders:
         return assets() / "starter"
 
     def make_folders(self) -> None:
-        """Create the folders that are missing, for their owner only; the mode of an existing one is left as it is.
+        """Create missing folders for their owner only; existing ones keep their mode.
 
-        The gallery is made with a new home only: later, its disk or share may just be away.
+        The gallery is created with a new home only: later, its disk or share may just be away.
         """
         new = not self.database.exists()
         data = (*([self.gallery] if new else []), self.previews, self.sources, self.wildcards, self.logs, self.locks)
@@ -117,7 +117,7 @@ class Folders:
 
 
 def assets() -> Path:
-    """Starter model, icons and css: inside an installed package, beside it in a checkout."""
+    """Starter model, icons and CSS: inside an installed package, beside it in a checkout."""
     package = Path(__file__).parent
     inside = package / "assets"
     return inside if inside.is_dir() else package.parent / "assets"

@@ -1,6 +1,6 @@
-"""The settings as a person meets them: value, default, meaning, where it was set; and changed, in config.toml.
+"""Settings as users see them (value, default, meaning, origin), and their changes in config.toml.
 
-What runs goes on with what it has read at its start: a change counts from the next start, and the page says so.
+Running processes keep the values read at startup: a change takes effect at the next start, and the page says so.
 """
 
 import os
@@ -18,42 +18,42 @@ from diffusion_local.messages import message
 from diffusion_local.notify.dispatcher import report_time
 from diffusion_local.settings import Settings, local_zone, parse, read_toml, spec_of, specs
 
-#: Never shown: what lets somebody in, and addresses and commands that often hold such words.
+#: Never shown: credentials, and addresses and commands that often contain some.
 SECRET = frozenset({"token", "hub_token", "webhook_secret", "webhooks", "tls_key", "queue"})
-#: Shown only to whom paths of this machine are shown.
+#: Shown only to those who may see paths of this machine.
 PATHS = frozenset({"home", "tls_cert", "configs"})
-FAR = 1_000_000_000
+NO_LIMIT = 1_000_000_000
 DAYS = 36_500
-#: What can be changed on the page, and the least and the most of numbers.
+#: Settings that can be changed on the page, with the bounds of numbers.
 EDITABLE: dict[str, tuple[float, float] | None] = {
     "keep_jobs_days": (0, DAYS),
     "keep_trash_days": (0, DAYS),
     "keep_sources_days": (0, DAYS),
-    "preview_every": (0, FAR),
-    "disk_reserve_mb": (0, FAR),
-    "idle_unload": (0, FAR),
+    "preview_every": (0, NO_LIMIT),
+    "disk_reserve_mb": (0, NO_LIMIT),
+    "idle_unload": (0, NO_LIMIT),
     "lease_seconds": (5, 3600),
-    "model_streak": (1, FAR),
+    "model_streak": (1, NO_LIMIT),
     "image_format": None,
     "sidecar": None,
-    "max_count": (1, FAR),
-    "max_queued": (1, FAR),
+    "max_count": (1, NO_LIMIT),
+    "max_queued": (1, NO_LIMIT),
     "report_at": None,
     "timezone": None,
     "when_done": None,
     "when_done_minutes": (0, 1440),
     "gpu_max_temp": (0, 150),
     "gpu_share": None,
-    "gpu_share_mb": (0, FAR),
+    "gpu_share_mb": (0, NO_LIMIT),
     "memory": None,
-    "memory_limit_gb": (0, FAR),
+    "memory_limit_gb": (0, NO_LIMIT),
     "precision": None,
     "on_stop": None,
-    "step_timeout": (1, FAR),
+    "step_timeout": (1, NO_LIMIT),
     "share": None,
-    "user_max_queued": (0, FAR),
-    "user_max_per_day": (0, FAR),
-    "user_max_pixels": (0, FAR),
+    "user_max_queued": (0, NO_LIMIT),
+    "user_max_per_day": (0, NO_LIMIT),
+    "user_max_pixels": (0, NO_LIMIT),
     "session_days": (1, DAYS),
     "log_level": None,
 }
@@ -61,7 +61,9 @@ EDITABLE: dict[str, tuple[float, float] | None] = {
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """One setting. ``origin`` is default, file, environment or command; ``later`` counts after a restart, else None."""
+    """One setting. ``origin``: default, file, environment or command; ``later``: the value after a restart, if
+    different.
+    """
 
     name: str
     value: Any
@@ -81,7 +83,7 @@ class Preference:
 
 @guarded("preferences")
 class Preferences:
-    """One per process. Reading and changing take an admin."""
+    """Preferences use cases, available as ``studio.preferences``; they require an admin."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -93,13 +95,13 @@ class Preferences:
         return self._settings
 
     def all(self) -> list[Preference]:
-        """Every setting, those that can be changed first. Raises InvalidParams where config.toml is damaged."""
-        written = read_toml(self._path)
-        found = [self._one(spec.name, written) for spec in specs() if spec.name != "home"]
-        return sorted(found, key=lambda each: list(EDITABLE).index(each.name) if each.name in EDITABLE else FAR)
+        """Every setting, changeable ones first. Raises InvalidParams if config.toml is damaged."""
+        file_values = read_toml(self._path)
+        found = [self._preference(spec.name, file_values) for spec in specs() if spec.name != "home"]
+        return sorted(found, key=lambda each: list(EDITABLE).index(each.name) if each.name in EDITABLE else NO_LIMIT)
 
     def mark(self) -> str:
-        """Changes with config.toml."""
+        """A text that changes with config.toml."""
         try:
             state = self._path.stat()
         except OSError:
@@ -107,8 +109,8 @@ class Preferences:
         return f"{state.st_mtime_ns}-{state.st_size}"
 
     def change(self, name: str, value: str) -> Preference:
-        """Write one setting. Raises Forbidden, InvalidParams and Conflict, and then the file is as it was."""
-        checked = check(self._settings, name, value)
+        """Write a setting. Raises Forbidden, InvalidParams and Conflict, and then the file is unchanged."""
+        checked = parse_value(self._settings, name, value)
 
         def put(document: tomlkit.TOMLDocument) -> None:
             document[name] = checked
@@ -116,20 +118,22 @@ class Preferences:
         return self._write(name, put)
 
     def reset(self, name: str) -> Preference:
-        """Take a setting out of the file: its default holds again. Raises like ``change``."""
+        """Remove a setting from the file, so that its default applies. Raises like ``change``."""
         return self._write(name, lambda document: document.pop(name, None))
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _one(self, name: str, written: dict[str, Any]) -> Preference:
+    def _preference(self, name: str, file_values: dict[str, Any]) -> Preference:
         spec = spec_of(name)
         value, origin = getattr(self._settings, name), self._settings.origins.get(name, "default")
         fixed = origin in ("environment", "command")
         secret = name in SECRET or isinstance(spec.default, tuple)
         later = None
         if not fixed and not secret:
-            coming = parse(name, written[name], f"config.toml: {name}") if name in written else spec.default
-            later = coming if coming != value else None
+            value_in_file = (
+                parse(name, file_values[name], f"config.toml: {name}") if name in file_values else spec.default
+            )
+            later = value_in_file if value_in_file != value else None
         if secret:
             value = bool(value)
         return Preference(
@@ -141,27 +145,27 @@ class Preferences:
             origin,
             name in EDITABLE and not fixed,
             later,
-            name in written,
+            name in file_values,
             secret,
         )
 
     def _write(self, name: str, edit: Callable[[tomlkit.TOMLDocument], Any]) -> Preference:
-        """Comments and order stay; the file is replaced at once, and only by one that can be read."""
+        """Edit the file, keeping comments and order; it is replaced atomically."""
         if name not in EDITABLE:
             raise InvalidParams(name, message("not_on_page"))
         if self._settings.origins.get(name) in ("environment", "command"):
             raise Conflict(message("set_elsewhere", name=name))
         with self._writing:
-            read_toml(self._path)  # a damaged file is told, not overwritten
+            read_toml(self._path)  # a damaged file is reported, not overwritten
             before = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
             document = tomlkit.parse(before)
             edit(document)
             replace_text(self._path, tomlkit.dumps(document))
-        return self._one(name, read_toml(self._path))
+        return self._preference(name, read_toml(self._path))
 
 
-def check(settings: Settings, name: str, value: str) -> Any:
-    """A value that was typed, in its own type and within its limits. Raises InvalidParams."""
+def parse_value(settings: Settings, name: str, value: str) -> Any:
+    """Parse and validate a typed value. Raises InvalidParams."""
     if name not in EDITABLE:
         raise InvalidParams(name, message("not_on_page"))
     typed = value.strip()
@@ -179,7 +183,7 @@ def check(settings: Settings, name: str, value: str) -> Any:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Put a whole file in another's place; who may read it stays, a new one is for its owner only."""
+    """Replace a file atomically, keeping its mode; a new one is private."""
     fresh = path.with_name(path.name + ".new")
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
     try:

@@ -1,4 +1,4 @@
-"""The JSON shapes that the API answers and the command line prints with ``--json``. Programs lean on these names."""
+"""JSON representations, used by the API and by ``--json`` of the command line. Programs rely on the names."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -23,10 +23,10 @@ from diffusion_local.notify.deliveries import Delivery
 from diffusion_local.queue.batches import BatchProgress
 
 Json = dict[str, Any]
-#: Failures whose detail begins with how the worker died.
+#: Failures whose detail starts with the cause of the worker's death.
 DEATHS = ("worker_lost", "timed_out")
 
-#: The query string that opens the picture at a path, without the prefix of a proxy; empty where none is needed.
+#: Returns the query string that opens a picture path (without a proxy's prefix), or "" if none is needed.
 Sign = Callable[[str], str]
 
 _root: ContextVar[str] = ContextVar("root", default="")
@@ -36,8 +36,9 @@ _sign: ContextVar[Sign | None] = ContextVar("sign", default=None)
 
 @contextmanager
 def below(root: str, origin: str = "") -> Iterator[None]:
-    """Inside, the addresses of files begin with the path under which a proxy serves us, and absolute ones with
-    ``origin`` (scheme and host), by which the caller knows this server."""
+    """Inside, file addresses start with ``root`` (the path prefix of a proxy), and absolute ones with ``origin``
+    (scheme and host as the caller knows them).
+    """
     tokens = _root.set(root), _origin.set(origin)
     try:
         yield
@@ -57,7 +58,7 @@ def signing(sign: Sign) -> Iterator[None]:
 
 
 class JobFacts(Protocol):
-    """What a job's shape is asked of: a Studio, here or on another machine."""
+    """What serializing a job needs: a Studio, local or remote."""
 
     def job(self, job_id: str) -> Job: ...
 
@@ -67,7 +68,7 @@ class JobFacts(Protocol):
 
 
 class SourcePicture(TypedDict):
-    """A picture to begin from; sizes in pixels. ``recipe`` is what a file that was sent says of how it was made."""
+    """A source picture; sizes in pixels. ``recipe``: the recipe found in an uploaded file."""
 
     id: str
     width: int
@@ -77,8 +78,9 @@ class SourcePicture(TypedDict):
 
 
 class Fault(TypedDict):
-    """Why something was refused; ``field`` where one is to blame. ``id`` and ``params`` are what composes the message
-    in another language; a message among the parameters is an object with ``id``, ``params`` and ``message``."""
+    """Why a request was refused. ``field``: the field at fault, if any. ``id`` and ``params`` allow composing the
+    message in another language; nested messages are objects with ``id``, ``params`` and ``message``.
+    """
 
     code: str
     message: str
@@ -102,12 +104,12 @@ def receipt(receipt: Receipt) -> Json:
 
 
 def fault(kind: str, problem: str) -> Json:
-    """Why a job or a download failed."""
+    """Why a job or download failed."""
     return {"kind": kind, "message": problem, **described(problem)}
 
 
 def job(job: Job, image: Image | None = None, position: int | None = None, eta: float | None = None) -> Json:
-    """A job. ``position`` in line from 1, ``eta`` in seconds from now; both null where there is none."""
+    """A job. ``position``: 1-based queue position; ``eta``: seconds from now; null if there is none."""
     return {
         "id": job.id,
         "batch_id": job.batch_id,
@@ -140,7 +142,7 @@ def job(job: Job, image: Image | None = None, position: int | None = None, eta: 
 
 
 def fault_of(failure: Failure) -> Json:
-    """Why a job failed; with the ``cause`` where its worker died: the signal, and whether the memory was short."""
+    """Why a job failed. ``cause``, if its worker died: signal, and whether memory ran out."""
     cause = failure.detail.partition("\n")[0] if failure.kind in DEATHS else ""
     return fault(failure.kind, failure.message) | ({"cause": cause} if cause else {})
 
@@ -151,7 +153,7 @@ def params(owner: Job | Image) -> Json:
 
 
 def image_link(image: Image) -> Json:
-    """What a client needs to fetch the picture: ``url`` is relative to the server's root, ``public_url`` absolute."""
+    """How to fetch the picture: ``url`` is relative to the server's root, ``public_url`` absolute."""
     return {
         "id": image.id,
         "url": file_url(image),
@@ -184,7 +186,7 @@ def picture_url(image_id: str, suffix: str = ".png") -> str:
 
 
 def public_url(image: Image) -> str:
-    """An absolute address that opens the picture with a plain GET, for at most an hour where accounts are in use.
+    """An absolute address that opens the picture by plain GET, for at most an hour if accounts are in use.
 
     Outside of a request it is relative.
     """
@@ -197,7 +199,7 @@ def thumbnail_url(image_id: str) -> str:
 
 
 def root() -> str:
-    """The path under which a proxy serves us, or an empty text."""
+    """Path prefix of a proxy, or ""."""
     return _root.get()
 
 
@@ -206,7 +208,7 @@ def api_url(path: str) -> str:
 
 
 def report_url(batch_id: str = "") -> str:
-    """The page of a batch's report, or without one of the last night's."""
+    """Page of a batch's report, or of last night's."""
     return f"{root()}/reports/{f'batch/{batch_id}' if batch_id else 'night'}.html"
 
 
@@ -215,22 +217,22 @@ def source_url(source_id: str) -> str:
 
 
 def preview_url(job_id: str, step: int) -> str:
-    """The step is in the address so that a browser fetches each preview once."""
+    """The step makes a browser fetch each preview once."""
     return f"{_root.get()}/previews/{job_id}.webp?step={step}"
 
 
 def batch_url(batch_id: str, what: str) -> str:
-    """Of a file that a batch can be taken away as, such as ``zip``."""
+    """URL of a batch's file, such as ``zip``."""
     return f"{root()}/api/v1/batches/{batch_id}/{what}"
 
 
 def queue_url(what: str) -> str:
-    """Of all that waits, as a file."""
+    """URL of a file with all queued jobs."""
     return f"{root()}/api/v1/queue/{what}"
 
 
 def progress(progress: BatchProgress) -> Json:
-    """A batch: its times, counts by state, when it is estimated to be done, and where its files are."""
+    """A batch: times, job counts by state, estimated completion, and URLs of its files."""
     batch = progress.batch
     root = f"{_root.get()}/api/v1"
     url = f"{root}/batches/{batch.id}"
@@ -259,7 +261,7 @@ def worker(worker: Worker) -> Json:
 
 
 def model(model: Model, plans: Sequence[MemoryPlan] | None = None) -> Json:
-    """A model without its path on disk; ``plans`` where they were asked for: how each device would hold it."""
+    """A model without its path. ``plans``: how each device would hold it, if requested."""
     values = asdict(model)
     for name in LOCAL_FIELDS:
         del values[name]
@@ -272,7 +274,7 @@ def memory_plan(plan: MemoryPlan) -> Json:
 
 
 def adapter(adapter: Adapter) -> Json:
-    """A LoRA, VAE, upscaler or textual inversion, without its path on disk."""
+    """A LoRA, VAE, upscaler or textual inversion, without its path."""
     values = asdict(adapter)
     del values["path"]
     return values | {"ready": adapter.ready}
@@ -285,14 +287,14 @@ def download(download: Download) -> Json:
 
 
 def delivery(delivery: Delivery) -> Json:
-    """A delivery without its message."""
+    """A delivery without its payload."""
     values = asdict(delivery)
     del values["payload"]
     return values
 
 
 def queue(snapshot: Snapshot) -> Json:
-    """The queue at one moment; jobs without their pictures, as `job` and `jobs` give those."""
+    """The queue at one moment; jobs without their pictures (see `job` and `jobs`)."""
     places = {each.id: place for place, each in enumerate(snapshot.waiting, start=1)}
     return {
         "revision": snapshot.revision,
@@ -313,12 +315,12 @@ def queue(snapshot: Snapshot) -> Json:
 
 
 def one_job(studio: JobFacts, job_id: str) -> Json:
-    """A job with everything: place in line, estimate, picture."""
+    """A job with queue position, estimate and picture."""
     found = studio.job(job_id)
     return with_places(studio, [found])[0]
 
 
 def with_places(studio: JobFacts, jobs: list[Job]) -> list[Json]:
-    """Jobs with their pictures, places in line and estimates."""
+    """Jobs with pictures, queue positions and estimates."""
     images, places = studio.images_of(jobs), studio.places(jobs)
     return [job(each, images.get(each.id), *places[each.id]) for each in jobs]

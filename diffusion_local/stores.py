@@ -1,4 +1,4 @@
-"""Every store of one database, opened once."""
+"""All stores of one database."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from diffusion_local.reports.store import ReportStore
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """``compose`` hands each use-case those that it needs."""
+    """``compose`` passes to each use case the stores that it needs."""
 
     jobs: JobStore
     control: QueueControl
@@ -50,7 +50,7 @@ class Stores:
 
     @classmethod
     def of(cls, database: Database, rules: OrderRules) -> Self:
-        """``rules`` hold for the order of the queue and for times."""
+        """``rules``: queue order and time zone."""
         return cls(
             JobStore(database, rules),
             QueueControl(database),

@@ -1,4 +1,4 @@
-"""What a person can ask for. The page, the API and the command line translate to these sentences and back."""
+"""The Studio: every operation that users can request. All interfaces translate to its methods."""
 
 import time
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from diffusion_local.gallery.service import Pictures
 from diffusion_local.gallery.sources import Sources
 from diffusion_local.health.service import Health
 from diffusion_local.health.storage import StorageProbe
-from diffusion_local.lists.drafts import Drafts, Prompts, checked_expansion
+from diffusion_local.lists.drafts import Drafts, Prompts, parse_expansion
 from diffusion_local.lists.grid_service import Grids
 from diffusion_local.lists.queue_file import QueueFile
 from diffusion_local.lists.service import PromptLists
@@ -62,18 +62,17 @@ from diffusion_local.stores import Stores
 from diffusion_local.styles import Styles
 
 MAX_WAIT = 3600.0
-MOST_BY_ID = 100  # jobs read by their ids at once
-LOOK_SECONDS = 0.1  # between two looks of `wait`
+MAX_BY_ID = 100  # jobs per call by id
+POLL_SECONDS = 0.1  # polling interval of `wait`
 
 
 @guarded("")
 class Studio(QueueCommands, QueueQueries):
-    """Built by ``compose.open_studio``. Each method is one use-case; bad input raises a UserError.
+    """Built by ``compose.open_studio``. Each method is one use case; bad input raises a UserError.
 
-    ``lists`` has those about prompt lists, ``prompts`` what is drawn of one, ``sources`` those about source pictures,
-    ``styles`` presets, ``groups`` the queue by batches, ``reports`` what came of it all, ``webhooks`` who is told,
-    ``library`` those about models, ``accounts`` who may come in, ``pictures`` and ``boards`` those about the gallery,
-    ``preferences`` settings, ``health`` how the machine does, ``storage`` whether gallery and database can be written.
+    Further operations by noun: ``lists`` and ``prompts`` (prompt lists, previews of draws), ``sources``, ``styles``,
+    ``batches``, ``grids``, ``groups`` (the queue by batch), ``queue_file``, ``reports``, ``webhooks``, ``library``
+    (models), ``accounts``, ``pictures`` and ``boards``, ``preferences`` (settings), ``health`` and ``storage``.
     """
 
     def __init__(
@@ -141,44 +140,43 @@ class Studio(QueueCommands, QueueQueries):
         expand: str | None = None,
         **settings: Any,
     ) -> Receipt:
-        """Enqueue ``count`` pictures of a prompt; acknowledged means durable.
+        """Enqueue ``count`` pictures of a prompt; once this returns they are durable.
 
-        Seeds are consecutive; where the noise of a variation seed is mixed in it is that one that counts up.
-        ``settings`` are fields of Params; what is absent or None is the model's default, no seed (or -1) a random one.
-        ``start_at``, ``window``, ``finish_by`` and ``webhook`` among them are the batch's own (see ``when``), and so
-        are ``prediction`` and ``graph`` (see ``Batch``). ``expand`` says what becomes of wildcards and choices in both
-        prompts (see ``lists``): each picture draws its own by the first seed, ``all`` makes ``count`` of each; none is
-        the setting.
-        Raises InvalidParams, QueueFull and Conflict, and then nothing is enqueued.
+        Seeds are consecutive; if the noise of a variation seed is mixed in, that one counts up instead. ``settings``
+        are fields of Params; absent ones or None take the model's default, and no seed (or -1) a random one. They may
+        include the batch's ``start_at``, ``window``, ``finish_by`` and ``webhook`` (see ``queue.batch_times``).
+        ``prediction``: see ``Batch``. ``expand``: how wildcards and choices in both prompts are expanded (see
+        ``lists``): each picture draws its own from the first seed, or ``all`` makes ``count`` pictures of each
+        combination; None takes the setting. Raises InvalidParams, QueueFull and Conflict, and then nothing is enqueued.
         """
         count = whole_number("count", count, 1, self._settings.max_count)
         for field, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             check_prompt(field, text)
         times = self._timetable.resolve(lane, {each: settings.pop(each, None) for each in BATCH_OPTIONS})
         first = draw_seed() if seed is None or seed == -1 else seed
-        expand = checked_expansion(expand, self._settings)
+        expand = parse_expansion(expand, self._settings)
         drafts = Drafts(self._catalog, Expander(self._settings.wildcards))
         draft = drafts.draft(prompt, settings | {"seed": first}, expand)
         each, warnings = draft.pictures(count, expand, self._settings.max_count)
-        who = actor.current().owner(owner)
+        account = actor.current().owner(owner)
         title = name or shortened(each[0].prompt if draft.fixed else draft.params.prompt)
         told: dict[str, Any] = {"prediction": prediction, "graph": graph}
-        batch = Batch(new_id(), title, who, lane, len(each), utc_now(), **told, **times.fields())
+        batch = Batch(new_id(), title, account, lane, len(each), utc_now(), **told, **times.fields())
         jobs = new_jobs(batch, each, whole_number("priority", priority, *PRIORITIES))
-        key, request = idempotency_key or None, draft.request(count, expand) if idempotency_key else ""
+        key, request = idempotency_key or None, draft.submit_digest(count, expand) if idempotency_key else ""
         batch_id, job_ids = self._jobs.insert_batch(batch, jobs, key, self._settings.max_queued, request)
         self._queue.ring(len(job_ids))
         late = self.batches.warning(batch_id) if times.finish_by else []
         return Receipt(batch_id, job_ids, warnings + ignored(draft.params, settings) + late)
 
     def wait(self, job_ids: Sequence[str], timeout: float) -> list[Job]:
-        """The jobs, once all have ended or ``timeout`` seconds have passed; work goes on either way."""
+        """The jobs, once all have ended or ``timeout`` seconds have passed. The jobs go on either way."""
         deadline = time.monotonic() + number("timeout", timeout, 0, MAX_WAIT)
         while True:
             jobs = [self._jobs.get(job_id) for job_id in job_ids]
             if all(job.final for job in jobs) or time.monotonic() >= deadline:
                 return jobs
-            time.sleep(min(LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
+            time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
 
     # -- the queue -------------------------------------------------------------------------------------------------
 
@@ -186,11 +184,11 @@ class Studio(QueueCommands, QueueQueries):
         return self._jobs.get(job_id)
 
     def place(self, job: Job) -> tuple[int | None, float | None]:
-        """(position in line, from 1; seconds until it is done), None where there is none or it is not known."""
+        """(1-based queue position, seconds until done); None if there is none, or it is unknown."""
         return self._view.place(job)
 
     def places(self, jobs: Sequence[Job]) -> dict[str, tuple[int | None, float | None]]:
-        """What ``place`` says, of many jobs by id."""
+        """``place`` for many jobs, by id."""
         return self._view.places(jobs)
 
     def jobs(
@@ -203,13 +201,13 @@ class Studio(QueueCommands, QueueQueries):
         since: str | None = None,
         until: str | None = None,
     ) -> list[Job]:
-        """Jobs, newest first; ``before`` is the last id of the page before. With ``ids`` these jobs, at most 100.
+        """Jobs, newest first. ``before``: last id of the previous page. With ``ids`` these jobs, at most 100.
 
-        ``state`` may be several with commas. ``since`` and ``until`` (exclusive) bound when a job was submitted.
+        ``state``: one or several, comma-separated. ``since``, ``until`` (exclusive): bounds of the submit time.
         Raises InvalidParams.
         """
-        if len(ids) > MOST_BY_ID:
-            raise InvalidParams("job_ids", message("job_ids_most", most=MOST_BY_ID, got=len(ids)))
+        if len(ids) > MAX_BY_ID:
+            raise InvalidParams("job_ids", message("job_ids_most", most=MAX_BY_ID, got=len(ids)))
         if ids:
             return [self._jobs.get(job_id) for job_id in ids]
         states = [parse_state(each.strip()) for each in (state or "").split(",") if each.strip()]
@@ -218,15 +216,15 @@ class Studio(QueueCommands, QueueQueries):
         return self._view.jobs(states, batch_id or None, most, cursor, *times)
 
     def jobs_of_batches(self, batch_ids: Sequence[str], most: int = 1000) -> list[Job]:
-        """The first ``most`` jobs of each of these batches, newest batch first; unknown ids are left out."""
+        """The first ``most`` jobs of each batch, newest batch first; unknown ids are left out."""
         return self._view.first_jobs(list(batch_ids), most)
 
     def counts_of_batches(self, batch_ids: Sequence[str]) -> dict[str, dict[State, int]]:
-        """How many jobs of each of these batches are in each state; unknown ids are left out."""
+        """Job counts by batch and state; unknown ids are left out."""
         return self._view.counts(list(batch_ids))
 
     def events(self, job_id: str) -> list[Event]:
-        """What happened to a job, oldest first."""
+        """The events of a job, oldest first."""
         self._jobs.get(job_id)
         return self._view.events(job_id)
 
@@ -234,15 +232,16 @@ class Studio(QueueCommands, QueueQueries):
         """The queue at one moment."""
         found = self._view.snapshot(waiting, ended)
         if not found.reason and any(map(is_silent, found.workers)):
-            found = replace(found, reason=self.storage.fault())  # a database that cannot be written cannot hold it
+            # a database that is not writable cannot store the reason
+            found = replace(found, reason=self.storage.fault())
         return replace(found, warnings=self.batches.late())
 
     def revision(self) -> int:
-        """Grows with every visible change; equal numbers mean there is nothing new to draw."""
+        """A number that grows with every visible change; equal numbers mean nothing new to draw."""
         return self._view.revision()
 
     def workers(self) -> list[Worker]:
-        """Every worker; the models in their memory only for who may see everybody's jobs."""
+        """All workers; their loaded models only for actors that may read everyone's jobs."""
         found = self._workers.list_all()
         return found if actor.current().sees_all else [replace(each, model="") for each in found]
 
@@ -252,7 +251,7 @@ class Studio(QueueCommands, QueueQueries):
         return self._images.get(image_id)
 
     def images_of(self, jobs: Sequence[Job]) -> dict[str, Image]:
-        """The jobs' pictures by job id."""
+        """The jobs' pictures, by job id."""
         return self._images.of_jobs([job.id for job in jobs])
 
     def gallery(
@@ -264,9 +263,9 @@ class Studio(QueueCommands, QueueQueries):
         trashed: bool = False,
         flagged: bool = False,
     ) -> list[Image]:
-        """Pictures, newest first; ``before`` is the last id of the page before."""
-        asked = {"starred": starred, "trashed": trashed, "flagged": flagged}
-        return self.pictures.page(limit, before, search=search.strip(), **asked)
+        """Pictures, newest first. ``before``: last id of the previous page."""
+        filters = {"starred": starred, "trashed": trashed, "flagged": flagged}
+        return self.pictures.page(limit, before, search=search.strip(), **filters)
 
     def gallery_count(self) -> int:
         return self._images.count()
@@ -275,7 +274,7 @@ class Studio(QueueCommands, QueueQueries):
         return self.pictures.star([image_id], starred)[0]
 
     def trash(self, image_id: str) -> Image:
-        """Take a picture out of the gallery; ``restore`` brings it back."""
+        """Move a picture to the trash; ``restore`` brings it back."""
         return self.pictures.trash([image_id])[0]
 
     def restore(self, image_id: str) -> Image:
@@ -287,25 +286,25 @@ class Studio(QueueCommands, QueueQueries):
     # -- files, for the web routes -----------------------------------------------------------------------------------
 
     def picture_file(self, image_id: str) -> StoredFile:
-        """A picture's file, recipe included. Raises NotFound."""
-        return existing(self._files.picture(self._images.get(image_id).key), image_id)
+        """A picture's file, with its recipe. Raises NotFound."""
+        return require_existing(self._files.picture(self._images.get(image_id).key), image_id)
 
     def picture_data(self, image_id: str) -> bytes:
-        """A picture's file with the recipe that it carries."""
+        """The bytes of a picture's file, with its recipe."""
         return self.picture_file(image_id).read_bytes()
 
     def thumbnail_file(self, image_id: str) -> StoredFile:
-        """A picture's WebP thumbnail, at most 320 pixels wide and high. Raises NotFound."""
+        """A picture's WebP thumbnail, at most 320 pixels on each side. Raises NotFound."""
         key = self._images.get(image_id).key
-        existing(self._files.picture(key), image_id)
+        require_existing(self._files.picture(key), image_id)
         return self._files.thumbnail(key)
 
     def preview_file(self, job_id: str) -> StoredFile:
-        """A running job's newest preview, a WebP. Raises NotFound."""
-        return existing(self._files.preview(self._jobs.get(job_id).id), job_id)
+        """A running job's newest preview (WebP). Raises NotFound."""
+        return require_existing(self._files.preview(self._jobs.get(job_id).id), job_id)
 
 
-def existing(file: StoredFile, what: str) -> StoredFile:
+def require_existing(file: StoredFile, noun_id: str) -> StoredFile:
     if not file.exists():
-        raise NotFound(message("file_gone", what=echo(what)))
+        raise NotFound(message("file_gone", what=echo(noun_id)))
     return file

@@ -1,8 +1,7 @@
-"""Style presets: a prompt and a negative prompt that are put around a person's own.
+"""Style presets: a prompt and negative prompt wrapped around the user's.
 
-``assets/styles.csv`` has a few; ``styles.csv`` in the home, in the form that A1111 keeps (``name,prompt,
-negative_prompt``), adds to them and replaces those of the same name. Where a template has no ``{prompt}`` it is
-appended after a comma, as A1111 does.
+``assets/styles.csv`` has a few; ``styles.csv`` in the home, in A1111's format (``name,prompt,negative_prompt``), adds
+to them and replaces those of the same name. A template without ``{prompt}`` is appended after a comma, as in A1111.
 """
 
 import csv
@@ -30,39 +29,39 @@ class Style:
 
 @guarded("styles")
 class Styles:
-    """Read afresh each time: an edited file needs no restart."""
+    """Read anew on each call, so that edits need no restart."""
 
     def __init__(self, home: Path) -> None:
         self._files = (assets() / FILE, home / FILE)
 
     def all(self) -> list[Style]:
-        """Those of the home first. What cannot be read is left out."""
-        bundled, own = (read(path) for path in self._files)
-        own_names = {style.name for style in own}
-        return [*own, *(style for style in bundled if style.name not in own_names)]
+        """All styles, the home's first. Unreadable files are skipped."""
+        bundled, custom = (read_styles(path) for path in self._files)
+        custom_names = {style.name for style in custom}
+        return [*custom, *(style for style in bundled if style.name not in custom_names)]
 
     def apply(self, names: Sequence[str], prompt: str, negative: str) -> tuple[str, str]:
-        """(prompt, negative prompt) with these styles around them, in their order. Raises InvalidParams."""
+        """(prompt, negative prompt) with these styles applied in order. Raises InvalidParams."""
         if len(names) > MAX_STYLES:
             raise InvalidParams("styles", message("at_most", most=MAX_STYLES, got=len(names)))
         known = {style.name: style for style in self.all()}
         for name in names:
             if name not in known:
                 raise InvalidParams("styles", message("styles_among", known=list(known), got=echo(name)))
-            prompt = around(known[name].prompt, prompt)
-            negative = around(known[name].negative, negative)
+            prompt = apply_template(known[name].prompt, prompt)
+            negative = apply_template(known[name].negative, negative)
             check_prompt("prompt", prompt)
             check_prompt("negative", negative)
         return prompt, negative
 
 
-def around(template: str, text: str) -> str:
+def apply_template(template: str, text: str) -> str:
     if SLOT in template:
         return template.replace(SLOT, text)
     return ", ".join(part for part in (text.strip(), template.strip()) if part)
 
 
-def read(path: Path) -> list[Style]:
+def read_styles(path: Path) -> list[Style]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [
@@ -72,12 +71,12 @@ def read(path: Path) -> list[Style]:
         return []
     found = {}
     for row in rows:
-        name, prompt, negative = (written(row.get(key)) for key in ("name", "prompt", "negative_prompt"))
+        name, prompt, negative = (cell_text(row.get(key)) for key in ("name", "prompt", "negative_prompt"))
         if name and (prompt or negative):
             found[name] = Style(name, prompt, negative)
     return list(found.values())
 
 
-def written(value: object) -> str:
-    """A cell as text; a row with too few cells has None there."""
+def cell_text(value: object) -> str:
+    """A cell as text; missing cells are None."""
     return value.strip() if isinstance(value, str) else ""

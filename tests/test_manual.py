@@ -55,7 +55,10 @@ def test_search_is_bounded() -> None:
 
 def test_headings_in_code_are_no_sections() -> None:
     page = manual.Page("x", "X", "# X\n\n```sh\n## not a heading\n```\n\n## Real `one`\n\ntext\n")
-    assert [(each.title, each.anchor) for each in manual.sections(page)] == [("X", ""), ("Real `one`", "real-one")]
+    assert [(each.title, each.anchor) for each in manual.split_sections(page)] == [
+        ("X", ""),
+        ("Real `one`", "real-one"),
+    ]
 
 
 def test_the_command_prints_topics_pages_and_results() -> None:

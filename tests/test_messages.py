@@ -17,7 +17,7 @@ from diffusion_local import errors
 from diffusion_local.errors import EngineError, InvalidParams
 from diffusion_local.messages import (
     LANGUAGES,
-    MOST_NESTED,
+    MAX_NESTED,
     Message,
     catalogue,
     changed,
@@ -280,7 +280,7 @@ def deep(levels: int) -> dict[str, object]:
         {"id": "range", "params": None},
         {"id": "pixels", "params": {"most": "many", "model": "a", "got": "b"}},
         {"id": 7, "params": {}},
-        deep(MOST_NESTED + 2),
+        deep(MAX_NESTED + 2),
     ],
 )
 def test_what_this_program_does_not_know_keeps_its_text(wire: object) -> None:

@@ -6,11 +6,11 @@ import pytest
 
 from diffusion_local.errors import InvalidParams
 from diffusion_local.settings import assets
-from diffusion_local.styles import SLOT, Styles, around, read
+from diffusion_local.styles import SLOT, Styles, apply_template, read_styles
 
 
 def test_the_bundled_ones_have_a_place_for_the_prompt() -> None:
-    bundled = read(assets() / "styles.csv")
+    bundled = read_styles(assets() / "styles.csv")
     assert len(bundled) >= 10
     assert all(SLOT in style.prompt and style.negative for style in bundled)
 
@@ -44,7 +44,7 @@ def test_a_damaged_file_is_left_out(tmp_path: Path) -> None:
     ],
 )
 def test_a_template_goes_around_the_prompt(template: str, text: str, whole: str) -> None:
-    assert around(template, text) == whole
+    assert apply_template(template, text) == whole
 
 
 def test_an_unknown_style_is_named(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Batches as a whole: looked at, changed, copied, taken away as files; and grids, which know their axes."""
+"""Whole batches: progress, changes, copies, and exports as files."""

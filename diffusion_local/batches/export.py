@@ -1,4 +1,4 @@
-"""A batch's pictures as one ZIP file, made while it is sent."""
+"""A batch's contact sheet and ZIP file."""
 
 import re
 from collections.abc import Iterator
@@ -13,28 +13,28 @@ from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.gallery.contact_sheet import MAX_CELLS, MAX_PIXELS, Cell, contact_sheet
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.service import Member
-from diffusion_local.lists.entries import written
+from diffusion_local.lists.entries import export_lines
 from diffusion_local.lists.grid import Grid
 
 LABEL_CHARS = 80
-SHEET_BYTES = 2 * 3 * MAX_PIXELS  # while it is drawn, and as the encoder's own copy
+SHEET_BYTES = 2 * 3 * MAX_PIXELS  # while it is drawn, and the encoder's copy
 QUALITY = 85
 
 
-def draw(batch: Batch, results: Iterator[tuple[Job, str | None]], files: ImageFiles, mark: str) -> StoredFile:
-    """The sheet, drawn unless it is there; of a batch too long for one its first pictures.
+def open_sheet(batch: Batch, results: Iterator[tuple[Job, str | None]], files: ImageFiles, mark: str) -> StoredFile:
+    """The contact sheet, drawn if missing; of a batch too large for one, its first pictures.
 
-    Raises InvalidParams if the batch has none, Overloaded and StorageProblem.
+    Raises InvalidParams if the batch has no pictures, Overloaded and StorageProblem.
     """
     sheet = files.sheet(batch.id, mark)
     if not sheet.exists():
         with image_decoding.budget.taken(SHEET_BYTES):
             if not sheet.exists():  # another thread may have drawn it meanwhile
-                draw_whole(batch, results, files, mark)
+                draw_sheet(batch, results, files, mark)
     return sheet
 
 
-def draw_whole(batch: Batch, results: Iterator[tuple[Job, str | None]], files: ImageFiles, mark: str) -> None:
+def draw_sheet(batch: Batch, results: Iterator[tuple[Job, str | None]], files: ImageFiles, mark: str) -> None:
     few = islice(results, MAX_CELLS)
     title = batch.name if batch.count <= MAX_CELLS else f"{batch.name} (the first {MAX_CELLS:,} of {batch.count:,})"
     if batch.grid:
@@ -59,28 +59,28 @@ def cell(job: Job, key: str | None, files: ImageFiles, label: str) -> Cell:
 SLUG_CHARS = 40
 
 
-def zipped(results: Iterator[tuple[Job, str | None]], files: ImageFiles) -> Iterator[bytes]:
-    """The ZIP file in pieces. Pictures do not shrink any more: they are stored; the list comes last, as results.csv.
+def stream_zip(results: Iterator[tuple[Job, str | None]], files: ImageFiles) -> Iterator[bytes]:
+    """The ZIP file in chunks. Pictures are stored, as they do not compress; results.csv comes last.
 
-    A picture whose file is gone is left out, and has no file in the list.
+    A picture whose file is missing is left out, and has no file in the list.
     """
-    told: list[tuple[Job, PurePath | None]] = []
+    exported: list[tuple[Job, PurePath | None]] = []
 
     def members() -> Iterator[Member]:
         for job, key in results:
             name = None
             if key and (file := files.picture(key)).exists():
-                name = name_of(job, key)
+                name = file_name(job, key)
                 finished = datetime.fromisoformat(job.finished_at) if job.finished_at else datetime.now(UTC)
                 yield name, finished, file.chunks()
-            told.append((job, PurePath(name) if name else None))
-        lines = (line.encode() for line in written(told, "csv"))
+            exported.append((job, PurePath(name) if name else None))
+        lines = (line.encode() for line in export_lines(exported, "csv"))
         yield "results.csv", datetime.now(UTC), lines
 
     return service.stream_members(members())
 
 
-def name_of(job: Job, key: str) -> str:
-    """Sorts as the batch does, and tells what it shows."""
+def file_name(job: Job, key: str) -> str:
+    """A file name that sorts in batch order and describes the picture."""
     slug = re.sub(r"[^\w-]+", "-", job.params.prompt)[:SLUG_CHARS].strip("-") or "picture"
     return f"{job.index + 1:05}-{slug}-{job.params.seed}{PurePath(key).suffix or '.png'}"

@@ -1,4 +1,4 @@
-"""What a person can do with a batch as a whole: look at it, rename, change, copy and take it away as files."""
+"""Batch use cases: view, rename, edit, duplicate and export whole batches."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.lists.drafts import Drafts
 from diffusion_local.lists.entries import field_name, parse_size
-from diffusion_local.lists.plan import CatalogOfNow
+from diffusion_local.lists.plan import CatalogSnapshot
 from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Catalog
@@ -30,12 +30,12 @@ from diffusion_local.queue.schedule import format_local
 from diffusion_local.queue.views import QueueView
 from diffusion_local.settings import Settings
 
-MOST_WARNINGS = 10
+MAX_WARNINGS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class BatchEdit:
-    """How many waiting jobs were changed; ``warnings`` about prompts too long for a model, and about time."""
+    """Number of changed queued jobs. ``warnings``: prompts too long for a model, and deadlines."""
 
     count: int
     warnings: list[str] = field(default_factory=list)
@@ -43,7 +43,7 @@ class BatchEdit:
 
 @guarded("batches")
 class Batches:
-    """Part of the Studio, as ``studio.batches``."""
+    """Batch use cases, available as ``studio.batches``."""
 
     def __init__(
         self,
@@ -68,9 +68,9 @@ class Batches:
         self._timetable = timetable
 
     def page(self, limit: int = 20, before: str | None = None, large: bool = False) -> list[BatchProgress]:
-        """Batches with their progress, newest first; ``before`` is the last id of the page before.
+        """Batches with progress, newest first. ``before``: last id of the previous page.
 
-        ``large`` leaves out single pictures that somebody waits for.
+        ``large`` leaves out single interactive pictures.
         """
         return self._rows.page(whole_number("limit", limit, 1, 200), checked_cursor("before", before), large)
 
@@ -79,7 +79,7 @@ class Batches:
         return self._rows.get(batch_id)
 
     def late(self) -> list[str]:
-        """A sentence for each batch that is not estimated to be done by the time that it should be."""
+        """A warning for each batch that is expected to miss its deadline."""
         return [
             message("batch_warning", name=each.batch.name, warning=each.warning)
             for each in self._rows.with_finish_by()
@@ -87,21 +87,20 @@ class Batches:
         ]
 
     def warning(self, batch_id: str) -> list[str]:
-        """A lateness warning for one batch, as a list of 0 or 1 sentences."""
+        """Deadline warning for one batch, as a list of 0 or 1 sentences."""
         return self._rows.lateness(batch_id)
 
     def foreseen(self, seconds: float | None, **times: str | None) -> tuple[str | None, str]:
-        """(when so much work would be done if it were enqueued now, a sentence if that is later than it should be).
+        """(UTC completion time of so much work if it were enqueued now, or None; warning if that misses the deadline).
 
-        ``times`` are ``start_at``, ``window``, ``finish_by`` and ``webhook``. The moment is in UTC; None: nobody
-        knows. Raises InvalidParams.
+        ``times``: ``start_at``, ``window``, ``finish_by`` and ``webhook``. Raises InvalidParams.
         """
         before = self._view.snapshot(0, 0).total_eta
         left = None if seconds is None or before is None else before + seconds
         return self._timetable.forecast(left, times)
 
     def times(self, batch: Batch) -> dict[str, str]:
-        """Its times as a person would write them here, for a form."""
+        """The batch's times as local text, for a form."""
         zone = self._timetable.zone
         moments = {"start_at": parse_utc(batch.start_at), "finish_by": parse_utc(batch.finish_by)}
         kept = {name: getattr(batch, name) or "" for name in BATCH_OPTIONS}
@@ -111,63 +110,69 @@ class Batches:
 
     def rename(self, batch_id: str, name: str) -> BatchProgress:
         """Raises NotFound, Forbidden and InvalidParams."""
-        self._own(batch_id)
+        self._require_own(batch_id)
         check_prompt("name", name, required=True)
         self._rows.rename(batch_id, name.strip())
         return self._rows.get(batch_id)
 
     def edit(self, batch_id: str, name: str | None = None, prompt: str | None = None, **changes: Any) -> BatchEdit:
-        """Rename the batch, and change what still waits: fields of Params, and ``start_at``, ``window``, ``finish_by``,
+        """Rename a batch and change its queued jobs: fields of Params, and ``start_at``, ``window``, ``finish_by``,
         ``webhook``.
 
-        What is absent or None stays; an empty time is taken away. Each job is checked anew against its model, and one
-        that fails refuses all. What runs or has ended is left as it is. Raises InvalidParams naming the picture,
-        Conflict if nothing waits.
+        Absent fields or None stay unchanged; an empty time is removed. Each job is validated against its model, and one
+        failure refuses all. Running and ended jobs are left alone. Raises InvalidParams naming the picture, Conflict if
+        nothing is queued.
         """
-        progress = self._own(batch_id)
-        given = {
+        progress = self._require_own(batch_id)
+        changed_fields = {
             field_name(field): value for field, value in (changes | {"prompt": prompt}).items() if value is not None
         }
-        if name and not given:
+        if name and not changed_fields:
             self.rename(batch_id, name)
             return BatchEdit(0)
-        if "size" in given:
-            given["width"], given["height"] = parse_size(given.pop("size"))
-        times = {name: given.pop(name) for name in BATCH_OPTIONS if name in given}
-        if strange := [name for name in given if name not in (*SETTINGS, "prompt")]:
-            raise InvalidParams(strange[0], message("edit_fields", known=[*SETTINGS, *BATCH_OPTIONS]))
-        if not given and not times:
+        if "size" in changed_fields:
+            changed_fields["width"], changed_fields["height"] = parse_size(changed_fields.pop("size"))
+        times = {name: changed_fields.pop(name) for name in BATCH_OPTIONS if name in changed_fields}
+        if unknown := [name for name in changed_fields if name not in (*SETTINGS, "prompt")]:
+            raise InvalidParams(unknown[0], message("edit_fields", known=[*SETTINGS, *BATCH_OPTIONS]))
+        if not changed_fields and not times:
             raise InvalidParams("changes", message("one_field"))
         waiting = self._rows.queued(batch_id)
         if not waiting:
             raise Conflict(message("none_waits_any_more", batch=batch_id))
-        changed = [] if not given else self._changed(waiting, given)
+        changed = [] if not changed_fields else self._changed_params(waiting, changed_fields)
         kept = self._timetable.resolve_changes(progress.batch, times) if times else {}
         warnings = self._warnings(changed)
         count = self._rows.change(batch_id, changed, kept)
         self._queue.ring()
         if name:
             self.rename(batch_id, name)
-        return BatchEdit(count if given else len(waiting), warnings + self.warning(batch_id))
+        return BatchEdit(count if changed_fields else len(waiting), warnings + self.warning(batch_id))
 
-    def _changed(self, waiting: Sequence[tuple[str, int, Params]], given: dict[str, Any]) -> list[tuple[str, Params]]:
-        drafts = Drafts(CatalogOfNow(self._catalog), Expander(self._settings.wildcards))
+    def _changed_params(
+        self, waiting: Sequence[tuple[str, int, Params]], changed_fields: dict[str, Any]
+    ) -> list[tuple[str, Params]]:
+        drafts = Drafts(CatalogSnapshot(self._catalog), Expander(self._settings.wildcards))
         changed = []
         for job_id, index, params in waiting:
-            values = params.to_dict() | given
+            values = params.to_dict() | changed_fields
             try:
-                new = self._edited(drafts, params, values, given)
+                new = self._edited_params(drafts, params, values, changed_fields)
             except InvalidParams as error:
                 raise InvalidParams(error.field, message("in_batch", problem=error.problem, index=index + 1)) from None
             changed.append((job_id, new))
         return changed
 
-    def _edited(self, drafts: Drafts, params: Params, values: dict[str, Any], given: dict[str, Any]) -> Params:
-        """A picture's new Params. Only a prompt that is given anew has choices: the old ones are drawn already."""
-        texts = {name: given.get(name, getattr(params, name)) for name in ("prompt", "negative")}
-        expand = {name: self._settings.expand_prompts if name in given else "no" for name in texts}
+    def _edited_params(
+        self, drafts: Drafts, params: Params, values: dict[str, Any], changed_fields: dict[str, Any]
+    ) -> Params:
+        """A picture's new Params. Choices are drawn only in a newly given prompt: those of the old one are drawn
+        already.
+        """
+        texts = {name: changed_fields.get(name, getattr(params, name)) for name in ("prompt", "negative")}
+        expand = {name: self._settings.expand_prompts if name in changed_fields else "no" for name in texts}
         drawn = {
-            name: drafts.drawn(name, text, values["seed"], expand[name]) if isinstance(text, str) else text
+            name: drafts.draw_text(name, text, values["seed"], expand[name]) if isinstance(text, str) else text
             for name, text in texts.items()
         }
         settings = {name: value for name, value in values.items() if name != "prompt"} | {"negative": drawn["negative"]}
@@ -175,12 +180,12 @@ class Batches:
         return new
 
     def _warnings(self, changed: Sequence[tuple[str, Params]]) -> list[str]:
-        longest = sorted((params for _, params in changed), key=lambda each: -len(each.prompt))[:MOST_WARNINGS]
+        longest = sorted((params for _, params in changed), key=lambda each: -len(each.prompt))[:MAX_WARNINGS]
         found = [text for params in longest for text in prompt_warnings(self._catalog.get(params.model), params)]
         return list(dict.fromkeys(found))
 
     def duplicate(self, batch_id: str, name: str = "", **times: str | None) -> Receipt:
-        """Enqueue all its pictures again, with the same seeds, as a batch of its own; times are given anew.
+        """Submit all its pictures again with the same seeds, as a new batch with times of its own.
 
         Raises NotFound, InvalidParams and QueueFull.
         """
@@ -191,7 +196,7 @@ class Batches:
         if not recipes:
             raise Conflict(message("batch_empty", batch=batch_id))
         for model_id in {params.model for params in recipes}:
-            self._catalog.complete("model", {"model": model_id, "seed": 0})  # it is still there
+            self._catalog.complete("model", {"model": model_id, "seed": 0})  # check that the model still exists
         title = name.strip() or f"{old.name} (copy)"
         owner = actor.current().owner(old.owner)
         batch = Batch(new_id(), title, owner, old.lane, len(recipes), utc_now(), grid=old.grid, **timing.fields())
@@ -199,8 +204,8 @@ class Batches:
         self._queue.ring(len(ids))
         return Receipt(new, ids, self.warning(new))
 
-    def _own(self, batch_id: str) -> BatchProgress:
-        """Raises NotFound, and Forbidden for another's."""
+    def _require_own(self, batch_id: str) -> BatchProgress:
+        """Raises NotFound, and Forbidden for another owner's batch."""
         progress = self._rows.get(batch_id)
         actor.current().require_own(progress.batch.owner, message("the_batch", id=batch_id))
         return progress
@@ -208,18 +213,18 @@ class Batches:
     # -- pictures and files ----------------------------------------------------------------------------------------
 
     def images(self, batch_id: str, limit: int = 48, after: str | None = None) -> list[Image]:
-        """The batch's pictures in its own order; ``after`` is the last id of the page before."""
+        """The batch's pictures in batch order. ``after``: last id of the previous page."""
         self._rows.get(batch_id)
         return self._rows.images(batch_id, whole_number("limit", limit, 1, 500), after or None)
 
     def zip(self, batch_id: str) -> Iterator[bytes]:
-        """Its pictures and the list with results as one ZIP file, in pieces; one picture is in memory at a time."""
+        """Its pictures and result list as a ZIP file, in chunks; one picture is in memory at a time."""
         self._rows.get(batch_id)
-        return export.zipped(self._results.of_batch(batch_id), self._files)
+        return export.stream_zip(self._results.of_batch(batch_id), self._files)
 
     def contact_sheet(self, batch_id: str) -> StoredFile:
-        """Its pictures on one WebP, labelled; a grid with its axes. Kept until more of them are done."""
+        """Its pictures on one labelled WebP; for a grid with its axes. Cached until more pictures are done."""
         progress = self._rows.get(batch_id)
         ended = {str(state): progress.counts[state] for state in sorted(FINAL)}
         mark = sha256(json.dumps([progress.batch.name, ended]).encode()).hexdigest()[:12]
-        return export.draw(progress.batch, self._results.of_batch(batch_id), self._files, mark)
+        return export.open_sheet(progress.batch, self._results.of_batch(batch_id), self._files, mark)

@@ -1,4 +1,4 @@
-"""The command line. It works with or without a running server, since the jobs table is the truth."""
+"""The command line. Works with or without a running server, because the jobs table is the source of truth."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from diffusion_local.cli import accounts, batches, jobs, lists, models, pictures
 from diffusion_local.disk import kept_private
 from diffusion_local.errors import UserError
 
-REFUSED = 2  # exit status of a UserError
+REFUSED = 2  # exit status after a UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for part in (accounts, jobs, lists, batches, models, pictures, reports, serving):
@@ -19,12 +19,12 @@ for part in (accounts, jobs, lists, batches, models, pictures, reports, serving)
 
 
 def main() -> None:
-    run_as(LOCAL)  # whoever can run commands here has the files anyway
+    run_as(LOCAL)  # whoever can run commands here has access to the files anyway
     try:
         with kept_private(), disk.explained():
             app(prog_name="diffusion-local")
     except UserError as error:
         print(f"diffusion-local: {error}", file=sys.stderr)
         sys.exit(REFUSED)
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
+    except BrokenPipeError:  # the reader of our output has closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

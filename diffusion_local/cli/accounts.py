@@ -1,6 +1,5 @@
-"""Commands about accounts, tokens and certificates.
-
-Passwords are asked for or come by standard input, never on the command line.
+"""Commands for accounts, tokens and certificates. Passwords are prompted for or read from standard input, never taken
+from the command line.
 """
 
 import getpass
@@ -43,7 +42,7 @@ def add(
     password_stdin: FromInput = False,
     home: Home = None,
 ) -> None:
-    """Add an account. With the first one the server asks everybody to sign in."""
+    """Add an account. With the first one the server requires everyone to sign in."""
     accounts = opened(home)
     first = not accounts.any()
     made = accounts.add(name, asked_password(password_stdin), role)
@@ -62,7 +61,7 @@ def list_users(home: Home = None, as_json: AsJson = False) -> None:
 
 @user.command()
 def passwd(name: str, password_stdin: FromInput = False, home: Home = None) -> None:
-    """Give an account a new password; signs it out everywhere."""
+    """Set an account's password; ends all its sessions."""
     accounts = opened(home)
     accounts.get(name)
     accounts.set_password(name, asked_password(password_stdin))
@@ -71,7 +70,7 @@ def passwd(name: str, password_stdin: FromInput = False, home: Home = None) -> N
 
 @user.command()
 def role(name: str, role: Annotated[str, typer.Argument(help=", ".join(Role))], home: Home = None) -> None:
-    """Change what an account may do, at once."""
+    """Change an account's role, with immediate effect."""
     opened(home).set_role(name, role)
     print(f"{name} is {role} now")
 
@@ -85,7 +84,7 @@ def limits(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show or set what an account may ask for: jobs waiting, pictures a day, pixels of a picture."""
+    """Show or set an account's limits: queued jobs, pictures per day, pixels per picture."""
     accounts = opened(home)
     given = {"queued": queued, "per_day": per_day, "pixels": pixels}
     wanted = {what: limit(what, value) for what, value in given.items() if value is not None}
@@ -132,7 +131,7 @@ def add_token(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a token for an account; it is shown this once."""
+    """Create a token for an account; it is shown only once."""
     chosen = [each.strip() for each in scopes.split(",") if each.strip()]
     made, secret = opened(home).add_token(account, name, chosen)
     tell(token_shape(made) | {"token": secret}, as_json, [secret])
@@ -153,7 +152,7 @@ def list_tokens(account: str, home: Home = None, as_json: AsJson = False) -> Non
 
 @token.command("remove")
 def remove_token(account: str, token_id: str, home: Home = None) -> None:
-    """Remove a token: it is refused from now on."""
+    """Remove a token, which is refused from now on."""
     opened(home).remove_token(account, token_id)
     print(f"removed {token_id}")
 
@@ -170,7 +169,7 @@ def self_signed_certificate(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a certificate of one's own for this machine's names and addresses into the home."""
+    """Write a self-signed certificate for this machine's names and addresses into the home."""
     folder = Settings.load(home=home).home / "tls"
     certificate, key = folder / "cert.pem", folder / "key.pem"
     names, fingerprint = self_signed(certificate, key, name or [], replace)
@@ -184,7 +183,7 @@ def self_signed_certificate(
 
 
 def asked_password(from_input: bool) -> str:
-    """From standard input to the end of its first line, or asked for twice."""
+    """The first line of standard input, or a prompt with confirmation."""
     if from_input or not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
     password = getpass.getpass("Password: ")

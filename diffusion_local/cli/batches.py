@@ -1,4 +1,4 @@
-"""Commands about batches as a whole, about grids, and the queue as a file."""
+"""Commands for whole batches, grids, and the queue file."""
 
 import sys
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def list_batches(
     limit: Annotated[int, typer.Option(help="Batches to list.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List batches, newest first: how far they are, and when they will be done."""
+    """List batches, newest first, with progress and estimated completion."""
     found = studio.batches.page(limit)
     tell(found, as_json, [line_of(each) for each in found] or ["no batches"])
 
@@ -60,7 +60,7 @@ def show(studio: AnyStudio, batch_id: BatchId, as_json: AsJson = False) -> None:
 @batch.command()
 @on_studio
 def rename(studio: AnyStudio, batch_id: BatchId, name: str, as_json: AsJson = False) -> None:
-    """Give a batch another name."""
+    """Rename a batch."""
     progress = studio.batches.rename(batch_id, name)
     tell(progress, as_json, [line_of(progress)])
 
@@ -76,7 +76,7 @@ def edit(
     as_json: AsJson = False,
     **settings: Any,
 ) -> None:
-    """Change what still waits of a batch: settings of its pictures, and times. All or nothing."""
+    """Change a batch's queued jobs: settings of pictures, and times. All or nothing."""
     edited = studio.batches.edit(batch_id, prompt=prompt, **read_options(studio, size, settings))
     for warning in edited.warnings:
         print(f"note: {warning}", file=sys.stderr)
@@ -93,7 +93,7 @@ def duplicate(
     as_json: AsJson = False,
     **times: Any,
 ) -> None:
-    """Put all its pictures into the queue again, with the same seeds, as a batch of its own."""
+    """Submit all pictures of a batch again, with the same seeds, as a new batch."""
     receipt = studio.batches.duplicate(batch_id, name, **times)
     count = len(receipt.job_ids)
     tell(receipt, as_json, [f"queued {count:,} pictures as batch {receipt.batch_id}"])
@@ -102,7 +102,7 @@ def duplicate(
 @batch.command("zip")
 @on_studio
 def zip_batch(studio: AnyStudio, batch_id: BatchId, output: Output = None, as_json: AsJson = False) -> None:
-    """Write its pictures, and the list with what became of them, as one ZIP file."""
+    """Write a batch's pictures and result list as one ZIP file."""
     target = output or Path(f"{batch_id}.zip")
     save(target, studio.batches.zip(batch_id))
     tell({"file": str(target)}, as_json, [str(target)])
@@ -111,7 +111,7 @@ def zip_batch(studio: AnyStudio, batch_id: BatchId, output: Output = None, as_js
 @batch.command()
 @on_studio
 def sheet(studio: AnyStudio, batch_id: BatchId, output: Output = None, as_json: AsJson = False) -> None:
-    """Write its contact sheet: a WebP with all its pictures, small and labelled; of a grid with its axes."""
+    """Write a batch's contact sheet: a WebP with all pictures, small and labelled; for a grid with its axes."""
     target = output or Path(f"{batch_id}.webp")
     save(target, iter([studio.batches.contact_sheet(batch_id).read_bytes()]))
     tell({"file": str(target)}, as_json, [str(target)])
@@ -140,7 +140,7 @@ def grid(
     as_json: AsJson = False,
     **settings: Any,
 ) -> None:
-    """Put an X/Y/Z grid into the queue: a picture for each combination; `batch sheet` draws it with its axes."""
+    """Submit an X/Y/Z grid: a picture for each combination; `batch sheet` draws it with its axes."""
     options = read_options(studio, size, settings) | {"expand": expand}
     if dry_run:
         for time in BATCH_OPTIONS:
@@ -163,7 +163,7 @@ def export_queue(
     studio: AnyStudio,
     output: Annotated[Path | None, typer.Option(help="File to write, instead of standard output.")] = None,
 ) -> None:
-    """Write all that waits as a file that `import` reads on another machine."""
+    """Write all queued jobs to a file that `import` reads on another machine."""
     lines = studio.queue_file.export()
     if output is None:
         for line in lines:
@@ -180,7 +180,7 @@ def import_queue(
     skip_bad_lines: Annotated[bool, typer.Option("--skip-bad-lines", help="Enqueue the good ones.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put a queue of another machine into this one; read twice it makes nothing twice."""
+    """Add the queue of another machine to this one; importing it twice adds nothing twice."""
     receipt = studio.queue_file.take(sys.stdin.buffer if file == "-" else Path(file), skip_bad_lines)
     for each in receipt.bad_lines:
         print(f"note: {bad_line(each)}", file=sys.stderr)
@@ -195,13 +195,13 @@ def window(
     hours: Annotated[str, typer.Argument(help="As 23:00-07:00 or mon-fri 22:00-06:00; empty is always.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Start overnight work in this window only, all batches together; interactive work runs at any time."""
+    """Run overnight work (all batches) in this window only; interactive work runs at any time."""
     kept = studio.set_window(hours)
     tell({"window": kept}, as_json, [f"overnight work runs {kept}" if kept else "overnight work runs at any time"])
 
 
 def save(target: Path, pieces: Iterator[bytes]) -> None:
-    """Raises InvalidParams."""
+    """Write a file in chunks. Raises InvalidParams."""
     try:
         with as_inherited(), target.open("wb") as file:
             file.writelines(pieces)

@@ -1,4 +1,4 @@
-"""Commands about jobs: submit them, look at them, steer the queue."""
+"""Commands for jobs: submit, show, and control the queue."""
 
 import sys
 from dataclasses import asdict
@@ -51,7 +51,7 @@ def submit(
     as_json: AsJson = False,
     **options: Any,
 ) -> None:
-    """Put pictures of a prompt into the queue."""
+    """Submit pictures of a prompt to the queue."""
     given = read_options(studio, size, options)
     if dry_run:
         of_pictures = {name: value for name, value in given.items() if name not in BATCH_OPTIONS}
@@ -91,7 +91,7 @@ def again(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make new jobs from the recipes of old ones."""
+    """Submit jobs again, from the recipes of old ones."""
     if not job_ids and not batch and not failed:
         raise InvalidParams("job_ids", message("name_jobs_failed"))
     receipt = studio.again(job_ids or [], batch, failed, exactly=exactly)
@@ -107,7 +107,7 @@ def cancel(
     waiting: Annotated[bool, typer.Option("--waiting", help="Every job that waits.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Cancel jobs that wait, and stop those that run at their next step."""
+    """Cancel queued jobs, and stop running ones at their next step."""
     if not (job_ids or batch or waiting):
         raise InvalidParams("job_ids", message("name_jobs_waiting"))
     touched = studio.cancel(job_ids or [], batch, waiting)
@@ -123,7 +123,7 @@ def move(
     batch: OfBatch = None,
     as_json: AsJson = False,
 ) -> None:
-    """Move waiting jobs to the top of their lane, or one job up or down by a place."""
+    """Move queued jobs to the top or bottom of their lane, or one job up or down by one."""
     moved = studio.move(to, job_ids or [], batch)
     tell({"moved": moved}, as_json, [f"moved {job_id}" for job_id in moved] or ["none of them waits"])
 
@@ -137,7 +137,7 @@ def priority(
     batch: OfBatch = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give waiting jobs another priority."""
+    """Set the priority of queued jobs."""
     reached = studio.set_priority(value, job_ids or [], batch)
     tell({"changed": reached}, as_json, [f"changed {job_id}" for job_id in reached] or ["none of them waits"])
 
@@ -175,7 +175,7 @@ def jobs(
 @app.command()
 @on_studio
 def job(studio: AnyStudio, job_id: str, as_json: AsJson = False) -> None:
-    """Show one job: its state, its settings and what happened to it."""
+    """Show one job: state, settings and history."""
     shaped = serializers.one_job(studio, job_id) | {
         "events": [serializers.event(event) for event in studio.events(job_id)]
     }
@@ -191,7 +191,7 @@ def job(studio: AnyStudio, job_id: str, as_json: AsJson = False) -> None:
 @app.command()
 @on_studio
 def queue(studio: AnyStudio, as_json: AsJson = False) -> None:
-    """Show the queue: what runs, how many wait, which workers are there."""
+    """Show the queue: running jobs, number of queued jobs, workers."""
     snapshot = studio.snapshot()
     lines = ["paused" + (f": {snapshot.reason}" if snapshot.reason else "") if snapshot.paused else "open"]
     lines += [f"{count:>6} {state}" for state, count in snapshot.counts.items()]
@@ -209,7 +209,7 @@ def pause(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start no further picture until `resume`; kept over restarts."""
+    """Start no further pictures until `resume`; survives restarts."""
     if batch:
         studio.pause_batch(batch, give_back)
     else:
@@ -225,7 +225,7 @@ def resume(
     batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on after `pause`."""
+    """Resume after `pause`."""
     if batch:
         studio.resume_batch(batch)
     else:

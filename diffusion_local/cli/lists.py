@@ -1,4 +1,4 @@
-"""Commands about prompt lists."""
+"""Commands for prompt lists."""
 
 import sys
 import time
@@ -49,7 +49,7 @@ def submit_list(
     as_json: AsJson = False,
     **settings: Any,
 ) -> None:
-    """Put a list of prompts into the queue, as one batch behind everything that somebody waits for."""
+    """Submit a list of prompts as one batch, behind all interactive work."""
     if combinatorial and literal:
         raise InvalidParams("literal", message("without_combinatorial"))
     number("timeout", timeout, 0, MAX_WAIT)
@@ -97,7 +97,7 @@ def export(
     form: Annotated[str, typer.Option("--format", help=", ".join(EXPORTS))] = "csv",
     output: Annotated[Path | None, typer.Option(help="File to write, instead of standard output.")] = None,
 ) -> None:
-    """Write a batch with its results, or all that waits, as a list that `list` reads again."""
+    """Write a batch with its results, or all queued jobs, as a list that `list` reads again."""
     if bool(batch) == waiting:
         raise InvalidParams("batch", message("name_batch_waiting"))
     lines = studio.lists.export(batch, form)
@@ -113,7 +113,7 @@ def export(
 
 
 def watch(studio: AnyStudio, batch_id: str, timeout: float, quiet: bool) -> dict[State, int]:
-    """How many of a batch's jobs are in each state, once all have ended or the time is over."""
+    """Wait for a batch; returns its job counts by state once all jobs have ended or time is up."""
     show = not quiet and sys.stderr.isatty()
     deadline = time.monotonic() + timeout
     while True:

@@ -1,4 +1,4 @@
-"""Commands about models."""
+"""Commands for models."""
 
 from typing import Annotated
 
@@ -22,7 +22,7 @@ app.add_typer(commands, name="models")
 def models(
     context: typer.Context, home: Home = None, server: Server = None, token: Token = None, as_json: AsJson = False
 ) -> None:
-    """List models and whether they can be used; load more from the hub, or use some where they lie."""
+    """List models and whether they are usable; download more from the hub, or add existing files."""
     if context.invoked_subcommand is None:
         library = studio_at(home, server, token).library
         found, plans = library.models(), library.plans()
@@ -37,7 +37,7 @@ def models(
 @commands.command()
 @on_studio
 def scan(studio: AnyStudio, as_json: AsJson = False) -> None:
-    """Look at all folders: models, LoRAs, VAEs, upscalers, textual inversions, each with what is wrong with it."""
+    """Scan all folders: models, LoRAs, VAEs, upscalers and textual inversions, with their problems."""
     library = studio.library
     found, adapters = library.models(), library.adapters()
     shaped = {"models": [serializers.model(model) for model in found]}
@@ -51,11 +51,11 @@ def scan(studio: AnyStudio, as_json: AsJson = False) -> None:
 @commands.command()
 @on_studio
 def info(studio: AnyStudio, model_id: str, as_json: AsJson = False) -> None:
-    """Show one model: what it is, where, how large, its licence and defaults."""
+    """Show one model: type, location, size, licence and defaults."""
     model = studio.library.model(model_id)
     plans = studio.library.plans(model)[model.id]
     defaults = model.defaults
-    path = str(model.path) if model.folder.name else ""  # a server does not tell where it keeps things
+    path = str(model.path) if model.folder.name else ""  # servers do not disclose paths
     size = f"{defaults.width}x{defaults.height}"
     lines = [
         line(model),
@@ -74,7 +74,7 @@ def info(studio: AnyStudio, model_id: str, as_json: AsJson = False) -> None:
 @commands.command()
 @on_studio
 def add(studio: AnyStudio, path: str, as_json: AsJson = False) -> None:
-    """Use a diffusers folder, a checkpoint, or a folder of such where it lies (on the server); nothing is copied."""
+    """Add a diffusers folder, a checkpoint, or a folder of these, in place (on the server); nothing is copied."""
     found = studio.library.add(path)
     tell([serializers.model(model) for model in found], as_json, [line(model) for model in found])
 
@@ -82,7 +82,7 @@ def add(studio: AnyStudio, path: str, as_json: AsJson = False) -> None:
 @commands.command()
 @on_studio
 def remove(studio: AnyStudio, model_id: str, as_json: AsJson = False) -> None:
-    """Take a model out of the catalogue. Nothing is deleted; it says where the files are."""
+    """Remove a model from the catalogue. Its files are kept; prints where they are."""
     removed = studio.library.remove(model_id)
     tell({"id": removed.id, "moved_to": removed.moved_to, "message": removed.words}, as_json, [removed.words])
 
@@ -109,7 +109,7 @@ def download(
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
     as_json: AsJson = False,
 ) -> None:
-    """Put a download from the hub into line; `serve` loads it in the background."""
+    """Queue a download from the hub; `serve` runs it in the background."""
     found = studio.library.download(repo, file, into, revision)
     tell(
         found,
@@ -129,7 +129,7 @@ def downloads(studio: AnyStudio, as_json: AsJson = False) -> None:
 @commands.command()
 @on_studio
 def cancel(studio: AnyStudio, download_id: str, as_json: AsJson = False) -> None:
-    """Stop a download; what it has loaded is thrown away."""
+    """Cancel a download and discard its data."""
     found = studio.library.cancel_download(download_id)
     tell(found, as_json, [download_line(found)])
 

@@ -1,4 +1,4 @@
-"""Commands about pictures."""
+"""Commands for pictures."""
 
 import re
 from pathlib import Path
@@ -56,7 +56,7 @@ def star(
 @app.command()
 @on_studio
 def trash(studio: AnyStudio, image_id: str, as_json: AsJson = False) -> None:
-    """Take a picture out of the gallery; `restore` brings it back while it is in the trash."""
+    """Move a picture to the trash; `restore` brings it back while it is there."""
     image = studio.trash(image_id)
     tell(image, as_json, [f"in the trash {image.id}"])
 
@@ -64,7 +64,7 @@ def trash(studio: AnyStudio, image_id: str, as_json: AsJson = False) -> None:
 @app.command()
 @on_studio
 def restore(studio: AnyStudio, image_id: str, as_json: AsJson = False) -> None:
-    """Bring a picture back from the trash."""
+    """Restore a picture from the trash."""
     image = studio.restore(image_id)
     tell(image, as_json, [f"back in the gallery {image.id}"])
 
@@ -77,7 +77,7 @@ def recipe(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how a picture was made, from what its file carries."""
+    """Show how a picture was made, from the recipe in its file."""
     try:
         if re.fullmatch(IMAGE_ID, picture) and not Path(picture).exists():
             data = studio_at(home, server, token).picture_data(picture)

@@ -1,4 +1,4 @@
-"""Commands about reports and about telling others."""
+"""Commands for reports and webhooks."""
 
 from pathlib import Path
 from typing import Annotated
@@ -30,7 +30,7 @@ def report(
     form: Annotated[str, typer.Option("--format", help=", ".join(FORMATS))] = "md",
     output: Annotated[Path | None, typer.Option(help="File to write, instead of standard output.")] = None,
 ) -> None:
-    """Say what a batch, or a night, came to: done, failed by reason, time, pictures."""
+    """Report on a batch or a night: pictures done, failures by reason, time."""
     if form not in FORMATS:
         raise InvalidParams("format", message("one_of", known=list(FORMATS), got=echo(form)))
     if batch and (since or until):
@@ -49,14 +49,16 @@ def report(
 @app.command("stay-awake")
 @on_studio
 def stay_awake(studio: AnyStudio, as_json: AsJson = False) -> None:
-    """Let the machine not go to sleep, or off, when its lists are done."""
+    """Cancel the planned sleep or shutdown until further lists are done."""
     studio.stay_awake()
     tell({"sleep_at": ""}, as_json, ["the machine stays awake"])
 
 
 @webhook.command()
 def secret(home: Home = None) -> None:
-    """Print what receivers verify the signature with. A server never tells it: ask on its machine."""
+    """Print the secret that verifies webhook signatures. Servers do not disclose it: run this on the
+    server's machine.
+    """
     print(open_studio(Settings.load(home=home)).webhooks.secret())
 
 
@@ -68,7 +70,7 @@ def list_deliveries(
     state: Annotated[str, typer.Option(help="Only waiting, sending, delivered or failed ones.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List who was told of what, newest first."""
+    """List webhook deliveries, newest first."""
     found = studio.webhooks.deliveries(limit, None, state or None)
     lines = [
         f"{each.id}  {each.state:<9} {each.event:<12} {each.receiver}"
@@ -81,7 +83,7 @@ def list_deliveries(
 @webhook.command()
 @on_studio
 def resend(studio: AnyStudio, delivery_id: str, as_json: AsJson = False) -> None:
-    """Send one again; `serve` does it."""
+    """Send a delivery again; `serve` does the sending."""
     found = studio.webhooks.resend(delivery_id)
     tell(found, as_json, [f"to be sent again: {found.id}"])
 
@@ -89,6 +91,6 @@ def resend(studio: AnyStudio, delivery_id: str, as_json: AsJson = False) -> None
 @webhook.command("test")
 @on_studio
 def trial(studio: AnyStudio, url: str, as_json: AsJson = False) -> None:
-    """Send a trial message to an address; `serve` does it, and `webhook list` tells what came of it."""
+    """Send a trial message to an address; `serve` does the sending, and `webhook list` shows the result."""
     found = studio.webhooks.test(url)
     tell(found, as_json, [f"to be sent: {found.id}"])

@@ -1,4 +1,4 @@
-"""Commands about the installation: serve, worker, mcp, logs, doctor."""
+"""Commands for the installation: serve, worker, mcp, logs, doctor."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ from diffusion_local.system.logs import read as read_logs
 from diffusion_local.system.logs import start as start_log
 from diffusion_local.system.permissions import close_all
 
-FIX_SECONDS = 600.0  # of `doctor --fix` for each part of giving space back
+FIX_SECONDS = 600.0  # per compaction step of `doctor --fix`
 
 app = typer.Typer()
 
@@ -97,7 +97,7 @@ def logs(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what the processes logged, oldest first."""
+    """Show log lines of all processes, oldest first."""
     found = read_logs(Settings.load(home=home), job)[-lines:]
     told = [f"{line['at']}  {line['process']:<12} {line['level']:<8} {line['event']}" for line in found]
     tell(found, as_json, told or ["nothing logged"])
@@ -113,7 +113,7 @@ def doctor(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is here, what is wrong and how to mend it; exit status 1 if something is wrong."""
+    """Check the installation and show how to fix problems; exit status 1 if there are any."""
     settings = Settings.load(home=home)
     if backup:
         back_up(settings, backup)
@@ -138,7 +138,7 @@ def doctor(
 
 
 def mend(settings: Settings, as_json: bool) -> None:
-    """Close what others may read, and shrink the database. Raises NotFound if there is no home."""
+    """Restrict files that others can read, and compact the database. Raises NotFound if there is no home."""
     if not settings.home.is_dir():
         raise NotFound(message("no_folder", folder=settings.home))
     changed = close_all(settings)
@@ -160,7 +160,7 @@ def show_help(
     lang: Annotated[str, typer.Option(help="en or zh.")] = "en",
     search: Annotated[str, typer.Option(help="List the sections that have these words.")] = "",
 ) -> None:
-    """Print a page of the manual, or without a topic the list of its pages."""
+    """Print a page of the manual, or without a topic the list of pages."""
     if lang not in manual.LANGUAGES:
         raise InvalidParams("lang", message("one_of", known=list(manual.LANGUAGES), got=echo(lang)))
     if search:

@@ -1,4 +1,4 @@
-"""What the commands share: common options; lines for people, JSON for programs, progress while they wait."""
+"""Shared by all commands: common options, text or JSON output, progress display."""
 
 import functools
 import inspect
@@ -39,13 +39,13 @@ WHERE = {"home": Home, "server": Server, "token": Token}
 
 
 def on_studio(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command its first parameter, the studio, by options of the command line: --home, --server, --token."""
+    """Add the command's first parameter, the studio, from the options --home, --server and --token."""
     parameters = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     where = [
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
         for name, kind in WHERE.items()
     ]
-    shown = [*parameters[:-1], *where, *parameters[-1:]]  # --json stays the last one
+    shown = [*parameters[:-1], *where, *parameters[-1:]]  # --json stays last
 
     @functools.wraps(command)
     def call(**given: Any) -> Any:
@@ -58,7 +58,7 @@ def on_studio(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def studio_at(home: Path | None = None, server: str | None = None, token: str | None = None) -> AnyStudio:
-    """A home that is named goes before a server that only the settings name. Raises UserError."""
+    """The studio to use: a given home takes precedence over a server from the settings. Raises UserError."""
     settings = Settings.load(home=home, server=server, token=token)
     if settings.server and (server or home is None):
         return RemoteStudio(settings.server, settings.token)
@@ -68,12 +68,12 @@ def studio_at(home: Path | None = None, server: str | None = None, token: str | 
 JobIds = Annotated[list[str] | None, typer.Argument(help="Job ids.")]
 OfBatch = Annotated[str | None, typer.Option(help="Every job of this batch.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
-FAILED = 1  # exit status of `submit --wait` when a picture was not made
+FAILED = 1  # exit status of `submit --wait` if a picture was not made
 LOOK_SECONDS = 0.2
 
 
 def tell(value: Any, as_json: bool, lines: list[str], studio: AnyStudio | None = None) -> None:
-    """Print a value as the JSON that the APIs answer, or lines for a person. Jobs need the ``studio`` they are of."""
+    """Print a value as the JSON of the APIs, or as lines of text. Jobs need their ``studio``."""
     print(json.dumps(answers.as_json(studio, value), indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
 
 
@@ -100,7 +100,7 @@ def tell_receipt(studio: AnyStudio, receipt: Receipt, wait: bool, timeout: float
 
 
 def watch(studio: AnyStudio, job_ids: list[str], timeout: float, quiet: bool) -> list[Job]:
-    """The jobs once they have ended, with a progress line on a terminal."""
+    """Wait for jobs, with a progress line on terminals; returns them."""
     show = not quiet and sys.stderr.isatty()
     deadline = time.monotonic() + timeout
     while True:
@@ -117,7 +117,7 @@ def watch(studio: AnyStudio, job_ids: list[str], timeout: float, quiet: bool) ->
 
 
 def file_of(studio: AnyStudio, image_id: str) -> str | None:
-    """Path of a picture, or None if its file is gone."""
+    """Path of a picture, or None if its file is missing."""
     try:
         return str(studio.picture_file(image_id))
     except NotFound:
@@ -134,7 +134,7 @@ def job_line(job: Job) -> str:
 
 
 def flag(option: Option) -> inspect.Parameter:
-    """An option as a flag: a source picture may be a file, LoRAs are named one by one."""
+    """An option as a command-line flag: source pictures may be files, LoRAs are repeatable."""
     if option.name == "loras":
         kind: Any = Annotated[list[str] | None, typer.Option("--lora", help="name:weight; for several, again.")]
     else:
@@ -143,13 +143,13 @@ def flag(option: Option) -> inspect.Parameter:
     return inspect.Parameter(option.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
 
 
-#: For the ``**options`` of a command; the size is a flag of its own.
+#: For ``**options`` of commands; the size is a flag of its own.
 taking_flags = taking_options(flag, without=("width", "height"), batch=True)
 taking_batch_flags = taking_options(flag, picture=False, batch=True)
 
 
 def read_options(studio: AnyStudio, size: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    """Options as the Studio takes them: files that are named as source pictures are kept there first."""
+    """Options as the Studio takes them: files given as source pictures are uploaded first."""
     width, height = parse_size(size)
     for name in PICTURES:
         if options.get(name) and not SOURCE_ID.fullmatch(options[name]):

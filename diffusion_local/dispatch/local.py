@@ -1,4 +1,4 @@
-"""The dispatch of a worker on the studio's own machine: the stores themselves."""
+"""The dispatch of a worker on the studio's own machine, on top of the stores."""
 
 import contextlib
 import logging
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 
 class LocalDispatch:
-    """See ``Dispatch``. A slot is held by a file's lock, which the operating system releases when the process dies."""
+    """See ``Dispatch``. A slot is held by a file lock, which the operating system releases when the process dies."""
 
     def __init__(self, services: Services, slot: str, storage: Storage | None = None) -> None:
-        """``storage`` is the process's, where it has several slots."""
-        self._house = services
+        """``storage``: shared by the slots of a process, if it has several."""
+        self._services = services
         self._slot = slot
         self._storage = storage or Storage(services)
         self._lock: FileLock | None = None
@@ -39,18 +39,18 @@ class LocalDispatch:
     # -- the slot ------------------------------------------------------------------------------------------------------
 
     def take(self, patience: float) -> OutputTerms:
-        self._lock = slots.take(self._house, self._slot, patience)
-        slots.recover(self._house, self._slot)
-        return terms_of(self._house.settings)
+        self._lock = slots.take(self._services, self._slot, patience)
+        slots.recover(self._services, self._slot)
+        return terms_of(self._services.settings)
 
     def register(self, pid: int, device: str, room: DeviceMemory) -> None:
-        self._house.workers.register(self._slot, pid, device, room)
+        self._services.workers.register(self._slot, pid, device, room)
 
     def tell(self, status: str, model: str = "", free: int | None = None) -> None:
-        self._house.workers.update(self._slot, status, model, free)
+        self._services.workers.update(self._slot, status, model, free)
 
     def seen(self) -> None:
-        self._house.workers.heartbeat(self._slot)
+        self._services.workers.heartbeat(self._slot)
 
     def leave(self) -> None:
         self._storage.close()
@@ -66,60 +66,60 @@ class LocalDispatch:
     # -- jobs ----------------------------------------------------------------------------------------------------------
 
     def wait(self, seconds: float) -> bool:
-        return self._house.queue.wait(seconds)
+        return self._services.queue.wait(seconds)
 
     def ready(self) -> bool:
         return self._storage.ready()
 
     def claim(self, loaded: str, most: int = 1, beside: Claim | None = None, urgent: bool = False) -> list[Job]:
-        return self._house.jobs.claim(self._slot, loaded, most, beside and self._own(beside), urgent)
+        return self._services.jobs.claim(self._slot, loaded, most, beside and self._require_own(beside), urgent)
 
     def urgent(self) -> bool:
-        return self._house.jobs.urgent()
+        return self._services.jobs.urgent()
 
     def paused(self) -> bool:
-        return self._house.control.is_paused()
+        return self._services.control.is_paused()
 
     def expected(self, params: Params, loaded: str, together: int = 1) -> float | None:
-        return self._house.view.expected(params, loaded, together)
+        return self._services.view.expected(params, loaded, together)
 
     def shares(self, params: Params) -> list[Share]:
-        return self._house.view.shares(params)
+        return self._services.view.shares(params)
 
     def source(self, claim: Claim, source_id: str) -> bytes:
-        if source_id not in self._held(claim).params.inputs:
+        if source_id not in self._claimed_job(claim).params.inputs:
             raise NotFound(message("no_source_picture", source=echo(source_id)))
         with faults.explained():
             try:
-                with self._house.files.open_source(source_id) as file:
+                with self._services.files.open_source(source_id) as file:
                     return file.read()
             except FileNotFoundError:
                 raise NotFound(message("no_source_picture", source=echo(source_id))) from None
 
     def report(self, reports: Sequence[ProgressReport]) -> list[Flags | None]:
         own = [each for each in reports if each.claim.worker == self._slot]
-        flags = self._house.jobs.report_all([(each.claim, each.step, each.phase) for each in own])
+        flags = self._services.jobs.report_all([(each.claim, each.step, each.phase) for each in own])
         return self._in_order([each.claim for each in reports], flags)
 
     def flags(self, claims: Sequence[Claim]) -> list[Flags | None]:
         own = [each for each in claims if each.worker == self._slot]
-        return self._in_order(claims, self._house.jobs.flags_of(own))
+        return self._in_order(claims, self._services.jobs.flags_of(own))
 
     def save_preview(self, claim: Claim, picture: bytes) -> None:
         if claim.worker != self._slot:
             return
-        self._house.files.save_preview(claim.job_id, picture)
+        self._services.files.save_preview(claim.job_id, picture)
         try:
-            self._held(claim)
-        except LostClaim:  # it was settled meanwhile, and its preview dropped before this one was written
-            self._house.files.drop_preview(claim.job_id)
+            self._claimed_job(claim)
+        except LostClaim:  # settled meanwhile: its preview was deleted before this one was written
+            self._services.files.drop_preview(claim.job_id)
         except DatabaseProblem as problem:
             log.warning("%s", problem)
 
     def finish(self, claim: Claim, picture: Finished) -> None:
-        job = self._held(claim)  # a claim lost meanwhile must not touch the file
+        job = self._claimed_job(claim)  # a claim that was lost meanwhile must not touch the file
         with self._storage.waiting():
-            saved = self._house.files.save_encoded(key_for(job.id, job.created_at), picture.encoded)
+            saved = self._services.files.save_encoded(key_for(job.id, job.created_at), picture.encoded)
         seconds = picture.measured.run + picture.measured.load
         image = Image(
             job.id,
@@ -133,29 +133,31 @@ class LocalDispatch:
             seconds,
             facts=picture.facts,
         )
-        self._house.jobs.finish(self._own(claim), image, picture.measured)
-        self._house.files.drop_preview(job.id)
+        self._services.jobs.finish(self._require_own(claim), image, picture.measured)
+        self._services.files.drop_preview(job.id)
 
     def fail(self, claim: Claim, failure: Failure) -> None:
-        told = replace(failure, message=self._storage.relative(failure.message))
-        self._house.jobs.fail(self._own(claim), told)
-        self._house.files.drop_preview(claim.job_id)
+        relative = replace(failure, message=self._storage.relative(failure.message))
+        self._services.jobs.fail(self._require_own(claim), relative)
+        self._services.files.drop_preview(claim.job_id)
 
     def stop(self, claim: Claim) -> None:
-        self._house.jobs.stop(self._own(claim))
-        self._house.files.drop_preview(claim.job_id)
+        self._services.jobs.stop(self._require_own(claim))
+        self._services.files.drop_preview(claim.job_id)
 
     def requeue(self, claim: Claim, note: str, pause: float = 0.0, tries: int = 0, faults: int = 0) -> State:
         again = utc_text(datetime.now(UTC) + timedelta(seconds=pause)) if pause else None
-        state = self._house.jobs.requeue(self._own(claim), self._storage.relative(note), again, tries, faults)
-        self._house.files.drop_preview(claim.job_id)
+        state = self._services.jobs.requeue(
+            self._require_own(claim), self._storage.relative(note), again, tries, faults
+        )
+        self._services.files.drop_preview(claim.job_id)
         return state
 
     def running(self) -> list[Job]:
-        return self._house.jobs.running(self._slot)
+        return self._services.jobs.running(self._slot)
 
     def give_back(self, claims: Sequence[Claim]) -> None:
-        slots.note_given_back(self._house, self._slot, claims)
+        slots.write_given_back(self._services, self._slot, claims)
         for claim in claims:
             with contextlib.suppress(LostClaim):
                 self.requeue(claim, message("event_given_back", reason="shutdown"))
@@ -168,26 +170,26 @@ class LocalDispatch:
     # -- what was learned about memory ---------------------------------------------------------------------------------
 
     def fits(self, model: str, device: str) -> list[Fit]:
-        return self._house.fits.of(model, device)
+        return self._services.fits.of(model, device)
 
     def learn(self, fit: Fit) -> None:
-        self._house.fits.save(fit)
+        self._services.fits.save(fit)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _in_order(self, claims: Sequence[Claim], flags: list[Flags | None]) -> list[Flags | None]:
-        """Answers about the claims of this slot among all that were asked for; None for those of another."""
+        """Merge flags of this slot's claims into the order of ``claims``; None for claims of other slots."""
         found = iter(flags)
         return [next(found) if claim.worker == self._slot else None for claim in claims]
 
-    def _own(self, claim: Claim) -> Claim:
+    def _require_own(self, claim: Claim) -> Claim:
         """Raises LostClaim for the claim of another slot."""
         if claim.worker != self._slot:
             raise LostClaim
         return claim
 
-    def _held(self, claim: Claim) -> Job:
-        return self._house.jobs.of_claim(self._own(claim))
+    def _claimed_job(self, claim: Claim) -> Job:
+        return self._services.jobs.of_claim(self._require_own(claim))
 
 
 def terms_of(settings: Settings) -> OutputTerms:

@@ -1,6 +1,6 @@
 """Slots: a worker owns ``gpu0`` or ``cpu0`` by an OS file lock, which the OS releases when the process dies.
 
-So a job that runs under a slot nobody holds is orphaned: no clock, no heartbeat, no guessing.
+So a running job whose slot is unlocked is orphaned: no clocks, heartbeats or guesses.
 """
 
 import contextlib
@@ -40,7 +40,9 @@ def slot_lock(services: Services, slot: str) -> FileLock:
 
 
 def take(services: Services, slot: str, patience: float) -> FileLock:
-    """Hold the slot until this process ends. Raises HomeInUse if another holds it longer than ``patience`` seconds."""
+    """Hold the slot until this process ends. Raises HomeInUse if another one holds it longer than
+    ``patience`` seconds.
+    """
     lock = slot_lock(services, slot)
     try:
         lock.acquire(timeout=patience)
@@ -52,10 +54,10 @@ def take(services: Services, slot: str, patience: float) -> FileLock:
 
 
 def recover(services: Services, slot: str, failure: Failure = LOST) -> list[Job]:
-    """Settle the jobs a dead worker left. The caller holds the slot's lock."""
-    settled = services.jobs.recover(slot, failure, given_back(services, slot))
+    """Settle the jobs of a dead worker. The caller holds the slot's lock."""
+    settled = services.jobs.recover(slot, failure, read_given_back(services, slot))
     with contextlib.suppress(OSError):
-        left_file(services, slot).unlink(missing_ok=True)
+        given_back_file(services, slot).unlink(missing_ok=True)
     for job in settled:
         services.files.drop_preview(job.id)
         log.warning("recovered: %s after its worker was lost", job.state, extra={"job": job.id})
@@ -65,29 +67,32 @@ def recover(services: Services, slot: str, failure: Failure = LOST) -> list[Job]
     return settled
 
 
-def note_given_back(services: Services, slot: str, claims: Iterable[Claim]) -> None:
-    """For a worker that ends while the database cannot be written: whoever recovers its jobs hears that it let them go,
-    and does not count them as lost."""
+def write_given_back(services: Services, slot: str, claims: Iterable[Claim]) -> None:
+    """Record the claims of a worker that ends while the database is not writable, so that recovery does not count them
+    as crashes.
+    """
     text = json.dumps([[claim.job_id, claim.attempt] for claim in claims])
     with contextlib.suppress(OSError):
-        left_file(services, slot).write_text(text, encoding="utf-8")
+        given_back_file(services, slot).write_text(text, encoding="utf-8")
 
 
-def given_back(services: Services, slot: str) -> list[Claim]:
+def read_given_back(services: Services, slot: str) -> list[Claim]:
     try:
-        return [Claim(job, slot, attempt) for job, attempt in json.loads(left_file(services, slot).read_text("utf-8"))]
+        return [
+            Claim(job, slot, attempt) for job, attempt in json.loads(given_back_file(services, slot).read_text("utf-8"))
+        ]
     except (OSError, ValueError, TypeError):
         return []
 
 
-def left_file(services: Services, slot: str) -> Path:
+def given_back_file(services: Services, slot: str) -> Path:
     return services.settings.locks / f"{slot}.left"
 
 
 def recover_if_free(services: Services, slot: str, failure: Failure = LOST) -> list[Job]:
-    """Recover for a worker that is known to have died, unless its successor holds the slot already.
+    """Recover for a worker known to be dead, unless its successor already holds the slot.
 
-    Raises DatabaseProblem, and StorageProblem where the lock cannot be taken.
+    Raises DatabaseProblem, and StorageProblem if the lock cannot be taken.
     """
     try:
         with disk.explained(), slot_lock(services, slot).acquire(timeout=0):

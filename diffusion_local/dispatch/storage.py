@@ -1,4 +1,4 @@
-"""Gallery and database, probed after a fault, and the queue held while they cannot be written."""
+"""Probes gallery and database after a fault, and blocks the queue while they are not writable."""
 
 import contextlib
 import logging
@@ -13,13 +13,13 @@ from diffusion_local.messages import Message, changed, message
 
 log = logging.getLogger(__name__)
 
-PROBE_SECONDS = 1.0  # between two probes while the queue is held
-SLOW_SECONDS = 10.0  # after which a gallery that does not answer holds the queue
-WATCH_SECONDS = 1.0  # between two looks whether it answers
+PROBE_SECONDS = 1.0  # between two probes while the queue is blocked
+SLOW_SECONDS = 10.0  # after which a gallery that does not respond blocks the queue
+WATCH_SECONDS = 1.0  # interval of the check whether it responds
 
 
 class Storage:
-    """One per process. ``sound`` and ``ready`` write to the gallery, so both wait where a network share hangs."""
+    """One per process. ``sound`` and ``ready`` write to the gallery, so both block if a network share hangs."""
 
     def __init__(self, services: Services) -> None:
         self._files = services.files
@@ -27,41 +27,42 @@ class Storage:
         self._control = services.control
         self._reserve = services.settings.disk_reserve_mb * 10**6
         self._home = str(services.settings.home)
-        self._said = ""
+        self._logged_reason = ""
         self._probe_bytes = PROBE_BYTES
         self._probed_at = float("-inf")
-        self._waits: dict[int, float] = {}  # thread: since when it waits for the gallery, monotonic
+        self._waits: dict[int, float] = {}  # thread: monotonic time since which it waits for the gallery
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="gallery watch", daemon=True).start()
 
     def ready(self) -> bool:
-        """Whether a job may be claimed. Holds the queue where the gallery cannot be written or its disk is nearly full,
-        and opens it again. Raises DatabaseProblem."""
+        """Whether a job may be claimed. Blocks the queue if the gallery is not writable or its disk is nearly full, and
+        unblocks it again. Raises DatabaseProblem.
+        """
         held = self._control.blocked_reason()
         if held and time.monotonic() - self._probed_at < PROBE_SECONDS:
             return False
-        reason = self._full() or (self._fault() if held else "")
+        reason = self._low_space() or (self._fault() if held else "")
         if reason != held:
             self._control.block(reason)
-            self._say(reason)
+            self._log_once(reason)
         return not reason
 
     def sound(self, needed: int = PROBE_BYTES) -> bool:
-        """Whether gallery and database can be written. If not, the queue is held until ``ready`` finds it so.
+        """Whether gallery and database are writable. If not, the queue is blocked until ``ready`` finds them so.
 
-        ``needed`` is the size in bytes of what could not be saved.
+        ``needed``: size in bytes of what could not be saved.
         """
         self._probe_bytes = max(self._probe_bytes, needed)
         reason = self._fault()
         if reason:
-            self._hold(reason)
+            self._block(reason)
         else:
-            self._said = ""
+            self._logged_reason = ""
         return not reason
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around each call that waits for the gallery, so that the queue is held if it hangs."""
+        """Wrap calls that wait for the gallery, so that the queue is blocked if it hangs."""
         self._waits[threading.get_ident()] = time.monotonic()
         try:
             yield
@@ -82,29 +83,29 @@ class Storage:
     def _without_home(self, text: str) -> str:
         return text.replace(f"{self._home}/", "").replace(f"{self._home}\\", "")
 
-    def _hold(self, reason: str) -> None:
-        """Say why nothing is claimed; a database that cannot be written says so itself, by refusing every claim."""
-        self._say(reason)
+    def _block(self, reason: str) -> None:
+        """Block the queue. A database that is not writable blocks by itself, by refusing every claim."""
+        self._log_once(reason)
         with contextlib.suppress(DatabaseProblem):
             self._control.block(reason)
 
-    def _say(self, reason: str) -> None:
-        """Once, however often it is found."""
-        if reason != self._said:
-            self._said = reason
+    def _log_once(self, reason: str) -> None:
+        """Log a change of the state, once."""
+        if reason != self._logged_reason:
+            self._logged_reason = reason
             log.warning("the queue is held: %s", reason) if reason else log.info("the storage can be used again")
 
     def _watch(self) -> None:
-        """On a thread of its own: hold the queue while the gallery does not answer."""
+        """Thread that blocks the queue while the gallery does not respond."""
         while not self._closed.wait(WATCH_SECONDS):
             since = min(list(self._waits.values()), default=None)
             if since is not None and time.monotonic() - since >= SLOW_SECONDS:
                 with contextlib.suppress(DatabaseProblem):
                     if not self._control.blocked_reason():
-                        self._hold(message("storage_silent"))
+                        self._block(message("storage_silent"))
 
     def _fault(self) -> str:
-        """Why gallery or database cannot be written; empty if they can."""
+        """Why gallery or database is not writable, or ""."""
         try:
             with self.waiting():
                 self._files.probe(self._probe_bytes)
@@ -118,7 +119,7 @@ class Storage:
         self._probe_bytes = PROBE_BYTES
         return ""
 
-    def _full(self) -> str:
+    def _low_space(self) -> str:
         try:
             with self.waiting():
                 free = self._files.free_bytes()

@@ -1,15 +1,15 @@
-"""Prompts that change from step to step: ``[cat:dog:0.5]``, ``[dog:0.5]``, ``[cat::0.5]``, ``[cat|dog]``.
+"""Prompts that change per step: ``[cat:dog:0.5]``, ``[dog:0.5]``, ``[cat::0.5]``, ``[cat|dog]``.
 
-The meaning is A1111's. A number with a point is a share of the steps, one without is a step; the text before it holds
-up to and including that step. An alternation takes its next part at each step. Brackets nest, and round ones keep the
-signs within them to themselves; ``[word]`` without such signs is a weight and is left to ``weights``.
+Semantics are A1111's. A number with a decimal point is a share of the steps, one without is a step number; the text
+before it applies up to and including that step. An alternation advances at each step. Brackets nest, and round ones
+keep separators inside to themselves; ``[word]`` without separators is a weight, left to ``weights``.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-#: Brackets within brackets; those that are deeper are text.
+#: Nesting limit; deeper brackets are text.
 DEEPEST = 50
 _TOKEN = re.compile(r"\\.|[()\[\]:|]|[^\\()\[\]:|]+|\\", re.DOTALL)
 _WHEN = re.compile(r"\s*(\d{1,6}(?:\.\d{0,9})?|\.\d{1,9})\s*")
@@ -17,7 +17,7 @@ _WHEN = re.compile(r"\s*(\d{1,6}(?:\.\d{0,9})?|\.\d{1,9})\s*")
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Brackets that are left as they are, with what stands within; ``opening`` and ``closing`` may be empty."""
+    """Brackets that are kept, with their content; ``opening`` and ``closing`` may be ""."""
 
     parts: tuple["Part", ...]
     opening: str = ""
@@ -32,14 +32,14 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """``before`` up to a step, then ``after``. ``when`` is the number as it was written."""
+    """``before`` up to a step, then ``after``. ``when``: the number as written."""
 
     before: tuple["Part", ...]
     after: tuple["Part", ...]
     when: str
 
     def last(self, steps: int) -> int:
-        """The last step of ``before``, from 1; 0 if there is none."""
+        """Last step of ``before``, from 1; 0 if there is none."""
         share = float(self.when)
         return min(steps, int(share * steps if "." in self.when else share))
 
@@ -74,7 +74,7 @@ def printed(parts: tuple[Part, ...]) -> str:
 
 @dataclass(slots=True)
 class Frame:
-    """A bracket that is open: what stands within, and the signs that may divide it with their places."""
+    """An open bracket: its content so far, and the positions of possible separators."""
 
     opening: str
     parts: list[Part]
@@ -82,7 +82,7 @@ class Frame:
 
 
 def parse(prompt: str) -> tuple[Part, ...]:
-    """The prompt's parts; brackets that are not closed are text."""
+    """Parse a prompt to parts; unclosed brackets are text."""
     frames = [Frame("", [], [])]
     open_brackets = {"(": 0, "[": 0}
     for token in _TOKEN.finditer(prompt):
@@ -113,13 +113,13 @@ def add(frame: Frame, part: Part) -> None:
 
 
 def dissolve(frames: list[Frame]) -> None:
-    """The innermost bracket stays open: it is text, and the signs within are text of the bracket around it."""
+    """Turn the innermost unclosed bracket and its separators into text of the enclosing one."""
     frame = frames.pop()
     frames[-1].parts += [frame.opening, *frame.parts]
 
 
 def closed(frame: Frame, closing: str) -> Part:
-    """What a pair of brackets is."""
+    """The meaning of a closed pair of brackets."""
     places = [place for sign, place in frame.signs if sign == "|"]
     if frame.opening == "[" and places:
         return Alternation(tuple(divided(frame.parts, places)))
@@ -138,7 +138,7 @@ def divided(parts: list[Part], places: list[int]) -> Iterator[tuple[Part, ...]]:
 
 
 def merged(parts: list[Part]) -> tuple[Part, ...]:
-    """Neighbouring texts as one."""
+    """Merge adjacent texts."""
     found: list[Part] = []
     texts: list[str] = []
     for part in [*parts, None]:
@@ -154,7 +154,7 @@ def merged(parts: list[Part]) -> tuple[Part, ...]:
 
 
 def first_in(prompt: str) -> str:
-    """The first change or alternation as it can be written; empty if there is none."""
+    """The first change or alternation in source form, or ""."""
     return next((part.printed() for part in changing(parse(prompt))), "") if "[" in prompt else ""
 
 
@@ -167,7 +167,7 @@ def changing(parts: tuple[Part, ...]) -> Iterator[Change | Alternation]:
 
 
 def texts(prompt: str, steps: int) -> list[str]:
-    """The prompt at each step, the first one first."""
+    """The prompt at each step."""
     if not first_in(prompt):
         return [prompt] * steps
     parts = parse(prompt)

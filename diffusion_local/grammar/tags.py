@@ -1,20 +1,20 @@
-"""Tags of extra networks in a prompt: ``<lora:name:weight>``, and ``<lyco:…>``, which A1111 reads as the same."""
+"""Extra-network tags in prompts: ``<lora:name:weight>``, and ``<lyco:…>``, which A1111 treats the same."""
 
 import re
 from dataclasses import dataclass
 
 LORAS = ("lora", "lyco")
-#: Tags that A1111 takes out of a prompt. Nothing within them is read as anything else.
+#: Tags that A1111 removes from a prompt. Nothing inside is parsed otherwise.
 TAG = r"<(?:lora|lyco|hypernet):[^<>]*>"
 _FOUND = re.compile(rf"(?<!\\) ?(?<!\\)({TAG})", re.IGNORECASE)
-#: Directives of other tools, which nothing here follows: SwarmUI's ``<random:a,b>``, ``<segment:face>`` and the like.
+#: Directives of other tools, which are not supported: SwarmUI's ``<random:a,b>``, ``<segment:face>`` and the like.
 _OTHER = re.compile(r"<([a-z][a-z ]{0,30}(?:\[[^\]<>]{0,30}\])?):[^<>]{0,200}>", re.IGNORECASE)
 ENDING = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """``weight`` is the text between the second colon and the next one; ``rest`` are further parts."""
+    """A tag. ``weight``: text between the second and third colon; ``rest``: further parts."""
 
     kind: str
     name: str
@@ -35,10 +35,10 @@ def found_in(text: str) -> list[Tag]:
 
 
 def without(text: str) -> str:
-    """The text without its tags, and without the space before each of them."""
+    """The text without tags and the space before them."""
     return _FOUND.sub("", text).strip() if "<" in text else text
 
 
 def others_in(text: str) -> list[str]:
-    """What looks like a tag and is none that is known here."""
+    """Text that looks like a tag but is unknown."""
     return [found[0] for found in _OTHER.finditer(without(text))] if "<" in text else []

@@ -1,13 +1,13 @@
-"""Wildcards and choices in a prompt: ``{red|blue} car``, ``{2$$a|b|c}``, ``{0.5::rare|often}``, ``__animal__``.
+r"""Wildcards and choices: ``{red|blue} car``, ``{2$$a|b|c}``, ``{0.5::rare|often}``, ``__animal__``.
 
 The syntax is that of the Dynamic Prompts extension. Its library, dynamicprompts, is not used: its newest release
-(0.31.0) names Python up to 3.11, it draws at about 5 ms a prompt (50 s for 10,000 lines), a wildcard that names itself
-ends in a RecursionError after seconds, an unknown wildcard stays in the prompt, and it cannot say how many
-combinations there are before it makes them. Left out of its syntax: variables (``${x=…}``), YAML files, ``*`` in names.
+(0.31.0) supports Python up to 3.11, draws at about 5 ms per prompt (50 s for 10,000 lines), ends in a RecursionError
+after seconds for a wildcard that names itself, leaves unknown wildcards in the prompt, and cannot count combinations
+before making them. Not supported: variables (``${x=…}``), YAML files, ``*`` in names.
 
-A template is parsed to a tree whose ``count`` and ``extent`` are known before anything is expanded. ``\\`` before
-``{ } | _`` takes the sign as it is; before any other sign both stay, for the later levels of the grammar. A ``|``
-within ``[ ]`` is left to the alternation ``[cat|dog]``, and a tag such as ``<lora:my__ink__v2:0.8>`` is one sign.
+A template is parsed to a tree whose ``count`` and ``extent`` are known before anything is expanded. ``\`` escapes ``{ }
+| _``; before other characters both are kept for later levels of the grammar. A ``|`` inside ``[ ]`` belongs to the
+alternation ``[cat|dog]``, and a tag such as ``<lora:my__ink__v2:0.8>`` is atomic.
 """
 
 import re
@@ -18,10 +18,10 @@ from diffusion_local.grammar.tags import TAG
 from diffusion_local.grammar.trees import AMOUNT, WEIGHT, Choice, Joined, Node, Text, Wildcard
 from diffusion_local.messages import message
 
-MAX_DEPTH = 20  # of braces within braces and wildcards within wildcards
-MAX_PICKED = 100  # of the options of one choice
-MAX_PICKS = 50_000  # options that are picked times options there are: the work of one choice
-SPECIAL = re.compile(r"[{\\]|__")  # a prompt without any of them is itself
+MAX_DEPTH = 20  # nesting of braces and wildcards
+MAX_PICKED = 100  # options picked per choice
+MAX_PICKS = 50_000  # options picked times options available: the work per choice
+SPECIAL = re.compile(r"[{\\]|__")  # a prompt without these is literal
 TOKEN = re.compile(rf"\\(.)|({TAG})|__([\w\-/.*]{{1,200}}?)__|([{{}}|\[])", re.IGNORECASE | re.DOTALL)
 BRACKET = re.compile(rf"\\.|{TAG}|([{{}}\[\]])", re.IGNORECASE | re.DOTALL)
 ESCAPED = "{}|_"
@@ -29,12 +29,14 @@ JOINER = re.compile(r"([^{}|$]{0,38})\$\$")
 
 
 def parse(text: str, wildcard: Callable[[str], Node]) -> Node:
-    """The tree of a template. Raises InvalidParams for braces that do not match, and what ``wildcard(name)`` raises."""
+    """Parse a template to a tree. Raises InvalidParams for unbalanced braces, and whatever
+    ``wildcard(name)`` raises.
+    """
     return Template(wildcard, text).whole() if SPECIAL.search(text) else Text(text)
 
 
 class Template:
-    """One text on its way to a tree."""
+    """Parser state of one text."""
 
     def __init__(self, wildcard: Callable[[str], Node], text: str) -> None:
         self._wildcard = wildcard
@@ -46,10 +48,10 @@ class Template:
         return self._sequence(0)
 
     def _sequence(self, depth: int) -> Node:
-        """Parts up to the end, or within braces up to their next ``|`` or ``}``, which is left to be read."""
+        """Parts up to the end, or inside braces up to the next ``|`` or ``}``, which is not consumed."""
         parts: list[Node] = []
         plain: list[str] = []
-        protected = 0  # up to this place a | belongs to an alternation
+        protected = 0  # up to this position a | belongs to an alternation
         while token := TOKEN.search(self._text, self._place):
             plain.append(self._text[self._place : token.start()])
             escaped, tag, name, sign = token.groups()
@@ -82,7 +84,7 @@ class Template:
     def _choice(self, depth: int) -> Node:
         if depth > MAX_DEPTH:
             raise InvalidParams("prompt", message("braces_deep", most=MAX_DEPTH))
-        before = self._text[max(0, self._place - 3) : self._place - 1]  # $${ is a $ and a choice
+        before = self._text[max(0, self._place - 3) : self._place - 1]  # $${ is a literal $ and a choice
         if before.endswith("$") and before != "$$":
             raise InvalidParams("prompt", message("variable", sign="${…}", escaped="\\{"))
         amount, joiner = self._amount()
@@ -97,7 +99,7 @@ class Template:
                 return choice(options, amount, joiner)
 
     def _amount(self) -> tuple[tuple[int, int] | None, str]:
-        """``2$$``, ``1-3$$``, ``2$$ and $$``: how many options, and what stands between them."""
+        """Parse ``2$$``, ``1-3$$`` or ``2$$ and $$``: (number of options, joiner)."""
         found = AMOUNT.match(self._text, self._place)
         if not found or not (found[1] or found[3]):
             return None, ","
@@ -114,13 +116,13 @@ class Template:
 
 
 def weighted(text: str) -> tuple[float, str]:
-    """``0.5::rare`` as (0.5, "rare"); the weight is 1 where none is given."""
+    """``0.5::rare`` as (0.5, "rare"); the default weight is 1."""
     found = WEIGHT.match(text)
     return (float(found[1]), text[found.end() :]) if found else (1.0, text)
 
 
 def choice(options: list[tuple[float, Node]], amount: tuple[int, int] | None = None, joiner: str = ",") -> Choice:
-    """Raises InvalidParams where nothing could ever be picked."""
+    """A choice of weighted options. Raises InvalidParams if nothing could be picked."""
     nodes, weights = tuple(node for _, node in options), tuple(weight for weight, _ in options)
     low, high = amount or (1, 1)
     spread = None
@@ -137,7 +139,7 @@ def choice(options: list[tuple[float, Node]], amount: tuple[int, int] | None = N
 
 
 def alternations(text: str) -> dict[int, int]:
-    """Places of brackets ``[`` and of the ``]`` that closes each within the same braces."""
+    """Positions of ``[`` and of its matching ``]`` inside the same braces."""
     found: dict[int, int] = {}
     open_signs: list[tuple[str, int]] = []
     for token in BRACKET.finditer(text):

@@ -1,6 +1,6 @@
-"""The trees of templates: text, choices and wildcards. What one can become is known before any of it is drawn.
+"""Trees of templates: text, choices and wildcards, whose possible results are known before drawing.
 
-``count`` says how many different texts there are, ``extent`` how long one can be, ``tags`` which tags it may name.
+``count``: number of different results; ``extent``: bound on their length; ``tags``: tags they may contain.
 """
 
 import math
@@ -14,7 +14,7 @@ from random import Random
 
 from diffusion_local.grammar.tags import TAG, Tag, found_in
 
-MANY = 10**9  # counts stop here: "more than anybody can make"
+MANY = 10**9  # counts are capped here
 AMOUNT = re.compile(r"\s*(\d{1,3})?\s*(-)?\s*(\d{1,3})?\s*\$\$")
 WEIGHT = re.compile(r"\s*(\d{1,6}(?:\.\d{1,6})?)::")
 PLAIN = re.compile(rf"(\\.|{TAG})|[{{}}|]|_(?=_|\Z)|(?<=_)_", re.IGNORECASE | re.DOTALL)
@@ -22,7 +22,7 @@ PLAIN = re.compile(rf"(\\.|{TAG})|[{{}}|]|_(?=_|\Z)|(?<=_)_", re.IGNORECASE | re
 
 @dataclass(frozen=True)
 class Text:
-    """Text as it will stand in the prompt, tags included."""
+    """Literal text, tags included."""
 
     text: str
     count: int = 1
@@ -48,7 +48,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Joined:
-    """Parts behind each other."""
+    """A sequence of parts."""
 
     parts: tuple["Node", ...]
 
@@ -65,7 +65,7 @@ class Joined:
 
     @cached_property
     def extent(self) -> int:
-        """At least its signs and its nodes, at their most: bounds the text and the work."""
+        """Upper bound of characters and nodes: limits text and work."""
         return min(MANY, 1 + sum(part.extent for part in self.parts))
 
     def drawn(self, lot: Random) -> str:
@@ -76,7 +76,7 @@ class Joined:
 
     @cached_property
     def tags(self) -> frozenset[Tag]:
-        """Every tag that may be drawn."""
+        """All tags that may be drawn."""
         return frozenset().union(*(part.tags for part in self.parts))
 
     def printed(self) -> str:
@@ -85,10 +85,10 @@ class Joined:
 
 @dataclass(frozen=True)
 class Choice:
-    """From ``low`` to ``high`` different options in any order, with ``joiner`` between them.
+    """``low`` to ``high`` different options in any order, joined by ``joiner``.
 
-    ``amount`` is how many were asked for, where that was written; ``spread`` the choice or wildcard whose options these
-    are, as in ``{2$$__animal__}``.
+    ``amount``: the number requested, if written; ``spread``: the choice or wildcard that supplies the options, as in
+    ``{2$$__animal__}``.
     """
 
     options: tuple["Node", ...]
@@ -101,7 +101,7 @@ class Choice:
 
     @cached_property
     def count(self) -> int:
-        chosen = [1] + [0] * self.high  # chosen[k]: ways to choose k options, without their order
+        chosen = [1] + [0] * self.high  # chosen[k]: number of unordered ways to choose k options
         for option in self.options:
             for k in range(self.high, 0, -1):
                 chosen[k] = min(MANY, chosen[k] + chosen[k - 1] * option.count)
@@ -130,10 +130,10 @@ class Choice:
         return self.joiner.join(self.options[place].drawn(lot) for place in self._picked(lot))
 
     def _picked(self, lot: Random) -> list[int]:
-        """Places of different options, each picked by its weight among those that are left.
+        """Indices of different options, each drawn by weight from those left.
 
-        The smallest of exponentially distributed keys (Efraimidis and Spirakis, "Weighted random sampling with a
-        reservoir", 2006): one pass over the options for all picks.
+        Takes the smallest of exponentially distributed keys (Efraimidis and Spirakis, "Weighted random sampling with a
+        reservoir", 2006): one pass over the options for all draws.
         """
         wanted = lot.randint(self.low, self.high)
         keys = ((-math.log(1 - lot.random()) / weight, place) for place, weight in enumerate(self.weights) if weight)

@@ -1,7 +1,7 @@
-"""Weights within a prompt: ``(word)``, ``[word]``, ``(word:1.3)``, and ``BREAK`` between parts.
+r"""Weights in prompts: ``(word)``, ``[word]``, ``(word:1.3)``, and ``BREAK`` between parts.
 
-The syntax is A1111's (its wiki, "Attention/emphasis"): ``(word)`` weighs 1.1 times as much, ``[word]`` 1.1 times as
-little; they nest, and ``\\(`` is a bracket. ``BREAK`` begins the next part of the text that is encoded by itself.
+The syntax is A1111's (its wiki, "Attention/emphasis"): ``(word)`` multiplies the weight by 1.1, ``[word]`` divides it
+by 1.1; they nest, and ``\(`` is a literal bracket. ``BREAK`` starts a part that is encoded separately.
 """
 
 import math
@@ -11,9 +11,9 @@ from decimal import Decimal
 from itertools import pairwise
 
 UP, DOWN = 1.1, 1 / 1.1
-#: Weights further away make noise of a picture.
+#: Stronger weights only produce noise.
 MOST = 10.0
-#: Brackets within brackets that weigh something, of each kind; further ones are text. 1.1 to the 25th is MOST already.
+#: Nesting limit of each kind of weighting bracket; further ones are text. 1.1 to the 25th reaches the maximum already.
 DEEPEST = 50
 _MARK = re.compile(r"\\[()\[\]\\]|[(\[]|:\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)|[)\]]|[^\\()\[\]:]+|[\\:]")
 _BREAK = re.compile(r"\bBREAK\b")
@@ -33,7 +33,7 @@ class Piece:
 
 
 def pieces(prompt: str) -> list[Piece]:
-    """The prompt in pieces of one weight each, without its marks. A bracket that stays open counts to the end."""
+    """Split a prompt into pieces of one weight each, without markup. An unclosed bracket extends to the end."""
     found: list[Piece] = []
     round_open: list[int] = []
     square_open: list[int] = []
@@ -66,7 +66,7 @@ def pieces(prompt: str) -> list[Piece]:
 
 
 def merged(found: list[Piece]) -> list[Piece]:
-    """Neighbours of equal weight as one piece; at least one piece. What is as good as 1 is 1, as it is printed so."""
+    """Merge adjacent pieces of equal weight; at least one piece remains. Weights printed as 1 become 1."""
     runs: list[list[Piece]] = []
     for piece in found:
         if runs and math.isclose(runs[-1][0].weight, piece.weight):
@@ -80,13 +80,13 @@ def merged(found: list[Piece]) -> list[Piece]:
 
 
 def parts(prompt: str) -> list[list[Piece]]:
-    """The pieces of each part between ``BREAK``; parts without text are left out, but for the only one."""
+    """Pieces per part between ``BREAK``; empty parts are dropped, except a single one."""
     found: list[list[Piece]] = [[]]
     for piece in pieces(prompt):
         first, *later = _BREAK.split(piece.text)
         found[-1].append(Piece(first, piece.weight))
         found += [[Piece(text, piece.weight)] for text in later]
-    for before, after in pairwise(found):  # white space around BREAK is none of the text
+    for before, after in pairwise(found):  # white space around BREAK does not belong to the text
         while before and not before[-1].text.rstrip():
             before.pop()
         while after and not after[0].text.lstrip():
@@ -103,12 +103,12 @@ def printed(found: list[list[Piece]]) -> str:
 
 
 def plain(prompt: str) -> str | None:
-    """The text without its marks if all of it weighs 1 and is one part, else None."""
+    """The text without markup if it has weight 1 and a single part, else None."""
     found = parts(prompt)
     only = found[0]
     return only[0].text if len(found) == len(only) == 1 and math.isclose(only[0].weight, 1.0) else None
 
 
 def first_in(prompt: str) -> str:
-    """The first words with a weight of their own, as they can be written; empty if there are none."""
+    """The first weighted words in source form, or ""."""
     return next((piece.printed() for part in parts(prompt) for piece in part if not math.isclose(piece.weight, 1)), "")

@@ -1,1 +1,1 @@
-"""Models from the Hugging Face hub: only when a person asks, in the supervisor's process, without pickle files."""
+"""Model downloads from the Hugging Face hub: on request only, in the supervisor, without pickle files."""

@@ -1,4 +1,4 @@
-"""The hub over HTTP: what a repository holds, and its files, resumed where they broke off and checked by digest.
+"""HTTP client of the hub: repository listings and files, with resumed transfers and digest checks.
 
 https://huggingface.co/docs/hub/api
 """
@@ -20,14 +20,14 @@ from diffusion_local.messages import Message, message
 
 TIMEOUT = httpx.Timeout(30.0)
 CHUNK = 1 << 20
-MOST_TRIES = 6
-FIRST_PAUSE = 0.5  # seconds before the second try, doubled each time
+MAX_TRIES = 6
+FIRST_PAUSE = 0.5  # seconds before the second attempt, doubled each time
 MAX_LISTING = 20_000  # files
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """``digest`` is sha256 of what is stored as a large file, else git's own sha1 of the content."""
+    """A file of a repository. ``digest``: SHA-256 of a large file, else git's blob SHA-1."""
 
     path: str
     size: int
@@ -47,14 +47,14 @@ class Listing:
 
 
 class Hub:
-    """``pause`` is the wait between tries in seconds, times two each time; ``stop`` cuts it short."""
+    """``pause``: seconds between attempts, doubled each time; ``stop`` interrupts it."""
 
     def __init__(
         self, endpoint: str, token: str = "", pause: float = FIRST_PAUSE, stop: threading.Event | None = None
     ) -> None:
         headers = {"User-Agent": f"diffusion-local/{__version__}"}
         if token:
-            headers["Authorization"] = f"Bearer {token}"  # httpx drops it where a redirect leaves this host
+            headers["Authorization"] = f"Bearer {token}"  # httpx drops it when a redirect leaves this host
         self._has_token = bool(token)
         self._client = httpx.Client(base_url=endpoint, headers=headers, timeout=TIMEOUT, follow_redirects=True)
         self._pause = pause
@@ -64,41 +64,41 @@ class Hub:
         self._client.close()
 
     def listing(self, repo: str, revision: str = "main") -> Listing:
-        """Raises HubProblem."""
-        told = self._read(repo, f"/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true")
+        """The files of a repository at a revision. Raises HubProblem."""
+        content = self._read(repo, f"/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true")
         try:
-            found = json.loads(told)
+            found = json.loads(content)
             card = found.get("cardData") or {}
             files = tuple(remote_file(each) for each in found["siblings"][:MAX_LISTING])
             return Listing(repo, str(found["sha"]), files, str(card.get("license") or ""))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise HubProblem(kind="hub_error", message=message("hub_unreadable", repo=repo)) from None
 
-    def small(self, listing: Listing, path: str) -> Any:
-        """A JSON file's content."""
+    def read_json(self, listing: Listing, path: str) -> Any:
+        """The content of a JSON file."""
         try:
             return json.loads(self._read(listing.repo, self._address(listing, path)))
         except ValueError:
             raise HubProblem(kind="hub_error", message=message("hub_json", path=path, repo=listing.repo)) from None
 
     def fetch(self, listing: Listing, file: RemoteFile, target: Path, on_bytes: Callable[[int], None]) -> None:
-        """Write a file, going on with what an earlier try left in ``target`` with ``.part`` behind.
+        """Download a file, resuming from ``target`` + ``.part``.
 
-        ``on_bytes`` hears after each piece how much of the file is there; what it raises goes through. Raises
-        HubProblem if the content is not what the hub's listing says.
+        ``on_bytes`` is called after each chunk with the bytes present; its exceptions propagate. Raises HubProblem if
+        the content does not match the listing.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
-        for attempt in range(MOST_TRIES):
-            digest = digest_of(file)
-            have = feed(part, file.size, digest.update)
+        for attempt in range(MAX_TRIES):
+            digest = new_digest(file)
+            have = digest_existing(part, file.size, digest.update)
             on_bytes(have)
             try:
                 if have < file.size or not file.size:
                     self._append(listing, file, part, have, digest.update, on_bytes)
                 break
             except httpx.TransportError as error:
-                if attempt + 1 == MOST_TRIES or self._stop.wait(self._pause * 2**attempt):
+                if attempt + 1 == MAX_TRIES or self._stop.wait(self._pause * 2**attempt):
                     raise HubProblem(kind="no_network", message=message("hub_away", reason=reason(error))) from None
         if part.stat().st_size != file.size or digest.hexdigest() != file.digest:
             part.unlink()
@@ -119,19 +119,19 @@ class Hub:
     ) -> None:
         headers = {"Range": f"bytes={have}-"} if have else {}
         with self._client.stream("GET", self._address(listing, file.path), headers=headers) as answer:
-            if answer.status_code == httpx.codes.OK and have:  # this server knows no ranges
+            if answer.status_code == httpx.codes.OK and have:  # the server does not support ranges
                 part.unlink()
                 raise httpx.RemoteProtocolError("no ranges")
             self._check(answer, listing.repo)
             with part.open("ab") as out:
-                for piece in answer.iter_bytes():  # as they come: what is here when the line drops is kept
+                for piece in answer.iter_bytes():  # written as they arrive, so that they survive a lost connection
                     out.write(piece)
                     feed_digest(piece)
                     have += len(piece)
                     on_bytes(have)
 
     def _read(self, repo: str, address: str) -> bytes:
-        for attempt in range(MOST_TRIES):
+        for attempt in range(MAX_TRIES):
             try:
                 answer = self._client.get(address)
                 if answer.status_code < 500 and answer.status_code != httpx.codes.TOO_MANY_REQUESTS:
@@ -139,7 +139,7 @@ class Hub:
                 problem: str = message("it_answered", status=answer.status_code)
             except httpx.TransportError as error:
                 problem = reason(error)
-            if attempt + 1 == MOST_TRIES or self._stop.wait(self._pause * 2**attempt):
+            if attempt + 1 == MAX_TRIES or self._stop.wait(self._pause * 2**attempt):
                 raise HubProblem(kind="no_network", message=message("hub_away", reason=problem))
         self._check(answer, repo)
         return answer.content
@@ -148,7 +148,7 @@ class Hub:
         return f"/{listing.repo}/resolve/{listing.commit}/{quote(path)}"
 
     def _check(self, answer: httpx.Response, repo: str) -> None:
-        """The hub answers 401 for a repository that is not there, too, unless it says that it is gated."""
+        """The hub answers 401 for missing repositories, too, unless it says that one is gated."""
         if answer.is_success:
             return
         code = answer.headers.get("X-Error-Code", "")
@@ -168,25 +168,25 @@ class Hub:
         raise HubProblem(kind="hub_error", message=message("hub_status", status=answer.status_code, repo=repo))
 
 
-def remote_file(told: dict[str, Any]) -> RemoteFile:
-    """Raises ValueError for a name that would leave the folder."""
-    path = str(told["rfilename"])
+def remote_file(entry: dict[str, Any]) -> RemoteFile:
+    """A file from the hub's JSON. Raises ValueError for a name that would leave the folder."""
+    path = str(entry["rfilename"])
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path or "\0" in path:
         raise ValueError(path)
-    large = told.get("lfs")
-    digest = str(large["sha256"] if large else told["blobId"])
-    return RemoteFile(path, int(large["size"] if large else told["size"]), digest, bool(large))
+    large = entry.get("lfs")
+    digest = str(large["sha256"] if large else entry["blobId"])
+    return RemoteFile(path, int(large["size"] if large else entry["size"]), digest, bool(large))
 
 
-def digest_of(file: RemoteFile) -> Any:
+def new_digest(file: RemoteFile) -> Any:
     if file.large:
         return hashlib.sha256()
     return hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
 
 
-def feed(part: Path, size: int, update: Callable[[bytes], None]) -> int:
-    """Bytes that are there already; more than there should be are thrown away."""
+def digest_existing(part: Path, size: int, update: Callable[[bytes], None]) -> int:
+    """Number of bytes already present; a file longer than ``size`` is deleted."""
     try:
         have = part.stat().st_size
     except FileNotFoundError:
@@ -201,5 +201,5 @@ def feed(part: Path, size: int, update: Callable[[bytes], None]) -> int:
 
 
 def reason(error: Exception) -> str:
-    told = error.args[0] if error.args else ""
-    return told if isinstance(told, Message) else str(error) or type(error).__name__
+    argument = error.args[0] if error.args else ""
+    return argument if isinstance(argument, Message) else str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Downloads of models: the table is the truth, the chore that loads only asks what it should do."""
+"""The downloads table, which is the source of truth; the downloader only asks what to do."""
 
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -18,7 +18,7 @@ class DownloadState(StrEnum):
     CANCELLED = "cancelled"
 
 
-#: verb: (from, to). ``recover`` is of a loader that died.
+#: verb: (from, to). ``recover``: after the downloader died.
 TRANSITIONS: dict[str, tuple[DownloadState, DownloadState]] = {
     "claim": (DownloadState.WAITING, DownloadState.RUNNING),
     "finish": (DownloadState.RUNNING, DownloadState.DONE),
@@ -28,12 +28,12 @@ TRANSITIONS: dict[str, tuple[DownloadState, DownloadState]] = {
     "cancel": (DownloadState.WAITING, DownloadState.CANCELLED),
 }
 FINAL = frozenset(DownloadState) - {start for start, _ in TRANSITIONS.values()}
-KEPT = 50  # ended ones
+KEPT_DOWNLOADS = 50  # ended downloads kept
 
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """Sizes in bytes; ``bytes_total`` is 0 until the hub has said it."""
+    """A download; sizes in bytes. ``bytes_total`` is 0 until the hub has reported it."""
 
     id: str
     repo: str
@@ -62,7 +62,7 @@ class DownloadStore:
         self._database = database
 
     def add(self, repo: str, revision: str, file: str, folder: str, name: str, owner: str) -> tuple[Download, bool]:
-        """A waiting download, and whether it is new: one that is on its way already is given back."""
+        """(waiting download, whether it is new). An unfinished one of the same file is returned instead."""
         with self._database.write() as db:
             there = db.execute(
                 "SELECT id FROM downloads WHERE repo = ? AND revision = ? AND file = ? AND folder = ? "
@@ -85,7 +85,7 @@ class DownloadStore:
             db.execute(
                 "DELETE FROM downloads WHERE finished_at IS NOT NULL AND id NOT IN "
                 "(SELECT id FROM downloads WHERE finished_at IS NOT NULL ORDER BY id DESC LIMIT ?)",
-                [KEPT],
+                [KEPT_DOWNLOADS],
             )
             return self._get(db, download_id), True
 
@@ -93,11 +93,11 @@ class DownloadStore:
         with self._database.read() as db:
             return self._get(db, download_id)
 
-    def all(self) -> list[Download]:
-        """Those on their way in their order, then the ended ones, the newest first."""
+    def list_all(self) -> list[Download]:
+        """Unfinished downloads in order, then ended ones, newest first."""
         with self._database.read() as db:
             rows = list(db.query("SELECT * FROM downloads ORDER BY id"))
-        found = [read(row) for row in rows]
+        found = [to_download(row) for row in rows]
         return [each for each in found if not each.final] + [each for each in reversed(found) if each.final]
 
     def any_waiting(self) -> bool:
@@ -105,13 +105,13 @@ class DownloadStore:
             return db.execute("SELECT 1 FROM downloads WHERE state = 'waiting'").fetchone() is not None
 
     def claim(self) -> Download | None:
-        """The oldest that waits, now running."""
+        """Claim the oldest waiting download, or None."""
         with self._database.write() as db:
             row = db.execute("SELECT id FROM downloads WHERE state = 'waiting' ORDER BY id").fetchone()
             return self._move(db, "claim", row[0], started_at=utc_now()) if row else None
 
     def report(self, download_id: str, done: int, total: int) -> bool:
-        """Note the progress; whether to stop, as it was cancelled."""
+        """Record progress; returns whether to stop because it was cancelled."""
         with self._database.write() as db:
             db.execute(
                 "UPDATE downloads SET bytes_done = ?, bytes_total = ? WHERE id = ? AND state = 'running'",
@@ -130,7 +130,7 @@ class DownloadStore:
         return self._end("stop", download_id)
 
     def cancel(self, download_id: str) -> Download:
-        """One that waits is cancelled at once, one that runs at its next piece. Raises NotFound, Conflict."""
+        """Cancel a waiting download at once, a running one at its next chunk. Raises NotFound, Conflict."""
         with self._database.write() as db:
             found = self._get(db, download_id)
             if found.final:
@@ -141,7 +141,7 @@ class DownloadStore:
             return self._get(db, download_id)
 
     def recover(self) -> int:
-        """Put back what was running when its loader died; how many. Only its successor may call this."""
+        """Reset downloads of a dead downloader; returns their number. Only its successor may call this."""
         with self._database.write() as db:
             rows = db.execute("SELECT id, cancel_requested FROM downloads WHERE state = 'running'").fetchall()
             for download_id, cancelled in rows:
@@ -156,7 +156,7 @@ class DownloadStore:
             return self._move(db, verb, download_id, finished_at=utc_now(), **values)
 
     def _move(self, db: Any, verb: str, download_id: str, **values: Any) -> Download:
-        """The one place in which a download's state changes. Raises Conflict if it is not in the verb's first state."""
+        """The only writer of a download's state. Raises Conflict if it is not in the verb's start state."""
         start, end = TRANSITIONS[verb]
         columns = {"state": end} | values
         changed = db.execute(
@@ -172,10 +172,10 @@ class DownloadStore:
         row = next(iter(db.query("SELECT * FROM downloads WHERE id = ?", [download_id])), None)
         if row is None:
             raise NotFound(message("no_download", download=echo(download_id)))
-        return read(row)
+        return to_download(row)
 
 
-def read(row: dict[str, Any]) -> Download:
+def to_download(row: dict[str, Any]) -> Download:
     values = {each.name: row[each.name] for each in fields(Download)}
     values["error_message"] = decoded(row["error_message"], row["error_json"])
     values |= {"state": DownloadState(row["state"]), "cancel_requested": bool(row["cancel_requested"])}

@@ -1,7 +1,7 @@
-"""One download from start to end, and the next one, until none waits. Runs in the supervisor's process.
+"""Executes downloads one after the other, until none waits. Runs in the supervisor.
 
-Files come to lie in a hidden folder and are moved to their place when all of them are there and checked; a download
-that broke off goes on from there.
+Files are downloaded to a hidden folder and moved to their place once all of them are complete and verified; an
+interrupted download resumes from there.
 """
 
 import json
@@ -26,13 +26,13 @@ from diffusion_local.settings import Settings, hub_endpoint, hub_token
 INDEX = "model_index.json"
 LIGHT = (".json", ".txt", ".model", ".jinja")
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
-#: Forms of the same weights, the smaller first; the last is the one without a mark.
+#: Variants of the same weights, smaller first; the last one is unmarked.
 VARIANTS = (".fp16", ".bf16", "")
 VARIANT = re.compile(r"\.(fp16|bf16|non_ema|ema_only|fp32)\b")
 
 
 def files_of_model(listing: Listing, index: dict[str, Any]) -> list[RemoteFile]:
-    """For a diffusers folder, whose ``model_index.json`` names its parts. Raises HubProblem."""
+    """Files of a diffusers folder, whose ``model_index.json`` names its parts. Raises HubProblem."""
     chosen = [file for file in listing.files if file.path == INDEX]
     for name, spec in index.items():
         if is_part(spec) and name not in UNUSED:
@@ -48,14 +48,14 @@ def light_files(inside: list[RemoteFile]) -> list[RemoteFile]:
 
 
 def weights(repo: str, name: str, inside: list[RemoteFile]) -> list[RemoteFile]:
-    """One form of a part's weights, with the index of its shards."""
+    """One variant of a part's weights, with the index of its shards."""
     tensors = [file for file in inside if file.path.endswith(".safetensors")]
     if not tensors:
         if any(file.path.endswith(PICKLED) for file in inside):
             raise HubProblem(kind="pickle", message=message("pickle_part", repo=repo, name=name))
         return []
     for variant in VARIANTS:
-        found = [file for file in inside if is_weight(file) and marks(file) == ({variant} if variant else set())]
+        found = [file for file in inside if is_weight(file) and variants_of(file) == ({variant} if variant else set())]
         if any(file.path.endswith(".safetensors") for file in found):
             return found
     return tensors
@@ -65,12 +65,12 @@ def is_weight(file: RemoteFile) -> bool:
     return file.path.endswith(".safetensors") or (".safetensors.index" in file.path and file.path.endswith(".json"))
 
 
-def marks(file: RemoteFile) -> set[str]:
+def variants_of(file: RemoteFile) -> set[str]:
     return {f".{found}" for found in VARIANT.findall(file.path)}
 
 
 def single_file(listing: Listing, path: str) -> RemoteFile:
-    """Raises HubProblem."""
+    """A single-file model. Raises HubProblem."""
     if path.endswith(PICKLED):
         raise HubProblem(kind="pickle", message=message("model_pickle", name=path))
     file = listing.file(path)
@@ -84,7 +84,7 @@ def single_file(listing: Listing, path: str) -> RemoteFile:
 
 
 def no_index(listing: Listing) -> HubProblem:
-    """Why a repository without a model_index.json is no model, and what can be had from it."""
+    """Why a repository without a model_index.json is no model, and which files it offers."""
     there = [each.path for each in listing.files if each.path.endswith(".safetensors")]
     if there:
         return HubProblem(
@@ -101,7 +101,7 @@ MB = 1_000_000
 
 
 class Cancelled(Exception):
-    """A person stopped it."""
+    """Cancelled by a user."""
 
 
 class Interrupted(Exception):
@@ -109,7 +109,7 @@ class Interrupted(Exception):
 
 
 class Fetcher:
-    """``loaded`` is called with each download that has come to its end well."""
+    """Downloads models; one per supervisor."""
 
     def __init__(self, settings: Settings, store: DownloadStore, pause: float = FIRST_PAUSE) -> None:
         self._settings = settings
@@ -118,12 +118,12 @@ class Fetcher:
         self._stop = threading.Event()
 
     def run(self) -> None:
-        """Load whatever waits, one after the other."""
+        """Run waiting downloads until there are none."""
         while not self._stop.is_set() and (download := self._store.claim()):
             self._fetch(download)
 
     def stop(self) -> None:
-        """End at the next piece; what is loaded so far is kept."""
+        """Stop at the next chunk; downloaded data is kept."""
         self._stop.set()
 
     def _fetch(self, download: Download) -> None:
@@ -139,52 +139,52 @@ class Fetcher:
         except Interrupted:
             self._store.recover()
         except HubProblem as problem:
-            if self._stop.is_set():  # cut short by our own end
+            if self._stop.is_set():  # interrupted by our own end
                 self._store.recover()
             else:
-                self._failed(download, problem.kind, problem.message)
+                self._fail(download, problem.kind, problem.message)
         except OSError as error:
             kind = "no_space" if error.errno == 28 else "disk"
-            self._failed(download, kind, message("download_unsaved", error=error.strerror))
+            self._fail(download, kind, message("download_unsaved", error=error.strerror))
         except DatabaseProblem:
             raise
         except Exception as error:
             log.exception("download of %s failed", download.repo)
-            self._failed(download, "hub_error", message("download_fault", error=type(error).__name__))
+            self._fail(download, "hub_error", message("download_fault", error=type(error).__name__))
         finally:
             hub.close()
 
-    def _failed(self, download: Download, kind: str, problem: Message) -> None:
+    def _fail(self, download: Download, kind: str, problem: Message) -> None:
         log.warning("download of %s failed: %s", download.repo, problem)
         self._store.fail(download.id, kind, problem)
 
     def _load(self, hub: Hub, download: Download) -> int:
-        """The bytes that the finished download has."""
+        """Download all files; returns their size in bytes."""
         listing = hub.listing(download.repo, download.revision)
         staging = self._staging(download)
         if download.file:
             files = [single_file(listing, download.file)]
         elif listing.file(INDEX):
-            files = files_of_model(listing, hub.small(listing, INDEX))
+            files = files_of_model(listing, hub.read_json(listing, INDEX))
         else:
             raise no_index(listing)
         total = sum(file.size for file in files)
         progress = Progress(self._store, download, total, lambda: self._check(staging, 0))
-        missing = [file for file in files if not is_there(staging, file)]
+        missing = [file for file in files if not is_complete(staging, file)]
         progress.before = total - sum(file.size for file in missing)
         self._check(staging, sum(file.size - part_size(staging, file) for file in missing))
         progress(0, now=True)
         for file in missing:
             hub.fetch(listing, file, staging / file.path, progress)
             progress.before += file.size
-        self._settle(download, listing, staging, files)
+        self._install(download, listing, staging, files)
         return total
 
     def _check(self, staging: Path, needed: int) -> None:
-        """Raises HubProblem if the disk has not so many bytes beside the reserve, Interrupted if we are to stop."""
+        """Raise HubProblem if the disk lacks ``needed`` bytes beside the reserve, Interrupted if stopping."""
         if self._stop.is_set():
             raise Interrupted
-        free = shutil.disk_usage(existing(staging)).free - self._settings.disk_reserve_mb * MB
+        free = shutil.disk_usage(nearest_existing(staging)).free - self._settings.disk_reserve_mb * MB
         if free < needed or free <= 0:
             raise HubProblem(
                 kind="no_space",
@@ -193,8 +193,8 @@ class Fetcher:
                 ),
             )
 
-    def _settle(self, download: Download, listing: Listing, staging: Path, files: list[RemoteFile]) -> None:
-        """Move what is complete to its place."""
+    def _install(self, download: Download, listing: Listing, staging: Path, files: list[RemoteFile]) -> None:
+        """Move the complete download to its place."""
         target = self._settings.home / download.folder / download.name
         if target.exists():
             raise HubProblem(kind="exists", message=message("there_already", path=f"{download.folder}/{download.name}"))
@@ -213,7 +213,7 @@ class Fetcher:
 
 
 class Progress:
-    """Counts bytes, writes them down now and then, and stops the download if it was cancelled."""
+    """Counts bytes, records them periodically, and stops a cancelled download."""
 
     def __init__(self, store: DownloadStore, download: Download, total: int, check: Callable[[], None]) -> None:
         self._store = store
@@ -221,7 +221,7 @@ class Progress:
         self._total = total
         self._check = check
         self._reported = 0.0
-        self.before = 0  # bytes of the files that are done
+        self.before = 0  # bytes of completed files
 
     def __call__(self, of_file: int, now: bool = False) -> None:
         if not now and time.monotonic() - self._reported < REPORT_SECONDS:
@@ -232,8 +232,8 @@ class Progress:
             raise Cancelled
 
 
-def is_there(staging: Path, file: RemoteFile) -> bool:
-    """A file has its name without `.part` only once it was checked."""
+def is_complete(staging: Path, file: RemoteFile) -> bool:
+    """Whether a file is complete: it loses its `.part` suffix once it is verified."""
     try:
         return (staging / file.path).stat().st_size == file.size
     except OSError:
@@ -245,9 +245,9 @@ def part_size(staging: Path, file: RemoteFile) -> int:
     return min(path.stat().st_size, file.size) if path.exists() else 0
 
 
-def existing(path: Path) -> Path:
-    """The nearest folder that is there."""
-    return path if path.exists() else existing(path.parent)
+def nearest_existing(path: Path) -> Path:
+    """The nearest existing folder."""
+    return path if path.exists() else nearest_existing(path.parent)
 
 
 def discard(staging: Path) -> None:

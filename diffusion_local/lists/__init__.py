@@ -1,6 +1,6 @@
-"""Prompt lists: thousands of lines that run while you sleep.
+"""Prompt lists: thousands of lines that run overnight.
 
-bytes -> ``encoding`` (text, line by line) -> ``formats`` (an Entry or a BadLine for each line) -> ``plan`` (wildcards
-by ``expansion``, the catalogue's check, sums) -> ``prompt_lists`` (check, submit, export).
-Everything is a stream: a list is never in memory as jobs.
+Pipeline: bytes -> ``encoding`` (lines of text) -> ``formats`` (an Entry or BadLine per line) -> ``plan`` (expansion by
+``wildcards`` and ``drafts``, validation, totals) -> ``service`` (check, submit, export). Everything is streamed: a list
+is never in memory as jobs.
 """

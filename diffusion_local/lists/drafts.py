@@ -1,4 +1,4 @@
-"""A submit whose wildcards and choices are not yet drawn: checked once, then drawn into Params for each picture."""
+"""Submits whose wildcards and choices are not drawn yet: validated once, then drawn into Params per picture."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,15 +21,15 @@ from diffusion_local.options.validate import ignored, series, tag_lora, with_tag
 from diffusion_local.options.values import check_prompt, draw_seed, whole_number
 from diffusion_local.settings import Settings
 
-WARNED_OF = 10  # different prompts of one submit that are looked at for warnings
+MAX_EXAMINED = 10  # different prompts per submit that are examined for warnings
 
-#: A prompt and its negative prompt as drawn, tags included.
+#: A drawn (prompt, negative prompt), with tags.
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """``params`` are complete, with both prompts as they were written; ``prompt`` and ``negative`` are their trees."""
+    """A validated submit. ``params``: complete, with both prompts as written; ``prompt``, ``negative``: their trees."""
 
     params: Params
     model: Model
@@ -44,17 +44,17 @@ class Draft:
 
     @property
     def count(self) -> int:
-        """How many different pairs of prompts can be drawn, at most MANY."""
+        """Number of different prompt pairs, at most MANY."""
         return min(MANY, self.prompt.count * self.negative.count)
 
-    def drawn(self, lot: Random) -> Pair:
-        return self.prompt.drawn(lot), self.negative.drawn(lot)
+    def draw(self, rng: Random) -> Pair:
+        return self.prompt.drawn(rng), self.negative.drawn(rng)
 
-    def all(self) -> Iterator[Pair]:
+    def all_pairs(self) -> Iterator[Pair]:
         negatives = list(self.negative.all()) if self.negative.count > 1 else [next(self.negative.all())]
         return ((prompt, negative) for prompt in self.prompt.all() for negative in negatives)
 
-    def finished(self, pair: Pair) -> Params:
+    def finish(self, pair: Pair) -> Params:
         """The Params of a drawn pair. Raises InvalidParams."""
         for field, text in zip(("prompt", "negative"), pair, strict=True):
             required = field == "prompt" and self.params.kind is not Kind.UPSCALE
@@ -65,50 +65,50 @@ class Draft:
         return done
 
     def pairs(self, count: int, expand: str, most: int) -> Iterator[tuple[Pair, int]]:
-        """(pair of prompts, its place among the pictures of equal seeds). Raises InvalidParams for more than ``most``.
+        """(pair of prompts, index among pictures of equal prompts). Raises InvalidParams for more than ``most``.
 
-        Drawn by the picture's seed: the same submit with the same seed draws the same.
+        Drawn from the picture's seed: equal submits with equal seeds draw the same.
         """
         if expand == "all" and not self.fixed:
             if self.count * count > most:
-                raise InvalidParams("prompt", too_many(self.count, count, most, "max_count"))
-            yield from ((pair, place) for pair in self.all() for place in range(count))
+                raise InvalidParams("prompt", too_many_combinations(self.count, count, most, "max_count"))
+            yield from ((pair, place) for pair in self.all_pairs() for place in range(count))
             return
-        lot = Random(str(self.params.seed))
-        yield from ((self.drawn(lot), place) for place in range(count))
+        rng = Random(str(self.params.seed))
+        yield from ((self.draw(rng), place) for place in range(count))
 
     def pictures(self, count: int, expand: str, most: int) -> tuple[list[Params], list[str]]:
-        """The Params of all pictures, and what is to be said about their prompts. Raises InvalidParams."""
+        """(Params of all pictures, warnings about their prompts). Raises InvalidParams."""
         made: list[Params] = []
         seeds = series(self.params, count)
         pairs: dict[Pair, Params] = {}
         for pair, place in self.pairs(count, expand, most):
-            params = pairs.get(pair) or pairs.setdefault(pair, self.finished(pair))
+            params = pairs.get(pair) or pairs.setdefault(pair, self.finish(pair))
             made.append(replace(params, seed=seeds[place].seed, variation_seed=seeds[place].variation_seed))
         found = self.drafts.mask_warnings(self.params)
-        for (prompt, negative), params in list(pairs.items())[:WARNED_OF]:
+        for (prompt, negative), params in list(pairs.items())[:MAX_EXAMINED]:
             found += [*tag_warnings(prompt, negative).values(), *prompt_warnings(self.model, params)]
         return made, list(dict.fromkeys(found))
 
-    def request(self, count: int, expand: str) -> str:
-        """What tells one submit from another where prompts are drawn at random; empty where they are not."""
+    def submit_digest(self, count: int, expand: str) -> str:
+        """Digest that identifies the submit if prompts are drawn at random, else ""."""
         if self.fixed:
             return ""
-        told = self.params.without_seeds().to_json()
-        return sha256(repr((told, count, expand)).encode()).hexdigest()
+        params = self.params.without_seeds().to_json()
+        return sha256(repr((params, count, expand)).encode()).hexdigest()
 
 
 class Drafts:
-    """Reads submits against one state of the wildcard files, and of the catalogue if that is one (`CatalogOfNow`)."""
+    """Creates drafts against one state of the wildcard files, and of the catalogue if it is a `CatalogSnapshot`."""
 
     def __init__(self, catalog: Catalog, expander: Expander) -> None:
         self._catalog = catalog
         self._expander = expander
         self._fitting: set[tuple[str, str]] = set()
-        self._paints = {"": True}  # masks, and whether there is anything white in them
+        self._paints = {"": True}  # masks, and whether they contain any white
 
     def draft(self, prompt: Any, settings: Mapping[str, Any], expand: str) -> Draft:
-        """Raises InvalidParams, also for a LoRA that any drawing of the prompt names and that cannot be used."""
+        """Validate a submit. Raises InvalidParams, also for an unusable LoRA in any possible draw of the prompt."""
         params = self._catalog.complete(prompt, settings, drawn=False)
         model = self._catalog.get(params.model)
         if not model.ready:
@@ -121,12 +121,12 @@ class Drafts:
             self.check_tag(tag, params, model)
         return Draft(params, model, nodes[0], nodes[1], self)
 
-    def drawn(self, field: str, text: str, seed: Any, expand: str) -> str:
-        """One drawing of a text by a seed. Raises InvalidParams."""
+    def draw_text(self, field: str, text: str, seed: Any, expand: str) -> str:
+        """One draw of a text by a seed. Raises InvalidParams."""
         return text if expand == "no" else self._expander.parse(text, field).drawn(Random(str(seed)))
 
     def mask_warnings(self, params: Params) -> list[str]:
-        """A mask that cannot be looked at now, as too many pictures are being decoded, is not warned of."""
+        """Warning for a mask without white; none if it cannot be decoded now because too many pictures are."""
         if params.mask not in self._paints:
             try:
                 self._paints[params.mask] = self._catalog.paints(params.mask)
@@ -139,34 +139,34 @@ class Drafts:
             self.check_loras(replace(params, loras=(tag_lora(tag),)), model)
 
     def check_loras(self, params: Params, model: Model) -> None:
-        """Raises InvalidParams for a LoRA that is not there or does not fit."""
+        """Raise InvalidParams for a LoRA that is missing or does not fit."""
         if all((lora.name, model.id) in self._fitting for lora in params.loras):
             return
         self._catalog.check_loras(params, model)
         self._fitting |= {(lora.name, model.id) for lora in params.loras}
 
 
-def too_many(combinations: int, count: int, most: int, setting: str = "max_queued") -> Message:
+def too_many_combinations(combinations: int, count: int, most: int, setting: str = "max_queued") -> Message:
     shown = message("more_than", count=MANY) if combinations >= MANY else f"{combinations:,}"
     if count > 1:
         return message("combinations_each", count=shown, each=count, most=most, setting=setting)
     return message("combinations", count=shown, most=most, setting=setting)
 
 
-def checked_expansion(expand: str | None, settings: Settings) -> str:
-    """What becomes of wildcards and choices: as asked for, else as set. Raises InvalidParams."""
+def parse_expansion(expand: str | None, settings: Settings) -> str:
+    """The expansion mode as requested, else as set. Raises InvalidParams."""
     expand = expand or settings.expand_prompts
     if expand not in EXPANSIONS:
         raise InvalidParams("expand", message("one_of", known=list(EXPANSIONS), got=echo(expand)))
     return expand
 
 
-MOST_SHOWN = 20  # prompts of a preview
+MAX_SHOWN = 20  # prompts of a preview
 
 
 @guarded("prompts")
 class Prompts:
-    """Part of the Studio, as ``studio.prompts``."""
+    """Prompt use cases, available as ``studio.prompts``."""
 
     def __init__(self, settings: Settings, catalog: Catalog) -> None:
         self._settings = settings
@@ -175,19 +175,19 @@ class Prompts:
     def preview(
         self, prompt: str, *, count: int = 1, seed: int | None = None, expand: str | None = None, **settings: Any
     ) -> Preview:
-        """What a submit would draw; nothing is enqueued. A submit with the ``seed`` that comes back draws the same.
+        """What a submit would draw; nothing is enqueued. A submit with the returned ``seed`` draws the same.
 
-        Raises InvalidParams as ``submit`` does, but for options of a batch, which are not looked at.
+        Raises InvalidParams as ``submit`` does, except for batch options, which are ignored.
         """
         count = whole_number("count", count, 1, self._settings.max_count)
         settings = {name: value for name, value in settings.items() if name not in BATCH_OPTIONS}
         first = draw_seed() if seed is None or seed == -1 else seed
-        expand = checked_expansion(expand, self._settings)
+        expand = parse_expansion(expand, self._settings)
         draft = Drafts(self._catalog, Expander(self._settings.wildcards)).draft(
             prompt, settings | {"seed": first}, expand
         )
         each, warnings = draft.pictures(count, expand, self._settings.max_count)
-        shown = each[:MOST_SHOWN]
+        shown = each[:MAX_SHOWN]
         return Preview(
             pictures=len(each),
             combinations=draft.count,

@@ -1,4 +1,4 @@
-"""A list's bytes as lines of text. UTF-8 and UTF-16 with or without their mark, and GBK; no other by guessing."""
+"""Decodes a list's bytes to lines: UTF-8 and UTF-16 with or without BOM, and GBK. Other encodings are refused."""
 
 import codecs
 import io
@@ -12,15 +12,15 @@ from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import Message, message
 
 MAX_LINE_CHARS = 10_000
-SAMPLE = 64 * 1024  # bytes that are looked at to tell text from anything else
+SAMPLE = 64 * 1024  # bytes examined to tell text from binary data
 TEXT_CONTROLS = b"\t\n\r\f\v\x1b"
-#: Share of control characters above which bytes are no text.
+#: Share of control characters above which data is binary.
 BINARY_SHARE = 0.02
-#: Share of two-byte characters that lie in GB 2312 (ordinary Chinese) above which text is believed to be GBK. Western
-#: text in a one-byte encoding often decodes as GBK too, but into rare characters outside it.
+#: Share of two-byte characters within GB 2312 (common Chinese) above which text is taken for GBK. Western text in a
+#: one-byte encoding often decodes as GBK too, but to rare characters outside it.
 GBK_SHARE = 0.8
 BOMS = (
-    (codecs.BOM_UTF32_LE, ""),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_LE, ""),  # before UTF-16, whose BOM it starts with
     (codecs.BOM_UTF32_BE, ""),
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -29,7 +29,7 @@ BOMS = (
 
 
 def read_bounded(source: BinaryIO | Path, max_mb: int) -> bytes:
-    """All bytes of a file or stream. Raises InvalidParams if there are more than ``max_mb`` megabytes."""
+    """All bytes of a file or stream. Raises InvalidParams for more than ``max_mb`` megabytes."""
     limit = max_mb * 1_000_000
     try:
         if isinstance(source, Path):
@@ -44,24 +44,23 @@ def read_bounded(source: BinaryIO | Path, max_mb: int) -> bytes:
     return data
 
 
-def decoded(data: bytes) -> str:
-    """All of it as text. Raises InvalidParams for what is not text."""
-    encoding = encoding_of(data)
+def decode(data: bytes) -> str:
+    """All of it as text. Raises InvalidParams if it is not text."""
+    encoding = detect_encoding(data)
     try:
         return data.decode(encoding)
-    except UnicodeDecodeError as error:  # of UTF-16 only
+    except UnicodeDecodeError as error:  # UTF-16 only
         raise InvalidParams(
             "list", message("list_not_whole_dot", encoding=encoding.upper(), error=error.reason)
         ) from None
 
 
 def lines(data: bytes, max_chars: int = MAX_LINE_CHARS) -> Iterator[tuple[int, str, Message | None]]:
-    """(number from 1, text with its end, what is wrong with it or None) of each line; decoded as it is read.
+    """(1-based number, text with line end, problem or None) per line, decoded incrementally.
 
-    A line that is too long comes cut, with the reason; the next line is read all the same. Raises InvalidParams for
-    what is not text.
+    A line that is too long is truncated and has a problem; reading continues. Raises InvalidParams if it is not text.
     """
-    encoding = encoding_of(data)
+    encoding = detect_encoding(data)
     reader = io.TextIOWrapper(io.BytesIO(data), encoding, newline="")
     number, after_cut = 0, False
     try:
@@ -80,25 +79,25 @@ def lines(data: bytes, max_chars: int = MAX_LINE_CHARS) -> Iterator[tuple[int, s
                 length += len(line.rstrip("\r\n"))
             after_cut = line.endswith("\r")
             yield number, text[:max_chars], message("line_long", got=length, most=max_chars)
-    except UnicodeDecodeError as error:  # of UTF-16 only; the others were decoded once before
+    except UnicodeDecodeError as error:  # UTF-16 only; the others were decoded before
         raise InvalidParams(
             "list", message("list_not_whole_dot", encoding=encoding.upper(), error=error.reason)
         ) from None
 
 
-def encoding_of(data: bytes) -> str:
-    """Name of the codec that reads the bytes. Raises InvalidParams for binary files and for other encodings."""
+def detect_encoding(data: bytes) -> str:
+    """The codec of the data. Raises InvalidParams for binary files and other encodings."""
     for mark, codec in BOMS:
         if data.startswith(mark):
             return codec or refuse(message("encoding_utf32"))
     sample = data[:SAMPLE]
-    if codec := utf16_without_mark(sample):
+    if codec := detect_utf16(sample):
         return codec
-    if b"\0" in sample or controls(sample) > BINARY_SHARE * len(sample):
+    if b"\0" in sample or count_controls(sample) > BINARY_SHARE * len(sample):
         raise InvalidParams("list", message("binary_list"))
     if decodes(data, "utf-8"):
         return "utf-8"
-    if looks_chinese(data) and decodes(data, "gbk"):
+    if is_gb2312(data) and decodes(data, "gbk"):
         return "gbk"
     found = from_bytes(sample).best()
     if found is None:
@@ -106,25 +105,25 @@ def encoding_of(data: bytes) -> str:
     return refuse(message("encoding_like", encoding=found.encoding.upper()))
 
 
-def refuse(what: Message) -> str:
-    raise InvalidParams("list", message("list_encoding", what=what))
+def refuse(reason: Message) -> str:
+    raise InvalidParams("list", message("list_encoding", what=reason))
 
 
-def utf16_without_mark(sample: bytes) -> str:
+def detect_utf16(sample: bytes) -> str:
     """The codec, if every other byte is mostly zero and the rest is text, as in UTF-16 of mostly Latin text."""
     even, odd = sample[0::2], sample[1::2]
     for low, high, codec in ((even, odd, "utf-16-le"), (odd, even, "utf-16-be")):
         mostly = high.count(0) > 0.4 * len(high) and low.count(0) < 0.05 * len(low)
-        if high and low and mostly and controls(low) <= BINARY_SHARE * len(low):
+        if high and low and mostly and count_controls(low) <= BINARY_SHARE * len(low):
             return codec
     return ""
 
 
-def controls(data: bytes) -> int:
+def count_controls(data: bytes) -> int:
     return sum(byte < 0x20 and byte not in TEXT_CONTROLS for byte in data)
 
 
-def looks_chinese(data: bytes) -> bool:
+def is_gb2312(data: bytes) -> bool:
     pairs = ordinary = 0
     place = 0
     sample = data[:SAMPLE]
@@ -139,7 +138,7 @@ def looks_chinese(data: bytes) -> bool:
 
 
 def decodes(data: bytes, codec: str) -> bool:
-    """Whether all of it does; piece by piece, so that the whole text is never in memory."""
+    """Whether all data decodes; in chunks, so that the text is never in memory."""
     decoder = codecs.getincrementaldecoder(codec)()
     try:
         for start in range(0, len(data), SAMPLE):

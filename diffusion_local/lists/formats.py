@@ -1,7 +1,7 @@
-"""Lines of a list to entries: text with flags, CSV or TSV, JSONL, a JSON array. Each is an Entry or a BadLine.
+"""Parses list formats to entries: text with flags, CSV or TSV, JSONL, JSON array. Each line is an Entry or a BadLine.
 
-In every format blank lines say nothing, nor do lines that begin with ``#``; quotation marks around such a text make it
-a prompt. What is no list is refused as a whole.
+In every format blank lines and lines that start with ``#`` are ignored; quotation marks around such a text make it a
+prompt. Content that is no list is refused as a whole.
 """
 
 import csv
@@ -14,21 +14,21 @@ from pathlib import PurePath
 from typing import Any
 
 from diffusion_local.errors import InvalidParams, echo
-from diffusion_local.lists.encoding import MAX_LINE_CHARS, decoded, lines
-from diffusion_local.lists.entries import FIELDS, BadLine, Entry, entry, field_name, known
+from diffusion_local.lists.encoding import MAX_LINE_CHARS, decode, lines
+from diffusion_local.lists.entries import FIELDS, BadLine, Entry, field_name, is_known, make_entry
 from diffusion_local.messages import changed, message
 
 Parsed = Iterator[Entry | BadLine]
 
-#: Prompt and negative prompt at their longest, quoted, are more than a line of plain text may have.
+#: Longest prompt and negative prompt, quoted, exceed the limit of a plain text line.
 MAX_ROW_CHARS = 5 * MAX_LINE_CHARS
 SHOWN_CHARS, REASON_CHARS = 80, 500
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"}
 DELIMITERS = "\t,;|"
-COMMENTS = ("#", "//")  # the second one only in JSON, where no value can begin so
-#: The line by which Excel names the delimiter of a CSV file.
+COMMENTS = ("#", "//")  # the second one only in JSON, where no value can start like that
+#: Excel's line that declares the delimiter of a CSV file.
 SEPARATOR = re.compile(r'\s*"?sep=(.)"?[\s,;]*', re.IGNORECASE)
-#: Beginnings of files that hold text and are no list of prompts.
+#: Starts of files that are text but no lists of prompts.
 NO_LISTS = ("{\\rtf", "<!doctype", "<html", "<?xml", "<svg", "%pdf", "---\n")
 ARRAY = re.compile(r'\[\s*("(?:[^"\\]|\\.){0,200}"?\s*[,\]]|"(?:[^"\\]|\\.){150}|\{\s*["}]|\])')
 OBJECT = re.compile(r'\{\s*"[^"\\]{1,40}"\s*:.*\}')
@@ -39,20 +39,20 @@ QUOTED = re.compile(r"""("[^"\\]*(?:\\.[^"\\]*)*"|'[^'\\]*(?:\\.[^'\\]*)*')(?=\s
 
 
 def format_of(name: str) -> str:
-    """The format that a file's name tells."""
+    """The format by file extension."""
     return SUFFIXES.get(PurePath(name).suffix.lower(), "text")
 
 
 def parse(data: bytes, form: str) -> Parsed:
-    """The list's lines, as they are read. Raises InvalidParams where the whole cannot be read."""
+    """Parse a list lazily. Raises InvalidParams if it cannot be read as a whole."""
     if form not in FORMATS:
         raise InvalidParams("format", message("one_of", known=list(FORMATS), got=echo(form)))
     return FORMATS[form](data)
 
 
 def parse_text(data: bytes) -> Parsed:
-    """One prompt a line, with ``--flags`` behind it. JSON that is taken for text is read as what it is."""
-    head = beginning(data)
+    """One prompt per line, optionally followed by ``--flags``. JSON mistaken for text is read as JSON."""
+    head = read_start(data)
     if head.lower().startswith(NO_LISTS) or first_line(head) == "{":
         raise InvalidParams("list", message("no_list", start=echo(head[:20])))
     if is_array(data, head) or OBJECT.match(first_line(head)):
@@ -61,35 +61,35 @@ def parse_text(data: bytes) -> Parsed:
     for number, line, problem in lines(data):
         text = line.strip()
         if problem:
-            yield bad(number, problem, text)
+            yield bad_line(number, problem, text)
         elif text and not text.startswith("#"):
-            yield checked(number, text, text_values)
+            yield parse_entry(number, text, text_values)
 
 
 def parse_jsonl(data: bytes) -> Parsed:
-    """A JSON object a line, with the fields of Params; or a JSON string, which is a prompt. Or an array of such."""
-    if is_array(data, beginning(data)):
+    """One JSON object per line with fields of Params, or a JSON string as prompt; or an array of these."""
+    if is_array(data, read_start(data)):
         yield from parse_array(data)
         return
     for number, line, problem in lines(data, MAX_ROW_CHARS):
         text = line.strip()
         if problem:
-            yield bad(number, problem, text)
+            yield bad_line(number, problem, text)
         elif text and not text.startswith(COMMENTS):
-            yield checked(number, text, lambda text: json_values(json_in(text)))
+            yield parse_entry(number, text, lambda text: json_values(parse_json_text(text)))
 
 
 def parse_json(data: bytes) -> Parsed:
-    """A JSON array of objects with the fields of Params, and of strings, which are prompts."""
-    if not beginning(data).startswith("["):
+    """A JSON array of objects with fields of Params, or of strings as prompts."""
+    if not read_start(data).startswith("["):
         raise InvalidParams("list", message("json_array"))
     yield from parse_array(data)
 
 
 def parse_array(data: bytes) -> Parsed:
-    """The items of a JSON array, each under the number of the line on which it begins. Raises InvalidParams.
+    """The items of a JSON array, each under the number of its first line. Raises InvalidParams.
 
-    An array is broken at the first fault in its syntax: where the next item would begin is not known.
+    A syntax error ends the array: the start of the next item is unknown.
     """
     text = "".join("\n" if line.lstrip().startswith(COMMENTS) else line for _, line, _ in lines(data, len(data)))
     decoder, place, number, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
@@ -102,7 +102,7 @@ def parse_array(data: bytes) -> Parsed:
         except (ValueError, RecursionError) as error:
             raise InvalidParams("list", message("json_from_line", line=number, error=str(error)[:100])) from None
         shown = text[following : following + SHOWN_CHARS]
-        yield checked(number, shown, lambda _: json_values(found))  # noqa: B023
+        yield parse_entry(number, shown, lambda _: json_values(found))  # noqa: B023
         comma = COMMA.match(text, place)
         if not comma and not text.startswith("]", SPACES.match(text, place).end()):  # type: ignore[union-attr]
             raise InvalidParams("list", message("json_comma", line=number))
@@ -112,16 +112,16 @@ def parse_array(data: bytes) -> Parsed:
 
 
 def is_array(data: bytes, head: str) -> bool:
-    """Whether it is a JSON array of strings or objects, and no prompt such as ``[red|blue] car``."""
-    return first_line(head) == "[" or bool(ARRAY.match(head) and decoded(data).rstrip().endswith("]"))
+    """Whether it is a JSON array of strings or objects, rather than a prompt such as ``[red|blue] car``."""
+    return first_line(head) == "[" or bool(ARRAY.match(head) and decode(data).rstrip().endswith("]"))
 
 
 def first_line(text: str) -> str:
     return text.partition("\n")[0].strip()
 
 
-def beginning(data: bytes) -> str:
-    """The first lines that say something, up to some hundred characters."""
+def read_start(data: bytes) -> str:
+    """The first non-blank lines, up to some hundred characters."""
     head = ""
     for _, line, _ in lines(data, MAX_ROW_CHARS):
         if line.strip() and not (not head and line.lstrip().startswith(COMMENTS)):
@@ -132,7 +132,7 @@ def beginning(data: bytes) -> str:
 
 
 def parse_csv(data: bytes) -> Parsed:
-    """A header with the fields of Params, then a row a prompt; comma, semicolon or tab. An empty cell says nothing."""
+    """A header with fields of Params, then one row per prompt; comma, semicolon or tab. Empty cells are ignored."""
     table = Table(data)
     names: list[str] = []
     for row in table.rows():
@@ -142,23 +142,27 @@ def parse_csv(data: bytes) -> Parsed:
             names = [field_name(name) for name in row]
             yield from header_problems(table.first, row, names)
         elif any(row[len(names) :]):
-            yield bad(table.first, f"has {len(row)} cells; the header has {len(names)}.", ",".join(row))
+            yield bad_line(table.first, f"has {len(row)} cells; the header has {len(names)}.", ",".join(row))
         else:
-            yield checked(table.first, ",".join(row), dict(zip(names, row, strict=False)))
+            yield parse_entry(table.first, ",".join(row), dict(zip(names, row, strict=False)))
 
 
 def header_problems(number: int, header: list[str], names: list[str]) -> Iterator[BadLine]:
-    """The columns that are not known. Raises InvalidParams if no row could be read by such a header."""
+    """BadLine for unknown columns. Raises InvalidParams if the header makes every row unreadable."""
     if "prompt" not in names:
         raise InvalidParams("list", message("column_prompt", columns=", ".join(header)[:200]))
-    if twice := sorted(name for name, times in Counter(names).items() if times > 1 and known(name)):
-        raise InvalidParams("list", message("column_twice", column=list(twice)))
-    if strange := [shown for name, shown in zip(names, header, strict=True) if not known(name)]:
-        yield bad(number, f"unknown columns: {', '.join(strange)[:200]}. Known: {', '.join(FIELDS)}.", ",".join(header))
+    if duplicates := sorted(name for name, times in Counter(names).items() if times > 1 and is_known(name)):
+        raise InvalidParams("list", message("column_twice", column=list(duplicates)))
+    if unknown := [shown for name, shown in zip(names, header, strict=True) if not is_known(name)]:
+        yield bad_line(
+            number, f"unknown columns: {', '.join(unknown)[:200]}. Known: {', '.join(FIELDS)}.", ",".join(header)
+        )
 
 
 class Table:
-    """The rows of a CSV file. A cell may hold line ends, so ``first`` is the line on which the newest row began."""
+    """The rows of a CSV file. Cells may contain line ends, so ``first`` is the line on which the current
+    row started.
+    """
 
     def __init__(self, data: bytes) -> None:
         self.first = self._last = 0
@@ -174,7 +178,7 @@ class Table:
             delimiter, self.first = named[1], 0
             head = next((line for line in texts if line.strip()), "")
         self.first = self._last
-        # strict: else a quotation mark that is not closed swallows the rest of the list without a word
+        # strict: otherwise an unclosed quotation mark silently swallows the rest of the list
         reader = csv.reader(chain([head], texts), delimiter=delimiter, strict=True)
         while True:
             try:
@@ -183,7 +187,7 @@ class Table:
                 yield from self._bad
                 return
             except csv.Error as error:
-                yield bad(self.first, f"is not CSV up to line {self._last}: {error}.", "")
+                yield bad_line(self.first, f"is not CSV up to line {self._last}: {error}.", "")
                 self.first, self._torn = 0, False
                 continue
             yield from self._bad
@@ -196,19 +200,22 @@ class Table:
         for number, line, problem in self._lines:
             self._last = number
             if problem:
-                self._bad.append(bad(number, problem, line))
-                self._torn = self.first > 0  # it is within a cell, so its row is not whole
-            elif self.first or not line.lstrip().startswith("#"):  # within a row a line is part of a quoted cell
+                self._bad.append(bad_line(number, problem, line))
+                self._torn = self.first > 0  # inside a cell, so its row is incomplete
+            elif self.first or not line.lstrip().startswith("#"):  # inside a row the line is part of a quoted cell
                 self.first = self.first or number
                 yield line
 
 
 def text_values(text: str) -> dict[str, Any]:
-    """The fields of a line of text. Raises InvalidParams."""
+    """The fields of a text line. Raises InvalidParams."""
     values: dict[str, Any] = {}
-    whole = QUOTED.match(text)
-    if whole and (not text[whole.end() :].strip() or FLAG.match(text[whole.end() :].lstrip())):
-        values["prompt"], text = unquoted(whole[0]), text[whole.end() :].lstrip()  # a quoted prompt may hold --flags
+    quoted = QUOTED.match(text)
+    if quoted and (not text[quoted.end() :].strip() or FLAG.match(text[quoted.end() :].lstrip())):
+        values["prompt"], text = (
+            unquote(quoted[0]),
+            text[quoted.end() :].lstrip(),
+        )  # a quoted prompt may contain --flags
         found = FLAG.match(text)
     else:
         found = FLAG.search(text)
@@ -226,7 +233,7 @@ def text_values(text: str) -> dict[str, Any]:
             value = QUOTED.match(text, found.end())
             if not value:
                 raise InvalidParams(f"--{shown}", message("quotation"))
-            values[name] = unquoted(value[0])
+            values[name] = unquote(value[0])
             following = FLAG.search(text, value.end())
             if text[value.end() : following.start() if following else None].strip():
                 raise InvalidParams(f"--{shown}", message("flag_text"))
@@ -238,12 +245,12 @@ def text_values(text: str) -> dict[str, Any]:
     return values
 
 
-def unquoted(text: str) -> str:
+def unquote(text: str) -> str:
     return re.sub(r"\\(.)", r"\1", text[1:-1])
 
 
-def json_in(text: str) -> Any:
-    """Raises InvalidParams."""
+def parse_json_text(text: str) -> Any:
+    """Parse JSON. Raises InvalidParams."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -251,39 +258,41 @@ def json_in(text: str) -> Any:
 
 
 def json_values(found: Any) -> dict[str, Any]:
-    """The fields of a value of JSON. Raises InvalidParams."""
+    """The fields of a JSON value. Raises InvalidParams."""
     if isinstance(found, str):
         return {"prompt": found}
     if not isinstance(found, dict):
         raise InvalidParams("line", message("json_line", example='{"prompt": "a castle", "seed": 7}'))
     values = {field_name(name): value for name, value in found.items()}
-    if strange := [name for name in found if not known(field_name(name))]:
-        raise InvalidParams("line", message("json_fields", fields=", ".join(strange)[:200], known=list(FIELDS)))
+    if unknown := [name for name in found if not is_known(field_name(name))]:
+        raise InvalidParams("line", message("json_fields", fields=", ".join(unknown)[:200], known=list(FIELDS)))
     if len(values) < len(found):
         raise InvalidParams("line", message("field_twice"))
     return values
 
 
-def checked(number: int, text: str, read: Callable[[str], Mapping[str, Any]] | Mapping[str, Any]) -> Entry | BadLine:
+def parse_entry(
+    number: int, text: str, read: Callable[[str], Mapping[str, Any]] | Mapping[str, Any]
+) -> Entry | BadLine:
     try:
-        return entry(number, read(text) if callable(read) else read)
+        return make_entry(number, read(text) if callable(read) else read)
     except InvalidParams as error:
-        return bad(number, error.message, text)
+        return bad_line(number, error.message, text)
 
 
-def bad(number: int, reason: str, text: str) -> BadLine:
-    told = changed(reason, printable)
-    short = told if len(told) <= REASON_CHARS else cut(told, REASON_CHARS)
-    return BadLine(number, short, cut(text.strip(), SHOWN_CHARS))
+def bad_line(number: int, reason: str, text: str) -> BadLine:
+    clean = changed(reason, printable)
+    short = clean if len(clean) <= REASON_CHARS else truncate(clean, REASON_CHARS)
+    return BadLine(number, short, truncate(text.strip(), SHOWN_CHARS))
 
 
-def cut(text: str, length: int) -> str:
-    """The text's beginning, printable."""
+def truncate(text: str, length: int) -> str:
+    """The start of the text, printable."""
     return printable(text if len(text) <= length else text[: length - 1] + "…")
 
 
 def printable(text: str) -> str:
-    """With no half character, which JSON may hold."""
+    """Replace lone surrogates, which JSON may contain."""
     return text.encode(errors="replace").decode()
 
 

@@ -1,8 +1,8 @@
-"""X/Y/Z grids: axes as people write them, counted before anything is made, and the settings of each cell. Pure.
+"""X/Y/Z grids: parsing axes, counting, and the settings of each cell. Pure functions.
 
-An axis is a field of Params with its values: ``steps: 10,20,30``, ``seed: 1-4``, ``guidance: 3-9 (+2)``,
-``prompt: cat,dog,owl`` (search and replace: the first word is what is searched in the prompt, as A1111 has it),
-``lora moss: 0.4,0.8``. Values with commas go into quotation marks, as in CSV.
+An axis is a field of Params with values: ``steps: 10,20,30``, ``seed: 1-4``, ``guidance: 3-9 (+2)``, ``prompt:
+cat,dog,owl`` (search and replace: the first word is replaced in the prompt, as in A1111), ``lora moss: 0.4,0.8``.
+Values with commas are quoted, as in CSV.
 """
 
 import csv
@@ -21,26 +21,26 @@ from diffusion_local.options.table import OPTIONS, SETTINGS
 from diffusion_local.options.types import Lora
 from diffusion_local.options.values import MAX_PROMPT_CHARS, loras
 
-MOST_VALUES = 100  # of one axis
-MOST_CHARS = 10_000
+MAX_VALUES = 100  # per axis
+MAX_CHARS = 10_000
 PROMPTS = ("prompt", "negative")
 VARYING = tuple(name for name in SETTINGS if OPTIONS[name].varies)
 FIELDS = ("prompt", "size", "lora", *VARYING)
 RANGE = re.compile(r"(-?\d+(?:\.\d+)?)\s*-\s*(-?\d+(?:\.\d+)?)(?:\s*\(\s*\+?\s*(\d+(?:\.\d+)?)\s*\))?")
-WHOLE = tuple(name for name in VARYING if OPTIONS[name].type is int)
+INTEGERS = tuple(name for name in VARYING if OPTIONS[name].type is int)
 DECIMALS = (*(name for name in VARYING if OPTIONS[name].type is float), "lora")
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """``field`` takes each of ``values``; ``name`` is the LoRA's of a ``lora`` axis."""
+    """``field`` takes each of ``values``; ``name``: the LoRA of a ``lora`` axis."""
 
     field: str
     values: tuple[str, ...]
     name: str = ""
 
-    def heads(self) -> list[str]:
-        """What stands beside the pictures."""
+    def headings(self) -> list[str]:
+        """Headings beside the pictures."""
         if self.field in PROMPTS:
             return list(self.values)
         return [f"{self.name or self.field} {value}" for value in self.values]
@@ -48,7 +48,7 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Columns, rows, and sheets below each other. Cells come row by row, the rows of the first sheet first."""
+    """Columns, rows, and sheets below each other. Cells are ordered by sheet, row, column."""
 
     x: Axis
     y: Axis | None = None
@@ -67,17 +67,17 @@ class Grid:
 
     @property
     def column_heads(self) -> list[str]:
-        return self.x.heads()
+        return self.x.headings()
 
     @property
     def row_heads(self) -> list[str]:
-        outer = self.z.heads() if self.z else [""]
-        inner = self.y.heads() if self.y else [""]
+        outer = self.z.headings() if self.z else [""]
+        inner = self.y.headings() if self.y else [""]
         heads = [" · ".join(filter(None, pair)) for pair in product(outer, inner)]
         return heads if any(heads) else []
 
     def cells(self, prompt: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(prompt, settings) of each picture. Raises InvalidParams where a text to search for is not there."""
+        """(prompt, settings) per picture. Raises InvalidParams if a text to be replaced does not occur."""
         for axis in self.axes:
             if axis.field in PROMPTS:
                 text = prompt if axis.field == "prompt" else str(settings.get("negative") or "")
@@ -88,9 +88,9 @@ class Grid:
             each, words = dict(settings), prompt
             for axis, value in zip(outward, values, strict=True):
                 if axis.field == "prompt":
-                    words = replaced(axis, words, value)
+                    words = replace_first_value(axis, words, value)
                 elif axis.field == "negative":
-                    each["negative"] = replaced(axis, str(each.get("negative") or ""), value)
+                    each["negative"] = replace_first_value(axis, str(each.get("negative") or ""), value)
                 elif axis.field == "size":
                     each["width"], each["height"] = parse_size(value)
                 elif axis.field == "lora":
@@ -111,17 +111,17 @@ class Grid:
         return cls(**axes)
 
 
-def replaced(axis: Axis, text: str, value: str) -> str:
-    """The text with a value of the axis in the place of its first one. Raises InvalidParams where that is too long."""
+def replace_first_value(axis: Axis, text: str, value: str) -> str:
+    """The text with the axis' first value replaced. Raises InvalidParams if it becomes too long."""
     old = axis.values[0]
     length = len(text) + text.count(old) * (len(value) - len(old))
-    if length > MAX_PROMPT_CHARS:  # asked before it is made: it may have a hundred million
+    if length > MAX_PROMPT_CHARS:  # checked beforehand: the result may have a hundred million characters
         raise InvalidParams(axis.field, message("too_long", most=MAX_PROMPT_CHARS, got=length))
     return text.replace(old, value)
 
 
 def parse_grid(x: str, y: str = "", z: str = "", most: int = 2000) -> Grid:
-    """Raises InvalidParams naming the axis; so for more than ``most`` pictures."""
+    """Parse the axes. Raises InvalidParams for the axis at fault, also for more than ``most`` pictures."""
     axes = {name: parse_axis(name, text) for name, text in (("x", x), ("y", y), ("z", z)) if text.strip()}
     if "x" not in axes:
         raise InvalidParams("x", message("first_axis"))
@@ -143,7 +143,7 @@ def parse_axis(axis: str, text: str) -> Axis:
     if field in ("s/r", "sr"):
         field = "prompt"
     name = words[1].strip() if len(words) > 1 else ""
-    if not colon or field not in FIELDS or len(text) > MOST_CHARS:
+    if not colon or field not in FIELDS or len(text) > MAX_CHARS:
         raise InvalidParams(
             axis,
             message("grid_axis", got=echo(text), known=list(FIELDS)),
@@ -156,9 +156,9 @@ def parse_axis(axis: str, text: str) -> Axis:
         raise InvalidParams(axis, message("grid_read", error=error)) from None
     values: list[str] = []
     for cell in cells:
-        values += spread(axis, field, cell if field in PROMPTS else cell.strip())
-        if len(values) > MOST_VALUES:
-            raise InvalidParams(axis, message("grid_values_most", most=MOST_VALUES))
+        values += expand_range(axis, field, cell if field in PROMPTS else cell.strip())
+        if len(values) > MAX_VALUES:
+            raise InvalidParams(axis, message("grid_values_most", most=MAX_VALUES))
     if len(set(values)) < max(len(values), 1) or "" in values[:1]:
         raise InvalidParams(axis, message("axis_values", got=echo(rest.strip())))
     if field in PROMPTS and len(values) < 2:
@@ -166,28 +166,28 @@ def parse_axis(axis: str, text: str) -> Axis:
     return Axis(field, tuple(values), name)
 
 
-def spread(axis: str, field: str, cell: str) -> list[str]:
-    """The values that one says: of a range ``1-4`` or ``3-9 (+2)`` several. Raises InvalidParams."""
-    found = RANGE.fullmatch(cell) if field in (*WHOLE, *DECIMALS) else None
+def expand_range(axis: str, field: str, cell: str) -> list[str]:
+    """Expand a range such as ``1-4`` or ``3-9 (+2)``; other values as they are. Raises InvalidParams."""
+    found = RANGE.fullmatch(cell) if field in (*INTEGERS, *DECIMALS) else None
     if not found:
-        if field in (*WHOLE, *DECIMALS):
-            numeric(axis, field, cell)
+        if field in (*INTEGERS, *DECIMALS):
+            parse_number(axis, field, cell)
         elif field == "size":
             parse_size(cell)
         return [cell]
-    first, last = numeric(axis, field, found[1]), numeric(axis, field, found[2])
+    first, last = parse_number(axis, field, found[1]), parse_number(axis, field, found[2])
     step = float(found[3] or 1)
     if last < first or not 0 < step < math.inf:
         raise InvalidParams(axis, message("grid_up", got=echo(cell)))
     steps = (last - first) / step + 1e-9
-    if steps >= MOST_VALUES:
-        raise InvalidParams(axis, message("grid_values", most=MOST_VALUES, field=echo(cell), count=steps + 1))
+    if steps >= MAX_VALUES:
+        raise InvalidParams(axis, message("grid_values", most=MAX_VALUES, field=echo(cell), count=steps + 1))
     count = int(steps) + 1
     each = [first + place * step for place in range(count)]
     return [f"{value:g}" if field in DECIMALS else str(int(value)) for value in each]
 
 
-def numeric(axis: str, field: str, text: str) -> float:
+def parse_number(axis: str, field: str, text: str) -> float:
     try:
         value = float(text) if field in DECIMALS else float(int(text))
     except (ValueError, OverflowError):

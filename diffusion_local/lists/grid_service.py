@@ -1,4 +1,4 @@
-"""What a person can do with a grid: look what it would make, and put it into the queue as a batch."""
+"""Grid use cases: check what a grid would make, and submit it as a batch."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from diffusion_local import actor
 from diffusion_local.authority import guarded
 from diffusion_local.domain import PRIORITIES, Batch, Lane, Params, Receipt, new_id, shortened, utc_now
 from diffusion_local.errors import InvalidParams
-from diffusion_local.lists.drafts import Drafts, checked_expansion
+from diffusion_local.lists.drafts import Drafts, parse_expansion
 from diffusion_local.lists.grid import Grid, parse_grid
-from diffusion_local.lists.plan import CatalogOfNow
+from diffusion_local.lists.plan import CatalogSnapshot
 from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Catalog
@@ -25,13 +25,13 @@ from diffusion_local.queue.jobs import JobStore, new_jobs
 from diffusion_local.queue.views import QueueView
 from diffusion_local.settings import Settings
 
-MOST_WARNINGS = 20
-MOST = 2000  # pictures of a grid: what one contact sheet holds
+MAX_WARNINGS = 20
+MAX_PICTURES = 2000  # pictures per grid: the capacity of a contact sheet
 
 
 @dataclass(frozen=True, slots=True)
 class GridCheck:
-    """What a grid would make; ``seconds`` is None where this machine has made no such picture yet."""
+    """What a grid would make. ``seconds``: None if unknown."""
 
     pictures: int
     columns: list[str]
@@ -43,7 +43,7 @@ class GridCheck:
 
 @guarded("grids")
 class Grids:
-    """Part of the Studio, as ``studio.grids``."""
+    """Grid use cases, available as ``studio.grids``."""
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class Grids:
     def check(
         self, prompt: str, *, x: str, y: str = "", z: str = "", expand: str | None = None, **settings: Any
     ) -> GridCheck:
-        """What the grid would make; nothing is enqueued. Raises InvalidParams naming the axis or the field."""
-        grid, each, warnings, _ = self._planned(prompt, x, y, z, settings | {"expand": expand})
+        """What the grid would make; nothing is enqueued. Raises InvalidParams for the axis or field at fault."""
+        grid, each, warnings, _ = self._plan(prompt, x, y, z, settings | {"expand": expand})
         work = Counter(Work.of_params(params) for params in each)
         return GridCheck(
             grid.count,
@@ -93,15 +93,15 @@ class Grids:
         expand: str | None = None,
         **settings: Any,
     ) -> Receipt:
-        """Enqueue a picture for each cell, all of one seed unless an axis says otherwise.
+        """Enqueue a picture per cell, all with one seed unless an axis varies it.
 
-        ``settings`` are as in ``Studio.submit``. Raises InvalidParams, QueueFull and Conflict, and then
-        nothing is enqueued.
+        ``settings`` as in ``Studio.submit``. Raises InvalidParams, QueueFull and Conflict, and then nothing is
+        enqueued.
         """
-        for what, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
-            check_prompt(what, text)
+        for field, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
+            check_prompt(field, text)
         times = self._timetable.resolve(lane, {each: settings.pop(each, None) for each in BATCH_OPTIONS})
-        grid, each, warnings, request = self._planned(prompt, x, y, z, settings | {"expand": expand})
+        grid, each, warnings, request = self._plan(prompt, x, y, z, settings | {"expand": expand})
         batch = Batch(
             new_id(),
             name or shortened(prompt),
@@ -118,33 +118,34 @@ class Grids:
         self._queue.ring(len(ids))
         return Receipt(batch_id, ids, warnings + (self._rows.lateness(batch_id) if times.finish_by else []))
 
-    def _planned(
+    def _plan(
         self, prompt: str, x: str, y: str, z: str, settings: dict[str, Any]
     ) -> tuple[Grid, list[Params], list[str], str]:
-        """The grid, its pictures cell by cell, warnings of their prompts, and a digest of the request. All draw by the
-        same seed, so that cells of equal prompts have equal choices."""
+        """(grid, Params by cell, warnings, digest of the request). All cells draw by one seed, so that equal prompts
+        make equal choices.
+        """
         check_prompt("prompt", prompt)
         for axis, text in (("x", x), ("y", y), ("z", z)):
             check_prompt(axis, text)
-        grid = parse_grid(x, y, z, min(MOST, self._settings.max_queued))
-        given = {name: value for name, value in settings.items() if value is not None}
-        asked = given.pop("expand", None)
-        if asked == "all":
+        grid = parse_grid(x, y, z, min(MAX_PICTURES, self._settings.max_queued))
+        options_given = {name: value for name, value in settings.items() if value is not None}
+        expansion = options_given.pop("expand", None)
+        if expansion == "all":
             raise InvalidParams("expand", message("expand_grid"))
-        expand = checked_expansion(asked, self._settings)
-        if given.get("seed", -1) == -1:
-            given["seed"] = draw_seed()
-        drafts = Drafts(CatalogOfNow(self._catalog), Expander(self._settings.wildcards))
+        expand = parse_expansion(expansion, self._settings)
+        if options_given.get("seed", -1) == -1:
+            options_given["seed"] = draw_seed()
+        drafts = Drafts(CatalogSnapshot(self._catalog), Expander(self._settings.wildcards))
         each: list[Params] = []
         request = sha256()
         warnings: list[str] = []
-        for place, (words, options) in enumerate(grid.cells(prompt, given)):
+        for place, (words, options) in enumerate(grid.cells(prompt, options_given)):
             try:
                 draft = drafts.draft(words, options, expand)
                 [params], found = draft.pictures(1, "random", 1)
             except InvalidParams as error:
                 raise InvalidParams(error.field, message("in_grid", problem=error.problem, cell=place + 1)) from None
             each.append(params)
-            request.update((draft.request(1, expand) or params.without_seeds().to_json()).encode())
-            warnings += found if len(warnings) < MOST_WARNINGS else []
+            request.update((draft.submit_digest(1, expand) or params.without_seeds().to_json()).encode())
+            warnings += found if len(warnings) < MAX_WARNINGS else []
         return grid, each, list(dict.fromkeys(warnings)), request.hexdigest()

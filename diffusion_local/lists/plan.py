@@ -1,4 +1,4 @@
-"""What a list will make: each line checked against the catalogue and expanded, with the sums as they grow."""
+"""Plans a list: each line validated against the catalogue and expanded, with running totals."""
 
 import heapq
 from collections import Counter, deque
@@ -9,9 +9,9 @@ from typing import Any
 
 from diffusion_local.domain import Params
 from diffusion_local.errors import InvalidParams, QueueFull
-from diffusion_local.lists.drafts import Draft, Drafts, Pair, too_many
+from diffusion_local.lists.drafts import Draft, Drafts, Pair, too_many_combinations
 from diffusion_local.lists.entries import BadLine, Entry
-from diffusion_local.lists.formats import bad
+from diffusion_local.lists.formats import bad_line
 from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import message
 from diffusion_local.models import prompt_limits
@@ -20,14 +20,14 @@ from diffusion_local.options.validate import series
 from diffusion_local.options.values import whole_number
 from diffusion_local.queue.estimates import Work
 
-SHOWN_PROMPTS = 5  # of the first, and of the last
-MOST_BAD = 100  # bad lines that are kept; the others are counted
-LONGEST = 50  # prompts whose tokens are counted: all of them would take minutes
+SHOWN_PROMPTS = 5  # of the first and of the last
+MAX_BAD_LINES = 100  # bad lines kept; further ones are only counted
+MAX_COUNTED = 50  # prompts whose tokens are counted: all of them would take minutes
 
 
 @dataclass(frozen=True, slots=True)
 class ListCheck:
-    """What a list would make. ``seconds`` and ``bytes`` are None until this machine has made such pictures."""
+    """What a list would make. ``seconds`` and ``bytes``: None if unknown."""
 
     lines: int
     pictures: int
@@ -42,8 +42,8 @@ class ListCheck:
     expansion_seed: int
 
 
-class CatalogOfNow(Catalog):
-    """The catalogue at one moment: its folders are read once, not for each line."""
+class CatalogSnapshot(Catalog):
+    """The catalogue at one moment: its folders are read once instead of per line."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._found = catalog.all()
@@ -61,15 +61,15 @@ class CatalogOfNow(Catalog):
 
 
 class ListPlan:
-    """``pictures_of`` walks the list once; the sums are right when it has ended.
+    """``pictures_of`` walks the list once; the totals are complete when it has ended.
 
-    What is drawn by lot comes from ``seed`` and the line's number, so the same list with the same seed is the same.
+    Random draws depend on ``seed`` and line number only, so a list is reproducible.
     """
 
     def __init__(
         self, catalog: Catalog, expander: Expander, defaults: Mapping[str, Any], expand: str, seed: int, most: int
     ) -> None:
-        self._catalog = CatalogOfNow(catalog)
+        self._catalog = CatalogSnapshot(catalog)
         self._drafts = Drafts(self._catalog, expander)
         self._defaults = defaults
         self._expand = expand
@@ -88,7 +88,7 @@ class ListPlan:
         self._warnings: dict[str, str] = {}
 
     def pictures_of(self, parsed: Iterable[Entry | BadLine]) -> Iterator[Params]:
-        """The Params of all good lines. Raises QueueFull if there are more than the queue can ever hold."""
+        """The Params of all good lines. Raises QueueFull if they exceed the queue's capacity."""
         for each in parsed:
             if isinstance(each, Entry):
                 try:
@@ -96,48 +96,48 @@ class ListPlan:
                     self.lines += 1
                     continue
                 except InvalidParams as error:
-                    each = bad(each.line, error.message, str(each.values.get("prompt", "")))
+                    each = bad_line(each.line, error.message, str(each.values.get("prompt", "")))
             self.bad_count += 1
-            if len(self.bad) < MOST_BAD:
+            if len(self.bad) < MAX_BAD_LINES:
                 self.bad.append(each)
 
     def _entry(self, entry: Entry) -> Iterator[Params]:
-        """A line's pictures: all of them, or InvalidParams before the first."""
+        """The pictures of a line; raises InvalidParams before the first one."""
         values = {**self._defaults, **entry.values}
         expand = values.pop("expand", self._expand)
         count = whole_number("count", values.pop("count", 1), 1, self._most)
-        lot = Random(f"{self.seed} {entry.line}")
+        rng = Random(f"{self.seed} {entry.line}")
         if str(values.get("seed", -1)) == "-1":
-            values["seed"] = lot.randint(0, 2**31 - 1)
+            values["seed"] = rng.randint(0, 2**31 - 1)
         draft = self._drafts.draft(values.pop("prompt", ""), values, expand)
         seeds = series(draft.params, count)
         if draft.fixed:
-            pair = draft.drawn(lot)
-            draft.finished(pair)
-            return self._counted(draft, [pair], seeds)
+            pair = draft.draw(rng)
+            draft.finish(pair)
+            return self._count(draft, [pair], seeds)
         if expand == "all":
             if draft.count * count > self._most:
-                raise InvalidParams("prompt", too_many(draft.count, count, self._most))
-            for pair in draft.all():
-                draft.finished(pair)
-            return self._counted(draft, draft.all(), seeds, draft.count)
-        state = lot.getstate()  # drawn twice alike: once to check, once to take
+                raise InvalidParams("prompt", too_many_combinations(draft.count, count, self._most))
+            for pair in draft.all_pairs():
+                draft.finish(pair)
+            return self._count(draft, draft.all_pairs(), seeds, draft.count)
+        state = rng.getstate()  # drawn twice with equal results: to validate, then to use
         for _ in range(count):
-            draft.finished(draft.drawn(lot))
-        lot.setstate(state)
-        return (each for one in seeds for each in self._counted(draft, [draft.drawn(lot)], [one]))
+            draft.finish(draft.draw(rng))
+        rng.setstate(state)
+        return (each for one in seeds for each in self._count(draft, [draft.draw(rng)], [one]))
 
-    def _counted(
+    def _count(
         self, draft: Draft, pairs: Iterable[Pair], seeds: Sequence[Params], different: int = 1
     ) -> Iterator[Params]:
-        """For each pair of prompts a picture of each seed, beginning alike: prompts are to be compared."""
+        """A picture per seed for each pair of prompts, starting with the same seed, to make prompts comparable."""
         params, count = draft.params, len(seeds)
         if self.pictures + different * count > self._most:
             raise QueueFull(message("list_many", most=self._most))
         for pair in pairs:
-            done, prompt = draft.finished(pair), pair[0].strip()
-            self._longest_with(params.model, prompt, done.negative)
-            self._warn_of(draft.model, done, pair)
+            done, prompt = draft.finish(pair), pair[0].strip()
+            self._note_length(params.model, prompt, done.negative)
+            self._add_warnings(draft.model, done, pair)
             for one in seeds:
                 self.pictures += 1
                 self.models[params.model] += 1
@@ -149,34 +149,34 @@ class ListPlan:
             self.work[Work.of_params(params)] += count
             self.pixels += params.width * params.height * count
 
-    def _warn_of(self, model: Model, params: Params, pair: Pair) -> None:
-        """The first warning of each kind; a list of thousands has no room for all."""
+    def _add_warnings(self, model: Model, params: Params, pair: Pair) -> None:
+        """Keep the first warning of each kind: a list of thousands has no room for all."""
         if params.mask:
             self._warnings |= dict(zip(("mask",), self._drafts.mask_warnings(params), strict=False))
         if any(sign in text for text in pair for sign in prompt_limits.SYNTAX):
             found = prompt_limits.tag_warnings(*pair) | prompt_limits.syntax_warnings(model, params)
             self._warnings = found | self._warnings
 
-    def _longest_with(self, model: str, prompt: str, negative: str) -> None:
+    def _note_length(self, model: str, prompt: str, negative: str) -> None:
         each = (max(len(prompt), len(negative)), self.pictures, model, max(prompt, negative, key=len))
-        if len(self._longest) < LONGEST:
+        if len(self._longest) < MAX_COUNTED:
             heapq.heappush(self._longest, each)
         elif each[0] > self._longest[0][0]:
             heapq.heapreplace(self._longest, each)
 
     def last(self) -> list[str]:
-        """The last prompts, without those that are among the first."""
+        """The last prompts that are not among the first."""
         return list(self._newest)
 
     def warnings(self) -> list[str]:
-        """How many prompts are longer than their model reads, by model; counted among the longest only."""
+        """Prompts that exceed their model's limit, counted by model among the longest ones."""
         over: Counter[tuple[str, int, bool]] = Counter()
         for _, _, model, text in self._longest:
             found = self._catalog.get(model)
             limit, tokens = prompt_limits.count_read(found, text)
             if limit and tokens > limit:
                 over[model, limit, prompt_limits.in_parts(found)] += 1
-        some = over.total() == LONGEST
+        some = over.total() == MAX_COUNTED
         return list(self._warnings.values()) + [
             message(
                 "list_tokens_in_parts" if parts else "list_tokens",

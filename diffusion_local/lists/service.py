@@ -1,4 +1,4 @@
-"""What a person can do with a prompt list: look what it would make, put it into the queue, write it out again."""
+"""Prompt-list use cases: check what a list would make, submit it, and export lists."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,9 +13,9 @@ from diffusion_local.domain import PRIORITIES, Batch, Job, Lane, Params, new_id,
 from diffusion_local.errors import InvalidParams
 from diffusion_local.gallery.files import ImageFiles, bare_key, suffix_of
 from diffusion_local.gallery.images import ImageStore
-from diffusion_local.lists.drafts import checked_expansion
+from diffusion_local.lists.drafts import parse_expansion
 from diffusion_local.lists.encoding import read_bounded
-from diffusion_local.lists.entries import FIELDS, BadLine, entry, field_name, written
+from diffusion_local.lists.entries import FIELDS, BadLine, export_lines, field_name, make_entry
 from diffusion_local.lists.formats import format_of, parse
 from diffusion_local.lists.plan import ListCheck, ListPlan
 from diffusion_local.lists.wildcards import Expander
@@ -32,14 +32,14 @@ from diffusion_local.settings import Settings
 
 Source = str | bytes | Path | BinaryIO
 
-IN_MEMORY = 4_000_000  # bytes of checked jobs that are not yet put on the disk
+IN_MEMORY = 4_000_000  # bytes of validated jobs kept in memory before spooling to disk
 FIRST_IDS = 10
-NAMED_BAD = 5  # bad lines in the sentence of a refusal
+MAX_NAMED = 5  # bad lines named in a refusal
 
 
 @dataclass(frozen=True, slots=True)
 class ListReceipt:
-    """The answer to a list: how many jobs, the ids of the first, and the bad lines that were left out."""
+    """The answer to a list: number of jobs, ids of the first ones, and skipped bad lines."""
 
     batch_id: str
     count: int
@@ -52,7 +52,7 @@ class ListReceipt:
 
 @guarded("lists")
 class PromptLists:
-    """Part of the Studio, as ``studio.lists``."""
+    """Prompt-list use cases, available as ``studio.lists``."""
 
     def __init__(
         self,
@@ -91,15 +91,14 @@ class PromptLists:
     ) -> ListCheck:
         """What the list would make; nothing is enqueued.
 
-        ``content`` is the text, its bytes, a file or a stream; ``format`` is text, csv, jsonl or json (a file's name
-        tells, else it is text). ``defaults`` hold for lines that say nothing. ``expand``: wildcards and choices are
-        drawn at ``random`` for each picture, ``all`` combinations are made, or ``no`` brace has a meaning; None is
-        the setting. The same ``expansion_seed`` draws the same. Raises InvalidParams if it is no list at all,
-        QueueFull if it is too long.
+        ``content``: text, bytes, a file or a stream; ``format``: text, csv, jsonl or json (default: by file name, else
+        text). ``defaults`` apply to lines that do not set a field. ``expand``: wildcards and choices are drawn at
+        ``random`` per picture, in ``all`` combinations, or not (``no``); None takes the setting. Equal
+        ``expansion_seed`` gives equal draws. Raises InvalidParams if it is no list, QueueFull if it is too long.
         """
-        expand = checked_expansion(expand, self._settings)
+        expand = parse_expansion(expand, self._settings)
         plan = self._plan(defaults | {"count": count}, expand, expansion_seed)
-        for _ in plan.pictures_of(parse(self._read(content), format or format_named(content))):
+        for _ in plan.pictures_of(parse(self._read(content), format or source_format(content))):
             pass
         size = self._images.bytes_per_pixel()
         return ListCheck(
@@ -132,22 +131,22 @@ class PromptLists:
         count: int | None = None,
         **defaults: Any,
     ) -> ListReceipt:
-        """Enqueue every picture of the list as one batch, in the batch lane and in one transaction.
+        """Enqueue all pictures of the list as one batch, in the batch lane and in one transaction.
 
-        The list is as in ``check``; ``start_at``, ``window``, ``finish_by`` and ``webhook`` may stand beside it.
-        A bad line refuses it all, unless ``skip_bad_lines``. Raises InvalidParams, QueueFull, Conflict and
-        DiskFull, and then nothing is enqueued.
+        The list is as in ``check``; ``start_at``, ``window``, ``finish_by`` and ``webhook`` may be given, too. A bad
+        line refuses the whole list unless ``skip_bad_lines``. Raises InvalidParams, QueueFull, Conflict and DiskFull,
+        and then nothing is enqueued.
         """
-        for what, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
-            check_prompt(what, text)
+        for text_field, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
+            check_prompt(text_field, text)
         checked_priority = whole_number("priority", priority, *PRIORITIES)
         defaults = ({} if count is None else {"count": count}) | defaults
         times = self._timetable.resolve(Lane.BATCH, {each: defaults.pop(each, None) for each in BATCH_OPTIONS})
         self._files.check_room()
-        data, form = self._read(content), format or format_named(content)
-        expand = checked_expansion(expand, self._settings)
+        data, form = self._read(content), format or source_format(content)
+        expand = parse_expansion(expand, self._settings)
         plan = self._plan(defaults, expand, expansion_seed)
-        # Checked jobs wait on the disk, not in memory; and the write lock is taken when all of them are known.
+        # Validated jobs are spooled to disk, and the write lock is taken once all of them are known.
         with tempfile.SpooledTemporaryFile(IN_MEMORY, "w+", encoding="utf-8", newline="\n") as spool:
             for params in plan.pictures_of(parse(data, form)):
                 spool.write(params.to_json() + "\n")
@@ -158,14 +157,14 @@ class PromptLists:
             spool.seek(0)
             warnings = plan.warnings()
             who = actor.current().owner(owner)
-            title = name or named(content) or shortened(plan.first[0])
+            title = name or source_name(content) or shortened(plan.first[0])
             batch = Batch(new_id(), title, who, Lane.BATCH, plan.pictures, utc_now(), **times.fields())
             batch_id, ids = self._jobs.insert_batch(
                 batch,
-                jobs_of(batch, spool, checked_priority),
+                spooled_jobs(batch, spool, checked_priority),
                 idempotency_key or None,
                 self._settings.max_queued,
-                request(data, form, expand, expansion_seed, skip_bad_lines, defaults),
+                list_digest(data, form, expand, expansion_seed, skip_bad_lines, defaults),
             )
         self._queue.ring(len(ids))
         if times.finish_by:
@@ -175,13 +174,13 @@ class PromptLists:
         )
 
     def export(self, batch_id: str | None = None, format: str = "csv") -> Iterator[str]:
-        """A batch, or without one all that waits, as a list with what became of each job; line by line.
+        """A batch, or without one all queued jobs, as a list with results; line by line.
 
-        It can be read again, here or on another machine: what became of the jobs then says nothing. Files are named
-        relative to the gallery. Raises NotFound and InvalidParams.
+        It can be read again, here or on another machine, where results are ignored. File names are relative to the
+        gallery. Raises NotFound and InvalidParams.
         """
         found = self._results.of_batch(batch_id) if batch_id else self._results.queued()
-        return written(((job, self._file(key)) for job, key in found), format)
+        return export_lines(((job, self._file(key)) for job, key in found), format)
 
     def _file(self, key: str | None) -> PurePath | None:
         return PurePath(bare_key(key) + suffix_of(key)) if key else None
@@ -197,43 +196,43 @@ class PromptLists:
         return read_bounded(source, self._settings.max_list_mb)
 
     def _plan(self, defaults: Mapping[str, Any], expand: str, expansion_seed: int | None) -> ListPlan:
-        given = {field_name(name): value for name, value in defaults.items() if value is not None}
-        for what in given:
+        defaults_given = {field_name(name): value for name, value in defaults.items() if value is not None}
+        for what in defaults_given:
             if what not in FIELDS or what == "prompt":
                 raise InvalidParams(what, message("list_field", known=list(FIELDS[1:])))
         seed = draw_seed() if expansion_seed is None else whole_number("expansion_seed", expansion_seed, 0, 2**32 - 1)
         return ListPlan(
             self._catalog,
             Expander(self._settings.wildcards),
-            entry(0, given).values,
+            make_entry(0, defaults_given).values,
             expand,
             seed,
             self._settings.max_queued,
         )
 
 
-def jobs_of(batch: Batch, spool: IO[str], priority: int) -> Iterator[Job]:
+def spooled_jobs(batch: Batch, spool: IO[str], priority: int) -> Iterator[Job]:
     for index, line in enumerate(spool):
         yield new_job(batch, index, Params.from_json(line), priority)
 
 
 def refusal(plan: ListPlan) -> Message:
-    named = joined(message("bad_line", line=each.line, reason=each.reason) for each in plan.bad[:NAMED_BAD])
+    named = joined(message("bad_line", line=each.line, reason=each.reason) for each in plan.bad[:MAX_NAMED])
     if plan.bad_count == 1:
         return message("bad_line_one", lines=named)
     return message("bad_line_several", count=plan.bad_count, lines=named)
 
 
-def request(data: bytes, *options: object) -> str:
-    """What tells one list from another, whatever was drawn by lot for it."""
+def list_digest(data: bytes, *options: object) -> str:
+    """Digest that identifies a list submit, independent of random draws."""
     return sha256(repr(options).encode() + b"\0" + data).hexdigest()
 
 
-def format_named(source: Source) -> str:
+def source_format(source: Source) -> str:
     return format_of(source.name) if isinstance(source, Path) else "text"
 
 
-def named(source: Source) -> str:
+def source_name(source: Source) -> str:
     return source.stem if isinstance(source, Path) else ""
 
 

@@ -1,4 +1,4 @@
-"""Wildcard files, and templates that name them."""
+"""Wildcard files, and templates that use them."""
 
 import contextlib
 from functools import cached_property
@@ -11,19 +11,19 @@ from diffusion_local.lists.encoding import lines, read_bounded
 from diffusion_local.messages import message
 from diffusion_local.options.values import MAX_PROMPT_CHARS
 
-MAX_TREE = 100  # nodes above each other, of wildcards that were read before
+MAX_TREE = 100  # depth limit over wildcards that were read before
 MAX_WILDCARD_MB = 5
 
 
 class Expander:
-    """Reads templates; keeps the wildcard files that were read, so that a list sees one state of each."""
+    """Parses templates. Caches wildcard files, so that a list sees one state of each."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, Wildcard] = {}
 
     def parse(self, template: str, field: str = "prompt") -> Node:
-        """The tree of a prompt. Raises InvalidParams for braces that do not match, loops and unknown wildcards."""
+        """The tree of a prompt. Raises InvalidParams for unbalanced braces, loops and unknown wildcards."""
         try:
             node = parse(template, lambda name: self._wildcard(name, ()))
         except InvalidParams as error:
@@ -62,14 +62,14 @@ class Expander:
         return Wildcard(name, choice(options))
 
     def _path(self, name: str) -> Path:
-        with contextlib.suppress(OSError):  # a name no file system takes
+        with contextlib.suppress(OSError):  # not a valid file name
             path = (self._folder / f"{name}.txt").resolve()
             if path.is_relative_to(self._folder.resolve()) and path.is_file():
                 return path
-        raise InvalidParams("prompt", message("wildcard_none", name=name, known=", ".join(self._known) or "none"))
+        raise InvalidParams("prompt", message("wildcard_none", name=name, known=", ".join(self._known_names) or "none"))
 
     @cached_property
-    def _known(self) -> list[str]:
+    def _known_names(self) -> list[str]:
         """Names of the first wildcard files, for error messages."""
         files = self._folder.rglob("*.txt")
         return sorted(each.relative_to(self._folder).with_suffix("").as_posix() for each in files)[:30]

@@ -1,11 +1,11 @@
-"""Messages for people, each by an id and its parameters.
+"""Messages for users, by id and parameters.
 
-The catalogue ``*.toml`` states each sentence once per language: ``id = { en = "…{slot}…", zh = "…" }``. Ids are unique
-over all files and part of the HTTP API: rename none. A slot may have a format, as ``{count:,}``.
+The catalogue ``*.toml`` has each sentence per language: ``id = { en = "…{slot}…", zh = "…" }``. Ids are unique over all
+files and part of the HTTP API: never rename one. A slot may have a format, as ``{count:,}``.
 
-A `Message` is the English sentence as text, so it can be logged, stored and sent like any other; it also carries ``id``
-and ``params``, from which `say_in` composes it in another language. Text from elsewhere (a library, the operating
-system) is a parameter, or a whole message by `verbatim`.
+A `Message` is the English sentence as text, so it can be logged, stored and sent; it also carries ``id`` and
+``params``, from which `say_in` composes it in another language. Text from elsewhere (a library, the operating system)
+is a parameter, or a whole message by `verbatim`.
 """
 
 import json
@@ -18,11 +18,11 @@ from typing import Any
 
 CATALOGUE = Path(__file__).parent
 LANGUAGES = ("en", "zh")
-FIRST = "en"
-#: The id of a text that the catalogue does not have; it is shown as it is in every language.
+DEFAULT_LANGUAGE = "en"
+#: Id of text that is not in the catalogue; shown unchanged in every language.
 VERBATIM = "verbatim"
-#: How many messages may lie within each other in what is read from a database or another machine.
-MOST_NESTED = 16
+#: Nesting limit of messages read from a database or another machine.
+MAX_NESTED = 16
 
 
 class Message(str):
@@ -35,9 +35,9 @@ class Message(str):
     params: dict[str, Any]
 
     def __new__(cls, id: str, params: Mapping[str, Any]) -> "Message":
-        """An unknown id or a missing parameter is a KeyError."""
-        kept = {name: _kept(value) for name, value in params.items()}
-        made = super().__new__(cls, _composed(FIRST, id, kept))
+        """Raises KeyError for an unknown id or a missing parameter."""
+        kept = {name: _normalise(value) for name, value in params.items()}
+        made = super().__new__(cls, _compose(DEFAULT_LANGUAGE, id, kept))
         made.id, made.params = id, kept
         return made
 
@@ -46,47 +46,49 @@ class Message(str):
 
 
 def message(id: str, /, **params: Any) -> Message:
-    """The message of the catalogue with this id. A parameter of another type than text or number is shown as text."""
+    """The catalogue's message of this id. Parameters of other types than text and numbers are converted to text."""
     return Message(id, params)
 
 
 def verbatim(text: str) -> Message:
-    """A message of which only the text is known; an empty one stays empty."""
+    """A message that wraps plain text; "" stays empty."""
     return text if isinstance(text, Message) else Message(VERBATIM, {"text": text})
 
 
-def joined(each: Iterable[Message]) -> Message | str:
-    """Messages one after the other, as one; empty if there are none."""
-    told = list(each)
-    return reduce(lambda first, rest: message("both", first=first, rest=rest), told) if told else ""
+def joined(parts: Iterable[Message]) -> Message | str:
+    """Concatenate messages into one; "" if there are none."""
+    messages = list(parts)
+    return reduce(lambda first, rest: message("both", first=first, rest=rest), messages) if messages else ""
 
 
 def say_in(language: str, text: str) -> str:
-    """The message in that language; plain text is returned as it is."""
-    return _composed(language, text.id, text.params) if isinstance(text, Message) else text
+    """The message in a language; plain text is returned unchanged."""
+    return _compose(language, text.id, text.params) if isinstance(text, Message) else text
 
 
 def described(text: str) -> dict[str, Any]:
-    """Id and parameters as JSON values; a message among the parameters is ``{"id", "params", "message"}``."""
-    told = verbatim(text)
-    return {"id": told.id, "params": {name: _described(value) for name, value in told.params.items()}}
+    """Id and parameters as JSON values; nested messages are ``{"id", "params", "message"}``."""
+    as_message = verbatim(text)
+    return {"id": as_message.id, "params": {name: _describe_value(value) for name, value in as_message.params.items()}}
 
 
-def restored(text: str, told: Any) -> Message:
-    """The message that `described` has described, or ``text`` verbatim where this catalogue does not know it."""
+def restored(text: str, description: Any) -> Message:
+    """The inverse of `described`; ``text`` verbatim if this catalogue does not know the message."""
     try:
-        return Message(str(told["id"]), {name: _restored(value) for name, value in told["params"].items()})
+        return Message(
+            str(description["id"]), {name: _restore_value(value) for name, value in description["params"].items()}
+        )
     except (KeyError, ValueError, TypeError, AttributeError, IndexError):
         return verbatim(text)
 
 
 def encoded(text: str) -> str | None:
-    """What is stored beside the text, so that `decoded` has the message again; None where nothing more is known."""
+    """JSON to store beside the text, for `decoded`; None for plain text."""
     return json.dumps(described(text), ensure_ascii=False) if isinstance(text, Message) else None
 
 
 def decoded(text: str, stored: str | None) -> str:
-    """A stored text as the message it was; without what `encoded` gave, or where it is damaged, the text as it is."""
+    """A stored text as the message it was; the plain text if ``stored`` is missing or damaged."""
     if not text or not stored:
         return text
     try:
@@ -96,9 +98,9 @@ def decoded(text: str, stored: str | None) -> str:
 
 
 def changed(text: str, change: Callable[[str], str]) -> Message:
-    """The message with ``change`` applied to every text among its parameters."""
-    told = verbatim(text)
-    return Message(told.id, {name: _changed(value, change) for name, value in told.params.items()})
+    """The message with ``change`` applied to all texts among its parameters."""
+    as_message = verbatim(text)
+    return Message(as_message.id, {name: _change_value(value, change) for name, value in as_message.params.items()})
 
 
 @cache
@@ -121,17 +123,17 @@ def slots(sentence: str) -> set[str]:
     return {slot for _, slot, _, _ in Formatter().parse(sentence) if slot is not None}
 
 
-def _composed(language: str, id: str, params: Mapping[str, Any]) -> str:
-    return catalogue()[id][language].format(**{name: _shown(language, value) for name, value in params.items()})
+def _compose(language: str, id: str, params: Mapping[str, Any]) -> str:
+    return catalogue()[id][language].format(**{name: _render(language, value) for name, value in params.items()})
 
 
-def _shown(language: str, value: Any) -> Any:
+def _render(language: str, value: Any) -> Any:
     if isinstance(value, list):
-        return ", ".join(str(_shown(language, each)) for each in value)
+        return ", ".join(str(_render(language, each)) for each in value)
     return say_in(language, value) if isinstance(value, str) else value
 
 
-def _kept(value: Any) -> Any:
+def _normalise(value: Any) -> Any:
     if isinstance(value, Message) or value is None:
         return value
     if isinstance(value, bool | int | float):
@@ -139,34 +141,34 @@ def _kept(value: Any) -> Any:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, Iterable) and not isinstance(value, bytes | Mapping):
-        return [_kept(each) for each in value]
-    told = getattr(value, "message", None)  # of an error of ours
-    return told if isinstance(told, Message) else str(value)
+        return [_normalise(each) for each in value]
+    nested = getattr(value, "message", None)  # from one of our errors
+    return nested if isinstance(nested, Message) else str(value)
 
 
-def _described(value: Any) -> Any:
+def _describe_value(value: Any) -> Any:
     if isinstance(value, Message):
         return described(value) | {"message": str(value)}
-    return [_described(each) for each in value] if isinstance(value, list) else value
+    return [_describe_value(each) for each in value] if isinstance(value, list) else value
 
 
-def _restored(value: Any, depth: int = 1) -> Any:
-    if depth > MOST_NESTED:
+def _restore_value(value: Any, depth: int = 1) -> Any:
+    if depth > MAX_NESTED:
         raise ValueError("messages within messages")
     if isinstance(value, list):
-        return [_restored(each, depth + 1) for each in value]
+        return [_restore_value(each, depth + 1) for each in value]
     if isinstance(value, dict):
         params = value["params"].items()
         try:
-            return Message(str(value["id"]), {name: _restored(each, depth + 1) for name, each in params})
+            return Message(str(value["id"]), {name: _restore_value(each, depth + 1) for name, each in params})
         except KeyError:
             return verbatim(str(value["message"]))
     return value
 
 
-def _changed(value: Any, change: Callable[[str], str]) -> Any:
+def _change_value(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, Message):
         return changed(value, change)
     if isinstance(value, list):
-        return [_changed(each, change) for each in value]
+        return [_change_value(each, change) for each in value]
     return change(value) if isinstance(value, str) else value

@@ -180,7 +180,7 @@ class Library:
 
     def downloads(self) -> list[Download]:
         """Those on their way, then the ended ones, the newest first."""
-        return self._downloads.all()
+        return self._downloads.list_all()
 
     def one_download(self, download_id: str) -> Download:
         return self._downloads.get(download_id)

@@ -1,5 +1,5 @@
-"""The registry of operations: everything that a caller can ask of the Studio, each declared once.
+"""The registry of operations: everything that callers can request of the Studio, each declared once.
 
-``operation`` has the terms of a declaration, ``registry`` looks declarations up; the other modules are the table, by
-noun. Authority, the HTTP routes, the Gradio endpoints and the client for another machine all derive from it.
+``operation`` defines declarations, ``registry`` looks them up, and the other modules are the table, by noun.
+Authorization, HTTP routes, Gradio endpoints and the remote client derive from it.
 """

@@ -1,4 +1,4 @@
-"""Answers of operations as JSON: what HTTP and Gradio send, and what the command line prints with ``--json``."""
+"""Results of operations as JSON, as sent by HTTP and Gradio and printed with ``--json``."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass
@@ -21,7 +21,7 @@ from diffusion_local.serializers import Json
 
 
 def removed(removed: Removed) -> Json:
-    """A model that was taken out of the catalogue, without the path of its files."""
+    """A model removed from the catalogue, without its path."""
     return {"id": removed.id, "message": removed.words}
 
 
@@ -39,7 +39,7 @@ def with_plans(studio: Any, models: list[Model]) -> list[Json]:
     return [serializers.model(each, plans.get(each.id, [])) for each in models]
 
 
-#: Values whose JSON is not simply their fields.
+#: Types whose JSON is not simply their fields.
 NOUNS: dict[type, Callable[[Any], Json]] = {
     Image: serializers.image,
     BatchProgress: serializers.progress,
@@ -52,12 +52,12 @@ NOUNS: dict[type, Callable[[Any], Json]] = {
     Source: source,
     Report: Report.to_dict,
 }
-#: Values whose JSON contains more than they have themselves, read for many at once.
+#: Types whose JSON needs further reads, done for many at once.
 COMPLETED: dict[type, Callable[[Any, list[Any]], list[Json]]] = {Job: serializers.with_places, Model: with_plans}
 
 
 def as_json(studio: Any, value: Any) -> Any:
-    """Whatever a method of the Studio returned, as JSON."""
+    """Any result of a Studio method as JSON."""
     if isinstance(value, list | tuple):
         if value and type(value[0]) in COMPLETED:
             return COMPLETED[type(value[0])](studio, list(value))
@@ -72,7 +72,7 @@ def as_json(studio: Any, value: Any) -> Any:
 
 
 def content(studio: Any, operation: Operation, answer: Answer, given: dict[str, Any], value: Any) -> Json:
-    """The JSON object that answers an operation. ``given`` are the arguments, ``value`` is what the method returned."""
+    """The JSON object of an operation's result. ``given``: the arguments; ``value``: what the method returned."""
     match answer:
         case Constant(content=told):
             return told
@@ -92,7 +92,7 @@ def content(studio: Any, operation: Operation, answer: Answer, given: dict[str, 
 
 
 def following(operation: Operation, given: dict[str, Any], found: list[Any]) -> str | None:
-    """The cursor of the next page; None if this was the last."""
+    """Cursor of the next page; None after the last one."""
     limit = given.get("limit", registry.signature(operation.name).parameters["limit"].default)
     if not found or len(found) != limit or given.get("ids"):
         return None

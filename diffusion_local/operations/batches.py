@@ -1,4 +1,4 @@
-"""Operations on batches, prompt lists, grids, the queue as a file, and the queue by batches."""
+"""Operations on batches, prompt lists, grids, the queue file, and the queue by batch."""
 
 from diffusion_local.operations.operation import (
     CONTROL,

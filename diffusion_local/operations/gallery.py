@@ -1,4 +1,4 @@
-"""Operations on source pictures, the gallery and its boards, reports of what was made, and who was told."""
+"""Operations on source pictures, gallery, boards, reports and webhooks."""
 
 from diffusion_local.operations.operation import (
     ADMIN,

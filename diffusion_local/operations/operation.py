@@ -1,8 +1,8 @@
-"""What is declared about an operation.
+"""Declarations of operations.
 
 An operation is a public method (or property) of the Studio, such as ``submit``, or of a part of it, such as
-``lists.check``. Types and defaults of its arguments are those of the method's signature, and so is the type of its
-answer; a declaration says the rest.
+``lists.check``. Argument types, defaults and the result type come from the method's signature; the declaration adds the
+rest.
 """
 
 from dataclasses import dataclass, field, replace
@@ -13,9 +13,9 @@ from diffusion_local.actor import Scope
 
 
 class Whose(StrEnum):
-    """What an operation reads or changes."""
+    """Whose data an operation reads or changes."""
 
-    NOTHING = "nobody's"  # the catalogue, a calculation: nothing that belongs to anybody
+    NOTHING = "nobody's"  # the catalogue or a calculation: nobody's data
     SEEN = "what the actor may see"
     OWN = "the actor's own; an admin's authority covers everybody's"
     ACCOUNT = "the actor's own account, not by a token; an admin's authority covers all accounts"
@@ -50,14 +50,14 @@ class Paged:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """Always the same, for methods that return nothing."""
+    """A constant, for methods without a result."""
 
     content: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """What another operation answers afterwards, asked with the same id; with ``also`` the value itself too."""
+    """The result of another operation called afterwards with the same id; with ``also`` the value itself, too."""
 
     operation: str
     also: bool = False
@@ -65,9 +65,8 @@ class After:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file to download: pieces of text or bytes, or a stored file.
-
-    ``name`` may contain arguments in braces; its suffix tells the media type.
+    """A download: chunks of text or bytes, or a stored file. ``name`` may contain arguments in braces; its suffix
+    determines the media type.
     """
 
     name: str
@@ -83,10 +82,10 @@ Answer = Whole | Named | Paged | Constant | After | File
 class Route:
     """An HTTP route below ``/api/v1``; parts of the path in braces are arguments.
 
-    ``takes`` names the arguments besides those of the path, as explained at ``Operation``. ``status`` is that of
-    success. ``content`` is the argument that is the request's body as it is. ``served`` is false where the route is
-    written by hand, or is another operation's: then the row only tells clients how to ask. With ``waits`` a caller may
-    prefer to wait until the job or batch that the path names has ended.
+    ``takes``: arguments besides those in the path, as explained at ``Operation``. ``status``: on success. ``content``:
+    the argument that is the raw request body. ``served`` is false if the route is implemented by hand or belongs to
+    another operation: then the row only informs clients. ``waits``: callers may wait until the job or batch named in
+    the path has ended.
     """
 
     method: str
@@ -101,12 +100,12 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """``scope`` is None where nobody needs to have signed in. ``doc`` is what users of the APIs read.
+    """An operation. ``scope`` is None if no sign-in is required. ``doc`` is shown to API users.
 
-    ``takes`` names the arguments that interfaces offer, in the order in which Gradio takes them; None is all of the
-    method's. ``new=old`` renames one, ``*`` stands for the ``options`` (``picture``, ``batch`` or both) that the method
-    takes as keywords, ``*-name`` for all of them but one. Gradio's ``job_id`` stands for a single one of ``job_ids``.
-    ``endpoint`` is the name of the Gradio endpoint, with its own arguments in parentheses if they differ.
+    ``takes``: arguments offered by interfaces, in Gradio's order; None for all of the method's. ``new=old`` renames
+    one, ``*`` stands for the ``options`` (``picture``, ``batch`` or both) that the method takes as keywords, ``*-name``
+    for all but one. Gradio's ``job_id`` is a single one of ``job_ids``. ``endpoint``: name of the Gradio endpoint, with
+    its own arguments in parentheses if they differ.
     """
 
     scope: Scope | None
@@ -153,5 +152,5 @@ def delete(path: str, takes: str | None = None) -> Route:
 
 
 def elsewhere(route: Route, content: str = "") -> Route:
-    """A route that this row does not serve."""
+    """A route that is not served by this row."""
     return replace(route, served=False, content=content)

@@ -1,4 +1,4 @@
-"""The declared operations by name, and what the signatures of their methods add to the declarations."""
+"""Lookup of declared operations, combined with the signatures of their methods."""
 
 import inspect
 import re
@@ -13,10 +13,10 @@ from diffusion_local.options.signature import options_of
 
 #: By name: ``submit`` of the Studio itself, ``lists.check`` of a part.
 OPERATIONS: dict[str, Operation] = {}
-#: The methods, once their classes are imported: see ``authority.guarded``.
+#: Methods, once their classes are imported; see ``authority.guarded``.
 _METHODS: dict[str, Any] = {}
 
-#: What arguments mean, wherever an operation does not say otherwise.
+#: Default descriptions of arguments.
 MEANINGS = {
     "job_id": "a job's id",
     "job_ids": "each job by its id",
@@ -46,8 +46,9 @@ EXAMPLES |= {"window": "23:00-07:00"}
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """``name`` as callers give it, ``parameter`` as the method calls it; ``default`` is ``inspect.Parameter.empty`` for
-    one that is required. ``kind`` is its type in requests."""
+    """An argument. ``name``: for callers; ``parameter``: of the method; ``default``: ``inspect.Parameter.empty`` if
+    required; ``kind``: type in requests.
+    """
 
     name: str
     parameter: str
@@ -75,13 +76,13 @@ for _parts in (batches.PARTS, gallery.PARTS, system.PARTS):
 
 
 def verbs(part: str) -> set[str]:
-    """The names of the operations of a part."""
+    """Names of a part's operations."""
     split = (name.rpartition(".") for name in OPERATIONS)
     return {verb for found, _, verb in split if found == part}
 
 
 def implement(name: str, method: Any) -> None:
-    """Record which method or property an operation is."""
+    """Record the method or property of an operation."""
     _METHODS[name] = method
 
 
@@ -96,7 +97,7 @@ def answer_type(name: str) -> Any:
 
 
 def arguments(operation: Operation, takes: str | None = None) -> list[Argument]:
-    """What an interface offers of an operation, in this order: ``takes``, or what the operation says itself."""
+    """The arguments that an interface offers, in order: ``takes``, or the operation's own."""
     declared = list(signature(operation.name).parameters.values())[1:]
     own = {each.name: each for each in declared if each.kind is not each.VAR_KEYWORD}
     if takes is None:
@@ -133,7 +134,7 @@ def argument(operation: Operation, name: str, parameter: str, own: dict[str, ins
 
 
 def options(operation: Operation) -> list[Argument]:
-    """The keyword options that an operation takes; one that is left out is None."""
+    """Keyword options of an operation, None if left out."""
     named = operation.options.split()
     return [
         Argument(each.name, each.name, each.taken | None, None, each.meaning, each.example)
@@ -142,7 +143,7 @@ def options(operation: Operation) -> list[Argument]:
 
 
 def sent(kind: Any, default: Any) -> Any:
-    """The type of an argument in requests: lists for sequences, text for what is read as a file."""
+    """Type of an argument in requests: lists for sequences, text for files."""
     if get_origin(kind) is not None and get_origin(kind) in (Sequence, list):
         return list[str] | None if default is None else list[str]
     if bytes in get_args(kind):
@@ -157,9 +158,9 @@ def endpoint(operation: Operation) -> tuple[str, list[Argument]]:
 
 
 def values(given: dict[str, Any], offered: list[Argument]) -> dict[str, Any]:
-    """The keyword arguments of a method for what a caller gave; None is as if it were left out.
+    """Keyword arguments of a method from a caller's values; None counts as absent.
 
-    Raises ValueError for a value that its enumeration does not have.
+    Raises ValueError for an invalid enumeration value.
     """
     found: dict[str, Any] = {}
     for each in offered:
@@ -175,14 +176,14 @@ def values(given: dict[str, Any], offered: list[Argument]) -> dict[str, Any]:
 
 
 def method(studio: Any, operation: Operation) -> Any:
-    """The bound method of a Studio that an operation is."""
+    """The bound method of an operation on a Studio."""
     for part in operation.name.split("."):
         studio = getattr(studio, part)
     return studio
 
 
 def call(studio: Any, operation: Operation, given: dict[str, Any]) -> Any:
-    """Carry an operation out, with keyword arguments as ``values`` makes them."""
+    """Execute an operation with keyword arguments from ``values``."""
     rest = dict(given)
     alone = [each.name for each in signature(operation.name).parameters.values() if each.kind is each.POSITIONAL_ONLY]
     positional = [rest.pop(name) for name in alone if name in rest]
@@ -190,5 +191,5 @@ def call(studio: Any, operation: Operation, given: dict[str, Any]) -> Any:
 
 
 def in_path(route: Route) -> list[str]:
-    """The arguments that a route has in its path."""
+    """Arguments in a route's path."""
     return re.findall(r"{(\w+)}", route.path)

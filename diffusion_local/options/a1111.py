@@ -1,7 +1,6 @@
-"""A recipe in A1111's form, both ways: the prompt, ``Negative prompt: ...``, then one line of ``Name: value`` pairs.
+"""A1111's recipe text, written and read: prompt, ``Negative prompt: ...``, and a line of ``Name: value`` pairs.
 
-Which name an option has there is declared in the table. The form is the one that AUTOMATIC1111's web UI writes into
-the PNG text chunk ``parameters``.
+The option table declares the names. The format is that of AUTOMATIC1111's web UI in the PNG text chunk ``parameters``.
 """
 
 import json
@@ -19,16 +18,16 @@ from diffusion_local.options.values import MAX_NAME_CHARS
 
 NEGATIVE = "Negative prompt:"
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
-MODEL_HASH = "Model hash"  # the first ten digits of the file's SHA-256
-#: Names in recipes that ask for nothing.
+MODEL_HASH = "Model hash"  # first ten digits of the file's SHA-256
+#: Names in recipes that are not options.
 NOTES = (MODEL_HASH, "VAE hash", "Lora hashes", "TI hashes", "Version", "version", "Pipeline", "Parser", "Operations")
-#: A1111's own order of the names that it writes; further ones follow in the order of the table.
+#: A1111's order of its names; others follow in table order.
 ORDER = (
     "Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", MODEL_HASH, "Model", "VAE hash", "VAE",
     "Denoising strength", "Clip skip", "Variation seed", "Variation seed strength", "Postprocess upscale by",
     "Postprocess upscaler",
 )  # fmt: skip
-#: A1111's names of options that are one of a few values; a value that we do not have is told as not read.
+#: A1111's names of options with fixed choices; unknown values are reported as not read.
 CHOICES = {name: option.name for option in OPTIONS.values() if option.choices for name in option.a1111}
 
 
@@ -36,7 +35,7 @@ CHOICES = {name: option.name for option in OPTIONS.values() if option.choices fo
 
 
 def text(params: Params, facts: Mapping[str, Any] | None = None) -> str:
-    """The recipe as A1111 writes it. ``facts`` have hashes of the files that were used."""
+    """The recipe as A1111 writes it. ``facts``: hashes of the files used."""
     facts = facts or {}
     found = {
         "Size": f"{params.width}x{params.height}",
@@ -60,7 +59,7 @@ def text(params: Params, facts: Mapping[str, Any] | None = None) -> str:
 
 
 def pairs(params: Params) -> dict[str, str]:
-    """The options that A1111 has names for, where they apply and are set."""
+    """Options with A1111 names that apply and are set."""
     written = {}
     for name, option in OPTIONS.items():
         value = getattr(params, name)
@@ -74,7 +73,7 @@ def listed(hashes: Mapping[str, str]) -> str:
 
 
 def quoted(text: str) -> str:
-    """A value that holds a comma, colon or line break is written as a JSON string, as A1111 does."""
+    """A value with comma, colon or line break as a JSON string, as A1111 writes it."""
     return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ",:\n") else text
 
 
@@ -91,7 +90,7 @@ def unquoted(value: str) -> str:
 
 
 def settings_in(found: Mapping[str, str]) -> dict[str, Any]:
-    """The options that the pairs of a recipe hold, by our names; a value that makes no sense is left out."""
+    """Options in the pairs of a recipe, by our names; unusable values are left out."""
     settings: dict[str, Any] = {}
     for name, option in OPTIONS.items():
         for theirs in option.a1111:
@@ -111,7 +110,7 @@ def settings_in(found: Mapping[str, str]) -> dict[str, Any]:
 
 
 def value_in(option: Option, text: str) -> Any:
-    """The value that a text holds for an option, or None."""
+    """An option's value from text, or None."""
     if not text:
         return None
     if option.is_number:
@@ -135,7 +134,7 @@ def number_in(text: str, low: float, high: float) -> float | None:
 
 
 def not_read(found: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, str]:
-    """The pairs that are none of our options, or whose value we do not have, such as a seed of 64 bits."""
+    """Pairs that are not options, or have unusable values, such as a 64-bit seed."""
     ours = {name for option in OPTIONS.values() if option.name in settings for name in option.a1111}
     ours |= {"Size"} & set(found) if "width" in settings else set()
     return {name: value for name, value in found.items() if name not in ours}

@@ -1,4 +1,4 @@
-"""A model's defaults and limits, and sizes within them."""
+"""Defaults and limits of a model, and sizes within them."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,7 +10,7 @@ from diffusion_local.options.values import whole_number
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """Values of a model's own, for the options of the same names that are left out."""
+    """A model's own defaults of the options with these names."""
 
     width: int = 512
     height: int = 512
@@ -21,7 +21,7 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of a model, in pixels, steps and classifier-free guidance scale."""
+    """A model's bounds: pixels, steps, and classifier-free guidance scale."""
 
     min_size: int = 64
     max_size: int = 2048
@@ -31,7 +31,7 @@ class Limits:
     max_guidance: float = 30.0
 
 
-#: Names of the options for which each model has a default of its own.
+#: Names of the options whose default depends on the model.
 FOLLOW_MODEL = tuple(field.name for field in fields(Defaults))
 
 
@@ -54,12 +54,12 @@ def check_size(width: Any, height: Any, limits: Limits, model_id: str) -> tuple[
 
 
 def fitted_size(width: int, height: int, limits: Limits) -> tuple[int, int]:
-    """The size nearest to a source's that the model can make: its shape is kept, as far as the limits allow."""
+    """The feasible size closest to a source's; keeps its aspect ratio as far as the limits allow."""
     scale = min(1.0, limits.max_size / max(width, height), (limits.max_pixels / (width * height)) ** 0.5)
     scale = max(scale, limits.min_size / min(width, height))
     low, high = (edge // limits.multiple * limits.multiple for edge in (limits.min_size, limits.max_size))
     fitted = [round(side * scale / limits.multiple) * limits.multiple for side in (width, height)]
     fitted = [max(low, min(high, side)) for side in fitted]
-    while fitted[0] * fitted[1] > limits.max_pixels:  # by rounding up, or as a very long picture was widened
+    while fitted[0] * fitted[1] > limits.max_pixels:  # exceeded by rounding up, or by widening a very long picture
         fitted[fitted[1] > fitted[0]] -= limits.multiple
     return fitted[0], fitted[1]

@@ -1,4 +1,4 @@
-"""What is declared about an option. The table itself is the class ``Params`` in ``table``."""
+"""Declarations of options. The table itself is the class ``Params`` in ``table``."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from typing import Any
 from diffusion_local.options import values
 from diffusion_local.options.types import Kind
 
-#: (name, value) -> the value in the option's own type; raises InvalidParams.
+#: (name, value) -> value in the option's type; raises InvalidParams.
 Check = Callable[[str, Any], Any]
 
 EVERY_KIND = tuple(Kind)
-#: Kinds whose pictures are denoised by a model.
+#: Kinds of work that are denoised by a model.
 DENOISED = (Kind.TXT2IMG, Kind.IMG2IMG, Kind.INPAINT)
 
 
@@ -20,35 +20,34 @@ class Shown(Enum):
     """When the viewer and a job's history list an option."""
 
     ALWAYS = "always"
-    SET = "set"  # only where it differs from its default
-    APART = "apart"  # in a place of its own, so not in the list
+    SET = "set"  # only if it differs from its default
+    APART = "apart"  # shown elsewhere, so not in the list
 
 
 class Widget(Enum):
-    """The component of an option on the page. ``web.ui.form`` makes one for each."""
+    """The component of an option on the page, created by ``web.ui.form``."""
 
     PROMPT = "prompt"
     TEXT = "text"
     MODEL = "model"
     NUMBER = "number"
     SLIDER = "slider"
-    SEED = "seed"  # a number, or empty for one that is drawn
-    CHOICE = "choice"  # one of ``choices`` or of ``files``
+    SEED = "seed"  # a number, or empty for a random one
+    CHOICE = "choice"  # one of ``choices`` or ``files``
     HIDDEN = "hidden"  # set by a script of the page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One setting of a picture, or of a batch.
+    """One setting of a picture or a batch.
 
-    ``name``, ``type`` and ``default`` are those of the field that declares it; where that has no default, the option is
-    ``required``: the model, or the Studio, supplies what is left out. ``low`` and ``high`` bound a number whatever the
-    model; a model's limits are narrower.
-    ``choices`` are the values of a text that is one of a few; ``files`` is the folder of the files it chooses from.
+    ``name``, ``type`` and ``default`` come from the declaring field; without a default the option is ``required``: the
+    model or the Studio supplies it. ``low`` and ``high`` bound a number for all models; a model's limits are narrower.
+    ``choices``: fixed values; ``files``: folder of the files to choose from.
     """
 
     meaning: str
-    #: Names in A1111's recipe text: written under the first, read under all. Empty: only our own JSON carries it.
+    #: Names in A1111's recipe text: the first is written, all are read. Empty: only our own JSON has it.
     a1111: tuple[str, ...]
     kinds: tuple[Kind, ...] = DENOISED
     low: float | None = None
@@ -56,20 +55,20 @@ class Option:
     choices: tuple[str, ...] = ()
     files: str = ""
     check: Check | None = None
-    #: Names in other tools, taken in lists and by the cog dialect.
+    #: Names in other tools, accepted in lists and by the cog dialect.
     spellings: tuple[str, ...] = ()
-    #: The name in A1111's web API, where it is not ours.
+    #: Name in A1111's web API, if different.
     web_api: str = ""
-    #: The type in requests, where it is not the type that is stored.
+    #: Type in requests, if it differs from the stored type.
     sent: Any = None
     example: Any = None
     widget: Widget | None = None
-    #: The part of Create's form, or a row in its section for experts ("expert.NAME").
+    #: Part of the Create form, or a row in its expert section ("expert.NAME").
     place: str = "expert.more"
     step: float | None = None  # of the component
-    #: The value that the page offers at first and that stands for a missing one, where the default means "unused".
+    #: Initial value on the page, which also replaces a missing one, where the default means "unused".
     initial: Any = None
-    #: Whether it can be an axis of a grid.
+    #: Whether it can be a grid axis.
     varies: bool = True
     shown: Shown = Shown.SET
     name: str = ""
@@ -87,7 +86,7 @@ class Option:
 
     @property
     def taken(self) -> Any:
-        """The type of its values in requests."""
+        """Type of its values in requests."""
         return self.sent or self.type
 
     @property
@@ -97,7 +96,7 @@ class Option:
         return Widget.NUMBER if self.is_number else Widget.CHOICE if self.choices or self.files else Widget.TEXT
 
     def of(self, given: Any) -> Any:
-        """The value for what was given; nothing, or an empty text or list, is the default. Raises InvalidParams."""
+        """Validate a value; None and empty text or lists give the default. Raises InvalidParams."""
         if given is None or given == "" or given == () or given == []:
             return self.default
         if self.check:
@@ -120,9 +119,9 @@ class Option:
         return self.low, self.high
 
     def is_set(self, value: Any, kind: Kind | None = None) -> bool:
-        """Whether the value has to be written down: it is not the default, or the default is not what completes it.
+        """Whether the value must be stored: it is not the default, or not what completion would fill in.
 
-        An option with an ``initial`` value is completed with that one wherever it applies to the ``kind`` of work.
+        Options with an ``initial`` value are completed with that one wherever they apply to the ``kind``.
         """
         completed_otherwise = self.initial is not None and kind in self.kinds
         return self.required or completed_otherwise or value != self.default

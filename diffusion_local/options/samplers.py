@@ -1,6 +1,6 @@
-"""Samplers and schedules: our names, the spellings of other tools, and which models can use them.
+"""Samplers and schedules: names, spellings of other tools, and which models can use them.
 
-``engine.samplers`` maps each name onto a diffusers scheduler.
+``engine.samplers`` maps each name to a diffusers scheduler.
 """
 
 import re
@@ -13,10 +13,10 @@ from diffusion_local.messages import message
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """``spaced``: takes sigmas in any spacing; the others step through the timesteps of the training.
+    """A sampler. ``spaced``: accepts sigmas of any spacing; others follow the training timesteps.
 
-    ``spellings`` are names in other tools (k-diffusion, ComfyUI, InvokeAI, Replicate, diffusers' classes); case,
-    spaces, hyphens and underscores do not matter.
+    ``spellings``: names in other tools (k-diffusion, ComfyUI, InvokeAI, Replicate, diffusers classes); case, spaces,
+    hyphens and underscores are ignored.
     """
 
     spaced: bool = False
@@ -39,7 +39,7 @@ SAMPLERS: dict[str, Sampler] = {
     "SCM": Sampler(False, ("SCMScheduler",)),
 }
 
-#: Spacings of the noise levels under A1111's names, with the spellings of other tools.
+#: Noise-level spacings by A1111's names, with spellings of other tools.
 SCHEDULES: dict[str, tuple[str, ...]] = {
     "Automatic": (),
     "Uniform": ("leading",),
@@ -52,9 +52,8 @@ SIGMA_SCHEDULES = ("Karras", "Exponential")
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Samplers and schedules for models that were trained in one way.
-
-    ``spaced`` are the samplers that take any spacing of sigmas, and so ``SIGMA_SCHEDULES``.
+    """Samplers and schedules of models trained alike. ``spaced``: samplers that accept any sigma spacing, and so
+    ``SIGMA_SCHEDULES``.
     """
 
     samplers: tuple[str, ...]
@@ -65,15 +64,15 @@ class Sampling:
         return tuple(name for name in self.schedules if name not in SIGMA_SCHEDULES or sampler in self.spaced)
 
 
-#: Models distilled into a few steps along angles (TrigFlow, sCM).
+#: Models distilled into few steps along angles (TrigFlow, sCM).
 TRIGFLOW = Sampling(samplers=("SCM",), schedules=("Automatic",), spaced=())
-#: Models trained by flow matching. DPM++ 2M runs out of range with flows and Karras.
+#: Models trained by flow matching. DPM++ 2M leaves its range with flows and Karras.
 FLOW = Sampling(
     samplers=("Euler", "DPM++ 2M", "UniPC"), schedules=("Automatic", "Karras", "Exponential"), spaced=("Euler",)
 )
-#: Those whose pipelines shift the noise levels in a way that only Euler's scheduler knows.
+#: Flow models whose pipelines shift noise levels in a way that only Euler's scheduler supports.
 FLOW_BY_EULER = Sampling(samplers=("Euler",), schedules=FLOW.schedules, spaced=("Euler",))
-#: Models trained to remove noise, on a fixed scale of timesteps.
+#: Models trained to remove noise on a fixed timestep scale.
 DIFFUSION = Sampling(
     samplers=tuple(name for name in SAMPLERS if name not in TRIGFLOW.samplers),
     schedules=tuple(SCHEDULES),
@@ -85,7 +84,7 @@ def squeezed(text: str) -> str:
     return re.sub(r"[\s_-]+", "", text.casefold())
 
 
-#: Our name by each of its spellings, squeezed.
+#: Our name by squeezed spelling.
 BY_SPELLING = {squeezed(spelling): name for name, each in SAMPLERS.items() for spelling in (name, *each.spellings)}
 SCHEDULE_BY_SPELLING = {
     squeezed(spelling): name for name, spellings in SCHEDULES.items() for spelling in (name, *spellings)
@@ -93,16 +92,16 @@ SCHEDULE_BY_SPELLING = {
 
 
 def sampler_named(text: str) -> str:
-    """Our name of a sampler in any spelling, or an empty text."""
+    """Our name of a sampler in any spelling, or ""."""
     return BY_SPELLING.get(squeezed(text), "")
 
 
 def schedule_named(text: str) -> str:
-    """Our name of a schedule in any spelling, or an empty text."""
+    """Our name of a schedule in any spelling, or ""."""
     return SCHEDULE_BY_SPELLING.get(squeezed(text), "")
 
 
-#: Samplers that only other tools have, squeezed, with the nearest of ours.
+#: Samplers that only other tools have, squeezed, with our closest one.
 NEAREST = {
     squeezed(name): ours
     for ours, names in {
@@ -123,7 +122,7 @@ NEAREST = {
     }.items()
     for name in names
 }
-#: Schedules that only other tools have, squeezed, with the nearest of ours; "" is the sampler's own.
+#: Schedules that only other tools have, squeezed, with our closest one; "" is the sampler's own.
 NEAREST_SCHEDULES = {
     squeezed(name): ours
     for ours, names in {
@@ -141,8 +140,9 @@ NEAREST_SCHEDULES = {
 
 
 def adapted_sampler(text: str, sampling: Sampling) -> tuple[str, str, bool]:
-    """(the nearest sampler that the models can use, the schedule that the same text names, whether it is the sampler
-    named); empty where there is none."""
+    """(closest sampler that the models support, schedule named in the same text, whether it is an exact match); "" for
+    none.
+    """
     found, schedule = sampler_named(text), ""
     if not found:
         found, schedule = split(text)
@@ -157,7 +157,7 @@ def adapted_sampler(text: str, sampling: Sampling) -> tuple[str, str, bool]:
 
 
 def adapted_schedule(text: str, sampler: str, sampling: Sampling) -> tuple[str, bool]:
-    """(the nearest schedule that the sampler takes, "" for its own; whether it is the one named)."""
+    """(closest schedule that the sampler supports, "" for its own; whether it is an exact match)."""
     found = schedule_named(text)
     nearest = found or NEAREST_SCHEDULES.get(squeezed(text), "")
     taken = nearest if nearest in sampling.schedules_for(sampler) else ""
@@ -165,7 +165,7 @@ def adapted_schedule(text: str, sampler: str, sampling: Sampling) -> tuple[str, 
 
 
 def split(text: str) -> tuple[str, str]:
-    """(sampler, schedule) of a text that may name both, as older versions of A1111 wrote them; empty where unknown."""
+    """(sampler, schedule) of a text that may name both, as older A1111 versions wrote it; "" for unknown ones."""
     name = squeezed(text)
     for spelling, schedule in SCHEDULE_BY_SPELLING.items():
         sampler = BY_SPELLING.get(name.removesuffix(spelling), "")
@@ -175,7 +175,7 @@ def split(text: str) -> tuple[str, str]:
 
 
 def paired(sampler: str, schedule: str) -> tuple[str, str]:
-    """(sampler, schedule), where a pair that we know as one sampler (DPM++ 2M Karras) is that sampler alone."""
+    """(sampler, schedule); a pair that we know as one sampler (DPM++ 2M Karras) becomes that sampler alone."""
     whole = sampler_named(sampler) or sampler
     if schedule and whole.casefold().endswith(f" {schedule}".casefold()):
         return whole, ""
@@ -184,10 +184,7 @@ def paired(sampler: str, schedule: str) -> tuple[str, str]:
 
 
 def check_sampler(name: Any, sampling: Sampling = DIFFUSION) -> tuple[str, str]:
-    """Our name of a sampler that the models can use, and the schedule that the same text names or an empty one.
-
-    Raises InvalidParams.
-    """
+    """(sampler that the models support, schedule named in the same text or ""). Raises InvalidParams."""
     found, schedule = "", ""
     if isinstance(name, str):
         found, schedule = (whole, "") if (whole := sampler_named(name)) else split(name)
@@ -197,7 +194,7 @@ def check_sampler(name: Any, sampling: Sampling = DIFFUSION) -> tuple[str, str]:
 
 
 def check_schedule(name: Any, sampler: str, sampling: Sampling = DIFFUSION) -> str:
-    """A schedule that the sampler can use; empty is its own. Raises InvalidParams."""
+    """A schedule that the sampler supports; "" is its own. Raises InvalidParams."""
     if not name:
         return ""
     found = schedule_named(name) if isinstance(name, str) else ""

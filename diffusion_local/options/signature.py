@@ -1,4 +1,4 @@
-"""Functions that take options by name show each of them in their signature, for tools that read signatures."""
+"""Gives functions with ``**options`` an explicit signature, for tools that read signatures."""
 
 import functools
 import inspect
@@ -19,7 +19,7 @@ def plain(option: Option) -> inspect.Parameter:
 
 
 def options_of(picture: bool = True, batch: bool = False, without: Iterable[str] = ()) -> list[Option]:
-    """Options of a picture beside its prompt, and of a batch."""
+    """Options of a picture (except the prompt) and of a batch."""
     left_out = set(without)
     found = [OPTIONS[name] for name in SETTINGS] if picture else []
     return [each for each in [*found, *(BATCH_OPTIONS.values() if batch else ())] if each.name not in left_out]
@@ -32,9 +32,9 @@ def taking_options(
     batch: bool = False,
     last: bool = False,
 ) -> Callable[[F], F]:
-    """Replace the ``**options`` of a function by a parameter for each option; one that is left out is None.
+    """Replace ``**options`` of a function by one parameter per option, None if left out.
 
-    They come behind the function's required parameters or, with ``last``, behind all of its own.
+    They follow the function's required parameters or, with ``last``, all of its own.
     """
     parameters = [make(option) for option in options_of(picture, batch, without)]
 
@@ -57,7 +57,7 @@ def taking_options(
 
 
 def taking_fields(cls: type) -> Callable[[F], F]:
-    """Show the ``**keywords`` of a function, which are fields of a dataclass, as parameters."""
+    """Replace ``**keywords``, which are fields of a dataclass, by parameters."""
 
     def decorate(function: F) -> F:
         before = inspect.signature(function)

@@ -1,9 +1,8 @@
-"""The table of options: a field of ``Params`` is an option of a picture, one of ``BatchOptions`` an option of a batch.
+"""The table of options: fields of ``Params`` are options of a picture, those of ``BatchOptions`` options of a batch.
 
-An option is declared once, here, with its type, default and meaning. Validation, both forms of the page, lists and
-grids, viewer and history, recipe text, command line, HTTP, Gradio endpoints, the dialects of other tools, exports and
-the reference derive from it. To add one: a field here, its words in ``web/ui/phrases/common.toml``, its use in the
-engine.
+Each is declared once, here, with type, default and meaning. Validation, both page forms, lists and grids, viewer and
+history, recipe text, command line, HTTP, Gradio endpoints, dialects, exports and the reference derive from it. To add
+one: a field here, its words in ``web/ui/phrases/common.toml``, its use in the engine.
 """
 
 import json
@@ -18,13 +17,13 @@ from diffusion_local.options.types import RUNGS, Kind, Lora
 from diffusion_local.options.values import MAX_SEED
 
 FROM_SOURCE = (Kind.IMG2IMG, Kind.INPAINT)
-#: The upscaler that needs no file: Pillow's filter.
+#: The upscaler without a file: Pillow's filter.
 LANCZOS = "Lanczos"
 
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """What to make. Empty and zero mean: as the model has it."""
+    """The options of one picture. Empty and zero mean the model's default."""
 
     # fmt: off
     prompt: Annotated[str, Option(
@@ -125,26 +124,26 @@ class Params:
 
     @property
     def cost(self) -> float:
-        """Work in step-megapixels: what estimates of time are made from."""
+        """Work in step-megapixels, the basis of time estimates."""
         pixels = self.width * self.height / 1e6
         if self.kind is Kind.UPSCALE:
             return pixels
         share = self.strength if self.kind in FROM_SOURCE else 1.0
-        return max(1.0, self.steps * share) * pixels  # at least one step is always made
+        return max(1.0, self.steps * share) * pixels  # at least one step is made
 
     @property
     def runs_on(self) -> str:
-        """What is in memory for it, and so what its pace depends on: a model, or an upscaler."""
+        """What must be in memory, and so what its duration depends on: a model or an upscaler."""
         return f"upscaler {self.upscaler}" if self.kind is Kind.UPSCALE else self.model
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Ids of the source pictures that it is made from."""
+        """Ids of its source pictures."""
         return tuple(each for each in (self.source, self.mask) if each)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values by field, without those that ``options.validate`` fills in as they are."""
-        # not asdict: it copies deeply, which is most of the time that a long list takes
+        """Plain values by field, without those that ``options.validate`` would restore."""
+        # not asdict, whose deep copies dominate the time of long lists
         values = {
             name: value for name, option in OPTIONS.items() if option.is_set(value := getattr(self, name), self.kind)
         }
@@ -153,7 +152,7 @@ class Params:
         return values
 
     def without_seeds(self) -> Self:
-        """The same for every seed: what tells one request from another, as seeds may have been drawn at random."""
+        """Equal for all seeds; identifies requests, because seeds may be random."""
         return replace(self, seed=0, variation_seed=None if self.variation_seed is None else 0)
 
     def to_json(self) -> str:
@@ -161,12 +160,12 @@ class Params:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what ``to_json`` wrote."""
+        """Parse ``to_json`` output."""
         return cls.from_dict(json.loads(text))
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> Self:
-        """Params from their fields; those of a newer program are left out."""
+        """Params from their fields; unknown fields of newer versions are ignored."""
         values = {name: value for name, value in found.items() if name in OPTIONS}
         if "kind" in values:
             values["kind"] = Kind(values["kind"])
@@ -177,7 +176,7 @@ class Params:
 
 @dataclass(frozen=True, slots=True)
 class BatchOptions:
-    """When the pictures of a batch may be made, and who hears of its end."""
+    """When a batch may run, and who is notified of its end."""
 
     # fmt: off
     start_at: Annotated[str, Option(
@@ -196,7 +195,7 @@ class BatchOptions:
 
 
 def declared(table: Any) -> dict[str, Option]:
-    """The options of a class whose fields declare them."""
+    """The options declared by the fields of a class."""
     options = {}
     for field in fields(table):
         kind, option = get_args(field.type)
@@ -210,16 +209,16 @@ def declared(table: Any) -> dict[str, Option]:
 
 OPTIONS = declared(Params)
 BATCH_OPTIONS = declared(BatchOptions)
-#: Options that a submit may set beside the prompt.
+#: Options of a submit besides the prompt.
 SETTINGS = tuple(name for name in OPTIONS if name != "prompt")
-#: Options that carry a source picture: its id, or where the caller can send one, the picture.
+#: Options that carry a source picture: its id, or the picture itself where the caller can send one.
 PICTURES = tuple(name for name, option in OPTIONS.items() if option.is_picture)
 
 
 def refused_by(kind: Kind) -> tuple[str, ...]:
-    """Options that mean nothing to this kind of work and are refused there.
+    """Options that do not apply to this kind of work and are refused.
 
-    Those of a plain picture are never refused: a recipe carries them all, and an upscale works its own out.
+    Those of a plain picture are never refused: a recipe has them all, and an upscale derives its own.
     """
     return tuple(
         name for name, option in OPTIONS.items() if kind not in option.kinds and Kind.TXT2IMG not in option.kinds

@@ -1,4 +1,4 @@
-"""Types of values that options have: the kind of work, LoRAs with their weights, and the rungs of the memory policy."""
+"""Value types of options: kind of work, LoRAs with weights, rungs of the memory policy."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,13 +6,13 @@ from enum import StrEnum
 
 class Kind(StrEnum):
     TXT2IMG = "txt2img"
-    IMG2IMG = "img2img"  # begins from a source picture
-    INPAINT = "inpaint"  # paints anew what the mask shows white, and keeps the rest
-    UPSCALE = "upscale"  # makes a source picture larger
+    IMG2IMG = "img2img"  # starts from a source picture
+    INPAINT = "inpaint"  # repaints the white area of the mask and keeps the rest
+    UPSCALE = "upscale"  # enlarges a source picture
 
 
-#: Rungs: how a model is held in memory, and what that means for the work. From the fastest to the one that needs least;
-#: each also does what those before it do. Which of them a device has is the engine's to say.
+#: Rungs: ways to hold a model in memory, from the fastest to the least demanding; each includes the measures of those
+#: before it. Which ones a device has is decided by the engine.
 RUNGS = (
     "resident",
     "vae_tiling",
@@ -26,18 +26,18 @@ RUNGS = (
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """A LoRA by the name of its file below ``loras/``, without suffix, and how strongly it is applied (1 = full)."""
+    """A LoRA by file name below ``loras/``, without suffix, and its strength (1 = full)."""
 
     name: str
     weight: float = 1.0
 
     def __str__(self) -> str:
-        """``name:weight``, as ``options.values.loras`` reads it in a list with commas."""
+        """``name:weight``, parsed by ``options.values.loras``."""
         plain = not any(sign in self.name for sign in ',"') and self.name == self.name.strip()
         name = self.name if plain else '"' + self.name.replace('"', '""') + '"'
         return f"{name}:{exact(self.weight)}"
 
 
 def exact(number: float) -> str:
-    """The shortest text that is read as the same number: 1, 0.8, 0.12345678."""
+    """Shortest text that parses to the same number: 1, 0.8, 0.12345678."""
     return repr(float(number)).removesuffix(".0")

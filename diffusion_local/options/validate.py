@@ -1,4 +1,4 @@
-"""From a prompt and some options to Params that are complete and within a model's limits."""
+"""Completes a prompt and options to Params within a model's limits."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,18 +14,18 @@ from diffusion_local.options.samplers import DIFFUSION, Sampling, check_sampler,
 from diffusion_local.options.table import LANCZOS, OPTIONS, SETTINGS, Params, refused_by
 from diffusion_local.options.types import Kind, Lora
 
-#: Width and height of a source picture by its id; raises InvalidParams or NotFound if there is none.
+#: (width, height) of a source picture by id; raises InvalidParams or NotFound.
 SizeOf = Callable[[str], tuple[int, int]]
 
 STRENGTHS = {Kind.IMG2IMG: OPTIONS["strength"].initial, Kind.INPAINT: 1.0}
 MAX_UPSCALED_SIDE = 16384
 MAX_UPSCALED_PIXELS = 8192 * 8192
-#: Side of the squares of the source, in pixels, that an upscaler works through one by one.
+#: Tile side of an upscaler, in pixels of the source.
 TILE = 512
 
 
 def known(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are given. Raises InvalidParams for a name that is no option."""
+    """The settings that are not None. Raises InvalidParams for unknown names."""
     given = {name: value for name, value in settings.items() if value is not None}
     for name in given:
         if name not in SETTINGS:
@@ -42,10 +42,10 @@ def complete(
     size_of: SizeOf,
     sampling: Sampling = DIFFUSION,
 ) -> Params:
-    """Params with every option that ``given`` lacks at its default.
+    """Params with defaults for all options that ``given`` lacks.
 
-    Options that depend on the model, the kind of work or each other are worked out here; all others are checked as the
-    table declares them. Values that are out of their limits raise InvalidParams, which names them all.
+    Options that depend on the model, the kind of work or each other are resolved here; others are validated as the
+    table declares. Raises InvalidParams naming all invalid values.
     """
     kind = kind_of(given)
     faults = Faults()
@@ -91,7 +91,7 @@ def denoised(
     size_of: SizeOf,
     faults: Faults,
 ) -> dict[str, Any]:
-    """The options of a picture that a model draws. ``size`` is the model's own, or the source's."""
+    """Options of a picture that a model draws. ``size``: the model's default, or the source's."""
     done: dict[str, Any] = {}
     if kind in STRENGTHS:
         size = fitted_size(*size, limits)
@@ -122,13 +122,13 @@ def denoised(
 
 
 def given_or(name: str, given: Mapping[str, Any], default: Any) -> Any:
-    """The checked value of an option, or ``default`` where none was given. Zero is a value."""
+    """The validated value of an option, or ``default`` if absent. Zero is a value."""
     value = given.get(name)
     return default if value is None or value == "" else OPTIONS[name].of(value)
 
 
 def variation_seed(given: Mapping[str, Any]) -> int | None:
-    """Drawn where none is given; none where nothing is mixed in."""
+    """The variation seed, random by default; None if no noise is mixed in."""
     if not OPTIONS["variation_strength"].of(given.get("variation_strength")):
         return None
     seed = given.get("variation_seed")
@@ -137,7 +137,7 @@ def variation_seed(given: Mapping[str, Any]) -> int | None:
 
 
 def upscaled(size: tuple[int, int], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of an upscale. Width and height are the larger picture's; a step is a tile of the source."""
+    """Options of an upscale. Width and height are the result's; a step is a tile of the source."""
     scale = given_or("scale", given, OPTIONS["scale"].initial)
     width, height = (round(side * scale) for side in size)
     if max(width, height) > MAX_UPSCALED_SIDE or width * height > MAX_UPSCALED_PIXELS:
@@ -159,7 +159,7 @@ def upscaled(size: tuple[int, int], given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ignored(params: Params, given: Mapping[str, Any]) -> list[str]:
-    """A warning for each option that was given and means nothing to this kind of work."""
+    """A warning for each given option that does not apply to this kind of work."""
     return [
         message("no_effect", name=name, kind=params.kind)
         for name, option in OPTIONS.items()
@@ -172,9 +172,9 @@ def was_given(value: Any) -> bool:
 
 
 def series(params: Params, count: int) -> list[Params]:
-    """``count`` pictures alike but for their seeds, which count up; of a variation only the variation seed does.
+    """``count`` pictures that differ in seeds only, which count up; of a variation only the variation seed.
 
-    Raises InvalidParams if the last one would be too large a seed.
+    Raises InvalidParams if the last seed would be too large.
     """
     varied = params.variation_seed is not None
     first = params.variation_seed if params.variation_seed is not None else params.seed
@@ -194,9 +194,9 @@ def sized(field: str, source_id: str, size_of: SizeOf) -> tuple[int, int]:
 
 
 def with_tags(params: Params) -> Params:
-    """``<lora:name:weight>`` in the prompt, as A1111 has it, counts as a LoRA and is taken out of the text.
+    """Move ``<lora:name:weight>`` tags from the prompt to the LoRAs, as A1111 does.
 
-    Out of the negative prompt tags are taken without an effect, as in A1111. Raises InvalidParams.
+    Tags in the negative prompt are removed without effect, as in A1111. Raises InvalidParams.
     """
     found = tags.found_in(params.prompt)
     prompt, negative = tags.without(params.prompt), tags.without(params.negative)
@@ -211,7 +211,7 @@ def with_tags(params: Params) -> Params:
 
 
 def tag_lora(tag: tags.Tag) -> Lora:
-    """The LoRA that a tag names. Raises InvalidParams."""
+    """The LoRA of a tag. Raises InvalidParams."""
     if tag.kind not in tags.LORAS:
         raise InvalidParams("prompt", message("only_loras", name=echo(tag.printed())))
     try:
@@ -222,7 +222,7 @@ def tag_lora(tag: tags.Tag) -> Lora:
 
 
 def kind_of(given: Mapping[str, Any]) -> Kind:
-    """The kind that is named, else the one that the pictures given imply."""
+    """The kind given, else the one implied by the given pictures."""
     if not given.get("kind"):
         return Kind.INPAINT if given.get("mask") else Kind.IMG2IMG if given.get("source") else Kind.TXT2IMG
     return Kind(values.one_of("kind", given["kind"], tuple(Kind)))

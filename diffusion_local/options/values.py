@@ -1,4 +1,4 @@
-"""Checks of single values. Each returns the value in its own type, or raises InvalidParams with field and limit."""
+"""Validation of single values. Each function returns the typed value, or raises InvalidParams with field and limit."""
 
 import random
 import re
@@ -10,7 +10,7 @@ from diffusion_local.messages import message
 from diffusion_local.options.types import Lora
 
 MAX_SEED = 2**32 - 1
-#: The most pictures in one pass of the denoiser.
+#: Maximum pictures per denoiser pass.
 MOST_TOGETHER = 16
 MAX_PROMPT_CHARS = 10_000
 MAX_LORAS = 8
@@ -18,10 +18,10 @@ MAX_LORA_WEIGHT = 4.0
 MAX_NAME_CHARS = 200
 SOURCE_ID = re.compile(r"[0-9a-f]{64}")
 DECIMAL_COMMA = re.compile(r"\s*[-+]?\d*,\d+\s*", re.ASCII)
-#: Parts of a text between its commas; those within quotation marks do not count. A mark that stays open is a letter.
+#: Comma-separated parts; quoted commas do not separate. An unclosed quotation mark is a character.
 PART = re.compile(r'(?:"(?:[^"]|"")*+"|[^,])++')
 QUOTED_NAME = re.compile(r'"((?:[^"]|"")*+)"')
-#: Control characters that text may hold: tab, line ends, form feed, escape.
+#: Allowed control characters: tab, line ends, form feed, escape.
 CONTROLS = "\t\n\v\f\r\x1b"
 
 
@@ -68,7 +68,7 @@ def whole_number(field: str, value: Any, low: int, high: int) -> int:
 
 
 def one_of(field: str, name: Any, known: tuple[str, ...]) -> str:
-    """The known name that this is, whatever its case."""
+    """The matching known name, ignoring case."""
     for each in known:
         if isinstance(name, str) and name.strip().casefold() == each.casefold():
             return each
@@ -76,7 +76,7 @@ def one_of(field: str, name: Any, known: tuple[str, ...]) -> str:
 
 
 def place(field: str, value: Any) -> str:
-    """A place in a pass and the size of the pass, both from 1: ``3/8``. Empty is none."""
+    """Position in a pass and size of the pass, from 1: ``3/8``, or ""."""
     if value in ("", None):
         return ""
     found = re.fullmatch(r"\s*(\d{1,2})\s*/\s*(\d{1,2})\s*", str(value), re.ASCII)
@@ -86,7 +86,7 @@ def place(field: str, value: Any) -> str:
 
 
 def place_and_size(text: str) -> tuple[int, int]:
-    """(place from 0, size) of what ``place`` gave."""
+    """(0-based position, size) of the result of ``place``."""
     number, size = text.split("/")
     return int(number) - 1, int(size)
 
@@ -116,7 +116,7 @@ def moment_of(field: str, value: Any) -> str | None:
 
 
 def source_id(field: str, value: Any, needed: str) -> str:
-    """The id of a source picture. ``needed`` names the kind of work that cannot do without one."""
+    """Id of a source picture. ``needed``: the kind of work that requires one, or ""."""
     if not value:
         raise InvalidParams(field, message("source_needed", kind=needed))
     return picture_id(field, value)
@@ -129,7 +129,7 @@ def picture_id(field: str, value: Any) -> str:
 
 
 def file_name(field: str, value: Any) -> str:
-    """A name of a file below one of the home's folders; ``/`` is allowed, leading out of the folder is not."""
+    """File name below a folder of the home; ``/`` is allowed, leaving the folder is not."""
     name = value.strip() if isinstance(value, str) else ""
     parts = name.split("/")
     odd = "\\" in name or any(sign < " " or "\ud800" <= sign <= "\udfff" for sign in name)
@@ -139,9 +139,9 @@ def file_name(field: str, value: Any) -> str:
 
 
 def loras(field: str, value: Any) -> tuple[Lora, ...]:
-    """Several of ``{"name": ..., "weight": ...}``, ``"name:weight"``, ``"name"``, or all in one text with commas.
+    """LoRAs as ``{"name": ..., "weight": ...}``, ``"name:weight"``, ``"name"``, or comma-separated text.
 
-    In such a text a name that holds a comma or a quotation mark is quoted as in CSV: ``"a, b":0.8``.
+    In text, a name with a comma or quotation mark is quoted as in CSV: ``"a, b":0.8``.
     """
     each = [one.strip() for one in PART.findall(value) if one.strip()] if isinstance(value, str) else value
     if not isinstance(each, list | tuple):

@@ -1,1 +1,1 @@
-"""A studio on another machine, over its HTTP API: the same sentences as ``Studio``, for the command line."""
+"""A studio on another machine, over its HTTP API, for the command line."""

@@ -1,6 +1,6 @@
-"""The API's JSON shapes read back into the nouns they were made from.
+"""Parses the API's JSON back to domain objects.
 
-Names that a newer server adds are passed over; what an older one does not say keeps its default, or is empty.
+Unknown fields of a newer server are ignored; fields missing from an older one keep their default, or are empty.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ EMPTY = {str: "", int: 0, float: 0.0, bool: False, Path: Path()}
 
 
 def read(noun: type[T], told: Mapping[str, Any], **known: Any) -> T:
-    """A dataclass from JSON; ``known`` fields are given as they are."""
+    """A dataclass from JSON; ``known`` fields are passed as they are."""
     values = dict(known)
     for name, kind, empty in spec(noun):  # type: ignore[arg-type]
         if name in values:
@@ -37,7 +37,7 @@ def read(noun: type[T], told: Mapping[str, Any], **known: Any) -> T:
 
 @cache
 def spec(noun: type[Any]) -> list[tuple[str, Any, Any]]:
-    """(name, type, what it is if nothing is said of it) of each field; MISSING leaves it to the dataclass."""
+    """(name, type, value if absent) per field; MISSING leaves it to the dataclass."""
     hints = get_type_hints(noun)
     return [
         (each.name, hints[each.name], MISSING if has_default(each) else EMPTY.get(hints[each.name], MISSING))
@@ -78,7 +78,7 @@ def job(told: Mapping[str, Any]) -> Job:
     error = told.get("error")
     return read(
         Job,
-        {name: value for name, value in told.items() if name != "position"},  # there it is the place in line
+        {name: value for name, value in told.items() if name != "position"},  # there it means the queue position
         position=0,
         params=Params.from_dict(told["params"]),
         failure=read(Failure, error, message=restored(error.get("message", ""), error)) if error else None,
@@ -86,7 +86,7 @@ def job(told: Mapping[str, Any]) -> Job:
 
 
 def image(told: Mapping[str, Any], params: Params | None = None) -> Image:
-    """A picture; of one that a job names only id and size are known."""
+    """A picture; one embedded in a job has only id and size."""
     facts = {"flag": told["flag"]} if told.get("flag") else {}
     return read(Image, told, params=params or Params.from_dict(told["params"]), facts=facts)
 
@@ -113,7 +113,7 @@ def download(told: Mapping[str, Any]) -> Download:
     return read(Download, told, error_kind=error.get("kind", ""), error_message=problem)
 
 
-#: Nouns whose JSON is not simply their fields; see ``answers``.
+#: Parsers of types whose JSON is not simply their fields; see ``operations.answers``.
 READERS: dict[Any, Callable[[Any], Any]] = {
     Job: job,
     Image: image,

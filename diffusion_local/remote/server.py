@@ -1,4 +1,4 @@
-"""Requests to a studio's HTTP API; whatever goes wrong becomes the error that the Studio itself would raise."""
+"""HTTP requests to a studio; failures are raised as the errors that the Studio itself would raise."""
 
 import re
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from diffusion_local.messages import message, restored
 ROOT = "/api/v1"
 CONNECT_SECONDS, READ_SECONDS = 5.0, 120.0
 CODES = {each.code: each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, UserError)}
-NO_ADDRESS = "There is no such address"  # of a server that sends no ids
+NO_ADDRESS = "There is no such address"  # from a server that sends no message ids
 
 
 class RemoteServer:
-    """``url`` is what is typed into a browser, with http:// or without; ``token`` one of the person's own."""
+    """A server. ``url``: as in a browser, http:// optional; ``token``: a personal API token."""
 
     def __init__(self, url: str, token: str = "") -> None:
         self.url = address(url)
@@ -37,7 +37,7 @@ class RemoteServer:
         return self.ask("POST", path, json=body, **more)
 
     def ask(self, method: str, path: str, **request: Any) -> Any:
-        """The JSON of an answer. Raises the UserError that it tells of, or ServerProblem."""
+        """The JSON of a response. Raises the UserError that it describes, or ServerProblem."""
         with self._reached():
             answer = self._client.request(method, ROOT + path, **request)
         if answer.is_success:
@@ -45,20 +45,20 @@ class RemoteServer:
         raise self._refused(answer)
 
     def lines(self, path: str, **query: Any) -> Iterator[str]:
-        """A text's lines as they come."""
+        """Stream the lines of a text."""
         with self._reached(), self._client.stream("GET", ROOT + path, params=said(query)) as answer:
             if not answer.is_success:
                 answer.read()
                 raise self._refused(answer)
             rest = ""
-            for chunk in answer.iter_text():  # not iter_lines: it also ends lines where Unicode would
+            for chunk in answer.iter_text():  # not iter_lines, which also splits at other Unicode line ends
                 *whole, rest = (rest + chunk).split("\n")
                 yield from (f"{line}\n" for line in whole)
             if rest:
                 yield rest
 
     def pieces(self, path: str, **query: Any) -> Iterator[bytes]:
-        """A file as it comes."""
+        """Stream a file."""
         with self._reached(), self._client.stream("GET", ROOT + path, params=said(query)) as answer:
             if not answer.is_success:
                 answer.read()
@@ -66,7 +66,7 @@ class RemoteServer:
             yield from answer.iter_bytes()
 
     def file(self, path: str) -> bytes:
-        """What is beside the API: a picture."""
+        """A file outside of the API: a picture."""
         with self._reached():
             answer = self._client.get(path)
         if answer.is_success:
@@ -106,12 +106,12 @@ class RemoteServer:
 
 
 def part(name: str) -> str:
-    """An id as one part of a path, whatever is in it."""
+    """An id escaped as one path segment."""
     return quote(name, safe="", errors="replace")
 
 
 def address(url: str) -> str:
-    """Raises InvalidParams."""
+    """Normalise a URL. Raises InvalidParams."""
     whole = url if re.match(r"https?://", url) else f"http://{url}"
     try:
         parsed = httpx.URL(whole)
@@ -127,7 +127,7 @@ def said(query: dict[str, Any]) -> dict[str, Any]:
 
 
 def content(answer: httpx.Response, url: str) -> Any:
-    """Raises ServerProblem if it is no JSON: another program's page, or a proxy's."""
+    """The parsed body. Raises ServerProblem if it is no JSON: a page of another program, or of a proxy."""
     try:
         return answer.json()
     except ValueError:

@@ -1,7 +1,7 @@
-"""``RemoteStudio``: a studio on another machine, with the methods of ``Studio`` that the registry gives a route.
+"""``RemoteStudio``: the methods of ``Studio`` that the registry gives a route, executed on another machine.
 
-A call becomes a request: arguments go to the route's path, query, header or body, and the answer is read back into the
-type that the method returns. Only what needs more than one request, or a file, is written here.
+A call becomes a request: arguments go to the route's path, query, header or body, and the response is parsed to the
+method's return type. Only methods that need several requests, or a file, are written by hand.
 """
 
 import tempfile
@@ -22,10 +22,10 @@ from diffusion_local.remote import reading
 from diffusion_local.remote.reading import read
 from diffusion_local.remote.server import RemoteServer, part
 from diffusion_local.reports.service import to_json
-from diffusion_local.studio import MOST_BY_ID
+from diffusion_local.studio import MAX_BY_ID
 
 LOOK_SECONDS = 0.5
-MOST_MB = 1000  # of a file that is sent; the server has a limit of its own
+MOST_MB = 1000  # size limit of uploads; the server has its own
 HEADER = "idempotency_key"
 Place = tuple[int | None, float | None]
 
@@ -69,7 +69,7 @@ class RemotePart:
         return reading.converted(kind, told)
 
     def _request(self, operation: Operation, route: Route, given: dict[str, Any]) -> dict[str, Any]:
-        """Of httpx: the arguments as query, header, and body."""
+        """httpx arguments: query, headers and body."""
         request: dict[str, Any] = {}
         key = given.pop(HEADER, None)
         if key:
@@ -86,8 +86,9 @@ class RemotePart:
 
 
 class RemoteStudio(RemotePart):
-    """A question about jobs is answered with their pictures and places, so those are remembered from the answer: what
-    ``images_of`` and ``places`` say is of the same moment."""
+    """Responses about jobs include their pictures and positions, which are kept: so ``images_of`` and ``places``
+    describe the same moment.
+    """
 
     def __init__(self, url: str, token: str = "") -> None:
         super().__init__(RemoteServer(url, token))
@@ -99,16 +100,16 @@ class RemoteStudio(RemotePart):
 
     @property
     def url(self) -> str:
-        """The address of the server."""
+        """Address of the server."""
         return self._server.url
 
     def wait(self, job_ids: Sequence[str], timeout: float) -> list[Job]:
-        """The jobs, once all have ended or ``timeout`` seconds have passed; work goes on either way."""
+        """The jobs, once all have ended or ``timeout`` seconds have passed. The jobs go on either way."""
         deadline = time.monotonic() + timeout
         while True:
             found: list[Job] = []
-            for start in range(0, len(job_ids), MOST_BY_ID):
-                found += self.jobs(ids=list(job_ids[start : start + MOST_BY_ID]))
+            for start in range(0, len(job_ids), MAX_BY_ID):
+                found += self.jobs(ids=list(job_ids[start : start + MAX_BY_ID]))
             left = deadline - time.monotonic()
             if all(job.final for job in found) or left <= 0:
                 return found
@@ -148,7 +149,7 @@ class RemoteStudio(RemotePart):
         return self.snapshot().workers
 
     def picture_file(self, image_id: str) -> str:
-        """Where the picture can be fetched."""
+        """URL of the picture."""
         return f"{self._server.url}/images/{part(image_id)}.png"
 
     def picture_data(self, image_id: str) -> bytes:
@@ -158,14 +159,14 @@ class RemoteStudio(RemotePart):
 
 class RemoteBatches(RemotePart):
     def contact_sheet(self, batch_id: str) -> Path:
-        """In a file of its own, as the server's is out of reach."""
+        """Downloads the sheet, because the server's file is not accessible."""
         with tempfile.NamedTemporaryFile(suffix=".webp", delete=False) as file:
             file.writelines(self._server.pieces(f"/batches/{part(batch_id)}/sheet.webp"))
         return Path(file.name)
 
 
 class RemoteLists(RemotePart):
-    """A file's name tells the list's format and, where a batch is made, its name."""
+    """A file's name determines the list's format and the batch's name."""
 
     def check(self, content: Any, format: str = "", **options: Any) -> Any:
         return self.__getattr__("check")(content, format or named(content), **options)

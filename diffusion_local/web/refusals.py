@@ -88,7 +88,7 @@ def add(app: FastAPI, settings: Settings) -> None:
         if not disk.is_storage(error):
             raise error
         log.error("%s %s: %s", request.method, request.url.path, error)
-        return await user_error(request, disk.problem_of(error))
+        return await user_error(request, disk.to_problem(error))
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:

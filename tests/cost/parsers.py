@@ -217,7 +217,7 @@ PARSERS = [
     Parser("password", "accounts/service.py", accounts.validate_password),
     Parser("slug of a picture", "gallery/service.py", lambda text: pictures.file_name(image(text))),
     Parser("slug of a download", "web/files.py", lambda text: files.download_name(image(text))),
-    Parser("slug of a batch", "batches/export.py", lambda text: export.name_of(job(text), "a.png")),
+    Parser("slug of a batch", "batches/export.py", lambda text: export.file_name(job(text), "a.png")),
     Parser("names in a sentence", "web/ui/view_models.py", view_models.sentence),
     Parser("escaping", "web/ui/view.py", view.text),
     Parser("language", "web/ui/words.py", lambda text: words.preferred("", text)),
@@ -264,7 +264,7 @@ PARSERS = [
     Parser("past moment", "queue/schedule.py", lambda text: schedule.parse_past("since", text, NOW, UTC)),
     Parser("moment", "queue/schedule.py", lambda text: schedule.parse_moment("start_at", text, NOW, UTC)),
     Parser("directives", "engine/fake.py", lambda text: fake._DIRECTIVE.findall(text)),
-    Parser("variants", "hub/fetcher.py", lambda text: fetcher.marks(RemoteFile(text, 1, "", False))),
+    Parser("variants", "hub/fetcher.py", lambda text: fetcher.variants_of(RemoteFile(text, 1, "", False))),
     Parser("words with weights", "models/prompt_limits.py", prompt_limits.first_weighted),
     Parser("hub id", "models/curated.py", curated.REPO.fullmatch),
     Parser("file of a shard", "models/directories.py", directories.is_later_shard),
@@ -318,9 +318,11 @@ PARSERS = [
     Parser(
         "list in another encoding",
         "lists/encoding.py",
-        lambda text: encoding.decoded(text.encode("latin-1", "replace") + b"\xe9\xff"),
+        lambda text: encoding.decode(text.encode("latin-1", "replace") + b"\xe9\xff"),
     ),
-    Parser("line of a queue file", "lists/queue_file.py", lambda text: queue_file.parcel(queue_file.read_object(text))),
+    Parser(
+        "line of a queue file", "lists/queue_file.py", lambda text: queue_file.parse_batch(queue_file.parse_line(text))
+    ),
     Parser("name of a field", "lists/entries.py", entries.field_name),
     Parser("sampler", "options/samplers.py", samplers.check_sampler),
     Parser("sampler and schedule", "options/samplers.py", samplers.split),

@@ -4,7 +4,7 @@ import pytest
 
 from diffusion_local.db.database import Database
 from diffusion_local.errors import Conflict, NotFound
-from diffusion_local.hub.downloads import FINAL, KEPT, TRANSITIONS, Download, DownloadState, DownloadStore
+from diffusion_local.hub.downloads import FINAL, KEPT_DOWNLOADS, TRANSITIONS, Download, DownloadState, DownloadStore
 
 
 @pytest.fixture
@@ -95,12 +95,12 @@ def test_a_dead_loaders_download_waits_again_or_is_cancelled(downloads: Download
 
 def test_only_the_newest_ended_ones_are_kept_and_open_ones_come_first(downloads: DownloadStore) -> None:
     waiting = add(downloads, "z/waits")
-    for number in range(KEPT + 5):
+    for number in range(KEPT_DOWNLOADS + 5):
         downloads.cancel(add(downloads, f"a/m{number}").id)
-    found = downloads.all()
+    found = downloads.list_all()
     assert found[0].id == waiting.id
-    assert len(found) <= KEPT + 2
-    assert found[1].repo == f"a/m{KEPT + 4}"
+    assert len(found) <= KEPT_DOWNLOADS + 2
+    assert found[1].repo == f"a/m{KEPT_DOWNLOADS + 4}"
 
 
 def test_an_unknown_one_is_named(downloads: DownloadStore) -> None:

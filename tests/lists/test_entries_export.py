@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_local.domain import Batch, Job, Kind, Lane, Lora, Params, new_job, utc_now
-from diffusion_local.lists.entries import EXPORTS, Entry, written
+from diffusion_local.lists.entries import EXPORTS, Entry, export_lines
 from diffusion_local.lists.formats import parse
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.options.samplers import DIFFUSION
@@ -76,7 +76,7 @@ def job_of(params: Params) -> Job:
 @settings(max_examples=200, deadline=None)
 @given(made=st.lists(recipes(), min_size=1, max_size=3))
 def test_every_recipe_comes_back_as_it_was(form: str, made: list[Params]) -> None:
-    data = "".join(written(((job_of(params), None) for params in made), form)).encode()
+    data = "".join(export_lines(((job_of(params), None) for params in made), form)).encode()
     model = CATALOG.default
     again = []
     for entry in parse(data, form):
@@ -90,7 +90,7 @@ def test_every_recipe_comes_back_as_it_was(form: str, made: list[Params]) -> Non
 def test_a_prompt_that_looks_like_a_comment_is_quoted() -> None:
     params = Params("# 1 fan", "", "starter", 128, 128, 4, 5.0, "DPM++ 2M", 7)
     plain = replace(params, prompt="a fan")
-    head, first, second = written(((job_of(each), None) for each in (params, plain)), "csv")
+    head, first, second = export_lines(((job_of(each), None) for each in (params, plain)), "csv")
     assert first.startswith('"# 1 fan",')
     assert second.startswith("a fan,")
     assert head.startswith("prompt,")

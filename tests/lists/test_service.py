@@ -13,7 +13,7 @@ from diffusion_local.domain import Job, Lane, State
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, QueueFull, UserError
 from diffusion_local.lists.entries import BadLine
-from diffusion_local.lists.plan import MOST_BAD
+from diffusion_local.lists.plan import MAX_BAD_LINES
 from diffusion_local.lists.service import PromptLists
 from diffusion_local.options.values import MAX_SEED
 from diffusion_local.studio import Studio
@@ -261,7 +261,7 @@ def test_a_fault_in_the_middle_of_the_transaction_leaves_nothing(
 ) -> None:
     from diffusion_local.lists import service
 
-    real = service.jobs_of
+    real = service.spooled_jobs
 
     def broken(*arguments: Any) -> Iterator[Job]:
         for place, job in enumerate(real(*arguments)):
@@ -269,7 +269,7 @@ def test_a_fault_in_the_middle_of_the_transaction_leaves_nothing(
                 raise OSError("the spool is gone")
             yield job
 
-    monkeypatch.setattr(service, "jobs_of", broken)
+    monkeypatch.setattr(service, "spooled_jobs", broken)
     with pytest.raises(OSError, match="the spool is gone"):
         lists.submit("x\n" * 1000)
     assert nothing_is_there(services)
@@ -277,7 +277,7 @@ def test_a_fault_in_the_middle_of_the_transaction_leaves_nothing(
 
 def test_bad_lines_are_kept_up_to_a_number_and_counted_beyond(lists: PromptLists) -> None:
     check = lists.check("x --mood 1\n" * 500)
-    assert (len(check.bad_lines), check.bad_count) == (MOST_BAD, 500)
+    assert (len(check.bad_lines), check.bad_count) == (MAX_BAD_LINES, 500)
     with pytest.raises(InvalidParams) as refused:
         lists.submit("x --mood 1\n" * 500)
     assert len(refused.value.message) < 2000

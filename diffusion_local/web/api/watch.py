@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import anyio.to_thread
 from fastapi import Request
 
-from diffusion_local.studio import LOOK_SECONDS, Studio
+from diffusion_local.studio import POLL_SECONDS, Studio
 
 GONE_SECONDS = 1.0  # between two looks whether a waiting caller is still connected
 
@@ -65,7 +65,7 @@ class Watch:
                     future.set_exception(problem)
                 elif moment is None or wanted(moment):
                     future.set_result(moment)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         del self._lines[loop]
 
 

@@ -12,7 +12,7 @@ import gradio as gr
 
 from diffusion_local.domain import Snapshot, new_id
 from diffusion_local.errors import InvalidParams, UserError
-from diffusion_local.lists.encoding import decoded
+from diffusion_local.lists.encoding import decode
 from diffusion_local.lists.formats import format_of
 from diffusion_local.messages import message
 from diffusion_local.studio import Studio
@@ -86,7 +86,7 @@ def on_file(studio: Studio, sent: str) -> list[Any]:
         what, name, data = opened(sent)
         if what == "queue":
             return [take_file(studio, sent, False), gr.skip(), gr.skip()]
-        return ["", decoded(data), format_of(name)]
+        return ["", decode(data), format_of(name)]
     except UserError as error:
         return [refused(error), gr.skip(), gr.skip()]
 
