@@ -30,16 +30,16 @@ class LeasedDispatch(LocalDispatch):
         self.session = ""
 
     def take(self, patience: float) -> OutputTerms:
-        with disk.explained(), slots.slot_lock(self._house, self._slot).acquire(timeout=slots.LEASE_PATIENCE):
-            self.session = self._house.leases.take(self._slot, self.account)
-            slots.recover(self._house, self._slot)
-        return terms_of(self._house.settings)
+        with disk.explained(), slots.slot_lock(self._services, self._slot).acquire(timeout=slots.LEASE_PATIENCE):
+            self.session = self._services.leases.take(self._slot, self.account)
+            slots.recover(self._services, self._slot)
+        return terms_of(self._services.settings)
 
     def call(self, name: str, arguments: dict[str, Any]) -> Any:
         """Carry a call of the session out. Raises what the call raises, and LeaseLost once the lease is lost."""
         if name == "take":
             raise Conflict(message("slot_leased", slot=self._slot))
-        self._house.leases.renew(self._slot, self.session)
+        self._services.leases.renew(self._slot, self.session)
         method: Callable[..., Any] = getattr(self, name)
         return method(**arguments)
 
@@ -47,14 +47,14 @@ class LeasedDispatch(LocalDispatch):
         try:
             self.tell("stopped")
         finally:
-            self._house.leases.release(self._slot, self.session)
+            self._services.leases.release(self._slot, self.session)
 
     def offer(self, files: dict[str, dict[str, str]]) -> None:
-        self._house.leases.note_files(self._slot, files)
+        self._services.leases.note_files(self._slot, files)
 
     def claim(self, loaded: str, most: int = 1, beside: Claim | None = None, urgent: bool = False) -> list[Job]:
-        lease = self._house.leases.get(self._slot)
+        lease = self._services.leases.get(self._slot)
         if lease is None or lease.session != self.session:
             raise LeaseLost(message("lease_lost", slot=self._slot))
-        can = able(files_of(self._house.catalog), lease.files)
-        return self._house.jobs.claim(self._slot, loaded, most, beside and self._own(beside), urgent, can)
+        can = able(files_of(self._services.catalog), lease.files)
+        return self._services.jobs.claim(self._slot, loaded, most, beside and self._require_own(beside), urgent, can)
