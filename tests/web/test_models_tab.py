@@ -29,7 +29,7 @@ def drawn(studio: Studio) -> str:
 
 
 def act(studio: Studio, verb: str, key: str = "") -> list[Any]:
-    return actions.act(studio, Click(verb, key), "")  # type: ignore[arg-type]
+    return actions.act(studio, Click(verb, key))  # type: ignore[arg-type]
 
 
 def card(html: str, model: str) -> str:

@@ -26,7 +26,7 @@ def drawn(services: Services) -> str:
 
 
 def act(services: Services, verb: str, key: str = "") -> list[Any]:
-    return actions.act(services.studio, Click(verb, key), "")  # type: ignore[arg-type]
+    return actions.act(services.studio, Click(verb, key))  # type: ignore[arg-type]
 
 
 def row(html: str, name: str) -> str:

@@ -38,8 +38,8 @@ def press(services: Services, verb: str, key: str = "", sent: str = "", **change
 
 
 def act(services: Services, verb: str, key: str = "") -> dict[str, Any]:
-    values = actions.act(services.studio, Click(verb, key), "")  # type: ignore[arg-type]
-    names = ("toast", "receipt", "panel", "place", "tabs", "told", "batches")
+    values = actions.act(services.studio, Click(verb, key))  # type: ignore[arg-type]
+    names = ("toast", "receipt", "panel", "tabs", "told", "batches")
     told = dict(zip(names, values, strict=False))
     return {name: value for name, value in told.items() if value != {"__type__": "update"}}
 
@@ -210,9 +210,9 @@ def test_how_far_a_batch_is(services: Services) -> None:
     assert "1 failed" in told
     assert 'aria-valuenow="66.7"' in told
     assert f"/api/v1/batches/{batch_id}/sheet.webp" in told
-    assert "In the queue again: 1 picture" in act(services, "batch_again", batch_id)["toast"]
+    assert "Queued again: 1 picture" in act(services, "batch_again", batch_id)["toast"]
     services.studio.cancel(batch_id=batch_id)
-    assert "Ended" in shown(services)
+    assert "Finished" in shown(services)
 
 
 def test_a_late_batch_says_so(services: Services) -> None:

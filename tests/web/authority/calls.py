@@ -311,12 +311,14 @@ ENDPOINTS: dict[str, dict[str, Any]] = {
 #: What the page's buttons name. A button that names nothing is ``""``.
 BUTTONS: dict[str, str] = {
     **dict.fromkeys(("cancel", "cancel_these", "move_top", "move_bottom", "move_up", "move_down"), "{job2}"),
-    **dict.fromkeys(("priority_up", "priority_down", "what_happened", "recipe_of_job", "again_tiled"), "{job}"),
-    **dict.fromkeys(("cancel_batch", "cancel_mine", "pause_batch", "pause_batch_now", "resume_batch"), "{batch}"),
+    **dict.fromkeys(("priority_up", "priority_down", "what_happened", "recipe_of_job", "again_auto"), "{job}"),
+    **dict.fromkeys(("cancel_batch", "pause_batch", "pause_batch_now", "resume_batch"), "{batch}"),
     **dict.fromkeys(("batch_up", "batch_down", "batch_top", "batch_bottom", "batch_panel"), "{batch}"),
     **dict.fromkeys(("batch_forget", "batch_duplicate"), "{done_batch}"),
     **dict.fromkeys(("again", "again_these", "forget"), "{failed}"),
     **dict.fromkeys(("open", "star", "unstar", "trash", "recipe", "to_img2img", "to_inpaint"), "{image}"),
+    **dict.fromkeys(("open_link", "stage_star", "stage_unstar"), "{image}"),
+    **dict.fromkeys(("recipe_prompt", "recipe_seed", "recipe_size"), "{image}"),
     **dict.fromkeys(("again_new", "again_picture", "variations", "upscale", "star_these", "trash_these"), "{image}"),
     **dict.fromkeys(("restore", "restore_open", "restore_these", "delete_these"), "{trashed}"),
     **dict.fromkeys(("cancel_waiting", "again_failed", "forget_ended", "pause", "pause_now", "resume"), ""),
@@ -343,8 +345,7 @@ BUTTONS: dict[str, str] = {
     "reset_setting": "max_count",
 }
 #: Buttons that only change what the page itself shows.
-PLAIN_BUTTONS = {"close", "keys", "phone", "example", "older", "newer", "narrow", "everything"}
-PLAIN_BUTTONS |= {"alike", "batch_pictures", "board_pictures", "batches_at"}
+PLAIN_BUTTONS = {"close", "keys", "phone", "example", "batches_at"}
 #: The page's other handlers, by the first values they are called with; the rest are as the page was laid out.
 HANDLERS: dict[str, list[Any]] = {
     "on_model": ["starter", "starter", 128, 128],
@@ -355,7 +356,7 @@ HANDLERS: dict[str, list[Any]] = {
     "on_check": ["list", "a tree"],
     "on_press": ["", "list", "a tree"],
     "on_file": ['{"what": "queue", "name": "queue.jsonl", "data": "{file64}"}'],
-    "on_load": ["", "starter", 128, 128],
+    "on_load": ["starter", 128, 128],
     "linked": ["{image}"],
     "fill": ['{"settings": {"prompt": "a", "source": "{source}", "strength": 0.5}, "others": {}}'],
     "on_generate": ["a tree"],
