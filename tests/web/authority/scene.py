@@ -306,7 +306,7 @@ def ringing(services: Services) -> Callable[..., None]:
 
     def ring(times: int = 1) -> None:
         with acting(LOCAL):
-            for job in services.view.jobs(State.QUEUED):
+            for job in services.view.jobs((State.QUEUED,)):
                 if job.params.prompt == "at once":
                     services.control.move_to_top(Selection((job.id,)))
                     drawn(services, claimed(services.jobs))
