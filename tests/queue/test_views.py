@@ -82,7 +82,7 @@ def test_pages_of_jobs_go_newest_first_and_a_batch_in_its_own_order(store: JobSt
     batch_id = store.get(second[0]).batch_id
     assert [job.id for job in view.jobs(batch_id=batch_id)] == second
     claimed(store)
-    assert [job.id for job in view.jobs(state=State.RUNNING)] == [first[0]]
+    assert [job.id for job in view.jobs((State.RUNNING,))] == [first[0]]
     assert [job.id for job in view.first_jobs([batch_id, "nobody"], 10)] == second
 
 
