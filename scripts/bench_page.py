@@ -184,7 +184,7 @@ def looks_at(services: Services, ids: list[str]) -> dict[str, Callable[[], Any]]
         "first page": lambda: pictures.page(PAGE),
         f"page after {DEEP} pages": lambda: pictures.page(PAGE, deep),
         "drawn (page, boards, models, count, HTML)": lambda: tab_gallery.draw(
-            services.studio, services.studio.snapshot(), utc(), "", ""
+            services.studio, services.studio.snapshot(), utc(), ""
         ),
         "models": pictures.models,
         f"{BOARDS} boards of {len(boards) and boards[0].count}": services.studio.boards.all,

@@ -1,5 +1,7 @@
 """A search has a bounded number of words and characters at every door, and a hostile one does not end the process."""
 
+from urllib.parse import urlencode
+
 import httpx
 import pytest
 
@@ -97,7 +99,7 @@ def test_http_refuses_and_names_the_field(services: Services) -> None:
 
 def test_the_page_says_so_and_shows_the_gallery(services: Services) -> None:
     made(services)
-    found = look.look(services.studio, "", "gallery", ["", "", "", "", CRASH])
+    found = look.look(services.studio, "", "gallery", ["", "", "", "", urlencode({"search": CRASH})])
     assert found is not None
     assert f"must have at most {MAX_CHARS:,} characters" in found[1]["gallery"]
     assert "apple" in found[1]["gallery"]
@@ -110,7 +112,7 @@ def test_the_command_line_refuses_too(services: Services) -> None:
 
 
 def test_the_web_process_lives_through_the_attack(web: WebProcess) -> None:
-    sent = {"seen": "", "tab": "gallery", "asked": ["", "", "", "", CRASH]}
+    sent = {"seen": "", "tab": "gallery", "asked": ["", "", "", "", urlencode({"search": CRASH})]}
     assert httpx.post(f"{web.url}/look", json=sent, timeout=60).status_code == 200
     told = httpx.post(f"{web.url}/gradio_api/run/gallery", json={"data": [48, "", CRASH]}, timeout=60)
     assert "search: must have at most" in told.text

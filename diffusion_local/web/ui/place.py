@@ -31,7 +31,7 @@ class Place:
         at, top, show = (values.pop(name, "")[:MAX_VALUE] for name in ("at", "top", "show"))
         number = int(show) if show.isascii() and show.isdigit() else SHOW
         filters = {
-            name: value.strip()[: MAX_CHARS + 1 if name == "search" else MAX_VALUE]
+            name: value.strip()[: 2 * MAX_CHARS if name == "search" else MAX_VALUE]
             for name, value in values.items()
             if name in NAMES
         }
