@@ -37,6 +37,7 @@ from diffusion_local.lists.queue_file import QueueFile
 from diffusion_local.lists.service import PromptLists
 from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import message
+from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.service import Library
 from diffusion_local.notify.service import Webhooks
@@ -54,7 +55,8 @@ from diffusion_local.preferences import Preferences
 from diffusion_local.queue.batch_times import Timetable
 from diffusion_local.queue.doorbell import JobQueue
 from diffusion_local.queue.jobs import new_jobs
-from diffusion_local.queue.service import QueueCommands, QueueQueries, parse_state
+from diffusion_local.queue.service import QueueService, parse_state
+from diffusion_local.queue.views import QueueCounts
 from diffusion_local.queue.workers import is_silent
 from diffusion_local.reports.service import Reports
 from diffusion_local.settings import Settings
@@ -67,7 +69,7 @@ POLL_SECONDS = 0.1  # polling interval of `wait`
 
 
 @guarded("")
-class Studio(QueueCommands, QueueQueries):
+class Studio:
     """Built by ``compose.open_studio``. Each method is one use case; bad input raises a UserError.
 
     Further operations by noun: ``lists`` and ``prompts`` (prompt lists, previews of draws), ``sources``, ``styles``,
@@ -92,7 +94,6 @@ class Studio(QueueCommands, QueueQueries):
         self._settings = settings
         jobs, view, images = stores.jobs, stores.view, stores.images
         self._jobs = jobs
-        self._control = stores.control
         self._view = view
         self._images = images
         self._workers = stores.workers
@@ -109,6 +110,7 @@ class Studio(QueueCommands, QueueQueries):
         )
         self.reports = reports
         self.webhooks = webhooks
+        self.queue = QueueService(settings, jobs, stores.control, view, images, queue, reports)
         self.batches = Batches(settings, jobs, view, stores.batches, stores.results, files, queue, catalog, timetable)
         self.prompts = Prompts(settings, catalog)
         self.grids = Grids(settings, jobs, view, stores.batches, queue, catalog, timetable)
@@ -302,6 +304,41 @@ class Studio(QueueCommands, QueueQueries):
     def preview_file(self, job_id: str) -> StoredFile:
         """A running job's newest preview (WebP). Raises NotFound."""
         return require_existing(self._files.preview(self._jobs.get(job_id).id), job_id)
+
+    # -- what monitoring and streams read ----------------------------------------------------------------------------
+
+    def moment(self) -> tuple[int, int]:
+        """(revision, number of the newest event). The second stays the same while pictures only advance."""
+        return self._view.position()
+
+    def events_after(
+        self, number: int, job_id: str | None = None, batch_id: str | None = None, limit: int = 500
+    ) -> list[tuple[int, Event]]:
+        """Events with their numbers, oldest first: of a job, of a batch's jobs, or all."""
+        return self._view.events_after(number, job_id, batch_id, limit)
+
+    def batch(self, batch_id: str) -> tuple[Batch, dict[State, int]]:
+        """A batch, and its job counts by state."""
+        return self._view.batch(batch_id)
+
+    def submitted_under(self, idempotency_key: str) -> str:
+        """The id of the batch submitted with this idempotency key. Raises NotFound."""
+        batch_id = self._view.batch_of_key(idempotency_key)
+        if batch_id is None:
+            raise NotFound(message("no_key"))
+        return batch_id
+
+    def adapters(self, kind: str) -> list[Adapter]:
+        """The usable files of a kind: lora, vae, upscaler or embedding."""
+        return [each for each in self._catalog.shelf.adapters(kind) if each.ready]
+
+    def unfinished(self, job_ids: Sequence[str]) -> list[str]:
+        """Those of the jobs that have not ended; a deleted job counts as ended."""
+        return self._view.unfinished(list(job_ids))
+
+    def tally(self) -> QueueCounts:
+        """All counters for monitoring, read in one transaction."""
+        return self._tally()
 
 
 def require_existing(file: StoredFile, noun_id: str) -> StoredFile:

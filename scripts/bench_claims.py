@@ -106,9 +106,9 @@ def claim(services: Services, claims: int) -> tuple[list[float], list[tuple[str,
 
 def idle_looks(services: Services) -> list[float]:
     """A look while nothing may begin, as an idle worker has it every two seconds."""
-    services.studio.set_window("00:00-00:01" if datetime.now(services.settings.zone).hour else "12:00-12:01")
+    services.studio.queue.set_window("00:00-00:01" if datetime.now(services.settings.zone).hour else "12:00-12:01")
     looks = [timed(lambda: services.jobs.claim_next("cpu0")) for _ in range(LOOKS)]
-    services.studio.set_window("")
+    services.studio.queue.set_window("")
     return looks
 
 

@@ -66,7 +66,7 @@ def measured(count: int) -> dict[str, Any]:
         (services.settings.wildcards / "animal.txt").write_text(options, encoding="utf-8")
         lists = services.studio.lists
         lists.submit("a {red|blue} __animal__")  # everything is imported now
-        services.studio.cancel(waiting=True)
+        services.studio.queue.cancel(waiting=True)
         data = "".join(map(LINE.format, range(count))).encode()
         before = peak_mb()
         check_seconds, check = timed(lambda: lists.check(data))
@@ -109,7 +109,9 @@ class Lock:
 
     def _write(self) -> None:
         while not self._stop.wait(0.05):
-            self._waits.append(timed(lambda: self._house.studio.set_priority(0, batch_id=first_batch(self._house)))[0])
+            self._waits.append(
+                timed(lambda: self._house.studio.queue.set_priority(0, batch_id=first_batch(self._house)))[0]
+            )
         self._house.database.close()
 
 

@@ -143,12 +143,12 @@ def submit_latency(services: Services, url: str, submits: int) -> dict[str, Any]
     """Milliseconds until a submit is acknowledged, the queue being paused so that the worker stays out of the way."""
     from gradio_client import Client
 
-    services.studio.pause()
+    services.studio.queue.pause()
     client = Client(url, verbose=False)
     direct = [timed(lambda: services.studio.submit(PROMPT)) for _ in range(submits)]
     remote = [timed(lambda: client.predict(PROMPT, api_name="/submit")) for _ in range(submits)]
-    services.studio.cancel(waiting=True)
-    services.studio.resume()
+    services.studio.queue.cancel(waiting=True)
+    services.studio.queue.resume()
     return {"submit_ms": percentiles(direct), "submit_by_gradio_client_ms": percentiles(remote)}
 
 

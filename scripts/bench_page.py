@@ -396,8 +396,8 @@ def tabs(services: Services, client: httpx.Client, web: psutil.Process) -> dict[
 
     def change() -> None:
         while not stop.wait(1.0):
-            services.studio.pause()
-            services.studio.resume()
+            services.studio.queue.pause()
+            services.studio.queue.resume()
 
     threads = [threading.Thread(target=look, args=(each,)) for each in opened]
     for thread in threads:

@@ -110,7 +110,7 @@ def fill(services: Services, jobs: int) -> None:
             for place in range(jobs // BATCHES)
         ]
         services.jobs.insert_batch(batch, new_jobs(batch, each, 0), None, jobs + 1)
-    services.studio.cancel(waiting=True)
+    services.studio.queue.cancel(waiting=True)
 
 
 def as_before(services: Services) -> None:
@@ -121,7 +121,7 @@ def as_before(services: Services) -> None:
 
 
 def forget(services: Services) -> None:
-    services.studio.forget(ended=True)
+    services.studio.queue.forget(ended=True)
     upkeep.truncate_log(services.database)
 
 

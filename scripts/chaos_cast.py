@@ -232,22 +232,22 @@ class Clients:
                 if waiting and len(self.ledger.cancelled) < len(self.ledger.promised) / 12:
                     self._cancel(rng.choice(waiting).id)
                 if rng.random() < 0.05:
-                    self._studio.pause(give_back=rng.random() < 0.5)
+                    self._studio.queue.pause(give_back=rng.random() < 0.5)
                     self.over.wait(rng.random() * 1.5)
             with suppress(DatabaseProblem):
-                self._studio.resume()
+                self._studio.queue.resume()
         self._resume()
 
     def _resume(self) -> None:
         while True:
             with suppress(DatabaseProblem):
-                return self._studio.resume()
+                return self._studio.queue.resume()
             time.sleep(0.1)
 
     def _cancel(self, job_id: str) -> None:
         self.ledger.cancelled.add(job_id)
         with suppress(Conflict):  # it ended in that moment
-            self._studio.cancel([job_id])
+            self._studio.queue.cancel([job_id])
 
 
 class Killer:

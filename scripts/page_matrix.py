@@ -143,7 +143,7 @@ def running(services: Services, pages: Any, before: Sequence[str] = ()) -> None:
     studio = services.studio
     receipts = [studio.submit(PROMPTS[1], steps=2, count=1), studio.submit(PROMPTS[2], steps=MANY_STEPS, count=4)]
     receipts += [studio.submit(PROMPTS[5], steps=20, count=2), studio.submit(PROMPTS[4], steps=20)]
-    studio.pause_batch(receipts[-1].batch_id)
+    studio.queue.pause_batch(receipts[-1].batch_id)
     until(lambda: any(job.step > 10 for job in studio.snapshot().running), 60)
     newest_first = [*(receipt.batch_id for receipt in reversed(receipts)), *before]
     for page in pages.values():
@@ -152,18 +152,18 @@ def running(services: Services, pages: Any, before: Sequence[str] = ()) -> None:
 
 
 def paused(services: Services, pages: Any) -> None:
-    services.studio.pause()
+    services.studio.queue.pause()
 
 
 def going(services: Services, pages: Any) -> None:
-    services.studio.resume()
+    services.studio.queue.resume()
 
 
 def all_cancelled(services: Services, pages: Any) -> None:
     studio = services.studio
-    studio.cancel(waiting=True)
+    studio.queue.cancel(waiting=True)
     if running := [job.id for job in studio.snapshot().running]:
-        studio.cancel(running)
+        studio.queue.cancel(running)
     until(lambda: not studio.snapshot().running, 30)
 
 
@@ -175,7 +175,7 @@ def trashed(services: Services, pages: Any) -> None:
 
 def listed(services: Services, pages: Any) -> None:
     studio = services.studio
-    studio.pause()
+    studio.queue.pause()
     studio.lists.submit("a red apple\na glass of water\na tall tree\n" * 40, name="Night of the apples")
     studio.lists.submit("a boat\na bridge\n", name="Small list", window="23:00-07:00")
 

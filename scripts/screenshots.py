@@ -126,12 +126,12 @@ def play(browser: Any, url: str, studio: Studio) -> None:
     studio.submit(RUNNING, seed=21)
     for prompt, count in WAITING:
         last = studio.submit(prompt, count=count, seed=7)
-    studio.pause_batch(last.batch_id)
+    studio.queue.pause_batch(last.batch_id)
     running_at(studio, RUNNING, index=0)
     time.sleep(1)
     shoot(desktop, "queue")
 
-    studio.cancel(waiting=True)
+    studio.queue.cancel(waiting=True)
     phone = page_of(browser, url, viewport=PHONE, is_mobile=True, has_touch=True, device_scale_factor=2)
     press(phone, THIRD, 4, seed=7)
     running_at(studio, THIRD, index=2)

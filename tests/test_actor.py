@@ -76,7 +76,7 @@ def test_without_an_actor_nothing_is_seen_and_nothing_may_be_done(
     assert actor.current() is NOBODY
     for ask in (
         studio.snapshot,
-        lambda: studio.cancel(waiting=True),
+        lambda: studio.queue.cancel(waiting=True),
         lambda: studio.job(anns["job"]),
         lambda: studio.submit("a"),
     ):
@@ -154,16 +154,16 @@ def test_the_web_process_acts_for_the_machines_own_user_in_four_places_only() ->
 
 
 CHANGES: dict[str, Callable[[dict[str, str]], Ask]] = {
-    "cancel": lambda ids: lambda studio: studio.cancel([ids["waiting"]]),
-    "cancel the running": lambda ids: lambda studio: studio.cancel([ids["running"]]),
-    "cancel a batch": lambda ids: lambda studio: studio.cancel(batch_id=ids["waiting_batch"]),
-    "again": lambda ids: lambda studio: studio.again([ids["job"]]),
-    "pause a batch": lambda ids: lambda studio: studio.pause_batch(ids["waiting_batch"]),
-    "resume a batch": lambda ids: lambda studio: studio.resume_batch(ids["waiting_batch"]),
-    "priority": lambda ids: lambda studio: studio.set_priority(5, [ids["waiting"]]),
-    "to the top": lambda ids: lambda studio: studio.move("top", [ids["waiting"]]),
-    "up": lambda ids: lambda studio: studio.move("up", [ids["waiting"]]),
-    "forget": lambda ids: lambda studio: studio.forget([ids["job"]]),
+    "cancel": lambda ids: lambda studio: studio.queue.cancel([ids["waiting"]]),
+    "cancel the running": lambda ids: lambda studio: studio.queue.cancel([ids["running"]]),
+    "cancel a batch": lambda ids: lambda studio: studio.queue.cancel(batch_id=ids["waiting_batch"]),
+    "again": lambda ids: lambda studio: studio.queue.again([ids["job"]]),
+    "pause a batch": lambda ids: lambda studio: studio.queue.pause_batch(ids["waiting_batch"]),
+    "resume a batch": lambda ids: lambda studio: studio.queue.resume_batch(ids["waiting_batch"]),
+    "priority": lambda ids: lambda studio: studio.queue.set_priority(5, [ids["waiting"]]),
+    "to the top": lambda ids: lambda studio: studio.queue.move("top", [ids["waiting"]]),
+    "up": lambda ids: lambda studio: studio.queue.move("up", [ids["waiting"]]),
+    "forget": lambda ids: lambda studio: studio.queue.forget([ids["job"]]),
     "star": lambda ids: lambda studio: studio.star(ids["image"]),
     "trash": lambda ids: lambda studio: studio.trash(ids["image"]),
     "restore": lambda ids: lambda studio: studio.restore(ids["image"]),
@@ -248,23 +248,23 @@ def test_the_queue_shows_somebodys_jobs_without_their_prompts(studio: Studio, an
 def test_all_of_them_are_all_of_ones_own(studio: Studio, anns: dict[str, str]) -> None:
     with acting(BOB):
         mine = studio.submit("my own tree", **SMALL)
-        assert studio.cancel(waiting=True) == mine.job_ids
-        assert studio.forget(ended=True) == mine.job_ids
+        assert studio.queue.cancel(waiting=True) == mine.job_ids
+        assert studio.queue.forget(ended=True) == mine.job_ids
         with pytest.raises(Conflict):
-            studio.again(state=State.DONE)
+            studio.queue.again(state=State.DONE)
     assert studio.job(anns["waiting"]).state is State.QUEUED
     with acting(ADMIN):
-        assert studio.cancel(waiting=True) == [anns["waiting"]]
+        assert studio.queue.cancel(waiting=True) == [anns["waiting"]]
 
 
 @pytest.mark.parametrize("who", [BOB, EVE, SHY, NOBODY])
 def test_the_whole_queue_is_an_admins(studio: Studio, who: Actor) -> None:
     with acting(who):
-        for ask in (studio.pause, studio.resume):
+        for ask in (studio.queue.pause, studio.queue.resume):
             with pytest.raises(Forbidden):
                 ask()
     with acting(ADMIN):
-        studio.pause()
+        studio.queue.pause()
     assert studio.snapshot().paused
 
 
@@ -275,9 +275,9 @@ def test_a_viewer_only_looks(studio: Studio, anns: dict[str, str]) -> None:
             lambda: studio.submit("a tree"),
             lambda: studio.lists.submit("a tree"),
             lambda: studio.lists.check("a tree"),
-            lambda: studio.again([anns["job"]]),
-            lambda: studio.cancel(waiting=True),
-            lambda: studio.forget(ended=True),
+            lambda: studio.queue.again([anns["job"]]),
+            lambda: studio.queue.cancel(waiting=True),
+            lambda: studio.queue.forget(ended=True),
         ):
             with pytest.raises(Forbidden):
                 ask()
@@ -288,10 +288,10 @@ def test_a_tokens_scopes_bound_what_its_account_may(studio: Studio, anns: dict[s
     with acting(submits):
         studio.submit("a tree", **SMALL)
         with pytest.raises(Forbidden, match="This token may not"):
-            studio.cancel([anns["waiting"]])
+            studio.queue.cancel([anns["waiting"]])
     quiet_admin = Actor("root", Role.ADMIN, frozenset({Scope.READ, Scope.CONTROL}), source="token")
     with acting(quiet_admin), pytest.raises(Forbidden):
-        studio.cancel([anns["waiting"]])
+        studio.queue.cancel([anns["waiting"]])
 
 
 def test_a_new_job_is_its_submitters(studio: Studio, services: Services, anns: dict[str, str]) -> None:
@@ -327,9 +327,9 @@ def test_waiting_jobs_of_an_account_are_limited(studio: Studio) -> None:
 def test_pictures_a_day_of_an_account_are_limited(studio: Studio, services: Services) -> None:
     with acting(person("ann", allowance=actor.Allowance(per_day=3))):
         first = studio.submit("a tree", count=2, **SMALL)
-        studio.cancel([first.job_ids[1]])  # never ran: given back
+        studio.queue.cancel([first.job_ids[1]])  # never ran: given back
         drawn(services, claimed(services.jobs))
-        studio.forget(ended=True)  # what is deleted was made all the same
+        studio.queue.forget(ended=True)  # what is deleted was made all the same
         studio.submit("a hill", count=2, **SMALL)
         with pytest.raises(LimitReached, match="3 pictures a day") as error:
             studio.submit("a hill", **SMALL)
@@ -389,7 +389,7 @@ def test_limits_hold_wherever_jobs_are_made(studio: Studio, services: Services) 
         "list": lambda studio: studio.lists.submit("a tree\na hill"),
         "grid": lambda studio: studio.grids.submit("a tree", x="steps: 4, 8"),
         "duplicate": lambda studio: studio.batches.duplicate(done.batch_id),
-        "again": lambda studio: studio.again(done.job_ids),
+        "again": lambda studio: studio.queue.again(done.job_ids),
         "queue file": lambda studio: studio.queue_file.take(file),
     }
     before = studio.jobs()
@@ -427,8 +427,8 @@ def test_a_source_is_seen_by_whoever_added_it_or_sees_a_use_of_it(studio: Studio
             if seen:
                 assert studio.sources.file(source).exists()
                 assert studio.submit("a hill", source=source, width=128, height=128)
-                studio.cancel(waiting=True)
-                studio.forget(ended=True)
+                studio.queue.cancel(waiting=True)
+                studio.queue.forget(ended=True)
             else:
                 with pytest.raises(NotFound):
                     studio.sources.file(source)
@@ -459,7 +459,7 @@ def test_a_source_of_an_older_home_is_seen_with_a_picture_that_uses_it(studio: S
         studio.sources.file(source)
     with acting(replace(ANN, sees_all=False)):
         assert studio.sources.file(source).exists()
-        studio.forget(ended=True)
+        studio.queue.forget(ended=True)
         assert studio.sources.file(source).exists()  # the picture is still there
 
 

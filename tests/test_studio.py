@@ -101,7 +101,7 @@ def test_a_full_queue_refuses_and_says_its_limit(services: Services) -> None:
 
 ENQUEUES: dict[str, Any] = {
     "submit": lambda studio, batch_id, file: studio.submit("x"),
-    "again": lambda studio, batch_id, file: studio.again(batch_id=batch_id, state="queued"),
+    "again": lambda studio, batch_id, file: studio.queue.again(batch_id=batch_id, state="queued"),
     "batches.duplicate": lambda studio, batch_id, file: studio.batches.duplicate(batch_id),
     "grids.submit": lambda studio, batch_id, file: studio.grids.submit("x", x="steps: 2,3"),
     "lists.submit": lambda studio, batch_id, file: studio.lists.submit("x"),
@@ -206,7 +206,7 @@ def test_what_text_can_hold_is_kept_as_it_is(studio: Studio) -> None:
 def test_again_makes_new_jobs_from_old_recipes_and_leaves_the_old(services: Services) -> None:
     old_ids = made(services, 2)
     before = [services.studio.job(job_id) for job_id in old_ids]
-    receipt = services.studio.again(old_ids)
+    receipt = services.studio.queue.again(old_ids)
     new = [services.studio.job(job_id) for job_id in receipt.job_ids]
     assert [job.params for job in new] == [job.params for job in before]
     assert [job.from_job for job in new] == old_ids
@@ -218,19 +218,19 @@ def test_again_may_mean_every_failed_job_or_a_batchs(services: Services) -> None
     batches = [services.studio.submit("x", count=2) for _ in range(2)]
     for _ in range(4):
         services.jobs.fail(claimed(services.jobs).claim, FAILURE)
-    assert len(services.studio.again(batch_id=batches[0].batch_id).job_ids) == 2
+    assert len(services.studio.queue.again(batch_id=batches[0].batch_id).job_ids) == 2
     assert (
-        len(services.studio.again(failed=True).job_ids) == 2
+        len(services.studio.queue.again(failed=True).job_ids) == 2
     )  # the other batch's: the first's were made again just now
-    services.studio.cancel(waiting=True)
-    assert len(services.studio.again(state="cancelled").job_ids) == 4
+    services.studio.queue.cancel(waiting=True)
+    assert len(services.studio.queue.again(state="cancelled").job_ids) == 4
 
 
 def test_again_of_nothing_is_refused(services: Services) -> None:
     with pytest.raises(UserError):
-        services.studio.again(failed=True)
+        services.studio.queue.again(failed=True)
     with pytest.raises(NotFound):
-        services.studio.again(["nobody"])
+        services.studio.queue.again(["nobody"])
     assert nothing_is_there(services)
 
 
@@ -260,7 +260,7 @@ def test_wait_is_bounded(studio: Studio, timeout: Any) -> None:
 def test_cancel_ends_what_waits_and_flags_what_runs(services: Services) -> None:
     ids = services.studio.submit("x", count=2).job_ids
     running = claimed(services.jobs)
-    assert sorted(services.studio.cancel(ids)) == sorted(ids)
+    assert sorted(services.studio.queue.cancel(ids)) == sorted(ids)
     assert services.studio.job(ids[1]).state is State.CANCELLED
     assert (services.studio.job(running.id).state, services.studio.job(running.id).cancel_requested) == (
         State.RUNNING,
@@ -271,20 +271,25 @@ def test_cancel_ends_what_waits_and_flags_what_runs(services: Services) -> None:
 def test_cancel_of_what_has_ended_is_a_conflict_alone_and_left_out_of_a_selection(services: Services) -> None:
     [done] = made(services)
     with pytest.raises(Conflict, match="done"):
-        services.studio.cancel([done])
+        services.studio.queue.cancel([done])
     [waiting] = services.studio.submit("x").job_ids
-    assert services.studio.cancel([done, waiting]) == [waiting]
+    assert services.studio.queue.cancel([done, waiting]) == [waiting]
 
 
 def test_cancel_waiting_lets_the_running_go_on(services: Services) -> None:
     ids = services.studio.submit("x", count=3).job_ids
     running = claimed(services.jobs)
-    assert sorted(services.studio.cancel(waiting=True)) == sorted(ids[1:])
+    assert sorted(services.studio.queue.cancel(waiting=True)) == sorted(ids[1:])
     assert not services.studio.job(running.id).cancel_requested
 
 
 def test_nothing_named_is_refused(studio: Studio) -> None:
-    for ask in (studio.cancel, lambda: studio.move("top"), lambda: studio.set_priority(3), studio.forget):
+    for ask in (
+        studio.queue.cancel,
+        lambda: studio.queue.move("top"),
+        lambda: studio.queue.set_priority(3),
+        studio.queue.forget,
+    ):
         with pytest.raises(InvalidParams, match="job_ids"):
             ask()
 
@@ -296,11 +301,11 @@ def test_an_unknown_id_is_not_found_and_nothing_else_is_touched(services: Servic
         lambda: studio.job("nobody"),
         lambda: studio.events("nobody"),
         lambda: studio.wait(["nobody"], 1),
-        lambda: studio.cancel([kept, "nobody"]),
-        lambda: studio.cancel(batch_id="nobody"),
-        lambda: studio.again([kept, "nobody"]),
-        lambda: studio.move("up", ["nobody"]),
-        lambda: studio.pause_batch("nobody"),
+        lambda: studio.queue.cancel([kept, "nobody"]),
+        lambda: studio.queue.cancel(batch_id="nobody"),
+        lambda: studio.queue.again([kept, "nobody"]),
+        lambda: studio.queue.move("up", ["nobody"]),
+        lambda: studio.queue.pause_batch("nobody"),
         lambda: studio.image("nobody"),
         lambda: studio.star("nobody"),
         lambda: studio.picture_file("nobody"),
@@ -322,23 +327,23 @@ def test_lists_are_bounded_and_states_known(studio: Studio) -> None:
 def test_move_and_priority_change_what_is_claimed_next(services: Services) -> None:
     studio = services.studio
     first, second, third, fourth = studio.submit("x", count=4).job_ids
-    assert studio.move("top", [third]) == [third]
-    assert studio.move("up", [second]) == [second]
-    assert studio.set_priority(9, [fourth]) == [fourth]
+    assert studio.queue.move("top", [third]) == [third]
+    assert studio.queue.move("up", [second]) == [second]
+    assert studio.queue.set_priority(9, [fourth]) == [fourth]
     assert [claimed(services.jobs).id for _ in range(4)] == [fourth, third, second, first]
     with pytest.raises(InvalidParams, match="to"):
-        studio.move("left", [first])
+        studio.queue.move("left", [first])
     with pytest.raises(InvalidParams, match="one job"):
-        studio.move("up", [first, second])
+        studio.queue.move("up", [first, second])
 
 
 def test_pause_holds_the_queue_until_resume_which_rings(services: Services) -> None:
     services.studio.submit("x")
-    services.studio.pause()
+    services.studio.queue.pause()
     assert services.studio.snapshot().paused
     assert services.jobs.claim_next("cpu0") is None
     rings = services.queue.pending()
-    services.studio.resume()
+    services.studio.queue.resume()
     assert services.queue.pending() == rings + 1
     assert not services.studio.snapshot().paused
     assert services.jobs.claim_next("cpu0") is not None
@@ -348,8 +353,8 @@ def test_forget_takes_ended_jobs_and_leaves_their_pictures(services: Services) -
     [done] = made(services)
     [waiting] = services.studio.submit("x").job_ids
     with pytest.raises(Conflict, match="has not ended: it is"):
-        services.studio.forget([waiting])
-    assert services.studio.forget(ended=True) == [done]
+        services.studio.queue.forget([waiting])
+    assert services.studio.queue.forget(ended=True) == [done]
     assert [job.id for job in services.studio.jobs()] == [waiting]
     assert [image.id for image in services.studio.gallery()] == [done]
 
@@ -372,7 +377,7 @@ def test_two_processes_see_one_studio(services: Services) -> None:
     [job_id] = services.studio.submit("x").job_ids
     assert other.job(job_id) == services.studio.job(job_id)
     before = other.revision()
-    services.studio.cancel([job_id])
+    services.studio.queue.cancel([job_id])
     assert other.revision() > before
     assert other.job(job_id).state is State.CANCELLED
 

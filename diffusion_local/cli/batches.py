@@ -196,7 +196,7 @@ def window(
     as_json: AsJson = False,
 ) -> None:
     """Run overnight work (all batches) in this window only; interactive work runs at any time."""
-    kept = studio.set_window(hours)
+    kept = studio.queue.set_window(hours)
     tell({"window": kept}, as_json, [f"overnight work runs {kept}" if kept else "overnight work runs at any time"])
 
 

@@ -94,7 +94,7 @@ def again(
     """Submit jobs again, from the recipes of old ones."""
     if not job_ids and not batch and not failed:
         raise InvalidParams("job_ids", message("name_jobs_failed"))
-    receipt = studio.again(job_ids or [], batch, failed, exactly=exactly)
+    receipt = studio.queue.again(job_ids or [], batch, failed, exactly=exactly)
     tell_receipt(studio, receipt, wait=False, timeout=0, as_json=as_json)
 
 
@@ -110,7 +110,7 @@ def cancel(
     """Cancel queued jobs, and stop running ones at their next step."""
     if not (job_ids or batch or waiting):
         raise InvalidParams("job_ids", message("name_jobs_waiting"))
-    touched = studio.cancel(job_ids or [], batch, waiting)
+    touched = studio.queue.cancel(job_ids or [], batch, waiting)
     tell({"cancelled": touched}, as_json, [f"cancelled {job_id}" for job_id in touched] or ["nothing left to cancel"])
 
 
@@ -124,7 +124,7 @@ def move(
     as_json: AsJson = False,
 ) -> None:
     """Move queued jobs to the top or bottom of their lane, or one job up or down by one."""
-    moved = studio.move(to, job_ids or [], batch)
+    moved = studio.queue.move(to, job_ids or [], batch)
     tell({"moved": moved}, as_json, [f"moved {job_id}" for job_id in moved] or ["none of them waits"])
 
 
@@ -138,7 +138,7 @@ def priority(
     as_json: AsJson = False,
 ) -> None:
     """Set the priority of queued jobs."""
-    reached = studio.set_priority(value, job_ids or [], batch)
+    reached = studio.queue.set_priority(value, job_ids or [], batch)
     tell({"changed": reached}, as_json, [f"changed {job_id}" for job_id in reached] or ["none of them waits"])
 
 
@@ -154,7 +154,7 @@ def forget(
     """Delete ended jobs from the list; their pictures stay in the gallery."""
     if not (job_ids or batch or ended):
         raise InvalidParams("job_ids", message("name_jobs_ended"))
-    gone = studio.forget(job_ids or [], batch, ended)
+    gone = studio.queue.forget(job_ids or [], batch, ended)
     tell({"forgotten": gone}, as_json, [f"forgot {len(gone)} jobs"])
 
 
@@ -211,9 +211,9 @@ def pause(
 ) -> None:
     """Start no further pictures until `resume`; survives restarts."""
     if batch:
-        studio.pause_batch(batch, give_back)
+        studio.queue.pause_batch(batch, give_back)
     else:
-        studio.pause(give_back)
+        studio.queue.pause(give_back)
     running = "given back" if give_back else "finished"
     tell({"paused": True, "batch_id": batch}, as_json, [f"paused; what runs is {running}"])
 
@@ -227,7 +227,7 @@ def resume(
 ) -> None:
     """Resume after `pause`."""
     if batch:
-        studio.resume_batch(batch)
+        studio.queue.resume_batch(batch)
     else:
-        studio.resume()
+        studio.queue.resume()
     tell({"paused": False, "batch_id": batch}, as_json, ["resumed"])

@@ -50,7 +50,7 @@ def report(
 @on_studio
 def stay_awake(studio: AnyStudio, as_json: AsJson = False) -> None:
     """Cancel the planned sleep or shutdown until further lists are done."""
-    studio.stay_awake()
+    studio.queue.stay_awake()
     tell({"sleep_at": ""}, as_json, ["the machine stays awake"])
 
 

@@ -37,34 +37,6 @@ OPERATIONS = {
         What is left out takes the model's default; no seed draws one, several pictures get consecutive seeds.
         The same idempotency key sent twice makes one batch.""",
     ),
-    "again": op(
-        SUBMIT,
-        OWN,
-        post("/jobs/again", "job_ids batch_id failed exactly", status=202),
-        post("/jobs/{job_id}/again", "", status=202),
-        endpoint="again(job_id job_ids batch_id failed exactly)",
-        meanings={
-            "exactly": "the same pixels, bit for bit, on the same device with the same versions",
-            "batch_id": "the failed jobs of this batch",
-            "failed": "every failed job; of a batch it is the failed ones anyway",
-        },
-        doc="""New jobs from the recipes of old ones, same seeds: {"batch_id", "job_ids", "warnings"}.
-
-        Of the named jobs, of the failed jobs of a batch, or with `failed` of every failed job.""",
-    ),
-    "again_of_reason": op(
-        SUBMIT,
-        OWN,
-        post("/reports/again", status=202),
-        endpoint="report_again",
-        meanings={
-            "reason": "id of a group of failed jobs in the report",
-            "batch_id": "the report's batch; else its times",
-        },
-        doc="""New jobs for what failed for one `reason` (its id in a report): {"batch_id", "job_ids", "warnings"}.
-
-        Asking twice makes nothing twice.""",
-    ),
     "wait": op(READ, SEEN),
     "job": op(
         READ,
@@ -170,6 +142,37 @@ OPERATIONS = {
         doc='{"models"} with their defaults and limits, the default one first.',
     ),
     "adapters": op(READ, NOTHING),
+}
+
+QUEUE = {
+    "again": op(
+        SUBMIT,
+        OWN,
+        post("/jobs/again", "job_ids batch_id failed exactly", status=202),
+        post("/jobs/{job_id}/again", "", status=202),
+        endpoint="again(job_id job_ids batch_id failed exactly)",
+        meanings={
+            "exactly": "the same pixels, bit for bit, on the same device with the same versions",
+            "batch_id": "the failed jobs of this batch",
+            "failed": "every failed job; of a batch it is the failed ones anyway",
+        },
+        doc="""New jobs from the recipes of old ones, same seeds: {"batch_id", "job_ids", "warnings"}.
+
+        Of the named jobs, of the failed jobs of a batch, or with `failed` of every failed job.""",
+    ),
+    "again_of_reason": op(
+        SUBMIT,
+        OWN,
+        post("/reports/again", status=202),
+        endpoint="report_again",
+        meanings={
+            "reason": "id of a group of failed jobs in the report",
+            "batch_id": "the report's batch; else its times",
+        },
+        doc="""New jobs for what failed for one `reason` (its id in a report): {"batch_id", "job_ids", "warnings"}.
+
+        Asking twice makes nothing twice.""",
+    ),
     "cancel": op(
         CONTROL,
         OWN,

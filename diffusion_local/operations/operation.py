@@ -122,6 +122,11 @@ class Operation:
     def route(self, method: str, path: str) -> Route:
         return next(each for each in self.routes if (each.method, each.path) == (method, path))
 
+    @property
+    def id(self) -> str:
+        """Its name in documents and generated clients; operations on the queue go by their bare verb."""
+        return self.name.removeprefix("queue.").replace(".", "_")
+
 
 def op(scope: Scope | None, whose: Whose, *routes: Route, doc: str = "", **more: Any) -> Operation:
     return Operation(scope, whose, routes, doc, **more)

@@ -70,6 +70,7 @@ def declare(part: str, operations: dict[str, Operation]) -> None:
 
 
 declare("", jobs.OPERATIONS)
+declare("queue", jobs.QUEUE)
 for _parts in (batches.PARTS, gallery.PARTS, system.PARTS):
     for _part, _operations in _parts.items():
         declare(_part, _operations)

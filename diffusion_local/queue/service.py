@@ -4,16 +4,16 @@ Jobs belong to their submitter: only the owner or an admin may change them; comm
 Naming another owner's job raises Forbidden (NotFound if the actor may not even read it); "all" skips it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from diffusion_local import actor
+from diffusion_local.authority import guarded
 from diffusion_local.domain import (
     PRIORITIES,
     RUNGS,
     Batch,
-    Event,
     Params,
     Receipt,
     State,
@@ -21,71 +21,42 @@ from diffusion_local.domain import (
     shortened,
     utc_now,
 )
-from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound, echo
+from diffusion_local.errors import Conflict, Forbidden, InvalidParams, echo
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.messages import message
-from diffusion_local.models.adapters import Adapter
-from diffusion_local.models.catalog import Catalog
 from diffusion_local.options.values import whole_number
 from diffusion_local.queue import schedule
 from diffusion_local.queue.control import QueueControl
 from diffusion_local.queue.doorbell import JobQueue
 from diffusion_local.queue.jobs import JobStore, Selection, new_jobs
-from diffusion_local.queue.views import QueueCounts, QueueView
+from diffusion_local.queue.views import QueueView
 from diffusion_local.reports.service import Reports
 from diffusion_local.settings import Settings
-
-
-class QueueQueries:
-    _catalog: Catalog
-    _view: QueueView
-    _tally: Callable[[], QueueCounts]
-
-    def moment(self) -> tuple[int, int]:
-        """(revision, number of the newest event). The second stays the same while pictures only advance."""
-        return self._view.position()
-
-    def events_after(
-        self, number: int, job_id: str | None = None, batch_id: str | None = None, limit: int = 500
-    ) -> list[tuple[int, Event]]:
-        """Events with their numbers, oldest first: of a job, of a batch's jobs, or all."""
-        return self._view.events_after(number, job_id, batch_id, limit)
-
-    def batch(self, batch_id: str) -> tuple[Batch, dict[State, int]]:
-        """A batch, and its job counts by state."""
-        return self._view.batch(batch_id)
-
-    def submitted_under(self, idempotency_key: str) -> str:
-        """The id of the batch submitted with this idempotency key. Raises NotFound."""
-        batch_id = self._view.batch_of_key(idempotency_key)
-        if batch_id is None:
-            raise NotFound(message("no_key"))
-        return batch_id
-
-    def adapters(self, kind: str) -> list[Adapter]:
-        """The usable files of a kind: lora, vae, upscaler or embedding."""
-        return [each for each in self._catalog.shelf.adapters(kind) if each.ready]
-
-    def unfinished(self, job_ids: Sequence[str]) -> list[str]:
-        """Those of the jobs that have not ended; a deleted job counts as ended."""
-        return self._view.unfinished(list(job_ids))
-
-    def tally(self) -> QueueCounts:
-        """All counters for monitoring, read in one transaction."""
-        return self._tally()
-
 
 MAX_IDS = 1000  # ids per call; a batch or "all" has no such limit
 
 
-class QueueCommands:
-    reports: Reports
-    _settings: Settings
-    _jobs: JobStore
-    _control: QueueControl
-    _view: QueueView
-    _images: ImageStore
-    _queue: JobQueue
+@guarded("queue")
+class QueueService:
+    """Part of the Studio, as ``studio.queue``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        jobs: JobStore,
+        control: QueueControl,
+        view: QueueView,
+        images: ImageStore,
+        queue: JobQueue,
+        reports: Reports,
+    ) -> None:
+        self._settings = settings
+        self._jobs = jobs
+        self._control = control
+        self._view = view
+        self._images = images
+        self._queue = queue
+        self._reports = reports
 
     def again(
         self,
@@ -135,7 +106,7 @@ class QueueCommands:
         """Submit jobs again that failed for one reason of a report: of a batch's, or of the report from ``since`` to
         ``until``. A repeated call adds nothing twice. Raises NotFound and Conflict.
         """
-        return self.again(self.reports.failed(reason, batch_id or None, since or None, until or None))
+        return self.again(self._reports.failed(reason, batch_id or None, since or None, until or None))
 
     def cancel(self, job_ids: Sequence[str] = (), batch_id: str | None = None, waiting: bool = False) -> list[str]:
         """Cancel queued jobs, and stop running ones at their next step; returns the ids of the affected jobs.

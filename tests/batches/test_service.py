@@ -56,9 +56,9 @@ def test_an_estimate_is_clock_time_and_counts_what_stands_before(services: Servi
     assert_done_in(studio, second, 50)
     person = studio.submit("a fox", **SMALL).batch_id
     assert_done_in(studio, person, 10)  # interactive work goes first
-    studio.pause()
+    studio.queue.pause()
     assert studio.batches.get(second).done_at is None  # nobody knows for how long
-    studio.resume()
+    studio.queue.resume()
     assert_done_in(studio, person, 10)
 
 
@@ -74,7 +74,7 @@ def test_a_batch_that_will_be_late_says_so_at_submit_and_when_it_slips(services:
     make_one(services, 3600)
     late = studio.lists.submit("a cat\na dog", **SMALL, finish_by=utc_text(datetime.now(UTC) + timedelta(hours=1)))
     assert "finish_by: estimated to be done at" in late.warnings[0]
-    studio.cancel(batch_id=late.batch_id)
+    studio.queue.cancel(batch_id=late.batch_id)
     fine = studio.lists.submit("a cat", **SMALL, finish_by=utc_text(datetime.now(UTC) + timedelta(hours=9)))
     assert fine.warnings == studio.snapshot().warnings == []
     studio.lists.submit("a cow\n" * 9, **SMALL, priority=5)  # it is put before the other
@@ -157,7 +157,7 @@ def test_times_are_edited_and_taken_away(services: Services) -> None:
 
 def test_nothing_that_has_ended_is_edited(services: Services) -> None:
     batch_id = make_list(services.studio)
-    services.studio.cancel(batch_id=batch_id)
+    services.studio.queue.cancel(batch_id=batch_id)
     with pytest.raises(Conflict, match="Nothing of batch"):
         services.studio.batches.edit(batch_id, steps=9)
 

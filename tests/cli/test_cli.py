@@ -260,8 +260,8 @@ def test_doctor_backs_up_and_rebuilds(services: Services, run: Run, tmp_path: Pa
 @pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
 def test_doctor_closes_the_home_and_gives_space_back(services: Services, run: Run) -> None:
     services.studio.submit("an apple on a table " * 100, count=100, width=128, height=128)
-    services.studio.cancel(waiting=True)
-    services.studio.forget(ended=True)
+    services.studio.queue.cancel(waiting=True)
+    services.studio.queue.forget(ended=True)
     before = upkeep.measure(services.database).size
     services.settings.home.chmod(0o755)
     assert "others may read home" in run("doctor")[1]

@@ -19,20 +19,20 @@ def done(services: Services) -> tuple[str, str]:
 
 def test_a_forgotten_job_and_its_batch_are_gone_and_the_picture_is_not(services: Services) -> None:
     job_id, batch_id = done(services)
-    services.studio.forget([job_id])
+    services.studio.queue.forget([job_id])
     for ask in (
         lambda: services.studio.job(job_id),
         lambda: services.studio.events(job_id),
-        lambda: services.studio.cancel([job_id]),
-        lambda: services.studio.again([job_id]),
-        lambda: services.studio.move("up", [job_id]),
+        lambda: services.studio.queue.cancel([job_id]),
+        lambda: services.studio.queue.again([job_id]),
+        lambda: services.studio.queue.move("up", [job_id]),
     ):
         with pytest.raises(Gone, match=r"The job '.*' was deleted"):
             ask()
     for ask in (
         lambda: services.studio.batch(batch_id),
-        lambda: services.studio.cancel(batch_id=batch_id),
-        lambda: services.studio.pause_batch(batch_id),
+        lambda: services.studio.queue.cancel(batch_id=batch_id),
+        lambda: services.studio.queue.pause_batch(batch_id),
         lambda: services.studio.lists.export(batch_id),
     ):
         with pytest.raises(Gone, match=r"The batch '.*' was deleted"):
@@ -55,7 +55,7 @@ def test_what_retention_lets_go_is_gone_too(services: Services) -> None:
 
 def test_what_never_was_is_not_gone(services: Services) -> None:
     job_id, batch_id = done(services)
-    services.studio.forget([job_id])
+    services.studio.queue.forget([job_id])
     for ask, known in (
         (services.studio.job, batch_id),
         (services.studio.batch, job_id),
@@ -68,7 +68,7 @@ def test_what_never_was_is_not_gone(services: Services) -> None:
 
 def test_after_a_year_it_is_forgotten_for_good(services: Services) -> None:
     job_id, _ = done(services)
-    services.studio.forget([job_id])
+    services.studio.queue.forget([job_id])
     assert delete_tombstones(services.database) == 0
     with sql(services.settings.database) as db:
         db.execute("UPDATE deleted SET at = ?", [days_ago(TOMBSTONE_DAYS + 1)])
@@ -84,7 +84,7 @@ def test_only_who_might_have_seen_it_hears_that_it_was_deleted(services: Service
 
     with acting(user("ann")):
         job_id, batch_id = done(services)
-        services.studio.forget([job_id])
+        services.studio.queue.forget([job_id])
     asks = ((services.studio.job, job_id), (services.studio.batch, batch_id))
     for ask, known in asks:
         with acting(user("ann")), pytest.raises(Gone):

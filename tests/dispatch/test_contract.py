@@ -256,7 +256,7 @@ def test_a_worker_may_put_jobs_aside_and_report_on_all_of_them(services: Service
     found = [services.jobs.get(job.id) for job in (*held, urgent)]
     assert [(job.step, job.phase) for job in found] == [(3, "aside"), (2, "aside"), (1, "")]
     dispatch.finish(urgent.claim, finished())
-    services.studio.cancel([held[0].id])
+    services.studio.queue.cancel([held[0].id])
     services.jobs.recover("cpu1", FAILURE)
     claims = [job.claim for job in (*held, urgent)]
     assert dispatch.flags(claims) == [Flags(True), Flags(False), None]
@@ -399,7 +399,7 @@ def test_a_job_that_is_given_back_waits_its_pause_and_counts_its_tries(services:
 def test_a_job_to_be_cancelled_is_not_given_back(services: Services, dispatch: Dispatch) -> None:
     enqueue(services.jobs)
     job = claimed(dispatch)
-    services.studio.cancel([job.id])
+    services.studio.queue.cancel([job.id])
     assert dispatch.requeue(job.claim, "given back: pause") is State.CANCELLED
 
 

@@ -86,7 +86,7 @@ def test_a_job_cancelled_after_its_worker_died_leaves_its_picture_aside_and_noth
 ) -> None:
     [job_id] = submit(services)
     start(DIE, POINTS["after the rename, before the row"][0], WORKER).wait(60)
-    services.studio.cancel([job_id])
+    services.studio.queue.cancel([job_id])
     start(WORKER)
     [job] = ended(services, job_id)
     assert job.state is State.CANCELLED
@@ -115,6 +115,6 @@ def test_a_job_cancelled_long_after_its_worker_was_lost_does_not_say_so_again(se
     [job_id] = submit(services)
     start(DIE, POINTS["mid-denoise"][0], WORKER).wait(60)
     slots.recover_if_free(services, "cpu0")
-    services.studio.cancel([job_id])
+    services.studio.queue.cancel([job_id])
     history = [(event.state, event.note) for event in services.view.events(job_id)]
     assert history == [("queued", ""), ("running", ""), ("queued", "worker lost"), ("cancelled", "")]

@@ -125,7 +125,7 @@ def test_a_start_with_a_lost_database_moves_pictures_aside_and_the_rebuild_bring
         file.unlink()
     fresh = open_services(services.settings)
     [cancelled] = submit(fresh)
-    fresh.studio.cancel([cancelled])
+    fresh.studio.queue.cancel([cancelled])
     path_in(services, before[0].key).with_name(f"{cancelled}.png").write_bytes(
         path_in(services, before[0].key).read_bytes()
     )

@@ -98,7 +98,7 @@ def test_pictures_of_an_account_are_told_by_signed_addresses(telling: OpenHouse,
 def test_a_batch_that_is_cancelled_as_a_whole_is_told_once(telling: OpenHouse, receiver: Receiver) -> None:
     services = telling()
     receipt = services.studio.submit("x", count=5, width=128, height=128)
-    services.studio.cancel(batch_id=receipt.batch_id)
+    services.studio.queue.cancel(batch_id=receipt.batch_id)
     tell(services)
     assert [each["cancelled"] for each in told(receiver, "batch.done")] == [5]
 
@@ -274,9 +274,9 @@ def test_idle_is_told_once_it_has_lasted(
 
 def test_a_pause_and_a_full_disk_are_told_with_their_reason(telling: OpenHouse, receiver: Receiver) -> None:
     services = telling()
-    services.studio.pause()
-    services.studio.pause(give_back=True)
-    services.studio.resume()
+    services.studio.queue.pause()
+    services.studio.queue.pause(give_back=True)
+    services.studio.queue.resume()
     services.control.block("The disk is nearly full.")
     services.control.block("The disk is nearly full!")
     tell(services)
@@ -290,7 +290,7 @@ def test_nobody_hears_that_the_queue_was_idle_or_paused_long_ago(telling: OpenHo
     services = telling()
     enqueue(services.jobs)
     run_all(services)
-    services.studio.pause()
+    services.studio.queue.pause()
     with sql(services.settings.database) as db:
         db.execute("UPDATE notices SET at = ?", [utc_text(datetime.now(UTC) - timedelta(hours=2))])
     tell(services)
@@ -311,7 +311,7 @@ def test_a_forgotten_batch_is_told_without_its_report(telling: OpenHouse, receiv
     [job_id] = enqueue(services.jobs)
     batch_id = services.jobs.get(job_id).batch_id
     run_all(services)
-    services.studio.forget(ended=True)
+    services.studio.queue.forget(ended=True)
     tell(services)
     assert told(receiver, "batch.done") == [{"batch_id": batch_id, "job_id": ""}]
 
@@ -322,7 +322,7 @@ def test_a_batch_has_a_webhook_of_its_own(telling: OpenHouse, receiver: Receiver
     services.studio.lists.submit("also told", webhook=receiver.url, width=128, height=128)
     services.studio.submit("not told", width=128, height=128)
     run_all(services, fail)
-    services.studio.pause()
+    services.studio.queue.pause()
     tell(services)
     assert sorted(each["name"] for each in told(receiver, "job.failed")) == ["also told", "told"]
     assert len(receiver.got) == 4

@@ -109,7 +109,7 @@ def test_each_event_has_a_hook_of_its_own(telling: OpenHouse) -> None:
     services = telling(webhooks="", on_job_failed=true, on_queue_paused=true)
     enqueue(services.jobs)
     services.jobs.fail(claimed(services.jobs).claim, FAILURE)
-    services.studio.pause()
+    services.studio.queue.pause()
     rung = services.teller.create_deliveries()
     told = sorted(services.deliveries.get(each).receiver for each in rung)
     assert told == ["hook:on_job_failed", "hook:on_queue_paused"]

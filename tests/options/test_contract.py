@@ -249,10 +249,10 @@ def test_every_option_is_exported_and_imported_equal(
 
 
 def test_every_option_is_carried_by_a_file_of_the_queue(services: Services, given: Given, made: Params) -> None:
-    services.studio.cancel(waiting=True)
+    services.studio.queue.cancel(waiting=True)
     services.studio.submit(**given, **BATCH)
     text = "".join(services.studio.queue_file.export())
-    services.studio.cancel(waiting=True)
+    services.studio.queue.cancel(waiting=True)
     receipt = services.studio.queue_file.take(text)
     assert (receipt.count, receipt.bad_count) == (1, 0)
     job = services.studio.jobs(limit=1)[0]

@@ -185,8 +185,8 @@ def test_all_failed_asked_for_twice_are_made_again_once(services: Services) -> N
     job = services.jobs.claim_next("cpu0")
     assert job is not None
     services.jobs.fail(job.claim, FAILURE)
-    again = services.studio.again(failed=True)
+    again = services.studio.queue.again(failed=True)
     assert services.studio.job(again.job_ids[0]).from_job == first
     with pytest.raises(Conflict, match="No failed job is left"):
-        services.studio.again(failed=True)
-    assert len(services.studio.again([first]).job_ids) == 1  # named, it is what the person wants
+        services.studio.queue.again(failed=True)
+    assert len(services.studio.queue.again([first]).job_ids) == 1  # named, it is what the person wants

@@ -458,8 +458,8 @@ def test_an_unknown_job_is_not_found(store: JobStore) -> None:
 
 def test_a_key_sent_again_after_a_job_of_its_batch_was_forgotten_names_what_is_left(services: Services) -> None:
     first = services.studio.submit("a red apple", count=2, idempotency_key="k")
-    services.studio.cancel(first.job_ids)
-    services.studio.forget(first.job_ids[:1])
+    services.studio.queue.cancel(first.job_ids)
+    services.studio.queue.forget(first.job_ids[:1])
     again = services.studio.submit("a red apple", count=2, idempotency_key="k")
     assert (again.batch_id, again.job_ids) == (first.batch_id, first.job_ids[1:])
     assert services.studio.jobs("queued") == []

@@ -185,6 +185,6 @@ def test_places_of_many_jobs_agree_with_those_of_each(services: Services) -> Non
     ids = studio.submit("a red apple", count=8).job_ids
     claimed = services.jobs.claim_next("cpu0")
     assert claimed is not None
-    studio.set_priority(5, [ids[6]])
+    studio.queue.set_priority(5, [ids[6]])
     found = [studio.job(job_id) for job_id in ids]
     assert studio.places(found) == {job.id: studio.place(job) for job in found}

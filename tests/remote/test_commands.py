@@ -43,7 +43,7 @@ def busy(services: Services) -> dict[str, str]:
     failed = claimed(services.jobs)
     services.jobs.fail(failed.claim, FAILURE)
     [cancelled] = services.studio.submit("unwanted").job_ids
-    services.studio.cancel([cancelled])
+    services.studio.queue.cancel([cancelled])
     services.studio.submit("a cat", seed=1, name="animals", width=128, height=128)
     running = claimed(services.jobs)
     services.jobs.report(running.claim, 3, "denoising")

@@ -126,14 +126,14 @@ def test_what_failed_for_one_reason_is_made_again_and_only_once(services: Servic
     done(services)
     reports = services.studio.reports
     reason = reports.batch(batch_id).reasons[0].id
-    receipt = services.studio.again_of_reason(reason, batch_id)
+    receipt = services.studio.queue.again_of_reason(reason, batch_id)
     assert {job.from_job for job in services.studio.jobs(batch_id=receipt.batch_id)} == set(ones)
     with pytest.raises(Conflict):
-        services.studio.again_of_reason(reason, batch_id)
+        services.studio.queue.again_of_reason(reason, batch_id)
     with pytest.raises(NotFound):
-        services.studio.again_of_reason("nothing", batch_id)
+        services.studio.queue.again_of_reason("nothing", batch_id)
     other = reports.night().reasons[-1].id
-    assert len(services.studio.again_of_reason(other).job_ids) == 1
+    assert len(services.studio.queue.again_of_reason(other).job_ids) == 1
 
 
 class Page(html.parser.HTMLParser):

@@ -66,7 +66,7 @@ def test_only_lists_rest(services: Services, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_reasons_do_not_overwrite_each_other(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(services, monkeypatch, gpu_max_temp=80)
-    services.studio.pause()
+    services.studio.queue.pause()
     services.control.block("The disk is nearly full.")
     machine.look(temperature=90)
     services.control.block("")
@@ -79,7 +79,7 @@ def test_reasons_do_not_overwrite_each_other(services: Services, monkeypatch: py
 def test_a_person_ends_a_rest_until_its_cause_comes_anew(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(services, monkeypatch, gpu_max_temp=80)
     machine.look(temperature=90)
-    services.studio.resume()
+    services.studio.queue.resume()
     assert machine.look(temperature=91) == ""
     assert machine.look(temperature=60) == ""
     assert machine.look(temperature=90) != ""
@@ -174,7 +174,7 @@ def test_a_person_keeps_it_awake(services: Services, monkeypatch: pytest.MonkeyP
     list_done(services, minutes=5)
     machine.look()
     assert services.studio.snapshot().sleep_at != ""
-    services.studio.stay_awake()
+    services.studio.queue.stay_awake()
     for _ in range(3):
         machine.look()
     assert services.studio.snapshot().sleep_at == ""

@@ -42,7 +42,7 @@ def test_ready_once_a_worker_is_there(client: TestClient, services: Services) ->
     assert "cpu0 starting" in client.get("/readyz").json()["reason"]
     services.workers.update("cpu0", "idle")
     assert client.get("/readyz").json() == {"ready": True}
-    services.studio.pause()
+    services.studio.queue.pause()
     assert client.get("/readyz").status_code == 200
     services.control.block("The disk is nearly full.")
     assert "disk is nearly full" in client.get("/readyz").json()["reason"]
@@ -143,7 +143,7 @@ def test_the_numbers_are_the_tables(client: TestClient, services: Services) -> N
 
 
 def test_a_job_that_never_ran_has_no_times(client: TestClient, services: Services) -> None:
-    services.studio.cancel(services.studio.submit("x").job_ids)
+    services.studio.queue.cancel(services.studio.submit("x").job_ids)
     assert numbers(client)[("wait_seconds_gcount",)] == 0
 
 
@@ -218,10 +218,10 @@ def test_what_a_worker_could_take_is_counted_by_model_and_lane(client: TestClien
     studio.submit("x", lane=Lane.BATCH, count=2)
     studio.submit("x", lane=Lane.BATCH, start_at="tomorrow 23:59")
     held = studio.submit("x", lane=Lane.BATCH)
-    studio.pause_batch(held.batch_id)
+    studio.queue.pause_batch(held.batch_id)
     found = {key[1:]: value for key, value in numbers(client).items() if key[0] == "claimable_jobs"}
     assert found == {("interactive", "starter"): 3, ("batch", "starter"): 2}
-    studio.pause()
+    studio.queue.pause()
     assert not [key for key in numbers(client) if key[0] == "claimable_jobs"]
 
 

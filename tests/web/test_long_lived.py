@@ -247,7 +247,7 @@ def test_a_stream_without_news_of_its_own_has_heartbeats_while_there_is_news_els
         with acting(LOCAL):
             while not over.wait(0.05):
                 ids = studio.services.studio.submit("elsewhere", **SMALL).job_ids
-                studio.services.studio.cancel(ids)
+                studio.services.studio.queue.cancel(ids)
 
     elsewhere = threading.Thread(target=busy)
     elsewhere.start()

@@ -340,7 +340,7 @@ def test_only_a_part_of_the_settings_is_used(services: Services) -> None:
 
 def test_again_of_a_picture_works_after_its_job_was_cleared_away(services: Services) -> None:
     image = made(services, seed=4242)
-    services.studio.forget(ended=True)
+    services.studio.queue.forget(ended=True)
     receipt = click(services, "again_picture", image.id)["receipt"]
     assert services.studio.jobs_of_batches([receipt])[0].params == image.params
 

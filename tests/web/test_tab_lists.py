@@ -164,7 +164,7 @@ def test_what_is_no_file_is_told(services: Services, written: str) -> None:
 def test_the_queue_comes_from_a_file_without_its_bad_lines_if_so_wished(services: Services) -> None:
     batch_of(services)
     lines = "".join(services.studio.queue_file.export())
-    services.studio.cancel(waiting=True)
+    services.studio.queue.cancel(waiting=True)
     written = sent("queue", "q.jsonl", (lines + "nonsense\n").encode())
     told = tab_lists.on_file(services.studio, written)[0]
     assert "1 bad line" in told
@@ -211,7 +211,7 @@ def test_how_far_a_batch_is(services: Services) -> None:
     assert 'aria-valuenow="66.7"' in told
     assert f"/api/v1/batches/{batch_id}/sheet.webp" in told
     assert "Queued again: 1 picture" in act(services, "batch_again", batch_id)["toast"]
-    services.studio.cancel(batch_id=batch_id)
+    services.studio.queue.cancel(batch_id=batch_id)
     assert "Finished" in shown(services)
 
 
@@ -234,7 +234,7 @@ def test_renaming_copying_and_arranging(services: Services) -> None:
     for verb, priority in (("batch_up", 1), ("batch_down", 0), ("batch_down", -1)):
         act(services, verb, batch_id)
         assert {job.priority for job in services.studio.jobs(batch_id=batch_id)} == {priority}
-    services.studio.cancel(batch_id=batch_id)
+    services.studio.queue.cancel(batch_id=batch_id)
     assert "None of them waits" in act(services, "batch_up", batch_id)["toast"]
     for verb in ("batch_up", "batch_again", "batch_panel", "batch_change", "batch_duplicate", "batch_rename"):
         assert "warn" in act(services, verb, "nothing")["toast"]

@@ -28,10 +28,10 @@ def test_what_runs_is_open_and_what_a_person_folded_stays_so(services: Services)
     assert opened(draw(services)) == [first]
     assert opened(draw(services, f"open={second}")) == [first, second]
     assert opened(draw(services, f"shut={first}")) == []
-    services.studio.move("top", batch_id=second)
+    services.studio.queue.move("top", batch_id=second)
     claimed(services.jobs)
     assert opened(draw(services)) == [second]
-    services.studio.cancel(batch_id=first)
+    services.studio.queue.cancel(batch_id=first)
     html = draw(services)
     assert opened(html) == [second]  # ended ones are folded
     assert html.index(second) < html.index(first)
@@ -97,7 +97,7 @@ def test_buttons_of_a_batch(services: Services) -> None:
     assert order() == [second, first]
     [job] = [each for each in services.studio.snapshot().waiting if each.batch_id == first][:1]
     assert "Moved to the bottom" in click(services, "move_bottom", job.id)["toast"]
-    services.studio.cancel(batch_id=second)
+    services.studio.queue.cancel(batch_id=second)
     assert "2 pictures" in click(services, "batch_forget", second)["toast"]
     assert second not in draw(services)
     assert "batch" in click(services, "batch_before", f"{first} nobody")["toast"].lower()

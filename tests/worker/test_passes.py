@@ -133,7 +133,7 @@ def test_one_that_is_cancelled_drops_out_and_the_others_go_on(
     services: Services, engine: Watched, runner: Runner
 ) -> None:
     ids = submit_list(services, *PROMPTS)
-    engine.at["one", 2] = lambda: services.studio.cancel([ids[2]])
+    engine.at["one", 2] = lambda: services.studio.queue.cancel([ids[2]])
     runner.work_off()
     assert states(services, ids) == [State.DONE, State.DONE, State.CANCELLED, State.DONE]
     assert [job_of(services, ids[0]).attempt, job_of(services, ids[3]).attempt] == [1, 1]
@@ -149,7 +149,7 @@ def test_one_whose_claim_is_lost_writes_nothing(services: Services, engine: Watc
 
 def test_a_pause_gives_all_of_them_back(services: Services, engine: Watched, runner: Runner) -> None:
     ids = submit_list(services, *PROMPTS)
-    engine.at["one", 2] = lambda: services.studio.pause(give_back=True)
+    engine.at["one", 2] = lambda: services.studio.queue.pause(give_back=True)
     runner.work_off()
     assert set(states(services, ids)) == {State.QUEUED}
     assert {job_of(services, job_id).crashes for job_id in ids} == {0}
@@ -211,8 +211,8 @@ def test_a_picture_is_asked_for_again_exactly(services: Services, engine: Watche
     ids = submit_list(services, *PROMPTS)
     runner.work_off()
     facts = services.images.of_jobs(ids)[ids[2]].facts
-    [plain] = services.studio.again([ids[2]]).job_ids
-    [exact] = services.studio.again([ids[2]], exactly=True).job_ids
+    [plain] = services.studio.queue.again([ids[2]]).job_ids
+    [exact] = services.studio.queue.again([ids[2]], exactly=True).job_ids
     assert job_of(services, plain).params == job_of(services, ids[2]).params
     wanted = job_of(services, exact).params
     assert (wanted.place, wanted.rung) == ("3/4", facts["rung"])
@@ -271,7 +271,7 @@ def test_one_put_aside_can_be_cancelled(
     monkeypatch.setattr(reporting, "KEEP_SECONDS", 0.0)
     ids = submit_list(services, *PROMPTS)
     engine.at["one", 2] = lambda: submit(services)
-    engine.at["urgent", 2] = lambda: services.studio.cancel([ids[1]])
+    engine.at["urgent", 2] = lambda: services.studio.queue.cancel([ids[1]])
     runner.work_off()
     assert states(services, ids) == [State.DONE, State.CANCELLED, State.DONE, State.DONE]
 
@@ -280,7 +280,9 @@ def test_all_put_aside_can_be_given_back(services: Services, engine: Watched, ru
     ids = submit_list(services, *PROMPTS)
     urgent: list[str] = []
     engine.at["one", 2] = lambda: urgent.append(submit(services))
-    engine.at["urgent", 2] = lambda: services.studio.pause_batch(job_of(services, ids[0]).batch_id, give_back=True)
+    engine.at["urgent", 2] = lambda: services.studio.queue.pause_batch(
+        job_of(services, ids[0]).batch_id, give_back=True
+    )
     runner.work_off()
     assert set(states(services, ids)) == {State.QUEUED}
     assert states(services, urgent) == [State.DONE]
@@ -415,7 +417,7 @@ def test_one_that_is_gone_leaves_its_place_empty(services: Services, restarted: 
     engine, runner, stop = restarted()
     engine.at["one", 7] = stop.request
     runner.work_off()
-    services.studio.cancel([ids[1]])
+    services.studio.queue.cancel([ids[1]])
     engine, runner, _ = restarted()
     runner.work_off()
     assert states(services, ids) == [State.DONE, State.CANCELLED, State.DONE]

@@ -81,7 +81,7 @@ def test_a_cancel_reaches_a_running_job_within_a_step(services: Services, worker
     [job_id] = submit(services, "[slow:0.3]", steps=50)
     running(services, job_id, step=1)
     asked = time.monotonic()
-    services.studio.cancel([job_id])
+    services.studio.queue.cancel([job_id])
     job = ended(services, job_id)
     assert time.monotonic() - asked < soon(1.5)
     assert job.state is State.CANCELLED
@@ -210,7 +210,7 @@ def test_a_cancelled_job_of_a_killed_worker_is_not_made_again(services: Services
     running(services, job_id)
     child.kill()
     child.wait()
-    services.studio.cancel([job_id])
+    services.studio.queue.cancel([job_id])
     worker_process()
     assert ended(services, job_id).state is State.CANCELLED
 
@@ -321,7 +321,7 @@ def test_a_pause_reaches_a_running_job_and_is_kept_over_a_restart(
     worker_process()
     time.sleep(0.3)  # time in which it could claim
     assert services.jobs.get(job_id).state is State.QUEUED
-    services.studio.resume()
+    services.studio.queue.resume()
     assert ended(services, job_id).state is State.DONE
 
 

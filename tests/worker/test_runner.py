@@ -209,7 +209,7 @@ def now_due(services: Services) -> None:
 
 
 def test_a_cancel_is_heard_at_the_next_step(services: Services, stop: Stop) -> None:
-    runner = open_runner(services, "cpu0", Scripted(lambda params: services.studio.cancel([job_id])), stop)
+    runner = open_runner(services, "cpu0", Scripted(lambda params: services.studio.queue.cancel([job_id])), stop)
     [job_id] = submit(services)
     job = work_off(runner, services, job_id)
     assert (job.state, job.step) == (State.CANCELLED, 0)

@@ -161,7 +161,7 @@ def test_a_job_that_was_cancelled_while_it_waited_to_be_saved_is_cancelled(
     disk.number = errno.EIO
     [job_id] = submit(services)
     eventually(lambda: services.studio.snapshot().reason)
-    services.studio.cancel([job_id])
+    services.studio.queue.cancel([job_id])
     eventually(done(services, [job_id]))
     assert services.jobs.get(job_id).state is State.CANCELLED
     disk.number = 0

@@ -123,17 +123,17 @@ class Endpoints:
         The running one is finished, or with `give_back` put back into its place at its next step.
         """
         if batch_id:
-            self._studio.pause_batch(batch_id, give_back)
+            self._studio.queue.pause_batch(batch_id, give_back)
             return {"paused": True, "batch_id": batch_id}
-        self._studio.pause(give_back)
+        self._studio.queue.pause(give_back)
         return {"paused": True}
 
     def resume(self, batch_id: str = "") -> dict:
         """Go on after /pause, of the queue or of one batch."""
         if batch_id:
-            self._studio.resume_batch(batch_id)
+            self._studio.queue.resume_batch(batch_id)
             return {"paused": False, "batch_id": batch_id}
-        self._studio.resume()
+        self._studio.queue.resume()
         return {"paused": False}
 
     def report(self, batch_id: str = "", since: str = "", until: str = "") -> dict:

@@ -178,7 +178,7 @@ def schema(kind: Any, known: dict[Any, Any] = SCHEMAS) -> Any:
 def answer_schema(operation: Operation, answer: Answer, status: int = 200) -> Any:
     """The type of the JSON that answers an operation."""
     kind = registry.answer_type(operation.name)
-    title = "".join(each.capitalize() for each in operation.name.replace(".", "_").split("_"))
+    title = "".join(each.capitalize() for each in operation.id.split("_"))
     match answer:
         case Constant(content=content):
             return typed(title, **{name: Literal[value] for name, value in content.items()})

@@ -31,20 +31,20 @@ def pictures(ids: list[str]) -> str:
 
 
 def cancel(studio: Studio, key: str) -> Effect:
-    return cancelled(studio.cancel([key]))
+    return cancelled(studio.queue.cancel([key]))
 
 
 def cancel_these(studio: Studio, key: str) -> Effect:
     ids = selected(key)
-    return cancelled(studio.cancel(ids))
+    return cancelled(studio.queue.cancel(ids))
 
 
 def cancel_batch(studio: Studio, key: str) -> Effect:
-    return cancelled(studio.cancel(batch_id=key))
+    return cancelled(studio.queue.cancel(batch_id=key))
 
 
 def cancel_waiting(studio: Studio, key: str) -> Effect:
-    return cancelled(studio.cancel(waiting=True))
+    return cancelled(studio.queue.cancel(waiting=True))
 
 
 def cancelled(touched: list[str]) -> Effect:
@@ -71,17 +71,17 @@ def again(studio: Studio, key: str) -> Effect:
     prompt = shortened(job.params.prompt, 40)
     if job.state is State.DONE:
         return submitted(studio, job.params, prompt, **other_seed(job.params))
-    receipt = studio.again([key])
+    receipt = studio.queue.again([key])
     return Effect(toast=said(say("page.queued_again", what=prompt)), receipt=receipt.batch_id, panel="")
 
 
 def again_these(studio: Studio, key: str) -> Effect:
-    receipt = studio.again(selected(key))
+    receipt = studio.queue.again(selected(key))
     return Effect(toast=said(say("page.queued_again", what=pictures(receipt.job_ids))), receipt=receipt.batch_id)
 
 
 def again_failed(studio: Studio, key: str) -> Effect:
-    receipt = studio.again(state=State.FAILED)
+    receipt = studio.queue.again(state=State.FAILED)
     return Effect(toast=said(say("page.queued_again", what=pictures(receipt.job_ids))), receipt=receipt.batch_id)
 
 
@@ -89,22 +89,22 @@ def again_failed(studio: Studio, key: str) -> Effect:
 
 
 def pause(studio: Studio, key: str) -> Effect:
-    studio.pause()
+    studio.queue.pause()
     return Effect(toast=said(say("page.paused")))
 
 
 def pause_now(studio: Studio, key: str) -> Effect:
-    studio.pause(give_back=True)
+    studio.queue.pause(give_back=True)
     return Effect(toast=said(say("page.paused_now")))
 
 
 def resume(studio: Studio, key: str) -> Effect:
-    studio.resume()
+    studio.queue.resume()
     return Effect(toast=said(say("page.going_on")))
 
 
 def stay_awake(studio: Studio, key: str) -> Effect:
-    studio.stay_awake()
+    studio.queue.stay_awake()
     return Effect(toast=said(say("page.stays_awake")))
 
 
@@ -118,13 +118,13 @@ def pause_batch_now(studio: Studio, key: str) -> Effect:
 
 def held(studio: Studio, batch_id: str, give_back: bool) -> Effect:
     known_batch(studio, batch_id)
-    studio.pause_batch(batch_id, give_back)
+    studio.queue.pause_batch(batch_id, give_back)
     return Effect(toast=said(say("page.held"), view.button(say("common.resume"), "resume_batch", batch_id)))
 
 
 def resume_batch(studio: Studio, key: str) -> Effect:
     known_batch(studio, key)
-    studio.resume_batch(key)
+    studio.queue.resume_batch(key)
     return Effect(toast=said(say("page.going_on_with")))
 
 
@@ -137,23 +137,23 @@ def known_batch(studio: Studio, batch_id: str) -> None:
 
 
 def move_top(studio: Studio, key: str) -> Effect:
-    moved = studio.move("top", selected(key))
+    moved = studio.queue.move("top", selected(key))
     return Effect(toast=said(say("page.moved_top", pictures=pictures(moved)) if moved else say("page.none_waits")))
 
 
 def move_bottom(studio: Studio, key: str) -> Effect:
-    moved = studio.move("bottom", selected(key))
+    moved = studio.queue.move("bottom", selected(key))
     words = say("page.moved_bottom", pictures=pictures(moved)) if moved else say("page.none_waits")
     return Effect(toast=said(words))
 
 
 def move_up(studio: Studio, key: str) -> Effect:
-    studio.move("up", [key])
+    studio.queue.move("up", [key])
     return Effect()
 
 
 def move_down(studio: Studio, key: str) -> Effect:
-    studio.move("down", [key])
+    studio.queue.move("down", [key])
     return Effect()
 
 
@@ -170,7 +170,7 @@ def shift_priority(studio: Studio, key: str, by: int) -> Effect:
     groups: dict[int, list[str]] = {}
     for job in [studio.job(job_id) for job_id in selected(key)]:
         groups.setdefault(max(PRIORITIES[0], min(PRIORITIES[1], job.priority + by)), []).append(job.id)
-    reached = [job_id for priority, ids in groups.items() for job_id in studio.set_priority(priority, ids)]
+    reached = [job_id for priority, ids in groups.items() for job_id in studio.queue.set_priority(priority, ids)]
     if not reached:
         return Effect(toast=said(say("page.none_waits")))
     if len(groups) > 1:
@@ -183,12 +183,12 @@ def shift_priority(studio: Studio, key: str, by: int) -> Effect:
 
 
 def forget(studio: Studio, key: str) -> Effect:
-    gone = studio.forget([key])
+    gone = studio.queue.forget([key])
     return Effect(toast=said(say("page.removed" if gone else "page.not_ended")))
 
 
 def forget_ended(studio: Studio, key: str) -> Effect:
-    gone = studio.forget(ended=True)
+    gone = studio.queue.forget(ended=True)
     return Effect(toast=said(say("page.cleared", pictures=pictures(gone))))
 
 

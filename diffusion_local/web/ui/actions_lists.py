@@ -29,7 +29,7 @@ def batch_duplicate(studio: Studio, key: str) -> Effect:
 
 
 def batch_again(studio: Studio, key: str) -> Effect:
-    receipt = studio.again(batch_id=key, state=State.FAILED)
+    receipt = studio.queue.again(batch_id=key, state=State.FAILED)
     return Effect(toast=said(say("page.queued_again", what=view.pictures(len(receipt.job_ids)))))
 
 
@@ -47,17 +47,17 @@ def shift(studio: Studio, batch_id: str, by: int) -> Effect:
     if not waiting:
         raise Conflict(message("none_waits"))
     priority = max(PRIORITIES[0], min(PRIORITIES[1], waiting[0].priority + by))
-    studio.set_priority(priority, batch_id=batch_id)
+    studio.queue.set_priority(priority, batch_id=batch_id)
     words = say("page.raised_to" if by > 0 else "page.lowered_to", priority=f"{priority:+d}")
     return Effect(toast=said(words))
 
 
 def batch_top(studio: Studio, key: str) -> Effect:
-    return moved(studio.move("top", batch_id=key), "page.moved_top")
+    return moved(studio.queue.move("top", batch_id=key), "page.moved_top")
 
 
 def batch_bottom(studio: Studio, key: str) -> Effect:
-    return moved(studio.move("bottom", batch_id=key), "page.moved_bottom")
+    return moved(studio.queue.move("bottom", batch_id=key), "page.moved_bottom")
 
 
 def moved(ids: list[str], words: str) -> Effect:
@@ -67,12 +67,12 @@ def moved(ids: list[str], words: str) -> Effect:
 def batch_before(studio: Studio, key: str) -> Effect:
     """``key`` has the batch, and the one with which it changes places."""
     batch_id, _, before = key.partition(" ")
-    studio.move_batch(batch_id, before)
+    studio.queue.move_batch(batch_id, before)
     return Effect()
 
 
 def batch_forget(studio: Studio, key: str) -> Effect:
-    gone = studio.forget(batch_id=key)
+    gone = studio.queue.forget(batch_id=key)
     return Effect(toast=said(say("page.cleared", pictures=view.pictures(len(gone)))))
 
 

@@ -94,7 +94,7 @@ def again_picture(studio: Studio, key: str) -> Effect:
     """The same picture once more, also where its job was cleared from the list long ago."""
     image = studio.image(key)
     try:
-        receipt = studio.again([image.job_id], exactly=True)
+        receipt = studio.queue.again([image.job_id], exactly=True)
     except NotFound:
         return submitted(studio, image.params, shortened(image.params.prompt, 40))
     what = shortened(image.params.prompt, 40)

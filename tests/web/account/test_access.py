@@ -244,7 +244,7 @@ def test_scopes_hold_in_every_door(client: TestClient, services: Services, token
 def test_what_is_anothers_is_not_there_in_any_door(
     client: TestClient, services: Services, tokens: dict[str, str]
 ) -> None:
-    services.studio.cancel(waiting=True)
+    services.studio.queue.cancel(waiting=True)
     with acting(replace(LOCAL, name="ann")):
         image = made(services, "a secret garden")
         job = services.studio.submit("a secret hill", width=128, height=128, steps=4)

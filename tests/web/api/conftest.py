@@ -28,8 +28,8 @@ def client(services: Services) -> TestClient:
 @pytest.fixture(autouse=True)
 def empty_queue(services: Services) -> None:
     """What another test of the module left waiting is gone."""
-    services.studio.resume()
-    services.studio.cancel(waiting=True)
+    services.studio.queue.resume()
+    services.studio.queue.cancel(waiting=True)
     for job in services.studio.jobs("running"):
         services.jobs.stop(job.claim)
 

@@ -191,7 +191,7 @@ def test_a_failed_job_is_an_error_with_its_reason(client: TestClient, failing: H
 
 def test_a_forgotten_job_is_no_progress(client: TestClient, services: Services, drawing: Hands) -> None:
     client.post(f"{API}/txt2img", json={"prompt": "x"} | SMALL)
-    services.studio.forget(ended=True)
+    services.studio.queue.forget(ended=True)
     assert client.get(f"{API}/progress").json()["progress"] == 0
     assert client.post(f"{API}/interrupt").json() == {}
 

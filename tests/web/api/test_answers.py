@@ -156,7 +156,7 @@ def ids(client: TestClient, query: str) -> set[str]:
 
 def test_jobs_by_several_states(client: TestClient, services: Services) -> None:
     cancelled = client.post(JOBS, json={"prompt": "x"} | SMALL).json()["job_ids"][0]
-    services.studio.cancel(job_ids=[cancelled])
+    services.studio.queue.cancel(job_ids=[cancelled])
     waiting = client.post(JOBS, json={"prompt": "x"} | SMALL).json()["job_ids"][0]
     for query in ("state=queued,cancelled", "state=queued&state=cancelled", "state=cancelled&state=queued,running"):
         assert {cancelled, waiting} <= ids(client, query), query

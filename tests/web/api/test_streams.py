@@ -158,8 +158,8 @@ def test_a_job_that_is_forgotten_meanwhile_ends_its_stream(services: Services) -
     job = services.studio.submit("x", **SMALL).job_ids[0]
     source = streams.JobEvents(services.studio, None, job_id=job)
     assert source.look()[1] is False
-    services.studio.cancel([job])
-    services.studio.forget([job])
+    services.studio.queue.cancel([job])
+    services.studio.queue.forget([job])
     with pytest.raises(NotFound):
         source.look()
 

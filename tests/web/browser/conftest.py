@@ -73,8 +73,8 @@ def people(chromium: Any, site: Site) -> Iterator[Any]:
     yield enter
     for person in opened:
         person.context.close()
-    site.services.studio.cancel(waiting=True)
-    site.services.studio.resume()
+    site.services.studio.queue.cancel(waiting=True)
+    site.services.studio.queue.resume()
     assert [complaint for person in opened for complaint in person.complaints] == []
 
 

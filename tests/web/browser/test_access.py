@@ -56,7 +56,7 @@ def test_nothing_serious_is_found_on_any_tab(
     press(page, prompt)
     batch(page, broken).locator(".shot.failed").wait_for()
     batch(page, prompt).locator(".shot.done").wait_for()
-    studio.pause()
+    studio.queue.pause()
     press(page, a_prompt("waits"))
     studio.submit(a_prompt("several wait"), count=12)  # a batch with a header, and more than is shown of it
     page.locator(".shot.queued").first.wait_for()

@@ -55,7 +55,7 @@ def test_from_prompt_to_picture_to_gallery_and_back(page: Any) -> None:
 
 def test_a_press_is_shown_at_once_and_ten_are_ten(people: Any, site: Site) -> None:
     page = people().open()
-    site.services.studio.pause()
+    site.services.studio.queue.pause()
     before = site.services.studio.snapshot().counts[State.QUEUED]
     prompt = a_prompt()
     page.fill("#prompt textarea", prompt)
@@ -178,7 +178,7 @@ def test_enter_generates_but_not_while_an_input_method_composes(people: Any, sit
 
 def test_escape_closes_and_never_cancels(people: Any, site: Site) -> None:
     page = people().open()
-    site.services.studio.pause()
+    site.services.studio.queue.pause()
     prompt = a_prompt()
     page.fill("#count input", "4")
     press(page, prompt)

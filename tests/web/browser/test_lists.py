@@ -68,7 +68,7 @@ def test_a_list_is_checked_queued_without_its_bad_line_and_reported(page: Any, s
 
 def test_what_waits_is_changed_renamed_and_cancelled(page: Any, site: Site) -> None:
     studio, prompt = site.services.studio, a_prompt("waiting in a list")
-    studio.pause()
+    studio.queue.pause()
     batch_id = studio.lists.submit(f"{prompt}\na blue whale", name=prompt, size="128x128", steps=2).batch_id
     go(page, "lists")
     row = batch(page, prompt)
@@ -115,7 +115,7 @@ def test_a_grid_is_counted_before_it_is_queued(people: Any, site: Site) -> None:
 
 def test_a_file_becomes_the_list_and_the_queue_comes_from_a_file(people: Any, site: Site, tmp_path: Path) -> None:
     studio, page, prompt = site.services.studio, people().open(), a_prompt("从文件")
-    studio.pause()
+    studio.queue.pause()
     go(page, "lists")
     path = tmp_path / "list.csv"
     path.write_bytes(f"prompt,steps\n{prompt},2\n".encode("gbk"))
@@ -129,7 +129,7 @@ def test_a_file_becomes_the_list_and_the_queue_comes_from_a_file(people: Any, si
 
     kept = tmp_path / "queue.jsonl"
     kept.write_text("".join(studio.queue_file.export()), encoding="utf-8")
-    studio.cancel(waiting=True)
+    studio.queue.cancel(waiting=True)
     page.click("[data-key=queue-files] summary")
     with page.expect_file_chooser() as chooser:
         page.click("[data-import=queue]")

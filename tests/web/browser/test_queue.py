@@ -36,7 +36,7 @@ def choose(row: Any, label: str) -> None:
 
 def test_the_line_is_ordered_selected_and_cancelled(page: Any, site: Site) -> None:
     studio = site.services.studio
-    studio.pause()
+    studio.queue.pause()
     prompts = [a_prompt("in line") for _ in range(4)]
     ids = [studio.submit(prompt, width=128, height=128).job_ids[0] for prompt in prompts]
 
@@ -75,8 +75,8 @@ def test_the_line_is_ordered_selected_and_cancelled(page: Any, site: Site) -> No
     assert order()[:2] == [ids[0], ids[1]]
     assert line(page, prompts[0]).locator("input:checked").count() == 1  # over the redraw
     assert fits(page)
-    studio.cancel([ids[0]])  # by somebody else
-    studio.forget([ids[0]])
+    studio.queue.cancel([ids[0]])  # by somebody else
+    studio.queue.forget([ids[0]])
     page.locator("#queue .picked .count", has_text="1 selected").wait_for()
     line(page, prompts[3]).locator(".tick").click()
     bar.locator("[data-do=cancel_these]").click()
@@ -103,20 +103,20 @@ def test_pause_now_gives_the_running_picture_back_and_resume_goes_on(people: Any
 
 def test_a_batch_is_held_and_goes_on(page: Any, site: Site) -> None:
     studio = site.services.studio
-    studio.pause()
+    studio.queue.pause()
     prompt = a_prompt("a batch to hold")
     receipt = studio.submit(prompt, count=2, width=128, height=128, steps=2)
     go(page, "queue")
     choose(line(page, prompt).first, "Pause this batch")
     page.locator("#queue .line", has_text=prompt).locator("text=Paused").nth(1).wait_for()
-    studio.resume()
+    studio.queue.resume()
     group(page, prompt).locator(".group-head [data-do=resume_batch]").first.click()
     assert {job.state for job in studio.wait(receipt.job_ids, 30)} == {State.DONE}
 
 
 def test_all_failed_again_and_what_happened(page: Any, site: Site) -> None:
     studio = site.services.studio
-    studio.forget(ended=True)
+    studio.queue.forget(ended=True)
     prompt = a_prompt("broken [fail]")
     studio.wait(studio.submit(prompt, count=2, width=128, height=128, steps=2).job_ids, 30)
     go(page, "queue")
@@ -147,16 +147,16 @@ def test_all_failed_again_and_what_happened(page: Any, site: Site) -> None:
 def names(site: Site) -> Iterator[list[str]]:
     """Three batches of some pictures that wait, the first one open."""
     studio = site.services.studio
-    studio.pause()
-    studio.cancel(waiting=True)
-    studio.forget(ended=True)
+    studio.queue.pause()
+    studio.queue.cancel(waiting=True)
+    studio.queue.forget(ended=True)
     names = [a_prompt("batch") for _ in range(3)]
     for name in names:
         studio.submit(name, count=12, width=128, height=128, steps=2)
     yield names
-    studio.cancel(waiting=True)
-    studio.forget(ended=True)
-    studio.resume()
+    studio.queue.cancel(waiting=True)
+    studio.queue.forget(ended=True)
+    studio.queue.resume()
 
 
 def test_a_fold_outlives_a_look_and_a_reload_and_goes_by_keyboard(page: Any, site: Site, names: list[str]) -> None:
@@ -246,7 +246,7 @@ def test_batches_change_places(page: Any, site: Site, names: list[str]) -> None:
 
 def test_with_thousands_waiting_there_are_few_rows_and_all_can_be_reached(page: Any, site: Site) -> None:
     studio = site.services.studio
-    studio.pause()
+    studio.queue.pause()
     name = a_prompt("a long list")
     try:
         studio.lists.submit("\n".join(f"picture {number}" for number in range(3000)), name=name)
@@ -271,6 +271,6 @@ def test_with_thousands_waiting_there_are_few_rows_and_all_can_be_reached(page: 
         page.wait_for_function("document.querySelectorAll('#queue li.line').length === 1")
         assert fits(page)
     finally:
-        studio.cancel(waiting=True)
-        studio.forget(ended=True)
-        studio.resume()
+        studio.queue.cancel(waiting=True)
+        studio.queue.forget(ended=True)
+        studio.queue.resume()

@@ -161,7 +161,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     def cancel(prediction_id: str, request: Request) -> Json:
         """Stop a prediction; one that has ended stays as it is."""
         batch_id = batch_of(studio, prediction_id)
-        studio.cancel(batch_id=batch_id)
+        studio.queue.cancel(batch_id=batch_id)
         return shape(studio, request, prediction_id, batch_id)
 
     @api.get("/health-check")

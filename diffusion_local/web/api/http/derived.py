@@ -75,7 +75,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
 
 def operation_id(operation: Operation, route: Route) -> str:
     """Stable: the operation's name, and for its further routes what they are about."""
-    name = operation.name.replace(".", "_")
+    name = operation.id
     if route == operation.routes[0]:
         return name
     about = "_of_" + "_".join(each.removesuffix("_id") for each in registry.in_path(route))

@@ -70,7 +70,7 @@ def page_router(studio: Studio) -> APIRouter:
 
         def make() -> Receipt:
             of = {name: said[name] or None for name in ("batch_id", "since", "until")}
-            return studio.again_of_reason(said["reason"], **of)
+            return studio.queue.again_of_reason(said["reason"], **of)
 
         receipt = await anyio.to_thread.run_sync(make)
         return RedirectResponse(serializers.report_url(receipt.batch_id), 303, headers=NEVER)

@@ -176,7 +176,7 @@ async def submit_list(context: Context, given: dict[str, Any]) -> Result:
 async def cancel(context: Context, given: dict[str, Any]) -> Result:
     if not any(given.get(name) for name in ("job_ids", "batch_id", "waiting")):
         raise InvalidParams("job_ids", message("job_or_batch"))
-    touched = await anyio.to_thread.run_sync(lambda: context.studio.cancel(**given))
+    touched = await anyio.to_thread.run_sync(lambda: context.studio.queue.cancel(**given))
     return Result({"job_ids": list(touched)})
 
 
@@ -309,9 +309,9 @@ def declared() -> list[Tool]:
         Tool(
             "cancel",
             "Cancel jobs",
-            "cancel",
-            OPERATIONS["cancel"].doc,
-            of_operation("cancel", "job_ids batch_id waiting"),
+            "queue.cancel",
+            OPERATIONS["queue.cancel"].doc,
+            of_operation("queue.cancel", "job_ids batch_id waiting"),
             typed("Cancelled", job_ids=list[str]),
             cancel,
         ),

@@ -353,7 +353,7 @@ def test_everything_is_the_callers_own(guarded: Any) -> None:
     assert client.get("/view", params=image, headers=ann).status_code == 200
     other = client.post("/prompt", json={"prompt": txt2img(KSampler={"steps": 5}), "prompt_id": "one"}, headers=bob)
     assert other.status_code == 200  # ids are each account's own
-    services.studio.cancel(waiting=True)
+    services.studio.queue.cancel(waiting=True)
 
 
 def test_uploads_are_the_callers_own(guarded: Any) -> None:

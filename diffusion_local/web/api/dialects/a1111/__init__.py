@@ -123,7 +123,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         """Stop what this caller asked for last; what others asked for goes on."""
         for receipt in newest[caller(request)] or []:
             if studio.unfinished(receipt.job_ids):
-                studio.cancel(batch_id=receipt.batch_id)
+                studio.queue.cancel(batch_id=receipt.batch_id)
         return {}
 
     extras.add(api, studio, settings, ended)

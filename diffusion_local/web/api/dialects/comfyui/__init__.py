@@ -115,7 +115,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         for kept in studio.graphs.unfinished():
             each = records.record(kept)
             if each.batch_id not in busy and (body.get("clear") or wanted & {each.id, each.batch_id}):
-                studio.cancel(batch_id=each.batch_id)
+                studio.queue.cancel(batch_id=each.batch_id)
 
     @api.post("/interrupt")
     async def interrupt(request: Request) -> Response:
@@ -130,7 +130,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         for kept in studio.graphs.unfinished():
             each = records.record(kept)
             if each.batch_id in busy and prompt_id in ("", each.id, each.batch_id):
-                studio.cancel(batch_id=each.batch_id)
+                studio.queue.cancel(batch_id=each.batch_id)
 
     def running() -> set[str]:
         """Batches that have a running picture."""
@@ -166,7 +166,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         for kept in studio.graphs.page():
             each = records.record(kept)
             if each.finished and (body.get("clear") or wanted & {each.id, each.batch_id}):
-                studio.forget(batch_id=each.batch_id)
+                studio.queue.forget(batch_id=each.batch_id)
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
