@@ -24,7 +24,7 @@ WITHOUT_BUDGET = {
     "engine/inputs.py": "the worker's process, a job at a time",
     "gallery/recipes.py": "reads the header and the metadata only",
     "gallery/sweep.py": "reads the header and the metadata only",
-    "web/api/dialects/a1111/__init__.py": "reads the header and the metadata only",
+    "web/api/dialects/a1111/extras.py": "reads the header and the metadata only",
 }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from diffusion_local.domain import Params
-from diffusion_local.engine import Engine, Picture
+from diffusion_local.engine import Engine, Part, Pass, Picture
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.models.catalog import Catalog, Model, read_folder
 from diffusion_local.settings import Settings, assets
@@ -16,6 +16,7 @@ from tests.support import PARAMS
 
 if TYPE_CHECKING:
     from diffusion_local.engine.diffusers_engine import DiffusersEngine
+    from diffusion_local.worker.ladder import Ladder
     from tests.engine.home import Home
 
 
@@ -37,6 +38,16 @@ class Draw:
     def on_step(self, step: int, preview: Callable[[], Any] | None) -> None:
         self.steps.append(step)
         self.previews.append(preview)
+
+
+def run_on_ladder(
+    ladder: "Ladder", model: Model, params: Params, steps: list[int] | None = None, say: Callable[[str], None] = print
+) -> Picture:
+    """One picture, on whichever rung it fits; ``steps`` are those of the run that made it."""
+    steps = [] if steps is None else steps
+    part = Part(params, lambda step, preview: steps.append(step))
+    ladder.run(model, Pass([part]), lambda share: None, steps.clear, say)
+    return part.result()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from diffusion_local.models.catalog import Model
 from diffusion_local.queue.history import FitStore
 from diffusion_local.settings import Settings
 from diffusion_local.worker.ladder import Ladder
-from tests.engine.conftest import Draw
+from tests.engine.conftest import Draw, run_on_ladder
 from tests.engine.home import Home, make_lora
 from tests.support import params
 
@@ -266,7 +266,7 @@ def test_out_of_memory_with_a_graph_is_tried_again_without(
 
     monkeypatch.setattr(loaded.pipe.vae, "decode", full)
     ladder = Ladder(gpu, FitStore(database).of, FitStore(database).save, "resident")
-    picture = ladder.make(starter, params(**LARGE), lambda share: None, lambda: lambda *_: None, print)
+    picture = run_on_ladder(ladder, starter, params(**LARGE))
     assert picture.facts["rung"] == "resident"
     assert "steps_down" not in picture.facts
     assert "cuda_graph" not in picture.facts

@@ -20,7 +20,7 @@ from diffusion_local.errors import OutOfMemory, Stopped
 from diffusion_local.models.catalog import Model
 from diffusion_local.queue.history import FitStore
 from diffusion_local.worker.ladder import Ladder
-from tests.engine.conftest import Draw
+from tests.engine.conftest import Draw, run_on_ladder
 from tests.engine.home import Home, make_lora
 from tests.support import params
 
@@ -374,7 +374,7 @@ def test_after_an_out_of_memory_the_same_rung_is_tried_without_graphs(
     fits = FitStore(database)
     wanted = params(steps=4)
     ladder = Ladder(engine, fits.of, fits.save, "auto")
-    picture = ladder.make(starter, wanted, lambda share: None, lambda: lambda *_: None, print)
+    picture = run_on_ladder(ladder, starter, wanted)
     assert picture.facts["rung"] == "resident"
     assert "steps_down" not in picture.facts
     assert "cuda_graph" not in picture.facts

@@ -16,7 +16,7 @@ from diffusion_local.errors import ModelUnavailable, OutOfMemory, Stopped, UserE
 from diffusion_local.models.catalog import Model
 from diffusion_local.queue.history import FitStore
 from diffusion_local.worker.ladder import Ladder
-from tests.engine.conftest import Draw
+from tests.engine.conftest import Draw, run_on_ladder
 from tests.support import PARAMS, params
 
 
@@ -188,12 +188,8 @@ def test_a_pipeline_that_runs_out_of_memory_once_steps_down_and_ends(
     monkeypatch.setattr(engine._loaded.pipe.unet, "forward", once)
     steps: list[int] = []
 
-    def on_steps() -> Any:
-        steps.clear()
-        return lambda step, preview: steps.append(step)
-
     wanted = params(steps=3)
-    picture = ladder.make(starter, wanted, lambda share: None, on_steps, said.append)
+    picture = run_on_ladder(ladder, starter, wanted, steps, said.append)
     assert picture.facts["rung"] == "vae_tiling"
     assert picture.facts["steps_down"] == ["resident"]
     assert said == ["stepping down: the picture is decoded in tiles"]

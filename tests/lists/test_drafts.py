@@ -17,6 +17,7 @@ from diffusion_local.lists.drafts import Drafts
 from diffusion_local.lists.wildcards import Expander
 from diffusion_local.settings import Settings
 from diffusion_local.web.api.dialects.a1111 import reading
+from diffusion_local.web.api.dialects.adapting import Aliases
 from diffusion_local.web.ui import form, tab_create
 from tests.models.files import write_header
 from tests.options.test_contract import LORA
@@ -189,7 +190,9 @@ def through_cog(services: Services, client: TestClient, prompt: str) -> None:
 
 
 def through_a1111(services: Services, client: TestClient, prompt: str) -> None:
-    services.studio.submit(**reading.read(services.studio, reading.Wanted(prompt=prompt), {}))
+    aliases = Aliases.of(services.settings.model_aliases)
+    wanted = reading.Wanted(prompt=prompt)
+    services.studio.submit(**reading.read(services.studio, services.settings, aliases, wanted, {}).options)
 
 
 def through_page(services: Services, client: TestClient, prompt: str) -> None:

@@ -43,6 +43,7 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
         "loras": st.lists(st.builds(Lora, NAMES, st.floats(-4, 4)), max_size=4, unique_by=lambda lora: lora.name),
         "variation_seed": st.integers(0, MAX_SEED),
         "model": st.just("starter"),
+        "place": st.sampled_from(["", "1/2", "3/8", "16/16"]),
     }
     if name in special:
         return special[name]
