@@ -25,8 +25,9 @@ from diffusion_local import domain, manual, styles
 from diffusion_local.accounts import service as accounts
 from diffusion_local.batches import export
 from diffusion_local.db.search import match_query
+from diffusion_local.dispatch import leased
 from diffusion_local.domain import Batch, Image, new_job
-from diffusion_local.engine import fake
+from diffusion_local.engine import adapter_names, fake
 from diffusion_local.errors import DiffusionLocalError
 from diffusion_local.gallery import contact_sheet, foreign_recipes, quality, recipes
 from diffusion_local.gallery import service as pictures
@@ -37,6 +38,7 @@ from diffusion_local.hub.client import RemoteFile
 from diffusion_local.lists import encoding, entries, formats, grid, queue_file, wildcards
 from diffusion_local.messages import described, message, restored, say_in
 from diffusion_local.models import adapters, curated, directories, distilled, headers, loras, prompt_limits, unets
+from diffusion_local.models import service as models_service
 from diffusion_local.models.weights import TensorView, quantisation_of
 from diffusion_local.notify import addresses, dispatcher, hooks
 from diffusion_local.options import a1111 as a1111_recipe
@@ -46,14 +48,16 @@ from diffusion_local.remote import server
 from diffusion_local.reports import report, wording
 from diffusion_local.settings import Settings
 from diffusion_local.system import logs
-from diffusion_local.web import access, files, host_check, proxies
+from diffusion_local.web import access, files, host_check, proxies, requests
 from diffusion_local.web.api import headers as etags
 from diffusion_local.web.api import headers as prefer
 from diffusion_local.web.api import limits, uploads
 from diffusion_local.web.api import schemas as bodies
-from diffusion_local.web.api.dialects import cog, paths
+from diffusion_local.web.api.dialects import cog, comfyui, paths
 from diffusion_local.web.api.dialects.a1111 import reading as a1111
+from diffusion_local.web.api.dialects.comfyui import submitting
 from diffusion_local.web.api.dialects.openai import reading as openai
+from diffusion_local.web.api.dialects.openai import sd_cpp
 from diffusion_local.web.api.gradio import calls
 from diffusion_local.web.api.gradio.uploads import Uploads
 from diffusion_local.web.api.mcp import pictures as mcp
@@ -371,11 +375,24 @@ PARSERS = [
     Parser("call of Gradio", "web/api/gradio/calls.py", called),
     Parser("session of Gradio", "web/api/gradio/calls.py", lambda text: calls.session_key("ann", text)),
     Parser("upload of Gradio", "web/api/gradio/uploads.py", lambda text: UPLOADS.file(text, "ann")),
+    Parser("slot of a worker", "dispatch/leased.py", leased.SLOT.fullmatch),
+    Parser("layer of a LoRA", "engine/adapter_names.py", lambda text: adapter_names.Layers(("a",), "flux").named(text)),
+    Parser("address on the hub", "models/service.py", models_service.HUB_ADDRESS.fullmatch),
+    Parser("file of ComfyUI", "web/api/dialects/comfyui/__init__.py", comfyui.FILE.fullmatch),
+    Parser(
+        "picture's name, ComfyUI",
+        "web/api/dialects/comfyui/submitting.py",
+        lambda text: [submitting.ANNOTATION.sub("", text), submitting.FACTOR.search(text)],
+    ),
+    Parser("tag of stable-diffusion.cpp", "web/api/dialects/openai/sd_cpp.py", sd_cpp.without_tags),
+    Parser("X-Request-Id", "web/requests.py", requests.GIVEN.fullmatch),
     Parser("label of a sheet", "gallery/contact_sheet.py", lambda text: contact_sheet.wrap_text(text, 200, 14, 3)),
 ]
 #: Modules that use regular expressions, and the reason why no text of a caller reaches those.
 EXEMPT = {
     "cli/pictures.py": "an id that the person at the terminal typed",
+    "engine/naming.py": "names of tensors, of at most 500 characters, by anchored patterns",
+    "worker/__main__.py": "the machine's name, by whom started the worker",
     "engine/devices.py": "the slot's name, which the supervisor chose",
     "engine/adapters.py": "a file's name as literal text, in a prompt of bounded length",
     "operations/registry.py": "the paths of routes, as the program declares them",

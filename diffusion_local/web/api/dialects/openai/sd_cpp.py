@@ -4,13 +4,12 @@ Its API is OpenAI's, which has no fields for steps, seed or sampler.
 """
 
 import json
-import re
 from typing import Any
 
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 
-TAG = re.compile(r"\s*<sd_cpp_extra_args>(.*?)</sd_cpp_extra_args>", re.DOTALL)
+OPENING, CLOSING = "<sd_cpp_extra_args>", "</sd_cpp_extra_args>"
 #: Their names -> our options; those of ``sample_params`` and of its ``guidance`` count as if they stood outside.
 NAMES = {
     "cfg_scale": "guidance",
@@ -33,15 +32,15 @@ NAMES = {
 
 def taken_out(prompt: str) -> tuple[str, dict[str, Any], list[str]]:
     """(the prompt without the tag, the options in it, a warning for each that has no effect). Raises InvalidParams."""
-    found = TAG.search(prompt)
-    if found is None:
+    rest, found = without_tags(prompt)
+    if not found:
         return prompt, {}, []
     try:
-        given = json.loads(found[1])
+        given = json.loads(found[0])
     except (ValueError, RecursionError):
         given = None
     if not isinstance(given, dict):
-        raise InvalidParams("prompt", message("extra_args", got=echo(found[1])))
+        raise InvalidParams("prompt", message("extra_args", got=echo(found[0])))
     options: dict[str, Any] = {}
     warnings: list[str] = []
     for name, value in flat(given).items():
@@ -49,7 +48,17 @@ def taken_out(prompt: str) -> tuple[str, dict[str, Any], list[str]]:
             options[NAMES[name]] = value
         else:
             warnings.append(message("passed_over", field=name, got=echo(value)))
-    return TAG.sub("", prompt), options, warnings
+    return rest, options, warnings
+
+
+def without_tags(prompt: str) -> tuple[str, list[str]]:
+    """(the prompt without any tag, what stood in each), in linear time."""
+    kept, found, start = [], [], 0
+    while (begin := prompt.find(OPENING, start)) >= 0 and (end := prompt.find(CLOSING, begin)) >= 0:
+        kept.append(prompt[start:begin].rstrip())
+        found.append(prompt[begin + len(OPENING) : end])
+        start = end + len(CLOSING)
+    return "".join([*kept, prompt[start:]]), found
 
 
 def flat(given: dict[str, Any]) -> dict[str, Any]:
