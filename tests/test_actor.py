@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -145,9 +146,9 @@ def test_the_web_process_acts_for_the_machines_own_user_in_four_places_only() ->
     """Where a server without accounts lets callers in, while the page is laid out, for the probe of readiness, and for
     workers on other machines, who make everybody's pictures (what they may call is in ``dispatch``)."""
     named = {
-        path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8").count("LOCAL")
+        path.relative_to(PACKAGE).as_posix(): len(found)
         for path in (PACKAGE / "web").rglob("*.py")
-        if "LOCAL" in path.read_text(encoding="utf-8")
+        if (found := re.findall(r"\bLOCAL\b", path.read_text(encoding="utf-8")))
     }
     assert named == {"web/access.py": 3, "web/api/http/workers.py": 3, "web/app.py": 2, "web/health.py": 2}
     assert not [path for path in (PACKAGE / "web").rglob("*.py") if "run_as" in path.read_text(encoding="utf-8")]

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from diffusion_local.errors import echo
 from diffusion_local.models.parts import PARTS
 from diffusion_local.settings import assets
 
@@ -91,7 +92,7 @@ def halves(piece: str, rank: int, ranks: dict[str, int]) -> list[str]:
         pairs = [ranks.get(parts[at] + parts[at + 1], rank) for at in range(len(parts) - 1)]
         best = min(pairs)
         if best >= rank:
-            raise ValueError(f"no merge leads to {piece!r}")
+            raise ValueError(f"no merge leads to {echo(piece)}")
         at = pairs.index(best)
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
     return parts

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from diffusion_local.errors import InvalidParams
+from tests.batches.conftest import work as work
 
 
 def test_grids_are_submitted_with_their_axes_and_drawn_with_heads(services: Any, work: Any) -> None:

@@ -394,7 +394,7 @@ def test_an_export_tells_what_became_of_each_job(services: Services, lists: Prom
     receipt = lists.submit("a\nb\nc", **SMALL)
     services.jobs.fail(claimed(services.jobs).claim, FAILURE)
     runner = open_runner(services, "cpu0", FakeEngine(0), Stop())
-    runner.run(claimed(services.jobs))
+    runner.run([claimed(services.jobs)])
     runner.close()
     rows = [json.loads(line) for line in lists.export(receipt.batch_id, "jsonl")]
     assert [(row["state"], row["error"]) for row in rows] == [

@@ -120,8 +120,8 @@ def saved(path: Path, shapes: dict[str, tuple[int, ...]], wrap: str = "", old: b
         (UPSCALER, "params_ema", "upscaler", "ready"),
         (UPSCALER, "", "upscaler", "ready"),
         (LORA, "", "lora", "recognised"),
-        (EMBEDDING, "", "embedding", "recognised"),
-        ({"*": (4, 768)}, "string_to_param", "embedding", "recognised"),
+        (EMBEDDING, "", "embedding", "ready"),
+        ({"*": (4, 768)}, "string_to_param", "embedding", "ready"),
     ],
 )
 def test_a_pytorch_file_is_told_without_being_opened(

@@ -109,7 +109,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         return Response(status_code=200)
 
     def dequeue(body: Json) -> None:
-        authority.check("cancel")
+        authority.check("queue.cancel")
         wanted = set(ids_of(body))
         busy = running()
         for kept in studio.graphs.unfinished():
@@ -125,7 +125,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         return Response(status_code=200)
 
     def stop(prompt_id: str) -> None:
-        authority.check("cancel")
+        authority.check("queue.cancel")
         busy = running()
         for kept in studio.graphs.unfinished():
             each = records.record(kept)
@@ -161,7 +161,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         return Response(status_code=200)
 
     def forget(body: Json) -> None:
-        authority.check("forget")
+        authority.check("queue.forget")
         wanted = set(ids_of(body))
         for kept in studio.graphs.page():
             each = records.record(kept)
