@@ -32,6 +32,7 @@ def test_a_done_job_has_its_picture_by_relative_address(services: Services) -> N
     assert shaped["image"] == {
         "id": job.id,
         "url": f"/images/{job.id}.png",
+        "public_url": f"/images/{job.id}.png",
         "thumbnail_url": f"/thumbnails/{job.id}.webp",
         "width": 128,
         "height": 128,

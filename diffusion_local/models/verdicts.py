@@ -123,6 +123,8 @@ def of_transformer(found: Probe) -> Verdict:
         return Verdict(RECOGNISED, of_file(problem, titled))
     if found.naming == "original" and not families.get(found.family).original_names:
         return Verdict(RECOGNISED, message("file_authors_names", title=titled, again=title))
+    if not architecture.parts:  # nothing is known that it could be put together with
+        return Verdict(RECOGNISED, message("file_folder_only", title=titled))
     return loadable(found)
 
 

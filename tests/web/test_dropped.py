@@ -33,7 +33,7 @@ def test_our_own_recipe_comes_back_and_says_what_changed(services: Services) -> 
     ours = json.dumps({"settings": image.params.to_dict(), "facts": {}, "others": {}})
     told, values = fill(services, ours, **now | {"steps": 50})
     assert values == now
-    assert "changed: Steps</span>" in told
+    assert "Applied: Steps</span>" in told
     assert "left out" not in told
 
 
@@ -43,8 +43,8 @@ def test_another_tools_recipe_fills_the_form_and_names_what_is_not_here(services
     expected = {"prompt": "a castle", "negative": "lowres", "steps": 28, "guidance": 7.5, "width": 192, "seed": ""}
     assert {name: values[name] for name in expected} == expected
     assert (values["sampler"], values["loras"], values["vae"], values["kind"]) == ("DPM++ 2M", "", "", "txt2img")
-    lost = "VAE bright; LoRA ink; the picture it began from; Model &lt;b&gt;dream; Sampler DPM adaptive"
-    assert f"left out: {lost}<" in told
+    lost = "VAE bright; LoRA ink; its source image; Model &lt;b&gt;dream; Sampler DPM adaptive"
+    assert f"left out: {lost}" in told
 
 
 def test_a_model_is_known_by_its_files_name_in_any_case(services: Services) -> None:

@@ -46,5 +46,5 @@ def test_its_address_has_its_suffix_and_its_media_type(other: Services, form: st
 
 def test_who_asks_for_png_gets_png(other: Services) -> None:
     image, _ = image_in(other)
-    with PIL.open(io.BytesIO(converted(other.files.picture(image.key), "png", 90))) as picture:
+    with PIL.open(io.BytesIO(converted(other.files.picture(image.key), "png", 90, {}))) as picture:
         assert picture.format == "PNG"

@@ -9,7 +9,7 @@ import pytest
 from diffusion_local.compose import Services
 from diffusion_local.settings import Settings
 from diffusion_local.web import lan
-from diffusion_local.web.ui import view_now
+from diffusion_local.web.ui.shell import shell
 from tests.web.test_page import click
 
 
@@ -37,8 +37,8 @@ def test_the_own_address_is_one_or_none() -> None:
 
 
 def test_the_button_is_there_where_it_helps_and_opens_the_code(services: Services) -> None:
-    assert "phone" not in view_now.tools()
-    assert 'data-id="http://10.0.0.7:1"' in view_now.tools("http://10.0.0.7:1")
+    assert 'data-do="phone"' not in shell("/ui/create")
+    assert 'data-id="http://10.0.0.7:1"' in shell("/ui/create", "http://10.0.0.7:1")
     panel = click(services, "phone", "http://10.0.0.7:1")["panel"]
     svg = panel[panel.index("<svg") : panel.index("</svg>") + 6]
     assert ElementTree.fromstring(svg).get("viewBox")

@@ -316,15 +316,15 @@ def test_nobody_is_left_acting_after_a_request(client: TestClient, tokens: dict[
 
 
 def test_the_page_shows_the_way_to_ones_account(client: TestClient) -> None:
-    from diffusion_local.web.ui import view_now
+    from diffusion_local.web.ui.shell import shell
 
-    assert 'class="who"' not in view_now.tools()
+    assert 'class="act who"' not in shell("/ui/create")
     signed_in(client)
     page = client.get("/account")
     assert "ann" in page.text
     assert 'action="/logout"' in page.text
     with acting(replace(LOCAL, name="ann", source="session")):
-        assert '<a class="who" href="account" title="Account">ann</a>' in view_now.tools()
+        assert '<a class="act who" href="/account" title="Account">ann</a>' in shell("/ui/create")
 
 
 def test_the_account_page_makes_and_removes_tokens(client: TestClient, services: Services) -> None:

@@ -44,8 +44,9 @@ def test_again_answers_as_a_submit_does(client: TestClient, services: Services) 
     fail_next(services)
     answer = client.post(f"{JOBS}/again", json={"failed": True})
     assert answer.status_code == 202
-    new = client.get(answer.headers["Location"]).json()
-    assert (new["state"], answer.json()["job_ids"]) == ("queued", [new["id"]])
+    [new] = answer.json()["job_ids"]
+    assert client.get(f"{JOBS}/{new}").json()["state"] == "queued"
+    assert client.get(answer.headers["Location"]).json()["counts"]["queued"] == 1
     assert client.post(f"{JOBS}/again", json={"failed": True}).status_code == 409
 
 
