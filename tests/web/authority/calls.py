@@ -345,6 +345,8 @@ BUTTONS: dict[str, str] = {
     "reset_setting": "max_count",
 }
 #: Buttons that only change what the page itself shows.
+#: Buttons that say in the page that there is no such thing, instead of refusing.
+GIVE_LESS = {"open_link"}
 PLAIN_BUTTONS = {"close", "keys", "phone", "example", "batches_at"}
 #: The page's other handlers, by the first values they are called with; the rest are as the page was laid out.
 HANDLERS: dict[str, list[Any]] = {
@@ -500,7 +502,7 @@ USES = {
     "upscale",
     "to_img2img",
     "to_inpaint",
-    "again_tiled",
+    "again_auto",
 }
 #: Sentences that answer others with nothing, instead of refusing them, when they name the owner's things.
 ANSWER_NOTHING = {

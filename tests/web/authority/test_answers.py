@@ -26,7 +26,8 @@ def described(studio: Scene) -> dict[str, dict[int, Any]]:
     """By method and path, the type of the answer of each status."""
     watch = studio.client.app.state.watch  # type: ignore[attr-defined]
     parts = [jobs.router(studio.services.studio, watch)]
-    parts += [each.router(studio.services.studio) for each in (lists, sources, images, models, derived)]
+    parts += [each.router(studio.services.studio) for each in (lists, sources, images, models)]
+    parts.append(derived.router(studio.services.studio, watch))
     found = {}
     for route in (each for part in parts for each in part.routes if isinstance(each, APIRoute)):
         types = {status: each["model"] for status, each in route.responses.items() if "model" in each}

@@ -260,7 +260,7 @@ def test_a_thing_that_is_seen_is_not_for_others_to_change(shared: Scene, kind: s
 
 
 def walk(studio: Scene, kind: str, door: str) -> None:
-    call = calls.ROUTES[door] if kind == "route" else Call(less=kind in ("tab", "handler"))
+    call = calls.ROUTES[door] if kind == "route" else Call(less=kind in ("tab", "handler") or door in calls.GIVE_LESS)
     first, says = asked_first(studio, kind, door, call)
     assert says or door in calls.SAY_NOTHING, f"{door} says no sentence, so nothing tells who may ask for it"
     assert first.done, first
