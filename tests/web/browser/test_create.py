@@ -66,7 +66,7 @@ def test_a_press_is_shown_at_once_and_ten_are_ten(people: Any, site: Site) -> No
     assert "Paused" in page.locator("#now").inner_text()
 
     go(page, "queue")
-    page.locator("#queue >> text=Next").wait_for()
+    page.locator("#queue").get_by_text("Next", exact=True).wait_for()
     page.locator("#queue >> text=Cancel all waiting").click()
     page.click("#asking .primary")
     eventually(lambda: site.services.studio.snapshot().counts[State.QUEUED] == 0)
