@@ -283,6 +283,8 @@ def walk(studio: Scene, kind: str, door: str) -> None:
             unchanged(studio, who)
         elif naming and call.own and not person.owner:
             unchanged(studio, who)
+        elif door in calls.GIVE_LESS:
+            unchanged(studio, who)
         elif naming and not (person.changes_it or (person.sees_it and (door in calls.USES or reads_only(says)))):
             assert answer.refused, who
             unchanged(studio, who)
