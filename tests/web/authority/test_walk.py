@@ -281,9 +281,7 @@ def walk(studio: Scene, kind: str, door: str) -> None:
             assert answer.refused, f"{who} {says}"
             assert kind != "route" or answer.status in (401, 403, 404), who
             unchanged(studio, who)
-        elif naming and call.own and not person.owner:
-            unchanged(studio, who)
-        elif door in calls.GIVE_LESS:
+        elif (naming and call.own and not person.owner) or door in calls.GIVE_LESS:
             unchanged(studio, who)
         elif naming and not (person.changes_it or (person.sees_it and (door in calls.USES or reads_only(says)))):
             assert answer.refused, who
