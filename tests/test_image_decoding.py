@@ -21,6 +21,7 @@ from tests.support import PACKAGE, eventually
 
 #: Modules that open pictures and decode none of them in the web process, with the reason.
 WITHOUT_BUDGET = {
+    "dispatch/leased.py": "reads the header only",
     "engine/inputs.py": "the worker's process, a job at a time",
     "gallery/recipes.py": "reads the header and the metadata only",
     "gallery/sweep.py": "reads the header and the metadata only",

@@ -1,21 +1,30 @@
 """The dispatch of a worker on another machine, at the studio's end: its slot is held by a lease."""
 
+import io
+import json
 import re
 from collections.abc import Callable
 from typing import Any
 
+from PIL import Image as PIL
+
 from diffusion_local import disk
 from diffusion_local.compose import Services
-from diffusion_local.dispatch import OutputTerms, slots
+from diffusion_local.dispatch import Finished, OutputTerms, slots
 from diffusion_local.dispatch.local import LocalDispatch, terms_of
 from diffusion_local.dispatch.offers import able, files_of
 from diffusion_local.dispatch.storage import Storage
 from diffusion_local.domain import Claim, Job
 from diffusion_local.errors import Conflict, InvalidParams, LeaseLost, echo
+from diffusion_local.gallery.formats import SUFFIXES
 from diffusion_local.messages import message
 
 #: A machine's name and a device of it: the name must not be one that a slot of this machine has.
 SLOT = re.compile(r"[a-z0-9][a-z0-9-]{0,39}\.(gpu|mps|cpu|xpu)\d{1,2}")
+
+
+MAX_PREVIEW = 4 * 1024 * 1024  # bytes of a preview or a thumbnail
+MAX_TEXT = 200_000  # characters of a picture's facts or sidecar
 
 
 class LeasedDispatch(LocalDispatch):
@@ -58,3 +67,27 @@ class LeasedDispatch(LocalDispatch):
             raise LeaseLost(message("lease_lost", slot=self._slot))
         can = able(files_of(self._services.catalog), lease.files)
         return self._services.jobs.claim(self._slot, loaded, most, beside and self._require_own(beside), urgent, can)
+
+    def save_preview(self, claim: Claim, picture: bytes) -> None:
+        if len(picture) <= MAX_PREVIEW and is_picture(picture, "webp"):
+            super().save_preview(claim, picture)
+
+    def finish(self, claim: Claim, picture: Finished) -> None:
+        """Raises InvalidParams for files that are not what the worker calls them: the gallery serves them to everybody."""
+        encoded, size = picture.encoded, (picture.width, picture.height)
+        if not (encoded.form in SUFFIXES and is_picture(encoded.data, encoded.form, size)):
+            raise InvalidParams("picture", message("worker_picture"))
+        if len(encoded.thumbnail) > MAX_PREVIEW or not is_picture(encoded.thumbnail, "webp"):
+            raise InvalidParams("thumbnail", message("worker_picture"))
+        if max(len(json.dumps(picture.facts)), len(encoded.sidecar)) > MAX_TEXT:
+            raise InvalidParams("facts", message("worker_facts", most=MAX_TEXT))
+        super().finish(claim, picture)
+
+
+def is_picture(data: bytes, form: str, size: tuple[int, int] | None = None) -> bool:
+    """Whether a file's header is that of a picture in this format and, if given, of this size. Nothing is decoded."""
+    try:
+        with PIL.open(io.BytesIO(data), formats=(form.upper(),)) as picture:
+            return size is None or picture.size == size
+    except (OSError, ValueError, SyntaxError, PIL.DecompressionBombError):
+        return False

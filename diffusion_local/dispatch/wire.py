@@ -26,6 +26,7 @@ PROTOCOL = 1
 #: The calls of the protocol, by name.
 CALLS = {name: call for name, call in vars(Dispatch).items() if inspect.isfunction(call) and not name.startswith("_")}
 BINARY = "$bytes"
+MAX_HEAD = 8 * 1024 * 1024  # bytes of JSON; the digests of some ten thousand files are one MB
 #: Of requests and answers.
 MEDIA = "application/vnd.diffusion-local.worker"
 
@@ -106,6 +107,8 @@ def unpacked(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
     """(head, binary values). Raises UnreadableMessage."""
     try:
         (length,) = struct.unpack_from(">I", data)
+        if length > MAX_HEAD:
+            raise ValueError("the head is too long")
         lengths: list[int] = []
 
         def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

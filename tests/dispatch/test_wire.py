@@ -63,8 +63,10 @@ def test_what_is_no_call_is_refused(changes: dict[str, Any]) -> None:
         struct.pack(">I", 15) + json.dumps({"$bytes": 99}).encode() + b"xx",
         struct.pack(">I", 14) + json.dumps({"$bytes": -1}).encode() + b"",
         struct.pack(">I", 100_000) + b"[" * 100_000,
+        struct.pack(">I", wire.MAX_HEAD + 2) + b"{" + b" " * wire.MAX_HEAD + b"}",
         b"GET / HTTP/1.1\r\n\r\n",
     ],
+    ids=range(11),
 )
 def test_what_is_no_message_is_refused(data: bytes) -> None:
     with pytest.raises(wire.UnreadableMessage):

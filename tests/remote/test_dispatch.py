@@ -9,17 +9,20 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from PIL import Image as PIL
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from diffusion_local.actor import LOCAL, SCOPES, Actor, Role, acting
 from diffusion_local.actor import Scope as Scopes
 from diffusion_local.compose import Services
-from diffusion_local.dispatch import offers, slots, wire
-from diffusion_local.domain import Job, State, utc_text
+from diffusion_local.dispatch import Finished, offers, slots, wire
+from diffusion_local.domain import Job, State, utc_now, utc_text
 from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import HomeInUse, InvalidParams, LostClaim, ServerProblem
+from diffusion_local.gallery.formats import encode
 from diffusion_local.models.digests import Digests
+from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.remote.dispatch import RemoteDispatch, StudioAway
 from diffusion_local.web import refusals
 from diffusion_local.web.api.http import workers
@@ -258,3 +261,45 @@ def test_a_ring_wakes_a_waiting_worker(services: Services, studio: Studio, files
         enqueue(services.jobs)
         waiting.join(0.3)
     assert rung == [True]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"encoded": {"data": b"<script>alert(1)</script>"}},
+        {"encoded": {"form": "../../x"}},
+        {"encoded": {"form": "webp"}},
+        {"encoded": {"thumbnail": b"no picture"}},
+        {"encoded": {"sidecar": b"x" * 300_000}},
+        {"width": 64},
+        {"facts": {"model_hash": "x" * 300_000}},
+    ],
+    ids=str,
+)
+def test_what_is_no_picture_of_the_job_is_not_kept(
+    services: Services, studio: Studio, files: Any, wrong: dict[str, Any]
+) -> None:
+    [job_id] = enqueue(services.jobs)
+    dispatch = joined(studio, files)
+    [job] = dispatch.claim("")
+    encoded = encode(PIL.new("RGB", (128, 128)), {"parameters": "a"})
+    good = Finished(encoded, 128, 128, utc_now(), JobTimings(1, 1, 1, "resident"))
+    bad = replace(good, **wrong | ({"encoded": replace(encoded, **wrong["encoded"])} if "encoded" in wrong else {}))
+    with pytest.raises(InvalidParams):
+        dispatch.finish(job.claim, bad)
+    assert [path for path in services.settings.gallery.rglob("*") if path.is_file()] == []
+    dispatch.save_preview(job.claim, b"<html>")
+    assert not services.files.preview(job_id).exists()
+    dispatch.finish(job.claim, good)
+    assert services.jobs.get(job_id).state is State.DONE
+
+
+def test_a_worker_whose_credential_ends_does_not_go_on(services: Services, studio: Studio, files: Any) -> None:
+    [job_id] = enqueue(services.jobs)
+    worker = runner(joined(studio, files), services)
+    studio.who = replace(ROBOT, scopes=frozenset({Scopes.READ}))
+    with pytest.raises(ServerProblem, match="refuses this worker"):
+        worker.work_off()
+    studio.who = ROBOT
+    worker.close()
+    assert services.jobs.get(job_id).state is State.QUEUED

@@ -35,8 +35,6 @@ RAW = frozenset({"/api/v1/worker", "/api/v1/lists", "/api/v1/lists/check", "/api
 BY_MODEL = re.compile(r"/replicate/v1/models/[^/]+/[^/]+/predictions")
 MOST_HEADERS = 100
 MOST_HEADER_BYTES = 32 * 1024
-#: Of a finished picture that a worker hands in: 16-bit or noisy PNGs of the largest size are of this order.
-MOST_PICTURE_BYTES = 256 * MOST_BYTES
 GRADIO_DOORS = ("run", "call", "call/v2")
 
 
@@ -47,7 +45,7 @@ def larger(settings: Settings) -> dict[str, int]:
     a_list = settings.max_list_mb * 1_000_000 + MOST_BYTES
     list_in_json = 2 * a_list  # escaped; or in Base64, as the page sends a dropped file
     return {
-        "/api/v1/worker": MOST_PICTURE_BYTES,
+        "/api/v1/worker": in_base64,
         "/api/v1/lists": a_list,
         "/api/v1/lists/check": a_list,
         "/api/v1/queue/import": a_list,
