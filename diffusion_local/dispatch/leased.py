@@ -73,7 +73,7 @@ class LeasedDispatch(LocalDispatch):
             super().save_preview(claim, picture)
 
     def finish(self, claim: Claim, picture: Finished) -> None:
-        """Raises InvalidParams for files that are not what the worker calls them: the gallery serves them to everybody."""
+        """Raises InvalidParams for files that are not what the worker calls them; the gallery serves them to all."""
         encoded, size = picture.encoded, (picture.width, picture.height)
         if not (encoded.form in SUFFIXES and is_picture(encoded.data, encoded.form, size)):
             raise InvalidParams("picture", message("worker_picture"))
