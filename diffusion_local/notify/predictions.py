@@ -51,10 +51,6 @@ def version_of(model_id: str) -> str:
     return sha256(model_id.encode("utf-8", "replace")).hexdigest()
 
 
-def local_address(root: str, image: Image) -> str:
-    return f"{root}/images/{image.id}{image.suffix}"
-
-
 def prediction(
     subscription: Subscription,
     batch: Batch,
