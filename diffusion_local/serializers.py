@@ -149,7 +149,8 @@ def fault_of(failure: Failure) -> Json:
 
 def params(owner: Job | Image) -> Json:
     values = asdict(owner.params)
-    return values | {"kind": str(owner.params.kind), "loras": list(values["loras"])}
+    lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
+    return values | lists | {"kind": str(owner.params.kind)}
 
 
 def image_link(image: Image) -> Json:

@@ -15,14 +15,14 @@ import anyio.to_thread
 import pytest
 from PIL import Image as PIL
 
-from diffusion_local import actor
+from diffusion_local import actor, families
 from diffusion_local.actor import LOCAL, NOBODY, SCOPES, Actor, Role, Scope, acting
 from diffusion_local.compose import Services
 from diffusion_local.domain import State
 from diffusion_local.errors import Conflict, Forbidden, InvalidParams, LimitReached, NotFound
 from diffusion_local.options.table import Params
 from diffusion_local.studio import Studio
-from tests.support import PACKAGE, claimed, eventually, run_python
+from tests.support import PACKAGE, claimed, eventually, run_python, sql
 from tests.web.conftest import drawn
 
 SMALL = {"width": 128, "height": 128, "steps": 4}
@@ -116,7 +116,7 @@ def test_a_process_says_once_as_whom_its_threads_act(unsaid: None) -> None:
 
 SERVE = """
 import threading
-from diffusion_local import actor
+from diffusion_local import actor, families
 from diffusion_local.web import __main__ as web
 
 def run(server, *sockets):
@@ -438,6 +438,30 @@ def test_a_source_is_seen_by_whoever_added_it_or_sees_a_use_of_it(studio: Studio
         if who is ADMIN:
             with acting(replace(ANN, sees_all=False)):
                 studio.submit("a tree", source=used, mask=mask, width=128, height=128)
+
+
+def test_a_picture_among_several_is_seen_like_a_source(
+    studio: Studio, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(families, "references_of", lambda architecture: 3)
+    ann = replace(ANN, sees_all=False)
+    with acting(ann):
+        first, mask = studio.sources.add(png(128, 128)).id, studio.sources.add(png(128, 128, "white")).id
+        job_id = studio.submit("a tree", references=[{"image": first, "mask": mask}], **SMALL).job_ids[0]
+    with sql(services.settings.database) as db:
+        db.execute("DELETE FROM source_owners")  # nobody noted who added them
+    with acting(SHY):
+        for source in (first, mask):
+            with pytest.raises(NotFound):
+                studio.sources.file(source)
+            with pytest.raises(InvalidParams, match="references: names no picture that is kept here"):
+                studio.submit("a hill", references=[{"image": source}])
+    with acting(ann):
+        assert all(studio.sources.file(each).exists() for each in (first, mask))
+        studio.batches.edit(studio.job(job_id).batch_id, references=[{"image": first}])
+        assert studio.sources.file(first).exists()
+        with pytest.raises(NotFound):
+            studio.sources.file(mask)  # it is used no longer
 
 
 def test_a_source_that_several_added_is_each_ones(studio: Studio) -> None:

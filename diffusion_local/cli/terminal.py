@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from diffusion_local.messages import message
 from diffusion_local.operations import answers
 from diffusion_local.options.option import Option
 from diffusion_local.options.signature import taking_options
-from diffusion_local.options.table import PICTURES
+from diffusion_local.options.table import with_pictures
 from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.remote.studio import RemoteStudio
 from diffusion_local.settings import Settings
@@ -137,6 +138,10 @@ def flag(option: Option) -> inspect.Parameter:
     """An option as a command-line flag: source pictures may be files, LoRAs are repeatable."""
     if option.name == "loras":
         kind: Any = Annotated[list[str] | None, typer.Option("--lora", help="name:weight; for several, again.")]
+    elif option.record:
+        shown = ":".join(["FILE_OR_ID", *(f"{each.name}=" for each in fields(option.record) if each.name != "image")])
+        flag_name = f"--{option.name.removesuffix('s')}"
+        kind = Annotated[list[str] | None, typer.Option(flag_name, help=f"{shown}; for several, again.")]
     else:
         meaning = option.meaning.replace(": its id", ": a file, or its id")
         kind = Annotated[option.taken | None, typer.Option(help=f"{meaning[0].upper()}{meaning[1:]}.")]
@@ -151,14 +156,17 @@ taking_batch_flags = taking_options(flag, picture=False, batch=True)
 def read_options(studio: AnyStudio, size: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """Options as the Studio takes them: files given as source pictures are uploaded first."""
     width, height = parse_size(size)
-    for name in PICTURES:
-        if options.get(name) and not SOURCE_ID.fullmatch(options[name]):
-            try:
-                data = Path(options[name]).read_bytes()
-            except OSError as error:
-                raise InvalidParams(name, message("cannot_be_read", error=error)) from None
-            options[name] = studio.sources.add(data, name).id
-    return options | {"width": width, "height": height}
+
+    def keep(name: str, given: str) -> str:
+        if SOURCE_ID.fullmatch(given):
+            return given
+        try:
+            data = Path(given).read_bytes()
+        except OSError as error:
+            raise InvalidParams(name, message("cannot_be_read", error=error)) from None
+        return str(studio.sources.add(data, name).id)
+
+    return with_pictures(options, keep) | {"width": width, "height": height}
 
 
 def parse_size(size: str | None) -> tuple[int | None, int | None]:

@@ -98,6 +98,12 @@ def tokens_of(family_id: str, architecture: str) -> int:
     return (known.tokens if known else 0) or get(family_id).tokens
 
 
+def references_of(architecture: str) -> int:
+    """Number of pictures that models of an architecture read beside the prompt."""
+    known = ARCHITECTURES.get(architecture)
+    return known.references if known else 0
+
+
 def certainty(architecture: str, layers: Layers) -> int:
     """How specific the sign is by which the layers of a LoRA belong to an architecture."""
     signs = ARCHITECTURES[architecture].loras if architecture in ARCHITECTURES else ()

@@ -11,6 +11,7 @@ from diffusion_local.domain import utc_now, utc_text
 from diffusion_local.errors import StorageProblem
 from diffusion_local.gallery.blobs import StoredFile
 from diffusion_local.gallery.files import ImageFiles
+from diffusion_local.options.table import PICTURES
 from diffusion_local.settings import Settings
 
 BACK = timedelta(hours=1)  # accepted step of the clock backwards
@@ -111,9 +112,10 @@ def delete_old_sources(settings: Settings, database: Database, files: ImageFiles
         kept = {
             row[0]
             for table in ("jobs", "images")
-            for name in ("source", "mask")
+            for name in PICTURES
             for row in db.execute(f"SELECT DISTINCT {json_field('params', name)} FROM {table}").fetchall()
         }
+        kept |= {row[0] for row in db.execute("SELECT DISTINCT source_id FROM source_uses").fetchall()}
     dropped = 0
     for source_id in old:
         file = files.source(source_id)

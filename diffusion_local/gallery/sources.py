@@ -21,15 +21,22 @@ from diffusion_local.gallery.formats import PNG_LEVEL
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.image_decoding import FORMATS
 from diffusion_local.messages import Message, message
+from diffusion_local.options.table import PICTURES
 from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.settings import Settings
 
 ADDED = f"EXISTS (SELECT 1 FROM source_owners WHERE source_id = :id AND {owned()})"
+#: Options that name one picture are read by their indexes, those that name several by ``source_uses``.
 USED = " OR ".join(
     f"EXISTS (SELECT 1 FROM {table} WHERE {json_field('params', name)} = :id "
     f"AND {json_field('params', name)} IS NOT NULL AND {readable(table)})"  # repeated because the index is partial
     for table in ("jobs", "images")
-    for name in ("source", "mask")
+    for name in PICTURES
+)
+USED += "".join(
+    f" OR EXISTS (SELECT 1 FROM source_uses JOIN {table} ON {table}.id = source_uses.user_id "
+    f"WHERE source_uses.source_id = :id AND source_uses.kind = '{table}' AND {readable(table)})"
+    for table in ("jobs", "images")
 )
 
 

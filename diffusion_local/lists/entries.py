@@ -11,7 +11,7 @@ from typing import Any
 from diffusion_local.domain import Job, Kind, Params
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
-from diffusion_local.options.table import OPTIONS, SETTINGS
+from diffusion_local.options.table import OPTIONS, RECORDS, SETTINGS
 from diffusion_local.options.values import one_of
 
 #: How wildcards and choices expand: one random draw per picture, every combination, or not at all.
@@ -117,6 +117,7 @@ def export_row(job: Job, file: PurePath | None) -> dict[str, Any]:
     return job.params.to_dict() | {
         "kind": str(job.params.kind),
         "loras": ", ".join(map(str, job.params.loras)),
+        **{name: ", ".join(map(str, getattr(job.params, name))) for name in RECORDS},
         "expand": "no",
         "batch_id": job.batch_id,
         "job_id": job.id,

@@ -194,6 +194,7 @@ class Catalog:
                 "kind", message("model_kinds", kinds=" or ".join(model.kinds), model=model.id, got=params.kind)
             )
         self.check_loras(params, model)
+        check_references(params, model)
         if params.vae:
             check_adapter("vae", params.vae, self.vaes(), model.architecture)
         self._check_words(params, model)
@@ -220,6 +221,17 @@ class Catalog:
             return self.get(model_id) if model_id else self.default
         except NotFound as error:
             raise InvalidParams("model", error.message) from None
+
+
+def check_references(params: Params, model: Model) -> None:
+    """Raise InvalidParams for references that the model does not read."""
+    most = families.references_of(model.architecture)
+    if params.references and not most:
+        raise InvalidParams("references", message("no_references", model=model.id))
+    if len(params.references) > most:
+        raise InvalidParams(
+            "references", message("references_most", most=most, model=model.id, got=len(params.references))
+        )
 
 
 def no_source(source_id: str) -> tuple[int, int]:

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from diffusion_local.options import values
-from diffusion_local.options.types import Kind
+from diffusion_local.options.types import Kind, PictureRecord
 
 #: (name, value) -> value in the option's type; raises InvalidParams.
 Check = Callable[[str, Any], Any]
+
+RecordType = type[PictureRecord]
 
 EVERY_KIND = tuple(Kind)
 #: Kinds of work that are denoised by a model.
@@ -83,6 +85,12 @@ class Option:
     @property
     def is_picture(self) -> bool:
         return self.check is values.picture_id
+
+    @property
+    def record(self) -> RecordType | None:
+        """The class of its entries, if it names several source pictures."""
+        entry = get_args(self.type)[0] if get_origin(self.type) is tuple else None
+        return entry if isinstance(entry, type) and issubclass(entry, PictureRecord) else None
 
     @property
     def taken(self) -> Any:

@@ -6,6 +6,7 @@ one: a field here, its words in ``web/ui/phrases/common.toml``, its use in the e
 """
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Self, get_args
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Self, get_args
 from diffusion_local.options import values
 from diffusion_local.options.option import EVERY_KIND, Option, Shown, Widget
 from diffusion_local.options.samplers import SAMPLERS, SCHEDULES
-from diffusion_local.options.types import RUNGS, Kind, Lora
+from diffusion_local.options.types import RUNGS, Kind, Lora, Reference
 from diffusion_local.options.values import MAX_SEED
 
 FROM_SOURCE = (Kind.IMG2IMG, Kind.INPAINT)
@@ -85,6 +86,12 @@ class Params:
         meaning='each `{"name": "ink", "weight": 0.8}`, or "ink:0.8"', a1111=(), files="loras", check=values.loras,
         sent=list[Any], widget=Widget.HIDDEN, place="source", varies=False
     )] = ()
+    references: Annotated[tuple[Reference, ...], Option(
+        meaning='source pictures to refer to, each `{"image": ID, "use": "edit", "weight": 1.0}`; `use` is edit for '
+        "models that read pictures, style or face for an IP-Adapter, which `adapter` may name and a `mask` (an id) may "
+        "confine", a1111=(), spellings=("input_images", "reference_images"), check=values.references, sent=list[Any],
+        widget=Widget.HIDDEN, place="source", varies=False
+    )] = ()
     vae: Annotated[str, Option(
         meaning="name of a file in vae/", a1111=("VAE",), files="vae", place="expert.files"
     )] = ""
@@ -138,8 +145,10 @@ class Params:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Ids of its source pictures."""
-        return tuple(each for each in (self.source, self.mask) if each)
+        """Ids of all its source pictures, each once."""
+        single = (value for name in PICTURES if (value := getattr(self, name)))
+        several = (each for name in RECORDS for record in getattr(self, name) for each in record.inputs)
+        return tuple(dict.fromkeys([*single, *several]))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by field, without those that ``options.validate`` would restore."""
@@ -149,6 +158,9 @@ class Params:
         }
         if self.loras:
             values["loras"] = [{"name": lora.name, "weight": lora.weight} for lora in self.loras]
+        for name in RECORDS:
+            if name in values:
+                values[name] = [record.to_dict() for record in values[name]]
         return values
 
     def without_seeds(self) -> Self:
@@ -171,6 +183,9 @@ class Params:
             values["kind"] = Kind(values["kind"])
         if "loras" in values:
             values["loras"] = tuple(Lora(each["name"], each["weight"]) for each in values["loras"])
+        for name, record in RECORDS.items():
+            if name in values:
+                values[name] = tuple(record.from_dict(each) for each in values[name])
         return cls(**values)
 
 
@@ -213,6 +228,31 @@ BATCH_OPTIONS = declared(BatchOptions)
 SETTINGS = tuple(name for name in OPTIONS if name != "prompt")
 #: Options that carry a source picture: its id, or the picture itself where the caller can send one.
 PICTURES = tuple(name for name, option in OPTIONS.items() if option.is_picture)
+#: Options that carry several source pictures, with the class of their entries.
+RECORDS = {name: option.record for name, option in OPTIONS.items() if option.record}
+
+
+def with_pictures(given: Mapping[str, Any], keep: Callable[[str, str], str]) -> dict[str, Any]:
+    """Options with their pictures replaced by ``keep(name of the option, picture)``, which returns an id.
+
+    A picture is text, in the form in which a caller sends it. Other values stay as they are; so do values that are no
+    text, for ``validate`` to refuse. Raises InvalidParams.
+    """
+    done = dict(given)
+    for name in PICTURES:
+        if isinstance(text := given.get(name), str) and text:
+            done[name] = keep(name, text.strip())
+    for name, record in RECORDS.items():
+        if given.get(name):
+            done[name] = [
+                each | {part: keep(name, text.strip()) for part in record.pictures if (text := text_of(each.get(part)))}
+                for each in values.record_values(name, given[name])
+            ]
+    return done
+
+
+def text_of(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def refused_by(kind: Kind) -> tuple[str, ...]:

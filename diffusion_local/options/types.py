@@ -1,7 +1,9 @@
-"""Value types of options: kind of work, LoRAs with weights, rungs of the memory policy."""
+"""Value types of options: kind of work, LoRAs with weights, pictures with their use, rungs of the memory policy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import Any, ClassVar, Self
+from urllib.parse import quote
 
 
 class Kind(StrEnum):
@@ -36,6 +38,68 @@ class Lora:
         plain = not any(sign in self.name for sign in ',"') and self.name == self.name.strip()
         name = self.name if plain else '"' + self.name.replace('"', '""') + '"'
         return f"{name}:{exact(self.weight)}"
+
+
+@dataclass(frozen=True, slots=True)
+class PictureRecord:
+    """One entry of an option that names several source pictures. ``image``: id of the source picture.
+
+    Subclasses add fields with defaults, of type str, float or StrEnum; ``pictures`` names those that hold an id of a
+    source picture.
+    """
+
+    pictures: ClassVar[tuple[str, ...]] = ("image",)
+
+    image: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Ids of its source pictures."""
+        return tuple(value for name in self.pictures if (value := getattr(self, name)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by field, without defaults."""
+        values = {
+            each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name) != each.default
+        }
+        return {name: str(value) if isinstance(value, StrEnum) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Self:
+        """The record of ``to_dict``; unknown fields of newer versions are ignored."""
+        known = {each.name: each for each in fields(cls)}
+        return cls(**{name: converted(known[name].default, value) for name, value in found.items() if name in known})
+
+    def __str__(self) -> str:
+        """``IMAGE:name=value:...``, parsed by ``options.values.picture_records``."""
+        values = {
+            name: exact(value) if isinstance(value, float) else str(value) for name, value in self.to_dict().items()
+        }
+        return ":".join([values.pop("image"), *(f"{name}={quote(value, safe='/ ')}" for name, value in values.items())])
+
+
+def converted(default: Any, value: Any) -> Any:
+    return type(default)(value) if isinstance(default, StrEnum) else value
+
+
+class Use(StrEnum):
+    EDIT = "edit"  # the model itself reads it beside the prompt
+    STYLE = "style"  # an IP-Adapter reads content and style from it
+    FACE = "face"  # an IP-Adapter made for faces reads the face in it
+
+
+@dataclass(frozen=True, slots=True)
+class Reference(PictureRecord):
+    """A picture to which the result refers. ``weight``: strength of an IP-Adapter (1 = full); ``adapter``: file name of
+    the IP-Adapter, "" for one that fits the use; ``mask``: source picture, white where the IP-Adapter has its effect.
+    """
+
+    pictures: ClassVar[tuple[str, ...]] = ("image", "mask")
+
+    use: Use = Use.EDIT
+    weight: float = 1.0
+    adapter: str = ""
+    mask: str = ""
 
 
 def exact(number: float) -> str:

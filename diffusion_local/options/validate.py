@@ -11,8 +11,8 @@ from diffusion_local.messages import message
 from diffusion_local.options import values
 from diffusion_local.options.limits import FOLLOW_MODEL, Defaults, Limits, check_size, fitted_size
 from diffusion_local.options.samplers import DIFFUSION, Sampling, check_sampler, check_schedule
-from diffusion_local.options.table import LANCZOS, OPTIONS, SETTINGS, Params, refused_by
-from diffusion_local.options.types import Kind, Lora
+from diffusion_local.options.table import LANCZOS, OPTIONS, RECORDS, SETTINGS, Params, refused_by
+from diffusion_local.options.types import Kind, Lora, PictureRecord
 
 #: (width, height) of a source picture by id; raises InvalidParams or NotFound.
 SizeOf = Callable[[str], tuple[int, int]]
@@ -75,6 +75,9 @@ def complete(
         if name not in done and name not in ("prompt", "negative", *FOLLOW_MODEL, "source", "mask", "seed"):
             with faults:
                 done[name] = option.of(given.get(name)) if kind in option.kinds else option.default
+    for name in RECORDS:
+        with faults:
+            check_pictures(name, done.get(name, ()), size_of)
     faults.check()
     done |= {"prompt": prompt.strip(), "negative": negative.strip()}
     return Params(**{name: option.default for name, option in OPTIONS.items() if name not in done} | done)
@@ -191,6 +194,16 @@ def sized(field: str, source_id: str, size_of: SizeOf) -> tuple[int, int]:
         return size_of(source_id)
     except NotFound:
         raise InvalidParams(field, message("source_not_kept", source=source_id)) from None
+
+
+def check_pictures(field: str, records: tuple[PictureRecord, ...], size_of: SizeOf) -> None:
+    """Raise InvalidParams unless all pictures of an option exist, and are not too large together."""
+    sizes = [sized(field, each, size_of) for record in records for each in record.inputs]
+    pixels = sum(width * height for width, height in sizes)
+    if pixels > values.MAX_PICTURES_MEGAPIXELS * 1_000_000:
+        raise InvalidParams(
+            field, message("megapixels_together", most=values.MAX_PICTURES_MEGAPIXELS, got=round(pixels / 1e6, 1))
+        )
 
 
 def with_tags(params: Params) -> Params:

@@ -2,12 +2,14 @@
 
 import random
 import re
+from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
-from diffusion_local.options.types import Lora
+from diffusion_local.options.types import Lora, PictureRecord, Reference, Use
 
 MAX_SEED = 2**32 - 1
 #: Maximum pictures per denoiser pass.
@@ -15,11 +17,18 @@ MOST_TOGETHER = 16
 MAX_PROMPT_CHARS = 10_000
 MAX_LORAS = 8
 MAX_LORA_WEIGHT = 4.0
+#: Entries of an option that names several source pictures.
+MAX_PICTURES = 10
+#: Megapixels of all pictures that such an option names.
+MAX_PICTURES_MEGAPIXELS = 100
+MAX_REFERENCE_WEIGHT = 2.0
 MAX_NAME_CHARS = 200
 SOURCE_ID = re.compile(r"[0-9a-f]{64}")
 DECIMAL_COMMA = re.compile(r"\s*[-+]?\d*,\d+\s*", re.ASCII)
 #: Comma-separated parts; quoted commas do not separate. An unclosed quotation mark is a character.
 PART = re.compile(r'(?:"(?:[^"]|"")*+"|[^,])++')
+#: ``IMAGE:name=value:...``; the picture may contain colons itself, as a path or a data URL.
+RECORD = re.compile(r"(?P<image>.*?)(?P<pairs>(?::[a-z_]+=[^:]*)*)", re.DOTALL)
 QUOTED_NAME = re.compile(r'"((?:[^"]|"")*+)"')
 #: Allowed control characters: tab, line ends, form feed, escape.
 CONTROLS = "\t\n\v\f\r\x1b"
@@ -171,3 +180,60 @@ def lora(field: str, value: Any) -> Lora:
     else:
         raise InvalidParams(field, message("lora_weight", got=echo(value)))
     return Lora(file_name(field, name), number(field, weight, -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT))
+
+
+R = TypeVar("R", bound=PictureRecord)
+
+
+def record_values(field: str, value: Any) -> list[dict[str, Any]]:
+    """Entries of an option that names several pictures, as plain values by name; their pictures are not validated.
+
+    Each is a record, ``{"image": ..., ...}`` or ``"IMAGE:name=value:..."``; text holds several, separated by commas.
+    Raises InvalidParams.
+    """
+    each = [one.strip() for one in value.split(",") if one.strip()] if isinstance(value, str) else value
+    if not isinstance(each, list | tuple):
+        raise InvalidParams(field, message("picture_list", example='[{"image": "ID"}]', got=echo(value)))
+    each = [one for one in each if one != ""]
+    if len(each) > MAX_PICTURES:
+        raise InvalidParams(field, message("at_most", most=MAX_PICTURES, got=len(each)))
+    return [record_value(field, one) for one in each]
+
+
+def record_value(field: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, PictureRecord):
+        return value.to_dict()
+    if isinstance(value, str) and (found := RECORD.fullmatch(value.strip())):
+        pairs = (pair.partition("=") for pair in found["pairs"].split(":") if pair)
+        return {"image": found["image"]} | {name: unquote(text) for name, _, text in pairs}
+    if isinstance(value, dict) and isinstance(value.get("image"), str):
+        return value
+    raise InvalidParams(field, message("picture_record", got=echo(value)))
+
+
+def picture_records(field: str, value: Any, kind: type[R]) -> list[dict[str, Any]]:
+    """Entries with only the fields of ``kind``, and with valid ids of pictures. Raises InvalidParams."""
+    names = [each.name for each in fields(kind)]
+    found = [{name: one for name, one in each.items() if one is not None} for each in record_values(field, value)]
+    for each in found:
+        for name in each:
+            if name not in names:
+                raise InvalidParams(field, message("picture_record_field", known=names, got=echo(name)))
+        for name in kind.pictures:
+            if name == "image" or each.get(name):
+                picture_id(field, each.get(name))
+    return found
+
+
+def references(field: str, value: Any) -> tuple[Reference, ...]:
+    """Validated references. Raises InvalidParams."""
+    return tuple(
+        Reference(
+            image=each["image"],
+            use=Use(one_of(field, each.get("use") or Use.EDIT, tuple(Use))),
+            weight=number(field, each.get("weight", 1.0), 0, MAX_REFERENCE_WEIGHT),
+            adapter=file_name(field, each["adapter"]) if each.get("adapter") else "",
+            mask=each.get("mask") or "",
+        )
+        for each in picture_records(field, value, Reference)
+    )

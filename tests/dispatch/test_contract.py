@@ -21,6 +21,7 @@ from diffusion_local.domain import Claim, DeviceMemory, Failure, Fit, Flags, Ima
 from diffusion_local.errors import DatabaseProblem, HomeInUse, LostClaim, NotFound, StorageProblem
 from diffusion_local.gallery.formats import encode
 from diffusion_local.messages import described, message
+from diffusion_local.options.types import Reference
 from diffusion_local.queue.estimates import JobTimings
 from tests.dispatch.wire import Wire
 from tests.support import FAILURE, enqueue, eventually, params, sql
@@ -449,6 +450,9 @@ def test_a_worker_reads_the_sources_of_its_jobs_and_no_other(services: Services,
     for wrong in (other, "", "../../app.db"):
         with pytest.raises(NotFound):
             dispatch.source(job.claim, wrong)
+    enqueue(services.jobs, references=(Reference(own, mask=other),))
+    beside = claimed(dispatch)
+    assert all(dispatch.source(beside.claim, each) for each in (own, other))
     next(services.settings.sources.rglob(f"{own}.png")).unlink()
     with pytest.raises(NotFound):
         dispatch.source(job.claim, own)

@@ -94,7 +94,14 @@ def openai_(services: Services, client: TestClient, given: Given) -> Params:
 
 def written(value: Any) -> str:
     """A value as text."""
-    return ", ".join(f"{each['name']}:{each['weight']}" for each in value) if isinstance(value, list) else str(value)
+    if not isinstance(value, list):
+        return str(value)
+    return ", ".join(record_text(each) if "image" in each else f"{each['name']}:{each['weight']}" for each in value)
+
+
+def record_text(record: Given) -> str:
+    """An entry of an option that names several pictures, as text."""
+    return ":".join([record["image"], *(f"{name}={each}" for name, each in record.items() if name != "image")])
 
 
 def list_text(services: Services, client: TestClient, given: Given) -> Params:

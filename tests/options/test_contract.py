@@ -5,6 +5,7 @@ option declares.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
+from diffusion_local import families
 from diffusion_local.compose import Services, open_files
 from diffusion_local.domain import Image, Kind, Params
 from diffusion_local.gallery import recipes
@@ -27,7 +29,7 @@ from diffusion_local.options.table import Params as Table
 from diffusion_local.web.ui import view_history, view_picture, view_recipe, words
 from tests.models import files
 from tests.models.files import write_header
-from tests.options.doors import CANNOT, DOORS, Given
+from tests.options.doors import CANNOT, DOORS, Given, record_text
 from tests.options.test_validate import png
 from tests.support import gradio_endpoint
 from tests.web.conftest import client_of, services_of
@@ -50,6 +52,14 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
     return made
 
 
+@pytest.fixture(autouse=True, scope="module")
+def reading_pictures() -> Iterator[None]:
+    """The starter takes references here as a model does that reads pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(families, "references_of", lambda architecture: 3)
+        yield
+
+
 @pytest.fixture(scope="module")
 def client(services: Services) -> TestClient:
     return client_of(services)
@@ -68,6 +78,8 @@ def sample(option: Option, source: str) -> Any:
         return option.example
     if option.name == "loras":
         return [{"name": FILE, "weight": 0.5}]
+    if option.record:
+        return [{"image": source, "use": "style", "weight": 0.5}, {"image": source}]
     if option.name == "schedule":
         return DIFFUSION.schedules_for("Euler a")[1]
     if option.choices:
@@ -107,6 +119,8 @@ def dropped(given: Given, params: Params) -> list[str]:
         stored = getattr(params, name)
         if name == "loras":
             stored = [{"name": each.name, "weight": each.weight} for each in stored]
+        if OPTIONS[name].record:
+            stored = [each.to_dict() for each in stored]
         if stored != value:
             found.append(name)
     return found
@@ -142,6 +156,8 @@ def test_every_option_is_a_flag_of_the_command_line(
     for name, value in given.items():
         if name == "loras":
             flags += [f"--lora={each['name']}:{each['weight']}" for each in value]
+        elif OPTIONS[name].record:
+            flags += [f"--{name.removesuffix('s')}={record_text(each)}" for each in value]
         elif name not in ("prompt", "width", "height"):
             flags.append(f"--{name.replace('_', '-')}={value}")
     monkeypatch.setenv("DIFFUSION_LOCAL_HOME", str(services.settings.home))
@@ -175,6 +191,8 @@ def plain(html: str) -> str:
 
 
 def shown(option: Option, value: Any) -> str:
+    if option.record:
+        return str(value[-1]["image"][:12])
     if isinstance(value, list):
         return ", ".join(f"{each['name']}:{each['weight']:g}" for each in value)
     if option.name == "kind":

@@ -3,6 +3,8 @@
 import json
 
 from diffusion_local.domain import Kind, Lora, Params
+from diffusion_local.options import values
+from diffusion_local.options.types import Reference, Use
 from tests.support import PARAMS, params
 
 FULL = params(
@@ -36,3 +38,21 @@ def test_rows_of_an_older_and_of_a_newer_program_are_read() -> None:
     old = json.loads(PARAMS.to_json()) | {"kind": "txt2img"}
     assert Params.from_dict(old) == PARAMS
     assert Params.from_dict(old | {"holograms": True}) == PARAMS
+
+
+def test_entries_that_name_pictures_are_written_and_read_as_text() -> None:
+    found = (
+        Reference("a" * 64),
+        Reference("b" * 64, use=Use.FACE, weight=0.75, adapter="plus, face: 50%/ä=1", mask="c" * 64),
+    )
+    assert values.references("references", ", ".join(map(str, found))) == found
+    assert values.references("references", [each.to_dict() for each in found]) == found
+    assert found[0].to_dict() == {"image": "a" * 64}
+    kept = Params("x", "", "m", 8, 8, 1, 1.0, "", 1, references=found)
+    assert Params.from_json(kept.to_json()) == kept
+    assert kept.inputs == ("a" * 64, "b" * 64, "c" * 64)
+
+
+def test_a_path_with_colons_and_equals_signs_stays_whole() -> None:
+    given = values.record_value("references", "/a:b/x=1.png:use=style:weight=0.5")
+    assert given == {"image": "/a:b/x=1.png", "use": "style", "weight": "0.5"}

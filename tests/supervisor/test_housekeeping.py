@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image as PIL
 
+from diffusion_local import families
 from diffusion_local.compose import Services
 from diffusion_local.domain import utc_text
 from diffusion_local.errors import DatabaseProblem
@@ -146,7 +147,9 @@ def test_names_of_chores_are_kept_for_ever() -> None:
     assert {"sweep_gallery", "let_go", "optimize"} <= {name for name, _, _ in CHORES}
 
 
-def test_a_source_that_nothing_refers_to_is_let_go_after_its_time(services: Services) -> None:
+def test_a_source_that_nothing_refers_to_is_let_go_after_its_time(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def added(color: str, days: float) -> Path:
         data = io.BytesIO()
         PIL.new("RGB", (128, 128), color).save(data, "PNG")
@@ -154,24 +157,27 @@ def test_a_source_that_nothing_refers_to_is_let_go_after_its_time(services: Serv
         os.utime(path, (time.time() - days * 86400,) * 2)
         return path
 
-    unused, fresh, seen, base, mask, again = (
-        added(color, days)
-        for color, days in (("red", 31), ("blue", 29), ("green", 31), ("white", 31), ("black", 31), ("gold", 31))
-    )
+    monkeypatch.setattr(families, "references_of", lambda architecture: 3)
+    colors = {"red": 31, "blue": 29, "green": 31, "white": 31, "black": 31, "gold": 31, "pink": 31}
+    unused, fresh, seen, base, mask, again, beside = (added(color, days) for color, days in colors.items())
     services.studio.submit("x", kind="inpaint", source=base.stem, mask=mask.stem)
     services.studio.submit("x", source=seen.stem)
+    referring = services.studio.submit("x", references=[{"image": beside.stem}]).job_ids[0]
     drawn = claimed(services.jobs)
     services.jobs.finish(drawn.claim, image_of(drawn))
     services.studio.sources.size(again.stem)  # as a submit that is under way does
-    for path in (seen, base, mask):
+    for path in (seen, base, mask, beside):
         os.utime(path, (time.time() - 31 * 86400,) * 2)
     delete_expired(replace(services, settings=replace(services.settings, keep_sources_days=0)))
     assert unused.exists()
     delete_expired(services)
     assert [path.exists() for path in (unused, fresh, seen, base, mask, again)] == [False, True, True, True, True, True]
+    assert beside.exists()
     with sql(services.settings.database) as db:
         db.execute("UPDATE jobs SET params = json_remove(params, '$.source', '$.mask')")
+        db.execute("DELETE FROM jobs WHERE id = ?", [referring])
     delete_expired(services)
+    assert not beside.exists()
     kept = {drawn.params.source, drawn.params.mask}
     assert {path.stem for path in (seen, base, mask) if path.exists()} == kept - {""}
 

@@ -110,7 +110,7 @@ class Endpoints:
     def add_source(self, picture: FileData) -> dict:
         """Keep a picture to begin from (`handle_file` uploads it): {"id", "width", "height", "url"}.
 
-        Give its id as `source` or `mask` of a submit.
+        Give its id as `source` or `mask` of a submit, or in its `references`.
         """
         authority.check("sources.add")  # before the file is read
         named = picture.get(UPLOAD) if isinstance(picture, dict) else None  # see gradio.calls

@@ -13,8 +13,8 @@ from starlette.datastructures import UploadFile
 
 from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import message
-from diffusion_local.options.table import PICTURES
-from diffusion_local.options.values import SOURCE_ID
+from diffusion_local.options.table import PICTURES, RECORDS, with_pictures
+from diffusion_local.options.values import MAX_PICTURES, SOURCE_ID
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.schemas import NewJobs
 
@@ -36,16 +36,25 @@ async def picture_of(request: Request) -> bytes:
 
 
 async def job_of(request: Request) -> BaseModel:
-    """The body of a submit: JSON; or a form with that as ``job``, and pictures as ``source`` and ``mask``."""
+    """The body of a submit: JSON; or a form with that as ``job``, and with pictures under the names of their options.
+
+    Several files under the name of an option that takes several pictures are appended to it, in order.
+    """
     if media_type(request) != "multipart/form-data":
         return await anyio.to_thread.run_sync(validated, await request.body())
-    async with request.form(max_files=2, max_fields=1, max_part_size=FORM_FIELD_BYTES) as fields:
+    most = len(PICTURES) + len(RECORDS) * MAX_PICTURES
+    async with request.form(max_files=most, max_fields=1, max_part_size=FORM_FIELD_BYTES) as fields:
         job = fields.get("job", "")
         body = validated(job if isinstance(job, str) else await job.read())
         for name in PICTURES:
             file = fields.get(name)
             if isinstance(file, UploadFile):
                 setattr(body, name, await anyio.to_thread.run_sync(data_url, await file.read()))
+        for name in RECORDS:
+            files = [each for each in fields.getlist(name) if isinstance(each, UploadFile)]
+            added = [{"image": await anyio.to_thread.run_sync(data_url, await each.read())} for each in files]
+            if added:
+                setattr(body, name, [*(getattr(body, name) or ()), *added])
         return body
 
 
@@ -62,9 +71,11 @@ def validated(data: str | bytes) -> BaseModel:
 
 def kept_pictures(studio: Studio, options: dict[str, Any]) -> dict[str, Any]:
     """The options with ids in the place of pictures that came along."""
-    given = {name: options[name].strip() for name in PICTURES if options.get(name)}
-    sent = {name: text for name, text in given.items() if not SOURCE_ID.fullmatch(text)}
-    return options | given | {name: studio.sources.add(decoded(name, text), name).id for name, text in sent.items()}
+
+    def keep(name: str, text: str) -> str:
+        return text if SOURCE_ID.fullmatch(text) else studio.sources.add(decoded(name, text), name).id
+
+    return with_pictures(options, keep)
 
 
 def media_type(request: Request) -> str:

@@ -11,7 +11,8 @@ from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import NotFound
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.a1111 import CHOICES, MODEL_HASH, NOTES
-from diffusion_local.options.table import OPTIONS
+from diffusion_local.options.table import OPTIONS, RECORDS
+from diffusion_local.options.types import PictureRecord
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import form, view
 from diffusion_local.web.ui.words import say
@@ -79,7 +80,22 @@ def without_lost(studio: Studio, params: Params) -> tuple[Params, list[str]]:
         except NotFound:
             lost.append(say("create.no_source_in_it"))
             params = replace(params, kind=Kind.TXT2IMG, source="", mask="", strength=0.0)
+    for name in RECORDS:
+        found: Any = tuple(each for each in getattr(params, name) if is_kept(studio, each))
+        if found != getattr(params, name):
+            lost.append(view.name_of(name))
+            params = replace(params, **{name: found})
     return params, lost
+
+
+def is_kept(studio: Studio, record: PictureRecord) -> bool:
+    """Whether all pictures of a record are here."""
+    try:
+        for each in record.inputs:
+            studio.sources.file(each)
+    except NotFound:
+        return False
+    return True
 
 
 def unread(settings: dict[str, Any], others: dict[str, Any], model: Model | None) -> Iterator[str]:

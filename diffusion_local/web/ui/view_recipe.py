@@ -7,7 +7,7 @@ from diffusion_local import serializers
 from diffusion_local.domain import Kind, Params
 from diffusion_local.options.option import Option, Shown
 from diffusion_local.options.table import OPTIONS
-from diffusion_local.options.types import exact
+from diffusion_local.options.types import PictureRecord, exact
 from diffusion_local.web.ui.view import name_of, text
 from diffusion_local.web.ui.words import say
 
@@ -28,10 +28,26 @@ def recipe(params: Params) -> Iterator[tuple[str, str]]:
 
 def shown(option: Option, value: Any) -> str:
     if option.is_picture:
-        return f'<a href="{text(serializers.source_url(value))}" target="_blank" rel="noopener">{text(value[:12])}</a>'
+        return picture(value)
+    if option.record:
+        return ", ".join(map(described, value))
     if option.type is float:
         return exact(value)
     return text(", ".join(map(str, value)) if isinstance(value, tuple) else value)
+
+
+def picture(source_id: str) -> str:
+    """A link to a source picture."""
+    return (
+        f'<a href="{text(serializers.source_url(source_id))}" target="_blank" rel="noopener">{text(source_id[:12])}</a>'
+    )
+
+
+def described(record: PictureRecord) -> str:
+    """Links to the pictures of a record, and its other values that are set."""
+    values = {name: value for name, value in record.to_dict().items() if name not in record.pictures}
+    told = (exact(value) if isinstance(value, float) else str(value) for value in values.values())
+    return " ".join([*map(picture, record.inputs), *map(text, told)])
 
 
 def rows(found: Iterator[tuple[str, str]]) -> str:

@@ -10,8 +10,10 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
+from diffusion_local import families
 from diffusion_local.compose import Services
 from diffusion_local.errors import InvalidParams
+from diffusion_local.options import values
 from diffusion_local.web.api import uploads
 from tests.web.api.conftest import JOBS, SMALL
 from tests.web.conftest import made
@@ -62,6 +64,72 @@ def test_pictures_may_come_as_a_form(client: TestClient, services: Services) -> 
     told = client.post(JOBS, data={"job": job}, files={"source": ("a.png", png("blue"))}).json()
     params = services.studio.job(told["job_ids"][0]).params
     assert (params.kind, params.strength) == ("img2img", 0.3)
+
+
+@pytest.fixture
+def reads_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The starter takes three references."""
+    monkeypatch.setattr(families, "references_of", lambda architecture: 3)
+
+
+@pytest.mark.usefixtures("reads_pictures")
+def test_several_pictures_may_come_within_the_json_and_as_a_form(client: TestClient, services: Services) -> None:
+    known = services.studio.sources.add(png("blue")).id
+    sent = [{"image": in_base64(png()), "use": "style", "mask": in_base64(png("white"))}, known]
+    told = client.post(JOBS, json={"prompt": "x", "references": sent} | SMALL).json()
+    first, second = services.studio.job(told["job_ids"][0]).params.references
+    assert (first.use, second.image) == ("style", known)
+    assert [services.studio.sources.size(each) for each in first.inputs] == [(128, 128)] * 2
+    job = json.dumps({"prompt": "x", "references": [known]} | SMALL)
+    files = [("references", ("a.png", png("red"))), ("references", ("b.png", png("lime")))]
+    told = client.post(JOBS, data={"job": job}, files=files).json()
+    assert [each.image for each in services.studio.job(told["job_ids"][0]).params.references] == [
+        known,
+        first.image,
+        services.studio.sources.add(png("lime")).id,
+    ]
+
+
+@pytest.mark.usefixtures("reads_pictures")
+@pytest.mark.parametrize(
+    ("references", "words"),
+    [
+        ([{"image": "f" * 64}], "names no picture that is kept here"),
+        ([{"image": "http://169.254.169.254/latest"}], "addresses"),
+        ([{"image": "AAAA"}], "must be a picture"),
+        ([{"use": "style"}], "must each name an image"),
+        ([7], "must each name an image"),
+        ([{"image": in_base64(png()), "colour": 1}], "knows"),
+        ([{"image": in_base64(png()), "use": "hat"}], "one of"),
+        ([{"image": in_base64(png()), "weight": 3}], "from 0 to 2"),
+        ([{"image": in_base64(png()), "adapter": "../x"}], "name of a file"),
+        ([{"image": in_base64(png())}] * 4, "at most 3 pictures"),
+        ([{"image": in_base64(png())}] * 11, "at most 10"),
+    ],
+)
+def test_a_bad_reference_is_refused_by_its_field(
+    client: TestClient, services: Services, references: list[Any], words: str
+) -> None:
+    answer = client.post(JOBS, json={"prompt": "x", "references": references})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "references")
+    assert words in answer.json()["error"]["message"]
+    assert services.studio.jobs("queued") == []
+
+
+def test_a_model_that_reads_no_pictures_takes_none(client: TestClient) -> None:
+    answer = client.post(JOBS, json={"prompt": "x", "references": [{"image": in_base64(png())}]})
+    assert (answer.status_code, answer.json()["error"]["id"]) == (422, "no_references")
+
+
+@pytest.mark.usefixtures("reads_pictures")
+def test_pictures_that_are_too_large_together_are_refused(
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(values, "MAX_PICTURES_MEGAPIXELS", 0.03)
+    one = services.studio.sources.add(png()).id
+    assert client.post(JOBS, json={"prompt": "x", "references": [one]} | SMALL).status_code == 202
+    answer = client.post(JOBS, json={"prompt": "x", "references": [one, {"image": one}]} | SMALL)
+    assert (answer.status_code, answer.json()["error"]["id"]) == (422, "megapixels_together")
 
 
 def test_an_upscale_needs_no_prompt(client: TestClient, services: Services) -> None:

@@ -24,7 +24,7 @@ from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
 from diffusion_local.notify.predictions import FILTER, MOST_JOBS, Subscription, prediction, version_of
 from diffusion_local.options.signature import options_of
-from diffusion_local.options.table import PICTURES
+from diffusion_local.options.table import with_pictures
 from diffusion_local.serializers import Json
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
@@ -215,7 +215,7 @@ def read(
     notes += passed_over(extra, HARMLESS)
     if ratio and ratio not in NO_SHAPE and options.get("width") is None and options.get("height") is None:
         options["width"], options["height"] = in_shape(ratio, pixels(megapixels), model)
-    options |= {name: own_picture(studio, request, name, options[name]) for name in PICTURES if options.get(name)}
+    options = with_pictures(options, lambda name, text: own_picture(studio, request, name, text))
     given = body.input.model_fields_set
     fitted = adapted(model, options, strict, {name: SPELLED[name][0] for name in ("sampler",) if name in given})
     return fitted.options, notes + fitted.warnings
@@ -251,10 +251,10 @@ def pixels(megapixels: float | str | None) -> float | None:
     return found
 
 
-def own_picture(studio: Studio, request: Request, field: str, value: Any) -> Any:
+def own_picture(studio: Studio, request: Request, field: str, value: str) -> str:
     """The id of the source that an address of this server names; anything else as it is."""
     root = root_of(request)
-    if not isinstance(value, str) or not value.startswith(f"{root}/"):
+    if not value.startswith(f"{root}/"):
         return value
     path = value.removeprefix(root)
     if found := OWN_FILE.fullmatch(path):

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from diffusion_local.domain import Receipt
 from diffusion_local.operations import answers, registry
 from diffusion_local.operations.registry import MEANINGS, OPERATIONS
+from diffusion_local.options.table import PICTURES, RECORDS
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.headers import read_prefer
 from diffusion_local.web.api.http.derived import where_it_stands
@@ -19,12 +20,13 @@ from diffusion_local.web.api.watch import Watch, until_final
 
 PICTURE = {"type": "string", "format": "binary"}
 SCHEMA = NewJobs.model_json_schema()
-FORM = {"type": "object", "required": ["job"], "properties": {"job": SCHEMA, "source": PICTURE, "mask": PICTURE}}
+FILES = dict.fromkeys(PICTURES, PICTURE) | {name: {"type": "array", "items": PICTURE} for name in RECORDS}
+FORM = {"type": "object", "required": ["job"], "properties": {"job": SCHEMA, **FILES}}
 BODY = {
     "requestBody": {
         "required": True,
-        "description": "JSON, where `source` and `mask` are ids or pictures in Base64; or a form with that JSON as "
-        "`job` and the pictures as files.",
+        "description": "JSON, where `source`, `mask` and the pictures of `references` are ids or pictures in Base64; "
+        "or a form with that JSON as `job` and the pictures as files, several of them under one name in order.",
         "content": {"application/json": {"schema": SCHEMA}, "multipart/form-data": {"schema": FORM}},
     }
 }

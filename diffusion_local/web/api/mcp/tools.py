@@ -6,6 +6,7 @@ caller goes away, and ``wait`` takes the wait up again.
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import anyio
@@ -21,6 +22,7 @@ from diffusion_local.messages import message
 from diffusion_local.models.catalog import LOCAL_FIELDS, Model
 from diffusion_local.operations import answers, registry
 from diffusion_local.operations.registry import OPERATIONS, Argument
+from diffusion_local.options.table import with_pictures
 from diffusion_local.options.values import number, whole_number
 from diffusion_local.serializers import Json
 from diffusion_local.web.api.mcp.arguments import (
@@ -123,8 +125,7 @@ async def made(context: Context, given: dict[str, Any]) -> Result:
 
     def submit() -> Any:
         pictures = {"source": given.get("image"), "mask": given.get("mask")}
-        kept = {name: source_of(context.studio, name, text) for name, text in pictures.items() if text}
-        return context.studio.submit(**options | kept)
+        return context.studio.submit(**with_pictures(options | pictures, partial(source_of, context.studio)))
 
     with one_more_wait():
         receipt = await anyio.to_thread.run_sync(submit)

@@ -24,6 +24,7 @@ from diffusion_local import authority, serializers
 from diffusion_local.domain import Receipt
 from diffusion_local.errors import Conflict, InvalidParams, NotFound, UserError, echo
 from diffusion_local.messages import message
+from diffusion_local.options.table import PICTURES, RECORDS
 from diffusion_local.serializers import Json
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
@@ -136,7 +137,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         options = wish.options
         if idempotency_key:
             options["idempotency_key"] = f"openai:{idempotency_key}"
-        pictures = [options.get(name) for name in ("source", "mask")]
+        pictures = [options.get(name) for name in (*PICTURES, *RECORDS)]
         told = json.dumps([body.model_dump(), pictures])
         key = hashlib.sha256(f"{caller(request)}{told}".encode()).hexdigest()
         pending = unanswered[key]
