@@ -19,6 +19,7 @@ from scripts.starter import (
     harden_text_encoder,
     pack_art,
     sources,
+    train_control,
     train_denoiser,
     train_tokenizer,
     train_vae,
@@ -39,7 +40,7 @@ def _arguments(shards: Path, tokenizer_folder: Path, out: Path, *more: str) -> l
 @pytest.mark.parametrize(
     "module",
     [sources, pack_art, train_tokenizer, train_vae, encode_latents, train_denoiser, harden_text_encoder, assemble,
-     classifier, evaluate],
+     classifier, evaluate, train_control],
 )  # fmt: skip
 def test_every_step_explains_itself(module: object, capsys: pytest.CaptureFixture[str]) -> None:
     run = getattr(module, "parse", None) or module.main  # type: ignore[attr-defined]
