@@ -15,7 +15,7 @@ from diffusion_local import actor
 from diffusion_local.errors import Forbidden
 from diffusion_local.messages import message
 from diffusion_local.operations import registry
-from diffusion_local.operations.operation import Whose
+from diffusion_local.operations.operation import DataScope
 
 C = TypeVar("C", bound=type)
 
@@ -25,7 +25,7 @@ def check(name: str, account: Any = None) -> None:
     operation, who = registry.OPERATIONS[name], actor.current()
     if operation.scope is not None:
         who.require(operation.scope)
-    if operation.whose is Whose.ACCOUNT and (who.source == "token" or not (who.rules_all or who.name == account)):
+    if operation.data is DataScope.ACCOUNT and (who.source == "token" or not (who.rules_all or who.name == account)):
         raise Forbidden(message("own_account"))
 
 
@@ -36,7 +36,7 @@ def guarded(part: str) -> Callable[[C], C]:
     """
 
     def guard(cls: C) -> C:
-        public, declared = {name for name in dir(cls) if not name.startswith("_")}, registry.verbs(part)
+        public, declared = {name for name in dir(cls) if not name.startswith("_")}, registry.operation_names(part)
         if public != declared:
             raise TypeError(f"{cls.__name__} and the registry of operations differ: {sorted(public ^ declared)}")
         for name in public:
@@ -52,7 +52,7 @@ def guard_member(name: str, member: Any) -> Any:
         return property(guard_member(name, member.fget))
     if not inspect.isfunction(member):
         raise TypeError(f"{name} must be a method or a property to have authority.")
-    registry.implement(name, member)
+    registry.register_method(name, member)
 
     @functools.wraps(member)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -51,7 +51,7 @@ class Services:
     catalog: Catalog
     notices: NoticeStore
     deliveries: DeliveryStore
-    teller: NotificationDispatcher
+    notifications: NotificationDispatcher
     downloads: DownloadStore
     leases: LeaseStore
     studio: Studio

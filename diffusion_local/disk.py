@@ -42,7 +42,7 @@ def to_problem(error: OSError, path: Path | None = None) -> StorageProblem:
     return StorageProblem(message("storage_fault", file=name, reason=reason, remedy=remedy))
 
 
-def is_storage(error: OSError) -> bool:
+def is_storage_error(error: OSError) -> bool:
     """Whether the error is from the operating system and about a file: not a closed connection, and not an OSError
     without a number, which is a library's own (Pillow raises them for pictures it cannot encode).
     """
@@ -50,12 +50,12 @@ def is_storage(error: OSError) -> bool:
 
 
 @contextlib.contextmanager
-def explained(path: Path | None = None) -> Iterator[None]:
+def storage_errors(path: Path | None = None) -> Iterator[None]:
     """Translate operating-system errors about files to StorageProblem."""
     try:
         yield
     except OSError as error:
-        if not is_storage(error):
+        if not is_storage_error(error):
             raise
         raise to_problem(error, path) from error
 
@@ -68,7 +68,7 @@ _inherited = UNCHANGED
 
 
 @contextlib.contextmanager
-def kept_private() -> Iterator[None]:
+def private_umask() -> Iterator[None]:
     """Inside, this process and its children create files for their owner only."""
     global _inherited
     before, remembered = os.umask(OTHERS), _inherited
@@ -81,12 +81,12 @@ def kept_private() -> Iterator[None]:
 
 
 def inherited_umask() -> int:
-    """The umask outside of ``kept_private``, for the user's programs; UNCHANGED if it was not entered."""
+    """The umask outside of ``private_umask``, for the user's programs; UNCHANGED if it was not entered."""
     return _inherited
 
 
 @contextlib.contextmanager
-def as_inherited() -> Iterator[None]:
+def inherited_umask_restored() -> Iterator[None]:
     """Inside, files are created with the user's umask: for exports out of the home, in a single-threaded process."""
     if _inherited == UNCHANGED:
         yield
@@ -107,7 +107,7 @@ def create_private(path: Path) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE))
 
 
-def like(folder: Path) -> tuple[int, int]:
+def modes_like(folder: Path) -> tuple[int, int]:
     """(folder mode, file mode) for new entries that are as accessible as ``folder``."""
     mode = folder.stat().st_mode
     return FOLDER | mode & OTHERS, FILE | mode & 0o044
@@ -115,7 +115,7 @@ def like(folder: Path) -> tuple[int, int]:
 
 def share_like(tree: Path, folder: Path) -> None:
     """Make a file or tree as accessible as ``folder``, as far as the file system can."""
-    folder_mode, file_mode = like(folder)
+    folder_mode, file_mode = modes_like(folder)
     for path in (tree, *tree.rglob("*")) if tree.is_dir() else (tree,):
         if not path.is_symlink():
             with contextlib.suppress(OSError):

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from diffusion_local.domain import FINAL, Event, Failure, Image, Job, Receipt, Snapshot, Worker
 from diffusion_local.engine.planning import MemoryPlan
 from diffusion_local.hub.downloads import Download
-from diffusion_local.messages import described
+from diffusion_local.messages import serialize
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import LOCAL_FIELDS, Model
 from diffusion_local.notify.deliveries import Delivery
@@ -105,7 +105,7 @@ def receipt(receipt: Receipt) -> Json:
 
 def fault(kind: str, problem: str) -> Json:
     """Why a job or download failed."""
-    return {"kind": kind, "message": problem, **described(problem)}
+    return {"kind": kind, "message": problem, **serialize(problem)}
 
 
 def job(job: Job, image: Image | None = None, position: int | None = None, eta: float | None = None) -> Json:

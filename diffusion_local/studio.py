@@ -42,14 +42,14 @@ from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.service import Library
 from diffusion_local.notify.service import Webhooks
 from diffusion_local.options.table import BATCH_OPTIONS
-from diffusion_local.options.validate import ignored
+from diffusion_local.options.validate import ignored_warnings
 from diffusion_local.options.values import (
+    check_cursor,
+    check_integer,
+    check_moment,
+    check_number,
     check_prompt,
-    checked_cursor,
     draw_seed,
-    moment_of,
-    number,
-    whole_number,
 )
 from diffusion_local.preferences import Preferences
 from diffusion_local.queue.batch_times import Timetable
@@ -151,7 +151,7 @@ class Studio:
         ``lists``): each picture draws its own from the first seed, or ``all`` makes ``count`` pictures of each
         combination; None takes the setting. Raises InvalidParams, QueueFull and Conflict, and then nothing is enqueued.
         """
-        count = whole_number("count", count, 1, self._settings.max_count)
+        count = check_integer("count", count, 1, self._settings.max_count)
         for field, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             check_prompt(field, text)
         times = self._timetable.resolve(lane, {each: settings.pop(each, None) for each in BATCH_OPTIONS})
@@ -164,16 +164,16 @@ class Studio:
         title = name or shortened(each[0].prompt if draft.fixed else draft.params.prompt)
         told: dict[str, Any] = {"prediction": prediction, "graph": graph}
         batch = Batch(new_id(), title, account, lane, len(each), utc_now(), **told, **times.fields())
-        jobs = new_jobs(batch, each, whole_number("priority", priority, *PRIORITIES))
+        jobs = new_jobs(batch, each, check_integer("priority", priority, *PRIORITIES))
         key, request = idempotency_key or None, draft.submit_digest(count, expand) if idempotency_key else ""
         batch_id, job_ids = self._jobs.insert_batch(batch, jobs, key, self._settings.max_queued, request)
         self._queue.ring(len(job_ids))
         late = self.batches.warning(batch_id) if times.finish_by else []
-        return Receipt(batch_id, job_ids, warnings + ignored(draft.params, settings) + late)
+        return Receipt(batch_id, job_ids, warnings + ignored_warnings(draft.params, settings) + late)
 
     def wait(self, job_ids: Sequence[str], timeout: float) -> list[Job]:
         """The jobs, once all have ended or ``timeout`` seconds have passed. The jobs go on either way."""
-        deadline = time.monotonic() + number("timeout", timeout, 0, MAX_WAIT)
+        deadline = time.monotonic() + check_number("timeout", timeout, 0, MAX_WAIT)
         while True:
             jobs = [self._jobs.get(job_id) for job_id in job_ids]
             if all(job.final for job in jobs) or time.monotonic() >= deadline:
@@ -213,8 +213,8 @@ class Studio:
         if ids:
             return [self._jobs.get(job_id) for job_id in ids]
         states = [parse_state(each.strip()) for each in (state or "").split(",") if each.strip()]
-        times = [moment_of(name, text) for name, text in (("since", since), ("until", until))]
-        most, cursor = whole_number("limit", limit, 1, 1000), checked_cursor("before", before)
+        times = [check_moment(name, text) for name, text in (("since", since), ("until", until))]
+        most, cursor = check_integer("limit", limit, 1, 1000), check_cursor("before", before)
         return self._view.jobs(states, batch_id or None, most, cursor, *times)
 
     def jobs_of_batches(self, batch_ids: Sequence[str], most: int = 1000) -> list[Job]:

@@ -70,10 +70,10 @@ def options() -> Iterator[str]:
     for option in (OPTIONS[name] for name in SETTINGS):
         names = ", ".join(f"`{name}`" for name in option.spellings)
         text = ", ".join(option.a1111[:1])
-        yield row(f"`{option.name}`", type_name(option.taken), limits(option), option.meaning, names, text)
+        yield row(f"`{option.name}`", type_name(option.request_type), limits(option), option.meaning, names, text)
     yield from ("", "## Of its batch", "", "| option | type | meaning |", "|---|---|---|")
     for option in BATCH_OPTIONS.values():
-        yield row(f"`{option.name}`", type_name(option.taken), option.meaning)
+        yield row(f"`{option.name}`", type_name(option.request_type), option.meaning)
 
 
 def limits(option: Any) -> str:

@@ -152,11 +152,11 @@ def test_hooks_and_exports_have_the_users_own_umask(services: Services) -> None:
     target = services.settings.home / "of-the-hook"
     (services.settings.home / "config.toml").write_text(f'on_queue_idle = ["touch", "{target}"]\n')
     told = Settings.load(home=services.settings.home)
-    with umask(0o022), disk.kept_private():
+    with umask(0o022), disk.private_umask():
         assert os.umask(0o077) == 0o077
         outcome = run_hook(told, "hook:on_queue_idle", '{"type": "queue.idle", "data": {}}')
         assert outcome.delivered, outcome
-        with disk.as_inherited():
+        with disk.inherited_umask_restored():
             (services.settings.home / "export").write_text("x")
         (services.settings.home / "own").write_text("x")
     assert [mode(services.settings.home / name) for name in ("of-the-hook", "export", "own")] == [0o644, 0o644, 0o600]

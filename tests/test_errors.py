@@ -101,12 +101,12 @@ def test_long_text_is_cut() -> None:
 @pytest.mark.parametrize(
     "check",
     [
-        lambda value: values.number("limit", value, 0, 10),
-        lambda value: values.whole_number("limit", value, 0, 10),
-        lambda value: values.one_of("sampler", value, ("Euler",)),
-        lambda value: values.source_id("source", value, "img2img"),
-        lambda value: values.file_name("vae", value),
-        lambda value: values.loras("loras", value),
+        lambda value: values.check_number("limit", value, 0, 10),
+        lambda value: values.check_integer("limit", value, 0, 10),
+        lambda value: values.check_choice("sampler", value, ("Euler",)),
+        lambda value: values.check_needed_source("source", value, "img2img"),
+        lambda value: values.check_file_name("vae", value),
+        lambda value: values.check_loras("loras", value),
         samplers.check_sampler,
     ],
 )

@@ -20,13 +20,13 @@ from diffusion_local.messages import (
     MAX_NESTED,
     Message,
     catalogue,
-    changed,
-    described,
-    joined,
+    concatenate,
+    deserialize,
+    map_params,
     message,
-    restored,
-    say_in,
-    slots,
+    serialize,
+    slot_names,
+    translate,
     verbatim,
 )
 
@@ -119,7 +119,7 @@ def test_every_message_is_in_the_catalogue_with_exactly_its_parameters() -> None
         if not ids and not ast.unparse(call.args[0]).endswith("usual"):
             wrong.append(f"{where}: no message {ast.unparse(call.args[0])}")
         for id in ids:
-            wanted = slots(catalogue()[id]["en"])
+            wanted = slot_names(catalogue()[id]["en"])
             if not (given - {None} <= wanted if None in given else given == wanted):
                 wrong.append(f"{where}: {id} takes {sorted(wanted)}")
     assert wrong == []
@@ -184,7 +184,7 @@ def test_every_kind_of_failure_has_a_name_and_a_sentence(kind: str) -> None:
     error = getattr(errors, kind)
     if issubclass(error, EngineError):
         assert f"kind_{error.kind}" in catalogue()
-        assert CHINESE.search(say_in("zh", error().message))
+        assert CHINESE.search(translate("zh", error().message))
 
 
 # -- composing ---------------------------------------------------------------------------------------------------------
@@ -193,24 +193,24 @@ def test_every_kind_of_failure_has_a_name_and_a_sentence(kind: str) -> None:
 def test_a_message_is_its_english_text_and_is_composed_in_each_language() -> None:
     told = message("range", low=1, high=100, got="0")
     assert told == "must be from 1 to 100 (got 0)." == f"{told}" == json.loads(json.dumps(told))
-    assert say_in("zh", told) == "必须在 1 到 100 之间（输入为 0）。"
-    assert say_in("zh", "something else") == "something else"
+    assert translate("zh", told) == "必须在 1 到 100 之间（输入为 0）。"
+    assert translate("zh", "something else") == "something else"
 
 
 def test_a_message_among_the_parameters_is_composed_in_the_same_language() -> None:
     weight = InvalidParams("prompt", message("choice_weight")).problem
     told = message("wildcard_line", name="colour", line=3, problem=weight)
     assert told == "wildcards/colour.txt: line 3 has a choice whose options all have the weight 0."
-    assert say_in("zh", told) == "wildcards/colour.txt：第 3 行有一个任选项的所有权重都是 0。"
+    assert translate("zh", told) == "wildcards/colour.txt：第 3 行有一个任选项的所有权重都是 0。"
     hot = message("gpu_hot", gpus=[message("gpu_at", gpu=f"gpu{n}", temperature=90) for n in (0, 1)], limit=80)
     assert hot == "gpu0 is at 90 °C, gpu1 is at 90 °C; it goes on below 80 °C (gpu_max_temp)."
-    assert say_in("zh", hot).startswith("gpu0 为 90 °C, gpu1 为 90 °C；")
+    assert translate("zh", hot).startswith("gpu0 为 90 °C, gpu1 为 90 °C；")
 
 
 def test_braces_of_a_person_are_text() -> None:
     told = message("no_such_job", id="'{x!r:{id}}'")
     assert told == "There is no job '{x!r:{id}}'."
-    assert say_in("zh", told) == "没有任务 '{x!r:{id}}'。"
+    assert translate("zh", told) == "没有任务 '{x!r:{id}}'。"
 
 
 def test_parameters_are_json_values() -> None:
@@ -229,9 +229,9 @@ def test_an_unknown_id_or_a_missing_parameter_is_a_fault_of_the_program() -> Non
 
 
 def test_messages_in_a_row_are_one() -> None:
-    two = joined([message("remedy_disk"), message("remedy_owner")])
+    two = concatenate([message("remedy_disk"), message("remedy_owner")])
     assert two == "Check the disk. Check its owner and permissions."
-    assert joined([]) == ""
+    assert concatenate([]) == ""
 
 
 @pytest.mark.parametrize("way", [copy.deepcopy, copy.copy, lambda told: pickle.loads(pickle.dumps(told))])  # noqa: S301
@@ -246,7 +246,7 @@ def test_a_message_can_be_copied(way: object) -> None:
 
 def test_it_is_described_and_restored() -> None:
     told = message("in_grid", problem=message("one_of", known=["a", "b"], got="'c'"), cell=2)
-    wire = json.loads(json.dumps(described(told)))
+    wire = json.loads(json.dumps(serialize(told)))
     assert wire == {
         "id": "in_grid",
         "params": {
@@ -258,9 +258,9 @@ def test_it_is_described_and_restored() -> None:
             "cell": 2,
         },
     }
-    back = restored(str(told), wire)
+    back = deserialize(str(told), wire)
     assert back == told
-    assert say_in("zh", back) == say_in("zh", told)
+    assert translate("zh", back) == translate("zh", told)
 
 
 def deep(levels: int) -> dict[str, object]:
@@ -284,20 +284,20 @@ def deep(levels: int) -> dict[str, object]:
     ],
 )
 def test_what_this_program_does_not_know_keeps_its_text(wire: object) -> None:
-    back = restored("as it was said", wire)
+    back = deserialize("as it was said", wire)
     assert back == "as it was said"
     assert back.id == "verbatim"
-    assert say_in("zh", back) == "as it was said"
+    assert translate("zh", back) == "as it was said"
 
 
 def test_a_text_without_id_is_described_as_verbatim() -> None:
-    assert described("as it is") == {"id": "verbatim", "params": {"text": "as it is"}}
+    assert serialize("as it is") == {"id": "verbatim", "params": {"text": "as it is"}}
     assert verbatim(told := message("text")) is told
 
 
 def test_every_text_of_a_message_can_be_changed() -> None:
     told = message("storage_held", problem=message("storage_fault", file="/home/me/x", reason="r", remedy="y"))
-    relative = changed(told, lambda text: text.replace("/home/me/", ""))
+    relative = map_params(told, lambda text: text.replace("/home/me/", ""))
     assert isinstance(relative, Message)
     assert relative == "x cannot be used (r). y The queue goes on by itself."
     assert relative.params["problem"].params["file"] == "x"

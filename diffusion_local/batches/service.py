@@ -21,7 +21,7 @@ from diffusion_local.messages import message
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.prompt_limits import prompt_warnings
 from diffusion_local.options.table import BATCH_OPTIONS, SETTINGS
-from diffusion_local.options.values import check_prompt, checked_cursor, whole_number
+from diffusion_local.options.values import check_cursor, check_integer, check_prompt
 from diffusion_local.queue.batch_times import Timetable, parse_utc
 from diffusion_local.queue.batches import BatchProgress, BatchResults, BatchRows
 from diffusion_local.queue.doorbell import JobQueue
@@ -72,7 +72,7 @@ class Batches:
 
         ``large`` leaves out single interactive pictures.
         """
-        return self._rows.page(whole_number("limit", limit, 1, 200), checked_cursor("before", before), large)
+        return self._rows.page(check_integer("limit", limit, 1, 200), check_cursor("before", before), large)
 
     def get(self, batch_id: str) -> BatchProgress:
         """Raises NotFound."""
@@ -215,7 +215,7 @@ class Batches:
     def images(self, batch_id: str, limit: int = 48, after: str | None = None) -> list[Image]:
         """The batch's pictures in batch order. ``after``: last id of the previous page."""
         self._rows.get(batch_id)
-        return self._rows.images(batch_id, whole_number("limit", limit, 1, 500), after or None)
+        return self._rows.images(batch_id, check_integer("limit", limit, 1, 500), after or None)
 
     def zip(self, batch_id: str) -> Iterator[bytes]:
         """Its pictures and result list as a ZIP file, in chunks; one picture is in memory at a time."""

@@ -8,7 +8,7 @@ import typer
 from diffusion_local import disk
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.cli import accounts, batches, jobs, lists, models, pictures, reports, serving
-from diffusion_local.disk import kept_private
+from diffusion_local.disk import private_umask
 from diffusion_local.errors import UserError
 
 REFUSED = 2  # exit status after a UserError
@@ -21,7 +21,7 @@ for part in (accounts, jobs, lists, batches, models, pictures, reports, serving)
 def main() -> None:
     run_as(LOCAL)  # whoever can run commands here has access to the files anyway
     try:
-        with kept_private(), disk.explained():
+        with private_umask(), disk.storage_errors():
             app(prog_name="diffusion-local")
     except UserError as error:
         print(f"diffusion-local: {error}", file=sys.stderr)

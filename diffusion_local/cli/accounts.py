@@ -12,7 +12,7 @@ import typer
 from diffusion_local.accounts.service import Accounts
 from diffusion_local.accounts.store import Account, Token
 from diffusion_local.actor import Role, Scope
-from diffusion_local.cli.terminal import AsJson, Home, tell
+from diffusion_local.cli.terminal import AsJson, Home, print_result
 from diffusion_local.compose import open_studio
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
@@ -31,7 +31,7 @@ FromInput = Annotated[bool, typer.Option("--password-stdin", help="Read the pass
 Limit = Annotated[str | None, typer.Option(help="A number; 0 is without a limit, - takes the settings' one.")]
 
 
-def opened(home: Any) -> Accounts:
+def open_accounts(home: Any) -> Accounts:
     return open_studio(Settings.load(home=home)).accounts
 
 
@@ -43,9 +43,9 @@ def add(
     home: Home = None,
 ) -> None:
     """Add an account. With the first one the server requires everyone to sign in."""
-    accounts = opened(home)
+    accounts = open_accounts(home)
     first = not accounts.any()
-    made = accounts.add(name, asked_password(password_stdin), role)
+    made = accounts.add(name, read_password(password_stdin), role)
     print(f"added {made.name} ({made.role})")
     if first:
         print("From now on the page and the APIs ask everybody to sign in, also on this machine.")
@@ -54,24 +54,26 @@ def add(
 @user.command("list")
 def list_users(home: Home = None, as_json: AsJson = False) -> None:
     """List the accounts."""
-    accounts = opened(home)
+    accounts = open_accounts(home)
     found = accounts.all()
-    tell([account_shape(accounts, each) for each in found], as_json, [account_line(accounts, each) for each in found])
+    print_result(
+        [account_json(accounts, each) for each in found], as_json, [format_account(accounts, each) for each in found]
+    )
 
 
 @user.command()
 def passwd(name: str, password_stdin: FromInput = False, home: Home = None) -> None:
     """Set an account's password; ends all its sessions."""
-    accounts = opened(home)
+    accounts = open_accounts(home)
     accounts.get(name)
-    accounts.set_password(name, asked_password(password_stdin))
+    accounts.set_password(name, read_password(password_stdin))
     print(f"changed the password of {name}")
 
 
 @user.command()
 def role(name: str, role: Annotated[str, typer.Argument(help=", ".join(Role))], home: Home = None) -> None:
     """Change an account's role, with immediate effect."""
-    opened(home).set_role(name, role)
+    open_accounts(home).set_role(name, role)
     print(f"{name} is {role} now")
 
 
@@ -85,13 +87,13 @@ def limits(
     as_json: AsJson = False,
 ) -> None:
     """Show or set an account's limits: queued jobs, pictures per day, pixels per picture."""
-    accounts = opened(home)
+    accounts = open_accounts(home)
     given = {"queued": queued, "per_day": per_day, "pixels": pixels}
-    wanted = {what: limit(what, value) for what, value in given.items() if value is not None}
+    wanted = {what: parse_limit(what, value) for what, value in given.items() if value is not None}
     if wanted:
         accounts.set_limits(name, **wanted)
     told = asdict(accounts.allowance(name)) | {"used_today": accounts.used_today(name)}
-    tell(
+    print_result(
         told, as_json, [f"{what:>12}  {value or ('no limit' if what in given else 0)}" for what, value in told.items()]
     )
 
@@ -99,7 +101,7 @@ def limits(
 @user.command("sign-out")
 def sign_out(name: str, home: Home = None) -> None:
     """End every session of an account; its tokens stay."""
-    accounts = opened(home)
+    accounts = open_accounts(home)
     accounts.get(name)
     accounts.sign_out(name)
     print(f"signed {name} out everywhere")
@@ -108,15 +110,15 @@ def sign_out(name: str, home: Home = None) -> None:
 @user.command()
 def sessions(name: str, home: Home = None, as_json: AsJson = False) -> None:
     """List where an account is signed in."""
-    found = opened(home).sessions(name)
+    found = open_accounts(home).sessions(name)
     lines = [f"{each.id}  {each.used_at}  {each.address}  {each.agent}" for each in found]
-    tell(found, as_json, lines or ["signed in nowhere"])
+    print_result(found, as_json, lines or ["signed in nowhere"])
 
 
 @user.command()
 def remove(name: str, home: Home = None) -> None:
     """Remove an account with its sessions and tokens; its jobs and pictures stay."""
-    accounts = opened(home)
+    accounts = open_accounts(home)
     accounts.remove(name)
     print(f"removed {name}")
     if not accounts.any():
@@ -133,32 +135,32 @@ def add_token(
 ) -> None:
     """Create a token for an account; it is shown only once."""
     chosen = [each.strip() for each in scopes.split(",") if each.strip()]
-    made, secret = opened(home).add_token(account, name, chosen)
-    tell(token_shape(made) | {"token": secret}, as_json, [secret])
+    made, secret = open_accounts(home).add_token(account, name, chosen)
+    print_result(token_json(made) | {"token": secret}, as_json, [secret])
 
 
 @token.command("list")
 def list_tokens(account: str, home: Home = None, as_json: AsJson = False) -> None:
     """List an account's tokens."""
-    accounts = opened(home)
+    accounts = open_accounts(home)
     accounts.get(account)
     found = accounts.tokens(account)
     lines = [
         f"{each.id}  {','.join(sorted(each.scopes)):<28}  {each.used_at or 'never used':<24}  {each.name}"
         for each in found
     ]
-    tell([token_shape(each) for each in found], as_json, lines or ["no tokens"])
+    print_result([token_json(each) for each in found], as_json, lines or ["no tokens"])
 
 
 @token.command("remove")
 def remove_token(account: str, token_id: str, home: Home = None) -> None:
     """Remove a token, which is refused from now on."""
-    opened(home).remove_token(account, token_id)
+    open_accounts(home).remove_token(account, token_id)
     print(f"removed {token_id}")
 
 
 @tls.callback()
-def of_tls() -> None:
+def certificates() -> None:
     """Certificates for HTTPS."""
 
 
@@ -179,10 +181,10 @@ def self_signed_certificate(
         f"SHA-256 {fingerprint}: compare it where a browser warns of it",
         f"diffusion-local serve --lan --tls-cert {certificate} --tls-key {key}",
     ]
-    tell(told, as_json, lines)
+    print_result(told, as_json, lines)
 
 
-def asked_password(from_input: bool) -> str:
+def read_password(from_input: bool) -> str:
     """The first line of standard input, or a prompt with confirmation."""
     if from_input or not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
@@ -192,7 +194,7 @@ def asked_password(from_input: bool) -> str:
     return password
 
 
-def limit(field: str, value: str) -> int | None:
+def parse_limit(field: str, value: str) -> int | None:
     if value == "-":
         return None
     if not (value.isascii() and value.isdigit()):
@@ -200,7 +202,7 @@ def limit(field: str, value: str) -> int | None:
     return int(value)
 
 
-def account_shape(accounts: Accounts, account: Account) -> dict[str, Any]:
+def account_json(accounts: Accounts, account: Account) -> dict[str, Any]:
     return {"name": account.name, "role": str(account.role), "created_at": account.created_at} | {
         "limits": asdict(accounts.allowance(account.name)),
         "sessions": len(accounts.sessions(account.name)),
@@ -208,10 +210,10 @@ def account_shape(accounts: Accounts, account: Account) -> dict[str, Any]:
     }
 
 
-def account_line(accounts: Accounts, account: Account) -> str:
-    told = account_shape(accounts, account)
+def format_account(accounts: Accounts, account: Account) -> str:
+    told = account_json(accounts, account)
     return f"{account.name:<20} {account.role:<7} {told['sessions']} sessions, {told['tokens']} tokens"
 
 
-def token_shape(made: Token) -> dict[str, Any]:
+def token_json(made: Token) -> dict[str, Any]:
     return asdict(made) | {"scopes": sorted(made.scopes)}

@@ -11,14 +11,14 @@ from diffusion_local import serializers
 from diffusion_local.cli.terminal import (
     AnyStudio,
     AsJson,
-    on_studio,
+    print_receipt,
+    print_result,
     read_options,
-    taking_batch_flags,
-    taking_flags,
-    tell,
-    tell_receipt,
+    with_batch_flags,
+    with_option_flags,
+    with_studio,
 )
-from diffusion_local.disk import as_inherited
+from diffusion_local.disk import inherited_umask_restored
 from diffusion_local.domain import State
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.entries import BadLine
@@ -35,7 +35,7 @@ Output = Annotated[Path | None, typer.Option(help="File to write; else it is nam
 
 
 @batch.command("list")
-@on_studio
+@with_studio
 def list_batches(
     studio: AnyStudio,
     limit: Annotated[int, typer.Option(help="Batches to list.")] = 20,
@@ -43,31 +43,31 @@ def list_batches(
 ) -> None:
     """List batches, newest first, with progress and estimated completion."""
     found = studio.batches.page(limit)
-    tell(found, as_json, [line_of(each) for each in found] or ["no batches"])
+    print_result(found, as_json, [format_progress(each) for each in found] or ["no batches"])
 
 
 @batch.command()
-@on_studio
+@with_studio
 def show(studio: AnyStudio, batch_id: BatchId, as_json: AsJson = False) -> None:
     """Show one batch."""
     shaped = serializers.progress(studio.batches.get(batch_id))
     told = {name: value for name, value in shaped.items() if name != "counts" and not name.endswith("_url")}
     lines = [f"{name:>12}  {value}" for name, value in told.items() if value not in (None, "", False)]
     lines += [f"{state:>12}  {count:,}" for state, count in shaped["counts"].items() if count]
-    tell(shaped, as_json, lines)
+    print_result(shaped, as_json, lines)
 
 
 @batch.command()
-@on_studio
+@with_studio
 def rename(studio: AnyStudio, batch_id: BatchId, name: str, as_json: AsJson = False) -> None:
     """Rename a batch."""
     progress = studio.batches.rename(batch_id, name)
-    tell(progress, as_json, [line_of(progress)])
+    print_result(progress, as_json, [format_progress(progress)])
 
 
 @batch.command()
-@on_studio
-@taking_flags
+@with_studio
+@with_option_flags
 def edit(
     studio: AnyStudio,
     batch_id: BatchId,
@@ -80,12 +80,12 @@ def edit(
     edited = studio.batches.edit(batch_id, prompt=prompt, **read_options(studio, size, settings))
     for warning in edited.warnings:
         print(f"note: {warning}", file=sys.stderr)
-    tell(edited, as_json, [f"changed {edited.count:,} jobs"])
+    print_result(edited, as_json, [f"changed {edited.count:,} jobs"])
 
 
 @batch.command()
-@on_studio
-@taking_batch_flags
+@with_studio
+@with_batch_flags
 def duplicate(
     studio: AnyStudio,
     batch_id: BatchId,
@@ -96,30 +96,30 @@ def duplicate(
     """Submit all pictures of a batch again, with the same seeds, as a new batch."""
     receipt = studio.batches.duplicate(batch_id, name, **times)
     count = len(receipt.job_ids)
-    tell(receipt, as_json, [f"queued {count:,} pictures as batch {receipt.batch_id}"])
+    print_result(receipt, as_json, [f"queued {count:,} pictures as batch {receipt.batch_id}"])
 
 
 @batch.command("zip")
-@on_studio
+@with_studio
 def zip_batch(studio: AnyStudio, batch_id: BatchId, output: Output = None, as_json: AsJson = False) -> None:
     """Write a batch's pictures and result list as one ZIP file."""
     target = output or Path(f"{batch_id}.zip")
-    save(target, studio.batches.zip(batch_id))
-    tell({"file": str(target)}, as_json, [str(target)])
+    write_file(target, studio.batches.zip(batch_id))
+    print_result({"file": str(target)}, as_json, [str(target)])
 
 
 @batch.command()
-@on_studio
+@with_studio
 def sheet(studio: AnyStudio, batch_id: BatchId, output: Output = None, as_json: AsJson = False) -> None:
     """Write a batch's contact sheet: a WebP with all pictures, small and labelled; for a grid with its axes."""
     target = output or Path(f"{batch_id}.webp")
-    save(target, iter([studio.batches.contact_sheet(batch_id).read_bytes()]))
-    tell({"file": str(target)}, as_json, [str(target)])
+    write_file(target, iter([studio.batches.contact_sheet(batch_id).read_bytes()]))
+    print_result({"file": str(target)}, as_json, [str(target)])
 
 
 @app.command()
-@on_studio
-@taking_flags
+@with_studio
+@with_option_flags
 def grid(
     studio: AnyStudio,
     prompt: str,
@@ -147,18 +147,18 @@ def grid(
             options.pop(time, None)
         check = studio.grids.check(prompt, x=x, y=y, z=z, **options)
         shaped = {"pictures": check.pictures, "columns": check.columns, "rows": check.rows, "seconds": check.seconds}
-        tell(shaped, as_json, [f"{name:>9}  {value}" for name, value in shaped.items() if value])
+        print_result(shaped, as_json, [f"{name:>9}  {value}" for name, value in shaped.items() if value])
         return
     receipt = studio.grids.submit(
         prompt, x=x, y=y, z=z, name=name, priority=priority, idempotency_key=idempotency_key, **options
     )
     for warning in receipt.warnings:
         print(f"note: {warning}", file=sys.stderr)
-    tell_receipt(studio, receipt, wait, timeout, as_json)
+    print_receipt(studio, receipt, wait, timeout, as_json)
 
 
 @app.command("export-queue")
-@on_studio
+@with_studio
 def export_queue(
     studio: AnyStudio,
     output: Annotated[Path | None, typer.Option(help="File to write, instead of standard output.")] = None,
@@ -169,11 +169,11 @@ def export_queue(
         for line in lines:
             print(line.rstrip("\n"))
         return
-    save(output, (line.encode() for line in lines))
+    write_file(output, (line.encode() for line in lines))
 
 
 @app.command("import")
-@on_studio
+@with_studio
 def import_queue(
     studio: AnyStudio,
     file: Annotated[str, typer.Argument(help="What `export-queue` wrote; - is standard input.")],
@@ -183,13 +183,13 @@ def import_queue(
     """Add the queue of another machine to this one; importing it twice adds nothing twice."""
     receipt = studio.queue_file.take(sys.stdin.buffer if file == "-" else Path(file), skip_bad_lines)
     for each in receipt.bad_lines:
-        print(f"note: {bad_line(each)}", file=sys.stderr)
+        print(f"note: {format_bad_line(each)}", file=sys.stderr)
     shaped = {"batches": receipt.batches, "count": receipt.count, "bad_count": receipt.bad_count}
-    tell(shaped, as_json, [f"queued {receipt.count:,} pictures in {len(receipt.batches):,} batches"])
+    print_result(shaped, as_json, [f"queued {receipt.count:,} pictures in {len(receipt.batches):,} batches"])
 
 
 @app.command()
-@on_studio
+@with_studio
 def window(
     studio: AnyStudio,
     hours: Annotated[str, typer.Argument(help="As 23:00-07:00 or mon-fri 22:00-06:00; empty is always.")] = "",
@@ -197,24 +197,26 @@ def window(
 ) -> None:
     """Run overnight work (all batches) in this window only; interactive work runs at any time."""
     kept = studio.queue.set_window(hours)
-    tell({"window": kept}, as_json, [f"overnight work runs {kept}" if kept else "overnight work runs at any time"])
+    print_result(
+        {"window": kept}, as_json, [f"overnight work runs {kept}" if kept else "overnight work runs at any time"]
+    )
 
 
-def save(target: Path, pieces: Iterator[bytes]) -> None:
+def write_file(target: Path, pieces: Iterator[bytes]) -> None:
     """Write a file in chunks. Raises InvalidParams."""
     try:
-        with as_inherited(), target.open("wb") as file:
+        with inherited_umask_restored(), target.open("wb") as file:
             file.writelines(pieces)
     except OSError as error:
         raise InvalidParams("output", message("cannot_be_written", error=error)) from None
 
 
-def line_of(progress: BatchProgress) -> str:
+def format_progress(progress: BatchProgress) -> str:
     ended = progress.counts[State.DONE]
     done = f"  done at {progress.done_at}" if progress.done_at else ""
     late = f"  {progress.warning}" if progress.warning else ""
     return f"{progress.batch.id}  {ended:,} of {progress.batch.count:,}  {progress.batch.name}{done}{late}"
 
 
-def bad_line(each: BadLine) -> str:
+def format_bad_line(each: BadLine) -> str:
     return f"line {each.line}: {each.reason}"

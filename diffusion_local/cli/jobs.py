@@ -12,13 +12,13 @@ from diffusion_local.cli.terminal import (
     AsJson,
     JobIds,
     OfBatch,
-    file_of,
-    job_line,
-    on_studio,
+    format_job,
+    picture_path,
+    print_receipt,
+    print_result,
     read_options,
-    taking_flags,
-    tell,
-    tell_receipt,
+    with_option_flags,
+    with_studio,
 )
 from diffusion_local.domain import Preview, State
 from diffusion_local.errors import InvalidParams
@@ -29,8 +29,8 @@ app = typer.Typer()
 
 
 @app.command()
-@on_studio
-@taking_flags
+@with_studio
+@with_option_flags
 def submit(
     studio: AnyStudio,
     prompt: str,
@@ -56,7 +56,7 @@ def submit(
     if dry_run:
         of_pictures = {name: value for name, value in given.items() if name not in BATCH_OPTIONS}
         preview = studio.prompts.preview(prompt, count=count, expand=expand, **of_pictures)
-        tell(asdict(preview), as_json, preview_lines(preview))
+        print_result(asdict(preview), as_json, format_preview(preview))
         return
     receipt = studio.submit(
         prompt,
@@ -69,10 +69,10 @@ def submit(
     )
     for warning in receipt.warnings:
         print(f"note: {warning}", file=sys.stderr)
-    tell_receipt(studio, receipt, wait, timeout, as_json)
+    print_receipt(studio, receipt, wait, timeout, as_json)
 
 
-def preview_lines(preview: Preview) -> list[str]:
+def format_preview(preview: Preview) -> list[str]:
     lines = [f"{preview.pictures:,} pictures of {preview.combinations:,} combinations, with --seed {preview.seed}"]
     for prompt, negative in zip(preview.prompts, preview.negatives, strict=True):
         lines.append(f"  {prompt}" + (f" --negative {negative}" if negative else ""))
@@ -80,7 +80,7 @@ def preview_lines(preview: Preview) -> list[str]:
 
 
 @app.command()
-@on_studio
+@with_studio
 def again(
     studio: AnyStudio,
     job_ids: JobIds = None,
@@ -95,11 +95,11 @@ def again(
     if not job_ids and not batch and not failed:
         raise InvalidParams("job_ids", message("name_jobs_failed"))
     receipt = studio.queue.again(job_ids or [], batch, failed, exactly=exactly)
-    tell_receipt(studio, receipt, wait=False, timeout=0, as_json=as_json)
+    print_receipt(studio, receipt, wait=False, timeout=0, as_json=as_json)
 
 
 @app.command()
-@on_studio
+@with_studio
 def cancel(
     studio: AnyStudio,
     job_ids: JobIds = None,
@@ -111,11 +111,13 @@ def cancel(
     if not (job_ids or batch or waiting):
         raise InvalidParams("job_ids", message("name_jobs_waiting"))
     touched = studio.queue.cancel(job_ids or [], batch, waiting)
-    tell({"cancelled": touched}, as_json, [f"cancelled {job_id}" for job_id in touched] or ["nothing left to cancel"])
+    print_result(
+        {"cancelled": touched}, as_json, [f"cancelled {job_id}" for job_id in touched] or ["nothing left to cancel"]
+    )
 
 
 @app.command()
-@on_studio
+@with_studio
 def move(
     studio: AnyStudio,
     to: Annotated[str, typer.Argument(help="top, bottom, up or down")],
@@ -125,11 +127,11 @@ def move(
 ) -> None:
     """Move queued jobs to the top or bottom of their lane, or one job up or down by one."""
     moved = studio.queue.move(to, job_ids or [], batch)
-    tell({"moved": moved}, as_json, [f"moved {job_id}" for job_id in moved] or ["none of them waits"])
+    print_result({"moved": moved}, as_json, [f"moved {job_id}" for job_id in moved] or ["none of them waits"])
 
 
 @app.command()
-@on_studio
+@with_studio
 def priority(
     studio: AnyStudio,
     value: Annotated[int, typer.Argument(help="From -100 to 100; higher runs first.")],
@@ -139,11 +141,11 @@ def priority(
 ) -> None:
     """Set the priority of queued jobs."""
     reached = studio.queue.set_priority(value, job_ids or [], batch)
-    tell({"changed": reached}, as_json, [f"changed {job_id}" for job_id in reached] or ["none of them waits"])
+    print_result({"changed": reached}, as_json, [f"changed {job_id}" for job_id in reached] or ["none of them waits"])
 
 
 @app.command()
-@on_studio
+@with_studio
 def forget(
     studio: AnyStudio,
     job_ids: JobIds = None,
@@ -155,11 +157,11 @@ def forget(
     if not (job_ids or batch or ended):
         raise InvalidParams("job_ids", message("name_jobs_ended"))
     gone = studio.queue.forget(job_ids or [], batch, ended)
-    tell({"forgotten": gone}, as_json, [f"forgot {len(gone)} jobs"])
+    print_result({"forgotten": gone}, as_json, [f"forgot {len(gone)} jobs"])
 
 
 @app.command()
-@on_studio
+@with_studio
 def jobs(
     studio: AnyStudio,
     state: Annotated[str | None, typer.Option(help=", ".join(State))] = None,
@@ -169,38 +171,38 @@ def jobs(
 ) -> None:
     """List jobs, newest first."""
     found = studio.jobs(state, batch, limit)
-    tell(found, as_json, [job_line(job) for job in found] or ["no jobs"], studio)
+    print_result(found, as_json, [format_job(job) for job in found] or ["no jobs"], studio)
 
 
 @app.command()
-@on_studio
+@with_studio
 def job(studio: AnyStudio, job_id: str, as_json: AsJson = False) -> None:
     """Show one job: state, settings and history."""
     shaped = serializers.one_job(studio, job_id) | {
         "events": [serializers.event(event) for event in studio.events(job_id)]
     }
     if shaped["image"]:
-        shaped["file"] = file_of(studio, shaped["image"]["id"])
+        shaped["file"] = picture_path(studio, shaped["image"]["id"])
     told = {name: value for name, value in shaped.items() if name not in ("events", "params", "image")}
     lines = [f"{name:>17}  {value}" for name, value in told.items() if value not in (None, "", False)]
     lines += [f"{name:>17}  {value}" for name, value in shaped["params"].items()]
     lines += [f"{event['at']:>26}  {event['state']}  {event['note']}".rstrip() for event in shaped["events"]]
-    tell(shaped, as_json, lines)
+    print_result(shaped, as_json, lines)
 
 
 @app.command()
-@on_studio
+@with_studio
 def queue(studio: AnyStudio, as_json: AsJson = False) -> None:
     """Show the queue: running jobs, number of queued jobs, workers."""
     snapshot = studio.snapshot()
     lines = ["paused" + (f": {snapshot.reason}" if snapshot.reason else "") if snapshot.paused else "open"]
     lines += [f"{count:>6} {state}" for state, count in snapshot.counts.items()]
     lines += [f"worker {worker.slot}: {worker.status} ({worker.device})" for worker in snapshot.workers]
-    tell(snapshot, as_json, lines)
+    print_result(snapshot, as_json, lines)
 
 
 @app.command()
-@on_studio
+@with_studio
 def pause(
     studio: AnyStudio,
     batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,
@@ -215,11 +217,11 @@ def pause(
     else:
         studio.queue.pause(give_back)
     running = "given back" if give_back else "finished"
-    tell({"paused": True, "batch_id": batch}, as_json, [f"paused; what runs is {running}"])
+    print_result({"paused": True, "batch_id": batch}, as_json, [f"paused; what runs is {running}"])
 
 
 @app.command()
-@on_studio
+@with_studio
 def resume(
     studio: AnyStudio,
     batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,
@@ -230,4 +232,4 @@ def resume(
         studio.queue.resume_batch(batch)
     else:
         studio.queue.resume()
-    tell({"paused": False, "batch_id": batch}, as_json, ["resumed"])
+    print_result({"paused": False, "batch_id": batch}, as_json, ["resumed"])

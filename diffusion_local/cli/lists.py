@@ -8,8 +8,16 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from diffusion_local.cli.terminal import FAILED, AnyStudio, AsJson, on_studio, read_options, taking_flags, tell
-from diffusion_local.disk import as_inherited
+from diffusion_local.cli.terminal import (
+    FAILED,
+    AnyStudio,
+    AsJson,
+    print_result,
+    read_options,
+    with_option_flags,
+    with_studio,
+)
+from diffusion_local.disk import inherited_umask_restored
 from diffusion_local.domain import FINAL, State
 from diffusion_local.errors import InvalidParams
 from diffusion_local.lists.entries import EXPORTS, BadLine
@@ -17,7 +25,7 @@ from diffusion_local.lists.formats import FORMATS
 from diffusion_local.lists.plan import ListCheck
 from diffusion_local.messages import message
 from diffusion_local.options.table import BATCH_OPTIONS
-from diffusion_local.options.values import number
+from diffusion_local.options.values import check_number
 from diffusion_local.studio import MAX_WAIT
 
 app = typer.Typer()
@@ -26,8 +34,8 @@ SHOWN_BAD = 20
 
 
 @app.command("list")
-@on_studio
-@taking_flags
+@with_studio
+@with_option_flags
 def submit_list(
     studio: AnyStudio,
     file: Annotated[str, typer.Argument(help="Text, .csv, .tsv, .jsonl or .json; - is standard input.")],
@@ -52,7 +60,7 @@ def submit_list(
     """Submit a list of prompts as one batch, behind all interactive work."""
     if combinatorial and literal:
         raise InvalidParams("literal", message("without_combinatorial"))
-    number("timeout", timeout, 0, MAX_WAIT)
+    check_number("timeout", timeout, 0, MAX_WAIT)
     source: Path | BinaryIO = sys.stdin.buffer if file == "-" else Path(file)
     options = read_options(studio, size, settings) | {
         "expand": "all" if combinatorial else "no" if literal else None,
@@ -62,7 +70,7 @@ def submit_list(
     if dry_run:
         of_pictures = {name: value for name, value in options.items() if name not in BATCH_OPTIONS}
         check = studio.lists.check(source, form, **of_pictures)
-        tell(check, as_json, check_lines(check))
+        print_result(check, as_json, format_check(check))
         if check.bad_count or not check.pictures:
             raise typer.Exit(FAILED)
         return
@@ -75,21 +83,21 @@ def submit_list(
         idempotency_key=idempotency_key,
         **options,
     )
-    for warning in [*bad_lines(receipt.bad_lines, receipt.bad_count), *receipt.warnings]:
+    for warning in [*format_bad_lines(receipt.bad_lines, receipt.bad_count), *receipt.warnings]:
         print(f"note: {warning}", file=sys.stderr)
     shaped = asdict(receipt)
     lines = [f"queued {receipt.count:,} pictures as batch {receipt.batch_id}"]
     if wait:
-        counts = watch(studio, receipt.batch_id, timeout, quiet=as_json)
+        counts = wait_for_batch(studio, receipt.batch_id, timeout, quiet=as_json)
         shaped["counts"] = {str(state): count for state, count in counts.items()}
         lines += [f"{count:>6} {state}" for state, count in counts.items() if count]
-    tell(shaped, as_json, lines)
+    print_result(shaped, as_json, lines)
     if wait and counts[State.DONE] < receipt.count:
         raise typer.Exit(FAILED)
 
 
 @app.command()
-@on_studio
+@with_studio
 def export(
     studio: AnyStudio,
     batch: Annotated[str | None, typer.Argument(help="Id of a batch.")] = None,
@@ -106,13 +114,13 @@ def export(
             print(line.rstrip("\r\n"))
         return
     try:
-        with as_inherited(), output.open("w", encoding="utf-8", newline="") as file:
+        with inherited_umask_restored(), output.open("w", encoding="utf-8", newline="") as file:
             file.writelines(lines)
     except OSError as error:
         raise InvalidParams("output", message("cannot_be_written", error=error)) from None
 
 
-def watch(studio: AnyStudio, batch_id: str, timeout: float, quiet: bool) -> dict[State, int]:
+def wait_for_batch(studio: AnyStudio, batch_id: str, timeout: float, quiet: bool) -> dict[State, int]:
     """Wait for a batch; returns its job counts by state once all jobs have ended or time is up."""
     show = not quiet and sys.stderr.isatty()
     deadline = time.monotonic() + timeout
@@ -128,8 +136,8 @@ def watch(studio: AnyStudio, batch_id: str, timeout: float, quiet: bool) -> dict
         time.sleep(min(LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
 
 
-def check_lines(check: ListCheck) -> list[str]:
-    seconds = "not known yet" if check.seconds is None else f"about {duration(check.seconds)}"
+def format_check(check: ListCheck) -> list[str]:
+    seconds = "not known yet" if check.seconds is None else f"about {format_duration(check.seconds)}"
     size = "not known yet" if check.bytes is None else f"about {check.bytes / 1e6:,.1f} MB"
     return [
         f"pictures  {check.pictures:,} from {check.lines:,} lines",
@@ -139,17 +147,17 @@ def check_lines(check: ListCheck) -> list[str]:
         *(f"first     {prompt}" for prompt in check.first),
         *(f"last      {prompt}" for prompt in check.last),
         *(f"note      {warning}" for warning in check.warnings),
-        *(f"bad       {told}" for told in bad_lines(check.bad_lines, check.bad_count)),
+        *(f"bad       {told}" for told in format_bad_lines(check.bad_lines, check.bad_count)),
         f"draw the same again with --expansion-seed {check.expansion_seed}",
     ]
 
 
-def bad_lines(kept: list[BadLine], count: int) -> list[str]:
+def format_bad_lines(kept: list[BadLine], count: int) -> list[str]:
     told = [f"line {each.line}: {each.reason}" for each in kept[:SHOWN_BAD]]
     return [*told, f"and {count - len(told):,} more bad lines"] if count > len(told) else told
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

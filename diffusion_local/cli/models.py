@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from diffusion_local import serializers
-from diffusion_local.cli.terminal import AnyStudio, AsJson, Home, Server, Token, on_studio, studio_at, tell
+from diffusion_local.cli.terminal import AnyStudio, AsJson, Home, Server, Token, connect, print_result, with_studio
 from diffusion_local.errors import InvalidParams
 from diffusion_local.hub.downloads import Download
 from diffusion_local.messages import message
@@ -24,32 +24,34 @@ def models(
 ) -> None:
     """List models and whether they are usable; download more from the hub, or add existing files."""
     if context.invoked_subcommand is None:
-        library = studio_at(home, server, token).library
+        library = connect(home, server, token).library
         found, plans = library.models(), library.plans()
         lines = [
-            each for model in found for each in (line(model), *(f"    {p.words}" for p in plans.get(model.id, ())))
+            each
+            for model in found
+            for each in (format_model(model), *(f"    {p.words}" for p in plans.get(model.id, ())))
         ]
-        tell([serializers.model(model, plans.get(model.id, ())) for model in found], as_json, lines)
+        print_result([serializers.model(model, plans.get(model.id, ())) for model in found], as_json, lines)
     elif home or server or token:
         raise InvalidParams("home", message("behind_subcommand"))
 
 
 @commands.command()
-@on_studio
+@with_studio
 def scan(studio: AnyStudio, as_json: AsJson = False) -> None:
     """Scan all folders: models, LoRAs, VAEs, upscalers and textual inversions, with their problems."""
     library = studio.library
     found, adapters = library.models(), library.adapters()
     shaped = {"models": [serializers.model(model) for model in found]}
-    lines = [line(model) for model in found]
+    lines = [format_model(model) for model in found]
     for folder, each in adapters.items():
         shaped[folder] = [serializers.adapter(adapter) for adapter in each]
-        lines += [f"{folder}/{adapter_line(adapter)}" for adapter in each]
-    tell(shaped, as_json, lines)
+        lines += [f"{folder}/{format_adapter(adapter)}" for adapter in each]
+    print_result(shaped, as_json, lines)
 
 
 @commands.command()
-@on_studio
+@with_studio
 def info(studio: AnyStudio, model_id: str, as_json: AsJson = False) -> None:
     """Show one model: type, location, size, licence and defaults."""
     model = studio.library.model(model_id)
@@ -58,7 +60,7 @@ def info(studio: AnyStudio, model_id: str, as_json: AsJson = False) -> None:
     path = str(model.path) if model.folder.name else ""  # servers do not disclose paths
     size = f"{defaults.width}x{defaults.height}"
     lines = [
-        line(model),
+        format_model(model),
         f"  {model.family} ({model.architecture}), {', '.join(model.kinds)}",
         *([f"  precision of the file: {model.precision}"] if model.precision else []),
         *([f"  {path}"] if path else []),
@@ -68,27 +70,27 @@ def info(studio: AnyStudio, model_id: str, as_json: AsJson = False) -> None:
         f"  sha256: {model.sha256 or 'not computed yet'}",
         *(f"  {plan.words}\n    ({plan.why})" for plan in plans),
     ]
-    tell(serializers.model(model, plans) | ({"path": path} if path else {}), as_json, lines)
+    print_result(serializers.model(model, plans) | ({"path": path} if path else {}), as_json, lines)
 
 
 @commands.command()
-@on_studio
+@with_studio
 def add(studio: AnyStudio, path: str, as_json: AsJson = False) -> None:
     """Add a diffusers folder, a checkpoint, or a folder of these, in place (on the server); nothing is copied."""
     found = studio.library.add(path)
-    tell([serializers.model(model) for model in found], as_json, [line(model) for model in found])
+    print_result([serializers.model(model) for model in found], as_json, [format_model(model) for model in found])
 
 
 @commands.command()
-@on_studio
+@with_studio
 def remove(studio: AnyStudio, model_id: str, as_json: AsJson = False) -> None:
     """Remove a model from the catalogue. Its files are kept; prints where they are."""
     removed = studio.library.remove(model_id)
-    tell({"id": removed.id, "moved_to": removed.moved_to, "message": removed.words}, as_json, [removed.words])
+    print_result({"id": removed.id, "moved_to": removed.moved_to, "message": removed.words}, as_json, [removed.words])
 
 
 @commands.command()
-@on_studio
+@with_studio
 def known(studio: AnyStudio, as_json: AsJson = False) -> None:
     """List well-known models of the hub, with licence and sizes."""
     found = studio.library.known()
@@ -96,11 +98,11 @@ def known(studio: AnyStudio, as_json: AsJson = False) -> None:
         f"{each.id:<60} {each.disk_gb:>5.1f} GB  {each.licence}{' (gated: needs a token)' if each.gated else ''}"
         for each in found
     ]
-    tell([{"id": each.id, "title": each.title, "licence": each.licence} for each in found], as_json, lines)
+    print_result([{"id": each.id, "title": each.title, "licence": each.licence} for each in found], as_json, lines)
 
 
 @commands.command()
-@on_studio
+@with_studio
 def download(
     studio: AnyStudio,
     repo: str,
@@ -111,39 +113,39 @@ def download(
 ) -> None:
     """Queue a download from the hub; `serve` runs it in the background."""
     found = studio.library.download(repo, file, into, revision)
-    tell(
+    print_result(
         found,
         as_json,
-        [download_line(found), "`diffusion-local models downloads` shows how far it is."],
+        [format_download(found), "`diffusion-local models downloads` shows how far it is."],
     )
 
 
 @commands.command()
-@on_studio
+@with_studio
 def downloads(studio: AnyStudio, as_json: AsJson = False) -> None:
     """List downloads with their progress."""
     found = studio.library.downloads()
-    tell(found, as_json, [download_line(each) for each in found] or ["none yet"])
+    print_result(found, as_json, [format_download(each) for each in found] or ["none yet"])
 
 
 @commands.command()
-@on_studio
+@with_studio
 def cancel(studio: AnyStudio, download_id: str, as_json: AsJson = False) -> None:
     """Cancel a download and discard its data."""
     found = studio.library.cancel_download(download_id)
-    tell(found, as_json, [download_line(found)])
+    print_result(found, as_json, [format_download(found)])
 
 
-def line(model: Model) -> str:
+def format_model(model: Model) -> str:
     return f"{model.id:<24} {'ready' if model.ready else 'not ready: ' + model.problem}"
 
 
-def adapter_line(adapter: Adapter) -> str:
+def format_adapter(adapter: Adapter) -> str:
     fits = adapter.architecture or "any model, as far as it tells"
     return f"{adapter.name:<24} {'for ' + fits if adapter.ready else 'not ready: ' + adapter.problem}"
 
 
-def download_line(download: Download) -> str:
+def format_download(download: Download) -> str:
     share = f" {download.bytes_done / download.bytes_total:.0%}" if download.bytes_total else ""
     of = f" of {size_words(download.bytes_total)}" if download.bytes_total else ""
     what = f"{download.repo}{'/' + download.file if download.file else ''}"

@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from diffusion_local import serializers
-from diffusion_local.cli.terminal import AnyStudio, AsJson, Home, Server, Token, file_of, on_studio, studio_at, tell
+from diffusion_local.cli.terminal import (
+    AnyStudio,
+    AsJson,
+    Home,
+    Server,
+    Token,
+    connect,
+    picture_path,
+    print_result,
+    with_studio,
+)
 from diffusion_local.errors import InvalidParams
 from diffusion_local.gallery.recipes import read_picture
 from diffusion_local.messages import message
@@ -17,7 +27,7 @@ IMAGE_ID = "[0-9A-HJKMNP-TV-Z]{26}"
 
 
 @app.command()
-@on_studio
+@with_studio
 def gallery(
     studio: AnyStudio,
     limit: Annotated[int, typer.Option(help="Pictures to list.")] = 20,
@@ -31,17 +41,17 @@ def gallery(
 ) -> None:
     """List pictures, newest first."""
     images = studio.gallery(limit, search=search, starred=starred, trashed=trashed, flagged=flagged)
-    files = [file_of(studio, image.id) for image in images]
+    files = [picture_path(studio, image.id) for image in images]
     shaped = [serializers.image(image) | {"file": file} for image, file in zip(images, files, strict=True)]
     lines = [
         f"{file or image.id + ' (its file is gone)'}  {f'[{image.flag}] ' if image.flag else ''}{image.params.prompt}"
         for image, file in zip(images, files, strict=True)
     ]
-    tell(shaped, as_json, lines or ["no pictures yet"])
+    print_result(shaped, as_json, lines or ["no pictures yet"])
 
 
 @app.command()
-@on_studio
+@with_studio
 def star(
     studio: AnyStudio,
     image_id: str,
@@ -50,23 +60,23 @@ def star(
 ) -> None:
     """Star a picture."""
     image = studio.star(image_id, not off)
-    tell(image, as_json, [f"{'starred' if image.starred else 'no star'} {image.id}"])
+    print_result(image, as_json, [f"{'starred' if image.starred else 'no star'} {image.id}"])
 
 
 @app.command()
-@on_studio
+@with_studio
 def trash(studio: AnyStudio, image_id: str, as_json: AsJson = False) -> None:
     """Move a picture to the trash; `restore` brings it back while it is there."""
     image = studio.trash(image_id)
-    tell(image, as_json, [f"in the trash {image.id}"])
+    print_result(image, as_json, [f"in the trash {image.id}"])
 
 
 @app.command()
-@on_studio
+@with_studio
 def restore(studio: AnyStudio, image_id: str, as_json: AsJson = False) -> None:
     """Restore a picture from the trash."""
     image = studio.restore(image_id)
-    tell(image, as_json, [f"back in the gallery {image.id}"])
+    print_result(image, as_json, [f"back in the gallery {image.id}"])
 
 
 @app.command()
@@ -80,7 +90,7 @@ def recipe(
     """Show how a picture was made, from the recipe in its file."""
     try:
         if re.fullmatch(IMAGE_ID, picture) and not Path(picture).exists():
-            data = studio_at(home, server, token).picture_data(picture)
+            data = connect(home, server, token).picture_data(picture)
         else:
             data = Path(picture).read_bytes()
     except OSError as error:
@@ -89,4 +99,4 @@ def recipe(
     lines = [f"{name:>24}  {value}" for name, value in {**found.settings, **found.facts}.items()]
     lines += [f"{'not used here: ' + name:>24}  {value}" for name, value in found.others.items()]
     told = {"settings": found.settings, "facts": found.facts, "others": found.others, "tool": found.tool}
-    tell(told, as_json, lines)
+    print_result(told, as_json, lines)

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from diffusion_local.cli.terminal import AnyStudio, AsJson, Home, on_studio, tell
+from diffusion_local.cli.terminal import AnyStudio, AsJson, Home, print_result, with_studio
 from diffusion_local.compose import open_studio
-from diffusion_local.disk import as_inherited
+from diffusion_local.disk import inherited_umask_restored
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.reports.service import FORMATS
@@ -19,7 +19,7 @@ app.add_typer(webhook, name="webhook")
 
 
 @app.command()
-@on_studio
+@with_studio
 def report(
     studio: AnyStudio,
     batch: Annotated[str | None, typer.Argument(help="Id of a batch; without one the last 12 hours.")] = None,
@@ -40,18 +40,18 @@ def report(
         print(text, end="")
         return
     try:
-        with as_inherited():
+        with inherited_umask_restored():
             output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InvalidParams("output", message("cannot_be_written", error=error)) from None
 
 
 @app.command("stay-awake")
-@on_studio
+@with_studio
 def stay_awake(studio: AnyStudio, as_json: AsJson = False) -> None:
     """Cancel the planned sleep or shutdown until further lists are done."""
     studio.queue.stay_awake()
-    tell({"sleep_at": ""}, as_json, ["the machine stays awake"])
+    print_result({"sleep_at": ""}, as_json, ["the machine stays awake"])
 
 
 @webhook.command()
@@ -63,7 +63,7 @@ def secret(home: Home = None) -> None:
 
 
 @webhook.command("list")
-@on_studio
+@with_studio
 def list_deliveries(
     studio: AnyStudio,
     limit: Annotated[int, typer.Option(help="Deliveries to list.")] = 20,
@@ -77,20 +77,20 @@ def list_deliveries(
         + (f"  ({each.error}{f'; again at {each.next_try_at}' if each.next_try_at else ''})" if each.error else "")
         for each in found
     ]
-    tell(found, as_json, lines or ["nothing was to be told yet"])
+    print_result(found, as_json, lines or ["nothing was to be told yet"])
 
 
 @webhook.command()
-@on_studio
+@with_studio
 def resend(studio: AnyStudio, delivery_id: str, as_json: AsJson = False) -> None:
     """Send a delivery again; `serve` does the sending."""
     found = studio.webhooks.resend(delivery_id)
-    tell(found, as_json, [f"to be sent again: {found.id}"])
+    print_result(found, as_json, [f"to be sent again: {found.id}"])
 
 
 @webhook.command("test")
-@on_studio
+@with_studio
 def trial(studio: AnyStudio, url: str, as_json: AsJson = False) -> None:
     """Send a trial message to an address; `serve` does the sending, and `webhook list` shows the result."""
     found = studio.webhooks.test(url)
-    tell(found, as_json, [f"to be sent: {found.id}"])
+    print_result(found, as_json, [f"to be sent: {found.id}"])

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from diffusion_local import __version__, manual
-from diffusion_local.cli.terminal import AsJson, Home, Server, Token, studio_at, tell
+from diffusion_local.cli.terminal import AsJson, Home, Server, Token, connect, print_result
 from diffusion_local.compose import open_files, open_services
 from diffusion_local.engine import inventory
 from diffusion_local.errors import InvalidParams, NotFound, echo
@@ -86,7 +86,7 @@ def serve_mcp(home: Home = None, server: Server = None, token: Token = None) -> 
     """Serve the studio's tools to an agent over standard input and output (Model Context Protocol)."""
     from diffusion_local.web.api.mcp.serving import run_stdio
 
-    studio = studio_at(home, server, token)
+    studio = connect(home, server, token)
     run_stdio(studio, studio.url if isinstance(studio, RemoteStudio) else "")
 
 
@@ -100,7 +100,7 @@ def logs(
     """Show log lines of all processes, oldest first."""
     found = read_logs(Settings.load(home=home), job)[-lines:]
     told = [f"{line['at']}  {line['process']:<12} {line['level']:<8} {line['event']}" for line in found]
-    tell(found, as_json, told or ["nothing logged"])
+    print_result(found, as_json, told or ["nothing logged"])
 
 
 @app.command()
@@ -117,14 +117,14 @@ def doctor(
     settings = Settings.load(home=home)
     if backup:
         back_up(settings, backup)
-        tell({"backup": str(backup)}, as_json, [f"copied the database to {backup}"])
+        print_result({"backup": str(backup)}, as_json, [f"copied the database to {backup}"])
         return
     if rebuild:
         written = rebuild_gallery(settings, open_files(settings))
-        tell({"rebuilt": written}, as_json, [f"wrote {written} rows"])
+        print_result({"rebuilt": written}, as_json, [f"wrote {written} rows"])
         return
     if fix:
-        mend(settings, as_json)
+        repair(settings, as_json)
         return
     findings = examine(settings, open_files(settings))
     lines = []
@@ -132,12 +132,12 @@ def doctor(
         lines.append(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:<18} {finding.text}")
         if not finding.ok:
             lines.append(f"     {'':<18} -> {finding.mend}")
-    tell([finding.to_dict() for finding in findings], as_json, lines)
+    print_result([finding.to_dict() for finding in findings], as_json, lines)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
 
-def mend(settings: Settings, as_json: bool) -> None:
+def repair(settings: Settings, as_json: bool) -> None:
     """Restrict files that others can read, and compact the database. Raises NotFound if there is no home."""
     if not settings.home.is_dir():
         raise NotFound(message("no_folder", folder=settings.home))
@@ -145,7 +145,7 @@ def mend(settings: Settings, as_json: bool) -> None:
     gained = compact(open_services(settings), FIX_SECONDS, force=True)
     told = {"closed": [str(each) for each in changed]} | dict(zip(("app_db", "queue_db", "logs"), gained, strict=True))
     lines = [f"closed to other users: {each}" if not each.problem else f"{each}" for each in changed]
-    tell(told, as_json, [*lines, f"gave back {sum(gained) / 1e6:.1f} MB"])
+    print_result(told, as_json, [*lines, f"gave back {sum(gained) / 1e6:.1f} MB"])
 
 
 @app.command()

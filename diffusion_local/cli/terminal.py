@@ -20,7 +20,7 @@ from diffusion_local.lists import entries
 from diffusion_local.messages import message
 from diffusion_local.operations import answers
 from diffusion_local.options.option import Option
-from diffusion_local.options.signature import taking_options
+from diffusion_local.options.signature import with_options
 from diffusion_local.options.table import with_pictures
 from diffusion_local.options.values import SOURCE_ID
 from diffusion_local.remote.studio import RemoteStudio
@@ -36,21 +36,21 @@ Token = Annotated[
     str | None,
     typer.Option(help="Yours for that studio; DIFFUSION_LOCAL_TOKEN keeps it off the screen.", show_default=False),
 ]
-WHERE = {"home": Home, "server": Server, "token": Token}
+STUDIO_OPTIONS = {"home": Home, "server": Server, "token": Token}
 
 
-def on_studio(command: Callable[..., Any]) -> Callable[..., Any]:
+def with_studio(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the command's first parameter, the studio, from the options --home, --server and --token."""
     parameters = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     where = [
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
-        for name, kind in WHERE.items()
+        for name, kind in STUDIO_OPTIONS.items()
     ]
     shown = [*parameters[:-1], *where, *parameters[-1:]]  # --json stays last
 
     @functools.wraps(command)
     def call(**given: Any) -> Any:
-        reached = studio_at(**{name: given.pop(name) for name in WHERE})
+        reached = connect(**{name: given.pop(name) for name in STUDIO_OPTIONS})
         return command(reached, **given)
 
     call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
@@ -58,7 +58,7 @@ def on_studio(command: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def studio_at(home: Path | None = None, server: str | None = None, token: str | None = None) -> AnyStudio:
+def connect(home: Path | None = None, server: str | None = None, token: str | None = None) -> AnyStudio:
     """The studio to use: a given home takes precedence over a server from the settings. Raises UserError."""
     settings = Settings.load(home=home, server=server, token=token)
     if settings.server and (server or home is None):
@@ -70,26 +70,26 @@ JobIds = Annotated[list[str] | None, typer.Argument(help="Job ids.")]
 OfBatch = Annotated[str | None, typer.Option(help="Every job of this batch.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
 FAILED = 1  # exit status of `submit --wait` if a picture was not made
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
-def tell(value: Any, as_json: bool, lines: list[str], studio: AnyStudio | None = None) -> None:
+def print_result(value: Any, as_json: bool, lines: list[str], studio: AnyStudio | None = None) -> None:
     """Print a value as the JSON of the APIs, or as lines of text. Jobs need their ``studio``."""
     print(json.dumps(answers.as_json(studio, value), indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
 
 
-def tell_receipt(studio: AnyStudio, receipt: Receipt, wait: bool, timeout: float, as_json: bool) -> None:
+def print_receipt(studio: AnyStudio, receipt: Receipt, wait: bool, timeout: float, as_json: bool) -> None:
     shaped: dict[str, Any] = serializers.receipt(receipt)
     lines = [f"queued {job_id}" for job_id in receipt.job_ids]
     if wait:
-        ended = watch(studio, receipt.job_ids, timeout, quiet=as_json)
+        ended = wait_for_jobs(studio, receipt.job_ids, timeout, quiet=as_json)
         images = studio.images_of(ended)
         shaped["jobs"] = serializers.with_places(studio, ended)
         for each in shaped["jobs"]:
             if each["image"]:
-                each["file"] = file_of(studio, each["image"]["id"])
-        lines = [(job.id in images and file_of(studio, images[job.id].id)) or job_line(job) for job in ended]
-        tell(shaped, as_json, lines)
+                each["file"] = picture_path(studio, each["image"]["id"])
+        lines = [(job.id in images and picture_path(studio, images[job.id].id)) or format_job(job) for job in ended]
+        print_result(shaped, as_json, lines)
         if not all(job.final for job in ended):
             print(f"note: {timeout:g} s are over; the work goes on. `diffusion-local job ID` tells.", file=sys.stderr)
         if any(job.state is not State.DONE for job in ended):
@@ -97,15 +97,15 @@ def tell_receipt(studio: AnyStudio, receipt: Receipt, wait: bool, timeout: float
         return
     if not any(worker.status != "stopped" for worker in studio.workers()):
         print("note: no worker is running; start one with `diffusion-local serve`.", file=sys.stderr)
-    tell(shaped, as_json, lines)
+    print_result(shaped, as_json, lines)
 
 
-def watch(studio: AnyStudio, job_ids: list[str], timeout: float, quiet: bool) -> list[Job]:
+def wait_for_jobs(studio: AnyStudio, job_ids: list[str], timeout: float, quiet: bool) -> list[Job]:
     """Wait for jobs, with a progress line on terminals; returns them."""
     show = not quiet and sys.stderr.isatty()
     deadline = time.monotonic() + timeout
     while True:
-        found = studio.wait(job_ids, min(LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
+        found = studio.wait(job_ids, min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
         if show:
             done = sum(job.final for job in found)
             running = next((job for job in found if job.state is State.RUNNING), None)
@@ -117,7 +117,7 @@ def watch(studio: AnyStudio, job_ids: list[str], timeout: float, quiet: bool) ->
             return found
 
 
-def file_of(studio: AnyStudio, image_id: str) -> str | None:
+def picture_path(studio: AnyStudio, image_id: str) -> str | None:
     """Path of a picture, or None if its file is missing."""
     try:
         return str(studio.picture_file(image_id))
@@ -125,7 +125,7 @@ def file_of(studio: AnyStudio, image_id: str) -> str | None:
         return None
 
 
-def job_line(job: Job) -> str:
+def format_job(job: Job) -> str:
     told = f"{job.id}  {job.state:<9}"
     if job.state is State.RUNNING:
         told += f" step {job.step}/{job.params.steps} "
@@ -134,7 +134,7 @@ def job_line(job: Job) -> str:
     return f"{told} {job.params.prompt}"
 
 
-def flag(option: Option) -> inspect.Parameter:
+def option_flag(option: Option) -> inspect.Parameter:
     """An option as a command-line flag: source pictures may be files, LoRAs are repeatable."""
     if option.name == "loras":
         kind: Any = Annotated[list[str] | None, typer.Option("--lora", help="name:weight; for several, again.")]
@@ -144,13 +144,13 @@ def flag(option: Option) -> inspect.Parameter:
         kind = Annotated[list[str] | None, typer.Option(flag_name, help=f"{shown}; for several, again.")]
     else:
         meaning = option.meaning.replace(": its id", ": a file, or its id")
-        kind = Annotated[option.taken | None, typer.Option(help=f"{meaning[0].upper()}{meaning[1:]}.")]
+        kind = Annotated[option.request_type | None, typer.Option(help=f"{meaning[0].upper()}{meaning[1:]}.")]
     return inspect.Parameter(option.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
 
 
 #: For ``**options`` of commands; the size is a flag of its own.
-taking_flags = taking_options(flag, without=("width", "height"), batch=True)
-taking_batch_flags = taking_options(flag, picture=False, batch=True)
+with_option_flags = with_options(option_flag, without=("width", "height"), batch=True)
+with_batch_flags = with_options(option_flag, picture=False, batch=True)
 
 
 def read_options(studio: AnyStudio, size: str | None, options: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from diffusion_local.domain import (
     utc_text,
 )
 from diffusion_local.errors import Gone, NotFound, echo
-from diffusion_local.messages import decoded, encoded, message
+from diffusion_local.messages import from_json, message, to_json
 from diffusion_local.queue.estimates import JobTimings
 
 
@@ -46,7 +46,7 @@ def to_job(row: Row) -> Job:
     failure = None
     if row["error_kind"]:
         failure = Failure(
-            row["error_kind"], decoded(row["error_message"] or "", row["error_json"]), row["error_detail"] or ""
+            row["error_kind"], from_json(row["error_message"] or "", row["error_json"]), row["error_detail"] or ""
         )
     return Job(
         id=row["id"],
@@ -68,7 +68,7 @@ def to_job(row: Row) -> Job:
         tries=row["tries"],
         faults=row["faults"],
         step=row["step"],
-        phase=decoded(row["phase"], row["phase_json"]),
+        phase=from_json(row["phase"], row["phase_json"]),
         cancel_requested=bool(row["cancel_requested"]),
         started_at=row["started_at"],
         finished_at=row["finished_at"],
@@ -111,13 +111,13 @@ def failure_row(failure: Failure) -> Row:
     return {
         "error_kind": failure.kind,
         "error_message": failure.message,
-        "error_json": encoded(failure.message),
+        "error_json": to_json(failure.message),
         "error_detail": failure.detail,
     }
 
 
 def note_row(note: str) -> Row:
-    return {"note": note, "note_json": encoded(note)}
+    return {"note": note, "note_json": to_json(note)}
 
 
 def set_clauses(row: Row) -> str:
@@ -208,7 +208,7 @@ def image_row(image: Image) -> Row:
 
 def to_event(row: Row) -> Event:
     return Event(
-        row["job_id"], row["state"], row["at"], row["attempt"], row["worker"], decoded(row["note"], row["note_json"])
+        row["job_id"], row["state"], row["at"], row["attempt"], row["worker"], from_json(row["note"], row["note_json"])
     )
 
 

@@ -63,17 +63,17 @@ class Dispatch(Protocol):
         """Register process and device on the slot; ``device`` is "" until it is known."""
         ...
 
-    def tell(self, status: str, model: str = "", free: int | None = None) -> None:
+    def report_status(self, status: str, model: str = "", free: int | None = None) -> None:
         """Update the worker's status (idle, loading, busy), loaded model, and bytes available to models (None:
         unchanged).
         """
         ...
 
-    def seen(self) -> None:
+    def heartbeat(self) -> None:
         """Heartbeat, called every few seconds."""
         ...
 
-    def offer(self, files: dict[str, dict[str, str]]) -> None:
+    def publish_files(self, files: dict[str, dict[str, str]]) -> None:
         """Say which files the worker has: their digests by kind and name (see ``dispatch.offers``).
 
         A worker on the studio's machine has what the studio has, and is given any job."""
@@ -110,7 +110,7 @@ class Dispatch(Protocol):
         """Whether a user paused the queue, so that nothing will be due for a while."""
         ...
 
-    def expected(self, params: Params, loaded: str, together: int = 1) -> float | None:
+    def estimate_seconds(self, params: Params, loaded: str, together: int = 1) -> float | None:
         """Estimated seconds for a picture in a pass of ``together``, on a worker with ``loaded`` in memory; None if
         unknown.
         """
@@ -174,7 +174,7 @@ class Dispatch(Protocol):
 
     # -- the studio's storage ------------------------------------------------------------------------------------------
 
-    def sound(self, needed: int = 0) -> bool:
+    def check_storage(self, needed: int = 0) -> bool:
         """Check gallery and database after a fault; if one is not writable, the queue is blocked until ``ready`` finds
         it so. ``needed``: size in bytes of what could not be saved. Raises nothing.
         """
@@ -186,6 +186,6 @@ class Dispatch(Protocol):
         """Memory measurements of a model on a device."""
         ...
 
-    def learn(self, fit: Fit) -> None:
+    def record_fit(self, fit: Fit) -> None:
         """Store a measurement, replacing the one of the same model, kind, size and device."""
         ...

@@ -12,7 +12,7 @@ from diffusion_local import disk
 from diffusion_local.compose import Services
 from diffusion_local.dispatch import Finished, OutputTerms, slots
 from diffusion_local.dispatch.local import LocalDispatch, terms_of
-from diffusion_local.dispatch.offers import able, files_of
+from diffusion_local.dispatch.offers import installed_files, runnable_on
 from diffusion_local.dispatch.storage import Storage
 from diffusion_local.domain import Claim, Job
 from diffusion_local.errors import Conflict, InvalidParams, LeaseLost, echo
@@ -39,7 +39,7 @@ class LeasedDispatch(LocalDispatch):
         self.session = ""
 
     def take(self, patience: float) -> OutputTerms:
-        with disk.explained(), slots.slot_lock(self._services, self._slot).acquire(timeout=slots.LEASE_PATIENCE):
+        with disk.storage_errors(), slots.slot_lock(self._services, self._slot).acquire(timeout=slots.LEASE_PATIENCE):
             self.session = self._services.leases.take(self._slot, self.account)
             slots.recover(self._services, self._slot)
         return terms_of(self._services.settings)
@@ -54,18 +54,18 @@ class LeasedDispatch(LocalDispatch):
 
     def leave(self) -> None:
         try:
-            self.tell("stopped")
+            self.report_status("stopped")
         finally:
             self._services.leases.release(self._slot, self.session)
 
-    def offer(self, files: dict[str, dict[str, str]]) -> None:
+    def publish_files(self, files: dict[str, dict[str, str]]) -> None:
         self._services.leases.note_files(self._slot, files)
 
     def claim(self, loaded: str, most: int = 1, beside: Claim | None = None, urgent: bool = False) -> list[Job]:
         lease = self._services.leases.get(self._slot)
         if lease is None or lease.session != self.session:
             raise LeaseLost(message("lease_lost", slot=self._slot))
-        can = able(files_of(self._services.catalog), lease.files)
+        can = runnable_on(installed_files(self._services.catalog), lease.files)
         return self._services.jobs.claim(self._slot, loaded, most, beside and self._require_own(beside), urgent, can)
 
     def save_preview(self, claim: Claim, picture: bytes) -> None:

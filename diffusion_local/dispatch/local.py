@@ -46,21 +46,21 @@ class LocalDispatch:
     def register(self, pid: int, device: str, room: DeviceMemory) -> None:
         self._services.workers.register(self._slot, pid, device, room)
 
-    def tell(self, status: str, model: str = "", free: int | None = None) -> None:
+    def report_status(self, status: str, model: str = "", free: int | None = None) -> None:
         self._services.workers.update(self._slot, status, model, free)
 
-    def seen(self) -> None:
+    def heartbeat(self) -> None:
         self._services.workers.heartbeat(self._slot)
 
     def leave(self) -> None:
         self._storage.close()
         try:
-            self.tell("stopped")
+            self.report_status("stopped")
         finally:
             if self._lock is not None:
                 self._lock.release()
 
-    def offer(self, files: dict[str, dict[str, str]]) -> None:
+    def publish_files(self, files: dict[str, dict[str, str]]) -> None:
         pass  # it has the studio's own
 
     # -- jobs ----------------------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ class LocalDispatch:
     def paused(self) -> bool:
         return self._services.control.is_paused()
 
-    def expected(self, params: Params, loaded: str, together: int = 1) -> float | None:
+    def estimate_seconds(self, params: Params, loaded: str, together: int = 1) -> float | None:
         return self._services.view.expected(params, loaded, together)
 
     def shares(self, params: Params) -> list[Share]:
@@ -89,7 +89,7 @@ class LocalDispatch:
     def source(self, claim: Claim, source_id: str) -> bytes:
         if source_id not in self._claimed_job(claim).params.inputs:
             raise NotFound(message("no_source_picture", source=echo(source_id)))
-        with faults.explained():
+        with faults.storage_errors():
             try:
                 with self._services.files.open_source(source_id) as file:
                     return file.read()
@@ -164,15 +164,15 @@ class LocalDispatch:
 
     # -- the studio's storage ------------------------------------------------------------------------------------------
 
-    def sound(self, needed: int = 0) -> bool:
-        return self._storage.sound(max(needed, PROBE_BYTES))
+    def check_storage(self, needed: int = 0) -> bool:
+        return self._storage.check(max(needed, PROBE_BYTES))
 
     # -- what was learned about memory ---------------------------------------------------------------------------------
 
     def fits(self, model: str, device: str) -> list[Fit]:
         return self._services.fits.of(model, device)
 
-    def learn(self, fit: Fit) -> None:
+    def record_fit(self, fit: Fit) -> None:
         self._services.fits.save(fit)
 
     # -- inside --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from diffusion_local.queue.leases import Files
 MODELS, LORAS, VAES, UPSCALERS, EMBEDDINGS = "models", "loras", "vae", "upscalers", "embeddings"
 
 
-def files_of(catalog: Catalog) -> dict[str, dict[str, str]]:
+def installed_files(catalog: Catalog) -> dict[str, dict[str, str]]:
     """Digests of everything in a catalogue that is ready and whose digest is known, by kind and name."""
     kinds = (
         (LORAS, catalog.loras),
@@ -28,7 +28,7 @@ def digests(adapters: list[Adapter]) -> dict[str, str]:
     return {each.name: each.sha256 for each in adapters if each.ready and each.sha256}
 
 
-def able(here: Files, there: Files) -> Callable[[Params], bool]:
+def runnable_on(here: Files, there: Files) -> Callable[[Params], bool]:
     """Whether a worker with the files ``there`` makes of Params what this machine would with its own, ``here``.
 
     A file whose digest is not known at either end counts as another one.
@@ -37,13 +37,13 @@ def able(here: Files, there: Files) -> Callable[[Params], bool]:
     def can(params: Params) -> bool:
         return all(
             (digest := here.get(kind, {}).get(name)) and digest == there.get(kind, {}).get(name)
-            for kind, name in needed(params, here)
+            for kind, name in required_files(params, here)
         )
 
     return can
 
 
-def needed(params: Params, here: Files) -> Iterator[tuple[str, str]]:
+def required_files(params: Params, here: Files) -> Iterator[tuple[str, str]]:
     """(kind, name) of the files that go into a picture."""
     if params.kind is Kind.UPSCALE:
         if params.upscaler != LANCZOS:

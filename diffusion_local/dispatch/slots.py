@@ -95,7 +95,7 @@ def recover_if_free(services: Services, slot: str, failure: Failure = LOST) -> l
     Raises DatabaseProblem, and StorageProblem if the lock cannot be taken.
     """
     try:
-        with disk.explained(), slot_lock(services, slot).acquire(timeout=0):
+        with disk.storage_errors(), slot_lock(services, slot).acquire(timeout=0):
             if services.leases.get(slot) is not None:
                 return []  # held from another machine; ``recover_expired`` looks after it
             services.workers.update(slot, "stopped")
@@ -108,7 +108,11 @@ def recover_expired(services: Services) -> list[Job]:
     """Recover the jobs of workers on other machines whose leases ended."""
     settled = []
     for slot in services.leases.expired():
-        with contextlib.suppress(Timeout), disk.explained(), slot_lock(services, slot).acquire(timeout=LEASE_PATIENCE):
+        with (
+            contextlib.suppress(Timeout),
+            disk.storage_errors(),
+            slot_lock(services, slot).acquire(timeout=LEASE_PATIENCE),
+        ):
             if services.leases.end(slot):  # nobody took it meanwhile
                 services.workers.update(slot, "stopped")
                 settled += recover(services, slot)

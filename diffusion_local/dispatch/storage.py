@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from diffusion_local.compose import Services
 from diffusion_local.errors import DatabaseProblem, DiskFull, StorageProblem
 from diffusion_local.gallery.files import PROBE_BYTES
-from diffusion_local.messages import Message, changed, message
+from diffusion_local.messages import Message, map_params, message
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Storage:
             self._log_once(reason)
         return not reason
 
-    def sound(self, needed: int = PROBE_BYTES) -> bool:
+    def check(self, needed: int = PROBE_BYTES) -> bool:
         """Whether gallery and database are writable. If not, the queue is blocked until ``ready`` finds them so.
 
         ``needed``: size in bytes of what could not be saved.
@@ -75,7 +75,7 @@ class Storage:
     def relative(self, text: str) -> str:
         """A message with paths relative to the home."""
         if isinstance(text, Message):
-            return changed(text, self._without_home)
+            return map_params(text, self._without_home)
         return self._without_home(text)
 
     # -- inside --------------------------------------------------------------------------------------------------------

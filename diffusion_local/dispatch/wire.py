@@ -19,10 +19,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from diffusion_local import errors
 from diffusion_local.dispatch import Dispatch, OutputTerms
 from diffusion_local.errors import DiffusionLocalError, InvalidParams
-from diffusion_local.messages import Message, described, message, restored
+from diffusion_local.messages import Message, deserialize, message, serialize
 
 #: Grows with every change of a call, or of a type that calls carry.
-PROTOCOL = 1
+PROTOCOL = 2
 #: The calls of the protocol, by name.
 CALLS = {name: call for name, call in vars(Dispatch).items() if inspect.isfunction(call) and not name.startswith("_")}
 BINARY = "$bytes"
@@ -44,31 +44,31 @@ class UnreadableMessage(ValueError):
 
 
 @functools.cache
-def hints(thing: Any) -> dict[str, Any]:
+def type_hints(thing: Any) -> dict[str, Any]:
     return get_type_hints(thing)
 
 
-def plain(value: Any, blobs: list[bytes]) -> Any:
+def to_plain(value: Any, blobs: list[bytes]) -> Any:
     """A value as JSON has it; bytes are appended to ``blobs``. Raises TypeError for anything that could not travel."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: plain(getattr(value, each.name), blobs) for each in dataclasses.fields(value)}
+        return {each.name: to_plain(getattr(value, each.name), blobs) for each in dataclasses.fields(value)}
     if isinstance(value, Message):
-        return described(value) | {"message": str(value)}
+        return serialize(value) | {"message": str(value)}
     if isinstance(value, bytes):
         blobs.append(value)
         return {BINARY: len(value)}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, list | tuple):
-        return [plain(each, blobs) for each in value]
+        return [to_plain(each, blobs) for each in value]
     if isinstance(value, dict):
-        return {str(key): plain(each, blobs) for key, each in value.items()}
+        return {str(key): to_plain(each, blobs) for key, each in value.items()}
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise TypeError(f"A {type(value).__name__} cannot travel.")
 
 
-def typed(kind: Any, value: Any, blobs: "collections.abc.Iterator[bytes]") -> Any:
+def from_plain(kind: Any, value: Any, blobs: "collections.abc.Iterator[bytes]") -> Any:
     """The value that ``plain`` was given, by its declared type. Raises ValueError, TypeError or LookupError."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -76,21 +76,21 @@ def typed(kind: Any, value: Any, blobs: "collections.abc.Iterator[bytes]") -> An
     if origin in (Union, types.UnionType):
         if value is None:
             return None
-        return typed(next(each for each in inner if each is not type(None)), value, blobs)
+        return from_plain(next(each for each in inner if each is not type(None)), value, blobs)
     if origin in (list, collections.abc.Sequence):
-        return [typed(inner[0], each, blobs) for each in value]
+        return [from_plain(inner[0], each, blobs) for each in value]
     if origin is tuple:
-        return tuple(typed(inner[0], each, blobs) for each in value)
+        return tuple(from_plain(inner[0], each, blobs) for each in value)
     if origin is dict:
-        return {key: typed(inner[1], each, blobs) for key, each in value.items()}
+        return {key: from_plain(inner[1], each, blobs) for key, each in value.items()}
     if kind is str and isinstance(value, dict):
-        return restored(value["message"], value)
+        return deserialize(value["message"], value)
     if kind is bytes:
         value[BINARY]  # a value that is not binary raises here, before it takes another one's bytes
         return next(blobs)
     if dataclasses.is_dataclass(kind):
         noun: Any = kind
-        return noun(**{name: typed(hints(noun)[name], each, blobs) for name, each in value.items()})
+        return noun(**{name: from_plain(type_hints(noun)[name], each, blobs) for name, each in value.items()})
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return kind(value)
     if value is not None if kind is type(None) else not isinstance(value, (float, int) if kind is float else kind):
@@ -98,12 +98,12 @@ def typed(kind: Any, value: Any, blobs: "collections.abc.Iterator[bytes]") -> An
     return value
 
 
-def packed(head: dict[str, Any], blobs: list[bytes]) -> bytes:
+def pack(head: dict[str, Any], blobs: list[bytes]) -> bytes:
     text = json.dumps(head).encode()
     return b"".join([struct.pack(">I", len(text)), text, *blobs])
 
 
-def unpacked(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
+def unpack(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
     """(head, binary values). Raises UnreadableMessage."""
     try:
         (length,) = struct.unpack_from(">I", data)
@@ -132,47 +132,47 @@ def request(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], **head: An
     """A call with its arguments; ``head`` is what goes beside it."""
     _, *given = inspect.signature(CALLS[name]).bind(None, *args, **kwargs).arguments.items()
     blobs: list[bytes] = []
-    arguments = {key: plain(value, blobs) for key, value in given}
-    return packed(head | {"protocol": PROTOCOL, "call": name, "arguments": arguments}, blobs)
+    arguments = {key: to_plain(value, blobs) for key, value in given}
+    return pack(head | {"protocol": PROTOCOL, "call": name, "arguments": arguments}, blobs)
 
 
-def arguments_of(head: dict[str, Any], blobs: list[bytes]) -> tuple[str, dict[str, Any]]:
+def parse_arguments(head: dict[str, Any], blobs: list[bytes]) -> tuple[str, dict[str, Any]]:
     """(call, arguments) of a request. Raises InvalidParams and UnreadableMessage."""
     if head.get("protocol") != PROTOCOL:
         raise InvalidParams("protocol", message("worker_protocol", here=PROTOCOL, there=str(head.get("protocol"))))
     name, given = head.get("call"), head.get("arguments")
     if not isinstance(name, str) or name not in CALLS or not isinstance(given, dict):
         raise UnreadableMessage("no such call")
-    kinds, following = hints(CALLS[name]), iter(blobs)
+    kinds, following = type_hints(CALLS[name]), iter(blobs)
     try:
-        arguments = {key: typed(kinds[key], value, following) for key, value in given.items() if key != "return"}
+        arguments = {key: from_plain(kinds[key], value, following) for key, value in given.items() if key != "return"}
         inspect.signature(CALLS[name]).bind(None, **arguments)
     except (ValueError, TypeError, LookupError, AttributeError, StopIteration) as error:
         raise UnreadableMessage(f"{type(error).__name__}: {error}") from None
     return name, arguments
 
 
-def answer(call: Callable[[], Any]) -> bytes:
+def response(call: Callable[[], Any]) -> bytes:
     """Make a call; its answer, or the error that it raised, as a message."""
     blobs: list[bytes] = []
     try:
-        head = {"answer": plain(call(), blobs)}
+        head = {"answer": to_plain(call(), blobs)}
     except DiffusionLocalError as error:
         blobs = []
-        head = {"error": type(error).__name__, "message": plain(error.message, blobs)}
+        head = {"error": type(error).__name__, "message": to_plain(error.message, blobs)}
         if isinstance(error, InvalidParams):
-            head |= {"field": error.field, "message": plain(error.problem, blobs)}
-    return packed(head, blobs)
+            head |= {"field": error.field, "message": to_plain(error.problem, blobs)}
+    return pack(head, blobs)
 
 
-def result(name: str, data: bytes) -> Any:
+def parse_response(name: str, data: bytes) -> Any:
     """The answer to a call. Raises the error that it raised at the other end, and UnreadableMessage."""
-    head, blobs = unpacked(data)
+    head, blobs = unpack(data)
     following = iter(blobs)
     try:
         if "error" in head:
-            kind, said = getattr(errors, head["error"]), typed(str, head["message"], following)
+            kind, said = getattr(errors, head["error"]), from_plain(str, head["message"], following)
             raise kind(head["field"], said) if "field" in head else kind(said)
-        return typed(Taken if name == "take" else hints(CALLS[name]).get("return"), head["answer"], following)
+        return from_plain(Taken if name == "take" else type_hints(CALLS[name]).get("return"), head["answer"], following)
     except (ValueError, TypeError, LookupError, AttributeError, StopIteration) as error:
         raise UnreadableMessage(f"{type(error).__name__}: {error}") from None

@@ -12,7 +12,7 @@ from diffusion_local.domain import DeviceMemory, Fit, Params
 from diffusion_local.engine.memory import RungChoice
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.values import MOST_TOGETHER as MOST_TOGETHER
-from diffusion_local.options.values import place_and_size
+from diffusion_local.options.values import parse_pass_position
 
 #: Called after each denoising step with the number of steps done (1 = first) and a function that draws a small
 #: preview when called, or None. Whatever it raises (Stopped, LostClaim) leaves ``generate`` unchanged.
@@ -133,7 +133,7 @@ def seat(crew: Pass) -> None:
     for place, part in enumerate(crew.parts):
         part.place = place
     if pinned:
-        crew.parts[0].place, crew.size = place_and_size(pinned)
+        crew.parts[0].place, crew.size = parse_pass_position(pinned)
 
 
 #: Called while a model is loaded with the share of its bytes that is there (0 to 1); not called where it was there

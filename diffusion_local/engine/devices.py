@@ -17,7 +17,7 @@ import torch
 
 from diffusion_local.engine import precision
 from diffusion_local.errors import UserError
-from diffusion_local.messages import Message, described, message
+from diffusion_local.messages import Message, message, serialize
 
 NVIDIA_MODULE = Path("/proc/driver/nvidia/version")
 _KINDS = {"gpu": "cuda", "mps": "mps", "cpu": "cpu"}
@@ -128,10 +128,10 @@ def _physical_memory() -> int | None:
 def main(wanted: str = "auto") -> int:
     try:
         warning = unused_gpu(wanted)
-        told = described(warning) | {"message": warning} if warning else None
+        told = serialize(warning) | {"message": warning} if warning else None
         found = {"devices": [asdict(device) for device in find(wanted)], "warning": told}
     except DeviceUnavailable as error:
-        problem = described(error.message) | {"message": error.message}
+        problem = serialize(error.message) | {"message": error.message}
         print(json.dumps({"torch": torch.__version__, "problem": problem}))
         return 1
     print(json.dumps({"torch": torch.__version__, **found}))

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from diffusion_local.errors import UserError
-from diffusion_local.messages import message, restored
+from diffusion_local.messages import deserialize, message
 from diffusion_local.settings import Settings
 
 FAKE = {"slot": "cpu0", "words": message("found_fake")}
@@ -33,6 +33,6 @@ def look(settings: Settings) -> tuple[list[dict[str, Any]], str]:
         last = (asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"])[-1]
         raise UserError(message("torch_starts", error=last)) from None
     if "problem" in answer:
-        raise UserError(restored(answer["problem"]["message"], answer["problem"]))
+        raise UserError(deserialize(answer["problem"]["message"], answer["problem"]))
     warning = answer["warning"]
-    return answer["devices"], restored(warning["message"], warning) if warning else ""
+    return answer["devices"], deserialize(warning["message"], warning) if warning else ""

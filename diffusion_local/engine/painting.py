@@ -316,7 +316,7 @@ def texts_of(loaded: Loaded, params: Params, steps: int) -> list[tuple[str, str]
     """(prompt, negative) at each step that is made. They are as written for a family that cannot change them."""
     if loaded.family.turned is None:
         return [(params.prompt, params.negative)]
-    both = (schedules.texts(text, steps) for text in (params.prompt, params.negative))
+    both = (schedules.prompt_per_step(text, steps) for text in (params.prompt, params.negative))
     return list(zip(*both, strict=True))
 
 

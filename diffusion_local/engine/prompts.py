@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from compel.embeddings_provider import EmbeddingsProvider, ReturnedEmbeddingsType, SplitLongTextMode
 
-from diffusion_local.grammar.weights import parts
+from diffusion_local.grammar.weights import parse_parts
 
 
 def fits(tokenizer: Any, text: str) -> bool:
@@ -40,13 +40,13 @@ class Encoder(EmbeddingsProvider):
             self.get_embeddings_for_weighted_prompt_fragments(
                 [[piece.text for piece in part]], [[piece.weight for piece in part]], device=self.device
             )
-            for part in parts(prompt)
+            for part in parse_parts(prompt)
         ]
         return torch.cat(found, dim=1).to(self.text_encoder.dtype)
 
     def pooled(self, prompt: str) -> torch.Tensor:
         """Of the text without its weights: they do not reach it."""
-        text = " ".join("".join(piece.text for piece in part) for part in parts(prompt))
+        text = " ".join("".join(piece.text for piece in part) for part in parse_parts(prompt))
         return self.get_pooled_embeddings([text], device=self.device)
 
     def _encode_token_ids_to_embeddings(

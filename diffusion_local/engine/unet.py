@@ -6,12 +6,12 @@ import torch
 
 from diffusion_local.engine import prompts
 from diffusion_local.engine.family import Conditioning
-from diffusion_local.grammar.weights import plain
+from diffusion_local.grammar.weights import without_weights
 
 
 def plain_and_short(pipe: Any, prompt: str, negative: str | None) -> tuple[str | None, str | None]:
     """Both texts without marks if neither has weights and both fit into the encoder, else None for the prompt."""
-    texts = [plain(each) for each in (prompt, negative) if each is not None]
+    texts = [without_weights(each) for each in (prompt, negative) if each is not None]
     if any(text is None or not prompts.fits(pipe.tokenizer, text) for text in texts):
         return None, None
     return texts[0], texts[1] if negative is not None else None

@@ -73,7 +73,7 @@ class ImageFiles:
                 if not any(each.exists() for each in (target, *forms.values())):
                     self._drop_companions(key)
             raise
-        with disk.explained():
+        with disk.storage_errors():
             for other in forms.values():  # of an earlier attempt, in the format set then
                 other.delete()
         return Saved(keys[picture.form], size)

@@ -19,7 +19,7 @@ from sd_parsers.parsers import ComfyUIParser, FooocusParser, InvokeAIParser, Nov
 
 from diffusion_local.options import a1111, samplers
 from diffusion_local.options.table import OPTIONS
-from diffusion_local.options.types import exact
+from diffusion_local.options.types import format_number
 from diffusion_local.options.values import MAX_LORA_WEIGHT, MAX_LORAS, MAX_PROMPT_CHARS
 
 MAX_TEXT = 200_000  # characters of one text, and of a reader's whole input
@@ -268,12 +268,12 @@ def to_settings(found: ForeignRecipe) -> tuple[dict[str, Any], dict[str, str]]:
     others: dict[str, str] = {}
     for theirs, value in found.pairs.items():
         name = NAMES.get(theirs.lower().replace(" ", "_"), "")
-        text = exact(value) if isinstance(value, float) else "" if value is None else str(value)
+        text = format_number(value) if isinstance(value, float) else "" if value is None else str(value)
         if text.strip() and not set_option(settings, name, text) and text.casefold() not in NEUTRAL.get(name, ()):
             others[theirs] = text
     loras: dict[str, float] = {}
     for lora, weight in found.loras:
-        stem, number = stem_of(str(lora)), a1111.number_in(str(weight), -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT)
+        stem, number = stem_of(str(lora)), a1111.parse_number(str(weight), -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT)
         if stem.casefold() in ("", "none"):
             continue
         if number is None or len(loras) == MAX_LORAS:
@@ -297,15 +297,15 @@ def set_option(settings: dict[str, Any], name: str, text: str) -> bool:
         settings[name] = stem_of(text)[:MAX_SHOWN]
         return True
     if name == "sampler":
-        sampler, schedule = samplers.split(text.removesuffix("_gpu"))
+        sampler, schedule = samplers.split_schedule(text.removesuffix("_gpu"))
         settings |= {"sampler": sampler} if sampler else {}
         settings |= {"schedule": schedule} if schedule else {}
         return bool(sampler)
-    if name == "schedule" and samplers.sampler_named(text) and "sampler" not in settings:
-        settings["sampler"] = samplers.sampler_named(text)  # InvokeAI and Easy Diffusion use this name
+    if name == "schedule" and samplers.find_sampler(text) and "sampler" not in settings:
+        settings["sampler"] = samplers.find_sampler(text)  # InvokeAI and Easy Diffusion use this name
         return True
-    value = a1111.value_in(OPTIONS[name], text)
-    if value is None or (OPTIONS[name].type is int and a1111.number_in(text, *OPTIONS[name].bounds) != value):
+    value = a1111.parse_value(OPTIONS[name], text)
+    if value is None or (OPTIONS[name].type is int and a1111.parse_number(text, *OPTIONS[name].bounds) != value):
         return False
     settings[name] = value
     return True

@@ -39,7 +39,7 @@ class LocalBlobs:
     def write(self, key: str, write: Write, durable: bool = False, reserve: int = 0) -> int:
         target = self.local_path(key)
         write_atomically(target, write, durable, like=self._like(key), reserve=reserve)
-        with disk.explained(target):
+        with disk.storage_errors(target):
             return target.stat().st_size
 
     def open(self, key: str) -> BinaryIO:
@@ -65,8 +65,8 @@ class LocalBlobs:
 
     def move(self, key: str, target: str) -> None:
         source, path, like = self.local_path(key), self.local_path(target), self._like(target)
-        with disk.explained(path):
-            make_folder(path.parent, disk.like(like)[0] if like else disk.FOLDER, like)
+        with disk.storage_errors(path):
+            make_folder(path.parent, disk.modes_like(like)[0] if like else disk.FOLDER, like)
             try:
                 source.replace(path)
             except OSError as error:
@@ -86,13 +86,13 @@ class LocalBlobs:
                     part.unlink()
 
     def free_bytes(self) -> int:
-        with disk.explained(self._root):
+        with disk.storage_errors(self._root):
             return shutil.disk_usage(self._root).free
 
     def probe(self, prefix: str, size: int) -> None:
         folder = self.local_path(prefix)
-        with disk.explained(self._root):
-            make_folder(folder, disk.like(self._root)[0], self._root)
+        with disk.storage_errors(self._root):
+            make_folder(folder, disk.modes_like(self._root)[0], self._root)
             descriptor, name = tempfile.mkstemp(dir=folder, prefix=".probe-", suffix=PART)
             try:
                 with os.fdopen(descriptor, "wb") as file:
@@ -143,8 +143,8 @@ def write_atomically(
     not created). ``reserve``: bytes that must be free beforehand. Raises StorageProblem or DiskFull and leaves nothing
     behind.
     """
-    with disk.explained(target):
-        folder_mode, file_mode = disk.like(like) if like else (disk.FOLDER, disk.FILE)
+    with disk.storage_errors(target):
+        folder_mode, file_mode = disk.modes_like(like) if like else (disk.FOLDER, disk.FILE)
         make_folder(target.parent, folder_mode, like)
         if reserve:
             check_room(target.parent, reserve)

@@ -33,7 +33,7 @@ JSON_KEY = "diffusion-local"
 def to_texts(image: Image, facts: dict[str, Any]) -> dict[str, str]:
     """Metadata texts by keyword, for ``formats``."""
     return {
-        A1111_KEY: a1111.text(image.params, facts),
+        A1111_KEY: a1111.format_recipe(image.params, facts),
         JSON_KEY: json.dumps(
             {
                 "version": __version__,
@@ -154,16 +154,16 @@ def read_text(text: str) -> Recipe:
     pairs: dict[str, str] = {}
     if lines and len(found := parse_pairs(lines[-1])) >= 3:
         lines.pop()
-        pairs = {name: a1111.unquoted(value) for name, value in found}
+        pairs = {name: a1111.unquote(value) for name, value in found}
     prompt, mark, negative = "\n".join(lines).partition(a1111.NEGATIVE)
-    settings: dict[str, Any] = {"prompt": tags.without(prompt).strip()[:MAX_PROMPT_CHARS]}
+    settings: dict[str, Any] = {"prompt": tags.remove_tags(prompt).strip()[:MAX_PROMPT_CHARS]}
     if mark and negative.strip():
         settings["negative"] = negative.strip()[:MAX_PROMPT_CHARS]
-    settings |= a1111.settings_in(pairs)
+    settings |= a1111.parse_settings(pairs)
     loras, left = read_loras(prompt)
     if loras:
         settings["loras"] = loras
-    return Recipe(settings, {}, a1111.not_read(pairs, settings) | left, text)
+    return Recipe(settings, {}, a1111.unread_pairs(pairs, settings) | left, text)
 
 
 def parse_pairs(line: str) -> list[tuple[str, str]]:
@@ -189,8 +189,8 @@ def read_loras(prompt: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """(LoRAs, unusable tags)."""
     found: dict[str, float] = {}
     left: dict[str, str] = {}
-    for tag in tags.found_in(prompt):
-        number = a1111.number_in(tag.weight or "1", -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT)
+    for tag in tags.find_tags(prompt):
+        number = a1111.parse_number(tag.weight or "1", -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT)
         if number is not None and tag.kind in tags.LORAS and len(found) < MAX_LORAS:
             found[tag.name] = number
         elif len(left) < MAX_PAIRS:

@@ -16,8 +16,8 @@ from diffusion_local.gallery.blobs import CHUNK
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.images import GalleryFilter, ImageStore
 from diffusion_local.messages import message
-from diffusion_local.options.signature import taking_fields
-from diffusion_local.options.values import checked_cursor, whole_number
+from diffusion_local.options.signature import with_fields
+from diffusion_local.options.values import check_cursor, check_integer
 
 MAX_IDS = 1000
 PAGE = 500
@@ -33,10 +33,10 @@ class Pictures:
         self._images = images
         self._files = files
 
-    @taking_fields(GalleryFilter)
+    @with_fields(GalleryFilter)
     def page(self, limit: int = 48, before: str | None = None, **filters: Any) -> list[Image]:
         """Pictures, newest first. ``before``: last id of the previous page; ``filters``: fields of GalleryFilter."""
-        most, cursor = whole_number("limit", limit, 1, PAGE), checked_cursor("before", before)
+        most, cursor = check_integer("limit", limit, 1, PAGE), check_cursor("before", before)
         return self._images.page(most, cursor, GalleryFilter.parse(filters))
 
     def models(self) -> list[str]:
@@ -85,7 +85,7 @@ class Pictures:
 
     # -- to take home ------------------------------------------------------------------------------------------------
 
-    @taking_fields(GalleryFilter)
+    @with_fields(GalleryFilter)
     def zip(self, image_ids: Sequence[str] = (), **filters: Any) -> Iterator[bytes]:
         """A ZIP file in chunks, created while it is sent: the given pictures, or those matching the filters."""
         if len(image_ids) > MAX_IDS:

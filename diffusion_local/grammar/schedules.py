@@ -24,10 +24,10 @@ class Group:
     closing: str = ""
 
     def at(self, step: int, steps: int) -> str:
-        return self.opening + joined(self.parts, step, steps) + self.closing
+        return self.opening + join(self.parts, step, steps) + self.closing
 
-    def printed(self) -> str:
-        return self.opening + printed(self.parts) + self.closing
+    def to_text(self) -> str:
+        return self.opening + to_text(self.parts) + self.closing
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class Change:
         return min(steps, int(share * steps if "." in self.when else share))
 
     def at(self, step: int, steps: int) -> str:
-        return joined(self.before if step <= self.last(steps) else self.after, step, steps)
+        return join(self.before if step <= self.last(steps) else self.after, step, steps)
 
-    def printed(self) -> str:
-        return f"[{printed(self.before)}:{printed(self.after)}:{self.when}]"
+    def to_text(self) -> str:
+        return f"[{to_text(self.before)}:{to_text(self.after)}:{self.when}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +55,21 @@ class Alternation:
     options: tuple[tuple["Part", ...], ...]
 
     def at(self, step: int, steps: int) -> str:
-        return joined(self.options[(step - 1) % len(self.options)], step, steps)
+        return join(self.options[(step - 1) % len(self.options)], step, steps)
 
-    def printed(self) -> str:
-        return f"[{'|'.join(map(printed, self.options))}]"
+    def to_text(self) -> str:
+        return f"[{'|'.join(map(to_text, self.options))}]"
 
 
 Part = str | Group | Change | Alternation
 
 
-def joined(parts: tuple[Part, ...], step: int, steps: int) -> str:
+def join(parts: tuple[Part, ...], step: int, steps: int) -> str:
     return "".join(part if isinstance(part, str) else part.at(step, steps) for part in parts)
 
 
-def printed(parts: tuple[Part, ...]) -> str:
-    return "".join(part if isinstance(part, str) else part.printed() for part in parts)
+def to_text(parts: tuple[Part, ...]) -> str:
+    return "".join(part if isinstance(part, str) else part.to_text() for part in parts)
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ def parse(prompt: str) -> tuple[Part, ...]:
                 dissolve(frames)
             open_brackets[partner] -= 1
             frame = frames.pop()
-            add(frames[-1], closed(frame, sign))
+            add(frames[-1], close(frame, sign))
         else:
             if sign in (":", "|"):
                 frames[-1].signs.append((sign, len(frames[-1].parts)))
@@ -105,7 +105,7 @@ def parse(prompt: str) -> tuple[Part, ...]:
                 add(frames[-1], sign)
     while len(frames) > 1:
         dissolve(frames)
-    return merged(frames[0].parts)
+    return merge(frames[0].parts)
 
 
 def add(frame: Frame, part: Part) -> None:
@@ -118,26 +118,26 @@ def dissolve(frames: list[Frame]) -> None:
     frames[-1].parts += [frame.opening, *frame.parts]
 
 
-def closed(frame: Frame, closing: str) -> Part:
+def close(frame: Frame, closing: str) -> Part:
     """The meaning of a closed pair of brackets."""
     places = [place for sign, place in frame.signs if sign == "|"]
     if frame.opening == "[" and places:
-        return Alternation(tuple(divided(frame.parts, places)))
+        return Alternation(tuple(split_parts(frame.parts, places)))
     places = [place for sign, place in frame.signs if sign == ":"]
     if frame.opening == "[" and len(places) in (1, 2):
-        *texts, end = divided(frame.parts, places)
+        *texts, end = split_parts(frame.parts, places)
         when = _WHEN.fullmatch(end[0]) if len(end) == 1 and isinstance(end[0], str) else None
         if when:
             return Change(texts[0] if len(texts) == 2 else (), texts[-1], when[1])
-    return Group(merged(frame.parts), frame.opening, closing)
+    return Group(merge(frame.parts), frame.opening, closing)
 
 
-def divided(parts: list[Part], places: list[int]) -> Iterator[tuple[Part, ...]]:
+def split_parts(parts: list[Part], places: list[int]) -> Iterator[tuple[Part, ...]]:
     for first, last in zip([-1, *places], [*places, len(parts)], strict=True):
-        yield merged(parts[first + 1 : last])
+        yield merge(parts[first + 1 : last])
 
 
-def merged(parts: list[Part]) -> tuple[Part, ...]:
+def merge(parts: list[Part]) -> tuple[Part, ...]:
     """Merge adjacent texts."""
     found: list[Part] = []
     texts: list[str] = []
@@ -153,22 +153,22 @@ def merged(parts: list[Part]) -> tuple[Part, ...]:
     return tuple(found)
 
 
-def first_in(prompt: str) -> str:
+def first_schedule(prompt: str) -> str:
     """The first change or alternation in source form, or ""."""
-    return next((part.printed() for part in changing(parse(prompt))), "") if "[" in prompt else ""
+    return next((part.to_text() for part in changing_parts(parse(prompt))), "") if "[" in prompt else ""
 
 
-def changing(parts: tuple[Part, ...]) -> Iterator[Change | Alternation]:
+def changing_parts(parts: tuple[Part, ...]) -> Iterator[Change | Alternation]:
     for part in parts:
         if isinstance(part, Change | Alternation):
             yield part
         elif isinstance(part, Group):
-            yield from changing(part.parts)
+            yield from changing_parts(part.parts)
 
 
-def texts(prompt: str, steps: int) -> list[str]:
+def prompt_per_step(prompt: str, steps: int) -> list[str]:
     """The prompt at each step."""
-    if not first_in(prompt):
+    if not first_schedule(prompt):
         return [prompt] * steps
     parts = parse(prompt)
-    return [joined(parts, step, steps) for step in range(1, steps + 1)]
+    return [join(parts, step, steps) for step in range(1, steps + 1)]

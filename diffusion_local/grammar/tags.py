@@ -26,19 +26,19 @@ class Tag:
         kind, name, *parts = text[1:-1].split(":")
         return cls(kind.lower(), name.strip().removesuffix(ENDING), parts[0].strip() if parts else "", tuple(parts[1:]))
 
-    def printed(self) -> str:
+    def to_text(self) -> str:
         return f"<{':'.join((self.kind, self.name, self.weight, *self.rest))}>"
 
 
-def found_in(text: str) -> list[Tag]:
+def find_tags(text: str) -> list[Tag]:
     return [Tag.parse(found[1]) for found in _FOUND.finditer(text)] if "<" in text else []
 
 
-def without(text: str) -> str:
+def remove_tags(text: str) -> str:
     """The text without tags and the space before them."""
     return _FOUND.sub("", text).strip() if "<" in text else text
 
 
-def others_in(text: str) -> list[str]:
+def find_other_tags(text: str) -> list[str]:
     """Text that looks like a tag but is unknown."""
-    return [found[0] for found in _OTHER.finditer(without(text))] if "<" in text else []
+    return [found[0] for found in _OTHER.finditer(remove_tags(text))] if "<" in text else []

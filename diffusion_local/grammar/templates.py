@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from diffusion_local.errors import InvalidParams
 from diffusion_local.grammar.tags import TAG
-from diffusion_local.grammar.trees import AMOUNT, WEIGHT, Choice, Joined, Node, Text, Wildcard
+from diffusion_local.grammar.trees import AMOUNT, WEIGHT, Choice, Concatenation, Node, Text, Wildcard
 from diffusion_local.messages import message
 
 MAX_DEPTH = 20  # nesting of braces and wildcards
@@ -79,7 +79,7 @@ class Template:
         text = "".join(plain)
         if text or not parts:
             parts.append(Text(text))
-        return parts[0] if len(parts) == 1 else Joined(tuple(parts))
+        return parts[0] if len(parts) == 1 else Concatenation(tuple(parts))
 
     def _choice(self, depth: int) -> Node:
         if depth > MAX_DEPTH:
@@ -96,7 +96,7 @@ class Template:
             options.append((weight, self._sequence(depth)))
             self._place += 1
             if self._text[self._place - 1] == "}":
-                return choice(options, amount, joiner)
+                return make_choice(options, amount, joiner)
 
     def _amount(self) -> tuple[tuple[int, int] | None, str]:
         """Parse ``2$$``, ``1-3$$`` or ``2$$ and $$``: (number of options, joiner)."""
@@ -115,13 +115,13 @@ class Template:
         return (low, high), joiner[1]
 
 
-def weighted(text: str) -> tuple[float, str]:
+def parse_weight(text: str) -> tuple[float, str]:
     """``0.5::rare`` as (0.5, "rare"); the default weight is 1."""
     found = WEIGHT.match(text)
     return (float(found[1]), text[found.end() :]) if found else (1.0, text)
 
 
-def choice(options: list[tuple[float, Node]], amount: tuple[int, int] | None = None, joiner: str = ",") -> Choice:
+def make_choice(options: list[tuple[float, Node]], amount: tuple[int, int] | None = None, joiner: str = ",") -> Choice:
     """A choice of weighted options. Raises InvalidParams if nothing could be picked."""
     nodes, weights = tuple(node for _, node in options), tuple(weight for weight, _ in options)
     low, high = amount or (1, 1)

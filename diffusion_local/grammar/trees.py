@@ -1,6 +1,6 @@
 """Trees of templates: text, choices and wildcards, whose possible results are known before drawing.
 
-``count``: number of different results; ``extent``: bound on their length; ``tags``: tags they may contain.
+``count``: number of different results; ``max_length``: bound on their length; ``tags``: tags they may contain.
 """
 
 import math
@@ -12,7 +12,7 @@ from heapq import nsmallest
 from itertools import accumulate, permutations, product
 from random import Random
 
-from diffusion_local.grammar.tags import TAG, Tag, found_in
+from diffusion_local.grammar.tags import TAG, Tag, find_tags
 
 MANY = 10**9  # counts are capped here
 AMOUNT = re.compile(r"\s*(\d{1,3})?\s*(-)?\s*(\d{1,3})?\s*\$\$")
@@ -29,25 +29,25 @@ class Text:
     depth: int = 0
 
     @property
-    def extent(self) -> int:
+    def max_length(self) -> int:
         return len(self.text) + 1
 
-    def drawn(self, lot: Random) -> str:
+    def sample(self, rng: Random) -> str:
         return self.text
 
-    def all(self) -> Iterator[str]:
+    def combinations(self) -> Iterator[str]:
         yield self.text
 
     @property
     def tags(self) -> frozenset[Tag]:
-        return frozenset(found_in(self.text))
+        return frozenset(find_tags(self.text))
 
-    def printed(self) -> str:
+    def to_text(self) -> str:
         return PLAIN.sub(lambda found: found[0] if found[1] else f"\\{found[0]}", self.text)
 
 
 @dataclass(frozen=True)
-class Joined:
+class Concatenation:
     """A sequence of parts."""
 
     parts: tuple["Node", ...]
@@ -64,23 +64,23 @@ class Joined:
         return 1 + max(part.depth for part in self.parts)
 
     @cached_property
-    def extent(self) -> int:
+    def max_length(self) -> int:
         """Upper bound of characters and nodes: limits text and work."""
-        return min(MANY, 1 + sum(part.extent for part in self.parts))
+        return min(MANY, 1 + sum(part.max_length for part in self.parts))
 
-    def drawn(self, lot: Random) -> str:
-        return "".join(part.drawn(lot) for part in self.parts)
+    def sample(self, rng: Random) -> str:
+        return "".join(part.sample(rng) for part in self.parts)
 
-    def all(self) -> Iterator[str]:
-        return map("".join, product(*(tuple(part.all()) for part in self.parts)))
+    def combinations(self) -> Iterator[str]:
+        return map("".join, product(*(tuple(part.combinations()) for part in self.parts)))
 
     @cached_property
     def tags(self) -> frozenset[Tag]:
         """All tags that may be drawn."""
         return frozenset().union(*(part.tags for part in self.parts))
 
-    def printed(self) -> str:
-        return "".join(part.printed() for part in self.parts)
+    def to_text(self) -> str:
+        return "".join(part.to_text() for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -116,41 +116,41 @@ class Choice:
         return 1 + max(option.depth for option in self.options)
 
     @cached_property
-    def extent(self) -> int:
-        longest = max(option.extent for option in self.options)
+    def max_length(self) -> int:
+        longest = max(option.max_length for option in self.options)
         return min(MANY, 1 + self.high * (longest + len(self.joiner)))
 
     @cached_property
     def _cumulative(self) -> tuple[float, ...]:
         return tuple(accumulate(self.weights))
 
-    def drawn(self, lot: Random) -> str:
+    def sample(self, rng: Random) -> str:
         if self.low == self.high == 1:
-            return lot.choices(self.options, cum_weights=self._cumulative)[0].drawn(lot)
-        return self.joiner.join(self.options[place].drawn(lot) for place in self._picked(lot))
+            return rng.choices(self.options, cum_weights=self._cumulative)[0].sample(rng)
+        return self.joiner.join(self.options[place].sample(rng) for place in self._pick(rng))
 
-    def _picked(self, lot: Random) -> list[int]:
+    def _pick(self, rng: Random) -> list[int]:
         """Indices of different options, each drawn by weight from those left.
 
         Takes the smallest of exponentially distributed keys (Efraimidis and Spirakis, "Weighted random sampling with a
         reservoir", 2006): one pass over the options for all draws.
         """
-        wanted = lot.randint(self.low, self.high)
-        keys = ((-math.log(1 - lot.random()) / weight, place) for place, weight in enumerate(self.weights) if weight)
+        wanted = rng.randint(self.low, self.high)
+        keys = ((-math.log(1 - rng.random()) / weight, place) for place, weight in enumerate(self.weights) if weight)
         return [place for _, place in nsmallest(wanted, keys)]
 
-    def all(self) -> Iterator[str]:
+    def combinations(self) -> Iterator[str]:
         for picked in range(self.low, self.high + 1):
             for options in permutations(self.options, picked):
-                yield from map(self.joiner.join, product(*(tuple(option.all()) for option in options)))
+                yield from map(self.joiner.join, product(*(tuple(option.combinations()) for option in options)))
 
     @cached_property
     def tags(self) -> frozenset[Tag]:
         return frozenset().union(*(option.tags for option in self.options))
 
-    def printed(self) -> str:
+    def to_text(self) -> str:
         options, weights = ((self.spread,), (1.0,)) if self.spread else (self.options, self.weights)
-        texts = [option.printed() for option in options]
+        texts = [option.to_text() for option in options]
         ambiguous = [WEIGHT.match(text) or (not place and AMOUNT.match(text)) for place, text in enumerate(texts)]
         marked = zip(weights, texts, ambiguous, strict=True)
         each = [f"{weight:.6f}::{text}" if weight != 1 or unclear else text for weight, text, unclear in marked]
@@ -175,21 +175,21 @@ class Wildcard:
         return self.lines.depth
 
     @property
-    def extent(self) -> int:
-        return self.lines.extent
+    def max_length(self) -> int:
+        return self.lines.max_length
 
-    def drawn(self, lot: Random) -> str:
-        return self.lines.drawn(lot)
+    def sample(self, rng: Random) -> str:
+        return self.lines.sample(rng)
 
-    def all(self) -> Iterator[str]:
-        return self.lines.all()
+    def combinations(self) -> Iterator[str]:
+        return self.lines.combinations()
 
     @property
     def tags(self) -> frozenset[Tag]:
         return self.lines.tags
 
-    def printed(self) -> str:
+    def to_text(self) -> str:
         return f"__{self.name}__"
 
 
-Node = Text | Joined | Choice | Wildcard
+Node = Text | Concatenation | Choice | Wildcard

@@ -21,20 +21,20 @@ _SIGNS = re.compile(r"[\\()\[\]]")
 
 
 @dataclass(slots=True)
-class Piece:
+class WeightedText:
     """Text with one weight."""
 
     text: str
     weight: float = 1.0
 
-    def printed(self) -> str:
+    def to_text(self) -> str:
         text = _SIGNS.sub(lambda sign: f"\\{sign[0]}", self.text)
         return text if math.isclose(self.weight, 1.0) else f"({text}:{Decimal(repr(self.weight)):f})"
 
 
-def pieces(prompt: str) -> list[Piece]:
+def parse(prompt: str) -> list[WeightedText]:
     """Split a prompt into pieces of one weight each, without markup. An unclosed bracket extends to the end."""
-    found: list[Piece] = []
+    found: list[WeightedText] = []
     round_open: list[int] = []
     square_open: list[int] = []
 
@@ -45,7 +45,7 @@ def pieces(prompt: str) -> list[Piece]:
     for match in _MARK.finditer(prompt):
         mark, weight = match[0], match[1]
         if mark.startswith("\\") and len(mark) == 2:
-            found.append(Piece(mark[1]))
+            found.append(WeightedText(mark[1]))
         elif mark == "(" and len(round_open) < DEEPEST:
             round_open.append(len(found))
         elif mark == "[" and len(square_open) < DEEPEST:
@@ -57,35 +57,35 @@ def pieces(prompt: str) -> list[Piece]:
         elif mark == "]" and square_open:
             weigh(square_open.pop(), DOWN)
         else:
-            found.append(Piece(mark))
+            found.append(WeightedText(mark))
     for start in round_open:
         weigh(start, UP)
     for start in square_open:
         weigh(start, DOWN)
-    return merged(found)
+    return merge(found)
 
 
-def merged(found: list[Piece]) -> list[Piece]:
+def merge(found: list[WeightedText]) -> list[WeightedText]:
     """Merge adjacent pieces of equal weight; at least one piece remains. Weights printed as 1 become 1."""
-    runs: list[list[Piece]] = []
+    runs: list[list[WeightedText]] = []
     for piece in found:
         if runs and math.isclose(runs[-1][0].weight, piece.weight):
             runs[-1].append(piece)
         else:
             runs.append([piece])
     return [
-        Piece("".join(piece.text for piece in run), 1.0 if math.isclose(run[0].weight, 1.0) else run[0].weight)
+        WeightedText("".join(piece.text for piece in run), 1.0 if math.isclose(run[0].weight, 1.0) else run[0].weight)
         for run in runs
-    ] or [Piece("")]
+    ] or [WeightedText("")]
 
 
-def parts(prompt: str) -> list[list[Piece]]:
+def parse_parts(prompt: str) -> list[list[WeightedText]]:
     """Pieces per part between ``BREAK``; empty parts are dropped, except a single one."""
-    found: list[list[Piece]] = [[]]
-    for piece in pieces(prompt):
+    found: list[list[WeightedText]] = [[]]
+    for piece in parse(prompt):
         first, *later = _BREAK.split(piece.text)
-        found[-1].append(Piece(first, piece.weight))
-        found += [[Piece(text, piece.weight)] for text in later]
+        found[-1].append(WeightedText(first, piece.weight))
+        found += [[WeightedText(text, piece.weight)] for text in later]
     for before, after in pairwise(found):  # white space around BREAK does not belong to the text
         while before and not before[-1].text.rstrip():
             before.pop()
@@ -95,20 +95,22 @@ def parts(prompt: str) -> list[list[Piece]]:
             before[-1].text = before[-1].text.rstrip()
         if after:
             after[0].text = after[0].text.lstrip()
-    return [merged(each) for each in found if each] or [[Piece("")]]
+    return [merge(each) for each in found if each] or [[WeightedText("")]]
 
 
-def printed(found: list[list[Piece]]) -> str:
-    return " BREAK ".join("".join(piece.printed() for piece in part) for part in found)
+def to_text(found: list[list[WeightedText]]) -> str:
+    return " BREAK ".join("".join(piece.to_text() for piece in part) for part in found)
 
 
-def plain(prompt: str) -> str | None:
+def without_weights(prompt: str) -> str | None:
     """The text without markup if it has weight 1 and a single part, else None."""
-    found = parts(prompt)
+    found = parse_parts(prompt)
     only = found[0]
     return only[0].text if len(found) == len(only) == 1 and math.isclose(only[0].weight, 1.0) else None
 
 
-def first_in(prompt: str) -> str:
+def first_weight(prompt: str) -> str:
     """The first weighted words in source form, or ""."""
-    return next((piece.printed() for part in parts(prompt) for piece in part if not math.isclose(piece.weight, 1)), "")
+    return next(
+        (piece.to_text() for part in parse_parts(prompt) for piece in part if not math.isclose(piece.weight, 1)), ""
+    )

@@ -7,7 +7,7 @@ from typing import Any
 from diffusion_local.db.database import Database
 from diffusion_local.domain import new_id, utc_now
 from diffusion_local.errors import Conflict, NotFound, echo
-from diffusion_local.messages import decoded, encoded, message
+from diffusion_local.messages import from_json, message, to_json
 
 
 class DownloadState(StrEnum):
@@ -124,7 +124,7 @@ class DownloadStore:
         return self._end("finish", download_id, bytes_done=size, bytes_total=size)
 
     def fail(self, download_id: str, kind: str, problem: str) -> Download:
-        return self._end("fail", download_id, error_kind=kind, error_message=problem, error_json=encoded(problem))
+        return self._end("fail", download_id, error_kind=kind, error_message=problem, error_json=to_json(problem))
 
     def stop(self, download_id: str) -> Download:
         return self._end("stop", download_id)
@@ -177,6 +177,6 @@ class DownloadStore:
 
 def to_download(row: dict[str, Any]) -> Download:
     values = {each.name: row[each.name] for each in fields(Download)}
-    values["error_message"] = decoded(row["error_message"], row["error_json"])
+    values["error_message"] = from_json(row["error_message"], row["error_json"])
     values |= {"state": DownloadState(row["state"]), "cancel_requested": bool(row["cancel_requested"])}
     return Download(**values)

@@ -17,8 +17,8 @@ from diffusion_local.messages import Message, message
 from diffusion_local.models.catalog import Catalog, Model
 from diffusion_local.models.prompt_limits import prompt_warnings, tag_warnings
 from diffusion_local.options.table import BATCH_OPTIONS
-from diffusion_local.options.validate import ignored, series, tag_lora, with_tags
-from diffusion_local.options.values import check_prompt, draw_seed, whole_number
+from diffusion_local.options.validate import extract_lora_tags, ignored_warnings, lora_from_tag, seed_series
+from diffusion_local.options.values import check_integer, check_prompt, draw_seed
 from diffusion_local.settings import Settings
 
 MAX_EXAMINED = 10  # different prompts per submit that are examined for warnings
@@ -48,11 +48,13 @@ class Draft:
         return min(MANY, self.prompt.count * self.negative.count)
 
     def draw(self, rng: Random) -> Pair:
-        return self.prompt.drawn(rng), self.negative.drawn(rng)
+        return self.prompt.sample(rng), self.negative.sample(rng)
 
     def all_pairs(self) -> Iterator[Pair]:
-        negatives = list(self.negative.all()) if self.negative.count > 1 else [next(self.negative.all())]
-        return ((prompt, negative) for prompt in self.prompt.all() for negative in negatives)
+        negatives = (
+            list(self.negative.combinations()) if self.negative.count > 1 else [next(self.negative.combinations())]
+        )
+        return ((prompt, negative) for prompt in self.prompt.combinations() for negative in negatives)
 
     def finish(self, pair: Pair) -> Params:
         """The Params of a drawn pair. Raises InvalidParams."""
@@ -60,7 +62,7 @@ class Draft:
             required = field == "prompt" and self.params.kind is not Kind.UPSCALE
             check_prompt(field, text, required=required)
         prompt, negative = (text.strip() for text in pair)
-        done = with_tags(replace(self.params, prompt=prompt, negative=negative))
+        done = extract_lora_tags(replace(self.params, prompt=prompt, negative=negative))
         self.drafts.check_loras(done, self.model)
         return done
 
@@ -80,7 +82,7 @@ class Draft:
     def pictures(self, count: int, expand: str, most: int) -> tuple[list[Params], list[str]]:
         """(Params of all pictures, warnings about their prompts). Raises InvalidParams."""
         made: list[Params] = []
-        seeds = series(self.params, count)
+        seeds = seed_series(self.params, count)
         pairs: dict[Pair, Params] = {}
         for pair, place in self.pairs(count, expand, most):
             params = pairs.get(pair) or pairs.setdefault(pair, self.finish(pair))
@@ -123,7 +125,7 @@ class Drafts:
 
     def draw_text(self, field: str, text: str, seed: Any, expand: str) -> str:
         """One draw of a text by a seed. Raises InvalidParams."""
-        return text if expand == "no" else self._expander.parse(text, field).drawn(Random(str(seed)))
+        return text if expand == "no" else self._expander.parse(text, field).sample(Random(str(seed)))
 
     def mask_warnings(self, params: Params) -> list[str]:
         """Warning for a mask without white; none if it cannot be decoded now because too many pictures are."""
@@ -136,7 +138,7 @@ class Drafts:
 
     def check_tag(self, tag: Tag, params: Params, model: Model) -> None:
         if (tag.name, model.id) not in self._fitting or tag.kind not in LORAS:
-            self.check_loras(replace(params, loras=(tag_lora(tag),)), model)
+            self.check_loras(replace(params, loras=(lora_from_tag(tag),)), model)
 
     def check_loras(self, params: Params, model: Model) -> None:
         """Raise InvalidParams for a LoRA that is missing or does not fit."""
@@ -179,7 +181,7 @@ class Prompts:
 
         Raises InvalidParams as ``submit`` does, except for batch options, which are ignored.
         """
-        count = whole_number("count", count, 1, self._settings.max_count)
+        count = check_integer("count", count, 1, self._settings.max_count)
         settings = {name: value for name, value in settings.items() if name not in BATCH_OPTIONS}
         first = draw_seed() if seed is None or seed == -1 else seed
         expand = parse_expansion(expand, self._settings)
@@ -195,5 +197,5 @@ class Prompts:
             prompts=[params.prompt for params in shown],
             negatives=[params.negative for params in shown],
             loras=[", ".join(map(str, params.loras)) for params in shown],
-            warnings=warnings + ignored(draft.params, settings),
+            warnings=warnings + ignored_warnings(draft.params, settings),
         )

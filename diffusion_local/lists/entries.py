@@ -12,7 +12,7 @@ from diffusion_local.domain import Job, Kind, Params
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.options.table import OPTIONS, RECORDS, SETTINGS
-from diffusion_local.options.values import one_of
+from diffusion_local.options.values import check_choice
 
 #: How wildcards and choices expand: one random draw per picture, every combination, or not at all.
 EXPANSIONS = ("random", "all", "no")
@@ -62,7 +62,7 @@ def make_entry(line: int, named_values: Mapping[str, Any]) -> Entry:
             raise InvalidParams("size", message("size_twice"))
         values["width"], values["height"] = parse_size(values.pop("size"))
     if "kind" in values:
-        values["kind"] = one_of("kind", values["kind"], tuple(Kind))
+        values["kind"] = check_choice("kind", values["kind"], tuple(Kind))
     if values.get("expand", EXPANSIONS[0]) not in EXPANSIONS:
         raise InvalidParams("expand", message("one_of", known=list(EXPANSIONS), got=echo(values["expand"])))
     return Entry(line, values)

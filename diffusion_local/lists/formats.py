@@ -16,7 +16,7 @@ from typing import Any
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.lists.encoding import MAX_LINE_CHARS, decode, lines
 from diffusion_local.lists.entries import FIELDS, BadLine, Entry, field_name, is_known, make_entry
-from diffusion_local.messages import changed, message
+from diffusion_local.messages import map_params, message
 
 Parsed = Iterator[Entry | BadLine]
 
@@ -281,7 +281,7 @@ def parse_entry(
 
 
 def bad_line(number: int, reason: str, text: str) -> BadLine:
-    clean = changed(reason, printable)
+    clean = map_params(reason, printable)
     short = clean if len(clean) <= REASON_CHARS else truncate(clean, REASON_CHARS)
     return BadLine(number, short, truncate(text.strip(), SHOWN_CHARS))
 

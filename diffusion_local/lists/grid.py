@@ -19,7 +19,7 @@ from diffusion_local.lists.entries import field_name, parse_size
 from diffusion_local.messages import message
 from diffusion_local.options.table import OPTIONS, SETTINGS
 from diffusion_local.options.types import Lora
-from diffusion_local.options.values import MAX_PROMPT_CHARS, loras
+from diffusion_local.options.values import MAX_PROMPT_CHARS, check_loras
 
 MAX_VALUES = 100  # per axis
 MAX_CHARS = 10_000
@@ -94,7 +94,7 @@ class Grid:
                 elif axis.field == "size":
                     each["width"], each["height"] = parse_size(value)
                 elif axis.field == "lora":
-                    others = [lora for lora in loras("loras", each.get("loras") or ()) if lora.name != axis.name]
+                    others = [lora for lora in check_loras("loras", each.get("loras") or ()) if lora.name != axis.name]
                     each["loras"] = [*others, Lora(axis.name, float(value))]
                 else:
                     each[axis.field] = value

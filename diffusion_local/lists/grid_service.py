@@ -16,7 +16,7 @@ from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.options.table import BATCH_OPTIONS
-from diffusion_local.options.values import check_prompt, draw_seed, whole_number
+from diffusion_local.options.values import check_integer, check_prompt, draw_seed
 from diffusion_local.queue.batch_times import Timetable
 from diffusion_local.queue.batches import BatchRows
 from diffusion_local.queue.doorbell import JobQueue
@@ -112,7 +112,7 @@ class Grids:
             grid=grid.to_json(),
             **times.fields(),
         )
-        jobs = new_jobs(batch, each, whole_number("priority", priority, *PRIORITIES))
+        jobs = new_jobs(batch, each, check_integer("priority", priority, *PRIORITIES))
         key = idempotency_key or None
         batch_id, ids = self._jobs.insert_batch(batch, jobs, key, self._settings.max_queued, request if key else "")
         self._queue.ring(len(ids))

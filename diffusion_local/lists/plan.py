@@ -16,8 +16,8 @@ from diffusion_local.lists.wildcards import Expander
 from diffusion_local.messages import message
 from diffusion_local.models import prompt_limits
 from diffusion_local.models.catalog import Catalog, Model
-from diffusion_local.options.validate import series
-from diffusion_local.options.values import whole_number
+from diffusion_local.options.validate import seed_series
+from diffusion_local.options.values import check_integer
 from diffusion_local.queue.estimates import Work
 
 SHOWN_PROMPTS = 5  # of the first and of the last
@@ -105,12 +105,12 @@ class ListPlan:
         """The pictures of a line; raises InvalidParams before the first one."""
         values = {**self._defaults, **entry.values}
         expand = values.pop("expand", self._expand)
-        count = whole_number("count", values.pop("count", 1), 1, self._most)
+        count = check_integer("count", values.pop("count", 1), 1, self._most)
         rng = Random(f"{self.seed} {entry.line}")
         if str(values.get("seed", -1)) == "-1":
             values["seed"] = rng.randint(0, 2**31 - 1)
         draft = self._drafts.draft(values.pop("prompt", ""), values, expand)
-        seeds = series(draft.params, count)
+        seeds = seed_series(draft.params, count)
         if draft.fixed:
             pair = draft.draw(rng)
             draft.finish(pair)

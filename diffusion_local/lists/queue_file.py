@@ -18,10 +18,10 @@ from diffusion_local.lists.entries import BadLine
 from diffusion_local.lists.formats import MAX_ROW_CHARS, bad_line
 from diffusion_local.lists.grid import Grid
 from diffusion_local.lists.plan import MAX_BAD_LINES, CatalogSnapshot
-from diffusion_local.messages import joined, message
+from diffusion_local.messages import concatenate, message
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.options.table import BATCH_OPTIONS
-from diffusion_local.options.values import check_prompt, whole_number
+from diffusion_local.options.values import check_integer, check_prompt
 from diffusion_local.queue.batch_times import check_url
 from diffusion_local.queue.batches import BatchResults
 from diffusion_local.queue.doorbell import JobQueue
@@ -136,7 +136,7 @@ def parse_job(found: dict[str, Any], catalog: Catalog) -> tuple[Params, int]:
     model = catalog.get(params.model)
     if not model.ready:
         raise InvalidParams("model", message("not_ready", model=model.id, problem=model.problem))
-    return params, whole_number("priority", found.get("priority", 0), *PRIORITIES)
+    return params, check_integer("priority", found.get("priority", 0), *PRIORITIES)
 
 
 MAX_NAMED = 5
@@ -176,7 +176,7 @@ class QueueFile:
         A bad line (such as a missing model) refuses the whole file unless ``skip_bad_lines``. Raises InvalidParams,
         QueueFull, Conflict and DiskFull, and then nothing is enqueued.
         """
-        with disk.explained():
+        with disk.storage_errors():
             check_room(self._settings.home, self._settings.disk_reserve_mb * 10**6)
         data = source.encode(errors="replace") if isinstance(source, str) else source
         if isinstance(data, bytes):
@@ -186,7 +186,9 @@ class QueueFile:
             data = read_bounded(data, self._settings.max_list_mb)
         imported, bad_lines, bad_count = parse_file(data, self._catalog, self._settings.max_queued)
         if bad_count and not skip_bad_lines:
-            named = joined(message("bad_line", line=each.line, reason=each.reason) for each in bad_lines[:MAX_NAMED])
+            named = concatenate(
+                message("bad_line", line=each.line, reason=each.reason) for each in bad_lines[:MAX_NAMED]
+            )
             raise InvalidParams("file", message("bad_lines", count=bad_count, first=named))
         if not imported:
             raise InvalidParams("file", message("no_job_in"))

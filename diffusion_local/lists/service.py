@@ -19,10 +19,10 @@ from diffusion_local.lists.entries import FIELDS, BadLine, export_lines, field_n
 from diffusion_local.lists.formats import format_of, parse
 from diffusion_local.lists.plan import ListCheck, ListPlan
 from diffusion_local.lists.wildcards import Expander
-from diffusion_local.messages import Message, joined, message
+from diffusion_local.messages import Message, concatenate, message
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.options.table import BATCH_OPTIONS
-from diffusion_local.options.values import check_prompt, draw_seed, whole_number
+from diffusion_local.options.values import check_integer, check_prompt, draw_seed
 from diffusion_local.queue.batch_times import Timetable
 from diffusion_local.queue.batches import BatchResults, BatchRows
 from diffusion_local.queue.doorbell import JobQueue
@@ -139,7 +139,7 @@ class PromptLists:
         """
         for text_field, text in (("name", name), ("owner", owner), ("idempotency_key", idempotency_key or "")):
             check_prompt(text_field, text)
-        checked_priority = whole_number("priority", priority, *PRIORITIES)
+        checked_priority = check_integer("priority", priority, *PRIORITIES)
         defaults = ({} if count is None else {"count": count}) | defaults
         times = self._timetable.resolve(Lane.BATCH, {each: defaults.pop(each, None) for each in BATCH_OPTIONS})
         self._files.check_room()
@@ -200,7 +200,7 @@ class PromptLists:
         for what in defaults_given:
             if what not in FIELDS or what == "prompt":
                 raise InvalidParams(what, message("list_field", known=list(FIELDS[1:])))
-        seed = draw_seed() if expansion_seed is None else whole_number("expansion_seed", expansion_seed, 0, 2**32 - 1)
+        seed = draw_seed() if expansion_seed is None else check_integer("expansion_seed", expansion_seed, 0, 2**32 - 1)
         return ListPlan(
             self._catalog,
             Expander(self._settings.wildcards),
@@ -217,7 +217,7 @@ def spooled_jobs(batch: Batch, spool: IO[str], priority: int) -> Iterator[Job]:
 
 
 def refusal(plan: ListPlan) -> Message:
-    named = joined(message("bad_line", line=each.line, reason=each.reason) for each in plan.bad[:MAX_NAMED])
+    named = concatenate(message("bad_line", line=each.line, reason=each.reason) for each in plan.bad[:MAX_NAMED])
     if plan.bad_count == 1:
         return message("bad_line_one", lines=named)
     return message("bad_line_several", count=plan.bad_count, lines=named)

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 from diffusion_local.errors import InvalidParams
-from diffusion_local.grammar.templates import MAX_DEPTH, choice, parse, weighted
+from diffusion_local.grammar.templates import MAX_DEPTH, make_choice, parse, parse_weight
 from diffusion_local.grammar.trees import Node, Text, Wildcard
 from diffusion_local.lists.encoding import lines, read_bounded
 from diffusion_local.messages import message
@@ -28,7 +28,7 @@ class Expander:
             node = parse(template, lambda name: self._wildcard(name, ()))
         except InvalidParams as error:
             raise InvalidParams(field, error.problem) from None
-        if not isinstance(node, Text) and node.extent > 2 * MAX_PROMPT_CHARS:
+        if not isinstance(node, Text) and node.max_length > 2 * MAX_PROMPT_CHARS:
             raise InvalidParams(field, message("expand_long", most=MAX_PROMPT_CHARS))
         return node
 
@@ -55,11 +55,11 @@ class Expander:
             if problem:
                 raise InvalidParams("prompt", message("wildcard_line", name=name, line=number, problem=problem))
             if text and not text.startswith("#"):
-                weight, text = weighted(text)
+                weight, text = parse_weight(text)
                 options.append((weight, parse(text, lambda each: self._wildcard(each, (*above, name)))))
         if not options:
             raise InvalidParams("prompt", message("wildcard_empty", name=name))
-        return Wildcard(name, choice(options))
+        return Wildcard(name, make_choice(options))
 
     def _path(self, name: str) -> Path:
         with contextlib.suppress(OSError):  # not a valid file name

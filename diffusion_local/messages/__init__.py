@@ -4,8 +4,8 @@ The catalogue ``*.toml`` has each sentence per language: ``id = { en = "…{slot
 files and part of the HTTP API: never rename one. A slot may have a format, as ``{count:,}``.
 
 A `Message` is the English sentence as text, so it can be logged, stored and sent; it also carries ``id`` and
-``params``, from which `say_in` composes it in another language. Text from elsewhere (a library, the operating system)
-is a parameter, or a whole message by `verbatim`.
+``params``, from which `translate` composes it in another language. Text from a library or the operating system
+is a parameter, or becomes a message with `verbatim`.
 """
 
 import json
@@ -55,25 +55,25 @@ def verbatim(text: str) -> Message:
     return text if isinstance(text, Message) else Message(VERBATIM, {"text": text})
 
 
-def joined(parts: Iterable[Message]) -> Message | str:
+def concatenate(parts: Iterable[Message]) -> Message | str:
     """Concatenate messages into one; "" if there are none."""
     messages = list(parts)
     return reduce(lambda first, rest: message("both", first=first, rest=rest), messages) if messages else ""
 
 
-def say_in(language: str, text: str) -> str:
+def translate(language: str, text: str) -> str:
     """The message in a language; plain text is returned unchanged."""
     return _compose(language, text.id, text.params) if isinstance(text, Message) else text
 
 
-def described(text: str) -> dict[str, Any]:
+def serialize(text: str) -> dict[str, Any]:
     """Id and parameters as JSON values; nested messages are ``{"id", "params", "message"}``."""
     as_message = verbatim(text)
     return {"id": as_message.id, "params": {name: _describe_value(value) for name, value in as_message.params.items()}}
 
 
-def restored(text: str, description: Any) -> Message:
-    """The inverse of `described`; ``text`` verbatim if this catalogue does not know the message."""
+def deserialize(text: str, description: Any) -> Message:
+    """The inverse of `serialize`; ``text`` verbatim if this catalogue does not know the message."""
     try:
         return Message(
             str(description["id"]), {name: _restore_value(value) for name, value in description["params"].items()}
@@ -82,22 +82,22 @@ def restored(text: str, description: Any) -> Message:
         return verbatim(text)
 
 
-def encoded(text: str) -> str | None:
-    """JSON to store beside the text, for `decoded`; None for plain text."""
-    return json.dumps(described(text), ensure_ascii=False) if isinstance(text, Message) else None
+def to_json(text: str) -> str | None:
+    """JSON to store beside the text, for `from_json`; None for plain text."""
+    return json.dumps(serialize(text), ensure_ascii=False) if isinstance(text, Message) else None
 
 
-def decoded(text: str, stored: str | None) -> str:
+def from_json(text: str, stored: str | None) -> str:
     """A stored text as the message it was; the plain text if ``stored`` is missing or damaged."""
     if not text or not stored:
         return text
     try:
-        return restored(text, json.loads(stored))
+        return deserialize(text, json.loads(stored))
     except (ValueError, RecursionError):
         return text
 
 
-def changed(text: str, change: Callable[[str], str]) -> Message:
+def map_params(text: str, change: Callable[[str], str]) -> Message:
     """The message with ``change`` applied to all texts among its parameters."""
     as_message = verbatim(text)
     return Message(as_message.id, {name: _change_value(value, change) for name, value in as_message.params.items()})
@@ -115,11 +115,11 @@ def catalogue() -> dict[str, dict[str, str]]:
     return found
 
 
-def known(id: str) -> bool:
+def is_known(id: str) -> bool:
     return id in catalogue()
 
 
-def slots(sentence: str) -> set[str]:
+def slot_names(sentence: str) -> set[str]:
     return {slot for _, slot, _, _ in Formatter().parse(sentence) if slot is not None}
 
 
@@ -130,7 +130,7 @@ def _compose(language: str, id: str, params: Mapping[str, Any]) -> str:
 def _render(language: str, value: Any) -> Any:
     if isinstance(value, list):
         return ", ".join(str(_render(language, each)) for each in value)
-    return say_in(language, value) if isinstance(value, str) else value
+    return translate(language, value) if isinstance(value, str) else value
 
 
 def _normalise(value: Any) -> Any:
@@ -148,7 +148,7 @@ def _normalise(value: Any) -> Any:
 
 def _describe_value(value: Any) -> Any:
     if isinstance(value, Message):
-        return described(value) | {"message": str(value)}
+        return serialize(value) | {"message": str(value)}
     return [_describe_value(each) for each in value] if isinstance(value, list) else value
 
 
@@ -168,7 +168,7 @@ def _restore_value(value: Any, depth: int = 1) -> Any:
 
 def _change_value(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, Message):
-        return changed(value, change)
+        return map_params(value, change)
     if isinstance(value, list):
         return [_change_value(each, change) for each in value]
     return change(value) if isinstance(value, str) else value

@@ -26,7 +26,7 @@ from diffusion_local.options import validate
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.option import DENOISED
 from diffusion_local.options.table import LANCZOS
-from diffusion_local.options.validate import SizeOf, with_tags
+from diffusion_local.options.validate import SizeOf, extract_lora_tags
 
 STARTER = "starter"
 #: Fields of a model that concern only the machine where its files lie.
@@ -150,7 +150,7 @@ class Catalog:
         set by the caller. The tags of a prompt are taken out of it, unless its choices are still to be ``drawn``.
         Raises InvalidParams naming the first field that is out of its limits.
         """
-        given = validate.known(settings)
+        given = validate.check_names(settings)
         model = self._named(given.get("model", ""))
         params = self._filled(model, model.defaults, prompt, given, drawn)
         if advice := self._advice(params, model):
@@ -162,7 +162,7 @@ class Catalog:
         sampling = families.get(model.family).sampling
         params = validate.complete(model.id, defaults, model.limits, prompt, given, self.size_of, sampling)
         if drawn:
-            params = with_tags(params)
+            params = extract_lora_tags(params)
         return self._named_loras(params)
 
     def _advice(self, params: Params, model: Model) -> Defaults | None:

@@ -64,7 +64,7 @@ def syntax_warnings(model: Model, params: Params) -> dict[str, str]:
             continue
         if weighted := first_weighted(text):
             found[f"{name} weights"] = message("prompt_weights", field=name, weight=weighted)
-        if changing := schedules.first_in(text):
+        if changing := schedules.first_schedule(text):
             shown = shortened(changing, 60)
             found[f"{name} schedule"] = message("no_schedule", field=name, text=shown)
         if BREAK.search(text):
@@ -75,15 +75,15 @@ def syntax_warnings(model: Model, params: Params) -> dict[str, str]:
 def tag_warnings(prompt: str, negative: str) -> dict[str, str]:
     """What is passed over of the tags of a prompt as it was written, by a key as in ``syntax_warnings``."""
     found: dict[str, str] = {}
-    for tag in tags.found_in(prompt):
+    for tag in tags.find_tags(prompt):
         if tag.rest:
-            shown = shortened(tag.printed(), 60)
+            shown = shortened(tag.to_text(), 60)
             found["prompt rest"] = message("tag_rest", tag=shown)
-    if without := tags.found_in(negative):
-        shown = shortened(without[0].printed(), 60)
+    if without := tags.find_tags(negative):
+        shown = shortened(without[0].to_text(), 60)
         found["negative tag"] = message("tag_negative", tag=shown)
     for name, text in (("prompt", prompt), ("negative", negative)):
-        if others := tags.others_in(text):
+        if others := tags.find_other_tags(text):
             found[f"{name} other"] = message("tag_unknown", field=name, tag=shortened(others[0], 60))
     return found
 

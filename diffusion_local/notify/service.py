@@ -12,7 +12,7 @@ from diffusion_local.notify.deliveries import HOOK, Delivery, DeliveryStore
 from diffusion_local.notify.dispatcher import MAX_TRIES
 from diffusion_local.notify.outbox import NoticeStore
 from diffusion_local.notify.webhook import webhook_secret
-from diffusion_local.options.values import checked_cursor
+from diffusion_local.options.values import check_cursor
 from diffusion_local.settings import Settings
 
 STATES = ("waiting", "sending", "delivered", "failed")
@@ -37,7 +37,7 @@ class Webhooks:
             raise InvalidParams("limit", message("range", low=1, high=500, got=echo(limit)))
         if state and state not in STATES:
             raise InvalidParams("state", message("one_of", known=list(STATES), got=echo(state)))
-        return self._deliveries.page(limit, checked_cursor("before", before), state or None)
+        return self._deliveries.page(limit, check_cursor("before", before), state or None)
 
     def delivery(self, delivery_id: str) -> Delivery:
         return self._deliveries.get(delivery_id)

@@ -20,58 +20,61 @@ from diffusion_local.reports.report import Report
 from diffusion_local.serializers import Json
 
 
-def removed(removed: Removed) -> Json:
+def removed_json(removed: Removed) -> Json:
     """A model removed from the catalogue, without its path."""
     return {"id": removed.id, "message": removed.words}
 
 
-def edited(edited: BatchEdit) -> Json:
+def edit_json(edited: BatchEdit) -> Json:
     return {"changed": edited.count, "warnings": edited.warnings}
 
 
-def source(source: Source) -> Json:
+def source_json(source: Source) -> Json:
     return asdict(source) | {"url": serializers.source_url(source.id)}
 
 
-def with_plans(studio: Any, models: list[Model]) -> list[Json]:
+def models_json(studio: Any, models: list[Model]) -> list[Json]:
     """Models, each with how every device would hold it."""
     plans = studio.library.plans(*models) if models else {}
     return [serializers.model(each, plans.get(each.id, [])) for each in models]
 
 
 #: Types whose JSON is not simply their fields.
-NOUNS: dict[type, Callable[[Any], Json]] = {
+SERIALIZERS: dict[type, Callable[[Any], Json]] = {
     Image: serializers.image,
     BatchProgress: serializers.progress,
     Adapter: serializers.adapter,
     Download: serializers.download,
     Delivery: serializers.delivery,
     Snapshot: serializers.queue,
-    Removed: removed,
-    BatchEdit: edited,
-    Source: source,
+    Removed: removed_json,
+    BatchEdit: edit_json,
+    Source: source_json,
     Report: Report.to_dict,
 }
 #: Types whose JSON needs further reads, done for many at once.
-COMPLETED: dict[type, Callable[[Any, list[Any]], list[Json]]] = {Job: serializers.with_places, Model: with_plans}
+BULK_SERIALIZERS: dict[type, Callable[[Any, list[Any]], list[Json]]] = {
+    Job: serializers.with_places,
+    Model: models_json,
+}
 
 
 def as_json(studio: Any, value: Any) -> Any:
     """Any result of a Studio method as JSON."""
     if isinstance(value, list | tuple):
-        if value and type(value[0]) in COMPLETED:
-            return COMPLETED[type(value[0])](studio, list(value))
+        if value and type(value[0]) in BULK_SERIALIZERS:
+            return BULK_SERIALIZERS[type(value[0])](studio, list(value))
         return [as_json(studio, each) for each in value]
     if isinstance(value, dict):
         return {str(name): as_json(studio, each) for name, each in value.items()}
-    if type(value) in COMPLETED:
+    if type(value) in BULK_SERIALIZERS:
         return as_json(studio, [value])[0]
-    if type(value) in NOUNS:
-        return NOUNS[type(value)](value)
+    if type(value) in SERIALIZERS:
+        return SERIALIZERS[type(value)](value)
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
-def content(studio: Any, operation: Operation, answer: Answer, given: dict[str, Any], value: Any) -> Json:
+def answer_json(studio: Any, operation: Operation, answer: Answer, given: dict[str, Any], value: Any) -> Json:
     """The JSON object of an operation's result. ``given``: the arguments; ``value``: what the method returned."""
     match answer:
         case Constant(content=told):
@@ -79,19 +82,19 @@ def content(studio: Any, operation: Operation, answer: Answer, given: dict[str, 
         case Named(name=name):
             return {name: as_json(studio, list(value) if isinstance(value, Iterator) else value)}
         case Paged(name=name):
-            return {name: as_json(studio, value), "next": following(operation, given, value)}
+            return {name: as_json(studio, value), "next": next_cursor(operation, given, value)}
         case After(operation=name, also=also):
             after = registry.OPERATIONS[name]
             known = given | ({"job_id": given["job_ids"][0]} if given.get("job_ids") else {})
             asked = {each.name: known[each.name] for each in registry.arguments(after) if each.name in known}
-            told = content(studio, after, after.answer, asked, registry.call(studio, after, asked))
+            told = answer_json(studio, after, after.answer, asked, registry.call(studio, after, asked))
             return told | as_json(studio, value) if also else told
         case File():
             return {"text": "".join(value)}
     return as_json(studio, value)
 
 
-def following(operation: Operation, given: dict[str, Any], found: list[Any]) -> str | None:
+def next_cursor(operation: Operation, given: dict[str, Any], found: list[Any]) -> str | None:
     """Cursor of the next page; None after the last one."""
     limit = given.get("limit", registry.signature(operation.name).parameters["limit"].default)
     if not found or len(found) != limit or given.get("ids"):

@@ -12,12 +12,12 @@ from diffusion_local.operations.operation import (
     Operation,
     Paged,
     Route,
-    awaited,
-    elsewhere,
     get,
+    get_when_final,
     op,
     patch,
     post,
+    unserved,
 )
 
 BATCHES = {
@@ -33,7 +33,7 @@ BATCHES = {
     "get": op(
         READ,
         SEEN,
-        awaited("/batches/{batch_id}"),
+        get_when_final("/batches/{batch_id}"),
         endpoint="batch",
         doc="One batch: counts by state, `done_at` (estimated, null where unknown), `warning` if that is too late.",
     ),
@@ -62,7 +62,7 @@ BATCHES = {
         answer=File("{batch_id}.webp"),
         doc="The contact sheet of a batch: each picture small, with prompt and seed; of a grid with its axes.",
     ),
-    "rename": op(CONTROL, OWN, elsewhere(patch("/batches/{batch_id}"))),
+    "rename": op(CONTROL, OWN, unserved(patch("/batches/{batch_id}"))),
     "edit": op(
         CONTROL,
         OWN,
@@ -131,7 +131,7 @@ LISTS = {
     "check": op(
         SUBMIT,
         NOTHING,
-        elsewhere(post("/lists/check"), content="content"),
+        unserved(post("/lists/check"), content="content"),
         endpoint="check_list(text=content format expand expansion_seed count *)",
         options="picture",
         doc="""What a list would make: pictures, models, seconds, bytes, first and last prompts, bad lines with reasons.
@@ -141,7 +141,7 @@ LISTS = {
     "submit": op(
         SUBMIT,
         OWN,
-        elsewhere(post("/lists", status=202), content="content"),
+        unserved(post("/lists", status=202), content="content"),
         endpoint="submit_list(text=content format skip_bad_lines name priority idempotency_key expand expansion_seed "
         "count *)",
         options="picture batch",

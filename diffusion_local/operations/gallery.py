@@ -14,16 +14,16 @@ from diffusion_local.operations.operation import (
     Operation,
     Paged,
     delete,
-    elsewhere,
     get,
     op,
     patch,
     post,
+    unserved,
 )
 
 PARTS: dict[str, dict[str, Operation]] = {
     "sources": {
-        "add": op(SUBMIT, OWN, elsewhere(post("/sources"), content="data")),
+        "add": op(SUBMIT, OWN, unserved(post("/sources"), content="data")),
         "from_image": op(
             SUBMIT,
             SEEN,

@@ -14,21 +14,21 @@ from diffusion_local.operations.operation import (
     Constant,
     Named,
     Paged,
-    awaited,
     delete,
-    elsewhere,
     get,
+    get_when_final,
     op,
     patch,
     post,
     put,
+    unserved,
 )
 
 OPERATIONS = {
     "submit": op(
         SUBMIT,
         OWN,
-        elsewhere(post("/jobs", "prompt * count name priority lane idempotency_key expand", status=202)),
+        unserved(post("/jobs", "prompt * count name priority lane idempotency_key expand", status=202)),
         endpoint="submit",
         takes="prompt * count name priority idempotency_key expand",
         options="picture batch",
@@ -41,7 +41,7 @@ OPERATIONS = {
     "job": op(
         READ,
         SEEN,
-        awaited("/jobs/{job_id}"),
+        get_when_final("/jobs/{job_id}"),
         endpoint="job",
         doc="One job: state (queued, running, done, failed, cancelled), step, position in line, eta in seconds, "
         "error, image.",
@@ -70,7 +70,7 @@ OPERATIONS = {
     "events": op(
         READ,
         SEEN,
-        elsewhere(get("/jobs/{job_id}/events")),
+        unserved(get("/jobs/{job_id}/events")),
         endpoint="events",
         answer=Named("events"),
         doc='What happened to a job, oldest first: {"events"}, each with state, at, attempt, worker and note.',
@@ -101,7 +101,7 @@ OPERATIONS = {
     "gallery": op(
         READ,
         SEEN,
-        elsewhere(get("/images")),
+        unserved(get("/images")),
         endpoint="gallery",
         answer=Paged("images"),
         doc='Pictures, newest first: {"images", "next"}; give `next` as `before` to read on. `trashed`: of the trash; '
@@ -136,7 +136,7 @@ OPERATIONS = {
     "models": op(
         READ,
         NOTHING,
-        elsewhere(get("/models")),
+        unserved(get("/models")),
         endpoint="models",
         answer=Named("models"),
         doc='{"models"} with their defaults and limits, the default one first.',

@@ -12,7 +12,7 @@ from typing import Any
 from diffusion_local.actor import Scope
 
 
-class Whose(StrEnum):
+class DataScope(StrEnum):
     """Whose data an operation reads or changes."""
 
     NOTHING = "nobody's"  # the catalogue or a calculation: nobody's data
@@ -23,7 +23,7 @@ class Whose(StrEnum):
 
 
 OPEN, READ, SUBMIT, CONTROL, ADMIN = None, Scope.READ, Scope.SUBMIT, Scope.CONTROL, Scope.ADMIN
-NOTHING, SEEN, OWN, ACCOUNT, ALL = Whose.NOTHING, Whose.SEEN, Whose.OWN, Whose.ACCOUNT, Whose.ALL
+NOTHING, SEEN, OWN, ACCOUNT, ALL = DataScope.NOTHING, DataScope.SEEN, DataScope.OWN, DataScope.ACCOUNT, DataScope.ALL
 
 
 # -- how a method's return value becomes an answer ---------------------------------------------------------------------
@@ -109,7 +109,7 @@ class Operation:
     """
 
     scope: Scope | None
-    whose: Whose
+    data: DataScope
     routes: tuple[Route, ...] = ()
     doc: str = ""
     endpoint: str = ""
@@ -128,7 +128,7 @@ class Operation:
         return self.name.removeprefix("queue.").replace(".", "_")
 
 
-def op(scope: Scope | None, whose: Whose, *routes: Route, doc: str = "", **more: Any) -> Operation:
+def op(scope: Scope | None, whose: DataScope, *routes: Route, doc: str = "", **more: Any) -> Operation:
     return Operation(scope, whose, routes, doc, **more)
 
 
@@ -136,7 +136,7 @@ def get(path: str, takes: str | None = None, answer: Answer | None = None) -> Ro
     return Route("GET", path, takes, answer)
 
 
-def awaited(path: str) -> Route:
+def get_when_final(path: str) -> Route:
     return Route("GET", path, waits=True)
 
 
@@ -156,6 +156,6 @@ def delete(path: str, takes: str | None = None) -> Route:
     return Route("DELETE", path, takes)
 
 
-def elsewhere(route: Route, content: str = "") -> Route:
+def unserved(route: Route, content: str = "") -> Route:
     """A route that is not served by this row."""
     return replace(route, served=False, content=content)

@@ -76,13 +76,13 @@ for _parts in (batches.PARTS, gallery.PARTS, system.PARTS):
         declare(_part, _operations)
 
 
-def verbs(part: str) -> set[str]:
+def operation_names(part: str) -> set[str]:
     """Names of a part's operations."""
     split = (name.rpartition(".") for name in OPERATIONS)
     return {verb for found, _, verb in split if found == part}
 
 
-def implement(name: str, method: Any) -> None:
+def register_method(name: str, method: Any) -> None:
     """Record the method or property of an operation."""
     _METHODS[name] = method
 
@@ -91,7 +91,7 @@ def signature(name: str) -> inspect.Signature:
     return inspect.signature(_METHODS[name], eval_str=True)
 
 
-def answer_type(name: str) -> Any:
+def return_type(name: str) -> Any:
     """The type that a method returns; sequences as lists."""
     kind = signature(name).return_annotation
     return list.__class_getitem__(get_args(kind)) if get_origin(kind) is Sequence else kind
@@ -131,19 +131,19 @@ def argument(operation: Operation, name: str, parameter: str, own: dict[str, ins
     default = declared.default
     if default == () and default is not declared.empty:
         default = None
-    return Argument(name, parameter, sent(declared.annotation, default), default, meaning, EXAMPLES.get(name))
+    return Argument(name, parameter, request_type(declared.annotation, default), default, meaning, EXAMPLES.get(name))
 
 
 def options(operation: Operation) -> list[Argument]:
     """Keyword options of an operation, None if left out."""
     named = operation.options.split()
     return [
-        Argument(each.name, each.name, each.taken | None, None, each.meaning, each.example)
+        Argument(each.name, each.name, each.request_type | None, None, each.meaning, each.example)
         for each in options_of("picture" in named, "batch" in named)
     ]
 
 
-def sent(kind: Any, default: Any) -> Any:
+def request_type(kind: Any, default: Any) -> Any:
     """Type of an argument in requests: lists for sequences, text for files."""
     if get_origin(kind) is not None and get_origin(kind) in (Sequence, list):
         return list[str] | None if default is None else list[str]
@@ -158,7 +158,7 @@ def endpoint(operation: Operation) -> tuple[str, list[Argument]]:
     return name, arguments(operation, takes or None)
 
 
-def values(given: dict[str, Any], offered: list[Argument]) -> dict[str, Any]:
+def method_arguments(given: dict[str, Any], offered: list[Argument]) -> dict[str, Any]:
     """Keyword arguments of a method from a caller's values; None counts as absent.
 
     Raises ValueError for an invalid enumeration value.
@@ -191,6 +191,6 @@ def call(studio: Any, operation: Operation, given: dict[str, Any]) -> Any:
     return method(studio, operation)(*positional, **rest)
 
 
-def in_path(route: Route) -> list[str]:
+def path_arguments(route: Route) -> list[str]:
     """Arguments in a route's path."""
     return re.findall(r"{(\w+)}", route.path)

@@ -13,7 +13,7 @@ from diffusion_local import __version__
 from diffusion_local.options import samplers
 from diffusion_local.options.option import Option
 from diffusion_local.options.table import OPTIONS, Params
-from diffusion_local.options.types import Kind, exact
+from diffusion_local.options.types import Kind, format_number
 from diffusion_local.options.values import MAX_NAME_CHARS
 
 NEGATIVE = "Negative prompt:"
@@ -34,50 +34,50 @@ CHOICES = {name: option.name for option in OPTIONS.values() if option.choices fo
 # -- written --------------------------------------------------------------------------------------------------------
 
 
-def text(params: Params, facts: Mapping[str, Any] | None = None) -> str:
+def format_recipe(params: Params, facts: Mapping[str, Any] | None = None) -> str:
     """The recipe as A1111 writes it. ``facts``: hashes of the files used."""
     facts = facts or {}
     found = {
         "Size": f"{params.width}x{params.height}",
         MODEL_HASH: facts.get("model_hash"),
         "VAE hash": facts.get("vae_hash"),
-        **pairs(params),
+        **option_pairs(params),
     }
     order = {name: place for place, name in enumerate(ORDER)}
     found = dict(sorted(found.items(), key=lambda pair: order.get(pair[0], len(order))))
     found |= {
-        "Lora hashes": listed(facts.get("lora_hashes", {})),
-        "TI hashes": listed(facts.get("embedding_hashes", {})),
+        "Lora hashes": format_hashes(facts.get("lora_hashes", {})),
+        "TI hashes": format_hashes(facts.get("embedding_hashes", {})),
         "Version": f"diffusion-local {__version__}",
     }
-    tags = "".join(f" <lora:{lora.name}:{exact(lora.weight)}>" for lora in params.loras)
+    tags = "".join(f" <lora:{lora.name}:{format_number(lora.weight)}>" for lora in params.loras)
     lines = [params.prompt + tags]
     if params.negative:
         lines.append(f"{NEGATIVE} {params.negative}")
-    lines.append(", ".join(f"{name}: {quoted(str(value))}" for name, value in found.items() if value not in (None, "")))
+    lines.append(", ".join(f"{name}: {quote(str(value))}" for name, value in found.items() if value not in (None, "")))
     return "\n".join(lines)
 
 
-def pairs(params: Params) -> dict[str, str]:
+def option_pairs(params: Params) -> dict[str, str]:
     """Options with A1111 names that apply and are set."""
     written = {}
     for name, option in OPTIONS.items():
         value = getattr(params, name)
         if option.a1111 and params.kind in option.kinds and option.is_set(value, params.kind):
-            written[option.a1111[0]] = exact(value) if option.type is float else str(value)
+            written[option.a1111[0]] = format_number(value) if option.type is float else str(value)
     return written
 
 
-def listed(hashes: Mapping[str, str]) -> str:
+def format_hashes(hashes: Mapping[str, str]) -> str:
     return ", ".join(f"{name}: {digest}" for name, digest in hashes.items())
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """A value with comma, colon or line break as a JSON string, as A1111 writes it."""
     return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ",:\n") else text
 
 
-def unquoted(value: str) -> str:
+def unquote(value: str) -> str:
     if not value.startswith('"'):
         return value.strip()
     try:
@@ -89,17 +89,17 @@ def unquoted(value: str) -> str:
 # -- read -----------------------------------------------------------------------------------------------------------
 
 
-def settings_in(found: Mapping[str, str]) -> dict[str, Any]:
+def parse_settings(found: Mapping[str, str]) -> dict[str, Any]:
     """Options in the pairs of a recipe, by our names; unusable values are left out."""
     settings: dict[str, Any] = {}
     for name, option in OPTIONS.items():
         for theirs in option.a1111:
-            value = value_in(option, found.get(theirs, ""))
+            value = parse_value(option, found.get(theirs, ""))
             if value is not None:
                 settings[name] = value
     if size := SIZE.fullmatch(found.get("Size", "")):
         settings |= {"width": int(size[1]), "height": int(size[2])}
-    sampler, schedule = samplers.split(found.get("Sampler", ""))
+    sampler, schedule = samplers.split_schedule(found.get("Sampler", ""))
     if sampler:
         settings["sampler"] = sampler
     if schedule and "schedule" not in settings:
@@ -109,23 +109,23 @@ def settings_in(found: Mapping[str, str]) -> dict[str, Any]:
     return settings
 
 
-def value_in(option: Option, text: str) -> Any:
+def parse_value(option: Option, text: str) -> Any:
     """An option's value from text, or None."""
     if not text:
         return None
     if option.is_number:
-        number = number_in(text, *option.bounds)
+        number = parse_number(text, *option.bounds)
         return number if number is None or option.type is float else int(number)
     if option.name == "sampler":
-        return samplers.sampler_named(text) or None
+        return samplers.find_sampler(text) or None
     if option.name == "schedule":
-        return samplers.schedule_named(text) or None
+        return samplers.find_schedule(text) or None
     if option.choices:
         return next((each for each in option.choices if each.casefold() == text.casefold()), None)
     return text[:MAX_NAME_CHARS]
 
 
-def number_in(text: str, low: float, high: float) -> float | None:
+def parse_number(text: str, low: float, high: float) -> float | None:
     try:
         number = float(text)
     except ValueError:
@@ -133,7 +133,7 @@ def number_in(text: str, low: float, high: float) -> float | None:
     return number if math.isfinite(number) and low <= number <= high else None
 
 
-def not_read(found: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, str]:
+def unread_pairs(found: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, str]:
     """Pairs that are not options, or have unusable values, such as a 64-bit seed."""
     ours = {name for option in OPTIONS.values() if option.name in settings for name in option.a1111}
     ours |= {"Size"} & set(found) if "width" in settings else set()

@@ -5,7 +5,7 @@ from typing import Any
 
 from diffusion_local.errors import InvalidParams
 from diffusion_local.messages import message
-from diffusion_local.options.values import whole_number
+from diffusion_local.options.values import check_integer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ FOLLOW_MODEL = tuple(field.name for field in fields(Defaults))
 def check_size(width: Any, height: Any, limits: Limits, model_id: str) -> tuple[int, int]:
     size = []
     for field, value in (("width", width), ("height", height)):
-        pixels = whole_number(field, value, limits.min_size, limits.max_size)
+        pixels = check_integer(field, value, limits.min_size, limits.max_size)
         if pixels % limits.multiple:
             low = pixels - pixels % limits.multiple
             raise InvalidParams(
@@ -53,7 +53,7 @@ def check_size(width: Any, height: Any, limits: Limits, model_id: str) -> tuple[
     return size[0], size[1]
 
 
-def fitted_size(width: int, height: int, limits: Limits) -> tuple[int, int]:
+def nearest_size(width: int, height: int, limits: Limits) -> tuple[int, int]:
     """The feasible size closest to a source's; keeps its aspect ratio as far as the limits allow."""
     scale = min(1.0, limits.max_size / max(width, height), (limits.max_pixels / (width * height)) ** 0.5)
     scale = max(scale, limits.min_size / min(width, height))

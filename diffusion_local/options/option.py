@@ -84,7 +84,7 @@ class Option:
 
     @property
     def is_picture(self) -> bool:
-        return self.check is values.picture_id
+        return self.check is values.check_source_id
 
     @property
     def record(self) -> RecordType | None:
@@ -93,7 +93,7 @@ class Option:
         return entry if isinstance(entry, type) and issubclass(entry, PictureRecord) else None
 
     @property
-    def taken(self) -> Any:
+    def request_type(self) -> Any:
         """Type of its values in requests."""
         return self.sent or self.type
 
@@ -103,20 +103,20 @@ class Option:
             return self.widget
         return Widget.NUMBER if self.is_number else Widget.CHOICE if self.choices or self.files else Widget.TEXT
 
-    def of(self, given: Any) -> Any:
+    def validate(self, given: Any) -> Any:
         """Validate a value; None and empty text or lists give the default. Raises InvalidParams."""
         if given is None or given == "" or given == () or given == []:
             return self.default
         if self.check:
             return self.check(self.name, given)
         if self.choices:
-            return values.one_of(self.name, given, self.choices)
+            return values.check_choice(self.name, given, self.choices)
         if self.files:
-            return values.file_name(self.name, given)
+            return values.check_file_name(self.name, given)
         if self.type is int:
-            return values.whole_number(self.name, given, int(self.bounds[0]), int(self.bounds[1]))
+            return values.check_integer(self.name, given, int(self.bounds[0]), int(self.bounds[1]))
         if self.type is float:
-            return values.number(self.name, given, *self.bounds)
+            return values.check_number(self.name, given, *self.bounds)
         values.check_prompt(self.name, given)
         return given.strip()
 

@@ -80,30 +80,32 @@ DIFFUSION = Sampling(
 )
 
 
-def squeezed(text: str) -> str:
+def normalise_name(text: str) -> str:
     return re.sub(r"[\s_-]+", "", text.casefold())
 
 
 #: Our name by squeezed spelling.
-BY_SPELLING = {squeezed(spelling): name for name, each in SAMPLERS.items() for spelling in (name, *each.spellings)}
+BY_SPELLING = {
+    normalise_name(spelling): name for name, each in SAMPLERS.items() for spelling in (name, *each.spellings)
+}
 SCHEDULE_BY_SPELLING = {
-    squeezed(spelling): name for name, spellings in SCHEDULES.items() for spelling in (name, *spellings)
+    normalise_name(spelling): name for name, spellings in SCHEDULES.items() for spelling in (name, *spellings)
 }
 
 
-def sampler_named(text: str) -> str:
+def find_sampler(text: str) -> str:
     """Our name of a sampler in any spelling, or ""."""
-    return BY_SPELLING.get(squeezed(text), "")
+    return BY_SPELLING.get(normalise_name(text), "")
 
 
-def schedule_named(text: str) -> str:
+def find_schedule(text: str) -> str:
     """Our name of a schedule in any spelling, or ""."""
-    return SCHEDULE_BY_SPELLING.get(squeezed(text), "")
+    return SCHEDULE_BY_SPELLING.get(normalise_name(text), "")
 
 
 #: Samplers that only other tools have, squeezed, with our closest one.
 NEAREST = {
-    squeezed(name): ours
+    normalise_name(name): ours
     for ours, names in {
         "Euler": ("LMS", "k_lms", "LMSDiscrete", "DPM fast", "dpm_fast", "Restart", "ER SDE", "euler_cfg_pp", "DEIS"),
         "Euler a": (
@@ -124,7 +126,7 @@ NEAREST = {
 }
 #: Schedules that only other tools have, squeezed, with our closest one; "" is the sampler's own.
 NEAREST_SCHEDULES = {
-    squeezed(name): ours
+    normalise_name(name): ours
     for ours, names in {
         "": (
             *("normal", "discrete", "default", "beta", "kl_optimal", "align_your_steps", "align_your_steps_GITS"),
@@ -139,16 +141,16 @@ NEAREST_SCHEDULES = {
 }
 
 
-def adapted_sampler(text: str, sampling: Sampling) -> tuple[str, str, bool]:
+def closest_sampler(text: str, sampling: Sampling) -> tuple[str, str, bool]:
     """(closest sampler that the models support, schedule named in the same text, whether it is an exact match); "" for
     none.
     """
-    found, schedule = sampler_named(text), ""
+    found, schedule = find_sampler(text), ""
     if not found:
-        found, schedule = split(text)
+        found, schedule = split_schedule(text)
     if found:
         return (found, schedule, True) if found in sampling.samplers else ("", schedule, False)
-    name = squeezed(text)
+    name = normalise_name(text)
     found = NEAREST.get(name, "")
     for spelling, each in () if found else SCHEDULE_BY_SPELLING.items():
         if name.endswith(spelling) and (near := NEAREST.get(name.removesuffix(spelling), "")):
@@ -156,17 +158,17 @@ def adapted_sampler(text: str, sampling: Sampling) -> tuple[str, str, bool]:
     return found if found in sampling.samplers else "", schedule, False
 
 
-def adapted_schedule(text: str, sampler: str, sampling: Sampling) -> tuple[str, bool]:
+def closest_schedule(text: str, sampler: str, sampling: Sampling) -> tuple[str, bool]:
     """(closest schedule that the sampler supports, "" for its own; whether it is an exact match)."""
-    found = schedule_named(text)
-    nearest = found or NEAREST_SCHEDULES.get(squeezed(text), "")
+    found = find_schedule(text)
+    nearest = found or NEAREST_SCHEDULES.get(normalise_name(text), "")
     taken = nearest if nearest in sampling.schedules_for(sampler) else ""
     return taken, bool(found) and taken == found
 
 
-def split(text: str) -> tuple[str, str]:
+def split_schedule(text: str) -> tuple[str, str]:
     """(sampler, schedule) of a text that may name both, as older A1111 versions wrote it; "" for unknown ones."""
-    name = squeezed(text)
+    name = normalise_name(text)
     for spelling, schedule in SCHEDULE_BY_SPELLING.items():
         sampler = BY_SPELLING.get(name.removesuffix(spelling), "")
         if sampler and name.endswith(spelling):
@@ -174,12 +176,12 @@ def split(text: str) -> tuple[str, str]:
     return BY_SPELLING.get(name, ""), ""
 
 
-def paired(sampler: str, schedule: str) -> tuple[str, str]:
+def merge_schedule(sampler: str, schedule: str) -> tuple[str, str]:
     """(sampler, schedule); a pair that we know as one sampler (DPM++ 2M Karras) becomes that sampler alone."""
-    whole = sampler_named(sampler) or sampler
+    whole = find_sampler(sampler) or sampler
     if schedule and whole.casefold().endswith(f" {schedule}".casefold()):
         return whole, ""
-    both = sampler_named(f"{whole} {schedule}") if whole and schedule else ""
+    both = find_sampler(f"{whole} {schedule}") if whole and schedule else ""
     return (both, "") if both else (sampler, schedule)
 
 
@@ -187,7 +189,7 @@ def check_sampler(name: Any, sampling: Sampling = DIFFUSION) -> tuple[str, str]:
     """(sampler that the models support, schedule named in the same text or ""). Raises InvalidParams."""
     found, schedule = "", ""
     if isinstance(name, str):
-        found, schedule = (whole, "") if (whole := sampler_named(name)) else split(name)
+        found, schedule = (whole, "") if (whole := find_sampler(name)) else split_schedule(name)
     if found not in sampling.samplers:
         raise InvalidParams("sampler", message("one_of", known=list(sampling.samplers), got=echo(name)))
     return found, schedule
@@ -197,7 +199,7 @@ def check_schedule(name: Any, sampler: str, sampling: Sampling = DIFFUSION) -> s
     """A schedule that the sampler supports; "" is its own. Raises InvalidParams."""
     if not name:
         return ""
-    found = schedule_named(name) if isinstance(name, str) else ""
+    found = find_schedule(name) if isinstance(name, str) else ""
     if not found:
         raise InvalidParams("schedule", message("one_of", known=list(SCHEDULES), got=echo(name)))
     known = sampling.schedules_for(sampler)
@@ -206,6 +208,6 @@ def check_schedule(name: Any, sampler: str, sampling: Sampling = DIFFUSION) -> s
     return found
 
 
-def api_name(schedule: str) -> str:
+def schedule_api_name(schedule: str) -> str:
     """A schedule's name in A1111's web API."""
     return schedule.lower().replace(" ", "_")

@@ -13,9 +13,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 MakeParameter = Callable[[Option], inspect.Parameter]
 
 
-def plain(option: Option) -> inspect.Parameter:
+def option_parameter(option: Option) -> inspect.Parameter:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return inspect.Parameter(option.name, kind, default=None, annotation=option.taken | None)
+    return inspect.Parameter(option.name, kind, default=None, annotation=option.request_type | None)
 
 
 def options_of(picture: bool = True, batch: bool = False, without: Iterable[str] = ()) -> list[Option]:
@@ -25,8 +25,8 @@ def options_of(picture: bool = True, batch: bool = False, without: Iterable[str]
     return [each for each in [*found, *(BATCH_OPTIONS.values() if batch else ())] if each.name not in left_out]
 
 
-def taking_options(
-    make: MakeParameter = plain,
+def with_options(
+    make: MakeParameter = option_parameter,
     without: Iterable[str] = (),
     picture: bool = True,
     batch: bool = False,
@@ -50,13 +50,13 @@ def taking_options(
 
         returns = {name: hint for name, hint in function.__annotations__.items() if name == "return"}
         call.__signature__ = signature  # type: ignore[attr-defined]
-        call.__annotations__ = hints(signature.parameters) | returns
+        call.__annotations__ = annotations(signature.parameters) | returns
         return call  # type: ignore[return-value]
 
     return decorate
 
 
-def taking_fields(cls: type) -> Callable[[F], F]:
+def with_fields(cls: type) -> Callable[[F], F]:
     """Replace ``**keywords``, which are fields of a dataclass, by parameters."""
 
     def decorate(function: F) -> F:
@@ -70,5 +70,5 @@ def taking_fields(cls: type) -> Callable[[F], F]:
     return decorate
 
 
-def hints(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+def annotations(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
     return {name: each.annotation for name, each in parameters.items() if each.annotation is not each.empty}

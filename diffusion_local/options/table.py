@@ -71,11 +71,11 @@ class Params:
     )] = Kind.TXT2IMG
     source: Annotated[str, Option(
         meaning="source picture to begin from: its id", a1111=(), kinds=(*FROM_SOURCE, Kind.UPSCALE),
-        check=values.picture_id, spellings=("image", "input_image"), widget=Widget.HIDDEN, place="source"
+        check=values.check_source_id, spellings=("image", "input_image"), widget=Widget.HIDDEN, place="source"
     )] = ""
     mask: Annotated[str, Option(
         meaning="source picture whose white is painted anew, black and clear is kept: its id", a1111=(),
-        kinds=(Kind.INPAINT,), check=values.picture_id, widget=Widget.HIDDEN, place="source", varies=False
+        kinds=(Kind.INPAINT,), check=values.check_source_id, widget=Widget.HIDDEN, place="source", varies=False
     )] = ""
     strength: Annotated[float, Option(
         meaning="0 to 1: how far from the source", a1111=("Denoising strength",), kinds=FROM_SOURCE, low=0, high=1,
@@ -83,7 +83,8 @@ class Params:
         place="source-settings", step=0.05, initial=0.6
     )] = 0.0
     loras: Annotated[tuple[Lora, ...], Option(
-        meaning='each `{"name": "ink", "weight": 0.8}`, or "ink:0.8"', a1111=(), files="loras", check=values.loras,
+        meaning='each `{"name": "ink", "weight": 0.8}`, or "ink:0.8"', a1111=(), files="loras",
+        check=values.check_loras,
         sent=list[Any], widget=Widget.HIDDEN, place="source", varies=False
     )] = ()
     references: Annotated[tuple[Reference, ...], Option(
@@ -125,7 +126,8 @@ class Params:
     )] = ""
     place: Annotated[str, Option(
         meaning="makes a picture of a batch again bit for bit: its place and the size of the pass, such as 3/8",
-        a1111=(), check=values.place, example="3/8", widget=Widget.HIDDEN, place="expert.files", varies=False
+        a1111=(), check=values.check_pass_position, example="3/8", widget=Widget.HIDDEN,
+        place="expert.files", varies=False
     )] = ""
     # fmt: on
 
@@ -255,7 +257,7 @@ def text_of(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def refused_by(kind: Kind) -> tuple[str, ...]:
+def refused_options(kind: Kind) -> tuple[str, ...]:
     """Options that do not apply to this kind of work and are refused.
 
     Those of a plain picture are never refused: a recipe has them all, and an upscale derives its own.

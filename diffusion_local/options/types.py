@@ -37,7 +37,7 @@ class Lora:
         """``name:weight``, parsed by ``options.values.loras``."""
         plain = not any(sign in self.name for sign in ',"') and self.name == self.name.strip()
         name = self.name if plain else '"' + self.name.replace('"', '""') + '"'
-        return f"{name}:{exact(self.weight)}"
+        return f"{name}:{format_number(self.weight)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,8 @@ class PictureRecord:
     def __str__(self) -> str:
         """``IMAGE:name=value:...``, parsed by ``options.values.picture_records``."""
         values = {
-            name: exact(value) if isinstance(value, float) else str(value) for name, value in self.to_dict().items()
+            name: format_number(value) if isinstance(value, float) else str(value)
+            for name, value in self.to_dict().items()
         }
         return ":".join([values.pop("image"), *(f"{name}={quote(value, safe='/ ')}" for name, value in values.items())])
 
@@ -102,6 +103,6 @@ class Reference(PictureRecord):
     mask: str = ""
 
 
-def exact(number: float) -> str:
+def format_number(number: float) -> str:
     """Shortest text that parses to the same number: 1, 0.8, 0.12345678."""
     return repr(float(number)).removesuffix(".0")

@@ -9,9 +9,9 @@ from diffusion_local.errors import Faults, InvalidParams, NotFound, echo
 from diffusion_local.grammar import tags
 from diffusion_local.messages import message
 from diffusion_local.options import values
-from diffusion_local.options.limits import FOLLOW_MODEL, Defaults, Limits, check_size, fitted_size
+from diffusion_local.options.limits import FOLLOW_MODEL, Defaults, Limits, check_size, nearest_size
 from diffusion_local.options.samplers import DIFFUSION, Sampling, check_sampler, check_schedule
-from diffusion_local.options.table import LANCZOS, OPTIONS, RECORDS, SETTINGS, Params, refused_by
+from diffusion_local.options.table import LANCZOS, OPTIONS, RECORDS, SETTINGS, Params, refused_options
 from diffusion_local.options.types import Kind, Lora, PictureRecord
 
 #: (width, height) of a source picture by id; raises InvalidParams or NotFound.
@@ -24,7 +24,7 @@ MAX_UPSCALED_PIXELS = 8192 * 8192
 TILE = 512
 
 
-def known(settings: Mapping[str, Any]) -> dict[str, Any]:
+def check_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that are not None. Raises InvalidParams for unknown names."""
     given = {name: value for name, value in settings.items() if value is not None}
     for name in given:
@@ -47,9 +47,9 @@ def complete(
     Options that depend on the model, the kind of work or each other are resolved here; others are validated as the
     table declares. Raises InvalidParams naming all invalid values.
     """
-    kind = kind_of(given)
+    kind = infer_kind(given)
     faults = Faults()
-    for name in refused_by(kind):
+    for name in refused_options(kind):
         with faults:
             if given.get(name):
                 raise InvalidParams(name, message("foreign_kind", kind=kind))
@@ -62,19 +62,19 @@ def complete(
     size = (defaults.width, defaults.height)
     if kind is not Kind.TXT2IMG:
         with faults:
-            done["source"] = values.source_id("source", given.get("source"), kind)
-            size = sized("source", done["source"], size_of)
+            done["source"] = values.check_needed_source("source", given.get("source"), kind)
+            size = source_size("source", done["source"], size_of)
     with faults:
-        done["seed"] = values.whole_number("seed", given["seed"], 0, values.MAX_SEED)
+        done["seed"] = values.check_integer("seed", given["seed"], 0, values.MAX_SEED)
     if kind is Kind.UPSCALE:
         with faults:
-            done |= upscaled(size, given)
+            done |= upscaling_options(size, given)
     else:
-        done |= denoised(kind, size, model_id, defaults, limits, sampling, given, size_of, faults)
+        done |= denoising_options(kind, size, model_id, defaults, limits, sampling, given, size_of, faults)
     for name, option in OPTIONS.items():
         if name not in done and name not in ("prompt", "negative", *FOLLOW_MODEL, "source", "mask", "seed"):
             with faults:
-                done[name] = option.of(given.get(name)) if kind in option.kinds else option.default
+                done[name] = option.validate(given.get(name)) if kind in option.kinds else option.default
     for name in RECORDS:
         with faults:
             check_pictures(name, done.get(name, ()), size_of)
@@ -83,7 +83,7 @@ def complete(
     return Params(**{name: option.default for name, option in OPTIONS.items() if name not in done} | done)
 
 
-def denoised(
+def denoising_options(
     kind: Kind,
     size: tuple[int, int],
     model_id: str,
@@ -97,13 +97,13 @@ def denoised(
     """Options of a picture that a model draws. ``size``: the model's default, or the source's."""
     done: dict[str, Any] = {}
     if kind in STRENGTHS:
-        size = fitted_size(*size, limits)
+        size = nearest_size(*size, limits)
         with faults:
-            done["strength"] = given_or("strength", given, STRENGTHS[kind])
+            done["strength"] = value_or("strength", given, STRENGTHS[kind])
     if kind is Kind.INPAINT:
         with faults:
-            done["mask"] = values.source_id("mask", given.get("mask"), kind)
-            sized("mask", done["mask"], size_of)
+            done["mask"] = values.check_needed_source("mask", given.get("mask"), kind)
+            source_size("mask", done["mask"], size_of)
     with faults:
         done["width"], done["height"] = check_size(
             given.get("width", size[0]), given.get("height", size[1]), limits, model_id
@@ -113,9 +113,11 @@ def denoised(
         sampler, schedule = check_sampler(given.get("sampler", defaults.sampler), sampling)
         done["sampler"] = sampler
     with faults:
-        done["steps"] = values.whole_number("steps", given.get("steps", defaults.steps), 1, limits.max_steps)
+        done["steps"] = values.check_integer("steps", given.get("steps", defaults.steps), 1, limits.max_steps)
     with faults:
-        done["guidance"] = values.number("guidance", given.get("guidance", defaults.guidance), 0.0, limits.max_guidance)
+        done["guidance"] = values.check_number(
+            "guidance", given.get("guidance", defaults.guidance), 0.0, limits.max_guidance
+        )
     with faults:
         if sampler:
             done["schedule"] = check_schedule(given.get("schedule") or schedule, sampler, sampling)
@@ -124,31 +126,31 @@ def denoised(
     return done
 
 
-def given_or(name: str, given: Mapping[str, Any], default: Any) -> Any:
+def value_or(name: str, given: Mapping[str, Any], default: Any) -> Any:
     """The validated value of an option, or ``default`` if absent. Zero is a value."""
     value = given.get(name)
-    return default if value is None or value == "" else OPTIONS[name].of(value)
+    return default if value is None or value == "" else OPTIONS[name].validate(value)
 
 
 def variation_seed(given: Mapping[str, Any]) -> int | None:
     """The variation seed, random by default; None if no noise is mixed in."""
-    if not OPTIONS["variation_strength"].of(given.get("variation_strength")):
+    if not OPTIONS["variation_strength"].validate(given.get("variation_strength")):
         return None
     seed = given.get("variation_seed")
     drawn = values.draw_seed() if seed is None or str(seed) == "-1" else seed
-    return values.whole_number("variation_seed", drawn, 0, values.MAX_SEED)
+    return values.check_integer("variation_seed", drawn, 0, values.MAX_SEED)
 
 
-def upscaled(size: tuple[int, int], given: Mapping[str, Any]) -> dict[str, Any]:
+def upscaling_options(size: tuple[int, int], given: Mapping[str, Any]) -> dict[str, Any]:
     """Options of an upscale. Width and height are the result's; a step is a tile of the source."""
-    scale = given_or("scale", given, OPTIONS["scale"].initial)
+    scale = value_or("scale", given, OPTIONS["scale"].initial)
     width, height = (round(side * scale) for side in size)
     if max(width, height) > MAX_UPSCALED_SIDE or width * height > MAX_UPSCALED_PIXELS:
         raise InvalidParams(
             "scale",
             message("upscaled_size", pixels=MAX_UPSCALED_PIXELS, side=MAX_UPSCALED_SIDE, got=f"{width}x{height}"),
         )
-    upscaler = given_or("upscaler", given, LANCZOS)
+    upscaler = value_or("upscaler", given, LANCZOS)
     upscaler = LANCZOS if upscaler.casefold() == LANCZOS.casefold() else upscaler
     return {
         "width": width,
@@ -161,20 +163,20 @@ def upscaled(size: tuple[int, int], given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def ignored(params: Params, given: Mapping[str, Any]) -> list[str]:
+def ignored_warnings(params: Params, given: Mapping[str, Any]) -> list[str]:
     """A warning for each given option that does not apply to this kind of work."""
     return [
         message("no_effect", name=name, kind=params.kind)
         for name, option in OPTIONS.items()
-        if params.kind not in option.kinds and name not in refused_by(params.kind) and was_given(given.get(name))
+        if params.kind not in option.kinds and name not in refused_options(params.kind) and is_given(given.get(name))
     ]
 
 
-def was_given(value: Any) -> bool:
+def is_given(value: Any) -> bool:
     return value is not None and value not in ("", (), [])
 
 
-def series(params: Params, count: int) -> list[Params]:
+def seed_series(params: Params, count: int) -> list[Params]:
     """``count`` pictures that differ in seeds only, which count up; of a variation only the variation seed.
 
     Raises InvalidParams if the last seed would be too large.
@@ -189,7 +191,7 @@ def series(params: Params, count: int) -> list[Params]:
     return [replace(params, seed=first + place) for place in range(count)]
 
 
-def sized(field: str, source_id: str, size_of: SizeOf) -> tuple[int, int]:
+def source_size(field: str, source_id: str, size_of: SizeOf) -> tuple[int, int]:
     try:
         return size_of(source_id)
     except NotFound:
@@ -198,7 +200,7 @@ def sized(field: str, source_id: str, size_of: SizeOf) -> tuple[int, int]:
 
 def check_pictures(field: str, records: tuple[PictureRecord, ...], size_of: SizeOf) -> None:
     """Raise InvalidParams unless all pictures of an option exist, and are not too large together."""
-    sizes = [sized(field, each, size_of) for record in records for each in record.inputs]
+    sizes = [source_size(field, each, size_of) for record in records for each in record.inputs]
     pixels = sum(width * height for width, height in sizes)
     if pixels > values.MAX_PICTURES_MEGAPIXELS * 1_000_000:
         raise InvalidParams(
@@ -206,36 +208,36 @@ def check_pictures(field: str, records: tuple[PictureRecord, ...], size_of: Size
         )
 
 
-def with_tags(params: Params) -> Params:
+def extract_lora_tags(params: Params) -> Params:
     """Move ``<lora:name:weight>`` tags from the prompt to the LoRAs, as A1111 does.
 
     Tags in the negative prompt are removed without effect, as in A1111. Raises InvalidParams.
     """
-    found = tags.found_in(params.prompt)
-    prompt, negative = tags.without(params.prompt), tags.without(params.negative)
+    found = tags.find_tags(params.prompt)
+    prompt, negative = tags.remove_tags(params.prompt), tags.remove_tags(params.negative)
     if not found and negative == params.negative:
         return params
     for field, text in (("prompt", prompt), ("negative", negative)):
-        if tags.found_in(text):
+        if tags.find_tags(text):
             raise InvalidParams(field, message("tag_within"))
     values.check_prompt("prompt", prompt, required=params.kind is not Kind.UPSCALE)
-    loras = values.loras("loras", [*params.loras, *map(tag_lora, found)])
+    loras = values.check_loras("loras", [*params.loras, *map(lora_from_tag, found)])
     return replace(params, prompt=prompt, negative=negative, loras=loras)
 
 
-def tag_lora(tag: tags.Tag) -> Lora:
+def lora_from_tag(tag: tags.Tag) -> Lora:
     """The LoRA of a tag. Raises InvalidParams."""
     if tag.kind not in tags.LORAS:
-        raise InvalidParams("prompt", message("only_loras", name=echo(tag.printed())))
+        raise InvalidParams("prompt", message("only_loras", name=echo(tag.to_text())))
     try:
         weight = float(tag.weight or 1)
     except ValueError:
         raise InvalidParams("prompt", message("lora_number", got=echo(tag.weight))) from None
-    return values.lora("loras", {"name": tag.name, "weight": weight})
+    return values.check_lora("loras", {"name": tag.name, "weight": weight})
 
 
-def kind_of(given: Mapping[str, Any]) -> Kind:
+def infer_kind(given: Mapping[str, Any]) -> Kind:
     """The kind given, else the one implied by the given pictures."""
     if not given.get("kind"):
         return Kind.INPAINT if given.get("mask") else Kind.IMG2IMG if given.get("source") else Kind.TXT2IMG
-    return Kind(values.one_of("kind", given["kind"], tuple(Kind)))
+    return Kind(values.check_choice("kind", given["kind"], tuple(Kind)))

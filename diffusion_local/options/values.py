@@ -51,8 +51,8 @@ def check_prompt(field: str, text: Any, required: bool = False) -> None:
         raise InvalidParams(field, message("empty_prompt"))
 
 
-def number(field: str, value: Any, low: float, high: float) -> float:
-    bounds = {"low": shown(low), "high": shown(high)}
+def check_number(field: str, value: Any, low: float, high: float) -> float:
+    bounds = {"low": format_bound(low), "high": format_bound(high)}
     if isinstance(value, str) and DECIMAL_COMMA.fullmatch(value):
         raise InvalidParams(field, message("decimal_comma", got=echo(value)))
     try:
@@ -64,19 +64,19 @@ def number(field: str, value: Any, low: float, high: float) -> float:
     return given
 
 
-def shown(bound: float) -> str:
+def format_bound(bound: float) -> str:
     """A bound in full: 4294967295, not 4.29e+09."""
     return str(int(bound)) if bound == int(bound) else f"{bound:g}"
 
 
-def whole_number(field: str, value: Any, low: int, high: int) -> int:
-    given = number(field, value, low, high)
+def check_integer(field: str, value: Any, low: int, high: int) -> int:
+    given = check_number(field, value, low, high)
     if given != int(given):
         raise InvalidParams(field, message("whole_number", low=low, high=high, got=echo(value)))
     return int(given)
 
 
-def one_of(field: str, name: Any, known: tuple[str, ...]) -> str:
+def check_choice(field: str, name: Any, known: tuple[str, ...]) -> str:
     """The matching known name, ignoring case."""
     for each in known:
         if isinstance(name, str) and name.strip().casefold() == each.casefold():
@@ -84,7 +84,7 @@ def one_of(field: str, name: Any, known: tuple[str, ...]) -> str:
     raise InvalidParams(field, message("one_of", known=list(known), got=echo(name)))
 
 
-def place(field: str, value: Any) -> str:
+def check_pass_position(field: str, value: Any) -> str:
     """Position in a pass and size of the pass, from 1: ``3/8``, or ""."""
     if value in ("", None):
         return ""
@@ -94,7 +94,7 @@ def place(field: str, value: Any) -> str:
     return f"{int(found[1])}/{int(found[2])}"
 
 
-def place_and_size(text: str) -> tuple[int, int]:
+def parse_pass_position(text: str) -> tuple[int, int]:
     """(0-based position, size) of the result of ``place``."""
     number, size = text.split("/")
     return int(number) - 1, int(size)
@@ -103,7 +103,7 @@ def place_and_size(text: str) -> tuple[int, int]:
 CURSOR = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 
-def checked_cursor(field: str, value: Any) -> str | None:
+def check_cursor(field: str, value: Any) -> str | None:
     """The `next` of a page before: an id of ours (ULID). None for none. Raises InvalidParams."""
     if value is None or value == "":
         return None
@@ -112,7 +112,7 @@ def checked_cursor(field: str, value: Any) -> str | None:
     return value
 
 
-def moment_of(field: str, value: Any) -> str | None:
+def check_moment(field: str, value: Any) -> str | None:
     """A moment (ISO 8601, UTC where no zone is given) in UTC as it is stored. None for none. Raises InvalidParams."""
     if value is None or value == "":
         return None
@@ -124,20 +124,20 @@ def moment_of(field: str, value: Any) -> str | None:
         raise InvalidParams(field, message("moment", got=echo(value))) from None
 
 
-def source_id(field: str, value: Any, needed: str) -> str:
+def check_needed_source(field: str, value: Any, needed: str) -> str:
     """Id of a source picture. ``needed``: the kind of work that requires one, or ""."""
     if not value:
         raise InvalidParams(field, message("source_needed", kind=needed))
-    return picture_id(field, value)
+    return check_source_id(field, value)
 
 
-def picture_id(field: str, value: Any) -> str:
+def check_source_id(field: str, value: Any) -> str:
     if not isinstance(value, str) or not SOURCE_ID.fullmatch(value):
         raise InvalidParams(field, message("source_id", got=echo(value)))
     return value
 
 
-def file_name(field: str, value: Any) -> str:
+def check_file_name(field: str, value: Any) -> str:
     """File name below a folder of the home; ``/`` is allowed, leaving the folder is not."""
     name = value.strip() if isinstance(value, str) else ""
     parts = name.split("/")
@@ -147,7 +147,7 @@ def file_name(field: str, value: Any) -> str:
     return name
 
 
-def loras(field: str, value: Any) -> tuple[Lora, ...]:
+def check_loras(field: str, value: Any) -> tuple[Lora, ...]:
     """LoRAs as ``{"name": ..., "weight": ...}``, ``"name:weight"``, ``"name"``, or comma-separated text.
 
     In text, a name with a comma or quotation mark is quoted as in CSV: ``"a, b":0.8``.
@@ -158,7 +158,7 @@ def loras(field: str, value: Any) -> tuple[Lora, ...]:
     each = [one for one in each if one != ""]
     if len(each) > MAX_LORAS:
         raise InvalidParams(field, message("at_most", most=MAX_LORAS, got=len(each)))
-    found = tuple(lora(field, one) for one in each)
+    found = tuple(check_lora(field, one) for one in each)
     names = [one.name for one in found]
     for name in names:
         if names.count(name) > 1:
@@ -166,7 +166,7 @@ def loras(field: str, value: Any) -> tuple[Lora, ...]:
     return found
 
 
-def lora(field: str, value: Any) -> Lora:
+def check_lora(field: str, value: Any) -> Lora:
     weight: Any
     if isinstance(value, Lora):
         name, weight = value.name, value.weight
@@ -179,7 +179,7 @@ def lora(field: str, value: Any) -> Lora:
         name, weight = value["name"], value.get("weight", 1.0)
     else:
         raise InvalidParams(field, message("lora_weight", got=echo(value)))
-    return Lora(file_name(field, name), number(field, weight, -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT))
+    return Lora(check_file_name(field, name), check_number(field, weight, -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT))
 
 
 R = TypeVar("R", bound=PictureRecord)
@@ -221,7 +221,7 @@ def picture_records(field: str, value: Any, kind: type[R]) -> list[dict[str, Any
                 raise InvalidParams(field, message("picture_record_field", known=names, got=echo(name)))
         for name in kind.pictures:
             if name == "image" or each.get(name):
-                picture_id(field, each.get(name))
+                check_source_id(field, each.get(name))
     return found
 
 
@@ -230,9 +230,9 @@ def references(field: str, value: Any) -> tuple[Reference, ...]:
     return tuple(
         Reference(
             image=each["image"],
-            use=Use(one_of(field, each.get("use") or Use.EDIT, tuple(Use))),
-            weight=number(field, each.get("weight", 1.0), 0, MAX_REFERENCE_WEIGHT),
-            adapter=file_name(field, each["adapter"]) if each.get("adapter") else "",
+            use=Use(check_choice(field, each.get("use") or Use.EDIT, tuple(Use))),
+            weight=check_number(field, each.get("weight", 1.0), 0, MAX_REFERENCE_WEIGHT),
+            adapter=check_file_name(field, each["adapter"]) if each.get("adapter") else "",
             mask=each.get("mask") or "",
         )
         for each in picture_records(field, value, Reference)

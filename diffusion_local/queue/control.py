@@ -7,7 +7,7 @@ from diffusion_local.db.dialect import as_list, in_list
 from diffusion_local.db.rows import not_found
 from diffusion_local.domain import State
 from diffusion_local.errors import Conflict
-from diffusion_local.messages import decoded, encoded, message
+from diffusion_local.messages import from_json, message, to_json
 from diffusion_local.queue.jobs import FINISH, GIVE_BACK, OPEN, Selection
 
 SET_PLACE = "UPDATE jobs SET position = ?, priority = ? WHERE id = ?"
@@ -59,7 +59,7 @@ class QueueControl:
         with self._database.write() as db:
             db.execute(
                 "UPDATE queue SET blocked = :reason, blocked_json = :json WHERE id = 1 AND blocked != :reason",
-                {"reason": reason, "json": encoded(reason)},
+                {"reason": reason, "json": to_json(reason)},
             )
 
     def rest(self, reason: str) -> None:
@@ -67,7 +67,7 @@ class QueueControl:
         with self._database.write() as db:
             db.execute(
                 "UPDATE queue SET resting = :reason, resting_json = :json WHERE id = 1 AND resting != :reason",
-                {"reason": reason, "json": encoded(reason)},
+                {"reason": reason, "json": to_json(reason)},
             )
 
     def announce_sleep(self, at: str) -> None:
@@ -93,7 +93,7 @@ class QueueControl:
 
     def blocked_reason(self) -> str:
         with self._database.read() as db:
-            return decoded(*db.execute("SELECT blocked, blocked_json FROM queue").fetchone())
+            return from_json(*db.execute("SELECT blocked, blocked_json FROM queue").fetchone())
 
     def is_paused(self) -> bool:
         """Whether a user paused the queue."""

@@ -27,7 +27,7 @@ from diffusion_local.domain import (
     utc_text,
 )
 from diffusion_local.errors import LostClaim
-from diffusion_local.messages import encoded, known, message
+from diffusion_local.messages import is_known, message, to_json
 from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.queue.order import CLEAR_DELAYS, RETRY_DUE, OrderRules, QueueOrder
 from diffusion_local.queue.submission import NewBatch, insert_batch, request_digest
@@ -214,7 +214,7 @@ class JobStore:
                 read_flags(
                     db.query(
                         update,
-                        claim_values(claim) | {"step": step, "phase": phase, "phase_json": encoded(phase), "now": now},
+                        claim_values(claim) | {"step": step, "phase": phase, "phase_json": to_json(phase), "now": now},
                     )
                 )
                 for claim, step, phase in reports
@@ -392,4 +392,4 @@ def new_jobs(batch: Batch, params: Sequence[Params], priority: int = 0, from_job
 
 def failure_note(kind: str) -> str:
     """The kind of a failure as the note of an event."""
-    return message(f"note_{kind}") if known(f"note_{kind}") else kind.replace("_", " ")
+    return message(f"note_{kind}") if is_known(f"note_{kind}") else kind.replace("_", " ")

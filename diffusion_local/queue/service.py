@@ -24,7 +24,7 @@ from diffusion_local.domain import (
 from diffusion_local.errors import Conflict, Forbidden, InvalidParams, echo
 from diffusion_local.gallery.images import ImageStore
 from diffusion_local.messages import message
-from diffusion_local.options.values import whole_number
+from diffusion_local.options.values import check_integer
 from diffusion_local.queue import schedule
 from diffusion_local.queue.control import QueueControl
 from diffusion_local.queue.doorbell import JobQueue
@@ -161,7 +161,7 @@ class QueueService:
 
     def set_priority(self, value: int, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:
         """Set the priority of queued jobs (-100 to 100, higher runs first); returns the ids of the changed ones."""
-        checked = whole_number("priority", value, *PRIORITIES)
+        checked = check_integer("priority", value, *PRIORITIES)
         return self._control.set_priority(self._select(job_ids, batch_id), checked)
 
     def move(self, to: str, job_ids: Sequence[str] = (), batch_id: str | None = None) -> list[str]:

@@ -9,7 +9,7 @@ from diffusion_local.db.access import SEPARATOR, scoped_key
 from diffusion_local.db.database import Transaction
 from diffusion_local.domain import Batch, Job
 from diffusion_local.errors import Conflict, QueueBlocked, QueueFull, echo
-from diffusion_local.messages import decoded, message
+from diffusion_local.messages import from_json, message
 from diffusion_local.queue.order import get_gate
 
 #: (batch, its jobs, its idempotency key, digest of the request).
@@ -51,7 +51,7 @@ def insert_batch(
 
 def require_not_blocked(db: Transaction) -> None:
     """Raise QueueBlocked while the queue is blocked because storage cannot be written. Queued jobs keep waiting."""
-    reason = decoded(*db.execute("SELECT blocked, blocked_json FROM queue").fetchone())
+    reason = from_json(*db.execute("SELECT blocked, blocked_json FROM queue").fetchone())
     if reason:
         raise QueueBlocked(message("queue_takes_nothing", reason=reason))
 

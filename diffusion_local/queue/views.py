@@ -12,7 +12,7 @@ from diffusion_local.db.dialect import as_list, by_index, in_list, seconds_betwe
 from diffusion_local.db.rows import not_found
 from diffusion_local.db.schema import RANKS
 from diffusion_local.domain import FINAL, Batch, Event, Job, Params, Snapshot, State, Worker, utc_now
-from diffusion_local.messages import decoded
+from diffusion_local.messages import from_json
 from diffusion_local.queue import estimates
 from diffusion_local.queue.estimates import Share, Work
 from diffusion_local.queue.history import pace_of, queued_work
@@ -138,11 +138,11 @@ class QueueView:
                 ),
                 workers=[replace(each, model="") if each.slot in hidden else each for each in workers],
                 paused=bool(queue["paused"]),
-                reason=decoded(queue["blocked"], queue["blocked_json"]),
+                reason=from_json(queue["blocked"], queue["blocked_json"]),
                 eta=estimates.finish_times(running, first, pace, len(hands), hands, seconds_until(now, opens)),
                 total_eta=estimates.total_seconds(running, work, pace, len(hands), hands),
                 window=queue["window"],
-                resting=decoded(queue["resting"], queue["resting_json"]),
+                resting=from_json(queue["resting"], queue["resting_json"]),
                 sleep_at=queue["sleep_at"],
                 opens=opens,
             )

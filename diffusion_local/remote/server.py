@@ -10,7 +10,7 @@ import httpx
 
 from diffusion_local import __version__, errors
 from diffusion_local.errors import InvalidParams, LimitReached, ServerProblem, Unauthorized, UserError, echo
-from diffusion_local.messages import message, restored
+from diffusion_local.messages import deserialize, message
 
 ROOT = "/api/v1"
 CONNECT_SECONDS, READ_SECONDS = 5.0, 120.0
@@ -22,7 +22,7 @@ class RemoteServer:
     """A server. ``url``: as in a browser, http:// optional; ``token``: a personal API token."""
 
     def __init__(self, url: str, token: str = "") -> None:
-        self.url = address(url)
+        self.url = normalise_url(url)
         headers = {"User-Agent": f"diffusion-local/{__version__}"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
@@ -31,25 +31,25 @@ class RemoteServer:
         )
 
     def get(self, path: str, **query: Any) -> Any:
-        return self.ask("GET", path, params=said(query))
+        return self.request("GET", path, params=query_params(query))
 
     def post(self, path: str, body: Any = None, **more: Any) -> Any:
-        return self.ask("POST", path, json=body, **more)
+        return self.request("POST", path, json=body, **more)
 
-    def ask(self, method: str, path: str, **request: Any) -> Any:
+    def request(self, method: str, path: str, **request: Any) -> Any:
         """The JSON of a response. Raises the UserError that it describes, or ServerProblem."""
-        with self._reached():
+        with self._connection_errors():
             answer = self._client.request(method, ROOT + path, **request)
         if answer.is_success:
-            return content(answer, self.url)
-        raise self._refused(answer)
+            return parse_body(answer, self.url)
+        raise self._error(answer)
 
-    def lines(self, path: str, **query: Any) -> Iterator[str]:
+    def stream_lines(self, path: str, **query: Any) -> Iterator[str]:
         """Stream the lines of a text."""
-        with self._reached(), self._client.stream("GET", ROOT + path, params=said(query)) as answer:
+        with self._connection_errors(), self._client.stream("GET", ROOT + path, params=query_params(query)) as answer:
             if not answer.is_success:
                 answer.read()
-                raise self._refused(answer)
+                raise self._error(answer)
             rest = ""
             for chunk in answer.iter_text():  # not iter_lines, which also splits at other Unicode line ends
                 *whole, rest = (rest + chunk).split("\n")
@@ -57,24 +57,24 @@ class RemoteServer:
             if rest:
                 yield rest
 
-    def pieces(self, path: str, **query: Any) -> Iterator[bytes]:
+    def stream_bytes(self, path: str, **query: Any) -> Iterator[bytes]:
         """Stream a file."""
-        with self._reached(), self._client.stream("GET", ROOT + path, params=said(query)) as answer:
+        with self._connection_errors(), self._client.stream("GET", ROOT + path, params=query_params(query)) as answer:
             if not answer.is_success:
                 answer.read()
-                raise self._refused(answer)
+                raise self._error(answer)
             yield from answer.iter_bytes()
 
-    def file(self, path: str) -> bytes:
+    def fetch_file(self, path: str) -> bytes:
         """A file outside of the API: a picture."""
-        with self._reached():
+        with self._connection_errors():
             answer = self._client.get(path)
         if answer.is_success:
             return answer.content
-        raise self._refused(answer)
+        raise self._error(answer)
 
     @contextmanager
-    def _reached(self) -> Iterator[None]:
+    def _connection_errors(self) -> Iterator[None]:
         try:
             yield
         except httpx.TimeoutException:
@@ -82,12 +82,12 @@ class RemoteServer:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ServerProblem(message("server_unreachable", url=self.url, error=error)) from None
 
-    def _refused(self, answer: httpx.Response) -> UserError:
-        told = content(answer, self.url).get("error")
+    def _error(self, answer: httpx.Response) -> UserError:
+        told = parse_body(answer, self.url).get("error")
         if not isinstance(told, dict):
             return ServerProblem(message("server_status", url=self.url, status=answer.status_code))
         text, code = str(told.get("message", "")), str(told.get("code", ""))
-        said = restored(text, told)
+        said = deserialize(text, told)
         if answer.status_code == 401:
             return Unauthorized(message("server_sign_in", url=self.url, problem=said))
         if answer.status_code == 405 or text.startswith(NO_ADDRESS):
@@ -95,22 +95,22 @@ class RemoteServer:
             return ServerProblem(message("server_version", url=self.url, there=version, here=__version__))
         if code == InvalidParams.code:
             field, _, problem = text.partition(": ")
-            return InvalidParams(field, restored(problem, told))
+            return InvalidParams(field, deserialize(problem, told))
         if code == LimitReached.code:
             return LimitReached(said, int(answer.headers.get("Retry-After", 0)))
         return CODES.get(code, UserError)(said)
 
     def _version(self) -> str:
-        with self._reached():
-            return str(content(self._client.get("/healthz"), self.url).get("version", "another version"))
+        with self._connection_errors():
+            return str(parse_body(self._client.get("/healthz"), self.url).get("version", "another version"))
 
 
-def part(name: str) -> str:
+def path_segment(name: str) -> str:
     """An id escaped as one path segment."""
     return quote(name, safe="", errors="replace")
 
 
-def address(url: str) -> str:
+def normalise_url(url: str) -> str:
     """Normalise a URL. Raises InvalidParams."""
     whole = url if re.match(r"https?://", url) else f"http://{url}"
     try:
@@ -122,11 +122,11 @@ def address(url: str) -> str:
     return whole.rstrip("/")
 
 
-def said(query: dict[str, Any]) -> dict[str, Any]:
+def query_params(query: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in query.items() if value is not None and value != ""}
 
 
-def content(answer: httpx.Response, url: str) -> Any:
+def parse_body(answer: httpx.Response, url: str) -> Any:
     """The parsed body. Raises ServerProblem if it is no JSON: a page of another program, or of a proxy."""
     try:
         return answer.json()

@@ -18,9 +18,9 @@ from diffusion_local.lists.formats import format_of
 from diffusion_local.models.catalog import Model
 from diffusion_local.operations import registry
 from diffusion_local.operations.operation import Constant, File, Named, Operation, Paged, Route
-from diffusion_local.remote import reading
-from diffusion_local.remote.reading import read
-from diffusion_local.remote.server import RemoteServer, part
+from diffusion_local.remote import parsing
+from diffusion_local.remote.parsing import parse
+from diffusion_local.remote.server import RemoteServer, path_segment
 from diffusion_local.reports.service import to_json
 from diffusion_local.studio import MAX_BY_ID
 
@@ -54,19 +54,21 @@ class RemotePart:
             if each.kind is each.VAR_KEYWORD:
                 bound |= bound.pop(each.name, {})
         given = {name: value for name, value in bound.items() if name != "self" and value is not None}
-        route = next(each for each in operation.routes if set(registry.in_path(each)) <= set(given))
-        path = route.path.format_map({name: part(str(given.pop(name))) for name in registry.in_path(route)})
+        route = next(each for each in operation.routes if set(registry.path_arguments(each)) <= set(given))
+        path = route.path.format_map(
+            {name: path_segment(str(given.pop(name))) for name in registry.path_arguments(route)}
+        )
         answer = route.answer or operation.answer
-        kind = registry.answer_type(operation.name)
+        kind = registry.return_type(operation.name)
         if isinstance(answer, File):
             text = kind == Iterator[str]
-            return self._server.lines(path, **given) if text else self._server.pieces(path, **given)
-        told = self._server.ask(route.method, path, **self._request(operation, route, given))
+            return self._server.stream_lines(path, **given) if text else self._server.stream_bytes(path, **given)
+        told = self._server.request(route.method, path, **self._request(operation, route, given))
         if isinstance(answer, Constant):
             return None
         if isinstance(answer, Named | Paged):
             told = told[answer.name]
-        return reading.converted(kind, told)
+        return parsing.convert(kind, told)
 
     def _request(self, operation: Operation, route: Route, given: dict[str, Any]) -> dict[str, Any]:
         """httpx arguments: query, headers and body."""
@@ -75,7 +77,7 @@ class RemotePart:
         if key:
             request["headers"] = {"Idempotency-Key": key}
         if route.content:
-            request["content"] = data_of(given.pop(route.content))
+            request["content"] = file_data(given.pop(route.content))
         names = {each.parameter: each.name for each in registry.arguments(operation, route.takes)}
         named = {names.get(name, name): value for name, value in given.items()}
         if route.content or route.method in ("GET", "DELETE"):
@@ -116,7 +118,7 @@ class RemoteStudio(RemotePart):
             time.sleep(min(LOOK_SECONDS, left))
 
     def job(self, job_id: str) -> Job:
-        return self._remembered(self._server.get(f"/jobs/{part(job_id)}"))
+        return self._remembered(self._server.get(f"/jobs/{path_segment(job_id)}"))
 
     def jobs(self, *args: Any, **kwargs: Any) -> list[Job]:
         names = ("state", "batch_id", "limit", "before")
@@ -125,10 +127,10 @@ class RemoteStudio(RemotePart):
         return [self._remembered(each) for each in self._server.get("/jobs", **query)["jobs"]]
 
     def _remembered(self, told: dict[str, Any]) -> Job:
-        job = reading.job(told)
+        job = parsing.parse_job(told)
         self._places[job.id] = (told["position"], told["eta"])
         if told["image"]:
-            self._images[job.id] = reading.image(told["image"], job.params)
+            self._images[job.id] = parsing.parse_image(told["image"], job.params)
         return job
 
     def places(self, jobs: Sequence[Job]) -> dict[str, Place]:
@@ -142,7 +144,7 @@ class RemoteStudio(RemotePart):
         return progress.batch, progress.counts
 
     def snapshot(self, waiting: int = 50, ended: int = 20) -> Snapshot:
-        found = reading.snapshot(self._server.get("/queue"))
+        found = parsing.parse_snapshot(self._server.get("/queue"))
         return replace(found, waiting=found.waiting[:waiting], ended=found.ended[:ended])
 
     def workers(self) -> list[Worker]:
@@ -150,18 +152,18 @@ class RemoteStudio(RemotePart):
 
     def picture_file(self, image_id: str) -> str:
         """URL of the picture."""
-        return f"{self._server.url}/images/{part(image_id)}.png"
+        return f"{self._server.url}/images/{path_segment(image_id)}.png"
 
     def picture_data(self, image_id: str) -> bytes:
-        image = self._server.get(f"/images/{part(image_id)}")
-        return self._server.file(f"/images/{image['url'].rpartition('/')[2]}")
+        image = self._server.get(f"/images/{path_segment(image_id)}")
+        return self._server.fetch_file(f"/images/{image['url'].rpartition('/')[2]}")
 
 
 class RemoteBatches(RemotePart):
     def contact_sheet(self, batch_id: str) -> Path:
         """Downloads the sheet, because the server's file is not accessible."""
         with tempfile.NamedTemporaryFile(suffix=".webp", delete=False) as file:
-            file.writelines(self._server.pieces(f"/batches/{part(batch_id)}/sheet.webp"))
+            file.writelines(self._server.stream_bytes(f"/batches/{path_segment(batch_id)}/sheet.webp"))
         return Path(file.name)
 
 
@@ -169,19 +171,19 @@ class RemoteLists(RemotePart):
     """A file's name determines the list's format and the batch's name."""
 
     def check(self, content: Any, format: str = "", **options: Any) -> Any:
-        return self.__getattr__("check")(content, format or named(content), **options)
+        return self.__getattr__("check")(content, format or file_name(content), **options)
 
     def submit(self, content: Any, format: str = "", **options: Any) -> Any:
         if isinstance(content, Path):
             options["name"] = options.get("name") or content.stem
-        return self.__getattr__("submit")(content, format or named(content), **options)
+        return self.__getattr__("submit")(content, format or file_name(content), **options)
 
 
 class RemoteLibrary(RemotePart):
     def plans(self, *models: Model) -> dict[str, list[MemoryPlan]]:
-        told = [self._server.get(f"/models/{part(each.id)}") for each in models]
+        told = [self._server.get(f"/models/{path_segment(each.id)}") for each in models]
         return {
-            each["id"]: [read(MemoryPlan, plan) for plan in each.get("memory_plan", [])]
+            each["id"]: [parse(MemoryPlan, plan) for plan in each.get("memory_plan", [])]
             for each in told or self._server.get("/models")["models"]
         }
 
@@ -190,17 +192,17 @@ class RemoteReports(RemotePart):
     def written(
         self, form: str, batch_id: str | None = None, since: str | None = None, until: str | None = None
     ) -> str:
-        path = f"/reports/batch/{part(batch_id)}" if batch_id else "/reports/night"
+        path = f"/reports/batch/{path_segment(batch_id)}" if batch_id else "/reports/night"
         if form == "json":
             return to_json(self._server.get(path, since=since, until=until))
-        return "".join(self._server.lines(f"{path}.{form}", since=since, until=until))
+        return "".join(self._server.stream_lines(f"{path}.{form}", since=since, until=until))
 
 
-def named(content: Any) -> str:
+def file_name(content: Any) -> str:
     return format_of(content.name) if isinstance(content, Path) else ""
 
 
-def data_of(content: Any) -> bytes:
+def file_data(content: Any) -> bytes:
     if isinstance(content, str):
         return content.encode()
     return content if isinstance(content, bytes) else read_bounded(content, MOST_MB)

@@ -10,7 +10,7 @@ from diffusion_local.errors import DiffusionLocalError
 from diffusion_local.gallery.contact_sheet import Opener, open_thumbnail
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.quality import BLEMISHES
-from diffusion_local.messages import Message, known, message
+from diffusion_local.messages import Message, is_known, message
 from diffusion_local.reports.report import Reason, Report
 from diffusion_local.reports.wording import duration, facts
 
@@ -107,7 +107,7 @@ def render_reason(each: Reason, report: Report, root: str | None, translate: Tra
 
 
 def kind_text(kind: str) -> str:
-    return message(f"kind_{kind}") if known(f"kind_{kind}") else kind.replace("_", " ").capitalize()
+    return message(f"kind_{kind}") if is_known(f"kind_{kind}") else kind.replace("_", " ").capitalize()
 
 
 def render_figure(image: Image, files: ImageFiles, root: str | None, translate: Translate) -> str:

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from diffusion_local.domain import FINAL, Image, State
-from diffusion_local.messages import decoded
+from diffusion_local.messages import from_json
 
 MAX_PICTURES = 64  # pictures in a report's contact sheet
 MAX_IDS = 100  # ids listed per group of failed jobs
@@ -137,7 +137,7 @@ class ReportBuilder:
         if state == State.DONE:
             self._add_done(row)
         elif state == State.FAILED:
-            reason = reason_of(row["error_kind"] or "", decoded(row["error_message"] or "", row["error_json"]))
+            reason = reason_of(row["error_kind"] or "", from_json(row["error_message"] or "", row["error_json"]))
             kept = self._reasons.setdefault(reason.id, reason)
             kept.count += 1
             if len(kept.job_ids) < MAX_IDS:

@@ -27,7 +27,7 @@ class NotificationChore:
         check_settings(services.settings)
         self._services = services
         self._queue = ChoreQueue(queue_url(services.settings), "telling")
-        self._slots = DeliveryQueues(services.settings, services.deliveries, services.teller.deliver, delay)
+        self._slots = DeliveryQueues(services.settings, services.deliveries, services.notifications.deliver, delay)
         self._rung_at: float | None = None
         self._polled_at = 0.0
         self._minute_at = 0.0
@@ -63,11 +63,11 @@ class NotificationChore:
         self._queue.stop()
 
     def _write_daily_report(self) -> None:
-        self._services.teller.write_daily_report(datetime.now(local_zone(self._services.settings.timezone)))
+        self._services.notifications.write_daily_report(datetime.now(local_zone(self._services.settings.timezone)))
 
     def _create_deliveries(self) -> None:
         try:
-            if self._services.teller.create_deliveries():
+            if self._services.notifications.create_deliveries():
                 self._slots.poll()
         finally:
             self._rung_at = None

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from diffusion_local.compose import Services
 from diffusion_local.domain import utc_text
 from diffusion_local.errors import DatabaseProblem
-from diffusion_local.messages import Message, joined, message
+from diffusion_local.messages import Message, concatenate, message
 from diffusion_local.system import gpus
 from diffusion_local.system.gpus import Gpu
 
@@ -92,7 +92,7 @@ class PowerPolicy:
 
     def _rest_if_needed(self, now: float) -> None:
         found = self._read()
-        reason = joined(filter(None, (self._heat(found), self._share(found, now))))
+        reason = concatenate(filter(None, (self._heat(found), self._share(found, now))))
         if bool(reason) == bool(self._resting):
             return  # also if a user has resumed meanwhile: the cause must recur
         self._resting = reason

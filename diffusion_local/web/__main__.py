@@ -17,7 +17,7 @@ import uvicorn
 
 from diffusion_local import disk
 from diffusion_local.compose import open_services
-from diffusion_local.disk import kept_private
+from diffusion_local.disk import private_umask
 from diffusion_local.errors import UserError
 from diffusion_local.image_decoding import return_freed_memory
 from diffusion_local.settings import Settings, go_offline
@@ -38,7 +38,7 @@ GRACE_SECONDS = 0.5  # for answers that are under way; open event streams are cu
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     try:
-        with kept_private(), disk.explained():
+        with private_umask(), disk.storage_errors():
             settings = Settings.load()
             logs.start(settings, "web")
             go_offline(settings.home)

@@ -36,7 +36,7 @@ from diffusion_local.errors import (
     Unauthorized,
     UserError,
 )
-from diffusion_local.messages import changed, described, message, verbatim
+from diffusion_local.messages import map_params, message, serialize, verbatim
 from diffusion_local.operations.registry import MEANINGS
 from diffusion_local.options.table import BATCH_OPTIONS, OPTIONS
 from diffusion_local.settings import Settings
@@ -85,7 +85,7 @@ def add(app: FastAPI, settings: Settings) -> None:
     @app.exception_handler(OSError)
     async def storage_error(request: Request, error: OSError) -> JSONResponse:
         """Raises the error again if it is not of a file."""
-        if not disk.is_storage(error):
+        if not disk.is_storage_error(error):
             raise error
         log.error("%s %s: %s", request.method, request.url.path, error)
         return await user_error(request, disk.to_problem(error))
@@ -108,7 +108,7 @@ def add(app: FastAPI, settings: Settings) -> None:
 
 def error_body(code: str, text: str, problem: str | None = None) -> dict[str, Any]:
     """The body of a refusal. ``problem`` is the text without the field that it is about, if there is one."""
-    return {"error": {"code": code, "message": text, **described(text if problem is None else problem)}}
+    return {"error": {"code": code, "message": text, **serialize(text if problem is None else problem)}}
 
 
 def status_of(error: UserError) -> int:
@@ -141,7 +141,7 @@ def sentence(request: Request, error: UserError) -> str:
 
 def parts(request: Request, error: UserError) -> dict[str, Any]:
     """``id`` and ``params`` of the message (of a wrong field: without its name), as clean as `sentence`."""
-    return described(changed(error.problem, lambda text: clean(request, text)))
+    return serialize(map_params(error.problem, lambda text: clean(request, text)))
 
 
 def clean(request: Request, text: str) -> str:

@@ -14,7 +14,7 @@ from typing import cast
 
 from diffusion_local import disk
 from diffusion_local.actor import LOCAL, run_as
-from diffusion_local.disk import kept_private
+from diffusion_local.disk import private_umask
 from diffusion_local.dispatch import Dispatch, offers
 from diffusion_local.dispatch.local import open_dispatch
 from diffusion_local.domain import DeviceMemory
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     run_as(LOCAL)  # it works on everybody's jobs
     try:
-        with kept_private(), disk.explained():
+        with private_umask(), disk.storage_errors():
             settings = Settings.load()
             logs.start(settings, f"worker-{options.slot}")
             go_offline(settings.home)
@@ -80,7 +80,7 @@ def run(settings: Settings, slot: str, supervised: bool, studio: str = "", machi
     inputs = Inputs(dispatch)
     engine = open_engine(settings, slot, inputs.open)
     dispatch.register(os.getpid(), engine.device, engine.room)
-    only_inform(lambda: dispatch.tell("idle", free=engine.free()))
+    only_inform(lambda: dispatch.report_status("idle", free=engine.free()))
     log.info("ready on %s", engine.device)
     catalog = Catalog(settings.starter, ModelDirectories.of(settings))
     runner = Runner(
@@ -124,10 +124,10 @@ def keep_offering(dispatch: Dispatch, catalog: Catalog) -> None:
     digests, offered = Digests(catalog.shelf, catalog.default.folder), None
     while True:
         digests.run()
-        files = offers.files_of(catalog)
+        files = offers.installed_files(catalog)
         if files != offered:
             with contextlib.suppress(DatabaseProblem):
-                dispatch.offer(files)
+                dispatch.publish_files(files)
                 offered = files
         time.sleep(OFFER_SECONDS)
 
@@ -143,7 +143,7 @@ def only_inform(tell: Callable[[], None]) -> None:
 def stay_seen(dispatch: Dispatch) -> None:
     while True:
         time.sleep(SEEN_SECONDS)
-        only_inform(dispatch.seen)
+        only_inform(dispatch.heartbeat)
 
 
 if __name__ == "__main__":

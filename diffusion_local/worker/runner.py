@@ -77,7 +77,7 @@ class Runner:
         self._sizes = Sizes(batch_size, engine.room.type == "cuda", dispatch.shares)
         self._kept = Kept(engine, passes)
         self._saver = Saver(dispatch, terms, Digests(catalog.shelf), stop.wanted, self._settle, self._sizes.learn)
-        self._ladder = Ladder(engine, dispatch.fits, dispatch.learn, memory)
+        self._ladder = Ladder(engine, dispatch.fits, dispatch.record_fit, memory)
         self._model: Model | None = None
         self._worked_at = time.monotonic()
         self._load_seconds = 0.0
@@ -121,7 +121,7 @@ class Runner:
     def _tell(self, status: str, model: str = "", free: int | None = None) -> None:
         """Only informs, so nothing depends on it."""
         with contextlib.suppress(DatabaseProblem):
-            self._dispatch.tell(status, model, free)
+            self._dispatch.report_status(status, model, free)
 
     def _patience(self) -> float:
         """Idle seconds after which the model is taken out of memory."""
@@ -236,7 +236,7 @@ class Runner:
 
     def _expected(self, crew: Pass, loaded: str) -> float | None:
         try:
-            return self._dispatch.expected(crew.parts[0].params, loaded, len(crew.parts))
+            return self._dispatch.estimate_seconds(crew.parts[0].params, loaded, len(crew.parts))
         except DatabaseProblem:
             return None
 
@@ -318,7 +318,7 @@ class Runner:
         """
         try:
             try:
-                with disk.explained():
+                with disk.storage_errors():
                     work()
                 return True
             except Stopped as stopped:
@@ -344,7 +344,7 @@ class Runner:
                 self._dispatch.fail(job.claim, Failure("internal_error", fault, traceback.format_exc()))
                 log.exception("failed (internal_error)", extra={"job": job.id})
         except DatabaseProblem as problem:
-            self._unsettled.append((job, problem, self._dispatch.sound()))
+            self._unsettled.append((job, problem, self._dispatch.check_storage()))
             raise
         except LostClaim:
             log.warning("the claim was lost; the job is as others left it", extra={"job": job.id})
@@ -359,7 +359,7 @@ class Runner:
 
     def _give_back(self, job: Job, problem: StorageProblem | DatabaseProblem) -> None:
         """After a fault of the storage: one that lasts is everybody's, holds the queue and counts for nobody."""
-        if self._dispatch.sound():
+        if self._dispatch.check_storage():
             self._count_fault(job, problem)
         else:
             self._dispatch.requeue(job.claim, problem.message)

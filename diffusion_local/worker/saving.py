@@ -155,12 +155,12 @@ class Saver:
         finished = self._encode(job, picture, measured)
         while True:
             try:
-                with disk.explained():
+                with disk.storage_errors():
                     self._save(job, finished)
                 return
             except (StorageProblem, DatabaseProblem) as problem:
                 log.warning("could not be saved: %s", problem, extra={"job": job.id})
-                if not self._dispatch.sound(needed):
+                if not self._dispatch.check_storage(needed):
                     self._outlast(job, needed)
                     failed = False
                 elif failed:
@@ -180,7 +180,7 @@ class Saver:
                     raise LostClaim
                 if flags.cancel:
                     raise Stopped("cancel")
-            if self._dispatch.sound(needed):
+            if self._dispatch.check_storage(needed):
                 return
 
     def _encode(self, job: Job, picture: Picture, measured: JobTimings) -> Finished:

@@ -36,7 +36,7 @@ from diffusion_local.grammar import schedules, tags, weights
 from diffusion_local.hub import fetcher
 from diffusion_local.hub.client import RemoteFile
 from diffusion_local.lists import encoding, entries, formats, grid, queue_file, wildcards
-from diffusion_local.messages import described, message, restored, say_in
+from diffusion_local.messages import deserialize, message, serialize, translate
 from diffusion_local.models import adapters, curated, directories, distilled, headers, loras, prompt_limits, unets
 from diffusion_local.models import service as models_service
 from diffusion_local.models.weights import TensorView, quantisation_of
@@ -174,7 +174,7 @@ def ranged(text: str) -> object:
 
 def composed(text: str) -> object:
     told = message("not_ready", model=text, problem=message("wildcard_line", name=text, line=3, problem=text))
-    return [say_in("zh", told), restored(text, described(told))]
+    return [translate("zh", told), deserialize(text, serialize(told))]
 
 
 def wildcard(text: str) -> object:
@@ -302,11 +302,11 @@ PARSERS = [
     ),
     Parser("choices", "grammar/templates.py", expanded),
     Parser("wildcard file", "grammar/templates.py", wildcard),
-    Parser("choices, printed", "grammar/trees.py", lambda text: wildcards.Expander(FOLDER).parse(text).printed()),
-    Parser("tags of a prompt", "grammar/tags.py", lambda text: (tags.found_in(text), tags.without(text))),
-    Parser("other tags", "grammar/tags.py", tags.others_in),
-    Parser("changing prompt", "grammar/schedules.py", lambda text: schedules.texts(text, 3)),
-    Parser("weights of a prompt", "grammar/weights.py", lambda text: weights.printed(weights.parts(text))),
+    Parser("choices, printed", "grammar/trees.py", lambda text: wildcards.Expander(FOLDER).parse(text).to_text()),
+    Parser("tags of a prompt", "grammar/tags.py", lambda text: (tags.find_tags(text), tags.remove_tags(text))),
+    Parser("other tags", "grammar/tags.py", tags.find_other_tags),
+    Parser("changing prompt", "grammar/schedules.py", lambda text: schedules.prompt_per_step(text, 3)),
+    Parser("weights of a prompt", "grammar/weights.py", lambda text: weights.to_text(weights.parse_parts(text))),
     Parser(
         "syntax of a prompt",
         "models/prompt_limits.py",
@@ -329,10 +329,10 @@ PARSERS = [
     ),
     Parser("name of a field", "lists/entries.py", entries.field_name),
     Parser("sampler", "options/samplers.py", samplers.check_sampler),
-    Parser("sampler and schedule", "options/samplers.py", samplers.split),
-    Parser("size of a recipe", "options/a1111.py", lambda text: a1111_recipe.settings_in({"Size": text})),
+    Parser("sampler and schedule", "options/samplers.py", samplers.split_schedule),
+    Parser("size of a recipe", "options/a1111.py", lambda text: a1111_recipe.parse_settings({"Size": text})),
     Parser("size", "lists/entries.py", entries.parse_size),
-    Parser("address of a server", "remote/server.py", server.address),
+    Parser("address of a server", "remote/server.py", server.normalise_url),
     Parser("recipe as text", "gallery/recipes.py", recipes.read_text),
     Parser("pairs of a recipe", "gallery/recipes.py", lambda text: recipes.read_text(f"a\n{text}")),
     Parser("recipe in a PNG", "gallery/recipes.py", lambda text: recipes.read_picture(png(text))),
@@ -341,7 +341,7 @@ PARSERS = [
     Parser(
         "recipe, written",
         "options/a1111.py",
-        lambda text: a1111_recipe.text(params(prompt=text, negative=text, model=text)),
+        lambda text: a1111_recipe.format_recipe(params(prompt=text, negative=text, model=text)),
     ),
     Parser("search", "db/search.py", searched),
     Parser("filter of the gallery", "gallery/images.py", lambda text: GalleryFilter.parse({"model": text})),
@@ -360,12 +360,16 @@ PARSERS = [
     Parser("number as an address", "notify/addresses.py", addresses.is_numeric_host),
     Parser("group of an error", "reports/report.py", lambda text: report.reason_of("kind", text)),
     Parser("Markdown", "reports/wording.py", wording.escape_markdown),
-    Parser("LoRAs of a prompt", "grammar/tags.py", lambda text: validate.with_tags(params(prompt=f"<lora:a:1>{text}"))),
+    Parser(
+        "LoRAs of a prompt",
+        "grammar/tags.py",
+        lambda text: validate.extract_lora_tags(params(prompt=f"<lora:a:1>{text}")),
+    ),
     Parser("prompt", "options/values.py", lambda text: values.check_prompt("prompt", text, required=True)),
-    Parser("LoRAs", "options/values.py", lambda text: values.loras("loras", text)),
-    Parser("file name", "options/values.py", lambda text: values.file_name("vae", text)),
-    Parser("number", "options/values.py", lambda text: values.number("steps", text, 1, 150)),
-    Parser("source id", "options/values.py", lambda text: values.source_id("source", text, "img2img")),
+    Parser("LoRAs", "options/values.py", lambda text: values.check_loras("loras", text)),
+    Parser("file name", "options/values.py", lambda text: values.check_file_name("vae", text)),
+    Parser("number", "options/values.py", lambda text: values.check_number("steps", text, 1, 150)),
+    Parser("source id", "options/values.py", lambda text: values.check_needed_source("source", text, "img2img")),
     Parser("foreign words", "models/prompt_limits.py", lambda text: prompt_limits.foreign_words(text, ("LATIN",))),
     Parser("styles", "styles.py", styled),
     Parser("log line", "system/logs.py", logged),

@@ -4,7 +4,7 @@ import pytest
 
 from diffusion_local.compose import Services
 from diffusion_local.domain import Failure, State
-from diffusion_local.messages import Message, message, say_in
+from diffusion_local.messages import Message, message, translate
 from tests.support import claimed, sql
 
 UNSUPPORTED = Failure(
@@ -27,8 +27,8 @@ def test_a_failure_is_read_as_the_message_it_was(services: Services, job_id: str
     services.jobs.fail(claimed(services.jobs).claim, UNSUPPORTED)
     told = failed(services, job_id)
     assert told == UNSUPPORTED.message == "Model 'a' cannot be loaded. Its pipeline class 'X' is not supported."
-    assert say_in("zh", told) == say_in("zh", UNSUPPORTED.message)
-    assert say_in("zh", told).startswith("无法加载模型")
+    assert translate("zh", told) == translate("zh", UNSUPPORTED.message)
+    assert translate("zh", told).startswith("无法加载模型")
 
 
 @pytest.mark.parametrize("kept", [None, "", "{", "[]", '{"id": "no such id", "params": {}}', "[" * 100_000])
@@ -39,19 +39,19 @@ def test_a_failure_of_an_older_or_newer_version_is_shown_as_it_is(
     with sql(services.settings.database) as db:
         db.execute("UPDATE jobs SET error_message = 'It went wrong.', error_json = ?", [kept])
         db.commit()
-    assert failed(services, job_id) == say_in("zh", failed(services, job_id)) == "It went wrong."
+    assert failed(services, job_id) == translate("zh", failed(services, job_id)) == "It went wrong."
 
 
 def test_a_phase_and_an_event_keep_their_messages(services: Services, job_id: str) -> None:
     job = claimed(services.jobs)
     services.jobs.report(job.claim, 0, message("phase_loading", model="sdxl", share=0.5))
-    assert say_in("zh", services.studio.job(job_id).phase) == "正在加载 sdxl，50%"
+    assert translate("zh", services.studio.job(job_id).phase) == "正在加载 sdxl，50%"
     services.jobs.report(job.claim, 1)
     assert services.studio.job(job_id).phase == ""
     services.jobs.requeue(job.claim, message("event_given_back", reason="shutdown"))
     event = services.studio.events(job_id)[-1]
     assert (event.state, event.note) == (State.QUEUED, "given back: shutdown")
-    assert say_in("zh", event.note) == "已归还：shutdown"
+    assert translate("zh", event.note) == "已归还：shutdown"
     again = claimed(services.jobs)
     assert services.studio.events(job_id)[-1].note == ""
     services.jobs.recover(again.worker or "", UNSUPPORTED)
@@ -62,8 +62,8 @@ def test_why_the_queue_waits_or_rests_keeps_its_message(services: Services) -> N
     services.control.block(message("storage_silent"))
     services.control.rest(message("gpu_shared", gpus=["gpu0"]))
     snapshot = services.studio.snapshot()
-    assert say_in("zh", snapshot.reason) == say_in("zh", message("storage_silent")) != snapshot.reason
-    assert say_in("zh", snapshot.resting) == "另一个程序正在使用 gpu0（gpu_share）。"
+    assert translate("zh", snapshot.reason) == translate("zh", message("storage_silent")) != snapshot.reason
+    assert translate("zh", snapshot.resting) == "另一个程序正在使用 gpu0（gpu_share）。"
     assert isinstance(services.control.blocked_reason(), Message)
     services.control.block("")
     services.control.rest("")
@@ -76,4 +76,4 @@ def test_a_failed_download_keeps_its_message(services: Services) -> None:
     services.downloads.fail(added.id, "gated", message("hub_token", repo="a/b"))
     told = services.downloads.get(added.id).error_message
     assert told == "The hub does not accept the access token for a/b. Check `hub_token`."
-    assert say_in("zh", told).startswith("Hub 不接受")
+    assert translate("zh", told).startswith("Hub 不接受")

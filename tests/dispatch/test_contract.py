@@ -16,11 +16,11 @@ from PIL import Image as PIL
 from diffusion_local.compose import Services
 from diffusion_local.dispatch import Dispatch, Finished, OutputTerms, ProgressReport
 from diffusion_local.dispatch.local import LocalDispatch
-from diffusion_local.dispatch.wire import CALLS, hints, packed, plain, typed, unpacked
+from diffusion_local.dispatch.wire import CALLS, from_plain, pack, to_plain, type_hints, unpack
 from diffusion_local.domain import Claim, DeviceMemory, Failure, Fit, Flags, Image, Job, Kind, Lane, State, utc_now
 from diffusion_local.errors import DatabaseProblem, HomeInUse, LostClaim, NotFound, StorageProblem
 from diffusion_local.gallery.formats import encode
-from diffusion_local.messages import described, message
+from diffusion_local.messages import message, serialize
 from diffusion_local.options.types import Reference
 from diffusion_local.queue.estimates import JobTimings
 from tests.dispatch.wire import Wire
@@ -95,15 +95,15 @@ def test_nouns_come_back_as_they_were(services: Services) -> None:
     job = claimed(LocalDispatch(services, "cpu0"))
     for kind, value in ((Job, job), (Finished, finished()), (Fit, Fit("m", Kind.INPAINT, 1, 2, "d"))):
         blobs: list[bytes] = []
-        head, found = unpacked(packed({"value": plain(value, blobs)}, blobs))
-        assert typed(kind, head["value"], iter(found)) == value
-    assert hints(CALLS["claim"])["return"] == list[Job]
+        head, found = unpack(pack({"value": to_plain(value, blobs)}, blobs))
+        assert from_plain(kind, head["value"], iter(found)) == value
+    assert type_hints(CALLS["claim"])["return"] == list[Job]
 
 
 @pytest.mark.parametrize("value", [Path("x"), io.BytesIO(), print, [Path("x")]])
 def test_what_cannot_travel_is_refused(value: Any) -> None:
     with pytest.raises(TypeError, match="cannot travel"):
-        plain(value, [])
+        to_plain(value, [])
 
 
 # -- the slot --------------------------------------------------------------------------------------------------------
@@ -140,12 +140,12 @@ def test_who_takes_a_slot_recovers_what_its_last_holder_left(
 
 def test_a_worker_is_seen_with_what_it_does(services: Services, dispatch: Dispatch) -> None:
     dispatch.register(os.getpid(), "a device", DeviceMemory("cuda", 10**10, True))
-    dispatch.tell("loading", "starter", 5)
-    dispatch.tell("busy", "starter")
+    dispatch.report_status("loading", "starter", 5)
+    dispatch.report_status("busy", "starter")
     [worker] = services.workers.list_all()
     assert (worker.slot, worker.device, worker.room) == ("cpu0", "a device", DeviceMemory("cuda", 10**10, True))
     assert (worker.status, worker.model, worker.free_bytes) == ("busy", "starter", 5)
-    dispatch.seen()
+    dispatch.heartbeat()
     assert services.workers.list_all()[0].seen_at >= worker.seen_at
     dispatch.leave()
     assert services.workers.list_all()[0].status == "stopped"
@@ -372,17 +372,17 @@ def test_messages_keep_their_id_and_parameters_all_the_way(services: Services, d
     first, second = claimed(dispatch), claimed(dispatch)
     loading = message("phase_loading", model="starter", share=0.5)
     dispatch.report([ProgressReport(first.claim, 0, loading)])
-    assert described(services.jobs.get(first.id).phase) == described(loading)
+    assert serialize(services.jobs.get(first.id).phase) == serialize(loading)
     file = f"{services.settings.home}/gallery/x.png"
     dispatch.fail(first.claim, Failure("x", message("storage_fault", file=file, reason="r", remedy="m")))
     failure = services.jobs.get(first.id).failure
     assert failure is not None
-    assert described(failure.message)["params"]["file"] == "gallery/x.png"
+    assert serialize(failure.message)["params"]["file"] == "gallery/x.png"
     dispatch.requeue(second.claim, message("event_given_back", reason="pause"))
-    assert described(services.studio.events(second.id)[-1].note)["id"] == "event_given_back"
+    assert serialize(services.studio.events(second.id)[-1].note)["id"] == "event_given_back"
     with pytest.raises(NotFound) as refused:
         dispatch.source(claimed(dispatch).claim, "none")
-    assert described(refused.value.message)["id"] == "no_source_picture"
+    assert serialize(refused.value.message)["id"] == "no_source_picture"
 
 
 def test_a_job_that_is_given_back_waits_its_pause_and_counts_its_tries(services: Services, dispatch: Dispatch) -> None:
@@ -468,11 +468,11 @@ def test_a_gallery_that_cannot_be_written_holds_the_queue_until_it_can(
     enqueue(services.jobs)
     job = claimed(dispatch)
     gallery, away = services.settings.gallery, services.settings.home / "away"
-    assert (dispatch.ready(), dispatch.sound()) == (True, True)
+    assert (dispatch.ready(), dispatch.check_storage()) == (True, True)
     gallery.rename(away)
     with pytest.raises(StorageProblem, match="mounted"):
         dispatch.finish(job.claim, finished())
-    assert not dispatch.sound(10_000)
+    assert not dispatch.check_storage(10_000)
     assert "goes on by itself" in services.control.blocked_reason()
     assert not dispatch.ready()
     assert dispatch.claim("") == []
@@ -495,11 +495,11 @@ def test_a_studio_whose_database_is_away_says_so(services: Services, dispatch: D
         lambda: dispatch.finish(job.claim, finished()),
         lambda: dispatch.requeue(job.claim, "back"),
         dispatch.running,
-        dispatch.seen,
+        dispatch.heartbeat,
     ):
         with pytest.raises(DatabaseProblem):
             call()
-    assert not dispatch.sound()
+    assert not dispatch.check_storage()
     dispatch.save_preview(job.claim, b"preview")  # losing one raises nothing
     assert pictures(services) == []
     (services.settings.home / "away.db").rename(services.settings.database)
@@ -508,15 +508,15 @@ def test_a_studio_whose_database_is_away_says_so(services: Services, dispatch: D
 def test_what_was_learned_about_memory_is_known_again(dispatch: Dispatch) -> None:
     fit = Fit("starter", Kind.TXT2IMG, 128, 128, "a device", "model_offload", 10**9, "resident", 10**8)
     assert dispatch.fits("starter", "a device") == []
-    dispatch.learn(fit)
+    dispatch.record_fit(fit)
     [known] = dispatch.fits("starter", "a device")
     assert replace(known, at="") == fit
 
 
 def test_the_time_of_a_picture_is_expected_from_those_before(services: Services, dispatch: Dispatch) -> None:
-    assert dispatch.expected(params(), "starter") is None
+    assert dispatch.estimate_seconds(params(), "starter") is None
     assert dispatch.shares(params()) == []
     enqueue(services.jobs)
     job = claimed(dispatch)
     dispatch.finish(job.claim, finished())
-    assert eventually(lambda: dispatch.expected(job.params, "starter")) == pytest.approx(0.5)
+    assert eventually(lambda: dispatch.estimate_seconds(job.params, "starter")) == pytest.approx(0.5)

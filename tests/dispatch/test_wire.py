@@ -11,8 +11,8 @@ from diffusion_local.errors import InvalidParams
 
 
 def request(**changes: Any) -> bytes:
-    head, blobs = wire.unpacked(wire.request("source", (), {"claim": claim(), "source_id": "a"}))
-    return wire.packed(head | changes, blobs)
+    head, blobs = wire.unpack(wire.request("source", (), {"claim": claim(), "source_id": "a"}))
+    return wire.pack(head | changes, blobs)
 
 
 def claim() -> Any:
@@ -22,13 +22,13 @@ def claim() -> Any:
 
 
 def test_a_call_comes_back_as_it_was() -> None:
-    name, arguments = wire.arguments_of(*wire.unpacked(request()))
+    name, arguments = wire.parse_arguments(*wire.unpack(request()))
     assert (name, arguments) == ("source", {"claim": claim(), "source_id": "a"})
 
 
 def test_another_version_says_who_must_be_updated() -> None:
     with pytest.raises(InvalidParams, match=r"version 1 .* version 99") as raised:
-        wire.arguments_of(*wire.unpacked(request(protocol=99)))
+        wire.parse_arguments(*wire.unpack(request(protocol=99)))
     assert raised.value.field == "protocol"
 
 
@@ -48,7 +48,7 @@ def test_another_version_says_who_must_be_updated() -> None:
 )
 def test_what_is_no_call_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(wire.UnreadableMessage):
-        wire.arguments_of(*wire.unpacked(request(**changes)))
+        wire.parse_arguments(*wire.unpack(request(**changes)))
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,11 @@ def test_what_is_no_call_is_refused(changes: dict[str, Any]) -> None:
 )
 def test_what_is_no_message_is_refused(data: bytes) -> None:
     with pytest.raises(wire.UnreadableMessage):
-        wire.unpacked(data)
+        wire.unpack(data)
 
 
 def test_binary_values_are_not_copied_into_text() -> None:
     picture = bytes(range(256)) * 1000
     data = wire.request("save_preview", (claim(), picture), {})
     assert len(data) < len(picture) + 300
-    assert wire.arguments_of(*wire.unpacked(data))[1]["picture"] == picture
+    assert wire.parse_arguments(*wire.unpack(data))[1]["picture"] == picture

@@ -17,8 +17,8 @@ class Wire:
             raise AttributeError(name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            called, arguments = wire.arguments_of(*wire.unpacked(wire.request(name, args, kwargs)))
-            answer = wire.result(name, wire.answer(lambda: self._answer(called, arguments)))
+            called, arguments = wire.parse_arguments(*wire.unpack(wire.request(name, args, kwargs)))
+            answer = wire.parse_response(name, wire.response(lambda: self._answer(called, arguments)))
             return answer.terms if name == "take" else answer
 
         return call

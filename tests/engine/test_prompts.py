@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as PIL
 
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
-from diffusion_local.grammar.weights import DEEPEST, MOST, Piece, pieces, plain
+from diffusion_local.grammar.weights import DEEPEST, MOST, WeightedText, parse, without_weights
 from tests.engine.conftest import Draw
 
 JOB: dict[str, Any] = {"steps": 2, "guidance": 4.0}
@@ -40,16 +40,16 @@ def difference(one: PIL.Image, other: PIL.Image) -> int:
     ],
 )
 def test_marks_have_the_weights_of_a1111(prompt: str, expected: list[tuple[str, float]]) -> None:
-    found = pieces(prompt)
+    found = parse(prompt)
     assert [piece.text for piece in found] == [text for text, _ in expected]
     assert [piece.weight for piece in found] == pytest.approx([weight for _, weight in expected])
 
 
 def test_text_without_weights_is_told_apart() -> None:
-    assert plain(r"a \(red\) apple") == "a (red) apple"
-    assert plain("(red:1.0) apple") == "red apple"
-    assert plain("(red) apple") is None
-    assert pieces("x") == [Piece("x")]
+    assert without_weights(r"a \(red\) apple") == "a (red) apple"
+    assert without_weights("(red:1.0) apple") == "red apple"
+    assert without_weights("(red) apple") is None
+    assert parse("x") == [WeightedText("x")]
 
 
 def test_weights_change_pixels_and_neutral_ones_do_not(draw: Draw) -> None:
@@ -83,7 +83,7 @@ def test_clip_skip_is_counted_as_in_a1111(draw: Draw) -> None:
 
 def test_brackets_beyond_the_deepest_are_text() -> None:
     depth = DEEPEST + 3
-    found = pieces("(" * depth + "a" + ")" * depth)
+    found = parse("(" * depth + "a" + ")" * depth)
     assert "".join(piece.text for piece in found) == "(((a)))"
     assert max(piece.weight for piece in found) == MOST
 

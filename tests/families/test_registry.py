@@ -11,7 +11,7 @@ from diffusion_local.engine import samplers
 from diffusion_local.engine.families import FAMILIES as ENGINES
 from diffusion_local.families.family import Family
 from diffusion_local.families.sign import Sign
-from diffusion_local.messages import say_in
+from diffusion_local.messages import translate
 from diffusion_local.models.curated import known_models
 from diffusion_local.models.parts import LATENTS, PARTS
 from diffusion_local.options.limits import check_size
@@ -127,7 +127,7 @@ def test_samplers_and_schedules_exist_and_a_scheduler_stands_for_each(family: Fa
 @every
 def test_a_family_that_is_not_run_says_why_in_each_language(family: Family) -> None:
     problems = [family.problem, *(each.problem for each in family.architectures.values())]
-    assert all(CHINESE.search(say_in("zh", problem)) for problem in problems if problem)
+    assert all(CHINESE.search(translate("zh", problem)) for problem in problems if problem)
 
 
 @pytest.mark.parametrize("known", known_models(), ids=lambda known: known.title)

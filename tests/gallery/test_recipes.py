@@ -51,7 +51,7 @@ def test_our_picture_gives_every_setting_back(settings: Settings) -> None:
 
 
 def test_our_text_alone_gives_all_that_a1111_has_names_for() -> None:
-    found = recipes.read_text(a1111.text(FULL, FACTS))
+    found = recipes.read_text(a1111.format_recipe(FULL, FACTS))
     expected = FULL.to_dict()
     for ours in ("kind", "source"):
         del expected[ours]
@@ -62,7 +62,7 @@ def test_our_text_alone_gives_all_that_a1111_has_names_for() -> None:
 
 def test_an_upscaled_picture_says_so() -> None:
     made = params(kind=Kind.UPSCALE, source="a" * 64, upscaler="Lanczos", scale=2.0, sampler="", steps=1, guidance=0.0)
-    text = a1111.text(made)
+    text = a1111.format_recipe(made)
     assert "Postprocess upscale by: 2, Postprocess upscaler: Lanczos" in text
     assert recipes.read_text(text).settings["kind"] == "upscale"
 

@@ -12,17 +12,17 @@ from tests.support import enqueue, image_of, params
 
 
 def test_the_text_has_the_form_of_a1111() -> None:
-    lines = a1111.text(params(negative="blurry", guidance=5.0)).splitlines()
+    lines = a1111.format_recipe(params(negative="blurry", guidance=5.0)).splitlines()
     assert lines[:2] == ["a red apple", "Negative prompt: blurry"]
     assert lines[2].startswith("Steps: 4, Sampler: DPM++ 2M, CFG scale: 5, Seed: 7, Size: 128x128, Model: starter, Ver")
 
 
 def test_no_negative_no_line() -> None:
-    assert len(a1111.text(params()).splitlines()) == 2
+    assert len(a1111.format_recipe(params()).splitlines()) == 2
 
 
 def test_a_name_with_a_comma_is_quoted() -> None:
-    assert 'Model: "a, b"' in a1111.text(params(model="a, b"))
+    assert 'Model: "a, b"' in a1111.format_recipe(params(model="a, b"))
 
 
 def test_our_json_gives_the_params_back(store: JobStore) -> None:

@@ -136,5 +136,5 @@ def test_a_notice_from_times_to_come_is_told(services: Services) -> None:
     services.jobs.fail(claimed(services.jobs).claim, FAILURE)
     with sql(services.settings.database) as db:
         db.execute("UPDATE notices SET at = ?", [utc_text(datetime.now(UTC) + 90 * DAY)])
-    services.teller.create_deliveries()
+    services.notifications.create_deliveries()
     assert not services.notices.any_unhandled()

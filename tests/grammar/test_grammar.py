@@ -32,9 +32,9 @@ def test_a_template_is_the_same_when_it_is_written_and_read_again(folder: Path, 
         tree = Expander(folder).parse(prompt)
     except InvalidParams:
         return
-    again = templates.parse(tree.printed(), reader(folder))
+    again = templates.parse(tree.to_text(), reader(folder))
     assert again == tree
-    assert again.drawn(Random(3)) == tree.drawn(Random(3))
+    assert again.sample(Random(3)) == tree.sample(Random(3))
 
 
 def reader(folder: Path):  # type: ignore[no-untyped-def]
@@ -46,22 +46,22 @@ def reader(folder: Path):  # type: ignore[no-untyped-def]
 @given(prompt=PROMPTS)
 def test_a_schedule_is_the_same_when_it_is_written_and_read_again(prompt: str) -> None:
     parts = schedules.parse(prompt)
-    assert schedules.parse(schedules.printed(parts)) == parts
-    assert len(schedules.texts(prompt, 7)) == 7
+    assert schedules.parse(schedules.to_text(parts)) == parts
+    assert len(schedules.prompt_per_step(prompt, 7)) == 7
 
 
 @settings(max_examples=1500, deadline=None)
 @given(prompt=PROMPTS)
 def test_weights_are_the_same_when_they_are_written_and_read_again(prompt: str) -> None:
-    parts = weights.parts(prompt)
-    assert weights.parts(weights.printed(parts)) == parts
+    parts = weights.parse_parts(prompt)
+    assert weights.parse_parts(weights.to_text(parts)) == parts
 
 
 @settings(max_examples=500, deadline=None)
 @given(prompt=PROMPTS)
 def test_tags_are_the_same_when_they_are_written_and_read_again(prompt: str) -> None:
-    found = tags.found_in(prompt)
-    assert tags.found_in(" ".join(tag.printed() for tag in found)) == found
+    found = tags.find_tags(prompt)
+    assert tags.find_tags(" ".join(tag.to_text() for tag in found)) == found
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_tags_are_the_same_when_they_are_written_and_read_again(prompt: str) -> 
     ],
 )  # fmt: skip
 def test_a_prompt_changes_from_step_to_step_as_in_a1111(prompt: str, texts: list[str]) -> None:
-    assert schedules.texts(prompt, 4) == texts
+    assert schedules.prompt_per_step(prompt, 4) == texts
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_prompt_changes_from_step_to_step_as_in_a1111(prompt: str, texts: list
     ],
 )
 def test_break_begins_another_part(prompt: str, parts: list[list[str]]) -> None:
-    assert [[piece.text for piece in part] for part in weights.parts(prompt)] == parts
+    assert [[piece.text for piece in part] for part in weights.parse_parts(prompt)] == parts
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ def test_break_begins_another_part(prompt: str, parts: list[list[str]]) -> None:
     ],
 )
 def test_tags_are_found_and_taken_out(text: str, found: list[tags.Tag], left: str) -> None:
-    assert tags.found_in(text) == found
-    assert tags.without(text) == left
+    assert tags.find_tags(text) == found
+    assert tags.remove_tags(text) == left
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_tags_are_found_and_taken_out(text: str, found: list[tags.Tag], left: st
     ],
 )
 def test_templates_know_the_other_levels(template: str, all_of_it: list[str]) -> None:
-    assert list(Expander(Path("nowhere")).parse(template).all()) == all_of_it
+    assert list(Expander(Path("nowhere")).parse(template).combinations()) == all_of_it
 
 
 def test_an_error_names_the_field() -> None:

@@ -13,7 +13,7 @@ from diffusion_local.lists.entries import EXPORTS, Entry, export_lines
 from diffusion_local.lists.formats import parse
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.options.samplers import DIFFUSION
-from diffusion_local.options.table import OPTIONS, refused_by
+from diffusion_local.options.table import OPTIONS, refused_options
 from diffusion_local.options.validate import complete
 from diffusion_local.options.values import MAX_SEED
 from diffusion_local.settings import assets
@@ -60,7 +60,7 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
 def recipes(draw: st.DrawFn) -> Params:
     kind = draw(st.sampled_from(list(Kind)))
     names = [name for name, option in OPTIONS.items() if kind in option.kinds and name not in ("model", "kind")]
-    given = {name: draw(values_of(name)) for name in names if name not in refused_by(kind)}
+    given = {name: draw(values_of(name)) for name in names if name not in refused_options(kind)}
     model = CATALOG.default
     prompt = given.pop("prompt")
     given["kind"] = str(kind)

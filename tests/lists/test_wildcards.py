@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def combinations(template: str, folder: Path = Path("nowhere")) -> list[str]:
     node = Expander(folder).parse(template)
-    found = list(node.all())
+    found = list(node.combinations())
     assert node.count == len(found)
     return found
 
@@ -134,7 +134,7 @@ def test_a_chain_of_wildcards_has_an_end_however_it_is_read(folder: Path) -> Non
     refused = set()
     for level in reversed(range(200)):  # the short ends first: each has its next one ready
         try:
-            expander.parse(f"__c{level}__").drawn(Random(1))
+            expander.parse(f"__c{level}__").sample(Random(1))
         except InvalidParams as error:
             refused.add(error.message)
     assert refused == {"prompt: wildcards name each other more than 20 deep."}
@@ -142,12 +142,12 @@ def test_a_chain_of_wildcards_has_an_end_however_it_is_read(folder: Path) -> Non
 
 def test_a_draw_is_decided_by_its_seed_and_heeds_weights() -> None:
     node = Expander(Path("nowhere")).parse("{3::a|1::b|0::c} {2$$x|y|z}")
-    assert node.drawn(Random("7 1")) == node.drawn(Random("7 1"))
+    assert node.sample(Random("7 1")) == node.sample(Random("7 1"))
     lot = Random(7)
-    counts = Counter(node.drawn(lot)[0] for _ in range(4000))
+    counts = Counter(node.sample(lot)[0] for _ in range(4000))
     assert counts["c"] == 0
     assert 2.5 < counts["a"] / counts["b"] < 3.5
-    assert not any(text[2] == text[4] for text in (node.drawn(lot) for _ in range(100)))
+    assert not any(text[2] == text[4] for text in (node.sample(lot) for _ in range(100)))
 
 
 def test_a_file_is_read_once_for_a_list(folder: Path) -> None:
@@ -169,10 +169,10 @@ def test_any_template_is_counted_rightly_or_refused(template: str) -> None:
         node = Expander(Path("nowhere")).parse(template)
     except InvalidParams:
         return
-    drawn = node.drawn(Random(1))
-    assert len(drawn) <= node.extent
+    drawn = node.sample(Random(1))
+    assert len(drawn) <= node.max_length
     if node.count <= 2000:
-        every = list(node.all())
+        every = list(node.combinations())
         assert len(every) == node.count
         assert drawn in every
     if not set(template) & set("{\\") and "__" not in template:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from diffusion_local.errors import ModelUnavailable
-from diffusion_local.messages import say_in
+from diffusion_local.messages import translate
 from diffusion_local.models.adapters import read_adapter
 from diffusion_local.models.identify import read_file
 from diffusion_local.models.single_files import read_checkpoint
@@ -71,7 +71,7 @@ def test_what_is_no_model_says_what_it_is(name: str, content: bytes, told: str, 
     with pytest.raises(ModelUnavailable) as problem:
         read_file(tmp_path / name)
     assert told in problem.value.message
-    assert say_in("zh", problem.value.message) != problem.value.message
+    assert translate("zh", problem.value.message) != problem.value.message
 
 
 HOSTILE = """

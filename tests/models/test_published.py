@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from diffusion_local import families
-from diffusion_local.messages import say_in
+from diffusion_local.messages import translate
 from diffusion_local.models import adapters
 from diffusion_local.models.assembly import Pool
 from diffusion_local.models.directories import bundled_configs
@@ -56,7 +56,7 @@ def test_a_published_file_is_told_as_what_it_is(row: dict[str, str], tmp_path: P
     assert (probe.precision, probe.quantisation or "-") == (row["precision"], row["scheme"])
     assert (layout or "-") == row["layout"]
     assert (problem or "-") == row["words"]
-    assert not problem or re.search(r"[\u4e00-\u9fff]", say_in("zh", problem))
+    assert not problem or re.search(r"[\u4e00-\u9fff]", translate("zh", problem))
     assert (state == "ready") == (not problem)
 
 

@@ -29,9 +29,9 @@ from tests.support import FAILURE, claimed, enqueue, eventually, image_of, sql, 
 
 def tell(services: Services) -> list[str]:
     """One round, each delivery tried once; ids that were rung for."""
-    rung = services.teller.create_deliveries()
+    rung = services.notifications.create_deliveries()
     for delivery_id in rung:
-        services.teller.deliver(delivery_id, 10.0)
+        services.notifications.deliver(delivery_id, 10.0)
     return rung
 
 
@@ -125,10 +125,10 @@ def test_what_is_refused_is_tried_again_with_the_same_id(telling: OpenHouse, rec
     waiting = services.deliveries.get(delivery_id)
     assert (waiting.state, waiting.status, waiting.attempts) == ("waiting", status, 1)
     assert waiting.next_try_at is not None
-    assert services.teller.deliver(delivery_id, 10.0)  # not due yet: a doubled message does nothing
+    assert services.notifications.deliver(delivery_id, 10.0)  # not due yet: a doubled message does nothing
     assert len(receiver.got) == 1
     due(services)
-    assert services.teller.deliver(delivery_id, 40.0)
+    assert services.notifications.deliver(delivery_id, 40.0)
     assert services.deliveries.get(delivery_id).state == "delivered"
     assert len(receiver.got) == 2
     assert receiver.got[0][0]["webhook-id"] == receiver.got[1][0]["webhook-id"]
@@ -156,13 +156,13 @@ def test_tries_come_to_an_end(telling: OpenHouse, receiver: Receiver) -> None:
     [delivery_id] = tell(services)
     for _ in range(20):
         due(services)
-        services.teller.deliver(delivery_id, 10.0)
+        services.notifications.deliver(delivery_id, 10.0)
     found = services.deliveries.get(delivery_id)
     assert (found.state, found.attempts) == ("failed", 8)
     assert len(receiver.got) == 8
     services.studio.webhooks.resend(delivery_id)
     receiver.answers = []
-    assert services.teller.deliver(delivery_id, 10.0)
+    assert services.notifications.deliver(delivery_id, 10.0)
     assert services.deliveries.get(delivery_id).state == "delivered"
 
 
@@ -358,7 +358,7 @@ def test_the_log_is_paged_and_filtered(telling: OpenHouse, receiver: Receiver) -
 def test_a_trial_message_goes_to_a_checked_address_only(telling: OpenHouse, receiver: Receiver) -> None:
     services = telling(webhooks="")
     trial = services.studio.webhooks.test(receiver.url)
-    assert services.teller.deliver(trial.id, None)
+    assert services.notifications.deliver(trial.id, None)
     assert json.loads(receiver.bodies()[0])["type"] == "test"
     with pytest.raises(InvalidParams, match=r"^webhook: "):
         services.studio.webhooks.test("http://10.0.0.1/")
@@ -419,7 +419,7 @@ def test_what_a_killed_process_was_sending_is_sent_by_the_next(
     services = telling(webhook_events="batch.done", on_batch_done=("true",))
     enqueue(services.jobs)
     run_all(services)
-    services.teller.create_deliveries()
+    services.notifications.create_deliveries()
     for each in services.studio.webhooks.deliveries():
         assert services.deliveries.take(each.id)  # and here the process dies
     posted(services)
@@ -475,7 +475,7 @@ def test_a_lost_message_is_found_by_the_next_look(telling: OpenHouse, receiver: 
     post = posted(services)
     enqueue(services.jobs)
     run_all(services)
-    services.teller.create_deliveries()  # the ring for it is lost
+    services.notifications.create_deliveries()  # the ring for it is lost
     due(services)
     eventually(lambda: (post.poll(), receiver.got)[1], 30)
 

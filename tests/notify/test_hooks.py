@@ -28,8 +28,8 @@ def after_one(services: Services, name: str = "") -> Delivery:
     services.studio.submit("a red apple", name=name, width=128, height=128)
     job = claimed(services.jobs)
     services.jobs.finish(job.claim, image_of(job))
-    rung = services.teller.create_deliveries()
-    assert services.teller.deliver(rung[0], None)
+    rung = services.notifications.create_deliveries()
+    assert services.notifications.deliver(rung[0], None)
     return services.deliveries.get(rung[0])
 
 
@@ -110,7 +110,7 @@ def test_each_event_has_a_hook_of_its_own(telling: OpenHouse) -> None:
     enqueue(services.jobs)
     services.jobs.fail(claimed(services.jobs).claim, FAILURE)
     services.studio.queue.pause()
-    rung = services.teller.create_deliveries()
+    rung = services.notifications.create_deliveries()
     told = sorted(services.deliveries.get(each).receiver for each in rung)
     assert told == ["hook:on_job_failed", "hook:on_queue_paused"]
 
@@ -120,7 +120,7 @@ def test_a_hook_that_was_taken_out_of_the_file_is_not_run(telling: OpenHouse) ->
     done = after_one(services)
     without = telling(webhooks="")
     again = without.studio.webhooks.resend(done.id)
-    assert without.teller.deliver(again.id, None)
+    assert without.notifications.deliver(again.id, None)
     assert "has no command" in without.deliveries.get(again.id).error
 
 

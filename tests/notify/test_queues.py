@@ -183,7 +183,7 @@ def test_a_delivery_that_raises_ends_its_turn_only(telling: OpenHouse, caplog: p
     enqueue(services.jobs)
     job = claimed(services.jobs)
     services.jobs.finish(job.claim, image_of(job))
-    services.teller.create_deliveries()
+    services.notifications.create_deliveries()
     tried: list[str] = []
 
     def breaks(delivery_id: str, _: float | None) -> bool:

@@ -20,7 +20,7 @@ def test_every_declared_argument_is_one_of_the_method() -> None:
     assert Studio  # its methods are known once it is imported
     for operation, route in ROUTES:
         registry.arguments(operation, route.takes)
-        registry.arguments(operation, " ".join(registry.in_path(route)))
+        registry.arguments(operation, " ".join(registry.path_arguments(route)))
     for operation in OPERATIONS.values():
         if operation.endpoint:
             registry.endpoint(operation)

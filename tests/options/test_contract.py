@@ -245,7 +245,7 @@ def test_every_option_is_read_back_from_the_picture(services: Services, made: Pa
 
 
 def test_every_option_is_in_a1111s_text_under_its_name(given: Given, made: Params) -> None:
-    written = a1111.text(made)
+    written = a1111.format_recipe(made)
     found = recipes.read_text(written)
     expected = {name: value for name, value in given.items() if OPTIONS[name].a1111 or name in ("prompt", "negative")}
     if "loras" in given:

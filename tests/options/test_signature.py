@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from diffusion_local.options.signature import taking_options
+from diffusion_local.options.signature import with_options
 from diffusion_local.options.table import SETTINGS
 
 
-@taking_options()
+@with_options()
 def submit(prompt: str, count: int = 1, **options: Any) -> dict[str, Any]:
     """Words."""
     return {"prompt": prompt, "count": count, "options": options}

@@ -18,8 +18,8 @@ from diffusion_local.errors import InvalidParams, NotFound
 from diffusion_local.messages import verbatim
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.options import validate
-from diffusion_local.options.limits import Limits, fitted_size
-from diffusion_local.options.validate import series, with_tags
+from diffusion_local.options.limits import Limits, nearest_size
+from diffusion_local.options.validate import extract_lora_tags, seed_series
 from diffusion_local.options.values import MAX_SEED
 from diffusion_local.settings import assets
 
@@ -39,7 +39,7 @@ def catalog() -> Catalog:
 
 def complete(catalog: Catalog, prompt: str = "a boat", **settings: Any) -> Params:
     model = catalog.default
-    given = validate.known({"seed": 1} | settings)
+    given = validate.check_names({"seed": 1} | settings)
     return validate.complete(model.id, model.defaults, model.limits, prompt, given, size_of)
 
 
@@ -63,14 +63,14 @@ def test_strength_and_size_come_from_kind_and_source(catalog: Catalog) -> None:
 )
 def test_a_source_is_fitted_to_the_model(size: tuple[int, int], fitted: tuple[int, int]) -> None:
     limits = Limits(min_size=128, max_size=512, max_pixels=512 * 512)
-    assert fitted_size(*size, limits) == fitted
+    assert nearest_size(*size, limits) == fitted
 
 
 def test_a_fitted_size_never_has_too_many_pixels() -> None:
     limits = Limits(min_size=64, max_size=2048, max_pixels=600 * 600, multiple=16)
     for width in range(64, 3000, 97):
         for height in range(64, 3000, 131):
-            got = fitted_size(width, height, limits)
+            got = nearest_size(width, height, limits)
             assert got[0] * got[1] <= limits.max_pixels
             assert all(64 <= side <= 2048 and side % 16 == 0 for side in got)
 
@@ -128,18 +128,18 @@ def test_a_variation_without_a_seed_draws_one(catalog: Catalog) -> None:
 
 
 def test_seeds_count_up_and_of_a_variation_only_its_own(catalog: Catalog) -> None:
-    assert [each.seed for each in series(complete(catalog), 3)] == [1, 2, 3]
-    varied = series(complete(catalog, variation_strength=0.2, variation_seed=7), 2)
+    assert [each.seed for each in seed_series(complete(catalog), 3)] == [1, 2, 3]
+    varied = seed_series(complete(catalog, variation_strength=0.2, variation_seed=7), 2)
     assert [(each.seed, each.variation_seed) for each in varied] == [(1, 7), (1, 8)]
     with pytest.raises(InvalidParams, match="seed: must be at most"):
-        series(complete(catalog, seed=MAX_SEED), 2)
+        seed_series(complete(catalog, seed=MAX_SEED), 2)
 
 
 def test_a_tag_in_the_prompt_is_a_lora(catalog: Catalog) -> None:
-    made = with_tags(complete(catalog, "a boat <lora:style/ink:0.7>, night<lora:wash>", loras="dry:2"))
+    made = extract_lora_tags(complete(catalog, "a boat <lora:style/ink:0.7>, night<lora:wash>", loras="dry:2"))
     assert (made.prompt, made.loras) == ("a boat, night", (Lora("dry", 2.0), Lora("style/ink", 0.7), Lora("wash")))
     with pytest.raises(InvalidParams, match="prompt: must not be empty"):
-        with_tags(complete(catalog, "<lora:ink:1>"))
+        extract_lora_tags(complete(catalog, "<lora:ink:1>"))
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_scale_of_zero_is_out_of_its_limits(catalog: Catalog, zero: Any) -> No
 
 def test_zero_that_has_no_effect_is_told(catalog: Catalog) -> None:
     upscale = {"kind": "upscale", "source": SOURCE, "guidance": 0}
-    assert validate.ignored(complete(catalog, "", **upscale), upscale) == [
+    assert validate.ignored_warnings(complete(catalog, "", **upscale), upscale) == [
         "guidance: has no effect where kind is upscale; it is ignored."
     ]
 

@@ -23,7 +23,7 @@ from diffusion_local.errors import HomeInUse, InvalidParams, LostClaim, ServerPr
 from diffusion_local.gallery.formats import encode
 from diffusion_local.models.digests import Digests
 from diffusion_local.queue.estimates import JobTimings
-from diffusion_local.remote.dispatch import RemoteDispatch, StudioAway
+from diffusion_local.remote.dispatch import RemoteDispatch, StudioUnavailable
 from diffusion_local.web import refusals
 from diffusion_local.web.api.http import workers
 from diffusion_local.web.api.watch import Watch
@@ -75,14 +75,14 @@ def files(services: Services) -> dict[str, dict[str, str]]:
     """Those of the studio, whose digests it knows."""
     with acting(LOCAL):
         Digests(services.catalog.shelf, services.catalog.default.folder).run()
-        return offers.files_of(services.catalog)
+        return offers.installed_files(services.catalog)
 
 
 def joined(studio: Studio, files: dict[str, dict[str, str]] | None = None, machine: str = "attic") -> Any:
     dispatch: Any = RemoteDispatch(studio, f"{machine}.cpu0")  # type: ignore[arg-type]
     dispatch.take(0)
     if files is not None:
-        dispatch.offer(files)
+        dispatch.publish_files(files)
     return dispatch
 
 
@@ -170,13 +170,13 @@ def test_it_ends_where_another_worker_has_its_slot_by_then(services: Services, s
     expire(services)
     joined(studio)
     with pytest.raises(HomeInUse):
-        dispatch.seen()
+        dispatch.heartbeat()
 
 
 def test_a_lease_that_ran_over_is_renewed_where_nobody_took_the_slot(services: Services, studio: Studio) -> None:
     dispatch = joined(studio)
     expire(services)
-    dispatch.seen()
+    dispatch.heartbeat()
     assert slots.recover_expired(services) == []
 
 
@@ -233,9 +233,9 @@ def test_while_the_studio_is_away_a_worker_waits_and_hands_in_later(
     working = threading.Thread(target=worker.work_off)
     working.start()
     assert gone.wait(30)
-    assert [dispatch.ready(), dispatch.sound(), dispatch.wait(0.01)] == [False, False, False]
-    with pytest.raises(StudioAway):
-        dispatch.tell("idle")
+    assert [dispatch.ready(), dispatch.check_storage(), dispatch.wait(0.01)] == [False, False, False]
+    with pytest.raises(StudioUnavailable):
+        dispatch.report_status("idle")
     assert services.jobs.get(job_id).state is State.RUNNING
     studio.away = False
     eventually(lambda: services.jobs.get(job_id).state is State.DONE, 30)
@@ -246,8 +246,8 @@ def test_while_the_studio_is_away_a_worker_waits_and_hands_in_later(
 def test_an_unreadable_request_is_refused_by_name(studio: Studio) -> None:
     answer = studio.post("/api/v1/worker", content=b"nonsense")
     assert (answer.status_code, answer.json()["error"]["field"]) == (422, "body")
-    head, blobs = wire.unpacked(wire.request("seen", (), {}))
-    answer = studio.post("/api/v1/worker", content=wire.packed(head | {"protocol": 0}, blobs))
+    head, blobs = wire.unpack(wire.request("seen", (), {}))
+    answer = studio.post("/api/v1/worker", content=wire.pack(head | {"protocol": 0}, blobs))
     assert (answer.status_code, answer.json()["error"]["field"]) == (422, "protocol")
 
 

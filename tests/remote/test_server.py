@@ -16,7 +16,7 @@ from diffusion_local.errors import (
     Unauthorized,
     UserError,
 )
-from diffusion_local.remote.server import RemoteServer, address
+from diffusion_local.remote.server import RemoteServer, normalise_url
 from tests.remote.conftest import Run
 from tests.web.conftest import free_port
 
@@ -50,7 +50,7 @@ def refused(status: int, code: str, message: str, **more: Any) -> Handler:
     ],
 )
 def test_an_address_is_what_one_types_into_a_browser(typed: str, url: str) -> None:
-    assert address(typed) == url
+    assert normalise_url(typed) == url
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_an_address_is_what_one_types_into_a_browser(typed: str, url: str) -> No
 )
 def test_what_is_no_address_is_refused(typed: str) -> None:
     with pytest.raises(InvalidParams, match="server: must be like"):
-        address(typed)
+        normalise_url(typed)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_server_that_hangs_or_breaks_off() -> None:
     with pytest.raises(ServerProblem, match="did not answer in time"):
         served(fails(httpx.ReadTimeout("slow"))).get("/jobs")
     with pytest.raises(ServerProblem, match="can be reached"):
-        list(served(fails(httpx.RemoteProtocolError("cut"))).lines("/queue/export"))
+        list(served(fails(httpx.RemoteProtocolError("cut"))).stream_lines("/queue/export"))
 
 
 def test_the_token_is_shown_to_the_server_and_to_nobody_else() -> None:
@@ -110,7 +110,7 @@ def test_the_token_is_shown_to_the_server_and_to_nobody_else() -> None:
 
 def test_lines_are_cut_at_line_feeds_only() -> None:
     text = 'prompt\r\n"a\u2028b\x0bc"\nlast'
-    assert list(served(lambda request: httpx.Response(200, text=text)).lines("/x")) == [
+    assert list(served(lambda request: httpx.Response(200, text=text)).stream_lines("/x")) == [
         "prompt\r\n",
         '"a\u2028b\x0bc"\n',
         "last",

@@ -217,7 +217,7 @@ def test_a_list_leaves_its_report_and_a_press_does_not(services: Services) -> No
     [listed] = services.studio.lists.submit("a car", width=128, height=128).job_ids
     done(services)
     done(services)
-    services.teller.create_deliveries()
+    services.notifications.create_deliveries()
     batch_id = services.studio.job(listed).batch_id
     assert [path.name[11:] for path in sorted(services.settings.reports.iterdir())] == [
         f"{batch_id}.html",
@@ -230,15 +230,15 @@ def test_the_morning_report_is_written_once_a_day_after_a_list(services: Service
     noon = noon.replace(hour=12, minute=0)
     batch(services, 1)
     done(services)
-    services.teller.write_daily_report(noon)
+    services.notifications.write_daily_report(noon)
     assert not services.settings.reports.exists()
     services.studio.lists.submit("a car", width=128, height=128)
     job = done(services)
     with sql(services.settings.database) as db:
         at = utc_text(noon - timedelta(hours=8))
         db.execute("UPDATE jobs SET finished_at = ?, started_at = ? WHERE id = ?", [at, at, job.id])
-    services.teller.write_daily_report(noon)  # it looked on this day already, and nothing was there then
-    fresh = type(services.teller)(
+    services.notifications.write_daily_report(noon)  # it looked on this day already, and nothing was there then
+    fresh = type(services.notifications)(
         services.settings,
         services.notices,
         services.deliveries,

@@ -112,7 +112,7 @@ def made(services: Services, prompt: str = "a red apple", seed: int = 7) -> Imag
 
 def drawn(services: Services, job: Job) -> Image:
     image = image_of(job, width=job.params.width, height=job.params.height)
-    saved = services.files.save(image.key, draw_card(job.params), {"parameters": a1111.text(job.params)})
+    saved = services.files.save(image.key, draw_card(job.params), {"parameters": a1111.format_recipe(job.params)})
     image = replace(image, key=saved.key)
     services.jobs.finish(job.claim, image)
     return image

@@ -21,8 +21,8 @@ from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.messages import message
 from diffusion_local.operations import answers, registry
 from diffusion_local.operations.operation import Operation
-from diffusion_local.options.signature import taking_options
-from diffusion_local.options.values import number
+from diffusion_local.options.signature import with_options
+from diffusion_local.options.values import check_number
 from diffusion_local.studio import MAX_WAIT, Studio
 from diffusion_local.web.api.following import JobEvents, told_until_end
 from diffusion_local.web.api.gradio.calls import UPLOAD
@@ -74,9 +74,9 @@ def endpoint(operation: Operation, studio: Any) -> Callable[..., dict]:
         given = dict(zip((each.name for each in offered), args, strict=False)) | kwargs
         if given.get("job_id") and given.get("job_ids"):
             raise InvalidParams("job_ids", message("without_job_id"))
-        known = registry.values(given, offered)
+        known = registry.method_arguments(given, offered)
         check_ids(known.get("job_ids", []))
-        return answers.content(studio, operation, operation.answer, known, registry.call(studio, operation, known))
+        return answers.answer_json(studio, operation, operation.answer, known, registry.call(studio, operation, known))
 
     call.__name__, call.__doc__ = name, operation.doc
     parameters = [shown(each) for each in offered]
@@ -150,7 +150,7 @@ class Endpoints:
         await self._until_final([job_id], timeout)
         return (await anyio.to_thread.run_sync(self._all, [job_id]))[0]
 
-    @taking_options(batch=True)
+    @with_options(batch=True)
     async def generate(
         self,
         prompt: str,
@@ -198,14 +198,14 @@ WRITTEN = tuple(name for name in vars(Endpoints) if not name.startswith("_"))
 
 
 def checked_timeout(timeout: float) -> float:
-    return number("timeout", timeout, 0, MAX_WAIT)
+    return check_number("timeout", timeout, 0, MAX_WAIT)
 
 
 @contextmanager
 def refusals() -> Iterator[None]:
     """A UserError reaches the caller as its sentence; Gradio hides every other error."""
     try:
-        with disk.explained():
+        with disk.storage_errors():
             yield
     except UserError as error:
         raise gr.Error(error.message, print_exception=False) from None

@@ -67,7 +67,9 @@ def field_of(option: Option, *names: str) -> tuple[Any, Any]:
     """A field that may be left out; with ``names`` it is read under those."""
     examples = None if option.example is None else [option.example]
     alias = AliasChoices(*names) if names else None
-    return option.taken | None, Field(None, description=option.meaning, examples=examples, validation_alias=alias)
+    return option.request_type | None, Field(
+        None, description=option.meaning, examples=examples, validation_alias=alias
+    )
 
 
 NewJobs = model_of("NewJobs", offered("submit", "POST", "/jobs"))
@@ -177,7 +179,7 @@ def schema(kind: Any, known: dict[Any, Any] = SCHEMAS) -> Any:
 
 def answer_schema(operation: Operation, answer: Answer, status: int = 200) -> Any:
     """The type of the JSON that answers an operation."""
-    kind = registry.answer_type(operation.name)
+    kind = registry.return_type(operation.name)
     title = "".join(each.capitalize() for each in operation.id.split("_"))
     match answer:
         case Constant(content=content):

@@ -38,7 +38,7 @@ def act(studio: Studio, event: gr.EventData, *values: Any) -> list[Any]:
     data = event._data if isinstance(event._data, dict) else {}
     verb, key = str(data.get("do", "")), str(data.get("id", ""))
     try:
-        with disk.explained():
+        with disk.storage_errors():
             effect = VERBS.get(verb, unknown)(studio, key)
     except UserError as error:
         effect = Effect(toast=said(view.problem(error), kind="warn"))

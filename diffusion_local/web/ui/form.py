@@ -15,7 +15,7 @@ from diffusion_local.lists.entries import EXPANSIONS
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.limits import FOLLOW_MODEL
 from diffusion_local.options.option import Option, Widget
-from diffusion_local.options.table import OPTIONS, refused_by
+from diffusion_local.options.table import OPTIONS, refused_options
 from diffusion_local.studio import Studio
 from diffusion_local.web.ui import words
 from diffusion_local.web.ui.live import hidden
@@ -211,7 +211,7 @@ def read(values: Sequence[Any]) -> dict[str, Any]:
             given[name] = int(written) if WHOLE_NUMBER.fullmatch(written) else written or None
     kind = given["kind"] = given["kind"] or Kind.TXT2IMG
     if kind in tuple(Kind):
-        given |= dict.fromkeys(refused_by(Kind(kind)))
+        given |= dict.fromkeys(refused_options(Kind(kind)))
     if kind == Kind.UPSCALE:
         given = {name: each for name, each in given.items() if name in EXTRA or Kind.UPSCALE in OPTIONS[name].kinds}
     elif kind != Kind.TXT2IMG:

@@ -40,7 +40,7 @@ Look = tuple[str, dict[str, str]]  # what was seen, and the HTML of the parts th
 def look(studio: Studio, seen: str, tab: str, asked: Sequence[Any], drawer: bool = False) -> Look | None:
     """None where nothing has changed since ``seen``, as in nearly every second. ``drawer``: the queue's is open."""
     try:
-        with disk.explained():
+        with disk.storage_errors():
             return changes(studio, seen, tab if tab in TABS else "create", asked, drawer)
     except UserError as error:  # the database: told in the now-line until it is well again
         return "", {"now": view_now.now_problem(error)}

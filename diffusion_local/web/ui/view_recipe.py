@@ -7,7 +7,7 @@ from diffusion_local import serializers
 from diffusion_local.domain import Kind, Params
 from diffusion_local.options.option import Option, Shown
 from diffusion_local.options.table import OPTIONS
-from diffusion_local.options.types import PictureRecord, exact
+from diffusion_local.options.types import PictureRecord, format_number
 from diffusion_local.web.ui.view import name_of, text
 from diffusion_local.web.ui.words import say
 
@@ -32,7 +32,7 @@ def shown(option: Option, value: Any) -> str:
     if option.record:
         return ", ".join(map(described, value))
     if option.type is float:
-        return exact(value)
+        return format_number(value)
     return text(", ".join(map(str, value)) if isinstance(value, tuple) else value)
 
 
@@ -46,7 +46,7 @@ def picture(source_id: str) -> str:
 def described(record: PictureRecord) -> str:
     """Links to the pictures of a record, and its other values that are set."""
     values = {name: value for name, value in record.to_dict().items() if name not in record.pictures}
-    told = (exact(value) if isinstance(value, float) else str(value) for value in values.values())
+    told = (format_number(value) if isinstance(value, float) else str(value) for value in values.values())
     return " ".join([*map(picture, record.inputs), *map(text, told)])
 
 

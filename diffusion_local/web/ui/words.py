@@ -18,7 +18,7 @@ from typing import Any
 
 import gradio as gr
 
-from diffusion_local.messages import say_in
+from diffusion_local.messages import translate
 
 #: What the page calls each language, in that language, by the code that ``phrases`` uses.
 LANGUAGES = {"en": "English", "zh": "简体中文"}
@@ -109,4 +109,4 @@ def of_script() -> dict[str, str]:
 
 def translated(text: str) -> str:
     """A message of the program in the language of this request; other text is returned as it is."""
-    return say_in(language(), text)
+    return translate(language(), text)

@@ -194,7 +194,7 @@ def test_a_webhook_hears_the_prediction(
     told = client.post("/predictions", json=body, headers=LATER).json()
     draw_next(services)
     draw_next(services)
-    services.teller.create_deliveries()
+    services.notifications.create_deliveries()
     log = services.studio.webhooks.deliveries()
     payloads = [json.loads(each.payload) for each in reversed(log)]
     assert [each["status"] for each in payloads] == heard

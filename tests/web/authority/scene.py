@@ -21,7 +21,7 @@ from diffusion_local.accounts import service
 from diffusion_local.actor import LOCAL, NOBODY, Actor, Scope, acting, run_as
 from diffusion_local.compose import Services
 from diffusion_local.domain import Failure, Lane, State
-from diffusion_local.operations.operation import Whose
+from diffusion_local.operations.operation import DataScope
 from diffusion_local.operations.registry import OPERATIONS
 from diffusion_local.queue.jobs import Selection
 from diffusion_local.web.access import cookie_name
@@ -65,7 +65,7 @@ class Person:
         sentence = OPERATIONS[name]
         if sentence.scope is not None and sentence.scope not in self.actor.scopes:
             return False
-        return sentence.whose is not Whose.ACCOUNT or self.actor.source != "token"
+        return sentence.data is not DataScope.ACCOUNT or self.actor.source != "token"
 
 
 class Pristine:

@@ -19,7 +19,7 @@ from diffusion_local import authority
 from diffusion_local.actor import LOCAL, Scope, acting
 from diffusion_local.compose import Services
 from diffusion_local.errors import Conflict, Forbidden, InvalidParams, NotFound, UserError
-from diffusion_local.operations.operation import Whose
+from diffusion_local.operations.operation import DataScope
 from diffusion_local.operations.registry import OPERATIONS
 from diffusion_local.studio import Studio
 from diffusion_local.web.access import is_open_path
@@ -315,7 +315,7 @@ def different(people: list[Person], says: set[str]) -> list[Person]:
 def reads_only(sentences: set[str]) -> bool:
     """Whether whoever sees a thing may ask all of this about it."""
     told = [OPERATIONS[each] for each in sentences]
-    return all(each.scope in (None, Scope.READ) or each.whose in (Whose.SEEN, Whose.NOTHING) for each in told)
+    return all(each.scope in (None, Scope.READ) or each.data in (DataScope.SEEN, DataScope.NOTHING) for each in told)
 
 
 def unchanged(studio: Scene, who: str) -> None:
@@ -340,11 +340,11 @@ def say_to_all(studio: Scene, name: str) -> None:
     for person in studio.people:
         problem, told = said(studio, person, name, given)
         who = f"{person.name}: {problem or told}"
-        if not person.may(name) or (sentence.whose is Whose.ACCOUNT and not person.changes_it):
+        if not person.may(name) or (sentence.data is DataScope.ACCOUNT and not person.changes_it):
             assert isinstance(problem, Forbidden), who
             unchanged(studio, who)
         elif names_things(given) and not (
-            person.changes_it or (person.sees_it and (name in calls.USES or sentence.whose is Whose.SEEN))
+            person.changes_it or (person.sees_it and (name in calls.USES or sentence.data is DataScope.SEEN))
         ):
             assert isinstance(problem, REFUSALS) or name in calls.ANSWER_NOTHING, who
             unchanged(studio, who)
@@ -428,5 +428,5 @@ def record(studio: Scene) -> str:
     ]
     for name, sentence in OPERATIONS.items():
         told = ", ".join(f"`{each}`" for each in doors[name]) or "the command line, or none"
-        lines.append(f"| `{name}` | {sentence.scope or 'open'} | {sentence.whose} | {told} |")
+        lines.append(f"| `{name}` | {sentence.scope or 'open'} | {sentence.data} | {told} |")
     return "\n".join(lines) + "\n"

@@ -14,8 +14,8 @@ from diffusion_local import families
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import Message, message
 from diffusion_local.models.catalog import Model
-from diffusion_local.options.limits import fitted_size
-from diffusion_local.options.samplers import Sampling, adapted_sampler, adapted_schedule
+from diffusion_local.options.limits import nearest_size
+from diffusion_local.options.samplers import Sampling, closest_sampler, closest_schedule
 from diffusion_local.options.types import Kind
 
 FITS = ("nearest", "strict")
@@ -107,7 +107,7 @@ def fit_size(done: Adapted, model: Model, names: Mapping[str, str]) -> None:
     wanted = (width or model.defaults.width, height or model.defaults.height)
     if not all(isinstance(each, int) and 0 < each <= LARGEST for each in wanted):
         return
-    size = fitted_size(*wanted, model.limits)
+    size = nearest_size(*wanted, model.limits)
     if size != wanted:
         sizes = {"got": f"{wanted[0]}x{wanted[1]}", "to": f"{size[0]}x{size[1]}"}
         done.warnings.append(message("fitted", field=names.get("size", "size"), **sizes, model=model.id))
@@ -118,12 +118,12 @@ def fit_sampler(done: Adapted, sampling: Sampling, model: Model, names: Mapping[
     wanted = done.options.get("sampler")
     sampler, schedule = wanted, done.options.get("schedule")
     if isinstance(wanted, str) and wanted:
-        sampler, told, exact = adapted_sampler(wanted, sampling)
+        sampler, told, exact = closest_sampler(wanted, sampling)
         schedule = schedule or told
         if not exact:
             done.warnings.append(_replaced(names.get("sampler", "sampler"), wanted, sampler or model.defaults.sampler))
     if isinstance(schedule, str) and schedule:
-        found, exact = adapted_schedule(schedule, sampler or model.defaults.sampler, sampling)
+        found, exact = closest_schedule(schedule, sampler or model.defaults.sampler, sampling)
         if not exact:
             told = names.get("schedule", "schedule")
             done.warnings.append(_replaced(told, schedule, found or "Automatic"))
@@ -169,4 +169,4 @@ def in_shape(ratio: str, megapixels: float | None, model: Model) -> tuple[int, i
     wide, high = map(int, parts)
     pixels = model.defaults.width * model.defaults.height if megapixels is None else megapixels * 1e6
     unit = (pixels / (wide * high)) ** 0.5
-    return fitted_size(max(1, round(wide * unit)), max(1, round(high * unit)), model.limits)
+    return nearest_size(max(1, round(wide * unit)), max(1, round(high * unit)), model.limits)

@@ -43,7 +43,7 @@ def refusing(
 
             async def call(request: Request) -> Response:
                 try:
-                    with disk.explained():
+                    with disk.storage_errors():
                         return await handle(request)
                 except RequestValidationError as error:
                     return say(request, of_validation(error))

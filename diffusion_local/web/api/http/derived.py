@@ -78,13 +78,13 @@ def operation_id(operation: Operation, route: Route) -> str:
     name = operation.id
     if route == operation.routes[0]:
         return name
-    about = "_of_" + "_".join(each.removesuffix("_id") for each in registry.in_path(route))
-    return name + (about if registry.in_path(route) else f"_{route.path.split('/')[1]}")
+    about = "_of_" + "_".join(each.removesuffix("_id") for each in registry.path_arguments(route))
+    return name + (about if registry.path_arguments(route) else f"_{route.path.split('/')[1]}")
 
 
 def endpoint(studio: Studio, watch: Watch, operation: Operation, route: Route) -> Callable[..., Any]:
     """The function of a route, with a signature that FastAPI reads."""
-    path = registry.arguments(operation, " ".join(registry.in_path(route)))
+    path = registry.arguments(operation, " ".join(registry.path_arguments(route)))
     named = {each.name for each in path}
     offered = [each for each in registry.arguments(operation, route.takes) if each.name not in named]
     offered = [each for each in offered if each.parameter != route.content]
@@ -105,7 +105,7 @@ def endpoint(studio: Studio, watch: Watch, operation: Operation, route: Route) -
     def asked(request: Request, body: BaseModel | None = None, **named: Any) -> Response:
         given = {name: split(value) for name, value in named.items()} | (body.model_dump() if body else {})
         given |= {name: ",".join(request.query_params.getlist(name)) for name in REPEATED if given.get(name)}
-        known = registry.values(given, path + offered)
+        known = registry.method_arguments(given, path + offered)
         if route.content:
             known[route.content] = named["content"]
         return answered(studio, operation, route, request, known, registry.call(studio, operation, known))
@@ -162,7 +162,7 @@ def answered(
         return download(answer.name.format_map(defaults | given), value)
     if isinstance(answer, Whole) and isinstance(value, Receipt | ListReceipt):
         return accepted(studio, value)
-    content = answers.content(studio, operation, answer, given, value)
+    content = answers.answer_json(studio, operation, answer, given, value)
     if route.method == "GET":
         link = linked(request, content["next"]) if isinstance(answer, Paged) else {}
         return tagged(request, content, link)

@@ -21,6 +21,6 @@ def router(studio: Studio) -> APIRouter:
     def recipe(image_id: str, request: Request) -> Response:
         """How a picture was made: `params` (to be submitted again as they are), and `text` as A1111 writes it."""
         image = studio.image(image_id)
-        return tagged(request, {"params": serializers.params(image), "text": a1111.text(image.params)})
+        return tagged(request, {"params": serializers.params(image), "text": a1111.format_recipe(image.params)})
 
     return images

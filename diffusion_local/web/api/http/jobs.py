@@ -54,7 +54,7 @@ def router(studio: Studio, watch: Watch) -> APIRouter:
             given = kept_pictures(studio, body.model_dump()) | {"idempotency_key": idempotency_key}
             submit = OPERATIONS["submit"]
             offered = registry.arguments(submit, submit.route("POST", "/jobs").takes)
-            return registry.call(studio, submit, registry.values(given, offered))
+            return registry.call(studio, submit, registry.method_arguments(given, offered))
 
         receipt = await anyio.to_thread.run_sync(enqueue)
         finished = bool(preference.seconds) and await until_final(

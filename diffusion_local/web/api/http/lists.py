@@ -77,7 +77,7 @@ def router(studio: Studio) -> APIRouter:
 
 
 def called(studio: Studio, operation: Operation, given: dict[str, Any]) -> Any:
-    return registry.call(studio, operation, registry.values(given, registry.arguments(operation)))
+    return registry.call(studio, operation, registry.method_arguments(given, registry.arguments(operation)))
 
 
 async def sent(request: Request, options: BaseModel) -> tuple[dict[str, Any], str]:

@@ -81,7 +81,7 @@ def router(services: Services, watch: Watch) -> APIRouter:
         slot, session = str(head.get("slot", "")), str(head.get("session", ""))
         account = f"{who.name}/{who.token}"
         if name == "wait":
-            return packed(wire.packed({"answer": await rung(arguments["seconds"], slot, session, account)}, []))
+            return packed(wire.pack({"answer": await rung(arguments["seconds"], slot, session, account)}, []))
         return packed(await anyio.to_thread.run_sync(carried_out, name, arguments, slot, session, account))
 
     async def rung(seconds: float, slot: str, session: str, account: str) -> bool:
@@ -97,8 +97,8 @@ def router(services: Services, watch: Watch) -> APIRouter:
     def carried_out(name: str, arguments: dict[str, Any], slot: str, session: str, account: str) -> bytes:
         with acting(LOCAL):  # it works on everybody's jobs
             if name == "take":
-                return wire.answer(lambda: taken(slot, account))
-            return wire.answer(lambda: sessions.get(slot, session, account).call(name, arguments))
+                return wire.response(lambda: taken(slot, account))
+            return wire.response(lambda: sessions.get(slot, session, account).call(name, arguments))
 
     def taken(slot: str, account: str) -> Any:
         dispatch, terms = sessions.take(slot, account)
@@ -110,8 +110,8 @@ def router(services: Services, watch: Watch) -> APIRouter:
 def opened(body: bytes) -> tuple[dict[str, Any], str, dict[str, Any]]:
     """(head, call, arguments) of a request. Raises InvalidParams."""
     try:
-        head, blobs = wire.unpacked(body)
-        return head, *wire.arguments_of(head, blobs)
+        head, blobs = wire.unpack(body)
+        return head, *wire.parse_arguments(head, blobs)
     except wire.UnreadableMessage as error:
         raise InvalidParams("body", message("worker_body", error=str(error))) from None
 

@@ -15,7 +15,7 @@ from mcp.shared.exceptions import MCPError
 from diffusion_local import __version__, disk
 from diffusion_local.domain import Image
 from diffusion_local.errors import InvalidParams, NotFound, Overloaded, UserError, echo
-from diffusion_local.messages import changed, described, message
+from diffusion_local.messages import map_params, message, serialize
 from diffusion_local.web.api.mcp import pictures
 from diffusion_local.web.api.mcp.tools import Result, Tool, Tools
 from diffusion_local.web.api.mcp.waiting import Context
@@ -89,7 +89,7 @@ class McpServer:
             raise MCPError(types.INVALID_PARAMS, message("no_tool", tool=echo(params.name)))
         with self._within(context.request):
             try:
-                with disk.explained():
+                with disk.storage_errors():
                     asked = Context(self._studio, context.session.report_progress, self._stopping)
                     result = await self._tools.call(tool, asked, params.arguments)
                     return await anyio.to_thread.run_sync(self._answer, result)
@@ -123,7 +123,7 @@ class McpServer:
         told: dict[str, Any] = {"code": error.code, "message": text}
         if isinstance(error, InvalidParams):
             told["field"] = printable(error.field)
-        told |= described(changed(error.problem, self._clean))
+        told |= serialize(map_params(error.problem, self._clean))
         content: list[Any] = [text_of(text), text_of(json.dumps({"error": told}, ensure_ascii=False, default=str))]
         return types.CallToolResult(content=content, is_error=True)
 

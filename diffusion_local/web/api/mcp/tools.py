@@ -23,7 +23,7 @@ from diffusion_local.models.catalog import LOCAL_FIELDS, Model
 from diffusion_local.operations import answers, registry
 from diffusion_local.operations.registry import OPERATIONS, Argument
 from diffusion_local.options.table import with_pictures
-from diffusion_local.options.values import number, whole_number
+from diffusion_local.options.values import check_integer, check_number
 from diffusion_local.serializers import Json
 from diffusion_local.web.api.mcp.arguments import (
     model_for,
@@ -191,7 +191,7 @@ async def list_models(context: Context, given: dict[str, Any]) -> Result:
 
 async def search_gallery(context: Context, given: dict[str, Any]) -> Result:
     picture = picture_form(given, "none")
-    limit = whole_number("limit", given.pop("limit", 20), 1, MOST_JOBS)
+    limit = check_integer("limit", given.pop("limit", 20), 1, MOST_JOBS)
     asked = {name: value for name, value in given.items() if name != "picture"}
     found: list[Image] = await anyio.to_thread.run_sync(lambda: context.studio.pictures.page(limit, **asked))
     following = found[-1].id if len(found) == limit else None
@@ -205,7 +205,7 @@ async def queue(context: Context, given: dict[str, Any]) -> Result:
 
 def patience(given: dict[str, Any]) -> tuple[float, str]:
     """(seconds to wait, form of pictures). Raises InvalidParams."""
-    return number("seconds", given.get("seconds", USUAL_SECONDS), 0, MOST_SECONDS), picture_form(given)
+    return check_number("seconds", given.get("seconds", USUAL_SECONDS), 0, MOST_SECONDS), picture_form(given)
 
 
 def picture_form(given: dict[str, Any], usual: str = "preview") -> str:

@@ -174,7 +174,7 @@ def info_of(jobs: Sequence[Job], facts: dict[str, Any]) -> Json:
         "denoising_strength": first.strength if first.kind in FROM_SOURCE else None,
         "extra_generation_params": {"Schedule type": first.schedule} if first.schedule else {},
         "index_of_first_image": 0,
-        "infotexts": [a1111.text(each) for each in params],
+        "infotexts": [a1111.format_recipe(each) for each in params],
         "styles": [],
         "job_timestamp": timestamp(jobs[0].created_at),
         "clip_skip": first.clip_skip or 1,

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 
 from diffusion_local import families
 from diffusion_local.models.catalog import Model
-from diffusion_local.options.samplers import SAMPLERS, SCHEDULES, api_name
+from diffusion_local.options.samplers import SAMPLERS, SCHEDULES, schedule_api_name
 from diffusion_local.options.table import LANCZOS
 from diffusion_local.serializers import Json
 from diffusion_local.studio import Studio
@@ -54,7 +54,7 @@ def add(api: APIRouter, studio: Studio) -> None:
     def schedulers() -> list[Json]:
         rest = {"default_rho": -1, "need_inner_model": False}
         return [
-            {"name": api_name(each), "label": each, "aliases": list(SCHEDULES[each]) or None} | rest
+            {"name": schedule_api_name(each), "label": each, "aliases": list(SCHEDULES[each]) or None} | rest
             for each in offered(studio.models(), "schedules")
         ]
 

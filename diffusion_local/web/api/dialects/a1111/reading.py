@@ -15,10 +15,10 @@ from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.option import Option
-from diffusion_local.options.samplers import paired
+from diffusion_local.options.samplers import merge_schedule
 from diffusion_local.options.signature import options_of
 from diffusion_local.options.table import OPTIONS, PICTURES
-from diffusion_local.options.values import whole_number
+from diffusion_local.options.values import check_integer
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
 from diffusion_local.web.api.dialects.adapting import Aliases, adapted, model_named
@@ -155,7 +155,7 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
         given |= {"variation_seed": None, "variation_strength": None}
     fitted = adapted(model, given, strict, NAMES)
     given, warnings = fitted.options, warnings + fitted.warnings
-    whole, spacing = paired(given["sampler"] or "", given["schedule"] or "")  # a pair that we know by one name
+    whole, spacing = merge_schedule(given["sampler"] or "", given["schedule"] or "")  # a pair that we know by one name
     given |= {"sampler": whole or None, "schedule": spacing or None}
     if isinstance(body, Pictures):
         found, told = pictures_of(studio, body, given, strict)
@@ -236,7 +236,7 @@ def skipped(layers: Any) -> int | None:
     """A1111 counts the layer to stop at: 1 is the last one, so that nothing is skipped. Raises InvalidParams."""
     if layers is None or layers in (0, 1):
         return None
-    return int(layers) if isinstance(layers, int) else OPTIONS["clip_skip"].of(layers)
+    return int(layers) if isinstance(layers, int) else OPTIONS["clip_skip"].validate(layers)
 
 
 def sampler_of(body: Any) -> tuple[str | None, str | None]:
@@ -255,7 +255,7 @@ def checked_options(studio: Studio, aliases: Aliases, options: dict[str, Any]) -
     if vae and vae not in {each.name for each in studio.adapters("vae")}:
         raise InvalidParams("sd_vae", message("no_vae", name=echo(vae)))
     if skip is not None:
-        whole_number("CLIP_stop_at_last_layers", skip, LEAST_SKIPPED, MOST_SKIPPED)
+        check_integer("CLIP_stop_at_last_layers", skip, LEAST_SKIPPED, MOST_SKIPPED)
 
 
 def model_of(studio: Studio, aliases: Aliases, name: Any) -> tuple[Model, list[str]]:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from diffusion_local.batches.service import BatchEdit
 from diffusion_local.domain import Batch, Failure, Image, Job, Params, Snapshot, State
 from diffusion_local.hub.downloads import Download
-from diffusion_local.messages import restored
+from diffusion_local.messages import deserialize
 from diffusion_local.models.service import Removed
 from diffusion_local.queue.batches import BatchProgress
 
@@ -22,21 +22,21 @@ T = TypeVar("T")
 EMPTY = {str: "", int: 0, float: 0.0, bool: False, Path: Path()}
 
 
-def read(noun: type[T], told: Mapping[str, Any], **known: Any) -> T:
+def parse(noun: type[T], told: Mapping[str, Any], **known: Any) -> T:
     """A dataclass from JSON; ``known`` fields are passed as they are."""
     values = dict(known)
-    for name, kind, empty in spec(noun):  # type: ignore[arg-type]
+    for name, kind, empty in field_specs(noun):  # type: ignore[arg-type]
         if name in values:
             continue
         if name in told:
-            values[name] = converted(kind, told[name])
+            values[name] = convert(kind, told[name])
         elif empty is not MISSING:
             values[name] = empty
     return noun(**values)
 
 
 @cache
-def spec(noun: type[Any]) -> list[tuple[str, Any, Any]]:
+def field_specs(noun: type[Any]) -> list[tuple[str, Any, Any]]:
     """(name, type, value if absent) per field; MISSING leaves it to the dataclass."""
     hints = get_type_hints(noun)
     return [
@@ -50,56 +50,56 @@ def has_default(field: Any) -> bool:
     return field.default is not MISSING or field.default_factory is not MISSING
 
 
-def converted(kind: Any, value: Any) -> Any:
+def convert(kind: Any, value: Any) -> Any:
     if value is None or kind is Any:
         return value
     if kind is NoneType:
         return None
     options = [each for each in get_args(kind) if each is not NoneType] if get_origin(kind) is not dict else []
     if get_origin(kind) is tuple:
-        return tuple(converted(options[0], each) for each in value)
+        return tuple(convert(options[0], each) for each in value)
     if get_origin(kind) is list:
-        return [converted(options[0], each) for each in value]
+        return [convert(options[0], each) for each in value]
     if get_origin(kind) is dict:
         key, inner = get_args(kind)
-        return {converted(key, name): converted(inner, each) for name, each in value.items()}
+        return {convert(key, name): convert(inner, each) for name, each in value.items()}
     if options:  # X | None
-        return converted(options[0], value)
-    if kind in READERS:
-        return READERS[kind](value)
+        return convert(options[0], value)
+    if kind in PARSERS:
+        return PARSERS[kind](value)
     if is_dataclass(kind) and isinstance(value, dict):
-        return read(kind, value)  # type: ignore[arg-type]
+        return parse(kind, value)  # type: ignore[arg-type]
     if isinstance(kind, type) and issubclass(kind, Enum | Path):
         return kind(value)
     return value
 
 
-def job(told: Mapping[str, Any]) -> Job:
+def parse_job(told: Mapping[str, Any]) -> Job:
     error = told.get("error")
-    return read(
+    return parse(
         Job,
         {name: value for name, value in told.items() if name != "position"},  # there it means the queue position
         position=0,
         params=Params.from_dict(told["params"]),
-        failure=read(Failure, error, message=restored(error.get("message", ""), error)) if error else None,
+        failure=parse(Failure, error, message=deserialize(error.get("message", ""), error)) if error else None,
     )
 
 
-def image(told: Mapping[str, Any], params: Params | None = None) -> Image:
+def parse_image(told: Mapping[str, Any], params: Params | None = None) -> Image:
     """A picture; one embedded in a job has only id and size."""
     facts = {"flag": told["flag"]} if told.get("flag") else {}
-    return read(Image, told, params=params or Params.from_dict(told["params"]), facts=facts)
+    return parse(Image, told, params=params or Params.from_dict(told["params"]), facts=facts)
 
 
-def progress(told: Mapping[str, Any]) -> BatchProgress:
-    batch = read(Batch, {name: value for name, value in told.items() if name != "grid"})
+def parse_progress(told: Mapping[str, Any]) -> BatchProgress:
+    batch = parse(Batch, {name: value for name, value in told.items() if name != "grid"})
     counts = {State(state): count for state, count in told["counts"].items()}
     return BatchProgress(batch, counts, told.get("done_at"), told.get("warning", ""))
 
 
-def snapshot(told: Mapping[str, Any]) -> Snapshot:
+def parse_snapshot(told: Mapping[str, Any]) -> Snapshot:
     seen = [*told["running"], *told["waiting"]]
-    return read(
+    return parse(
         Snapshot,
         told,
         eta={each["id"]: each["eta"] for each in seen if each["eta"] is not None},
@@ -107,19 +107,19 @@ def snapshot(told: Mapping[str, Any]) -> Snapshot:
     )
 
 
-def download(told: Mapping[str, Any]) -> Download:
+def parse_download(told: Mapping[str, Any]) -> Download:
     error = told.get("error") or {}
-    problem = restored(error.get("message", ""), error) if error else ""
-    return read(Download, told, error_kind=error.get("kind", ""), error_message=problem)
+    problem = deserialize(error.get("message", ""), error) if error else ""
+    return parse(Download, told, error_kind=error.get("kind", ""), error_message=problem)
 
 
 #: Parsers of types whose JSON is not simply their fields; see ``operations.answers``.
-READERS: dict[Any, Callable[[Any], Any]] = {
-    Job: job,
-    Image: image,
-    BatchProgress: progress,
-    Snapshot: snapshot,
-    Download: download,
+PARSERS: dict[Any, Callable[[Any], Any]] = {
+    Job: parse_job,
+    Image: parse_image,
+    BatchProgress: parse_progress,
+    Snapshot: parse_snapshot,
+    Download: parse_download,
     Removed: lambda told: Removed(told["id"], "", told["message"]),
     BatchEdit: lambda told: BatchEdit(told["changed"], told["warnings"]),
 }
