@@ -19,7 +19,7 @@ WATCH_SECONDS = 1.0  # interval of the check whether it responds
 
 
 class Storage:
-    """One per process. ``sound`` and ``ready`` write to the gallery, so both block if a network share hangs."""
+    """One per process. ``check`` and ``ready`` write to the gallery, so both block if a network share hangs."""
 
     def __init__(self, services: Services) -> None:
         self._files = services.files

@@ -51,7 +51,7 @@ class RemoteDispatch:
 
     def publish_files(self, files: dict[str, dict[str, str]]) -> None:
         self._files = files
-        self._call("offer", (files,), {})
+        self._call("publish_files", (files,), {})
 
     def wait(self, seconds: float) -> bool:
         """As ``Dispatch.wait``; while the studio is away it lasts, so that nobody asks it over and over."""
@@ -70,7 +70,7 @@ class RemoteDispatch:
 
     def check_storage(self, needed: int = 0) -> bool:
         try:
-            return bool(self._call("sound", (needed,), {}))
+            return bool(self._call("check_storage", (needed,), {}))
         except DatabaseProblem:
             return False
 
@@ -101,7 +101,7 @@ class RemoteDispatch:
         with self._lock:
             if self._session == session:
                 self._session = self._request("take", (0.0,), {}).session
-                self._request("offer", (self._files,), {})
+                self._request("publish_files", (self._files,), {})
                 log.warning("the lease was over; the slot %s is taken again", self._slot)
 
     def _request(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

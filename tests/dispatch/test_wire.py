@@ -27,7 +27,7 @@ def test_a_call_comes_back_as_it_was() -> None:
 
 
 def test_another_version_says_who_must_be_updated() -> None:
-    with pytest.raises(InvalidParams, match=r"version 1 .* version 99") as raised:
+    with pytest.raises(InvalidParams, match=rf"version {wire.PROTOCOL} .* version 99") as raised:
         wire.parse_arguments(*wire.unpack(request(protocol=99)))
     assert raised.value.field == "protocol"
 

@@ -246,7 +246,7 @@ def test_while_the_studio_is_away_a_worker_waits_and_hands_in_later(
 def test_an_unreadable_request_is_refused_by_name(studio: Studio) -> None:
     answer = studio.post("/api/v1/worker", content=b"nonsense")
     assert (answer.status_code, answer.json()["error"]["field"]) == (422, "body")
-    head, blobs = wire.unpack(wire.request("seen", (), {}))
+    head, blobs = wire.unpack(wire.request("heartbeat", (), {}))
     answer = studio.post("/api/v1/worker", content=wire.pack(head | {"protocol": 0}, blobs))
     assert (answer.status_code, answer.json()["error"]["field"]) == (422, "protocol")
 
