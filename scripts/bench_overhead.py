@@ -27,6 +27,8 @@ from typing import Any
 
 import psutil
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
 from diffusion_local.settings import Settings, assets
@@ -126,10 +128,10 @@ def throughput(services: Services, options: argparse.Namespace) -> dict[str, Any
 
 def bare_loop(steps: int) -> Any:
     import torch
-    from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(assets() / "starter", dtype=torch.float32, local_files_only=True)
-    pipe.set_progress_bar_config(disable=True)
+    from scripts.starter.models import load_pipeline
+
+    pipe = load_pipeline(assets() / "starter")
 
     def draw(seed: int) -> None:
         generator = torch.Generator("cpu").manual_seed(seed)

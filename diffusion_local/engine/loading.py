@@ -1,4 +1,4 @@
-"""Loads the parts of a diffusers folder one by one, so that a person sees how far it is and can still cancel."""
+"""Loads the parts of a diffusers folder one by one, so that progress is seen and a job can be cancelled meanwhile."""
 
 import importlib
 import json
@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 
-from diffusion_local.engine import OnProgress, weights
+from diffusion_local.engine import OnProgress, tensors, weights
+from diffusion_local.errors import ModelUnavailable
+from diffusion_local.messages import message
+from diffusion_local.models.folders import quantisation_method
 
 _LIBRARIES = ("diffusers", "transformers")
 _MARKS = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -28,6 +32,9 @@ def load_parts(folder: Path, dtype: torch.dtype, on_progress: OnProgress) -> dic
 
 
 def load_part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """One part, on the CPU; quantised weights are dequantised to ``dtype``."""
+    if quantisation_method(folder):
+        return load_quantised(cls, folder, dtype)
     return cls.from_pretrained(
         folder, dtype=dtype, variant=variant(folder, dtype), local_files_only=True, use_safetensors=True
     )
@@ -39,3 +46,26 @@ def variant(part: Path, dtype: torch.dtype) -> str | None:
     whole = set(part.glob("*.safetensors")).difference(*marked.values())
     fitting = [mark for mark, files in marked.items() if files and (_MARKS[mark] == dtype or not whole)]
     return min(fitting, key=lambda mark: _MARKS[mark] != dtype, default=None)
+
+
+def load_quantised(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """Like ``load_part``. Raises ModelUnavailable for a tensor that the files lack or the class does not have."""
+    state: tensors.State = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        state |= tensors.mapped(file, "")
+    state = tensors.multiplied_out(state, dtype, folder.name)
+    state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    if hasattr(cls, "config_class") and hasattr(cls.config_class, "from_pretrained"):
+        config = cls.config_class.from_pretrained(folder, local_files_only=True)
+        del config.quantization_config
+        made, loaded = cls.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
+        missing = sorted(loaded["missing_keys"])
+    else:
+        config = dict(cls.load_config(folder))
+        config.pop("quantization_config")
+        with init_empty_weights():
+            made = cls.from_config(config)
+        missing = sorted(made.load_state_dict(state, strict=False, assign=True).missing_keys)
+    if missing:
+        raise ModelUnavailable(message("file_tensor_missing", name=folder.name, tensor=missing[0]))
+    return made.eval()

@@ -9,6 +9,7 @@ from diffusion_local.models.catalog import Model
 from diffusion_local.models.folders import config_of
 from diffusion_local.models.headers import read_header
 from diffusion_local.models.integrity import UNUSED
+from diffusion_local.models.weights import counts_of
 
 
 def of(model: Model) -> Weights:
@@ -47,7 +48,7 @@ def weights_of(counts: dict[str, int], folder: Path, second: bool) -> Weights:
 
 def _counts(file: Path) -> dict[str, int]:
     try:
-        return {name: tensor.count for name, tensor in read_header(file).tensors.items()}
+        return counts_of(read_header(file).tensors)
     except ModelUnavailable:
         return {}
 

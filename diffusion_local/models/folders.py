@@ -12,7 +12,7 @@ from diffusion_local.messages import Message, message
 from diffusion_local.models import integrity
 from diffusion_local.models.description import ModelFacts, incomplete, not_supported, recognised
 from diffusion_local.models.headers import read_header
-from diffusion_local.models.weights import precision_of, quantisation_of
+from diffusion_local.models.weights import numbers_in, precision_of, quantisation_of
 from diffusion_local.options.types import Kind
 
 #: What our own downloads leave in the folder: where it came from.
@@ -33,6 +33,8 @@ STRANGERS = (
     ("StableAudio", "Stable Audio", "audio"), ("AudioLDM", "AudioLDM", "audio"), ("MusicLDM", "MusicLDM", "audio"),
     ("AceStep", "ACE-Step", "audio"), ("ShapE", "Shap-E", "3D"),
 )  # fmt: skip
+#: Methods of quantisation that are dequantised at loading: one scale a row, and bitsandbytes' int8, nf4 and fp4.
+DEQUANTISED = ("int8_rows", "bitsandbytes")
 #: Input channels of a denoiser whose further ones carry the mask and the picture under it.
 INPAINT_CHANNELS = 9
 
@@ -86,7 +88,7 @@ def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[
     known |= {"architecture": architecture}
     if problem := families.ARCHITECTURES[architecture].problem or family.problem:
         return (not_supported if architecture == "sdxl_refiner" else recognised)(problem, **known)
-    if method := quantised(folder):
+    if method := unsupported_quantisation(folder):
         return recognised(message("file_folder_quantised", method=method), **known)
     if not family.unet:
         return ModelFacts(kinds=kinds, **known)
@@ -98,13 +100,18 @@ def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[
     return ModelFacts(kinds=kinds, **known)
 
 
-def quantised(folder: Path) -> str:
-    """How a part says that its weights are quantised, such as bitsandbytes; empty if none is."""
-    for path in sorted(folder.glob("*/config.json")):
-        told = config_of(path.parent).get("quantization_config")
-        if isinstance(told, dict):
-            return str(told.get("quant_method") or told.get("quantization_method") or "an unknown method")[:40]
-    return ""
+def unsupported_quantisation(folder: Path) -> str:
+    """The method by which a part's weights are quantised, if they cannot be dequantised; empty if none is."""
+    methods = (quantisation_method(path.parent) for path in sorted(folder.glob("*/config.json")))
+    return next((method for method in methods if method and method not in DEQUANTISED), "")
+
+
+def quantisation_method(part: Path) -> str:
+    """As its configuration names it, such as ``bitsandbytes``; empty for plain weights."""
+    noted = config_of(part).get("quantization_config")
+    if not isinstance(noted, dict):
+        return ""
+    return str(noted.get("quant_method") or noted.get("quantization_method") or "an unknown method")[:40]
 
 
 def precision_of_folder(folder: Path) -> str:
@@ -122,7 +129,11 @@ def memory_bytes(folder: Path, index: dict[str, Any]) -> int:
     total = 0
     for name, spec in index.items():
         if integrity.is_part(spec) and name not in integrity.UNUSED and (folder / name).is_dir():
-            total += sum(read_header(path).memory_bytes() for path in loaded_weights(folder / name))
+            headers = [read_header(path) for path in loaded_weights(folder / name)]
+            if quantisation_method(folder / name):
+                total += sum(2 * numbers_in(header.tensors) for header in headers)
+            else:
+                total += sum(header.memory_bytes() for header in headers)
     return total
 
 

@@ -151,11 +151,16 @@ def scheme_of(scheme: str, tensors: Mapping[str, Tensor]) -> str:
 
 def numbers_in(tensors: Mapping[str, Tensor]) -> int:
     """Of weights once they are dequantised; a second copy of them does not count."""
-    return sum(
-        tensor.count * (2 if tensor.dtype == "U8" and f"{name}.absmax" in tensors else 1)
+    return sum(counts_of(tensors).values())
+
+
+def counts_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Numbers of each weight once it is dequantised, without a second copy."""
+    return {
+        name: tensor.count * (2 if tensor.dtype == "U8" and f"{name}.absmax" in tensors else 1)
         for name, tensor in tensors.items()
         if not name.startswith(TWINS) and not AIDS.search(name)
-    )
+    }
 
 
 def size_of(tensors: Mapping[str, Tensor]) -> int:

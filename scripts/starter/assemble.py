@@ -1,6 +1,7 @@
-"""Step 7: put VAE, tokenizer, text encoder and denoiser together into a standard diffusers folder in float16.
+"""Step 7: put VAE, tokenizer, text encoder and denoiser together into a diffusers folder, the denoiser in int8.
 
-The result loads with `StableDiffusionPipeline` and `AutoPipelineForText2Image` / `...Image2Image` / `...Inpainting`.
+VAE and text encoder are float16. Matrices of the denoiser are int8 with one scale for each row, which
+`diffusion_local.engine.loading` dequantises; ``--plain`` keeps float16, which `StableDiffusionPipeline` loads as well.
 Weights are split so that no file is larger than 16 MiB.
 """
 
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import load_file, save_file
 
 from .models import (
     TEXT_ENCODERS,
@@ -25,7 +27,7 @@ from .models import (
 )
 
 LARGEST_FILE = 16 * 2**20
-LARGEST_FOLDER = 60 * 2**20
+LARGEST_FOLDER = 40 * 2**20
 
 
 def build_text_encoder(weights: dict[str, torch.Tensor], name: str, tokenizer: Tokenizer) -> Any:
@@ -64,6 +66,43 @@ def build_pipeline(weights: str | Path, vae: str | Path, tokenizer: str | Path, 
     )  # fmt: skip
 
 
+def quantise_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """int8 numbers of the same shape, and the scale of each row, of shape (rows, 1), with the least squared error."""
+    rows = weight.detach().reshape(len(weight), -1).float()
+    largest = rows.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
+    best = torch.full_like(largest, torch.inf)
+    scales, numbers = largest.clone(), torch.zeros_like(rows)
+    for share in torch.linspace(0.7, 1.0, 31).tolist():  # a smaller scale clips the largest, and is finer for the rest
+        scale = largest * share
+        tried = (rows / scale).round().clamp(-127, 127)
+        error = (tried * scale - rows).square().sum(1, keepdim=True)
+        better = error < best
+        best, scales = torch.where(better, error, best), torch.where(better, scale, scales)
+        numbers = torch.where(better, tried, numbers)
+    return numbers.to(torch.int8).reshape(weight.shape), scales
+
+
+def quantise_folder(part: Path) -> None:
+    """Rewrite a part's weights as int8 rows, in files of at most 15 MB, with a note in its configuration."""
+    state: dict[str, torch.Tensor] = {}
+    for file in sorted(part.glob("*.safetensors")):
+        state |= load_file(file)
+        file.unlink()
+    for name, tensor in list(state.items()):
+        if tensor.dim() > 1:
+            state[name], state[name.removesuffix("weight") + "weight_scale"] = quantise_rows(tensor)
+    split = split_torch_state_dict_into_shards(
+        state, filename_pattern="diffusion_pytorch_model{suffix}.safetensors", max_shard_size="15MB"
+    )
+    for file_name, names in split.filename_to_tensors.items():
+        save_file({name: state[name].contiguous() for name in names}, part / file_name, {"format": "pt"})
+    index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+    text = json.dumps(index, indent=1, sort_keys=True)
+    (part / "diffusion_pytorch_model.safetensors.index.json").write_text(text + "\n")
+    config = json.loads((part / "config.json").read_text()) | {"quantization_config": {"quant_method": "int8_rows"}}
+    (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
 def sizes(folder: str | Path) -> tuple[int, int]:
     """Largest file and sum of all files below ``folder``, in bytes."""
     found = [p.stat().st_size for p in Path(folder).rglob("*") if p.is_file()]
@@ -77,6 +116,8 @@ def assemble(args: argparse.Namespace) -> tuple[int, int]:
     for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
         shutil.rmtree(out / part, ignore_errors=True)
     pipeline.save_pretrained(out, max_shard_size="15MB")
+    if not args.plain:
+        quantise_folder(out / "unet")
     for file in ("vocab.json", "merges.txt"):
         if (Path(args.tokenizer) / file).exists():
             shutil.copyfile(Path(args.tokenizer) / file, out / "tokenizer" / file)
@@ -102,6 +143,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tokenizer", required=True, help="folder of the tokenizer")
     parser.add_argument("--out", required=True, help="folder of the model")
     parser.add_argument("--model", default="base", choices=sorted(TEXT_ENCODERS))
+    parser.add_argument("--plain", action="store_true", help="keep the denoiser in float16")
     return parser.parse_args(argv)
 
 

@@ -33,6 +33,7 @@ from PIL import Image, ImageDraw
 from .captions import with_article, without_colours
 from .classifier import SIDE, Judge, load
 from .compose import HELD_OUT_PAIRS, Recipes, RecipeSampler, render
+from .models import load_pipeline
 from .pack import Pack
 
 #: Openings that no caption of the training has.
@@ -60,10 +61,7 @@ class Sampler:
     """Pictures from a diffusers folder."""
 
     def __init__(self, model: str | Path, device: str, batch: int, dtype: torch.dtype = torch.float32) -> None:
-        from diffusers import StableDiffusionPipeline
-
-        self.pipe = StableDiffusionPipeline.from_pretrained(model, dtype=dtype, local_files_only=True).to(device)
-        self.pipe.set_progress_bar_config(disable=True)
+        self.pipe = load_pipeline(Path(model), dtype).to(device)
         self.batch = batch
 
     def __call__(

@@ -178,6 +178,18 @@ def load_vae(folder: str | Path) -> Any:
     return AutoencoderKL.from_pretrained(folder).float().eval().requires_grad_(False)
 
 
+def load_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """`StableDiffusionPipeline` of the assembled folder, its int8 denoiser dequantised to ``dtype``."""
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+    from diffusion_local.engine.loading import load_part
+
+    unet = load_part(UNet2DConditionModel, folder / "unet", dtype)
+    pipe = StableDiffusionPipeline.from_pretrained(folder, unet=unet, dtype=dtype, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def encode_mean(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     """Means of the posterior ``[n, 4, h/8, w/8]`` of pictures ``[n, 3, h, w]`` in 0..1.
 

@@ -13,6 +13,7 @@ from diffusion_local.domain import Kind
 from diffusion_local.engine import autoencoder, img2img, samplers
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.errors import ModelUnavailable, Stopped
+from scripts.starter.models import load_pipeline
 from tests.engine.conftest import Draw
 from tests.engine.home import Home
 
@@ -169,7 +170,7 @@ class TestNineChannels:
 
     @pytest.fixture
     def inpainter(self, starter: Any, tmp_path: Path) -> Any:
-        pipe = diffusers.StableDiffusionPipeline.from_pretrained(starter.folder, dtype=torch.float32)
+        pipe = load_pipeline(starter.folder)
         config = dict(pipe.unet.config) | {"in_channels": 9}
         with torch.random.fork_rng():
             torch.manual_seed(0)

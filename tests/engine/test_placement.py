@@ -4,20 +4,18 @@ from contextlib import suppress
 from typing import Any
 
 import accelerate
-import diffusers
 import pytest
 import torch
 
 from diffusion_local.engine import placement
 from diffusion_local.engine.memory import SMALL_TILE, TILE
 from diffusion_local.models.catalog import Model
+from scripts.starter.models import load_pipeline
 
 
 @pytest.fixture
 def pipe(starter: Model) -> Any:
-    found = diffusers.StableDiffusionPipeline.from_pretrained(starter.folder, safety_checker=None)
-    found.set_progress_bar_config(disable=True)
-    return found
+    return load_pipeline(starter.folder)
 
 
 def other_than(vae: Any) -> Any:
