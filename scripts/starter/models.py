@@ -178,6 +178,19 @@ def load_vae(folder: str | Path) -> Any:
     return AutoencoderKL.from_pretrained(folder).float().eval().requires_grad_(False)
 
 
+def dequantise_rows(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """float32 tensors of a part: ``name.weight`` times its ``name.weight_scale``, one number a row, where it has one."""
+    found = {}
+    for name, tensor in state.items():
+        if name.endswith(".weight_scale"):
+            continue
+        scale = state.get(f"{name}_scale")
+        found[name] = (
+            tensor.float() * scale.reshape(-1, *[1] * (tensor.dim() - 1)) if scale is not None else tensor.float()
+        )
+    return found
+
+
 def load_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """`StableDiffusionPipeline` of the assembled folder, its int8 denoiser dequantised to ``dtype``."""
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel

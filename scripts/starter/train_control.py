@@ -40,7 +40,7 @@ from torch import nn
 
 from .captions import BACKGROUND_COLOURS, OBJECT_COLOURS, with_article
 from .concepts import ALIASES, EVERYDAY
-from .models import TextEncoder, Tokenizer, encode_mean, noise_schedule, save_json
+from .models import TextEncoder, Tokenizer, dequantise_rows, encode_mean, noise_schedule, save_json
 from .train_denoiser import draw_timesteps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,8 +80,9 @@ class Starter:
         heads = _config(folder / "text_encoder")["num_attention_heads"]
         self.text_encoder = TextEncoder(self.tokenizer.vocabulary, width, layers, heads)
         self.text_encoder.load_state_dict(states)
-        self.unet = UNet2DConditionModel.from_config(_config(folder / "unet"))
-        self.unet.load_state_dict({k: v.float() for k, v in _read(folder / "unet").items()})
+        config = {k: v for k, v in _config(folder / "unet").items() if k != "quantization_config"}
+        self.unet = UNet2DConditionModel.from_config(config)
+        self.unet.load_state_dict(dequantise_rows(_read(folder / "unet")))
         self.vae = AutoencoderKL.from_config(_config(folder / "vae"))
         self.vae.load_state_dict({k: v.float() for k, v in _read(folder / "vae").items()})
         for part in (self.text_encoder, self.unet, self.vae):

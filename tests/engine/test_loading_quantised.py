@@ -15,6 +15,7 @@ from diffusion_local.errors import ModelUnavailable
 from diffusion_local.models.catalog import Model, read_folder
 from diffusion_local.models.folders import unsupported_quantisation
 from scripts.starter.assemble import quantise_folder, quantise_rows
+from scripts.starter.models import dequantise_rows
 
 SIZES = {"block_out_channels": (8, 16), "norm_num_groups": 4, "latent_channels": 2, "layers_per_block": 1} | {
     "down_block_types": ("DownEncoderBlock2D",) * 2,
@@ -82,3 +83,11 @@ def test_a_method_that_cannot_be_dequantised_is_told_at_the_scan(
     config.write_text(json.dumps(noted))
     assert unsupported_quantisation(tmp_path) == problem
     assert read_folder(tmp_path, "m", "M").ready is not bool(problem)
+
+
+def test_the_recipe_reads_the_same_numbers_as_the_app(part: Path) -> None:
+    quantise_folder(part)
+    (file,) = part.glob("*.safetensors")
+    found, right = dequantise_rows(load_file(file)), state_of(load_part(diffusers.AutoencoderKL, part, torch.float32))
+    assert found.keys() == right.keys()
+    assert all(torch.equal(found[name], right[name]) for name in right)
