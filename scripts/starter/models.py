@@ -179,7 +179,7 @@ def load_vae(folder: str | Path) -> Any:
 
 
 def dequantise_rows(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """float32 tensors of a part: ``name.weight`` times its ``name.weight_scale``, one number a row, where it has one."""
+    """float32 tensors of a part: each weight times its ``weight_scale``, one number a row, where it has one."""
     found = {}
     for name, tensor in state.items():
         if name.endswith(".weight_scale"):
