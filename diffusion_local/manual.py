@@ -18,6 +18,7 @@ from diffusion_local.settings import assets
 TOPICS = (
     "start",
     "page",
+    "shaping",
     "lists",
     "overnight",
     "models",

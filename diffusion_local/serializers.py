@@ -116,7 +116,7 @@ def job(job: Job, image: Image | None = None, position: int | None = None, eta: 
         "index": job.index,
         "state": str(job.state),
         "step": job.step,
-        "steps": job.params.steps,
+        "steps": job.params.total_steps,
         "phase": job.phase,
         "position": position,
         "eta": None if eta is None else round(eta, 1),

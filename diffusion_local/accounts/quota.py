@@ -53,6 +53,7 @@ def check_size(params: Params) -> None:
     """Raise InvalidParams if a picture exceeds the account's size limit."""
     who = actor.current()
     most = who.allowance.pixels
-    if most and params.width * params.height > most:
-        size = f"{params.width}x{params.height}"
+    width, height = params.final_size
+    if most and width * height > most:
+        size = f"{width}x{height}"
         raise InvalidParams("width", message("pixels", most=most, model=who.name, got=size))

@@ -109,7 +109,7 @@ def wait_for_jobs(studio: AnyStudio, job_ids: list[str], timeout: float, quiet: 
         if show:
             done = sum(job.final for job in found)
             running = next((job for job in found if job.state is State.RUNNING), None)
-            step = f", step {running.step} of {running.params.steps}" if running else ""
+            step = f", step {running.step} of {running.params.total_steps}" if running else ""
             print(f"\r{done} of {len(found)}{step}\033[K", end="", file=sys.stderr, flush=True)
         if all(job.final for job in found) or time.monotonic() >= deadline:
             if show:
@@ -128,7 +128,7 @@ def picture_path(studio: AnyStudio, image_id: str) -> str | None:
 def format_job(job: Job) -> str:
     told = f"{job.id}  {job.state:<9}"
     if job.state is State.RUNNING:
-        told += f" step {job.step}/{job.params.steps} "
+        told += f" step {job.step}/{job.params.total_steps} "
     if job.failure:
         told += f" {job.failure.kind}: {job.failure.message}"
     return f"{told} {job.params.prompt}"

@@ -60,7 +60,7 @@ def redacted(job: Job) -> Job:
         id=job.id,
         batch_id="",
         index=0,
-        params=Params("", "", "", job.params.width, job.params.height, job.params.steps, 0.0, "", 0),
+        params=Params("", "", "", *job.params.final_size, job.params.total_steps, 0.0, "", 0),
         state=job.state,
         created_at=job.created_at,
         lane=job.lane,

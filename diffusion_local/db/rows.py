@@ -127,13 +127,14 @@ def set_clauses(row: Row) -> str:
 
 def params_row(params: Params) -> Row:
     """Columns of a job that depend on its Params."""
+    pixels, steps = params.paced
     return {
         "params": params.to_json(),
         "model": params.runs_on,
         "cost": params.cost,
         "kind": str(params.kind),
-        "pixels": params.width * params.height,
-        "steps": params.steps,
+        "pixels": pixels,
+        "steps": steps,
     }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from diffusion_local.domain import Params
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import Catalog
-from diffusion_local.options.table import LANCZOS
+from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS
 from diffusion_local.options.types import Kind
 from diffusion_local.queue.leases import Files
 
@@ -50,6 +50,8 @@ def required_files(params: Params, here: Files) -> Iterator[tuple[str, str]]:
             yield UPSCALERS, params.upscaler
         return
     yield MODELS, params.model
+    if params.hires_scale and params.hires_upscaler not in HIRES_UPSCALERS:
+        yield UPSCALERS, params.hires_upscaler
     yield from ((LORAS, lora.name) for lora in params.loras)
     if params.vae:
         yield VAES, params.vae

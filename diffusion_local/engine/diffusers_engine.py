@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import diffusers
@@ -184,7 +185,7 @@ class DiffusersEngine:
 
     def _need(self, model: Model, params: Params, together: int = 1) -> MemoryNeed:
         size = self._rack.dtype_of(model).itemsize
-        return estimate(self._rack.weights_of(model), size, params.width, params.height, together)
+        return estimate(self._rack.weights_of(model), size, *params.peak_size, together)
 
     def _upscale(self, params: Params, steps: Steps) -> Picture:
         if self._materials is None:
@@ -200,7 +201,7 @@ class DiffusersEngine:
             self._finish_latest()
         extras: dict[Part, dict[str, Any]] = {}
         for part in crew.live:
-            with painting.spared(part):
+            with faults.spared(part):
                 extras[part] = put_in(loaded, part.params, self._materials, self._device.torch)
         if not crew.live:
             raise Interrupted
@@ -214,12 +215,12 @@ class DiffusersEngine:
         )
         encoders = clip_encoders(loaded.pipe) if whole else {}
         with loaded.graphs.around(denoiser_of(loaded.pipe), room, need.graph, form, encoders):
-            painting.paint(loaded, crew, steps, self._materials)
+            painting.paint(loaded, crew, steps, self._materials, partial(self._upscaler.enlarge, self._materials))
         made = {part: part.made for part in crew.parts if part.made is not None}
         self._latest = list(made.values())
         for part, picture in made.items():
             if not (loaded.checked and whole and self._device.type == "cuda"):
-                with painting.spared(part):
+                with faults.spared(part):
                     picture.image  # noqa: B018 - waits for it
             if part.problem is not None:
                 part.made = None

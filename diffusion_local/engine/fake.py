@@ -92,18 +92,18 @@ class FakeEngine:
             seat(crew)
         crew.held, started = None, time.monotonic()
         cards = {part: draw_card(part.params) for part in crew.live}
-        for step in range((held.steps if held else 0) + 1, params.steps + 1):
+        for step in range((held.steps if held else 0) + 1, params.total_steps + 1):
             time.sleep(max((self._seconds(part.params) for part in crew.live), default=0.0))
             for part in crew.live:
                 try:
-                    if step == min(2, params.steps):
+                    if step == min(2, params.total_steps):
                         self._misbehave(_DIRECTIVE.findall(part.params.prompt), part.params.seed)
-                    part.on_step(step, _preview(cards[part], step / params.steps))
+                    part.on_step(step, _preview(cards[part], step / params.total_steps))
                 except OutOfMemory:
                     raise
                 except BaseException as problem:
                     part.problem = problem
-            if crew.live and step < params.steps and crew.wanted and crew.wanted():
+            if crew.live and step < params.total_steps and crew.wanted and crew.wanted():
                 crew.held = Aside(step)
                 return
         facts = {"engine": "fake", "device": self.device, "denoise_seconds": round(time.monotonic() - started, 3)}
@@ -149,7 +149,7 @@ class FakeEngine:
 
 def draw_card(params: Params) -> PIL.Image:
     """The finished test card (RGB): equal params give equal pixels."""
-    size = (params.width, params.height)
+    size = width, height = params.final_size
     digest = hashlib.sha256(f"{params.prompt}\0{params.negative}\0{params.seed}".encode()).digest()
     hues = (f"hsl({byte * 360 // 256}, 60%, {light}%)" for byte, light in zip(digest, (32, 62, 75), strict=False))
     top, bottom, glow = (PIL.new("RGB", size, hue) for hue in hues)
@@ -160,13 +160,13 @@ def draw_card(params: Params) -> PIL.Image:
     text = max(8, min(size) // 12)
     margin = text
     font = ImageFont.load_default(text)
-    columns = max(4, int((params.width - 2 * margin) / (text * 0.56)))
-    rows = max(1, int((params.height - 4 * margin) / (text * 1.25)))
+    columns = max(4, int((width - 2 * margin) / (text * 0.56)))
+    rows = max(1, int((height - 4 * margin) / (text * 1.25)))
     words = textwrap.wrap(params.prompt, columns, max_lines=rows, placeholder=" ...") or [""]
     pen.multiline_text((margin, margin), "\n".join(words), "white", font, stroke_width=1, stroke_fill="black")
-    label = f"seed {params.seed}  {params.width}x{params.height}  {params.steps} steps"
-    small = ImageFont.load_default(max(7, min(text, int((params.width - 2 * margin) / (len(label) * 0.56)))))
-    pen.text((margin, params.height - margin), label, "white", small, anchor="ls")
+    label = f"seed {params.seed}  {width}x{height}  {params.steps} steps"
+    small = ImageFont.load_default(max(7, min(text, int((width - 2 * margin) / (len(label) * 0.56)))))
+    pen.text((margin, height - margin), label, "white", small, anchor="ls")
     return card
 
 

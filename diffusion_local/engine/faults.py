@@ -1,10 +1,12 @@
 """The engine's own errors for those of the libraries."""
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
+from diffusion_local.engine import Part
 from diffusion_local.errors import DeviceLost, EngineError, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
 from diffusion_local.models.catalog import Model
@@ -47,3 +49,15 @@ def unmakeable(error: Exception) -> EngineError:
 def first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:300].rstrip(".") + "."
+
+
+@contextmanager
+def spared(part: Part) -> Iterator[None]:
+    """What goes wrong inside ends this part only, but for what concerns every part of the pass."""
+    try:
+        yield
+    except Exception as error:
+        problem = named(error, unmakeable)
+        if isinstance(problem, OutOfMemory | DeviceLost):
+            raise problem from error
+        part.problem = problem

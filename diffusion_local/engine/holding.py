@@ -7,11 +7,13 @@ the state that it had: the numbers are those of an undisturbed run, bit by bit.
 import io
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import wraps
 from typing import Any
 
 import torch
+
+from diffusion_local.engine.second_pass import Mosaic
 
 log = logging.getLogger(__name__)
 
@@ -21,24 +23,37 @@ _PLAIN = (bool, int, float, str, torch.Tensor, list, tuple, type(None))
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """After ``calls`` of the denoiser, which are ``steps`` whole steps. ``latents`` are as the pipeline has them."""
+    """After ``calls`` of the denoiser in a loop, and ``steps`` whole steps of the picture.
+
+    ``latents`` are as the pipeline has them. ``mosaic`` are the pictures that a second pass changes tile by tile.
+    """
 
     calls: int
     steps: int
     latents: torch.Tensor
     scheduler: dict[str, Any]
     generators: list[torch.Tensor]
+    loop: int = 0
+    mosaic: list[torch.Tensor] = field(default_factory=list)
 
     @classmethod
     def at(
-        cls, calls: int, steps: int, latents: torch.Tensor, scheduler: Any, generators: Sequence[torch.Generator]
+        cls,
+        loop: int,
+        mosaic: Mosaic | None,
+        scheduler: Any,
+        generators: Sequence[torch.Generator],
+        calls: int,
+        steps: int,
+        latents: torch.Tensor,
     ) -> "Paused":
         state = {
             name: list(value) if isinstance(value, list) else value
             for name, value in vars(scheduler).items()
             if isinstance(value, _PLAIN) and not name.startswith("__")
         }
-        return cls(calls, steps, latents.clone(), state, [each.get_state() for each in generators])
+        states = [each.get_state() for each in generators]
+        return cls(calls, steps, latents.clone(), state, states, loop, mosaic.tensors() if mosaic else [])
 
     def to_bytes(self, stamp: str) -> bytes:
         """``stamp`` says what computed it."""

@@ -22,10 +22,14 @@ FEATHER = 6
 
 @dataclass(frozen=True, slots=True)
 class SourceCanvas:
-    """A source picture (RGB) and, for inpainting, its mask (L, white is painted anew), at the size of the job."""
+    """A source picture (RGB) and, for inpainting, its mask (L, white is painted anew), at the size of the job.
+
+    ``whole`` is the source in that shape as large as it is.
+    """
 
     source: PIL.Image
     mask: PIL.Image | None = None
+    whole: PIL.Image | None = None
 
     def pixels(self) -> torch.Tensor:
         """The source as 1 x 3 x H x W in [-1, 1]."""
@@ -52,11 +56,19 @@ def canvas(source: PIL.Image, mask: PIL.Image | None, size: tuple[int, int]) -> 
     whole = on(source, "white").convert("RGB")
     fitted = ImageOps.fit(whole, size, PIL.Resampling.LANCZOS) if whole.size != size else whole
     if mask is None:
-        return SourceCanvas(fitted)
+        return SourceCanvas(fitted, whole=in_shape(whole, size))
     shade = on(mask, "black").convert("L")
     if shade.size != whole.size:
         shade = shade.resize(whole.size, PIL.Resampling.BILINEAR)
     return SourceCanvas(fitted, ImageOps.fit(shade, size, PIL.Resampling.BILINEAR) if shade.size != size else shade)
+
+
+def in_shape(picture: PIL.Image, size: tuple[int, int]) -> PIL.Image:
+    """The middle of a picture in the shape of a size, as large as it is."""
+    width = min(picture.width, round(picture.height * size[0] / size[1]))
+    height = min(picture.height, round(picture.width * size[1] / size[0]))
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + max(1, width), top + max(1, height)))
 
 
 def on(picture: PIL.Image, ground: str) -> PIL.Image:

@@ -5,6 +5,7 @@ Torch-free. Bytes throughout. The figures were fitted to the peaks of torch's te
 are over each of them, by a twentieth to a quarter. Memory beyond the weights grows with the pixels.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -136,7 +137,7 @@ def choose(
     if wanted:
         rung = wanted if wanted in ladder else ladder[-1]
         return RungChoice(rung, "asked for", need.at(rung))
-    size = f"{params.width}x{params.height}"
+    size = "{}x{}".format(*params.peak_size)
     here = _at_this_size(learned, params)
     start, failed = 0, ""
     for fit in learned:
@@ -169,10 +170,10 @@ def gib(count: int) -> str:
 
 
 def _at_this_size(learned: Sequence[Fit], params: Params) -> Fit | None:
-    wanted = (params.kind, params.width, params.height)
+    wanted = (params.kind, *params.peak_size)
     return next((fit for fit in learned if (fit.kind, fit.width, fit.height) == wanted), None)
 
 
 def _tells_about(fit: Fit, params: Params) -> bool:
     """A rung that failed at some size fails at a larger one, too."""
-    return fit.kind == params.kind and fit.width * fit.height <= params.width * params.height
+    return fit.kind == params.kind and fit.width * fit.height <= math.prod(params.peak_size)

@@ -1,9 +1,8 @@
 """Pictures by diffusion, in readable steps. Families differ in ``engine.families``, kinds of work in ``kinds``."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,146 +11,242 @@ from PIL import Image as PIL
 
 from diffusion_local.domain import Kind, Params
 from diffusion_local.engine import (
+    Finish,
     Part,
     Pass,
     Picture,
     autoencoder,
     faults,
     img2img,
-    noise,
     placement,
     previews,
     samplers,
-    seat,
     transfers,
 )
-from diffusion_local.engine.family import Conditioning
+from diffusion_local.engine.conditioning import at_places, drawn, each_step, seat_alike, sketched, turn_to
+from diffusion_local.engine.faults import spared
 from diffusion_local.engine.graphs import denoiser_of
 from diffusion_local.engine.holding import Paused, go_on
 from diffusion_local.engine.img2img import SourceCanvas, StartLatents
 from diffusion_local.engine.inputs import PictureInputs
 from diffusion_local.engine.loaded import Loaded
-from diffusion_local.engine.steps import Interrupted, Steps
-from diffusion_local.errors import BadImage, DeviceLost, ModelUnavailable, OutOfMemory
-from diffusion_local.grammar import schedules
+from diffusion_local.engine.loops import Loop, loops_of
+from diffusion_local.engine.second_pass import LATENT, Enlarge, Mosaic, interpolated
+from diffusion_local.engine.steps import Interrupted, Preview, Steps
+from diffusion_local.errors import BadImage, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
+from diffusion_local.options.hires import Size
 
-#: Prompts whose embeddings are kept: about 0.3 MB each for SD, 0.6 MB for SDXL, with their negatives.
-PROMPTS_KEPT = 64
 #: Channels of a UNet that reads the mask and the masked picture beside the latents.
 INPAINT_CHANNELS = 9
 
 
-@dataclass(slots=True)
-class Sketch:
-    """One picture of a pass before its first step. ``texts`` are (prompt, negative) at each step."""
-
-    texts: list[tuple[str, str]]
-    embedded: dict[tuple[str, str], Conditioning]
-    noise: torch.Tensor
-    generator: torch.Generator
-
-    def at(self, step: int) -> tuple[str, str]:
-        return self.texts[min(step, len(self.texts) - 1)]
-
-    @property
-    def form(self) -> tuple[Any, ...]:
-        """Equal for those that fit into one loop. A prompt whose length changes on the way has one of its own."""
-        found = {shapes(each) for each in self.embedded.values()}
-        return (tuple(self.noise.shape), *found, *[id(self)] * (len(found) > 1))
-
-
-def paint(loaded: Loaded, crew: Pass, steps: Steps, materials: PictureInputs | None) -> None:
+def paint(loaded: Loaded, crew: Pass, steps: Steps, materials: PictureInputs | None, enlarge: Enlarge) -> None:
     """Make the pictures of a pass with the model in memory. See ``Engine.run``.
 
     On a CUDA device it may return before the device has finished; see ``Picture``. Raises Interrupted and EngineError.
     """
-    pipe, family = loaded.pipe, loaded.family
-    device, params = pipe._execution_device, crew.parts[0].params
     paused = crew.held if isinstance(crew.held, Paused) else None
-    together = family.together and not reads_mask(pipe)
     # 1. What the pictures begin from.
     canvases = [opened_for(part, materials) for part in crew.live][:1]
     if not crew.live:
         raise Interrupted
-    canvas = canvases[0]
-    skipped = 0 if canvas is None else img2img.skipped(params.steps, params.strength)
-
-    with transfers.Prelude(device) as prelude:
-        # 2. Text to embeddings: of each text, where the prompt changes from step to step. Noise from the seeds.
-        sketches = {part: sketch for part in crew.live if (sketch := sketched(loaded, part, params.steps - skipped))}
-        if not sketches:
-            raise Interrupted
-        if paused is None:
-            seat_alike(crew, sketches, together)
-        places = at_places(crew, sketches, lambda part: drawn(loaded, part.params))
-        embedded = each_step(places)
-        placement.step_back(pipe)
-
-        # 3. A scheduler of this pass's own: it keeps state between steps, and an interrupted one keeps it for good.
-        scheduler = pipe.scheduler = samplers.scheduler(params.sampler, loaded.scheduler_config, params.schedule)
-        transfers.spare_waits(scheduler, device)
-
-        # 4. The latents that it begins with.
-        noise_drawn = torch.cat([each.noise for each in places]).to(device, family.latents_dtype or loaded.dtype)
-        generators = [each.generator for each in places]
-        start = family.start(pipe, noise_drawn)
-        run = family.run(pipe)
-        change, said = None, ""
-        vae_in_fp32 = partial(placement.vae_in_fp32, pipe, loaded.rung, str(device))
-        if reads_mask(pipe):
-            run = masked(loaded, canvas, params)
-        elif canvas is not None:
-            with loaded.forms.lock:
-                begun, said = begin(loaded, canvas, noise_drawn, vae_in_fp32)
-            change = partial(put_back, loaded, begun, params, skipped * scheduler.order)
-            # a whole repaint begins from noise alone
-            if paused is None and (skipped or params.kind is not Kind.INPAINT):
-                start = start.clone()
-                img2img.begin_late(scheduler, skipped, partial(fill, loaded, begun, start))
-        if paused is not None:
-            start = family.start(pipe, family.unpack(pipe, params.width, params.height)(paused.latents)).clone()
-            for generator, state in zip(generators, paused.generators, strict=True):
-                generator.set_state(state)
-            go_on(scheduler, paused, skipped * scheduler.order, family.scales_start)
-        before = paused.calls if paused else 0
-        turn = partial(turn_to, loaded, embedded, scheduler.order) if len(embedded) > 1 else None
-        hold = partial(Paused.at, scheduler=scheduler, generators=generators) if together else None
-        steps.follow(scheduler, previewer(loaded, params), skipped, change, turn, hold, before)
-        steps.keep_pace(device)
-        crew.held = None
-        prelude.end_at(denoiser_of(pipe))
-
-        # 5. Noise to latents, step by step.
-        watch = Stopwatch(device)
-        latents = run(
-            **embedded[min(before // scheduler.order, len(embedded) - 1)],
-            **family.call(params),
-            num_inference_steps=params.steps,
-            latents=start,
-            generator=generators if len(generators) > 1 else generators[0],
-            output_type="latent",
-            callback_on_step_end=steps,
-            **({"callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]} if turn else {}),
-        ).images
-        watch.stop()
-
-    # 6. Latents to pictures, one by one.
-    spread = family.end(pipe, params.width, params.height)(latents)
-    facts = {"scheduler": type(scheduler).__name__}
+    work = Work(loaded, crew, steps, canvases[0], enlarge, loops_of(crew.parts[0].params))
+    if paused is not None and paused.mosaic:
+        work.mosaic = Mosaic.of_tensors(paused.mosaic, crew.size)
+    # 2. One loop after the other, from noise, from the source, or from what the loop before has made.
+    for loop in work.loops:
+        if paused is None or loop.number >= paused.loop:
+            work.run(loop, paused)
+            paused = None
+    # 3. Latents to pictures, one by one.
     for part in crew.live:
         with spared(part):
-            decoded = decode(loaded, spread[part.place : part.place + 1], vae_in_fp32)
-            part.made = Picture(
-                partial(finished, part.params, decoded, canvas, watch, said), facts | crew.place_of(part)
-            )
+            part.made = Picture(work.finish(part), work.facts | crew.place_of(part))
+
+
+@dataclass(slots=True)
+class Work:
+    """A pass at work. ``latents`` are those of its latest loop, as the pipeline hands them out; ``mosaic`` has its
+    pictures while a second pass changes them tile by tile."""
+
+    loaded: Loaded
+    crew: Pass
+    steps: Steps
+    canvas: SourceCanvas | None
+    enlarge: Enlarge
+    loops: list[Loop]
+    latents: torch.Tensor | None = None
+    mosaic: Mosaic | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    watches: list["Stopwatch"] = field(default_factory=list)
+    said: str = ""
+
+    def run(self, loop: Loop, paused: Paused | None) -> None:
+        """Run a loop, or what is left of one that was put aside."""
+        self.latents = self.denoise(loop, paused)
+        if loop.is_tile:
+            assert self.mosaic is not None
+            self.mosaic.paste(loop, self.decoded(loop))
+
+    def denoise(self, loop: Loop, paused: Paused | None) -> torch.Tensor:
+        """Noise to latents, as the pipeline hands them out."""
+        loaded, crew, steps, params = self.loaded, self.crew, self.steps, loop.params
+        pipe, family, device = loaded.pipe, loaded.family, loaded.pipe._execution_device
+        together = family.together and not reads_mask(pipe)
+        with transfers.Prelude(device) as prelude:
+            # 1. Text to embeddings: of each text, where the prompt changes from step to step. Noise from the seeds.
+            first = loop is self.loops[0]
+            later = self.loops[1:2] if first else []  # the prompts of all tiles are the same
+            sketches = {part: found for part in crew.live if (found := sketched(loaded, part, loop, later))}
+            if not sketches:
+                raise Interrupted
+            if paused is None and first:
+                seat_alike(crew, sketches, together)
+            places = at_places(crew, sketches, lambda part: drawn(loaded, part.params, loop))
+            embedded = each_step(places)
+            placement.step_back(pipe)
+
+            # 2. A scheduler of this loop's own: it keeps state between steps, and an interrupted one keeps it for good.
+            scheduler = pipe.scheduler = samplers.scheduler(params.sampler, loaded.scheduler_config, params.schedule)
+            transfers.spare_waits(scheduler, device)
+
+            # 3. The latents that it begins with.
+            noise_drawn = torch.cat([each.noise for each in places]).to(device, family.latents_dtype or loaded.dtype)
+            generators = [each.generator for each in places]
+            start = family.start(pipe, noise_drawn)
+            run, change = family.run(pipe), None
+            if reads_mask(pipe):
+                run = masked(loaded, self.canvas, params)
+            elif (self.canvas is not None or loop.box) and (paused is None or params.kind is Kind.INPAINT):
+                begun = self.begun(loop, noise_drawn)
+                if begun.mask is not None:
+                    change = partial(put_back, loaded, begun, params, loop.skipped * scheduler.order)
+                # a whole repaint begins from noise alone
+                if paused is None and (loop.skipped or params.kind is not Kind.INPAINT):
+                    start = start.clone()
+                    img2img.begin_late(scheduler, loop.skipped, partial(fill, loaded, begun, start))
+            if paused is not None:
+                start = family.start(pipe, family.unpack(pipe, params.width, params.height)(paused.latents)).clone()
+                for generator, state in zip(generators, paused.generators, strict=True):
+                    generator.set_state(state)
+                go_on(scheduler, paused, loop.skipped * scheduler.order, family.scales_start)
+            before = paused.calls if paused else 0
+            turn = partial(turn_to, loaded, embedded, scheduler.order) if len(embedded) > 1 else None
+            aside = partial(Paused.at, loop.number, self.mosaic, scheduler, generators) if together else None
+            steps.follow(loop, scheduler, self.previewer(loop), change, turn, aside, before)
+            steps.keep_pace(device)
+            crew.held = None
+            prelude.end_at(denoiser_of(pipe))
+
+            # 4. Noise to latents, step by step.
+            watch = Stopwatch(device)
+            latents: torch.Tensor = run(
+                **embedded[min(before // scheduler.order, len(embedded) - 1)],
+                **family.call(params),
+                num_inference_steps=params.steps,
+                latents=start,
+                generator=generators if len(generators) > 1 else generators[0],
+                output_type="latent",
+                callback_on_step_end=steps,
+                **({"callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]} if turn else {}),
+            ).images
+            watch.stop()
+        self.watches.append(watch)
+        self.facts["scheduler"] = type(scheduler).__name__
+        return latents
+
+    def begun(self, loop: Loop, noise_drawn: torch.Tensor) -> StartLatents:
+        """What a loop begins from beside its noise: the source, or what the first pass has made."""
+        if loop.box is None:
+            assert self.canvas is not None
+            return self.encoded([self.canvas.source], noise_drawn, self.canvas)
+        upscaler, before = loop.params.hires_upscaler, self.steps.latents
+        if upscaler in LATENT and before is not None and not loop.is_tile:
+            first = self.loops[0].params
+            spread = self.loaded.family.unpack(self.loaded.pipe, first.width, first.height)(before)
+            return StartLatents(interpolated(spread, upscaler, noise_drawn), noise_drawn, None)
+        if self.mosaic is None:
+            made = self.decoded(self.loops[0]) if self.latents is not None else self.sources(len(noise_drawn))
+            large = [self.enlarge(each, upscaler, loop.whole) for each in made]
+            if not loop.is_tile:
+                return self.encoded(large, noise_drawn)
+            self.mosaic = Mosaic(large)
+        return self.encoded(self.mosaic.crops(loop), noise_drawn)
+
+    def sources(self, count: int) -> list[PIL.Image]:
+        """The source as large as it is, for each place of the pass."""
+        assert self.canvas is not None
+        assert self.canvas.whole is not None
+        return [self.canvas.whole] * count
+
+    def encoded(
+        self, pictures: Sequence[PIL.Image], noise_drawn: torch.Tensor, canvas: SourceCanvas | None = None
+    ) -> StartLatents:
+        """Latents of pictures (RGB): of one for all places of the pass, or of one for each."""
+        pipe, family, found = self.loaded.pipe, self.loaded.family, []
+        with self.loaded.forms.lock:
+            for picture in pictures:
+                pixels = SourceCanvas(picture).pixels().to(noise_drawn.device)
+                encode = partial(family.encode, pipe, pixels)
+                latents, said = autoencoder.encode_safely(pipe.vae, encode, self.in_fp32)
+                found.append(latents.to(noise_drawn))
+                self.said = self.said or said
+        latents = torch.cat(found)
+        mask = None if canvas is None else canvas.latent_mask((latents.shape[-2], latents.shape[-1]))
+        return StartLatents(latents, noise_drawn, None if mask is None else mask.to(noise_drawn))
+
+    def decoded(self, loop: Loop) -> list[PIL.Image]:
+        """What a loop has made, by place. Where there is no part left it is another one's."""
+        found: dict[int, PIL.Image] = {}
+        for part in self.crew.live:
+            with spared(part):
+                found[part.place], said = self.decode(loop, part.place)()
+                self.said = self.said or said
+        if not found:
+            raise Interrupted
+        other = next(iter(found.values()))
+        return [found.get(place, other) for place in range(self.crew.size)]
+
+    def decode(self, loop: Loop, place: int) -> Callable[[], tuple[PIL.Image, str]]:
+        assert self.latents is not None
+        spread = self.loaded.family.end(self.loaded.pipe, loop.params.width, loop.params.height)(self.latents)
+        return decode(self.loaded, spread[place : place + 1], self.in_fp32)
+
+    def finish(self, part: Part) -> Finish:
+        """What gives the picture of a part once the device has made it."""
+        last = self.loops[-1]
+        tiled = self.mosaic and self.mosaic.pictures[part.place]
+        decoded = (lambda: (tiled, "")) if tiled else self.decode(last, part.place)
+        return partial(finished, last.whole, decoded, self.canvas, self.watches, self.said)
+
+    def previewer(self, loop: Loop) -> Preview | None:
+        """Draws latents, or None where the model's cannot be drawn. It keeps no model: a preview may wait in a
+        thread."""
+        loaded = self.loaded
+        unpack = loaded.family.unpack(loaded.pipe, loop.params.width, loop.params.height)
+        plain, factors = loaded.family.plain(loaded.pipe), loaded.factors
+        if factors is None:
+            return None
+        mosaic = self.mosaic if loop.is_tile else None
+
+        def draw(latents: torch.Tensor, place: int) -> PIL.Image:
+            drawn = previews.draw(plain(unpack(latents)), factors)
+            return drawn if mosaic is None else mosaic.preview(loop, place, drawn)
+
+        return draw
+
+    def in_fp32(self) -> None:
+        """Run the VAE in fp32 from now on."""
+        pipe = self.loaded.pipe
+        placement.vae_in_fp32(pipe, self.loaded.rung, str(pipe._execution_device))
 
 
 def finished(
-    params: Params,
+    size: Size,
     decoded: Callable[[], tuple[PIL.Image, str]],
     canvas: SourceCanvas | None,
-    watch: "Stopwatch",
+    watches: Sequence["Stopwatch"],
     said: str,
 ) -> tuple[PIL.Image, dict[str, Any]]:
     """The picture and what is known once the device has made it. Raises EngineError."""
@@ -161,99 +256,20 @@ def finished(
         problem = faults.named(error, faults.unmakeable)
         problem.transient |= isinstance(problem, OutOfMemory)
         raise problem from error
-    if image.size != (params.width, params.height):
+    if image.size != size:
         raise BadImage(message("wrong_size", got=f"{image.width}x{image.height}"))
     if canvas is not None:
         image = canvas.paste(image)
     retry = said or said_later
-    return image, {"denoise_seconds": round(watch.seconds(), 3)} | ({"vae_retry": retry} if retry else {})
-
-
-@contextmanager
-def spared(part: Part) -> Iterator[None]:
-    """What goes wrong inside ends this part only, but for what concerns every part of the pass."""
-    try:
-        yield
-    except Exception as error:
-        problem = faults.named(error, faults.unmakeable)
-        if isinstance(problem, OutOfMemory | DeviceLost):
-            raise problem from error
-        part.problem = problem
+    return image, {"denoise_seconds": round(sum(each.seconds() for each in watches), 3)} | (
+        {"vae_retry": retry} if retry else {}
+    )
 
 
 def opened_for(part: Part, materials: PictureInputs | None) -> SourceCanvas | None:
     with spared(part):
         return opened(part.params, materials)
     return None
-
-
-def sketched(loaded: Loaded, part: Part, steps: int) -> Sketch | None:
-    """None where it cannot be made, which ends the part."""
-    with spared(part):
-        texts = texts_of(loaded, part.params, steps)
-        embedded = {pair: embed(loaded, part.params, *pair) for pair in texts}
-        return Sketch(texts, embedded, *drawn(loaded, part.params))
-    return None
-
-
-def drawn(loaded: Loaded, params: Params) -> tuple[torch.Tensor, torch.Generator]:
-    return noise.draw(params, loaded.family.shape(loaded.pipe, params.width, params.height))
-
-
-def seat_alike(crew: Pass, sketches: dict[Part, Sketch], together: bool) -> None:
-    """Give the parts of a pass that begins their places; those that are unlike the first are left over."""
-    first, *others = sketches
-    beside = [each for each in others if together and sketches[each].form == sketches[first].form]
-    ended = [part for part in crew.parts if not part.live]
-    crew.left = [part for part in others if part not in beside] + crew.left
-    crew.parts = [first, *beside]
-    seat(crew)
-    crew.parts += ended
-
-
-def at_places(
-    crew: Pass,
-    sketches: dict[Part, Sketch],
-    again: Callable[[Part], tuple[torch.Tensor, torch.Generator]],
-) -> list[Sketch]:
-    """A sketch for each place of a pass. Where there is no part left it is another one's, with its own generator."""
-    there = {part.place: sketch for part, sketch in sketches.items() if part in crew.live}
-    model, copied = next((part, sketch) for part, sketch in sketches.items() if part in crew.live)
-    return [
-        there[place] if place in there else replace(copied, generator=again(model)[1]) for place in range(crew.size)
-    ]
-
-
-def each_step(places: Sequence[Sketch]) -> list[Conditioning]:
-    """What the pipeline is told at each step, or once if that never changes. Equal texts give the same object."""
-    known: dict[tuple[tuple[str, str], ...], Conditioning] = {}
-    found = []
-    for step in range(max(len(each.texts) for each in places)):
-        pairs = tuple(each.at(step) for each in places)
-        if pairs not in known:
-            known[pairs] = stacked([each.embedded[pair] for each, pair in zip(places, pairs, strict=True)])
-        found.append(known[pairs])
-    return found if len(known) > 1 else found[:1]
-
-
-def stacked(each: Sequence[Conditioning]) -> Conditioning:
-    """The conditionings of several pictures as that of one batch."""
-    if len(each) == 1:
-        return each[0]
-
-    def together(values: list[Any]) -> Any:
-        if torch.is_tensor(values[0]):
-            return torch.cat(values)
-        return [item for value in values for item in value] if isinstance(values[0], list) else values[0]
-
-    return {name: together([one[name] for one in each]) for name in each[0]}
-
-
-def shapes(conditioning: Conditioning) -> tuple[Any, ...]:
-    """What of a conditioning must be equal for ``stacked``; lists hold a tensor of any length for each picture."""
-    return tuple(
-        (name, tuple(value.shape) if torch.is_tensor(value) else type(value)) for name, value in conditioning.items()
-    )
 
 
 def decode(loaded: Loaded, latents: torch.Tensor, in_fp32: Callable[[], None]) -> Callable[[], tuple[PIL.Image, str]]:
@@ -312,49 +328,6 @@ def opened(params: Params, materials: PictureInputs | None) -> SourceCanvas | No
     return img2img.canvas(materials.source(params.source), mask, (params.width, params.height))
 
 
-def texts_of(loaded: Loaded, params: Params, steps: int) -> list[tuple[str, str]]:
-    """(prompt, negative) at each step that is made. They are as written for a family that cannot change them."""
-    if loaded.family.turned is None:
-        return [(params.prompt, params.negative)]
-    both = (schedules.prompt_per_step(text, steps) for text in (params.prompt, params.negative))
-    return list(zip(*both, strict=True))
-
-
-def turn_to(
-    loaded: Loaded, each: list[Conditioning], order: int, index: int, tensors: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """The embeddings of the step that follows a call of the denoiser, where they are others."""
-    now, after = (each[min(call // order, len(each) - 1)] for call in (index, index + 1))
-    if after is now or loaded.family.turned is None:
-        return {}
-    like = tensors["prompt_embeds"]
-    return {name: tensor.to(like) for name, tensor in loaded.family.turned(after).items()}
-
-
-def embed(loaded: Loaded, params: Params, prompt: str, negative: str) -> Conditioning:
-    """A prompt's embeddings, from the cache if they were used lately; without guidance no negative is read."""
-    guided = loaded.family.guided(loaded.pipe, params.guidance)
-    key = (prompt, negative if guided else None, params.clip_skip)
-    cached = (*key, loaded.loras, loaded.words)
-    if cached not in loaded.prompts:
-        loaded.prompts[cached] = loaded.family.embed(loaded.pipe, *key)
-    loaded.prompts.move_to_end(cached)
-    if len(loaded.prompts) > PROMPTS_KEPT:
-        loaded.prompts.popitem(last=False)
-    return loaded.prompts[cached]
-
-
-def begin(
-    loaded: Loaded, canvas: SourceCanvas, drawn: torch.Tensor, in_fp32: Callable[[], None]
-) -> tuple[StartLatents, str]:
-    """The source's latents; and a sentence where they took a second try, else an empty string."""
-    pipe, pixels = loaded.pipe, canvas.pixels().to(drawn.device)
-    encoded, said = autoencoder.encode_safely(pipe.vae, lambda: loaded.family.encode(pipe, pixels), in_fp32)
-    latents = encoded.to(drawn)
-    mask = canvas.latent_mask((latents.shape[-2], latents.shape[-1]))
-    return StartLatents(latents, drawn, None if mask is None else mask.to(drawn)), said
-
-
 def fill(loaded: Loaded, begun: StartLatents, start: torch.Tensor) -> None:
     """Write the noised source into the tensor that the pipeline was handed."""
     pipe, family = loaded.pipe, loaded.family
@@ -370,13 +343,6 @@ def put_back(
     pipe, family = loaded.pipe, loaded.family
     spread = family.unpack(pipe, params.width, params.height)(latents)
     return family.pack(pipe, begun.put_back(pipe.scheduler, first + index, spread).to(latents.dtype))
-
-
-def previewer(loaded: Loaded, params: Params) -> Callable[[torch.Tensor], PIL.Image] | None:
-    """Draws latents, or None where the model's cannot be drawn. It keeps no model: a preview may wait in a thread."""
-    unpack = loaded.family.unpack(loaded.pipe, params.width, params.height)
-    plain, factors = loaded.family.plain(loaded.pipe), loaded.factors
-    return None if factors is None else lambda latents: previews.draw(plain(unpack(latents)), factors)
 
 
 def reads_mask(pipe: Any) -> bool:

@@ -50,7 +50,7 @@ def plan(model: Model, worker: Worker, learned: Sequence[Fit], numbers: str, wan
     room, size = worker.room, precision.weights_of(numbers, model)
     dtype = precision.dtype_of(numbers, room.type, model.family, sum(size.parts.values()), room.bf16)
     params = first_picture(model)
-    need = estimate(size, precision.NUMBER_BYTES[dtype], params.width, params.height)
+    need = estimate(size, precision.NUMBER_BYTES[dtype], *params.peak_size)
     choice = choose(LADDERS[room.type], model.id, need, worker.free_bytes, params, learned, wanted)
     how = precision.in_words(dtype, precision.kept(numbers, model))
     held = (choice.rung, choice.why, choice.takes, worker.free_bytes, room.bytes)

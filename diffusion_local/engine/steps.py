@@ -10,9 +10,10 @@ import torch
 from PIL import Image as PIL
 
 from diffusion_local.engine import Held, Part, Pass, samplers
+from diffusion_local.engine.loops import Loop
 
-#: A small picture of latents as the pipeline has them.
-Preview = Callable[[torch.Tensor], PIL.Image]
+#: A small picture of latents as the pipeline has them, of the part of a pass at a place.
+Preview = Callable[[torch.Tensor, int], PIL.Image]
 #: New latents for those after a step, by the number of the call (0 = first).
 Change = Callable[[int, torch.Tensor], torch.Tensor]
 #: Other tensors of the pipeline for the call after this one, by their names there.
@@ -30,12 +31,17 @@ class Interrupted(Exception):
 
 
 class Steps:
-    """diffusers' ``callback_on_step_end``: hands whole steps to the parts of a pass, and keeps what they raise."""
+    """diffusers' ``callback_on_step_end``: hands whole steps to the parts of a pass, and keeps what they raise.
+
+    ``latents`` are those after the latest call of the denoiser, as the pipeline has them between its steps.
+    """
 
     def __init__(self, crew: Pass) -> None:
         self._crew = crew
+        self.latents: torch.Tensor | None = None
         self._preview: Preview | None = None
-        self._skipped = self._before = 0
+        self._loop: Loop | None = None
+        self._before = 0
         self._change: Change | None = None
         self._turn: Turn | None = None
         self._hold: Hold | None = None
@@ -45,18 +51,18 @@ class Steps:
 
     def follow(
         self,
+        loop: Loop,
         scheduler: Any,
         preview: Preview | None,
-        skipped: int = 0,
         change: Change | None = None,
         turn: Turn | None = None,
         hold: Hold | None = None,
         before: int = 0,
     ) -> None:
-        """``preview`` draws latents; ``skipped`` steps count as done; ``change(index, latents)`` has the last word;
-        ``turn(index, tensors)`` gives the next call another prompt; without ``hold`` the pass cannot be put aside.
-        ``before``: calls that were made before the pass was put aside."""
-        self._scheduler, self._preview, self._skipped = scheduler, preview, skipped
+        """``preview`` draws latents; ``change(index, latents)`` has the last word; ``turn(index, tensors)`` gives the
+        next call another prompt; without ``hold`` the pass cannot be put aside. ``before``: calls that were made before
+        the pass was put aside."""
+        self._loop, self._scheduler, self._preview = loop, scheduler, preview
         self._change, self._turn, self._hold, self._before = change, turn, hold, before
         self._estimate = samplers.watch(scheduler)
 
@@ -68,20 +74,21 @@ class Steps:
         """A second order sampler (Heun) calls twice a step, but for the last, which has one call."""
         index += self._before
         calls, order = index + 1, self._scheduler.order
-        done = self._skipped - (-calls // order)
+        assert self._loop is not None
+        done = self._loop.done - (-calls // order)
         ends = calls == self._before + getattr(pipe, "num_timesteps", -1)  # not every pipeline tells
-        last = ends or done >= self._crew.parts[0].params.steps
+        last = ends or done >= self._loop.end
         changed = {"latents": self._change(index, tensors["latents"])} if self._change else {}
         if self._turn:
             changed |= self._turn(index, tensors)
+        self.latents = changed.get("latents", tensors["latents"])
         if calls % order == 0 or last:
-            latents = changed.get("latents", tensors["latents"])
-            self.tell(done, latents)
+            self.tell(done, self.latents)
             if not last and self._hold and self._crew.wanted:
                 if self._pace is not None:
                     self._pace.wait()
                 if self._crew.wanted():
-                    self._crew.held = self._hold(calls, done, latents)
+                    self._crew.held = self._hold(calls, done, self.latents)
                     raise Interrupted
         return changed
 
@@ -105,7 +112,7 @@ class Steps:
     def _picture(self, part: Part, latents: torch.Tensor | None) -> Callable[[], PIL.Image] | None:
         if latents is None or self._preview is None:
             return None
-        return partial(self._preview, latents[part.place : part.place + 1])
+        return partial(self._preview, latents[part.place : part.place + 1], part.place)
 
 
 class Pace:

@@ -6,7 +6,7 @@ there is, it is left out.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,8 @@ from diffusion_local.engine.inputs import PictureInputs, short_hash
 from diffusion_local.engine.steps import Steps
 from diffusion_local.errors import EngineError, ModelUnavailable, OutOfMemory
 from diffusion_local.messages import message
-from diffusion_local.options.table import LANCZOS
+from diffusion_local.options.hires import Size
+from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS
 from diffusion_local.options.validate import TILE
 
 #: Pixels around a tile that the network sees and that are thrown away: else the tiles' edges show.
@@ -56,10 +57,24 @@ class Upscaler:
             steps.tell(1)
             return Picture(source.resize(size, PIL.Resampling.LANCZOS), {"upscaler": LANCZOS})
         network = self._loaded(materials.upscaler(params.upscaler))
-        large = self._by_tiles(network, source, steps)
-        fitted = large if large.size == size else large.resize(size, PIL.Resampling.LANCZOS)
+        fitted = self._fitted(network, source, size, steps.tell)
         facts = {"upscaler_scale": network.scale, "dtype": str(network.dtype).removeprefix("torch.")}
         return Picture(fitted, facts | {"upscaler_hash": short_hash(network.path)})
+
+    def enlarge(self, materials: PictureInputs | None, picture: PIL.Image, upscaler: str, size: Size) -> PIL.Image:
+        """A picture (RGB) at another size, by a network where ``upscaler`` names a file, else by Lanczos.
+
+        Raises ModelUnavailable and OutOfMemory.
+        """
+        if upscaler in HIRES_UPSCALERS:
+            return picture.resize(size, PIL.Resampling.LANCZOS)
+        if materials is None:
+            raise ModelUnavailable(message("no_home_sources"))
+        return self._fitted(self._loaded(materials.upscaler(upscaler)), picture, size, lambda done: None)
+
+    def _fitted(self, network: Network, source: PIL.Image, size: Size, tell: Callable[[int], None]) -> PIL.Image:
+        large = self._by_tiles(network, source, tell)
+        return large if large.size == size else large.resize(size, PIL.Resampling.LANCZOS)
 
     def unload(self) -> None:
         self._network = None
@@ -70,11 +85,11 @@ class Upscaler:
             self._network = load(path, self._device)
         return self._network
 
-    def _by_tiles(self, network: Network, source: PIL.Image, steps: Steps) -> PIL.Image:
+    def _by_tiles(self, network: Network, source: PIL.Image, tell: Callable[[int], None]) -> PIL.Image:
         large = PIL.new("RGB", (source.width * network.scale, source.height * network.scale))
         for done, box in enumerate(tiles(source.size, TILE), start=1):
             self._tile(network, source, box, large, TILE)
-            steps.tell(done)
+            tell(done)
         return large
 
     def _tile(

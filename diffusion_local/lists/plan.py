@@ -1,6 +1,7 @@
 """Plans a list: each line validated against the catalogue and expanded, with running totals."""
 
 import heapq
+import math
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -147,7 +148,7 @@ class ListPlan:
                     self._newest.append(prompt)
                 yield replace(done, seed=one.seed, variation_seed=one.variation_seed)
             self.work[Work.of_params(params)] += count
-            self.pixels += params.width * params.height * count
+            self.pixels += math.prod(params.final_size) * count
 
     def _add_warnings(self, model: Model, params: Params, pair: Pair) -> None:
         """Keep the first warning of each kind: a list of thousands has no room for all."""

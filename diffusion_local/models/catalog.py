@@ -25,7 +25,7 @@ from diffusion_local.models.source import Source
 from diffusion_local.options import validate
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.option import DENOISED
-from diffusion_local.options.table import LANCZOS
+from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS
 from diffusion_local.options.validate import SizeOf, extract_lora_tags
 
 STARTER = "starter"
@@ -193,6 +193,10 @@ class Catalog:
             raise InvalidParams(
                 "kind", message("model_kinds", kinds=" or ".join(model.kinds), model=model.id, got=params.kind)
             )
+        if params.hires_scale and Kind.IMG2IMG not in model.kinds:
+            raise InvalidParams("hires_scale", message("no_hires", model=model.id))
+        if params.hires_scale and params.hires_upscaler not in HIRES_UPSCALERS:
+            check_adapter("hires_upscaler", params.hires_upscaler, self.upscalers())
         self.check_loras(params, model)
         check_references(params, model)
         if params.vae:

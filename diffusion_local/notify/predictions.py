@@ -89,8 +89,10 @@ def prediction(
 
 def progress(jobs: Sequence[Job]) -> str:
     """Progress as tqdm prints it: Replicate's clients parse it from the log."""
-    total = sum(job.params.steps for job in jobs)
-    done = sum(job.params.steps if job.state is State.DONE else min(job.step, job.params.steps) for job in jobs)
+    total = sum(job.params.total_steps for job in jobs)
+    done = sum(
+        job.params.total_steps if job.state is State.DONE else min(job.step, job.params.total_steps) for job in jobs
+    )
     filled = BAR * done // total
     return f"{100 * done // total}%|{'█' * filled}{' ' * (BAR - filled)}| {done}/{total}"
 

@@ -17,6 +17,8 @@ from diffusion_local.options.types import Kind, format_number
 from diffusion_local.options.values import MAX_NAME_CHARS
 
 NEGATIVE = "Negative prompt:"
+STRENGTH = "Denoising strength"  # of img2img, and of a second pass after text to image
+RESIZE = "Hires resize"  # a size that stands for the factor of a second pass
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 MODEL_HASH = "Model hash"  # first ten digits of the file's SHA-256
 #: Names in recipes that are not options.
@@ -24,8 +26,8 @@ NOTES = (MODEL_HASH, "VAE hash", "Lora hashes", "TI hashes", "Version", "version
 #: A1111's order of its names; others follow in table order.
 ORDER = (
     "Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", MODEL_HASH, "Model", "VAE hash", "VAE",
-    "Denoising strength", "Clip skip", "Variation seed", "Variation seed strength", "Postprocess upscale by",
-    "Postprocess upscaler",
+    STRENGTH, "Clip skip", "Variation seed", "Variation seed strength", "Hires upscale", "Hires steps",
+    "Hires upscaler", "Postprocess upscale by", "Postprocess upscaler",
 )  # fmt: skip
 #: A1111's names of options with fixed choices; unknown values are reported as not read.
 CHOICES = {name: option.name for option in OPTIONS.values() if option.choices for name in option.a1111}
@@ -63,8 +65,11 @@ def option_pairs(params: Params) -> dict[str, str]:
     written = {}
     for name, option in OPTIONS.items():
         value = getattr(params, name)
-        if option.a1111 and params.kind in option.kinds and option.is_set(value, params.kind):
+        needed = option.needs and getattr(params, option.needs)
+        if option.a1111 and params.kind in option.kinds and (needed or option.is_set(value, params.kind)):
             written[option.a1111[0]] = format_number(value) if option.type is float else str(value)
+    if params.hires_scale and params.kind is Kind.TXT2IMG:
+        written[STRENGTH] = format_number(params.hires_strength)
     return written
 
 
@@ -106,7 +111,22 @@ def parse_settings(found: Mapping[str, str]) -> dict[str, Any]:
         settings["schedule"] = schedule
     if "upscaler" in settings:
         settings["kind"] = str(Kind.UPSCALE)
+    read_second_pass(found, settings)
     return settings
+
+
+def read_second_pass(found: Mapping[str, str], settings: dict[str, Any]) -> None:
+    """Add what A1111 says of a second pass in ways of its own: a size instead of a factor, and its strength under the
+    name that img2img's has."""
+    size, large = SIZE.fullmatch(found.get("Size", "")), SIZE.fullmatch(found.get(RESIZE, ""))
+    if size and large and "hires_scale" not in settings:
+        scale = max(int(large[place]) / max(1, int(size[place])) for place in (1, 2))
+        if 1 <= scale <= OPTIONS["hires_scale"].bounds[1]:
+            settings["hires_scale"] = round(scale, 4)
+    if "hires_scale" in settings:
+        second = settings.setdefault("hires_strength", settings.get("strength", OPTIONS["hires_strength"].default))
+        if settings.get("strength") == second:
+            del settings["strength"]
 
 
 def parse_value(option: Option, text: str) -> Any:
@@ -121,7 +141,8 @@ def parse_value(option: Option, text: str) -> Any:
     if option.name == "schedule":
         return samplers.find_schedule(text) or None
     if option.choices:
-        return next((each for each in option.choices if each.casefold() == text.casefold()), None)
+        other = text[:MAX_NAME_CHARS] if option.files else None
+        return next((each for each in option.choices if each.casefold() == text.casefold()), other)
     return text[:MAX_NAME_CHARS]
 
 
@@ -137,4 +158,5 @@ def unread_pairs(found: Mapping[str, str], settings: Mapping[str, Any]) -> dict[
     """Pairs that are not options, or have unusable values, such as a 64-bit seed."""
     ours = {name for option in OPTIONS.values() if option.name in settings for name in option.a1111}
     ours |= {"Size"} & set(found) if "width" in settings else set()
+    ours |= {STRENGTH, RESIZE} if "hires_scale" in settings else set()
     return {name: value for name, value in found.items() if name not in ours}

@@ -45,7 +45,7 @@ class Option:
 
     ``name``, ``type`` and ``default`` come from the declaring field; without a default the option is ``required``: the
     model or the Studio supplies it. ``low`` and ``high`` bound a number for all models; a model's limits are narrower.
-    ``choices``: fixed values; ``files``: folder of the files to choose from.
+    ``choices``: fixed values; ``files``: folder of the files to choose from, beside those.
     """
 
     meaning: str
@@ -70,6 +70,8 @@ class Option:
     step: float | None = None  # of the component
     #: Initial value on the page, which also replaces a missing one, where the default means "unused".
     initial: Any = None
+    #: Another option, without which this one has no effect and keeps its default.
+    needs: str = ""
     #: Whether it can be a grid axis.
     varies: bool = True
     shown: Shown = Shown.SET
@@ -109,10 +111,10 @@ class Option:
             return self.default
         if self.check:
             return self.check(self.name, given)
+        if self.files:
+            return values.check_choice_or_file(self.name, given, self.choices)
         if self.choices:
             return values.check_choice(self.name, given, self.choices)
-        if self.files:
-            return values.check_file_name(self.name, given)
         if self.type is int:
             return values.check_integer(self.name, given, int(self.bounds[0]), int(self.bounds[1]))
         if self.type is float:

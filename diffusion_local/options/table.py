@@ -12,14 +12,26 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Self, get_args
 
 from diffusion_local.options import values
+from diffusion_local.options.hires import SecondPass, enlarged
 from diffusion_local.options.option import EVERY_KIND, Option, Shown, Widget
 from diffusion_local.options.samplers import SAMPLERS, SCHEDULES
 from diffusion_local.options.types import RUNGS, Kind, Lora, Reference
 from diffusion_local.options.values import MAX_SEED
 
 FROM_SOURCE = (Kind.IMG2IMG, Kind.INPAINT)
+#: Kinds of work that a second pass can follow.
+TWICE = (Kind.TXT2IMG, Kind.IMG2IMG)
 #: The upscaler without a file: Pillow's filter.
 LANCZOS = "Lanczos"
+#: What enlarges a picture before its second pass, without a file: of its latents, or of its pixels.
+HIRES_UPSCALERS = (
+    "Latent",
+    "Latent (antialiased)",
+    "Latent (bicubic)",
+    "Latent (bicubic antialiased)",
+    "Latent (nearest-exact)",
+    LANCZOS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +132,29 @@ class Params:
         meaning="of upscaling, 1 to 8", a1111=("Postprocess upscale by",), kinds=(Kind.UPSCALE,), low=1, high=8,
         place="source-settings", step=0.5, initial=2.0
     )] = 0.0
+    hires_scale: Annotated[float, Option(
+        meaning="second pass: 1 to 8 times the size; 0 makes none", a1111=("Hires upscale",), kinds=TWICE, low=0,
+        high=8, web_api="hr_scale", example=2, place="hires", step=0.25
+    )] = 0.0
+    hires_steps: Annotated[int, Option(
+        meaning="steps of the second pass; 0 takes as many as the first", a1111=("Hires steps",), kinds=TWICE, low=0,
+        high=150, web_api="hr_second_pass_steps", example=5, place="hires", needs="hires_scale"
+    )] = 0
+    hires_strength: Annotated[float, Option(
+        meaning="0 to 1: how far the second pass goes from the enlarged picture", a1111=("Hires denoising strength",),
+        kinds=TWICE, low=0, high=1, example=0.35, widget=Widget.SLIDER, place="hires", step=0.05,
+        needs="hires_scale"
+    )] = 0.5
+    hires_upscaler: Annotated[str, Option(
+        meaning="enlarges the picture before the second pass: Latent, Lanczos, or a file in upscalers/",
+        a1111=("Hires upscaler",), kinds=TWICE, choices=HIRES_UPSCALERS, files="upscalers", web_api="hr_upscaler",
+        example=LANCZOS, place="hires", needs="hires_scale"
+    )] = HIRES_UPSCALERS[0]
+    hires_tile: Annotated[int, Option(
+        meaning="side of the overlapping tiles of the second pass, in pixels; 0 makes it whole",
+        a1111=("Hires tile",), kinds=TWICE, low=0, high=4096, example=256, place="hires", step=64,
+        needs="hires_scale"
+    )] = 0
     rung: Annotated[str, Option(
         meaning="forces a memory policy, such as vae_tiling", a1111=(), kinds=EVERY_KIND, choices=RUNGS,
         place="expert.files"
@@ -138,7 +173,47 @@ class Params:
         if self.kind is Kind.UPSCALE:
             return pixels
         share = self.strength if self.kind in FROM_SOURCE else 1.0
-        return max(1.0, self.steps * share) * pixels  # at least one step is made
+        first = max(1.0, self.steps * share) * pixels  # at least one step is made
+        return first if self.second is None else first * self.has_first_pass + self.second.cost
+
+    @property
+    def second(self) -> SecondPass | None:
+        """The pass at a larger size that follows, if there is one."""
+        if not self.hires_scale:
+            return None
+        size = enlarged((self.width, self.height), self.hires_scale)
+        return SecondPass(size, self.hires_steps or self.steps, self.hires_tile)
+
+    @property
+    def has_first_pass(self) -> bool:
+        """A source that is kept as it is (strength 0) goes into the second pass at once."""
+        return not (self.kind is Kind.IMG2IMG and self.strength == 0 and self.hires_scale)
+
+    @property
+    def final_size(self) -> tuple[int, int]:
+        """Width and height after the second pass."""
+        return (self.width, self.height) if self.second is None else self.second.size
+
+    @property
+    def peak_size(self) -> tuple[int, int]:
+        """Width and height of the most that is denoised at once: of a picture, or of a tile."""
+        first, second = (self.width, self.height), self.second
+        return first if second is None else max(first, second.loop_size, key=lambda size: size[0] * size[1])
+
+    @property
+    def total_steps(self) -> int:
+        """Steps that progress counts: those of both passes, and of each tile."""
+        return self.steps if self.second is None else self.steps + self.second.total_steps
+
+    @property
+    def paced(self) -> tuple[int, int]:
+        """(pixels, steps) that the duration depends on; a first pass counts as steps at the size of the second."""
+        pixels = self.width * self.height
+        if self.second is None:
+            return pixels, self.steps
+        large = self.second.size[0] * self.second.size[1]
+        first = -(-self.steps * pixels // large) if self.has_first_pass else 0
+        return large, first + round(self.second.cost * 1e6 / large)
 
     @property
     def runs_on(self) -> str:

@@ -9,6 +9,7 @@ from diffusion_local.errors import Faults, InvalidParams, NotFound, echo
 from diffusion_local.grammar import tags
 from diffusion_local.messages import message
 from diffusion_local.options import values
+from diffusion_local.options.hires import MAX_TILES, MIN_TILE, Size, enlarged, tile_count
 from diffusion_local.options.limits import FOLLOW_MODEL, Defaults, Limits, check_size, nearest_size
 from diffusion_local.options.samplers import DIFFUSION, Sampling, check_sampler, check_schedule
 from diffusion_local.options.table import LANCZOS, OPTIONS, RECORDS, SETTINGS, Params, refused_options
@@ -79,6 +80,7 @@ def complete(
         with faults:
             check_pictures(name, done.get(name, ()), size_of)
     faults.check()
+    done |= {name: each.default for name, each in OPTIONS.items() if each.needs and not done[each.needs]}
     done |= {"prompt": prompt.strip(), "negative": negative.strip()}
     return Params(**{name: option.default for name, option in OPTIONS.items() if name not in done} | done)
 
@@ -123,7 +125,36 @@ def denoising_options(
             done["schedule"] = check_schedule(given.get("schedule") or schedule, sampler, sampling)
     with faults:
         done["variation_seed"] = variation_seed(given)
+    if "width" in done and kind in OPTIONS["hires_scale"].kinds:
+        with faults:
+            check_second_pass((done["width"], done["height"]), limits, model_id, given)
     return done
+
+
+def check_second_pass(size: Size, limits: Limits, model_id: str, given: Mapping[str, Any]) -> None:
+    """Check the size of a second pass and of its tiles. ``size`` is that of the first pass. Raises InvalidParams."""
+    scale, tile = (OPTIONS[name].validate(given.get(name)) for name in ("hires_scale", "hires_tile"))
+    if not scale:
+        return
+    if scale < 1:
+        raise InvalidParams("hires_scale", message("hires_least", got=scale))
+    width, height = enlarged(size, scale)
+    got = f"{width}x{height}"
+    if max(width, height) > MAX_UPSCALED_SIDE or width * height > MAX_UPSCALED_PIXELS:
+        raise InvalidParams(
+            "hires_scale", message("upscaled_size", pixels=MAX_UPSCALED_PIXELS, side=MAX_UPSCALED_SIDE, got=got)
+        )
+    if not tile:
+        if width * height > limits.max_pixels:
+            raise InvalidParams("hires_scale", message("hires_size", most=limits.max_pixels, model=model_id, got=got))
+        return
+    least = max(MIN_TILE, limits.min_size)
+    if not least <= tile <= limits.max_size or tile % limits.multiple:
+        raise InvalidParams(
+            "hires_tile", message("hires_tile", low=least, high=limits.max_size, multiple=limits.multiple, got=tile)
+        )
+    if (count := tile_count(width, tile) * tile_count(height, tile)) > MAX_TILES:
+        raise InvalidParams("hires_tile", message("hires_tiles", most=MAX_TILES, got=count))
 
 
 def value_or(name: str, given: Mapping[str, Any], default: Any) -> Any:

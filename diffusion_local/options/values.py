@@ -84,6 +84,12 @@ def check_choice(field: str, name: Any, known: tuple[str, ...]) -> str:
     raise InvalidParams(field, message("one_of", known=list(known), got=echo(name)))
 
 
+def check_choice_or_file(field: str, name: Any, known: tuple[str, ...]) -> str:
+    """The matching known name, ignoring case, or else the name of a file."""
+    wanted = name.strip().casefold() if isinstance(name, str) else None
+    return next((each for each in known if each.casefold() == wanted), None) or check_file_name(field, name)
+
+
 def check_pass_position(field: str, value: Any) -> str:
     """Position in a pass and size of the pass, from 1: ``3/8``, or ""."""
     if value in ("", None):

@@ -46,7 +46,7 @@ class Work:
 
     @classmethod
     def of_params(cls, params: Params) -> Self:
-        return cls(params.model, str(params.kind), params.width * params.height, params.steps)
+        return cls(params.model, str(params.kind), *params.paced)
 
     @property
     def cost(self) -> float:
@@ -161,7 +161,7 @@ def seconds_left(job: Job, pace: Pace, loaded: str = "") -> float | None:
     if known is None:
         return None
     load = 0.0 if job.step else pace.load_seconds(job.params.model, loaded)
-    return load + known * max(0.0, 1 - job.step / job.params.steps)
+    return load + known * max(0.0, 1 - job.step / job.params.total_steps)
 
 
 def finish_times(

@@ -228,7 +228,7 @@ class JobStore:
         taken = rows.timings_row(timings) if timings else {}
         ended = ENDED + ", step = :step, cancel_requested = 0" + "".join(f", {name} = :{name}" for name in taken)
         with self._database.write() as db:
-            owner = self._settle(db, "finish", claim, ended, step=image.params.steps, **taken).owner
+            owner = self._settle(db, "finish", claim, ended, step=image.params.total_steps, **taken).owner
             db.insert("images", rows.image_row(image) | {"owner": owner})
 
     def fail(self, claim: Claim, failure: Failure) -> None:

@@ -315,7 +315,8 @@ class QueueView:
             pace = pace_of(db, {job.params.runs_on for job, _ in running})
         # those of one pass make their steps together, and each has its share of their time
         steps = [
-            len(running) * (pace.seconds(Work.of_params(job.params)) or 0.0) / job.params.steps for job, _ in running
+            len(running) * (pace.seconds(Work.of_params(job.params)) or 0.0) / job.params.total_steps
+            for job, _ in running
         ]
         return [(job, at, max(floor, STALL_STEPS * step)) for (job, at), step in zip(running, steps, strict=True)]
 

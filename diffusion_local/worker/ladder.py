@@ -109,18 +109,18 @@ class Ladder:
 
 
 def about(fit: Fit, params: Params) -> bool:
-    return (fit.kind, fit.width, fit.height) == (params.kind, params.width, params.height)
+    return (fit.kind, fit.width, fit.height) == (params.kind, *params.peak_size)
 
 
 def size_of(params: Params) -> tuple[str, Kind, int, int]:
-    return params.model, params.kind, params.width, params.height
+    return params.model, params.kind, *params.peak_size
 
 
 def new_fit(params: Params, device: str) -> Fit:
-    return Fit(params.model, params.kind, params.width, params.height, device)
+    return Fit(params.model, params.kind, *params.peak_size, device)
 
 
 def hopeless(params: Params, rung: str) -> Message:
     return message(
-        "hopeless", model=params.model, size=f"{params.width}x{params.height}", rung=rung, how=message(f"rung_{rung}")
+        "hopeless", model=params.model, size="{}x{}".format(*params.peak_size), rung=rung, how=message(f"rung_{rung}")
     )

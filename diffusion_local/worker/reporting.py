@@ -124,7 +124,7 @@ class Followed:
         part, now = self.parts[job.id], time.monotonic()
         if step != self._step:  # the first part of a step asks for all
             self._step = step
-            write = now - self._reported >= REPORT_SECONDS or step == job.params.steps
+            write = now - self._reported >= REPORT_SECONDS or step == job.params.total_steps
             # one that can be put aside is, for the next start
             self._hear(step, "", write, stops=self._running is None or self._running.wanted is None)
         if part.problem is not None:

@@ -220,7 +220,7 @@ class Saver:
         while not self._closed.wait(KEEP_SECONDS):
             waiting = dict(self._unsaved)
             reports = [
-                ProgressReport(job.claim, job.params.steps, message("phase_saving"))
+                ProgressReport(job.claim, job.params.total_steps, message("phase_saving"))
                 for job in waiting.values()
                 if job.id in seen
             ]

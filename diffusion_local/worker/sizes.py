@@ -44,7 +44,7 @@ class Sizes:
             }
             self._known[work] = known
         enough = {size: median(found) for size, found in self._known[work].items() if len(found) >= PASSES * size}
-        return best(enough, params.steps, self._explores)
+        return best(enough, params.total_steps, self._explores)
 
     def learn(self, params: Params, together: int, seconds: float) -> None:
         """What each picture of a pass took. The first of a size is left out: it is when graphs are recorded."""

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from diffusion_local.engine import autoencoder, samplers
+from diffusion_local.engine.conditioning import PROMPTS_KEPT
 from diffusion_local.engine.diffusers_engine import DiffusersEngine
 from diffusion_local.engine.loaded import Loaded
-from diffusion_local.engine.painting import PROMPTS_KEPT
 from diffusion_local.errors import BadImage, EngineError, OutOfMemory
 from diffusion_local.models.catalog import Model
 from tests.engine.conftest import Draw

@@ -223,9 +223,9 @@ def test_damaged_bytes_hold_no_pass(engine: Engine, data: bytes) -> None:
 
 
 def test_a_part_that_fails_is_the_only_one(diffusers_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffusion_local.engine import painting
+    from diffusion_local.engine import conditioning
 
-    embed = painting.embed
+    embed = conditioning.embed
 
     def failing(loaded: Any, params: Params, *texts: str) -> Any:
         if "broken" in params.prompt:
@@ -233,7 +233,7 @@ def test_a_part_that_fails_is_the_only_one(diffusers_engine: Engine, monkeypatch
         return embed(loaded, params, *texts)
 
     undisturbed = run(diffusers_engine, part(1), part(2))
-    monkeypatch.setattr(painting, "embed", failing)
+    monkeypatch.setattr(conditioning, "embed", failing)
     broken, good = part(1, "broken"), part(2)
     diffusers_engine.run(Pass([broken, good]))
     assert "no such word" in str(broken.problem)

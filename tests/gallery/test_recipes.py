@@ -93,7 +93,8 @@ def test_a_foreign_text_becomes_settings() -> None:
         "steps": 28,
         "guidance": 7.5,
         "seed": 3141592653,
-        "strength": 0.4,
+        "hires_scale": 2.0,
+        "hires_strength": 0.4,
         "clip_skip": 2,
         "width": 832,
         "height": 1216,
@@ -102,7 +103,7 @@ def test_a_foreign_text_becomes_settings() -> None:
         "model": "sd_xl_base_1.0",
         "loras": [{"name": "ink", "weight": 0.6}],
     }
-    assert found.others["Hires upscale"] == "2"
+    assert set(found.others) == {"Model hash", "Lora hashes", "Version"}
 
 
 def test_a_sampler_without_a_like_here_is_kept_by_its_name() -> None:

@@ -66,6 +66,7 @@ def a1111(services: Services, client: TestClient, given: Given) -> Params:
     body = {reading.name_of(OPTIONS[name]): each for name, each in given.items() if name not in by_other_ways}
     tags = "".join(f"<lora:{each['name']}:{each['weight']}>" for each in given["loras"])
     body |= {"prompt": given["prompt"] + tags}
+    body["enable_hr"] = "hires_scale" in given
     body["override_settings"] = {"sd_model_checkpoint": given["model"], "sd_vae": given["vae"]}
     if kind == Kind.TXT2IMG:
         wanted = reading.Wanted(**body)

@@ -10,17 +10,17 @@ import pytest
 
 from tests.support import PACKAGE, REPOSITORY
 
-OPTION = """    hires_scale: Annotated[float, Option(
-        meaning="second pass at a larger size", a1111=("Hires upscale",), low=0, high=4
+OPTION = """    sharpness: Annotated[float, Option(
+        meaning="how sharp edges are", a1111=("Sharpness",), low=0, high=4
     )] = 0.0
 """
-WORDS = 'hires_scale = { en = "Hires scale", zh = "高清放大倍数" }\n'
+WORDS = 'sharpness = { en = "Sharpness", zh = "锐度" }\n'
 #: Of the contract; the rest of it walks the same table.
 WALKED = (
     "test_every_option_is_stored or test_every_option_has_words or test_every_option_is_shown or "
     "test_every_option_is_in_a1111s_text or test_every_option_is_read_back or test_every_option_is_exported or "
     "test_every_option_is_a_flag or (test_every_option_is_taken and (http or gradio or cog or a1111 or openai or "
-    "csv or page or create)) or (test_every_option_that_varies and hires_scale)"
+    "csv or page or create)) or (test_every_option_that_varies and sharpness)"
 )
 
 
@@ -81,5 +81,5 @@ def test_an_option_is_a_line_of_the_table_and_its_words(copy: Path) -> None:
 @pytest.mark.timeout(900)
 def test_words_that_are_forgotten_are_told(copy: Path) -> None:
     told = contract(copy, "test_every_option_has_words")
-    assert re.search(r"^FAILED .*test_every_option_has_words_in_each_language\[hires_scale\]", told, re.MULTILINE), told
+    assert re.search(r"^FAILED .*test_every_option_has_words_in_each_language\[sharpness\]", told, re.MULTILINE), told
     assert "1 failed" in told

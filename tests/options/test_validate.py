@@ -5,6 +5,7 @@ import json
 import math
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +253,51 @@ def test_a_sampler_may_name_its_schedule(catalog: Catalog, given: dict, sampler:
 def test_a_lora_written_as_text_is_read_the_same(catalog: Catalog, name: str, weight: float) -> None:
     loras = (Lora(name, weight), Lora("other", 0.1 + 0.2))
     assert complete(catalog, loras=", ".join(map(str, loras))).loras == loras
+
+
+class TestSecondPass:
+    @pytest.mark.parametrize(
+        ("given", "field", "words"),
+        [
+            ({"hires_scale": 0.5}, "hires_scale", "at least 1"),
+            ({"hires_scale": 9}, "hires_scale", "from 0 to 8"),
+            ({"hires_scale": 3}, "hires_scale", "unless hires_tile"),
+            ({"hires_scale": 2, "hires_tile": 64}, "hires_tile", "multiple of 8 from 128 to 512"),
+            ({"hires_scale": 2, "hires_tile": 132}, "hires_tile", "multiple of 8"),
+            ({"hires_scale": 2, "hires_tile": 1024}, "hires_tile", "to 512"),
+            ({"hires_scale": 2, "hires_steps": 151}, "hires_steps", "to 150"),
+            ({"hires_scale": 2, "hires_strength": 1.5}, "hires_strength", "to 1"),
+            ({"hires_scale": 2, "hires_upscaler": "../x"}, "hires_upscaler", "name"),
+            ({"hires_scale": 2, "hires_upscaler": "missing"}, "hires_upscaler", "missing"),
+        ],
+    )
+    def test_what_cannot_be_made_is_refused(
+        self, catalog: Catalog, given: dict[str, Any], field: str, words: str
+    ) -> None:
+        with pytest.raises(InvalidParams, match=words) as refused:
+            catalog.complete("a cat", given | {"seed": 1})
+        assert refused.value.field == field
+
+    def test_a_model_that_begins_from_no_picture_makes_none(
+        self, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = replace(catalog.default, kinds=(Kind.TXT2IMG,))
+        monkeypatch.setattr(Catalog, "get", lambda self, model_id: model)
+        with pytest.raises(InvalidParams, match="cannot begin from a picture"):
+            catalog.complete("a cat", {"model": "starter", "hires_scale": 2, "seed": 1})
+
+    def test_its_options_mean_nothing_without_a_scale(self, catalog: Catalog) -> None:
+        plain = catalog.complete("a cat", {"seed": 1})
+        assert (
+            catalog.complete("a cat", {"seed": 1, "hires_steps": 5, "hires_strength": 0.9, "hires_tile": 256}) == plain
+        )
+
+    def test_sizes_steps_and_cost(self, catalog: Catalog) -> None:
+        twice = catalog.complete("a cat", {"seed": 1, "hires_scale": 2, "hires_steps": 6})
+        assert (twice.width, twice.final_size, twice.peak_size) == (256, (512, 512), (512, 512))
+        assert (twice.steps, twice.total_steps) == (12, 18)
+        assert twice.cost == pytest.approx(12 * 0.065536 + 6 * 0.262144)
+        assert twice.paced == (512 * 512, 3 + 6)
+        tiled = catalog.complete("a cat", {"seed": 1, "hires_scale": 8, "hires_steps": 6, "hires_tile": 512})
+        assert (tiled.final_size, tiled.peak_size) == ((2048, 2048), (512, 512))
+        assert tiled.total_steps == 12 + 6 * 25

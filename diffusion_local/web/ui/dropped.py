@@ -64,7 +64,7 @@ def without_lost(studio: Studio, params: Params) -> tuple[Params, list[str]]:
     lost = []
     for name in form.OF_FILES:
         option, value = OPTIONS[name], getattr(params, name)
-        if value not in (option.default, option.initial, *form.usable(studio, option.files)):
+        if value not in (option.default, option.initial, *option.choices, *form.usable(studio, option.files)):
             lost.append(f"{view.name_of(name)} {value}")
             params = replace(params, **{name: option.default})
     known = form.usable(studio, "loras")

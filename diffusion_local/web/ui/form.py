@@ -119,7 +119,7 @@ def choices(option: Option, studio: Studio, speak: Callable[[str], Any]) -> list
     if option.initial is not None and option.initial not in known:
         known = [option.initial, *known]
     own: list[tuple[Any, str]] = []
-    if option.initial is None and not option.required:
+    if option.initial is None and not option.required and not option.default:
         own = [(models_own(option, speak), "")]
     return [*own, *((each, each) for each in known)]
 

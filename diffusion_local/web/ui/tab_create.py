@@ -253,6 +253,8 @@ def layout(studio: Studio) -> CreateTab:
                     place(*GROUPS["sampling"])
                 with gr.Accordion(label("common.loras"), open=False, elem_id="group-loras"):
                     loras = live("loras")
+                with gr.Accordion(label("create.group_hires"), open=False, elem_id="group-hires"), gr.Row():
+                    place(*form.at("hires"))
                 with gr.Accordion(label("create.group_words"), open=False, elem_id="group-words"), gr.Row():
                     place("expand")
                     preview = gr.Button(label("create.preview"), elem_id="preview-prompts", min_width=60, scale=0)

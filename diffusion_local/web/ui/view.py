@@ -77,7 +77,7 @@ def state_words(job: Job, position: int | None = None) -> str:
         case State.RUNNING if job.cancel_requested:
             return say("common.stopping")
         case State.RUNNING if job.step and not job.phase:
-            return say("common.step", step=job.step, steps=job.params.steps)
+            return say("common.step", step=job.step, steps=job.params.total_steps)
         case State.RUNNING:
             return translated(job.phase).capitalize() + " …" if job.phase else say("common.starting")
     return say(f"common.{job.state}")
@@ -164,7 +164,7 @@ def short(seconds: float) -> str:
 
 def progress(job: Job) -> float:
     """Per cent."""
-    return 100 * min(1.0, job.step / job.params.steps)
+    return 100 * min(1.0, job.step / job.params.total_steps)
 
 
 def bar(job: Job) -> str:
@@ -178,7 +178,7 @@ def bar(job: Job) -> str:
 
 def ring(job: Job, eta: float | None) -> str:
     """A running job's progress, round what is left of its time in seconds, or its step where nobody knows."""
-    words = f"{job.step}/{job.params.steps}" if eta is None else short(eta)
+    words = f"{job.step}/{job.params.total_steps}" if eta is None else short(eta)
     exact = "" if eta is None else f' title="{duration(eta)}"'
     percent = round(progress(job), 1)
     return (

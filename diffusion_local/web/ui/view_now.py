@@ -124,7 +124,7 @@ def step_words(job: Job, pausing: bool) -> Markup:
     words = state_words(job)
     if not job.step or job.cancel_requested:
         return Markup.escape(words)
-    brief = f"{job.step}/{job.params.steps}"
+    brief = f"{job.step}/{job.params.total_steps}"
     return Markup('<span class="long">{}</span><span class="brief">{}</span>').format(words, brief)
 
 

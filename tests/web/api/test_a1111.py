@@ -61,7 +61,7 @@ def test_sillytavern(site: Site) -> None:
         assert {"automatic", "karras", "sgm_uniform"} <= {x["name"] for x in tavern.get(f"{API}/schedulers").json()}
         assert "SCM" not in samplers
         assert [each["name"] for each in tavern.get(f"{API}/upscalers").json()] == ["Lanczos"]
-        for empty in ("latent-upscale-modes", "sd-vae", "loras"):
+        for empty in ("sd-vae", "loras"):
             assert tavern.get(f"{API}/{empty}").json() == []
         tavern.post(f"{API}/options", json={"sd_model_checkpoint": "starter"})
         progress = tavern.get(f"{API}/progress").json()
@@ -113,9 +113,44 @@ def test_progress_and_interrupt_are_the_callers_own(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "options"),
+    [
+        ({}, ("Latent", 2.0, 0.75, 0)),
+        ({"hr_scale": 1.5, "hr_upscaler": "Latent (nearest)", "denoising_strength": 0.4, "hr_second_pass_steps": 3},
+         ("Latent (nearest-exact)", 1.5, 0.4, 3)),
+        ({"hr_resize_x": 320, "hr_resize_y": 320, "hr_sampler_name": "Use same sampler"}, ("Latent", 2.5, 0.75, 0)),
+        ({"hr_resize_y": 192, "hr_upscaler": "R-ESRGAN 4x+"}, ("Lanczos", 1.5, 0.75, 0)),
+    ],
+)  # fmt: skip
+def test_enable_hr_makes_a_second_pass(
+    client: TestClient,
+    services: Services,
+    drawing: Hands,
+    asked: dict[str, Any],
+    options: tuple[str, float, float, int],
+) -> None:
+    info = json.loads(
+        client.post(f"{API}/txt2img", json={"prompt": "x", "enable_hr": True} | SMALL | asked).json()["info"]
+    )
+    made = services.studio.jobs(limit=1)[0].params
+    found = (made.hires_upscaler, made.hires_scale, made.hires_strength, made.hires_steps)
+    assert found == options
+    assert info["denoising_strength"] == options[2]
+    assert info["extra_generation_params"]["Hires upscaler"] == options[0]
+    assert f"Hires upscale: {options[1]:g}" in info["infotexts"][0]
+
+
+@pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"enable_hr": True}, "enable_hr"),
+        ({"enable_hr": "often"}, "enable_hr"),
+        ({"enable_hr": True, "hr_prompt": "another"}, "hr_prompt"),
+        ({"enable_hr": True, "hr_sampler_name": "Heun"}, "hr_sampler_name"),
+        ({"enable_hr": True, "hr_scale": 9}, "hr_scale"),
+        ({"enable_hr": True, "hr_scale": 8}, "hr_scale"),
+        ({"enable_hr": True, "hr_resize_x": -1}, "hr_resize_x"),
+        ({"enable_hr": True, "hr_resize_x": 256, "hr_resize_y": 512, "fit": "strict"}, "hr_resize_x"),
+        ({"enable_hr": True, "hr_upscaler": "4x-UltraSharp", "fit": "strict"}, "hr_upscaler"),
         ({"restore_faces": True}, "restore_faces"),
         ({"tiling": True}, "tiling"),
         ({"clip_skip": 99}, "clip_skip"),

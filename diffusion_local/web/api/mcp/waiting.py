@@ -100,13 +100,13 @@ async def polled(
 def share_done(job: Job) -> float:
     if job.final:
         return 1.0
-    return min(job.step / job.params.steps, 1.0) if job.state is State.RUNNING and job.params.steps else 0.0
+    return min(job.step / job.params.total_steps, 1.0) if job.state is State.RUNNING and job.params.steps else 0.0
 
 
 def progress_of(jobs: list[Job]) -> str:
     ended = sum(job.final for job in jobs)
     running = next((job for job in jobs if job.state is State.RUNNING), None)
-    step = f", step {running.step} of {running.params.steps}" if running and running.step else ""
+    step = f", step {running.step} of {running.params.total_steps}" if running and running.step else ""
     return f"{ended} of {len(jobs)} pictures{step}" + (
         "" if running or ended == len(jobs) else ", waiting in the queue"
     )

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from diffusion_local import __version__, authority
-from diffusion_local.domain import Job, Receipt, utc_now
+from diffusion_local.domain import Job, Params, Receipt, utc_now
 from diffusion_local.errors import NotDone, NotFound, UserError
 from diffusion_local.messages import message
 from diffusion_local.options import a1111
@@ -55,6 +55,9 @@ from diffusion_local.web.api.dialects.calls import (
 )
 from diffusion_local.web.api.watch import Watch, until_final
 from diffusion_local.web.refusals import NEVER, headers_of, sentence, status_of
+
+#: Pairs of the recipe text that A1111 repeats in ``info``.
+EXTRA_GENERATION_PARAMS = ("Schedule type", "Hires upscale", "Hires steps", "Hires upscaler")
 
 
 def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
@@ -171,8 +174,10 @@ def info_of(jobs: Sequence[Job], facts: dict[str, Any]) -> Json:
         "sd_vae_hash": facts.get("vae_hash"),
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
-        "denoising_strength": first.strength if first.kind in FROM_SOURCE else None,
-        "extra_generation_params": {"Schedule type": first.schedule} if first.schedule else {},
+        "denoising_strength": strength_of(first),
+        "extra_generation_params": {
+            name: value for name, value in a1111.option_pairs(first).items() if name in EXTRA_GENERATION_PARAMS
+        },
         "index_of_first_image": 0,
         "infotexts": [a1111.format_recipe(each) for each in params],
         "styles": [],
@@ -181,6 +186,13 @@ def info_of(jobs: Sequence[Job], facts: dict[str, Any]) -> Json:
         "is_using_inpainting_conditioning": False,
         "version": f"diffusion-local {__version__}",
     }
+
+
+def strength_of(params: Params) -> float | None:
+    """Of img2img, or of a second pass."""
+    if params.kind in FROM_SOURCE:
+        return params.strength
+    return params.hires_strength if params.hires_scale else None
 
 
 def timestamp(moment: str) -> str:
@@ -207,10 +219,10 @@ def progress_of(studio: Studio, receipts: Sequence[Receipt], with_picture: bool 
         jobs = []
     left = [job for job in jobs if not job.final]
     running = next((job for job in left if job.step), None)
-    steps = sum(job.params.steps if job.final else job.step for job in jobs)
+    steps = sum(job.params.total_steps if job.final else job.step for job in jobs)
     eta = studio.place(left[-1])[1] if left else None
     return {
-        "progress": steps / sum(job.params.steps for job in jobs) if left else 0.0,
+        "progress": steps / sum(job.params.total_steps for job in jobs) if left else 0.0,
         "eta_relative": eta or 0.0,
         "state": {
             "skipped": False,
@@ -221,7 +233,7 @@ def progress_of(studio: Studio, receipts: Sequence[Receipt], with_picture: bool 
             "job_count": len(left),
             "job_no": len(jobs) - len(left),
             "sampling_step": running.step if running else 0,
-            "sampling_steps": running.params.steps if running else 0,
+            "sampling_steps": running.params.total_steps if running else 0,
         },
         "current_image": preview(studio, running.id) if running and with_picture else None,
         "textinfo": None,

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from diffusion_local import families
 from diffusion_local.models.catalog import Model
 from diffusion_local.options.samplers import SAMPLERS, SCHEDULES, schedule_api_name
-from diffusion_local.options.table import LANCZOS
+from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS
 from diffusion_local.serializers import Json
 from diffusion_local.studio import Studio
 from diffusion_local.system import gpus
@@ -19,7 +19,6 @@ EMPTY: dict[str, Any] = {
     "/hypernetworks": [],
     "/face-restorers": [],
     "/realesrgan-models": [],
-    "/latent-upscale-modes": [],
     "/scripts": {"txt2img": [], "img2img": []},
     "/script-info": [],
     "/extensions": [],
@@ -73,6 +72,11 @@ def add(api: APIRouter, studio: Studio) -> None:
         names = [LANCZOS, *(each.name for each in studio.adapters("upscaler"))]
         empty = dict.fromkeys(["model_name", "model_path", "model_url"])
         return [{"name": name, "scale": 4} | empty for name in names]
+
+    @api.get("/latent-upscale-modes")
+    def latent_upscale_modes() -> list[Json]:
+        """What `hr_upscaler` takes beside the upscalers."""
+        return [{"name": name} for name in HIRES_UPSCALERS if name != LANCZOS]
 
     @api.get("/loras")
     def loras() -> list[Json]:

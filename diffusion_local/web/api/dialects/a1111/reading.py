@@ -21,6 +21,7 @@ from diffusion_local.options.table import OPTIONS, PICTURES
 from diffusion_local.options.values import check_integer
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
+from diffusion_local.web.api.dialects.a1111 import second_pass
 from diffusion_local.web.api.dialects.adapting import Aliases, adapted, model_named
 from diffusion_local.web.api.dialects.adapting import strict as is_strict
 from diffusion_local.web.api.dialects.calls import neutral
@@ -32,7 +33,6 @@ MOST_PICTURES = 100
 NONE = ("", "automatic", "none")
 #: What asks for nothing that we could not do.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "enable_hr": (False,),
     "firstpass_image": ("",),
     "refiner_checkpoint": ("", "None"),
     "restore_faces": (False,),
@@ -42,7 +42,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 #: Fills of the masked part before it is painted anew: 0 and 1 are ours.
 OWN_FILLS, FILLS = (0, 1), (0, 1, 2, 3)
 OF_IMG2IMG: dict[str, tuple[Any, ...]] = {"include_init_images": (False,)}
-READ_ELSEWHERE = ("alwayson_scripts", "inpainting_fill", "resize_mode", "styles", "fit")
+READ_ELSEWHERE = (*second_pass.READ, "alwayson_scripts", "inpainting_fill", "resize_mode", "styles", "fit")
 #: Formats of pictures in answers, by the setting ``samples_format``.
 FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 HASH = re.compile(r"\s*\[[0-9a-fA-F]{8,64}\]$")
@@ -155,12 +155,20 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
         given |= {"variation_seed": None, "variation_strength": None}
     fitted = adapted(model, given, strict, NAMES)
     given, warnings = fitted.options, warnings + fitted.warnings
+    second, told = second_pass.options_of(studio, extra, sized(model, given), strict)
+    given, warnings = given | second, warnings + told
     whole, spacing = merge_schedule(given["sampler"] or "", given["schedule"] or "")  # a pair that we know by one name
     given |= {"sampler": whole or None, "schedule": spacing or None}
     if isinstance(body, Pictures):
         found, told = pictures_of(studio, body, given, strict)
         given, warnings = given | found, warnings + told
     return Wish(given, warnings, styles, FORMATS[str(set_up.get("samples_format") or "png")])
+
+
+def sized(model: Model, given: dict[str, Any]) -> dict[str, Any]:
+    """With the size of the model where the request has none."""
+    sides = {name: given.get(name) or getattr(model.defaults, name) for name in ("width", "height")}
+    return given | sides
 
 
 def styles_of(given: Any) -> list[str]:

@@ -181,7 +181,7 @@ class Events:
         ]
 
     def _progress(self, record: Record, job: Job) -> Told:
-        data = {"value": job.step, "max": job.params.steps, "prompt_id": record.id, "node": record.worker}
+        data = {"value": job.step, "max": job.params.total_steps, "prompt_id": record.id, "node": record.worker}
         return {"type": "progress", "data": data}
 
     def _preview(self, job: Job) -> list[Told]:

@@ -95,7 +95,11 @@ def partial(studio: Studio, jobs: Sequence[Job], previews: dict[str, int], shown
     """A preview of each running picture that has come so far since its last one; counts them in ``previews``."""
     for job in jobs:
         number = previews[job.id]
-        if job.final or number >= shown.partial or job.step * (shown.partial + 1) < job.params.steps * (number + 1):
+        if (
+            job.final
+            or number >= shown.partial
+            or job.step * (shown.partial + 1) < job.params.total_steps * (number + 1)
+        ):
             continue
         try:
             data = studio.preview_file(job.id).read_bytes()

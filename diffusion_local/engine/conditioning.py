@@ -1,0 +1,152 @@
+"""The prompts of a pass as its pipeline is told them at each step, and the noise of each picture."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from diffusion_local.domain import Params
+from diffusion_local.engine import Part, Pass, noise, seat
+from diffusion_local.engine.family import Conditioning
+from diffusion_local.engine.faults import spared
+from diffusion_local.engine.loaded import Loaded
+from diffusion_local.engine.loops import Loop
+from diffusion_local.grammar import schedules
+
+#: Prompts whose embeddings are kept: about 0.3 MB each for SD, 0.6 MB for SDXL, with their negatives.
+PROMPTS_KEPT = 64
+
+
+@dataclass(slots=True)
+class Sketch:
+    """One picture of a pass before its first step. ``texts`` are (prompt, negative) at each step."""
+
+    texts: list[tuple[str, str]]
+    embedded: dict[tuple[str, str], Conditioning]
+    noise: torch.Tensor
+    generator: torch.Generator
+
+    def at(self, step: int) -> tuple[str, str]:
+        return self.texts[min(step, len(self.texts) - 1)]
+
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """Equal for those that fit into one loop. A prompt whose length changes on the way has one of its own."""
+        found = {shapes(each) for each in self.embedded.values()}
+        return (tuple(self.noise.shape), *found, *[id(self)] * (len(found) > 1))
+
+
+def sketched(loaded: Loaded, part: Part, loop: Loop, others: Sequence[Loop] = ()) -> Sketch | None:
+    """A picture before a loop. None where it cannot be made, which ends the part.
+
+    ``others``: loops that the picture goes through later, whose prompts must fit into the same pass.
+    """
+    with spared(part):
+        texts = texts_of(loaded, part.params, loop.made)
+        later = [pair for each in others for pair in texts_of(loaded, part.params, each.made)]
+        embedded = {pair: embed(loaded, part.params, *pair) for pair in (*texts, *later)}
+        return Sketch(texts, embedded, *drawn(loaded, part.params, loop))
+    return None
+
+
+def drawn(loaded: Loaded, params: Params, loop: Loop) -> tuple[torch.Tensor, torch.Generator]:
+    """The noise of a picture in a loop. Tiles have parts of one noise, so that they agree where they overlap."""
+    shape = loaded.family.shape(loaded.pipe, loop.params.width, loop.params.height)
+    if loop.box is None or not loop.is_tile:
+        return noise.draw(params, shape)
+    whole, generator = noise.draw(params, loaded.family.shape(loaded.pipe, *loop.whole))
+    row, column = (
+        start * whole.shape[axis] // length
+        for axis, start, length in ((-2, loop.box[1], loop.whole[1]), (-1, loop.box[0], loop.whole[0]))
+    )
+    part = whole[..., row : row + shape[-2], column : column + shape[-1]].clone()
+    return part, generator.manual_seed(params.seed + (loop.number << 32))
+
+
+def seat_alike(crew: Pass, sketches: dict[Part, Sketch], together: bool) -> None:
+    """Give the parts of a pass that begins their places; those that are unlike the first are left over."""
+    first, *others = sketches
+    beside = [each for each in others if together and sketches[each].form == sketches[first].form]
+    ended = [part for part in crew.parts if not part.live]
+    crew.left = [part for part in others if part not in beside] + crew.left
+    crew.parts = [first, *beside]
+    seat(crew)
+    crew.parts += ended
+
+
+def at_places(
+    crew: Pass,
+    sketches: dict[Part, Sketch],
+    again: Callable[[Part], tuple[torch.Tensor, torch.Generator]],
+) -> list[Sketch]:
+    """A sketch for each place of a pass. Where there is no part left it is another one's, with its own generator."""
+    there = {part.place: sketch for part, sketch in sketches.items() if part in crew.live}
+    model, copied = next((part, sketch) for part, sketch in sketches.items() if part in crew.live)
+    return [
+        there[place] if place in there else replace(copied, generator=again(model)[1]) for place in range(crew.size)
+    ]
+
+
+def each_step(places: Sequence[Sketch]) -> list[Conditioning]:
+    """What the pipeline is told at each step, or once if that never changes. Equal texts give the same object."""
+    known: dict[tuple[tuple[str, str], ...], Conditioning] = {}
+    found = []
+    for step in range(max(len(each.texts) for each in places)):
+        pairs = tuple(each.at(step) for each in places)
+        if pairs not in known:
+            known[pairs] = stacked([each.embedded[pair] for each, pair in zip(places, pairs, strict=True)])
+        found.append(known[pairs])
+    return found if len(known) > 1 else found[:1]
+
+
+def stacked(each: Sequence[Conditioning]) -> Conditioning:
+    """The conditionings of several pictures as that of one batch."""
+    if len(each) == 1:
+        return each[0]
+
+    def together(values: list[Any]) -> Any:
+        if torch.is_tensor(values[0]):
+            return torch.cat(values)
+        return [item for value in values for item in value] if isinstance(values[0], list) else values[0]
+
+    return {name: together([one[name] for one in each]) for name in each[0]}
+
+
+def shapes(conditioning: Conditioning) -> tuple[Any, ...]:
+    """What of a conditioning must be equal for ``stacked``; lists hold a tensor of any length for each picture."""
+    return tuple(
+        (name, tuple(value.shape) if torch.is_tensor(value) else type(value)) for name, value in conditioning.items()
+    )
+
+
+def texts_of(loaded: Loaded, params: Params, steps: int) -> list[tuple[str, str]]:
+    """(prompt, negative) at each step that is made. They are as written for a family that cannot change them."""
+    if loaded.family.turned is None:
+        return [(params.prompt, params.negative)]
+    both = (schedules.prompt_per_step(text, steps) for text in (params.prompt, params.negative))
+    return list(zip(*both, strict=True))
+
+
+def turn_to(
+    loaded: Loaded, each: list[Conditioning], order: int, index: int, tensors: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The embeddings of the step that follows a call of the denoiser, where they are others."""
+    now, after = (each[min(call // order, len(each) - 1)] for call in (index, index + 1))
+    if after is now or loaded.family.turned is None:
+        return {}
+    like = tensors["prompt_embeds"]
+    return {name: tensor.to(like) for name, tensor in loaded.family.turned(after).items()}
+
+
+def embed(loaded: Loaded, params: Params, prompt: str, negative: str) -> Conditioning:
+    """A prompt's embeddings, from the cache if they were used lately; without guidance no negative is read."""
+    guided = loaded.family.guided(loaded.pipe, params.guidance)
+    key = (prompt, negative if guided else None, params.clip_skip)
+    cached = (*key, loaded.loras, loaded.words)
+    if cached not in loaded.prompts:
+        loaded.prompts[cached] = loaded.family.embed(loaded.pipe, *key)
+    loaded.prompts.move_to_end(cached)
+    if len(loaded.prompts) > PROMPTS_KEPT:
+        loaded.prompts.popitem(last=False)
+    return loaded.prompts[cached]

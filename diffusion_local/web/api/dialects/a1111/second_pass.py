@@ -1,0 +1,81 @@
+"""A1111's "Hires. fix": its fields as the options of a second pass."""
+
+from typing import Any
+
+from diffusion_local.errors import InvalidParams, echo
+from diffusion_local.messages import message
+from diffusion_local.options.hires import enlarged
+from diffusion_local.options.table import HIRES_UPSCALERS, LANCZOS, OPTIONS
+from diffusion_local.studio import Studio
+from diffusion_local.web.api.dialects.calls import neutral
+
+#: Our options of a second pass; ``hires_scale`` is what the others need.
+NAMES = ("hires_scale", *(name for name, option in OPTIONS.items() if option.needs == "hires_scale"))
+#: The second pass has the model, prompts and sampler of the first.
+SAME: dict[str, tuple[Any, ...]] = {
+    "hr_checkpoint_name": ("", "Use same checkpoint"),
+    "hr_prompt": ("",),
+    "hr_negative_prompt": ("",),
+    "hr_sampler_name": ("", "Use same sampler"),
+    "hr_scheduler": ("", "Automatic", "Use same scheduler"),
+}
+READ = ("enable_hr", "hr_resize_x", "hr_resize_y", "denoising_strength", *SAME)
+#: A1111's defaults.
+SCALE, STRENGTH = 2.0, 0.75
+#: A1111's upscalers that have another name here.
+UPSCALERS = {"latent (nearest)": "Latent (nearest-exact)", "none": LANCZOS, "nearest": LANCZOS}
+
+
+def options_of(
+    studio: Studio, extra: dict[str, Any], given: dict[str, Any], strict: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """(options of the second pass, warnings). Without ``enable_hr`` there is none, whatever the other fields say.
+
+    ``given`` are options by our names, the size of the first pass among them. Raises InvalidParams.
+    """
+    enabled = extra.get("enable_hr")
+    if enabled not in (None, False, True):
+        raise InvalidParams("enable_hr", message("not_supported", got=echo(enabled)))
+    if not enabled:
+        return dict.fromkeys(NAMES), []
+    neutral(extra, {name: (*same, given.get(name.removeprefix("hr_"))) for name, same in SAME.items()})
+    scale, warnings = scale_of(extra, given, strict)
+    strength = given["hires_strength"]
+    if strength is None:
+        strength = extra.get("denoising_strength")
+    upscaler, told = upscaler_of(studio, given["hires_upscaler"], strict)
+    found = {
+        "hires_scale": scale,
+        "hires_strength": STRENGTH if strength is None else strength,
+        "hires_upscaler": upscaler,
+    }
+    return found, warnings + told
+
+
+def scale_of(extra: dict[str, Any], given: dict[str, Any], strict: bool) -> tuple[float, list[str]]:
+    """The factor, which A1111 may give as a size; of a size of another shape it is what covers both sides."""
+    wanted = [extra.get(name) or 0 for name in ("hr_resize_x", "hr_resize_y")]
+    for name, side in zip(("hr_resize_x", "hr_resize_y"), wanted, strict=True):
+        if not isinstance(side, int) or isinstance(side, bool) or not 0 <= side <= 16384:
+            raise InvalidParams(name, message("range", low=0, high=16384, got=echo(side)))
+    if not any(wanted):
+        return given["hires_scale"] or SCALE, []
+    size = (given["width"], given["height"])
+    scale = max(side / first for side, first in zip(wanted, size, strict=True))
+    made = enlarged(size, scale)
+    if made == tuple(side or other for side, other in zip(wanted, made, strict=True)):
+        return scale, []
+    got, to = "{}x{}".format(*wanted), "{}x{}".format(*made)
+    if strict:
+        raise InvalidParams("hr_resize_x", message("hires_shape", got=got, to=to))
+    return scale, [message("replaced", field="hr_resize_x", got=got, to=to)]
+
+
+def upscaler_of(studio: Studio, name: Any, strict: bool) -> tuple[str | None, list[str]]:
+    if not isinstance(name, str) or not name:
+        return None, []
+    known = {each.casefold(): each for each in (*HIRES_UPSCALERS, *(one.name for one in studio.adapters("upscaler")))}
+    found = known.get(UPSCALERS.get(name.casefold(), name).casefold())
+    if found is None and not strict:
+        return LANCZOS, [message("replaced", field="hr_upscaler", got=echo(name), to=LANCZOS)]
+    return found or name, []
