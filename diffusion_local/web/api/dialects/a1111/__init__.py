@@ -24,7 +24,7 @@ from diffusion_local.options.table import FROM_SOURCE
 from diffusion_local.serializers import Json
 from diffusion_local.settings import Settings
 from diffusion_local.studio import Studio
-from diffusion_local.web.api.dialects.a1111 import extras, lists
+from diffusion_local.web.api.dialects.a1111 import extras, lists, second_pass
 from diffusion_local.web.api.dialects.a1111.reading import (
     ITS_OWN,
     NEUTRAL,
@@ -201,8 +201,10 @@ def timestamp(moment: str) -> str:
 
 
 def not_used(body: Common) -> list[str]:
-    given = {*(body.model_extra or {}), *(body.override_settings or {})}
-    return sorted(given - {*SETTABLE, *NEUTRAL, *OF_IMG2IMG, *WITHOUT_EFFECT, *READ_ELSEWHERE})
+    extra = body.model_extra or {}
+    given = {*extra, *(body.override_settings or {}), *(body.model_fields_set & {*second_pass.FIELDS})}
+    read = (*second_pass.FIELDS, *second_pass.READ) if extra.get("enable_hr") else ()
+    return sorted(given - {*SETTABLE, *NEUTRAL, *OF_IMG2IMG, *WITHOUT_EFFECT, *READ_ELSEWHERE, *read})
 
 
 def preview(studio: Studio, job_id: str) -> str | None:

@@ -42,7 +42,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 #: Fills of the masked part before it is painted anew: 0 and 1 are ours.
 OWN_FILLS, FILLS = (0, 1), (0, 1, 2, 3)
 OF_IMG2IMG: dict[str, tuple[Any, ...]] = {"include_init_images": (False,)}
-READ_ELSEWHERE = (*second_pass.READ, "alwayson_scripts", "inpainting_fill", "resize_mode", "styles", "fit")
+READ_ELSEWHERE = ("enable_hr", "alwayson_scripts", "inpainting_fill", "resize_mode", "styles", "fit")
 #: Formats of pictures in answers, by the setting ``samples_format``.
 FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 HASH = re.compile(r"\s*\[[0-9a-fA-F]{8,64}\]$")

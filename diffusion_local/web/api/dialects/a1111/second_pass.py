@@ -19,7 +19,9 @@ SAME: dict[str, tuple[Any, ...]] = {
     "hr_sampler_name": ("", "Use same sampler"),
     "hr_scheduler": ("", "Automatic", "Use same scheduler"),
 }
-READ = ("enable_hr", "hr_resize_x", "hr_resize_y", "denoising_strength", *SAME)
+#: Their names in requests, and those of what else is read there.
+FIELDS = tuple(OPTIONS[name].web_api or name for name in NAMES)
+READ = ("hr_resize_x", "hr_resize_y", "denoising_strength", *SAME)
 #: A1111's defaults.
 SCALE, STRENGTH = 2.0, 0.75
 #: A1111's upscalers that have another name here.
