@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from diffusion_local.db.database import Database
+from diffusion_local.db.database import Database, open_database
 from diffusion_local.gallery.blobs import Blobs
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.gallery.images import ImageStore
@@ -67,7 +67,7 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
     ``blobs``: storage backend of pictures, instead of the home's folders.
     """
     settings.make_folders()
-    database = Database.open(settings.database)
+    database = open_database(settings)
     rules = OrderRules(settings.zone, settings.model_streak)
     stores = Stores.of(database, rules)
     files, queue = ImageFiles(blobs, settings) if blobs else open_files(settings), HueyQueue(queue_url(settings))

@@ -12,7 +12,8 @@ class Folders:
     home: Path
 
     @property
-    def database(self) -> Path:
+    def database_file(self) -> Path:
+        """SQLite's file, unless the setting ``database`` names a server."""
         return self.home / "app.db"
 
     @property
@@ -109,7 +110,7 @@ class Folders:
 
         The gallery is created with a new home only: later, its disk or share may just be away.
         """
-        new = not self.database.exists()
+        new = not self.database_file.exists() and not self.locks.exists()  # with a server, there is no file
         data = (*([self.gallery] if new else []), self.previews, self.sources, self.wildcards, self.logs, self.locks)
         adapters = (self.loras, self.vae, self.upscalers, self.embeddings, self.text_encoders)
         for folder in (self.home, *data, self.models, *adapters):

@@ -111,6 +111,9 @@ class Settings(Folders):
     )
     max_count: int = setting(100, "most pictures in one submit")
     max_queued: int = setting(100_000, "most jobs waiting at once")
+    database: str = setting(
+        "", "database of the queue and the gallery, as postgresql://user@host/name; app.db in the home if empty"
+    )
     queue: str = setting(
         "", "URL of the queue that wakes workers, as redis://host:6379/0; queue.db in the home if empty"
     )

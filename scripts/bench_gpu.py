@@ -76,7 +76,7 @@ class Bench:
         settings = Settings.load({}, home=str(folder / "home"))
         self.models, self.loras = settings.models, settings.loras
         self.catalog = Catalog(settings.starter, ModelDirectories.of(settings))
-        self.fits = FitStore(Database.open(settings.database))
+        self.fits = FitStore(Database.open(settings.database_file))
         self.engine = DiffusersEngine(self.device, materials=PictureInputs(settings, open_files(settings).open_source))
         self.results: dict[str, Any] = about(self)
 

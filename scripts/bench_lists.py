@@ -88,7 +88,7 @@ def measured(count: int) -> dict[str, Any]:
             "check_memory_mb": round(after_check - before, 1),
             "submit_memory_mb": round(after_submit - before, 1),
             "process_peak_mb": round(after_submit, 1),
-            "database_mb": round(services.settings.database.stat().st_size / 1e6, 1),
+            "database_mb": round(services.settings.database_file.stat().st_size / 1e6, 1),
         }
 
 

@@ -152,7 +152,7 @@ def gallery(services: Services, count: int) -> dict[str, Any]:
     began = time.perf_counter()
     ids = fill_gallery(services, count)
     told: dict[str, Any] = {"rows": count, "filled_in_s": round(time.perf_counter() - began, 1)}
-    told["database_mb"] = round(services.settings.database.stat().st_size / 1e6)
+    told["database_mb"] = round(services.settings.database_file.stat().st_size / 1e6)
     told["ms"] = {name: percentiles(timed(look)) for name, look in looks_at(services, ids).items()}
     return told
 

@@ -120,7 +120,7 @@ def run(options: argparse.Namespace, home: Path) -> tuple[Audit, dict[str, Any]]
 
 def passes(settings: Settings) -> dict[str, int]:
     """How many pictures were made together with so many others, their own counted."""
-    with contextlib.closing(sqlite3.connect(settings.database)) as db:
+    with contextlib.closing(sqlite3.connect(settings.database_file)) as db:
         found = db.execute("SELECT together, count(*) FROM jobs WHERE state = 'done' GROUP BY together").fetchall()
     return {str(size): count for size, count in found}
 

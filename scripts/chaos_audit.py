@@ -85,7 +85,7 @@ def audit(settings: Settings, ledger: Ledger | None = None, drained: bool = True
 
 def read_tables(settings: Settings, found: Audit) -> tuple[dict[str, Row], dict[str, Row], dict[str, list[Row]]]:
     """Jobs by id, images by job id, events by job id in their order."""
-    db = sqlite3.connect(settings.database, isolation_level=None, timeout=15)
+    db = sqlite3.connect(settings.database_file, isolation_level=None, timeout=15)
     db.row_factory = sqlite3.Row
     db.execute("BEGIN")
     integrity = [row[0] for row in db.execute("PRAGMA integrity_check")]
@@ -165,7 +165,7 @@ def check_pictures(found: Audit, settings: Settings, jobs: dict[str, Row], image
     parts = list(settings.gallery.rglob("*.part"))
     for part in parts:  # as if an hour had passed; a younger one might still be written to
         os.utime(part, (time.time() - 7200, time.time() - 7200))
-    swept = sweep(open_files(settings), Database.open(settings.database))
+    swept = sweep(open_files(settings), Database.open(settings.database_file))
     found.check(not swept.missing, f"rows without a file: {swept.missing[:5]}")
     for key in swept.strays:
         job = jobs.get(Path(key).name)

@@ -327,7 +327,7 @@ class Killer:
         seconds = self._rng.uniform(0.3, 3 * STEP_TIMEOUT)
         with suppress(DatabaseProblem):
             slot = next((w.slot for w in self._scene.services.workers.list_all() if w.pid == worker.pid), None)
-            if steal and slot and may_write(self._scene.services.settings.database):
+            if steal and slot and may_write(self._scene.services.settings.database_file):
                 slots.recover(self._scene.services, slot)
         thread = threading.Thread(target=self._wake, args=(worker, seconds), daemon=True)
         self._frozen.append(thread)  # others are killed while it is frozen
@@ -374,7 +374,7 @@ def gallery_unwritable(scene: Scene) -> Callable[[], None]:
 
 
 def database_unwritable(scene: Scene) -> Callable[[], None]:
-    database = scene.services.settings.database
+    database = scene.services.settings.database_file
     return unwritable(*(path for path in database.parent.glob("app.db*") if path.suffix != ".lock"))
 
 

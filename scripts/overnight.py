@@ -158,7 +158,7 @@ def until_done(scene: Scene, batch_id: str, options: argparse.Namespace) -> tupl
 
 def check_order(found: Audit, services: Services) -> int:
     """After each loss of a worker what it had begun comes next, in its order. How often that was so."""
-    db = sqlite3.connect(services.settings.database)
+    db = sqlite3.connect(services.settings.database_file)
     events = db.execute(
         "SELECT job_events.job_id, job_events.state, job_events.note, jobs.idx FROM job_events "
         "JOIN jobs ON jobs.id = job_events.job_id ORDER BY job_events.id"

@@ -17,9 +17,11 @@ import pytest
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.compose import Services, open_services
 from diffusion_local.db.database import Database
+from diffusion_local.db.postgresql import PostgresDatabase
 from diffusion_local.queue.jobs import JobStore
 from diffusion_local.settings import PREFIX, Settings
 from diffusion_local.studio import Studio
+from tests.postgresql import Cluster, emptied, running_cluster
 from tests.support import eventually
 
 run_as(LOCAL)  # as the command line and the worker; tests of the web process take it back
@@ -29,6 +31,26 @@ MEMORY_DISK = Path("/dev/shm")
 MEMORY_DISK_BYTES = 4 << 30  # room for the folders of one run
 
 run_migrations = Database._migrate
+
+#: Modules whose tests run over SQLite and over PostgreSQL: there in the second tier, and those of QUICK in the first.
+BOTH = (
+    "tests.db.test_dialect",
+    "tests.queue.",
+    "tests.gallery.",
+    "tests.accounts.",
+    "tests.batches.",
+    "tests.notify.",
+    "tests.reports.",
+    "tests.test_studio",
+    "tests.dispatch.",
+    "tests.lists.",
+    "tests.worker.test_runner",
+    "tests.worker.test_process",
+    "tests.hub.",
+    "tests.supervisor.",
+    "tests.cost.",
+)
+QUICK = ("tests.db.test_dialect",)
 
 
 def pytest_configure() -> None:
@@ -117,9 +139,39 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    with running_cluster() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def shared_database(cluster: Cluster) -> str:
+    """URL of the database that tests over PostgreSQL share, one after the other."""
+    return cluster.create("shared")
+
+
 @pytest.fixture
-def settings(home: Path) -> Settings:
-    return Settings.load(engine="fake", port=0, fake_step_seconds=0.01, password_memory_kb=8)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The setting ``database``: that of an empty database on a server, or "" for SQLite.
+
+    Tests of the modules in BOTH run over both.
+    """
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return ""
+    return emptied(request.getfixturevalue("shared_database"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "database_url" in metafunc.fixturenames and metafunc.module.__name__.startswith(BOTH):
+        if not any("real_migrations" == mark.name for mark in metafunc.definition.iter_markers()):
+            server = pytest.param("postgresql", marks=() if metafunc.module.__name__ in QUICK else pytest.mark.slow)
+            metafunc.parametrize("database_url", ["sqlite", server], indirect=True)
+
+
+@pytest.fixture
+def settings(home: Path, database_url: str) -> Settings:
+    return Settings.load(engine="fake", port=0, fake_step_seconds=0.01, password_memory_kb=8, database=database_url)
 
 
 @pytest.fixture
@@ -135,8 +187,8 @@ def studio(services: Services) -> Studio:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(tmp_path / "app.db")
+def database(tmp_path: Path, database_url: str) -> Iterator[Database]:
+    opened = PostgresDatabase.open(database_url) if database_url else Database.open(tmp_path / "app.db")
     yield opened
     opened.close()
 

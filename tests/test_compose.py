@@ -23,10 +23,10 @@ def test_a_house_is_opened_in_an_empty_place_and_again(settings: Settings) -> No
 
 def test_a_damaged_database_is_told_and_not_touched(settings: Settings) -> None:
     settings.make_folders()
-    settings.database.write_bytes(b"no database " * 1000)
+    settings.database_file.write_bytes(b"no database " * 1000)
     with pytest.raises(DatabaseProblem, match="damaged"):
         open_services(settings)
-    assert settings.database.read_bytes() == b"no database " * 1000
+    assert settings.database_file.read_bytes() == b"no database " * 1000
 
 
 def test_homes_do_not_know_each_other(settings: Settings, tmp_path: Path) -> None:

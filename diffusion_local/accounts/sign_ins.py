@@ -32,7 +32,7 @@ class SignIns:
             for who in limits:
                 db.execute(
                     "INSERT INTO failed_logins (who, failures, first_at) VALUES (?, 1, ?) "
-                    "ON CONFLICT (who) DO UPDATE SET failures = failures + 1",
+                    "ON CONFLICT (who) DO UPDATE SET failures = failed_logins.failures + 1",
                     [who, now],
                 )
             over = db.scalar("SELECT count(*) FROM failed_logins") - MAX_KEYS

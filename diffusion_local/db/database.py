@@ -1,11 +1,14 @@
-"""Opens ``app.db``: migrations under a lock, read and write transactions, and SQLite's errors as DatabaseProblem."""
+"""The database: ``app.db`` by SQLite, or a PostgreSQL server (``db.postgresql``) by the settings.
+
+Migrations under a lock, read and write transactions, and SQLite's errors as DatabaseProblem.
+"""
 
 import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlite_utils
 from filelock import FileLock, Timeout
@@ -15,6 +18,10 @@ from diffusion_local.db.connections import BUSY_SECONDS, Connections
 from diffusion_local.db.migrations import MIGRATIONS
 from diffusion_local.errors import DatabaseProblem, InvalidParams
 from diffusion_local.messages import message
+from diffusion_local.settings import Settings
+
+if TYPE_CHECKING:
+    from diffusion_local.db.postgresql import PostgresDatabase
 
 Row = dict[str, Any]
 Values = Mapping[str, Any] | Sequence[Any]
@@ -33,6 +40,9 @@ class Transaction:
     """
 
     __slots__ = ("execute", "execute_many")
+
+    #: Whether statements are translated to PostgreSQL's dialect; see ``db.translation``.
+    translated = False
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.execute = connection.execute
@@ -75,12 +85,16 @@ def insert_sql(table: str, row: Row) -> str:
 
 
 class Database:
-    """``app.db``. Read transactions see one consistent state. Write transactions take the write lock at once (BEGIN
+    """``app.db``; ``PostgresDatabase`` has the same interface, without a ``path``. Read transactions see one consistent state. Write transactions take the write lock at once (BEGIN
     IMMEDIATE), because one that first reads and then writes fails with "database is locked" under concurrency.
     """
 
+    #: Whether it is on a server, which looks after its own files.
+    on_server = False
+
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.name = path.name
         self._connections = Connections(path)
 
     @classmethod
@@ -127,6 +141,12 @@ class Database:
             db.execute("PRAGMA optimize")
         with self.outside_transaction() as conn:
             conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def findings(self) -> list[str]:
+        """Check the stored data; what is wrong, empty for a sound database."""
+        with self.read() as db:
+            findings = [row["integrity_check"] for row in db.query("PRAGMA integrity_check")]
+        return [] if findings == ["ok"] else findings
 
     @contextlib.contextmanager
     def outside_transaction(self) -> Iterator[sqlite3.Connection]:
@@ -209,8 +229,23 @@ def translate_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def check_integrity(database: Database) -> list[str]:
-    """SQLite's integrity check: its findings, empty for a sound database."""
-    with database.read() as db:
-        findings = [row["integrity_check"] for row in db.query("PRAGMA integrity_check")]
-    return [] if findings == ["ok"] else findings
+def open_database(settings: Settings) -> Database:
+    """Create or migrate the database of the settings. Raises DatabaseProblem and InvalidParams."""
+    return postgresql().open(settings.database) if settings.database else Database.open(settings.database_file)
+
+
+def find_database(settings: Settings) -> Database | None:
+    """The database of the settings as it is, or None if there is none yet. Raises DatabaseProblem and InvalidParams."""
+    if settings.database:
+        server = postgresql()(settings.database)
+        return server if server.exists() else None
+    return Database(settings.database_file) if settings.database_file.exists() else None
+
+
+def postgresql() -> "type[PostgresDatabase]":
+    """PostgreSQL's implementation. Raises InvalidParams if its client is not installed."""
+    try:
+        from diffusion_local.db.postgresql import PostgresDatabase
+    except ImportError:
+        raise InvalidParams("database", message("database_library")) from None
+    return PostgresDatabase

@@ -1,7 +1,7 @@
 """SQLite-specific SQL, named by purpose.
 
-Stores write portable SQL and insert these fragments; another database backend would implement the same functions. An
-architecture test rejects dialect-specific SQL outside of ``db/``.
+Stores write portable SQL and insert these fragments; for PostgreSQL ``db.translation`` rewrites them. An architecture
+test rejects dialect-specific SQL outside of ``db/``.
 """
 
 import json
@@ -27,6 +27,11 @@ def in_list(column: str, values: str = ":ids") -> str:
 
 def not_in_list(column: str, values: str) -> str:
     return f"{column} NOT IN ({list_rows(values)})"
+
+
+def in_numbers(column: str, values: str) -> str:
+    """``in_list`` for a column of integers."""
+    return f"{column} IN (SELECT CAST(value AS INTEGER) FROM json_each({values}))"
 
 
 def list_rows(values: str = ":ids") -> str:
@@ -91,7 +96,8 @@ def count_distinct(db: Transaction, source: str, column: str, most: int) -> int:
     """Number of distinct values of an indexed column, counted up to ``most``. ``source``: see ``first_of_each``."""
     least = f"SELECT min({column}) FROM {source}"
     return db.scalar(
-        f"WITH RECURSIVE each (id) AS ({least} UNION ALL SELECT ({least} AND {column} > each.id) FROM each "
-        "WHERE id IS NOT NULL LIMIT :limit) SELECT count(id) FROM each",
-        limit=most,
+        f"WITH RECURSIVE each (id, number) AS (SELECT ({least}), 1 UNION ALL "
+        f"SELECT ({least} AND {column} > each.id), number + 1 FROM each WHERE id IS NOT NULL AND number < :most) "
+        "SELECT count(id) FROM each",
+        most=most,
     )

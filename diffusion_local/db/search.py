@@ -1,15 +1,17 @@
-"""Full-text search over prompts (SQLite FTS5).
+"""Full-text search over prompts: SQLite's FTS5, or a tsvector of the same words in PostgreSQL.
 
 Every word must occur in the prompt, as a whole word or as a prefix. "Quoted words" must occur in this order, and -word
 must not occur. Scripts written without spaces, and texts without letters, are searched by substring instead.
 """
 
 import re
+import sqlite3
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 from diffusion_local.db.database import Transaction
-from diffusion_local.db.dialect import as_list, in_list
+from diffusion_local.db.dialect import as_list, in_numbers
 
 MOST_PINNED = 2000  # up to so many pictures that match the other filters, the search visits only these
 PHRASE = re.compile(r'(-?)"([^"]*)"|(-?)(\S+)')
@@ -26,24 +28,39 @@ ORDER = "images_text.rowid DESC"
 AFTER = "images_text.rowid < (SELECT number FROM images AS last WHERE last.id = :before)"
 
 
+#: (words in this order, whether the last one is a prefix).
+Phrase = tuple[list[str], bool]
+
+
 def word_count(search: str) -> int:
     return len(WORD.findall(search.replace("_", " ")))
 
 
-def match_query(search: str) -> str:
+def match_query(db: Transaction, search: str) -> str:
+    """The search text as a query of the database's index, or "" if it must be searched by substring."""
+    return tsquery(search) if db.translated else fts_query(search)
+
+
+def fts_query(search: str) -> str:
     """The search text as an FTS5 query, or "" if it must be searched by substring."""
-    if UNSPACED.search(search):
-        return ""
-    included: list[str] = []
-    excluded: list[str] = []
-    for minus, phrase, bare_minus, word in PHRASE.findall(search):
-        tokens = WORD.findall((phrase or word).replace("_", " "))
-        if tokens:
-            text = '"' + " ".join(tokens) + '"' + ("" if phrase else " *")
-            (excluded if minus or bare_minus else included).append(text)
+    included, excluded = phrases(search)
     if not included:
         return ""
-    return " AND ".join(included) + "".join(f" NOT {each}" for each in excluded)
+    first, others = (['"' + " ".join(words) + '"' + " *" * prefix for words, prefix in each] for each in (included, excluded))
+    return " AND ".join(first) + "".join(f" NOT {each}" for each in others)
+
+
+def phrases(search: str) -> tuple[list[Phrase], list[Phrase]]:
+    """Phrases that a prompt must have, and those that it must not have; none if it must be searched by substring."""
+    if UNSPACED.search(search):
+        return [], []
+    included: list[Phrase] = []
+    excluded: list[Phrase] = []
+    for minus, phrase, bare_minus, word in PHRASE.findall(search):
+        words = WORD.findall((phrase or word).replace("_", " "))
+        if words:
+            (excluded if minus or bare_minus else included).append((words, not phrase))
+    return included, excluded
 
 
 def index_bounds(db: Transaction, conditions: Sequence[str], values: dict[str, Any]) -> list[str]:
@@ -56,7 +73,69 @@ def index_bounds(db: Transaction, conditions: Sequence[str], values: dict[str, A
         numbers = [number for (number,) in numbers_read]
         values |= {"few": as_list(numbers), "low": min(numbers, default=0), "high": max(numbers, default=0)}
         # The plus keeps FTS5 from running one look-up per list element; it filters while it walks instead.
-        return ["images_text.rowid BETWEEN :low AND :high", in_list("+images_text.rowid", ":few")]
+        return ["images_text.rowid BETWEEN :low AND :high", in_numbers("+images_text.rowid", ":few")]
     if "until" in values:
         return ["images_text.rowid <= (SELECT max(+number) FROM images WHERE created_at < :until)"]
     return []
+
+
+# -- the same words in PostgreSQL --------------------------------------------------------------------------------------
+
+#: tsvector's limits: bytes of a word, and the last position that it tells from later ones.
+MAX_WORD_BYTES, LAST_POSITION = 2046, 16_383
+
+
+class Tokenizer:
+    """FTS5's own tokenizer, so that both databases find the same pictures in every script."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        self._connection.execute(f"CREATE VIRTUAL TABLE texts USING fts5(prompt, tokenize='{TOKENIZER}')")
+        self._connection.execute("CREATE VIRTUAL TABLE words USING fts5vocab(texts, instance)")
+
+    def words(self, text: str) -> list[str]:
+        with self._lock:
+            self._connection.execute("INSERT INTO texts VALUES (?)", [text])
+            try:
+                return [word for (word,) in self._connection.execute('SELECT term FROM words ORDER BY "offset"')]
+            finally:
+                self._connection.execute("DELETE FROM texts")
+
+
+#: As in the migration that creates the index.
+TOKENIZER = "unicode61 remove_diacritics 2"
+tokenizer = Tokenizer()
+
+
+def add(db: Transaction, image_id: str, prompt: str) -> None:
+    """Enter a new picture's prompt into the index. SQLite does that by a trigger."""
+    if db.translated:
+        db.execute(
+            "INSERT INTO images_text (number, words) SELECT number, CAST(:words AS tsvector) FROM images "
+            "WHERE id = :id ON CONFLICT DO NOTHING",
+            {"id": image_id, "words": tsvector(prompt)},
+        )
+
+
+def tsvector(prompt: str) -> str:
+    """The prompt's words with their positions."""
+    words = enumerate(tokenizer.words(prompt), start=1)
+    return " ".join(f"'{clipped(word)}':{min(place, LAST_POSITION)}" for place, word in words)
+
+
+def tsquery(search: str) -> str:
+    """The search text as a tsquery, or "" if it must be searched by substring."""
+    included, excluded = (
+        [query for words, prefix in each if (query := tsquery_of(words, prefix))] for each in phrases(search)
+    )
+    return " & ".join([*included, *(f"!({each})" for each in excluded)]) if included else ""
+
+
+def tsquery_of(words: list[str], prefix: bool) -> str:
+    tokens = tokenizer.words(" ".join(words))
+    return " <-> ".join(f"'{clipped(token)}'" for token in tokens) + ":*" * (prefix and bool(tokens))
+
+
+def clipped(word: str) -> str:
+    return word.encode()[:MAX_WORD_BYTES].decode(errors="ignore")

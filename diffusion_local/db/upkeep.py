@@ -63,8 +63,10 @@ def shrink(database: Database, reserve_bytes: int, seconds: float, force: bool =
     """Release free pages for about ``seconds``; returns the bytes by which the file shrank.
 
     A database without incremental auto-vacuum is rewritten if it is small or the queue is idle (``force``: always), and
-    only if the disk has room for a second copy beside the reserve. Raises DatabaseProblem.
+    only if the disk has room for a second copy beside the reserve. A server does this by itself. Raises DatabaseProblem.
     """
+    if database.on_server:
+        return 0
     before = measure(database)
     if not before.worth_it and not (force and before.free):
         return 0
@@ -125,6 +127,8 @@ def merge_text_index(database: Database, since: str, seconds: float) -> int:
 
     FTS5 only marks a text as deleted until the segments that hold it are merged.
     """
+    if database.on_server:
+        return 0
     with database.read() as db:
         if not db.scalar("SELECT 1 FROM deleted WHERE what = 'picture' AND at >= :since LIMIT 1", since=since):
             return 0

@@ -146,7 +146,7 @@ class ImageStore:
         source, order = "images", "created_at DESC, id DESC"
         after = "(created_at, id) < (SELECT created_at, id FROM images AS last WHERE last.id = :before)"
         with self._database.read() as db:
-            if words := search.match_query(gallery_filter.search):
+            if words := search.match_query(db, gallery_filter.search):
                 source, order, after = search.SOURCE, search.ORDER, search.AFTER
                 if only_own or replace(gallery_filter, search=""):
                     conditions += search.index_bounds(db, conditions, values)

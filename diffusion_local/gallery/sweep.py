@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from PIL import Image as PIL
 
-from diffusion_local.db import rows
+from diffusion_local.db import rows, search
 from diffusion_local.db.database import Database, insert_sql
 from diffusion_local.domain import Image, Params, State, utc_now
 from diffusion_local.gallery import recipes
@@ -83,7 +83,10 @@ def rebuild(files: ImageFiles, database: Database) -> int:
             continue
         with database.write() as db:
             values = rows.image_row(image)
-            written += db.execute(f"{insert_sql('images', values)} ON CONFLICT DO NOTHING", values).rowcount
+            added = db.execute(f"{insert_sql('images', values)} ON CONFLICT DO NOTHING", values).rowcount
+            if added:
+                search.add(db, image.id, image.params.prompt)
+            written += added
     return written
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from diffusion_local import __version__
 from diffusion_local.accounts.store import AccountStore
 from diffusion_local.db import upkeep
-from diffusion_local.db.database import Database, DatabaseError, check_integrity
+from diffusion_local.db.database import DatabaseError, find_database, open_database
 from diffusion_local.engine import inventory
 from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams, NotFound, UserError, message_of
 from diffusion_local.gallery.files import ImageFiles
@@ -78,17 +78,18 @@ def back_up(settings: Settings, target: Path) -> None:
     """Copy the database online. Raises Conflict if the target exists, NotFound for a missing database or folder."""
     if target.exists():
         raise Conflict(message("file_exists", file=target))
-    if not settings.database.exists():
+    found = find_database(settings)
+    if found is None:
         raise NotFound(message("no_database", folder=settings.home))
     if not target.absolute().parent.is_dir():
         raise NotFound(message("no_folder", folder=target.parent))
-    Database(settings.database).backup(target)
+    found.backup(target)
 
 
 def rebuild_gallery(settings: Settings, files: ImageFiles) -> int:
     """Insert missing gallery rows from the recipes in the pictures; returns the number of rows."""
     settings.make_folders()
-    return rebuild(files, Database.open(settings.database))
+    return rebuild(files, open_database(settings))
 
 
 def versions(settings: Settings) -> Iterator[Finding]:
@@ -114,7 +115,8 @@ def home(settings: Settings) -> Iterator[Finding]:
 
 
 def access(settings: Settings) -> Iterator[Finding]:
-    there = settings.database.exists() and AccountStore(Database(settings.database)).exists_any()
+    database = find_database(settings)
+    there = database is not None and AccountStore(database).exists_any()
     if refusal_reason(settings, there):
         text = message("found_reached", setting=exposing_setting(settings))
         mend = message("mend_reached")
@@ -137,37 +139,38 @@ def permitted(settings: Settings) -> Iterator[Finding]:
 
 
 def reclaimable(settings: Settings) -> Iterator[Finding]:
-    if settings.database.exists():
-        found = upkeep.measure(Database(settings.database))
+    database = find_database(settings)
+    if database is not None and not database.on_server:
+        found = upkeep.measure(database)
         text = message("found_space", size=found.size / 1000000.0, free=found.free / 1000000.0)
         mend = message("mend_space")
         yield Finding("space", not (found.worth_it and found.free > TOO_MUCH_FREE), text, mend, False)
 
 
 def database(settings: Settings) -> Iterator[Finding]:
-    if not settings.database.exists():
-        yield Finding("database", True, message("found_no_database"))
-        return
     try:
-        found = check_integrity(Database(settings.database))
+        database = find_database(settings)
+        if database is None:
+            yield Finding("database", True, message("found_no_database"))
+            return
+        found = database.findings()
     except DatabaseProblem as problem:  # the check itself could not run
         found = [problem.message]
-    mend = message("rebuild", file=settings.database.name)
+    mend = message("found_see") if settings.database else message("rebuild", file=settings.database_file.name)
     text = found[0] if len(found) == 1 else "; ".join(found[:3])
     yield Finding("database", not found, text or message("found_sound"), mend)
 
 
 def storage_check(settings: Settings, files: ImageFiles) -> Iterator[Finding]:
     """Whether gallery and database are writable; writes a small file and a number."""
-    if settings.database.exists():
-        database = Database(settings.database)
+    if database := find_database(settings):
         found = StorageProbe(database, files).fault()
         yield Finding("storage", not found, found or message("found_writable"), message("found_see"))
 
 
 def message_queue(settings: Settings) -> Iterator[Finding]:
     """Whether the queue that wakes workers is usable. Without it, workers find jobs some seconds later."""
-    if not settings.database.exists():
+    if find_database(settings) is None:
         return
     url = queue_url(settings)
     try:
@@ -199,9 +202,8 @@ def models(settings: Settings) -> Iterator[Finding]:
 
 
 def workers(settings: Settings) -> Iterator[Finding]:
-    if not settings.database.exists():
-        return
-    for worker in WorkerStore(Database(settings.database)).list_all():
+    database = find_database(settings)
+    for worker in WorkerStore(database).list_all() if database else ():
         yield Finding(
             f"worker {worker.slot}",
             True,

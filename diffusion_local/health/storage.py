@@ -3,13 +3,13 @@
 import logging
 import threading
 import time
-from pathlib import Path
 
 from diffusion_local.authority import guarded
-from diffusion_local.db.database import Database
+from diffusion_local.db.database import Database, find_database
 from diffusion_local.errors import DatabaseProblem, StorageProblem
 from diffusion_local.gallery.files import ImageFiles
 from diffusion_local.messages import message
+from diffusion_local.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +61,17 @@ def fault(database: Database, files: ImageFiles) -> str:
     return ""
 
 
-def can_write(path: Path) -> bool:
-    """Whether a newly opened connection can write to a database: an older one may still work where a new one cannot."""
-    database = Database(path)
+def can_write(settings: Settings) -> bool:
+    """Whether a newly opened connection can write to the database: an older one may still work where a new one
+    cannot.
+    """
+    try:
+        database = find_database(settings)
+    except DatabaseProblem as problem:
+        log.error("%s", problem)
+        return False
+    if database is None:
+        return False
     try:
         database.probe()
     except DatabaseProblem as problem:

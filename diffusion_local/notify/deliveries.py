@@ -155,7 +155,7 @@ class DeliveryStore:
 
     def page(self, limit: int, before: str | None = None, state: str | None = None) -> Sequence[Delivery]:
         """Deliveries, newest first. ``before``: last id of the previous page."""
-        where, values = ["1"], []
+        where, values = ["true"], []
         for clause, value in (("id < ?", before), ("state = ?", state)):
             if value:
                 where.append(clause)

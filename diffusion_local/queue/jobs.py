@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from diffusion_local.db import rows
+from diffusion_local.db import rows, search
 from diffusion_local.db.access import readable, writable
 from diffusion_local.db.database import Database, Transaction
 from diffusion_local.db.dialect import as_list, in_list
@@ -230,6 +230,7 @@ class JobStore:
         with self._database.write() as db:
             owner = self._settle(db, "finish", claim, ended, step=image.params.total_steps, **taken).owner
             db.insert("images", rows.image_row(image) | {"owner": owner})
+            search.add(db, image.id, image.params.prompt)
 
     def fail(self, claim: Claim, failure: Failure) -> None:
         """End the job as failed. Raises LostClaim."""

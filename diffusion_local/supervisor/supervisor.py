@@ -226,7 +226,7 @@ class Supervisor:
             child.heard = {report: child.heard.get(report, now) for report, _ in reports}
             for report, limit in reports:
                 silence = now - child.heard[report]
-                if silence > limit and not can_write(self._settings.database):
+                if silence > limit and not can_write(self._settings):
                     child.heard[report] = now
                 # grace period in which a worker that was blocked can report
                 elif silence > limit + LENIENT_POLLS * JOBS_POLL_SECONDS:

@@ -24,7 +24,7 @@ from starlette.responses import FileResponse
 from diffusion_local import domain, manual, styles
 from diffusion_local.accounts import service as accounts
 from diffusion_local.batches import export
-from diffusion_local.db.search import match_query
+from diffusion_local.db.search import fts_query
 from diffusion_local.dispatch import leased
 from diffusion_local.domain import Batch, Image, new_job
 from diffusion_local.engine import adapter_names, fake
@@ -156,7 +156,7 @@ def request(**given: str) -> Request:
 
 def searched(text: str) -> object:
     asked = GalleryFilter.parse({"search": text})
-    return asked.where(), match_query(asked.search)
+    return asked.where(), fts_query(asked.search)
 
 
 def forwarded(text: str) -> object:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_local.db.database import Database, check_integrity
+from diffusion_local.db.database import Database
 from diffusion_local.errors import DatabaseProblem, DiffusionLocalError
 from diffusion_local.queue.jobs import JobStore
 from tests.support import REPOSITORY, claimed, enqueue, sql
@@ -104,7 +104,7 @@ def test_a_file_that_is_no_database_is_called_damaged(tmp_path: Path) -> None:
 
 def test_a_damaged_page_is_found(database: Database) -> None:
     enqueue(JobStore(database), 200)
-    assert check_integrity(database) == []
+    assert database.findings() == []
     with database.write() as db:
         root = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'jobs'").fetchone()[0]
     with sql(database.path) as db:
@@ -117,7 +117,7 @@ def test_a_damaged_page_is_found(database: Database) -> None:
     with pytest.raises(DatabaseProblem, match="damaged"):
         JobStore(database).claim_next("cpu0")
     with contextlib.suppress(DatabaseProblem):  # where even the check cannot be run
-        assert check_integrity(database) != []
+        assert database.findings() != []
 
 
 def test_a_folder_in_its_place_is_told(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
         filler.unlink()
         assert [store.get(job_id).id for job_id in kept] == kept
         assert enqueue(store, 1)
-        assert check_integrity(database) == []
+        assert database.findings() == []
         database.close()
     finally:
         subprocess.run(["umount", "-l", folder], check=False)

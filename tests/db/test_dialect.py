@@ -168,4 +168,4 @@ def test_rows_that_an_actor_may_see_and_change(
     ],
 )
 def test_a_search_becomes_a_query_of_the_index(typed: str, asked: str) -> None:
-    assert search.match_query(typed) == asked
+    assert search.fts_query(typed) == asked

@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_local.compose import Services
 from diffusion_local.db import upkeep
-from diffusion_local.db.database import Database, check_integrity
+from diffusion_local.db.database import Database
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.gallery.retention import days_ago, delete_old_jobs
 from diffusion_local.supervisor.housekeeping import give_back_space
@@ -19,7 +19,7 @@ PROMPT = "an apple on a table, " * 40
 def filled(services: Services, count: int = 2000) -> None:
     """Jobs that ended long ago."""
     enqueue(services.jobs, count, prompt=PROMPT)
-    with sql(services.settings.database) as db:
+    with sql(services.settings.database_file) as db:
         then = "2020-01-01T00:00:00.000Z"
         db.execute("UPDATE jobs SET state = 'cancelled', created_at = ?1, finished_at = ?1", [then])
 
@@ -50,8 +50,8 @@ def test_a_new_database_gives_free_pages_back_in_steps(services: Services) -> No
     assert len(steps) > 1
     upkeep.truncate_log(services.database)
     assert upkeep.measure(services.database).free == 0
-    assert bytes_on_disk(services.settings.database) < before.size / 2
-    assert check_integrity(services.database) == []
+    assert bytes_on_disk(services.settings.database_file) < before.size / 2
+    assert services.database.findings() == []
     assert sorted(job.id for job in services.studio.jobs(limit=100)) == sorted(kept)
 
 
@@ -67,13 +67,13 @@ def test_an_old_database_is_rewritten_once(services: Services) -> None:
     filled(services)
     made_old(services.database)
     delete_old_jobs(services.settings, services.database)
-    before = bytes_on_disk(services.settings.database)
+    before = bytes_on_disk(services.settings.database_file)
     give_back_space(services)
     after = upkeep.measure(services.database)
     assert after.incremental
     assert after.free == 0
-    assert bytes_on_disk(services.settings.database) < before / 2
-    assert check_integrity(services.database) == []
+    assert bytes_on_disk(services.settings.database_file) < before / 2
+    assert services.database.findings() == []
 
 
 def test_an_old_large_one_is_not_rewritten_while_jobs_wait(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def test_an_old_large_one_is_not_rewritten_while_jobs_wait(services: Services, m
 
 def test_little_is_left_alone(services: Services) -> None:
     enqueue(services.jobs, 20)
-    with sql(services.settings.database) as db:
+    with sql(services.settings.database_file) as db:
         db.execute("DELETE FROM jobs")
     assert not upkeep.measure(services.database).worth_it
     assert upkeep.shrink(services.database, 0, 10) == 0
@@ -101,7 +101,7 @@ def test_little_is_left_alone(services: Services) -> None:
 def test_a_reader_holds_nothing_up(services: Services) -> None:
     filled(services)
     delete_old_jobs(services.settings, services.database)
-    with sql(services.settings.database) as reader:
+    with sql(services.settings.database_file) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM jobs").fetchone()
         give_back_space(services)
@@ -112,7 +112,7 @@ def test_a_reader_holds_nothing_up(services: Services) -> None:
 def test_another_program_that_writes_is_waited_for(services: Services) -> None:
     filled(services)
     delete_old_jobs(services.settings, services.database)
-    with sql(services.settings.database) as other, services.database.outside_transaction() as conn:
+    with sql(services.settings.database_file) as other, services.database.outside_transaction() as conn:
         other.execute("BEGIN IMMEDIATE")
         conn.execute("PRAGMA busy_timeout = 50")
         with pytest.raises(DatabaseProblem, match="locked"):
@@ -140,7 +140,7 @@ def test_words_of_deleted_pictures_leave_the_index(services: Services) -> None:
 
 
 def in_index(services: Services, word: str) -> bool:
-    with sql(services.settings.database) as db:
+    with sql(services.settings.database_file) as db:
         return any(word[1:-1].encode() in row[0] for row in db.execute("SELECT block FROM images_text_data"))
 
 
@@ -163,4 +163,4 @@ def test_forgetting_everything_twice_is_harmless(services: Services) -> None:
     filled(services, 100)
     give_back_space(keeping)
     give_back_space(keeping)
-    assert check_integrity(services.database) == []
+    assert services.database.findings() == []

@@ -297,7 +297,7 @@ def test_a_finished_picture_is_in_the_gallery_as_it_was_handed_in(services: Serv
     assert (image.width, image.height, image.bytes) == (128, 128, len(picture.encoded.data))
     assert (image.created_at, image.seconds, image.facts) == (picture.created_at, 0.75, {"a": [1]})
     assert list(services.settings.previews.iterdir()) == []
-    with sql(services.settings.database) as db:
+    with sql(services.settings.database_file) as db:
         row = db.execute("SELECT run_seconds, load_seconds, expected_seconds, rung FROM jobs").fetchone()
     assert tuple(row) == (0.5, 0.25, 0.7, "resident")
 
@@ -416,10 +416,10 @@ def test_what_could_not_be_given_back_counts_no_crash_either(services: Services,
     job = claimed(dispatch)
     services.database.close()
     away = services.settings.home / "away.db"
-    services.settings.database.rename(away)
+    services.settings.database_file.rename(away)
     with pytest.raises(DatabaseProblem):
         dispatch.give_back([job.claim])
-    away.rename(services.settings.database)
+    away.rename(services.settings.database_file)
     dispatch.take(0)
     assert (services.jobs.get(job.id).state, services.jobs.get(job.id).crashes) == (State.QUEUED, 0)
     dispatch.leave()
@@ -487,7 +487,7 @@ def test_a_studio_whose_database_is_away_says_so(services: Services, dispatch: D
     enqueue(services.jobs)
     job = claimed(dispatch)
     services.database.close()
-    services.settings.database.rename(services.settings.home / "away.db")
+    services.settings.database_file.rename(services.settings.home / "away.db")
     for call in (
         lambda: dispatch.claim(""),
         lambda: dispatch.flags([job.claim]),
@@ -502,7 +502,7 @@ def test_a_studio_whose_database_is_away_says_so(services: Services, dispatch: D
     assert not dispatch.check_storage()
     dispatch.save_preview(job.claim, b"preview")  # losing one raises nothing
     assert pictures(services) == []
-    (services.settings.home / "away.db").rename(services.settings.database)
+    (services.settings.home / "away.db").rename(services.settings.database_file)
 
 
 def test_what_was_learned_about_memory_is_known_again(dispatch: Dispatch) -> None:

@@ -115,7 +115,7 @@ rows.image_row = stand
     start(freeze, WORKER)
     first, second = ended(services, job_id, other)
     assert (first.state, first.crashes, second.state) == (State.DONE, 1, State.DONE)
-    with sqlite3.connect(services.settings.database) as db:
+    with sqlite3.connect(services.settings.database_file) as db:
         assert db.execute("SELECT count(*) FROM jobs").fetchone() == (2,)  # the refused one left nothing
     assert_sound(services)
 

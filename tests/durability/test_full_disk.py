@@ -134,7 +134,7 @@ def test_a_database_locked_for_longer_than_anyone_waits_loses_nothing(
         running(services, ids[0], step=1)
     else:
         eventually(lambda: list(services.settings.gallery.rglob("*.png")), 30)
-    with closing(sqlite3.connect(services.settings.database, timeout=15, isolation_level=None)) as holder:
+    with closing(sqlite3.connect(services.settings.database_file, timeout=15, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         eventually(lambda: "cannot be used" in child.log_path.read_text())  # type: ignore[attr-defined]
         threading.Event().wait(1.0)  # it tries again, in vain, more than once

@@ -105,7 +105,7 @@ def test_a_database_that_was_read_only_at_a_workers_first_save_is_written_again(
     child = start(OBEY, IMPATIENT, AT_THE_SAVE, WORKER)
     ids = submit(services, count=3)
     eventually((services.settings.home / "saving").exists, 30)
-    with unwritable(services.settings.database):
+    with unwritable(services.settings.database_file):
         (services.settings.home / "go on").touch()
         eventually(lambda: "readonly" in child.log_path.read_text(), 30)  # type: ignore[attr-defined]
     assert_nothing_paid(services, ids)
@@ -134,7 +134,7 @@ def test_a_database_that_is_away_for_seconds_is_waited_for_and_not_made_anew(ser
     for path in files:
         path.rename(path.with_name(f"away-{path.name}"))
     eventually(lambda: "cannot be used" in child.log_path.read_text(), 30)  # type: ignore[attr-defined]
-    assert not services.settings.database.exists()
+    assert not services.settings.database_file.exists()
     for path in files:
         path.with_name(f"away-{path.name}").rename(path)
     assert_nothing_paid(services, ids, attempts=2)
@@ -186,10 +186,10 @@ def test_a_stop_while_the_database_is_away_counts_no_crash(services: Services, s
     running(services, ids[0], step=2)
     services.database.close()
     away = services.settings.home / "away.db"
-    services.settings.database.rename(away)
+    services.settings.database_file.rename(away)
     child.terminate()
     assert child.wait(30) == 0
-    away.rename(services.settings.database)
+    away.rename(services.settings.database_file)
     start(IMPATIENT, WORKER)
     assert_nothing_paid(services, ids, attempts=2)
 

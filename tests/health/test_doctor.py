@@ -43,7 +43,7 @@ def test_a_home_that_is_not_there_is_not_made(settings: Settings) -> None:
 def test_what_is_wrong_comes_with_what_to_do(services: Services) -> None:
     (services.settings.models / "broken").mkdir()
     services.database.close()
-    services.settings.database.write_bytes(b"no database " * 1000)
+    services.settings.database_file.write_bytes(b"no database " * 1000)
     findings = found(services.settings)
     for name in ("database", "model broken"):
         assert not findings[name].ok
@@ -69,7 +69,7 @@ def test_a_backup_that_cannot_be_made_says_why(services: Services, tmp_path: Pat
     with pytest.raises(UserError, match="no database"):
         back_up(Settings.load({}, home=tmp_path / "nowhere"), tmp_path / "copy.db")
     services.database.close()
-    services.settings.database.write_bytes(b"no database " * 1000)
+    services.settings.database_file.write_bytes(b"no database " * 1000)
     with pytest.raises(UserError, match="damaged"):
         back_up(services.settings, tmp_path / "copy.db")
     assert not (tmp_path / "copy.db").exists()

@@ -37,7 +37,7 @@ def put_file(services: Services, job_id: str, created_at: str) -> Path:
 
 def aged(services: Services, table: str, column: str, days: float) -> None:
     then = utc_text(datetime.now(UTC) - timedelta(days=days))
-    with sql(services.settings.database) as db:
+    with sql(services.settings) as db:
         db.execute(f"UPDATE {table} SET created_at = ?1, {column} = ?1 WHERE {column} IS NOT NULL", [then])
 
 
@@ -94,7 +94,7 @@ def test_old_ended_jobs_are_forgotten_and_their_pictures_kept(services: Services
     delete_expired(services)
     assert {job.id for job in services.studio.jobs()} == {young, waiting}
     assert {image.id for image in services.studio.gallery()} == {old, young}
-    with sql(services.settings.database) as db:
+    with sql(services.settings) as db:
         assert {row["job_id"] for row in db.execute("SELECT job_id FROM job_events")} == {young, waiting}
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
 
@@ -173,7 +173,7 @@ def test_a_source_that_nothing_refers_to_is_let_go_after_its_time(
     delete_expired(services)
     assert [path.exists() for path in (unused, fresh, seen, base, mask, again)] == [False, True, True, True, True, True]
     assert beside.exists()
-    with sql(services.settings.database) as db:
+    with sql(services.settings) as db:
         db.execute("UPDATE jobs SET params = json_remove(params, '$.source', '$.mask')")
         db.execute("DELETE FROM jobs WHERE id = ?", [referring])
     delete_expired(services)

@@ -104,7 +104,7 @@ def test_readiness_is_asked_of_the_disk_now_and_then_only(
 def test_a_silent_worker_is_not_ready(client: TestClient, services: Services) -> None:
     services.workers.register("cpu0", 1, "CPU")
     services.workers.update("cpu0", "idle")
-    with sqlite3.connect(services.settings.database) as db:
+    with sqlite3.connect(services.settings.database_file) as db:
         db.execute("UPDATE workers SET seen_at = '2020-01-01T00:00:00.000Z'")
     assert "cpu0 silent" in client.get("/readyz").json()["reason"]
     assert numbers(client)["worker_up", "cpu0"] == 0
@@ -149,7 +149,7 @@ def test_a_job_that_never_ran_has_no_times(client: TestClient, services: Service
 
 def test_metrics_stay_cheap_in_a_long_table(services: Services) -> None:
     receipt = services.studio.submit("x", width=128, height=128, steps=4)
-    with sqlite3.connect(services.settings.database) as db:
+    with sqlite3.connect(services.settings.database_file) as db:
         for trigger in ("job_events_insert", "jobs_revision_insert"):
             db.execute(f"DROP TRIGGER {trigger}")
         db.execute(

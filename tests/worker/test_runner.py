@@ -201,7 +201,7 @@ def test_tries_come_to_an_end(services: Services, stop: Stop) -> None:
 
 
 def now_due(services: Services) -> None:
-    with sql(services.settings.database) as db:
+    with sql(services.settings.database_file) as db:
         db.execute("UPDATE jobs SET not_before = '2000-01-01T00:00:00.000Z' WHERE not_before IS NOT NULL")
 
 
@@ -325,7 +325,7 @@ def test_a_database_that_is_locked_for_a_while_loses_nothing(
     def lock(params: Params) -> None:
         if params.seed == 8 and not locked.is_set():  # the first one is being saved now
             locked.set()
-            holder = sqlite3.connect(services.settings.database, isolation_level=None, check_same_thread=False)
+            holder = sqlite3.connect(services.settings.database_file, isolation_level=None, check_same_thread=False)
             holder.execute("BEGIN IMMEDIATE")
             threading.Timer(1.0, lambda: (holder.execute("COMMIT"), holder.close())).start()
             eventually(lambda: runner._saver._saving and runner._saver._saving[0].done())
@@ -342,7 +342,7 @@ def test_a_database_that_is_locked_for_a_while_loses_nothing(
 
 
 def holding(services: Services) -> bool:
-    with sql(services.settings.database) as db:
+    with sql(services.settings.database_file) as db:
         db.execute("PRAGMA busy_timeout = 0")
         try:
             db.execute("BEGIN IMMEDIATE")

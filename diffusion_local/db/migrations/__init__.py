@@ -1,5 +1,7 @@
 """The schema as append-only migrations: one SQL file each, applied in name order.
 
+They are written for SQLite; ``db.translation`` makes PostgreSQL's statements of them.
+
 A released migration is never edited; ``sqlite_utils`` records the applied ones. Invariants are CHECK constraints.
 History, counts, notifications and ``queue.revision`` are maintained by triggers, so that no code can forget them.
 """
@@ -37,5 +39,8 @@ def statements(text: str) -> Iterator[str]:
         raise ValueError(f"an unfinished statement: {statement}")
 
 
-for step in sorted(Path(__file__).parent.glob("*.sql")):
-    MIGRATIONS(name=step.stem)(partial(run, step))
+#: Names and files of all migrations, in order.
+FILES = [(step.stem, step) for step in sorted(Path(__file__).parent.glob("*.sql"))]
+
+for name, step in FILES:
+    MIGRATIONS(name=name)(partial(run, step))

@@ -155,7 +155,7 @@ def test_a_database_set_aside_opens_nothing(tmp_path_factory: pytest.TempPathFac
         file.rename(file.with_name("aside." + file.name))
     client = local_client(replace(services, studio=open_services(services.settings).studio))
     assert refused(client.get("/api/v1/jobs", headers=STRANGER))
-    Database.open(services.settings.database).close()
+    Database.open(services.settings.database_file).close()
     assert refused(client.get("/api/v1/jobs", headers=STRANGER))
 
 

@@ -73,8 +73,8 @@ class Pristine:
 
     def __init__(self, services: Services, copy: Path) -> None:
         self._home, self._copy = services.settings.home, copy
-        self._watch = sqlite3.connect(services.settings.database, check_same_thread=False)
-        self._write = sqlite3.connect(services.settings.database, check_same_thread=False)
+        self._watch = sqlite3.connect(services.settings.database_file, check_same_thread=False)
+        self._write = sqlite3.connect(services.settings.database_file, check_same_thread=False)
         self._write.execute("PRAGMA synchronous = OFF")
         self._rows = sqlite3.connect(":memory:", check_same_thread=False)
         self._watch.backup(self._rows)

@@ -1,0 +1,359 @@
+"""PostgreSQL as the database: connections, transactions, migrations, and its errors as DatabaseProblem.
+
+Write transactions hold one advisory lock from start to end, so that there is a single writer at a time, as in SQLite:
+the order of the queue reads and writes state that all claims share. Reads see one snapshot and wait for nobody.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import psycopg
+from psycopg.adapt import Dumper, Loader
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import tuple_row
+from psycopg.types.numeric import IntDumper
+from psycopg.types.string import StrDumper
+
+from diffusion_local import actor
+from diffusion_local.db import translation
+from diffusion_local.db.connections import BUSY_SECONDS
+from diffusion_local.db.database import Database, Row, Transaction, Values
+from diffusion_local.db.migrations import FILES, statements
+from diffusion_local.errors import DatabaseProblem, InvalidParams, Conflict
+from diffusion_local.messages import message
+
+log = logging.getLogger(__name__)
+
+#: Keys of advisory locks. Two numbers, so that locks of slots, whose first number is another, never meet them.
+LOCKS = 0x6469_6666
+WRITE_LOCK, MIGRATION_LOCK = 1, 2
+CONNECT_SECONDS = 5
+#: How long an unanswered COMMIT is looked into on a new connection.
+OUTCOME_SECONDS = 10.0
+#: Server settings of every session. A process that is frozen within a transaction, or whose machine is gone, must not
+#: hold the write lock for ever.
+SESSION = {
+    "application_name": "diffusion-local",
+    "lock_timeout": f"{BUSY_SECONDS}s",
+    "idle_in_transaction_session_timeout": "60s",
+    "synchronous_commit": "on",  # a submit that was acknowledged survives a power cut
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "jit": "off",  # compiling a query takes longer than each of ours
+    "client_min_messages": "warning",
+}
+LOST = (psycopg.OperationalError, psycopg.InterfaceError)
+LOCKED = {"55P03", "40P01", "40001"}
+FULL = {"53100", "53200", "53300"}
+READ_ONLY = {"25006", "42501"}
+DAMAGED = {"XX001", "XX002", "58030"}
+
+
+class TruthDumper(Dumper):
+    """Truth as a number, as the tables hold it."""
+
+    oid = psycopg.adapters.types["int8"].oid
+
+    def dump(self, obj: bool) -> bytes:
+        return b"1" if obj else b"0"
+
+
+class BigintDumper(IntDumper):
+    """One type for all integers, so that a statement is prepared once."""
+
+    oid = psycopg.adapters.types["int8"].oid
+
+    def dump(self, obj: int) -> bytes:
+        return str(int(obj)).encode()
+
+
+class NumberLoader(Loader):
+    """Sums and averages as int or float."""
+
+    def load(self, data: Any) -> int | float:
+        text = bytes(data)
+        return float(text) if b"." in text or text == b"NaN" else int(text)
+
+
+class PostgresTransaction(Transaction):
+    """Statements of the stores, translated and prepared."""
+
+    __slots__ = ("_connection",)
+
+    translated = True
+
+    def __init__(self, connection: "psycopg.Connection[Any]") -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, values: Values = ()) -> Any:  # type: ignore[override]
+        text, bound = bind(sql, values)
+        return self._connection.execute(text, bound)
+
+    def execute_many(self, sql: str, rows: Iterable[Values]) -> None:  # type: ignore[override]
+        for values in rows:
+            self.execute(sql, values)
+
+    def query(self, sql: str, values: Values = ()) -> Iterator[Row]:
+        cursor = self.execute(sql, values)
+        names = [column.name for column in cursor.description]
+        for row in cursor:
+            yield dict(zip(names, row, strict=True))
+
+
+def bind(sql: str, values: Values) -> tuple[str, list[Any]]:
+    """(PostgreSQL's SQL, its values) for a statement of a store."""
+    statement = translation.translate(sql)
+    if isinstance(values, Mapping):
+        nulls = frozenset(key for key in statement.keys if key is not None and values[key] is None)  # type: ignore[index]
+    else:
+        nulls = frozenset(index for index, value in enumerate(values) if value is None)
+    who = actor.current()
+    text, keys = rendered(sql, nulls, bool(who.sees_all), bool(who.rules_all))
+    return text, [who.name if key is None else values[key] for key in keys]  # type: ignore[call-overload,index]
+
+
+@lru_cache(maxsize=4000)
+def rendered(sql: str, nulls: frozenset[Any], sees_all: bool, rules_all: bool) -> tuple[str, tuple[object, ...]]:
+    return translation.translate(sql).render(nulls, sees_all, rules_all)
+
+
+class Session:
+    """One thread's connection to a server, replaced once it is lost."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._local = threading.local()
+
+    def connection(self) -> "psycopg.Connection[Any]":
+        found: psycopg.Connection[Any] | None = getattr(self._local, "connection", None)
+        if found is None or found.closed:
+            found = self._local.connection = connect(self._url)
+        return found
+
+    def close(self) -> None:
+        found: psycopg.Connection[Any] | None = getattr(self._local, "connection", None)
+        self._local.connection = None
+        if found is not None:
+            with contextlib.suppress(psycopg.Error):
+                found.close()
+
+
+def connect(url: str) -> "psycopg.Connection[Any]":
+    """An autocommit connection: transactions are begun and ended by ``PostgresDatabase``."""
+    given = conninfo_to_dict(url)
+    options = " ".join(f"-c {name}={value}" for name, value in SESSION.items() if name != "application_name")
+    connection = psycopg.connect(
+        url,
+        autocommit=True,
+        cursor_factory=psycopg.RawCursor,
+        row_factory=tuple_row,
+        application_name=given.get("application_name", SESSION["application_name"]),
+        connect_timeout=int(given.get("connect_timeout", CONNECT_SECONDS)),
+        options=f"{given.get('options', '')} {options}".strip(),
+        client_encoding="utf8",
+    )
+    connection.prepared_max = 500
+    for kind, dumper in ((bool, TruthDumper), (int, BigintDumper), (str, StrDumper)):
+        connection.adapters.register_dumper(kind, dumper)
+    connection.adapters.register_loader("numeric", NumberLoader)
+    return connection
+
+
+class PostgresDatabase(Database):
+    """A database on a PostgreSQL server, with the interface of ``Database``."""
+
+    on_server = True
+
+    def __init__(self, url: str) -> None:
+        """Connects to nothing yet."""
+        self.url = check_url(url)
+        self.name = display(url)
+        self._session = Session(url)
+
+    @classmethod
+    def open(cls, url: str | Path) -> "PostgresDatabase":
+        """Create or migrate the tables. Raises DatabaseProblem, which names the remedy, and InvalidParams."""
+        database = cls(str(url))
+        with database._problems():
+            database._migrate()
+        return database
+
+    def exists(self) -> bool:
+        """Whether the server has this program's tables."""
+        with self._problems():
+            return bool(applied(self._session.connection()))
+
+    def _migrate(self) -> None:
+        connection = self._session.connection()
+        if [name for name, _ in FILES] == applied(connection):
+            return
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock($1, $2)", [LOCKS, MIGRATION_LOCK])
+            done = applied(connection)
+            if newer := sorted(set(done) - {name for name, _ in FILES}):
+                raise DatabaseProblem(message("database_newer", file=self.name, version=newer[-1]))
+            if not done:
+                run_script(connection, translation.functions())
+                run_script(connection, f"CREATE TABLE {MIGRATED} (name text PRIMARY KEY, at text NOT NULL)")
+            for name, path in FILES:
+                if name not in done:
+                    for statement in translation.migration(name, statements(path.read_text(encoding="utf-8"))):
+                        run_script(connection, statement)
+                    connection.execute(f"INSERT INTO {MIGRATED} VALUES ($1, utc_now())", [name])
+
+    def backup(self, target: Path) -> None:
+        raise Conflict(message("database_backup_server"))
+
+    def upkeep(self) -> None:
+        """Refresh the planner's statistics; the server's autovacuum does the rest."""
+        with self._problems():
+            self._session.connection().execute("ANALYZE")
+
+    def probe(self) -> None:
+        """Check that the database is writable, and commit. Raises DatabaseProblem if it is not."""
+        with self.write() as db:
+            db.execute("UPDATE clock SET at = at WHERE id = 1")
+
+    def findings(self) -> list[str]:
+        """The server checks its own files; a wrong checksum or a lost file shows when tables are read."""
+        with self.read() as db:
+            for table in ("jobs", "images", "batches", "job_events"):
+                db.scalar(f"SELECT count(*) FROM {table}")
+        return []
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        self._session.close()
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Transaction]:
+        with self._problems():
+            connection = self._begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            with self._rolled_back_on_error(connection):
+                yield PostgresTransaction(connection)
+                connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Transaction]:
+        with self._problems():
+            connection = self._begin("BEGIN")
+            with self._rolled_back_on_error(connection):
+                lock = "SELECT pg_advisory_xact_lock($1, $2), pg_current_xact_id()::text"
+                [(_, number)] = connection.execute(lock, [LOCKS, WRITE_LOCK]).fetchall()
+                yield PostgresTransaction(connection)
+                try:
+                    connection.execute("COMMIT")
+                except LOST as error:
+                    if not self._committed(number):
+                        raise error
+
+    def _begin(self, begin: str) -> "psycopg.Connection[Any]":
+        """Begin a transaction, on a new connection if the old one was lost while it was idle."""
+        connection = self._session.connection()
+        try:
+            connection.execute(begin)
+        except LOST:
+            self._session.close()
+            connection = self._session.connection()
+            connection.execute(begin)
+        return connection
+
+    @contextlib.contextmanager
+    def _rolled_back_on_error(self, connection: "psycopg.Connection[Any]") -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            try:
+                connection.execute("ROLLBACK")
+            except psycopg.Error:  # lost: the server rolls back
+                self._session.close()
+            raise
+
+    def _committed(self, number: str) -> bool:
+        """Whether a transaction was committed whose COMMIT got no answer: the server knows once it is back."""
+        deadline = time.monotonic() + OUTCOME_SECONDS
+        while time.monotonic() < deadline:
+            self._session.close()
+            try:
+                state = self._session.connection().execute("SELECT pg_xact_status($1::xid8)", [number]).fetchone()
+            except LOST:
+                time.sleep(0.2)
+                continue
+            if state and state[0] != "in progress":
+                return bool(state[0] == "committed")
+            time.sleep(0.05)
+        return False
+
+    @contextlib.contextmanager
+    def _problems(self) -> Iterator[None]:
+        """Translate PostgreSQL's errors to DatabaseProblem with a message that names the remedy."""
+        try:
+            yield
+        except UnicodeEncodeError:
+            raise InvalidParams("text", message("half_searched")) from None
+        except psycopg.DataError as error:
+            if "NUL" in str(error) or error.sqlstate in ("22P05", "22021"):
+                raise InvalidParams("text", message("text_nul")) from None
+            raise
+        except psycopg.Error as error:
+            text, code = " ".join(str(error).split()), error.sqlstate or ""
+            if code in LOCKED:
+                raise DatabaseProblem(message("database_locked", file=self.name, seconds=BUSY_SECONDS)) from error
+            if code in READ_ONLY or "read-only" in text:
+                raise DatabaseProblem(message("database_owner", file=self.name, error=text)) from error
+            if code in DAMAGED:
+                raise DatabaseProblem(message("database_server_fault", file=self.name, error=text)) from error
+            if code in FULL:
+                raise DatabaseProblem(message("database_server_room", file=self.name, error=text)) from error
+            if isinstance(error, LOST) or code[:2] in ("08", "57", "28", "3D"):
+                self._session.close()
+                raise DatabaseProblem(message("database_server_gone", file=self.name, error=text)) from error
+            raise
+
+
+MIGRATED = "diffusion_local_migrations"
+
+
+def applied(connection: "psycopg.Connection[Any]") -> list[str]:
+    """Names of the migrations that the database has, in order; none of a new one."""
+    if connection.execute("SELECT to_regclass($1)", [MIGRATED]).fetchone() == (None,):
+        return []
+    return [name for (name,) in connection.execute(f"SELECT name FROM {MIGRATED} ORDER BY name").fetchall()]
+
+
+def run_script(connection: "psycopg.Connection[Any]", sql: str) -> None:
+    """Several statements at once; none of them returns rows."""
+    with psycopg.ClientCursor(connection) as cursor:
+        cursor.execute(sql)
+
+
+def check_url(url: str) -> str:
+    """Raises InvalidParams for the setting ``database``, without echoing a password."""
+    example = "postgresql://user:password@host/name"
+    try:
+        split = urlsplit(url)
+        named = split.path.strip("/") or "dbname" in parse_qs(split.query)
+        if split.scheme not in ("postgresql", "postgres") or not named or split.port == 0:
+            raise InvalidParams("database", message("database_url", why=example))
+        conninfo_to_dict(url)
+    except (ValueError, psycopg.Error) as error:
+        raise InvalidParams("database", message("database_url", why=" ".join(str(error).split()))) from None
+    return url
+
+
+def display(url: str) -> str:
+    """The URL without user, password and options, for messages."""
+    split = urlsplit(url)
+    return f"{split.scheme}://{split.netloc.rpartition('@')[2]}{split.path}"
+
+
+def truncate(names: Sequence[str]) -> str:
+    return f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE"

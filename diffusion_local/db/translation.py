@@ -1,0 +1,197 @@
+"""Translates SQL from SQLite's dialect to PostgreSQL's: statements of the stores, and the migrations.
+
+The stores write portable SQL with the fragments of ``db.dialect`` and ``db.search``; what differs is rewritten word by
+word, with string literals and comments left alone. SQLite's functions exist in PostgreSQL as SQL functions of the same
+names (``postgresql.sql``), so that calls need no rewriting. Anything unknown to the translator reaches PostgreSQL as it
+is and fails there by name, in the contract tests.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+#: Literals, quoted names and comments; then placeholders; then words and everything else, character by character.
+TOKENS = re.compile(
+    r"(?P<literal>'(?:[^']|'')*'|\"[^\"]*\"|--[^\n]*)|(?P<name>(?<![:\w]):[a-z_]\w*)|(?P<mark>\?)|(?P<other>\w+|[\s\S])"
+)
+#: Rewritings of statements, outside of literals. The order matters.
+REWRITINGS = [
+    (re.compile(pattern, re.IGNORECASE), by)
+    for pattern, by in (
+        (r"\s+INDEXED\s+BY\s+\w+", ""),  # PostgreSQL's planner chooses
+        (r"\bCROSS\s+JOIN(\s+\w+(?:\s+AS\s+\w+)?\s+ON\b)", r"JOIN\1"),
+        (r"\bimages_text\.rowid\b", "images_text.number"),
+        (r"(?<!:)\browid\b", "ctid"),
+        (r"\bimages_text\s+MATCH\s+(:\w+)", r"images_text.words @@ CAST(\1 AS tsquery)"),
+        (r"(?<!:)\bLIKE\b", "ILIKE"),  # SQLite's LIKE ignores the case of ASCII letters
+        (r"\blower\(", "ascii_lower("),  # as SQLite's, in whatever locale the server is
+        (r"(?<!:)\bwindow\b", '"window"'),  # a reserved word
+        (r"\bCAST\((.+?)\s+AS\s+INTEGER\)", r"CAST(\1 AS bigint)"),
+        (r"\bIS\s+NOT\s+((?:new|old)\.\w+)", r"IS DISTINCT FROM \1"),
+    )
+]
+NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+#: Functions that SQLite's connections define in Python, as the values that they have for the current actor.
+ACTOR_NAME, SEES_ALL, RULES_ALL = "actor_name()", "actor_sees_all()", "actor_rules_all()"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A translated statement: texts alternating with the keys of the values between them.
+
+    A key is the name of a value, its index, or None for the current actor's name.
+    """
+
+    texts: tuple[str, ...]
+    keys: tuple[str | int | None, ...]
+
+    def render(self, nulls: Collection[str | int], sees_all: bool, rules_all: bool) -> tuple[str, tuple[object, ...]]:
+        """(SQL with ``$1``, ``$2``..., keys of their values).
+
+        NULLs become literals, whose type PostgreSQL infers from their place.
+        """
+        numbers: dict[object, int] = {}
+        parts = [self.texts[0]]
+        for key, text in zip(self.keys, self.texts[1:], strict=True):
+            parts.append("NULL" if key in nulls else f"${numbers.setdefault(key, len(numbers) + 1)}")
+            parts.append(text)
+        sql = "".join(parts)
+        for function, value in ((SEES_ALL, sees_all), (RULES_ALL, rules_all)):
+            sql = sql.replace(function, "true" if value else "false")
+        return sql, tuple(numbers)
+
+
+@lru_cache(maxsize=2000)
+def translate(sql: str) -> Statement:
+    """A statement of a store."""
+    text = rewritten(sql).replace(ACTOR_NAME, ":" + ACTOR_NAME.removesuffix("()"))
+    texts, keys, marks = [""], [], 0
+    for token in TOKENS.finditer(text):
+        if token.lastgroup == "name":
+            name = token.group()[1:]
+            keys.append(None if name == ACTOR_NAME.removesuffix("()") else name)
+            texts.append("")
+        elif token.lastgroup == "mark":
+            keys.append(marks)
+            texts.append("")
+            marks += 1
+        else:
+            texts[-1] += token.group()
+    return Statement(tuple(texts), tuple(keys))
+
+
+def rewritten(sql: str) -> str:
+    """The SQL in PostgreSQL's dialect, placeholders unchanged."""
+    sql = sql.replace(NOW, "utc_now()")
+    kept: list[str] = []
+
+    def keep(token: re.Match[str]) -> str:
+        if token.lastgroup != "literal" or token.group().startswith("--"):
+            return token.group() if token.lastgroup != "literal" else ""
+        kept.append(token.group())
+        return f"\0{len(kept) - 1}\0"
+
+    text = TOKENS.sub(keep, sql)
+    for pattern, by in REWRITINGS:
+        text = pattern.sub(by, text)
+    return re.sub("\0(\\d+)\0", lambda found: kept[int(found[1])], text)
+
+
+# -- migrations --------------------------------------------------------------------------------------------------------
+
+#: The last migration that is older than the support of PostgreSQL. Up to it there were no rows to be changed, so updates
+#: of rows are left out.
+FIRST_SCHEMA = "m020_leases"
+FUNCTIONS = Path(__file__).with_name("postgresql.sql")
+SECTION = re.compile(r"^-- instead of (\S+)\n", re.MULTILINE)
+TRIGGER = re.compile(
+    r"CREATE TRIGGER (?P<name>\w+) (?P<when>AFTER (?P<event>INSERT|UPDATE|DELETE)(?P<columns> OF [\w, ]+?)?) "
+    r"ON (?P<table>\w+)\s*(?:WHEN (?P<condition>.+?)\s*)?\bBEGIN\b(?P<body>.+)END;?$",
+    re.DOTALL,
+)
+COLUMN_TYPES = [
+    (re.compile(pattern), by)
+    for pattern, by in (
+        (r"\bINTEGER PRIMARY KEY( AUTOINCREMENT)?", "bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY"),
+        (r"\bINTEGER\b", "bigint"),
+        (r"\bTEXT\b", 'text COLLATE "C"'),  # SQLite compares bytes
+        (r"\bREAL\b", "double precision"),
+        (r"\)\s*WITHOUT ROWID", ")"),
+        (r"(?s)\bAS (\(.+\)) VIRTUAL", r"GENERATED ALWAYS AS \1 STORED"),
+    )
+]
+
+
+def functions() -> str:
+    """SQL that defines SQLite's functions in PostgreSQL, to be run before the first migration."""
+    return SECTION.split(FUNCTIONS.read_text(encoding="utf-8"))[0]
+
+
+@lru_cache(maxsize=1)
+def exceptions() -> Mapping[str, str]:
+    """PostgreSQL's own text of a migration's statement, by ``migration.name`` of the trigger or table."""
+    found = SECTION.split(FUNCTIONS.read_text(encoding="utf-8"))
+    return dict(zip(found[1::2], (text.strip() for text in found[2::2]), strict=True))
+
+
+def migration(name: str, statements: Iterator[str]) -> Iterator[str]:
+    """A migration's statements for PostgreSQL. ``statements``: those for SQLite. Raises ValueError for one that has no
+    translation.
+    """
+    for statement in statements:
+        if own := exceptions().get(f"{name}.{subject(statement)}"):
+            yield own
+        elif statement.startswith("CREATE TRIGGER"):
+            yield trigger(statement)
+        elif statement.startswith("DROP TRIGGER"):
+            yield f"DROP FUNCTION {subject(statement)}() CASCADE"  # and with it the trigger
+        elif statement.startswith("UPDATE") and name <= FIRST_SCHEMA:
+            continue
+        elif statement.startswith(("CREATE VIRTUAL", "PRAGMA")):
+            raise ValueError(f"{name}: no translation of {statement}")
+        else:
+            yield definition(statement)
+
+
+def subject(statement: str) -> str:
+    """The table, index or trigger that a statement defines or changes."""
+    found = re.match(
+        r"(?:CREATE(?: UNIQUE| VIRTUAL)? (?:TABLE|INDEX|TRIGGER)|DROP \w+|ALTER TABLE|INSERT (?:OR \w+ )?INTO|UPDATE) (\w+)",
+        statement,
+    )
+    return found[1] if found else ""
+
+
+def definition(statement: str) -> str:
+    """A statement that defines a table, a column or an index, or writes rows."""
+    text = re.sub(r"--[^\n]*", "", statement)
+    if statement.startswith(("CREATE TABLE", "ALTER TABLE")):
+        for pattern, by in COLUMN_TYPES:
+            text = pattern.sub(by, text)
+    return rewritten(text)
+
+
+def trigger(statement: str) -> str:
+    """A trigger as a function and a trigger.
+
+    A trigger that looks at no row runs once for a statement that changed any, as one for each of its rows would update
+    the same row again and again within one transaction.
+    """
+    found = TRIGGER.match(statement)
+    if found is None:
+        raise ValueError(f"not understood: {statement}")
+    name, table, event, condition = found["name"], found["table"], found["event"], found["condition"]
+    body, each, changed = found["body"].strip(), "ROW", ""
+    if not condition and not found["columns"] and not re.search(r"\b(new|old)\.", body):
+        each, condition = "STATEMENT", "EXISTS (SELECT 1 FROM changed)"
+        changed = f"REFERENCING {'OLD' if event == 'DELETE' else 'NEW'} TABLE AS changed "
+    code = rewritten(body)
+    if condition:
+        code = f"IF {rewritten(condition)} THEN\n{code}\nEND IF;"
+    return (
+        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $code$ BEGIN\n{code}\nRETURN NULL;\n"
+        f"END $code$;\nCREATE TRIGGER {name} {rewritten(found['when'])} ON {table} {changed}FOR EACH {each} "
+        f"EXECUTE FUNCTION {name}();"
+    )
