@@ -152,21 +152,24 @@ def shared_database(cluster: Cluster) -> str:
 
 
 @pytest.fixture
-def database_url(request: pytest.FixtureRequest) -> str:
+def database_url(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The setting ``database``: that of an empty database on a server, or "" for SQLite.
 
     Tests of the modules in BOTH run over both.
     """
     if getattr(request, "param", "sqlite") == "sqlite":
         return ""
-    return emptied(request.getfixturevalue("shared_database"))
+    url = emptied(request.getfixturevalue("shared_database"))
+    monkeypatch.setenv(f"{PREFIX}DATABASE", url)  # for children
+    return url
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "database_url" in metafunc.fixturenames and metafunc.module.__name__.startswith(BOTH):
-        if not any("real_migrations" == mark.name for mark in metafunc.definition.iter_markers()):
-            server = pytest.param("postgresql", marks=() if metafunc.module.__name__ in QUICK else pytest.mark.slow)
-            metafunc.parametrize("database_url", ["sqlite", server], indirect=True)
+    name = metafunc.module.__name__
+    own = any(mark.name in ("real_migrations", "sqlite") for mark in metafunc.definition.iter_markers())
+    if "database_url" in metafunc.fixturenames and name.startswith(BOTH) and not own:
+        server = pytest.param("postgresql", marks=() if name in QUICK else pytest.mark.slow)
+        metafunc.parametrize("database_url", ["sqlite", server], indirect=True)
 
 
 @pytest.fixture

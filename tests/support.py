@@ -6,16 +6,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 
+from diffusion_local.db.database import Database
+from diffusion_local.db.postgresql import PostgresDatabase, bind, connect
 from diffusion_local.domain import Batch, Failure, Image, Job, Lane, Params, State, new_id, utc_now
 from diffusion_local.gallery.files import key_for
 from diffusion_local.queue.jobs import JobStore, new_jobs
+from diffusion_local.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "diffusion_local"
@@ -98,9 +101,17 @@ def claimed_and_given_back(store: JobStore) -> str:
 
 
 @contextmanager
-def sql(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection of one's own to a database file, as another program would have it."""
-    connection = sqlite3.connect(path, timeout=15, isolation_level=None)
+def sql(place: Path | Database | Settings) -> Iterator[Any]:
+    """A connection of one's own to a database, as another program would have it: ``execute`` returns rows by name and
+    by index, at once.
+    """
+    if isinstance(place, Settings):
+        place = PostgresDatabase(place.database) if place.database else place.database_file
+    if isinstance(place, PostgresDatabase):
+        with closing(OtherProgram(place.url)) as other:
+            yield other
+        return
+    connection = sqlite3.connect(place if isinstance(place, Path) else place.path, timeout=15, isolation_level=None)
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA foreign_keys = ON")
     try:
@@ -109,7 +120,35 @@ def sql(path: Path) -> Iterator[sqlite3.Connection]:
         connection.close()
 
 
-def row_of(path: Path, job_id: str) -> dict[str, Any]:
+class NamedRow(tuple[Any, ...]):
+    """A row like ``sqlite3.Row``."""
+
+    names: tuple[str, ...]
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__(self.names.index(key) if isinstance(key, str) else key)
+
+    def keys(self) -> tuple[str, ...]:
+        return self.names
+
+
+class OtherProgram:
+    """A connection to a PostgreSQL server that speaks SQLite's dialect, as the stores do."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = connect(url)
+        self._connection.row_factory = named_rows
+        self.close = self._connection.close
+
+    def execute(self, statement: str, values: Any = ()) -> Any:
+        return self._connection.execute(*bind(statement, values))
+
+
+def named_rows(cursor: Any) -> Any:
+    return type("Row", (NamedRow,), {"names": tuple(column.name for column in cursor.description or ())})
+
+
+def row_of(path: Path | Database | Settings, job_id: str) -> dict[str, Any]:
     with sql(path) as db:
         return dict(db.execute("SELECT * FROM jobs WHERE id = ?", [job_id]).fetchone())
 

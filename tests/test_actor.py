@@ -448,7 +448,7 @@ def test_a_picture_among_several_is_seen_like_a_source(
     with acting(ann):
         first, mask = studio.sources.add(png(128, 128)).id, studio.sources.add(png(128, 128, "white")).id
         job_id = studio.submit("a tree", references=[{"image": first, "mask": mask}], **SMALL).job_ids[0]
-    with sql(services.settings.database) as db:
+    with sql(services.settings) as db:
         db.execute("DELETE FROM source_owners")  # nobody noted who added them
     with acting(SHY):
         for source in (first, mask):

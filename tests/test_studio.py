@@ -19,7 +19,7 @@ from tests.support import FAILURE, claimed, image_of, soon, sql
 
 
 def nothing_is_there(services: Services) -> bool:
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         rows = [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("jobs", "batches")]
     return rows == [0, 0] and services.queue.pending() == 0
 

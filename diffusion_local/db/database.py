@@ -85,8 +85,10 @@ def insert_sql(table: str, row: Row) -> str:
 
 
 class Database:
-    """``app.db``; ``PostgresDatabase`` has the same interface, without a ``path``. Read transactions see one consistent state. Write transactions take the write lock at once (BEGIN
-    IMMEDIATE), because one that first reads and then writes fails with "database is locked" under concurrency.
+    """``app.db``; ``PostgresDatabase`` has the same interface, without a ``path``.
+
+    Read transactions see one consistent state. Write transactions take the write lock at once (BEGIN IMMEDIATE),
+    because one that first reads and then writes fails with "database is locked" under concurrency.
     """
 
     #: Whether it is on a server, which looks after its own files.

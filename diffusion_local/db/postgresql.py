@@ -6,10 +6,14 @@ the order of the queue reads and writes state that all claims share. Reads see o
 
 import contextlib
 import logging
+import secrets
+import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -26,7 +30,8 @@ from diffusion_local.db import translation
 from diffusion_local.db.connections import BUSY_SECONDS
 from diffusion_local.db.database import Database, Row, Transaction, Values
 from diffusion_local.db.migrations import FILES, statements
-from diffusion_local.errors import DatabaseProblem, InvalidParams, Conflict
+from diffusion_local.domain import utc_text
+from diffusion_local.errors import Conflict, DatabaseProblem, InvalidParams
 from diffusion_local.messages import message
 
 log = logging.getLogger(__name__)
@@ -131,12 +136,18 @@ class Session:
     def __init__(self, url: str) -> None:
         self._url = url
         self._local = threading.local()
+        self._writes = count(1)
+        self._name = secrets.token_hex(8)
 
     def connection(self) -> "psycopg.Connection[Any]":
         found: psycopg.Connection[Any] | None = getattr(self._local, "connection", None)
         if found is None or found.closed:
             found = self._local.connection = connect(self._url)
         return found
+
+    def next_write(self) -> tuple[str, int]:
+        """(name of this thread among all writers, number of its next write)."""
+        return f"{self._name}-{threading.get_ident()}", next(self._writes)
 
     def close(self) -> None:
         found: psycopg.Connection[Any] | None = getattr(self._local, "connection", None)
@@ -156,7 +167,7 @@ def connect(url: str) -> "psycopg.Connection[Any]":
         cursor_factory=psycopg.RawCursor,
         row_factory=tuple_row,
         application_name=given.get("application_name", SESSION["application_name"]),
-        connect_timeout=int(given.get("connect_timeout", CONNECT_SECONDS)),
+        connect_timeout=int(given.get("connect_timeout") or CONNECT_SECONDS),
         options=f"{given.get('options', '')} {options}".strip(),
         client_encoding="utf8",
     )
@@ -196,7 +207,7 @@ class PostgresDatabase(Database):
         if [name for name, _ in FILES] == applied(connection):
             return
         with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock($1, $2)", [LOCKS, MIGRATION_LOCK])
+            connection.execute("SELECT pg_advisory_xact_lock($1::int, $2::int)", [LOCKS, MIGRATION_LOCK])
             done = applied(connection)
             if newer := sorted(set(done) - {name for name, _ in FILES}):
                 raise DatabaseProblem(message("database_newer", file=self.name, version=newer[-1]))
@@ -214,6 +225,8 @@ class PostgresDatabase(Database):
 
     def upkeep(self) -> None:
         """Refresh the planner's statistics; the server's autovacuum does the rest."""
+        with self.write() as db:
+            db.execute("DELETE FROM last_writes WHERE at < ?", [utc_text(datetime.now(UTC) - timedelta(days=1))])
         with self._problems():
             self._session.connection().execute("ANALYZE")
 
@@ -246,13 +259,13 @@ class PostgresDatabase(Database):
         with self._problems():
             connection = self._begin("BEGIN")
             with self._rolled_back_on_error(connection):
-                lock = "SELECT pg_advisory_xact_lock($1, $2), pg_current_xact_id()::text"
-                [(_, number)] = connection.execute(lock, [LOCKS, WRITE_LOCK]).fetchall()
+                write = self._session.next_write()
+                connection.execute("SELECT begin_write($1::int, $2::int, $3, $4)", [LOCKS, WRITE_LOCK, *write])
                 yield PostgresTransaction(connection)
                 try:
                     connection.execute("COMMIT")
                 except LOST as error:
-                    if not self._committed(number):
+                    if not self._committed(*write):
                         raise error
 
     def _begin(self, begin: str) -> "psycopg.Connection[Any]":
@@ -277,19 +290,21 @@ class PostgresDatabase(Database):
                 self._session.close()
             raise
 
-    def _committed(self, number: str) -> bool:
-        """Whether a transaction was committed whose COMMIT got no answer: the server knows once it is back."""
+    def _committed(self, session: str, number: int) -> bool:
+        """Whether a transaction was committed whose COMMIT got no answer: its last write shows it, once the server is
+        back. The lock waits for the old connection's transaction to end.
+        """
         deadline = time.monotonic() + OUTCOME_SECONDS
         while time.monotonic() < deadline:
             self._session.close()
             try:
-                state = self._session.connection().execute("SELECT pg_xact_status($1::xid8)", [number]).fetchone()
+                connection = self._session.connection()
+                with connection.transaction():
+                    connection.execute("SELECT pg_advisory_xact_lock($1::int, $2::int)", [LOCKS, WRITE_LOCK])
+                    found = connection.execute("SELECT number FROM last_writes WHERE session = $1", [session])
+                    return found.fetchone() == (number,)
             except LOST:
                 time.sleep(0.2)
-                continue
-            if state and state[0] != "in progress":
-                return bool(state[0] == "committed")
-            time.sleep(0.05)
         return False
 
     @contextlib.contextmanager
@@ -316,7 +331,14 @@ class PostgresDatabase(Database):
             if isinstance(error, LOST) or code[:2] in ("08", "57", "28", "3D"):
                 self._session.close()
                 raise DatabaseProblem(message("database_server_gone", file=self.name, error=text)) from error
-            raise
+            raise same_error(error, text) from error
+
+
+def same_error(error: psycopg.Error, text: str) -> sqlite3.Error:
+    """SQLite's error of the same class: both drivers have those of the DB-API, and stores know one hierarchy."""
+    names = {each.__name__ for each in type(error).__mro__}
+    found = next((kind for kind in (sqlite3.IntegrityError, sqlite3.ProgrammingError) if kind.__name__ in names), None)
+    return (found or sqlite3.OperationalError)(text)
 
 
 MIGRATED = "diffusion_local_migrations"
@@ -353,7 +375,3 @@ def display(url: str) -> str:
     """The URL without user, password and options, for messages."""
     split = urlsplit(url)
     return f"{split.scheme}://{split.netloc.rpartition('@')[2]}{split.path}"
-
-
-def truncate(names: Sequence[str]) -> str:
-    return f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE"

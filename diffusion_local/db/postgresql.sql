@@ -30,11 +30,35 @@ $$ SELECT greatest(one, other) $$;
 CREATE FUNCTION min(one bigint, other bigint) RETURNS bigint LANGUAGE sql IMMUTABLE STRICT AS
 $$ SELECT least(one, other) $$;
 
+-- Texts of 64 hexadecimal digits within the lists and records of an object, not among its own fields.
+CREATE FUNCTION nested_ids(body text) RETURNS SETOF text LANGUAGE sql IMMUTABLE STRICT AS $$
+    WITH RECURSIVE tree (value, depth) AS (
+        SELECT body::json, 0 UNION ALL
+        SELECT child.value, depth + 1 FROM tree CROSS JOIN LATERAL (
+            SELECT value FROM pg_catalog.json_each(CASE json_typeof(tree.value) WHEN 'object' THEN tree.value ELSE '{}' END)
+            UNION ALL
+            SELECT value FROM json_array_elements(CASE json_typeof(tree.value) WHEN 'array' THEN tree.value ELSE '[]' END)
+        ) AS child
+    )
+    SELECT DISTINCT substr(value::text, 2, 64) FROM tree WHERE depth > 1 AND value::text ~ '^"[0-9a-f]{64}"$'
+$$;
+
 -- Truth is a number in SQLite.
 CREATE FUNCTION truth_minus(one boolean, other boolean) RETURNS integer LANGUAGE sql IMMUTABLE STRICT AS
 $$ SELECT one::integer - other::integer $$;
 
 CREATE OPERATOR - (LEFTARG = boolean, RIGHTARG = boolean, FUNCTION = truth_minus);
+
+-- The last write transaction of each connection, by which a COMMIT without an answer is looked up. (A transaction's own
+-- number would not do: after a crash the server may give it to another one.)
+CREATE TABLE last_writes (session text PRIMARY KEY, number bigint NOT NULL, at text NOT NULL);
+
+CREATE FUNCTION begin_write(lock_class integer, lock integer, writer text, write bigint) RETURNS void LANGUAGE plpgsql AS
+$$ BEGIN
+    PERFORM pg_advisory_xact_lock(lock_class, lock);
+    INSERT INTO last_writes VALUES (writer, write, utc_now())
+        ON CONFLICT (session) DO UPDATE SET number = excluded.number, at = excluded.at;
+END $$;
 
 -- instead of m004_overnight.turns
 CREATE TABLE IF NOT EXISTS turns (
@@ -211,3 +235,45 @@ CREATE TRIGGER batches_end AFTER UPDATE ON jobs REFERENCING OLD TABLE AS before 
 -- instead of m007_gallery.images_by_shape
 CREATE INDEX images_by_shape ON images (((width > height) - (width < height)), created_at DESC, id DESC)
     WHERE trashed_at IS NULL
+
+-- instead of m021_source_uses.source_uses_job_insert
+CREATE FUNCTION source_uses_job_insert() RETURNS trigger LANGUAGE plpgsql AS $code$ BEGIN
+    IF strpos(new.params, '"image"') > 0 THEN
+        INSERT INTO source_uses SELECT id, 'jobs', new.id FROM nested_ids(new.params) AS id ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN NULL;
+END $code$;
+CREATE TRIGGER source_uses_job_insert AFTER INSERT ON jobs
+    FOR EACH ROW EXECUTE FUNCTION source_uses_job_insert();
+
+-- instead of m021_source_uses.source_uses_job_update
+CREATE FUNCTION source_uses_job_update() RETURNS trigger LANGUAGE plpgsql AS $code$ BEGIN
+    IF old.params != new.params THEN
+        DELETE FROM source_uses WHERE kind = 'jobs' AND user_id = new.id;
+        INSERT INTO source_uses SELECT id, 'jobs', new.id FROM nested_ids(new.params) AS id ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN NULL;
+END $code$;
+CREATE TRIGGER source_uses_job_update AFTER UPDATE OF params ON jobs
+    FOR EACH ROW EXECUTE FUNCTION source_uses_job_update();
+
+-- instead of m021_source_uses.source_uses_image_insert
+CREATE FUNCTION source_uses_image_insert() RETURNS trigger LANGUAGE plpgsql AS $code$ BEGIN
+    IF strpos(new.params, '"image"') > 0 THEN
+        INSERT INTO source_uses SELECT id, 'images', new.id FROM nested_ids(new.params) AS id ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN NULL;
+END $code$;
+CREATE TRIGGER source_uses_image_insert AFTER INSERT ON images
+    FOR EACH ROW EXECUTE FUNCTION source_uses_image_insert();
+
+-- instead of m021_source_uses.source_uses_image_update
+CREATE FUNCTION source_uses_image_update() RETURNS trigger LANGUAGE plpgsql AS $code$ BEGIN
+    IF old.params != new.params THEN
+        DELETE FROM source_uses WHERE kind = 'images' AND user_id = new.id;
+        INSERT INTO source_uses SELECT id, 'images', new.id FROM nested_ids(new.params) AS id ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN NULL;
+END $code$;
+CREATE TRIGGER source_uses_image_update AFTER UPDATE OF params ON images
+    FOR EACH ROW EXECUTE FUNCTION source_uses_image_update();

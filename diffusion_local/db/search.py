@@ -46,7 +46,9 @@ def fts_query(search: str) -> str:
     included, excluded = phrases(search)
     if not included:
         return ""
-    first, others = (['"' + " ".join(words) + '"' + " *" * prefix for words, prefix in each] for each in (included, excluded))
+    first, others = (
+        ['"' + " ".join(words) + '"' + " *" * prefix for words, prefix in each] for each in (included, excluded)
+    )
     return " AND ".join(first) + "".join(f" NOT {each}" for each in others)
 
 

@@ -67,7 +67,8 @@ class Statement:
 def translate(sql: str) -> Statement:
     """A statement of a store."""
     text = rewritten(sql).replace(ACTOR_NAME, ":" + ACTOR_NAME.removesuffix("()"))
-    texts, keys, marks = [""], [], 0
+    texts, marks = [""], 0
+    keys: list[str | int | None] = []
     for token in TOKENS.finditer(text):
         if token.lastgroup == "name":
             name = token.group()[1:]
@@ -101,8 +102,8 @@ def rewritten(sql: str) -> str:
 
 # -- migrations --------------------------------------------------------------------------------------------------------
 
-#: The last migration that is older than the support of PostgreSQL. Up to it there were no rows to be changed, so updates
-#: of rows are left out.
+#: The last migration that is older than the support of PostgreSQL. Up to it there were no rows to be changed, so
+#: updates of rows are left out.
 FIRST_SCHEMA = "m020_leases"
 FUNCTIONS = Path(__file__).with_name("postgresql.sql")
 SECTION = re.compile(r"^-- instead of (\S+)\n", re.MULTILINE)
@@ -158,7 +159,8 @@ def migration(name: str, statements: Iterator[str]) -> Iterator[str]:
 def subject(statement: str) -> str:
     """The table, index or trigger that a statement defines or changes."""
     found = re.match(
-        r"(?:CREATE(?: UNIQUE| VIRTUAL)? (?:TABLE|INDEX|TRIGGER)|DROP \w+|ALTER TABLE|INSERT (?:OR \w+ )?INTO|UPDATE) (\w+)",
+        r"(?:CREATE(?: UNIQUE| VIRTUAL)? (?:TABLE|INDEX|TRIGGER)|DROP \w+|ALTER TABLE|INSERT(?: OR \w+)? INTO|UPDATE)"
+        r" (\w+)",
         statement,
     )
     return found[1] if found else ""

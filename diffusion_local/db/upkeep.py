@@ -63,7 +63,8 @@ def shrink(database: Database, reserve_bytes: int, seconds: float, force: bool =
     """Release free pages for about ``seconds``; returns the bytes by which the file shrank.
 
     A database without incremental auto-vacuum is rewritten if it is small or the queue is idle (``force``: always), and
-    only if the disk has room for a second copy beside the reserve. A server does this by itself. Raises DatabaseProblem.
+    only if the disk has room for a second copy beside the reserve. A server does this by itself.
+    Raises DatabaseProblem.
     """
     if database.on_server:
         return 0

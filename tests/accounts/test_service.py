@@ -68,6 +68,7 @@ def test_the_last_admin_stays(accounts: Accounts, deed: Callable[[Accounts], Non
     deed(accounts)
 
 
+@pytest.mark.sqlite
 def test_no_secret_is_in_the_database_or_beside_it(services: Services, accounts: Accounts) -> None:
     session = accounts.sign_in("ann", PASSWORD, *PLACE)
     _, token = accounts.add_token("ann", "script", ["submit"])
@@ -117,7 +118,7 @@ def test_a_session_ends_by_sign_out_by_time_and_by_a_new_password(services: Serv
     assert session
     accounts.sign_out("ann", session[1].id)
     assert accounts.by_session(one) is None
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         past = utc_text(datetime.now(UTC) - timedelta(seconds=1))
         db.execute("UPDATE sessions SET expires_at = ? WHERE digest = ?", [past, module.digest(two)])
     assert accounts.by_session(two) is None
@@ -281,14 +282,14 @@ def test_a_browser_gets_a_new_secret_at_each_sign_in_and_the_old_one_is_worth_no
 
 def test_a_browser_is_forgotten_after_its_time_and_with_its_account(services: Services, accounts: Accounts) -> None:
     accounts.sign_in("ann", PASSWORD, "10.0.0.5", "", next_device="phone")
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         past = utc_text(datetime.now(UTC) - timedelta(days=KNOWN_DAYS, seconds=1))
         db.execute("UPDATE devices SET used_at = ?", [past])
     attack(accounts)
     with pytest.raises(LimitReached):
         accounts.sign_in("ann", PASSWORD, "10.0.0.5", "", device="phone")
     accounts.remove("ann")
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         assert db.execute("SELECT count(*) FROM devices").fetchone()[0] == 0
 
 
@@ -305,13 +306,13 @@ def test_what_is_counted_is_bounded(services: Services, accounts: Accounts, monk
     attack(accounts, count=40)
     for number in range(10):
         accounts.sign_in("root", PASSWORD, f"10.9.9.{number}", "", next_device=f"device {number}")
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         assert db.execute("SELECT count(*) FROM failed_logins").fetchone()[0] <= 30
         assert db.execute("SELECT count(*) FROM devices WHERE account = 'root'").fetchone()[0] == 4
     later = time.time() + module.WINDOW + 1
     monkeypatch.setattr(module.time, "time", lambda: later)
     guess(accounts)
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         rows = [row[0] for row in db.execute("SELECT who FROM failed_logins")]
     assert sorted(rows) == ["account ann", "address 10.0.0.9", "both ann 10.0.0.9"]
 
@@ -364,8 +365,8 @@ def test_a_session_that_began_while_the_clock_was_wrong_lasts_no_longer_than_oth
 ) -> None:
     used, unused = accounts.sign_in("ann", PASSWORD, *PLACE), accounts.sign_in("ann", PASSWORD, *PLACE)
     ahead = utc_text(datetime.now(UTC) + timedelta(days=90 + services.settings.session_days))
-    with sql(services.settings.database_file) as db:
-        db.execute("UPDATE sessions SET used_at = ?1, expires_at = ?1", [ahead])
+    with sql(services.settings) as db:
+        db.execute("UPDATE sessions SET used_at = :at, expires_at = :at", {"at": ahead})
     assert accounts.by_session(used) is not None
     longest = utc_text(datetime.now(UTC) + timedelta(days=services.settings.session_days, minutes=1))
     assert sorted(each.expires_at < longest for each in accounts.sessions("ann")) == [False, True]

@@ -152,7 +152,7 @@ def test_what_is_refused_ends_with_2_and_words_on_standard_error(
     assert errors.startswith("diffusion-local: ")
     assert words in errors
     assert "Traceback" not in errors
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         assert db.execute("SELECT count(*) FROM jobs").fetchone()[0] == 0
 
 
@@ -252,7 +252,7 @@ def test_doctor_backs_up_and_rebuilds(services: Services, run: Run, tmp_path: Pa
     made(services, 2)
     assert answer(run, "doctor", "--backup", tmp_path / "copy.db")["backup"] == str(tmp_path / "copy.db")
     assert run("doctor", "--backup", tmp_path / "copy.db")[0] == 2
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         db.execute("DELETE FROM images")
     assert answer(run, "doctor", "--rebuild") == {"rebuilt": 2}
 

@@ -42,7 +42,7 @@ def test_a_write_that_fails_leaves_nothing(database: Database) -> None:
 
 
 def test_a_write_is_not_seen_before_its_end_and_seen_by_others_after(database: Database) -> None:
-    with sql(database.path) as other:
+    with sql(database) as other:
         with database.write() as db:
             db.execute("UPDATE queue SET paused = 1")
             assert other.execute("SELECT paused FROM queue").fetchone()[0] == 0
@@ -50,7 +50,7 @@ def test_a_write_is_not_seen_before_its_end_and_seen_by_others_after(database: D
 
 
 def test_reads_see_one_moment(database: Database) -> None:
-    with database.read() as db, sql(database.path) as other:
+    with database.read() as db, sql(database) as other:
         assert db.execute("SELECT paused FROM queue").fetchone()[0] == 0
         other.execute("UPDATE queue SET paused = 1")
         assert db.execute("SELECT paused FROM queue").fetchone()[0] == 0
@@ -61,7 +61,7 @@ def test_an_update_that_returns_rows_is_committed(database: Database) -> None:
     store = JobStore(database)
     enqueue(store)
     job = claimed(store)
-    with sql(database.path) as other:
+    with sql(database) as other:
         assert other.execute("SELECT state FROM jobs WHERE id = ?", [job.id]).fetchone()[0] == "running"
         other.execute("UPDATE queue SET paused = 1")  # no write lock is left behind
     with database.outside_transaction() as connection:
@@ -107,7 +107,7 @@ def test_a_damaged_page_is_found(database: Database) -> None:
     assert database.findings() == []
     with database.write() as db:
         root = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'jobs'").fetchone()[0]
-    with sql(database.path) as db:
+    with sql(database) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         page_size = db.execute("PRAGMA page_size").fetchone()[0]
     database.close()
@@ -255,7 +255,7 @@ def test_what_is_written_goes_to_the_file_of_that_name(database: Database, tmp_p
     database.path.rename(tmp_path / "old.db")
     (tmp_path / "backup.db").rename(database.path)
     ids = enqueue(JobStore(database), 2)
-    with sql(database.path) as db:
+    with sql(database) as db:
         assert {row["id"] for row in db.execute("SELECT id FROM jobs")} >= set(ids)
 
 
@@ -309,7 +309,7 @@ def test_each_thread_has_a_connection_of_its_own(database: Database) -> None:
 
 def test_a_backup_can_be_made_while_the_database_is_in_use(database: Database, tmp_path: Path) -> None:
     ids = enqueue(JobStore(database), 3)
-    with sql(database.path) as other:
+    with sql(database) as other:
         other.execute("BEGIN")
         other.execute("SELECT * FROM jobs").fetchall()
         database.backup(tmp_path / "copy.db")

@@ -36,7 +36,7 @@ def test_a_failure_of_an_older_or_newer_version_is_shown_as_it_is(
     services: Services, job_id: str, kept: str | None
 ) -> None:
     services.jobs.fail(claimed(services.jobs).claim, UNSUPPORTED)
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         db.execute("UPDATE jobs SET error_message = 'It went wrong.', error_json = ?", [kept])
         db.commit()
     assert failed(services, job_id) == translate("zh", failed(services, job_id)) == "It went wrong."

@@ -45,7 +45,7 @@ def test_two_processes_may_migrate_at_once(tmp_path: Path) -> None:
 
 def test_a_database_of_a_newer_program_is_refused_and_not_touched(database: Database) -> None:
     enqueue(JobStore(database))
-    with sql(database.path) as db:
+    with sql(database) as db:
         db.execute(
             "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) "
             "VALUES ('diffusion_local', 'm999_from_the_future', '2999-01-01')"
@@ -53,7 +53,7 @@ def test_a_database_of_a_newer_program_is_refused_and_not_touched(database: Data
         before = list(db.iterdump())
     with pytest.raises(DatabaseProblem, match=r"newer diffusion-local \(m999_from_the_future\).*Update the program"):
         Database.open(database.path)
-    with sql(database.path) as db:
+    with sql(database) as db:
         assert list(db.iterdump()) == before
 
 
@@ -109,7 +109,7 @@ def test_names_tell_their_order() -> None:
 )
 def test_the_tables_refuse_what_must_not_be(database: Database, store: JobStore, state: State, change: str) -> None:
     job = in_state(store, state)
-    with sql(database.path) as db, pytest.raises(sqlite3.IntegrityError):
+    with sql(database) as db, pytest.raises(sqlite3.IntegrityError):
         db.execute(f"UPDATE jobs SET {change} WHERE id = ?", [job.id])
 
 
@@ -124,7 +124,7 @@ def test_the_tables_refuse_what_must_not_be(database: Database, store: JobStore,
 )
 def test_one_queue_known_lanes_and_one_picture_a_job(database: Database, store: JobStore, statement: str) -> None:
     in_state(store, State.DONE)
-    with sql(database.path) as db, pytest.raises(sqlite3.IntegrityError):
+    with sql(database) as db, pytest.raises(sqlite3.IntegrityError):
         db.execute(statement)
 
 
@@ -135,7 +135,7 @@ def test_every_change_of_state_is_an_event_whoever_makes_it(database: Database, 
     job = claimed(store, "cpu1")
     store.finish(job.claim, image_of(job))
     [other] = enqueue(store)
-    with sql(database.path) as db:
+    with sql(database) as db:
         db.execute("UPDATE jobs SET state = 'cancelled', finished_at = created_at WHERE id = ?", [other])  # by hand
         history = [
             (row["state"], row["attempt"], row["worker"], row["note"])

@@ -53,7 +53,7 @@ def test_both_schemas_agree_column_by_column(database: Database, server: Postgre
     )
     post: dict[str, set[tuple[str, str, bool]]] = {}
     for table, column, kind, nullable, generated, collation in found:
-        if table not in (MIGRATED, "images_text"):
+        if table not in (MIGRATED, "images_text", "last_writes"):
             assert kind != "text" or collation == "C", (table, column)
             post.setdefault(table, set()).add((column, TYPES[kind], nullable == "NO" or generated == "ALWAYS"))
     assert post == lite
@@ -112,9 +112,24 @@ def test_a_statement_in_the_other_dialect(sql: str, values: object, expected: st
 # -- full-text search --------------------------------------------------------------------------------------------------
 
 WORDS = (
-    "red apple café CAFÉ Über straße naïve coöperate snake_case e-mail x2 3.14 🍎 don't ÅNGSTRÖM İstanbul ΑΒΓ αβγ привет "
-    "ПРИВЕТ שלום مرحبا हिन्दी 红苹果 りんご 사과 แอปเปิล a̋ ǅ ﬁne ½ № Ⅷ"
-).split()
+    *(
+        "red",
+        "apple",
+        "café",
+        "CAFÉ",
+        "Über",
+        "straße",
+        "naïve",
+        "coöperate",
+        "snake_case",
+        "e-mail",
+        "x2",
+        "3.14",
+        "🍎",
+    ),
+    *("don't", "ÅNGSTRÖM", "İstanbul", "ΑΒΓ", "αβγ", "привет", "ПРИВЕТ", "שלום", "مرحبا", "हिन्दी", "红苹果", "りんご"),
+    *("사과", "แอปเปิล", "a̋", "ǅ", "ﬁne", "½", "№", "Ⅷ"),
+)
 
 
 def test_a_search_finds_the_same_pictures_in_both(database: Database, server: PostgresDatabase) -> None:
@@ -173,7 +188,7 @@ def test_an_unusable_address_is_refused_without_its_password(url: str, words: st
 def test_a_server_that_is_not_there_is_told(home: object) -> None:
     settings = Settings.load(database="postgresql://nobody:secret@127.0.0.1:9/name")
     for opened in (open_database, find_database):
-        with pytest.raises(DatabaseProblem, match="127.0.0.1:9/name cannot be reached") as told:
+        with pytest.raises(DatabaseProblem, match=r"127\.0\.0\.1:9/name cannot be reached") as told:
             opened(settings)
         assert "secret" not in str(told.value)
 
@@ -316,6 +331,8 @@ def test_a_server_killed_again_and_again_while_jobs_run(own_cluster: Cluster) ->
     def submit() -> None:
         database = PostgresDatabase(url)
         for number in range(60):
+            if stop.is_set():
+                break
             submitted.append(retrying(lambda number=number: enqueue(JobStore(database), key=f"k{number}")))
             time.sleep(0.02)
         database.close()
@@ -332,22 +349,23 @@ def test_a_server_killed_again_and_again_while_jobs_run(own_cluster: Cluster) ->
         database.close()
 
     threads = [threading.Thread(target=submit), *(threading.Thread(target=work, args=(f"cpu{n}",)) for n in range(2))]
-    for thread in threads:
-        thread.start()
-    for _ in range(5):
-        time.sleep(0.4)
-        own_cluster.stop("immediate")
-        time.sleep(0.2)
-        own_cluster.start()
-    threads[0].join()
     database = PostgresDatabase(url)
 
     def counts() -> tuple[int, int]:
         with database.read() as db:
             return db.scalar("SELECT count(*) FROM jobs WHERE state = 'done'"), db.scalar("SELECT count(*) FROM images")
 
-    eventually(lambda: counts() == (60, 60), 60)
-    stop.set()
     for thread in threads:
-        thread.join()
-    database.close()
+        thread.start()
+    try:
+        for _ in range(5):
+            time.sleep(0.4)  # some work is done in between
+            own_cluster.stop("immediate")
+            own_cluster.start()
+        threads[0].join(60)
+        eventually(lambda: counts() == (60, 60), 60)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+        database.close()

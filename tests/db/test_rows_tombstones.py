@@ -43,7 +43,7 @@ def test_a_forgotten_job_and_its_batch_are_gone_and_the_picture_is_not(services:
 def test_what_retention_lets_go_is_gone_too(services: Services) -> None:
     job_id, _ = done(services)
     services.studio.trash(job_id)
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         db.execute("UPDATE jobs SET created_at = ?1, finished_at = ?1", [days_ago(1000)])
         db.execute("UPDATE images SET created_at = ?1, trashed_at = ?1", [days_ago(1000)])
     delete_old_jobs(services.settings, services.database)
@@ -70,7 +70,7 @@ def test_after_a_year_it_is_forgotten_for_good(services: Services) -> None:
     job_id, _ = done(services)
     services.studio.queue.forget([job_id])
     assert delete_tombstones(services.database) == 0
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         db.execute("UPDATE deleted SET at = ?", [days_ago(TOMBSTONE_DAYS + 1)])
     assert delete_tombstones(services.database) == 2
     with pytest.raises(NotFound) as refused:

@@ -19,7 +19,7 @@ PROMPT = "an apple on a table, " * 40
 def filled(services: Services, count: int = 2000) -> None:
     """Jobs that ended long ago."""
     enqueue(services.jobs, count, prompt=PROMPT)
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         then = "2020-01-01T00:00:00.000Z"
         db.execute("UPDATE jobs SET state = 'cancelled', created_at = ?1, finished_at = ?1", [then])
 
@@ -27,7 +27,7 @@ def filled(services: Services, count: int = 2000) -> None:
 def made_old(database: Database) -> None:
     """As a database that was made before there was incremental vacuum."""
     database.close()
-    with sql(database.path) as db:
+    with sql(database) as db:
         db.execute("PRAGMA auto_vacuum = NONE")
         db.execute("VACUUM")
     assert not upkeep.measure(database).incremental
@@ -92,7 +92,7 @@ def test_an_old_large_one_is_not_rewritten_while_jobs_wait(services: Services, m
 
 def test_little_is_left_alone(services: Services) -> None:
     enqueue(services.jobs, 20)
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         db.execute("DELETE FROM jobs")
     assert not upkeep.measure(services.database).worth_it
     assert upkeep.shrink(services.database, 0, 10) == 0
@@ -101,7 +101,7 @@ def test_little_is_left_alone(services: Services) -> None:
 def test_a_reader_holds_nothing_up(services: Services) -> None:
     filled(services)
     delete_old_jobs(services.settings, services.database)
-    with sql(services.settings.database_file) as reader:
+    with sql(services.settings) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM jobs").fetchone()
         give_back_space(services)
@@ -112,7 +112,7 @@ def test_a_reader_holds_nothing_up(services: Services) -> None:
 def test_another_program_that_writes_is_waited_for(services: Services) -> None:
     filled(services)
     delete_old_jobs(services.settings, services.database)
-    with sql(services.settings.database_file) as other, services.database.outside_transaction() as conn:
+    with sql(services.settings) as other, services.database.outside_transaction() as conn:
         other.execute("BEGIN IMMEDIATE")
         conn.execute("PRAGMA busy_timeout = 50")
         with pytest.raises(DatabaseProblem, match="locked"):
@@ -140,7 +140,7 @@ def test_words_of_deleted_pictures_leave_the_index(services: Services) -> None:
 
 
 def in_index(services: Services, word: str) -> bool:
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         return any(word[1:-1].encode() in row[0] for row in db.execute("SELECT block FROM images_text_data"))
 
 

@@ -297,7 +297,7 @@ def test_a_finished_picture_is_in_the_gallery_as_it_was_handed_in(services: Serv
     assert (image.width, image.height, image.bytes) == (128, 128, len(picture.encoded.data))
     assert (image.created_at, image.seconds, image.facts) == (picture.created_at, 0.75, {"a": [1]})
     assert list(services.settings.previews.iterdir()) == []
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         row = db.execute("SELECT run_seconds, load_seconds, expected_seconds, rung FROM jobs").fetchone()
     assert tuple(row) == (0.5, 0.25, 0.7, "resident")
 
@@ -411,6 +411,7 @@ def test_what_is_given_back_at_the_end_counts_no_crash(services: Services, dispa
     assert {(services.jobs.get(job.id).state, services.jobs.get(job.id).crashes) for job in jobs} == {(State.QUEUED, 0)}
 
 
+@pytest.mark.sqlite
 def test_what_could_not_be_given_back_counts_no_crash_either(services: Services, dispatch: Dispatch) -> None:
     enqueue(services.jobs)
     job = claimed(dispatch)
@@ -483,6 +484,7 @@ def test_a_gallery_that_cannot_be_written_holds_the_queue_until_it_can(
     assert len(pictures(services)) == 1
 
 
+@pytest.mark.sqlite
 def test_a_studio_whose_database_is_away_says_so(services: Services, dispatch: Dispatch) -> None:
     enqueue(services.jobs)
     job = claimed(dispatch)

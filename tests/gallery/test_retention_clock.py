@@ -96,7 +96,7 @@ def test_what_was_stamped_by_a_wrong_clock_is_kept_for_its_whole_time(
 ) -> None:
     trashed(services)
     then = utc_text(datetime.now(UTC) + wrong)
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         db.execute("UPDATE jobs SET finished_at = ?", [then])
         db.execute("UPDATE images SET trashed_at = ?", [then])
     short = replace(services, settings=replace(services.settings, keep_trash_days=10))
@@ -124,7 +124,7 @@ def test_a_delivery_is_never_put_off_for_longer_than_the_longest_pause(services:
     notice = services.notices.add_handled("batch.done")
     [delivery_id] = services.deliveries.add(notice, "{}", {"https://example.org": 3})
     for wait, due in ((deliveries.MAX_DELAY_SECONDS - 60, False), (90 * 86400, True)):
-        with sql(services.settings.database_file) as db:
+        with sql(services.settings) as db:
             db.execute("UPDATE deliveries SET next_try_at = ?", [utc_text(datetime.now(UTC) + timedelta(seconds=wait))])
         assert bool(services.deliveries.due_receivers()) == due
         assert (services.deliveries.next_due("https://example.org", "") is not None) == due
@@ -134,7 +134,7 @@ def test_a_delivery_is_never_put_off_for_longer_than_the_longest_pause(services:
 def test_a_notice_from_times_to_come_is_told(services: Services) -> None:
     enqueue(services.jobs)
     services.jobs.fail(claimed(services.jobs).claim, FAILURE)
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         db.execute("UPDATE notices SET at = ?", [utc_text(datetime.now(UTC) + 90 * DAY)])
     services.notifications.create_deliveries()
     assert not services.notices.any_unhandled()

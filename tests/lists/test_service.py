@@ -30,7 +30,7 @@ def lists(studio: Studio) -> PromptLists:
 
 
 def nothing_is_there(services: Services) -> bool:
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         rows = [
             db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("jobs", "batches", "job_events")
         ]
@@ -226,7 +226,7 @@ MANY_LINES = "a {{red|blue}} castle number {number}, by the sea --seed {number}\
 def test_ten_thousand_lines_are_one_transaction(services: Services, lists: PromptLists) -> None:
     receipt = lists.submit("".join(MANY_LINES.format(number=number) for number in range(10_000)).encode())
     assert (receipt.count, len(receipt.job_ids)) == (10_000, 10)
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         rows = db.execute("SELECT idx, position, params FROM jobs ORDER BY idx").fetchall()
     assert [(row["idx"], row["position"], json.loads(row["params"])["seed"]) for row in rows] == [
         (number, number + 1, number) for number in range(10_000)

@@ -135,7 +135,7 @@ def test_what_is_refused_is_tried_again_with_the_same_id(telling: OpenHouse, rec
 
 
 def due(services: Services) -> None:
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         db.execute("UPDATE deliveries SET next_try_at = '2020-01-01T00:00:00.000Z' WHERE state = 'waiting'")
 
 
@@ -291,7 +291,7 @@ def test_nobody_hears_that_the_queue_was_idle_or_paused_long_ago(telling: OpenHo
     enqueue(services.jobs)
     run_all(services)
     services.studio.queue.pause()
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         db.execute("UPDATE notices SET at = ?", [utc_text(datetime.now(UTC) - timedelta(hours=2))])
     tell(services)
     assert [json.loads(body)["type"] for body in receiver.bodies()] == ["batch.done"]

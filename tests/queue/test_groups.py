@@ -204,6 +204,7 @@ def test_batches_change_places_and_nobody_else_moves(store: JobStore, groups: Qu
     assert [job.index for job in groups.window(third, ALL, 9).jobs] == [0, 1]
 
 
+@pytest.mark.sqlite
 def test_no_question_scans_the_table(store: JobStore, groups: QueueGroups, database: Database) -> None:
     """What SQLite plans for every statement, as it is run: by an index, but for lists of a few."""
     for _ in range(5):
@@ -211,7 +212,7 @@ def test_no_question_scans_the_table(store: JobStore, groups: QueueGroups, datab
     store.stop(claimed(store).claim)
     job = claimed(store)
     store.finish(job.claim, image_of(job))  # so that there are estimates
-    with sql(database.path) as db:
+    with sql(database) as db:
         db.execute("ANALYZE")
         db.commit()
     database.close()  # the next connection reads the statistics
@@ -226,7 +227,7 @@ def test_no_question_scans_the_table(store: JobStore, groups: QueueGroups, datab
     groups.owners()
     with database.outside_transaction() as connection:
         connection.set_trace_callback(None)
-    with sql(database.path) as db:
+    with sql(database) as db:
         db.create_function("actor_sees_all", 0, lambda: 1)
         db.create_function("actor_name", 0, lambda: "")
         plans = [

@@ -39,7 +39,7 @@ def claim_of(job: Any) -> Claim:
 @pytest.mark.parametrize("state", State)
 def test_only_the_cells_of_the_table_move_a_job(database: Database, store: JobStore, state: State, verb: str) -> None:
     job = in_state(store, state)
-    before = row_of(database.path, job.id)
+    before = row_of(database, job.id)
     start, end, who = TRANSITIONS[verb]
     if state is start:
         VERBS[verb](store, job)
@@ -50,7 +50,7 @@ def test_only_the_cells_of_the_table_move_a_job(database: Database, store: JobSt
             VERBS[verb](store, job)
     else:
         VERBS[verb](store, job)
-    after = row_of(database.path, job.id)
+    after = row_of(database, job.id)
     if (state, verb) == (State.RUNNING, "cancel"):  # a flag, not a state
         before["cancel_requested"] = 1
     assert after == before
@@ -88,7 +88,7 @@ def test_a_stale_claim_changes_nothing(
         "another worker": Claim(job.id, "cpu1", job.attempt),
         "an attempt to come": Claim(job.id, "cpu0", job.attempt + 1),
     }[stale]
-    before = row_of(database.path, job.id)
+    before = row_of(database, job.id)
     write: dict[str, Callable[[], object]] = {
         "finish": lambda: store.finish(claim, image_of(job)),
         "fail": lambda: store.fail(claim, FAILURE),
@@ -99,8 +99,8 @@ def test_a_stale_claim_changes_nothing(
     }
     with pytest.raises(LostClaim):
         write[verb]()
-    assert row_of(database.path, job.id) == before
-    with sql(database.path) as db:
+    assert row_of(database, job.id) == before
+    with sql(database) as db:
         assert db.execute("SELECT count(*) FROM images").fetchone()[0] == 0
 
 
@@ -118,8 +118,10 @@ CLAIM_ALL = """
 import sys, time
 from pathlib import Path
 from diffusion_local.db.database import Database
+from diffusion_local.db.postgresql import PostgresDatabase
 from diffusion_local.queue.jobs import JobStore
-store = JobStore(Database.open(Path(sys.argv[1])))
+place = sys.argv[1]
+store = JobStore(PostgresDatabase(place) if "://" in place else Database.open(Path(place)))
 Path(sys.argv[3], sys.argv[2]).touch()
 while not Path(sys.argv[3], "go").exists():
     time.sleep(0.002)
@@ -135,7 +137,9 @@ def test_eight_processes_claim_each_of_two_hundred_jobs_once(database: Database,
     gate = tmp_path / "gate"
     gate.mkdir()
     names = [f"cpu{number}" for number in range(8)]
-    children = [start_python(CLAIM_ALL, str(database.path), name, str(gate)) for name in names]
+    children = [
+        start_python(CLAIM_ALL, getattr(database, "url", "") or str(database.path), name, str(gate)) for name in names
+    ]
     deadline = time.monotonic() + 60
     while len(list(gate.iterdir())) < 8 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -147,7 +151,7 @@ def test_eight_processes_claim_each_of_two_hundred_jobs_once(database: Database,
         won.append(output.split())
     assert sorted(chain(*won)) == sorted(ids)  # 200 wins, each once
     assert sum(bool(wins) for wins in won) > 1  # or it was no race
-    with sql(database.path) as db:
+    with sql(database) as db:
         assert db.execute("SELECT count(*) FROM jobs WHERE state = 'running' AND attempt = 1").fetchone()[0] == 200
 
 
@@ -173,11 +177,11 @@ def test_a_job_given_back_keeps_its_old_place(store: JobStore) -> None:
 
 def test_a_held_job_waits_until_it_is_let_go(database: Database, store: JobStore) -> None:
     [held, free] = enqueue(store, 2)
-    with sql(database.path) as db:
+    with sql(database) as db:
         db.execute("UPDATE jobs SET held = 1 WHERE id = ?", [held])
     assert claimed(store).id == free
     assert store.claim_next("cpu0") is None
-    with sql(database.path) as db:
+    with sql(database) as db:
         db.execute("UPDATE jobs SET held = 0")
     assert claimed(store).id == held
 
@@ -204,16 +208,18 @@ def test_a_paused_or_blocked_queue_hands_out_nothing_until_it_is_open_again(
     control = QueueControl(database)
     control.pause() if close == "pause" else control.block("the disk is full")
     assert store.claim_next("cpu0") is None
-    assert JobStore(Database.open(database.path)).claim_next("cpu0") is None  # kept over restarts
+    database.close()
+    assert store.claim_next("cpu0") is None  # kept over restarts
     control.resume() if close == "pause" else control.block("")
     assert store.claim_next("cpu0") is not None
 
 
+@pytest.mark.sqlite
 def test_claim_next_costs_the_same_at_a_hundred_thousand_jobs(database: Database, store: JobStore) -> None:
     """Counted in SQLite's own instructions, as a timing would depend on the machine."""
     enqueue(store)
     few = instructions(database, store)
-    with sql(database.path) as db:
+    with sql(database) as db:
         db.executescript("DROP TRIGGER jobs_revision_insert; DROP TRIGGER job_events_insert;")
         columns = "batch_id, idx, state, params, model, cost, lane, priority, created_at, finished_at"
         db.execute(
@@ -250,6 +256,7 @@ def instructions(database: Database, store: JobStore) -> int:
     return count
 
 
+@pytest.mark.sqlite
 def test_claim_next_is_an_index_look_up(database: Database, store: JobStore) -> None:
     enqueue(store, 3)
     said: list[str] = []
@@ -336,7 +343,7 @@ def test_finish_writes_the_picture_and_done_together(store: JobStore, database: 
     store.finish(job.claim, image_of(job))
     done = store.get(job.id)
     assert (done.state, done.worker, done.step, done.finished_at is not None) == (State.DONE, None, 4, True)
-    with sql(database.path) as db:
+    with sql(database) as db:
         assert [row["job_id"] for row in db.execute("SELECT job_id FROM images")] == [job.id]
 
 
@@ -345,10 +352,10 @@ def test_where_the_picture_cannot_be_stored_the_job_still_runs(store: JobStore, 
     enqueue(store, 2)
     first, second = claimed(store), claimed(store)
     store.finish(first.claim, image_of(first))
-    before = row_of(database.path, second.id)
+    before = row_of(database, second.id)
     with pytest.raises(sqlite3.IntegrityError):
         store.finish(second.claim, image_of(second, **{taken: getattr(image_of(first), taken)}))
-    assert row_of(database.path, second.id) == before
+    assert row_of(database, second.id) == before
     assert store.get(second.id).state is State.RUNNING
     store.finish(second.claim, image_of(second))  # and the claim is as good as before
     assert store.get(second.id).state is State.DONE
@@ -411,7 +418,7 @@ def test_a_batch_is_stored_whole_or_not_at_all(store: JobStore, database: Databa
     enqueue(store, 5)
     with pytest.raises(QueueFull, match="room for 7 waiting jobs; 5 wait and 3"):
         enqueue(store, 3, max_queued=7)
-    with sql(database.path) as db:
+    with sql(database) as db:
         assert db.execute("SELECT count(*) FROM batches").fetchone()[0] == 1
         assert db.execute("SELECT count(*) FROM jobs").fetchone()[0] == 5
     assert len(enqueue(store, 2, max_queued=7)) == 2
@@ -427,7 +434,7 @@ def test_the_same_key_gives_the_same_jobs_and_makes_nothing_new(store: JobStore,
     first = enqueue(store, 3, key="k1")
     assert enqueue(store, 3, key="k1", seed=99) == first  # a random seed may differ between two tries of a client
     assert enqueue(store, 3, key="k2") != first
-    with sql(database.path) as db:
+    with sql(database) as db:
         assert db.execute("SELECT count(*) FROM jobs").fetchone()[0] == 6
 
 

@@ -175,6 +175,7 @@ def test_what_is_shown_next_is_what_runs_next(tmp_path_factory: pytest.TempPathF
     database.close()
 
 
+@pytest.mark.sqlite
 def test_a_claim_costs_the_same_behind_a_hundred_thousand_jobs_that_wait_for_the_night(
     database: Database, store: JobStore, clock: Clock
 ) -> None:
@@ -182,7 +183,7 @@ def test_a_claim_costs_the_same_behind_a_hundred_thousand_jobs_that_wait_for_the
     submit(store, "abc", "ann")
     submit(store, "a", "bob", window="23:00-07:00", priority=50)
     few = instructions(database, store)
-    with sql(database.path) as db:
+    with sql(database) as db:
         db.executescript("DROP TRIGGER jobs_revision_insert; DROP TRIGGER job_events_insert;")
         columns = "batch_id, idx, state, params, model, cost, lane, priority, created_at, gate"
         db.execute(

@@ -60,7 +60,7 @@ def test_estimates_come_from_this_machines_own_history(store: JobStore, view: Qu
     assert view.place(view.snapshot().waiting[0]) == (1, None)
     job = claimed(store)
     store.finish(job.claim, image_of(job))
-    with sql(database.path) as db:
+    with sql(database) as db:
         db.execute(
             "UPDATE jobs SET started_at = '2026-11-22T10:00:00.000Z', finished_at = '2026-11-22T10:00:10.000Z' "
             "WHERE state = 'done'"
@@ -163,6 +163,7 @@ def test_the_revision_rests_while_nothing_changes(database: Database, store: Job
     assert view.revision() == before
 
 
+@pytest.mark.sqlite
 def test_a_snapshot_of_a_long_queue_does_not_sort_it(database: Database, store: JobStore, view: QueueView) -> None:
     """What waits is read from an index in its order; only grouping by model may need a helper table."""
     enqueue(store, 3)

@@ -99,7 +99,7 @@ def slots_terms(services: Services) -> Any:
 
 def expire(services: Services, slot: str = "attic.cpu0") -> None:
     past = utc_text(datetime.now(UTC) - timedelta(seconds=1))
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         db.execute("UPDATE leases SET expires_at = ? WHERE slot = ?", [past, slot])
 
 

@@ -35,7 +35,7 @@ def done(services: Services, seconds: float = 2.0) -> Job:
 
 def timed(services: Services, job_id: str, seconds: float, **columns: Any) -> None:
     """As if the job had begun at a time of its own, and taken so long."""
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         ended = db.execute("SELECT finished_at FROM jobs WHERE id = ?", [job_id]).fetchone()[0]
         began = utc_text(datetime.fromisoformat(ended) - timedelta(seconds=seconds))
         for name, value in ({"started_at": began} | columns).items():
@@ -87,7 +87,7 @@ def test_a_night_has_what_ended_in_it(services: Services) -> None:
     now = datetime.now(UTC)
     for hours in (30, 5, 0):
         job = done(services)
-        with sql(services.settings.database_file) as db:
+        with sql(services.settings) as db:
             at = utc_text(now - timedelta(hours=hours, seconds=1))
             db.execute("UPDATE jobs SET finished_at = ?, started_at = ? WHERE id = ?", [at, at, job.id])
     night = services.studio.reports.night()
@@ -234,7 +234,7 @@ def test_the_morning_report_is_written_once_a_day_after_a_list(services: Service
     assert not services.settings.reports.exists()
     services.studio.lists.submit("a car", width=128, height=128)
     job = done(services)
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         at = utc_text(noon - timedelta(hours=8))
         db.execute("UPDATE jobs SET finished_at = ?, started_at = ? WHERE id = ?", [at, at, job.id])
     services.notifications.write_daily_report(noon)  # it looked on this day already, and nothing was there then

@@ -128,7 +128,7 @@ def list_done(services: Services, minutes: float, lane: Lane = Lane.BATCH) -> No
 
 
 def aged(services: Services, minutes: float) -> None:
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         at = utc_text(datetime.now(UTC) - timedelta(minutes=minutes))
         db.execute("UPDATE jobs SET finished_at = ? WHERE finished_at IS NOT NULL", [at])
 
@@ -225,7 +225,7 @@ def test_a_clock_that_was_set_back_keeps_no_machine_awake(
     services.jobs.finish(job.claim, image_of(job))
     if column == "sleep_at":
         machine.look()
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         table = "queue" if column == "sleep_at" else "jobs"
         db.execute(f"UPDATE {table} SET {column} = ?", [utc_text(datetime.now(UTC) + timedelta(days=90))])
     machine.look()

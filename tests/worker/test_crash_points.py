@@ -111,6 +111,6 @@ def test_a_worker_may_die_anywhere(services: Services, point: str) -> None:
 
 
 def rows_without_a_file(services: Services) -> list[str]:
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         keys = [row["key"] for row in db.execute("SELECT key FROM images")]
     return [key for key in keys if not services.files.picture(key).local_path.exists()]

@@ -41,7 +41,7 @@ def ended(services: Services, job_id: str, timeout: float = 30) -> Job:
 
 def pictures(services: Services) -> list[str]:
     """Ids of the pictures on disk; each must have its row, and each row its picture."""
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         rows = sorted(row["job_id"] for row in db.execute("SELECT job_id FROM images"))
     files = sorted(path.stem for path in services.settings.gallery.rglob("*.png"))
     assert rows == files
@@ -263,7 +263,7 @@ def test_two_slots_share_one_queue(services: Services, worker_process: StartWork
     ids = submit(services, "[slow:0.05]", count=12, steps=3)
     jobs = [ended(services, job_id) for job_id in ids]
     assert {(job.state, job.attempt) for job in jobs} == {(State.DONE, 1)}
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         each = db.execute("SELECT DISTINCT worker FROM job_events WHERE state = 'running'").fetchall()
     assert {row["worker"] for row in each} == {"cpu0", "cpu1"}
     assert pictures(services) == sorted(ids)
@@ -274,7 +274,7 @@ def test_a_fault_that_passes_is_tried_again(services: Services, worker_process: 
     [job_id] = submit(services, "[flaky]")
     eventually(lambda: services.jobs.get(job_id).tries == 1)
     assert services.jobs.get(job_id).not_before is not None
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         db.execute("UPDATE jobs SET not_before = '2000-01-01T00:00:00.000Z'")
     assert ended(services, job_id).state is State.DONE  # found by the idle look: nobody rang
 

@@ -201,7 +201,7 @@ def test_tries_come_to_an_end(services: Services, stop: Stop) -> None:
 
 
 def now_due(services: Services) -> None:
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         db.execute("UPDATE jobs SET not_before = '2000-01-01T00:00:00.000Z' WHERE not_before IS NOT NULL")
 
 
@@ -342,7 +342,7 @@ def test_a_database_that_is_locked_for_a_while_loses_nothing(
 
 
 def holding(services: Services) -> bool:
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         db.execute("PRAGMA busy_timeout = 0")
         try:
             db.execute("BEGIN IMMEDIATE")

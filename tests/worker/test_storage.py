@@ -282,7 +282,7 @@ def test_a_claim_that_was_written_although_a_fault_was_reported_is_given_back(
 def test_a_job_whose_row_can_never_be_written_comes_to_an_end(services: Services, worker: Runner) -> None:
     """The database refuses this one picture's row each time, and takes all others."""
     [job_id], [sound] = submit(services), submit(services)
-    with sql(services.settings.database_file) as db:
+    with sql(services.settings) as db:
         db.execute(
             "CREATE TRIGGER refused BEFORE INSERT ON images WHEN new.job_id = "
             f"'{job_id}' BEGIN SELECT RAISE(ABORT, 'database disk image is malformed'); END"
