@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from diffusion_local.accounts.pairings import PairingStore
 from diffusion_local.db.database import Database, open_database
 from diffusion_local.gallery.blobs import Blobs
 from diffusion_local.gallery.files import ImageFiles
@@ -10,6 +11,7 @@ from diffusion_local.gallery.local_blobs import LocalBlobs
 from diffusion_local.gallery.sources import Sources
 from diffusion_local.health.storage import StorageProbe
 from diffusion_local.hub.downloads import DownloadStore
+from diffusion_local.machines import Machines
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.models.service import Library
@@ -24,6 +26,7 @@ from diffusion_local.queue.history import FitStore
 from diffusion_local.queue.huey_backends import queue_url
 from diffusion_local.queue.jobs import JobStore
 from diffusion_local.queue.leases import LeaseStore
+from diffusion_local.queue.machines import MachineStore
 from diffusion_local.queue.order import OrderRules
 from diffusion_local.queue.views import QueueView
 from diffusion_local.queue.workers import WorkerStore
@@ -54,6 +57,7 @@ class Services:
     notifications: NotificationDispatcher
     downloads: DownloadStore
     leases: LeaseStore
+    machines: MachineStore
     studio: Studio
 
 
@@ -81,7 +85,11 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
     webhooks = Webhooks(settings, notices, deliveries)
     library = Library(settings, catalog, stores.downloads, stores.images, stores.fits, stores.workers)
     timetable, storage = Timetable(database, rules, webhooks.check), StorageProbe(database, files)
-    studio = Studio(settings, stores, files, queue, sources, catalog, library, reports, webhooks, timetable, storage)
+    leases, machines = LeaseStore(database, settings.lease_seconds), MachineStore(database, settings.zone)
+    farm = Machines(settings, machines, leases, PairingStore(database), stores.accounts, stores.jobs, queue, catalog)
+    studio = Studio(
+        settings, stores, files, queue, sources, catalog, library, reports, webhooks, timetable, storage, farm
+    )
     return Services(
         settings,
         database,
@@ -99,7 +107,8 @@ def open_services(settings: Settings, blobs: Blobs | None = None) -> Services:
         deliveries,
         teller,
         stores.downloads,
-        LeaseStore(database, settings.lease_seconds),
+        leases,
+        machines,
         studio,
     )
 

@@ -108,10 +108,13 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """Requests to a running job: cancel it, or give it back because of a pause."""
+    """Requests to a running job: cancel it, give it back because of a pause, or make room for a job that somebody waits
+    for (the last one only for workers on other machines; the others ask).
+    """
 
     cancel: bool
     give_back: bool = False
+    make_room: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +262,17 @@ class Worker:
     seen_at: str
     room: DeviceMemory = DeviceMemory()
     free_bytes: int = 0  # bytes available to models, as last reported
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What a worker reports with its heartbeat: its GPU's temperature in °C (None: unknown), bytes of GPU memory that
+    other programs use, and a problem that keeps it from working, or "".
+    """
+
+    temperature: int | None = None
+    shared_bytes: int = 0
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,11 @@ class Folders:
         return self.home / "passes"
 
     @property
+    def spool(self) -> Path:
+        """Pictures of a joined worker that its studio could not take yet, by slot."""
+        return self.home / "spool"
+
+    @property
     def locks(self) -> Path:
         return self.home / "locks"
 

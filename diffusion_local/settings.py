@@ -133,6 +133,9 @@ class Settings(Folders):
     disk_reserve_mb: int = setting(500, "megabytes kept free on the disk; with less the queue waits")
     idle_unload: int = setting(600, "idle seconds after which a worker takes the model out of memory")
     lease_seconds: int = setting(30, "seconds without a word after which a worker on another machine counts as lost")
+    spool_mb: int = setting(
+        1000, "megabytes that a worker keeps of pictures which a studio on another machine could not take yet"
+    )
     keep_jobs_days: int = setting(90, "days that ended jobs stay in the list; 0 keeps them for ever")
     keep_trash_days: int = setting(30, "days that a picture stays in the trash; 0 keeps it for ever")
     keep_sources_days: int = setting(

@@ -36,6 +36,7 @@ from diffusion_local.lists.grid_service import Grids
 from diffusion_local.lists.queue_file import QueueFile
 from diffusion_local.lists.service import PromptLists
 from diffusion_local.lists.wildcards import Expander
+from diffusion_local.machines import Machines
 from diffusion_local.messages import message
 from diffusion_local.models.adapters import Adapter
 from diffusion_local.models.catalog import Catalog, Model
@@ -74,7 +75,8 @@ class Studio:
 
     Further operations by noun: ``lists`` and ``prompts`` (prompt lists, previews of draws), ``sources``, ``styles``,
     ``batches``, ``grids``, ``groups`` (the queue by batch), ``queue_file``, ``reports``, ``webhooks``, ``library``
-    (models), ``accounts``, ``pictures`` and ``boards``, ``preferences`` (settings), ``health`` and ``storage``.
+    (models), ``accounts``, ``pictures`` and ``boards``, ``preferences`` (settings), ``health``, ``storage`` and
+    ``machines`` (workers elsewhere).
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Studio:
         webhooks: Webhooks,
         timetable: Timetable,
         storage: StorageProbe,
+        machines: Machines,
     ) -> None:
         self._settings = settings
         jobs, view, images = stores.jobs, stores.view, stores.images
@@ -123,6 +126,7 @@ class Studio:
         self.preferences = Preferences(settings)
         self.health = Health(settings, images, files)
         self.storage = storage
+        self.machines = machines
 
     # -- submit and wait -------------------------------------------------------------------------------------------
 

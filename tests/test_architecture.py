@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("gallery",),
     ("accounts.service", "gallery.service", "queue", "reports"),
     ("health", "lists", "models.service", "reports.service"),
-    ("batches", "health.service", "lists.grid_service", "lists.service", "notify", "queue.service"),
+    ("batches", "health.service", "machines", "lists.grid_service", "lists.service", "notify", "queue.service"),
     ("batches.service", "notify.service", "preferences", "serializers", "stores"),
     ("operations.answers", "studio"),
     ("compose",),

@@ -180,7 +180,7 @@ class Accounts:
                 raise InvalidParams("scopes", message("scopes", scopes=sorted(known), role=owner.role, got=echo(scope)))
         if len(self._store.tokens(name)) >= MOST_TOKENS:
             raise Conflict(message("token_count", name=name, count=MOST_TOKENS))
-        secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
+        secret = new_secret()
         chosen = frozenset(Scope(each) for each in scopes) | {Scope.READ}
         return self._store.add_token(name, token_name.strip(), chosen, digest(secret)), secret
 
@@ -234,6 +234,11 @@ class Accounts:
         s = self._settings
         defaults = Allowance(s.user_max_queued, s.user_max_per_day, s.user_max_pixels)
         return actor_of(owner, scopes, source, s.share == "shared", defaults)
+
+
+def new_secret() -> str:
+    """The secret of a new token."""
+    return TOKEN_PREFIX + secrets.token_urlsafe(32)
 
 
 def digest(secret: str) -> str:

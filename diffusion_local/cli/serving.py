@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,13 +16,16 @@ from diffusion_local.engine import inventory
 from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.health.doctor import back_up, examine, rebuild_gallery
 from diffusion_local.messages import message
+from diffusion_local.remote import pairing
 from diffusion_local.remote.studio import RemoteStudio
 from diffusion_local.settings import Settings
 from diffusion_local.supervisor.housekeeping import compact
 from diffusion_local.system.logs import read as read_logs
 from diffusion_local.system.logs import start as start_log
+from diffusion_local.system.network import discover, host_of, is_loopback
 from diffusion_local.system.permissions import close_all
 
+DISCOVERY_SECONDS = 3.0  # for which a studio is looked for by mDNS
 FIX_SECONDS = 600.0  # per compaction step of `doctor --fix`
 
 app = typer.Typer()
@@ -67,18 +71,42 @@ def worker(
     home: Home = None,
     engine: Annotated[str | None, typer.Option(help="diffusers, or fake for test cards.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu.")] = None,
-    join: Annotated[str, typer.Option(help="Work for the studio at this address, on another machine.")] = "",
-    token: Annotated[str | None, typer.Option(help="A token of the scope worker, made at that studio.")] = None,
+    join: Annotated[
+        str | None,
+        typer.Option(help="Work for the studio at this address; auto: the one joined before, or one found by mDNS."),
+    ] = None,
+    code: Annotated[str, typer.Option(help="A pairing code, made at that studio: joins this machine once.")] = "",
+    token: Annotated[str | None, typer.Option(help="A token of the scope worker, instead of a code.")] = None,
     machine: Annotated[str, typer.Option(help="This machine's name there; its host name if left out.")] = "",
 ) -> None:
-    """Run one worker, without the page; with --join for a studio on another machine."""
+    """Run one worker, without the page; with --join one per device for a studio on another machine."""
     settings = Settings.load(home=home, engine=engine, device=device, token=token)
+    if join is not None:
+        sys.exit(work_for(settings, "" if join == "auto" else join, code, machine, slot))
     command = [sys.executable, "-m", "diffusion_local.worker", "--slot", slot or inventory.devices(settings)[0]["slot"]]
-    if join:
-        command += ["--join", join, "--machine", machine]
     if os.name == "nt":
         sys.exit(subprocess.run(command, env=settings.child_environ()).returncode)
     os.execve(sys.executable, command, settings.child_environ())
+
+
+def work_for(settings: Settings, url: str, code: str, machine: str, slot: str) -> int:
+    """Join a studio and work for it until stopped; returns the exit status. Raises UserError."""
+    from diffusion_local.supervisor.joined import keep_running
+
+    if not url and not pairing.stored(settings.home).url:
+        url = next(iter(discover(DISCOVERY_SECONDS)), "")
+    if code:
+        pairing.store(
+            settings.home, pairing.pair(url or pairing.stored(settings.home).url, code, pairing.machine_name(machine))
+        )
+        settings = replace(settings, token="")
+    credential = pairing.chosen(settings.home, url, settings.token)
+    if credential.url.startswith("http://") and not is_loopback(host_of(credential.url)):
+        print(message("join_plain", url=credential.url), file=sys.stderr)
+    print(f"works for {credential.url}  (Ctrl-C stops it; what it has begun goes back to the queue)", flush=True)
+    start_log(settings, "joined")
+    slots = [slot] if slot else [each["slot"] for each in inventory.devices(settings)]
+    return keep_running(settings, slots, credential.url, pairing.machine_name(machine or credential.machine))
 
 
 @app.command("mcp")

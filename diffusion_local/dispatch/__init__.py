@@ -12,18 +12,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from diffusion_local.domain import Claim, DeviceMemory, Failure, Fit, Flags, Job, Params, State
+from diffusion_local.domain import Claim, Condition, DeviceMemory, Failure, Fit, Flags, Job, Params, State
 from diffusion_local.gallery.formats import Encoded
 from diffusion_local.queue.estimates import JobTimings, Share
 
 
 @dataclass(frozen=True, slots=True)
 class OutputTerms:
-    """How the studio wants pictures: format, sidecar or not, and steps between previews (0: none)."""
+    """How the studio wants pictures: format, sidecar or not, and steps between previews (0: none).
+
+    ``clock_offset``: seconds by which the studio's clock is ahead of the worker's.
+    """
 
     image_format: str
     sidecar: bool
     preview_every: int
+    clock_offset: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +73,8 @@ class Dispatch(Protocol):
         """
         ...
 
-    def heartbeat(self) -> None:
-        """Heartbeat, called every few seconds."""
+    def heartbeat(self, condition: Condition | None = None) -> None:
+        """Heartbeat, called every few seconds; a worker on another machine adds the condition of its device."""
         ...
 
     def publish_files(self, files: dict[str, dict[str, str]]) -> None:

@@ -3,21 +3,23 @@
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image as PIL
 
 from diffusion_local import disk
 from diffusion_local.compose import Services
-from diffusion_local.dispatch import Finished, OutputTerms, slots
+from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, slots
 from diffusion_local.dispatch.local import LocalDispatch, terms_of
 from diffusion_local.dispatch.offers import installed_files, runnable_on
 from diffusion_local.dispatch.storage import Storage
-from diffusion_local.domain import Claim, Job
+from diffusion_local.domain import Claim, Condition, Flags, Job, utc_now
 from diffusion_local.errors import Conflict, InvalidParams, LeaseLost, echo
 from diffusion_local.gallery.formats import SUFFIXES
 from diffusion_local.messages import message
+from diffusion_local.queue.machines import PAUSED, machine_of
 
 #: A machine's name and a device of it: the name must not be one that a slot of this machine has.
 SLOT = re.compile(r"[a-z0-9][a-z0-9-]{0,39}\.(gpu|mps|cpu|xpu)\d{1,2}")
@@ -25,18 +27,30 @@ SLOT = re.compile(r"[a-z0-9][a-z0-9-]{0,39}\.(gpu|mps|cpu|xpu)\d{1,2}")
 
 MAX_PREVIEW = 4 * 1024 * 1024  # bytes of a preview or a thumbnail
 MAX_TEXT = 200_000  # characters of a picture's facts or sidecar
+MAX_PROBLEM = 500  # characters
 
 
 class LeasedDispatch(LocalDispatch):
     """One for each session. ``open`` takes the slot; every other call renews the lease, or raises LeaseLost."""
 
     def __init__(self, services: Services, slot: str, storage: Storage, account: str) -> None:
-        """Raises InvalidParams for a slot that is not ``machine.device``."""
+        """``account``: name and token id of the worker's credential, joined by a slash. Raises InvalidParams for a slot
+        that is not ``machine.device``.
+        """
         if not SLOT.fullmatch(slot):
             raise InvalidParams("slot", message("slot_name", got=echo(slot)))
         super().__init__(services, slot, storage)
         self.account = account
         self.session = ""
+        #: Number of the newest event of the queue that the worker was woken for.
+        self.seen_moment: int | None = None
+
+    def enter(self, version: str, protocol: int) -> OutputTerms:
+        """``take``, for a worker of this version of the program."""
+        account, _, token = self.account.partition("/")
+        terms = self.take(0)
+        self._services.machines.note(machine_of(self._slot), account, token, version, protocol)
+        return terms
 
     def take(self, patience: float) -> OutputTerms:
         with disk.storage_errors(), slots.slot_lock(self._services, self._slot).acquire(timeout=slots.LEASE_PATIENCE):
@@ -58,6 +72,13 @@ class LeasedDispatch(LocalDispatch):
         finally:
             self._services.leases.release(self._slot, self.session)
 
+    def heartbeat(self, condition: Condition | None = None) -> None:
+        super().heartbeat()
+        if condition is not None:
+            limit = self._services.settings.gpu_share_mb * 10**6
+            problem = self._storage.relative(condition.problem)[:MAX_PROBLEM]
+            self._services.leases.note_condition(self._slot, replace(condition, problem=problem), limit)
+
     def publish_files(self, files: dict[str, dict[str, str]]) -> None:
         self._services.leases.note_files(self._slot, files)
 
@@ -65,8 +86,24 @@ class LeasedDispatch(LocalDispatch):
         lease = self._services.leases.get(self._slot)
         if lease is None or lease.session != self.session:
             raise LeaseLost(message("lease_lost", slot=self._slot))
+        if not self.ready() or self._services.machines.resting(self._slot):
+            return []
         can = runnable_on(installed_files(self._services.catalog), lease.files)
         return self._services.jobs.claim(self._slot, loaded, most, beside and self._require_own(beside), urgent, can)
+
+    def urgent(self) -> bool:
+        return not self._services.machines.resting(self._slot) and super().urgent()
+
+    def report(self, reports: Sequence[ProgressReport]) -> list[Flags | None]:
+        return self._with_requests(super().report(reports))
+
+    def flags(self, claims: Sequence[Claim]) -> list[Flags | None]:
+        return self._with_requests(super().flags(claims))
+
+    def _with_requests(self, flags: list[Flags | None]) -> list[Flags | None]:
+        """A machine that is paused gives its jobs back; one that somebody waits for makes room."""
+        paused, urgent = self._services.machines.state(self._slot) == PAUSED, self.urgent()
+        return [each and replace(each, give_back=each.give_back or paused, make_room=urgent) for each in flags]
 
     def save_preview(self, claim: Claim, picture: bytes) -> None:
         if len(picture) <= MAX_PREVIEW and is_picture(picture, "webp"):
@@ -81,7 +118,17 @@ class LeasedDispatch(LocalDispatch):
             raise InvalidParams("thumbnail", message("worker_picture"))
         if max(len(json.dumps(picture.facts)), len(encoded.sidecar)) > MAX_TEXT:
             raise InvalidParams("facts", message("worker_facts", most=MAX_TEXT))
-        super().finish(claim, picture)
+        super().finish(claim, self._completed(claim, picture))
+
+    def _completed(self, claim: Claim, picture: Finished) -> Finished:
+        """With a time that can be true by the studio's clock, and the expected seconds, if the worker did not ask."""
+        job, now = self._claimed_job(claim), utc_now()
+        created = picture.created_at if (job.started_at or "") <= picture.created_at <= now else now
+        measured = picture.measured
+        if measured.expected is None:
+            loaded = "" if measured.load else job.params.model
+            measured = replace(measured, expected=self.estimate_seconds(job.params, loaded, measured.together))
+        return replace(picture, created_at=created, measured=measured)
 
 
 def is_picture(data: bytes, form: str, size: tuple[int, int] | None = None) -> bool:

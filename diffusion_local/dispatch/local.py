@@ -12,7 +12,19 @@ from diffusion_local import disk as faults
 from diffusion_local.compose import Services, open_services
 from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, slots
 from diffusion_local.dispatch.storage import Storage
-from diffusion_local.domain import Claim, DeviceMemory, Failure, Fit, Flags, Image, Job, Params, State, utc_text
+from diffusion_local.domain import (
+    Claim,
+    Condition,
+    DeviceMemory,
+    Failure,
+    Fit,
+    Flags,
+    Image,
+    Job,
+    Params,
+    State,
+    utc_text,
+)
 from diffusion_local.errors import DatabaseProblem, LostClaim, NotFound, echo
 from diffusion_local.gallery.files import PROBE_BYTES, key_for
 from diffusion_local.messages import message
@@ -49,7 +61,7 @@ class LocalDispatch:
     def report_status(self, status: str, model: str = "", free: int | None = None) -> None:
         self._services.workers.update(self._slot, status, model, free)
 
-    def heartbeat(self) -> None:
+    def heartbeat(self, condition: Condition | None = None) -> None:
         self._services.workers.heartbeat(self._slot)
 
     def leave(self) -> None:

@@ -6,7 +6,7 @@ So a running job whose slot is unlocked is orphaned: no clocks, heartbeats or gu
 import contextlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -104,16 +104,28 @@ def recover_if_free(services: Services, slot: str, failure: Failure = LOST) -> l
         return []
 
 
+@contextlib.contextmanager
+def locked(services: Services, slot: str) -> Iterator[None]:
+    """Hold a slot's lock while its lease ends. Raises Timeout after LEASE_PATIENCE seconds."""
+    with disk.storage_errors(), slot_lock(services, slot).acquire(timeout=LEASE_PATIENCE):
+        yield
+
+
 def recover_expired(services: Services) -> list[Job]:
     """Recover the jobs of workers on other machines whose leases ended."""
     settled = []
     for slot in services.leases.expired():
-        with (
-            contextlib.suppress(Timeout),
-            disk.storage_errors(),
-            slot_lock(services, slot).acquire(timeout=LEASE_PATIENCE),
-        ):
+        with contextlib.suppress(Timeout), locked(services, slot):
             if services.leases.end(slot):  # nobody took it meanwhile
                 services.workers.update(slot, "stopped")
                 settled += recover(services, slot)
     return settled
+
+
+def recover_hung(services: Services, slot: str) -> list[Job]:
+    """End the lease of a worker that makes no progress, and recover its jobs; it is told so when it calls again."""
+    with contextlib.suppress(Timeout), locked(services, slot):
+        if services.leases.end_hung(slot):
+            services.workers.update(slot, "stopped")
+            return recover(services, slot, HUNG)
+    return []

@@ -33,10 +33,11 @@ MEDIA = "application/vnd.diffusion-local.worker"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Taken:
-    """The answer to ``take``: ``session`` goes with every other call."""
+    """The answer to ``take``: ``session`` goes with every other call; ``now`` is the studio's time (UTC)."""
 
     session: str
     terms: OutputTerms
+    now: str
 
 
 class UnreadableMessage(ValueError):
@@ -138,8 +139,11 @@ def request(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], **head: An
 
 def parse_arguments(head: dict[str, Any], blobs: list[bytes]) -> tuple[str, dict[str, Any]]:
     """(call, arguments) of a request. Raises InvalidParams and UnreadableMessage."""
-    if head.get("protocol") != PROTOCOL:
-        raise InvalidParams("protocol", message("worker_protocol", here=PROTOCOL, there=str(head.get("protocol"))))
+    there = head.get("protocol")
+    if there != PROTOCOL:
+        known = isinstance(there, int) and there > PROTOCOL
+        problem = message("worker_newer" if known else "worker_older", here=PROTOCOL, there=str(there)[:20])
+        raise InvalidParams("protocol", problem)
     name, given = head.get("call"), head.get("arguments")
     if not isinstance(name, str) or name not in CALLS or not isinstance(given, dict):
         raise UnreadableMessage("no such call")

@@ -8,12 +8,14 @@ from diffusion_local.operations.operation import (
     OPEN,
     READ,
     SEEN,
+    Constant,
     Named,
     Operation,
     Whole,
     delete,
     get,
     op,
+    patch,
     post,
 )
 
@@ -111,6 +113,53 @@ PARTS: dict[str, dict[str, Operation]] = {
         "shows_paths": op(READ, NOTHING),
         "vitals": op(ADMIN, ALL),
         "look": op(ADMIN, ALL),
+    },
+    "machines": {
+        "all": op(
+            ADMIN,
+            ALL,
+            get("/machines"),
+            answer=Named("machines"),
+            doc="Machines whose workers joined from elsewhere: settings, slots, what they run, pictures per hour.",
+        ),
+        "get": op(ADMIN, ALL, get("/machines/{machine}"), doc="A machine."),
+        "invite": op(
+            ADMIN,
+            ALL,
+            post("/machines/code", status=201),
+            doc="A pairing code for one machine. It is dead after five minutes, or five wrong tries.",
+        ),
+        "join": op(
+            OPEN,
+            NOTHING,
+            post("/machines/join", status=201),
+            meanings={
+                "machine": "the machine's name",
+                "proof": "HMAC by the code's key over the machine's name, the certificate and the nonce",
+                "nonce": "text drawn for this request",
+            },
+            doc="For workers: exchange a pairing code for a token. Needs no sign-in.",
+        ),
+        "change": op(
+            ADMIN,
+            ALL,
+            patch("/machines/{machine}"),
+            meanings={
+                "hours": "window in which it is given jobs, as 22:00-07:00; empty is always",
+                "gpu_share": "wait: it is given none while another program uses its GPU; else ignore",
+            },
+            doc="Change a machine's settings.",
+        ),
+        "pause": op(ADMIN, ALL, post("/machines/{machine}/pause"), doc="Its jobs are given back at their next step."),
+        "drain": op(ADMIN, ALL, post("/machines/{machine}/drain"), doc="It finishes its jobs and gets no more."),
+        "resume": op(ADMIN, ALL, post("/machines/{machine}/resume"), doc="It is given jobs again."),
+        "remove": op(
+            ADMIN,
+            ALL,
+            delete("/machines/{machine}"),
+            answer=Constant({"removed": True}),
+            doc="Revoke a machine's token and forget it; its jobs return to the queue.",
+        ),
     },
     "storage": {"fault": op(READ, NOTHING)},
     "accounts": {

@@ -44,8 +44,12 @@ class HueyQueue:
         self._ring_task = self._huey.task(name="ring")(ring)
         self._retry_at = float("-inf")
         self._available = True
+        #: Called at each ring of this process.
+        self.listeners: list[Callable[[], None]] = []
 
     def ring(self, times: int = 1) -> None:
+        for listener in self.listeners:
+            listener()
         if time.monotonic() < self._retry_at:
             return
         try:

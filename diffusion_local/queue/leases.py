@@ -9,11 +9,13 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from diffusion_local.db.database import Database
-from diffusion_local.domain import utc_text
+from diffusion_local.domain import Condition, utc_text
 from diffusion_local.errors import HomeInUse, LeaseLost
 from diffusion_local.messages import message
+from diffusion_local.queue.machines import stored_problem
 
 #: A lease with more than this share of its time left is not written again.
 FRESH_SHARE = 0.8
@@ -36,6 +38,9 @@ class Lease:
         return datetime.fromisoformat(self.expires_at) <= now
 
 
+LEASES = "SELECT * FROM leases WHERE session != ''"
+
+
 class LeaseStore:
     def __init__(self, database: Database, seconds: float) -> None:
         """A lease lasts for ``seconds`` from each renewal."""
@@ -47,9 +52,16 @@ class LeaseStore:
         now, session = datetime.now(UTC), secrets.token_urlsafe(16)
         with self._database.write() as db:
             expires = db.scalar("SELECT expires_at FROM leases WHERE slot = :slot", slot=slot)
-            if expires is not None and datetime.fromisoformat(expires) > now:
+            if expires is not None and now < datetime.fromisoformat(expires) <= now + self._time:
                 raise HomeInUse(message("slot_leased", slot=slot))
-            row = {"slot": slot, "session": session, "account": account, "expires_at": self._end(now), "files": "{}"}
+            row: dict[str, Any] = {
+                "slot": slot,
+                "session": session,
+                "account": account,
+                "expires_at": self._end(now),
+                "files": "{}",
+            }
+            row |= {"temperature": None, "shared_at": None, "problem": "", "hung": ""}
             db.upsert("leases", row, key=("slot",))
         return session
 
@@ -61,15 +73,38 @@ class LeaseStore:
                 "SELECT expires_at FROM leases WHERE slot = :slot AND session = :session", slot=slot, session=session
             )
         if expires is None:
-            raise LeaseLost(message("lease_lost", slot=slot))
-        if datetime.fromisoformat(expires) - now > FRESH_SHARE * self._time:
+            raise self._lost(slot, session)
+        if FRESH_SHARE * self._time < datetime.fromisoformat(expires) - now <= self._time:
             return
         with self._database.write() as db:
             renewed = db.execute(
                 "UPDATE leases SET expires_at = ? WHERE slot = ? AND session = ?", [self._end(now), slot, session]
             ).rowcount
         if not renewed:
-            raise LeaseLost(message("lease_lost", slot=slot))
+            raise self._lost(slot, session)
+
+    def renew_all(self) -> None:
+        """Let every lease run anew, as after time that does not count: the studio was away, or its clock was set."""
+        with self._database.write() as db:
+            db.execute("UPDATE leases SET expires_at = ? WHERE session != ''", [self._end(datetime.now(UTC))])
+
+    def end_hung(self, slot: str) -> bool:
+        """End the lease of a worker that makes no progress, which is told so at its next call; whether there is one."""
+        with self._database.write() as db:
+            ended = "UPDATE leases SET hung = session, session = '', expires_at = ? WHERE slot = ? AND session != ''"
+            return bool(db.execute(ended, [utc_text(datetime.now(UTC)), slot]).rowcount)
+
+    def note_condition(self, slot: str, condition: Condition, shared_limit: int) -> None:
+        """Note what a heartbeat reported. A GPU counts as shared if others use more than ``shared_limit`` bytes."""
+        columns = {"temperature": condition.temperature, "problem": stored_problem(condition.problem)}
+        if condition.shared_bytes > shared_limit:
+            columns["shared_at"] = utc_text(datetime.now(UTC))
+        with self._database.read() as db:
+            known = next(iter(db.query("SELECT * FROM leases WHERE slot = ?", [slot])), {})
+        if any(known.get(name) != value for name, value in columns.items()):
+            sets = ", ".join(f"{name} = :{name}" for name in columns)
+            with self._database.write() as db:
+                db.execute(f"UPDATE leases SET {sets} WHERE slot = :slot", columns | {"slot": slot})
 
     def note_files(self, slot: str, files: Files) -> None:
         with self._database.write() as db:
@@ -80,14 +115,13 @@ class LeaseStore:
             db.execute("DELETE FROM leases WHERE slot = ? AND session = ?", [slot, session])
 
     def get(self, slot: str) -> Lease | None:
-        return next((lease for lease in self.all() if lease.slot == slot), None)
+        with self._database.read() as db:
+            return next(map(to_lease, db.query(f"{LEASES} AND slot = ?", [slot])), None)
 
     def all(self) -> list[Lease]:
+        """Those of workers that are not known to hang."""
         with self._database.read() as db:
-            return [
-                Lease(row["slot"], row["session"], row["account"], row["expires_at"], json.loads(row["files"]))
-                for row in db.query("SELECT * FROM leases ORDER BY slot")
-            ]
+            return [to_lease(row) for row in db.query(f"{LEASES} ORDER BY slot")]
 
     def expired(self) -> list[str]:
         """Slots whose time is over."""
@@ -95,10 +129,20 @@ class LeaseStore:
         return [lease.slot for lease in self.all() if lease.expired(now)]
 
     def end(self, slot: str) -> bool:
-        """End a lease whose time is over; whether there is one."""
+        """End a lease whose time is over; whether there is one. The row of a hung worker stays, to tell it so."""
         now = utc_text(datetime.now(UTC))
         with self._database.write() as db:
-            return bool(db.execute("DELETE FROM leases WHERE slot = ? AND expires_at <= ?", [slot, now]).rowcount)
+            over = "slot = ? AND expires_at <= ? AND session != ''"
+            return bool(db.execute(f"DELETE FROM leases WHERE {over}", [slot, now]).rowcount)
+
+    def _lost(self, slot: str, session: str) -> LeaseLost:
+        with self._database.read() as db:
+            hung = db.scalar("SELECT hung FROM leases WHERE slot = :slot", slot=slot)
+        return LeaseLost(message("worker_hung" if hung and hung == session else "lease_lost", slot=slot))
 
     def _end(self, now: datetime) -> str:
         return utc_text(now + self._time)
+
+
+def to_lease(row: dict[str, Any]) -> Lease:
+    return Lease(row["slot"], row["session"], row["account"], row["expires_at"], json.loads(row["files"]))

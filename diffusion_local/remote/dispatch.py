@@ -1,4 +1,4 @@
-"""The dispatch of a worker whose studio is on another machine: each call is one HTTP request (see ``dispatch.wire``).
+"""The dispatch of a worker whose studio is on another machine: calls are HTTP requests (see ``dispatch.wire``).
 
 While the studio cannot be reached, calls raise what a worker hears from a studio whose database is away: it finishes
 its picture, keeps it, and hands it in once the studio is back, if its claim still holds then.
@@ -7,24 +7,36 @@ its picture, keeps it, and hands it in once the studio is back, if its claim sti
 import contextlib
 import logging
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
 from diffusion_local import __version__
-from diffusion_local.dispatch import OutputTerms, wire
-from diffusion_local.domain import Claim
-from diffusion_local.errors import DatabaseProblem, LeaseLost, LostClaim, ServerProblem, Unauthorized, UserError
-from diffusion_local.messages import deserialize, message
-from diffusion_local.remote.server import ROOT, normalise_url
+from diffusion_local.dispatch import Finished, OutputTerms, ProgressReport, wire
+from diffusion_local.domain import Claim, Failure, Flags, Job, Params, State
+from diffusion_local.errors import (
+    DatabaseProblem,
+    InvalidParams,
+    LeaseLost,
+    LostClaim,
+    ServerProblem,
+    StorageProblem,
+    Unauthorized,
+    UserError,
+)
+from diffusion_local.messages import Message, deserialize, message
+from diffusion_local.remote.pairing import Credential, client_of
+from diffusion_local.remote.pulse import Bell, Pulse
+from diffusion_local.remote.server import ROOT
+from diffusion_local.remote.spool import Spool
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS, READ_SECONDS = 5.0, 60.0
+CLOCK_SECONDS = 5.0  # by which a worker's clock may be off without a word
 MOST_WAIT = 10.0  # seconds of one wait at the studio
-AWAY_SECONDS = 1.0  # between two calls of a worker that waits while the studio is away
 
 
 class StudioUnavailable(DatabaseProblem):
@@ -34,20 +46,74 @@ class StudioUnavailable(DatabaseProblem):
 class RemoteDispatch:
     """See ``Dispatch``; calls that are not written out here only travel. ``slot`` is ``machine.device``."""
 
-    def __init__(self, client: httpx.Client, slot: str) -> None:
-        """``client`` has the studio's address and the worker's credential."""
+    def __init__(
+        self, client: httpx.Client, slot: str, spool: Spool | None = None, on_hung: Callable[[], None] | None = None
+    ) -> None:
+        """``client`` has the studio's address and the worker's credential. ``spool`` keeps pictures over a restart of
+        the worker; ``on_hung`` is called when the studio found that this worker hangs, and does not return.
+        """
         self._client = client
         self._slot = slot
+        self._spool = spool
+        self._on_hung = on_hung
+        #: The model in this worker's memory, as it told last.
+        self.loaded = ""
         self._session = ""
         self._files: dict[str, dict[str, str]] = {}
         self._lock = threading.Lock()
+        self._pulse = Pulse(self._report, self._flags)
+        self._bell = Bell(lambda: bool(self._call("wait", (MOST_WAIT,), {})))
 
     def take(self, patience: float) -> OutputTerms:
+        """As ``Dispatch.take``, after handing in what a worker before this one had finished and kept.
+
+        Raises StudioUnavailable, and HomeInUse while another worker holds the slot, or one that was lost a moment ago.
+        """
+        if self._spool is not None:
+            self._spool.hold(patience)
+        self._hand_in()
         with self._lock:
-            taken = self._request("take", (patience,), {})
-            self._session = taken.session
-        terms: OutputTerms = taken.terms
-        return terms
+            return self._terms(self._take())
+
+    def report_status(self, status: str, model: str = "", free: int | None = None) -> None:
+        self.loaded = model
+        self._call("report_status", (status, model, free), {})
+
+    def finish(self, claim: Claim, picture: Finished) -> None:
+        try:
+            self._settle("finish", claim, (picture,), {})
+        except StudioUnavailable:
+            if self._spool is not None:
+                self._spool.keep(claim, picture)
+            raise
+
+    def fail(self, claim: Claim, failure: Failure) -> None:
+        self._settle("fail", claim, (failure,), {})
+
+    def stop(self, claim: Claim) -> None:
+        self._settle("stop", claim, (), {})
+
+    def requeue(self, claim: Claim, *args: Any, **kwargs: Any) -> State:
+        state: State = self._settle("requeue", claim, args, kwargs)
+        return state
+
+    def give_back(self, claims: Sequence[Claim]) -> None:
+        """As ``Dispatch.give_back``, but for pictures that are kept. What the studio could not be told now is told by
+        the next worker of this slot.
+        """
+        kept = {claim for claim, _ in self._spool.pictures()} if self._spool is not None else set()
+        claims = [claim for claim in claims if claim not in kept]
+        try:
+            self._call("give_back", (claims,), {})
+        except StudioUnavailable:
+            if self._spool is not None:
+                self._spool.note_session(self.url, self._session, claims)
+            raise
+
+    def leave(self) -> None:
+        self._call("leave", (), {})
+        if self._spool is not None:
+            self._spool.note_session(self.url, "")
 
     def publish_files(self, files: dict[str, dict[str, str]]) -> None:
         self._files = files
@@ -55,18 +121,43 @@ class RemoteDispatch:
 
     def wait(self, seconds: float) -> bool:
         """As ``Dispatch.wait``; while the studio is away it lasts, so that nobody asks it over and over."""
-        until = time.monotonic() + seconds
-        try:
-            return bool(self._call("wait", (min(seconds, MOST_WAIT),), {}))
-        except StudioUnavailable:
-            time.sleep(max(0.0, min(until - time.monotonic(), AWAY_SECONDS)))
-            return False
+        return self._bell.wait(seconds)
+
+    def problem(self) -> Message | None:
+        """What keeps this worker from beginning a picture, on its own side; None if nothing does."""
+        return self._spool.problem() if self._spool is not None else None
 
     def ready(self) -> bool:
-        try:
-            return bool(self._call("ready", (), {}))
-        except StudioUnavailable:
-            return False
+        """On this side; the studio's side is checked with each claim."""
+        return self.problem() is None
+
+    def claim(self, *args: Any, **kwargs: Any) -> list[Job]:
+        jobs: list[Job] = self._call("claim", args, kwargs)
+        self._pulse.watch(job.claim for job in jobs)
+        return jobs
+
+    def urgent(self) -> bool:
+        return self._pulse.make_room
+
+    def estimate_seconds(self, params: Params, loaded: str, together: int = 1) -> float | None:
+        """Unknown here; the studio completes it when the picture is handed in."""
+        return None
+
+    def report(self, reports: Sequence[ProgressReport]) -> list[Flags | None]:
+        claims = [each.claim for each in reports]
+        if not self._pulse.knows(claims):
+            return self._report(reports)
+        self._pulse.note(reports)
+        return self._pulse.heard(claims)
+
+    def flags(self, claims: Sequence[Claim]) -> list[Flags | None]:
+        return self._pulse.heard(claims) if self._pulse.knows(claims) else self._flags(claims)
+
+    def _report(self, reports: Sequence[ProgressReport]) -> list[Flags | None]:
+        return list(self._call("report", (reports,), {}))
+
+    def _flags(self, claims: Sequence[Claim]) -> list[Flags | None]:
+        return list(self._call("flags", (claims,), {}))
 
     def check_storage(self, needed: int = 0) -> bool:
         try:
@@ -83,12 +174,25 @@ class RemoteDispatch:
             raise AttributeError(name)
         return lambda *args, **kwargs: self._call(name, args, kwargs)
 
+    def _settle(self, name: str, claim: Claim, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that ends a claim."""
+        try:
+            ended = self._call(name, (claim, *args), kwargs)
+        except LostClaim:
+            self._forget(claim)
+            raise
+        self._forget(claim)
+        return ended
+
     def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make a call. Where the lease is over the slot is taken again, and the claims that it had are lost."""
         session = self._session
         try:
             return self._request(name, args, kwargs)
-        except LeaseLost:
+        except LeaseLost as lost:
+            if lost.message.id == "worker_hung" and self._on_hung is not None:
+                log.error("%s", lost)
+                self._on_hung()
             self._rejoin(session)
             if name in ("report", "flags"):
                 return [None for _ in (args or tuple(kwargs.values()))[0]]
@@ -100,15 +204,63 @@ class RemoteDispatch:
         """Take the slot again, unless another thread did. Raises HomeInUse if another worker has it now."""
         with self._lock:
             if self._session == session:
-                self._session = self._request("take", (0.0,), {}).session
+                self._take()
                 self._request("publish_files", (self._files,), {})
                 log.warning("the lease was over; the slot %s is taken again", self._slot)
 
+    def _take(self) -> wire.Taken:
+        taken: wire.Taken = self._request("take", (0.0,), {})
+        self._session = taken.session
+        if self._spool is not None:
+            self._spool.note_session(self.url, taken.session)
+        return taken
+
+    def _terms(self, taken: wire.Taken) -> OutputTerms:
+        """Pictures get the studio's time, however wrong this machine's clock is."""
+        offset = (datetime.fromisoformat(taken.now) - datetime.now(UTC)).total_seconds()
+        if abs(offset) < CLOCK_SECONDS:
+            return taken.terms
+        log.warning("%s", message("clock_off", seconds=round(abs(offset))))
+        return replace(taken.terms, clock_offset=offset)
+
+    def _hand_in(self) -> None:
+        """In the session of the worker before this one: hand in its pictures, give back what it could not, and end it.
+
+        Raises StudioUnavailable.
+        """
+        if self._spool is None:
+            return
+        self._session, given_back = self._spool.session(self.url)
+        if self._session:
+            try:
+                for claim, picture in self._spool.pictures():
+                    try:
+                        self._request("finish", (claim, picture), {})
+                        log.info("handed in after a restart", extra={"job": claim.job_id})
+                    except LeaseLost:
+                        raise
+                    except (LostClaim, InvalidParams, StorageProblem) as problem:
+                        log.warning("could not be handed in: %s", problem, extra={"job": claim.job_id})
+                    self._spool.drop(claim)
+                self._request("give_back", (given_back,), {})
+                self._request("leave", (), {})
+            except LeaseLost as lost:
+                log.warning("%s", lost)
+        self._spool.clear()
+        self._session = ""
+
+    def _forget(self, claim: Claim) -> None:
+        self._pulse.forget(claim)
+        if self._spool is not None:
+            self._spool.drop(claim)
+
     def _request(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        body = wire.request(name, args, kwargs, slot=self._slot, session=self._session)
+        body = wire.request(name, args, kwargs, slot=self._slot, session=self._session, version=__version__)
         try:
             answer = self._client.post(f"{ROOT}/worker", content=body, headers={"Content-Type": wire.MEDIA})
         except httpx.HTTPError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise ServerProblem(message("studio_certificate", url=self.url, error=error)) from None
             raise StudioUnavailable(message("server_unreachable", url=self.url, error=error)) from None
         if answer.is_success:
             try:
@@ -126,8 +278,10 @@ class RemoteDispatch:
         told = error_body(answer)
         said = deserialize(str(told.get("message", "")), told)
         if answer.status_code == 401:
-            return Unauthorized(message("server_sign_in", url=self.url, problem=said))
-        if answer.status_code in (400, 403, 404, 405, 422):
+            return Unauthorized(message("worker_unknown", url=self.url, problem=said))
+        if answer.status_code in (404, 405):
+            return ServerProblem(message("worker_refused", url=self.url, problem=message("studio_no_machines")))
+        if answer.status_code in (400, 403, 422):
             return ServerProblem(message("worker_refused", url=self.url, problem=said or f"HTTP {answer.status_code}"))
         return StudioUnavailable(message("server_status", url=self.url, status=answer.status_code))
 
@@ -140,8 +294,8 @@ def error_body(answer: httpx.Response) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def join(url: str, token: str, slot: str) -> RemoteDispatch:
+def join(
+    credential: Credential, slot: str, spool: Spool | None = None, on_hung: Callable[[], None] | None = None
+) -> RemoteDispatch:
     """Raises InvalidParams for what is no address."""
-    headers = {"User-Agent": f"diffusion-local/{__version__}"} | ({"Authorization": f"Bearer {token}"} if token else {})
-    timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
-    return RemoteDispatch(httpx.Client(base_url=normalise_url(url), headers=headers, timeout=timeout), slot)
+    return RemoteDispatch(client_of(credential), slot, spool, on_hung)

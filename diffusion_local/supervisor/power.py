@@ -16,7 +16,7 @@ from diffusion_local.domain import utc_text
 from diffusion_local.errors import DatabaseProblem
 from diffusion_local.messages import Message, concatenate, message
 from diffusion_local.system import gpus
-from diffusion_local.system.gpus import Gpu
+from diffusion_local.system.gpus import Gpu, used_by_others
 
 log = logging.getLogger(__name__)
 
@@ -169,15 +169,3 @@ class PowerPolicy:
             self._run(command)
         except (OSError, subprocess.SubprocessError) as error:
             log.error("%s failed: %s", " ".join(command), error)
-
-
-def used_by_others(gpu: Gpu, ours: dict[int, bool]) -> int:
-    """Bytes of GPU memory used by other programs. ``ours``: our process ids, and whether each has a model loaded.
-
-    In a container process ids differ: if one of ours has a model loaded but is not listed, usage cannot be attributed
-    and 0 is returned.
-    """
-    seen = {pid for pid, _ in gpu.processes}
-    if any(ours.values()) and not seen & set(ours):
-        return 0
-    return sum(used for pid, used in gpu.processes if pid not in ours)

@@ -28,11 +28,12 @@ from diffusion_local.settings import Settings
 from diffusion_local.supervisor import exit_causes
 from diffusion_local.supervisor.downloads import DownloadChore
 from diffusion_local.supervisor.housekeeping import start_chores
+from diffusion_local.supervisor.lease_watch import LeaseWatch
 from diffusion_local.supervisor.notifier import NotificationChore
 from diffusion_local.supervisor.power import PowerPolicy
 from diffusion_local.supervisor.watchdog import Watchdog, answers
 from diffusion_local.system import permissions
-from diffusion_local.system.network import announced, check_exposure, check_tls, local_url, other_urls
+from diffusion_local.system.network import announced, check_exposure, check_tls, local_url, other_urls, scheme
 from diffusion_local.worker.stopping import Stop, listen_to_signals
 
 log = logging.getLogger("diffusion_local.supervisor.supervisor")
@@ -97,6 +98,7 @@ class Supervisor:
         self._children: list[Child] = []
         self._watchdog = Watchdog(lambda: answers(self._settings))
         self._looked_at_jobs = 0.0
+        self._leases: LeaseWatch | None = None
 
     def run(self) -> None:
         """Run until stopped. Raises HomeInUse if another ``serve`` uses this home, InvalidParams if the
@@ -118,7 +120,9 @@ class Supervisor:
             downloads.start()
             listen_to_signals(self._stop)
             try:
-                with announced(self._settings.port, self._settings.root_path, self._settings.mdns == "on"):
+                with announced(
+                    self._settings.port, self._settings.root_path, self._settings.mdns == "on", scheme(self._settings)
+                ):
                     self._serve(services, notifier, downloads, power)
             finally:
                 self._watchdog.stop()
@@ -205,8 +209,8 @@ class Supervisor:
             for child in self._children:  # this process itself was suspended, so the workers' silence means nothing
                 child.heard.clear()
         self._kill_hung(services)
-        if self._watchdog.healthy_seconds > self._settings.lease_seconds:
-            slots.recover_expired(services)  # whoever lives has renewed its lease since the web process is there
+        self._leases = self._leases or LeaseWatch(services)
+        self._leases.poll(self._watchdog.healthy_seconds)
         ours = {child.slot for child in self._children}
         running = {job.worker for job in services.studio.jobs(State.RUNNING, limit=1000) if job.worker}
         for slot in sorted(running - ours):

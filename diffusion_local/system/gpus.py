@@ -101,3 +101,15 @@ def read_gpu(nvml: Any, index: int) -> Gpu:
         watts(asked(nvml.nvmlDeviceGetPowerManagementDefaultLimit)),
         tuple(sorted(processes.items())),
     )
+
+
+def used_by_others(gpu: Gpu, ours: dict[int, bool]) -> int:
+    """Bytes of GPU memory used by other programs. ``ours``: our process ids, and whether each has a model loaded.
+
+    In a container process ids differ: if one of ours has a model loaded but is not listed, usage cannot be attributed
+    and 0 is returned.
+    """
+    seen = {pid for pid, _ in gpu.processes}
+    if any(ours.values()) and not seen & set(ours):
+        return 0
+    return sum(used for pid, used in gpu.processes if pid not in ours)

@@ -1,9 +1,11 @@
 """Network: addresses of this machine, mDNS announcement, TLS checks, and whether a server is exposed."""
 
+import contextlib
 import ipaddress
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -17,6 +19,7 @@ from diffusion_local.settings import Settings
 log = logging.getLogger(__name__)
 
 SERVICE = "_http._tcp.local."
+ANNOUNCED = "diffusion-local on "
 
 
 def addresses() -> list[str]:
@@ -43,7 +46,7 @@ def bracketed(host: str) -> str:
 
 
 @contextmanager
-def announced(port: int, root: str = "", wanted: bool = True) -> Iterator[None]:
+def announced(port: int, root: str = "", wanted: bool = True, scheme: str = "http") -> Iterator[None]:
     """Announce the server by mDNS as ``diffusion-local on <host>`` inside the context. Failures are only logged."""
     if not wanted:
         yield
@@ -53,10 +56,10 @@ def announced(port: int, root: str = "", wanted: bool = True) -> Iterator[None]:
     own = socket.gethostname().split(".")[0]
     service = ServiceInfo(
         SERVICE,
-        f"diffusion-local on {own}.{SERVICE}",
+        f"{ANNOUNCED}{own}.{SERVICE}",
         parsed_addresses=addresses(),
         port=port,
-        properties={"path": f"{root}/"},
+        properties={"path": f"{root}/", "scheme": scheme},
         server=f"{own}.local.",
     )
     zeroconf = None
@@ -70,6 +73,36 @@ def announced(port: int, root: str = "", wanted: bool = True) -> Iterator[None]:
     finally:
         if zeroconf is not None:
             zeroconf.close()
+
+
+def discover(seconds: float) -> list[str]:
+    """URLs of studios that announce themselves by mDNS, after listening for some seconds. Failures are only logged."""
+    from zeroconf import ServiceBrowser, ServiceListener, Zeroconf
+
+    found: list[str] = []
+
+    class Listener(ServiceListener):
+        def add_service(self, zc: Zeroconf, type_: str, name: str) -> None:
+            info = zc.get_service_info(type_, name, round(seconds * 1000)) if name.startswith(ANNOUNCED) else None
+            if info is None or not info.port:
+                return
+            told = {key.decode(): (value or b"").decode("utf-8", "replace") for key, value in info.properties.items()}
+            scheme = "https" if told.get("scheme") == "https" else "http"
+            for address in info.parsed_addresses():
+                found.append(f"{scheme}://{bracketed(address)}:{info.port}{told.get('path', '').rstrip('/')}")
+
+        def update_service(self, zc: Zeroconf, type_: str, name: str) -> None: ...
+
+        def remove_service(self, zc: Zeroconf, type_: str, name: str) -> None: ...
+
+    try:
+        with contextlib.closing(Zeroconf()) as zeroconf:
+            browser = ServiceBrowser(zeroconf, SERVICE, Listener())
+            time.sleep(seconds)
+            browser.cancel()
+    except Exception as error:  # no network or no multicast
+        log.warning("studios cannot be looked for by mDNS: %s", error)
+    return list(dict.fromkeys(found))
 
 
 def is_loopback(host: str) -> bool:

@@ -78,8 +78,10 @@ def trim(kept: "OrderedDict[str, tuple[int, float]] | OrderedDict[tuple[str, byt
 
 T = TypeVar("T")
 
+#: Where workers on other machines exchange a pairing code for a token.
+PAIRING = "/api/v1/machines/join"
 #: Where one comes in, what its page needs, and what only says whether the server lives.
-OPEN_PATHS = ("/login", "/logout", "/healthz", "/readyz", "/favicon.ico", "/assets/icons/")
+OPEN_PATHS = ("/login", "/logout", "/healthz", "/readyz", "/favicon.ico", "/assets/icons/", PAIRING)
 #: What a signed address may open (see ``notify.links``).
 PICTURES, READS = "/images/", (("http", "GET"), ("http", "HEAD"))
 PROBES = ("/healthz", "/readyz")  # answer also where nobody is let in

@@ -22,6 +22,8 @@ from diffusion_local.web.refusals import error_body
 BURST_SECONDS = 10  # of the rate that may come at once
 MOST_ADDRESSES = 10_000
 READS = {"GET", "HEAD", "OPTIONS"}
+#: Calls of workers on other machines, many a second. Without a worker's token they are turned away at once.
+WORKERS = "/api/v1/worker"
 #: The page's own polls, and what gradio sends beside them.
 QUIET = (
     "/look",
@@ -42,7 +44,8 @@ class RateLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         address = (scope.get("client") or ("",))[0]
-        if not self._rate or scope["type"] != "http" or scope["method"] in READS or is_loopback(address):
+        free = scope["type"] != "http" or scope["method"] in READS or scope["path"].endswith(WORKERS)
+        if not self._rate or free or is_loopback(address):
             await self._app(scope, receive, send)
             return
         wait, left = self._take(network_of(address), scope["path"].endswith(QUIET))

@@ -4,8 +4,6 @@ import argparse
 import contextlib
 import logging
 import os
-import platform
-import re
 import sys
 import threading
 import time
@@ -15,16 +13,16 @@ from typing import cast
 from diffusion_local import disk
 from diffusion_local.actor import LOCAL, run_as
 from diffusion_local.disk import private_umask
-from diffusion_local.dispatch import Dispatch, offers
+from diffusion_local.dispatch import Dispatch, OutputTerms, offers
 from diffusion_local.dispatch.local import open_dispatch
-from diffusion_local.domain import DeviceMemory
+from diffusion_local.domain import Condition, DeviceMemory
 from diffusion_local.engine.factory import open_engine
-from diffusion_local.errors import DatabaseProblem, UserError
+from diffusion_local.errors import DatabaseProblem, HomeInUse, UserError
 from diffusion_local.models.catalog import Catalog
 from diffusion_local.models.digests import Digests
 from diffusion_local.models.directories import ModelDirectories
 from diffusion_local.settings import Settings, go_offline
-from diffusion_local.system import logs
+from diffusion_local.system import gpus, logs
 from diffusion_local.worker.inputs import Inputs
 from diffusion_local.worker.stopping import Stop, leave_in_time, listen_to_signals, stop_at_end_of_input
 
@@ -32,6 +30,9 @@ log = logging.getLogger("diffusion_local.worker")
 
 SEEN_SECONDS = 5.0
 OFFER_SECONDS = 10.0  # between two looks at the files of a worker whose studio is elsewhere
+AWAY_SECONDS = 2.0  # between two tries to reach a studio
+SLOT_SECONDS = 60.0  # for which a joined worker waits for its slot, which a lost one may hold
+HUNG = 3  # exit status of a worker that its studio found to hang
 TAKEOVER_SECONDS = 10.0  # a supervisor's restart waits for the worker before it to end
 RECOVERY_SECONDS = 1.0  # any other waits only for a supervisor that holds the slot while it recovers its jobs
 
@@ -66,11 +67,14 @@ def run(settings: Settings, slot: str, supervised: bool, studio: str = "", machi
     stop = Stop(finish_first=settings.on_stop == "finish")
     listen_to_signals(stop)
     dispatch = connect(settings, slot, studio, machine)
-    terms = dispatch.take(TAKEOVER_SECONDS if supervised else RECOVERY_SECONDS)
     if supervised:
         threading.Thread(target=stop_at_end_of_input, args=(stop,), daemon=True).start()
+    terms = taken(dispatch, stop, TAKEOVER_SECONDS if supervised else RECOVERY_SECONDS, bool(studio))
+    if terms is None:
+        return
     dispatch.register(os.getpid(), "", DeviceMemory())
-    threading.Thread(target=stay_seen, args=(dispatch,), daemon=True).start()
+    condition = condition_reader(slot, dispatch) if studio else None
+    threading.Thread(target=stay_seen, args=(dispatch, condition), daemon=True).start()
     # From here on a stop never takes longer than its grace, even inside an import or a long step.
     threading.Thread(target=leave_in_time, args=(dispatch, stop, settings.stop_grace), daemon=True).start()
 
@@ -107,16 +111,56 @@ def connect(settings: Settings, slot: str, studio: str, machine: str) -> Dispatc
     """The stores of this machine's studio, or a connection to another's. Raises UserError."""
     if not studio:
         return open_dispatch(settings, slot)
+    from diffusion_local.remote import pairing
     from diffusion_local.remote.dispatch import join
+    from diffusion_local.remote.spool import Spool
 
     settings.make_folders()
-    return cast(Dispatch, join(studio, settings.token, f"{machine_name(machine)}.{slot}"))
+    credential = pairing.chosen(settings.home, studio, settings.token)
+    spool = Spool(settings.spool / slot, settings.locks / f"{slot}.lock", settings.spool_mb * 10**6)
+    name = pairing.machine_name(machine or credential.machine)
+    return cast(Dispatch, join(credential, f"{name}.{slot}", spool, exit_hung))
 
 
-def machine_name(given: str) -> str:
-    """A name as slots have it: small letters, digits and hyphens."""
-    name = re.sub(r"[^a-z0-9]+", "-", (given or platform.node()).lower()).strip("-")[:40].strip("-")
-    return name or "worker"
+def exit_hung() -> None:
+    """End this process at once, for its parent to start another: one that hangs cannot clean up."""
+    logging.shutdown()
+    os._exit(HUNG)
+
+
+def taken(dispatch: Dispatch, stop: Stop, patience: float, joined: bool) -> OutputTerms | None:
+    """Hold the slot. A joined worker waits for a studio that is away until it is stopped: then None is returned.
+
+    Raises HomeInUse, and UserError if the studio refuses the worker.
+    """
+    if not joined:
+        return dispatch.take(patience)
+    until = time.monotonic() + SLOT_SECONDS
+    while not stop.wanted.is_set():
+        try:
+            return dispatch.take(0.0)
+        except DatabaseProblem as problem:  # the studio is away
+            log.warning("%s", problem)
+        except HomeInUse:  # by a worker that was lost a moment ago
+            if time.monotonic() >= until:
+                raise
+        stop.wanted.wait(AWAY_SECONDS)
+    return None
+
+
+def condition_reader(slot: str, dispatch: Dispatch) -> Callable[[], Condition]:
+    """Reads the condition of a joined worker's device, as its heartbeats report it."""
+    from diffusion_local.remote.dispatch import RemoteDispatch
+
+    def read() -> Condition:
+        assert isinstance(dispatch, RemoteDispatch)
+        gpu = next((each for each in gpus.read() if each.slot == slot), None)
+        if gpu is None:
+            return Condition(problem=dispatch.problem() or "")
+        shared = gpus.used_by_others(gpu, {os.getpid(): bool(dispatch.loaded)})
+        return Condition(gpu.temperature, shared, dispatch.problem() or "")
+
+    return read
 
 
 def keep_offering(dispatch: Dispatch, catalog: Catalog) -> None:
@@ -140,10 +184,11 @@ def only_inform(tell: Callable[[], None]) -> None:
         log.warning("%s", problem)
 
 
-def stay_seen(dispatch: Dispatch) -> None:
+def stay_seen(dispatch: Dispatch, condition: Callable[[], Condition] | None = None) -> None:
+    """Send heartbeats; a worker whose studio is elsewhere adds the ``condition`` of its device."""
     while True:
+        only_inform(lambda: dispatch.heartbeat(condition() if condition else None))
         time.sleep(SEEN_SECONDS)
-        only_inform(dispatch.heartbeat)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 from PIL import Image as PIL
 
 from diffusion_local import disk, image_decoding
 from diffusion_local.dispatch import Dispatch, Finished, OutputTerms, ProgressReport
-from diffusion_local.domain import Image, Job, Kind, Params, utc_now
+from diffusion_local.domain import Image, Job, Kind, Params, utc_text
 from diffusion_local.engine import Picture
 from diffusion_local.errors import DatabaseProblem, LostClaim, Stopped, StorageProblem, UserError
 from diffusion_local.gallery import quality, recipes
@@ -186,7 +187,8 @@ class Saver:
     def _encode(self, job: Job, picture: Picture, measured: JobTimings) -> Finished:
         width, height = picture.image.size
         facts = picture.facts | self._model_hash(job.params) | self._flag(job, picture.image)
-        image = Image(job.id, job.id, "", job.params, width, height, 0, utc_now(), measured.run + measured.load)
+        now = utc_text(datetime.now(UTC) + timedelta(seconds=self._terms.clock_offset))
+        image = Image(job.id, job.id, "", job.params, width, height, 0, now, measured.run + measured.load)
         texts = recipes.to_texts(image, facts)
         encoded = encode(picture.image, texts, self._terms.image_format, self._terms.sidecar)
         return Finished(encoded, width, height, image.created_at, measured, facts)

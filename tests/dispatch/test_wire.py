@@ -26,9 +26,14 @@ def test_a_call_comes_back_as_it_was() -> None:
     assert (name, arguments) == ("source", {"claim": claim(), "source_id": "a"})
 
 
-def test_another_version_says_who_must_be_updated() -> None:
-    with pytest.raises(InvalidParams, match=rf"version {wire.PROTOCOL} .* version 99") as raised:
-        wire.parse_arguments(*wire.unpack(request(protocol=99)))
+@pytest.mark.parametrize(
+    ("there", "whose"),
+    [(99, "studio's machine"), (1, "worker's machine"), (None, "worker's machine"), ("x" * 99, "worker's")],
+)
+def test_another_version_says_who_must_be_updated(there: Any, whose: str) -> None:
+    head, blobs = wire.unpack(request())
+    with pytest.raises(InvalidParams, match=f"Update diffusion-local on the {whose}") as raised:
+        wire.parse_arguments(head | {"protocol": there}, blobs)
     assert raised.value.field == "protocol"
 
 

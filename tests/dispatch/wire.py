@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from diffusion_local.dispatch import Dispatch, wire
+from diffusion_local.domain import utc_now
 
 
 class Wire:
@@ -25,4 +26,4 @@ class Wire:
 
     def _answer(self, name: str, arguments: dict[str, Any]) -> Any:
         answer = getattr(self._far, name)(**arguments)
-        return wire.Taken("a session", answer) if name == "take" else answer
+        return wire.Taken("a session", answer, utc_now()) if name == "take" else answer

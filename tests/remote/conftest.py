@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 import uvicorn
 
+from diffusion_local.actor import LOCAL, acting
 from diffusion_local.cli import main
 from diffusion_local.compose import Services
+from diffusion_local.dispatch import offers
+from diffusion_local.models.digests import Digests
+from tests.remote.farm import Studio
 from tests.support import eventually
 from tests.web.conftest import free_port
 
@@ -84,3 +88,16 @@ def here(run: Run, services: Services) -> Callable[..., Any]:
         return json.loads(output)
 
     return ask
+
+
+@pytest.fixture
+def studio(services: Services) -> Studio:
+    return Studio(services)
+
+
+@pytest.fixture
+def files(services: Services) -> dict[str, dict[str, str]]:
+    """Those of the studio, whose digests it knows."""
+    with acting(LOCAL):
+        Digests(services.catalog.shelf, services.catalog.default.folder).run()
+        return offers.installed_files(services.catalog)

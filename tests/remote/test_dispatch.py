@@ -1,100 +1,24 @@
 """A worker on another machine, by HTTP: its lease, what it is given, and what it does while the studio is away."""
 
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
 import pytest
-from fastapi import FastAPI
 from PIL import Image as PIL
-from starlette.testclient import TestClient
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from diffusion_local.actor import LOCAL, SCOPES, Actor, Role, acting
+from diffusion_local.actor import SCOPES, Actor, Role
 from diffusion_local.actor import Scope as Scopes
 from diffusion_local.compose import Services
-from diffusion_local.dispatch import Finished, offers, slots, wire
+from diffusion_local.dispatch import Finished, slots, wire
 from diffusion_local.domain import Job, State, utc_now, utc_text
-from diffusion_local.engine.fake import FakeEngine
 from diffusion_local.errors import HomeInUse, InvalidParams, LostClaim, ServerProblem
 from diffusion_local.gallery.formats import encode
-from diffusion_local.models.digests import Digests
 from diffusion_local.queue.estimates import JobTimings
 from diffusion_local.remote.dispatch import RemoteDispatch, StudioUnavailable
-from diffusion_local.web import refusals
-from diffusion_local.web.api.http import workers
-from diffusion_local.web.api.watch import Watch
-from diffusion_local.worker.inputs import Inputs
-from diffusion_local.worker.runner import Runner
-from diffusion_local.worker.stopping import Stop
+from tests.remote.farm import ROBOT, Studio, joined, runner
 from tests.support import enqueue, eventually, sql
-
-ROBOT = Actor("ann", Role.ADMIN, frozenset({Scopes.READ, Scopes.WORKER}), source="token", token="t1")
-
-
-class As:
-    """Every request is this actor's."""
-
-    def __init__(self, app: ASGIApp, who: Callable[[], Actor]) -> None:
-        self._app, self._who = app, who
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with acting(self._who()):
-            await self._app(scope, receive, send)
-
-
-class Studio:
-    """The route of a studio, whose callers are ``who``; while it is ``away`` nothing answers."""
-
-    def __init__(self, services: Services) -> None:
-        self.who, self.away = ROBOT, False
-        app = FastAPI()
-        refusals.add(app, services.settings)
-        app.include_router(workers.router(services, Watch(services.studio)), prefix="/api/v1")
-        app.add_middleware(As, who=lambda: self.who)
-        self._client = TestClient(app, base_url="http://studio:7860", raise_server_exceptions=False)
-
-    def post(self, *args: Any, **kwargs: Any) -> httpx.Response:
-        if self.away:
-            raise httpx.ConnectError("no route to host")
-        return self._client.post(*args, **kwargs)
-
-    base_url = "http://studio:7860"
-
-
-@pytest.fixture
-def studio(services: Services) -> Studio:
-    return Studio(services)
-
-
-@pytest.fixture
-def files(services: Services) -> dict[str, dict[str, str]]:
-    """Those of the studio, whose digests it knows."""
-    with acting(LOCAL):
-        Digests(services.catalog.shelf, services.catalog.default.folder).run()
-        return offers.installed_files(services.catalog)
-
-
-def joined(studio: Studio, files: dict[str, dict[str, str]] | None = None, machine: str = "attic") -> Any:
-    dispatch: Any = RemoteDispatch(studio, f"{machine}.cpu0")  # type: ignore[arg-type]
-    dispatch.take(0)
-    if files is not None:
-        dispatch.publish_files(files)
-    return dispatch
-
-
-def runner(dispatch: Any, services: Services) -> Runner:
-    terms = slots_terms(services)
-    return Runner(dispatch, terms, FakeEngine(0), services.catalog, Stop(), inputs=Inputs(dispatch))
-
-
-def slots_terms(services: Services) -> Any:
-    from diffusion_local.dispatch.local import terms_of
-
-    return terms_of(services.settings)
 
 
 def expire(services: Services, slot: str = "attic.cpu0") -> None:
@@ -158,7 +82,7 @@ def test_a_worker_whose_lease_is_over_takes_its_slot_again(services: Services, s
     [job] = dispatch.claim("")
     expire(services)
     slots.recover_expired(services)
-    assert dispatch.flags([job.claim]) == [None]
+    eventually(lambda: dispatch.flags([job.claim]) == [None])
     [again] = dispatch.claim("")
     assert (again.id, again.claim.attempt) == (job_id, job.claim.attempt + 1)
     dispatch.stop(again.claim)
@@ -233,7 +157,7 @@ def test_while_the_studio_is_away_a_worker_waits_and_hands_in_later(
     working = threading.Thread(target=worker.work_off)
     working.start()
     assert gone.wait(30)
-    assert [dispatch.ready(), dispatch.check_storage(), dispatch.wait(0.01)] == [False, False, False]
+    assert [dispatch.check_storage(), dispatch.wait(0.01)] == [False, False]
     with pytest.raises(StudioUnavailable):
         dispatch.report_status("idle")
     assert services.jobs.get(job_id).state is State.RUNNING

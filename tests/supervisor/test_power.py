@@ -9,8 +9,8 @@ import pytest
 from diffusion_local.compose import Services
 from diffusion_local.domain import Lane, utc_text
 from diffusion_local.supervisor import power as module
-from diffusion_local.supervisor.power import COMMANDS, PowerPolicy, used_by_others
-from diffusion_local.system.gpus import Gpu
+from diffusion_local.supervisor.power import COMMANDS, PowerPolicy
+from diffusion_local.system.gpus import Gpu, used_by_others
 from tests.support import claimed, enqueue, image_of, sql
 
 COOL = Gpu(0, "test", 0, 80_000_000_000, temperature=60)

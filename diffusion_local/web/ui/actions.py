@@ -15,6 +15,7 @@ from diffusion_local.web.ui import (
     actions_gallery,
     actions_jobs,
     actions_lists,
+    actions_machines,
     actions_models,
     actions_pictures,
     actions_settings,
@@ -135,6 +136,7 @@ VERBS: dict[str, Verb] = (
     | actions_gallery.VERBS
     | actions_models.VERBS
     | actions_settings.VERBS
+    | actions_machines.VERBS
     | actions_lists.VERBS
     | {
         "close": close,

@@ -1,14 +1,15 @@
 """Settings: how the machine does, what is set and where, and what can be changed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from diffusion_local.actor import Scope, current
 from diffusion_local.domain import Snapshot
 from diffusion_local.errors import InvalidParams
+from diffusion_local.queue.machines import machine_of
 from diffusion_local.studio import Studio
-from diffusion_local.web.ui import view, view_settings
+from diffusion_local.web.ui import view, view_machines, view_settings
 from diffusion_local.web.ui.live import live
 
 # -- handlers -------------------------------------------------------------------------------------------------------
@@ -21,7 +22,9 @@ def draw(studio: Studio, snapshot: Snapshot, now: datetime) -> str:
     parts = [view_settings.look()]
     parts.append(view_settings.findings(health.findings(), health.looking, admin, health.shows_paths()))
     if admin:
-        parts.append(view_settings.machine(snapshot.workers, health.vitals(), studio.preferences.settings, now))
+        own = [each for each in snapshot.workers if not machine_of(each.slot)]
+        parts.append(view_settings.machine(own, health.vitals(), studio.preferences.settings, now))
+        parts.append(view_machines.machines(studio.machines.all()))
         parts.append(preferences(studio))
         if health.shows_paths():
             parts.append(view_settings.folders(studio.preferences.settings))
@@ -47,7 +50,15 @@ def pulse(studio: Studio) -> str:
         return repr(told)
     vitals = health.vitals()
     gpus = [(gpu.name, gpu.used >> 27, gpu.temperature) for gpu in vitals.gpus]
-    return repr((told, gpus, vitals.free >> 28, vitals.gallery >> 20))
+    return repr((told, gpus, vitals.free >> 28, vitals.gallery >> 20, beats(studio)))
+
+
+def beats(studio: Studio) -> list[Any]:
+    """What machines show, without the time of each heartbeat."""
+    return [
+        replace(each, seen_at="", slots=[replace(slot, seen_at="") for slot in each.slots])
+        for each in studio.machines.all()
+    ]
 
 
 # -- layout ---------------------------------------------------------------------------------------------------------

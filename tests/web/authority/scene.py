@@ -279,6 +279,7 @@ def scene(folder: pytest.TempPathFactory, patch: pytest.MonkeyPatch, share: str)
     services.deliveries.take(names["delivery"])
     services.deliveries.settle(names["delivery"], False, 500, "", "it broke", None)
     names["download"] = services.studio.library.download("some/model").id
+    services.machines.note("attic")
     names["file"] = "".join(services.studio.queue_file.export())
     names["file64"] = base64.b64encode(names["file"].encode()).decode()
     services.queue.ring = ringing(services)  # type: ignore[method-assign]

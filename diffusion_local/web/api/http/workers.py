@@ -4,8 +4,11 @@ The body is one call as ``dispatch.wire`` packs it, with the slot and, after ``t
 have the scope ``worker``; what a session may touch is what its slot holds, whoever the jobs belong to.
 """
 
+import asyncio
+import contextlib
 import secrets
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio.to_thread
@@ -18,12 +21,14 @@ from diffusion_local.compose import Services
 from diffusion_local.dispatch import wire
 from diffusion_local.dispatch.leased import LeasedDispatch
 from diffusion_local.dispatch.storage import Storage
-from diffusion_local.errors import InvalidParams, LeaseLost
+from diffusion_local.domain import utc_now
+from diffusion_local.errors import DiffusionLocalError, InvalidParams, LeaseLost
 from diffusion_local.messages import message
 from diffusion_local.web.api.watch import Watch
 
 PATH = "/worker"
 MOST_SESSIONS = 1000
+MAX_VERSION = 40  # characters
 MOST_WAIT = 20.0  # seconds of one wait; proxies cut what takes longer
 
 
@@ -36,12 +41,12 @@ class Sessions:
         self._open: dict[str, LeasedDispatch] = {}
         self._lock = threading.Lock()
 
-    def take(self, slot: str, account: str) -> tuple[LeasedDispatch, Any]:
+    def take(self, slot: str, account: str, version: str) -> wire.Taken:
         """Raises HomeInUse and InvalidParams."""
         dispatch = self._dispatch(slot, account)
-        terms = dispatch.take(0)
+        terms = dispatch.enter(version, wire.PROTOCOL)
         self._keep(dispatch)
-        return dispatch, terms
+        return wire.Taken(dispatch.session, terms, utc_now())
 
     def get(self, slot: str, session: str, account: str) -> LeasedDispatch:
         """Raises LeaseLost unless this account took the session for this slot."""
@@ -69,9 +74,45 @@ class Sessions:
             self._open[dispatch.session] = dispatch
 
 
+class Rings:
+    """Wakes waiting requests at rings of this process at once; those of others are found by the watch."""
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def ring(self) -> None:
+        """From any thread."""
+        for future in list(self._waiting):
+            with contextlib.suppress(RuntimeError):  # its loop has ended
+                future.get_loop().call_soon_threadsafe(end, future)
+
+    @contextlib.contextmanager
+    def ringing(self) -> Iterator[asyncio.Future[None]]:
+        """A future that ends with the next ring."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        try:
+            yield future
+        finally:
+            self._waiting.discard(future)
+
+
+def end(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def raising(error: Exception) -> Callable[[], Any]:
+    def call() -> Any:
+        raise error
+
+    return call
+
+
 def router(services: Services, watch: Watch) -> APIRouter:
     workers = APIRouter(tags=["workers"])
-    sessions = Sessions(services)
+    sessions, bell = Sessions(services), Rings()
+    services.queue.listeners.append(bell.ring)
 
     @workers.post(PATH, include_in_schema=False, response_class=Response)
     async def call(request: Request) -> Response:
@@ -81,28 +122,45 @@ def router(services: Services, watch: Watch) -> APIRouter:
         slot, session = str(head.get("slot", "")), str(head.get("session", ""))
         account = f"{who.name}/{who.token}"
         if name == "wait":
-            return packed(wire.pack({"answer": await rung(arguments["seconds"], slot, session, account)}, []))
-        return packed(await anyio.to_thread.run_sync(carried_out, name, arguments, slot, session, account))
+            return packed(await rung(arguments["seconds"], slot, session, account))
+        version = str(head.get("version", ""))[:MAX_VERSION]
+        return packed(await anyio.to_thread.run_sync(carried_out, name, arguments, slot, session, account, version))
 
-    async def rung(seconds: float, slot: str, session: str, account: str) -> bool:
-        """Whether anything changed in the queue within some seconds."""
-        await anyio.to_thread.run_sync(carried_out, "paused", {}, slot, session, account)
-        now = await anyio.to_thread.run_sync(moment)
-        return await watch.until(lambda then: then[1] != now, min(max(seconds, 0.0), MOST_WAIT)) is not None
+    async def rung(seconds: float, slot: str, session: str, account: str) -> bytes:
+        """Whether anything changed in the queue since this session was told so last, within some seconds."""
+        try:
+            dispatch, now = await anyio.to_thread.run_sync(waiting, slot, session, account)
+        except DiffusionLocalError as error:
+            return wire.response(raising(error))
+        seen, dispatch.seen_moment = dispatch.seen_moment, now
+        if seen in (None, now):
+            left = min(max(seconds, 0.0), MOST_WAIT)
+            with bell.ringing() as rings:
+                changed = asyncio.ensure_future(watch.until(lambda then: then[1] != now, left))
+                either: list[asyncio.Future[Any]] = [changed, rings]
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                if not changed.done():
+                    changed.cancel()
+                elif (moment := changed.result()) is None:
+                    return wire.pack({"answer": False}, [])
+                else:
+                    dispatch.seen_moment = moment[1]
+        return wire.pack({"answer": True}, [])
 
-    def moment() -> int:
+    def waiting(slot: str, session: str, account: str) -> tuple[LeasedDispatch, int]:
+        """The dispatch of a session, whose lease is renewed, and the number of the queue's newest event."""
         with acting(LOCAL):
-            return services.studio.moment()[1]
+            dispatch = sessions.get(slot, session, account)
+            dispatch.call("paused", {})
+            return dispatch, services.studio.moment()[1]
 
-    def carried_out(name: str, arguments: dict[str, Any], slot: str, session: str, account: str) -> bytes:
+    def carried_out(
+        name: str, arguments: dict[str, Any], slot: str, session: str, account: str, version: str = ""
+    ) -> bytes:
         with acting(LOCAL):  # it works on everybody's jobs
             if name == "take":
-                return wire.response(lambda: taken(slot, account))
+                return wire.response(lambda: sessions.take(slot, account, version))
             return wire.response(lambda: sessions.get(slot, session, account).call(name, arguments))
-
-    def taken(slot: str, account: str) -> Any:
-        dispatch, terms = sessions.take(slot, account)
-        return wire.Taken(dispatch.session, terms)
 
     return workers
 

@@ -1,0 +1,93 @@
+"""Commands for machines that work for the studio."""
+
+from typing import Annotated
+
+import typer
+
+from diffusion_local.cli.terminal import AnyStudio, AsJson, print_result, with_studio
+from diffusion_local.queue.machines import Machine
+
+app = typer.Typer()
+machine = typer.Typer(no_args_is_help=True, help="Machines whose workers joined this studio.")
+app.add_typer(machine, name="machine")
+
+Name = Annotated[str, typer.Argument(help="The machine's name.")]
+
+
+@machine.command("list")
+@with_studio
+def list_machines(studio: AnyStudio, as_json: AsJson = False) -> None:
+    """List machines: state, what they run, pictures per hour, when they were last seen."""
+    found = studio.machines.all()
+    print_result(found, as_json, [line for each in found for line in format_machine(each)] or ["no machine has joined"])
+
+
+@machine.command()
+@with_studio
+def code(studio: AnyStudio, as_json: AsJson = False) -> None:
+    """Make a pairing code for one machine; it is dead after five minutes, or five wrong tries."""
+    made = studio.machines.invite()
+    print_result(made, as_json, [made.code, f"expires at {made.expires_at}; at the other machine run", made.command])
+
+
+@machine.command("set")
+@with_studio
+def set_machine(
+    studio: AnyStudio,
+    name: Name,
+    hours: Annotated[
+        str | None, typer.Option(help="Window in which it gets jobs, as 22:00-07:00; '' is always.")
+    ] = None,
+    gpu_share: Annotated[
+        str | None, typer.Option(help="wait: no jobs while another program uses its GPU; else ignore.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a machine's hours, or whether it waits while somebody plays."""
+    changed = studio.machines.change(name, hours=hours, gpu_share=gpu_share)
+    print_result(changed, as_json, format_machine(changed))
+
+
+@machine.command()
+@with_studio
+def pause(studio: AnyStudio, name: Name, as_json: AsJson = False) -> None:
+    """Have a machine give its jobs back at their next step, and take no more."""
+    changed = studio.machines.pause(name)
+    print_result(changed, as_json, format_machine(changed))
+
+
+@machine.command()
+@with_studio
+def drain(studio: AnyStudio, name: Name, as_json: AsJson = False) -> None:
+    """Have a machine finish its jobs, and take no more."""
+    changed = studio.machines.drain(name)
+    print_result(changed, as_json, format_machine(changed))
+
+
+@machine.command()
+@with_studio
+def resume(studio: AnyStudio, name: Name, as_json: AsJson = False) -> None:
+    """Give a machine jobs again."""
+    changed = studio.machines.resume(name)
+    print_result(changed, as_json, format_machine(changed))
+
+
+@machine.command("remove")
+@with_studio
+def remove_machine(studio: AnyStudio, name: Name, as_json: AsJson = False) -> None:
+    """Revoke a machine's token and forget it; its jobs return to the queue."""
+    studio.machines.remove(name)
+    print_result({"removed": True}, as_json, [f"removed {name}"])
+
+
+def format_machine(found: Machine) -> list[str]:
+    """A line for the machine, and one for each of its slots."""
+    state = found.state if found.connected else f"{found.state}, not connected"
+    about = [state, f"{found.pictures_per_hour} pictures/h", f"version {found.version or '?'}"]
+    about += [f"hours {found.hours}"] * bool(found.hours) + [found.resting] * bool(found.resting)
+    lines = [f"{found.name:<16} {', '.join(about)}"]
+    for slot in found.slots:
+        told = [slot.status if slot.connected else f"gone since {slot.seen_at}", slot.model or "no model"]
+        told += [f"{slot.temperature} °C"] * (slot.temperature is not None) + [slot.problem] * bool(slot.problem)
+        lines.append(f"  {slot.slot:<18} {slot.device:<24} {', '.join(told)}")
+    return lines

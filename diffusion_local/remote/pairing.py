@@ -1,0 +1,140 @@
+"""How a machine pairs with a studio: it exchanges a code for a token, and keeps both the token and the certificate.
+
+A certificate that no authority vouches for is fetched first and proved by the code (see ``accounts.pairings``); from
+then on the worker trusts that one alone.
+"""
+
+import json
+import platform
+import re
+import secrets
+import ssl
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import httpx
+
+from diffusion_local import __version__
+from diffusion_local.accounts.pairings import answer_of, is_equal, key_of, proof_of
+from diffusion_local.errors import InvalidParams, ServerProblem
+from diffusion_local.messages import deserialize, message
+from diffusion_local.remote.server import ROOT, normalise_url
+from diffusion_local.remote.spool import write
+
+CONNECT_SECONDS, READ_SECONDS = 5.0, 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """``certificate``: the only one (PEM) that is trusted, or "" for those that authorities vouch for."""
+
+    url: str = ""
+    token: str = ""
+    certificate: str = ""
+    machine: str = ""
+
+
+def credential_file(home: Path) -> Path:
+    return home / "joined.json"
+
+
+def stored(home: Path) -> Credential:
+    """The credential of the last pairing; an empty one if there is none."""
+    try:
+        noted = json.loads(credential_file(home).read_text(encoding="utf-8"))
+        return Credential(**{name: str(noted[name]) for name in asdict(Credential())})
+    except (OSError, ValueError, KeyError, TypeError):
+        return Credential()
+
+
+def store(home: Path, credential: Credential) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    write(credential_file(home), json.dumps(asdict(credential), indent=1).encode())
+
+
+def client_of(credential: Credential) -> httpx.Client:
+    """Raises InvalidParams for an URL that is none."""
+    headers = {"User-Agent": f"diffusion-local/{__version__}"}
+    if credential.token:
+        headers["Authorization"] = f"Bearer {credential.token}"
+    timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+    verify = only(credential.certificate) if credential.certificate else True
+    return httpx.Client(base_url=normalise_url(credential.url), headers=headers, timeout=timeout, verify=verify)
+
+
+def only(certificate: str) -> ssl.SSLContext:
+    """A context that trusts this certificate, by whatever name its server is reached, and no other."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(cadata=certificate)
+    return context
+
+
+def pair(url: str, code: str, machine: str) -> Credential:
+    """Exchange a code. Raises InvalidParams for a wrong one, and ServerProblem."""
+    whole = normalise_url(url)
+    certificate = unvouched(whole)
+    fingerprint = sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest() if certificate else ""
+    key, nonce = key_of(code), secrets.token_hex(16)
+    proof = proof_of(key, machine, fingerprint, nonce)
+    with client_of(Credential(whole, certificate=certificate)) as client:
+        body = {"machine": machine, "proof": proof, "nonce": nonce}
+        try:
+            answer = client.post(f"{ROOT}/machines/join", json=body)
+            told = answer.json()
+        except httpx.HTTPError as error:
+            raise ServerProblem(message("server_unreachable", url=whole, error=error)) from None
+        except ValueError:
+            raise ServerProblem(message("server_other", url=whole, status=answer.status_code)) from None
+    if not answer.is_success:
+        fault = told.get("error") if isinstance(told, dict) else None
+        said = deserialize(str(fault.get("message", "")), fault) if isinstance(fault, dict) else message("went_wrong")
+        if isinstance(fault, dict) and fault.get("field") == "code":
+            raise InvalidParams("code", said)
+        if answer.status_code in (404, 405):
+            said = message("studio_no_machines")
+        raise ServerProblem(message("worker_refused", url=whole, problem=said))
+    token = str(told.get("token", ""))
+    if not is_equal(str(told.get("answer", "")), answer_of(key, proof, token)):
+        raise ServerProblem(message("studio_unproven", url=whole))
+    return Credential(whole, token, certificate, machine)
+
+
+def unvouched(url: str) -> str:
+    """The certificate (PEM) of an HTTPS server if no authority vouches for it, else ""."""
+    if not url.startswith("https://"):
+        return ""
+    try:
+        httpx.get(f"{url}/healthz", timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS))
+        return ""
+    except httpx.ConnectError as error:
+        if "certificate" not in str(error).lower():
+            raise ServerProblem(message("server_unreachable", url=url, error=error)) from None
+    except httpx.HTTPError as error:
+        raise ServerProblem(message("server_unreachable", url=url, error=error)) from None
+    place = httpx.URL(url)
+    try:
+        return ssl.get_server_certificate((place.host, place.port or 443), timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise ServerProblem(message("server_unreachable", url=url, error=error)) from None
+
+
+def chosen(home: Path, url: str, token: str) -> Credential:
+    """What to connect with: the given token, or the stored credential of this address. Raises InvalidParams."""
+    known = stored(home)
+    if not url:
+        if not known.url:
+            raise InvalidParams("join", message("join_where"))
+        url = known.url
+    same = normalise_url(url) == known.url
+    if token:
+        return Credential(normalise_url(url), token, known.certificate if same else "", known.machine if same else "")
+    return known if same else Credential(normalise_url(url))
+
+
+def machine_name(given: str) -> str:
+    """A name as slots have it: small letters, digits and hyphens."""
+    name = re.sub(r"[^a-z0-9]+", "-", (given or platform.node()).lower()).strip("-")[:40].strip("-")
+    return name or "worker"

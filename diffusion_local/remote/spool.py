@@ -1,0 +1,156 @@
+"""What a joined worker keeps on its own disk: its session, and pictures that the studio could not take yet.
+
+So a worker that was restarted, in whatever way, hands in the pictures that it had finished while the studio was away.
+"""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from diffusion_local import disk
+from diffusion_local.dispatch import Finished, wire
+from diffusion_local.domain import Claim
+from diffusion_local.errors import HomeInUse
+from diffusion_local.messages import Message, message
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".picture"
+RESERVE_BYTES = 200 * 10**6  # of the disk that pictures leave free
+
+
+class Spool:
+    """One per worker. Files are written whole or not at all, also over a power cut."""
+
+    def __init__(self, folder: Path, lock: Path, most_bytes: int) -> None:
+        """``lock``: held by the worker of a slot of this home. Pictures take at most ``most_bytes``."""
+        self._folder = folder
+        self._lock = FileLock(lock, mode=disk.FILE)
+        self._most = most_bytes
+        self._logged = ""
+
+    def hold(self, patience: float) -> None:
+        """Keep other workers of this home from using the slot. Raises HomeInUse."""
+        with disk.storage_errors():
+            self._folder.mkdir(disk.FOLDER, parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=patience)
+            except Timeout:
+                who = message("another_process")
+                raise HomeInUse(
+                    message("slot_held", slot=self._folder.name, home=self._folder.parent.parent, who=who)
+                ) from None
+
+    # -- the session ---------------------------------------------------------------------------------------------------
+
+    def session(self, url: str) -> tuple[str, list[Claim]]:
+        """The last session at a studio, and the claims that its worker gave back in vain."""
+        try:
+            noted = json.loads(self._noted.read_text(encoding="utf-8"))
+            return (
+                (str(noted["session"]), [Claim(*each) for each in noted["given_back"]])
+                if noted["url"] == url
+                else ("", [])
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return "", []
+
+    def note_session(self, url: str, session: str, given_back: list[Claim] | None = None) -> None:
+        claims = [[each.job_id, each.worker, each.attempt] for each in given_back or []]
+        try:
+            write(self._noted, json.dumps({"url": url, "session": session, "given_back": claims}).encode())
+        except OSError as error:  # a restart then waits until the lease is over
+            log.warning("the session could not be noted: %s", error)
+
+    # -- pictures ------------------------------------------------------------------------------------------------------
+
+    def keep(self, claim: Claim, picture: Finished) -> bool:
+        """Keep a picture that could not be handed in; whether it is on the disk now."""
+        path = self._path(claim)
+        if path.exists():
+            return True
+        data = wire.request("finish", (claim, picture), {})
+        if self.used() + len(data) > self._most:
+            self._log(message("spool_full", most=self._most // 10**6))
+            return False
+        try:
+            write(path, data)
+        except OSError as error:
+            self._log(message("spool_unwritable", error=disk.to_problem(error).message))
+            return False
+        log.info("kept until the studio is back", extra={"job": claim.job_id})
+        return True
+
+    def drop(self, claim: Claim) -> None:
+        self._path(claim).unlink(missing_ok=True)
+
+    def pictures(self) -> list[tuple[Claim, Finished]]:
+        """What is kept; a file that cannot be read is deleted."""
+        found = []
+        for path in sorted(self._folder.glob(f"*{SUFFIX}")):
+            try:
+                _, arguments = wire.parse_arguments(*wire.unpack(path.read_bytes()))
+                found.append((arguments["claim"], arguments["picture"]))
+            except Exception as error:  # of another version, or damaged
+                log.warning("%s cannot be handed in: %s", path.name, error)
+                path.unlink(missing_ok=True)
+        return found
+
+    def clear(self) -> None:
+        """Delete pictures whose claims are lost."""
+        for path in self._folder.glob(f"*{SUFFIX}"):
+            log.warning("%s: its claim is lost, the job is made again", path.stem)
+            path.unlink(missing_ok=True)
+
+    def used(self) -> int:
+        """Bytes that kept pictures take."""
+        return sum(path.stat().st_size for path in self._folder.glob(f"*{SUFFIX}"))
+
+    def problem(self) -> Message | None:
+        """Why no further picture could be kept, so that none should be begun; None if there is room."""
+        try:
+            free = shutil.disk_usage(self._folder).free
+            used = self.used()
+        except OSError as error:
+            found = message("spool_unwritable", error=disk.to_problem(error).message)
+        else:
+            if used < self._most and free > RESERVE_BYTES:
+                self._logged = ""
+                return None
+            found = message("spool_full", most=self._most // 10**6)
+            if free <= RESERVE_BYTES:
+                found = message("spool_no_disk", free=free // 10**6)
+        self._log(found)
+        return found
+
+    def _log(self, problem: Message) -> None:
+        if problem != self._logged:
+            self._logged = str(problem)
+            log.error("%s", problem)
+
+    @property
+    def _noted(self) -> Path:
+        return self._folder / "session.json"
+
+    def _path(self, claim: Claim) -> Path:
+        return self._folder / f"{claim.job_id}-{claim.attempt}{SUFFIX}"
+
+
+def write(target: Path, data: bytes) -> None:
+    """Write a file that only its owner can read; readers see the whole file or none, also after a power cut."""
+    part = target.with_suffix(".part")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(target)
+    if os.name != "nt":
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

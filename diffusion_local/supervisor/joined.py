@@ -1,0 +1,74 @@
+"""``worker --join``: keeps one worker process per device running for a studio on another machine."""
+
+import logging
+import subprocess
+import time
+from collections.abc import Sequence
+
+from diffusion_local.settings import Settings
+from diffusion_local.supervisor import exit_causes
+from diffusion_local.supervisor.supervisor import POLL_SECONDS, STEADY_SECONDS, STOP_SECONDS, Child
+from diffusion_local.worker.stopping import Stop, listen_to_signals
+
+log = logging.getLogger(__name__)
+
+REFUSED = 2  # exit status of a worker that must not be started again: it says why
+
+
+def keep_running(settings: Settings, slots: Sequence[str], studio: str, machine: str) -> int:
+    """Run workers until asked to stop; returns the exit status, not 0 once a worker was refused.
+
+    A worker that dies, or whose device failed, is started again: a new process has a sound device.
+    """
+    stop = Stop(finish_first=settings.on_stop == "finish")
+    listen_to_signals(stop)
+    children = [
+        Child(
+            f"worker {slot}", "diffusion_local.worker", ("--slot", slot, "--join", studio, "--machine", machine), slot
+        )
+        for slot in slots
+    ]
+    status = 0
+    while not stop.wanted.is_set() and not status:
+        for child in children:
+            status = status or restarted(child, settings)
+        stop.wanted.wait(POLL_SECONDS)
+    end(children, stop)
+    return status
+
+
+def restarted(child: Child, settings: Settings) -> int:
+    """Start a child that is not running and is due; returns REFUSED if it may not be started again."""
+    if child.alive:
+        return 0
+    if child.process is not None:
+        if child.process.returncode == REFUSED:
+            return REFUSED
+        death = exit_causes.exit_cause(child.process.pid, child.process.returncode, child.kills)
+        child.process = None
+        wait = child.plan_restart(time.monotonic() - child.started > STEADY_SECONDS)
+        log.warning("%s: %s; again in %.1f s", child.name, death.text, wait)
+    if time.monotonic() >= child.due:
+        child.start(settings)
+    return 0
+
+
+def end(children: Sequence[Child], stop: Stop) -> None:
+    """Stop all; workers set to finish their picture get the time, until a second Ctrl-C."""
+    for child in children:
+        if child.alive and child.process:
+            child.process.terminate()
+    while stop.wanted.is_set() and any(child.alive for child in children) and not stop.now.wait(POLL_SECONDS):
+        continue
+    deadline = time.monotonic() + STOP_SECONDS
+    for child in children:
+        if child.process is None:
+            continue
+        if child.alive:
+            child.process.terminate()
+        try:
+            child.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            log.warning("%s did not stop in time; killed", child.name)
+            child.process.kill()
+            child.process.wait()
