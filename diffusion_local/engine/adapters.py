@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from diffusion_local import families
 from diffusion_local.domain import Lora, Params
-from diffusion_local.engine import faults, placement, previews
+from diffusion_local.engine import faults, placement, previews, references
 from diffusion_local.engine.hooked import HookedAdapter, Misfit
 from diffusion_local.engine.inputs import PictureInputs, short_hash
 from diffusion_local.engine.loaded import Loaded
@@ -29,10 +29,11 @@ from diffusion_local.models.loras import read_lora
 def put_in(loaded: Loaded, params: Params, materials: PictureInputs | None, device: str) -> dict[str, Any]:
     """Make the model as the params want it; facts for the recipe. Raises ModelUnavailable naming the file."""
     if materials is None:
-        if params.loras or params.vae:
+        if params.loras or params.vae or params.references:
             raise ModelUnavailable(message("no_home_files"))
         return {}
     facts: dict[str, Any] = {}
+    loaded.pictures = references.opened(params, materials)
     put_vae(loaded, params.vae, materials, device)
     put_loras(loaded, params.loras, materials)
     words = put_words(loaded, params, materials)

@@ -122,7 +122,7 @@ def shapes(conditioning: Conditioning) -> tuple[Any, ...]:
 
 def texts_of(loaded: Loaded, params: Params, steps: int) -> list[tuple[str, str]]:
     """(prompt, negative) at each step that is made. They are as written for a family that cannot change them."""
-    if loaded.family.turned is None:
+    if loaded.family.turned is None or loaded.pictures:
         return [(params.prompt, params.negative)]
     both = (schedules.prompt_per_step(text, steps) for text in (params.prompt, params.negative))
     return list(zip(*both, strict=True))
@@ -143,8 +143,11 @@ def embed(loaded: Loaded, params: Params, prompt: str, negative: str) -> Conditi
     """A prompt's embeddings, from the cache if they were used lately; without guidance no negative is read."""
     guided = loaded.family.guided(loaded.pipe, params.guidance)
     key = (prompt, negative if guided else None, params.clip_skip)
-    cached = (*key, loaded.loras, loaded.words)
-    if cached not in loaded.prompts:
+    together = loaded.family.embed_with if loaded.pictures else None
+    cached = (*key, loaded.loras, loaded.words, params.references if together else ())
+    if cached not in loaded.prompts and together:
+        loaded.prompts[cached] = together(loaded.pipe, prompt, key[1], loaded.pictures)
+    elif cached not in loaded.prompts:
         loaded.prompts[cached] = loaded.family.embed(loaded.pipe, *key)
     loaded.prompts.move_to_end(cached)
     if len(loaded.prompts) > PROMPTS_KEPT:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image as PIL
 
 from diffusion_local.domain import Params
 from diffusion_local.engine import autoencoder
@@ -46,6 +47,9 @@ class EngineFamily:
     ``call(params)`` gives further arguments; ``run(pipe)`` what is called with all of them; ``inpainting(pipe)`` the
     pipeline for a UNet that reads a mask.
 
+    ``refer(pipe, params, pictures)`` gives what is called instead to read reference pictures (RGB); None: the family
+    reads none. ``embed_with(pipe, prompt, negative, pictures)`` embeds a prompt that is read together with them.
+
     ``together``: several pictures may share a pass, and a pass may be put aside; ``tests/engine/passes.py`` checks it.
     """
 
@@ -66,3 +70,5 @@ class EngineFamily:
     scales_start: bool = False
     together: bool = False
     inpainting: Callable[[Any], Any] | None = None
+    refer: Callable[[Any, Params, list[PIL.Image]], Callable[..., Any]] | None = None
+    embed_with: Callable[[Any, str, str | None, list[PIL.Image]], Conditioning] | None = None

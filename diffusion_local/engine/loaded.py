@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from PIL import Image as PIL
 
 from diffusion_local.domain import Lora
 from diffusion_local.engine import previews
@@ -43,6 +44,8 @@ class Loaded:
     hooked: dict[str, HookedAdapter] = field(default_factory=dict)
     words: frozenset[str] = frozenset()
     vae: str = ""
+    #: Pictures (RGB) that the model reads beside the prompt in the present pass.
+    pictures: list[PIL.Image] = field(default_factory=list)
     own_vae: tuple[Any, previews.Factors | None] | None = None
     #: Whether the latest picture passed its checks, so that the next need not wait for them.
     checked: bool = False

@@ -20,6 +20,7 @@ from diffusion_local.engine import (
     img2img,
     placement,
     previews,
+    references,
     samplers,
     transfers,
 )
@@ -115,7 +116,7 @@ class Work:
             noise_drawn = torch.cat([each.noise for each in places]).to(device, family.latents_dtype or loaded.dtype)
             generators = [each.generator for each in places]
             start = family.start(pipe, noise_drawn)
-            run, change = family.run(pipe), None
+            run, change = references.pipeline(loaded, params), None
             if reads_mask(pipe):
                 run = masked(loaded, self.canvas, params)
             elif (self.canvas is not None or loop.box) and (paused is None or params.kind is Kind.INPAINT):

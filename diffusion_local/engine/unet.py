@@ -1,12 +1,18 @@
 """Common to families whose denoiser is a UNet and whose text encoders are CLIP's."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from PIL import Image as PIL
 
-from diffusion_local.engine import prompts
+from diffusion_local.domain import Params
+from diffusion_local.engine import img2img, prompts
 from diffusion_local.engine.family import Conditioning
 from diffusion_local.grammar.weights import without_weights
+
+#: Guidance by the picture of InstructPix2Pix where none is given.
+IMAGE_GUIDANCE = 1.5
 
 
 def plain_and_short(pipe: Any, prompt: str, negative: str | None) -> tuple[str | None, str | None]:
@@ -31,6 +37,17 @@ def turned(conditioning: Conditioning) -> dict[str, torch.Tensor]:
 def guided(pipe: Any, guidance: float) -> bool:
     """Distilled models (LCM) have guidance as an input instead."""
     return guidance > 1 and pipe.unet.config.time_cond_proj_dim is None
+
+
+def instructed(params: Params, pictures: list[PIL.Image]) -> dict[str, Any]:
+    """Arguments of InstructPix2Pix's pipelines."""
+    canvas = img2img.canvas(pictures[0], None, (params.width, params.height))
+    return {"image": canvas.source, "image_guidance_scale": params.image_guidance or IMAGE_GUIDANCE}
+
+
+def sized_by_picture(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A pipeline that takes its size from the picture alone."""
+    return lambda width, height, **given: run(**given)
 
 
 def shape(pipe: Any, width: int, height: int) -> tuple[int, ...]:

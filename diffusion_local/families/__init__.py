@@ -104,6 +104,12 @@ def references_of(architecture: str) -> int:
     return known.references if known else 0
 
 
+def needs_reference(architecture: str) -> bool:
+    """Whether models of an architecture make nothing without a picture beside the prompt."""
+    known = ARCHITECTURES.get(architecture)
+    return known is not None and known.needs_reference
+
+
 def certainty(architecture: str, layers: Layers) -> int:
     """How specific the sign is by which the layers of a LoRA belong to an architecture."""
     signs = ARCHITECTURES[architecture].loras if architecture in ARCHITECTURES else ()

@@ -21,7 +21,8 @@ class Architecture:
     ``adapters`` is the architecture that adapter files name when they fit this one; empty: its own id. Adapters that
     name the family's id fit all of its architectures. ``problem`` is the sentence shown where it cannot be run although
     its family can. ``tokens`` replaces the family's limit. ``references`` is the number of pictures that its models
-    read beside the prompt.
+    read beside the prompt, and ``needs_reference`` says that they need one. ``like`` is the architecture whose
+    configurations its files have.
 
     ``parts`` are the text encoders and the VAE that the denoiser needs beside itself, by their ids in
     ``models.parts``, the VAE last. Files are recognised by the remaining fields, each empty where it does not apply:
@@ -39,6 +40,8 @@ class Architecture:
     problem: str = ""
     tokens: int = 0
     references: int = 0
+    needs_reference: bool = False
+    like: str = ""
     parts: tuple[str, ...] = ()
     signs: tuple[Sign, ...] = ()
     loras: tuple[LoraSign, ...] = ()

@@ -91,7 +91,8 @@ FAMILY = Family(
             title="FLUX.1 Kontext",
             adapters="flux",
             parts=PARTS,
-            problem=message("file_not_yet_other", title="FLUX.1 Kontext", other="FLUX.1 dev"),
+            references=1,
+            like="flux_dev",
         ),
         "flux_fill": Architecture(
             title="FLUX.1 Fill",

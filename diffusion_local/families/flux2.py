@@ -7,6 +7,8 @@ from diffusion_local.options.samplers import FLOW
 
 #: Width of the text that the transformer reads: three layers of its text encoder side by side.
 SMALL, LARGE = 7680, 12288
+#: Pictures that klein was trained to read at once.
+REFERENCES = 4
 NAMES = ("double_blocks.0", "double_stream_modulation_img", "single_stream_modulation")
 DIFFUSERS = ("transformer_blocks.0", "double_stream_modulation_img", "single_stream_modulation")
 SIZES = {
@@ -60,6 +62,7 @@ FAMILY = Family(
         # of other sizes, and named by LoRAs that do not tell theirs
         "flux2": Architecture(
             title="FLUX.2",
+            references=REFERENCES,
             signs=(Sign(has=NAMES), Sign(has=DIFFUSERS, naming="diffusers")),
             loras=(
                 LoraSign(parts=("single_transformer_blocks_#_attn_to_qkv_mlp_proj",)),
@@ -69,6 +72,7 @@ FAMILY = Family(
         ),
         "flux2_klein_4b": Architecture(
             title="FLUX.2 klein 4B",
+            references=REFERENCES,
             parts=("qwen3_4b", "vae_flux2"),
             signs=signs(SMALL),
             loras=loras(3072, SMALL, 18432),
@@ -76,6 +80,7 @@ FAMILY = Family(
         ),
         "flux2_klein_9b": Architecture(
             title="FLUX.2 klein 9B",
+            references=REFERENCES,
             parts=("qwen3_8b", "vae_flux2"),
             signs=signs(LARGE),
             loras=(*loras(4096, LARGE, 24576), LoraSign(reads={"double_blocks_#_img_attn_proj": (4096,)})),

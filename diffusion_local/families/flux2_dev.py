@@ -15,6 +15,7 @@ FAMILY = Family(
     architectures={
         "flux2_dev": Architecture(
             title="FLUX.2 dev",
+            references=10,
             parts=("mistral_small", "vae_flux2"),
             signs=signs(WIDTH),
             loras=loras(6144, WIDTH, 36864),

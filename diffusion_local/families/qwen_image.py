@@ -1,11 +1,11 @@
-"""Qwen-Image. Its editing models are recognised and not run."""
+"""Qwen-Image, and Qwen-Image-Edit with its second version (Plus), which reads several pictures."""
 
 from diffusion_local.families.family import Architecture, Family, every_kind
 from diffusion_local.families.sign import LoraSign, Sign
-from diffusion_local.messages import message
 from diffusion_local.options.limits import Defaults, Limits
 from diffusion_local.options.samplers import FLOW
 
+PARTS = ("qwen25_vl_7b", "vae_wan21")
 LAST_OF_FLUX = 19  # its blocks are named alike, and there are fewer
 
 FAMILY = Family(
@@ -15,7 +15,7 @@ FAMILY = Family(
     architectures={
         "qwen_image": Architecture(
             title="Qwen-Image",
-            parts=("qwen25_vl_7b", "vae_wan21"),
+            parts=PARTS,
             signs=(Sign(has=("txt_norm", "txt_in", "img_in", "transformer_blocks.0.img_mod")),),
             loras=(
                 LoraSign(parts=("transformer_blocks_#_img_mlp",)),
@@ -32,10 +32,21 @@ FAMILY = Family(
         "qwen_image_edit": Architecture(
             title="Qwen-Image-Edit",
             adapters="qwen_image",
-            problem=message("file_not_yet_other", title="Qwen-Image-Edit", other="Qwen-Image"),
+            parts=PARTS,
+            references=1,
+            needs_reference=True,
+            like="qwen_image",
+        ),
+        "qwen_image_edit_plus": Architecture(
+            title="Qwen-Image-Edit Plus",
+            adapters="qwen_image",
+            parts=PARTS,
+            references=3,
+            needs_reference=True,
+            like="qwen_image",
         ),
     },
-    variants={"QwenImageEditPipeline": "qwen_image_edit", "QwenImageEditPlusPipeline": "qwen_image_edit"},
+    variants={"QwenImageEditPipeline": "qwen_image_edit", "QwenImageEditPlusPipeline": "qwen_image_edit_plus"},
     limits=Limits(multiple=16),
     defaults=Defaults(width=1328, height=1328, steps=50, guidance=4.0, sampler="Euler"),
     sampling=FLOW,

@@ -2,6 +2,7 @@
 
 from diffusion_local.families.family import Architecture, Configs, Family, every_kind
 from diffusion_local.options.limits import Defaults
+from diffusion_local.options.types import Kind
 
 
 def find_architecture(configs: Configs) -> str:
@@ -17,7 +18,8 @@ FAMILY = Family(
         "StableDiffusionImg2ImgPipeline",
         "StableDiffusionInpaintPipeline",
         "LatentConsistencyModelPipeline",
-    ),
+    )
+    | {"StableDiffusionInstructPix2PixPipeline": (Kind.TXT2IMG,)},
     architectures={
         "sd": Architecture(title="Stable Diffusion"),  # of unusual sizes, such as the starter
         "sd1": Architecture(
@@ -27,6 +29,15 @@ FAMILY = Family(
             encoders=(("cond_stage_model.transformer.",),),
             lora_words=("v1", "sd1", "sd_1", "sd-1"),
             token_width=768,
+        ),
+        "sd1_instruct": Architecture(
+            title="InstructPix2Pix",
+            adapters="sd1",
+            parts=("clip_l", "vae_sd1"),
+            encoders=(("cond_stage_model.transformer.",),),
+            references=1,
+            needs_reference=True,
+            like="sd1",
         ),
         "sd2": Architecture(
             title="SD 2",
@@ -39,6 +50,7 @@ FAMILY = Family(
     },
     unet=True,
     find_architecture=find_architecture,
+    variants={"StableDiffusionInstructPix2PixPipeline": "sd1_instruct"},
     defaults=Defaults(width=512, height=512, steps=25, guidance=7.5, sampler="DPM++ 2M"),
     half=True,
     weights=True,

@@ -144,7 +144,9 @@ def configuration(path: Path, probe: Probe, configs: Iterable[Path]) -> tuple[Pa
 
     One whose sizes are those of the file; else the first of its architecture, with the sizes of the file.
     """
-    among = [folder for folder in configs if architecture_of(folder) == probe.architecture]
+    known = families.ARCHITECTURES[probe.architecture]
+    among = [folder for folder in configs if architecture_of(folder) in (probe.architecture, known.like or None)]
+    among.sort(key=lambda folder: architecture_of(folder) != probe.architecture)
     differing = [
         {key: value for key, value in probe.sizes if config.get(key, value) != value}
         for config in (config_of(folder / "transformer") for folder in among)
@@ -153,9 +155,13 @@ def configuration(path: Path, probe: Probe, configs: Iterable[Path]) -> tuple[Pa
         return None
     best = next((at for at, sizes in enumerate(differing) if not sizes), 0)
     changes: dict[str, dict[str, Any]] = {"transformer/config.json": differing[best]} if differing[best] else {}
-    undistilled = families.of_architecture(probe.architecture).undistilled
+    family = families.of_architecture(probe.architecture)
+    if architecture_of(among[best]) != probe.architecture:
+        named = (pipeline for pipeline, variant in family.variants.items() if variant == probe.architecture)
+        changes["model_index.json"] = {"_class_name": next(named)}
+    undistilled = family.undistilled
     if undistilled and kind_of(path.name) == "base":
-        changes["model_index.json"] = dict(undistilled)
+        changes["model_index.json"] = changes.get("model_index.json", {}) | dict(undistilled)
     return among[best], changes
 
 

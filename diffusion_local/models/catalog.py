@@ -14,7 +14,7 @@ from diffusion_local import families
 from diffusion_local.domain import Kind, Params
 from diffusion_local.errors import InvalidParams, NotFound, echo
 from diffusion_local.messages import message
-from diffusion_local.models import distilled, folders
+from diffusion_local.models import distilled, folders, references
 from diffusion_local.models.adapters import TEXT_ENCODER, VAE, Adapter, check_adapter, check_words, whole_name
 from diffusion_local.models.curated import closest
 from diffusion_local.models.description import READY, RECOGNISED
@@ -160,6 +160,8 @@ class Catalog:
 
     def _filled(self, model: Model, defaults: Defaults, prompt: str, given: Mapping[str, Any], drawn: bool) -> Params:
         sampling = families.get(model.family).sampling
+        if families.references_of(model.architecture) and "width" not in given and "height" not in given:
+            defaults = references.shaped(defaults, given, model.limits, self.size_of)
         params = validate.complete(model.id, defaults, model.limits, prompt, given, self.size_of, sampling)
         if drawn:
             params = extract_lora_tags(params)
@@ -198,7 +200,7 @@ class Catalog:
         if params.hires_scale and params.hires_upscaler not in HIRES_UPSCALERS:
             check_adapter("hires_upscaler", params.hires_upscaler, self.upscalers())
         self.check_loras(params, model)
-        check_references(params, model)
+        references.check(params, model.id, model.architecture, self.size_of)
         if params.vae:
             check_adapter("vae", params.vae, self.vaes(), model.architecture)
         self._check_words(params, model)
@@ -225,17 +227,6 @@ class Catalog:
             return self.get(model_id) if model_id else self.default
         except NotFound as error:
             raise InvalidParams("model", error.message) from None
-
-
-def check_references(params: Params, model: Model) -> None:
-    """Raise InvalidParams for references that the model does not read."""
-    most = families.references_of(model.architecture)
-    if params.references and not most:
-        raise InvalidParams("references", message("no_references", model=model.id))
-    if len(params.references) > most:
-        raise InvalidParams(
-            "references", message("references_most", most=most, model=model.id, got=len(params.references))
-        )
 
 
 def no_source(source_id: str) -> tuple[int, int]:

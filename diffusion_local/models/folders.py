@@ -95,7 +95,8 @@ def describe(folder: Path, family: Family, kinds: tuple[Kind, ...], known: dict[
     channels = config_of(folder / "unet").get("in_channels", 4)
     if channels == INPAINT_CHANNELS:
         return ModelFacts(kinds=(Kind.INPAINT,), **known)
-    if channels != config_of(folder / "vae").get("latent_channels", 4):
+    wanted = config_of(folder / "vae").get("latent_channels", 4)
+    if channels != wanted * (2 if families.ARCHITECTURES[architecture].needs_reference else 1):
         return not_supported(message("unet_channels", channels=channels), **known)
     return ModelFacts(kinds=kinds, **known)
 

@@ -23,8 +23,16 @@ from diffusion_local.models.probe import (
 from diffusion_local.models.unsupported import ATTACHMENTS
 from diffusion_local.models.weights import TWINS, TensorView, precision_of, quantisation_of, views
 
-#: Models of one shape that were trained for something else: architecture, a word of the name, the variant.
-VARIANTS = (("flux_dev", "kontext", "flux_kontext"), ("qwen_image", "edit", "qwen_image_edit"))
+#: Models of one shape that were trained for something else: architecture, words of which the name has one, the variant.
+VARIANTS = (
+    ("flux_dev", ("kontext",), "flux_kontext"),
+    (
+        "qwen_image",
+        ("edit_2509", "edit-2509", "edit_2511", "edit-2511", "edit-plus", "edit_plus"),
+        "qwen_image_edit_plus",
+    ),
+    ("qwen_image", ("edit",), "qwen_image_edit"),
+)
 
 
 def read_file(path: Path) -> Contents:
@@ -44,8 +52,12 @@ def probe_file(path: Path, opened: OpenedFile) -> Probe:
     """``probe``, with what only the name of the file tells of models and VAEs that have the same tensors."""
     found = probe(opened)
     told = f"{path.name} {opened.header.metadata.get('modelspec.architecture', '')}".lower()
-    for architecture, word, variant in VARIANTS:
-        if found.architecture == architecture and word in told and found.kind in (CHECKPOINT, DENOISER):
+    for architecture, words, variant in VARIANTS:
+        if (
+            found.architecture == architecture
+            and any(word in told for word in words)
+            and found.kind in (CHECKPOINT, DENOISER)
+        ):
             return replace(found, architecture=variant)
     if found.kind == VAE and found.id in ("vae_sd", "vae_16"):
         return replace(found, base=vae_by_name(found.id, path.name, opened.header.metadata))

@@ -37,6 +37,8 @@ def check_folder(folder: Path) -> None:
             _read_json(folder, path)
         if name.startswith("tokenizer"):
             _check_tokenizer(folder, part)
+        elif name == "processor":
+            _must_exist(folder, part / "preprocessor_config.json")
         elif name == "scheduler":
             _must_exist(folder, part / "scheduler_config.json")
         elif name.endswith("guider"):  # settings of guidance, without weights

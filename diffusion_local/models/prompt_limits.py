@@ -47,6 +47,8 @@ def prompt_warnings(model: Model, params: Params) -> list[str]:
     warnings += syntax_warnings(model, params).values()
     if params.negative and not family.negative:
         warnings.append(message("no_negative"))
+    if params.image_guidance and model.architecture != "sd1_instruct":
+        warnings.append(message("no_image_guidance"))
     if params.clip_skip and not family.clip_skip:
         warnings.append(message("no_clip_skip"))
     return warnings

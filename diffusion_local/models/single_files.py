@@ -14,9 +14,12 @@ from diffusion_local.models.description import READY, ModelFacts, incomplete
 from diffusion_local.models.folders import INPAINT_CHANNELS, config_of
 from diffusion_local.models.identify import read_file
 from diffusion_local.models.probe import CHECKPOINT, DENOISER, Contents, Probe
-from diffusion_local.models.unets import Unet
+from diffusion_local.models.unets import PICTURE_CHANNELS, Unet
 from diffusion_local.options.option import DENOISED
 from diffusion_local.options.types import Kind
+
+#: What UNets with further input channels can do, which carry a picture.
+UNET_KINDS: dict[int, tuple[Kind, ...]] = {INPAINT_CHANNELS: (Kind.INPAINT,), PICTURE_CHANNELS: (Kind.TXT2IMG,)}
 
 
 def read_checkpoint(path: Path, configs: Iterable[Path], pool: Pool | None = None) -> ModelFacts:
@@ -41,7 +44,7 @@ def described(path: Path, contents: Contents, configs: tuple[Path, ...], pool: P
     if probe.kind in (CHECKPOINT, DENOISER) and probe.architecture:
         known |= {"family": probe.family, "architecture": probe.architecture}
     unet = probe.unet
-    kinds = (Kind.INPAINT,) if unet and unet.channels == INPAINT_CHANNELS else DENOISED
+    kinds = UNET_KINDS.get(unet.channels, DENOISED) if unet else DENOISED
     state, problem = verdicts.as_model(path.name, probe)
     if state != READY:
         return ModelFacts(state=state, problem=problem, kinds=kinds, **known)
@@ -65,8 +68,8 @@ def described(path: Path, contents: Contents, configs: tuple[Path, ...], pool: P
 def of_unet(unet: Unet, configs: tuple[Path, ...]) -> tuple[Path, dict[str, dict[str, Any]]] | None:
     """The first folder of configurations whose UNet has these sizes, with the entries that differ."""
     config = next((folder for folder in configs if fits(folder, unet)), None)
-    inpaints = {"unet/config.json": {"in_channels": INPAINT_CHANNELS}} if unet.channels == INPAINT_CHANNELS else {}
-    return (config, inpaints) if config else None
+    more = {"unet/config.json": {"in_channels": unet.channels}} if unet.channels in UNET_KINDS else {}
+    return (config, more) if config else None
 
 
 def size_of(path: Path) -> int:

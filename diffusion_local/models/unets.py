@@ -13,6 +13,8 @@ ORIGINAL, DIFFUSERS = "original", "diffusers"
 #: Widths of the text that cross attention reads, and of what is added to the time step.
 SD1, SD2, XL, REFINER = 768, 1024, 2048, 1280
 KOLORS_ADDED, UNCLIP_ADDED, SVD_ADDED = 5632, (2048, 1536), 768
+#: Input channels of a UNet that reads a picture beside the latents (InstructPix2Pix).
+PICTURE_CHANNELS = 8
 DEPTH = re.compile(r"input_blocks\.(\d+)\.1\.transformer_blocks\.(\d+)\.norm1\.weight")
 DEPTH_DIFFUSERS = re.compile(r"down_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.norm1\.weight")
 CROSS = re.compile(r"(?:attn2|crossattn)\.to_k\.weight$")
@@ -38,6 +40,8 @@ class Unet:
             if self.added == KOLORS_ADDED:
                 return "kolors"
             return sdxl.DEPTHS.get(self.depths, "sdxl")
+        if (self.width, self.channels) == (SD1, PICTURE_CHANNELS):
+            return "sd1_instruct"
         return {SD1: "sd1", SD2: "sd2", REFINER: "sdxl_refiner"}.get(self.width, "")
 
 

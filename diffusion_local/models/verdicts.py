@@ -55,7 +55,6 @@ NAMES = {
 CHANNELS = {
     ("sd2", 5): message("file_depth"),
     ("sd2", 7): message("file_x4"),
-    ("sd1", 8): message("file_pix2pix", base="SD 1"),
     ("sdxl", 8): message("file_pix2pix", base="SDXL"),
 }
 
@@ -145,13 +144,18 @@ def of_unet(found: Probe) -> Verdict:
     family = families.of_architecture(architecture)
     if problem := families.ARCHITECTURES[architecture].problem or family.problem:
         return Verdict(UNSUPPORTED if architecture == "sdxl_refiner" else RECOGNISED, problem)
-    if (problem := CHANNELS.get((architecture, unet.channels), "")) or unet.channels not in (4, 9):
+    if (problem := CHANNELS.get((architecture, unet.channels), "")) or unet.channels not in channels_of(architecture):
         return Verdict(UNSUPPORTED, problem or message("unet_channels", channels=unet.channels))
     if architecture in ("sd1", "sd2") and unet.added:
         return Verdict(UNSUPPORTED, message("file_unclip"))
     if found.prediction == "edm":
         return Verdict(RECOGNISED, message("file_edm"))
     return loadable(found)
+
+
+def channels_of(architecture: str) -> tuple[int, ...]:
+    """Input channels that a UNet may have: of latents alone, with a mask and a picture, or with a picture."""
+    return (8,) if families.ARCHITECTURES[architecture].needs_reference else (4, 9)
 
 
 def loadable(found: Probe) -> Verdict:

@@ -105,6 +105,10 @@ class Params:
         "confine", a1111=(), spellings=("input_images", "reference_images"), check=values.references, sent=list[Any],
         widget=Widget.HIDDEN, place="source", varies=False
     )] = ()
+    image_guidance: Annotated[float, Option(
+        meaning="of InstructPix2Pix, how closely it keeps to the picture: 1 and more; 0 leaves it at 1.5",
+        a1111=("Image CFG scale",), low=0, high=30, web_api="image_cfg_scale", place="expert.files", step=0.5
+    )] = 0.0
     vae: Annotated[str, Option(
         meaning="name of a file in vae/", a1111=("VAE",), files="vae", place="expert.files"
     )] = ""

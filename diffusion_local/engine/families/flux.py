@@ -1,10 +1,14 @@
-"""FLUX.1 dev and schnell. Guidance is an input of the model, or distilled into it."""
+"""FLUX.1 dev, schnell and Kontext. Guidance is an input of the model, or distilled into it."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import diffusers
+from PIL import Image as PIL
 
-from diffusion_local.engine import transformer
+from diffusion_local.domain import Params
+from diffusion_local.engine import references, transformer
 from diffusion_local.engine.family import Conditioning, EngineFamily
 
 
@@ -14,10 +18,17 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
     return {"prompt_embeds": positive, "pooled_prompt_embeds": pooled}
 
 
+def refer(pipe: Any, params: Params, pictures: list[PIL.Image]) -> Callable[..., Any]:
+    """Kontext: of a model that was trained with one picture."""
+    kontext = references.with_same_parts(diffusers.FluxKontextPipeline, pipe)
+    return partial(kontext, image=pictures[0], max_area=params.width * params.height)
+
+
 FAMILY = EngineFamily(
     transformer.loads(diffusers.FluxPipeline),
     embed,
     transformer.never_guided,
     **transformer.PACKED,
     together=True,
+    refer=refer,
 )

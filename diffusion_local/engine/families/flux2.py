@@ -1,10 +1,14 @@
 """FLUX.2 klein, distilled and base."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import diffusers
 import torch
+from PIL import Image as PIL
 
+from diffusion_local.domain import Params
 from diffusion_local.engine import autoencoder, transformer
 from diffusion_local.engine.family import Change, Conditioning, EngineFamily
 
@@ -56,6 +60,10 @@ def statistics(pipe: Any, epsilon: float | None) -> tuple[torch.Tensor, torch.Te
     return norm.running_mean.view(1, -1, 1, 1).clone(), variance.sqrt().view(1, -1, 1, 1)
 
 
+def refer(pipe: Any, params: Params, pictures: list[PIL.Image]) -> Callable[..., Any]:
+    return partial(pipe, image=pictures)
+
+
 FAMILY = EngineFamily(
     transformer.loads(diffusers.Flux2KleinPipeline),
     embed,
@@ -66,4 +74,5 @@ FAMILY = EngineFamily(
     plain=plain,
     encode=encode,
     together=True,
+    refer=refer,
 )

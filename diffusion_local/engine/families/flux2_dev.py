@@ -40,4 +40,5 @@ FAMILY = EngineFamily(
     plain=flux2.plain,
     encode=flux2.encode,
     together=True,
+    refer=flux2.refer,
 )

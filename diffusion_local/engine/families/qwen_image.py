@@ -1,24 +1,60 @@
-"""Qwen-Image."""
+"""Qwen-Image and Qwen-Image-Edit, which reads one picture, or several from its second version (Plus) on."""
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import diffusers
+import transformers
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
+from PIL import Image as PIL
 
 from diffusion_local.domain import Params
-from diffusion_local.engine import transformer
-from diffusion_local.engine.family import Conditioning, EngineFamily
+from diffusion_local.engine import references, transformer
+from diffusion_local.engine.family import Conditioning, EngineFamily, Parts
 
 #: Of the prompt, as in the pipeline's call.
 MOST_TOKENS = 512
 #: What its authors have the model compare with where nothing is unwanted.
 NOTHING = " "
+#: Pixels of a picture as its text encoder sees it, and that of Plus.
+SEEN, SEEN_BY_PLUS = 1024 * 1024, pipeline_qwenimage_edit_plus.CONDITION_IMAGE_SIZE
+PLUS = "QwenImageEditPlusPipeline"
+
+
+class Processor(transformers.Qwen2VLProcessor):
+    """Of texts and pictures: without the one of videos, which asks for torchvision."""
+
+    def check_argument_for_proper_class(self, name: str, value: Any) -> type:
+        return type(value)
+
+
+def load(folder: Path, dtype: Any, parts: Parts) -> Any:
+    """One pipeline for all of them; what only those that edit have is kept beside its parts."""
+    pipe = transformer.loads(diffusers.QwenImagePipeline)(folder, dtype, parts)
+    pipe.processor, pipe.plus = None, transformer.index_of(folder).get("_class_name") == PLUS
+    if (folder / "processor").is_dir():
+        looks = transformers.AutoImageProcessor.from_pretrained(folder / "processor", local_files_only=True)
+        pipe.processor = Processor(looks, pipe.tokenizer)
+    return pipe
 
 
 def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Conditioning:
-    def read(text: str) -> tuple[Any, Any]:
-        embedded, mask = pipe.encode_prompt(text, pipe._execution_device, max_sequence_length=MOST_TOKENS)
-        return embedded, mask
+    return both(
+        lambda text: pipe.encode_prompt(text, pipe._execution_device, max_sequence_length=MOST_TOKENS), prompt, negative
+    )
 
+
+def embed_with(pipe: Any, prompt: str, negative: str | None, pictures: list[PIL.Image]) -> Conditioning:
+    """The text encoder sees the pictures, each at its own proportions."""
+    edits = editing(pipe)
+    seen = [edits.image_processor.resize(each, *reversed(fitted(each, pipe.plus))) for each in pictures]
+    shown = seen if pipe.plus else seen[0]
+    return both(lambda text: edits.encode_prompt(text, shown, pipe._execution_device), prompt, negative)
+
+
+def both(read: Callable[[str], tuple[Any, Any]], prompt: str, negative: str | None) -> Conditioning:
     positive, mask = read(prompt)
     against, mask_against = (None, None) if negative is None else read(negative or NOTHING)
     return {
@@ -29,10 +65,32 @@ def embed(pipe: Any, prompt: str, negative: str | None, clip_skip: int) -> Condi
     }
 
 
+def fitted(picture: PIL.Image, plus: bool) -> tuple[int, int]:
+    """Width and height at which the text encoder sees a picture."""
+    module = pipeline_qwenimage_edit_plus if plus else pipeline_qwenimage_edit
+    width, height, *_ = module.calculate_dimensions(SEEN_BY_PLUS if plus else SEEN, picture.width / picture.height)
+    return int(width), int(height)
+
+
+def editing(pipe: Any) -> Any:
+    pipeline = diffusers.QwenImageEditPlusPipeline if pipe.plus else diffusers.QwenImageEditPipeline
+    return references.with_same_parts(pipeline, pipe, processor=pipe.processor)
+
+
+def refer(pipe: Any, params: Params, pictures: list[PIL.Image]) -> Callable[..., Any]:
+    return partial(editing(pipe), image=pictures if pipe.plus else pictures[0])
+
+
 def call(params: Params) -> dict[str, Any]:
     return {"width": params.width, "height": params.height, "true_cfg_scale": params.guidance}
 
 
 FAMILY = EngineFamily(
-    transformer.loads(diffusers.QwenImagePipeline), embed, transformer.guided, **transformer.PACKED, call=call
+    load,
+    embed,
+    transformer.guided,
+    **transformer.PACKED,
+    call=call,
+    refer=refer,
+    embed_with=embed_with,
 )

@@ -1,12 +1,16 @@
 """Stable Diffusion 1 and 2."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+from PIL import Image as PIL
 
-from diffusion_local.engine import prompts, unet
+from diffusion_local.domain import Params
+from diffusion_local.engine import prompts, references, unet
 from diffusion_local.engine.family import Conditioning, EngineFamily, Parts
 
 
@@ -41,6 +45,14 @@ def inpainting(pipe: Any) -> Any:
     return diffusers.StableDiffusionInpaintPipeline(**pipe.components, requires_safety_checker=False)
 
 
+def refer(pipe: Any, params: Params, pictures: list[PIL.Image]) -> Callable[..., Any]:
+    """InstructPix2Pix: the picture, at the size of the result, goes in beside the latents."""
+    edits = references.with_same_parts(
+        diffusers.StableDiffusionInstructPix2PixPipeline, pipe, requires_safety_checker=False
+    )
+    return unet.sized_by_picture(partial(edits, **unet.instructed(params, pictures)))
+
+
 FAMILY = EngineFamily(
     load,
     embed,
@@ -50,4 +62,5 @@ FAMILY = EngineFamily(
     scales_start=True,
     inpainting=inpainting,
     together=True,
+    refer=refer,
 )

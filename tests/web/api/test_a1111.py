@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
+from diffusion_local import families
 from diffusion_local.compose import Services
 from diffusion_local.web.api.dialects.pictures import in_size
 from tests.support import claimed, eventually
@@ -244,6 +245,18 @@ def test_img2img(client: TestClient, services: Services, drawing: Hands) -> None
     params = services.studio.job(info["job_ids"][0]).params
     assert (params.kind, params.strength, params.width, len(answer["images"])) == ("img2img", 0.4, 128, 1)
     assert "init_images" not in answer["parameters"]
+
+
+def test_a_model_that_reads_pictures_is_given_them_beside_the_prompt(
+    client: TestClient, services: Services, drawing: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(families, "references_of", lambda architecture: 2)
+    body = {"prompt": "x", "init_images": [png("red"), png("blue")], "steps": 4, "image_cfg_scale": 1.2}
+    answer = client.post(f"{API}/img2img", json=body)
+    assert answer.status_code == 200, answer.text
+    params = services.studio.job(json.loads(answer.json()["info"])["job_ids"][0]).params
+    assert (params.kind, params.source, len(params.references), params.image_guidance) == ("txt2img", "", 2, 1.2)
+    assert client.post(f"{API}/img2img", json=body | {"init_images": [png()] * 3}).status_code == 422
 
 
 @pytest.mark.parametrize(("invert", "corner"), [(0, 255), (1, 0)])

@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as PIL
 
+from diffusion_local import families
 from diffusion_local.compose import Services
 from diffusion_local.gallery.recipes import read_picture
 from diffusion_local.web.api.dialects import openai as dialect
@@ -186,6 +187,23 @@ def test_of_several_pictures_the_first_is_edited(sdk: openai.OpenAI, site: Site)
     params = site.services.studio.job(jobs_of(site, prompt)[0]).params
     with PIL.open(site.services.studio.sources.file(params.source).local_path) as picture:
         assert picture.convert("RGB").getpixel((1, 1)) == (255, 0, 0)
+
+
+def test_a_model_that_reads_pictures_is_given_all_of_them(
+    client: TestClient, services: Services, drawing: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(families, "references_of", lambda architecture: 2)
+    files = [("image[]", ("a.png", png("red"))), ("image[]", ("b.png", png("blue")))]
+    answer = client.post("/v1/images/edits", data={"prompt": "both", "steps": "2"}, files=files)
+    assert answer.status_code == 200, answer.text
+    params = services.studio.jobs(limit=1)[0].params
+    colours = []
+    for each in params.references:
+        with PIL.open(services.studio.sources.file(each.image).local_path) as picture:
+            colours.append(picture.convert("RGB").getpixel((1, 1)))
+    assert (params.kind, colours) == ("txt2img", [(255, 0, 0), (0, 0, 255)])
+    answer = client.post("/v1/images/edits", data={"prompt": "x"}, files=[*files, files[0]])
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "image")
 
 
 @pytest.mark.parametrize("form", ["png", "jpeg", "webp"])

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, create_model
 
+from diffusion_local import families
 from diffusion_local.domain import Kind
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
@@ -160,7 +161,7 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: Any, set_be
     whole, spacing = merge_schedule(given["sampler"] or "", given["schedule"] or "")  # a pair that we know by one name
     given |= {"sampler": whole or None, "schedule": spacing or None}
     if isinstance(body, Pictures):
-        found, told = pictures_of(studio, body, given, strict)
+        found, told = pictures_of(studio, body, given, strict, model.architecture)
         given, warnings = given | found, warnings + told
     return Wish(given, warnings, styles, FORMATS[str(set_up.get("samples_format") or "png")])
 
@@ -203,12 +204,15 @@ def is_off(args: Any) -> bool:
     return not args
 
 
-def pictures_of(studio: Studio, body: Any, given: dict[str, Any], strict: bool) -> tuple[dict[str, Any], list[str]]:
+def pictures_of(
+    studio: Studio, body: Any, given: dict[str, Any], strict: bool, architecture: str
+) -> tuple[dict[str, Any], list[str]]:
     """(the options that name the pictures, warnings). Raises InvalidParams."""
     extra: dict[str, Any] = body.model_extra or {}
     warnings: list[str] = []
     neutral(extra, OF_IMG2IMG)
-    if len(body.init_images) != 1:
+    most = 0 if body.mask else families.references_of(architecture)
+    if len(body.init_images) != 1 and not 1 < len(body.init_images) <= most:
         raise InvalidParams("init_images", message("one_picture", got=len(body.init_images)))
     fill = extra.get("inpainting_fill")
     if fill is not None and fill not in (OWN_FILLS if strict or not isinstance(fill, int) else FILLS):
@@ -230,6 +234,9 @@ def pictures_of(studio: Studio, body: Any, given: dict[str, Any], strict: bool) 
         with opened(studio.sources, data, field) as picture:
             return studio.sources.add(in_size(picture, size, mode), field).id
 
+    if most:  # it reads pictures beside the prompt, and begins from none
+        ids = [studio.sources.add(decoded("init_images", each), "init_images").id for each in body.init_images]
+        return {"kind": "txt2img", "strength": None, "references": [{"image": each} for each in ids]}, warnings
     found: dict[str, Any] = {"source": kept(decoded("init_images", body.init_images[0]), "init_images")}
     if not body.mask:
         return found | {"kind": "img2img"}, warnings

@@ -110,15 +110,16 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
     ) -> Response:
         """Change a picture: a form with `image`, `prompt` and perhaps a `mask`, clear where it is painted anew.
 
-        Of several pictures the first one is changed."""
+        Models that read pictures beside the prompt (FLUX Kontext, Qwen-Image-Edit, FLUX.2) are given all pictures; with
+        any other model the first one is changed."""
         authority.check("sources.add")  # before the body is read
         fields, images, mask = await edit_form(request)
         body = validated(fields)
 
         def prepared() -> Wish:
             wish = wish_of(body)
-            wish.options |= pictures_of(studio, images[0], mask)
-            if len(images) > 1:
+            wish.options |= pictures_of(studio, wish.architecture, images, mask)
+            if len(images) > 1 and "references" not in wish.options:
                 wish.warnings.append(message("first_picture", count=len(images)))
             return wish
 

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, create_model
 from starlette.datastructures import UploadFile
 
+from diffusion_local import families
 from diffusion_local.domain import Kind
 from diffusion_local.errors import InvalidParams, echo
 from diffusion_local.messages import message
@@ -134,8 +135,21 @@ def validated(fields: dict[str, str]) -> OwnFields:
         raise RequestValidationError([each | {"loc": ("body", *each["loc"])} for each in error.errors()]) from None
 
 
-def pictures_of(studio: Studio, image: bytes, mask: bytes | None) -> dict[str, Any]:
-    """What is clear in the mask, or without one in the picture, is painted anew. Raises InvalidParams."""
+def pictures_of(studio: Studio, architecture: str, images: list[bytes], mask: bytes | None) -> dict[str, Any]:
+    """The options that name the pictures of an edit. Raises InvalidParams.
+
+    A model that reads pictures beside the prompt is given all of them. For any other one the first is the source: what
+    is clear in the mask, or without one in the picture, is painted anew.
+    """
+    if not (most := families.references_of(architecture)):
+        return source_and_mask(studio, images[0], mask)
+    if len(images) > most:
+        raise InvalidParams("image", message("some_pictures", most=most, got=len(images)))
+    masked = source_and_mask(studio, images[0], mask) if mask else {"kind": "txt2img"}
+    return masked | {"references": [{"image": studio.sources.add(each, "image").id} for each in images]}
+
+
+def source_and_mask(studio: Studio, image: bytes, mask: bytes | None) -> dict[str, Any]:
     source = studio.sources.add(image, "image").id
     found: dict[str, Any] = {"source": source}
     with opened(studio.sources, mask or image, "mask" if mask else "image") as picture:
@@ -149,10 +163,11 @@ def pictures_of(studio: Studio, image: bytes, mask: bytes | None) -> dict[str, A
 
 @dataclass(slots=True)
 class Wish:
-    """Arguments of ``Studio.submit``, and what was adapted or passed over."""
+    """Arguments of ``Studio.submit``, what was adapted or passed over, and the architecture of the model."""
 
     options: dict[str, Any]
     warnings: list[str]
+    architecture: str = ""
 
 
 def read(studio: Studio, settings: Settings, aliases: Aliases, body: OwnFields) -> Wish:
@@ -181,7 +196,7 @@ def read(studio: Studio, settings: Settings, aliases: Aliases, body: OwnFields) 
     options |= size_of(body, chosen)
     options |= {name: value for name, value in further.items() if options.get(name) is None}
     fitted = adapted(chosen, options, strict, NAMES)
-    return Wish(fitted.options, warnings + fitted.warnings)
+    return Wish(fitted.options, warnings + fitted.warnings, chosen.architecture)
 
 
 def size_of(body: OwnFields, chosen: Model) -> dict[str, int]:
