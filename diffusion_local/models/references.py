@@ -9,7 +9,7 @@ from diffusion_local.domain import Params
 from diffusion_local.errors import InvalidParams, UserError
 from diffusion_local.messages import message
 from diffusion_local.options import values
-from diffusion_local.options.limits import Defaults, Limits, fitted_size
+from diffusion_local.options.limits import Defaults, Limits, nearest_size
 from diffusion_local.options.types import Use
 from diffusion_local.options.validate import SizeOf
 
@@ -28,7 +28,7 @@ def shaped(defaults: Defaults, given: Mapping[str, Any], limits: Limits, size_of
     if not width:
         return defaults
     scale = (defaults.width * defaults.height / (width * height)) ** 0.5
-    width, height = fitted_size(max(1, round(width * scale)), max(1, round(height * scale)), limits)
+    width, height = nearest_size(max(1, round(width * scale)), max(1, round(height * scale)), limits)
     return replace(defaults, width=width, height=height)
 
 

@@ -19,6 +19,7 @@ from diffusion_local.domain import Job, Params, Receipt, utc_now
 from diffusion_local.errors import NotDone, NotFound, UserError
 from diffusion_local.messages import message
 from diffusion_local.options import a1111
+from diffusion_local.options.option import Option
 from diffusion_local.options.signature import options_of
 from diffusion_local.options.table import FROM_SOURCE
 from diffusion_local.serializers import Json
@@ -157,7 +158,7 @@ def info_of(jobs: Sequence[Job], facts: dict[str, Any]) -> Json:
     params = [job.params for job in jobs]
     first = params[0]
     mixed = first.variation_seed is not None
-    return {name_of(each): getattr(first, each.name) for each in options_of(without=ITS_OWN)} | {
+    return {name_of(each): told_as(each, getattr(first, each.name)) for each in options_of(without=ITS_OWN)} | {
         "prompt": first.prompt,
         "all_prompts": [each.prompt for each in params],
         "all_negative_prompts": [each.negative for each in params],
@@ -193,6 +194,10 @@ def strength_of(params: Params) -> float | None:
     if params.kind in FROM_SOURCE:
         return params.strength
     return params.hires_strength if params.hires_scale else None
+
+
+def told_as(option: Option, value: Any) -> Any:
+    return [record.to_dict() for record in value] if option.record else value
 
 
 def timestamp(moment: str) -> str:

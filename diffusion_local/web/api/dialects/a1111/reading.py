@@ -211,7 +211,7 @@ def pictures_of(
     extra: dict[str, Any] = body.model_extra or {}
     warnings: list[str] = []
     neutral(extra, OF_IMG2IMG)
-    most = 0 if body.mask else families.references_of(architecture)
+    most = 0 if body.mask or given.get("references") else families.references_of(architecture)
     if len(body.init_images) != 1 and not 1 < len(body.init_images) <= most:
         raise InvalidParams("init_images", message("one_picture", got=len(body.init_images)))
     fill = extra.get("inpainting_fill")

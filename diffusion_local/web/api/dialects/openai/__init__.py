@@ -119,7 +119,7 @@ def router(studio: Studio, watch: Watch, settings: Settings) -> APIRouter:
         def prepared() -> Wish:
             wish = wish_of(body)
             wish.options |= pictures_of(studio, wish.architecture, images, mask)
-            if len(images) > 1 and "references" not in wish.options:
+            if len(images) > 1 and not wish.options.get("references"):
                 wish.warnings.append(message("first_picture", count=len(images)))
             return wish
 
