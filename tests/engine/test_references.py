@@ -1,6 +1,7 @@
 """Models that read pictures beside the prompt draw as diffusers' own pipelines do. Tiny, with random weights."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,12 @@ def qwen_edit_plus(starter: Model) -> Any:
 
 
 def instruct(starter: Model) -> Any:
-    parts = diffusers.StableDiffusionPipeline.from_pretrained(starter.folder, safety_checker=None).components
-    config = dict(parts["unet"].config) | {"in_channels": 8}
-    parts["unet"] = diffusers.UNet2DConditionModel.from_config(config)
+    config = json.loads((starter.folder / "unet/config.json").read_text()) | {"in_channels": 8}
+    config.pop("quantization_config", None)
+    unet = diffusers.UNet2DConditionModel.from_config(config)
+    parts = diffusers.StableDiffusionPipeline.from_pretrained(
+        starter.folder, unet=unet, safety_checker=None, dtype=torch.float32
+    ).components
     return diffusers.StableDiffusionInstructPix2PixPipeline(**parts, requires_safety_checker=False)
 
 
