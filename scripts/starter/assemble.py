@@ -96,11 +96,16 @@ def quantise_folder(part: Path) -> None:
     )
     for file_name, names in split.filename_to_tensors.items():
         save_file({name: state[name].contiguous() for name in names}, part / file_name, {"format": "pt"})
+    if split.is_sharded:
+        _write_index(part, split)
+    config = json.loads((part / "config.json").read_text()) | {"quantization_config": {"quant_method": "int8_rows"}}
+    (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _write_index(part: Path, split: Any) -> None:
     index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
     text = json.dumps(index, indent=1, sort_keys=True)
     (part / "diffusion_pytorch_model.safetensors.index.json").write_text(text + "\n")
-    config = json.loads((part / "config.json").read_text()) | {"quantization_config": {"quant_method": "int8_rows"}}
-    (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def sizes(folder: str | Path) -> tuple[int, int]:
